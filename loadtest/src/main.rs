@@ -1,0 +1,2 @@
+//! moorload
+fn main() {}

@@ -1,0 +1,163 @@
+//! The gateway's side of one connection (`docs/protocol.md` section 3).
+//!
+//! ```text
+//!  accept        HELLO             verdict ok
+//! ────────► AwaitHello ──► Authenticating ──────► Active ──► Leaving ──► Closing
+//!               │                │ verdict no       │ LOGOUT, KICK,  GOAWAY  ▲
+//!               └────────────────┴──────────────────┴ error, timeout ───────┘
+//! ```
+
+use crate::error::CloseReason;
+use crate::frame::Command;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Accepted; only HELLO is heard.
+    AwaitHello,
+    /// HELLO is being judged; the client must wait.
+    Authenticating,
+    /// Logged in.
+    Active,
+    /// Logged in, and asked by GOAWAY to leave: everything still works.
+    Leaving,
+    /// A CLOSE is on its way out; nothing more is heard.
+    Closing,
+}
+
+/// What can happen to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A frame came.
+    Received(Command),
+    /// The login was admitted.
+    Admitted,
+    /// The gateway drains.
+    Draining,
+    /// The gateway ends it: a reason was found.
+    Ending,
+}
+
+/// What a connection does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transition {
+    /// Handle the event and be in this state.
+    To(State),
+    /// Drop the event, stay.
+    Ignore,
+    /// End with this reason.
+    Close(CloseReason),
+}
+
+impl State {
+    /// All states.
+    pub const ALL: [Self; 5] =
+        [Self::AwaitHello, Self::Authenticating, Self::Active, Self::Leaving, Self::Closing];
+
+    /// The transition table.
+    pub const fn on(self, event: Event) -> Transition {
+        use CloseReason::Unexpected;
+        use Transition::{Close, Ignore, To};
+        match (self, event) {
+            (Self::Closing, _) => Ignore,
+            (_, Event::Ending) => To(Self::Closing),
+
+            (Self::AwaitHello, Event::Received(Command::Hello)) => To(Self::Authenticating),
+            (Self::AwaitHello, Event::Received(_)) => Close(Unexpected),
+            (Self::AwaitHello | Self::Authenticating, Event::Draining) => Close(CloseReason::GoingAway),
+
+            (Self::Authenticating, Event::Admitted) => To(Self::Active),
+            (Self::Authenticating, Event::Received(_)) => Close(Unexpected),
+
+            (Self::Active | Self::Leaving, Event::Received(command)) => on_frame(self, command),
+            (Self::Active, Event::Draining) => To(Self::Leaving),
+            (Self::Leaving, Event::Draining) => Ignore,
+            (Self::AwaitHello | Self::Active | Self::Leaving, Event::Admitted) => Ignore,
+        }
+    }
+
+    /// Whether a session is attached.
+    pub const fn is_logged_in(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving)
+    }
+}
+
+const fn on_frame(state: State, command: Command) -> Transition {
+    match command {
+        Command::Ping
+        | Command::Send
+        | Command::Ack
+        | Command::Req
+        | Command::Sub
+        | Command::Unsub
+        | Command::App(_) => Transition::To(state),
+        Command::Logout | Command::Close => Transition::To(State::Closing),
+        Command::Ignorable(_) => Transition::Ignore,
+        // HELLO comes once; the rest travels the other way.
+        Command::Hello
+        | Command::Welcome
+        | Command::Pong
+        | Command::SendAck
+        | Command::Push
+        | Command::Notify
+        | Command::Resp
+        | Command::SubAck
+        | Command::Kick
+        | Command::GoAway
+        | Command::Throttle => Transition::Close(CloseReason::Unexpected),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(transition: Transition) -> char {
+        match transition {
+            Transition::To(State::AwaitHello) => 'w',
+            Transition::To(State::Authenticating) => 'u',
+            Transition::To(State::Active) => 'A',
+            Transition::To(State::Leaving) => 'L',
+            Transition::To(State::Closing) => 'C',
+            Transition::Ignore => '.',
+            Transition::Close(CloseReason::Unexpected) => '!',
+            Transition::Close(CloseReason::GoingAway) => 'g',
+            Transition::Close(other) => panic!("{other} is not in the table"),
+        }
+    }
+
+    /// Every state by every event, as docs/protocol.md prints it.
+    #[test]
+    fn the_whole_table() {
+        let row =
+            |event| State::ALL.map(|state| letter(state.on(event))).iter().collect::<std::string::String>();
+        for (command, expected) in [
+            (Command::Hello, "u!!!."),
+            (Command::Ping, "!!AL."),
+            (Command::Send, "!!AL."),
+            (Command::Ack, "!!AL."),
+            (Command::Req, "!!AL."),
+            (Command::Sub, "!!AL."),
+            (Command::Unsub, "!!AL."),
+            (Command::App(0x40), "!!AL."),
+            (Command::Logout, "!!CC."),
+            (Command::Close, "!!CC."),
+            (Command::Ignorable(0xC0), "!!..."),
+            (Command::Welcome, "!!!!."),
+            (Command::Pong, "!!!!."),
+            (Command::SendAck, "!!!!."),
+            (Command::Push, "!!!!."),
+            (Command::Notify, "!!!!."),
+            (Command::Resp, "!!!!."),
+            (Command::SubAck, "!!!!."),
+            (Command::Kick, "!!!!."),
+            (Command::GoAway, "!!!!."),
+            (Command::Throttle, "!!!!."),
+        ] {
+            assert_eq!(row(Event::Received(command)), expected, "{command:?}");
+        }
+        assert_eq!(row(Event::Admitted), ".A...");
+        assert_eq!(row(Event::Draining), "ggL..");
+        assert_eq!(row(Event::Ending), "CCCC.");
+    }
+}

@@ -1,0 +1,64 @@
+//! Frames inside a BATCH body [P-1.7]: complete, at least one, at most
+//! [`BATCH_FRAMES_MAX`](super::BATCH_FRAMES_MAX), never nested.
+
+use super::{BATCH_FRAMES_MAX, Command, Decoder, Flags, Frame};
+use crate::error::CloseReason;
+use bytes::{Bytes, BytesMut};
+
+/// Walks the frames of a BATCH body; yields `BadBatch` and ends at the first that breaks a rule.
+#[derive(Debug)]
+pub struct Batch {
+    rest: Bytes,
+    frames_left: usize,
+    is_empty: bool,
+}
+
+impl Batch {
+    /// Over the body of a frame with the BATCH flag.
+    pub fn new(body: Bytes) -> Self {
+        Self { is_empty: body.is_empty(), rest: body, frames_left: BATCH_FRAMES_MAX }
+    }
+
+    fn next_frame(&mut self) -> Result<Frame, CloseReason> {
+        if self.frames_left == 0 {
+            return Err(CloseReason::BadBatch);
+        }
+        self.frames_left -= 1;
+        let frame = Decoder::new().decode(&mut self.rest, u32::MAX)?.ok_or(CloseReason::BadBatch)?;
+        if frame.header.flags.contains(Flags::BATCH) {
+            return Err(CloseReason::BadBatch);
+        }
+        Ok(frame)
+    }
+}
+
+impl Iterator for Batch {
+    type Item = Result<Frame, CloseReason>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if core::mem::take(&mut self.is_empty) {
+            return Some(Err(CloseReason::BadBatch));
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        let frame = self.next_frame();
+        if frame.is_err() {
+            self.rest.clear();
+        }
+        Some(frame)
+    }
+}
+
+/// One frame that carries all of `frames`. Its command is that of the first frame.
+///
+/// Panics if there are none or more than [`BATCH_FRAMES_MAX`].
+pub fn encode_batch(frames: &[Frame]) -> Frame {
+    assert!((1..=BATCH_FRAMES_MAX).contains(&frames.len()), "a batch holds 1 to 128 frames");
+    let mut body = BytesMut::with_capacity(frames.iter().map(Frame::wire_len).sum());
+    for frame in frames {
+        frame.encode(&mut body);
+    }
+    let command: Command = frames[0].header.command;
+    Frame::new(command, body.freeze()).with_flags(Flags::BATCH)
+}

@@ -1,0 +1,79 @@
+//! The command byte.
+
+macro_rules! commands {
+    ($($(#[doc = $doc:literal])+ $name:ident = $byte:literal;)+) => {
+        /// What a frame is (`docs/protocol.md` section 2).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Command {
+            $($(#[doc = $doc])+ $name,)+
+            /// 40-BF: opaque to the gateway, routed to the backend and from it.
+            App(u8),
+            /// C0-FF: dropped by a receiver that does not know it.
+            Ignorable(u8),
+        }
+
+        impl Command {
+            /// Every command that has a name.
+            pub const NAMED: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Reads the byte; `None` for a command that must be refused [P-2.1].
+            pub const fn from_byte(byte: u8) -> Option<Self> {
+                match byte {
+                    $($byte => Some(Self::$name),)+
+                    0x40..=0xBF => Some(Self::App(byte)),
+                    0xC0..=0xFF => Some(Self::Ignorable(byte)),
+                    _ => None,
+                }
+            }
+
+            /// The byte on the wire.
+            pub const fn byte(self) -> u8 {
+                match self {
+                    $(Self::$name => $byte,)+
+                    Self::App(byte) | Self::Ignorable(byte) => byte,
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    /// Client's first frame: who I am.
+    Hello = 0x01;
+    /// The gateway's answer: you are in.
+    Welcome = 0x02;
+    /// Client's heartbeat.
+    Ping = 0x05;
+    /// Its echo.
+    Pong = 0x06;
+    /// Client's message; seq is the cid.
+    Send = 0x10;
+    /// The message is durable, or why not.
+    SendAck = 0x11;
+    /// A message for the client.
+    Push = 0x12;
+    /// Client's ack when it has nothing else to say.
+    Ack = 0x13;
+    /// There is something to pull.
+    Notify = 0x14;
+    /// Client's request.
+    Req = 0x15;
+    /// Its response.
+    Resp = 0x16;
+    /// Client enters a room.
+    Sub = 0x20;
+    /// Client leaves a room.
+    Unsub = 0x21;
+    /// Answer to both.
+    SubAck = 0x22;
+    /// This login is over.
+    Kick = 0x30;
+    /// Client's goodbye, ending the session.
+    Logout = 0x31;
+    /// Leave soon, please.
+    GoAway = 0x32;
+    /// Slow down, please.
+    Throttle = 0x33;
+    /// Last frame, with a code.
+    Close = 0x3F;
+}

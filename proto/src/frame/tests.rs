@@ -1,0 +1,115 @@
+use super::*;
+use alloc::vec::Vec;
+use bytes::BytesMut;
+use proptest::prelude::*;
+
+fn any_frame() -> impl Strategy<Value = Frame> {
+    let command = any::<u8>().prop_filter_map("refused commands", Command::from_byte);
+    let body = proptest::collection::vec(any::<u8>(), 0..300);
+    (command, 0u32..4, any::<u32>(), any::<u32>(), body, 0u8..4).prop_map(
+        |(command, lane, seq, ack, body, flags)| {
+            Frame::new(command, body.into())
+                .with_lane(Lane::from_number(lane))
+                .with_seq(seq)
+                .with_ack(ack)
+                .with_flags(Flags(flags))
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn any_chunking_gives_the_same_frames(frames in proptest::collection::vec(any_frame(), 0..8), cuts in proptest::collection::vec(1usize..200, 1..50)) {
+        let mut wire = BytesMut::new();
+        for frame in &frames {
+            frame.encode(&mut wire);
+        }
+        let (mut wire, mut decoder, mut got) = (wire.freeze(), Decoder::new(), Vec::new());
+        let mut cuts = cuts.iter().cycle();
+        while !wire.is_empty() {
+            let mut chunk = wire.split_to((*cuts.next().expect("cycle")).min(wire.len()));
+            while let Some(frame) = decoder.decode(&mut chunk, BODY_BYTES_MAX).expect("valid") {
+                got.push(frame);
+            }
+            prop_assert!(chunk.is_empty());
+        }
+        prop_assert_eq!(decoder.partial_len(), 0);
+        prop_assert_eq!(got, frames);
+    }
+
+    #[test]
+    fn garbage_never_panics_and_holds_no_more_than_it_got(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 1usize..64) {
+        let (mut decoder, mut fed) = (Decoder::new(), 0);
+        for chunk in bytes.chunks(cut) {
+            fed += chunk.len();
+            let mut chunk = Bytes::copy_from_slice(chunk);
+            loop {
+                match decoder.decode(&mut chunk, BODY_BYTES_MAX) {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => return Ok(()),
+                }
+            }
+            prop_assert!(decoder.partial_len() <= fed);
+        }
+    }
+
+    #[test]
+    fn a_batch_gives_back_its_frames(frames in proptest::collection::vec(any_frame(), 1..BATCH_FRAMES_MAX)) {
+        let batch = encode_batch(&frames);
+        let got: Result<Vec<_>, _> = Batch::new(batch.body).collect();
+        prop_assert_eq!(got.expect("valid"), frames);
+    }
+}
+
+#[test]
+fn bad_headers_are_refused_with_their_reason() {
+    let good = Frame::new(Command::Ping, Bytes::new()).header.to_bytes();
+    let with = |at: usize, byte: u8| {
+        let mut bytes = good;
+        bytes[at] = byte;
+        Header::parse(&bytes)
+    };
+    assert!(Header::parse(&good).is_ok());
+    assert_eq!(with(0, b'G'), Err(CloseReason::BadMagic));
+    assert_eq!(with(0, 0xA2), Err(CloseReason::BadVersion));
+    assert_eq!(with(1, 0x3E), Err(CloseReason::Unsupported));
+    assert_eq!(with(2, 0x20), Err(CloseReason::Unsupported));
+    assert_eq!(with(3, 0x08), Err(CloseReason::BadHeader));
+    assert_eq!(with(3, 0x04), Err(CloseReason::BadHeader), "reliable without seq");
+    assert_eq!(with(11, 1), Err(CloseReason::BadHeader), "seq without reliable");
+}
+
+#[test]
+fn the_first_byte_and_the_claimed_length_are_judged_early() {
+    let mut decoder = Decoder::new();
+    assert_eq!(decoder.decode(&mut Bytes::from_static(b"G"), 10), Err(CloseReason::BadMagic));
+    let mut header = Frame::new(Command::Send, Bytes::new()).header;
+    header.body_len = 11;
+    let mut bytes = Bytes::copy_from_slice(&header.to_bytes());
+    assert_eq!(Decoder::new().decode(&mut bytes, 10), Err(CloseReason::TooLarge));
+}
+
+#[test]
+fn broken_batches_are_refused() {
+    let ping = Frame::new(Command::Ping, Bytes::new());
+    let verdict = |body: Bytes| Batch::new(body).collect::<Result<Vec<_>, _>>().map(|frames| frames.len());
+    assert_eq!(verdict(Bytes::new()), Err(CloseReason::BadBatch));
+    let nested = encode_batch(&[encode_batch(core::slice::from_ref(&ping))]);
+    assert_eq!(verdict(nested.body), Err(CloseReason::BadBatch));
+    let whole = encode_batch(&[ping.clone(), ping.clone()]).body;
+    assert_eq!(verdict(whole.slice(..whole.len() - 1)), Err(CloseReason::BadBatch));
+    let mut long = BytesMut::new();
+    (0..=BATCH_FRAMES_MAX).for_each(|_| ping.encode(&mut long));
+    assert_eq!(verdict(long.freeze()), Err(CloseReason::BadBatch));
+}
+
+#[test]
+fn every_byte_is_one_command_or_refused() {
+    for byte in 0..=255 {
+        if let Some(command) = Command::from_byte(byte) {
+            assert_eq!(command.byte(), byte);
+        }
+    }
+    assert_eq!(Command::from_byte(0), None);
+}

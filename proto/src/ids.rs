@@ -1,0 +1,145 @@
+//! Typed identifiers. A number of one kind cannot be passed for another.
+
+use crate::random::mix;
+use core::fmt;
+
+/// A frame number in one direction of one session; 0 means "unreliable" in a header.
+pub type Seq = u32;
+
+/// Longest user id, in bytes.
+pub const UID_BYTES_MAX: usize = 64;
+/// Longest device id, in bytes.
+pub const DEVICE_BYTES_MAX: usize = 64;
+
+/// One device's login: 16 random bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// A client's name for one message, unique for ever: 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageKey(pub [u8; 16]);
+
+impl fmt::Debug for MessageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Which reactor's shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u8);
+
+impl ShardId {
+    /// As an index into per-shard arrays.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The one cross-thread address of a connection: 8 bits of shard, 24 of slot, 32 of generation.
+///
+/// A slot is used again after its connection ended, with another generation, so a key that outlived
+/// its connection finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnKey(u64);
+
+impl ConnKey {
+    /// Most connections of one shard.
+    pub const SLOTS_MAX: u32 = 1 << 24;
+
+    /// Packs the three parts. Panics if `slot` is not below [`Self::SLOTS_MAX`].
+    pub const fn new(shard: ShardId, slot: u32, generation: u32) -> Self {
+        assert!(slot < Self::SLOTS_MAX, "a shard holds fewer connections than SLOTS_MAX");
+        Self((shard.0 as u64) << 56 | (slot as u64) << 32 | generation as u64)
+    }
+
+    /// From the number that crossed a wire; any number is a key, most find nothing.
+    pub const fn from_u64(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// As the number that crosses a wire.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The shard that owns the connection.
+    #[allow(clippy::cast_possible_truncation)] // the top 8 bits
+    pub const fn shard(self) -> ShardId {
+        ShardId((self.0 >> 56) as u8)
+    }
+
+    /// The slot in that shard's table.
+    pub const fn slot(self) -> u32 {
+        (self.0 >> 32) as u32 & (Self::SLOTS_MAX - 1)
+    }
+
+    /// Which tenant of that slot.
+    #[allow(clippy::cast_possible_truncation)] // the low 32 bits
+    pub const fn generation(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Debug for ConnKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}#{}", self.shard().0, self.slot(), self.generation())
+    }
+}
+
+/// Where a user lives: one hash of the uid decides shard, worker and link.
+///
+/// FNV-1a with a final mix; the same on every process and release, because a hot restart and the
+/// other end of a link rely on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pin(pub u32);
+
+impl Pin {
+    /// The pin of a user id.
+    #[allow(clippy::cast_possible_truncation)] // folding 64 bits to 32 on purpose
+    pub fn of(uid: &str) -> Self {
+        let mut hash = 0xCBF2_9CE4_8422_2325_u64;
+        for byte in uid.bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3);
+        }
+        Self(mix(hash) as u32)
+    }
+
+    /// The home shard among `shards`.
+    #[allow(clippy::cast_possible_truncation)] // below 256
+    pub fn shard(self, shards: usize) -> ShardId {
+        ShardId((self.0 as usize % shards.clamp(1, 256)) as u8)
+    }
+
+    /// The worker among `workers`; independent of the shard choice.
+    pub const fn worker(self, workers: usize) -> usize {
+        (self.0 >> 16) as usize % workers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_parts_come_back() {
+        let key = ConnKey::new(ShardId(200), ConnKey::SLOTS_MAX - 1, u32::MAX);
+        assert_eq!(
+            (key.shard(), key.slot(), key.generation()),
+            (ShardId(200), ConnKey::SLOTS_MAX - 1, u32::MAX)
+        );
+        assert_eq!(ConnKey::from_u64(key.as_u64()), key);
+    }
+
+    #[test]
+    fn pins_are_stable_across_releases() {
+        assert_eq!(Pin::of("alice"), Pin(PIN_OF_ALICE));
+    }
+    const PIN_OF_ALICE: u32 = 0;
+}

@@ -1,0 +1,38 @@
+//! What is spoken between a Moorline client, the gateway and a backend, as pure code.
+//!
+//! This crate holds the wire formats and every state machine that both ends share. It is `no_std`
+//! with `alloc` and forbids `unsafe`, so no socket, thread or clock can be named in it: time comes
+//! in as [`time::Instant`], bytes come in and go out as [`bytes::Bytes`].
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`time`], [`ids`], [`random`] | monotonic nanoseconds; typed identifiers; seeded jitter |
+//! | [`wheel`] | the timing wheel |
+//! | [`frame`] | header, incremental decoder, encoder (`docs/protocol.md` section 1) |
+//! | [`message`] | typed bodies, generated from `proto/schema` |
+//! | [`window`], [`dedupe`], [`keepalive`] | in-flight window, uplink dedupe window, heartbeat policy |
+//! | [`connection`] | which command is lawful in which state, server side and client side |
+//! | [`link`] | gateway-backend frames (`docs/backend.md`) |
+//! | [`error`] | close codes |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod connection;
+pub mod dedupe;
+pub mod error;
+pub mod frame;
+pub mod ids;
+pub mod keepalive;
+pub mod link;
+pub mod message;
+pub mod random;
+pub mod time;
+pub mod wheel;
+pub mod window;
+
+/// The wire protocol version this crate speaks (the low nibble of a frame's first byte).
+pub const PROTOCOL_VERSION: u8 = 1;

@@ -1,0 +1,261 @@
+//! Frames of the gateway-backend link (`docs/backend.md`): a 20-byte header and a protobuf body.
+
+use alloc::boxed::Box;
+use bytes::{BufMut, Bytes, BytesMut};
+use core::fmt;
+use prost::Message;
+
+/// Bytes of a link header.
+pub const HEADER_BYTES: usize = 20;
+/// Limit of a link frame's body, in bytes; over it the link is closed.
+pub const BODY_BYTES_MAX: u32 = 4 << 20;
+/// The link version this crate speaks.
+pub const LINK_VERSION: u8 = 1;
+/// How often either end is heard at least, in seconds: each sends a PING when idle for so long.
+pub const PING_INTERVAL_S: u64 = 5;
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $name:ident = $byte:literal;)+) => {
+        /// What a link frame is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Reads the byte.
+            pub const fn from_byte(byte: u8) -> Option<Self> {
+                match byte { $($byte => Some(Self::$name),)+ _ => None }
+            }
+
+            /// The byte on the wire.
+            pub const fn byte(self) -> u8 {
+                match self { $(Self::$name => $byte,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// First frame of both ends.
+    Hello = 0x01;
+    /// A connection logged in.
+    ConnUp = 0x02;
+    /// A connection ended.
+    ConnDown = 0x03;
+    /// All connections this link speaks for.
+    Announce = 0x04;
+    /// Check this token.
+    Auth = 0x05;
+    /// The verdict.
+    AuthResult = 0x06;
+    /// A client's frame.
+    Up = 0x07;
+    /// Its answer.
+    UpResult = 0x08;
+    /// One payload for some targets.
+    Push = 0x09;
+    /// What became of it.
+    PushResult = 0x0A;
+    /// A connection entered a room.
+    Bind = 0x0B;
+    /// A connection left a room.
+    Unbind = 0x0C;
+    /// Fingerprint of a room's members.
+    Digest = 0x0D;
+    /// End a login.
+    Kick = 0x0E;
+    /// What do you hold?
+    Query = 0x0F;
+    /// Load figures.
+    Stats = 0x10;
+    /// No new work here, please.
+    Drain = 0x11;
+    /// Only the header's credit matters.
+    Credit = 0x12;
+    /// Are you there?
+    Ping = 0x13;
+    /// I am.
+    Pong = 0x14;
+}
+
+/// Why a link cannot be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkError {
+    /// The peer speaks another link version.
+    Version(u8),
+    /// The frame kind is unknown.
+    Kind(u8),
+    /// The body is over [`BODY_BYTES_MAX`].
+    TooLarge(u32),
+    /// The body does not decode as its kind's message.
+    Body(Kind),
+    /// The kind is not allowed now, or in this direction.
+    Unexpected(Kind),
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(f, "peer speaks link version {version}, this end {LINK_VERSION}")
+            }
+            Self::Kind(byte) => write!(f, "unknown link frame {byte:#04x}"),
+            Self::TooLarge(len) => write!(f, "link frame of {len} bytes, limit {BODY_BYTES_MAX}"),
+            Self::Body(kind) => write!(f, "the body of a {kind:?} link frame does not decode"),
+            Self::Unexpected(kind) => write!(f, "unexpected {kind:?} link frame"),
+        }
+    }
+}
+
+impl core::error::Error for LinkError {}
+
+/// One frame of a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkFrame {
+    /// What it is.
+    pub kind: Kind,
+    /// Pairs an answer with its question; 0 if none is expected.
+    pub correlation: u64,
+    /// How many unanswered UPs the sender of this frame accepts on this link; 0: it does not say.
+    pub credit: u32,
+    /// The protobuf body.
+    pub body: Bytes,
+}
+
+impl LinkFrame {
+    /// Decodes the body.
+    ///
+    /// # Errors
+    /// [`LinkError::Body`].
+    pub fn message<M: Message + Default>(&self) -> Result<M, LinkError> {
+        M::decode(self.body.clone()).map_err(|_| LinkError::Body(self.kind))
+    }
+}
+
+/// Appends one link frame. Panics if the message is over 4 GiB.
+pub fn encode<M: Message>(out: &mut BytesMut, kind: Kind, correlation: u64, credit: u32, message: &M) {
+    let len = message.encoded_len();
+    out.reserve(HEADER_BYTES + len);
+    put_header(out, kind, correlation, credit, len);
+    message.encode_raw(out);
+}
+
+/// Appends one link frame without a body.
+pub fn encode_empty(out: &mut BytesMut, kind: Kind, correlation: u64, credit: u32) {
+    put_header(out, kind, correlation, credit, 0);
+}
+
+fn put_header(out: &mut BytesMut, kind: Kind, correlation: u64, credit: u32, len: usize) {
+    out.put_u32(u32::try_from(len).expect("link bodies are bounded far below 4 GiB"));
+    out.put_u8(LINK_VERSION);
+    out.put_u8(kind.byte());
+    out.put_u16(0); // flags: none defined
+    out.put_u64(correlation);
+    out.put_u32(credit);
+}
+
+/// Cuts a link's byte stream into frames; the same contract as [`crate::frame::Decoder`].
+#[derive(Debug, Default)]
+pub struct LinkDecoder {
+    partial: Option<Box<BytesMut>>,
+}
+
+impl LinkDecoder {
+    /// A decoder between frames.
+    pub const fn new() -> Self {
+        Self { partial: None }
+    }
+
+    /// Takes the next frame from `input`. `Ok(None)`: the input is used up.
+    ///
+    /// # Errors
+    /// A [`LinkError`]; the link cannot be read on.
+    pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
+        let Some(mut partial) = self.partial.take() else {
+            if let Some(frame) = take_whole(input)? {
+                return Ok(Some(frame));
+            }
+            if !input.is_empty() {
+                self.partial = Some(Box::new(BytesMut::from(&input[..])));
+                input.clear();
+            }
+            return Ok(None);
+        };
+        fill(&mut partial, input, HEADER_BYTES);
+        if let Some(wire_len) = wire_len(&partial)? {
+            fill(&mut partial, input, wire_len);
+            if partial.len() == wire_len {
+                return take_whole(&mut partial.freeze());
+            }
+        }
+        self.partial = Some(partial);
+        Ok(None)
+    }
+}
+
+fn take_whole(input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
+    let Some(wire_len) = wire_len(input)? else { return Ok(None) };
+    if input.len() < wire_len {
+        return Ok(None);
+    }
+    let frame = input.split_to(wire_len);
+    let kind = Kind::from_byte(frame[5]).ok_or(LinkError::Kind(frame[5]))?;
+    let mut correlation = [0; 8];
+    correlation.copy_from_slice(&frame[8..16]);
+    let credit = u32::from_be_bytes([frame[16], frame[17], frame[18], frame[19]]);
+    let body = frame.slice(HEADER_BYTES..);
+    Ok(Some(LinkFrame { kind, correlation: u64::from_be_bytes(correlation), credit, body }))
+}
+
+fn wire_len(bytes: &[u8]) -> Result<Option<usize>, LinkError> {
+    let Some((head, _)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
+    let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+    if head[4] != LINK_VERSION {
+        return Err(LinkError::Version(head[4]));
+    }
+    if len > BODY_BYTES_MAX {
+        return Err(LinkError::TooLarge(len));
+    }
+    Ok(Some(HEADER_BYTES + len as usize))
+}
+
+fn fill(partial: &mut BytesMut, input: &mut Bytes, wanted: usize) {
+    let missing = wanted.saturating_sub(partial.len()).min(input.len());
+    partial.extend_from_slice(&input.split_to(missing));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::backend::Up;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_chunking_gives_the_same_frames(bodies in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..200), 0..8), cut in 1usize..100) {
+            let mut wire = BytesMut::new();
+            for (i, body) in bodies.iter().enumerate() {
+                let up = Up { handle: 5, body: body.clone().into(), ..Default::default() };
+                encode(&mut wire, Kind::Up, i as u64, 3, &up);
+            }
+            let (wire, mut decoder, mut got) = (wire.freeze(), LinkDecoder::new(), Vec::new());
+            for chunk in wire.chunks(cut) {
+                let mut chunk = Bytes::copy_from_slice(chunk);
+                while let Some(frame) = decoder.decode(&mut chunk).expect("valid") {
+                    prop_assert_eq!(frame.correlation, got.len() as u64);
+                    got.push(frame.message::<Up>().expect("an Up").body.to_vec());
+                }
+            }
+            prop_assert_eq!(got, bodies);
+        }
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused() {
+        let mut http = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: x\r\n");
+        assert_eq!(LinkDecoder::new().decode(&mut http), Err(LinkError::Version(b'/')));
+    }
+}

@@ -1,0 +1,2 @@
+//! moorline
+fn main() {}
