@@ -1,1 +1,3 @@
-//! Moorline gateway.
+//! The Moorline gateway.
+pub mod handoff;
+pub mod mailbox;

@@ -1,0 +1,182 @@
+//! What crosses threads: the messages between a reactor's shard and the workers.
+//!
+//! Plain data, importing only the protocol. [`Uplink`] goes from a shard to the worker of the user's
+//! pin, [`Downlink`] from a worker to the shard that a [`ConnKey`] or a user's pin names. Both travel
+//! in batches: one channel send and at most one wake per loop turn and peer.
+
+use bytes::Bytes;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Lane};
+use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
+use moorline_proto::message::backend::{ConnUp, Outcome};
+use moorline_proto::message::client::Hello;
+use moorline_proto::time::Instant;
+
+/// Items of one turn from one shard to one worker.
+#[derive(Debug)]
+pub struct UplinkBatch {
+    /// Who sends.
+    pub from: ShardId,
+    /// In the order they happened.
+    pub items: Vec<Uplink>,
+}
+
+/// From a shard to a worker.
+#[derive(Debug)]
+pub enum Uplink {
+    /// Judge this HELLO; answered by [`Downlink::Verdict`].
+    Login {
+        /// The connection that waits.
+        key: ConnKey,
+        /// Pin of the uid it claims.
+        pin: Pin,
+        /// What it said.
+        hello: Box<Hello>,
+    },
+    /// A client's frame for the backend. SEND and REQ are answered by [`Downlink::Answer`].
+    Up {
+        /// The connection it came from.
+        key: ConnKey,
+        /// Its user's pin.
+        pin: Pin,
+        /// SEND, REQ or an application command.
+        command: Command,
+        /// The cid of a SEND, else 0.
+        seq: Seq,
+        /// It was, or may have been, forwarded before.
+        dup: bool,
+        /// The client frame's body.
+        body: Bytes,
+    },
+    /// A login was admitted; `login.handle` is the connection.
+    ConnUp {
+        /// Its user's pin.
+        pin: Pin,
+        /// As it goes to the backend.
+        login: Box<ConnUp>,
+    },
+    /// A login ended.
+    ConnDown {
+        /// The connection that was.
+        key: ConnKey,
+        /// Its user's pin.
+        pin: Pin,
+        /// The close code; 0: the peer left without a word.
+        code: u32,
+    },
+    /// What became of a push that wanted to know.
+    Pushed {
+        /// Which push.
+        ticket: PushTicket,
+        /// Which connection.
+        key: ConnKey,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// Answers [`Downlink::Announce`], in chunks.
+    Announced {
+        /// The request's number.
+        request: u32,
+        /// Logins with their pins.
+        logins: Vec<(Pin, ConnUp)>,
+        /// This shard has no more.
+        is_last: bool,
+    },
+}
+
+/// Names a push toward the backend that sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PushTicket {
+    /// The worker whose link brought it.
+    pub worker: u16,
+    /// That worker's link.
+    pub link: u16,
+    /// Which life of that link: outcomes of an earlier one are dropped.
+    pub link_generation: u32,
+    /// The link frame's correlation.
+    pub correlation: u64,
+}
+
+/// From a worker to a shard.
+#[derive(Debug)]
+pub enum Downlink {
+    /// Answers [`Uplink::Login`].
+    Verdict {
+        /// The connection that waits.
+        key: ConnKey,
+        /// Admitted, as this user, or why not.
+        verdict: Result<Admission, CloseReason>,
+    },
+    /// Answers an [`Uplink::Up`].
+    Answer {
+        /// The connection that asked; it may be gone.
+        key: ConnKey,
+        /// SENDACK or RESP.
+        command: Command,
+        /// The cid of the SEND, else 0.
+        cid: Seq,
+        /// The whole body of that frame.
+        body: Bytes,
+    },
+    /// A frame for one or more clients.
+    Push(Push),
+    /// End a login.
+    Kick {
+        /// Who.
+        target: Target,
+        /// With a user or device: only logins up to this version; 0: any.
+        login_version: u64,
+        /// The close code to give.
+        code: u32,
+        /// Whether the client may come back by itself.
+        may_reconnect: bool,
+        /// For people.
+        reason: String,
+    },
+    /// Name every login of these pins: a link changed. Answered by [`Uplink::Announced`].
+    Announce {
+        /// The asking worker.
+        worker: u16,
+        /// Its number for this request.
+        request: u32,
+        /// Bit i: pins with [`Pin::slot`] i, of this worker.
+        slots: u64,
+    },
+}
+
+/// A verified user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// As the token says.
+    pub uid: String,
+    /// As HELLO says, or as the token binds it.
+    pub device: String,
+}
+
+/// One payload for some connections of one shard.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Where outcomes go, if they are wanted.
+    pub ticket: Option<PushTicket>,
+    /// Who.
+    pub targets: Vec<Target>,
+    /// PUSH, NOTIFY or an application command.
+    pub command: Command,
+    /// Priority class.
+    pub lane: Lane,
+    /// Not to be sent after this; `Instant::FAR_FUTURE`: no limit.
+    pub expires_at: Instant,
+    /// Shared by all targets, never copied per target.
+    pub body: Bytes,
+}
+
+/// Whom a push or a kick means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One connection.
+    Connection(ConnKey),
+    /// Every device of a user.
+    User(Box<str>),
+    /// One device of a user.
+    Device(Box<str>, Box<str>),
+}
