@@ -1,3 +1,4 @@
 //! The Moorline gateway.
+pub mod config;
 pub mod handoff;
 pub mod mailbox;

@@ -1,0 +1,301 @@
+//! The one table of settings: what each is called, expects, defaults to and means.
+//!
+//! Everything printed about settings comes from here, and the defaults too. A row without a field in
+//! the structs, or a field without a row, fails when the defaults are first built.
+
+use std::fmt;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The TOML table it stands in.
+    pub section: &'static str,
+    /// Its name there.
+    pub name: &'static str,
+    /// What a value looks like.
+    pub kind: Kind,
+    /// The default, as it is written in TOML.
+    pub default: &'static str,
+    /// What it does, in one or two sentences.
+    pub help: &'static str,
+}
+
+/// What a value looks like, and how the text of a flag or variable becomes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A whole number.
+    Count,
+    /// `true` or `false`.
+    Switch,
+    /// A size in bytes with its unit.
+    Size,
+    /// A duration with its unit.
+    Duration,
+    /// IP address and port.
+    Address,
+    /// A list of IP addresses with ports.
+    Addresses,
+    /// A file's path, from the working directory.
+    Path,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("text"),
+            Self::Choice(words) => {
+                for (i, word) in words.iter().enumerate() {
+                    write!(f, "{}\"{word}\"", if i == 0 { "" } else { " or " })?;
+                }
+                Ok(())
+            }
+            Self::Count => f.write_str("whole number"),
+            Self::Switch => f.write_str("true or false"),
+            Self::Size => f.write_str("size, such as \"64KiB\""),
+            Self::Duration => f.write_str("duration, such as \"30s\""),
+            Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
+            Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
+            Self::Path => f.write_str("file path"),
+        }
+    }
+}
+
+/// Every setting of the gateway, in the order in which it is printed.
+pub const KEYS: &[Key] = &[
+    key(
+        "gateway",
+        "id",
+        Kind::Text,
+        "\"\"",
+        "Name of this gateway toward backends, unique among them. Empty: host name and process id.",
+    ),
+    key(
+        "listener",
+        "address",
+        Kind::Address,
+        "\"127.0.0.1:7000\"",
+        "Where clients connect. Port 0 takes any free one; the ready line names it.",
+    ),
+    key(
+        "listener",
+        "backlog",
+        Kind::Count,
+        "4096",
+        "Connections the system holds until they are accepted, 1 to 65535. The system's own limit (net.core.somaxconn) caps it.",
+    ),
+    key("reactor", "count", Kind::Count, "0", "Threads that own client sockets, up to 256. 0: one per core."),
+    key(
+        "reactor",
+        "read_budget",
+        Kind::Size,
+        "\"64KiB\"",
+        "What one connection may be read for in one turn of the loop, so that a loud one does not hold up the others. 4KiB to 16MiB.",
+    ),
+    key(
+        "reactor",
+        "accept_budget",
+        Kind::Count,
+        "64",
+        "Connections taken in one turn of the loop, 1 to 4096.",
+    ),
+    key("worker", "count", Kind::Count, "0", "Threads that own backend links, up to 256. 0: half the cores."),
+    key(
+        "worker",
+        "queue_batches",
+        Kind::Count,
+        "1024",
+        "Batches that may wait in one mailbox between a reactor and a worker, 16 to 65536. A full mailbox makes the sender keep its batch for the next turn.",
+    ),
+    key(
+        "auth",
+        "mode",
+        Kind::Choice(&["jwt", "dev"]),
+        "\"jwt\"",
+        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback.",
+    ),
+    key(
+        "auth",
+        "algorithm",
+        Kind::Choice(&["HS256", "EdDSA"]),
+        "\"HS256\"",
+        "The one signature algorithm accepted; a token that names another is refused.",
+    ),
+    key(
+        "auth",
+        "key_file",
+        Kind::Path,
+        "\"\"",
+        "The verification key. HS256: the secret of at least 32 bytes, raw, or behind the prefix \"base64:\". EdDSA: the public key as PEM. Required in mode jwt.",
+    ),
+    key("auth", "audience", Kind::Text, "\"\"", "The aud a token must have. Empty: aud is not looked at."),
+    key(
+        "auth",
+        "leeway",
+        Kind::Duration,
+        "\"30s\"",
+        "How far clocks may differ when exp and nbf are checked, up to 5m.",
+    ),
+    key(
+        "heartbeat",
+        "min",
+        Kind::Duration,
+        "\"30s\"",
+        "Shortest heartbeat interval a client may promise, 1s or more; a shorter promise counts as this.",
+    ),
+    key(
+        "heartbeat",
+        "max",
+        Kind::Duration,
+        "\"300s\"",
+        "Longest interval, up to 1h. A client is closed after one and a half of its promise without a byte.",
+    ),
+    key(
+        "drain",
+        "grace",
+        Kind::Duration,
+        "\"10s\"",
+        "After TERM: how long clients have to leave before what remains is closed, up to 1h.",
+    ),
+    key(
+        "limits",
+        "connections_max",
+        Kind::Count,
+        "0",
+        "Client connections of the process; over it new ones are closed at once. 0: what the file descriptor limit allows.",
+    ),
+    key(
+        "limits",
+        "body_max",
+        Kind::Size,
+        "\"64KiB\"",
+        "A client frame's body; over it the connection is closed with too_large. 1KiB to 1MiB.",
+    ),
+    key(
+        "limits",
+        "hello_max",
+        Kind::Size,
+        "\"4KiB\"",
+        "The body of HELLO, 256B to 64KiB and not over body_max. It bounds the token.",
+    ),
+    key(
+        "limits",
+        "handshake_timeout",
+        Kind::Duration,
+        "\"5s\"",
+        "From accept to a complete HELLO, 100ms to 5m.",
+    ),
+    key(
+        "limits",
+        "downlink_frames",
+        Kind::Count,
+        "32",
+        "Reliable frames sent to one connection and not yet acknowledged, 1 to 1024.",
+    ),
+    key(
+        "limits",
+        "downlink_bytes",
+        Kind::Size,
+        "\"64KiB\"",
+        "Their bytes; one frame may always be under way. 1KiB to 16MiB.",
+    ),
+    key(
+        "limits",
+        "queue_bytes",
+        Kind::Size,
+        "\"512KiB\"",
+        "Bytes queued for one connection; over it the connection is closed as slow. At least body_max and downlink_bytes, up to 256MiB.",
+    ),
+    key(
+        "limits",
+        "queue_frames",
+        Kind::Count,
+        "4096",
+        "Frames queued for one connection; over it the connection is closed as slow. At least downlink_frames, up to 1048576.",
+    ),
+    key(
+        "backend",
+        "endpoints",
+        Kind::Addresses,
+        "[\"127.0.0.1:7100\"]",
+        "Where backends listen for links, 1 to 64 of them. Not used when embedded.",
+    ),
+    key(
+        "backend",
+        "embedded",
+        Kind::Switch,
+        "false",
+        "Start the reference IM backend as a process beside the gateway and link to it.",
+    ),
+    key(
+        "backend",
+        "links_per_worker",
+        Kind::Count,
+        "1",
+        "Links that every worker opens to every endpoint, 1 to 16.",
+    ),
+    key(
+        "backend",
+        "up_timeout",
+        Kind::Duration,
+        "\"3s\"",
+        "How long a backend has for its answer; after it the client is told to retry. 50ms to 60s.",
+    ),
+    key(
+        "backend",
+        "parked_frames",
+        Kind::Count,
+        "65536",
+        "Frames of one worker that may wait for a link or for credit; over it clients are told to retry. 64 to 1048576.",
+    ),
+    key(
+        "backend",
+        "parked_bytes",
+        Kind::Size,
+        "\"32MiB\"",
+        "Bytes of those frames. At least body_max, up to 4GiB.",
+    ),
+    key(
+        "backend",
+        "reconnect_min",
+        Kind::Duration,
+        "\"50ms\"",
+        "First pause before a broken link is opened again, 1ms or more; it doubles, with jitter.",
+    ),
+    key("backend", "reconnect_max", Kind::Duration, "\"5s\"", "Longest pause, up to 5m."),
+    key(
+        "admin",
+        "address",
+        Kind::Address,
+        "\"127.0.0.1:7080\"",
+        "Where health, metrics and status are served, without login: keep it on loopback or behind a firewall. Port 0 takes any free one.",
+    ),
+    key("admin", "enabled", Kind::Switch, "true", "Whether the admin address is served."),
+    key(
+        "log",
+        "level",
+        Kind::Text,
+        "\"info\"",
+        "error, warn, info, debug or trace; or tracing directives such as \"info,moorline::link=debug\".",
+    ),
+    key(
+        "log",
+        "format",
+        Kind::Choice(&["text", "json"]),
+        "\"text\"",
+        "text for people, json for machines. Logs go to stderr.",
+    ),
+];
+
+const fn key(
+    section: &'static str,
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { section, name, kind, default, help }
+}

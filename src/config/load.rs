@@ -1,0 +1,299 @@
+//! Layers defaults, file, environment and flags into one typed value, with the origin of each part.
+//!
+//! Every value is applied alone on top of what stands, so an error always belongs to one line of the
+//! file, one variable or one flag. Generic over the settings, so each program brings its own table.
+
+use super::keys::{Key, Kind};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+/// Limit of a settings file, in bytes; over it the file is refused unread.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table of defaults.
+    Default,
+    /// A line of the settings file.
+    File {
+        /// As given.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+    },
+    /// An environment variable, by its name.
+    Env(String),
+    /// `--set` with this key.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::Flag(key) => write!(f, "--set {key}"),
+        }
+    }
+}
+
+/// One thing wrong with one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// `section.key`, or empty when the text has no such place.
+    pub key: String,
+    /// Where it stands.
+    pub origin: Origin,
+    /// What is wrong and what is expected.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, origin, message } = self;
+        if key.is_empty() {
+            write!(f, "{origin}: {message}")
+        } else {
+            write!(f, "{origin}: {key}: {message}")
+        }
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read settings file {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A source does not parse, names an unknown key, or has a value of the wrong kind.
+    #[error("{0}")]
+    Source(Problem),
+    /// Values that are fine alone break a rule; all that do.
+    #[error("{}", join(.0))]
+    Invalid(Vec<Problem>),
+}
+
+fn join(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// Settings and where each came from.
+#[derive(Clone, Debug)]
+pub struct Loaded<T> {
+    /// The settings.
+    pub config: T,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl<T> Loaded<T> {
+    /// Where the value of `key` ("section.key") came from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+}
+
+/// Which settings there are and which variables hold them.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// All keys.
+    pub keys: &'static [Key],
+    /// Of the environment variables, two underscores at its end.
+    pub env_prefix: &'static str,
+}
+
+impl Source {
+    /// Layers `sets` over `env` over `file` over the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError::Read`] and [`ConfigError::Source`].
+    pub fn load<T: DeserializeOwned + Serialize>(
+        &self,
+        file: Option<&Path>,
+        sets: &[String],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded<T>, ConfigError> {
+        let mut layers =
+            Layers { keys: self.keys, table: default_table(self.keys), origins: BTreeMap::new() };
+        if let Some(path) = file {
+            layers.add_file::<T>(path)?;
+        }
+        let mut variables: Vec<_> =
+            env.into_iter().filter(|(name, _)| name.starts_with(self.env_prefix)).collect();
+        variables.sort();
+        for (name, text) in variables {
+            let path = name[self.env_prefix.len()..].to_ascii_lowercase().replace("__", ".");
+            layers.add_text::<T>(&path, &text, Origin::Env(name)).map_err(ConfigError::Source)?;
+        }
+        for set in sets {
+            layers.add_set::<T>(set).map_err(ConfigError::Source)?;
+        }
+        let config = layers.table.try_into().expect("each value was applied and read alone");
+        Ok(Loaded { config, origins: layers.origins })
+    }
+}
+
+/// The defaults of `keys` as a value.
+pub(super) fn defaults<T: DeserializeOwned>(keys: &[Key]) -> T {
+    default_table(keys).try_into().expect("the table of keys matches the structs")
+}
+
+fn default_table(keys: &[Key]) -> Table {
+    let mut table = Table::new();
+    for key in keys {
+        let value = literal(key.default).expect("a default is a TOML literal");
+        let section = table.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
+        let section = section.as_table_mut().expect("a section is a table");
+        section.insert(key.name.to_owned(), value);
+    }
+    table
+}
+
+fn literal(text: &str) -> Option<Value> {
+    let table: Table = toml::from_str(&format!("value = {text}")).ok()?;
+    table.get("value").filter(|_| table.len() == 1).cloned()
+}
+
+struct Layers {
+    keys: &'static [Key],
+    table: Table,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    fn add_file<T: DeserializeOwned>(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let text = read(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let at = |offset: usize| Origin::File {
+            path: path.to_owned(),
+            line: 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count(),
+        };
+        let document = DeTable::parse(&text).map_err(|error| {
+            let origin = at(error.span().map_or(0, |span| span.start));
+            problem("", origin, error.message().to_owned())
+        })?;
+        for (section, content) in document.get_ref() {
+            let origin = at(section.span().start);
+            let section = section.get_ref().as_ref();
+            let DeValue::Table(entries) = content.get_ref() else {
+                let message = self.unknown(section, "").unwrap_or_else(|| "expected a [section]".to_owned());
+                return Err(problem(section, origin, message));
+            };
+            if let Some(message) = self.unknown(section, "") {
+                return Err(problem("", origin, message));
+            }
+            for (name, value) in entries {
+                let origin = at(name.span().start);
+                let value = owned(value).map_err(|m| problem(section, origin.clone(), m))?;
+                self.add::<T>(section, name.get_ref(), value, origin).map_err(ConfigError::Source)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_set<T: DeserializeOwned>(&mut self, set: &str) -> Result<(), Problem> {
+        let Some((path, text)) = set.split_once('=') else {
+            let message = "expected section.key=value".to_owned();
+            return Err(Problem { key: String::new(), origin: Origin::Flag(set.to_owned()), message });
+        };
+        let path = path.trim();
+        self.add_text::<T>(path, text.trim(), Origin::Flag(path.to_owned()))
+    }
+
+    fn add_text<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        text: &str,
+        origin: Origin,
+    ) -> Result<(), Problem> {
+        let (section, name) = path.split_once('.').unwrap_or((path, ""));
+        let value = match self.find(section, name) {
+            Some(key) => value_of(key.kind, text),
+            None => Value::Boolean(false), // refused by name just below
+        };
+        self.add::<T>(section, name, value, origin)
+    }
+
+    fn add<T: DeserializeOwned>(
+        &mut self,
+        section: &str,
+        name: &str,
+        value: Value,
+        origin: Origin,
+    ) -> Result<(), Problem> {
+        let Some(key) = self.find(section, name) else {
+            let message = self.unknown(section, name).expect("the key was not found");
+            return Err(Problem { key: String::new(), origin, message });
+        };
+        let path = format!("{section}.{name}");
+        let slot = self.table.get_mut(section).and_then(|section| section.get_mut(name));
+        *slot.expect("every key has its default in the table") = value;
+        if let Err(error) = self.table.clone().try_into::<T>() {
+            let reason = error.message().lines().next().unwrap_or("unreadable").to_owned();
+            let message = format!("{reason}; expected {}", key.kind);
+            return Err(Problem { key: path, origin, message });
+        }
+        self.origins.insert(path, origin);
+        Ok(())
+    }
+
+    fn find(&self, section: &str, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.section == section && key.name == name)
+    }
+
+    /// What to say when there is no such section, or no such key in it. `name` empty: the section.
+    fn unknown(&self, section: &str, name: &str) -> Option<String> {
+        let in_section: Vec<_> =
+            self.keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
+        if in_section.is_empty() {
+            let mut sections: Vec<_> = self.keys.iter().map(|key| key.section).collect();
+            sections.dedup();
+            return Some(format!("unknown section {section:?}; there are {}", sections.join(", ")));
+        }
+        if name.is_empty() || in_section.contains(&name) {
+            return None;
+        }
+        Some(format!("unknown key {name:?} in section {section:?}; there are {}", in_section.join(", ")))
+    }
+}
+
+fn problem(key: &str, origin: Origin, message: String) -> ConfigError {
+    ConfigError::Source(Problem { key: key.to_owned(), origin, message })
+}
+
+fn read(path: &Path) -> std::io::Result<String> {
+    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("it is over 1 MiB, no settings file is"));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// The text of a flag or variable, as this kind of key takes it. What does not fit stays text, and
+/// is refused with the kind's expectation.
+fn value_of(kind: Kind, text: &str) -> Value {
+    let as_text = || Value::String(text.to_owned());
+    match kind {
+        Kind::Count | Kind::Switch => literal(text).unwrap_or_else(as_text),
+        Kind::Addresses if text.starts_with('[') => literal(text).unwrap_or_else(as_text),
+        Kind::Addresses => {
+            Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
+        }
+        Kind::Text | Kind::Choice(_) | Kind::Size | Kind::Duration | Kind::Address | Kind::Path => as_text(),
+    }
+}
+
+fn owned(value: &Spanned<DeValue<'_>>) -> Result<Value, String> {
+    use serde::Deserialize;
+    let deserializer = toml::de::ValueDeserializer::from(value.clone());
+    Value::deserialize(deserializer).map_err(|error| error.message().to_owned())
+}

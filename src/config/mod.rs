@@ -1,0 +1,303 @@
+//! Validated settings of the gateway: what `moorline.toml`, `MOORLINE__*` and `--set` say together.
+//!
+//! Owns the table of all keys ([`KEYS`]: default, kind, help), the layering of the sources with the
+//! origin of every value, validation across keys, and the printed forms. Driven once at start by the
+//! command line; everybody else reads the finished [`Config`]. Opens no socket and reads no secret:
+//! secrets are files that their owner reads.
+
+mod keys;
+mod load;
+mod print;
+#[cfg(test)]
+mod tests;
+mod units;
+mod validate;
+
+pub use keys::{KEYS, Key, Kind};
+pub use load::{ConfigError, Loaded, Origin, Problem, Source};
+pub use print::{default_toml, effective_toml, reference_markdown};
+pub use units::{ByteSize, UnitError, format_duration, parse_duration};
+
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// All settings. Their meaning, defaults and limits: `docs/configuration.md`, made from [`KEYS`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// This process.
+    pub gateway: GatewayConfig,
+    /// Where clients connect.
+    pub listener: ListenerConfig,
+    /// The threads that own client sockets.
+    pub reactor: ReactorConfig,
+    /// The threads that own backend links.
+    pub worker: WorkerConfig,
+    /// Who may log in.
+    pub auth: AuthConfig,
+    /// What interval a client may promise.
+    pub heartbeat: HeartbeatConfig,
+    /// How the process ends.
+    pub drain: DrainConfig,
+    /// What one process and one connection may hold.
+    pub limits: LimitsConfig,
+    /// Who answers.
+    pub backend: BackendConfig,
+    /// Health, metrics, status.
+    pub admin: AdminConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// Name toward backends; empty: host name and process id ([`Config::gateway_id`]).
+    pub id: String,
+}
+
+/// `[listener]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerConfig {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// Connections the system holds before accept.
+    pub backlog: u32,
+}
+
+/// `[reactor]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReactorConfig {
+    /// Threads; 0: one per core ([`Config::reactors`]).
+    pub count: usize,
+    /// Bytes one connection may be read for in one turn.
+    pub read_budget: ByteSize,
+    /// Connections taken in one turn.
+    pub accept_budget: usize,
+}
+
+/// `[worker]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// Threads; 0: half the cores ([`Config::workers`]).
+    pub count: usize,
+    /// Batches that may wait in one mailbox.
+    pub queue_batches: usize,
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Whether tokens are verified.
+    pub mode: AuthMode,
+    /// The one signature algorithm accepted.
+    pub algorithm: Algorithm,
+    /// The verification key; required in mode `jwt`.
+    pub key_file: PathBuf,
+    /// The `aud` a token must have; empty: not looked at.
+    pub audience: String,
+    /// How far clocks may differ.
+    #[serde(with = "units::duration")]
+    pub leeway: Duration,
+}
+
+/// Whether tokens are verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// By signature, expiry and subject.
+    Jwt,
+    /// Not at all: every well-formed HELLO is let in. Loopback listeners only.
+    Dev,
+}
+
+/// A token's signature algorithm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Algorithm {
+    /// HMAC with SHA-256; `key_file` holds the shared secret.
+    HS256,
+    /// Ed25519; `key_file` holds the public key as PEM.
+    EdDSA,
+}
+
+/// `[heartbeat]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeartbeatConfig {
+    /// Shortest interval a client may promise.
+    #[serde(with = "units::duration")]
+    pub min: Duration,
+    /// Longest.
+    #[serde(with = "units::duration")]
+    pub max: Duration,
+}
+
+/// `[drain]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainConfig {
+    /// From TERM until what is still connected is closed.
+    #[serde(with = "units::duration")]
+    pub grace: Duration,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Client connections of the process; 0: from the file descriptor limit.
+    pub connections_max: usize,
+    /// A client frame's body.
+    pub body_max: ByteSize,
+    /// The body of HELLO.
+    pub hello_max: ByteSize,
+    /// From accept to a complete HELLO.
+    #[serde(with = "units::duration")]
+    pub handshake_timeout: Duration,
+    /// Reliable frames sent to one connection and not acknowledged.
+    pub downlink_frames: usize,
+    /// Their bytes.
+    pub downlink_bytes: ByteSize,
+    /// Bytes queued for one connection; over it the connection is closed as slow.
+    pub queue_bytes: ByteSize,
+    /// Frames queued for one connection.
+    pub queue_frames: usize,
+}
+
+/// `[backend]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendConfig {
+    /// Where backends listen for links.
+    pub endpoints: Vec<SocketAddr>,
+    /// Start the reference backend beside the gateway and use it instead of `endpoints`.
+    pub embedded: bool,
+    /// Links of every worker to every endpoint.
+    pub links_per_worker: usize,
+    /// From UP to its answer; after it the client is told to retry.
+    #[serde(with = "units::duration")]
+    pub up_timeout: Duration,
+    /// Frames of one worker that may wait for a link.
+    pub parked_frames: usize,
+    /// Their bytes.
+    pub parked_bytes: ByteSize,
+    /// First pause before a broken link is opened again.
+    #[serde(with = "units::duration")]
+    pub reconnect_min: Duration,
+    /// Longest pause.
+    #[serde(with = "units::duration")]
+    pub reconnect_max: Duration,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Port 0: any free one.
+    pub address: SocketAddr,
+    /// Whether it is served at all.
+    pub enabled: bool,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level, or tracing directives such as `info,moorline::link=debug`.
+    pub level: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Most reactors: a shard's number has eight bits.
+pub const REACTORS_MAX: usize = 256;
+/// Most workers: the pin's upper half chooses among them, and 256 is far past any use.
+pub const WORKERS_MAX: usize = 256;
+/// Variables with this prefix are settings: `MOORLINE__LISTENER__ADDRESS`.
+pub const ENV_PREFIX: &str = "MOORLINE__";
+
+impl Default for Config {
+    /// The defaults of [`KEYS`], without validation across keys.
+    fn default() -> Self {
+        load::defaults(KEYS)
+    }
+}
+
+impl Config {
+    /// Reads and validates: `sets` ("section.key=value") over `env` over `file` over the defaults.
+    ///
+    /// Of `env` only names with [`ENV_PREFIX`] are looked at; pass `std::env::vars()`.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming the file and line, the variable or the flag.
+    pub fn load(
+        file: Option<&Path>,
+        sets: &[String],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        Self::load_with_origins(file, sets, env).map(|loaded| loaded.config)
+    }
+
+    /// As [`Self::load`], and tells where each value came from.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_with_origins(
+        file: Option<&Path>,
+        sets: &[String],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded<Self>, ConfigError> {
+        let loaded: Loaded<Self> = Source { keys: KEYS, env_prefix: ENV_PREFIX }.load(file, sets, env)?;
+        validate::check(&loaded)?;
+        Ok(loaded)
+    }
+
+    /// What is lawful and yet worth a loud word: for the log at start, and for `moorline check`.
+    pub fn warnings(&self) -> Vec<String> {
+        validate::warnings(self)
+    }
+
+    /// `gateway.id`, or the host's name with the process id.
+    pub fn gateway_id(&self) -> String {
+        if !self.gateway.id.is_empty() {
+            return self.gateway.id.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = if host.trim().is_empty() { "gateway" } else { host.trim() };
+        format!("{host}-{}", std::process::id())
+    }
+
+    /// `reactor.count`, or one per core; 1 to [`REACTORS_MAX`].
+    pub fn reactors(&self) -> usize {
+        let count = if self.reactor.count == 0 { cores() } else { self.reactor.count };
+        count.clamp(1, REACTORS_MAX)
+    }
+
+    /// `worker.count`, or half the cores; 1 to [`WORKERS_MAX`].
+    pub fn workers(&self) -> usize {
+        let count = if self.worker.count == 0 { cores() / 2 } else { self.worker.count };
+        count.clamp(1, WORKERS_MAX)
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}

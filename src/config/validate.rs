@@ -1,0 +1,209 @@
+//! Rules that one value alone cannot break: ranges, and values that must fit each other.
+//!
+//! Reports every broken rule at once, each with the origin of the value it blames.
+
+use super::load::{ConfigError, Loaded, Problem};
+use super::units::{ByteSize, format_duration};
+use super::{AuthMode, Config, REACTORS_MAX, WORKERS_MAX};
+use moorline_proto::frame::BODY_BYTES_CEILING;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// Limit of `gateway.id` and `auth.audience`, in bytes.
+const NAME_BYTES_MAX: usize = 128;
+
+/// Checks everything.
+pub(super) fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
+    let mut rules = Rules { loaded, problems: Vec::new() };
+    let config = &loaded.config;
+    check_identity(&mut rules, config);
+    check_threads(&mut rules, config);
+    check_times(&mut rules, config);
+    check_limits(&mut rules, config);
+    check_backend(&mut rules, config);
+    if rules.problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(rules.problems)) }
+}
+
+/// What is lawful and yet worth a loud word.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if config.auth.mode == AuthMode::Dev {
+        warnings.push(
+            "auth.mode = \"dev\": TOKENS ARE NOT VERIFIED, anyone who reaches the listener is let in as \
+             anybody; set auth.mode = \"jwt\" for anything but development"
+                .to_owned(),
+        );
+    }
+    if config.admin.enabled && !config.admin.address.ip().is_loopback() {
+        warnings.push(format!(
+            "admin.address {} is not on loopback: health, metrics and status are readable without login \
+             by all who reach it",
+            config.admin.address
+        ));
+    }
+    warnings
+}
+
+struct Rules<'a> {
+    loaded: &'a Loaded<Config>,
+    problems: Vec<Problem>,
+}
+
+impl Rules<'_> {
+    fn require(&mut self, is_met: bool, key: &str, message: impl FnOnce() -> String) {
+        if !is_met {
+            let origin = self.loaded.origin(key);
+            self.problems.push(Problem { key: key.to_owned(), origin, message: message() });
+        }
+    }
+
+    fn count(&mut self, key: &str, value: usize, range: RangeInclusive<usize>) {
+        self.range(key, &value, &range, ToString::to_string);
+    }
+
+    fn size(&mut self, key: &str, value: ByteSize, range: RangeInclusive<u64>) {
+        let range = ByteSize::new(*range.start())..=ByteSize::new(*range.end());
+        self.range(key, &value, &range, ToString::to_string);
+    }
+
+    fn time(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
+        self.range(key, &value, &range, |duration| format_duration(*duration));
+    }
+
+    fn range<T: PartialOrd>(
+        &mut self,
+        key: &str,
+        value: &T,
+        range: &RangeInclusive<T>,
+        show: fn(&T) -> String,
+    ) {
+        self.require(range.contains(value), key, || {
+            format!(
+                "{} is out of range, expected {} to {}",
+                show(value),
+                show(range.start()),
+                show(range.end())
+            )
+        });
+    }
+
+    /// `value` of `key` must not be under `floor` of `other`.
+    fn at_least<T: PartialOrd + Display>(&mut self, key: &str, value: T, other: &str, floor: T) {
+        self.require(value >= floor, key, || {
+            format!("{value} is less than {other} = {floor}, raise it or lower {other}")
+        });
+    }
+}
+
+fn check_identity(rules: &mut Rules<'_>, config: &Config) {
+    for (key, text) in [("gateway.id", &config.gateway.id), ("auth.audience", &config.auth.audience)] {
+        rules.require(text.len() <= NAME_BYTES_MAX && !text.contains(char::is_control), key, || {
+            format!("expected at most {NAME_BYTES_MAX} bytes without control characters")
+        });
+    }
+    let auth = &config.auth;
+    match auth.mode {
+        AuthMode::Dev => rules.require(config.listener.address.ip().is_loopback(), "auth.mode", || {
+            format!(
+                "\"dev\" lets anybody in, so listener.address must be on loopback and not {}; use \
+                 auth.mode = \"jwt\" with auth.key_file, or a 127.0.0.1 listener",
+                config.listener.address
+            )
+        }),
+        AuthMode::Jwt => rules.require(!auth.key_file.as_os_str().is_empty(), "auth.key_file", || {
+            "mode \"jwt\" needs a key file; name one, or for development on this machine only use \
+             auth.mode = \"dev\""
+                .to_owned()
+        }),
+    }
+    rules.require(
+        tracing_subscriber::EnvFilter::try_new(&config.log.level).is_ok() && !config.log.level.is_empty(),
+        "log.level",
+        || {
+            format!(
+                "{:?} is no level; expected error, warn, info, debug, trace or directives such as \
+                 \"info,moorline::link=debug\"",
+                config.log.level
+            )
+        },
+    );
+}
+
+fn check_threads(rules: &mut Rules<'_>, config: &Config) {
+    rules.count("listener.backlog", config.listener.backlog as usize, 1..=65_535);
+    rules.count("reactor.count", config.reactor.count, 0..=REACTORS_MAX);
+    rules.size("reactor.read_budget", config.reactor.read_budget, 4 * KIB..=16 * MIB);
+    rules.count("reactor.accept_budget", config.reactor.accept_budget, 1..=4096);
+    rules.count("worker.count", config.worker.count, 0..=WORKERS_MAX);
+    rules.count("worker.queue_batches", config.worker.queue_batches, 16..=65_536);
+}
+
+fn check_times(rules: &mut Rules<'_>, config: &Config) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SECOND: Duration = Duration::from_secs(1);
+    let heartbeat = &config.heartbeat;
+    rules.time("auth.leeway", config.auth.leeway, Duration::ZERO..=SECOND * 300);
+    rules.time("heartbeat.min", heartbeat.min, SECOND..=HOUR);
+    rules.time("heartbeat.max", heartbeat.max, SECOND..=HOUR);
+    rules.require(heartbeat.min <= heartbeat.max, "heartbeat.min", || {
+        let (min, max) = (format_duration(heartbeat.min), format_duration(heartbeat.max));
+        format!("{min} is more than heartbeat.max = {max}")
+    });
+    // WELCOME carries both in whole seconds.
+    for (key, value) in [("heartbeat.min", heartbeat.min), ("heartbeat.max", heartbeat.max)] {
+        rules.require(value.subsec_nanos() == 0, key, || "expected whole seconds".to_owned());
+    }
+    rules.time("drain.grace", config.drain.grace, Duration::ZERO..=HOUR);
+    let handshake = Duration::from_millis(100)..=SECOND * 300;
+    rules.time("limits.handshake_timeout", config.limits.handshake_timeout, handshake);
+}
+
+fn check_limits(rules: &mut Rules<'_>, config: &Config) {
+    let limits = &config.limits;
+    rules.size("limits.body_max", limits.body_max, KIB..=u64::from(BODY_BYTES_CEILING));
+    rules.size("limits.hello_max", limits.hello_max, 256..=64 * KIB);
+    rules.at_least("limits.body_max", limits.body_max, "limits.hello_max", limits.hello_max);
+    rules.count("limits.downlink_frames", limits.downlink_frames, 1..=1024);
+    rules.size("limits.downlink_bytes", limits.downlink_bytes, KIB..=16 * MIB);
+    rules.size("limits.queue_bytes", limits.queue_bytes, KIB..=256 * MIB);
+    rules.at_least("limits.queue_bytes", limits.queue_bytes, "limits.body_max", limits.body_max);
+    rules.at_least("limits.queue_bytes", limits.queue_bytes, "limits.downlink_bytes", limits.downlink_bytes);
+    rules.count("limits.queue_frames", limits.queue_frames, 1..=1 << 20);
+    rules.at_least(
+        "limits.queue_frames",
+        limits.queue_frames,
+        "limits.downlink_frames",
+        limits.downlink_frames,
+    );
+}
+
+fn check_backend(rules: &mut Rules<'_>, config: &Config) {
+    let backend = &config.backend;
+    if !backend.embedded {
+        rules.require((1..=64).contains(&backend.endpoints.len()), "backend.endpoints", || {
+            format!("{} endpoints, expected 1 to 64; or set backend.embedded = true", backend.endpoints.len())
+        });
+    }
+    for (i, endpoint) in backend.endpoints.iter().enumerate() {
+        rules.require(endpoint.port() != 0, "backend.endpoints", || format!("{endpoint} has no port"));
+        rules.require(!backend.endpoints[..i].contains(endpoint), "backend.endpoints", || {
+            format!("{endpoint} stands twice")
+        });
+    }
+    rules.count("backend.links_per_worker", backend.links_per_worker, 1..=16);
+    let minute = Duration::from_secs(60);
+    rules.time("backend.up_timeout", backend.up_timeout, Duration::from_millis(50)..=minute);
+    rules.count("backend.parked_frames", backend.parked_frames, 64..=1 << 20);
+    rules.size("backend.parked_bytes", backend.parked_bytes, KIB..=4096 * MIB);
+    rules.at_least("backend.parked_bytes", backend.parked_bytes, "limits.body_max", config.limits.body_max);
+    rules.time("backend.reconnect_min", backend.reconnect_min, Duration::from_millis(1)..=minute);
+    rules.time("backend.reconnect_max", backend.reconnect_max, Duration::from_millis(1)..=minute * 5);
+    rules.require(backend.reconnect_min <= backend.reconnect_max, "backend.reconnect_min", || {
+        let (min, max) = (format_duration(backend.reconnect_min), format_duration(backend.reconnect_max));
+        format!("{min} is more than backend.reconnect_max = {max}")
+    });
+}
