@@ -48,7 +48,8 @@ impl State {
     /// All states.
     pub const ALL: [Self; 4] = [Self::Offline, Self::Greeting, Self::Active, Self::Leaving];
 
-    /// The transition table.
+    /// The transition table [P-3.2].
+    #[allow(clippy::match_same_arms)] // a table reads row by row
     pub const fn on(self, event: Event) -> Transition {
         use Transition::{Broken, Ignore, To};
         match (self, event) {

@@ -54,7 +54,8 @@ impl State {
     pub const ALL: [Self; 5] =
         [Self::AwaitHello, Self::Authenticating, Self::Active, Self::Leaving, Self::Closing];
 
-    /// The transition table.
+    /// The transition table [P-3.1].
+    #[allow(clippy::match_same_arms)] // a table reads row by row
     pub const fn on(self, event: Event) -> Transition {
         use CloseReason::Unexpected;
         use Transition::{Close, Ignore, To};
