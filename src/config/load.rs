@@ -58,11 +58,8 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, origin, message } = self;
-        if key.is_empty() {
-            write!(f, "{origin}: {message}")
-        } else {
-            write!(f, "{origin}: {key}: {message}")
-        }
+        let is_named = key.is_empty() || *origin == Origin::Flag(key.clone());
+        if is_named { write!(f, "{origin}: {message}") } else { write!(f, "{origin}: {key}: {message}") }
     }
 }
 
@@ -186,10 +183,11 @@ impl Layers {
             let origin = at(section.span().start);
             let section = section.get_ref().as_ref();
             let DeValue::Table(entries) = content.get_ref() else {
-                let message = self.unknown(section, "").unwrap_or_else(|| "expected a [section]".to_owned());
+                let message =
+                    self.unknown_section(section).unwrap_or_else(|| "expected a [section]".to_owned());
                 return Err(problem(section, origin, message));
             };
-            if let Some(message) = self.unknown(section, "") {
+            if let Some(message) = self.unknown_section(section) {
                 return Err(problem("", origin, message));
             }
             for (name, value) in entries {
@@ -232,7 +230,7 @@ impl Layers {
         origin: Origin,
     ) -> Result<(), Problem> {
         let Some(key) = self.find(section, name) else {
-            let message = self.unknown(section, name).expect("the key was not found");
+            let message = self.unknown_section(section).unwrap_or_else(|| self.unknown_key(section, name));
             return Err(Problem { key: String::new(), origin, message });
         };
         let path = format!("{section}.{name}");
@@ -251,19 +249,19 @@ impl Layers {
         self.keys.iter().find(|key| key.section == section && key.name == name)
     }
 
-    /// What to say when there is no such section, or no such key in it. `name` empty: the section.
-    fn unknown(&self, section: &str, name: &str) -> Option<String> {
-        let in_section: Vec<_> =
-            self.keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
-        if in_section.is_empty() {
-            let mut sections: Vec<_> = self.keys.iter().map(|key| key.section).collect();
-            sections.dedup();
-            return Some(format!("unknown section {section:?}; there are {}", sections.join(", ")));
-        }
-        if name.is_empty() || in_section.contains(&name) {
+    fn unknown_section(&self, section: &str) -> Option<String> {
+        if self.keys.iter().any(|key| key.section == section) {
             return None;
         }
-        Some(format!("unknown key {name:?} in section {section:?}; there are {}", in_section.join(", ")))
+        let mut sections: Vec<_> = self.keys.iter().map(|key| key.section).collect();
+        sections.dedup();
+        Some(format!("unknown section {section:?}; there are {}", sections.join(", ")))
+    }
+
+    fn unknown_key(&self, section: &str, name: &str) -> String {
+        let known: Vec<_> =
+            self.keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
+        format!("unknown key {name:?} in section {section:?}; there are {}", known.join(", "))
     }
 }
 
