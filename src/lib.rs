@@ -2,3 +2,4 @@
 pub mod config;
 pub mod handoff;
 pub mod mailbox;
+pub mod metrics;
