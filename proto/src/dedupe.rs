@@ -104,7 +104,11 @@ mod tests {
 
     impl Model {
         fn base(&self) -> Seq {
-            (0..).take_while(|cid| *cid == 0 || self.answered.contains(cid)).last().unwrap_or(0)
+            let mut base = 0;
+            while self.answered.contains(&(base + 1)) {
+                base += 1;
+            }
+            base
         }
 
         fn check(&self, cid: Seq) -> Verdict {

@@ -1,0 +1,182 @@
+//! Vectors of link frames: every kind, every refusal of the link decoder, and cut-off input.
+
+use crate::{Vector, reflect};
+use bytes::{Bytes, BytesMut};
+use moorline_proto::link::{
+    BODY_BYTES_MAX, HEADER_BYTES, Kind, LinkDecoder, LinkError, LinkFrame, encode, encode_empty,
+};
+use moorline_proto::message::backend::{
+    Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkHello, Outcome, Push,
+    PushOutcome, PushResult, Query, Stats, Unbind, Up, UpResult,
+};
+use moorline_proto::message::client::{Code, Platform};
+use prost::Message;
+use serde_json::json;
+use std::fmt::Debug;
+
+const HANDLE: u64 = 0x0100_0002_0000_0003;
+
+pub(crate) fn all() -> Vec<Vector> {
+    let mut vectors = logins();
+    vectors.extend(traffic());
+    vectors.extend(rest());
+    vectors.extend(refusals());
+    vectors
+}
+
+/// Every kind must appear.
+pub(crate) fn check_coverage(vectors: &[Vector]) {
+    for kind in Kind::ALL {
+        let is_there = vectors.iter().any(|vector| vector.meaning["frame"]["kind"] == json!(kind.byte()));
+        assert!(is_there, "no vector of {kind:?}");
+    }
+}
+
+fn decode_one(bytes: &[u8]) -> Result<Option<LinkFrame>, LinkError> {
+    let mut input = Bytes::copy_from_slice(bytes);
+    let frame = LinkDecoder::new().decode(&mut input)?;
+    assert!(input.is_empty(), "one frame per vector");
+    Ok(frame)
+}
+
+fn header_json(frame: &LinkFrame) -> serde_json::Value {
+    json!({
+        "kind": frame.kind.byte(),
+        "body_len": frame.body.len(),
+        "correlation": frame.correlation.to_string(),
+        "credit": frame.credit,
+    })
+}
+
+fn typed<M>(name: &'static str, kind: Kind, schema: &str, correlation: u64, message: &M) -> Vector
+where
+    M: Message + Default + PartialEq + Debug,
+{
+    let mut bytes = BytesMut::new();
+    encode(&mut bytes, kind, correlation, 0, message);
+    let frame = decode_one(&bytes).expect("valid").expect("whole");
+    assert_eq!((frame.kind, frame.correlation, frame.credit), (kind, correlation, 0), "{name}");
+    assert_eq!(frame.message::<M>().as_ref(), Ok(message), "{name}");
+    let schema = format!("moorline.link.v1.{schema}");
+    let body = reflect::body(&schema, &frame.body);
+    let meaning = json!({ "frame": header_json(&frame), "message": schema, "body": body });
+    Vector { name, bytes: bytes.to_vec(), meaning }
+}
+
+fn empty(name: &'static str, kind: Kind, credit: u32) -> Vector {
+    let mut bytes = BytesMut::new();
+    encode_empty(&mut bytes, kind, 0, credit);
+    let frame = decode_one(&bytes).expect("valid").expect("whole");
+    assert_eq!((frame.kind, frame.credit, frame.body.len()), (kind, credit, 0), "{name}");
+    Vector { name, bytes: bytes.to_vec(), meaning: json!({ "frame": header_json(&frame), "body_hex": "" }) }
+}
+
+fn logins() -> Vec<Vector> {
+    let hello = LinkHello {
+        version_min: 1,
+        version_max: 1,
+        node: "gw-1".into(),
+        epoch: 1_700_000_000_000_000_000,
+        capacity: 1_000_000,
+        agent: "moorline/0.1.0".into(),
+    };
+    let up = |handle, device: &str| ConnUp {
+        handle,
+        uid: "alice".into(),
+        device: device.into(),
+        platform: Platform::Android.into(),
+        login_version: 7,
+    };
+    let auth = Auth {
+        token: "t".into(),
+        uid: "alice".into(),
+        device: "phone".into(),
+        platform: Platform::Web.into(),
+    };
+    let verdict = AuthResult { code: 3520, uid: String::new(), reason: "unknown user".into() };
+    let announce = Announce { connections: vec![up(HANDLE, "phone"), up(HANDLE + 1, "pad")], more: true };
+    vec![
+        typed("hello", Kind::Hello, "LinkHello", 0, &hello),
+        typed("conn up", Kind::ConnUp, "ConnUp", 0, &up(HANDLE, "phone")),
+        typed("conn down", Kind::ConnDown, "ConnDown", 0, &ConnDown { handle: HANDLE, code: 3004 }),
+        typed("announce", Kind::Announce, "Announce", 0, &announce),
+        typed("auth", Kind::Auth, "Auth", 1, &auth),
+        typed("auth result", Kind::AuthResult, "AuthResult", 1, &verdict),
+    ]
+}
+
+fn traffic() -> Vec<Vector> {
+    let up = Up { handle: HANDLE, command: 0x10, seq: 1, dup: true, body: Bytes::from_static(&[0x0A, 0]) };
+    let stored = UpResult { code: Code::Ok.into(), answer: Bytes::from_static(&[0x28, 1]) };
+    let push = Push {
+        handles: vec![HANDLE, HANDLE + 1],
+        uids: vec!["bob".into()],
+        command: 0x12,
+        lane: 1,
+        want_ack: true,
+        ttl_ms: 60_000,
+        body: Bytes::from_static(&[0x18, 1]),
+        ..Default::default()
+    };
+    let outcome = |handle, outcome: Outcome| PushOutcome { correlation: 9, handle, outcome: outcome.into() };
+    let outcomes =
+        PushResult { outcomes: vec![outcome(HANDLE, Outcome::Acked), outcome(HANDLE + 1, Outcome::Offline)] };
+    vec![
+        typed("up", Kind::Up, "Up", u64::MAX, &up),
+        typed("up result", Kind::UpResult, "UpResult", u64::MAX, &stored),
+        typed("up result, all default", Kind::UpResult, "UpResult", 2, &UpResult::default()),
+        typed("push", Kind::Push, "Push", 9, &push),
+        typed("push result", Kind::PushResult, "PushResult", 0, &outcomes),
+    ]
+}
+
+fn rest() -> Vec<Vector> {
+    let room = || "stadium".to_owned();
+    let kick = Kick {
+        uid: "alice".into(),
+        device: "phone".into(),
+        login_version: 7,
+        code: 3531,
+        reason: "signed out elsewhere".into(),
+        ..Default::default()
+    };
+    let bind = Bind { handle: HANDLE, room: room(), version: 1 };
+    let unbind = Unbind { handle: HANDLE, room: room(), version: 2 };
+    let digest = Digest { room: room(), members: 2, hash: 3, version: 4 };
+    vec![
+        typed("bind", Kind::Bind, "Bind", 0, &bind),
+        typed("unbind", Kind::Unbind, "Unbind", 0, &unbind),
+        typed("digest", Kind::Digest, "Digest", 0, &digest),
+        typed("kick", Kind::Kick, "Kick", 0, &kick),
+        typed("query", Kind::Query, "Query", 5, &Query { uid: "alice".into(), room: String::new() }),
+        typed("stats", Kind::Stats, "Stats", 0, &Stats { connections: 3, sessions: 2, load_permille: 500 }),
+        typed("drain", Kind::Drain, "Drain", 0, &Drain { grace_ms: 10_000 }),
+        empty("credit", Kind::Credit, 4096),
+        empty("ping", Kind::Ping, 0),
+        empty("pong, with credit", Kind::Pong, 4096),
+    ]
+}
+
+fn refusals() -> Vec<Vector> {
+    let mut ping = BytesMut::new();
+    encode_empty(&mut ping, Kind::Ping, 0, 0);
+    let patched = |name, at: usize, value: &[u8], expected| {
+        let mut bytes = ping.to_vec();
+        bytes[at..at + value.len()].copy_from_slice(value);
+        assert_eq!(decode_one(&bytes), Err(expected), "{name}");
+        Vector { name, bytes, meaning: json!({ "refused": expected.to_string() }) }
+    };
+    let over = BODY_BYTES_MAX + 1;
+    let cut = |name, len: usize| {
+        assert_eq!(decode_one(&ping[..len]), Ok(None), "{name}");
+        Vector { name, bytes: ping[..len].to_vec(), meaning: json!({ "incomplete": true }) }
+    };
+    vec![
+        patched("version 2", 4, &[2], LinkError::Version(2)),
+        patched("kind 00", 5, &[0], LinkError::Kind(0)),
+        patched("kind 15", 5, &[0x15], LinkError::Kind(0x15)),
+        patched("body one byte over the limit", 0, &over.to_be_bytes(), LinkError::TooLarge(over)),
+        cut("cut off after one byte", 1),
+        cut("cut off before the end of the header", HEADER_BYTES - 1),
+    ]
+}
