@@ -97,6 +97,22 @@ pub struct PushTicket {
     pub correlation: u64,
 }
 
+/// Items of one turn from one worker to one shard.
+#[derive(Debug)]
+pub struct DownlinkBatch {
+    /// In the order they happened.
+    pub items: Vec<Downlink>,
+}
+
+/// Where a worker puts what one shard shall have: the mailbox of that shard's reactor.
+pub trait ShardSink: Send {
+    /// Hands a batch over and wakes the reactor if it sleeps. Never blocks.
+    ///
+    /// # Errors
+    /// The batch comes back: the mailbox is full. Keep it and try next turn.
+    fn try_deliver(&self, batch: DownlinkBatch) -> Result<(), DownlinkBatch>;
+}
+
 /// From a worker to a shard.
 #[derive(Debug)]
 pub enum Downlink {
@@ -151,6 +167,8 @@ pub struct Admission {
     pub uid: String,
     /// As HELLO says, or as the token binds it.
     pub device: String,
+    /// As HELLO says: a number of `client::Platform`.
+    pub platform: i32,
 }
 
 /// One payload for some connections of one shard.

@@ -1,0 +1,389 @@
+//! A thread, its epoll and its sockets, driving one [`Shard`].
+//!
+//! The loop is [`Reactor::turn`]: poll until the deadline, read the clock once, drain the mailbox, accept,
+//! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
+//! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
+
+mod listener;
+mod outbox;
+mod stream;
+mod tally;
+mod token;
+
+pub use listener::Gate;
+pub use tally::{ReactorCount, series};
+
+use crate::handoff::{Downlink, DownlinkBatch, UplinkBatch};
+use crate::mailbox::{Receiver, SendError, Sender};
+use crate::metrics::Board;
+use crate::shard::{Outputs, Settings, Shard, Transfer};
+use listener::Listener;
+use mio::event::Event;
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Registry, Waker};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::time::{Duration, Instant};
+use outbox::Outbox;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use stream::{ReadBlock, ReadOutcome, Streams};
+use token::Source;
+
+/// Events taken from one poll.
+const EVENTS_MAX: usize = 1024;
+/// Messages taken from the mailbox in one turn.
+const MAIL_MAX: usize = 256;
+/// Bytes gathered for one write.
+const WRITE_BYTES: usize = 64 << 10;
+/// Writes to one connection in one turn.
+const WRITES_MAX: usize = 4;
+/// While a worker's mailbox or another reactor's is full, look again after this.
+const RETRY: Duration = Duration::from_millis(1);
+/// Longest sleep, so that the published numbers stay fresh.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
+
+/// What arrives in a reactor's mailbox.
+#[derive(Debug)]
+pub enum ReactorMail {
+    /// From a worker.
+    Downlink(DownlinkBatch),
+    /// A logged-in connection comes home.
+    Move(TcpStream, Box<Transfer>),
+    /// Ask the clients to leave within this time; admit no more.
+    Drain(Duration),
+    /// Close all connections, then end.
+    Stop,
+}
+
+/// The fixed parts of a reactor, beside its shard's settings.
+#[derive(Debug)]
+pub struct ReactorParts {
+    /// The listening socket, shared with the other reactors.
+    pub listener: TcpListener,
+    /// Counts connections against the cap.
+    pub gate: Arc<Gate>,
+    /// Reads the clock.
+    pub clock: fn() -> Instant,
+    /// This reactor's mailbox.
+    pub inbox: Receiver<ReactorMail>,
+    /// Mailboxes of all reactors, by shard.
+    pub reactors: Vec<Sender<ReactorMail>>,
+    /// Mailboxes of all workers.
+    pub workers: Vec<Sender<UplinkBatch>>,
+    /// Where the numbers are published.
+    pub board: Arc<Board>,
+    /// Bytes read from one connection before others have their turn.
+    pub read_budget: usize,
+    /// Connections accepted in one turn.
+    pub accept_budget: usize,
+}
+
+/// A thread's loop state.
+#[derive(Debug)]
+pub struct Reactor {
+    poll: Poll,
+    shard: Shard,
+    listener: Listener,
+    clock: fn() -> Instant,
+    inbox: Receiver<ReactorMail>,
+    reactors: Vec<Sender<ReactorMail>>,
+    outboxes: Vec<Outbox>,
+    board: Arc<Board>,
+    read_budget: usize,
+    accept_budget: usize,
+    streams: Streams,
+    outputs: Outputs,
+    /// Connections that may have bytes to read.
+    ready: VecDeque<ConnKey>,
+    /// Connections on their way to a reactor whose mailbox was full.
+    leaving: VecDeque<(TcpStream, Box<Transfer>)>,
+    read_block: ReadBlock,
+    write_block: Vec<u8>,
+    turns: u64,
+    is_stopping: bool,
+}
+
+/// The waker that a reactor's mailbox rings, registered in its poll.
+///
+/// # Errors
+/// The system's, when it gives no eventfd.
+pub fn waker(registry: &Registry) -> io::Result<Waker> {
+    Waker::new(registry, Source::Waker.into())
+}
+
+impl Reactor {
+    /// A reactor that will run on `poll`, in which its mailbox's waker is registered already.
+    ///
+    /// # Errors
+    /// The system's, when the listener cannot be registered.
+    pub fn new(poll: Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
+        let now = (parts.clock)();
+        let workers = settings.workers;
+        let mut listener = Listener::new(parts.listener, parts.gate);
+        poll.registry().register(listener.socket(), Source::Listener.into(), Interest::READABLE)?;
+        Ok(Self {
+            poll,
+            shard: Shard::new(settings, now),
+            listener,
+            clock: parts.clock,
+            inbox: parts.inbox,
+            reactors: parts.reactors,
+            outboxes: parts.workers.into_iter().map(Outbox::new).collect(),
+            board: parts.board,
+            read_budget: parts.read_budget,
+            accept_budget: parts.accept_budget,
+            streams: Streams::default(),
+            outputs: Outputs::new(workers),
+            ready: VecDeque::new(),
+            leaving: VecDeque::new(),
+            read_block: ReadBlock::new(),
+            write_block: Vec::with_capacity(WRITE_BYTES),
+            turns: 0,
+            is_stopping: false,
+        })
+    }
+
+    /// Runs until [`ReactorMail::Stop`] and the end of the last connection.
+    ///
+    /// # Errors
+    /// The system's, when polling fails: the process cannot go on.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        while !(self.is_stopping && self.shard.connections() == 0) {
+            self.turn(&mut events)?;
+        }
+        Ok(())
+    }
+
+    /// One turn of the loop.
+    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, Some(timeout)) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => self.inbox.awake(),
+        }
+        let now = (self.clock)();
+        self.turns += 1;
+        self.handle_mail(now);
+        for event in &*events {
+            self.handle_event(event);
+        }
+        self.accept(now);
+        self.read_ready(now);
+        self.shard.handle_timeouts(now, &mut self.outputs);
+        self.perform();
+        self.hand_over();
+        self.publish();
+        Ok(())
+    }
+
+    fn timeout(&mut self) -> Duration {
+        let may_sleep = self.inbox.try_sleep();
+        let is_clogged = self.is_clogged();
+        if !may_sleep || (!self.ready.is_empty() && !is_clogged) || !self.outputs.transmits.is_empty() {
+            return Duration::ZERO;
+        }
+        if is_clogged || !self.leaving.is_empty() || self.outboxes.iter().any(Outbox::is_waiting) {
+            return RETRY;
+        }
+        let deadlines = [self.shard.next_deadline(), self.listener.next_deadline()];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
+        deadline.saturating_since((self.clock)()).min(SLEEP_MAX)
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.outboxes.iter().any(Outbox::is_clogged)
+    }
+
+    fn handle_mail(&mut self, now: Instant) {
+        for _ in 0..MAIL_MAX {
+            let Some(mail) = self.inbox.try_recv() else { return };
+            match mail {
+                ReactorMail::Downlink(DownlinkBatch { items }) => {
+                    items
+                        .into_iter()
+                        .for_each(|item: Downlink| self.shard.handle_downlink(now, item, &mut self.outputs));
+                }
+                ReactorMail::Move(socket, transfer) => {
+                    let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
+                    self.attach(key, socket);
+                }
+                ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
+                ReactorMail::Stop => {
+                    self.is_stopping = true;
+                    self.shard.handle_stop(now, &mut self.outputs);
+                }
+            }
+        }
+    }
+
+    fn handle_event(&mut self, event: &Event) {
+        match Source::from(event.token()) {
+            Source::Waker => {}
+            Source::Listener => self.listener.set_ready(),
+            Source::Connection(key) => {
+                let Some(stream) = self.streams.get_mut(key) else { return };
+                if event.is_writable() && !stream.is_writable {
+                    stream.is_writable = true;
+                    self.outputs.transmits.push(key);
+                }
+                if event.is_readable() || event.is_read_closed() || event.is_error() {
+                    stream.is_read_closed |= event.is_read_closed() || event.is_error();
+                    if !std::mem::replace(&mut stream.is_ready, true) {
+                        self.ready.push_back(key);
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Instant) {
+        if self.is_stopping {
+            return;
+        }
+        for _ in 0..self.accept_budget {
+            let Some(socket) = self.listener.try_accept(now) else { return };
+            let key = self.shard.handle_accepted(now);
+            self.attach(key, socket);
+        }
+    }
+
+    /// Gives a socket its connection's slot and edges; without either, the socket closes.
+    fn attach(&mut self, key: Option<ConnKey>, mut socket: TcpStream) {
+        let Some(key) = key else { return self.listener.gate().leave() };
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut socket, Source::Connection(key).into(), interest);
+        self.streams.insert(key, socket);
+        if let Err(error) = registered {
+            tracing::error!(%error, ?key, "epoll refused a connection");
+            self.shard.handle_peer_closed(key, &mut self.outputs);
+        }
+    }
+
+    fn read_ready(&mut self, now: Instant) {
+        for _ in 0..self.ready.len() {
+            if self.is_clogged() {
+                return;
+            }
+            let Some(key) = self.ready.pop_front() else { return };
+            if self.read(now, key) {
+                self.ready.push_back(key);
+            } else if let Some(stream) = self.streams.get_mut(key) {
+                stream.is_ready = false;
+            }
+        }
+    }
+
+    /// Reads up to the budget; true if there may be more.
+    fn read(&mut self, now: Instant, key: ConnKey) -> bool {
+        let mut budget = self.read_budget;
+        loop {
+            let Some(stream) = self.streams.get_mut(key) else { return false };
+            let (bytes, is_last) = match stream.read(&mut self.read_block) {
+                ReadOutcome::More(bytes) => (bytes, false),
+                ReadOutcome::Last(bytes) => (bytes, true),
+                ReadOutcome::Blocked => return false,
+                ReadOutcome::Ended => {
+                    self.shard.handle_peer_closed(key, &mut self.outputs);
+                    return false;
+                }
+            };
+            budget = budget.saturating_sub(bytes.len());
+            self.shard.handle_received(now, key, bytes, &mut self.outputs);
+            if is_last {
+                return false;
+            }
+            if budget == 0 {
+                return true;
+            }
+        }
+    }
+
+    /// Does what the shard wants done.
+    fn perform(&mut self) {
+        let mut transmits = std::mem::take(&mut self.outputs.transmits);
+        for key in transmits.drain(..) {
+            self.transmit(key);
+        }
+        // Connections with more to write than one turn allows were queued meanwhile.
+        transmits.append(&mut self.outputs.transmits);
+        self.outputs.transmits = transmits;
+        for key in self.outputs.half_closes.drain(..) {
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.shutdown_write();
+            }
+        }
+        for key in self.outputs.closes.drain(..) {
+            // A slot that was given away in the same turn was closed by its next tenant.
+            drop(self.streams.remove(key));
+            self.listener.gate().leave();
+        }
+        for (key, transfer) in self.outputs.moves.drain(..) {
+            let Some(mut socket) = self.streams.remove(key) else { continue };
+            if self.poll.registry().deregister(&mut socket).is_ok() {
+                self.leaving.push_back((socket, transfer));
+            } else {
+                self.listener.gate().leave();
+            }
+        }
+    }
+
+    fn transmit(&mut self, key: ConnKey) {
+        for _ in 0..WRITES_MAX {
+            let Some(stream) = self.streams.get_mut(key) else { return };
+            if !stream.is_writable {
+                return self.shard.handle_sent(key, 0, &mut self.outputs);
+            }
+            self.write_block.clear();
+            self.shard.gather(key, &mut self.write_block, WRITE_BYTES);
+            if self.write_block.is_empty() {
+                return;
+            }
+            match stream.write(&self.write_block) {
+                Ok(sent) => self.shard.handle_sent(key, sent, &mut self.outputs),
+                Err(_) => return self.shard.handle_peer_closed(key, &mut self.outputs),
+            }
+            if self.write_block.len() < WRITE_BYTES
+                && self.streams.get_mut(key).is_some_and(|stream| stream.is_writable)
+            {
+                return;
+            }
+        }
+        self.outputs.transmits.push(key);
+    }
+
+    fn hand_over(&mut self) {
+        let from = self.shard.id();
+        for (outbox, fresh) in self.outboxes.iter_mut().zip(&mut self.outputs.uplinks) {
+            outbox.flush(from, fresh);
+        }
+        while let Some((socket, transfer)) = self.leaving.pop_front() {
+            let home = transfer.home.index();
+            match self.reactors[home].try_send(ReactorMail::Move(socket, transfer)) {
+                Ok(()) => {}
+                Err(SendError::Full(ReactorMail::Move(socket, transfer))) => {
+                    self.leaving.push_front((socket, transfer));
+                    return;
+                }
+                Err(_) => self.listener.gate().leave(),
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
+        let waiting = self.ready.len() as u64;
+        tally::publish(
+            &self.board,
+            self.shard.tally(),
+            &[
+                (ReactorCount::Turns, self.turns),
+                (ReactorCount::AcceptPauses, self.listener.pauses),
+                (ReactorCount::AcceptRefused, self.listener.refused),
+                (ReactorCount::WorkerMailboxFull, refusals),
+                (ReactorCount::ReadsWaiting, waiting),
+            ],
+        );
+    }
+}

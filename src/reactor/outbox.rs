@@ -1,0 +1,52 @@
+//! Batches for one worker: what its mailbox refuses waits here, in order.
+
+use crate::handoff::{Uplink, UplinkBatch};
+use crate::mailbox::{SendError, Sender};
+use moorline_proto::ids::ShardId;
+
+/// Above this many waiting items the reactor stops reading clients.
+const WAITING_MAX: usize = 16 << 10;
+
+#[derive(Debug)]
+pub(super) struct Outbox {
+    worker: Sender<UplinkBatch>,
+    waiting: Vec<Uplink>,
+    /// Times that the mailbox was full.
+    pub(super) refusals: u64,
+}
+
+impl Outbox {
+    pub(super) const fn new(worker: Sender<UplinkBatch>) -> Self {
+        Self { worker, waiting: Vec::new(), refusals: 0 }
+    }
+
+    /// Hands over all items of this turn in one send.
+    pub(super) fn flush(&mut self, from: ShardId, fresh: &mut Vec<Uplink>) {
+        let items = if self.waiting.is_empty() {
+            std::mem::take(fresh)
+        } else {
+            self.waiting.append(fresh);
+            std::mem::take(&mut self.waiting)
+        };
+        if items.is_empty() {
+            return;
+        }
+        match self.worker.try_send(UplinkBatch { from, items }) {
+            Ok(()) => {}
+            Err(SendError::Full(batch)) => {
+                self.refusals += 1;
+                self.waiting = batch.items;
+            }
+            // The worker ended: so does the process.
+            Err(SendError::Gone(_)) => {}
+        }
+    }
+
+    pub(super) const fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    pub(super) const fn is_clogged(&self) -> bool {
+        self.waiting.len() > WAITING_MAX
+    }
+}

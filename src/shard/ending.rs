@@ -1,0 +1,160 @@
+//! How connections end: by us with a reason, by the peer, by the backend, by a drain.
+
+use super::delivery::report;
+use super::{Outputs, Shard};
+use crate::handoff::{Target, Uplink};
+use bytes::Bytes;
+use moorline_proto::connection::server::{Event, State, Transition};
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Frame};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::{Close, GoAway, Kick};
+use moorline_proto::message::{decode, frame_of};
+use moorline_proto::time::{Duration, Instant};
+
+/// Base of the random time after which a client refused as busy may come back.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// A kick as the backend ordered it.
+#[derive(Debug)]
+pub(super) struct KickOrder {
+    pub(super) login_version: u64,
+    pub(super) code: u32,
+    pub(super) may_reconnect: bool,
+    pub(super) reason: String,
+}
+
+impl Shard {
+    /// The peer closed or reset its side.
+    pub fn handle_peer_closed(&mut self, key: ConnKey, outputs: &mut Outputs) {
+        let Some(connection) = self.table.get(key) else { return };
+        if connection.state != State::Closing {
+            self.tally.closed_by_peer += 1;
+        }
+        self.forget(key, 0, outputs);
+    }
+
+    /// Asks every client to leave within `window` and takes no more logins [P-8.1].
+    pub fn handle_drain(&mut self, now: Instant, window: Duration, outputs: &mut Outputs) {
+        self.is_draining = true;
+        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
+        let goaway = frame_of(Command::GoAway, &GoAway { window_ms, alternates: Vec::new() });
+        for key in self.table.keys() {
+            let connection = self.table.get_mut(key).expect("listed");
+            match connection.state.on(Event::Draining) {
+                Transition::To(state) => {
+                    connection.state = state;
+                    self.send(key, goaway.clone(), outputs);
+                }
+                Transition::Close(reason) => self.close(now, key, reason, outputs),
+                Transition::Ignore => {}
+            }
+        }
+    }
+
+    /// Ends every connection: the gateway stops.
+    pub fn handle_stop(&mut self, now: Instant, outputs: &mut Outputs) {
+        self.is_draining = true;
+        for key in self.table.keys() {
+            self.close(now, key, CloseReason::GoingAway, outputs);
+        }
+    }
+
+    /// Says CLOSE and ends: the session at once, the socket when the frame is out or after the linger.
+    pub(super) fn close(&mut self, now: Instant, key: ConnKey, reason: CloseReason, outputs: &mut Outputs) {
+        let retry_after_ms = match reason {
+            CloseReason::Busy | CloseReason::Unavailable | CloseReason::Throttled => {
+                u32::try_from(RETRY_AFTER_MS + self.random.below(RETRY_AFTER_MS)).unwrap_or(u32::MAX)
+            }
+            _ => 0,
+        };
+        let close = Close { code: reason.code(), reason: reason.text().trim().to_owned(), retry_after_ms };
+        let is_counted = self.end(now, key, reason.code(), frame_of(Command::Close, &close), outputs);
+        if is_counted {
+            self.tally.closed(reason);
+        }
+    }
+
+    /// The same device logged in again; this session is the older one.
+    pub(super) fn replace(&mut self, now: Instant, session: u32, outputs: &mut Outputs) {
+        let connection = self.registry.get(session).expect("just found").connection;
+        let key = self.table.key_of(connection).expect("a session has its connection");
+        let reason = CloseReason::Replaced;
+        self.tally[super::Count::Replaced] += 1;
+        let kick =
+            Kick { code: reason.code(), may_reconnect: false, reason: reason.text().trim().to_owned() };
+        self.end(now, key, reason.code(), frame_of(Command::Kick, &kick), outputs);
+        self.tally.closed(reason);
+    }
+
+    /// The backend ends a login; one that is newer than it means stays [P-8.3].
+    pub(super) fn on_kick(
+        &mut self,
+        now: Instant,
+        target: &Target,
+        order: &KickOrder,
+        outputs: &mut Outputs,
+    ) {
+        for key in self.resolve(target) {
+            let slot = self.table.get(key).expect("resolved").session;
+            let version = self.registry.get(slot).expect("resolved").login_version;
+            let is_by_name = !matches!(target, Target::Connection(_));
+            if is_by_name && order.login_version != 0 && version > order.login_version {
+                continue;
+            }
+            let kick =
+                Kick { code: order.code, may_reconnect: order.may_reconnect, reason: order.reason.clone() };
+            self.end(now, key, order.code, frame_of(Command::Kick, &kick), outputs);
+            self.tally.closed(CloseReason::from_code(order.code).unwrap_or(CloseReason::Kicked));
+        }
+    }
+
+    /// The client says CLOSE: nothing is left to say.
+    pub(super) fn on_client_close(&mut self, key: ConnKey, body: &Bytes, outputs: &mut Outputs) {
+        let code = decode::<Close>(body).map_or(0, |close| close.code);
+        self.tally.closed_by_peer += 1;
+        self.forget(key, code, outputs);
+    }
+
+    /// Ends the session, queues the last frame behind a half-written one, and lets the socket linger.
+    fn end(&mut self, now: Instant, key: ConnKey, code: u32, last: Frame, outputs: &mut Outputs) -> bool {
+        let Some(connection) = self.table.get_mut(key) else { return false };
+        let Transition::To(state) = connection.state.on(Event::Ending) else { return false };
+        connection.state = state;
+        connection.heard_at = now;
+        if code == CloseReason::Slow.code() {
+            if let Some(outbound) = connection.outbound.as_mut() {
+                outbound.drop_unsent();
+            }
+        }
+        self.end_session(key, code, outputs);
+        self.send(key, last, outputs);
+        self.arm(key, now + self.settings.linger);
+        true
+    }
+
+    /// Frees the slot; nothing more can be said.
+    pub(super) fn forget(&mut self, key: ConnKey, code: u32, outputs: &mut Outputs) {
+        self.end_session(key, code, outputs);
+        let Some(connection) = self.table.remove(key) else { return };
+        self.wheel.cancel(connection.timer);
+        outputs.closes.push(key);
+    }
+
+    /// Ends the login, and returns what was not acknowledged to the backend.
+    fn end_session(&mut self, key: ConnKey, code: u32, outputs: &mut Outputs) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let slot = std::mem::replace(&mut connection.session, super::connection::NO_SESSION);
+        if self.registry.get(slot).is_none() {
+            return;
+        }
+        let session = self.registry.remove(slot);
+        for parcel in session.downlink.into_iter().flat_map(|downlink| downlink.into_unacked()) {
+            self.tally[super::Count::PushesOffline] += 1;
+            report(parcel.ticket, key, Outcome::Offline, outputs);
+        }
+        let down = Uplink::ConnDown { key, pin: session.pin, code };
+        outputs.uplinks[session.pin.worker(self.settings.workers)].push(down);
+    }
+}

@@ -1,0 +1,192 @@
+//! From the accepted socket to the logged-in session.
+//!
+//! A connection is accepted by any shard and says HELLO there. A worker judges it; then it moves to
+//! the home shard of its user, so that everything about one user is decided in one place.
+
+use super::connection::{Connection, NO_SESSION};
+use super::session::{Names, Session};
+use super::{Count, Outputs, Shard};
+use crate::handoff::{Admission, Uplink};
+use bytes::Bytes;
+use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::connection::server::{Event, State, Transition};
+use moorline_proto::dedupe::WINDOW_FRAMES;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::Command;
+use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, SessionId, ShardId, UID_BYTES_MAX};
+use moorline_proto::message::client::{Hello, Welcome};
+use moorline_proto::message::{self, frame_of};
+use moorline_proto::time::Instant;
+
+/// A connection on its way to its user's home shard.
+#[derive(Debug)]
+pub struct Transfer {
+    /// Where it goes.
+    pub home: ShardId,
+    admission: Admission,
+    /// Bytes of the next frame that came with HELLO.
+    partial: Bytes,
+}
+
+impl Shard {
+    /// A socket was accepted. `None`: this shard is full, close it.
+    pub fn handle_accepted(&mut self, now: Instant) -> Option<ConnKey> {
+        self.tally[Count::Accepted] += 1;
+        let deadline = now + self.settings.handshake_timeout;
+        self.insert_connection(now, deadline)
+    }
+
+    /// A logged-in connection arrives from the shard that accepted it. `None`: this shard is full.
+    pub fn handle_moved(
+        &mut self,
+        now: Instant,
+        transfer: Transfer,
+        outputs: &mut Outputs,
+    ) -> Option<ConnKey> {
+        let deadline = now + self.settings.handshake_timeout;
+        let key = self.insert_connection(now, deadline)?;
+        self.table.get_mut(key).expect("just inserted").state = State::Authenticating;
+        if self.is_draining {
+            self.close(now, key, CloseReason::GoingAway, outputs);
+            return Some(key);
+        }
+        self.admit(now, key, &transfer.admission, outputs);
+        self.handle_received(now, key, transfer.partial, outputs);
+        Some(key)
+    }
+
+    fn insert_connection(&mut self, now: Instant, deadline: Instant) -> Option<ConnKey> {
+        let Self { table, wheel, tally, .. } = self;
+        table.insert(|key| {
+            tally[Count::TimerMoves] += 1;
+            Connection::new(key.generation(), wheel.insert(deadline, key.slot()), now)
+        })
+    }
+
+    pub(super) fn on_hello(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        body: &Bytes,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let hello: Hello = message::decode(body)?;
+        let version = u32::from(PROTOCOL_VERSION);
+        if !(hello.version_min..=hello.version_max).contains(&version) {
+            return Err(CloseReason::BadVersion);
+        }
+        if !(1..=UID_BYTES_MAX).contains(&hello.uid.len())
+            || !(1..=DEVICE_BYTES_MAX).contains(&hello.device.len())
+        {
+            return Err(CloseReason::BadMessage);
+        }
+        if self.is_draining {
+            return Err(CloseReason::GoingAway);
+        }
+        self.table.get_mut(key).expect("its frame is being handled").heard_at = now;
+        let pin = Pin::of(&hello.uid);
+        let login = Uplink::Login { key, pin, hello: Box::new(hello) };
+        outputs.uplinks[pin.worker(self.settings.workers)].push(login);
+        Ok(())
+    }
+
+    pub(super) fn on_verdict(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        verdict: Result<Admission, CloseReason>,
+        outputs: &mut Outputs,
+    ) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.state != State::Authenticating {
+            return;
+        }
+        let admission = match verdict {
+            Ok(admission) => admission,
+            Err(reason) => return self.close(now, key, reason, outputs),
+        };
+        let home = Pin::of(&admission.uid).shard(self.settings.shards);
+        if home == self.settings.shard {
+            self.admit(now, key, &admission, outputs);
+            return;
+        }
+        let partial = Bytes::copy_from_slice(connection.decoder.partial());
+        let connection = self.table.remove(key).expect("just looked up");
+        self.wheel.cancel(connection.timer);
+        self.tally[Count::Moved] += 1;
+        outputs.moves.push((key, Box::new(Transfer { home, admission, partial })));
+    }
+
+    fn admit(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) {
+        if let Some(older) = self.registry.of_device(&who.uid, &who.device) {
+            self.replace(now, older, outputs);
+        }
+        if self.registry.of_user(&who.uid).len() >= self.settings.devices_max {
+            return self.close(now, key, CloseReason::Throttled, outputs);
+        }
+        let version = self.settings.unix_nanos(now).max(self.last_login_version + 1);
+        self.last_login_version = version;
+        let id = self.new_session_id();
+        let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
+        let session = Session::new(names, key.slot(), version);
+        let (pin, login) = (session.pin, session.login(key.as_u64()));
+        let slot = self.registry.insert(session);
+
+        let connection = self.table.get_mut(key).expect("it is being admitted");
+        assert_eq!(connection.session, NO_SESSION, "a connection logs in once");
+        let Transition::To(state) = connection.state.on(Event::Admitted) else {
+            unreachable!("only a connection that waits for its verdict is admitted");
+        };
+        connection.state = state;
+        connection.session = slot;
+        connection.heard_at = now;
+        connection.heartbeat_s = self.settings.heartbeat_s.1;
+        self.tally[Count::Logins] += 1;
+        let welcome = self.welcome(now, id);
+        self.send(key, frame_of(Command::Welcome, &welcome), outputs);
+        let login = Uplink::ConnUp { pin, login: Box::new(login) };
+        outputs.uplinks[pin.worker(self.settings.workers)].push(login);
+    }
+
+    fn welcome(&self, now: Instant, id: SessionId) -> Welcome {
+        let settings = &self.settings;
+        Welcome {
+            version: u32::from(PROTOCOL_VERSION),
+            session: Bytes::copy_from_slice(&id.0),
+            epoch: settings.epoch,
+            heartbeat_min_s: u32::from(settings.heartbeat_s.0),
+            heartbeat_max_s: u32::from(settings.heartbeat_s.1),
+            uplink_window: WINDOW_FRAMES,
+            downlink_window: u32::from(settings.downlink.frames_max),
+            body_max: settings.body_bytes_max,
+            server_time_ms: settings.unix_millis(now),
+            ..Default::default()
+        }
+    }
+
+    fn new_session_id(&mut self) -> SessionId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.random.next_u64().to_be_bytes());
+        id[8..].copy_from_slice(&self.random.next_u64().to_be_bytes());
+        SessionId(id)
+    }
+
+    /// Names the logins of the asked pins, in chunks.
+    pub(super) fn on_announce(&self, worker: u16, request: u32, slots: u64, outputs: &mut Outputs) {
+        let workers = self.settings.workers;
+        let is_asked = |pin: Pin| pin.worker(workers) == usize::from(worker) && slots >> pin.slot() & 1 == 1;
+        let mut logins = Vec::new();
+        let Some(out) = outputs.uplinks.get_mut(usize::from(worker)) else { return };
+        for session in self.registry.iter().filter(|session| is_asked(session.pin)) {
+            let key = self.table.key_of(session.connection).expect("a session has its connection");
+            logins.push((session.pin, session.login(key.as_u64())));
+            if logins.len() == ANNOUNCE_LOGINS_MAX {
+                out.push(Uplink::Announced { request, logins: std::mem::take(&mut logins), is_last: false });
+            }
+        }
+        out.push(Uplink::Announced { request, logins, is_last: true });
+    }
+}
+
+/// Logins in one announcement.
+const ANNOUNCE_LOGINS_MAX: usize = 1024;

@@ -1,0 +1,133 @@
+//! Frames on their way to one socket, in order, with the half-written head.
+
+use moorline_proto::frame::{Frame, HEADER_BYTES};
+use std::collections::VecDeque;
+
+/// A pooled queue keeps at most this capacity, in frames.
+const POOLED_FRAMES_MAX: usize = 16;
+/// Most queues that wait in the pool.
+const POOL_MAX: usize = 1024;
+
+/// What one connection still has to write.
+#[derive(Debug, Default)]
+pub(super) struct Outbound {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    /// Bytes of the first frame that the kernel has taken.
+    head_sent: usize,
+}
+
+impl Outbound {
+    pub(super) fn push(&mut self, frame: Frame) {
+        self.bytes += frame.wire_len();
+        self.frames.push_back(frame);
+    }
+
+    /// Bytes not yet taken by the kernel.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn frames(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Appends what comes next, as whole frames until `bytes_max` is reached.
+    pub(super) fn gather(&self, out: &mut Vec<u8>, bytes_max: usize) {
+        let mut skip = self.head_sent;
+        for frame in &self.frames {
+            if out.len() >= bytes_max {
+                return;
+            }
+            let head = frame.header.to_bytes();
+            out.extend_from_slice(&head[skip.min(HEADER_BYTES)..]);
+            out.extend_from_slice(&frame.body[skip.saturating_sub(HEADER_BYTES)..]);
+            skip = 0;
+        }
+    }
+
+    /// The kernel took `sent` more bytes.
+    pub(super) fn advance(&mut self, sent: usize) {
+        self.bytes -= sent;
+        self.head_sent += sent;
+        while let Some(frame) = self.frames.front() {
+            let wire_len = frame.wire_len();
+            if self.head_sent < wire_len {
+                return;
+            }
+            self.head_sent -= wire_len;
+            self.frames.pop_front();
+        }
+        assert_eq!(self.head_sent, 0, "the kernel cannot take more than it was given");
+    }
+
+    /// Drops every frame of which no byte was sent.
+    pub(super) fn drop_unsent(&mut self) {
+        let keep = usize::from(self.head_sent > 0);
+        self.frames.truncate(keep);
+        self.bytes = self.frames.iter().map(Frame::wire_len).sum::<usize>() - self.head_sent;
+    }
+}
+
+/// Empty queues for reuse, so that an answer on an idle connection allocates nothing.
+#[derive(Debug, Default)]
+pub(super) struct OutboundPool {
+    #[allow(clippy::vec_box)] // the boxes themselves are what is reused
+    queues: Vec<Box<Outbound>>,
+}
+
+impl OutboundPool {
+    pub(super) fn take(&mut self) -> Box<Outbound> {
+        self.queues.pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&mut self, queue: Box<Outbound>) {
+        if self.queues.len() < POOL_MAX
+            && queue.frames.capacity() <= POOLED_FRAMES_MAX
+            && queue.frames.is_empty()
+        {
+            self.queues.push(queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use moorline_proto::frame::Command;
+
+    #[test]
+    fn any_partial_writes_give_the_same_bytes() {
+        let frames = [b"abc".as_slice(), b"", b"defgh"]
+            .map(|body| Frame::new(Command::Push, Bytes::from_static(body)));
+        let mut whole = Vec::new();
+        frames.iter().for_each(|frame| frame.encode(&mut whole));
+        for step in 1..=whole.len() {
+            let mut queue = Outbound::default();
+            frames.iter().for_each(|frame| queue.push(frame.clone()));
+            let mut got = Vec::new();
+            while queue.bytes() > 0 {
+                let mut next = Vec::new();
+                queue.gather(&mut next, step);
+                let sent = next.len().min(step);
+                got.extend_from_slice(&next[..sent]);
+                queue.advance(sent);
+            }
+            assert_eq!((got, queue.frames()), (whole.clone(), 0), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_half_written_head_survives_dropping_the_rest() {
+        let mut queue = Outbound::default();
+        (0..3).for_each(|_| queue.push(Frame::new(Command::Push, Bytes::from_static(b"abc"))));
+        queue.advance(5);
+        queue.drop_unsent();
+        assert_eq!((queue.frames(), queue.bytes()), (1, HEADER_BYTES + 3 - 5));
+        queue.advance(HEADER_BYTES + 3 - 5);
+        queue.push(Frame::new(Command::Close, Bytes::new()));
+        queue.drop_unsent();
+        assert_eq!((queue.frames(), queue.bytes()), (0, 0));
+    }
+}

@@ -1,0 +1,83 @@
+//! One device's login.
+
+use super::downlink::Downlink;
+use bytes::Bytes;
+use moorline_proto::dedupe::Dedupe;
+use moorline_proto::ids::{Pin, Seq};
+use moorline_proto::message::backend::ConnUp;
+use std::collections::BTreeMap;
+
+/// End of a user's chain of sessions.
+pub(super) const NO_NEXT: u32 = u32::MAX;
+
+/// An idle session is these 80 bytes, one small allocation for its names and one registry entry.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// uid and device, one after the other.
+    names: Box<str>,
+    uid_len: u8,
+    platform: u8,
+    /// Slot of its connection.
+    pub(super) connection: u32,
+    pub(super) pin: Pin,
+    /// Slot of the same user's next session, or [`NO_NEXT`].
+    pub(super) next_of_user: u32,
+    pub(super) login_version: u64,
+    pub(super) dedupe: Dedupe,
+    /// Number of the next reliable downlink frame.
+    pub(super) next_seq: Seq,
+    /// Reliable downlink frames, while there are any.
+    pub(super) downlink: Option<Box<Downlink>>,
+    /// SENDs that came before their turn, by cid; at most the dedupe window.
+    pub(super) early: Option<Box<BTreeMap<Seq, Bytes>>>,
+}
+
+/// Who logs in; the parts a session keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) uid: &'a str,
+    pub(super) device: &'a str,
+    pub(super) platform: i32,
+}
+
+impl Session {
+    pub(super) fn new(who: Names<'_>, connection: u32, login_version: u64) -> Self {
+        let mut names = String::with_capacity(who.uid.len() + who.device.len());
+        names.push_str(who.uid);
+        names.push_str(who.device);
+        Self {
+            names: names.into_boxed_str(),
+            uid_len: u8::try_from(who.uid.len()).expect("uids are at most 64 bytes"),
+            platform: u8::try_from(who.platform).unwrap_or(0),
+            connection,
+            pin: Pin::of(who.uid),
+            next_of_user: NO_NEXT,
+            login_version,
+            dedupe: Dedupe::new(),
+            next_seq: 1,
+            downlink: None,
+            early: None,
+        }
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        &self.names[..usize::from(self.uid_len)]
+    }
+
+    pub(super) fn device(&self) -> &str {
+        &self.names[usize::from(self.uid_len)..]
+    }
+
+    /// How the backend is told of it.
+    pub(super) fn login(&self, handle: u64) -> ConnUp {
+        ConnUp {
+            handle,
+            uid: self.uid().to_owned(),
+            device: self.device().to_owned(),
+            platform: i32::from(self.platform),
+            login_version: self.login_version,
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Session>() <= 80, "memory per idle connection is what we are chosen for");

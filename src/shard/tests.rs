@@ -1,0 +1,367 @@
+//! Behaviours of one shard, seen from its inputs and outputs alone.
+
+use super::*;
+use crate::handoff::{Admission, Push, PushTicket, Target};
+use moorline_proto::frame::{Decoder, Lane};
+use moorline_proto::ids::{Pin, Seq};
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::{Close, Code, Hello, Kick, Ping, Welcome};
+use moorline_proto::message::{decode, frame_of, send_ack_body};
+use moorline_proto::time::Duration;
+use moorline_proto::window::WindowLimits;
+
+struct World {
+    shard: Shard,
+    now: Instant,
+    outputs: Outputs,
+}
+
+fn settings() -> Settings {
+    Settings {
+        shard: ShardId(0),
+        shards: 1,
+        workers: 1,
+        body_bytes_max: 64 << 10,
+        hello_bytes_max: 4 << 10,
+        handshake_timeout: Duration::from_secs(5),
+        downlink: WindowLimits { frames_max: 4, bytes_max: 64 << 10 },
+        queue_bytes_max: 10_000,
+        queue_frames_max: 100,
+        heartbeat_s: (30, 300),
+        devices_max: 4,
+        linger: Duration::from_secs(2),
+        epoch: 1,
+        unix_base_nanos: 1_000_000_000,
+        seed: 1,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Instant::from_nanos(1_000_000_000);
+        Self { shard: Shard::new(settings(), now), now, outputs: Outputs::new(1) }
+    }
+
+    fn accept(&mut self) -> ConnKey {
+        self.shard.handle_accepted(self.now).expect("room")
+    }
+
+    fn bytes(&mut self, key: ConnKey, bytes: &[u8]) {
+        self.shard.handle_received(self.now, key, Bytes::copy_from_slice(bytes), &mut self.outputs);
+        self.shard.check();
+    }
+
+    fn frame(&mut self, key: ConnKey, frame: &Frame) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.bytes(key, &bytes);
+    }
+
+    fn downlink(&mut self, downlink: Downlink) {
+        self.shard.handle_downlink(self.now, downlink, &mut self.outputs);
+        self.shard.check();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.shard.handle_timeouts(self.now, &mut self.outputs);
+        self.shard.check();
+    }
+
+    fn login(&mut self, uid: &str, device: &str) -> ConnKey {
+        let key = self.accept();
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            uid: uid.into(),
+            device: device.into(),
+            ..Default::default()
+        };
+        self.frame(key, &frame_of(Command::Hello, &hello));
+        assert!(matches!(self.uplinks().last(), Some(Uplink::Login { .. })));
+        let admission = Admission { uid: uid.into(), device: device.into(), platform: 0 };
+        self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
+        let frames = self.written(key);
+        assert_eq!(frames[0].header.command, Command::Welcome);
+        decode::<Welcome>(&frames[0].body).expect("a WELCOME");
+        key
+    }
+
+    fn uplinks(&mut self) -> Vec<Uplink> {
+        std::mem::take(&mut self.outputs.uplinks[0])
+    }
+
+    /// Everything the connection has to say, as if the kernel took it all.
+    fn written(&mut self, key: ConnKey) -> Vec<Frame> {
+        let mut bytes = Vec::new();
+        self.shard.gather(key, &mut bytes, usize::MAX);
+        self.shard.handle_sent(key, bytes.len(), &mut self.outputs);
+        let (mut bytes, mut decoder, mut frames) = (Bytes::from(bytes), Decoder::new(), Vec::new());
+        while let Some(frame) = decoder.decode(&mut bytes, u32::MAX).expect("own frames") {
+            frames.push(frame);
+        }
+        frames
+    }
+
+    fn close_code(&mut self, key: ConnKey) -> Option<u32> {
+        let last = self.written(key).pop()?;
+        (last.header.command == Command::Close).then(|| decode::<Close>(&last.body).expect("a CLOSE").code)
+    }
+
+    fn push(&mut self, key: ConnKey, correlation: u64, body: &'static [u8]) {
+        let ticket = PushTicket { worker: 0, link: 0, link_generation: 0, correlation };
+        self.downlink(Downlink::Push(Push {
+            ticket: Some(ticket),
+            targets: vec![Target::Connection(key)],
+            command: Command::Push,
+            lane: Lane::Chat,
+            expires_at: Instant::FAR_FUTURE,
+            body: Bytes::from_static(body),
+        }));
+    }
+
+    fn outcomes(&mut self) -> Vec<(u64, Outcome)> {
+        let pushed = |uplink| match uplink {
+            Uplink::Pushed { ticket, outcome, .. } => Some((ticket.correlation, outcome)),
+            _ => None,
+        };
+        self.uplinks().into_iter().filter_map(pushed).collect()
+    }
+}
+
+fn send(cid: Seq) -> Frame {
+    Frame::new(Command::Send, Bytes::from_static(b"m")).with_seq(cid)
+}
+
+fn cids(uplinks: &[Uplink]) -> Vec<(Seq, bool)> {
+    let up = |uplink: &Uplink| match uplink {
+        Uplink::Up { seq, dup, .. } => Some((*seq, *dup)),
+        _ => None,
+    };
+    uplinks.iter().filter_map(up).collect()
+}
+
+#[test]
+fn sends_go_up_in_order_once_and_answers_come_back() {
+    let mut world = World::new();
+    let key = world.login("alice", "phone");
+    assert!(matches!(world.uplinks()[..], [Uplink::ConnUp { .. }]));
+    for cid in [2, 1, 1, 4, 3] {
+        world.frame(key, &send(cid));
+    }
+    let ups = world.uplinks();
+    assert_eq!(cids(&ups), [(1, false), (2, false), (3, false), (4, false)]);
+    let body = send_ack_body(1, Code::Ok, b"");
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, body });
+    let frames = world.written(key);
+    assert_eq!((frames[0].header.command, frames[0].header.ack), (Command::SendAck, 4));
+    // An answered cid is the durable key's business.
+    world.frame(key, &send(1));
+    assert_eq!(cids(&world.uplinks()), [(1, true)]);
+    world.frame(key, &send(66));
+    assert_eq!(world.close_code(key), Some(CloseReason::Window.code()));
+}
+
+#[test]
+fn a_connection_moves_to_its_users_home_with_its_bytes() {
+    let now = Instant::from_nanos(1_000_000_000);
+    let home = Pin::of("alice").shard(2);
+    let other = ShardId(1 - home.0);
+    let shard = |id| Shard::new(Settings { shard: id, shards: 2, ..settings() }, now);
+    let (mut first, mut second, mut outputs) = (shard(other), shard(home), Outputs::new(1));
+    let key = first.handle_accepted(now).expect("room");
+    let hello = Hello {
+        version_min: 1,
+        version_max: 9,
+        uid: "alice".into(),
+        device: "d".into(),
+        ..Default::default()
+    };
+    let mut bytes = Vec::new();
+    frame_of(Command::Hello, &hello).encode(&mut bytes);
+    let mut ping = Vec::new();
+    frame_of(Command::Ping, &Ping { next_s: 60 }).encode(&mut ping);
+    bytes.extend_from_slice(&ping[..7]);
+    first.handle_received(now, key, bytes.into(), &mut outputs);
+    let admission = Admission { uid: "alice".into(), device: "d".into(), platform: 1 };
+    first.handle_downlink(now, Downlink::Verdict { key, verdict: Ok(admission) }, &mut outputs);
+    first.check();
+    assert_eq!(first.connections(), 0);
+    let (moved, transfer) = outputs.moves.pop().expect("it moves");
+    assert_eq!((moved, transfer.home), (key, home));
+    let key = second.handle_moved(now, *transfer, &mut outputs).expect("room");
+    second.handle_received(now, key, Bytes::copy_from_slice(&ping[7..]), &mut outputs);
+    second.check();
+    let mut world = World { shard: second, now, outputs };
+    let commands: Vec<_> = world.written(key).iter().map(|frame| frame.header.command).collect();
+    assert_eq!(commands, [Command::Welcome, Command::Pong]);
+}
+
+#[test]
+fn a_newer_login_of_the_same_device_replaces_the_older() {
+    let mut world = World::new();
+    let older = world.login("alice", "phone");
+    let tablet = world.login("alice", "tablet");
+    world.uplinks();
+    let newer = world.login("alice", "phone");
+    let kick = world.written(older).pop().expect("told");
+    assert_eq!(kick.header.command, Command::Kick);
+    assert_eq!(decode::<Kick>(&kick.body).expect("a KICK").code, CloseReason::Replaced.code());
+    assert!(world.outputs.half_closes.contains(&older));
+    assert_eq!(world.shard.sessions(), 2);
+    // A late kick that means the older login does not hit the newer one.
+    let kick = |login_version| Downlink::Kick {
+        target: Target::Device("alice".into(), "phone".into()),
+        login_version,
+        code: CloseReason::Kicked.code(),
+        may_reconnect: false,
+        reason: String::new(),
+    };
+    world.downlink(kick(1));
+    assert_eq!(world.shard.sessions(), 2);
+    world.downlink(kick(0));
+    assert_eq!(world.shard.sessions(), 1);
+    assert_eq!(world.written(newer).pop().expect("told").header.command, Command::Kick);
+    assert!(world.written(tablet).is_empty());
+}
+
+#[test]
+fn pushes_wait_for_the_window_and_their_fate_is_told() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.uplinks();
+    (1..=6).for_each(|i| world.push(key, i, b"hello"));
+    let seqs: Vec<_> = world.written(key).iter().map(|frame| frame.header.seq).collect();
+    assert_eq!(seqs, [1, 2, 3, 4]);
+    world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(2));
+    assert_eq!(world.outcomes(), [(1, Outcome::Acked), (2, Outcome::Acked)]);
+    let seqs: Vec<_> = world.written(key).iter().map(|frame| frame.header.seq).collect();
+    assert_eq!(seqs, [5, 6]);
+    world.shard.handle_peer_closed(key, &mut world.outputs);
+    world.shard.check();
+    let lost: Vec<_> = (3..=6).map(|i| (i, Outcome::Offline)).collect();
+    assert_eq!(world.outcomes(), lost);
+    world.push(key, 7, b"late");
+    assert_eq!(world.outcomes(), [(7, Outcome::Offline)]);
+}
+
+#[test]
+fn an_ack_of_a_frame_never_sent_closes() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(1));
+    assert_eq!(world.close_code(key), Some(CloseReason::Window.code()));
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_closed_as_slow() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.uplinks();
+    for i in 0..2_000 {
+        world.push(key, i, &[0; 100]);
+        if world.shard.sessions() == 0 {
+            break;
+        }
+    }
+    assert!(world.outcomes().iter().any(|(_, outcome)| *outcome == Outcome::Full));
+    assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
+}
+
+#[test]
+fn silence_ends_a_connection_in_each_of_its_states() {
+    let mut world = World::new();
+    let silent = world.accept();
+    world.pass(Duration::from_millis(4_900));
+    assert_eq!(world.shard.connections(), 1);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(world.close_code(silent), Some(CloseReason::HandshakeTimeout.code()));
+    world.pass(Duration::from_secs(3));
+    assert_eq!((world.shard.connections(), world.outputs.closes.pop()), (0, Some(silent)));
+
+    let key = world.login("bob", "phone");
+    world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 60 }));
+    assert_eq!(world.written(key)[0].header.command, Command::Pong);
+    world.pass(Duration::from_secs(89));
+    world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 1 }));
+    world.pass(Duration::from_secs(44));
+    assert_eq!(world.shard.sessions(), 1, "an interval below the minimum counts as the minimum");
+    // The wheel entry was set for the first promise, and notices the second when it fires.
+    world.pass(Duration::from_secs(500));
+    world.written(key);
+    assert_eq!(world.shard.sessions(), 0);
+}
+
+#[test]
+fn an_overdue_ack_is_asked_for_and_then_ends_the_connection() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.uplinks();
+    world.push(key, 1, b"hello");
+    world.written(key);
+    world.pass(Duration::from_secs(4));
+    let probe = &world.written(key)[0];
+    assert_eq!((probe.header.command, probe.header.flags), (Command::Ping, Flags::ACK_REQ));
+    (0..20).for_each(|_| world.pass(Duration::from_secs(1)));
+    assert_eq!(world.outcomes(), [(1, Outcome::Offline)]);
+    assert_eq!(world.shard.tally().closes()[CloseReason::AckTimeout as usize], 1);
+}
+
+#[test]
+fn bad_input_ends_only_its_own_connection() {
+    let mut world = World::new();
+    let good = world.login("good", "phone");
+    let hello = |hello: &Hello| {
+        let mut bytes = Vec::new();
+        frame_of(Command::Hello, hello).encode(&mut bytes);
+        bytes
+    };
+    let named =
+        Hello { version_min: 1, version_max: 1, uid: "u".into(), device: "d".into(), ..Default::default() };
+    let long = Hello { token: "x".repeat(5_000), ..named.clone() };
+    let cases = [
+        (b"GET / HTTP/1.1\r\n".to_vec(), CloseReason::BadMagic),
+        (vec![0xA2], CloseReason::BadVersion),
+        (hello(&Hello { version_min: 2, version_max: 3, ..named.clone() }), CloseReason::BadVersion),
+        (hello(&Hello { uid: String::new(), ..named.clone() }), CloseReason::BadMessage),
+        (hello(&long), CloseReason::TooLarge),
+        ([hello(&named), hello(&named)].concat(), CloseReason::Unexpected),
+        (frame_of(Command::Ping, &Ping::default()).header.to_bytes().to_vec(), CloseReason::Unexpected),
+    ];
+    for (bytes, reason) in cases {
+        let key = world.accept();
+        world.bytes(key, &bytes);
+        assert_eq!(world.close_code(key), Some(reason.code()), "{reason}");
+    }
+    assert!(world.written(good).is_empty());
+    assert_eq!(world.shard.sessions(), 1);
+}
+
+#[test]
+fn a_drain_asks_and_a_stop_closes() {
+    let mut world = World::new();
+    let (active, silent) = (world.login("a", "d"), world.accept());
+    world.shard.handle_drain(world.now, Duration::from_secs(10), &mut world.outputs);
+    assert_eq!(world.written(active)[0].header.command, Command::GoAway);
+    assert_eq!(world.close_code(silent), Some(CloseReason::GoingAway.code()));
+    world.frame(active, &send(1));
+    assert_eq!(cids(&world.uplinks()), [(1, false)], "a leaving client is still served");
+    world.shard.handle_stop(world.now, &mut world.outputs);
+    assert_eq!(world.close_code(active), Some(CloseReason::GoingAway.code()));
+    world.shard.check();
+}
+
+#[test]
+fn an_announcement_names_the_asked_logins() {
+    let mut world = World::new();
+    for i in 0..50 {
+        world.login(&format!("u{i}"), "d");
+    }
+    world.uplinks();
+    let slots = 0x0000_FFFF_0000_FFFF;
+    world.downlink(Downlink::Announce { worker: 0, request: 7, slots });
+    let uplinks = world.uplinks();
+    let [Uplink::Announced { request: 7, logins, is_last: true }] = &uplinks[..] else { panic!("one chunk") };
+    let expected = (0..50).filter(|i| slots >> Pin::of(&format!("u{i}")).slot() & 1 == 1).count();
+    assert_eq!(logins.len(), expected);
+}

@@ -1,0 +1,87 @@
+//! One wheel entry per connection.
+//!
+//! Deadlines are facts about a connection, computed when asked for. The wheel entry moves only when a
+//! nearer deadline appears; one that fires too early for its owner is set again. So a heartbeat, which
+//! only moves the deadline away, never touches the wheel.
+
+use super::{Count, Outputs, Shard};
+use moorline_proto::connection::server::State;
+use moorline_proto::error::CloseReason;
+use moorline_proto::ids::ConnKey;
+use moorline_proto::keepalive::server_patience;
+use moorline_proto::time::{Duration, Instant};
+
+/// What a deadline means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Handshake,
+    Heartbeat,
+    Ack,
+    Linger,
+}
+
+impl Shard {
+    /// No timer is due before this.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// Fires what is due.
+    pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance(now, &mut fired);
+        for slot in fired.drain(..) {
+            let key = self.table.key_of(slot).expect("a connection that ends takes its timer along");
+            self.on_timer(now, key, outputs);
+        }
+        self.fired = fired;
+    }
+
+    /// Makes the timer fire no later than `at`.
+    pub(super) fn arm(&mut self, key: ConnKey, at: Instant) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if at < self.wheel.deadline(connection.timer) {
+            self.wheel.cancel(connection.timer);
+            connection.timer = self.wheel.insert(at, key.slot());
+            self.tally[Count::TimerMoves] += 1;
+        }
+    }
+
+    fn on_timer(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        // The old entry is gone: set one before anything looks at it.
+        let (at, due) = self.deadline(key);
+        let next = if at > now { at } else { now + REARM };
+        let connection = self.table.get_mut(key).expect("its timer fired");
+        connection.timer = self.wheel.insert(next, key.slot());
+        self.tally[Count::TimerMoves] += 1;
+        if at > now {
+            return;
+        }
+        match due {
+            Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
+            Due::Heartbeat => self.close(now, key, CloseReason::HeartbeatTimeout, outputs),
+            Due::Ack => self.on_ack_overdue(now, key, outputs),
+            Due::Linger => self.forget(key, 0, outputs),
+        }
+    }
+
+    fn deadline(&self, key: ConnKey) -> (Instant, Due) {
+        let connection = self.table.get(key).expect("its timer fired");
+        match connection.state {
+            State::AwaitHello | State::Authenticating => {
+                (connection.heard_at + self.settings.handshake_timeout, Due::Handshake)
+            }
+            State::Closing => (connection.heard_at + self.settings.linger, Due::Linger),
+            State::Active | State::Leaving => {
+                let interval = Duration::from_secs(u64::from(connection.heartbeat_s));
+                let heartbeat = (connection.heard_at + server_patience(interval), Due::Heartbeat);
+                let session = self.registry.get(connection.session).expect("logged in");
+                let ack = session.downlink.as_ref().and_then(|downlink| downlink.ack_deadline());
+                ack.map_or(heartbeat, |at| if at < heartbeat.0 { (at, Due::Ack) } else { heartbeat })
+            }
+        }
+    }
+}
+
+/// A timer whose deadline was acted upon is looked at again after this; the action usually arms a nearer one.
+const REARM: Duration = Duration::from_secs(1);

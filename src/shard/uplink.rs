@@ -1,0 +1,151 @@
+//! Frames from clients.
+
+use super::{Count, Outputs, Shard};
+use crate::handoff::Uplink;
+use bytes::Bytes;
+use moorline_proto::dedupe::Verdict;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Flags, Frame};
+use moorline_proto::ids::{ConnKey, Pin, Seq};
+use moorline_proto::message::client::{Code, Ping, Sub, SubAck};
+use moorline_proto::message::{decode, frame_of};
+use std::collections::BTreeMap;
+
+/// Bytes of SENDs that one session may have held out of order.
+const EARLY_BYTES_MAX: usize = 256 << 10;
+
+impl Shard {
+    /// [P-7.2]: stamps activity (done when the bytes came) and takes over the promised interval.
+    pub(super) fn on_ping(
+        &mut self,
+        key: ConnKey,
+        body: &Bytes,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let ping: Ping = decode(body)?;
+        let (min, max) = self.settings.heartbeat_s;
+        let connection = self.table.get_mut(key).expect("its frame is being handled");
+        connection.heartbeat_s = u16::try_from(ping.next_s).unwrap_or(u16::MAX).clamp(min, max);
+        let (clogged, due) = (self.settings.queue_frames_max, connection.outbound.as_ref());
+        if due.is_some_and(|outbound| outbound.frames() > clogged) {
+            return Err(CloseReason::Slow);
+        }
+        self.tally[Count::Pings] += 1;
+        self.send(key, Frame::new(Command::Pong, Bytes::new()), outputs);
+        Ok(())
+    }
+
+    /// [P-5.1]: cids are taken in order; one that comes early waits, one that comes again is passed on as such.
+    pub(super) fn on_send(
+        &mut self,
+        key: ConnKey,
+        frame: Frame,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let cid = frame.header.seq;
+        let session = self.table.get(key).expect("its frame is being handled").session;
+        let session = self.registry.get_mut(session).expect("SEND is lawful only with a session");
+        let pin = session.pin;
+        match session.dedupe.check(cid) {
+            Verdict::Next => {
+                session.dedupe.take(cid);
+                self.tally[Count::Sends] += 1;
+                let dup = frame.header.flags.contains(Flags::DUP);
+                self.forward(key, pin, Command::Send, cid, dup, frame.body, outputs);
+                self.release_early(key, outputs);
+            }
+            Verdict::Early => {
+                let held = session.early.get_or_insert_default();
+                held.insert(cid, Bytes::copy_from_slice(&frame.body));
+                if held.values().map(Bytes::len).sum::<usize>() > EARLY_BYTES_MAX {
+                    return Err(CloseReason::Window);
+                }
+                self.tally[Count::SendsEarly] += 1;
+            }
+            Verdict::Pending => self.tally[Count::SendsAgain] += 1,
+            Verdict::Answered => {
+                self.tally[Count::SendsAgain] += 1;
+                self.forward(key, pin, Command::Send, cid, true, frame.body, outputs);
+            }
+            Verdict::Beyond => return Err(CloseReason::Window),
+        }
+        Ok(())
+    }
+
+    fn release_early(&mut self, key: ConnKey, outputs: &mut Outputs) {
+        let Some(connection) = self.table.get(key) else { return };
+        let Some(session) = self.registry.get_mut(connection.session) else { return };
+        let (pin, Some(mut held)) = (session.pin, session.early.take()) else { return };
+        let mut released: Vec<(Seq, Bytes)> = Vec::new();
+        while let Some(body) = held.remove(&(session.dedupe.taken() + 1)) {
+            let cid = session.dedupe.taken() + 1;
+            session.dedupe.take(cid);
+            released.push((cid, body));
+        }
+        session.early = Some(held).filter(|held: &Box<BTreeMap<_, _>>| !held.is_empty());
+        self.tally[Count::Sends] += released.len() as u64;
+        for (cid, body) in released {
+            self.forward(key, pin, Command::Send, cid, false, body, outputs);
+        }
+    }
+
+    pub(super) fn on_request(
+        &mut self,
+        key: ConnKey,
+        frame: Frame,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let pin = self.pin_of(key);
+        self.forward(key, pin, Command::Req, 0, false, frame.body, outputs);
+        Ok(())
+    }
+
+    pub(super) fn on_application(
+        &mut self,
+        key: ConnKey,
+        frame: Frame,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let pin = self.pin_of(key);
+        self.forward(key, pin, frame.header.command, 0, false, frame.body, outputs);
+        Ok(())
+    }
+
+    /// Rooms are not served yet [P-2.5].
+    pub(super) fn on_subscription(
+        &mut self,
+        key: ConnKey,
+        body: &Bytes,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let sub: Sub = decode(body)?;
+        let answer = SubAck { id: sub.id, code: Code::Unsupported.into(), reason: String::new() };
+        self.send(key, frame_of(Command::SubAck, &answer), outputs);
+        self.check_clogged(key)
+    }
+
+    fn check_clogged(&self, key: ConnKey) -> Result<(), CloseReason> {
+        let connection = self.table.get(key).expect("its frame is being handled");
+        if self.is_clogged(connection) { Err(CloseReason::Slow) } else { Ok(()) }
+    }
+
+    fn pin_of(&self, key: ConnKey) -> Pin {
+        let session = self.table.get(key).expect("its frame is being handled").session;
+        self.registry.get(session).expect("lawful only with a session").pin
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one Uplink::Up
+    fn forward(
+        &mut self,
+        key: ConnKey,
+        pin: Pin,
+        command: Command,
+        seq: Seq,
+        dup: bool,
+        body: Bytes,
+        outputs: &mut Outputs,
+    ) {
+        let up = Uplink::Up { key, pin, command, seq, dup, body };
+        outputs.uplinks[pin.worker(self.settings.workers)].push(up);
+    }
+}

@@ -1,0 +1,4 @@
+//! Raw system calls and the clock. The only place where `unsafe` may appear, and where time is read.
+
+pub mod clock;
+pub mod limits;
