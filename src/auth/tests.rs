@@ -1,0 +1,267 @@
+//! Tokens that must be let in, and those that must not.
+
+use super::*;
+use crate::config::{Algorithm, Config};
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+const NOW: u64 = 1_800_000_000;
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+// Made for these tests, used nowhere else.
+const ED_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VwBCIEIBh9n993+wN3QxS5wBto7eG7dUi4NVk/LGIFno67vsqV
+-----END PRIVATE KEY-----
+";
+const ED_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEANed7n4oIYA4FfPCMitiltBCgJlsmceja+PVoDpW4ERA=
+-----END PUBLIC KEY-----
+";
+
+struct KeyFile(PathBuf);
+
+impl KeyFile {
+    fn new(content: impl AsRef<[u8]>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("moorline-key-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("temp file");
+        Self(path)
+    }
+}
+
+impl Drop for KeyFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+fn config(algorithm: Algorithm, key_file: &Path) -> AuthConfig {
+    AuthConfig { algorithm, key_file: key_file.to_owned(), ..Config::default().auth }
+}
+
+fn build(algorithm: Algorithm, content: impl AsRef<[u8]>) -> Result<Arc<dyn Verify>, AuthError> {
+    let file = KeyFile::new(content);
+    verifier(&config(algorithm, &file.0))
+}
+
+fn refused(result: Result<Arc<dyn Verify>, AuthError>) -> String {
+    result.map(|_| ()).expect_err("must be refused").to_string()
+}
+
+fn hello(uid: &str, device: &str, token: &str) -> Hello {
+    Hello { uid: uid.into(), device: device.into(), token: token.into(), ..Hello::default() }
+}
+
+fn token(algorithm: jsonwebtoken::Algorithm, key: &EncodingKey, claims: &Value) -> String {
+    jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("signs")
+}
+
+fn hs256(claims: &Value) -> String {
+    token(jsonwebtoken::Algorithm::HS256, &EncodingKey::from_secret(SECRET), claims)
+}
+
+fn judge(claims: &Value) -> Result<Admission, CloseReason> {
+    let verifier = build(Algorithm::HS256, SECRET).expect("key");
+    verifier.verify(&hello("alice", "phone", &hs256(claims)), NOW)
+}
+
+#[test]
+fn a_good_token_admits_the_user_on_the_device() {
+    let admission = judge(&json!({"sub": "alice", "exp": NOW + 60})).expect("admitted");
+    assert_eq!(admission, Admission { uid: "alice".into(), device: "phone".into() });
+    let bound = json!({"sub": "alice", "exp": NOW + 60, "did": "phone", "nbf": NOW, "aud": "any", "x": 1});
+    assert!(judge(&bound).is_ok());
+    assert!(judge(&json!({"sub": "alice", "exp": 1_800_000_000.5})).is_ok());
+}
+
+#[test]
+fn time_has_its_leeway_and_its_own_reason() {
+    assert!(judge(&json!({"sub": "alice", "exp": NOW - 29})).is_ok());
+    assert_eq!(judge(&json!({"sub": "alice", "exp": NOW - 30})), Err(CloseReason::TokenExpired));
+    assert_eq!(judge(&json!({"sub": "alice", "exp": 0})), Err(CloseReason::TokenExpired));
+    assert!(judge(&json!({"sub": "alice", "exp": NOW + 60, "nbf": NOW + 30})).is_ok());
+    assert_eq!(
+        judge(&json!({"sub": "alice", "exp": NOW + 60, "nbf": NOW + 31})),
+        Err(CloseReason::AuthFailed)
+    );
+}
+
+#[test]
+fn claims_that_do_not_fit_the_hello_are_refused() {
+    for claims in [
+        json!({"sub": "bob", "exp": NOW + 60}),
+        json!({"sub": "alice", "exp": NOW + 60, "did": "laptop"}),
+        json!({"exp": NOW + 60}),
+        json!({"sub": "alice"}),
+        json!({"sub": "alice", "exp": "tomorrow"}),
+        json!({"sub": 7, "exp": NOW + 60}),
+        json!({"sub": "bob", "exp": 0}),
+    ] {
+        assert_eq!(judge(&claims), Err(CloseReason::AuthFailed), "{claims}");
+    }
+}
+
+#[test]
+fn an_audience_is_required_once_configured() {
+    let file = KeyFile::new(SECRET);
+    let config = AuthConfig { audience: "im".into(), ..config(Algorithm::HS256, &file.0) };
+    let verifier = verifier(&config).expect("key");
+    let judge = |aud: Value| {
+        let mut claims = json!({"sub": "alice", "exp": NOW + 60});
+        if !aud.is_null() {
+            claims["aud"] = aud;
+        }
+        verifier.verify(&hello("alice", "phone", &hs256(&claims)), NOW).is_ok()
+    };
+    assert!(judge(json!("im")) && judge(json!(["other", "im"])));
+    assert!(!judge(json!("other")) && !judge(json!([])) && !judge(Value::Null));
+}
+
+#[test]
+fn a_wrong_key_and_a_changed_token_are_refused() {
+    let verifier = build(Algorithm::HS256, b"another secret of thirty-two bytes").expect("key");
+    let good = hs256(&json!({"sub": "alice", "exp": NOW + 60}));
+    assert_eq!(verifier.verify(&hello("alice", "phone", &good), NOW), Err(CloseReason::AuthFailed));
+    let verifier = build(Algorithm::HS256, SECRET).expect("key");
+    assert!(verifier.verify(&hello("alice", "phone", &good), NOW).is_ok());
+    let (signed, signature) = good.rsplit_once('.').expect("three parts");
+    let other = hs256(&json!({"sub": "alice", "exp": NOW + 61}));
+    let spliced = format!("{}.{signature}", other.rsplit_once('.').expect("three parts").0);
+    for bad in [
+        spliced.as_str(),
+        signed,
+        &format!("{signed}."),
+        &format!("{good}A"),
+        &format!(" {good}"),
+        "",
+        "..",
+        "a.b.c",
+    ] {
+        assert_eq!(
+            verifier.verify(&hello("alice", "phone", bad), NOW),
+            Err(CloseReason::AuthFailed),
+            "{bad}"
+        );
+    }
+}
+
+#[test]
+fn a_token_cannot_choose_its_algorithm() {
+    let claims = json!({"sub": "alice", "exp": NOW + 60});
+    let ed = token(
+        jsonwebtoken::Algorithm::EdDSA,
+        &EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).expect("test key"),
+        &claims,
+    );
+    let hs512 = token(jsonwebtoken::Algorithm::HS512, &EncodingKey::from_secret(SECRET), &claims);
+    let hs_with_public_key =
+        token(jsonwebtoken::Algorithm::HS256, &EncodingKey::from_secret(ED_PUBLIC.as_bytes()), &claims);
+    // {"typ":"JWT","alg":"none"} and the claims of `ed`.
+    let payload = ed.split('.').nth(1).expect("claims");
+    let none = format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.{payload}.");
+
+    let hmac = build(Algorithm::HS256, SECRET).expect("key");
+    let edwards = build(Algorithm::EdDSA, ED_PUBLIC).expect("key");
+    assert!(edwards.verify(&hello("alice", "phone", &ed), NOW).is_ok());
+    for (verifier, token) in [
+        (&hmac, &ed),
+        (&hmac, &hs512),
+        (&hmac, &none),
+        (&edwards, &hs256(&claims)),
+        (&edwards, &hs_with_public_key),
+        (&edwards, &none),
+    ] {
+        assert_eq!(
+            verifier.verify(&hello("alice", "phone", token), NOW),
+            Err(CloseReason::AuthFailed),
+            "{token}"
+        );
+    }
+}
+
+#[test]
+fn critical_extensions_are_refused() {
+    let mut header = Header::new(jsonwebtoken::Algorithm::HS256);
+    header.crit = Some(vec!["b64".into()]);
+    let claims = json!({"sub": "alice", "exp": NOW + 60});
+    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(SECRET)).expect("signs");
+    let verifier = build(Algorithm::HS256, SECRET).expect("key");
+    assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW), Err(CloseReason::AuthFailed));
+}
+
+#[test]
+fn a_huge_token_is_refused_unread() {
+    let token = hs256(&json!({"sub": "alice", "exp": NOW + 60, "pad": "x".repeat(70_000)}));
+    let verifier = build(Algorithm::HS256, SECRET).expect("key");
+    assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW), Err(CloseReason::AuthFailed));
+}
+
+#[test]
+fn names_have_rules_in_both_modes() {
+    let dev = verifier(&AuthConfig { mode: AuthMode::Dev, ..Config::default().auth }).expect("no key needed");
+    let jwt = build(Algorithm::HS256, SECRET).expect("key");
+    let long = "x".repeat(65);
+    for name in ["", "a:b", "a\nb", "a\u{7f}", &long] {
+        let token = hs256(&json!({"sub": name, "exp": NOW + 60}));
+        for verifier in [&dev, &jwt] {
+            assert_eq!(
+                verifier.verify(&hello(name, "d", &token), NOW),
+                Err(CloseReason::AuthFailed),
+                "{name:?}"
+            );
+            assert_eq!(
+                verifier.verify(&hello("u", name, &token), NOW),
+                Err(CloseReason::AuthFailed),
+                "{name:?}"
+            );
+        }
+    }
+    let admission = dev.verify(&hello("Zoë", &"x".repeat(64), "no token"), NOW).expect("well-formed");
+    assert_eq!(admission.uid, "Zoë");
+}
+
+#[test]
+fn key_files_are_read_raw_or_as_base64_and_checked() {
+    let claims = json!({"sub": "alice", "exp": NOW + 60});
+    let admits =
+        |verifier: &Arc<dyn Verify>| verifier.verify(&hello("alice", "p", &hs256(&claims)), NOW).is_ok();
+    assert!(admits(&build(Algorithm::HS256, [SECRET, b"\n"].concat()).expect("text with its line end")));
+    let encoded = "base64:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n";
+    assert!(admits(&build(Algorithm::HS256, encoded).expect("base64")));
+    assert!(build(Algorithm::HS256, [7; 31].iter().chain(b"\n").copied().collect::<Vec<u8>>()).is_ok());
+    for (algorithm, content, expected) in [
+        (Algorithm::HS256, "short", "at least 32 bytes"),
+        (Algorithm::HS256, "", "at least 32 bytes"),
+        (Algorithm::HS256, "base64:!!", "not standard base64"),
+        (Algorithm::HS256, ED_PUBLIC, "this is PEM"),
+        (Algorithm::EdDSA, ED_PRIVATE, "no Ed25519 public key"),
+        (Algorithm::EdDSA, "0123456789abcdef0123456789abcdef", "no Ed25519 public key"),
+    ] {
+        let said = refused(build(algorithm, content));
+        assert!(said.contains(expected) && !said.contains("MC4C"), "{said}");
+    }
+    assert!(refused(build(Algorithm::HS256, vec![b'x'; 20_000])).contains("over 16 KiB"));
+    let missing = refused(verifier(&config(Algorithm::HS256, Path::new("/nonexistent/key"))));
+    assert!(missing.starts_with("cannot read auth.key_file /nonexistent/key: "), "{missing}");
+}
+
+#[test]
+fn signed_tokens_verify() {
+    let file = KeyFile::new(SECRET);
+    let verifier = verifier(&config(Algorithm::HS256, &file.0)).expect("key");
+    let grant = Grant {
+        uid: "alice".into(),
+        device: Some("phone".into()),
+        audience: None,
+        ttl: Duration::from_secs(60),
+    };
+    let token = sign(&file.0, &grant, NOW).expect("signs");
+    assert!(verifier.verify(&hello("alice", "phone", &token), NOW).is_ok());
+    assert_eq!(verifier.verify(&hello("alice", "laptop", &token), NOW), Err(CloseReason::AuthFailed));
+    assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW + 90), Err(CloseReason::TokenExpired));
+    let said = sign(&file.0, &Grant { uid: "a:b".into(), ..grant }, NOW).expect_err("no such id").to_string();
+    assert_eq!(said, "uid \"a:b\": contains ':'");
+}
