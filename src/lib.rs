@@ -1,4 +1,5 @@
 //! The Moorline gateway.
+pub mod auth;
 pub mod config;
 pub mod handoff;
 pub mod mailbox;
