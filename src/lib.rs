@@ -2,5 +2,9 @@
 pub mod auth;
 pub mod config;
 pub mod handoff;
+pub mod link;
 pub mod mailbox;
 pub mod metrics;
+pub mod shard;
+pub mod sys;
+pub mod worker;

@@ -1,0 +1,302 @@
+//! One link's life: connecting, greeting, ready, draining, waiting to try again. Pure.
+//!
+//! ```text
+//! Waiting --due--> Connecting --on_connected--> Greeting --on_hello--> Ready --on_drain--> Draining
+//!    ^                 |                           |                     |                    |
+//!    +---- on_failed --+---------------------------+---------------------+--------------------+
+//! ```
+//!
+//! `Waiting` is the open breaker, `Connecting` and `Greeting` its one probe. The delays only become
+//! short again after the link held for [`LinkTimes::stable_after`], so a backend that says HELLO and
+//! dies is not hammered.
+
+use super::backoff::Backoff;
+use moorline_proto::link::{LinkError, PING_INTERVAL_S};
+use moorline_proto::random::Random;
+use moorline_proto::time::{Duration, Instant};
+use std::fmt;
+use std::io;
+
+/// The times a link lives by.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkTimes {
+    /// From `connect` to connected.
+    pub connect_timeout: Duration,
+    /// From connected to the backend's HELLO.
+    pub hello_timeout: Duration,
+    /// Without traffic for so long, a PING is sent.
+    pub ping_interval: Duration,
+    /// Nothing heard for so long: dead.
+    pub silence_max: Duration,
+    /// Ready for so long: the next failure counts as the first.
+    pub stable_after: Duration,
+}
+
+impl Default for LinkTimes {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(3),
+            hello_timeout: Duration::from_secs(3),
+            ping_interval: Duration::from_secs(PING_INTERVAL_S),
+            silence_max: Duration::from_secs(3 * PING_INTERVAL_S),
+            stable_after: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where a link is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Closed; tries again then.
+    Waiting(Instant),
+    /// The connection is being made, until then.
+    Connecting(Instant),
+    /// Connected; the backend's HELLO is due until then.
+    Greeting(Instant),
+    /// Takes work.
+    Ready,
+    /// Works on, takes no new slots.
+    Draining,
+}
+
+/// What time asks of a link.
+#[derive(Debug)]
+pub enum Due {
+    /// Connect now; the phase is `Connecting` already.
+    Connect,
+    /// Send a PING.
+    Ping,
+    /// Close, for this reason.
+    Close(Failure),
+}
+
+/// Why a link was closed.
+#[derive(Debug)]
+pub enum Failure {
+    /// The system would not connect, read or write.
+    Io(io::Error),
+    /// No connection in time.
+    ConnectTimeout,
+    /// Connected, but no HELLO in time.
+    HelloTimeout,
+    /// Nothing heard for too long.
+    Silent,
+    /// The backend closed it.
+    Closed,
+    /// The backend does not read what it is sent; bytes that wait.
+    Clogged(usize),
+    /// The backend sent what it must not.
+    Protocol(LinkError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::ConnectTimeout => f.write_str("no connection in time; is the backend reachable?"),
+            Self::HelloTimeout => f.write_str("no HELLO in time; is this a link port?"),
+            Self::Silent => f.write_str("nothing heard, not even a PONG"),
+            Self::Closed => f.write_str("closed by the backend"),
+            Self::Clogged(bytes) => write!(f, "the backend does not read; {bytes} bytes wait for it"),
+            Self::Protocol(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<LinkError> for Failure {
+    fn from(error: LinkError) -> Self {
+        Self::Protocol(error)
+    }
+}
+
+/// The state machine of one link.
+#[derive(Debug)]
+pub struct LinkState {
+    phase: Phase,
+    times: LinkTimes,
+    backoff: Backoff,
+    generation: u32,
+    ready_at: Instant,
+    heard_at: Instant,
+    sent_at: Instant,
+    pinged_at: Instant,
+}
+
+impl LinkState {
+    /// A link whose first try is due at once.
+    pub const fn new(times: LinkTimes, backoff: Backoff) -> Self {
+        Self {
+            phase: Phase::Waiting(Instant::ZERO),
+            times,
+            backoff,
+            generation: 0,
+            ready_at: Instant::FAR_FUTURE,
+            heard_at: Instant::ZERO,
+            sent_at: Instant::ZERO,
+            pinged_at: Instant::ZERO,
+        }
+    }
+
+    /// Where it is.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Which connection of this link; grows with each try.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Failures in a row.
+    pub const fn attempts(&self) -> u32 {
+        self.backoff.attempts()
+    }
+
+    /// Whether frames are exchanged.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Ready | Phase::Draining)
+    }
+
+    /// The connection stands, HELLO goes out.
+    pub fn on_connected(&mut self, now: Instant) {
+        self.phase = Phase::Greeting(now + self.times.hello_timeout);
+        (self.heard_at, self.sent_at, self.pinged_at) = (now, now, now);
+    }
+
+    /// The backend's HELLO is in order.
+    pub const fn on_hello(&mut self, now: Instant) {
+        self.phase = Phase::Ready;
+        self.ready_at = now;
+    }
+
+    /// The backend wants no new work here.
+    pub const fn on_drain(&mut self) {
+        self.phase = Phase::Draining;
+    }
+
+    /// Bytes came.
+    pub const fn on_heard(&mut self, now: Instant) {
+        self.heard_at = now;
+    }
+
+    /// Bytes went.
+    pub const fn on_sent(&mut self, now: Instant) {
+        self.sent_at = now;
+    }
+
+    /// The connection is gone, or was never made. Returns the delay before the next try.
+    pub fn on_failed(&mut self, now: Instant, random: &mut Random) -> Duration {
+        if self.is_open() && now.saturating_since(self.ready_at) >= self.times.stable_after {
+            self.backoff.reset();
+        }
+        let delay = self.backoff.next_delay(random);
+        self.phase = Phase::Waiting(now + delay);
+        delay
+    }
+
+    /// When [`Self::poll_due`] has something to say.
+    pub fn next_deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Waiting(at) | Phase::Connecting(at) | Phase::Greeting(at) => at,
+            Phase::Ready | Phase::Draining => self.ping_at().min(self.silent_at()),
+        }
+    }
+
+    /// What is due at `now`; ask until `None`.
+    pub fn poll_due(&mut self, now: Instant) -> Option<Due> {
+        match self.phase {
+            Phase::Waiting(at) if now >= at => {
+                self.phase = Phase::Connecting(now + self.times.connect_timeout);
+                self.generation = self.generation.wrapping_add(1);
+                Some(Due::Connect)
+            }
+            Phase::Connecting(until) if now >= until => Some(Due::Close(Failure::ConnectTimeout)),
+            Phase::Greeting(until) if now >= until => Some(Due::Close(Failure::HelloTimeout)),
+            Phase::Waiting(_) | Phase::Connecting(_) | Phase::Greeting(_) => None,
+            Phase::Ready | Phase::Draining if now >= self.silent_at() => Some(Due::Close(Failure::Silent)),
+            Phase::Ready | Phase::Draining => (now >= self.ping_at()).then(|| {
+                self.pinged_at = now;
+                Due::Ping
+            }),
+        }
+    }
+
+    fn ping_at(&self) -> Instant {
+        self.sent_at.min(self.heard_at).max(self.pinged_at) + self.times.ping_interval
+    }
+
+    fn silent_at(&self) -> Instant {
+        self.heard_at + self.times.silence_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready_at(now: Instant) -> LinkState {
+        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut state = LinkState::new(LinkTimes::default(), backoff);
+        assert!(matches!(state.poll_due(now), Some(Due::Connect)));
+        state.on_connected(now);
+        state.on_hello(now);
+        state
+    }
+
+    const fn secs(secs: u64) -> Instant {
+        Instant::from_nanos(secs * 1_000_000_000)
+    }
+
+    #[test]
+    fn each_step_toward_ready_has_its_timeout() {
+        let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut state = LinkState::new(LinkTimes::default(), backoff);
+        let mut random = Random::new(1);
+        assert!(matches!(state.poll_due(secs(1)), Some(Due::Connect)));
+        assert!(state.poll_due(secs(3)).is_none() && state.next_deadline() == secs(4));
+        assert!(matches!(state.poll_due(secs(4)), Some(Due::Close(Failure::ConnectTimeout))));
+        let delay = state.on_failed(secs(4), &mut random);
+        assert_eq!(state.next_deadline(), secs(4) + delay);
+        assert!(matches!(state.poll_due(secs(5)), Some(Due::Connect)));
+        assert_eq!(state.generation(), 2);
+        state.on_connected(secs(5));
+        assert!(matches!(state.poll_due(secs(8)), Some(Due::Close(Failure::HelloTimeout))));
+        assert!(!state.is_open());
+    }
+
+    #[test]
+    fn an_idle_link_pings_every_five_seconds_and_dies_after_fifteen() {
+        let mut state = ready_at(secs(0));
+        for at in [5, 10] {
+            assert_eq!(state.next_deadline(), secs(at));
+            assert!(matches!(state.poll_due(secs(at)), Some(Due::Ping)));
+            assert!(state.poll_due(secs(at)).is_none());
+            state.on_sent(secs(at));
+        }
+        assert!(matches!(state.poll_due(secs(15)), Some(Due::Close(Failure::Silent))));
+        state.on_heard(secs(15));
+        assert!(matches!(state.poll_due(secs(15)), Some(Due::Ping)));
+        state.on_sent(secs(18));
+        state.on_heard(secs(18));
+        assert_eq!(state.next_deadline(), secs(23), "traffic both ways needs no ping");
+    }
+
+    #[test]
+    fn only_a_link_that_held_is_tried_again_quickly() {
+        let mut random = Random::new(3);
+        let mut state = ready_at(secs(0));
+        for round in 0..20 {
+            state.on_failed(secs(round), &mut random);
+            state.on_hello(secs(round));
+        }
+        assert_eq!(state.attempts(), 20, "dying right after HELLO keeps the delays long");
+        let delay = state.on_failed(secs(30), &mut random);
+        assert!(delay <= Duration::from_millis(50) && state.attempts() == 1);
+    }
+}

@@ -1,0 +1,89 @@
+//! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
+
+use crate::link::{LinkIndex, Slot, SlotSet};
+use moorline_proto::ids::{Pin, ShardId};
+use moorline_proto::message::backend::{Announce, ConnUp};
+use std::collections::VecDeque;
+
+/// Logins in one ANNOUNCE frame.
+pub(super) const ANNOUNCE_LOGINS_MAX: usize = 1024;
+
+/// Slots on their way to being live on a link. Holds at most the logins of those slots, so the bound
+/// is the process's connection limit.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    pub(super) request: u32,
+    pub(super) link: LinkIndex,
+    pub(super) slots: SlotSet,
+    silent: Vec<bool>,
+    logins: VecDeque<ConnUp>,
+    is_finished: bool,
+}
+
+impl Announcement {
+    pub(super) fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
+        Self { request, link, slots, silent: vec![true; shards], logins: VecDeque::new(), is_finished: false }
+    }
+
+    /// A shard's answer, or a part of it.
+    pub(super) fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
+        let slots = self.slots;
+        let wanted = |(pin, login)| slots.contains(Slot::of(pin)).then_some(login);
+        self.logins.extend(logins.into_iter().filter_map(wanted));
+        if let Some(silent) = self.silent.get_mut(from.index()) {
+            *silent &= !is_last;
+        }
+    }
+
+    /// The next frame to send; the last one has `more` unset, even if it names nobody. `None`: wait
+    /// for shards, or all is said.
+    pub(super) fn next_frame(&mut self) -> Option<Announce> {
+        let is_complete = !self.silent.contains(&true);
+        if self.is_finished || (self.logins.is_empty() && !is_complete) {
+            return None;
+        }
+        let connections = self.logins.drain(..self.logins.len().min(ANNOUNCE_LOGINS_MAX)).collect();
+        self.is_finished = is_complete && self.logins.is_empty();
+        Some(Announce { connections, more: !self.is_finished })
+    }
+
+    /// Whether the last frame was taken.
+    pub(super) const fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn logins(count: u64) -> Vec<(Pin, ConnUp)> {
+        (0..count).map(|handle| (Pin(3 << 8), ConnUp { handle, ..Default::default() })).collect()
+    }
+
+    #[test]
+    fn it_ends_when_every_shard_has_said_all() {
+        let mut slots = SlotSet::EMPTY;
+        slots.insert(Slot::of(Pin(3 << 8)));
+        let mut announcement = Announcement::new(1, LinkIndex(0), slots, 2);
+        assert!(announcement.next_frame().is_none());
+        announcement.handle_part(ShardId(1), logins(1), false);
+        announcement.handle_part(ShardId(1), vec![(Pin(4 << 8), ConnUp::default())], true);
+        let frame = announcement.next_frame().expect("one login");
+        assert!(frame.connections.len() == 1 && frame.more, "another slot's login is not ours to tell");
+        assert!(announcement.next_frame().is_none() && !announcement.is_finished());
+        announcement.handle_part(ShardId(0), logins(2_500), true);
+        let frames: Vec<_> = std::iter::from_fn(|| announcement.next_frame()).collect();
+        let sizes: Vec<_> = frames.iter().map(|frame| (frame.connections.len(), frame.more)).collect();
+        assert_eq!(sizes, [(1024, true), (1024, true), (452, false)]);
+        assert!(announcement.is_finished());
+    }
+
+    #[test]
+    fn nobody_is_announced_by_one_empty_frame() {
+        let mut announcement = Announcement::new(1, LinkIndex(0), SlotSet::EMPTY, 1);
+        announcement.handle_part(ShardId(0), Vec::new(), true);
+        assert_eq!(announcement.next_frame(), Some(Announce::default()));
+        assert!(announcement.is_finished() && announcement.next_frame().is_none());
+    }
+}

@@ -1,0 +1,111 @@
+//! Bodies of SENDACK and RESP, cut from one arena so that an answer costs no allocation.
+
+use crate::handoff::Downlink;
+use crate::link::Up;
+use bytes::{BufMut, BytesMut};
+use moorline_proto::frame::Command;
+use moorline_proto::message::client::{Code, Resp, SendAck};
+use moorline_proto::random::Random;
+use prost::Message;
+
+/// Bytes of a fresh arena.
+const ARENA_BYTES: usize = 16 << 10;
+/// A RETRY says: come back after this many milliseconds, and up to [`RETRY_SPREAD_MS`] more.
+const RETRY_AFTER_MS: u32 = 500;
+/// Spreads the retries of many clients.
+const RETRY_SPREAD_MS: u32 = 1_000;
+
+/// Makes answers.
+#[derive(Debug)]
+pub(super) struct Answers {
+    arena: BytesMut,
+}
+
+impl Answers {
+    pub(super) fn new() -> Self {
+        Self { arena: BytesMut::with_capacity(ARENA_BYTES) }
+    }
+
+    /// The backend's `answer` to `up`, led by what the gateway knows: protobuf messages concatenate
+    /// by merging, so it is never decoded here.
+    pub(super) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
+        self.arena.reserve(answer.len() + 24); // two tags and two varints lead
+        if up.command == Command::Req {
+            Resp { id: up.number, code, ..Default::default() }.encode_raw(&mut self.arena);
+        } else {
+            SendAck { cid: up.number, code, ..Default::default() }.encode_raw(&mut self.arena);
+        }
+        self.arena.put_slice(answer);
+        self.finish(up)
+    }
+
+    /// Tells the client to try `up` again.
+    pub(super) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
+        let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
+        let retry_after_ms = RETRY_AFTER_MS + spread;
+        let code = Code::Retry.into();
+        if up.command == Command::Req {
+            let resp = Resp { id: up.number, code, retry_after_ms, ..Default::default() };
+            resp.encode_raw(&mut self.arena);
+        } else {
+            let ack = SendAck { cid: up.number, code, retry_after_ms, ..Default::default() };
+            ack.encode_raw(&mut self.arena);
+        }
+        self.finish(up)
+    }
+
+    fn finish(&mut self, up: &Up) -> Downlink {
+        let body = self.arena.split().freeze();
+        let (command, cid) = match up.command {
+            Command::Req => (Command::Resp, 0),
+            _ => (Command::SendAck, up.number),
+        };
+        Downlink::Answer { key: up.key, command, cid, body }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Slot;
+    use bytes::Bytes;
+    use moorline_proto::ids::{ConnKey, Pin};
+    use moorline_proto::message;
+    use moorline_proto::time::Instant;
+
+    fn up(command: Command) -> Up {
+        let (key, slot) = (ConnKey::from_u64(9), Slot::of(Pin(0)));
+        Up { key, slot, command, number: 7, is_dup: false, taken_at: Instant::ZERO, body: Bytes::new() }
+    }
+
+    #[test]
+    fn answers_merge_behind_the_gateways_fields() {
+        let mut answers = Answers::new();
+        let backend = SendAck { seq: 4, conversation: "c".into(), ..Default::default() };
+        let made = answers.answer(&up(Command::Send), Code::Dup.into(), &message::encode(&backend));
+        let Downlink::Answer { command: Command::SendAck, cid: 7, body, .. } = made else {
+            panic!("{made:?}")
+        };
+        let whole: SendAck = message::decode(&body).expect("decodes");
+        assert_eq!(whole, SendAck { cid: 7, code: Code::Dup.into(), ..backend });
+        let made = answers.answer(&up(Command::Req), 0, &[]);
+        let Downlink::Answer { command: Command::Resp, cid: 0, body, .. } = made else { panic!("{made:?}") };
+        assert_eq!(message::decode::<Resp>(&body), Ok(Resp { id: 7, ..Default::default() }));
+    }
+
+    #[test]
+    fn a_retry_says_when_within_its_spread() {
+        let (mut answers, mut random) = (Answers::new(), Random::new(5));
+        let mut delays = Vec::new();
+        for _ in 0..200 {
+            let Downlink::Answer { body, .. } = answers.retry(&up(Command::Send), &mut random) else {
+                panic!()
+            };
+            let ack: SendAck = message::decode(&body).expect("decodes");
+            assert_eq!((ack.cid, ack.code()), (7, Code::Retry));
+            delays.push(ack.retry_after_ms);
+        }
+        assert!(delays.iter().all(|delay| (500..1_500).contains(delay)));
+        assert!(delays.iter().max() > Some(&1_300) && delays.iter().min() < Some(&700));
+    }
+}

@@ -1,0 +1,229 @@
+//! The worker pool: each worker is a thread that owns a slice of the users (by pin) and its own links
+//! to every backend endpoint.
+//!
+//! Owns: its links, the assignment of slots to links, what waits for a link, the batches for the
+//! shards. Driven by its own poll; knows reactors only through [`crate::handoff`] and
+//! [`crate::mailbox`]. Must not block: no lock, no blocking call, one clock read per turn.
+//!
+//! ```text
+//! shards --UplinkBatch--> mailbox --> uplink ----> slot live?  --yes--> link output --> backend
+//!                                        |             '--no--> parking --(announced, credit)--^
+//!                                        '-> logins --> Verify
+//! shards <--DownlinkBatch-- outbox <-- inbound <-- link input <---------------------- backend
+//! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `turn` | the loop |
+//! | `uplink` | what shards send |
+//! | `inbound` | what backends send |
+//! | `failover` | links come and go: slots, announcements, re-sending |
+//! | `parking`, `announce`, `answers`, `outbox` | the parts, each on its own |
+
+mod announce;
+mod answers;
+mod failover;
+mod inbound;
+mod outbox;
+mod parking;
+mod tally;
+mod token;
+mod turn;
+mod uplink;
+
+#[cfg(test)]
+mod tests;
+
+pub use parking::ParkingLimits;
+pub use tally::{Count, SERIES, Tally};
+
+use crate::auth::Verify;
+use crate::handoff::{ShardSink, UplinkBatch};
+use crate::link::{Link, LinkIndex, LinkSettings, ReadBlock, Slots, Up};
+use crate::mailbox::{self, Receiver, Sender};
+use crate::metrics::Board;
+use announce::Announcement;
+use answers::Answers;
+use mio::{Poll, Waker};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::message::backend;
+use moorline_proto::message::client::Hello;
+use moorline_proto::random::Random;
+use moorline_proto::time::Instant;
+use outbox::Outbox;
+use parking::Parking;
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+use token::Source;
+
+/// Waiting output of a link above which no UP is added, in bytes.
+pub const LINK_OUTPUT_MAX: usize = 4 << 20;
+/// Login changes that may wait behind parked UPs.
+pub const PARKED_CHANGES_MAX: usize = 64 << 10;
+/// HELLOs that may wait to be judged; more are turned away BUSY.
+pub const LOGINS_MAX: usize = 16 << 10;
+
+/// What a worker is told at start.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Which worker this is: pins with `pin.worker(workers) == number` are its users.
+    pub number: u16,
+    /// Where backends listen. Empty: every UP is answered RETRY after its timeout.
+    pub endpoints: Vec<SocketAddr>,
+    /// Links to each endpoint.
+    pub links_per_endpoint: usize,
+    /// What the links have in common.
+    pub link: LinkSettings,
+    /// How much may wait for a link.
+    pub parking: ParkingLimits,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// Where a worker reads the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// The monotonic clock.
+    pub now: fn() -> Instant,
+    /// Whole seconds since 1970.
+    pub unix_now_s: fn() -> u64,
+}
+
+/// A worker's poll and mailbox, made before its thread so that shards can be given the sender.
+#[derive(Debug)]
+pub struct Berth {
+    poll: Poll,
+    mailbox: Receiver<UplinkBatch>,
+}
+
+impl Berth {
+    /// A poll, and a mailbox of at most `batches_max` batches that wakes it.
+    ///
+    /// # Errors
+    /// The system's: no file descriptors left.
+    pub fn open(batches_max: usize) -> io::Result<(Sender<UplinkBatch>, Self)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), Source::Mailbox.into())?;
+        let (sender, mailbox) = mailbox::mailbox(batches_max, waker);
+        Ok((sender, Self { poll, mailbox }))
+    }
+}
+
+/// Everything a worker needs.
+pub struct WorkerParts {
+    /// What it is told.
+    pub settings: WorkerSettings,
+    /// Where it waits.
+    pub berth: Berth,
+    /// The shards, by number.
+    pub shards: Vec<Box<dyn ShardSink>>,
+    /// Who judges HELLOs.
+    pub verifier: Arc<dyn Verify>,
+    /// The time.
+    pub clock: Clock,
+    /// Set it and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
+    /// and ends.
+    pub stop: Arc<AtomicBool>,
+    /// Where its numbers go, once per turn: a board of [`SERIES`].
+    pub board: Arc<Board>,
+}
+
+/// Starts the thread `worker-N`.
+///
+/// # Errors
+/// The system's: no thread.
+pub fn spawn(parts: WorkerParts) -> io::Result<JoinHandle<()>> {
+    let name = format!("worker-{}", parts.settings.number);
+    let worker = Worker::new(parts);
+    std::thread::Builder::new().name(name).spawn(move || worker.run())
+}
+
+/// The state of one worker's thread.
+struct Worker {
+    settings: WorkerSettings,
+    clock: Clock,
+    poll: Poll,
+    mailbox: Receiver<UplinkBatch>,
+    verifier: Arc<dyn Verify>,
+    stop: Arc<AtomicBool>,
+    board: Arc<Board>,
+
+    links: Vec<Link>,
+    slots: Slots,
+    parking: Parking,
+    announcements: Vec<Announcement>,
+    outbox: Outbox,
+    logins: VecDeque<(ConnKey, Box<Hello>)>,
+
+    answers: Answers,
+    block: ReadBlock,
+    random: Random,
+    tally: Tally,
+    scratch: Scratch,
+
+    /// This turn's time.
+    now: Instant,
+    stop_at: Option<Instant>,
+    next_request: u32,
+    /// Slots may sit unevenly on the links.
+    needs_balance: bool,
+    /// Output was freed that something waits for: do not sleep.
+    is_hurried: bool,
+}
+
+/// Memory that is used again every turn.
+#[derive(Default)]
+struct Scratch {
+    push: backend::Push,
+    targets: Vec<Vec<crate::handoff::Target>>,
+    timed_out: Vec<Up>,
+}
+
+impl Worker {
+    fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { settings, berth, shards, verifier, clock, stop, board } = parts;
+        let addresses = settings.endpoints.iter();
+        let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
+        let links: Vec<Link> =
+            addresses.flat_map(each).map(|address| Link::new(address, &settings.link)).collect();
+        assert!(links.len() <= usize::from(u16::MAX), "a worker has at most 65,535 links");
+        let targets = shards.iter().map(|_| Vec::new()).collect();
+        Self {
+            links,
+            slots: Slots::default(),
+            parking: Parking::new(settings.parking, settings.link.up_timeout),
+            announcements: Vec::new(),
+            outbox: Outbox::new(shards),
+            logins: VecDeque::new(),
+            answers: Answers::new(),
+            block: ReadBlock::default(),
+            random: Random::new(settings.seed),
+            tally: Tally::default(),
+            scratch: Scratch { targets, ..Default::default() },
+            now: (clock.now)(),
+            stop_at: None,
+            next_request: 0,
+            needs_balance: false,
+            is_hurried: false,
+            settings,
+            clock,
+            poll: berth.poll,
+            mailbox: berth.mailbox,
+            verifier,
+            stop,
+            board,
+        }
+    }
+
+    fn link(&mut self, index: LinkIndex) -> &mut Link {
+        &mut self.links[index.index()]
+    }
+
+    fn indices(&self) -> impl Iterator<Item = LinkIndex> + use<> {
+        (0..u16::try_from(self.links.len()).expect("checked at start")).map(LinkIndex)
+    }
+}

@@ -1,0 +1,291 @@
+//! What waits for a link, slot by slot, in order. Pure.
+//!
+//! UPs wait here when their slot has no announced link, or the link has no credit or no room. Login
+//! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
+
+use crate::link::{SLOTS, Slot, SlotSet, Up};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::message::backend::{ConnDown, ConnUp};
+use moorline_proto::time::{Duration, Instant};
+use std::collections::VecDeque;
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct ParkingLimits {
+    /// UPs; more are refused.
+    pub frames: usize,
+    /// Their bodies' bytes; more are refused.
+    pub bytes: usize,
+    /// Login changes; above it their slot is announced anew instead.
+    pub changes: usize,
+}
+
+/// One thing that waits.
+#[derive(Debug)]
+pub(super) enum Parked {
+    Up(Up),
+    Change(Change),
+}
+
+/// A login began or ended.
+#[derive(Debug)]
+pub(super) enum Change {
+    Up(Box<ConnUp>),
+    Down { key: ConnKey, code: u32 },
+}
+
+impl Change {
+    /// As the backend is told of an end.
+    pub(super) const fn down(key: ConnKey, code: u32) -> ConnDown {
+        ConnDown { handle: key.as_u64(), code }
+    }
+}
+
+/// The lines of all slots.
+#[derive(Debug)]
+pub(super) struct Parking {
+    lines: [VecDeque<Parked>; SLOTS],
+    occupied: SlotSet,
+    limits: ParkingLimits,
+    up_timeout: Duration,
+    earliest: Instant,
+    frames: usize,
+    bytes: usize,
+    changes: usize,
+}
+
+impl Parking {
+    pub(super) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
+        Self {
+            lines: [const { VecDeque::new() }; SLOTS],
+            occupied: SlotSet::EMPTY,
+            limits,
+            up_timeout,
+            earliest: Instant::FAR_FUTURE,
+            frames: 0,
+            bytes: 0,
+            changes: 0,
+        }
+    }
+
+    /// Slots with something waiting.
+    pub(super) const fn occupied(&self) -> SlotSet {
+        self.occupied
+    }
+
+    /// UPs that wait.
+    pub(super) const fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Their bodies' bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing of this slot waits.
+    pub(super) const fn is_empty(&self, slot: Slot) -> bool {
+        !self.occupied.contains(slot)
+    }
+
+    /// Puts an UP at the end of its line, or gives it back: too many wait.
+    pub(super) fn try_park(&mut self, up: Up) -> Result<(), Up> {
+        if self.frames >= self.limits.frames || self.bytes + up.body.len() > self.limits.bytes {
+            return Err(up);
+        }
+        self.note_up(&up);
+        self.occupied.insert(up.slot);
+        self.lines[up.slot.index()].push_back(Parked::Up(up));
+        Ok(())
+    }
+
+    /// Puts an UP back to the head of its line. Never refused: what was on a link is bounded by that
+    /// link's credit.
+    pub(super) fn requeue(&mut self, up: Up) {
+        self.note_up(&up);
+        self.occupied.insert(up.slot);
+        self.lines[up.slot.index()].push_front(Parked::Up(up));
+    }
+
+    /// Puts a login change at the end of a slot's line, or gives it back: too many wait.
+    pub(super) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
+        if self.changes >= self.limits.changes {
+            return Err(change);
+        }
+        self.changes += 1;
+        self.occupied.insert(slot);
+        self.lines[slot.index()].push_back(Parked::Change(change));
+        Ok(())
+    }
+
+    /// The head of a line.
+    pub(super) fn front(&self, slot: Slot) -> Option<&Parked> {
+        self.lines[slot.index()].front()
+    }
+
+    /// Takes the head of a line.
+    pub(super) fn pop(&mut self, slot: Slot) -> Option<Parked> {
+        let parked = self.lines[slot.index()].pop_front()?;
+        match &parked {
+            Parked::Up(up) => {
+                self.frames -= 1;
+                self.bytes -= up.body.len();
+            }
+            Parked::Change(_) => self.changes -= 1,
+        }
+        if self.lines[slot.index()].is_empty() {
+            self.occupied.remove(slot);
+            self.lines[slot.index()].shrink_to(1024);
+        }
+        if self.occupied.is_empty() {
+            self.earliest = Instant::FAR_FUTURE;
+        }
+        Some(parked)
+    }
+
+    /// Forgets the login changes of a slot: it is announced anew. Returns how many.
+    pub(super) fn drop_changes(&mut self, slot: Slot) -> usize {
+        let line = &mut self.lines[slot.index()];
+        let before = line.len();
+        line.retain(|parked| matches!(parked, Parked::Up(_)));
+        let dropped = before - line.len();
+        self.changes -= dropped;
+        if line.is_empty() {
+            self.occupied.remove(slot);
+        }
+        dropped
+    }
+
+    /// A moment before which [`Self::expire`] has nothing to do.
+    pub(super) const fn next_deadline(&self) -> Instant {
+        self.earliest
+    }
+
+    /// Gives every UP whose time is up to `on_timeout`, in order per slot.
+    pub(super) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
+        if now < self.earliest {
+            return;
+        }
+        let mut earliest = Instant::FAR_FUTURE;
+        for slot in self.occupied.iter() {
+            earliest = earliest.min(self.expire_line(slot, now, &mut on_timeout));
+        }
+        self.earliest = earliest;
+    }
+
+    /// UPs of one line fall due in order; login changes before them are stepped over.
+    fn expire_line(&mut self, slot: Slot, now: Instant, on_timeout: &mut impl FnMut(Up)) -> Instant {
+        let mut changes = Vec::new();
+        let next = loop {
+            match self.front(slot) {
+                None => break Instant::FAR_FUTURE,
+                Some(Parked::Up(up)) if up.taken_at + self.up_timeout > now => {
+                    break up.taken_at + self.up_timeout;
+                }
+                Some(_) => {}
+            }
+            match self.pop(slot) {
+                Some(Parked::Up(up)) => on_timeout(up),
+                Some(change) => changes.push(change),
+                None => {}
+            }
+        };
+        for change in changes.into_iter().rev() {
+            self.changes += 1;
+            self.occupied.insert(slot);
+            self.lines[slot.index()].push_front(change);
+        }
+        next
+    }
+
+    fn note_up(&mut self, up: &Up) {
+        self.frames += 1;
+        self.bytes += up.body.len();
+        self.earliest = self.earliest.min(up.taken_at + self.up_timeout);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use moorline_proto::frame::Command;
+    use moorline_proto::ids::Pin;
+
+    fn up(slot: u32, number: u32, taken_at_s: u64) -> Up {
+        Up {
+            key: ConnKey::from_u64(1),
+            slot: Slot::of(Pin(slot << 8)),
+            command: Command::Send,
+            number,
+            is_dup: false,
+            taken_at: Instant::from_nanos(taken_at_s * 1_000_000_000),
+            body: Bytes::from_static(b"0123456789"),
+        }
+    }
+
+    fn parking(frames: usize, bytes: usize, changes: usize) -> Parking {
+        Parking::new(ParkingLimits { frames, bytes, changes }, Duration::from_secs(3))
+    }
+
+    fn numbers(parking: &mut Parking, slot: u32) -> Vec<u32> {
+        let number = |parked| match parked {
+            Parked::Up(up) => up.number,
+            Parked::Change(_) => 0,
+        };
+        std::iter::from_fn(|| parking.pop(Slot::of(Pin(slot << 8)))).map(number).collect()
+    }
+
+    #[test]
+    fn lines_keep_their_order_with_what_came_back_ahead() {
+        let mut parking = parking(10, 1_000, 10);
+        let slot = Slot::of(Pin(0));
+        parking.try_park(up(0, 3, 0)).expect("room");
+        parking.try_park_change(slot, Change::Down { key: ConnKey::from_u64(1), code: 0 }).expect("room");
+        parking.try_park(up(1, 9, 0)).expect("room");
+        [2, 1].into_iter().for_each(|number| parking.requeue(up(0, number, 0)));
+        assert_eq!(parking.occupied().bits(), 0b11);
+        assert_eq!(numbers(&mut parking, 0), [1, 2, 3, 0]);
+        assert_eq!(numbers(&mut parking, 1), [9]);
+        assert!(parking.occupied().is_empty() && parking.frames() == 0 && parking.bytes() == 0);
+    }
+
+    #[test]
+    fn frames_bytes_and_changes_are_bounded() {
+        let mut by_frames = parking(2, 1_000, 1);
+        assert!(by_frames.try_park(up(0, 1, 0)).is_ok() && by_frames.try_park(up(1, 2, 0)).is_ok());
+        assert_eq!(by_frames.try_park(up(2, 3, 0)).expect_err("full").number, 3);
+        let mut by_bytes = parking(9, 15, 1);
+        assert!(by_bytes.try_park(up(0, 1, 0)).is_ok() && by_bytes.try_park(up(0, 2, 0)).is_err());
+        let slot = Slot::of(Pin(0));
+        let down = || Change::Down { key: ConnKey::from_u64(1), code: 0 };
+        assert!(by_bytes.try_park_change(slot, down()).is_ok());
+        assert!(by_bytes.try_park_change(slot, down()).is_err());
+        assert_eq!(by_bytes.drop_changes(slot), 1);
+        assert!(by_bytes.try_park_change(slot, down()).is_ok());
+    }
+
+    #[test]
+    fn ups_time_out_in_order_past_login_changes() {
+        let mut parking = parking(10, 1_000, 10);
+        let (slot, at) = (Slot::of(Pin(0)), |secs: u64| Instant::from_nanos(secs * 1_000_000_000));
+        assert_eq!(parking.next_deadline(), Instant::FAR_FUTURE);
+        let down = Change::Down { key: ConnKey::from_u64(1), code: 0 };
+        parking.try_park_change(slot, down).expect("room");
+        for (number, taken) in [(1, 0), (2, 1), (3, 5)] {
+            parking.try_park(up(0, number, taken)).expect("room");
+        }
+        parking.try_park(up(7, 4, 2)).expect("room");
+        let mut gone = Vec::new();
+        parking.expire(at(2), |up| gone.push(up.number));
+        assert!(gone.is_empty() && parking.next_deadline() == at(3));
+        parking.expire(at(5), |up| gone.push(up.number));
+        assert_eq!((gone, parking.next_deadline()), (vec![1, 2, 4], at(8)));
+        assert_eq!(parking.occupied(), {
+            let mut only = SlotSet::EMPTY;
+            only.insert(slot);
+            only
+        });
+        assert_eq!(numbers(&mut parking, 0), [0, 3]);
+    }
+}
