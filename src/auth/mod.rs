@@ -95,7 +95,7 @@ fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
             return Err(CloseReason::AuthFailed);
         }
     }
-    Ok(Admission { uid: hello.uid.clone(), device: hello.device.clone() })
+    Ok(Admission { uid: hello.uid.clone(), device: hello.device.clone(), platform: hello.platform })
 }
 
 /// Why a text is no user or device id.

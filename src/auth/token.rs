@@ -56,7 +56,7 @@ impl JwtVerifier {
             return Err(Refusal::Long);
         }
         let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation)
-            .map_err(|error| Refusal::Token(error.into_kind()))?;
+            .map_err(|error| Refusal::Jwt(error.into_kind()))?;
         // No extension is understood here, and a critical one must be (RFC 7515, 4.1.11).
         if data.header.crit.is_some() { Err(Refusal::Critical) } else { Ok(data.claims) }
     }
@@ -95,7 +95,7 @@ enum Refusal {
     #[error("the token is over 64 KiB")]
     Long,
     #[error("the token does not verify: {0:?}")]
-    Token(ErrorKind),
+    Jwt(ErrorKind),
     #[error("the token has a critical header extension")]
     Critical,
     #[error("sub is not HELLO's uid")]
@@ -112,7 +112,7 @@ impl Refusal {
     const fn reason(&self) -> CloseReason {
         match self {
             Self::Expired => CloseReason::TokenExpired,
-            Self::Long | Self::Token(_) | Self::Critical | Self::Subject | Self::Device | Self::Early => {
+            Self::Long | Self::Jwt(_) | Self::Critical | Self::Subject | Self::Device | Self::Early => {
                 CloseReason::AuthFailed
             }
         }
