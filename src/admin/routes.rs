@@ -1,0 +1,100 @@
+//! From a request's head to the whole answer. Pure but for the figures it reads.
+
+use super::status::{Phase, Status, Varz};
+use crate::metrics::{self, Registry};
+use std::sync::Arc;
+
+/// Header lines of a request; over it: 431.
+const HEADERS_MAX: usize = 64;
+const TEXT: &str = "text/plain; charset=utf-8";
+const PATHS: &str = "/healthz, /readyz, /metrics and /v1/varz";
+
+/// What is served.
+#[derive(Debug)]
+pub(super) struct Routes {
+    registry: Arc<Registry>,
+    status: Arc<Status>,
+}
+
+/// What a request's bytes came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The head is not complete.
+    More,
+    /// The whole answer, header included.
+    Done(Vec<u8>),
+}
+
+impl Routes {
+    pub(super) const fn new(registry: Arc<Registry>, status: Arc<Status>) -> Self {
+        Self { registry, status }
+    }
+
+    /// Looks at what has arrived of a request. `bytes_max`: of its head.
+    pub(super) fn handle(&self, received: &[u8], bytes_max: usize) -> Reply {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(received) {
+            Ok(httparse::Status::Complete(_)) => {
+                let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
+                Reply::Done(self.answer(method, target))
+            }
+            Ok(httparse::Status::Partial) if received.len() < bytes_max => Reply::More,
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                let text = format!("the request's head is over {bytes_max} bytes or {HEADERS_MAX} lines\n");
+                Reply::Done(response("431 Request Header Fields Too Large", TEXT, &text, Body::Sent))
+            }
+            Err(error) => {
+                let text = format!("not an HTTP/1.1 request: {error}\n");
+                Reply::Done(response("400 Bad Request", TEXT, &text, Body::Sent))
+            }
+        }
+    }
+
+    fn answer(&self, method: &str, target: &str) -> Vec<u8> {
+        let body = match method {
+            "GET" => Body::Sent,
+            "HEAD" => Body::Left,
+            _ => {
+                let text = format!("{method} is not served here; use GET\n");
+                return response("405 Method Not Allowed\r\nallow: GET, HEAD", TEXT, &text, Body::Sent);
+            }
+        };
+        let path = target.split('?').next().unwrap_or(target);
+        match path {
+            "/healthz" => response("200 OK", TEXT, "ok\n", body),
+            "/readyz" => {
+                let phase = self.status.phase(&self.registry);
+                let code = if phase == Phase::Ready { "200 OK" } else { "503 Service Unavailable" };
+                response(code, TEXT, &format!("{phase}\n"), body)
+            }
+            "/metrics" => response("200 OK", metrics::CONTENT_TYPE, &self.registry.page(), body),
+            "/v1/varz" => {
+                let varz = Varz::read(&self.status, &self.registry);
+                let json = serde_json::to_string_pretty(&varz).expect("figures and texts only");
+                response("200 OK", "application/json", &format!("{json}\n"), body)
+            }
+            "/" => response("200 OK", TEXT, &format!("moorline admin; here are {PATHS}\n"), body),
+            _ => response("404 Not Found", TEXT, &format!("no {path} here; there are {PATHS}\n"), body),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    Sent,
+    /// HEAD: its length is told, nothing else.
+    Left,
+}
+
+fn response(code: &str, content_type: &str, text: &str, body: Body) -> Vec<u8> {
+    let mut out = format!(
+        "HTTP/1.1 {code}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nconnection: close\r\n\r\n",
+        text.len()
+    );
+    if body == Body::Sent {
+        out.push_str(text);
+    }
+    out.into_bytes()
+}

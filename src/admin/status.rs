@@ -1,0 +1,134 @@
+//! What the process says about itself as a whole.
+
+use crate::metrics::process::Figures;
+use crate::metrics::{Registry, names};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Facts of this process, and the one flag that moves. Made by the assembly, read by the responder.
+#[derive(Debug)]
+pub struct Status {
+    /// Name toward backends.
+    pub gateway: String,
+    /// Where clients connect, with the actual port.
+    pub listener: SocketAddr,
+    /// Reactor threads.
+    pub reactors: usize,
+    /// Worker threads.
+    pub workers: usize,
+    is_draining: AtomicBool,
+}
+
+impl Status {
+    /// Of a process that serves.
+    pub fn new(gateway: impl Into<String>, listener: SocketAddr, reactors: usize, workers: usize) -> Self {
+        Self { gateway: gateway.into(), listener, reactors, workers, is_draining: AtomicBool::new(false) }
+    }
+
+    /// From now on `/readyz` refuses, so that no new client is sent here.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Self::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether new clients should come, as `/readyz` says.
+    pub fn phase(&self, registry: &Registry) -> Phase {
+        if self.is_draining() {
+            Phase::Draining
+        } else if registry.sum(names::LINKS_UP) == 0 {
+            Phase::NoBackend
+        } else {
+            Phase::Ready
+        }
+    }
+}
+
+/// Whether new clients should come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Yes.
+    Ready,
+    /// No: no link to a backend is up.
+    NoBackend,
+    /// No: the process is about to end.
+    Draining,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::NoBackend => "not ready: no link to a backend is up",
+            Self::Draining => "not ready: draining",
+        })
+    }
+}
+
+/// The answer of `/v1/varz`, and what `moorline status` shows.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+pub struct Varz {
+    /// Of the program.
+    pub version: String,
+    /// Name toward backends.
+    pub gateway: String,
+    /// Process id.
+    pub pid: u32,
+    /// Which process of a series of hot restarts; 0: the first.
+    pub generation: u64,
+    /// Since this process started.
+    pub uptime_seconds: f64,
+    /// Whether new clients should come.
+    pub phase: Phase,
+    /// Where clients connect.
+    pub listener: SocketAddr,
+    /// Reactor threads.
+    pub reactors: usize,
+    /// Worker threads.
+    pub workers: usize,
+    /// Open client connections.
+    pub connections: u64,
+    /// Logged-in sessions.
+    pub sessions: u64,
+    /// Links to backends that are up.
+    pub links_up: u64,
+    /// Memory in use, in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Processor time used.
+    pub cpu_seconds: f64,
+}
+
+impl Varz {
+    /// As of now.
+    pub fn read(status: &Status, registry: &Registry) -> Self {
+        let figures = Figures::read();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            gateway: status.gateway.clone(),
+            pid: std::process::id(),
+            generation: 0,
+            uptime_seconds: figures.uptime_seconds,
+            phase: status.phase(registry),
+            listener: status.listener,
+            reactors: status.reactors,
+            workers: status.workers,
+            connections: registry.sum(names::CONNECTIONS),
+            sessions: registry.sum(names::SESSIONS),
+            links_up: registry.sum(names::LINKS_UP),
+            resident_bytes: figures.resident_bytes,
+            open_fds: figures.open_fds,
+            threads: figures.threads,
+            cpu_seconds: figures.cpu_seconds,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The responder over real sockets.
+
+use super::*;
+use crate::metrics::{Series, names};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+
+const SERIES: &[Series] = &[
+    Series::gauge(names::CONNECTIONS, "Open client connections."),
+    Series::gauge(names::SESSIONS, "Sessions."),
+    Series::gauge(names::LINKS_UP, "Links that are up."),
+];
+const LINKS: usize = 2;
+
+struct Rig {
+    admin: Option<Admin>,
+    board: Arc<Board>,
+    status: Arc<Status>,
+    registry: Arc<Registry>,
+}
+
+impl Rig {
+    fn new(bounds: Bounds) -> Self {
+        let (registry, board) = (Arc::new(Registry::new()), Arc::new(Board::new(SERIES)));
+        registry.add(Arc::clone(&board));
+        let status = Arc::new(Status::new("g1", "127.0.0.1:7000".parse().expect("address"), 2, 1));
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let admin =
+            spawn_bounded(listener, Arc::clone(&registry), Arc::clone(&status), bounds).expect("starts");
+        Self { admin: Some(admin), board, status, registry }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.admin.as_ref().expect("runs").address()).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        stream
+    }
+
+    fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).expect("written");
+        read(&mut stream)
+    }
+
+    fn get(&self, path: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.admin.take().expect("runs").stop();
+    }
+}
+
+fn read(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("answered and closed in time");
+    text
+}
+
+const PATIENT: Bounds = Bounds { time_max: Duration::from_secs(30), ..BOUNDS };
+
+#[test]
+fn health_and_readiness() {
+    let rig = Rig::new(PATIENT);
+    assert!(rig.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+    let said = rig.get("/readyz");
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("no link to a backend is up\n"), "{said}");
+    rig.board.set(LINKS, 1);
+    let said = rig.get("/readyz");
+    assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nready\n"), "{said}");
+    rig.status.drain();
+    let said = rig.get("/readyz");
+    assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("draining\n"), "{said}");
+    assert!(rig.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[test]
+fn metrics_and_status() {
+    let rig = Rig::new(PATIENT);
+    rig.board.publish(&[7, 5, 2]);
+    let said = rig.get("/metrics?x=1");
+    assert!(
+        said.contains("content-type: application/openmetrics-text; version=1.0.0")
+            && said.ends_with("# EOF\n")
+    );
+    assert!(
+        said.contains("\nmoorline_connections 7\n") && said.contains("\nmoorline_admin_requests_total 0\n")
+    );
+    let said = rig.get("/v1/varz");
+    let (_, body) = said.split_once("\r\n\r\n").expect("a head and a body");
+    let varz: Varz = serde_json::from_str(body).expect("JSON");
+    assert_eq!((varz.connections, varz.sessions, varz.links_up, varz.generation), (7, 5, 2, 0));
+    assert_eq!((varz.phase, varz.pid, varz.gateway.as_str()), (Phase::Ready, std::process::id(), "g1"));
+    assert_eq!(rig.registry.sum("admin_requests"), 2);
+}
+
+#[test]
+fn anything_else_is_refused_in_clear_words() {
+    let rig = Rig::new(PATIENT);
+    let said = rig.get("/metric");
+    assert!(
+        said.starts_with("HTTP/1.1 404 ") && said.contains("no /metric here; there are /healthz"),
+        "{said}"
+    );
+    let said = rig.ask("POST /healthz HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc");
+    assert!(said.starts_with("HTTP/1.1 405 ") && said.contains("\r\nallow: GET, HEAD\r\n"), "{said}");
+    let said = rig.ask("HEAD /healthz HTTP/1.1\r\n\r\n");
+    assert!(said.contains("content-length: 3\r\n") && said.ends_with("\r\n\r\n"), "{said}");
+    assert!(rig.ask("\x16\x03\x01 hello\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    let huge = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    assert!(rig.ask(&huge).starts_with("HTTP/1.1 431 "));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(100));
+    assert!(rig.ask(&many).starts_with("HTTP/1.1 431 "));
+}
+
+#[test]
+fn a_request_may_come_byte_by_byte_and_a_visitor_may_leave() {
+    let rig = Rig::new(PATIENT);
+    let mut slow = rig.connect();
+    slow.set_nodelay(true).expect("set");
+    drop(rig.connect());
+    for byte in b"GET /healthz HTTP/1.1\r\n\r\n" {
+        slow.write_all(&[*byte]).expect("written");
+    }
+    slow.shutdown(Shutdown::Write).expect("half-closed");
+    assert!(read(&mut slow).ends_with("\r\n\r\nok\n"));
+}
+
+#[test]
+fn silent_visitors_are_closed_at_their_deadline() {
+    let rig = Rig::new(Bounds { time_max: Duration::from_millis(20), ..BOUNDS });
+    let (mut silent, mut halfway) = (rig.connect(), rig.connect());
+    halfway.write_all(b"GET /healthz HT").expect("written");
+    assert_eq!((read(&mut silent), halfway.read(&mut [0; 1]).map_or(0, |count| count)), (String::new(), 0));
+    assert_eq!(rig.registry.sum("admin_refused"), 2);
+}
+
+#[test]
+fn one_visitor_too_many_is_closed_and_the_others_are_served() {
+    let rig = Rig::new(Bounds { open_max: 3, ..PATIENT });
+    let mut open: Vec<_> = (0..3).map(|_| rig.connect()).collect();
+    let mut refused = rig.connect();
+    assert_eq!(read(&mut refused), "");
+    let mut first = open.remove(0);
+    first.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").expect("written");
+    assert!(read(&mut first).ends_with("ok\n"));
+    assert_eq!(rig.registry.sum("admin_refused"), 1);
+}
