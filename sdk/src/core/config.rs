@@ -1,0 +1,127 @@
+//! What a [`Core`](super::Core) is told once: who it is, and every time and limit it works with.
+
+use crate::core::Backoff;
+use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};
+use moorline_proto::message::client::Platform;
+use moorline_proto::time::Duration;
+use std::sync::Arc;
+
+/// Where the token of a login comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenSource {
+    /// Always this one; an expired one ends the core for good.
+    Fixed(Arc<str>),
+    /// Asked for by [`Event::TokenNeeded`](super::Event::TokenNeeded), kept until it expires.
+    Ask,
+}
+
+/// Who logs in, and how the core behaves.
+#[derive(Clone, Debug)]
+pub struct CoreConfig {
+    /// The user, 1 to 64 bytes without ':' and control characters.
+    pub uid: Arc<str>,
+    /// The device among the user's devices; the same rule.
+    pub device: Arc<str>,
+    /// What kind of device it is.
+    pub platform: Platform,
+    /// The proof of who it is.
+    pub token: TokenSource,
+    /// Client software, for the gateway's logs.
+    pub agent: Arc<str>,
+    /// Times and limits; many cores share one.
+    pub tuning: Arc<Tuning>,
+}
+
+/// A name in the configuration breaks the rule for names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must be 1 to {bytes_max} bytes without ':' and control characters")]
+pub struct InvalidName {
+    /// Which name.
+    pub what: &'static str,
+    /// Its limit.
+    pub bytes_max: usize,
+}
+
+impl CoreConfig {
+    /// With default behaviour.
+    pub fn new(uid: &str, device: &str, platform: Platform, token: TokenSource) -> Self {
+        Self {
+            uid: uid.into(),
+            device: device.into(),
+            platform,
+            token,
+            agent: concat!("moorline-sdk/", env!("CARGO_PKG_VERSION")).into(),
+            tuning: Arc::new(Tuning::default()),
+        }
+    }
+
+    /// Checks the names; the gateway would refuse others.
+    ///
+    /// # Errors
+    /// [`InvalidName`] says which one.
+    pub fn check(&self) -> Result<(), InvalidName> {
+        check_name("uid", &self.uid, UID_BYTES_MAX)?;
+        check_name("device", &self.device, DEVICE_BYTES_MAX)
+    }
+}
+
+fn check_name(what: &'static str, name: &str, bytes_max: usize) -> Result<(), InvalidName> {
+    let is_lawful = !name.is_empty()
+        && name.len() <= bytes_max
+        && !name.chars().any(|letter| letter == ':' || letter.is_control());
+    if is_lawful { Ok(()) } else { Err(InvalidName { what, bytes_max }) }
+}
+
+/// Times and limits of a core.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// How long the driver may take to connect. Default 10 s.
+    pub connect_timeout: Duration,
+    /// From HELLO to WELCOME. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Waits between connection attempts. Default full jitter, 500 ms to 30 s.
+    pub backoff: Backoff,
+    /// From SEND to SENDACK; after it the same cid and key go out again, at most three times. Default 10 s.
+    pub send_timeout: Duration,
+    /// How long, in time spent online, a SEND answered RETRY is tried again. Default 60 s.
+    pub send_retry_for: Duration,
+    /// Sends without a final result. Default 1,024.
+    pub outbox_sends_max: usize,
+    /// Payload bytes of them. Default 4 MiB.
+    pub outbox_bytes_max: usize,
+    /// Requests without a result. Default 256.
+    pub requests_max: usize,
+    /// How long a hole in a conversation may wait for its pushes before it is pulled. Default 200 ms.
+    pub gap_wait: Duration,
+    /// How long a handled message may wait for its ack. Default 200 ms.
+    pub ack_delay: Duration,
+    /// From PING to any sign of life. Default 10 s.
+    pub pong_timeout: Duration,
+    /// From LOGOUT to the gateway's CLOSE. Default 2 s.
+    pub logout_timeout: Duration,
+    /// Conversations whose position is remembered; the one longest unused is forgotten. Default 1,024.
+    pub conversations_max: usize,
+    /// Payload bytes of messages that wait behind a hole; more are pulled again later. Default 1 MiB.
+    pub held_bytes_max: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(10),
+            backoff: Backoff::default(),
+            send_timeout: Duration::from_secs(10),
+            send_retry_for: Duration::from_secs(60),
+            outbox_sends_max: 1024,
+            outbox_bytes_max: 4 << 20,
+            requests_max: 256,
+            gap_wait: Duration::from_millis(200),
+            ack_delay: Duration::from_millis(200),
+            pong_timeout: Duration::from_secs(10),
+            logout_timeout: Duration::from_secs(2),
+            conversations_max: 1024,
+            held_bytes_max: 1 << 20,
+        }
+    }
+}

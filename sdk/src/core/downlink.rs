@@ -1,0 +1,216 @@
+//! Downlink numbers of one session: what came, what the application has handled, what to ack.
+//!
+//! Driven by the inbox. The ack is cumulative over *handled* frames: a frame is acked only when its
+//! message, however it came, was handed back by the application.
+
+use super::event::Token;
+use moorline_proto::ids::Seq;
+use moorline_proto::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How far a downlink number may run ahead of the handled base.
+pub(super) const SLOTS_MAX: usize = 1024;
+/// Handled frames that are acked at once.
+const ACK_FRAMES: u32 = 8;
+
+/// What became of one reliable frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Slot {
+    /// Not seen, or refused for lack of room.
+    Missing,
+    /// Its message waits behind a hole.
+    Held { conversation: Arc<str>, seq: u64 },
+    /// Its message is with the application.
+    Delivered(Token),
+    /// Nothing more to do.
+    Handled,
+}
+
+/// What a downlink number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Take it.
+    New,
+    /// Came before.
+    Again,
+    /// Outside any lawful window.
+    Beyond,
+}
+
+#[derive(Debug)]
+pub(super) struct Downlink {
+    delay: Duration,
+    /// Every number up to here is handled.
+    base: Seq,
+    /// Numbers from `base + 1`.
+    slots: VecDeque<Slot>,
+    unreported: u32,
+    /// The gateway wants the ack of this number at once.
+    wanted: Seq,
+    due: Option<Instant>,
+}
+
+impl Downlink {
+    pub(super) fn new(delay: Duration) -> Self {
+        Self { delay, base: 0, slots: VecDeque::new(), unreported: 0, wanted: 0, due: None }
+    }
+
+    /// The cumulative ack.
+    pub(super) const fn base(&self) -> Seq {
+        self.base
+    }
+
+    /// Bit i: number base + 2 + i is handled.
+    pub(super) fn sack(&self) -> u64 {
+        let handled = self.slots.iter().skip(1).take(64).map(|slot| u64::from(*slot == Slot::Handled));
+        handled.enumerate().fold(0, |bits, (at, bit)| bits | bit << at)
+    }
+
+    pub(super) fn on_offline(&mut self) {
+        self.slots = VecDeque::new();
+        (self.unreported, self.wanted, self.due) = (0, 0, None);
+    }
+
+    pub(super) fn on_new_session(&mut self) {
+        self.on_offline();
+        self.base = 0;
+    }
+
+    /// Judges a number and makes room for it.
+    pub(super) fn admit(&mut self, now: Instant, seq: Seq) -> Admission {
+        let Some(ahead) = seq.checked_sub(self.base + 1) else {
+            self.set_due(now + self.delay); // the gateway missed our ack
+            return Admission::Again;
+        };
+        let at = ahead as usize;
+        if at >= SLOTS_MAX {
+            return Admission::Beyond;
+        }
+        while self.slots.len() <= at {
+            self.slots.push_back(Slot::Missing);
+        }
+        if self.slots[at] == Slot::Missing { Admission::New } else { Admission::Again }
+    }
+
+    /// The gateway asks for an ack of `seq`, or of whatever there is if 0.
+    pub(super) fn on_ack_wanted(&mut self, now: Instant, seq: Seq) {
+        self.wanted = self.wanted.max(seq);
+        let is_handled = seq <= self.base;
+        self.set_due(if is_handled { now } else { now + self.delay });
+    }
+
+    /// Says what became of an admitted number.
+    pub(super) fn set(&mut self, now: Instant, seq: Seq, slot: Slot) {
+        if seq > self.base {
+            self.slots[(seq - self.base - 1) as usize] = slot;
+            self.advance(now);
+        }
+    }
+
+    pub(super) fn on_delivered(&mut self, conversation: &Arc<str>, seq: u64, token: Token) {
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Held { conversation: held, seq: at } if *at == seq && held == conversation)
+            {
+                *slot = Slot::Delivered(token);
+            }
+        }
+    }
+
+    /// Places below `next` were delivered or passed over: nobody will hand the rest back.
+    pub(super) fn on_passed(&mut self, now: Instant, conversation: &Arc<str>, next: u64) {
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Held { conversation: held, seq } if *seq < next && held == conversation) {
+                *slot = Slot::Handled;
+            }
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn on_handled(&mut self, now: Instant, token: Token) {
+        for slot in &mut self.slots {
+            if *slot == Slot::Delivered(token) {
+                *slot = Slot::Handled;
+            }
+        }
+        self.advance(now);
+    }
+
+    fn advance(&mut self, now: Instant) {
+        while self.slots.front() == Some(&Slot::Handled) {
+            self.slots.pop_front();
+            self.base += 1;
+            self.unreported += 1;
+        }
+        if self.unreported == 0 {
+            return;
+        }
+        let is_wanted = self.wanted != 0 && self.wanted <= self.base;
+        let is_urgent = is_wanted || self.unreported >= ACK_FRAMES;
+        self.set_due(if is_urgent { now } else { now + self.delay });
+    }
+
+    fn set_due(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    /// When an ack must go out.
+    pub(super) const fn deadline(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A frame with the current base was sent.
+    pub(super) fn on_reported(&mut self) {
+        (self.unreported, self.due) = (0, None);
+        if self.wanted <= self.base {
+            self.wanted = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELAY: Duration = Duration::from_millis(200);
+
+    fn at(millis: u64) -> Instant {
+        Instant::ZERO + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn acks_after_the_delay_after_eight_and_on_request() {
+        let mut downlink = Downlink::new(DELAY);
+        for seq in 1..=7 {
+            assert_eq!(downlink.admit(at(0), seq), Admission::New);
+            downlink.set(at(0), seq, Slot::Handled);
+        }
+        assert_eq!((downlink.base(), downlink.deadline()), (7, Some(at(200))));
+        downlink.admit(at(5), 8);
+        downlink.set(at(5), 8, Slot::Handled);
+        assert_eq!(downlink.deadline(), Some(at(5)));
+        downlink.on_reported();
+        assert_eq!(downlink.deadline(), None);
+        downlink.admit(at(6), 9);
+        downlink.on_ack_wanted(at(6), 9);
+        downlink.set(at(6), 9, Slot::Delivered(Token(1)));
+        assert_eq!(downlink.deadline(), Some(at(206)));
+        downlink.on_handled(at(10), Token(1));
+        assert_eq!((downlink.base(), downlink.deadline()), (9, Some(at(10))));
+    }
+
+    #[test]
+    fn what_is_not_handled_holds_the_ack_back() {
+        let mut downlink = Downlink::new(DELAY);
+        downlink.admit(at(0), 3);
+        downlink.set(at(0), 3, Slot::Handled);
+        downlink.admit(at(0), 1);
+        downlink.set(at(0), 1, Slot::Delivered(Token(1)));
+        assert_eq!((downlink.base(), downlink.sack()), (0, 0b10));
+        downlink.on_handled(at(1), Token(1));
+        assert_eq!((downlink.base(), downlink.sack()), (1, 0b1));
+        assert_eq!(downlink.admit(at(1), 1), Admission::Again);
+        assert_eq!(downlink.admit(at(1), 3), Admission::Again);
+        assert_eq!(downlink.admit(at(1), 2 + 1024), Admission::Beyond);
+    }
+}

@@ -1,0 +1,445 @@
+//! Messages on their way to the application: once each, in their conversation's order.
+//!
+//! Driven by [`Core`](super::Core). A place after a hole is held while the hole may close by itself,
+//! then the hole is pulled. Transport numbers belong to [`Downlink`]; places to [`Conversation`].
+
+use super::Tuning;
+use super::backoff::part_of;
+use super::conversation::{Conversation, Place, Repair};
+use super::downlink::{Admission, Downlink, Slot};
+use super::event::{Event, Events, Message, Token};
+use moorline_proto::ids::Seq;
+use moorline_proto::message::client::Push;
+use moorline_proto::message::im::PullResponse;
+use moorline_proto::random::Random;
+use moorline_proto::time::{Duration, Instant};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Messages with the application; further pushes are refused (not acked) until it hands some back.
+pub(super) const UNHANDLED_MAX: usize = 2048;
+/// No pull while the application holds this many.
+const UNHANDLED_PULL_MAX: usize = 256;
+/// Messages of one pull.
+pub(super) const PULL_PAGE: u32 = 64;
+/// Pulls at a time.
+const PULLS_MAX: usize = 4;
+/// Ids remembered of messages that have no place to be known by.
+const RECENT_MAX: usize = 128;
+/// The wait after a pull that brought nothing, doubled each time.
+const PULL_PAUSE: Duration = Duration::from_secs(1);
+const PULL_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Answers that bring nothing before the hole is passed over.
+const EMPTY_PAGES_MAX: u32 = 5;
+
+/// A hole to pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    pub(super) conversation: Arc<str>,
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
+/// Why a pull brought nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PullFailure {
+    /// It may go better later.
+    Later,
+    /// It never will.
+    Never,
+}
+
+#[derive(Debug)]
+struct Unhandled {
+    token: Token,
+    conversation: Arc<str>,
+    seq: u64,
+    message_id: u64,
+}
+
+/// Hands messages out and knows which are still out.
+#[derive(Debug)]
+struct Delivery {
+    downlink: Downlink,
+    unhandled: VecDeque<Unhandled>,
+    recent: VecDeque<u64>,
+    last_token: u64,
+}
+
+impl Delivery {
+    fn deliver(&mut self, conversation: &Arc<str>, push: Push, events: &mut Events) -> Token {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        let (seq, message_id) = (push.seq, push.message_id);
+        self.unhandled.push_back(Unhandled {
+            token,
+            conversation: Arc::clone(conversation),
+            seq,
+            message_id,
+        });
+        self.downlink.on_delivered(conversation, seq, token);
+        events.push_back(Event::Message(Message {
+            token,
+            message_id,
+            conversation: Arc::clone(conversation),
+            seq,
+            sender: push.sender,
+            sender_device: push.sender_device,
+            kind: push.r#type,
+            payload: push.payload,
+            time_ms: push.time_ms,
+        }));
+        token
+    }
+
+    /// What a repeated message's frame waits for.
+    fn slot_of(&self, is_it: impl Fn(&Unhandled) -> bool) -> Slot {
+        let out = self.unhandled.iter().find(|unhandled| is_it(unhandled));
+        out.map_or(Slot::Handled, |unhandled| Slot::Delivered(unhandled.token))
+    }
+
+    /// Whether the id is new among the last [`RECENT_MAX`]; 0 is no id.
+    fn is_new(&mut self, message_id: u64) -> bool {
+        if message_id == 0 {
+            return true;
+        }
+        if self.recent.contains(&message_id) {
+            return false;
+        }
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(message_id);
+        true
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    tuning: Arc<Tuning>,
+    uid: Arc<str>,
+    device: Arc<str>,
+    delivery: Delivery,
+    conversations: BTreeMap<Arc<str>, Conversation>,
+    /// Conversations with a hole.
+    open: Vec<Arc<str>>,
+    held_bytes: usize,
+    clock: u64,
+}
+
+impl Inbox {
+    pub(super) fn new(tuning: Arc<Tuning>, uid: Arc<str>, device: Arc<str>) -> Self {
+        let delivery = Delivery {
+            downlink: Downlink::new(tuning.ack_delay),
+            unhandled: VecDeque::new(),
+            recent: VecDeque::new(),
+            last_token: 0,
+        };
+        Self {
+            tuning,
+            uid,
+            device,
+            delivery,
+            conversations: BTreeMap::new(),
+            open: Vec::new(),
+            held_bytes: 0,
+            clock: 0,
+        }
+    }
+
+    pub(super) const fn downlink(&self) -> &Downlink {
+        &self.delivery.downlink
+    }
+
+    pub(super) const fn downlink_mut(&mut self) -> &mut Downlink {
+        &mut self.delivery.downlink
+    }
+
+    pub(super) fn unhandled(&self) -> usize {
+        self.delivery.unhandled.len()
+    }
+
+    /// Judges a frame's number; 0 has none to judge.
+    pub(super) fn admit(&mut self, now: Instant, seq: Seq) -> Admission {
+        if seq == 0 { Admission::New } else { self.delivery.downlink.admit(now, seq) }
+    }
+
+    /// A reliable frame that nobody hands back was dealt with.
+    pub(super) fn settle(&mut self, now: Instant, seq: Seq) {
+        if seq != 0 {
+            self.delivery.downlink.set(now, seq, Slot::Handled);
+        }
+    }
+
+    /// A PUSH under an admitted number.
+    pub(super) fn handle_push(&mut self, now: Instant, seq: Seq, push: Push, events: &mut Events) {
+        if self.delivery.unhandled.len() >= UNHANDLED_MAX {
+            return; // neither delivered nor acked: it will come again
+        }
+        let name = self.intern(&push.conversation);
+        let slot = self.sort(now, &name, push, events);
+        if seq != 0 {
+            self.delivery.downlink.set(now, seq, slot);
+        }
+        self.settle_holes(now, &name);
+    }
+
+    fn sort(&mut self, now: Instant, name: &Arc<str>, push: Push, events: &mut Events) -> Slot {
+        let delivery = &mut self.delivery;
+        let conversation = self.conversations.get_mut(name).expect("interned");
+        let (seq, id) = (push.seq, push.message_id);
+        let place = if seq == 0 { Place::Before } else { conversation.place(seq) };
+        match place {
+            Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, events)),
+            Place::Before => delivery.slot_of(|out| out.message_id == id),
+            Place::Passed => delivery.slot_of(|out| out.seq == seq && out.conversation == *name),
+            Place::Next => {
+                conversation.next += 1;
+                let token = delivery.deliver(name, push, events);
+                self.advance(now, name, events);
+                Slot::Delivered(token)
+            }
+            Place::Ahead => {
+                let gap = conversation.gap_mut();
+                gap.latest = gap.latest.max(seq);
+                let has_room = self.held_bytes + push.payload.len() <= self.tuning.held_bytes_max;
+                if gap.filled.end_at(seq).is_some() {
+                    return Slot::Handled;
+                }
+                if has_room && !gap.held.contains_key(&seq) {
+                    self.held_bytes += push.payload.len();
+                    gap.held.insert(seq, push);
+                }
+                Slot::Held { conversation: Arc::clone(name), seq }
+            }
+        }
+    }
+
+    /// A SENDACK: the place is the core's own.
+    pub(super) fn handle_own(&mut self, now: Instant, conversation: &str, seq: u64, events: &mut Events) {
+        if conversation.is_empty() || seq == 0 {
+            return;
+        }
+        let name = self.intern(conversation);
+        self.conversations.get_mut(&name).expect("interned").fill(seq);
+        self.advance(now, &name, events);
+        self.settle_holes(now, &name);
+    }
+
+    /// A NOTIFY: places up to `latest` exist.
+    pub(super) fn handle_notify(&mut self, now: Instant, conversation: &str, latest: u64) -> Arc<str> {
+        let name = self.intern(conversation);
+        let known = self.conversations.get_mut(&name).expect("interned");
+        if latest != 0 && known.next == 0 {
+            known.begin(latest);
+        }
+        if latest != 0 && latest >= known.next {
+            let gap = known.gap_mut();
+            gap.latest = gap.latest.max(latest);
+        }
+        self.settle_holes(now, &name);
+        name
+    }
+
+    /// The application has the message safe.
+    pub(super) fn handled(&mut self, now: Instant, token: Token) {
+        let at = self.delivery.unhandled.binary_search_by_key(&token, |unhandled| unhandled.token);
+        if let Ok(at) = at {
+            self.delivery.unhandled.remove(at);
+            self.delivery.downlink.on_handled(now, token);
+        }
+        if self.delivery.unhandled.is_empty() && self.delivery.unhandled.capacity() > 16 {
+            self.delivery.unhandled = VecDeque::new();
+        }
+    }
+
+    /// The next hole to pull.
+    pub(super) fn poll_hole(&mut self, now: Instant) -> Option<Hole> {
+        if self.open.is_empty() || self.delivery.unhandled.len() >= UNHANDLED_PULL_MAX {
+            return None;
+        }
+        let mut asked = 0;
+        for name in &self.open {
+            let repair =
+                self.conversations.get(name).and_then(|known| known.gap.as_ref()).map(|gap| gap.repair);
+            asked += usize::from(repair == Some(Repair::Asked));
+        }
+        if asked >= PULLS_MAX {
+            return None;
+        }
+        for name in &self.open {
+            let Some(known) = self.conversations.get_mut(name) else { continue };
+            let (from, to) = (known.next, known.hole_end());
+            let Some(gap) = &mut known.gap else { continue };
+            if matches!(gap.repair, Repair::Waiting(until) if until <= now) {
+                gap.repair = Repair::Asked;
+                return Some(Hole { conversation: Arc::clone(name), from, to });
+            }
+        }
+        None
+    }
+
+    /// The answer to a pull of a hole that ended at `to`.
+    pub(super) fn handle_pull(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        to: u64,
+        answer: Result<PullResponse, PullFailure>,
+        random: &mut Random,
+        events: &mut Events,
+    ) {
+        let Some(known) = self.conversations.get_mut(name) else { return };
+        let before = known.next;
+        let Some(gap) = &mut known.gap else { return };
+        gap.repair = Repair::Idle;
+        let mut is_last_word = answer == Err(PullFailure::Never);
+        let mut has_more = false;
+        let is_page = answer.is_ok();
+        if let Ok(page) = answer {
+            has_more = page.more;
+            is_last_word = !page.more && page.latest >= to;
+            for range in &page.voids {
+                gap.filled.add(range.from.max(before), range.to);
+            }
+            for push in page.messages {
+                let is_own = push.sender == *self.uid && push.sender_device == *self.device;
+                if is_own && push.seq >= before {
+                    gap.filled.add(push.seq, push.seq);
+                } else if push.seq >= before && !gap.held.contains_key(&push.seq) {
+                    self.held_bytes += push.payload.len();
+                    gap.held.insert(push.seq, push);
+                }
+            }
+        }
+        self.advance(now, name, events);
+        let Some(known) = self.conversations.get_mut(name) else { return };
+        let has_progress = known.next > before;
+        if let Some(gap) = &mut known.gap {
+            gap.failures = if has_progress { 0 } else { gap.failures + 1 };
+            gap.empty_pages = if has_progress { 0 } else { gap.empty_pages + u32::from(is_page) };
+            is_last_word |= gap.empty_pages >= EMPTY_PAGES_MAX;
+        }
+        if is_last_word {
+            self.pass_over(now, name, to, events);
+        }
+        self.settle_holes(now, name);
+        self.schedule_pull(now, name, before, has_more, random);
+    }
+
+    /// After the last word on a hole nothing may stay open up to `to`; what is passed over is said aloud.
+    fn pass_over(&mut self, now: Instant, name: &Arc<str>, to: u64, events: &mut Events) {
+        while let Some(known) = self.conversations.get_mut(name) {
+            let (next, end) = (known.next, known.hole_end().min(to));
+            if !known.has_hole() || end < next {
+                return;
+            }
+            known.gap_mut().filled.add(next, end);
+            events.push_back(Event::Hole { conversation: Arc::clone(name), from: next, to: end });
+            self.advance(now, name, events);
+        }
+    }
+
+    fn schedule_pull(
+        &mut self,
+        now: Instant,
+        name: &Arc<str>,
+        before: u64,
+        has_more: bool,
+        random: &mut Random,
+    ) {
+        let Some(known) = self.conversations.get_mut(name) else { return };
+        let has_progress = known.next > before;
+        let Some(gap) = &mut known.gap else { return };
+        if !matches!(gap.repair, Repair::Waiting(_)) {
+            return;
+        }
+        if has_progress && has_more {
+            gap.repair = Repair::Waiting(now);
+        } else if !has_progress {
+            let pause = (PULL_PAUSE * (1 << gap.failures.min(5))).min(PULL_PAUSE_MAX);
+            gap.repair = Repair::Waiting(now + pause / 2 + part_of(pause / 2, random));
+        }
+    }
+
+    /// When a hole must be pulled; only while logged in.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.open.is_empty() || self.delivery.unhandled.len() >= UNHANDLED_PULL_MAX {
+            return None; // `handled` goes on with it
+        }
+        let gaps = self.open.iter().filter_map(|name| self.conversations.get(name)?.gap.as_ref());
+        let (mut soonest, mut asked) = (None, 0);
+        for gap in gaps {
+            match gap.repair {
+                Repair::Waiting(until) => soonest = Some(soonest.map_or(until, |at: Instant| at.min(until))),
+                Repair::Asked => asked += 1,
+                Repair::Idle => {}
+            }
+        }
+        if asked >= PULLS_MAX { None } else { soonest }
+    }
+
+    /// Hands out everything that is in order now.
+    fn advance(&mut self, now: Instant, name: &Arc<str>, events: &mut Events) {
+        let Some(known) = self.conversations.get_mut(name) else { return };
+        let before = known.next;
+        while let Some(push) = known.poll_ready() {
+            self.held_bytes -= push.payload.len();
+            self.delivery.deliver(name, push, events);
+        }
+        if known.next > before {
+            self.delivery.downlink.on_passed(now, name, known.next);
+        }
+        self.held_bytes -= known.tidy();
+        let wait = now + self.tuning.gap_wait;
+        if let Some(gap) = &mut known.gap
+            && known.next > before
+            && matches!(gap.repair, Repair::Waiting(_))
+        {
+            gap.repair = Repair::Waiting(wait); // it is closing by itself
+        }
+    }
+
+    /// Starts or ends the wait for a conversation's hole.
+    fn settle_holes(&mut self, now: Instant, name: &Arc<str>) {
+        let Some(known) = self.conversations.get_mut(name) else { return };
+        let has_hole = known.has_hole();
+        let mut is_open = has_hole;
+        if let Some(gap) = &mut known.gap {
+            match gap.repair {
+                Repair::Idle if has_hole => gap.repair = Repair::Waiting(now + self.tuning.gap_wait),
+                Repair::Waiting(_) if !has_hole => gap.repair = Repair::Idle,
+                Repair::Asked => is_open = true,
+                Repair::Idle | Repair::Waiting(_) => {}
+            }
+        }
+        let at = self.open.iter().position(|open| open == name);
+        match (at, is_open) {
+            (None, true) => self.open.push(Arc::clone(name)),
+            (Some(at), false) => drop(self.open.swap_remove(at)),
+            _ => {}
+        }
+    }
+
+    /// The shared name of a conversation; makes room by forgetting the one longest unused.
+    fn intern(&mut self, name: &str) -> Arc<str> {
+        self.clock += 1;
+        if let Some((shared, _)) = self.conversations.get_key_value(name) {
+            let shared = Arc::clone(shared);
+            self.conversations.get_mut(name).expect("found").touched = self.clock;
+            return shared;
+        }
+        if self.conversations.len() >= self.tuning.conversations_max.max(1) {
+            // One with a hole only if all have one: what it held was not acked and comes again.
+            let oldest = self.conversations.iter().min_by_key(|(_, known)| (known.has_hole(), known.touched));
+            if let Some(oldest) = oldest.map(|(name, _)| Arc::clone(name)) {
+                let forgotten = self.conversations.remove(&oldest);
+                self.held_bytes -= forgotten.map_or(0, |known| known.held_bytes());
+                self.open.retain(|open| *open != oldest);
+            }
+        }
+        let shared: Arc<str> = name.into();
+        self.conversations.insert(Arc::clone(&shared), Conversation::new(self.clock));
+        shared
+    }
+}
