@@ -64,7 +64,7 @@ impl Dedupe {
         self.taken = cid;
     }
 
-    /// A taken cid has its answer; an answer given twice changes nothing. False if `cid` was never taken.
+    /// A taken cid has its answer; an answer given twice changes nothing [P-5.10]. False if `cid` was never taken.
     pub fn answer(&mut self, cid: Seq) -> bool {
         if cid == 0 || cid > self.taken {
             return false;

@@ -1,4 +1,4 @@
-//! Why a connection ends: a value with a wire code, a metric label and a row in `docs/protocol.md`.
+//! Why a connection ends: a value with a wire code, a metric label and a row in `docs/protocol.md` [P-9.2].
 
 use core::fmt;
 
@@ -95,7 +95,9 @@ impl CloseReason {
     }
 }
 
-/// Whether a client may come back by itself after a close with `code`, known or not.
+/// Whether a client may come back by itself after a close with `code`, known or not [P-9.1].
+///
+/// When to come back is the client's policy [P-9.3]; after a KICK its own word decides [P-3.9].
 pub const fn may_reconnect(code: u32) -> bool {
     !matches!(code, 3500..=3999 | 4500..=4999)
 }

@@ -6,9 +6,9 @@ use core::fmt;
 /// A frame number in one direction of one session; 0 means "unreliable" in a header.
 pub type Seq = u32;
 
-/// Longest user id, in bytes.
+/// Longest user id, in bytes [P-4.2].
 pub const UID_BYTES_MAX: usize = 64;
-/// Longest device id, in bytes.
+/// Longest device id, in bytes [P-4.2].
 pub const DEVICE_BYTES_MAX: usize = 64;
 
 /// One device's login: 16 random bytes.

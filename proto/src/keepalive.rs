@@ -50,7 +50,7 @@ impl Heartbeat {
         self.next = now + self.promised.min(self.interval);
     }
 
-    /// A PING goes out now: returns the promise that it carries.
+    /// A PING goes out now: returns the promise that it carries [P-7.1].
     pub fn beat(&mut self, now: Instant) -> Duration {
         self.promised = self.interval;
         self.next = now + self.interval;

@@ -29,7 +29,7 @@ pub enum Event {
     Connected,
     /// A frame came.
     Received(Command),
-    /// The socket is gone, or a deadline passed.
+    /// The socket is gone, or a deadline passed: as if closed for now [P-8.6].
     Lost,
 }
 

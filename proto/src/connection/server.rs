@@ -15,7 +15,7 @@ use crate::frame::Command;
 pub enum State {
     /// Accepted; only HELLO is heard.
     AwaitHello,
-    /// HELLO is being judged; the client must wait.
+    /// HELLO is being judged; the client must wait [P-3.3]. It may be refused [P-3.8].
     Authenticating,
     /// Logged in.
     Active,
@@ -94,7 +94,7 @@ const fn on_frame(state: State, command: Command) -> Transition {
         | Command::App(_) => Transition::To(state),
         Command::Logout | Command::Close => Transition::To(State::Closing),
         Command::Ignorable(_) => Transition::Ignore,
-        // HELLO comes once; the rest travels the other way.
+        // HELLO comes once; the rest travels the other way [P-2.4].
         Command::Hello
         | Command::Welcome
         | Command::Pong

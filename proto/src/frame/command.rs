@@ -6,9 +6,9 @@ macro_rules! commands {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Command {
             $($(#[doc = $doc])+ $name,)+
-            /// 40-BF: opaque to the gateway, routed to the backend and from it.
+            /// 40-BF: opaque to the gateway, routed to the backend and from it [P-2.3].
             App(u8),
-            /// C0-FF: dropped by a receiver that does not know it.
+            /// C0-FF: dropped by a receiver that does not know it [P-2.2].
             Ignorable(u8),
         }
 
@@ -44,7 +44,7 @@ commands! {
     Welcome = 0x02;
     /// Client's heartbeat.
     Ping = 0x05;
-    /// Its echo.
+    /// Its answer, without a body [P-7.4].
     Pong = 0x06;
     /// Client's message; seq is the cid.
     Send = 0x10;

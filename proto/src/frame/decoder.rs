@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 ///
 /// Between frames it owns nothing (8 bytes of null pointer). A frame that lies whole in the input is
 /// handed out as a slice of it; only a frame that spans reads is gathered in a buffer of its own,
-/// which grows with the bytes that really came, never by what a header claims.
+/// which grows with the bytes that really came, never by what a header claims [P-1.8].
 #[derive(Debug, Default)]
 pub struct Decoder {
     partial: Option<Box<BytesMut>>,
@@ -25,7 +25,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The reason to close with, as early as the bytes show it: a wrong first byte after one byte,
-    /// a bad header or a body over `body_max` bytes after 16. The stream cannot be read on.
+    /// a bad header or a body over `body_max` bytes after 16 [P-1.4]. The stream cannot be read on.
     pub fn decode(&mut self, input: &mut Bytes, body_max: u32) -> Result<Option<Frame>, CloseReason> {
         if let Some(partial) = self.partial.take() {
             return self.resume(partial, input, body_max);

@@ -19,7 +19,7 @@ use core::fmt;
 
 /// Bytes of a frame header.
 pub const HEADER_BYTES: usize = 16;
-/// Default limit of a body, in bytes.
+/// Default limit of a body, in bytes [P-10.1].
 pub const BODY_BYTES_MAX: u32 = 64 << 10;
 /// No configuration may raise the body limit above this, in bytes.
 pub const BODY_BYTES_CEILING: u32 = 1 << 20;
@@ -32,7 +32,7 @@ pub const BATCH_FRAMES_MAX: usize = 128;
 pub const FIRST_BYTE: u8 = 0xA0 | PROTOCOL_VERSION;
 const RELIABLE_BIT: u8 = 0b100;
 
-/// A frame's priority class. Lower is more urgent.
+/// A frame's priority class [P-1.3]. Lower is more urgent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// Handshake, acks, kicks.
@@ -103,7 +103,7 @@ impl fmt::Debug for Flags {
     }
 }
 
-/// The 16 bytes that lead a frame.
+/// The 16 bytes that lead a frame [P-1.2].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// What the frame is.
@@ -112,7 +112,7 @@ pub struct Header {
     pub flags: Flags,
     /// Its priority class.
     pub lane: Lane,
-    /// Whether the receiver acknowledges it by seq.
+    /// Whether the receiver acknowledges it by seq [P-1.5].
     pub reliable: bool,
     /// Bytes of body that follow.
     pub body_len: u32,

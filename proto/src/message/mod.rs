@@ -29,7 +29,7 @@ pub mod im {
     pub use super::generated::im::v1::*;
 }
 
-/// Decodes a client frame's body.
+/// Decodes a client frame's body [P-2.6].
 ///
 /// # Errors
 /// [`CloseReason::BadMessage`] if the bytes are no such message.

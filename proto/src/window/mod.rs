@@ -17,7 +17,7 @@ const SRTT_UNKNOWN: Duration = Duration::from_secs(1);
 const OVERDUE_AFTER_MIN: Duration = Duration::from_secs(2);
 const OVERDUE_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// How much may be in flight.
+/// How much may be in flight; the rest waits with the owner [P-6.9].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowLimits {
     /// Frames.
@@ -195,7 +195,7 @@ impl<T> Window<T> {
         (self.srtt_micros > 0).then(|| Duration::from_micros(self.srtt_micros.into()))
     }
 
-    /// When the oldest frame's ack is overdue: its `sent_at` + clamp(2 x SRTT + 1 s, 2 s, 30 s).
+    /// When the oldest frame's ack is overdue [P-6.5]: its `sent_at` + clamp(2 x SRTT + 1 s, 2 s, 30 s).
     /// Before a round trip was measured, SRTT counts as 1 s.
     pub fn deadline(&self) -> Option<Instant> {
         let after = 2 * self.srtt().unwrap_or(SRTT_UNKNOWN) + Duration::from_secs(1);
