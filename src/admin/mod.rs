@@ -73,14 +73,14 @@ impl Admin {
 ///
 /// # Errors
 /// The system's: no poll, no thread.
-pub fn spawn(listener: TcpListener, registry: Arc<Registry>, status: Arc<Status>) -> io::Result<Admin> {
-    spawn_bounded(listener, registry, status, BOUNDS)
+pub fn spawn(listener: TcpListener, status: Arc<Status>, registry: Arc<Registry>) -> io::Result<Admin> {
+    spawn_bounded(listener, status, registry, BOUNDS)
 }
 
 fn spawn_bounded(
     listener: TcpListener,
-    registry: Arc<Registry>,
     status: Arc<Status>,
+    registry: Arc<Registry>,
     bounds: Bounds,
 ) -> io::Result<Admin> {
     let address = listener.local_addr()?;

@@ -1,5 +1,6 @@
 //! What the process says about itself as a whole.
 
+use crate::config::Config;
 use crate::metrics::process::Figures;
 use crate::metrics::{Registry, names};
 use serde::{Deserialize, Serialize};
@@ -22,17 +23,30 @@ pub struct Status {
 }
 
 impl Status {
-    /// Of a process that serves.
-    pub fn new(gateway: impl Into<String>, listener: SocketAddr, reactors: usize, workers: usize) -> Self {
-        Self { gateway: gateway.into(), listener, reactors, workers, is_draining: AtomicBool::new(false) }
+    /// Of a process with these settings, which serves.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            gateway: config.gateway_id(),
+            listener: config.listener.address,
+            reactors: config.reactors(),
+            workers: config.workers(),
+            is_draining: AtomicBool::new(false),
+        }
+    }
+
+    /// With the address that was really bound: settings may ask for port 0.
+    #[must_use]
+    pub fn listening_at(mut self, listener: SocketAddr) -> Self {
+        self.listener = listener;
+        self
     }
 
     /// From now on `/readyz` refuses, so that no new client is sent here.
-    pub fn drain(&self) {
+    pub fn set_draining(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`Self::drain`] was called.
+    /// Whether [`Self::set_draining`] was called.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }

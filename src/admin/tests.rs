@@ -1,6 +1,7 @@
 //! The responder over real sockets.
 
 use super::*;
+use crate::config::Config;
 use crate::metrics::{Series, names};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -23,10 +24,12 @@ impl Rig {
     fn new(bounds: Bounds) -> Self {
         let (registry, board) = (Arc::new(Registry::new()), Arc::new(Board::new(SERIES)));
         registry.add(Arc::clone(&board));
-        let status = Arc::new(Status::new("g1", "127.0.0.1:7000".parse().expect("address"), 2, 1));
+        let mut config = Config::default();
+        config.gateway.id = "g1".into();
+        let status = Arc::new(Status::new(&config).listening_at(([127, 0, 0, 1], 4).into()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let admin =
-            spawn_bounded(listener, Arc::clone(&registry), Arc::clone(&status), bounds).expect("starts");
+            spawn_bounded(listener, Arc::clone(&status), Arc::clone(&registry), bounds).expect("starts");
         Self { admin: Some(admin), board, status, registry }
     }
 
@@ -70,7 +73,7 @@ fn health_and_readiness() {
     rig.board.set(LINKS, 1);
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nready\n"), "{said}");
-    rig.status.drain();
+    rig.status.set_draining();
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("draining\n"), "{said}");
     assert!(rig.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
@@ -93,6 +96,7 @@ fn metrics_and_status() {
     let varz: Varz = serde_json::from_str(body).expect("JSON");
     assert_eq!((varz.connections, varz.sessions, varz.links_up, varz.generation), (7, 5, 2, 0));
     assert_eq!((varz.phase, varz.pid, varz.gateway.as_str()), (Phase::Ready, std::process::id(), "g1"));
+    assert_eq!(varz.listener.port(), 4);
     assert_eq!(rig.registry.sum("admin_requests"), 2);
 }
 
