@@ -1,4 +1,5 @@
 //! The Moorline gateway.
+pub mod admin;
 pub mod auth;
 pub mod config;
 pub mod handoff;
