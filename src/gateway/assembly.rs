@@ -105,7 +105,7 @@ impl Gateway {
             let handle = named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
             reactors.push((reactor_senders[number].clone(), handle));
         }
-        let status = Arc::new(Status::new(config.gateway_id(), address, reactors.len(), workers.len()));
+        let status = Arc::new(Status::new(config).listening_at(address));
         let admin = start_admin(config, &status, &metrics)?;
         tracing::info!(listener = %address, reactors = reactors.len(), workers = workers.len(), connections_max = cap, "serving");
         Ok(Self { listener: address, admin, status, metrics, reactors, workers, workers_stop })
@@ -133,13 +133,13 @@ impl Gateway {
 
     /// No more logins; asks every client to leave within `window`.
     pub(super) fn drain(&self, window: Duration) {
-        self.status.drain();
+        self.status.set_draining();
         self.order(|| ReactorMail::Drain(window));
     }
 
     /// Ends every connection and thread.
     pub(super) fn stop(&self) {
-        self.status.drain();
+        self.status.set_draining();
         self.order(|| ReactorMail::Stop);
     }
 
@@ -227,7 +227,7 @@ fn start_admin(
     let address = config.admin.address;
     let listener =
         TcpListener::bind(address).map_err(|source| GatewayError::Bind { key: "admin.address", address, source })?;
-    let spawned = admin::spawn(listener, Arc::clone(metrics), Arc::clone(status));
+    let spawned = admin::spawn(listener, Arc::clone(status), Arc::clone(metrics));
     spawned.map(Some).map_err(GatewayError::system("start the admin thread"))
 }
 

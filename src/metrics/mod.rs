@@ -39,6 +39,7 @@
 //! thread that counts rarely calls [`Board::add`] and [`Board::set`] directly.
 
 mod board;
+mod counts;
 mod page;
 pub mod process;
 mod series;
@@ -46,6 +47,7 @@ mod series;
 mod tests;
 
 pub use board::{Board, Tally};
+pub(crate) use counts::counts;
 pub use page::Registry;
 pub use series::{Kind, SECONDS, Series};
 

@@ -37,8 +37,8 @@ mod timers;
 mod uplink;
 
 pub use login::Transfer;
-pub use settings::Settings;
-pub use tally::{Count, CountKind, Tally};
+pub use settings::{ClockBase, Settings};
+pub use tally::{Count, Tally};
 
 use crate::handoff::{Downlink, Uplink};
 use bytes::Bytes;

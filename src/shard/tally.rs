@@ -1,86 +1,63 @@
 //! What a shard counts: plain numbers, published by its reactor once per loop turn.
 
+use crate::metrics::counts;
 use moorline_proto::error::CloseReason;
 use std::ops::{Index, IndexMut};
 
-macro_rules! counts {
-    ($($(#[doc = $doc:literal])+ $name:ident = $metric:literal, $kind:ident;)+) => {
-        /// One number of a shard.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Count { $($(#[doc = $doc])+ $name,)+ }
-
-        impl Count {
-            /// All of them, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
-
-            /// Metric name (without the prefix), what it means, and whether it may fall.
-            pub const fn describe(self) -> (&'static str, &'static str, CountKind) {
-                match self { $(Self::$name => ($metric, concat!($($doc,)+), CountKind::$kind),)+ }
-            }
-        }
-    };
-}
-
-/// How a number moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CountKind {
-    /// Only grows.
-    Counter,
-    /// A level.
-    Gauge,
-}
-
 counts! {
-    /// Open client connections.
-    Connections = "connections", Gauge;
-    /// Logged-in sessions.
-    Sessions = "sessions", Gauge;
-    /// Users with at least one session.
-    Users = "users", Gauge;
-    /// Connections accepted.
-    Accepted = "accepted", Counter;
-    /// Connections moved to their user's home shard.
-    Moved = "moved", Counter;
-    /// Logins admitted.
-    Logins = "logins", Counter;
-    /// Older logins ended by a newer one of the same device.
-    Replaced = "logins_replaced", Counter;
-    /// Frames received from clients.
-    FramesIn = "frames_received", Counter;
-    /// Frames queued toward clients.
-    FramesOut = "frames_queued", Counter;
-    /// Bytes received from clients.
-    BytesIn = "client_received_bytes", Counter;
-    /// Bytes the kernel took toward clients.
-    BytesOut = "client_sent_bytes", Counter;
-    /// Heartbeats received.
-    Pings = "heartbeats", Counter;
-    /// SENDs taken in order.
-    Sends = "sends", Counter;
-    /// SENDs received again before or after their answer.
-    SendsAgain = "sends_duplicate", Counter;
-    /// SENDs held because an earlier cid was missing.
-    SendsEarly = "sends_early", Counter;
-    /// Answers given to SEND and REQ.
-    Answers = "answers", Counter;
-    /// Answers whose connection was gone.
-    AnswersStale = "answers_stale", Counter;
-    /// Pushes taken for a session.
-    Pushes = "pushes", Counter;
-    /// Pushes acknowledged by their client.
-    PushesAcked = "pushes_acked", Counter;
-    /// Pushes whose target was not connected.
-    PushesOffline = "pushes_offline", Counter;
-    /// Pushes refused by a full queue.
-    PushesFull = "pushes_full", Counter;
-    /// Pushes that waited longer than their time to live.
-    PushesExpired = "pushes_expired", Counter;
-    /// Overdue acks that were asked for.
-    AckProbes = "ack_probes", Counter;
-    /// Entries in the timing wheel.
-    Timers = "timers", Gauge;
-    /// Timer wheel insertions, moves included.
-    TimerMoves = "timer_moves", Counter;
+    /// One number of a shard.
+    pub enum Count {
+        /// Open client connections.
+        Connections = gauge "connections";
+        /// Logged-in sessions.
+        Sessions = gauge "sessions";
+        /// Users with at least one session.
+        Users = gauge "users";
+        /// Connections accepted.
+        Accepted = counter "accepted";
+        /// Connections moved to their user's home shard.
+        Moved = counter "moved";
+        /// Logins admitted.
+        Logins = counter "logins";
+        /// Older logins ended by a newer one of the same device.
+        Replaced = counter "logins_replaced";
+        /// Frames received from clients.
+        FramesIn = counter "frames_received";
+        /// Frames queued toward clients.
+        FramesOut = counter "frames_queued";
+        /// Bytes received from clients.
+        BytesIn = counter "client_received_bytes";
+        /// Bytes the kernel took toward clients.
+        BytesOut = counter "client_sent_bytes";
+        /// Heartbeats received.
+        Pings = counter "heartbeats";
+        /// SENDs taken in order.
+        Sends = counter "sends";
+        /// SENDs received again before or after their answer.
+        SendsAgain = counter "sends_duplicate";
+        /// SENDs held because an earlier cid was missing.
+        SendsEarly = counter "sends_early";
+        /// Answers given to SEND and REQ.
+        Answers = counter "answers";
+        /// Answers whose connection was gone.
+        AnswersStale = counter "answers_stale";
+        /// Pushes taken for a session.
+        Pushes = counter "pushes";
+        /// Pushes acknowledged by their client.
+        PushesAcked = counter "pushes_acked";
+        /// Pushes whose target was not connected.
+        PushesOffline = counter "pushes_offline";
+        /// Pushes refused by a full queue.
+        PushesFull = counter "pushes_full";
+        /// Pushes that waited longer than their time to live.
+        PushesExpired = counter "pushes_expired";
+        /// Overdue acks that were asked for.
+        AckProbes = counter "ack_probes";
+        /// Entries in the timing wheel.
+        Timers = gauge "timers";
+        /// Timer wheel insertions, moves included.
+        TimerMoves = counter "timer_moves";
+    }
 }
 
 /// A shard's numbers.

@@ -1,0 +1,32 @@
+//! Declares the numbers of one owner once: the enum that code counts with, and the series it exports.
+
+/// An enum of counters and gauges, with `ALL` and the `SERIES` they are exported as. The first line of
+/// a variant's documentation is the help text on the page.
+///
+/// ```text
+/// counts! {
+///     /// One number of a shard.
+///     pub enum Count {
+///         /// Open client connections.
+///         Connections = gauge "connections";
+///     }
+/// }
+/// ```
+macro_rules! counts {
+    ($(#[$meta:meta])* $visibility:vis enum $name:ident {
+        $($(#[doc = $doc:literal])+ $variant:ident = $kind:ident $metric:literal;)+
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $visibility enum $name { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl $name {
+            /// All of them, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// What they are exported as, in the same order.
+            pub const SERIES: &'static [$crate::metrics::Series] =
+                &[$($crate::metrics::Series::$kind($metric, concat!($($doc,)+).trim_ascii()),)+];
+        }
+    };
+}
+pub(crate) use counts;
