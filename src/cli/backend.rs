@@ -1,0 +1,90 @@
+//! `moorline backend`: the reference backend in this process.
+
+use super::{Failure, logging, say};
+use crate::config::LogFormat;
+use clap::Args;
+use moorline_backend::BackendConfig;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use toml::{Table, Value};
+
+#[derive(Debug, Args)]
+pub(super) struct BackendArgs {
+    /// Settings file in TOML; without it the defaults apply
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Override one setting, as often as needed; beats the file
+    #[arg(long = "set", value_name = "[SECTION.]KEY=VALUE")]
+    sets: Vec<String>,
+    /// error, warn, info, debug or trace, or tracing directives
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
+    let config = load(args)?;
+    logging::start(&args.log_level, LogFormat::Text)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    }
+    let ready = |address| {
+        let line = format!("moorline backend ready link={address} pid={}\n", std::process::id());
+        if say(&line).is_err() {
+            tracing::warn!(%address, "nobody reads the ready line");
+        }
+    };
+    moorline_backend::run(&config, ready, &stop).map_err(Failure::failed)
+}
+
+/// The file alone first, so that its mistakes are reported with their lines; then each flag.
+pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
+    let mut table = Table::new();
+    if let Some(path) = &args.file {
+        let named =
+            |error: &dyn ToString| Failure::Usage(format!("{}: {}", path.display(), error.to_string()));
+        BackendConfig::load(path).map_err(|error| named(&error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        table = toml::from_str(&text).map_err(|error| named(&error))?;
+    }
+    let mut config = BackendConfig::default();
+    if !table.is_empty() {
+        config = parse(&table)?;
+    }
+    for set in &args.sets {
+        let refused = |problem: String| Failure::Usage(format!("--set {set}: {problem}"));
+        insert(&mut table, set).map_err(refused)?;
+        config = parse(&table).map_err(|failure| match failure {
+            Failure::Usage(problem) => refused(problem),
+            other => other,
+        })?;
+    }
+    Ok(config)
+}
+
+fn parse(table: &Table) -> Result<BackendConfig, Failure> {
+    let text = toml::to_string(table).map_err(Failure::usage)?;
+    BackendConfig::parse(&text).map_err(Failure::usage)
+}
+
+fn insert(table: &mut Table, set: &str) -> Result<(), String> {
+    let (path, text) = set.split_once('=').ok_or("expected key=value or section.key=value")?;
+    let value = literal(text.trim());
+    let (section, name) = path.trim().rsplit_once('.').unwrap_or(("", path.trim()));
+    let mut place = table;
+    if !section.is_empty() {
+        let slot = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        place = slot.as_table_mut().ok_or_else(|| format!("{section} is no section"))?;
+    }
+    place.insert(name.to_owned(), value);
+    Ok(())
+}
+
+/// A TOML value as it stands, else text: `--set listen=127.0.0.1:0` needs no quotes.
+fn literal(text: &str) -> Value {
+    let table: Option<Table> = toml::from_str(&format!("value = {text}")).ok();
+    let value = table.and_then(|mut table| table.remove("value").filter(|_| table.is_empty()));
+    value.unwrap_or_else(|| Value::String(text.to_owned()))
+}

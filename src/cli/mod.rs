@@ -1,0 +1,146 @@
+//! Arguments and exit codes of the `moorline` program.
+//!
+//! Owns the command line; every subcommand is one small function over the library. Answers go to
+//! standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
+//! settings.
+
+mod backend;
+mod logging;
+mod manual;
+mod settings;
+mod status;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use crate::gateway::{self, GatewayError};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Instant-messaging connection gateway.
+#[derive(Debug, Parser)]
+#[command(name = "moorline", version, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until TERM (drains first) or INT
+    Run(settings::SettingsArgs),
+    /// Run the reference IM backend until TERM or INT
+    Backend(backend::BackendArgs),
+    /// Validate settings and key file; 0: valid, 2: what is wrong, where, and what is expected
+    Check(settings::SettingsArgs),
+    /// Print settings
+    Config {
+        #[command(subcommand)]
+        what: settings::Printed,
+    },
+    /// Show how a running gateway is
+    Status {
+        /// Its admin address
+        #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
+        admin: SocketAddr,
+        /// Print the JSON of /v1/varz
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sign an HS256 login token, for trying things out
+    Token(token::TokenArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write one per subcommand
+    Man {
+        /// Write moorline.1 and moorline-COMMAND.1 into this directory
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Why the program ends with another code than 0.
+#[derive(Debug)]
+enum Failure {
+    /// 1: it was asked for something that did not work.
+    Failed(String),
+    /// 2: it was asked wrongly.
+    Usage(String),
+    /// 0: nobody reads the answer any more (`moorline config doc | head`).
+    Unread,
+}
+
+impl Failure {
+    fn failed(error: impl ToString) -> Self {
+        Self::Failed(error.to_string())
+    }
+
+    fn usage(error: impl ToString) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<GatewayError> for Failure {
+    fn from(error: GatewayError) -> Self {
+        match error {
+            GatewayError::Config(_) | GatewayError::Auth(_) => Self::usage(error),
+            _ => Self::failed(error),
+        }
+    }
+}
+
+/// Reads the arguments, does what they say, and tells the exit code.
+pub fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Backend(args) => backend::run(&args),
+        Command::Check(args) => settings::check(&args),
+        Command::Config { what } => settings::print(&what),
+        Command::Status { admin, json } => status::show(admin, json),
+        Command::Token(args) => token::sign(&args),
+        Command::Completions { shell } => manual::completions(Arguments::command(), shell),
+        Command::Man { dir } => manual::pages(Arguments::command(), dir.as_deref()),
+    };
+    let (code, message) = match outcome {
+        Ok(()) | Err(Failure::Unread) => return ExitCode::SUCCESS,
+        Err(Failure::Failed(message)) => (1, message),
+        Err(Failure::Usage(message)) => (2, message),
+    };
+    for line in message.lines() {
+        note(&format!("moorline: {line}"));
+    }
+    ExitCode::from(code)
+}
+
+fn run(args: &settings::SettingsArgs) -> Result<(), Failure> {
+    let config = args.load()?.config;
+    logging::start(&config.log.level, config.log.format)?;
+    if args.file.is_none() {
+        tracing::info!(
+            "no -c: defaults, MOORLINE__ variables and --set apply; \
+             `moorline config default > moorline.toml` makes a file to start from"
+        );
+    }
+    Ok(gateway::run(config)?)
+}
+
+/// Writes an answer to standard output.
+fn say(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Unread,
+        _ => Failure::Failed(format!("cannot write to standard output: {error}")),
+    })
+}
+
+/// Writes a line to standard error; when that fails there is nobody left to tell.
+fn note(line: &str) {
+    writeln!(io::stderr(), "{line}").ok();
+}

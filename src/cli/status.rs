@@ -1,0 +1,101 @@
+//! `moorline status`: asks a running gateway's admin address.
+
+use super::{Failure, say};
+use crate::admin::Varz;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// For the connection, and for each part of the answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit of the answer, in bytes.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
+    let body = fetch(admin).map_err(|error| {
+        Failure::Failed(format!(
+            "cannot get the status from {admin}: {error}; is the gateway running, and is this its \
+             admin address (--admin)?"
+        ))
+    })?;
+    let varz: Varz = serde_json::from_str(&body).map_err(|error| {
+        Failure::Failed(format!("{admin} answers, but not as a moorline of this version does: {error}"))
+    })?;
+    if is_json { say(&body) } else { say(&summary(&varz)) }
+}
+
+/// The body of `/v1/varz`.
+fn fetch(admin: SocketAddr) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(format!("GET /v1/varz HTTP/1.1\r\nhost: {admin}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(format!("it says {:?}", head.lines().next().unwrap_or_default()))),
+    }
+}
+
+fn summary(varz: &Varz) -> String {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // uptime is not negative
+    let uptime = varz.uptime_seconds as u64;
+    let (hours, minutes, seconds) = (uptime / 3600, uptime / 60 % 60, uptime % 60);
+    let mebibytes = varz.resident_bytes >> 20;
+    format!(
+        "{}: {}\n\
+         moorline {}   pid {}   generation {}   up {hours}h {minutes:02}m {seconds:02}s\n\
+         connections {}   sessions {}   links up {}\n\
+         listener {}   reactors {}   workers {}\n\
+         memory {mebibytes} MiB   open files {}   threads {}   cpu {:.1} s\n",
+        varz.gateway,
+        varz.phase,
+        varz.version,
+        varz.pid,
+        varz.generation,
+        varz.connections,
+        varz.sessions,
+        varz.links_up,
+        varz.listener,
+        varz.reactors,
+        varz.workers,
+        varz.open_fds,
+        varz.threads,
+        varz.cpu_seconds,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{self, Status};
+    use crate::config::Config;
+    use crate::metrics::Registry;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_running_gateway_is_shown() {
+        let mut config = Config::default();
+        config.gateway.id = "g1".into();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let status = Arc::new(Status::new(&config));
+        let admin = admin::spawn(listener, status, Arc::new(Registry::new())).expect("starts");
+        let body = fetch(admin.address()).expect("answers");
+        let shown = summary(&serde_json::from_str(&body).expect("JSON"));
+        assert!(shown.starts_with("g1: not ready: no link to a backend is up\n"), "{shown}");
+        assert!(shown.contains("connections 0   sessions 0   links up 0\n"), "{shown}");
+        admin.stop();
+    }
+
+    #[test]
+    fn nobody_there_is_said_with_the_fix() {
+        let free =
+            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let Err(Failure::Failed(said)) = show(free, false) else { panic!("nobody listens on {free}") };
+        assert!(said.contains(&free.to_string()) && said.contains("--admin"), "{said}");
+    }
+}
