@@ -252,6 +252,8 @@ impl Reactor {
     /// Gives a socket its connection's slot and edges; without either, the socket closes.
     fn attach(&mut self, key: Option<ConnKey>, mut socket: TcpStream) {
         let Some(key) = key else { return self.listener.gate().leave() };
+        // The slot's last tenant may have left in this very turn.
+        self.release();
         let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut socket, Source::Connection(key).into(), interest);
         self.streams.insert(key, socket);
@@ -314,8 +316,12 @@ impl Reactor {
                 stream.shutdown_write();
             }
         }
+        self.release();
+    }
+
+    /// Takes out the sockets whose slots the shard has freed.
+    fn release(&mut self) {
         for key in self.outputs.closes.drain(..) {
-            // A slot that was given away in the same turn was closed by its next tenant.
             drop(self.streams.remove(key));
             self.listener.gate().leave();
         }

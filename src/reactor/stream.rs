@@ -94,14 +94,15 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Puts a socket at its connection's slot. An older tenant, whose end was not performed yet, is closed.
+    /// Puts a socket at its connection's slot. Panics if the last tenant's socket is still there.
     pub(super) fn insert(&mut self, key: ConnKey, socket: TcpStream) {
         let slot = key.slot() as usize;
         while self.slots.len() <= slot {
             self.slots.push(Stream::vacant());
         }
         let stream = &mut self.slots[slot];
-        self.open += usize::from(stream.socket.is_none());
+        assert!(stream.socket.is_none(), "a slot is released before it is given away");
+        self.open += 1;
         *stream = Stream {
             socket: Some(socket),
             generation: key.generation(),
