@@ -257,7 +257,9 @@ mod tests {
     const C: LinkIndex = LinkIndex(2);
 
     fn settle(slots: &mut Slots, moves: &Moves) {
-        moves.iter().for_each(|(_, set)| slots.set_live(*set));
+        for (_, set) in moves {
+            slots.set_live(*set);
+        }
     }
 
     #[test]

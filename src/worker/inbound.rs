@@ -160,9 +160,10 @@ impl Worker {
         } else {
             let shard = Pin::of(&kick.uid).shard(self.outbox.shards());
             let uid = kick.uid.into_boxed_str();
-            let target = match kick.device.is_empty() {
-                true => Target::User(uid),
-                false => Target::Device(uid, kick.device.into_boxed_str()),
+            let target = if kick.device.is_empty() {
+                Target::User(uid)
+            } else {
+                Target::Device(uid, kick.device.into_boxed_str())
             };
             (shard, target)
         };

@@ -190,7 +190,7 @@ impl Worker {
         let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
         let links: Vec<Link> =
             addresses.flat_map(each).map(|address| Link::new(address, &settings.link)).collect();
-        assert!(links.len() <= usize::from(u16::MAX), "a worker has at most 65,535 links");
+        assert!(u16::try_from(links.len()).is_ok(), "a worker has at most 65,535 links");
         let targets = shards.iter().map(|_| Vec::new()).collect();
         Self {
             links,

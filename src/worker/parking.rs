@@ -243,7 +243,9 @@ mod tests {
         parking.try_park(up(0, 3, 0)).expect("room");
         parking.try_park_change(slot, Change::Down { key: ConnKey::from_u64(1), code: 0 }).expect("room");
         parking.try_park(up(1, 9, 0)).expect("room");
-        [2, 1].into_iter().for_each(|number| parking.requeue(up(0, number, 0)));
+        for number in [2, 1] {
+            parking.requeue(up(0, number, 0));
+        }
         assert_eq!(parking.occupied().bits(), 0b11);
         assert_eq!(numbers(&mut parking, 0), [1, 2, 3, 0]);
         assert_eq!(numbers(&mut parking, 1), [9]);

@@ -58,7 +58,8 @@ impl Worker {
             return true;
         };
         let has_output = !self.outbox.is_empty() || self.links.iter().any(|link| link.output_len() > 0);
-        has_output && self.now < stop_at
+        let has_mail = !self.mailbox.try_sleep();
+        (has_output || has_mail) && self.now < stop_at
     }
 
     fn wait(&mut self, events: &mut Events) {
@@ -167,7 +168,9 @@ impl Worker {
         for link in &mut self.links {
             link.pending.expire(self.now, |up| timed_out.push(up));
         }
-        timed_out.iter().for_each(|up| self.slots.on_settled(up.slot));
+        for up in &timed_out {
+            self.slots.on_settled(up.slot);
+        }
         self.parking.expire(self.now, |up| timed_out.push(up));
         for up in timed_out.drain(..) {
             self.tally[Count::UpTimeouts] += 1;
