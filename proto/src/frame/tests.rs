@@ -1,3 +1,5 @@
+//! Header, decoder and encoder: limits, chunking, round trips.
+
 use super::*;
 use alloc::vec::Vec;
 use bytes::BytesMut;

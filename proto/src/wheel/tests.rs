@@ -1,3 +1,5 @@
+//! The timing wheel beside a sorted list.
+
 use super::*;
 use core::time::Duration;
 use proptest::prelude::*;

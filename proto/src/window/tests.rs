@@ -1,3 +1,5 @@
+//! The in-flight window beside an ordered map.
+
 use super::*;
 use alloc::vec::Vec;
 use proptest::prelude::*;

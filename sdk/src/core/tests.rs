@@ -1,3 +1,5 @@
+//! The client core, driven frame by frame.
+
 use super::*;
 use moorline_proto::frame::{Flags, Header};
 use moorline_proto::message::client::{
