@@ -1,0 +1,208 @@
+//! The legs of a round: a load on one side, and the figures it gives.
+
+use super::sides::{Behind, Counted, Servers};
+use super::table::Row;
+use super::{Options, Side};
+use crate::bare::{BareClient, Uplink};
+use crate::dialect::{Dialect, Moorline, MoorlineOptions};
+use crate::exit::Failure;
+use crate::fleet::{self, BeatsFrom, Plan, RampRule, Ran, Stop};
+use crate::integrity::Tally;
+use crate::phase::{Phase, Timeline};
+use crate::report::ServerFigures;
+use crate::scenario::{Chat, FanOut, Hold, Load, Ping};
+use crate::socket::Sources;
+use std::time::Duration;
+
+/// Logins under way at once.
+const LOGINS_AT_ONCE: u32 = 64;
+/// One heartbeat per client and second in the idle fleet.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// Where heartbeats are not what is measured, they are rare.
+const BEAT_RARELY: Duration = Duration::from_secs(20);
+/// Unanswered messages per client in the open loop.
+const OPEN_WINDOW: u32 = 16;
+
+/// A load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leg {
+    /// Logins 64 at once, then heartbeats once a second.
+    Idle,
+    /// Closed loop through front and backend.
+    Forward,
+    /// The same at half the ceiling, open loop.
+    ForwardOpen,
+    /// Closed loop, answered by the front server itself.
+    Echo,
+    /// One to one in pairs.
+    Chat,
+    /// One writer to all.
+    FanOut,
+}
+
+/// What a leg gave.
+#[derive(Debug, Default)]
+pub(super) struct Measured {
+    pub(super) figures: Vec<(Row, f64)>,
+    pub(super) tally: Tally,
+    pub(super) done_per_s: f64,
+    pub(super) is_interrupted: bool,
+}
+
+impl Leg {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Idle, Self::Forward, Self::ForwardOpen, Self::Echo, Self::Chat, Self::FanOut];
+
+    pub(super) const fn rows(self) -> &'static [Row] {
+        match self {
+            Self::Idle => &[Row::Idle, Row::Login, Row::Heartbeat],
+            Self::Forward => &[Row::Forward, Row::ForwardCeiling],
+            Self::ForwardOpen => &[Row::ForwardOpen, Row::ForwardOpenP99],
+            Self::Echo => &[Row::Echo],
+            Self::Chat => &[Row::Chat],
+            Self::FanOut => &[Row::FanOut],
+        }
+    }
+
+    /// A gateway always forwards, and makes no groups by itself.
+    pub(super) const fn is_ours_too(self) -> bool {
+        !matches!(self, Self::Echo | Self::FanOut)
+    }
+
+    const fn behind(self) -> Behind {
+        match self {
+            Self::Chat => Behind::Im,
+            _ => Behind::Acker,
+        }
+    }
+
+    const fn counted(self) -> Counted {
+        match self {
+            Self::Chat => Counted::All,
+            _ => Counted::Front,
+        }
+    }
+
+    const fn clients(self, options: &Options) -> u32 {
+        match self {
+            Self::Idle => options.idle_clients,
+            Self::FanOut => options.members,
+            Self::Forward | Self::ForwardOpen | Self::Echo | Self::Chat => options.busy_clients,
+        }
+    }
+}
+
+/// Starts a side, runs a leg on it, ends it.
+pub(super) fn measure(
+    leg: Leg,
+    side: Side,
+    options: &Options,
+    open_rate: f64,
+    stop: &Stop,
+) -> Result<Measured, Failure> {
+    let servers = Servers::start(side, leg.behind(), &options.programs)?;
+    let plan = plan(leg, side, options, &servers);
+    let drive = Drive { leg, options, open_rate, plan: &plan, stop };
+    match side {
+        Side::Ours => drive.run(Moorline::new(MoorlineOptions {
+            uid_prefix: "load".into(),
+            tokens: servers.key.as_ref().map(super::sides::Key::mint),
+            heartbeat: BEAT_RARELY,
+        })),
+        Side::Bare => {
+            drive.run(BareClient::new(if leg == Leg::Echo { Uplink::Echo } else { Uplink::Forward }))
+        }
+    }
+}
+
+fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
+    let clients = leg.clients(options);
+    let target = servers.front.address();
+    // The bare server has no backend of its own in one-to-one: its acker only waits.
+    let counted = if side == Side::Bare { Counted::Front } else { leg.counted() };
+    Plan {
+        target,
+        clients,
+        ramp: RampRule { rate: None, at_once: LOGINS_AT_ONCE },
+        sources: Sources::for_target(target, clients),
+        beats: (if leg == Leg::Idle { BEAT_EVERY } else { BEAT_RARELY }, BeatsFrom::Warmup),
+        timeline: Timeline {
+            ramp_max: Duration::from_secs(60),
+            warmup: Duration::from_secs(1),
+            measure: options.measure,
+            drain_max: Duration::from_secs(5),
+        },
+        watched: servers.watched(counted),
+        live: fleet::Live::Quiet,
+    }
+}
+
+struct Drive<'a> {
+    leg: Leg,
+    options: &'a Options,
+    open_rate: f64,
+    plan: &'a Plan,
+    stop: &'a Stop,
+}
+
+impl Drive<'_> {
+    fn run<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {
+        match self.leg {
+            Leg::Idle => self.idle(dialect),
+            Leg::Forward | Leg::Echo => self.ping(dialect, Load::Closed { window: 1 }),
+            Leg::ForwardOpen => self.ping(dialect, Load::Open { rate: self.open_rate, window: OPEN_WINDOW }),
+            Leg::Chat => {
+                let mut chat = Chat::new(self.options.payload_bytes);
+                let ran = fleet::run(self.plan, dialect, &mut chat, self.stop)?;
+                Ok(self.measured(&ran, chat.tally, &[Row::Chat]))
+            }
+            Leg::FanOut => {
+                let mut fan_out = FanOut::new(self.options.payload_bytes);
+                let ran = fleet::run(self.plan, dialect, &mut fan_out, self.stop)?;
+                Ok(self.measured(&ran, fan_out.tally, &[Row::FanOut]))
+            }
+        }
+    }
+
+    fn idle<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {
+        let mut hold = Hold::default();
+        let ran = fleet::run(self.plan, dialect, &mut hold, self.stop)?;
+        let lost = ran.counts.beats.saturating_sub(ran.counts.beats_back);
+        let mut measured = self.measured(&ran, Tally { lost, ..Tally::default() }, &[Row::Heartbeat]);
+        if let Some(server) = ServerFigures::of(&ran) {
+            measured.figures.push((Row::Idle, server.bytes_per_connection));
+            measured.figures.push((Row::Login, server.login_cpu_s_per_million));
+        }
+        Ok(measured)
+    }
+
+    fn ping<D: Dialect>(&self, dialect: D, load: Load) -> Result<Measured, Failure> {
+        let mut ping = Ping::new(load, self.options.payload_bytes);
+        let ran = fleet::run(self.plan, dialect, &mut ping, self.stop)?;
+        let row = self.leg.rows()[0];
+        let mut measured = self.measured(&ran, ping.tally, &[row]);
+        match self.leg {
+            Leg::Forward => measured.figures.push((Row::ForwardCeiling, measured.done_per_s / 1e3)),
+            Leg::ForwardOpen => {
+                let p99 = ping.recorder.corrected.summary().p99;
+                measured.figures.push((Row::ForwardOpenP99, p99 as f64 / 1e6));
+            }
+            _ => {}
+        }
+        Ok(measured)
+    }
+
+    /// What all legs give: CPU seconds per million operations, for `rows`.
+    fn measured(&self, ran: &Ran, mut tally: Tally, rows: &[Row]) -> Measured {
+        tally.dropped += u64::from(ran.counts.dropped);
+        tally.not_in += u64::from(ran.counts.not_in);
+        let figures = ServerFigures::of(ran)
+            .map(|server| rows.iter().map(|row| (*row, server.cpu_s_per_million)).collect())
+            .unwrap_or_default();
+        let done_per_s = ran.ends(Phase::Measure).map_or(0.0, |(began, ended)| {
+            let seconds = ended.at.saturating_since(began.at).as_secs_f64().max(1e-9);
+            (ended.done - began.done) as f64 / seconds
+        });
+        Measured { figures, tally, done_per_s, is_interrupted: ran.is_interrupted }
+    }
+}

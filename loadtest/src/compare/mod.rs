@@ -1,0 +1,170 @@
+//! Ours beside the bare server, on the same load, interleaved.
+//!
+//! A round measures every leg on both sides, one right after the other, each on freshly started
+//! processes; the next round swaps who goes first. Figures are medians over the rounds with their
+//! ranges, and ratios are taken within a round, so that what else the machine does hits both alike.
+
+mod legs;
+mod sides;
+mod table;
+
+pub use sides::{Auth, Programs, Side};
+pub use table::{Row, Sample, Table};
+
+use crate::exit::{Exit, Failure};
+use crate::fleet::{Live, Stop};
+use crate::integrity::Tally;
+use crate::terminal;
+use legs::{Leg, Measured};
+use std::time::Duration;
+
+/// Fewest rounds that a range means something for.
+pub const ROUNDS_MIN: u32 = 3;
+/// Most rounds.
+pub const ROUNDS_MAX: u32 = 99;
+
+/// What to compare and how large.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the servers' programs are.
+    pub programs: Programs,
+    /// Interleaved rounds.
+    pub rounds: u32,
+    /// Connections of the idle fleet.
+    pub idle_clients: u32,
+    /// Connections that send.
+    pub busy_clients: u32,
+    /// Members of the fan-out.
+    pub members: u32,
+    /// Measuring time of one leg.
+    pub measure: Duration,
+    /// Bytes of a message's payload.
+    pub payload_bytes: u32,
+    /// Which figures.
+    pub rows: Vec<Row>,
+    /// Lines a second, or only the table.
+    pub live: Live,
+}
+
+/// What came out.
+#[derive(Debug)]
+pub struct Comparison {
+    /// Every sample.
+    pub table: Table,
+    /// What went wrong on our side.
+    pub ours: Tally,
+    /// What went wrong on the bare side.
+    pub bare: Tally,
+    /// Whether a signal cut it short.
+    pub is_interrupted: bool,
+}
+
+impl Comparison {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match (self.is_interrupted, self.ours.is_clean() && self.bare.is_clean()) {
+            (true, _) => Exit::Interrupted,
+            (false, true) => Exit::Pass,
+            (false, false) => Exit::Integrity,
+        }
+    }
+}
+
+/// Measures.
+pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
+    let mut comparison = Comparison {
+        table: Table::default(),
+        ours: Tally::default(),
+        bare: Tally::default(),
+        is_interrupted: false,
+    };
+    let mut ceiling = Ceiling::default();
+    for round in 0..options.rounds {
+        for leg in Leg::ALL {
+            if !leg.rows().iter().any(|row| options.rows.contains(row)) {
+                continue;
+            }
+            for side in order(round, leg, options) {
+                if options.live == Live::Lines {
+                    let (at, of) = (round + 1, options.rounds);
+                    terminal::note(format!("round {at}/{of}  {leg:?}  {}", side.label()));
+                }
+                let measured = legs::measure(leg, side, options, ceiling.half(), stop)?;
+                comparison.add(round, side, &measured);
+                ceiling.learn(leg, &measured);
+                if comparison.is_interrupted {
+                    return Ok(comparison);
+                }
+            }
+        }
+        ceiling.fix();
+    }
+    Ok(comparison)
+}
+
+/// Both sides in turn, the other first in the next round; the bare side alone where ours has no such leg yet.
+fn order(round: u32, leg: Leg, options: &Options) -> Vec<Side> {
+    let mut sides = vec![Side::Bare, Side::Ours];
+    sides.retain(|side| *side == Side::Bare || (options.programs.moorline.is_some() && leg.is_ours_too()));
+    if round % 2 == 1 {
+        sides.reverse();
+    }
+    sides
+}
+
+/// The open loop runs at half of what the slower side did in the first round's closed loop, and
+/// stays at that rate.
+#[derive(Debug, Default)]
+struct Ceiling {
+    slowest: Option<f64>,
+    is_fixed: bool,
+}
+
+impl Ceiling {
+    fn learn(&mut self, leg: Leg, measured: &Measured) {
+        if leg == Leg::Forward && !self.is_fixed {
+            let seen = measured.done_per_s;
+            self.slowest = Some(self.slowest.map_or(seen, |slowest| slowest.min(seen)));
+        }
+    }
+
+    const fn fix(&mut self) {
+        self.is_fixed = true;
+    }
+
+    /// The rate; a modest one if the closed loop was not asked for.
+    fn half(&self) -> f64 {
+        const WITHOUT_CLOSED_LOOP: f64 = 10_000.0;
+        self.slowest.map_or(WITHOUT_CLOSED_LOOP, |slowest| (slowest / 2.0).max(1.0))
+    }
+}
+
+impl Comparison {
+    fn add(&mut self, round: u32, side: Side, measured: &Measured) {
+        for (row, value) in &measured.figures {
+            self.table.push(Sample { round, side, row: *row, value: *value });
+        }
+        match side {
+            Side::Ours => self.ours.merge(&measured.tally),
+            Side::Bare => self.bare.merge(&measured.tally),
+        }
+        self.is_interrupted |= measured.is_interrupted;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_open_loop_keeps_the_first_rounds_rate() {
+        let mut ceiling = Ceiling::default();
+        let measured = |done_per_s| Measured { done_per_s, ..Measured::default() };
+        ceiling.learn(Leg::Forward, &measured(100_000.0));
+        ceiling.learn(Leg::Forward, &measured(60_000.0));
+        ceiling.learn(Leg::Echo, &measured(10.0));
+        ceiling.fix();
+        ceiling.learn(Leg::Forward, &measured(20_000.0));
+        assert!((ceiling.half() - 30_000.0).abs() < 1e-9);
+    }
+}

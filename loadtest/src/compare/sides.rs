@@ -1,0 +1,171 @@
+//! The two sides: which processes to start, and whose CPU time counts.
+
+use crate::child::Server;
+use crate::dialect::token::TokenMint;
+use crate::exit::Failure;
+use crate::process::Watched;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Moorline.
+    Ours,
+    /// The bare server.
+    Bare,
+}
+
+impl Side {
+    /// The word in the table.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Bare => "bare",
+        }
+    }
+}
+
+/// How our side checks logins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Not at all: dev mode.
+    Dev,
+    /// HS256 tokens with a secret made for the run.
+    Jwt,
+}
+
+/// Where the servers' programs are, and how to start ours.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The `moorline` binary; without it only the bare side is measured.
+    pub moorline: Option<PathBuf>,
+    /// A binary that takes `bare ...` arguments.
+    pub bare: PathBuf,
+    /// How our side checks logins.
+    pub auth: Auth,
+    /// Further `--set` of `moorline run`.
+    pub settings: Vec<String>,
+}
+
+/// What stands behind the front server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// A backend that answers everything.
+    Acker,
+    /// The IM backend with its memory store.
+    Im,
+}
+
+/// Whose CPU time a figure is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// The front server alone: ours is the gateway.
+    Front,
+    /// Front and backend together.
+    All,
+}
+
+/// The running processes of one side; dropping them ends them, the front first.
+#[derive(Debug)]
+pub(super) struct Servers {
+    pub(super) front: Server,
+    behind: Server,
+    pub(super) key: Option<Key>,
+}
+
+impl Servers {
+    pub(super) fn start(side: Side, behind: Behind, programs: &Programs) -> Result<Self, Failure> {
+        match (side, &programs.moorline) {
+            (Side::Ours, Some(moorline)) => Self::start_ours(moorline, behind, programs),
+            _ => Self::start_bare(programs),
+        }
+    }
+
+    fn start_ours(moorline: &std::path::Path, behind: Behind, programs: &Programs) -> Result<Self, Failure> {
+        let handler = match behind {
+            Behind::Acker => "handler=acker",
+            Behind::Im => "handler=im",
+        };
+        let backend = Server::start(moorline, &settings("backend", ["listen=127.0.0.1:0", handler]))?;
+        let endpoints = format!("backend.endpoints=[\"{}\"]", backend.address());
+        let key = match programs.auth {
+            Auth::Dev => None,
+            Auth::Jwt => Some(Key::make()?),
+        };
+        let auth = match &key {
+            None => vec!["auth.mode=dev".to_owned()],
+            Some(key) => vec![
+                "auth.mode=jwt".to_owned(),
+                "auth.algorithm=HS256".to_owned(),
+                format!("auth.key_file={}", key.path.display()),
+            ],
+        };
+        let fixed =
+            ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "log.level=error", &endpoints];
+        let all = fixed.into_iter().chain(auth.iter().map(String::as_str));
+        let all = all.chain(programs.settings.iter().map(String::as_str));
+        let front = Server::start(moorline, &settings("run", all))?;
+        Ok(Self { front, behind: backend, key })
+    }
+
+    fn start_bare(programs: &Programs) -> Result<Self, Failure> {
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let acker = Server::start(&programs.bare, &words(&["bare", "--acker"]))?;
+        let address = acker.address().to_string();
+        let front = Server::start(&programs.bare, &words(&["bare", "--backend", &address]))?;
+        Ok(Self { front, behind: acker, key: None })
+    }
+
+    pub(super) fn watched(&self, counted: Counted) -> Watched {
+        match counted {
+            Counted::Front => Watched::new([self.front.pid()]),
+            Counted::All => Watched::new([self.front.pid(), self.behind.pid()]),
+        }
+    }
+}
+
+fn settings<'a>(verb: &str, pairs: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let mut arguments = vec![verb.to_owned()];
+    for pair in pairs {
+        arguments.extend(["--set".to_owned(), pair.to_owned()]);
+    }
+    arguments
+}
+
+/// A secret in a file of its own, removed with it.
+#[derive(Debug)]
+pub(super) struct Key {
+    path: PathBuf,
+    secret: Vec<u8>,
+}
+
+impl Key {
+    fn make() -> Result<Self, Failure> {
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let mut bytes = [0; 24];
+        getrandom::fill(&mut bytes).expect("the kernel has random bytes");
+        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("moorload-{}-{number}.key", std::process::id()));
+        write_private(&path, secret.as_bytes()).map_err(Failure::io("write a key file"))?;
+        Ok(Self { path, secret: secret.into_bytes() })
+    }
+
+    pub(super) fn mint(&self) -> TokenMint {
+        TokenMint::new(&self.secret, None)
+    }
+}
+
+fn write_private(path: &std::path::Path, secret: &[u8]) -> std::io::Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(secret)
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

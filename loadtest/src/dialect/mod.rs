@@ -1,0 +1,105 @@
+//! What a wire must offer so that the fleet can speak it.
+//!
+//! The same loop, pacing and checks drive Moorline's protocol ([`Moorline`]) and the bare server's
+//! ([`crate::bare::BareClient`]): both sides of a comparison get exactly the same load.
+
+mod moorline;
+pub mod token;
+
+pub use moorline::{Moorline, MoorlineOptions};
+
+use bytes::Bytes;
+
+/// One side of a connection's conversation, without the connection.
+pub trait Dialect {
+    /// What a connection keeps of a frame that spans reads; as small as possible between frames.
+    type Decoder: Default;
+
+    /// Appends the login of client `who`.
+    fn hello(&mut self, who: u32, out: &mut Vec<u8>);
+    /// Appends a heartbeat.
+    fn beat(&mut self, out: &mut Vec<u8>);
+    /// Appends a message.
+    fn message(&mut self, message: &Message, out: &mut Vec<u8>);
+    /// Appends a cumulative ack of deliveries, if this wire has one.
+    fn ack(&mut self, up_to: u32, out: &mut Vec<u8>);
+    /// Appends the reply to [`Event::Probe`], if this wire has one.
+    fn probe_reply(&mut self, up_to: u32, out: &mut Vec<u8>);
+    /// Uses up `input`; what it held goes to `events`.
+    fn decode(
+        &mut self,
+        decoder: &mut Self::Decoder,
+        input: &mut Bytes,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Broken>;
+}
+
+/// A message as the scenarios think of it.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The client that sends it.
+    pub from: u32,
+    /// Its number, dense from 1 per client.
+    pub cid: u32,
+    /// Who gets it.
+    pub to: To,
+    /// Highest delivery this client has handled.
+    pub ack: u32,
+    /// What it carries.
+    pub payload: Bytes,
+}
+
+/// Who gets a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Whoever answers behind the server: only the answer matters.
+    Server,
+    /// One other client of the fleet.
+    Client(u32),
+    /// Every other client of the fleet.
+    Everyone,
+}
+
+/// What came from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The login is done.
+    Welcome,
+    /// The echo of a heartbeat.
+    BeatBack,
+    /// The answer to a message.
+    Answer {
+        /// Which one.
+        cid: u32,
+        /// Whether it was done.
+        outcome: Outcome,
+    },
+    /// A message of another client.
+    Delivery {
+        /// Its number on this connection; 0: not to be acknowledged.
+        seq: u32,
+        /// What it carries.
+        payload: Bytes,
+    },
+    /// The server wants a sign of life or an ack now.
+    Probe,
+    /// The server asks to leave soon.
+    Leave,
+    /// The server ends the connection, with a code.
+    Closing(u32),
+    /// Anything else lawful.
+    Other,
+}
+
+/// Whether the server did what a message asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done, now or before.
+    Done,
+    /// Not done.
+    Refused,
+}
+
+/// The server's bytes are no frames of this wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;

@@ -1,0 +1,228 @@
+//! Moorline's own wire, through `moorline-proto`'s codec.
+
+use super::token::TokenMint;
+use super::{Broken, Dialect, Event, Message, Outcome, To};
+use bytes::{BufMut, Bytes};
+use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::frame::{
+    BODY_BYTES_CEILING, Batch, Command, Decoder, Flags, Frame, HEADER_BYTES, Header, Lane,
+};
+use moorline_proto::message::client::{
+    Ack, Close, Code, Hello, Kick, Ping, Platform, Push, Send, SendAck, Welcome, send,
+};
+use moorline_proto::message::{decode, frame_of};
+use prost::Message as _;
+use std::time::Duration;
+
+/// How the clients present themselves.
+#[derive(Debug)]
+pub struct MoorlineOptions {
+    /// User ids are this and a number.
+    pub uid_prefix: String,
+    /// Signs tokens; without it HELLO carries none, which a gateway in dev mode accepts.
+    pub tokens: Option<TokenMint>,
+    /// How often a client beats: the least that PING promises.
+    pub heartbeat: Duration,
+}
+
+/// Moorline's client side.
+#[derive(Debug)]
+pub struct Moorline {
+    options: MoorlineOptions,
+    promise_s: u32,
+    /// Makes message keys of this run differ from those of any other.
+    run: [u8; 8],
+}
+
+impl Moorline {
+    /// A fleet's dialect.
+    pub fn new(options: MoorlineOptions) -> Self {
+        let mut run = [0; 8];
+        getrandom::fill(&mut run).expect("the kernel has random bytes");
+        let promise_s = u32::try_from(options.heartbeat.as_secs() + 1).unwrap_or(u32::MAX);
+        Self { options, promise_s, run }
+    }
+
+    /// The user id of a client.
+    pub fn uid(&self, who: u32) -> String {
+        format!("{}-{who:07}", self.options.uid_prefix)
+    }
+
+    fn key(&self, from: u32, cid: u32) -> Bytes {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&self.run);
+        key[8..12].copy_from_slice(&from.to_be_bytes());
+        key[12..].copy_from_slice(&cid.to_be_bytes());
+        Bytes::copy_from_slice(&key)
+    }
+
+    fn push_event(&mut self, frame: &Frame, events: &mut Vec<Event>) -> Result<(), Broken> {
+        if frame.header.flags.contains(Flags::BATCH) {
+            for inner in Batch::new(frame.body.clone()) {
+                self.push_event(&inner.map_err(|_| Broken)?, events)?;
+            }
+            return Ok(());
+        }
+        let event = self.event_of(frame)?;
+        let is_delivery = matches!(event, Event::Delivery { .. });
+        events.push(event);
+        if is_delivery && frame.header.flags.contains(Flags::ACK_REQ) {
+            events.push(Event::Probe);
+        }
+        Ok(())
+    }
+
+    fn event_of(&mut self, frame: &Frame) -> Result<Event, Broken> {
+        Ok(match frame.header.command {
+            Command::Welcome => {
+                let welcome: Welcome = decode(&frame.body).map_err(|_| Broken)?;
+                self.promise_s = self.promise_s.max(welcome.heartbeat_min_s);
+                Event::Welcome
+            }
+            Command::Pong => Event::BeatBack,
+            Command::SendAck => {
+                let answer: SendAck = decode(&frame.body).map_err(|_| Broken)?;
+                let is_done = matches!(answer.code(), Code::Ok | Code::Dup);
+                let outcome = if is_done { Outcome::Done } else { Outcome::Refused };
+                Event::Answer { cid: answer.cid, outcome }
+            }
+            Command::Push => {
+                let push: Push = decode(&frame.body).map_err(|_| Broken)?;
+                Event::Delivery { seq: frame.header.seq, payload: push.payload }
+            }
+            Command::Ping => Event::Probe,
+            Command::GoAway => Event::Leave,
+            Command::Close => Event::Closing(decode::<Close>(&frame.body).map_or(0, |close| close.code)),
+            Command::Kick => Event::Closing(decode::<Kick>(&frame.body).map_or(0, |kick| kick.code)),
+            _ => Event::Other,
+        })
+    }
+}
+
+impl Dialect for Moorline {
+    type Decoder = Decoder;
+
+    fn hello(&mut self, who: u32, out: &mut Vec<u8>) {
+        let uid = self.uid(who);
+        let token = self.options.tokens.as_ref().map(|mint| mint.token(&uid)).unwrap_or_default();
+        let version = u32::from(PROTOCOL_VERSION);
+        let hello = Hello {
+            version_min: version,
+            version_max: version,
+            token,
+            uid,
+            device: "moorload".into(),
+            platform: Platform::Bot.into(),
+            resume: None,
+            agent: concat!("moorload/", env!("CARGO_PKG_VERSION")).into(),
+        };
+        frame_of(Command::Hello, &hello).encode(out);
+    }
+
+    fn beat(&mut self, out: &mut Vec<u8>) {
+        frame_of(Command::Ping, &Ping { next_s: self.promise_s }).encode(out);
+    }
+
+    fn message(&mut self, message: &Message, out: &mut Vec<u8>) {
+        let target = match message.to {
+            To::Server | To::Everyone => send::Target::User("echo".into()),
+            To::Client(who) => send::Target::User(self.uid(who)),
+        };
+        let body = Send {
+            key: self.key(message.from, message.cid),
+            target: Some(target),
+            r#type: 0,
+            payload: message.payload.clone(),
+        };
+        let header = Header {
+            command: Command::Send,
+            flags: Flags::default(),
+            lane: Lane::Chat,
+            reliable: true,
+            body_len: u32::try_from(body.encoded_len()).expect("payloads are bounded"),
+            seq: message.cid,
+            ack: message.ack,
+        };
+        out.reserve(HEADER_BYTES + body.encoded_len());
+        out.put_slice(&header.to_bytes());
+        body.encode_raw(out);
+    }
+
+    fn ack(&mut self, up_to: u32, out: &mut Vec<u8>) {
+        frame_of(Command::Ack, &Ack { sack: 0 }).with_ack(up_to).encode(out);
+    }
+
+    fn probe_reply(&mut self, up_to: u32, out: &mut Vec<u8>) {
+        self.ack(up_to, out);
+    }
+
+    fn decode(
+        &mut self,
+        decoder: &mut Decoder,
+        input: &mut Bytes,
+        events: &mut Vec<Event>,
+    ) -> Result<(), Broken> {
+        while let Some(frame) = decoder.decode(input, BODY_BYTES_CEILING).map_err(|_| Broken)? {
+            self.push_event(&frame, events)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::frame::encode_batch;
+    use moorline_proto::message::send_ack_body;
+
+    fn moorline() -> Moorline {
+        let heartbeat = Duration::from_secs(1);
+        Moorline::new(MoorlineOptions { uid_prefix: "t".into(), tokens: None, heartbeat })
+    }
+
+    fn frames(bytes: Vec<u8>) -> Vec<Frame> {
+        let (mut input, mut decoder) = (Bytes::from(bytes), Decoder::new());
+        std::iter::from_fn(|| decoder.decode(&mut input, BODY_BYTES_CEILING).unwrap()).collect()
+    }
+
+    #[test]
+    fn messages_have_unique_keys_and_carry_cid_and_ack() {
+        let (mut ours, mut out) = (moorline(), Vec::new());
+        for (from, cid) in [(1, 1), (1, 2), (2, 1)] {
+            let payload = Bytes::from_static(b"x");
+            ours.message(&Message { from, cid, to: To::Client(9), ack: 4, payload }, &mut out);
+        }
+        let frames = frames(out);
+        let keys: std::collections::BTreeSet<Bytes> =
+            frames.iter().map(|frame| decode::<Send>(&frame.body).unwrap().key).collect();
+        assert_eq!(keys.len(), 3);
+        assert_eq!((frames[1].header.seq, frames[1].header.ack), (2, 4));
+        let target = decode::<Send>(&frames[0].body).unwrap().target;
+        assert_eq!(target, Some(send::Target::User("t-0000009".into())));
+    }
+
+    #[test]
+    fn welcome_raises_the_promise_and_batches_are_walked() {
+        let (mut ours, mut events) = (moorline(), Vec::new());
+        let welcome = frame_of(Command::Welcome, &Welcome { heartbeat_min_s: 30, ..Welcome::default() });
+        let refusal = Frame::new(Command::SendAck, send_ack_body(2, Code::Retry, b""));
+        let answer = Frame::new(Command::SendAck, send_ack_body(1, Code::Ok, b""));
+        let mut wire = Vec::new();
+        welcome.encode(&mut wire);
+        encode_batch(&[answer, refusal]).encode(&mut wire);
+        let mut decoder = Decoder::new();
+        for piece in wire.chunks(7) {
+            ours.decode(&mut decoder, &mut Bytes::copy_from_slice(piece), &mut events).unwrap();
+        }
+        let expected = [
+            Event::Welcome,
+            Event::Answer { cid: 1, outcome: Outcome::Done },
+            Event::Answer { cid: 2, outcome: Outcome::Refused },
+        ];
+        assert_eq!(events, expected);
+        let mut out = Vec::new();
+        ours.beat(&mut out);
+        assert_eq!(decode::<Ping>(&frames(out)[0].body).unwrap().next_s, 30);
+        assert_eq!(ours.decode(&mut decoder, &mut Bytes::from_static(b"HTTP"), &mut events), Err(Broken));
+    }
+}

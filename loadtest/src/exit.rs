@@ -1,0 +1,110 @@
+//! How a run can end: one exit code per kind, so that scripts need not read text.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// The exit code of `moorload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything asked for was done and nothing was lost, duplicated or reordered.
+    Pass,
+    /// The arguments make no sense.
+    Usage,
+    /// This machine does not allow a run of this size, or the target is not loopback.
+    Preflight,
+    /// Nobody answers at the target.
+    Unreachable,
+    /// A message or a connection was lost, or a message duplicated, reordered or refused.
+    Integrity,
+    /// The generator itself was late: the figures say nothing about the server.
+    Saturated,
+    /// Stopped by a signal; the report was written.
+    Interrupted,
+}
+
+impl Exit {
+    /// The number.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Pass => 0,
+            Self::Usage => 1,
+            Self::Preflight => 2,
+            Self::Unreachable => 3,
+            Self::Integrity => 4,
+            Self::Saturated => 5,
+            Self::Interrupted => 130,
+        }
+    }
+
+    /// The word in the report.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Pass => "PASS",
+            Self::Usage => "USAGE",
+            Self::Preflight => "PREFLIGHT",
+            Self::Unreachable => "UNREACHABLE",
+            Self::Integrity => "FAIL integrity",
+            Self::Saturated => "INVALID generator saturated",
+            Self::Interrupted => "INTERRUPTED",
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Why there is no report.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// The arguments make no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// The machine or the safety rules do not allow it.
+    #[error("{0}")]
+    Preflight(String),
+    /// Nobody answers.
+    #[error("cannot reach {target}: {why}")]
+    Unreachable {
+        /// As given.
+        target: String,
+        /// The last error.
+        why: String,
+    },
+    /// A server that should be measured did not start.
+    #[error("{program} did not start: {why}")]
+    Start {
+        /// Which program.
+        program: PathBuf,
+        /// Its last words.
+        why: String,
+    },
+    /// The loop's own system calls failed.
+    #[error("{operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Failure {
+    /// For `map_err`.
+    pub fn io(operation: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, source }
+    }
+
+    /// Its exit code.
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::Usage,
+            Self::Preflight(_) | Self::Io { .. } => Exit::Preflight,
+            Self::Unreachable { .. } | Self::Start { .. } => Exit::Unreachable,
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What the generator keeps of one client.
+
+use mio::net::TcpStream;
+use moorline_proto::time::Instant;
+
+/// Where a client stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Its turn has not come.
+    Absent,
+    /// The connect is under way.
+    Connecting,
+    /// The login is sent.
+    Greeting,
+    /// Logged in.
+    Active,
+    /// It never got in, or it was dropped.
+    Gone,
+}
+
+/// What can happen to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Input {
+    /// Its connect began.
+    Started,
+    /// Its socket is connected.
+    Connected,
+    /// The server let it in.
+    Welcomed,
+    /// The socket is gone, the server said goodbye, or time is up.
+    Lost,
+}
+
+impl Stage {
+    /// The transition table; `None`: the server broke the protocol.
+    pub(super) const fn on(self, input: Input) -> Option<Self> {
+        match (self, input) {
+            (_, Input::Lost) => Some(Self::Gone),
+            (Self::Absent, Input::Started) => Some(Self::Connecting),
+            (Self::Connecting, Input::Connected) => Some(Self::Greeting),
+            (Self::Greeting, Input::Welcomed) => Some(Self::Active),
+            _ => None,
+        }
+    }
+
+    /// Between the connect and the end of the login.
+    pub(super) const fn is_under_way(self) -> bool {
+        matches!(self, Self::Connecting | Self::Greeting)
+    }
+}
+
+/// One client: its socket, the ends of its byte streams, and what the scenario keeps (`X`).
+#[derive(Debug)]
+pub struct Client<P, X> {
+    pub(super) stream: Option<TcpStream>,
+    pub(super) stage: Stage,
+    /// Deliveries handled and not yet acknowledged.
+    pub(super) owed: u8,
+    /// The highest delivery handled.
+    pub(super) heard: u32,
+    /// When the connect began.
+    pub(super) since: Instant,
+    pub(super) decoder: P,
+    /// What the socket did not take; none while the server reads.
+    #[allow(clippy::box_collection)] // 8 bytes instead of 24, in every one of a million clients
+    pub(super) unsent: Option<Box<Vec<u8>>>,
+    /// The scenario's part.
+    pub extra: X,
+}
+
+impl<P: Default, X: Default> Default for Client<P, X> {
+    fn default() -> Self {
+        Self {
+            stream: None,
+            stage: Stage::Absent,
+            owed: 0,
+            heard: 0,
+            since: Instant::ZERO,
+            decoder: P::default(),
+            unsent: None,
+            extra: X::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::frame::Decoder;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        assert!(size_of::<Client<Decoder, ()>>() <= 48, "{}", size_of::<Client<Decoder, ()>>());
+    }
+
+    #[test]
+    fn the_whole_table() {
+        let stages = [Stage::Absent, Stage::Connecting, Stage::Greeting, Stage::Active, Stage::Gone];
+        let row = |input| stages.map(|stage| stage.on(input));
+        assert_eq!(row(Input::Started), [Some(Stage::Connecting), None, None, None, None]);
+        assert_eq!(row(Input::Connected), [None, Some(Stage::Greeting), None, None, None]);
+        assert_eq!(row(Input::Welcomed), [None, None, Some(Stage::Active), None, None]);
+        assert_eq!(row(Input::Lost), [Some(Stage::Gone); 5]);
+    }
+}

@@ -1,0 +1,139 @@
+//! Numbers as people write them: "1m" connections, "20k/s", "500ms", and back.
+
+use std::time::Duration;
+
+/// Reads "10k", "1.5m" or "300" as a count of things.
+pub fn parse_count(text: &str) -> Result<u32, String> {
+    let value = parse_scaled(text)?;
+    if value < 1.0 || value > f64::from(u32::MAX) || value.fract() != 0.0 {
+        return Err(format!("{text:?} is not a count: write a whole number such as 500, 10k or 1m"));
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above
+    Ok(value as u32)
+}
+
+/// Reads "20k/s" or "20k" as events per second.
+pub fn parse_rate(text: &str) -> Result<f64, String> {
+    let value = parse_scaled(text.strip_suffix("/s").unwrap_or(text))?;
+    if value > 0.0 && value <= 1e8 {
+        Ok(value)
+    } else {
+        Err(format!("{text:?} is not a rate: write events per second such as 500/s or 20k/s"))
+    }
+}
+
+/// Reads "500ms", "10s", "2m" or "1h".
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("{text:?} is not a time: write it with its unit, such as 500ms, 10s or 2m");
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(refuse)?;
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| refuse())?;
+    let seconds = match unit {
+        "ms" => number / 1e3,
+        "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        _ => return Err(refuse()),
+    };
+    if !(0.0..=1e6).contains(&seconds) {
+        return Err(refuse());
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn parse_scaled(text: &str) -> Result<f64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let (number, scale) = match lower.strip_suffix(['k', 'm']) {
+        Some(number) if lower.ends_with('k') => (number, 1e3),
+        Some(number) => (number, 1e6),
+        None => (lower.as_str(), 1.0),
+    };
+    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    if value.is_finite() && value >= 0.0 {
+        Ok(value * scale)
+    } else {
+        Err(format!("{text:?} is not a number"))
+    }
+}
+
+/// 1234567 as "1,234,567".
+pub fn count(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Three significant digits with the unit that fits: "1.10 ms".
+pub fn latency(nanos: u64) -> String {
+    let value = nanos as f64;
+    match nanos {
+        0..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}us", three_digits(value / 1e3)),
+        1_000_000..1_000_000_000 => format!("{}ms", three_digits(value / 1e6)),
+        _ => format!("{}s", three_digits(value / 1e9)),
+    }
+}
+
+/// "512 B", "3.25 MiB".
+pub fn bytes(value: u64) -> String {
+    let size = value as f64;
+    match value {
+        0..1_024 => format!("{value} B"),
+        1_024..1_048_576 => format!("{} KiB", three_digits(size / 1_024.0)),
+        _ => format!("{} MiB", three_digits(size / 1_048_576.0)),
+    }
+}
+
+/// A figure with three significant digits.
+pub fn three_digits(value: f64) -> String {
+    match value.abs() {
+        size if size < 9.995 => format!("{value:.2}"),
+        size if size < 99.95 => format!("{value:.1}"),
+        size if size < 99_999.5 => format!("{value:.0}"),
+        _ => format!("{value:.3e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_write_numbers_like_this() {
+        assert_eq!(parse_count("300"), Ok(300));
+        assert_eq!(parse_count("1.5k"), Ok(1_500));
+        assert_eq!(parse_count("1M"), Ok(1_000_000));
+        assert_eq!(parse_rate("20k/s"), Ok(20_000.0));
+        assert_eq!(parse_rate("0.5"), Ok(0.5));
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_advice() {
+        for text in ["", "k", "-1", "0", "1.5", "nan", "9g", "10000m"] {
+            assert!(parse_count(text).is_err(), "{text:?}");
+        }
+        for text in ["0", "-5/s", "x/s", "inf"] {
+            assert!(parse_rate(text).is_err(), "{text:?}");
+        }
+        for text in ["10", "s", "10 parsecs", "-1s", "1e9h"] {
+            assert!(parse_duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn figures_are_short() {
+        assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(count(999), "999");
+        assert_eq!(latency(1_100_000), "1.10ms");
+        assert_eq!(latency(61_300), "61.3us");
+        assert_eq!(bytes(3_407_872), "3.25 MiB");
+    }
+}

@@ -1,0 +1,151 @@
+//! The program as people run it, against a small server that can misbehave.
+#![allow(clippy::unwrap_used)]
+
+mod server;
+
+use serde_json::Value;
+use server::Fault;
+use std::process::{Command, Stdio};
+
+/// Exit code and report of one run.
+fn moorload(arguments: &str, target: &str) -> (i32, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+        .args(arguments.split_ascii_whitespace())
+        .args(["--json", "-q", target])
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), report)
+}
+
+/// Nothing wrong with the messages. On a machine as busy as one that runs tests, an open loop may
+/// rightly call itself saturated.
+fn is_sound(code: i32, report: &Value) -> bool {
+    let is_saturated = code == 5 && report["lag"]["p99"].as_u64().unwrap() > 10_000_000;
+    let is_clean = report["integrity"].as_object().unwrap().values().all(|count| *count == 0);
+    is_clean && (code == 0 || is_saturated)
+}
+
+fn ping(fault: Fault, arguments: &str) -> (i32, Value) {
+    let target = server::start(fault).to_string();
+    moorload(&format!("ping --warmup 100ms {arguments}"), &target)
+}
+
+#[test]
+fn a_sound_server_passes_closed_and_open() {
+    for arguments in ["-c 20 -d 500ms", "-c 20 -w 8 -d 500ms", "-c 20 -r 2k/s -d 500ms"] {
+        let (code, report) = ping(Fault::None, arguments);
+        assert!(is_sound(code, &report), "{arguments}: {report}");
+        assert_eq!(report["connections"]["held"], 20);
+        assert!(report["done_per_s"].as_f64().unwrap() > 100.0, "{report}");
+    }
+}
+
+#[test]
+fn each_fault_of_the_answers_fails_the_run_under_its_name() {
+    let cases = [
+        (Fault::Lose(50), "lost"),
+        (Fault::Duplicate(50), "duplicated"),
+        (Fault::Reorder(50), "reordered"),
+        (Fault::Refuse(50), "refused"),
+        (Fault::Drop(50), "dropped"),
+    ];
+    for (fault, name) in cases {
+        let (code, report) = ping(fault, "-c 4 -r 1k/s -d 500ms");
+        assert_eq!(code, 4, "{fault:?}: {report}");
+        let integrity = report["integrity"].as_object().unwrap();
+        assert!(integrity[name].as_u64().unwrap() > 0, "{fault:?}: {report}");
+        // A dropped connection also loses what was under way; the last late answer has no successor.
+        if !matches!(fault, Fault::Drop(_) | Fault::Reorder(_)) {
+            let alone = integrity.iter().all(|(other, value)| other == name || *value == 0);
+            assert!(alone, "{fault:?} counts as nothing else: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_stalled_server_shows_in_the_corrected_latency_and_not_in_the_raw_median() {
+    let (code, report) = ping(Fault::Stall(100, 600), "-c 1 -w 1 -r 500/s -d 1500ms");
+    assert!(is_sound(code, &report), "{report}");
+    let summary = |wanted: &str| {
+        let all = report["latencies"].as_array().unwrap();
+        all.iter().find(|pair| pair[0] == wanted).unwrap()[1].clone()
+    };
+    let (corrected, raw) = (summary("answer corrected"), summary("answer raw"));
+    let millis = |value: &Value| value.as_u64().unwrap() / 1_000_000;
+    assert!(millis(&corrected["p99"]) >= 300, "hundreds of messages waited: {report}");
+    assert!(millis(&raw["p99"]) < 300, "one message was slow: {report}");
+    assert!(millis(&raw["max"]) >= 500, "{report}");
+    assert_eq!(corrected["count"], raw["count"], "every message counts in both");
+}
+
+#[test]
+fn an_idle_fleet_is_held_and_its_heartbeats_come_back() {
+    let target = server::start(Fault::None).to_string();
+    let (code, report) = moorload("hold -c 50 -R 500/s --heartbeat 200ms -d 600ms --warmup 100ms", &target);
+    assert_eq!(code, 0, "{report}");
+    assert_eq!(report["connections"]["held"], 50);
+    assert!(report["done_per_s"].as_f64().unwrap() > 100.0, "250 beats a second: {report}");
+    let own = std::process::id();
+    let with_pid = format!("hold -c 50 --heartbeat 200ms -d 300ms --warmup 100ms --pid {own}");
+    let (code, report) = moorload(&with_pid, &target);
+    assert_eq!(code, 0, "{report}");
+    assert!(report["server"]["rss_before"].as_u64().unwrap() > 100_000, "{report}");
+}
+
+#[test]
+fn a_heartbeat_that_does_not_come_back_is_lost() {
+    let target = server::start(Fault::NoPong).to_string();
+    let (code, report) = moorload("hold -c 5 --heartbeat 100ms -d 300ms --warmup 100ms", &target);
+    assert_eq!(code, 4, "{report}");
+    assert!(report["integrity"]["lost"].as_u64().unwrap() > 0, "{report}");
+}
+
+#[test]
+fn nobody_there_and_nobody_let_in_are_unreachable() {
+    // A port that was just free and that nobody listens on.
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    assert_eq!(moorload("ping -c 10 -d 100ms", &closed).0, 3);
+    let target = server::start(Fault::NoLogin).to_string();
+    assert_eq!(moorload("ping -c 10 -d 100ms", &target).0, 3);
+}
+
+#[test]
+fn an_interrupt_still_gives_the_report() {
+    let target = server::start(Fault::None).to_string();
+    let child = Command::new(env!("CARGO_BIN_EXE_moorload"))
+        .args(["hold", "-c", "5", "-d", "10m", "--json", &target])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = child;
+    // The first live line says that the loop runs.
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.take().unwrap()), &mut line)
+        .unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["verdict"], "INTERRUPTED");
+}
+
+#[test]
+fn the_bare_side_of_a_comparison_is_clean_in_every_figure() {
+    let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+        .args(["compare", "--bare-only", "--rounds", "1", "-c", "200", "--busy", "20", "--members", "50"])
+        .args(["-d", "300ms", "--json", "-q"])
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+    let lines: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(lines.as_array().unwrap().len(), 10, "{lines}");
+    for line in lines.as_array().unwrap() {
+        let median = line["bare"]["median"].as_f64().unwrap();
+        assert!(median >= 0.0 && median.is_finite(), "{line}");
+    }
+}
