@@ -31,7 +31,7 @@ use stream::{ReadBlock, ReadOutcome, Streams};
 use token::Source;
 
 /// Events taken from one poll.
-const EVENTS_MAX: usize = 1024;
+const EVENTS_MAX: usize = 512;
 /// Messages taken from the mailbox in one turn.
 const MAIL_MAX: usize = 256;
 /// Bytes gathered for one write.

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 /// A pooled queue keeps at most this capacity, in frames.
 const POOLED_FRAMES_MAX: usize = 16;
 /// Most queues that wait in the pool.
-const POOL_MAX: usize = 1024;
+const POOL_MAX: usize = 512;
 
 /// What one connection still has to write.
 #[derive(Debug, Default)]
@@ -78,7 +78,9 @@ pub(super) struct OutboundPool {
 
 impl OutboundPool {
     pub(super) fn take(&mut self) -> Box<Outbound> {
-        self.queues.pop().unwrap_or_default()
+        // Most queues only ever hold one answer.
+        let one = || Box::new(Outbound { frames: VecDeque::with_capacity(1), bytes: 0, head_sent: 0 });
+        self.queues.pop().unwrap_or_else(one)
     }
 
     pub(super) fn give_back(&mut self, queue: Box<Outbound>) {
