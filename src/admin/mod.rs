@@ -1,6 +1,6 @@
 //! The admin address: health, metrics and status over a deliberately small HTTP/1.1.
 //!
-//! Owns one thread with its own poll and at most [`Bounds::open_max`] connections; driven by the
+//! Owns one thread with its own poll and at most [`Bounds::connections`] connections; driven by the
 //! kernel, asks nobody anything: it reads the boards of [`Registry`] and the flags of [`Status`]. It
 //! has no login and changes nothing, so it belongs on loopback. Must not touch a client's connection.
 //!
@@ -32,16 +32,16 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     /// Connections open at once; one more is closed unread.
-    pub(crate) open_max: usize,
+    pub(crate) connections: usize,
     /// Bytes of a request's head; over it: 431.
-    pub(crate) request_bytes_max: usize,
+    pub(crate) request_bytes: usize,
     /// From accept to the last byte of the answer; over it the connection is closed.
-    pub(crate) time_max: Duration,
+    pub(crate) time: Duration,
 }
 
 /// The bounds in force.
 pub(crate) const BOUNDS: Bounds =
-    Bounds { open_max: 16, request_bytes_max: 8 << 10, time_max: Duration::from_secs(2) };
+    Bounds { connections: 16, request_bytes: 8 << 10, time: Duration::from_secs(2) };
 
 /// The running responder.
 #[derive(Debug)]

@@ -48,7 +48,7 @@ impl Server {
         let mut listener = TcpListener::from_std(listener);
         poll.registry().register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
         let bell = Arc::new(Waker::new(poll.registry(), Source::Bell.token())?);
-        let connections = Slab::with_capacity(bounds.open_max);
+        let connections = Slab::with_capacity(bounds.connections);
         let server = Self { poll, listener, connections, routes, board, bounds, accept_again_at: None };
         Ok((server, bell))
     }
@@ -87,7 +87,9 @@ impl Server {
         self.accept_again_at = None;
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) if self.connections.len() < self.bounds.open_max => self.admit(stream, now),
+                Ok((stream, _)) if self.connections.len() < self.bounds.connections => {
+                    self.admit(stream, now);
+                }
                 Ok(_) => self.board.add(TOO_MANY, 1),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -105,7 +107,7 @@ impl Server {
         let interest = Interest::READABLE | Interest::WRITABLE;
         match self.poll.registry().register(&mut stream, Source::Connection(slot).token(), interest) {
             Ok(()) => {
-                self.connections.insert(Connection::new(stream, now + self.bounds.time_max));
+                self.connections.insert(Connection::new(stream, now + self.bounds.time));
                 self.handle_ready(slot);
             }
             Err(error) => tracing::debug!(%error, "cannot watch an admin connection"),
@@ -116,7 +118,7 @@ impl Server {
         // An event may outlive its connection within one poll; a newer tenant only looks once too often.
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let was_unasked = connection.is_unasked();
-        let progress = connection.handle_ready(&self.routes, self.bounds.request_bytes_max);
+        let progress = connection.handle_ready(&self.routes, self.bounds.request_bytes);
         if was_unasked && !connection.is_unasked() {
             self.board.add(ANSWERED, 1);
         }

@@ -62,7 +62,7 @@ fn read(stream: &mut TcpStream) -> String {
     text
 }
 
-const PATIENT: Bounds = Bounds { time_max: Duration::from_secs(30), ..BOUNDS };
+const PATIENT: Bounds = Bounds { time: Duration::from_secs(30), ..BOUNDS };
 
 #[test]
 fn health_and_readiness() {
@@ -134,7 +134,7 @@ fn a_request_may_come_byte_by_byte_and_a_visitor_may_leave() {
 
 #[test]
 fn silent_visitors_are_closed_at_their_deadline() {
-    let rig = Rig::new(Bounds { time_max: Duration::from_millis(20), ..BOUNDS });
+    let rig = Rig::new(Bounds { time: Duration::from_millis(20), ..BOUNDS });
     let (mut silent, mut halfway) = (rig.connect(), rig.connect());
     halfway.write_all(b"GET /healthz HT").expect("written");
     assert_eq!((read(&mut silent), halfway.read(&mut [0; 1]).map_or(0, |count| count)), (String::new(), 0));
@@ -143,7 +143,7 @@ fn silent_visitors_are_closed_at_their_deadline() {
 
 #[test]
 fn one_visitor_too_many_is_closed_and_the_others_are_served() {
-    let rig = Rig::new(Bounds { open_max: 3, ..PATIENT });
+    let rig = Rig::new(Bounds { connections: 3, ..PATIENT });
     let mut open: Vec<_> = (0..3).map(|_| rig.connect()).collect();
     let mut refused = rig.connect();
     assert_eq!(read(&mut refused), "");

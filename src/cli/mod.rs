@@ -15,6 +15,7 @@ mod token;
 
 use crate::gateway::{self, GatewayError};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -78,12 +79,12 @@ enum Failure {
 }
 
 impl Failure {
-    fn failed(error: impl ToString) -> Self {
-        Self::Failed(error.to_string())
+    fn failed(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::Failed(error.into().to_string())
     }
 
-    fn usage(error: impl ToString) -> Self {
-        Self::Usage(error.to_string())
+    fn usage(error: impl Into<Box<dyn Error>>) -> Self {
+        Self::Usage(error.into().to_string())
     }
 }
 

@@ -149,7 +149,7 @@ fn parse(text: &str, units: &[(&str, u64)], expected: &'static str) -> Result<u6
 
 /// With the largest unit (units fall) that loses nothing.
 fn format(value: u64, units: &[(&str, u64)]) -> String {
-    let exact = units.iter().find(|(_, factor)| value >= *factor && value % factor == 0);
+    let exact = units.iter().find(|(_, factor)| value >= *factor && value.is_multiple_of(*factor));
     match exact {
         Some((name, factor)) => format!("{}{name}", value / factor),
         None => format!("0{}", if units[0].0 == "GiB" { "B" } else { "s" }),

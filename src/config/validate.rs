@@ -92,7 +92,7 @@ impl Rules<'_> {
     }
 
     /// `value` of `key` must not be under `floor` of `other`.
-    fn at_least<T: PartialOrd + Display>(&mut self, key: &str, value: T, other: &str, floor: T) {
+    fn at_least<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, other: &str, floor: T) {
         self.require(value >= floor, key, || {
             format!("{value} is less than {other} = {floor}, raise it or lower {other}")
         });

@@ -69,10 +69,12 @@ impl Registry {
     }
 }
 
+type Label = (&'static str, &'static str);
+
 #[derive(Debug)]
 struct Family {
     first: Series,
-    members: Vec<(Option<(&'static str, &'static str)>, Vec<u64>)>,
+    members: Vec<(Option<Label>, Vec<u64>)>,
 }
 
 fn merge(families: &mut BTreeMap<&'static str, Family>, series: &Series, cells: &[u64]) {

@@ -14,7 +14,9 @@ const SERIES: &[Series] = &[
 fn equal_series_are_summed_over_boards() {
     let registry = Registry::new();
     let boards = [Arc::new(Board::new(SERIES)), Arc::new(Board::new(SERIES))];
-    boards.iter().for_each(|board| registry.add(Arc::clone(board)));
+    for board in &boards {
+        registry.add(Arc::clone(board));
+    }
     let mut tally = Tally::new(SERIES);
     tally.add(0, 2);
     tally.set(3, 7);
