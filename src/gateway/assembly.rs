@@ -76,7 +76,7 @@ impl Gateway {
                 verifier: Arc::clone(&verifier),
                 clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
                 stop: Arc::clone(&workers_stop),
-                board: board(&metrics, worker::SERIES.to_vec()),
+                board: board(&metrics, worker::series()),
             };
             let handle = worker::spawn(parts).map_err(GatewayError::system("start a worker"))?;
             workers.push((sender, handle));

@@ -35,7 +35,7 @@ mod uplink;
 mod tests;
 
 pub use parking::ParkingLimits;
-pub use tally::{Count, SERIES, Tally};
+pub use tally::{Count, Tally, series};
 
 use crate::auth::Verify;
 use crate::handoff::{ShardSink, UplinkBatch};
@@ -128,7 +128,7 @@ pub struct WorkerParts {
     /// Set it and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
     /// and ends.
     pub stop: Arc<AtomicBool>,
-    /// Where its numbers go, once per turn: a board of [`SERIES`].
+    /// Where its numbers go, once per turn: a board of [`series`].
     pub board: Arc<Board>,
 }
 

@@ -146,7 +146,7 @@ impl World {
             sinks.push(Box::new(FakeShard { queue, is_shut }));
             shards.push(test);
         }
-        let (board, stop) = (Arc::new(Board::new(SERIES)), Arc::new(AtomicBool::new(false)));
+        let (board, stop) = (Arc::new(Board::new(super::series())), Arc::new(AtomicBool::new(false)));
         let clock = Clock { now, unix_now_s: crate::sys::clock::unix_seconds };
         let thread = spawn(WorkerParts {
             settings,
