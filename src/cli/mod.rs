@@ -121,13 +121,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &settings::SettingsArgs) -> Result<(), Failure> {
-    let config = args.load()?.config;
+    let config = args.load().inspect_err(|_| args.hint())?.config;
     logging::start(&config.log.level, config.log.format)?;
     if args.file.is_none() {
-        tracing::info!(
-            "no -c: defaults, MOORLINE__ variables and --set apply; \
-             `moorline config default > moorline.toml` makes a file to start from"
-        );
+        tracing::info!("no -c: defaults, MOORLINE__ variables and --set apply");
     }
     Ok(gateway::run(config)?)
 }

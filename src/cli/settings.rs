@@ -28,6 +28,17 @@ pub(super) enum Printed {
 }
 
 impl SettingsArgs {
+    /// Tells who fails without a file how to get one, and the shortest way to a running system.
+    pub(super) fn hint(&self) {
+        if self.file.is_none() {
+            note(
+                "moorline: no -c: defaults, MOORLINE__ variables and --set apply\n\
+                 moorline: a file to start from: moorline config default > moorline.toml\n\
+                 moorline: to try it on this machine: moorline run --set auth.mode=dev --set backend.embedded=true",
+            );
+        }
+    }
+
     pub(super) fn load(&self) -> Result<Loaded<Config>, Failure> {
         // Names and values that are no Unicode are none of ours.
         let env = std::env::vars_os()
