@@ -1,11 +1,14 @@
 //! The Moorline gateway.
 pub mod admin;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod gateway;
 pub mod handoff;
 pub mod link;
 pub mod mailbox;
 pub mod metrics;
+pub mod reactor;
 pub mod shard;
 pub mod sys;
 pub mod worker;

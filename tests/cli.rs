@@ -1,0 +1,117 @@
+//! The `moorline` program as people and scripts meet it: exit codes, streams, readiness, the end.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+fn moorline(line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    for name in inherited.filter(|name| name.to_string_lossy().starts_with("MOORLINE__")) {
+        command.env_remove(name);
+    }
+    command.args(line.split_whitespace()).stdin(Stdio::null());
+    command
+}
+
+fn output(line: &str) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = moorline(line).output().expect("starts");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+struct TempFile(PathBuf);
+
+impl TempFile {
+    fn new(name: &str, content: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("moorline-cli-{}-{name}", std::process::id()));
+        std::fs::File::create(&path)
+            .and_then(|mut file| file.write_all(content.as_bytes()))
+            .expect("temp file");
+        Self(path)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// A child that is ended with the test, whatever happens.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn wrong_settings_are_code_two_and_nothing_on_stdout() {
+    let file = TempFile::new("wrong.toml", "[listener]\n\nadress = 1\n");
+    let path = file.0.display();
+    for command in ["run", "check", "config effective"] {
+        let (code, out, err) = output(&format!("{command} -c {path}"));
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{command}: {err}");
+        assert!(err.contains(&format!("{path}:3: unknown key \"adress\"")), "{command}: {err}");
+    }
+    let (code, _, err) = output("run");
+    assert!(code == Some(2) && err.contains("auth.key_file") && err.contains("auth.mode=dev"), "{err}");
+    let (code, _, err) = output("check --set auth.key_file=/nonexistent/key");
+    assert!(code == Some(2) && err.contains("/nonexistent/key"), "{err}");
+}
+
+#[test]
+fn the_printed_defaults_are_valid_settings() {
+    let (code, printed, _) = output("config default");
+    assert_eq!(code, Some(0));
+    let file = TempFile::new("default.toml", &printed);
+    let line = format!("check -c {} --set auth.mode=dev", file.0.display());
+    let (code, out, err) = output(&line);
+    assert!(
+        code == Some(0) && out.ends_with(": valid\n") && err.contains("TOKENS ARE NOT VERIFIED"),
+        "{out}{err}"
+    );
+}
+
+#[test]
+fn a_variable_is_a_setting() {
+    let mut command = moorline("config effective --set auth.mode=dev");
+    let printed = command.env("MOORLINE__DRAIN__GRACE", "7s").output().expect("starts").stdout;
+    let printed = String::from_utf8(printed).expect("text");
+    assert!(printed.contains("grace = \"7s\" # environment variable MOORLINE__DRAIN__GRACE\n"), "{printed}");
+}
+
+#[test]
+fn a_token_is_one_line() {
+    let key = TempFile::new("hs256.key", "0123456789abcdef0123456789abcdef");
+    let (code, out, err) = output(&format!("token --key-file {} --uid alice --ttl 5m", key.0.display()));
+    assert_eq!((code, out.lines().count(), out.split('.').count()), (Some(0), 1, 3), "{err}");
+}
+
+#[test]
+fn an_unreachable_admin_address_is_code_one() {
+    let free =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("port");
+    let (code, out, err) = output(&format!("status --admin {free}"));
+    assert!(code == Some(1) && out.is_empty() && err.contains(&free.to_string()), "{err}");
+}
+
+#[test]
+fn the_backend_says_that_it_is_ready_and_ends_on_term() {
+    let mut command = moorline("backend --set listen=127.0.0.1:0");
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let mut running = Running(child);
+    let mut line = String::new();
+    BufReader::new(running.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let rest =
+        line.strip_prefix("moorline backend ready link=127.0.0.1:").unwrap_or_else(|| panic!("{line:?}"));
+    let (port, pid) = rest.trim_end().split_once(" pid=").expect("two fields");
+    assert_ne!(port.parse::<u16>().expect("a port"), 0);
+    assert_eq!(pid.parse::<u32>().expect("a pid"), running.0.id());
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(running.0.id()).expect("a pid"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("ours");
+    assert_eq!(running.0.wait().expect("ends").code(), Some(0));
+}
