@@ -1,6 +1,6 @@
 //! The admin address: health, metrics and status over a deliberately small HTTP/1.1.
 //!
-//! Owns one thread with its own poll and at most [`Bounds::connections`] connections; driven by the
+//! Owns one thread with its own poll and at most 16 connections; driven by the
 //! kernel, asks nobody anything: it reads the boards of [`Registry`] and the flags of [`Status`]. It
 //! has no login and changes nothing, so it belongs on loopback. Must not touch a client's connection.
 //!
