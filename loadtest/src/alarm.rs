@@ -73,7 +73,7 @@ mod tests {
             alarm.set(deadline).unwrap();
             poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
             assert!(clock::now() >= deadline);
-            assert_eq!(events.iter().map(|event| event.token()).collect::<Vec<_>>(), [Token(7)]);
+            assert_eq!(events.iter().map(mio::event::Event::token).collect::<Vec<_>>(), [Token(7)]);
             alarm.handle_fired();
         }
     }

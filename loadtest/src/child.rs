@@ -67,14 +67,13 @@ impl Server {
                 }
             }
         });
-        match output.recv_timeout(READY_WITHIN).ok().and_then(|line| ReadyLine::parse(&line)) {
-            Some(ready) => Ok(Self { child, ready, output }),
-            None => {
-                let _ = child.kill();
-                let status = child.wait();
-                Err(failed(format!("no ready line within {READY_WITHIN:?}, {status:?}")))
-            }
+        let line = output.recv_timeout(READY_WITHIN).ok();
+        if let Some(ready) = line.and_then(|line| ReadyLine::parse(&line)) {
+            return Ok(Self { child, ready, output });
         }
+        let _ = child.kill();
+        let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+        Err(failed(format!("no ready line within {READY_WITHIN:?}; {status}")))
     }
 
     /// Where it listens.

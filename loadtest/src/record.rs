@@ -114,7 +114,9 @@ mod tests {
             parts[usize::try_from(n % 3).unwrap()].record(latency);
         }
         let mut merged = Latencies::default();
-        parts.iter().for_each(|part| merged.merge(part));
+        for part in &parts {
+            merged.merge(part);
+        }
         assert_eq!(merged.summary(), whole.summary());
         assert_eq!(merged.len(), 10_000);
     }

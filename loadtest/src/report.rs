@@ -18,6 +18,11 @@ const LATE: Duration = Duration::from_millis(1);
 /// then its own delay, not the server's, is what the percentiles show.
 pub const LAG_P99_MAX: Duration = Duration::from_millis(10);
 
+/// Whether the generator's own lag makes a run say nothing about the server.
+pub fn is_saturated(lag: &Latencies) -> bool {
+    u128::from(lag.summary().p99) > LAG_P99_MAX.as_nanos()
+}
+
 /// Everything a run found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -158,9 +163,8 @@ impl Report {
         if lag.is_empty() {
             return;
         }
-        let p99 = lag.summary().p99;
-        self.lag = Some(Lag { p99, late: lag.part_over(LATE) });
-        if u128::from(p99) > LAG_P99_MAX.as_nanos() && self.exit == Exit::Pass {
+        self.lag = Some(Lag { p99: lag.summary().p99, late: lag.part_over(LATE) });
+        if is_saturated(lag) && self.exit == Exit::Pass {
             self.set_exit(Exit::Saturated);
         }
     }
@@ -254,4 +258,72 @@ fn write_server(out: &mut String, server: &ServerFigures) {
         units::three_digits(server.cpu_s),
         units::three_digits(server.cpu_s_per_million)
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{BeatsFrom, Counts, Live, Mark, RampRule};
+    use crate::phase::Timeline;
+    use crate::process::{Usage, Watched};
+    use crate::socket::Sources;
+    use moorline_proto::time::Instant;
+
+    fn plan() -> Plan {
+        let second = Duration::from_secs(1);
+        Plan {
+            target: "127.0.0.1:7000".parse().unwrap(),
+            clients: 1_000,
+            ramp: RampRule { rate: None, at_once: 1 },
+            sources: Sources::default(),
+            beats: (second, BeatsFrom::Ramp),
+            timeline: Timeline { ramp_max: second, warmup: second, measure: second, drain_max: second },
+            watched: Watched::default(),
+            live: Live::Quiet,
+        }
+    }
+
+    /// A run whose server used 10 ms more of CPU and 100 KiB more of memory in each phase.
+    fn ran() -> Ran {
+        let phases = [Phase::Ramp, Phase::Warmup, Phase::Measure, Phase::Drain, Phase::Over];
+        let mark = |(at, phase): (u64, Phase)| Mark {
+            phase,
+            at: Instant::ZERO + Duration::from_secs(at * 10),
+            usage: Some(Usage { cpu: Duration::from_millis(at * 10), rss_bytes: (1_000 + at * 100) << 10 }),
+            done: at * 5_000,
+            beats_back: 0,
+            active: 1_000,
+        };
+        Ran {
+            marks: (0..).zip(phases).map(mark).collect(),
+            counts: Counts { active: 1_000, ..Counts::default() },
+            login: Latencies::default(),
+            is_interrupted: false,
+        }
+    }
+
+    #[test]
+    fn figures_are_differences_between_marks() {
+        let report = Report::new("ping", &plan(), &ran(), Tally::default());
+        assert!((report.done_per_s - 500.0).abs() < 1e-9 && report.exit == Exit::Pass);
+        let server = report.server.unwrap();
+        assert!((server.bytes_per_connection - 307.2).abs() < 1e-9, "300 KiB over 1,000: {server:?}");
+        assert!((server.cpu_s_per_million - 2.0).abs() < 1e-9, "10 ms for 5,000: {server:?}");
+        assert!((server.login_cpu_s_per_million - 10.0).abs() < 1e-9, "10 ms for 1,000: {server:?}");
+        assert!(report.text().starts_with("ping 10.0s   conns 1,000/1,000   done 500/s   PASS\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_decides_the_exit() {
+        let mut late = Latencies::default();
+        late.record(LAG_P99_MAX * 2);
+        let mut report = Report::new("ping", &plan(), &ran(), Tally::default());
+        report.add_lag(&late);
+        assert_eq!(report.exit, Exit::Saturated, "a late generator invalidates the run");
+        let mut report = Report::new("ping", &plan(), &ran(), Tally { lost: 1, ..Tally::default() });
+        report.add_lag(&late);
+        assert_eq!(report.exit, Exit::Integrity, "but what was lost was lost");
+        let cut = Ran { is_interrupted: true, ..ran() };
+        assert_eq!(Report::new("ping", &plan(), &cut, Tally::default()).exit, Exit::Interrupted);
+    }
 }

@@ -1,6 +1,6 @@
 //! The client's side of the bare protocol.
 
-use super::stream::each_frame;
+use super::stream::{Kept, each_frame};
 use super::wire::{self, Kind};
 use crate::dialect::{Broken, Dialect, Event, Message, Outcome, To};
 use bytes::Bytes;
@@ -29,8 +29,7 @@ impl BareClient {
 
 /// The unfinished frame, if there is one.
 #[derive(Debug, Default)]
-#[allow(clippy::box_collection)] // 8 bytes instead of 24
-pub struct Partial(Option<Box<Vec<u8>>>);
+pub struct Partial(Kept);
 
 impl Dialect for BareClient {
     type Decoder = Partial;

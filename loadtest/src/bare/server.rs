@@ -225,7 +225,9 @@ impl BareServer {
                 gone.push(slot);
             }
         }
-        gone.into_iter().for_each(|slot| self.close(slot));
+        for slot in gone {
+            self.close(slot);
+        }
     }
 
     fn handle_link(&mut self, link: usize, event: &mio::event::Event) -> Result<(), Failure> {

@@ -8,6 +8,10 @@ use std::io::{ErrorKind, Read, Write};
 /// Bytes that wait for a peer that does not read; over it the stream is closed.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes kept aside: 8 bytes instead of 24 in every stream that has none.
+#[allow(clippy::box_collection)]
+pub(super) type Kept = Option<Box<Vec<u8>>>;
+
 /// The stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gone;
@@ -20,11 +24,10 @@ impl From<Malformed> for Gone {
 
 /// 24 bytes while nothing is under way.
 #[derive(Debug)]
-#[allow(clippy::box_collection)] // 8 bytes instead of 24
 pub(super) struct Stream {
     tcp: TcpStream,
-    partial: Option<Box<Vec<u8>>>,
-    unsent: Option<Box<Vec<u8>>>,
+    partial: Kept,
+    unsent: Kept,
 }
 
 impl Stream {
@@ -51,7 +54,7 @@ impl Stream {
 
     /// What came before and was not a whole frame.
     #[inline]
-    pub(super) fn take_partial(&mut self) -> Option<Box<Vec<u8>>> {
+    pub(super) fn take_partial(&mut self) -> Kept {
         self.partial.take()
     }
 
@@ -97,7 +100,7 @@ impl Stream {
 #[inline]
 pub(super) fn each_frame(
     input: &[u8],
-    partial: Option<Box<Vec<u8>>>,
+    partial: Kept,
     mut each: impl FnMut(Kind, &[u8]) -> Result<(), Malformed>,
 ) -> Result<Vec<u8>, Gone> {
     let joined;

@@ -74,7 +74,9 @@ pub(super) fn put(out: &mut Vec<u8>, kind: Kind, parts: &[&[u8]]) {
     let len = u32::try_from(len).expect("bodies are far below 4 GiB");
     out.extend_from_slice(&len.to_le_bytes());
     out.push(kind as u8);
-    parts.iter().for_each(|part| out.extend_from_slice(part));
+    for part in parts {
+        out.extend_from_slice(part);
+    }
 }
 
 /// Splits a number off the front of a body.

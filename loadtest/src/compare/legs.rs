@@ -9,7 +9,7 @@ use crate::exit::Failure;
 use crate::fleet::{self, BeatsFrom, Plan, RampRule, Ran, Stop};
 use crate::integrity::Tally;
 use crate::phase::{Phase, Timeline};
-use crate::report::ServerFigures;
+use crate::report::{self, ServerFigures};
 use crate::scenario::{Chat, FanOut, Hold, Load, Ping};
 use crate::socket::Sources;
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(super) struct Measured {
     pub(super) figures: Vec<(Row, f64)>,
     pub(super) tally: Tally,
     pub(super) done_per_s: f64,
+    /// The generator itself was late: its latencies are not the server's.
+    pub(super) is_late: bool,
     pub(super) is_interrupted: bool,
 }
 
@@ -154,12 +156,12 @@ impl Drive<'_> {
             Leg::Chat => {
                 let mut chat = Chat::new(self.options.payload_bytes);
                 let ran = fleet::run(self.plan, dialect, &mut chat, self.stop)?;
-                Ok(self.measured(&ran, chat.tally, &[Row::Chat]))
+                Ok(measured(&ran, chat.tally, &[Row::Chat]))
             }
             Leg::FanOut => {
                 let mut fan_out = FanOut::new(self.options.payload_bytes);
                 let ran = fleet::run(self.plan, dialect, &mut fan_out, self.stop)?;
-                Ok(self.measured(&ran, fan_out.tally, &[Row::FanOut]))
+                Ok(measured(&ran, fan_out.tally, &[Row::FanOut]))
             }
         }
     }
@@ -168,7 +170,7 @@ impl Drive<'_> {
         let mut hold = Hold::default();
         let ran = fleet::run(self.plan, dialect, &mut hold, self.stop)?;
         let lost = ran.counts.beats.saturating_sub(ran.counts.beats_back);
-        let mut measured = self.measured(&ran, Tally { lost, ..Tally::default() }, &[Row::Heartbeat]);
+        let mut measured = measured(&ran, Tally { lost, ..Tally::default() }, &[Row::Heartbeat]);
         if let Some(server) = ServerFigures::of(&ran) {
             measured.figures.push((Row::Idle, server.bytes_per_connection));
             measured.figures.push((Row::Login, server.login_cpu_s_per_million));
@@ -180,29 +182,30 @@ impl Drive<'_> {
         let mut ping = Ping::new(load, self.options.payload_bytes);
         let ran = fleet::run(self.plan, dialect, &mut ping, self.stop)?;
         let row = self.leg.rows()[0];
-        let mut measured = self.measured(&ran, ping.tally, &[row]);
+        let mut measured = measured(&ran, ping.tally, &[row]);
         match self.leg {
             Leg::Forward => measured.figures.push((Row::ForwardCeiling, measured.done_per_s / 1e3)),
             Leg::ForwardOpen => {
                 let p99 = ping.recorder.corrected.summary().p99;
                 measured.figures.push((Row::ForwardOpenP99, p99 as f64 / 1e6));
+                measured.is_late = report::is_saturated(&ping.recorder.lag);
             }
             _ => {}
         }
         Ok(measured)
     }
+}
 
-    /// What all legs give: CPU seconds per million operations, for `rows`.
-    fn measured(&self, ran: &Ran, mut tally: Tally, rows: &[Row]) -> Measured {
-        tally.dropped += u64::from(ran.counts.dropped);
-        tally.not_in += u64::from(ran.counts.not_in);
-        let figures = ServerFigures::of(ran)
-            .map(|server| rows.iter().map(|row| (*row, server.cpu_s_per_million)).collect())
-            .unwrap_or_default();
-        let done_per_s = ran.ends(Phase::Measure).map_or(0.0, |(began, ended)| {
-            let seconds = ended.at.saturating_since(began.at).as_secs_f64().max(1e-9);
-            (ended.done - began.done) as f64 / seconds
-        });
-        Measured { figures, tally, done_per_s, is_interrupted: ran.is_interrupted }
-    }
+/// What all legs give: CPU seconds per million operations, for `rows`.
+fn measured(ran: &Ran, mut tally: Tally, rows: &[Row]) -> Measured {
+    tally.dropped += u64::from(ran.counts.dropped);
+    tally.not_in += u64::from(ran.counts.not_in);
+    let figures = ServerFigures::of(ran)
+        .map(|server| rows.iter().map(|row| (*row, server.cpu_s_per_million)).collect())
+        .unwrap_or_default();
+    let done_per_s = ran.ends(Phase::Measure).map_or(0.0, |(began, ended)| {
+        let seconds = ended.at.saturating_since(began.at).as_secs_f64().max(1e-9);
+        (ended.done - began.done) as f64 / seconds
+    });
+    Measured { figures, tally, done_per_s, is_late: false, is_interrupted: ran.is_interrupted }
 }

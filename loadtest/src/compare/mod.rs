@@ -55,6 +55,8 @@ pub struct Comparison {
     pub ours: Tally,
     /// What went wrong on the bare side.
     pub bare: Tally,
+    /// Open-loop legs in which the generator itself was late: the latencies are not the servers' alone.
+    pub late_legs: u32,
     /// Whether a signal cut it short.
     pub is_interrupted: bool,
 }
@@ -76,6 +78,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
         table: Table::default(),
         ours: Tally::default(),
         bare: Tally::default(),
+        late_legs: 0,
         is_interrupted: false,
     };
     let mut ceiling = Ceiling::default();
@@ -148,6 +151,7 @@ impl Comparison {
             Side::Ours => self.ours.merge(&measured.tally),
             Side::Bare => self.bare.merge(&measured.tally),
         }
+        self.late_legs += u32::from(measured.is_late);
         self.is_interrupted |= measured.is_interrupted;
     }
 }

@@ -143,9 +143,8 @@ pub(super) struct Key {
 impl Key {
     fn make() -> Result<Self, Failure> {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let mut bytes = [0; 24];
-        getrandom::fill(&mut bytes).expect("the kernel has random bytes");
-        let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let number = || getrandom::u64().expect("the kernel has random bytes");
+        let secret = format!("{:016x}{:016x}{:016x}", number(), number(), number());
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("moorload-{}-{number}.key", std::process::id()));
         write_private(&path, secret.as_bytes()).map_err(Failure::io("write a key file"))?;

@@ -26,16 +26,22 @@ struct Claims<'a> {
 }
 
 impl TokenMint {
-    /// From the shared secret in a file; a final newline does not count.
+    /// From the shared secret in a file, as the gateway reads it: a text loses the line ends after it,
+    /// `base64:` leads an encoded one.
     pub fn from_file(path: &Path, audience: Option<String>) -> Result<Self, Failure> {
         let secret = std::fs::read(path)
             .map_err(|error| Failure::Usage(format!("cannot read key file {}: {error}", path.display())))?;
-        Ok(Self::new(&secret, audience))
+        let is_text = secret.iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+        let secret = if is_text { secret.trim_ascii_end() } else { &secret };
+        let Some(encoded) = secret.strip_prefix(b"base64:") else { return Ok(Self::new(secret, audience)) };
+        let key = EncodingKey::from_base64_secret(str::from_utf8(encoded).unwrap_or("").trim());
+        let key = key.map_err(|_| Failure::Usage(format!("{}: no base64 after base64:", path.display())))?;
+        Ok(Self { key, audience })
     }
 
     /// From the secret itself.
     pub fn new(secret: &[u8], audience: Option<String>) -> Self {
-        Self { key: EncodingKey::from_secret(secret.trim_ascii_end()), audience }
+        Self { key: EncodingKey::from_secret(secret), audience }
     }
 
     /// The token of one user.
@@ -53,7 +59,7 @@ mod tests {
 
     #[test]
     fn tokens_pass_a_check_with_the_same_secret_and_no_other() {
-        let token = TokenMint::new(b"a secret of a decent length\n", Some("im".into())).token("load-7");
+        let token = TokenMint::new(b"a secret of a decent length", Some("im".into())).token("load-7");
         let mut rules = Validation::new(Algorithm::HS256);
         rules.set_audience(&["im"]);
         let with =

@@ -204,7 +204,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
                 match event.token() {
                     ALARM => self.alarm.handle_fired(),
                     Token(who) => {
-                        self.handle_socket(u32::try_from(who).expect("a client's number"), event, now)
+                        self.handle_socket(u32::try_from(who).expect("a client's number"), event, now);
                     }
                 }
             }

@@ -1,0 +1,89 @@
+//! The arguments of `moorload`, from them a run, from it an exit code.
+
+mod arguments;
+mod compare;
+mod fleet;
+
+use crate::exit::{Exit, Failure};
+use crate::fleet::Stop;
+use crate::terminal;
+use arguments::{Cli, Command};
+use clap::Parser as _;
+use std::ffi::OsString;
+
+/// Runs one command line; the program and its tests share it.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Pass };
+        }
+    };
+    run(&cli).unwrap_or_else(|failure| {
+        terminal::note(format!("moorload: {failure}"));
+        failure.exit()
+    })
+}
+
+fn run(cli: &Cli) -> Result<Exit, Failure> {
+    let stop = Stop::on_signals()?;
+    match &cli.command {
+        Command::Hold(args) => fleet::hold(args, &stop),
+        Command::Ping(args) => fleet::ping(args, &stop),
+        Command::Compare(args) => compare::compare(args, &stop),
+        Command::Bare(args) => compare::serve_bare(args, &stop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::time::Duration;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_ascii_whitespace())
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_ping_as_people_write_it() {
+        let cli = parse("moorload ping -c 10k -r 200k/s -d 90s --src 127.0.0.1-40 127.0.0.1:7000").unwrap();
+        let Command::Ping(args) = cli.command else { panic!("a ping") };
+        assert_eq!(args.fleet.connections, Some(10_000));
+        assert_eq!(args.rate, Some(200_000.0));
+        assert_eq!(args.fleet.duration, Duration::from_secs(90));
+        assert_eq!(args.fleet.src.unwrap().len(), 40);
+    }
+
+    #[test]
+    fn usage_errors_exit_with_1() {
+        for line in [
+            "moorload",
+            "moorload sing",
+            "moorload ping",
+            "moorload hold -c lots 127.0.0.1:1",
+            "moorload ping -w 65 127.0.0.1:1",
+            "moorload compare --rows speed",
+            "moorload hold nowhere",
+        ] {
+            assert_eq!(main(line.split_ascii_whitespace().map(OsString::from)), Exit::Usage, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_the_machine_or_the_rules_forbid_exits_with_2() {
+        for line in [
+            "moorload hold -c 900k 127.0.0.1:1",
+            "moorload hold 192.0.2.1:7000",
+            "moorload bare --listen 0.0.0.0:0",
+        ] {
+            assert_eq!(main(line.split_ascii_whitespace().map(OsString::from)), Exit::Preflight, "{line}");
+        }
+    }
+}
