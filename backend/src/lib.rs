@@ -1,1 +1,25 @@
-//! Placeholder.
+//! What stands behind a Moorline gateway: the server side of the gateway-backend link as a small
+//! library, and the reference instant-messaging backend on it.
+//!
+//! | module | holds | may import |
+//! |---|---|---|
+//! | [`config`] | settings of a backend process | - |
+//! | [`server`] | the link: sockets, sessions, credit, keepalive; [`server::Handler`] is the seam | config |
+//! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
+//! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
+//! | [`run`] | puts a handler of the configuration on a server | all |
+//!
+//! `docs/backend.md` specifies the link for people who bring their own backend.
+#![forbid(unsafe_code)]
+
+mod clock;
+pub mod config;
+pub mod echo;
+mod error;
+pub mod im;
+mod run;
+pub mod server;
+
+pub use config::BackendConfig;
+pub use error::BackendError;
+pub use run::run;

@@ -1,0 +1,273 @@
+//! Settings of a backend process (TOML; an unknown key is an error).
+//!
+//! ```toml
+//! listen = "127.0.0.1:7100"   # loopback or private: the link is not encrypted
+//! handler = "im"              # or "echo", "acker"
+//!
+//! [link]
+//! credit = 65536              # unanswered UPs per link
+//!
+//! [im]
+//! payload_max = "60KiB"
+//! inbox_entries_max = 10000
+//! idempotency_window = "7d"
+//! ```
+
+mod units;
+
+use crate::error::BackendError;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+/// Which handler answers the gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HandlerKind {
+    /// The reference IM backend.
+    #[default]
+    Im,
+    /// [`crate::echo::Mode::Echo`].
+    Echo,
+    /// [`crate::echo::Mode::Acker`].
+    Acker,
+}
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BackendConfig {
+    /// Where gateways connect. Loopback or private addresses only; port 0: the system's choice.
+    pub listen: SocketAddr,
+    /// Who answers.
+    pub handler: HandlerKind,
+    /// This backend's name in its link HELLO, for logs.
+    pub node: String,
+    /// Number of this node in message ids, 0..=1023; unique among backends of one installation.
+    pub node_number: u16,
+    /// The link.
+    pub link: LinkConfig,
+    /// The IM backend.
+    pub im: ImConfig,
+}
+
+impl Default for BackendConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7100)),
+            handler: HandlerKind::Im,
+            node: "backend".into(),
+            node_number: 0,
+            link: LinkConfig::default(),
+            im: ImConfig::default(),
+        }
+    }
+}
+
+/// Limits and times of the link (`docs/backend.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LinkConfig {
+    /// Unanswered UPs accepted per link. Over it the link is not read until answers went out.
+    pub credit: u32,
+    /// Links at once; a further one is closed at once.
+    pub links_max: usize,
+    /// Gateways at once; a link of a further one is closed.
+    pub gateways_max: usize,
+    /// Sessions at once; a further login is kicked with BUSY.
+    pub sessions_max: usize,
+    /// Bytes that may wait to be written to one link. Over it pushes fail with FULL and the link is
+    /// not read.
+    #[serde(with = "units::bytes")]
+    pub output_max: usize,
+    /// How long a link may stay over `output_max` before it is closed.
+    #[serde(with = "units::duration")]
+    pub stall_timeout: Duration,
+    /// How long a new link may take to say HELLO.
+    #[serde(with = "units::duration")]
+    pub hello_timeout: Duration,
+    /// A link silent for so long is dead; a PING goes out after a third of it.
+    #[serde(with = "units::duration")]
+    pub silence_timeout: Duration,
+    /// How long sessions are kept without a link that speaks for them.
+    #[serde(with = "units::duration")]
+    pub lease: Duration,
+    /// Messages that may wait in the mailbox for other threads.
+    pub mailbox: usize,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            credit: 65_536,
+            links_max: 1024,
+            gateways_max: 256,
+            sessions_max: 4_000_000,
+            output_max: 8 << 20,
+            stall_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(5),
+            silence_timeout: Duration::from_secs(15),
+            lease: Duration::from_secs(30),
+            mailbox: 4096,
+        }
+    }
+}
+
+/// Limits of the IM backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImConfig {
+    /// Largest message payload; over it: TOO_LARGE. Must leave room for the rest of a PUSH under the
+    /// gateway's body limit.
+    #[serde(with = "units::bytes")]
+    pub payload_max: usize,
+    /// Entries a user's inbox keeps for devices that have not acked them.
+    pub inbox_entries_max: usize,
+    /// How long a message key is remembered.
+    #[serde(with = "units::duration")]
+    pub idempotency_window: Duration,
+    /// Message keys remembered at once; over it the oldest is forgotten early. About 120 bytes each.
+    pub idempotency_entries_max: usize,
+    /// Pushes without ack per device.
+    pub push_window: usize,
+    /// Bytes of pushes without ack per device; at least one push is always allowed.
+    #[serde(with = "units::bytes")]
+    pub push_window_bytes: usize,
+    /// Messages in one answer to im.pull; larger wishes are capped.
+    pub pull_messages_max: usize,
+    /// Members of a group. The default is what fits one answer of im.group.members for sure.
+    pub group_members_max: usize,
+    /// Devices remembered per user; over it the one longest away is forgotten.
+    pub devices_max: usize,
+    /// Users known at once.
+    pub users_max: usize,
+    /// Conversations known at once.
+    pub conversations_max: usize,
+    /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
+    #[serde(with = "units::bytes")]
+    pub history_max: usize,
+}
+
+impl Default for ImConfig {
+    fn default() -> Self {
+        Self {
+            payload_max: 60 << 10,
+            inbox_entries_max: 10_000,
+            idempotency_window: Duration::from_secs(7 * 86_400),
+            idempotency_entries_max: 2_000_000,
+            push_window: 256,
+            push_window_bytes: 256 << 10,
+            pull_messages_max: 500,
+            group_members_max: 900,
+            devices_max: 32,
+            users_max: 10_000_000,
+            conversations_max: 10_000_000,
+            history_max: 1 << 30,
+        }
+    }
+}
+
+impl BackendConfig {
+    /// Reads and validates a file.
+    ///
+    /// # Errors
+    /// [`BackendError`]: the file, its syntax, or a value.
+    pub fn load(path: &Path) -> Result<Self, BackendError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| BackendError::ReadConfig { path: path.to_owned(), cause })?;
+        Self::parse(&text)
+    }
+
+    /// Reads and validates TOML text.
+    ///
+    /// # Errors
+    /// [`BackendError`]: its syntax, or a value.
+    pub fn parse(text: &str) -> Result<Self, BackendError> {
+        let config: Self = toml::from_str(text)?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Checks every value's range.
+    ///
+    /// # Errors
+    /// [`BackendError::InvalidConfig`] with the first bad one.
+    pub fn validate(&self) -> Result<(), BackendError> {
+        let wrong = |key, reason: &str| Err(BackendError::InvalidConfig { key, reason: reason.into() });
+        if !is_private(self.listen.ip()) {
+            return wrong("listen", "the link is not encrypted: use a loopback or private address");
+        }
+        if self.node_number > 1023 {
+            return wrong("node_number", "must be 0..=1023");
+        }
+        for (key, value) in [
+            ("link.credit", self.link.credit as usize),
+            ("link.links_max", self.link.links_max),
+            ("link.gateways_max", self.link.gateways_max),
+            ("link.sessions_max", self.link.sessions_max),
+            ("link.output_max", self.link.output_max),
+            ("link.mailbox", self.link.mailbox),
+            ("im.payload_max", self.im.payload_max),
+            ("im.inbox_entries_max", self.im.inbox_entries_max),
+            ("im.idempotency_entries_max", self.im.idempotency_entries_max),
+            ("im.push_window", self.im.push_window),
+            ("im.pull_messages_max", self.im.pull_messages_max),
+            ("im.group_members_max", self.im.group_members_max),
+            ("im.devices_max", self.im.devices_max),
+            ("im.users_max", self.im.users_max),
+            ("im.conversations_max", self.im.conversations_max),
+        ] {
+            // Ids of users, sessions and conversations are 32 bits.
+            if value == 0 || u32::try_from(value).is_err() {
+                return wrong(key, "must be from 1 to 4294967295");
+            }
+        }
+        if self.im.payload_max > PAYLOAD_BYTES_CEILING {
+            return wrong("im.payload_max", "must be at most 1020KiB: a PUSH body is at most 1 MiB");
+        }
+        Ok(())
+    }
+}
+
+/// No configuration may allow a larger payload, in bytes: the rest of a PUSH needs room in 1 MiB.
+pub const PAYLOAD_BYTES_CEILING: usize = 1020 << 10;
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_overrides_defaults_and_units_are_read() {
+        let text = "listen = '10.0.0.1:0'\nhandler = 'acker'\n[link]\ncredit = 7\nlease = '250ms'\n[im]\npayload_max = '1KiB'\n";
+        let config = BackendConfig::parse(text).expect("valid");
+        assert_eq!((config.handler, config.link.credit), (HandlerKind::Acker, 7));
+        assert_eq!((config.link.lease, config.im.payload_max), (Duration::from_millis(250), 1024));
+        assert_eq!(config.im.push_window, ImConfig::default().push_window);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let text = toml::to_string(&BackendConfig::default()).expect("serialises");
+        assert!(text.contains("idempotency_window = \"7d\"") && text.contains("history_max = \"1GiB\""));
+        assert_eq!(BackendConfig::parse(&text).expect("parses"), BackendConfig::default());
+    }
+
+    #[test]
+    fn unknown_keys_and_public_addresses_are_refused() {
+        let unknown = BackendConfig::parse("[link]\ncredits = 1").expect_err("unknown key");
+        assert!(unknown.to_string().contains("credits"), "{unknown}");
+        let public = BackendConfig::parse("listen = '0.0.0.0:7100'").expect_err("not private");
+        assert!(public.to_string().starts_with("`listen`"), "{public}");
+        assert!(BackendConfig::parse("[im]\npush_window = 0").is_err());
+        assert!(BackendConfig::parse("[im]\npayload_max = '2MiB'").is_err());
+        assert!(BackendConfig::parse("[link]\nlease = '5 parsecs'").is_err());
+    }
+}

@@ -1,0 +1,112 @@
+//! The smallest useful handlers: one answers and echoes, one only answers.
+
+use crate::server::{Event, Handler, Now, Outbox, PushSpec, ReplyTo, SessionId, Up};
+use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send};
+use moorline_proto::message::{decode, encode};
+
+/// What the handler does beside answering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// A SEND whose target is its own sender comes back as a PUSH.
+    Echo,
+    /// Nothing: SENDs are not even decoded. For measuring a gateway.
+    Acker,
+}
+
+/// Answers every SEND with OK and a seq that counts per session, and a REQ `echo` with its payload.
+#[derive(Debug)]
+pub struct Echo {
+    mode: Mode,
+    /// By [`SessionId::slot`].
+    sessions: Vec<Peer>,
+    next_message: u64,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    uid: String,
+    device: String,
+    answered: u64,
+}
+
+impl Echo {
+    /// In this mode.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, sessions: Vec::new(), next_message: 1 }
+    }
+
+    fn on_send(&mut self, now: Now, up: Up, reply: ReplyTo, out: &mut Outbox) {
+        let peer = &mut self.sessions[up.session.slot()];
+        peer.answered += 1;
+        let mut ack = SendAck { seq: peer.answered, time_ms: now.unix_ms, ..Default::default() };
+        if self.mode == Mode::Acker {
+            return out.answer_send(reply, Code::Ok, ack);
+        }
+        let Ok(send) = decode::<Send>(&up.body) else {
+            peer.answered -= 1;
+            return out.answer_send(reply, Code::Invalid, SendAck::default());
+        };
+        ack.message_id = self.next_message;
+        self.next_message += 1;
+        let echo = (send.target == Some(send::Target::User(peer.uid.clone()))).then(|| Push {
+            message_id: ack.message_id,
+            conversation: format!("c2c:{0}:{0}", peer.uid),
+            seq: ack.seq,
+            sender: peer.uid.clone(),
+            sender_device: peer.device.clone(),
+            r#type: send.r#type,
+            payload: send.payload,
+            time_ms: now.unix_ms,
+        });
+        out.answer_send(reply, Code::Ok, ack);
+        if let Some(echo) = echo {
+            let spec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: false, ttl_ms: 0 };
+            out.push(&[up.session], spec, &encode(&echo));
+        }
+    }
+
+    fn on_req(up: &Up, reply: ReplyTo, out: &mut Outbox) {
+        match decode::<Req>(&up.body) {
+            Ok(req) if req.method == "echo" => {
+                out.answer_req(reply, Code::Ok, Resp { payload: req.payload, ..Default::default() });
+            }
+            Ok(req) => {
+                let reason = format!("method `{}` is not known here: try `echo`", req.method);
+                out.answer_req(reply, Code::Unsupported, Resp { reason, ..Default::default() });
+            }
+            Err(_) => out.answer_req(reply, Code::Invalid, Resp::default()),
+        }
+    }
+
+    fn on_up(&mut self, now: Now, mut up: Up, out: &mut Outbox) {
+        let Some(reply) = up.reply.take() else { return };
+        match up.command {
+            Command::Send => self.on_send(now, up, reply, out),
+            Command::Req => Self::on_req(&up, reply, out),
+            _ => out.answer(reply, Code::Unsupported, bytes::Bytes::new()),
+        }
+    }
+
+    fn on_conn_up(&mut self, session: SessionId, uid: String, device: String) {
+        let slot = session.slot();
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, Peer::default);
+        }
+        self.sessions[slot] = Peer { uid, device, answered: 0 };
+    }
+}
+
+impl Handler for Echo {
+    type Message = ();
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
+        match event {
+            Event::Up(up) => self.on_up(now, up, out),
+            Event::ConnUp { session, login, is_new: true, .. } => {
+                self.on_conn_up(session, login.uid, login.device);
+            }
+            _ => {}
+        }
+    }
+}

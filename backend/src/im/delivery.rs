@@ -1,0 +1,221 @@
+//! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
+
+use super::names;
+use super::sessions::Session;
+use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Recipient, Store};
+use super::window::Window;
+use super::{Im, Origin, Outputs, Waiting, Write};
+use crate::server::{Kick, PushSpec, SessionId};
+use bytes::Bytes;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::backend::ConnUp;
+use moorline_proto::message::{client, encode};
+
+const TOO_MANY_DEVICES: Kick = Kick {
+    code: CloseReason::Kicked.code(),
+    may_reconnect: false,
+    reason: "The user has logged in on more devices than im.devices_max.",
+};
+const BAD_NAME: Kick = Kick {
+    code: CloseReason::Kicked.code(),
+    may_reconnect: false,
+    reason: "A uid and a device id have 1 to 64 bytes, no colon and no control character.",
+};
+
+impl<S: Store> Im<S> {
+    pub(super) fn on_conn_up(&mut self, id: SessionId, login: &ConnUp, is_new: bool, out: &mut impl Outputs) {
+        if is_new {
+            self.sessions.insert(Session::new(id, &login.device, login.login_version));
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.owner.is_some() {
+            session.window.restart();
+        } else if let Err(kick) = self.try_login(id, login, out) {
+            return out.kick(id, kick);
+        }
+        if self.judge(id, out) {
+            self.sessions.list(id);
+            self.pump(id, out);
+        }
+    }
+
+    fn try_login(&mut self, id: SessionId, login: &ConnUp, out: &mut impl Outputs) -> Result<(), Kick> {
+        if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
+            return Err(BAD_NAME);
+        }
+        let user = self.store.try_user(&login.uid).ok_or(Kick::of(CloseReason::Busy))?;
+        let cursor = self.store.login(user, &login.device);
+        if let Some(forgotten) = cursor.forgotten {
+            let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
+            for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
+                self.sessions.unlist(session);
+                out.kick(session, TOO_MANY_DEVICES);
+            }
+        }
+        let session = self.sessions.get_mut(id).expect("the caller holds it");
+        session.owner = Some((user, cursor.device));
+        session.window = Window::new(cursor.acked);
+        Ok(())
+    }
+
+    /// One device is logged in once: the newest login stays. Names the older one by its connection,
+    /// so a late kick cannot hit the newer. False: this login is the older.
+    fn judge(&mut self, id: SessionId, out: &mut impl Outputs) -> bool {
+        let Some(Session { owner: Some(owner), login_version, .. }) = self.sessions.get(id) else {
+            return false;
+        };
+        let (owner, version) = (*owner, *login_version);
+        let others = self.sessions.of(owner.0).filter(|it| it.owner == Some(owner) && it.id != id);
+        for (other, other_version) in others.map(|it| (it.id, it.login_version)).collect::<Vec<_>>() {
+            let older = if other_version > version { id } else { other };
+            self.sessions.unlist(older);
+            out.kick(older, Kick::of(CloseReason::Replaced));
+            if older == id {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn on_conn_down(&mut self, id: SessionId) {
+        if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
+            // What it acked in this turn would else be lost with it.
+            let (user, device, position) = (*user, *device, window.acked());
+            self.write(Write::Acked { user, device, position }, Waiting::Ack(id));
+        }
+        self.sessions.remove(id);
+    }
+
+    /// Gives a new message to the devices of its recipients: one push for all that are up to date.
+    pub(super) fn deliver(
+        &mut self,
+        conversation: ConversationId,
+        origin: Origin,
+        delivery: &Delivery,
+        recipients: &[Recipient],
+        out: &mut impl Outputs,
+    ) {
+        let mut targets = std::mem::take(&mut self.scratch.targets);
+        let mut sessions = std::mem::take(&mut self.scratch.target_sessions);
+        for recipient in &recipients[delivery.recipients.clone()] {
+            targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
+        }
+        targets.retain(|(id, position)| {
+            let is_direct = self.try_direct(*id, *position, origin, out);
+            if is_direct {
+                sessions.push(*id);
+            }
+            is_direct
+        });
+        if !sessions.is_empty() {
+            let push = out.push(&sessions, self.spec_of(conversation), &delivery.body);
+            for (id, position) in targets.drain(..) {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.window.on_push(push, position, delivery.body.len());
+                }
+            }
+        }
+        targets.clear();
+        sessions.clear();
+        (self.scratch.targets, self.scratch.target_sessions) = (targets, sessions);
+    }
+
+    /// Whether this device takes the entry at `position` as its next. If not it has it, wrote it, or
+    /// is behind and catches up by itself.
+    fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, out: &mut impl Outputs) -> bool {
+        let (pushes_max, bytes_max) = (self.config.push_window, self.config.push_window_bytes);
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        if session.window.pushed() >= position || session.window.room(pushes_max, bytes_max) == 0 {
+            return false;
+        }
+        if session.window.pushed() + 1 < position {
+            self.pump(id, out);
+            return false;
+        }
+        if session.owner == Some(origin) {
+            if session.window.on_own(position) {
+                self.sessions.on_acked(id);
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Pushes what comes next in the stream of the session's user, as far as its window has room.
+    pub(super) fn pump(&mut self, id: SessionId, out: &mut impl Outputs) {
+        let (pushes_max, bytes_max) = (self.config.push_window, self.config.push_window_bytes);
+        loop {
+            let Some(session) = self.sessions.get(id).filter(|it| it.is_listed) else { return };
+            let Some((user, device)) = session.owner else { return };
+            let (room, after) = (session.window.room(pushes_max, bytes_max), session.window.pushed());
+            if room == 0 {
+                return;
+            }
+            let end = self.store.stream_end(user);
+            if after >= end {
+                return;
+            }
+            let mut entries = std::mem::take(&mut self.scratch.entries);
+            self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
+            let is_last = entries.is_empty();
+            for (position, entry) in entries.drain(..) {
+                let Some(session) = self.sessions.get(id) else { break };
+                if session.window.room(pushes_max, bytes_max) == 0 {
+                    break;
+                }
+                self.pump_entry(id, device, position, entry, out);
+            }
+            self.scratch.entries = entries;
+            if is_last {
+                // Nothing is left up to the end: it was trimmed.
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.window.skip_to(end);
+                }
+                return;
+            }
+        }
+    }
+
+    fn pump_entry(
+        &mut self,
+        id: SessionId,
+        device: DeviceNumber,
+        position: u64,
+        entry: Entry,
+        out: &mut impl Outputs,
+    ) {
+        let (spec, body) = match entry {
+            Entry::Message { origin: Some(origin), .. } if origin == device => {
+                if let Some(session) = self.sessions.get_mut(id)
+                    && session.window.on_own(position)
+                {
+                    self.sessions.on_acked(id);
+                }
+                return;
+            }
+            Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
+            Entry::Dropped { conversation } => {
+                let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
+                (spec, self.notify(conversation))
+            }
+        };
+        let push = out.push(&[id], spec, &body);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.window.on_push(push, position, body.len());
+        }
+    }
+
+    fn notify(&self, conversation: ConversationId) -> Bytes {
+        let latest = self.store.latest(conversation);
+        encode(&client::Notify { conversation: self.id_of(conversation), latest })
+    }
+
+    fn spec_of(&self, conversation: ConversationId) -> PushSpec {
+        let lane = if self.store.is_group(conversation) { Lane::Group } else { Lane::Chat };
+        PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
+    }
+}
+
+/// Entries read from a stream at once.
+const PUMP_ENTRIES: usize = 64;

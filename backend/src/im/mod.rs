@@ -1,0 +1,291 @@
+//! The reference IM backend: conversations, groups, inboxes, pull.
+//!
+//! [`Im`] is pure: events, time and a [`Store`] go in, answers and pushes come out through
+//! [`Outputs`]. Same input, same output. [`ImHandler`] puts it on a [`crate::server::Server`].
+//!
+//! ```text
+//! SEND -> checks -> Draft --turn's end--> Store::try_commit
+//!                                              |  durable
+//!             SENDACK <- on_committed <- Store::poll_committed
+//!                             |
+//!                             +-> each online device of each member that is up to date: one shared push
+//!                                 a device that is behind: its window pumps from its user's stream
+//! ```
+//!
+//! A device's window ([`window`]) holds how far its user's stream was pushed to it and how far it has
+//! acked. A new login starts at what it acked, so whatever was lost on the way comes again; clients
+//! drop what they have.
+
+pub mod conformance;
+mod delivery;
+mod handler;
+mod ids;
+pub mod names;
+mod request;
+mod send;
+mod sessions;
+pub mod store;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub use handler::ImHandler;
+pub use ids::{MessageIds, time_ms};
+
+use crate::config::ImConfig;
+use crate::server::{Event, Kick, Now, Outbox, PushId, PushSpec, ReplyTo, SessionId, Up};
+use bytes::Bytes;
+use moorline_proto::frame::Command;
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::{self, Code, Resp, SendAck};
+use moorline_proto::time::Duration;
+use sessions::Sessions;
+use std::collections::VecDeque;
+use store::{Committed, ConversationId, Entry, Store, Write};
+
+/// Writes in one batch of the store; more gain nothing and cost the last ones.
+pub const BATCH_WRITES_MAX: usize = 256;
+/// How long a device rests whose gateway would not take a push.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What a client is told to wait when the store or a table is full, in milliseconds.
+const BUSY_RETRY_MS: u32 = 1000;
+
+/// Where [`Im`] says what it has to say; [`Outbox`] is one.
+pub trait Outputs {
+    /// Answers a SEND.
+    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck);
+    /// Answers a REQ.
+    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp);
+    /// Answers anything else, without a body.
+    fn refuse(&mut self, reply: ReplyTo, code: Code);
+    /// Sends one payload to some sessions. Later pushes have larger ids.
+    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId;
+    /// Ends a login.
+    fn kick(&mut self, session: SessionId, kick: Kick);
+}
+
+impl Outputs for Outbox {
+    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
+        Self::answer_send(self, reply, code, answer);
+    }
+
+    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
+        Self::answer_req(self, reply, code, answer);
+    }
+
+    fn refuse(&mut self, reply: ReplyTo, code: Code) {
+        self.answer(reply, code, Bytes::new());
+    }
+
+    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
+        Self::push(self, sessions, spec, body)
+    }
+
+    fn kick(&mut self, session: SessionId, kick: Kick) {
+        Self::kick(self, session, kick);
+    }
+}
+
+/// The backend's whole logic.
+#[derive(Debug)]
+pub struct Im<S> {
+    config: ImConfig,
+    store: S,
+    ids: MessageIds,
+    sessions: Sessions,
+    /// The batch of this turn, and who waits for each of its writes.
+    writes: Vec<Write>,
+    waiting: Vec<Waiting>,
+    /// The same of batches the store has not made durable yet, oldest first.
+    committing: VecDeque<Vec<Waiting>>,
+    scratch: Scratch,
+}
+
+/// A user's device.
+type Origin = (store::UserId, store::DeviceNumber);
+
+/// Who waits for a write.
+#[derive(Debug)]
+enum Waiting {
+    /// With who wrote it.
+    Send(ReplyTo, Origin),
+    Create(ReplyTo),
+    /// With the user who joins, to be told the members.
+    Join(ReplyTo, store::UserId),
+    Leave(ReplyTo),
+    Ack(SessionId),
+}
+
+/// Buffers that are used again, so that a message costs few allocations.
+#[derive(Debug, Default)]
+struct Scratch {
+    push: client::Push,
+    /// Sessions of a fan-out, and at which position of their streams.
+    targets: Vec<(SessionId, u64)>,
+    target_sessions: Vec<SessionId>,
+    entries: Vec<(u64, Entry)>,
+}
+
+impl<S: Store> Im<S> {
+    /// A backend on `store`; `node_number` goes into message ids.
+    pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
+        Self {
+            config,
+            store,
+            ids: MessageIds::new(node_number),
+            sessions: Sessions::default(),
+            writes: Vec::new(),
+            waiting: Vec::new(),
+            committing: VecDeque::new(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Takes one event of the link.
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut impl Outputs) {
+        match event {
+            Event::Up(up) => self.on_up(now, up, out),
+            Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome, out),
+            Event::ConnUp { session, login, is_new, .. } => {
+                self.on_conn_up(session, &login, is_new, out);
+            }
+            Event::ConnDown { session, .. } => self.on_conn_down(session),
+            Event::Tick => self.on_tick(now, out),
+            // Sessions are announced again or end: each tells by itself.
+            Event::GatewayUp { .. } | Event::LinkUp { .. } | Event::Announced { .. } => {}
+            Event::LinkDown { .. } | Event::GatewayDown { .. } => {}
+        }
+        if self.writes.len() >= BATCH_WRITES_MAX {
+            self.commit(now, out);
+        }
+    }
+
+    /// All events of this turn were handled: gives the store its batch, and takes what is durable.
+    pub fn handle_turn_end(&mut self, now: Now, out: &mut impl Outputs) {
+        self.write_acks();
+        self.commit(now, out);
+    }
+
+    /// The store may have made something durable.
+    pub fn handle_committed(&mut self, out: &mut impl Outputs) {
+        while let Some(Committed { outcomes, recipients }) = self.store.poll_committed() {
+            let waiting = self.committing.pop_front().expect("one Committed per batch");
+            assert_eq!(waiting.len(), outcomes.len(), "one outcome per write");
+            for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
+                self.on_outcome(waiting, outcome, &recipients, out);
+            }
+        }
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    fn on_up(&mut self, now: Now, up: Up, out: &mut impl Outputs) {
+        // Application commands want no answer, and nobody here knows any.
+        let Some(reply) = up.reply else { return };
+        match up.command {
+            Command::Send => self.on_send(now, up.session, up.body, reply, out),
+            Command::Req => self.on_req(up.session, up.body, reply, out),
+            _ => out.refuse(reply, Code::Unsupported),
+        }
+    }
+
+    fn write(&mut self, write: Write, waiting: Waiting) {
+        self.writes.push(write);
+        self.waiting.push(waiting);
+    }
+
+    /// Positions acked in this turn, one write per device.
+    fn write_acks(&mut self) {
+        for id in self.sessions.take_acked() {
+            if let Some(session) = self.sessions.get(id)
+                && let Some((user, device)) = session.owner
+            {
+                let position = session.window.acked();
+                self.write(Write::Acked { user, device, position }, Waiting::Ack(id));
+            }
+        }
+    }
+
+    fn commit(&mut self, now: Now, out: &mut impl Outputs) {
+        if !self.writes.is_empty() {
+            let waiting = std::mem::take(&mut self.waiting);
+            match self.store.try_commit(now.unix_ms, std::mem::take(&mut self.writes)) {
+                Ok(()) => self.committing.push_back(waiting),
+                Err(_) => waiting.into_iter().for_each(|waiting| self.on_busy(waiting, out)),
+            }
+        }
+        self.handle_committed(out);
+    }
+
+    /// The store takes no more: nothing of this batch happened.
+    fn on_busy(&mut self, waiting: Waiting, out: &mut impl Outputs) {
+        let reason = || "the store is busy".to_owned();
+        match waiting {
+            Waiting::Send(reply, _) => {
+                let answer =
+                    SendAck { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
+                out.answer_send(reply, Code::Retry, answer);
+            }
+            Waiting::Create(reply) | Waiting::Join(reply, _) | Waiting::Leave(reply) => {
+                let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
+                out.answer_req(reply, Code::Retry, answer);
+            }
+            Waiting::Ack(session) => self.sessions.on_acked(session),
+        }
+    }
+
+    fn on_outcome(
+        &mut self,
+        waiting: Waiting,
+        outcome: store::Outcome,
+        recipients: &[store::Recipient],
+        out: &mut impl Outputs,
+    ) {
+        match (waiting, outcome) {
+            (Waiting::Send(reply, origin), store::Outcome::Appended(result)) => {
+                self.on_appended(reply, origin, result, recipients, out);
+            }
+            (Waiting::Create(reply), store::Outcome::Group(result)) => self.on_created(reply, result, out),
+            (Waiting::Join(reply, user), store::Outcome::Group(result)) => {
+                self.on_joined(reply, user, result, out);
+            }
+            (Waiting::Leave(reply), store::Outcome::Group(result)) => self.on_left(reply, result, out),
+            (Waiting::Ack(_), store::Outcome::Acked) => {}
+            (waiting, outcome) => unreachable!("the store answered {waiting:?} with {outcome:?}"),
+        }
+    }
+
+    fn on_pushed(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        push: PushId,
+        outcome: Outcome,
+        out: &mut impl Outputs,
+    ) {
+        let Some(known) = self.sessions.get_mut(session) else { return };
+        if outcome == Outcome::Acked {
+            if known.window.on_acked(push) {
+                self.sessions.on_acked(session);
+            }
+            self.pump(session, out);
+        } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {
+            self.sessions.on_stalled(session);
+        }
+    }
+
+    fn on_tick(&mut self, now: Now, out: &mut impl Outputs) {
+        for session in self.sessions.take_due(now.instant) {
+            self.pump(session, out);
+        }
+    }
+
+    fn id_of(&self, conversation: ConversationId) -> String {
+        let mut id = String::new();
+        self.store.write_id(conversation, &mut id);
+        id
+    }
+}

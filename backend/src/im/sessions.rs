@@ -1,0 +1,157 @@
+//! Who is online: the sessions of the link, and per user a list of those that are pushed to.
+
+use super::store::{DeviceNumber, UserId};
+use super::window::Window;
+use crate::server::SessionId;
+use moorline_proto::time::Instant;
+
+/// One login, as the link told.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    /// `None`: a login that was refused, and is being kicked.
+    pub(super) owner: Option<(UserId, DeviceNumber)>,
+    /// The device's own id, for the `sender_device` of its messages.
+    pub(super) device: Box<str>,
+    pub(super) login_version: u64,
+    pub(super) window: Window,
+    /// The next one of the same user.
+    next: Option<SessionId>,
+    /// It is in its user's list: it is pushed to.
+    pub(super) is_listed: bool,
+    is_acked: bool,
+    is_stalled: bool,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, device: &str, login_version: u64) -> Self {
+        Self {
+            id,
+            owner: None,
+            device: device.into(),
+            login_version,
+            window: Window::new(0),
+            next: None,
+            is_listed: false,
+            is_acked: false,
+            is_stalled: false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    /// By slot.
+    all: Vec<Option<Session>>,
+    /// By user: the first of its list.
+    online: Vec<Option<SessionId>>,
+    /// Whose acked position moved in this turn; each once.
+    acked: Vec<SessionId>,
+    /// Whose window is stalled; each once.
+    stalled: Vec<SessionId>,
+}
+
+impl Sessions {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.all.get(id.slot())?.as_ref().filter(|session| session.id == id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.all.get_mut(id.slot())?.as_mut().filter(|session| session.id == id)
+    }
+
+    pub(super) fn insert(&mut self, session: Session) {
+        let slot = session.id.slot();
+        if self.all.len() <= slot {
+            self.all.resize_with(slot + 1, || None);
+        }
+        self.all[slot] = Some(session);
+    }
+
+    pub(super) fn remove(&mut self, id: SessionId) {
+        self.unlist(id);
+        if self.get(id).is_some() {
+            self.all[id.slot()] = None;
+        }
+    }
+
+    /// The sessions of a user that are pushed to.
+    pub(super) fn of(&self, user: UserId) -> impl Iterator<Item = &Session> + '_ {
+        let first = self.online.get(user.0 as usize).copied().flatten();
+        std::iter::successors(first.and_then(|id| self.get(id)), |session| self.get(session.next?))
+    }
+
+    /// Puts a session into its user's list.
+    pub(super) fn list(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        let (Some((user, _)), false) = (session.owner, session.is_listed) else { return };
+        session.is_listed = true;
+        let index = user.0 as usize;
+        if self.online.len() <= index {
+            self.online.resize(index + 1, None);
+        }
+        let next = self.online[index].replace(id);
+        if let Some(session) = self.get_mut(id) {
+            session.next = next;
+        }
+    }
+
+    /// Takes it out again.
+    pub(super) fn unlist(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        let (Some((user, _)), true) = (session.owner, session.is_listed) else { return };
+        session.is_listed = false;
+        let next = session.next.take();
+        let before = self.of(user).find(|other| other.next == Some(id)).map(|other| other.id);
+        match before.and_then(|before| self.get_mut(before)) {
+            Some(before) => before.next = next,
+            None => self.online[user.0 as usize] = next,
+        }
+    }
+
+    /// Its acked position moved.
+    pub(super) fn on_acked(&mut self, id: SessionId) {
+        if let Some(session) = self.get_mut(id)
+            && !session.is_acked
+        {
+            session.is_acked = true;
+            self.acked.push(id);
+        }
+    }
+
+    pub(super) fn take_acked(&mut self) -> Vec<SessionId> {
+        let acked = std::mem::take(&mut self.acked);
+        for id in &acked {
+            if let Some(session) = self.get_mut(*id) {
+                session.is_acked = false;
+            }
+        }
+        acked
+    }
+
+    /// Its window is stalled.
+    pub(super) fn on_stalled(&mut self, id: SessionId) {
+        if let Some(session) = self.get_mut(id)
+            && !session.is_stalled
+        {
+            session.is_stalled = true;
+            self.stalled.push(id);
+        }
+    }
+
+    /// The stalled sessions that may be tried again.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<SessionId> {
+        let mut due = Vec::new();
+        let mut stalled = std::mem::take(&mut self.stalled);
+        stalled.retain(|id| {
+            let Some(session) = self.get_mut(*id) else { return false };
+            if session.window.try_retry(now) {
+                due.push(*id);
+            }
+            session.is_stalled = session.window.is_stalled();
+            session.is_stalled
+        });
+        self.stalled = stalled;
+        due
+    }
+}

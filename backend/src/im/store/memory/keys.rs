@@ -1,0 +1,50 @@
+//! Message keys that were used, for a while.
+
+use crate::im::store::{ConversationId, UserId};
+use moorline_proto::ids::MessageKey;
+use std::collections::{HashMap, VecDeque};
+
+/// The first result of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) conversation: ConversationId,
+    pub(super) seq: u64,
+    pub(super) id: u64,
+    pub(super) digest: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Keys {
+    known: HashMap<(UserId, MessageKey), Known>,
+    /// With the time of each, oldest first.
+    by_age: VecDeque<(u64, UserId, MessageKey)>,
+    entries_max: usize,
+    window_ms: u64,
+}
+
+impl Keys {
+    pub(super) fn new(entries_max: usize, window_ms: u64) -> Self {
+        Self { known: HashMap::new(), by_age: VecDeque::new(), entries_max, window_ms }
+    }
+
+    pub(super) fn get(&mut self, now_ms: u64, sender: UserId, key: MessageKey) -> Option<&Known> {
+        while self.by_age.front().is_some_and(|(at, ..)| at.saturating_add(self.window_ms) <= now_ms) {
+            self.forget_oldest();
+        }
+        self.known.get(&(sender, key))
+    }
+
+    pub(super) fn insert(&mut self, now_ms: u64, sender: UserId, key: MessageKey, known: Known) {
+        if self.by_age.len() >= self.entries_max {
+            self.forget_oldest();
+        }
+        self.known.insert((sender, key), known);
+        self.by_age.push_back((now_ms, sender, key));
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, sender, key)) = self.by_age.pop_front() {
+            self.known.remove(&(sender, key));
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The IM backend by itself: events in, answers and pushes out.
+
+mod behaviour;
+mod property;
+
+use super::store::{Memory, Store};
+use super::{Im, Outputs, conformance};
+use crate::config::ImConfig;
+use crate::server::{Event, GatewayId, Kick, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
+use bytes::Bytes;
+use moorline_proto::frame::Command;
+use moorline_proto::message::backend::{ConnUp, Outcome};
+use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send};
+use moorline_proto::message::{decode, encode};
+use moorline_proto::time::{Duration, Instant};
+use prost::Message;
+
+#[test]
+fn the_memory_store_conforms() {
+    conformance::check(Memory::new);
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Pushed {
+    id: PushId,
+    session: SessionId,
+    command: Command,
+    body: Bytes,
+}
+
+impl Pushed {
+    fn push(&self) -> Push {
+        assert_eq!(self.command, Command::Push);
+        decode(&self.body).expect("a Push")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Recorder {
+    sends: Vec<(u64, Code, SendAck)>,
+    reqs: Vec<(u64, Code, Resp)>,
+    refused: Vec<Code>,
+    pushes: Vec<Pushed>,
+    /// Calls of `push`, whatever the number of sessions.
+    payloads: usize,
+    kicks: Vec<(SessionId, u32)>,
+}
+
+impl Outputs for Recorder {
+    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
+        self.sends.push((reply.correlation, code, answer));
+    }
+
+    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
+        self.reqs.push((reply.correlation, code, answer));
+    }
+
+    fn refuse(&mut self, _reply: ReplyTo, code: Code) {
+        self.refused.push(code);
+    }
+
+    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
+        assert!(spec.want_ack && !sessions.is_empty());
+        self.payloads += 1;
+        let id = PushId(self.payloads as u64);
+        self.pushes.extend(sessions.iter().map(|session| Pushed {
+            id,
+            session: *session,
+            command: spec.command,
+            body: body.clone(),
+        }));
+        id
+    }
+
+    fn kick(&mut self, session: SessionId, kick: Kick) {
+        self.kicks.push((session, kick.code));
+    }
+}
+
+/// An [`Im`] on the memory store, and a hand on the link.
+struct Bench {
+    im: Im<Memory>,
+    out: Recorder,
+    now: Now,
+    questions: u64,
+    generations: u32,
+}
+
+impl Bench {
+    fn new(config: ImConfig) -> Self {
+        let store = Memory::new(&config);
+        let now = Now { instant: Instant::from_nanos(1), unix_ms: 1_800_000_000_000 };
+        Self { im: Im::new(config, 3, store), out: Recorder::default(), now, questions: 0, generations: 0 }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.im.handle(self.now, event, &mut self.out);
+        self.im.handle_turn_end(self.now, &mut self.out);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now.instant += time;
+        self.now.unix_ms += u64::try_from(time.as_millis()).expect("short");
+        self.event(Event::Tick);
+    }
+
+    fn login(&mut self, slot: u32, uid: &str, device: &str, version: u64) -> SessionId {
+        self.generations += 1;
+        let session = SessionId { slot, generation: self.generations };
+        self.conn_up(session, uid, device, version, true);
+        session
+    }
+
+    fn conn_up(&mut self, session: SessionId, uid: &str, device: &str, version: u64, is_new: bool) {
+        let (uid, device) = (uid.to_owned(), device.to_owned());
+        let login = ConnUp { uid, device, login_version: version, ..Default::default() };
+        self.event(Event::ConnUp { session, gateway: GatewayId(0), login, is_new });
+    }
+
+    fn logout(&mut self, session: SessionId) {
+        self.event(Event::ConnDown { session, code: 0 });
+    }
+
+    fn up(&mut self, session: SessionId, command: Command, body: Bytes) -> u64 {
+        self.questions += 1;
+        let link = LinkId { slot: 0, generation: 0 };
+        let reply = Some(ReplyTo { link, correlation: self.questions });
+        self.event(Event::Up(Up { session, command, seq: 0, dup: false, body, reply }));
+        self.questions
+    }
+
+    fn send(&mut self, session: SessionId, to: send::Target, key: &[u8], payload: &[u8]) -> (Code, SendAck) {
+        let (key, payload) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(payload));
+        let send = Send { key, target: Some(to), r#type: 1, payload };
+        self.send_body(session, encode(&send))
+    }
+
+    fn send_body(&mut self, session: SessionId, body: Bytes) -> (Code, SendAck) {
+        let question = self.up(session, Command::Send, body);
+        let (answered, code, ack) = self.out.sends.pop().expect("an answer");
+        assert_eq!((answered, self.out.sends.len()), (question, 0), "one answer each");
+        assert_eq!((ack.cid, ack.code), (0, 0), "left to the gateway");
+        (code, ack)
+    }
+
+    fn req<A: Message + Default>(
+        &mut self,
+        session: SessionId,
+        method: &str,
+        payload: &impl Message,
+    ) -> Result<A, Code> {
+        let req = Req { id: 9, method: method.into(), payload: encode(payload) };
+        let question = self.up(session, Command::Req, encode(&req));
+        let (answered, code, resp) = self.out.reqs.pop().expect("an answer");
+        assert_eq!((answered, self.out.reqs.len()), (question, 0), "one answer each");
+        match code {
+            Code::Ok => Ok(decode(&resp.payload).expect("the method's response")),
+            code => {
+                assert!(!resp.reason.is_empty(), "{code:?} without a reason");
+                Err(code)
+            }
+        }
+    }
+
+    fn outcome(&mut self, pushed: &Pushed, outcome: Outcome) {
+        self.event(Event::Pushed { session: pushed.session, push: pushed.id, outcome });
+    }
+
+    /// What was pushed since the last call.
+    fn pushes(&mut self) -> Vec<Pushed> {
+        std::mem::take(&mut self.out.pushes)
+    }
+
+    fn kicks(&mut self) -> Vec<(SessionId, u32)> {
+        std::mem::take(&mut self.out.kicks)
+    }
+
+    fn stream_of(&mut self, uid: &str) -> usize {
+        let user = self.im.store.try_user(uid).expect("room");
+        let mut entries = Vec::new();
+        self.im.store.read_stream(user, 0, 1000, &mut entries);
+        entries.len()
+    }
+}
+
+fn user(uid: &str) -> send::Target {
+    send::Target::User(uid.into())
+}
+
+fn conversation(id: &str) -> send::Target {
+    send::Target::Conversation(id.into())
+}
+
+fn key(number: u8) -> [u8; 16] {
+    [number; 16]
+}

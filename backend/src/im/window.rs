@@ -1,0 +1,168 @@
+//! What one device has been pushed and has acked, as positions in its user's stream.
+//!
+//! Pure. `acked <= pushed` always; everything in between is in flight, in stream order.
+
+use crate::server::PushId;
+use moorline_proto::time::Instant;
+use std::collections::VecDeque;
+
+/// Whether pushes go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Yes, while the window has room.
+    Open,
+    /// Not before an ack, a new `ConnUp`, or this time.
+    Stalled(Instant),
+}
+
+#[derive(Debug)]
+pub(super) struct Window {
+    acked: u64,
+    pushed: u64,
+    in_flight: VecDeque<InFlight>,
+    bytes: usize,
+    flow: Flow,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// `None`: nothing was sent, the device wrote this itself.
+    push: Option<PushId>,
+    position: u64,
+    bytes: usize,
+    is_acked: bool,
+}
+
+impl Window {
+    pub(super) fn new(acked: u64) -> Self {
+        Self { acked, pushed: acked, in_flight: VecDeque::new(), bytes: 0, flow: Flow::Open }
+    }
+
+    pub(super) fn acked(&self) -> u64 {
+        self.acked
+    }
+
+    pub(super) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// How many more pushes may go out now.
+    pub(super) fn room(&self, pushes_max: usize, bytes_max: usize) -> usize {
+        if self.flow != Flow::Open || (self.bytes >= bytes_max && !self.in_flight.is_empty()) {
+            return 0;
+        }
+        pushes_max.saturating_sub(self.in_flight.len())
+    }
+
+    /// Everything unacked is to be pushed again.
+    pub(super) fn restart(&mut self) {
+        self.pushed = self.acked;
+        self.in_flight.clear();
+        self.bytes = 0;
+        self.flow = Flow::Open;
+    }
+
+    /// The stream is known to hold nothing up to `position` that is not in flight.
+    pub(super) fn skip_to(&mut self, position: u64) {
+        self.pushed = self.pushed.max(position);
+        if self.in_flight.is_empty() {
+            self.acked = self.pushed;
+        }
+    }
+
+    /// The entry at `position` is the device's own message: nothing to send. True: `acked` moved.
+    pub(super) fn on_own(&mut self, position: u64) -> bool {
+        self.pushed = position;
+        self.in_flight.push_back(InFlight { push: None, position, bytes: 0, is_acked: true });
+        self.settle()
+    }
+
+    pub(super) fn on_push(&mut self, push: PushId, position: u64, bytes: usize) {
+        self.pushed = position;
+        self.bytes += bytes;
+        self.in_flight.push_back(InFlight { push: Some(push), position, bytes, is_acked: false });
+    }
+
+    /// The device has it. True: `acked` moved.
+    pub(super) fn on_acked(&mut self, push: PushId) -> bool {
+        self.flow = Flow::Open;
+        let Some(index) = self.find(push) else { return false };
+        self.in_flight[index].is_acked = true;
+        self.settle()
+    }
+
+    /// It did not reach the device, so nothing behind it counts either. True: it was in flight.
+    pub(super) fn on_failed(&mut self, push: PushId, retry_at: Instant) -> bool {
+        let Some(index) = self.find(push) else { return false };
+        for dropped in self.in_flight.drain(index..) {
+            self.bytes -= dropped.bytes;
+        }
+        self.pushed = self.in_flight.back().map_or(self.acked, |last| last.position);
+        self.flow = Flow::Stalled(retry_at);
+        true
+    }
+
+    /// Opens the flow if its time has come. False: it stays stalled, or was not.
+    pub(super) fn try_retry(&mut self, now: Instant) -> bool {
+        let is_due = matches!(self.flow, Flow::Stalled(at) if at <= now);
+        if is_due {
+            self.flow = Flow::Open;
+        }
+        is_due
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.flow != Flow::Open
+    }
+
+    /// Acks come in order, so this nearly always finds the first.
+    fn find(&self, push: PushId) -> Option<usize> {
+        self.in_flight.iter().position(|it| it.push == Some(push))
+    }
+
+    fn settle(&mut self) -> bool {
+        let before = self.acked;
+        while let Some(first) = self.in_flight.front()
+            && first.is_acked
+        {
+            self.acked = first.position;
+            self.bytes -= first.bytes;
+            self.in_flight.pop_front();
+        }
+        self.acked > before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acks_settle_in_order_and_failures_rewind() {
+        let mut window = Window::new(3);
+        for i in 4..8 {
+            window.on_push(PushId(i), i, 10);
+        }
+        assert!(!window.on_acked(PushId(5)), "4 is open still");
+        assert!(window.on_acked(PushId(4)));
+        assert_eq!((window.acked(), window.pushed(), window.room(10, 30)), (5, 7, 8));
+        assert_eq!(window.room(10, 20), 0, "20 bytes are in flight");
+        let later = Instant::from_nanos(9);
+        assert!(window.on_failed(PushId(7), later));
+        assert_eq!((window.pushed(), window.room(10, 30), window.is_stalled()), (6, 0, true));
+        assert!(!window.try_retry(Instant::ZERO) && window.try_retry(later));
+        window.on_push(PushId(9), 7, 10);
+        assert!(!window.on_own(8));
+        assert!(window.on_acked(PushId(6)) && window.on_acked(PushId(9)));
+        assert_eq!((window.acked(), window.pushed(), window.bytes), (8, 8, 0));
+    }
+
+    #[test]
+    fn a_restart_forgets_what_is_in_flight() {
+        let mut window = Window::new(0);
+        window.on_push(PushId(1), 1, 10);
+        window.restart();
+        assert_eq!((window.pushed(), window.room(1, 1)), (0, 1));
+        assert!(!window.on_acked(PushId(1)));
+    }
+}

@@ -1,0 +1,218 @@
+//! What each link frame of a gateway means.
+
+use super::Handler;
+use super::event::{Event, GatewayId, LinkId, Now, PushId, ReplyTo, Up};
+use super::outbox::{Kick, Outbox};
+use super::route::Login;
+use super::stream::{LinkEnd, Phase};
+use crate::config::LinkConfig;
+use bytes::Bytes;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::Command;
+use moorline_proto::link::{Kind, LINK_VERSION, LinkError, LinkFrame};
+use moorline_proto::message::backend::{
+    self, Announce, AuthResult, ConnDown, ConnUp, LinkHello, Outcome, PushResult,
+};
+use moorline_proto::message::client::Code;
+use moorline_proto::time::Instant;
+
+/// Who this end is, as its HELLO says.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) node: String,
+    pub(super) epoch: u64,
+}
+
+/// What the handling of a frame needs besides the link.
+pub(super) struct Turn<'a, H> {
+    pub(super) now: Now,
+    pub(super) config: &'a LinkConfig,
+    pub(super) identity: &'a Identity,
+    pub(super) out: &'a mut Outbox,
+    pub(super) handler: &'a mut H,
+}
+
+/// The older life of the gateway that this HELLO ends, if any.
+///
+/// A smaller epoch counts as newer only when nothing is left of the known one but its lease: then it
+/// is the clock that went back.
+pub(super) fn superseded(out: &Outbox, frame: &LinkFrame) -> Option<GatewayId> {
+    if frame.kind != Kind::Hello {
+        return None;
+    }
+    let hello = frame.message::<LinkHello>().ok()?;
+    let (id, known) = out.routes.gateway_named(&hello.node)?;
+    let is_newer = hello.epoch > known.epoch || (hello.epoch < known.epoch && known.links == 0);
+    is_newer.then_some(id)
+}
+
+impl<H: Handler> Turn<'_, H> {
+    pub(super) fn emit(&mut self, event: Event) {
+        self.handler.handle(self.now, event, self.out);
+    }
+
+    pub(super) fn handle_frame(
+        &mut self,
+        link: LinkId,
+        phase: &mut Phase,
+        frame: &LinkFrame,
+    ) -> Result<(), LinkEnd> {
+        let gateway = match *phase {
+            Phase::Open(gateway) => gateway,
+            Phase::Greeting(_) if frame.kind == Kind::Hello => {
+                *phase = Phase::Open(self.on_hello(link, frame.message()?)?);
+                return Ok(());
+            }
+            Phase::Greeting(_) => return Err(LinkError::Unexpected(frame.kind).into()),
+        };
+        match frame.kind {
+            Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
+            Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
+            Kind::ConnUp => self.on_conn_up(gateway, link, frame.message()?),
+            Kind::ConnDown => self.on_conn_down(gateway, frame.message()?),
+            Kind::Announce => self.on_announce(gateway, link, frame.message()?),
+            Kind::Ping => {
+                self.out.put(link, Kind::Pong, frame.correlation, 0, &());
+            }
+            Kind::Auth => {
+                let code = CloseReason::AuthFailed.code();
+                let reason = "this backend checks no tokens: let the gateway verify them".to_owned();
+                let verdict = AuthResult { code, reason, ..Default::default() };
+                self.out.put(link, Kind::AuthResult, frame.correlation, 0, &verdict);
+            }
+            // Rooms and figures: nothing here needs them yet, and a newer gateway may send them.
+            Kind::Bind | Kind::Unbind | Kind::Digest | Kind::Stats => {}
+            Kind::Pong | Kind::Credit | Kind::Drain => {}
+            kind @ (Kind::Hello
+            | Kind::AuthResult
+            | Kind::UpResult
+            | Kind::Push
+            | Kind::Kick
+            | Kind::Query) => return Err(LinkError::Unexpected(kind).into()),
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, link: LinkId, hello: LinkHello) -> Result<GatewayId, LinkEnd> {
+        let spoken = u32::from(LINK_VERSION);
+        if !(hello.version_min..=hello.version_max).contains(&spoken) {
+            return Err(LinkEnd::Refused("HELLO offers no link version that is spoken here (1)"));
+        }
+        if hello.node.is_empty() {
+            return Err(LinkEnd::Refused("HELLO names no node"));
+        }
+        let gateway = match self.out.routes.gateway_named(&hello.node) {
+            Some((id, known)) if known.epoch == hello.epoch => id,
+            Some(_) => return Err(LinkEnd::Refused("HELLO of an older epoch than the gateway's live links")),
+            None if self.out.routes.gateways.len() >= self.config.gateways_max => {
+                return Err(LinkEnd::Refused("link.gateways_max gateways are known"));
+            }
+            None => {
+                let node = hello.node.clone();
+                let gateway = self.out.routes.add_gateway(hello.node, hello.epoch);
+                self.emit(Event::GatewayUp { gateway, node, epoch: hello.epoch });
+                gateway
+            }
+        };
+        if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
+            known.links += 1;
+            known.lease_until = Instant::FAR_FUTURE;
+        }
+        let answer = LinkHello {
+            version_min: spoken,
+            version_max: spoken,
+            node: self.identity.node.clone(),
+            epoch: self.identity.epoch,
+            agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
+            ..Default::default()
+        };
+        self.out.put(link, Kind::Hello, 0, self.config.credit, &answer);
+        self.emit(Event::LinkUp { gateway, link });
+        Ok(gateway)
+    }
+
+    fn on_conn_up(&mut self, gateway: GatewayId, link: LinkId, login: ConnUp) {
+        let (handle, version) = (login.handle, login.login_version);
+        let (session, is_new) = match self.out.routes.on_login(gateway, link, handle, version) {
+            Login::New(session) => (session, true),
+            Login::Again(session) => (session, false),
+            Login::TableFull => {
+                tracing::warn!(sessions_max = self.config.sessions_max, "session table full: login kicked");
+                self.out.kick_handle(link, handle, version, Kick::of(CloseReason::Busy));
+                return;
+            }
+        };
+        self.emit(Event::ConnUp { session, gateway, login, is_new });
+    }
+
+    fn on_announce(&mut self, gateway: GatewayId, link: LinkId, announce: Announce) {
+        let (sessions, more) = (announce.connections.len(), announce.more);
+        for login in announce.connections {
+            self.on_conn_up(gateway, link, login);
+        }
+        self.emit(Event::Announced { link, sessions, more });
+    }
+
+    fn on_conn_down(&mut self, gateway: GatewayId, down: ConnDown) {
+        if let Some(session) = self.out.routes.find(gateway, down.handle) {
+            self.out.routes.on_logout(session);
+            self.emit(Event::ConnDown { session, code: down.code });
+        }
+    }
+
+    fn on_up(&mut self, gateway: GatewayId, link: LinkId, correlation: u64, up: backend::Up) {
+        let reply = (correlation != 0).then(|| {
+            self.out.on_question(link);
+            ReplyTo { link, correlation }
+        });
+        let command = u8::try_from(up.command).ok().and_then(Command::from_byte);
+        match (self.out.routes.find(gateway, up.handle), command) {
+            (Some(session), Some(command)) => {
+                let (seq, dup, body) = (up.seq, up.dup, up.body);
+                self.emit(Event::Up(Up { session, command, seq, dup, body, reply }));
+            }
+            // An UP that was sent again after its client left. It does no harm: nobody hears it.
+            (None, _) => self.refuse(reply, Code::Retry),
+            (_, None) => self.refuse(reply, Code::Unsupported),
+        }
+    }
+
+    fn refuse(&mut self, reply: Option<ReplyTo>, code: Code) {
+        if let Some(reply) = reply {
+            self.out.answer(reply, code, Bytes::new());
+        }
+    }
+
+    fn on_push_result(&mut self, gateway: GatewayId, result: PushResult) -> Result<(), LinkEnd> {
+        for report in result.outcomes {
+            let outcome = Outcome::try_from(report.outcome).map_err(|_| LinkError::Body(Kind::PushResult))?;
+            if let Some(session) = self.out.routes.find(gateway, report.handle) {
+                self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a gateway and all its sessions. Its links are closed already.
+    pub(super) fn on_gateway_gone(&mut self, gateway: GatewayId) {
+        for session in self.out.routes.sessions_of(gateway) {
+            self.out.routes.on_logout(session);
+            self.emit(Event::ConnDown { session, code: 0 });
+        }
+        if let Some(gone) = self.out.routes.gateways.remove(&gateway) {
+            tracing::info!(gateway = gone.node, epoch = gone.epoch, "gateway gone");
+            self.emit(Event::GatewayDown { gateway });
+        }
+    }
+
+    /// Forgets sessions and gateways whose lease is over.
+    pub(super) fn on_leases(&mut self) {
+        for session in self.out.routes.expired(self.now.instant) {
+            self.out.routes.on_logout(session);
+            self.emit(Event::ConnDown { session, code: 0 });
+        }
+        for gateway in self.out.routes.expired_gateways(self.now.instant) {
+            self.on_gateway_gone(gateway);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What a handler says: answers, pushes and kicks, encoded straight into the buffers of the links.
+//!
+//! Pure: no socket is touched here. The loop writes each dirty buffer once at the end of a turn.
+
+use super::event::{LinkId, PushId, ReplyTo, SessionId};
+use super::route::{Place, Routes};
+use bytes::{Bytes, BytesMut};
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Lane};
+use moorline_proto::link::{self, Kind};
+use moorline_proto::message::backend::{self, Outcome, UpResult};
+use moorline_proto::message::client::{Code, Resp, SendAck};
+use prost::Message;
+use std::collections::VecDeque;
+
+/// How a push is to be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushSpec {
+    /// PUSH, NOTIFY or an application command.
+    pub command: Command,
+    /// Priority class.
+    pub lane: Lane,
+    /// Whether every target's outcome is wanted as [`super::Event::Pushed`].
+    pub want_ack: bool,
+    /// Not to be sent when older, in milliseconds; 0: no limit.
+    pub ttl_ms: u32,
+}
+
+/// How to end a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kick {
+    /// The close code the client gets.
+    pub code: u32,
+    /// Whether the client may come back by itself.
+    pub may_reconnect: bool,
+    /// For people.
+    pub reason: &'static str,
+}
+
+impl Kick {
+    /// With the meaning of `reason`.
+    pub const fn of(reason: CloseReason) -> Self {
+        Self { code: reason.code(), may_reconnect: reason.may_reconnect(), reason: reason.text() }
+    }
+}
+
+/// The writing side of one link.
+#[derive(Debug)]
+pub(super) struct LinkOut {
+    pub(super) generation: u32,
+    pub(super) buffer: BytesMut,
+    /// UPs read and not yet answered.
+    pub(super) unanswered: u32,
+    is_dirty: bool,
+}
+
+/// [`UpResult`] with the answer as a message, which has the same form on the wire and saves a copy.
+#[derive(Clone, PartialEq, prost::Message)]
+struct SendResult {
+    #[prost(enumeration = "Code", tag = "1")]
+    code: i32,
+    #[prost(message, optional, tag = "2")]
+    answer: Option<SendAck>,
+}
+
+/// The same for RESP.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ReqResult {
+    #[prost(enumeration = "Code", tag = "1")]
+    code: i32,
+    #[prost(message, optional, tag = "2")]
+    answer: Option<Resp>,
+}
+
+/// Takes what a [`super::Handler`] says. Everything leaves at the end of the loop turn.
+#[derive(Debug)]
+pub struct Outbox {
+    pub(super) routes: Routes,
+    pub(super) links: Vec<Option<LinkOut>>,
+    /// Slots of links with something to write.
+    pub(super) dirty: Vec<usize>,
+    /// Outcomes that are known here already. At most one per target of a push.
+    pub(super) undelivered: VecDeque<(SessionId, PushId, Outcome)>,
+    output_max: usize,
+    next_push: u64,
+    targets: Vec<(LinkId, u64)>,
+    push: backend::Push,
+}
+
+impl Outbox {
+    pub(super) fn new(sessions_max: usize, output_max: usize) -> Self {
+        Self {
+            routes: Routes::new(sessions_max),
+            links: Vec::new(),
+            dirty: Vec::new(),
+            undelivered: VecDeque::new(),
+            output_max,
+            next_push: 1,
+            targets: Vec::new(),
+            push: backend::Push::default(),
+        }
+    }
+
+    /// Answers an UP with bytes that are ready: a SendAck without cid and code, or a Resp without id
+    /// and code.
+    pub fn answer(&mut self, reply: ReplyTo, code: Code, answer: Bytes) {
+        self.put_answer(&reply, &UpResult { code: code.into(), answer });
+    }
+
+    /// Answers a SEND. `cid` and `code` inside `answer` must be zero: the gateway fills them.
+    pub fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
+        debug_assert!(answer.cid == 0 && answer.code == 0, "the gateway fills cid and code");
+        self.put_answer(&reply, &SendResult { code: code.into(), answer: Some(answer) });
+    }
+
+    /// Answers a REQ. `id` and `code` inside `answer` must be zero: the gateway fills them.
+    pub fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
+        debug_assert!(answer.id == 0 && answer.code == 0, "the gateway fills id and code");
+        self.put_answer(&reply, &ReqResult { code: code.into(), answer: Some(answer) });
+    }
+
+    /// Sends one payload to some sessions: one link frame per link, however many sessions it serves.
+    ///
+    /// A session that cannot be reached now has the outcome OFFLINE, one whose link has `output_max`
+    /// bytes waiting FULL; both come as [`super::Event::Pushed`] if `want_ack` is set.
+    pub fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
+        let id = PushId(self.next_push);
+        self.next_push += 1;
+        let mut targets = std::mem::take(&mut self.targets);
+        for &session in sessions {
+            match self.reach(session) {
+                Ok(target) => targets.push(target),
+                Err(outcome) if spec.want_ack => self.undelivered.push_back((session, id, outcome)),
+                Err(_) => {}
+            }
+        }
+        if targets.len() > 1 {
+            targets.sort_unstable(); // by link
+        }
+        for chunk in targets.chunk_by(|(a, _), (b, _)| a == b) {
+            self.put_push(chunk, id, spec, body);
+        }
+        targets.clear();
+        self.targets = targets;
+        self.push.body = Bytes::new();
+        id
+    }
+
+    /// Ends one login. It names the connection, so it can never hit a newer login of the device. A
+    /// session that cannot be reached now is not kicked: judge it again at its next `ConnUp`.
+    pub fn kick(&mut self, session: SessionId, kick: Kick) {
+        let Some(known) = self.routes.get(session) else { return };
+        let (handle, login_version) = (known.handle, known.login_version);
+        if let Place::Link(link) = known.place {
+            self.kick_handle(link, handle, login_version, kick);
+        }
+    }
+
+    pub(super) fn kick_handle(&mut self, link: LinkId, handle: u64, login_version: u64, kick: Kick) {
+        let Kick { code, may_reconnect, reason } = kick;
+        let reason = reason.to_owned();
+        let body = backend::Kick { handle, login_version, code, may_reconnect, reason, ..Default::default() };
+        self.put(link, Kind::Kick, 0, 0, &body);
+    }
+
+    /// Appends one frame to a link's buffer. False: the link is gone.
+    pub(super) fn put<M: Message>(&mut self, to: LinkId, kind: Kind, id: u64, credit: u32, body: &M) -> bool {
+        let Some(out) = link_mut(&mut self.links, to) else { return false };
+        link::encode(&mut out.buffer, kind, id, credit, body);
+        if !out.is_dirty {
+            out.is_dirty = true;
+            self.dirty.push(to.slot as usize);
+        }
+        true
+    }
+
+    fn put_answer<M: Message>(&mut self, reply: &ReplyTo, body: &M) {
+        if self.put(reply.link, Kind::UpResult, reply.correlation, 0, body)
+            && let Some(out) = link_mut(&mut self.links, reply.link)
+        {
+            out.unanswered = out.unanswered.saturating_sub(1);
+        }
+    }
+
+    fn put_push(&mut self, targets: &[(LinkId, u64)], id: PushId, spec: PushSpec, body: &Bytes) {
+        let Some((link, _)) = targets.first() else { return };
+        let mut push = std::mem::take(&mut self.push);
+        push.handles.clear();
+        push.handles.extend(targets.iter().map(|(_, handle)| handle));
+        push.command = spec.command.byte().into();
+        push.lane = spec.lane as u32;
+        push.want_ack = spec.want_ack;
+        push.ttl_ms = spec.ttl_ms;
+        push.body = body.clone();
+        self.put(*link, Kind::Push, id.0, 0, &push);
+        self.push = push;
+    }
+
+    /// The link and handle of a session, or why it cannot be pushed to.
+    fn reach(&self, session: SessionId) -> Result<(LinkId, u64), Outcome> {
+        let known = self.routes.get(session).ok_or(Outcome::Offline)?;
+        let Place::Link(link) = known.place else { return Err(Outcome::Offline) };
+        let out = self.links.get(link.slot as usize).and_then(Option::as_ref).ok_or(Outcome::Offline)?;
+        if out.buffer.len() >= self.output_max {
+            return Err(Outcome::Full);
+        }
+        Ok((link, known.handle))
+    }
+
+    pub(super) fn open_link(&mut self, id: LinkId) {
+        let slot = id.slot as usize;
+        if self.links.len() <= slot {
+            self.links.resize_with(slot + 1, || None);
+        }
+        let (buffer, generation) = (BytesMut::new(), id.generation);
+        self.links[slot] = Some(LinkOut { generation, buffer, unanswered: 0, is_dirty: false });
+    }
+
+    pub(super) fn close_link(&mut self, id: LinkId) {
+        self.links[id.slot as usize] = None;
+    }
+
+    /// The link's writing side, no longer listed as dirty.
+    pub(super) fn take_dirty(&mut self, slot: usize) -> Option<&mut LinkOut> {
+        let out = self.links.get_mut(slot)?.as_mut()?;
+        out.is_dirty = false;
+        Some(out)
+    }
+
+    /// Has the link's buffer written again at the end of this turn.
+    pub(super) fn mark_dirty(&mut self, slot: usize) {
+        if let Some(out) = self.links.get_mut(slot).and_then(Option::as_mut)
+            && !out.is_dirty
+            && !out.buffer.is_empty()
+        {
+            out.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    pub(super) fn link(&self, slot: usize) -> Option<&LinkOut> {
+        self.links.get(slot)?.as_ref()
+    }
+
+    /// One more UP of this link wants an answer.
+    pub(super) fn on_question(&mut self, id: LinkId) {
+        if let Some(out) = link_mut(&mut self.links, id) {
+            out.unanswered += 1;
+        }
+    }
+}
+
+fn link_mut(links: &mut [Option<LinkOut>], id: LinkId) -> Option<&mut LinkOut> {
+    let out = links.get_mut(id.slot as usize)?.as_mut()?;
+    (out.generation == id.generation).then_some(out)
+}

@@ -1,0 +1,151 @@
+//! Who is where: gateways, their sessions, and the link that speaks for each session.
+//!
+//! Pure. Driven by [`super::Outbox`] (to find a session's link) and by the frame handling (to learn
+//! of logins). Holds no names of users: those are the handler's.
+
+use super::event::{GatewayId, LinkId, SessionId};
+use moorline_proto::time::Instant;
+use slab::Slab;
+use std::collections::{BTreeMap, HashMap};
+
+/// One life of a gateway process.
+#[derive(Debug)]
+pub(super) struct Gateway {
+    pub(super) node: String,
+    pub(super) epoch: u64,
+    pub(super) links: u32,
+    /// Without links, it is forgotten at this time.
+    pub(super) lease_until: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    generation: u32,
+    pub(super) gateway: GatewayId,
+    /// As the gateway names it.
+    pub(super) handle: u64,
+    pub(super) login_version: u64,
+    pub(super) place: Place,
+}
+
+/// Where a session can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On this link.
+    Link(LinkId),
+    /// Its link died; forgotten at this time unless announced again.
+    Nowhere(Instant),
+}
+
+/// What a login meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Login {
+    New(SessionId),
+    Again(SessionId),
+    /// `sessions_max` are known.
+    TableFull,
+}
+
+#[derive(Debug)]
+pub(super) struct Routes {
+    pub(super) gateways: BTreeMap<GatewayId, Gateway>,
+    next_gateway: u32,
+    sessions: Slab<Session>,
+    by_handle: HashMap<(GatewayId, u64), SessionId>,
+    next_generation: u32,
+    sessions_max: usize,
+}
+
+impl Routes {
+    pub(super) fn new(sessions_max: usize) -> Self {
+        Self {
+            gateways: BTreeMap::new(),
+            next_gateway: 0,
+            sessions: Slab::new(),
+            by_handle: HashMap::new(),
+            next_generation: 1,
+            sessions_max,
+        }
+    }
+
+    pub(super) fn find(&self, gateway: GatewayId, handle: u64) -> Option<SessionId> {
+        self.by_handle.get(&(gateway, handle)).copied()
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(id.slot()).filter(|session| session.generation == id.generation)
+    }
+
+    pub(super) fn gateway_named(&self, node: &str) -> Option<(GatewayId, &Gateway)> {
+        let found = self.gateways.iter().find(|(_, gateway)| gateway.node == node);
+        found.map(|(id, gateway)| (*id, gateway))
+    }
+
+    pub(super) fn add_gateway(&mut self, node: String, epoch: u64) -> GatewayId {
+        let id = GatewayId(self.next_gateway);
+        self.next_gateway = self.next_gateway.wrapping_add(1);
+        let lease_until = Instant::FAR_FUTURE;
+        self.gateways.insert(id, Gateway { node, epoch, links: 0, lease_until });
+        id
+    }
+
+    /// Gateways without a link since before their lease.
+    pub(super) fn expired_gateways(&self, now: Instant) -> Vec<GatewayId> {
+        let expired = self.gateways.iter().filter(|(_, it)| it.links == 0 && it.lease_until <= now);
+        expired.map(|(id, _)| *id).collect()
+    }
+
+    /// A session is spoken for by `link` from now on.
+    pub(super) fn on_login(&mut self, gateway: GatewayId, link: LinkId, handle: u64, version: u64) -> Login {
+        if let Some(id) = self.find(gateway, handle) {
+            self.sessions[id.slot()].place = Place::Link(link);
+            return Login::Again(id);
+        }
+        if self.sessions.len() >= self.sessions_max {
+            return Login::TableFull;
+        }
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let place = Place::Link(link);
+        let slot =
+            self.sessions.insert(Session { generation, gateway, handle, login_version: version, place });
+        let id = SessionId { slot: u32::try_from(slot).expect("sessions_max fits u32"), generation };
+        self.by_handle.insert((gateway, handle), id);
+        Login::New(id)
+    }
+
+    pub(super) fn on_logout(&mut self, id: SessionId) {
+        if self.get(id).is_some() {
+            let session = self.sessions.remove(id.slot());
+            self.by_handle.remove(&(session.gateway, session.handle));
+        }
+    }
+
+    /// The sessions of a dead link wait until `until` for another.
+    pub(super) fn on_link_down(&mut self, link: LinkId, until: Instant) {
+        for (_, session) in &mut self.sessions {
+            if session.place == Place::Link(link) {
+                session.place = Place::Nowhere(until);
+            }
+        }
+    }
+
+    /// Sessions for which no link speaks since before their lease.
+    pub(super) fn expired(&self, now: Instant) -> Vec<SessionId> {
+        self.select(|session| matches!(session.place, Place::Nowhere(until) if until <= now))
+    }
+
+    pub(super) fn sessions_of(&self, gateway: GatewayId) -> Vec<SessionId> {
+        self.select(|session| session.gateway == gateway)
+    }
+
+    fn select(&self, wanted: impl Fn(&Session) -> bool) -> Vec<SessionId> {
+        let chosen = self.sessions.iter().filter(|(_, session)| wanted(session));
+        chosen
+            .map(|(slot, session)| SessionId {
+                slot: u32::try_from(slot).expect("sessions_max fits u32"),
+                generation: session.generation,
+            })
+            .collect()
+    }
+}
