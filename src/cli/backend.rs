@@ -6,7 +6,7 @@ use clap::Args;
 use moorline_backend::BackendConfig;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use toml::{Table, Value};
 
 #[derive(Debug, Args)]
@@ -17,6 +17,9 @@ pub(super) struct BackendArgs {
     /// Override one setting, as often as needed; beats the file
     #[arg(long = "set", value_name = "[SECTION.]KEY=VALUE")]
     sets: Vec<String>,
+    /// End when standard input ends: for a parent that holds its other end, and may be killed
+    #[arg(long)]
+    until_eof: bool,
     /// error, warn, info, debug or trace, or tracing directives
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -29,6 +32,16 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    }
+    if args.until_eof {
+        let stop = Arc::clone(&stop);
+        let watch = move || {
+            // An error says the same as the end: nobody is there any more.
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink()).ok();
+            stop.store(true, Ordering::SeqCst);
+        };
+        let named = std::thread::Builder::new().name("until-eof".into());
+        named.spawn(watch).map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
     let ready = |address| {
         let line = format!("moorline backend ready link={address} pid={}\n", std::process::id());

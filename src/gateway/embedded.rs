@@ -1,7 +1,7 @@
 //! The backend as a process of its own beside the gateway (`backend.embedded = true`).
 //!
 //! Started before the gateway, on a free port; started again on the same port when it dies; ended when
-//! the gateway ends. Whoever needs more runs `moorline backend` under a real supervisor.
+//! the gateway ends, even by `kill -9`: then the pipe that is its standard input ends. Whoever needs more runs `moorline backend` under a real supervisor.
 
 use super::GatewayError;
 use crate::config::Config;
@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -66,7 +66,7 @@ impl Drop for Backend {
 }
 
 /// Waits for the child's end, and starts another until the gateway ends.
-fn watch(binary: &PathBuf, address: SocketAddr, mut child: Child, mut output: Lines, state: &Mutex<State>) {
+fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines, state: &Mutex<State>) {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         // Its output ends when it ends; reading it keeps the pipe from filling.
@@ -98,11 +98,11 @@ fn watch(binary: &PathBuf, address: SocketAddr, mut child: Child, mut output: Li
 
 type Lines = std::io::Lines<BufReader<ChildStdout>>;
 
-fn spawn(binary: &PathBuf, listen: &str) -> Result<(Child, Lines, SocketAddr), GatewayError> {
-    let failed = |problem: String| GatewayError::Backend { binary: binary.clone(), problem };
+fn spawn(binary: &Path, listen: &str) -> Result<(Child, Lines, SocketAddr), GatewayError> {
+    let failed = |problem: String| GatewayError::Backend { binary: binary.to_path_buf(), problem };
     let mut child = Command::new(binary)
-        .args(["backend", "--set", &format!("listen={listen}")])
-        .stdin(Stdio::null())
+        .args(["backend", "--until-eof", "--set", &format!("listen={listen}")])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
