@@ -1,6 +1,8 @@
 //! Makes the threads, and the mailboxes between them.
 
 use super::GatewayError;
+use crate::admin::{self, Admin, Status};
+use crate::auth;
 use crate::config::Config;
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::link::{LinkSettings, LinkTimes};
@@ -9,9 +11,9 @@ use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Gate, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{ClockBase, Settings};
 use crate::sys::{clock, limits};
-use crate::worker::{self, Berth, Clock, LINK_OUTPUT_MAX, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts, WorkerSettings};
-use crate::admin::{self, Admin, Status};
-use crate::auth;
+use crate::worker::{
+    self, Berth, Clock, LINK_OUTPUT_MAX, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts, WorkerSettings,
+};
 use mio::Poll;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
@@ -66,7 +68,8 @@ impl Gateway {
         let workers_stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for number in 0..config.workers() {
-            let sinks = reactor_senders.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
+            let sinks =
+                reactor_senders.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
             let opened = Berth::open(config.worker.queue_batches);
             let (sender, berth) = opened.map_err(GatewayError::system("make a worker's epoll"))?;
             let parts = WorkerParts {
@@ -100,9 +103,11 @@ impl Gateway {
                 read_budget: config.reactor.read_budget.as_usize(),
                 accept_budget: config.reactor.accept_budget,
             };
-            let reactor = Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?;
+            let reactor =
+                Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?;
             let named = std::thread::Builder::new().name(format!("reactor-{number}"));
-            let handle = named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
+            let handle =
+                named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
             reactors.push((reactor_senders[number].clone(), handle));
         }
         let status = Arc::new(Status::new(config).listening_at(address));
@@ -184,7 +189,10 @@ impl ShardSink for Sink {
     }
 }
 
-fn reactor_berth() -> io::Result<(Sender<ReactorMail>, (Poll, mailbox::Receiver<ReactorMail>))> {
+/// Where a reactor will wait; made before its thread, so that others can be given the sender.
+type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
+
+fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
     let poll = Poll::new()?;
     let waker = reactor::waker(poll.registry())?;
     let (sender, inbox) = mailbox::mailbox(REACTOR_MAIL_MAX, waker);
@@ -225,8 +233,11 @@ fn start_admin(
         return Ok(None);
     }
     let address = config.admin.address;
-    let listener =
-        TcpListener::bind(address).map_err(|source| GatewayError::Bind { key: "admin.address", address, source })?;
+    let listener = TcpListener::bind(address).map_err(|source| GatewayError::Bind {
+        key: "admin.address",
+        address,
+        source,
+    })?;
     let spawned = admin::spawn(listener, Arc::clone(status), Arc::clone(metrics));
     spawned.map(Some).map_err(GatewayError::system("start the admin thread"))
 }
@@ -267,7 +278,11 @@ fn connections_max(configured: usize) -> usize {
     match configured {
         0 => room.min(CONNECTIONS_DEFAULT),
         wanted if wanted > room => {
-            tracing::warn!(wanted, room, "limits.connections_max lowered to what the open-files limit allows; raise it (ulimit -n)");
+            tracing::warn!(
+                wanted,
+                room,
+                "limits.connections_max lowered to what the open-files limit allows; raise it (ulimit -n)"
+            );
             room
         }
         wanted => wanted,

@@ -111,11 +111,9 @@ fn spawn(binary: &Path, listen: &str) -> Result<(Child, Lines, SocketAddr), Gate
         let (_, rest) = line.split_once(READY)?;
         rest.split_whitespace().next()?.parse().ok()
     });
-    match address {
-        Some(address) => Ok((child, lines, address)),
-        None => {
-            let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            Err(failed(format!("it ended with {status} before it was ready")))
-        }
+    if let Some(address) = address {
+        return Ok((child, lines, address));
     }
+    let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+    Err(failed(format!("it ended with {status} before it was ready")))
 }

@@ -13,7 +13,7 @@ mod token;
 pub use listener::Gate;
 pub use tally::{ReactorCount, series};
 
-use crate::handoff::{Downlink, DownlinkBatch, UplinkBatch};
+use crate::handoff::{DownlinkBatch, UplinkBatch};
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
 use crate::shard::{Outputs, Settings, Shard, Transfer};
@@ -201,9 +201,9 @@ impl Reactor {
             let Some(mail) = self.inbox.try_recv() else { return };
             match mail {
                 ReactorMail::Downlink(DownlinkBatch { items }) => {
-                    items
-                        .into_iter()
-                        .for_each(|item: Downlink| self.shard.handle_downlink(now, item, &mut self.outputs));
+                    for item in items {
+                        self.shard.handle_downlink(now, item, &mut self.outputs);
+                    }
                 }
                 ReactorMail::Move(socket, transfer) => {
                     let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);

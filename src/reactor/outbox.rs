@@ -32,13 +32,12 @@ impl Outbox {
             return;
         }
         match self.worker.try_send(UplinkBatch { from, items }) {
-            Ok(()) => {}
             Err(SendError::Full(batch)) => {
                 self.refusals += 1;
                 self.waiting = batch.items;
             }
-            // The worker ended: so does the process.
-            Err(SendError::Gone(_)) => {}
+            // Gone: the worker ended, and so does the process.
+            Ok(()) | Err(SendError::Gone(_)) => {}
         }
     }
 

@@ -27,8 +27,8 @@ const BY_PEER: &str = "peer";
 pub fn series() -> Vec<Series> {
     let closed = |label| Series::counter("closed", "Connections ended, by reason.").labelled("reason", label);
     let closes = CloseReason::ALL.iter().map(|reason| closed(reason.label()));
-    let counts = Count::SERIES.iter().cloned();
-    counts.chain(closes).chain([closed(BY_PEER)]).chain(ReactorCount::SERIES.iter().cloned()).collect()
+    let counts = Count::SERIES.iter().copied();
+    counts.chain(closes).chain([closed(BY_PEER)]).chain(ReactorCount::SERIES.iter().copied()).collect()
 }
 
 /// Publishes everything, in the order of [`series`].

@@ -123,10 +123,8 @@ impl Shard {
         let Transition::To(state) = connection.state.on(Event::Ending) else { return false };
         connection.state = state;
         connection.heard_at = now;
-        if code == CloseReason::Slow.code() {
-            if let Some(outbound) = connection.outbound.as_mut() {
-                outbound.drop_unsent();
-            }
+        if let Some(outbound) = connection.outbound.as_mut().filter(|_| code == CloseReason::Slow.code()) {
+            outbound.drop_unsent();
         }
         self.end_session(key, code, outputs);
         self.send(key, last, outputs);

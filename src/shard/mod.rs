@@ -162,7 +162,7 @@ impl Shard {
         match downlink {
             Downlink::Verdict { key, verdict } => self.on_verdict(now, key, verdict, outputs),
             Downlink::Answer { key, command, cid, body } => {
-                self.on_answer(now, key, command, cid, body, outputs)
+                self.on_answer(now, key, command, cid, body, outputs);
             }
             Downlink::Push(push) => self.on_push(now, push, outputs),
             Downlink::Kick { target, login_version, code, may_reconnect, reason } => {
@@ -170,7 +170,7 @@ impl Shard {
                 self.on_kick(now, &target, &kick, outputs);
             }
             Downlink::Announce { worker, request, slots } => {
-                self.on_announce(worker, request, slots, outputs)
+                self.on_announce(worker, request, slots, outputs);
             }
         }
     }
@@ -238,7 +238,9 @@ impl Shard {
         self.tally[Count::FramesIn] += 1;
         let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
         match connection.state.on(Event::Received(frame.header.command)) {
-            Transition::Ignore => return Ok(()),
+            Transition::Ignore if !connection.state.is_logged_in() => return Ok(()),
+            // Dropped, but for its header [P-2.2].
+            Transition::Ignore => {}
             Transition::Close(reason) => return Err(reason),
             // Closing has work to do first, see `ending`.
             Transition::To(State::Closing) => {}
@@ -246,6 +248,10 @@ impl Shard {
         }
         if connection.state.is_logged_in() {
             self.on_header_ack(now, key, frame.header.ack, outputs)?;
+            // What the ack let out may have been too much for a client that does not read.
+            if !self.table.get(key).is_some_and(|connection| connection.state.is_logged_in()) {
+                return Ok(());
+            }
             if frame.header.flags.contains(Flags::ACK_REQ) && frame.header.command != Command::Send {
                 self.send(key, Frame::new(Command::Ack, Bytes::new()), outputs);
             }
@@ -254,10 +260,12 @@ impl Shard {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
             Command::Ping => self.on_ping(key, &frame.body, outputs),
             Command::Send => self.on_send(key, frame, outputs),
-            Command::Req => self.on_request(key, frame, outputs),
+            Command::Req | Command::App(_) => {
+                self.on_unnumbered(key, frame, outputs);
+                Ok(())
+            }
             Command::Ack => self.on_ack(now, key, &frame, outputs),
             Command::Sub | Command::Unsub => self.on_subscription(key, &frame.body, outputs),
-            Command::App(_) => self.on_application(key, frame, outputs),
             Command::Logout => Err(CloseReason::LoggedOut),
             Command::Close => {
                 self.on_client_close(key, &frame.body, outputs);

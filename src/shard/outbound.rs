@@ -77,6 +77,7 @@ pub(super) struct OutboundPool {
 }
 
 impl OutboundPool {
+    #[allow(clippy::unnecessary_box_returns)] // the box is what a connection keeps
     pub(super) fn take(&mut self) -> Box<Outbound> {
         // Most queues only ever hold one answer.
         let one = || Box::new(Outbound { frames: VecDeque::with_capacity(1), bytes: 0, head_sent: 0 });

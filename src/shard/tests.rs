@@ -5,7 +5,7 @@ use crate::handoff::{Admission, Push, PushTicket, Target};
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{Close, Code, Hello, Kick, Ping, Welcome};
+use moorline_proto::message::client::{Ack, Close, Code, Hello, Kick, Ping, Welcome};
 use moorline_proto::message::{decode, frame_of, send_ack_body};
 use moorline_proto::time::Duration;
 use moorline_proto::window::WindowLimits;
@@ -268,6 +268,33 @@ fn a_reader_that_does_not_read_is_closed_as_slow() {
     assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
 }
 
+/// A client can guess the seqs of what it does not read, and so be closed by its own ack.
+#[test]
+fn an_ack_may_end_the_connection_whose_frame_carries_it() {
+    for frame in [send(1), frame_of(Command::Ack, &Ack { sack: 1 }), Frame::new(Command::Req, Bytes::new())] {
+        let mut world = World::new();
+        let key = world.login("bob", "phone");
+        world.uplinks();
+        (1..=8).for_each(|i| world.push(key, i, &[0; 2_000]));
+        world.uplinks();
+        assert_eq!(world.shard.sessions(), 1, "four are under way, four wait");
+        world.frame(key, &frame.clone().with_ack(4));
+        assert_eq!(world.shard.sessions(), 0, "over 10,000 bytes unread: {:?}", frame.header.command);
+        assert!(cids(&world.uplinks()).is_empty(), "what a closed connection says is not passed on");
+        assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
+    }
+}
+
+#[test]
+fn a_dropped_command_still_acknowledges() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.uplinks();
+    world.push(key, 1, b"hello");
+    world.frame(key, &Frame::new(Command::Ignorable(0xC0), Bytes::from_static(b"?")).with_ack(1));
+    assert_eq!(world.outcomes(), [(1, Outcome::Acked)]);
+}
+
 #[test]
 fn silence_ends_a_connection_in_each_of_its_states() {
     let mut world = World::new();
@@ -286,10 +313,9 @@ fn silence_ends_a_connection_in_each_of_its_states() {
     world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 1 }));
     world.pass(Duration::from_secs(44));
     assert_eq!(world.shard.sessions(), 1, "an interval below the minimum counts as the minimum");
-    // The wheel entry was set for the first promise, and notices the second when it fires.
-    world.pass(Duration::from_secs(500));
-    world.written(key);
-    assert_eq!(world.shard.sessions(), 0);
+    world.pass(Duration::from_secs(2));
+    let last = world.written(key).pop().expect("told");
+    assert_eq!(decode::<Close>(&last.body).expect("a CLOSE").code, CloseReason::HeartbeatTimeout.code());
 }
 
 #[test]

@@ -7,9 +7,10 @@ use moorline_proto::dedupe::Verdict;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, Pin, Seq};
+use moorline_proto::keepalive::server_patience;
 use moorline_proto::message::client::{Code, Ping, Sub, SubAck};
 use moorline_proto::message::{decode, frame_of};
-use std::collections::BTreeMap;
+use moorline_proto::time::Duration;
 
 /// Bytes of SENDs that one session may have held out of order.
 const EARLY_BYTES_MAX: usize = 256 << 10;
@@ -25,10 +26,16 @@ impl Shard {
         let ping: Ping = decode(body)?;
         let (min, max) = self.settings.heartbeat_s;
         let connection = self.table.get_mut(key).expect("its frame is being handled");
+        let earlier = connection.heartbeat_s;
         connection.heartbeat_s = u16::try_from(ping.next_s).unwrap_or(u16::MAX).clamp(min, max);
+        let patience = server_patience(Duration::from_secs(u64::from(connection.heartbeat_s)));
+        let (is_nearer, deadline) = (connection.heartbeat_s < earlier, connection.heard_at + patience);
         let (clogged, due) = (self.settings.queue_frames_max, connection.outbound.as_ref());
         if due.is_some_and(|outbound| outbound.frames() > clogged) {
             return Err(CloseReason::Slow);
+        }
+        if is_nearer {
+            self.arm(key, deadline);
         }
         self.tally[Count::Pings] += 1;
         self.send(key, Frame::new(Command::Pong, Bytes::new()), outputs);
@@ -82,33 +89,19 @@ impl Shard {
             session.dedupe.take(cid);
             released.push((cid, body));
         }
-        session.early = Some(held).filter(|held: &Box<BTreeMap<_, _>>| !held.is_empty());
+        if !held.is_empty() {
+            session.early = Some(held);
+        }
         self.tally[Count::Sends] += released.len() as u64;
         for (cid, body) in released {
             self.forward(key, pin, Command::Send, cid, false, body, outputs);
         }
     }
 
-    pub(super) fn on_request(
-        &mut self,
-        key: ConnKey,
-        frame: Frame,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
-        let pin = self.pin_of(key);
-        self.forward(key, pin, Command::Req, 0, false, frame.body, outputs);
-        Ok(())
-    }
-
-    pub(super) fn on_application(
-        &mut self,
-        key: ConnKey,
-        frame: Frame,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
+    /// A request or an application command: opaque here, not numbered, in order with the SENDs.
+    pub(super) fn on_unnumbered(&mut self, key: ConnKey, frame: Frame, outputs: &mut Outputs) {
         let pin = self.pin_of(key);
         self.forward(key, pin, frame.header.command, 0, false, frame.body, outputs);
-        Ok(())
     }
 
     /// Rooms are not served yet [P-2.5].

@@ -32,7 +32,7 @@ const CELLS: usize = COUNTS + LATENCY_BOUNDS.len() + 2;
 
 /// What a worker's [`Board`](crate::metrics::Board) holds.
 pub fn series() -> Vec<Series> {
-    Count::SERIES.iter().cloned().chain([UP_LATENCY]).collect()
+    Count::SERIES.iter().copied().chain([UP_LATENCY]).collect()
 }
 
 counts! {
