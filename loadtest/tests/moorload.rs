@@ -52,7 +52,7 @@ fn each_fault_of_the_answers_fails_the_run_under_its_name() {
         (Fault::Drop(50), "dropped"),
     ];
     for (fault, name) in cases {
-        let (code, report) = ping(fault, "-c 4 -r 1k/s -d 500ms");
+        let (code, report) = ping(fault, "-c 4 -r 1k/s -d 500ms --drain 500ms");
         assert_eq!(code, 4, "{fault:?}: {report}");
         let integrity = report["integrity"].as_object().unwrap();
         assert!(integrity[name].as_u64().unwrap() > 0, "{fault:?}: {report}");
@@ -97,7 +97,8 @@ fn an_idle_fleet_is_held_and_its_heartbeats_come_back() {
 #[test]
 fn a_heartbeat_that_does_not_come_back_is_lost() {
     let target = server::start(Fault::NoPong).to_string();
-    let (code, report) = moorload("hold -c 5 --heartbeat 100ms -d 300ms --warmup 100ms", &target);
+    let (code, report) =
+        moorload("hold -c 5 --heartbeat 100ms -d 300ms --warmup 100ms --drain 200ms", &target);
     assert_eq!(code, 4, "{report}");
     assert!(report["integrity"]["lost"].as_u64().unwrap() > 0, "{report}");
 }

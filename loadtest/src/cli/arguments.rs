@@ -52,6 +52,9 @@ pub(super) struct FleetArgs {
     /// Time after the ramp that does not count.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub(super) warmup: Duration,
+    /// How long answers under way are waited for at the end, at most.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    pub(super) drain: Duration,
     /// Interval of the heartbeats of each connection.
     #[arg(long, default_value = "20s", value_parser = parse_duration)]
     pub(super) heartbeat: Duration,

@@ -21,8 +21,6 @@ pub(super) const HOLD_DEFAULT: u32 = 15_000;
 const PING_DEFAULT: u32 = 1_000;
 /// What a ramp may take beyond its own rate.
 const RAMP_GRACE: Duration = Duration::from_secs(30);
-/// How long answers under way are waited for at the end.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 pub(super) fn hold(args: &HoldArgs, stop: &Stop) -> Result<Exit, Failure> {
     let (plan, room) = plan(&args.fleet, HOLD_DEFAULT)?;
@@ -58,7 +56,7 @@ pub(super) fn ping(args: &PingArgs, stop: &Stop) -> Result<Exit, Failure> {
 }
 
 fn plan(args: &FleetArgs, default_clients: u32) -> Result<(Plan, Room), Failure> {
-    for length in [args.duration, args.warmup] {
+    for length in [args.duration, args.warmup, args.drain] {
         if length.as_secs() > PHASE_SECONDS_MAX {
             return Err(Failure::Usage(format!("{length:?} is longer than a day")));
         }
@@ -81,7 +79,7 @@ fn plan(args: &FleetArgs, default_clients: u32) -> Result<(Plan, Room), Failure>
             ramp_max: Duration::from_secs_f64(ramp_length) + RAMP_GRACE,
             warmup: args.warmup,
             measure: args.duration,
-            drain_max: DRAIN_MAX,
+            drain_max: args.drain,
         },
         watched: Watched::new(args.pid),
         live: live(&args.output),
