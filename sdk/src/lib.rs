@@ -2,8 +2,15 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`core`] | the client without sockets, threads or clocks: bytes, time and calls in; bytes and events out |
-//!
+//! | [`client`] | the threaded client: what most applications want |
+//! | [`core`] | the client without sockets, threads or clocks: for other event loops and for simulation |
+//! | [`im`] | the requests of the reference IM backend |
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod core;
+pub mod im;
+
+pub use bytes::Bytes;
+pub use moorline_proto::ids::MessageKey;
+pub use moorline_proto::message::client::{Code, Platform};

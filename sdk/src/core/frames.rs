@@ -26,7 +26,7 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 impl Core {
     pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) {
         if !frame.header.flags.contains(Flags::BATCH) {
-            self.handle_single(now, frame);
+            self.handle_single(now, &frame);
             return;
         }
         for inner in Batch::new(frame.body) {
@@ -34,13 +34,13 @@ impl Core {
                 return;
             }
             match inner {
-                Ok(inner) => self.handle_single(now, inner),
+                Ok(inner) => self.handle_single(now, &inner),
                 Err(reason) => self.lose(now, Lost::Protocol(reason), None),
             }
         }
     }
 
-    fn handle_single(&mut self, now: Instant, frame: Frame) {
+    fn handle_single(&mut self, now: Instant, frame: &Frame) {
         let state = match self.line.phase {
             Phase::Up(state, _) => state,
             Phase::LoggingOut(_) if frame.header.command == Command::Close => {
@@ -73,7 +73,7 @@ impl Core {
             if next.is_logged_in() && state.is_logged_in() {
                 self.line.phase = Phase::Up(next, Instant::FAR_FUTURE);
             }
-            if let Err(reason) = self.on_frame(now, &frame) {
+            if let Err(reason) = self.on_frame(now, frame) {
                 self.lose(now, Lost::Protocol(reason), None);
                 return;
             }

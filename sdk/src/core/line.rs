@@ -163,11 +163,13 @@ impl Line {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Waiting(until) | Phase::Connecting(until) | Phase::LoggingOut(until) => Some(until),
             Phase::Up(State::Active | State::Leaving, _) => {
                 [self.leave_at, self.throttled_until].into_iter().flatten().min()
             }
-            Phase::Up(_, until) => Some(until),
+            Phase::Waiting(until)
+            | Phase::Connecting(until)
+            | Phase::Up(_, until)
+            | Phase::LoggingOut(until) => Some(until),
             Phase::NeedToken | Phase::Closed => None,
         }
     }

@@ -1,3 +1,5 @@
+//! A core and the gateway's end of its connection, step by step.
+
 //! The client core, driven frame by frame.
 
 use super::*;
@@ -69,10 +71,10 @@ impl Rig {
     }
 
     fn frame(&mut self, command: Command, body: &impl prost::Message) {
-        self.give(frame_of(command, body));
+        self.give(&frame_of(command, body));
     }
 
-    fn give(&mut self, frame: Frame) {
+    fn give(&mut self, frame: &Frame) {
         let mut bytes = BytesMut::new();
         frame.encode(&mut bytes);
         self.core.handle_bytes(self.now, bytes.freeze());
@@ -81,7 +83,7 @@ impl Rig {
     fn push(&mut self, seq: u64) {
         self.dseq += 1;
         let frame = frame_of(Command::Push, &message(seq)).with_seq(self.dseq);
-        self.give(frame);
+        self.give(&frame);
     }
 
     fn ack(&mut self, cid: u32, code: Code) {
@@ -557,7 +559,7 @@ fn messages_without_a_place_are_known_by_their_id() {
     for id in [7, 8, 7, 0, 0] {
         rig.dseq += 1;
         let push = Push { message_id: id, conversation: owned("system"), ..Push::default() };
-        rig.give(frame_of(Command::Push, &push).with_seq(rig.dseq));
+        rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
     }
     assert_eq!(rig.read().len(), 4);
 }

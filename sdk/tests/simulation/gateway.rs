@@ -87,7 +87,7 @@ impl Connection {
             self.on_frame(&frame, script, store, &mut out);
         }
         self.pump(script, store, &mut out);
-        join(out, script)
+        join(&out, script)
     }
 
     fn on_ack(&mut self, ack: u32, store: &mut Store) {
@@ -247,7 +247,7 @@ impl Connection {
                 }
             }
         }
-        join(out, script)
+        join(&out, script)
     }
 }
 
@@ -265,13 +265,13 @@ impl Script {
     }
 }
 
-fn join(frames: Vec<Frame>, script: &mut Script) -> Bytes {
+fn join(frames: &[Frame], script: &mut Script) -> Bytes {
     let mut bytes = BytesMut::new();
     let is_batch = frames.len() > 1 && frames.len() <= 128 && script.chance(3);
     // WELCOME comes alone: nothing may be said before it.
     if is_batch && frames[0].header.command != Command::Welcome {
         script.seen.batches += 1;
-        encode_batch(&frames).encode(&mut bytes);
+        encode_batch(frames).encode(&mut bytes);
     } else {
         frames.iter().for_each(|frame| frame.encode(&mut bytes));
     }

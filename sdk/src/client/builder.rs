@@ -1,0 +1,186 @@
+//! Puts a client together.
+
+use super::driver::Driver;
+use super::shared::{Incoming, Notices, Shared};
+use super::token::Source;
+use super::{Client, TokenProvider};
+use crate::core::{Backoff, Core, CoreConfig, InvalidName, Message, TokenSource, TokenWhy, Tuning};
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use mio::{Poll, Waker};
+use moorline_proto::message::client::Platform;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Notices kept for whoever reads them; older ones make room.
+const NOTICES_MAX: usize = 256;
+const LINGER_DEFAULT: Duration = Duration::from_secs(1);
+
+type Handler = Box<dyn FnMut(&Message) + Send>;
+
+/// What a client needs to know; see [`Client::builder`].
+pub struct ClientBuilder {
+    endpoint: String,
+    uid: String,
+    device: String,
+    platform: Platform,
+    token: Option<String>,
+    provider: Option<TokenProvider>,
+    tuning: Tuning,
+    linger: Duration,
+    handler: Option<Handler>,
+}
+
+/// A client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// uid or device.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+    /// Not `tcp://host:port`.
+    #[error("the endpoint {endpoint:?} is not tcp://host:port")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+    },
+    /// The operating system gave no poll, waker, thread or random bytes.
+    #[error("cannot start the client: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl ClientBuilder {
+    pub(super) fn new(endpoint: &str) -> Self {
+        Self {
+            endpoint: endpoint.to_owned(),
+            uid: String::new(),
+            device: "default".to_owned(),
+            platform: Platform::Unknown,
+            token: None,
+            provider: None,
+            tuning: Tuning::default(),
+            linger: LINGER_DEFAULT,
+            handler: None,
+        }
+    }
+
+    /// Who logs in. Needed.
+    #[must_use]
+    pub fn user(mut self, uid: &str) -> Self {
+        uid.clone_into(&mut self.uid);
+        self
+    }
+
+    /// On which device. Default "default"; one login per device.
+    #[must_use]
+    pub fn device(mut self, device: &str, platform: Platform) -> Self {
+        device.clone_into(&mut self.device);
+        self.platform = platform;
+        self
+    }
+
+    /// The token of every login. Default: empty, which only a gateway in dev mode takes.
+    #[must_use]
+    pub fn token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    /// Called for a token before the first login and when the last one has expired; `None`: not now.
+    /// It runs on the client's own thread, which waits for it, and so does dropping the client.
+    #[must_use]
+    pub fn token_provider(
+        mut self,
+        provider: impl FnMut(TokenWhy) -> Option<String> + Send + 'static,
+    ) -> Self {
+        self.provider = Some(Box::new(provider));
+        self
+    }
+
+    /// The waits between connection attempts.
+    #[must_use]
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.tuning.backoff = backoff;
+        self
+    }
+
+    /// Every other time and limit; includes the backoff.
+    #[must_use]
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
+        self
+    }
+
+    /// How long the last bytes may take to leave when the client is dropped. Default 1 s.
+    #[must_use]
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
+    /// Called for every message, on a thread of its own; the message is acked when it returns.
+    /// Without it, messages are taken by [`Client::recv_timeout`].
+    #[must_use]
+    pub fn on_message(mut self, handler: impl FnMut(&Message) + Send + 'static) -> Self {
+        self.handler = Some(Box::new(handler));
+        self
+    }
+
+    /// Starts the client; it connects at once and by itself from then on.
+    ///
+    /// # Errors
+    /// [`BuildError`]. That the gateway cannot be reached is none: see [`Client::notices`].
+    pub fn build(self) -> Result<Client, BuildError> {
+        let address = self.endpoint.strip_prefix("tcp://").unwrap_or(&self.endpoint);
+        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+        if port.is_none_or(|(host, _)| host.is_empty() || host.contains('/')) {
+            return Err(BuildError::Endpoint { endpoint: self.endpoint });
+        }
+        let token = match (&self.provider, self.token) {
+            (Some(_), _) => TokenSource::Ask,
+            (None, token) => TokenSource::Fixed(token.unwrap_or_default().into()),
+        };
+        let mut config = CoreConfig::new(&self.uid, &self.device, self.platform, token);
+        config.check()?;
+        config.tuning = Arc::new(self.tuning);
+        let me = Arc::clone(&config.uid);
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), Source::Waker.into())?;
+        let shared = Arc::new(Shared::new(Core::new(config, seed()?), waker));
+        let (message_sender, messages) = unbounded(); // the core bounds what is out
+        let (sender, receiver) = bounded(NOTICES_MAX);
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            poll,
+            endpoint: address.to_owned(),
+            provider: self.provider,
+            messages: message_sender,
+            notices: Notices { sender, receiver: receiver.clone() },
+            linger: self.linger,
+            socket: None,
+            attempts: 0,
+            is_closing: false,
+            closed: None,
+        };
+        let thread = thread::Builder::new().name("moorline".into()).spawn(move || driver.run())?;
+        let messages = match self.handler {
+            None => Some(messages),
+            Some(handler) => {
+                let shared = Arc::clone(&shared);
+                let handle = move || handle_all(handler, &messages, &shared);
+                thread::Builder::new().name("moorline-handler".into()).spawn(handle)?;
+                None
+            }
+        };
+        Ok(Client { shared, messages, notices: receiver, thread: Some(thread), me })
+    }
+}
+
+fn handle_all(mut handler: Handler, messages: &Receiver<Message>, shared: &Arc<Shared>) {
+    for message in messages {
+        handler(&Incoming::new(message, Arc::clone(shared))); // dropped, and so acked, after it
+    }
+}
+
+fn seed() -> std::io::Result<u64> {
+    Ok(getrandom::u64()?)
+}

@@ -1,0 +1,246 @@
+//! The client's own thread: one mio loop that drives the core's one socket.
+//!
+//! It holds the hub's lock only while it talks to the core, never while it does IO or calls the
+//! application's token provider (which may block: nothing else can happen without a token).
+
+use super::outcome::Outcome;
+use super::shared::{Hub, Notices, Shared};
+use super::socket::{Reading, Socket};
+use super::token::Source;
+use super::{Notice, TokenProvider};
+use crate::core::{ClosedWhy, Event, Message, TokenWhy};
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::Sender;
+use mio::{Events, Poll};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes read at a time.
+const READ_BYTES: usize = 32 << 10;
+/// Readiness events per turn: there are two sources.
+const EVENTS_MAX: usize = 8;
+
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) poll: Poll,
+    pub(super) endpoint: String,
+    pub(super) provider: Option<TokenProvider>,
+    pub(super) messages: Sender<Message>,
+    pub(super) notices: Notices,
+    pub(super) linger: Duration,
+    pub(super) socket: Option<Socket>,
+    pub(super) attempts: usize,
+    pub(super) is_closing: bool,
+    pub(super) closed: Option<ClosedWhy>,
+}
+
+impl Driver {
+    /// Runs until the core is closed for good.
+    pub(super) fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS_MAX);
+        let mut buffer = vec![0; READ_BYTES];
+        self.on_time();
+        while self.closed.is_none() {
+            let timeout = self.timeout();
+            if let Err(error) = self.poll.poll(&mut events, timeout)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the client's poll failed");
+                break;
+            }
+            for event in &events {
+                match Source::from(event.token()) {
+                    Source::Waker => self.shared.on_woken(),
+                    Source::Socket(attempt) => {
+                        if event.is_writable() || event.is_error() {
+                            self.on_writable(attempt);
+                        }
+                        self.on_readable(attempt, &mut buffer);
+                    }
+                }
+            }
+            self.on_time();
+        }
+        self.hang_up();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let (hub, now) = self.shared.hub();
+        let wait = hub.core.next_deadline().map(|at| at.saturating_since(now));
+        // A poll ends up to a millisecond early; rounding up spares the empty turn.
+        wait.map(|wait| if wait.is_zero() { wait } else { wait + Duration::from_millis(1) })
+    }
+
+    fn on_time(&mut self) {
+        let (mut hub, now) = self.shared.hub();
+        if hub.core.next_deadline().is_some_and(|at| at <= now) {
+            hub.core.handle_timeout(now);
+        }
+        drop(hub);
+        self.drain();
+    }
+
+    fn current(&mut self, attempt: usize) -> Option<&mut Socket> {
+        self.socket.as_mut().filter(|socket| socket.attempt == attempt)
+    }
+
+    fn on_writable(&mut self, attempt: usize) {
+        let Some(socket) = self.current(attempt) else { return };
+        socket.on_writable();
+        if !socket.is_connected {
+            match socket.try_finish_connect() {
+                Ok(true) => {
+                    let (mut hub, now) = self.shared.hub();
+                    hub.core.handle_connected(now);
+                }
+                Ok(false) => return,
+                Err(error) => return self.on_gone(&error),
+            }
+        }
+        self.drain();
+    }
+
+    fn on_readable(&mut self, attempt: usize, buffer: &mut [u8]) {
+        while let Some(socket) = self.current(attempt).filter(|socket| socket.is_connected) {
+            match socket.read(buffer) {
+                Reading::NothingYet => return,
+                Reading::End => return self.on_gone(&std::io::ErrorKind::UnexpectedEof.into()),
+                Reading::Bytes(count) => {
+                    let bytes = Bytes::copy_from_slice(&buffer[..count]);
+                    let (mut hub, now) = self.shared.hub();
+                    hub.core.handle_bytes(now, bytes);
+                }
+            }
+            self.on_time(); // drains before the next read: the core may have hung up
+        }
+    }
+
+    fn on_gone(&mut self, error: &std::io::Error) {
+        tracing::debug!(%error, endpoint = %self.endpoint, "connection lost");
+        self.hang_up();
+        let (mut hub, now) = self.shared.hub();
+        hub.core.handle_disconnected(now);
+        drop(hub);
+        self.drain();
+    }
+
+    /// Takes everything out of the core and does it, until there is nothing more.
+    fn drain(&mut self) {
+        loop {
+            let mut out = BytesMut::new();
+            let mut left = Vec::new();
+            let (mut hub, _) = self.shared.hub();
+            hub.core.poll_transmit(&mut out);
+            while let Some(event) = hub.core.poll_event() {
+                if let Some(event) = settle(&mut hub, event) {
+                    left.push(event);
+                }
+            }
+            drop(hub);
+            let mut broken = None;
+            if let Some(socket) = &mut self.socket {
+                socket.out.unsplit(out);
+                broken = socket.flush().err().map(|error| (socket.attempt, error));
+            }
+            self.is_closing |= left.iter().any(|event| matches!(event, Event::Closed(_)));
+            let is_drained = left.is_empty();
+            left.into_iter().for_each(|event| self.on_event(event));
+            if let Some((attempt, error)) = broken
+                && self.current(attempt).is_some()
+            {
+                return self.on_gone(&error); // it drains again
+            }
+            if is_drained {
+                return;
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Connect { alternate } => self.connect(alternate.as_deref()),
+            Event::Hangup => self.hang_up(),
+            Event::TokenNeeded(why) => self.fetch_token(why),
+            // The receiver lives as long as the client; the core bounds what is out.
+            Event::Message(message) => drop(self.messages.send(message)),
+            Event::LoggedIn { resumed } => self.notices.put(Notice::LoggedIn { resumed }),
+            Event::Disconnected { why, retry_at } => {
+                let retry_in = retry_at.saturating_since(self.shared.clock.read());
+                self.notices.put(Notice::Disconnected { why, retry_in });
+            }
+            Event::Hole { conversation, from, to } => {
+                self.notices.put(Notice::Hole { conversation, from, to });
+            }
+            Event::Notify { conversation, latest } => self.notices.put(Notice::New { conversation, latest }),
+            Event::App { command, body } => self.notices.put(Notice::App { command, body }),
+            Event::Kicked { code, reason, may_reconnect } => {
+                self.notices.put(Notice::Kicked { code, reason, may_reconnect });
+            }
+            Event::Closed(why) => {
+                self.notices.put(Notice::Closed(why.clone()));
+                self.closed = Some(why);
+            }
+            Event::Sent(_) | Event::SendFailed { .. } | Event::Response { .. } => {}
+        }
+    }
+
+    fn fetch_token(&mut self, why: TokenWhy) {
+        let token = self.provider.as_mut().and_then(|provider| provider(why));
+        let (mut hub, now) = self.shared.hub();
+        hub.core.handle_token(now, token.map(Into::into));
+    }
+
+    fn connect(&mut self, alternate: Option<&str>) {
+        self.attempts += 1;
+        let endpoint = alternate.unwrap_or(&self.endpoint);
+        let socket = resolve(endpoint, self.attempts)
+            .and_then(|address| Socket::connect(address, self.attempts, self.poll.registry()));
+        match socket {
+            Ok(socket) => self.socket = Some(socket),
+            Err(error) => {
+                tracing::debug!(%error, endpoint, "cannot connect");
+                let (mut hub, now) = self.shared.hub();
+                hub.core.handle_disconnected(now);
+            }
+        }
+    }
+
+    /// The very last bytes (acks, goodbye) get `linger` to leave.
+    fn hang_up(&mut self) {
+        let linger = if self.is_closing { self.linger } else { Duration::ZERO };
+        if let Some(socket) = self.socket.take() {
+            socket.finish(self.poll.registry(), linger);
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.end(self.closed.take().unwrap_or(ClosedWhy::ByApplication));
+    }
+}
+
+/// Hands results to those who wait; returns what is for the driver.
+fn settle(hub: &mut Hub, event: Event) -> Option<Event> {
+    fn give<T: Clone>(outcome: Option<Arc<Outcome<T>>>, result: T) {
+        if let Some(outcome) = outcome {
+            outcome.give(result);
+        }
+    }
+    match event {
+        Event::Sent(receipt) => give(hub.sends.remove(&receipt.id), Ok(receipt)),
+        Event::SendFailed { id, failure, .. } => give(hub.sends.remove(&id), Err(failure)),
+        Event::Response { id, result } => give(hub.requests.remove(&id), result),
+        event => return Some(event),
+    }
+    None
+}
+
+/// One of the endpoint's addresses; another one at each attempt.
+fn resolve(endpoint: &str, attempt: usize) -> std::io::Result<SocketAddr> {
+    let addresses: Vec<SocketAddr> =
+        endpoint.strip_prefix("tcp://").unwrap_or(endpoint).to_socket_addrs()?.collect();
+    let unknown = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+    addresses.get(attempt % addresses.len().max(1)).copied().ok_or_else(unknown)
+}

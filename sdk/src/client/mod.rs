@@ -1,0 +1,329 @@
+//! The threaded client: a [`Core`](crate::core::Core) with a thread and a socket of its own.
+//!
+//! ```no_run
+//! # use moorline_sdk::client::Client;
+//! # use moorline_sdk::core::Target;
+//! # use moorline_sdk::Platform;
+//! # use std::time::Duration;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let im = Client::builder("tcp://127.0.0.1:7000")
+//!     .user("alice")
+//!     .device("laptop", Platform::Linux)
+//!     .token_provider(|why| std::fs::read_to_string("token").ok())
+//!     .build()?;
+//! let sent = im.send(Target::user("bob"), 1, "hi")?; // taken at once, survives reconnects
+//! let receipt = sent.wait_durable(Duration::from_secs(10))?;
+//! while let Ok(message) = im.recv_timeout(Duration::from_secs(60)) {
+//!     println!("{}: {:?}", message.sender, message.payload);
+//! } // each message is acked when it is dropped
+//! # Ok(()) }
+//! ```
+//!
+//! It reconnects by itself, for ever, unless the gateway forbids it; a restart of the gateway shows
+//! at most as a pause. Every method may be called from any thread.
+
+mod builder;
+mod clock;
+mod driver;
+mod outcome;
+mod pending;
+mod shared;
+mod socket;
+mod token;
+
+pub use builder::{BuildError, ClientBuilder};
+pub use pending::{Pending, SendError};
+pub use shared::Incoming;
+
+use crate::core::{
+    ClosedWhy, Lost, Message, Repeat, RequestError, RequestRefused, SendRefused, Target, TokenWhy,
+};
+use crate::im::{self, Call};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use moorline_proto::ids::MessageKey;
+use outcome::Outcome;
+use shared::Shared;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+type TokenProvider = Box<dyn FnMut(TokenWhy) -> Option<String> + Send>;
+
+/// What happened beside messages and results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Logged in.
+    LoggedIn {
+        /// Whether the gateway still had the session.
+        resumed: bool,
+    },
+    /// Not connected; the client comes back by itself.
+    Disconnected {
+        /// Why.
+        why: Lost,
+        /// When it will try next.
+        retry_in: Duration,
+    },
+    /// Places of a conversation that could not be filled and were passed over.
+    Hole {
+        /// Where.
+        conversation: Arc<str>,
+        /// First place.
+        from: u64,
+        /// Last place.
+        to: u64,
+    },
+    /// There is something new; the client pulls it by itself.
+    New {
+        /// Where.
+        conversation: Arc<str>,
+        /// The newest place.
+        latest: u64,
+    },
+    /// A frame of an application command.
+    App {
+        /// The command byte.
+        command: u8,
+        /// The body.
+        body: Bytes,
+    },
+    /// The backend ended this login.
+    Kicked {
+        /// The close code.
+        code: u32,
+        /// In words.
+        reason: String,
+        /// Whether the client will come back by itself.
+        may_reconnect: bool,
+    },
+    /// The last notice.
+    Closed(ClosedWhy),
+}
+
+/// No message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecvError {
+    /// None within the time.
+    #[error("no message within the time")]
+    TimedOut,
+    /// None ever again.
+    #[error("the client is closed")]
+    Closed,
+    /// They go to the handler that was given to the builder.
+    #[error("messages go to the handler; build the client without on_message to receive them")]
+    HasHandler,
+}
+
+/// A request that brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It was not asked.
+    #[error(transparent)]
+    NotAsked(#[from] RequestRefused),
+    /// It was asked.
+    #[error(transparent)]
+    Failed(#[from] RequestError),
+    /// The backend's answer is not what the method promises.
+    #[error("the answer to {method} cannot be read; is this the IM backend?")]
+    BadAnswer {
+        /// What was asked.
+        method: &'static str,
+    },
+}
+
+/// A logged-in device. Dropping it says goodbye and waits until the last bytes have left.
+#[derive(Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+    messages: Option<Receiver<Message>>,
+    notices: Receiver<Notice>,
+    thread: Option<JoinHandle<()>>,
+    me: Arc<str>,
+}
+
+impl Client {
+    /// A client of the gateway at `tcp://host:port`.
+    pub fn builder(endpoint: &str) -> ClientBuilder {
+        ClientBuilder::new(endpoint)
+    }
+
+    /// Takes a message; works offline. Messages of one conversation are stored in the order of the
+    /// calls. `kind` is the application's content type.
+    ///
+    /// # Errors
+    /// [`SendRefused`]: it was not taken.
+    pub fn send(&self, target: Target, kind: u32, payload: impl Into<Bytes>) -> Result<Pending, SendRefused> {
+        let (mut hub, now) = self.shared.hub();
+        let (id, key) = hub.core.send(now, target, kind, payload.into())?;
+        let outcome = Outcome::new();
+        hub.sends.insert(id, Arc::clone(&outcome));
+        drop(hub);
+        self.shared.wake();
+        Ok(Pending { id, key, outcome })
+    }
+
+    /// The same under a key of the caller's: a message sent twice with one key is stored once.
+    ///
+    /// # Errors
+    /// [`SendRefused`]: it was not taken.
+    pub fn send_with_key(
+        &self,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: impl Into<Bytes>,
+    ) -> Result<Pending, SendRefused> {
+        let (mut hub, now) = self.shared.hub();
+        let id = hub.core.send_with_key(now, key, target, kind, payload.into())?;
+        let outcome = Outcome::new();
+        hub.sends.insert(id, Arc::clone(&outcome));
+        drop(hub);
+        self.shared.wake();
+        Ok(Pending { id, key, outcome })
+    }
+
+    /// The next message. It is acked when the [`Incoming`] is dropped; until then the gateway keeps
+    /// it for the next login.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Incoming, RecvError> {
+        let messages = self.messages.as_ref().ok_or(RecvError::HasHandler)?;
+        match messages.recv_timeout(timeout) {
+            Ok(message) => Ok(Incoming::new(message, Arc::clone(&self.shared))),
+            Err(RecvTimeoutError::Timeout) => Err(RecvError::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError::Closed),
+        }
+    }
+
+    /// What happens beside messages and results; the newest 256 are kept for the reader.
+    pub const fn notices(&self) -> &Receiver<Notice> {
+        &self.notices
+    }
+
+    /// Asks the backend and waits for the answer, offline times included.
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn request(
+        &self,
+        method: impl Into<Cow<'static, str>>,
+        payload: Bytes,
+        repeat: Repeat,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        let (mut hub, now) = self.shared.hub();
+        let id = hub.core.request(now, method, payload, repeat, timeout)?;
+        let outcome = Outcome::new();
+        hub.requests.insert(id, Arc::clone(&outcome));
+        drop(hub);
+        self.shared.wake();
+        // The core gives every request a result in time, and the end of the client gives the rest.
+        Ok(outcome.wait_for_ever()?)
+    }
+
+    /// Messages `from` to `to` of a conversation (`to` 0: the newest), at most `limit` (0: a page).
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn pull(
+        &self,
+        conversation: &str,
+        from: u64,
+        to: u64,
+        limit: u32,
+        timeout: Duration,
+    ) -> Result<im::PullResponse, CallError> {
+        self.call(im::pull(conversation, from, to, limit), timeout)
+    }
+
+    /// Makes a group of the caller and `members`; returns its conversation's id.
+    ///
+    /// # Errors
+    /// [`CallError`]; CONFLICT if somebody else made it.
+    pub fn create_group(&self, name: &str, members: &[&str], timeout: Duration) -> Result<String, CallError> {
+        let answer: im::GroupCreateResponse = self.call(im::create_group(name, members), timeout)?;
+        Ok(answer.conversation)
+    }
+
+    /// Joins a group.
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn join(&self, conversation: &str, timeout: Duration) -> Result<(), CallError> {
+        self.call::<im::GroupResponse>(im::join(conversation), timeout).map(drop)
+    }
+
+    /// Leaves a group.
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn leave(&self, conversation: &str, timeout: Duration) -> Result<(), CallError> {
+        self.call::<im::GroupResponse>(im::leave(conversation), timeout).map(drop)
+    }
+
+    /// Who is a member of a conversation.
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn members(&self, conversation: &str, timeout: Duration) -> Result<Vec<String>, CallError> {
+        self.call::<im::GroupResponse>(im::members(conversation), timeout).map(|answer| answer.members)
+    }
+
+    /// The conversations of this user.
+    ///
+    /// # Errors
+    /// [`CallError`], by `timeout` at the latest.
+    pub fn conversations(&self, timeout: Duration) -> Result<Vec<im::Conversation>, CallError> {
+        let answer: im::ConversationsResponse = self.call(im::conversations(), timeout)?;
+        Ok(answer.conversations)
+    }
+
+    fn call<A: prost::Message + Default>(&self, call: Call, timeout: Duration) -> Result<A, CallError> {
+        let Call { method, payload } = call;
+        let answer = self.request(method, payload, Repeat::UntilAnswered, timeout)?;
+        A::decode(answer).map_err(|_| CallError::BadAnswer { method })
+    }
+
+    /// The user.
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
+    /// Whether the login stands at this moment.
+    pub fn is_logged_in(&self) -> bool {
+        self.shared.hub().0.core.is_logged_in()
+    }
+
+    /// A hint that the network is another one, so that the client need not find out by waiting.
+    pub fn network_changed(&self) {
+        let (mut hub, now) = self.shared.hub();
+        hub.core.network_changed(now);
+        drop(hub);
+        self.shared.wake();
+    }
+
+    /// Ends the login itself, not only the connection: the gateway forgets the session. Whatever has
+    /// no result yet fails. `None`: not done within `timeout`.
+    pub fn logout(self, timeout: Duration) -> Option<ClosedWhy> {
+        let (mut hub, now) = self.shared.hub();
+        hub.core.logout(now);
+        drop(hub);
+        self.shared.wake();
+        self.shared.closed.wait(timeout)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let (mut hub, now) = self.shared.hub();
+        hub.core.close(now);
+        drop(hub);
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // its panic was printed
+        }
+    }
+}

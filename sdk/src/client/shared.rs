@@ -1,0 +1,129 @@
+//! What the application's threads and the client's own thread share: the core and who waits for it.
+
+use super::Notice;
+use super::clock::Clock;
+use super::outcome::Outcome;
+use crate::core::{ClosedWhy, Core, Message, Receipt, RequestError, RequestId, SendFailure, SendId, Token};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use moorline_proto::time::Instant;
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(super) type SendOutcome = Outcome<Result<Receipt, SendFailure>>;
+pub(super) type RequestOutcome = Outcome<Result<Bytes, RequestError>>;
+
+/// The core and those who wait for it.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) core: Core,
+    pub(super) sends: HashMap<SendId, Arc<SendOutcome>>,
+    pub(super) requests: HashMap<RequestId, Arc<RequestOutcome>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    hub: Mutex<Hub>,
+    waker: mio::Waker,
+    is_woken: AtomicBool,
+    pub(super) clock: Clock,
+    pub(super) closed: Arc<Outcome<ClosedWhy>>,
+}
+
+impl Shared {
+    pub(super) fn new(core: Core, waker: mio::Waker) -> Self {
+        let hub = Hub { core, sends: HashMap::new(), requests: HashMap::new() };
+        Self {
+            hub: Mutex::new(hub),
+            waker,
+            is_woken: AtomicBool::new(false),
+            clock: Clock::new(),
+            closed: Outcome::new(),
+        }
+    }
+
+    /// The core, and the time to tell it.
+    pub(super) fn hub(&self) -> (MutexGuard<'_, Hub>, Instant) {
+        let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
+        (hub, self.clock.read()) // in this order, so that the core's time never goes back
+    }
+
+    /// Calls the client's thread to drain the core.
+    pub(super) fn wake(&self) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            // It fails only if the poll is gone, and then nobody is there to be woken.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// The client's thread has heard; before it looks at the core.
+    pub(super) fn on_woken(&self) {
+        self.is_woken.store(false, Ordering::Release);
+    }
+
+    /// Nothing more will happen: everybody who waits is told.
+    pub(super) fn end(&self, why: ClosedWhy) {
+        let (mut hub, now) = self.hub();
+        hub.core.close(now);
+        for (_, outcome) in hub.sends.drain() {
+            outcome.give(Err(SendFailure::Closed));
+        }
+        for (_, outcome) in hub.requests.drain() {
+            outcome.give(Err(RequestError::Closed));
+        }
+        self.closed.give(why);
+    }
+}
+
+/// A received message. **Dropping it acks it**: keep it until the message is safe with you. It is
+/// not acked while a thread panics, so that it comes again after the next login.
+#[derive(Debug)]
+pub struct Incoming {
+    message: Message,
+    shared: Arc<Shared>,
+}
+
+impl Incoming {
+    pub(super) fn new(message: Message, shared: Arc<Shared>) -> Self {
+        Self { message, shared }
+    }
+}
+
+impl Deref for Incoming {
+    type Target = Message;
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let token: Token = self.message.token;
+        let (mut hub, now) = self.shared.hub();
+        hub.core.handled(now, token);
+        drop(hub);
+        self.shared.wake();
+    }
+}
+
+/// Notices that nobody reads make room for newer ones.
+#[derive(Debug)]
+pub(super) struct Notices {
+    pub(super) sender: Sender<Notice>,
+    pub(super) receiver: Receiver<Notice>,
+}
+
+impl Notices {
+    pub(super) fn put(&self, notice: Notice) {
+        let mut notice = notice;
+        while let Err(TrySendError::Full(back)) = self.sender.try_send(notice) {
+            let _ = self.receiver.try_recv();
+            notice = back;
+        }
+    }
+}
