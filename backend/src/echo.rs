@@ -36,7 +36,7 @@ impl Echo {
         Self { mode, sessions: Vec::new(), next_message: 1 }
     }
 
-    fn on_send(&mut self, now: Now, up: Up, reply: ReplyTo, out: &mut Outbox) {
+    fn on_send(&mut self, now: Now, up: &Up, reply: ReplyTo, out: &mut Outbox) {
         let peer = &mut self.sessions[up.session.slot()];
         peer.answered += 1;
         let mut ack = SendAck { seq: peer.answered, time_ms: now.unix_ms, ..Default::default() };
@@ -82,7 +82,7 @@ impl Echo {
     fn on_up(&mut self, now: Now, mut up: Up, out: &mut Outbox) {
         let Some(reply) = up.reply.take() else { return };
         match up.command {
-            Command::Send => self.on_send(now, up, reply, out),
+            Command::Send => self.on_send(now, &up, reply, out),
             Command::Req => Self::on_req(&up, reply, out),
             _ => out.answer(reply, Code::Unsupported, bytes::Bytes::new()),
         }

@@ -21,8 +21,9 @@ fn format(value: u64, units: &[(&'static str, u64)]) -> String {
 }
 
 pub(super) mod bytes {
-    use super::*;
+    use super::{Deserialize, Deserializer, SIZES, Serializer, de, format, parse};
 
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
     pub(crate) fn serialize<S: Serializer>(value: &usize, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(&format(*value as u64, &SIZES))
     }
@@ -35,7 +36,7 @@ pub(super) mod bytes {
 }
 
 pub(super) mod duration {
-    use super::*;
+    use super::{Deserialize, Deserializer, Serializer, TIMES_MS, de, format, parse};
     use std::time::Duration;
 
     pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {

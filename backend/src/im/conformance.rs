@@ -4,12 +4,13 @@ use super::store::{
     ConversationId, Delivery, DeviceNumber, Draft, Entry, Outcome, PageLimits, Refusal, SEQ_BYTES_MAX, Store,
     Stored, Target, UserId, Write,
 };
+use crate::clock::Clock;
 use crate::config::ImConfig;
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use prost::Message;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a batch may take to become durable here.
 const COMMIT_MAX: Duration = Duration::from_secs(30);
@@ -49,11 +50,12 @@ impl<S: Store> Bench<S> {
     fn commit(&mut self, now_ms: u64, batch: Vec<Write>) -> Vec<(Outcome, Vec<(UserId, u64)>)> {
         let wanted = batch.len();
         assert!(self.store.try_commit(now_ms, batch).is_ok(), "an idle store takes a batch");
-        let deadline = Instant::now() + COMMIT_MAX;
+        let clock = Clock::new();
+        let deadline = clock.read().instant + COMMIT_MAX;
         let committed = loop {
             match self.store.poll_committed() {
                 Some(committed) => break committed,
-                None => assert!(Instant::now() < deadline, "the batch never became durable"),
+                None => assert!(clock.read().instant < deadline, "the batch never became durable"),
             }
             std::thread::yield_now();
         };
@@ -165,31 +167,35 @@ fn keys_are_forgotten<S: Store>(bench: &mut Bench<S>) {
 fn only_members_write_and_read<S: Store>(bench: &mut Bench<S>) {
     let (a, b, c, d) = (bench.user("a"), bench.user("b"), bench.user("c"), bench.user("d"));
     let create = |creator, members| Write::CreateGroup { name: "g".into(), creator, members };
-    let g = bench.group(create(a, vec![b, b, a])).expect("created");
-    assert_eq!(bench.store.find("group:g"), Some(g));
-    assert_eq!(bench.group(create(a, vec![])), Ok(g), "the same creator again");
+    let group = bench.group(create(a, vec![b, b, a])).expect("created");
+    assert_eq!(bench.store.find("group:g"), Some(group));
+    assert_eq!(bench.group(create(a, vec![])), Ok(group), "the same creator again");
     assert_eq!(bench.group(create(b, vec![])), Err(Refusal::Conflict));
-    assert_eq!(bench.store.members(g, b), Ok(vec![a, b]));
-    assert_eq!(bench.store.members(g, c), Err(Refusal::NotMember));
-    let target = Target::Conversation(g);
+    assert_eq!(bench.store.members(group, b), Ok(vec![a, b]));
+    assert_eq!(bench.store.members(group, c), Err(Refusal::NotMember));
+    let target = Target::Conversation(group);
     bench.say(a, target, 1);
     let outsider = bench.draft(c, 0, target, 1, 7);
     assert_eq!(bench.append(outsider), Err(Refusal::NotMember));
-    assert_eq!(bench.store.read_range(g, c, (1, 1), WIDE), Err(Refusal::NotMember));
-    let join = |user| Write::Join { conversation: g, user };
+    assert_eq!(bench.store.read_range(group, c, (1, 1), WIDE), Err(Refusal::NotMember));
+    let join = |user| Write::Join { conversation: group, user };
     let first = bench.draft(c, 0, target, 2, 7);
-    let outcomes = bench.commit(0, vec![join(c), first, Write::Leave { conversation: g, user: b }]);
+    let outcomes = bench.commit(0, vec![join(c), first, Write::Leave { conversation: group, user: b }]);
     assert!(matches!(&outcomes[1].0, Outcome::Appended(Ok(stored)) if stored.seq == 2), "in order");
-    assert_eq!(bench.group(join(c)), Ok(g), "joining twice changes nothing");
-    assert_eq!(bench.group(join(d)), Ok(g));
+    assert_eq!(bench.group(join(c)), Ok(group), "joining twice changes nothing");
+    assert_eq!(bench.group(join(d)), Ok(group));
     assert_eq!(bench.group(join(b)), Err(Refusal::GroupFull));
-    assert_eq!(bench.group(Write::Leave { conversation: g, user: b }), Ok(g), "so does leaving twice");
-    assert_eq!((bench.store.member_count(g), bench.store.conversations(b)), (3, vec![]));
-    let page = bench.store.read_range(g, c, (1, 2), WIDE).expect("a member");
+    assert_eq!(
+        bench.group(Write::Leave { conversation: group, user: b }),
+        Ok(group),
+        "so does leaving twice"
+    );
+    assert_eq!((bench.store.member_count(group), bench.store.conversations(b)), (3, vec![]));
+    let page = bench.store.read_range(group, c, (1, 2), WIDE).expect("a member");
     assert_eq!((page.voids, page.messages.len()), (vec![(1, 1)], 1), "what was said before is not for c");
     let direct = bench.say(a, Target::User(b), 9).conversation;
     assert_eq!(bench.group(Write::Join { conversation: direct, user: c }), Err(Refusal::Denied));
-    assert_eq!(bench.store.conversations(a), [g, direct]);
+    assert_eq!(bench.store.conversations(a), [group, direct]);
     let own = bench.say(a, Target::User(a), 10).conversation;
     assert_eq!((bench.store.find("c2c:a:a"), bench.store.member_count(own)), (Some(own), 1));
 }

@@ -152,8 +152,11 @@ impl<S: Store> Im<S> {
             Event::ConnDown { session, .. } => self.on_conn_down(session),
             Event::Tick => self.on_tick(now, out),
             // Sessions are announced again or end: each tells by itself.
-            Event::GatewayUp { .. } | Event::LinkUp { .. } | Event::Announced { .. } => {}
-            Event::LinkDown { .. } | Event::GatewayDown { .. } => {}
+            Event::GatewayUp { .. }
+            | Event::LinkUp { .. }
+            | Event::Announced { .. }
+            | Event::LinkDown { .. }
+            | Event::GatewayDown { .. } => {}
         }
         if self.writes.len() >= BATCH_WRITES_MAX {
             self.commit(now, out);
@@ -252,7 +255,7 @@ impl<S: Store> Im<S> {
             (Waiting::Join(reply, user), store::Outcome::Group(result)) => {
                 self.on_joined(reply, user, result, out);
             }
-            (Waiting::Leave(reply), store::Outcome::Group(result)) => self.on_left(reply, result, out),
+            (Waiting::Leave(reply), store::Outcome::Group(result)) => request::on_left(reply, result, out),
             (Waiting::Ack(_), store::Outcome::Acked) => {}
             (waiting, outcome) => unreachable!("the store answered {waiting:?} with {outcome:?}"),
         }

@@ -33,9 +33,8 @@ struct PullAnswer {
 
 impl<S: Store> Im<S> {
     pub(super) fn on_req(&mut self, session: SessionId, body: Bytes, reply: ReplyTo, out: &mut impl Outputs) {
-        let req = match Req::decode(body) {
-            Ok(req) => req,
-            Err(_) => return answer(reply, Err((Code::Invalid, "the body is no Req")), out),
+        let Ok(req) = Req::decode(body) else {
+            return answer(reply, Err((Code::Invalid, "the body is no Req")), out);
         };
         let user = match self.owner(session) {
             Ok((user, _)) => user,
@@ -52,7 +51,7 @@ impl<S: Store> Im<S> {
             },
             "im.group.join" => match self.group(user, payload) {
                 Ok(conversation) => {
-                    self.write(Write::Join { conversation, user }, Waiting::Join(reply, user))
+                    self.write(Write::Join { conversation, user }, Waiting::Join(reply, user));
                 }
                 Err(refused) => answer(reply, Err(refused), out),
             },
@@ -174,16 +173,11 @@ impl<S: Store> Im<S> {
         let members = |conversation| self.members_answer(conversation, user).unwrap_or_default();
         answer(reply, result.map(members).map_err(refused), out);
     }
+}
 
-    /// Who has left is told nothing about the group any more.
-    pub(super) fn on_left(
-        &self,
-        reply: ReplyTo,
-        result: Result<ConversationId, Refusal>,
-        out: &mut impl Outputs,
-    ) {
-        answer(reply, result.map(|_| Bytes::new()).map_err(refused), out);
-    }
+/// Who has left is told nothing about the group any more.
+pub(super) fn on_left(reply: ReplyTo, result: Result<ConversationId, Refusal>, out: &mut impl Outputs) {
+    answer(reply, result.map(|_| Bytes::new()).map_err(refused), out);
 }
 
 fn answer(reply: ReplyTo, result: Result<Bytes, Refused>, out: &mut impl Outputs) {

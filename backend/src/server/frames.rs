@@ -80,9 +80,14 @@ impl<H: Handler> Turn<'_, H> {
                 let verdict = AuthResult { code, reason, ..Default::default() };
                 self.out.put(link, Kind::AuthResult, frame.correlation, 0, &verdict);
             }
-            // Rooms and figures: nothing here needs them yet, and a newer gateway may send them.
-            Kind::Bind | Kind::Unbind | Kind::Digest | Kind::Stats => {}
-            Kind::Pong | Kind::Credit | Kind::Drain => {}
+            // To be heard is all the first two are for. Rooms and figures are not needed here yet.
+            Kind::Pong
+            | Kind::Credit
+            | Kind::Bind
+            | Kind::Unbind
+            | Kind::Digest
+            | Kind::Stats
+            | Kind::Drain => {}
             kind @ (Kind::Hello
             | Kind::AuthResult
             | Kind::UpResult

@@ -19,8 +19,6 @@ mod outbox;
 mod reactor;
 mod route;
 mod stream;
-#[cfg(test)]
-mod tests;
 
 pub use event::{Event, GatewayId, LinkId, Now, PushId, ReplyTo, SessionId, Up};
 pub use mailbox::{Remote, RemoteError};

@@ -104,19 +104,19 @@ impl Outbox {
     /// Answers an UP with bytes that are ready: a SendAck without cid and code, or a Resp without id
     /// and code.
     pub fn answer(&mut self, reply: ReplyTo, code: Code, answer: Bytes) {
-        self.put_answer(&reply, &UpResult { code: code.into(), answer });
+        self.put_answer(reply, &UpResult { code: code.into(), answer });
     }
 
     /// Answers a SEND. `cid` and `code` inside `answer` must be zero: the gateway fills them.
     pub fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
         debug_assert!(answer.cid == 0 && answer.code == 0, "the gateway fills cid and code");
-        self.put_answer(&reply, &SendResult { code: code.into(), answer: Some(answer) });
+        self.put_answer(reply, &SendResult { code: code.into(), answer: Some(answer) });
     }
 
     /// Answers a REQ. `id` and `code` inside `answer` must be zero: the gateway fills them.
     pub fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
         debug_assert!(answer.id == 0 && answer.code == 0, "the gateway fills id and code");
-        self.put_answer(&reply, &ReqResult { code: code.into(), answer: Some(answer) });
+        self.put_answer(reply, &ReqResult { code: code.into(), answer: Some(answer) });
     }
 
     /// Sends one payload to some sessions: one link frame per link, however many sessions it serves.
@@ -174,9 +174,11 @@ impl Outbox {
         true
     }
 
-    fn put_answer<M: Message>(&mut self, reply: &ReplyTo, body: &M) {
-        if self.put(reply.link, Kind::UpResult, reply.correlation, 0, body)
-            && let Some(out) = link_mut(&mut self.links, reply.link)
+    #[allow(clippy::needless_pass_by_value)] // answering uses the right up
+    fn put_answer<M: Message>(&mut self, reply: ReplyTo, body: &M) {
+        let ReplyTo { link, correlation } = reply;
+        if self.put(link, Kind::UpResult, correlation, 0, body)
+            && let Some(out) = link_mut(&mut self.links, link)
         {
             out.unanswered = out.unanswered.saturating_sub(1);
         }

@@ -46,6 +46,7 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // what the socket last said: each by itself
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) peer: SocketAddr,

@@ -69,7 +69,7 @@ struct World {
 impl World {
     fn new(config: ImConfig, is_lossless: bool) -> Self {
         let devices = (0..USERS * DEVICES).map(|_| Device::default()).collect();
-        let (expected, members) = (vec![BTreeMap::new(); USERS], BTreeSet::from_iter(0..USERS));
+        let (expected, members) = (vec![BTreeMap::new(); USERS], (0..USERS).collect());
         let bench = Bench::new(config);
         let mut world = Self { bench, devices, version: 0, expected, sent: Vec::new(), members, is_lossless };
         // Every device is known from the start: what it misses is owed to it.

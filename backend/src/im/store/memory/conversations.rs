@@ -97,13 +97,13 @@ pub(super) struct Conversations {
     all: Vec<Conversation>,
     one_to_one: HashMap<(UserId, UserId), ConversationId>,
     groups: HashMap<Box<str>, ConversationId>,
-    conversations_max: usize,
+    capacity: usize,
 }
 
 impl Conversations {
-    pub(super) fn new(conversations_max: usize) -> Self {
+    pub(super) fn new(capacity: usize) -> Self {
         let (one_to_one, groups) = (HashMap::new(), HashMap::new());
-        Self { all: Vec::new(), one_to_one, groups, conversations_max }
+        Self { all: Vec::new(), one_to_one, groups, capacity }
     }
 
     pub(super) fn get(&self, id: ConversationId) -> &Conversation {
@@ -144,7 +144,7 @@ impl Conversations {
     }
 
     fn open(&mut self, kind: Kind, members: &[UserId]) -> Option<ConversationId> {
-        if self.all.len() >= self.conversations_max {
+        if self.all.len() >= self.capacity {
             return None;
         }
         let members = members.iter().map(|user| Member { user: *user, visible_from: 1 }).collect();

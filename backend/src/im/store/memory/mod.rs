@@ -31,11 +31,6 @@ pub struct Memory {
     history: VecDeque<ConversationId>,
     history_bytes: usize,
     committed: VecDeque<Committed>,
-    limits: Limits,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Limits {
     inbox_entries_max: usize,
     group_members_max: usize,
     history_max: usize,
@@ -55,11 +50,9 @@ impl Memory {
             history: VecDeque::new(),
             history_bytes: 0,
             committed: VecDeque::new(),
-            limits: Limits {
-                inbox_entries_max: config.inbox_entries_max,
-                group_members_max: config.group_members_max,
-                history_max: config.history_max,
-            },
+            inbox_entries_max: config.inbox_entries_max,
+            group_members_max: config.group_members_max,
+            history_max: config.history_max,
         }
     }
 
@@ -112,8 +105,8 @@ impl Memory {
         let place = self.conversations.get(conversation);
         for member in &place.members {
             let origin = (member.user == draft.sender).then_some(draft.device);
-            let entry = StreamEntry { conversation, seq, origin };
-            if let Some(position) = self.users.deliver(member.user, entry, self.limits.inbox_entries_max) {
+            let entry = StreamEntry { seq, conversation, origin };
+            if let Some(position) = self.users.deliver(member.user, entry, self.inbox_entries_max) {
                 recipients.push(Recipient { user: member.user, position });
             }
         }
@@ -143,7 +136,7 @@ impl Memory {
         let mut all: Vec<_> = members.iter().copied().chain([creator]).collect();
         all.sort_unstable();
         all.dedup();
-        if all.len() > self.limits.group_members_max {
+        if all.len() > self.group_members_max {
             return Err(Refusal::GroupFull);
         }
         let conversation = self.conversations.open_group(name, creator, &all).ok_or(Refusal::StoreFull)?;
@@ -154,7 +147,7 @@ impl Memory {
     }
 
     fn join(&mut self, conversation: ConversationId, user: UserId) -> Result<ConversationId, Refusal> {
-        let members_max = self.limits.group_members_max;
+        let members_max = self.group_members_max;
         if self.group_mut(conversation)?.try_join(user, members_max)? {
             self.users.get_mut(user).conversations.push(conversation);
         }
@@ -173,7 +166,7 @@ impl Memory {
     }
 
     fn drop_old_history(&mut self) {
-        while self.history_bytes > self.limits.history_max
+        while self.history_bytes > self.history_max
             && self.history.len() > 1
             && let Some(conversation) = self.history.pop_front()
         {

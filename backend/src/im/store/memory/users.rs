@@ -25,22 +25,22 @@ struct Device {
 
 #[derive(Debug)]
 pub(super) struct Users {
-    users: Vec<User>,
-    /// Indexes into `users`, by uid: each name is held once.
+    all: Vec<User>,
+    /// Indexes into `all`, by uid: each name is held once.
     by_uid: HashTable<u32>,
     hasher: RandomState,
-    users_max: usize,
+    capacity: usize,
     devices_max: usize,
 }
 
 impl Users {
-    pub(super) fn new(users_max: usize, devices_max: usize) -> Self {
-        let (users, by_uid, hasher) = (Vec::new(), HashTable::new(), RandomState::new());
-        Self { users, by_uid, hasher, users_max, devices_max }
+    pub(super) fn new(capacity: usize, devices_max: usize) -> Self {
+        let (all, by_uid, hasher) = (Vec::new(), HashTable::new(), RandomState::new());
+        Self { all, by_uid, hasher, capacity, devices_max }
     }
 
     pub(super) fn find(&self, uid: &str) -> Option<UserId> {
-        let is_it = |index: &u32| &*self.users[*index as usize].uid == uid;
+        let is_it = |index: &u32| &*self.all[*index as usize].uid == uid;
         self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId)
     }
 
@@ -48,40 +48,42 @@ impl Users {
         if let Some(known) = self.find(uid) {
             return Some(known);
         }
-        if self.users.len() >= self.users_max {
+        if self.all.len() >= self.capacity {
             return None;
         }
-        let index = u32::try_from(self.users.len()).expect("users_max fits u32");
-        self.users.push(User {
+        let index = u32::try_from(self.all.len()).expect("im.users_max fits u32");
+        self.all.push(User {
             uid: uid.into(),
             stream: Stream::default(),
             devices: Vec::new(),
             next_device: 0,
             conversations: Vec::new(),
         });
-        let (users, hasher) = (&self.users, &self.hasher);
+        let (users, hasher) = (&self.all, &self.hasher);
         let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
         self.by_uid.insert_unique(hasher.hash_one(uid), index, rehash);
         Some(UserId(index))
     }
 
     pub(super) fn get(&self, user: UserId) -> &User {
-        &self.users[user.0 as usize]
+        &self.all[user.0 as usize]
     }
 
     pub(super) fn get_mut(&mut self, user: UserId) -> &mut User {
-        &mut self.users[user.0 as usize]
+        &mut self.all[user.0 as usize]
     }
 
     pub(super) fn login(&mut self, user: UserId, device: &str) -> DeviceCursor {
         let devices_max = self.devices_max;
         let user = self.get_mut(user);
         let known = user.devices.iter().position(|it| &*it.name == device);
-        let device = known.map(|index| user.devices.remove(index)).unwrap_or_else(|| {
+        let device = if let Some(index) = known {
+            user.devices.remove(index)
+        } else {
             let number = DeviceNumber(user.next_device);
             user.next_device += 1;
             Device { name: device.into(), number, acked: 0 }
-        });
+        };
         let forgotten = (user.devices.len() >= devices_max).then(|| user.devices.remove(0).number);
         let cursor = DeviceCursor { device: device.number, acked: device.acked, forgotten };
         user.devices.push(device);
