@@ -1,7 +1,8 @@
 //! The backend as a process of its own beside the gateway (`backend.embedded = true`).
 //!
 //! Started before the gateway, on a free port; started again on the same port when it dies; ended when
-//! the gateway ends, even by `kill -9`: then the pipe that is its standard input ends. Whoever needs more runs `moorline backend` under a real supervisor.
+//! the gateway ends, even by `kill -9`: then the pipe that is its standard input ends. Whoever needs more
+//! runs `moorline backend` under a real supervisor.
 
 use super::GatewayError;
 use crate::config::Config;
@@ -87,7 +88,14 @@ fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines
             match spawn(binary, &address.to_string()) {
                 Ok((again, lines, _)) => {
                     (child, output) = (again, lines);
-                    lock().pid = Some(child.id());
+                    let mut current = lock();
+                    if current.is_ending {
+                        // Nobody else knows of this one.
+                        child.kill().ok();
+                        child.wait().ok();
+                        return;
+                    }
+                    current.pid = Some(child.id());
                     break;
                 }
                 Err(error) => tracing::error!(%error, "embedded backend not started"),
