@@ -13,10 +13,10 @@ use moorline_proto::connection::client::{Event as LineEvent, Transition};
 use moorline_proto::error::{CloseReason, may_reconnect};
 use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Batch, Command, Flags, Frame};
 use moorline_proto::message::client::{
-    Close, Code, GoAway, Kick, Notify, Ping, Push, Resp, SendAck, Throttle, Welcome,
+    Close, Code, GoAway, Kick, Notify, Push, Resp, SendAck, Throttle, Welcome,
 };
 use moorline_proto::message::im::{PullRequest, PullResponse};
-use moorline_proto::message::{decode, encode, frame_of};
+use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message as _;
 
@@ -104,7 +104,8 @@ impl Core {
                     self.on_answer(now, answer);
                 }
             }
-            Command::Ping => self.put(now, frame_of(Command::Pong, &Ping::default())),
+            // Any frame answers it, a PONG may not [P-7.5].
+            Command::Ping => self.inbox.downlink_mut().on_ack_wanted(now, 0),
             Command::GoAway => self.on_go_away(now, decode(body)?),
             Command::Throttle => {
                 let throttle: Throttle = decode(body)?;

@@ -436,6 +436,17 @@ fn beats_only_when_idle_and_silence_ends_the_connection() {
 }
 
 #[test]
+fn a_ping_of_the_gateway_is_answered_but_not_with_pong() {
+    let mut rig = Rig::logged_in();
+    rig.frames();
+    for flags in [Flags::default(), Flags::ACK_REQ] {
+        rig.give(&Frame::new(Command::Ping, Bytes::new()).with_flags(flags));
+        let answers = rig.frames();
+        assert_eq!((answers.len(), answers[0].header.command), (1, Command::Ack));
+    }
+}
+
+#[test]
 fn a_kick_is_told_and_obeyed() {
     for may_reconnect in [true, false] {
         let mut rig = Rig::logged_in();
