@@ -38,7 +38,7 @@ use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code, Resp, SendAck};
-use moorline_proto::time::Duration;
+use moorline_proto::time::{Duration, Instant};
 use sessions::Sessions;
 use std::collections::VecDeque;
 use store::{Committed, ConversationId, Entry, Store, Write};
@@ -275,6 +275,8 @@ impl<S: Store> Im<S> {
                 self.sessions.on_acked(session);
             }
             self.pump(session, out);
+        } else if outcome == Outcome::Offline {
+            known.window.on_failed(push, Instant::FAR_FUTURE); // its next ConnUp starts over
         } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {
             self.sessions.on_stalled(session);
         }

@@ -112,7 +112,8 @@ pub enum Event {
     },
     /// A client's frame.
     Up(Up),
-    /// What became of a push that wanted to know.
+    /// What became of a push that wanted to know. OFFLINE from the gateway means that the connection
+    /// is gone: its `ConnDown` follows.
     Pushed {
         /// Who.
         session: SessionId,

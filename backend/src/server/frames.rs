@@ -191,8 +191,12 @@ impl<H: Handler> Turn<'_, H> {
     fn on_push_result(&mut self, gateway: GatewayId, result: PushResult) -> Result<(), LinkEnd> {
         for report in result.outcomes {
             let outcome = Outcome::try_from(report.outcome).map_err(|_| LinkError::Body(Kind::PushResult))?;
-            if let Some(session) = self.out.routes.find(gateway, report.handle) {
-                self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
+            let Some(session) = self.out.routes.find(gateway, report.handle) else { continue };
+            self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
+            if outcome == Outcome::Offline {
+                // The connection is gone for good, even if its CONN_DOWN never comes.
+                self.out.routes.on_logout(session);
+                self.emit(Event::ConnDown { session, code: 0 });
             }
         }
         Ok(())

@@ -120,6 +120,27 @@ fn one_push_serves_many_sessions_with_one_frame_per_link() {
 }
 
 #[test]
+fn a_session_that_its_gateway_calls_offline_has_ended() {
+    let (backend, told, remote) = Backend::spy(&config());
+    let mut gateway = backend.gateway("g", 1);
+    assert_next!(told, Event::GatewayUp { .. });
+    assert_next!(told, Event::LinkUp { .. });
+    gateway.conn_up(1, "alice", "phone", 1);
+    let (session, _) = session_up(&told);
+    let order = move |out: &mut moorline_backend::server::Outbox| {
+        out.push(&[session], SPEC, &Bytes::new());
+    };
+    assert!(remote.try_send(Box::new(order)).is_ok());
+    let (correlation, _) = gateway.push();
+    gateway.outcome(correlation, 1, Outcome::Offline.into());
+    assert_next!(told, Event::Pushed { outcome: Outcome::Offline, .. });
+    assert_next!(told, Event::ConnDown { code: 0, .. });
+    gateway.say(Kind::ConnDown, 0, &ConnDown { handle: 1, code: 0 });
+    gateway.conn_up(2, "alice", "phone", 2);
+    assert!(session_up(&told).1, "the late CONN_DOWN was no news");
+}
+
+#[test]
 fn a_session_outlives_its_link_and_moves_to_another() {
     let (backend, told, remote) = Backend::spy(&config());
     let mut first = backend.gateway("g", 1);
