@@ -5,6 +5,7 @@
 //! settings.
 
 mod backend;
+mod demo;
 mod logging;
 mod manual;
 mod settings;
@@ -36,6 +37,8 @@ enum Command {
     Run(settings::SettingsArgs),
     /// Run the reference IM backend until TERM or INT
     Backend(backend::BackendArgs),
+    /// Play the whole system on this machine: gateway, backend, thousands of clients, and a checker
+    Demo(demo::DemoArgs),
     /// Validate settings and key file; 0: valid, 2: what is wrong, where, and what is expected
     Check(settings::SettingsArgs),
     /// Print settings
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Run(args) => run(&args),
         Command::Backend(args) => backend::run(&args),
+        Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),
         Command::Config { what } => settings::print(&what),
         Command::Status { admin, json } => status::show(admin, json),

@@ -1,4 +1,5 @@
 //! Raw system calls and the clock. The only place where `unsafe` may appear, and where time is read.
 
+pub mod child;
 pub mod clock;
 pub mod limits;

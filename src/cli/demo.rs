@@ -1,0 +1,56 @@
+//! `moorline demo`: the whole system, played and checked.
+
+use super::{Failure, say};
+use crate::config::parse_duration;
+use crate::demo::{self, Logs, Options};
+use clap::Args;
+use std::time::Duration;
+
+/// Longest chat: the checker keeps every message.
+const CHAT_MAX: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Client connections, 2 or more; without it a size for this machine
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
+    connections: Option<u32>,
+    /// How long the clients chat, up to 600s
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = chat)]
+    duration: Duration,
+    /// Messages per second, of all clients together; without it what two busy cores do with ease
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rate: Option<u32>,
+    /// Play a run again: who talks with whom, when, and what is said
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Keep the logs of gateway and backend also after a PASS
+    #[arg(long)]
+    keep: bool,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
+    let report = demo::run(&Options {
+        connections: args.connections,
+        chat: args.duration,
+        rate: args.rate,
+        seed: args.seed,
+        logs: if args.keep { Logs::Always } else { Logs::OfFailures },
+    })
+    .map_err(Failure::failed)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).map_err(Failure::failed)?;
+        say(&format!("{json}\n"))?;
+    } else {
+        say(&report.to_string())?;
+    }
+    if report.is_pass() { Ok(()) } else { Err(Failure::Failed("the demo found faults".to_owned())) }
+}
+
+fn chat(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    let is_lawful = !duration.is_zero() && duration <= CHAT_MAX;
+    if is_lawful { Ok(duration) } else { Err("must be over 0s and at most 600s".to_owned()) }
+}

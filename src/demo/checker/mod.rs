@@ -1,0 +1,335 @@
+//! The judge: every message that somebody sent, and what every other device saw of it. Pure.
+//!
+//! It believes nobody's numbers. A message is known by its content ([`Stamp`]); its bytes are computed
+//! again and compared; its place in the conversation must be the same for its sender and all receivers.
+
+#[cfg(test)]
+mod tests;
+
+use super::content::Stamp;
+use super::roster::Roster;
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use moorline_proto::time::Instant;
+use moorline_sdk::core::{Message, Receipt};
+use serde::Serialize;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Faults told in words; the rest is only counted.
+const FAULTS_TOLD: usize = 10;
+
+/// What was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Tally {
+    /// Messages given to a client.
+    pub(super) sent: u64,
+    /// Of them answered: durable.
+    pub(super) stored: u64,
+    /// Of those, stored by an earlier try of the same message.
+    pub(super) repeated: u64,
+    /// Ended without being durable.
+    pub(super) failed: u64,
+    /// Answered more than once.
+    pub(super) answered_again: u64,
+    /// First arrivals at a device, intact.
+    pub(super) delivered: u64,
+    /// Further arrivals at the same device.
+    pub(super) duplicated: u64,
+    /// Arrived after a later one of the same sender, or after a later place of the conversation.
+    pub(super) reordered: u64,
+    /// Altered bytes, wrong sender, wrong conversation or another place than others saw.
+    pub(super) corrupted: u64,
+}
+
+/// How it stands when all is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Verdict {
+    /// Durable, and not seen by a device that should have: counted per device.
+    pub(super) lost: u64,
+    /// Without any answer.
+    pub(super) unanswered: u64,
+    pub(super) tally: Tally,
+    /// The first faults, in words.
+    pub(super) faults: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Open,
+    Stored,
+    Failed,
+}
+
+/// What is known of one message.
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    intended: Instant,
+    outcome: Outcome,
+    /// In the conversation; 0: not known yet.
+    place: u64,
+}
+
+/// What one device saw of one sender in one conversation.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    highest: u32,
+    /// Below the highest.
+    missing: BTreeSet<u32>,
+}
+
+impl Seen {
+    fn has(&self, counter: u32) -> bool {
+        counter <= self.highest && !self.missing.contains(&counter)
+    }
+}
+
+/// One device in one conversation.
+#[derive(Debug)]
+struct Part {
+    /// By counter, from 1.
+    sent: Vec<Sent>,
+    /// By the sender's place in the conversation.
+    seen: Vec<Seen>,
+    /// The last place of the conversation that arrived.
+    last_place: u64,
+}
+
+/// The ledger of one run.
+#[derive(Debug)]
+pub(super) struct Checker {
+    roster: Arc<Roster>,
+    seed: u64,
+    /// By device, then by seat.
+    parts: Vec<Vec<Part>>,
+    tally: Tally,
+    /// Deliveries still to come.
+    owed: u64,
+    faults: Vec<String>,
+}
+
+impl Checker {
+    pub(super) fn new(roster: Arc<Roster>, seed: u64) -> Self {
+        let mut parts = Vec::with_capacity(roster.devices.len());
+        for device in &roster.devices {
+            let seats = device.seats.iter().map(|seat| {
+                let others = roster.conversations[seat.conversation as usize].devices.len();
+                Part { sent: Vec::new(), seen: vec![Seen::default(); others], last_place: 0 }
+            });
+            parts.push(seats.collect());
+        }
+        Self { roster, seed, parts, tally: Tally::default(), owed: 0, faults: Vec::new() }
+    }
+
+    /// A device is about to send: key and content.
+    pub(super) fn begin(&mut self, device: u32, seat: usize, intended: Instant) -> (MessageKey, Bytes) {
+        let conversation = self.roster.device(device).seats[seat].conversation;
+        let sent = &mut self.parts[device as usize][seat].sent;
+        sent.push(Sent { intended, outcome: Outcome::Open, place: 0 });
+        let counter = u32::try_from(sent.len()).expect("bounded by rate and duration");
+        self.tally.sent += 1;
+        self.owed += self.receivers(conversation);
+        let stamp = Stamp { sender: device, conversation, counter, intended };
+        (stamp.key(self.seed), stamp.content(self.seed))
+    }
+
+    /// A send is durable, says its device. The intended time if that is news.
+    pub(super) fn on_stored(&mut self, device: u32, receipt: &Receipt) -> Option<Instant> {
+        let (at, conversation) = self.answer(device, receipt.key, Outcome::Stored)?;
+        self.tally.stored += 1;
+        self.tally.repeated += u64::from(receipt.is_repeat);
+        let expected = Arc::clone(&self.roster.conversations[conversation as usize].id);
+        if receipt.conversation != expected {
+            let fault =
+                format!("{}: stored in {}, not in {expected}", self.name(device), receipt.conversation);
+            self.corrupted(fault);
+        } else if !self.has_place(device, at, receipt.seq) {
+            let fault = format!(
+                "{}: its message is at {} in {expected}, others saw it elsewhere",
+                self.name(device),
+                receipt.seq
+            );
+            self.corrupted(fault);
+        }
+        Some(self.sent(device, at).intended)
+    }
+
+    /// A send ended without being durable.
+    pub(super) fn on_failed(&mut self, device: u32, key: MessageKey, why: &str) {
+        if let Some((_, conversation)) = self.answer(device, key, Outcome::Failed) {
+            self.tally.failed += 1;
+            let id = &self.roster.conversations[conversation as usize].id;
+            let fault = format!("{}: a message to {id} failed: {why}", self.name(device));
+            self.tell(fault);
+        }
+    }
+
+    /// A message arrived at a device. The intended time if it is intact and new.
+    pub(super) fn on_message(&mut self, receiver: u32, message: &Message) -> Option<Instant> {
+        let Some((stamp, at)) = self.recognise(receiver, message) else {
+            let fault = format!(
+                "{}: place {} of {} is not what anybody sent there",
+                self.name(receiver),
+                message.seq,
+                message.conversation
+            );
+            self.corrupted(fault);
+            return None;
+        };
+        let Stamp { sender, conversation, counter, intended } = stamp;
+        let (_, from) = self.roster.seat_in(sender, conversation).expect("recognised");
+        let (to, _) = self.roster.seat_in(receiver, conversation).expect("recognised");
+        if !self.has_place(sender, at, message.seq) {
+            let fault =
+                format!("{}: {stamp:?} is at {}, others saw it elsewhere", self.name(receiver), message.seq);
+            self.corrupted(fault);
+        }
+        let part = &mut self.parts[receiver as usize][to];
+        let seen = &mut part.seen[from.place as usize];
+        let is_late = counter <= seen.highest;
+        if is_late && !seen.missing.remove(&counter) {
+            self.tally.duplicated += 1;
+            let fault = format!("{}: {stamp:?} came again", self.name(receiver));
+            self.tell(fault);
+            return None;
+        }
+        if !is_late {
+            seen.missing.extend(seen.highest + 1..counter);
+            seen.highest = counter;
+        }
+        let is_reordered = is_late || message.seq <= part.last_place;
+        part.last_place = part.last_place.max(message.seq);
+        self.tally.delivered += 1;
+        self.owed = self.owed.saturating_sub(1);
+        if is_reordered {
+            self.tally.reordered += 1;
+            let fault = format!("{}: {stamp:?} at {} came too late", self.name(receiver), message.seq);
+            self.tell(fault);
+        }
+        Some(intended)
+    }
+
+    /// Messages without answer, so far.
+    pub(super) const fn unanswered(&self) -> u64 {
+        self.tally.sent - self.tally.stored - self.tally.failed
+    }
+
+    /// Deliveries that are still to come.
+    pub(super) const fn owed(&self) -> u64 {
+        self.owed
+    }
+
+    pub(super) const fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// The judgement, when nothing more will come.
+    pub(super) fn verdict(mut self) -> Verdict {
+        let (roster, mut lost) = (Arc::clone(&self.roster), 0);
+        for (receiver, device) in (0..).zip(&roster.devices) {
+            for (to, seat) in device.seats.iter().enumerate() {
+                let conversation = &roster.conversations[seat.conversation as usize];
+                for (from, &sender) in conversation.devices.iter().enumerate() {
+                    if sender == receiver {
+                        continue;
+                    }
+                    let (seat, _) = roster.seat_in(sender, seat.conversation).expect("it sits there");
+                    let seen = &self.parts[receiver as usize][to].seen[from];
+                    let stored = (1..).zip(&self.parts[sender as usize][seat].sent);
+                    let unseen = stored
+                        .filter(|(counter, sent)| sent.outcome == Outcome::Stored && !seen.has(*counter));
+                    let unseen: Vec<u32> = unseen.map(|(counter, _)| counter).collect();
+                    if let Some(first) = unseen.first() {
+                        lost += unseen.len() as u64;
+                        let fault = format!(
+                            "{}: {} of {} from {} in {} did not come, first number {first}",
+                            self.name(receiver),
+                            unseen.len(),
+                            self.parts[sender as usize][seat].sent.len(),
+                            self.name(sender),
+                            conversation.id
+                        );
+                        self.tell(fault);
+                    }
+                }
+            }
+        }
+        Verdict { lost, unanswered: self.unanswered(), tally: self.tally, faults: self.faults }
+    }
+
+    /// The message that a content is, if all about it is as it was sent.
+    fn recognise(&self, receiver: u32, message: &Message) -> Option<(Stamp, (usize, usize))> {
+        let stamp = Stamp::read(&message.payload)?;
+        let Stamp { sender, conversation, counter, .. } = stamp;
+        let (seat, _) = self.roster.seat_in(sender, conversation)?;
+        self.roster.seat_in(receiver, conversation)?;
+        let index = (counter as usize).checked_sub(1)?;
+        let sent = self.parts[sender as usize][seat].sent.get(index)?;
+        let is_same = sender != receiver
+            && sent.intended == stamp.intended
+            && stamp.content(self.seed) == message.payload
+            && self.roster.conversations[conversation as usize].id == message.conversation
+            && **self.roster.uid_of(sender) == message.sender
+            && self.roster.device(sender).name == message.sender_device;
+        is_same.then_some((stamp, (seat, index)))
+    }
+
+    /// Takes an answer; `None` if it is one too many.
+    fn answer(&mut self, device: u32, key: MessageKey, outcome: Outcome) -> Option<((usize, usize), u32)> {
+        let (sender, conversation, counter) = Stamp::read_key(key);
+        let seat = self.roster.seat_in(sender, conversation).filter(|_| sender == device);
+        let sent = seat.and_then(|(seat, _)| {
+            let index = (counter as usize).checked_sub(1)?;
+            Some(((seat, index), self.parts[device as usize][seat].sent.get_mut(index)?))
+        });
+        match sent {
+            Some((at, sent)) if sent.outcome == Outcome::Open => {
+                sent.outcome = outcome;
+                Some((at, conversation))
+            }
+            Some(_) => {
+                self.tally.answered_again += 1;
+                let fault = format!("{}: message {counter} was answered again", self.name(device));
+                self.tell(fault);
+                None
+            }
+            None => {
+                let fault = format!("{}: an answer to a message that it did not send", self.name(device));
+                self.corrupted(fault);
+                None
+            }
+        }
+    }
+
+    /// Whether a message's place is the one that was seen before; the first look decides.
+    fn has_place(&mut self, sender: u32, (seat, index): (usize, usize), place: u64) -> bool {
+        let sent = &mut self.parts[sender as usize][seat].sent[index];
+        if sent.place == 0 {
+            sent.place = place;
+        }
+        place != 0 && sent.place == place
+    }
+
+    fn sent(&self, device: u32, (seat, index): (usize, usize)) -> Sent {
+        self.parts[device as usize][seat].sent[index]
+    }
+
+    fn receivers(&self, conversation: u32) -> u64 {
+        self.roster.conversations[conversation as usize].devices.len() as u64 - 1
+    }
+
+    fn corrupted(&mut self, fault: String) {
+        self.tally.corrupted += 1;
+        self.tell(fault);
+    }
+
+    fn tell(&mut self, fault: String) {
+        if self.faults.len() < FAULTS_TOLD {
+            self.faults.push(fault);
+        }
+    }
+
+    fn name(&self, device: u32) -> String {
+        format!("{}/{}", self.roster.uid_of(device), self.roster.device(device).name)
+    }
+}

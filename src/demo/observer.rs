@@ -1,0 +1,114 @@
+//! Hears every client: asks the checker, takes the times, counts who is there.
+
+use super::checker::Checker;
+use super::fleet::Listener;
+use super::latency::Latencies;
+use super::roster::Roster;
+use moorline_proto::message::im::GroupCreateResponse;
+use moorline_proto::time::Instant;
+use moorline_sdk::core::Event;
+use prost::Message as _;
+use std::sync::Arc;
+
+/// What the play needs to know of all clients together.
+#[derive(Debug)]
+pub(super) struct Observer {
+    pub(super) checker: Checker,
+    /// From the intended send time to the answer.
+    pub(super) durable: Latencies,
+    /// From the intended send time to each arrival.
+    pub(super) delivered: Latencies,
+    /// From the intended send time to the actual one: the demo's own lag.
+    pub(super) lag: Latencies,
+    /// Logins that stand.
+    pub(super) logged_in: u32,
+    /// Logins that were lost.
+    pub(super) lost_logins: u64,
+    /// Attempts to log in that failed, and why the last one did.
+    pub(super) failed_logins: u64,
+    pub(super) last_failure: String,
+    /// Clients that will not come back.
+    pub(super) closed: u64,
+    /// Groups that stand.
+    pub(super) groups_made: usize,
+    /// Groups that were refused.
+    pub(super) groups_failed: usize,
+    is_logged_in: Vec<bool>,
+}
+
+impl Observer {
+    pub(super) fn new(roster: Arc<Roster>, seed: u64) -> Self {
+        Self {
+            is_logged_in: vec![false; roster.devices.len()],
+            checker: Checker::new(roster, seed),
+            durable: Latencies::new(),
+            delivered: Latencies::new(),
+            lag: Latencies::new(),
+            logged_in: 0,
+            lost_logins: 0,
+            failed_logins: 0,
+            last_failure: String::new(),
+            closed: 0,
+            groups_made: 0,
+            groups_failed: 0,
+        }
+    }
+
+    /// Groups without an answer, of so many.
+    pub(super) const fn groups_open(&self, asked: usize) -> usize {
+        asked - self.groups_made - self.groups_failed
+    }
+
+    fn on_lost(&mut self, client: u32, why: String) {
+        if std::mem::take(&mut self.is_logged_in[client as usize]) {
+            self.logged_in -= 1;
+            self.lost_logins += 1;
+        } else {
+            self.failed_logins += 1;
+        }
+        self.last_failure = why;
+    }
+}
+
+impl Listener for Observer {
+    fn on_event(&mut self, client: u32, at: Instant, event: Event) {
+        match event {
+            Event::Message(message) => {
+                if let Some(intended) = self.checker.on_message(client, &message) {
+                    self.delivered.record(intended, at);
+                }
+            }
+            Event::Sent(receipt) => {
+                if let Some(intended) = self.checker.on_stored(client, &receipt) {
+                    self.durable.record(intended, at);
+                }
+            }
+            Event::SendFailed { key, failure, .. } => {
+                self.checker.on_failed(client, key, &failure.to_string());
+            }
+            Event::LoggedIn { .. } => {
+                self.is_logged_in[client as usize] = true;
+                self.logged_in += 1;
+            }
+            Event::Disconnected { why, .. } => self.on_lost(client, format!("{why:?}")),
+            Event::Closed(why) => {
+                self.closed += 1;
+                self.on_lost(client, why.to_string());
+            }
+            Event::Response { result, .. } => {
+                let answer = result.map_err(|error| error.to_string());
+                let made = answer
+                    .and_then(|body| GroupCreateResponse::decode(body).map_err(|error| error.to_string()));
+                match made {
+                    Ok(_) => self.groups_made += 1,
+                    Err(why) => {
+                        self.groups_failed += 1;
+                        self.last_failure = why;
+                    }
+                }
+            }
+            // Places passed over show as lost messages; the rest concerns nobody here.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What people see while they wait: one line a second, on one line of a terminal.
+
+use moorline_proto::time::{Duration, Instant};
+use std::io::{self, IsTerminal as _, Write as _};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Goes to the line's start and clears it.
+const CLEAR: &str = "\r\x1b[K";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Screen {
+    Terminal,
+    Lines,
+}
+
+/// Progress on standard error. When that is closed there is nobody left to tell.
+#[derive(Debug)]
+pub(super) struct Progress {
+    screen: Screen,
+    next: Instant,
+    is_line_open: bool,
+}
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        let screen = if io::stderr().is_terminal() { Screen::Terminal } else { Screen::Lines };
+        Self { screen, next: Instant::ZERO, is_line_open: false }
+    }
+
+    /// When the next line is due.
+    pub(super) const fn deadline(&self) -> Instant {
+        self.next
+    }
+
+    /// Shows the line if it is time for one.
+    pub(super) fn show(&mut self, now: Instant, line: impl FnOnce() -> String) {
+        if now < self.next {
+            return;
+        }
+        self.next = now + EVERY;
+        match self.screen {
+            Screen::Lines => self.say(&line()),
+            Screen::Terminal => {
+                self.is_line_open = true;
+                let mut out = io::stderr();
+                write!(out, "{CLEAR}{}", line()).and_then(|()| out.flush()).ok();
+            }
+        }
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&mut self, line: &str) {
+        let clear = if std::mem::take(&mut self.is_line_open) { CLEAR } else { "" };
+        writeln!(io::stderr(), "{clear}{line}").ok();
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_line_open {
+            write!(io::stderr(), "{CLEAR}").ok();
+        }
+    }
+}

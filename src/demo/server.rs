@@ -1,0 +1,228 @@
+//! A server as a process of its own: started, waited for, watched, ended.
+
+use super::stop::Stop;
+use super::{DemoError, usage};
+use crate::config::ENV_PREFIX;
+use crate::sys::child;
+use crate::sys::clock;
+use moorline_proto::time::Duration;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+
+/// From start to the readiness line.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// From TERM to KILL.
+const END_WITHIN: Duration = Duration::from_secs(4);
+/// How long one look takes.
+const LOOK: Duration = Duration::from_millis(50);
+/// What a readiness line has after the program's name.
+const READY: &str = " ready ";
+
+/// A running server. Dropping it ends it: TERM, a bounded wait, KILL.
+#[derive(Debug)]
+pub(super) struct Server {
+    name: &'static str,
+    child: Child,
+    ready: String,
+    /// Closes when the process closes its output, which is when it ends.
+    output: Receiver<String>,
+}
+
+impl Server {
+    /// Starts the program and waits until it says that it is ready.
+    pub(super) fn start(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        log: File,
+        stop: &Stop,
+    ) -> Result<Self, DemoError> {
+        let failed = |problem: String| DemoError::Server { name, problem };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
+        command.process_group(0);
+        child::end_with_parent(&mut command);
+        // Settings of the user's own gateway are not the demo's.
+        for (variable, _) in std::env::vars_os() {
+            if variable.to_string_lossy().starts_with(ENV_PREFIX) {
+                command.env_remove(variable);
+            }
+        }
+        let mut child = command.spawn().map_err(|error| failed(format!("it does not start: {error}")))?;
+        let stdout = child.stdout.take().expect("piped");
+        let (sender, output) = sync_channel(1);
+        // From here on a return ends the process.
+        let mut server = Self { name, child, ready: String::new(), output };
+        let named = std::thread::Builder::new().name(format!("{name} output"));
+        named.spawn(move || read(stdout, &sender)).map_err(|error| failed(error.to_string()))?;
+        server.wait_ready(stop)?;
+        Ok(server)
+    }
+
+    /// An address of the readiness line.
+    pub(super) fn address(&self, field: &str) -> Result<SocketAddr, DemoError> {
+        let address = value(&self.ready, field).and_then(|value| value.parse().ok());
+        let problem = || format!("its readiness line has no address {field}=: {:?}", self.ready);
+        address.ok_or_else(|| DemoError::Server { name: self.name, problem: problem() })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Fails if the process is gone.
+    pub(super) fn check(&mut self) -> Result<(), DemoError> {
+        match self.child.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.ended(status)),
+            Err(error) => Err(DemoError::Server { name: self.name, problem: error.to_string() }),
+        }
+    }
+
+    /// CPU time used so far.
+    pub(super) fn cpu_time(&self) -> Result<Duration, DemoError> {
+        usage::cpu_time(self.pid()).ok_or_else(|| self.unreadable())
+    }
+
+    /// Resident memory in bytes.
+    pub(super) fn resident_bytes(&self) -> Result<u64, DemoError> {
+        usage::resident_bytes(self.pid()).ok_or_else(|| self.unreadable())
+    }
+
+    fn wait_ready(&mut self, stop: &Stop) -> Result<(), DemoError> {
+        let until = clock::now() + READY_WITHIN;
+        loop {
+            stop.check()?;
+            match self.output.recv_timeout(LOOK) {
+                Ok(line) => {
+                    self.ready = line;
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Timeout) if clock::now() < until => self.check()?,
+                Err(RecvTimeoutError::Timeout) => {
+                    let problem = format!("it was not ready within {} s", READY_WITHIN.as_secs());
+                    return Err(DemoError::Server { name: self.name, problem });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = self.end();
+                    return Err(status.map_or(
+                        DemoError::Server { name: self.name, problem: "it closed its output".into() },
+                        |status| self.ended(status),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Ends it if it runs; how it ended.
+    fn end(&mut self) -> Option<ExitStatus> {
+        if let Ok(Some(status)) = self.child.try_wait() {
+            return Some(status); // reaped: its number may be somebody else's now
+        }
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+        }
+        let until = clock::now() + END_WITHIN;
+        while clock::now() < until {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(status);
+            }
+            if self.output.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+                // It has closed its output, so it is as good as gone.
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        self.child.kill().ok();
+        self.child.wait().ok()
+    }
+
+    fn ended(&self, status: ExitStatus) -> DemoError {
+        DemoError::Server { name: self.name, problem: format!("it ended by itself: {status}") }
+    }
+
+    fn unreadable(&self) -> DemoError {
+        DemoError::Server { name: self.name, problem: format!("/proc/{} cannot be read", self.pid()) }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Passes on the readiness line, and then reads on so that the pipe never fills.
+fn read(stdout: ChildStdout, sender: &SyncSender<String>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        if line.contains(READY) {
+            sender.try_send(line).ok(); // the first one counts
+        }
+    }
+}
+
+/// The value of `field=value` among the words of a line.
+fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+    line.split_whitespace()
+        .find_map(|word| word.split_once('=').filter(|(name, _)| *name == field))
+        .map(|it| it.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Result<Server, DemoError> {
+        let log = tempfile();
+        Server::start("shell", Path::new("/bin/sh"), &["-c".into(), script.into()], log, &Stop::never())
+    }
+
+    fn tempfile() -> File {
+        File::options().write(true).open("/dev/null").expect("exists everywhere")
+    }
+
+    fn is_running(pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[test]
+    fn a_readiness_line_is_waited_for_and_read() {
+        let script =
+            "echo starting; echo moorline ready listener=127.0.0.1:4000 admin=off pid=1; exec sleep 60";
+        let mut server = shell(script).expect("ready");
+        assert_eq!(server.address("listener").expect("named").port(), 4_000);
+        let error = server.address("admin").expect_err("no address").to_string();
+        assert!(error.contains("admin="), "{error}");
+        server.check().expect("it runs");
+        let pid = server.pid();
+        assert!(server.resident_bytes().expect("it runs") > 0 && is_running(pid));
+        drop(server);
+        assert!(!is_running(pid), "dropping it ends it");
+    }
+
+    #[test]
+    fn one_that_ends_too_soon_is_an_error_with_its_status() {
+        let error = shell("exit 3").expect_err("it is gone").to_string();
+        assert!(error.contains("shell") && error.contains('3'), "{error}");
+        let error = Server::start("none", Path::new("/nonexistent"), &[], tempfile(), &Stop::never());
+        assert!(error.expect_err("no program").to_string().contains("does not start"));
+    }
+
+    #[test]
+    fn one_that_ends_later_is_noticed() {
+        let mut server = shell("echo a ready b=1; read x").expect("ready");
+        // Standard input is empty, so it ends at once; its output closes when it does.
+        while server.output.recv_timeout(LOOK) != Err(RecvTimeoutError::Disconnected) {}
+        while server.check().is_ok() {
+            std::thread::yield_now();
+        }
+        assert!(server.check().expect_err("gone").to_string().contains("ended by itself"));
+    }
+}

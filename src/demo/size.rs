@@ -1,0 +1,99 @@
+//! How many connections and how much traffic this machine gets, and why. Pure.
+
+use super::number;
+
+/// Connections when nothing says otherwise.
+const CONNECTIONS: u32 = 4_000;
+/// The same for a program built without optimisation.
+const CONNECTIONS_DEBUG: u32 = 400;
+/// Messages per second on two cores or more: about a third of what those sustain.
+const RATE: u32 = 3_000;
+const RATE_DEBUG: u32 = 200;
+/// Descriptors of each process that are no client connection.
+const RESERVED_FDS: u64 = 200;
+/// Connections from one address to one port: the kernel's 28,232 ports, less what others use.
+const PORTS: u32 = 25_000;
+/// Two can talk.
+const CONNECTIONS_MIN: u32 = 2;
+
+/// What the machine and the program are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    pub(super) open_files: u64,
+    pub(super) cores: usize,
+    pub(super) is_optimised: bool,
+}
+
+/// The size of one demo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) connections: u32,
+    /// Messages per second.
+    pub(super) rate: u32,
+    pub(super) why: String,
+}
+
+impl Size {
+    pub(super) fn choose(machine: Machine, connections: Option<u32>, rate: Option<u32>) -> Self {
+        let room = machine.open_files.saturating_sub(RESERVED_FDS).min(u64::from(PORTS));
+        let room = u32::try_from(room).expect("at most PORTS").max(CONNECTIONS_MIN);
+        let (usual, usual_rate) =
+            if machine.is_optimised { (CONNECTIONS, RATE) } else { (CONNECTIONS_DEBUG, RATE_DEBUG) };
+        let usual_rate = if machine.cores > 1 { usual_rate } else { usual_rate / 2 };
+        let wanted = connections.unwrap_or(usual);
+        let chosen = wanted.clamp(CONNECTIONS_MIN, room);
+        let because = match connections {
+            _ if chosen < wanted => {
+                format!("not {}, there is room for no more", number::count(wanted.into()))
+            }
+            Some(_) => "as asked".to_owned(),
+            None if machine.is_optimised => "a size for every machine".to_owned(),
+            None => "a build without optimisation, try --release".to_owned(),
+        };
+        let cores =
+            if machine.cores == 1 { "one core".to_owned() } else { format!("{} cores", machine.cores) };
+        let why = format!(
+            "{} connections: {because}; open-files limit {} in each process, {cores}; --connections and \
+             --rate to change",
+            number::count(chosen.into()),
+            number::count(machine.open_files),
+        );
+        Self { connections: chosen, rate: rate.unwrap_or(usual_rate).max(1), why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine { open_files: 20_000, cores: 2, is_optimised: true };
+
+    #[test]
+    fn a_usual_machine_gets_the_usual_size() {
+        let size = Size::choose(MACHINE, None, None);
+        assert_eq!((size.connections, size.rate), (CONNECTIONS, RATE));
+        assert!(
+            size.why.starts_with("4,000 connections: ") && size.why.contains("limit 20,000"),
+            "{}",
+            size.why
+        );
+    }
+
+    #[test]
+    fn the_file_limit_and_the_ports_bound_it() {
+        let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, None, None);
+        assert_eq!(small.connections, 824);
+        assert!(small.why.contains("not 4,000"), "{}", small.why);
+        let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, None, None);
+        assert_eq!(tiny.connections, CONNECTIONS_MIN);
+        let large = Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Some(1_000_000), Some(7));
+        assert_eq!((large.connections, large.rate), (PORTS, 7));
+    }
+
+    #[test]
+    fn one_core_and_no_optimisation_get_less() {
+        assert_eq!(Size::choose(Machine { cores: 1, ..MACHINE }, None, None).rate, RATE / 2);
+        let debug = Size::choose(Machine { is_optimised: false, ..MACHINE }, None, None);
+        assert_eq!((debug.connections, debug.rate), (CONNECTIONS_DEBUG, RATE_DEBUG));
+    }
+}

@@ -1,0 +1,92 @@
+//! Who says something when, and where: an open loop at a fixed rate. Pure.
+
+use super::roster::Roster;
+use moorline_proto::random::Random;
+use moorline_proto::time::Instant;
+use std::time::Duration;
+
+/// Every so-many-th message goes to a group.
+const GROUP_EVERY: u64 = 10;
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// One message to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Utterance {
+    pub(super) device: u32,
+    /// Index among the device's seats.
+    pub(super) seat: usize,
+    /// When it is meant to be sent, whatever happened to the ones before it.
+    pub(super) intended: Instant,
+}
+
+/// The messages of one chat, in order of their moments.
+#[derive(Debug)]
+pub(super) struct Traffic {
+    start: Instant,
+    rate: u64,
+    total: u64,
+    next: u64,
+    random: Random,
+}
+
+impl Traffic {
+    pub(super) fn new(start: Instant, duration: Duration, rate: u32, seed: u64) -> Self {
+        let rate = u64::from(rate.max(1));
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let total = nanos / NANOS_PER_SECOND * rate + nanos % NANOS_PER_SECOND * rate / NANOS_PER_SECOND;
+        Self { start, rate, total, next: 0, random: Random::new(seed) }
+    }
+
+    /// When the next message is due; `None`: all were taken.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let seconds = Duration::from_secs(self.next / self.rate);
+        let part = Duration::from_nanos(self.next % self.rate * NANOS_PER_SECOND / self.rate);
+        (self.next < self.total).then(|| self.start + seconds + part)
+    }
+
+    /// The next message if its moment has come.
+    pub(super) fn take_due(&mut self, now: Instant, roster: &Roster) -> Option<Utterance> {
+        let intended = self.deadline().filter(|due| *due <= now)?;
+        self.next += 1;
+        let device = self.random.below(roster.devices.len() as u64);
+        let device = u32::try_from(device).expect("devices are numbered so");
+        // The group is the last seat; a user without partner has no other.
+        let last = roster.device(device).seats.len() - 1;
+        let seat = if self.random.one_in(GROUP_EVERY) { last } else { 0 };
+        Some(Utterance { device, seat, intended })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Instant = Instant::from_nanos(5_000_000_000);
+
+    #[test]
+    fn moments_are_even_and_a_stall_does_not_move_them() {
+        let roster = Roster::new(50, 1);
+        let mut traffic = Traffic::new(START, Duration::from_millis(2_500), 300, 1);
+        assert_eq!(traffic.take_due(START, &roster).map(|said| said.intended), Some(START));
+        assert_eq!(traffic.take_due(START, &roster), None, "the second is 3.3 ms away");
+        let late = START + Duration::from_secs(60);
+        let rest: Vec<_> = std::iter::from_fn(|| traffic.take_due(late, &roster)).collect();
+        assert_eq!(rest.len(), 749);
+        assert_eq!(rest[299].intended, START + Duration::from_secs(1));
+        assert!(rest.windows(2).all(|two| two[0].intended < two[1].intended));
+        assert_eq!(traffic.deadline(), None);
+    }
+
+    #[test]
+    fn some_go_to_groups_and_the_seed_decides_all() {
+        let roster = Roster::new(100, 1);
+        let said = |seed| -> Vec<Utterance> {
+            let mut traffic = Traffic::new(START, Duration::from_secs(10), 100, seed);
+            std::iter::from_fn(|| traffic.take_due(Instant::FAR_FUTURE, &roster)).collect()
+        };
+        let to_groups = said(3).iter().filter(|said| said.seat == 1).count();
+        assert!((50..200).contains(&to_groups), "{to_groups} of 1,000");
+        assert_eq!(said(3), said(3));
+        assert_ne!(said(3), said(4));
+    }
+}

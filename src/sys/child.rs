@@ -1,0 +1,22 @@
+//! Child processes that do not outlive this one.
+
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{getpid, getppid};
+use std::io;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// The child gets TERM when the thread that starts it ends, even by KILL: start it from a thread that
+/// lives as long as the process.
+#[allow(unsafe_code)]
+pub fn end_with_parent(command: &mut Command) {
+    let parent = getpid();
+    let ask = move || {
+        prctl::set_pdeathsig(Signal::SIGTERM)?;
+        // The parent may have ended before the kernel was asked.
+        if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    };
+    // SAFETY: between fork and exec it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(ask) };
+}
