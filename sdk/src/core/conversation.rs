@@ -98,6 +98,8 @@ pub(super) struct Conversation {
     start: u64,
     /// The next place; 0 before the first push.
     pub(super) next: u64,
+    /// The newest storing time among the messages delivered and sent, Unix milliseconds.
+    newest_ms: u64,
     /// For forgetting the one longest unused.
     pub(super) touched: u64,
     pub(super) gap: Option<Box<Gap>>,
@@ -122,6 +124,17 @@ impl Conversation {
         }
     }
 
+    /// Whether the backend counts this conversation anew, having lost what it knew: a place that was
+    /// passed holds a message stored later than everything delivered, so it is no repetition.
+    pub(super) const fn is_recounted(&self, seq: u64, time_ms: u64) -> bool {
+        seq < self.next && self.newest_ms != 0 && time_ms > self.newest_ms
+    }
+
+    /// A message goes to the application.
+    pub(super) fn on_delivered(&mut self, time_ms: u64) {
+        self.newest_ms = self.newest_ms.max(time_ms);
+    }
+
     pub(super) fn begin(&mut self, seq: u64) {
         (self.start, self.next) = (seq, seq);
     }
@@ -131,13 +144,14 @@ impl Conversation {
     }
 
     /// The core's own send took this place.
-    pub(super) fn fill(&mut self, seq: u64) {
+    pub(super) fn fill(&mut self, seq: u64, time_ms: u64) {
         if self.next == 0 && seq == 1 {
             self.begin(1); // nothing can be below
         }
         if self.next != 0 && seq < self.next {
-            return;
+            return; // or the backend counts anew, which a push will tell more surely
         }
+        self.newest_ms = self.newest_ms.max(time_ms);
         let gap = self.gap_mut();
         gap.filled.add(seq, seq);
         gap.latest = gap.latest.max(seq);
@@ -168,6 +182,7 @@ impl Conversation {
         }
         let push = gap.held.remove(&self.next)?;
         self.next += 1;
+        self.newest_ms = self.newest_ms.max(push.time_ms);
         Some(push)
     }
 
@@ -217,7 +232,7 @@ mod tests {
     #[test]
     fn own_sends_before_the_first_push_do_not_hide_earlier_messages() {
         let mut conversation = Conversation::default();
-        conversation.fill(10);
+        conversation.fill(10, 0);
         assert_eq!(conversation.place(5), Place::Next);
         conversation.next = 6;
         assert!(conversation.has_hole());

@@ -59,7 +59,8 @@ pub struct Message {
     pub message_id: u64,
     /// Where it was said.
     pub conversation: Arc<str>,
-    /// Its place there; 0 in a conversation without places.
+    /// Its place there, rising; 0 in a conversation without places. It falls only if the backend has
+    /// lost its data and counts anew.
     pub seq: u64,
     /// Who said it.
     pub sender: String,

@@ -143,7 +143,7 @@ impl Core {
 
     fn on_send_ack(&mut self, now: Instant, ack: SendAck) {
         if matches!(Code::try_from(ack.code), Ok(Code::Ok | Code::Dup)) {
-            self.inbox.handle_own(now, &ack.conversation, ack.seq, &mut self.events);
+            self.inbox.handle_own(now, &ack, &mut self.events);
         }
         self.outbox.handle_ack(now, ack, &mut self.random, &mut self.events);
     }

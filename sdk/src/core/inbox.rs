@@ -9,7 +9,7 @@ use super::conversation::{Conversation, Place, Repair};
 use super::downlink::{Admission, Downlink, Slot};
 use super::event::{Event, Events, Message, Token};
 use moorline_proto::ids::Seq;
-use moorline_proto::message::client::Push;
+use moorline_proto::message::client::{Push, SendAck};
 use moorline_proto::message::im::PullResponse;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
@@ -188,13 +188,24 @@ impl Inbox {
         let delivery = &mut self.delivery;
         let conversation = self.conversations.get_mut(name).expect("interned");
         let (seq, id) = (push.seq, push.message_id);
+        if seq != 0 && conversation.is_recounted(seq, push.time_ms) {
+            // What waited has its place in the old count, and nobody will fill the hole before it.
+            self.held_bytes -= conversation.held_bytes();
+            conversation.gap = None;
+            conversation.begin(seq);
+            delivery.downlink.on_passed(now, name, u64::MAX);
+        }
         let place = if seq == 0 { Place::Before } else { conversation.place(seq) };
         match place {
-            Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, events)),
+            Place::Before if delivery.is_new(id) => {
+                conversation.on_delivered(push.time_ms);
+                Slot::Delivered(delivery.deliver(name, push, events))
+            }
             Place::Before => delivery.slot_of(|out| out.message_id == id),
             Place::Passed => delivery.slot_of(|out| out.seq == seq && out.conversation == *name),
             Place::Next => {
                 conversation.next += 1;
+                conversation.on_delivered(push.time_ms);
                 let token = delivery.deliver(name, push, events);
                 self.advance(now, name, events);
                 Slot::Delivered(token)
@@ -216,12 +227,13 @@ impl Inbox {
     }
 
     /// A SENDACK: the place is the core's own.
-    pub(super) fn handle_own(&mut self, now: Instant, conversation: &str, seq: u64, events: &mut Events) {
-        if conversation.is_empty() || seq == 0 {
+    pub(super) fn handle_own(&mut self, now: Instant, ack: &SendAck, events: &mut Events) {
+        let SendAck { conversation, seq, time_ms, .. } = ack;
+        if conversation.is_empty() || *seq == 0 {
             return;
         }
         let name = self.intern(conversation);
-        self.conversations.get_mut(&name).expect("interned").fill(seq);
+        self.conversations.get_mut(&name).expect("interned").fill(*seq, *time_ms);
         self.advance(now, &name, events);
         self.settle_holes(now, &name);
     }

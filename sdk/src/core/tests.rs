@@ -565,6 +565,44 @@ fn messages_held_over_a_reconnect_are_neither_lost_nor_repeated() {
 }
 
 #[test]
+fn a_backend_that_counts_anew_is_heard() {
+    let mut rig = Rig::logged_in();
+    let mut push = |rig: &mut Rig, seq, time_ms| {
+        rig.dseq += 1;
+        let push = Push { time_ms, message_id: time_ms, ..message(seq) };
+        rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
+        rig.read()
+    };
+    for (seq, time_ms) in [(7, 100), (8, 102), (9, 101)] {
+        assert_eq!(push(&mut rig, seq, time_ms), [seq]);
+    }
+    assert_eq!(push(&mut rig, 20, 103), [], "held behind a hole of the old count");
+    assert_eq!(push(&mut rig, 8, 102), [], "a repetition");
+    assert_eq!(push(&mut rig, 1, 200), [1]);
+    assert_eq!(push(&mut rig, 2, 200), [2]);
+    assert_eq!(push(&mut rig, 1, 200), [], "a repetition");
+    assert_eq!(push(&mut rig, 3, 300), [3]);
+    rig.tick(ms(200));
+    assert_eq!(rig.frames().last().map(|frame| frame.header.ack), Some(9));
+}
+
+#[test]
+fn a_backend_that_counts_anew_is_heard_by_one_who_only_sent() {
+    let mut rig = Rig::logged_in();
+    for (cid, seq, time_ms) in [(1, 1, 10), (2, 2, 20), (3, 2, 90)] {
+        rig.say("bob", "x");
+        let conversation = owned("group:g");
+        let ack = SendAck { cid, conversation, seq, time_ms, ..SendAck::default() };
+        rig.frame(Command::SendAck, &ack);
+        assert_eq!(rig.events().len(), 1);
+    }
+    rig.dseq += 1;
+    let push = Push { time_ms: 80, ..message(1) };
+    rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
+    assert_eq!(rig.read(), [1], "stored before the last send, but after all that is known of the old count");
+}
+
+#[test]
 fn messages_without_a_place_are_known_by_their_id() {
     let mut rig = Rig::logged_in();
     for id in [7, 8, 7, 0, 0] {
