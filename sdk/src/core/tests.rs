@@ -567,7 +567,7 @@ fn messages_held_over_a_reconnect_are_neither_lost_nor_repeated() {
 #[test]
 fn a_backend_that_counts_anew_is_heard() {
     let mut rig = Rig::logged_in();
-    let mut push = |rig: &mut Rig, seq, time_ms| {
+    let push = |rig: &mut Rig, seq, time_ms| {
         rig.dseq += 1;
         let push = Push { time_ms, message_id: time_ms, ..message(seq) };
         rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
