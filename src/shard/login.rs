@@ -14,9 +14,10 @@ use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, SessionId, ShardId, UID_BYTES_MAX};
+use moorline_proto::keepalive::server_patience;
 use moorline_proto::message::client::{Hello, Welcome};
 use moorline_proto::message::{self, frame_of};
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 
 /// A connection on its way to its user's home shard.
 #[derive(Debug)]
@@ -141,6 +142,8 @@ impl Shard {
         connection.session = slot;
         connection.heard_at = now;
         connection.heartbeat_s = self.settings.heartbeat_s.1;
+        let patience = server_patience(Duration::from_secs(u64::from(connection.heartbeat_s)));
+        self.arm(key, now + patience);
         self.tally[Count::Logins] += 1;
         let welcome = self.welcome(now, id);
         self.send(key, frame_of(Command::Welcome, &welcome), outputs);

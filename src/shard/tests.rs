@@ -319,6 +319,18 @@ fn silence_ends_a_connection_in_each_of_its_states() {
 }
 
 #[test]
+fn who_never_beats_is_given_the_longest_interval_at_most() {
+    let mut world = World::new();
+    let short = Settings { heartbeat_s: (1, 2), ..settings() };
+    world.shard = Shard::new(short, world.now);
+    let key = world.login("bob", "phone");
+    world.pass(Duration::from_millis(2_900));
+    assert_eq!(world.shard.sessions(), 1);
+    world.pass(Duration::from_millis(200));
+    assert_eq!(world.close_code(key), Some(CloseReason::HeartbeatTimeout.code()));
+}
+
+#[test]
 fn an_overdue_ack_is_asked_for_and_then_ends_the_connection() {
     let mut world = World::new();
     let key = world.login("bob", "phone");
