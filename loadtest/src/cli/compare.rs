@@ -50,10 +50,19 @@ fn print_comparison(options: &compare::Options, comparison: &compare::Comparison
         terminal::print(serde_json::to_string_pretty(&lines).expect("a table is plain data"));
         return;
     }
+    let programs = &options.programs;
     terminal::print(format!(
-        "{} rounds, {} idle, {} busy, {} members, {}-byte payloads; median (lowest-highest)",
-        options.rounds, options.idle_clients, options.busy_clients, options.members, options.payload_bytes
+        "{} rounds of {:?} a leg, {} idle, {} busy, {} members, {}-byte payloads; auth {:?}, settings {:?}",
+        options.rounds,
+        options.measure,
+        options.idle_clients,
+        options.busy_clients,
+        options.members,
+        options.payload_bytes,
+        programs.auth,
+        programs.settings
     ));
+    terminal::print("median (lowest-highest); ratios within a round");
     terminal::print(comparison.table.text().trim_end());
     for (side, tally) in [("bare", &comparison.bare), ("ours", &comparison.ours)] {
         if !tally.is_clean() {

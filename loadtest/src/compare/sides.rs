@@ -87,7 +87,9 @@ impl Servers {
             Behind::Acker => "handler=acker",
             Behind::Im => "handler=im",
         };
-        let backend = Server::start(moorline, &settings("backend", ["listen=127.0.0.1:0", handler]))?;
+        let mut arguments = settings("backend", ["listen=127.0.0.1:0", handler]);
+        arguments.extend(["--log-level".to_owned(), "error".to_owned()]);
+        let backend = Server::start(moorline, &arguments)?;
         let endpoints = format!("backend.endpoints=[\"{}\"]", backend.address());
         let key = match programs.auth {
             Auth::Dev => None,
