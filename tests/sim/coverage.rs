@@ -1,0 +1,105 @@
+//! What really occurred: a run that reached nothing proves nothing.
+
+use std::fmt;
+
+macro_rules! coverage {
+    ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
+        /// Counts of occurrences, summed over seeds.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Coverage { $($(#[doc = $doc])+ pub(crate) $name: u64,)+ }
+
+        impl Coverage {
+            fn rows(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)+]
+            }
+
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+        }
+    };
+}
+
+coverage! {
+    /// Steps simulated.
+    steps;
+    /// Sends that applications made.
+    sends;
+    /// Messages that applications received.
+    messages;
+    /// Reads that ended inside a frame.
+    split_frames;
+    /// Reads that brought more than one frame.
+    coalesced_frames;
+    /// Writes of which the kernel took only a part.
+    partial_writes;
+    /// BATCH frames that clients spoke.
+    batches;
+    /// SENDs whose key was on the wire before.
+    client_retransmissions;
+    /// Keys that came to the backend again, and were answered DUP.
+    duplicate_uplinks;
+    /// UPs that were sent again on another life of a link.
+    link_resends;
+    /// Links that died.
+    link_deaths;
+    /// RETRY answers of the backend.
+    backend_retries;
+    /// RETRY answers of a worker whose UP had no answer in time.
+    timeout_retries;
+    /// Answers that came after their UP had timed out.
+    late_answers;
+    /// Logins that replaced an older one of the same device.
+    kicks_by_newer_login;
+    /// Kicks ordered by the backend.
+    kicks_by_backend;
+    /// Moments at which the most reliable frames were in flight toward one client.
+    full_windows;
+    /// Pulls of holes in conversations.
+    pulls;
+    /// Messages that were pushed again, because their ack was not known.
+    repeated_pushes;
+    /// Connections that moved to another shard.
+    moves;
+    /// Connections that ended for silence.
+    heartbeat_timeouts;
+    /// Connections that never said HELLO in time.
+    handshake_timeouts;
+    /// Overdue acks that were asked for.
+    ack_probes;
+    /// Connections that ended for want of an ack.
+    ack_timeouts;
+    /// Connections that ended because they did not read.
+    slow_closes;
+    /// Connections that ended for breaking the protocol.
+    bad_input_closes;
+    /// SENDs that came before their turn.
+    early_sends;
+    /// Connections that broke.
+    resets;
+    /// Directions that stood still for a while.
+    stalls;
+    /// Connections whose peer shut down its writing half only.
+    half_closes;
+    /// Logins refused for now.
+    refusals;
+    /// Applications that logged out or closed, and came back.
+    app_restarts;
+    /// Devices that went without a word, and came back.
+    deaths;
+    /// Requests of applications that were answered.
+    responses;
+}
+
+impl Coverage {
+    /// What never occurred.
+    pub(crate) fn missing(&self) -> Vec<&'static str> {
+        self.rows().into_iter().filter(|row| row.1 == 0).map(|row| row.0).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rows().iter().try_for_each(|(name, count)| writeln!(f, "{name:<24}{count:>10}"))
+    }
+}

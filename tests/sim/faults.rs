@@ -1,0 +1,62 @@
+//! How rough a run is: drawn once per seed, so that seeds differ in kind and not only in luck.
+
+use moorline_proto::random::Random;
+use moorline_proto::time::Duration;
+
+/// Rates are "once in n"; 0: never.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults {
+    /// The drain: nothing goes wrong any more.
+    pub(crate) is_calm: bool,
+    pub(crate) shards: usize,
+    pub(crate) workers: usize,
+    /// How long things go wrong.
+    pub(crate) chaos: Duration,
+    /// Longest life of a connection.
+    pub(crate) life_ms: u64,
+    /// Connections that stand still for a while.
+    pub(crate) stall: u64,
+    pub(crate) stall_ms_max: u64,
+    /// Bytes that one direction of a connection holds.
+    pub(crate) room: usize,
+    /// Deliveries that are cut small.
+    pub(crate) cut: u64,
+    /// Answers that the backend gives late, or as RETRY, or never.
+    pub(crate) late: u64,
+    pub(crate) retry: u64,
+    pub(crate) lost: u64,
+    /// Time between deaths of a link; 0: it lives.
+    pub(crate) link_life_ms: u64,
+    pub(crate) link_away_ms_max: u64,
+    /// Messages that an application sits on for seconds.
+    pub(crate) slow_application: u64,
+    /// Pause between two things an application says.
+    pub(crate) talk_ms: u64,
+    pub(crate) hostiles: u64,
+}
+
+impl Faults {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        let mut pick =
+            |choices: &[u64]| choices[usize::try_from(random.below(choices.len() as u64)).expect("small")];
+        Self {
+            is_calm: false,
+            shards: usize::try_from(pick(&[2, 2, 3])).expect("small"),
+            workers: usize::try_from(pick(&[1, 2])).expect("small"),
+            chaos: Duration::from_millis(pick(&[3_000, 5_000, 8_000])),
+            life_ms: pick(&[1_500, 4_000, 20_000, 100_000]),
+            stall: pick(&[0, 2, 4]),
+            stall_ms_max: pick(&[300, 3_000, 8_000]),
+            room: usize::try_from(pick(&[48, 300, 4_000, 100_000])).expect("small"),
+            cut: pick(&[0, 2, 6]),
+            late: pick(&[0, 10, 40]),
+            retry: pick(&[0, 8, 30]),
+            lost: pick(&[0, 30, 100]),
+            link_life_ms: pick(&[0, 1_500, 6_000]),
+            link_away_ms_max: pick(&[100, 1_000, 5_000]),
+            slow_application: pick(&[0, 8, 30]),
+            talk_ms: pick(&[300, 700, 1_500]),
+            hostiles: pick(&[0, 1, 3]),
+        }
+    }
+}

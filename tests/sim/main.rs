@@ -1,0 +1,114 @@
+//! The access layer on a virtual clock: real client cores, simulated TCP, real shards, simulated
+//! workers and links, a stub of an instant-messaging backend.
+//!
+//! ```text
+//!  Core ◄──pipe──► Reactor{Shard} ◄──mail──► Worker ◄──link──► Backend
+//!   └── events ──► Oracle ◄──────────── what is stored ───────────┘
+//! ```
+//!
+//! One seed decides everything: who says what when, how bytes are cut, what breaks. Every step checks
+//! what holds always; the end checks that everything accepted was delivered and nothing is left.
+//! `SIM_SEED=n` runs one seed and prints its coverage, `SIM_SEEDS=n` runs seeds 0 to n - 1. A failure
+//! prints the seed, the step and the last events.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `world`, `network` | the parts, the event loop, the phases of a run; what is between the parts |
+//! | `scene` | clock, event heap, dice, trace: what every part shares |
+//! | `pipe`, `tap` | a TCP connection; a decoder that listens in and checks |
+//! | `client`, `talk`, `hostile` | the driver of a `Core`; what applications do; connections that misbehave |
+//! | `gateway`, `worker` | a reactor's loop around a `Shard`; a worker with its link |
+//! | `backend`, `cursor` | conversations and streams; how far a device is in one |
+//! | `oracle` | what must be true of sends and messages |
+//! | `faults`, `coverage` | what goes wrong; what really occurred |
+
+mod backend;
+mod client;
+mod coverage;
+mod cursor;
+mod faults;
+mod gateway;
+mod hostile;
+mod network;
+mod oracle;
+mod pipe;
+mod scene;
+mod talk;
+mod tap;
+mod worker;
+mod world;
+
+use coverage::Coverage;
+use std::panic;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
+use world::World;
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 256;
+/// Threads that share them.
+const THREADS: usize = 2;
+
+fn number_of(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")))
+}
+
+/// Runs the seeds once, for all tests of this process.
+fn coverage_of_all_seeds() -> &'static Coverage {
+    static RUN: OnceLock<Coverage> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let seeds = number_of("SIM_SEEDS").unwrap_or(SEEDS);
+        let (next, total) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    loop {
+                        let seed = next.fetch_add(1, Ordering::Relaxed);
+                        if seed >= seeds {
+                            break;
+                        }
+                        let seen = run(seed);
+                        total.lock().expect("no run panics while adding").add(&seen);
+                    }
+                });
+            }
+        });
+        total.into_inner().expect("all runs are over")
+    })
+}
+
+/// One seed; one that fails is run again with a trace to show how it came to that.
+fn run(seed: u64) -> Coverage {
+    match panic::catch_unwind(|| World::new(seed, false).run()) {
+        Ok((coverage, _)) => coverage,
+        Err(_) => World::new(seed, true).run().0,
+    }
+}
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    if let Some(seed) = number_of("SIM_SEED") {
+        println!("{}", World::new(seed, true).run().0);
+        return;
+    }
+    println!("{}", coverage_of_all_seeds());
+}
+
+#[test]
+fn the_seeds_reach_what_they_are_meant_to_reach() {
+    if number_of("SIM_SEED").is_some() {
+        return;
+    }
+    let missing = coverage_of_all_seeds().missing();
+    assert!(missing.is_empty(), "no seed reached {missing:?}; tune `faults`");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in [3, 7] {
+        let (one, other) = (World::new(seed, false).run(), World::new(seed, true).run());
+        assert_eq!(one.1, other.1, "seed {seed} ran differently the second time");
+        assert_eq!(one.0, other.0);
+    }
+}

@@ -1,0 +1,195 @@
+//! What must be true of every application: one result per send, messages once and in order, and in
+//! the end everything.
+
+use crate::backend::{Backend, Device};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use moorline_proto::message::client::SendAck;
+use moorline_sdk::core::{Event, Message, Receipt, RequestId, SendFailure, SendId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One send of one application.
+#[derive(Debug)]
+struct Sent {
+    key: MessageKey,
+    conversation: String,
+    payload: Bytes,
+    is_final: bool,
+}
+
+/// One life of an application on one device.
+#[derive(Debug)]
+struct Life {
+    device: Device,
+    sends: BTreeMap<SendId, Sent>,
+    requests: BTreeMap<RequestId, bool>,
+    /// Places seen, by conversation.
+    seen: BTreeMap<String, Vec<u64>>,
+    is_closed: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    lives: Vec<Life>,
+    /// Keys that an application used twice on purpose: their order is the application's affair.
+    reused: BTreeSet<MessageKey>,
+}
+
+impl Oracle {
+    pub(crate) fn on_life(&mut self, device: Device) {
+        self.lives.push(Life {
+            device,
+            sends: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            is_closed: false,
+        });
+    }
+
+    pub(crate) fn on_send(
+        &mut self,
+        life: usize,
+        id: SendId,
+        key: MessageKey,
+        conversation: String,
+        payload: Bytes,
+    ) {
+        let is_known = self.lives.iter().any(|life| life.sends.values().any(|sent| sent.key == key));
+        if is_known {
+            self.reused.insert(key);
+        }
+        let sent = Sent { key, conversation, payload, is_final: false };
+        assert!(self.lives[life].sends.insert(id, sent).is_none(), "a send id is given once");
+    }
+
+    pub(crate) fn on_request(&mut self, life: usize, id: RequestId) {
+        assert!(self.lives[life].requests.insert(id, false).is_none(), "a request id is given once");
+    }
+
+    pub(crate) fn on_event(&mut self, at: usize, event: &Event, backend: &Backend) {
+        let life = &mut self.lives[at];
+        assert!(!life.is_closed, "{:?} hears {event:?} after its end", life.device);
+        match event {
+            Event::Sent(receipt) => life.on_receipt(receipt, backend),
+            Event::SendFailed { id, key, failure } => {
+                let sent = life.sends.get_mut(id).expect("a result belongs to a send");
+                assert!(!std::mem::replace(&mut sent.is_final, true), "a second result of {id:?}");
+                assert_eq!(sent.key, *key);
+                assert!(!matches!(failure, SendFailure::Refused { .. }), "{failure}");
+            }
+            Event::Message(message) => life.on_message(message, backend),
+            Event::Response { id, .. } => {
+                let is_final = life.requests.get_mut(id).expect("a result belongs to a request");
+                assert!(!std::mem::replace(is_final, true), "a second result of {id:?}");
+            }
+            Event::Hole { .. } => panic!("{:?}: {event:?}, but no message is lost here", life.device),
+            Event::Closed(_) => life.is_closed = true,
+            _ => {}
+        }
+    }
+
+    /// A positive SENDACK on the wire is true, whether or not it arrives.
+    pub(crate) fn check_claim(claim: &SendAck, backend: &Backend) {
+        let stored = backend.stored(&claim.conversation, claim.seq);
+        assert_eq!(
+            stored.map(|stored| stored.push.message_id),
+            Some(claim.message_id),
+            "{claim:?} is not stored"
+        );
+    }
+
+    /// Payload and key of the sends of a closed life that may not have been stored.
+    pub(crate) fn uncertain(&self, life: usize, backend: &Backend) -> Vec<(MessageKey, String, Bytes)> {
+        let sends = self.lives[life].sends.values();
+        let is_stored = |sent: &&Sent| {
+            let stored = backend.conversations.get(&sent.conversation).into_iter().flatten();
+            stored.into_iter().any(|stored| stored.key == sent.key.0[..])
+        };
+        // The application cannot know; some of those that were stored go out again as well.
+        let wanted = sends.filter(|sent| !is_stored(sent) || sent.key.0[0].is_multiple_of(2));
+        wanted.map(|sent| (sent.key, sent.conversation.clone(), sent.payload.clone())).collect()
+    }
+
+    /// Whether each life has its results.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_settled = |life: &Life| {
+            life.sends.values().all(|sent| sent.is_final) && life.requests.values().all(|is_final| *is_final)
+        };
+        self.lives.iter().all(is_settled)
+    }
+
+    /// Everything was drained.
+    pub(crate) fn check(&self, backend: &Backend) {
+        let mut keys = BTreeSet::new();
+        for stored in backend.conversations.values().flatten() {
+            assert!(keys.insert(stored.key.clone()), "{:?} is stored twice", stored.key);
+        }
+        for device in backend.cursors.keys() {
+            self.check_device(device, backend);
+        }
+        self.lives.iter().for_each(|life| self.check_order(life, backend));
+        assert!(self.is_settled(), "a send or request without its result");
+    }
+
+    /// Every entry reached some life of the device; no life has a hole between what it saw.
+    fn check_device(&self, device: &Device, backend: &Backend) {
+        let lives = || self.lives.iter().filter(|life| life.device == *device);
+        if lives().next().is_none() {
+            return; // not one of ours
+        }
+        for entry in backend.expected(device) {
+            let has_seen = |life: &Life| {
+                life.seen.get(&entry.conversation).is_some_and(|seen| seen.contains(&entry.seq))
+            };
+            assert!(lives().any(has_seen), "{device:?} never heard of {entry:?}");
+        }
+        for (name, seen) in lives().flat_map(|life| &life.seen) {
+            for pair in seen.windows(2) {
+                for seq in pair[0] + 1..pair[1] {
+                    let push = &backend.stored(name, seq).expect("a place below another").push;
+                    let is_own = (&push.sender, &push.sender_device) == (&device.0, &device.1);
+                    assert!(is_own, "{device:?} in {name}: {seq} is missing between {pair:?}");
+                }
+            }
+        }
+    }
+
+    /// What an application said in a conversation is stored in the order in which it said it.
+    fn check_order(&self, life: &Life, backend: &Backend) {
+        let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+        for sent in life.sends.values().filter(|sent| !self.reused.contains(&sent.key)) {
+            let mut places = backend.conversations.get(&sent.conversation).into_iter().flatten();
+            let Some(stored) = places.find(|stored| stored.key == sent.key.0[..]) else { continue };
+            let seq = stored.push.seq;
+            let before = last.insert(&sent.conversation, seq);
+            assert!(before < Some(seq), "{:?} in {}: stored out of order", life.device, sent.conversation);
+        }
+    }
+}
+
+impl Life {
+    fn on_receipt(&mut self, receipt: &Receipt, backend: &Backend) {
+        let sent = self.sends.get_mut(&receipt.id).expect("a receipt belongs to a send");
+        assert!(!std::mem::replace(&mut sent.is_final, true), "a second result of {:?}", receipt.id);
+        assert_eq!(*receipt.conversation, *sent.conversation);
+        let stored = backend.stored(&receipt.conversation, receipt.seq).expect("it is durable");
+        assert_eq!((&stored.key[..], &stored.push.payload), (&sent.key.0[..], &sent.payload));
+        assert_eq!(stored.push.message_id, receipt.message_id);
+        assert_eq!(receipt.key, sent.key);
+    }
+
+    fn on_message(&mut self, message: &Message, backend: &Backend) {
+        let stored = &backend.stored(&message.conversation, message.seq).expect("it is stored").push;
+        assert_eq!((&stored.payload, &stored.sender), (&message.payload, &message.sender));
+        let is_own = (&stored.sender, &stored.sender_device) == (&self.device.0, &self.device.1);
+        assert!(!is_own, "{:?} hears itself", self.device);
+        let seen = self.seen.entry(message.conversation.to_string()).or_default();
+        let is_next = seen.last().is_none_or(|last| *last < message.seq);
+        assert!(
+            is_next,
+            "{:?} hears {} of {} after {seen:?}",
+            self.device, message.seq, message.conversation
+        );
+        seen.push(message.seq);
+    }
+}

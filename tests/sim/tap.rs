@@ -1,0 +1,158 @@
+//! Listens in on one connection at the gateway's end and checks what must hold on the wire.
+//!
+//! What the shard read and what it wrote is decoded once more, independent of both state machines:
+//! the downlink window, the order of login and last frame, heartbeats' promises.
+
+use crate::coverage::Coverage;
+use bytes::Bytes;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Batch, Command, Decoder, Flags, Frame};
+use moorline_proto::ids::Seq;
+use moorline_proto::keepalive::server_patience;
+use moorline_proto::message::client::{Ack, Close, Code, Ping, Send, SendAck};
+use moorline_proto::message::decode;
+use moorline_proto::time::{Duration, Instant};
+use std::collections::BTreeSet;
+
+/// Reliable frames in flight toward one client.
+pub(crate) const DOWNLINK_FRAMES: usize = 32;
+/// Bounds of the heartbeat, in seconds.
+pub(crate) const HEARTBEAT_S: (u16, u16) = (2, 8);
+
+/// One connection as it was heard.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts
+pub(crate) struct Tap {
+    is_honest: bool,
+    up: Decoder,
+    down: Decoder,
+    /// The client broke the format: nothing more is understood.
+    is_deaf: bool,
+    /// WELCOME is out.
+    is_welcome: bool,
+    /// KICK or CLOSE is out.
+    is_over: bool,
+    in_flight: BTreeSet<Seq>,
+    cids_open: BTreeSet<Seq>,
+    heard_at: Instant,
+    promised: Duration,
+}
+
+/// What a message on the wire claims, for the backend to confirm.
+pub(crate) type Claims = Vec<SendAck>;
+
+impl Tap {
+    pub(crate) fn new(is_honest: bool) -> Self {
+        Self {
+            is_honest,
+            up: Decoder::new(),
+            down: Decoder::new(),
+            is_deaf: false,
+            is_welcome: false,
+            is_over: false,
+            in_flight: BTreeSet::new(),
+            cids_open: BTreeSet::new(),
+            heard_at: Instant::ZERO,
+            promised: Duration::from_secs(HEARTBEAT_S.1.into()),
+        }
+    }
+
+    /// The shard is about to see these bytes.
+    pub(crate) fn hear_up(&mut self, now: Instant, bytes: &[u8], seen: &mut Coverage) {
+        self.heard_at = now;
+        if self.is_deaf {
+            return;
+        }
+        let (mut bytes, mut frames) = (Bytes::copy_from_slice(bytes), 0);
+        loop {
+            match self.up.decode(&mut bytes, u32::MAX) {
+                Ok(Some(frame)) if frame.header.flags.contains(Flags::BATCH) => {
+                    seen.batches += 1;
+                    Batch::new(frame.body).flatten().for_each(|frame| self.on_up(&frame));
+                }
+                Ok(Some(frame)) => self.on_up(&frame),
+                Ok(None) => break,
+                Err(reason) => {
+                    assert!(!self.is_honest, "the client wrote what cannot be read: {reason}");
+                    self.is_deaf = true;
+                    return;
+                }
+            }
+            frames += 1;
+        }
+        seen.split_frames += u64::from(self.up.partial_len() > 0);
+        seen.coalesced_frames += u64::from(frames > 1);
+    }
+
+    fn on_up(&mut self, frame: &Frame) {
+        let header = frame.header;
+        self.in_flight = self.in_flight.split_off(&(header.ack.saturating_add(1)));
+        match header.command {
+            Command::Ack => {
+                let sack = decode::<Ack>(&frame.body).map_or(0, |ack| ack.sack);
+                let base = u64::from(header.ack) + 2;
+                self.in_flight.retain(|seq| {
+                    let bit = u64::from(*seq).checked_sub(base);
+                    bit.is_none_or(|bit| bit >= 64 || sack >> bit & 1 == 0)
+                });
+            }
+            Command::Ping => {
+                let (min, max) = (HEARTBEAT_S.0.into(), HEARTBEAT_S.1.into());
+                if let Ok(Ping { next_s }) = decode(&frame.body) {
+                    self.promised = Duration::from_secs(u64::from(next_s).clamp(min, max));
+                }
+            }
+            Command::Send if self.is_honest => {
+                self.cids_open.insert(header.seq);
+                let span = header.seq - self.cids_open.first().expect("just put in");
+                assert!(span < 64, "the client runs {span} ahead of its oldest open cid");
+                decode::<Send>(&frame.body).expect("a SEND");
+            }
+            _ => {}
+        }
+    }
+
+    /// The kernel took these bytes from the shard.
+    pub(crate) fn hear_down(&mut self, bytes: &[u8], seen: &mut Coverage, claims: &mut Claims) {
+        let mut bytes = Bytes::copy_from_slice(bytes);
+        while let Some(frame) = self.down.decode(&mut bytes, u32::MAX).expect("the gateway keeps the format")
+        {
+            self.on_down(&frame, seen, claims);
+        }
+    }
+
+    fn on_down(&mut self, frame: &Frame, seen: &mut Coverage, claims: &mut Claims) {
+        let (command, seq) = (frame.header.command, frame.header.seq);
+        assert!(!self.is_over, "{command:?} after the last frame");
+        match command {
+            Command::Welcome => assert!(!std::mem::replace(&mut self.is_welcome, true), "welcome twice"),
+            Command::Close => self.on_close(&decode(&frame.body).expect("a CLOSE")),
+            _ => assert!(self.is_welcome, "{command:?} before WELCOME"),
+        }
+        self.is_over = matches!(command, Command::Close | Command::Kick);
+        if command == Command::SendAck {
+            let ack: SendAck = decode(&frame.body).expect("a SENDACK");
+            self.cids_open.remove(&ack.cid);
+            if matches!(ack.code(), Code::Ok | Code::Dup) && self.is_honest {
+                claims.push(ack);
+            }
+        }
+        if seq != 0 && !self.is_deaf {
+            self.in_flight.insert(seq);
+            let count = self.in_flight.len();
+            assert!(count <= DOWNLINK_FRAMES || !self.is_honest, "{count} reliable frames in flight");
+            seen.full_windows += u64::from(count == DOWNLINK_FRAMES);
+        }
+    }
+
+    fn on_close(&self, close: &Close) {
+        let is_fault = (3500..3530).contains(&close.code) || close.code == CloseReason::Internal.code();
+        assert!(!(is_fault && self.is_honest), "an honest client is told {} {}", close.code, close.reason);
+    }
+
+    /// Ended for silence: was it silent for that long?
+    pub(crate) fn check_silence(&self, now: Instant) {
+        let (since, patience) = (now.saturating_since(self.heard_at), server_patience(self.promised));
+        assert!(since >= patience, "ended after {since:?} of silence, {patience:?} were promised");
+    }
+}
