@@ -167,7 +167,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
     let size = Size::choose(machine, options.connections, options.rate);
     let mut progress = Progress::new();
     progress.say(&size.why);
-    let drawn = || getrandom::u64().map(|seed| seed >> 32).unwrap_or(1);
+    let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
     let seed = options.seed.unwrap_or_else(drawn);
 
     let mut servers = start(folder, stop)?;

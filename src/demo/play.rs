@@ -193,15 +193,9 @@ impl Play<'_> {
         let (observer, everybody) = (&self.observer, self.connections());
         self.progress.show(now, || {
             let tally = observer.checker.tally();
-            format!(
-                "{act:<6}  connected {}/{}   sent {}   durable {}   delivered {}   to come {}",
-                count(observer.logged_in.into()),
-                count(everybody.into()),
-                count(tally.sent),
-                count(tally.stored),
-                count(tally.delivered),
-                count(observer.checker.owed()),
-            )
+            let counts = [u64::from(observer.logged_in), everybody.into(), tally.sent, tally.stored, tally.delivered];
+            let [logged_in, everybody, sent, stored, delivered] = counts.map(count);
+            format!("{act:<6} connected {logged_in}/{everybody}  sent {sent}  durable {stored}  delivered {delivered}")
         });
         Ok(())
     }

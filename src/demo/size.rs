@@ -42,22 +42,18 @@ impl Size {
         let usual_rate = if machine.cores > 1 { usual_rate } else { usual_rate / 2 };
         let wanted = connections.unwrap_or(usual);
         let chosen = wanted.clamp(CONNECTIONS_MIN, room);
+        let (chosen_text, wanted_text) = (number::count(chosen.into()), number::count(wanted.into()));
         let because = match connections {
-            _ if chosen < wanted => {
-                format!("not {}, there is room for no more", number::count(wanted.into()))
-            }
-            Some(_) => "as asked".to_owned(),
-            None if machine.is_optimised => "a size for every machine".to_owned(),
-            None => "a build without optimisation, try --release".to_owned(),
+            _ if chosen < wanted => format!("{chosen_text} connections, not {wanted_text}: "),
+            Some(_) => format!("{chosen_text} connections as asked: "),
+            None if machine.is_optimised => format!("{chosen_text} connections: "),
+            None => format!("{chosen_text} connections: a build without optimisation (try --release), "),
         };
         let cores =
             if machine.cores == 1 { "one core".to_owned() } else { format!("{} cores", machine.cores) };
-        let why = format!(
-            "{} connections: {because}; open-files limit {} in each process, {cores}; --connections and \
-             --rate to change",
-            number::count(chosen.into()),
-            number::count(machine.open_files),
-        );
+        let limit = number::count(machine.open_files);
+        let why =
+            format!("{because}fd limit {limit} per process, {cores}; --connections and --rate to change");
         Self { connections: chosen, rate: rate.unwrap_or(usual_rate).max(1), why }
     }
 }
@@ -73,7 +69,7 @@ mod tests {
         let size = Size::choose(MACHINE, None, None);
         assert_eq!((size.connections, size.rate), (CONNECTIONS, RATE));
         assert!(
-            size.why.starts_with("4,000 connections: ") && size.why.contains("limit 20,000"),
+            size.why.starts_with("4,000 connections: fd ") && size.why.contains("limit 20,000"),
             "{}",
             size.why
         );
@@ -83,7 +79,7 @@ mod tests {
     fn the_file_limit_and_the_ports_bound_it() {
         let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, None, None);
         assert_eq!(small.connections, 824);
-        assert!(small.why.contains("not 4,000"), "{}", small.why);
+        assert!(small.why.starts_with("824 connections, not 4,000: "), "{}", small.why);
         let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, None, None);
         assert_eq!(tiny.connections, CONNECTIONS_MIN);
         let large = Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Some(1_000_000), Some(7));

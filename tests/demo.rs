@@ -1,0 +1,156 @@
+//! `moorline demo` on real processes: a pass, and every way it can be cut short.
+
+use moorline::sys::clock;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+/// For processes to be gone that were told to go.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
+
+/// A running demo that has told its processes.
+struct Demo {
+    child: Child,
+    /// What it says after the processes.
+    said: BufReader<ChildStderr>,
+    gateway: i32,
+    backend: i32,
+    temp: PathBuf,
+}
+
+/// The program, with an empty temporary folder of its own.
+fn command(name: &str, arguments: &[&str]) -> (Command, PathBuf) {
+    let temp = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::remove_dir_all(&temp).ok();
+    fs::create_dir_all(&temp).expect("a temporary folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    command.arg("demo").args(arguments).env("TMPDIR", &temp).stdin(Stdio::null());
+    (command, temp)
+}
+
+impl Demo {
+    /// Starts one that would chat for a minute, and waits until it chats.
+    fn chatting(name: &str) -> Self {
+        let (mut command, temp) =
+            command(name, &["--connections", "20", "--duration", "60s", "--rate", "50"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+        let mut said = BufReader::new(child.stderr.take().expect("piped"));
+        let (mut pids, mut line) = (None, String::new());
+        while !line.starts_with("chat") {
+            line.clear();
+            assert!(said.read_line(&mut line).expect("text") > 0, "it ended before it chatted");
+            pids = pids.or_else(|| pids_of(&line));
+        }
+        let (gateway, backend) = pids.expect("it says the processes before it chats");
+        assert!(is_running(gateway) && is_running(backend));
+        Self { child, said, gateway, backend, temp }
+    }
+
+    /// Waits for its end: exit code, what else it said, what it left in its temporary folder.
+    fn end(mut self) -> (Option<i32>, String, Vec<PathBuf>) {
+        let mut said = String::new();
+        self.said.read_to_string(&mut said).expect("text");
+        let status = self.child.wait().expect("it ends");
+        assert_gone(&[self.gateway, self.backend]);
+        (status.code(), said, left_in(&self.temp))
+    }
+}
+
+/// Process ids of `gateway IP:PORT (pid 1)   backend pid 2   admin ...`.
+fn pids_of(line: &str) -> Option<(i32, i32)> {
+    let mut numbers = line.split("pid ").skip(1).map(|rest| {
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    });
+    Some((numbers.next()??, numbers.next()??))
+}
+
+fn is_running(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
+}
+
+fn assert_gone(pids: &[i32]) {
+    let until = clock::now() + GONE_WITHIN;
+    while pids.iter().any(|pid| is_running(*pid)) {
+        assert!(clock::now() < until, "{pids:?} still run");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn left_in(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[test]
+fn a_small_one_passes_and_says_its_figures() {
+    let arguments = ["--connections", "100", "--duration", "3s", "--rate", "200", "--seed", "7", "--json"];
+    let (mut command, temp) = command("demo-pass", &arguments);
+    // The settings of the user's own gateway are not those of the demo.
+    let output = command.env("MOORLINE__LIMITS__CONNECTIONS_MAX", "1").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", String::from_utf8_lossy(&output.stdout));
+
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
+    assert_eq!((&report["is_pass"], &report["seed"]), (&Value::from(true), &Value::from(7)), "{report:#}");
+    assert_eq!(report["size"]["connections"], 100);
+    let number = |section: &str, name: &str| report[section][name].as_f64().expect("a number");
+    assert_eq!((number("messages", "sent"), number("messages", "durable")), (600.0, 600.0));
+    assert!(number("messages", "deliveries") > 600.0, "groups and second devices count: {report:#}");
+    for name in ["lost", "duplicated", "reordered", "corrupted", "unanswered", "failed", "answered_again"] {
+        assert_eq!(report["integrity"][name], 0, "{name}");
+    }
+    for section in ["send_to_durable", "send_to_delivered"] {
+        let (p50, max) = (number(section, "p50_ms"), number(section, "max_ms"));
+        assert!(p50 > 0.0 && p50 <= max && max < 30_000.0, "{report:#}");
+    }
+    assert_eq!(number("send_to_delivered", "count"), number("messages", "deliveries"));
+    for (section, name) in [
+        ("gateway", "rss_idle_bytes"),
+        ("gateway", "cpu_seconds_per_million_messages"),
+        ("backend", "cpu_seconds_per_million_messages"),
+    ] {
+        assert!(number(section, name) > 0.0, "{section}.{name}: {report:#}");
+    }
+    let (gateway, backend) = said.lines().find_map(pids_of).expect("it says its processes");
+    assert_gone(&[gateway, backend]);
+    assert_eq!(left_in(&temp), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn an_interrupt_ends_all_processes_and_leaves_nothing() {
+    let demo = Demo::chatting("demo-interrupt");
+    kill(Pid::from_raw(demo.child.id().cast_signed()), Signal::SIGINT).expect("it runs");
+    let (code, said, left) = demo.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(left, Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_server_that_dies_is_named_and_its_logs_stay() {
+    let demo = Demo::chatting("demo-dead-backend");
+    kill(Pid::from_raw(demo.backend), Signal::SIGKILL).expect("it runs");
+    let (code, said, left) = demo.end();
+    assert_eq!(code, Some(1));
+    assert!(said.contains("the backend failed: it ended by itself"), "{said}");
+    let [folder] = &left[..] else { panic!("{left:?}") };
+    assert!(said.contains(&folder.display().to_string()), "{said}");
+    for log in ["gateway.log", "backend.log"] {
+        assert!(folder.join(log).metadata().expect(log).len() > 0, "{log} says something");
+    }
+}
+
+#[test]
+fn even_a_killed_demo_leaves_no_process() {
+    let mut demo = Demo::chatting("demo-killed");
+    demo.child.kill().expect("it runs");
+    let (code, _, _) = demo.end();
+    assert_eq!(code, None);
+}
