@@ -21,7 +21,7 @@ const REACTORS: usize = 2;
 const ROUNDS: usize = 7;
 const BACKLOG: i32 = 4_096;
 /// Connects that nobody has accepted yet, at most: below the backlog, or SYNs would be dropped.
-const AHEAD_MAX: u64 = 1_024;
+const AHEAD_MAX: u32 = 1_024;
 /// Accepts of one turn, as in the gateway: other sockets must get their turn too.
 const ACCEPT_BUDGET: usize = 64;
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -175,7 +175,7 @@ fn listen(address: SocketAddr, way: Way) -> TcpListener {
 /// Connects, never further ahead of the accepting than the backlog allows.
 fn connect_all(address: SocketAddr, shared: &Shared) -> Vec<std::net::TcpStream> {
     let connect = |number: u64| {
-        while number >= shared.accepted.load(Ordering::Acquire) + AHEAD_MAX {
+        while number >= shared.accepted.load(Ordering::Acquire) + u64::from(AHEAD_MAX) {
             thread::yield_now();
         }
         std::net::TcpStream::connect(address).expect("connect")

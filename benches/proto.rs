@@ -193,9 +193,13 @@ fn windows() {
         for _ in 0..COUNT / 8 {
             let mut last = 0;
             for _ in 0..8 {
-                last = window.push(black_box(()), 160, now);
+                last = window.push(black_box(last), 160, now);
             }
-            window.ack(last, now, |frame| drop(black_box(frame))).expect("it was sent");
+            window
+                .ack(last, now, |frame| {
+                    black_box(frame);
+                })
+                .expect("it was sent");
         }
     });
 }
