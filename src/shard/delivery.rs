@@ -110,7 +110,7 @@ impl Shard {
         let Some(downlink) = self.registry.get_mut(slot).and_then(|session| session.downlink.as_mut()) else {
             return;
         };
-        if let Some(deadline) = downlink.window.deadline() {
+        if let Some(deadline) = downlink.ack_deadline() {
             self.arm(key, deadline);
         }
         self.close_if_clogged(now, key, outputs);
@@ -197,8 +197,8 @@ impl Shard {
     }
 
     pub(super) fn close_if_clogged(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        if self.table.get(key).is_some_and(|connection| self.is_clogged(connection)) {
-            self.close(now, key, CloseReason::Slow, outputs);
+        if let Err(reason) = self.check_clogged(key) {
+            self.close(now, key, reason, outputs);
         }
     }
 }

@@ -254,6 +254,7 @@ impl Shard {
             }
             if frame.header.flags.contains(Flags::ACK_REQ) && frame.header.command != Command::Send {
                 self.send(key, Frame::new(Command::Ack, Bytes::new()), outputs);
+                self.check_clogged(key)?;
             }
         }
         match frame.header.command {
@@ -287,6 +288,13 @@ impl Shard {
             connection.is_transmit_due = true;
             outputs.transmits.push(key);
         }
+    }
+
+    /// # Errors
+    /// The client does not read what it asked for.
+    fn check_clogged(&self, key: ConnKey) -> Result<(), CloseReason> {
+        let is_clogged = self.table.get(key).is_some_and(|connection| self.is_clogged(connection));
+        if is_clogged { Err(CloseReason::Slow) } else { Ok(()) }
     }
 
     /// Whether a connection's queue is over its limits: the client does not read.

@@ -268,6 +268,19 @@ fn a_reader_that_does_not_read_is_closed_as_slow() {
     assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
 }
 
+#[test]
+fn acks_that_are_asked_for_and_never_read_close_as_slow() {
+    for ask in [Frame::new(Command::Ack, Bytes::new()), Frame::new(Command::Ignorable(0xC0), Bytes::new())] {
+        let mut world = World::new();
+        let key = world.login("bob", "phone");
+        let ask = ask.with_flags(Flags::ACK_REQ);
+        (0..100).for_each(|_| world.frame(key, &ask));
+        assert_eq!(world.shard.sessions(), 1, "100 frames may wait");
+        world.frame(key, &ask);
+        assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
+    }
+}
+
 /// A client can guess the seqs of what it does not read, and so be closed by its own ack.
 #[test]
 fn an_ack_may_end_the_connection_whose_frame_carries_it() {
@@ -343,6 +356,21 @@ fn an_overdue_ack_is_asked_for_and_then_ends_the_connection() {
     (0..20).for_each(|_| world.pass(Duration::from_secs(1)));
     assert_eq!(world.outcomes(), [(1, Outcome::Offline)]);
     assert_eq!(world.shard.tally().closes()[CloseReason::AckTimeout as usize], 1);
+}
+
+#[test]
+fn pushes_during_a_probe_do_not_hurry_its_timer() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.push(key, 1, b"hello");
+    world.pass(Duration::from_secs(4));
+    let moves = world.shard.tally()[Count::TimerMoves];
+    for i in 2..=4 {
+        world.push(key, i, b"hello");
+        world.pass(Duration::from_millis(20));
+    }
+    let later = world.shard.tally()[Count::TimerMoves];
+    assert!(later - moves <= 1, "the answer has ten seconds, {} timer moves", later - moves);
 }
 
 #[test]

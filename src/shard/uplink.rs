@@ -30,16 +30,12 @@ impl Shard {
         connection.heartbeat_s = u16::try_from(ping.next_s).unwrap_or(u16::MAX).clamp(min, max);
         let patience = server_patience(Duration::from_secs(u64::from(connection.heartbeat_s)));
         let (is_nearer, deadline) = (connection.heartbeat_s < earlier, connection.heard_at + patience);
-        let (clogged, due) = (self.settings.queue_frames_max, connection.outbound.as_ref());
-        if due.is_some_and(|outbound| outbound.frames() > clogged) {
-            return Err(CloseReason::Slow);
-        }
         if is_nearer {
             self.arm(key, deadline);
         }
         self.tally[Count::Pings] += 1;
         self.send(key, Frame::new(Command::Pong, Bytes::new()), outputs);
-        Ok(())
+        self.check_clogged(key)
     }
 
     /// [P-5.1]: cids are taken in order; one that comes early waits, one that comes again is passed on as such.
@@ -115,11 +111,6 @@ impl Shard {
         let answer = SubAck { id: sub.id, code: Code::Unsupported.into(), reason: String::new() };
         self.send(key, frame_of(Command::SubAck, &answer), outputs);
         self.check_clogged(key)
-    }
-
-    fn check_clogged(&self, key: ConnKey) -> Result<(), CloseReason> {
-        let connection = self.table.get(key).expect("its frame is being handled");
-        if self.is_clogged(connection) { Err(CloseReason::Slow) } else { Ok(()) }
     }
 
     fn pin_of(&self, key: ConnKey) -> Pin {
