@@ -111,7 +111,7 @@ impl Report {
             answered_again: tally.answered_again,
         };
         let reasons = reasons(&integrity, tally.sent, measured.refused, verdict.faults);
-        let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, tally.sent);
+        let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, tally.stored);
         let grown = measured.rss_idle.saturating_sub(measured.rss_before);
         Self {
             schema: SCHEMA,
@@ -165,7 +165,10 @@ fn reasons(integrity: &IntegrityFigures, sent: u64, refused: u64, faults: Vec<St
         (integrity.duplicated, "deliveries duplicated"),
         (integrity.reordered, "deliveries out of order"),
         (integrity.corrupted, "messages or places that are not as sent"),
-        (integrity.unanswered, "messages without answer"),
+        (
+            integrity.unanswered,
+            "messages without answer by the end: if this machine is too slow for them, try a lower --rate",
+        ),
         (integrity.failed, "messages not stored"),
         (integrity.answered_again, "messages answered more than once"),
         (refused, "messages that a client would not take: more than it can get rid of, try a lower --rate"),

@@ -97,7 +97,11 @@ impl Client {
         if !has_failed && !ready.is_writable() {
             return false;
         }
-        let is_up = !has_failed && socket.peer_addr().is_ok() && socket.set_nodelay(true).is_ok();
+        let is_up = match socket.peer_addr() {
+            // An event of the socket before this one.
+            Err(error) if error.kind() == ErrorKind::NotConnected && !has_failed => return false,
+            peer => !has_failed && peer.is_ok() && socket.set_nodelay(true).is_ok(),
+        };
         match std::mem::replace(&mut self.line, Line::None) {
             Line::Connecting(socket) if is_up => {
                 self.line = Line::Up(socket);
