@@ -12,7 +12,7 @@
 //!                                 a device that is behind: its window pumps from its user's stream
 //! ```
 //!
-//! A device's window ([`window`]) holds how far its user's stream was pushed to it and how far it has
+//! A device's window holds how far its user's stream was pushed to it and how far it has
 //! acked. A new login starts at what it acked, so whatever was lost on the way comes again; clients
 //! drop what they have.
 
