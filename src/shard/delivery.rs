@@ -28,6 +28,7 @@ impl Shard {
             self.tally[Count::AnswersStale] += 1;
             return;
         };
+        session.unanswered = session.unanswered.saturating_sub(1);
         if command == Command::SendAck {
             session.dedupe.answer(cid);
         }

@@ -261,10 +261,7 @@ impl Shard {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
             Command::Ping => self.on_ping(key, &frame.body, outputs),
             Command::Send => self.on_send(key, frame, outputs),
-            Command::Req | Command::App(_) => {
-                self.on_unnumbered(key, frame, outputs);
-                Ok(())
-            }
+            Command::Req | Command::App(_) => self.on_unnumbered(key, frame, outputs),
             Command::Ack => self.on_ack(now, key, &frame, outputs),
             Command::Sub | Command::Unsub => self.on_subscription(key, &frame.body, outputs),
             Command::Logout => Err(CloseReason::LoggedOut),

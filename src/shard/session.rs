@@ -17,6 +17,8 @@ pub(super) struct Session {
     names: Box<str>,
     uid_len: u8,
     platform: u8,
+    /// SENDs and REQs that the backend has not answered.
+    pub(super) unanswered: u16,
     /// Slot of its connection.
     pub(super) connection: u32,
     pub(super) pin: Pin,
@@ -50,6 +52,7 @@ impl Session {
             names: names.into_boxed_str(),
             uid_len: u8::try_from(who.uid.len()).expect("uids are at most 64 bytes"),
             platform: u8::try_from(who.platform).unwrap_or(0),
+            unanswered: 0,
             connection,
             pin: Pin::of(who.uid),
             next_of_user: NO_NEXT,

@@ -39,6 +39,8 @@ counts! {
         SendsEarly = counter "sends_early";
         /// Answers given to SEND and REQ.
         Answers = counter "answers";
+        /// Requests and repetitions answered RETRY because too many of their client are under way.
+        RefusedHere = counter "uplinks_refused";
         /// Answers whose connection was gone.
         AnswersStale = counter "answers_stale";
         /// Pushes taken for a session.

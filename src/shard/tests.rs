@@ -5,7 +5,7 @@ use crate::handoff::{Admission, Push, PushTicket, Target};
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{Ack, Close, Code, Hello, Kick, Ping, Welcome};
+use moorline_proto::message::client::{Ack, Close, Code, Hello, Kick, Ping, Req, Resp, SendAck, Welcome};
 use moorline_proto::message::{decode, frame_of, send_ack_body};
 use moorline_proto::time::Duration;
 use moorline_proto::window::WindowLimits;
@@ -279,6 +279,36 @@ fn acks_that_are_asked_for_and_never_read_close_as_slow() {
         world.frame(key, &ask);
         assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
     }
+}
+
+#[test]
+fn one_client_cannot_have_any_number_of_questions_under_way() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    let ask = |id| frame_of(Command::Req, &Req { id, ..Default::default() });
+    let limit = u32::from(uplink::UNANSWERED_MAX);
+    (0..limit).for_each(|id| world.frame(key, &ask(id)));
+    assert_eq!(cids(&world.uplinks()).len(), limit as usize);
+    world.frame(key, &ask(9_999));
+    assert!(cids(&world.uplinks()).is_empty());
+    let refusal = decode::<Resp>(&world.written(key)[0].body).expect("a RESP");
+    assert_eq!((refusal.id, refusal.code(), refusal.retry_after_ms), (9_999, Code::Retry, 500));
+    // A new SEND has its own bound; a repeated one counts.
+    world.frame(key, &send(1));
+    let ack =
+        |code| Downlink::Answer { key, command: Command::SendAck, cid: 1, body: send_ack_body(1, code, b"") };
+    world.downlink(ack(Code::Ok));
+    world.written(key);
+    world.frame(key, &send(1));
+    assert_eq!(cids(&world.uplinks()), [(1, false)]);
+    let refusal = decode::<SendAck>(&world.written(key)[0].body).expect("a SENDACK");
+    assert_eq!((refusal.cid, refusal.code()), (1, Code::Retry));
+    world.downlink(Downlink::Answer { key, command: Command::Resp, cid: 0, body: Bytes::new() });
+    world.frame(key, &send(1));
+    assert_eq!(cids(&world.uplinks()), [(1, true)]);
+    // Application commands have no answer to wait for.
+    world.frame(key, &Frame::new(Command::App(0x40), Bytes::new()));
+    assert_eq!(cids(&world.uplinks()), [(0, false)]);
 }
 
 /// A client can guess the seqs of what it does not read, and so be closed by its own ack.

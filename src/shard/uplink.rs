@@ -8,12 +8,17 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, Pin, Seq};
 use moorline_proto::keepalive::server_patience;
-use moorline_proto::message::client::{Code, Ping, Sub, SubAck};
+use moorline_proto::message::client::{Code, Ping, Req, Resp, SendAck, Sub, SubAck};
 use moorline_proto::message::{decode, frame_of};
 use moorline_proto::time::Duration;
 
 /// Bytes of SENDs that one session may have held out of order.
 const EARLY_BYTES_MAX: usize = 256 << 10;
+/// SENDs and REQs of one session without an answer [P-10.1]. Above it a REQ or a repeated SEND is
+/// answered RETRY here; a SEND that is new has the dedupe window as its bound.
+pub(super) const UNANSWERED_MAX: u16 = 256;
+/// What such a RETRY asks the client to wait, in milliseconds.
+const RETRY_AFTER_MS: u32 = 500;
 
 impl Shard {
     /// [P-7.2]: stamps activity (done when the bytes came) and takes over the promised interval.
@@ -48,7 +53,7 @@ impl Shard {
         let cid = frame.header.seq;
         let session = self.table.get(key).expect("its frame is being handled").session;
         let session = self.registry.get_mut(session).expect("SEND is lawful only with a session");
-        let pin = session.pin;
+        let (pin, is_full) = (session.pin, session.unanswered >= UNANSWERED_MAX);
         match session.dedupe.check(cid) {
             Verdict::Next => {
                 session.dedupe.take(cid);
@@ -66,6 +71,11 @@ impl Shard {
                 self.tally[Count::SendsEarly] += 1;
             }
             Verdict::Pending => self.tally[Count::SendsAgain] += 1,
+            Verdict::Answered if is_full => {
+                let (code, retry_after_ms) = (Code::Retry.into(), RETRY_AFTER_MS);
+                let answer = SendAck { cid, code, retry_after_ms, ..Default::default() };
+                return self.refuse(key, frame_of(Command::SendAck, &answer), outputs);
+            }
             Verdict::Answered => {
                 self.tally[Count::SendsAgain] += 1;
                 self.forward(key, pin, Command::Send, cid, true, frame.body, outputs);
@@ -95,9 +105,29 @@ impl Shard {
     }
 
     /// A request or an application command: opaque here, not numbered, in order with the SENDs.
-    pub(super) fn on_unnumbered(&mut self, key: ConnKey, frame: Frame, outputs: &mut Outputs) {
-        let pin = self.pin_of(key);
-        self.forward(key, pin, frame.header.command, 0, false, frame.body, outputs);
+    pub(super) fn on_unnumbered(
+        &mut self,
+        key: ConnKey,
+        frame: Frame,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let session = self.table.get(key).expect("its frame is being handled").session;
+        let session = self.registry.get(session).expect("lawful only with a session");
+        let (pin, command) = (session.pin, frame.header.command);
+        if command == Command::Req && session.unanswered >= UNANSWERED_MAX {
+            let (id, code) = (decode::<Req>(&frame.body)?.id, Code::Retry.into());
+            let answer = Resp { id, code, retry_after_ms: RETRY_AFTER_MS, ..Default::default() };
+            return self.refuse(key, frame_of(Command::Resp, &answer), outputs);
+        }
+        self.forward(key, pin, command, 0, false, frame.body, outputs);
+        Ok(())
+    }
+
+    /// Too much of this client is under way: the answer is given here.
+    fn refuse(&mut self, key: ConnKey, answer: Frame, outputs: &mut Outputs) -> Result<(), CloseReason> {
+        self.tally[Count::RefusedHere] += 1;
+        self.send(key, answer, outputs);
+        self.check_clogged(key)
     }
 
     /// Rooms are not served yet [P-2.5].
@@ -113,11 +143,6 @@ impl Shard {
         self.check_clogged(key)
     }
 
-    fn pin_of(&self, key: ConnKey) -> Pin {
-        let session = self.table.get(key).expect("its frame is being handled").session;
-        self.registry.get(session).expect("lawful only with a session").pin
-    }
-
     #[allow(clippy::too_many_arguments)] // the fields of one Uplink::Up
     fn forward(
         &mut self,
@@ -129,6 +154,12 @@ impl Shard {
         body: Bytes,
         outputs: &mut Outputs,
     ) {
+        if matches!(command, Command::Send | Command::Req)
+            && let Some(connection) = self.table.get(key)
+            && let Some(session) = self.registry.get_mut(connection.session)
+        {
+            session.unanswered = session.unanswered.saturating_add(1);
+        }
         let up = Uplink::Up { key, pin, command, seq, dup, body };
         outputs.uplinks[pin.worker(self.settings.workers)].push(up);
     }
