@@ -150,13 +150,12 @@ impl Slots {
         self.select(|_, seat| seat == Seat::Live(link))
     }
 
-    /// `link` is dead: its slots are without one.
-    pub fn free_of(&mut self, link: LinkIndex) {
-        for seat in &mut self.seats {
-            if matches!(seat, Seat::Announcing(on) | Seat::Live(on) if *on == link) {
-                *seat = Seat::Unassigned;
-            }
-        }
+    /// `link` is dead: its slots are without one. Returns them.
+    pub fn free_of(&mut self, link: LinkIndex) -> SlotSet {
+        let freed =
+            self.select(|_, seat| matches!(seat, Seat::Announcing(on) | Seat::Live(on) if on == link));
+        freed.iter().for_each(|slot| self.seats[slot.index()] = Seat::Unassigned);
+        freed
     }
 
     /// Gives every slot without a link to the least loaded of `targets`.
@@ -270,7 +269,7 @@ mod tests {
         assert_eq!(moves.iter().map(|(_, set)| set.iter().count()).collect::<Vec<_>>(), [32, 32]);
         settle(&mut slots, &moves);
         assert!(slots.is_balanced(&[A, B]) && slots.rebalance(&[A, B], SlotSet::EMPTY).is_empty());
-        slots.free_of(A);
+        assert_eq!(slots.free_of(A).iter().count(), 32);
         let moves = slots.assign(&[B]);
         assert_eq!(moves.len(), 1);
         settle(&mut slots, &moves);
@@ -313,7 +312,7 @@ mod tests {
             for (link, comes) in steps {
                 let link = LinkIndex(link);
                 up.retain(|other| *other != link);
-                if comes { up.push(link); } else { slots.free_of(link); }
+                if comes { up.push(link) } else { _ = slots.free_of(link) }
                 let moves = slots.assign(&up);
                 settle(&mut slots, &moves);
                 let moves = slots.rebalance(&up, SlotSet::EMPTY);

@@ -85,6 +85,8 @@ pub enum Failure {
     Closed,
     /// The backend does not read what it is sent; bytes that wait.
     Clogged(usize),
+    /// So many login changes wait for the backend that no more may.
+    Behind(usize),
     /// The backend sent what it must not.
     Protocol(LinkError),
 }
@@ -98,6 +100,7 @@ impl fmt::Display for Failure {
             Self::Silent => f.write_str("nothing heard, not even a PONG"),
             Self::Closed => f.write_str("closed by the backend"),
             Self::Clogged(bytes) => write!(f, "the backend does not read; {bytes} bytes wait for it"),
+            Self::Behind(changes) => write!(f, "the backend is behind; {changes} login changes wait for it"),
             Self::Protocol(error) => error.fmt(f),
         }
     }

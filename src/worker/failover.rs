@@ -6,7 +6,7 @@
 
 use super::Worker;
 use super::announce::Announcement;
-use super::parking::Parked;
+use super::parking::{Change, Parked};
 use super::tally::Count;
 use crate::handoff::Downlink;
 use crate::link::{Failure, LinkIndex, Moves, Phase, Slot, SlotSet};
@@ -36,7 +36,10 @@ impl Worker {
         self.tally[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
 
         self.announcements.retain(|announcement| announcement.link != index);
-        self.slots.free_of(index);
+        for slot in self.slots.free_of(index).iter() {
+            // The next announcement names them, if they last until then.
+            self.tally[Count::ChangesSkipped] += self.parking.drop_logins(slot) as u64;
+        }
         for mut up in self.links[index.index()].pending.drain_waiting().into_iter().rev() {
             up.is_dup = true;
             self.slots.on_settled(up.slot);
@@ -56,9 +59,19 @@ impl Worker {
         self.needs_balance = !self.slots.is_balanced(&targets);
     }
 
-    /// Too many login changes wait behind this slot's UPs: forgets them and announces it again.
-    pub(super) fn announce_anew(&mut self, slot: Slot) {
-        self.tally[Count::ChangesSkipped] += self.parking.drop_changes(slot) as u64;
+    /// Too many login changes wait: announces this slot again instead of its waiting logins. Without
+    /// any, gives its link up, and the backend forgets what ended together with the link.
+    pub(super) fn on_changes_full(&mut self, slot: Slot, link: LinkIndex, change: Change) {
+        let dropped = self.parking.drop_logins(slot);
+        self.tally[Count::ChangesSkipped] += dropped as u64;
+        if dropped == 0 {
+            return self.on_link_failed(link, &Failure::Behind(self.settings.parking.changes));
+        }
+        if matches!(change, Change::Down { .. }) {
+            self.parking.try_park_change(slot, change).expect("there is room since logins were dropped");
+        } else {
+            self.tally[Count::ChangesSkipped] += 1;
+        }
         self.announcements.iter_mut().for_each(|announcement| announcement.slots.remove(slot));
         if let Some(link) = self.slots.set_announcing(slot) {
             let mut slots = SlotSet::EMPTY;
@@ -103,7 +116,12 @@ impl Worker {
         let first = usize::try_from(self.tally[Count::Turns] % 64).unwrap_or(0);
         for slot in live.iter_from(first) {
             while let Some(front) = self.parking.front(slot) {
-                if matches!(front, Parked::Up(up) if !self.links[index.index()].has_room_for(up)) {
+                let link = &self.links[index.index()];
+                let has_room = match front {
+                    Parked::Up(up) => link.has_room_for(up),
+                    Parked::Change(_) => link.has_output_room(),
+                };
+                if !has_room {
                     break;
                 }
                 match self.parking.pop(slot).expect("there is a front") {

@@ -16,7 +16,7 @@ pub struct ParkingLimits {
     pub frames: usize,
     /// Their bodies' bytes; more are refused.
     pub bytes: usize,
-    /// Login changes; above it their slot is announced anew instead.
+    /// Login changes; above it their slot is announced anew, or its link given up.
     pub changes: usize,
 }
 
@@ -143,11 +143,12 @@ impl Parking {
         Some(parked)
     }
 
-    /// Forgets the login changes of a slot: it is announced anew. Returns how many.
-    pub(super) fn drop_changes(&mut self, slot: Slot) -> usize {
+    /// Forgets the logins that began in a slot: it is announced anew, which names those that last.
+    /// What ended is still to be told. Returns how many.
+    pub(super) fn drop_logins(&mut self, slot: Slot) -> usize {
         let line = &mut self.lines[slot.index()];
         let before = line.len();
-        line.retain(|parked| matches!(parked, Parked::Up(_)));
+        line.retain(|parked| !matches!(parked, Parked::Change(Change::Up(_))));
         let dropped = before - line.len();
         self.changes -= dropped;
         if line.is_empty() {
@@ -260,11 +261,13 @@ mod tests {
         let mut by_bytes = parking(9, 15, 1);
         assert!(by_bytes.try_park(up(0, 1, 0)).is_ok() && by_bytes.try_park(up(0, 2, 0)).is_err());
         let slot = Slot::of(Pin(0));
-        let down = || Change::Down { key: ConnKey::from_u64(1), code: 0 };
-        assert!(by_bytes.try_park_change(slot, down()).is_ok());
-        assert!(by_bytes.try_park_change(slot, down()).is_err());
-        assert_eq!(by_bytes.drop_changes(slot), 1);
-        assert!(by_bytes.try_park_change(slot, down()).is_ok());
+        let (login, down) =
+            (|| Change::Up(Box::default()), Change::Down { key: ConnKey::from_u64(1), code: 0 });
+        assert!(by_bytes.try_park_change(slot, login()).is_ok());
+        assert!(by_bytes.try_park_change(slot, login()).is_err());
+        assert_eq!(by_bytes.drop_logins(slot), 1);
+        assert!(by_bytes.try_park_change(slot, down).is_ok());
+        assert_eq!(by_bytes.drop_logins(slot), 0, "an end is told");
     }
 
     #[test]

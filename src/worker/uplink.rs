@@ -125,10 +125,9 @@ impl Worker {
             // The announcement to come names who is there then; the backend drops the others itself.
             Seat::Unassigned => self.tally[Count::ChangesSkipped] += 1,
             Seat::Live(link) if self.parking.is_empty(slot) => self.send_change(link, &change),
-            Seat::Live(_) | Seat::Announcing(_) => {
-                if self.parking.try_park_change(slot, change).is_err() {
-                    self.tally[Count::ChangesSkipped] += 1;
-                    self.announce_anew(slot);
+            Seat::Live(link) | Seat::Announcing(link) => {
+                if let Err(change) = self.parking.try_park_change(slot, change) {
+                    self.on_changes_full(slot, link, change);
                 }
             }
         }

@@ -163,6 +163,55 @@ fn too_many_waiting_login_changes_become_one_announcement() {
     peer.expect_nothing_before_pong();
 }
 
+/// Its login change waited behind a frame when the link died, and its end came while there was none.
+#[test]
+fn who_left_between_two_links_is_not_said_to_be_there() {
+    let (backend, user) = (Backend::bind(), User::new(0));
+    let world = World::start(settings(&[&backend]));
+    let (mut peer, _) = backend.greet_announced(1);
+    world.login(&user);
+    peer.expect(Kind::ConnUp);
+    let guest = ConnUp { handle: user.key.as_u64() + 1, ..user.login() };
+    let up = Uplink::ConnUp { pin: user.pin, login: Box::new(guest.clone()) };
+    world.mail(&user, vec![user.send(1), user.send(2), up]);
+    peer.up();
+    peer.cut();
+    world.await_count(Count::LinkFailures, 1);
+    let key = ConnKey::from_u64(guest.handle);
+    world.mail(&user, vec![Uplink::ConnDown { key, pin: user.pin, code: 0 }]);
+    world.await_count(Count::ChangesSkipped, 2);
+    let (mut peer, logins) = backend.greet_announced(8);
+    assert_eq!(logins, [user.login()]);
+    assert_eq!(seqs(&mut peer, 2), [(1, true), (2, false)]);
+    peer.expect_nothing_before_pong();
+}
+
+#[test]
+fn an_end_is_told_however_many_logins_wait() {
+    let (backend, user) = (Backend::bind(), User::new(0));
+    let mut settings = settings(&[&backend]);
+    settings.parking.changes = 2;
+    let world = World::start(settings);
+    let (mut peer, _) = backend.greet_announced(1);
+    world.login(&user);
+    peer.expect(Kind::ConnUp);
+    world.mail(&user, vec![user.send(1), user.send(2)]);
+    let (first, _) = peer.up();
+    let (key, pin) = (user.key, user.pin);
+    let up = || Uplink::ConnUp { pin, login: Box::new(user.login()) };
+    world.logins.lock().expect("unpoisoned").clear();
+    world.mail(&user, vec![Uplink::ConnDown { key, pin, code: 7 }, up(), up()]);
+    assert_eq!(peer.announced(), []);
+    peer.answer(first, 1);
+    assert_eq!(peer.up().1.seq, 2);
+    let down: backend::ConnDown = peer.expect(Kind::ConnDown).message().expect("decodes");
+    assert_eq!((down.handle, down.code), (key.as_u64(), 7));
+    // Ends alone that do not fit: the link is given up, and its backend forgets them with it.
+    let down = || Uplink::ConnDown { key, pin, code: 7 };
+    world.mail(&user, vec![user.send(3), down(), down(), down()]);
+    assert_eq!(peer.next(), None);
+}
+
 /// A backend that reads a random number of frames, answers a random part and dies, again and again:
 /// every frame is answered once, each link sees a user's frames in order, and none overtakes an
 /// unanswered one.
