@@ -41,6 +41,17 @@ impl Gate {
     }
 }
 
+/// What one look at the queue gave.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// A connection under the cap.
+    Admitted(TcpStream),
+    /// One that was refused at the cap, or left before it was accepted. Others may wait.
+    TurnedAway,
+    /// None for now.
+    Nobody,
+}
+
 /// One reactor's view of the listening socket that all reactors share.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -81,30 +92,31 @@ impl Listener {
         }
     }
 
-    /// The next newcomer, if there is one.
-    pub(super) fn try_accept(&mut self, now: Instant) -> Option<TcpStream> {
+    /// The next newcomer. Takes one at most, so that its caller's budget holds for refused ones too.
+    pub(super) fn try_accept(&mut self, now: Instant) -> Arrival {
         if !self.is_ready || self.paused_until.is_some_and(|until| now < until) {
-            return None;
+            return Arrival::Nobody;
         }
         self.paused_until = None;
-        loop {
-            match self.socket.accept() {
-                Ok((socket, _)) if self.gate.try_enter() => return Some(socket),
-                Ok((socket, _)) => self.refuse(socket),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.is_ready = false;
-                    return None;
+        match self.socket.accept() {
+            Ok((socket, _)) if self.gate.try_enter() => Arrival::Admitted(socket),
+            Ok((socket, _)) => {
+                self.refuse(socket);
+                Arrival::TurnedAway
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.is_ready = false;
+                Arrival::Nobody
+            }
+            // The newcomer left, or a signal came: the queue may hold others.
+            Err(error) if is_transient(&error) => Arrival::TurnedAway,
+            Err(error) => {
+                if self.pauses.is_power_of_two() || self.pauses == 0 {
+                    tracing::warn!(%error, pause = ?PAUSE, times = self.pauses + 1, "accept paused; raise the open-files limit or lower limits.connections_max");
                 }
-                // The newcomer left, or a signal came: the queue may hold others.
-                Err(error) if is_transient(&error) => {}
-                Err(error) => {
-                    if self.pauses.is_power_of_two() || self.pauses == 0 {
-                        tracing::warn!(%error, pause = ?PAUSE, times = self.pauses + 1, "accept paused; raise the open-files limit or lower limits.connections_max");
-                    }
-                    self.pauses += 1;
-                    self.paused_until = Some(now + PAUSE);
-                    return None;
-                }
+                self.pauses += 1;
+                self.paused_until = Some(now + PAUSE);
+                Arrival::Nobody
             }
         }
     }

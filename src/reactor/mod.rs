@@ -6,20 +6,24 @@
 
 mod listener;
 mod outbox;
+mod parts;
 mod stream;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use listener::Gate;
+pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
-use crate::handoff::{DownlinkBatch, UplinkBatch};
+use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
 use crate::shard::{Outputs, Settings, Shard, Transfer};
-use listener::Listener;
+use listener::{Arrival, Listener};
 use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Registry, Waker};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
@@ -34,6 +38,9 @@ use token::Source;
 const EVENTS_MAX: usize = 512;
 /// Messages taken from the mailbox in one turn.
 const MAIL_MAX: usize = 256;
+/// Items for one worker after which a turn reads no further connection: so large a batch may become,
+/// beside what one more read brings.
+const TURN_UPLINKS_MAX: usize = 4 << 10;
 /// Bytes gathered for one write.
 const WRITE_BYTES: usize = 64 << 10;
 /// Writes to one connection in one turn.
@@ -42,42 +49,6 @@ const WRITES_MAX: usize = 4;
 const RETRY: Duration = Duration::from_millis(1);
 /// Longest sleep, so that the published numbers stay fresh.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-/// What arrives in a reactor's mailbox.
-#[derive(Debug)]
-pub enum ReactorMail {
-    /// From a worker.
-    Downlink(DownlinkBatch),
-    /// A logged-in connection comes home.
-    Move(TcpStream, Box<Transfer>),
-    /// Ask the clients to leave within this time; admit no more.
-    Drain(Duration),
-    /// Close all connections, then end.
-    Stop,
-}
-
-/// The fixed parts of a reactor, beside its shard's settings.
-#[derive(Debug)]
-pub struct ReactorParts {
-    /// The listening socket, shared with the other reactors.
-    pub listener: TcpListener,
-    /// Counts connections against the cap.
-    pub gate: Arc<Gate>,
-    /// Reads the clock.
-    pub clock: fn() -> Instant,
-    /// This reactor's mailbox.
-    pub inbox: Receiver<ReactorMail>,
-    /// Mailboxes of all reactors, by shard.
-    pub reactors: Vec<Sender<ReactorMail>>,
-    /// Mailboxes of all workers.
-    pub workers: Vec<Sender<UplinkBatch>>,
-    /// Where the numbers are published.
-    pub board: Arc<Board>,
-    /// Bytes read from one connection before others have their turn.
-    pub read_budget: usize,
-    /// Connections accepted in one turn.
-    pub accept_budget: usize,
-}
 
 /// A thread's loop state.
 #[derive(Debug)]
@@ -187,7 +158,9 @@ impl Reactor {
         if is_clogged || !self.leaving.is_empty() || self.outboxes.iter().any(Outbox::is_waiting) {
             return RETRY;
         }
-        let deadlines = [self.shard.next_deadline(), self.listener.next_deadline()];
+        // Whoever knocks while it stops is not heard.
+        let listener = if self.is_stopping { None } else { self.listener.next_deadline() };
+        let deadlines = [self.shard.next_deadline(), listener];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
         deadline.saturating_since((self.clock)()).min(SLEEP_MAX)
     }
@@ -243,9 +216,14 @@ impl Reactor {
             return;
         }
         for _ in 0..self.accept_budget {
-            let Some(socket) = self.listener.try_accept(now) else { return };
-            let key = self.shard.handle_accepted(now);
-            self.attach(key, socket);
+            match self.listener.try_accept(now) {
+                Arrival::Admitted(socket) => {
+                    let key = self.shard.handle_accepted(now);
+                    self.attach(key, socket);
+                }
+                Arrival::TurnedAway => {}
+                Arrival::Nobody => return,
+            }
         }
     }
 
@@ -265,7 +243,7 @@ impl Reactor {
 
     fn read_ready(&mut self, now: Instant) {
         for _ in 0..self.ready.len() {
-            if self.is_clogged() {
+            if self.is_clogged() || self.outputs.uplinks.iter().any(|fresh| fresh.len() > TURN_UPLINKS_MAX) {
                 return;
             }
             let Some(key) = self.ready.pop_front() else { return };
@@ -287,6 +265,8 @@ impl Reactor {
                 ReadOutcome::Last(bytes) => (bytes, true),
                 ReadOutcome::Blocked => return false,
                 ReadOutcome::Ended => {
+                    // A peer that closed its writing half only still hears the last word.
+                    self.transmit(key);
                     self.shard.handle_peer_closed(key, &mut self.outputs);
                     return false;
                 }

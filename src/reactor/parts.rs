@@ -1,0 +1,46 @@
+//! What a reactor is made of, and what it is told.
+
+use super::Gate;
+use crate::handoff::{DownlinkBatch, UplinkBatch};
+use crate::mailbox::{Receiver, Sender};
+use crate::metrics::Board;
+use crate::shard::Transfer;
+use mio::net::{TcpListener, TcpStream};
+use moorline_proto::time::{Duration, Instant};
+use std::sync::Arc;
+
+/// What arrives in a reactor's mailbox.
+#[derive(Debug)]
+pub enum ReactorMail {
+    /// From a worker.
+    Downlink(DownlinkBatch),
+    /// A logged-in connection comes home.
+    Move(TcpStream, Box<Transfer>),
+    /// Ask the clients to leave within this time; admit no more.
+    Drain(Duration),
+    /// Close all connections, then end.
+    Stop,
+}
+
+/// The fixed parts of a reactor, beside its shard's settings.
+#[derive(Debug)]
+pub struct ReactorParts {
+    /// The listening socket, shared with the other reactors.
+    pub listener: TcpListener,
+    /// Counts connections against the cap.
+    pub gate: Arc<Gate>,
+    /// Reads the clock.
+    pub clock: fn() -> Instant,
+    /// This reactor's mailbox.
+    pub inbox: Receiver<ReactorMail>,
+    /// Mailboxes of all reactors, by shard.
+    pub reactors: Vec<Sender<ReactorMail>>,
+    /// Mailboxes of all workers.
+    pub workers: Vec<Sender<UplinkBatch>>,
+    /// Where the numbers are published.
+    pub board: Arc<Board>,
+    /// Bytes read from one connection before others have their turn.
+    pub read_budget: usize,
+    /// Connections accepted in one turn.
+    pub accept_budget: usize,
+}

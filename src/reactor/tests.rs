@@ -1,0 +1,162 @@
+//! One reactor on its own poll, turn by turn, between real sockets and mailboxes.
+
+use super::*;
+use crate::handoff::{Admission, Downlink, Uplink, UplinkBatch};
+use crate::mailbox;
+use bytes::Bytes;
+use mio::net::TcpListener;
+use moorline_proto::frame::{Command, Frame};
+use moorline_proto::ids::ShardId;
+use moorline_proto::message::{client::Hello, frame_of};
+use std::io::{Read, Write};
+use std::net::TcpStream as Client;
+
+/// Nothing here takes so many turns; a test that waits longer has failed.
+const TURNS_MAX: usize = 1_000;
+
+struct World {
+    reactor: Reactor,
+    events: Events,
+    mail: Sender<ReactorMail>,
+    uplinks: Receiver<UplinkBatch>,
+    address: std::net::SocketAddr,
+}
+
+impl World {
+    fn new(connections_max: usize, accept_budget: usize) -> Self {
+        let poll = Poll::new().expect("epoll");
+        let (mail, inbox) = mailbox::mailbox(64, waker(poll.registry()).expect("eventfd"));
+        let worker = Poll::new().expect("epoll");
+        let (sender, uplinks) = mailbox::mailbox(64, waker(worker.registry()).expect("eventfd"));
+        let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let address = listener.local_addr().expect("bound");
+        let settings = Settings::new(
+            &crate::config::Config::default(),
+            ShardId(0),
+            1,
+            1,
+            crate::shard::ClockBase { epoch: 1, unix_base_nanos: 0 },
+            1,
+        );
+        let parts = ReactorParts {
+            listener,
+            gate: Gate::new(connections_max),
+            clock: crate::sys::clock::now,
+            inbox,
+            reactors: vec![mail.clone()],
+            workers: vec![sender],
+            board: Arc::new(Board::new(series())),
+            read_budget: 64 << 10,
+            accept_budget,
+        };
+        let reactor = Reactor::new(poll, settings, parts).expect("epoll");
+        Self { reactor, events: Events::with_capacity(64), mail, uplinks, address }
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.address).expect("loopback")
+    }
+
+    /// Turns until `is_done` has what it wants.
+    fn turn_until<T>(&mut self, mut is_done: impl FnMut(&mut Self) -> Option<T>) -> T {
+        for _ in 0..TURNS_MAX {
+            if let Some(found) = is_done(self) {
+                return found;
+            }
+            // Nobody must be waited for: what a test looks for is on its way.
+            self.mail.wake().expect("eventfd");
+            self.reactor.turn(&mut self.events).expect("epoll");
+        }
+        panic!("not after {TURNS_MAX} turns");
+    }
+
+    fn login(&mut self, uid: &str) -> Client {
+        let mut client = self.connect();
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            uid: uid.into(),
+            device: "d".into(),
+            ..Default::default()
+        };
+        client.write_all(&wire(&frame_of(Command::Hello, &hello), 1)).expect("room");
+        let key = self.turn_until(|world| match world.uplinks.try_recv()?.items.pop()? {
+            Uplink::Login { key, .. } => Some(key),
+            _ => None,
+        });
+        let admission = Admission { uid: uid.into(), device: "d".into(), platform: 0 };
+        let items = vec![Downlink::Verdict { key, verdict: Ok(admission) }];
+        self.mail.try_send(ReactorMail::Downlink(DownlinkBatch { items })).expect("room");
+        self.turn_until(|world| world.uplinks.try_recv().map(|_| ()));
+        client
+    }
+}
+
+fn wire(frame: &Frame, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    (0..count).for_each(|_| frame.encode(&mut bytes));
+    bytes
+}
+
+#[test]
+fn a_crowd_at_the_cap_is_turned_away_within_the_accept_budget() {
+    let mut world = World::new(0, 2);
+    let mut crowd: Vec<_> = (0..7).map(|_| world.connect()).collect();
+    for refused in [2, 4, 6, 7] {
+        world.reactor.turn(&mut world.events).expect("epoll");
+        assert_eq!(world.reactor.listener.refused, refused);
+    }
+    for client in &mut crowd {
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).expect("refused politely");
+        assert_eq!(said[1], Command::Close.byte());
+    }
+}
+
+#[test]
+fn a_stopping_reactor_sleeps_though_somebody_knocks() {
+    let mut world = World::new(10, 64);
+    let _stays = world.login("alice");
+    world.mail.try_send(ReactorMail::Stop).expect("room");
+    let _knocks = world.connect();
+    world.turn_until(|world| world.reactor.is_stopping.then_some(()));
+    world.reactor.listener.set_ready();
+    assert_eq!(world.reactor.shard.connections(), 1, "it lingers");
+    assert!(!world.reactor.timeout().is_zero());
+}
+
+#[test]
+fn a_flood_is_handed_over_in_bounded_batches() {
+    let mut world = World::new(10, 64);
+    let mut clients: Vec<_> = (0..6).map(|i| world.login(&format!("u{i}"))).collect();
+    let flood = wire(&Frame::new(Command::App(0x40), Bytes::new()), 3_000);
+    clients.iter_mut().for_each(|client| client.write_all(&flood).expect("room"));
+    let (mut got, mut largest) = (0, 0);
+    world.turn_until(|world| {
+        let batch = world.uplinks.try_recv()?.items.len();
+        (got, largest) = (got + batch, largest.max(batch));
+        (got == 6 * 3_000).then_some(())
+    });
+    assert!(largest < TURN_UPLINKS_MAX + 4_096, "{largest} in one batch");
+}
+
+#[test]
+fn every_way_to_leave_frees_its_place() {
+    let mut world = World::new(2, 64);
+    for round in 0..6 {
+        let (mut first, second) = (world.login("alice"), world.login("bob"));
+        match round % 3 {
+            0 => drop(first),
+            1 => first.write_all(&wire(&Frame::new(Command::Close, Bytes::new()), 1)).expect("room"),
+            _ => {
+                first.write_all(&wire(&Frame::new(Command::Logout, Bytes::new()), 1)).expect("room");
+                world.turn_until(|world| (world.reactor.shard.sessions() == 1).then_some(()));
+                drop(first);
+            }
+        }
+        drop(second);
+        world.turn_until(|world| (world.reactor.shard.connections() == 0).then_some(()));
+        while world.uplinks.try_recv().is_some() {}
+    }
+    assert_eq!(world.reactor.listener.refused, 0);
+}
