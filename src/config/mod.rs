@@ -74,7 +74,7 @@ pub struct ListenerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReactorConfig {
-    /// Threads; 0: one per core ([`Config::reactors`]).
+    /// Threads; 0: the cores that the workers leave ([`Config::reactors`]).
     pub count: usize,
     /// Bytes one connection may be read for in one turn.
     pub read_budget: ByteSize,
@@ -285,9 +285,12 @@ impl Config {
         format!("{host}-{}", std::process::id())
     }
 
-    /// `reactor.count`, or one per core; 1 to [`REACTORS_MAX`].
+    /// `reactor.count`, or the cores that the workers leave; 1 to [`REACTORS_MAX`].
+    ///
+    /// More threads than cores cost a context switch per message and gain nothing (`docs/benchmarks.md`).
     pub fn reactors(&self) -> usize {
-        let count = if self.reactor.count == 0 { cores() } else { self.reactor.count };
+        let rest = || cores().saturating_sub(self.workers());
+        let count = if self.reactor.count == 0 { rest() } else { self.reactor.count };
         count.clamp(1, REACTORS_MAX)
     }
 

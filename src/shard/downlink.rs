@@ -2,7 +2,7 @@
 
 use crate::handoff::PushTicket;
 use bytes::Bytes;
-use moorline_proto::frame::{Command, Frame, Lane};
+use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
 use moorline_proto::time::Duration;
 use moorline_proto::time::Instant;
@@ -69,7 +69,9 @@ impl Downlink {
         }
         let frame = Frame::new(parcel.command, parcel.body.clone()).with_lane(parcel.lane);
         let seq = self.window.push(parcel, bytes, now);
-        Some(Ok(frame.with_seq(seq)))
+        // Whoever fills the window does not wait for the client's own rhythm of acks.
+        let flags = if self.window.has_room(bytes) { Flags::default() } else { Flags::ACK_REQ };
+        Some(Ok(frame.with_seq(seq).with_flags(flags)))
     }
 
     /// When the oldest frame's ack is overdue; later after each probe, which deserves an answer.
