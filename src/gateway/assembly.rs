@@ -166,12 +166,17 @@ impl Gateway {
     }
 
     fn order(&self, make: impl Fn() -> ReactorMail) {
-        for (reactor, _) in &self.reactors {
-            for _ in 0..ORDER_TRIES {
-                match reactor.try_send(make()) {
-                    Err(SendError::Full(_)) => std::thread::park_timeout(ORDER_RETRY),
-                    Ok(()) | Err(SendError::Gone(_)) => break,
+        for (reactor, handle) in &self.reactors {
+            let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
+                Err(SendError::Full(_)) => {
+                    std::thread::park_timeout(ORDER_RETRY);
+                    false
                 }
+                Ok(()) | Err(SendError::Gone(_)) => true,
+            });
+            if !is_taken {
+                let thread = handle.thread().name().unwrap_or("unnamed");
+                tracing::error!(thread, "a reactor is stuck: its mailbox stays full");
             }
         }
     }

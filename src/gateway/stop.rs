@@ -25,15 +25,24 @@ impl Signals {
     }
 }
 
-/// Serves until a signal, then drains and stops.
+/// Serves until a signal or the end of a thread, then stops, however it ended: whoever waits for the
+/// threads waits for all of them.
 pub(super) fn serve(gateway: &Gateway, signals: &Signals, grace: Duration) -> Result<(), GatewayError> {
+    let outcome = wait(gateway, signals, grace);
+    tracing::info!("stopping");
+    gateway.stop();
+    outcome
+}
+
+/// Waits for a reason to stop; TERM drains first.
+fn wait(gateway: &Gateway, signals: &Signals, grace: Duration) -> Result<(), GatewayError> {
     loop {
         match signals.0.recv_timeout(LOOK) {
             Ok(SIGTERM) => {
                 drain(gateway, signals, grace);
-                break;
+                return Ok(());
             }
-            Ok(SIGINT) => break,
+            Ok(SIGINT) => return Ok(()),
             Ok(_) => tracing::warn!("SIGHUP: settings are read at start only; nothing was reloaded"),
             Err(_) => {
                 if let Some(thread) = gateway.ended_thread() {
@@ -42,9 +51,6 @@ pub(super) fn serve(gateway: &Gateway, signals: &Signals, grace: Duration) -> Re
             }
         }
     }
-    tracing::info!("stopping");
-    gateway.stop();
-    Ok(())
 }
 
 /// Asks everybody to leave; waits until they have, the grace is over, or a second signal comes.
