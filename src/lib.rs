@@ -10,6 +10,7 @@ pub mod link;
 pub mod mailbox;
 pub mod metrics;
 pub mod reactor;
+pub mod read_block;
 pub mod shard;
 pub mod sys;
 pub mod worker;

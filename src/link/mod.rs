@@ -14,9 +14,10 @@ mod state;
 pub use backoff::{Backoff, DELAY_FLOOR};
 pub use pending::{Pending, SPAN_MAX, Taken};
 pub use slots::{LinkIndex, Moves, SLOTS, Seat, Slot, SlotSet, Slots};
-pub use socket::{Input, READ_BLOCK_BYTES, ReadBlock, Socket};
+pub use socket::{Input, Socket};
 pub use state::{Due, Failure, LinkState, LinkTimes, Phase};
 
+use crate::read_block::ReadBlock;
 use bytes::Bytes;
 use mio::event::Event;
 use mio::{Registry, Token};

@@ -1,5 +1,6 @@
 //! The socket of a link: edge-triggered, one output buffer, read through a shared block.
 
+use crate::read_block::ReadBlock;
 use bytes::{Buf, Bytes, BytesMut};
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -8,32 +9,8 @@ use moorline_proto::link::{LinkDecoder, LinkError, LinkFrame};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-/// Bytes of a read block.
-pub const READ_BLOCK_BYTES: usize = 64 << 10;
-/// Below this many free bytes a block is left to the frames that lie in it.
-const READ_SPACE_MIN: usize = 4 << 10;
 /// An empty output buffer larger than this is given back, in bytes.
 const OUTPUT_KEEP_BYTES: usize = 256 << 10;
-
-/// Memory that reads go into; what was read is handed out as slices of it, so whole frames are
-/// never copied. One per worker.
-#[derive(Debug, Default)]
-pub struct ReadBlock {
-    free: BytesMut,
-}
-
-impl ReadBlock {
-    fn space(&mut self) -> &mut [u8] {
-        if self.free.len() < READ_SPACE_MIN {
-            self.free = BytesMut::zeroed(READ_BLOCK_BYTES);
-        }
-        &mut self.free
-    }
-
-    fn take(&mut self, len: usize) -> Bytes {
-        self.free.split_to(len).freeze()
-    }
-}
 
 /// What a read brought.
 #[derive(Debug)]
@@ -63,14 +40,18 @@ impl Socket {
     pub fn connect(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self {
+        Ok(Self::over(stream))
+    }
+
+    fn over(stream: TcpStream) -> Self {
+        Self {
             stream,
             output: BytesMut::new(),
             decoder: LinkDecoder::new(),
             is_readable: false,
             is_writable: false,
             is_half_closed: false,
-        })
+        }
     }
 
     /// Notes what the poll saw.
@@ -92,6 +73,8 @@ impl Socket {
             return Err(error);
         }
         match self.stream.peer_addr() {
+            // A free port of this machine may be given to the connection that asks for that very port.
+            Ok(peer) if self.stream.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
             Ok(_) => {
                 self.stream.set_nodelay(true)?;
                 Ok(true)
@@ -112,9 +95,9 @@ impl Socket {
         if !self.is_readable {
             return Ok(Input::Drained);
         }
-        let space = block.space();
-        let wanted = space.len();
-        match self.stream.read(space) {
+        let room = block.room();
+        let wanted = room.len();
+        match self.stream.read(room) {
             Ok(0) => Ok(Input::Closed),
             Ok(read) => {
                 // Edge-triggered: a short read has emptied the socket, the next byte is a new event.
@@ -178,5 +161,25 @@ impl Socket {
             self.output = BytesMut::new();
         }
         Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A gateway that keeps asking for a port of its own machine gets itself in the end.
+    #[test]
+    fn a_socket_that_met_itself_is_no_backend() {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a free port");
+        let own = socket.local_addr().expect("bound");
+        socket.connect(&own).expect("TCP allows it");
+        socket.set_nonblocking(true).expect("nonblocking");
+        let stream = TcpStream::from_std(socket.into());
+        let mut socket = Socket { is_writable: true, ..Socket::over(stream) };
+        assert!(socket.try_finish_connect().is_err());
     }
 }

@@ -20,6 +20,7 @@ pub use tally::{ReactorCount, series};
 use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
+use crate::read_block::ReadBlock;
 use crate::shard::{Outputs, Settings, Shard, Transfer};
 use listener::{Arrival, Listener};
 use mio::event::Event;
@@ -31,7 +32,7 @@ use outbox::Outbox;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use stream::{ReadBlock, ReadOutcome, Streams};
+use stream::{ReadOutcome, Streams};
 use token::Source;
 
 /// Events taken from one poll.
@@ -108,7 +109,7 @@ impl Reactor {
             outputs: Outputs::new(workers),
             ready: VecDeque::new(),
             leaving: VecDeque::new(),
-            read_block: ReadBlock::new(),
+            read_block: ReadBlock::default(),
             write_block: Vec::with_capacity(WRITE_BYTES),
             turns: 0,
             is_stopping: false,

@@ -5,15 +5,11 @@
 //! `WouldBlock` ends writability, and only the next edge restores them. After the peer's end of stream
 //! was announced, reading goes on to the end even behind a short read.
 
-use bytes::{Bytes, BytesMut};
+use crate::read_block::ReadBlock;
+use bytes::Bytes;
 use mio::net::TcpStream;
 use moorline_proto::ids::ConnKey;
 use std::io::{self, Read, Write};
-
-/// Bytes of one read block.
-const BLOCK_BYTES: usize = 64 << 10;
-/// A read is not asked for less than this, in bytes.
-const READ_BYTES_MIN: usize = 4 << 10;
 
 /// One client's socket: 12 bytes in its slot.
 #[derive(Debug)]
@@ -130,35 +126,6 @@ impl Streams {
 impl Stream {
     const fn vacant() -> Self {
         Self { socket: None, generation: 0, is_writable: false, is_ready: false, is_read_closed: false }
-    }
-}
-
-/// Where reads go: one block per reactor, handed out in slices, used again when all slices are gone.
-#[derive(Debug)]
-pub(super) struct ReadBlock {
-    block: BytesMut,
-}
-
-impl ReadBlock {
-    pub(super) fn new() -> Self {
-        Self { block: BytesMut::zeroed(BLOCK_BYTES) }
-    }
-
-    /// Initialised room for one read.
-    fn room(&mut self) -> &mut [u8] {
-        if self.block.len() < READ_BYTES_MIN {
-            self.block.clear();
-            if self.block.try_reclaim(BLOCK_BYTES) {
-                self.block.resize(BLOCK_BYTES, 0);
-            } else {
-                self.block = BytesMut::zeroed(BLOCK_BYTES);
-            }
-        }
-        &mut self.block
-    }
-
-    fn take(&mut self, count: usize) -> Bytes {
-        self.block.split_to(count).freeze()
     }
 }
 

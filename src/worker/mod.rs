@@ -39,9 +39,10 @@ pub use tally::{Count, Tally, series};
 
 use crate::auth::Verify;
 use crate::handoff::{ShardSink, UplinkBatch};
-use crate::link::{Link, LinkIndex, LinkSettings, ReadBlock, Slots, Up};
+use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::mailbox::{self, Receiver, Sender};
 use crate::metrics::Board;
+use crate::read_block::ReadBlock;
 use announce::Announcement;
 use answers::Answers;
 use mio::{Poll, Waker};
