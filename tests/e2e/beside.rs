@@ -1,0 +1,77 @@
+//! Two people who chat in lock-step while something else happens to their gateway.
+
+use crate::raw::{Client, message};
+use moorline::sys::clock;
+use moorline_proto::message::client::Code;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What the two saw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    /// Messages sent, acknowledged, and delivered in order.
+    pub(crate) messages: u64,
+    /// The longest time from a SEND to its SENDACK and PUSH.
+    pub(crate) slowest: Duration,
+}
+
+/// A chat in a thread of its own. It panics, and so does [`Chat::finish`], when anything is lost,
+/// repeated, out of order, or when a connection ends.
+pub(crate) struct Chat {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    thread: JoinHandle<Report>,
+}
+
+impl Chat {
+    pub(crate) fn start(gateway: SocketAddr) -> Self {
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (is_over, count) = (Arc::clone(&stop), Arc::clone(&done));
+        let thread = std::thread::spawn(move || chat(gateway, &is_over, &count));
+        let chat = Self { stop, done, thread };
+        chat.go_on(1);
+        chat
+    }
+
+    /// Waits until so many more messages have arrived.
+    pub(crate) fn go_on(&self, messages: u64) {
+        let wanted = self.done.load(Ordering::SeqCst) + messages;
+        crate::until("the chat goes on", || {
+            assert!(!self.thread.is_finished(), "the chat beside broke off");
+            (self.done.load(Ordering::SeqCst) >= wanted).then_some(())
+        });
+    }
+
+    pub(crate) fn finish(self) -> Report {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the chat went well")
+    }
+}
+
+fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64) -> Report {
+    let mut pair = [Client::login(gateway, "beside-ann", "d"), Client::login(gateway, "beside-ben", "d")];
+    let names = ["beside-ben", "beside-ann"];
+    let mut report = Report { messages: 0, slowest: Duration::ZERO };
+    while !is_over.load(Ordering::SeqCst) {
+        let (number, started) = (report.messages + 1, clock::now());
+        let speaker = usize::from(number % 2 == 0);
+        let payload = format!("message {number}");
+        let send = message(u128::from(number), names[speaker], payload.as_bytes());
+        let cid = pair[speaker].send(&send);
+        let answer = pair[speaker].answer(cid);
+        assert_eq!((answer.code(), answer.seq), (Code::Ok, number));
+        let listener = &mut pair[1 - speaker];
+        listener.until("PUSH", |heard| heard.pushes.last().is_some_and(|push| push.seq >= number));
+        let heard = listener.heard.pushes.last().expect("just heard");
+        assert_eq!((heard.seq, &heard.payload[..]), (number, payload.as_bytes()));
+        report.messages = number;
+        report.slowest = report.slowest.max(clock::now().saturating_since(started));
+        done.store(number, Ordering::SeqCst);
+    }
+    let [ann, ben] = pair.map(|client| client.heard.pushes.len() as u64);
+    assert_eq!(ann + ben, report.messages, "each message came once");
+    report
+}

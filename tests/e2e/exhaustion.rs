@@ -1,0 +1,69 @@
+//! The gateway runs out of file descriptors: accepting rests, nothing else does.
+
+use crate::gateway::Gateway;
+use crate::process::Process;
+use crate::raw::{Client, hello};
+use moorline::sys::clock;
+use std::process::Command;
+use std::time::Duration;
+
+const NEWCOMERS: usize = 60;
+/// Descriptors that the gateway may still open.
+const ROOM: usize = 5;
+
+/// Sets the soft limit of open files of a running process. `None`: this machine has no `prlimit`.
+fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()> {
+    let pid = process.pid().to_string();
+    let ended = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:{hard}")]).status();
+    match ended {
+        Ok(status) => {
+            assert!(status.success(), "prlimit: {status}");
+            Some(())
+        }
+        Err(error) => {
+            println!("SKIPPED: no `prlimit` (util-linux) on this machine: {error}");
+            None
+        }
+    }
+}
+
+fn hard_limit(process: &Process) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
+    line.split_whitespace().nth(4).and_then(|hard| hard.parse().ok()).expect("a number")
+}
+
+#[test]
+fn without_descriptors_accepting_rests_and_then_goes_on() {
+    let gateway = Gateway::alone(&["limits.handshake_timeout=60s"]);
+    let mut alice = Client::login(gateway.listener, "alice", "d");
+    let hard = hard_limit(&gateway.process);
+    let open = gateway.process.descriptors();
+    let soft = (0..).filter(|number| !open.contains(number)).nth(ROOM).expect("numbers do not end");
+    if limit_files(&gateway.process, soft.into(), hard).is_none() {
+        return;
+    }
+    let greet = |number| Client::greet(gateway.listener, &hello(&format!("newcomer-{number}"), "d"));
+    let mut newcomers: Vec<_> = (0..NEWCOMERS).map(greet).collect();
+    // Two seconds of it: who is there is served, some newcomers wait, and the gateway does not spin.
+    let (started, cpu) = (clock::now(), gateway.process.cpu());
+    while clock::now().saturating_since(started) < Duration::from_secs(2) {
+        alice.beat(30);
+        newcomers.iter_mut().for_each(|client| client.listen(Duration::from_millis(1)));
+    }
+    let cpu = gateway.process.cpu().saturating_sub(cpu);
+    let waiting = newcomers.iter().filter(|client| client.heard.welcome.is_none()).count();
+    println!("{waiting} of {NEWCOMERS} newcomers wait; 2 s of it cost {cpu:?} of processor time");
+    assert!(waiting > 0, "the limit was not reached");
+    assert!(newcomers.iter().all(|client| client.heard.end.is_none()), "nobody is turned away");
+    assert!(cpu < Duration::from_secs(1), "{cpu:?} of processor time in 2 s");
+
+    limit_files(&gateway.process, hard, hard).expect("it was there");
+    for newcomer in &mut newcomers {
+        newcomer.until("WELCOME", |heard| heard.welcome.is_some());
+    }
+    alice.beat(30);
+    assert!(gateway.metric("accept_pauses_total") > 0);
+    gateway.until_sessions(NEWCOMERS as u64 + 1);
+    assert!(gateway.process.log().contains("accept paused"), "{}", gateway.process.log());
+}

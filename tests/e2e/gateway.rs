@@ -1,0 +1,173 @@
+//! The two kinds of process under test, with their addresses and what the admin address says.
+
+use crate::process::Process;
+use crate::until;
+use moorline::admin::Varz;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::Duration;
+
+/// A running `moorline backend`.
+pub(crate) struct Backend {
+    pub(crate) process: Process,
+    pub(crate) address: SocketAddr,
+}
+
+impl Backend {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&["listen=127.0.0.1:0"])
+    }
+
+    pub(crate) fn start_with(sets: &[&str]) -> Self {
+        let (process, line) = Process::start("backend", &arguments("backend", sets));
+        let address = field(&line, "link=");
+        Self { process, address }
+    }
+
+    /// Kills it; returns its address for one that takes its place.
+    pub(crate) fn kill(mut self) -> SocketAddr {
+        self.process.kill();
+        self.address
+    }
+
+    /// One that listens where another did.
+    pub(crate) fn start_at(address: SocketAddr) -> Self {
+        Self::start_with(&[&format!("listen={address}")])
+    }
+}
+
+/// A running `moorline run`: development logins, two reactors, one worker unless told otherwise.
+pub(crate) struct Gateway {
+    pub(crate) process: Process,
+    pub(crate) listener: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    /// The address of a backend that is not there.
+    _nobody: Option<Nobody>,
+}
+
+const DEFAULTS: &[&str] =
+    &["auth.mode=dev", "reactor.count=2", "worker.count=1", "backend.reconnect_max=500ms", "log.level=debug"];
+
+impl Gateway {
+    /// Linked to `backend`.
+    pub(crate) fn start(backend: &Backend, sets: &[&str]) -> Self {
+        let gateway =
+            Self::start_bare(&[sets, &[&format!("backend.endpoints={}", backend.address)]].concat());
+        gateway.until_ready();
+        gateway
+    }
+
+    /// With no backend to be reached.
+    pub(crate) fn alone(sets: &[&str]) -> Self {
+        let nobody = Nobody::new();
+        let endpoint = format!("backend.endpoints={}", nobody.address);
+        Self { _nobody: Some(nobody), ..Self::start_bare(&[sets, &[&endpoint]].concat()) }
+    }
+
+    /// With exactly these settings beside the defaults; does not wait for a link.
+    pub(crate) fn start_bare(sets: &[&str]) -> Self {
+        let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
+        let (process, line) = Process::start("gateway", &arguments("run", &[&free, DEFAULTS, sets].concat()));
+        assert_eq!(field::<u32>(&line, "pid="), process.pid());
+        Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
+    }
+
+    /// Asks the admin address: status code and body.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP: {answer:?}"));
+        let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (code.unwrap_or_else(|| panic!("no status: {head:?}")), body.to_owned())
+    }
+
+    fn try_get(&self, path: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    pub(crate) fn varz(&self) -> Varz {
+        serde_json::from_str(&self.get("/v1/varz").1).expect("JSON of this version")
+    }
+
+    /// Every sample of the metrics page, by its name with labels, without the prefix.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let (_, page) = self.get("/metrics");
+        let samples = page.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ').expect("name and value");
+            let name = name.strip_prefix("moorline_").expect("the prefix");
+            (name.to_owned(), value.parse().expect("a number"))
+        };
+        samples.map(sample).collect()
+    }
+
+    /// One sample. Panics if there is none of this name.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.metrics().get(name).map_or_else(|| panic!("no {name}"), |value| *value as u64)
+    }
+
+    /// Connections that ended for a reason.
+    pub(crate) fn closed(&self, reason: &str) -> u64 {
+        self.metric(&closed(reason))
+    }
+
+    /// Waits until a sample has this value: a thread publishes its numbers after it has answered.
+    pub(crate) fn until_metric(&self, name: &str, value: u64) {
+        until(&format!("{name} is {value}, last {}", self.metric(name)), || {
+            (self.metric(name) == value).then_some(())
+        });
+    }
+
+    /// Waits until so many connections have ended for a reason.
+    pub(crate) fn until_closed(&self, reason: &str, connections: u64) {
+        self.until_metric(&closed(reason), connections);
+    }
+
+    /// Waits until so many logins stand.
+    pub(crate) fn until_sessions(&self, sessions: u64) {
+        self.until_metric("sessions", sessions);
+    }
+
+    pub(crate) fn until_ready(&self) {
+        until("/readyz says 200", || (self.get("/readyz").0 == 200).then_some(()));
+    }
+}
+
+fn closed(reason: &str) -> String {
+    format!("closed_total{{reason=\"{reason}\"}}")
+}
+
+fn arguments(command: &str, sets: &[&str]) -> Vec<String> {
+    let sets = sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]);
+    std::iter::once(command.to_owned()).chain(sets).collect()
+}
+
+/// The value behind `key` in a ready line.
+fn field<T: std::str::FromStr>(line: &str, key: &str) -> T {
+    let value = line.split_whitespace().find_map(|word| word.strip_prefix(key));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key} in {line:?}"))
+}
+
+/// A port that is taken, and where nobody listens: connecting is refused.
+struct Nobody {
+    address: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl Nobody {
+    fn new() -> Self {
+        let fd =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a free port");
+        let bound: SockaddrIn = getsockname(fd.as_raw_fd()).expect("bound");
+        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port())), _socket: fd }
+    }
+}

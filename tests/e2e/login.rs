@@ -1,0 +1,139 @@
+//! Who is let in, who is not, and what WELCOME says.
+
+use crate::gateway::Gateway;
+use crate::process::{TempFile, run};
+use crate::raw::{Client, End, hello};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use moorline::sys::clock;
+use moorline_proto::error::CloseReason;
+use moorline_proto::message::client::Hello;
+use serde_json::{Value, json};
+
+const SECRET: &[u8] = b"a secret of these tests, 32 bytes";
+const ED_PUBLIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/keys/ed25519.pub.pem");
+const ED_PRIVATE: &[u8] = include_bytes!("keys/ed25519.pem");
+
+fn with_token(token: impl Into<String>) -> Hello {
+    Hello { token: token.into(), ..hello("alice", "phone") }
+}
+
+fn signed(algorithm: Algorithm, key: &EncodingKey, claims: &Value) -> String {
+    jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("signs")
+}
+
+fn in_s(seconds: i64) -> i64 {
+    i64::try_from(clock::unix_seconds()).expect("this century") + seconds
+}
+
+#[test]
+fn welcome_says_what_holds() {
+    let gateway = Gateway::alone(&[
+        "heartbeat.min=7s",
+        "heartbeat.max=70s",
+        "limits.body_max=8KiB",
+        "limits.downlink_frames=5",
+    ]);
+    let clients = ["phone", "laptop"].map(|device| Client::login(gateway.listener, "alice", device));
+    let [phone, laptop] = clients.map(|client| client.heard.welcome.expect("logged in"));
+    assert_eq!(phone.version, 1);
+    assert_eq!((phone.heartbeat_min_s, phone.heartbeat_max_s), (7, 70));
+    assert_eq!((phone.uplink_window, phone.downlink_window, phone.body_max), (64, 5, 8 << 10));
+    assert!(!phone.resumed && phone.ticket.is_empty() && phone.cid_answered == 0);
+    assert!(phone.session.len() == 16 && phone.session != laptop.session);
+    assert!(phone.epoch != 0 && phone.epoch == laptop.epoch);
+    let off_ms = phone.server_time_ms.abs_diff(clock::unix_nanos() / 1_000_000);
+    assert!(off_ms < 60_000, "the gateway's clock is ours, {off_ms} ms apart");
+    let again = Client::login(gateway.listener, "alice", "phone").heard.welcome.expect("logged in");
+    assert_ne!(again.session, phone.session);
+}
+
+#[test]
+fn tokens_of_the_command_line_open_the_door() {
+    let key = TempFile::new(SECRET);
+    let path = key.path().display().to_string();
+    let sets = ["auth.mode=jwt", "auth.audience=chat", &format!("auth.key_file={path}")];
+    let gateway = Gateway::alone(&sets);
+    let token = |arguments: &[&str]| {
+        let (code, out, err) = run(&[&["token", "--key-file", &path], arguments].concat());
+        assert_eq!(code, Some(0), "{err}");
+        out.trim_end().to_owned()
+    };
+    let code = |token: String| Client::verdict(gateway.listener, &with_token(token));
+    let refused = CloseReason::AuthFailed.code();
+    assert_eq!(code(token(&["--uid", "alice", "--audience", "chat"])), 0);
+    assert_eq!(code(token(&["--uid", "alice", "--audience", "chat", "--device", "phone"])), 0);
+    assert_eq!(code(token(&["--uid", "alice", "--audience", "chat", "--device", "laptop"])), refused);
+    assert_eq!(code(token(&["--uid", "bob", "--audience", "chat"])), refused);
+    assert_eq!(code(token(&["--uid", "alice", "--audience", "mail"])), refused);
+    assert_eq!(code(token(&["--uid", "alice"])), refused, "no audience");
+    assert_eq!(code(String::new()), refused, "no token");
+    gateway.until_closed("auth_failed", 5);
+    gateway.until_metric("auth_refused_total", 5);
+}
+
+/// (what it is, its claims, code it is closed with or 0)
+fn claims() -> Vec<(&'static str, Value, u32)> {
+    let (failed, expired) = (CloseReason::AuthFailed.code(), CloseReason::TokenExpired.code());
+    vec![
+        ("good", json!({ "sub": "alice", "exp": in_s(60) }), 0),
+        ("for this device", json!({ "sub": "alice", "exp": in_s(60), "did": "phone" }), 0),
+        ("a little late, within the leeway", json!({ "sub": "alice", "exp": in_s(-2) }), 0),
+        ("expired", json!({ "sub": "alice", "exp": in_s(-60) }), expired),
+        ("not yet", json!({ "sub": "alice", "exp": in_s(90), "nbf": in_s(60) }), failed),
+        ("somebody else's", json!({ "sub": "bob", "exp": in_s(60) }), failed),
+        ("another device's", json!({ "sub": "alice", "exp": in_s(60), "did": "laptop" }), failed),
+        ("without an end", json!({ "sub": "alice" }), failed),
+        ("without a subject", json!({ "exp": in_s(60) }), failed),
+    ]
+}
+
+#[test]
+fn each_claim_is_looked_at_under_both_algorithms() {
+    let secret = TempFile::new(SECRET);
+    let hmac = EncodingKey::from_secret(SECRET);
+    let edwards = EncodingKey::from_ed_pem(ED_PRIVATE).expect("a key");
+    let files = [secret.path().display().to_string(), ED_PUBLIC.to_owned()];
+    let cases = [(Algorithm::HS256, "HS256", hmac), (Algorithm::EdDSA, "EdDSA", edwards)];
+    for ((algorithm, name, key), file) in cases.iter().zip(files) {
+        let sets = ["auth.mode=jwt", "auth.leeway=20s", &format!("auth.key_file={file}")];
+        let gateway = Gateway::alone(&[&sets[..], &[&format!("auth.algorithm={name}")]].concat());
+        for (what, claims, code) in claims() {
+            let hello = with_token(signed(*algorithm, key, &claims));
+            assert_eq!(Client::verdict(gateway.listener, &hello), code, "{name}: {what}");
+        }
+        let good = claims().swap_remove(0).1;
+        for (other, _, key) in cases.iter().filter(|(other, ..)| other != algorithm) {
+            let forged = with_token(signed(*other, key, &good));
+            assert_eq!(Client::refused(gateway.listener, &forged).code(), 3520, "{name}: signed {other:?}");
+        }
+        let mut cut = signed(*algorithm, key, &good);
+        cut.truncate(cut.len() - 4);
+        assert_eq!(Client::refused(gateway.listener, &with_token(cut)).code(), 3520, "{name}: cut");
+    }
+}
+
+#[test]
+fn names_that_could_be_confused_are_refused() {
+    let gateway = Gateway::alone(&[]);
+    for (uid, device) in [("a:b", "d"), ("a", "d:e"), ("a\u{7}", "d"), ("a", "d\n")] {
+        let End::Close(close) = Client::refused(gateway.listener, &hello(uid, device)) else {
+            panic!("{uid:?}/{device:?}: closed without a word");
+        };
+        assert_eq!(close.code, CloseReason::AuthFailed.code(), "{uid:?}/{device:?}");
+        assert!(!close.reason.is_empty());
+    }
+    let longest = "ü".repeat(32);
+    Client::login(gateway.listener, &longest, &longest);
+}
+
+#[test]
+fn dev_mode_is_for_loopback_only() {
+    let (code, out, err) = run(&["run", "--set", "auth.mode=dev", "--set", "listener.address=0.0.0.0:0"]);
+    assert_eq!((code, out.as_str()), (Some(2), ""), "{err}");
+    assert!(
+        err.contains("auth.mode") && err.contains("listener.address") && err.contains("0.0.0.0"),
+        "{err}"
+    );
+    let gateway = Gateway::alone(&[]);
+    assert!(gateway.process.log().contains("TOKENS ARE NOT VERIFIED"), "{}", gateway.process.log());
+}

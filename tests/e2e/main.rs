@@ -1,0 +1,54 @@
+//! The whole system as its users meet it: real processes, real sockets, a client that knows only the
+//! protocol.
+//!
+//! Each test starts its own gateway and, where needed, backend, on free ports, and ends them whatever
+//! happens. Nothing sleeps: tests wait for frames by read timeouts, and look at figures until a deadline
+//! ([`until`]). Counts scale with the open-files limit and are printed.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `process`, `gateway` | children of the test: readiness, signals, figures from `/proc`, the admin address |
+//! | `raw` | a blocking client on the codec |
+//! | `beside` | a chat that must not notice what happens beside it |
+//! | `descriptors` | how many sockets this machine gives |
+//! | the others | tests, by topic |
+
+mod admin;
+mod backend_death;
+mod bad_input;
+mod beside;
+mod chat;
+mod commands;
+mod descriptors;
+mod drain;
+mod embedded;
+mod exhaustion;
+mod flood;
+mod gateway;
+mod kick;
+mod login;
+mod mass_login;
+mod process;
+mod raw;
+mod sdk;
+mod slow;
+
+use moorline::sys::clock;
+use std::time::Duration;
+
+/// For anything that must happen, on a machine that is busy with something else.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a figure that nobody announces.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Looks until there is something. Panics, naming `what`, when there is nothing in time.
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(clock::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::park_timeout(LOOK);
+    }
+}

@@ -1,0 +1,188 @@
+//! A child of the test: started, watched, and ended with the test.
+
+use crate::until;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+/// How long a process may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// The program with `arguments` and without the settings of whoever runs the tests.
+pub(crate) fn program<S: AsRef<str>>(arguments: &[S]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("MOORLINE__") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments.iter().map(AsRef::as_ref)).stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end: exit code, standard output, standard error.
+pub(crate) fn run<S: AsRef<str>>(arguments: &[S]) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = program(arguments).output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A running child. Its log is shown when the test fails.
+pub(crate) struct Process {
+    child: Child,
+    name: &'static str,
+    log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts the program and waits for its ready line, which is also returned.
+    pub(crate) fn start(name: &'static str, arguments: &[String]) -> (Self, String) {
+        let mut command = program(arguments);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
+        std::thread::spawn(move || keep(stderr, &copy));
+        let (found, ready) = mpsc::channel();
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        std::thread::spawn(move || {
+            let is_ready = |line: &String| line.contains(" ready ");
+            let mut lines = stdout.lines().map_while(Result::ok);
+            lines.find(is_ready).map(|line| found.send(line));
+            lines.for_each(drop);
+        });
+        let process = Self { child, name, log };
+        let line = ready.recv_timeout(READY_WITHIN);
+        let line = line.unwrap_or_else(|_| panic!("{name} is not ready:\n{}", process.log()));
+        (process, line)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("its writer does not panic").clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it is our child and was not waited for");
+    }
+
+    /// `kill -9`, and gone when this returns.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is our child");
+        self.child.wait().expect("it is our child");
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        until("the process ends", || self.child.try_wait().expect("it is our child"))
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    /// Memory in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches("kB").trim().parse().expect("a number")
+    }
+
+    /// Numbers of its open descriptors.
+    pub(crate) fn descriptors(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs");
+        entries
+            .filter_map(|entry| entry.expect("an entry").file_name().to_string_lossy().parse().ok())
+            .collect()
+    }
+
+    /// Processor time used.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
+        let fields: Vec<_> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Processes whose parent it is.
+    pub(crate) fn children(&self) -> Vec<u32> {
+        let parents = parents();
+        parents.into_iter().filter(|(_, parent)| *parent == self.pid()).map(|(pid, _)| pid).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if std::thread::panicking() {
+            println!("--- {} {}:\n{}", self.name, self.pid(), self.log());
+        }
+    }
+}
+
+/// Copies the last part of a child's log.
+fn keep(mut from: impl Read, to: &Mutex<String>) {
+    const KEPT_BYTES: usize = 64 << 10;
+    let mut block = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut block) {
+        let mut log = to.lock().expect("nobody panics with it");
+        log.push_str(&String::from_utf8_lossy(&block[..count]));
+        if log.len() > 2 * KEPT_BYTES {
+            let cut = (log.len() - KEPT_BYTES..log.len()).find(|at| log.is_char_boundary(*at));
+            log.drain(..cut.unwrap_or(0));
+        }
+    }
+}
+
+/// Every process of this machine and its parent.
+fn parents() -> BTreeMap<u32, u32> {
+    let entries = std::fs::read_dir("/proc").expect("proc").filter_map(Result::ok);
+    let pids = entries.filter_map(|entry| entry.file_name().to_string_lossy().parse::<u32>().ok());
+    let parent = |pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?))
+    };
+    pids.filter_map(parent).collect()
+}
+
+/// Whether a process with this id runs (a zombie does not).
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// A file for a child to read, gone with the test.
+pub(crate) struct TempFile(PathBuf);
+
+impl TempFile {
+    pub(crate) fn new(content: impl AsRef<[u8]>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("moorline-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, content).expect("the temp folder takes files");
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).ok();
+    }
+}

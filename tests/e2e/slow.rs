@@ -1,0 +1,54 @@
+//! Clients that are there, and do not acknowledge what they get.
+
+use crate::gateway::{Backend, Gateway};
+use crate::raw::{Acks, Client};
+use moorline::sys::clock;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::Flags;
+use moorline_proto::message::client::Code;
+use std::time::Duration;
+
+#[test]
+fn more_than_the_queue_holds_ends_the_connection_and_loses_nothing() {
+    let backend = Backend::start();
+    // Less than the backend pushes ahead; the other gateway holds more than that.
+    let small = Gateway::start(&backend, &["gateway.id=small", "limits.queue_bytes=64KiB"]);
+    let large = Gateway::start(&backend, &["gateway.id=large"]);
+    let mut bob = Client::login(small.listener, "bob", "d");
+    let mut alice = Client::login(large.listener, "alice", "d");
+    bob.acks = Acks::Withheld;
+    for number in 0..8u8 {
+        assert_eq!(alice.tell(number.into(), "bob", &vec![number; 30_000]).code(), Code::Ok);
+    }
+    assert_eq!(bob.end().code(), CloseReason::Slow.code());
+    assert!(bob.heard.pushes.len() < 8, "64 KiB may be under way");
+    small.until_closed("slow", 1);
+    let mut bob = Client::login(large.listener, "bob", "d");
+    bob.until("all of it", |heard| heard.pushes.len() == 8);
+    for (number, push) in (0..8u8).zip(&bob.heard.pushes) {
+        assert!(push.payload == vec![number; 30_000] && push.seq == u64::from(number) + 1);
+    }
+}
+
+#[test]
+fn an_ack_that_never_comes_is_asked_for_and_then_ends_the_connection() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&backend, &[]);
+    let mut bob = Client::login(gateway.listener, "bob", "d");
+    let mut alice = Client::login(gateway.listener, "alice", "d");
+    bob.acks = Acks::Withheld;
+    let started = clock::now();
+    assert_eq!(alice.tell(1, "bob", b"there?").code(), Code::Ok);
+    bob.until("the question", |heard| !heard.pings.is_empty());
+    assert!(bob.heard.pings[0].header.flags.contains(Flags::ACK_REQ));
+    let asked = clock::now().saturating_since(started);
+    assert!((2..6).contains(&asked.as_secs()), "asked after {asked:?}");
+    // It answers everything but that.
+    bob.beat(30);
+    assert_eq!(bob.end().code(), CloseReason::AckTimeout.code());
+    let ended = clock::now().saturating_since(started + asked);
+    assert!(ended > Duration::from_secs(9) && ended < Duration::from_secs(14), "ended after {ended:?} more");
+    gateway.until_metric("ack_probes_total", 1);
+    let mut bob = Client::login(gateway.listener, "bob", "d");
+    bob.until("the message again", |heard| heard.payloads() == [b"there?"]);
+}
