@@ -239,11 +239,9 @@ impl Shard {
         let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
         match connection.state.on(Event::Received(frame.header.command)) {
             Transition::Ignore if !connection.state.is_logged_in() => return Ok(()),
-            // Dropped, but for its header [P-2.2].
-            Transition::Ignore => {}
             Transition::Close(reason) => return Err(reason),
-            // Closing has work to do first, see `ending`.
-            Transition::To(State::Closing) => {}
+            // Dropped but for its header [P-2.2]; closing has work to do first, see `ending`.
+            Transition::Ignore | Transition::To(State::Closing) => {}
             Transition::To(state) => connection.state = state,
         }
         if connection.state.is_logged_in() {

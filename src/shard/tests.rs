@@ -231,7 +231,8 @@ fn pushes_wait_for_the_window_and_their_fate_is_told() {
     let key = world.login("bob", "phone");
     world.uplinks();
     (1..=6).for_each(|i| world.push(key, i, b"hello"));
-    let sent: Vec<_> = world.written(key).iter().map(|frame| (frame.header.seq, frame.header.flags.0)).collect();
+    let sent: Vec<_> =
+        world.written(key).iter().map(|frame| (frame.header.seq, frame.header.flags.0)).collect();
     assert_eq!(sent, [(1, 0), (2, 0), (3, 0), (4, Flags::ACK_REQ.0)], "the frame that fills the window asks");
     world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(2));
     assert_eq!(world.outcomes(), [(1, Outcome::Acked), (2, Outcome::Acked)]);

@@ -16,7 +16,7 @@ use moorline_proto::time::Duration;
 const EARLY_BYTES_MAX: usize = 256 << 10;
 /// SENDs and REQs of one session without an answer [P-10.1]. Above it a REQ or a repeated SEND is
 /// answered RETRY here; a SEND that is new has the dedupe window as its bound.
-pub(super) const UNANSWERED_MAX: u16 = 256;
+pub(super) const UNANSWERED_MAX: u16 = 512;
 /// What such a RETRY asks the client to wait, in milliseconds.
 const RETRY_AFTER_MS: u32 = 500;
 
