@@ -6,10 +6,12 @@
 mod client;
 mod crew;
 mod ramp;
+mod scenario;
 
 pub use client::Client;
 pub use crew::{Counts, Crew};
 pub use ramp::{Ramp, RampRule};
+pub use scenario::Scenario;
 
 use crate::alarm::Alarm;
 use crate::clock;
@@ -19,7 +21,6 @@ use crate::pace::Beats;
 use crate::phase::{Phase, Progress, Stage, Timeline};
 use crate::process::{Usage, Watched};
 use crate::record::Latencies;
-use crate::scenario::Scenario;
 use crate::socket::Sources;
 use crate::terminal;
 use crate::units;

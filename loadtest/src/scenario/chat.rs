@@ -3,9 +3,9 @@
 //! So each pair always has one message under way in one direction. Every message carries who sent it
 //! and its number, and the receiver judges it: lost, duplicated, reordered are counted at delivery.
 
-use super::Scenario;
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
 use crate::fleet::Crew;
+use crate::fleet::Scenario;
 use crate::integrity::{Arrival, Arrivals, Tally};
 use crate::phase::Phase;
 use crate::record::Recorder;

@@ -1,8 +1,8 @@
 //! One writer, everyone else a reader: the next message leaves when all readers have the last.
 
-use super::Scenario;
 use crate::dialect::{Dialect, Event, Message, To};
 use crate::fleet::Crew;
+use crate::fleet::Scenario;
 use crate::integrity::Tally;
 use crate::phase::Phase;
 use crate::record::Recorder;

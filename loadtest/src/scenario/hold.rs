@@ -1,8 +1,8 @@
 //! An idle fleet: logins, then nothing but heartbeats.
 
-use super::Scenario;
 use crate::dialect::{Dialect, Event};
 use crate::fleet::Crew;
+use crate::fleet::Scenario;
 use crate::phase::Phase;
 use moorline_proto::time::Instant;
 

@@ -4,9 +4,9 @@
 //! ceiling, and says little about latency. Open loop: message `n` is meant for `start + n / rate`,
 //! whatever the server does, and is client `n % clients`'s; its corrected latency runs from there.
 
-use super::Scenario;
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
 use crate::fleet::Crew;
+use crate::fleet::Scenario;
 use crate::integrity::{Answer, Flight, Tally};
 use crate::pace::Schedule;
 use crate::phase::Phase;

@@ -1,0 +1,31 @@
+//! What the loop asks of a kind of traffic.
+
+use super::Crew;
+use crate::dialect::{Dialect, Event};
+use crate::phase::Phase;
+use moorline_proto::time::Instant;
+
+/// A kind of traffic. The loop calls it; it sends through the crew.
+pub trait Scenario<D: Dialect> {
+    /// What it keeps per client; part of the client's bytes.
+    type Extra: Default;
+
+    /// A phase began.
+    fn on_phase(&mut self, crew: &mut Crew<D, Self::Extra>, phase: Phase, now: Instant);
+    /// Something came for a client.
+    fn on_event(&mut self, crew: &mut Crew<D, Self::Extra>, who: u32, event: Event, now: Instant);
+    /// A client is gone.
+    fn on_lost(&mut self, _crew: &mut Crew<D, Self::Extra>, _who: u32) {}
+    /// A turn of the loop: send what is due.
+    fn on_time(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}
+    /// When it next wants [`Scenario::on_time`], at the latest.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// In Drain: whether nothing is under way any more. Asked every turn.
+    fn is_settled(&self, crew: &Crew<D, Self::Extra>) -> bool;
+    /// Operations done so far.
+    fn done(&self) -> u64;
+    /// The run is over: judge what is still open.
+    fn finish(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}
+}
