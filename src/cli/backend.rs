@@ -41,7 +41,9 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
             stop.store(true, Ordering::SeqCst);
         };
         let named = std::thread::Builder::new().name("until-eof".into());
-        named.spawn(watch).map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
+        named
+            .spawn(watch)
+            .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
     let ready = |address| {
         let line = format!("moorline backend ready link={address} pid={}\n", std::process::id());

@@ -87,7 +87,13 @@ pub const KEYS: &[Key] = &[
         "4096",
         "Connections the system holds until they are accepted, 1 to 65535. The system's own limit (net.core.somaxconn) caps it.",
     ),
-    key("reactor", "count", Kind::Count, "0", "Threads that own client sockets, up to 256. 0: as many as the workers leave cores, at least one."),
+    key(
+        "reactor",
+        "count",
+        Kind::Count,
+        "0",
+        "Threads that own client sockets, up to 256. 0: as many as the workers leave cores, at least one.",
+    ),
     key(
         "reactor",
         "read_budget",
