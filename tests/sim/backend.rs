@@ -15,6 +15,9 @@ use moorline_proto::message::{self, encode};
 use prost::Message as _;
 use std::collections::BTreeMap;
 
+/// The close code of a kick that names a device.
+pub(crate) const KICKED_BY_NAME: u32 = 4501;
+
 /// From a gateway's worker.
 pub(crate) enum ToBackend {
     Up { correlation: u64, handle: u64, command: Command, body: Bytes },
@@ -318,12 +321,11 @@ impl Backend {
         let session = sessions[scene.index(sessions.len())];
         let Seat { version, handle, worker } = session.seat;
         let (uid, device) = session.device.clone();
-        let target = match scene.index(2) {
-            0 => Target::Connection(ConnKey::from_u64(handle)),
-            _ => Target::Device(uid.into(), device.into()),
+        let (target, code) = match scene.index(2) {
+            0 => (Target::Connection(ConnKey::from_u64(handle)), CloseReason::Kicked.code()),
+            _ => (Target::Device(uid.into(), device.into()), KICKED_BY_NAME),
         };
         let may_reconnect = scene.random.one_in(2);
-        let code = CloseReason::Kicked.code();
         scene.coverage.kicks_by_backend += 1;
         self.out.push((worker, FromBackend::Kick { target, login_version: version, code, may_reconnect }));
     }

@@ -32,12 +32,13 @@ pub(crate) enum Wish {
     Tell(Event),
 }
 
-fn tuning() -> Tuning {
+fn tuning(scene: &mut Scene) -> Tuning {
     Tuning {
         connect_timeout: Duration::from_secs(3),
         handshake_timeout: Duration::from_secs(4),
         backoff: Backoff { base: Duration::from_millis(100), cap: Duration::from_secs(2) },
-        send_timeout: Duration::from_secs(4),
+        // Shorter or longer than a worker waits for the backend.
+        send_timeout: Duration::from_secs([2, 4][scene.index(2)]),
         pong_timeout: Duration::from_secs(3),
         ..Tuning::default()
     }
@@ -47,7 +48,7 @@ impl Client {
     pub(crate) fn new(number: usize, device: Device, scene: &mut Scene) -> Self {
         let token = TokenSource::Fixed("token".into());
         let mut config = CoreConfig::new(&device.0, &device.1, Platform::Linux, token);
-        config.tuning = Arc::new(tuning());
+        config.tuning = Arc::new(tuning(scene));
         Self {
             number,
             core: Core::new(config, scene.random.next_u64()),

@@ -1,6 +1,7 @@
 //! A reactor's loop around a real `Shard`: the same order of work as `moorline::reactor`, with pipes
 //! for sockets and the scene for a clock.
 
+use crate::logins::Logins;
 use crate::pipe::{Pipe, PipeId, Place, Read, Way};
 use crate::scene::{Scene, What};
 use crate::tap::{Claims, DOWNLINK_FRAMES, HEARTBEAT_S};
@@ -45,6 +46,7 @@ pub(crate) struct Reactor {
     pub(crate) unblocked: Vec<PipeId>,
     /// Connections on their way to another reactor.
     pub(crate) leaving: Vec<(PipeId, Box<Transfer>)>,
+    logins: Logins,
     /// SENDACKs on the wire, for the backend to confirm.
     pub(crate) claims: Claims,
 }
@@ -85,6 +87,7 @@ impl Reactor {
             turns: BTreeSet::new(),
             unblocked: Vec::new(),
             leaving: Vec::new(),
+            logins: Logins::default(),
             claims: Claims::new(),
         }
     }
@@ -133,6 +136,7 @@ impl Reactor {
         self.shard.check();
         self.perform(scene, pipes);
         self.shard.check();
+        self.outputs.uplinks.iter().flatten().for_each(|item| self.logins.on_uplink(item));
         if !self.ready.is_empty() || !self.outputs.transmits.is_empty() {
             self.stir(scene);
         } else if let Some(deadline) = self.shard.next_deadline() {
@@ -154,7 +158,10 @@ impl Reactor {
                 let key = self.shard.handle_moved(now, *transfer, &mut self.outputs).expect("room");
                 self.attach(pipes, key, pipe);
             }
-            Mail::Downlink(downlink) => self.shard.handle_downlink(now, downlink, &mut self.outputs),
+            Mail::Downlink(downlink) => {
+                self.logins.on_downlink(&downlink);
+                self.shard.handle_downlink(now, downlink, &mut self.outputs);
+            }
             Mail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
             Mail::Stop => self.shard.handle_stop(now, &mut self.outputs),
         }
@@ -231,6 +238,10 @@ impl Reactor {
                 pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
             }
         }
+        for stream in self.streams.values() {
+            let pipe = &mut pipes[stream.pipe];
+            assert!(!pipe.tap.is_over() || pipe.is_finished(Way::Down), "nothing follows the last frame");
+        }
         for key in self.outputs.closes.drain(..) {
             if let Some(stream) = self.streams.remove(&key) {
                 pipes[stream.pipe].place = Place::Closed;
@@ -293,6 +304,7 @@ impl Reactor {
         for count in [Count::Connections, Count::Sessions, Count::Users, Count::Timers] {
             assert_eq!(tally[count], 0, "{count:?} of shard {} are left", self.number);
         }
+        self.logins.check_empty();
         assert!(self.streams.is_empty() && self.mail.is_empty(), "streams or mail are left");
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, encode_batch};
 use moorline_proto::message::client::{Ack, Hello, Ping, Req, Send, Sub, send};
 use moorline_proto::message::frame_of;
+use moorline_proto::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
@@ -18,9 +19,11 @@ enum Manner {
     Flooding,
     Confused,
     OutOfOrder,
+    /// Cannot wait for WELCOME: a part of its next frame comes along with HELLO.
+    Eager,
 }
 
-const MANNERS: [Manner; 7] = [
+const MANNERS: [Manner; 8] = [
     Manner::Noise,
     Manner::Silent,
     Manner::SilentAfterLogin,
@@ -28,6 +31,7 @@ const MANNERS: [Manner; 7] = [
     Manner::Flooding,
     Manner::Confused,
     Manner::OutOfOrder,
+    Manner::Eager,
 ];
 
 pub(crate) struct Hostile {
@@ -46,6 +50,9 @@ impl World {
         let pipe = self.connect(Caller::Hostile(at));
         let manner = MANNERS[self.scene.index(MANNERS.len())];
         self.hostiles.push(Hostile { pipe, manner, turns: 0, is_over: false });
+        if manner == Manner::Eager {
+            self.pipes[pipe].tap.trust();
+        }
         if manner == Manner::Flooding {
             self.pipes[pipe].stop_reading(Way::Down);
         }
@@ -69,6 +76,14 @@ impl World {
                 (0..=self.scene.index(60)).map(|_| self.scene.random.next_u64().to_be_bytes()[0]).collect();
             bytes[0] = if turns == 0 && self.scene.random.one_in(2) { 0xA1 } else { bytes[0] };
         }
+        if manner == Manner::Eager {
+            let mut ping = Vec::new();
+            frame_of(Command::Ping, &Ping { next_s: 2 }).encode(&mut ping);
+            if turns > 0 {
+                bytes.extend_from_slice(&ping[7..]);
+            }
+            bytes.extend_from_slice(&ping[..7]);
+        }
         let taken = self.pipes[pipe].write(&mut self.scene, pipe, Way::Up, &bytes);
         let is_done = taken < bytes.len() || turns > 60;
         match manner {
@@ -78,6 +93,8 @@ impl World {
                 self.pipes[pipe].finish(&mut self.scene, pipe, Way::Up);
             }
             Manner::Noise | Manner::Confused | Manner::OutOfOrder if is_done => self.hostile_leaves(at),
+            Manner::Eager if is_done => self.hostile_leaves(at),
+            Manner::Eager => self.scene.after(Duration::from_secs(1), What::HostileSpeaks(at)),
             Manner::Flooding if turns > 60 => {}
             _ => self.scene.within(200, What::HostileSpeaks(at)),
         }

@@ -17,7 +17,7 @@
 //! | `scene` | clock, event heap, dice, trace: what every part shares |
 //! | `pipe`, `tap` | a TCP connection; a decoder that listens in and checks |
 //! | `client`, `talk`, `hostile` | the driver of a `Core`; what applications do; connections that misbehave |
-//! | `gateway`, `worker` | a reactor's loop around a `Shard`; a worker with its link |
+//! | `gateway`, `logins`, `worker` | a reactor's loop around a `Shard`; what it tells; a worker with its link |
 //! | `backend`, `cursor` | conversations and streams; how far a device is in one |
 //! | `oracle` | what must be true of sends and messages |
 //! | `faults`, `coverage` | what goes wrong; what really occurred |
@@ -29,6 +29,7 @@ mod cursor;
 mod faults;
 mod gateway;
 mod hostile;
+mod logins;
 mod network;
 mod oracle;
 mod pipe;

@@ -155,6 +155,11 @@ impl Pipe {
         }
     }
 
+    /// Whether the writer is done.
+    pub(crate) fn is_finished(&mut self, way: Way) -> bool {
+        self.flow(way).end != End::Open
+    }
+
     fn set_off(&mut self, scene: &mut Scene, id: PipeId, way: Way) {
         let wait = scene.micros(self.latency_micros);
         let flow = self.flow(way);

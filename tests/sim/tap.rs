@@ -57,6 +57,11 @@ impl Tap {
         }
     }
 
+    /// This one keeps the rules, whoever it is.
+    pub(crate) const fn trust(&mut self) {
+        self.is_honest = true;
+    }
+
     /// The shard is about to see these bytes.
     pub(crate) fn hear_up(&mut self, now: Instant, bytes: &[u8], seen: &mut Coverage) {
         self.heard_at = now;
@@ -154,5 +159,10 @@ impl Tap {
     pub(crate) fn check_silence(&self, now: Instant) {
         let (since, patience) = (now.saturating_since(self.heard_at), server_patience(self.promised));
         assert!(since >= patience, "ended after {since:?} of silence, {patience:?} were promised");
+    }
+
+    /// Whether the last frame is out.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.is_over
     }
 }

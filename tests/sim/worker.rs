@@ -110,8 +110,11 @@ impl Worker {
                 };
                 self.to_shards.push((key.shard(), Downlink::Verdict { key, verdict }));
             }
-            Uplink::Up { key, command, seq, body, .. } => {
+            Uplink::Up { key, command, seq, dup, body, .. } => {
                 let Some(number) = self.number_of(key, command, seq, &body) else { return };
+                let is_same = |up: &Up| (up.key, up.command, up.number) == (key, Command::Send, number);
+                let is_pending = self.pending.values().any(is_same);
+                assert!(dup || command != Command::Send || !is_pending, "cid {seq} of {key:?} comes twice");
                 let deadline = scene.now + UP_TIMEOUT;
                 let up = Up { key, command, number, deadline, body };
                 if matches!(self.link, Link::Live) {

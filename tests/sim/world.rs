@@ -101,7 +101,7 @@ impl World {
     pub(crate) fn run(mut self) -> (Coverage, u64) {
         let calm_at = self.scene.now + self.scene.faults.chaos;
         loop {
-            self.step();
+            assert!(self.step(), "heartbeats never end");
             let is_calm = self.scene.faults.is_calm;
             if is_calm && self.scene.coverage.steps.is_multiple_of(16) && self.is_drained() {
                 break;
@@ -113,16 +113,16 @@ impl World {
         (std::mem::take(&mut self.scene.coverage), self.scene.digest())
     }
 
-    fn step(&mut self) {
-        let what = self.scene.next().expect("heartbeats never end");
+    /// False: nothing is to come.
+    fn step(&mut self) -> bool {
+        let Some(what) = self.scene.next() else { return false };
         self.handle(what);
         self.deliver_mail();
+        true
     }
 
     fn run_until(&mut self, end: Instant, is_done: impl Fn(&Self) -> bool) {
-        while self.scene.now < end && !is_done(self) {
-            self.step();
-        }
+        while self.scene.now < end && !is_done(self) && self.step() {}
     }
 
     fn handle(&mut self, what: What) {
@@ -162,7 +162,9 @@ impl World {
                 self.backend.on_late(number, &lives);
             }
             What::Talk(at) => self.talk(at),
+            What::Handled(at, _) if self.clients[at].is_over => {}
             What::Handled(at, token) => {
+                self.oracle.on_handled(at, token);
                 self.clients[at].core.handled(self.scene.now, token);
                 self.drain(at);
             }

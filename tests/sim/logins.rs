@@ -1,0 +1,72 @@
+//! What one shard tells the workers, held against itself: logins begin and end once, newer ones have
+//! larger versions, a device is logged in once, every push has one outcome.
+
+use crate::backend::{Device, KICKED_BY_NAME};
+use moorline::handoff::{Downlink, PushTicket, Target, Uplink};
+use moorline_proto::ids::ConnKey;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Debug, Default)]
+pub(crate) struct Logins {
+    /// By connection: its device, and its version.
+    live: BTreeMap<ConnKey, (Device, u64)>,
+    version: u64,
+    /// Devices kicked by name, up to this version.
+    kicked: BTreeMap<Device, u64>,
+    /// Correlation and life of the link of pushes without an outcome.
+    pushes: BTreeSet<(u16, u32, u64)>,
+}
+
+const fn name(ticket: &PushTicket) -> (u16, u32, u64) {
+    (ticket.worker, ticket.link_generation, ticket.correlation)
+}
+
+impl Logins {
+    pub(crate) fn on_downlink(&mut self, item: &Downlink) {
+        match item {
+            Downlink::Push(push) => {
+                let ticket = push.ticket.as_ref().expect("the backend wants to know");
+                assert!(self.pushes.insert(name(ticket)), "a push is named once");
+            }
+            Downlink::Kick { target: Target::Device(uid, device), login_version, .. } => {
+                let up_to = self.kicked.entry((uid.to_string(), device.to_string())).or_default();
+                *up_to = (*up_to).max(*login_version);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn on_uplink(&mut self, item: &Uplink) {
+        match item {
+            Uplink::ConnUp { login, .. } => {
+                assert!(login.login_version > self.version, "versions rise");
+                self.version = login.login_version;
+                let device = (login.uid.clone(), login.device.clone());
+                let older = self.live.values().find(|(other, _)| *other == device);
+                assert_eq!(older, None, "a device is logged in once");
+                self.live.insert(ConnKey::from_u64(login.handle), (device, login.login_version));
+            }
+            Uplink::ConnDown { key, code, .. } => {
+                let (device, version) = self.live.remove(key).expect("what ends was logged in");
+                let is_by_name = *code == KICKED_BY_NAME;
+                let up_to = self.kicked.get(&device).copied().unwrap_or(0);
+                assert!(!is_by_name || version <= up_to, "the kick of {up_to} hit {version}");
+            }
+            Uplink::Up { key, .. } => {
+                assert!(self.live.contains_key(key), "{key:?} speaks, which is not logged in");
+            }
+            Uplink::Pushed { ticket, .. } => {
+                assert!(
+                    self.pushes.remove(&name(ticket)),
+                    "an outcome of {ticket:?}, which has none to come"
+                );
+            }
+            Uplink::Login { .. } | Uplink::Announced { .. } => {}
+        }
+    }
+
+    pub(crate) fn check_empty(&self) {
+        assert!(self.live.is_empty(), "{:?} are still logged in", self.live);
+        assert!(self.pushes.is_empty(), "{:?} have no outcome", self.pushes);
+    }
+}
