@@ -130,10 +130,11 @@ pub struct ImConfig {
     /// Message keys remembered at once; over it the oldest is forgotten early. About 120 bytes each.
     pub idempotency_entries_max: usize,
     /// Pushes without ack per device.
-    pub push_window: usize,
-    /// Bytes of pushes without ack per device; at least one push is always allowed.
+    pub outstanding: usize,
+    /// Bytes of pushes without ack per device; one push is always allowed. Must stay well below the
+    /// gateway's `limits.queue_bytes`: over that a device that does not ack is closed at every login.
     #[serde(with = "units::bytes")]
-    pub push_window_bytes: usize,
+    pub outstanding_bytes: usize,
     /// Messages in one answer to im.pull; larger wishes are capped.
     pub pull_messages_max: usize,
     /// Members of a group. The default is what fits one answer of im.group.members for sure.
@@ -156,8 +157,8 @@ impl Default for ImConfig {
             inbox_entries_max: 10_000,
             idempotency_window: Duration::from_secs(7 * 86_400),
             idempotency_entries_max: 2_000_000,
-            push_window: 256,
-            push_window_bytes: 256 << 10,
+            outstanding: 64,
+            outstanding_bytes: 128 << 10,
             pull_messages_max: 500,
             group_members_max: 900,
             devices_max: 32,
@@ -211,7 +212,7 @@ impl BackendConfig {
             ("im.payload_max", self.im.payload_max),
             ("im.inbox_entries_max", self.im.inbox_entries_max),
             ("im.idempotency_entries_max", self.im.idempotency_entries_max),
-            ("im.push_window", self.im.push_window),
+            ("im.outstanding", self.im.outstanding),
             ("im.pull_messages_max", self.im.pull_messages_max),
             ("im.group_members_max", self.im.group_members_max),
             ("im.devices_max", self.im.devices_max),
@@ -250,7 +251,7 @@ mod tests {
         let config = BackendConfig::parse(text).expect("valid");
         assert_eq!((config.handler, config.link.credit), (HandlerKind::Acker, 7));
         assert_eq!((config.link.lease, config.im.payload_max), (Duration::from_millis(250), 1024));
-        assert_eq!(config.im.push_window, ImConfig::default().push_window);
+        assert_eq!(config.im.outstanding, ImConfig::default().outstanding);
     }
 
     #[test]
@@ -266,7 +267,7 @@ mod tests {
         assert!(unknown.to_string().contains("credits"), "{unknown}");
         let public = BackendConfig::parse("listen = '0.0.0.0:7100'").expect_err("not private");
         assert!(public.to_string().starts_with("`listen`"), "{public}");
-        assert!(BackendConfig::parse("[im]\npush_window = 0").is_err());
+        assert!(BackendConfig::parse("[im]\noutstanding = 0").is_err());
         assert!(BackendConfig::parse("[im]\npayload_max = '2MiB'").is_err());
         assert!(BackendConfig::parse("[link]\nlease = '5 parsecs'").is_err());
     }

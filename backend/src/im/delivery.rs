@@ -102,7 +102,7 @@ impl<S: Store> Im<S> {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
         }
         targets.retain(|(id, position)| {
-            let is_direct = self.try_direct(*id, *position, origin, out);
+            let is_direct = self.try_direct(*id, *position, origin, delivery.body.len(), out);
             if is_direct {
                 sessions.push(*id);
             }
@@ -123,10 +123,17 @@ impl<S: Store> Im<S> {
 
     /// Whether this device takes the entry at `position` as its next. If not it has it, wrote it, or
     /// is behind and catches up by itself.
-    fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, out: &mut impl Outputs) -> bool {
-        let (pushes_max, bytes_max) = (self.config.push_window, self.config.push_window_bytes);
+    fn try_direct(
+        &mut self,
+        id: SessionId,
+        position: u64,
+        origin: Origin,
+        bytes: usize,
+        out: &mut impl Outputs,
+    ) -> bool {
+        let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);
         let Some(session) = self.sessions.get_mut(id) else { return false };
-        if session.window.pushed() >= position || session.window.room(pushes_max, bytes_max) == 0 {
+        if session.window.pushed() >= position || session.window.room(pushes_max) == 0 {
             return false;
         }
         if session.window.pushed() + 1 < position {
@@ -139,16 +146,16 @@ impl<S: Store> Im<S> {
             }
             return false;
         }
-        true
+        session.window.fits(bytes, bytes_max)
     }
 
     /// Pushes what comes next in the stream of the session's user, as far as its window has room.
     pub(super) fn pump(&mut self, id: SessionId, out: &mut impl Outputs) {
-        let (pushes_max, bytes_max) = (self.config.push_window, self.config.push_window_bytes);
+        let pushes_max = self.config.outstanding;
         loop {
             let Some(session) = self.sessions.get(id).filter(|it| it.is_listed) else { return };
             let Some((user, device)) = session.owner else { return };
-            let (room, after) = (session.window.room(pushes_max, bytes_max), session.window.pushed());
+            let (room, after) = (session.window.room(pushes_max), session.window.pushed());
             if room == 0 {
                 return;
             }
@@ -159,14 +166,14 @@ impl<S: Store> Im<S> {
             let mut entries = std::mem::take(&mut self.scratch.entries);
             self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
             let is_last = entries.is_empty();
-            for (position, entry) in entries.drain(..) {
-                let Some(session) = self.sessions.get(id) else { break };
-                if session.window.room(pushes_max, bytes_max) == 0 {
-                    break;
-                }
-                self.pump_entry(id, device, position, entry, out);
-            }
+            let mut entries_left = entries.drain(..);
+            let is_full =
+                entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry, out));
+            drop(entries_left);
             self.scratch.entries = entries;
+            if is_full {
+                return;
+            }
             if is_last {
                 // Nothing is left up to the end: it was trimmed.
                 if let Some(session) = self.sessions.get_mut(id) {
@@ -177,14 +184,16 @@ impl<S: Store> Im<S> {
         }
     }
 
-    fn pump_entry(
+    /// False: it does not fit before something was acked.
+    fn try_pump(
         &mut self,
         id: SessionId,
         device: DeviceNumber,
         position: u64,
         entry: Entry,
         out: &mut impl Outputs,
-    ) {
+    ) -> bool {
+        let bytes_max = self.config.outstanding_bytes;
         let (spec, body) = match entry {
             Entry::Message { origin: Some(origin), .. } if origin == device => {
                 if let Some(session) = self.sessions.get_mut(id)
@@ -192,7 +201,7 @@ impl<S: Store> Im<S> {
                 {
                     self.sessions.on_acked(id);
                 }
-                return;
+                return true;
             }
             Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
             Entry::Dropped { conversation } => {
@@ -200,10 +209,13 @@ impl<S: Store> Im<S> {
                 (spec, self.notify(conversation))
             }
         };
-        let push = out.push(&[id], spec, &body);
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.window.on_push(push, position, body.len());
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        if !session.window.fits(body.len(), bytes_max) {
+            return false;
         }
+        let push = out.push(&[id], spec, &body);
+        session.window.on_push(push, position, body.len());
+        true
     }
 
     fn notify(&self, conversation: ConversationId) -> Bytes {

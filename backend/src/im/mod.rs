@@ -47,7 +47,7 @@ use store::{Committed, ConversationId, Entry, Store, Write};
 pub const BATCH_WRITES_MAX: usize = 256;
 /// How long a device rests whose gateway would not take a push.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// What a client is told to wait when the store or a table is full, in milliseconds.
+/// What a client is told to wait when the store is busy, in milliseconds.
 const BUSY_RETRY_MS: u32 = 1000;
 
 /// Where [`Im`] says what it has to say; [`Outbox`] is one.

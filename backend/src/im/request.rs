@@ -1,7 +1,7 @@
 //! REQ: history, groups, the list of conversations.
 
 use super::names;
-use super::send::{Refused, USERS_FULL, refused, retry_after_ms};
+use super::send::{Refused, USERS_FULL, refused};
 use super::store::{ConversationId, PageLimits, Refusal, Store, UserId, Write};
 use super::{Im, Outputs, Waiting};
 use crate::server::{ReplyTo, SessionId};
@@ -184,8 +184,7 @@ fn answer(reply: ReplyTo, result: Result<Bytes, Refused>, out: &mut impl Outputs
     match result {
         Ok(payload) => out.answer_req(reply, Code::Ok, Resp { payload, ..Default::default() }),
         Err((code, reason)) => {
-            let (retry_after_ms, reason) = (retry_after_ms(code), reason.to_owned());
-            out.answer_req(reply, code, Resp { retry_after_ms, reason, ..Default::default() });
+            out.answer_req(reply, code, Resp { reason: reason.to_owned(), ..Default::default() });
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::names::{self, Conversation};
 use super::store::{Draft, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, UserId, Write};
-use super::{BUSY_RETRY_MS, Im, Origin, Outputs, Waiting, time_ms};
+use super::{Im, Origin, Outputs, Waiting, time_ms};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -10,7 +10,7 @@ use moorline_proto::message::client::{Code, Send, SendAck, send};
 use moorline_proto::random::mix;
 use prost::Message;
 
-/// An answer that is not OK: its code, and why, for people.
+/// An answer that is not OK: its code, and why, for people. For good, so never [`Code::Retry`].
 pub(super) type Refused = (Code, &'static str);
 
 /// How a store's refusal is told to a client.
@@ -21,16 +21,11 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
         Refusal::Conflict => (Code::Conflict, "known already, with other content or another creator"),
         Refusal::Denied => (Code::Denied, "a one-to-one conversation cannot be joined or left"),
         Refusal::GroupFull => (Code::Denied, "the group has im.group_members_max members"),
-        Refusal::StoreFull => (Code::Retry, "im.conversations_max conversations are known"),
+        Refusal::StoreFull => (Code::Denied, "im.conversations_max conversations are known"),
     }
 }
 
-/// When a client may ask again, for codes that say so.
-pub(super) fn retry_after_ms(code: Code) -> u32 {
-    if code == Code::Retry { BUSY_RETRY_MS } else { 0 }
-}
-
-pub(super) const USERS_FULL: Refused = (Code::Retry, "im.users_max users are known");
+pub(super) const USERS_FULL: Refused = (Code::Denied, "im.users_max users are known");
 const NO_SESSION: Refused = (Code::Denied, "this login was refused");
 
 impl<S: Store> Im<S> {
@@ -152,8 +147,7 @@ impl<S: Store> Im<S> {
 }
 
 fn refuse_send(reply: ReplyTo, (code, reason): Refused, out: &mut impl Outputs) {
-    let (retry_after_ms, reason) = (retry_after_ms(code), reason.to_owned());
-    out.answer_send(reply, code, SendAck { retry_after_ms, reason, ..Default::default() });
+    out.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
 }
 
 /// Tells contents apart; not for secrets. Eight bytes per step of SplitMix64's finaliser.

@@ -46,12 +46,14 @@ impl Window {
         self.pushed
     }
 
-    /// How many more pushes may go out now.
-    pub(super) fn room(&self, pushes_max: usize, bytes_max: usize) -> usize {
-        if self.flow != Flow::Open || (self.bytes >= bytes_max && !self.in_flight.is_empty()) {
-            return 0;
-        }
-        pushes_max.saturating_sub(self.in_flight.len())
+    /// How many more entries may go out now, if their bytes fit.
+    pub(super) fn room(&self, pushes_max: usize) -> usize {
+        if self.flow == Flow::Open { pushes_max.saturating_sub(self.in_flight.len()) } else { 0 }
+    }
+
+    /// Whether so many more bytes may be in flight. Alone, any push may.
+    pub(super) fn fits(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.bytes == 0 || self.bytes + bytes <= bytes_max
     }
 
     /// Everything unacked is to be pushed again.
@@ -145,11 +147,11 @@ mod tests {
         }
         assert!(!window.on_acked(PushId(5)), "4 is open still");
         assert!(window.on_acked(PushId(4)));
-        assert_eq!((window.acked(), window.pushed(), window.room(10, 30)), (5, 7, 8));
-        assert_eq!(window.room(10, 20), 0, "20 bytes are in flight");
+        assert_eq!((window.acked(), window.pushed(), window.room(10)), (5, 7, 8));
+        assert_eq!([window.fits(10, 30), window.fits(11, 30)], [true, false], "20 bytes are in flight");
         let later = Instant::from_nanos(9);
         assert!(window.on_failed(PushId(7), later));
-        assert_eq!((window.pushed(), window.room(10, 30), window.is_stalled()), (6, 0, true));
+        assert_eq!((window.pushed(), window.room(10), window.is_stalled()), (6, 0, true));
         assert!(!window.try_retry(Instant::ZERO) && window.try_retry(later));
         window.on_push(PushId(9), 7, 10);
         assert!(!window.on_own(8));
@@ -162,7 +164,7 @@ mod tests {
         let mut window = Window::new(0);
         window.on_push(PushId(1), 1, 10);
         window.restart();
-        assert_eq!((window.pushed(), window.room(1, 1)), (0, 1));
+        assert_eq!((window.pushed(), window.room(1), window.fits(9, 1)), (0, 1, true));
         assert!(!window.on_acked(PushId(1)));
     }
 }

@@ -190,6 +190,12 @@ fn pages_are_capped_by_count_and_bytes_and_say_so() {
     assert_eq!(seqs(&mut bench, pull(id, 6, 0, 0)), (vec![], false));
     let unspoken: PullResponse = bench.req(alice, "im.pull", &pull("c2c:alice:zoe", 1, 0, 0)).expect("hers");
     assert_eq!(unspoken, PullResponse::default());
+    let first = bench.send(alice, conversation("c2c:alice:zoe"), &key(9), b"").1;
+    assert_eq!(
+        (first.conversation.as_str(), first.seq),
+        ("c2c:alice:zoe", 1),
+        "the id is as good as the user"
+    );
 }
 
 #[test]
@@ -249,7 +255,7 @@ fn what_is_unacked_is_pushed_again_when_a_session_is_announced_again() {
 
 #[test]
 fn a_window_bounds_what_is_in_flight_and_a_full_gateway_is_tried_again() {
-    let config = ImConfig { push_window: 2, ..ImConfig::default() };
+    let config = ImConfig { outstanding: 2, ..ImConfig::default() };
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "phone", 1);
     bench.login(1, "bob", "phone", 1);
@@ -277,7 +283,7 @@ fn a_window_bounds_what_is_in_flight_and_a_full_gateway_is_tried_again() {
 
 #[test]
 fn large_pushes_count_by_their_bytes() {
-    let mut bench = Bench::new(ImConfig { push_window_bytes: 1000, ..ImConfig::default() });
+    let mut bench = Bench::new(ImConfig { outstanding_bytes: 1000, ..ImConfig::default() });
     let alice = bench.login(0, "alice", "phone", 1);
     bench.login(1, "bob", "phone", 1);
     for i in 1..=3 {
@@ -287,6 +293,47 @@ fn large_pushes_count_by_their_bytes() {
     assert_eq!(first.len(), 1, "one is always allowed");
     bench.outcome(&first[0], Outcome::Acked);
     assert_eq!(bench.pushes().len(), 1);
+}
+
+/// A gateway closes a connection for which over `limits.queue_bytes` wait; a large inbox must not
+/// make it do so at every login.
+#[test]
+fn a_large_inbox_never_has_more_than_the_bound_outstanding() {
+    let config = ImConfig::default();
+    let (pushes_max, bytes_max) = (config.outstanding, config.outstanding_bytes);
+    let mut bench = Bench::new(config);
+    let alice = bench.login(0, "alice", "phone", 1);
+    let pad = bench.login(1, "alice", "pad", 1);
+    bench.logout(pad);
+    for i in 0..200 {
+        bench.send(alice, user("bob"), &key(i), &[i; 50_000]);
+    }
+    for i in 200..=255 {
+        bench.send(alice, user("bob"), &key(i), b"small");
+    }
+    let bob = bench.login(2, "bob", "phone", 1);
+    let pad = bench.login(3, "alice", "pad", 2);
+    let mut outstanding: [std::collections::VecDeque<Pushed>; 2] = Default::default();
+    let mut seqs: [Vec<u64>; 2] = Default::default();
+    loop {
+        for pushed in bench.pushes() {
+            outstanding[usize::from(pushed.session == pad)].push_back(pushed);
+        }
+        for device in &outstanding {
+            let bytes: usize = device.iter().map(|it| it.body.len()).sum();
+            assert!(device.len() <= pushes_max && bytes <= bytes_max, "{} with {bytes} bytes", device.len());
+        }
+        let device = usize::from(outstanding[0].is_empty());
+        let Some(pushed) = outstanding[device].pop_front() else { break };
+        assert_eq!(pushed.session, [bob, pad][device]);
+        seqs[device].push(pushed.push().seq);
+        bench.outcome(&pushed, Outcome::Acked);
+        if seqs[0].len() == 100 && device == 0 {
+            // One of 50 KB more finds no room, and comes in its turn.
+            bench.send(alice, conversation("c2c:alice:bob"), b"another key 16 b", &[0; 50_000]);
+        }
+    }
+    assert!(seqs.iter().all(|seqs| seqs.iter().copied().eq(1..=257)), "everything, in order");
 }
 
 #[test]
@@ -358,7 +405,20 @@ fn refused_logins_are_kicked_and_may_do_nothing() {
     assert_eq!(bench.kicks(), [(phone, 3531)], "one device only");
     assert_eq!(bench.send(pad, user("bob"), &key(1), b"").0, Code::Ok);
     let (code, ack) = bench.send(pad, user("carol"), &key(2), b"");
-    assert_eq!((code, ack.retry_after_ms), (Code::Retry, 1000), "a third user");
+    assert_eq!((code, ack.retry_after_ms), (Code::Denied, 0), "a third user");
+    assert_eq!(create(&mut bench, pad, "g", &["carol"]), Err(Code::Denied));
     let carol = bench.login(3, "carol", "phone", 1);
     assert_eq!(bench.kicks(), [(carol, 3001)]);
+}
+
+#[test]
+fn a_full_table_of_conversations_is_no_reason_to_try_again() {
+    let mut bench = Bench::new(ImConfig { conversations_max: 1, ..ImConfig::default() });
+    let alice = bench.login(0, "alice", "phone", 1);
+    assert_eq!(bench.send(alice, user("bob"), &key(1), b"").0, Code::Ok);
+    let (code, ack) = bench.send(alice, user("carol"), &key(2), b"");
+    assert_eq!((code, ack.retry_after_ms), (Code::Denied, 0));
+    assert!(ack.reason.contains("im.conversations_max"), "{}", ack.reason);
+    assert_eq!(create(&mut bench, alice, "g", &[]), Err(Code::Denied));
+    assert_eq!(bench.send(alice, user("bob"), &key(2), b"").0, Code::Ok, "what is known goes on");
 }

@@ -275,14 +275,14 @@ proptest! {
 
     #[test]
     fn every_device_gets_everything_once_and_in_order(steps in proptest::collection::vec(step(), 0..160)) {
-        let mut world = World::new(ImConfig { push_window: 4, ..ImConfig::default() }, true);
+        let mut world = World::new(ImConfig { outstanding: 4, ..ImConfig::default() }, true);
         steps.iter().for_each(|step| world.step(step));
         world.settle();
     }
 
     #[test]
     fn devices_with_a_tiny_inbox_converge_by_pulling(steps in proptest::collection::vec(step(), 0..160)) {
-        let config = ImConfig { push_window: 4, inbox_entries_max: 3, ..ImConfig::default() };
+        let config = ImConfig { outstanding: 4, inbox_entries_max: 3, ..ImConfig::default() };
         let mut world = World::new(config, false);
         steps.iter().for_each(|step| world.step(step));
         world.settle();
