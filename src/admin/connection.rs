@@ -47,15 +47,26 @@ impl Connection {
     }
 
     /// Does what the socket allows now; stops at "would block" only, as edge triggering demands.
-    pub(super) fn handle_ready(&mut self, routes: &Routes, bytes_max: usize) -> Progress {
-        match self.advance(routes, bytes_max) {
+    /// Calls `on_answer` when there is an answer, before the peer can hear it.
+    pub(super) fn handle_ready(
+        &mut self,
+        routes: &Routes,
+        bytes_max: usize,
+        on_answer: impl FnMut(),
+    ) -> Progress {
+        match self.advance(routes, bytes_max, on_answer) {
             Ok(progress) => progress,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Progress::Waits,
             Err(_) => Progress::Ended,
         }
     }
 
-    fn advance(&mut self, routes: &Routes, bytes_max: usize) -> io::Result<Progress> {
+    fn advance(
+        &mut self,
+        routes: &Routes,
+        bytes_max: usize,
+        mut on_answer: impl FnMut(),
+    ) -> io::Result<Progress> {
         let mut chunk = [0; 2048];
         loop {
             match &mut self.state {
@@ -67,6 +78,7 @@ impl Connection {
                     }
                     received.extend_from_slice(&chunk[..count]);
                     if let Reply::Done(answer) = routes.handle(received, bytes_max) {
+                        on_answer();
                         self.state = State::Writing { answer, written: 0 };
                     }
                 }

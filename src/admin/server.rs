@@ -117,11 +117,9 @@ impl Server {
     fn handle_ready(&mut self, slot: usize) {
         // An event may outlive its connection within one poll; a newer tenant only looks once too often.
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let was_unasked = connection.is_unasked();
-        let progress = connection.handle_ready(&self.routes, self.bounds.request_bytes);
-        if was_unasked && !connection.is_unasked() {
-            self.board.add(ANSWERED, 1);
-        }
+        let board = &self.board;
+        let count = || board.add(ANSWERED, 1);
+        let progress = connection.handle_ready(&self.routes, self.bounds.request_bytes, count);
         if progress == Progress::Ended {
             self.connections.remove(slot);
         }
