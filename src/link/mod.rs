@@ -227,8 +227,10 @@ impl Link {
         }
     }
 
-    /// Writes a frame into the output.
+    /// Writes a frame into the output, behind the outcomes that wait: what a client had acknowledged
+    /// is told before its login ends.
     pub fn send<M: Message>(&mut self, kind: Kind, correlation: u64, message: &M) {
+        self.send_outcomes();
         if let Some(socket) = &mut self.socket {
             link::encode(socket.output(), kind, correlation, 0, message);
         }
@@ -268,7 +270,9 @@ impl Link {
             return;
         }
         let mut result = PushResult { outcomes: std::mem::take(&mut self.outcomes) };
-        self.send(Kind::PushResult, 0, &result);
+        if let Some(socket) = &mut self.socket {
+            link::encode(socket.output(), Kind::PushResult, 0, 0, &result);
+        }
         result.outcomes.clear();
         self.outcomes = result.outcomes; // its memory is for the next turn
     }

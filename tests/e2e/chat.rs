@@ -1,14 +1,16 @@
 //! One to one and in groups: every device gets every message once, in order.
 
 use crate::gateway::{Backend, Gateway};
-use crate::raw::{Acks, Client, message, message_into, send_frame};
+use crate::raw::{Acks, Client, End, bytes_of, hello, message, message_into, send_frame};
 use bytes::Bytes;
-use moorline_proto::message::client::{Code, Resp, SendAck};
+use moorline_proto::frame::{Command, Frame};
+use moorline_proto::message::client::{Close, Code, Resp, SendAck};
 use moorline_proto::message::im::{
     ConversationsRequest, ConversationsResponse, GroupCreateRequest, GroupRequest, GroupResponse,
     PullRequest, PullResponse,
 };
-use moorline_proto::message::{decode, encode};
+use moorline_proto::message::{decode, encode, frame_of};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Long enough to see that nothing more comes.
@@ -119,7 +121,7 @@ fn who_is_no_member_neither_speaks_nor_reads() {
 
     assert_eq!(eve.request(4, "im.group.join", group("group:tea")).code(), Code::Ok);
     let members: GroupResponse = payload(&eve.request(5, "im.group.members", group("group:tea")));
-    assert_eq!(members.members, ["ann", "eve"]);
+    assert_eq!(BTreeSet::from_iter(members.members), ["ann", "eve"].map(str::to_owned).into());
     assert_eq!(speak(&mut eve, 4, "group:tea"), Code::Ok);
     ann.until("eve's message", |heard| heard.payloads() == [b"hm"]);
     let list = eve.request(6, "im.conversations", encode(&ConversationsRequest {}));
@@ -212,7 +214,7 @@ fn what_was_not_acknowledged_waits_for_the_next_login() {
     }
     let missed: [&[u8]; 5] = [b"2", b"3", b"4", b"5", b"6"];
     // Heard, not acknowledged, and then cut off.
-    let mut bob = Client::login(gateway.listener, "bob", "phone");
+    let mut bob = Client::greet(gateway.listener, &hello("bob", "phone"));
     bob.acks = Acks::Withheld;
     bob.until("what was missed", |heard| heard.pushes.len() == 5);
     assert_eq!(bob.heard.payloads(), missed);
@@ -225,8 +227,24 @@ fn what_was_not_acknowledged_waits_for_the_next_login() {
     drop(bob);
     gateway.until_sessions(1);
     let mut bob = Client::login(gateway.listener, "bob", "phone");
-    assert!(
-        bob.is_quiet_for(QUIET) && bob.heard.pushes.is_empty(),
-        "what was acknowledged does not come again"
-    );
+    assert!(bob.is_quiet_for(QUIET) && bob.heard.pushes.is_empty(), "what was acknowledged is done");
+}
+
+/// The ack and the end of the connection are read together.
+#[test]
+fn an_ack_counts_even_as_the_last_word() {
+    let (_backend, gateway) = start();
+    let mut alice = Client::login(gateway.listener, "alice", "d");
+    for number in 1..=30u32 {
+        let payload = number.to_be_bytes();
+        assert_eq!(alice.tell(number.into(), "bob", &payload).code(), Code::Ok);
+        let mut bob = Client::greet(gateway.listener, &hello("bob", "phone"));
+        bob.acks = Acks::Withheld;
+        bob.until("the message", |heard| !heard.pushes.is_empty());
+        assert_eq!(bob.heard.payloads(), [payload], "the one before is done with");
+        let ack = Frame::new(Command::Ack, Bytes::new()).with_ack(bob.last_seq);
+        let close = frame_of(Command::Close, &Close::default());
+        bob.write(&[bytes_of(&ack), bytes_of(&close)].concat());
+        assert_eq!(bob.end(), End::Eof);
+    }
 }

@@ -168,6 +168,28 @@ fn pushes_are_split_by_shard_and_outcomes_go_back_together() {
     world.await_count(Count::OutcomesStale, 1);
 }
 
+/// Otherwise the backend no longer knows the login whose ack it is, and pushes again.
+#[test]
+fn an_outcome_is_told_before_the_login_ends() {
+    let (backend, user) = (Backend::bind(), User::new(0));
+    let world = World::start(settings(&[&backend]));
+    let (mut peer, _) = backend.greet_announced(0);
+    world.login(&user);
+    peer.expect(Kind::ConnUp);
+    let command = u32::from(Command::Push.byte());
+    let push =
+        backend::Push { handles: vec![user.key.as_u64()], command, want_ack: true, ..Default::default() };
+    peer.send(Kind::Push, 7, 0, &push);
+    let Downlink::Push(Push { ticket: Some(ticket), .. }) = world.downlink(user.key.shard()) else {
+        panic!("no push with a ticket")
+    };
+    let acked = Uplink::Pushed { ticket, key: user.key, outcome: Outcome::Acked };
+    world.mail(&user, vec![acked, Uplink::ConnDown { key: user.key, pin: user.pin, code: 0 }]);
+    let result: PushResult = peer.expect(Kind::PushResult).message().expect("decodes");
+    assert_eq!(result.outcomes[0].correlation, 7);
+    peer.expect(Kind::ConnDown);
+}
+
 #[test]
 fn a_push_for_one_goes_to_one_shard_without_a_ticket() {
     let (backend, user) = (Backend::bind(), User::on_shard(2));
