@@ -1,6 +1,6 @@
 //! Frames to clients: answers, pushes, and the acks that come back.
 
-use super::downlink::{Downlink, Parcel};
+use super::flight::{Flight, Parcel};
 use super::{Count, Outputs, Shard};
 use crate::handoff::{Push, PushTicket, Target, Uplink};
 use bytes::Bytes;
@@ -76,9 +76,9 @@ impl Shard {
         let slot = self.table.get(key).expect("resolved").session;
         let session = self.registry.get_mut(slot).expect("resolved");
         let (limits, next_seq) = (self.settings.downlink, session.next_seq);
-        let downlink = session.downlink.get_or_insert_with(|| Box::new(Downlink::new(limits, next_seq)));
-        let is_full = downlink.waiting() >= self.settings.queue_frames_max
-            || downlink.waiting_bytes() + parcel.body.len() > self.settings.queue_bytes_max;
+        let flight = session.flight.get_or_insert_with(|| Box::new(Flight::new(limits, next_seq)));
+        let is_full = flight.waiting() >= self.settings.queue_frames_max
+            || flight.waiting_bytes() + parcel.body.len() > self.settings.queue_bytes_max;
         if is_full {
             self.tally[Count::PushesFull] += 1;
             report(parcel.ticket, key, Outcome::Full, outputs);
@@ -86,7 +86,7 @@ impl Shard {
             return;
         }
         self.tally[Count::Pushes] += 1;
-        downlink.wait(parcel);
+        flight.wait(parcel);
         self.pump(now, key, outputs);
     }
 
@@ -95,10 +95,10 @@ impl Shard {
         let Some(slot) = self.table.get(key).map(|connection| connection.session) else { return };
         loop {
             let Some(session) = self.registry.get_mut(slot) else { return };
-            let Some(downlink) = session.downlink.as_mut() else { return };
-            match downlink.next(now) {
+            let Some(flight) = session.flight.as_mut() else { return };
+            match flight.next(now) {
                 Some(Ok(frame)) => {
-                    session.next_seq = downlink.window.next_seq();
+                    session.next_seq = flight.window.next_seq();
                     self.send(key, frame, outputs);
                 }
                 Some(Err(expired)) => {
@@ -108,10 +108,10 @@ impl Shard {
                 None => break,
             }
         }
-        let Some(downlink) = self.registry.get_mut(slot).and_then(|session| session.downlink.as_mut()) else {
+        let Some(flight) = self.registry.get_mut(slot).and_then(|session| session.flight.as_mut()) else {
             return;
         };
-        if let Some(deadline) = downlink.ack_deadline() {
+        if let Some(deadline) = flight.ack_deadline() {
             self.arm(key, deadline);
         }
         self.close_if_clogged(now, key, outputs);
@@ -156,7 +156,7 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let slot = self.table.get(key).expect("its frame is being handled").session;
         let session = self.registry.get_mut(slot).expect("acks are read only with a session");
-        let Some(downlink) = session.downlink.as_mut() else {
+        let Some(flight) = session.flight.as_mut() else {
             return if ack < session.next_seq { Ok(()) } else { Err(CloseReason::Window) };
         };
         let mut acked = 0;
@@ -164,18 +164,18 @@ impl Shard {
             acked += 1;
             report(parcel.ticket, key, Outcome::Acked, outputs);
         };
-        let verdict = downlink.window.ack(ack, now, |frame| settle(frame.item));
+        let verdict = flight.window.ack(ack, now, |frame| settle(frame.item));
         verdict.map_err(|_| CloseReason::Window)?;
         if sack != 0 {
-            downlink.window.sack(ack, sack, now, |frame| settle(frame.item));
+            flight.window.sack(ack, sack, now, |frame| settle(frame.item));
         }
         if acked == 0 {
             return Ok(());
         }
         self.tally[Count::PushesAcked] += acked;
-        downlink.probes = 0;
-        if downlink.is_empty() {
-            session.downlink = None;
+        flight.probes = 0;
+        if flight.is_empty() {
+            session.flight = None;
         } else {
             self.pump(now, key, outputs);
         }
@@ -185,13 +185,13 @@ impl Shard {
     /// An ack is overdue: ask once, then give up and return everything to the backend [P-6.5].
     pub(super) fn on_ack_overdue(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         let slot = self.table.get(key).expect("its timer fired").session;
-        let Some(downlink) = self.registry.get_mut(slot).and_then(|session| session.downlink.as_mut()) else {
+        let Some(flight) = self.registry.get_mut(slot).and_then(|session| session.flight.as_mut()) else {
             return;
         };
-        if downlink.probes > 0 {
+        if flight.probes > 0 {
             return self.close(now, key, CloseReason::AckTimeout, outputs);
         }
-        downlink.probes += 1;
+        flight.probes += 1;
         self.tally[Count::AckProbes] += 1;
         let probe = Frame::new(Command::Ping, Bytes::new()).with_flags(moorline_proto::frame::Flags::ACK_REQ);
         self.send(key, probe, outputs);

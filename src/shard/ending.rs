@@ -148,7 +148,7 @@ impl Shard {
             return;
         }
         let session = self.registry.remove(slot);
-        for parcel in session.downlink.into_iter().flat_map(|downlink| downlink.into_unacked()) {
+        for parcel in session.flight.into_iter().flat_map(|flight| flight.into_unacked()) {
             self.tally[super::Count::PushesOffline] += 1;
             report(parcel.ticket, key, Outcome::Offline, outputs);
         }

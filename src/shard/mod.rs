@@ -16,14 +16,14 @@
 //! | `registry`, `session` | users and their devices' logins |
 //! | `login` | HELLO, verdict, moving home, replacing an older login |
 //! | `uplink` | frames from clients |
-//! | `delivery`, `downlink` | frames to clients: pushes, window, acks |
+//! | `delivery`, `flight` | frames to clients: pushes, window, acks |
 //! | `ending` | close, kick, logout, drain |
 //! | `timers` | the one wheel entry of each connection |
 
 mod connection;
 mod delivery;
-mod downlink;
 mod ending;
+mod flight;
 mod login;
 mod outbound;
 mod registry;

@@ -1,6 +1,6 @@
 //! One device's login.
 
-use super::downlink::Downlink;
+use super::flight::Flight;
 use bytes::Bytes;
 use moorline_proto::dedupe::Dedupe;
 use moorline_proto::ids::{Pin, Seq};
@@ -29,7 +29,7 @@ pub(super) struct Session {
     /// Number of the next reliable downlink frame.
     pub(super) next_seq: Seq,
     /// Reliable downlink frames, while there are any.
-    pub(super) downlink: Option<Box<Downlink>>,
+    pub(super) flight: Option<Box<Flight>>,
     /// SENDs that came before their turn, by cid; at most the dedupe window.
     #[allow(clippy::box_collection)] // 8 idle bytes rather than 24
     pub(super) early: Option<Box<BTreeMap<Seq, Bytes>>>,
@@ -59,7 +59,7 @@ impl Session {
             login_version,
             dedupe: Dedupe::new(),
             next_seq: 1,
-            downlink: None,
+            flight: None,
             early: None,
         }
     }

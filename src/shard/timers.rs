@@ -76,7 +76,7 @@ impl Shard {
                 let interval = Duration::from_secs(u64::from(connection.heartbeat_s));
                 let heartbeat = (connection.heard_at + server_patience(interval), Due::Heartbeat);
                 let session = self.registry.get(connection.session).expect("logged in");
-                let ack = session.downlink.as_ref().and_then(|downlink| downlink.ack_deadline());
+                let ack = session.flight.as_ref().and_then(|flight| flight.ack_deadline());
                 ack.map_or(heartbeat, |at| if at < heartbeat.0 { (at, Due::Ack) } else { heartbeat })
             }
         }

@@ -24,7 +24,7 @@ pub(super) struct Parcel {
 
 /// Exists only while a session has reliable frames outstanding.
 #[derive(Debug)]
-pub(super) struct Downlink {
+pub(super) struct Flight {
     pub(super) window: Window<Parcel>,
     waiting: VecDeque<Parcel>,
     waiting_bytes: usize,
@@ -32,7 +32,7 @@ pub(super) struct Downlink {
     pub(super) probes: u8,
 }
 
-impl Downlink {
+impl Flight {
     pub(super) fn new(limits: WindowLimits, next: Seq) -> Self {
         Self { window: Window::new(limits, next), waiting: VecDeque::new(), waiting_bytes: 0, probes: 0 }
     }
