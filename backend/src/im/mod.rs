@@ -14,7 +14,7 @@
 //!
 //! A device's window holds how far its user's stream was pushed to it and how far it has
 //! acked. A new login starts at what it acked, so whatever was lost on the way comes again; clients
-//! drop what they have.
+//! drop what they have. A new device starts at the beginning of what is still kept [P-6.12].
 
 pub mod conformance;
 mod delivery;

@@ -306,7 +306,7 @@ fn a_large_inbox_never_has_more_than_the_bound_outstanding() {
     let pad = bench.login(1, "alice", "pad", 1);
     bench.logout(pad);
     for i in 0..200 {
-        bench.send(alice, user("bob"), &key(i), &[i; 50_000]);
+        bench.send(alice, user("bob"), &key(i), &vec![i; 50_000]);
     }
     for i in 200..=255 {
         bench.send(alice, user("bob"), &key(i), b"small");
@@ -330,7 +330,7 @@ fn a_large_inbox_never_has_more_than_the_bound_outstanding() {
         bench.outcome(&pushed, Outcome::Acked);
         if seqs[0].len() == 100 && device == 0 {
             // One of 50 KB more finds no room, and comes in its turn.
-            bench.send(alice, conversation("c2c:alice:bob"), b"another key 16 b", &[0; 50_000]);
+            bench.send(alice, conversation("c2c:alice:bob"), b"another key 16 b", &vec![0; 50_000]);
         }
     }
     assert!(seqs.iter().all(|seqs| seqs.iter().copied().eq(1..=257)), "everything, in order");
