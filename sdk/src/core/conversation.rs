@@ -125,7 +125,7 @@ impl Conversation {
     }
 
     /// Whether the backend counts this conversation anew, having lost what it knew: a place that was
-    /// passed holds a message stored later than everything delivered, so it is no repetition.
+    /// passed holds a message stored later than everything delivered, so it is no repetition [P-6.11].
     pub(super) const fn is_recounted(&self, seq: u64, time_ms: u64) -> bool {
         seq < self.next && self.newest_ms != 0 && time_ms > self.newest_ms
     }
