@@ -138,6 +138,8 @@ impl Reactor {
         let now = (self.clock)();
         self.turns += 1;
         self.handle_mail(now);
+        // Before anything is read: bytes of a connection that moves belong to its new home.
+        self.release();
         for event in &*events {
             self.handle_event(event);
         }
