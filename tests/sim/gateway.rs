@@ -128,6 +128,12 @@ impl Reactor {
         while let Some(mail) = self.mail.pop_front() {
             self.on_mail(scene, pipes, mail);
         }
+        for (key, transfer) in self.outputs.moves.drain(..) {
+            if let Some(stream) = self.streams.remove(&key) {
+                pipes[stream.pipe].place = Place::Moving;
+                self.leaving.push((stream.pipe, transfer));
+            }
+        }
         for _ in 0..self.ready.len() {
             let key = self.ready.pop_front().expect("counted");
             self.read(scene, pipes, key);
@@ -246,12 +252,6 @@ impl Reactor {
             if let Some(stream) = self.streams.remove(&key) {
                 pipes[stream.pipe].place = Place::Closed;
                 pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
-            }
-        }
-        for (key, transfer) in self.outputs.moves.drain(..) {
-            if let Some(stream) = self.streams.remove(&key) {
-                pipes[stream.pipe].place = Place::Moving;
-                self.leaving.push((stream.pipe, transfer));
             }
         }
     }
