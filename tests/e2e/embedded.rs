@@ -30,8 +30,7 @@ fn it_is_started_again_when_it_is_killed() {
     assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Ok);
     kill(Pid::from_raw(i32::try_from(first).expect("a pid")), Signal::SIGKILL).expect("our child's child");
     until_gone(first);
-    let second = crate::until("another backend", || gateway.process.children().pop());
-    assert_ne!(first, second);
+    crate::until("another backend", || gateway.process.children().pop());
     let send = message(2, "bob", b"after");
     let cid = alice.send(&send);
     let mut answer = alice.answer(cid);

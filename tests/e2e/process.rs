@@ -116,10 +116,11 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Processes whose parent it is.
+    /// Running processes whose parent it is.
     pub(crate) fn children(&self) -> Vec<u32> {
         let parents = parents();
-        parents.into_iter().filter(|(_, parent)| *parent == self.pid()).map(|(pid, _)| pid).collect()
+        let is_child = |(pid, parent): (u32, u32)| (parent == self.pid() && is_alive(pid)).then_some(pid);
+        parents.into_iter().filter_map(is_child).collect()
     }
 }
 
