@@ -10,6 +10,7 @@ use moorline_proto::message::client::{
     Close, GoAway, Hello, Kick, Ping, Push, Req, Resp, Send, SendAck, SubAck, Welcome, send,
 };
 use moorline_proto::message::{decode, frame_of};
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -43,7 +44,11 @@ pub(crate) struct Heard {
     /// PINGs of the gateway, with ACK_REQ or not.
     pub(crate) pings: Vec<Frame>,
     pub(crate) send_acks: Vec<SendAck>,
+    /// Each message once, as [P-6.6] asks.
     pub(crate) pushes: Vec<Push>,
+    /// Messages that came again: lawful when a link died or a slot moved, and else not.
+    pub(crate) repeats: usize,
+    message_ids: HashSet<u64>,
     pub(crate) responses: Vec<Resp>,
     pub(crate) sub_acks: Vec<SubAck>,
     /// Bare ACKs: the cids that they say were taken.
@@ -295,7 +300,14 @@ impl Client {
             Command::Pong => heard.pongs += 1,
             Command::Ping => heard.pings.push(frame.clone()),
             Command::SendAck => heard.send_acks.push(body(frame)),
-            Command::Push => heard.pushes.push(body(frame)),
+            Command::Push => {
+                let push: Push = body(frame);
+                if heard.message_ids.insert(push.message_id) {
+                    heard.pushes.push(push);
+                } else {
+                    heard.repeats += 1;
+                }
+            }
             Command::Resp => heard.responses.push(body(frame)),
             Command::SubAck => heard.sub_acks.push(body(frame)),
             Command::Ack => heard.acks.push(frame.header.ack),
