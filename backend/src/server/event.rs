@@ -18,11 +18,25 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayId(pub(crate) u32);
 
+impl GatewayId {
+    /// Gateways are named by a [`super::Server`]; this is for driving a handler without one.
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// One TCP connection of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId {
     pub(crate) slot: u32,
     pub(crate) generation: u32,
+}
+
+impl LinkId {
+    /// Links are named by a [`super::Server`]; this is for driving a handler without one.
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
 }
 
 /// One login of one device. Stays the same when it moves to another link.
@@ -36,6 +50,11 @@ pub struct SessionId {
 }
 
 impl SessionId {
+    /// Sessions are named by a [`super::Server`]; this is for driving a handler without one.
+    pub const fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
+
     /// Index into a handler's own table; below `link.sessions_max`.
     pub const fn slot(self) -> usize {
         self.slot as usize
@@ -46,12 +65,31 @@ impl SessionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PushId(pub(crate) u64);
 
+impl PushId {
+    /// Pushes are named by an [`super::Outbox`]; this is for driving a handler without one.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// The right to answer one UP, once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an UP without an answer holds the link's credit"]
 pub struct ReplyTo {
     pub(crate) link: LinkId,
     pub(crate) correlation: u64,
+}
+
+impl ReplyTo {
+    /// Questions come from a [`super::Server`]; this is for driving a handler without one.
+    pub const fn new(link: LinkId, correlation: u64) -> Self {
+        Self { link, correlation }
+    }
+
+    /// The question's number on its link.
+    pub const fn correlation(&self) -> u64 {
+        self.correlation
+    }
 }
 
 /// A client's frame.
