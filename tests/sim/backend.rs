@@ -1,26 +1,36 @@
-//! A stub of the instant-messaging backend: conversations that store each key once, one stream of
-//! entries per user, one cursor per device. It answers RETRY, late or never when the dice say so.
+//! The real instant-messaging backend behind simulated links: sessions and their reachability as the
+//! link server keeps them, and dice that make it answer RETRY, late or never.
 
-use crate::cursor::{Cursor, Seat};
+use crate::ledger::Ledger;
 use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::Target;
+use moorline_backend::config::ImConfig;
+use moorline_backend::im::store::Memory;
+use moorline_backend::im::{Im, Outputs};
+use moorline_backend::server::{
+    Event, GatewayId, Kick, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up,
+};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::{ConnUp, Outcome};
 use moorline_proto::message::client::{self, Code, Req, Resp, SendAck, send};
-use moorline_proto::message::im::{PullRequest, PullResponse};
+use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::message::{self, encode};
-use prost::Message as _;
-use std::collections::BTreeMap;
+use moorline_proto::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The close code of a kick that names a device.
 pub(crate) const KICKED_BY_NAME: u32 = 4501;
+/// How often the backend is told that time passes.
+const TICK: Duration = Duration::from_millis(250);
+/// A login that no gateway holds: it speaks for the system.
+const SYSTEM: SessionId = SessionId::new(0, 1);
 
 /// From a gateway's worker.
 pub(crate) enum ToBackend {
-    Up { correlation: u64, handle: u64, command: Command, body: Bytes },
+    Up { correlation: u64, handle: u64, command: Command, is_dup: bool, body: Bytes },
     ConnUp(ConnUp),
     ConnDown { handle: u64 },
     Announce(Vec<ConnUp>),
@@ -31,329 +41,383 @@ pub(crate) enum ToBackend {
 #[derive(Clone)]
 pub(crate) enum FromBackend {
     Answer { correlation: u64, code: Code, answer: Bytes },
-    Push { correlation: u64, handle: u64, body: Bytes },
+    Push { correlation: u64, handles: Vec<u64>, body: Bytes },
     Kick { target: Target, login_version: u64, code: u32, may_reconnect: bool },
-}
-
-/// A stored message; its place is its index plus one.
-#[derive(Clone, Debug)]
-pub(crate) struct Stored {
-    pub(crate) key: Bytes,
-    pub(crate) push: client::Push,
-}
-
-/// One entry of a user's stream.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) conversation: String,
-    pub(crate) seq: u64,
-    sender: Device,
 }
 
 /// uid and device.
 pub(crate) type Device = (String, String);
 
 struct Session {
+    id: SessionId,
     device: Device,
-    seat: Seat,
+    version: u64,
+    worker: usize,
     /// A link speaks for it.
     is_reachable: bool,
 }
 
+/// Worker, life of its link, number there.
+type Place = (usize, u32, u64);
+
+/// A client's frame.
+struct Question {
+    command: Command,
+    is_dup: bool,
+    body: Bytes,
+}
+
+/// Who waits for an answer.
+struct Asker {
+    /// `None`: the system.
+    place: Option<Place>,
+    device: Device,
+    send: Option<client::Send>,
+}
+
+/// What the backend says in one turn.
 #[derive(Default)]
+struct Said {
+    sends: Vec<(u64, Code, SendAck)>,
+    others: Vec<(u64, Code, Bytes)>,
+    pushes: Vec<(PushId, u64, Vec<SessionId>, Bytes)>,
+    kicks: Vec<(SessionId, Kick)>,
+    last_push: u64,
+}
+
+impl Outputs for Said {
+    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
+        self.sends.push((reply.correlation(), code, answer));
+    }
+
+    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
+        self.others.push((reply.correlation(), code, encode(&answer)));
+    }
+
+    fn refuse(&mut self, reply: ReplyTo, code: Code) {
+        self.others.push((reply.correlation(), code, Bytes::new()));
+    }
+
+    fn push(&mut self, sessions: &[SessionId], _spec: PushSpec, body: &Bytes) -> PushId {
+        self.last_push += 1;
+        let id = PushId::new(self.last_push);
+        self.pushes.push((id, self.last_push, sessions.to_vec(), body.clone()));
+        id
+    }
+
+    fn kick(&mut self, session: SessionId, kick: Kick) {
+        self.kicks.push((session, kick));
+    }
+}
+
 pub(crate) struct Backend {
+    im: Im<Memory>,
+    said: Said,
+    pub(crate) ledger: Ledger,
     users: Vec<String>,
-    pub(crate) conversations: BTreeMap<String, Vec<Stored>>,
-    keys: BTreeMap<Bytes, (String, u64)>,
-    pub(crate) streams: BTreeMap<String, Vec<Entry>>,
-    pub(crate) cursors: BTreeMap<Device, Cursor>,
+    /// By handle.
     sessions: BTreeMap<u64, Session>,
-    next_correlation: u64,
+    handles: BTreeMap<SessionId, u64>,
+    free_slots: Vec<u32>,
+    sessions_ever: u32,
+    askers: BTreeMap<u64, Asker>,
+    last_question: u64,
+    /// Pushes without an outcome, by number and handle.
+    outstanding: BTreeSet<(u64, u64)>,
+    pushed: BTreeSet<(Device, String, u64)>,
+    is_turn_due: bool,
     /// Answers that wait for their time, with the life of the link they belong to.
     late: BTreeMap<u64, (usize, u32, FromBackend)>,
-    next_late: u64,
+    last_late: u64,
     pub(crate) out: Vec<(usize, FromBackend)>,
 }
 
+fn now(scene: &Scene) -> Now {
+    Now { instant: scene.now, unix_ms: 1_700_000_000_000 + scene.now.as_nanos() / 1_000_000 }
+}
+
 impl Backend {
-    pub(crate) fn new(users: &[&str]) -> Self {
-        Self { users: users.iter().map(|uid| (*uid).to_owned()).collect(), ..Self::default() }
+    pub(crate) fn new(users: &[&str], scene: &mut Scene) -> Self {
+        // Fewer or more than fit the window at the gateway; fewer than its queue.
+        let config = ImConfig { outstanding: [8, 64, 96][scene.index(3)], ..ImConfig::default() };
+        let mut backend = Self {
+            im: Im::new(config.clone(), 1, Memory::new(&config)),
+            said: Said::default(),
+            ledger: Ledger::new(users),
+            users: users.iter().map(|uid| (*uid).to_owned()).collect(),
+            sessions: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            free_slots: Vec::new(),
+            sessions_ever: 1,
+            askers: BTreeMap::new(),
+            last_question: 0,
+            outstanding: BTreeSet::new(),
+            pushed: BTreeSet::new(),
+            is_turn_due: false,
+            late: BTreeMap::new(),
+            last_late: 0,
+            out: Vec::new(),
+        };
+        let login = ConnUp { uid: "system".into(), device: "desk".into(), ..ConnUp::default() };
+        backend
+            .tell(scene, Event::ConnUp { session: SYSTEM, gateway: GatewayId::new(0), login, is_new: true });
+        let members = backend.users.clone();
+        let payload = encode(&GroupCreateRequest { group: "g".into(), members });
+        let create = Req { id: 1, method: "im.group.create".into(), payload };
+        backend.ask_as_system(scene, Command::Req, encode(&create));
+        backend.turn(scene);
+        scene.after(TICK, What::Tick);
+        backend
     }
 
     pub(crate) fn handle(&mut self, scene: &mut Scene, worker: usize, generation: u32, item: ToBackend) {
         match item {
-            ToBackend::Up { correlation, handle, command, body } => {
-                let answer = self.answer(scene, handle, command, &body);
-                if let Some((code, answer)) = answer {
-                    let answer = FromBackend::Answer { correlation, code, answer };
-                    self.reply(scene, worker, generation, answer);
-                }
+            ToBackend::Up { correlation, handle, command, is_dup, body } => {
+                let question = Question { command, is_dup, body };
+                self.on_up(scene, (worker, generation, correlation), handle, question);
             }
-            ToBackend::ConnUp(login) => self.on_login(worker, login),
-            ToBackend::ConnDown { handle } => self.on_logout(handle),
+            ToBackend::ConnUp(login) => self.on_login(scene, worker, login),
+            ToBackend::ConnDown { handle } => self.on_logout(scene, handle),
             ToBackend::Announce(logins) => {
                 let is_named = |handle: &u64| logins.iter().any(|login| login.handle == *handle);
-                let here = self.sessions.iter().filter(|(_, session)| session.seat.worker == worker);
+                let here = self.sessions.iter().filter(|(_, session)| session.worker == worker);
                 let gone: Vec<u64> =
                     here.map(|(handle, _)| *handle).filter(|handle| !is_named(handle)).collect();
-                gone.into_iter().for_each(|handle| self.on_logout(handle));
-                logins.into_iter().for_each(|login| self.on_login(worker, login));
+                gone.into_iter().for_each(|handle| self.on_logout(scene, handle));
+                logins.into_iter().for_each(|login| self.on_login(scene, worker, login));
             }
             ToBackend::Pushed { correlation, handle, outcome } => {
-                let device = self.sessions.get(&handle).map(|session| session.device.clone());
-                if let Some(device) = device {
-                    let cursor = self.cursors.get_mut(&device).expect("a session has its device");
-                    match outcome {
-                        Outcome::Acked => cursor.on_acked(correlation),
-                        _ => cursor.on_returned(correlation),
+                self.outstanding.remove(&(correlation, handle));
+                if let Some(session) = self.sessions.get(&handle).map(|session| session.id) {
+                    self.tell(scene, Event::Pushed { session, push: PushId::new(correlation), outcome });
+                    if outcome == Outcome::Offline {
+                        self.on_logout(scene, handle);
                     }
-                    self.pump(&device);
                 }
             }
+        }
+        // Several events may share one turn.
+        if scene.random.one_in(2) {
+            self.turn(scene);
+        } else if !std::mem::replace(&mut self.is_turn_due, true) {
+            scene.within(2, What::BackendTurn);
+        }
+    }
+
+    fn on_up(&mut self, scene: &mut Scene, place: Place, handle: u64, question: Question) {
+        let command = question.command;
+        let wants_answer = matches!(command, Command::Send | Command::Req);
+        let retry = scene.faults.retry;
+        let is_put_off = wants_answer && scene.fault(retry);
+        scene.coverage.backend_retries += u64::from(is_put_off);
+        if command == Command::Req {
+            let req = message::decode::<Req>(&question.body).ok();
+            scene.coverage.pulls += u64::from(req.is_some_and(|req| req.method == "im.pull"));
+        }
+        match self.sessions.get(&handle) {
+            Some(session) if !is_put_off => {
+                let (id, device) = (session.id, session.device.clone());
+                let asker = wants_answer.then_some((Some(place), device));
+                self.ask(scene, id, asker, question);
+            }
+            // Nobody hears it if the client has left.
+            _ if wants_answer => self.reply(scene, place, Code::Retry, Bytes::new()),
+            _ => {}
+        }
+    }
+
+    fn ask(
+        &mut self,
+        scene: &Scene,
+        session: SessionId,
+        asker: Option<(Option<Place>, Device)>,
+        question: Question,
+    ) {
+        let Question { command, is_dup: dup, body } = question;
+        let reply = asker.map(|(place, device)| {
+            self.last_question += 1;
+            let send = (command == Command::Send).then(|| message::decode(&body).ok()).flatten();
+            self.askers.insert(self.last_question, Asker { place, device, send });
+            ReplyTo::new(LinkId::new(0, 1), self.last_question)
+        });
+        self.tell(scene, Event::Up(Up { session, command, seq: 0, dup, body, reply }));
+    }
+
+    fn ask_as_system(&mut self, scene: &Scene, command: Command, body: Bytes) {
+        let asker = Some((None, ("system".into(), "desk".into())));
+        self.ask(scene, SYSTEM, asker, Question { command, is_dup: false, body });
+    }
+
+    fn tell(&mut self, scene: &Scene, event: Event) {
+        self.im.handle(now(scene), event, &mut self.said);
+    }
+
+    fn on_login(&mut self, scene: &mut Scene, worker: usize, login: ConnUp) {
+        let device = (login.uid.clone(), login.device.clone());
+        self.ledger.on_device(&device);
+        let (handle, version) = (login.handle, login.login_version);
+        let known = self.sessions.get(&handle).map(|session| session.id);
+        let id = known.unwrap_or_else(|| {
+            self.sessions_ever += 1;
+            let slot = self.free_slots.pop().unwrap_or(self.sessions_ever);
+            SessionId::new(slot, self.sessions_ever)
+        });
+        self.sessions.insert(handle, Session { id, device, version, worker, is_reachable: true });
+        self.handles.insert(id, handle);
+        self.outstanding.retain(|(_, other)| *other != handle);
+        let (gateway, is_new) = (GatewayId::new(0), known.is_none());
+        self.tell(scene, Event::ConnUp { session: id, gateway, login, is_new });
+    }
+
+    fn on_logout(&mut self, scene: &Scene, handle: u64) {
+        let Some(Session { id, .. }) = self.sessions.remove(&handle) else { return };
+        self.handles.remove(&id);
+        self.free_slots.push(u32::try_from(id.slot()).expect("small"));
+        self.outstanding.retain(|(_, other)| *other != handle);
+        self.tell(scene, Event::ConnDown { session: id, code: 0 });
+    }
+
+    /// A link died: nobody on it can be reached before it is announced again.
+    pub(crate) fn on_link_down(&mut self, worker: usize) {
+        for session in self.sessions.values_mut().filter(|session| session.worker == worker) {
+            session.is_reachable = false;
+        }
+        self.out.retain(|(to, _)| *to != worker);
+    }
+
+    pub(crate) fn tick(&mut self, scene: &mut Scene) {
+        self.tell(scene, Event::Tick);
+        self.turn(scene);
+        scene.after(TICK, What::Tick);
+    }
+
+    /// The end of a turn: what the backend said goes out.
+    pub(crate) fn turn(&mut self, scene: &mut Scene) {
+        self.is_turn_due = false;
+        self.im.handle_turn_end(now(scene), &mut self.said);
+        for (question, code, answer) in std::mem::take(&mut self.said.sends) {
+            let asker = self.askers.remove(&question).expect("each question has one answer");
+            if let Some(send) = asker.send {
+                scene.coverage.duplicate_uplinks += u64::from(code == Code::Dup);
+                self.ledger.on_answer(&asker.device, send, code, &answer);
+            }
+            if let Some(place) = asker.place {
+                self.reply(scene, place, code, encode(&answer));
+            }
+        }
+        for (question, code, answer) in std::mem::take(&mut self.said.others) {
+            let asker = self.askers.remove(&question).expect("each question has one answer");
+            if let Some(place) = asker.place {
+                self.reply(scene, place, code, answer);
+            }
+        }
+        for (push, number, sessions, body) in std::mem::take(&mut self.said.pushes) {
+            self.push(scene, push, number, &sessions, &body);
+        }
+        for (session, kick) in std::mem::take(&mut self.said.kicks) {
+            let Some(handle) = self.handles.get(&session) else { continue };
+            let Session { version, worker, is_reachable, .. } = &self.sessions[handle];
+            let (code, may_reconnect) = (kick.code, kick.may_reconnect);
+            let (target, login_version) = (Target::Connection(ConnKey::from_u64(*handle)), *version);
+            if *is_reachable {
+                self.out.push((*worker, FromBackend::Kick { target, login_version, code, may_reconnect }));
+            }
+        }
+        if !self.said.sends.is_empty() || !self.said.pushes.is_empty() {
+            self.turn(scene); // an outcome that was known at once led to more
+        }
+    }
+
+    fn push(&mut self, scene: &mut Scene, push: PushId, number: u64, sessions: &[SessionId], body: &Bytes) {
+        let message: client::Push = message::decode(body).expect("a PUSH");
+        let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
+        assert_eq!(stored, Some(&message), "what is pushed is what was stored");
+        let mut by_worker: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
+        for session in sessions {
+            if *session == SYSTEM {
+                self.tell(scene, Event::Pushed { session: SYSTEM, push, outcome: Outcome::Acked });
+                continue;
+            }
+            let handle = self.handles.get(session).copied();
+            match handle.map(|handle| (handle, &self.sessions[&handle])) {
+                Some((handle, Session { device, worker, is_reachable: true, .. })) => {
+                    let name = (device.clone(), message.conversation.clone(), message.seq);
+                    scene.coverage.repeated_pushes += u64::from(!self.pushed.insert(name));
+                    self.outstanding.insert((number, handle));
+                    by_worker.entry(*worker).or_default().push(handle);
+                }
+                _ => self.tell(scene, Event::Pushed { session: *session, push, outcome: Outcome::Offline }),
+            }
+        }
+        for (worker, handles) in by_worker {
+            scene.coverage.shared_pushes += u64::from(handles.len() > 1);
+            self.out.push((worker, FromBackend::Push { correlation: number, handles, body: body.clone() }));
         }
     }
 
     /// Gives an answer now, late, or never.
-    fn reply(&mut self, scene: &mut Scene, worker: usize, generation: u32, answer: FromBackend) {
+    fn reply(&mut self, scene: &mut Scene, place: Place, code: Code, answer: Bytes) {
+        let (worker, generation, correlation) = place;
+        let answer = FromBackend::Answer { correlation, code, answer };
         let (lost, late) = (scene.faults.lost, scene.faults.late);
         if scene.fault(lost) {
-            scene.note(|| "an answer is lost".into());
-        } else if scene.fault(late) {
-            self.next_late += 1;
-            self.late.insert(self.next_late, (worker, generation, answer));
-            scene.within(5_000, What::LateAnswer(self.next_late));
+            scene.note(|| "  an answer is lost".into());
         } else {
-            self.out.push((worker, answer));
+            let wait = if scene.fault(late) { 5_000_000 } else { 0 };
+            self.last_late += 1;
+            self.late.insert(self.last_late, (worker, generation, answer));
+            let wait = scene.micros(wait);
+            scene.after(wait, What::Answer(self.last_late));
         }
     }
 
-    /// A late answer's time has come; it is void if its link died meanwhile.
-    pub(crate) fn on_late(&mut self, number: u64, generations: &[u32]) {
+    /// An answer's time has come; it is void if its link died meanwhile.
+    pub(crate) fn on_answer_due(&mut self, number: u64, generations: &[u32]) {
         let (worker, generation, answer) = self.late.remove(&number).expect("kept for its time");
         if generations[worker] == generation {
             self.out.push((worker, answer));
         }
     }
 
-    fn on_login(&mut self, worker: usize, login: ConnUp) {
-        let device = (login.uid, login.device);
-        let seat = Seat { version: login.login_version, handle: login.handle, worker };
-        let entries = self.streams.get(&device.0).map_or(0, Vec::len);
-        self.cursors.entry(device.clone()).or_insert_with(|| Cursor::new(entries));
-        self.sessions.insert(login.handle, Session { device: device.clone(), seat, is_reachable: true });
-        self.seat(&device);
-    }
-
-    /// A link died: nobody on it can be reached before it is announced again.
-    pub(crate) fn on_link_down(&mut self, worker: usize) {
-        let here = self.sessions.values_mut().filter(|session| session.seat.worker == worker);
-        let lost = here.map(|session| {
-            session.is_reachable = false;
-            session.device.clone()
-        });
-        lost.collect::<Vec<_>>().iter().for_each(|device| self.seat(device));
-    }
-
-    fn on_logout(&mut self, handle: u64) {
-        let Some(session) = self.sessions.remove(&handle) else { return };
-        let cursor = self.cursors.get(&session.device).expect("a session has its device");
-        if cursor.seat().is_some_and(|seat| seat.handle == handle) {
-            self.seat(&session.device);
-        }
-    }
-
-    /// The newest login of a device gets what is unacked.
-    fn seat(&mut self, device: &Device) {
-        let here = |session: &&Session| session.device == *device && session.is_reachable;
-        let newest =
-            self.sessions.values().filter(here).map(|session| session.seat).max_by_key(|seat| seat.version);
-        self.cursors.get_mut(device).expect("registered").sit(newest);
-        self.pump(device);
-    }
-
-    fn pump(&mut self, device: &Device) {
-        let Some(stream) = self.streams.get(&device.0) else { return };
-        let cursor = self.cursors.get_mut(device).expect("registered");
-        loop {
-            self.next_correlation += 1;
-            let correlation = self.next_correlation;
-            let Some(at) = cursor.next(correlation, stream.len()) else { return };
-            let entry = &stream[at];
-            if entry.sender == *device {
-                cursor.skip(correlation);
-                continue;
-            }
-            let seat = cursor.seat().expect("it may push");
-            let place = usize::try_from(entry.seq - 1).expect("small");
-            let body = encode(&self.conversations[&entry.conversation][place].push);
-            self.out.push((seat.worker, FromBackend::Push { correlation, handle: seat.handle, body }));
-        }
-    }
-
-    fn answer(
-        &mut self,
-        scene: &mut Scene,
-        handle: u64,
-        command: Command,
-        body: &Bytes,
-    ) -> Option<(Code, Bytes)> {
-        let is_question = matches!(command, Command::Send | Command::Req);
-        let device = self.sessions.get(&handle).map(|session| session.device.clone());
-        // A login that ended meanwhile: nobody waits for the answer.
-        let device = device.filter(|_| is_question)?;
-        if scene.fault(scene.faults.retry) {
-            scene.coverage.backend_retries += 1;
-            return Some((Code::Retry, Bytes::new()));
-        }
-        if command == Command::Req {
-            return Some(self.on_request(scene, body));
-        }
-        let send: Option<client::Send> = message::decode(body).ok();
-        let Some((send, target)) = send.and_then(|mut send| send.target.take().map(|target| (send, target)))
-        else {
-            return Some((Code::Invalid, Bytes::new()));
-        };
-        let conversation = match target {
-            send::Target::Conversation(id) => id,
-            send::Target::User(to) if to < device.0 => format!("c2c:{to}:{}", device.0),
-            send::Target::User(to) => format!("c2c:{}:{to}", device.0),
-        };
-        let (place, is_repeat) = self.append(scene, &device, conversation, send);
-        scene.coverage.duplicate_uplinks += u64::from(is_repeat);
-        let push = &self.conversations[&place.0][usize::try_from(place.1 - 1).expect("small")].push;
-        let ack = SendAck {
-            message_id: push.message_id,
-            conversation: place.0,
-            seq: place.1,
-            time_ms: push.time_ms,
-            ..SendAck::default()
-        };
-        Some((if is_repeat { Code::Dup } else { Code::Ok }, encode(&ack)))
-    }
-
-    fn on_request(&mut self, scene: &mut Scene, body: &Bytes) -> (Code, Bytes) {
-        let Ok(req) = message::decode::<Req>(body) else { return (Code::Invalid, Bytes::new()) };
-        let payload = match &*req.method {
-            "im.pull" => {
-                scene.coverage.pulls += 1;
-                let Ok(pull) = PullRequest::decode(req.payload) else {
-                    return (Code::Invalid, Bytes::new());
-                };
-                encode(&self.pull(&pull))
-            }
-            "echo" => req.payload,
-            _ => return (Code::Unsupported, Bytes::new()),
-        };
-        (Code::Ok, encode(&Resp { payload, ..Resp::default() }))
-    }
-
-    fn pull(&self, pull: &PullRequest) -> PullResponse {
-        let stored = self.conversations.get(&pull.conversation).map_or(&[][..], |stored| stored);
-        let latest = stored.len() as u64;
-        let wanted = stored.iter().filter(|stored| (pull.from..=pull.to).contains(&stored.push.seq));
-        let messages: Vec<_> = wanted.take(5).map(|stored| stored.push.clone()).collect();
-        let more = messages.last().is_some_and(|last| last.seq < pull.to.min(latest));
-        PullResponse { messages, latest, more, ..PullResponse::default() }
-    }
-
-    /// Stores a message once per key, and puts it into the streams of the conversation's members.
-    fn append(
-        &mut self,
-        scene: &Scene,
-        from: &Device,
-        conversation: String,
-        send: client::Send,
-    ) -> ((String, u64), bool) {
-        if let Some(place) = self.keys.get(&send.key) {
-            let known = &self.conversations[&place.0][usize::try_from(place.1 - 1).expect("small")].push;
-            assert_eq!((&place.0, &known.payload), (&conversation, &send.payload), "one key, one message");
-            return (place.clone(), true);
-        }
-        let places = self.conversations.entry(conversation.clone()).or_default();
-        let seq = places.len() as u64 + 1;
-        let push = client::Push {
-            message_id: self.keys.len() as u64 + 1,
-            conversation: conversation.clone(),
-            seq,
-            sender: from.0.clone(),
-            sender_device: from.1.clone(),
-            r#type: send.r#type,
-            payload: send.payload,
-            time_ms: scene.now.as_nanos() / 1_000_000,
-        };
-        places.push(Stored { key: send.key.clone(), push });
-        self.keys.insert(send.key, (conversation.clone(), seq));
-        for uid in self.users.clone() {
-            let is_member =
-                conversation.starts_with("group:") || conversation.split(':').skip(1).any(|name| name == uid);
-            if is_member {
-                let entry = Entry { conversation: conversation.clone(), seq, sender: from.clone() };
-                self.streams.entry(uid.clone()).or_default().push(entry);
-                let devices = self.cursors.keys().filter(|device| device.0 == uid);
-                for device in devices.cloned().collect::<Vec<_>>() {
-                    self.pump(&device);
-                }
-            }
-        }
-        ((conversation, seq), false)
-    }
-
     /// The system speaks to a group, several times.
-    pub(crate) fn announce(&mut self, scene: &Scene, count: u64) {
+    pub(crate) fn announce(&mut self, scene: &mut Scene, count: u64) {
         for _ in 0..count {
-            let number = self.keys.len() as u64;
+            let key = [scene.random.next_u64(), scene.random.next_u64()].map(u64::to_be_bytes).concat();
             let send = client::Send {
-                key: Bytes::from(format!("system {number}")),
-                payload: Bytes::from(format!("news {number}")),
+                payload: Bytes::from(format!("news {}", self.last_question)),
+                key: key.into(),
+                target: Some(send::Target::Conversation("group:g".into())),
                 ..client::Send::default()
             };
-            self.append(scene, &("system".into(), String::new()), "group:g".into(), send);
+            self.ask_as_system(scene, Command::Send, encode(&send));
         }
+        self.turn(scene);
     }
 
     /// Ends a login of somebody, by its handle or by name.
     pub(crate) fn kick_somebody(&mut self, scene: &mut Scene) {
-        let honest = self.sessions.values().filter(|session| self.users.contains(&session.device.0));
-        let sessions: Vec<&Session> = honest.collect();
+        let is_honest = |session: &Session| self.users.contains(&session.device.0) && session.is_reachable;
+        let sessions: Vec<_> = self.sessions.iter().filter(|(_, session)| is_honest(session)).collect();
         if sessions.is_empty() {
             return;
         }
-        let session = sessions[scene.index(sessions.len())];
-        let Seat { version, handle, worker } = session.seat;
+        let (handle, session) = sessions[scene.index(sessions.len())];
         let (uid, device) = session.device.clone();
         let (target, code) = match scene.index(2) {
-            0 => (Target::Connection(ConnKey::from_u64(handle)), CloseReason::Kicked.code()),
+            0 => (Target::Connection(ConnKey::from_u64(*handle)), CloseReason::Kicked.code()),
             _ => (Target::Device(uid.into(), device.into()), KICKED_BY_NAME),
         };
-        let may_reconnect = scene.random.one_in(2);
+        let (may_reconnect, login_version) = (scene.random.one_in(2), session.version);
         scene.coverage.kicks_by_backend += 1;
-        self.out.push((worker, FromBackend::Kick { target, login_version: version, code, may_reconnect }));
-    }
-
-    /// The entries of its stream that a device is to hear of.
-    pub(crate) fn expected(&self, device: &Device) -> impl Iterator<Item = &Entry> {
-        let start = self.cursors.get(device).map_or(usize::MAX, |cursor| cursor.start);
-        let stream = self.streams.get(&device.0).into_iter().flatten();
-        stream.skip(start).filter(move |entry| entry.sender != *device)
-    }
-
-    /// Whether a device has acked everything.
-    pub(crate) fn is_caught_up(&self, device: &Device) -> bool {
-        let entries = self.streams.get(&device.0).map_or(0, Vec::len);
-        self.cursors.get(device).is_some_and(|cursor| cursor.acked() == entries)
+        self.out.push((session.worker, FromBackend::Kick { target, login_version, code, may_reconnect }));
     }
 
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    pub(crate) fn stored(&self, conversation: &str, seq: u64) -> Option<&Stored> {
-        let place = usize::try_from(seq.checked_sub(1)?).ok()?;
-        self.conversations.get(conversation)?.get(place)
-    }
-
-    /// No answer is kept for later.
+    /// Nothing is under way from or to it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.late.is_empty() && self.out.is_empty()
+        self.late.is_empty() && self.out.is_empty() && self.outstanding.is_empty() && !self.is_turn_due
     }
 }

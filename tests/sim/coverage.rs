@@ -59,6 +59,8 @@ coverage! {
     pulls;
     /// Messages that were pushed again, because their ack was not known.
     repeated_pushes;
+    /// Pushes of one payload to several devices.
+    shared_pushes;
     /// Connections that moved to another shard.
     moves;
     /// Connections that ended for silence.

@@ -10,15 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Logins {
     /// By connection: its device, and its version.
     live: BTreeMap<ConnKey, (Device, u64)>,
-    version: u64,
+    /// The newest of each device.
+    versions: BTreeMap<Device, u64>,
     /// Devices kicked by name, up to this version.
     kicked: BTreeMap<Device, u64>,
     /// Correlation and life of the link of pushes without an outcome.
-    pushes: BTreeSet<(u16, u32, u64)>,
+    pushes: BTreeSet<Name>,
 }
 
-const fn name(ticket: &PushTicket) -> (u16, u32, u64) {
-    (ticket.worker, ticket.link_generation, ticket.correlation)
+/// Worker, life of its link, number there, connection.
+type Name = (u16, u32, u64, ConnKey);
+
+const fn name(ticket: &PushTicket, key: ConnKey) -> Name {
+    (ticket.worker, ticket.link_generation, ticket.correlation, key)
 }
 
 impl Logins {
@@ -26,7 +30,10 @@ impl Logins {
         match item {
             Downlink::Push(push) => {
                 let ticket = push.ticket.as_ref().expect("the backend wants to know");
-                assert!(self.pushes.insert(name(ticket)), "a push is named once");
+                for target in &push.targets {
+                    let Target::Connection(key) = target else { panic!("the backend names connections") };
+                    assert!(self.pushes.insert(name(ticket, *key)), "a push is named once");
+                }
             }
             Downlink::Kick { target: Target::Device(uid, device), login_version, .. } => {
                 let up_to = self.kicked.entry((uid.to_string(), device.to_string())).or_default();
@@ -39,9 +46,9 @@ impl Logins {
     pub(crate) fn on_uplink(&mut self, item: &Uplink) {
         match item {
             Uplink::ConnUp { login, .. } => {
-                assert!(login.login_version > self.version, "versions rise");
-                self.version = login.login_version;
                 let device = (login.uid.clone(), login.device.clone());
+                let older = self.versions.insert(device.clone(), login.login_version);
+                assert!(older < Some(login.login_version), "versions of a device rise");
                 let older = self.live.values().find(|(other, _)| *other == device);
                 assert_eq!(older, None, "a device is logged in once");
                 self.live.insert(ConnKey::from_u64(login.handle), (device, login.login_version));
@@ -55,9 +62,9 @@ impl Logins {
             Uplink::Up { key, .. } => {
                 assert!(self.live.contains_key(key), "{key:?} speaks, which is not logged in");
             }
-            Uplink::Pushed { ticket, .. } => {
+            Uplink::Pushed { ticket, key, .. } => {
                 assert!(
-                    self.pushes.remove(&name(ticket)),
+                    self.pushes.remove(&name(ticket, *key)),
                     "an outcome of {ticket:?}, which has none to come"
                 );
             }

@@ -1,5 +1,5 @@
 //! The access layer on a virtual clock: real client cores, simulated TCP, real shards, simulated
-//! workers and links, a stub of an instant-messaging backend.
+//! workers and links, the real instant-messaging backend.
 //!
 //! ```text
 //!  Core ◄──pipe──► Reactor{Shard} ◄──mail──► Worker ◄──link──► Backend
@@ -18,17 +18,17 @@
 //! | `pipe`, `tap` | a TCP connection; a decoder that listens in and checks |
 //! | `client`, `talk`, `hostile` | the driver of a `Core`; what applications do; connections that misbehave |
 //! | `gateway`, `logins`, `worker` | a reactor's loop around a `Shard`; what it tells; a worker with its link |
-//! | `backend`, `cursor` | conversations and streams; how far a device is in one |
+//! | `backend`, `ledger` | the real `Im` behind simulated links; what it said that it stored |
 //! | `oracle` | what must be true of sends and messages |
 //! | `faults`, `coverage` | what goes wrong; what really occurred |
 
 mod backend;
 mod client;
 mod coverage;
-mod cursor;
 mod faults;
 mod gateway;
 mod hostile;
+mod ledger;
 mod logins;
 mod network;
 mod oracle;

@@ -140,13 +140,13 @@ impl World {
     pub(crate) fn handle_link(&mut self, what: What) {
         match what {
             What::ToBackend(worker) => {
-                if let Some(item) = self.to_backend[worker].pop() {
+                for item in self.to_backend[worker].pop() {
                     let generation = self.workers[worker].generation;
                     self.backend.handle(&mut self.scene, worker, generation, item);
                 }
             }
             What::FromBackend(worker) => {
-                if let Some(item) = self.from_backend[worker].pop() {
+                for item in self.from_backend[worker].pop() {
                     self.workers[worker].handle_backend(&mut self.scene, item);
                 }
             }
@@ -160,15 +160,13 @@ impl World {
             What::LinkDies(worker) if !self.scene.faults.is_calm => {
                 self.scene.coverage.link_deaths += 1;
                 // Some of what was under way arrives at the backend all the same.
-                while self.scene.random.below(3) > 0
-                    && let Some(item) = self.to_backend[worker].pop()
-                {
+                let arrives = self.scene.index(4);
+                for item in self.to_backend[worker].pop().into_iter().take(arrives) {
                     let generation = self.workers[worker].generation;
                     self.backend.handle(&mut self.scene, worker, generation, item);
                 }
                 self.to_backend[worker].cut();
                 self.from_backend[worker].cut();
-                self.backend.out.retain(|(to, _)| *to != worker);
                 self.backend.on_link_down(worker);
                 self.workers[worker].on_link_down(&mut self.scene);
                 let away = self.scene.faults.link_away_ms_max;

@@ -1,7 +1,8 @@
 //! What must be true of every application: one result per send, messages once and in order, and in
 //! the end everything.
 
-use crate::backend::{Backend, Device};
+use crate::backend::Device;
+use crate::ledger::Ledger;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::SendAck;
@@ -77,11 +78,11 @@ impl Oracle {
         self.lives[life].handled.insert(place);
     }
 
-    pub(crate) fn on_event(&mut self, at: usize, event: &Event, backend: &Backend) {
+    pub(crate) fn on_event(&mut self, at: usize, event: &Event, ledger: &Ledger) {
         let life = &mut self.lives[at];
         assert!(!life.is_closed, "{:?} hears {event:?} after its end", life.device);
         match event {
-            Event::Sent(receipt) => life.on_receipt(receipt, backend),
+            Event::Sent(receipt) => life.on_receipt(receipt, ledger),
             Event::SendFailed { id, key, failure } => {
                 let sent = life.sends.get_mut(id).expect("a result belongs to a send");
                 assert!(!std::mem::replace(&mut sent.is_final, true), "a second result of {id:?}");
@@ -89,7 +90,7 @@ impl Oracle {
                 // Every try is answered, and the chaos is shorter than anybody's patience.
                 assert_eq!(*failure, SendFailure::Closed);
             }
-            Event::Message(message) => life.on_message(message, backend),
+            Event::Message(message) => life.on_message(message, ledger),
             Event::Response { id, .. } => {
                 let is_final = life.requests.get_mut(id).expect("a result belongs to a request");
                 assert!(!std::mem::replace(is_final, true), "a second result of {id:?}");
@@ -101,8 +102,8 @@ impl Oracle {
     }
 
     /// A positive SENDACK on the wire is true, whether or not it arrives.
-    pub(crate) fn check_claim(claim: &SendAck, backend: &Backend) {
-        let stored = backend.stored(&claim.conversation, claim.seq);
+    pub(crate) fn check_claim(claim: &SendAck, ledger: &Ledger) {
+        let stored = ledger.stored(&claim.conversation, claim.seq);
         assert_eq!(
             stored.map(|stored| stored.push.message_id),
             Some(claim.message_id),
@@ -111,10 +112,10 @@ impl Oracle {
     }
 
     /// Payload and key of the sends of a closed life that may not have been stored.
-    pub(crate) fn uncertain(&self, life: usize, backend: &Backend) -> Vec<(MessageKey, String, Bytes)> {
+    pub(crate) fn uncertain(&self, life: usize, ledger: &Ledger) -> Vec<(MessageKey, String, Bytes)> {
         let sends = self.lives[life].sends.values();
         let is_stored = |sent: &&Sent| {
-            let stored = backend.conversations.get(&sent.conversation).into_iter().flatten();
+            let stored = ledger.conversations.get(&sent.conversation).into_iter().flatten();
             stored.into_iter().any(|stored| stored.key == sent.key.0[..])
         };
         // The application cannot know; some of those that were stored go out again as well.
@@ -130,26 +131,35 @@ impl Oracle {
         self.lives.iter().all(is_settled)
     }
 
+    /// Whether everything that a device must hear of is safe with one of its lives.
+    pub(crate) fn has_all(&self, device: &Device, ledger: &Ledger) -> bool {
+        let lives = || self.lives.iter().filter(|life| life.device == *device);
+        ledger.expected(device).all(|entry| {
+            let place = (entry.conversation.clone(), entry.seq);
+            lives().any(|life| life.handled.contains(&place))
+        })
+    }
+
     /// Everything was drained.
-    pub(crate) fn check(&self, backend: &Backend) {
+    pub(crate) fn check(&self, ledger: &Ledger) {
         let mut keys = BTreeSet::new();
-        for stored in backend.conversations.values().flatten() {
+        for stored in ledger.conversations.values().flatten() {
             assert!(keys.insert(stored.key.clone()), "{:?} is stored twice", stored.key);
         }
-        for device in backend.cursors.keys() {
-            self.check_device(device, backend);
+        for device in ledger.devices() {
+            self.check_device(device, ledger);
         }
-        self.lives.iter().for_each(|life| self.check_order(life, backend));
+        self.lives.iter().for_each(|life| self.check_order(life, ledger));
         assert!(self.is_settled(), "a send or request without its result");
     }
 
     /// Every entry is safe with some life of the device; no life has a hole between what it saw.
-    fn check_device(&self, device: &Device, backend: &Backend) {
+    fn check_device(&self, device: &Device, ledger: &Ledger) {
         let lives = || self.lives.iter().filter(|life| life.device == *device);
         if lives().next().is_none() {
             return; // not one of ours
         }
-        for entry in backend.expected(device) {
+        for entry in ledger.expected(device) {
             let place = (entry.conversation.clone(), entry.seq);
             let is_safe = lives().any(|life| life.handled.contains(&place));
             assert!(is_safe, "{device:?} was never given {place:?} for long enough");
@@ -157,7 +167,7 @@ impl Oracle {
         for (name, seen) in lives().flat_map(|life| &life.seen) {
             for pair in seen.windows(2) {
                 for seq in pair[0] + 1..pair[1] {
-                    let push = &backend.stored(name, seq).expect("a place below another").push;
+                    let push = &ledger.stored(name, seq).expect("a place below another").push;
                     let is_own = (&push.sender, &push.sender_device) == (&device.0, &device.1);
                     assert!(is_own, "{device:?} in {name}: {seq} is missing between {pair:?}");
                 }
@@ -166,10 +176,10 @@ impl Oracle {
     }
 
     /// What an application said in a conversation is stored in the order in which it said it.
-    fn check_order(&self, life: &Life, backend: &Backend) {
+    fn check_order(&self, life: &Life, ledger: &Ledger) {
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
         for sent in life.sends.values().filter(|sent| !self.reused.contains(&sent.key)) {
-            let mut places = backend.conversations.get(&sent.conversation).into_iter().flatten();
+            let mut places = ledger.conversations.get(&sent.conversation).into_iter().flatten();
             let Some(stored) = places.find(|stored| stored.key == sent.key.0[..]) else { continue };
             let seq = stored.push.seq;
             let before = last.insert(&sent.conversation, seq);
@@ -179,18 +189,18 @@ impl Oracle {
 }
 
 impl Life {
-    fn on_receipt(&mut self, receipt: &Receipt, backend: &Backend) {
+    fn on_receipt(&mut self, receipt: &Receipt, ledger: &Ledger) {
         let sent = self.sends.get_mut(&receipt.id).expect("a receipt belongs to a send");
         assert!(!std::mem::replace(&mut sent.is_final, true), "a second result of {:?}", receipt.id);
         assert_eq!(*receipt.conversation, *sent.conversation);
-        let stored = backend.stored(&receipt.conversation, receipt.seq).expect("it is durable");
+        let stored = ledger.stored(&receipt.conversation, receipt.seq).expect("it is durable");
         assert_eq!((&stored.key[..], &stored.push.payload), (&sent.key.0[..], &sent.payload));
         assert_eq!(stored.push.message_id, receipt.message_id);
         assert_eq!(receipt.key, sent.key);
     }
 
-    fn on_message(&mut self, message: &Message, backend: &Backend) {
-        let stored = &backend.stored(&message.conversation, message.seq).expect("it is stored").push;
+    fn on_message(&mut self, message: &Message, ledger: &Ledger) {
+        let stored = &ledger.stored(&message.conversation, message.seq).expect("it is stored").push;
         assert_eq!((&stored.payload, &stored.sender), (&message.payload, &message.sender));
         let is_own = (&stored.sender, &stored.sender_device) == (&self.device.0, &self.device.1);
         assert!(!is_own, "{:?} hears itself", self.device);

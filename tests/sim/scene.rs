@@ -35,7 +35,9 @@ pub(crate) enum What {
     LinkComes(usize),
     ToBackend(usize),
     FromBackend(usize),
-    LateAnswer(u64),
+    Answer(u64),
+    BackendTurn,
+    Tick,
     Talk(usize),
     Handled(usize, Token),
     Burst,
@@ -166,33 +168,38 @@ impl Drop for Scene {
     }
 }
 
-/// Items on their way between two parts: in order, each after a delay.
+/// Items on their way between two parts: in order, those of one moment together, after a delay.
 pub(crate) struct Lane<T> {
-    items: VecDeque<T>,
+    batches: VecDeque<(Instant, Vec<T>)>,
     last_at: Instant,
 }
 
 impl<T> Default for Lane<T> {
     fn default() -> Self {
-        Self { items: VecDeque::new(), last_at: Instant::ZERO }
+        Self { batches: VecDeque::new(), last_at: Instant::ZERO }
     }
 }
 
 impl<T> Lane<T> {
-    /// Arrives within `micros`, as `what`, which takes exactly one item.
+    /// Arrives within `micros`, as `what`, which takes one batch.
     pub(crate) fn push(&mut self, scene: &mut Scene, item: T, micros: u64, what: What) {
-        self.last_at = self.last_at.max(scene.now + scene.micros(micros));
-        self.items.push_back(item);
-        scene.at(self.last_at, what);
+        match self.batches.back_mut() {
+            Some((since, batch)) if *since == scene.now => batch.push(item),
+            _ => {
+                self.last_at = self.last_at.max(scene.now + scene.micros(micros));
+                self.batches.push_back((scene.now, vec![item]));
+                scene.at(self.last_at, what);
+            }
+        }
     }
 
-    /// The next item; none if the lane was cut meanwhile.
-    pub(crate) fn pop(&mut self) -> Option<T> {
-        self.items.pop_front()
+    /// What arrives now; nothing if the lane was cut meanwhile.
+    pub(crate) fn pop(&mut self) -> Vec<T> {
+        self.batches.pop_front().map_or_else(Vec::new, |(_, batch)| batch)
     }
 
     /// Cuts the lane: what was under way is lost.
     pub(crate) fn cut(&mut self) {
-        self.items.clear();
+        self.batches.clear();
     }
 }

@@ -35,7 +35,7 @@ impl World {
         if self.scene.random.one_in(6) {
             let timeout = Duration::from_secs(5);
             let repeat = [Repeat::Once, Repeat::UntilAnswered][self.scene.index(2)];
-            let asked = self.clients[at].core.request(now, "echo", Bytes::from_static(b"?"), repeat, timeout);
+            let asked = self.clients[at].core.request(now, "im.conversations", Bytes::new(), repeat, timeout);
             if let Ok(id) = asked {
                 self.oracle.on_request(at, id);
             }
@@ -91,7 +91,7 @@ impl World {
             return;
         }
         let at = self.add_client(device);
-        for (key, conversation, payload) in self.oracle.uncertain(last, &self.backend) {
+        for (key, conversation, payload) in self.oracle.uncertain(last, &self.backend.ledger) {
             let target = Target::Conversation(conversation.into());
             self.send(at, Some(key), target, payload);
         }

@@ -22,6 +22,7 @@ struct Up {
     key: ConnKey,
     command: Command,
     number: u32,
+    is_dup: bool,
     deadline: Instant,
     body: Bytes,
 }
@@ -116,7 +117,7 @@ impl Worker {
                 let is_pending = self.pending.values().any(is_same);
                 assert!(dup || command != Command::Send || !is_pending, "cid {seq} of {key:?} comes twice");
                 let deadline = scene.now + UP_TIMEOUT;
-                let up = Up { key, command, number, deadline, body };
+                let up = Up { key, command, number, is_dup: dup, deadline, body };
                 if matches!(self.link, Link::Live) {
                     self.send(up);
                 } else {
@@ -174,6 +175,7 @@ impl Worker {
             correlation,
             handle: up.key.as_u64(),
             command: up.command,
+            is_dup: up.is_dup,
             body: up.body.clone(),
         });
         if up.is_question() {
@@ -219,7 +221,8 @@ impl Worker {
     pub(crate) fn on_link_down(&mut self, scene: &mut Scene) {
         self.link = Link::Down;
         self.parked.retain(|parked| matches!(parked, Parked::Up(_)));
-        for (_, up) in std::mem::take(&mut self.pending).into_iter().rev() {
+        for (_, mut up) in std::mem::take(&mut self.pending).into_iter().rev() {
+            up.is_dup = true;
             scene.coverage.link_resends += 1;
             self.parked.push_front(Parked::Up(up));
         }
@@ -235,23 +238,23 @@ impl Worker {
                     scene.coverage.late_answers += u64::from(self.timed_out.contains(&correlation));
                 }
             }
-            FromBackend::Push { correlation, handle, body } => {
-                let key = ConnKey::from_u64(handle);
+            FromBackend::Push { correlation, handles, body } => {
                 let ticket = PushTicket {
                     worker: u16::try_from(self.number).expect("few workers"),
                     link: 0,
                     link_generation: self.generation,
                     correlation,
                 };
-                let push = Push {
-                    ticket: Some(ticket),
-                    targets: vec![Target::Connection(key)],
-                    command: Command::Push,
-                    lane: Lane::Chat,
-                    expires_at: Instant::FAR_FUTURE,
-                    body,
-                };
-                self.to_shards.push((key.shard(), Downlink::Push(push)));
+                let mut by_shard: BTreeMap<ShardId, Vec<Target>> = BTreeMap::new();
+                for key in handles.into_iter().map(ConnKey::from_u64) {
+                    by_shard.entry(key.shard()).or_default().push(Target::Connection(key));
+                }
+                for (shard, targets) in by_shard {
+                    let (command, lane, body) = (Command::Push, Lane::Chat, body.clone());
+                    let expires_at = Instant::FAR_FUTURE;
+                    let push = Push { ticket: Some(ticket), targets, command, lane, expires_at, body };
+                    self.to_shards.push((shard, Downlink::Push(push)));
+                }
             }
             FromBackend::Kick { target, login_version, code, may_reconnect } => {
                 let shard = match &target {

@@ -63,7 +63,7 @@ impl World {
             pipes: Vec::new(),
             reactors: (0..shards).map(|number| Reactor::new(number, &mut scene)).collect(),
             workers: (0..workers).map(|number| Worker::new(number, shards)).collect(),
-            backend: Backend::new(&USERS),
+            backend: Backend::new(&USERS, &mut scene),
             oracle: Oracle::default(),
             uplinks: lanes(shards, workers),
             downlinks: lanes(workers, shards),
@@ -108,7 +108,7 @@ impl World {
             }
             assert!(self.scene.now <= calm_at + CALM_MAX, "not drained: {}", self.what_is_left());
         }
-        self.oracle.check(&self.backend);
+        self.oracle.check(&self.backend.ledger);
         self.stop();
         (std::mem::take(&mut self.scene.coverage), self.scene.digest())
     }
@@ -139,28 +139,32 @@ impl World {
             }
             What::Accept(shard, pipe) => self.mail(shard, Mail::Accept(pipe)),
             What::Moved(from, to) => {
-                if let Some((pipe, transfer)) = self.moves[from][to].pop() {
+                for (pipe, transfer) in self.moves[from][to].pop() {
                     self.mail(to, Mail::Move(pipe, transfer));
                 }
             }
             What::Turn(shard) => self.turn(shard),
             What::UplinkMail(shard, worker) => {
-                let item = self.uplinks[shard][worker].pop().expect("each item has its event");
                 let from = ShardId(u8::try_from(shard).expect("few shards"));
-                self.workers[worker].handle_uplink(&mut self.scene, from, item);
+                for item in self.uplinks[shard][worker].pop() {
+                    self.workers[worker].handle_uplink(&mut self.scene, from, item);
+                }
             }
             What::DownlinkMail(worker, shard) => {
-                let item = self.downlinks[worker][shard].pop().expect("each item has its event");
-                self.mail(shard, Mail::Downlink(item));
+                for item in self.downlinks[worker][shard].pop() {
+                    self.mail(shard, Mail::Downlink(item));
+                }
             }
             What::WorkerTimer(worker) => self.workers[worker].handle_timeout(&mut self.scene),
             What::LinkDies(_) | What::LinkComes(_) | What::ToBackend(_) | What::FromBackend(_) => {
                 self.handle_link(what);
             }
-            What::LateAnswer(number) => {
+            What::Answer(number) => {
                 let lives: Vec<u32> = self.workers.iter().map(|worker| worker.generation).collect();
-                self.backend.on_late(number, &lives);
+                self.backend.on_answer_due(number, &lives);
             }
+            What::BackendTurn => self.backend.turn(&mut self.scene),
+            What::Tick => self.backend.tick(&mut self.scene),
             What::Talk(at) => self.talk(at),
             What::Handled(at, _) if self.clients[at].is_over => {}
             What::Handled(at, token) => {
@@ -170,7 +174,7 @@ impl World {
             }
             What::Burst if !self.scene.faults.is_calm => {
                 let count = 1 + self.scene.random.below(45);
-                self.backend.announce(&self.scene, count);
+                self.backend.announce(&mut self.scene, count);
                 self.scene.within(6_000, What::Burst);
             }
             What::KickSomebody if !self.scene.faults.is_calm => {
@@ -199,7 +203,7 @@ impl World {
         let reactor = &mut self.reactors[shard];
         reactor.turn(&mut self.scene, &mut self.pipes);
         for claim in reactor.claims.drain(..) {
-            Oracle::check_claim(&claim, &self.backend);
+            Oracle::check_claim(&claim, &self.backend.ledger);
         }
         for (worker, items) in reactor.outputs.uplinks.iter_mut().enumerate() {
             for item in items.drain(..) {
@@ -234,7 +238,7 @@ impl World {
                     self.clients[at].pipe = Some(pipe);
                 }
                 Wish::Tell(event) => {
-                    self.oracle.on_event(at, &event, &self.backend);
+                    self.oracle.on_event(at, &event, &self.backend.ledger);
                     self.hear(at, &event);
                 }
             }
@@ -251,13 +255,13 @@ impl World {
             && self.clients.iter().all(is_idle)
             && self.workers.iter().all(|worker| worker.is_live() && worker.is_idle())
             && self.backend.is_idle()
-            && devices().iter().all(|device| self.backend.is_caught_up(device))
+            && devices().iter().all(|device| self.oracle.has_all(device, &self.backend.ledger))
     }
 
     fn what_is_left(&self) -> String {
         let clients = self.clients.iter().filter(|client| !client.is_over).map(|client| {
             let core = &client.core;
-            let caught_up = self.backend.is_caught_up(&client.device);
+            let caught_up = self.oracle.has_all(&client.device, &self.backend.ledger);
             let (messages, sends) = (core.messages_open(), core.sends_open());
             format!("{:?} {messages} messages {sends} sends caught up {caught_up}", client.device)
         });
@@ -289,8 +293,6 @@ impl World {
                 && world.backend.sessions() == 0
                 && world.workers.iter().all(Worker::is_idle)
         });
-        let repeats = self.backend.cursors.values().map(|cursor| cursor.repeats).sum::<u64>();
-        self.scene.coverage.repeated_pushes += repeats;
         assert_eq!(self.backend.sessions(), 0, "the backend still believes in sessions");
         for reactor in &mut self.reactors {
             reactor.check_empty();
