@@ -92,8 +92,9 @@ impl World {
                 self.scene.coverage.half_closes += 1;
                 self.pipes[pipe].finish(&mut self.scene, pipe, Way::Up);
             }
-            Manner::Noise | Manner::Confused | Manner::OutOfOrder if is_done => self.hostile_leaves(at),
-            Manner::Eager if is_done => self.hostile_leaves(at),
+            Manner::Noise | Manner::Confused | Manner::OutOfOrder | Manner::Eager if is_done => {
+                self.hostile_leaves(at);
+            }
             Manner::Eager => self.scene.after(Duration::from_secs(1), What::HostileSpeaks(at)),
             Manner::Flooding if turns > 60 => {}
             _ => self.scene.within(200, What::HostileSpeaks(at)),
