@@ -407,7 +407,9 @@ impl Backend {
             0 => (Target::Connection(ConnKey::from_u64(*handle)), CloseReason::Kicked.code()),
             _ => (Target::Device(uid.into(), device.into()), KICKED_BY_NAME),
         };
-        let (may_reconnect, login_version) = (scene.random.one_in(2), session.version);
+        // A kick that means an older login must not hit this one.
+        let login_version = session.version - u64::from(scene.random.one_in(3));
+        let may_reconnect = scene.random.one_in(2);
         scene.coverage.kicks_by_backend += 1;
         self.out.push((session.worker, FromBackend::Kick { target, login_version, code, may_reconnect }));
     }
