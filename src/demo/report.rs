@@ -212,7 +212,7 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "memory      gateway {} bytes per idle connection: {} without clients, {} with {connections}",
+            "memory      gateway {} bytes per idle connection, one-time growth included: {} without clients, {} with {connections}",
             count(gateway.bytes_per_connection),
             mebibytes(gateway.rss_before_bytes),
             mebibytes(gateway.rss_idle_bytes),
