@@ -1,6 +1,6 @@
 //! A thread, its epoll and its sockets, driving one [`Shard`].
 //!
-//! The loop is [`Reactor::turn`]: poll until the deadline, read the clock once, drain the mailbox, accept,
+//! The loop is `Reactor::turn`: poll until the deadline, read the clock once, drain the mailbox, accept,
 //! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
 //! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
 
