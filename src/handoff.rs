@@ -8,9 +8,10 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
-use moorline_proto::message::backend::{ConnUp, Outcome};
-use moorline_proto::message::client::Hello;
+use moorline_proto::message::backend::{ConnUp, Outcome, QueryResult, RoomDigest};
+use moorline_proto::message::client::{Hello, Resume};
 use moorline_proto::time::Instant;
+use std::sync::Arc;
 
 /// Items of one turn from one shard to one worker.
 #[derive(Debug)]
@@ -72,6 +73,22 @@ pub enum Uplink {
         key: ConnKey,
         /// What became of it.
         outcome: Outcome,
+    },
+    /// What this shard holds of the rooms of this worker's users; every shard speaks in every round.
+    Digest {
+        /// Which half minute, the same for all shards.
+        round: u32,
+        /// By [`Pin::slot`], in no order.
+        rooms: Vec<(u32, RoomDigest)>,
+        /// This shard has no more.
+        is_last: bool,
+    },
+    /// Answers [`Downlink::Query`].
+    Held {
+        /// The question's name.
+        ticket: PushTicket,
+        /// What this shard holds.
+        held: QueryResult,
     },
     /// Answers [`Downlink::Announce`], in chunks.
     Announced {
@@ -149,6 +166,49 @@ pub enum Downlink {
         /// For people.
         reason: String,
     },
+    /// Sessions enter a room.
+    Bind {
+        /// Which.
+        room: Arc<str>,
+        /// Of the room, growing.
+        version: u64,
+        /// Who.
+        keys: Vec<ConnKey>,
+        /// These are all of `worker`'s users in `slots`: others of those leave.
+        reset: Option<(u16, u64)>,
+    },
+    /// Sessions leave a room.
+    Unbind {
+        /// Which.
+        room: Arc<str>,
+        /// Of the room, growing.
+        version: u64,
+        /// Who.
+        keys: Vec<ConnKey>,
+    },
+    /// What do you hold? Answered by [`Uplink::Held`].
+    Query {
+        /// Comes back with the answer.
+        ticket: PushTicket,
+        /// Every login of this user; empty: none.
+        uid: Box<str>,
+        /// Every session bound to this room; empty: none.
+        room: Box<str>,
+    },
+    /// Which clients this shard may not read, because their frames would only wait at the worker.
+    Hold {
+        /// Whose users.
+        worker: u16,
+        /// By the lane of a client's last uplink; bit i: users with [`Pin::slot`] i. Replaces the last one.
+        slots: [u64; Lane::ALL.len()],
+    },
+    /// How overloaded a worker is: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
+    Overload {
+        /// Which worker.
+        worker: u16,
+        /// Its level.
+        level: u8,
+    },
     /// Name every login of these pins: a link changed. Answered by [`Uplink::Announced`].
     Announce {
         /// The asking worker.
@@ -161,7 +221,7 @@ pub enum Downlink {
 }
 
 /// A verified user.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
     /// As the token says.
     pub uid: String,
@@ -169,6 +229,10 @@ pub struct Admission {
     pub device: String,
     /// As HELLO says: a number of `client::Platform`.
     pub platform: i32,
+    /// It can undo LZ4 [P-1.9].
+    pub accepts_lz4: bool,
+    /// The session that it wants to go on with [P-3.10]; not judged yet.
+    pub resume: Option<Box<Resume>>,
 }
 
 /// One payload for some connections of one shard.
@@ -186,6 +250,10 @@ pub struct Push {
     pub expires_at: Instant,
     /// Shared by all targets, never copied per target.
     pub body: Bytes,
+    /// The body compressed, once for all targets that accept it, if it is worth it.
+    pub packed: Option<Bytes>,
+    /// It takes the place of a push with the same key that still waits.
+    pub collapse: Option<Arc<str>>,
 }
 
 /// Whom a push or a kick means.
@@ -197,4 +265,6 @@ pub enum Target {
     User(Box<str>),
     /// One device of a user.
     Device(Box<str>, Box<str>),
+    /// Everybody of this shard who is bound to a room.
+    Room(Arc<str>),
 }

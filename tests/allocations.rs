@@ -6,11 +6,10 @@ use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink};
 use moorline::shard::{Count, Outputs, Settings, Shard};
 use moorline_proto::frame::{Command, Frame};
-use moorline_proto::ids::{ConnKey, ShardId};
+use moorline_proto::ids::ConnKey;
 use moorline_proto::message::client::{Hello, Ping};
 use moorline_proto::message::frame_of;
 use moorline_proto::time::{Duration, Instant};
-use moorline_proto::window::WindowLimits;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -42,26 +41,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 const BEATS: u64 = 10_000;
-
-fn settings() -> Settings {
-    Settings {
-        shard: ShardId(0),
-        shards: 1,
-        workers: 1,
-        body_bytes_max: 64 << 10,
-        hello_bytes_max: 4 << 10,
-        handshake_timeout: Duration::from_secs(5),
-        downlink: WindowLimits { frames_max: 32, bytes_max: 64 << 10 },
-        queue_bytes_max: 512 << 10,
-        queue_frames_max: 4096,
-        heartbeat_s: (30, 300),
-        devices_max: 32,
-        linger: Duration::from_secs(2),
-        epoch: 1,
-        unix_base_nanos: 0,
-        seed: 1,
-    }
-}
 
 fn bytes_of(frame: &Frame) -> Bytes {
     let mut bytes = Vec::new();
@@ -99,7 +78,8 @@ impl Rig {
             ..Hello::default()
         };
         self.turn(key, bytes_of(&frame_of(Command::Hello, &names)));
-        let admission = Admission { uid: names.uid, device: names.device, platform: 0 };
+        let admission =
+            Admission { uid: names.uid, device: names.device, platform: 0, ..Admission::default() };
         let verdict = Downlink::Verdict { key, verdict: Ok(admission) };
         self.shard.handle_downlink(self.now, verdict, &mut self.outputs);
         key
@@ -109,8 +89,12 @@ impl Rig {
 #[test]
 fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
     let now = Instant::from_nanos(1_000_000_000);
-    let mut rig =
-        Rig { shard: Shard::new(settings(), now), outputs: Outputs::new(1), written: Vec::new(), now };
+    let mut rig = Rig {
+        shard: Shard::new(Settings::default(), now),
+        outputs: Outputs::new(1),
+        written: Vec::new(),
+        now,
+    };
     let key = rig.login();
     let ping = bytes_of(&frame_of(Command::Ping, &Ping { next_s: 30 }));
     let ack = bytes_of(&Frame::new(Command::Ack, Bytes::new()));

@@ -58,11 +58,11 @@ kinds! {
     Push = 0x09;
     /// What became of it.
     PushResult = 0x0A;
-    /// A connection entered a room.
+    /// Sessions enter a room.
     Bind = 0x0B;
-    /// A connection left a room.
+    /// Sessions leave a room.
     Unbind = 0x0C;
-    /// Fingerprint of a room's members.
+    /// Fingerprints of rooms' members.
     Digest = 0x0D;
     /// End a login.
     Kick = 0x0E;
@@ -78,6 +78,8 @@ kinds! {
     Ping = 0x13;
     /// I am.
     Pong = 0x14;
+    /// What is held.
+    QueryResult = 0x15;
 }
 
 /// Why a link cannot be read on.

@@ -71,7 +71,10 @@ fn judge(claims: &Value) -> Result<Admission, CloseReason> {
 #[test]
 fn a_good_token_admits_the_user_on_the_device() {
     let admission = judge(&json!({"sub": "alice", "exp": NOW + 60})).expect("admitted");
-    assert_eq!(admission, Admission { uid: "alice".into(), device: "phone".into(), platform: 0 });
+    assert_eq!(
+        admission,
+        Admission { uid: "alice".into(), device: "phone".into(), platform: 0, ..Admission::default() }
+    );
     let bound = json!({"sub": "alice", "exp": NOW + 60, "did": "phone", "nbf": NOW, "aud": "any", "x": 1});
     assert!(judge(&bound).is_ok());
     assert!(judge(&json!({"sub": "alice", "exp": 1_800_000_000.5})).is_ok());

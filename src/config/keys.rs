@@ -39,6 +39,10 @@ pub enum Kind {
     Address,
     /// A list of IP addresses with ports.
     Addresses,
+    /// A list of texts.
+    Texts,
+    /// A list of whole numbers.
+    Counts,
     /// A file's path, from the working directory.
     Path,
 }
@@ -59,6 +63,8 @@ impl fmt::Display for Kind {
             Self::Duration => f.write_str("duration, such as \"30s\""),
             Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
             Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
+            Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
+            Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
             Self::Path => f.write_str("file path"),
         }
     }
@@ -74,6 +80,13 @@ pub const KEYS: &[Key] = &[
         "Name of this gateway toward backends, unique among them. Empty: host name and process id.",
     ),
     key(
+        "gateway",
+        "alternates",
+        Kind::Texts,
+        "[]",
+        "Other gateways, host:port, named to clients at login and when this one drains. At most 8.",
+    ),
+    key(
         "listener",
         "address",
         Kind::Address,
@@ -86,6 +99,41 @@ pub const KEYS: &[Key] = &[
         Kind::Count,
         "4096",
         "Connections the system holds until they are accepted, 1 to 65535. The system's own limit (net.core.somaxconn) caps it.",
+    ),
+    key(
+        "listener",
+        "uplink",
+        Kind::Choice(&["window", "strict"]),
+        "\"window\"",
+        "window: a client may have 64 SENDs under way, and they may come out of order. strict: one, in order.",
+    ),
+    key(
+        "listener",
+        "accept_rate",
+        Kind::Count,
+        "0",
+        "Connections accepted per second, all reactors together; above it newcomers wait in the backlog. 0: no limit.",
+    ),
+    key(
+        "listener",
+        "handshakes_max",
+        Kind::Count,
+        "16384",
+        "Connections that are not logged in yet; above it newcomers wait in the backlog. 16 to 1048576.",
+    ),
+    key(
+        "listener",
+        "address_connections",
+        Kind::Count,
+        "0",
+        "Connections of one address (of IPv6: one /64); above it a newcomer is closed with throttled. 0: no limit.",
+    ),
+    key(
+        "listener",
+        "address_rate",
+        Kind::Count,
+        "0",
+        "Connections per second of one address, after a burst of ten times as many; above it a newcomer is closed with throttled. 0: no limit.",
     ),
     key(
         "reactor",
@@ -119,9 +167,9 @@ pub const KEYS: &[Key] = &[
     key(
         "auth",
         "mode",
-        Kind::Choice(&["jwt", "dev"]),
+        Kind::Choice(&["jwt", "dev", "backend"]),
         "\"jwt\"",
-        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback.",
+        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback. backend: the backend is asked.",
     ),
     key(
         "auth",
@@ -158,6 +206,27 @@ pub const KEYS: &[Key] = &[
         Kind::Duration,
         "\"300s\"",
         "Longest interval, up to 1h. A client is closed after one and a half of its promise without a byte.",
+    ),
+    key(
+        "session",
+        "keep",
+        Kind::Duration,
+        "\"120s\"",
+        "How long a session waits for its client after the connection is lost, so that the client goes on where it was. 0s: not at all. Up to 1h.",
+    ),
+    key(
+        "session",
+        "kept_max",
+        Kind::Count,
+        "100000",
+        "Sessions that wait so, in the whole process; above it the one that waits longest ends. Up to 16777216.",
+    ),
+    key(
+        "session",
+        "ticket_ttl",
+        Kind::Duration,
+        "\"168h\"",
+        "How long after its login a ticket to go on with a session is good. 1m to 8760h.",
     ),
     key(
         "drain",
@@ -223,6 +292,56 @@ pub const KEYS: &[Key] = &[
         "Frames queued for one connection; over it the connection is closed as slow. At least downlink_frames, up to 1048576.",
     ),
     key(
+        "limits",
+        "collapse_bytes",
+        Kind::Size,
+        "\"256KiB\"",
+        "Bytes queued for one connection; over it pushes of the group and bulk lanes become a NOTIFY, which the client follows when it reads again. Half of queue_bytes if that is less.",
+    ),
+    key(
+        "limits",
+        "retransmit",
+        Kind::Choice(&["probe", "classic"]),
+        "\"probe\"",
+        "When an ack is overdue. probe: ask; send again only if the system has delivered all; close. classic: send again, at most three times; close.",
+    ),
+    key(
+        "limits",
+        "frame_rate",
+        Kind::Count,
+        "1000",
+        "Frames per second of one connection, after a burst of twice as many; above it the connection is not read for a while. 0: no limit.",
+    ),
+    key(
+        "limits",
+        "user_rate",
+        Kind::Count,
+        "500",
+        "SENDs, REQs and application frames per second of one user, all devices together, after a burst of twice as many; above it they are answered RETRY, and THROTTLE is said. 0: no limit.",
+    ),
+    key(
+        "limits",
+        "memory_watermark",
+        Kind::Size,
+        "\"256MiB\"",
+        "Bytes queued for all clients; over it collapse_bytes and queue_bytes count as a quarter, over twice as much new logins are refused. 1MiB or more.",
+    ),
+    key(
+        "limits",
+        "batch_age",
+        Kind::Duration,
+        "\"0s\"",
+        "How long a push of the group or bulk lane may wait for others to the same client, to go out as one BATCH. 0s: not at all. Up to 10s.",
+    ),
+    key("limits", "batch_frames", Kind::Count, "16", "Pushes that end such a wait, 2 to 128."),
+    key(
+        "limits",
+        "compress_min",
+        Kind::Size,
+        "\"512B\"",
+        "A push with a body at least so long is compressed, once for all receivers, toward clients that accept it. 0B: none is.",
+    ),
+    key(
         "backend",
         "endpoints",
         Kind::Addresses,
@@ -272,6 +391,41 @@ pub const KEYS: &[Key] = &[
         "First pause before a broken link is opened again, 1ms or more; it doubles, with jitter.",
     ),
     key("backend", "reconnect_max", Kind::Duration, "\"5s\"", "Longest pause, up to 5m."),
+    key(
+        "backend",
+        "balance",
+        Kind::Choice(&["least_loaded", "hash", "weighted"]),
+        "\"least_loaded\"",
+        "How users are spread over endpoints. least_loaded: evenly over links, away from slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights.",
+    ),
+    key(
+        "backend",
+        "weights",
+        Kind::Counts,
+        "[]",
+        "With balance weighted: one weight of 1 to 1000 for each of endpoints, in their order.",
+    ),
+    key(
+        "overload",
+        "latency",
+        Kind::Duration,
+        "\"500ms\"",
+        "An average answer of the backend slower than this counts as overload. 1ms to 60s.",
+    ),
+    key(
+        "overload",
+        "queue_frames",
+        Kind::Count,
+        "8192",
+        "Frames of one worker that wait for a link; more count as overload. 16 to 1048576.",
+    ),
+    key(
+        "overload",
+        "hold",
+        Kind::Duration,
+        "\"2s\"",
+        "How long it must be calm before the next milder level. 100ms to 10m.",
+    ),
     key(
         "admin",
         "address",

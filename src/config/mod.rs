@@ -38,6 +38,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// Who may log in.
     pub auth: AuthConfig,
+    /// How long sessions outlive their connections.
+    pub session: SessionConfig,
     /// What interval a client may promise.
     pub heartbeat: HeartbeatConfig,
     /// How the process ends.
@@ -46,6 +48,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// Who answers.
     pub backend: BackendConfig,
+    /// When load is shed.
+    pub overload: OverloadConfig,
     /// Health, metrics, status.
     pub admin: AdminConfig,
     /// What is logged.
@@ -58,6 +62,8 @@ pub struct Config {
 pub struct GatewayConfig {
     /// Name toward backends; empty: host name and process id ([`Config::gateway_id`]).
     pub id: String,
+    /// Other gateways, `host:port`, for clients.
+    pub alternates: Vec<String>,
 }
 
 /// `[listener]`
@@ -68,6 +74,54 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
     /// Connections the system holds before accept.
     pub backlog: u32,
+    /// What order SENDs may come in.
+    pub uplink: Uplink,
+    /// Connections accepted per second; 0: no limit.
+    pub accept_rate: usize,
+    /// Connections that are not logged in yet.
+    pub handshakes_max: usize,
+    /// Connections of one address; 0: no limit.
+    pub address_connections: usize,
+    /// Connections per second of one address; 0: no limit.
+    pub address_rate: usize,
+}
+
+/// What order SENDs may come in [P-5.4].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Uplink {
+    /// 64 under way, in any order.
+    Window,
+    /// One after the other.
+    Strict,
+}
+
+/// `[session]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// How long a session waits for its client; 0: not at all.
+    #[serde(with = "units::duration")]
+    pub keep: Duration,
+    /// Sessions that wait so, in the whole process.
+    pub kept_max: usize,
+    /// How long after its login a ticket is good.
+    #[serde(with = "units::duration")]
+    pub ticket_ttl: Duration,
+}
+
+/// `[overload]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OverloadConfig {
+    /// A slower average answer of the backend counts as overload.
+    #[serde(with = "units::duration")]
+    pub latency: Duration,
+    /// More frames that wait for a link count as overload.
+    pub queue_frames: usize,
+    /// How long it must be calm before the next milder level.
+    #[serde(with = "units::duration")]
+    pub hold: Duration,
 }
 
 /// `[reactor]`
@@ -117,6 +171,8 @@ pub enum AuthMode {
     Jwt,
     /// Not at all: every well-formed HELLO is let in. Loopback listeners only.
     Dev,
+    /// By the backend.
+    Backend,
 }
 
 /// A token's signature algorithm.
@@ -170,6 +226,33 @@ pub struct LimitsConfig {
     pub queue_bytes: ByteSize,
     /// Frames queued for one connection.
     pub queue_frames: usize,
+    /// Bytes queued for one connection; over it pushes that may wait become NOTIFYs.
+    pub collapse_bytes: ByteSize,
+    /// What follows an overdue ack.
+    pub retransmit: Retransmit,
+    /// Frames per second of one connection; 0: no limit.
+    pub frame_rate: usize,
+    /// Uplink frames per second of one user; 0: no limit.
+    pub user_rate: usize,
+    /// Bytes queued for all clients above which limits shrink.
+    pub memory_watermark: ByteSize,
+    /// How long a push that may wait does so for others; 0: not at all.
+    #[serde(with = "units::duration")]
+    pub batch_age: Duration,
+    /// Pushes that end such a wait.
+    pub batch_frames: usize,
+    /// Shortest body that is compressed; 0: none.
+    pub compress_min: ByteSize,
+}
+
+/// What follows an overdue ack [P-6.5].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Retransmit {
+    /// Ask, send again only what TCP has delivered, close.
+    Probe,
+    /// Send again a bounded number of times, close.
+    Classic,
 }
 
 /// `[backend]`
@@ -195,6 +278,22 @@ pub struct BackendConfig {
     /// Longest pause.
     #[serde(with = "units::duration")]
     pub reconnect_max: Duration,
+    /// How users are spread over endpoints.
+    pub balance: Balance,
+    /// With [`Balance::Weighted`]: one for each endpoint.
+    pub weights: Vec<u32>,
+}
+
+/// How users are spread over endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Evenly over links, away from slow ones.
+    LeastLoaded,
+    /// The same endpoint from every gateway.
+    Hash,
+    /// By weight.
+    Weighted,
 }
 
 /// `[admin]`

@@ -9,7 +9,7 @@ use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Gate, Reactor, ReactorMail, ReactorParts};
-use crate::shard::{ClockBase, Settings};
+use crate::shard::{Birth, Settings};
 use crate::sys::{clock, limits};
 use crate::worker::{
     self, Berth, Clock, LINK_OUTPUT_MAX, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts, WorkerSettings,
@@ -55,7 +55,10 @@ impl Gateway {
         let (listener, address) = bind(config)?;
         let verifier = auth::verifier(&config.auth)?;
         let metrics = Arc::new(Registry::new());
-        let base = clock_base();
+        let mut ticket_key = [0; 32];
+        getrandom::fill(&mut ticket_key)
+            .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
+        let base = birth(ticket_key);
         let mut random = Random::new(getrandom::u64().unwrap_or(base.epoch));
 
         let mut reactor_berths = Vec::new();
@@ -294,7 +297,7 @@ fn connections_max(configured: usize) -> usize {
     }
 }
 
-fn clock_base() -> ClockBase {
+fn birth(ticket_key: [u8; 32]) -> Birth {
     let unix = clock::unix_nanos();
-    ClockBase { epoch: unix, unix_base_nanos: unix.saturating_sub(clock::now().as_nanos()) }
+    Birth { epoch: unix, unix_base_nanos: unix.saturating_sub(clock::now().as_nanos()), ticket_key }
 }

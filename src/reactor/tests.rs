@@ -35,7 +35,7 @@ impl World {
             ShardId(0),
             1,
             1,
-            crate::shard::ClockBase { epoch: 1, unix_base_nanos: 0 },
+            crate::shard::Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] },
             1,
         );
         let parts = ReactorParts {
@@ -84,7 +84,8 @@ impl World {
             Uplink::Login { key, .. } => Some(key),
             _ => None,
         });
-        let admission = Admission { uid: uid.into(), device: "d".into(), platform: 0 };
+        let admission =
+            Admission { uid: uid.into(), device: "d".into(), platform: 0, ..Admission::default() };
         let items = vec![Downlink::Verdict { key, verdict: Ok(admission) }];
         self.mail.try_send(ReactorMail::Downlink(DownlinkBatch { items })).expect("room");
         self.turn_until(|world| world.uplinks.try_recv().map(|_| ()));

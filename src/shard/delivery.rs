@@ -39,7 +39,7 @@ impl Shard {
 
     /// One payload for some of this shard's connections.
     pub(super) fn on_push(&mut self, now: Instant, push: Push, outputs: &mut Outputs) {
-        let Push { ticket, targets, command, lane, expires_at, body } = push;
+        let Push { ticket, targets, command, lane, expires_at, body, .. } = push;
         for target in targets {
             let keys = self.resolve(&target);
             if keys.is_empty() {
@@ -65,6 +65,7 @@ impl Shard {
                 let is_here = self.table.get(*key).is_some_and(|connection| connection.state.is_logged_in());
                 if is_here { vec![*key] } else { Vec::new() }
             }
+            Target::Room(_) => Vec::new(),
             Target::User(uid) => self.registry.of_user(uid).into_iter().map(of_session).collect(),
             Target::Device(uid, device) => {
                 self.registry.of_device(uid, device).map(of_session).into_iter().collect()

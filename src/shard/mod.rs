@@ -37,7 +37,7 @@ mod timers;
 mod uplink;
 
 pub use login::Transfer;
-pub use settings::{ClockBase, Settings};
+pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
 use crate::handoff::{Downlink, Uplink};
@@ -138,7 +138,7 @@ impl Shard {
         loop {
             let Some(connection) = self.table.get_mut(key) else { return };
             let body_max = match connection.state {
-                State::Closing => return,
+                State::Closing | State::Detached => return,
                 State::AwaitHello | State::Authenticating => self.settings.hello_bytes_max,
                 State::Active | State::Leaving => {
                     connection.heard_at = now;
@@ -169,6 +169,8 @@ impl Shard {
                 let kick = ending::KickOrder { login_version, code, may_reconnect, reason };
                 self.on_kick(now, &target, &kick, outputs);
             }
+            Downlink::Bind { .. } | Downlink::Unbind { .. } | Downlink::Query { .. } => {}
+            Downlink::Hold { .. } | Downlink::Overload { .. } => {}
             Downlink::Announce { worker, request, slots } => {
                 self.on_announce(worker, request, slots, outputs);
             }

@@ -1,9 +1,11 @@
 //! What a shard must know of the configuration.
 
-use crate::config::Config;
+use crate::config::{Config, Retransmit, Uplink};
+use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::ids::ShardId;
 use moorline_proto::time::{Duration, Instant};
 use moorline_proto::window::WindowLimits;
+use std::sync::Arc;
 
 /// Sessions of one user on this gateway.
 const DEVICES_MAX: usize = 32;
@@ -43,6 +45,32 @@ pub struct Settings {
     pub unix_base_nanos: u64,
     /// For session ids and jitter.
     pub seed: u64,
+    /// Cids that may be ahead of the answers; 1: strict.
+    pub uplink_window: u32,
+    /// How long a session waits for its client; zero: not at all.
+    pub session_keep: Duration,
+    /// Sessions of this shard that wait so.
+    pub kept_max: usize,
+    /// How long after its login a ticket is good.
+    pub ticket_ttl: Duration,
+    /// Makes and judges tickets.
+    pub ticket_key: [u8; 32],
+    /// Bytes queued for one client above which what may wait becomes a NOTIFY.
+    pub collapse_bytes_max: usize,
+    /// What follows an overdue ack.
+    pub retransmit: Retransmit,
+    /// Frames per second of one connection; 0: no limit.
+    pub frame_rate: u32,
+    /// Uplink frames per second of one user; 0: no limit.
+    pub user_rate: u32,
+    /// Bytes queued for all clients of this shard above which limits shrink.
+    pub memory_bytes_max: usize,
+    /// How long a push of the group or bulk lane may wait for others; zero: not at all.
+    pub batch_age: Duration,
+    /// Pushes that end such a wait.
+    pub batch_frames: usize,
+    /// Other gateways, for WELCOME and GOAWAY.
+    pub alternates: Arc<[String]>,
 }
 
 impl Settings {
@@ -52,7 +80,7 @@ impl Settings {
         shard: ShardId,
         shards: usize,
         workers: usize,
-        clock: ClockBase,
+        birth: Birth,
         seed: u64,
     ) -> Self {
         let seconds = |duration: Duration| u16::try_from(duration.as_secs()).unwrap_or(u16::MAX);
@@ -73,9 +101,25 @@ impl Settings {
             heartbeat_s: (seconds(config.heartbeat.min), seconds(config.heartbeat.max)),
             devices_max: DEVICES_MAX,
             linger: LINGER,
-            epoch: clock.epoch,
-            unix_base_nanos: clock.unix_base_nanos,
+            epoch: birth.epoch,
+            unix_base_nanos: birth.unix_base_nanos,
             seed,
+            uplink_window: match config.listener.uplink {
+                Uplink::Window => WINDOW_FRAMES,
+                Uplink::Strict => 1,
+            },
+            session_keep: config.session.keep,
+            kept_max: config.session.kept_max.div_ceil(shards),
+            ticket_ttl: config.session.ticket_ttl,
+            ticket_key: birth.ticket_key,
+            collapse_bytes_max: limits.collapse_bytes.as_usize().min(limits.queue_bytes.as_usize() / 2),
+            retransmit: limits.retransmit,
+            frame_rate: u32::try_from(limits.frame_rate).unwrap_or(u32::MAX),
+            user_rate: u32::try_from(limits.user_rate).unwrap_or(u32::MAX),
+            memory_bytes_max: limits.memory_watermark.as_usize().div_ceil(shards),
+            batch_age: limits.batch_age,
+            batch_frames: limits.batch_frames,
+            alternates: config.gateway.alternates.clone().into(),
         }
     }
 
@@ -90,11 +134,21 @@ impl Settings {
     }
 }
 
-/// How this process's monotonic clock relates to the calendar.
+impl Default for Settings {
+    /// The first of one shard with one worker, as the defaults of the configuration have it.
+    fn default() -> Self {
+        let birth = Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] };
+        Self::new(&Config::default(), ShardId(0), 1, 1, birth, 1)
+    }
+}
+
+/// What a process has from its start.
 #[derive(Clone, Copy, Debug)]
-pub struct ClockBase {
+pub struct Birth {
     /// The start of the gateway, in Unix nanoseconds.
     pub epoch: u64,
     /// Unix nanoseconds at monotonic zero.
     pub unix_base_nanos: u64,
+    /// Makes and judges tickets [P-3.10]: random, and gone with the sessions.
+    pub ticket_key: [u8; 32],
 }

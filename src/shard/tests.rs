@@ -18,21 +18,13 @@ struct World {
 
 fn settings() -> Settings {
     Settings {
-        shard: ShardId(0),
-        shards: 1,
-        workers: 1,
-        body_bytes_max: 64 << 10,
-        hello_bytes_max: 4 << 10,
-        handshake_timeout: Duration::from_secs(5),
         downlink: WindowLimits { frames_max: 4, bytes_max: 64 << 10 },
         queue_bytes_max: 10_000,
         queue_frames_max: 100,
-        heartbeat_s: (30, 300),
         devices_max: 4,
-        linger: Duration::from_secs(2),
-        epoch: 1,
         unix_base_nanos: 1_000_000_000,
-        seed: 1,
+        session_keep: Duration::ZERO,
+        ..Settings::default()
     }
 }
 
@@ -79,7 +71,8 @@ impl World {
         };
         self.frame(key, &frame_of(Command::Hello, &hello));
         assert!(matches!(self.uplinks().last(), Some(Uplink::Login { .. })));
-        let admission = Admission { uid: uid.into(), device: device.into(), platform: 0 };
+        let admission =
+            Admission { uid: uid.into(), device: device.into(), platform: 0, ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
         let frames = self.written(key);
         assert_eq!(frames[0].header.command, Command::Welcome);
@@ -117,6 +110,8 @@ impl World {
             lane: Lane::Chat,
             expires_at: Instant::FAR_FUTURE,
             body: Bytes::from_static(body),
+            packed: None,
+            collapse: None,
         }));
     }
 
@@ -183,7 +178,8 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
     frame_of(Command::Ping, &Ping { next_s: 60 }).encode(&mut ping);
     bytes.extend_from_slice(&ping[..7]);
     first.handle_received(now, key, bytes.into(), &mut outputs);
-    let admission = Admission { uid: "alice".into(), device: "d".into(), platform: 1 };
+    let admission =
+        Admission { uid: "alice".into(), device: "d".into(), platform: 1, ..Admission::default() };
     first.handle_downlink(now, Downlink::Verdict { key, verdict: Ok(admission) }, &mut outputs);
     first.check();
     assert_eq!(first.connections(), 0);

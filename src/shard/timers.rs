@@ -71,7 +71,7 @@ impl Shard {
             State::AwaitHello | State::Authenticating => {
                 (connection.heard_at + self.settings.handshake_timeout, Due::Handshake)
             }
-            State::Closing => (connection.heard_at + self.settings.linger, Due::Linger),
+            State::Closing | State::Detached => (connection.heard_at + self.settings.linger, Due::Linger),
             State::Active | State::Leaving => {
                 let interval = Duration::from_secs(u64::from(connection.heartbeat_s));
                 let heartbeat = (connection.heard_at + server_patience(interval), Due::Heartbeat);

@@ -94,6 +94,8 @@ impl Worker {
                 ttl_ms => self.now + Duration::from_millis(u64::from(ttl_ms)),
             },
             body: std::mem::take(&mut message.body),
+            packed: None,
+            collapse: None,
         };
         self.tally[Count::Pushes] += 1;
         self.tally[Count::PushTargets] += (message.handles.len() + message.uids.len()) as u64;

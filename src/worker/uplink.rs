@@ -43,6 +43,7 @@ impl Worker {
                 self.handle_change(Slot::of(pin), Change::Down { key, code });
             }
             Uplink::Pushed { ticket, key, outcome } => self.handle_outcome(ticket, key, outcome),
+            Uplink::Digest { .. } | Uplink::Held { .. } => {}
             Uplink::Announced { request, logins, is_last } => {
                 let announcements = &mut self.announcements;
                 // One that is not there any more was for a link that died meanwhile.

@@ -56,9 +56,6 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         shard: ShardId(u8::try_from(number).expect("few shards")),
         shards: scene.faults.shards,
         workers: scene.faults.workers,
-        body_bytes_max: 64 << 10,
-        hello_bytes_max: 4 << 10,
-        handshake_timeout: Duration::from_secs(5),
         downlink: WindowLimits {
             frames_max: u16::try_from(DOWNLINK_FRAMES).expect("small"),
             bytes_max: 64 << 10,
@@ -67,10 +64,9 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         queue_frames_max: QUEUE_FRAMES,
         heartbeat_s: HEARTBEAT_S,
         devices_max: 8,
-        linger: Duration::from_secs(2),
-        epoch: 1,
         unix_base_nanos: 1_700_000_000_000_000_000,
         seed: scene.random.next_u64(),
+        ..Settings::default()
     }
 }
 

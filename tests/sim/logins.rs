@@ -68,7 +68,8 @@ impl Logins {
                     "an outcome of {ticket:?}, which has none to come"
                 );
             }
-            Uplink::Login { .. } | Uplink::Announced { .. } => {}
+            Uplink::Login { .. } | Uplink::Announced { .. } | Uplink::Digest { .. } | Uplink::Held { .. } => {
+            }
         }
     }
 

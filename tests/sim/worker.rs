@@ -6,6 +6,7 @@ use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
 use moorline_proto::error::CloseReason;
+use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
 use moorline_proto::message::backend::ConnUp;
@@ -102,7 +103,13 @@ impl Worker {
                     self.number,
                     "a login comes to its pin's worker"
                 );
-                let admission = Admission { uid: hello.uid, device: hello.device, platform: hello.platform };
+                let admission = Admission {
+                    uid: hello.uid,
+                    device: hello.device,
+                    platform: hello.platform,
+                    accepts_lz4: hello.accept & ACCEPT_LZ4 != 0,
+                    resume: hello.resume.map(Box::new),
+                };
                 let verdict = if scene.fault(30) {
                     scene.coverage.refusals += 1;
                     Err(CloseReason::Busy)
@@ -133,6 +140,7 @@ impl Worker {
                     self.to_backend.push(ToBackend::Pushed { correlation, handle, outcome });
                 }
             }
+            Uplink::Digest { .. } | Uplink::Held { .. } => {}
             Uplink::Announced { request, logins, is_last } => {
                 self.on_announced(from, request, logins, is_last);
             }
@@ -252,13 +260,15 @@ impl Worker {
                 for (shard, targets) in by_shard {
                     let (command, lane, body) = (Command::Push, Lane::Chat, body.clone());
                     let expires_at = Instant::FAR_FUTURE;
-                    let push = Push { ticket: Some(ticket), targets, command, lane, expires_at, body };
+                    let (packed, collapse, ticket) = (None, None, Some(ticket));
+                    let push = Push { ticket, targets, command, lane, expires_at, body, packed, collapse };
                     self.to_shards.push((shard, Downlink::Push(push)));
                 }
             }
             FromBackend::Kick { target, login_version, code, may_reconnect } => {
                 let shard = match &target {
                     Target::Connection(key) => key.shard(),
+                    Target::Room(_) => panic!("a kick names a login"),
                     Target::User(uid) | Target::Device(uid, _) => Pin::of(uid).shard(self.shards),
                 };
                 let reason = String::from("told by the backend");

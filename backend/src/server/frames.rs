@@ -86,6 +86,7 @@ impl<H: Handler> Turn<'_, H> {
             | Kind::Bind
             | Kind::Unbind
             | Kind::Digest
+            | Kind::QueryResult
             | Kind::Stats
             | Kind::Drain => {}
             kind @ (Kind::Hello

@@ -114,6 +114,7 @@ impl Dialect for Moorline {
             device: "moorload".into(),
             platform: Platform::Bot.into(),
             resume: None,
+            accept: 0,
             agent: concat!("moorload/", env!("CARGO_PKG_VERSION")).into(),
         };
         frame_of(Command::Hello, &hello).encode(out);

@@ -5,6 +5,8 @@
 //! ────────► AwaitHello ──► Authenticating ──────► Active ──► Leaving ──► Closing
 //!               │                │ verdict no       │ LOGOUT, KICK,  GOAWAY  ▲
 //!               └────────────────┴──────────────────┴ error, timeout ───────┘
+//!
+//!  socket gone or silent: Active, Leaving ──► Detached ──► Active (resumed), or gone when its time is up
 //! ```
 
 use crate::error::CloseReason;
@@ -21,6 +23,8 @@ pub enum State {
     Active,
     /// Logged in, and asked by GOAWAY to leave: everything still works.
     Leaving,
+    /// Logged in without a socket: the session waits for its client to come back [P-3.10].
+    Detached,
     /// A CLOSE is on its way out; nothing more is heard.
     Closing,
 }
@@ -34,6 +38,10 @@ pub enum Event {
     Admitted,
     /// The gateway drains.
     Draining,
+    /// The socket is gone and the session stays.
+    Detaching,
+    /// Another socket takes the session over.
+    Resumed,
     /// The gateway ends it: a reason was found.
     Ending,
 }
@@ -51,8 +59,8 @@ pub enum Transition {
 
 impl State {
     /// All states.
-    pub const ALL: [Self; 5] =
-        [Self::AwaitHello, Self::Authenticating, Self::Active, Self::Leaving, Self::Closing];
+    pub const ALL: [Self; 6] =
+        [Self::AwaitHello, Self::Authenticating, Self::Active, Self::Leaving, Self::Detached, Self::Closing];
 
     /// The transition table [P-3.1].
     #[allow(clippy::match_same_arms)] // a table reads row by row
@@ -74,12 +82,22 @@ impl State {
             (Self::Active, Event::Draining) => To(Self::Leaving),
             (Self::Leaving, Event::Draining) => Ignore,
             (Self::AwaitHello | Self::Active | Self::Leaving, Event::Admitted) => Ignore,
+            (Self::Active | Self::Leaving, Event::Detaching) => To(Self::Detached),
+            (Self::Active | Self::Leaving | Self::Detached, Event::Resumed) => To(Self::Active),
+            (Self::AwaitHello | Self::Authenticating, Event::Detaching | Event::Resumed) => Ignore,
+            (Self::Detached, Event::Draining) => Close(CloseReason::GoingAway),
+            (Self::Detached, Event::Received(_) | Event::Admitted | Event::Detaching) => Ignore,
         }
     }
 
-    /// Whether a session is attached.
+    /// Whether a session is attached, and a socket.
     pub const fn is_logged_in(self) -> bool {
         matches!(self, Self::Active | Self::Leaving)
+    }
+
+    /// Whether a session is attached, with a socket or without.
+    pub const fn has_session(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving | Self::Detached)
     }
 }
 
@@ -119,6 +137,7 @@ mod tests {
             Transition::To(State::Authenticating) => 'u',
             Transition::To(State::Active) => 'A',
             Transition::To(State::Leaving) => 'L',
+            Transition::To(State::Detached) => 'd',
             Transition::To(State::Closing) => 'C',
             Transition::Ignore => '.',
             Transition::Close(CloseReason::Unexpected) => '!',
@@ -133,32 +152,34 @@ mod tests {
         let row =
             |event| State::ALL.map(|state| letter(state.on(event))).iter().collect::<std::string::String>();
         for (command, expected) in [
-            (Command::Hello, "u!!!."),
-            (Command::Ping, "!!AL."),
-            (Command::Send, "!!AL."),
-            (Command::Ack, "!!AL."),
-            (Command::Req, "!!AL."),
-            (Command::Sub, "!!AL."),
-            (Command::Unsub, "!!AL."),
-            (Command::App(0x40), "!!AL."),
-            (Command::Logout, "!!CC."),
-            (Command::Close, "!!CC."),
-            (Command::Ignorable(0xC0), "!!..."),
-            (Command::Welcome, "!!!!."),
-            (Command::Pong, "!!!!."),
-            (Command::SendAck, "!!!!."),
-            (Command::Push, "!!!!."),
-            (Command::Notify, "!!!!."),
-            (Command::Resp, "!!!!."),
-            (Command::SubAck, "!!!!."),
-            (Command::Kick, "!!!!."),
-            (Command::GoAway, "!!!!."),
-            (Command::Throttle, "!!!!."),
+            (Command::Hello, "u!!!.."),
+            (Command::Ping, "!!AL.."),
+            (Command::Send, "!!AL.."),
+            (Command::Ack, "!!AL.."),
+            (Command::Req, "!!AL.."),
+            (Command::Sub, "!!AL.."),
+            (Command::Unsub, "!!AL.."),
+            (Command::App(0x40), "!!AL.."),
+            (Command::Logout, "!!CC.."),
+            (Command::Close, "!!CC.."),
+            (Command::Ignorable(0xC0), "!!...."),
+            (Command::Welcome, "!!!!.."),
+            (Command::Pong, "!!!!.."),
+            (Command::SendAck, "!!!!.."),
+            (Command::Push, "!!!!.."),
+            (Command::Notify, "!!!!.."),
+            (Command::Resp, "!!!!.."),
+            (Command::SubAck, "!!!!.."),
+            (Command::Kick, "!!!!.."),
+            (Command::GoAway, "!!!!.."),
+            (Command::Throttle, "!!!!.."),
         ] {
             assert_eq!(row(Event::Received(command)), expected, "{command:?}");
         }
-        assert_eq!(row(Event::Admitted), ".A...");
-        assert_eq!(row(Event::Draining), "ggL..");
-        assert_eq!(row(Event::Ending), "CCCC.");
+        assert_eq!(row(Event::Admitted), ".A....");
+        assert_eq!(row(Event::Draining), "ggL.g.");
+        assert_eq!(row(Event::Detaching), "..dd..");
+        assert_eq!(row(Event::Resumed), "..AAA.");
+        assert_eq!(row(Event::Ending), "CCCCC.");
     }
 }

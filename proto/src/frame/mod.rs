@@ -5,6 +5,7 @@
 
 mod batch;
 mod command;
+pub mod compress;
 mod decoder;
 
 pub use batch::{Batch, encode_batch};
@@ -83,11 +84,17 @@ impl Flags {
     /// Length-prefixed extensions lead the body.
     pub const EXT: Self = Self(0x80);
     /// Flags that this version understands; a frame with another one is refused [P-1.6].
-    pub const SUPPORTED: Self = Self(0x01 | 0x02 | 0x08);
+    pub const SUPPORTED: Self = Self(0x01 | 0x02 | 0x04 | 0x08);
 
     /// Whether all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// All bits but those of `other`.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 
     /// Both sets of bits.

@@ -88,6 +88,8 @@ fn gateway_transitions() {
         every_command().map(|command| row(name_of(command), server::Event::Received(command))).collect();
     expected.push(row("login admitted".to_owned(), server::Event::Admitted));
     expected.push(row("gateway drains".to_owned(), server::Event::Draining));
+    expected.push(row("socket is lost".to_owned(), server::Event::Detaching));
+    expected.push(row("session is resumed".to_owned(), server::Event::Resumed));
     expected.push(row("gateway ends it".to_owned(), server::Event::Ending));
     let table = table(&["event", "AwaitHello"]);
     assert_eq!(table.head[1..], server::State::ALL.map(|state| format!("{state:?}")));

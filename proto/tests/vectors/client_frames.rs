@@ -128,6 +128,7 @@ fn login() -> Vec<Vector> {
         platform: Platform::Ios.into(),
         resume: None,
         agent: "example/1.0".into(),
+        accept: 1,
     };
     let welcome = Welcome {
         version: 1,
@@ -318,7 +319,6 @@ fn refused_headers() -> Vec<Vector> {
         refused("command 00", patched(1, 0x00), Unsupported),
         refused("command 03", patched(1, 0x03), Unsupported),
         refused("command 3e", patched(1, 0x3E), Unsupported),
-        refused("flag compressed", patched(2, 0x04), Unsupported),
         refused("flag more", patched(2, 0x10), Unsupported),
         refused("flag sealed", patched(2, 0x20), Unsupported),
         refused("flag trace", patched(2, 0x40), Unsupported),

@@ -7,7 +7,7 @@ use moorline_proto::link::{
 };
 use moorline_proto::message::backend::{
     Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkHello, Outcome, Push,
-    PushOutcome, PushResult, Query, Stats, Unbind, Up, UpResult,
+    PushOutcome, PushResult, Query, QueryResult, RoomDigest, Stats, Unbind, Up, UpResult,
 };
 use moorline_proto::message::client::{Code, Platform};
 use prost::Message;
@@ -140,16 +140,20 @@ fn rest() -> Vec<Vector> {
         reason: "signed out elsewhere".into(),
         ..Default::default()
     };
-    let bind = Bind { handle: HANDLE, room: room(), version: 1 };
-    let unbind = Unbind { handle: HANDLE, room: room(), version: 2 };
-    let digest = Digest { room: room(), members: 2, hash: 3, version: 4 };
+    let bind = Bind { handles: vec![HANDLE], room: room(), version: 1, reset: true };
+    let unbind = Unbind { handles: vec![HANDLE], room: room(), version: 2 };
+    let rooms = vec![RoomDigest { room: room(), members: 2, hash: 3, version: 4 }];
+    let digest = Digest { round: 7, rooms, more: true };
+    let stats = Stats { connections: 3, sessions: 2, load_permille: 500, ..Default::default() };
+    let held = QueryResult { handles: vec![HANDLE], ..Default::default() };
     vec![
         typed("bind", Kind::Bind, "Bind", 0, &bind),
         typed("unbind", Kind::Unbind, "Unbind", 0, &unbind),
         typed("digest", Kind::Digest, "Digest", 0, &digest),
         typed("kick", Kind::Kick, "Kick", 0, &kick),
         typed("query", Kind::Query, "Query", 5, &Query { uid: "alice".into(), room: String::new() }),
-        typed("stats", Kind::Stats, "Stats", 0, &Stats { connections: 3, sessions: 2, load_permille: 500 }),
+        typed("stats", Kind::Stats, "Stats", 0, &stats),
+        typed("query result", Kind::QueryResult, "QueryResult", 5, &held),
         typed("drain", Kind::Drain, "Drain", 0, &Drain { grace_ms: 10_000 }),
         empty("credit", Kind::Credit, 4096),
         empty("ping", Kind::Ping, 0),
@@ -174,7 +178,7 @@ fn refusals() -> Vec<Vector> {
     vec![
         patched("version 2", 4, &[2], LinkError::Version(2)),
         patched("kind 00", 5, &[0], LinkError::Kind(0)),
-        patched("kind 15", 5, &[0x15], LinkError::Kind(0x15)),
+        patched("kind 16", 5, &[0x16], LinkError::Kind(0x16)),
         patched("body one byte over the limit", 0, &over.to_be_bytes(), LinkError::TooLarge(over)),
         cut("cut off after one byte", 1),
         cut("cut off before the end of the header", HEADER_BYTES - 1),

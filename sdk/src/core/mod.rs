@@ -120,6 +120,7 @@ impl Core {
             platform: self.config.platform.into(),
             resume: self.line.resume(self.inbox.downlink().base()),
             agent: self.config.agent.to_string(),
+            accept: 0,
         };
         self.transmit.push(frame_of(Command::Hello, &hello));
     }

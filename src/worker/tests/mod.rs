@@ -94,7 +94,12 @@ struct Names;
 impl Verify for Names {
     fn verify(&self, hello: &Hello, _unix_now_s: u64) -> Result<Admission, CloseReason> {
         match hello.token.as_str() {
-            "good" => Ok(Admission { uid: hello.uid.clone(), device: "d".into(), platform: hello.platform }),
+            "good" => Ok(Admission {
+                uid: hello.uid.clone(),
+                device: "d".into(),
+                platform: hello.platform,
+                ..Admission::default()
+            }),
             _ => Err(CloseReason::AuthFailed),
         }
     }

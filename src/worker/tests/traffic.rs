@@ -136,7 +136,7 @@ fn pushes_are_split_by_shard_and_outcomes_go_back_together() {
         [vec![by_key(&users[0])], vec![by_key(&users[1]), by_uid(&users[1])], vec![by_uid(&users[2])]];
     let mut tickets = Vec::new();
     for (user, wanted) in users.iter().zip(wanted) {
-        let Downlink::Push(Push { ticket, targets, command, lane, expires_at, body }) =
+        let Downlink::Push(Push { ticket, targets, command, lane, expires_at, body, .. }) =
             world.downlink(user.key.shard())
         else {
             panic!("no push")

@@ -62,6 +62,19 @@ pub struct GroupResponse {
     #[prost(string, repeated, tag = "1")]
     pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// Body of the application command 40, both ways: said to everybody who is in the conversation's room, not
+/// stored, may be lost \[P-11.5\]. sender and sender_device are filled in by the backend.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signal {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub payload: ::prost::bytes::Bytes,
+    #[prost(string, tag = "3")]
+    pub sender: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub sender_device: ::prost::alloc::string::String,
+}
 /// im.conversations: those of the caller \[P-11.4\].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConversationsRequest {}

@@ -117,6 +117,7 @@ pub struct Push {
     pub want_ack: bool,
     #[prost(uint32, tag = "7")]
     pub ttl_ms: u32,
+    /// takes the place of one with the same key that still waits
     #[prost(string, tag = "8")]
     pub collapse_key: ::prost::alloc::string::String,
     /// one payload for every target
@@ -138,33 +139,50 @@ pub struct PushOutcome {
     #[prost(enumeration = "Outcome", tag = "3")]
     pub outcome: i32,
 }
-/// 0B, 0C, 0D: rooms.
+/// 0B, 0C, backend to gateway: rooms bound in the gateway's memory.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Bind {
-    #[prost(fixed64, tag = "1")]
-    pub handle: u64,
+    #[prost(fixed64, repeated, tag = "1")]
+    pub handles: ::prost::alloc::vec::Vec<u64>,
     #[prost(string, tag = "2")]
     pub room: ::prost::alloc::string::String,
+    /// grows with each change of this room
     #[prost(fixed64, tag = "3")]
     pub version: u64,
+    /// these are all: members that this link speaks for and are not named leave
+    #[prost(bool, tag = "4")]
+    pub reset: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unbind {
-    #[prost(fixed64, tag = "1")]
-    pub handle: u64,
+    #[prost(fixed64, repeated, tag = "1")]
+    pub handles: ::prost::alloc::vec::Vec<u64>,
     #[prost(string, tag = "2")]
     pub room: ::prost::alloc::string::String,
     #[prost(fixed64, tag = "3")]
     pub version: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+/// 0D, gateway to backend, every half minute: the rooms of the sessions this link speaks for.
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Digest {
+    #[prost(uint32, tag = "1")]
+    pub round: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub rooms: ::prost::alloc::vec::Vec<RoomDigest>,
+    /// a further frame of this round follows
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoomDigest {
     #[prost(string, tag = "1")]
     pub room: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub members: u32,
+    /// xor over the members' mixed handles
     #[prost(fixed64, tag = "3")]
     pub hash: u64,
+    /// the largest one applied
     #[prost(fixed64, tag = "4")]
     pub version: u64,
 }
@@ -190,7 +208,7 @@ pub struct Kick {
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
 }
-/// 0F, correlated: what does this gateway hold?
+/// 0F, backend to gateway, correlated; 15 answers: what does this gateway hold?
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Query {
     #[prost(string, tag = "1")]
@@ -198,15 +216,39 @@ pub struct Query {
     #[prost(string, tag = "2")]
     pub room: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct QueryResult {
+    /// of the uid
+    #[prost(message, repeated, tag = "1")]
+    pub logins: ::prost::alloc::vec::Vec<ConnUp>,
+    /// of the room
+    #[prost(fixed64, repeated, tag = "2")]
+    pub handles: ::prost::alloc::vec::Vec<u64>,
+    /// a further frame of this answer follows
+    #[prost(bool, tag = "3")]
+    pub more: bool,
+}
 /// 10, gateway to backend, every few seconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stats {
+    /// open sockets of clients
     #[prost(uint32, tag = "1")]
     pub connections: u32,
+    /// logins, those whose client is away included
     #[prost(uint32, tag = "2")]
     pub sessions: u32,
+    /// of limits.connections_max
     #[prost(uint32, tag = "3")]
     pub load_permille: u32,
+    /// logins whose client is away
+    #[prost(uint32, tag = "4")]
+    pub detached: u32,
+    /// 0 normal, 1 bulk shed, 2 group shed, 3 logins refused
+    #[prost(uint32, tag = "5")]
+    pub overload: u32,
+    /// waiting toward clients
+    #[prost(uint64, tag = "6")]
+    pub queued_bytes: u64,
 }
 /// 11, either direction: no new work on this link, please.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -223,8 +265,10 @@ pub enum Outcome {
     Offline = 1,
     /// the connection's queue is full
     Full = 2,
-    /// older than ttl_ms before it could be sent
+    /// older than ttl_ms before it could be sent, or superseded by its collapse_key
     Expired = 3,
+    /// not final: the client is away, the session is kept and holds it
+    Queued = 4,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -237,6 +281,7 @@ impl Outcome {
             Self::Offline => "OFFLINE",
             Self::Full => "FULL",
             Self::Expired => "EXPIRED",
+            Self::Queued => "QUEUED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -246,6 +291,7 @@ impl Outcome {
             "OFFLINE" => Some(Self::Offline),
             "FULL" => Some(Self::Full),
             "EXPIRED" => Some(Self::Expired),
+            "QUEUED" => Some(Self::Queued),
             _ => None,
         }
     }

@@ -20,19 +20,26 @@ pub struct Hello {
     /// client software, for logs: "moorline-sdk/0.1.0"
     #[prost(string, tag = "8")]
     pub agent: ::prost::alloc::string::String,
+    /// what it can undo \[P-1.9\]: 1 is LZ4
+    #[prost(uint32, tag = "9")]
+    pub accept: u32,
 }
-/// Reserved \[P-3.10\].
+/// Go on with a session on a new connection \[P-3.10\].
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resume {
     #[prost(bytes = "bytes", tag = "1")]
     pub session: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
-    /// highest downlink seq handled
+    /// every downlink seq up to here is handled
     #[prost(uint32, tag = "3")]
     pub last_seq: u32,
+    /// of the last WELCOME
     #[prost(bytes = "bytes", tag = "4")]
     pub ticket: ::prost::bytes::Bytes,
+    /// bit i: last_seq + 2 + i is handled too \[P-6.4\]
+    #[prost(uint64, tag = "5")]
+    pub sack: u64,
 }
 /// 02, gateway to client: the login is done \[P-3.7\].
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -70,6 +77,12 @@ pub struct Welcome {
     pub server_time_ms: u64,
     #[prost(string, repeated, tag = "13")]
     pub alternates: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what the gateway can undo \[P-1.9\]
+    #[prost(uint32, tag = "14")]
+    pub accept: u32,
+    /// reliable frames that are sent again right behind this one \[P-3.11\]
+    #[prost(uint32, tag = "15")]
+    pub replay: u32,
 }
 /// 05. The client's promise: I shall be heard from within this time \[P-7.1\]. Empty from the gateway \[P-7.5\].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -184,7 +197,7 @@ pub struct Resp {
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
 }
-/// 20, 21, 22. Rooms bound in the gateway's memory: reserved \[P-2.5\].
+/// 20, 21, 22. Rooms bound in the gateway's memory \[P-2.5\].
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Sub {
     #[prost(uint32, tag = "1")]
