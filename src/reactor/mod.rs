@@ -73,6 +73,8 @@ pub struct Reactor {
     read_block: ReadBlock,
     write_block: Vec<u8>,
     turns: u64,
+    /// The time of this turn.
+    now: Instant,
     is_stopping: bool,
 }
 
@@ -112,6 +114,7 @@ impl Reactor {
             read_block: ReadBlock::default(),
             write_block: Vec::with_capacity(WRITE_BYTES),
             turns: 0,
+            now,
             is_stopping: false,
         })
     }
@@ -122,7 +125,7 @@ impl Reactor {
     /// The system's, when polling fails: the process cannot go on.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        while !(self.is_stopping && self.shard.connections() == 0) {
+        while !(self.is_stopping && self.shard.seats() == 0) {
             self.turn(&mut events)?;
         }
         Ok(())
@@ -136,6 +139,7 @@ impl Reactor {
             _ => self.inbox.awake(),
         }
         let now = (self.clock)();
+        self.now = now;
         self.turns += 1;
         self.handle_mail(now);
         // Before anything is read: bytes of a connection that moves belong to its new home.
@@ -240,7 +244,7 @@ impl Reactor {
         self.streams.insert(key, socket);
         if let Err(error) = registered {
             tracing::error!(%error, ?key, "epoll refused a connection");
-            self.shard.handle_peer_closed(key, &mut self.outputs);
+            self.shard.handle_peer_closed(self.now, key, &mut self.outputs);
         }
     }
 
@@ -263,6 +267,9 @@ impl Reactor {
         let mut budget = self.read_budget;
         loop {
             let Some(stream) = self.streams.get_mut(key) else { return false };
+            if stream.is_held {
+                return false;
+            }
             let (bytes, is_last) = match stream.read(&mut self.read_block) {
                 ReadOutcome::More(bytes) => (bytes, false),
                 ReadOutcome::Last(bytes) => (bytes, true),
@@ -270,12 +277,13 @@ impl Reactor {
                 ReadOutcome::Ended => {
                     // A peer that closed its writing half only still hears the last word.
                     self.transmit(key);
-                    self.shard.handle_peer_closed(key, &mut self.outputs);
+                    self.shard.handle_peer_closed(now, key, &mut self.outputs);
                     return false;
                 }
             };
             budget = budget.saturating_sub(bytes.len());
             self.shard.handle_received(now, key, bytes, &mut self.outputs);
+            self.apply_holds();
             if is_last {
                 return false;
             }
@@ -285,8 +293,23 @@ impl Reactor {
         }
     }
 
+    /// Who is not to be read is skipped; who may be again is looked at in the next turn.
+    fn apply_holds(&mut self) {
+        for (key, is_held) in self.outputs.holds.drain(..) {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            stream.is_held = is_held;
+            // An edge may have passed meanwhile, and will not come again.
+            if !is_held && !std::mem::replace(&mut stream.is_ready, true) {
+                self.ready.push_back(key);
+            }
+        }
+    }
+
     /// Does what the shard wants done.
     fn perform(&mut self) {
+        self.apply_holds();
+        // A socket that is given up or moved to another seat must be so before anything is written there.
+        self.release();
         let mut transmits = std::mem::take(&mut self.outputs.transmits);
         for key in transmits.drain(..) {
             self.transmit(key);
@@ -304,16 +327,41 @@ impl Reactor {
 
     /// Takes out the sockets whose slots the shard has freed.
     fn release(&mut self) {
-        for key in self.outputs.closes.drain(..) {
-            drop(self.streams.remove(key));
-            self.listener.gate().leave();
+        for (key, bytes) in self.outputs.last_words.drain(..) {
+            if let Some(stream) = self.streams.get_mut(key) {
+                stream.write(&bytes).ok(); // it is given up, whatever becomes of them
+            }
         }
+        for key in self.outputs.closes.drain(..) {
+            if self.streams.remove(key).is_some() {
+                self.listener.gate().leave();
+            }
+        }
+        self.graft();
         for (key, transfer) in self.outputs.moves.drain(..) {
             let Some(mut socket) = self.streams.remove(key) else { continue };
             if self.poll.registry().deregister(&mut socket).is_ok() {
                 self.leaving.push_back((socket, transfer));
             } else {
                 self.listener.gate().leave();
+            }
+        }
+    }
+
+    /// Gives sockets to the sessions that their clients go on with.
+    fn graft(&mut self) {
+        for (from, seat) in std::mem::take(&mut self.outputs.grafts) {
+            let Some(mut socket) = self.streams.remove(from) else {
+                self.shard.handle_peer_closed(self.now, seat, &mut self.outputs);
+                continue;
+            };
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let token = Source::Connection(seat).into();
+            let registered = self.poll.registry().reregister(&mut socket, token, interest);
+            self.streams.insert(seat, socket);
+            if let Err(error) = registered {
+                tracing::error!(%error, key = ?seat, "epoll refused a connection");
+                self.shard.handle_peer_closed(self.now, seat, &mut self.outputs);
             }
         }
     }
@@ -331,7 +379,7 @@ impl Reactor {
             }
             match stream.write(&self.write_block) {
                 Ok(sent) => self.shard.handle_sent(key, sent, &mut self.outputs),
-                Err(_) => return self.shard.handle_peer_closed(key, &mut self.outputs),
+                Err(_) => return self.shard.handle_peer_closed(self.now, key, &mut self.outputs),
             }
             if self.write_block.len() < WRITE_BYTES
                 && self.streams.get_mut(key).is_some_and(|stream| stream.is_writable)

@@ -19,6 +19,8 @@ pub(super) struct Stream {
     pub(super) is_writable: bool,
     /// It stands in the reactor's ready list.
     pub(super) is_ready: bool,
+    /// It is not to be read for now.
+    pub(super) is_held: bool,
     /// End of stream or an error was announced.
     pub(super) is_read_closed: bool,
 }
@@ -125,7 +127,14 @@ impl Streams {
 
 impl Stream {
     const fn vacant() -> Self {
-        Self { socket: None, generation: 0, is_writable: false, is_ready: false, is_read_closed: false }
+        Self {
+            socket: None,
+            generation: 0,
+            is_writable: false,
+            is_ready: false,
+            is_held: false,
+            is_read_closed: false,
+        }
     }
 }
 

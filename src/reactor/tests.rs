@@ -30,7 +30,7 @@ impl World {
         let (sender, uplinks) = mailbox::mailbox(64, waker(worker.registry()).expect("eventfd"));
         let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
         let address = listener.local_addr().expect("bound");
-        let settings = Settings::new(
+        let mut settings = Settings::new(
             &crate::config::Config::default(),
             ShardId(0),
             1,
@@ -38,6 +38,8 @@ impl World {
             crate::shard::Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] },
             1,
         );
+        (settings.frame_rate, settings.user_rate) = (0, 0);
+        settings.session_keep = moorline_proto::time::Duration::ZERO;
         let parts = ReactorParts {
             listener,
             gate: Gate::new(connections_max),
@@ -122,7 +124,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     let _knocks = world.connect();
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
     world.reactor.listener.set_ready();
-    assert_eq!(world.reactor.shard.connections(), 1, "it lingers");
+    assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
     assert!(!world.reactor.timeout().is_zero());
 }
 
@@ -156,7 +158,7 @@ fn every_way_to_leave_frees_its_place() {
             }
         }
         drop(second);
-        world.turn_until(|world| (world.reactor.shard.connections() == 0).then_some(()));
+        world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
         while world.uplinks.try_recv().is_some() {}
     }
     assert_eq!(world.reactor.listener.refused, 0);

@@ -1,5 +1,6 @@
 //! One socket's protocol state. An idle one is these 40 bytes and nothing on the heap.
 
+use super::bucket::{Spent, Stamp};
 use super::outbound::Outbound;
 use moorline_proto::connection::server::State;
 use moorline_proto::frame::Decoder;
@@ -21,15 +22,17 @@ pub(super) struct Connection {
     pub(super) generation: u32,
     /// Its one entry in the wheel.
     pub(super) timer: TimerKey,
-    /// When bytes last came; before the login and while closing: when that state began.
-    pub(super) heard_at: Instant,
+    /// When bytes last came; before the login, while detached and while closing: when that state began.
+    pub(super) heard: Stamp,
+    /// Of the frames that it may send, as of `heard`.
+    pub(super) spent: Spent,
     pub(super) decoder: Decoder,
     /// Frames on their way out; `None` when there is none.
     pub(super) outbound: Option<Box<Outbound>>,
 }
 
 impl Connection {
-    pub(super) const fn new(generation: u32, timer: TimerKey, now: Instant) -> Self {
+    pub(super) fn new(generation: u32, timer: TimerKey, now: Instant) -> Self {
         Self {
             state: State::AwaitHello,
             is_transmit_due: false,
@@ -37,7 +40,8 @@ impl Connection {
             session: NO_SESSION,
             generation,
             timer,
-            heard_at: now,
+            heard: Stamp::of(now),
+            spent: Spent::default(),
             decoder: Decoder::new(),
             outbound: None,
         }

@@ -8,7 +8,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::Ack;
+use moorline_proto::message::client::{Ack, Code};
 use moorline_proto::message::decode;
 use moorline_proto::time::Instant;
 
@@ -31,6 +31,10 @@ impl Shard {
         session.unanswered = session.unanswered.saturating_sub(1);
         if command == Command::SendAck {
             session.dedupe.answer(cid);
+            let version = session.login_version;
+            if !is_retry(&body) {
+                self.results.store(now, version, cid, &body);
+            }
         }
         self.tally[Count::Answers] += 1;
         self.send(key, Frame::new(command, body), outputs);
@@ -62,7 +66,7 @@ impl Shard {
         };
         match target {
             Target::Connection(key) => {
-                let is_here = self.table.get(*key).is_some_and(|connection| connection.state.is_logged_in());
+                let is_here = self.table.get(*key).is_some_and(|connection| connection.state.has_session());
                 if is_here { vec![*key] } else { Vec::new() }
             }
             Target::Room(_) => Vec::new(),
@@ -198,11 +202,39 @@ impl Shard {
         self.send(key, probe, outputs);
     }
 
+    pub(super) fn replay_len(&self, _key: ConnKey, _last_seq: Seq, _sack: u64) -> u32 {
+        0
+    }
+
+    pub(super) fn replay(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        last_seq: Seq,
+        sack: u64,
+        outputs: &mut Outputs,
+    ) {
+        let _ = (now, key, last_seq, sack, outputs);
+    }
+
     pub(super) fn close_if_clogged(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         if let Err(reason) = self.check_clogged(key) {
             self.close(now, key, reason, outputs);
         }
     }
+}
+
+/// Whether a SENDACK asks for another try: its answer is not final.
+fn is_retry(body: &[u8]) -> bool {
+    /// The fields that the gateway writes, first.
+    #[derive(Clone, PartialEq, Eq, prost::Message)]
+    struct Lead {
+        #[prost(uint32, tag = "1")]
+        cid: u32,
+        #[prost(enumeration = "Code", tag = "2")]
+        code: i32,
+    }
+    <Lead as prost::Message>::decode(body).is_ok_and(|lead| lead.code == i32::from(Code::Retry))
 }
 
 /// Tells the backend what became of a push, if it wants to know.

@@ -1,5 +1,6 @@
 //! How connections end: by us with a reason, by the peer, by the backend, by a drain.
 
+use super::bucket::Stamp;
 use super::delivery::report;
 use super::{Outputs, Shard};
 use crate::handoff::{Target, Uplink};
@@ -13,8 +14,10 @@ use moorline_proto::message::client::{Close, GoAway, Kick};
 use moorline_proto::message::{decode, frame_of};
 use moorline_proto::time::{Duration, Instant};
 
-/// Base of the random time after which a client refused as busy may come back.
+/// A client refused for now may come back after this, in milliseconds,
 const RETRY_AFTER_MS: u64 = 1_000;
+/// and a random part of this more, so that those refused together do not come together.
+const RETRY_SPREAD_MS: u64 = 4_000;
 
 /// A kick as the backend ordered it.
 #[derive(Debug)]
@@ -27,19 +30,38 @@ pub(super) struct KickOrder {
 
 impl Shard {
     /// The peer closed or reset its side.
-    pub fn handle_peer_closed(&mut self, key: ConnKey, outputs: &mut Outputs) {
+    pub fn handle_peer_closed(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         let Some(connection) = self.table.get(key) else { return };
+        if connection.state == State::Detached {
+            return; // it was the end of a socket that was given up before
+        }
         if connection.state != State::Closing {
             self.tally.closed_by_peer += 1;
         }
-        self.forget(key, 0, outputs);
+        if !self.try_detach(now, key, outputs) {
+            self.forget(key, 0, outputs);
+        }
+    }
+
+    /// Nothing was heard for too long: the connection ends, the session may wait [P-7.2].
+    pub(super) fn on_silent(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        let reason = CloseReason::HeartbeatTimeout;
+        if self.settings.session_keep.is_zero() || self.is_draining {
+            return self.close(now, key, reason, outputs);
+        }
+        self.say_last(key, close_frame(reason, 0), outputs);
+        self.tally.closed(reason);
+        if !self.try_detach(now, key, outputs) {
+            self.forget(key, reason.code(), outputs);
+        }
     }
 
     /// Asks every client to leave within `window` and takes no more logins [P-8.1].
     pub fn handle_drain(&mut self, now: Instant, window: Duration, outputs: &mut Outputs) {
         self.is_draining = true;
         let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
-        let goaway = frame_of(Command::GoAway, &GoAway { window_ms, alternates: Vec::new() });
+        let goaway =
+            frame_of(Command::GoAway, &GoAway { window_ms, alternates: self.settings.alternates.to_vec() });
         for key in self.table.keys() {
             let connection = self.table.get_mut(key).expect("listed");
             match connection.state.on(Event::Draining) {
@@ -65,12 +87,11 @@ impl Shard {
     pub(super) fn close(&mut self, now: Instant, key: ConnKey, reason: CloseReason, outputs: &mut Outputs) {
         let retry_after_ms = match reason {
             CloseReason::Busy | CloseReason::Unavailable | CloseReason::Throttled => {
-                u32::try_from(RETRY_AFTER_MS + self.random.below(RETRY_AFTER_MS)).unwrap_or(u32::MAX)
+                u32::try_from(RETRY_AFTER_MS + self.random.below(RETRY_SPREAD_MS)).unwrap_or(u32::MAX)
             }
             _ => 0,
         };
-        let close = Close { code: reason.code(), reason: reason.text().trim().to_owned(), retry_after_ms };
-        let is_counted = self.end(now, key, reason.code(), frame_of(Command::Close, &close), outputs);
+        let is_counted = self.end(now, key, reason.code(), close_frame(reason, retry_after_ms), outputs);
         if is_counted {
             self.tally.closed(reason);
         }
@@ -120,13 +141,18 @@ impl Shard {
     /// Ends the session, queues the last frame behind a half-written one, and lets the socket linger.
     fn end(&mut self, now: Instant, key: ConnKey, code: u32, last: Frame, outputs: &mut Outputs) -> bool {
         let Some(connection) = self.table.get_mut(key) else { return false };
+        if connection.state == State::Detached {
+            self.forget(key, code, outputs);
+            return true;
+        }
         let Transition::To(state) = connection.state.on(Event::Ending) else { return false };
         connection.state = state;
-        connection.heard_at = now;
+        connection.heard = Stamp::of(now);
         if let Some(outbound) = connection.outbound.as_mut().filter(|_| code == CloseReason::Slow.code()) {
             outbound.drop_unsent();
         }
         self.end_session(key, code, outputs);
+        self.unhold(key);
         self.send(key, last, outputs);
         self.arm(key, now + self.settings.linger);
         true
@@ -136,6 +162,8 @@ impl Shard {
     pub(super) fn forget(&mut self, key: ConnKey, code: u32, outputs: &mut Outputs) {
         self.end_session(key, code, outputs);
         let Some(connection) = self.table.remove(key) else { return };
+        self.kept.len -= usize::from(connection.state == State::Detached);
+        self.unhold(key);
         self.wheel.cancel(connection.timer);
         outputs.closes.push(key);
     }
@@ -155,4 +183,10 @@ impl Shard {
         let down = Uplink::ConnDown { key, pin: session.pin, code };
         outputs.uplinks[session.pin.worker(self.settings.workers)].push(down);
     }
+}
+
+/// CLOSE with a reason's code and text.
+fn close_frame(reason: CloseReason, retry_after_ms: u32) -> Frame {
+    let text = reason.text().trim().to_owned();
+    frame_of(Command::Close, &Close { code: reason.code(), reason: text, retry_after_ms })
 }

@@ -74,6 +74,10 @@ impl Flight {
         Some(Ok(frame.with_seq(seq).with_flags(flags)))
     }
 
+    pub(super) fn can_resume(&self, last_seq: Seq, _sack: u64) -> bool {
+        self.window.oldest().map_or(self.window.next_seq(), |frame| frame.seq) <= last_seq + 1
+    }
+
     /// When the oldest frame's ack is overdue; later after each probe, which deserves an answer.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
         Some(self.window.deadline()? + PROBE_PATIENCE * u32::from(self.probes))

@@ -3,6 +3,7 @@
 //! A connection is accepted by any shard and says HELLO there. A worker judges it; then it moves to
 //! the home shard of its user, so that everything about one user is decided in one place.
 
+use super::bucket::Stamp;
 use super::connection::{Connection, NO_SESSION};
 use super::session::{Names, Session};
 use super::{Count, Outputs, Shard};
@@ -10,10 +11,10 @@ use crate::handoff::{Admission, Uplink};
 use bytes::Bytes;
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::connection::server::{Event, State, Transition};
-use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
-use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, SessionId, ShardId, UID_BYTES_MAX};
+use moorline_proto::frame::compress::ACCEPT_LZ4;
+use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, ShardId, UID_BYTES_MAX};
 use moorline_proto::keepalive::server_patience;
 use moorline_proto::message::client::{Hello, Welcome};
 use moorline_proto::message::{self, frame_of};
@@ -37,7 +38,8 @@ impl Shard {
         self.insert_connection(now, deadline)
     }
 
-    /// A logged-in connection arrives from the shard that accepted it. `None`: this shard is full.
+    /// A logged-in connection arrives from the shard that accepted it. Its socket belongs to the key that
+    /// comes back. `None`: this shard is full.
     pub fn handle_moved(
         &mut self,
         now: Instant,
@@ -51,9 +53,10 @@ impl Shard {
             self.close(now, key, CloseReason::GoingAway, outputs);
             return Some(key);
         }
-        self.admit(now, key, &transfer.admission, outputs);
-        self.handle_received(now, key, transfer.partial, outputs);
-        Some(key)
+        // The socket is not here yet: it goes straight to the seat.
+        let seat = self.admit(now, key, &transfer.admission, outputs);
+        self.handle_received(now, seat, transfer.partial, outputs);
+        Some(seat)
     }
 
     fn insert_connection(&mut self, now: Instant, deadline: Instant) -> Option<ConnKey> {
@@ -84,7 +87,12 @@ impl Shard {
         if self.is_draining {
             return Err(CloseReason::GoingAway);
         }
-        self.table.get_mut(key).expect("its frame is being handled").heard_at = now;
+        // Going on with a session costs the backend nothing, so that stays possible.
+        if self.holds.refuses_logins() && hello.resume.is_none() {
+            self.tally[Count::LoginsShed] += 1;
+            return Err(CloseReason::Busy);
+        }
+        self.table.get_mut(key).expect("its frame is being handled").heard = Stamp::of(now);
         let pin = Pin::of(&hello.uid);
         let login = Uplink::Login { key, pin, hello: Box::new(hello) };
         outputs.uplinks[pin.worker(self.settings.workers)].push(login);
@@ -108,7 +116,10 @@ impl Shard {
         };
         let home = Pin::of(&admission.uid).shard(self.settings.shards);
         if home == self.settings.shard {
-            self.admit(now, key, &admission, outputs);
+            let seat = self.admit(now, key, &admission, outputs);
+            if seat != key {
+                outputs.grafts.push((key, seat));
+            }
             return;
         }
         let partial = Bytes::copy_from_slice(connection.decoder.partial());
@@ -118,7 +129,22 @@ impl Shard {
         outputs.moves.push((key, Box::new(Transfer { home, admission, partial })));
     }
 
-    fn admit(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) {
+    /// Returns the seat that the socket belongs to: its own, or that of the session it goes on with.
+    fn admit(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) -> ConnKey {
+        if let Some(seat) = self.resumable(now, who) {
+            self.resume(now, key, seat, who, outputs);
+            return seat;
+        }
+        self.tally[Count::ResumesRefused] += u64::from(who.resume.is_some());
+        self.begin(now, key, who, outputs);
+        key
+    }
+
+    fn begin(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) {
+        if self.holds.refuses_logins() {
+            self.tally[Count::LoginsShed] += 1;
+            return self.close(now, key, CloseReason::Busy, outputs);
+        }
         if let Some(older) = self.registry.of_device(&who.uid, &who.device) {
             self.replace(now, older, outputs);
         }
@@ -127,9 +153,9 @@ impl Shard {
         }
         let version = self.settings.unix_nanos(now).max(self.last_login_version + 1);
         self.last_login_version = version;
-        let id = self.new_session_id();
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
-        let session = Session::new(names, key.slot(), version);
+        let mut session = Session::new(names, key.slot(), version);
+        session.accepts_lz4 = who.accepts_lz4;
         let (pin, login) = (session.pin, session.login(key.as_u64()));
         let slot = self.registry.insert(session);
 
@@ -140,38 +166,35 @@ impl Shard {
         };
         connection.state = state;
         connection.session = slot;
-        connection.heard_at = now;
+        connection.heard = Stamp::of(now);
         connection.heartbeat_s = self.settings.heartbeat_s.1;
         let patience = server_patience(Duration::from_secs(u64::from(connection.heartbeat_s)));
         self.arm(key, now + patience);
         self.tally[Count::Logins] += 1;
-        let welcome = self.welcome(now, id);
+        let welcome = self.welcome(now, key, version);
         self.send(key, frame_of(Command::Welcome, &welcome), outputs);
         let login = Uplink::ConnUp { pin, login: Box::new(login) };
         outputs.uplinks[pin.worker(self.settings.workers)].push(login);
     }
 
-    fn welcome(&self, now: Instant, id: SessionId) -> Welcome {
+    /// To the session at a seat; says nothing of what it was before.
+    pub(super) fn welcome(&self, now: Instant, seat: ConnKey, login_version: u64) -> Welcome {
         let settings = &self.settings;
         Welcome {
             version: u32::from(PROTOCOL_VERSION),
-            session: Bytes::copy_from_slice(&id.0),
+            session: Self::session_name(seat, login_version),
             epoch: settings.epoch,
+            ticket: self.ticket_of(now, seat, login_version),
             heartbeat_min_s: u32::from(settings.heartbeat_s.0),
             heartbeat_max_s: u32::from(settings.heartbeat_s.1),
-            uplink_window: WINDOW_FRAMES,
+            uplink_window: settings.uplink_window,
             downlink_window: u32::from(settings.downlink.frames_max),
             body_max: settings.body_bytes_max,
             server_time_ms: settings.unix_millis(now),
+            alternates: settings.alternates.to_vec(),
+            accept: ACCEPT_LZ4,
             ..Default::default()
         }
-    }
-
-    fn new_session_id(&mut self) -> SessionId {
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&self.random.next_u64().to_be_bytes());
-        id[8..].copy_from_slice(&self.random.next_u64().to_be_bytes());
-        SessionId(id)
     }
 
     /// Names the logins of the asked pins, in chunks.

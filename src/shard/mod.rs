@@ -15,24 +15,31 @@
 //! | `table`, `connection` | sockets: slab slots with generations |
 //! | `registry`, `session` | users and their devices' logins |
 //! | `login` | HELLO, verdict, moving home, replacing an older login |
-//! | `uplink` | frames from clients |
+//! | `keeping`, `ticket` | sessions without a connection, and coming back to them |
+//! | `uplink`, `results` | frames from clients; the last answers |
+//! | `bucket`, `holding` | who says too much, and who is not read for a while |
 //! | `delivery`, `flight` | frames to clients: pushes, window, acks |
 //! | `ending` | close, kick, logout, drain |
 //! | `timers` | the one wheel entry of each connection |
 
+mod bucket;
 mod connection;
 mod delivery;
 mod ending;
 mod flight;
+mod holding;
+mod keeping;
 mod login;
 mod outbound;
 mod registry;
+mod results;
 mod session;
 mod settings;
 mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod timers;
 mod uplink;
 
@@ -41,8 +48,11 @@ pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
 use crate::handoff::{Downlink, Uplink};
+use bucket::{Buckets, Stamp};
 use bytes::Bytes;
 use connection::Connection;
+use holding::Holds;
+use keeping::Kept;
 use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Batch, Command, Flags, Frame};
@@ -52,7 +62,10 @@ use moorline_proto::time::Instant;
 use moorline_proto::wheel::Wheel;
 use outbound::OutboundPool;
 use registry::Registry;
+use results::Results;
+use session::Session;
 use table::Table;
+use ticket::Tickets;
 
 /// What a shard wants done. The owner drains it once per loop turn.
 #[derive(Debug, Default)]
@@ -63,8 +76,16 @@ pub struct Outputs {
     pub transmits: Vec<ConnKey>,
     /// Connections whose last byte is written: shut the writing half down.
     pub half_closes: Vec<ConnKey>,
-    /// Connections that are gone: close the socket.
+    /// Bytes to write, as far as they fit at once, to sockets that are then closed: look here before
+    /// `closes`.
+    pub last_words: Vec<(ConnKey, Vec<u8>)>,
+    /// Sockets that are to be closed. The connection is gone, or has none for now, or gets another one:
+    /// look here before `grafts` and `transmits`.
     pub closes: Vec<ConnKey>,
+    /// The first one's socket belongs to the second from now on: look here before `transmits`.
+    pub grafts: Vec<(ConnKey, ConnKey)>,
+    /// In order: connections that are not to be read (true) or to be read again.
+    pub holds: Vec<(ConnKey, bool)>,
     /// Connections that go to another shard, socket and all.
     pub moves: Vec<(ConnKey, Box<Transfer>)>,
 }
@@ -86,6 +107,13 @@ pub struct Shard {
     fired: Vec<u32>,
     pool: OutboundPool,
     random: Random,
+    tickets: Tickets,
+    kept: Kept,
+    results: Results,
+    holds: Holds,
+    /// Of users, by pin.
+    users_spent: Buckets,
+    next_trim: Instant,
     last_login_version: u64,
     is_draining: bool,
     tally: Tally,
@@ -101,6 +129,12 @@ impl Shard {
             fired: Vec::new(),
             pool: OutboundPool::default(),
             random: Random::new(settings.seed),
+            tickets: Tickets::new(&settings),
+            kept: Kept::default(),
+            results: Results::default(),
+            holds: Holds::new(settings.workers),
+            users_spent: Buckets::default(),
+            next_trim: now,
             last_login_version: 0,
             is_draining: false,
             tally: Tally::default(),
@@ -113,8 +147,8 @@ impl Shard {
         self.settings.shard
     }
 
-    /// Open connections, logged in or not.
-    pub fn connections(&self) -> usize {
+    /// Connections, logged in or not, and sessions that wait for theirs.
+    pub fn seats(&self) -> usize {
         self.table.len()
     }
 
@@ -125,7 +159,9 @@ impl Shard {
 
     /// The numbers, with the levels brought up to date.
     pub fn tally(&mut self) -> &Tally {
-        self.tally[Count::Connections] = self.table.len() as u64;
+        self.tally[Count::Connections] = (self.table.len() - self.kept.len) as u64;
+        self.tally[Count::Detached] = self.kept.len as u64;
+        self.tally[Count::Held] = self.holds.len() as u64;
         self.tally[Count::Sessions] = self.registry.len() as u64;
         self.tally[Count::Users] = self.registry.users() as u64;
         self.tally[Count::Timers] = self.wheel.len() as u64;
@@ -135,15 +171,18 @@ impl Shard {
     /// Bytes arrived from a client.
     pub fn handle_received(&mut self, now: Instant, key: ConnKey, mut bytes: Bytes, outputs: &mut Outputs) {
         self.tally[Count::BytesIn] += bytes.len() as u64;
+        if let Some(connection) = self.table.get_mut(key)
+            && connection.state.is_logged_in()
+        {
+            connection.spent.refill(self.settings.frame_fill(), connection.heard, now);
+            connection.heard = Stamp::of(now);
+        }
         loop {
             let Some(connection) = self.table.get_mut(key) else { return };
             let body_max = match connection.state {
                 State::Closing | State::Detached => return,
                 State::AwaitHello | State::Authenticating => self.settings.hello_bytes_max,
-                State::Active | State::Leaving => {
-                    connection.heard_at = now;
-                    self.settings.body_bytes_max
-                }
+                State::Active | State::Leaving => self.settings.body_bytes_max,
             };
             let outcome = match connection.decoder.decode(&mut bytes, body_max) {
                 Ok(Some(frame)) => self.on_frame_or_batch(now, key, frame, outputs),
@@ -170,7 +209,8 @@ impl Shard {
                 self.on_kick(now, &target, &kick, outputs);
             }
             Downlink::Bind { .. } | Downlink::Unbind { .. } | Downlink::Query { .. } => {}
-            Downlink::Hold { .. } | Downlink::Overload { .. } => {}
+            Downlink::Hold { worker, slots } => self.on_hold(now, worker, slots, outputs),
+            Downlink::Overload { worker, level } => self.on_overload(worker, level),
             Downlink::Announce { worker, request, slots } => {
                 self.on_announce(worker, request, slots, outputs);
             }
@@ -207,10 +247,13 @@ impl Shard {
         let logged_in = self.table.keys().into_iter().filter(|key| {
             let connection = self.table.get(*key).expect("listed");
             let session = self.registry.get(connection.session);
-            assert_eq!(session.is_some(), connection.state.is_logged_in(), "{key:?} {:?}", connection.state);
+            assert_eq!(session.is_some(), connection.state.has_session(), "{key:?} {:?}", connection.state);
+            assert!(connection.state != State::Detached || connection.outbound.is_none(), "{key:?}");
             session.is_some_and(|session| session.connection == key.slot())
         });
         assert_eq!(logged_in.count(), self.registry.len(), "every session has its connection");
+        let detached = |key: &ConnKey| self.table.get(*key).is_some_and(|it| it.state == State::Detached);
+        assert_eq!(self.table.keys().iter().filter(|key| detached(key)).count(), self.kept.len);
     }
 
     fn on_frame_or_batch(
@@ -220,14 +263,21 @@ impl Shard {
         frame: Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        if !frame.header.flags.contains(Flags::BATCH) {
+        let is_single = frame.header.flags.0 & (Flags::BATCH.0 | Flags::COMPRESSED.0) == 0;
+        if is_single {
             return self.on_frame(now, key, frame, outputs);
         }
         let logged_in = self.table.get(key).is_some_and(|connection| connection.state.is_logged_in());
         if !logged_in {
             return Err(CloseReason::Unexpected);
         }
-        Batch::new(frame.body).try_for_each(|frame| self.on_frame(now, key, frame?, outputs))
+        let body_max = self.settings.body_bytes_max;
+        let frame = frame.into_plain(body_max)?;
+        if !frame.header.flags.contains(Flags::BATCH) {
+            return self.on_frame(now, key, frame, outputs);
+        }
+        Batch::new(frame.body)
+            .try_for_each(|frame| self.on_frame(now, key, frame?.into_plain(body_max)?, outputs))
     }
 
     fn on_frame(
@@ -238,6 +288,12 @@ impl Shard {
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
         self.tally[Count::FramesIn] += 1;
+        let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
+        if connection.state.is_logged_in()
+            && let Some(wait) = connection.spent.spend(self.settings.frame_fill())
+        {
+            self.hold_until(key, now + wait, outputs);
+        }
         let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
         match connection.state.on(Event::Received(frame.header.command)) {
             Transition::Ignore if !connection.state.is_logged_in() => return Ok(()),
@@ -259,11 +315,12 @@ impl Shard {
         }
         match frame.header.command {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
-            Command::Ping => self.on_ping(key, &frame.body, outputs),
-            Command::Send => self.on_send(key, frame, outputs),
-            Command::Req | Command::App(_) => self.on_unnumbered(key, frame, outputs),
+            Command::Ping => self.on_ping(now, key, &frame.body, outputs),
+            Command::Send => self.on_send(now, key, frame, outputs),
+            Command::Req | Command::Sub | Command::Unsub | Command::App(_) => {
+                self.on_unnumbered(now, key, frame, outputs)
+            }
             Command::Ack => self.on_ack(now, key, &frame, outputs),
-            Command::Sub | Command::Unsub => self.on_subscription(key, &frame.body, outputs),
             Command::Logout => Err(CloseReason::LoggedOut),
             Command::Close => {
                 self.on_client_close(key, &frame.body, outputs);
@@ -276,6 +333,9 @@ impl Shard {
     /// Queues a frame with the current ack, and asks for a write.
     fn send(&mut self, key: ConnKey, mut frame: Frame, outputs: &mut Outputs) {
         let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.state == State::Detached {
+            return; // nobody to hear it; what matters waits in the session
+        }
         if let Some(session) = self.registry.get(connection.session) {
             frame.header.ack = session.dedupe.taken();
         }
@@ -285,6 +345,11 @@ impl Shard {
             connection.is_transmit_due = true;
             outputs.transmits.push(key);
         }
+    }
+
+    fn session_of(&mut self, key: ConnKey) -> Option<&mut Session> {
+        let connection = self.table.get(key)?;
+        self.registry.get_mut(connection.session)
     }
 
     /// # Errors

@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 /// End of a user's chain of sessions.
 pub(super) const NO_NEXT: u32 = u32::MAX;
 
+/// Outlives its connection: its seat in the table stays, with a socket or without [P-3.10].
+///
 /// An idle session is these 80 bytes, one small allocation for its names and one registry entry.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -28,6 +30,10 @@ pub(super) struct Session {
     pub(super) dedupe: Dedupe,
     /// Number of the next reliable downlink frame.
     pub(super) next_seq: Seq,
+    /// How often it was resumed: its last ticket.
+    pub(super) serial: u16,
+    /// Its client undoes LZ4 [P-1.9].
+    pub(super) accepts_lz4: bool,
     /// Reliable downlink frames, while there are any.
     pub(super) flight: Option<Box<Flight>>,
     /// SENDs that came before their turn, by cid; at most the dedupe window.
@@ -59,6 +65,8 @@ impl Session {
             login_version,
             dedupe: Dedupe::new(),
             next_seq: 1,
+            serial: 0,
+            accepts_lz4: false,
             flight: None,
             early: None,
         }

@@ -1,5 +1,6 @@
 //! What a shard must know of the configuration.
 
+use super::bucket::Fill;
 use crate::config::{Config, Retransmit, Uplink};
 use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::ids::ShardId;
@@ -121,6 +122,16 @@ impl Settings {
             batch_frames: limits.batch_frames,
             alternates: config.gateway.alternates.clone().into(),
         }
+    }
+
+    /// How fast one connection may send frames.
+    pub(super) const fn frame_fill(&self) -> Fill {
+        Fill { rate: self.frame_rate }
+    }
+
+    /// How fast one user may ask the backend.
+    pub(super) const fn user_fill(&self) -> Fill {
+        Fill { rate: self.user_rate }
     }
 
     /// Unix milliseconds at `now`.

@@ -9,6 +9,10 @@ counts! {
     pub enum Count {
         /// Open client connections.
         Connections = gauge "connections";
+        /// Sessions that wait for their client to come back.
+        Detached = gauge "detached";
+        /// Connections that are not read for now.
+        Held = gauge "held";
         /// Logged-in sessions.
         Sessions = gauge "sessions";
         /// Users with at least one session.
@@ -21,6 +25,30 @@ counts! {
         Logins = counter "logins";
         /// Older logins ended by a newer one of the same device.
         Replaced = counter "logins_replaced";
+        /// Sessions whose connection was lost and that wait for their client.
+        Detaches = counter "detaches";
+        /// Sessions that went on with another connection.
+        Resumes = counter "resumes";
+        /// Of those, with the older connection still open.
+        Takeovers = counter "takeovers";
+        /// Logins that asked to go on with a session and got a new one.
+        ResumesRefused = counter "resumes_refused";
+        /// Sessions that ended before their time because too many waited.
+        KeptOverMax = counter "kept_over_max";
+        /// Times that a connection was not read for a while because it said too much.
+        RateHolds = counter "frame_rate_exceeded";
+        /// Uplinks refused because their user said too much.
+        UserRefusals = counter "user_rate_exceeded";
+        /// Application frames dropped because their user said too much, or in overload.
+        AppsDropped = counter "apps_dropped";
+        /// THROTTLEs said.
+        Throttles = counter "throttles";
+        /// Times that a connection was not read because its worker has no room.
+        BackpressureHolds = counter "backpressure_holds";
+        /// Uplinks refused because the backend is overloaded.
+        Shed = counter "uplinks_shed";
+        /// Logins refused because the backend is overloaded, or too much memory in use.
+        LoginsShed = counter "logins_shed";
         /// Frames received from clients.
         FramesIn = counter "frames_received";
         /// Frames queued toward clients.
@@ -35,6 +63,8 @@ counts! {
         Sends = counter "sends";
         /// SENDs received again before or after their answer.
         SendsAgain = counter "sends_duplicate";
+        /// SENDs received again and answered from memory.
+        SendsReplayed = counter "sends_replayed";
         /// SENDs held because an earlier cid was missing.
         SendsEarly = counter "sends_early";
         /// Answers given to SEND and REQ.

@@ -1,5 +1,8 @@
 //! Behaviours of one shard, seen from its inputs and outputs alone.
 
+mod keeping;
+mod limits;
+
 use super::*;
 use crate::handoff::{Admission, Push, PushTicket, Target};
 use moorline_proto::frame::{Decoder, Lane};
@@ -150,10 +153,15 @@ fn sends_go_up_in_order_once_and_answers_come_back() {
     world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, body });
     let frames = world.written(key);
     assert_eq!((frames[0].header.command, frames[0].header.ack), (Command::SendAck, 4));
-    // An answered cid is the durable key's business.
+    // An answer is remembered; what is not, is the durable key's business.
     world.frame(key, &send(1));
-    assert_eq!(cids(&world.uplinks()), [(1, true)]);
-    world.frame(key, &send(66));
+    assert!(world.uplinks().is_empty() && world.written(key)[0].header.flags.contains(Flags::DUP));
+    let body = send_ack_body(2, Code::Retry, b"");
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 2, body });
+    world.written(key);
+    world.frame(key, &send(2));
+    assert_eq!(cids(&world.uplinks()), [(2, true)]);
+    world.frame(key, &send(67));
     assert_eq!(world.close_code(key), Some(CloseReason::Window.code()));
 }
 
@@ -182,7 +190,7 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
         Admission { uid: "alice".into(), device: "d".into(), platform: 1, ..Admission::default() };
     first.handle_downlink(now, Downlink::Verdict { key, verdict: Ok(admission) }, &mut outputs);
     first.check();
-    assert_eq!(first.connections(), 0);
+    assert_eq!(first.seats(), 0);
     let (moved, transfer) = outputs.moves.pop().expect("it moves");
     assert_eq!((moved, transfer.home), (key, home));
     let key = second.handle_moved(now, *transfer, &mut outputs).expect("room");
@@ -234,7 +242,7 @@ fn pushes_wait_for_the_window_and_their_fate_is_told() {
     assert_eq!(world.outcomes(), [(1, Outcome::Acked), (2, Outcome::Acked)]);
     let seqs: Vec<_> = world.written(key).iter().map(|frame| frame.header.seq).collect();
     assert_eq!(seqs, [5, 6]);
-    world.shard.handle_peer_closed(key, &mut world.outputs);
+    world.shard.handle_peer_closed(world.now, key, &mut world.outputs);
     world.shard.check();
     let lost: Vec<_> = (3..=6).map(|i| (i, Outcome::Offline)).collect();
     assert_eq!(world.outcomes(), lost);
@@ -294,7 +302,7 @@ fn one_client_cannot_have_any_number_of_questions_under_way() {
     world.frame(key, &send(1));
     let ack =
         |code| Downlink::Answer { key, command: Command::SendAck, cid: 1, body: send_ack_body(1, code, b"") };
-    world.downlink(ack(Code::Ok));
+    world.downlink(ack(Code::Retry));
     world.written(key);
     world.frame(key, &send(1));
     assert_eq!(cids(&world.uplinks()), [(1, false)]);
@@ -340,11 +348,11 @@ fn silence_ends_a_connection_in_each_of_its_states() {
     let mut world = World::new();
     let silent = world.accept();
     world.pass(Duration::from_millis(4_900));
-    assert_eq!(world.shard.connections(), 1);
+    assert_eq!(world.shard.seats(), 1);
     world.pass(Duration::from_millis(200));
     assert_eq!(world.close_code(silent), Some(CloseReason::HandshakeTimeout.code()));
     world.pass(Duration::from_secs(3));
-    assert_eq!((world.shard.connections(), world.outputs.closes.pop()), (0, Some(silent)));
+    assert_eq!((world.shard.seats(), world.outputs.closes.pop()), (0, Some(silent)));
 
     let key = world.login("bob", "phone");
     world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 60 }));

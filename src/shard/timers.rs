@@ -18,6 +18,8 @@ enum Due {
     Heartbeat,
     Ack,
     Linger,
+    Keep,
+    Look,
 }
 
 impl Shard {
@@ -28,6 +30,11 @@ impl Shard {
 
     /// Fires what is due.
     pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
+        if now >= self.next_trim {
+            self.next_trim = now + TRIM;
+            self.results.trim(now);
+            self.users_spent.trim(self.settings.user_fill(), now);
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for slot in fired.drain(..) {
@@ -49,7 +56,7 @@ impl Shard {
 
     fn on_timer(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         // The old entry is gone: set one before anything looks at it.
-        let (at, due) = self.deadline(key);
+        let (at, due) = self.deadline(now, key);
         let next = if at > now { at } else { now + REARM };
         let connection = self.table.get_mut(key).expect("its timer fired");
         connection.timer = self.wheel.insert(next, key.slot());
@@ -59,22 +66,28 @@ impl Shard {
         }
         match due {
             Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
-            Due::Heartbeat => self.close(now, key, CloseReason::HeartbeatTimeout, outputs),
+            Due::Heartbeat => self.on_silent(now, key, outputs),
             Due::Ack => self.on_ack_overdue(now, key, outputs),
-            Due::Linger => self.forget(key, 0, outputs),
+            Due::Linger | Due::Keep => self.forget(key, 0, outputs),
+            Due::Look => _ = self.try_release(now, key, outputs),
         }
     }
 
-    fn deadline(&self, key: ConnKey) -> (Instant, Due) {
+    fn deadline(&self, now: Instant, key: ConnKey) -> (Instant, Due) {
         let connection = self.table.get(key).expect("its timer fired");
+        let since = connection.heard.before(now);
         match connection.state {
             State::AwaitHello | State::Authenticating => {
-                (connection.heard_at + self.settings.handshake_timeout, Due::Handshake)
+                (since + self.settings.handshake_timeout, Due::Handshake)
             }
-            State::Closing | State::Detached => (connection.heard_at + self.settings.linger, Due::Linger),
+            State::Closing => (since + self.settings.linger, Due::Linger),
+            State::Detached => (since + self.settings.session_keep, Due::Keep),
             State::Active | State::Leaving => {
                 let interval = Duration::from_secs(u64::from(connection.heartbeat_s));
-                let heartbeat = (connection.heard_at + server_patience(interval), Due::Heartbeat);
+                let heartbeat = match self.holds.deadline(key, now) {
+                    Some(look) => (look, Due::Look),
+                    None => (since + server_patience(interval), Due::Heartbeat),
+                };
                 let session = self.registry.get(connection.session).expect("logged in");
                 let ack = session.flight.as_ref().and_then(|flight| flight.ack_deadline());
                 ack.map_or(heartbeat, |at| if at < heartbeat.0 { (at, Due::Ack) } else { heartbeat })
@@ -83,5 +96,7 @@ impl Shard {
     }
 }
 
+/// How often memory is looked at that may be given back.
+const TRIM: Duration = Duration::from_secs(1);
 /// A timer whose deadline was acted upon is looked at again after this; the action usually arms a nearer one.
 const REARM: Duration = Duration::from_secs(1);

@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     /// Pause between two things an application says.
     pub(crate) talk_ms: u64,
     pub(crate) hostiles: u64,
+    /// How long sessions wait for their clients.
+    pub(crate) keep: Duration,
 }
 
 impl Faults {
@@ -57,6 +59,7 @@ impl Faults {
             slow_application: pick(&[0, 8, 30]),
             talk_ms: pick(&[300, 700, 1_500]),
             hostiles: pick(&[0, 1, 3]),
+            keep: Duration::from_millis(pick(&[0])),
         }
     }
 }

@@ -31,6 +31,7 @@ struct Stream {
     pipe: PipeId,
     is_writable: bool,
     is_ready: bool,
+    is_held: bool,
 }
 
 pub(crate) struct Reactor {
@@ -66,6 +67,7 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         devices_max: 8,
         unix_base_nanos: 1_700_000_000_000_000_000,
         seed: scene.random.next_u64(),
+        session_keep: scene.faults.keep,
         ..Settings::default()
     }
 }
@@ -123,6 +125,7 @@ impl Reactor {
         self.turns.remove(&scene.now);
         while let Some(mail) = self.mail.pop_front() {
             self.on_mail(scene, pipes, mail);
+            self.release(scene, pipes);
         }
         for (key, transfer) in self.outputs.moves.drain(..) {
             if let Some(stream) = self.streams.remove(&key) {
@@ -158,6 +161,7 @@ impl Reactor {
             Mail::Move(pipe, transfer) => {
                 scene.coverage.moves += 1;
                 let key = self.shard.handle_moved(now, *transfer, &mut self.outputs).expect("room");
+                self.release(scene, pipes);
                 self.attach(pipes, key, pipe);
             }
             Mail::Downlink(downlink) => {
@@ -176,12 +180,16 @@ impl Reactor {
         if is_ready {
             self.ready.push_back(key);
         }
-        let older = self.streams.insert(key, Stream { pipe, is_writable: true, is_ready });
+        let older = self.streams.insert(key, Stream { pipe, is_writable: true, is_ready, is_held: false });
         assert!(older.is_none(), "a key is given once");
     }
 
     fn read(&mut self, scene: &mut Scene, pipes: &mut [Pipe], key: ConnKey) {
         let Some(stream) = self.streams.get_mut(&key) else { return };
+        if stream.is_held {
+            stream.is_ready = false;
+            return;
+        }
         let pipe = &mut pipes[stream.pipe];
         let (read, has_room) = pipe.read(scene);
         if has_room {
@@ -199,7 +207,7 @@ impl Reactor {
             Read::Blocked => stream.is_ready = false,
             Read::Ended => {
                 stream.is_ready = false;
-                self.shard.handle_peer_closed(key, &mut self.outputs);
+                self.shard.handle_peer_closed(scene.now, key, &mut self.outputs);
             }
         }
     }
@@ -221,14 +229,45 @@ impl Reactor {
             for item in &items[from..] {
                 if let Uplink::ConnDown { key, code, .. } = item
                     && *code == CloseReason::HeartbeatTimeout.code()
+                    && let Some(stream) = self.streams.get(key)
                 {
-                    pipes[self.streams[key].pipe].tap.check_silence(scene.now);
+                    pipes[stream.pipe].tap.check_silence(scene.now);
                 }
+            }
+        }
+        for (key, _) in &self.outputs.last_words {
+            pipes[self.streams[key].pipe].tap.check_silence(scene.now);
+        }
+    }
+
+    /// Sockets that are given up, and those that get another seat.
+    fn release(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        for (key, bytes) in self.outputs.last_words.drain(..) {
+            let pipe = &mut pipes[self.streams[&key].pipe];
+            let sent = pipe.write(scene, self.streams[&key].pipe, Way::Down, &bytes);
+            pipe.tap.hear_down(&bytes[..sent], &mut scene.coverage, &mut self.claims);
+        }
+        for key in self.outputs.closes.drain(..) {
+            if let Some(stream) = self.streams.remove(&key) {
+                pipes[stream.pipe].place = Place::Closed;
+                pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
+            }
+        }
+        for (from, seat) in std::mem::take(&mut self.outputs.grafts) {
+            let stream = self.streams.remove(&from).expect("it has just said HELLO");
+            self.attach(pipes, seat, stream.pipe);
+        }
+        for (key, is_held) in self.outputs.holds.drain(..) {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.is_held = is_held;
+            if !is_held && !std::mem::replace(&mut stream.is_ready, true) {
+                self.ready.push_back(key);
             }
         }
     }
 
     fn perform(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        self.release(scene, pipes);
         let mut transmits = std::mem::take(&mut self.outputs.transmits);
         for key in transmits.drain(..) {
             self.transmit(scene, pipes, key);
@@ -240,15 +279,10 @@ impl Reactor {
                 pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
             }
         }
+        self.release(scene, pipes);
         for stream in self.streams.values() {
             let pipe = &mut pipes[stream.pipe];
             assert!(!pipe.tap.is_over() || pipe.is_finished(Way::Down), "nothing follows the last frame");
-        }
-        for key in self.outputs.closes.drain(..) {
-            if let Some(stream) = self.streams.remove(&key) {
-                pipes[stream.pipe].place = Place::Closed;
-                pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
-            }
         }
     }
 

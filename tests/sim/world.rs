@@ -288,7 +288,7 @@ impl World {
             self.mail(shard, Mail::Stop);
         }
         self.run_until(self.scene.now + EMPTY_AFTER, |world| {
-            let is_empty = |reactor: &Reactor| reactor.shard.connections() == 0 && reactor.mail.is_empty();
+            let is_empty = |reactor: &Reactor| reactor.shard.seats() == 0 && reactor.mail.is_empty();
             world.reactors.iter().all(is_empty)
                 && world.backend.sessions() == 0
                 && world.workers.iter().all(Worker::is_idle)

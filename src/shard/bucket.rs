@@ -1,0 +1,182 @@
+//! Token buckets that cost eight bytes, and nothing while they are full.
+//!
+//! A bucket holds what was spent and not yet earned back, so that a full one is zero. Spending may go over
+//! the burst by what came in one read: the debt is what its owner waits for.
+
+use moorline_proto::time::{Duration, Instant};
+use std::collections::HashMap;
+
+/// A moment in 16 bits' less space: ticks of 2^24 ns (about 16.8 ms), modulo two years.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Stamp(u32);
+
+/// Bits of a tick, those of the timing wheel.
+const TICK_BITS: u32 = 24;
+
+impl Stamp {
+    #[allow(clippy::cast_possible_truncation)] // modulo two years on purpose
+    pub(super) const fn of(now: Instant) -> Self {
+        Self((now.as_nanos() >> TICK_BITS) as u32)
+    }
+
+    /// The moment itself, which is not after `now`, to a tick.
+    pub(super) const fn before(self, now: Instant) -> Instant {
+        let age = Self::of(now).0.wrapping_sub(self.0);
+        Instant::from_nanos(
+            ((now.as_nanos() >> TICK_BITS) << TICK_BITS).saturating_sub((age as u64) << TICK_BITS),
+        )
+    }
+}
+
+/// How fast a bucket fills: `rate` per second, and twice as many at once.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fill {
+    /// Per second; 0: no limit.
+    pub(super) rate: u32,
+}
+
+/// Parts of one token.
+const PARTS: u64 = 1_000;
+
+/// What was spent, in thousandths, as of a moment that its owner keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Spent(u32);
+
+impl Spent {
+    /// Earns back what time gives.
+    #[allow(clippy::cast_possible_truncation)] // not above what it was
+    pub(super) fn refill(&mut self, fill: Fill, since: Stamp, now: Instant) {
+        if self.0 != 0 {
+            let ticks = u64::from(Stamp::of(now).0.wrapping_sub(since.0));
+            let earned =
+                ticks.saturating_mul(u64::from(fill.rate) * PARTS * (1 << TICK_BITS) / 1_000_000_000);
+            self.0 = u64::from(self.0).saturating_sub(earned) as u32;
+        }
+    }
+
+    /// Spends one token. `Some`: over the burst; so long it takes to be within it again.
+    pub(super) fn spend(&mut self, fill: Fill) -> Option<Duration> {
+        if fill.rate == 0 {
+            return None;
+        }
+        self.0 = self.0.saturating_add(PARTS as u32);
+        let burst = 2 * u64::from(fill.rate) * PARTS;
+        let debt = u64::from(self.0).saturating_sub(burst);
+        (debt > 0).then(|| Duration::from_millis(debt.div_ceil(u64::from(fill.rate))))
+    }
+
+    const fn is_full(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// Buckets by a number, only of those that are not full.
+#[derive(Debug, Default)]
+pub(super) struct Buckets {
+    all: HashMap<u32, (Spent, Stamp, bool)>,
+}
+
+/// A spender is over its burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Over {
+    /// How long it takes to be within it again.
+    pub(super) wait: Duration,
+    /// It has not been told since it went over.
+    pub(super) is_news: bool,
+}
+
+impl Buckets {
+    /// Spends one token of `who`.
+    ///
+    /// # Errors
+    /// [`Over`]: nothing was spent.
+    pub(super) fn try_spend(&mut self, who: u32, fill: Fill, now: Instant) -> Result<(), Over> {
+        if fill.rate == 0 {
+            return Ok(());
+        }
+        let (spent, since, was_told) =
+            self.all.entry(who).or_insert((Spent::default(), Stamp::of(now), false));
+        spent.refill(fill, *since, now);
+        *since = Stamp::of(now);
+        let before = *spent;
+        let Some(wait) = spent.spend(fill) else {
+            *was_told &= spent.0 > fill.rate; // told anew only after it was well within
+            return Ok(());
+        };
+        *spent = before;
+        Err(Over { wait, is_news: !std::mem::replace(was_told, true) })
+    }
+
+    /// Forgets the full ones.
+    pub(super) fn trim(&mut self, fill: Fill, now: Instant) {
+        self.all.retain(|_, (spent, since, _)| {
+            spent.refill(fill, *since, now);
+            *since = Stamp::of(now);
+            !spent.is_full()
+        });
+        if self.all.is_empty() && self.all.capacity() > 0 {
+            self.all = HashMap::new();
+        }
+    }
+
+    /// How many are not full.
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILL: Fill = Fill { rate: 100 };
+
+    fn at(millis: u64) -> Instant {
+        Instant::from_nanos(5_000_000_000_000_000 + millis * 1_000_000)
+    }
+
+    #[test]
+    fn a_stamp_comes_back_to_a_tick() {
+        for age in [0, 1, 16, 17, 1_000, 3_600_000] {
+            let back = Stamp::of(at(0)).before(at(age));
+            assert!(at(0).saturating_since(back) < Duration::from_millis(17) && back <= at(0), "{age}");
+        }
+    }
+
+    #[test]
+    fn a_burst_is_free_and_then_the_rate_holds() {
+        let (mut spent, mut since) = (Spent::default(), Stamp::of(at(0)));
+        assert!((0..200).all(|_| spent.spend(FILL).is_none()), "twice the rate at once");
+        assert_eq!(spent.spend(FILL), Some(Duration::from_millis(10)));
+        let mut taken = 0;
+        for millis in (0..10_000).step_by(5) {
+            spent.refill(FILL, since, at(millis));
+            since = Stamp::of(at(millis));
+            for _ in 0..10 {
+                let before = spent;
+                match spent.spend(FILL) {
+                    None => taken += 1,
+                    Some(_) => spent = before,
+                }
+            }
+        }
+        assert!((900..=1_000).contains(&taken), "{taken} in ten seconds");
+    }
+
+    #[test]
+    fn only_spenders_are_remembered_and_told_once() {
+        let mut buckets = Buckets::default();
+        for who in 0..3 {
+            (0..200).for_each(|_| assert_eq!(buckets.try_spend(who, FILL, at(0)), Ok(())));
+        }
+        let over = buckets.try_spend(1, FILL, at(0)).expect_err("over");
+        assert!(over.is_news && over.wait <= Duration::from_millis(10));
+        assert!(!buckets.try_spend(1, FILL, at(0)).expect_err("over").is_news);
+        buckets.trim(FILL, at(1_000));
+        assert_eq!(buckets.len(), 3);
+        buckets.trim(FILL, at(2_100));
+        assert_eq!((buckets.len(), buckets.all.capacity()), (0, 0));
+        assert_eq!(buckets.try_spend(9, Fill { rate: 0 }, at(0)), Ok(()));
+    }
+}

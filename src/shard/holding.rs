@@ -1,0 +1,147 @@
+//! Clients that are not read for a while: those who say too much, and those whose frames would only wait.
+//!
+//! The owner is told by [`Outputs::holds`] and lets the kernel's buffer fill, so that TCP slows the client
+//! down and nothing is lost. A held client is not expected to be heard [P-7.2].
+
+use super::bucket::Stamp;
+use super::{Count, Outputs, Shard};
+use moorline_proto::frame::Lane;
+use moorline_proto::ids::{ConnKey, Pin};
+use moorline_proto::time::{Duration, Instant};
+use std::collections::BTreeMap;
+
+/// How often a client is looked at that is held for a worker.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Why a client is held; one of the two at least.
+#[derive(Clone, Copy, Debug, Default)]
+struct Hold {
+    /// It said too much: until then.
+    until: Option<Instant>,
+    /// Its worker has no room for what it says on this lane.
+    waits: Option<(Pin, Lane)>,
+}
+
+/// Who is held, and what workers have no room for.
+#[derive(Debug, Default)]
+pub(super) struct Holds {
+    held: BTreeMap<ConnKey, Hold>,
+    /// By worker, then by lane: slots of pins.
+    full: Vec<[u64; Lane::ALL.len()]>,
+    /// By worker: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
+    overload: Vec<u8>,
+}
+
+impl Holds {
+    pub(super) fn new(workers: usize) -> Self {
+        Self { held: BTreeMap::new(), full: vec![[0; Lane::ALL.len()]; workers], overload: vec![0; workers] }
+    }
+
+    fn is_full(&self, pin: Pin, lane: Lane) -> bool {
+        let full = &self.full[pin.worker(self.full.len())];
+        full[lane as usize] >> pin.slot() & 1 == 1
+    }
+
+    /// Whether uplinks of this user and lane are refused for now.
+    pub(super) fn is_shed(&self, pin: Pin, lane: Lane) -> bool {
+        match self.overload[pin.worker(self.overload.len())] {
+            0 => false,
+            1 => lane == Lane::Bulk,
+            _ => matches!(lane, Lane::Bulk | Lane::Group),
+        }
+    }
+
+    /// Whether new logins are refused for now.
+    pub(super) fn refuses_logins(&self) -> bool {
+        self.overload.iter().any(|level| *level >= 3)
+    }
+
+    /// When a held client is to be looked at; `None`: it is not held.
+    pub(super) fn deadline(&self, key: ConnKey, now: Instant) -> Option<Instant> {
+        let hold = self.held.get(&key)?;
+        Some(if hold.waits.is_some() { now + LOOK } else { hold.until? })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+}
+
+impl Shard {
+    /// It said too much: not to be read before `until`.
+    pub(super) fn hold_until(&mut self, key: ConnKey, until: Instant, outputs: &mut Outputs) {
+        self.tally[Count::RateHolds] += 1;
+        let hold = self.holds.held.entry(key).or_insert_with(|| {
+            outputs.holds.push((key, true));
+            Hold::default()
+        });
+        hold.until = Some(until);
+        self.arm(key, until);
+    }
+
+    /// It spoke on a lane for which its worker has no room: not to be read before there is some.
+    pub(super) fn hold_if_full(&mut self, key: ConnKey, pin: Pin, lane: Lane, outputs: &mut Outputs) {
+        if !self.holds.is_full(pin, lane) {
+            return;
+        }
+        self.tally[Count::BackpressureHolds] += 1;
+        let hold = self.holds.held.entry(key).or_insert_with(|| {
+            outputs.holds.push((key, true));
+            Hold::default()
+        });
+        hold.waits = Some((pin, lane));
+    }
+
+    /// A worker has room for other users and lanes than before.
+    pub(super) fn on_hold(
+        &mut self,
+        now: Instant,
+        worker: u16,
+        slots: [u64; Lane::ALL.len()],
+        outputs: &mut Outputs,
+    ) {
+        let Some(full) = self.holds.full.get_mut(usize::from(worker)) else { return };
+        *full = slots;
+        let waiting = self.holds.held.iter().filter(|(_, hold)| hold.waits.is_some());
+        for key in waiting.map(|(key, _)| *key).collect::<Vec<_>>() {
+            let hold = &self.holds.held[&key];
+            if hold.waits.is_some_and(|(pin, lane)| !self.holds.is_full(pin, lane)) {
+                self.holds.held.get_mut(&key).expect("just seen").waits = None;
+                self.release_if_free(now, key, outputs);
+            }
+        }
+    }
+
+    pub(super) fn on_overload(&mut self, worker: u16, level: u8) {
+        if let Some(known) = self.holds.overload.get_mut(usize::from(worker)) {
+            *known = level;
+        }
+    }
+
+    /// A held client's time has come. False: it is not held.
+    pub(super) fn try_release(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) -> bool {
+        let Some(hold) = self.holds.held.get_mut(&key) else { return false };
+        hold.until = hold.until.filter(|until| *until > now);
+        self.release_if_free(now, key, outputs);
+        true
+    }
+
+    fn release_if_free(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        let hold = &self.holds.held[&key];
+        if hold.waits.is_some() || hold.until.is_some() {
+            return;
+        }
+        self.holds.held.remove(&key);
+        outputs.holds.push((key, false));
+        if let Some(connection) = self.table.get_mut(key) {
+            // It could not be heard: its silence begins now.
+            connection.spent.refill(self.settings.frame_fill(), connection.heard, now);
+            connection.heard = Stamp::of(now);
+        }
+    }
+
+    /// Its socket is gone.
+    pub(super) fn unhold(&mut self, key: ConnKey) {
+        self.holds.held.remove(&key);
+    }
+}

@@ -1,0 +1,108 @@
+//! The last answers to SENDs, for clients that missed them [P-5.4].
+//!
+//! A table of fixed size for the whole shard: an answer has one place, by its session and cid, and the next
+//! one there takes it. So it costs a copy of some sixty bytes per answer and nothing per session, and what
+//! it has forgotten is asked of the backend, whose key decides. It is made by the first answer, and given
+//! back when none came for a while.
+
+use bytes::Bytes;
+use moorline_proto::ids::Seq;
+use moorline_proto::random::mix;
+use moorline_proto::time::{Duration, Instant};
+
+/// Answers remembered; a power of two.
+const PLACES: usize = 1024;
+/// Longer answers are not remembered, in bytes.
+const ANSWER_BYTES_MAX: usize = 108;
+/// Without an answer for so long, the table is given back.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// The session's login version, which no other session of this shard has; 0: nobody.
+    session: u64,
+    cid: Seq,
+    len: u8,
+    bytes: [u8; ANSWER_BYTES_MAX],
+}
+
+const EMPTY: Place = Place { session: 0, cid: 0, len: 0, bytes: [0; ANSWER_BYTES_MAX] };
+
+/// The table of one shard: 120 KiB while it is in use.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    places: Vec<Place>,
+    stored_at: Instant,
+}
+
+impl Results {
+    /// Remembers the body of a SENDACK, if it is short enough.
+    pub(super) fn store(&mut self, now: Instant, session: u64, cid: Seq, body: &[u8]) {
+        let Ok(len @ 0..=108) = u8::try_from(body.len()) else { return };
+        if self.places.is_empty() {
+            self.places = vec![EMPTY; PLACES];
+        }
+        self.stored_at = now;
+        let place = &mut self.places[index(session, cid)];
+        (place.session, place.cid, place.len) = (session, cid, len);
+        place.bytes[..body.len()].copy_from_slice(body);
+    }
+
+    /// The body of the SENDACK for a cid, if it is remembered.
+    pub(super) fn get(&self, session: u64, cid: Seq) -> Option<Bytes> {
+        let place = self.places.get(index(session, cid))?;
+        let is_it = place.session == session && place.cid == cid;
+        is_it.then(|| Bytes::copy_from_slice(&place.bytes[..usize::from(place.len)]))
+    }
+
+    /// Gives the memory back when no answer came for a while.
+    pub(super) fn trim(&mut self, now: Instant) {
+        if !self.places.is_empty() && now.saturating_since(self.stored_at) > IDLE_MAX {
+            self.places = Vec::new();
+        }
+    }
+}
+
+/// Cids of one session lie side by side, sessions anywhere.
+#[allow(clippy::cast_possible_truncation)] // masked
+const fn index(session: u64, cid: Seq) -> usize {
+    (mix(session).wrapping_add(cid as u64) as usize) & (PLACES - 1)
+}
+
+const _: () = assert!(ANSWER_BYTES_MAX == 108 && PLACES.is_power_of_two());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn the_last_answers_of_a_session_are_remembered_and_no_others() {
+        let mut results = Results::default();
+        assert_eq!(results.get(7, 1), None);
+        for cid in 1..=64u32 {
+            results.store(at(1), 7, cid, &cid.to_be_bytes());
+        }
+        for cid in 1..=64u32 {
+            assert_eq!(results.get(7, cid).as_deref(), Some(&cid.to_be_bytes()[..]));
+        }
+        assert_eq!((results.get(7, 65), results.get(8, 1)), (None, None));
+        results.store(at(1), 7, 65, &[0; ANSWER_BYTES_MAX + 1]);
+        assert_eq!(results.get(7, 65), None, "too long to be remembered");
+        results.store(at(1), 7, 65, &[1; ANSWER_BYTES_MAX]);
+        assert_eq!(results.get(7, 65).as_deref(), Some(&[1; ANSWER_BYTES_MAX][..]));
+    }
+
+    #[test]
+    fn a_table_that_nobody_uses_is_given_back() {
+        let mut results = Results::default();
+        results.store(at(1), 7, 1, b"ok");
+        results.trim(at(60));
+        assert!(results.get(7, 1).is_some());
+        results.trim(at(62));
+        assert!(results.get(7, 1).is_none() && results.places.capacity() == 0);
+    }
+}

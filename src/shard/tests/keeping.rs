@@ -1,0 +1,275 @@
+//! Sessions that outlive their connections: waiting, coming back, and who may not.
+
+use super::*;
+use moorline_proto::message::client::Resume;
+
+const KEEP: Duration = Duration::from_secs(120);
+
+/// A client as it comes back: what it knows of its session.
+struct Claim {
+    resume: Resume,
+    key: ConnKey,
+}
+
+fn world(change: impl FnOnce(&mut Settings)) -> World {
+    let mut settings = Settings { session_keep: KEEP, kept_max: 100, ..settings() };
+    change(&mut settings);
+    let now = Instant::from_nanos(1_000_000_000);
+    World { shard: Shard::new(settings, now), now, outputs: Outputs::new(1) }
+}
+
+fn welcome_of(frame: &Frame) -> Welcome {
+    assert_eq!(frame.header.command, Command::Welcome);
+    decode(&frame.body).expect("a WELCOME")
+}
+
+impl World {
+    /// HELLO and its verdict on a new connection: where its socket belongs, and all that it hears.
+    fn greet(&mut self, uid: &str, device: &str, resume: Option<Resume>) -> (ConnKey, Vec<Frame>) {
+        let key = self.accept();
+        let (uid, device) = (uid.to_owned(), device.to_owned());
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            uid: uid.clone(),
+            device: device.clone(),
+            resume: resume.clone(),
+            ..Hello::default()
+        };
+        self.frame(key, &frame_of(Command::Hello, &hello));
+        let admission = Admission { uid, device, resume: resume.map(Box::new), ..Admission::default() };
+        self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
+        let seat = self.outputs.grafts.pop().map_or(key, |(from, seat)| {
+            assert_eq!(from, key);
+            seat
+        });
+        let frames = self.written(seat);
+        (seat, frames)
+    }
+
+    fn login_kept(&mut self, uid: &str) -> Claim {
+        let (key, frames) = self.greet(uid, "phone", None);
+        let Welcome { session, epoch, ticket, .. } = welcome_of(&frames[0]);
+        self.uplinks();
+        Claim { resume: Resume { session, epoch, ticket, ..Resume::default() }, key }
+    }
+
+    fn lose(&mut self, key: ConnKey) {
+        self.shard.handle_peer_closed(self.now, key, &mut self.outputs);
+        self.shard.check();
+        assert_eq!(self.outputs.closes.pop(), Some(key));
+    }
+}
+
+#[test]
+fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
+    let mut world = world(|_| ());
+    let mut claim = world.login_kept("alice");
+    world.frame(claim.key, &send(1));
+    world.push(claim.key, 1, b"one");
+    world.push(claim.key, 2, b"two");
+    assert_eq!(world.written(claim.key).len(), 2);
+    world.uplinks();
+    world.lose(claim.key);
+    assert!(world.uplinks().is_empty(), "the backend sees nothing of it");
+    assert_eq!((world.shard.tally()[Count::Detached], world.shard.tally()[Count::Connections]), (1, 0));
+    // What happens meanwhile waits.
+    world.push(claim.key, 3, b"three");
+    let body = send_ack_body(1, Code::Ok, b"");
+    world.downlink(Downlink::Answer { key: claim.key, command: Command::SendAck, cid: 1, body });
+    assert!(world.written(claim.key).is_empty());
+    world.uplinks();
+    world.pass(KEEP / 2);
+    // It had handled the first push, and the ack was lost.
+    claim.resume.last_seq = 1;
+    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+    assert_eq!(seat, claim.key, "the session keeps its name");
+    let welcome = welcome_of(&frames[0]);
+    assert!(welcome.resumed && welcome.session == claim.resume.session && welcome.replay == 1);
+    assert_eq!(welcome.cid_answered, 1);
+    let pushes: Vec<_> = frames[1..].iter().map(|it| (it.header.seq, &it.body[..])).collect();
+    assert_eq!(pushes, [(2, &b"two"[..]), (3, b"three")]);
+    let is_dup = |frame: &Frame| frame.header.flags.contains(Flags::DUP);
+    assert!(is_dup(&frames[1]) && !is_dup(&frames[2]));
+    // The answer that it missed comes from memory, and the next cid is lawful.
+    world.uplinks();
+    world.frame(seat, &send(1).with_flags(Flags::DUP));
+    let answer: SendAck = decode(&world.written(seat)[0].body).expect("a SENDACK");
+    assert_eq!((answer.cid, answer.code()), (1, Code::Ok));
+    world.frame(seat, &send(2));
+    assert_eq!(cids(&world.uplinks()), [(2, false)]);
+    assert_eq!(world.shard.tally()[Count::Resumes], 1);
+}
+
+#[test]
+fn a_ticket_is_good_once_for_its_own_session_and_in_time() {
+    let spoil: [(&str, fn(&mut Resume)); 7] = [
+        ("forged", |resume| {
+            let mut ticket = resume.ticket.to_vec();
+            ticket[3] ^= 1;
+            resume.ticket = ticket.into();
+        }),
+        ("no ticket", |resume| resume.ticket = Bytes::new()),
+        ("another session", |resume| resume.session = vec![0; 16].into()),
+        ("another epoch", |resume| resume.epoch += 1),
+        ("acks what was never sent", |resume| resume.last_seq = 9),
+        ("lost what it had acknowledged", |resume| resume.last_seq = 0),
+        ("the last seq of all", |resume| resume.last_seq = u32::MAX),
+    ];
+    for (why, spoil) in spoil {
+        let mut world = world(|_| ());
+        let mut claim = world.login_kept("alice");
+        world.push(claim.key, 1, b"one");
+        world.push(claim.key, 2, b"two");
+        world.written(claim.key);
+        world.frame(claim.key, &Frame::new(Command::Ack, Bytes::new()).with_ack(1));
+        world.lose(claim.key);
+        world.uplinks();
+        claim.resume.last_seq = 1;
+        spoil(&mut claim.resume);
+        let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
+        let welcome = welcome_of(&frames[0]);
+        assert!(!welcome.resumed && seat != claim.key, "{why}");
+        assert_eq!(world.outcomes(), [(2, Outcome::Offline)], "{why}: the backend gets it back");
+    }
+}
+
+#[test]
+fn a_ticket_of_another_user_or_an_older_one_is_worth_nothing() {
+    let mut world = world(|_| ());
+    let claim = world.login_kept("alice");
+    let (_, frames) = world.greet("mallory", "phone", Some(claim.resume.clone()));
+    assert!(!welcome_of(&frames[0]).resumed);
+    world.lose(claim.key);
+    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+    let fresh = welcome_of(&frames[0]);
+    assert!(fresh.resumed && fresh.ticket != claim.resume.ticket);
+    world.lose(seat);
+    let (other, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(!welcome_of(&frames[0]).resumed && other != seat, "that ticket was used");
+    assert_eq!(world.shard.tally()[Count::ResumesRefused], 2);
+}
+
+#[test]
+fn an_expired_ticket_is_worth_nothing() {
+    let mut world = world(|settings| settings.ticket_ttl = Duration::from_secs(60));
+    let claim = world.login_kept("alice");
+    world.pass(Duration::from_secs(61));
+    world.lose(claim.key);
+    let (_, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(!welcome_of(&frames[0]).resumed);
+}
+
+#[test]
+fn a_session_that_nobody_comes_back_to_ends_and_gives_everything_back() {
+    let mut world = world(|_| ());
+    let claim = world.login_kept("alice");
+    world.push(claim.key, 1, b"one");
+    world.lose(claim.key);
+    world.push(claim.key, 2, b"two");
+    world.uplinks();
+    world.pass(KEEP - Duration::from_secs(1));
+    assert_eq!(world.shard.sessions(), 1);
+    world.pass(Duration::from_secs(2));
+    assert_eq!((world.shard.sessions(), world.shard.seats()), (0, 0));
+    let uplinks = world.uplinks();
+    let is_offline = |it: &&Uplink| matches!(it, Uplink::Pushed { outcome: Outcome::Offline, .. });
+    assert_eq!(uplinks.iter().filter(is_offline).count(), 2);
+    assert!(matches!(uplinks.last(), Some(Uplink::ConnDown { code: 0, .. })));
+    let (_, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(!welcome_of(&frames[0]).resumed);
+}
+
+#[test]
+fn a_half_dead_connection_is_taken_over() {
+    let mut world = world(|_| ());
+    let claim = world.login_kept("alice");
+    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
+    let (key, mut last) =
+        world.outputs.last_words.pop().map(|(key, it)| (key, Bytes::from(it))).expect("one");
+    let frame = Decoder::new().decode(&mut last, u32::MAX).expect("a frame").expect("whole");
+    let kick: Kick = decode(&frame.body).expect("a KICK");
+    assert_eq!((key, kick.code, kick.may_reconnect), (seat, CloseReason::Replaced.code(), false));
+    assert_eq!(world.outputs.closes, [seat], "the old socket, before the new one comes there");
+    assert!(world.uplinks().iter().all(|it| !matches!(it, Uplink::ConnDown { .. } | Uplink::ConnUp { .. })));
+    assert_eq!(world.shard.tally()[Count::Takeovers], 1);
+}
+
+#[test]
+fn silence_ends_the_connection_and_not_the_session() {
+    let mut world = world(|_| ());
+    let claim = world.login_kept("alice");
+    world.frame(claim.key, &frame_of(Command::Ping, &Ping { next_s: 30 }));
+    world.written(claim.key);
+    world.pass(Duration::from_secs(46));
+    let (_, last) = world.outputs.last_words.pop().expect("a last word");
+    let frame = Decoder::new().decode(&mut Bytes::from(last), u32::MAX).expect("a frame").expect("whole");
+    let close: Close = decode(&frame.body).expect("a CLOSE");
+    assert_eq!(close.code, CloseReason::HeartbeatTimeout.code());
+    assert_eq!((world.outputs.closes.pop(), world.shard.sessions()), (Some(claim.key), 1));
+    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
+}
+
+#[test]
+fn whoever_says_goodbye_or_is_sent_away_has_no_session_left() {
+    let close = frame_of(Command::Close, &Close::default());
+    for last in [close, Frame::new(Command::Logout, Bytes::new()), Frame::new(Command::Push, Bytes::new())] {
+        let mut world = world(|_| ());
+        let claim = world.login_kept("alice");
+        world.frame(claim.key, &last);
+        assert_eq!(world.shard.sessions(), 0, "{:?}", last.header.command);
+    }
+}
+
+#[test]
+fn a_kick_and_a_newer_login_end_a_session_that_waits() {
+    let mut world = world(|_| ());
+    let claim = world.login_kept("alice");
+    world.lose(claim.key);
+    world.downlink(Downlink::Kick {
+        target: Target::Connection(claim.key),
+        login_version: 0,
+        code: 3531,
+        may_reconnect: false,
+        reason: String::new(),
+    });
+    assert_eq!((world.shard.sessions(), world.shard.seats()), (0, 0));
+    let claim = world.login_kept("alice");
+    world.lose(claim.key);
+    world.uplinks();
+    let (seat, _) = world.greet("alice", "phone", None);
+    assert!(seat != claim.key && world.shard.sessions() == 1);
+    let code = |it: Uplink| if let Uplink::ConnDown { code, .. } = it { Some(code) } else { None };
+    let codes: Vec<_> = world.uplinks().into_iter().filter_map(code).collect();
+    assert_eq!(codes, [CloseReason::Replaced.code()]);
+}
+
+#[test]
+fn of_too_many_waiting_sessions_the_oldest_ends() {
+    let mut world = world(|settings| settings.kept_max = 2);
+    let claims: Vec<_> = ["a", "b", "c"].map(|uid| world.login_kept(uid)).into();
+    for claim in &claims {
+        world.pass(Duration::from_secs(1));
+        world.shard.handle_peer_closed(world.now, claim.key, &mut world.outputs);
+    }
+    world.shard.check();
+    assert_eq!((world.shard.sessions(), world.shard.tally()[Count::KeptOverMax]), (2, 1));
+    let (_, frames) = world.greet("a", "phone", Some(claims[0].resume.clone()));
+    assert!(!welcome_of(&frames[0]).resumed);
+    let (_, frames) = world.greet("c", "phone", Some(claims[2].resume.clone()));
+    assert!(welcome_of(&frames[0]).resumed);
+}
+
+#[test]
+fn a_drain_ends_what_waits_and_keeps_nobody() {
+    let mut world = world(|_| ());
+    let (waiting, there) = (world.login_kept("a"), world.login_kept("b"));
+    world.lose(waiting.key);
+    world.shard.handle_drain(world.now, Duration::from_secs(5), &mut world.outputs);
+    world.shard.check();
+    assert_eq!(world.shard.sessions(), 1);
+    world.shard.handle_peer_closed(world.now, there.key, &mut world.outputs);
+    assert_eq!(world.shard.seats(), 0);
+}

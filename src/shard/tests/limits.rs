@@ -1,0 +1,150 @@
+//! Who says too much, whose frames would only wait, and what overload sheds.
+
+use super::*;
+use moorline_proto::message::client::{Resume, Sub, SubAck, Throttle};
+
+fn world(change: impl FnOnce(&mut Settings)) -> World {
+    let mut settings = settings();
+    change(&mut settings);
+    let now = Instant::from_nanos(1_000_000_000);
+    World { shard: Shard::new(settings, now), now, outputs: Outputs::new(1) }
+}
+
+fn ping() -> Frame {
+    frame_of(Command::Ping, &Ping { next_s: 30 })
+}
+
+#[test]
+fn a_strict_listener_takes_one_send_at_a_time() {
+    let mut world = world(|settings| settings.uplink_window = 1);
+    let key = world.login("alice", "phone");
+    world.frame(key, &send(1));
+    world.frame(key, &send(1));
+    assert_eq!(cids(&world.uplinks()), [(1, false)], "the copy waits for the same answer");
+    let body = send_ack_body(1, Code::Ok, b"");
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, body });
+    world.frame(key, &send(2));
+    assert_eq!(cids(&world.uplinks()), [(2, false)]);
+    world.frame(key, &send(3));
+    assert_eq!(world.close_code(key), Some(CloseReason::Window.code()));
+}
+
+#[test]
+fn a_connection_over_its_rate_is_not_read_for_a_while() {
+    let mut world = world(|settings| settings.frame_rate = 10);
+    let key = world.login("alice", "phone");
+    (0..20).for_each(|_| world.frame(key, &ping()));
+    assert!(world.outputs.holds.is_empty(), "a burst of twice the rate");
+    world.frame(key, &ping());
+    assert_eq!(world.outputs.holds.pop(), Some((key, true)));
+    // What was read already is handled all the same.
+    assert_eq!(world.written(key).len(), 21);
+    world.pass(Duration::from_millis(50));
+    assert!(world.outputs.holds.is_empty());
+    world.pass(Duration::from_millis(100));
+    assert_eq!(world.outputs.holds.pop(), Some((key, false)));
+    assert_eq!(world.shard.tally()[Count::Held], 0);
+    // Not being read is not silence.
+    assert_eq!(world.shard.sessions(), 1);
+}
+
+#[test]
+fn a_user_over_the_rate_is_told_once_and_answered_retry() {
+    let mut world = world(|settings| settings.user_rate = 5);
+    let (phone, desk) = (world.login("alice", "phone"), world.login("alice", "desk"));
+    world.uplinks();
+    (1..=8).for_each(|cid| world.frame(phone, &send(cid)));
+    (1..=4).for_each(|cid| world.frame(desk, &send(cid)));
+    assert_eq!(cids(&world.uplinks()).len(), 10, "all devices together, twice the rate at once");
+    let frames = world.written(desk);
+    let throttle: Throttle = decode(&frames[0].body).expect("a THROTTLE");
+    assert!(frames[0].header.command == Command::Throttle && throttle.retry_after_ms >= 1_000);
+    for (frame, cid) in frames[1..].iter().zip(3..) {
+        let ack: SendAck = decode(&frame.body).expect("a SENDACK");
+        assert_eq!((ack.cid, ack.code()), (cid, Code::Retry));
+        assert!(ack.retry_after_ms >= 500);
+    }
+    assert_eq!(frames.len(), 3, "said once");
+    // The cid was answered: it comes again, and is taken then.
+    world.pass(Duration::from_secs(2));
+    world.frame(desk, &send(3).with_flags(Flags::DUP));
+    assert_eq!(cids(&world.uplinks()), [(3, true)]);
+    // Rooms and requests are refused likewise, application commands are lost.
+    (9..=30).for_each(|cid| world.frame(phone, &send(cid)));
+    world.written(phone);
+    world.frame(phone, &frame_of(Command::Sub, &Sub { id: 7, room: "r".into() }));
+    let refusal: SubAck = decode(&world.written(phone)[0].body).expect("a SUBACK");
+    assert_eq!((refusal.id, refusal.code()), (7, Code::Retry));
+    world.frame(phone, &Frame::new(Command::App(0x40), Bytes::new()));
+    assert_eq!(world.shard.tally()[Count::AppsDropped], 1);
+}
+
+#[test]
+fn overload_sheds_bulk_then_groups_then_logins_and_never_single_chat() {
+    let mut world = world(|_| ());
+    let key = world.login("alice", "phone");
+    world.uplinks();
+    let (mut cid, mut taken) = (0, Vec::new());
+    for level in 0..=3 {
+        world.downlink(Downlink::Overload { worker: 0, level });
+        for lane in [Lane::Chat, Lane::Group, Lane::Bulk] {
+            cid += 1;
+            world.frame(key, &send(cid).with_lane(lane));
+            taken.push((level, lane, !cids(&world.uplinks()).is_empty()));
+            let body = send_ack_body(cid, Code::Ok, b"");
+            world.downlink(Downlink::Answer { key, command: Command::SendAck, cid, body });
+            world.written(key);
+        }
+    }
+    for (level, lane, is_taken) in taken {
+        let expected = match lane {
+            Lane::Bulk => level < 1,
+            Lane::Group => level < 2,
+            _ => true,
+        };
+        assert_eq!(is_taken, expected, "{lane:?} at level {level}");
+    }
+    let hello = |resume| Hello {
+        version_min: 1,
+        version_max: 1,
+        uid: "bob".into(),
+        device: "d".into(),
+        resume,
+        ..Hello::default()
+    };
+    let newcomer = world.accept();
+    world.frame(newcomer, &frame_of(Command::Hello, &hello(None)));
+    let last = world.written(newcomer).pop().expect("a CLOSE");
+    let close: Close = decode(&last.body).expect("a CLOSE");
+    assert_eq!(close.code, CloseReason::Busy.code());
+    assert!((1_000..5_000).contains(&close.retry_after_ms), "the gateway chooses the spread");
+    let returner = world.accept();
+    world.frame(returner, &frame_of(Command::Hello, &hello(Some(Resume::default()))));
+    assert!(matches!(world.uplinks().last(), Some(Uplink::Login { .. })), "coming back stays possible");
+    world.downlink(Downlink::Overload { worker: 0, level: 0 });
+    world.login("carol", "phone");
+}
+
+#[test]
+fn only_clients_whose_frames_would_wait_are_held() {
+    let mut world = world(|_| ());
+    let (alice, bob) = (world.login("alice", "d"), world.login("bob", "d"));
+    let slot_of = |uid| 1u64 << Pin::of(uid).slot();
+    let mut slots = [0; Lane::ALL.len()];
+    slots[Lane::Group as usize] = slot_of("alice");
+    assert_ne!(slot_of("alice"), slot_of("bob"));
+    world.downlink(Downlink::Hold { worker: 0, slots });
+    world.frame(bob, &send(1).with_lane(Lane::Group));
+    world.frame(alice, &send(1).with_lane(Lane::Chat));
+    assert!(world.outputs.holds.is_empty(), "another user, a lane that matters more");
+    world.frame(alice, &send(2).with_lane(Lane::Group));
+    assert_eq!(world.outputs.holds.pop(), Some((alice, true)));
+    assert_eq!(cids(&world.uplinks()).len(), 3, "what was read is passed on all the same");
+    // However long it takes, a held client is not given up.
+    (0..1_000).for_each(|_| world.pass(Duration::from_secs(1)));
+    assert_eq!(world.shard.tally()[Count::Held], 1);
+    world.downlink(Downlink::Hold { worker: 0, slots: [0; Lane::ALL.len()] });
+    assert_eq!(world.outputs.holds.pop(), Some((alice, false)));
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.shard.tally()[Count::Sessions], 1, "bob said nothing for long, alice could not");
+}
