@@ -150,7 +150,13 @@ impl Reactor {
         self.accept(now);
         self.read_ready(now);
         self.shard.handle_timeouts(now, &mut self.outputs);
+        self.check_send_queues(now);
         self.perform();
+        // Large groups come last, so that nobody waits behind them.
+        if self.shard.has_fanout() {
+            self.shard.handle_fanout(now, &mut self.outputs);
+            self.perform();
+        }
         self.hand_over();
         self.publish();
         Ok(())
@@ -159,7 +165,11 @@ impl Reactor {
     fn timeout(&mut self) -> Duration {
         let may_sleep = self.inbox.try_sleep();
         let is_clogged = self.is_clogged();
-        if !may_sleep || (!self.ready.is_empty() && !is_clogged) || !self.outputs.transmits.is_empty() {
+        if !may_sleep
+            || (!self.ready.is_empty() && !is_clogged)
+            || !self.outputs.transmits.is_empty()
+            || self.shard.has_fanout()
+        {
             return Duration::ZERO;
         }
         if is_clogged || !self.leaving.is_empty() || self.outboxes.iter().any(Outbox::is_waiting) {
@@ -290,6 +300,15 @@ impl Reactor {
             if budget == 0 {
                 return true;
             }
+        }
+    }
+
+    fn check_send_queues(&mut self, now: Instant) {
+        for key in std::mem::take(&mut self.outputs.send_queue_checks) {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            // Unknown counts as something under way: then nothing is sent again.
+            let undelivered = stream.undelivered().unwrap_or(usize::MAX);
+            self.shard.handle_send_queue(now, key, undelivered, &mut self.outputs);
         }
     }
 

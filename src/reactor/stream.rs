@@ -75,6 +75,11 @@ impl Stream {
         }
     }
 
+    /// Bytes that the peer's system has not acknowledged, if the system tells.
+    pub(super) fn undelivered(&self) -> Option<usize> {
+        crate::sys::send_queue::undelivered(self.socket.as_ref()?).ok()
+    }
+
     /// Tells the peer that no more bytes follow.
     pub(super) fn shutdown_write(&self) {
         if let Some(socket) = &self.socket {

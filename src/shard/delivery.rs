@@ -1,16 +1,21 @@
 //! Frames to clients: answers, pushes, and the acks that come back.
 
+use super::fanout::FANOUT_MIN;
 use super::flight::{Flight, Parcel};
 use super::{Count, Outputs, Shard};
 use crate::handoff::{Push, PushTicket, Target, Uplink};
 use bytes::Bytes;
+use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Command, Frame};
+use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{Ack, Code};
-use moorline_proto::message::decode;
+use moorline_proto::message::client::{self, Ack, Code, Notify};
+use moorline_proto::message::{decode, encode};
 use moorline_proto::time::Instant;
+
+/// Above the memory watermark the limits of one client count as one of so many parts.
+const MEMORY_PARTS: usize = 4;
 
 impl Shard {
     /// The backend's answer to a SEND or REQ.
@@ -41,21 +46,23 @@ impl Shard {
         self.close_if_clogged(now, key, outputs);
     }
 
-    /// One payload for some of this shard's connections.
-    pub(super) fn on_push(&mut self, now: Instant, push: Push, outputs: &mut Outputs) {
-        let Push { ticket, targets, command, lane, expires_at, body, .. } = push;
+    /// One payload for some of this shard's connections: at once to a few, in slices to many.
+    pub(super) fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
+        let targets = std::mem::take(&mut push.targets);
+        let mut keys = Vec::with_capacity(targets.len());
         for target in targets {
-            let keys = self.resolve(&target);
-            if keys.is_empty() {
+            let found = self.resolve(&target);
+            if found.is_empty() && !matches!(target, Target::Room(_)) {
                 self.tally[Count::PushesOffline] += 1;
                 let key = if let Target::Connection(key) = target { key } else { ConnKey::from_u64(0) };
-                report(ticket, key, Outcome::Offline, outputs);
+                report(push.ticket, key, Outcome::Offline, outputs);
             }
-            for key in keys {
-                let parcel = Parcel { ticket, command, lane, expires_at, body: body.clone() };
-                self.deliver(now, key, parcel, outputs);
-            }
+            keys.extend(found);
         }
+        if keys.len() > FANOUT_MIN {
+            return self.begin_fanout(push, keys, outputs);
+        }
+        keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
     }
 
     /// The logged-in connections a target means.
@@ -69,7 +76,7 @@ impl Shard {
                 let is_here = self.table.get(*key).is_some_and(|connection| connection.state.has_session());
                 if is_here { vec![*key] } else { Vec::new() }
             }
-            Target::Room(_) => Vec::new(),
+            Target::Room(room) => self.rooms.members(room),
             Target::User(uid) => self.registry.of_user(uid).into_iter().map(of_session).collect(),
             Target::Device(uid, device) => {
                 self.registry.of_device(uid, device).map(of_session).into_iter().collect()
@@ -77,48 +84,85 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, now: Instant, key: ConnKey, parcel: Parcel, outputs: &mut Outputs) {
-        let slot = self.table.get(key).expect("resolved").session;
-        let session = self.registry.get_mut(slot).expect("resolved");
+    /// One push for one session. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9].
+    pub(super) fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
+        let Some(connection) = self.table.get(key).filter(|connection| connection.state.has_session()) else {
+            self.tally[Count::PushesOffline] += 1;
+            return report(push.ticket, key, Outcome::Offline, outputs);
+        };
+        let is_detached = connection.state == State::Detached;
+        let (slot, unsent) = (connection.session, connection.outbound.as_ref().map_or(0, |it| it.bytes()));
+        let parts = if self.queued_bytes > self.settings.memory_bytes_max { MEMORY_PARTS } else { 1 };
+        let session = self.registry.get_mut(slot).expect("it has a session");
         let (limits, next_seq) = (self.settings.downlink, session.next_seq);
         let flight = session.flight.get_or_insert_with(|| Box::new(Flight::new(limits, next_seq)));
+        let (waiting, length) = (flight.waiting_bytes(), push.body.len());
         let is_full = flight.waiting() >= self.settings.queue_frames_max
-            || flight.waiting_bytes() + parcel.body.len() > self.settings.queue_bytes_max;
+            || waiting + length > self.settings.queue_bytes_max / parts;
         if is_full {
             self.tally[Count::PushesFull] += 1;
-            report(parcel.ticket, key, Outcome::Full, outputs);
+            report(push.ticket, key, Outcome::Full, outputs);
             self.close(now, key, CloseReason::Slow, outputs);
             return;
         }
         self.tally[Count::Pushes] += 1;
-        flight.wait(parcel);
-        self.pump(now, key, outputs);
+        let parcel = Parcel {
+            ticket: push.ticket,
+            command: push.command,
+            lane: push.lane,
+            expires_at: push.expires_at,
+            body: push.body.clone(),
+            packed: push.packed.clone(),
+            collapse: push.collapse.clone(),
+            also: Vec::new(),
+        };
+        let is_slow = waiting + unsent > self.settings.collapse_bytes_max / parts;
+        let collapsed = if is_slow { collapsed(&parcel) } else { None };
+        if let Some(notify) = collapsed {
+            self.tally[Count::PushesCollapsed] += 1;
+            if let Some(ticket) = flight.wait_collapsed(notify) {
+                report(Some(ticket), key, Outcome::Full, outputs);
+            }
+        } else if let Some(older) = flight.wait(parcel) {
+            self.tally[Count::PushesSuperseded] += 1;
+            older.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Expired, outputs));
+        }
+        self.queued_bytes = self.queued_bytes + flight.waiting_bytes() - waiting;
+        if is_detached {
+            report(push.ticket, key, Outcome::Queued, outputs);
+        } else {
+            self.pump(now, key, outputs);
+        }
     }
 
-    /// Sends what the window has room for.
-    fn pump(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        let Some(slot) = self.table.get(key).map(|connection| connection.session) else { return };
+    /// Sends what the window has room for; nothing while there is no socket.
+    pub(super) fn pump(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        let Some(connection) = self.table.get(key).filter(|it| it.state.is_logged_in()) else { return };
+        let slot = connection.session;
         loop {
             let Some(session) = self.registry.get_mut(slot) else { return };
+            let accepts_lz4 = session.accepts_lz4;
             let Some(flight) = session.flight.as_mut() else { return };
-            match flight.next(now) {
+            let waiting = flight.waiting_bytes();
+            let next = flight.next(now, accepts_lz4);
+            self.queued_bytes -= waiting - flight.waiting_bytes();
+            match next {
                 Some(Ok(frame)) => {
                     session.next_seq = flight.window.next_seq();
                     self.send(key, frame, outputs);
                 }
                 Some(Err(expired)) => {
                     self.tally[Count::PushesExpired] += 1;
-                    report(expired.ticket, key, Outcome::Expired, outputs);
+                    expired.tickets().for_each(|it| report(Some(it), key, Outcome::Expired, outputs));
                 }
                 None => break,
             }
         }
-        let Some(flight) = self.registry.get_mut(slot).and_then(|session| session.flight.as_mut()) else {
-            return;
-        };
-        if let Some(deadline) = flight.ack_deadline() {
-            self.arm(key, deadline);
+        let Some(session) = self.registry.get_mut(slot) else { return };
+        if session.flight.as_ref().is_some_and(|flight| flight.is_empty()) {
+            session.flight = None;
         }
+        self.arm_ack(key);
         self.close_if_clogged(now, key, outputs);
     }
 
@@ -165,20 +209,17 @@ impl Shard {
             return if ack < session.next_seq { Ok(()) } else { Err(CloseReason::Window) };
         };
         let mut acked = 0;
-        let mut settle = |parcel: Parcel| {
+        let is_known = flight.ack(ack, sack, now, |parcel| {
             acked += 1;
-            report(parcel.ticket, key, Outcome::Acked, outputs);
-        };
-        let verdict = flight.window.ack(ack, now, |frame| settle(frame.item));
-        verdict.map_err(|_| CloseReason::Window)?;
-        if sack != 0 {
-            flight.window.sack(ack, sack, now, |frame| settle(frame.item));
+            parcel.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Acked, outputs));
+        });
+        if !is_known {
+            return Err(CloseReason::Window);
         }
         if acked == 0 {
             return Ok(());
         }
         self.tally[Count::PushesAcked] += acked;
-        flight.probes = 0;
         if flight.is_empty() {
             session.flight = None;
         } else {
@@ -187,41 +228,23 @@ impl Shard {
         Ok(())
     }
 
-    /// An ack is overdue: ask once, then give up and return everything to the backend [P-6.5].
-    pub(super) fn on_ack_overdue(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        let slot = self.table.get(key).expect("its timer fired").session;
-        let Some(flight) = self.registry.get_mut(slot).and_then(|session| session.flight.as_mut()) else {
-            return;
-        };
-        if flight.probes > 0 {
-            return self.close(now, key, CloseReason::AckTimeout, outputs);
-        }
-        flight.probes += 1;
-        self.tally[Count::AckProbes] += 1;
-        let probe = Frame::new(Command::Ping, Bytes::new()).with_flags(moorline_proto::frame::Flags::ACK_REQ);
-        self.send(key, probe, outputs);
-    }
-
-    pub(super) fn replay_len(&self, _key: ConnKey, _last_seq: Seq, _sack: u64) -> u32 {
-        0
-    }
-
-    pub(super) fn replay(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        last_seq: Seq,
-        sack: u64,
-        outputs: &mut Outputs,
-    ) {
-        let _ = (now, key, last_seq, sack, outputs);
-    }
-
     pub(super) fn close_if_clogged(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         if let Err(reason) = self.check_clogged(key) {
             self.close(now, key, reason, outputs);
         }
     }
+}
+
+/// The NOTIFY that may take the place of a push: the client pulls what it misses.
+fn collapsed(push: &Parcel) -> Option<Parcel> {
+    if push.command != Command::Push || !matches!(push.lane, Lane::Group | Lane::Bulk) {
+        return None;
+    }
+    let client::Push { conversation, seq, .. } = decode(&push.body).ok()?;
+    let key = conversation.as_str().into();
+    let body = encode(&Notify { conversation, latest: seq });
+    let (packed, collapse) = (None, Some(key));
+    Some(Parcel { command: Command::Notify, body, packed, collapse, ..push.clone() })
 }
 
 /// Whether a SENDACK asks for another try: its answer is not final.

@@ -149,7 +149,9 @@ impl Shard {
         connection.state = state;
         connection.heard = Stamp::of(now);
         if let Some(outbound) = connection.outbound.as_mut().filter(|_| code == CloseReason::Slow.code()) {
+            self.queued_bytes -= outbound.bytes();
             outbound.drop_unsent();
+            self.queued_bytes += outbound.bytes();
         }
         self.end_session(key, code, outputs);
         self.unhold(key);
@@ -162,6 +164,7 @@ impl Shard {
     pub(super) fn forget(&mut self, key: ConnKey, code: u32, outputs: &mut Outputs) {
         self.end_session(key, code, outputs);
         let Some(connection) = self.table.remove(key) else { return };
+        self.queued_bytes -= connection.outbound.as_ref().map_or(0, |outbound| outbound.bytes());
         self.kept.len -= usize::from(connection.state == State::Detached);
         self.unhold(key);
         self.wheel.cancel(connection.timer);
@@ -176,9 +179,11 @@ impl Shard {
             return;
         }
         let session = self.registry.remove(slot);
+        self.rooms.forget(key);
+        self.queued_bytes -= session.flight.as_ref().map_or(0, |flight| flight.waiting_bytes());
         for parcel in session.flight.into_iter().flat_map(|flight| flight.into_unacked()) {
             self.tally[super::Count::PushesOffline] += 1;
-            report(parcel.ticket, key, Outcome::Offline, outputs);
+            parcel.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Offline, outputs));
         }
         let down = Uplink::ConnDown { key, pin: session.pin, code };
         outputs.uplinks[session.pin.worker(self.settings.workers)].push(down);

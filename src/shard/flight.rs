@@ -1,16 +1,23 @@
-//! Reliable frames toward one session: what is in flight, and what waits for room.
+//! Reliable frames toward one session: what is in flight, and what waits for room, lane by lane.
 
 use crate::handoff::PushTicket;
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
-use moorline_proto::time::Duration;
-use moorline_proto::time::Instant;
+use moorline_proto::random::mix;
+use moorline_proto::time::{Duration, Instant};
 use moorline_proto::window::{Window, WindowLimits};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-/// How long a probe's answer may take.
-const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+/// Between the steps that follow an overdue ack: ask, send again, close [P-6.5].
+const STEP: Duration = Duration::from_secs(5);
+/// The random part of an ack's deadline, so that those of one broadcast do not fall due together.
+const JITTER: Duration = Duration::from_millis(250);
+/// Pushes of which one NOTIFY may take the place.
+const COLLAPSED_MAX: usize = 1024;
+/// A client names at most so many frames after the first that it misses.
+const SACK_BITS: u32 = 64;
 
 /// One push toward one session.
 #[derive(Clone, Debug)]
@@ -20,30 +27,99 @@ pub(super) struct Parcel {
     pub(super) lane: Lane,
     pub(super) expires_at: Instant,
     pub(super) body: Bytes,
+    pub(super) packed: Option<Bytes>,
+    pub(super) collapse: Option<Arc<str>>,
+    /// Other pushes that this one stands for.
+    pub(super) also: Vec<PushTicket>,
+}
+
+impl Parcel {
+    /// Everybody who wants to know what becomes of it.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = PushTicket> + '_ {
+        self.ticket.into_iter().chain(self.also.iter().copied())
+    }
+
+    fn frame(&self, seq: Seq, flags: Flags, accepts_lz4: bool) -> Frame {
+        let (body, flags) = match &self.packed {
+            Some(packed) if accepts_lz4 => (packed.clone(), flags.with(Flags::COMPRESSED)),
+            _ => (self.body.clone(), flags),
+        };
+        Frame::new(self.command, body).with_lane(self.lane).with_seq(seq).with_flags(flags)
+    }
+
+    const fn may_wait(&self) -> bool {
+        matches!(self.lane, Lane::Group | Lane::Bulk)
+    }
 }
 
 /// Exists only while a session has reliable frames outstanding.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) window: Window<Parcel>,
-    waiting: VecDeque<Parcel>,
+    limits: WindowLimits,
+    /// By lane.
+    waiting: [VecDeque<Parcel>; Lane::ALL.len()],
+    waiting_frames: usize,
     waiting_bytes: usize,
-    /// Overdue acks asked for since the last ack.
-    pub(super) probes: u8,
+    /// Frames and bytes in flight of the lanes that may wait.
+    low_frames: u16,
+    low_bytes: u64,
+    /// When the oldest ack fell due, and what was done about it since.
+    overdue: Option<Instant>,
+    pub(super) steps: u8,
 }
 
 impl Flight {
     pub(super) fn new(limits: WindowLimits, next: Seq) -> Self {
-        Self { window: Window::new(limits, next), waiting: VecDeque::new(), waiting_bytes: 0, probes: 0 }
+        Self {
+            window: Window::new(limits, next),
+            limits,
+            waiting: Default::default(),
+            waiting_frames: 0,
+            waiting_bytes: 0,
+            low_frames: 0,
+            low_bytes: 0,
+            overdue: None,
+            steps: 0,
+        }
     }
 
-    pub(super) fn wait(&mut self, parcel: Parcel) {
+    /// Puts a parcel at the end of its lane, or in the place of one with its collapse key, which comes back.
+    pub(super) fn wait(&mut self, parcel: Parcel) -> Option<Parcel> {
         self.waiting_bytes += parcel.body.len();
-        self.waiting.push_back(parcel);
+        let lane = &mut self.waiting[parcel.lane as usize];
+        let same = |other: &&mut Parcel| {
+            parcel.collapse.is_some() && other.collapse == parcel.collapse && other.command == parcel.command
+        };
+        if let Some(other) = lane.iter_mut().find(same) {
+            self.waiting_bytes -= other.body.len();
+            return Some(std::mem::replace(other, parcel));
+        }
+        self.waiting_frames += 1;
+        lane.push_back(parcel);
+        None
     }
 
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+    /// The same for a NOTIFY that stands for a push: it stands for those of the older one, too. Gives the
+    /// ticket back if it stands for too many.
+    pub(super) fn wait_collapsed(&mut self, parcel: Parcel) -> Option<PushTicket> {
+        let (lane, key) = (parcel.lane as usize, parcel.collapse.clone());
+        let Some(mut older) = self.wait(parcel) else { return None };
+        let newer =
+            self.waiting[lane].iter_mut().find(|it| it.command == Command::Notify && it.collapse == key);
+        let newer = newer.expect("it has just taken the older one's place");
+        let ticket = newer.ticket.take();
+        newer.ticket = older.ticket;
+        newer.also = std::mem::take(&mut older.also);
+        if newer.also.len() >= COLLAPSED_MAX {
+            return ticket;
+        }
+        newer.also.extend(ticket);
+        None
+    }
+
+    pub(super) const fn waiting(&self) -> usize {
+        self.waiting_frames
     }
 
     pub(super) const fn waiting_bytes(&self) -> usize {
@@ -51,41 +127,236 @@ impl Flight {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.window.is_empty() && self.waiting.is_empty()
+        self.window.is_empty() && self.waiting_frames == 0
     }
 
-    /// The next frame that may be sent now, or a parcel that waited too long.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Result<Frame, Parcel>> {
-        let head = self.waiting.front()?;
+    /// The next frame that may be sent now, or a parcel that waited too long. The most urgent lane first;
+    /// what may wait leaves a quarter of the window to the others.
+    pub(super) fn next(&mut self, now: Instant, accepts_lz4: bool) -> Option<Result<Frame, Parcel>> {
+        let lane = self.waiting.iter().position(|lane| !lane.is_empty())?;
+        let head = self.waiting[lane].front()?;
         let bytes = u32::try_from(head.body.len()).unwrap_or(u32::MAX);
         let is_expired = head.expires_at < now;
-        if !is_expired && !self.window.has_room(bytes) {
+        if !is_expired && !self.has_room(bytes, head.may_wait()) {
             return None;
         }
-        let parcel = self.waiting.pop_front()?;
+        let parcel = self.waiting[lane].pop_front()?;
+        if self.waiting[lane].is_empty() {
+            self.waiting[lane] = VecDeque::new();
+        }
+        self.waiting_frames -= 1;
         self.waiting_bytes -= parcel.body.len();
         if is_expired {
             return Some(Err(parcel));
         }
-        let frame = Frame::new(parcel.command, parcel.body.clone()).with_lane(parcel.lane);
+        let may_wait = parcel.may_wait();
+        if may_wait {
+            self.low_frames += 1;
+            self.low_bytes += u64::from(bytes);
+        }
+        let plain = parcel.frame(0, Flags::default(), accepts_lz4);
         let seq = self.window.push(parcel, bytes, now);
         // Whoever fills the window does not wait for the client's own rhythm of acks.
-        let flags = if self.window.has_room(bytes) { Flags::default() } else { Flags::ACK_REQ };
-        Some(Ok(frame.with_seq(seq).with_flags(flags)))
+        let is_last = !self.has_room(bytes, may_wait);
+        let flags = if is_last { plain.header.flags.with(Flags::ACK_REQ) } else { plain.header.flags };
+        Some(Ok(plain.with_seq(seq).with_flags(flags)))
     }
 
-    pub(super) fn can_resume(&self, last_seq: Seq, _sack: u64) -> bool {
-        self.window.oldest().map_or(self.window.next_seq(), |frame| frame.seq) <= last_seq + 1
+    fn has_room(&self, bytes: u32, may_wait: bool) -> bool {
+        if !self.window.has_room(bytes) {
+            return false;
+        }
+        let frames_max = (self.limits.frames_max - self.limits.frames_max / 4).max(1);
+        let bytes_max = u64::from(self.limits.bytes_max - self.limits.bytes_max / 4);
+        let fits = self.low_frames < frames_max && self.low_bytes + u64::from(bytes) <= bytes_max;
+        !may_wait || self.low_frames == 0 || fits
     }
 
-    /// When the oldest frame's ack is overdue; later after each probe, which deserves an answer.
+    /// The client has everything up to `ack`, and what `sack` names. False: it was never sent.
+    pub(super) fn ack(&mut self, ack: Seq, sack: u64, now: Instant, mut acked: impl FnMut(Parcel)) -> bool {
+        let (mut low_frames, mut low_bytes, mut count) = (0, 0, 0u32);
+        let mut settle = |frame: moorline_proto::window::InFlight<Parcel>| {
+            count += 1;
+            if frame.item.may_wait() {
+                low_frames += 1;
+                low_bytes += u64::from(frame.bytes);
+            }
+            acked(frame.item);
+        };
+        if self.window.ack(ack, now, &mut settle).is_err() {
+            return false;
+        }
+        if sack != 0 {
+            self.window.sack(ack, sack, now, &mut settle);
+        }
+        self.low_frames -= low_frames;
+        self.low_bytes -= low_bytes;
+        if count > 0 {
+            (self.overdue, self.steps) = (None, 0);
+        }
+        true
+    }
+
+    /// When the oldest frame's ack is overdue; later, when the next step is due.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
-        Some(self.window.deadline()? + PROBE_PATIENCE * u32::from(self.probes))
+        let deadline = self.window.deadline()?;
+        Some(match self.overdue {
+            Some(since) => since + STEP * u32::from(self.steps),
+            None => {
+                let oldest = self.window.oldest()?;
+                let dice = mix(oldest.sent_at.as_nanos() ^ u64::from(oldest.seq) << 40);
+                let part = u64::try_from(JITTER.as_nanos()).unwrap_or(0).max(1);
+                deadline + Duration::from_nanos(dice % part)
+            }
+        })
+    }
+
+    /// The ack is overdue: which step is it, from 0?
+    pub(super) fn next_step(&mut self, now: Instant) -> u8 {
+        self.overdue.get_or_insert(now);
+        self.steps = self.steps.saturating_add(1);
+        self.steps - 1
+    }
+
+    /// The deadline counts from the last sending again, not from the first one [`Self::next_step`] saw.
+    pub(super) fn restart_deadline(&mut self) {
+        self.overdue = None;
+    }
+
+    /// Everything in flight once more, oldest first.
+    pub(super) fn resend(&mut self, now: Instant, accepts_lz4: bool) -> Vec<Frame> {
+        let seqs: Vec<Seq> = self.window.iter().map(|frame| frame.seq).collect();
+        let again = |seq| {
+            let frame = self.window.resend(seq, now)?;
+            Some(frame.item.frame(seq, Flags::DUP, accepts_lz4))
+        };
+        seqs.into_iter().filter_map(again).collect()
+    }
+
+    /// Whether a client that has handled all up to `last_seq`, and what `sack` names, can go on: what it
+    /// misses is still here.
+    pub(super) fn can_resume(&self, last_seq: Seq, sack: u64) -> bool {
+        let next = self.window.next_seq();
+        if last_seq >= next {
+            return false;
+        }
+        let mut missing = last_seq;
+        for frame in self.window.iter().filter(|frame| frame.seq > last_seq) {
+            if !is_named(last_seq, sack, missing + 1, frame.seq) {
+                return false;
+            }
+            missing = frame.seq;
+        }
+        is_named(last_seq, sack, missing + 1, next)
+    }
+
+    /// How many frames such a client is sent again.
+    pub(super) fn replay_len(&self, last_seq: Seq, sack: u64) -> u32 {
+        let is_missed = |seq: Seq| seq > last_seq && !is_named(last_seq, sack, seq, seq.saturating_add(1));
+        let count = self.window.iter().filter(|frame| is_missed(frame.seq)).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
     /// Everything not acknowledged, oldest first.
     pub(super) fn into_unacked(self) -> impl Iterator<Item = Parcel> {
         let flying: Vec<_> = self.window.iter().map(|frame| frame.item.clone()).collect();
-        flying.into_iter().chain(self.waiting)
+        flying.into_iter().chain(self.waiting.into_iter().flatten())
+    }
+}
+
+/// Whether `sack` names each of the seqs `from..end`. Empty ranges are named.
+fn is_named(last_seq: Seq, sack: u64, from: Seq, end: Seq) -> bool {
+    if from < end && end - last_seq > SACK_BITS + 2 {
+        return false;
+    }
+    (from..end).all(|seq| {
+        let bit = (seq - last_seq).checked_sub(2);
+        bit.is_some_and(|bit| bit < SACK_BITS && sack >> bit & 1 == 1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: WindowLimits = WindowLimits { frames_max: 8, bytes_max: 1_000 };
+
+    fn parcel(lane: Lane, body: &'static [u8]) -> Parcel {
+        Parcel {
+            ticket: None,
+            command: Command::Push,
+            lane,
+            expires_at: Instant::FAR_FUTURE,
+            body: Bytes::from_static(body),
+            packed: None,
+            collapse: None,
+            also: Vec::new(),
+        }
+    }
+
+    fn drain(flight: &mut Flight) -> Vec<(Seq, Lane)> {
+        let mut sent = Vec::new();
+        while let Some(Ok(frame)) = flight.next(Instant::ZERO, false) {
+            sent.push((frame.header.seq, frame.header.lane));
+        }
+        sent
+    }
+
+    #[test]
+    fn the_most_urgent_lane_goes_first_and_is_never_blocked() {
+        let mut flight = Flight::new(LIMITS, 1);
+        for lane in [Lane::Bulk, Lane::Group, Lane::Chat, Lane::Control] {
+            flight.wait(parcel(lane, b"x"));
+        }
+        let lanes: Vec<_> = drain(&mut flight).into_iter().map(|(_, lane)| lane).collect();
+        assert_eq!(lanes, [Lane::Control, Lane::Chat, Lane::Group, Lane::Bulk]);
+        (0..20).for_each(|_| _ = flight.wait(parcel(Lane::Group, b"x")));
+        assert_eq!(drain(&mut flight).len(), 4, "six of eight frames for what may wait");
+        flight.wait(parcel(Lane::Chat, b"x"));
+        assert_eq!(drain(&mut flight).len(), 0, "the window itself is full");
+        assert!(flight.ack(1, 0, Instant::ZERO, |_| ()));
+        assert_eq!(drain(&mut flight), [(9, Lane::Chat)], "its turn before sixteen of the group");
+    }
+
+    #[test]
+    fn a_large_group_frame_leaves_a_quarter_of_the_bytes() {
+        let mut flight = Flight::new(LIMITS, 1);
+        flight.wait(parcel(Lane::Bulk, &[0; 900]));
+        flight.wait(parcel(Lane::Bulk, &[0; 10]));
+        assert_eq!(drain(&mut flight).len(), 1, "alone, any frame may go");
+        flight.wait(parcel(Lane::Chat, &[0; 90]));
+        assert_eq!(drain(&mut flight), [(2, Lane::Chat)]);
+    }
+
+    #[test]
+    fn a_collapse_key_keeps_the_newest() {
+        let mut flight = Flight::new(LIMITS, 1);
+        let keyed = |body| Parcel { collapse: Some("k".into()), ..parcel(Lane::Chat, body) };
+        assert!(flight.wait(keyed(b"old")).is_none() && flight.wait(parcel(Lane::Chat, b"other")).is_none());
+        assert_eq!(flight.wait(keyed(b"newer")).map(|it| it.body), Some(Bytes::from_static(b"old")));
+        assert_eq!((flight.waiting(), flight.waiting_bytes()), (2, 10));
+    }
+
+    proptest! {
+        /// Against the plain rule: each seq above `last_seq` that was sent is in flight, or named.
+        #[test]
+        fn a_client_may_go_on_if_nothing_it_misses_was_let_go(
+            sent in 1u32..70, acked in 0u32..70, gone in any::<u64>(), last in 0u32..80, sack in any::<u64>(),
+        ) {
+            let limits = WindowLimits { frames_max: 1000, bytes_max: 1 << 20 };
+            let mut flight = Flight::new(limits, 1);
+            (0..sent).for_each(|_| _ = flight.wait(parcel(Lane::Chat, b"x")));
+            drain(&mut flight);
+            let acked = acked.min(sent);
+            flight.ack(acked, gone, Instant::ZERO, |_| ());
+            let is_here = |seq: u32| flight.window.iter().any(|frame| frame.seq == seq);
+            let is_named = |seq: u32| {
+                let bit = (seq - last).checked_sub(2);
+                bit.is_some_and(|bit| bit < 64 && sack >> bit & 1 == 1)
+            };
+            let expected = last <= sent && (last + 1..=sent).all(|seq| is_here(seq) || is_named(seq));
+            prop_assert_eq!(flight.can_resume(last, sack), expected);
+        }
     }
 }

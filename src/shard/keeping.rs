@@ -77,7 +77,7 @@ impl Shard {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.decoder = Decoder::new();
         connection.is_transmit_due = false;
-        connection.outbound = None;
+        self.queued_bytes -= connection.outbound.take().map_or(0, |outbound| outbound.bytes());
         self.unhold(key);
         outputs.closes.push(key);
     }
@@ -87,6 +87,7 @@ impl Shard {
         let ack = self.session_of(key).map_or(0, |session| session.dedupe.taken());
         let Some(connection) = self.table.get_mut(key) else { return };
         let mut outbound = connection.outbound.take().unwrap_or_else(|| self.pool.take());
+        self.queued_bytes -= outbound.bytes();
         outbound.drop_unsent();
         outbound.push(last.with_ack(ack));
         let mut bytes = Vec::new();

@@ -18,7 +18,8 @@
 //! | `keeping`, `ticket` | sessions without a connection, and coming back to them |
 //! | `uplink`, `results` | frames from clients; the last answers |
 //! | `bucket`, `holding` | who says too much, and who is not read for a while |
-//! | `delivery`, `flight` | frames to clients: pushes, window, acks |
+//! | `delivery`, `flight`, `retransmit` | frames to clients: pushes, lanes, window, acks |
+//! | `rooms`, `fanout` | sets of sessions; one payload for many |
 //! | `ending` | close, kick, logout, drain |
 //! | `timers` | the one wheel entry of each connection |
 
@@ -26,6 +27,7 @@ mod bucket;
 mod connection;
 mod delivery;
 mod ending;
+mod fanout;
 mod flight;
 mod holding;
 mod keeping;
@@ -33,6 +35,8 @@ mod login;
 mod outbound;
 mod registry;
 mod results;
+mod retransmit;
+mod rooms;
 mod session;
 mod settings;
 mod table;
@@ -51,6 +55,7 @@ use crate::handoff::{Downlink, Uplink};
 use bucket::{Buckets, Stamp};
 use bytes::Bytes;
 use connection::Connection;
+use fanout::Fanouts;
 use holding::Holds;
 use keeping::Kept;
 use moorline_proto::connection::server::{Event, State, Transition};
@@ -63,6 +68,7 @@ use moorline_proto::wheel::Wheel;
 use outbound::OutboundPool;
 use registry::Registry;
 use results::Results;
+use rooms::Rooms;
 use session::Session;
 use table::Table;
 use ticket::Tickets;
@@ -84,6 +90,9 @@ pub struct Outputs {
     pub closes: Vec<ConnKey>,
     /// The first one's socket belongs to the second from now on: look here before `transmits`.
     pub grafts: Vec<(ConnKey, ConnKey)>,
+    /// Connections of which it must be known how many bytes the system has not delivered: see
+    /// [`Shard::handle_send_queue`].
+    pub send_queue_checks: Vec<ConnKey>,
     /// In order: connections that are not to be read (true) or to be read again.
     pub holds: Vec<(ConnKey, bool)>,
     /// Connections that go to another shard, socket and all.
@@ -110,6 +119,10 @@ pub struct Shard {
     tickets: Tickets,
     kept: Kept,
     results: Results,
+    rooms: Rooms,
+    fanouts: Fanouts,
+    /// Bytes that wait for clients, in sockets' queues and behind windows.
+    queued_bytes: usize,
     holds: Holds,
     /// Of users, by pin.
     users_spent: Buckets,
@@ -132,6 +145,9 @@ impl Shard {
             tickets: Tickets::new(&settings),
             kept: Kept::default(),
             results: Results::default(),
+            rooms: Rooms::default(),
+            fanouts: Fanouts::default(),
+            queued_bytes: 0,
             holds: Holds::new(settings.workers),
             users_spent: Buckets::default(),
             next_trim: now,
@@ -161,6 +177,8 @@ impl Shard {
     pub fn tally(&mut self) -> &Tally {
         self.tally[Count::Connections] = (self.table.len() - self.kept.len) as u64;
         self.tally[Count::Detached] = self.kept.len as u64;
+        self.tally[Count::Rooms] = self.rooms.len() as u64;
+        self.tally[Count::QueuedBytes] = self.queued_bytes as u64;
         self.tally[Count::Held] = self.holds.len() as u64;
         self.tally[Count::Sessions] = self.registry.len() as u64;
         self.tally[Count::Users] = self.registry.users() as u64;
@@ -208,7 +226,9 @@ impl Shard {
                 let kick = ending::KickOrder { login_version, code, may_reconnect, reason };
                 self.on_kick(now, &target, &kick, outputs);
             }
-            Downlink::Bind { .. } | Downlink::Unbind { .. } | Downlink::Query { .. } => {}
+            Downlink::Bind { room, version, keys, reset } => self.on_bind(&room, version, &keys, reset),
+            Downlink::Unbind { room, version, keys } => self.on_unbind(&room, version, &keys),
+            Downlink::Query { ticket, uid, room } => self.on_query(ticket, &uid, &room, outputs),
             Downlink::Hold { worker, slots } => self.on_hold(now, worker, slots, outputs),
             Downlink::Overload { worker, level } => self.on_overload(worker, level),
             Downlink::Announce { worker, request, slots } => {
@@ -230,6 +250,7 @@ impl Shard {
         connection.is_transmit_due = false;
         let Some(outbound) = connection.outbound.as_mut() else { return };
         self.tally[Count::BytesOut] += sent as u64;
+        self.queued_bytes -= sent;
         outbound.advance(sent);
         if outbound.bytes() == 0 {
             let queue = connection.outbound.take().expect("just advanced");
@@ -243,6 +264,15 @@ impl Shard {
     /// Panics unless table, registry and wheel agree. For tests and the simulator.
     pub fn check(&self) {
         self.registry.check();
+        self.rooms.check();
+        let unsent = |key: &ConnKey| {
+            let outbound = self.table.get(*key).and_then(|connection| connection.outbound.as_ref());
+            outbound.map_or(0, |outbound| outbound.bytes())
+        };
+        let waiting = self.registry.iter().filter_map(|session| session.flight.as_ref());
+        let waiting: usize = waiting.map(|flight| flight.waiting_bytes()).sum();
+        let unsent: usize = self.table.keys().iter().map(unsent).sum();
+        assert_eq!(self.queued_bytes, unsent + waiting, "every byte that waits is counted");
         assert_eq!(self.wheel.len(), self.table.len(), "one timer per connection");
         let logged_in = self.table.keys().into_iter().filter(|key| {
             let connection = self.table.get(*key).expect("listed");
@@ -340,6 +370,7 @@ impl Shard {
             frame.header.ack = session.dedupe.taken();
         }
         self.tally[Count::FramesOut] += 1;
+        self.queued_bytes += frame.wire_len();
         connection.outbound.get_or_insert_with(|| self.pool.take()).push(frame);
         if !connection.is_transmit_due {
             connection.is_transmit_due = true;

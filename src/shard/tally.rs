@@ -83,6 +83,22 @@ counts! {
         PushesFull = counter "pushes_full";
         /// Pushes that waited longer than their time to live.
         PushesExpired = counter "pushes_expired";
+        /// Pushes that became a NOTIFY because their client reads too slowly.
+        PushesCollapsed = counter "pushes_collapsed";
+        /// Pushes whose place a later one with the same key took.
+        PushesSuperseded = counter "pushes_superseded";
+        /// Reliable frames sent again.
+        PushesAgain = counter "pushes_again";
+        /// Pushes to many sessions at once.
+        Fanouts = counter "fanouts";
+        /// Of those, refused because too many wait.
+        FanoutsRefused = counter "fanouts_refused";
+        /// Rooms with a member here.
+        Rooms = gauge "rooms";
+        /// Sessions that could not enter a room: a limit.
+        RoomsRefused = counter "rooms_refused";
+        /// Bytes that wait for clients.
+        QueuedBytes = gauge "queued_bytes";
         /// Overdue acks that were asked for.
         AckProbes = counter "ack_probes";
         /// Entries in the timing wheel.

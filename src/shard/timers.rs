@@ -34,6 +34,7 @@ impl Shard {
             self.next_trim = now + TRIM;
             self.results.trim(now);
             self.users_spent.trim(self.settings.user_fill(), now);
+            self.digest_rooms(now, outputs);
         }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);

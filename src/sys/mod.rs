@@ -3,3 +3,4 @@
 pub mod child;
 pub mod clock;
 pub mod limits;
+pub mod send_queue;

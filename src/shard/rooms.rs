@@ -1,0 +1,248 @@
+//! Rooms: sets of sessions, to which the backend sends one payload for all [P-2.5].
+//!
+//! The backend is the authority; this is its mirror for one shard. A digest of every room goes to the
+//! backend each half minute, by worker and slot, so that drift is found and repaired.
+
+use super::{Count, Outputs, Shard};
+use crate::handoff::{PushTicket, Uplink};
+use moorline_proto::ids::{ConnKey, Pin};
+use moorline_proto::message::backend::{QueryResult, RoomDigest};
+use moorline_proto::random::mix;
+use moorline_proto::time::{Duration, Instant, nanos_of};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Rooms of one session.
+const ROOMS_PER_SESSION_MAX: usize = 256;
+/// Rooms of one shard.
+const ROOMS_MAX: usize = 1 << 20;
+/// Between two digests.
+const DIGEST_INTERVAL: Duration = Duration::from_secs(30);
+/// Rooms in one piece of a digest.
+const DIGEST_ROOMS_MAX: usize = 1024;
+/// Handles in one piece of an answer.
+const HELD_MAX: usize = 4096;
+
+#[derive(Debug, Default)]
+struct Room {
+    members: BTreeMap<ConnKey, Pin>,
+    version: u64,
+}
+
+/// Who is in which room.
+#[derive(Debug, Default)]
+pub(super) struct Rooms {
+    rooms: HashMap<Arc<str>, Room>,
+    /// Only sessions that are in a room.
+    of_session: HashMap<ConnKey, BTreeSet<Arc<str>>>,
+    last_round: u32,
+}
+
+impl Rooms {
+    pub(super) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Everybody in a room, in the order of their keys.
+    pub(super) fn members(&self, room: &str) -> Vec<ConnKey> {
+        self.rooms.get(room).map_or_else(Vec::new, |room| room.members.keys().copied().collect())
+    }
+
+    /// False: the session is in too many rooms, or there are too many.
+    fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, pin: Pin) -> bool {
+        let of_session = self.of_session.get(&key).map_or(0, BTreeSet::len);
+        let is_known = self.rooms.contains_key(room);
+        if of_session >= ROOMS_PER_SESSION_MAX || (!is_known && self.rooms.len() >= ROOMS_MAX) {
+            return false;
+        }
+        let entry = self.rooms.entry(Arc::clone(room)).or_default();
+        entry.version = entry.version.max(version);
+        entry.members.insert(key, pin);
+        self.of_session.entry(key).or_default().insert(Arc::clone(room));
+        true
+    }
+
+    fn unbind(&mut self, room: &str, version: u64, key: ConnKey) {
+        if let Some(entry) = self.rooms.get_mut(room) {
+            entry.version = entry.version.max(version);
+            entry.members.remove(&key);
+            if entry.members.is_empty() {
+                self.rooms.remove(room);
+            }
+        }
+        if let Some(rooms) = self.of_session.get_mut(&key) {
+            rooms.remove(room);
+            if rooms.is_empty() {
+                self.of_session.remove(&key);
+            }
+        }
+    }
+
+    /// The session ended.
+    pub(super) fn forget(&mut self, key: ConnKey) {
+        for room in self.of_session.remove(&key).into_iter().flatten() {
+            if let Some(entry) = self.rooms.get_mut(&room) {
+                entry.members.remove(&key);
+                if entry.members.is_empty() {
+                    self.rooms.remove(&room);
+                }
+            }
+        }
+        if self.rooms.is_empty() && self.rooms.capacity() > 0 {
+            (self.rooms, self.of_session) = (HashMap::new(), HashMap::new());
+        }
+    }
+
+    /// Per worker: its users' slots, and what they hold of each room.
+    fn digest(&self, workers: usize) -> Vec<Vec<(u32, RoomDigest)>> {
+        let mut all: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+        for (name, room) in &self.rooms {
+            let mut parts: BTreeMap<(usize, u32), (u32, u64)> = BTreeMap::new();
+            for (key, pin) in &room.members {
+                let part = parts.entry((pin.worker(workers), pin.slot())).or_default();
+                part.0 += 1;
+                part.1 ^= mix(key.as_u64());
+            }
+            for ((worker, slot), (members, hash)) in parts {
+                let digest = RoomDigest { room: name.to_string(), members, hash, version: room.version };
+                all[worker].push((slot, digest));
+            }
+        }
+        all
+    }
+
+    /// Panics unless both directions agree.
+    pub(super) fn check(&self) {
+        let pairs: usize = self.rooms.values().map(|room| room.members.len()).sum();
+        assert_eq!(pairs, self.of_session.values().map(BTreeSet::len).sum::<usize>());
+        assert!(self.rooms.values().all(|room| !room.members.is_empty()));
+        for (key, rooms) in &self.of_session {
+            assert!(rooms.iter().all(|room| self.rooms[room].members.contains_key(key)), "{key:?}");
+        }
+    }
+}
+
+impl Shard {
+    /// Sessions enter a room; with `reset` the others of that worker's slots leave it.
+    pub(super) fn on_bind(
+        &mut self,
+        room: &Arc<str>,
+        version: u64,
+        keys: &[ConnKey],
+        reset: Option<(u16, u64)>,
+    ) {
+        if let Some((worker, slots)) = reset {
+            let workers = self.settings.workers;
+            let is_meant =
+                |pin: Pin| pin.worker(workers) == usize::from(worker) && slots >> pin.slot() & 1 == 1;
+            let members = self.rooms.rooms.get(room).map(|room| &room.members);
+            let gone =
+                members.into_iter().flatten().filter(|(key, pin)| is_meant(**pin) && !keys.contains(key));
+            for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
+                self.rooms.unbind(room, version, key);
+            }
+        }
+        for key in keys {
+            let connection = self.table.get(*key).filter(|connection| connection.state.has_session());
+            let Some(session) = connection.and_then(|it| self.registry.get(it.session)) else { continue };
+            if !self.rooms.try_bind(room, version, *key, session.pin) {
+                self.tally[Count::RoomsRefused] += 1;
+            }
+        }
+    }
+
+    /// Sessions leave a room.
+    pub(super) fn on_unbind(&mut self, room: &str, version: u64, keys: &[ConnKey]) {
+        keys.iter().for_each(|key| self.rooms.unbind(room, version, *key));
+    }
+
+    /// What is here of a user, or a room?
+    pub(super) fn on_query(&self, ticket: PushTicket, uid: &str, room: &str, outputs: &mut Outputs) {
+        let Some(out) = outputs.uplinks.get_mut(usize::from(ticket.worker)) else { return };
+        let login = |slot: u32| {
+            let session = self.registry.get(slot)?;
+            Some(session.login(self.table.key_of(session.connection)?.as_u64()))
+        };
+        let slots = if uid.is_empty() { Vec::new() } else { self.registry.of_user(uid) };
+        let logins = slots.into_iter().filter_map(login).collect();
+        let handles: Vec<u64> = self.rooms.members(room).into_iter().map(ConnKey::as_u64).collect();
+        let mut pieces: Vec<QueryResult> = handles
+            .chunks(HELD_MAX)
+            .map(|handles| QueryResult { handles: handles.to_vec(), more: true, ..Default::default() })
+            .collect();
+        pieces.push(QueryResult { logins, ..Default::default() });
+        out.extend(pieces.into_iter().map(|held| Uplink::Held { ticket, held }));
+    }
+
+    /// Once in each half minute, the same one in all shards.
+    pub(super) fn digest_rooms(&mut self, now: Instant, outputs: &mut Outputs) {
+        let round = now.as_nanos() / nanos_of(DIGEST_INTERVAL);
+        let round = u32::try_from(round & u64::from(u32::MAX)).unwrap_or(0);
+        if std::mem::replace(&mut self.rooms.last_round, round) == round {
+            return;
+        }
+        let parts = self.rooms.digest(self.settings.workers);
+        for (out, mut rooms) in outputs.uplinks.iter_mut().zip(parts) {
+            while rooms.len() > DIGEST_ROOMS_MAX {
+                let rest = rooms.split_off(DIGEST_ROOMS_MAX);
+                out.push(Uplink::Digest { round, rooms, is_last: false });
+                rooms = rest;
+            }
+            out.push(Uplink::Digest { round, rooms, is_last: true });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::ids::ShardId;
+    use proptest::prelude::*;
+
+    fn key(slot: u32) -> ConnKey {
+        ConnKey::new(ShardId(0), slot, 1)
+    }
+
+    proptest! {
+        /// Against a set of pairs: bind, unbind, sessions that end.
+        #[test]
+        fn behaves_like_a_set_of_pairs(steps in proptest::collection::vec((0u8..4, 0u32..8, 0u32..6), 0..200)) {
+            let (mut rooms, mut model) = (Rooms::default(), BTreeSet::new());
+            for (step, slot, name) in steps {
+                let room: Arc<str> = format!("r{name}").into();
+                match step {
+                    0 | 1 => {
+                        prop_assert!(rooms.try_bind(&room, 1, key(slot), Pin(slot << 8)));
+                        model.insert((name, slot));
+                    }
+                    2 => {
+                        rooms.unbind(&room, 2, key(slot));
+                        model.remove(&(name, slot));
+                    }
+                    _ => {
+                        rooms.forget(key(slot));
+                        model.retain(|(_, other)| *other != slot);
+                    }
+                }
+                rooms.check();
+                let expected: Vec<_> =
+                    model.iter().filter(|(other, _)| *other == name).map(|(_, slot)| key(*slot)).collect();
+                prop_assert_eq!(rooms.members(&room), expected);
+            }
+            let parts = rooms.digest(2).into_iter().flatten();
+            let members: u32 = parts.map(|(_, digest)| digest.members).sum();
+            prop_assert_eq!(members as usize, model.len());
+        }
+    }
+
+    #[test]
+    fn one_session_cannot_be_in_any_number_of_rooms() {
+        let mut rooms = Rooms::default();
+        for number in 0..ROOMS_PER_SESSION_MAX {
+            assert!(rooms.try_bind(&format!("r{number}").into(), 1, key(1), Pin(0)));
+        }
+        assert!(!rooms.try_bind(&"one more".into(), 1, key(1), Pin(0)));
+        rooms.forget(key(1));
+        assert_eq!((rooms.len(), rooms.rooms.capacity()), (0, 0));
+    }
+}
