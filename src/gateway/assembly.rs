@@ -12,7 +12,8 @@ use crate::reactor::{self, Gate, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::sys::{clock, limits};
 use crate::worker::{
-    self, Berth, Clock, LINK_OUTPUT_MAX, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts, WorkerSettings,
+    self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts,
+    WorkerSettings,
 };
 use mio::Poll;
 use moorline_proto::ids::ShardId;
@@ -83,6 +84,7 @@ impl Gateway {
                 clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
                 stop: Arc::clone(&workers_stop),
                 board: board(&metrics, worker::series()),
+                registry: Some(Arc::clone(&metrics)),
             };
             let handle = worker::spawn(parts).map_err(GatewayError::system("start a worker"))?;
             workers.push((sender, handle));
@@ -276,6 +278,12 @@ fn worker_settings(config: &Config, number: usize, epoch: u64, seed: u64) -> Wor
             bytes: backend.parked_bytes.as_usize(),
             changes: PARKED_CHANGES_MAX,
         },
+        overload: OverloadLimits {
+            latency: config.overload.latency,
+            queue_frames: config.overload.queue_frames,
+            hold: config.overload.hold,
+        },
+        compress_min: config.limits.compress_min.as_usize(),
         seed,
     }
 }

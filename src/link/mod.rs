@@ -46,9 +46,9 @@ pub struct Up {
     pub key: ConnKey,
     /// Its user's slot.
     pub slot: Slot,
-    /// SEND, REQ or an application command.
+    /// SEND, REQ, SUB, UNSUB or an application command.
     pub command: Command,
-    /// What the answer is told by: a SEND's cid, a REQ's id, else 0.
+    /// What the answer is told by: a SEND's cid, an id, or 0 if there is none.
     pub number: u32,
     /// It was, or may have been, forwarded before.
     pub is_dup: bool,
@@ -61,7 +61,7 @@ pub struct Up {
 impl Up {
     /// Whether the backend answers it.
     pub const fn is_question(&self) -> bool {
-        matches!(self.command, Command::Send | Command::Req)
+        !matches!(self.command, Command::App(_))
     }
 }
 

@@ -1,10 +1,10 @@
-//! Bodies of SENDACK and RESP, cut from one arena so that an answer costs no allocation.
+//! Bodies of SENDACK, RESP and SUBACK, cut from one arena so that an answer costs no allocation.
 
 use crate::handoff::Downlink;
 use crate::link::Up;
 use bytes::{BufMut, BytesMut};
 use moorline_proto::frame::Command;
-use moorline_proto::message::client::{Code, Resp, SendAck};
+use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
 use moorline_proto::random::Random;
 use prost::Message;
 
@@ -30,11 +30,7 @@ impl Answers {
     /// by merging, so it is never decoded here.
     pub(super) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
         self.arena.reserve(answer.len() + 24); // two tags and two varints lead
-        if up.command == Command::Req {
-            Resp { id: up.number, code, ..Default::default() }.encode_raw(&mut self.arena);
-        } else {
-            SendAck { cid: up.number, code, ..Default::default() }.encode_raw(&mut self.arena);
-        }
+        self.lead(up, code, 0);
         self.arena.put_slice(answer);
         self.finish(up)
     }
@@ -43,21 +39,33 @@ impl Answers {
     pub(super) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
         let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
         let retry_after_ms = RETRY_AFTER_MS + spread;
-        let code = Code::Retry.into();
-        if up.command == Command::Req {
-            let resp = Resp { id: up.number, code, retry_after_ms, ..Default::default() };
-            resp.encode_raw(&mut self.arena);
-        } else {
-            let ack = SendAck { cid: up.number, code, retry_after_ms, ..Default::default() };
-            ack.encode_raw(&mut self.arena);
-        }
+        self.lead(up, Code::Retry.into(), retry_after_ms);
         self.finish(up)
+    }
+
+    /// What the gateway knows of an answer.
+    fn lead(&mut self, up: &Up, code: i32, retry_after_ms: u32) {
+        let number = up.number;
+        match up.command {
+            Command::Req => {
+                let resp = Resp { id: number, code, retry_after_ms, ..Default::default() };
+                resp.encode_raw(&mut self.arena);
+            }
+            Command::Sub | Command::Unsub => {
+                SubAck { id: number, code, reason: String::new() }.encode_raw(&mut self.arena);
+            }
+            _ => {
+                let ack = SendAck { cid: number, code, retry_after_ms, ..Default::default() };
+                ack.encode_raw(&mut self.arena);
+            }
+        }
     }
 
     fn finish(&mut self, up: &Up) -> Downlink {
         let body = self.arena.split().freeze();
         let (command, cid) = match up.command {
             Command::Req => (Command::Resp, 0),
+            Command::Sub | Command::Unsub => (Command::SubAck, 0),
             _ => (Command::SendAck, up.number),
         };
         Downlink::Answer { key: up.key, command, cid, body }

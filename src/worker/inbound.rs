@@ -5,6 +5,7 @@ use super::tally::Count;
 use crate::handoff::{Downlink, Push, PushTicket, Target};
 use crate::link::{LinkIndex, Phase, Taken};
 use moorline_proto::error::CloseReason;
+use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, Pin};
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
@@ -28,6 +29,9 @@ impl Worker {
             Kind::UpResult => self.on_up_result(index, frame),
             Kind::Push => self.on_push(index, frame),
             Kind::Kick => self.on_kick(frame),
+            Kind::Bind => self.on_bind(index, frame),
+            Kind::Unbind => self.on_unbind(frame),
+            Kind::Query => self.on_query(index, frame),
             Kind::Ping => {
                 self.link(index).send_empty(Kind::Pong, frame.correlation);
                 Ok(())
@@ -58,7 +62,9 @@ impl Worker {
         match self.links[index.index()].pending.take(frame.correlation) {
             Taken::Answered(up) => {
                 self.tally[Count::UpResults] += 1;
-                self.tally.record_latency(self.now.saturating_since(up.taken_at));
+                let took = self.now.saturating_since(up.taken_at);
+                self.tally.record_latency(took);
+                self.overload.record(self.now, took);
                 self.slots.on_settled(up.slot);
                 let answer = self.answers.answer(&up, result.code, &result.answer);
                 self.outbox.push(up.key.shard(), answer);
@@ -84,7 +90,7 @@ impl Worker {
             link_generation: self.links[index.index()].state.generation(),
             correlation: frame.correlation,
         });
-        let push = Push {
+        let mut push = Push {
             ticket,
             targets: Vec::new(),
             command,
@@ -95,11 +101,17 @@ impl Worker {
             },
             body: std::mem::take(&mut message.body),
             packed: None,
-            collapse: None,
+            collapse: (!message.collapse_key.is_empty()).then(|| message.collapse_key.as_str().into()),
         };
+        let is_for_many = message.handles.len() + message.uids.len() > 1 || !message.room.is_empty();
+        let compress_min = self.settings.compress_min;
+        if is_for_many && compress_min > 0 && push.body.len() >= compress_min {
+            push.packed = try_compress(&push.body);
+            self.tally[Count::Compressed] += u64::from(push.packed.is_some());
+        }
         self.tally[Count::Pushes] += 1;
         self.tally[Count::PushTargets] += (message.handles.len() + message.uids.len()) as u64;
-        if let ([handle], []) = (&message.handles[..], &message.uids[..])
+        if let ([handle], [], "") = (&message.handles[..], &message.uids[..], message.room.as_str())
             && ConnKey::from_u64(*handle).shard().index() < self.outbox.shards()
         {
             let key = ConnKey::from_u64(*handle);
@@ -107,9 +119,9 @@ impl Worker {
             self.outbox.push(key.shard(), Downlink::Push(Push { targets, ..push }));
         } else {
             self.split_push(index, &push, &message.handles, message.uids.drain(..));
-        }
-        if !message.room.is_empty() {
-            self.on_unroutable(index, ticket, 0); // rooms are not bound here yet
+            if !message.room.is_empty() {
+                self.push_to_room(&push, &message.room);
+            }
         }
         self.scratch.push = message;
         Ok(())

@@ -18,6 +18,8 @@
 //! | `uplink` | what shards send |
 //! | `inbound` | what backends send |
 //! | `failover` | links come and go: slots, announcements, re-sending |
+//! | `rooms` | bindings, digests, questions |
+//! | `pressure`, `overload` | whom not to read, how much to shed, the load |
 //! | `parking`, `announce`, `answers`, `outbox` | the parts, each on its own |
 
 mod announce;
@@ -25,7 +27,10 @@ mod answers;
 mod failover;
 mod inbound;
 mod outbox;
+mod overload;
 mod parking;
+mod pressure;
+mod rooms;
 mod tally;
 mod token;
 mod turn;
@@ -34,6 +39,7 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
+pub use overload::OverloadLimits;
 pub use parking::ParkingLimits;
 pub use tally::{Count, Tally, series};
 
@@ -41,7 +47,7 @@ use crate::auth::Verify;
 use crate::handoff::{ShardSink, UplinkBatch};
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::mailbox::{self, Receiver, Sender};
-use crate::metrics::Board;
+use crate::metrics::{Board, Registry};
 use crate::read_block::ReadBlock;
 use announce::Announcement;
 use answers::Answers;
@@ -52,7 +58,10 @@ use moorline_proto::message::client::Hello;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 use outbox::Outbox;
+use overload::Overload;
 use parking::Parking;
+use pressure::Pressure;
+use rooms::{Queries, Round};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -81,6 +90,10 @@ pub struct WorkerSettings {
     pub link: LinkSettings,
     /// How much may wait for a link.
     pub parking: ParkingLimits,
+    /// When load is shed.
+    pub overload: OverloadLimits,
+    /// Shortest body of a push to many that is compressed, in bytes; 0: none is.
+    pub compress_min: usize,
     /// Seed of the jitter.
     pub seed: u64,
 }
@@ -131,6 +144,8 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
     /// Where its numbers go, once per turn: a board of [`series`].
     pub board: Arc<Board>,
+    /// All numbers of the process, for the load that backends are told; `None`: they are not.
+    pub registry: Option<Arc<Registry>>,
 }
 
 /// Starts the thread `worker-N`.
@@ -152,6 +167,7 @@ struct Worker {
     verifier: Arc<dyn Verify>,
     stop: Arc<AtomicBool>,
     board: Arc<Board>,
+    registry: Option<Arc<Registry>>,
 
     links: Vec<Link>,
     slots: Slots,
@@ -159,6 +175,10 @@ struct Worker {
     announcements: Vec<Announcement>,
     outbox: Outbox,
     logins: VecDeque<(ConnKey, Box<Hello>)>,
+    round: Round,
+    queries: Queries,
+    overload: Overload,
+    pressure: Pressure,
 
     answers: Answers,
     block: ReadBlock,
@@ -186,7 +206,7 @@ struct Scratch {
 
 impl Worker {
     fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, berth, shards, verifier, clock, stop, board } = parts;
+        let WorkerParts { settings, berth, shards, verifier, clock, stop, board, registry } = parts;
         let addresses = settings.endpoints.iter();
         let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
         let links: Vec<Link> =
@@ -200,6 +220,10 @@ impl Worker {
             announcements: Vec::new(),
             outbox: Outbox::new(shards),
             logins: VecDeque::new(),
+            round: Round::default(),
+            queries: Queries::default(),
+            overload: Overload::new(settings.overload),
+            pressure: Pressure::default(),
             answers: Answers::new(),
             block: ReadBlock::default(),
             random: Random::new(settings.seed),
@@ -217,6 +241,7 @@ impl Worker {
             verifier,
             stop,
             board,
+            registry,
         }
     }
 

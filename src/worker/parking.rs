@@ -83,6 +83,11 @@ impl Parking {
         self.bytes
     }
 
+    /// What waits of one slot, login changes included.
+    pub(super) fn len_of(&self, slot: Slot) -> usize {
+        self.lines[slot.index()].len()
+    }
+
     /// Whether nothing of this slot waits.
     pub(super) const fn is_empty(&self, slot: Slot) -> bool {
         !self.occupied.contains(slot)

@@ -92,6 +92,22 @@ counts! {
         PushOutcomes = counter "link_push_outcomes";
         /// Outcomes of pushes whose link is gone.
         OutcomesStale = counter "link_push_outcomes_stale";
+        /// Pushes to rooms.
+        RoomPushes = counter "link_room_pushes";
+        /// Digests of rooms sent to backends.
+        Digests = counter "link_digests";
+        /// Digests not sent because there are too many rooms.
+        DigestsDropped = counter "link_digests_dropped";
+        /// Bodies compressed for many receivers.
+        Compressed = counter "link_pushes_compressed";
+        /// Times that it changed whose clients are not read.
+        HoldChanges = counter "backpressure_changes";
+        /// How much load is shed: 0 normal, 1 bulk, 2 group too, 3 logins are refused.
+        Overload = gauge "overload_level";
+        /// Times that this changed.
+        OverloadChanges = counter "overload_changes";
+        /// Times that a backend was told the load.
+        StatsSent = counter "link_stats";
         /// KICK frames from backends.
         Kicks = counter "link_kicks";
         /// HELLOs admitted.

@@ -42,6 +42,7 @@ impl Worker {
             self.read_links();
             self.fire_deadlines();
             self.flush_links();
+            self.exert_pressure();
             self.tally[Count::MailboxFull] += self.outbox.flush();
             self.publish_tally();
         }
@@ -80,7 +81,7 @@ impl Worker {
         if self.is_hurried || must_stop || !self.logins.is_empty() || self.links.iter().any(has_work) {
             return Duration::ZERO;
         }
-        let mut next = (self.now + SLEEP_MAX).min(self.parking.next_deadline());
+        let mut next = (self.now + SLEEP_MAX).min(self.parking.next_deadline()).min(self.pressure_deadline());
         for link in &self.links {
             next = next.min(link.state.next_deadline()).min(link.pending.next_deadline());
         }
@@ -174,6 +175,7 @@ impl Worker {
         self.parking.expire(self.now, |up| timed_out.push(up));
         for up in timed_out.drain(..) {
             self.tally[Count::UpTimeouts] += 1;
+            self.overload.record(self.now, self.now.saturating_since(up.taken_at));
             self.answer_retry(&up);
         }
         self.scratch.timed_out = timed_out;

@@ -43,7 +43,8 @@ impl Worker {
                 self.handle_change(Slot::of(pin), Change::Down { key, code });
             }
             Uplink::Pushed { ticket, key, outcome } => self.handle_outcome(ticket, key, outcome),
-            Uplink::Digest { .. } | Uplink::Held { .. } => {}
+            Uplink::Digest { round, rooms, is_last } => self.handle_digest(from, round, rooms, is_last),
+            Uplink::Held { ticket, held } => self.handle_held(ticket, held),
             Uplink::Announced { request, logins, is_last } => {
                 let announcements = &mut self.announcements;
                 // One that is not there any more was for a link that died meanwhile.
@@ -82,7 +83,8 @@ impl Worker {
     fn number_of(&mut self, key: ConnKey, command: Command, cid: u32, body: &Bytes) -> Option<u32> {
         match command {
             Command::Send => Some(cid),
-            Command::Req => match message::decode::<ReqLead>(body) {
+            // SUB and UNSUB have their id in the same field.
+            Command::Req | Command::Sub | Command::Unsub => match message::decode::<ReqLead>(body) {
                 Ok(lead) => Some(lead.id),
                 Err(reason) => {
                     self.tally[Count::BadRequests] += 1;

@@ -1,7 +1,9 @@
 //! A whole worker on its thread, between fake shards and scripted backends on loopback sockets.
 
 mod failover;
+mod pressure;
 mod rogue;
+mod rooms;
 mod traffic;
 
 use super::*;
@@ -126,6 +128,12 @@ fn settings(endpoints: &[&Backend]) -> WorkerSettings {
         links_per_endpoint: 1,
         link,
         parking: ParkingLimits { frames: 1_000, bytes: 1 << 20, changes: 1_000 },
+        overload: OverloadLimits {
+            latency: Duration::from_secs(60),
+            queue_frames: 1 << 20,
+            hold: Duration::from_secs(2),
+        },
+        compress_min: 512,
         seed: 1,
     }
 }
@@ -161,6 +169,7 @@ impl World {
             clock,
             stop: Arc::clone(&stop),
             board: Arc::clone(&board),
+            registry: None,
         });
         Self { mail, logins, shards, gates, board, stop, thread: Some(thread.expect("thread")) }
     }
@@ -175,8 +184,13 @@ impl World {
         self.mail.try_send(UplinkBatch { from: user.key.shard(), items }).expect("room");
     }
 
-    /// What the worker sends a shard next.
+    /// What the worker sends a shard next, but for whom not to read.
     fn downlink(&self, shard: ShardId) -> Downlink {
+        let mut items = std::iter::from_fn(|| Some(self.any_downlink(shard)));
+        items.find(|item| !matches!(item, Downlink::Hold { .. })).expect("endless")
+    }
+
+    fn any_downlink(&self, shard: ShardId) -> Downlink {
         self.shards[shard.index()].recv_timeout(PATIENCE).expect("an item")
     }
 
