@@ -169,7 +169,13 @@ fn show_notices(notices: &Receiver<Notice>) {
             }
             Notice::Kicked { reason, .. } => print(&format!("-- logged out by the server: {reason}")),
             Notice::Closed(why) => print(&format!("-- {why}")),
-            Notice::New { .. } | Notice::App { .. } => {}
+            Notice::Signal { sender, payload, .. } => {
+                print(&format!("-- {sender}: {}", String::from_utf8_lossy(&payload)));
+            }
+            Notice::New { .. }
+            | Notice::App { .. }
+            | Notice::RoomEntered { .. }
+            | Notice::RoomRefused { .. } => {}
         }
     }
 }

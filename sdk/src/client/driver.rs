@@ -173,6 +173,13 @@ impl Driver {
                 self.notices.put(Notice::Hole { conversation, from, to });
             }
             Event::Notify { conversation, latest } => self.notices.put(Notice::New { conversation, latest }),
+            Event::RoomEntered { room } => self.notices.put(Notice::RoomEntered { room }),
+            Event::RoomRefused { room, code, reason } => {
+                self.notices.put(Notice::RoomRefused { room, code, reason });
+            }
+            Event::Signal { conversation, sender, sender_device, payload } => {
+                self.notices.put(Notice::Signal { conversation, sender, sender_device, payload });
+            }
             Event::App { command, body } => self.notices.put(Notice::App { command, body }),
             Event::Kicked { code, reason, may_reconnect } => {
                 self.notices.put(Notice::Kicked { code, reason, may_reconnect });

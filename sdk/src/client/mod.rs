@@ -36,12 +36,16 @@ pub use pending::{Pending, SendError};
 pub use shared::Incoming;
 
 use crate::core::{
-    ClosedWhy, Lost, Message, Repeat, RequestError, RequestRefused, SendRefused, Target, TokenWhy,
+    ClosedWhy, Core, Lost, Message, NetworkId, Repeat, RequestError, RequestRefused, SendRefused, Target,
+    TokenWhy,
 };
 use crate::im::{self, Call};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::keepalive::Attention;
+use moorline_proto::message::client::Code;
+use moorline_proto::time::Instant;
 use outcome::Outcome;
 use shared::Shared;
 use std::borrow::Cow;
@@ -81,6 +85,31 @@ pub enum Notice {
         conversation: Arc<str>,
         /// The newest place.
         latest: u64,
+    },
+    /// The backend let this device into a room.
+    RoomEntered {
+        /// Which.
+        room: Arc<str>,
+    },
+    /// It did not; the client does not ask again.
+    RoomRefused {
+        /// Which.
+        room: Arc<str>,
+        /// Why.
+        code: Code,
+        /// In words, may be empty.
+        reason: String,
+    },
+    /// Somebody in a room of a conversation signals something: not stored, true only now.
+    Signal {
+        /// Where.
+        conversation: Arc<str>,
+        /// Who.
+        sender: String,
+        /// On which device.
+        sender_device: String,
+        /// What.
+        payload: Bytes,
     },
     /// A frame of an application command.
     App {
@@ -297,12 +326,41 @@ impl Client {
         self.shared.hub().0.core.is_logged_in()
     }
 
-    /// A hint that the network is another one, so that the client need not find out by waiting.
-    pub fn network_changed(&self) {
+    /// A hint that the network is another one, so that the client need not find out by waiting. What
+    /// was learned of `network` before decides how often to beat there.
+    pub fn network_changed(&self, network: NetworkId) {
+        self.with_core(|core, now| core.network_changed(now, network));
+    }
+
+    /// Whether a person looks at the application: in the background heartbeats become as rare as the
+    /// network allows.
+    pub fn foreground(&self, is_foreground: bool) {
+        let attention = if is_foreground { Attention::Foreground } else { Attention::Background };
+        self.with_core(|core, now| core.set_attention(now, attention));
+    }
+
+    /// Enters a room, and again with each new session. False: 256 are wanted already.
+    pub fn enter_room(&self, room: &str) -> bool {
+        self.with_core(|core, now| core.enter_room(now, room))
+    }
+
+    /// Leaves a room.
+    pub fn leave_room(&self, room: &str) {
+        self.with_core(|core, now| core.leave_room(now, room));
+    }
+
+    /// Signals something that is true only now to everybody in the room of a conversation, at most once.
+    /// False: not logged in at this moment.
+    pub fn signal(&self, conversation: &str, payload: Bytes) -> bool {
+        self.with_core(|core, now| core.try_signal(now, conversation, payload))
+    }
+
+    fn with_core<T>(&self, act: impl FnOnce(&mut Core, Instant) -> T) -> T {
         let (mut hub, now) = self.shared.hub();
-        hub.core.network_changed(now);
+        let result = act(&mut hub.core, now);
         drop(hub);
         self.shared.wake();
+        result
     }
 
     /// Ends the login itself, not only the connection: the gateway forgets the session. Whatever has

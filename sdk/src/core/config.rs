@@ -103,6 +103,8 @@ pub struct Tuning {
     pub conversations_max: usize,
     /// Payload bytes of messages that wait behind a hole; more are pulled again later. Default 1 MiB.
     pub held_bytes_max: usize,
+    /// Shortest SEND that is compressed, in bytes of body; 0: none is. Default 1 KiB.
+    pub compress_min: usize,
 }
 
 impl Default for Tuning {
@@ -122,6 +124,7 @@ impl Default for Tuning {
             logout_timeout: Duration::from_secs(2),
             conversations_max: 1024,
             held_bytes_max: 1 << 20,
+            compress_min: 1 << 10,
         }
     }
 }

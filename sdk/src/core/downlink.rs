@@ -67,13 +67,14 @@ impl Downlink {
         handled.enumerate().fold(0, |bits, (at, bit)| bits | bit << at)
     }
 
+    /// What is known of numbers stays: the session may go on [P-3.10].
     pub(super) fn on_offline(&mut self) {
-        self.slots = VecDeque::new();
         (self.unreported, self.wanted, self.due) = (0, 0, None);
     }
 
     pub(super) fn on_new_session(&mut self) {
         self.on_offline();
+        self.slots = VecDeque::new();
         self.base = 0;
     }
 

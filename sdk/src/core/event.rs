@@ -316,7 +316,32 @@ pub enum Event {
         /// The newest place.
         latest: u64,
     },
-    /// A frame of an application command, 0x40 to 0xBF.
+    /// The backend let this device into a room.
+    RoomEntered {
+        /// Which.
+        room: Arc<str>,
+    },
+    /// It did not; the core does not ask again.
+    RoomRefused {
+        /// Which.
+        room: Arc<str>,
+        /// Why.
+        code: Code,
+        /// In words, may be empty.
+        reason: String,
+    },
+    /// Somebody in a room of a conversation signals something: not stored, true only now.
+    Signal {
+        /// Where.
+        conversation: Arc<str>,
+        /// Who.
+        sender: String,
+        /// On which device.
+        sender_device: String,
+        /// What.
+        payload: Bytes,
+    },
+    /// A frame of another application command, 0x41 to 0xBF.
     App {
         /// The command byte.
         command: u8,

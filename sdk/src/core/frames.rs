@@ -7,29 +7,38 @@ use super::line::{EXPIRED_MAX, Phase};
 use super::outbox::Uplink;
 use super::pulse::Pulse;
 use super::requests::{Answer, Owner, Question};
+use super::rooms::Verdict;
 use super::{Core, TokenSource};
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::connection::client::{Event as LineEvent, Transition};
 use moorline_proto::error::{CloseReason, may_reconnect};
+use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Batch, Command, Flags, Frame};
 use moorline_proto::message::client::{
     Close, Code, GoAway, Kick, Notify, Push, Resp, SendAck, Throttle, Welcome,
 };
-use moorline_proto::message::im::{PullRequest, PullResponse};
+use moorline_proto::message::im::{ConversationsResponse, PullRequest, PullResponse, Signal};
 use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message as _;
 
+/// The application command of signals [P-11.5].
+pub(super) const SIGNAL: u8 = 0x40;
 /// How long one pull of a hole may take before it counts as failed.
 const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Core {
     pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) {
+        let frame = match frame.into_plain(BODY_BYTES_CEILING) {
+            Ok(frame) => frame,
+            Err(reason) => return self.lose(now, Lost::Protocol(reason), None),
+        };
         if !frame.header.flags.contains(Flags::BATCH) {
             self.handle_single(now, &frame);
             return;
         }
         for inner in Batch::new(frame.body) {
+            let inner = inner.and_then(|inner| inner.into_plain(BODY_BYTES_CEILING));
             if !matches!(self.line.phase, Phase::Up(..) | Phase::LoggingOut(_)) {
                 return;
             }
@@ -114,10 +123,22 @@ impl Core {
             }
             Command::Kick => self.on_kick(now, decode(body)?),
             Command::Close => self.on_close(now, decode(body)?),
+            Command::App(SIGNAL) => {
+                let Signal { conversation, payload, sender, sender_device } = decode(body)?;
+                let conversation = conversation.into();
+                self.events.push_back(Event::Signal { conversation, sender, sender_device, payload });
+            }
             Command::App(command) => {
                 self.events.push_back(Event::App { command, body: body.clone() });
             }
-            // Heard, which is all they are for; rooms are not asked for.
+            Command::SubAck => match self.rooms.handle_ack(now, decode(body)?) {
+                Some(Verdict::Entered(room)) => self.events.push_back(Event::RoomEntered { room }),
+                Some(Verdict::Refused(room, code, reason)) => {
+                    self.events.push_back(Event::RoomRefused { room, code, reason });
+                }
+                None => {}
+            },
+            // Heard, which is all they are for.
             _ => {}
         }
         Ok(())
@@ -130,13 +151,17 @@ impl Core {
         self.line.on_welcome(now, welcome);
         let body_max = if welcome.body_max == 0 { BODY_BYTES_MAX } else { welcome.body_max };
         let body_max = body_max.min(BODY_BYTES_CEILING) as usize;
-        self.uplink = Uplink { window: welcome.uplink_window, body_max };
+        let accepts_lz4 = welcome.accept & ACCEPT_LZ4 != 0;
+        self.uplink = Uplink { window: welcome.uplink_window, body_max, accepts_lz4 };
         let patience = self.config.tuning.pong_timeout;
         self.pulse = Some(Pulse::new(welcome, patience, now, &mut self.random));
         self.outbox.on_login(welcome.resumed);
         if !welcome.resumed {
             self.inbox.downlink_mut().on_new_session();
+            self.rooms.on_new_session(now);
+            self.sync(now);
         }
+        self.tune_pulse(now);
         self.events.push_back(Event::LoggedIn { resumed: welcome.resumed });
         Ok(())
     }
@@ -196,9 +221,16 @@ impl Core {
 
     pub(super) fn on_answer(&mut self, now: Instant, answer: Answer) {
         let Answer { id, owner, result } = answer;
-        let Owner::Gap { conversation, to } = owner else {
-            self.events.push_back(Event::Response { id, result });
-            return;
+        let (conversation, to) = match owner {
+            Owner::Gap { conversation, to } => (conversation, to),
+            Owner::Application => return self.events.push_back(Event::Response { id, result }),
+            Owner::Sync => {
+                let answer = result.ok().and_then(|payload| ConversationsResponse::decode(payload).ok());
+                for it in answer.into_iter().flat_map(|answer| answer.conversations) {
+                    self.inbox.handle_latest(now, &it.id, it.latest);
+                }
+                return;
+            }
         };
         let page = match result {
             Ok(payload) => PullResponse::decode(payload).map_err(|_| PullFailure::Never),

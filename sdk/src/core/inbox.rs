@@ -253,6 +253,18 @@ impl Inbox {
         name
     }
 
+    /// Whether places of any conversation are followed.
+    pub(super) fn is_following(&self) -> bool {
+        self.conversations.values().any(|known| known.next != 0)
+    }
+
+    /// Places up to `latest` exist in a conversation; one that is not followed stays so.
+    pub(super) fn handle_latest(&mut self, now: Instant, conversation: &str, latest: u64) {
+        if self.conversations.get(conversation).is_some_and(|known| known.next != 0) {
+            self.handle_notify(now, conversation, latest);
+        }
+    }
+
     /// The application has the message safe.
     pub(super) fn handled(&mut self, now: Instant, token: Token) {
         let at = self.delivery.unhandled.binary_search_by_key(&token, |unhandled| unhandled.token);

@@ -109,10 +109,10 @@ impl Line {
         });
     }
 
-    pub(super) fn resume(&self, last_seq: u32) -> Option<Resume> {
+    pub(super) fn resume(&self, last_seq: u32, sack: u64) -> Option<Resume> {
         let session = self.session.as_ref()?;
         let (id, ticket) = (session.id.clone(), session.ticket.clone());
-        Some(Resume { session: id, epoch: session.epoch, last_seq, ticket, sack: 0 })
+        Some(Resume { session: id, epoch: session.epoch, last_seq, ticket, sack })
     }
 
     pub(super) fn forget_session(&mut self) {

@@ -26,9 +26,12 @@ mod event;
 mod frames;
 mod inbox;
 mod line;
+mod networks;
 mod outbox;
 mod pulse;
 mod requests;
+mod rooms;
+mod surroundings;
 
 pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
@@ -37,12 +40,15 @@ pub use event::{
     SendId, SendRefused, Target, Token, TokenWhy,
 };
 
+pub use networks::NetworkId;
+
 use bytes::{Bytes, BytesMut};
 use event::Events;
 use inbox::Inbox;
 use line::{Line, Phase};
 use moorline_proto::connection::client::State;
 use moorline_proto::error::CloseReason;
+use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Command, Decoder, Frame};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Close, Hello, Ping};
@@ -50,9 +56,11 @@ use moorline_proto::message::{encode, frame_of};
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use moorline_proto::{PROTOCOL_VERSION, frame};
+use networks::Networks;
 use outbox::{Entry, Expiry, Outbox, Uplink};
 use pulse::{Beat, Pulse};
 use requests::{Answer, Owner, Question, Requests};
+use rooms::Rooms;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -73,6 +81,8 @@ pub struct Core {
     outbox: Outbox,
     inbox: Inbox,
     requests: Requests,
+    rooms: Rooms,
+    networks: Networks,
     last_send: u64,
     transmit: Vec<Frame>,
     events: Events,
@@ -90,10 +100,12 @@ impl Core {
             line: Line::new(&config.token, tuning.backoff),
             decoder: Decoder::new(),
             pulse: None,
-            uplink: Uplink { window: 0, body_max: BODY_BYTES_MAX as usize },
+            uplink: Uplink { window: 0, body_max: BODY_BYTES_MAX as usize, accepts_lz4: false },
             outbox: Outbox::new(Arc::clone(tuning)),
             inbox: Inbox::new(Arc::clone(tuning), Arc::clone(&config.uid), Arc::clone(&config.device)),
             requests: Requests::default(),
+            rooms: Rooms::default(),
+            networks: Networks::new(),
             last_send: 0,
             transmit: Vec::new(),
             events: Events::new(),
@@ -118,17 +130,20 @@ impl Core {
             uid: self.config.uid.to_string(),
             device: self.config.device.to_string(),
             platform: self.config.platform.into(),
-            resume: self.line.resume(self.inbox.downlink().base()),
+            resume: self.line.resume(self.inbox.downlink().base(), self.inbox.downlink().sack()),
             agent: self.config.agent.to_string(),
-            accept: 0,
+            accept: ACCEPT_LZ4,
         };
         self.transmit.push(frame_of(Command::Hello, &hello));
     }
 
     /// Bytes came. They are sliced, not copied: a message pins the buffer it came in.
     pub fn handle_bytes(&mut self, now: Instant, mut bytes: Bytes) {
-        if let Some(pulse) = &mut self.pulse {
-            pulse.heard();
+        if let Some(pulse) = &mut self.pulse
+            && pulse.heard(now)
+        {
+            self.networks.on_pong(pulse.bounds(), now);
+            self.tune_pulse(now);
         }
         while matches!(self.line.phase, Phase::Up(..) | Phase::LoggingOut(_)) {
             match self.decoder.decode(&mut bytes, BODY_BYTES_CEILING) {
@@ -187,12 +202,13 @@ impl Core {
         let line = self.line.deadline();
         let is_logged_in = self.line.is_logged_in();
         let requests = self.requests.deadline(is_logged_in && self.line.throttled_until.is_none());
-        let mut deadlines = [line, requests, None, None, None, None];
+        let mut deadlines = [line, requests, None, None, None, None, None];
         if is_logged_in {
             deadlines[2] = self.outbox.deadline();
             deadlines[3] = self.inbox.deadline().filter(|_| self.line.throttled_until.is_none());
             deadlines[4] = self.inbox.downlink().deadline();
             deadlines[5] = self.pulse.as_ref().map(Pulse::deadline);
+            deadlines[6] = self.rooms.deadline().filter(|_| self.line.throttled_until.is_none());
         }
         deadlines.into_iter().flatten().min()
     }
@@ -336,15 +352,6 @@ impl Core {
         self.hang_up(ClosedWhy::ByApplication);
     }
 
-    /// A hint that the network is another one: connect now if waiting, else see whether it still works.
-    pub fn network_changed(&mut self, now: Instant) {
-        self.line.on_network_changed(now);
-        if let Some(pulse) = &mut self.pulse {
-            pulse.probe();
-            self.on_beat(now);
-        }
-    }
-
     /// Who this is.
     pub const fn config(&self) -> &CoreConfig {
         &self.config
@@ -416,7 +423,12 @@ impl Core {
         match self.pulse.as_mut().map_or(Beat::Quiet, |pulse| pulse.poll(now)) {
             Beat::Quiet => {}
             Beat::Ping { next_s } => self.transmit.push(frame_of(Command::Ping, &Ping { next_s })),
-            Beat::Dead => self.lose(now, Lost::HeartbeatTimeout, None),
+            Beat::Dead => {
+                if let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.is_telling()) {
+                    self.networks.on_dead(pulse.bounds(), now);
+                }
+                self.lose(now, Lost::HeartbeatTimeout, None);
+            }
         }
     }
 
@@ -431,6 +443,9 @@ impl Core {
             }
             while let Some(hole) = self.inbox.poll_hole(now) {
                 self.ask_for(now, hole);
+            }
+            while let Some(frame) = self.rooms.poll_frame(now) {
+                self.put(now, frame);
             }
             while let Some(frame) = self.requests.poll_frame(now) {
                 self.put(now, frame);
@@ -480,6 +495,7 @@ impl Core {
         self.decoder = Decoder::new();
         self.pulse = None;
         self.inbox.downlink_mut().on_offline();
+        self.rooms.on_offline(now);
         for answer in self.requests.on_offline(now) {
             self.on_answer(now, answer);
         }

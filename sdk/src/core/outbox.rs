@@ -17,6 +17,7 @@ use super::backoff::part_of;
 use super::event::{Event, Events, Receipt, SendFailure, SendId, SendRefused, Target};
 use bytes::Bytes;
 use moorline_proto::dedupe::WINDOW_FRAMES;
+use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::{MessageKey, Seq};
 use moorline_proto::message::client::{self, Code, SendAck, send};
@@ -89,6 +90,8 @@ struct Flight {
 pub(super) struct Uplink {
     pub(super) window: u32,
     pub(super) body_max: usize,
+    /// The gateway undoes LZ4 [P-1.9].
+    pub(super) accepts_lz4: bool,
 }
 
 #[derive(Debug)]
@@ -159,7 +162,7 @@ impl Outbox {
     pub(super) fn poll_frame(&mut self, now: Instant, uplink: Uplink, events: &mut Events) -> Option<Frame> {
         let again = self.flights.iter().find(|(_, flight)| flight.phase == Phase::Again);
         if let Some(cid) = again.map(|(cid, _)| *cid) {
-            return Some(self.send_head(now, cid));
+            return Some(self.send_head(now, cid, uplink));
         }
         while self.has_window(uplink.window) {
             let conversation = self.ready.pop_front()?;
@@ -182,7 +185,7 @@ impl Outbox {
                 timeouts: 0,
             };
             self.flights.insert(cid, flight);
-            return Some(self.send_head(now, cid));
+            return Some(self.send_head(now, cid, uplink));
         }
         None
     }
@@ -194,7 +197,7 @@ impl Outbox {
         self.flights.len() < window as usize && self.next_cid < oldest.saturating_add(window)
     }
 
-    fn send_head(&mut self, now: Instant, cid: Seq) -> Frame {
+    fn send_head(&mut self, now: Instant, cid: Seq, uplink: Uplink) -> Frame {
         let flight = self.flights.get_mut(&cid).expect("asked for a cid under way");
         flight.phase = Phase::Awaiting;
         flight.sent_at = now;
@@ -207,7 +210,14 @@ impl Outbox {
             Target::User(_) => Lane::Chat,
             Target::Conversation(_) => Lane::Group,
         };
-        frame_of(Command::Send, &head.body()).with_seq(cid).with_lane(lane).with_flags(flags)
+        let frame = frame_of(Command::Send, &head.body());
+        let is_long = frame.body.len() >= self.tuning.compress_min && self.tuning.compress_min > 0;
+        let packed = if is_long && uplink.accepts_lz4 { try_compress(&frame.body) } else { None };
+        let (frame, flags) = match packed {
+            Some(packed) => (Frame::new(Command::Send, packed), flags.with(Flags::COMPRESSED)),
+            None => (frame, flags),
+        };
+        frame.with_seq(cid).with_lane(lane).with_flags(flags)
     }
 
     /// A SENDACK: a final result, or a pause. An answer to a cid that is not under way is dropped.

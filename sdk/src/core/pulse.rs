@@ -27,6 +27,10 @@ pub(super) struct Pulse {
     /// Since when a PING has no answer.
     asked_at: Option<Instant>,
     is_probe_due: bool,
+    heard_at: Instant,
+    /// The PING without an answer followed a whole silent interval: its fate tells of the network.
+    is_telling: bool,
+    bounds: Bounds,
 }
 
 impl Pulse {
@@ -36,7 +40,15 @@ impl Pulse {
         let max = or(welcome.heartbeat_max_s, INTERVAL_MAX_DEFAULT_S).max(min);
         let bounds = Bounds { min: Duration::from_secs(min.into()), max: Duration::from_secs(max.into()) };
         let heartbeat = Heartbeat::new(bounds, now, random);
-        Self { heartbeat, patience, asked_at: None, is_probe_due: false }
+        Self {
+            heartbeat,
+            patience,
+            asked_at: None,
+            is_probe_due: false,
+            heard_at: now,
+            is_telling: false,
+            bounds,
+        }
     }
 
     /// Something other than a PING was sent.
@@ -44,9 +56,28 @@ impl Pulse {
         self.heartbeat.sent(now);
     }
 
-    /// Something was heard.
-    pub(super) fn heard(&mut self) {
+    /// Something was heard. True: it answers a PING that followed a whole silent interval.
+    pub(super) fn heard(&mut self, now: Instant) -> bool {
         self.asked_at = None;
+        self.heard_at = now;
+        std::mem::take(&mut self.is_telling)
+    }
+
+    /// Whether the connection that was found dead had been silent for a whole interval before.
+    pub(super) const fn is_telling(&self) -> bool {
+        self.is_telling
+    }
+
+    /// What the gateway allows.
+    pub(super) const fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
+    /// Beats at this interval from now on; a longer one is announced first [P-7.1].
+    pub(super) fn set_interval(&mut self, interval: Duration, now: Instant) {
+        if interval != self.heartbeat.interval() {
+            self.heartbeat.set_interval(interval, now);
+        }
     }
 
     /// Asks for a sign of life now.
@@ -65,6 +96,8 @@ impl Pulse {
         if !self.is_probe_due && self.heartbeat.deadline() > now {
             return Beat::Quiet;
         }
+        let silence = now.saturating_since(self.heard_at);
+        self.is_telling = !self.is_probe_due && silence >= self.heartbeat.interval();
         self.is_probe_due = false;
         self.asked_at = Some(now);
         let promise = self.heartbeat.beat(now).as_secs().max(1);

@@ -24,6 +24,8 @@ pub(super) enum Owner {
         conversation: Arc<str>,
         to: u64,
     },
+    /// The newest places, after a session that could not be resumed.
+    Sync,
 }
 
 /// What is asked.

@@ -9,7 +9,7 @@ use moorline_proto::frame::{Command, Decoder, Flags, Frame, encode_batch};
 use moorline_proto::message::client::{
     Close, Code, GoAway, Hello, Notify, Ping, Req, Resp, Send, SendAck, Welcome, send,
 };
-use moorline_proto::message::im::PullRequest;
+use moorline_proto::message::im::{Conversation, ConversationsResponse, PullRequest};
 use moorline_proto::message::{decode, encode, frame_of};
 use moorline_proto::random::Random;
 use prost::Message as _;
@@ -25,6 +25,7 @@ pub(crate) struct Coverage {
     pub(crate) swapped_pushes: u32,
     pub(crate) repeated_pushes: u32,
     pub(crate) pulls: u32,
+    pub(crate) syncs: u32,
     pub(crate) resets: u32,
     pub(crate) batches: u32,
 }
@@ -124,6 +125,12 @@ impl Connection {
             Command::Send => self.on_send(frame, script, store, out),
             Command::Req => {
                 let req: Req = decode(&frame.body).unwrap();
+                if req.method == "im.conversations" {
+                    script.seen.syncs += 1;
+                    let payload = self.conversations(store);
+                    out.push(frame_of(Command::Resp, &Resp { id: req.id, payload, ..Resp::default() }));
+                    return;
+                }
                 assert_eq!(req.method, "im.pull");
                 script.seen.pulls += 1;
                 let (code, page) = if script.chance(5) {
@@ -230,6 +237,18 @@ impl Connection {
         self.flight.push_back((self.dseq, at));
         self.last_push = Some(frame.clone());
         out.push(frame);
+    }
+
+    /// The newest place of every conversation that the device knows.
+    fn conversations(&self, store: &Store) -> Bytes {
+        let device = self.device.as_ref().expect("logged in");
+        let known = store.conversations.iter().filter(|(id, _)| !store.expected(device, id).is_empty());
+        let conversations = known.map(|(id, places)| Conversation {
+            id: id.clone(),
+            latest: places.len() as u64,
+            ..Conversation::default()
+        });
+        encode(&ConversationsResponse { conversations: conversations.collect() })
     }
 
     /// Tells the newest place of every conversation that the device knows.

@@ -1,0 +1,78 @@
+//! What the application says of its surroundings: rooms, networks, whether a person looks.
+
+use super::Core;
+use super::Repeat;
+use super::frames::SIGNAL;
+use super::networks::NetworkId;
+use super::requests::{Owner, Question};
+use bytes::Bytes;
+use moorline_proto::keepalive::Attention;
+use moorline_proto::message::encode;
+use moorline_proto::message::im::Signal;
+use moorline_proto::time::{Duration, Instant};
+
+/// How long the newest places are asked for after a session that could not be resumed.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// Enters a room [P-2.5], now or when logged in, and again with each new session, until
+    /// [`Core::leave_room`]. [`Event::RoomEntered`] or [`Event::RoomRefused`] follows. False: 256 are wanted.
+    pub fn enter_room(&mut self, now: Instant, room: &str) -> bool {
+        let is_taken = self.rooms.enter(now, room);
+        self.pump(now);
+        is_taken
+    }
+
+    /// Leaves a room.
+    pub fn leave_room(&mut self, now: Instant, room: &str) {
+        if let Some(frame) = self.rooms.leave(room)
+            && self.line.is_logged_in()
+        {
+            self.put(now, frame);
+        }
+    }
+
+    /// Signals something to everybody in the room of a conversation, at most once [P-11.5]; false if not
+    /// logged in now.
+    pub fn try_signal(&mut self, now: Instant, conversation: &str, payload: Bytes) -> bool {
+        let signal = Signal { conversation: conversation.to_owned(), payload, ..Signal::default() };
+        self.try_app(now, SIGNAL, encode(&signal))
+    }
+
+    /// Whether a person looks at the application: in the foreground it beats at the shortest interval, in
+    /// the background as seldom as the network allows [P-7.6].
+    pub fn set_attention(&mut self, now: Instant, attention: Attention) {
+        self.networks.attend(attention);
+        self.tune_pulse(now);
+    }
+
+    /// A hint that the network is another one: connect now if waiting, else see whether it still works.
+    /// What is known of `network` from before decides how often to beat.
+    pub fn network_changed(&mut self, now: Instant, network: NetworkId) {
+        self.networks.enter(network);
+        self.tune_pulse(now);
+        self.line.on_network_changed(now);
+        if let Some(pulse) = &mut self.pulse {
+            pulse.probe();
+            self.on_beat(now);
+        }
+    }
+
+    /// Beats as what is known of the network allows.
+    pub(super) fn tune_pulse(&mut self, now: Instant) {
+        if let Some(pulse) = &mut self.pulse {
+            let interval = self.networks.interval(pulse.bounds(), now);
+            pulse.set_interval(interval, now);
+        }
+    }
+
+    /// A session could not be resumed: what came meanwhile may be a hole at the end that no push shows.
+    pub(super) fn sync(&mut self, now: Instant) {
+        if self.inbox.is_following() {
+            let (method, payload) = ("im.conversations".into(), Bytes::new());
+            let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);
+            let deadline = now + SYNC_TIMEOUT;
+            self.requests.push(now, Question { owner, method, payload, deadline, repeat });
+        }
+    }
+}
