@@ -19,12 +19,11 @@ impl Stamp {
         Self((now.as_nanos() >> TICK_BITS) as u32)
     }
 
-    /// The moment itself, which is not after `now`, to a tick.
+    /// The end of its tick, the last one not after that of `now`: no deadline counted from it is early.
     pub(super) const fn before(self, now: Instant) -> Instant {
-        let age = Self::of(now).0.wrapping_sub(self.0);
-        Instant::from_nanos(
-            ((now.as_nanos() >> TICK_BITS) << TICK_BITS).saturating_sub((age as u64) << TICK_BITS),
-        )
+        let age = Self::of(now).0.wrapping_sub(self.0) as u64;
+        let tick = (now.as_nanos() >> TICK_BITS).saturating_sub(age);
+        Instant::from_nanos((tick + 1) << TICK_BITS)
     }
 }
 
@@ -140,7 +139,7 @@ mod tests {
     fn a_stamp_comes_back_to_a_tick() {
         for age in [0, 1, 16, 17, 1_000, 3_600_000] {
             let back = Stamp::of(at(0)).before(at(age));
-            assert!(at(0).saturating_since(back) < Duration::from_millis(17) && back <= at(0), "{age}");
+            assert!(back.saturating_since(at(0)) < Duration::from_millis(17) && back > at(0), "{age}");
         }
     }
 

@@ -242,7 +242,7 @@ fn collapsed(push: &Parcel) -> Option<Parcel> {
     }
     let client::Push { conversation, seq, .. } = decode(&push.body).ok()?;
     let key = conversation.as_str().into();
-    let body = encode(&Notify { conversation, latest: seq });
+    let body = encode(&Notify { conversation, latest: seq, first: seq });
     let (packed, collapse) = (None, Some(key));
     Some(Parcel { command: Command::Notify, body, packed, collapse, ..push.clone() })
 }

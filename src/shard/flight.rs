@@ -4,6 +4,8 @@ use crate::handoff::PushTicket;
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
+use moorline_proto::message::client::Notify;
+use moorline_proto::message::{decode, encode};
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant};
 use moorline_proto::window::{Window, WindowLimits};
@@ -108,6 +110,12 @@ impl Flight {
         let newer =
             self.waiting[lane].iter_mut().find(|it| it.command == Command::Notify && it.collapse == key);
         let newer = newer.expect("it has just taken the older one's place");
+        if let (Ok(new), Ok(old)) = (decode::<Notify>(&newer.body), decode::<Notify>(&older.body)) {
+            let (latest, first) = (new.latest.max(old.latest), new.first.min(old.first));
+            let longer = encode(&Notify { latest, first, ..new });
+            self.waiting_bytes = self.waiting_bytes + longer.len() - newer.body.len();
+            newer.body = longer;
+        }
         let ticket = newer.ticket.take();
         newer.ticket = older.ticket;
         newer.also = std::mem::take(&mut older.also);

@@ -27,6 +27,8 @@ counts! {
         Replaced = counter "logins_replaced";
         /// Sessions whose connection was lost and that wait for their client.
         Detaches = counter "detaches";
+        /// Sessions that nobody came back to in time.
+        KeptInVain = counter "kept_in_vain";
         /// Sessions that went on with another connection.
         Resumes = counter "resumes";
         /// Of those, with the older connection still open.

@@ -69,7 +69,11 @@ impl Shard {
             Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
             Due::Heartbeat => self.on_silent(now, key, outputs),
             Due::Ack => self.on_ack_overdue(now, key, outputs),
-            Due::Linger | Due::Keep => self.forget(key, 0, outputs),
+            Due::Linger => self.forget(key, 0, outputs),
+            Due::Keep => {
+                self.tally[Count::KeptInVain] += 1;
+                self.forget(key, 0, outputs);
+            }
             Due::Look => _ = self.try_release(now, key, outputs),
         }
     }

@@ -12,7 +12,7 @@ use moorline_backend::server::{
     Event, GatewayId, Kick, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up,
 };
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::Command;
+use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::{ConnUp, Outcome};
 use moorline_proto::message::client::{self, Code, Req, Resp, SendAck, send};
@@ -41,7 +41,7 @@ pub(crate) enum ToBackend {
 #[derive(Clone)]
 pub(crate) enum FromBackend {
     Answer { correlation: u64, code: Code, answer: Bytes },
-    Push { correlation: u64, handles: Vec<u64>, body: Bytes },
+    Push { correlation: u64, handles: Vec<u64>, lane: Lane, body: Bytes },
     Kick { target: Target, login_version: u64, code: u32, may_reconnect: bool },
 }
 
@@ -80,7 +80,7 @@ struct Asker {
 struct Said {
     sends: Vec<(u64, Code, SendAck)>,
     others: Vec<(u64, Code, Bytes)>,
-    pushes: Vec<(PushId, u64, Vec<SessionId>, Bytes)>,
+    pushes: Vec<(PushId, u64, Vec<SessionId>, Lane, Bytes)>,
     kicks: Vec<(SessionId, Kick)>,
     last_push: u64,
 }
@@ -98,10 +98,10 @@ impl Outputs for Said {
         self.others.push((reply.correlation(), code, Bytes::new()));
     }
 
-    fn push(&mut self, sessions: &[SessionId], _spec: PushSpec, body: &Bytes) -> PushId {
+    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
         self.last_push += 1;
         let id = PushId::new(self.last_push);
-        self.pushes.push((id, self.last_push, sessions.to_vec(), body.clone()));
+        self.pushes.push((id, self.last_push, sessions.to_vec(), spec.lane, body.clone()));
         id
     }
 
@@ -187,7 +187,11 @@ impl Backend {
                 logins.into_iter().for_each(|login| self.on_login(scene, worker, login));
             }
             ToBackend::Pushed { correlation, handle, outcome } => {
-                self.outstanding.remove(&(correlation, handle));
+                if outcome == Outcome::Queued {
+                    scene.coverage.queued_pushes += 1;
+                } else {
+                    self.outstanding.remove(&(correlation, handle));
+                }
                 if let Some(session) = self.sessions.get(&handle).map(|session| session.id) {
                     self.tell(scene, Event::Pushed { session, push: PushId::new(correlation), outcome });
                     if outcome == Outcome::Offline {
@@ -311,8 +315,8 @@ impl Backend {
                 self.reply(scene, place, code, answer);
             }
         }
-        for (push, number, sessions, body) in std::mem::take(&mut self.said.pushes) {
-            self.push(scene, push, number, &sessions, &body);
+        for (push, number, sessions, lane, body) in std::mem::take(&mut self.said.pushes) {
+            self.push(scene, (push, number, lane), &sessions, &body);
         }
         for (session, kick) in std::mem::take(&mut self.said.kicks) {
             let Some(handle) = self.handles.get(&session) else { continue };
@@ -328,7 +332,13 @@ impl Backend {
         }
     }
 
-    fn push(&mut self, scene: &mut Scene, push: PushId, number: u64, sessions: &[SessionId], body: &Bytes) {
+    fn push(
+        &mut self,
+        scene: &mut Scene,
+        (push, number, lane): (PushId, u64, Lane),
+        sessions: &[SessionId],
+        body: &Bytes,
+    ) {
         let message: client::Push = message::decode(body).expect("a PUSH");
         let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
         assert_eq!(stored, Some(&message), "what is pushed is what was stored");
@@ -351,7 +361,8 @@ impl Backend {
         }
         for (worker, handles) in by_worker {
             scene.coverage.shared_pushes += u64::from(handles.len() > 1);
-            self.out.push((worker, FromBackend::Push { correlation: number, handles, body: body.clone() }));
+            let body = body.clone();
+            self.out.push((worker, FromBackend::Push { correlation: number, handles, lane, body }));
         }
     }
 

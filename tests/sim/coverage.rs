@@ -89,6 +89,30 @@ coverage! {
     app_restarts;
     /// Devices that went without a word, and came back.
     deaths;
+    /// Sessions whose connection was lost and that waited for their client.
+    detaches;
+    /// Sessions that went on with another connection.
+    resumes;
+    /// Of those, with the older connection still open.
+    takeovers;
+    /// Logins that asked to go on with a session in vain.
+    resumes_refused;
+    /// Sessions that nobody came back to in time.
+    sessions_given_up;
+    /// Reliable frames that were sent again.
+    pushes_again;
+    /// SENDs that were answered from the shard's memory.
+    sends_replayed;
+    /// Pushes to sessions whose client was away.
+    queued_pushes;
+    /// Pushes that became a NOTIFY.
+    collapsed_pushes;
+    /// Connections that were not read for a while because they said too much.
+    rate_holds;
+    /// Uplinks refused because their user said too much.
+    user_refusals;
+    /// Frames that came compressed.
+    compressed;
     /// Requests of applications that were answered.
     responses;
 }

@@ -1,5 +1,6 @@
 //! How rough a run is: drawn once per seed, so that seeds differ in kind and not only in luck.
 
+use moorline::config::Retransmit;
 use moorline_proto::random::Random;
 use moorline_proto::time::Duration;
 
@@ -35,6 +36,12 @@ pub(crate) struct Faults {
     pub(crate) hostiles: u64,
     /// How long sessions wait for their clients.
     pub(crate) keep: Duration,
+    /// Frames per second of a connection, uplinks per second of a user; 0: any number.
+    pub(crate) frame_rate: u32,
+    pub(crate) user_rate: u32,
+    /// Bytes queued for one client above which pushes that may wait become NOTIFYs.
+    pub(crate) collapse_bytes: usize,
+    pub(crate) retransmit: Retransmit,
 }
 
 impl Faults {
@@ -59,7 +66,12 @@ impl Faults {
             slow_application: pick(&[0, 8, 30]),
             talk_ms: pick(&[300, 700, 1_500]),
             hostiles: pick(&[0, 1, 3]),
-            keep: Duration::from_millis(pick(&[0])),
+            frame_rate: u32::try_from(pick(&[0, 20, 200])).expect("small"),
+            user_rate: u32::try_from(pick(&[0, 3, 50])).expect("small"),
+            collapse_bytes: usize::try_from(pick(&[300, 4_000, 32_000])).expect("small"),
+            retransmit: [Retransmit::Probe, Retransmit::Classic]
+                [usize::try_from(pick(&[0, 1])).expect("small")],
+            keep: Duration::from_millis(pick(&[0, 3_000, 60_000])),
         }
     }
 }

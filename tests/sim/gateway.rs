@@ -68,6 +68,10 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         unix_base_nanos: 1_700_000_000_000_000_000,
         seed: scene.random.next_u64(),
         session_keep: scene.faults.keep,
+        frame_rate: scene.faults.frame_rate,
+        user_rate: scene.faults.user_rate,
+        collapse_bytes_max: scene.faults.collapse_bytes,
+        retransmit: scene.faults.retransmit,
         ..Settings::default()
     }
 }
@@ -215,7 +219,10 @@ impl Reactor {
     /// Deadlines: nothing happens before one, nothing is due after all were fired.
     fn fire(&mut self, scene: &Scene, pipes: &[Pipe]) {
         let counts = |outputs: &Outputs| {
-            let uplinks: Vec<usize> = outputs.uplinks.iter().map(Vec::len).collect();
+            // Digests belong to no timer.
+            let is_timed = |item: &&Uplink| !matches!(item, Uplink::Digest { .. });
+            let count = |items: &Vec<Uplink>| items.iter().filter(is_timed).count();
+            let uplinks: Vec<usize> = outputs.uplinks.iter().map(count).collect();
             (uplinks, outputs.transmits.len(), outputs.half_closes.len(), outputs.closes.len())
         };
         let (before, deadline) = (counts(&self.outputs), self.shard.next_deadline());
@@ -318,6 +325,16 @@ impl Reactor {
         let closes = |reason: CloseReason| tally.closes()[reason as usize];
         let seen = &mut scene.coverage;
         seen.kicks_by_newer_login += tally[Count::Replaced];
+        seen.detaches += tally[Count::Detaches];
+        seen.resumes += tally[Count::Resumes];
+        seen.takeovers += tally[Count::Takeovers];
+        seen.resumes_refused += tally[Count::ResumesRefused];
+        seen.sessions_given_up += tally[Count::KeptInVain];
+        seen.pushes_again += tally[Count::PushesAgain];
+        seen.sends_replayed += tally[Count::SendsReplayed];
+        seen.collapsed_pushes += tally[Count::PushesCollapsed];
+        seen.rate_holds += tally[Count::RateHolds];
+        seen.user_refusals += tally[Count::UserRefusals];
         seen.ack_probes += tally[Count::AckProbes];
         seen.early_sends += tally[Count::SendsEarly];
         seen.heartbeat_timeouts += closes(CloseReason::HeartbeatTimeout);

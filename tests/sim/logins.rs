@@ -4,6 +4,7 @@
 use crate::backend::{Device, KICKED_BY_NAME};
 use moorline::handoff::{Downlink, PushTicket, Target, Uplink};
 use moorline_proto::ids::ConnKey;
+use moorline_proto::message::backend::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Default)]
@@ -61,6 +62,9 @@ impl Logins {
             }
             Uplink::Up { key, .. } => {
                 assert!(self.live.contains_key(key), "{key:?} speaks, which is not logged in");
+            }
+            Uplink::Pushed { ticket, key, outcome: Outcome::Queued } => {
+                assert!(self.pushes.contains(&name(ticket, *key)), "{ticket:?} waits after its end");
             }
             Uplink::Pushed { ticket, key, .. } => {
                 assert!(

@@ -33,6 +33,7 @@ pub(crate) struct Tap {
     /// KICK or CLOSE is out.
     is_over: bool,
     in_flight: BTreeSet<Seq>,
+    sent_max: Seq,
     cids_open: BTreeSet<Seq>,
     heard_at: Instant,
     promised: Duration,
@@ -51,6 +52,7 @@ impl Tap {
             is_welcome: false,
             is_over: false,
             in_flight: BTreeSet::new(),
+            sent_max: 0,
             cids_open: BTreeSet::new(),
             heard_at: Instant::ZERO,
             promised: Duration::from_secs(HEARTBEAT_S.1.into()),
@@ -90,6 +92,7 @@ impl Tap {
     }
 
     fn on_up(&mut self, frame: &Frame) {
+        let frame = &frame.clone().into_plain(64 << 10).unwrap_or_else(|_| frame.clone());
         let header = frame.header;
         self.in_flight = self.in_flight.split_off(&(header.ack.saturating_add(1)));
         match header.command {
@@ -127,6 +130,9 @@ impl Tap {
     }
 
     fn on_down(&mut self, frame: &Frame, seen: &mut Coverage, claims: &mut Claims) {
+        let is_compressed = frame.header.flags.contains(Flags::COMPRESSED);
+        seen.compressed += u64::from(is_compressed);
+        let frame = &frame.clone().into_plain(64 << 10).expect("the gateway keeps the format");
         let (command, seq) = (frame.header.command, frame.header.seq);
         assert!(!self.is_over, "{command:?} after the last frame");
         match command {
@@ -142,7 +148,9 @@ impl Tap {
                 claims.push(ack);
             }
         }
-        if seq != 0 && !self.is_deaf {
+        // One that was acknowledged before may be on its way once more.
+        if seq > self.sent_max && !self.is_deaf {
+            self.sent_max = seq;
             self.in_flight.insert(seq);
             let count = self.in_flight.len();
             assert!(count <= DOWNLINK_FRAMES || !self.is_honest, "{count} reliable frames in flight");

@@ -6,8 +6,8 @@ use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::compress::ACCEPT_LZ4;
-use moorline_proto::frame::{Command, Lane};
+use moorline_proto::frame::Command;
+use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
 use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::message::client::{Code, Req, Resp, SendAck};
@@ -246,7 +246,7 @@ impl Worker {
                     scene.coverage.late_answers += u64::from(self.timed_out.contains(&correlation));
                 }
             }
-            FromBackend::Push { correlation, handles, body } => {
+            FromBackend::Push { correlation, handles, lane, body } => {
                 let ticket = PushTicket {
                     worker: u16::try_from(self.number).expect("few workers"),
                     link: 0,
@@ -258,9 +258,9 @@ impl Worker {
                     by_shard.entry(key.shard()).or_default().push(Target::Connection(key));
                 }
                 for (shard, targets) in by_shard {
-                    let (command, lane, body) = (Command::Push, Lane::Chat, body.clone());
+                    let (command, body) = (Command::Push, body.clone());
                     let expires_at = Instant::FAR_FUTURE;
-                    let (packed, collapse, ticket) = (None, None, Some(ticket));
+                    let (packed, collapse, ticket) = (try_compress(&body), None, Some(ticket));
                     let push = Push { ticket, targets, command, lane, expires_at, body, packed, collapse };
                     self.to_shards.push((shard, Downlink::Push(push)));
                 }

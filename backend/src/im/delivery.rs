@@ -220,7 +220,7 @@ impl<S: Store> Im<S> {
 
     fn notify(&self, conversation: ConversationId) -> Bytes {
         let latest = self.store.latest(conversation);
-        encode(&client::Notify { conversation: self.id_of(conversation), latest })
+        encode(&client::Notify { conversation: self.id_of(conversation), latest, first: 0 })
     }
 
     fn spec_of(&self, conversation: ConversationId) -> PushSpec {

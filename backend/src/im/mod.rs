@@ -275,6 +275,8 @@ impl<S: Store> Im<S> {
                 self.sessions.on_acked(session);
             }
             self.pump(session, out);
+        } else if outcome == Outcome::Queued {
+            // The client is away and its session is kept: the real outcome follows.
         } else if outcome == Outcome::Offline {
             known.window.on_failed(push, Instant::FAR_FUTURE); // its next ConnUp starts over
         } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {

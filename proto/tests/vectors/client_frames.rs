@@ -188,7 +188,7 @@ fn messages() -> Vec<Vector> {
         payload: "hi".into(),
         time_ms: 1_700_000_000_456,
     };
-    let notify = Notify { conversation: "group:tea".into(), latest: 1 << 40 };
+    let notify = Notify { conversation: "group:tea".into(), latest: 1 << 40, first: 0 };
     let again = |frame: Frame| frame.with_seq(2).with_lane(Lane::Group).with_flags(Flags::DUP);
     vec![
         typed(

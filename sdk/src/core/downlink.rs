@@ -21,6 +21,8 @@ pub(super) enum Slot {
     Missing,
     /// Its message waits behind a hole.
     Held { conversation: Arc<str>, seq: u64 },
+    /// It told of messages up to here that were not pushed: handled when those are.
+    Notified { conversation: Arc<str>, latest: u64 },
     /// Its message is with the application.
     Delivered(Token),
     /// Nothing more to do.
@@ -122,6 +124,26 @@ impl Downlink {
     pub(super) fn on_passed(&mut self, now: Instant, conversation: &Arc<str>, next: u64) {
         for slot in &mut self.slots {
             if matches!(slot, Slot::Held { conversation: held, seq } if *seq < next && held == conversation) {
+                *slot = Slot::Handled;
+            }
+        }
+        self.advance(now);
+    }
+
+    /// What was told of a conversation and is not handled: the newest seq of each such frame.
+    pub(super) fn notified(&self, conversation: &str) -> Option<u64> {
+        let of = |slot: &Slot| match slot {
+            Slot::Notified { conversation: told, latest } if **told == *conversation => Some(*latest),
+            _ => None,
+        };
+        self.slots.iter().filter_map(of).min()
+    }
+
+    /// Everything up to `latest` is handled.
+    pub(super) fn on_told(&mut self, now: Instant, conversation: &str, latest: u64) {
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Notified { conversation: told, latest: at } if *at <= latest && **told == *conversation)
+            {
                 *slot = Slot::Handled;
             }
         }

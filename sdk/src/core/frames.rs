@@ -87,7 +87,7 @@ impl Core {
                 return;
             }
         }
-        let is_settled_here = frame.header.command != Command::Push;
+        let is_settled_here = !matches!(frame.header.command, Command::Push | Command::Notify);
         if is_settled_here && self.line.is_logged_in() && state.is_logged_in() {
             self.inbox.settle(now, seq);
         }
@@ -103,8 +103,9 @@ impl Core {
                 self.inbox.handle_push(now, frame.header.seq, push, &mut self.events);
             }
             Command::Notify => {
-                let Notify { conversation, latest } = decode(body)?;
-                let conversation = self.inbox.handle_notify(now, &conversation, latest);
+                let Notify { conversation, latest, first } = decode(body)?;
+                let conversation =
+                    self.inbox.handle_notify(now, &conversation, latest, first, frame.header.seq);
                 self.events.push_back(Event::Notify { conversation, latest });
             }
             Command::Resp => {

@@ -238,12 +238,25 @@ impl Inbox {
         self.settle_holes(now, &name);
     }
 
-    /// A NOTIFY: places up to `latest` exist.
-    pub(super) fn handle_notify(&mut self, now: Instant, conversation: &str, latest: u64) -> Arc<str> {
+    /// A NOTIFY: places up to `latest` exist; those from `first` on, if it is not 0, are not
+    /// pushed. Under the admitted number `frame`.
+    pub(super) fn handle_notify(
+        &mut self,
+        now: Instant,
+        conversation: &str,
+        latest: u64,
+        first: u64,
+        frame: Seq,
+    ) -> Arc<str> {
         let name = self.intern(conversation);
+        if frame != 0 {
+            // Acknowledged like the pushes it stands for [P-6.8].
+            let told = Slot::Notified { conversation: Arc::clone(&name), latest };
+            self.delivery.downlink.set(now, frame, if first == 0 { Slot::Handled } else { told });
+        }
         let known = self.conversations.get_mut(&name).expect("interned");
         if latest != 0 && known.next == 0 {
-            known.begin(latest);
+            known.begin(if first == 0 { latest } else { first.min(latest) });
         }
         if latest != 0 && latest >= known.next {
             let gap = known.gap_mut();
@@ -261,7 +274,7 @@ impl Inbox {
     /// Places up to `latest` exist in a conversation; one that is not followed stays so.
     pub(super) fn handle_latest(&mut self, now: Instant, conversation: &str, latest: u64) {
         if self.conversations.get(conversation).is_some_and(|known| known.next != 0) {
-            self.handle_notify(now, conversation, latest);
+            self.handle_notify(now, conversation, latest, 0, 0);
         }
     }
 
@@ -269,8 +282,9 @@ impl Inbox {
     pub(super) fn handled(&mut self, now: Instant, token: Token) {
         let at = self.delivery.unhandled.binary_search_by_key(&token, |unhandled| unhandled.token);
         if let Ok(at) = at {
-            self.delivery.unhandled.remove(at);
+            let done = self.delivery.unhandled.remove(at).expect("just found");
             self.delivery.downlink.on_handled(now, token);
+            self.settle_notified(now, &done.conversation);
         }
         if self.delivery.unhandled.is_empty() && self.delivery.unhandled.capacity() > 16 {
             self.delivery.unhandled = VecDeque::new();
@@ -442,6 +456,19 @@ impl Inbox {
             (None, true) => self.open.push(Arc::clone(name)),
             (Some(at), false) => drop(self.open.swap_remove(at)),
             _ => {}
+        }
+        self.settle_notified(now, name);
+    }
+
+    /// A NOTIFY that stands for messages is handled when all of them are.
+    fn settle_notified(&mut self, now: Instant, name: &Arc<str>) {
+        while let Some(latest) = self.delivery.downlink.notified(name) {
+            let is_passed = self.conversations.get(name).is_none_or(|known| known.next > latest);
+            let mut out = self.delivery.unhandled.iter();
+            if !is_passed || out.any(|out| out.seq <= latest && out.conversation == *name) {
+                return;
+            }
+            self.delivery.downlink.on_told(now, name, latest);
         }
     }
 

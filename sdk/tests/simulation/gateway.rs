@@ -261,7 +261,7 @@ impl Connection {
                     let latest = places.len() as u64;
                     out.push(frame_of(
                         Command::Notify,
-                        &Notify { conversation: conversation.clone(), latest },
+                        &Notify { conversation: conversation.clone(), latest, first: 0 },
                     ));
                 }
             }

@@ -172,6 +172,9 @@ pub struct Notify {
     pub conversation: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub latest: u64,
+    /// the first one that was not pushed because of this NOTIFY; 0: it stands for none
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
 }
 /// 15, 16. Request and response; the header's seq is 0 \[P-5.9\].
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
