@@ -252,6 +252,8 @@ pub struct Push {
     pub body: Bytes,
     /// The body compressed, once for all targets that accept it, if it is worth it.
     pub packed: Option<Bytes>,
+    /// Not to this one, of a room.
+    pub except: Option<ConnKey>,
     /// It takes the place of a push with the same key that still waits.
     pub collapse: Option<Arc<str>>,
 }

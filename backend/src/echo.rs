@@ -2,13 +2,18 @@
 
 use crate::server::{Event, Handler, Now, Outbox, PushSpec, ReplyTo, SessionId, Up};
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send};
+use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, Sub, send};
 use moorline_proto::message::{decode, encode};
+use std::collections::HashMap;
+
+/// Rooms with a count of their own; a message into a further one is answered RETRY.
+const ROOM_COUNTS_MAX: usize = 1 << 20;
 
 /// What the handler does beside answering.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A SEND whose target is its own sender comes back as a PUSH.
+    /// A SEND whose target is its own sender comes back as a PUSH; one into a conversation goes to everybody
+    /// else in the room of that name, which anybody may enter.
     Echo,
     /// Nothing: SENDs are not even decoded. For measuring a gateway.
     Acker,
@@ -20,6 +25,8 @@ pub struct Echo {
     mode: Mode,
     /// By [`SessionId::slot`].
     sessions: Vec<Peer>,
+    /// The last seq of each room that was spoken in.
+    rooms: HashMap<String, u64>,
     next_message: u64,
 }
 
@@ -33,7 +40,7 @@ struct Peer {
 impl Echo {
     /// In this mode.
     pub fn new(mode: Mode) -> Self {
-        Self { mode, sessions: Vec::new(), next_message: 1 }
+        Self { mode, sessions: Vec::new(), rooms: HashMap::new(), next_message: 1 }
     }
 
     fn on_send(&mut self, now: Now, up: &Up, reply: ReplyTo, out: &mut Outbox) {
@@ -49,6 +56,27 @@ impl Echo {
         };
         ack.message_id = self.next_message;
         self.next_message += 1;
+        if let Some(send::Target::Conversation(room)) = &send.target {
+            if self.rooms.len() >= ROOM_COUNTS_MAX && !self.rooms.contains_key(room) {
+                return out.answer_send(reply, Code::Retry, SendAck::default());
+            }
+            let seq = self.rooms.entry(room.clone()).or_default();
+            *seq += 1;
+            (ack.conversation, ack.seq) = (room.clone(), *seq);
+            let push = Push {
+                message_id: ack.message_id,
+                conversation: room.clone(),
+                seq: ack.seq,
+                sender: peer.uid.clone(),
+                sender_device: peer.device.clone(),
+                r#type: send.r#type,
+                payload: send.payload,
+                time_ms: now.unix_ms,
+            };
+            let spec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };
+            out.answer_send(reply, Code::Ok, ack);
+            return out.push_room(room, Some(up.session), spec, &encode(&push));
+        }
         let echo = (send.target == Some(send::Target::User(peer.uid.clone()))).then(|| Push {
             message_id: ack.message_id,
             conversation: format!("c2c:{0}:{0}", peer.uid),
@@ -64,6 +92,19 @@ impl Echo {
             let spec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: false, ttl_ms: 0 };
             out.push(&[up.session], spec, &encode(&echo));
         }
+    }
+
+    /// Anybody may enter any room.
+    fn on_room(up: &Up, reply: ReplyTo, out: &mut Outbox) {
+        let Ok(Sub { room, .. }) = decode(&up.body) else {
+            return out.answer_sub(reply, Code::Invalid, "the body is no Sub");
+        };
+        if up.command == Command::Unsub {
+            out.unbind(up.session, &room);
+        } else if !out.bind(up.session, &room) {
+            return out.answer_sub(reply, Code::Retry, "a limit of rooms is reached");
+        }
+        out.answer_sub(reply, Code::Ok, "");
     }
 
     fn on_req(up: &Up, reply: ReplyTo, out: &mut Outbox) {
@@ -84,6 +125,7 @@ impl Echo {
         match up.command {
             Command::Send => self.on_send(now, &up, reply, out),
             Command::Req => Self::on_req(&up, reply, out),
+            Command::Sub | Command::Unsub => Self::on_room(&up, reply, out),
             _ => out.answer(reply, Code::Unsupported, bytes::Bytes::new()),
         }
     }

@@ -57,7 +57,7 @@ impl Shard {
                 let key = if let Target::Connection(key) = target { key } else { ConnKey::from_u64(0) };
                 report(push.ticket, key, Outcome::Offline, outputs);
             }
-            keys.extend(found);
+            keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
         }
         if keys.len() > FANOUT_MIN {
             return self.begin_fanout(push, keys, outputs);

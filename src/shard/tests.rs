@@ -114,6 +114,7 @@ impl World {
             expires_at: Instant::FAR_FUTURE,
             body: Bytes::from_static(body),
             packed: None,
+            except: None,
             collapse: None,
         }));
     }

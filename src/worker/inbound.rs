@@ -101,6 +101,7 @@ impl Worker {
             },
             body: std::mem::take(&mut message.body),
             packed: None,
+            except: (message.except != 0).then(|| ConnKey::from_u64(message.except)),
             collapse: (!message.collapse_key.is_empty()).then(|| message.collapse_key.as_str().into()),
         };
         let is_for_many = message.handles.len() + message.uids.len() > 1 || !message.room.is_empty();

@@ -82,6 +82,7 @@ struct Said {
     others: Vec<(u64, Code, Bytes)>,
     pushes: Vec<(PushId, u64, Vec<SessionId>, Lane, Bytes)>,
     kicks: Vec<(SessionId, Kick)>,
+    bound: BTreeSet<(SessionId, String)>,
     last_push: u64,
 }
 
@@ -108,6 +109,21 @@ impl Outputs for Said {
     fn kick(&mut self, session: SessionId, kick: Kick) {
         self.kicks.push((session, kick));
     }
+
+    fn answer_sub(&mut self, reply: ReplyTo, code: Code, _reason: &str) {
+        self.others.push((reply.correlation(), code, Bytes::new()));
+    }
+
+    fn bind(&mut self, session: SessionId, room: &str) -> bool {
+        self.bound.insert((session, room.to_owned()));
+        true
+    }
+
+    fn unbind(&mut self, session: SessionId, room: &str) {
+        self.bound.remove(&(session, room.to_owned()));
+    }
+
+    fn push_room(&mut self, _room: &str, _from: SessionId, _spec: PushSpec, _body: &Bytes) {}
 }
 
 pub(crate) struct Backend {

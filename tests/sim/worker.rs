@@ -261,7 +261,9 @@ impl Worker {
                     let (command, body) = (Command::Push, body.clone());
                     let expires_at = Instant::FAR_FUTURE;
                     let (packed, collapse, ticket) = (try_compress(&body), None, Some(ticket));
-                    let push = Push { ticket, targets, command, lane, expires_at, body, packed, collapse };
+                    let except = None;
+                    let push =
+                        Push { ticket, targets, command, lane, expires_at, body, packed, except, collapse };
                     self.to_shards.push((shard, Downlink::Push(push)));
                 }
             }

@@ -77,6 +77,8 @@ pub struct LinkConfig {
     pub gateways_max: usize,
     /// Sessions at once; a further login is kicked with BUSY.
     pub sessions_max: usize,
+    /// Rooms with a member at once; a further one cannot be entered.
+    pub rooms_max: usize,
     /// Bytes that may wait to be written to one link. Over it pushes fail with FULL and the link is
     /// not read.
     #[serde(with = "units::bytes")]
@@ -104,6 +106,7 @@ impl Default for LinkConfig {
             links_max: 1024,
             gateways_max: 256,
             sessions_max: 4_000_000,
+            rooms_max: 1_000_000,
             output_max: 8 << 20,
             stall_timeout: Duration::from_secs(10),
             hello_timeout: Duration::from_secs(5),
@@ -207,6 +210,7 @@ impl BackendConfig {
             ("link.links_max", self.link.links_max),
             ("link.gateways_max", self.link.gateways_max),
             ("link.sessions_max", self.link.sessions_max),
+            ("link.rooms_max", self.link.rooms_max),
             ("link.output_max", self.link.output_max),
             ("link.mailbox", self.link.mailbox),
             ("im.payload_max", self.im.payload_max),

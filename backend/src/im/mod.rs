@@ -22,6 +22,7 @@ mod handler;
 mod ids;
 pub mod names;
 mod request;
+mod room;
 mod send;
 mod sessions;
 pub mod store;
@@ -62,6 +63,14 @@ pub trait Outputs {
     fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId;
     /// Ends a login.
     fn kick(&mut self, session: SessionId, kick: Kick);
+    /// Answers a SUB or UNSUB.
+    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str);
+    /// The session enters a room. False: a limit.
+    fn bind(&mut self, session: SessionId, room: &str) -> bool;
+    /// The session leaves a room.
+    fn unbind(&mut self, session: SessionId, room: &str);
+    /// Says something to everybody else in a room that `from` is in; nothing if it is not.
+    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes);
 }
 
 impl Outputs for Outbox {
@@ -83,6 +92,24 @@ impl Outputs for Outbox {
 
     fn kick(&mut self, session: SessionId, kick: Kick) {
         Self::kick(self, session, kick);
+    }
+
+    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
+        Self::answer_sub(self, reply, code, reason);
+    }
+
+    fn bind(&mut self, session: SessionId, room: &str) -> bool {
+        Self::bind(self, session, room)
+    }
+
+    fn unbind(&mut self, session: SessionId, room: &str) {
+        Self::unbind(self, session, room);
+    }
+
+    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes) {
+        if self.is_bound(from, room) {
+            Self::push_room(self, room, Some(from), spec, body);
+        }
     }
 }
 
@@ -112,7 +139,8 @@ enum Waiting {
     Create(ReplyTo),
     /// With the user who joins, to be told the members.
     Join(ReplyTo, store::UserId),
-    Leave(ReplyTo),
+    /// With the user who leaves, and what.
+    Leave(ReplyTo, store::UserId, ConversationId),
     Ack(SessionId),
 }
 
@@ -185,12 +213,12 @@ impl<S: Store> Im<S> {
         &self.store
     }
 
-    fn on_up(&mut self, now: Now, up: Up, out: &mut impl Outputs) {
-        // Application commands want no answer, and nobody here knows any.
-        let Some(reply) = up.reply else { return };
+    fn on_up(&mut self, now: Now, mut up: Up, out: &mut impl Outputs) {
+        let Some(reply) = up.reply.take() else { return self.on_app(&up, out) };
         match up.command {
             Command::Send => self.on_send(now, up.session, up.body, reply, out),
             Command::Req => self.on_req(up.session, up.body, reply, out),
+            Command::Sub | Command::Unsub => self.on_room(&up, reply, out),
             _ => out.refuse(reply, Code::Unsupported),
         }
     }
@@ -232,7 +260,7 @@ impl<S: Store> Im<S> {
                     SendAck { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
                 out.answer_send(reply, Code::Retry, answer);
             }
-            Waiting::Create(reply) | Waiting::Join(reply, _) | Waiting::Leave(reply) => {
+            Waiting::Create(reply) | Waiting::Join(reply, _) | Waiting::Leave(reply, ..) => {
                 let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
                 out.answer_req(reply, Code::Retry, answer);
             }
@@ -255,7 +283,12 @@ impl<S: Store> Im<S> {
             (Waiting::Join(reply, user), store::Outcome::Group(result)) => {
                 self.on_joined(reply, user, result, out);
             }
-            (Waiting::Leave(reply), store::Outcome::Group(result)) => request::on_left(reply, result, out),
+            (Waiting::Leave(reply, user, conversation), store::Outcome::Group(result)) => {
+                if result.is_ok() {
+                    self.on_left_room(user, conversation, out);
+                }
+                request::on_left(reply, result, out);
+            }
             (Waiting::Ack(_), store::Outcome::Acked) => {}
             (waiting, outcome) => unreachable!("the store answered {waiting:?} with {outcome:?}"),
         }

@@ -56,7 +56,12 @@ impl<S: Store> Im<S> {
                 Err(refused) => answer(reply, Err(refused), out),
             },
             "im.group.leave" => match self.group(user, payload) {
-                Ok(conversation) => self.write(Write::Leave { conversation, user }, Waiting::Leave(reply)),
+                Ok(conversation) => {
+                    self.write(
+                        Write::Leave { conversation, user },
+                        Waiting::Leave(reply, user, conversation),
+                    );
+                }
                 Err(refused) => answer(reply, Err(refused), out),
             },
             _ => answer(reply, Err((Code::Unsupported, "no method of the IM backend")), out),

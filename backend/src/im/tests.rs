@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod property;
+mod rooms;
 
 use super::store::{Memory, Store};
 use super::{Im, Outputs, conformance};
@@ -14,6 +15,7 @@ use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send
 use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message;
+use std::collections::BTreeSet;
 
 #[test]
 fn the_memory_store_conforms() {
@@ -44,6 +46,10 @@ struct Recorder {
     /// Calls of `push`, whatever the number of sessions.
     payloads: usize,
     kicks: Vec<(SessionId, u32)>,
+    subs: Vec<(u64, Code)>,
+    rooms: BTreeSet<(SessionId, String)>,
+    /// What was said to rooms.
+    said: Vec<(String, PushSpec, Bytes)>,
 }
 
 impl Outputs for Recorder {
@@ -74,6 +80,26 @@ impl Outputs for Recorder {
 
     fn kick(&mut self, session: SessionId, kick: Kick) {
         self.kicks.push((session, kick.code));
+    }
+
+    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
+        assert_eq!(code == Code::Ok, reason.is_empty(), "{code:?}: {reason}");
+        self.subs.push((reply.correlation, code));
+    }
+
+    fn bind(&mut self, session: SessionId, room: &str) -> bool {
+        self.rooms.insert((session, room.to_owned()));
+        true
+    }
+
+    fn unbind(&mut self, session: SessionId, room: &str) {
+        self.rooms.remove(&(session, room.to_owned()));
+    }
+
+    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes) {
+        if self.rooms.contains(&(from, room.to_owned())) {
+            self.said.push((room.to_owned(), spec, body.clone()));
+        }
     }
 }
 

@@ -80,20 +80,17 @@ impl<H: Handler> Turn<'_, H> {
                 let verdict = AuthResult { code, reason, ..Default::default() };
                 self.out.put(link, Kind::AuthResult, frame.correlation, 0, &verdict);
             }
-            // To be heard is all the first two are for. Rooms and figures are not needed here yet.
-            Kind::Pong
-            | Kind::Credit
-            | Kind::Bind
-            | Kind::Unbind
-            | Kind::Digest
-            | Kind::QueryResult
-            | Kind::Stats
-            | Kind::Drain => {}
+            // To be heard is all the first two are for.
+            Kind::Pong | Kind::Credit | Kind::QueryResult | Kind::Drain => {}
+            Kind::Digest => self.out.on_digest(link, frame.message()?),
+            Kind::Stats => _ = self.out.loads.insert(gateway, frame.message()?),
             kind @ (Kind::Hello
             | Kind::AuthResult
             | Kind::UpResult
             | Kind::Push
             | Kind::Kick
+            | Kind::Bind
+            | Kind::Unbind
             | Kind::Query) => return Err(LinkError::Unexpected(kind).into()),
         }
         Ok(())
@@ -120,6 +117,7 @@ impl<H: Handler> Turn<'_, H> {
                 gateway
             }
         };
+        self.out.greeted(link, gateway);
         if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
             known.links += 1;
             known.lease_until = Instant::FAR_FUTURE;
@@ -141,7 +139,10 @@ impl<H: Handler> Turn<'_, H> {
         let (handle, version) = (login.handle, login.login_version);
         let (session, is_new) = match self.out.routes.on_login(gateway, link, handle, version) {
             Login::New(session) => (session, true),
-            Login::Again(session) => (session, false),
+            Login::Again(session) => {
+                self.out.bind_again(session);
+                (session, false)
+            }
             Login::TableFull => {
                 tracing::warn!(sessions_max = self.config.sessions_max, "session table full: login kicked");
                 self.out.kick_handle(link, handle, version, Kick::of(CloseReason::Busy));
@@ -161,7 +162,7 @@ impl<H: Handler> Turn<'_, H> {
 
     fn on_conn_down(&mut self, gateway: GatewayId, down: ConnDown) {
         if let Some(session) = self.out.routes.find(gateway, down.handle) {
-            self.out.routes.on_logout(session);
+            self.out.forget_session(session);
             self.emit(Event::ConnDown { session, code: down.code });
         }
     }
@@ -196,7 +197,7 @@ impl<H: Handler> Turn<'_, H> {
             self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
             if outcome == Outcome::Offline {
                 // The connection is gone for good, even if its CONN_DOWN never comes.
-                self.out.routes.on_logout(session);
+                self.out.forget_session(session);
                 self.emit(Event::ConnDown { session, code: 0 });
             }
         }
@@ -206,9 +207,10 @@ impl<H: Handler> Turn<'_, H> {
     /// Forgets a gateway and all its sessions. Its links are closed already.
     pub(super) fn on_gateway_gone(&mut self, gateway: GatewayId) {
         for session in self.out.routes.sessions_of(gateway) {
-            self.out.routes.on_logout(session);
+            self.out.forget_session(session);
             self.emit(Event::ConnDown { session, code: 0 });
         }
+        self.out.loads.remove(&gateway);
         if let Some(gone) = self.out.routes.gateways.remove(&gateway) {
             tracing::info!(gateway = gone.node, epoch = gone.epoch, "gateway gone");
             self.emit(Event::GatewayDown { gateway });
@@ -218,7 +220,7 @@ impl<H: Handler> Turn<'_, H> {
     /// Forgets sessions and gateways whose lease is over.
     pub(super) fn on_leases(&mut self) {
         for session in self.out.routes.expired(self.now.instant) {
-            self.out.routes.on_logout(session);
+            self.out.forget_session(session);
             self.emit(Event::ConnDown { session, code: 0 });
         }
         for gateway in self.out.routes.expired_gateways(self.now.instant) {

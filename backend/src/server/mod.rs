@@ -17,6 +17,7 @@ mod frames;
 mod mailbox;
 mod outbox;
 mod reactor;
+mod rooms;
 mod route;
 mod stream;
 

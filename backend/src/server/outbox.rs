@@ -2,16 +2,22 @@
 //!
 //! Pure: no socket is touched here. The loop writes each dirty buffer once at the end of a turn.
 
-use super::event::{LinkId, PushId, ReplyTo, SessionId};
+use super::event::{GatewayId, LinkId, PushId, ReplyTo, SessionId};
+use super::rooms::Rooms;
 use super::route::{Place, Routes};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
+use moorline_proto::ids::Pin;
 use moorline_proto::link::{self, Kind};
-use moorline_proto::message::backend::{self, Outcome, UpResult};
-use moorline_proto::message::client::{Code, Resp, SendAck};
+use moorline_proto::message::backend::{self, Bind, Digest, Outcome, RoomDigest, Stats, Unbind, UpResult};
+use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
+use moorline_proto::message::encode;
 use prost::Message;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Rooms of one digest that are gathered; it is judged when it is complete, or so long.
+const DIGEST_ROOMS_MAX: usize = 1 << 20;
 
 /// How a push is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +55,10 @@ impl Kick {
 pub(super) struct LinkOut {
     pub(super) generation: u32,
     pub(super) buffer: BytesMut,
+    /// Whose it is, once it has greeted.
+    pub(super) gateway: Option<GatewayId>,
+    /// The pieces of a digest that is not complete.
+    pub(super) digest: Vec<RoomDigest>,
     /// UPs read and not yet answered.
     pub(super) unanswered: u32,
     is_dirty: bool,
@@ -76,6 +86,13 @@ struct ReqResult {
 #[derive(Debug)]
 pub struct Outbox {
     pub(super) routes: Routes,
+    rooms: Rooms,
+    /// Rooms told anew because a gateway held something else.
+    repairs: u64,
+    /// What was said to a room and could not go to one of its gateways.
+    room_pushes_dropped: u64,
+    /// What gateways said of their load.
+    pub(super) loads: BTreeMap<GatewayId, Stats>,
     pub(super) links: Vec<Option<LinkOut>>,
     /// Slots of links with something to write.
     pub(super) dirty: Vec<usize>,
@@ -88,9 +105,13 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(sessions_max: usize, output_max: usize) -> Self {
+    pub(super) fn new(sessions_max: usize, output_max: usize, rooms_max: usize) -> Self {
         Self {
             routes: Routes::new(sessions_max),
+            rooms: Rooms::new(rooms_max),
+            repairs: 0,
+            room_pushes_dropped: 0,
+            loads: BTreeMap::new(),
             links: Vec::new(),
             dirty: Vec::new(),
             undelivered: VecDeque::new(),
@@ -144,6 +165,141 @@ impl Outbox {
         self.targets = targets;
         self.push.body = Bytes::new();
         id
+    }
+
+    /// Answers a SUB or UNSUB. Bind before: then the gateway hears it first.
+    pub fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
+        let answer = encode(&SubAck { reason: reason.to_owned(), ..SubAck::default() });
+        self.answer(reply, code, answer);
+    }
+
+    /// From now on the session gets what is said to the room. Doing it twice does no harm. False: a limit
+    /// (256 rooms of a session, `link.rooms_max`, a name of 1 to 128 bytes), or no such session.
+    pub fn bind(&mut self, session: SessionId, room: &str) -> bool {
+        let Some(known) = self.routes.get(session) else { return false };
+        let (handle, gateway, place) = (known.handle, known.gateway, known.place);
+        let Some(version) = self.rooms.try_bind(room, session, gateway) else { return false };
+        if let Place::Link(link) = place {
+            let (handles, room) = (vec![handle], room.to_owned());
+            self.put(link, Kind::Bind, 0, 0, &Bind { handles, room, version, reset: false });
+        } else {
+            self.rooms.keep_untold(session);
+        }
+        true
+    }
+
+    /// No more.
+    pub fn unbind(&mut self, session: SessionId, room: &str) {
+        let Some(known) = self.routes.get(session) else { return };
+        let (handle, gateway, place) = (known.handle, known.gateway, known.place);
+        if let Some(version) = self.rooms.unbind(room, session, gateway)
+            && let Place::Link(link) = place
+        {
+            let (handles, room) = (vec![handle], room.to_owned());
+            self.put(link, Kind::Unbind, 0, 0, &Unbind { handles, room, version });
+        }
+    }
+
+    /// Whether the session gets what is said to the room.
+    pub fn is_bound(&self, session: SessionId, room: &str) -> bool {
+        self.rooms.is_bound(room, session)
+    }
+
+    /// Says something to everybody in a room but `except`: one frame for each gateway with a member. What
+    /// is said so has no outcome, and is lost where no link stands; `want_ack` counts for nothing.
+    pub fn push_room(&mut self, room: &str, except: Option<SessionId>, spec: PushSpec, body: &Bytes) {
+        let except = except.and_then(|session| self.routes.get(session));
+        let (of, except) = except.map_or((None, 0), |known| (Some(known.gateway), known.handle));
+        for gateway in self.rooms.gateways(room) {
+            let Some(link) = self.room_link(gateway, room) else {
+                self.room_pushes_dropped += 1;
+                continue;
+            };
+            let push = backend::Push {
+                room: room.to_owned(),
+                command: spec.command.byte().into(),
+                lane: spec.lane as u32,
+                ttl_ms: spec.ttl_ms,
+                body: body.clone(),
+                except: if of == Some(gateway) { except } else { 0 },
+                ..backend::Push::default()
+            };
+            self.put(link, Kind::Push, 0, 0, &push);
+        }
+    }
+
+    /// Frames of [`Self::push_room`] that were dropped: no link of the gateway, or its output is full.
+    pub const fn room_pushes_dropped(&self) -> u64 {
+        self.room_pushes_dropped
+    }
+
+    /// Rooms that were told anew because a gateway held something else.
+    pub const fn room_repairs(&self) -> u64 {
+        self.repairs
+    }
+
+    /// What a gateway said of its load last.
+    pub fn load(&self, gateway: GatewayId) -> Option<&Stats> {
+        self.loads.get(&gateway)
+    }
+
+    /// A room's pushes to one gateway take one link as long as its links are the same, so they stay in
+    /// order.
+    fn room_link(&self, gateway: GatewayId, room: &str) -> Option<LinkId> {
+        let mut links = Vec::new();
+        for (slot, out) in (0u32..).zip(&self.links) {
+            if let Some(out) = out.as_ref().filter(|out| out.gateway == Some(gateway)) {
+                links.push((out.buffer.len(), LinkId { slot, generation: out.generation }));
+            }
+        }
+        let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(links.len())?;
+        let (waiting, link) = links[at];
+        (waiting < self.output_max).then_some(link)
+    }
+
+    /// The session is announced on another link. The gateway has its bindings still, but for those of the
+    /// time between the links; what it has too much of then is for the digest.
+    pub(super) fn bind_again(&mut self, session: SessionId) {
+        if !self.rooms.take_untold(session) {
+            return;
+        }
+        let rooms = self.rooms.of(session);
+        let Some(known) = self.routes.get(session).filter(|_| !rooms.is_empty()) else { return };
+        let (handle, place) = (known.handle, known.place);
+        let Place::Link(link) = place else { return };
+        for (room, version) in rooms {
+            let bind = Bind { handles: vec![handle], room: room.to_string(), version, reset: false };
+            self.put(link, Kind::Bind, 0, 0, &bind);
+        }
+    }
+
+    /// A session is gone.
+    pub(super) fn forget_session(&mut self, session: SessionId) {
+        if let Some(gateway) = self.routes.get(session).map(|known| known.gateway) {
+            self.rooms.forget(session, gateway);
+        }
+        self.routes.on_logout(session);
+    }
+
+    /// What a gateway holds of the rooms of a link's sessions; what differs for long is told anew.
+    pub(super) fn on_digest(&mut self, link: LinkId, digest: Digest) {
+        let Some(out) = link_mut(&mut self.links, link) else { return };
+        out.digest.extend(digest.rooms);
+        if digest.more && out.digest.len() < DIGEST_ROOMS_MAX {
+            return;
+        }
+        let told = std::mem::take(&mut out.digest);
+        let routes = &self.routes;
+        let handle_of = |session| {
+            let known = routes.get(session)?;
+            (known.place == Place::Link(link)).then_some(known.handle)
+        };
+        for (room, version, handles) in self.rooms.compare(link, &told, handle_of) {
+            self.repairs += 1;
+            tracing::warn!(?link, members = handles.len(), "a gateway held other members of a room");
+            let bind = Bind { handles, room: room.to_string(), version, reset: true };
+            self.put(link, Kind::Bind, 0, 0, &bind);
+        }
     }
 
     /// Ends one login. It names the connection, so it can never hit a newer login of the device. A
@@ -215,10 +371,18 @@ impl Outbox {
             self.links.resize_with(slot + 1, || None);
         }
         let (buffer, generation) = (BytesMut::new(), id.generation);
-        self.links[slot] = Some(LinkOut { generation, buffer, unanswered: 0, is_dirty: false });
+        self.links[slot] = Some(LinkOut {
+            generation,
+            buffer,
+            gateway: None,
+            digest: Vec::new(),
+            unanswered: 0,
+            is_dirty: false,
+        });
     }
 
     pub(super) fn close_link(&mut self, id: LinkId) {
+        self.rooms.on_link_down(id);
         self.links[id.slot as usize] = None;
     }
 
@@ -242,6 +406,13 @@ impl Outbox {
 
     pub(super) fn link(&self, slot: usize) -> Option<&LinkOut> {
         self.links.get(slot)?.as_ref()
+    }
+
+    /// The link is this gateway's.
+    pub(super) fn greeted(&mut self, id: LinkId, gateway: GatewayId) {
+        if let Some(out) = link_mut(&mut self.links, id) {
+            out.gateway = Some(gateway);
+        }
     }
 
     /// One more UP of this link wants an answer.

@@ -89,7 +89,7 @@ impl<M: Send + 'static> Server<M> {
             ready: Vec::new(),
             paused: Vec::new(),
             block: ReadBlock::default(),
-            out: Outbox::new(config.link.sessions_max, config.link.output_max),
+            out: Outbox::new(config.link.sessions_max, config.link.output_max, config.link.rooms_max),
             mailbox,
             remote,
             next_tick: Instant::ZERO,

@@ -4,6 +4,7 @@ mod gateway;
 mod im;
 mod lifecycle;
 mod limits;
+mod rooms;
 
 use gateway::Gateway;
 use moorline_backend::BackendConfig;

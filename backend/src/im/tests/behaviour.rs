@@ -90,7 +90,9 @@ fn each_bad_send_has_its_code() {
     let no_target = Send { key: Bytes::copy_from_slice(&key(1)), ..Default::default() };
     assert_eq!(bench.send_body(eve, encode(&no_target)).0, Code::Invalid);
     assert_eq!(bench.send_body(eve, Bytes::from_static(b"\xff\xff")).0, Code::Invalid);
-    bench.up(eve, Command::Sub, Bytes::new());
+    let question = bench.up(eve, Command::Sub, Bytes::new());
+    assert_eq!(bench.out.subs, [(question, Code::NotFound)]);
+    bench.up(eve, Command::Ping, Bytes::new());
     assert_eq!(bench.out.refused, [Code::Unsupported]);
     assert_eq!(bench.send(eve, user("bob"), &key(1), b"").0, Code::Ok, "a refused key is free");
 }

@@ -123,6 +123,9 @@ pub struct Push {
     /// one payload for every target
     #[prost(bytes = "bytes", tag = "9")]
     pub body: ::prost::bytes::Bytes,
+    /// of a room: not this one
+    #[prost(fixed64, tag = "10")]
+    pub except: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PushResult {

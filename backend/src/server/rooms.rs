@@ -1,0 +1,279 @@
+//! Rooms: which sessions get what is said to a room. The authority; gateways mirror it. Pure.
+//!
+//! Every half minute a gateway tells on each link what it holds of the sessions there. What differs in two
+//! rounds, without a change of that room in between, is told anew in full.
+
+use super::event::{GatewayId, LinkId, SessionId};
+use moorline_proto::message::backend::RoomDigest;
+use moorline_proto::random::mix;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Rooms of one session; the gateway allows as many.
+pub(super) const ROOMS_PER_SESSION_MAX: usize = 256;
+/// Longest name of a room, in bytes.
+const ROOM_BYTES_MAX: usize = 128;
+
+#[derive(Debug, Default)]
+struct Room {
+    members: BTreeSet<SessionId>,
+    /// Members by gateway.
+    gateways: BTreeMap<GatewayId, u32>,
+    version: u64,
+}
+
+/// What a digest was compared with: a difference that was seen once.
+#[derive(Debug, PartialEq, Eq)]
+struct Suspect {
+    version: u64,
+}
+
+/// All rooms.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    by_name: HashMap<Arc<str>, Room>,
+    of_session: HashMap<SessionId, BTreeSet<Arc<str>>>,
+    suspects: BTreeMap<(LinkId, Arc<str>), Suspect>,
+    /// Sessions whose bindings changed while no link spoke for them: to be told with the next one.
+    untold: BTreeSet<SessionId>,
+    last_version: u64,
+    capacity: usize,
+}
+
+impl Rooms {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            by_name: HashMap::new(),
+            of_session: HashMap::new(),
+            suspects: BTreeMap::new(),
+            untold: BTreeSet::new(),
+            last_version: 0,
+            capacity,
+        }
+    }
+
+    /// The version to tell the gateway; `None`: a limit. Who is in the room already changes nothing.
+    pub(super) fn try_bind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {
+        if !(1..=ROOM_BYTES_MAX).contains(&room.len()) {
+            return None;
+        }
+        if let Some(entry) = self.by_name.get(room).filter(|entry| entry.members.contains(&session)) {
+            return Some(entry.version);
+        }
+        let is_full = !self.by_name.contains_key(room) && self.by_name.len() >= self.capacity;
+        let mine = self.of_session.get(&session).map_or(0, BTreeSet::len);
+        if is_full || mine >= ROOMS_PER_SESSION_MAX {
+            return None;
+        }
+        let name: Arc<str> = room.into();
+        let entry = self.by_name.entry(Arc::clone(&name)).or_default();
+        entry.members.insert(session);
+        *entry.gateways.entry(gateway).or_default() += 1;
+        self.of_session.entry(session).or_default().insert(name);
+        self.last_version += 1; // versions of a room that was empty for a while go on, too
+        entry.version = self.last_version;
+        Some(entry.version)
+    }
+
+    /// The version to tell the gateway; `None`: it was not bound.
+    pub(super) fn unbind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {
+        let rooms = self.of_session.get_mut(&session)?;
+        if !rooms.remove(room) {
+            return None;
+        }
+        if rooms.is_empty() {
+            self.of_session.remove(&session);
+        }
+        self.last_version += 1;
+        self.take_out(room, session, gateway);
+        Some(self.last_version)
+    }
+
+    fn take_out(&mut self, room: &str, session: SessionId, gateway: GatewayId) {
+        let Some(entry) = self.by_name.get_mut(room) else { return };
+        entry.version = self.last_version;
+        if entry.members.remove(&session)
+            && let Some(count) = entry.gateways.get_mut(&gateway)
+        {
+            *count -= 1;
+            if *count == 0 {
+                entry.gateways.remove(&gateway);
+            }
+        }
+        if entry.members.is_empty() {
+            self.by_name.remove(room);
+        }
+    }
+
+    /// The session ended; the gateway knows.
+    pub(super) fn forget(&mut self, session: SessionId, gateway: GatewayId) {
+        self.untold.remove(&session);
+        for room in self.of_session.remove(&session).into_iter().flatten() {
+            self.last_version += 1; // a change like any other: what a digest says may be from before it
+            self.take_out(&room, session, gateway);
+        }
+    }
+
+    pub(super) fn is_bound(&self, room: &str, session: SessionId) -> bool {
+        self.of_session.get(&session).is_some_and(|rooms| rooms.contains(room))
+    }
+
+    /// The rooms of a session, each with its version.
+    pub(super) fn of(&self, session: SessionId) -> Vec<(Arc<str>, u64)> {
+        let rooms = self.of_session.get(&session).into_iter().flatten();
+        rooms.map(|room| (Arc::clone(room), self.by_name.get(room).map_or(0, |it| it.version))).collect()
+    }
+
+    /// A binding of the session changed, and no link could be told.
+    pub(super) fn keep_untold(&mut self, session: SessionId) {
+        self.untold.insert(session);
+    }
+
+    /// Whether there was such a change since this was asked last.
+    pub(super) fn take_untold(&mut self, session: SessionId) -> bool {
+        self.untold.remove(&session)
+    }
+
+    /// Gateways with a member.
+    pub(super) fn gateways(&self, room: &str) -> Vec<GatewayId> {
+        self.by_name.get(room).map_or_else(Vec::new, |room| room.gateways.keys().copied().collect())
+    }
+
+    /// The link is gone.
+    pub(super) fn on_link_down(&mut self, link: LinkId) {
+        self.suspects.retain(|(of, _), _| *of != link);
+    }
+
+    /// Compares what a gateway holds of a link's sessions with what is here: the rooms to be told anew,
+    /// with their version and all handles. `handle_of`: the handle of a session if this link speaks for it.
+    pub(super) fn compare(
+        &mut self,
+        link: LinkId,
+        told: &[RoomDigest],
+        handle_of: impl Fn(SessionId) -> Option<u64>,
+    ) -> Vec<(Arc<str>, u64, Vec<u64>)> {
+        let mut here: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
+        for (session, rooms) in &self.of_session {
+            if let Some(handle) = handle_of(*session) {
+                rooms.iter().for_each(|room| here.entry(Arc::clone(room)).or_default().push(handle));
+            }
+        }
+        let mut there: BTreeMap<Arc<str>, (u32, u64)> =
+            told.iter().map(|it| (it.room.as_str().into(), (it.members, it.hash))).collect();
+        let names: BTreeSet<Arc<str>> = here.keys().chain(there.keys()).cloned().collect();
+        // Gone at both ends: they agree.
+        self.suspects.retain(|(of, name), _| *of != link || names.contains(name));
+        let mut repairs = Vec::new();
+        for name in names {
+            let handles = here.remove(&name).unwrap_or_default();
+            let members = u32::try_from(handles.len()).unwrap_or(u32::MAX);
+            let hash = handles.iter().fold(0, |hash, handle| hash ^ mix(*handle));
+            let suspect = (link, Arc::clone(&name));
+            if there.remove(&name).unwrap_or_default() == (members, hash) {
+                self.suspects.remove(&suspect);
+                continue;
+            }
+            let version = self.by_name.get(&name).map_or(0, |room| room.version);
+            if self.suspects.remove(&suspect) == Some(Suspect { version }) {
+                repairs.push((name, version.max(self.last_version), handles));
+            } else {
+                self.suspects.insert(suspect, Suspect { version });
+            }
+        }
+        repairs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINK: LinkId = LinkId::new(1, 1);
+    const GATEWAY: GatewayId = GatewayId::new(0);
+
+    fn session(slot: u32) -> SessionId {
+        SessionId::new(slot, 1)
+    }
+
+    fn digest(handles: &[u64]) -> Vec<RoomDigest> {
+        let hash = handles.iter().fold(0, |hash, handle| hash ^ mix(*handle));
+        let members = u32::try_from(handles.len()).expect("few");
+        vec![RoomDigest { room: "hall".into(), members, hash, version: 1 }]
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // what `compare` takes
+    fn handle_of(session: SessionId) -> Option<u64> {
+        Some(100 + session.slot() as u64)
+    }
+
+    #[test]
+    fn what_differs_twice_without_a_change_is_told_anew() {
+        let mut rooms = Rooms::new(10);
+        (1..=2).for_each(|slot| _ = rooms.try_bind("hall", session(slot), GATEWAY).expect("room"));
+        assert!(rooms.compare(LINK, &digest(&[101, 102]), handle_of).is_empty());
+        assert!(rooms.compare(LINK, &digest(&[101]), handle_of).is_empty(), "it may be on its way");
+        rooms.try_bind("hall", session(3), GATEWAY).expect("room");
+        assert!(rooms.compare(LINK, &digest(&[101]), handle_of).is_empty(), "it changed meanwhile");
+        let repairs = rooms.compare(LINK, &digest(&[101]), handle_of);
+        let [(room, 3, handles)] = &repairs[..] else { panic!("{repairs:?}") };
+        let mut handles = handles.clone();
+        handles.sort_unstable();
+        assert_eq!((&**room, handles), ("hall", vec![101, 102, 103]));
+        assert!(rooms.compare(LINK, &digest(&[101, 102, 103]), handle_of).is_empty());
+    }
+
+    #[test]
+    fn a_room_that_nobody_here_knows_is_emptied() {
+        let mut rooms = Rooms::new(10);
+        assert!(rooms.compare(LINK, &digest(&[7]), handle_of).is_empty());
+        let repairs = rooms.compare(LINK, &digest(&[7]), handle_of);
+        assert!(matches!(&repairs[..], [(_, _, handles)] if handles.is_empty()), "{repairs:?}");
+        rooms.on_link_down(LINK);
+        assert!(rooms.compare(LINK, &digest(&[7]), handle_of).is_empty(), "another link begins anew");
+    }
+
+    #[test]
+    fn two_differences_with_a_round_of_peace_between_are_no_reason() {
+        let mut rooms = Rooms::new(10);
+        for round in 0..5 {
+            assert!(rooms.compare(LINK, &digest(&[7]), handle_of).is_empty(), "round {round}");
+            assert!(rooms.compare(LINK, &[], handle_of).is_empty());
+            assert!(rooms.suspects.is_empty(), "nothing is kept of a room that is gone at both ends");
+        }
+    }
+
+    #[test]
+    fn a_session_that_ends_is_a_change_of_its_rooms() {
+        let mut rooms = Rooms::new(10);
+        (1..=3).for_each(|slot| _ = rooms.try_bind("hall", session(slot), GATEWAY).expect("room"));
+        assert!(rooms.compare(LINK, &digest(&[101]), handle_of).is_empty());
+        rooms.forget(session(3), GATEWAY);
+        assert!(rooms.compare(LINK, &digest(&[101]), handle_of).is_empty(), "it changed meanwhile");
+        assert_eq!(rooms.compare(LINK, &digest(&[101]), handle_of).len(), 1);
+    }
+
+    #[test]
+    fn entering_again_changes_nothing_even_at_the_limit() {
+        let mut rooms = Rooms::new(1000);
+        let all: Vec<_> = (0..ROOMS_PER_SESSION_MAX)
+            .map(|room| rooms.try_bind(&room.to_string(), session(1), GATEWAY).expect("room"))
+            .collect();
+        assert!(rooms.try_bind("another", session(1), GATEWAY).is_none());
+        assert_eq!(rooms.try_bind("0", session(1), GATEWAY), Some(all[0]), "with the version it had");
+        assert_eq!(rooms.by_name["0"].gateways[&GATEWAY], 1);
+    }
+
+    #[test]
+    fn sessions_leave_when_they_end_and_limits_hold() {
+        let mut rooms = Rooms::new(2);
+        assert!(rooms.try_bind("a", session(1), GATEWAY).is_some());
+        assert!(rooms.try_bind("b", session(1), GATEWAY).is_some());
+        assert!(rooms.try_bind("c", session(1), GATEWAY).is_none(), "two rooms at most");
+        assert!(rooms.try_bind("", session(1), GATEWAY).is_none());
+        assert_eq!((rooms.gateways("a"), rooms.is_bound("a", session(1))), (vec![GATEWAY], true));
+        assert!(rooms.unbind("a", session(1), GATEWAY).is_some());
+        assert!(rooms.unbind("a", session(1), GATEWAY).is_none());
+        rooms.forget(session(1), GATEWAY);
+        assert!(rooms.gateways("b").is_empty() && rooms.by_name.is_empty() && rooms.of_session.is_empty());
+    }
+}
