@@ -105,8 +105,9 @@ impl Shard {
         self.tally[super::Count::Replaced] += 1;
         let kick =
             Kick { code: reason.code(), may_reconnect: false, reason: reason.text().trim().to_owned() };
-        self.end(now, key, reason.code(), frame_of(Command::Kick, &kick), outputs);
-        self.tally.closed(reason);
+        if self.end(now, key, reason.code(), frame_of(Command::Kick, &kick), outputs) {
+            self.tally.closed(reason);
+        }
     }
 
     /// The backend ends a login; one that is newer than it means stays [P-8.3].
@@ -126,8 +127,9 @@ impl Shard {
             }
             let kick =
                 Kick { code: order.code, may_reconnect: order.may_reconnect, reason: order.reason.clone() };
-            self.end(now, key, order.code, frame_of(Command::Kick, &kick), outputs);
-            self.tally.closed(CloseReason::from_code(order.code).unwrap_or(CloseReason::Kicked));
+            if self.end(now, key, order.code, frame_of(Command::Kick, &kick), outputs) {
+                self.tally.closed(CloseReason::from_code(order.code).unwrap_or(CloseReason::Kicked));
+            }
         }
     }
 
@@ -138,12 +140,13 @@ impl Shard {
         self.forget(key, code, outputs);
     }
 
+    /// True: a connection was ended.
     /// Ends the session, queues the last frame behind a half-written one, and lets the socket linger.
     fn end(&mut self, now: Instant, key: ConnKey, code: u32, last: Frame, outputs: &mut Outputs) -> bool {
         let Some(connection) = self.table.get_mut(key) else { return false };
         if connection.state == State::Detached {
             self.forget(key, code, outputs);
-            return true;
+            return false; // there was no connection any more
         }
         let Transition::To(state) = connection.state.on(Event::Ending) else { return false };
         connection.state = state;

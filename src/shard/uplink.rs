@@ -150,6 +150,9 @@ impl Shard {
         let (command, lane) = (frame.header.command, frame.header.lane);
         let session = self.session_of(key).expect("lawful only with a session");
         let (pin, is_full) = (session.pin, session.unanswered >= UNANSWERED_MAX);
+        if matches!(command, Command::Sub | Command::Unsub) {
+            decode::<Sub>(&frame.body)?; // UNSUB has the same fields
+        }
         let is_app = matches!(command, Command::App(_));
         if is_full && !is_app {
             self.tally[Count::RefusedHere] += 1;

@@ -75,7 +75,18 @@ fn headers() -> Vec<Case> {
         cases.push(stranger("no such command", header_with(1, byte), CloseReason::Unsupported));
         cases.push(member("no such command", header_with(1, byte), CloseReason::Unsupported));
     }
-    for flag in [0x04, 0x10, 0x20, 0x40, 0x80] {
+    let packed = |body: &'static [u8]| {
+        bytes_of(&Frame::new(Command::Ping, Bytes::from_static(body)).with_flags(Flags::COMPRESSED))
+    };
+    cases.push(stranger(
+        "a compressed frame before the login",
+        packed(b"\0\0\0\x01\x10a"),
+        CloseReason::Unexpected,
+    ));
+    cases.push(member("a broken block", packed(b"\0\0\0\x09\xFFa"), CloseReason::BadMessage));
+    cases.push(member("a block without its length", packed(b"\0\0"), CloseReason::BadMessage));
+    cases.push(member("a bomb", packed(b"\x40\0\0\0\x10a"), CloseReason::TooLarge));
+    for flag in [0x10, 0x20, 0x40, 0x80] {
         cases.push(stranger("a reserved flag", header_with(2, flag), CloseReason::Unsupported));
         cases.push(member("a reserved flag", header_with(2, flag), CloseReason::Unsupported));
     }

@@ -70,15 +70,15 @@ fn an_unknown_method_is_answered_so() {
 }
 
 #[test]
-fn rooms_are_answered_unsupported() {
-    let gateway = Gateway::alone(&[]);
+fn without_a_backend_nobody_can_say_who_may_enter_a_room() {
+    let gateway = Gateway::alone(&["backend.up_timeout=300ms"]);
     let mut alice = Client::login(gateway.listener, "alice", "d");
     for (id, command) in [(1, Command::Sub), (2, Command::Unsub)] {
         alice.put(&frame_of(command, &Sub { id, room: "lobby".into() }));
     }
     alice.until("two SUBACKs", |heard| heard.sub_acks.len() == 2);
     let answers: Vec<_> = alice.heard.sub_acks.iter().map(|ack| (ack.id, ack.code())).collect();
-    assert_eq!(answers, [(1, Code::Unsupported), (2, Code::Unsupported)]);
+    assert_eq!(answers, [(1, Code::Retry), (2, Code::Retry)]);
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn welcome_says_what_holds() {
     assert_eq!(phone.version, 1);
     assert_eq!((phone.heartbeat_min_s, phone.heartbeat_max_s), (7, 70));
     assert_eq!((phone.uplink_window, phone.downlink_window, phone.body_max), (64, 5, 8 << 10));
-    assert!(!phone.resumed && phone.ticket.is_empty() && phone.cid_answered == 0);
+    assert!(!phone.resumed && phone.cid_answered == 0 && phone.replay == 0);
+    assert!(!phone.ticket.is_empty() && phone.ticket != laptop.ticket);
     assert!(phone.session.len() == 16 && phone.session != laptop.session);
     assert!(phone.epoch != 0 && phone.epoch == laptop.epoch);
     let off_ms = phone.server_time_ms.abs_diff(clock::unix_nanos() / 1_000_000);

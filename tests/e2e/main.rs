@@ -30,6 +30,8 @@ mod login;
 mod mass_login;
 mod process;
 mod raw;
+mod resume;
+mod rooms;
 mod sdk;
 mod slow;
 

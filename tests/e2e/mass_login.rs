@@ -13,7 +13,8 @@ const LOGINS: usize = 4_000;
 fn everybody_is_let_in_counted_and_answered() {
     let (_many, count) = descriptors::many(LOGINS);
     let backend = Backend::start();
-    let gateway = Gateway::start(&backend, &["limits.handshake_timeout=60s", "log.level=info"]);
+    let gateway =
+        Gateway::start(&backend, &["limits.handshake_timeout=60s", "session.keep=0s", "log.level=info"]);
     let ping = bytes_of(&frame_of(Command::Ping, &Ping { next_s: 60 }));
     for round in 0..2 {
         let mut clients: Vec<_> = (0..count)

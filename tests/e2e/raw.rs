@@ -4,7 +4,7 @@
 use crate::PATIENCE;
 use bytes::Bytes;
 use moorline::sys::clock;
-use moorline_proto::frame::{BODY_BYTES_CEILING, Command, Decoder, Frame, Lane};
+use moorline_proto::frame::{BODY_BYTES_CEILING, Command, Decoder, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{
     Close, GoAway, Hello, Kick, Ping, Push, Req, Resp, Send, SendAck, SubAck, Welcome, send,
@@ -48,6 +48,8 @@ pub(crate) struct Heard {
     pub(crate) pushes: Vec<Push>,
     /// Messages that came again: lawful when a link died or a slot moved, and else not.
     pub(crate) repeats: usize,
+    /// Frames that came again under their seq.
+    pub(crate) again: usize,
     message_ids: HashSet<u64>,
     pub(crate) responses: Vec<Resp>,
     pub(crate) sub_acks: Vec<SubAck>,
@@ -285,6 +287,11 @@ impl Client {
     fn take(&mut self, frame: &Frame) {
         let (name, command) = (&self.name, frame.header.command);
         assert!(self.heard.end.is_none(), "{name}: {command:?} after the last frame");
+        if frame.header.reliable && frame.header.seq <= self.last_seq {
+            assert!(frame.header.flags.contains(Flags::DUP), "{name}: what comes again says so");
+            self.heard.again += 1;
+            return;
+        }
         if frame.header.reliable {
             assert_eq!(frame.header.seq, self.last_seq + 1, "{name}: seqs have no holes");
             self.last_seq = frame.header.seq;

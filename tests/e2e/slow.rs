@@ -49,6 +49,7 @@ fn an_ack_that_never_comes_is_asked_for_and_then_ends_the_connection() {
     // It answers everything but that.
     bob.beat(30);
     assert_eq!(bob.end().code(), CloseReason::AckTimeout.code());
+    assert_eq!(bob.heard.again, 1, "TCP had delivered it, so it was sent again");
     let ended = clock::now().saturating_since(started + asked);
     assert!(ended > Duration::from_secs(9) && ended < Duration::from_secs(14), "ended after {ended:?} more");
     gateway.until_metric("ack_probes_total", 1);
