@@ -13,6 +13,7 @@ use std::io::{self, Read, Write};
 
 /// One client's socket: 12 bytes in its slot.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent facts, a byte each
 pub(super) struct Stream {
     socket: Option<TcpStream>,
     generation: u32,

@@ -35,7 +35,7 @@ pub(super) struct Fill {
 }
 
 /// Parts of one token.
-const PARTS: u64 = 1_000;
+const PARTS: u32 = 1_000;
 
 /// What was spent, in thousandths, as of a moment that its owner keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +47,8 @@ impl Spent {
     pub(super) fn refill(&mut self, fill: Fill, since: Stamp, now: Instant) {
         if self.0 != 0 {
             let ticks = u64::from(Stamp::of(now).0.wrapping_sub(since.0));
-            let earned =
-                ticks.saturating_mul(u64::from(fill.rate) * PARTS * (1 << TICK_BITS) / 1_000_000_000);
+            let earned = ticks
+                .saturating_mul(u64::from(fill.rate) * u64::from(PARTS) * (1 << TICK_BITS) / 1_000_000_000);
             self.0 = u64::from(self.0).saturating_sub(earned) as u32;
         }
     }
@@ -58,8 +58,8 @@ impl Spent {
         if fill.rate == 0 {
             return None;
         }
-        self.0 = self.0.saturating_add(PARTS as u32);
-        let burst = 2 * u64::from(fill.rate) * PARTS;
+        self.0 = self.0.saturating_add(PARTS);
+        let burst = 2 * u64::from(fill.rate) * u64::from(PARTS);
         let debt = u64::from(self.0).saturating_sub(burst);
         (debt > 0).then(|| Duration::from_millis(debt.div_ceil(u64::from(fill.rate))))
     }

@@ -7,7 +7,7 @@ use moorline_proto::ids::Seq;
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::{decode, encode};
 use moorline_proto::random::mix;
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::{Duration, Instant, nanos_of};
 use moorline_proto::window::{Window, WindowLimits};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ impl Flight {
     /// ticket back if it stands for too many.
     pub(super) fn wait_collapsed(&mut self, parcel: Parcel) -> Option<PushTicket> {
         let (lane, key) = (parcel.lane as usize, parcel.collapse.clone());
-        let Some(mut older) = self.wait(parcel) else { return None };
+        let mut older = self.wait(parcel)?;
         let newer =
             self.waiting[lane].iter_mut().find(|it| it.command == Command::Notify && it.collapse == key);
         let newer = newer.expect("it has just taken the older one's place");
@@ -208,15 +208,12 @@ impl Flight {
     /// When the oldest frame's ack is overdue; later, when the next step is due.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
         let deadline = self.window.deadline()?;
-        Some(match self.overdue {
-            Some(since) => since + STEP * u32::from(self.steps),
-            None => {
-                let oldest = self.window.oldest()?;
-                let dice = mix(oldest.sent_at.as_nanos() ^ u64::from(oldest.seq) << 40);
-                let part = u64::try_from(JITTER.as_nanos()).unwrap_or(0).max(1);
-                deadline + Duration::from_nanos(dice % part)
-            }
-        })
+        if let Some(since) = self.overdue {
+            return Some(since + STEP * u32::from(self.steps));
+        }
+        let oldest = self.window.oldest()?;
+        let dice = mix(oldest.sent_at.as_nanos() ^ u64::from(oldest.seq) << 40);
+        Some(deadline + Duration::from_nanos(dice % nanos_of(JITTER)))
     }
 
     /// The ack is overdue: which step is it, from 0?

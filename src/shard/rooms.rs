@@ -32,7 +32,7 @@ struct Room {
 /// Who is in which room.
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
-    rooms: HashMap<Arc<str>, Room>,
+    by_name: HashMap<Arc<str>, Room>,
     /// Only sessions that are in a room.
     of_session: HashMap<ConnKey, BTreeSet<Arc<str>>>,
     last_round: u32,
@@ -40,22 +40,22 @@ pub(super) struct Rooms {
 
 impl Rooms {
     pub(super) fn len(&self) -> usize {
-        self.rooms.len()
+        self.by_name.len()
     }
 
     /// Everybody in a room, in the order of their keys.
     pub(super) fn members(&self, room: &str) -> Vec<ConnKey> {
-        self.rooms.get(room).map_or_else(Vec::new, |room| room.members.keys().copied().collect())
+        self.by_name.get(room).map_or_else(Vec::new, |room| room.members.keys().copied().collect())
     }
 
     /// False: the session is in too many rooms, or there are too many.
     fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, pin: Pin) -> bool {
         let of_session = self.of_session.get(&key).map_or(0, BTreeSet::len);
-        let is_known = self.rooms.contains_key(room);
-        if of_session >= ROOMS_PER_SESSION_MAX || (!is_known && self.rooms.len() >= ROOMS_MAX) {
+        let is_known = self.by_name.contains_key(room);
+        if of_session >= ROOMS_PER_SESSION_MAX || (!is_known && self.by_name.len() >= ROOMS_MAX) {
             return false;
         }
-        let entry = self.rooms.entry(Arc::clone(room)).or_default();
+        let entry = self.by_name.entry(Arc::clone(room)).or_default();
         entry.version = entry.version.max(version);
         entry.members.insert(key, pin);
         self.of_session.entry(key).or_default().insert(Arc::clone(room));
@@ -63,11 +63,11 @@ impl Rooms {
     }
 
     fn unbind(&mut self, room: &str, version: u64, key: ConnKey) {
-        if let Some(entry) = self.rooms.get_mut(room) {
+        if let Some(entry) = self.by_name.get_mut(room) {
             entry.version = entry.version.max(version);
             entry.members.remove(&key);
             if entry.members.is_empty() {
-                self.rooms.remove(room);
+                self.by_name.remove(room);
             }
         }
         if let Some(rooms) = self.of_session.get_mut(&key) {
@@ -81,22 +81,22 @@ impl Rooms {
     /// The session ended.
     pub(super) fn forget(&mut self, key: ConnKey) {
         for room in self.of_session.remove(&key).into_iter().flatten() {
-            if let Some(entry) = self.rooms.get_mut(&room) {
+            if let Some(entry) = self.by_name.get_mut(&room) {
                 entry.members.remove(&key);
                 if entry.members.is_empty() {
-                    self.rooms.remove(&room);
+                    self.by_name.remove(&room);
                 }
             }
         }
-        if self.rooms.is_empty() && self.rooms.capacity() > 0 {
-            (self.rooms, self.of_session) = (HashMap::new(), HashMap::new());
+        if self.by_name.is_empty() && self.by_name.capacity() > 0 {
+            (self.by_name, self.of_session) = (HashMap::new(), HashMap::new());
         }
     }
 
     /// Per worker: its users' slots, and what they hold of each room.
     fn digest(&self, workers: usize) -> Vec<Vec<(u32, RoomDigest)>> {
         let mut all: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-        for (name, room) in &self.rooms {
+        for (name, room) in &self.by_name {
             let mut parts: BTreeMap<(usize, u32), (u32, u64)> = BTreeMap::new();
             for (key, pin) in &room.members {
                 let part = parts.entry((pin.worker(workers), pin.slot())).or_default();
@@ -113,11 +113,11 @@ impl Rooms {
 
     /// Panics unless both directions agree.
     pub(super) fn check(&self) {
-        let pairs: usize = self.rooms.values().map(|room| room.members.len()).sum();
+        let pairs: usize = self.by_name.values().map(|room| room.members.len()).sum();
         assert_eq!(pairs, self.of_session.values().map(BTreeSet::len).sum::<usize>());
-        assert!(self.rooms.values().all(|room| !room.members.is_empty()));
+        assert!(self.by_name.values().all(|room| !room.members.is_empty()));
         for (key, rooms) in &self.of_session {
-            assert!(rooms.iter().all(|room| self.rooms[room].members.contains_key(key)), "{key:?}");
+            assert!(rooms.iter().all(|room| self.by_name[room].members.contains_key(key)), "{key:?}");
         }
     }
 }
@@ -135,7 +135,7 @@ impl Shard {
             let workers = self.settings.workers;
             let is_meant =
                 |pin: Pin| pin.worker(workers) == usize::from(worker) && slots >> pin.slot() & 1 == 1;
-            let members = self.rooms.rooms.get(room).map(|room| &room.members);
+            let members = self.rooms.by_name.get(room).map(|room| &room.members);
             let gone =
                 members.into_iter().flatten().filter(|(key, pin)| is_meant(**pin) && !keys.contains(key));
             for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
@@ -243,6 +243,6 @@ mod tests {
         }
         assert!(!rooms.try_bind(&"one more".into(), 1, key(1), Pin(0)));
         rooms.forget(key(1));
-        assert_eq!((rooms.len(), rooms.rooms.capacity()), (0, 0));
+        assert_eq!((rooms.len(), rooms.by_name.capacity()), (0, 0));
     }
 }

@@ -113,15 +113,15 @@ fn after_a_crash_of_the_gateway_nothing_is_resumed_and_nothing_is_lost() {
     let (of_alice, of_bob) = (claim(&alice, 0), claim(&bob, 1));
     gateway.process.kill();
     let gateway = Gateway::start(&backend, &["gateway.id=g1"]);
-    let mut bob = back_anew(&gateway, "bob", of_bob);
+    let mut bob = back_anew(&gateway, "bob", &of_bob);
     bob.until("it again", |heard| heard.payloads() == [b"1"]);
-    let mut alice = back_anew(&gateway, "alice", of_alice);
+    let mut alice = back_anew(&gateway, "alice", &of_alice);
     let again = alice.tell(1, "bob", b"1");
     assert_eq!((again.code(), again.seq), (Code::Dup, 1), "the same key, stored once");
 }
 
 /// Back at a gateway that must not know the session.
-fn back_anew(gateway: &Gateway, uid: &str, resume: Resume) -> Client {
+fn back_anew(gateway: &Gateway, uid: &str, resume: &Resume) -> Client {
     let mut client = Client::connect(gateway.listener);
     let greeting = Hello { resume: Some(resume.clone()), ..hello(uid, "d") };
     client.put(&frame_of(Command::Hello, &greeting));
