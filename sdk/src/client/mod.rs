@@ -1,4 +1,4 @@
-//! The threaded client: a [`Core`](crate::core::Core) with a thread and a socket of its own.
+//! The threaded client: a [`Core`] with a thread and a socket of its own.
 //!
 //! ```no_run
 //! # use moorline_sdk::client::Client;

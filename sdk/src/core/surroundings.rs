@@ -16,7 +16,8 @@ const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Core {
     /// Enters a room [P-2.5], now or when logged in, and again with each new session, until
-    /// [`Core::leave_room`]. [`Event::RoomEntered`] or [`Event::RoomRefused`] follows. False: 256 are wanted.
+    /// [`Core::leave_room`]. [`RoomEntered`](super::Event::RoomEntered) or
+    /// [`RoomRefused`](super::Event::RoomRefused) follows. False: 256 are wanted.
     pub fn enter_room(&mut self, now: Instant, room: &str) -> bool {
         let is_taken = self.rooms.enter(now, room);
         self.pump(now);
