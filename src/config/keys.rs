@@ -41,8 +41,6 @@ pub enum Kind {
     Addresses,
     /// A list of texts.
     Texts,
-    /// A list of whole numbers.
-    Counts,
     /// A file's path, from the working directory.
     Path,
 }
@@ -64,7 +62,6 @@ impl fmt::Display for Kind {
             Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
             Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
             Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
-            Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
             Self::Path => f.write_str("file path"),
         }
     }
@@ -108,34 +105,6 @@ pub const KEYS: &[Key] = &[
         "window: a client may have 64 SENDs under way, and they may come out of order. strict: one, in order.",
     ),
     key(
-        "listener",
-        "accept_rate",
-        Kind::Count,
-        "0",
-        "Connections accepted per second, all reactors together; above it newcomers wait in the backlog. 0: no limit.",
-    ),
-    key(
-        "listener",
-        "handshakes_max",
-        Kind::Count,
-        "16384",
-        "Connections that are not logged in yet; above it newcomers wait in the backlog. 16 to 1048576.",
-    ),
-    key(
-        "listener",
-        "address_connections",
-        Kind::Count,
-        "0",
-        "Connections of one address (of IPv6: one /64); above it a newcomer is closed with throttled. 0: no limit.",
-    ),
-    key(
-        "listener",
-        "address_rate",
-        Kind::Count,
-        "0",
-        "Connections per second of one address, after a burst of ten times as many; above it a newcomer is closed with throttled. 0: no limit.",
-    ),
-    key(
         "reactor",
         "count",
         Kind::Count,
@@ -167,9 +136,9 @@ pub const KEYS: &[Key] = &[
     key(
         "auth",
         "mode",
-        Kind::Choice(&["jwt", "dev", "backend"]),
+        Kind::Choice(&["jwt", "dev"]),
         "\"jwt\"",
-        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback. backend: the backend is asked.",
+        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback.",
     ),
     key(
         "auth",
@@ -328,14 +297,6 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "limits",
-        "batch_age",
-        Kind::Duration,
-        "\"0s\"",
-        "How long a push of the group or bulk lane may wait for others to the same client, to go out as one BATCH. 0s: not at all. Up to 10s.",
-    ),
-    key("limits", "batch_frames", Kind::Count, "16", "Pushes that end such a wait, 2 to 128."),
-    key(
-        "limits",
         "compress_min",
         Kind::Size,
         "\"512B\"",
@@ -391,20 +352,6 @@ pub const KEYS: &[Key] = &[
         "First pause before a broken link is opened again, 1ms or more; it doubles, with jitter.",
     ),
     key("backend", "reconnect_max", Kind::Duration, "\"5s\"", "Longest pause, up to 5m."),
-    key(
-        "backend",
-        "balance",
-        Kind::Choice(&["least_loaded", "hash", "weighted"]),
-        "\"least_loaded\"",
-        "How users are spread over endpoints. least_loaded: evenly over links, away from slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights.",
-    ),
-    key(
-        "backend",
-        "weights",
-        Kind::Counts,
-        "[]",
-        "With balance weighted: one weight of 1 to 1000 for each of endpoints, in their order.",
-    ),
     key(
         "overload",
         "latency",

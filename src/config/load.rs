@@ -282,13 +282,7 @@ fn value_of(kind: Kind, text: &str) -> Value {
     let as_text = || Value::String(text.to_owned());
     match kind {
         Kind::Count | Kind::Switch => literal(text).unwrap_or_else(as_text),
-        Kind::Addresses | Kind::Texts | Kind::Counts if text.starts_with('[') => {
-            literal(text).unwrap_or_else(as_text)
-        }
-        Kind::Counts => {
-            let number = |part: &str| literal(part.trim()).unwrap_or_else(|| Value::String(part.to_owned()));
-            Value::Array(text.split(',').map(number).collect())
-        }
+        Kind::Addresses | Kind::Texts if text.starts_with('[') => literal(text).unwrap_or_else(as_text),
         Kind::Addresses | Kind::Texts => {
             Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
         }

@@ -76,14 +76,6 @@ pub struct ListenerConfig {
     pub backlog: u32,
     /// What order SENDs may come in.
     pub uplink: Uplink,
-    /// Connections accepted per second; 0: no limit.
-    pub accept_rate: usize,
-    /// Connections that are not logged in yet.
-    pub handshakes_max: usize,
-    /// Connections of one address; 0: no limit.
-    pub address_connections: usize,
-    /// Connections per second of one address; 0: no limit.
-    pub address_rate: usize,
 }
 
 /// What order SENDs may come in [P-5.4].
@@ -171,8 +163,6 @@ pub enum AuthMode {
     Jwt,
     /// Not at all: every well-formed HELLO is let in. Loopback listeners only.
     Dev,
-    /// By the backend.
-    Backend,
 }
 
 /// A token's signature algorithm.
@@ -236,11 +226,6 @@ pub struct LimitsConfig {
     pub user_rate: usize,
     /// Bytes queued for all clients above which limits shrink.
     pub memory_watermark: ByteSize,
-    /// How long a push that may wait does so for others; 0: not at all.
-    #[serde(with = "units::duration")]
-    pub batch_age: Duration,
-    /// Pushes that end such a wait.
-    pub batch_frames: usize,
     /// Shortest body that is compressed; 0: none.
     pub compress_min: ByteSize,
 }
@@ -278,22 +263,6 @@ pub struct BackendConfig {
     /// Longest pause.
     #[serde(with = "units::duration")]
     pub reconnect_max: Duration,
-    /// How users are spread over endpoints.
-    pub balance: Balance,
-    /// With [`Balance::Weighted`]: one for each endpoint.
-    pub weights: Vec<u32>,
-}
-
-/// How users are spread over endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// Evenly over links, away from slow ones.
-    LeastLoaded,
-    /// The same endpoint from every gateway.
-    Hash,
-    /// By weight.
-    Weighted,
 }
 
 /// `[admin]`

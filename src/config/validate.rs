@@ -4,8 +4,8 @@
 
 use super::load::{ConfigError, Loaded, Problem};
 use super::units::{ByteSize, format_duration};
-use super::{AuthMode, Balance, Config, REACTORS_MAX, WORKERS_MAX};
-use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
+use super::{AuthMode, Config, REACTORS_MAX, WORKERS_MAX};
+use moorline_proto::frame::BODY_BYTES_CEILING;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -115,7 +115,6 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
                 config.listener.address
             )
         }),
-        AuthMode::Backend => {}
         AuthMode::Jwt => rules.require(!auth.key_file.as_os_str().is_empty(), "auth.key_file", || {
             "mode \"jwt\" needs a key file; name one, or for development on this machine only use \
              auth.mode = \"dev\""
@@ -137,10 +136,6 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
 
 fn check_threads(rules: &mut Rules<'_>, config: &Config) {
     rules.count("listener.backlog", config.listener.backlog as usize, 1..=65_535);
-    rules.count("listener.accept_rate", config.listener.accept_rate, 0..=1 << 24);
-    rules.count("listener.handshakes_max", config.listener.handshakes_max, 16..=1 << 20);
-    rules.count("listener.address_connections", config.listener.address_connections, 0..=1 << 24);
-    rules.count("listener.address_rate", config.listener.address_rate, 0..=1 << 20);
     rules.count("reactor.count", config.reactor.count, 0..=REACTORS_MAX);
     rules.size("reactor.read_budget", config.reactor.read_budget, 4 * KIB..=16 * MIB);
     rules.count("reactor.accept_budget", config.reactor.accept_budget, 1..=4096);
@@ -168,7 +163,6 @@ fn check_times(rules: &mut Rules<'_>, config: &Config) {
     rules.time("limits.handshake_timeout", config.limits.handshake_timeout, handshake);
     rules.time("session.keep", config.session.keep, Duration::ZERO..=HOUR);
     rules.time("session.ticket_ttl", config.session.ticket_ttl, SECOND * 60..=HOUR * 8760);
-    rules.time("limits.batch_age", config.limits.batch_age, Duration::ZERO..=SECOND * 10);
     rules.time("overload.latency", config.overload.latency, Duration::from_millis(1)..=SECOND * 60);
     rules.time("overload.hold", config.overload.hold, Duration::from_millis(100)..=SECOND * 600);
 }
@@ -199,18 +193,8 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     rules.count("limits.frame_rate", limits.frame_rate, 0..=1 << 20);
     rules.count("limits.user_rate", limits.user_rate, 0..=1 << 20);
     rules.size("limits.memory_watermark", limits.memory_watermark, MIB..=1 << 40);
-    rules.count("limits.batch_frames", limits.batch_frames, 2..=BATCH_FRAMES_MAX);
     rules.size("limits.compress_min", limits.compress_min, 0..=u64::from(BODY_BYTES_CEILING));
     rules.count("overload.queue_frames", config.overload.queue_frames, 16..=1 << 20);
-    let weights = &config.backend.weights;
-    let has_weights = config.backend.balance == Balance::Weighted;
-    rules.require(!has_weights || weights.len() == config.backend.endpoints.len(), "backend.weights", || {
-        let (weights, endpoints) = (weights.len(), config.backend.endpoints.len());
-        format!("{weights} weights for {endpoints} endpoints, expected one for each")
-    });
-    rules.require(weights.iter().all(|weight| (1..=1000).contains(weight)), "backend.weights", || {
-        "expected weights of 1 to 1000".to_owned()
-    });
     let alternates = &config.gateway.alternates;
     let is_named = |name: &String| name.len() <= NAME_BYTES_MAX && name.contains(':');
     rules.require(alternates.len() <= 8 && alternates.iter().all(is_named), "gateway.alternates", || {

@@ -66,10 +66,6 @@ pub struct Settings {
     pub user_rate: u32,
     /// Bytes queued for all clients of this shard above which limits shrink.
     pub memory_bytes_max: usize,
-    /// How long a push of the group or bulk lane may wait for others; zero: not at all.
-    pub batch_age: Duration,
-    /// Pushes that end such a wait.
-    pub batch_frames: usize,
     /// Other gateways, for WELCOME and GOAWAY.
     pub alternates: Arc<[String]>,
 }
@@ -118,8 +114,6 @@ impl Settings {
             frame_rate: u32::try_from(limits.frame_rate).unwrap_or(u32::MAX),
             user_rate: u32::try_from(limits.user_rate).unwrap_or(u32::MAX),
             memory_bytes_max: limits.memory_watermark.as_usize().div_ceil(shards),
-            batch_age: limits.batch_age,
-            batch_frames: limits.batch_frames,
             alternates: config.gateway.alternates.clone().into(),
         }
     }
