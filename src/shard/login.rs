@@ -88,7 +88,8 @@ impl Shard {
             return Err(CloseReason::GoingAway);
         }
         // Going on with a session costs the backend nothing, so that stays possible.
-        if self.holds.refuses_logins() && hello.resume.is_none() {
+        let is_short_of_memory = self.queued_bytes > self.settings.memory_bytes_max.saturating_mul(2);
+        if (self.holds.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
             self.tally[Count::LoginsShed] += 1;
             return Err(CloseReason::Busy);
         }

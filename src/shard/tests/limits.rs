@@ -126,6 +126,25 @@ fn overload_sheds_bulk_then_groups_then_logins_and_never_single_chat() {
 }
 
 #[test]
+fn too_much_memory_in_use_shrinks_queues_and_then_refuses_logins() {
+    let mut world = world(|settings| settings.memory_bytes_max = 8_000);
+    let (alice, bob) = (world.login("alice", "d"), world.login("bob", "d"));
+    // Four are under way for each, and two wait: over the watermark at the last.
+    for key in [alice, bob] {
+        (1..=6).for_each(|i| world.push(key, i, &[0; 2_000]));
+    }
+    assert_eq!(world.shard.sessions(), 2, "each alone is within its limit");
+    world.push(bob, 7, &[0; 2_000]);
+    assert_eq!(world.shard.sessions(), 1, "which counts as a quarter now");
+    let newcomer = world.accept();
+    let hello =
+        Hello { version_min: 1, version_max: 1, uid: "eve".into(), device: "d".into(), ..Hello::default() };
+    world.shard.settings.memory_bytes_max = 100;
+    world.frame(newcomer, &frame_of(Command::Hello, &hello));
+    assert_eq!(world.close_code(newcomer), Some(CloseReason::Busy.code()));
+}
+
+#[test]
 fn only_clients_whose_frames_would_wait_are_held() {
     let mut world = world(|_| ());
     let (alice, bob) = (world.login("alice", "d"), world.login("bob", "d"));
