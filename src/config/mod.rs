@@ -76,6 +76,14 @@ pub struct ListenerConfig {
     pub backlog: u32,
     /// What order SENDs may come in.
     pub uplink: Uplink,
+    /// Connections accepted per second; 0: no limit.
+    pub accept_rate: u32,
+    /// Connections that are not logged in.
+    pub handshakes_max: usize,
+    /// Connections of one address; 0: no limit.
+    pub address_connections: usize,
+    /// Connections per second of one address; 0: no limit.
+    pub address_rate: u32,
 }
 
 /// What order SENDs may come in [P-5.4].

@@ -188,6 +188,11 @@ fn check_limits(rules: &mut Rules<'_>, config: &Config) {
 
 fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     let limits = &config.limits;
+    let listener = &config.listener;
+    rules.range("listener.accept_rate", &listener.accept_rate, &(0..=1 << 24), ToString::to_string);
+    rules.count("listener.handshakes_max", listener.handshakes_max, 16..=1 << 20);
+    rules.count("listener.address_connections", listener.address_connections, 0..=1 << 24);
+    rules.range("listener.address_rate", &listener.address_rate, &(0..=1 << 20), ToString::to_string);
     rules.count("session.kept_max", config.session.kept_max, 0..=1 << 24);
     rules.size("limits.collapse_bytes", limits.collapse_bytes, KIB..=256 * MIB);
     rules.count("limits.frame_rate", limits.frame_rate, 0..=1 << 20);

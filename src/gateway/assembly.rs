@@ -8,7 +8,7 @@ use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
-use crate::reactor::{self, Gate, Reactor, ReactorMail, ReactorParts};
+use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::sys::{clock, limits};
 use crate::worker::{
@@ -90,7 +90,13 @@ impl Gateway {
             workers.push((sender, handle));
         }
 
-        let gate = Gate::new(cap);
+        let door = Door::new(DoorLimits {
+            connections_max: cap,
+            accept_rate: config.listener.accept_rate,
+            handshakes_max: config.listener.handshakes_max,
+            address_connections: config.listener.address_connections,
+            address_rate: config.listener.address_rate,
+        });
         let shards = reactor_senders.len();
         let mut reactors = Vec::new();
         for (number, (poll, inbox)) in reactor_berths.into_iter().enumerate() {
@@ -99,7 +105,7 @@ impl Gateway {
             let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
             let parts = ReactorParts {
                 listener: mio::net::TcpListener::from_std(cloned),
-                gate: Arc::clone(&gate),
+                door: Arc::clone(&door),
                 clock: clock::now,
                 inbox,
                 reactors: reactor_senders.clone(),

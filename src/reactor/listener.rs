@@ -1,52 +1,30 @@
-//! Accepting: the shared listening socket, the connection cap, and running out of descriptors.
+//! Accepting: the shared listening socket, who is let in, and running out of descriptors.
 
+use super::door::{Door, Refusal, Wait};
 use mio::net::{TcpListener, TcpStream};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::message::{client::Close, frame_of};
+use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How long accepting rests when the system refuses a descriptor.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A client refused at the cap may come back after this and up to as much again, by its own jitter.
+/// While too many are not logged in, look again after this.
+const HANDSHAKES_PAUSE: Duration = Duration::from_millis(10);
+/// Who is refused may come back after this and up to as much again.
 const RETRY_AFTER_MS: u32 = 2_000;
-
-/// Counts the open client connections of all reactors against the cap.
-#[derive(Debug)]
-pub struct Gate {
-    open: AtomicUsize,
-    max: usize,
-}
-
-impl Gate {
-    /// Lets at most `max` connections in.
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { open: AtomicUsize::new(0), max })
-    }
-
-    fn try_enter(&self) -> bool {
-        let entered = self.open.fetch_add(1, Ordering::Relaxed) < self.max;
-        if !entered {
-            self.leave();
-        }
-        entered
-    }
-
-    /// A connection ended.
-    pub(super) fn leave(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// What one look at the queue gave.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// A connection under the cap.
+    /// A connection within all limits.
     Admitted(TcpStream),
-    /// One that was refused at the cap, or left before it was accepted. Others may wait.
+    /// One that was refused, or left before it was accepted. Others may wait.
     TurnedAway,
     /// None for now.
     Nobody,
@@ -56,27 +34,57 @@ pub(super) enum Arrival {
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: TcpListener,
-    gate: Arc<Gate>,
+    door: Arc<Door>,
+    random: Random,
     /// An edge came and the queue is not known to be empty.
     is_ready: bool,
     paused_until: Option<Instant>,
+    /// Of this reactor's connections that are not logged in, those that the door knows of.
+    handshakes: usize,
     /// Times that the system refused a descriptor.
     pub(super) pauses: u64,
+    /// Times that newcomers waited because they came too fast.
+    pub(super) rate_waits: u64,
+    /// Times that newcomers waited because too many were not logged in.
+    pub(super) handshake_waits: u64,
     /// Connections refused at the cap.
     pub(super) refused: u64,
+    /// Connections refused because their address has too many.
+    pub(super) addresses_refused: u64,
 }
 
 impl Listener {
-    pub(super) const fn new(socket: TcpListener, gate: Arc<Gate>) -> Self {
-        Self { socket, gate, is_ready: true, paused_until: None, pauses: 0, refused: 0 }
+    pub(super) const fn new(socket: TcpListener, door: Arc<Door>, seed: u64) -> Self {
+        Self {
+            socket,
+            door,
+            random: Random::new(seed),
+            is_ready: true,
+            paused_until: None,
+            handshakes: 0,
+            pauses: 0,
+            rate_waits: 0,
+            handshake_waits: 0,
+            refused: 0,
+            addresses_refused: 0,
+        }
     }
 
     pub(super) const fn socket(&mut self) -> &mut TcpListener {
         &mut self.socket
     }
 
-    pub(super) fn gate(&self) -> &Gate {
-        &self.gate
+    /// A connection ends: its place is free for another.
+    pub(super) fn release(&self, socket: &TcpStream, now: Instant) {
+        self.door.leave(socket.as_raw_fd(), now);
+    }
+
+    /// Tells the other reactors how many connections are not logged in here.
+    pub(super) fn count_handshakes(&mut self, count: usize) {
+        let before = std::mem::replace(&mut self.handshakes, count);
+        if before != count {
+            self.door.count_handshakes(before, count);
+        }
     }
 
     pub(super) const fn set_ready(&mut self) {
@@ -98,12 +106,21 @@ impl Listener {
             return Arrival::Nobody;
         }
         self.paused_until = None;
+        if let Err(wait) = self.door.try_open(now) {
+            self.paused_until = Some(match wait {
+                Wait::Rate(until) => {
+                    self.rate_waits += 1;
+                    until
+                }
+                Wait::Handshakes => {
+                    self.handshake_waits += 1;
+                    now + HANDSHAKES_PAUSE
+                }
+            });
+            return Arrival::Nobody;
+        }
         match self.socket.accept() {
-            Ok((socket, _)) if self.gate.try_enter() => Arrival::Admitted(socket),
-            Ok((socket, _)) => {
-                self.refuse(socket);
-                Arrival::TurnedAway
-            }
+            Ok((socket, from)) => self.judge(socket, from.ip(), now),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.is_ready = false;
                 Arrival::Nobody
@@ -121,14 +138,32 @@ impl Listener {
         }
     }
 
-    /// Over the cap: says when to come back, as far as the socket takes it at once.
-    fn refuse(&mut self, mut socket: TcpStream) {
-        self.refused += 1;
-        let busy = CloseReason::Busy;
+    fn judge(&mut self, socket: TcpStream, from: IpAddr, now: Instant) -> Arrival {
+        let reason = match self.door.try_enter(socket.as_raw_fd(), from, now) {
+            Ok(()) => {
+                self.count_handshakes(self.handshakes + 1);
+                return Arrival::Admitted(socket);
+            }
+            Err(Refusal::Full) => {
+                self.refused += 1;
+                CloseReason::Busy
+            }
+            Err(Refusal::Address) => {
+                self.addresses_refused += 1;
+                CloseReason::Throttled
+            }
+        };
+        self.refuse(socket, reason);
+        Arrival::TurnedAway
+    }
+
+    /// Says why and when to come back, as far as the socket takes it at once.
+    fn refuse(&mut self, mut socket: TcpStream, reason: CloseReason) {
+        let spread = u32::try_from(self.random.below(u64::from(RETRY_AFTER_MS))).expect("below a u32");
         let close = Close {
-            code: busy.code(),
-            reason: busy.text().trim().to_owned(),
-            retry_after_ms: RETRY_AFTER_MS,
+            code: reason.code(),
+            reason: reason.text().trim().to_owned(),
+            retry_after_ms: RETRY_AFTER_MS + spread,
         };
         let mut bytes = Vec::new();
         frame_of(Command::Close, &close).encode(&mut bytes);

@@ -4,6 +4,8 @@
 //! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
 //! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
 
+mod door;
+mod limit_log;
 mod listener;
 mod outbox;
 mod parts;
@@ -13,7 +15,7 @@ mod tally;
 mod tests;
 mod token;
 
-pub use listener::Gate;
+pub use door::{Door, DoorLimits};
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
@@ -21,7 +23,8 @@ use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
 use crate::read_block::ReadBlock;
-use crate::shard::{Outputs, Settings, Shard, Transfer};
+use crate::shard::{Count, Outputs, Settings, Shard, Transfer};
+use limit_log::LimitLog;
 use listener::{Arrival, Listener};
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -62,6 +65,7 @@ pub struct Reactor {
     reactors: Vec<Sender<ReactorMail>>,
     outboxes: Vec<Outbox>,
     board: Arc<Board>,
+    limit_log: LimitLog,
     read_budget: usize,
     accept_budget: usize,
     streams: Streams,
@@ -94,7 +98,7 @@ impl Reactor {
     pub fn new(poll: Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
         let now = (parts.clock)();
         let workers = settings.workers;
-        let mut listener = Listener::new(parts.listener, parts.gate);
+        let mut listener = Listener::new(parts.listener, parts.door, settings.seed);
         poll.registry().register(listener.socket(), Source::Listener.into(), Interest::READABLE)?;
         Ok(Self {
             poll,
@@ -105,6 +109,7 @@ impl Reactor {
             reactors: parts.reactors,
             outboxes: parts.workers.into_iter().map(Outbox::new).collect(),
             board: parts.board,
+            limit_log: LimitLog::default(),
             read_budget: parts.read_budget,
             accept_budget: parts.accept_budget,
             streams: Streams::default(),
@@ -246,7 +251,7 @@ impl Reactor {
 
     /// Gives a socket its connection's slot and edges; without either, the socket closes.
     fn attach(&mut self, key: Option<ConnKey>, mut socket: TcpStream) {
-        let Some(key) = key else { return self.listener.gate().leave() };
+        let Some(key) = key else { return self.listener.release(&socket, self.now) };
         // The slot's last tenant may have left in this very turn.
         self.release();
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -352,8 +357,8 @@ impl Reactor {
             }
         }
         for key in self.outputs.closes.drain(..) {
-            if self.streams.remove(key).is_some() {
-                self.listener.gate().leave();
+            if let Some(socket) = self.streams.remove(key) {
+                self.listener.release(&socket, self.now);
             }
         }
         self.graft();
@@ -362,7 +367,7 @@ impl Reactor {
             if self.poll.registry().deregister(&mut socket).is_ok() {
                 self.leaving.push_back((socket, transfer));
             } else {
-                self.listener.gate().leave();
+                self.listener.release(&socket, self.now);
             }
         }
     }
@@ -422,12 +427,17 @@ impl Reactor {
                     self.leaving.push_front((socket, transfer));
                     return;
                 }
-                Err(_) => self.listener.gate().leave(),
+                Err(SendError::Gone(ReactorMail::Move(socket, _))) => {
+                    self.listener.release(&socket, self.now)
+                }
+                Err(_) => unreachable!("what was to be sent comes back"),
             }
         }
     }
 
     fn publish(&mut self) {
+        self.listener.count_handshakes(self.shard.handshakes());
+        self.log_limits();
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
         let waiting = self.ready.len() as u64;
         tally::publish(
@@ -437,9 +447,29 @@ impl Reactor {
                 (ReactorCount::Turns, self.turns),
                 (ReactorCount::AcceptPauses, self.listener.pauses),
                 (ReactorCount::AcceptRefused, self.listener.refused),
+                (ReactorCount::AddressesRefused, self.listener.addresses_refused),
+                (ReactorCount::AcceptRateWaits, self.listener.rate_waits),
+                (ReactorCount::HandshakeWaits, self.listener.handshake_waits),
                 (ReactorCount::WorkerMailboxFull, refusals),
                 (ReactorCount::ReadsWaiting, waiting),
             ],
         );
+    }
+
+    fn log_limits(&mut self) {
+        let Self { listener, shard, limit_log, now, .. } = self;
+        let own = [
+            (ReactorCount::AcceptPauses, listener.pauses),
+            (ReactorCount::AcceptRefused, listener.refused),
+            (ReactorCount::AddressesRefused, listener.addresses_refused),
+            (ReactorCount::AcceptRateWaits, listener.rate_waits),
+            (ReactorCount::HandshakeWaits, listener.handshake_waits),
+        ];
+        let own = own.iter().map(|(count, value)| (ReactorCount::SERIES[*count as usize].name, *value));
+        let tally = shard.tally();
+        let shard = Count::LIMITS.iter().map(|count| (Count::SERIES[*count as usize].name, tally[*count]));
+        if let Some(limits) = limit_log.look(*now, own.chain(shard).chain([tally.slow()])) {
+            tracing::warn!(%limits, "limits were hit");
+        }
     }
 }

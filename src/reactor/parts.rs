@@ -1,6 +1,6 @@
 //! What a reactor is made of, and what it is told.
 
-use super::Gate;
+use super::Door;
 use crate::handoff::{DownlinkBatch, UplinkBatch};
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Board;
@@ -27,8 +27,8 @@ pub enum ReactorMail {
 pub struct ReactorParts {
     /// The listening socket, shared with the other reactors.
     pub listener: TcpListener,
-    /// Counts connections against the cap.
-    pub gate: Arc<Gate>,
+    /// Who may come in, shared with the other reactors.
+    pub door: Arc<Door>,
     /// Reads the clock.
     pub clock: fn() -> Instant,
     /// This reactor's mailbox.

@@ -13,6 +13,12 @@ counts! {
         AcceptPauses = counter "accept_pauses";
         /// Connections refused at the connection cap.
         AcceptRefused = counter "accept_refused";
+        /// Connections refused because their address has too many, or they come too fast.
+        AddressesRefused = counter "addresses_refused";
+        /// Times that newcomers waited because connections came faster than they are accepted.
+        AcceptRateWaits = counter "accept_rate_exceeded";
+        /// Times that newcomers waited because too many connections were not logged in.
+        HandshakeWaits = counter "handshakes_exceeded";
         /// Times that a worker's mailbox was full.
         WorkerMailboxFull = counter "reactor_mailbox_full";
         /// Connections whose bytes wait for their turn.

@@ -14,6 +14,14 @@ use std::net::TcpStream as Client;
 /// Nothing here takes so many turns; a test that waits longer has failed.
 const TURNS_MAX: usize = 1_000;
 
+const LIMITS: DoorLimits = DoorLimits {
+    connections_max: 10,
+    accept_rate: 0,
+    handshakes_max: 1_000,
+    address_connections: 0,
+    address_rate: 0,
+};
+
 struct World {
     reactor: Reactor,
     events: Events,
@@ -24,6 +32,10 @@ struct World {
 
 impl World {
     fn new(connections_max: usize, accept_budget: usize) -> Self {
+        Self::with(DoorLimits { connections_max, ..LIMITS }, accept_budget)
+    }
+
+    fn with(limits: DoorLimits, accept_budget: usize) -> Self {
         let poll = Poll::new().expect("epoll");
         let (mail, inbox) = mailbox::mailbox(64, waker(poll.registry()).expect("eventfd"));
         let worker = Poll::new().expect("epoll");
@@ -42,7 +54,7 @@ impl World {
         settings.session_keep = moorline_proto::time::Duration::ZERO;
         let parts = ReactorParts {
             listener,
-            gate: Gate::new(connections_max),
+            door: Door::new(limits),
             clock: crate::sys::clock::now,
             inbox,
             reactors: vec![mail.clone()],
@@ -162,4 +174,38 @@ fn every_way_to_leave_frees_its_place() {
         while world.uplinks.try_recv().is_some() {}
     }
     assert_eq!(world.reactor.listener.refused, 0);
+}
+
+#[test]
+fn newcomers_wait_while_too_many_are_not_logged_in() {
+    let mut world = World::with(DoorLimits { handshakes_max: 2, ..LIMITS }, 64);
+    let (first, _second) = (world.connect(), world.connect());
+    let mut third = world.connect();
+    world.turn_until(|world| (world.reactor.listener.handshake_waits > 0).then_some(()));
+    assert_eq!(world.reactor.shard.seats(), 2);
+    drop(first);
+    let hello =
+        Hello { version_min: 1, version_max: 1, uid: "c".into(), device: "d".into(), ..Hello::default() };
+    third.write_all(&wire(&frame_of(Command::Hello, &hello), 1)).expect("room");
+    // The door is looked at again by the clock, so here turns do not count: nobody waits for ever.
+    let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
+    while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
+        world.reactor.turn(&mut world.events).expect("epoll");
+    }
+}
+
+#[test]
+fn an_address_with_too_many_connections_hears_it_and_frees_its_places() {
+    let mut world = World::with(DoorLimits { address_connections: 2, ..LIMITS }, 64);
+    for _ in 0..3 {
+        let kept = [world.connect(), world.connect()];
+        let mut over = world.connect();
+        let refused = world.reactor.listener.addresses_refused;
+        world.turn_until(|world| (world.reactor.listener.addresses_refused > refused).then_some(()));
+        let mut said = Vec::new();
+        over.read_to_end(&mut said).expect("refused politely");
+        assert_eq!(said[1], Command::Close.byte());
+        drop(kept);
+        world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
+    }
 }

@@ -173,6 +173,11 @@ impl Shard {
         self.registry.len()
     }
 
+    /// Connections that are not logged in: not yet, or not any more.
+    pub fn handshakes(&self) -> usize {
+        self.table.len() - self.registry.len()
+    }
+
     /// The numbers, with the levels brought up to date.
     pub fn tally(&mut self) -> &Tally {
         self.tally[Count::Connections] = (self.table.len() - self.kept.len) as u64;

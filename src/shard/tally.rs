@@ -110,6 +110,24 @@ counts! {
     }
 }
 
+impl Count {
+    /// Those that say that a limit was hit.
+    pub const LIMITS: &'static [Self] = &[
+        Self::KeptOverMax,
+        Self::RateHolds,
+        Self::UserRefusals,
+        Self::AppsDropped,
+        Self::BackpressureHolds,
+        Self::Shed,
+        Self::LoginsShed,
+        Self::RefusedHere,
+        Self::PushesFull,
+        Self::PushesCollapsed,
+        Self::FanoutsRefused,
+        Self::RoomsRefused,
+    ];
+}
+
 /// A shard's numbers.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -134,6 +152,11 @@ impl Tally {
     /// Connections ended, in the order of [`CloseReason::ALL`].
     pub const fn closes(&self) -> &[u64] {
         &self.closes
+    }
+
+    /// Connections ended because their client did not read, with a name: the limit that no count tells.
+    pub const fn slow(&self) -> (&'static str, u64) {
+        (CloseReason::Slow.label(), self.closes[CloseReason::Slow as usize])
     }
 
     /// Counts an ended connection.

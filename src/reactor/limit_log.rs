@@ -1,0 +1,58 @@
+//! One line for all limits that were hit, no more often than each ten seconds.
+
+use moorline_proto::time::{Duration, Instant};
+use std::fmt::Write;
+
+/// Pause between two lines.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Remembers the counters as of the last line.
+#[derive(Debug, Default)]
+pub(super) struct LimitLog {
+    seen: Vec<u64>,
+    next: Instant,
+}
+
+impl LimitLog {
+    /// What to log: the counters that moved since the last line, and by how much. They must come in the
+    /// same order each time.
+    pub(super) fn look<'a>(
+        &mut self,
+        now: Instant,
+        counters: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Option<String> {
+        if now < self.next {
+            return None;
+        }
+        self.next = now + PAUSE;
+        let mut line = String::new();
+        for (index, (name, value)) in counters.enumerate() {
+            if self.seen.len() <= index {
+                self.seen.push(0);
+            }
+            let before = std::mem::replace(&mut self.seen[index], value);
+            if value > before {
+                let comma = if line.is_empty() { "" } else { ", " };
+                write!(line, "{comma}{name} +{}", value - before).expect("a string takes everything");
+            }
+        }
+        (!line.is_empty()).then_some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_one_line_and_a_calm_none() {
+        let at = |seconds| Instant::from_nanos(seconds * 1_000_000_000);
+        let mut log = LimitLog::default();
+        assert_eq!(log.look(at(0), [("held", 0), ("shed", 0)].into_iter()), None);
+        let lines =
+            (1..=100).filter_map(|i| log.look(at(i / 10), [("held", i), ("shed", i * 2)].into_iter()));
+        assert_eq!(lines.collect::<Vec<_>>(), ["held +100, shed +200"]);
+        assert_eq!(log.look(at(30), [("held", 100), ("shed", 201)].into_iter()), Some("shed +1".to_owned()));
+        assert_eq!(log.look(at(50), [("held", 100), ("shed", 201)].into_iter()), None);
+    }
+}
