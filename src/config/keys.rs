@@ -41,6 +41,8 @@ pub enum Kind {
     Addresses,
     /// A list of texts.
     Texts,
+    /// A list of whole numbers.
+    Counts,
     /// A file's path, from the working directory.
     Path,
 }
@@ -62,6 +64,7 @@ impl fmt::Display for Kind {
             Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
             Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
             Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
+            Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
             Self::Path => f.write_str("file path"),
         }
     }
@@ -380,6 +383,20 @@ pub const KEYS: &[Key] = &[
         "First pause before a broken link is opened again, 1ms or more; it doubles, with jitter.",
     ),
     key("backend", "reconnect_max", Kind::Duration, "\"5s\"", "Longest pause, up to 5m."),
+    key(
+        "backend",
+        "balance",
+        Kind::Choice(&["least_loaded", "hash", "weighted"]),
+        "\"least_loaded\"",
+        "How users are spread over endpoints. least_loaded: evenly over links, away from slow ones. hash: a user goes to the same endpoint from every gateway. weighted: by backend.weights.",
+    ),
+    key(
+        "backend",
+        "weights",
+        Kind::Counts,
+        "[]",
+        "With balance weighted: one weight of 1 to 1000 for each of endpoints, in their order.",
+    ),
     key(
         "overload",
         "latency",

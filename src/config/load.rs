@@ -282,8 +282,11 @@ fn value_of(kind: Kind, text: &str) -> Value {
     let as_text = || Value::String(text.to_owned());
     match kind {
         Kind::Count | Kind::Switch => literal(text).unwrap_or_else(as_text),
-        Kind::Addresses | Kind::Texts if text.starts_with('[') => literal(text).unwrap_or_else(as_text),
-        Kind::Addresses | Kind::Texts => {
+        Kind::Counts if !text.starts_with('[') => literal(&format!("[{text}]")).unwrap_or_else(as_text),
+        Kind::Addresses | Kind::Texts | Kind::Counts if text.starts_with('[') => {
+            literal(text).unwrap_or_else(as_text)
+        }
+        Kind::Addresses | Kind::Texts | Kind::Counts => {
             Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
         }
         Kind::Text | Kind::Choice(_) | Kind::Size | Kind::Duration | Kind::Address | Kind::Path => as_text(),

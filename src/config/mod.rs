@@ -271,6 +271,22 @@ pub struct BackendConfig {
     /// Longest pause.
     #[serde(with = "units::duration")]
     pub reconnect_max: Duration,
+    /// How users are spread over endpoints.
+    pub balance: Balance,
+    /// With [`Balance::Weighted`]: one for each endpoint.
+    pub weights: Vec<u32>,
+}
+
+/// How users are spread over endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// Evenly over links, away from slow ones.
+    LeastLoaded,
+    /// The same endpoint from every gateway.
+    Hash,
+    /// By weight.
+    Weighted,
 }
 
 /// `[admin]`

@@ -4,7 +4,7 @@
 
 use super::load::{ConfigError, Loaded, Problem};
 use super::units::{ByteSize, format_duration};
-use super::{AuthMode, Config, REACTORS_MAX, WORKERS_MAX};
+use super::{AuthMode, Balance, Config, REACTORS_MAX, WORKERS_MAX};
 use moorline_proto::frame::BODY_BYTES_CEILING;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -231,5 +231,14 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     rules.require(backend.reconnect_min <= backend.reconnect_max, "backend.reconnect_min", || {
         let (min, max) = (format_duration(backend.reconnect_min), format_duration(backend.reconnect_max));
         format!("{min} is more than backend.reconnect_max = {max}")
+    });
+    let weights = &backend.weights;
+    let has_weights = backend.balance == Balance::Weighted && !backend.embedded;
+    rules.require(!has_weights || weights.len() == backend.endpoints.len(), "backend.weights", || {
+        let (weights, endpoints) = (weights.len(), backend.endpoints.len());
+        format!("{weights} weights for {endpoints} endpoints, expected one for each")
+    });
+    rules.require(weights.iter().all(|weight| (1..=1000).contains(weight)), "backend.weights", || {
+        "expected weights of 1 to 1000".to_owned()
     });
 }

@@ -3,7 +3,7 @@
 use super::GatewayError;
 use crate::admin::{self, Admin, Status};
 use crate::auth;
-use crate::config::Config;
+use crate::config::{Balance, Config};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
@@ -90,13 +90,7 @@ impl Gateway {
             workers.push((sender, handle));
         }
 
-        let door = Door::new(DoorLimits {
-            connections_max: cap,
-            accept_rate: config.listener.accept_rate,
-            handshakes_max: config.listener.handshakes_max,
-            address_connections: config.listener.address_connections,
-            address_rate: config.listener.address_rate,
-        });
+        let door = door(config, cap);
         let shards = reactor_senders.len();
         let mut reactors = Vec::new();
         for (number, (poll, inbox)) in reactor_berths.into_iter().enumerate() {
@@ -221,6 +215,17 @@ fn board(metrics: &Registry, series: Vec<crate::metrics::Series>) -> Arc<Board> 
     board
 }
 
+fn door(config: &Config, connections_max: usize) -> Arc<Door> {
+    let listener = &config.listener;
+    Door::new(DoorLimits {
+        connections_max,
+        accept_rate: listener.accept_rate,
+        handshakes_max: listener.handshakes_max,
+        address_connections: listener.address_connections,
+        address_rate: listener.address_rate,
+    })
+}
+
 /// One listening socket for all reactors: one queue, which a reactor that is busy or gone cannot hold
 /// back (docs/adr/0002). Accepted sockets inherit `TCP_NODELAY`.
 fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
@@ -264,6 +269,13 @@ fn worker_settings(config: &Config, number: usize, epoch: u64, seed: u64) -> Wor
         number: u16::try_from(number).expect("at most 256 workers"),
         endpoints: backend.endpoints.clone(),
         links_per_endpoint: backend.links_per_worker,
+        balance: match backend.balance {
+            Balance::LeastLoaded => worker::Balance::LeastLoaded,
+            Balance::Hash => worker::Balance::Hash,
+            // An embedded backend is one endpoint, whatever weights were meant for others.
+            Balance::Weighted if backend.embedded => worker::Balance::LeastLoaded,
+            Balance::Weighted => worker::Balance::Weighted(backend.weights.clone()),
+        },
         link: LinkSettings {
             hello: LinkHello {
                 version_min: u32::from(moorline_proto::link::LINK_VERSION),

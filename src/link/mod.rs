@@ -3,17 +3,19 @@
 //!
 //! Owns: the socket, its output buffer, the table of unanswered questions, the credit. Driven by the
 //! worker's thread, which also decides what goes where; nothing here knows slots' owners, shards or
-//! mailboxes. Pure parts: [`Backoff`], [`Pending`], [`Slots`], [`LinkState`]. IO: [`Socket`].
+//! mailboxes. Pure parts: [`Backoff`], [`Breaker`], [`Pending`], [`Slots`], [`LinkState`]. IO: [`Socket`].
 
 mod backoff;
+mod breaker;
 mod pending;
 mod slots;
 mod socket;
 mod state;
 
 pub use backoff::{Backoff, DELAY_FLOOR};
+pub use breaker::{Breaker, Share};
 pub use pending::{Pending, SPAN_MAX, Taken};
-pub use slots::{LinkIndex, Moves, SLOTS, Seat, Slot, SlotSet, Slots};
+pub use slots::{LinkIndex, Moves, SLOTS, Seat, Slot, SlotSet, Slots, Spread, Target, WEIGHT};
 pub use socket::{Input, Socket};
 pub use state::{Due, Failure, LinkState, LinkTimes, Phase};
 

@@ -8,6 +8,7 @@
 //! ```
 
 use moorline_proto::ids::Pin;
+use moorline_proto::random::mix;
 
 /// Slots of one worker.
 pub const SLOTS: usize = 64;
@@ -115,6 +116,30 @@ pub struct Slots {
     waiting: [u32; SLOTS],
 }
 
+/// A link that takes slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which.
+    pub link: LinkIndex,
+    /// Its part beside the others; of [`WEIGHT`] at most when slots go by hash. Above 0.
+    pub weight: u32,
+    /// What its endpoint is called in every gateway.
+    pub endpoint: u64,
+}
+
+/// What an endpoint that is as good as any weighs.
+pub const WEIGHT: u32 = 1_000;
+
+/// How slots are spread over targets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// As many for each as its weight says.
+    ByWeight,
+    /// A slot goes to the same endpoint from every worker and gateway that has the same endpoints
+    /// (rendezvous hashing, Thaler and Ravishankar, 1998): when one is lost, only its slots move.
+    ByHash,
+}
+
 /// Slots that go to a link, to be announced there.
 pub type Moves = Vec<(LinkIndex, SlotSet)>;
 
@@ -158,25 +183,23 @@ impl Slots {
         freed
     }
 
-    /// Gives every slot without a link to the least loaded of `targets`.
-    pub fn assign(&mut self, targets: &[LinkIndex]) -> Moves {
+    /// Gives every slot without a link to one of `targets`.
+    pub fn assign(&mut self, targets: &[Target], spread: Spread) -> Moves {
         let free = self.select(|_, seat| seat == Seat::Unassigned);
-        self.place(free, targets, |_, _| true)
+        self.place(free, targets, spread)
     }
 
-    /// Moves live slots outside `busy` toward an even spread over `targets`, and off links that are
-    /// no targets.
-    pub fn rebalance(&mut self, targets: &[LinkIndex], busy: SlotSet) -> Moves {
+    /// Moves live slots outside `busy` to where they should be, and off links that are no targets.
+    pub fn rebalance(&mut self, targets: &[Target], spread: Spread, busy: SlotSet) -> Moves {
         let movable = self.select(|slot, seat| matches!(seat, Seat::Live(_)) && !busy.contains(slot));
-        self.place(movable, targets, |here, best| here.is_none_or(|here| here >= best + 2))
+        self.place(movable, targets, spread)
     }
 
     /// Whether [`Self::rebalance`] would have nothing to move even if no slot were busy.
-    pub fn is_balanced(&self, targets: &[LinkIndex]) -> bool {
-        let loads: Vec<usize> = targets.iter().map(|link| self.load(*link)).collect();
-        let (least, most) = (loads.iter().min(), loads.iter().max());
-        let is_even = least.zip(most).is_none_or(|(least, most)| most - least < 2);
-        is_even && (targets.is_empty() || loads.iter().sum::<usize>() == SLOTS)
+    pub fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
+        let loads = self.loads(targets);
+        let is_home = |slot: Slot| self.better(slot, targets, &loads, spread).is_none();
+        targets.is_empty() || self.select(|_, _| true).iter().all(is_home)
     }
 
     /// These slots wait for a new announcement on the link they are on.
@@ -196,43 +219,60 @@ impl Slots {
         }
     }
 
-    /// Puts `slots` one by one on the least loaded target if `is_worth(load here, load there)`; the
-    /// load here is `None` for a slot whose link is no target.
-    fn place(
-        &mut self,
-        slots: SlotSet,
-        targets: &[LinkIndex],
-        is_worth: impl Fn(Option<usize>, usize) -> bool,
-    ) -> Moves {
-        let mut loads: Vec<usize> = targets.iter().map(|link| self.load(*link)).collect();
+    /// Puts `slots` one by one where they should be.
+    fn place(&mut self, slots: SlotSet, targets: &[Target], spread: Spread) -> Moves {
+        let mut loads = self.loads(targets);
         let mut moves: Moves = Vec::new();
         for slot in slots.iter() {
-            let Some((best, load)) = loads.iter().copied().enumerate().min_by_key(|(_, load)| *load) else {
-                break;
-            };
-            let here = match self.seat(slot) {
-                Seat::Live(link) | Seat::Announcing(link) => targets.iter().position(|to| *to == link),
-                Seat::Unassigned => None,
-            };
-            if !is_worth(here.map(|here| loads[here]), load) {
-                continue;
-            }
-            if let Some(here) = here {
+            let Some(best) = self.better(slot, targets, &loads, spread) else { continue };
+            if let Some(here) = self.place_of(slot, targets) {
                 loads[here] -= 1;
             }
             loads[best] += 1;
-            self.seats[slot.index()] = Seat::Announcing(targets[best]);
-            match moves.iter_mut().find(|(to, _)| *to == targets[best]) {
+            let link = targets[best].link;
+            self.seats[slot.index()] = Seat::Announcing(link);
+            match moves.iter_mut().find(|(to, _)| *to == link) {
                 Some((_, set)) => set.insert(slot),
-                None => moves.push((targets[best], SlotSet(1 << slot.0))),
+                None => moves.push((link, SlotSet(1 << slot.0))),
             }
         }
         moves
     }
 
-    fn load(&self, link: LinkIndex) -> usize {
+    /// The target that a slot should move to; `None`: it should stay.
+    fn better(&self, slot: Slot, targets: &[Target], loads: &[u64], spread: Spread) -> Option<usize> {
+        let here = self.place_of(slot, targets);
+        match spread {
+            Spread::ByHash => home(slot, targets).filter(|home| Some(*home) != here),
+            Spread::ByWeight => {
+                // Compared as fractions (load with one more) / weight.
+                let filled = |place: usize, load: u64| (load, u64::from(targets[place].weight));
+                let is_less = |(a, b): (u64, u64), (c, d): (u64, u64)| a * d < c * b;
+                let best = (0..targets.len()).reduce(|best, place| {
+                    let is_better = is_less(filled(place, loads[place] + 1), filled(best, loads[best] + 1));
+                    if is_better { place } else { best }
+                })?;
+                let after = filled(best, loads[best] + 1);
+                let is_worth = here.is_none_or(|here| is_less(after, filled(here, loads[here])));
+                is_worth.then_some(best)
+            }
+        }
+    }
+
+    fn place_of(&self, slot: Slot, targets: &[Target]) -> Option<usize> {
+        match self.seat(slot) {
+            Seat::Live(link) | Seat::Announcing(link) => targets.iter().position(|to| to.link == link),
+            Seat::Unassigned => None,
+        }
+    }
+
+    fn loads(&self, targets: &[Target]) -> Vec<u64> {
+        targets.iter().map(|target| self.load(target.link)).collect()
+    }
+
+    fn load(&self, link: LinkIndex) -> u64 {
         let is_on = |seat: &&Seat| matches!(seat, Seat::Announcing(on) | Seat::Live(on) if *on == link);
-        self.seats.iter().filter(is_on).count()
+        self.seats.iter().filter(is_on).count() as u64
     }
 
     fn select(&self, is_in: impl Fn(Slot, Seat) -> bool) -> SlotSet {
@@ -246,10 +286,32 @@ impl Slots {
     }
 }
 
+/// Where a slot goes by hash. A target of less weight takes only so many of the slots that are its own.
+fn home(slot: Slot, targets: &[Target]) -> Option<usize> {
+    let name = mix(u64::from(slot.0) + 1);
+    let takes = |target: &Target| mix(name) % u64::from(WEIGHT) < u64::from(target.weight);
+    // All on trial: then no one is.
+    let takes_none = !targets.iter().any(takes);
+    let candidates = (0..targets.len()).filter(|place| takes_none || takes(&targets[*place]));
+    candidates.max_by_key(|place| {
+        let Target { link, endpoint, .. } = targets[*place];
+        (mix(endpoint ^ name), mix(u64::from(link.0) ^ name))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// Targets of equal weight, each its own endpoint.
+    fn even(links: &[LinkIndex]) -> Vec<Target> {
+        links.iter().map(|link| target(*link, WEIGHT)).collect()
+    }
+
+    fn target(link: LinkIndex, weight: u32) -> Target {
+        Target { link, weight, endpoint: mix(u64::from(link.0) + 100) }
+    }
 
     const A: LinkIndex = LinkIndex(0);
     const B: LinkIndex = LinkIndex(1);
@@ -264,36 +326,39 @@ mod tests {
     #[test]
     fn a_lost_link_gives_its_slots_away_and_takes_idle_ones_back() {
         let mut slots = Slots::default();
-        assert!(slots.assign(&[]).is_empty());
-        let moves = slots.assign(&[A, B]);
+        assert!(slots.assign(&even(&[]), Spread::ByWeight).is_empty());
+        let moves = slots.assign(&even(&[A, B]), Spread::ByWeight);
         assert_eq!(moves.iter().map(|(_, set)| set.iter().count()).collect::<Vec<_>>(), [32, 32]);
         settle(&mut slots, &moves);
-        assert!(slots.is_balanced(&[A, B]) && slots.rebalance(&[A, B], SlotSet::EMPTY).is_empty());
+        assert!(
+            slots.is_balanced(&even(&[A, B]), Spread::ByWeight)
+                && slots.rebalance(&even(&[A, B]), Spread::ByWeight, SlotSet::EMPTY).is_empty()
+        );
         assert_eq!(slots.free_of(A).iter().count(), 32);
-        let moves = slots.assign(&[B]);
+        let moves = slots.assign(&even(&[B]), Spread::ByWeight);
         assert_eq!(moves.len(), 1);
         settle(&mut slots, &moves);
         assert_eq!(slots.live_on(B).bits(), u64::MAX);
-        assert!(!slots.is_balanced(&[A, B]));
+        assert!(!slots.is_balanced(&even(&[A, B]), Spread::ByWeight));
         let busy = SlotSet(0xFFFF_FFFF_FFFF);
-        let moves = slots.rebalance(&[A, B], busy);
+        let moves = slots.rebalance(&even(&[A, B]), Spread::ByWeight, busy);
         assert_eq!(moves, [(A, SlotSet(!busy.bits()))], "busy slots stay");
     }
 
     #[test]
     fn slots_leave_a_draining_link_as_they_fall_idle() {
         let mut slots = Slots::default();
-        let moves = slots.assign(&[A]);
+        let moves = slots.assign(&even(&[A]), Spread::ByWeight);
         settle(&mut slots, &moves);
         let slot = Slot::of(Pin(5 << 8));
         slots.on_asked(slot);
         assert_eq!(slots.busy(), SlotSet(1 << 5));
-        let moves = slots.rebalance(&[B], slots.busy());
+        let moves = slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy());
         assert_eq!(moves, [(B, SlotSet(!(1 << 5)))]);
-        assert!(!slots.is_balanced(&[B]));
+        assert!(!slots.is_balanced(&even(&[B]), Spread::ByWeight));
         slots.on_settled(slot);
-        assert_eq!(slots.rebalance(&[B], slots.busy()), [(B, SlotSet(1 << 5))]);
-        assert!(slots.is_balanced(&[B]));
+        assert_eq!(slots.rebalance(&even(&[B]), Spread::ByWeight, slots.busy()), [(B, SlotSet(1 << 5))]);
+        assert!(slots.is_balanced(&even(&[B]), Spread::ByWeight));
     }
 
     #[test]
@@ -303,21 +368,57 @@ mod tests {
         assert_eq!(set.iter().map(Slot::index).collect::<Vec<_>>(), [0, 5, 63]);
     }
 
+    #[test]
+    fn weights_are_kept_and_a_trial_is_small() {
+        let mut slots = Slots::default();
+        let targets = [target(A, 3_000), target(B, 1_000)];
+        let moves = slots.assign(&targets, Spread::ByWeight);
+        settle(&mut slots, &moves);
+        let count = |slots: &Slots, link| slots.live_on(link).iter().count();
+        assert_eq!((count(&slots, A), count(&slots, B)), (48, 16));
+        let targets = [target(A, WEIGHT), target(B, WEIGHT / 16)];
+        let moves = slots.rebalance(&targets, Spread::ByWeight, SlotSet::EMPTY);
+        settle(&mut slots, &moves);
+        assert!((1..=4).contains(&count(&slots, B)), "{}", count(&slots, B));
+        assert!(slots.is_balanced(&targets, Spread::ByWeight));
+    }
+
+    #[test]
+    fn by_hash_all_gateways_agree_and_only_the_lost_ones_move() {
+        let (here, there) = (even(&[A, B, C]), [C, A, B].map(|link| target(link, WEIGHT)));
+        let name = |targets: &[Target], slot| home(slot, targets).map(|place| targets[place].endpoint);
+        let all = || SlotSet(u64::MAX).iter();
+        assert!(all().all(|slot| name(&here, slot) == name(&there, slot)));
+        for lost in [A, B, C] {
+            let rest: Vec<_> = here.iter().copied().filter(|target| target.link != lost).collect();
+            let kept = all().filter(|slot| name(&here, *slot) == name(&rest, *slot)).count();
+            let own = all().filter(|slot| name(&here, *slot) == Some(target(lost, 1).endpoint)).count();
+            assert_eq!(kept + own, SLOTS);
+            assert!((10..=34).contains(&own), "{own} of 64 on one of three");
+        }
+        let trial = [target(A, WEIGHT), target(B, WEIGHT / 16)];
+        let own = all().filter(|slot| home(*slot, &trial) == Some(1)).count();
+        assert!(own <= 8, "{own} on trial");
+        let both = [target(A, WEIGHT / 16), target(B, WEIGHT / 16)];
+        assert!(all().all(|slot| home(slot, &both).is_some()));
+    }
+
     proptest! {
         /// Links come, go and drain in any order: no slot is ever on a dead link, and an idle worker
         /// with a target ends balanced.
         #[test]
-        fn slots_are_only_on_links_that_live(steps in proptest::collection::vec((0u16..3, any::<bool>()), 1..60)) {
+        fn slots_are_only_on_links_that_live(steps in proptest::collection::vec((0u16..3, any::<bool>()), 1..60), by_hash: bool) {
+            let spread = if by_hash { Spread::ByHash } else { Spread::ByWeight };
             let (mut slots, mut up) = (Slots::default(), Vec::new());
             for (link, comes) in steps {
                 let link = LinkIndex(link);
                 up.retain(|other| *other != link);
                 if comes { up.push(link) } else { _ = slots.free_of(link) }
-                let moves = slots.assign(&up);
+                let moves = slots.assign(&even(&up), spread);
                 settle(&mut slots, &moves);
-                let moves = slots.rebalance(&up, SlotSet::EMPTY);
+                let moves = slots.rebalance(&even(&up), spread, SlotSet::EMPTY);
                 settle(&mut slots, &moves);
-                prop_assert!(slots.is_balanced(&up));
+                prop_assert!(slots.is_balanced(&even(&up), spread));
                 for link in [A, B, C] {
                     prop_assert!(up.contains(&link) || slots.live_on(link).is_empty());
                 }

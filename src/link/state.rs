@@ -6,7 +6,7 @@
 //!    +---- on_failed --+---------------------------+---------------------+--------------------+
 //! ```
 //!
-//! `Waiting` is the open breaker, `Connecting` and `Greeting` its one probe. The delays only become
+//! The delays only become
 //! short again after the link held for [`LinkTimes::stable_after`], so a backend that says HELLO and
 //! dies is not hammered.
 
@@ -87,6 +87,8 @@ pub enum Failure {
     Clogged(usize),
     /// So many login changes wait for the backend that no more may.
     Behind(usize),
+    /// The backend takes questions and does not answer: it is left alone for a while.
+    Tripped,
     /// The backend sent what it must not.
     Protocol(LinkError),
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Failure {
             Self::Closed => f.write_str("closed by the backend"),
             Self::Clogged(bytes) => write!(f, "the backend does not read; {bytes} bytes wait for it"),
             Self::Behind(changes) => write!(f, "the backend is behind; {changes} login changes wait for it"),
+            Self::Tripped => f.write_str("the backend does not answer; others do its work for a while"),
             Self::Protocol(error) => error.fmt(f),
         }
     }
@@ -201,6 +204,13 @@ impl LinkState {
         let delay = self.backoff.next_delay(random);
         self.phase = Phase::Waiting(now + delay);
         delay
+    }
+
+    /// Of a link that waits: it is tried again then.
+    pub const fn wait_until(&mut self, at: Instant) {
+        if let Phase::Waiting(_) = self.phase {
+            self.phase = Phase::Waiting(at);
+        }
     }
 
     /// When [`Self::poll_due`] has something to say.

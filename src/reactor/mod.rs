@@ -428,7 +428,7 @@ impl Reactor {
                     return;
                 }
                 Err(SendError::Gone(ReactorMail::Move(socket, _))) => {
-                    self.listener.release(&socket, self.now)
+                    self.listener.release(&socket, self.now);
                 }
                 Err(_) => unreachable!("what was to be sent comes back"),
             }

@@ -9,15 +9,14 @@ use super::announce::Announcement;
 use super::parking::{Change, Parked};
 use super::tally::Count;
 use crate::handoff::Downlink;
-use crate::link::{Failure, LinkIndex, Moves, Phase, Slot, SlotSet};
+use crate::link::{Failure, LinkIndex, Moves, Slot, SlotSet};
 use moorline_proto::ids::ShardId;
 use moorline_proto::link::Kind;
 
 impl Worker {
     /// A link greeted: it takes slots that have none, then its share of idle ones.
     pub(super) fn on_link_ready(&mut self) {
-        let moves = self.slots.assign(&self.targets());
-        self.begin_announcements(moves);
+        self.assign();
         self.needs_balance = true;
     }
 
@@ -47,17 +46,26 @@ impl Worker {
             self.parking.requeue(up);
             self.tally[Count::Reroutes] += 1;
         }
-        let moves = self.slots.assign(&self.targets());
-        self.begin_announcements(moves);
+        if !self.assign() {
+            self.force_breakers();
+        }
     }
 
-    /// Moves idle slots toward an even spread, as far as they are idle now.
-    pub(super) fn rebalance(&mut self) {
+    /// Gives slots without a link to one. False: there is none.
+    fn assign(&mut self) -> bool {
         let targets = self.targets();
-        let busy = self.slots.busy().union(self.parking.occupied());
-        let moves = self.slots.rebalance(&targets, busy);
+        let moves = self.slots.assign(&targets, self.endpoints.spread());
         self.begin_announcements(moves);
-        self.needs_balance = !self.slots.is_balanced(&targets);
+        !targets.is_empty()
+    }
+
+    /// Moves idle slots to where they should be, as far as they are idle now.
+    pub(super) fn rebalance(&mut self) {
+        let (targets, spread) = (self.targets(), self.endpoints.spread());
+        let busy = self.slots.busy().union(self.parking.occupied());
+        let moves = self.slots.rebalance(&targets, spread, busy);
+        self.begin_announcements(moves);
+        self.needs_balance = !self.slots.is_balanced(&targets, spread);
     }
 
     /// Too many login changes wait: announces this slot again instead of its waiting logins. Without
@@ -136,12 +144,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Links that take new slots.
-    fn targets(&self) -> Vec<LinkIndex> {
-        let is_ready = |index: &LinkIndex| self.links[index.index()].state.phase() == Phase::Ready;
-        self.indices().filter(is_ready).collect()
     }
 
     /// Asks every shard for the logins of slots that go to a link.

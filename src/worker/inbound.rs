@@ -65,6 +65,7 @@ impl Worker {
                 let took = self.now.saturating_since(up.taken_at);
                 self.tally.record_latency(took);
                 self.overload.record(self.now, took);
+                self.needs_balance |= self.endpoints.on_answer(self.now, index, took);
                 self.slots.on_settled(up.slot);
                 let answer = self.answers.answer(&up, result.code, &result.answer);
                 self.outbox.push(up.key.shard(), answer);

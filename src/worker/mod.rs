@@ -18,12 +18,14 @@
 //! | `uplink` | what shards send |
 //! | `inbound` | what backends send |
 //! | `failover` | links come and go: slots, announcements, re-sending |
+//! | `endpoints` | balance, breakers |
 //! | `rooms` | bindings, digests, questions |
 //! | `pressure`, `overload` | whom not to read, how much to shed, the load |
 //! | `parking`, `announce`, `answers`, `outbox` | the parts, each on its own |
 
 mod announce;
 mod answers;
+mod endpoints;
 mod failover;
 mod inbound;
 mod outbox;
@@ -39,6 +41,7 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
+pub use endpoints::Balance;
 pub use overload::OverloadLimits;
 pub use parking::ParkingLimits;
 pub use tally::{Count, Tally, series};
@@ -51,6 +54,7 @@ use crate::metrics::{Board, Registry};
 use crate::read_block::ReadBlock;
 use announce::Announcement;
 use answers::Answers;
+use endpoints::Endpoints;
 use mio::{Poll, Waker};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend;
@@ -86,6 +90,8 @@ pub struct WorkerSettings {
     pub endpoints: Vec<SocketAddr>,
     /// Links to each endpoint.
     pub links_per_endpoint: usize,
+    /// How users are spread over endpoints.
+    pub balance: Balance,
     /// What the links have in common.
     pub link: LinkSettings,
     /// How much may wait for a link.
@@ -170,6 +176,7 @@ struct Worker {
     registry: Option<Arc<Registry>>,
 
     links: Vec<Link>,
+    endpoints: Endpoints,
     slots: Slots,
     parking: Parking,
     announcements: Vec<Announcement>,
@@ -212,9 +219,12 @@ impl Worker {
         let links: Vec<Link> =
             addresses.flat_map(each).map(|address| Link::new(address, &settings.link)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a worker has at most 65,535 links");
+        let balance = settings.balance.clone();
+        let endpoints = Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance);
         let targets = shards.iter().map(|_| Vec::new()).collect();
         Self {
             links,
+            endpoints,
             slots: Slots::default(),
             parking: Parking::new(settings.parking, settings.link.up_timeout),
             announcements: Vec::new(),

@@ -46,6 +46,10 @@ counts! {
         LinkFailures = counter "link_failures";
         /// Links closed because the backend sent what it must not.
         LinkErrors = counter "link_protocol_errors";
+        /// Endpoints that are left alone because they do not answer.
+        BreakersOpen = gauge "breakers_open";
+        /// Times that an endpoint began to be left alone.
+        BreakerTrips = counter "breaker_trips";
         /// Bytes received from backends.
         LinkBytesIn = counter "link_received_bytes";
         /// Bytes the kernel took toward backends.

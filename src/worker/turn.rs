@@ -82,6 +82,7 @@ impl Worker {
             return Duration::ZERO;
         }
         let mut next = (self.now + SLEEP_MAX).min(self.parking.next_deadline()).min(self.pressure_deadline());
+        next = next.min(self.endpoints_deadline());
         for link in &self.links {
             next = next.min(link.state.next_deadline()).min(link.pending.next_deadline());
         }
@@ -159,6 +160,7 @@ impl Worker {
             }
         }
         self.expire_ups();
+        self.tend_endpoints();
         if self.needs_balance {
             self.rebalance();
         }
@@ -166,8 +168,10 @@ impl Worker {
 
     fn expire_ups(&mut self) {
         let mut timed_out = std::mem::take(&mut self.scratch.timed_out);
-        for link in &mut self.links {
+        for (number, link) in (0..).zip(&mut self.links) {
+            let before = timed_out.len();
             link.pending.expire(self.now, |up| timed_out.push(up));
+            timed_out[before..].iter().for_each(|_| self.endpoints.on_timeout(self.now, LinkIndex(number)));
         }
         for up in &timed_out {
             self.slots.on_settled(up.slot);
@@ -200,9 +204,10 @@ impl Worker {
     }
 
     fn publish_tally(&mut self) {
-        let links = &self.links;
         self.tally[Count::Turns] += 1;
-        self.tally[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
+        self.tally[Count::LinksUp] = self.links.iter().filter(|link| link.state.is_open()).count() as u64;
+        self.tally[Count::BreakersOpen] = self.breakers_open();
+        let links = &self.links;
         self.tally[Count::UpsPending] = links.iter().map(|link| link.pending.len() as u64).sum();
         self.tally[Count::UpsParked] = self.parking.frames() as u64;
         self.tally[Count::UpsParkedBytes] = self.parking.bytes() as u64;

@@ -262,3 +262,40 @@ fn order_per_user_holds_across_any_number_of_cuts() {
         }
     }
 }
+
+#[test]
+fn an_endpoint_that_does_not_answer_is_left_alone_and_then_tried_with_a_few() {
+    let (silent, well) = (Backend::bind(), Backend::bind());
+    let mut settings = settings(&[&silent, &well]);
+    settings.link.up_timeout = Duration::from_millis(100);
+    let world = World::start(settings);
+    let users: Vec<User> = (0..64).map(User::new).collect();
+    users.iter().for_each(|user| world.login(user));
+    let mut quiet = silent.greet(1_000);
+    let mut answering = well.greet(1_000);
+    // Whatever comes is answered, so that only the silent one has timeouts.
+    let answering = std::thread::spawn(move || {
+        let mut announced = 0;
+        while let Some(frame) = answering.next() {
+            match frame.kind {
+                Kind::Up => answering.answer(frame.correlation, 1),
+                Kind::Announce => {
+                    let announce: Announce = frame.message().expect("decodes");
+                    announced += announce.connections.len();
+                }
+                _ => {}
+            }
+        }
+        announced
+    });
+    users.iter().for_each(|user| world.mail(user, vec![user.send(1)]));
+    world.await_count(Count::BreakerTrips, 1);
+    assert_eq!(world.board.get(Count::LinkFailures as usize), 1, "the silent one is closed");
+    while quiet.next().is_some() {}
+    world.await_count(Count::BreakersOpen, 1);
+    // It is tried again after a second or two, with a few of the users.
+    let (_trial, logins) = silent.greet_announced(1_000);
+    assert!(logins.len() < 16, "{} of 64 users on trial", logins.len());
+    drop(world);
+    assert!(answering.join().expect("no panic") >= users.len());
+}

@@ -126,6 +126,7 @@ fn settings(endpoints: &[&Backend]) -> WorkerSettings {
         number: 4,
         endpoints: endpoints.iter().map(|backend| backend.address()).collect(),
         links_per_endpoint: 1,
+        balance: Balance::LeastLoaded,
         link,
         parking: ParkingLimits { frames: 1_000, bytes: 1 << 20, changes: 1_000 },
         overload: OverloadLimits {

@@ -1,0 +1,272 @@
+//! Which backend gets how many users: balance, slow endpoints, and those that do not answer.
+
+use super::Worker;
+use super::tally::Count;
+use crate::link::{Breaker, Failure, LinkIndex, Phase, Share, Spread, Target, WEIGHT};
+use moorline_proto::random::mix;
+use moorline_proto::time::{Duration, Instant, nanos_of};
+use std::net::SocketAddr;
+
+/// How often weights are looked at.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// An endpoint on trial weighs one part of so many.
+const TRIAL_PARTS: u32 = 16;
+/// Each answer moves the average by one part of so many.
+const AVERAGE_PARTS: u64 = 16;
+/// Slower than so many times the fastest: half the weight; down to a quarter.
+const SLOW_TIMES: u64 = 3;
+/// Not slower than so many times the fastest: the weight comes back.
+const FAST_TIMES: u64 = 2;
+/// Answers faster than this are fast, whatever others do.
+const SLOW_MIN: Duration = Duration::from_millis(20);
+/// Halvings of the weight of a slow one.
+const SLOWNESS_MAX: u32 = 2;
+
+/// How users are spread over endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Evenly over links, away from slow ones.
+    LeastLoaded,
+    /// The same endpoint from every gateway.
+    Hash,
+    /// One weight for each endpoint.
+    Weighted(Vec<u32>),
+}
+
+/// The endpoints of one worker.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    all: Vec<Endpoint>,
+    links_each: usize,
+    balance: Balance,
+    next_look: Instant,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    /// What it is called in every gateway.
+    name: u64,
+    breaker: Breaker,
+    /// Of its answers since the last look, in nanoseconds; 0: none.
+    average: u64,
+    /// Halvings of its weight.
+    slowness: u32,
+    /// When it had a timeout that should trip it.
+    wants_trip: bool,
+}
+
+impl Endpoints {
+    pub(super) fn new(addresses: &[SocketAddr], links_each: usize, balance: Balance) -> Self {
+        let endpoint = |address: &SocketAddr| Endpoint {
+            name: name_of(*address),
+            breaker: Breaker::default(),
+            average: 0,
+            slowness: 0,
+            wants_trip: false,
+        };
+        let all = addresses.iter().map(endpoint).collect();
+        Self { all, links_each, balance, next_look: Instant::ZERO }
+    }
+
+    const fn place(&self, link: LinkIndex) -> usize {
+        link.index() / self.links_each
+    }
+
+    fn of(&mut self, link: LinkIndex) -> &mut Endpoint {
+        let place = self.place(link);
+        &mut self.all[place]
+    }
+
+    pub(super) const fn spread(&self) -> Spread {
+        match self.balance {
+            Balance::LeastLoaded | Balance::Weighted(_) => Spread::ByWeight,
+            Balance::Hash => Spread::ByHash,
+        }
+    }
+
+    /// A question on this link was answered so long after it was asked. True: weights have changed.
+    pub(super) fn on_answer(&mut self, now: Instant, link: LinkIndex, took: Duration) -> bool {
+        let endpoint = self.of(link);
+        let took = nanos_of(took);
+        endpoint.average = match endpoint.average {
+            0 => took,
+            average => average - average / AVERAGE_PARTS + took / AVERAGE_PARTS,
+        };
+        endpoint.breaker.on_answer(now)
+    }
+
+    /// A question on this link had no answer in time.
+    pub(super) fn on_timeout(&mut self, now: Instant, link: LinkIndex) {
+        let endpoint = self.of(link);
+        endpoint.wants_trip |= endpoint.breaker.on_timeout(now);
+    }
+
+    /// How much this link should have beside others; `None`: nothing.
+    fn weight(&mut self, now: Instant, link: LinkIndex) -> Option<u32> {
+        let place = self.place(link);
+        let endpoint = &mut self.all[place];
+        let full = match &self.balance {
+            Balance::LeastLoaded => WEIGHT >> endpoint.slowness,
+            Balance::Hash => WEIGHT,
+            Balance::Weighted(weights) => WEIGHT * weights[place],
+        };
+        match endpoint.breaker.share(now) {
+            Share::Full => Some(full),
+            Share::Trial => Some(full / TRIAL_PARTS),
+            Share::Nothing => None,
+        }
+    }
+
+    /// Compares the endpoints' answers. True: weights may have changed.
+    fn look(&mut self, now: Instant) -> bool {
+        if now < self.next_look {
+            return false;
+        }
+        self.next_look = now + INTERVAL;
+        let fastest = self.all.iter().map(|endpoint| endpoint.average).filter(|average| *average > 0).min();
+        for endpoint in &mut self.all {
+            let average = std::mem::take(&mut endpoint.average);
+            let is_over = |times| average > fastest.unwrap_or(0).saturating_mul(times);
+            if is_over(SLOW_TIMES) && average > nanos_of(SLOW_MIN) {
+                endpoint.slowness = (endpoint.slowness + 1).min(SLOWNESS_MAX);
+            } else if !is_over(FAST_TIMES) || average <= nanos_of(SLOW_MIN) / 2 {
+                endpoint.slowness = endpoint.slowness.saturating_sub(1);
+            }
+        }
+        true
+    }
+}
+
+/// The same in every gateway.
+fn name_of(address: SocketAddr) -> u64 {
+    let ip = match address.ip().to_canonical() {
+        std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
+        std::net::IpAddr::V6(ip) => u128::from(ip),
+    };
+    let bytes = ip.to_be_bytes();
+    let (high, low) = bytes.split_at(8);
+    let half = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("eight of sixteen"));
+    mix(mix(half(high)) ^ half(low)) ^ mix(u64::from(address.port()))
+}
+
+impl Worker {
+    /// Links that take slots.
+    pub(super) fn targets(&mut self) -> Vec<Target> {
+        let Self { links, endpoints, now, .. } = self;
+        let mut targets = Vec::new();
+        for (number, link) in (0..).zip(links.iter()) {
+            let link_index = LinkIndex(number);
+            if link.state.phase() == Phase::Ready
+                && let Some(weight) = endpoints.weight(*now, link_index)
+            {
+                let endpoint = endpoints.of(link_index).name;
+                targets.push(Target { link: link_index, weight, endpoint });
+            }
+        }
+        targets
+    }
+
+    /// Once per turn: leaves alone who does not answer, and looks at the weights now and then.
+    pub(super) fn tend_endpoints(&mut self) {
+        if self.endpoints.all.len() < 2 {
+            return;
+        }
+        for place in 0..self.endpoints.all.len() {
+            if std::mem::take(&mut self.endpoints.all[place].wants_trip) {
+                self.trip(place);
+            }
+        }
+        self.needs_balance |= self.endpoints.look(self.now);
+    }
+
+    /// When [`Self::tend_endpoints`] wants to look again.
+    pub(super) const fn endpoints_deadline(&self) -> Instant {
+        if self.endpoints.all.len() < 2 { Instant::FAR_FUTURE } else { self.endpoints.next_look }
+    }
+
+    /// Others do this endpoint's work for a while, if there is another that is well.
+    fn trip(&mut self, place: usize) {
+        let now = self.now;
+        let is_well = |other: &Target| other.weight >= WEIGHT >> SLOWNESS_MAX;
+        let has_other = {
+            let targets = self.targets();
+            targets.iter().any(|target| self.endpoints.place(target.link) != place && is_well(target))
+        };
+        if !has_other {
+            return;
+        }
+        let until = self.endpoints.all[place].breaker.trip(now, &mut self.random);
+        self.tally[Count::BreakerTrips] += 1;
+        let first = place * self.endpoints.links_each;
+        for index in first..first + self.endpoints.links_each {
+            let link = LinkIndex(u16::try_from(index).expect("checked at start"));
+            if self.links[index].state.is_open() {
+                self.on_link_failed(link, &Failure::Tripped);
+            }
+            self.links[index].state.wait_until(until);
+        }
+    }
+
+    /// No link is left: one to an endpoint that does not answer is better than none.
+    pub(super) fn force_breakers(&mut self) {
+        let now = self.now;
+        for (index, link) in self.links.iter_mut().enumerate() {
+            if self.endpoints.all[index / self.endpoints.links_each].breaker.force(now) {
+                link.state.wait_until(now);
+            }
+        }
+    }
+
+    /// Endpoints that are left alone.
+    pub(super) fn breakers_open(&mut self) -> u64 {
+        let now = self.now;
+        let all = self.endpoints.all.iter_mut();
+        all.filter_map(|endpoint| (endpoint.breaker.share(now) == Share::Nothing).then_some(())).count()
+            as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: LinkIndex = LinkIndex(0);
+    const B: LinkIndex = LinkIndex(1);
+
+    fn endpoints(balance: Balance) -> Endpoints {
+        let addresses =
+            ["10.0.0.1:7100", "10.0.0.2:7100"].map(|address| address.parse().expect("an address"));
+        Endpoints::new(&addresses, 1, balance)
+    }
+
+    #[test]
+    fn a_slow_endpoint_loses_weight_step_by_step_and_gets_it_back() {
+        let mut endpoints = endpoints(Balance::LeastLoaded);
+        let mut now = Instant::from_nanos(1);
+        let mut weights = Vec::new();
+        for slow_ms in [2, 100, 100, 100, 100, 50, 2, 2, 2] {
+            for _ in 0..100 {
+                endpoints.on_answer(now, A, Duration::from_millis(slow_ms));
+                endpoints.on_answer(now, B, Duration::from_millis(20));
+            }
+            now += INTERVAL;
+            assert!(endpoints.look(now) && !endpoints.look(now));
+            weights.push(endpoints.weight(now, A).expect("it answers"));
+            // However fast the other one is, this is fast enough.
+            assert_eq!(endpoints.weight(now, B), Some(WEIGHT));
+        }
+        assert_eq!(weights, [1_000, 500, 250, 250, 250, 250, 500, 1_000, 1_000]);
+    }
+
+    #[test]
+    fn weights_are_those_of_the_settings_and_trials_are_small() {
+        let mut endpoints = endpoints(Balance::Weighted(vec![3, 1]));
+        let now = Instant::from_nanos(1);
+        assert_eq!((endpoints.weight(now, A), endpoints.weight(now, B)), (Some(3_000), Some(1_000)));
+        (0..20).for_each(|_| endpoints.on_timeout(now, A));
+        assert!(endpoints.all[0].wants_trip && !endpoints.all[1].wants_trip);
+        let until = endpoints.all[0].breaker.trip(now, &mut moorline_proto::random::Random::new(1));
+        assert_eq!(endpoints.weight(now, A), None);
+        assert_eq!(endpoints.weight(until, A), Some(187));
+    }
+}
