@@ -19,6 +19,7 @@ mod error;
 pub mod im;
 mod run;
 pub mod server;
+pub mod tokens;
 
 pub use config::BackendConfig;
 pub use error::BackendError;

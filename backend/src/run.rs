@@ -6,6 +6,7 @@ use crate::error::BackendError;
 use crate::im::store::Memory;
 use crate::im::{Im, ImHandler};
 use crate::server::{Handler, Server};
+use crate::tokens::{Guarded, Tokens};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,11 +24,25 @@ pub fn run(
     match config.handler {
         HandlerKind::Im => {
             let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
-            serve(config, &mut ImHandler::new(im), ready, stop)
+            guard(config, ImHandler::new(im), ready, stop)
         }
-        HandlerKind::Echo => serve(config, &mut Echo::new(Mode::Echo), ready, stop),
-        HandlerKind::Acker => serve(config, &mut Echo::new(Mode::Acker), ready, stop),
+        HandlerKind::Echo => guard(config, Echo::new(Mode::Echo), ready, stop),
+        HandlerKind::Acker => guard(config, Echo::new(Mode::Acker), ready, stop),
     }
+}
+
+/// Logins are judged by `tokens_file`, if there is one.
+fn guard<H: Handler>(
+    config: &BackendConfig,
+    mut handler: H,
+    ready: impl FnOnce(SocketAddr),
+    stop: &AtomicBool,
+) -> Result<(), BackendError> {
+    if config.tokens_file.as_os_str().is_empty() {
+        return serve(config, &mut handler, ready, stop);
+    }
+    let tokens = Tokens::load(&config.tokens_file)?;
+    serve(config, &mut Guarded { handler, tokens }, ready, stop)
 }
 
 fn serve<H: Handler>(

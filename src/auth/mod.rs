@@ -1,4 +1,4 @@
-//! Who a HELLO is from: local verification of its token.
+//! Who a HELLO is from: local verification of its token, or a word that the backend is to be asked.
 //!
 //! Owns the verification key. Driven by workers, one call per login, never by a reactor: a signature
 //! check costs tens of microseconds. Reads no clock (the caller tells the time) and talks to nobody.
@@ -63,17 +63,27 @@ pub enum AuthError {
     },
 }
 
-/// The verifier that the settings ask for. Reads the key file; says loudly when nothing is verified.
+/// Who judges HELLOs.
+#[derive(Clone)]
+pub enum Judge {
+    /// This process.
+    Here(Arc<dyn Verify>),
+    /// The backend that speaks for the user ([B-4.1]).
+    Backend,
+}
+
+/// Who judges, by the settings. Reads the key file; says loudly when nothing is verified.
 ///
 /// # Errors
 /// [`AuthError`].
-pub fn verifier(config: &AuthConfig) -> Result<Arc<dyn Verify>, AuthError> {
+pub fn judge(config: &AuthConfig) -> Result<Judge, AuthError> {
     match config.mode {
-        AuthMode::Jwt => Ok(Arc::new(token::JwtVerifier::new(config)?)),
+        AuthMode::Jwt => Ok(Judge::Here(Arc::new(token::JwtVerifier::new(config)?))),
         AuthMode::Dev => {
             tracing::warn!("auth.mode = \"dev\": TOKENS ARE NOT VERIFIED, anyone is let in as anybody");
-            Ok(Arc::new(DevVerifier))
+            Ok(Judge::Here(Arc::new(DevVerifier)))
         }
+        AuthMode::Backend => Ok(Judge::Backend),
     }
 }
 
@@ -86,8 +96,8 @@ impl Verify for DevVerifier {
     }
 }
 
-/// Checks the names that HELLO claims, the same in both modes.
-fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
+/// Checks the names that HELLO claims, the same in all modes, and nothing else.
+pub(crate) fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
     for (field, name, bytes_max) in
         [("uid", &hello.uid, UID_BYTES_MAX), ("device", &hello.device, DEVICE_BYTES_MAX)]
     {
@@ -120,6 +130,11 @@ pub enum NameProblem {
     /// It has a control character.
     #[error("contains a control character")]
     Control,
+}
+
+/// Whether a backend may name a user so.
+pub(crate) fn check_uid(uid: &str) -> Result<(), NameProblem> {
+    check_name(uid, UID_BYTES_MAX)
 }
 
 fn check_name(name: &str, bytes_max: usize) -> Result<(), NameProblem> {

@@ -49,7 +49,7 @@ impl SettingsArgs {
 
 pub(super) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     let config = args.load()?.config;
-    auth::verifier(&config.auth).map_err(Failure::usage)?;
+    auth::judge(&config.auth).map_err(Failure::usage)?;
     for warning in config.warnings() {
         note(&format!("warning: {warning}"));
     }

@@ -167,9 +167,9 @@ pub const KEYS: &[Key] = &[
     key(
         "auth",
         "mode",
-        Kind::Choice(&["jwt", "dev"]),
+        Kind::Choice(&["jwt", "dev", "backend"]),
         "\"jwt\"",
-        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback.",
+        "jwt: a token's signature, expiry and subject are verified. dev: every well-formed HELLO is let in; refused unless the listener is on loopback. backend: the backend is asked, and whoever it does not judge within backend.up_timeout comes back later.",
     ),
     key(
         "auth",

@@ -171,6 +171,8 @@ pub enum AuthMode {
     Jwt,
     /// Not at all: every well-formed HELLO is let in. Loopback listeners only.
     Dev,
+    /// By the backend.
+    Backend,
 }
 
 /// A token's signature algorithm.

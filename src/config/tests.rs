@@ -96,7 +96,7 @@ fn what_is_wrong_is_named_with_its_place() {
             "m.toml:2: limits.body_max: invalid type: integer `65536`, expected a size",
         ),
         ("[limits]\nbody_max = \"64KB\"", "\"64KB\" is not a size: a whole number with B, KiB, MiB or GiB"),
-        ("[auth]\nmode = \"none\"", "unknown variant `none`, expected `jwt` or `dev`"),
+        ("[auth]\nmode = \"none\"", "unknown variant `none`, expected one of `jwt`, `dev`, `backend`"),
         ("[listener]\naddress = \"localhost\"", "m.toml:2: listener.address: invalid socket address"),
         ("[listener]\nbacklog = 1\nbacklog = 2", "m.toml:3: duplicate key"),
         ("[listener\n", "m.toml:1: "),

@@ -115,6 +115,7 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
                 config.listener.address
             )
         }),
+        AuthMode::Backend => {}
         AuthMode::Jwt => rules.require(!auth.key_file.as_os_str().is_empty(), "auth.key_file", || {
             "mode \"jwt\" needs a key file; name one, or for development on this machine only use \
              auth.mode = \"dev\""

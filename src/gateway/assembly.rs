@@ -54,7 +54,7 @@ impl Gateway {
     pub(super) fn start(config: &Config) -> Result<Self, GatewayError> {
         let cap = connections_max(config.limits.connections_max);
         let (listener, address) = bind(config)?;
-        let verifier = auth::verifier(&config.auth)?;
+        let judge = auth::judge(&config.auth)?;
         let metrics = Arc::new(Registry::new());
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key)
@@ -80,7 +80,7 @@ impl Gateway {
                 settings: worker_settings(config, number, base.epoch, random.next_u64()),
                 berth,
                 shards: sinks.collect(),
-                verifier: Arc::clone(&verifier),
+                judge: judge.clone(),
                 clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
                 stop: Arc::clone(&workers_stop),
                 board: board(&metrics, worker::series()),

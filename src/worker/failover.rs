@@ -35,6 +35,7 @@ impl Worker {
         self.tally[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
 
         self.forget_queries(index);
+        self.ask_again(index);
         self.announcements.retain(|announcement| announcement.link != index);
         for slot in self.slots.free_of(index).iter() {
             // The next announcement names them, if they last until then.

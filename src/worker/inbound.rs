@@ -27,6 +27,7 @@ impl Worker {
         match frame.kind {
             Kind::Hello => self.on_hello(index, frame),
             Kind::UpResult => self.on_up_result(index, frame),
+            Kind::AuthResult => self.on_auth_result(index, frame),
             Kind::Push => self.on_push(index, frame),
             Kind::Kick => self.on_kick(frame),
             Kind::Bind => self.on_bind(index, frame),

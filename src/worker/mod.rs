@@ -17,6 +17,7 @@
 //! | `turn` | the loop |
 //! | `uplink` | what shards send |
 //! | `inbound` | what backends send |
+//! | `logins` | HELLOs, judged here or by a backend |
 //! | `failover` | links come and go: slots, announcements, re-sending |
 //! | `endpoints` | balance, breakers |
 //! | `rooms` | bindings, digests, questions |
@@ -28,6 +29,7 @@ mod answers;
 mod endpoints;
 mod failover;
 mod inbound;
+mod logins;
 mod outbox;
 mod overload;
 mod parking;
@@ -46,7 +48,7 @@ pub use overload::OverloadLimits;
 pub use parking::ParkingLimits;
 pub use tally::{Count, Tally, series};
 
-use crate::auth::Verify;
+use crate::auth::Judge;
 use crate::handoff::{ShardSink, UplinkBatch};
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::mailbox::{self, Receiver, Sender};
@@ -55,6 +57,7 @@ use crate::read_block::ReadBlock;
 use announce::Announcement;
 use answers::Answers;
 use endpoints::Endpoints;
+use logins::AskedLogins;
 use mio::{Poll, Waker};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend;
@@ -142,7 +145,7 @@ pub struct WorkerParts {
     /// The shards, by number.
     pub shards: Vec<Box<dyn ShardSink>>,
     /// Who judges HELLOs.
-    pub verifier: Arc<dyn Verify>,
+    pub judge: Judge,
     /// The time.
     pub clock: Clock,
     /// Set it and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
@@ -170,7 +173,7 @@ struct Worker {
     clock: Clock,
     poll: Poll,
     mailbox: Receiver<UplinkBatch>,
-    verifier: Arc<dyn Verify>,
+    judge: Judge,
     stop: Arc<AtomicBool>,
     board: Arc<Board>,
     registry: Option<Arc<Registry>>,
@@ -182,6 +185,7 @@ struct Worker {
     announcements: Vec<Announcement>,
     outbox: Outbox,
     logins: VecDeque<(ConnKey, Box<Hello>)>,
+    asked: AskedLogins,
     round: Round,
     queries: Queries,
     overload: Overload,
@@ -213,12 +217,13 @@ struct Scratch {
 
 impl Worker {
     fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, berth, shards, verifier, clock, stop, board, registry } = parts;
+        let WorkerParts { settings, berth, shards, judge, clock, stop, board, registry } = parts;
         let addresses = settings.endpoints.iter();
         let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
         let links: Vec<Link> =
             addresses.flat_map(each).map(|address| Link::new(address, &settings.link)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a worker has at most 65,535 links");
+        let asked = logins::asked_logins(links.len(), settings.link.up_timeout);
         let balance = settings.balance.clone();
         let endpoints = Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance);
         let targets = shards.iter().map(|_| Vec::new()).collect();
@@ -230,6 +235,7 @@ impl Worker {
             announcements: Vec::new(),
             outbox: Outbox::new(shards),
             logins: VecDeque::new(),
+            asked,
             round: Round::default(),
             queries: Queries::default(),
             overload: Overload::new(settings.overload),
@@ -248,7 +254,7 @@ impl Worker {
             clock,
             poll: berth.poll,
             mailbox: berth.mailbox,
-            verifier,
+            judge,
             stop,
             board,
             registry,

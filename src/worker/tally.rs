@@ -120,6 +120,8 @@ counts! {
         LoginsRefused = counter "auth_refused";
         /// HELLOs turned away because too many waited to be judged.
         LoginsBusy = counter "auth_busy";
+        /// HELLOs turned away because no backend judged them in time.
+        LoginsUnjudged = counter "auth_unavailable";
         /// Batches that a shard's full mailbox did not take at once.
         MailboxFull = counter "worker_mailbox_full";
         /// Turns of workers' loops.

@@ -82,7 +82,7 @@ impl Worker {
             return Duration::ZERO;
         }
         let mut next = (self.now + SLEEP_MAX).min(self.parking.next_deadline()).min(self.pressure_deadline());
-        next = next.min(self.endpoints_deadline());
+        next = next.min(self.endpoints_deadline()).min(self.asked_deadline());
         for link in &self.links {
             next = next.min(link.state.next_deadline()).min(link.pending.next_deadline());
         }
@@ -160,6 +160,7 @@ impl Worker {
             }
         }
         self.expire_ups();
+        self.expire_asked();
         self.tend_endpoints();
         if self.needs_balance {
             self.rebalance();

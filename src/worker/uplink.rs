@@ -1,8 +1,8 @@
 //! What shards send: HELLOs to judge, client frames, login changes, outcomes of pushes.
 
+use super::Worker;
 use super::parking::Change;
 use super::tally::Count;
-use super::{LOGINS_MAX, Worker};
 use crate::handoff::{Downlink, PushTicket, Target, Uplink, UplinkBatch};
 use crate::link::{Seat, Slot, Up};
 use bytes::Bytes;
@@ -12,7 +12,6 @@ use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::link::Kind;
 use moorline_proto::message;
 use moorline_proto::message::backend::{Outcome, PushOutcome};
-use moorline_proto::message::client::Hello;
 
 /// A Req of which only the id is read: the rest is the backend's to judge, and costs nothing here.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
@@ -52,30 +51,6 @@ impl Worker {
                     one.handle_part(from, logins, is_last);
                 }
             }
-        }
-    }
-
-    fn handle_login(&mut self, key: ConnKey, hello: Box<Hello>) {
-        if self.logins.len() < LOGINS_MAX {
-            self.logins.push_back((key, hello));
-        } else {
-            self.tally[Count::LoginsBusy] += 1;
-            self.outbox.push(key.shard(), Downlink::Verdict { key, verdict: Err(CloseReason::Busy) });
-        }
-    }
-
-    /// Judges waiting HELLOs, at most `count_max` of them.
-    pub(super) fn judge_logins(&mut self, count_max: usize) {
-        if self.logins.is_empty() {
-            return;
-        }
-        let unix_now_s = (self.clock.unix_now_s)();
-        for _ in 0..count_max {
-            let Some((key, hello)) = self.logins.pop_front() else { return };
-            let verdict = self.verifier.verify(&hello, unix_now_s);
-            let count = if verdict.is_ok() { Count::LoginsOk } else { Count::LoginsRefused };
-            self.tally[count] += 1;
-            self.outbox.push(key.shard(), Downlink::Verdict { key, verdict });
         }
     }
 

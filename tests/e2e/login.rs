@@ -1,6 +1,6 @@
 //! Who is let in, who is not, and what WELCOME says.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, run};
 use crate::raw::{Client, End, hello};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -70,6 +70,22 @@ fn tokens_of_the_command_line_open_the_door() {
     assert_eq!(code(String::new()), refused, "no token");
     gateway.until_closed("auth_failed", 5);
     gateway.until_metric("auth_refused_total", 5);
+}
+
+#[test]
+fn the_backend_judges_when_it_is_asked() {
+    let list = TempFile::new("alice secret # her own\n\nalice second\nbob other\n");
+    let backend =
+        Backend::start_with(&["listen=127.0.0.1:0", &format!("tokens_file={}", list.path().display())]);
+    let gateway = Gateway::start(&backend, &["auth.mode=backend", "backend.up_timeout=500ms"]);
+    let code = |token: &str| Client::verdict(gateway.listener, &with_token(token.to_owned()));
+    assert_eq!((code("secret"), code("second")), (0, 0));
+    let refused = CloseReason::AuthFailed.code();
+    assert_eq!((code("other"), code("Secret"), code("")), (refused, refused, refused));
+    gateway.until_metric("auth_refused_total", 3);
+    let _gone = backend.kill();
+    gateway.until_metric("links_up", 0);
+    assert_eq!(code("secret"), CloseReason::Unavailable.code(), "nobody is let in unjudged");
 }
 
 /// (what it is, its claims, code it is closed with or 0)

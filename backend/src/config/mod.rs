@@ -3,6 +3,7 @@
 //! ```toml
 //! listen = "127.0.0.1:7100"   # loopback or private: the link is not encrypted
 //! handler = "im"              # or "echo", "acker"
+//! tokens_file = ""            # who may log in, for gateways that ask
 //!
 //! [link]
 //! credit = 65536              # unanswered UPs per link
@@ -18,7 +19,7 @@ mod units;
 use crate::error::BackendError;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Which handler answers the gateway.
@@ -46,6 +47,9 @@ pub struct BackendConfig {
     pub node: String,
     /// Number of this node in message ids, 0..=1023; unique among backends of one installation.
     pub node_number: u16,
+    /// List of `uid token` lines that judges logins of gateways with `auth.mode = "backend"`. Empty:
+    /// all of those are refused.
+    pub tokens_file: PathBuf,
     /// The link.
     pub link: LinkConfig,
     /// The IM backend.
@@ -59,6 +63,7 @@ impl Default for BackendConfig {
             handler: HandlerKind::Im,
             node: "backend".into(),
             node_number: 0,
+            tokens_file: PathBuf::new(),
             link: LinkConfig::default(),
             im: ImConfig::default(),
         }

@@ -92,6 +92,14 @@ impl ReplyTo {
     }
 }
 
+/// The right to judge one login, once.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a client waits for the verdict"]
+pub struct JudgeTo {
+    pub(crate) link: LinkId,
+    pub(crate) correlation: u64,
+}
+
 /// A client's frame.
 #[derive(Debug)]
 pub struct Up {

@@ -1,7 +1,7 @@
 //! What each link frame of a gateway means.
 
 use super::Handler;
-use super::event::{Event, GatewayId, LinkId, Now, PushId, ReplyTo, Up};
+use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, Up};
 use super::outbox::{Kick, Outbox};
 use super::route::Login;
 use super::stream::{LinkEnd, Phase};
@@ -10,9 +10,7 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::link::{Kind, LINK_VERSION, LinkError, LinkFrame};
-use moorline_proto::message::backend::{
-    self, Announce, AuthResult, ConnDown, ConnUp, LinkHello, Outcome, PushResult,
-};
+use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, LinkHello, Outcome, PushResult};
 use moorline_proto::message::client::Code;
 use moorline_proto::time::Instant;
 
@@ -75,10 +73,8 @@ impl<H: Handler> Turn<'_, H> {
                 self.out.put(link, Kind::Pong, frame.correlation, 0, &());
             }
             Kind::Auth => {
-                let code = CloseReason::AuthFailed.code();
-                let reason = "this backend checks no tokens: let the gateway verify them".to_owned();
-                let verdict = AuthResult { code, reason, ..Default::default() };
-                self.out.put(link, Kind::AuthResult, frame.correlation, 0, &verdict);
+                let judge = JudgeTo { link, correlation: frame.correlation };
+                self.handler.handle_auth(self.now, frame.message()?, judge, self.out);
             }
             // To be heard is all the first two are for.
             Kind::Pong | Kind::Credit | Kind::QueryResult | Kind::Drain => {}

@@ -21,10 +21,13 @@ mod rooms;
 mod route;
 mod stream;
 
-pub use event::{Event, GatewayId, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
 pub use mailbox::{Remote, RemoteError};
 pub use outbox::{Kick, Outbox, PushSpec};
 pub use reactor::Server;
+
+use moorline_proto::error::CloseReason;
+use moorline_proto::message::backend::Auth;
 
 /// Answers what gateways say. Driven by one thread; it must not block.
 ///
@@ -44,6 +47,14 @@ pub trait Handler {
 
     /// Takes one event.
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox);
+
+    /// A gateway asks whom a token belongs to (`auth.mode = "backend"`). The answer, now or within the
+    /// gateway's `backend.up_timeout`, is [`Outbox::admit`] or [`Outbox::refuse`]. Without this method
+    /// everybody is refused.
+    fn handle_auth(&mut self, now: Now, question: Auth, judge: JudgeTo, out: &mut Outbox) {
+        let _ = (now, question);
+        out.refuse(judge, CloseReason::AuthFailed, "this backend checks no tokens");
+    }
 
     /// Takes one message from another thread, for instance "this batch is durable".
     fn handle_message(&mut self, now: Now, message: Self::Message, out: &mut Outbox) {

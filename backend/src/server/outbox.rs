@@ -2,7 +2,7 @@
 //!
 //! Pure: no socket is touched here. The loop writes each dirty buffer once at the end of a turn.
 
-use super::event::{GatewayId, LinkId, PushId, ReplyTo, SessionId};
+use super::event::{GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
 use super::rooms::Rooms;
 use super::route::{Place, Routes};
 use bytes::{Bytes, BytesMut};
@@ -10,7 +10,9 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::Pin;
 use moorline_proto::link::{self, Kind};
-use moorline_proto::message::backend::{self, Bind, Digest, Outcome, RoomDigest, Stats, Unbind, UpResult};
+use moorline_proto::message::backend::{
+    self, AuthResult, Bind, Digest, Outcome, RoomDigest, Stats, Unbind, UpResult,
+};
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
 use moorline_proto::message::encode;
 use prost::Message;
@@ -126,6 +128,22 @@ impl Outbox {
     /// and code.
     pub fn answer(&mut self, reply: ReplyTo, code: Code, answer: Bytes) {
         self.put_answer(reply, &UpResult { code: code.into(), answer });
+    }
+
+    /// Lets a client in, as this user.
+    #[allow(clippy::needless_pass_by_value)] // the right is used up
+    pub fn admit(&mut self, judge: JudgeTo, uid: &str) {
+        let JudgeTo { link, correlation } = judge;
+        let verdict = AuthResult { uid: uid.to_owned(), ..AuthResult::default() };
+        self.put(link, Kind::AuthResult, correlation, 0, &verdict);
+    }
+
+    /// Does not let a client in. It hears the code; the reason is for the gateway's log.
+    #[allow(clippy::needless_pass_by_value)] // the right is used up
+    pub fn refuse(&mut self, judge: JudgeTo, code: CloseReason, reason: &str) {
+        let JudgeTo { link, correlation } = judge;
+        let verdict = AuthResult { code: code.code(), uid: String::new(), reason: reason.to_owned() };
+        self.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 
     /// Answers a SEND. `cid` and `code` inside `answer` must be zero: the gateway fills them.

@@ -1,12 +1,14 @@
 //! A whole worker on its thread, between fake shards and scripted backends on loopback sockets.
 
 mod failover;
+mod logins;
 mod pressure;
 mod rogue;
 mod rooms;
 mod traffic;
 
 use super::*;
+use crate::auth::Verify;
 use crate::handoff::{Admission, Downlink, DownlinkBatch, Uplink};
 use crate::link::{LinkTimes, Slot};
 use bytes::{Bytes, BytesMut};
@@ -146,6 +148,10 @@ impl World {
 
     /// With a clock of the test's own; wake the worker after moving it.
     fn start_by(settings: WorkerSettings, now: fn() -> Instant) -> Self {
+        Self::start_judged(settings, now, Judge::Here(Arc::new(Names)))
+    }
+
+    fn start_judged(settings: WorkerSettings, now: fn() -> Instant, judge: Judge) -> Self {
         let (mail, berth) = Berth::open(1024).expect("poll");
         let logins = Logins::default();
         let (mut sinks, mut shards, mut gates) = (Vec::<Box<dyn ShardSink>>::new(), Vec::new(), Vec::new());
@@ -166,7 +172,7 @@ impl World {
             settings,
             berth,
             shards: sinks,
-            verifier: Arc::new(Names),
+            judge,
             clock,
             stop: Arc::clone(&stop),
             board: Arc::clone(&board),

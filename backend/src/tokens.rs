@@ -1,0 +1,82 @@
+//! A list of tokens: the smallest way for a backend to judge logins.
+//!
+//! One line for each, `uid token`, any number of tokens for one uid; `#` begins a comment. Read once at
+//! start. Whoever has users of their own implements [`Handler::handle_auth`].
+
+use crate::error::BackendError;
+use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
+use moorline_proto::error::CloseReason;
+use moorline_proto::message::backend::Auth;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Tokens by uid.
+#[derive(Debug, Default)]
+pub struct Tokens {
+    by_uid: HashMap<String, Vec<String>>,
+}
+
+impl Tokens {
+    /// Reads a list.
+    ///
+    /// # Errors
+    /// [`BackendError`]: the file, or a line of it.
+    pub fn load(path: &Path) -> Result<Self, BackendError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| BackendError::ReadConfig { path: path.to_owned(), cause })?;
+        let mut tokens = Self::default();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.split('#').next().unwrap_or_default();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                [] => {}
+                [uid, token] => tokens.by_uid.entry(uid.to_owned()).or_default().push(token.to_owned()),
+                _ => {
+                    let reason = format!("line {number} of {}: expected `uid token`", path.display());
+                    return Err(BackendError::InvalidConfig { key: "tokens_file", reason });
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// Takes as long for a wrong token as for a right one of that length.
+    fn has(&self, uid: &str, token: &str) -> bool {
+        let differ = |known: &str| known.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) != 0;
+        let is_it = |known: &String| known.len() == token.len() && !differ(known);
+        self.by_uid.get(uid).is_some_and(|known| known.iter().any(is_it))
+    }
+}
+
+/// A handler whose logins are judged by a list.
+#[derive(Debug)]
+pub struct Guarded<H> {
+    /// Does everything else.
+    pub handler: H,
+    /// Who may come in.
+    pub tokens: Tokens,
+}
+
+impl<H: Handler> Handler for Guarded<H> {
+    type Message = H::Message;
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
+        self.handler.handle(now, event, out);
+    }
+
+    fn handle_auth(&mut self, _now: Now, question: Auth, judge: JudgeTo, out: &mut Outbox) {
+        if self.tokens.has(&question.uid, &question.token) {
+            out.admit(judge, &question.uid);
+        } else {
+            out.refuse(judge, CloseReason::AuthFailed, "the token is not in tokens_file");
+        }
+    }
+
+    fn handle_message(&mut self, now: Now, message: Self::Message, out: &mut Outbox) {
+        self.handler.handle_message(now, message, out);
+    }
+
+    fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
+        self.handler.handle_turn_end(now, out);
+    }
+}
