@@ -229,6 +229,15 @@ pub const KEYS: &[Key] = &[
         "How long after its login a ticket to go on with a session is good. 1m to 8760h.",
     ),
     key(
+        "session",
+        "mobile_max",
+        Kind::Count,
+        "0",
+        "Logins of one user on phones and tablets (iOS, Android); a newer one ends the oldest. 0: no limit but that of 32 in all.",
+    ),
+    key("session", "desktop_max", Kind::Count, "0", "The same on desktops (Windows, macOS, Linux)."),
+    key("session", "web_max", Kind::Count, "0", "The same in browsers."),
+    key(
         "drain",
         "grace",
         Kind::Duration,
@@ -298,6 +307,14 @@ pub const KEYS: &[Key] = &[
         "\"256KiB\"",
         "Bytes queued for one connection; over it pushes of the group and bulk lanes become a NOTIFY, which the client follows when it reads again. Half of queue_bytes if that is less.",
     ),
+    key(
+        "limits",
+        "batch_age",
+        Kind::Duration,
+        "\"0s\"",
+        "How long a push of the group or bulk lane may wait for others to the same client, to go out as one BATCH. 0s: not at all. Up to 10s.",
+    ),
+    key("limits", "batch_frames", Kind::Count, "16", "Pushes that end such a wait, 2 to 128."),
     key(
         "limits",
         "retransmit",

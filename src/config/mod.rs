@@ -108,6 +108,12 @@ pub struct SessionConfig {
     /// How long after its login a ticket is good.
     #[serde(with = "units::duration")]
     pub ticket_ttl: Duration,
+    /// Phones and tablets of one user; 0: no limit of their own.
+    pub mobile_max: usize,
+    /// Desktops of one user.
+    pub desktop_max: usize,
+    /// Browsers of one user.
+    pub web_max: usize,
 }
 
 /// `[overload]`
@@ -228,6 +234,11 @@ pub struct LimitsConfig {
     pub queue_frames: usize,
     /// Bytes queued for one connection; over it pushes that may wait become NOTIFYs.
     pub collapse_bytes: ByteSize,
+    /// How long a push that may wait does so for others; 0: not at all.
+    #[serde(with = "units::duration")]
+    pub batch_age: Duration,
+    /// Pushes that end such a wait.
+    pub batch_frames: usize,
     /// What follows an overdue ack.
     pub retransmit: Retransmit,
     /// Frames per second of one connection; 0: no limit.

@@ -5,7 +5,7 @@
 use super::load::{ConfigError, Loaded, Problem};
 use super::units::{ByteSize, format_duration};
 use super::{AuthMode, Balance, Config, REACTORS_MAX, WORKERS_MAX};
-use moorline_proto::frame::BODY_BYTES_CEILING;
+use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -195,7 +195,13 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     rules.count("listener.address_connections", listener.address_connections, 0..=1 << 24);
     rules.range("listener.address_rate", &listener.address_rate, &(0..=1 << 20), ToString::to_string);
     rules.count("session.kept_max", config.session.kept_max, 0..=1 << 24);
+    let session = &config.session;
+    rules.count("session.mobile_max", session.mobile_max, 0..=32);
+    rules.count("session.desktop_max", session.desktop_max, 0..=32);
+    rules.count("session.web_max", session.web_max, 0..=32);
     rules.size("limits.collapse_bytes", limits.collapse_bytes, KIB..=256 * MIB);
+    rules.time("limits.batch_age", limits.batch_age, Duration::ZERO..=Duration::from_secs(10));
+    rules.count("limits.batch_frames", limits.batch_frames, 2..=BATCH_FRAMES_MAX);
     rules.count("limits.frame_rate", limits.frame_rate, 0..=1 << 20);
     rules.count("limits.user_rate", limits.user_rate, 0..=1 << 20);
     rules.size("limits.memory_watermark", limits.memory_watermark, MIB..=1 << 40);

@@ -4,6 +4,7 @@
 //! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
 //! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
 
+mod block;
 mod door;
 mod limit_log;
 mod listener;
@@ -23,7 +24,8 @@ use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
 use crate::read_block::ReadBlock;
-use crate::shard::{Count, Outputs, Settings, Shard, Transfer};
+use crate::shard::{Count, Gather as _, Outputs, Settings, Shard, Transfer};
+use block::WriteBlock;
 use limit_log::LimitLog;
 use listener::{Arrival, Listener};
 use mio::event::Event;
@@ -75,7 +77,7 @@ pub struct Reactor {
     /// Connections on their way to a reactor whose mailbox was full.
     leaving: VecDeque<(TcpStream, Box<Transfer>)>,
     read_block: ReadBlock,
-    write_block: Vec<u8>,
+    write_block: WriteBlock,
     turns: u64,
     /// The time of this turn.
     now: Instant,
@@ -117,7 +119,7 @@ impl Reactor {
             ready: VecDeque::new(),
             leaving: VecDeque::new(),
             read_block: ReadBlock::default(),
-            write_block: Vec::with_capacity(WRITE_BYTES),
+            write_block: WriteBlock::with_capacity(WRITE_BYTES),
             turns: 0,
             now,
             is_stopping: false,
@@ -396,18 +398,17 @@ impl Reactor {
             if !stream.is_writable {
                 return self.shard.handle_sent(key, 0, &mut self.outputs);
             }
-            self.write_block.clear();
             self.shard.gather(key, &mut self.write_block, WRITE_BYTES);
             if self.write_block.is_empty() {
                 return;
             }
-            match stream.write(&self.write_block) {
+            let (length, outcome) = (self.write_block.gathered(), stream.write_block(&self.write_block));
+            self.write_block.clear(); // shared bodies go with their frames
+            match outcome {
                 Ok(sent) => self.shard.handle_sent(key, sent, &mut self.outputs),
                 Err(_) => return self.shard.handle_peer_closed(self.now, key, &mut self.outputs),
             }
-            if self.write_block.len() < WRITE_BYTES
-                && self.streams.get_mut(key).is_some_and(|stream| stream.is_writable)
-            {
+            if length < WRITE_BYTES && outcome.is_ok_and(|sent| sent == length) {
                 return;
             }
         }

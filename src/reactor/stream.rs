@@ -5,11 +5,12 @@
 //! `WouldBlock` ends writability, and only the next edge restores them. After the peer's end of stream
 //! was announced, reading goes on to the end even behind a short read.
 
+use super::block::{SLICES_MAX, WriteBlock};
 use crate::read_block::ReadBlock;
 use bytes::Bytes;
 use mio::net::TcpStream;
 use moorline_proto::ids::ConnKey;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 
 /// One client's socket: 12 bytes in its slot.
 #[derive(Debug)]
@@ -59,11 +60,30 @@ impl Stream {
 
     /// Writes once; answers how many bytes the kernel took.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_by(bytes.len(), |socket| socket.write(bytes))
+    }
+
+    /// The same for a block, with the large bodies in it uncopied.
+    pub(super) fn write_block(&mut self, block: &WriteBlock) -> io::Result<usize> {
+        if let Some(bytes) = block.plain() {
+            return self.write(bytes);
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = block.slices(&mut slices);
+        let length = slices[..count].iter().map(|slice| slice.len()).sum();
+        self.write_by(length, |socket| socket.write_vectored(&slices[..count]))
+    }
+
+    fn write_by(
+        &mut self,
+        length: usize,
+        mut write: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let Some(socket) = self.socket.as_mut() else { return Err(io::ErrorKind::NotConnected.into()) };
         loop {
-            match socket.write(bytes) {
+            match write(socket) {
                 Ok(count) => {
-                    self.is_writable = count == bytes.len();
+                    self.is_writable = count == length;
                     return Ok(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

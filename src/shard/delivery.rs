@@ -7,7 +7,8 @@ use crate::handoff::{Push, PushTicket, Target, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Command, Frame, Lane};
+use moorline_proto::frame::compress::try_compress;
+use moorline_proto::frame::{BATCH_FRAMES_MAX, Command, Flags, Frame, Lane, encode_batch};
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Ack, Code, Notify};
@@ -120,10 +121,10 @@ impl Shard {
         let collapsed = if is_slow { collapsed(&parcel) } else { None };
         if let Some(notify) = collapsed {
             self.tally[Count::PushesCollapsed] += 1;
-            if let Some(ticket) = flight.wait_collapsed(notify) {
+            if let Some(ticket) = flight.wait_collapsed(notify, now) {
                 report(Some(ticket), key, Outcome::Full, outputs);
             }
-        } else if let Some(older) = flight.wait(parcel) {
+        } else if let Some(older) = flight.wait(parcel, now) {
             self.tally[Count::PushesSuperseded] += 1;
             older.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Expired, outputs));
         }
@@ -139,17 +140,23 @@ impl Shard {
     pub(super) fn pump(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         let Some(connection) = self.table.get(key).filter(|it| it.state.is_logged_in()) else { return };
         let slot = connection.session;
-        loop {
-            let Some(session) = self.registry.get_mut(slot) else { return };
+        let batching = self.settings.batching();
+        let mut merged = std::mem::take(&mut self.merged);
+        while let Some(session) = self.registry.get_mut(slot) {
             let accepts_lz4 = session.accepts_lz4;
-            let Some(flight) = session.flight.as_mut() else { return };
+            let Some(flight) = session.flight.as_mut() else { break };
             let waiting = flight.waiting_bytes();
-            let next = flight.next(now, accepts_lz4);
+            let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, batching);
+            let next = flight.next(now, accepts_lz4, is_batch_due);
             self.queued_bytes -= waiting - flight.waiting_bytes();
             match next {
                 Some(Ok(frame)) => {
                     session.next_seq = flight.window.next_seq();
-                    self.send(key, frame, outputs);
+                    if matches!(frame.header.lane, Lane::Group | Lane::Bulk) {
+                        self.merge(key, frame, &mut merged, outputs);
+                    } else {
+                        self.send(key, frame, outputs);
+                    }
                 }
                 Some(Err(expired)) => {
                     self.tally[Count::PushesExpired] += 1;
@@ -158,12 +165,48 @@ impl Shard {
                 None => break,
             }
         }
+        self.send_merged(key, &mut merged, outputs);
+        self.merged = merged;
         let Some(session) = self.registry.get_mut(slot) else { return };
         if session.flight.as_ref().is_some_and(|flight| flight.is_empty()) {
             session.flight = None;
         }
-        self.arm_ack(key);
+        self.arm_ack(now, key);
         self.close_if_clogged(now, key, outputs);
+    }
+
+    /// Adds a frame to those that go out together.
+    fn merge(&mut self, key: ConnKey, frame: Frame, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
+        let bytes: usize = merged.iter().map(Frame::wire_len).sum();
+        let is_full = bytes + frame.wire_len() > self.settings.body_bytes_max as usize;
+        if is_full || merged.len() >= BATCH_FRAMES_MAX {
+            self.send_merged(key, merged, outputs);
+        }
+        merged.push(frame);
+    }
+
+    /// Sends several frames as one BATCH [P-1.7], compressed if that is worth it.
+    fn send_merged(&mut self, key: ConnKey, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
+        if merged.len() < 2 {
+            return merged.drain(..).for_each(|frame| self.send(key, frame, outputs));
+        }
+        self.tally[Count::Batches] += 1;
+        let lane = merged[0].header.lane;
+        let mut batch = encode_batch(merged).with_lane(lane);
+        let accepts_lz4 = self.session_of(key).is_some_and(|session| session.accepts_lz4);
+        let (least, is_packed) =
+            (self.settings.compress_min, |frame: &Frame| frame.header.flags.contains(Flags::COMPRESSED));
+        if accepts_lz4
+            && least > 0
+            && batch.body.len() >= least
+            && !merged.iter().any(is_packed)
+            && let Some(packed) = try_compress(&batch.body)
+        {
+            let flags = batch.header.flags.with(Flags::COMPRESSED);
+            batch = Frame::new(batch.header.command, packed).with_lane(lane).with_flags(flags);
+        }
+        merged.clear();
+        self.send(key, batch, outputs);
     }
 
     /// The cumulative ack that any frame carries [P-6.2].

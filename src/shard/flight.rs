@@ -54,6 +54,15 @@ impl Parcel {
     }
 }
 
+/// How long what may wait does so for others, to go out with them as one BATCH.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batching {
+    /// The first one waits so long; zero: not at all.
+    pub(super) age: Duration,
+    /// So many do not wait any longer.
+    pub(super) frames: usize,
+}
+
 /// Exists only while a session has reliable frames outstanding.
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -63,6 +72,8 @@ pub(super) struct Flight {
     waiting: [VecDeque<Parcel>; Lane::ALL.len()],
     waiting_frames: usize,
     waiting_bytes: usize,
+    /// Since when something waits on the lanes that may.
+    waiting_since: Option<Instant>,
     /// Frames and bytes in flight of the lanes that may wait.
     low_frames: u16,
     low_bytes: u64,
@@ -79,6 +90,7 @@ impl Flight {
             waiting: Default::default(),
             waiting_frames: 0,
             waiting_bytes: 0,
+            waiting_since: None,
             low_frames: 0,
             low_bytes: 0,
             overdue: None,
@@ -87,7 +99,10 @@ impl Flight {
     }
 
     /// Puts a parcel at the end of its lane, or in the place of one with its collapse key, which comes back.
-    pub(super) fn wait(&mut self, parcel: Parcel) -> Option<Parcel> {
+    pub(super) fn wait(&mut self, parcel: Parcel, now: Instant) -> Option<Parcel> {
+        if parcel.may_wait() {
+            self.waiting_since.get_or_insert(now);
+        }
         self.waiting_bytes += parcel.body.len();
         let lane = &mut self.waiting[parcel.lane as usize];
         let same = |other: &&mut Parcel| {
@@ -104,9 +119,9 @@ impl Flight {
 
     /// The same for a NOTIFY that stands for a push: it stands for those of the older one, too. Gives the
     /// ticket back if it stands for too many.
-    pub(super) fn wait_collapsed(&mut self, parcel: Parcel) -> Option<PushTicket> {
+    pub(super) fn wait_collapsed(&mut self, parcel: Parcel, now: Instant) -> Option<PushTicket> {
         let (lane, key) = (parcel.lane as usize, parcel.collapse.clone());
-        let mut older = self.wait(parcel)?;
+        let mut older = self.wait(parcel, now)?;
         let newer =
             self.waiting[lane].iter_mut().find(|it| it.command == Command::Notify && it.collapse == key);
         let newer = newer.expect("it has just taken the older one's place");
@@ -138,14 +153,38 @@ impl Flight {
         self.window.is_empty() && self.waiting_frames == 0
     }
 
+    /// Whether what may wait has waited for others long enough, or there are enough of them.
+    pub(super) fn is_batch_due(&self, now: Instant, batching: Batching) -> bool {
+        let is_old = self.waiting_since.is_some_and(|since| now >= since + batching.age);
+        is_old || self.low_lanes().map(VecDeque::len).sum::<usize>() >= batching.frames
+    }
+
+    /// When [`Self::is_batch_due`] will be true, if then something can be sent.
+    pub(super) fn batch_deadline(&self, batching: Batching) -> Option<Instant> {
+        // What is more urgent and waits does so for an ack, and everything else behind it.
+        let head = self.waiting.iter().find_map(VecDeque::front).filter(|head| head.may_wait())?;
+        let has_room = self.has_room(length_of(head), true);
+        self.waiting_since.filter(|_| has_room).map(|since| since + batching.age)
+    }
+
+    fn low_lanes(&self) -> impl Iterator<Item = &VecDeque<Parcel>> {
+        [Lane::Group, Lane::Bulk].into_iter().map(|lane| &self.waiting[lane as usize])
+    }
+
     /// The next frame that may be sent now, or a parcel that waited too long. The most urgent lane first;
-    /// what may wait leaves a quarter of the window to the others.
-    pub(super) fn next(&mut self, now: Instant, accepts_lz4: bool) -> Option<Result<Frame, Parcel>> {
+    /// what may wait leaves a quarter of the window to the others, and does wait unless its batch is due.
+    pub(super) fn next(
+        &mut self,
+        now: Instant,
+        accepts_lz4: bool,
+        is_batch_due: bool,
+    ) -> Option<Result<Frame, Parcel>> {
         let lane = self.waiting.iter().position(|lane| !lane.is_empty())?;
         let head = self.waiting[lane].front()?;
-        let bytes = u32::try_from(head.body.len()).unwrap_or(u32::MAX);
+        let bytes = length_of(head);
         let is_expired = head.expires_at < now;
-        if !is_expired && !self.has_room(bytes, head.may_wait()) {
+        let is_early = head.may_wait() && !is_batch_due;
+        if !is_expired && (is_early || !self.has_room(bytes, head.may_wait())) {
             return None;
         }
         let parcel = self.waiting[lane].pop_front()?;
@@ -154,6 +193,9 @@ impl Flight {
         }
         self.waiting_frames -= 1;
         self.waiting_bytes -= parcel.body.len();
+        if self.low_lanes().all(VecDeque::is_empty) {
+            self.waiting_since = None;
+        }
         if is_expired {
             return Some(Err(parcel));
         }
@@ -269,6 +311,10 @@ impl Flight {
     }
 }
 
+fn length_of(parcel: &Parcel) -> u32 {
+    u32::try_from(parcel.body.len()).unwrap_or(u32::MAX)
+}
+
 /// Whether `sack` names each of the seqs `from..end`. Empty ranges are named.
 fn is_named(last_seq: Seq, sack: u64, from: Seq, end: Seq) -> bool {
     if from < end && end - last_seq > SACK_BITS + 2 {
@@ -302,7 +348,7 @@ mod tests {
 
     fn drain(flight: &mut Flight) -> Vec<(Seq, Lane)> {
         let mut sent = Vec::new();
-        while let Some(Ok(frame)) = flight.next(Instant::ZERO, false) {
+        while let Some(Ok(frame)) = flight.next(Instant::ZERO, false, true) {
             sent.push((frame.header.seq, frame.header.lane));
         }
         sent
@@ -312,13 +358,13 @@ mod tests {
     fn the_most_urgent_lane_goes_first_and_is_never_blocked() {
         let mut flight = Flight::new(LIMITS, 1);
         for lane in [Lane::Bulk, Lane::Group, Lane::Chat, Lane::Control] {
-            flight.wait(parcel(lane, b"x"));
+            flight.wait(parcel(lane, b"x"), Instant::ZERO);
         }
         let lanes: Vec<_> = drain(&mut flight).into_iter().map(|(_, lane)| lane).collect();
         assert_eq!(lanes, [Lane::Control, Lane::Chat, Lane::Group, Lane::Bulk]);
-        (0..20).for_each(|_| _ = flight.wait(parcel(Lane::Group, b"x")));
+        (0..20).for_each(|_| _ = flight.wait(parcel(Lane::Group, b"x"), Instant::ZERO));
         assert_eq!(drain(&mut flight).len(), 4, "six of eight frames for what may wait");
-        flight.wait(parcel(Lane::Chat, b"x"));
+        flight.wait(parcel(Lane::Chat, b"x"), Instant::ZERO);
         assert_eq!(drain(&mut flight).len(), 0, "the window itself is full");
         assert!(flight.ack(1, 0, Instant::ZERO, |_| ()));
         assert_eq!(drain(&mut flight), [(9, Lane::Chat)], "its turn before sixteen of the group");
@@ -327,10 +373,10 @@ mod tests {
     #[test]
     fn a_large_group_frame_leaves_a_quarter_of_the_bytes() {
         let mut flight = Flight::new(LIMITS, 1);
-        flight.wait(parcel(Lane::Bulk, &[0; 900]));
-        flight.wait(parcel(Lane::Bulk, &[0; 10]));
+        flight.wait(parcel(Lane::Bulk, &[0; 900]), Instant::ZERO);
+        flight.wait(parcel(Lane::Bulk, &[0; 10]), Instant::ZERO);
         assert_eq!(drain(&mut flight).len(), 1, "alone, any frame may go");
-        flight.wait(parcel(Lane::Chat, &[0; 90]));
+        flight.wait(parcel(Lane::Chat, &[0; 90]), Instant::ZERO);
         assert_eq!(drain(&mut flight), [(2, Lane::Chat)]);
     }
 
@@ -338,9 +384,39 @@ mod tests {
     fn a_collapse_key_keeps_the_newest() {
         let mut flight = Flight::new(LIMITS, 1);
         let keyed = |body| Parcel { collapse: Some("k".into()), ..parcel(Lane::Chat, body) };
-        assert!(flight.wait(keyed(b"old")).is_none() && flight.wait(parcel(Lane::Chat, b"other")).is_none());
-        assert_eq!(flight.wait(keyed(b"newer")).map(|it| it.body), Some(Bytes::from_static(b"old")));
+        assert!(
+            flight.wait(keyed(b"old"), Instant::ZERO).is_none()
+                && flight.wait(parcel(Lane::Chat, b"other"), Instant::ZERO).is_none()
+        );
+        assert_eq!(
+            flight.wait(keyed(b"newer"), Instant::ZERO).map(|it| it.body),
+            Some(Bytes::from_static(b"old"))
+        );
         assert_eq!((flight.waiting(), flight.waiting_bytes()), (2, 10));
+    }
+
+    #[test]
+    fn what_may_wait_does_so_until_it_is_old_or_many() {
+        let batching = Batching { age: Duration::from_secs(2), frames: 3 };
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let mut flight = Flight::new(LIMITS, 1);
+        assert!(!flight.is_batch_due(at(100), batching) && flight.batch_deadline(batching).is_none());
+        flight.wait(parcel(Lane::Group, b"x"), at(10));
+        assert_eq!(flight.batch_deadline(batching), Some(at(12)));
+        flight.wait(parcel(Lane::Chat, b"x"), at(11));
+        let is_due = flight.is_batch_due(at(11), batching);
+        let frame = flight.next(at(11), false, is_due).expect("chat").expect("fresh");
+        assert_eq!((is_due, frame.header.lane), (false, Lane::Chat));
+        assert!(flight.next(at(11), false, false).is_none());
+        assert!(flight.is_batch_due(at(12), batching), "old");
+        flight.wait(parcel(Lane::Bulk, b"x"), at(11));
+        flight.wait(parcel(Lane::Group, b"x"), at(11));
+        assert!(flight.is_batch_due(at(11), batching), "many");
+        assert_eq!(drain(&mut flight).len(), 3);
+        assert!(flight.batch_deadline(batching).is_none());
+        (0..9).for_each(|_| _ = flight.wait(parcel(Lane::Bulk, b"x"), at(20)));
+        drain(&mut flight);
+        assert!(flight.batch_deadline(batching).is_none(), "an ack is what it waits for");
     }
 
     proptest! {
@@ -351,7 +427,7 @@ mod tests {
         ) {
             let limits = WindowLimits { frames_max: 1000, bytes_max: 1 << 20 };
             let mut flight = Flight::new(limits, 1);
-            (0..sent).for_each(|_| _ = flight.wait(parcel(Lane::Chat, b"x")));
+            (0..sent).for_each(|_| _ = flight.wait(parcel(Lane::Chat, b"x"), Instant::ZERO));
             drain(&mut flight);
             let acked = acked.min(sent);
             flight.ack(acked, gone, Instant::ZERO, |_| ());

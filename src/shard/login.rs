@@ -16,7 +16,7 @@ use moorline_proto::frame::Command;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, ShardId, UID_BYTES_MAX};
 use moorline_proto::keepalive::server_patience;
-use moorline_proto::message::client::{Hello, Welcome};
+use moorline_proto::message::client::{Hello, Platform, Welcome};
 use moorline_proto::message::{self, frame_of};
 use moorline_proto::time::{Duration, Instant};
 
@@ -149,6 +149,9 @@ impl Shard {
         if let Some(older) = self.registry.of_device(&who.uid, &who.device) {
             self.replace(now, older, outputs);
         }
+        if let Some(oldest) = self.device_too_many(who) {
+            self.replace(now, oldest, outputs);
+        }
         if self.registry.of_user(&who.uid).len() >= self.settings.devices_max {
             return self.close(now, key, CloseReason::Throttled, outputs);
         }
@@ -176,6 +179,18 @@ impl Shard {
         self.send(key, frame_of(Command::Welcome, &welcome), outputs);
         let login = Uplink::ConnUp { pin, login: Box::new(login) };
         outputs.uplinks[pin.worker(self.settings.workers)].push(login);
+    }
+
+    /// The session that gives way because its user has enough devices of the newcomer's kind: the newer
+    /// login wins [P-3.9].
+    fn device_too_many(&self, who: &Admission) -> Option<u32> {
+        let kind = DeviceKind::of(who.platform)?;
+        let most = self.settings.devices_of_kind[kind as usize];
+        let is_alike = |slot: &u32| {
+            self.registry.get(*slot).is_some_and(|session| DeviceKind::of(session.platform()) == Some(kind))
+        };
+        let alike: Vec<u32> = self.registry.of_user(&who.uid).into_iter().filter(is_alike).collect();
+        if most > 0 && alike.len() >= most { alike.last().copied() } else { None }
     }
 
     /// To the session at a seat; says nothing of what it was before.
@@ -212,6 +227,25 @@ impl Shard {
             }
         }
         out.push(Uplink::Announced { request, logins, is_last: true });
+    }
+}
+
+/// Kinds of devices that can have a limit of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DeviceKind {
+    Mobile,
+    Desktop,
+    Web,
+}
+
+impl DeviceKind {
+    fn of(platform: i32) -> Option<Self> {
+        match Platform::try_from(platform).ok()? {
+            Platform::Ios | Platform::Android => Some(Self::Mobile),
+            Platform::Windows | Platform::Macos | Platform::Linux => Some(Self::Desktop),
+            Platform::Web => Some(Self::Web),
+            _ => None,
+        }
     }
 }
 

@@ -48,6 +48,7 @@ mod timers;
 mod uplink;
 
 pub use login::Transfer;
+pub use outbound::Gather;
 pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
@@ -120,6 +121,8 @@ pub struct Shard {
     kept: Kept,
     results: Results,
     rooms: Rooms,
+    /// Frames that go out together; memory that is used again.
+    merged: Vec<Frame>,
     fanouts: Fanouts,
     /// Bytes that wait for clients, in sockets' queues and behind windows.
     queued_bytes: usize,
@@ -146,6 +149,7 @@ impl Shard {
             kept: Kept::default(),
             results: Results::default(),
             rooms: Rooms::default(),
+            merged: Vec::new(),
             fanouts: Fanouts::default(),
             queued_bytes: 0,
             holds: Holds::new(settings.workers),
@@ -243,7 +247,7 @@ impl Shard {
     }
 
     /// The bytes that come next on a connection, at most about `bytes_max` of them.
-    pub fn gather(&self, key: ConnKey, out: &mut Vec<u8>, bytes_max: usize) {
+    pub fn gather(&self, key: ConnKey, out: &mut impl Gather, bytes_max: usize) {
         if let Some(outbound) = self.table.get(key).and_then(|connection| connection.outbound.as_ref()) {
             outbound.gather(out, bytes_max);
         }

@@ -1,12 +1,40 @@
 //! Frames on their way to one socket, in order, with the half-written head.
 
+use bytes::Bytes;
 use moorline_proto::frame::{Frame, HEADER_BYTES};
 use std::collections::VecDeque;
 
+/// The rest of a body is copied into the block of a write if it is shorter than this; a longer one is
+/// written from where it is, however many receivers share it.
+const SHARED_MIN: usize = 2 << 10;
 /// A pooled queue keeps at most this capacity, in frames.
 const POOLED_FRAMES_MAX: usize = 16;
 /// Most queues that wait in the pool.
 const POOL_MAX: usize = 512;
+
+/// Takes the bytes of one write.
+pub trait Gather {
+    /// How many there are.
+    fn gathered(&self) -> usize;
+    /// Some more, copied.
+    fn copy(&mut self, bytes: &[u8]);
+    /// The end of a body from `skipped` on, which may be kept as it is.
+    fn share(&mut self, body: &Bytes, skipped: usize);
+}
+
+impl Gather for Vec<u8> {
+    fn gathered(&self) -> usize {
+        self.len()
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn share(&mut self, body: &Bytes, skipped: usize) {
+        self.extend_from_slice(&body[skipped..]);
+    }
+}
 
 /// What one connection still has to write.
 #[derive(Debug, Default)]
@@ -33,15 +61,20 @@ impl Outbound {
     }
 
     /// Appends what comes next, as whole frames until `bytes_max` is reached.
-    pub(super) fn gather(&self, out: &mut Vec<u8>, bytes_max: usize) {
+    pub(super) fn gather(&self, out: &mut impl Gather, bytes_max: usize) {
         let mut skip = self.head_sent;
         for frame in &self.frames {
-            if out.len() >= bytes_max {
+            if out.gathered() >= bytes_max {
                 return;
             }
             let head = frame.header.to_bytes();
-            out.extend_from_slice(&head[skip.min(HEADER_BYTES)..]);
-            out.extend_from_slice(&frame.body[skip.saturating_sub(HEADER_BYTES)..]);
+            out.copy(&head[skip.min(HEADER_BYTES)..]);
+            let skipped = skip.saturating_sub(HEADER_BYTES);
+            if frame.body.len() - skipped < SHARED_MIN {
+                out.copy(&frame.body[skipped..]);
+            } else {
+                out.share(&frame.body, skipped);
+            }
             skip = 0;
         }
     }

@@ -16,10 +16,12 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 
 /// Steps of the mode `probe` before the close.
 const PROBE_STEPS: u8 = 2;
+/// No look at a timer follows another one sooner.
+const NEXT_LOOK: Duration = Duration::from_millis(1);
 /// Times that the mode `classic` sends again.
 const CLASSIC_RESENDS: u8 = 3;
 
@@ -44,7 +46,7 @@ impl Shard {
                 return self.close(now, key, CloseReason::AckTimeout, outputs);
             }
         }
-        self.arm_ack(key);
+        self.arm_ack(now, key);
     }
 
     /// Answers [`Outputs::send_queue_checks`]: how many bytes the system has not delivered to the client.
@@ -104,11 +106,14 @@ impl Shard {
         self.pump(now, key, outputs);
     }
 
-    /// The timer fires no later than the next ack is due.
-    pub(super) fn arm_ack(&mut self, key: ConnKey) {
+    /// The timer fires no later than the next ack, or batch, is due.
+    pub(super) fn arm_ack(&mut self, now: Instant, key: ConnKey) {
+        let batching = self.settings.batching();
         let flight = self.session_of(key).and_then(|session| session.flight.as_ref());
-        if let Some(deadline) = flight.and_then(|flight| flight.ack_deadline()) {
-            self.arm(key, deadline);
+        let deadlines = flight.map(|flight| [flight.ack_deadline(), flight.batch_deadline(batching)]);
+        if let Some(deadline) = deadlines.into_iter().flatten().flatten().min() {
+            // Two may be due at once, of which one was acted upon: the other one's turn is next.
+            self.arm(key, deadline.max(now + NEXT_LOOK));
         }
     }
 }

@@ -80,13 +80,17 @@ impl Session {
         &self.names[usize::from(self.uid_len)..]
     }
 
+    pub(super) fn platform(&self) -> i32 {
+        i32::from(self.platform)
+    }
+
     /// How the backend is told of it.
     pub(super) fn login(&self, handle: u64) -> ConnUp {
         ConnUp {
             handle,
             uid: self.uid().to_owned(),
             device: self.device().to_owned(),
-            platform: i32::from(self.platform),
+            platform: self.platform(),
             login_version: self.login_version,
         }
     }

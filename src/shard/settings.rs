@@ -1,6 +1,7 @@
 //! What a shard must know of the configuration.
 
 use super::bucket::Fill;
+use super::flight::Batching;
 use crate::config::{Config, Retransmit, Uplink};
 use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::ids::ShardId;
@@ -38,6 +39,8 @@ pub struct Settings {
     pub heartbeat_s: (u16, u16),
     /// Sessions of one user; one more is refused.
     pub devices_max: usize,
+    /// Logins of one user on mobile, desktop and web devices; 0: no limit of their own.
+    pub devices_of_kind: [usize; 3],
     /// How long a closing connection may take to hear its last frame.
     pub linger: Duration,
     /// Changes when sessions are lost: the start of the gateway in Unix nanoseconds.
@@ -58,6 +61,12 @@ pub struct Settings {
     pub ticket_key: [u8; 32],
     /// Bytes queued for one client above which what may wait becomes a NOTIFY.
     pub collapse_bytes_max: usize,
+    /// How long a push of the group or bulk lane may wait for others; zero: not at all.
+    pub batch_age: Duration,
+    /// Pushes that end such a wait.
+    pub batch_frames: usize,
+    /// Shortest batch that is compressed, in bytes; 0: none is.
+    pub compress_min: usize,
     /// What follows an overdue ack.
     pub retransmit: Retransmit,
     /// Frames per second of one connection; 0: no limit.
@@ -97,6 +106,7 @@ impl Settings {
             queue_frames_max: limits.queue_frames,
             heartbeat_s: (seconds(config.heartbeat.min), seconds(config.heartbeat.max)),
             devices_max: DEVICES_MAX,
+            devices_of_kind: [config.session.mobile_max, config.session.desktop_max, config.session.web_max],
             linger: LINGER,
             epoch: birth.epoch,
             unix_base_nanos: birth.unix_base_nanos,
@@ -110,12 +120,19 @@ impl Settings {
             ticket_ttl: config.session.ticket_ttl,
             ticket_key: birth.ticket_key,
             collapse_bytes_max: limits.collapse_bytes.as_usize().min(limits.queue_bytes.as_usize() / 2),
+            batch_age: limits.batch_age,
+            batch_frames: limits.batch_frames,
+            compress_min: limits.compress_min.as_usize(),
             retransmit: limits.retransmit,
             frame_rate: u32::try_from(limits.frame_rate).unwrap_or(u32::MAX),
             user_rate: u32::try_from(limits.user_rate).unwrap_or(u32::MAX),
             memory_bytes_max: limits.memory_watermark.as_usize().div_ceil(shards),
             alternates: config.gateway.alternates.clone().into(),
         }
+    }
+
+    pub(super) const fn batching(&self) -> Batching {
+        Batching { age: self.batch_age, frames: self.batch_frames }
     }
 
     /// How fast one connection may send frames.

@@ -89,6 +89,8 @@ counts! {
         PushesCollapsed = counter "pushes_collapsed";
         /// Pushes whose place a later one with the same key took.
         PushesSuperseded = counter "pushes_superseded";
+        /// BATCHes sent.
+        Batches = counter "batches";
         /// Reliable frames sent again.
         PushesAgain = counter "pushes_again";
         /// Pushes to many sessions at once.

@@ -64,7 +64,12 @@ impl World {
     }
 
     fn login(&mut self, uid: &str, device: &str) -> ConnKey {
+        self.login_as(Admission { uid: uid.into(), device: device.into(), ..Admission::default() })
+    }
+
+    fn login_as(&mut self, admission: Admission) -> ConnKey {
         let key = self.accept();
+        let (uid, device) = (admission.uid.as_str(), admission.device.as_str());
         let hello = Hello {
             version_min: 1,
             version_max: 1,
@@ -74,8 +79,6 @@ impl World {
         };
         self.frame(key, &frame_of(Command::Hello, &hello));
         assert!(matches!(self.uplinks().last(), Some(Uplink::Login { .. })));
-        let admission =
-            Admission { uid: uid.into(), device: device.into(), platform: 0, ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
         let frames = self.written(key);
         assert_eq!(frames[0].header.command, Command::Welcome);
@@ -105,12 +108,16 @@ impl World {
     }
 
     fn push(&mut self, key: ConnKey, correlation: u64, body: &'static [u8]) {
+        self.push_on(Lane::Chat, key, correlation, body);
+    }
+
+    fn push_on(&mut self, lane: Lane, key: ConnKey, correlation: u64, body: &'static [u8]) {
         let ticket = PushTicket { worker: 0, link: 0, link_generation: 0, correlation };
         self.downlink(Downlink::Push(Push {
             ticket: Some(ticket),
             targets: vec![Target::Connection(key)],
             command: Command::Push,
-            lane: Lane::Chat,
+            lane,
             expires_at: Instant::FAR_FUTURE,
             body: Bytes::from_static(body),
             packed: None,

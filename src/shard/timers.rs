@@ -17,6 +17,7 @@ enum Due {
     Handshake,
     Heartbeat,
     Ack,
+    Batch,
     Linger,
     Keep,
     Look,
@@ -69,6 +70,7 @@ impl Shard {
             Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
             Due::Heartbeat => self.on_silent(now, key, outputs),
             Due::Ack => self.on_ack_overdue(now, key, outputs),
+            Due::Batch => self.pump(now, key, outputs),
             Due::Linger => self.forget(key, 0, outputs),
             Due::Keep => {
                 self.tally[Count::KeptInVain] += 1;
@@ -94,8 +96,11 @@ impl Shard {
                     None => (since + server_patience(interval), Due::Heartbeat),
                 };
                 let session = self.registry.get(connection.session).expect("logged in");
-                let ack = session.flight.as_ref().and_then(|flight| flight.ack_deadline());
-                ack.map_or(heartbeat, |at| if at < heartbeat.0 { (at, Due::Ack) } else { heartbeat })
+                let Some(flight) = session.flight.as_ref() else { return heartbeat };
+                let ack = flight.ack_deadline().map(|at| (at, Due::Ack));
+                let batch = flight.batch_deadline(self.settings.batching()).map(|at| (at, Due::Batch));
+                let all = [Some(heartbeat), ack, batch].into_iter().flatten();
+                all.min_by_key(|(at, _)| *at).expect("one at least")
             }
         }
     }

@@ -107,6 +107,8 @@ coverage! {
     queued_pushes;
     /// Pushes that became a NOTIFY.
     collapsed_pushes;
+    /// Pushes that went out together as one BATCH.
+    merged_pushes;
     /// Connections that were not read for a while because they said too much.
     rate_holds;
     /// Uplinks refused because their user said too much.

@@ -42,6 +42,8 @@ pub(crate) struct Faults {
     /// Bytes queued for one client above which pushes that may wait become NOTIFYs.
     pub(crate) collapse_bytes: usize,
     pub(crate) retransmit: Retransmit,
+    /// How long pushes that may wait do so for others.
+    pub(crate) batch_age: Duration,
 }
 
 impl Faults {
@@ -72,6 +74,7 @@ impl Faults {
             retransmit: [Retransmit::Probe, Retransmit::Classic]
                 [usize::try_from(pick(&[0, 1])).expect("small")],
             keep: Duration::from_millis(pick(&[0, 3_000, 60_000])),
+            batch_age: Duration::from_millis(pick(&[0, 50, 2_000])),
         }
     }
 }

@@ -72,6 +72,9 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         user_rate: scene.faults.user_rate,
         collapse_bytes_max: scene.faults.collapse_bytes,
         retransmit: scene.faults.retransmit,
+        batch_age: scene.faults.batch_age,
+        batch_frames: 8,
+        compress_min: 200,
         ..Settings::default()
     }
 }

@@ -133,6 +133,13 @@ impl Tap {
         let is_compressed = frame.header.flags.contains(Flags::COMPRESSED);
         seen.compressed += u64::from(is_compressed);
         let frame = &frame.clone().into_plain(64 << 10).expect("the gateway keeps the format");
+        if frame.header.flags.contains(Flags::BATCH) {
+            seen.merged_pushes += 1;
+            for frame in Batch::new(frame.body.clone()) {
+                self.on_down(&frame.expect("the gateway keeps the format"), seen, claims);
+            }
+            return;
+        }
         let (command, seq) = (frame.header.command, frame.header.seq);
         assert!(!self.is_over, "{command:?} after the last frame");
         match command {

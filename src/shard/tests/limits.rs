@@ -167,3 +167,49 @@ fn only_clients_whose_frames_would_wait_are_held() {
     world.pass(Duration::from_secs(1));
     assert_eq!(world.shard.tally()[Count::Sessions], 1, "bob said nothing for long, alice could not");
 }
+
+#[test]
+fn a_newer_device_of_a_kind_ends_the_oldest_of_that_kind() {
+    let mut world = world(|settings| (settings.devices_of_kind, settings.devices_max) = ([1, 2, 0], 9));
+    let mut login = |device: &str, platform| {
+        let (uid, device) = ("alice".into(), device.into());
+        world.login_as(Admission { uid, device, platform, ..Admission::default() })
+    };
+    let (phone, laptop, _desk) = (login("phone", 1), login("laptop", 3), login("desk", 4));
+    let (_tablet, _third, _tabs) =
+        (login("tablet", 2), login("third", 5), [login("tab1", 6), login("tab2", 6)]);
+    for gone in [phone, laptop] {
+        let last = world.written(gone).pop().expect("a word");
+        let kick: Kick = decode(&last.body).expect("a KICK");
+        assert_eq!((last.header.command, kick.code), (Command::Kick, CloseReason::Replaced.code()));
+    }
+    assert_eq!(world.shard.sessions(), 5, "browsers have no limit of their own here");
+}
+
+#[test]
+fn what_may_wait_goes_out_together() {
+    let mut world = world(|settings| {
+        (settings.batch_age, settings.batch_frames) = (Duration::from_secs(1), 3);
+        settings.downlink.frames_max = 8;
+    });
+    let (uid, device) = ("alice".into(), "phone".into());
+    let key = world.login_as(Admission { uid, device, accepts_lz4: true, ..Admission::default() });
+    world.push_on(Lane::Group, key, 1, &[7; 400]);
+    world.push_on(Lane::Group, key, 2, &[7; 400]);
+    assert!(world.written(key).is_empty(), "they wait for a third");
+    world.push(key, 3, b"urgent");
+    let frames = world.written(key);
+    assert_eq!((frames.len(), frames[0].header.seq, frames[0].header.lane), (1, 1, Lane::Chat));
+    world.push_on(Lane::Bulk, key, 4, b"third");
+    let [batch] = &world.written(key)[..] else { panic!("one frame") };
+    assert!(batch.header.flags.contains(Flags::BATCH.with(Flags::COMPRESSED)) && batch.body.len() < 400);
+    let plain = batch.clone().into_plain(64 << 10).expect("LZ4");
+    let seqs: Vec<Seq> = Batch::new(plain.body).map(|frame| frame.expect("whole").header.seq).collect();
+    assert_eq!(seqs, [2, 3, 4]);
+    world.push_on(Lane::Group, key, 5, b"alone");
+    assert!(world.written(key).is_empty());
+    world.pass(Duration::from_millis(1_050));
+    let [alone] = &world.written(key)[..] else { panic!("one frame") };
+    assert!(!alone.header.flags.contains(Flags::BATCH) && alone.header.seq == 5);
+    assert_eq!(world.shard.tally()[Count::Batches], 1);
+}

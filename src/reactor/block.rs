@@ -1,0 +1,95 @@
+//! The bytes of one write: small ones copied together, large bodies where they are.
+
+use crate::shard::Gather;
+use bytes::Bytes;
+use std::io::IoSlice;
+
+/// Slices of one vectored write. What is beyond them goes with the next one.
+pub(super) const SLICES_MAX: usize = 64;
+
+/// One write's bytes, in order: pieces of the block, each but the last followed by a shared body.
+#[derive(Debug, Default)]
+pub(super) struct WriteBlock {
+    block: Vec<u8>,
+    /// Where in the block a body comes, the body, and from where on.
+    shared: Vec<(usize, Bytes, usize)>,
+    shared_len: usize,
+}
+
+impl WriteBlock {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { block: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.block.clear();
+        self.shared.clear();
+        self.shared_len = 0;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.block.is_empty() && self.shared.is_empty()
+    }
+
+    /// All bytes, if none of them are shared.
+    pub(super) fn plain(&self) -> Option<&[u8]> {
+        self.shared.is_empty().then_some(&self.block[..])
+    }
+
+    /// The pieces in order; says how many there are.
+    pub(super) fn slices<'a>(&'a self, out: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+        let (mut count, mut at) = (0, 0);
+        let mut put = |piece: &'a [u8]| {
+            if !piece.is_empty() && count < SLICES_MAX {
+                out[count] = IoSlice::new(piece);
+                count += 1;
+            }
+        };
+        for (until, body, skipped) in &self.shared {
+            put(&self.block[at..*until]);
+            put(&body[*skipped..]);
+            at = *until;
+        }
+        put(&self.block[at..]);
+        count
+    }
+}
+
+impl Gather for WriteBlock {
+    fn gathered(&self) -> usize {
+        self.block.len() + self.shared_len
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        self.block.extend_from_slice(bytes);
+    }
+
+    fn share(&mut self, body: &Bytes, skipped: usize) {
+        self.shared_len += body.len() - skipped;
+        self.shared.push((self.block.len(), body.clone(), skipped));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_in_their_order() {
+        let mut block = WriteBlock::default();
+        assert!(block.is_empty() && block.plain() == Some(b""));
+        let body = Bytes::from_static(b"0123456789");
+        block.copy(b"ab");
+        assert_eq!(block.plain(), Some(&b"ab"[..]));
+        block.share(&body, 4);
+        block.share(&body, 0);
+        block.copy(b"cd");
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = block.slices(&mut slices);
+        let whole: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect();
+        assert_eq!((count, &whole[..]), (4, &b"ab4567890123456789cd"[..]));
+        assert_eq!((block.gathered(), block.plain()), (20, None));
+        block.clear();
+        assert!(block.is_empty() && block.gathered() == 0);
+    }
+}
