@@ -138,7 +138,9 @@ mod tests {
                 assert_eq!(got, expected);
                 expected += 1;
             }
-            assert!(expected > before || timeout.is_zero(), "slept ten seconds beside a full mailbox");
+            // A wake may come for what was taken before it; without one, it slept to the end.
+            let is_woken = !events.is_empty();
+            assert!(expected > before || timeout.is_zero() || is_woken, "slept ten seconds for nothing");
         }
         producer.join().expect("producer");
     }
