@@ -104,7 +104,7 @@ fn run(scheme: Scheme, weather: Weather, seed: u64, outcome: &mut Outcome) {
                 outcome.state_max = outcome.state_max.max(receiver.state());
                 replies.into_iter().for_each(|reply| world.reply(reply, outcome));
             }
-            event => world.handle(event),
+            event => world.handle(&event),
         }
         world.transmit(outcome);
     }
@@ -119,7 +119,7 @@ impl World {
         self.events.insert((at, self.planned), event);
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: &Event) {
         match event {
             Event::Say => {
                 self.said_at.push(self.now);
@@ -128,7 +128,7 @@ impl World {
                     self.plan(self.now + PAUSE, Event::Say);
                 }
             }
-            Event::Down(reply) => self.sender.handle(reply, self.now),
+            Event::Down(reply) => self.sender.handle(*reply, self.now),
             Event::Cut => {
                 // What is under way is lost, and one round trip goes by until all is said again.
                 self.events.retain(|_, event| !matches!(event, Event::Up(_) | Event::Down(_)));
