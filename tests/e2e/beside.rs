@@ -4,8 +4,8 @@ use crate::raw::{Client, message};
 use moorline::sys::clock;
 use moorline_proto::message::client::Code;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub(crate) struct Report {
 pub(crate) struct Chat {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
+    /// From a SEND to its SENDACK and PUSH, of each message.
+    times: Arc<Mutex<Vec<Duration>>>,
     thread: JoinHandle<Report>,
 }
 
@@ -30,8 +32,10 @@ impl Chat {
     pub(crate) fn start(gateway: SocketAddr) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&done));
-        let thread = std::thread::spawn(move || chat(gateway, &is_over, &count));
-        let chat = Self { stop, done, thread };
+        let times = Arc::new(Mutex::new(Vec::new()));
+        let taken = Arc::clone(&times);
+        let thread = std::thread::spawn(move || chat(gateway, &is_over, &count, &taken));
+        let chat = Self { stop, done, times, thread };
         chat.go_on(1);
         chat
     }
@@ -45,13 +49,26 @@ impl Chat {
         });
     }
 
+    /// The time within which so many of a hundred messages were there.
+    pub(crate) fn quantile(&self, percent: usize) -> Duration {
+        let mut times = self.times.lock().expect("nobody panics with it").clone();
+        times.sort_unstable();
+        times[(times.len() * percent / 100).min(times.len() - 1)]
+    }
+
+    /// Measures anew.
+    pub(crate) fn forget(&self) {
+        self.times.lock().expect("nobody panics with it").clear();
+        self.go_on(1);
+    }
+
     pub(crate) fn finish(self) -> Report {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().expect("the chat went well")
     }
 }
 
-fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64) -> Report {
+fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64, times: &Mutex<Vec<Duration>>) -> Report {
     let mut pair = [Client::login(gateway, "beside-ann", "d"), Client::login(gateway, "beside-ben", "d")];
     let names = ["beside-ben", "beside-ann"];
     let mut report = Report { messages: 0, slowest: Duration::ZERO };
@@ -68,7 +85,9 @@ fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64) -> Report {
         let heard = listener.heard.pushes.last().expect("just heard");
         assert_eq!((heard.seq, &heard.payload[..]), (number, payload.as_bytes()));
         report.messages = number;
-        report.slowest = report.slowest.max(clock::now().saturating_since(started));
+        let took = clock::now().saturating_since(started);
+        report.slowest = report.slowest.max(took);
+        times.lock().expect("nobody panics with it").push(took);
         done.store(number, Ordering::SeqCst);
     }
     let repeats: usize = pair.iter().map(|client| client.heard.repeats).sum();

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `process`, `gateway` | children of the test: readiness, signals, figures from `/proc`, the admin address |
 //! | `raw` | a blocking client on the codec |
+//! | `proxy` | weather between two ends of a connection |
 //! | `beside` | a chat that must not notice what happens beside it |
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
@@ -29,11 +30,14 @@ mod kick;
 mod login;
 mod mass_login;
 mod process;
+mod proxy;
 mod raw;
 mod resume;
 mod rooms;
 mod sdk;
 mod slow;
+mod storm;
+mod weather;
 
 use moorline::sys::clock;
 use std::time::Duration;

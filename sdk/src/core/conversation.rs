@@ -29,9 +29,8 @@ impl Ranges {
         });
         let at = self.0.partition_point(|range| range.0 < merged.0);
         self.0.insert(at, merged);
-        if self.0.len() > RANGES_MAX {
-            self.0.remove(0);
-        }
+        // The last one is needed last, and pulled when it is; without the first one no hole would ever close.
+        self.0.truncate(RANGES_MAX);
     }
 
     /// The end of the range that holds `place`.
@@ -227,6 +226,11 @@ mod tests {
             ranges.add(place * 2, place * 2);
         }
         assert_eq!(ranges.0.len(), RANGES_MAX);
+        assert_eq!(ranges.end_at(1), Some(6), "the first one is not given up for a later one");
+        ranges.0.remove(0);
+        ranges.add(400, 400);
+        ranges.add(2, 3);
+        assert_eq!((ranges.0.len(), ranges.end_at(2)), (RANGES_MAX, Some(3)));
     }
 
     #[test]
