@@ -18,23 +18,36 @@ pub(crate) struct Report {
     pub(crate) slowest: Duration,
 }
 
+/// Times from a SEND to its SENDACK and PUSH.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lap {
+    pub(crate) count: usize,
+    pub(crate) p99: Duration,
+}
+
 /// A chat in a thread of its own. It panics, and so does [`Chat::finish`], when anything is lost,
 /// repeated, out of order, or when a connection ends.
 pub(crate) struct Chat {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
-    /// From a SEND to its SENDACK and PUSH, of each message.
+    /// Of the messages since it was last asked for.
     times: Arc<Mutex<Vec<Duration>>>,
     thread: JoinHandle<Report>,
 }
 
 impl Chat {
+    /// One message after the other.
     pub(crate) fn start(gateway: SocketAddr) -> Self {
+        Self::start_unhurried(gateway, Duration::ZERO)
+    }
+
+    /// With a pause after each message.
+    pub(crate) fn start_unhurried(gateway: SocketAddr, pause: Duration) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&done));
         let times = Arc::new(Mutex::new(Vec::new()));
         let taken = Arc::clone(&times);
-        let thread = std::thread::spawn(move || chat(gateway, &is_over, &count, &taken));
+        let thread = std::thread::spawn(move || chat((gateway, pause), &is_over, &count, &taken));
         let chat = Self { stop, done, times, thread };
         chat.go_on(1);
         chat
@@ -49,17 +62,14 @@ impl Chat {
         });
     }
 
-    /// The time within which so many of a hundred messages were there.
-    pub(crate) fn quantile(&self, percent: usize) -> Duration {
-        let mut times = self.times.lock().expect("nobody panics with it").clone();
+    /// How long the messages took since this was last asked, or since the start.
+    pub(crate) fn lap(&self) -> Lap {
+        let mut times = std::mem::take(&mut *self.times.lock().expect("nobody panics with it"));
         times.sort_unstable();
-        times[(times.len() * percent / 100).min(times.len() - 1)]
-    }
-
-    /// Measures anew.
-    pub(crate) fn forget(&self) {
-        self.times.lock().expect("nobody panics with it").clear();
-        self.go_on(1);
+        let quantile =
+            |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
+        let p99 = quantile(99).copied().unwrap_or_default();
+        Lap { count: times.len(), p99 }
     }
 
     pub(crate) fn finish(self) -> Report {
@@ -68,7 +78,12 @@ impl Chat {
     }
 }
 
-fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64, times: &Mutex<Vec<Duration>>) -> Report {
+fn chat(
+    (gateway, pause): (SocketAddr, Duration),
+    is_over: &AtomicBool,
+    done: &AtomicU64,
+    times: &Mutex<Vec<Duration>>,
+) -> Report {
     let mut pair = [Client::login(gateway, "beside-ann", "d"), Client::login(gateway, "beside-ben", "d")];
     let names = ["beside-ben", "beside-ann"];
     let mut report = Report { messages: 0, slowest: Duration::ZERO };
@@ -89,6 +104,9 @@ fn chat(gateway: SocketAddr, is_over: &AtomicBool, done: &AtomicU64, times: &Mut
         report.slowest = report.slowest.max(took);
         times.lock().expect("nobody panics with it").push(took);
         done.store(number, Ordering::SeqCst);
+        if !pause.is_zero() {
+            pair[speaker].is_quiet_for(pause);
+        }
     }
     let repeats: usize = pair.iter().map(|client| client.heard.repeats).sum();
     let [ann, ben] = pair.map(|client| client.heard.pushes.len() as u64);

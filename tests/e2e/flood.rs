@@ -33,7 +33,7 @@ struct Fates {
 
 /// Bytes that may be anything: noise, noise behind a good first byte, a HELLO with a few bytes changed, or
 /// a login with noise behind it.
-fn stream(random: &mut Random) -> Vec<u8> {
+pub(crate) fn stream(random: &mut Random) -> Vec<u8> {
     let mut noise = |bytes_max| {
         let length = random.below(bytes_max) + 1;
         (0..length).map(|_| random.next_u64().to_be_bytes()[0]).collect::<Vec<_>>()

@@ -11,6 +11,7 @@
 //! | `raw` | a blocking client on the codec |
 //! | `proxy` | weather between two ends of a connection |
 //! | `beside` | a chat that must not notice what happens beside it |
+//! | `soak` | how long and how many, for those who want more |
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
 
@@ -26,6 +27,7 @@ mod embedded;
 mod exhaustion;
 mod flood;
 mod gateway;
+mod hostile;
 mod kick;
 mod login;
 mod mass_login;
@@ -36,6 +38,7 @@ mod resume;
 mod rooms;
 mod sdk;
 mod slow;
+mod soak;
 mod storm;
 mod weather;
 

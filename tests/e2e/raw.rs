@@ -55,6 +55,8 @@ pub(crate) struct Heard {
     pub(crate) sub_acks: Vec<SubAck>,
     /// Bare ACKs: the cids that they say were taken.
     pub(crate) acks: Vec<Seq>,
+    /// THROTTLEs; this client takes no notice.
+    pub(crate) throttles: usize,
     pub(crate) goaway: Option<GoAway>,
     pub(crate) app: Vec<Frame>,
     pub(crate) end: Option<End>,
@@ -318,6 +320,7 @@ impl Client {
             Command::Resp => heard.responses.push(body(frame)),
             Command::SubAck => heard.sub_acks.push(body(frame)),
             Command::Ack => heard.acks.push(frame.header.ack),
+            Command::Throttle => heard.throttles += 1,
             Command::GoAway => heard.goaway = Some(body(frame)),
             Command::App(_) => heard.app.push(frame.clone()),
             Command::Close => heard.end = Some(End::Close(body(frame))),

@@ -1,0 +1,247 @@
+//! Everything a gateway dreads, all at once and for a while, beside two people who must not notice.
+//!
+//! One thread per kind of enemy, each with a generator of its own; ordinary settings but for small limits, so
+//! that they are hit. Afterwards the figures say which were hit, and nothing of the enemies is left.
+
+use crate::beside::Chat;
+use crate::flood::stream;
+use crate::gateway::{Backend, Gateway};
+use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
+use crate::soak;
+use bytes::Bytes;
+use moorline::sys::clock;
+use moorline_proto::frame::{Command, Frame, Lane};
+use moorline_proto::message::client::{Code, Ping, Sub};
+use moorline_proto::message::frame_of;
+use moorline_proto::random::Random;
+use moorline_proto::time::Instant;
+use socket2::SockRef;
+use std::io::Write as _;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+const SETTINGS: &[&str] = &[
+    "limits.frame_rate=200",
+    "limits.user_rate=50",
+    "limits.handshake_timeout=1s",
+    "limits.downlink_bytes=16KiB",
+    "limits.queue_bytes=64KiB",
+    "session.keep=2s",
+    "log.level=info",
+];
+/// A message of the chat beside takes less, 99 times of 100.
+const CHAT_WITHIN: Duration = Duration::from_millis(500);
+/// Memory that may stay in use after the first, short soak.
+const GROWTH_KIB: u64 = 6 << 10;
+
+/// One kind of enemy: attacks once, for a bounded time, and says how many connections it took.
+type Attack = fn(SocketAddr, &mut Random) -> u64;
+
+const ENEMIES: &[(&str, Attack)] = &[
+    ("slow reader", read_slowly),
+    ("heartbeat flood", flood_with_pings),
+    ("message flood", flood_with_messages),
+    ("SUB flood", flood_with_rooms),
+    ("garbage", talk_rubbish),
+    ("half open", say_half),
+    ("huge lengths", announce_too_much),
+    ("churn", come_and_go),
+];
+
+fn number_below(random: &mut Random, bound: u64) -> usize {
+    usize::try_from(random.below(bound)).expect("small")
+}
+
+/// A name that only this attack has.
+fn name(role: &str, random: &mut Random) -> String {
+    format!("{role}-{:016x}", random.next_u64())
+}
+
+/// Is sent more than the gateway keeps for it, and acknowledges nothing.
+fn read_slowly(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let (slow, loud) = (name("slow", random), name("loud", random));
+    let mut reader = Client::login(gateway, &slow, "d");
+    reader.acks = Acks::Withheld;
+    let mut speaker = Client::login(gateway, &loud, "d");
+    for number in 0..8u8 {
+        let answer = speaker.tell(number.into(), &slow, &vec![number; 30_000]);
+        assert!(matches!(answer.code(), Code::Ok | Code::Retry), "{answer:?}");
+    }
+    reader.end();
+    2
+}
+
+/// More frames than `limits.frame_rate` and its burst: what was read is answered, and then nothing is read
+/// until the rate is kept.
+fn flood_with_pings(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let started = clock::now();
+    let mut client = Client::login(gateway, &name("pinger", random), "d");
+    let flood = bytes_of(&frame_of(Command::Ping, &Ping { next_s: 30 })).repeat(500);
+    client.write(&flood);
+    client.until("every PONG", |heard| heard.pongs == 500);
+    client.beat(30);
+    // 501 frames, of which 400 are free and the others take 5 ms each.
+    let took = clock::now().saturating_since(started);
+    assert!(took > Duration::from_millis(450), "not held: {took:?}");
+    1
+}
+
+/// A window full of SENDs, again and again: over `limits.user_rate` they are answered RETRY, each one.
+fn flood_with_messages(gateway: SocketAddr, random: &mut Random) -> u64 {
+    const AT_ONCE: usize = 60;
+    const WINDOWS: usize = 4;
+    let (me, other) = (name("talker", random), name("victim", random));
+    let mut client = Client::login(gateway, &me, "d");
+    for window in 1..=WINDOWS {
+        for key in 0..AT_ONCE {
+            client.send(&message((window * AT_ONCE + key) as u128, &other, b"buy"));
+        }
+        client.until("an answer to each", |heard| heard.send_acks.len() == window * AT_ONCE);
+    }
+    let codes = client.heard.send_acks.iter().map(moorline_proto::message::client::SendAck::code);
+    assert!(codes.clone().all(|code| matches!(code, Code::Ok | Code::Retry)), "nothing else");
+    assert!(codes.clone().any(|code| code == Code::Ok) && codes.clone().any(|code| code == Code::Retry));
+    1
+}
+
+/// Rooms that there are not, as fast as they can be asked for.
+fn flood_with_rooms(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let mut client = Client::login(gateway, &name("subscriber", random), "d");
+    let mut flood = Vec::new();
+    for id in 1..=400 {
+        let room = format!("group:{}", random.below(50));
+        flood.extend(bytes_of(&frame_of(Command::Sub, &Sub { id, room })));
+    }
+    client.write(&flood);
+    client.until("an answer to each", |heard| heard.sub_acks.len() == 400);
+    assert!(client.heard.sub_acks.iter().all(|ack| ack.code() != Code::Ok), "it is a member of nothing");
+    1
+}
+
+fn talk_rubbish(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let bytes = stream(random);
+    let mut client = Client::connect(gateway);
+    // The gateway may have closed before the last byte.
+    client.stream.write_all(&bytes).ok();
+    client.stream.shutdown(Shutdown::Write).ok();
+    client.end();
+    1
+}
+
+/// Part of a HELLO, or nothing; some then hold on until they are closed, some leave one half open.
+fn say_half(gateway: SocketAddr, random: &mut Random) -> u64 {
+    const AT_ONCE: u64 = 20;
+    let greeting = bytes_of(&frame_of(Command::Hello, &hello(&name("mute", random), "d")));
+    let mut clients: Vec<_> = (0..AT_ONCE).map(|_| Client::connect(gateway)).collect();
+    for client in &mut clients {
+        let cut = number_below(random, greeting.len() as u64);
+        client.write(&greeting[..cut]);
+        if random.one_in(4) {
+            client.stream.shutdown(Shutdown::Write).expect("it is open");
+        }
+    }
+    for client in &mut clients {
+        client.end();
+    }
+    AT_ONCE
+}
+
+/// A header that announces up to 4 GiB, before or after the login.
+fn announce_too_much(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let is_stranger = random.one_in(2);
+    let mut client = if is_stranger {
+        Client::connect(gateway)
+    } else {
+        Client::login(gateway, &name("glutton", random), "d")
+    };
+    let command = if is_stranger { Command::Hello } else { Command::Ping };
+    let mut frame = Frame::new(command, Bytes::new()).with_lane(Lane::Control);
+    frame.header.body_len = u32::MAX - u32::try_from(random.below(1 << 31)).expect("31 bits");
+    client.write(&frame.header.to_bytes());
+    let end = client.end();
+    assert_eq!(end.code(), moorline_proto::error::CloseReason::TooLarge.code(), "{end:?}");
+    1
+}
+
+/// Connects and is gone: at once, after half a login, logged in, in the middle of a message; with FIN or RST.
+fn come_and_go(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let me = name("guest", random);
+    let greeting = bytes_of(&frame_of(Command::Hello, &hello(&me, "d")));
+    let mut client = match random.below(4) {
+        0 => Client::connect(gateway),
+        1 => Client::greet(gateway, &hello(&me, "d")),
+        _ => Client::login(gateway, &me, "d"),
+    };
+    if client.heard.welcome.is_some() {
+        let send = bytes_of(&send_frame(1, &message(1, &me, &[7; 500])));
+        client.write(&send[..number_below(random, send.len() as u64)]);
+    } else {
+        client.stream.write_all(&greeting[..number_below(random, greeting.len() as u64)]).ok();
+    }
+    if random.one_in(2) {
+        SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).expect("a socket");
+    }
+    1
+}
+
+/// All enemies until the time is up: attacks and connections of each.
+fn attack(gateway: SocketAddr, seed: u64, until: Instant) -> Vec<(&'static str, u64, u64)> {
+    let crews: Vec<_> = (0..)
+        .zip(ENEMIES)
+        .map(|(number, &(name, attack))| {
+            let mut random = Random::new(seed * 100 + number);
+            std::thread::spawn(move || {
+                let (mut attacks, mut connections) = (0, 0);
+                while clock::now() < until {
+                    connections += attack(gateway, &mut random);
+                    attacks += 1;
+                }
+                (name, attacks, connections)
+            })
+        })
+        .collect();
+    crews.into_iter().map(|crew| crew.join().expect("an enemy saw what it should")).collect()
+}
+
+/// Only the two of the chat are left.
+fn until_alone(gateway: &Gateway) {
+    for (gauge, value) in [("connections", 2), ("sessions", 2), ("users", 2), ("detached", 0), ("held", 0)] {
+        gateway.until_metric(gauge, value);
+    }
+    // What the chat says right now may wait for a moment.
+    crate::until("nothing waits for anybody", || (gateway.metric("queued_bytes") == 0).then_some(()));
+}
+
+#[test]
+fn enemies_of_every_kind_do_not_disturb_a_chat_and_leave_nothing() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&backend, SETTINGS);
+    let chat = Chat::start_unhurried(gateway.listener, Duration::from_millis(25));
+    let seed = soak::seed();
+    // Everything has been used once.
+    attack(gateway.listener, seed, clock::now() + Duration::from_secs(2));
+    until_alone(&gateway);
+    let before = (gateway.process.resident_kib(), gateway.process.descriptors().len());
+    chat.go_on(5);
+    println!("before, seed {seed}: {:?}", chat.lap());
+
+    let fought = attack(gateway.listener, seed + 1, clock::now() + soak::time(8));
+    let beside = chat.lap();
+    until_alone(&gateway);
+    let after = (gateway.process.resident_kib(), gateway.process.descriptors().len());
+    chat.go_on(5);
+    let metrics = gateway.metrics();
+    let report = chat.finish();
+    println!("(name, attacks, connections) {fought:?}");
+    println!("beside them {beside:?}; (KiB, descriptors) before {before:?}, after {after:?}; {report:?}");
+    assert!(beside.count > 0 && beside.p99 <= CHAT_WITHIN, "the chat: {beside:?}");
+    assert!(after.0 <= before.0 + GROWTH_KIB, "memory: before {before:?}, after {after:?}");
+    assert!(after.1 <= before.1 + 1, "descriptors: before {before:?}, after {after:?}");
+    let closed = ["slow", "handshake_timeout", "too_large", "bad_magic"];
+    let closed = closed.map(|reason| format!("closed_total{{reason=\"{reason}\"}}"));
+    let limits = ["frame_rate_exceeded_total", "user_rate_exceeded_total", "throttles_total"];
+    for name in limits.iter().copied().chain(closed.iter().map(String::as_str)) {
+        println!("{name} {}", metrics[name]);
+        assert!(metrics[name] > 0.0, "{name} was not reached: {metrics:?}");
+    }
+}
