@@ -36,9 +36,9 @@ pub(crate) struct Chat {
 }
 
 impl Chat {
-    /// One message after the other.
+    /// One message after the other, but not more than a user may say.
     pub(crate) fn start(gateway: SocketAddr) -> Self {
-        Self::start_unhurried(gateway, Duration::ZERO)
+        Self::start_unhurried(gateway, Duration::from_millis(3))
     }
 
     /// With a pause after each message.
@@ -104,9 +104,7 @@ fn chat(
         report.slowest = report.slowest.max(took);
         times.lock().expect("nobody panics with it").push(took);
         done.store(number, Ordering::SeqCst);
-        if !pause.is_zero() {
-            pair[speaker].is_quiet_for(pause);
-        }
+        pair[speaker].is_quiet_for(pause);
     }
     let repeats: usize = pair.iter().map(|client| client.heard.repeats).sum();
     let [ann, ben] = pair.map(|client| client.heard.pushes.len() as u64);
