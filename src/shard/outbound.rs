@@ -1,7 +1,7 @@
 //! Frames on their way to one socket, in order, with the half-written head.
 
 use bytes::Bytes;
-use moorline_proto::frame::{Frame, HEADER_BYTES};
+use moorline_proto::frame::{Command, Frame, HEADER_BYTES};
 use std::collections::VecDeque;
 
 /// The rest of a body is copied into the block of a write if it is shorter than this; a longer one is
@@ -94,9 +94,11 @@ impl Outbound {
         assert_eq!(self.head_sent, 0, "the kernel cannot take more than it was given");
     }
 
-    /// Drops every frame of which no byte was sent.
+    /// Drops every frame of which no byte was sent, but not a WELCOME: without it a KICK means nothing
+    /// [P-3.2].
     pub(super) fn drop_unsent(&mut self) {
-        let keep = usize::from(self.head_sent > 0);
+        let is_welcome = |frame: &Frame| frame.header.command == Command::Welcome;
+        let keep = usize::from(self.head_sent > 0 || self.frames.front().is_some_and(is_welcome));
         self.frames.truncate(keep);
         self.bytes = self.frames.iter().map(Frame::wire_len).sum::<usize>() - self.head_sent;
     }
@@ -131,7 +133,6 @@ impl OutboundPool {
 mod tests {
     use super::*;
     use bytes::Bytes;
-    use moorline_proto::frame::Command;
 
     #[test]
     fn any_partial_writes_give_the_same_bytes() {
@@ -165,5 +166,11 @@ mod tests {
         queue.push(Frame::new(Command::Close, Bytes::new()));
         queue.drop_unsent();
         assert_eq!((queue.frames(), queue.bytes()), (0, 0));
+        for command in [Command::Welcome, Command::Push] {
+            queue.push(Frame::new(command, Bytes::new()));
+        }
+        queue.drop_unsent();
+        assert_eq!(queue.frames.front().map(|frame| frame.header.command), Some(Command::Welcome));
+        assert_eq!(queue.frames(), 1);
     }
 }

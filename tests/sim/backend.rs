@@ -127,6 +127,7 @@ impl Outputs for Said {
 }
 
 pub(crate) struct Backend {
+    config: ImConfig,
     im: Im<Memory>,
     said: Said,
     pub(crate) ledger: Ledger,
@@ -157,6 +158,7 @@ impl Backend {
         // Fewer or more than fit the window at the gateway; fewer than its queue.
         let config = ImConfig { outstanding: [8, 64, 96][scene.index(3)], ..ImConfig::default() };
         let mut backend = Self {
+            config: config.clone(),
             im: Im::new(config.clone(), 1, Memory::new(&config)),
             said: Said::default(),
             ledger: Ledger::new(users),
@@ -174,9 +176,7 @@ impl Backend {
             last_late: 0,
             out: Vec::new(),
         };
-        let login = ConnUp { uid: "system".into(), device: "desk".into(), ..ConnUp::default() };
-        backend
-            .tell(scene, Event::ConnUp { session: SYSTEM, gateway: GatewayId::new(0), login, is_new: true });
+        backend.admit_system(scene);
         let members = backend.users.clone();
         let payload = encode(&GroupCreateRequest { group: "g".into(), members });
         let create = Req { id: 1, method: "im.group.create".into(), payload };
@@ -184,6 +184,28 @@ impl Backend {
         backend.turn(scene);
         scene.after(TICK, What::Tick);
         backend
+    }
+
+    fn admit_system(&mut self, scene: &Scene) {
+        let login = ConnUp { uid: "system".into(), device: "desk".into(), ..ConnUp::default() };
+        let (session, gateway) = (SYSTEM, GatewayId::new(0));
+        self.tell(scene, Event::ConnUp { session, gateway, login, is_new: true });
+    }
+
+    /// The process dies, and another one takes its place with what is durable.
+    pub(crate) fn die(&mut self, scene: &Scene) {
+        let empty = Im::new(self.config.clone(), 1, Memory::new(&self.config));
+        let store = std::mem::replace(&mut self.im, empty).into_store();
+        self.im = Im::new(self.config.clone(), 1, store);
+        self.said = Said::default();
+        self.sessions.clear();
+        self.handles.clear();
+        self.free_slots.clear();
+        self.askers.clear();
+        self.outstanding.clear();
+        self.late.clear();
+        self.out.clear();
+        self.admit_system(scene);
     }
 
     pub(crate) fn handle(&mut self, scene: &mut Scene, worker: usize, generation: u32, item: ToBackend) {
@@ -400,7 +422,8 @@ impl Backend {
 
     /// An answer's time has come; it is void if its link died meanwhile.
     pub(crate) fn on_answer_due(&mut self, number: u64, generations: &[u32]) {
-        let (worker, generation, answer) = self.late.remove(&number).expect("kept for its time");
+        // Of an earlier life of the backend nothing is left.
+        let Some((worker, generation, answer)) = self.late.remove(&number) else { return };
         if generations[worker] == generation {
             self.out.push((worker, answer));
         }

@@ -104,7 +104,7 @@ impl Client {
 
     /// A timer rings; one that was overtaken rings too early, which must change nothing.
     pub(crate) fn on_timer(&mut self, scene: &Scene) {
-        if self.armed == Some(scene.now) {
+        if self.armed.is_some_and(|armed| armed <= scene.now) {
             self.armed = None;
         }
         let is_early = self.core.next_deadline().is_none_or(|deadline| deadline > scene.now);

@@ -1,20 +1,30 @@
 //! What really occurred: a run that reached nothing proves nothing.
 
+use moorline_proto::frame::HEADER_BYTES;
 use std::fmt;
 
 macro_rules! coverage {
     ($($(#[doc = $doc:literal])+ $name:ident;)+) => {
         /// Counts of occurrences, summed over seeds.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
-        pub(crate) struct Coverage { $($(#[doc = $doc])+ pub(crate) $name: u64,)+ }
+        pub(crate) struct Coverage {
+            $($(#[doc = $doc])+ pub(crate) $name: u64,)+
+            /// Connections cut behind so many bytes of a header; 0: between frames.
+            pub(crate) header_cuts: [u64; HEADER_BYTES],
+        }
 
         impl Coverage {
-            fn rows(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)+]
+            fn rows(&self) -> Vec<(String, u64)> {
+                let cuts = self.header_cuts.iter().enumerate();
+                let cuts = cuts.map(|(offset, count)| (format!("cut behind byte {offset}"), *count));
+                [$((stringify!($name).to_owned(), self.$name),)+].into_iter().chain(cuts).collect()
             }
 
             pub(crate) fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)+
+                for (count, more) in self.header_cuts.iter_mut().zip(other.header_cuts) {
+                    *count += more;
+                }
             }
         }
     };
@@ -83,6 +93,22 @@ coverage! {
     stalls;
     /// Connections whose peer shut down its writing half only.
     half_closes;
+    /// Connections cut inside a body.
+    body_cuts;
+    /// Moments at which all clients lost their connections.
+    storms;
+    /// Jumps of the clock: the whole machine slept.
+    suspends;
+    /// Times that the gateway stood still.
+    freezes;
+    /// Deaths of the backend.
+    backend_deaths;
+    /// Connections that were not read because their worker said so.
+    backpressure_holds;
+    /// Uplinks refused in overload.
+    shed_uplinks;
+    /// Logins refused in overload.
+    shed_logins;
     /// Logins refused for now.
     refusals;
     /// Applications that logged out or closed, and came back.
@@ -121,7 +147,7 @@ coverage! {
 
 impl Coverage {
     /// What never occurred.
-    pub(crate) fn missing(&self) -> Vec<&'static str> {
+    pub(crate) fn missing(&self) -> Vec<String> {
         self.rows().into_iter().filter(|row| row.1 == 0).map(|row| row.0).collect()
     }
 }

@@ -44,6 +44,15 @@ pub(crate) struct Faults {
     pub(crate) retransmit: Retransmit,
     /// How long pushes that may wait do so for others.
     pub(crate) batch_age: Duration,
+    /// Connections that break behind an exact byte.
+    pub(crate) knife: u64,
+    /// Times between: all connections break; the machine sleeps; the gateway stands still; the backend
+    /// dies; workers hold and shed. 0: never.
+    pub(crate) storm_ms: u64,
+    pub(crate) suspend_ms: u64,
+    pub(crate) freeze_ms: u64,
+    pub(crate) backend_life_ms: u64,
+    pub(crate) pressure_ms: u64,
 }
 
 impl Faults {
@@ -75,6 +84,12 @@ impl Faults {
                 [usize::try_from(pick(&[0, 1])).expect("small")],
             keep: Duration::from_millis(pick(&[0, 3_000, 60_000])),
             batch_age: Duration::from_millis(pick(&[0, 50, 2_000])),
+            knife: pick(&[0, 2, 4]),
+            storm_ms: pick(&[0, 0, 3_000]),
+            suspend_ms: pick(&[0, 0, 0, 4_000]),
+            freeze_ms: pick(&[0, 0, 3_000]),
+            backend_life_ms: pick(&[0, 0, 4_000]),
+            pressure_ms: pick(&[0, 0, 1_500]),
         }
     }
 }

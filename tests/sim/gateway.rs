@@ -129,7 +129,8 @@ impl Reactor {
     }
 
     pub(crate) fn turn(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
-        self.turns.remove(&scene.now);
+        // All that are due: the clock may have jumped.
+        self.turns = self.turns.split_off(&(scene.now + Duration::from_nanos(1)));
         while let Some(mail) = self.mail.pop_front() {
             self.on_mail(scene, pipes, mail);
             self.release(scene, pipes);
@@ -337,6 +338,9 @@ impl Reactor {
         seen.sends_replayed += tally[Count::SendsReplayed];
         seen.collapsed_pushes += tally[Count::PushesCollapsed];
         seen.rate_holds += tally[Count::RateHolds];
+        seen.backpressure_holds += tally[Count::BackpressureHolds];
+        seen.shed_uplinks += tally[Count::Shed];
+        seen.shed_logins += tally[Count::LoginsShed];
         seen.user_refusals += tally[Count::UserRefusals];
         seen.ack_probes += tally[Count::AckProbes];
         seen.early_sends += tally[Count::SendsEarly];

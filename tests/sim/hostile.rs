@@ -66,6 +66,10 @@ impl World {
         if is_over {
             return;
         }
+        if manner == Manner::Eager && turns > 0 && !self.pipes[pipe].tap.is_welcome() {
+            // Its next frame may begin before WELCOME, and not end.
+            return self.scene.after(Duration::from_secs(1), What::HostileSpeaks(at));
+        }
         self.hostiles[at].turns += 1;
         let says_hello = turns == 0 && !matches!(manner, Manner::Noise | Manner::Silent);
         let frames = if says_hello { vec![Self::hello(at)] } else { self.says(manner, turns) };

@@ -31,6 +31,10 @@ impl World {
             Caller::Hostile(_) => self.scene.within(20, What::Accept(shard, id)),
         }
         if !self.scene.faults.is_calm && matches!(caller, Caller::Client(_)) {
+            let knife = self.scene.faults.knife;
+            if self.scene.fault(knife) {
+                self.pipes[id].sharpen(&mut self.scene);
+            }
             let (life, stall) = (self.scene.faults.life_ms, self.scene.faults.stall);
             self.scene.within(2 * life, What::Break(id));
             if self.scene.random.one_in(stall) {
@@ -49,6 +53,11 @@ impl World {
 
     pub(crate) fn deliver(&mut self, id: PipeId, way: Way) {
         let delivery = self.pipes[id].deliver(&mut self.scene, id, way);
+        if delivery.is_cut
+            && let Caller::Client(at) = self.pipes[id].caller
+        {
+            self.break_now(at, id);
+        }
         if way == Way::Up {
             if let Place::On(shard, key) = self.pipes[id].place {
                 self.reactors[shard].on_readable(&mut self.scene, key);
@@ -157,7 +166,7 @@ impl World {
                     self.scene.within(2 * life, What::LinkDies(worker));
                 }
             }
-            What::LinkDies(worker) if !self.scene.faults.is_calm => {
+            What::LinkDies(worker) if !self.scene.faults.is_calm && self.workers[worker].has_link() => {
                 self.scene.coverage.link_deaths += 1;
                 // Some of what was under way arrives at the backend all the same.
                 let arrives = self.scene.index(4);
@@ -165,14 +174,46 @@ impl World {
                     let generation = self.workers[worker].generation;
                     self.backend.handle(&mut self.scene, worker, generation, item);
                 }
-                self.to_backend[worker].cut();
-                self.from_backend[worker].cut();
-                self.backend.on_link_down(worker);
-                self.workers[worker].on_link_down(&mut self.scene);
-                let away = self.scene.faults.link_away_ms_max;
-                self.scene.within(away, What::LinkComes(worker));
+                self.cut_link(worker);
             }
             _ => {}
         }
+    }
+
+    fn cut_link(&mut self, worker: usize) {
+        self.to_backend[worker].cut();
+        self.from_backend[worker].cut();
+        self.backend.on_link_down(worker);
+        self.workers[worker].on_link_down(&mut self.scene);
+        let away = self.scene.faults.link_away_ms_max;
+        self.scene.within(away, What::LinkComes(worker));
+    }
+
+    /// All of the backend but what is durable is gone.
+    pub(crate) fn kill_backend(&mut self) {
+        self.scene.coverage.backend_deaths += 1;
+        for worker in 0..self.workers.len() {
+            if self.workers[worker].has_link() {
+                self.cut_link(worker);
+            }
+        }
+        self.backend.die(&self.scene);
+    }
+
+    /// Every client loses its connection in this moment.
+    pub(crate) fn storm(&mut self) {
+        self.scene.coverage.storms += 1;
+        for at in 0..self.clients.len() {
+            let Some(id) = self.clients[at].pipe.filter(|id| !self.pipes[*id].is_broken()) else { continue };
+            self.break_now(at, id);
+        }
+    }
+
+    /// Both ends hear of it at once.
+    fn break_now(&mut self, at: usize, id: PipeId) {
+        self.scene.coverage.resets += 1;
+        self.pipes[id].break_off(&mut self.scene);
+        self.scene.within(20, What::ClientGone(at, id));
+        self.scene.within(20, What::GatewayGone(id));
     }
 }

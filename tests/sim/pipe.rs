@@ -3,6 +3,8 @@
 
 use crate::scene::{Scene, What};
 use crate::tap::Tap;
+use bytes::Bytes;
+use moorline_proto::frame::Decoder;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
@@ -73,6 +75,17 @@ pub(crate) struct Pipe {
     cut: u64,
     up: Flow,
     down: Flow,
+    /// It breaks behind an exact byte.
+    knife: Option<Knife>,
+}
+
+/// Ends a connection behind so many more bytes of one direction.
+#[derive(Debug)]
+struct Knife {
+    way: Way,
+    left: usize,
+    /// Knows how far into a frame that is.
+    decoder: Decoder,
 }
 
 /// What reading gave.
@@ -91,6 +104,8 @@ pub(crate) struct Delivery {
     pub(crate) is_end: bool,
     /// The writer waited for room, and there is some.
     pub(crate) has_room: bool,
+    /// Behind these bytes the connection breaks.
+    pub(crate) is_cut: bool,
 }
 
 impl Flow {
@@ -121,7 +136,36 @@ impl Pipe {
             cut: scene.faults.cut,
             up: Flow::new(),
             down: Flow::new(),
+            knife: None,
         }
+    }
+
+    /// The connection will break behind any byte of its first few hundred.
+    pub(crate) fn sharpen(&mut self, scene: &mut Scene) {
+        let way = [Way::Up, Way::Down][scene.index(2)];
+        self.knife = Some(Knife { way, left: 1 + scene.index(600), decoder: Decoder::new() });
+    }
+
+    /// Shortens `bytes` to those before the cut; true: they are the last.
+    fn cut(&mut self, scene: &mut Scene, way: Way, bytes: &mut Vec<u8>) -> bool {
+        let Some(knife) = self.knife.as_mut().filter(|knife| knife.way == way) else { return false };
+        let passes = bytes.len().min(knife.left);
+        let mut passed = Bytes::copy_from_slice(&bytes[..passes]);
+        knife.left -= passes;
+        while let Ok(Some(_)) = knife.decoder.decode(&mut passed, u32::MAX) {}
+        if knife.left > 0 {
+            return false;
+        }
+        bytes.truncate(passes);
+        let offset = knife.decoder.partial_len();
+        match scene.coverage.header_cuts.get_mut(offset) {
+            Some(count) => *count += 1,
+            None => scene.coverage.body_cuts += 1,
+        }
+        self.knife = None;
+        self.up.queue.clear();
+        self.down.queue.clear();
+        true
     }
 
     fn flow(&mut self, way: Way) -> &mut Flow {
@@ -185,8 +229,9 @@ impl Pipe {
         }
         let is_cut = scene.random.one_in(cut);
         let count = if is_cut { 1 + scene.index(24) } else { flow.queue.len() };
-        let bytes: Vec<u8> = flow.queue.drain(..count.min(flow.queue.len())).collect();
-        let mut delivery = Delivery::default();
+        let mut bytes: Vec<u8> = flow.queue.drain(..count.min(flow.queue.len())).collect();
+        let mut delivery = Delivery { is_cut: self.cut(scene, way, &mut bytes), ..Delivery::default() };
+        let flow = self.flow(way);
         if flow.queue.is_empty() && flow.end == End::Sent {
             flow.end = End::Arrived;
             delivery.is_end = true;

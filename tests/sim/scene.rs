@@ -42,6 +42,11 @@ pub(crate) enum What {
     Handled(usize, Token),
     Burst,
     KickSomebody,
+    Storm,
+    Suspend,
+    Freeze,
+    BackendDies,
+    Pressure(usize),
     Login(usize),
     Rival,
     Restart,
@@ -74,6 +79,8 @@ pub(crate) struct Scene {
     pub(crate) random: Random,
     pub(crate) faults: Faults,
     pub(crate) coverage: Coverage,
+    /// The gateway's process does nothing before this.
+    pub(crate) frozen_until: Instant,
     seed: u64,
     heap: BinaryHeap<Reverse<Scheduled>>,
     order: u64,
@@ -90,6 +97,7 @@ impl Scene {
             faults: Faults::new(&mut random),
             random,
             coverage: Coverage::default(),
+            frozen_until: Instant::ZERO,
             seed,
             heap: BinaryHeap::new(),
             order: 0,
@@ -131,9 +139,9 @@ impl Scene {
     /// Moves the clock to what comes next.
     pub(crate) fn next(&mut self) -> Option<What> {
         let Reverse(Scheduled { at, order, what }) = self.heap.pop()?;
-        self.steps_here = if at == self.now { self.steps_here + 1 } else { 0 };
+        self.steps_here = if at <= self.now { self.steps_here + 1 } else { 0 };
         assert!(self.steps_here < STEPS_AT_ONCE_MAX, "time stands still: {what:?}");
-        self.now = at;
+        self.now = self.now.max(at); // the clock may have jumped past it
         self.coverage.steps += 1;
         self.digest = mix(self.digest ^ at.as_nanos() ^ order << 40 ^ self.order);
         self.note(|| format!("{what:?}"));

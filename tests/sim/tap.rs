@@ -176,6 +176,11 @@ impl Tap {
         assert!(since >= patience, "ended after {since:?} of silence, {patience:?} were promised");
     }
 
+    /// Whether WELCOME is out.
+    pub(crate) const fn is_welcome(&self) -> bool {
+        self.is_welcome
+    }
+
     /// Whether the last frame is out.
     pub(crate) const fn is_over(&self) -> bool {
         self.is_over

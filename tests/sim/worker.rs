@@ -280,9 +280,26 @@ impl Worker {
         }
     }
 
+    /// Other clients of this worker are not to be read, and other load is shed, than before.
+    pub(crate) fn press(&mut self, scene: &mut Scene, is_over: bool) {
+        let worker = u16::try_from(self.number).expect("few workers");
+        let mask = |scene: &mut Scene| match scene.index(3) {
+            _ if is_over => 0,
+            0 => scene.random.next_u64(),
+            1 => u64::MAX,
+            _ => 0,
+        };
+        let slots = [(); 4].map(|()| mask(scene));
+        let level = if is_over { 0 } else { u8::try_from(scene.index(4)).expect("small") };
+        for shard in (0..self.shards).map(|shard| ShardId(u8::try_from(shard).expect("few shards"))) {
+            self.to_shards.push((shard, Downlink::Hold { worker, slots }));
+            self.to_shards.push((shard, Downlink::Overload { worker, level }));
+        }
+    }
+
     /// Answers RETRY to what waited too long, sent or not.
     pub(crate) fn handle_timeout(&mut self, scene: &mut Scene) {
-        if self.armed != Some(scene.now) {
+        if self.armed.is_none_or(|armed| armed > scene.now) {
             return;
         }
         self.armed = None;

@@ -93,8 +93,18 @@ impl World {
         self.scene.within(12_000, What::KickSomebody);
         self.scene.within(12_000, What::Rival);
         self.scene.within(15_000, What::Restart);
-        let chaos = self.scene.faults.chaos;
-        self.scene.after(chaos, What::Calm);
+        let faults = self.scene.faults.clone();
+        let pressure = (0..self.workers.len()).map(|worker| (What::Pressure(worker), faults.pressure_ms));
+        let shocks = [
+            (What::Storm, faults.storm_ms),
+            (What::Suspend, faults.suspend_ms),
+            (What::Freeze, faults.freeze_ms),
+            (What::BackendDies, faults.backend_life_ms),
+        ];
+        for (shock, pause) in shocks.into_iter().chain(pressure).filter(|(_, pause)| *pause > 0) {
+            self.scene.within(2 * pause, shock);
+        }
+        self.scene.after(faults.chaos, What::Calm);
     }
 
     /// Runs to the end; returns what occurred, and a digest of everything that did.
@@ -125,7 +135,62 @@ impl World {
         while self.scene.now < end && !is_done(self) && self.step() {}
     }
 
+    /// Shocks that come again and again while things go wrong.
+    fn shock(&mut self, what: What) {
+        let faults = &self.scene.faults;
+        let pause = match what {
+            What::Burst => 3_000,
+            What::KickSomebody => 6_000,
+            What::Storm => faults.storm_ms,
+            What::Suspend => faults.suspend_ms,
+            What::Freeze => faults.freeze_ms,
+            What::BackendDies => faults.backend_life_ms,
+            _ => faults.pressure_ms,
+        };
+        if self.scene.faults.is_calm {
+            return;
+        }
+        self.scene.within(2 * pause, what);
+        match what {
+            What::Burst => {
+                let count = 1 + self.scene.random.below(45);
+                self.backend.announce(&mut self.scene, count);
+            }
+            What::KickSomebody => self.backend.kick_somebody(&mut self.scene),
+            What::Storm => self.storm(),
+            What::Suspend => {
+                self.scene.coverage.suspends += 1;
+                let time = self.scene.micros(20_000_000);
+                self.scene.now += time;
+            }
+            What::Freeze => {
+                self.scene.coverage.freezes += 1;
+                let time = self.scene.micros(12_000_000);
+                self.scene.frozen_until = self.scene.now + time;
+            }
+            What::BackendDies => self.kill_backend(),
+            What::Pressure(worker) => self.workers[worker].press(&mut self.scene, false),
+            _ => unreachable!("no shock"),
+        }
+    }
+
+    /// What the gateway's process does; it waits while that stands still.
+    const fn is_of_gateway(what: What) -> bool {
+        matches!(
+            what,
+            What::Turn(_)
+                | What::UplinkMail(..)
+                | What::DownlinkMail(..)
+                | What::WorkerTimer(_)
+                | What::FromBackend(_)
+                | What::Moved(..)
+        )
+    }
+
     fn handle(&mut self, what: What) {
+        if self.scene.now < self.scene.frozen_until && Self::is_of_gateway(what) {
+            return self.scene.at(self.scene.frozen_until, what);
+        }
         match what {
             What::ClientTimer(at) => {
                 self.clients[at].on_timer(&self.scene);
@@ -172,16 +237,13 @@ impl World {
                 self.clients[at].core.handled(self.scene.now, token);
                 self.drain(at);
             }
-            What::Burst if !self.scene.faults.is_calm => {
-                let count = 1 + self.scene.random.below(45);
-                self.backend.announce(&mut self.scene, count);
-                self.scene.within(6_000, What::Burst);
-            }
-            What::KickSomebody if !self.scene.faults.is_calm => {
-                self.backend.kick_somebody(&mut self.scene);
-                self.scene.within(12_000, What::KickSomebody);
-            }
-            What::Burst | What::KickSomebody => {}
+            What::Burst
+            | What::KickSomebody
+            | What::Storm
+            | What::Suspend
+            | What::Freeze
+            | What::BackendDies
+            | What::Pressure(_) => self.shock(what),
             What::Login(last) => self.login_again(last),
             What::Rival => self.rival(),
             What::Restart => self.restart(),
@@ -189,6 +251,9 @@ impl World {
             What::HostileSpeaks(at) => self.hostile_speaks(at),
             What::Calm => {
                 self.scene.faults.is_calm = true;
+                for worker in &mut self.workers {
+                    worker.press(&mut self.scene, true);
+                }
                 self.end_hostiles();
             }
         }

@@ -208,6 +208,11 @@ impl<S: Store> Im<S> {
         }
     }
 
+    /// The store, for another life of the backend; what it was not given yet is gone.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
     /// The store, for reading.
     pub fn store(&self) -> &S {
         &self.store
