@@ -40,9 +40,36 @@ pub(crate) enum ToBackend {
 /// To a gateway's worker.
 #[derive(Clone)]
 pub(crate) enum FromBackend {
-    Answer { correlation: u64, code: Code, answer: Bytes },
-    Push { correlation: u64, handles: Vec<u64>, lane: Lane, body: Bytes },
-    Kick { target: Target, login_version: u64, code: u32, may_reconnect: bool },
+    Answer {
+        correlation: u64,
+        code: Code,
+        answer: Bytes,
+    },
+    Push {
+        correlation: u64,
+        handles: Vec<u64>,
+        lane: Lane,
+        body: Bytes,
+    },
+    Kick {
+        target: Target,
+        login_version: u64,
+        code: u32,
+        may_reconnect: bool,
+    },
+    /// In: the session enters the room; else it leaves.
+    Bind {
+        handle: u64,
+        room: String,
+        version: u64,
+        is_in: bool,
+    },
+    /// To everybody in a room but one.
+    PushRoom {
+        room: String,
+        except: u64,
+        body: Bytes,
+    },
 }
 
 /// uid and device.
@@ -83,6 +110,9 @@ struct Said {
     pushes: Vec<(PushId, u64, Vec<SessionId>, Lane, Bytes)>,
     kicks: Vec<(SessionId, Kick)>,
     bound: BTreeSet<(SessionId, String)>,
+    /// Who enters or leaves a room, in order.
+    moves: Vec<(SessionId, String, bool)>,
+    signals: Vec<(String, SessionId, Bytes)>,
     last_push: u64,
 }
 
@@ -116,14 +146,21 @@ impl Outputs for Said {
 
     fn bind(&mut self, session: SessionId, room: &str) -> bool {
         self.bound.insert((session, room.to_owned()));
+        self.moves.push((session, room.to_owned(), true));
         true
     }
 
     fn unbind(&mut self, session: SessionId, room: &str) {
-        self.bound.remove(&(session, room.to_owned()));
+        if self.bound.remove(&(session, room.to_owned())) {
+            self.moves.push((session, room.to_owned(), false));
+        }
     }
 
-    fn push_room(&mut self, _room: &str, _from: SessionId, _spec: PushSpec, _body: &Bytes) {}
+    fn push_room(&mut self, room: &str, from: SessionId, _spec: PushSpec, body: &Bytes) {
+        if self.bound.contains(&(from, room.to_owned())) {
+            self.signals.push((room.to_owned(), from, body.clone()));
+        }
+    }
 }
 
 pub(crate) struct Backend {
@@ -143,10 +180,17 @@ pub(crate) struct Backend {
     outstanding: BTreeSet<(u64, u64)>,
     pushed: BTreeSet<(Device, String, u64)>,
     is_turn_due: bool,
+    /// Of bindings; rises over all lives of the process.
+    room_version: u64,
     /// Answers that wait for their time, with the life of the link they belong to.
     late: BTreeMap<u64, (usize, u32, FromBackend)>,
     last_late: u64,
     pub(crate) out: Vec<(usize, FromBackend)>,
+}
+
+/// Whether a client waits for an answer to it.
+pub(crate) const fn is_question(command: Command) -> bool {
+    matches!(command, Command::Send | Command::Req | Command::Sub | Command::Unsub)
 }
 
 fn now(scene: &Scene) -> Now {
@@ -172,6 +216,7 @@ impl Backend {
             outstanding: BTreeSet::new(),
             pushed: BTreeSet::new(),
             is_turn_due: false,
+            room_version: 0,
             late: BTreeMap::new(),
             last_late: 0,
             out: Vec::new(),
@@ -248,7 +293,7 @@ impl Backend {
 
     fn on_up(&mut self, scene: &mut Scene, place: Place, handle: u64, question: Question) {
         let command = question.command;
-        let wants_answer = matches!(command, Command::Send | Command::Req);
+        let wants_answer = is_question(command);
         let retry = scene.faults.retry;
         let is_put_off = wants_answer && scene.fault(retry);
         scene.coverage.backend_retries += u64::from(is_put_off);
@@ -308,12 +353,17 @@ impl Backend {
         self.handles.insert(id, handle);
         self.outstanding.retain(|(_, other)| *other != handle);
         let (gateway, is_new) = (GatewayId::new(0), known.is_none());
+        // What was said of its rooms may have been lost with the last link.
+        let rooms = self.said.bound.iter().filter(|(session, _)| *session == id);
+        let again: Vec<_> = rooms.map(|(session, room)| (*session, room.clone(), true)).collect();
+        self.said.moves.extend(again);
         self.tell(scene, Event::ConnUp { session: id, gateway, login, is_new });
     }
 
     fn on_logout(&mut self, scene: &Scene, handle: u64) {
         let Some(Session { id, .. }) = self.sessions.remove(&handle) else { return };
         self.handles.remove(&id);
+        self.said.bound.retain(|(session, _)| *session != id);
         self.free_slots.push(u32::try_from(id.slot()).expect("small"));
         self.outstanding.retain(|(_, other)| *other != handle);
         self.tell(scene, Event::ConnDown { session: id, code: 0 });
@@ -353,6 +403,7 @@ impl Backend {
                 self.reply(scene, place, code, answer);
             }
         }
+        self.tell_rooms();
         for (push, number, sessions, lane, body) in std::mem::take(&mut self.said.pushes) {
             self.push(scene, (push, number, lane), &sessions, &body);
         }
@@ -368,6 +419,29 @@ impl Backend {
         if !self.said.sends.is_empty() || !self.said.pushes.is_empty() {
             self.turn(scene); // an outcome that was known at once led to more
         }
+    }
+
+    /// Bindings and what is said in rooms, by the link of the session concerned.
+    fn tell_rooms(&mut self) {
+        for (session, room, is_in) in std::mem::take(&mut self.said.moves) {
+            self.room_version += 1;
+            let version = self.room_version;
+            if let Some((handle, worker)) = self.reach(session) {
+                self.out.push((worker, FromBackend::Bind { handle, room, version, is_in }));
+            }
+        }
+        for (room, from, body) in std::mem::take(&mut self.said.signals) {
+            if let Some((except, worker)) = self.reach(from) {
+                self.out.push((worker, FromBackend::PushRoom { room, except, body }));
+            }
+        }
+    }
+
+    /// Handle and worker of a session that a link speaks for.
+    fn reach(&self, session: SessionId) -> Option<(u64, usize)> {
+        let handle = *self.handles.get(&session)?;
+        let Session { worker, is_reachable, .. } = self.sessions[&handle];
+        is_reachable.then_some((handle, worker))
     }
 
     fn push(

@@ -139,6 +139,10 @@ coverage! {
     rate_holds;
     /// Uplinks refused because their user said too much.
     user_refusals;
+    /// Rooms that were entered.
+    rooms_entered;
+    /// Signals that arrived.
+    signals;
     /// Frames that came compressed.
     compressed;
     /// Requests of applications that were answered.

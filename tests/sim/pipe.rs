@@ -287,7 +287,9 @@ impl Pipe {
 
     /// The network is gone between the two ends; part of what was under way may still arrive.
     pub(crate) fn break_off(&mut self, scene: &mut Scene) {
-        self.is_broken = true;
+        if std::mem::replace(&mut self.is_broken, true) {
+            return;
+        }
         let last = scene.index(self.up.queue.len() + 1);
         if self.up.end != End::Arrived {
             let bytes: Vec<u8> = self.up.queue.drain(..last).collect();

@@ -43,6 +43,16 @@ impl World {
         if self.scene.random.one_in(10) {
             self.clients[at].core.try_app(now, 0x77, Bytes::from_static(b"app"));
         }
+        match self.scene.index(12) {
+            0..3 => _ = self.clients[at].core.enter_room(now, "group:g"),
+            3 => self.clients[at].core.leave_room(now, "group:g"),
+            4..8 => {
+                self.talks += 1;
+                let payload = Bytes::from(self.talks.to_string());
+                self.clients[at].core.try_signal(now, "group:g", payload);
+            }
+            _ => {}
+        }
         self.drain(at);
         let pause = self.scene.faults.talk_ms;
         self.scene.within(2 * pause, What::Talk(at));
@@ -73,6 +83,8 @@ impl World {
                 let busy = if self.scene.fault(rate) { 14_000 } else { 20 };
                 self.scene.within(busy, What::Handled(at, message.token));
             }
+            Event::Signal { .. } => self.scene.coverage.signals += 1,
+            Event::RoomEntered { .. } => self.scene.coverage.rooms_entered += 1,
             Event::Response { result, .. } => self.scene.coverage.responses += u64::from(result.is_ok()),
             Event::Closed(_) => {
                 // The device comes back, unless another life of it is there.

@@ -1,19 +1,20 @@
 //! A worker with one link to the backend, as messages: the rules of `moorline::worker` for what is
 //! pending, parked, announced and sent again, without its sockets.
 
-use crate::backend::{FromBackend, ToBackend};
+use crate::backend::{FromBackend, ToBackend, is_question};
 use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::Command;
 use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
+use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
 use moorline_proto::message::backend::ConnUp;
-use moorline_proto::message::client::{Code, Req, Resp, SendAck};
+use moorline_proto::message::client::{Code, Req, Resp, SendAck, Sub, SubAck};
 use moorline_proto::message::{self, encode};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// An UP without an answer for so long is answered RETRY.
 const UP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -61,16 +62,23 @@ pub(crate) struct Worker {
 
 impl Up {
     const fn is_question(&self) -> bool {
-        matches!(self.command, Command::Send | Command::Req)
+        is_question(self.command)
     }
 
     fn answer(&self, code: i32, retry_after_ms: u32, answer: &[u8]) -> (ShardId, Downlink) {
-        let (command, cid, mut body) = if self.command == Command::Req {
-            let lead = Resp { id: self.number, code, retry_after_ms, ..Resp::default() };
-            (Command::Resp, 0, encode(&lead).to_vec())
-        } else {
-            let lead = SendAck { cid: self.number, code, retry_after_ms, ..SendAck::default() };
-            (Command::SendAck, self.number, encode(&lead).to_vec())
+        let (command, cid, mut body) = match self.command {
+            Command::Req => {
+                let lead = Resp { id: self.number, code, retry_after_ms, ..Resp::default() };
+                (Command::Resp, 0, encode(&lead).to_vec())
+            }
+            Command::Sub | Command::Unsub => {
+                let lead = SubAck { id: self.number, code, ..SubAck::default() };
+                (Command::SubAck, 0, encode(&lead).to_vec())
+            }
+            _ => {
+                let lead = SendAck { cid: self.number, code, retry_after_ms, ..SendAck::default() };
+                (Command::SendAck, self.number, encode(&lead).to_vec())
+            }
         };
         body.extend_from_slice(answer);
         (self.key.shard(), Downlink::Answer { key: self.key, command, cid, body: body.into() })
@@ -164,6 +172,7 @@ impl Worker {
                 }
                 req.ok().map(|req| req.id)
             }
+            Command::Sub | Command::Unsub => message::decode(body).ok().map(|Sub { id, .. }| id),
             _ => Some(0),
         }
     }
@@ -264,6 +273,33 @@ impl Worker {
                     let except = None;
                     let push =
                         Push { ticket, targets, command, lane, expires_at, body, packed, except, collapse };
+                    self.to_shards.push((shard, Downlink::Push(push)));
+                }
+            }
+            FromBackend::Bind { handle, room, version, is_in } => {
+                let (key, room) = (ConnKey::from_u64(handle), room.into());
+                let keys = vec![key];
+                let order = if is_in {
+                    Downlink::Bind { room, version, keys, reset: None }
+                } else {
+                    Downlink::Unbind { room, version, keys }
+                };
+                self.to_shards.push((key.shard(), order));
+            }
+            FromBackend::PushRoom { room, except, body } => {
+                let room: Arc<str> = room.into();
+                for shard in (0..self.shards).map(|shard| ShardId(u8::try_from(shard).expect("few shards"))) {
+                    let push = Push {
+                        ticket: None,
+                        targets: vec![Target::Room(Arc::clone(&room))],
+                        command: Command::App(0x40),
+                        lane: Lane::Chat,
+                        expires_at: Instant::FAR_FUTURE,
+                        body: body.clone(),
+                        packed: None,
+                        except: Some(ConnKey::from_u64(except)),
+                        collapse: None,
+                    };
                     self.to_shards.push((shard, Downlink::Push(push)));
                 }
             }

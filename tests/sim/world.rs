@@ -57,6 +57,7 @@ impl World {
         let plan = format!("{:?}", scene.faults);
         scene.note(|| plan);
         let (shards, workers) = (scene.faults.shards, scene.faults.workers);
+        let knows_long_silence = scene.faults.freeze_ms > 0 || scene.faults.suspend_ms > 0;
         let mut world = Self {
             clients: Vec::new(),
             hostiles: Vec::new(),
@@ -64,7 +65,7 @@ impl World {
             reactors: (0..shards).map(|number| Reactor::new(number, &mut scene)).collect(),
             workers: (0..workers).map(|number| Worker::new(number, shards)).collect(),
             backend: Backend::new(&USERS, &mut scene),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(knows_long_silence),
             uplinks: lanes(shards, workers),
             downlinks: lanes(workers, shards),
             moves: lanes(shards, shards),
