@@ -1,14 +1,15 @@
-//! A heartbeat allocates nothing and touches no timer, and neither does an ack on an idle connection.
+//! A heartbeat allocates nothing and touches no timer, and neither does an ack on an idle connection; a message
+//! costs as many allocations as stated here.
 //!
 //! Counts what this thread asks of the allocator while a shard handles frames.
 
 use bytes::Bytes;
-use moorline::handoff::{Admission, Downlink};
+use moorline::handoff::{Admission, Downlink, Push, Target};
 use moorline::shard::{Count, Outputs, Settings, Shard};
-use moorline_proto::frame::{Command, Frame};
+use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::ConnKey;
-use moorline_proto::message::client::{Hello, Ping};
-use moorline_proto::message::frame_of;
+use moorline_proto::message::client::{Code, Hello, Ping};
+use moorline_proto::message::{frame_of, send_ack_body};
 use moorline_proto::time::{Duration, Instant};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -122,4 +123,80 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
     assert_eq!(rig.shard.tally()[Count::Pings] - beats, BEATS);
     assert_eq!(asked, 0, "allocations for {BEATS} heartbeats and as many acks");
     assert_eq!(rig.shard.tally()[Count::TimerMoves], moves, "timer operations");
+}
+
+/// In a shard, from a SEND to its UP and from the backend's answer to SENDACK: the connection's queue is
+/// pooled, the body is a slice of what was read, the batch for the worker is the worker's.
+const ALLOCATIONS_PER_SEND: u64 = 0;
+/// From a PUSH of the backend to its bytes and the ack that settles it: the flight and its two queues, which exist only
+/// while something is in flight, and the list of receivers.
+const ALLOCATIONS_PER_PUSH: u64 = 6;
+
+/// Counts what `round` asks for, with everything it is given made before.
+fn count<T>(inputs: Vec<T>, mut round: impl FnMut(T)) -> u64 {
+    let (warm_up, mut asked) = (inputs.len() / 2, 0);
+    for (index, input) in inputs.into_iter().enumerate() {
+        let before = ALLOCATIONS.get();
+        round(input);
+        asked += if index >= warm_up { ALLOCATIONS.get() - before } else { 0 };
+    }
+    asked
+}
+
+#[test]
+fn a_message_allocates_as_often_as_stated() {
+    const MESSAGES: u32 = 2_000;
+    let now = Instant::from_nanos(1_000_000_000);
+    let settings = Settings { user_rate: 0, frame_rate: 0, ..Settings::default() };
+    let mut rig =
+        Rig { shard: Shard::new(settings, now), outputs: Outputs::new(1), written: Vec::new(), now };
+    let key = rig.login();
+    rig.outputs.transmits = Vec::with_capacity(16);
+    rig.outputs.uplinks[0] = Vec::with_capacity(16);
+    let write = |rig: &mut Rig| {
+        while let Some(key) = rig.outputs.transmits.pop() {
+            rig.written.clear();
+            rig.shard.gather(key, &mut rig.written, 64 << 10);
+            rig.shard.handle_sent(key, rig.written.len(), &mut rig.outputs);
+        }
+        rig.outputs.uplinks[0].clear();
+    };
+
+    let send = |cid| {
+        let body = Bytes::from_static(&[7; 128]);
+        let answer = send_ack_body(cid, Code::Ok, b"");
+        (cid, bytes_of(&Frame::new(Command::Send, body).with_seq(cid)), answer)
+    };
+    let asked = count((1..=MESSAGES).map(send).collect(), |(cid, bytes, body)| {
+        rig.shard.handle_received(rig.now, key, bytes, &mut rig.outputs);
+        let answer = Downlink::Answer { key, command: Command::SendAck, cid, body };
+        rig.shard.handle_downlink(rig.now, answer, &mut rig.outputs);
+        write(&mut rig);
+    });
+    let per_send = asked / u64::from(MESSAGES / 2);
+
+    let push = |seq| {
+        let push = Push {
+            ticket: None,
+            targets: vec![Target::Connection(key)],
+            command: Command::Push,
+            lane: Lane::Chat,
+            expires_at: Instant::FAR_FUTURE,
+            body: Bytes::from_static(&[7; 128]),
+            packed: None,
+            except: None,
+            collapse: None,
+        };
+        (push, bytes_of(&Frame::new(Command::Ack, Bytes::new()).with_ack(seq)))
+    };
+    let asked = count((1..=MESSAGES).map(push).collect(), |(push, ack)| {
+        rig.shard.handle_downlink(rig.now, Downlink::Push(push), &mut rig.outputs);
+        write(&mut rig);
+        rig.shard.handle_received(rig.now, key, ack, &mut rig.outputs);
+        write(&mut rig);
+    });
+    let per_push = asked / u64::from(MESSAGES / 2);
+    println!("{per_send} allocations per SEND with its answer, {per_push} per PUSH with its ack");
+    assert_eq!((per_send, per_push), (ALLOCATIONS_PER_SEND, ALLOCATIONS_PER_PUSH));
+    assert_eq!(rig.shard.tally()[Count::PushesAcked], u64::from(MESSAGES));
 }

@@ -86,7 +86,8 @@ pub enum Attention {
 
 /// Successes after which a longer interval is tried.
 const SUCCESSES_PER_STEP: u8 = 5;
-/// Failures in a row after which none is tried any more.
+/// Failures in a row after which none is tried any more; and, after that, after which the network is
+/// another one than it was, and all is tried anew.
 const FAILURES_MAX: u8 = 2;
 /// How much longer.
 const STEP: Duration = Duration::from_secs(60);
@@ -105,12 +106,20 @@ pub struct Probe {
     proven: Duration,
     successes: u8,
     failures: u8,
+    is_settled: bool,
 }
 
 impl Probe {
     /// Nothing learned.
     pub const fn new(bounds: Bounds) -> Self {
-        Self { bounds, interval: bounds.min, proven: bounds.min, successes: 0, failures: 0 }
+        Self {
+            bounds,
+            interval: bounds.min,
+            proven: bounds.min,
+            successes: 0,
+            failures: 0,
+            is_settled: false,
+        }
     }
 
     /// The interval to use.
@@ -123,15 +132,15 @@ impl Probe {
 
     /// Whether no longer interval will be tried.
     pub const fn is_settled(&self) -> bool {
-        self.failures >= FAILURES_MAX
+        self.is_settled
     }
 
     /// A background PING that followed a whole silent interval was answered.
     pub fn on_pong(&mut self) {
-        if self.is_settled() {
+        self.failures = 0;
+        if self.is_settled {
             return;
         }
-        self.failures = 0;
         self.successes = self.successes.saturating_add(1);
         if self.successes >= SUCCESSES_PER_STEP {
             self.successes = 0;
@@ -142,12 +151,15 @@ impl Probe {
 
     /// A background PING that followed a whole silent interval found the connection dead.
     pub fn on_dead(&mut self) {
-        if self.is_settled() {
-            return;
-        }
         self.successes = 0;
         self.failures += 1;
-        if self.is_settled() {
+        if self.failures < FAILURES_MAX {
+            return;
+        }
+        if self.is_settled {
+            *self = Self::new(self.bounds);
+        } else {
+            (self.is_settled, self.failures) = (true, 0);
             self.interval = self.bounds.clamp(self.proven.saturating_sub(MARGIN));
         }
     }
@@ -210,6 +222,12 @@ mod tests {
         );
         (0..50).for_each(|_| probe.on_pong());
         assert_eq!(probe.interval(Attention::Background), Duration::from_secs(70));
+        probe.on_dead();
+        probe.on_pong();
+        probe.on_dead();
+        assert!(probe.is_settled(), "not in a row");
+        probe.on_dead();
+        assert_eq!((probe.is_settled(), probe.interval(Attention::Background)), (false, BOUNDS.min));
     }
 
     #[test]

@@ -159,7 +159,11 @@ impl Core {
     pub fn handle_disconnected(&mut self, now: Instant) {
         match self.line.phase {
             Phase::Connecting(_) => self.drop_line(now, Lost::ConnectFailed, None),
-            Phase::Up(..) => self.drop_line(now, Lost::SocketGone, None),
+            Phase::Up(..) => {
+                // A network may say that it has forgotten the connection, when a PING reminds it.
+                self.blame_network(now);
+                self.drop_line(now, Lost::SocketGone, None);
+            }
             Phase::LoggingOut(_) => self.finish(ClosedWhy::LoggedOut),
             Phase::Waiting(_) | Phase::NeedToken | Phase::Closed => {}
         }
@@ -424,11 +428,17 @@ impl Core {
             Beat::Quiet => {}
             Beat::Ping { next_s } => self.transmit.push(frame_of(Command::Ping, &Ping { next_s })),
             Beat::Dead => {
-                if let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.is_telling()) {
-                    self.networks.on_dead(pulse.bounds(), now);
-                }
+                self.blame_network(now);
                 self.lose(now, Lost::HeartbeatTimeout, None);
             }
+        }
+    }
+
+    /// The connection is dead: if a PING after a whole silent interval found that out, the silence was too
+    /// long for the network.
+    fn blame_network(&mut self, now: Instant) {
+        if let Some(pulse) = self.pulse.as_ref().filter(|pulse| pulse.is_telling()) {
+            self.networks.on_dead(pulse.bounds(), now);
         }
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Pulse {
     /// Since when a PING has no answer.
     asked_at: Option<Instant>,
     is_probe_due: bool,
-    heard_at: Instant,
+    quiet_since: Instant,
     /// The PING without an answer followed a whole silent interval: its fate tells of the network.
     is_telling: bool,
     bounds: Bounds,
@@ -45,7 +45,7 @@ impl Pulse {
             patience,
             asked_at: None,
             is_probe_due: false,
-            heard_at: now,
+            quiet_since: now,
             is_telling: false,
             bounds,
         }
@@ -58,8 +58,8 @@ impl Pulse {
 
     /// Something was heard. True: it answers a PING that followed a whole silent interval.
     pub(super) fn heard(&mut self, now: Instant) -> bool {
-        self.asked_at = None;
-        self.heard_at = now;
+        // An answer ends the silence that its PING has ended already: a round trip is no interval.
+        self.quiet_since = self.asked_at.take().unwrap_or(now);
         std::mem::take(&mut self.is_telling)
     }
 
@@ -96,7 +96,7 @@ impl Pulse {
         if !self.is_probe_due && self.heartbeat.deadline() > now {
             return Beat::Quiet;
         }
-        let silence = now.saturating_since(self.heard_at);
+        let silence = now.saturating_since(self.quiet_since);
         self.is_telling = !self.is_probe_due && silence >= self.heartbeat.interval();
         self.is_probe_due = false;
         self.asked_at = Some(now);
