@@ -125,12 +125,12 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
     assert_eq!(rig.shard.tally()[Count::TimerMoves], moves, "timer operations");
 }
 
-/// In a shard, from a SEND to its UP and from the backend's answer to SENDACK: the connection's queue is
-/// pooled, the body is a slice of what was read, the batch for the worker is the worker's.
-const ALLOCATIONS_PER_SEND: u64 = 0;
-/// From a PUSH of the backend to its bytes and the ack that settles it: the flight and its two queues, which exist only
-/// while something is in flight, and the list of receivers.
-const ALLOCATIONS_PER_PUSH: u64 = 6;
+/// In a shard, from a SEND to its UP and from the backend's answer to SENDACK: the counter that a buffer gets when
+/// a first body is sliced from it, here for each, else once per read. The connection's queue is pooled.
+const ALLOCATIONS_PER_SEND: u64 = 1;
+/// From a PUSH of the backend to its bytes and the ack that settles it: the flight and its two queues, which exist
+/// only while something is in flight.
+const ALLOCATIONS_PER_PUSH: u64 = 4;
 
 /// Counts what `round` asks for, with everything it is given made before.
 fn count<T>(inputs: Vec<T>, mut round: impl FnMut(T)) -> u64 {

@@ -50,6 +50,9 @@ impl Shard {
     /// One payload for some of this shard's connections: at once to a few, in slices to many.
     pub(super) fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
         let targets = std::mem::take(&mut push.targets);
+        if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
+            return self.deliver(now, *key, &push, outputs); // most are for one, and need no list
+        }
         let mut keys = Vec::with_capacity(targets.len());
         for target in targets {
             let found = self.resolve(&target);
