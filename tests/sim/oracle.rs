@@ -37,7 +37,7 @@ struct Life {
 
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
-    /// The gateway stands still at times, for longer than a client asks again.
+    /// The gateway stands still at times, or does not read, for longer than a client asks again.
     knows_long_silence: bool,
     lives: Vec<Life>,
     /// Keys that an application used twice on purpose: their order is the application's affair.

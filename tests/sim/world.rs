@@ -57,7 +57,8 @@ impl World {
         let plan = format!("{:?}", scene.faults);
         scene.note(|| plan);
         let (shards, workers) = (scene.faults.shards, scene.faults.workers);
-        let knows_long_silence = scene.faults.freeze_ms > 0 || scene.faults.suspend_ms > 0;
+        let silences = [scene.faults.freeze_ms, scene.faults.suspend_ms, scene.faults.pressure_ms];
+        let knows_long_silence = silences.iter().any(|pause| *pause > 0);
         let mut world = Self {
             clients: Vec::new(),
             hostiles: Vec::new(),
