@@ -55,6 +55,9 @@ pub(crate) struct Faults {
     pub(crate) pressure_ms: u64,
 }
 
+/// A client asks four times, and waits two seconds for each answer.
+const ASKING_MS: u64 = 8_000;
+
 impl Faults {
     pub(crate) fn new(random: &mut Random) -> Self {
         let mut pick =
@@ -91,5 +94,13 @@ impl Faults {
             backend_life_ms: pick(&[0, 0, 4_000]),
             pressure_ms: pick(&[0, 0, 1_500]),
         }
+    }
+
+    /// Whether a client may hear nothing of a message for longer than it goes on asking: because the gateway
+    /// stands still or does not read, or because a stalled connection comes on top of a backend that is away.
+    pub(crate) fn know_long_silence(&self) -> bool {
+        let stalls_ms = if self.stall == 0 { 0 } else { self.stall_ms_max };
+        let stands_still = [self.freeze_ms, self.suspend_ms, self.pressure_ms].iter().any(|pause| *pause > 0);
+        stands_still || stalls_ms + self.link_away_ms_max >= ASKING_MS
     }
 }

@@ -57,8 +57,7 @@ impl World {
         let plan = format!("{:?}", scene.faults);
         scene.note(|| plan);
         let (shards, workers) = (scene.faults.shards, scene.faults.workers);
-        let silences = [scene.faults.freeze_ms, scene.faults.suspend_ms, scene.faults.pressure_ms];
-        let knows_long_silence = silences.iter().any(|pause| *pause > 0);
+        let knows_long_silence = scene.faults.know_long_silence();
         let mut world = Self {
             clients: Vec::new(),
             hostiles: Vec::new(),
