@@ -33,6 +33,9 @@ pub(crate) struct Tap {
     /// KICK or CLOSE is out.
     is_over: bool,
     in_flight: BTreeSet<Seq>,
+    /// The highest cumulative ack, and what was acknowledged beyond it.
+    acked: Seq,
+    sacked: BTreeSet<Seq>,
     sent_max: Seq,
     cids_open: BTreeSet<Seq>,
     heard_at: Instant,
@@ -52,6 +55,8 @@ impl Tap {
             is_welcome: false,
             is_over: false,
             in_flight: BTreeSet::new(),
+            acked: 0,
+            sacked: BTreeSet::new(),
             sent_max: 0,
             cids_open: BTreeSet::new(),
             heard_at: Instant::ZERO,
@@ -94,15 +99,12 @@ impl Tap {
     fn on_up(&mut self, frame: &Frame) {
         let frame = &frame.clone().into_plain(64 << 10).unwrap_or_else(|_| frame.clone());
         let header = frame.header;
-        self.in_flight = self.in_flight.split_off(&(header.ack.saturating_add(1)));
+        self.acked = self.acked.max(header.ack);
         match header.command {
             Command::Ack => {
                 let sack = decode::<Ack>(&frame.body).map_or(0, |ack| ack.sack);
-                let base = u64::from(header.ack) + 2;
-                self.in_flight.retain(|seq| {
-                    let bit = u64::from(*seq).checked_sub(base);
-                    bit.is_none_or(|bit| bit >= 64 || sack >> bit & 1 == 0)
-                });
+                let bits = (0..64).filter(|bit| sack >> bit & 1 == 1);
+                self.sacked.extend(bits.filter_map(|bit| header.ack.checked_add(2 + bit)));
             }
             Command::Ping => {
                 let (min, max) = (HEARTBEAT_S.0.into(), HEARTBEAT_S.1.into());
@@ -118,6 +120,9 @@ impl Tap {
             }
             _ => {}
         }
+        let (acked, sacked) = (self.acked, &mut self.sacked);
+        sacked.retain(|seq| *seq > acked);
+        self.in_flight.retain(|seq| *seq > acked && !sacked.contains(seq));
     }
 
     /// The kernel took these bytes from the shard.
@@ -155,10 +160,13 @@ impl Tap {
                 claims.push(ack);
             }
         }
-        // One that was acknowledged before may be on its way once more.
+        // One that was acknowledged before may be on its way once more, or only now: on a resumed
+        // connection, when the application handled it after the HELLO.
         if seq > self.sent_max && !self.is_deaf {
             self.sent_max = seq;
-            self.in_flight.insert(seq);
+            if seq > self.acked && !self.sacked.contains(&seq) {
+                self.in_flight.insert(seq);
+            }
             let count = self.in_flight.len();
             assert!(count <= DOWNLINK_FRAMES || !self.is_honest, "{count} reliable frames in flight");
             seen.full_windows += u64::from(count == DOWNLINK_FRAMES);
