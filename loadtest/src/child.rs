@@ -87,9 +87,14 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+impl Server {
+    /// Ends it with this signal, and waits until it has ended.
+    pub fn end(mut self, signal: Signal) {
+        self.end_with(signal);
+    }
+
+    fn end_with(&mut self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.pid()), signal);
         let rounds = END_WITHIN.as_millis() / END_POLL.as_millis();
         for _ in 0..rounds {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -103,6 +108,14 @@ impl Drop for Server {
         // Its output is closed, so it is past its own shutdown, or it is stuck.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.end_with(Signal::SIGTERM);
+        }
     }
 }
 

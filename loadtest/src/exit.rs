@@ -20,6 +20,8 @@ pub enum Exit {
     Integrity,
     /// The generator itself was late: the figures say nothing about the server.
     Saturated,
+    /// An expectation was not met.
+    Unexpected,
     /// Stopped by a signal; the report was written.
     Interrupted,
 }
@@ -34,8 +36,24 @@ impl Exit {
             Self::Unreachable => 3,
             Self::Integrity => 4,
             Self::Saturated => 5,
+            Self::Unexpected => 99,
             Self::Interrupted => 130,
         }
+    }
+
+    /// The one with this number.
+    pub fn of_code(code: u8) -> Option<Self> {
+        let all = [
+            Self::Pass,
+            Self::Usage,
+            Self::Preflight,
+            Self::Unreachable,
+            Self::Integrity,
+            Self::Saturated,
+            Self::Unexpected,
+            Self::Interrupted,
+        ];
+        all.into_iter().find(|exit| exit.code() == code)
     }
 
     /// The word in the report.
@@ -47,6 +65,7 @@ impl Exit {
             Self::Unreachable => "UNREACHABLE",
             Self::Integrity => "FAIL integrity",
             Self::Saturated => "INVALID generator saturated",
+            Self::Unexpected => "FAIL expectation",
             Self::Interrupted => "INTERRUPTED",
         }
     }
@@ -83,6 +102,22 @@ pub enum Failure {
         /// Its last words.
         why: String,
     },
+    /// One of the processes of this run failed.
+    #[error("{why}")]
+    Part {
+        /// As what.
+        exit: Exit,
+        /// In its words.
+        why: String,
+    },
+    /// A file of the run could not be written or read.
+    #[error("{path}: {why}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// The loop's own system calls failed.
     #[error("{operation}: {source}")]
     Io {
@@ -99,11 +134,23 @@ impl Failure {
         move |source| Self::Io { operation, source }
     }
 
+    /// For `map_err`.
+    pub fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::File { path, why: error.to_string() }
+    }
+
+    /// What a process said of its end.
+    pub fn of_part(code: u8, why: String) -> Self {
+        Self::Part { exit: Exit::of_code(code).unwrap_or(Exit::Preflight), why }
+    }
+
     /// Its exit code.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,
-            Self::Preflight(_) | Self::Io { .. } => Exit::Preflight,
+            Self::Part { exit, .. } => *exit,
+            Self::Preflight(_) | Self::Io { .. } | Self::File { .. } => Exit::Preflight,
             Self::Unreachable { .. } | Self::Start { .. } => Exit::Unreachable,
         }
     }

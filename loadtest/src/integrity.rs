@@ -4,7 +4,7 @@
 //! one client gets from one other. Both are pure; [`Tally`] adds them up.
 
 use moorline_proto::time::Instant;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// What an answer is.
@@ -132,7 +132,7 @@ impl Arrivals {
 }
 
 /// Everything that must be zero at the end of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// Sent and never answered or delivered.
     pub lost: u64,

@@ -12,9 +12,14 @@
 //! | [`integrity`], [`record`] | lost, duplicated, reordered; histograms that merge |
 //! | [`dialect`] | what a wire must offer to be driven: Moorline's own, and the bare server's |
 //! | [`fleet`] | the epoll loop and its compact clients |
-//! | [`scenario`] | what the clients do: hold, ping, chat, fan-out |
+//! | [`scenario`] | what the clients do: hold, ping, chat, group, storm |
+//! | [`job`] | a whole run as data, which splits over processes |
+//! | [`crowd`] | the coordinator of several processes, and what one of them does |
+//! | [`monitor`] | one row a second: the live view, the timeline, early ends |
+//! | [`restarter`] | restarts the server in the middle of a run |
 //! | [`process`], [`child`] | CPU and memory of another process; starting one and reading its ready line |
-//! | [`report`], [`terminal`] | the figures as text and as JSON; where they go |
+//! | [`findings`], [`report`], [`terminal`] | what a scenario found; the figures as text, JSON, charts; where they go |
+//! | [`expect`], [`find`], [`doctor`] | what must hold; the highest rate at which it does; what a size needs |
 //! | [`bare`] | the bare reference server |
 //! | [`compare`] | ours beside bare, interleaved |
 //!
@@ -27,16 +32,24 @@ pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod compare;
+pub mod crowd;
 pub mod dialect;
+pub mod doctor;
 pub mod exit;
+pub mod expect;
+pub mod find;
+pub mod findings;
 pub mod fleet;
 pub mod integrity;
+pub mod job;
+pub mod monitor;
 pub mod pace;
 pub mod phase;
 pub mod preflight;
 pub mod process;
 pub mod record;
 pub mod report;
+pub mod restarter;
 pub mod scenario;
 pub mod socket;
 pub mod terminal;

@@ -1,18 +1,23 @@
 //! The stages of a run, as a state machine without a clock.
 //!
 //! ```text
-//! Ramp ──everyone is in, or time is up──► Warmup ──time──► Measure ──time──► Drain ──settled or time──► Over
-//!   └────────interrupted────────────┴───────────────────────►┘      └────────────interrupted─────────────►┘
+//! Ramp ──everyone is in, or time is up──► Gather ──the other processes are, too──► Warmup
+//! Warmup ──time──► Measure ──time──► Drain ──settled or time──► Over
+//! any before Drain ──interrupted──► Drain ──interrupted──► Over
 //! ```
 
 use moorline_proto::time::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Clients connect and log in.
     Ramp,
+    /// This loop's clients are in; those of the other processes may not be.
+    Gather,
     /// Traffic flows and does not count yet.
     Warmup,
     /// Traffic counts.
@@ -23,10 +28,24 @@ pub enum Phase {
     Over,
 }
 
+impl Phase {
+    /// A word for people and files.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ramp => "ramp",
+            Self::Gather => "gather",
+            Self::Warmup => "warmup",
+            Self::Measure => "measure",
+            Self::Drain => "drain",
+            Self::Over => "over",
+        }
+    }
+}
+
 /// How long each stage may last; each has a bound, so a run has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
-    /// At most this long to log everyone in.
+    /// At most this long to log everyone in, and as long again to wait for the other processes.
     pub ramp_max: Duration,
     /// Exactly this long.
     pub warmup: Duration,
@@ -39,7 +58,7 @@ pub struct Timeline {
 impl Timeline {
     const fn length(&self, phase: Phase) -> Duration {
         match phase {
-            Phase::Ramp => self.ramp_max,
+            Phase::Ramp | Phase::Gather => self.ramp_max,
             Phase::Warmup => self.warmup,
             Phase::Measure => self.measure,
             Phase::Drain => self.drain_max,
@@ -53,7 +72,7 @@ impl Timeline {
 pub enum Progress {
     /// Something is still open.
     Open,
-    /// RAMP: everyone is in or refused. DRAIN: everything is answered.
+    /// RAMP: everyone is in or refused. GATHER: so are the others. DRAIN: everything is answered.
     Settled,
 }
 
@@ -84,13 +103,15 @@ impl Stage {
     /// Moves at most one stage on. The next stage starts when this one was meant to end, so that
     /// the measured time is exact even if the loop was late.
     pub fn advance(&mut self, now: Instant, progress: Progress) -> Option<Phase> {
-        let is_early_end = matches!(self.phase, Phase::Ramp | Phase::Drain) && progress == Progress::Settled;
+        let is_early_end =
+            matches!(self.phase, Phase::Ramp | Phase::Gather | Phase::Drain) && progress == Progress::Settled;
         if self.phase == Phase::Over || (now < self.ends && !is_early_end) {
             return None;
         }
         let began = self.ends.min(now);
         self.phase = match self.phase {
-            Phase::Ramp => Phase::Warmup,
+            Phase::Ramp => Phase::Gather,
+            Phase::Gather => Phase::Warmup,
             Phase::Warmup => Phase::Measure,
             Phase::Measure => Phase::Drain,
             Phase::Drain | Phase::Over => Phase::Over,
@@ -126,6 +147,8 @@ mod tests {
     fn an_ordinary_run() {
         let mut stage = Stage::new(TIMELINE, at(0));
         assert_eq!(stage.advance(at(3), Progress::Open), None);
+        assert_eq!(stage.advance(at(4), Progress::Settled), Some(Phase::Gather));
+        assert_eq!(stage.advance(at(4), Progress::Open), None, "another process is not ready");
         assert_eq!(stage.advance(at(4), Progress::Settled), Some(Phase::Warmup));
         assert_eq!(stage.advance(at(4), Progress::Settled), None, "warm-up never ends early");
         assert_eq!(stage.advance(at(5), Progress::Open), Some(Phase::Measure));
@@ -138,7 +161,8 @@ mod tests {
     #[test]
     fn every_stage_is_bounded_and_a_late_loop_does_not_stretch_the_measurement() {
         let mut stage = Stage::new(TIMELINE, at(0));
-        assert_eq!(stage.advance(at(10), Progress::Open), Some(Phase::Warmup));
+        assert_eq!(stage.advance(at(10), Progress::Open), Some(Phase::Gather));
+        assert_eq!(stage.advance(at(10), Progress::Settled), Some(Phase::Warmup));
         assert_eq!(stage.advance(at(14), Progress::Open), Some(Phase::Measure));
         assert_eq!(stage.deadline(), at(16), "measuring began at 11, not at 14");
         assert_eq!(stage.advance(at(16), Progress::Open), Some(Phase::Drain));

@@ -2,6 +2,7 @@
 
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use std::time::Duration;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// The processes that one figure is about: a gateway, or a gateway and its backend.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watched(Vec<i32>);
 
 /// What they have used so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// User and system time of all threads, also of those that ended.
     pub cpu: Duration,
@@ -30,6 +31,19 @@ impl Watched {
     /// Whether nobody is watched.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Like [`Watched::usage`], with the kernel's quick estimate of memory, which does not walk the pages.
+    pub fn quick_usage(&self) -> Option<Usage> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut sum = Usage::default();
+        for pid in &self.0 {
+            sum.cpu += cpu_time(*pid)?;
+            sum.rss_bytes += parse_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:")?;
+        }
+        Some(sum)
     }
 
     /// The sum over all of them; `None` if one is gone or nobody is watched.

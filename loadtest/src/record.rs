@@ -1,7 +1,14 @@
-//! Latency histograms of one loop, and how those of several become one.
+//! Latency histograms: of one loop, of several added up, and of the last second.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use hdrhistogram::serialization::interval_log::{
+    IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
+};
+use hdrhistogram::serialization::{Deserializer, V2DeflateSerializer};
+use serde::{Deserialize, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest latency that is told from a longer one, in nanoseconds: ten minutes.
@@ -10,6 +17,8 @@ const NANOS_MAX: u64 = 600_000_000_000;
 const NANOS_MIN: u64 = 1_000;
 
 /// One distribution of latencies: three significant digits from 1 us to 10 min.
+///
+/// Between processes it travels as the pairs of value and count that it holds.
 #[derive(Clone, Debug)]
 pub struct Latencies(Histogram<u64>);
 
@@ -30,6 +39,11 @@ impl Latencies {
     /// Adds those of another loop: as if all had been recorded here.
     pub fn merge(&mut self, other: &Self) {
         self.0.add(&other.0).expect("all histograms have the same bounds");
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.0.reset();
     }
 
     /// How many.
@@ -55,49 +69,188 @@ impl Latencies {
     pub fn summary(&self) -> LatencySummary {
         LatencySummary {
             p50: self.0.value_at_quantile(0.5),
+            p90: self.0.value_at_quantile(0.9),
             p99: self.0.value_at_quantile(0.99),
             p999: self.0.value_at_quantile(0.999),
             max: self.0.max(),
+            mean: self.0.mean(),
             count: self.0.len(),
         }
+    }
+
+    /// The histogram itself, for the files that hold it whole.
+    pub const fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
+    /// The distributions of an HDR log by their tags, the lines of one tag added up.
+    pub fn read_hdr_log(text: &str) -> Result<BTreeMap<String, Self>, String> {
+        let (mut all, mut deserializer) = (BTreeMap::<String, Self>::new(), Deserializer::new());
+        for entry in IntervalLogIterator::new(text.as_bytes()) {
+            let Ok(LogEntry::Interval(interval)) = entry else { continue };
+            let bytes = BASE64.decode(interval.encoded_histogram()).map_err(|error| error.to_string())?;
+            let part: Histogram<u64> =
+                deserializer.deserialize(&mut bytes.as_slice()).map_err(|error| error.to_string())?;
+            let tag = interval.tag().map_or("", |tag| tag.as_str());
+            let sum = &mut all.entry(tag.to_owned()).or_default().0;
+            sum.add(&part).map_err(|error| error.to_string())?;
+        }
+        Ok(all)
+    }
+
+    /// Appends a line of an HDR log, as HdrHistogram's tools read it: `from` the run's beginning, so long.
+    pub fn write_hdr_line(&self, tag: &str, from: Duration, length: Duration, out: &mut Vec<u8>) {
+        let mut serializer = V2DeflateSerializer::new();
+        let mut log = IntervalLogWriterBuilder::new()
+            .with_max_value_divisor(1e6)
+            .begin_log_with(out, &mut serializer)
+            .expect("memory takes it");
+        let tag = Tag::new(tag).expect("names have no comma");
+        log.write_histogram(&self.0, from, length, Some(tag)).expect("memory takes it");
+    }
+}
+
+impl Serialize for Latencies {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter_recorded().map(|it| (it.value_iterated_to(), it.count_at_value())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Latencies {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut latencies = Self::default();
+        for (value, count) in Vec::<(u64, u64)>::deserialize(deserializer)? {
+            latencies.0.saturating_record_n(value.clamp(NANOS_MIN, NANOS_MAX), count);
+        }
+        Ok(latencies)
     }
 }
 
 /// The figures of one distribution, in nanoseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
     /// Median.
     pub p50: u64,
+    /// 9 of 10 are not longer.
+    pub p90: u64,
     /// 99 of 100 are not longer.
     pub p99: u64,
     /// 999 of 1000 are not longer.
     pub p999: u64,
     /// The longest.
     pub max: u64,
+    /// Their sum over their number.
+    pub mean: f64,
     /// How many there are.
     pub count: u64,
 }
 
-/// What one loop records.
-#[derive(Clone, Debug, Default)]
-pub struct Recorder {
-    /// From the connect call to WELCOME.
-    pub login: Latencies,
-    /// From the moment a message was meant to leave.
-    pub corrected: Latencies,
-    /// From the moment it left.
-    pub raw: Latencies,
-    /// How late the generator itself was.
-    pub lag: Latencies,
+impl LatencySummary {
+    /// A statistic by its name, in nanoseconds or as a count.
+    pub fn statistic(&self, name: &str) -> Option<f64> {
+        Some(match name {
+            "p50" => self.p50 as f64,
+            "p90" => self.p90 as f64,
+            "p99" => self.p99 as f64,
+            "p999" => self.p999 as f64,
+            "max" => self.max as f64,
+            "mean" => self.mean,
+            "count" => self.count as f64,
+            _ => return None,
+        })
+    }
 }
 
-impl Recorder {
+/// What a distribution is about. "Corrected": from the moment the message was meant to leave, so that
+/// a stalled server cannot hide behind messages that were not sent; "raw": from when it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// From the connect call to WELCOME.
+    Login,
+    /// To the answer of the server, corrected.
+    Answer,
+    /// To the answer of the server, raw.
+    AnswerRaw,
+    /// To the delivery at another client, corrected.
+    Deliver,
+    /// To the delivery at another client, raw.
+    DeliverRaw,
+    /// Deliveries of messages meant to leave while clients were coming back, corrected.
+    DeliverStorm,
+    /// From the loss of a connection to WELCOME on the next.
+    Back,
+}
+
+impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Login,
+        Self::Answer,
+        Self::AnswerRaw,
+        Self::Deliver,
+        Self::DeliverRaw,
+        Self::DeliverStorm,
+        Self::Back,
+    ];
+
+    /// Its name in files and expectations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Answer => "answer",
+            Self::AnswerRaw => "answer_raw",
+            Self::Deliver => "deliver",
+            Self::DeliverRaw => "deliver_raw",
+            Self::DeliverStorm => "deliver_storm",
+            Self::Back => "back",
+        }
+    }
+
+    /// What people read.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Answer => "answer corrected",
+            Self::AnswerRaw => "answer raw",
+            Self::Deliver => "deliver corrected",
+            Self::DeliverRaw => "deliver raw",
+            Self::DeliverStorm => "deliver in storm",
+            Self::Back => "back",
+        }
+    }
+}
+
+/// Some distributions by what they are about.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Distributions(BTreeMap<Metric, Latencies>);
+
+impl Distributions {
+    /// Counts one.
+    pub fn record(&mut self, metric: Metric, latency: Duration) {
+        self.0.entry(metric).or_default().record(latency);
+    }
+
+    /// One of them, if anything was recorded.
+    pub fn get(&self, metric: Metric) -> Option<&Latencies> {
+        self.0.get(&metric).filter(|latencies| !latencies.is_empty())
+    }
+
     /// Adds what another loop recorded.
     pub fn merge(&mut self, other: &Self) {
-        self.login.merge(&other.login);
-        self.corrected.merge(&other.corrected);
-        self.raw.merge(&other.raw);
-        self.lag.merge(&other.lag);
+        for (metric, latencies) in &other.0 {
+            self.0.entry(*metric).or_default().merge(latencies);
+        }
+    }
+
+    /// Adds one distribution.
+    pub fn add(&mut self, metric: Metric, latencies: &Latencies) {
+        self.0.entry(metric).or_default().merge(latencies);
+    }
+
+    /// Those that hold anything.
+    pub fn iter(&self) -> impl Iterator<Item = (Metric, &Latencies)> {
+        self.0.iter().map(|(metric, latencies)| (*metric, latencies)).filter(|(_, it)| !it.is_empty())
     }
 }
 
@@ -106,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn merged_parts_equal_the_whole() {
+    fn merged_parts_equal_the_whole_also_across_processes() {
         let (mut whole, mut parts) = (Latencies::default(), vec![Latencies::default(); 3]);
         for n in 1..=10_000_u64 {
             let latency = Duration::from_nanos(n * n * 50);
@@ -115,10 +268,15 @@ mod tests {
         }
         let mut merged = Latencies::default();
         for part in &parts {
-            merged.merge(part);
+            let sent = serde_json::to_string(part).unwrap();
+            merged.merge(&serde_json::from_str(&sent).unwrap());
         }
-        assert_eq!(merged.summary(), whole.summary());
-        assert_eq!(merged.len(), 10_000);
+        let (merged, whole) = (merged.summary(), whole.summary());
+        assert_eq!(
+            (merged.p50, merged.p99, merged.p999, merged.count),
+            (whole.p50, whole.p99, whole.p999, 10_000)
+        );
+        assert!(merged.max.abs_diff(whole.max) <= whole.max / 1_000, "{merged:?} {whole:?}");
     }
 
     #[test]
@@ -138,5 +296,19 @@ mod tests {
             latencies.record(Duration::from_millis(millis));
         }
         assert!((latencies.part_over(Duration::from_millis(10)) - 0.25).abs() < 1e-9);
+    }
+
+    #[test]
+    fn distributions_travel_by_name() {
+        let mut distributions = Distributions::default();
+        distributions.record(Metric::DeliverRaw, Duration::from_millis(3));
+        let text = serde_json::to_string(&distributions).unwrap();
+        assert!(text.starts_with("{\"deliver_raw\":[["), "{text}");
+        let back: Distributions = serde_json::from_str(&text).unwrap();
+        assert_eq!(back.get(Metric::DeliverRaw).unwrap().len(), 1);
+        assert!(back.get(Metric::Back).is_none());
+        for metric in Metric::ALL {
+            assert_eq!(serde_json::to_value(metric).unwrap(), metric.name());
+        }
     }
 }

@@ -2,9 +2,10 @@
 
 use mio::net::TcpStream;
 use nix::sys::socket::{setsockopt, sockopt};
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Connections from one source address to one target before another address is taken: a kernel has
 /// 28,232 ports by default and searches longer the fewer are free.
@@ -12,9 +13,23 @@ pub const CONNECTIONS_PER_SOURCE: u32 = 10_000;
 /// Most source addresses.
 pub const SOURCES_MAX: usize = 256;
 
+/// Lowest port that connections are bound to when ports are chosen here: below are the well-known ones.
+const PORT_MIN: u16 = 1_024;
+
 /// The addresses that connections come from, in turn; none: the kernel chooses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources(Vec<IpAddr>);
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sources {
+    addresses: Vec<IpAddr>,
+    /// Lowest and highest port to bind, in turn per address; `None`: the kernel chooses at connect.
+    ports: Option<(u16, u16)>,
+}
+
+/// Where one connection comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Source {
+    address: Option<IpAddr>,
+    port: u16,
+}
 
 impl Sources {
     /// Reads "127.0.0.1", "127.0.0.1-40" or a list of those with commas.
@@ -26,7 +41,7 @@ impl Sources {
         if addresses.len() > SOURCES_MAX {
             return Err(format!("{text:?} names more than {SOURCES_MAX} addresses"));
         }
-        Ok(Self(addresses))
+        Ok(Self { addresses, ports: None })
     }
 
     /// Enough loopback addresses for `clients` connections to `target`; none if one suffices.
@@ -36,22 +51,50 @@ impl Sources {
             return Self::default();
         }
         let last_bytes = 1..=u8::try_from(wanted).expect("at most 250");
-        Self(last_bytes.map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).collect())
+        let addresses = last_bytes.map(|last| IpAddr::V4(Ipv4Addr::new(127, 0, 0, last))).collect();
+        Self { addresses, ports: None }
     }
 
-    /// The source of client number `index`.
-    pub fn of(&self, index: u32) -> Option<IpAddr> {
-        if self.0.is_empty() { None } else { Some(self.0[index as usize % self.0.len()]) }
+    /// Reads "20000-29999": ports to bind deliberately, instead of letting the kernel search for a free one.
+    pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
+        let refuse = || format!("{text:?} is no range of ports: write 20000-29999, from {PORT_MIN} up");
+        let (first, last) = text.split_once('-').ok_or_else(refuse)?;
+        let (first, last): (u16, u16) =
+            (first.parse().map_err(|_| refuse())?, last.parse().map_err(|_| refuse())?);
+        if first < PORT_MIN || last < first { Err(refuse()) } else { Ok((first, last)) }
+    }
+
+    /// These addresses, with ports bound here.
+    #[must_use]
+    pub fn with_ports(self, ports: (u16, u16)) -> Self {
+        Self { ports: Some(ports), ..self }
+    }
+
+    /// How many connections to one target fit, where that is known.
+    pub fn capacity(&self) -> Option<u64> {
+        let (first, last) = self.ports?;
+        Some(self.addresses.len().max(1) as u64 * (u64::from(last - first) + 1))
+    }
+
+    /// The source of client number `index`. Each address is used once before any is used twice.
+    pub fn of(&self, index: u32) -> Source {
+        let count = u32::try_from(self.addresses.len().max(1)).expect("at most 256");
+        let address = self.addresses.get((index % count) as usize).copied();
+        let port = self.ports.map_or(0, |(first, last)| {
+            let place = index / count % (u32::from(last - first) + 1);
+            first + u16::try_from(place).expect("below the range's length")
+        });
+        Source { address, port }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.addresses.len()
     }
 
     /// Whether the kernel chooses.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.addresses.is_empty()
     }
 }
 
@@ -72,13 +115,22 @@ fn parse_range(part: &str, into: &mut Vec<IpAddr>) -> Result<(), String> {
 }
 
 /// Begins a connect; the stream becomes writable when it is done or has failed.
-pub fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+pub fn connect(target: SocketAddr, source: Source) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM.nonblocking().cloexec(), None)?;
     socket.set_tcp_nodelay(true)?;
-    if let Some(source) = source {
-        // The port is chosen at connect, when the whole four-tuple is known: else ports run out early.
-        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
+    match source {
+        Source { address: None, port: 0 } => {}
+        Source { address: Some(address), port: 0 } => {
+            // The port is chosen at connect, when the whole four-tuple is known: else ports run out early.
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(address, 0).into())?;
+        }
+        Source { address, port } => {
+            socket.set_reuse_address(true)?; // a port that waits out its last connection is as good as free
+            let any =
+                if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+            socket.bind(&SocketAddr::new(address.unwrap_or(any), port).into())?;
+        }
     }
     match socket.connect(&target.into()) {
         Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => Err(error),
@@ -94,11 +146,26 @@ mod tests {
     fn ranges_of_sources() {
         let sources = Sources::parse("127.0.0.1-40").unwrap();
         assert_eq!(sources.len(), 40);
-        assert_eq!(sources.of(0), Some("127.0.0.1".parse().unwrap()));
-        assert_eq!(sources.of(41), Some("127.0.0.2".parse().unwrap()));
+        assert_eq!(sources.of(0).address, Some("127.0.0.1".parse().unwrap()));
+        assert_eq!(sources.of(41).address, Some("127.0.0.2".parse().unwrap()));
+        assert_eq!(sources.of(41).port, 0, "the kernel chooses");
         assert_eq!(Sources::parse("127.0.0.1,10.0.0.7-9").unwrap().len(), 4);
         for bad in ["", "localhost", "127.0.0.9-1", "127.0.0.1-300", "1-2"] {
             assert!(Sources::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ports_are_spread_deliberately() {
+        let ports = Sources::parse_ports("20000-20009").unwrap();
+        let sources = Sources::parse("127.0.0.1-2").unwrap().with_ports(ports);
+        let mut seen: Vec<Source> = (0..20).map(|index| sources.of(index)).collect();
+        seen.sort_by_key(|source| (source.address, source.port));
+        seen.dedup();
+        assert_eq!((seen.len(), sources.capacity()), (20, Some(20)));
+        assert_eq!(sources.of(20), sources.of(0), "and begin anew");
+        for bad in ["", "20000", "80-90", "30000-20000", "20000-70000"] {
+            assert!(Sources::parse_ports(bad).is_err(), "{bad:?}");
         }
     }
 

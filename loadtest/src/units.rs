@@ -22,13 +22,36 @@ pub fn parse_rate(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Reads "500ms", "10s", "2m" or "1h".
+/// Reads "10k", "1.5m" or "0.3" as a number.
+pub fn parse_number(text: &str) -> Result<f64, String> {
+    parse_scaled(text)
+}
+
+/// Reads "256B", "64KiB" or "1.5MiB"; `None`: it has no such unit.
+pub fn parse_bytes(text: &str) -> Option<f64> {
+    let scales = [("KiB", 1_024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0), ("B", 1.0)];
+    let (number, scale) = scales.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
+    number.trim().parse::<f64>().ok().map(|number| number * scale)
+}
+
+/// Reads "30%" or "0.3" as a part from 0 to 1.
+pub fn parse_part(text: &str) -> Result<f64, String> {
+    let part = match text.strip_suffix('%') {
+        Some(percent) => percent.parse().map(|it: f64| it / 100.0),
+        None => text.parse(),
+    };
+    let part = part.ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| format!("{text:?} is no part of a whole: write 30% or 0.3"))
+}
+
+/// Reads "500us", "500ms", "10s", "2m" or "1h".
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let refuse = || format!("{text:?} is not a time: write it with its unit, such as 500ms, 10s or 2m");
     let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(refuse)?;
     let (number, unit) = text.split_at(split);
     let number: f64 = number.parse().map_err(|_| refuse())?;
     let seconds = match unit {
+        "us" => number / 1e6,
         "ms" => number / 1e3,
         "s" => number,
         "m" => number * 60.0,

@@ -2,7 +2,7 @@
 
 use super::stream::{Kept, each_frame};
 use super::wire::{self, Kind};
-use crate::dialect::{Broken, Dialect, Event, Message, Outcome, To};
+use crate::dialect::{Ask, Broken, Dialect, Event, Message, Outcome, To};
 use bytes::Bytes;
 
 /// Who answers a message that is for nobody in particular.
@@ -48,8 +48,12 @@ impl Dialect for BareClient {
             (To::Server, Uplink::Echo) => wire::put(out, Kind::Echo, &[&cid, payload]),
             (To::Server, Uplink::Forward) => wire::put(out, Kind::Forward, &[&cid, payload]),
             (To::Client(who), _) => wire::put(out, Kind::To, &[&who.to_le_bytes(), payload]),
-            (To::Everyone, _) => wire::put(out, Kind::All, &[payload]),
+            (To::Group(_), _) => wire::put(out, Kind::All, &[payload]),
         }
+    }
+
+    fn ask(&mut self, _who: u32, _what: Ask, _out: &mut Vec<u8>) -> bool {
+        false
     }
 
     fn ack(&mut self, _up_to: u32, _out: &mut Vec<u8>) {}

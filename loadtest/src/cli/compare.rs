@@ -1,7 +1,7 @@
 //! `compare` and `bare`.
 
-use super::arguments::{AuthArg, BareArgs, CompareArgs, OutputArgs};
-use super::fleet::{HOLD_DEFAULT, live};
+use super::arguments::{AuthArg, BareArgs, CompareArgs};
+use super::scenarios::HOLD_DEFAULT;
 use crate::bare::{self, Role};
 use crate::compare::{self, Auth, Programs, Row};
 use crate::exit::{Exit, Failure};
@@ -37,15 +37,15 @@ pub(super) fn compare(args: &CompareArgs, stop: &Stop) -> Result<Exit, Failure> 
         measure: args.duration.clamp(Duration::from_millis(100), Duration::from_secs(600)),
         payload_bytes: args.payload,
         rows: if args.rows.is_empty() { Row::ALL.to_vec() } else { args.rows.clone() },
-        live: live(&args.output),
+        is_quiet: args.quiet,
     };
     let comparison = compare::run(&options, stop)?;
-    print_comparison(&options, &comparison, &args.output);
+    print_comparison(&options, &comparison, args.json);
     Ok(comparison.exit())
 }
 
-fn print_comparison(options: &compare::Options, comparison: &compare::Comparison, output: &OutputArgs) {
-    if output.json {
+fn print_comparison(options: &compare::Options, comparison: &compare::Comparison, is_json: bool) {
+    if is_json {
         let lines = comparison.table.lines();
         terminal::print(serde_json::to_string_pretty(&lines).expect("a table is plain data"));
         return;

@@ -2,8 +2,13 @@
 
 mod arguments;
 mod compare;
-mod fleet;
+mod doctor;
+mod find;
+mod launch;
+mod scenarios;
+mod size;
 
+use crate::crowd;
 use crate::exit::{Exit, Failure};
 use crate::fleet::Stop;
 use crate::terminal;
@@ -29,8 +34,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 fn run(cli: &Cli) -> Result<Exit, Failure> {
     let stop = Stop::on_signals()?;
     match &cli.command {
-        Command::Hold(args) => fleet::hold(args, &stop),
-        Command::Ping(args) => fleet::ping(args, &stop),
+        Command::Doctor(args) => doctor::doctor(args),
+        Command::Hold(args) => scenarios::hold(args, &stop),
+        Command::Ping(args) => scenarios::ping(args, &stop),
+        Command::Chat(args) => scenarios::chat(args, &stop),
+        Command::Group(args) => scenarios::group(args, &stop),
+        Command::Storm(args) => scenarios::storm(args, &stop),
+        Command::Restart(args) => scenarios::restart(args, &stop),
+        Command::Find(args) => scenarios::find(args, &stop),
+        Command::Report(args) => doctor::report(args),
+        Command::Worker => crowd::serve(&stop),
         Command::Compare(args) => compare::compare(args, &stop),
         Command::Bare(args) => compare::serve_bare(args, &stop),
     }
@@ -56,7 +69,7 @@ mod tests {
         let cli = parse("moorload ping -c 10k -r 200k/s -d 90s --src 127.0.0.1-40 127.0.0.1:7000").unwrap();
         let Command::Ping(args) = cli.command else { panic!("a ping") };
         assert_eq!(args.fleet.connections, Some(10_000));
-        assert_eq!(args.rate, Some(200_000.0));
+        assert_eq!(args.traffic.rate, Some(200_000.0));
         assert_eq!(args.fleet.duration, Duration::from_secs(90));
         assert_eq!(args.fleet.src.unwrap().len(), 40);
     }
@@ -70,6 +83,15 @@ mod tests {
             "moorload hold -c lots 127.0.0.1:1",
             "moorload ping -w 65 127.0.0.1:1",
             "moorload compare --rows speed",
+            "moorload chat --expect deliver.p42<1ms 127.0.0.1:1",
+            "moorload chat --abort lost>1 --no-out 127.0.0.1:1",
+            "moorload group -c 100 127.0.0.1:1",
+            "moorload group --members 1 127.0.0.1:1",
+            "moorload restart 127.0.0.1:1",
+            "moorload restart --command true --times 9 --no-out 127.0.0.1:1",
+            "moorload storm --drop 130% 127.0.0.1:1",
+            "moorload report",
+            "moorload ping --procs 0 127.0.0.1:1",
             "moorload hold nowhere",
         ] {
             assert_eq!(main(line.split_ascii_whitespace().map(OsString::from)), Exit::Usage, "{line}");
@@ -79,7 +101,10 @@ mod tests {
     #[test]
     fn what_the_machine_or_the_rules_forbid_exits_with_2() {
         for line in [
-            "moorload hold -c 900k 127.0.0.1:1",
+            "moorload hold -c 2m 127.0.0.1:1",
+            "moorload hold -c 900k --procs 2 127.0.0.1:1",
+            "moorload hold -c 100 --ports 20000-20009 127.0.0.1:1",
+            "moorload report /nowhere/at/all",
             "moorload hold 192.0.2.1:7000",
             "moorload bare --listen 0.0.0.0:0",
         ] {

@@ -6,11 +6,13 @@ use super::{Options, Side};
 use crate::bare::{BareClient, Uplink};
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
-use crate::fleet::{self, BeatsFrom, Plan, RampRule, Ran, Stop};
+use crate::fleet::{Alone, BeatsFrom, Plan, RampRule, Stop};
 use crate::integrity::Tally;
+use crate::job::{self, Part, Work};
 use crate::phase::{Phase, Timeline};
+use crate::record::Metric;
 use crate::report::{self, ServerFigures};
-use crate::scenario::{Chat, FanOut, Hold, Load, Ping};
+use crate::scenario::{Load, Patience};
 use crate::socket::Sources;
 use std::time::Duration;
 
@@ -66,14 +68,14 @@ impl Leg {
         }
     }
 
-    /// A gateway always forwards, and makes no groups by itself.
+    /// A gateway answers nothing by itself.
     pub(super) const fn is_ours_too(self) -> bool {
-        !matches!(self, Self::Echo | Self::FanOut)
+        !matches!(self, Self::Echo)
     }
 
     const fn behind(self) -> Behind {
         match self {
-            Self::Chat => Behind::Im,
+            Self::Chat | Self::FanOut => Behind::Im,
             _ => Behind::Acker,
         }
     }
@@ -108,6 +110,7 @@ pub(super) fn measure(
     match side {
         Side::Ours => drive.run(Moorline::new(MoorlineOptions {
             uid_prefix: "load".into(),
+            first: 0,
             tokens: servers.key.as_ref().map(super::sides::Key::mint),
             heartbeat: BEAT_RARELY,
         })),
@@ -125,6 +128,8 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
     Plan {
         target,
         clients,
+        first: 0,
+        returns: None,
         ramp: RampRule { rate: None, at_once: LOGINS_AT_ONCE },
         sources: Sources::for_target(target, clients),
         beats: (if leg == Leg::Idle { BEAT_EVERY } else { BEAT_RARELY }, BeatsFrom::Warmup),
@@ -135,10 +140,10 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
             drain_max: Duration::from_secs(5),
         },
         watched: servers.watched(counted),
-        live: fleet::Live::Quiet,
     }
 }
 
+/// Runs a leg over any wire.
 struct Drive<'a> {
     leg: Leg,
     options: &'a Options,
@@ -148,47 +153,41 @@ struct Drive<'a> {
 }
 
 impl Drive<'_> {
+    fn work(&self) -> Work {
+        let payload = self.options.payload_bytes;
+        match self.leg {
+            Leg::Idle => Work::Hold,
+            Leg::Forward | Leg::Echo => Work::Ping { load: Load::Closed { window: 1 }, payload },
+            Leg::ForwardOpen => {
+                Work::Ping { load: Load::Open { rate: self.open_rate, window: OPEN_WINDOW }, payload }
+            }
+            Leg::Chat => Work::Chat { load: Load::Closed { window: 1 }, payload, patience: Patience::None },
+            // The next message leaves when all have the last: answers do not pace it.
+            Leg::FanOut => Work::Group {
+                load: Load::Closed { window: u32::MAX },
+                payload,
+                groups: 1,
+                members: self.plan.clients,
+            },
+        }
+    }
+
     fn run<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {
+        let part = job::run(self.plan, self.work(), dialect, &mut Alone, self.stop)?;
+        let row = *self.leg.rows().iter().find(|row| row.is_cpu()).expect("each leg has a cost");
+        let mut measured = measured(&part, row);
         match self.leg {
-            Leg::Idle => self.idle(dialect),
-            Leg::Forward | Leg::Echo => self.ping(dialect, Load::Closed { window: 1 }),
-            Leg::ForwardOpen => self.ping(dialect, Load::Open { rate: self.open_rate, window: OPEN_WINDOW }),
-            Leg::Chat => {
-                let mut chat = Chat::new(self.options.payload_bytes);
-                let ran = fleet::run(self.plan, dialect, &mut chat, self.stop)?;
-                Ok(measured(&ran, chat.tally, &[Row::Chat]))
+            Leg::Idle => {
+                if let Some(server) = ServerFigures::of(&part.ran) {
+                    measured.figures.push((Row::Idle, server.bytes_per_connection));
+                    measured.figures.push((Row::Login, server.login_cpu_s_per_million));
+                }
             }
-            Leg::FanOut => {
-                let mut fan_out = FanOut::new(self.options.payload_bytes);
-                let ran = fleet::run(self.plan, dialect, &mut fan_out, self.stop)?;
-                Ok(measured(&ran, fan_out.tally, &[Row::FanOut]))
-            }
-        }
-    }
-
-    fn idle<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {
-        let mut hold = Hold::default();
-        let ran = fleet::run(self.plan, dialect, &mut hold, self.stop)?;
-        let lost = ran.counts.beats.saturating_sub(ran.counts.beats_back);
-        let mut measured = measured(&ran, Tally { lost, ..Tally::default() }, &[Row::Heartbeat]);
-        if let Some(server) = ServerFigures::of(&ran) {
-            measured.figures.push((Row::Idle, server.bytes_per_connection));
-            measured.figures.push((Row::Login, server.login_cpu_s_per_million));
-        }
-        Ok(measured)
-    }
-
-    fn ping<D: Dialect>(&self, dialect: D, load: Load) -> Result<Measured, Failure> {
-        let mut ping = Ping::new(load, self.options.payload_bytes);
-        let ran = fleet::run(self.plan, dialect, &mut ping, self.stop)?;
-        let row = self.leg.rows()[0];
-        let mut measured = measured(&ran, ping.tally, &[row]);
-        match self.leg {
             Leg::Forward => measured.figures.push((Row::ForwardCeiling, measured.done_per_s / 1e3)),
             Leg::ForwardOpen => {
-                let p99 = ping.recorder.corrected.summary().p99;
+                let p99 = part.findings.latencies.get(Metric::Answer).map_or(0, |it| it.summary().p99);
                 measured.figures.push((Row::ForwardOpenP99, p99 as f64 / 1e6));
-                measured.is_late = report::is_saturated(&ping.recorder.lag);
+                measured.is_late = report::is_saturated(&part.findings.lag);
             }
             _ => {}
         }
@@ -196,13 +195,13 @@ impl Drive<'_> {
     }
 }
 
-/// What all legs give: CPU seconds per million operations, for `rows`.
-fn measured(ran: &Ran, mut tally: Tally, rows: &[Row]) -> Measured {
+/// What all legs give: CPU seconds per million operations, and what went wrong.
+fn measured(part: &Part, row: Row) -> Measured {
+    let Part { ran, findings, .. } = part;
+    let mut tally = findings.tally;
     tally.dropped += u64::from(ran.counts.dropped);
     tally.not_in += u64::from(ran.counts.not_in);
-    let figures = ServerFigures::of(ran)
-        .map(|server| rows.iter().map(|row| (*row, server.cpu_s_per_million)).collect())
-        .unwrap_or_default();
+    let figures = ServerFigures::of(ran).map(|server| (row, server.cpu_s_per_million)).into_iter().collect();
     let done_per_s = ran.ends(Phase::Measure).map_or(0.0, |(began, ended)| {
         let seconds = ended.at.saturating_since(began.at).as_secs_f64().max(1e-9);
         (ended.done - began.done) as f64 / seconds

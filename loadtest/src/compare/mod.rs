@@ -12,7 +12,7 @@ pub use sides::{Auth, Programs, Side};
 pub use table::{Row, Sample, Table};
 
 use crate::exit::{Exit, Failure};
-use crate::fleet::{Live, Stop};
+use crate::fleet::Stop;
 use crate::integrity::Tally;
 use crate::terminal;
 use legs::{Leg, Measured};
@@ -42,8 +42,8 @@ pub struct Options {
     pub payload_bytes: u32,
     /// Which figures.
     pub rows: Vec<Row>,
-    /// Lines a second, or only the table.
-    pub live: Live,
+    /// Only the table, and no line per leg.
+    pub is_quiet: bool,
 }
 
 /// What came out.
@@ -88,7 +88,7 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
                 continue;
             }
             for side in order(round, leg, options) {
-                if options.live == Live::Lines {
+                if !options.is_quiet {
                     let (at, of) = (round + 1, options.rounds);
                     terminal::note(format!("round {at}/{of}  {leg:?}  {}", side.label()));
                 }

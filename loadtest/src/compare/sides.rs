@@ -87,7 +87,9 @@ impl Servers {
             Behind::Acker => "handler=acker",
             Behind::Im => "handler=im",
         };
-        let mut arguments = settings("backend", ["listen=127.0.0.1:0", handler]);
+        // A group of the fan-out holds the whole fleet.
+        let mut arguments =
+            settings("backend", ["listen=127.0.0.1:0", handler, "im.group_members_max=1000000"]);
         arguments.extend(["--log-level".to_owned(), "error".to_owned()]);
         let backend = Server::start(moorline, &arguments)?;
         let endpoints = format!("backend.endpoints=[\"{}\"]", backend.address());

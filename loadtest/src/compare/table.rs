@@ -62,6 +62,14 @@ impl Row {
         }
     }
 
+    /// Whether it is what an operation costs, the figure that each leg has one of.
+    pub const fn is_cpu(self) -> bool {
+        matches!(
+            self,
+            Self::Heartbeat | Self::Forward | Self::ForwardOpen | Self::Echo | Self::Chat | Self::FanOut
+        )
+    }
+
     /// What it is and its unit.
     const fn title(self) -> (&'static str, &'static str) {
         match self {

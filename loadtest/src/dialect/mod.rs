@@ -9,6 +9,7 @@ pub mod token;
 pub use moorline::{Moorline, MoorlineOptions};
 
 use bytes::Bytes;
+use std::time::Duration;
 
 /// One side of a connection's conversation, without the connection.
 pub trait Dialect {
@@ -21,6 +22,8 @@ pub trait Dialect {
     fn beat(&mut self, out: &mut Vec<u8>);
     /// Appends a message.
     fn message(&mut self, message: &Message, out: &mut Vec<u8>);
+    /// Appends a request of client `who`; false if this wire has none such.
+    fn ask(&mut self, who: u32, what: Ask, out: &mut Vec<u8>) -> bool;
     /// Appends a cumulative ack of deliveries, if this wire has one.
     fn ack(&mut self, up_to: u32, out: &mut Vec<u8>);
     /// Appends the reply to [`Event::Probe`], if this wire has one.
@@ -39,8 +42,10 @@ pub trait Dialect {
 pub struct Message {
     /// The client that sends it.
     pub from: u32,
-    /// Its number, dense from 1 per client.
+    /// Its number on this connection, dense from 1.
     pub cid: u32,
+    /// Its number among all of this client's: what makes it the same message when it is sent again.
+    pub number: u32,
     /// Who gets it.
     pub to: To,
     /// Highest delivery this client has handled.
@@ -56,8 +61,17 @@ pub enum To {
     Server,
     /// One other client of the fleet.
     Client(u32),
-    /// Every other client of the fleet.
-    Everyone,
+    /// Every other member of a group.
+    Group(u32),
+}
+
+/// What a client may ask for beside sending messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// A group that it is the first member of.
+    Create(u32),
+    /// To become a member.
+    Join(u32),
 }
 
 /// What came from the server.
@@ -83,10 +97,17 @@ pub enum Event {
     },
     /// The server wants a sign of life or an ack now.
     Probe,
-    /// The server asks to leave soon.
-    Leave,
-    /// The server ends the connection, with a code.
-    Closing(u32),
+    /// The server asks to leave within this, each client at a moment of its own.
+    Leave(Duration),
+    /// The answer to an [`Ask`].
+    Said(Outcome),
+    /// The server ends the connection.
+    Closing {
+        /// Why.
+        code: u32,
+        /// Nobody should come back earlier.
+        retry_after: Duration,
+    },
     /// Anything else lawful.
     Other,
 }
@@ -96,7 +117,9 @@ pub enum Event {
 pub enum Outcome {
     /// Done, now or before.
     Done,
-    /// Not done.
+    /// Not done now; the same again later may be.
+    Retry,
+    /// Not done, ever.
     Refused,
 }
 

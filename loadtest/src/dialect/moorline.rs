@@ -1,16 +1,17 @@
 //! Moorline's own wire, through `moorline-proto`'s codec.
 
 use super::token::TokenMint;
-use super::{Broken, Dialect, Event, Message, Outcome, To};
+use super::{Ask, Broken, Dialect, Event, Message, Outcome, To};
 use bytes::{BufMut, Bytes};
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::frame::{
     BODY_BYTES_CEILING, Batch, Command, Decoder, Flags, Frame, HEADER_BYTES, Header, Lane,
 };
 use moorline_proto::message::client::{
-    Ack, Close, Code, Hello, Kick, Ping, Platform, Push, Send, SendAck, Welcome, send,
+    Ack, Close, Code, GoAway, Hello, Kick, Ping, Platform, Push, Req, Resp, Send, SendAck, Welcome, send,
 };
-use moorline_proto::message::{decode, frame_of};
+use moorline_proto::message::im::{GroupCreateRequest, GroupRequest};
+use moorline_proto::message::{decode, encode, frame_of};
 use prost::Message as _;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use std::time::Duration;
 pub struct MoorlineOptions {
     /// User ids are this and a number.
     pub uid_prefix: String,
+    /// The number of this fleet's first client.
+    pub first: u32,
     /// Signs tokens; without it HELLO carries none, which a gateway in dev mode accepts.
     pub tokens: Option<TokenMint>,
     /// How often a client beats: the least that PING promises.
@@ -45,14 +48,19 @@ impl Moorline {
 
     /// The user id of a client.
     pub fn uid(&self, who: u32) -> String {
-        format!("{}-{who:07}", self.options.uid_prefix)
+        format!("{}-{:07}", self.options.uid_prefix, self.options.first + who)
     }
 
-    fn key(&self, from: u32, cid: u32) -> Bytes {
+    /// The name of a group; no two fleets of a run share one.
+    fn group(&self, group: u32) -> String {
+        format!("{}-g{:07}-{group}", self.options.uid_prefix, self.options.first)
+    }
+
+    fn key(&self, from: u32, number: u32) -> Bytes {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&self.run);
         key[8..12].copy_from_slice(&from.to_be_bytes());
-        key[12..].copy_from_slice(&cid.to_be_bytes());
+        key[12..].copy_from_slice(&number.to_be_bytes());
         Bytes::copy_from_slice(&key)
     }
 
@@ -82,20 +90,40 @@ impl Moorline {
             Command::Pong => Event::BeatBack,
             Command::SendAck => {
                 let answer: SendAck = decode(&frame.body).map_err(|_| Broken)?;
-                let is_done = matches!(answer.code(), Code::Ok | Code::Dup);
-                let outcome = if is_done { Outcome::Done } else { Outcome::Refused };
-                Event::Answer { cid: answer.cid, outcome }
+                Event::Answer { cid: answer.cid, outcome: outcome_of(answer.code()) }
+            }
+            Command::Resp => {
+                let answer: Resp = decode(&frame.body).map_err(|_| Broken)?;
+                Event::Said(outcome_of(answer.code()))
             }
             Command::Push => {
                 let push: Push = decode(&frame.body).map_err(|_| Broken)?;
                 Event::Delivery { seq: frame.header.seq, payload: push.payload }
             }
             Command::Ping => Event::Probe,
-            Command::GoAway => Event::Leave,
-            Command::Close => Event::Closing(decode::<Close>(&frame.body).map_or(0, |close| close.code)),
-            Command::Kick => Event::Closing(decode::<Kick>(&frame.body).map_or(0, |kick| kick.code)),
+            Command::GoAway => {
+                let goaway: GoAway = decode(&frame.body).unwrap_or_default();
+                Event::Leave(Duration::from_millis(goaway.window_ms.into()))
+            }
+            Command::Close => {
+                let close: Close = decode(&frame.body).unwrap_or_default();
+                let retry_after = Duration::from_millis(close.retry_after_ms.into());
+                Event::Closing { code: close.code, retry_after }
+            }
+            Command::Kick => {
+                let kick: Kick = decode(&frame.body).unwrap_or_default();
+                Event::Closing { code: kick.code, retry_after: Duration::ZERO }
+            }
             _ => Event::Other,
         })
+    }
+}
+
+const fn outcome_of(code: Code) -> Outcome {
+    match code {
+        Code::Ok | Code::Dup => Outcome::Done,
+        Code::Retry => Outcome::Retry,
+        _ => Outcome::Refused,
     }
 }
 
@@ -126,11 +154,12 @@ impl Dialect for Moorline {
 
     fn message(&mut self, message: &Message, out: &mut Vec<u8>) {
         let target = match message.to {
-            To::Server | To::Everyone => send::Target::User("echo".into()),
+            To::Server => send::Target::User("echo".into()),
             To::Client(who) => send::Target::User(self.uid(who)),
+            To::Group(group) => send::Target::Conversation(format!("group:{}", self.group(group))),
         };
         let body = Send {
-            key: self.key(message.from, message.cid),
+            key: self.key(message.from, message.number),
             target: Some(target),
             r#type: 0,
             payload: message.payload.clone(),
@@ -147,6 +176,21 @@ impl Dialect for Moorline {
         out.reserve(HEADER_BYTES + body.encoded_len());
         out.put_slice(&header.to_bytes());
         body.encode_raw(out);
+    }
+
+    fn ask(&mut self, _who: u32, what: Ask, out: &mut Vec<u8>) -> bool {
+        let (method, payload) = match what {
+            Ask::Create(group) => (
+                "im.group.create",
+                encode(&GroupCreateRequest { group: self.group(group), members: Vec::new() }),
+            ),
+            Ask::Join(group) => {
+                let conversation = format!("group:{}", self.group(group));
+                ("im.group.join", encode(&GroupRequest { conversation }))
+            }
+        };
+        frame_of(Command::Req, &Req { id: 1, method: method.into(), payload }).encode(out);
+        true
     }
 
     fn ack(&mut self, up_to: u32, out: &mut Vec<u8>) {
@@ -178,7 +222,7 @@ mod tests {
 
     fn moorline() -> Moorline {
         let heartbeat = Duration::from_secs(1);
-        Moorline::new(MoorlineOptions { uid_prefix: "t".into(), tokens: None, heartbeat })
+        Moorline::new(MoorlineOptions { uid_prefix: "t".into(), first: 0, tokens: None, heartbeat })
     }
 
     fn frames(bytes: Vec<u8>) -> Vec<Frame> {
@@ -191,7 +235,7 @@ mod tests {
         let (mut ours, mut out) = (moorline(), Vec::new());
         for (from, cid) in [(1, 1), (1, 2), (2, 1)] {
             let payload = Bytes::from_static(b"x");
-            ours.message(&Message { from, cid, to: To::Client(9), ack: 4, payload }, &mut out);
+            ours.message(&Message { from, cid, number: cid, to: To::Client(9), ack: 4, payload }, &mut out);
         }
         let frames = frames(out);
         let keys: std::collections::BTreeSet<Bytes> =
@@ -218,7 +262,7 @@ mod tests {
         let expected = [
             Event::Welcome,
             Event::Answer { cid: 1, outcome: Outcome::Done },
-            Event::Answer { cid: 2, outcome: Outcome::Refused },
+            Event::Answer { cid: 2, outcome: Outcome::Retry },
         ];
         assert_eq!(events, expected);
         let mut out = Vec::new();

@@ -14,7 +14,9 @@ pub(super) enum Stage {
     Greeting,
     /// Logged in.
     Active,
-    /// It never got in, or it was dropped.
+    /// It lost its connection, or did not get one, and will try again.
+    Away,
+    /// It never got in, or it was dropped, and that is that.
     Gone,
 }
 
@@ -27,8 +29,10 @@ pub(super) enum Input {
     Connected,
     /// The server let it in.
     Welcomed,
-    /// The socket is gone, the server said goodbye, or time is up.
+    /// The socket is gone, the server said goodbye, or time is up: for good.
     Lost,
+    /// The same, but it tries again.
+    Interrupted,
 }
 
 impl Stage {
@@ -36,7 +40,8 @@ impl Stage {
     pub(super) const fn on(self, input: Input) -> Option<Self> {
         match (self, input) {
             (_, Input::Lost) => Some(Self::Gone),
-            (Self::Absent, Input::Started) => Some(Self::Connecting),
+            (_, Input::Interrupted) => Some(Self::Away),
+            (Self::Absent | Self::Away, Input::Started) => Some(Self::Connecting),
             (Self::Connecting, Input::Connected) => Some(Self::Greeting),
             (Self::Greeting, Input::Welcomed) => Some(Self::Active),
             _ => None,
@@ -56,6 +61,8 @@ pub struct Client<P, X> {
     pub(super) stage: Stage,
     /// Deliveries handled and not yet acknowledged.
     pub(super) owed: u8,
+    /// Tries in vain since it was last logged in.
+    pub(super) tries: u8,
     /// The highest delivery handled.
     pub(super) heard: u32,
     /// When the connect began.
@@ -74,6 +81,7 @@ impl<P: Default, X: Default> Default for Client<P, X> {
             stream: None,
             stage: Stage::Absent,
             owed: 0,
+            tries: 0,
             heard: 0,
             since: Instant::ZERO,
             decoder: P::default(),
@@ -95,11 +103,16 @@ mod tests {
 
     #[test]
     fn the_whole_table() {
-        let stages = [Stage::Absent, Stage::Connecting, Stage::Greeting, Stage::Active, Stage::Gone];
+        let stages =
+            [Stage::Absent, Stage::Connecting, Stage::Greeting, Stage::Active, Stage::Away, Stage::Gone];
         let row = |input| stages.map(|stage| stage.on(input));
-        assert_eq!(row(Input::Started), [Some(Stage::Connecting), None, None, None, None]);
-        assert_eq!(row(Input::Connected), [None, Some(Stage::Greeting), None, None, None]);
-        assert_eq!(row(Input::Welcomed), [None, None, Some(Stage::Active), None, None]);
-        assert_eq!(row(Input::Lost), [Some(Stage::Gone); 5]);
+        assert_eq!(
+            row(Input::Started),
+            [Some(Stage::Connecting), None, None, None, Some(Stage::Connecting), None]
+        );
+        assert_eq!(row(Input::Connected), [None, Some(Stage::Greeting), None, None, None, None]);
+        assert_eq!(row(Input::Welcomed), [None, None, Some(Stage::Active), None, None, None]);
+        assert_eq!(row(Input::Lost), [Some(Stage::Gone); 6]);
+        assert_eq!(row(Input::Interrupted), [Some(Stage::Away); 6]);
     }
 }

@@ -3,14 +3,15 @@
 //! Driven by the loop in [`super`] and by the scenario, which sends through it. It judges no message.
 
 use super::client::{Client, Input, Stage};
-use crate::dialect::{Dialect, Event, Message};
+use crate::dialect::{Ask, Dialect, Event, Message};
 use crate::exit::Failure;
 use crate::record::Latencies;
-use crate::socket::{self, Sources};
+use crate::socket::{self, Source};
 use bytes::Bytes;
 use mio::{Interest, Registry, Token};
 use moorline_proto::time::Instant;
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -25,16 +26,20 @@ const LOGIN_WITHIN: Duration = Duration::from_secs(10);
 const DELIVERIES_PER_ACK: u8 = 8;
 
 /// How the fleet stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Logged in now.
     pub active: u32,
     /// Between connect and WELCOME now.
     pub under_way: u32,
+    /// Lost or refused, and about to try again.
+    pub away: u32,
     /// Never got in.
     pub not_in: u32,
-    /// Got in, and were lost before the end.
+    /// Connections lost before the end that nobody here meant to lose.
     pub dropped: u32,
+    /// Tries to connect or to log in that failed, of clients that try again.
+    pub tries_in_vain: u32,
     /// Heartbeats sent.
     pub beats: u64,
     /// Heartbeats echoed.
@@ -45,6 +50,38 @@ pub struct Counts {
     pub last_error: Option<String>,
 }
 
+impl Counts {
+    /// Adds those of another loop.
+    pub fn merge(&mut self, other: &Self) {
+        self.active += other.active;
+        self.under_way += other.under_way;
+        self.away += other.away;
+        self.not_in += other.not_in;
+        self.dropped += other.dropped;
+        self.tries_in_vain += other.tries_in_vain;
+        self.beats += other.beats;
+        self.beats_back += other.beats_back;
+        for (code, times) in &other.closed {
+            *self.closed.entry(*code).or_default() += times;
+        }
+        if other.last_error.is_some() {
+            self.last_error.clone_from(&other.last_error);
+        }
+    }
+}
+
+/// A client that is without a connection since the loop last looked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Loss {
+    pub(super) who: u32,
+    /// It was logged in.
+    pub(super) was_active: bool,
+    /// Tries in vain so far.
+    pub(super) tries: u8,
+    /// What the server asked it to wait.
+    pub(super) at_least: Duration,
+}
+
 /// All clients of one loop.
 #[derive(Debug)]
 pub struct Crew<D: Dialect, X> {
@@ -53,16 +90,19 @@ pub struct Crew<D: Dialect, X> {
     registry: Registry,
     input: Box<[u8]>,
     out: Vec<u8>,
-    /// Clients lost since the loop last looked.
-    pub(super) lost: Vec<u32>,
-    /// Logins are judged for lateness in the order they began: all before this one are.
-    judged: u32,
+    /// Whether clients without a connection try again.
+    may_return: bool,
+    pub(super) lost: VecDeque<Loss>,
+    /// Clients that were asked to leave since the loop last looked, and within which time.
+    pub(super) leaving: Vec<(u32, Duration)>,
+    /// Logins by when they began, to be judged for lateness.
+    logins: VecDeque<(Instant, u32)>,
     pub(super) counts: Counts,
     pub(super) login: Latencies,
 }
 
 impl<D: Dialect, X: Default> Crew<D, X> {
-    pub(super) fn new(dialect: D, clients: u32, registry: Registry) -> Self {
+    pub(super) fn new(dialect: D, clients: u32, may_return: bool, registry: Registry) -> Self {
         let clients = std::iter::repeat_with(Client::default).take(clients as usize).collect();
         Self {
             dialect,
@@ -70,8 +110,10 @@ impl<D: Dialect, X: Default> Crew<D, X> {
             registry,
             input: vec![0; READ_BYTES].into_boxed_slice(),
             out: Vec::with_capacity(READ_BYTES),
-            lost: Vec::new(),
-            judged: 0,
+            may_return,
+            lost: VecDeque::new(),
+            leaving: Vec::new(),
+            logins: VecDeque::new(),
             counts: Counts::default(),
             login: Latencies::default(),
         }
@@ -118,6 +160,33 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         true
     }
 
+    /// Asks for something beside messages; false if this wire knows no such thing.
+    pub fn ask(&mut self, who: u32, what: Ask) -> bool {
+        self.out.clear();
+        let is_known = self.dialect.ask(who, what, &mut self.out);
+        self.write(who);
+        is_known
+    }
+
+    /// Ends a client's connection because the server asked for it.
+    pub(super) fn leave(&mut self, who: u32) {
+        if self.is_active(who) {
+            self.fail(who, None);
+        }
+    }
+
+    /// Breaks a client's connection as a dying network does, without a goodbye.
+    pub fn break_off(&mut self, who: u32, now: Instant) {
+        if let Some(stream) = &self.clients[who as usize].stream {
+            // The reset is what is wanted; without it the connection ends with a FIN.
+            let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
+        let was_active = self.is_active(who);
+        self.clients[who as usize].since = now;
+        self.fail(who, None);
+        self.counts.dropped -= u32::from(was_active); // this one was meant to be lost
+    }
+
     /// Acknowledges what a client has handled, if anything is owed.
     pub fn ack(&mut self, who: u32) {
         let client = &mut self.clients[who as usize];
@@ -139,10 +208,12 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         }
     }
 
-    pub(super) fn start(&mut self, who: u32, target: SocketAddr, sources: &Sources, now: Instant) {
+    pub(super) fn start(&mut self, who: u32, target: SocketAddr, source: Source, now: Instant) {
         self.step(who, Input::Started);
-        self.clients[who as usize].since = now;
-        let connected = socket::connect(target, sources.of(who)).and_then(|mut stream| {
+        let client = &mut self.clients[who as usize];
+        (client.since, client.owed, client.heard, client.decoder) = (now, 0, 0, D::Decoder::default());
+        self.logins.push_back((now, who));
+        let connected = socket::connect(target, source).and_then(|mut stream| {
             let both = Interest::READABLE | Interest::WRITABLE;
             self.registry.register(&mut stream, Token(who as usize), both)?;
             Ok(stream)
@@ -200,6 +271,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         match event {
             Event::Welcome => {
                 self.login.record(now.saturating_since(self.clients[who as usize].since));
+                self.clients[who as usize].tries = 0;
                 self.step(who, Input::Welcomed);
             }
             Event::BeatBack => self.counts.beats_back += 1,
@@ -215,11 +287,12 @@ impl<D: Dialect, X: Default> Crew<D, X> {
                 self.dialect.probe_reply(client.heard, &mut self.out);
                 self.write(who);
             }
-            Event::Closing(code) => {
+            Event::Closing { code, retry_after } => {
                 *self.counts.closed.entry(*code).or_default() += 1;
-                self.fail(who, Some(format!("the server closed with code {code}")));
+                self.lose(who, Some(format!("the server closed with code {code}")), *retry_after);
             }
-            Event::Delivery { .. } | Event::Answer { .. } | Event::Leave | Event::Other => {}
+            Event::Leave(window) => self.leaving.push((who, *window)),
+            Event::Delivery { .. } | Event::Answer { .. } | Event::Said(_) | Event::Other => {}
         }
     }
 
@@ -230,17 +303,18 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         }
     }
 
-    /// Gives up logins that take too long; `begun` clients have started.
-    pub(super) fn expire_logins(&mut self, begun: u32, now: Instant) {
-        while self.judged < begun {
-            let client = &self.clients[self.judged as usize];
-            if client.stage.is_under_way() {
-                if now.saturating_since(client.since) < LOGIN_WITHIN {
-                    return;
-                }
-                self.fail(self.judged, Some(format!("no answer to the login within {LOGIN_WITHIN:?}")));
+    /// Gives up logins that take too long.
+    pub(super) fn expire_logins(&mut self, now: Instant) {
+        while let Some((began, who)) = self.logins.front().copied() {
+            let client = &self.clients[who as usize];
+            let is_open = client.stage.is_under_way() && client.since == began;
+            if is_open && now.saturating_since(began) < LOGIN_WITHIN {
+                return;
             }
-            self.judged += 1;
+            self.logins.pop_front();
+            if is_open {
+                self.fail(who, Some(format!("no answer to the login within {LOGIN_WITHIN:?}")));
+            }
         }
     }
 
@@ -269,16 +343,25 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     }
 
     fn fail(&mut self, who: u32, error: Option<String>) {
+        self.lose(who, error, Duration::ZERO);
+    }
+
+    /// A client's connection is gone, or came to nothing.
+    fn lose(&mut self, who: u32, error: Option<String>, at_least: Duration) {
         if error.is_some() {
             self.counts.last_error = error;
         }
-        if self.clients[who as usize].stage != Stage::Gone {
-            self.step(who, Input::Lost);
-            self.lost.push(who);
-        }
+        let may_return = self.may_return;
         let client = &mut self.clients[who as usize];
         client.stream = None; // closes it, which also takes it out of the poll
         client.unsent = None;
+        if matches!(client.stage, Stage::Away | Stage::Gone) {
+            return;
+        }
+        let was_active = client.stage == Stage::Active;
+        self.lost.push_back(Loss { who, was_active, tries: client.tries, at_least });
+        client.tries = client.tries.saturating_add(1);
+        self.step(who, if may_return { Input::Interrupted } else { Input::Lost });
     }
 
     fn step(&mut self, who: u32, input: Input) {
@@ -288,14 +371,17 @@ impl<D: Dialect, X: Default> Crew<D, X> {
             return self.fail(who, Some(format!("{input:?} when {before:?}")));
         };
         *stage = after;
-        self.counts.under_way -= u32::from(before.is_under_way());
-        self.counts.under_way += u32::from(after.is_under_way());
-        self.counts.active -= u32::from(before == Stage::Active);
-        self.counts.active += u32::from(after == Stage::Active);
-        if after == Stage::Gone {
-            self.counts.dropped += u32::from(before == Stage::Active);
-            self.counts.not_in += u32::from(before != Stage::Active);
-        }
+        let counts = &mut self.counts;
+        counts.under_way -= u32::from(before.is_under_way());
+        counts.under_way += u32::from(after.is_under_way());
+        counts.active -= u32::from(before == Stage::Active);
+        counts.active += u32::from(after == Stage::Active);
+        counts.away -= u32::from(before == Stage::Away);
+        counts.away += u32::from(after == Stage::Away);
+        let is_lost = matches!(after, Stage::Gone | Stage::Away);
+        counts.dropped += u32::from(is_lost && before == Stage::Active);
+        counts.not_in += u32::from(after == Stage::Gone && before != Stage::Active);
+        counts.tries_in_vain += u32::from(after == Stage::Away && before != Stage::Active);
     }
 
     /// The registry, for the loop's timer.

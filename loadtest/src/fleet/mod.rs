@@ -5,12 +5,18 @@
 
 mod client;
 mod crew;
+mod overseer;
+mod plan;
 mod ramp;
+mod returns;
 mod scenario;
 
 pub use client::Client;
 pub use crew::{Counts, Crew};
+pub use overseer::{Alone, Order, Overseer, Second};
+pub use plan::{BeatsFrom, Mark, Plan, Ran};
 pub use ramp::{Ramp, RampRule};
+pub use returns::ReturnRule;
 pub use scenario::Scenario;
 
 use crate::alarm::Alarm;
@@ -18,26 +24,25 @@ use crate::clock;
 use crate::dialect::{Dialect, Event};
 use crate::exit::Failure;
 use crate::pace::Beats;
-use crate::phase::{Phase, Progress, Stage, Timeline};
-use crate::process::{Usage, Watched};
-use crate::record::Latencies;
-use crate::socket::Sources;
-use crate::terminal;
-use crate::units;
-use mio::{Events, Poll, Token};
+use crate::phase::{Phase, Progress, Stage};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use moorline_proto::time::Instant;
-use std::net::SocketAddr;
+use returns::Returns;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Readiness events of one turn.
 const EVENTS_PER_TURN: usize = 1_024;
-/// The live line, and the sweep for late logins.
-const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// The overseer's news, and the sweep for late logins.
+const SECOND: Duration = Duration::from_secs(1);
+/// Clients that come back in one turn, so that a storm of them does not hold up the others.
+const RETURNS_PER_TURN: usize = 64;
 /// So many failed connects without a single success: nobody is there.
 const FAILED_CONNECTS_MAX: u32 = 8;
 const ALARM: Token = Token(usize::MAX - 1);
+const ORDERS: Token = Token(usize::MAX - 2);
 
 /// Set by SIGINT and SIGTERM.
 #[derive(Clone, Debug, Default)]
@@ -60,88 +65,6 @@ impl Stop {
     }
 }
 
-/// When heartbeats begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BeatsFrom {
-    /// With the first login.
-    Ramp,
-    /// When everyone is in, so that the cost of a login is measured alone.
-    Warmup,
-}
-
-/// What a run is to do, besides its scenario.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// Whom to talk to.
-    pub target: SocketAddr,
-    /// How many clients.
-    pub clients: u32,
-    /// How they come in.
-    pub ramp: RampRule,
-    /// Where they come from.
-    pub sources: Sources,
-    /// Interval of the heartbeats, and when they begin.
-    pub beats: (Duration, BeatsFrom),
-    /// How long everything takes.
-    pub timeline: Timeline,
-    /// Whose CPU time and memory to note at each change of phase.
-    pub watched: Watched,
-    /// Whether to print a line a second.
-    pub live: Live,
-}
-
-/// Whether to print a line a second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Live {
-    /// To standard error.
-    Lines,
-    /// Nothing until the report.
-    Quiet,
-}
-
-/// The state of things when a phase began.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark {
-    /// Which phase.
-    pub phase: Phase,
-    /// When it began.
-    pub at: Instant,
-    /// What the watched processes had used.
-    pub usage: Option<Usage>,
-    /// What the scenario had done.
-    pub done: u64,
-    /// Heartbeats echoed.
-    pub beats_back: u64,
-    /// Clients logged in.
-    pub active: u32,
-}
-
-/// What a run left behind, besides what its scenario recorded.
-#[derive(Clone, Debug)]
-pub struct Ran {
-    /// One per phase that was entered, the ramp first.
-    pub marks: Vec<Mark>,
-    /// How the fleet stood at the end.
-    pub counts: Counts,
-    /// Times from connect to WELCOME.
-    pub login: Latencies,
-    /// Whether a signal cut it short.
-    pub is_interrupted: bool,
-}
-
-impl Ran {
-    /// The moment a phase began, if it did.
-    pub fn mark(&self, phase: Phase) -> Option<&Mark> {
-        self.marks.iter().find(|mark| mark.phase == phase)
-    }
-
-    /// The two ends of a phase, if it was entered and left.
-    pub fn ends(&self, phase: Phase) -> Option<(&Mark, &Mark)> {
-        let at = self.marks.iter().position(|mark| mark.phase == phase)?;
-        Some((&self.marks[at], self.marks.get(at + 1)?))
-    }
-}
-
 /// Runs a scenario over a fleet until its timeline ends.
 ///
 /// # Errors
@@ -150,49 +73,65 @@ pub fn run<D: Dialect, S: Scenario<D>>(
     plan: &Plan,
     dialect: D,
     scenario: &mut S,
+    overseer: &mut dyn Overseer,
     stop: &Stop,
 ) -> Result<Ran, Failure> {
     let poll = Poll::new().map_err(Failure::io("create an epoll"))?;
     let registry = poll.registry().try_clone().map_err(Failure::io("share the epoll"))?;
-    let now = clock::now();
-    let crew = Crew::new(dialect, plan.clients, registry);
+    if let Some(fd) = overseer.orders() {
+        let added = registry.register(&mut SourceFd(&fd), ORDERS, Interest::READABLE);
+        added.map_err(Failure::io("listen for orders"))?;
+    }
+    overseer.on_begin()?;
+    let crew = Crew::new(dialect, plan.clients, plan.returns.is_some(), registry);
+    scenario.recorder().findings.client_bytes = size_of::<Client<D::Decoder, S::Extra>>() as u64;
     let alarm = Alarm::new(crew.registry(), ALARM)?;
+    let now = clock::now();
     let mut driver = Driver {
         plan,
         crew,
         scenario,
+        overseer,
         stop,
         poll,
         alarm,
         stage: Stage::new(plan.timeline, now),
         ramp: Ramp::new(plan.ramp, plan.clients, now),
+        returns: Returns::default(),
+        departures: Returns::default(),
         beats: None,
-        marks: Vec::new(),
+        go_at: None,
+        ran: Ran::default(),
         heard: Vec::new(),
-        progress_at: now + PROGRESS_EVERY,
-        is_interrupted: false,
+        second_at: now + SECOND,
     };
     driver.enter(Phase::Ramp, now);
     driver.turn_until_over()?;
     driver.scenario.finish(&mut driver.crew, clock::now());
-    let Driver { crew, marks, is_interrupted, .. } = driver;
-    Ok(Ran { marks, counts: crew.counts, login: crew.login, is_interrupted })
+    let Driver { mut crew, mut ran, .. } = driver;
+    crew.counts.not_in += crew.counts.away + crew.counts.under_way;
+    (ran.counts, ran.login) = (crew.counts, crew.login);
+    Ok(ran)
 }
 
 struct Driver<'a, D: Dialect, S: Scenario<D>> {
     plan: &'a Plan,
     crew: Crew<D, S::Extra>,
     scenario: &'a mut S,
+    overseer: &'a mut dyn Overseer,
     stop: &'a Stop,
     poll: Poll,
     alarm: Alarm,
     stage: Stage,
     ramp: Ramp,
+    returns: Returns,
+    departures: Returns,
     beats: Option<Beats>,
-    marks: Vec<Mark>,
+    /// When traffic begins, once the overseer has said so.
+    go_at: Option<Instant>,
+    ran: Ran,
     heard: Vec<Event>,
-    progress_at: Instant,
-    is_interrupted: bool,
+    second_at: Instant,
 }
 
 impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
@@ -204,6 +143,10 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             for event in &ready {
                 match event.token() {
                     ALARM => self.alarm.handle_fired(),
+                    ORDERS => {
+                        let orders = self.overseer.take_orders()?;
+                        orders.into_iter().for_each(|order| self.obey(order, now));
+                    }
                     Token(who) => {
                         self.handle_socket(u32::try_from(who).expect("a client's number"), event, now);
                     }
@@ -212,22 +155,24 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.start_clients(now)?;
             self.beat(now);
             self.scenario.on_time(&mut self.crew, now);
-            self.report_lost();
+            self.handle_losses(now);
             self.advance(now)?;
-            self.show_progress(now);
+            self.tell(now)?;
         }
         Ok(())
     }
 
     fn wait(&mut self, ready: &mut Events) -> Result<(), Failure> {
-        let under_way = self.crew.counts.under_way;
         let deadlines = [
-            self.ramp.deadline(under_way),
+            self.ramp.deadline(self.crew.counts.under_way).filter(|_| self.stage.phase() == Phase::Ramp),
+            self.returns.deadline(),
+            self.departures.deadline(),
             self.beats.map(|beats| beats.deadline()),
             self.scenario.deadline(),
+            self.go_at.filter(|_| self.stage.phase() == Phase::Gather),
         ];
         let soonest =
-            deadlines.into_iter().flatten().fold(self.stage.deadline().min(self.progress_at), Instant::min);
+            deadlines.into_iter().flatten().fold(self.stage.deadline().min(self.second_at), Instant::min);
         self.alarm.set(soonest)?;
         match self.poll.poll(ready, None) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {
@@ -259,17 +204,27 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
     }
 
     fn start_clients(&mut self, now: Instant) -> Result<(), Failure> {
+        for _ in 0..RETURNS_PER_TURN {
+            let Some(who) = self.returns.take_due(now) else { break };
+            self.start(who, now);
+        }
         if self.stage.phase() != Phase::Ramp {
             return Ok(());
         }
         while let Some(who) = self.ramp.take_due(now, self.crew.counts.under_way) {
-            self.crew.start(who, self.plan.target, &self.plan.sources, now);
+            self.start(who, now);
             let counts = &self.crew.counts;
-            if counts.active + counts.dropped == 0 && counts.not_in >= FAILED_CONNECTS_MAX {
+            if counts.active + counts.dropped == 0
+                && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX
+            {
                 return Err(self.unreachable());
             }
         }
         Ok(())
+    }
+
+    fn start(&mut self, who: u32, now: Instant) {
+        self.crew.start(who, self.plan.target, self.plan.sources.of(self.plan.first + who), now);
     }
 
     fn beat(&mut self, now: Instant) {
@@ -279,28 +234,61 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         }
     }
 
-    fn report_lost(&mut self) {
-        while let Some(who) = self.crew.lost.pop() {
-            self.scenario.on_lost(&mut self.crew, who);
+    fn handle_losses(&mut self, now: Instant) {
+        for (who, window) in self.crew.leaving.drain(..) {
+            self.departures.add_within(who, window, now);
         }
+        while let Some(who) = self.departures.take_due(now) {
+            self.crew.leave(who);
+        }
+        while let Some(loss) = self.crew.lost.pop_front() {
+            if loss.was_active {
+                self.scenario.on_lost(&mut self.crew, loss.who);
+            }
+            if let Some(rule) = self.plan.returns {
+                self.returns.add(rule, loss.who, loss.tries, loss.at_least, now);
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, now: Instant) {
+        match order {
+            Order::Go(nanos) => self.go_at = Some(Instant::from_nanos(nanos)),
+            Order::Stop => self.interrupt(now),
+        }
+    }
+
+    fn interrupt(&mut self, now: Instant) {
+        self.ran.is_interrupted = true;
+        let phase = self.stage.interrupt(now);
+        self.enter(phase, now);
     }
 
     fn advance(&mut self, now: Instant) -> Result<(), Failure> {
         if self.stop.take() {
-            self.is_interrupted = true;
-            let phase = self.stage.interrupt(now);
-            self.enter(phase, now);
+            self.interrupt(now);
             return Ok(());
         }
+        let counts = &self.crew.counts;
         let is_settled = match self.stage.phase() {
-            Phase::Ramp => self.ramp.is_over() && self.crew.counts.under_way == 0,
+            Phase::Ramp => {
+                self.ramp.is_over()
+                    && counts.under_way + counts.away == 0
+                    && self.scenario.is_ready(&self.crew)
+            }
+            Phase::Gather => self.go_at.is_some_and(|at| at <= now),
             Phase::Drain => self.scenario.is_settled(&self.crew),
             _ => false,
         };
         let progress = if is_settled { Progress::Settled } else { Progress::Open };
         let Some(phase) = self.stage.advance(now, progress) else { return Ok(()) };
-        if phase == Phase::Warmup && self.crew.counts.active == 0 {
-            return Err(self.unreachable());
+        if phase == Phase::Gather {
+            if self.crew.counts.active == 0 {
+                return Err(self.unreachable());
+            }
+            if let Some(order) = self.overseer.on_gathered(now)? {
+                self.obey(order, now);
+            }
         }
         self.enter(phase, now);
         Ok(())
@@ -318,35 +306,36 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         if phase >= Phase::Drain {
             self.beats = None;
         }
-        self.marks.push(Mark {
+        self.ran.marks.push(Mark {
             phase,
             at: now,
             usage: self.plan.watched.usage(),
+            own_cpu: clock::own_cpu(),
             done: self.scenario.done(),
             beats_back: self.crew.counts.beats_back,
             active: self.crew.counts.active,
         });
+        self.overseer.on_phase(phase, now);
         self.scenario.on_phase(&mut self.crew, phase, now);
     }
 
-    fn show_progress(&mut self, now: Instant) {
-        if now < self.progress_at {
-            return;
+    fn tell(&mut self, now: Instant) -> Result<(), Failure> {
+        if now < self.second_at {
+            return Ok(());
         }
-        self.progress_at = now + PROGRESS_EVERY;
-        self.crew.expire_logins(self.ramp.begun(), now);
-        if self.plan.live == Live::Lines {
-            let counts = &self.crew.counts;
-            terminal::note(format!(
-                "{:<8} conns {}/{}  dropped {}  beats {}  done {}",
-                format!("{:?}", self.stage.phase()).to_lowercase(),
-                units::count(u64::from(counts.active)),
-                units::count(u64::from(self.plan.clients)),
-                counts.dropped,
-                units::count(counts.beats_back),
-                units::count(self.scenario.done()),
-            ));
+        self.second_at = now + SECOND;
+        self.crew.expire_logins(now);
+        let second = Second {
+            phase: Some(self.stage.phase()),
+            counts: self.crew.counts.clone(),
+            done: self.scenario.done(),
+            latencies: self.scenario.recorder().take_second(),
+            own_cpu: clock::own_cpu(),
+        };
+        if let Some(order) = self.overseer.on_second(second)? {
+            self.obey(order, now);
         }
+        Ok(())
     }
 
     fn unreachable(&self) -> Failure {

@@ -2,9 +2,10 @@
 
 use crate::pace::Schedule;
 use moorline_proto::time::Instant;
+use serde::{Deserialize, Serialize};
 
 /// How fast clients come in.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RampRule {
     /// Connects per second; `None`: as fast as `at_once` lets them.
     pub rate: Option<f64>,
@@ -46,11 +47,6 @@ impl Ramp {
             return None;
         }
         Some(self.schedule.as_ref().map_or(Instant::ZERO, Schedule::deadline))
-    }
-
-    /// Clients that began.
-    pub const fn begun(&self) -> u32 {
-        self.next
     }
 
     /// Whether all clients began.

@@ -2,6 +2,7 @@
 
 use super::Crew;
 use crate::dialect::{Dialect, Event};
+use crate::findings::Recorder;
 use crate::phase::Phase;
 use moorline_proto::time::Instant;
 
@@ -14,7 +15,7 @@ pub trait Scenario<D: Dialect> {
     fn on_phase(&mut self, crew: &mut Crew<D, Self::Extra>, phase: Phase, now: Instant);
     /// Something came for a client.
     fn on_event(&mut self, crew: &mut Crew<D, Self::Extra>, who: u32, event: Event, now: Instant);
-    /// A client is gone.
+    /// A client lost its connection; whether it comes back is the plan's to say.
     fn on_lost(&mut self, _crew: &mut Crew<D, Self::Extra>, _who: u32) {}
     /// A turn of the loop: send what is due.
     fn on_time(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}
@@ -22,10 +23,16 @@ pub trait Scenario<D: Dialect> {
     fn deadline(&self) -> Option<Instant> {
         None
     }
+    /// In Ramp, when everyone is in: whether traffic may begin. Asked every turn.
+    fn is_ready(&self, _crew: &Crew<D, Self::Extra>) -> bool {
+        true
+    }
     /// In Drain: whether nothing is under way any more. Asked every turn.
     fn is_settled(&self, crew: &Crew<D, Self::Extra>) -> bool;
     /// Operations done so far.
     fn done(&self) -> u64;
+    /// Where it counts.
+    fn recorder(&mut self) -> &mut Recorder;
     /// The run is over: judge what is still open.
     fn finish(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}
 }

@@ -1,115 +1,205 @@
-//! One to one: clients in pairs, each delivery answered by the next message the other way.
+//! One to one: clients in pairs, every message checked where it arrives.
 //!
-//! So each pair always has one message under way in one direction. Every message carries who sent it
-//! and its number, and the receiver judges it: lost, duplicated, reordered are counted at delivery.
+//! Open loop: message `n` is client `n % clients`'s to its peer, at the moment it is meant for. Closed
+//! loop: each delivery is answered by the next message the other way, so that each pair always has one
+//! message under way.
 
+use super::lead::{self, Lead};
+use super::outflow::{Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
-use crate::fleet::Crew;
-use crate::fleet::Scenario;
-use crate::integrity::{Arrival, Arrivals, Tally};
+use crate::findings::Recorder;
+use crate::fleet::{Crew, Scenario};
+use crate::integrity::{Arrival, Arrivals};
 use crate::phase::Phase;
-use crate::record::Recorder;
-use bytes::{BufMut, Bytes, BytesMut};
+use crate::record::Metric;
 use moorline_proto::time::Instant;
+use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
 
-/// Bytes of a message that say who, which and when.
-const LEAD_BYTES: usize = 16;
+/// What an unanswered message leads to when its connection breaks or the server says RETRY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Patience {
+    /// It is lost, or refused: the run fails.
+    None,
+    /// It is sent again with the same key, as apps do, over the next connection or after a pause.
+    Again,
+}
+
+/// The pause before a message is sent again that the server did not take.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// What one client has sent and got.
 #[derive(Debug, Default)]
 pub struct Half {
-    sent: u32,
+    line: Line,
     arrivals: Arrivals,
+    /// Messages that a former connection carried: cids of this one begin after them.
+    cid_base: u32,
+    /// It lost a connection: what comes again is lawful [P-6.6].
+    is_reborn: bool,
 }
 
 /// The scenario and what it found.
 #[derive(Debug)]
 pub struct Chat {
-    payload_bytes: usize,
-    phase: Phase,
-    measured_from: Option<Instant>,
-    under_way: u64,
+    run: u32,
+    payload_bytes: u32,
+    patience: Patience,
+    outflow: Outflow,
+    senders: u32,
+    under_way: i64,
     delivered: u64,
-    /// Latencies from sent to delivered.
-    pub recorder: Recorder,
-    /// What went wrong.
-    pub tally: Tally,
+    heard_at: Option<Instant>,
+    /// Messages that wait to be sent again, by when.
+    again: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// What is meant to leave between these counts apart.
+    storm: Option<(Instant, Instant)>,
+    pub(super) recorder: Recorder,
 }
 
 impl Chat {
-    /// Messages of at least 16 bytes.
-    pub fn new(payload_bytes: u32) -> Self {
+    /// `senders` that chat in pairs, the first with the second and so on; an odd one keeps silent.
+    pub fn new(load: Load, senders: u32, payload_bytes: u32, patience: Patience) -> Self {
+        let senders = senders & !1;
         Self {
-            payload_bytes: (payload_bytes as usize).max(LEAD_BYTES),
-            phase: Phase::Ramp,
-            measured_from: None,
+            run: lead::new_run(),
+            payload_bytes,
+            patience,
+            outflow: Outflow::new(load, senders),
+            senders,
             under_way: 0,
             delivered: 0,
-            recorder: Recorder::default(),
-            tally: Tally::default(),
+            heard_at: None,
+            again: BinaryHeap::new(),
+            storm: None,
+            recorder: Recorder::new(Metric::Deliver),
+        }
+    }
+
+    /// From now on deliveries count as those of a storm; `None`: it is over.
+    pub(super) fn set_storm(&mut self, now: Instant, is_on: bool) {
+        self.storm = match self.storm {
+            Some((from, _)) if !is_on => Some((from, now)),
+            _ => Some((now, Instant::FAR_FUTURE)),
+        };
+    }
+
+    fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, who: u32, now: Instant) {
+        while crew.is_active(who) && self.outflow.is_due(&crew.extra(who).line) {
+            self.send(crew, who, now);
         }
     }
 
     fn send<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, from: u32, now: Instant) {
-        let peer = from ^ 1;
-        if peer >= crew.len() || !crew.is_active(from) || !crew.is_active(peer) {
-            return;
-        }
-        let half = crew.extra(from);
-        half.sent += 1;
-        let cid = half.sent;
-        let mut payload = BytesMut::with_capacity(self.payload_bytes);
-        payload.put_u32(from);
-        payload.put_u32(cid);
-        payload.put_u64(now.as_nanos());
-        payload.resize(self.payload_bytes, b'm');
+        let number = self.outflow.send(&mut crew.extra(from).line, now);
         self.under_way += 1;
-        crew.send(Message { from, cid, to: To::Client(peer), ack: 0, payload: payload.freeze() });
+        self.put(crew, from, number, now);
+    }
+
+    /// Writes message `number`, for the first time or again.
+    fn put<D: Dialect>(&self, crew: &mut Crew<D, Half>, from: u32, number: u32, now: Instant) {
+        let intended = self.outflow.intended(from, number, now);
+        let payload =
+            Lead { run: self.run, from, number, sent_at: now, intended }.payload(self.payload_bytes);
+        let cid = number - crew.extra(from).cid_base;
+        crew.send(Message { from, cid, number, to: To::Client(from ^ 1), ack: 0, payload });
     }
 
     fn handle_delivery<D: Dialect>(
         &mut self,
         crew: &mut Crew<D, Half>,
         who: u32,
-        payload: &Bytes,
+        payload: &[u8],
         now: Instant,
     ) {
-        let Some((from, cid, sent_at)) = read_lead(payload).filter(|(from, ..)| *from == who ^ 1) else {
-            self.tally.duplicated += 1; // delivered to somebody it was never sent to
+        let Some(lead) = Lead::of(payload).filter(|lead| lead.run == self.run) else { return };
+        if lead.from != who ^ 1 {
+            self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
             return;
-        };
-        let arrival = crew.extra(who).arrivals.arrive(cid);
-        self.tally.count_arrival(arrival);
+        }
+        let half = crew.extra(who);
+        let arrival = half.arrivals.arrive(lead.number);
+        if arrival == Arrival::Again && half.is_reborn {
+            self.recorder.findings.repeated += 1;
+            return;
+        }
+        self.recorder.findings.tally.count_arrival(arrival);
         if arrival == Arrival::Again {
             return;
         }
-        debug_assert_eq!(from, who ^ 1);
         self.under_way -= 1;
         self.delivered += 1;
-        if self.measured_from.is_some_and(|from| sent_at >= from) {
-            self.recorder.raw.record(now.saturating_since(sent_at));
-        }
-        if self.phase < Phase::Drain {
+        self.record(lead, now);
+        if self.outflow.is_closed_loop() && self.outflow.is_flowing() && crew.is_active(who) {
             self.send(crew, who, now);
         }
     }
-}
 
-fn read_lead(payload: &Bytes) -> Option<(u32, u32, Instant)> {
-    let lead: &[u8; LEAD_BYTES] = payload.first_chunk()?;
-    let word = |at: usize| u32::from_be_bytes([lead[at], lead[at + 1], lead[at + 2], lead[at + 3]]);
-    let nanos = u64::from(word(8)) << 32 | u64::from(word(12));
-    Some((word(0), word(4), Instant::from_nanos(nanos)))
+    fn record(&mut self, lead: Lead, now: Instant) {
+        if !self.outflow.counts(lead.intended) {
+            return;
+        }
+        let since = self.heard_at.replace(now).map_or(Duration::ZERO, |then| now.saturating_since(then));
+        self.recorder.findings.silence = self.recorder.findings.silence.max(since);
+        let latency = now.saturating_since(lead.intended);
+        let is_in_storm = self.storm.is_some_and(|(from, to)| (from..to).contains(&lead.intended));
+        self.recorder.record(if is_in_storm { Metric::DeliverStorm } else { Metric::Deliver }, latency);
+        self.recorder.record(Metric::DeliverRaw, now.saturating_since(lead.sent_at));
+    }
+
+    fn handle_answer<D: Dialect>(
+        &mut self,
+        crew: &mut Crew<D, Half>,
+        who: u32,
+        (cid, outcome): (u32, Outcome),
+        now: Instant,
+    ) {
+        if outcome == Outcome::Retry && self.patience == Patience::Again {
+            self.again.push(Reverse((now + RETRY_PAUSE, who)));
+            return;
+        }
+        let half = crew.extra(who);
+        let number = cid + half.cid_base;
+        let is_first =
+            self.outflow.handle_answer(&mut self.recorder, (who, &mut half.line), (number, outcome), now);
+        self.under_way -= i64::from(is_first && outcome != Outcome::Done); // it will not arrive
+        if !self.outflow.is_closed_loop() {
+            self.send_while_room(crew, who, now);
+        }
+    }
+
+    /// Sends again what was told to wait.
+    fn send_again<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        while let Some(Reverse((_, who))) = self.again.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.again.pop();
+            self.put_unanswered(crew, who, now);
+        }
+    }
+
+    fn put_unanswered<D: Dialect>(&self, crew: &mut Crew<D, Half>, who: u32, now: Instant) {
+        if crew.is_active(who) {
+            let open: Vec<u32> = crew.extra(who).line.flight.unanswered().collect();
+            open.into_iter().for_each(|number| self.put(crew, who, number, now));
+        }
+    }
 }
 
 impl<D: Dialect> Scenario<D> for Chat {
     type Extra = Half;
 
     fn on_phase(&mut self, crew: &mut Crew<D, Half>, phase: Phase, now: Instant) {
-        self.phase = phase;
+        self.outflow.on_phase(phase, now);
         match phase {
-            Phase::Warmup => (0..crew.len()).step_by(2).for_each(|who| self.send(crew, who, now)),
-            Phase::Measure => self.measured_from = Some(now),
+            Phase::Warmup if self.outflow.is_closed_loop() => {
+                for who in (0..self.senders).step_by(2) {
+                    if crew.is_active(who) && crew.is_active(who ^ 1) {
+                        self.send(crew, who, now);
+                    }
+                }
+            }
+            Phase::Measure => self.heard_at = Some(now),
             Phase::Over => (0..crew.len()).for_each(|who| crew.ack(who)),
             _ => {}
         }
@@ -118,43 +208,60 @@ impl<D: Dialect> Scenario<D> for Chat {
     fn on_event(&mut self, crew: &mut Crew<D, Half>, who: u32, event: Event, now: Instant) {
         match event {
             Event::Delivery { payload, .. } => self.handle_delivery(crew, who, &payload, now),
-            Event::Answer { outcome: Outcome::Refused, .. } => {
-                self.tally.refused += 1;
-                self.under_way = self.under_way.saturating_sub(1);
+            Event::Answer { cid, outcome } => self.handle_answer(crew, who, (cid, outcome), now),
+            // A new session after a lost one: cids begin anew.
+            Event::Welcome if crew.extra(who).is_reborn => {
+                let half = crew.extra(who);
+                half.cid_base = half.line.flight.sent() - half.line.flight.span();
+                self.put_unanswered(crew, who, now);
+                self.send_while_room(crew, who, now);
             }
             _ => {}
         }
     }
 
+    fn on_lost(&mut self, crew: &mut Crew<D, Half>, who: u32) {
+        crew.extra(who).is_reborn = true;
+    }
+
+    fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        while let Some(who) = self.outflow.take_due(&mut self.recorder, now) {
+            crew.extra(who).line.due += 1;
+            self.send_while_room(crew, who, now);
+        }
+        self.send_again(crew, now);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let again = self.again.peek().map(|Reverse((at, _))| *at);
+        self.outflow.deadline().into_iter().chain(again).min()
+    }
+
     fn is_settled(&self, _crew: &Crew<D, Half>) -> bool {
-        self.under_way == 0
+        self.under_way <= 0 && (!self.outflow.has_answers() || self.outflow.unanswered() == 0)
     }
 
     fn done(&self) -> u64 {
         self.delivered
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, Half>, _now: Instant) {
-        for from in 0..crew.len() {
-            let sent = crew.extra(from).sent;
-            if from ^ 1 < crew.len() {
-                self.tally.lost += u64::from(crew.extra(from ^ 1).arrivals.lost(sent));
-            }
-        }
+    fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_lead_comes_back() {
-        let mut payload = BytesMut::new();
-        payload.put_u32(7);
-        payload.put_u32(9);
-        payload.put_u64(1 << 40 | 3);
-        assert_eq!(read_lead(&payload.freeze()), Some((7, 9, Instant::from_nanos(1 << 40 | 3))));
-        assert_eq!(read_lead(&Bytes::from_static(b"short")), None);
+    fn finish(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        let has_answers = self.outflow.has_answers();
+        for who in 0..self.senders {
+            let flight = &crew.extra(who).line.flight;
+            let (sent, unanswered) = (flight.sent(), flight.unanswered().count() as u64);
+            let lost = u64::from(crew.extra(who ^ 1).arrivals.lost(sent));
+            if has_answers {
+                let line = &crew.extra(who).line;
+                self.outflow.finish(&mut self.recorder, who, line, now);
+            }
+            // What was neither answered nor delivered is lost once.
+            let counted = if has_answers { unanswered } else { 0 };
+            self.recorder.findings.tally.lost += lost.saturating_sub(counted);
+        }
     }
 }

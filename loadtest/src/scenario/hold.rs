@@ -1,15 +1,23 @@
-//! An idle fleet: logins, then nothing but heartbeats.
+//! An idle fleet: logins, then nothing but heartbeats, each of which must come back.
 
 use crate::dialect::{Dialect, Event};
-use crate::fleet::Crew;
-use crate::fleet::Scenario;
+use crate::findings::Recorder;
+use crate::fleet::{Crew, Scenario};
 use crate::phase::Phase;
+use crate::record::Metric;
 use moorline_proto::time::Instant;
 
-/// Holds connections; every heartbeat must come back.
-#[derive(Debug, Default)]
+/// Holds connections.
+#[derive(Debug)]
 pub struct Hold {
     beats_back: u64,
+    recorder: Recorder,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self { beats_back: 0, recorder: Recorder::new(Metric::Login) }
+    }
 }
 
 impl<D: Dialect> Scenario<D> for Hold {
@@ -28,5 +36,14 @@ impl<D: Dialect> Scenario<D> for Hold {
 
     fn done(&self) -> u64 {
         self.beats_back
+    }
+
+    fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    fn finish(&mut self, crew: &mut Crew<D, ()>, _now: Instant) {
+        let counts = crew.counts();
+        self.recorder.findings.tally.lost = counts.beats.saturating_sub(counts.beats_back);
     }
 }

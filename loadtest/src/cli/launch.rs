@@ -1,0 +1,174 @@
+//! One run from its job to its report: monitor, processes, restarter, folder.
+
+use super::arguments::{FleetArgs, OutputArgs};
+use super::size::Size;
+use crate::crowd;
+use crate::exit::{Exit, Failure};
+use crate::expect::Expectation;
+use crate::fleet::{BeatsFrom, Plan, RampRule, Stop};
+use crate::job::{Job, Login, Part, Work};
+use crate::monitor::{self, Live, Monitor};
+use crate::phase::Timeline;
+use crate::preflight::{self, PHASE_SECONDS_MAX, Reach};
+use crate::process::Watched;
+use crate::record::Metric;
+use crate::report::{Drops, Folder, Report};
+use crate::restarter::{RestartRule, Restarter};
+use crate::socket::Sources;
+use crate::terminal;
+use std::time::Duration;
+
+/// What a ramp may take beyond its own rate, and per client on a slow machine.
+const RAMP_GRACE: Duration = Duration::from_secs(30);
+const RAMP_GRACE_EACH: Duration = Duration::from_millis(2);
+
+/// All that a run needs.
+#[derive(Clone, Debug)]
+pub(super) struct Launch {
+    pub(super) job: Job,
+    pub(super) processes: u32,
+    pub(super) main: Metric,
+    pub(super) drops: Drops,
+    pub(super) restart: Option<RestartRule>,
+    pub(super) expect: Vec<Expectation>,
+    abort: Vec<Expectation>,
+    pub(super) output: OutputArgs,
+    note: Option<String>,
+}
+
+/// What a run left behind.
+pub(super) struct Landed {
+    pub(super) report: Report,
+    part: Part,
+    monitor: Monitor,
+}
+
+impl Launch {
+    pub(super) fn new(args: &FleetArgs, size: Size, work: Work, main: Metric) -> Result<Self, Failure> {
+        if let Some(unknown) = args.abort.iter().find(|it| !monitor::can_abort_on(it.name(), main)) {
+            return Err(Failure::Usage(format!(
+                "--abort {unknown}: while this runs there are {}.p99 and its like, rate, held, dropped, rss",
+                main.name()
+            )));
+        }
+        let login = Login {
+            uid_prefix: args.uid_prefix.clone(),
+            key_file: args.key_file.clone(),
+            audience: args.audience.clone(),
+        };
+        Ok(Self {
+            job: Job { plan: plan(args, size.clients)?, login, work },
+            processes: size.processes,
+            main,
+            drops: Drops::Fail,
+            restart: None,
+            expect: args.expect.clone(),
+            abort: args.abort.clone(),
+            output: args.output.clone(),
+            note: size.note,
+        })
+    }
+
+    /// Runs it; nothing is written or printed yet.
+    pub(super) fn fly(&self, stop: &Stop) -> Result<Landed, Failure> {
+        let Plan { timeline, watched, clients, ramp, .. } = &self.job.plan;
+        let ramp_length = ramp.rate.map_or(0.0, |rate| f64::from(*clients) / rate);
+        let length = timeline.warmup + timeline.measure + Duration::from_secs_f64(ramp_length);
+        let live = Live::new(self.output.quiet, *clients, length);
+        let mut monitor = Monitor::new(live, watched.clone(), self.main, self.abort.clone());
+        let restarter = match &self.restart {
+            None => None,
+            Some(rule) => {
+                let measure = monitor.tell_measure();
+                let markers = monitor.markers.clone();
+                Some(Restarter::start(rule.clone(), self.job.plan.target, measure, markers)?)
+            }
+        };
+        let part = match self.processes {
+            1 => self.job.run(&mut monitor, stop)?,
+            many => crowd::run(&self.job, many, &mut monitor, stop)?,
+        };
+        let restarted = restarter.map_or(Ok(()), Restarter::finish);
+        monitor.finish(&part.rest);
+        let mut report = Report::new(&self.job, self.processes, &part, self.drops);
+        report.markers = monitor.markers.list();
+        report.notes.extend(self.note.clone());
+        report.expect(&self.expect, monitor.aborted.as_deref());
+        if let Err(why) = restarted {
+            report.fail_restart(why);
+        }
+        Ok(Landed { report, part, monitor })
+    }
+
+    pub(super) fn folder(&self, scenario: &str) -> Result<Option<Folder>, Failure> {
+        if self.output.no_out {
+            return Ok(None);
+        }
+        Folder::make(self.output.out.as_deref(), scenario).map(Some)
+    }
+}
+
+impl Landed {
+    pub(super) fn write(&self, folder: Option<&Folder>) -> Result<(), Failure> {
+        folder.map_or(Ok(()), |folder| folder.write(&self.report, &self.part, &self.monitor))
+    }
+}
+
+/// Runs, writes, prints.
+pub(super) fn run(launch: &Launch, stop: &Stop) -> Result<Exit, Failure> {
+    let folder = launch.folder(launch.job.work.name())?;
+    let landed = launch.fly(stop)?;
+    landed.write(folder.as_ref())?;
+    if launch.output.json {
+        terminal::print(serde_json::to_string_pretty(&landed.report).expect("a report is plain data"));
+    } else {
+        terminal::print(landed.report.text().trim_end());
+    }
+    if let Some(folder) = folder.filter(|_| !launch.output.json) {
+        terminal::print(format!("folder     {}", folder.path().display()));
+    }
+    Ok(landed.report.exit())
+}
+
+fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
+    for length in [args.duration, args.warmup, args.drain] {
+        if length.as_secs() > PHASE_SECONDS_MAX {
+            return Err(Failure::Usage(format!("{length:?} is longer than a day")));
+        }
+    }
+    let reach = if args.allow_remote { Reach::Anywhere } else { Reach::Loopback };
+    let target = preflight::resolve(&args.target, reach)?;
+    let ramp_length = args.ramp.map_or(0.0, |rate| f64::from(clients) / rate);
+    if ramp_length > PHASE_SECONDS_MAX as f64 {
+        return Err(Failure::Usage("this ramp takes longer than a day: raise -R or lower -c".into()));
+    }
+    let sources = args.src.clone().unwrap_or_else(|| Sources::for_target(target, clients));
+    let sources = args.ports.map_or_else(|| sources.clone(), |ports| sources.clone().with_ports(ports));
+    if sources.capacity().is_some_and(|most| most < clients.into()) {
+        return Err(Failure::Preflight(format!(
+            "{} source ports on {} addresses are fewer than {clients} connections: widen --ports or --src",
+            sources.capacity().unwrap_or(0),
+            sources.len().max(1)
+        )));
+    }
+    let plan = Plan {
+        target,
+        clients,
+        first: 0,
+        ramp: RampRule { rate: args.ramp, at_once: args.at_once },
+        sources,
+        returns: None,
+        beats: (args.heartbeat, BeatsFrom::Ramp),
+        timeline: Timeline {
+            ramp_max: Duration::from_secs_f64(ramp_length) + RAMP_GRACE + RAMP_GRACE_EACH * clients,
+            warmup: args.warmup,
+            measure: args.duration,
+            drain_max: args.drain,
+        },
+        watched: Watched::new(args.pid),
+    };
+    if args.pid.is_some() && plan.watched.usage().is_none() {
+        return Err(Failure::Usage("--pid names no process that may be read".into()));
+    }
+    Ok(plan)
+}

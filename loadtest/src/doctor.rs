@@ -1,0 +1,346 @@
+//! What a run of a size needs, what this machine has, and the command that closes the gap.
+
+use crate::preflight::DESCRIPTORS_RESERVED;
+use crate::report::environment::{field, kib_to_bytes, sysctl};
+use crate::socket::{SOURCES_MAX, Sources};
+use crate::units;
+use nix::sys::resource::{Resource, getrlimit};
+use serde::Serialize;
+use std::fmt::Write;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Kernel memory of one end of an idle connection, in bytes, measured here (docs/benchmarks.md).
+const KERNEL_BYTES_PER_END: u64 = 4_096;
+/// What one client costs this program, with room for a scenario's part.
+const CLIENT_BYTES: u64 = 200;
+/// What one idle connection costs a Moorline gateway at most.
+const GATEWAY_BYTES: u64 = 256;
+/// A backlog that takes the connects of a moment, where the kernel allows it.
+const BACKLOG_WANTED: u64 = 4_096;
+/// A target that does not answer within this is not there.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How a need is met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is.
+    Ok,
+    /// A run works, and something may be slow.
+    Warning,
+    /// A run of this size does not work.
+    Missing,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Need {
+    /// What.
+    pub name: &'static str,
+    /// How much, in words.
+    pub needed: String,
+    /// How much there is.
+    pub found: String,
+    /// Whether that is enough.
+    pub state: State,
+    /// What to do; empty if nothing.
+    pub fix: String,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Connections.
+    pub connections: u32,
+    /// Whether the server runs on this machine too.
+    pub is_local: bool,
+}
+
+/// What this machine has. `None`: it cannot be told here, for example in a container.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Open files of this process: soft and hard.
+    pub open_files: (u64, u64),
+    /// Open files of the server, if its pid was given.
+    pub server_files: Option<u64>,
+    /// fs.nr_open: what the hard limit can be raised to.
+    pub nr_open: Option<u64>,
+    /// fs.file-max: of all processes.
+    pub file_max: Option<u64>,
+    /// Ports that the kernel hands out.
+    pub port_range: Option<(u64, u64)>,
+    /// Source addresses, and how many connections they take if ports are bound deliberately.
+    pub sources: (u64, Option<u64>),
+    /// Bytes of memory that can be had.
+    pub memory: Option<u64>,
+    /// Pages that TCP may use before it drops what comes.
+    pub tcp_pages: Option<u64>,
+    /// net.core.somaxconn.
+    pub backlog: Option<u64>,
+    /// net.netfilter.nf_conntrack_max.
+    pub conntrack: Option<u64>,
+}
+
+impl Facts {
+    /// Of this machine.
+    pub fn here(sources: &Sources, server: Option<i32>) -> Self {
+        let number = |name: &str| sysctl(name)?.parse().ok();
+        let numbers = |name: &str| -> Option<Vec<u64>> {
+            sysctl(name)?.split(' ').map(|word| word.parse().ok()).collect()
+        };
+        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        Self {
+            open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0)),
+            server_files: server.and_then(open_files_of),
+            nr_open: number("fs.nr_open"),
+            file_max: number("fs.file-max"),
+            port_range: numbers("net.ipv4.ip_local_port_range")
+                .and_then(|it| Some((*it.first()?, *it.get(1)?))),
+            sources: (sources.len().max(1) as u64, sources.capacity()),
+            memory: field(&memory, "MemAvailable").and_then(|kib| kib_to_bytes(&kib)),
+            tcp_pages: numbers("net.ipv4.tcp_mem").and_then(|it| it.get(2).copied()),
+            backlog: number("net.core.somaxconn"),
+            conntrack: number("net.netfilter.nf_conntrack_max"),
+        }
+    }
+}
+
+fn open_files_of(pid: i32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    line["Max open files".len()..].split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// All rows of a size.
+pub fn needs(size: Size, facts: &Facts) -> Vec<Need> {
+    let rows = [
+        Some(generator_files(size, facts)),
+        server_files(size, facts),
+        system_files(size, facts),
+        Some(ports(size, facts)),
+        memory(size, facts),
+        tcp_pages(size, facts),
+        backlog(size, facts),
+        conntrack(size, facts),
+    ];
+    rows.into_iter().flatten().collect()
+}
+
+/// A row about one number that has to reach another.
+fn number(name: &'static str, needed: u64, found: u64, short: State, fix: String) -> Need {
+    let state = if found >= needed { State::Ok } else { short };
+    let fix = if state == State::Ok { String::new() } else { fix };
+    Need { name, needed: units::count(needed), found: units::count(found), state, fix }
+}
+
+fn with_reserve(connections: u32) -> u64 {
+    u64::from(connections) + u64::from(DESCRIPTORS_RESERVED)
+}
+
+fn raise_files(needed: u64, hard: u64, nr_open: Option<u64>) -> String {
+    if needed <= hard {
+        return format!("ulimit -n {needed}");
+    }
+    let sysctl = nr_open.filter(|max| *max < needed).map(|_| format!("sysctl -w fs.nr_open={needed} && "));
+    format!(
+        "as root: {}ulimit -Hn {needed} && ulimit -n {needed} (to stay: LimitNOFILE={needed} of the unit, or nofile in /etc/security/limits.conf)",
+        sysctl.unwrap_or_default()
+    )
+}
+
+/// Several processes may share the load, so this is never missing while one holds any.
+fn generator_files(size: Size, facts: &Facts) -> Need {
+    let (needed, (_, hard)) = (with_reserve(size.connections), facts.open_files);
+    let each = hard.saturating_sub(DESCRIPTORS_RESERVED.into());
+    let mut row = number("generator's open files", needed, hard, State::Warning, String::new());
+    if row.state != State::Ok {
+        if each == 0 {
+            row.state = State::Missing;
+            row.fix = raise_files(needed, hard, facts.nr_open);
+        } else {
+            let processes = u64::from(size.connections).div_ceil(each);
+            row.fix = format!("nothing: --procs auto takes {processes} processes");
+        }
+    }
+    row
+}
+
+fn server_files(size: Size, facts: &Facts) -> Option<Need> {
+    if !size.is_local && facts.server_files.is_none() {
+        return None;
+    }
+    let needed = with_reserve(size.connections);
+    let found = facts.server_files.unwrap_or(facts.open_files.1);
+    let fix = format!("before the server starts: {}", raise_files(needed, found, facts.nr_open));
+    let name = if facts.server_files.is_some() {
+        "server's open files"
+    } else {
+        "server's open files, if like here"
+    };
+    Some(number(name, needed, found, State::Missing, fix))
+}
+
+fn system_files(size: Size, facts: &Facts) -> Option<Need> {
+    let ends = if size.is_local { 2 } else { 1 };
+    let needed = with_reserve(size.connections) * ends;
+    Some(number(
+        "fs.file-max",
+        needed,
+        facts.file_max?,
+        State::Missing,
+        format!("sysctl -w fs.file-max={needed}"),
+    ))
+}
+
+fn ports(size: Size, facts: &Facts) -> Need {
+    let needed = u64::from(size.connections);
+    let (addresses, bound) = facts.sources;
+    let (first, last) = facts.port_range.unwrap_or((32_768, 60_999));
+    let each = last.saturating_sub(first) + 1;
+    let found = bound.unwrap_or(addresses * each);
+    let wanted = needed.div_ceil(each);
+    let fix = if !size.is_local {
+        format!(
+            "give this machine {wanted} addresses and name them with --src, or: sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\""
+        )
+    } else if wanted <= 250 {
+        format!("--src 127.0.0.1-{wanted}")
+    } else {
+        format!(
+            "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\", then --src 127.0.0.1-{}",
+            needed.div_ceil(64_512).min(SOURCES_MAX as u64)
+        )
+    };
+    number("source ports", needed, found, State::Missing, fix)
+}
+
+fn memory(size: Size, facts: &Facts) -> Option<Need> {
+    let ends = if size.is_local { 2 * KERNEL_BYTES_PER_END + GATEWAY_BYTES } else { KERNEL_BYTES_PER_END };
+    let needed = u64::from(size.connections) * (ends + CLIENT_BYTES);
+    let found = facts.memory?;
+    let state = if found >= needed { State::Ok } else { State::Missing };
+    let fits = found / (ends + CLIENT_BYTES);
+    let fix = if state == State::Ok { String::new() } else { format!("-c {fits} fits; or a larger machine") };
+    Some(Need { name: "memory", needed: units::bytes(needed), found: units::bytes(found), state, fix })
+}
+
+/// An idle connection has no buffers; this is for a moment in which each of them holds something.
+fn tcp_pages(size: Size, facts: &Facts) -> Option<Need> {
+    let needed = u64::from(size.connections) * if size.is_local { 2 } else { 1 };
+    let fix = format!("sysctl -w net.ipv4.tcp_mem=\"{needed} {needed} {}\"", needed * 2);
+    Some(number("net.ipv4.tcp_mem, pages", needed, facts.tcp_pages?, State::Warning, fix))
+}
+
+fn backlog(size: Size, facts: &Facts) -> Option<Need> {
+    if !size.is_local {
+        return None;
+    }
+    let needed = BACKLOG_WANTED.min(size.connections.into());
+    let fix = format!("sysctl -w net.core.somaxconn={needed}, and restart the server");
+    Some(number("net.core.somaxconn", needed, facts.backlog?, State::Warning, fix))
+}
+
+fn conntrack(size: Size, facts: &Facts) -> Option<Need> {
+    let needed = u64::from(size.connections) + u64::from(size.connections) / 10;
+    let fix = format!("sysctl -w net.netfilter.nf_conntrack_max={needed}");
+    Some(number("net.netfilter.nf_conntrack_max", needed, facts.conntrack?, State::Missing, fix))
+}
+
+/// Whether somebody accepts connections there.
+pub fn reach(target: SocketAddr) -> Need {
+    let (name, needed) = ("target", format!("{target} accepts"));
+    match TcpStream::connect_timeout(&target, ANSWER_WITHIN) {
+        Ok(_) => Need { name, needed, found: "it does".into(), state: State::Ok, fix: String::new() },
+        Err(error) => Need {
+            name,
+            needed,
+            found: error.to_string(),
+            state: State::Missing,
+            fix: format!("start it: moorline run --set listener.address={target}"),
+        },
+    }
+}
+
+/// The rows for a terminal.
+pub fn text(size: Size, needs: &[Need]) -> String {
+    let where_ = if size.is_local { "server on this machine" } else { "server elsewhere" };
+    let mut out = format!("doctor   {} connections, {where_}\n", units::count(size.connections.into()));
+    let _ = writeln!(out, "{:<10}{:<34}{:>16}{:>24}", "", "", "needed", "found");
+    for need in needs {
+        let word = match need.state {
+            State::Ok => "ok",
+            State::Warning => "warning",
+            State::Missing => "MISSING",
+        };
+        let _ = writeln!(out, "{word:<10}{:<34}{:>16}{:>24}", need.name, need.needed, need.found);
+        if !need.fix.is_empty() {
+            let _ = writeln!(out, "{:<10}> {}", "", need.fix);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            open_files: (1_024, 20_000),
+            server_files: None,
+            nr_open: Some(1_048_576),
+            file_max: Some(9_000_000),
+            port_range: Some((32_768, 60_999)),
+            sources: (1, None),
+            memory: Some(24 << 30),
+            tcp_pages: Some(500_000),
+            backlog: Some(4_096),
+            conntrack: None,
+        }
+    }
+
+    fn row(connections: u32, is_local: bool, facts: &Facts, name: &str) -> Need {
+        let rows = needs(Size { connections, is_local }, facts);
+        rows.into_iter().find(|row| row.name.starts_with(name)).unwrap()
+    }
+
+    #[test]
+    fn a_small_run_needs_nothing() {
+        assert!(
+            needs(Size { connections: 10_000, is_local: true }, &facts())
+                .iter()
+                .all(|it| it.state == State::Ok)
+        );
+    }
+
+    #[test]
+    fn each_gap_has_its_exact_fix() {
+        let fix = |name: &str| row(1_000_000, true, &facts(), name).fix;
+        assert_eq!(fix("generator"), "nothing: --procs auto takes 51 processes");
+        assert!(fix("server's").contains("ulimit -Hn 1000200 && ulimit -n 1000200"), "{}", fix("server's"));
+        assert_eq!(fix("source ports"), "--src 127.0.0.1-36");
+        assert_eq!(fix("net.ipv4.tcp_mem"), "sysctl -w net.ipv4.tcp_mem=\"2000000 2000000 4000000\"");
+        let poor =
+            Facts { memory: Some(1 << 30), conntrack: Some(65_536), file_max: Some(1_000_000), ..facts() };
+        assert_eq!(row(1_000_000, true, &poor, "memory").fix, "-c 124160 fits; or a larger machine");
+        assert!(row(1_000_000, true, &poor, "net.netfilter").fix.ends_with("=1100000"));
+        assert!(row(1_000_000, true, &poor, "fs.file-max").fix.ends_with("=2000400"));
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_not_judged_by_this_machine() {
+        let rows = needs(Size { connections: 1_000_000, is_local: false }, &facts());
+        assert!(rows.iter().all(|row| !row.name.starts_with("server's")), "{rows:?}");
+        assert!(row(1_000_000, false, &facts(), "source ports").fix.contains("36 addresses"));
+        let known = Facts { server_files: Some(1_048_576), ..facts() };
+        assert_eq!(row(1_000_000, false, &known, "server's").state, State::Ok);
+    }
+
+    #[test]
+    fn this_machine_can_be_asked() {
+        let here = Facts::here(&Sources::default(), i32::try_from(std::process::id()).ok());
+        assert!(here.memory.unwrap() > 0 && here.server_files.unwrap() > 0);
+    }
+}

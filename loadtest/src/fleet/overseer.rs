@@ -1,0 +1,68 @@
+//! Who watches a loop: this process itself, or the one that started it.
+
+use super::crew::Counts;
+use crate::exit::Failure;
+use crate::phase::Phase;
+use crate::record::Latencies;
+use moorline_proto::time::Instant;
+use serde::{Deserialize, Serialize};
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// How a loop stands, told once a second.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Second {
+    /// Where the run stands.
+    pub phase: Option<Phase>,
+    /// How the fleet stands.
+    pub counts: Counts,
+    /// What the scenario has done so far.
+    pub done: u64,
+    /// The scenario's main latency in the last second.
+    pub latencies: Latencies,
+    /// CPU time that this process has used so far.
+    pub own_cpu: Duration,
+}
+
+/// What a loop may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// All parts of the run are in: traffic begins at this moment, in nanoseconds of `CLOCK_MONOTONIC`.
+    Go(u64),
+    /// End now, with a report.
+    Stop,
+}
+
+/// Who watches a loop.
+pub trait Overseer {
+    /// The loop's clients are about to connect.
+    fn on_begin(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+    /// A second passed.
+    fn on_second(&mut self, second: Second) -> Result<Option<Order>, Failure>;
+    /// All clients of this loop are in.
+    fn on_gathered(&mut self, now: Instant) -> Result<Option<Order>, Failure> {
+        Ok(Some(Order::Go(now.as_nanos())))
+    }
+    /// A phase began.
+    fn on_phase(&mut self, _phase: Phase, _now: Instant) {}
+    /// Where orders come from, if not as answers to the above.
+    fn orders(&self) -> Option<RawFd> {
+        None
+    }
+    /// What came from there.
+    fn take_orders(&mut self) -> Result<Vec<Order>, Failure> {
+        Ok(Vec::new())
+    }
+}
+
+/// Nobody watches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Alone;
+
+impl Overseer for Alone {
+    fn on_second(&mut self, _second: Second) -> Result<Option<Order>, Failure> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs of the past beside each other: read from their folders.
+
+use super::{Report, html};
+use crate::exit::Failure;
+use crate::expect::Figures;
+use crate::record::{Latencies, Metric};
+use crate::units;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// A run that was written to a folder.
+#[derive(Debug)]
+pub struct Past {
+    /// The folder's name.
+    pub name: String,
+    /// Its summary.
+    pub report: Report,
+    latencies: BTreeMap<String, Latencies>,
+}
+
+impl Past {
+    /// Reads summary.json and latency.hlog.
+    pub fn read(folder: &Path) -> Result<Self, Failure> {
+        let read = |name: &str| -> Result<(PathBuf, String), Failure> {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).map_err(Failure::file(&path))?;
+            Ok((path, text))
+        };
+        let (path, text) = read("summary.json")?;
+        let report: Report = serde_json::from_str(&text)
+            .map_err(|error| Failure::File { path, why: format!("no summary of this version: {error}") })?;
+        if report.schema != super::SCHEMA {
+            let why = format!("schema {} where {} was expected", report.schema, super::SCHEMA);
+            return Err(Failure::File { path: folder.join("summary.json"), why });
+        }
+        let (path, log) = read("latency.hlog")?;
+        let latencies = Latencies::read_hdr_log(&log).map_err(|why| Failure::File { path, why })?;
+        let name =
+            folder.file_name().map_or_else(|| folder.display().to_string(), |it| it.to_string_lossy().into());
+        Ok(Self { name, report, latencies })
+    }
+
+    /// Whether its histograms say the same as its summary: how many there are of each.
+    pub fn is_consistent(&self) -> bool {
+        let summaries = &self.report.latencies;
+        summaries
+            .iter()
+            .all(|(name, summary)| self.latencies.get(name).map_or(0, Latencies::len) == summary.count)
+    }
+}
+
+/// Several runs, and perhaps one that they are held against.
+#[derive(Debug)]
+pub struct Comparison {
+    base: Option<Past>,
+    runs: Vec<Past>,
+}
+
+/// What a comparison shows, in this order, as far as a run has it.
+const FIGURES: [&str; 12] = [
+    "rate",
+    "offered",
+    "held",
+    "dropped",
+    "lost",
+    "duplicated",
+    "reordered",
+    "refused",
+    "unsent",
+    "bytes_per_connection",
+    "cpu_per_million",
+    "login_cpu_per_million",
+];
+
+impl Comparison {
+    /// Of these.
+    pub const fn new(base: Option<Past>, runs: Vec<Past>) -> Self {
+        Self { base, runs }
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &Past> {
+        self.base.iter().chain(&self.runs)
+    }
+
+    /// One line per figure, one column per run; beside the base the change in percent.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let width = self.columns().map(|past| past.name.len()).max().unwrap_or(0).max(20) + 2;
+        let _ = write!(out, "{:<22}", "");
+        for past in self.columns() {
+            let _ = write!(out, "{:>width$}", past.name);
+        }
+        let _ = write!(out, "\n{:<22}", "verdict");
+        for past in self.columns() {
+            let _ = write!(out, "{:>width$}", past.report.verdict);
+        }
+        out.push('\n');
+        let statistics = ["p50", "p99", "p999", "max"];
+        let latencies =
+            Metric::ALL.iter().flat_map(|metric| statistics.map(|it| format!("{}.{it}", metric.name())));
+        for name in FIGURES.iter().map(|name| (*name).to_owned()).chain(latencies) {
+            self.write_line(&name, width, &mut out);
+        }
+        out
+    }
+
+    fn write_line(&self, name: &str, width: usize, out: &mut String) {
+        if self.columns().all(|past| past.report.figure(name).is_none()) {
+            return;
+        }
+        let base = self.base.as_ref().and_then(|past| past.report.figure(name));
+        let _ = write!(out, "{name:<22}");
+        for (at, past) in self.columns().enumerate() {
+            let is_base = at == 0 && self.base.is_some();
+            let cell = past.report.figure(name).map_or_else(
+                || "-".to_owned(),
+                |figure| match base.filter(|base| !is_base && *base > 0.0) {
+                    Some(base) => format!("{} {:+.1}%", shown(name, figure), (figure / base - 1.0) * 100.0),
+                    None => shown(name, figure),
+                },
+            );
+            let _ = write!(out, "{cell:>width$}");
+        }
+        out.push('\n');
+    }
+
+    /// The same as a page, with the percentile curves over each other.
+    pub fn page(&self) -> String {
+        let main = |past: &Past| {
+            let names = [Metric::Deliver, Metric::Answer, Metric::Login].map(Metric::name);
+            names.into_iter().find(|name| past.latencies.contains_key(*name)).unwrap_or("login")
+        };
+        let curves: Vec<(String, &Latencies)> = self
+            .columns()
+            .filter_map(|past| {
+                Some((format!("{} {}", past.name, main(past)), past.latencies.get(main(past))?))
+            })
+            .collect();
+        html::comparison_page("moorload runs beside each other", &self.text(), &curves)
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // shown, not used
+fn shown(name: &str, figure: f64) -> String {
+    if name.contains('.') { units::latency(figure.max(0.0) as u64) } else { units::three_digits(figure) }
+}

@@ -1,0 +1,312 @@
+//! What a run found, as text for people, as JSON for programs, and as a folder with both and the charts.
+
+mod compare;
+pub mod environment;
+mod folder;
+mod hgrm;
+mod html;
+mod text;
+
+pub use compare::{Comparison, Past};
+pub use environment::Environment;
+pub use folder::Folder;
+pub use html::page;
+
+use crate::exit::Exit;
+use crate::expect::{Expectation, Figures};
+use crate::fleet::{Mark, Ran};
+use crate::integrity::Tally;
+use crate::job::{Job, Part};
+use crate::monitor::Marker;
+use crate::phase::Phase;
+use crate::record::{Latencies, LatencySummary};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Version of summary.json; grows when a field changes its meaning or goes. Its schema is
+/// `loadtest/schema/summary.schema.json`.
+pub const SCHEMA: u32 = 1;
+/// A send later than this after its moment is late.
+const LATE: Duration = Duration::from_millis(1);
+/// The generator is saturated when one in a hundred sends left later than this after its moment:
+/// then its own delay, not the server's, is what the percentiles show.
+pub const LAG_P99_MAX: Duration = Duration::from_millis(10);
+/// A closed loop is the generator's own ceiling when it uses so much of a core.
+const BUSY_MAX: f64 = 0.95;
+
+/// Whether the generator's own lag makes a run say nothing about the server.
+pub fn is_saturated(lag: &Latencies) -> bool {
+    u128::from(lag.summary().p99) > LAG_P99_MAX.as_nanos()
+}
+
+/// What a lost connection means for the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drops {
+    /// None may be lost.
+    Fail,
+    /// The server goes away on purpose: how many were lost is a figure.
+    Count,
+}
+
+/// Everything a run found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// "hold", "ping", "chat", "group", "storm", "restart".
+    pub scenario: String,
+    /// Whom it talked to.
+    pub target: String,
+    /// Seconds of measuring.
+    pub seconds: f64,
+    /// Processes of the generator.
+    pub processes: u32,
+    /// Connections asked for and held.
+    pub connections: Connections,
+    /// Messages meant to leave per second; open loop only.
+    pub offered_per_s: Option<f64>,
+    /// Operations done per second: answers, deliveries, or heartbeats echoed.
+    pub done_per_s: f64,
+    /// Messages that were due and never left.
+    pub unsent: u64,
+    /// Distributions by their names, in nanoseconds.
+    pub latencies: BTreeMap<String, LatencySummary>,
+    /// What went wrong.
+    pub integrity: Tally,
+    /// Deliveries over a new connection that came before on the old one, which clients drop.
+    pub repeated: u64,
+    /// Longest time without a delivery while measuring, in seconds; 0: not watched in this scenario.
+    pub silence_s: f64,
+    /// The generator itself.
+    pub generator: Generator,
+    /// The target process, if its pid was given.
+    pub server: Option<ServerFigures>,
+    /// Close codes the server gave, and how often.
+    pub closed: BTreeMap<u32, u32>,
+    /// What was done to the server, and when.
+    pub markers: Vec<Marker>,
+    /// What was expected, and whether it was so.
+    pub expectations: Vec<Judged>,
+    /// Sentences that belong to the figures.
+    pub notes: Vec<String>,
+    /// "PASS", or what is wrong.
+    pub verdict: String,
+    /// The exit code.
+    pub exit: u8,
+}
+
+/// Connections of a run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Connections {
+    /// Asked for.
+    pub asked: u32,
+    /// Logged in at the end.
+    pub held: u32,
+    /// Lost, where that is a figure and not a failure.
+    pub dropped: u32,
+}
+
+/// The generator itself.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Generator {
+    /// How late it sent; open loop only.
+    pub lag: Option<Lag>,
+    /// Part of a core that its busiest process used while measuring.
+    pub busy: Option<f64>,
+    /// Bytes it keeps per client.
+    pub client_bytes: u64,
+}
+
+/// The generator's own lateness.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Lag {
+    /// 99 of 100 sends were not later, in nanoseconds.
+    pub p99: u64,
+    /// Part of the sends later than 1 ms, from 0 to 1.
+    pub late: f64,
+}
+
+/// An expectation and what became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Judged {
+    /// As it was written.
+    pub expected: String,
+    /// What is wrong with it, if anything.
+    pub failed: Option<String>,
+}
+
+/// CPU time and memory of the target.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ServerFigures {
+    /// Resident bytes before the first connect.
+    pub rss_before: u64,
+    /// Resident bytes at the end of measuring.
+    pub rss_after: u64,
+    /// Their difference over the connections held.
+    pub bytes_per_connection: f64,
+    /// CPU seconds per million logins.
+    pub login_cpu_s_per_million: f64,
+    /// CPU seconds while measuring.
+    pub cpu_s: f64,
+    /// The same per million operations.
+    pub cpu_s_per_million: f64,
+}
+
+impl ServerFigures {
+    /// From the marks of a run; `None` if nobody was watched or it was cut short.
+    pub fn of(ran: &Ran) -> Option<Self> {
+        let (ramp_began, ramp_ended) = (ran.mark(Phase::Ramp)?, ran.mark(Phase::Warmup)?);
+        let (began, ended) = ran.ends(Phase::Measure)?;
+        let cpu =
+            |from: &Mark, to: &Mark| Some((to.usage?.cpu.saturating_sub(from.usage?.cpu)).as_secs_f64());
+        let (before, after) = (ramp_began.usage?.rss_bytes, ended.usage?.rss_bytes);
+        let cpu_s = cpu(began, ended)?;
+        Some(Self {
+            rss_before: before,
+            rss_after: after,
+            bytes_per_connection: (after as f64 - before as f64) / f64::from(ended.active.max(1)),
+            login_cpu_s_per_million: cpu(ramp_began, ramp_ended)? * 1e6 / f64::from(ramp_ended.active.max(1)),
+            cpu_s,
+            cpu_s_per_million: cpu_s * 1e6 / (ended.done.saturating_sub(began.done)).max(1) as f64,
+        })
+    }
+}
+
+impl Report {
+    /// From what a run left behind.
+    pub fn new(job: &Job, processes: u32, part: &Part, drops: Drops) -> Self {
+        let Part { ran, findings, .. } = part;
+        let (seconds, done) = ran.ends(Phase::Measure).map_or((0.0, 0), |(began, ended)| {
+            let seconds = ended.at.saturating_since(began.at).as_secs_f64();
+            (seconds, ended.done.saturating_sub(began.done))
+        });
+        let per_s = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
+        let mut latencies: BTreeMap<String, LatencySummary> = findings
+            .latencies
+            .iter()
+            .map(|(metric, latencies)| (metric.name().to_owned(), latencies.summary()))
+            .collect();
+        if !ran.login.is_empty() {
+            latencies.insert("login".into(), ran.login.summary());
+        }
+        let lag = &findings.lag;
+        let lag = (!lag.is_empty()).then(|| Lag { p99: lag.summary().p99, late: lag.part_over(LATE) });
+        let mut integrity = findings.tally;
+        integrity.not_in += u64::from(ran.counts.not_in);
+        let mut dropped = ran.counts.dropped;
+        if drops == Drops::Fail {
+            integrity.dropped += u64::from(std::mem::take(&mut dropped));
+        }
+        let mut report = Self {
+            schema: SCHEMA,
+            scenario: job.work.name().into(),
+            target: job.plan.target.to_string(),
+            seconds,
+            processes,
+            connections: Connections { asked: job.plan.clients, held: ran.counts.active, dropped },
+            offered_per_s: (findings.offered > 0).then(|| per_s(findings.offered)),
+            done_per_s: per_s(done),
+            unsent: findings.unsent,
+            latencies,
+            integrity,
+            repeated: findings.repeated,
+            silence_s: findings.silence.as_secs_f64(),
+            generator: Generator { lag, busy: ran.busy(), client_bytes: findings.client_bytes },
+            server: ServerFigures::of(ran),
+            closed: ran.counts.closed.clone(),
+            markers: Vec::new(),
+            expectations: Vec::new(),
+            notes: Vec::new(),
+            verdict: String::new(),
+            exit: 0,
+        };
+        if let Some(error) = &ran.counts.last_error {
+            report.notes.push(format!("last error: {error}"));
+        }
+        if lag.is_none() && report.generator.busy.is_some_and(|busy| busy > BUSY_MAX) {
+            report
+                .notes
+                .push("the generator used a whole core: this ceiling is its own, not the server's".into());
+        }
+        report.judge(ran.is_interrupted, is_saturated(&findings.lag));
+        report
+    }
+
+    fn judge(&mut self, is_interrupted: bool, is_saturated: bool) {
+        let exit = match (is_interrupted, self.integrity.is_clean(), is_saturated) {
+            (true, ..) => Exit::Interrupted,
+            (false, false, _) => Exit::Integrity,
+            (false, true, true) => Exit::Saturated,
+            (false, true, false) => Exit::Pass,
+        };
+        self.set_exit(exit);
+    }
+
+    fn set_exit(&mut self, exit: Exit) {
+        (self.exit, self.verdict) = (exit.code(), exit.label().to_owned());
+    }
+
+    /// How the program ends.
+    pub fn exit(&self) -> Exit {
+        Exit::of_code(self.exit).unwrap_or(Exit::Integrity)
+    }
+
+    /// The server was not restarted as it should have been.
+    pub fn fail_restart(&mut self, why: String) {
+        self.notes.push(why);
+        if self.exit() == Exit::Pass {
+            self.set_exit(Exit::Unexpected);
+        }
+    }
+
+    /// Holds the figures against what was expected. A run that is wrong in itself stays that.
+    pub fn expect(&mut self, expectations: &[Expectation], aborted: Option<&str>) {
+        for expectation in expectations {
+            let failed = expectation.judge(self).err();
+            self.expectations.push(Judged { expected: expectation.to_string(), failed });
+        }
+        if let Some(why) = aborted {
+            self.notes.push(format!("ended early: {why}"));
+        }
+        let has_failed = aborted.is_some() || self.expectations.iter().any(|judged| judged.failed.is_some());
+        let may_say_so = self.exit() == Exit::Pass || (aborted.is_some() && self.exit() == Exit::Interrupted);
+        if has_failed && may_say_so {
+            self.set_exit(Exit::Unexpected);
+        }
+    }
+}
+
+impl Figures for Report {
+    fn figure(&self, name: &str) -> Option<f64> {
+        let tally = &self.integrity;
+        let server = |of: fn(&ServerFigures) -> f64| self.server.as_ref().map(of);
+        match name {
+            "rate" => Some(self.done_per_s),
+            "offered" => self.offered_per_s,
+            "unsent" => Some(self.unsent as f64),
+            "lost" => Some(tally.lost as f64),
+            "duplicated" => Some(tally.duplicated as f64),
+            "reordered" => Some(tally.reordered as f64),
+            "refused" => Some(tally.refused as f64),
+            "repeated" => Some(self.repeated as f64),
+            "dropped" => Some(tally.dropped as f64 + f64::from(self.connections.dropped)),
+            "not_in" => Some(tally.not_in as f64),
+            "held" => Some(f64::from(self.connections.held)),
+            "silence" => Some(self.silence_s * 1e9),
+            "lag.p99" => self.generator.lag.map(|lag| lag.p99 as f64),
+            "busy" => self.generator.busy,
+            "bytes_per_connection" => server(|it| it.bytes_per_connection),
+            "cpu_per_million" => server(|it| it.cpu_s_per_million),
+            "login_cpu_per_million" => server(|it| it.login_cpu_s_per_million),
+            "rss" => server(|it| it.rss_after as f64),
+            _ => {
+                let (metric, statistic) = name.split_once('.')?;
+                self.latencies.get(metric)?.statistic(statistic)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! The report that people read.
+
+use super::{Report, ServerFigures};
+use crate::record::Metric;
+use crate::units;
+use std::fmt::Write;
+
+impl Report {
+    /// Some lines for a terminal.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let (asked, held) = (self.connections.asked.into(), self.connections.held.into());
+        let _ = write!(
+            out,
+            "{} {:.1}s   conns {}/{}",
+            self.scenario,
+            self.seconds,
+            units::count(held),
+            units::count(asked)
+        );
+        if let Some(offered) = self.offered_per_s {
+            let _ = write!(out, "   offered {}/s", rounded(offered));
+        }
+        let _ = writeln!(out, "   done {}/s   {}", rounded(self.done_per_s), self.verdict);
+        self.write_latencies(&mut out);
+        self.write_integrity(&mut out);
+        self.write_interruptions(&mut out);
+        if let Some(server) = &self.server {
+            write_server(&mut out, server);
+        }
+        self.write_generator(&mut out);
+        for judged in &self.expectations {
+            let (word, text) = match &judged.failed {
+                None => ("met", &judged.expected),
+                Some(failed) => ("FAILED", failed),
+            };
+            let _ = writeln!(out, "expected   {text}   {word}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "note       {note}");
+        }
+        out
+    }
+
+    fn write_latencies(&self, out: &mut String) {
+        if !self.latencies.is_empty() {
+            let _ =
+                writeln!(out, "{:<18}{:>9}{:>9}{:>9}{:>9}{:>12}", "", "p50", "p99", "p99.9", "max", "count");
+        }
+        for metric in Metric::ALL {
+            let Some(latency) = self.latencies.get(metric.name()) else { continue };
+            let [p50, p99, p999, max] =
+                [latency.p50, latency.p99, latency.p999, latency.max].map(units::latency);
+            let (name, count) = (metric.title(), units::count(latency.count));
+            let _ = writeln!(out, "{name:<18}{p50:>9}{p99:>9}{p999:>9}{max:>9}{count:>12}");
+        }
+    }
+
+    fn write_integrity(&self, out: &mut String) {
+        let tally = &self.integrity;
+        let _ = write!(
+            out,
+            "integrity  lost {}   duplicated {}   reordered {}   refused {}   dropped {}   not in {}",
+            tally.lost, tally.duplicated, tally.reordered, tally.refused, tally.dropped, tally.not_in
+        );
+        if self.unsent > 0 {
+            let _ = write!(out, "   unsent {}", units::count(self.unsent));
+        }
+        for (code, times) in &self.closed {
+            let _ = write!(out, "   close {code} x{times}");
+        }
+        out.push('\n');
+    }
+
+    fn write_interruptions(&self, out: &mut String) {
+        if self.markers.is_empty() && self.connections.dropped == 0 && self.repeated == 0 {
+            return;
+        }
+        let _ = writeln!(
+            out,
+            "restart    dropped {}   repeated {}   max silence {}",
+            units::count(self.connections.dropped.into()),
+            units::count(self.repeated),
+            units::latency(nanos(self.silence_s)),
+        );
+        for marker in &self.markers {
+            let _ = writeln!(out, "           at {:.2}s {}", marker.at_s, marker.label);
+        }
+    }
+
+    fn write_generator(&self, out: &mut String) {
+        let mut words = Vec::new();
+        if let Some(lag) = &self.generator.lag {
+            words.push(format!("lag p99 {}", units::latency(lag.p99)));
+            words.push(format!("late >1ms {:.2}%", lag.late * 100.0));
+        }
+        if let Some(busy) = self.generator.busy {
+            words.push(format!("cpu {:.0}%", busy * 100.0));
+        }
+        if self.processes > 1 {
+            words.push(format!("{} processes", self.processes));
+        }
+        if !words.is_empty() {
+            words.push(if self.exit == 5 { "SATURATED" } else { "ok" }.to_owned());
+            let _ = writeln!(out, "generator  {}", words.join("   "));
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // seconds of a run
+fn nanos(seconds: f64) -> u64 {
+    (seconds * 1e9) as u64
+}
+
+fn rounded(rate: f64) -> String {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate fits
+    units::count(rate.round() as u64)
+}
+
+fn write_server(out: &mut String, server: &ServerFigures) {
+    let _ = writeln!(
+        out,
+        "server     rss {} > {}   {} bytes/connection   login {} cpu s/1M   cpu {} s   {} s/1M done",
+        units::bytes(server.rss_before),
+        units::bytes(server.rss_after),
+        server.bytes_per_connection.round(),
+        units::three_digits(server.login_cpu_s_per_million),
+        units::three_digits(server.cpu_s),
+        units::three_digits(server.cpu_s_per_million)
+    );
+}

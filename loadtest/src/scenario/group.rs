@@ -1,0 +1,254 @@
+//! Groups: one writer each, everyone a reader, every delivery checked.
+//!
+//! Clients are grouped by their number: the first `members` are the first group, its first client is
+//! the writer. The writer creates the group and the others join while the fleet comes in, as far as the
+//! wire knows such things. Closed loop: the next message of a group leaves when all have the last.
+
+use super::lead::{self, Lead};
+use super::outflow::{Line, Load, Outflow};
+use crate::dialect::{Ask, Dialect, Event, Message, Outcome, To};
+use crate::findings::Recorder;
+use crate::fleet::{Crew, Scenario};
+use crate::integrity::{Arrival, Arrivals};
+use crate::phase::Phase;
+use crate::record::Metric;
+use moorline_proto::time::Instant;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// What one client has sent and got; a reader sends nothing.
+#[derive(Debug, Default)]
+pub struct Member {
+    line: Option<Box<Line>>,
+    arrivals: Arrivals,
+    is_in: bool,
+}
+
+/// What is known of a group.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    is_open: bool,
+    /// Closed loop: readers that do not have the last message yet.
+    missing: u32,
+}
+
+/// The scenario and what it found.
+#[derive(Debug)]
+pub struct Group {
+    run: u32,
+    payload_bytes: u32,
+    members: u32,
+    outflow: Outflow,
+    rooms: Vec<Room>,
+    /// Clients that are in their group, or never will be.
+    settled: u32,
+    /// Clients that were told to ask later, by when.
+    again: VecDeque<(Instant, u32)>,
+    under_way: i64,
+    delivered: u64,
+    recorder: Recorder,
+}
+
+/// The pause before a client asks again that was told RETRY.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+impl Group {
+    /// `groups` of `members` clients each, the writer included.
+    pub fn new(load: Load, groups: u32, members: u32, payload_bytes: u32) -> Self {
+        Self {
+            run: lead::new_run(),
+            payload_bytes,
+            members,
+            outflow: Outflow::new(load, groups),
+            rooms: vec![Room::default(); groups as usize],
+            settled: 0,
+            again: VecDeque::new(),
+            under_way: 0,
+            delivered: 0,
+            recorder: Recorder::new(Metric::Deliver),
+        }
+    }
+
+    const fn writer(&self, group: u32) -> u32 {
+        group * self.members
+    }
+
+    /// Asks to be let in, where the wire has such a question.
+    fn ask<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, who: u32) {
+        let group = who / self.members;
+        let what = if who == self.writer(group) { Ask::Create(group) } else { Ask::Join(group) };
+        if !crew.ask(who, what) {
+            self.settle(crew, who, true);
+        }
+    }
+
+    fn settle<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, who: u32, is_in: bool) {
+        self.settled += 1;
+        crew.extra(who).is_in = is_in;
+        self.recorder.findings.tally.refused += u64::from(!is_in);
+        let group = who / self.members;
+        if who == self.writer(group) && is_in {
+            self.rooms[group as usize].is_open = true;
+            let readers = who + 1..who + self.members;
+            readers
+                .filter(|who| crew.is_active(*who))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|who| self.ask(crew, who));
+        }
+    }
+
+    fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
+        let from = self.writer(group);
+        while crew.is_active(from) && self.outflow.is_due(crew.extra(from).line.get_or_insert_default()) {
+            if self.outflow.is_closed_loop() && self.rooms[group as usize].missing > 0 {
+                return;
+            }
+            self.send(crew, group, now);
+        }
+    }
+
+    fn send<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
+        let from = self.writer(group);
+        let readers = (from + 1..from + self.members).filter(|who| crew.is_active(*who)).count();
+        let number = self.outflow.send(crew.extra(from).line.get_or_insert_default(), now);
+        let intended = self.outflow.intended(group, number, now);
+        let payload =
+            Lead { run: self.run, from, number, sent_at: now, intended }.payload(self.payload_bytes);
+        self.under_way += i64::try_from(readers).unwrap_or(i64::MAX);
+        self.rooms[group as usize].missing = u32::try_from(readers).unwrap_or(u32::MAX);
+        crew.send(Message { from, cid: number, number, to: To::Group(group), ack: 0, payload });
+    }
+
+    fn handle_delivery<D: Dialect>(
+        &mut self,
+        crew: &mut Crew<D, Member>,
+        who: u32,
+        payload: &[u8],
+        now: Instant,
+    ) {
+        let group = who / self.members;
+        let Some(lead) = Lead::of(payload).filter(|lead| lead.run == self.run) else { return };
+        if lead.from != self.writer(group) {
+            self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
+            return;
+        }
+        let arrival = crew.extra(who).arrivals.arrive(lead.number);
+        self.recorder.findings.tally.count_arrival(arrival);
+        if arrival == Arrival::Again {
+            return;
+        }
+        self.under_way -= 1;
+        self.delivered += 1;
+        if self.outflow.counts(lead.intended) {
+            self.recorder.record(Metric::Deliver, now.saturating_since(lead.intended));
+            self.recorder.record(Metric::DeliverRaw, now.saturating_since(lead.sent_at));
+        }
+        let room = &mut self.rooms[group as usize];
+        room.missing = room.missing.saturating_sub(1);
+        if room.missing == 0 && self.outflow.is_closed_loop() {
+            self.send_while_room(crew, group, now);
+        }
+    }
+
+    fn handle_answer<D: Dialect>(
+        &mut self,
+        crew: &mut Crew<D, Member>,
+        who: u32,
+        (cid, outcome): (u32, Outcome),
+        now: Instant,
+    ) {
+        let group = who / self.members;
+        let line = crew.extra(who).line.get_or_insert_default();
+        let is_first = self.outflow.handle_answer(&mut self.recorder, (group, line), (cid, outcome), now);
+        if is_first && outcome != Outcome::Done {
+            self.under_way -= i64::from(self.members - 1);
+            self.rooms[group as usize].missing = 0;
+        }
+        self.send_while_room(crew, group, now);
+    }
+}
+
+impl<D: Dialect> Scenario<D> for Group {
+    type Extra = Member;
+
+    fn on_phase(&mut self, crew: &mut Crew<D, Member>, phase: Phase, now: Instant) {
+        self.outflow.on_phase(phase, now);
+        match phase {
+            Phase::Warmup if self.outflow.is_closed_loop() => {
+                (0..self.rooms.len()).for_each(|group| {
+                    self.send_while_room(crew, u32::try_from(group).expect("below a u32"), now);
+                });
+            }
+            Phase::Over => (0..crew.len()).for_each(|who| crew.ack(who)),
+            _ => {}
+        }
+    }
+
+    fn on_event(&mut self, crew: &mut Crew<D, Member>, who: u32, event: Event, now: Instant) {
+        match event {
+            Event::Welcome => {
+                let group = who / self.members;
+                if who == self.writer(group) || self.rooms[group as usize].is_open {
+                    self.ask(crew, who);
+                }
+            }
+            Event::Said(Outcome::Retry) => self.again.push_back((now + ASK_AGAIN_AFTER, who)),
+            Event::Said(outcome) if !crew.extra(who).is_in => {
+                self.settle(crew, who, outcome == Outcome::Done);
+            }
+            Event::Delivery { payload, .. } => self.handle_delivery(crew, who, &payload, now),
+            Event::Answer { cid, outcome } => self.handle_answer(crew, who, (cid, outcome), now),
+            _ => {}
+        }
+    }
+
+    fn on_time(&mut self, crew: &mut Crew<D, Member>, now: Instant) {
+        while let Some((_, who)) = self.again.front().copied().filter(|(at, _)| *at <= now) {
+            self.again.pop_front();
+            self.ask(crew, who);
+        }
+        while let Some(group) = self.outflow.take_due(&mut self.recorder, now) {
+            let writer = self.writer(group);
+            crew.extra(writer).line.get_or_insert_default().due += 1;
+            self.send_while_room(crew, group, now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let again = self.again.front().map(|(at, _)| *at);
+        self.outflow.deadline().into_iter().chain(again).min()
+    }
+
+    fn is_ready(&self, crew: &Crew<D, Member>) -> bool {
+        self.settled >= crew.counts().active
+    }
+
+    fn is_settled(&self, _crew: &Crew<D, Member>) -> bool {
+        self.under_way <= 0
+    }
+
+    fn done(&self) -> u64 {
+        self.delivered
+    }
+
+    fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    fn finish(&mut self, crew: &mut Crew<D, Member>, now: Instant) {
+        for group in 0..u32::try_from(self.rooms.len()).expect("below a u32") {
+            let writer = self.writer(group);
+            let line = crew.extra(writer).line.take().unwrap_or_default();
+            let sent = line.flight.sent();
+            if self.outflow.has_answers() {
+                self.outflow.finish(&mut self.recorder, group, &line, now);
+            }
+            for who in writer + 1..writer + self.members {
+                if crew.extra(who).is_in {
+                    self.recorder.findings.tally.lost += u64::from(crew.extra(who).arrivals.lost(sent));
+                }
+            }
+        }
+    }
+}

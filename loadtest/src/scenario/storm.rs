@@ -1,0 +1,114 @@
+//! A storm: a part of the fleet loses its connections in one moment and comes back, beside a chat of the rest.
+
+use super::chat::{Chat, Half, Patience};
+use super::outflow::Load;
+use crate::dialect::{Dialect, Event};
+use crate::findings::Recorder;
+use crate::fleet::{Crew, Scenario};
+use crate::phase::Phase;
+use crate::record::Metric;
+use moorline_proto::time::Instant;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The storm is over when so many of those who went are back: 99 in 100.
+const BACK_PART: (u32, u32) = (99, 100);
+
+/// How a storm goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormRule {
+    /// The first so many clients stay, and chat.
+    pub stay: u32,
+    /// Measuring time before it breaks.
+    pub calm: Duration,
+}
+
+/// The scenario and what it found.
+#[derive(Debug)]
+pub struct Storm {
+    chat: Chat,
+    rule: StormRule,
+    breaks_at: Option<Instant>,
+    broke_at: Option<Instant>,
+    gone: u32,
+    back: u32,
+}
+
+impl Storm {
+    /// Those who stay chat under `load`.
+    pub fn new(rule: StormRule, load: Load, payload_bytes: u32) -> Self {
+        Self {
+            chat: Chat::new(load, rule.stay, payload_bytes, Patience::None),
+            rule,
+            breaks_at: None,
+            broke_at: None,
+            gone: 0,
+            back: 0,
+        }
+    }
+
+    fn break_out<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        (self.breaks_at, self.broke_at) = (None, Some(now));
+        self.chat.set_storm(now, true);
+        for who in self.rule.stay..crew.len() {
+            if crew.is_active(who) {
+                crew.break_off(who, now);
+                self.gone += 1;
+            }
+        }
+    }
+
+    fn on_back(&mut self, since: Instant, now: Instant) {
+        self.chat.recorder.record(Metric::Back, now.saturating_since(since));
+        self.back += 1;
+        let (part, whole) = BACK_PART;
+        if self.back == (self.gone * part).div_ceil(whole) {
+            self.chat.set_storm(now, false);
+        }
+    }
+}
+
+impl<D: Dialect> Scenario<D> for Storm {
+    type Extra = Half;
+
+    fn on_phase(&mut self, crew: &mut Crew<D, Half>, phase: Phase, now: Instant) {
+        if phase == Phase::Measure {
+            self.breaks_at = Some(now + self.rule.calm);
+        }
+        self.chat.on_phase(crew, phase, now);
+    }
+
+    fn on_event(&mut self, crew: &mut Crew<D, Half>, who: u32, event: Event, now: Instant) {
+        match (&event, self.broke_at) {
+            (Event::Welcome, Some(since)) if who >= self.rule.stay => self.on_back(since, now),
+            _ => self.chat.on_event(crew, who, event, now),
+        }
+    }
+
+    fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        if self.breaks_at.is_some_and(|at| at <= now) {
+            self.break_out(crew, now);
+        }
+        self.chat.on_time(crew, now);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Scenario::<D>::deadline(&self.chat).into_iter().chain(self.breaks_at).min()
+    }
+
+    fn is_settled(&self, crew: &Crew<D, Half>) -> bool {
+        self.back == self.gone && self.chat.is_settled(crew)
+    }
+
+    fn done(&self) -> u64 {
+        Scenario::<D>::done(&self.chat)
+    }
+
+    fn recorder(&mut self) -> &mut Recorder {
+        &mut self.chat.recorder
+    }
+
+    fn finish(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        self.chat.finish(crew, now);
+    }
+}
