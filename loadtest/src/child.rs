@@ -88,14 +88,14 @@ impl Server {
 }
 
 impl Server {
-    /// Ends it with this signal, and waits until it has ended.
-    pub fn end(mut self, signal: Signal) {
-        self.end_with(signal);
+    /// Ends it with this signal, and waits until it has ended; kills it after `within`.
+    pub fn end(mut self, signal: Signal, within: Duration) {
+        self.end_with(signal, within);
     }
 
-    fn end_with(&mut self, signal: Signal) {
+    fn end_with(&mut self, signal: Signal, within: Duration) {
         let _ = kill(Pid::from_raw(self.pid()), signal);
-        let rounds = END_WITHIN.as_millis() / END_POLL.as_millis();
+        let rounds = within.as_millis() / END_POLL.as_millis();
         for _ in 0..rounds {
             if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
                 return;
@@ -114,7 +114,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            self.end_with(Signal::SIGTERM);
+            self.end_with(Signal::SIGTERM, END_WITHIN);
         }
     }
 }

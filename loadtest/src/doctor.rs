@@ -79,14 +79,14 @@ pub struct Facts {
     pub tcp_pages: Option<u64>,
     /// net.core.somaxconn.
     pub backlog: Option<u64>,
-    /// net.netfilter.nf_conntrack_max.
+    /// net.netfilter.nf_conntrack_max, where connections are tracked.
     pub conntrack: Option<u64>,
 }
 
 impl Facts {
     /// Of this machine.
     pub fn here(sources: &Sources, server: Option<i32>) -> Self {
-        let number = |name: &str| sysctl(name)?.parse().ok();
+        let number = |name: &str| -> Option<u64> { sysctl(name)?.parse().ok() };
         let numbers = |name: &str| -> Option<Vec<u64>> {
             sysctl(name)?.split(' ').map(|word| word.parse().ok()).collect()
         };
@@ -102,7 +102,10 @@ impl Facts {
             memory: field(&memory, "MemAvailable").and_then(|kib| kib_to_bytes(&kib)),
             tcp_pages: numbers("net.ipv4.tcp_mem").and_then(|it| it.get(2).copied()),
             backlog: number("net.core.somaxconn"),
-            conntrack: number("net.netfilter.nf_conntrack_max"),
+            // A table that nobody is in belongs to a kernel that tracks nothing.
+            conntrack: number("net.netfilter.nf_conntrack_count")
+                .filter(|count| *count > 0)
+                .and(number("net.netfilter.nf_conntrack_max")),
         }
     }
 }

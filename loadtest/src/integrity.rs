@@ -61,6 +61,12 @@ impl Flight {
         (first..).zip(&self.sent_at).filter(|(_, at)| **at != ANSWERED).map(|(cid, _)| cid)
     }
 
+    /// When an unanswered cid left.
+    pub fn sent_at(&self, cid: u32) -> Option<Instant> {
+        let place = cid.checked_sub(self.answered_before + 1)?;
+        self.sent_at.get(place as usize).copied().filter(|at| *at != ANSWERED)
+    }
+
     /// Judges the answer to `cid`.
     pub fn answer(&mut self, cid: u32) -> Answer {
         if cid == 0 || cid > self.sent() {

@@ -13,6 +13,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// A server that drains ends within this, or is killed.
+const DRAIN_WITHIN: Duration = Duration::from_secs(120);
+
 /// What is done to the server, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartRule {
@@ -116,7 +119,7 @@ impl Work {
             How::Serve { command, signal } => {
                 self.markers.add(signal.as_str());
                 let old = self.server.take().expect("it was started before");
-                old.end(signal);
+                old.end(signal, DRAIN_WITHIN);
                 self.server = Some(serve(&command, self.target).map_err(|failure| failure.to_string())?);
                 Ok(())
             }

@@ -168,9 +168,9 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         is_known
     }
 
-    /// Ends a client's connection because the server asked for it.
-    pub(super) fn leave(&mut self, who: u32) {
-        if self.is_active(who) {
+    /// Ends a client's connection because the server asked for it, unless it has another one since.
+    pub(super) fn leave(&mut self, who: u32, asked: Instant) {
+        if self.is_active(who) && self.clients[who as usize].since <= asked {
             self.fail(who, None);
         }
     }

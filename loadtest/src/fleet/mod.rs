@@ -28,7 +28,7 @@ use crate::phase::{Phase, Progress, Stage};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use moorline_proto::time::Instant;
-use returns::Returns;
+use returns::{Departures, Returns};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -98,7 +98,7 @@ pub fn run<D: Dialect, S: Scenario<D>>(
         stage: Stage::new(plan.timeline, now),
         ramp: Ramp::new(plan.ramp, plan.clients, now),
         returns: Returns::default(),
-        departures: Returns::default(),
+        departures: Departures::default(),
         beats: None,
         go_at: None,
         ran: Ran::default(),
@@ -125,7 +125,7 @@ struct Driver<'a, D: Dialect, S: Scenario<D>> {
     stage: Stage,
     ramp: Ramp,
     returns: Returns,
-    departures: Returns,
+    departures: Departures,
     beats: Option<Beats>,
     /// When traffic begins, once the overseer has said so.
     go_at: Option<Instant>,
@@ -236,10 +236,10 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
 
     fn handle_losses(&mut self, now: Instant) {
         for (who, window) in self.crew.leaving.drain(..) {
-            self.departures.add_within(who, window, now);
+            self.departures.add(who, window, now);
         }
-        while let Some(who) = self.departures.take_due(now) {
-            self.crew.leave(who);
+        while let Some((who, asked)) = self.departures.take_due(now) {
+            self.crew.leave(who, asked);
         }
         while let Some(loss) = self.crew.lost.pop_front() {
             if loss.was_active {
@@ -323,7 +323,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         if now < self.second_at {
             return Ok(());
         }
-        self.second_at = now + SECOND;
+        self.second_at = if now < self.second_at + SECOND { self.second_at + SECOND } else { now + SECOND };
         self.crew.expire_logins(now);
         let second = Second {
             phase: Some(self.stage.phase()),

@@ -34,7 +34,7 @@ fn random_part() -> f64 {
     f64::from(getrandom::u32().expect("the kernel has random bytes")) / f64::from(u32::MAX)
 }
 
-/// Clients by when they come back, or leave.
+/// Clients by when they come back.
 #[derive(Debug, Default)]
 pub(super) struct Returns(BinaryHeap<Reverse<(Instant, u32)>>);
 
@@ -42,11 +42,6 @@ impl Returns {
     /// `who` tries again: after what the server asked for (`at_least`), and a random part of what the rule says.
     pub(super) fn add(&mut self, rule: ReturnRule, who: u32, tries: u8, at_least: Duration, now: Instant) {
         self.0.push(Reverse((now + at_least + rule.wait(tries, random_part()), who)));
-    }
-
-    /// `who` goes or comes at a random moment within `window`.
-    pub(super) fn add_within(&mut self, who: u32, window: Duration, now: Instant) {
-        self.0.push(Reverse((now + window.mul_f64(random_part()), who)));
     }
 
     pub(super) fn take_due(&mut self, now: Instant) -> Option<u32> {
@@ -59,6 +54,30 @@ impl Returns {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((at, _))| *at)
+    }
+}
+
+/// Clients that were asked to leave, by when they do.
+#[derive(Debug, Default)]
+pub(super) struct Departures(BinaryHeap<Reverse<(Instant, Instant, u32)>>);
+
+impl Departures {
+    /// `who` was asked now to leave within `window`, and does so at a random moment of it.
+    pub(super) fn add(&mut self, who: u32, window: Duration, now: Instant) {
+        self.0.push(Reverse((now + window.mul_f64(random_part()), now, who)));
+    }
+
+    /// Who leaves now, and when it was asked to.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u32, Instant)> {
+        let Reverse((at, asked, who)) = *self.0.peek()?;
+        (at <= now).then(|| {
+            self.0.pop();
+            (who, asked)
+        })
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.0.peek().map(|Reverse((at, ..))| *at)
     }
 }
 

@@ -151,7 +151,8 @@ impl Monitor {
         if now < self.next {
             return None;
         }
-        self.next = now + SECOND;
+        // On the second, also after a late one; after a long stall from here on.
+        self.next = if now < self.next + SECOND { self.next + SECOND } else { now + SECOND };
         let row = self.take_row(now);
         self.live.show(&row);
         let is_measuring = row.phase == Phase::Measure.label();

@@ -95,14 +95,15 @@ impl Chat {
     fn send<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, from: u32, now: Instant) {
         let number = self.outflow.send(&mut crew.extra(from).line, now);
         self.under_way += 1;
-        self.put(crew, from, number, now);
+        self.put(crew, from, number);
     }
 
-    /// Writes message `number`, for the first time or again.
-    fn put<D: Dialect>(&self, crew: &mut Crew<D, Half>, from: u32, number: u32, now: Instant) {
-        let intended = self.outflow.intended(from, number, now);
-        let payload =
-            Lead { run: self.run, from, number, sent_at: now, intended }.payload(self.payload_bytes);
+    /// Writes an unanswered message, for the first time or again: the same bytes each time, for the
+    /// same key with other content is a conflict.
+    fn put<D: Dialect>(&self, crew: &mut Crew<D, Half>, from: u32, number: u32) {
+        let sent_at = crew.extra(from).line.flight.sent_at(number).expect("it is unanswered");
+        let intended = self.outflow.intended(from, number, sent_at);
+        let payload = Lead { run: self.run, from, number, sent_at, intended }.payload(self.payload_bytes);
         let cid = number - crew.extra(from).cid_base;
         crew.send(Message { from, cid, number, to: To::Client(from ^ 1), ack: 0, payload });
     }
@@ -174,14 +175,14 @@ impl Chat {
     fn send_again<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
         while let Some(Reverse((_, who))) = self.again.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.again.pop();
-            self.put_unanswered(crew, who, now);
+            self.put_unanswered(crew, who);
         }
     }
 
-    fn put_unanswered<D: Dialect>(&self, crew: &mut Crew<D, Half>, who: u32, now: Instant) {
+    fn put_unanswered<D: Dialect>(&self, crew: &mut Crew<D, Half>, who: u32) {
         if crew.is_active(who) {
             let open: Vec<u32> = crew.extra(who).line.flight.unanswered().collect();
-            open.into_iter().for_each(|number| self.put(crew, who, number, now));
+            open.into_iter().for_each(|number| self.put(crew, who, number));
         }
     }
 }
@@ -213,7 +214,7 @@ impl<D: Dialect> Scenario<D> for Chat {
             Event::Welcome if crew.extra(who).is_reborn => {
                 let half = crew.extra(who);
                 half.cid_base = half.line.flight.sent() - half.line.flight.span();
-                self.put_unanswered(crew, who, now);
+                self.put_unanswered(crew, who);
                 self.send_while_room(crew, who, now);
             }
             _ => {}

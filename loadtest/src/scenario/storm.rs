@@ -14,6 +14,10 @@ use std::time::Duration;
 /// The storm is over when so many of those who went are back: 99 in 100.
 const BACK_PART: (u32, u32) = (99, 100);
 
+/// Connections that are broken in one turn of the loop: closing thousands in one go would stand
+/// in the way of the chat that is watched.
+const BREAKS_PER_TURN: u32 = 64;
+
 /// How a storm goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StormRule {
@@ -30,6 +34,8 @@ pub struct Storm {
     rule: StormRule,
     breaks_at: Option<Instant>,
     broke_at: Option<Instant>,
+    /// Clients from here on are still to be broken off.
+    next: u32,
     gone: u32,
     back: u32,
 }
@@ -42,19 +48,27 @@ impl Storm {
             rule,
             breaks_at: None,
             broke_at: None,
+            next: rule.stay,
             gone: 0,
             back: 0,
         }
     }
 
-    fn break_out<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
-        (self.breaks_at, self.broke_at) = (None, Some(now));
-        self.chat.set_storm(now, true);
-        for who in self.rule.stay..crew.len() {
+    fn break_some<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+        if self.broke_at.is_none() {
+            self.broke_at = Some(now);
+            self.chat.set_storm(now, true);
+        }
+        let end = crew.len().min(self.next + BREAKS_PER_TURN);
+        for who in self.next..end {
             if crew.is_active(who) {
                 crew.break_off(who, now);
                 self.gone += 1;
             }
+        }
+        self.next = end;
+        if end == crew.len() {
+            self.breaks_at = None;
         }
     }
 
@@ -62,7 +76,7 @@ impl Storm {
         self.chat.recorder.record(Metric::Back, now.saturating_since(since));
         self.back += 1;
         let (part, whole) = BACK_PART;
-        if self.back == (self.gone * part).div_ceil(whole) {
+        if self.breaks_at.is_none() && self.back == (self.gone * part).div_ceil(whole) {
             self.chat.set_storm(now, false);
         }
     }
@@ -87,7 +101,7 @@ impl<D: Dialect> Scenario<D> for Storm {
 
     fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
         if self.breaks_at.is_some_and(|at| at <= now) {
-            self.break_out(crew, now);
+            self.break_some(crew, now);
         }
         self.chat.on_time(crew, now);
     }
