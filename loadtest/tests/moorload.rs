@@ -65,6 +65,177 @@ fn each_fault_of_the_answers_fails_the_run_under_its_name() {
 }
 
 #[test]
+fn each_fault_of_the_deliveries_fails_the_run_under_its_name() {
+    let cases = [
+        (Fault::None, ""),
+        (Fault::LosePush(50), "lost"),
+        (Fault::DuplicatePush(50), "duplicated"),
+        (Fault::ReorderPush(50), "reordered"),
+        (Fault::StrayPush(50), "duplicated"),
+    ];
+    for work in ["chat -c 4 -r 1k/s", "group --groups 2 --members 4 -r 400/s"] {
+        for (fault, name) in cases {
+            let target = server::start(fault).to_string();
+            let (code, report) = moorload(&format!("{work} -d 500ms --warmup 100ms --drain 500ms"), &target);
+            let integrity = report["integrity"].as_object().unwrap();
+            if name.is_empty() {
+                assert!(is_sound(code, &report), "{work}: {report}");
+                assert!(report["latencies"]["deliver"]["count"].as_u64().unwrap() > 100, "{report}");
+                continue;
+            }
+            assert_eq!(code, 4, "{work} {fault:?}: {report}");
+            assert!(integrity[name].as_u64().unwrap() > 0, "{work} {fault:?}: {report}");
+        }
+    }
+}
+
+#[test]
+fn a_fleet_over_several_processes_is_one_run() {
+    let target = server::start(Fault::None).to_string();
+    for work in
+        ["ping -c 30 -r 2k/s", "chat -c 30 -r 2k/s", "group --groups 5 --members 6 -r 200/s", "hold -c 30"]
+    {
+        let line =
+            format!("{work} --procs 3 -d 600ms --warmup 200ms --heartbeat 200ms --uid-prefix {}", &work[..4]);
+        let (code, report) = moorload(&line, &target);
+        assert!(code == 0 || is_sound(code, &report), "{work}: {report}");
+        assert_eq!(
+            (&report["connections"]["held"], &report["processes"]),
+            (&30.into(), &3.into()),
+            "{report}"
+        );
+        if let Some(offered) = report["offered_per_s"].as_f64() {
+            let wanted = if work.starts_with("group") { 200.0 } else { 2_000.0 };
+            assert!((offered / wanted - 1.0).abs() < 0.1, "{work}: the parts share the rate: {report}");
+        }
+    }
+}
+
+#[test]
+fn one_process_that_fails_ends_all() {
+    let target = server::start(Fault::NoLogin).to_string();
+    assert_eq!(moorload("ping -c 10 --procs 2 -d 100ms", &target).0, 3);
+}
+
+#[test]
+fn expectations_decide_and_an_abort_ends_early() {
+    let target = server::start(Fault::None).to_string();
+    let (code, report) = moorload("ping -c 4 -d 300ms --expect rate>1 --expect answer.p99<10s", &target);
+    assert_eq!(code, 0, "{report}");
+    let (code, report) = moorload("ping -c 4 -d 300ms --expect rate>1g/s --expect answer.p99<10s", &target);
+    assert_eq!(code, 1, "1g is no number: {report}");
+    let (code, report) = moorload("ping -c 4 -d 300ms --expect rate>90m/s --expect answer.p99<10s", &target);
+    assert_eq!(code, 99, "{report}");
+    let failed: Vec<bool> =
+        report["expectations"].as_array().unwrap().iter().map(|it| !it["failed"].is_null()).collect();
+    assert_eq!(failed, [true, false]);
+    let (code, report) = moorload("ping -c 4 -d 10m --warmup 100ms --abort answer.p50>1us", &target);
+    assert_eq!(code, 99, "{report}");
+    assert!(report["seconds"].as_f64().unwrap() < 60.0, "{report}");
+}
+
+#[test]
+fn a_storm_breaks_its_part_and_waits_until_all_are_back() {
+    let target = server::start(Fault::None).to_string();
+    let line = "storm -c 60 --drop 50% --calm 300ms -d 2s --warmup 100ms -r 500/s";
+    let (code, report) = moorload(line, &target);
+    assert!(is_sound(code, &report), "{report}");
+    assert_eq!(report["latencies"]["back"]["count"], 30, "{report}");
+    assert_eq!(report["connections"]["held"], 60, "{report}");
+    assert!(report["latencies"]["back"]["max"].as_u64().unwrap() < 2_000_000_000, "{report}");
+}
+
+#[test]
+fn a_search_ends_at_a_rate_that_holds() {
+    let target = server::start(Fault::None).to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+        .args("find ping -c 4 --from 200/s --to 400/s -d 300ms --warmup 100ms --json -q --no-out".split(' '))
+        .arg(&target)
+        .output()
+        .unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 5)), "{found}");
+    assert!(found["best"].as_f64().unwrap() >= 200.0, "{found}");
+    assert!(!found["probes"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn a_run_leaves_a_folder_that_keeps_its_schema_and_can_be_compared() {
+    let target = server::start(Fault::None).to_string();
+    let root = std::env::temp_dir().join(format!("moorload-test-{}", std::process::id()));
+    let folders = ["one", "two"].map(|name| root.join(name));
+    for folder in &folders {
+        let status = Command::new(env!("CARGO_BIN_EXE_moorload"))
+            .args("chat -c 8 -r 500/s -d 2s --warmup 100ms -q -o".split(' '))
+            .args([folder.as_os_str(), target.as_ref()])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(matches!(status.code(), Some(0 | 5)), "{status}");
+    }
+    let read = |name: &str| std::fs::read_to_string(folders[0].join(name)).unwrap();
+    let summary: Value = serde_json::from_str(&read("summary.json")).unwrap();
+    let schema: Value = serde_json::from_str(include_str!("../schema/summary.schema.json")).unwrap();
+    if let Err(error) = jsonschema::validate(&schema, &summary) {
+        panic!("summary.json: {error}");
+    }
+    let mut wrong = summary.clone();
+    wrong["integrity"]["lost"] = "none".into();
+    assert!(jsonschema::validate(&schema, &wrong).is_err(), "the schema says something");
+    let timeline = read("timeline.csv");
+    let columns = timeline.lines().map(|line| line.split(',').count());
+    assert!(columns.clone().all(|count| count == 14) && columns.count() >= 2, "{timeline}");
+    assert!(read("deliver.hgrm").contains("1.000000000000"));
+    assert!(read("latency.hlog").contains("Tag=deliver,"));
+    let page = read("report.html");
+    assert!(page.contains("uPlot") && page.contains("\"at_s\"") && !page.contains("src=\"http"));
+    let env: Value = serde_json::from_str(&read("env.json")).unwrap();
+    assert!(env["arguments"].as_array().unwrap().iter().any(|it| it == "chat"), "{env}");
+
+    let comparison = root.join("comparison.html");
+    let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+        .arg("report")
+        .args([&folders[0], &folders[1]])
+        .arg("--compare")
+        .arg(&folders[0])
+        .arg("--html")
+        .arg(&comparison)
+        .output()
+        .unwrap();
+    let (text, notes) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{text}{notes}");
+    assert!(text.contains("deliver.p99") && text.contains("+0.0%"), "{text}");
+    assert!(notes.is_empty(), "the histograms and the summary agree: {notes}");
+    assert!(std::fs::read_to_string(comparison).unwrap().contains("percentiles"));
+    std::fs::remove_dir_all(root).unwrap();
+}
+
+#[test]
+fn the_doctor_says_what_is_missing() {
+    let target = server::start(Fault::None).to_string();
+    let doctor = |connections: &str, target: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+            .args(["doctor", "-c", connections, "--json", target])
+            .output()
+            .unwrap();
+        let rows: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), rows)
+    };
+    let (code, rows) = doctor("10", &target);
+    assert_eq!(code, 0, "{rows}");
+    assert!(rows.as_array().unwrap().len() >= 4, "{rows}");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, rows) = doctor("10", &closed);
+    assert_eq!(code, 3, "{rows}");
+    assert!(rows.to_string().contains("moorline run"), "{rows}");
+    // A million and more sockets need more of something than any test machine has.
+    let (code, rows) = doctor("4000m", &target);
+    assert_eq!(code, 2, "{rows}");
+    let missing = rows.as_array().unwrap().iter().filter(|row| row["state"] == "missing");
+    assert!(missing.clone().count() > 0 && missing.clone().all(|row| row["fix"] != ""), "{rows}");
+}
+
+#[test]
 fn a_stalled_server_shows_in_the_corrected_latency_and_not_in_the_raw_median() {
     let (code, report) = ping(Fault::Stall(100, 600), "-c 1 -w 1 -r 500/s -d 1500ms");
     assert!(is_sound(code, &report), "{report}");

@@ -29,6 +29,7 @@ mod flood;
 mod gateway;
 mod hostile;
 mod kick;
+mod load;
 mod login;
 mod mass_login;
 mod process;

@@ -129,7 +129,7 @@ impl Group {
     ) {
         let group = who / self.members;
         let Some(lead) = Lead::of(payload).filter(|lead| lead.run == self.run) else { return };
-        if lead.from != self.writer(group) {
+        if lead.from != self.writer(group) || lead.from == who {
             self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
             return;
         }
@@ -225,7 +225,7 @@ impl<D: Dialect> Scenario<D> for Group {
     }
 
     fn is_settled(&self, _crew: &Crew<D, Member>) -> bool {
-        self.under_way <= 0
+        self.under_way <= 0 && (!self.outflow.has_answers() || self.outflow.unanswered() == 0)
     }
 
     fn done(&self) -> u64 {

@@ -1,0 +1,77 @@
+#!/bin/sh
+# A million connections on one machine: gateway, a backend that answers, and the generator.
+#
+#   loadtest/million.sh [connections] [folder]        1000000 and ./million by default
+#
+# Needs about 8.5 GiB of memory per million (most of it the kernel's), Linux, and limits that hold so many sockets
+# in one process; `moorload doctor -c 1m 127.0.0.1:7000` says which are missing. Run as root it raises
+# them itself, for this run only, except sysctls, which it prints when they are too low.
+# Times it: RAMP (connects per second), HEARTBEAT, HOLD (how long to measure).
+set -eu
+
+connections=${1:-1000000}
+folder=${2:-million}
+ramp=${RAMP:-5000/s}
+heartbeat=${HEARTBEAT:-240s}
+hold=${HOLD:-60s}
+gateway=127.0.0.1:7000
+here=$(cd "$(dirname "$0")/.." && pwd)
+PATH="$here/target/release:$PATH"
+
+command -v moorline >/dev/null && command -v moorload >/dev/null || {
+    echo "million.sh: moorline and moorload are not there: cargo build --release --workspace" >&2
+    exit 2
+}
+needed=$((connections + 1000))
+[ "$(ulimit -n)" -ge "$needed" ] 2>/dev/null || ulimit -n "$needed" 2>/dev/null || {
+    echo "million.sh: open files are limited to $(ulimit -Hn), $needed are needed: raise LimitNOFILE or nofile" >&2
+    exit 2
+}
+mkdir -p "$folder"
+
+facts() { # what the kernel says, into a file
+    { date; cat /proc/meminfo /proc/net/sockstat; } >"$folder/$1.txt"
+}
+
+moorline backend --set handler=acker --set listen=127.0.0.1:7100 --log-level error >"$folder/backend.log" 2>&1 &
+backend=$!
+moorline run --set 'backend.endpoints=["127.0.0.1:7100"]' --set auth.mode=dev \
+    --set "listener.address=$gateway" --set admin.address=127.0.0.1:7001 \
+    --set "limits.connections_max=$((connections + 500))" >"$folder/gateway.log" 2>&1 &
+process=$!
+trap 'kill $process $backend 2>/dev/null || true' EXIT
+tries=0
+until grep -q ' ready ' "$folder/gateway.log" && grep -q ' ready ' "$folder/backend.log"; do
+    kill -0 $process && kill -0 $backend || { cat "$folder/gateway.log" "$folder/backend.log"; exit 3; }
+    tries=$((tries + 1))
+    [ $tries -lt 120 ] || { echo "million.sh: the gateway is not ready after a minute" >&2; exit 3; }
+    sleep 0.5
+done
+
+facts before
+moorload doctor -c "$connections" --pid $process "$gateway" || echo "million.sh: goes on all the same"
+moorload hold -c "$connections" -R "$ramp" --at-once 128 --heartbeat "$heartbeat" --warmup 10s -d "$hold" \
+    --drain 30s --pid $process -o "$folder/run" "$gateway" &
+load=$!
+# Looks while they are held: a sample every ten seconds, the last one before the end counts.
+while kill -0 $load 2>/dev/null; do
+    sleep 10
+    facts during.new
+    ls /proc/$process/fd 2>/dev/null | wc -l >"$folder/descriptors.new"
+    [ "$(cat "$folder/descriptors.new")" -gt "$((connections / 2))" ] || continue
+    mv "$folder/during.new.txt" "$folder/during.txt"
+    mv "$folder/descriptors.new" "$folder/descriptors.txt"
+done
+result=0
+wait $load || result=$?
+rm -f "$folder"/*.new "$folder"/*.new.txt
+
+value() { # a figure of a file, in KiB or pages
+    awk -v name="$2" '$1 == name { print $2 }' "$folder/$1.txt"
+}
+slab=$(($(value during Slab:) - $(value before Slab:)))
+used=$(($(value before MemAvailable:) - $(value during MemAvailable:)))
+echo "kernel     slab +$((slab / 1024)) MiB, $((slab * 1024 / connections / 2)) bytes per socket end; all memory +$((used / 1024)) MiB"
+echo "descriptors $(cat "$folder/descriptors.txt") of the gateway's process"
+grep '^TCP:' "$folder/during.txt"
+exit $result
