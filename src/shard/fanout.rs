@@ -2,7 +2,9 @@
 //!
 //! A push with many targets is kept with the list of its receivers and delivered a few hundred at a time,
 //! after everything else that a turn of the loop has to do. The payload is shared; nothing is copied per
-//! receiver. Fan-outs are served one after the other, so their order is kept.
+//! receiver. Fan-outs are served one after the other, so their order is kept. What comes for the same
+//! receivers while another fan-out is under way goes out together, in one write to each: the busier a
+//! group is, the less a delivery costs.
 
 use super::delivery::report;
 use super::{Count, Outputs, Shard};
@@ -21,11 +23,24 @@ const FANOUTS_MAX: usize = 1024;
 /// Their receivers.
 const RECEIVERS_MAX: usize = 4 << 20;
 
+/// Pushes that go out together.
+const TOGETHER_MAX: usize = 16;
+
 /// What waits to be delivered.
 #[derive(Debug, Default)]
 pub(super) struct Fanouts {
-    waiting: VecDeque<(Push, Vec<ConnKey>)>,
+    waiting: VecDeque<Fanout>,
     receivers: usize,
+}
+
+/// Pushes for the same receivers, in their order.
+#[derive(Debug)]
+struct Fanout {
+    pushes: Vec<Push>,
+    /// Those still to be served, the next one last.
+    keys: Vec<ConnKey>,
+    /// Some were served: no push may be added.
+    is_begun: bool,
 }
 
 impl Shard {
@@ -42,24 +57,33 @@ impl Shard {
             return;
         }
         *receivers += keys.len();
-        keys.reverse(); // taken from the end
-        waiting.push_back((push, keys));
         self.tally[Count::Fanouts] += 1;
+        keys.reverse(); // taken from the end
+        match waiting.back_mut() {
+            Some(last) if !last.is_begun && last.pushes.len() < TOGETHER_MAX && last.keys == keys => {
+                last.pushes.push(push);
+            }
+            _ => waiting.push_back(Fanout { pushes: vec![push], keys, is_begun: false }),
+        }
     }
 
     /// Delivers the next slice. The owner calls it last in each turn.
     pub fn handle_fanout(&mut self, now: Instant, outputs: &mut Outputs) {
         let mut budget = SLICE;
         while budget > 0 {
-            let Some((push, mut keys)) = self.fanouts.waiting.pop_front() else { return };
-            let count = keys.len().min(budget);
-            for key in keys.split_off(keys.len() - count).into_iter().rev() {
-                self.deliver(now, key, &push, outputs);
+            let Some(mut fanout) = self.fanouts.waiting.pop_front() else { return };
+            fanout.is_begun = true;
+            let together = fanout.pushes.len();
+            let count = fanout.keys.len().min(budget.div_ceil(together));
+            for key in fanout.keys.split_off(fanout.keys.len() - count).into_iter().rev() {
+                for push in &fanout.pushes {
+                    self.deliver(now, key, push, outputs);
+                }
             }
-            budget -= count;
-            self.fanouts.receivers -= count;
-            if !keys.is_empty() {
-                self.fanouts.waiting.push_front((push, keys));
+            budget = budget.saturating_sub(count * together);
+            self.fanouts.receivers -= count * together;
+            if !fanout.keys.is_empty() {
+                self.fanouts.waiting.push_front(fanout);
             }
         }
     }

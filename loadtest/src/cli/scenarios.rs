@@ -43,11 +43,7 @@ pub(super) fn chat(args: &ChatArgs, stop: &Stop) -> Result<Exit, Failure> {
 
 pub(super) fn group(args: &GroupArgs, stop: &Stop) -> Result<Exit, Failure> {
     let size = size_of_groups(&args.fleet, args.groups, args.members)?;
-    let load = match load(&args.traffic) {
-        // The next message of a group leaves when all have the last: answers do not pace it.
-        Load::Closed { .. } => Load::Closed { window: u32::MAX },
-        open @ Load::Open { .. } => open,
-    };
+    let load = load(&args.traffic);
     let payload = args.traffic.payload.max(LEAD_BYTES);
     let work = Work::Group { load, payload, groups: args.groups, members: args.members };
     launch::run(&Launch::new(&args.fleet, size, work, Metric::Deliver)?, stop)

@@ -25,6 +25,9 @@ const BEAT_RARELY: Duration = Duration::from_secs(20);
 /// Unanswered messages per client in the open loop.
 const OPEN_WINDOW: u32 = 16;
 
+/// Messages under way in the busy fan-out.
+const FANOUT_UNDER_WAY: u32 = 4;
+
 /// A load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leg {
@@ -38,8 +41,10 @@ pub(super) enum Leg {
     Echo,
     /// One to one in pairs.
     Chat,
-    /// One writer to all.
+    /// One writer to all, one message at a time.
     FanOut,
+    /// The same with several messages under way.
+    FanOutBusy,
 }
 
 /// What a leg gave.
@@ -54,8 +59,15 @@ pub(super) struct Measured {
 }
 
 impl Leg {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Idle, Self::Forward, Self::ForwardOpen, Self::Echo, Self::Chat, Self::FanOut];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::Forward,
+        Self::ForwardOpen,
+        Self::Echo,
+        Self::Chat,
+        Self::FanOut,
+        Self::FanOutBusy,
+    ];
 
     pub(super) const fn rows(self) -> &'static [Row] {
         match self {
@@ -65,6 +77,7 @@ impl Leg {
             Self::Echo => &[Row::Echo],
             Self::Chat => &[Row::Chat],
             Self::FanOut => &[Row::FanOut],
+            Self::FanOutBusy => &[Row::FanOutBusy],
         }
     }
 
@@ -75,7 +88,7 @@ impl Leg {
 
     const fn behind(self) -> Behind {
         match self {
-            Self::Chat | Self::FanOut => Behind::Im,
+            Self::Chat | Self::FanOut | Self::FanOutBusy => Behind::Im,
             _ => Behind::Acker,
         }
     }
@@ -90,7 +103,7 @@ impl Leg {
     const fn clients(self, options: &Options) -> u32 {
         match self {
             Self::Idle => options.idle_clients,
-            Self::FanOut => options.members,
+            Self::FanOut | Self::FanOutBusy => options.members,
             Self::Forward | Self::ForwardOpen | Self::Echo | Self::Chat => options.busy_clients,
         }
     }
@@ -162,14 +175,14 @@ impl Drive<'_> {
                 Work::Ping { load: Load::Open { rate: self.open_rate, window: OPEN_WINDOW }, payload }
             }
             Leg::Chat => Work::Chat { load: Load::Closed { window: 1 }, payload, patience: Patience::None },
-            // The next message leaves when all have the last: answers do not pace it.
-            Leg::FanOut => Work::Group {
-                load: Load::Closed { window: u32::MAX },
-                payload,
-                groups: 1,
-                members: self.plan.clients,
-            },
+            Leg::FanOut => self.fan_out(1),
+            Leg::FanOutBusy => self.fan_out(FANOUT_UNDER_WAY),
         }
+    }
+
+    const fn fan_out(&self, window: u32) -> Work {
+        let payload = self.options.payload_bytes;
+        Work::Group { load: Load::Closed { window }, payload, groups: 1, members: self.plan.clients }
     }
 
     fn run<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {

@@ -27,13 +27,15 @@ pub enum Row {
     Echo,
     /// A message delivered to one other client.
     Chat,
-    /// A message delivered to one of many.
+    /// A message delivered to one of many, one message at a time.
     FanOut,
+    /// The same with four messages under way.
+    FanOutBusy,
 }
 
 impl Row {
     /// All figures.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Idle,
         Self::Login,
         Self::Heartbeat,
@@ -44,6 +46,7 @@ impl Row {
         Self::Echo,
         Self::Chat,
         Self::FanOut,
+        Self::FanOutBusy,
     ];
 
     /// Its name on the command line.
@@ -59,6 +62,7 @@ impl Row {
             Self::Echo => "echo",
             Self::Chat => "chat",
             Self::FanOut => "fan-out",
+            Self::FanOutBusy => "fan-out-busy",
         }
     }
 
@@ -66,7 +70,13 @@ impl Row {
     pub const fn is_cpu(self) -> bool {
         matches!(
             self,
-            Self::Heartbeat | Self::Forward | Self::ForwardOpen | Self::Echo | Self::Chat | Self::FanOut
+            Self::Heartbeat
+                | Self::Forward
+                | Self::ForwardOpen
+                | Self::Echo
+                | Self::Chat
+                | Self::FanOut
+                | Self::FanOutBusy
         )
     }
 
@@ -83,6 +93,7 @@ impl Row {
             Self::Echo => ("acked uplink", "cpu s/1M"),
             Self::Chat => ("one to one, delivered", "cpu s/1M"),
             Self::FanOut => ("fan-out, per delivery", "cpu s/1M"),
+            Self::FanOutBusy => ("fan-out, four under way", "cpu s/1M"),
         }
     }
 
@@ -93,7 +104,7 @@ impl Row {
             Self::Login | Self::Chat => "<= 2.5 x",
             Self::Heartbeat => "<= 1.2 x",
             Self::Forward | Self::ForwardOpen => "<= 1.4 x",
-            Self::FanOut => "<= 1.0 x",
+            Self::FanOut | Self::FanOutBusy => "<= 1.0 x",
             Self::ForwardCeiling | Self::ForwardOpenP99 | Self::Echo => "",
         }
     }

@@ -1,3 +1,5 @@
+//! What the report says of made-up runs.
+
 use super::*;
 use crate::fleet::{BeatsFrom, Counts, Plan, RampRule};
 use crate::job::{Login, Work};

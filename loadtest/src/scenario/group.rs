@@ -2,7 +2,8 @@
 //!
 //! Clients are grouped by their number: the first `members` are the first group, its first client is
 //! the writer. The writer creates the group and the others join while the fleet comes in, as far as the
-//! wire knows such things. Closed loop: the next message of a group leaves when all have the last.
+//! wire knows such things. Closed loop: the next message of a group leaves when as many deliveries are
+//! done that only `window - 1` messages are under way.
 
 use super::lead::{self, Lead};
 use super::outflow::{Line, Load, Outflow};
@@ -28,7 +29,7 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
     is_open: bool,
-    /// Closed loop: readers that do not have the last message yet.
+    /// Closed loop: deliveries that are not done yet.
     missing: u32,
 }
 
@@ -38,6 +39,8 @@ pub struct Group {
     run: u32,
     payload_bytes: u32,
     members: u32,
+    /// Closed loop: messages of a group under way at most.
+    window: Option<u32>,
     outflow: Outflow,
     rooms: Vec<Room>,
     /// Clients that are in their group, or never will be.
@@ -55,10 +58,16 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 impl Group {
     /// `groups` of `members` clients each, the writer included.
     pub fn new(load: Load, groups: u32, members: u32, payload_bytes: u32) -> Self {
+        // Deliveries pace a closed loop, not answers, which not every wire has.
+        let (load, window) = match load {
+            Load::Closed { window } => (Load::Closed { window: u32::MAX }, Some(window)),
+            Load::Open { .. } => (load, None),
+        };
         Self {
             run: lead::new_run(),
             payload_bytes,
             members,
+            window,
             outflow: Outflow::new(load, groups),
             rooms: vec![Room::default(); groups as usize],
             settled: 0,
@@ -101,7 +110,9 @@ impl Group {
     fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
         let from = self.writer(group);
         while crew.is_active(from) && self.outflow.is_due(crew.extra(from).line.get_or_insert_default()) {
-            if self.outflow.is_closed_loop() && self.rooms[group as usize].missing > 0 {
+            if let Some(window) = self.window
+                && self.rooms[group as usize].missing > (window - 1) * (self.members - 1)
+            {
                 return;
             }
             self.send(crew, group, now);
@@ -116,7 +127,7 @@ impl Group {
         let payload =
             Lead { run: self.run, from, number, sent_at: now, intended }.payload(self.payload_bytes);
         self.under_way += i64::try_from(readers).unwrap_or(i64::MAX);
-        self.rooms[group as usize].missing = u32::try_from(readers).unwrap_or(u32::MAX);
+        self.rooms[group as usize].missing += u32::try_from(readers).unwrap_or(u32::MAX);
         crew.send(Message { from, cid: number, number, to: To::Group(group), ack: 0, payload });
     }
 
@@ -146,7 +157,7 @@ impl Group {
         }
         let room = &mut self.rooms[group as usize];
         room.missing = room.missing.saturating_sub(1);
-        if room.missing == 0 && self.outflow.is_closed_loop() {
+        if self.window.is_some() {
             self.send_while_room(crew, group, now);
         }
     }
@@ -163,7 +174,8 @@ impl Group {
         let is_first = self.outflow.handle_answer(&mut self.recorder, (group, line), (cid, outcome), now);
         if is_first && outcome != Outcome::Done {
             self.under_way -= i64::from(self.members - 1);
-            self.rooms[group as usize].missing = 0;
+            let room = &mut self.rooms[group as usize];
+            room.missing = room.missing.saturating_sub(self.members - 1);
         }
         self.send_while_room(crew, group, now);
     }
