@@ -115,6 +115,8 @@ pub struct Shard {
     registry: Registry,
     wheel: Wheel<u32>,
     fired: Vec<u32>,
+    /// Connections whose deadline has come; empty between calls.
+    due: Vec<ConnKey>,
     pool: OutboundPool,
     random: Random,
     tickets: Tickets,
@@ -143,6 +145,7 @@ impl Shard {
             registry: Registry::default(),
             wheel: Wheel::new(now),
             fired: Vec::new(),
+            due: Vec::new(),
             pool: OutboundPool::default(),
             random: Random::new(settings.seed),
             tickets: Tickets::new(&settings),

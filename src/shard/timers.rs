@@ -39,11 +39,25 @@ impl Shard {
         }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
+        // All of them get a timer again before one is acted upon: an action may end any connection.
+        let mut due = std::mem::take(&mut self.due);
         for slot in fired.drain(..) {
             let key = self.table.key_of(slot).expect("a connection that ends takes its timer along");
-            self.on_timer(now, key, outputs);
+            let (at, _) = self.deadline(now, key);
+            let next = if at > now { at } else { now + REARM };
+            let connection = self.table.get_mut(key).expect("its timer fired");
+            connection.timer = self.wheel.insert(next, slot);
+            self.tally[Count::TimerMoves] += 1;
+            if at <= now {
+                due.push(key);
+            }
         }
-        self.fired = fired;
+        for key in due.drain(..) {
+            self.on_due(now, key, outputs);
+        }
+        if due.capacity() <= DUE_KEPT_MAX {
+            (self.fired, self.due) = (fired, due);
+        }
     }
 
     /// Makes the timer fire no later than `at`.
@@ -56,15 +70,13 @@ impl Shard {
         }
     }
 
-    fn on_timer(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        // The old entry is gone: set one before anything looks at it.
+    fn on_due(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        if self.table.get(key).is_none() {
+            return; // an earlier one made room by ending it
+        }
         let (at, due) = self.deadline(now, key);
-        let next = if at > now { at } else { now + REARM };
-        let connection = self.table.get_mut(key).expect("its timer fired");
-        connection.timer = self.wheel.insert(next, key.slot());
-        self.tally[Count::TimerMoves] += 1;
         if at > now {
-            return;
+            return self.arm(key, at); // an earlier one changed its mind
         }
         match due {
             Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
@@ -106,6 +118,8 @@ impl Shard {
     }
 }
 
+/// Memory for so many timers of one moment is kept; what a storm took is given back.
+const DUE_KEPT_MAX: usize = 1 << 12;
 /// How often memory is looked at that may be given back.
 const TRIM: Duration = Duration::from_secs(1);
 /// A timer whose deadline was acted upon is looked at again after this; the action usually arms a nearer one.

@@ -53,6 +53,8 @@ pub(crate) struct Faults {
     pub(crate) freeze_ms: u64,
     pub(crate) backend_life_ms: u64,
     pub(crate) pressure_ms: u64,
+    /// Sessions of a shard that may wait for their clients.
+    pub(crate) kept: usize,
 }
 
 /// A client asks four times, and waits two seconds for each answer.
@@ -93,6 +95,7 @@ impl Faults {
             freeze_ms: pick(&[0, 0, 3_000]),
             backend_life_ms: pick(&[0, 0, 4_000]),
             pressure_ms: pick(&[0, 0, 1_500]),
+            kept: usize::try_from(pick(&[1, 2, 100, 100])).expect("small"),
         }
     }
 

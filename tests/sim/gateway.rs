@@ -68,6 +68,7 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         unix_base_nanos: 1_700_000_000_000_000_000,
         seed: scene.random.next_u64(),
         session_keep: scene.faults.keep,
+        kept_max: scene.faults.kept,
         frame_rate: scene.faults.frame_rate,
         user_rate: scene.faults.user_rate,
         collapse_bytes_max: scene.faults.collapse_bytes,

@@ -4,9 +4,10 @@
 //! of logins). Holds no names of users: those are the handler's.
 
 use super::event::{GatewayId, LinkId, SessionId};
+use hashbrown::HashMap;
 use moorline_proto::time::Instant;
 use slab::Slab;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// One life of a gateway process.
 #[derive(Debug)]

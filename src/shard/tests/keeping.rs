@@ -1,6 +1,7 @@
 //! Sessions that outlive their connections: waiting, coming back, and who may not.
 
 use super::*;
+use moorline_proto::keepalive::server_patience;
 use moorline_proto::message::client::Resume;
 
 const KEEP: Duration = Duration::from_secs(120);
@@ -278,4 +279,23 @@ fn a_drain_ends_what_waits_and_keeps_nobody() {
     assert_eq!(world.shard.sessions(), 1);
     world.shard.handle_peer_closed(world.now, there.key, &mut world.outputs);
     assert_eq!(world.shard.seats(), 0);
+}
+
+#[test]
+fn one_that_makes_room_for_another_may_have_been_due_itself() {
+    let patience = server_patience(Duration::from_secs(u64::from(settings().heartbeat_s.1)));
+    let mut made_room = 0;
+    // One has waited long enough and the other was silent for too long, in either order, in one look.
+    for seconds in 1..20 {
+        let mut world = world(|settings| settings.kept_max = 1);
+        let (silent, waiting) = (world.login_kept("a"), world.login_kept("b"));
+        world.pass(patience - KEEP + Duration::from_secs(10) - Duration::from_secs(seconds));
+        world.lose(waiting.key);
+        world.pass(KEEP + Duration::from_secs(20));
+        made_room += world.shard.tally()[Count::KeptOverMax];
+        assert!(world.shard.table.get(waiting.key).is_none());
+        world.pass(KEEP + Duration::from_secs(20));
+        assert!(world.shard.table.get(silent.key).is_none());
+    }
+    assert!(made_room > 0, "or it is not about what it says");
 }

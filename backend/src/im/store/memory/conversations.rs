@@ -2,7 +2,8 @@
 
 use crate::im::store::{ConversationId, Page, PageLimits, Refusal, UserId};
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
 
 #[derive(Debug)]
 pub(super) enum Kind {

@@ -1,8 +1,9 @@
 //! Message keys that were used, for a while.
 
 use crate::im::store::{ConversationId, UserId};
+use hashbrown::HashMap;
 use moorline_proto::ids::MessageKey;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 /// The first result of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
