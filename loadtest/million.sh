@@ -53,25 +53,27 @@ moorload doctor -c "$connections" --pid $process "$gateway" || echo "million.sh:
 moorload hold -c "$connections" -R "$ramp" --at-once 128 --heartbeat "$heartbeat" --warmup 10s -d "$hold" \
     --drain 30s --pid $process -o "$folder/run" "$gateway" &
 load=$!
-# Looks while they are held: a sample every ten seconds, the last one before the end counts.
+# Looks every ten seconds; the look with the most descriptors counts.
+most=0
+cp "$folder/before.txt" "$folder/during.txt"
 while kill -0 $load 2>/dev/null; do
     sleep 10
-    facts during.new
-    ls /proc/$process/fd 2>/dev/null | wc -l >"$folder/descriptors.new"
-    [ "$(cat "$folder/descriptors.new")" -gt "$((connections / 2))" ] || continue
-    mv "$folder/during.new.txt" "$folder/during.txt"
-    mv "$folder/descriptors.new" "$folder/descriptors.txt"
+    descriptors=$(ls /proc/$process/fd 2>/dev/null | wc -l)
+    [ "$descriptors" -ge "$most" ] || continue
+    most=$descriptors
+    facts during
 done
 result=0
 wait $load || result=$?
-rm -f "$folder"/*.new "$folder"/*.new.txt
 
-value() { # a figure of a file, in KiB or pages
+value() { # a figure of a file, in KiB
     awk -v name="$2" '$1 == name { print $2 }' "$folder/$1.txt"
 }
+ends=$(awk '$1 == "TCP:" { print $3 }' "$folder/during.txt")
 slab=$(($(value during Slab:) - $(value before Slab:)))
 used=$(($(value before MemAvailable:) - $(value during MemAvailable:)))
-echo "kernel     slab +$((slab / 1024)) MiB, $((slab * 1024 / connections / 2)) bytes per socket end; all memory +$((used / 1024)) MiB"
-echo "descriptors $(cat "$folder/descriptors.txt") of the gateway's process"
-grep '^TCP:' "$folder/during.txt"
+echo "kernel     slab +$((slab / 1024)) MiB for $ends sockets, $((slab * 1024 / (ends > 0 ? ends : 1))) bytes each; all memory +$((used / 1024)) MiB"
+echo "descriptors $most of the gateway's process"
+# It has to outlive the end of all of them, too.
+kill -0 $process 2>/dev/null || { echo "million.sh: the gateway is gone: $(tail -1 "$folder/gateway.log")" >&2; exit 4; }
 exit $result
