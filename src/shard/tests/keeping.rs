@@ -286,10 +286,11 @@ fn one_that_makes_room_for_another_may_have_been_due_itself() {
     let patience = server_patience(Duration::from_secs(u64::from(settings().heartbeat_s.1)));
     let mut made_room = 0;
     // One has waited long enough and the other was silent for too long, in either order, in one look.
+    let before = patience.saturating_sub(KEEP);
     for seconds in 1..20 {
         let mut world = world(|settings| settings.kept_max = 1);
         let (silent, waiting) = (world.login_kept("a"), world.login_kept("b"));
-        world.pass(patience - KEEP + Duration::from_secs(10) - Duration::from_secs(seconds));
+        world.pass(before.saturating_sub(Duration::from_secs(10)) + Duration::from_secs(seconds));
         world.lose(waiting.key);
         world.pass(KEEP + Duration::from_secs(20));
         made_room += world.shard.tally()[Count::KeptOverMax];
