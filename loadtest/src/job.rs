@@ -232,20 +232,20 @@ pub fn run<D: Dialect>(
     overseer: &mut dyn Overseer,
     stop: &Stop,
 ) -> Result<Part, Failure> {
-    let clients = plan.clients;
+    let (clients, backlog_for) = (plan.clients, plan.timeline.drain_max / 2);
     match work {
         Work::Hold => drive(plan, Hold::default(), dialect, overseer, stop),
         Work::Ping { load, payload } => {
-            drive(plan, Ping::new(load, clients, payload), dialect, overseer, stop)
+            drive(plan, Ping::new(load, clients, payload, backlog_for), dialect, overseer, stop)
         }
         Work::Chat { load, payload, patience } => {
-            drive(plan, Chat::new(load, clients, payload, patience), dialect, overseer, stop)
+            drive(plan, Chat::new(load, clients, payload, patience, backlog_for), dialect, overseer, stop)
         }
         Work::Group { load, payload, groups, members } => {
-            drive(plan, Group::new(load, groups, members, payload), dialect, overseer, stop)
+            drive(plan, Group::new(load, groups, members, payload, backlog_for), dialect, overseer, stop)
         }
         Work::Storm { load, payload, rule } => {
-            drive(plan, Storm::new(rule, load, payload), dialect, overseer, stop)
+            drive(plan, Storm::new(rule, load, payload, backlog_for), dialect, overseer, stop)
         }
     }
 }

@@ -118,6 +118,16 @@ fn one_process_that_fails_ends_all() {
 }
 
 #[test]
+fn a_generator_that_is_too_slow_says_so_and_shows_no_latencies() {
+    let target = server::start(Fault::None).to_string();
+    let arguments = "ping -c 2 -r 90m/s -d 500ms --warmup 100ms -q --no-out".split(' ');
+    let output = Command::new(env!("CARGO_BIN_EXE_moorload")).args(arguments).arg(&target).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(5), "{text}");
+    assert!(text.contains("INVALID generator saturated") && !text.contains("answer corrected"), "{text}");
+}
+
+#[test]
 fn expectations_decide_and_an_abort_ends_early() {
     let target = server::start(Fault::None).to_string();
     let (code, report) = moorload("ping -c 4 -d 300ms --expect rate>1 --expect answer.p99<10s", &target);

@@ -1,6 +1,7 @@
 //! The report as one page with charts, which needs no other file and no network.
 
 use super::{Environment, Report, ServerFigures};
+use crate::exit::Exit;
 use crate::monitor::Row;
 use crate::record::{Distributions, Latencies, Metric};
 use crate::units;
@@ -140,6 +141,11 @@ fn server_tiles(server: &ServerFigures, tile: &mut impl FnMut(String, &str)) {
 fn latency_table(report: &Report, out: &mut String) {
     if report.latencies.is_empty() {
         return;
+    }
+    if report.exit() == Exit::Saturated {
+        out.push_str(
+            "<p class=\"bad\">The generator was slow: the latencies below are its own, not the server's.</p>",
+        );
     }
     out.push_str("<h2>Latencies</h2><div class=\"scroll\"><table><tr><th></th>");
     for name in ["p50", "p90", "p99", "p99.9", "max", "mean", "count"] {

@@ -1,6 +1,7 @@
 //! The report that people read.
 
 use super::{Report, ServerFigures};
+use crate::exit::Exit;
 use crate::record::Metric;
 use crate::units;
 use std::fmt::Write;
@@ -43,6 +44,10 @@ impl Report {
     }
 
     fn write_latencies(&self, out: &mut String) {
+        if self.exit() == Exit::Saturated {
+            out.push_str("latencies  not shown: the generator was slow, and they would be its own\n");
+            return;
+        }
         if !self.latencies.is_empty() {
             let _ =
                 writeln!(out, "{:<18}{:>9}{:>9}{:>9}{:>9}{:>12}", "", "p50", "p99", "p99.9", "max", "count");
@@ -101,7 +106,7 @@ impl Report {
             words.push(format!("{} processes", self.processes));
         }
         if !words.is_empty() {
-            words.push(if self.exit == 5 { "SATURATED" } else { "ok" }.to_owned());
+            words.push(if self.exit() == Exit::Saturated { "SATURATED" } else { "ok" }.to_owned());
             let _ = writeln!(out, "generator  {}", words.join("   "));
         }
     }

@@ -5,7 +5,7 @@
 //! message under way.
 
 use super::lead::{self, Lead};
-use super::outflow::{Line, Load, Outflow};
+use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
 use crate::findings::Recorder;
 use crate::fleet::{Crew, Scenario};
@@ -61,13 +61,19 @@ pub struct Chat {
 
 impl Chat {
     /// `senders` that chat in pairs, the first with the second and so on; an odd one keeps silent.
-    pub fn new(load: Load, senders: u32, payload_bytes: u32, patience: Patience) -> Self {
+    pub fn new(
+        load: Load,
+        senders: u32,
+        payload_bytes: u32,
+        patience: Patience,
+        backlog_for: Duration,
+    ) -> Self {
         let senders = senders & !1;
         Self {
             run: lead::new_run(),
             payload_bytes,
             patience,
-            outflow: Outflow::new(load, senders),
+            outflow: Outflow::new(load, senders, backlog_for),
             senders,
             under_way: 0,
             delivered: 0,
@@ -87,7 +93,7 @@ impl Chat {
     }
 
     fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, who: u32, now: Instant) {
-        while crew.is_active(who) && self.outflow.is_due(&crew.extra(who).line) {
+        while crew.is_active(who) && self.outflow.is_due(&crew.extra(who).line, now) {
             self.send(crew, who, now);
         }
     }
@@ -226,7 +232,8 @@ impl<D: Dialect> Scenario<D> for Chat {
     }
 
     fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
-        while let Some(who) = self.outflow.take_due(&mut self.recorder, now) {
+        for _ in 0..DUE_PER_TURN {
+            let Some(who) = self.outflow.take_due(&mut self.recorder, now) else { break };
             crew.extra(who).line.due += 1;
             self.send_while_room(crew, who, now);
         }

@@ -6,7 +6,7 @@
 //! done that only `window - 1` messages are under way.
 
 use super::lead::{self, Lead};
-use super::outflow::{Line, Load, Outflow};
+use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Ask, Dialect, Event, Message, Outcome, To};
 use crate::findings::Recorder;
 use crate::fleet::{Crew, Scenario};
@@ -57,7 +57,7 @@ const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Group {
     /// `groups` of `members` clients each, the writer included.
-    pub fn new(load: Load, groups: u32, members: u32, payload_bytes: u32) -> Self {
+    pub fn new(load: Load, groups: u32, members: u32, payload_bytes: u32, backlog_for: Duration) -> Self {
         // Deliveries pace a closed loop, not answers, which not every wire has.
         let (load, window) = match load {
             Load::Closed { window } => (Load::Closed { window: u32::MAX }, Some(window)),
@@ -68,7 +68,7 @@ impl Group {
             payload_bytes,
             members,
             window,
-            outflow: Outflow::new(load, groups),
+            outflow: Outflow::new(load, groups, backlog_for),
             rooms: vec![Room::default(); groups as usize],
             settled: 0,
             again: VecDeque::new(),
@@ -109,7 +109,8 @@ impl Group {
 
     fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
         let from = self.writer(group);
-        while crew.is_active(from) && self.outflow.is_due(crew.extra(from).line.get_or_insert_default()) {
+        while crew.is_active(from) && self.outflow.is_due(crew.extra(from).line.get_or_insert_default(), now)
+        {
             if let Some(window) = self.window
                 && self.rooms[group as usize].missing > (window - 1) * (self.members - 1)
             {
@@ -220,7 +221,8 @@ impl<D: Dialect> Scenario<D> for Group {
             self.again.pop_front();
             self.ask(crew, who);
         }
-        while let Some(group) = self.outflow.take_due(&mut self.recorder, now) {
+        for _ in 0..DUE_PER_TURN {
+            let Some(group) = self.outflow.take_due(&mut self.recorder, now) else { break };
             let writer = self.writer(group);
             crew.extra(writer).line.get_or_insert_default().due += 1;
             self.send_while_room(crew, group, now);

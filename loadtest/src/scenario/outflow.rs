@@ -13,6 +13,10 @@ use crate::phase::Phase;
 use crate::record::Metric;
 use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Messages that come due in one turn of the loop, at most: beyond what anybody sends, the loop still turns.
+pub(super) const DUE_PER_TURN: usize = 16 << 10;
 
 /// When messages leave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,18 +58,23 @@ pub(super) struct Outflow {
     senders: u32,
     schedule: Option<Schedule>,
     phase: Phase,
+    /// How long after measuring a backlog may still leave; then only answers are waited for.
+    backlog_for: Duration,
+    backlog_until: Instant,
     measured_from: Option<Instant>,
     unanswered: u64,
     answered: u64,
 }
 
 impl Outflow {
-    pub(super) const fn new(load: Load, senders: u32) -> Self {
+    pub(super) const fn new(load: Load, senders: u32, backlog_for: Duration) -> Self {
         Self {
             load,
             senders,
             schedule: None,
             phase: Phase::Ramp,
+            backlog_for,
+            backlog_until: Instant::FAR_FUTURE,
             measured_from: None,
             unanswered: 0,
             answered: 0,
@@ -101,6 +110,7 @@ impl Outflow {
                 self.schedule = Some(Schedule::new(now, rate));
             }
             (Phase::Measure, _) => self.measured_from = Some(now),
+            (Phase::Drain, _) => self.backlog_until = now + self.backlog_for,
             _ => {}
         }
     }
@@ -125,10 +135,10 @@ impl Outflow {
     }
 
     /// Whether a sender's next message may leave now.
-    pub(super) fn is_due(&self, line: &Line) -> bool {
+    pub(super) fn is_due(&self, line: &Line, now: Instant) -> bool {
         let is_due = match self.load {
             Load::Closed { .. } => self.is_flowing(),
-            Load::Open { .. } => line.flight.sent() < line.due,
+            Load::Open { .. } => line.flight.sent() < line.due && now < self.backlog_until,
         };
         is_due && line.flight.span() < self.load.window()
     }

@@ -1,6 +1,6 @@
 //! A message and its answer, from every client.
 
-use super::outflow::{Line, Load, Outflow};
+use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, To};
 use crate::findings::Recorder;
 use crate::fleet::{Crew, Scenario};
@@ -8,6 +8,7 @@ use crate::phase::Phase;
 use crate::record::Metric;
 use bytes::Bytes;
 use moorline_proto::time::Instant;
+use std::time::Duration;
 
 /// The scenario and what it found.
 #[derive(Debug)]
@@ -18,17 +19,17 @@ pub struct Ping {
 }
 
 impl Ping {
-    /// `clients` that send messages of `payload_bytes` under this load.
-    pub fn new(load: Load, clients: u32, payload_bytes: u32) -> Self {
+    /// `clients` that send messages of `payload_bytes` under this load; a backlog may leave so long after.
+    pub fn new(load: Load, clients: u32, payload_bytes: u32, backlog_for: Duration) -> Self {
         Self {
             payload: vec![b'm'; payload_bytes as usize].into(),
-            outflow: Outflow::new(load, clients),
+            outflow: Outflow::new(load, clients, backlog_for),
             recorder: Recorder::new(Metric::Answer),
         }
     }
 
     fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Line>, who: u32, now: Instant) {
-        while crew.is_active(who) && self.outflow.is_due(crew.extra(who)) {
+        while crew.is_active(who) && self.outflow.is_due(crew.extra(who), now) {
             let cid = self.outflow.send(crew.extra(who), now);
             crew.send(Message {
                 from: who,
@@ -60,7 +61,8 @@ impl<D: Dialect> Scenario<D> for Ping {
     }
 
     fn on_time(&mut self, crew: &mut Crew<D, Line>, now: Instant) {
-        while let Some(who) = self.outflow.take_due(&mut self.recorder, now) {
+        for _ in 0..DUE_PER_TURN {
+            let Some(who) = self.outflow.take_due(&mut self.recorder, now) else { break };
             crew.extra(who).due += 1;
             self.send_while_room(crew, who, now);
         }

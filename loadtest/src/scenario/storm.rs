@@ -42,9 +42,9 @@ pub struct Storm {
 
 impl Storm {
     /// Those who stay chat under `load`.
-    pub fn new(rule: StormRule, load: Load, payload_bytes: u32) -> Self {
+    pub fn new(rule: StormRule, load: Load, payload_bytes: u32, backlog_for: Duration) -> Self {
         Self {
-            chat: Chat::new(load, rule.stay, payload_bytes, Patience::None),
+            chat: Chat::new(load, rule.stay, payload_bytes, Patience::None, backlog_for),
             rule,
             breaks_at: None,
             broke_at: None,
