@@ -116,7 +116,11 @@ impl Comparison {
             let cell = past.report.figure(name).map_or_else(
                 || "-".to_owned(),
                 |figure| match base.filter(|base| !is_base && *base > 0.0) {
-                    Some(base) => format!("{} {:+.1}%", shown(name, figure), (figure / base - 1.0) * 100.0),
+                    // No "-0.0%".
+                    Some(base) => {
+                        let percent = ((figure / base - 1.0) * 1_000.0).round() / 10.0 + 0.0;
+                        format!("{} {percent:+.1}%", shown(name, figure))
+                    }
                     None => shown(name, figure),
                 },
             );
@@ -143,5 +147,9 @@ impl Comparison {
 
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // shown, not used
 fn shown(name: &str, figure: f64) -> String {
-    if name.contains('.') { units::latency(figure.max(0.0) as u64) } else { units::three_digits(figure) }
+    match figure {
+        _ if name.contains('.') => units::latency(figure.max(0.0) as u64),
+        _ if figure.fract() == 0.0 && figure >= 0.0 => units::count(figure as u64),
+        _ => units::three_digits(figure),
+    }
 }
