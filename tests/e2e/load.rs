@@ -77,7 +77,9 @@ fn a_restart_loses_connections_and_no_message() {
     let line = "restart --signal kill -c 100 -r 300/s -d 3s --after 500ms --every 1s --times 2 --warmup 200ms --serve";
     let (code, report) = run(line, &[&serve], free);
     assert!(is_clean(code, &report), "exit {code}, {report}");
-    assert_eq!(report["connections"]["dropped"], 200, "{report}");
+    // Who was not back yet had nothing to lose the second time.
+    let dropped = report["connections"]["dropped"].as_u64().expect("a count");
+    assert!((101..=200).contains(&dropped), "{report}");
     assert_eq!(
         report["markers"].as_array().map(Vec::len),
         Some(4),
