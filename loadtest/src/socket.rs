@@ -55,6 +55,12 @@ impl Sources {
         Self { addresses, ports: None }
     }
 
+    /// What was asked for, or what suits `clients` connections to `target`.
+    pub fn chosen(asked: Option<&Self>, ports: Option<(u16, u16)>, target: SocketAddr, clients: u32) -> Self {
+        let sources = asked.cloned().unwrap_or_else(|| Self::for_target(target, clients));
+        Self { ports, ..sources }
+    }
+
     /// Reads "20000-29999": ports to bind deliberately, instead of letting the kernel search for a free one.
     pub fn parse_ports(text: &str) -> Result<(u16, u16), String> {
         let refuse = || format!("{text:?} is no range of ports: write 20000-29999, from {PORT_MIN} up");
@@ -62,12 +68,6 @@ impl Sources {
         let (first, last): (u16, u16) =
             (first.parse().map_err(|_| refuse())?, last.parse().map_err(|_| refuse())?);
         if first < PORT_MIN || last < first { Err(refuse()) } else { Ok((first, last)) }
-    }
-
-    /// These addresses, with ports bound here.
-    #[must_use]
-    pub fn with_ports(self, ports: (u16, u16)) -> Self {
-        Self { ports: Some(ports), ..self }
     }
 
     /// How many connections to one target fit, where that is known.
@@ -158,7 +158,9 @@ mod tests {
     #[test]
     fn ports_are_spread_deliberately() {
         let ports = Sources::parse_ports("20000-20009").unwrap();
-        let sources = Sources::parse("127.0.0.1-2").unwrap().with_ports(ports);
+        let addresses = Sources::parse("127.0.0.1-2").unwrap();
+        let target = "127.0.0.1:1".parse().unwrap();
+        let sources = Sources::chosen(Some(&addresses), Some(ports), target, 20);
         let mut seen: Vec<Source> = (0..20).map(|index| sources.of(index)).collect();
         seen.sort_by_key(|source| (source.address, source.port));
         seen.dedup();

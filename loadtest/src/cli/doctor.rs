@@ -12,8 +12,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let reach = if args.allow_remote { Reach::Anywhere } else { Reach::Loopback };
     let target = preflight::resolve(&args.target, reach)?;
     preflight::room()?; // as a run would: raises the soft limit
-    let sources = args.src.clone().unwrap_or_else(|| Sources::for_target(target, args.connections));
-    let sources = args.ports.map_or_else(|| sources.clone(), |ports| sources.clone().with_ports(ports));
+    let sources = Sources::chosen(args.src.as_ref(), args.ports, target, args.connections);
     let size = Size { connections: args.connections, is_local: target.ip().is_loopback() };
     let mut needs = doctor::needs(size, &Facts::here(&sources, args.pid));
     let is_there = doctor::reach(target);

@@ -142,12 +142,10 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
     if ramp_length > PHASE_SECONDS_MAX as f64 {
         return Err(Failure::Usage("this ramp takes longer than a day: raise -R or lower -c".into()));
     }
-    let sources = args.src.clone().unwrap_or_else(|| Sources::for_target(target, clients));
-    let sources = args.ports.map_or_else(|| sources.clone(), |ports| sources.clone().with_ports(ports));
-    if sources.capacity().is_some_and(|most| most < clients.into()) {
+    let sources = Sources::chosen(args.src.as_ref(), args.ports, target, clients);
+    if let Some(most) = sources.capacity().filter(|most| *most < clients.into()) {
         return Err(Failure::Preflight(format!(
-            "{} source ports on {} addresses are fewer than {clients} connections: widen --ports or --src",
-            sources.capacity().unwrap_or(0),
+            "{most} source ports on {} addresses are fewer than {clients} connections: widen --ports or --src",
             sources.len().max(1)
         )));
     }

@@ -111,11 +111,11 @@ impl Crowd {
         let mut parts = std::mem::take(&mut self.parts);
         // The one that watched the server is the one the others are added to.
         parts.sort_by_key(|part| part.ran.marks.first().is_none_or(|mark| mark.usage.is_none()));
-        let mut sum = Part::default();
-        for (at, part) in parts.into_iter().enumerate() {
-            if at == 0 { sum = part } else { sum.merge(&part) }
-        }
-        sum
+        let sum = parts.into_iter().reduce(|mut sum, part| {
+            sum.merge(&part);
+            sum
+        });
+        sum.unwrap_or_default()
     }
 }
 

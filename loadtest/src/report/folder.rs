@@ -76,13 +76,12 @@ impl Folder {
         }
         lines.extend_from_slice(&monitor.hdr_lines);
         let lines = String::from_utf8(lines).expect("base64 and numbers");
+        let began = clock::unix_seconds() as f64 - monitor.age().as_secs_f64();
         format!(
-            "#[Histogram log format version 1.3]\n#[StartTime: {:.3} (seconds since epoch), {}]\n\
-             #[BaseTime: {:.3} (seconds since epoch)]\n\
+            "#[Histogram log format version 1.3]\n#[StartTime: {began:.3} (seconds since epoch), {}]\n\
+             #[BaseTime: {began:.3} (seconds since epoch)]\n\
              \"StartTimestamp\",\"Interval_Length\",\"Interval_Max\",\"Interval_Compressed_Histogram\"\n{lines}",
-            clock::unix_seconds() as f64 - monitor.age().as_secs_f64(),
             self.environment.began,
-            clock::unix_seconds() as f64 - monitor.age().as_secs_f64(),
         )
     }
 }
