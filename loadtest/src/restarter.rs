@@ -5,15 +5,19 @@ use crate::clock;
 use crate::exit::Failure;
 use crate::monitor::Markers;
 use moorline_proto::time::Instant;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// A server that drains ends within this, or is killed.
+/// How long one look at a running command takes.
+const GLANCE: Duration = Duration::from_millis(50);
+/// A server that drains, and a command that restarts one, end within this, or are killed.
 const DRAIN_WITHIN: Duration = Duration::from_secs(120);
 
 /// What is done to the server, and when.
@@ -110,11 +114,36 @@ impl Work {
         self.ended.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected)
     }
 
+    /// Waits for the command, but not longer than a restart may take, and not beyond the run.
+    fn run_command(&self, command: &str) -> Result<(), String> {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        let mut child =
+            shell.spawn().map_err(|error| format!("the restart command did not start: {error}"))?;
+        let deadline = clock::now() + DRAIN_WITHIN;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => {
+                    return Err(format!("the restart command ended with {status}: {command}"));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(format!("the restart command is lost: {error}")),
+            }
+            if clock::now() > deadline || self.is_over_before(clock::now() + GLANCE) {
+                let group = Pid::from_raw(i32::try_from(child.id()).expect("pids fit"));
+                let _ = killpg(group, Signal::SIGKILL); // it may just have ended
+                let _ = child.wait();
+                return Err(format!("the restart command did not end in time: {command}"));
+            }
+        }
+    }
+
     fn restart(&mut self) -> Result<(), String> {
         match self.rule.how.clone() {
             How::Command(command) => {
                 self.markers.add("restart");
-                run_command(&command)
+                self.run_command(&command)
             }
             How::Serve { command, signal } => {
                 self.markers.add(signal.as_str());
@@ -124,16 +153,6 @@ impl Work {
                 Ok(())
             }
         }
-    }
-}
-
-fn run_command(command: &str) -> Result<(), String> {
-    let status =
-        Command::new("/bin/sh").args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::null()).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("the restart command ended with {status}: {command}")),
-        Err(error) => Err(format!("the restart command did not start: {error}")),
     }
 }
 

@@ -156,6 +156,29 @@ fn a_storm_breaks_its_part_and_waits_until_all_are_back() {
 }
 
 #[test]
+fn a_restart_command_decides_and_does_not_outlive_the_run() {
+    let target = server::start(Fault::None).to_string();
+    for (command, expected) in [("true", 0), ("false", 99), ("sleep 600", 99)] {
+        let arguments =
+            "restart -c 4 -r 200/s -d 1s --after 100ms --warmup 100ms --json -q --no-out --command";
+        let output = Command::new(env!("CARGO_BIN_EXE_moorload"))
+            .args(arguments.split(' '))
+            .args([command, &target])
+            .output()
+            .unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let code = output.status.code().unwrap();
+        assert!(
+            code == expected || (expected == 0 && is_sound(code, &report)),
+            "{command}: {code}, {report}"
+        );
+        if expected == 99 {
+            assert!(report["notes"].to_string().contains(command), "{report}");
+        }
+    }
+}
+
+#[test]
 fn a_search_ends_at_a_rate_that_holds() {
     let target = server::start(Fault::None).to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_moorload"))

@@ -85,10 +85,13 @@ impl Launch {
             }
         };
         let part = match self.processes {
-            1 => self.job.run(&mut monitor, stop)?,
-            many => crowd::run(&self.job, many, &mut monitor, stop)?,
+            1 => self.job.run(&mut monitor, stop),
+            many => crowd::run(&self.job, many, &mut monitor, stop),
         };
+        // Also after a failure: a server that this program started ends with the run.
+        monitor.forget_measure();
         let restarted = restarter.map_or(Ok(()), Restarter::finish);
+        let part = part?;
         monitor.finish(&part.rest);
         let mut report = Report::new(&self.job, self.processes, &part, self.drops);
         report.markers = monitor.markers.list();

@@ -139,6 +139,11 @@ impl Monitor {
         self.parts[part] = second;
     }
 
+    /// Measuring will not begin any more: nobody waits for it.
+    pub fn forget_measure(&mut self) {
+        self.measure_news = None;
+    }
+
     /// Measuring begins at this moment.
     pub fn on_measure(&mut self, at: Instant) {
         if let Some(news) = self.measure_news.take() {
