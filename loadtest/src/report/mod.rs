@@ -224,6 +224,13 @@ impl Report {
         if let Some(error) = &ran.counts.last_error {
             report.notes.push(format!("last error: {error}"));
         }
+        if integrity.refused > 0 {
+            report.notes.push(
+                "refused: answered with RETRY or an error; few clients in a closed loop exceed what one user may \
+                 send (limits.user_rate of the gateway): take more clients, or a rate"
+                    .into(),
+            );
+        }
         if lag.is_none() && report.generator.busy.is_some_and(|busy| busy > BUSY_MAX) {
             report
                 .notes
