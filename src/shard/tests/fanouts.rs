@@ -45,7 +45,6 @@ fn what_comes_for_the_same_receivers_goes_out_together_and_in_order() {
             match bodies.iter().map(Bytes::as_ref).collect::<Vec<_>>()[..] {
                 [b"first"] => alone += 1,
                 [b"second", b"third"] => together += 1,
-                // The slice in which the first ends and the others begin.
                 ref other => panic!("{other:?}"),
             }
         }
