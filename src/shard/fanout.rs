@@ -1,6 +1,6 @@
 //! One payload for many, in slices, so that nobody waits behind a large group.
 //!
-//! A push with many targets is kept with the list of its receivers and delivered a few hundred at a time,
+//! A push with many targets is kept with the list of its receivers and delivered some dozens at a time,
 //! after everything else that a turn of the loop has to do. The payload is shared; nothing is copied per
 //! receiver. Fan-outs are served one after the other, so their order is kept. What comes for the same
 //! receivers while another fan-out is under way goes out together, in one write to each: the busier a
@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 
 /// Receivers up to which a push is delivered at once.
 pub(super) const FANOUT_MIN: usize = 64;
-/// Deliveries of one turn.
-const SLICE: usize = 256;
+/// Deliveries of one turn: so long a message of a chat waits for a large group.
+const SLICE: usize = 64;
 /// Fan-outs that may wait.
 const FANOUTS_MAX: usize = 1024;
 /// Their receivers.

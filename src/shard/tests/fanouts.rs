@@ -49,7 +49,7 @@ fn what_comes_for_the_same_receivers_goes_out_together_and_in_order() {
             }
         }
     }
-    assert_eq!((alone, together), (RECEIVERS - 256, RECEIVERS));
+    assert_eq!((alone, together), (RECEIVERS - 64, RECEIVERS));
 }
 
 #[test]
