@@ -160,7 +160,7 @@ impl Reactor {
         self.check_send_queues(now);
         self.perform();
         // Large groups come last, so that nobody waits behind them.
-        if self.shard.has_fanout() {
+        if self.shard.has_fanout(now) {
             self.shard.handle_fanout(now, &mut self.outputs);
             self.perform();
         }
@@ -175,7 +175,6 @@ impl Reactor {
         if !may_sleep
             || (!self.ready.is_empty() && !is_clogged)
             || !self.outputs.transmits.is_empty()
-            || self.shard.has_fanout()
         {
             return Duration::ZERO;
         }

@@ -43,6 +43,7 @@ impl Shard {
             }
         }
         self.tally[Count::Answers] += 1;
+        self.fanouts.on_chat(now);
         self.send(key, Frame::new(command, body), outputs);
         self.close_if_clogged(now, key, outputs);
     }
@@ -55,11 +56,14 @@ impl Shard {
         }
         let mut keys = Vec::with_capacity(targets.len());
         for target in targets {
+            if let Target::Connection(key) = target {
+                keys.extend((push.except != Some(key)).then_some(key)); // gone ones show when their turn comes
+                continue;
+            }
             let found = self.resolve(&target);
             if found.is_empty() && !matches!(target, Target::Room(_)) {
                 self.tally[Count::PushesOffline] += 1;
-                let key = if let Target::Connection(key) = target { key } else { ConnKey::from_u64(0) };
-                report(push.ticket, key, Outcome::Offline, outputs);
+                report(push.ticket, ConnKey::from_u64(0), Outcome::Offline, outputs);
             }
             keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
         }
@@ -110,6 +114,9 @@ impl Shard {
             return;
         }
         self.tally[Count::Pushes] += 1;
+        if push.lane <= Lane::Chat {
+            self.fanouts.on_chat(now);
+        }
         let parcel = Parcel {
             ticket: push.ticket,
             command: push.command,

@@ -5,19 +5,28 @@
 //! receiver. Fan-outs are served one after the other, so their order is kept. What comes for the same
 //! receivers while another fan-out is under way goes out together, in one write to each: the busier a
 //! group is, the less a delivery costs.
+//!
+//! While people chat a slice follows the one before after a moment, for the receivers' acks and the backend
+//! that hears of them need the processor as well.
 
 use super::delivery::report;
 use super::{Count, Outputs, Shard};
 use crate::handoff::Push;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 
 /// Receivers up to which a push is delivered at once.
 pub(super) const FANOUT_MIN: usize = 64;
-/// Deliveries of one turn: so long a message of a chat waits for a large group.
+/// Deliveries of one slice: so long a message of a chat waits for a large group.
 const SLICE: usize = 64;
+/// From one slice to the next while people chat: receivers that all acknowledge at once wait their turn too.
+const PACE: Duration = Duration::from_millis(1);
+/// So long after a message of the urgent lanes somebody chats.
+const CHAT: Duration = Duration::from_millis(10);
+/// Above so many receivers that wait the pace is dropped: then throughput counts.
+const PACED_RECEIVERS_MAX: usize = 1 << 17;
 /// Fan-outs that may wait.
 const FANOUTS_MAX: usize = 1024;
 /// Their receivers.
@@ -31,6 +40,10 @@ const TOGETHER_MAX: usize = 16;
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
     receivers: usize,
+    /// When the next slice is due.
+    due: Instant,
+    /// Until when somebody chats.
+    chat_until: Instant,
 }
 
 /// Pushes for the same receivers, in their order.
@@ -43,14 +56,26 @@ struct Fanout {
     is_begun: bool,
 }
 
+impl Fanouts {
+    /// When the next slice is due, if one waits.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.waiting.is_empty()).then_some(self.due)
+    }
+
+    /// A message of the urgent lanes came by.
+    pub(super) fn on_chat(&mut self, now: Instant) {
+        self.chat_until = now + CHAT;
+    }
+}
+
 impl Shard {
-    /// Whether [`Self::handle_fanout`] has something to do: then the owner does not sleep.
-    pub fn has_fanout(&self) -> bool {
-        !self.fanouts.waiting.is_empty()
+    /// Whether [`Self::handle_fanout`] has something to do.
+    pub fn has_fanout(&self, now: Instant) -> bool {
+        self.fanouts.deadline().is_some_and(|due| due <= now)
     }
 
     pub(super) fn begin_fanout(&mut self, push: Push, mut keys: Vec<ConnKey>, outputs: &mut Outputs) {
-        let Fanouts { waiting, receivers } = &mut self.fanouts;
+        let Fanouts { waiting, receivers, .. } = &mut self.fanouts;
         if waiting.len() >= FANOUTS_MAX || *receivers + keys.len() > RECEIVERS_MAX {
             self.tally[Count::FanoutsRefused] += 1;
             keys.into_iter().for_each(|key| report(push.ticket, key, Outcome::Full, outputs));
@@ -67,8 +92,13 @@ impl Shard {
         }
     }
 
-    /// Delivers the next slice. The owner calls it last in each turn.
+    /// Delivers the next slice if it is due. The owner calls it last in each turn.
     pub fn handle_fanout(&mut self, now: Instant, outputs: &mut Outputs) {
+        if !self.has_fanout(now) {
+            return;
+        }
+        let is_paced = now < self.fanouts.chat_until && self.fanouts.receivers <= PACED_RECEIVERS_MAX;
+        self.fanouts.due = if is_paced { now + PACE } else { now };
         let mut budget = SLICE;
         while budget > 0 {
             let Some(mut fanout) = self.fanouts.waiting.pop_front() else { return };

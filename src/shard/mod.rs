@@ -65,6 +65,7 @@ use moorline_proto::frame::{Batch, Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
+use std::collections::VecDeque;
 use moorline_proto::wheel::Wheel;
 use outbound::OutboundPool;
 use registry::Registry;
@@ -115,8 +116,8 @@ pub struct Shard {
     registry: Registry,
     wheel: Wheel<u32>,
     fired: Vec<u32>,
-    /// Connections whose deadline has come; empty between calls.
-    due: Vec<ConnKey>,
+    /// Connections whose deadline has come and was not yet acted upon.
+    due: VecDeque<ConnKey>,
     pool: OutboundPool,
     random: Random,
     tickets: Tickets,
@@ -145,7 +146,7 @@ impl Shard {
             registry: Registry::default(),
             wheel: Wheel::new(now),
             fired: Vec::new(),
-            due: Vec::new(),
+            due: VecDeque::new(),
             pool: OutboundPool::default(),
             random: Random::new(settings.seed),
             tickets: Tickets::new(&settings),

@@ -10,6 +10,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::keepalive::server_patience;
 use moorline_proto::time::{Duration, Instant};
+use std::collections::VecDeque;
 
 /// What a deadline means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +25,15 @@ enum Due {
 }
 
 impl Shard {
-    /// No timer is due before this.
+    /// Nothing is due before this.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        if !self.due.is_empty() {
+            return Some(Instant::ZERO);
+        }
+        [self.wheel.next_deadline(), self.fanouts.deadline()].into_iter().flatten().min()
     }
 
-    /// Fires what is due.
+    /// Fires what is due; of a crowd that is due at once some dozens, and the rest in the next turns.
     pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
         if now >= self.next_trim {
             self.next_trim = now + TRIM;
@@ -40,7 +44,6 @@ impl Shard {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         // All of them get a timer again before one is acted upon: an action may end any connection.
-        let mut due = std::mem::take(&mut self.due);
         for slot in fired.drain(..) {
             let key = self.table.key_of(slot).expect("a connection that ends takes its timer along");
             let (at, _) = self.deadline(now, key);
@@ -49,14 +52,17 @@ impl Shard {
             connection.timer = self.wheel.insert(next, slot);
             self.tally[Count::TimerMoves] += 1;
             if at <= now {
-                due.push(key);
+                self.due.push_back(key);
             }
         }
-        for key in due.drain(..) {
+        if fired.capacity() <= DUE_KEPT_MAX {
+            self.fired = fired;
+        }
+        for key in self.due.drain(..self.due.len().min(DUE_PER_TURN)).collect::<Vec<_>>() {
             self.on_due(now, key, outputs);
         }
-        if due.capacity() <= DUE_KEPT_MAX {
-            (self.fired, self.due) = (fired, due);
+        if self.due.is_empty() && self.due.capacity() > DUE_KEPT_MAX {
+            self.due = VecDeque::new();
         }
     }
 
@@ -72,11 +78,11 @@ impl Shard {
 
     fn on_due(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         if self.table.get(key).is_none() {
-            return; // an earlier one made room by ending it
+            return; // it ended while it waited to be acted upon
         }
         let (at, due) = self.deadline(now, key);
         if at > now {
-            return self.arm(key, at); // an earlier one changed its mind
+            return self.arm(key, at); // something happened meanwhile
         }
         match due {
             Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
@@ -118,6 +124,8 @@ impl Shard {
     }
 }
 
+/// Deadlines acted upon in one turn: each may mean a write, and a message of a chat waits for them all.
+const DUE_PER_TURN: usize = 64;
 /// Memory for so many timers of one moment is kept; what a storm took is given back.
 const DUE_KEPT_MAX: usize = 1 << 12;
 /// How often memory is looked at that may be given back.

@@ -386,7 +386,7 @@ impl World {
             self.now += Duration::from_secs(1);
             self.shard.handle_timeouts(self.now, &mut self.outputs);
             self.shard.handle_fanout(self.now, &mut self.outputs);
-            if self.shard.seats() == 0 && !self.shard.has_fanout() {
+            if self.shard.seats() == 0 && !self.shard.has_fanout(self.now) {
                 break;
             }
         }

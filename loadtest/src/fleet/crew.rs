@@ -22,8 +22,10 @@ const READ_BYTES: usize = 64 << 10;
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// A login takes no longer.
 const LOGIN_WITHIN: Duration = Duration::from_secs(10);
-/// Deliveries before an ack of its own.
+/// Deliveries before an ack of its own [P-6.3].
 const DELIVERIES_PER_ACK: u8 = 8;
+/// A delivery is acknowledged within this, if no message did it by the way [P-6.3].
+const ACK_WITHIN: Duration = Duration::from_millis(200);
 
 /// How the fleet stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,8 @@ pub struct Crew<D: Dialect, X> {
     pub(super) leaving: Vec<(u32, Duration)>,
     /// Logins by when they began, to be judged for lateness.
     logins: VecDeque<(Instant, u32)>,
+    /// Clients that owed no ack before a delivery came, by when theirs is due.
+    acks: VecDeque<(Instant, u32)>,
     pub(super) counts: Counts,
     pub(super) login: Latencies,
 }
@@ -114,6 +118,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
             lost: VecDeque::new(),
             leaving: Vec::new(),
             logins: VecDeque::new(),
+            acks: VecDeque::new(),
             counts: Counts::default(),
             login: Latencies::default(),
         }
@@ -279,6 +284,9 @@ impl<D: Dialect, X: Default> Crew<D, X> {
                 let client = &mut self.clients[who as usize];
                 client.heard = client.heard.max(*seq);
                 client.owed = client.owed.saturating_add(1);
+                if client.owed == 1 {
+                    self.acks.push_back((now + ACK_WITHIN, who));
+                }
             }
             Event::Probe => {
                 let client = &mut self.clients[who as usize];
@@ -299,6 +307,19 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     /// After the scenario saw a delivery: ack if the sending of messages did not do it by the way.
     pub(super) fn ack_if_many(&mut self, who: u32) {
         if self.clients[who as usize].owed >= DELIVERIES_PER_ACK {
+            self.ack(who);
+        }
+    }
+
+    /// When the next ack is due.
+    pub(super) fn ack_deadline(&self) -> Option<Instant> {
+        self.acks.front().map(|(at, _)| *at)
+    }
+
+    /// Sends the acks that are due. Whoever acknowledged meanwhile and owes again is only early.
+    pub(super) fn send_due_acks(&mut self, now: Instant) {
+        while let Some((_, who)) = self.acks.front().copied().filter(|(at, _)| *at <= now) {
+            self.acks.pop_front();
             self.ack(who);
         }
     }

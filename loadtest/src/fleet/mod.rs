@@ -154,6 +154,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             }
             self.start_clients(now)?;
             self.beat(now);
+            self.crew.send_due_acks(now);
             self.scenario.on_time(&mut self.crew, now);
             self.handle_losses(now);
             self.advance(now)?;
@@ -168,6 +169,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.returns.deadline(),
             self.departures.deadline(),
             self.beats.map(|beats| beats.deadline()),
+            self.crew.ack_deadline(),
             self.scenario.deadline(),
             self.go_at.filter(|_| self.stage.phase() == Phase::Gather),
         ];

@@ -40,7 +40,7 @@ fn what_comes_for_the_same_receivers_goes_out_together_and_in_order() {
     push_to_all(&mut world, &keys, b"second");
     push_to_all(&mut world, &keys, b"third");
     let (mut alone, mut together) = (0, 0);
-    while world.shard.has_fanout() {
+    while world.shard.has_fanout(world.now) {
         for bodies in turn(&mut world, &keys) {
             match bodies.iter().map(Bytes::as_ref).collect::<Vec<_>>()[..] {
                 [b"first"] => alone += 1,
@@ -60,7 +60,7 @@ fn other_receivers_are_another_fan_out() {
     push_to_all(&mut world, &keys[1..], b"not the first");
     push_to_all(&mut world, &keys, b"all again");
     let mut heard = Vec::new();
-    while world.shard.has_fanout() {
+    while world.shard.has_fanout(world.now) {
         world.shard.handle_fanout(world.now, &mut world.outputs);
         heard.extend(world.written(keys[0]).into_iter().map(|frame| frame.body));
     }
