@@ -6,8 +6,8 @@
 //! receivers while another fan-out is under way goes out together, in one write to each: the busier a
 //! group is, the less a delivery costs.
 //!
-//! While people chat a slice follows the one before after a moment, for the receivers' acks and the backend
-//! that hears of them need the processor as well.
+//! While people chat the slices are smaller and come at a pace, for the receivers' acks and the backend that
+//! hears of them need the processor as well.
 
 use super::delivery::report;
 use super::{Count, Outputs, Shard};
@@ -19,9 +19,12 @@ use std::collections::VecDeque;
 
 /// Receivers up to which a push is delivered at once.
 pub(super) const FANOUT_MIN: usize = 64;
-/// Deliveries of one slice: so long a message of a chat waits for a large group.
+/// Deliveries of one slice while nobody chats.
 const SLICE: usize = 64;
-/// From one slice to the next while people chat: receivers that all acknowledge at once wait their turn too.
+/// The same while people chat: so long a message of theirs waits for a large group.
+const CHAT_SLICE: usize = 16;
+/// Deliveries in each [`PACE`] while people chat: receivers, who acknowledge, and the backend need time too.
+const PACED_MAX: usize = 32;
 const PACE: Duration = Duration::from_millis(1);
 /// So long after a message of the urgent lanes somebody chats.
 const CHAT: Duration = Duration::from_millis(10);
@@ -42,6 +45,9 @@ pub(super) struct Fanouts {
     receivers: usize,
     /// When the next slice is due.
     due: Instant,
+    /// Deliveries since `pace_began`.
+    paced: usize,
+    pace_began: Instant,
     /// Until when somebody chats.
     chat_until: Instant,
 }
@@ -60,6 +66,20 @@ impl Fanouts {
     /// When the next slice is due, if one waits.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.due)
+    }
+
+    /// How many deliveries the slice has that is due now; sets when the next one is.
+    fn next_slice(&mut self, now: Instant) -> usize {
+        if now >= self.chat_until || self.receivers > PACED_RECEIVERS_MAX {
+            self.due = now;
+            return SLICE;
+        }
+        if now >= self.pace_began + PACE {
+            (self.paced, self.pace_began) = (0, now);
+        }
+        self.paced += CHAT_SLICE;
+        self.due = if self.paced < PACED_MAX { now } else { self.pace_began + PACE };
+        CHAT_SLICE
     }
 
     /// A message of the urgent lanes came by.
@@ -97,9 +117,7 @@ impl Shard {
         if !self.has_fanout(now) {
             return;
         }
-        let is_paced = now < self.fanouts.chat_until && self.fanouts.receivers <= PACED_RECEIVERS_MAX;
-        self.fanouts.due = if is_paced { now + PACE } else { now };
-        let mut budget = SLICE;
+        let mut budget = self.fanouts.next_slice(now);
         while budget > 0 {
             let Some(mut fanout) = self.fanouts.waiting.pop_front() else { return };
             fanout.is_begun = true;

@@ -61,6 +61,9 @@ impl World {
     fn pass(&mut self, time: Duration) {
         self.now += time;
         self.shard.handle_timeouts(self.now, &mut self.outputs);
+        while self.shard.next_deadline() == Some(Instant::ZERO) {
+            self.shard.handle_timeouts(self.now, &mut self.outputs);
+        }
         self.shard.check();
     }
 

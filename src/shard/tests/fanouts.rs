@@ -66,3 +66,29 @@ fn other_receivers_are_another_fan_out() {
     }
     assert_eq!(heard, ["all", "all again"]);
 }
+
+#[test]
+fn while_people_chat_slices_are_small_and_come_at_a_pace() {
+    let mut world = World::new();
+    let keys = many(&mut world);
+    let chatting = world.login("someone", "phone");
+    push_to_all(&mut world, &keys, b"all");
+    world.push(chatting, 1, b"to one");
+    let began = world.now;
+    let mut heard = 0;
+    for millisecond in 1..=5 {
+        world.push(chatting, 1 + millisecond, b"to one");
+        while world.shard.has_fanout(world.now) {
+            let slice = turn(&mut world, &keys).len();
+            assert!(slice <= 16, "{slice}");
+            heard += slice;
+        }
+        assert_eq!(heard as u64, 32 * millisecond);
+        let next = world.shard.next_deadline().expect("the rest waits");
+        assert_eq!(next, world.now + Duration::from_millis(1));
+        world.now = next;
+    }
+    // Nobody chats any more: as fast as it goes.
+    world.now = began + Duration::from_millis(100);
+    assert_eq!(turn(&mut world, &keys).len(), 64);
+}

@@ -213,3 +213,19 @@ fn what_may_wait_goes_out_together() {
     assert!(!alone.header.flags.contains(Flags::BATCH) && alone.header.seq == 5);
     assert_eq!(world.shard.tally()[Count::Batches], 1);
 }
+
+#[test]
+fn of_a_crowd_that_is_due_at_once_a_turn_serves_some_dozens() {
+    let mut world = World::new();
+    let crowd = 200;
+    (0..crowd).for_each(|_| _ = world.accept());
+    world.now += Duration::from_secs(60);
+    let mut turns = Vec::new();
+    for _ in 0..4 {
+        world.outputs.transmits.clear();
+        world.shard.handle_timeouts(world.now, &mut world.outputs);
+        world.shard.check();
+        turns.push(world.outputs.transmits.len());
+    }
+    assert_eq!(turns, [64, 64, 64, 8]);
+}
