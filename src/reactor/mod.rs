@@ -172,10 +172,7 @@ impl Reactor {
     fn timeout(&mut self) -> Duration {
         let may_sleep = self.inbox.try_sleep();
         let is_clogged = self.is_clogged();
-        if !may_sleep
-            || (!self.ready.is_empty() && !is_clogged)
-            || !self.outputs.transmits.is_empty()
-        {
+        if !may_sleep || (!self.ready.is_empty() && !is_clogged) || !self.outputs.transmits.is_empty() {
             return Duration::ZERO;
         }
         if is_clogged || !self.leaving.is_empty() || self.outboxes.iter().any(Outbox::is_waiting) {

@@ -65,13 +65,13 @@ use moorline_proto::frame::{Batch, Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
-use std::collections::VecDeque;
 use moorline_proto::wheel::Wheel;
 use outbound::OutboundPool;
 use registry::Registry;
 use results::Results;
 use rooms::Rooms;
 use session::Session;
+use std::collections::VecDeque;
 use table::Table;
 use ticket::Tickets;
 
