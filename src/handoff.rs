@@ -4,6 +4,7 @@
 //! pin, [`Downlink`] from a worker to the shard that a [`ConnKey`] or a user's pin names. Both travel
 //! in batches: one channel send and at most one wake per loop turn and peer.
 
+use crate::snapshot::TicketRecord;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
@@ -112,6 +113,22 @@ pub struct PushTicket {
     pub link_generation: u32,
     /// The link frame's correlation.
     pub correlation: u64,
+}
+
+impl From<PushTicket> for TicketRecord {
+    fn from(ticket: PushTicket) -> Self {
+        let PushTicket { worker, link, link_generation: generation, correlation } = ticket;
+        Self { worker: worker.into(), link: link.into(), generation, correlation }
+    }
+}
+
+impl From<TicketRecord> for PushTicket {
+    fn from(record: TicketRecord) -> Self {
+        let TicketRecord { worker, link, generation: link_generation, correlation } = record;
+        // A worker or link that cannot be is none: the outcome is dropped as stale.
+        let number = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
+        Self { worker: number(worker), link: number(link), link_generation, correlation }
+    }
 }
 
 /// Items of one turn from one worker to one shard.

@@ -12,5 +12,6 @@ pub mod metrics;
 pub mod reactor;
 pub mod read_block;
 pub mod shard;
+pub mod snapshot;
 pub mod sys;
 pub mod worker;

@@ -78,6 +78,22 @@ impl Dedupe {
         true
     }
 
+    /// Where it stands, to be [restored](Self::restore) elsewhere: base, taken, answered bits.
+    pub const fn parts(&self) -> (Seq, Seq, u64) {
+        let Self { base, taken, answered } = *self;
+        (base, taken, answered)
+    }
+
+    /// The window that stands there. `None`: no window can.
+    pub const fn restore((base, taken, answered): (Seq, Seq, u64)) -> Option<Self> {
+        // The next one is never answered, or it would be the base; what was not taken is not answered.
+        let is_sound = taken >= base
+            && taken - base <= WINDOW_FRAMES
+            && answered & 1 == 0
+            && (taken - base == WINDOW_FRAMES || answered >> (taken - base) == 0);
+        if is_sound { Some(Self { base, taken, answered }) } else { None }
+    }
+
     /// Every cid up to here is answered.
     pub const fn base(&self) -> Seq {
         self.base

@@ -170,6 +170,11 @@ impl LinkDecoder {
         Self { partial: None }
     }
 
+    /// The bytes of an unfinished frame: fed to a new decoder, they put it where this one is.
+    pub fn partial(&self) -> &[u8] {
+        self.partial.as_deref().map_or(&[], |partial| partial)
+    }
+
     /// Takes the next frame from `input`. `Ok(None)`: the input is used up.
     ///
     /// # Errors

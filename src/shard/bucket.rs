@@ -3,6 +3,7 @@
 //! A bucket holds what was spent and not yet earned back, so that a full one is zero. Spending may go over
 //! the burst by what came in one read: the debt is what its owner waits for.
 
+use crate::snapshot::{Item, Section, UserSpentRecord};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::HashMap;
 
@@ -17,6 +18,16 @@ impl Stamp {
     #[allow(clippy::cast_possible_truncation)] // modulo two years on purpose
     pub(super) const fn of(now: Instant) -> Self {
         Self((now.as_nanos() >> TICK_BITS) as u32)
+    }
+
+    /// As a number.
+    pub(super) const fn ticks(self) -> u32 {
+        self.0
+    }
+
+    /// The stamp of a number.
+    pub(super) const fn from_ticks(ticks: u32) -> Self {
+        Self(ticks)
     }
 
     /// The end of its tick, the last one not after that of `now`: no deadline counted from it is early.
@@ -64,6 +75,16 @@ impl Spent {
         (debt > 0).then(|| Duration::from_millis(debt.div_ceil(u64::from(fill.rate))))
     }
 
+    /// As a number.
+    pub(super) const fn parts(self) -> u32 {
+        self.0
+    }
+
+    /// What a number says was spent.
+    pub(super) const fn from_parts(parts: u32) -> Self {
+        Self(parts)
+    }
+
     const fn is_full(self) -> bool {
         self.0 == 0
     }
@@ -104,6 +125,21 @@ impl Buckets {
         };
         *spent = before;
         Err(Over { wait, is_news: !std::mem::replace(was_told, true) })
+    }
+
+    /// Writes them down.
+    pub(super) fn freeze(&self, out: &mut Section) {
+        let Self { all } = self;
+        for (who, (spent, since, was_told)) in all {
+            let (who, spent, since, was_told) = (*who, spent.0, since.0, *was_told);
+            out.put(Item::UserSpent(UserSpentRecord { who, spent, since, was_told }));
+        }
+    }
+
+    /// Reads one.
+    pub(super) fn thaw(&mut self, record: UserSpentRecord) {
+        let UserSpentRecord { who, spent, since, was_told } = record;
+        self.all.insert(who, (Spent(spent), Stamp(since), was_told));
     }
 
     /// Forgets the full ones.

@@ -10,8 +10,10 @@
 //! hears of them need the processor as well.
 
 use super::delivery::report;
+use super::flight::Parcel;
 use super::{Count, Outputs, Shard};
 use crate::handoff::Push;
+use crate::snapshot::{FanoutRecord, Item, ParcelRecord, Records, Section, SnapshotError};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::time::{Duration, Instant};
@@ -82,10 +84,53 @@ impl Fanouts {
         CHAT_SLICE
     }
 
+    /// Until when somebody chats.
+    pub(super) const fn chat_until(&self) -> Instant {
+        self.chat_until
+    }
+
+    /// Writes them down; [`Self::chat_until`] goes with the shard.
+    pub(super) fn freeze(&self, out: &mut Section) {
+        let Self { waiting, receivers: _, due: _, chat_until: _, paced: _, pace_began: _ } = self;
+        for Fanout { pushes, keys, is_begun } in waiting {
+            let pushes = pushes.iter().map(|push| parcel_of(push).freeze(out)).collect();
+            let keys = keys.iter().map(|key| key.as_u64()).collect();
+            out.put(Item::Fanout(FanoutRecord { pushes, keys, is_begun: *is_begun }));
+        }
+    }
+
+    /// Reads one.
+    pub(super) fn thaw(&mut self, record: &FanoutRecord, from: &Records) -> Result<(), SnapshotError> {
+        let FanoutRecord { pushes, keys, is_begun } = record;
+        let push = |parcel: &ParcelRecord| Ok(push_of(Parcel::thaw(parcel, from)?));
+        let pushes = pushes.iter().map(push).collect::<Result<Vec<_>, _>>()?;
+        let keys: Vec<ConnKey> = keys.iter().map(|key| ConnKey::from_u64(*key)).collect();
+        self.receivers += keys.len() * pushes.len();
+        self.waiting.push_back(Fanout { pushes, keys, is_begun: *is_begun });
+        Ok(())
+    }
+
+    /// Somebody chats until then.
+    pub(super) const fn thaw_chat(&mut self, until: Instant) {
+        self.chat_until = until;
+    }
+
     /// A message of the urgent lanes came by.
     pub(super) fn on_chat(&mut self, now: Instant) {
         self.chat_until = now + CHAT;
     }
+}
+
+/// A push to many, as it is toward each.
+fn parcel_of(push: &Push) -> Parcel {
+    let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } =
+        push.clone();
+    Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: Vec::new() }
+}
+
+fn push_of(parcel: Parcel) -> Push {
+    let Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: _ } = parcel;
+    Push { ticket, targets: Vec::new(), command, lane, expires_at, body, packed, except: None, collapse }
 }
 
 impl Shard {

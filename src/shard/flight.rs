@@ -1,6 +1,9 @@
 //! Reliable frames toward one session: what is in flight, and what waits for room, lane by lane.
 
 use crate::handoff::PushTicket;
+use crate::snapshot::{
+    FlightRecord, InFlightRecord, ParcelRecord, Records, Section, SnapshotError, TicketRecord,
+};
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
@@ -8,7 +11,7 @@ use moorline_proto::message::client::Notify;
 use moorline_proto::message::{decode, encode};
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};
-use moorline_proto::window::{Window, WindowLimits};
+use moorline_proto::window::{InFlight, Window, WindowLimits};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -47,6 +50,37 @@ impl Parcel {
             _ => (self.body.clone(), flags),
         };
         Frame::new(self.command, body).with_lane(self.lane).with_seq(seq).with_flags(flags)
+    }
+
+    /// Writes it down.
+    pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
+        let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
+        ParcelRecord {
+            ticket: ticket.map(TicketRecord::from),
+            command: command.byte().into(),
+            lane: *lane as u32,
+            expires_at: expires_at.as_nanos(),
+            body: out.body(body),
+            packed: packed.as_ref().map_or(0, |packed| out.body(packed)),
+            collapse: collapse.as_deref().map(str::to_owned),
+            also: also.iter().copied().map(TicketRecord::from).collect(),
+        }
+    }
+
+    /// Reads it.
+    pub(super) fn thaw(record: &ParcelRecord, from: &Records) -> Result<Self, SnapshotError> {
+        let ParcelRecord { ticket, command, lane, expires_at, body, packed, collapse, also } = record;
+        let command = u8::try_from(*command).ok().and_then(Command::from_byte);
+        Ok(Self {
+            ticket: ticket.map(PushTicket::from),
+            command: command.ok_or_else(|| from.contradiction("a push has no command"))?,
+            lane: Lane::from_number(*lane),
+            expires_at: Instant::from_nanos(*expires_at),
+            body: from.body(*body)?,
+            packed: if *packed == 0 { None } else { Some(from.body(*packed)?) },
+            collapse: collapse.as_deref().map(Arc::from),
+            also: also.iter().copied().map(PushTicket::from).collect(),
+        })
     }
 
     const fn may_wait(&self) -> bool {
@@ -96,6 +130,69 @@ impl Flight {
             overdue: None,
             steps: 0,
         }
+    }
+
+    /// Writes it down.
+    pub(super) fn freeze(&self, out: &mut Section) -> FlightRecord {
+        let Self {
+            window,
+            limits: _,
+            waiting,
+            waiting_frames: _,
+            waiting_bytes: _,
+            waiting_since,
+            low_frames: _,
+            low_bytes: _,
+            overdue,
+            steps,
+        } = self;
+        let in_flight = |frame: &InFlight<Parcel>| {
+            let InFlight { seq, sent_at, resent, bytes, item } = frame;
+            let (seq, sent_at, resent, bytes) = (*seq, sent_at.as_nanos(), u32::from(*resent), *bytes);
+            InFlightRecord { seq, sent_at, resent, bytes, parcel: Some(item.freeze(out)) }
+        };
+        FlightRecord {
+            srtt_micros: window.srtt().map_or(0, |srtt| u32::try_from(srtt.as_micros()).unwrap_or(u32::MAX)),
+            in_flight: window.iter().map(in_flight).collect(),
+            waiting: waiting.iter().flatten().map(|parcel| parcel.freeze(out)).collect(),
+            waiting_since: waiting_since.map(Instant::as_nanos),
+            overdue: overdue.map(Instant::as_nanos),
+            steps: u32::from(*steps),
+        }
+    }
+
+    /// Reads it; the next frame is number `next`.
+    pub(super) fn thaw(
+        record: &FlightRecord,
+        limits: WindowLimits,
+        next: Seq,
+        from: &Records,
+    ) -> Result<Self, SnapshotError> {
+        let FlightRecord { srtt_micros, in_flight, waiting, waiting_since, overdue, steps } = record;
+        let mut flight = Self::new(limits, next.max(1));
+        let mut frames = VecDeque::with_capacity(in_flight.len());
+        for InFlightRecord { seq, sent_at, resent, bytes, parcel } in in_flight {
+            let parcel = parcel.as_ref().ok_or_else(|| from.contradiction("a frame in flight is empty"))?;
+            let item = Parcel::thaw(parcel, from)?;
+            if item.may_wait() {
+                flight.low_frames = flight.low_frames.saturating_add(1);
+                flight.low_bytes += u64::from(*bytes);
+            }
+            let (sent_at, resent) = (Instant::from_nanos(*sent_at), u8::try_from(*resent).unwrap_or(u8::MAX));
+            frames.push_back(InFlight { seq: *seq, sent_at, resent, bytes: *bytes, item });
+        }
+        flight.window = Window::restore(limits, next, *srtt_micros, frames)
+            .ok_or_else(|| from.contradiction("frames in flight are not in order"))?;
+        for parcel in waiting {
+            let parcel = Parcel::thaw(parcel, from)?;
+            flight.waiting_frames += 1;
+            flight.waiting_bytes += parcel.body.len();
+            flight.waiting[parcel.lane as usize].push_back(parcel);
+        }
+        flight.waiting_since = waiting_since.map(Instant::from_nanos);
+        flight.overdue = overdue.map(Instant::from_nanos);
+        flight.steps = u8::try_from(*steps).unwrap_or(u8::MAX);
+        Ok(flight)
     }
 
     /// Puts a parcel at the end of its lane, or in the place of one with its collapse key, which comes back.

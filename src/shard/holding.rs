@@ -5,6 +5,7 @@
 
 use super::bucket::Stamp;
 use super::{Count, Outputs, Shard};
+use crate::snapshot::{HoldRecord, Item, Section};
 use moorline_proto::frame::Lane;
 use moorline_proto::ids::{ConnKey, Pin};
 use moorline_proto::time::{Duration, Instant};
@@ -35,6 +36,38 @@ pub(super) struct Holds {
 impl Holds {
     pub(super) fn new(workers: usize) -> Self {
         Self { held: BTreeMap::new(), full: vec![[0; Lane::ALL.len()]; workers], overload: vec![0; workers] }
+    }
+
+    /// Writes down who is held. Returns what workers have no room for, and their overload.
+    pub(super) fn freeze(&self, out: &mut Section) -> (Vec<u64>, Vec<u32>) {
+        let Self { held, full, overload } = self;
+        for (key, Hold { until, waits }) in held {
+            let (pin, lane) = waits.map_or((None, 0), |(pin, lane)| (Some(pin.0), lane as u32));
+            let until = until.map(Instant::as_nanos);
+            out.put(Item::Hold(HoldRecord { key: key.as_u64(), until, pin, lane }));
+        }
+        (full.iter().flatten().copied().collect(), overload.iter().map(|level| u32::from(*level)).collect())
+    }
+
+    /// Reads what workers have no room for. With other workers than before it is told anew.
+    pub(super) fn thaw(&mut self, full: &[u64], overload: &[u32]) {
+        if overload.len() == self.overload.len() && full.len() == self.full.len() * Lane::ALL.len() {
+            for (mine, theirs) in self.full.iter_mut().flatten().zip(full) {
+                *mine = *theirs;
+            }
+            for (mine, theirs) in self.overload.iter_mut().zip(overload) {
+                *mine = u8::try_from(*theirs).unwrap_or(0);
+            }
+        }
+    }
+
+    /// Reads one who is held. The owner is told by [`Outputs::holds`].
+    pub(super) fn thaw_one(&mut self, record: HoldRecord) -> ConnKey {
+        let HoldRecord { key, until, pin, lane } = record;
+        let key = ConnKey::from_u64(key);
+        let waits = pin.map(|pin| (Pin(pin), Lane::from_number(lane)));
+        self.held.insert(key, Hold { until: until.map(Instant::from_nanos), waits });
+        key
     }
 
     fn is_full(&self, pin: Pin, lane: Lane) -> bool {

@@ -33,6 +33,20 @@ pub(super) struct Kept {
     pub(super) len: usize,
 }
 
+impl Kept {
+    /// Seats and since when they are kept, oldest first.
+    pub(super) fn freeze(&self) -> Vec<u64> {
+        let Self { seats, len: _ } = self;
+        seats.iter().flat_map(|(key, since)| [key.as_u64(), since.as_nanos()]).collect()
+    }
+
+    /// Reads them; `len` is how many there really are.
+    pub(super) fn thaw(seats: &[u64], len: usize) -> Self {
+        let seat = |pair: &[u64; 2]| (ConnKey::from_u64(pair[0]), Instant::from_nanos(pair[1]));
+        Self { seats: seats.as_chunks().0.iter().map(seat).collect(), len }
+    }
+}
+
 impl Shard {
     /// The socket is gone. True: its session waits for the client; false: nobody waits, end it.
     pub(super) fn try_detach(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) -> bool {

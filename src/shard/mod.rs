@@ -29,6 +29,7 @@ mod delivery;
 mod ending;
 mod fanout;
 mod flight;
+mod freezing;
 mod holding;
 mod keeping;
 mod login;

@@ -1,7 +1,8 @@
 //! Frames on their way to one socket, in order, with the half-written head.
 
+use crate::snapshot::{FrameRecord, Records, Section, SnapshotError};
 use bytes::Bytes;
-use moorline_proto::frame::{Command, Frame, HEADER_BYTES};
+use moorline_proto::frame::{Command, Frame, HEADER_BYTES, Header};
 use std::collections::VecDeque;
 
 /// The rest of a body is copied into the block of a write if it is shorter than this; a longer one is
@@ -49,6 +50,41 @@ impl Outbound {
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.wire_len();
         self.frames.push_back(frame);
+    }
+
+    /// Writes them down: the frames, and how much of the first is gone.
+    pub(super) fn freeze(&self, out: &mut Section) -> (Vec<FrameRecord>, u32) {
+        let Self { frames, bytes: _, head_sent } = self;
+        let frame = |frame: &Frame| FrameRecord {
+            head: Bytes::copy_from_slice(&frame.header.to_bytes()),
+            body: out.body(&frame.body),
+        };
+        (frames.iter().map(frame).collect(), u32::try_from(*head_sent).expect("less than a frame"))
+    }
+
+    /// Reads them.
+    pub(super) fn thaw(
+        frames: &[FrameRecord],
+        head_sent: u32,
+        from: &Records,
+    ) -> Result<Self, SnapshotError> {
+        let mut outbound = Self::default();
+        for FrameRecord { head, body } in frames {
+            let head: &[u8; HEADER_BYTES] =
+                head[..].try_into().map_err(|_| from.contradiction("a frame's header has not 16 bytes"))?;
+            let header = Header::parse(head).map_err(|_| from.contradiction("a frame's header is none"))?;
+            let body = from.body(*body)?;
+            if body.len() != header.body_len as usize {
+                return Err(from.contradiction("a frame's body is not as long as its header says"));
+            }
+            outbound.push(Frame { header, body });
+        }
+        let head_sent = head_sent as usize;
+        if head_sent > 0 && outbound.frames.front().is_none_or(|frame| head_sent >= frame.wire_len()) {
+            return Err(from.contradiction("more of a frame is sent than it has"));
+        }
+        (outbound.head_sent, outbound.bytes) = (head_sent, outbound.bytes - head_sent);
+        Ok(outbound)
     }
 
     /// Bytes not yet taken by the kernel.

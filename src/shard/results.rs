@@ -5,6 +5,7 @@
 //! it has forgotten is asked of the backend, whose key decides. It is made by the first answer, and given
 //! back when none came for a while.
 
+use crate::snapshot::{AnswerRecord, Item, Section};
 use bytes::Bytes;
 use moorline_proto::ids::Seq;
 use moorline_proto::random::mix;
@@ -53,6 +54,22 @@ impl Results {
         let place = self.places.get(index(session, cid))?;
         let is_it = place.session == session && place.cid == cid;
         is_it.then(|| Bytes::copy_from_slice(&place.bytes[..usize::from(place.len)]))
+    }
+
+    /// Writes them down. Returns when the last one came.
+    pub(super) fn freeze(&self, out: &mut Section) -> Instant {
+        let Self { places, stored_at } = self;
+        for Place { session, cid, len, bytes } in places.iter().filter(|place| place.session != 0) {
+            let bytes = Bytes::copy_from_slice(&bytes[..usize::from(*len)]);
+            out.put(Item::Answer(AnswerRecord { session: *session, cid: *cid, bytes }));
+        }
+        if places.is_empty() { Instant::ZERO } else { *stored_at }
+    }
+
+    /// Reads one; `stored_at` is that of the last one.
+    pub(super) fn thaw(&mut self, stored_at: Instant, record: &AnswerRecord) {
+        let AnswerRecord { session, cid, bytes } = record;
+        self.store(stored_at, *session, *cid, bytes);
     }
 
     /// Gives the memory back when no answer came for a while.

@@ -5,6 +5,7 @@
 
 use super::{Count, Outputs, Shard};
 use crate::handoff::{PushTicket, Uplink};
+use crate::snapshot::{Item, Records, RoomRecord, Section, SnapshotError};
 use moorline_proto::ids::{ConnKey, Pin};
 use moorline_proto::message::backend::{QueryResult, RoomDigest};
 use moorline_proto::random::mix;
@@ -111,6 +112,16 @@ impl Rooms {
         all
     }
 
+    /// Writes them down. Returns the round of the last digest.
+    pub(super) fn freeze(&self, out: &mut Section) -> u32 {
+        let Self { by_name, of_session: _, last_round } = self;
+        for (name, Room { members, version }) in by_name {
+            let members = members.keys().map(|key| key.as_u64()).collect();
+            out.put(Item::Room(RoomRecord { name: name.to_string(), version: *version, members }));
+        }
+        *last_round
+    }
+
     /// Panics unless both directions agree.
     pub(super) fn check(&self) {
         let pairs: usize = self.by_name.values().map(|room| room.members.len()).sum();
@@ -123,6 +134,25 @@ impl Rooms {
 }
 
 impl Shard {
+    /// Reads a room, when every session is there.
+    pub(super) fn thaw_room(&mut self, record: &RoomRecord, from: &Records) -> Result<(), SnapshotError> {
+        let RoomRecord { name, version, members } = record;
+        let name: Arc<str> = name.as_str().into();
+        for key in members.iter().map(|key| ConnKey::from_u64(*key)) {
+            let session = self.table.get(key).and_then(|it| self.registry.get(it.session));
+            let pin = session.ok_or_else(|| from.contradiction("a member of a room is not there"))?.pin;
+            if !self.rooms.try_bind(&name, *version, key, pin) {
+                return Err(from.contradiction("a session is in too many rooms"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The digests go on after this round.
+    pub(super) const fn thaw_round(&mut self, last_round: u32) {
+        self.rooms.last_round = last_round;
+    }
+
     /// Sessions enter a room; with `reset` the others of that worker's slots leave it.
     pub(super) fn on_bind(
         &mut self,

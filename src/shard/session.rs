@@ -1,10 +1,12 @@
 //! One device's login.
 
 use super::flight::Flight;
+use crate::snapshot::{EarlyRecord, Records, Section, SessionRecord, SnapshotError};
 use bytes::Bytes;
 use moorline_proto::dedupe::Dedupe;
-use moorline_proto::ids::{Pin, Seq};
+use moorline_proto::ids::{DEVICE_BYTES_MAX, Pin, Seq, UID_BYTES_MAX};
 use moorline_proto::message::backend::ConnUp;
+use moorline_proto::window::WindowLimits;
 use std::collections::BTreeMap;
 
 /// End of a user's chain of sessions.
@@ -70,6 +72,79 @@ impl Session {
             flight: None,
             early: None,
         }
+    }
+
+    /// Writes it down.
+    pub(super) fn freeze(&self, out: &mut Section) -> SessionRecord {
+        let Self {
+            names: _,
+            uid_len: _,
+            platform,
+            unanswered,
+            connection: _,
+            pin: _,
+            next_of_user: _,
+            login_version,
+            dedupe,
+            next_seq,
+            serial,
+            accepts_lz4,
+            flight,
+            early,
+        } = self;
+        let (base, taken, answered) = dedupe.parts();
+        SessionRecord {
+            uid: self.uid().to_owned(),
+            device: self.device().to_owned(),
+            platform: u32::from(*platform),
+            unanswered: u32::from(*unanswered),
+            login_version: *login_version,
+            base,
+            taken,
+            answered,
+            next_seq: *next_seq,
+            serial: u32::from(*serial),
+            accepts_lz4: *accepts_lz4,
+            flight: flight.as_ref().map(|flight| Box::new(flight.freeze(out))),
+            early: early
+                .iter()
+                .flat_map(|early| early.iter())
+                .map(|(cid, body)| EarlyRecord { cid: *cid, body: out.body(body) })
+                .collect(),
+        }
+    }
+
+    /// Reads it, for the connection in a slot.
+    pub(super) fn thaw(
+        record: &SessionRecord,
+        connection: u32,
+        limits: WindowLimits,
+        from: &Records,
+    ) -> Result<Self, SnapshotError> {
+        let SessionRecord { uid, device, platform, unanswered, login_version, next_seq, serial, .. } = record;
+        if uid.len() > UID_BYTES_MAX || device.len() > DEVICE_BYTES_MAX {
+            return Err(from.contradiction("a name is too long"));
+        }
+        let platform = i32::try_from(*platform).unwrap_or(0);
+        let mut session = Self::new(Names { uid, device, platform }, connection, *login_version);
+        let small = |number: u32| {
+            u16::try_from(number).map_err(|_| from.contradiction("a session's number is too large"))
+        };
+        session.unanswered = small(*unanswered)?;
+        session.serial = small(*serial)?;
+        session.dedupe = Dedupe::restore((record.base, record.taken, record.answered))
+            .ok_or_else(|| from.contradiction("a dedupe window contradicts itself"))?;
+        session.next_seq = *next_seq;
+        session.accepts_lz4 = record.accepts_lz4;
+        if let Some(flight) = &record.flight {
+            session.flight = Some(Box::new(Flight::thaw(flight, limits, *next_seq, from)?));
+        }
+        if !record.early.is_empty() {
+            let one = |early: &EarlyRecord| Ok((early.cid, from.body(early.body)?));
+            let early = record.early.iter().map(one).collect::<Result<BTreeMap<_, _>, _>>()?;
+            session.early = Some(Box::new(early));
+        }
+        Ok(session)
     }
 
     pub(super) fn uid(&self) -> &str {

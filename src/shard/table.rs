@@ -28,6 +28,20 @@ impl Table {
         Some(key)
     }
 
+    /// The last generation that was given.
+    pub(super) const fn last_generation(&self) -> u32 {
+        self.last_generation
+    }
+
+    /// A table with these connections in these slots.
+    pub(super) fn thaw(
+        shard: ShardId,
+        last_generation: u32,
+        connections: impl IntoIterator<Item = (usize, Connection)>,
+    ) -> Self {
+        Self { shard, connections: connections.into_iter().collect(), last_generation }
+    }
+
     pub(super) fn get(&self, key: ConnKey) -> Option<&Connection> {
         let connection = self.connections.get(key.slot() as usize)?;
         (key.shard() == self.shard && connection.generation == key.generation()).then_some(connection)

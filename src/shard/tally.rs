@@ -1,6 +1,7 @@
 //! What a shard counts: plain numbers, published by its reactor once per loop turn.
 
 use crate::metrics::counts;
+use crate::snapshot::ShardHead;
 use moorline_proto::error::CloseReason;
 use std::ops::{Index, IndexMut};
 
@@ -159,6 +160,33 @@ impl Tally {
     /// Connections ended because their client did not read, with a name: the limit that no count tells.
     pub const fn slow(&self) -> (&'static str, u64) {
         (CloseReason::Slow.label(), self.closes[CloseReason::Slow as usize])
+    }
+
+    /// Writes them down, by name: a later build may count other things.
+    pub(super) fn freeze(&self, head: &mut ShardHead) {
+        let Self { counts, closes, closed_by_peer } = self;
+        head.counts = counts.to_vec();
+        head.count_names = Count::SERIES.iter().map(|series| series.name.to_owned()).collect();
+        let codes = CloseReason::ALL.iter().map(|reason| u64::from(reason.code()));
+        head.closes = codes.zip(closes).flat_map(|(code, count)| [code, *count]).collect();
+        head.closed_by_peer = *closed_by_peer;
+    }
+
+    /// Reads them.
+    pub(super) fn thaw(head: &ShardHead) -> Self {
+        let mut tally = Self { closed_by_peer: head.closed_by_peer, ..Self::default() };
+        for (name, value) in head.count_names.iter().zip(&head.counts) {
+            if let Some(index) = Count::SERIES.iter().position(|series| series.name == name) {
+                tally.counts[index] = *value;
+            }
+        }
+        for [code, count] in head.closes.as_chunks().0 {
+            let code = u32::try_from(*code).unwrap_or(0);
+            if let Some(index) = CloseReason::ALL.iter().position(|reason| reason.code() == code) {
+                tally.closes[index] = *count;
+            }
+        }
+        tally
     }
 
     /// Counts an ended connection.

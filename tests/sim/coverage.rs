@@ -33,6 +33,8 @@ macro_rules! coverage {
 coverage! {
     /// Steps simulated.
     steps;
+    /// States of a reactor that moved to another process.
+    restarts;
     /// Sends that applications made.
     sends;
     /// Messages that applications received.

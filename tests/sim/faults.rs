@@ -55,6 +55,8 @@ pub(crate) struct Faults {
     pub(crate) pressure_ms: u64,
     /// Sessions of a shard that may wait for their clients.
     pub(crate) kept: usize,
+    /// Turns of a reactor's loop after which its state moves to another process; 0: never.
+    pub(crate) restart_turns: u64,
 }
 
 /// A client asks four times, and waits two seconds for each answer.
@@ -96,6 +98,7 @@ impl Faults {
             backend_life_ms: pick(&[0, 0, 4_000]),
             pressure_ms: pick(&[0, 0, 1_500]),
             kept: usize::try_from(pick(&[1, 2, 100, 100])).expect("small"),
+            restart_turns: pick(&[0, 0, 0, 50, 50, 7, 7, 1]),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::scene::{Scene, What};
 use crate::tap::{Claims, DOWNLINK_FRAMES, HEARTBEAT_S};
 use moorline::handoff::{Downlink, Uplink};
 use moorline::shard::{Count, Outputs, Settings, Shard, Transfer};
+use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(crate) struct Reactor {
     logins: Logins,
     /// SENDACKs on the wire, for the backend to confirm.
     pub(crate) claims: Claims,
+    settings: Settings,
+    turns_done: u64,
 }
 
 pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
@@ -86,7 +89,9 @@ impl Reactor {
         Self {
             number,
             outputs: Outputs::new(settings.workers),
-            shard: Shard::new(settings, scene.now),
+            shard: Shard::new(settings.clone(), scene.now),
+            settings,
+            turns_done: 0,
             mail: VecDeque::new(),
             streams: BTreeMap::new(),
             ready: VecDeque::new(),
@@ -151,6 +156,10 @@ impl Reactor {
         self.perform(scene, pipes);
         self.shard.check();
         self.outputs.uplinks.iter().flatten().for_each(|item| self.logins.on_uplink(item));
+        self.turns_done += 1;
+        if scene.faults.restart_turns > 0 && self.turns_done.is_multiple_of(scene.faults.restart_turns) {
+            self.restart(scene);
+        }
         if !self.ready.is_empty() || !self.outputs.transmits.is_empty() {
             self.stir(scene);
         } else if let Some(deadline) = self.shard.next_deadline() {
@@ -158,6 +167,34 @@ impl Reactor {
             let late = scene.micros(200);
             self.wake(scene, deadline.saturating_since(scene.now) + late);
         }
+    }
+
+    /// The state goes through a snapshot, as to another process. Everything else is the kernel's, and stays.
+    fn restart(&mut self, scene: &mut Scene) {
+        let mut section = Section::default();
+        self.shard.freeze(&mut section);
+        let mut writer = Writer::default();
+        writer.add(SectionKind::Shard, 0, section);
+        let bytes = writer.finish(Header::default()).concat();
+        let snapshot = Snapshot::open(bytes.into()).expect("just written");
+        let (_, mut records) = snapshot.sections(SectionKind::Shard).expect("whole").remove(0);
+        let mut outputs = Outputs::new(self.settings.workers);
+        let nothing_else = |item| panic!("{item:?} is no shard's");
+        let thawed = Shard::thaw(self.settings.clone(), scene.now, &mut records, &mut outputs, nothing_else);
+        self.shard = thawed.expect("just written");
+        self.shard.check();
+        // The kernel would tell when the others are writable.
+        let is_writable = |key: &ConnKey| self.streams[key].is_writable;
+        self.outputs.transmits = outputs.transmits.into_iter().filter(is_writable).collect();
+        for (key, is_held) in outputs.holds {
+            assert!(is_held && self.streams[&key].is_held, "{key:?} is held");
+        }
+        let with_sockets: BTreeSet<ConnKey> = self.shard.with_sockets().collect();
+        assert!(with_sockets.iter().eq(self.streams.keys()), "every socket is somebody's");
+        scene.coverage.restarts += 1;
+        let mut again = Section::default();
+        self.shard.freeze(&mut again);
+        assert_eq!(again.len(), records.len(), "what was read is what is written");
     }
 
     fn on_mail(&mut self, scene: &mut Scene, pipes: &mut [Pipe], mail: Mail) {

@@ -69,6 +69,24 @@ impl<T> Window<T> {
         Self { limits, next, srtt_micros: 0, flight: None }
     }
 
+    /// A window that goes on where another one stood. `None`: `frames` are not in order below `next`.
+    pub fn restore(
+        limits: WindowLimits,
+        next: Seq,
+        srtt_micros: u32,
+        frames: VecDeque<InFlight<T>>,
+    ) -> Option<Self> {
+        let is_ordered = frames.iter().zip(frames.iter().skip(1)).all(|(a, b)| a.seq < b.seq);
+        let fits = frames.front().is_none_or(|first| first.seq > 0)
+            && frames.back().is_none_or(|last| last.seq < next);
+        if next == 0 || !is_ordered || !fits {
+            return None;
+        }
+        let bytes = frames.iter().map(|frame| u64::from(frame.bytes)).sum();
+        let flight = (!frames.is_empty()).then(|| Box::new(Flight { frames, bytes }));
+        Some(Self { limits, next, srtt_micros, flight })
+    }
+
     /// Whether a frame of `bytes` may be sent now.
     pub fn has_room(&self, bytes: u32) -> bool {
         if self.is_exhausted() {
