@@ -4,6 +4,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod freeze;
 pub mod gateway;
 pub mod handoff;
 pub mod link;

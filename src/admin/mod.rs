@@ -2,7 +2,7 @@
 //!
 //! Owns one thread with its own poll and at most 16 connections; driven by the
 //! kernel, asks nobody anything: it reads the boards of [`Registry`] and the flags of [`Status`]. It
-//! has no login and changes nothing, so it belongs on loopback. Must not touch a client's connection.
+//! has no login, so it belongs on loopback. Must not touch a client's connection.
 //!
 //! | path | answers |
 //! |---|---|
@@ -10,8 +10,11 @@
 //! | `/readyz` | 200; 503 while draining or while no link to a backend is up |
 //! | `/metrics` | OpenMetrics text |
 //! | `/v1/varz` | [`Varz`] as JSON |
+//! | `/v1/restartz` | [`Restartz`] as JSON |
+//! | POST `/v1/upgrade` | 202 and the number that the hot restart has in `/v1/restartz` |
 
 mod connection;
+mod restarts;
 mod routes;
 mod server;
 mod status;
@@ -19,12 +22,14 @@ mod status;
 mod tests;
 mod token;
 
+pub use restarts::{Restart, RestartDesk, RestartOrder, Restartz, Step};
 pub use status::{Phase, Status, Varz};
 
 use crate::metrics::{Board, Registry};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,6 +53,7 @@ pub(crate) const BOUNDS: Bounds =
 pub struct Admin {
     address: SocketAddr,
     bell: Arc<mio::Waker>,
+    is_paused: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -55,6 +61,11 @@ impl Admin {
     /// Where it listens.
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Accepts no more visitors, or does again: another process may serve the address next.
+    pub fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Ends the thread; open connections are closed.
@@ -87,8 +98,9 @@ fn spawn_bounded(
     let board = Arc::new(Board::new(server::SERIES));
     registry.add(Arc::clone(&board));
     let routes = routes::Routes::new(registry, status);
-    let (server, bell) = server::Server::new(listener, routes, board, bounds)?;
+    let is_paused = Arc::new(AtomicBool::new(false));
+    let (server, bell) = server::Server::new(listener, routes, board, bounds, Arc::clone(&is_paused))?;
     let thread = std::thread::Builder::new().name("moorline-admin".to_owned()).spawn(move || server.run())?;
     tracing::info!(%address, "admin address is up");
-    Ok(Admin { address, bell, thread })
+    Ok(Admin { address, bell, is_paused, thread })
 }

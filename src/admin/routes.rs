@@ -1,13 +1,21 @@
 //! From a request's head to the whole answer. Pure but for the figures it reads.
 
+use super::restarts::RestartOrder;
 use super::status::{Phase, Status, Varz};
 use crate::metrics::{self, Registry};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Header lines of a request; over it: 431.
 const HEADERS_MAX: usize = 64;
 const TEXT: &str = "text/plain; charset=utf-8";
-const PATHS: &str = "/healthz, /readyz, /metrics and /v1/varz";
+const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz and POST /v1/upgrade";
+/// Headers of POST /v1/upgrade. A browser sends none of them without asking first.
+const BINARY: &str = "moorline-binary";
+const TIMEOUT_MS: &str = "moorline-timeout-ms";
+const DRY_RUN: &str = "moorline-dry-run";
+const ORDER: &str = "moorline-order";
 
 /// What is served.
 #[derive(Debug)]
@@ -37,7 +45,11 @@ impl Routes {
         match request.parse(received) {
             Ok(httparse::Status::Complete(_)) => {
                 let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
-                Reply::Done(self.answer(method, target))
+                let reply = match (method, target) {
+                    ("POST", "/v1/upgrade") => self.order_restart(request.headers),
+                    _ => self.answer(method, target),
+                };
+                Reply::Done(reply)
             }
             Ok(httparse::Status::Partial) if received.len() < bytes_max => Reply::More,
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
@@ -48,6 +60,26 @@ impl Routes {
                 let text = format!("not an HTTP/1.1 request: {error}\n");
                 Reply::Done(response("400 Bad Request", TEXT, &text, Body::Sent))
             }
+        }
+    }
+
+    fn order_restart(&self, headers: &[httparse::Header<'_>]) -> Vec<u8> {
+        let value = |name: &str| {
+            let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+            header.and_then(|header| std::str::from_utf8(header.value).ok())
+        };
+        // No page that a browser shows can send this header along.
+        if value(ORDER) != Some("upgrade") {
+            return response("400 Bad Request", TEXT, "moorline-order: upgrade is missing\n", Body::Sent);
+        }
+        let order = RestartOrder {
+            binary: value(BINARY).map(PathBuf::from),
+            timeout: value(TIMEOUT_MS).and_then(|text| text.parse().ok()).map(Duration::from_millis),
+            is_dry_run: value(DRY_RUN) == Some("1"),
+        };
+        match self.status.restarts.try_order(order) {
+            Ok(number) => response("202 Accepted", TEXT, &format!("{number}\n"), Body::Sent),
+            Err(()) => response("409 Conflict", TEXT, "a hot restart is under way\n", Body::Sent),
         }
     }
 
@@ -72,6 +104,11 @@ impl Routes {
             "/v1/varz" => {
                 let varz = Varz::read(&self.status, &self.registry);
                 let json = serde_json::to_string_pretty(&varz).expect("figures and texts only");
+                response("200 OK", "application/json", &format!("{json}\n"), body)
+            }
+            "/v1/restartz" => {
+                let restarts = self.status.restarts.show();
+                let json = serde_json::to_string_pretty(&restarts).expect("figures and texts only");
                 response("200 OK", "application/json", &format!("{json}\n"), body)
             }
             "/" => response("200 OK", TEXT, &format!("moorline admin; here are {PATHS}\n"), body),

@@ -12,6 +12,7 @@ use moorline_proto::time::{Duration, Instant};
 use slab::Slab;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const SERIES: &[Series] = &[
     Series::counter("admin_requests", "Requests answered at the admin address."),
@@ -34,6 +35,7 @@ pub(super) struct Server {
     board: Arc<Board>,
     bounds: Bounds,
     accept_again_at: Option<Instant>,
+    is_paused: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -42,6 +44,7 @@ impl Server {
         routes: Routes,
         board: Arc<Board>,
         bounds: Bounds,
+        is_paused: Arc<AtomicBool>,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         listener.set_nonblocking(true)?;
@@ -49,7 +52,8 @@ impl Server {
         poll.registry().register(&mut listener, Source::Listener.token(), Interest::READABLE)?;
         let bell = Arc::new(Waker::new(poll.registry(), Source::Bell.token())?);
         let connections = Slab::with_capacity(bounds.connections);
-        let server = Self { poll, listener, connections, routes, board, bounds, accept_again_at: None };
+        let server =
+            Self { poll, listener, connections, routes, board, bounds, accept_again_at: None, is_paused };
         Ok((server, bell))
     }
 
@@ -85,6 +89,10 @@ impl Server {
 
     fn accept(&mut self, now: Instant) {
         self.accept_again_at = None;
+        if self.is_paused.load(Ordering::SeqCst) {
+            self.accept_again_at = Some(now + ACCEPT_PAUSE);
+            return;
+        }
         loop {
             match self.listener.accept() {
                 Ok((stream, _)) if self.connections.len() < self.bounds.connections => {

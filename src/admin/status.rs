@@ -1,5 +1,6 @@
 //! What the process says about itself as a whole.
 
+use super::restarts::RestartDesk;
 use crate::config::Config;
 use crate::metrics::process::Figures;
 use crate::metrics::{Registry, names};
@@ -19,17 +20,20 @@ pub struct Status {
     pub reactors: usize,
     /// Worker threads.
     pub workers: usize,
+    /// Hot restarts.
+    pub restarts: RestartDesk,
     is_draining: AtomicBool,
 }
 
 impl Status {
     /// Of a process with these settings, which serves.
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, gateway: &str) -> Self {
         Self {
-            gateway: config.gateway_id(),
+            gateway: gateway.to_owned(),
             listener: config.listener.address,
             reactors: config.reactors(),
             workers: config.workers(),
+            restarts: RestartDesk::default(),
             is_draining: AtomicBool::new(false),
         }
     }
@@ -130,7 +134,7 @@ impl Varz {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             gateway: status.gateway.clone(),
             pid: std::process::id(),
-            generation: 0,
+            generation: status.restarts.show().generation,
             uptime_seconds: figures.uptime_seconds,
             phase: status.phase(registry),
             listener: status.listener,

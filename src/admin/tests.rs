@@ -26,7 +26,8 @@ impl Rig {
         registry.add(Arc::clone(&board));
         let mut config = Config::default();
         config.gateway.id = "g1".into();
-        let status = Arc::new(Status::new(&config).listening_at(([127, 0, 0, 1], 4).into()));
+        let status =
+            Arc::new(Status::new(&config, &config.gateway.id).listening_at(([127, 0, 0, 1], 4).into()));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let admin =
             spawn_bounded(listener, Arc::clone(&status), Arc::clone(&registry), bounds).expect("starts");

@@ -13,6 +13,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod token;
+mod upgrade;
 
 use crate::gateway::{self, GatewayError};
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -55,6 +56,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Hand everything over to a new process, without dropping a connection, and wait for the verdict
+    Upgrade(upgrade::UpgradeArgs),
+    /// The same with the binary that served before the last upgrade
+    Rollback(upgrade::RollbackArgs),
     /// Sign an HS256 login token, for trying things out
     Token(token::TokenArgs),
     /// Print a completion script for a shell
@@ -109,6 +114,8 @@ pub fn main() -> ExitCode {
         Command::Check(args) => settings::check(&args),
         Command::Config { what } => settings::print(&what),
         Command::Status { admin, json } => status::show(admin, json),
+        Command::Upgrade(args) => upgrade::upgrade(&args),
+        Command::Rollback(args) => upgrade::rollback(&args),
         Command::Token(args) => token::sign(&args),
         Command::Completions { shell } => manual::completions(Arguments::command(), shell),
         Command::Man { dir } => manual::pages(Arguments::command(), dir.as_deref()),

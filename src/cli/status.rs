@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
-    let body = fetch(admin).map_err(|error| {
+    let body = ask(admin, "GET", "/v1/varz", "").map_err(|error| {
         Failure::Failed(format!(
             "cannot get the status from {admin}: {error}; is the gateway running, and is this its \
              admin address (--admin)?"
@@ -24,19 +24,22 @@ pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
     if is_json { say(&body) } else { say(&summary(&varz)) }
 }
 
-/// The body of `/v1/varz`.
-fn fetch(admin: SocketAddr) -> io::Result<String> {
+/// The body of an answer of the admin address.
+pub(super) fn ask(admin: SocketAddr, method: &str, path: &str, headers: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("GET /v1/varz HTTP/1.1\r\nhost: {admin}\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("{method} {path} HTTP/1.1\r\nhost: {admin}\r\n{headers}\r\n").as_bytes())?;
     let mut answer = String::new();
     stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
     let (head, body) =
         answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
     match head.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(format!("it says {:?}", head.lines().next().unwrap_or_default()))),
+        Some("200" | "202") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(format!(
+            "it says {:?}",
+            format!("{} {body}", head.lines().next().unwrap_or_default()).trim()
+        ))),
     }
 }
 
@@ -82,9 +85,9 @@ mod tests {
         let mut config = Config::default();
         config.gateway.id = "g1".into();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let status = Arc::new(Status::new(&config));
+        let status = Arc::new(Status::new(&config, "g1"));
         let admin = admin::spawn(listener, status, Arc::new(Registry::new())).expect("starts");
-        let body = fetch(admin.address()).expect("answers");
+        let body = ask(admin.address(), "GET", "/v1/varz", "").expect("answers");
         let shown = summary(&serde_json::from_str(&body).expect("JSON"));
         assert!(shown.starts_with("g1: not ready: no link to a backend is up\n"), "{shown}");
         assert!(shown.contains("connections 0   sessions 0   links up 0\n"), "{shown}");

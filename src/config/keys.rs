@@ -245,6 +245,20 @@ pub const KEYS: &[Key] = &[
         "After TERM: how long clients have to leave before what remains is closed, up to 1h.",
     ),
     key(
+        "handover",
+        "timeout",
+        Kind::Duration,
+        "\"30s\"",
+        "Hot restart: how long the check, the start and the warming of the new process may take together, 1s to 10m. What stands still does so for half a second at most before the state moves.",
+    ),
+    key(
+        "handover",
+        "pid_file",
+        Kind::Text,
+        "\"\"",
+        "File that names the process that serves, for scripts without a supervisor. Empty: none.",
+    ),
+    key(
         "limits",
         "connections_max",
         Kind::Count,

@@ -44,6 +44,8 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// How the process ends.
     pub drain: DrainConfig,
+    /// Hot restarts.
+    pub handover: HandoverConfig,
     /// What one process and one connection may hold.
     pub limits: LimitsConfig,
     /// Who answers.
@@ -209,6 +211,17 @@ pub struct DrainConfig {
     /// From TERM until what is still connected is closed.
     #[serde(with = "units::duration")]
     pub grace: Duration,
+}
+
+/// `[handover]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandoverConfig {
+    /// From the order up to the commit.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// Names the process that serves; empty: none.
+    pub pid_file: String,
 }
 
 /// `[limits]`

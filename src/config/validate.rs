@@ -159,6 +159,7 @@ fn check_times(rules: &mut Rules<'_>, config: &Config) {
     for (key, value) in [("heartbeat.min", heartbeat.min), ("heartbeat.max", heartbeat.max)] {
         rules.require(value.subsec_nanos() == 0, key, || "expected whole seconds".to_owned());
     }
+    rules.time("handover.timeout", config.handover.timeout, Duration::from_secs(1)..=HOUR / 6);
     rules.time("drain.grace", config.drain.grace, Duration::ZERO..=HOUR);
     let handshake = Duration::from_millis(100)..=SECOND * 300;
     rules.time("limits.handshake_timeout", config.limits.handshake_timeout, handshake);

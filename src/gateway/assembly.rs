@@ -4,24 +4,32 @@ use super::GatewayError;
 use crate::admin::{self, Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
+use crate::freeze::{self, Conductor, Order};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
-use crate::sys::{clock, limits};
-use crate::worker::{
-    self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, WorkerParts,
-    WorkerSettings,
+use crate::snapshot::{
+    AddressRecord, GatewayHead, Item, Records, Section, SectionKind, Snapshot, SocketRef, Writer,
 };
+use crate::sys::{clock, limits, sockets};
+use crate::worker::{
+    self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, Worker,
+    WorkerParts, WorkerSettings,
+};
+use bytes::Bytes;
+use crossbeam_channel::bounded;
 use mio::Poll;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
+use moorline_proto::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -33,6 +41,8 @@ const REACTOR_MAIL_MAX: usize = 4096;
 const RESERVED_FDS: u64 = 100;
 /// Connections without a file limit that says otherwise.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
+/// Between looks at whether a thread stands still.
+const LOOK: Duration = Duration::from_micros(50);
 /// Pause between tries to put an order into a full mailbox.
 const ORDER_RETRY: Duration = Duration::from_millis(1);
 /// Tries, after which a reactor counts as stuck.
@@ -40,92 +50,240 @@ const ORDER_TRIES: usize = 5_000;
 
 /// The running gateway.
 pub(super) struct Gateway {
-    listener: SocketAddr,
+    listener: TcpListener,
+    address: SocketAddr,
+    admin_listener: Option<TcpListener>,
     admin: Option<Admin>,
-    status: Arc<Status>,
+    pub(super) status: Arc<Status>,
     metrics: Arc<Registry>,
-    reactors: Vec<(Sender<ReactorMail>, JoinHandle<io::Result<()>>)>,
-    workers: Vec<(Sender<UplinkBatch>, JoinHandle<()>)>,
+    door: Arc<Door>,
+    birth: Birth,
+    gateway_id: String,
+    reactors: Vec<(Sender<ReactorMail>, Conductor, JoinHandle<io::Result<()>>)>,
+    workers: Vec<(Sender<UplinkBatch>, Conductor, JoinHandle<()>)>,
     workers_stop: Arc<AtomicBool>,
 }
 
-impl Gateway {
-    /// Binds, makes all threads, and serves.
-    pub(super) fn start(config: &Config) -> Result<Self, GatewayError> {
-        let cap = connections_max(config.limits.connections_max);
-        let (listener, address) = bind(config)?;
-        let judge = auth::judge(&config.auth)?;
-        let metrics = Arc::new(Registry::new());
+/// A gateway whose threads have not begun: until then it reads and writes nothing.
+pub(super) struct Prepared {
+    listener: TcpListener,
+    address: SocketAddr,
+    admin_listener: Option<TcpListener>,
+    status: Arc<Status>,
+    metrics: Arc<Registry>,
+    door: Arc<Door>,
+    birth: Birth,
+    gateway_id: String,
+    reactors: Vec<(Sender<ReactorMail>, Conductor, Reactor)>,
+    workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
+    workers_stop: Arc<AtomicBool>,
+    cap: usize,
+}
+
+/// What a process before this one hands over.
+pub(super) struct Taken {
+    pub(super) snapshot: Snapshot,
+    pub(super) head: GatewayHead,
+    pub(super) addresses: Vec<AddressRecord>,
+}
+
+/// Gives the socket that a snapshot names.
+pub(super) type Take<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
+
+impl Prepared {
+    /// A gateway that begins with nothing.
+    pub(super) fn fresh(config: &Config) -> Result<Self, GatewayError> {
+        let (listener, _) = bind(config)?;
+        let admin_listener = bind_admin(config)?;
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key)
             .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
-        let base = birth(ticket_key);
-        let mut random = Random::new(getrandom::u64().unwrap_or(base.epoch));
+        let birth = birth(ticket_key);
+        let berths = Berths::open(config, config.reactors(), config.workers())?;
+        Self::assemble(config, listener, admin_listener, birth, berths, None)
+    }
 
-        let mut reactor_berths = Vec::new();
-        let mut reactor_senders = Vec::new();
-        for _ in 0..config.reactors() {
-            let (sender, berth) = reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
-            reactor_senders.push(sender);
-            reactor_berths.push(berth);
+    /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
+    pub(super) fn taken(config: &Config, taken: &Taken, take: &mut Take<'_>) -> Result<Self, GatewayError> {
+        let failed = |name| GatewayError::system(name);
+        let listener =
+            taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
+        let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
+        let admin_listener = match &taken.head.admin {
+            Some(socket) if config.admin.enabled => {
+                Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
+            }
+            _ => bind_admin(config)?,
+        };
+        let head = &taken.head;
+        let ticket_key = head.ticket_key[..].try_into();
+        let ticket_key =
+            ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
+        let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
+        let berths = Berths::open(config, head.shards as usize, head.workers as usize)?;
+        Self::assemble(config, listener, admin_listener, birth, berths, Some((taken, take)))
+    }
+
+    fn assemble(
+        config: &Config,
+        listener: TcpListener,
+        admin_listener: Option<TcpListener>,
+        birth: Birth,
+        berths: Berths,
+        mut taken: Option<(&Taken, &mut Take<'_>)>,
+    ) -> Result<Self, GatewayError> {
+        let cap = connections_max(config.limits.connections_max);
+        let address = listener.local_addr().map_err(GatewayError::system("name the listening socket"))?;
+        let judge = auth::judge(&config.auth)?;
+        let metrics = Arc::new(Registry::new());
+        let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
+        let door = door(config, cap);
+        if let Some((taken, _)) = &taken {
+            door.thaw(taken.head.accepted_until);
+            taken.addresses.iter().for_each(|address| door.thaw_address(address));
         }
+        let gateway_id = match &taken {
+            Some((taken, _)) => taken.head.gateway_id.clone(),
+            None => config.gateway_id(),
+        };
+        let Berths { reactors: reactor_berths, workers: worker_berths } = berths;
+        let reactor_senders: Vec<_> = reactor_berths.iter().map(|(sender, _)| sender.clone()).collect();
+        let worker_senders: Vec<_> = worker_berths.iter().map(|(sender, _)| sender.clone()).collect();
         let workers_stop = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
-        for number in 0..config.workers() {
+        for (number, (sender, berth)) in worker_berths.into_iter().enumerate() {
             let sinks =
                 reactor_senders.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
-            let opened = Berth::open(config.worker.queue_batches);
-            let (sender, berth) = opened.map_err(GatewayError::system("make a worker's epoll"))?;
-            let parts = WorkerParts {
-                settings: worker_settings(config, number, base.epoch, random.next_u64()),
+            let (conductor, post) = freeze::post();
+            let mut worker = Worker::new(WorkerParts {
+                settings: worker_settings(config, &gateway_id, number, birth.epoch, random.next_u64()),
                 berth,
                 shards: sinks.collect(),
                 judge: judge.clone(),
                 clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
                 stop: Arc::clone(&workers_stop),
                 board: board(&metrics, worker::series()),
+                post,
                 registry: Some(Arc::clone(&metrics)),
-            };
-            let handle = worker::spawn(parts).map_err(GatewayError::system("start a worker"))?;
-            workers.push((sender, handle));
+            });
+            if let Some((taken, take)) = &mut taken {
+                let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
+                let mut records = section(&taken.snapshot, SectionKind::Worker, number)?;
+                let mut stream = |socket: &SocketRef| Ok(stream_of(take(socket)?));
+                worker.thaw(&mut records, now, &mut stream)?;
+            }
+            workers.push((sender, conductor, worker));
         }
-
-        let door = door(config, cap);
-        let shards = reactor_senders.len();
         let mut reactors = Vec::new();
-        for (number, (poll, inbox)) in reactor_berths.into_iter().enumerate() {
+        for (number, (sender, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
             let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
-            let settings = Settings::new(config, shard, shards, workers.len(), base, random.next_u64());
+            let (shards, seed) = (reactor_senders.len(), random.next_u64());
+            let settings = Settings::new(config, shard, shards, worker_senders.len(), birth, seed);
             let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
+            let (conductor, post) = freeze::post();
             let parts = ReactorParts {
                 listener: mio::net::TcpListener::from_std(cloned),
                 door: Arc::clone(&door),
                 clock: clock::now,
                 inbox,
                 reactors: reactor_senders.clone(),
-                workers: workers.iter().map(|(sender, _)| sender.clone()).collect(),
+                workers: worker_senders.clone(),
                 board: board(&metrics, reactor::series()),
                 read_budget: config.reactor.read_budget.as_usize(),
                 accept_budget: config.reactor.accept_budget,
+                post,
             };
-            let reactor =
-                Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?;
+            let reactor = match &mut taken {
+                None => {
+                    Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?
+                }
+                Some((taken, take)) => {
+                    let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
+                    let mut records = section(&taken.snapshot, SectionKind::Shard, number)?;
+                    let mut stream = |socket: &SocketRef| Ok(stream_of(take(socket)?));
+                    Reactor::thaw(poll, settings, parts, now, &mut records, &mut stream)?
+                }
+            };
+            reactors.push((sender, conductor, reactor));
+        }
+        let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
+        if taken.as_ref().is_some_and(|(taken, _)| taken.head.is_draining) {
+            status.set_draining();
+        }
+        Ok(Self {
+            listener,
+            address,
+            admin_listener,
+            status,
+            metrics,
+            door,
+            birth,
+            gateway_id,
+            reactors,
+            workers,
+            workers_stop,
+            cap,
+        })
+    }
+
+    /// Where restarts are remembered.
+    pub(super) fn desk(&self) -> &crate::admin::RestartDesk {
+        &self.status.restarts
+    }
+
+    /// Begins all threads.
+    pub(super) fn launch(self) -> Result<Gateway, GatewayError> {
+        let unix_base_nanos = unix_base();
+        let mut workers = Vec::new();
+        for (sender, conductor, worker) in self.workers {
+            let handle = worker.spawn().map_err(GatewayError::system("start a worker"))?;
+            workers.push((sender, conductor, handle));
+        }
+        let mut reactors = Vec::new();
+        for (number, (sender, conductor, mut reactor)) in self.reactors.into_iter().enumerate() {
+            reactor.handle_thawed(unix_base_nanos);
             let named = std::thread::Builder::new().name(format!("reactor-{number}"));
             let handle =
                 named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
-            reactors.push((reactor_senders[number].clone(), handle));
+            reactors.push((sender, conductor, handle));
         }
-        let status = Arc::new(Status::new(config).listening_at(address));
-        let admin = start_admin(config, &status, &metrics)?;
-        tracing::info!(listener = %address, reactors = reactors.len(), workers = workers.len(), connections_max = cap, "serving");
-        Ok(Self { listener: address, admin, status, metrics, reactors, workers, workers_stop })
+        let admin = match &self.admin_listener {
+            None => None,
+            Some(listener) => {
+                let cloned = listener.try_clone().map_err(GatewayError::system("share the admin socket"))?;
+                let spawned = admin::spawn(cloned, Arc::clone(&self.status), Arc::clone(&self.metrics));
+                Some(spawned.map_err(GatewayError::system("start the admin thread"))?)
+            }
+        };
+        tracing::info!(listener = %self.address, reactors = reactors.len(), workers = workers.len(), connections_max = self.cap, "serving");
+        Ok(Gateway {
+            listener: self.listener,
+            address: self.address,
+            admin_listener: self.admin_listener,
+            admin,
+            status: self.status,
+            metrics: self.metrics,
+            door: self.door,
+            birth: self.birth,
+            gateway_id: self.gateway_id,
+            reactors,
+            workers,
+            workers_stop: self.workers_stop,
+        })
     }
+}
 
+impl Gateway {
     /// One line for people, scripts and tests.
     #[allow(clippy::print_stdout)] // the readiness line is this program's output
     pub(super) fn announce_ready(&self) {
         let admin = self.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address().to_string());
-        println!("moorline ready listener={} admin={admin} pid={}", self.listener, std::process::id());
+        let generation = self.status.restarts.show().generation;
+        println!(
+            "moorline ready listener={} admin={admin} pid={} generation={generation}",
+            self.address,
+            std::process::id()
+        );
     }
 
     /// Open client connections.
@@ -135,8 +293,8 @@ impl Gateway {
 
     /// The name of a thread that ended though nobody asked it to.
     pub(super) fn ended_thread(&self) -> Option<String> {
-        let reactors = self.reactors.iter().map(|(_, handle)| (handle.is_finished(), handle.thread()));
-        let workers = self.workers.iter().map(|(_, handle)| (handle.is_finished(), handle.thread()));
+        let reactors = self.reactors.iter().map(|(.., handle)| (handle.is_finished(), handle.thread()));
+        let workers = self.workers.iter().map(|(.., handle)| (handle.is_finished(), handle.thread()));
         let (_, thread) = reactors.chain(workers).find(|(is_finished, _)| *is_finished)?;
         Some(thread.name().unwrap_or("unnamed").to_owned())
     }
@@ -155,13 +313,13 @@ impl Gateway {
 
     /// Waits for the threads: first the reactors, which still hand over, then the workers.
     pub(super) fn join(self) {
-        for (_, handle) in self.reactors {
+        for (.., handle) in self.reactors {
             if let Ok(Err(error)) = handle.join() {
                 tracing::error!(%error, "a reactor failed");
             }
         }
         self.workers_stop.store(true, Ordering::SeqCst);
-        for (sender, handle) in self.workers {
+        for (sender, _, handle) in self.workers {
             sender.wake().ok();
             handle.join().ok();
         }
@@ -170,8 +328,104 @@ impl Gateway {
         }
     }
 
+    /// Has every thread stand still, with no message under way, and writes everything down.
+    ///
+    /// # Errors
+    /// What went wrong; [`Self::thaw`] then.
+    pub(super) fn freeze(&self, deadline: std::time::Instant) -> Result<(Instant, Writer), String> {
+        if let Some(admin) = &self.admin {
+            admin.set_paused(true);
+        }
+        self.conductors().for_each(|(_, conductor)| conductor.call());
+        self.workers.iter().for_each(|(sender, ..)| _ = sender.wake());
+        self.reactors.iter().for_each(|(sender, ..)| _ = sender.wake());
+        for (name, conductor) in self.conductors() {
+            while !conductor.stands() {
+                if std::time::Instant::now() >= deadline {
+                    return Err(format!("{name} did not stand still in time"));
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        }
+        let frozen_at = clock::now();
+        loop {
+            let mut is_busy = false;
+            for (name, conductor) in self.conductors() {
+                let (reply, replied) = bounded(1);
+                conductor.order(Order::Step(reply));
+                is_busy |= replied
+                    .recv_deadline(deadline)
+                    .map_err(|_| format!("{name} did not hand over what it had in time"))?;
+            }
+            if !is_busy {
+                break;
+            }
+            if std::time::Instant::now() >= deadline {
+                return Err("messages between threads did not come to rest in time".into());
+            }
+        }
+        let mut replies = Vec::new();
+        for (name, conductor) in self.conductors() {
+            let (reply, replied) = bounded(1);
+            conductor.order(Order::Freeze(reply));
+            replies.push((name, replied));
+        }
+        let mut writer = Writer::default();
+        for (place, (name, replied)) in replies.into_iter().enumerate() {
+            let section = replied
+                .recv_deadline(deadline)
+                .map_err(|_| format!("{name} was not written down in time"))?;
+            let section = section.map_err(|error| format!("{name} cannot be written down: {error}"))?;
+            let number = |place: usize| u32::try_from(place).expect("some dozens of threads");
+            match place.checked_sub(self.reactors.len()) {
+                None => writer.add(SectionKind::Shard, number(place), section),
+                Some(worker) => writer.add(SectionKind::Worker, number(worker), section),
+            }
+        }
+        Ok((frozen_at, writer))
+    }
+
+    /// What the process has once, written down.
+    pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
+        let mut section = Section::default();
+        let mut addresses = Section::default();
+        head.accepted_until = self.door.freeze(&mut addresses);
+        head.epoch = self.birth.epoch;
+        head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
+        head.shards = u32::try_from(self.reactors.len()).expect("at most 256");
+        head.workers = u32::try_from(self.workers.len()).expect("at most 256");
+        head.listener = Some(sockets::name_of(&self.listener)?.into());
+        if let Some(listener) = &self.admin_listener {
+            head.admin = Some(sockets::name_of(listener)?.into());
+        }
+        head.is_draining = self.status.is_draining();
+        head.gateway_id.clone_from(&self.gateway_id);
+        section.put(Item::Gateway(head));
+        section.append(&addresses);
+        Ok(section)
+    }
+
+    /// Goes on from `frozen_at`, as if nothing had happened.
+    pub(super) fn thaw(&self, frozen_at: Option<Instant>) {
+        if let Some(frozen_at) = frozen_at {
+            clock::go_on_from(frozen_at);
+        }
+        let unix_base_nanos = unix_base();
+        self.conductors().for_each(|(_, conductor)| conductor.dismiss(unix_base_nanos));
+        if let Some(admin) = &self.admin {
+            admin.set_paused(false);
+        }
+    }
+
+    fn conductors(&self) -> impl Iterator<Item = (String, &Conductor)> {
+        let reactors = self.reactors.iter().enumerate();
+        let reactors = reactors.map(|(number, (_, conductor, _))| (format!("reactor {number}"), conductor));
+        let workers = self.workers.iter().enumerate();
+        reactors.chain(workers.map(|(number, (_, conductor, _))| (format!("worker {number}"), conductor)))
+    }
+
     fn order(&self, make: impl Fn() -> ReactorMail) {
-        for (reactor, handle) in &self.reactors {
+        for (reactor, _, handle) in &self.reactors {
             let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
                 Err(SendError::Full(_)) => {
                     std::thread::park_timeout(ORDER_RETRY);
@@ -244,26 +498,51 @@ fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
     bind().map_err(|source| GatewayError::Bind { key: "listener.address", address, source })
 }
 
-/// The admin thread, if it is wanted.
-fn start_admin(
-    config: &Config,
-    status: &Arc<Status>,
-    metrics: &Arc<Registry>,
-) -> Result<Option<Admin>, GatewayError> {
+/// The admin address, if it is wanted.
+fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
     if !config.admin.enabled {
         return Ok(None);
     }
     let address = config.admin.address;
-    let listener = TcpListener::bind(address).map_err(|source| GatewayError::Bind {
-        key: "admin.address",
-        address,
-        source,
-    })?;
-    let spawned = admin::spawn(listener, Arc::clone(status), Arc::clone(metrics));
-    spawned.map(Some).map_err(GatewayError::system("start the admin thread"))
+    let failed = |source| GatewayError::Bind { key: "admin.address", address, source };
+    TcpListener::bind(address).map(Some).map_err(failed)
 }
 
-fn worker_settings(config: &Config, number: usize, epoch: u64, seed: u64) -> WorkerSettings {
+/// Where all threads will wait.
+struct Berths {
+    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    workers: Vec<(Sender<UplinkBatch>, Berth)>,
+}
+
+impl Berths {
+    fn open(config: &Config, reactors: usize, workers: usize) -> Result<Self, GatewayError> {
+        let reactor = |_| reactor_berth().map_err(GatewayError::system("make a reactor's epoll"));
+        let worker = |_| {
+            Berth::open(config.worker.queue_batches).map_err(GatewayError::system("make a worker's epoll"))
+        };
+        Ok(Self {
+            reactors: (0..reactors).map(reactor).collect::<Result<_, _>>()?,
+            workers: (0..workers).map(worker).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn section(snapshot: &Snapshot, kind: SectionKind, number: usize) -> Result<Records, GatewayError> {
+    let found = snapshot.sections(kind)?.into_iter().find(|(other, _)| *other as usize == number);
+    let missing = || GatewayError::Takeover(format!("the snapshot has no section {kind:?} {number}"));
+    found.map(|(_, records)| records).ok_or_else(missing)
+}
+
+fn stream_of(fd: OwnedFd) -> mio::net::TcpStream {
+    mio::net::TcpStream::from_std(std::net::TcpStream::from(fd))
+}
+
+/// Unix nanoseconds at the gateway's own time zero.
+fn unix_base() -> u64 {
+    clock::unix_nanos().saturating_sub(clock::now().as_nanos())
+}
+
+fn worker_settings(config: &Config, node: &str, number: usize, epoch: u64, seed: u64) -> WorkerSettings {
     let backend = &config.backend;
     WorkerSettings {
         number: u16::try_from(number).expect("at most 256 workers"),
@@ -280,7 +559,7 @@ fn worker_settings(config: &Config, number: usize, epoch: u64, seed: u64) -> Wor
             hello: LinkHello {
                 version_min: u32::from(moorline_proto::link::LINK_VERSION),
                 version_max: u32::from(moorline_proto::link::LINK_VERSION),
-                node: config.gateway_id(),
+                node: node.to_owned(),
                 epoch,
                 capacity: u32::try_from(config.limits.connections_max).unwrap_or(u32::MAX),
                 agent: concat!("moorline/", env!("CARGO_PKG_VERSION")).to_owned(),

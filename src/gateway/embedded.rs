@@ -6,12 +6,16 @@
 
 use super::GatewayError;
 use crate::config::Config;
+use crate::snapshot::EmbeddedRecord;
+use crate::sys::sockets;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,7 +35,27 @@ pub(super) struct Backend {
 
 struct State {
     pid: Option<u32>,
+    /// Its standard input and output, on this side.
+    pipes: (RawFd, RawFd),
     is_ending: bool,
+}
+
+/// The backend's process.
+enum Process {
+    /// Started here.
+    Own(Child),
+    /// Started by a gateway before this one: it ends with this pipe, but cannot be waited for.
+    Adopted { _input: File },
+}
+
+impl Process {
+    fn pipes(&self, output: &Output) -> (RawFd, RawFd) {
+        let input = match self {
+            Self::Own(child) => child.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+            Self::Adopted { _input } => _input.as_raw_fd(),
+        };
+        (input, output.fd)
+    }
 }
 
 impl Backend {
@@ -40,10 +64,43 @@ impl Backend {
         let binary = std::env::current_exe().map_err(GatewayError::system("find the own executable"))?;
         let (child, output, address) = spawn(&binary, ANY_PORT)?;
         tracing::info!(pid = child.id(), %address, "embedded backend started");
+        let pid = child.id();
+        Self::watch(config, binary, address, pid, Process::Own(child), output)
+    }
+
+    /// Goes on with the one that a gateway before this one has started.
+    pub(super) fn adopt(config: &mut Config, record: &EmbeddedRecord) -> Result<Self, GatewayError> {
+        let binary = std::env::current_exe().map_err(GatewayError::system("find the own executable"))?;
+        let failed = || GatewayError::system("take over the embedded backend");
+        let address =
+            record.address.parse().map_err(|_| io::ErrorKind::InvalidData.into()).map_err(failed())?;
+        let input = File::from(sockets::take(record.input_fd).map_err(failed())?);
+        let output = File::from(sockets::take(record.output_fd).map_err(failed())?);
+        let output = Output::over(output);
+        Self::watch(config, binary, address, record.pid, Process::Adopted { _input: input }, output)
+    }
+
+    /// As the next gateway needs it; `None`: it is being started again.
+    pub(super) fn freeze(&self, config: &Config) -> Option<EmbeddedRecord> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (input_fd, output_fd) = state.pipes;
+        let address = config.backend.endpoints.first()?.to_string();
+        Some(EmbeddedRecord { pid: state.pid?, address, input_fd, output_fd })
+    }
+
+    fn watch(
+        config: &mut Config,
+        binary: PathBuf,
+        address: SocketAddr,
+        pid: u32,
+        process: Process,
+        output: Output,
+    ) -> Result<Self, GatewayError> {
         config.backend.endpoints = vec![address];
-        let state = Arc::new(Mutex::new(State { pid: Some(child.id()), is_ending: false }));
+        let pipes = process.pipes(&output);
+        let state = Arc::new(Mutex::new(State { pid: Some(pid), pipes, is_ending: false }));
         let watched = Arc::clone(&state);
-        let watch = move || watch(&binary, address, child, output, &watched);
+        let watch = move || watch(&binary, address, process, output, &watched);
         let watcher = std::thread::Builder::new().name("backend-watch".into()).spawn(watch);
         let watcher = watcher.map_err(GatewayError::system("start the backend's watcher"))?;
         Ok(Self { state, watcher: Some(watcher) })
@@ -67,14 +124,17 @@ impl Drop for Backend {
 }
 
 /// Waits for the child's end, and starts another until the gateway ends.
-fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines, state: &Mutex<State>) {
+fn watch(binary: &Path, address: SocketAddr, mut process: Process, mut output: Output, state: &Mutex<State>) {
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
     loop {
         // Its output ends when it ends; reading it keeps the pipe from filling.
-        output.by_ref().for_each(drop);
+        output.lines.by_ref().for_each(drop);
         let mut current = lock();
         current.pid = None;
-        let status = child.wait();
+        let status = match &mut process {
+            Process::Own(child) => child.wait().ok(),
+            Process::Adopted { .. } => None,
+        };
         if current.is_ending {
             return;
         }
@@ -86,8 +146,8 @@ fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines
                 return;
             }
             match spawn(binary, &address.to_string()) {
-                Ok((again, lines, _)) => {
-                    (child, output) = (again, lines);
+                Ok((mut child, lines, _)) => {
+                    output = lines;
                     let mut current = lock();
                     if current.is_ending {
                         // Nobody else knows of this one.
@@ -96,6 +156,8 @@ fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines
                         return;
                     }
                     current.pid = Some(child.id());
+                    process = Process::Own(child);
+                    current.pipes = process.pipes(&output);
                     break;
                 }
                 Err(error) => tracing::error!(%error, "embedded backend not started"),
@@ -104,23 +166,34 @@ fn watch(binary: &Path, address: SocketAddr, mut child: Child, mut output: Lines
     }
 }
 
-type Lines = std::io::Lines<BufReader<ChildStdout>>;
+/// What the backend says, line by line.
+struct Output {
+    fd: RawFd,
+    lines: std::io::Lines<BufReader<File>>,
+}
 
-fn spawn(binary: &Path, listen: &str) -> Result<(Child, Lines, SocketAddr), GatewayError> {
+impl Output {
+    fn over(pipe: File) -> Self {
+        Self { fd: pipe.as_raw_fd(), lines: BufReader::new(pipe).lines() }
+    }
+}
+
+fn spawn(binary: &Path, listen: &str) -> Result<(Child, Output, SocketAddr), GatewayError> {
     let failed = |problem: String| GatewayError::Backend { binary: binary.to_path_buf(), problem };
     let mut child = Command::new(binary)
         .args(["backend", "--until-eof", "--set", &format!("listen={listen}")])
+        .env_remove(super::handover::VARIABLE)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+    let mut output = Output::over(OwnedFd::from(child.stdout.take().expect("piped")).into());
+    let address = output.lines.by_ref().map_while(Result::ok).find_map(|line| {
         let (_, rest) = line.split_once(READY)?;
         rest.split_whitespace().next()?.parse().ok()
     });
     if let Some(address) = address {
-        return Ok((child, lines, address));
+        return Ok((child, output, address));
     }
     let status = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
     Err(failed(format!("it ended with {status} before it was ready")))

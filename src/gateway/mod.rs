@@ -9,9 +9,12 @@
 
 mod assembly;
 mod embedded;
+mod handover;
 mod stop;
 
+use crate::auth;
 use crate::config::{Config, ConfigError};
+use crate::snapshot::SnapshotError;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -51,6 +54,15 @@ pub enum GatewayError {
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What another process hands over cannot be taken.
+    #[error("cannot take over: {0}")]
+    Takeover(String),
+    /// Its snapshot cannot be read.
+    #[error("cannot take over: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// A hot restart failed where there was no way back; clients come back by themselves.
+    #[error("hot restart: {0}")]
+    Torn(String),
     /// A thread ended by itself.
     #[error("thread {0} ended unexpectedly; see the log")]
     Thread(String),
@@ -62,7 +74,8 @@ impl GatewayError {
     }
 }
 
-/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once.
+/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 hands everything over to
+/// a new process.
 ///
 /// Prints one line to standard output when it is ready:
 /// `moorline ready listener=ADDRESS admin=ADDRESS pid=PID`.
@@ -70,13 +83,30 @@ impl GatewayError {
 /// # Errors
 /// [`GatewayError`].
 pub fn run(mut config: Config) -> Result<(), GatewayError> {
+    if std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK) {
+        auth::judge(&config.auth)?;
+        return say(&handover::check_line());
+    }
+    let invitation = handover::Invitation::read()?;
     let signals = stop::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    let embedded = if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
-    let gateway = assembly::Gateway::start(&config)?;
+    let settings = handover::RunSettings::of_this_process(config.handover.timeout);
+    let (gateway, embedded) = match invitation {
+        Some(invitation) => handover::take_over(invitation, &mut config)?,
+        None => {
+            let embedded =
+                if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
+            (assembly::Prepared::fresh(&config)?.launch()?, embedded)
+        }
+    };
+    handover::tell_ready(&config);
     gateway.announce_ready();
-    let outcome = stop::serve(&gateway, &signals, config.drain.grace);
-    gateway.join();
-    drop(embedded);
-    outcome
+    let house = stop::House { gateway, embedded, config, settings };
+    house.serve(&signals)
+}
+
+/// A line on standard output.
+fn say(line: &str) -> Result<(), GatewayError> {
+    use std::io::Write as _;
+    writeln!(io::stdout(), "{line}").map_err(GatewayError::system("write to standard output"))
 }

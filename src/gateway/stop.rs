@@ -1,9 +1,12 @@
 //! Signals, and the orderly end.
 
-use super::GatewayError;
 use super::assembly::Gateway;
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use super::handover::{self, Outcome, RunSettings, tell_main_pid};
+use super::{GatewayError, embedded};
+use crate::admin::RestartOrder;
+use crate::config::Config;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use std::time::Duration;
 
 /// How often a drain looks whether everybody has left.
@@ -12,42 +15,95 @@ const LOOK: Duration = Duration::from_millis(50);
 const SIGNALS_MAX: usize = 16;
 
 /// The signals of this process, as a channel.
-pub(super) struct Signals(Receiver<i32>);
+pub(super) struct Signals(Receiver<i32>, Sender<i32>);
 
 impl Signals {
     pub(super) fn listen() -> Result<Self, GatewayError> {
         let failed = || GatewayError::system("listen for signals");
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed())?;
+        let mut signals =
+            signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed())?;
         let (sender, receiver) = bounded(SIGNALS_MAX);
+        let again = sender.clone();
         let forward = move || signals.forever().for_each(|signal| _ = sender.try_send(signal));
         std::thread::Builder::new().name("signals".into()).spawn(forward).map_err(failed())?;
-        Ok(Self(receiver))
+        Ok(Self(receiver, again))
     }
 }
 
-/// Serves until a signal or the end of a thread, then stops, however it ended: whoever waits for the
-/// threads waits for all of them.
-pub(super) fn serve(gateway: &Gateway, signals: &Signals, grace: Duration) -> Result<(), GatewayError> {
-    let outcome = wait(gateway, signals, grace);
-    tracing::info!("stopping");
-    gateway.stop();
-    outcome
+/// Everything that runs.
+pub(super) struct House {
+    pub(super) gateway: Gateway,
+    pub(super) embedded: Option<embedded::Backend>,
+    pub(super) config: Config,
+    pub(super) settings: RunSettings,
 }
 
-/// Waits for a reason to stop; TERM drains first.
-fn wait(gateway: &Gateway, signals: &Signals, grace: Duration) -> Result<(), GatewayError> {
-    loop {
-        match signals.0.recv_timeout(LOOK) {
-            Ok(SIGTERM) => {
-                drain(gateway, signals, grace);
-                return Ok(());
-            }
-            Ok(SIGINT) => return Ok(()),
-            Ok(_) => tracing::warn!("SIGHUP: settings are read at start only; nothing was reloaded"),
-            Err(_) => {
-                if let Some(thread) = gateway.ended_thread() {
-                    return Err(GatewayError::Thread(thread));
+impl House {
+    /// Serves until a signal or the end of a thread, then stops, however it ended: whoever waits for the
+    /// threads waits for all of them. After a hot restart the process ends here.
+    pub(super) fn serve(self, signals: &Signals) -> Result<(), GatewayError> {
+        let outcome = self.wait(signals);
+        let Self { gateway, embedded, .. } = self;
+        if let Err(GatewayError::Torn(_)) = outcome {
+            std::mem::forget((gateway, embedded)); // nobody is left to stop: the process ends as it is
+            return outcome;
+        }
+        tracing::info!("stopping");
+        gateway.stop();
+        gateway.join();
+        drop(embedded);
+        outcome
+    }
+
+    /// Waits for a reason to stop; TERM drains first.
+    fn wait(&self, signals: &Signals) -> Result<(), GatewayError> {
+        let orders = self.gateway.status.restarts.orders();
+        loop {
+            crossbeam_channel::select! {
+                recv(signals.0) -> signal => match signal {
+                    Ok(SIGTERM) => {
+                        drain(&self.gateway, signals, self.config.drain.grace);
+                        return Ok(());
+                    }
+                    Ok(SIGUSR2) => {
+                        let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
+                        self.restart(&order)?;
+                        // Those that came meanwhile have what they wanted.
+                        while signals.0.len() > 0 && self.is_next_restart(signals) {}
+                    }
+                    Ok(SIGHUP) => tracing::warn!("SIGHUP: settings are read at start only; USR2 reads them anew"),
+                    Ok(_) | Err(_) => return Ok(()),
+                },
+                recv(orders) -> order => if let Ok(order) = order {
+                    self.restart(&order)?;
+                },
+                default(LOOK) => {
+                    if let Some(thread) = self.gateway.ended_thread() {
+                        return Err(GatewayError::Thread(thread));
+                    }
                 }
+            }
+        }
+    }
+
+    fn is_next_restart(&self, signals: &Signals) -> bool {
+        let Ok(signal) = signals.0.try_recv() else { return false };
+        if signal != SIGUSR2 {
+            signals.1.try_send(signal).ok(); // it comes again
+        }
+        signal == SIGUSR2
+    }
+
+    fn restart(&self, order: &RestartOrder) -> Result<(), GatewayError> {
+        let Self { gateway, embedded, config, settings } = self;
+        match handover::restart(gateway, embedded.as_ref(), config, settings, order) {
+            Outcome::Serving => Ok(()),
+            Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
+            Outcome::Committed(pid) => {
+                tell_main_pid(config, pid);
+                tracing::info!(pid, "the new process serves; this one leaves");
+                // Without a destructor: what they would close is the new process's.
+                std::process::exit(0);
             }
         }
     }

@@ -37,6 +37,11 @@ impl Backoff {
         self.attempts
     }
 
+    /// Goes on after so many failures.
+    pub const fn resume(&mut self, attempts: u32) {
+        self.attempts = attempts;
+    }
+
     /// The peer is well: the next delay is short again.
     pub const fn reset(&mut self) {
         self.attempts = 0;

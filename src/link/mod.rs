@@ -20,8 +20,10 @@ pub use socket::{Input, Socket};
 pub use state::{Due, Failure, LinkState, LinkTimes, Phase};
 
 use crate::read_block::ReadBlock;
+use crate::snapshot::LinkRecord;
 use bytes::Bytes;
 use mio::event::Event;
+use mio::net::TcpStream;
 use mio::{Registry, Token};
 use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
@@ -114,6 +116,42 @@ impl Link {
             up_timeout: settings.up_timeout,
             output_max: settings.output_max,
         }
+    }
+
+    /// Writes an open link down, with its socket; `None`: it has nothing that could go on elsewhere.
+    pub fn freeze(&mut self) -> Option<(LinkRecord, &TcpStream)> {
+        self.send_outcomes();
+        let Self { state, pending, address: _, socket, credit, outcomes: _, up_timeout: _, output_max: _ } =
+            self;
+        let (stream, output, partial) = socket.as_ref()?.parts();
+        let mut record = LinkRecord {
+            credit: u32::try_from(*credit).expect("at most CREDIT_MAX"),
+            output: Bytes::copy_from_slice(output),
+            partial: Bytes::copy_from_slice(partial),
+            base: pending.freeze().0,
+            ..LinkRecord::default()
+        };
+        state.freeze(&mut record)?;
+        Some((record, stream))
+    }
+
+    /// Goes on where that link was.
+    ///
+    /// # Errors
+    /// The socket cannot be watched, or what was read of it is no link frame.
+    pub fn thaw(
+        &mut self,
+        record: &LinkRecord,
+        stream: TcpStream,
+        pending: Vec<(Option<Up>, Instant)>,
+        registry: &Registry,
+        token: Token,
+    ) -> std::io::Result<()> {
+        self.socket = Some(Socket::adopt(stream, registry, token, &record.output, &record.partial)?);
+        self.state.thaw(record);
+        self.credit = (record.credit as usize).min(CREDIT_MAX);
+        self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
+        Ok(())
     }
 
     /// The endpoint.

@@ -46,6 +46,41 @@ impl<T> Pending<T> {
         Self { ring, base: 1, unanswered: 0, earliest: Instant::FAR_FUTURE, forget_after }
     }
 
+    /// The table's first number, and every question from there on: what waits, and until when it waits or is
+    /// remembered; zero: it is settled.
+    pub fn freeze(&self) -> (u64, impl Iterator<Item = (Option<&T>, Instant)>) {
+        let Self { ring, base, unanswered: _, earliest: _, forget_after: _ } = self;
+        let entry = |entry| match entry {
+            &Entry::Waiting { ref item, deadline } => (Some(item), deadline),
+            &Entry::TimedOut { forget_at } => (None, forget_at),
+            Entry::Settled => (None, Instant::ZERO),
+        };
+        (*base, ring.iter().map(entry))
+    }
+
+    /// Reads what [`Self::freeze`] gave.
+    pub fn thaw(
+        forget_after: Duration,
+        base: u64,
+        entries: impl IntoIterator<Item = (Option<T>, Instant)>,
+    ) -> Self {
+        let mut pending = Self::new(forget_after);
+        pending.base = base.max(1);
+        for (item, until) in entries {
+            let entry = match item {
+                Some(item) => Entry::Waiting { item, deadline: until },
+                None if until > Instant::ZERO => Entry::TimedOut { forget_at: until },
+                None => Entry::Settled,
+            };
+            if !matches!(entry, Entry::Settled) {
+                pending.unanswered += 1;
+                pending.earliest = pending.earliest.min(until);
+            }
+            pending.ring.push_back(entry);
+        }
+        pending
+    }
+
     /// Notes a question and names it. Correlations rise from 1 without holes.
     pub fn push(&mut self, item: T, deadline: Instant) -> u64 {
         let correlation = self.next_correlation();

@@ -24,6 +24,11 @@ impl Slot {
         Self(pin.slot() as u8)
     }
 
+    /// The slot of a number, if there is one.
+    pub fn from_number(number: u32) -> Option<Self> {
+        u8::try_from(number).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
+    }
+
     /// As an index into per-slot arrays.
     pub const fn index(self) -> usize {
         self.0 as usize
@@ -37,6 +42,11 @@ pub struct SlotSet(u64);
 impl SlotSet {
     /// No slot.
     pub const EMPTY: Self = Self(0);
+
+    /// The set of these bits.
+    pub const fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
 
     /// As it crosses threads.
     pub const fn bits(self) -> u64 {
@@ -150,6 +160,28 @@ impl Default for Slots {
 }
 
 impl Slots {
+    /// Every slot's seat, as a number: 0 without a link, else 1 + 2 x link, and one more while it is announced.
+    pub fn freeze(&self) -> Vec<u32> {
+        let Self { seats, waiting: _ } = self;
+        let number = |seat: &Seat| match seat {
+            Seat::Unassigned => 0,
+            Seat::Live(link) => 1 + 2 * u32::from(link.0),
+            Seat::Announcing(link) => 2 + 2 * u32::from(link.0),
+        };
+        seats.iter().map(number).collect()
+    }
+
+    /// Reads them; a seat on a link for which `is_there` is false is none.
+    pub fn thaw(&mut self, seats: &[u32], is_there: impl Fn(LinkIndex) -> bool) {
+        for (seat, number) in self.seats.iter_mut().zip(seats) {
+            let Some(rest) = number.checked_sub(1) else { continue };
+            let link = LinkIndex(u16::try_from(rest / 2).unwrap_or(u16::MAX));
+            if is_there(link) {
+                *seat = if rest.is_multiple_of(2) { Seat::Live(link) } else { Seat::Announcing(link) };
+            }
+        }
+    }
+
     /// Where a slot is.
     pub const fn seat(&self, slot: Slot) -> Seat {
         self.seats[slot.index()]

@@ -43,6 +43,26 @@ impl Socket {
         Ok(Self::over(stream))
     }
 
+    /// Takes over a connection that another process has made, with what it had not sent and not understood.
+    pub fn adopt(
+        mut stream: TcpStream,
+        registry: &Registry,
+        token: Token,
+        output: &[u8],
+        partial: &[u8],
+    ) -> io::Result<Self> {
+        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let mut socket = Self { is_writable: true, ..Self::over(stream) };
+        socket.output.extend_from_slice(output);
+        let unfinished = socket.decoder.decode(&mut Bytes::copy_from_slice(partial));
+        if matches!(unfinished, Ok(None)) { Ok(socket) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// The connection, what waits to be sent, and what was read of the next frame.
+    pub fn parts(&self) -> (&TcpStream, &[u8], &[u8]) {
+        (&self.stream, &self.output, self.decoder.partial())
+    }
+
     fn over(stream: TcpStream) -> Self {
         Self {
             stream,

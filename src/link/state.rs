@@ -11,6 +11,7 @@
 //! dies is not hammered.
 
 use super::backoff::Backoff;
+use crate::snapshot::LinkRecord;
 use moorline_proto::link::{LinkError, PING_INTERVAL_S};
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
@@ -147,6 +148,34 @@ impl LinkState {
             sent_at: Instant::ZERO,
             pinged_at: Instant::ZERO,
         }
+    }
+
+    /// Writes an open link's state down; `None`: there is nothing that could go on elsewhere.
+    pub fn freeze(&self, record: &mut LinkRecord) -> Option<()> {
+        let Self { phase, times: _, backoff, generation, ready_at, heard_at, sent_at, pinged_at } = self;
+        record.is_draining = match phase {
+            Phase::Ready => false,
+            Phase::Draining => true,
+            Phase::Waiting(_) | Phase::Connecting(_) | Phase::Greeting(_) => return None,
+        };
+        record.generation = *generation;
+        record.attempts = backoff.attempts();
+        record.ready_at = ready_at.as_nanos();
+        record.heard_at = heard_at.as_nanos();
+        record.sent_at = sent_at.as_nanos();
+        record.pinged_at = pinged_at.as_nanos();
+        Some(())
+    }
+
+    /// Goes on where that link was.
+    pub fn thaw(&mut self, record: &LinkRecord) {
+        self.phase = if record.is_draining { Phase::Draining } else { Phase::Ready };
+        self.generation = record.generation;
+        self.backoff.resume(record.attempts);
+        self.ready_at = Instant::from_nanos(record.ready_at);
+        self.heard_at = Instant::from_nanos(record.heard_at);
+        self.sent_at = Instant::from_nanos(record.sent_at);
+        self.pinged_at = Instant::from_nanos(record.pinged_at);
     }
 
     /// Where it is.

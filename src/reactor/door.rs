@@ -4,6 +4,8 @@
 //! the system's queue; what one address takes too much of is refused. Addresses are remembered only if
 //! one of their limits is set.
 
+use crate::snapshot::{AddressRecord, Item, Section};
+use bytes::Bytes;
 use moorline_proto::time::{Duration, Instant};
 use slab::Slab;
 use std::collections::HashMap;
@@ -119,6 +121,47 @@ impl Door {
         Ok(())
     }
 
+    /// A connection that another process let in is here now, whatever the limits are.
+    pub(super) fn readmit(&self, socket: RawFd, from: impl FnOnce() -> Option<IpAddr>, now: Instant) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        if let Some(addresses) = &self.addresses
+            && let Some(from) = from()
+        {
+            let none = DoorLimits { address_connections: 0, address_rate: 0, ..self.limits };
+            addresses.lock().unwrap_or_else(PoisonError::into_inner).try_enter(none, socket, from, now);
+        }
+    }
+
+    /// Writes down what newcomers must wait for: up to when the pace of accepting is used.
+    pub fn freeze(&self, out: &mut Section) -> u64 {
+        let Self { limits: _, open: _, handshakes: _, accepted, addresses } = self;
+        if let Some(addresses) = addresses {
+            let addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            for (_, Address { name, open: _, until }) in &addresses.known {
+                let name = Bytes::copy_from_slice(&name.to_be_bytes());
+                out.put(Item::Address(AddressRecord { name, until: *until }));
+            }
+        }
+        accepted.load(Ordering::Relaxed)
+    }
+
+    /// Reads the pace of accepting.
+    pub fn thaw(&self, accepted: u64) {
+        self.accepted.store(accepted, Ordering::Relaxed);
+    }
+
+    /// Reads up to when an address's rate is used.
+    pub fn thaw_address(&self, record: &AddressRecord) {
+        if let Some(addresses) = &self.addresses
+            && let Ok(name) = record.name[..].try_into()
+        {
+            addresses
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .thaw(u128::from_be_bytes(name), record.until);
+        }
+    }
+
     /// A connection ends: say so before its descriptor closes, and can be another's.
     pub(super) fn leave(&self, socket: RawFd, now: Instant) {
         self.open.fetch_sub(1, Ordering::Relaxed);
@@ -214,6 +257,22 @@ impl Addresses {
         }
         self.by_socket[socket] = slot;
         true
+    }
+
+    fn thaw(&mut self, name: u128, until: u64) {
+        let known = self.by_name.get(&name).copied();
+        let slot = known.or_else(|| {
+            if self.absent >= ABSENT_ADDRESSES_MAX {
+                return None;
+            }
+            let slot = u32::try_from(self.known.insert(Address { name, open: 0, until })).ok()?;
+            self.by_name.insert(name, slot);
+            self.absent += 1;
+            Some(slot)
+        });
+        if let Some(address) = slot.and_then(|slot| self.known.get_mut(slot as usize)) {
+            address.until = until;
+        }
     }
 
     fn leave(&mut self, socket: RawFd, now: Instant) {

@@ -74,8 +74,17 @@ impl Listener {
         &mut self.socket
     }
 
+    /// A connection that another process accepted.
+    pub(super) fn readmit(&self, socket: &TcpStream, now: Instant) {
+        self.door.readmit(socket.as_raw_fd(), || socket.peer_addr().ok().map(|peer| peer.ip()), now);
+    }
+
     /// A connection ends: its place is free for another.
     pub(super) fn release(&self, socket: &TcpStream, now: Instant) {
+        if crate::freeze::is_shared() {
+            // Another process holds it too, and its close alone would tell the peer nothing.
+            socket.shutdown(std::net::Shutdown::Both).ok();
+        }
         self.door.leave(socket.as_raw_fd(), now);
     }
 

@@ -6,6 +6,7 @@
 
 mod block;
 mod door;
+mod freezing;
 mod limit_log;
 mod listener;
 mod outbox;
@@ -20,6 +21,7 @@ pub use door::{Door, DoorLimits};
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
+use crate::freeze::Post;
 use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
@@ -82,6 +84,7 @@ pub struct Reactor {
     /// The time of this turn.
     now: Instant,
     is_stopping: bool,
+    post: Post,
 }
 
 /// The waker that a reactor's mailbox rings, registered in its poll.
@@ -123,6 +126,7 @@ impl Reactor {
             turns: 0,
             now,
             is_stopping: false,
+            post: parts.post,
         })
     }
 
@@ -134,6 +138,9 @@ impl Reactor {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_stopping && self.shard.seats() == 0) {
             self.turn(&mut events)?;
+            if self.post.is_called() {
+                self.stand_still();
+            }
         }
         Ok(())
     }
@@ -192,21 +199,25 @@ impl Reactor {
     fn handle_mail(&mut self, now: Instant) {
         for _ in 0..MAIL_MAX {
             let Some(mail) = self.inbox.try_recv() else { return };
-            match mail {
-                ReactorMail::Downlink(DownlinkBatch { items }) => {
-                    for item in items {
-                        self.shard.handle_downlink(now, item, &mut self.outputs);
-                    }
+            self.handle_one_mail(now, mail);
+        }
+    }
+
+    fn handle_one_mail(&mut self, now: Instant, mail: ReactorMail) {
+        match mail {
+            ReactorMail::Downlink(DownlinkBatch { items }) => {
+                for item in items {
+                    self.shard.handle_downlink(now, item, &mut self.outputs);
                 }
-                ReactorMail::Move(socket, transfer) => {
-                    let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
-                    self.attach(key, socket);
-                }
-                ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
-                ReactorMail::Stop => {
-                    self.is_stopping = true;
-                    self.shard.handle_stop(now, &mut self.outputs);
-                }
+            }
+            ReactorMail::Move(socket, transfer) => {
+                let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
+                self.attach(key, socket);
+            }
+            ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
+            ReactorMail::Stop => {
+                self.is_stopping = true;
+                self.shard.handle_stop(now, &mut self.outputs);
             }
         }
     }
@@ -339,12 +350,17 @@ impl Reactor {
         // Connections with more to write than one turn allows were queued meanwhile.
         transmits.append(&mut self.outputs.transmits);
         self.outputs.transmits = transmits;
+        self.half_close();
+        self.release();
+    }
+
+    /// Tells those who heard their last word that no more follows.
+    fn half_close(&mut self) {
         for key in self.outputs.half_closes.drain(..) {
             if let Some(stream) = self.streams.get_mut(key) {
                 stream.shutdown_write();
             }
         }
-        self.release();
     }
 
     /// Takes out the sockets whose slots the shard has freed.

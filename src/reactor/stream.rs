@@ -96,6 +96,11 @@ impl Stream {
         }
     }
 
+    /// The socket, while it is here.
+    pub(super) const fn socket(&self) -> Option<&TcpStream> {
+        self.socket.as_ref()
+    }
+
     /// Bytes that the peer's system has not acknowledged, if the system tells.
     pub(super) fn undelivered(&self) -> Option<usize> {
         crate::sys::send_queue::undelivered(self.socket.as_ref()?).ok()
@@ -133,6 +138,11 @@ impl Streams {
             is_writable: true,
             ..Stream::vacant()
         };
+    }
+
+    pub(super) fn get(&self, key: ConnKey) -> Option<&Stream> {
+        let stream = self.slots.get(key.slot() as usize)?;
+        (stream.socket.is_some() && stream.generation == key.generation()).then_some(stream)
     }
 
     pub(super) fn get_mut(&mut self, key: ConnKey) -> Option<&mut Stream> {

@@ -62,6 +62,7 @@ impl World {
             board: Arc::new(Board::new(series())),
             read_budget: 64 << 10,
             accept_budget,
+            post: crate::freeze::post().1,
         };
         let reactor = Reactor::new(poll, settings, parts).expect("epoll");
         Self { reactor, events: Events::with_capacity(64), mail, uplinks, address }

@@ -1,6 +1,7 @@
 //! The records of a snapshot. Tags are never used again, and a field's meaning never changes.
 
 use bytes::Bytes;
+use moorline_proto::message::backend::ConnUp;
 use std::fmt;
 
 /// What leads a snapshot.
@@ -183,9 +184,9 @@ pub struct GatewayHead {
     /// It drains.
     #[prost(bool, tag = "10")]
     pub is_draining: bool,
-    /// Time that processes before stood still, in nanoseconds.
-    #[prost(uint64, tag = "11")]
-    pub frozen_nanos: u64,
+    /// Its name toward backends.
+    #[prost(string, tag = "11")]
+    pub gateway_id: String,
 }
 
 /// A backend that belongs to the gateway.
@@ -214,9 +215,9 @@ pub struct RestartRecord {
     /// Which generation it led to, or would have.
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    /// Whether the new process serves.
-    #[prost(bool, tag = "3")]
-    pub is_committed: bool,
+    /// `committed`, `rolled_back` or `dry_run`.
+    #[prost(string, tag = "3")]
+    pub verdict: String,
     /// Why not.
     #[prost(string, tag = "4")]
     pub problem: String,
@@ -238,6 +239,9 @@ pub struct RestartRecord {
     /// Steps and how long they took.
     #[prost(message, repeated, tag = "10")]
     pub steps: Vec<StepRecord>,
+    /// Counts them.
+    #[prost(uint64, tag = "11")]
+    pub number: u64,
 }
 
 /// One step of a restart.
@@ -249,6 +253,9 @@ pub struct StepRecord {
     /// How long it took, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub nanos: u64,
+    /// What there is to say.
+    #[prost(string, tag = "3")]
+    pub detail: String,
 }
 
 /// The rate of an address.
@@ -840,4 +847,24 @@ pub struct QueryRecord {
     /// Shards that have not answered.
     #[prost(uint32, tag = "2")]
     pub left: u32,
+}
+
+impl From<&ConnUp> for LoginRecord {
+    fn from(login: &ConnUp) -> Self {
+        let ConnUp { handle, uid, device, platform, login_version } = login.clone();
+        Self { handle, uid, device, platform, login_version }
+    }
+}
+
+impl From<&LoginRecord> for ConnUp {
+    fn from(record: &LoginRecord) -> Self {
+        let LoginRecord { handle, uid, device, platform, login_version } = record.clone();
+        Self { handle, uid, device, platform, login_version }
+    }
+}
+
+impl From<(i32, u64)> for SocketRef {
+    fn from((fd, cookie): (i32, u64)) -> Self {
+        Self { fd, cookie }
+    }
 }

@@ -2,10 +2,25 @@
 
 use moorline_proto::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// `CLOCK_MONOTONIC`, which a process started later on the same machine shares.
+/// How long this gateway stood still so far, in nanoseconds.
+static FROZEN_NANOS: AtomicU64 = AtomicU64::new(0);
+
+/// `CLOCK_MONOTONIC` without the time that the gateway stood still: no deadline comes nearer meanwhile. A
+/// process started later on the same machine shares it.
 pub fn now() -> Instant {
-    Instant::from_nanos(read(ClockId::CLOCK_MONOTONIC))
+    Instant::from_nanos(machine_nanos().saturating_sub(FROZEN_NANOS.load(Ordering::Relaxed)))
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn machine_nanos() -> u64 {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
+/// The gateway's time goes on from `at`, where it stood still.
+pub fn go_on_from(at: Instant) {
+    FROZEN_NANOS.store(machine_nanos().saturating_sub(at.as_nanos()), Ordering::Relaxed);
 }
 
 /// Nanoseconds since 1970.

@@ -3,4 +3,6 @@
 pub mod child;
 pub mod clock;
 pub mod limits;
+pub mod memory;
 pub mod send_queue;
+pub mod sockets;

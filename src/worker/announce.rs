@@ -1,6 +1,7 @@
 //! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
 
 use crate::link::{LinkIndex, Slot, SlotSet};
+use crate::snapshot::{AnnouncementRecord, LoginRecord};
 use moorline_proto::ids::{Pin, ShardId};
 use moorline_proto::message::backend::{Announce, ConnUp};
 use std::collections::VecDeque;
@@ -23,6 +24,31 @@ pub(super) struct Announcement {
 impl Announcement {
     pub(super) fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
         Self { request, link, slots, silent: vec![true; shards], logins: VecDeque::new(), is_finished: false }
+    }
+
+    /// Writes it down.
+    pub(super) fn freeze(&self) -> AnnouncementRecord {
+        let Self { request, link, slots, silent, logins, is_finished: _ } = self;
+        AnnouncementRecord {
+            request: *request,
+            link: u32::from(link.0),
+            slots: slots.bits(),
+            silent: silent.clone(),
+            logins: logins.iter().map(LoginRecord::from).collect(),
+        }
+    }
+
+    /// Reads it.
+    pub(super) fn thaw(record: &AnnouncementRecord) -> Self {
+        let link = LinkIndex(u16::try_from(record.link).unwrap_or(u16::MAX));
+        Self {
+            request: record.request,
+            link,
+            slots: SlotSet::from_bits(record.slots),
+            silent: record.silent.clone(),
+            logins: record.logins.iter().map(ConnUp::from).collect(),
+            is_finished: false,
+        }
     }
 
     /// A shard's answer, or a part of it.

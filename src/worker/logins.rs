@@ -5,11 +5,13 @@ use super::{LOGINS_MAX, Worker};
 use crate::auth::{self, Judge};
 use crate::handoff::{Admission, Downlink};
 use crate::link::{LinkIndex, Pending, Seat, Slot, Taken};
+use crate::snapshot::{AdmissionRecord, AskedRecord, Records, SnapshotError};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, Pin};
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
+use moorline_proto::message;
 use moorline_proto::message::backend::{Auth, AuthResult};
-use moorline_proto::message::client::Hello;
+use moorline_proto::message::client::{Hello, Resume};
 use moorline_proto::time::{Duration, Instant};
 
 /// HELLOs that one backend link may be judging; more are turned away UNAVAILABLE.
@@ -25,11 +27,47 @@ pub(super) struct Asked {
     admission: Admission,
 }
 
+impl Asked {
+    /// Writes it down; `until` is its deadline.
+    pub(super) fn freeze(asked: Option<&Self>, until: Instant) -> AskedRecord {
+        let Some(Self { key, hello, admission }) = asked else {
+            return AskedRecord { until: until.as_nanos(), ..AskedRecord::default() };
+        };
+        let Admission { uid, device, platform, accepts_lz4, resume } = admission.clone();
+        let resume = resume.map(|resume| message::encode(resume.as_ref()));
+        let admission = AdmissionRecord { uid, device, platform, accepts_lz4, resume };
+        let (key, hello) = (key.as_u64(), message::encode(hello.as_ref()));
+        AskedRecord { key, hello, until: until.as_nanos(), admission: Some(admission) }
+    }
+
+    /// Reads it.
+    pub(super) fn thaw(
+        record: AskedRecord,
+        from: &Records,
+    ) -> Result<(Option<Self>, Instant), SnapshotError> {
+        let AskedRecord { key, hello, until, admission } = record;
+        let until = Instant::from_nanos(until);
+        let Some(AdmissionRecord { uid, device, platform, accepts_lz4, resume }) = admission else {
+            return Ok((None, until));
+        };
+        let damaged = |_| from.contradiction("a HELLO that is judged is none");
+        let resume = resume.map(|resume| message::decode::<Resume>(&resume).map(Box::new)).transpose();
+        let admission = Admission { uid, device, platform, accepts_lz4, resume: resume.map_err(damaged)? };
+        let hello = Box::new(message::decode::<Hello>(&hello).map_err(damaged)?);
+        Ok((Some(Self { key: ConnKey::from_u64(key), hello, admission }), until))
+    }
+}
+
 /// What each link's backend judges.
 pub(super) type AskedLogins = Vec<Pending<Asked>>;
 
 pub(super) fn asked_logins(links: usize, up_timeout: Duration) -> AskedLogins {
-    (0..links).map(|_| Pending::new(up_timeout.saturating_mul(FORGET_TIMEOUTS))).collect()
+    (0..links).map(|_| Pending::new(forget_after(up_timeout))).collect()
+}
+
+/// A question that timed out is remembered for so long.
+pub(super) const fn forget_after(up_timeout: Duration) -> Duration {
+    up_timeout.saturating_mul(FORGET_TIMEOUTS)
 }
 
 impl Worker {

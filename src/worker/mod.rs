@@ -28,6 +28,7 @@ mod announce;
 mod answers;
 mod endpoints;
 mod failover;
+mod freezing;
 mod inbound;
 mod logins;
 mod outbox;
@@ -49,6 +50,7 @@ pub use parking::ParkingLimits;
 pub use tally::{Count, Tally, series};
 
 use crate::auth::Judge;
+use crate::freeze::Post;
 use crate::handoff::{ShardSink, UplinkBatch};
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::mailbox::{self, Receiver, Sender};
@@ -153,22 +155,14 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
     /// Where its numbers go, once per turn: a board of [`series`].
     pub board: Arc<Board>,
+    /// Where it is told to stand still.
+    pub post: Post,
     /// All numbers of the process, for the load that backends are told; `None`: they are not.
     pub registry: Option<Arc<Registry>>,
 }
 
-/// Starts the thread `worker-N`.
-///
-/// # Errors
-/// The system's: no thread.
-pub fn spawn(parts: WorkerParts) -> io::Result<JoinHandle<()>> {
-    let name = format!("worker-{}", parts.settings.number);
-    let worker = Worker::new(parts);
-    std::thread::Builder::new().name(name).spawn(move || worker.run())
-}
-
 /// The state of one worker's thread.
-struct Worker {
+pub struct Worker {
     settings: WorkerSettings,
     clock: Clock,
     poll: Poll,
@@ -205,6 +199,7 @@ struct Worker {
     needs_balance: bool,
     /// Output was freed that something waits for: do not sleep.
     is_hurried: bool,
+    post: Post,
 }
 
 /// Memory that is used again every turn.
@@ -216,8 +211,9 @@ struct Scratch {
 }
 
 impl Worker {
-    fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, berth, shards, judge, clock, stop, board, registry } = parts;
+    /// A worker without links.
+    pub fn new(parts: WorkerParts) -> Self {
+        let WorkerParts { settings, berth, shards, judge, clock, stop, board, post, registry } = parts;
         let addresses = settings.endpoints.iter();
         let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
         let links: Vec<Link> =
@@ -250,6 +246,7 @@ impl Worker {
             next_request: 0,
             needs_balance: false,
             is_hurried: false,
+            post,
             settings,
             clock,
             poll: berth.poll,
@@ -259,6 +256,15 @@ impl Worker {
             board,
             registry,
         }
+    }
+
+    /// Starts the thread `worker-N`.
+    ///
+    /// # Errors
+    /// The system's: no thread.
+    pub fn spawn(self) -> io::Result<JoinHandle<()>> {
+        let name = format!("worker-{}", self.settings.number);
+        std::thread::Builder::new().name(name).spawn(move || self.run())
     }
 
     fn link(&mut self, index: LinkIndex) -> &mut Link {

@@ -54,6 +54,18 @@ impl Overload {
         }
     }
 
+    /// Level and average answer in nanoseconds.
+    pub(super) const fn freeze(&self) -> (u8, u64) {
+        let Self { limits: _, level, average, answered_at: _, climbed_at: _, calm_since: _ } = self;
+        (*level, *average)
+    }
+
+    /// Goes on at this level.
+    pub(super) fn thaw(&mut self, now: Instant, level: u8, average: u64) {
+        (self.level, self.average) = (level.min(LEVEL_MAX), average);
+        (self.answered_at, self.climbed_at) = (now, now);
+    }
+
     /// How much is shed now.
     pub(super) const fn level(&self) -> u8 {
         self.level

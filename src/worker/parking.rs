@@ -123,6 +123,22 @@ impl Parking {
         Ok(())
     }
 
+    /// Every line from its head on.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Parked)> {
+        let line = |slot: Slot| self.lines[slot.index()].iter().map(move |parked| (slot, parked));
+        self.occupied.iter().flat_map(line)
+    }
+
+    /// Puts what another process had parked at the end of its line, whatever the limits are now.
+    pub(super) fn thaw(&mut self, slot: Slot, parked: Parked) {
+        match &parked {
+            Parked::Up(up) => self.note_up(up),
+            Parked::Change(_) => self.changes += 1,
+        }
+        self.occupied.insert(slot);
+        self.lines[slot.index()].push_back(parked);
+    }
+
     /// The head of a line.
     pub(super) fn front(&self, slot: Slot) -> Option<&Parked> {
         self.lines[slot.index()].front()

@@ -25,6 +25,21 @@ pub(super) struct Pressure {
     next_stats: Instant,
 }
 
+impl Pressure {
+    /// What shards were told.
+    pub(super) fn freeze(&self) -> Vec<u64> {
+        let Self { held, next_stats: _ } = self;
+        held.to_vec()
+    }
+
+    /// They were told so.
+    pub(super) fn thaw(&mut self, held: &[u64]) {
+        for (mine, theirs) in self.held.iter_mut().zip(held) {
+            *mine = *theirs;
+        }
+    }
+}
+
 impl Worker {
     /// Tells the shards what has changed, and backends the load.
     pub(super) fn exert_pressure(&mut self) {

@@ -1,6 +1,7 @@
 //! What a worker counts: plain numbers, published to its board once per loop turn.
 
 use crate::metrics::{SECONDS, Series, counts};
+use crate::snapshot::WorkerHead;
 use moorline_proto::time::{Duration, nanos_of};
 use std::ops::{Index, IndexMut};
 
@@ -145,6 +146,19 @@ impl Tally {
     /// The numbers, as [`series`] lays them out.
     pub const fn cells(&self) -> &[u64] {
         &self.cells
+    }
+
+    /// Goes on counting, by name; the latencies if they have the same buckets.
+    pub(super) fn thaw(&mut self, head: &WorkerHead) {
+        for (name, value) in head.count_names.iter().zip(&head.counts) {
+            if let Some(index) = Count::SERIES.iter().position(|series| series.name == name) {
+                self.cells[index] = *value;
+            }
+        }
+        let theirs = head.counts.get(head.count_names.len()..).unwrap_or_default();
+        if theirs.len() == CELLS - COUNTS {
+            self.cells[COUNTS..].copy_from_slice(theirs);
+        }
     }
 
     /// Counts how long an answer took.

@@ -45,6 +45,9 @@ impl Worker {
             self.exert_pressure();
             self.tally[Count::MailboxFull] += self.outbox.flush();
             self.publish_tally();
+            if self.post.is_called() {
+                self.stand_still();
+            }
         }
         tracing::debug!(worker = self.settings.number, "worker ends");
     }

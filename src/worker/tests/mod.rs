@@ -168,7 +168,7 @@ impl World {
         }
         let (board, stop) = (Arc::new(Board::new(super::series())), Arc::new(AtomicBool::new(false)));
         let clock = Clock { now, unix_now_s: crate::sys::clock::unix_seconds };
-        let thread = spawn(WorkerParts {
+        let worker = Worker::new(WorkerParts {
             settings,
             berth,
             shards: sinks,
@@ -176,8 +176,10 @@ impl World {
             clock,
             stop: Arc::clone(&stop),
             board: Arc::clone(&board),
+            post: crate::freeze::post().1,
             registry: None,
         });
+        let thread = worker.spawn();
         Self { mail, logins, shards, gates, board, stop, thread: Some(thread.expect("thread")) }
     }
 

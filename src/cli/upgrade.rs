@@ -1,0 +1,147 @@
+//! `moorline upgrade` and `moorline rollback`: orders a hot restart and waits for its verdict.
+
+use super::status::ask;
+use super::{Failure, say};
+use crate::admin::{Restart, Restartz};
+use clap::Args;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Between looks at how far it is.
+const LOOK: Duration = Duration::from_millis(50);
+/// Beyond the restart's own deadline.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeArgs {
+    /// The gateway's admin address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
+    admin: SocketAddr,
+    /// What to run; without it the file that the gateway was started from, as it is now
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// For the check, the start and the warming of the new process together; default: handover.timeout
+    #[arg(long, value_name = "TIME", value_parser = humantime)]
+    timeout: Option<Duration>,
+    /// Check the binary and its settings and start it, but hand nothing over
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the JSON of the restart
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RollbackArgs {
+    /// The gateway's admin address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
+    admin: SocketAddr,
+    /// Print the JSON of the restart
+    #[arg(long)]
+    json: bool,
+}
+
+fn humantime(text: &str) -> Result<Duration, String> {
+    crate::config::parse_duration(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn upgrade(args: &UpgradeArgs) -> Result<(), Failure> {
+    let binary = match &args.binary {
+        Some(path) => {
+            let failed = |error| Failure::Usage(format!("--binary {}: {error}", path.display()));
+            Some(path.canonicalize().map_err(failed)?)
+        }
+        None => None,
+    };
+    order(args.admin, binary, args.timeout, args.dry_run, args.json)
+}
+
+/// Runs the binary again that served before the last hot restart that was committed.
+pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
+    let restarts = look(args.admin)?.restarts;
+    let last = restarts.iter().rev().find(|restart| restart.verdict == "committed");
+    let last = last.ok_or_else(|| {
+        Failure::Failed("no hot restart was committed: there is nothing to go back to".into())
+    })?;
+    order(args.admin, Some(last.previous_binary.clone().into()), None, false, args.json)
+}
+
+fn order(
+    admin: SocketAddr,
+    binary: Option<PathBuf>,
+    timeout: Option<Duration>,
+    is_dry_run: bool,
+    is_json: bool,
+) -> Result<(), Failure> {
+    let mut headers = String::from("moorline-order: upgrade\r\n");
+    if let Some(binary) = &binary {
+        let text = binary.to_str().filter(|text| !text.contains(['\r', '\n']));
+        let text = text.ok_or_else(|| Failure::Usage(format!("--binary {binary:?}: not a plain name")))?;
+        headers += &format!("moorline-binary: {text}\r\n");
+    }
+    if let Some(timeout) = timeout {
+        headers += &format!("moorline-timeout-ms: {}\r\n", timeout.as_millis());
+    }
+    if is_dry_run {
+        headers += "moorline-dry-run: 1\r\n";
+    }
+    let failed = |error| {
+        Failure::Failed(format!(
+            "cannot order a hot restart at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
+        ))
+    };
+    let answer = ask(admin, "POST", "/v1/upgrade", &headers).map_err(failed)?;
+    let number: u64 =
+        answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
+    let until = Instant::now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
+    let restart = loop {
+        // While it moves, the address may be nobody's for a moment.
+        if let Ok(shown) = look(admin)
+            && let Some(restart) = shown.restarts.into_iter().find(|restart| restart.number == number)
+        {
+            break restart;
+        }
+        if Instant::now() >= until {
+            return Err(Failure::Failed(format!(
+                "no verdict in time; look at http://{admin}/v1/restartz and the gateway's log"
+            )));
+        }
+        std::thread::sleep(LOOK);
+    };
+    if is_json {
+        say(&(serde_json::to_string_pretty(&restart).map_err(Failure::failed)? + "\n"))?;
+    } else {
+        say(&told(&restart))?;
+    }
+    match restart.verdict.as_str() {
+        "committed" | "dry_run" => Ok(()),
+        _ => Err(Failure::Failed(format!("rolled back, the old process serves on: {}", restart.problem))),
+    }
+}
+
+fn look(admin: SocketAddr) -> Result<Restartz, Failure> {
+    let failed = |error| Failure::Failed(format!("cannot read /v1/restartz of {admin}: {error}"));
+    let body = ask(admin, "GET", "/v1/restartz", "").map_err(failed)?;
+    serde_json::from_str(&body).map_err(Failure::failed)
+}
+
+fn told(restart: &Restart) -> String {
+    let mut text = String::new();
+    let count = restart.steps.len();
+    for (place, step) in restart.steps.iter().enumerate() {
+        let milliseconds = step.seconds * 1e3;
+        text += &format!("{}/{count} {:<10} {milliseconds:>9.1} ms  {}\n", place + 1, step.name, step.detail);
+    }
+    text += &match restart.verdict.as_str() {
+        "committed" => format!(
+            "committed: generation {}, {} sockets moved, stood still for {:.1} ms\n",
+            restart.generation,
+            restart.sockets,
+            restart.pause_seconds * 1e3
+        ),
+        "dry_run" => "dry run: the new process would have taken over from here\n".to_owned(),
+        _ => String::new(),
+    };
+    text
+}

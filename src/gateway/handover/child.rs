@@ -1,0 +1,176 @@
+//! The new process's side.
+
+use super::super::assembly::{Gateway, Prepared, Taken};
+use super::super::embedded;
+use super::super::{Config, GatewayError};
+use super::{COMMIT, TOUCHED, VARIABLE, restart_of};
+use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
+use crate::sys::{clock, memory, sockets};
+use moorline_proto::time::Instant;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::os::fd::{OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// The old process's, to a process that it has started: take over.
+pub(in crate::gateway) struct Invitation {
+    talk: UnixStream,
+    word: OwnedFd,
+    snapshot: File,
+    inherited: HashSet<RawFd>,
+}
+
+impl Invitation {
+    /// Reads the environment; `None`: this process begins with nothing.
+    pub(in crate::gateway) fn read() -> Result<Option<Self>, GatewayError> {
+        let Ok(value) = std::env::var(VARIABLE) else { return Ok(None) };
+        let broken = || GatewayError::Takeover(format!("{VARIABLE} is {value:?} and names no descriptors"));
+        let fds: Vec<RawFd> = value.split(',').filter_map(|fd| fd.parse().ok()).collect();
+        let [talk, word, snapshot] = fds[..] else { return Err(broken()) };
+        let take = |fd| sockets::take(fd).map_err(GatewayError::system("take an inherited descriptor"));
+        let (talk, word, snapshot) = (take(talk)?, take(word)?, take(snapshot)?);
+        let open = sockets::open_fds().map_err(GatewayError::system("list the inherited descriptors"))?;
+        let inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
+        Ok(Some(Self { talk: talk.into(), word, snapshot: snapshot.into(), inherited }))
+    }
+}
+
+/// Takes over, and serves: the old process may leave.
+pub(in crate::gateway) fn take_over(
+    invitation: Invitation,
+    config: &mut Config,
+) -> Result<(Gateway, Option<embedded::Backend>), GatewayError> {
+    let Invitation { talk, word, snapshot, inherited } = invitation;
+    let word = memory::Word::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
+    let lines = BufReader::new(talk.try_clone().map_err(GatewayError::system("share a socket"))?);
+    let mut talk = Talk { talk, lines };
+    talk.say("warm")?;
+    let said = talk.hear("snapshot")?;
+    let (length, machine_nanos) = said.split_once(' ').unwrap_or((&said, "0"));
+    let problem = |problem: String| GatewayError::Takeover(problem);
+    let length: u64 = length.parse().map_err(|_| problem("the snapshot has no length".into()))?;
+    let bytes = read(snapshot, length).map_err(GatewayError::system("read the snapshot"))?;
+    let mut takers = Takers { talk: &mut talk, inherited, taken: 0 };
+    let prepared = prepare(bytes, config, &mut takers);
+    let (prepared, backend, generation, frozen_at, mut history) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            talk.say(&format!("failed: {error}")).ok();
+            return Err(error);
+        }
+    };
+    let Takers { inherited, taken, .. } = takers;
+    // Connections that ended meanwhile, and what the old process inherited from whoever started it.
+    inherited.into_iter().for_each(sockets::close_unowned);
+    talk.say(&format!("ready {taken}"))?;
+    talk.hear("commit")?;
+    if !word.swap(COMMIT, TOUCHED) {
+        return Err(problem("the old process has taken everything back".into()));
+    }
+    clock::go_on_from(frozen_at);
+    let pause = clock::machine_nanos().saturating_sub(machine_nanos.parse().unwrap_or(0));
+    if let Some(last) = history.last_mut() {
+        (last.verdict, last.generation, last.sockets) = ("committed".into(), generation, taken);
+        last.pause_seconds = super::seconds(pause);
+        last.steps.push(crate::admin::Step {
+            name: "commit".into(),
+            seconds: last.pause_seconds,
+            detail: format!("generation {generation}, stood still so long"),
+        });
+    }
+    prepared.desk().resume(generation, history);
+    let gateway = prepared.launch()?;
+    talk.say("running").ok(); // it may be gone: then this process serves all the more
+    tracing::info!(generation, sockets = taken, pause_seconds = super::seconds(pause), "took over");
+    Ok((gateway, backend))
+}
+
+type Ready = (Prepared, Option<embedded::Backend>, u64, Instant, Vec<crate::admin::Restart>);
+
+fn prepare(bytes: Vec<u8>, config: &mut Config, takers: &mut Takers<'_>) -> Result<Ready, GatewayError> {
+    let snapshot = Snapshot::open(bytes.into())?;
+    let (generation, frozen_at) =
+        (snapshot.header.generation, Instant::from_nanos(snapshot.header.frozen_at));
+    let (head, addresses) = head_of(&snapshot)?;
+    let history = head.history.iter().map(restart_of).collect();
+    let backend = match &head.embedded {
+        Some(record) => {
+            takers.inherited.remove(&record.input_fd);
+            takers.inherited.remove(&record.output_fd);
+            Some(embedded::Backend::adopt(config, record)?)
+        }
+        None if config.backend.embedded => Some(embedded::Backend::start(config)?),
+        None => None,
+    };
+    let taken = Taken { snapshot, head, addresses };
+    let prepared = Prepared::taken(config, &taken, &mut |socket| takers.take(socket))?;
+    Ok((prepared, backend, generation, frozen_at, history))
+}
+
+fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), GatewayError> {
+    let missing = || GatewayError::Takeover("the snapshot says nothing of the process".into());
+    let mut sections = snapshot.sections(SectionKind::Gateway)?;
+    let (_, records) = sections.first_mut().ok_or_else(missing)?;
+    let Some(Item::Gateway(head)) = records.next()? else { return Err(missing()) };
+    let mut addresses = Vec::new();
+    while let Some(item) = records.next()? {
+        match item {
+            Item::Address(address) => addresses.push(address),
+            _ => return Err(missing()),
+        }
+    }
+    Ok((head, addresses))
+}
+
+fn read(mut snapshot: File, length: u64) -> io::Result<Vec<u8>> {
+    snapshot.rewind()?;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    snapshot.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Gives sockets by the names that the snapshot has for them.
+struct Takers<'a> {
+    talk: &'a mut Talk,
+    inherited: HashSet<RawFd>,
+    taken: u64,
+}
+
+impl Takers<'_> {
+    fn take(&mut self, socket: &SocketRef) -> io::Result<OwnedFd> {
+        self.taken += 1;
+        if self.inherited.contains(&socket.fd) && sockets::cookie_of(socket.fd) == Some(socket.cookie) {
+            self.inherited.remove(&socket.fd);
+            return sockets::take(socket.fd);
+        }
+        // It is newer than this process.
+        writeln!(self.talk.talk, "want {}", socket.fd)?;
+        let fd = sockets::receive_fds(&self.talk.talk, 1)?.pop().ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (_, cookie) = sockets::name_of(&fd)?;
+        if cookie == socket.cookie {
+            return Ok(fd);
+        }
+        Err(io::Error::other(format!("descriptor {} is another socket than the snapshot says", socket.fd)))
+    }
+}
+
+struct Talk {
+    talk: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+impl Talk {
+    fn say(&mut self, line: &str) -> Result<(), GatewayError> {
+        writeln!(self.talk, "{line}").map_err(GatewayError::system("speak with the old process"))
+    }
+
+    /// Waits for a line that begins with `word`. The old process has the patience, and ends this one.
+    fn hear(&mut self, word: &str) -> Result<String, GatewayError> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line).map_err(GatewayError::system("listen to the old process"))?;
+        let said = line.trim_end();
+        let rest = said.strip_prefix(word).map(|rest| rest.trim().to_owned());
+        rest.ok_or_else(|| GatewayError::Takeover(format!("the old process says {said:?} instead of {word}")))
+    }
+}

@@ -1,0 +1,409 @@
+//! The old process's side.
+
+use super::super::assembly::Gateway;
+use super::super::embedded;
+use super::{CHECK, CHECK_ANSWER, COMMIT, RECLAIMED, VARIABLE, record_of};
+use crate::admin::{Restart, RestartOrder, Step};
+use crate::config::Config;
+use crate::freeze;
+use crate::metrics::process::Figures;
+use crate::snapshot::{GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
+use crate::sys::{child, clock, memory, sockets};
+use moorline_proto::time::Instant as GatewayInstant;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// From the call to stand still until every thread does, and all is written down.
+const FREEZE_MAX: Duration = Duration::from_millis(500);
+/// From the commit until the child says that it runs.
+const RUNNING_MAX: Duration = Duration::from_secs(2);
+/// Bytes of the answer to a check.
+const ANSWER_BYTES_MAX: u64 = 4 << 10;
+/// Memory that must be available, in parts of a hundred of what this process uses.
+const MEMORY_PERCENT: u64 = 120;
+
+/// How the gateway was started, to start another one likewise.
+pub(in crate::gateway) struct RunSettings {
+    pub(in crate::gateway) arguments: Vec<OsString>,
+    pub(in crate::gateway) binary: PathBuf,
+    pub(in crate::gateway) timeout: Duration,
+}
+
+impl RunSettings {
+    /// Those of this process.
+    pub(in crate::gateway) fn of_this_process(timeout: Duration) -> Self {
+        let binary = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+        Self { arguments: std::env::args_os().skip(1).collect(), binary: undeleted(binary), timeout }
+    }
+}
+
+/// Where a file was that has been replaced meanwhile: the system adds a word to its name.
+fn undeleted(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(text) => text.into(),
+        None => path,
+    }
+}
+
+/// What became of a restart.
+pub(in crate::gateway) enum Outcome {
+    /// The child serves; this process must leave without touching a socket.
+    Committed(u32),
+    /// This process serves on.
+    Serving,
+    /// The child took over and died at once: nobody has the sockets any more.
+    Torn(String),
+}
+
+/// Why it did not happen.
+enum Failure {
+    /// This process goes on.
+    Back(String),
+    /// It cannot.
+    Torn(String),
+}
+
+impl From<String> for Failure {
+    fn from(problem: String) -> Self {
+        Self::Back(problem)
+    }
+}
+
+/// The steps as they happen.
+struct Course {
+    restart: Restart,
+    began: Instant,
+}
+
+impl Course {
+    fn step(&mut self, name: &str, detail: impl Into<String>) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let detail = detail.into();
+        tracing::info!(step = name, seconds, detail, "hot restart");
+        self.restart.steps.push(Step { name: name.into(), seconds, detail });
+        self.began = Instant::now();
+    }
+}
+
+/// Hands everything over to a new process, or goes on as if nothing had happened.
+pub(in crate::gateway) fn restart(
+    gateway: &Gateway,
+    embedded: Option<&embedded::Backend>,
+    config: &Config,
+    settings: &RunSettings,
+    order: &RestartOrder,
+) -> Outcome {
+    let desk = &gateway.status.restarts;
+    let number = desk.begin();
+    let shown = desk.show();
+    let binary = order.binary.clone().unwrap_or_else(|| settings.binary.clone());
+    let restart = Restart {
+        number,
+        unix_ms: clock::unix_nanos() / 1_000_000,
+        generation: shown.generation,
+        from: format!("{} {}", env!("CARGO_PKG_VERSION"), settings.binary.display()),
+        to: binary.display().to_string(),
+        previous_binary: settings.binary.display().to_string(),
+        ..Restart::default()
+    };
+    let mut course = Course { restart, began: Instant::now() };
+    let timeout = order.timeout.unwrap_or(settings.timeout);
+    let mut attempt = Attempt {
+        gateway,
+        embedded,
+        config,
+        arguments: &settings.arguments,
+        binary: &binary,
+        deadline: Instant::now() + timeout,
+        is_dry_run: order.is_dry_run,
+        history: shown.restarts,
+        generation: shown.generation + 1,
+        child: None,
+        frozen_at: None,
+        is_called: false,
+    };
+    match attempt.run(&mut course) {
+        Ok(Some(pid)) => Outcome::Committed(pid),
+        Ok(None) => {
+            attempt.go_back();
+            course.restart.verdict = "dry_run".into();
+            desk.end(course.restart);
+            Outcome::Serving
+        }
+        Err(Failure::Torn(problem)) => Outcome::Torn(problem),
+        Err(Failure::Back(problem)) => {
+            attempt.go_back();
+            if let Some((_, machine_nanos)) = attempt.frozen_at {
+                course.restart.pause_seconds = super::seconds(clock::machine_nanos() - machine_nanos);
+            }
+            tracing::error!(problem, "hot restart rolled back; this process serves on");
+            course.step("roll back", "this process serves on");
+            (course.restart.verdict, course.restart.problem) = ("rolled_back".into(), problem);
+            desk.end(course.restart);
+            Outcome::Serving
+        }
+    }
+}
+
+struct Attempt<'a> {
+    gateway: &'a Gateway,
+    embedded: Option<&'a embedded::Backend>,
+    config: &'a Config,
+    arguments: &'a [OsString],
+    binary: &'a Path,
+    deadline: Instant,
+    is_dry_run: bool,
+    history: Vec<Restart>,
+    generation: u64,
+    child: Option<Child>,
+    /// The gateway's time and the machine's, when everything stood still.
+    frozen_at: Option<(GatewayInstant, u64)>,
+    is_called: bool,
+}
+
+impl Attempt<'_> {
+    /// The child's process id, or nothing after a dry run.
+    fn run(&mut self, course: &mut Course) -> Result<Option<u32>, Failure> {
+        let version = self.check()?;
+        course.restart.to = format!("{version} {}", self.binary.display());
+        course.step("check", format!("{version}, settings valid"));
+
+        let (word, word_file) = memory::Word::create().map_err(cannot("share memory with a child"))?;
+        let snapshot_file = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
+        let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
+        let pid = self.spawn(&theirs, &word_file, &snapshot_file, ours.as_raw_fd())?;
+        drop(theirs);
+        let mut talk =
+            Talk { lines: BufReader::new(ours.try_clone().map_err(cannot("share a socket"))?), ours };
+        talk.expect("warm", self.deadline, || self.is_child_alive())?;
+        course.step("spawn", format!("pid {pid}"));
+        if self.is_dry_run {
+            return Ok(None);
+        }
+
+        self.is_called = true;
+        let freeze_deadline = self.deadline.min(Instant::now() + FREEZE_MAX);
+        let machine_nanos = clock::machine_nanos();
+        let (frozen_at, mut writer) = self.gateway.freeze(freeze_deadline)?;
+        self.frozen_at = Some((frozen_at, machine_nanos));
+        course.step("freeze", "");
+
+        let mut head =
+            GatewayHead { history: self.history.iter().map(record_of).collect(), ..GatewayHead::default() };
+        if let Some(embedded) = self.embedded {
+            let record = embedded.freeze(self.config);
+            head.embedded = Some(record.ok_or_else(|| "the embedded backend is being started".to_owned())?);
+        }
+        head.history.push(record_of(&course.restart));
+        let head = self.gateway.freeze_head(head).map_err(cannot("name the listening sockets"))?;
+        writer.add(SectionKind::Gateway, 0, head);
+        let header = Header {
+            writer: env!("CARGO_PKG_VERSION").into(),
+            generation: self.generation,
+            frozen_at: frozen_at.as_nanos(),
+            ..Header::default()
+        };
+        let parts = writer.finish(header);
+        let length =
+            memory::write_sealed(&snapshot_file, &parts).map_err(cannot("write the snapshot into memory"))?;
+        drop(parts);
+        talk.say(&format!("snapshot {length} {machine_nanos}"))?;
+        let ready = talk.expect("ready", self.deadline, || self.is_child_alive())?;
+        course.step("move", format!("{length} bytes, sockets {ready}"));
+
+        // From here on the word decides.
+        assert!(word.swap(0, COMMIT), "nobody else writes it before");
+        let said = talk
+            .say("commit")
+            .and_then(|()| talk.expect("running", Instant::now() + RUNNING_MAX, || self.is_child_alive()));
+        if let Err(problem) = said {
+            self.end_child();
+            if word.swap(COMMIT, RECLAIMED) {
+                return Err(Failure::Back(format!("after the commit: {problem}")));
+            }
+            return Err(Failure::Torn(format!("the new process took over and failed: {problem}")));
+        }
+        Ok(Some(pid))
+    }
+
+    /// Asks the binary what it is, and looks whether there is room for a second process.
+    fn check(&self) -> Result<String, String> {
+        let metadata = std::fs::metadata(self.binary)
+            .map_err(|error| format!("check: cannot look at {}: {error}", self.binary.display()))?;
+        let own = nix::unistd::geteuid().as_raw();
+        if (metadata.uid() != own && metadata.uid() != 0) || metadata.mode() & 0o002 != 0 {
+            let binary = self.binary.display();
+            return Err(format!(
+                "check: {binary} belongs to another user, or anybody may write it; it is not run"
+            ));
+        }
+        let wanted = Figures::read().resident_bytes * MEMORY_PERCENT / 100;
+        if let Some(available) = available_memory()
+            && available < wanted
+        {
+            return Err(format!("check: {wanted} bytes of memory are needed, {available} are available"));
+        }
+        let mut child = Command::new(self.binary)
+            .args(self.arguments)
+            .env(VARIABLE, CHECK)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .map_err(|error| format!("check: cannot run {}: {error}", self.binary.display()))?;
+        while child.try_wait().map_err(|error| format!("check: {error}"))?.is_none() {
+            if Instant::now() >= self.deadline {
+                child.kill().ok();
+                child.wait().ok();
+                return Err("check: the binary did not end in time".into());
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        let status = child.wait().map_err(|error| format!("check: {error}"))?;
+        let mut answer = String::new();
+        if let Some(output) = child.stdout.take() {
+            output.take(ANSWER_BYTES_MAX).read_to_string(&mut answer).ok();
+        }
+        let Some(line) = answer.lines().find_map(|line| line.strip_prefix(CHECK_ANSWER)) else {
+            return Err(format!(
+                "check: {} ended with {status} and did not answer as a moorline that can take over; are the \
+                 settings valid for it?",
+                self.binary.display()
+            ));
+        };
+        let word = |name: &str| line.split_whitespace().find_map(|word| word.strip_prefix(name));
+        let (version, reads) = (word("version=").unwrap_or("?"), word("reads=").unwrap_or("?"));
+        let range = reads.split_once('-').and_then(|(a, b)| Some(a.parse::<u32>().ok()?..=b.parse().ok()?));
+        if range.is_none_or(|range| !range.contains(&VERSION.0)) {
+            return Err(format!(
+                "check: {version} reads snapshots of versions {reads}, and {MAJOR_MIN} to {} are written here",
+                VERSION.0
+            ));
+        }
+        Ok(version.to_owned())
+    }
+
+    fn spawn(
+        &mut self,
+        theirs: &UnixStream,
+        word: &OwnedFd,
+        snapshot: &File,
+        ours: RawFd,
+    ) -> Result<u32, String> {
+        let mut inherited = vec![theirs.as_raw_fd(), word.as_raw_fd(), snapshot.as_raw_fd()];
+        let value = inherited.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
+        let is_socket =
+            |fd: &RawFd| *fd != ours && *fd != theirs.as_raw_fd() && sockets::cookie_of(*fd).is_some();
+        inherited.extend(known.into_iter().filter(is_socket));
+        if let Some(record) = self.embedded.and_then(|embedded| embedded.freeze(self.config)) {
+            inherited.extend([record.input_fd, record.output_fd]);
+        }
+        let mut command = Command::new(self.binary);
+        command.args(self.arguments).env(VARIABLE, value);
+        child::inherit(&mut command, inherited);
+        // From now on closing a socket here does not close it.
+        freeze::set_shared(true);
+        let child = command
+            .spawn()
+            .map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))?;
+        let pid = child.id();
+        self.child = Some(child);
+        Ok(pid)
+    }
+
+    /// What a child that ended says; alive: nothing.
+    fn is_child_alive(&mut self) -> Result<(), String> {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(Some(status))) => Err(format!("the new process ended with {status}")),
+            _ => Ok(()),
+        }
+    }
+
+    fn end_child(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+        freeze::set_shared(false);
+    }
+
+    fn go_back(&mut self) {
+        self.end_child();
+        if self.is_called {
+            self.gateway.thaw(self.frozen_at.map(|(at, _)| at));
+        }
+    }
+}
+
+/// The conversation with the child: lines both ways, descriptors one way.
+struct Talk {
+    ours: UnixStream,
+    lines: BufReader<UnixStream>,
+}
+
+/// Between looks at whether the child lives.
+const LOOK: Duration = Duration::from_millis(20);
+
+impl Talk {
+    fn say(&mut self, line: &str) -> Result<(), String> {
+        writeln!(self.ours, "{line}").map_err(|error| format!("the new process does not listen: {error}"))
+    }
+
+    /// Waits for a line that begins with `word`; returns what follows.
+    fn expect(
+        &mut self,
+        word: &str,
+        deadline: Instant,
+        mut check: impl FnMut() -> Result<(), String>,
+    ) -> Result<String, String> {
+        let mut line = String::new();
+        loop {
+            self.ours.set_read_timeout(Some(LOOK)).map_err(cannot("set a timeout"))?;
+            match self.lines.read_line(&mut line) {
+                Ok(0) => {
+                    check()?;
+                    return Err(format!("the new process closed its socket before it was {word}"));
+                }
+                Ok(_) if line.ends_with('\n') => {
+                    let said = line.trim_end();
+                    if let Some(fd) = said.strip_prefix("want ").and_then(|fd| fd.parse().ok()) {
+                        sockets::send_fds(&self.ours, &[fd]).map_err(cannot("send a socket"))?;
+                    } else if let Some(rest) = said.strip_prefix(word) {
+                        return Ok(rest.trim().to_owned());
+                    } else {
+                        return Err(format!("the new process says: {said}"));
+                    }
+                    line.clear();
+                    continue;
+                }
+                Ok(_) => {}
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error) => return Err(format!("the new process does not speak: {error}")),
+            }
+            check()?;
+            if Instant::now() >= deadline {
+                return Err(format!("the new process was not {word} in time"));
+            }
+        }
+    }
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> String {
+    move |error| format!("cannot {what}: {error}")
+}
+
+/// `MemAvailable` of /proc/meminfo, in bytes.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+}

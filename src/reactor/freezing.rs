@@ -1,0 +1,149 @@
+//! A reactor that stands still, is written down, and goes on in another process (`docs/handover.md`).
+
+use super::{Interest, Reactor, ReactorParts, Source, Streams};
+use crate::freeze::Order;
+use crate::shard::{Outputs, Settings, Shard};
+use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
+use crate::sys::sockets;
+use mio::Poll;
+use mio::net::TcpStream;
+use moorline_proto::ids::ConnKey;
+use moorline_proto::time::Instant;
+use std::io;
+
+/// Descriptors in one record.
+const SOCKETS_PER_RECORD: usize = 4096;
+
+impl Reactor {
+    /// Between two turns: does what the main thread says until it says to go on. Reads and writes nothing.
+    pub(super) fn stand_still(&mut self) {
+        while let Some(order) = self.post.wait() {
+            match order {
+                Order::Step(reply) => _ = reply.send(self.step()),
+                Order::Freeze(reply) => {
+                    let mut section = Section::default();
+                    let outcome = self.freeze(&mut section).map(|()| section);
+                    _ = reply.send(outcome);
+                }
+                Order::Resume(unix_base_nanos) => {
+                    self.now = (self.clock)();
+                    self.shard.handle_thawed(unix_base_nanos);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes all mail and does what follows, but for reading and writing. Whether there was or is anything.
+    fn step(&mut self) -> bool {
+        let mut is_busy = self.is_handing_over();
+        while let Some(mail) = self.inbox.try_recv() {
+            is_busy = true;
+            self.handle_one_mail(self.now, mail);
+            self.release();
+        }
+        self.apply_holds();
+        self.check_send_queues(self.now);
+        self.release();
+        self.half_close();
+        self.hand_over();
+        is_busy || self.is_handing_over()
+    }
+
+    fn is_handing_over(&self) -> bool {
+        !self.leaving.is_empty()
+            || self.outboxes.iter().any(|outbox| outbox.is_waiting())
+            || self.outputs.uplinks.iter().any(|items| !items.is_empty())
+    }
+
+    /// The gateway's time stood still: Unix time did not.
+    pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
+        self.shard.handle_thawed(unix_base_nanos);
+    }
+
+    fn freeze(&mut self, out: &mut Section) -> io::Result<()> {
+        let Self {
+            poll: _,
+            shard,
+            listener: _, // the gateway's, like its door
+            clock: _,
+            inbox: _, // empty, like what would be handed over
+            reactors: _,
+            outboxes: _,
+            board: _,
+            limit_log: _,
+            read_budget: _,
+            accept_budget: _,
+            streams,
+            outputs: _,
+            ready: _, // every socket is looked at anew
+            leaving: _,
+            read_block: _,
+            write_block: _,
+            turns: _,
+            now: _,
+            is_stopping: _,
+            post: _,
+        } = self;
+        shard.freeze(out);
+        let keys: Vec<ConnKey> = shard.with_sockets().collect();
+        for keys in keys.chunks(SOCKETS_PER_RECORD) {
+            let mut record = SocketsRecord::default();
+            for key in keys {
+                let stream = streams.get_mut(*key).and_then(|stream| stream.socket());
+                let (fd, cookie) = sockets::name_of(stream.ok_or(io::ErrorKind::NotConnected)?)?;
+                record.keys.push(key.as_u64());
+                record.fds.push(fd);
+                record.cookies.push(cookie);
+            }
+            out.put(Item::Sockets(record));
+        }
+        Ok(())
+    }
+
+    /// A reactor that goes on where another process's was. Its sockets are watched, and not yet read or written.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn thaw(
+        poll: Poll,
+        settings: Settings,
+        parts: ReactorParts,
+        now: Instant,
+        records: &mut Records,
+        take: &mut dyn FnMut(&SocketRef) -> io::Result<TcpStream>,
+    ) -> Result<Self, SnapshotError> {
+        let mut outputs = Outputs::new(settings.workers);
+        let mut sockets = Vec::new();
+        let keep = |item| match item {
+            Item::Sockets(record) => {
+                sockets.push(record);
+                Ok(())
+            }
+            _ => Err(SnapshotError::Unknown { section: "a shard's section".into() }),
+        };
+        let shard = Shard::thaw(settings.clone(), now, records, &mut outputs, keep)?;
+        let problem = |error: io::Error| records.contradiction(format!("a socket: {error}"));
+        let mut reactor = Self::new(poll, settings, parts).map_err(problem)?;
+        (reactor.shard, reactor.outputs, reactor.now) = (shard, outputs, now);
+        let mut streams = Streams::default();
+        for SocketsRecord { keys, fds, cookies } in sockets {
+            for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
+                let key = ConnKey::from_u64(key);
+                let mut socket = take(&SocketRef { fd, cookie }).map_err(problem)?;
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                let token = Source::Connection(key).into();
+                reactor.poll.registry().register(&mut socket, token, interest).map_err(problem)?;
+                reactor.listener.readmit(&socket, now);
+                streams.insert(key, socket);
+            }
+        }
+        reactor.streams = streams;
+        let has_socket = |key: &ConnKey| reactor.streams.get(*key).is_some();
+        if let Some(key) = reactor.shard.with_sockets().find(|key| !has_socket(key)) {
+            return Err(records.contradiction(format!("{key:?} has no socket")));
+        }
+        reactor.apply_holds();
+        Ok(reactor)
+    }
+}

@@ -1,0 +1,95 @@
+//! Memory that two processes share: a sealed file for a snapshot, a word for a decision.
+
+#![allow(unsafe_code)]
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+const PAGE_BYTES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// An empty file in memory.
+///
+/// # Errors
+/// The system's: no memory, no descriptors.
+pub fn file(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?.into())
+}
+
+/// Writes the parts one after the other and seals the file: nobody changes it any more.
+///
+/// # Errors
+/// The system's: no memory.
+pub fn write_sealed(mut file: &File, parts: &[Vec<u8>]) -> io::Result<u64> {
+    let mut length = 0;
+    for part in parts {
+        file.write_all(part)?;
+        length += part.len() as u64;
+    }
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(length)
+}
+
+/// One word that both processes see and change.
+#[derive(Debug)]
+pub struct Word {
+    page: NonNull<std::ffi::c_void>,
+}
+
+// SAFETY: it is only ever used as an atomic.
+unsafe impl Send for Word {}
+// SAFETY: it is only ever used as an atomic.
+unsafe impl Sync for Word {}
+
+impl Word {
+    /// A new word, zero, and the file that the other process maps.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create() -> io::Result<(Self, OwnedFd)> {
+        let file = file("moorline-commit")?;
+        file.set_len(PAGE_BYTES.get() as u64)?;
+        Ok((Self::map(&file)?, file.into()))
+    }
+
+    /// The word in a file that another process made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn map(file: &impl AsFd) -> io::Result<Self> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the system's choice; both sides made the file a page long.
+        let page = unsafe { mmap(None, PAGE_BYTES, protection, MapFlags::MAP_SHARED, file, 0)? };
+        Ok(Self { page })
+    }
+
+    /// Changes it from `from` to `to`. False: it was something else.
+    pub fn swap(&self, from: u32, to: u32) -> bool {
+        self.word().compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// What it is.
+    pub fn get(&self) -> u32 {
+        self.word().load(Ordering::SeqCst)
+    }
+
+    fn word(&self) -> &AtomicU32 {
+        // SAFETY: the mapping is a page, aligned to one, and lives as long as this.
+        unsafe { self.page.cast::<AtomicU32>().as_ref() }
+    }
+}
+
+impl Drop for Word {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `map`, and nothing borrows from it.
+        unsafe { munmap(self.page, PAGE_BYTES.get()).ok() };
+    }
+}
