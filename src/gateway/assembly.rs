@@ -12,7 +12,8 @@ use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::snapshot::{
-    AddressRecord, GatewayHead, Item, Records, Section, SectionKind, Snapshot, SocketRef, Writer,
+    AddressRecord, GatewayHead, Item, Records, Section, SectionKind, Snapshot, SocketRef, SocketsRecord,
+    Writer,
 };
 use crate::sys::{clock, limits, sockets};
 use crate::worker::{
@@ -22,14 +23,15 @@ use crate::worker::{
 use bytes::Bytes;
 use crossbeam_channel::bounded;
 use mio::Poll;
-use moorline_proto::ids::ShardId;
+use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -41,6 +43,8 @@ const REACTOR_MAIL_MAX: usize = 4096;
 const RESERVED_FDS: u64 = 100;
 /// Connections without a file limit that says otherwise.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
+/// Descriptors in one record.
+const SOCKETS_PER_RECORD: usize = 4096;
 /// Between looks at whether a thread stands still.
 const LOOK: Duration = Duration::from_micros(50);
 /// Pause between tries to put an order into a full mailbox.
@@ -78,6 +82,8 @@ pub(super) struct Prepared {
     workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
     workers_stop: Arc<AtomicBool>,
     cap: usize,
+    /// Connections that came with their socket.
+    pub(super) connections_taken: u64,
 }
 
 /// What a process before this one hands over.
@@ -85,6 +91,45 @@ pub(super) struct Taken {
     pub(super) snapshot: Snapshot,
     pub(super) head: GatewayHead,
     pub(super) addresses: Vec<AddressRecord>,
+}
+
+/// Berths of the reactors in a process that is about to take over, and the sockets that they watch already.
+pub(super) struct Warm {
+    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    streams: HashMap<u64, mio::net::TcpStream>,
+}
+
+impl Warm {
+    /// Watches every socket of `lists`, by shard, that `take` gives.
+    pub(super) fn up(
+        lists: Vec<Vec<SocketsRecord>>,
+        take: &mut dyn FnMut(&SocketRef) -> Option<OwnedFd>,
+    ) -> Result<Self, GatewayError> {
+        let mut warm = Self { reactors: Vec::new(), streams: HashMap::new() };
+        for list in lists {
+            let (sender, (poll, inbox)) =
+                reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
+            for SocketsRecord { keys, fds, cookies } in list {
+                for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
+                    let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
+                    let mut stream = stream_of(fd);
+                    reactor::watch(poll.registry(), &mut stream, ConnKey::from_u64(key))
+                        .map_err(GatewayError::system("watch a socket"))?;
+                    warm.streams.insert(key, stream);
+                }
+            }
+            warm.reactors.push((sender, (poll, inbox)));
+        }
+        Ok(warm)
+    }
+}
+
+/// Where a gateway comes from that does not begin with nothing.
+struct Origin<'a, 'b> {
+    taken: &'a Taken,
+    take: &'a mut Take<'b>,
+    streams: &'a mut HashMap<u64, mio::net::TcpStream>,
+    connections: u64,
 }
 
 /// Gives the socket that a snapshot names.
@@ -104,7 +149,12 @@ impl Prepared {
     }
 
     /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
-    pub(super) fn taken(config: &Config, taken: &Taken, take: &mut Take<'_>) -> Result<Self, GatewayError> {
+    pub(super) fn taken(
+        config: &Config,
+        warm: Warm,
+        taken: &Taken,
+        take: &mut Take<'_>,
+    ) -> Result<Self, GatewayError> {
         let failed = |name| GatewayError::system(name);
         let listener =
             taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
@@ -120,8 +170,21 @@ impl Prepared {
         let ticket_key =
             ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
         let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
-        let berths = Berths::open(config, head.shards as usize, head.workers as usize)?;
-        Self::assemble(config, listener, admin_listener, birth, berths, Some((taken, take)))
+        if warm.reactors.len() != head.shards as usize {
+            return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
+        }
+        let Warm { reactors, mut streams } = warm;
+        let berths = Berths { reactors, ..Berths::open(config, 0, head.workers as usize)? };
+        let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
+        let prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
+        // Connections that ended since: nobody must hear of them.
+        for (key, mut stream) in streams {
+            let shard = ConnKey::from_u64(key).shard().index();
+            if let Some((.., reactor)) = prepared.reactors.get(shard) {
+                reactor.unwatch(&mut stream);
+            }
+        }
+        Ok(prepared)
     }
 
     fn assemble(
@@ -130,7 +193,7 @@ impl Prepared {
         admin_listener: Option<TcpListener>,
         birth: Birth,
         berths: Berths,
-        mut taken: Option<(&Taken, &mut Take<'_>)>,
+        mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
         let cap = connections_max(config.limits.connections_max);
         let address = listener.local_addr().map_err(GatewayError::system("name the listening socket"))?;
@@ -138,12 +201,12 @@ impl Prepared {
         let metrics = Arc::new(Registry::new());
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = door(config, cap);
-        if let Some((taken, _)) = &taken {
+        if let Some(Origin { taken, .. }) = &origin {
             door.thaw(taken.head.accepted_until);
             taken.addresses.iter().for_each(|address| door.thaw_address(address));
         }
-        let gateway_id = match &taken {
-            Some((taken, _)) => taken.head.gateway_id.clone(),
+        let gateway_id = match &origin {
+            Some(Origin { taken, .. }) => taken.head.gateway_id.clone(),
             None => config.gateway_id(),
         };
         let Berths { reactors: reactor_berths, workers: worker_berths } = berths;
@@ -166,7 +229,7 @@ impl Prepared {
                 post,
                 registry: Some(Arc::clone(&metrics)),
             });
-            if let Some((taken, take)) = &mut taken {
+            if let Some(Origin { taken, take, .. }) = &mut origin {
                 let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
                 let mut records = section(&taken.snapshot, SectionKind::Worker, number)?;
                 let mut stream = |socket: &SocketRef| Ok(stream_of(take(socket)?));
@@ -193,21 +256,34 @@ impl Prepared {
                 accept_budget: config.reactor.accept_budget,
                 post,
             };
-            let reactor = match &mut taken {
+            let reactor = match &mut origin {
                 None => {
                     Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?
                 }
-                Some((taken, take)) => {
+                Some(Origin { taken, take, streams, connections }) => {
                     let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
                     let mut records = section(&taken.snapshot, SectionKind::Shard, number)?;
-                    let mut stream = |socket: &SocketRef| Ok(stream_of(take(socket)?));
-                    Reactor::thaw(poll, settings, parts, now, &mut records, &mut stream)?
+                    let mut watched = |registry: &mio::Registry, key: ConnKey, socket: &SocketRef| {
+                        *connections += 1;
+                        let warm = streams.remove(&key.as_u64());
+                        if let Some(stream) = warm {
+                            if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
+                                return Ok(stream);
+                            }
+                            let mut stream = stream;
+                            registry.deregister(&mut stream)?;
+                        }
+                        let mut stream = stream_of(take(socket)?);
+                        reactor::watch(registry, &mut stream, key)?;
+                        Ok(stream)
+                    };
+                    Reactor::thaw(poll, settings, parts, now, &mut records, &mut watched)?
                 }
             };
             reactors.push((sender, conductor, reactor));
         }
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
-        if taken.as_ref().is_some_and(|(taken, _)| taken.head.is_draining) {
+        if origin.as_ref().is_some_and(|origin| origin.taken.head.is_draining) {
             status.set_draining();
         }
         Ok(Self {
@@ -223,6 +299,7 @@ impl Prepared {
             workers,
             workers_stop,
             cap,
+            connections_taken: origin.map_or(0, |origin| origin.connections),
         })
     }
 
@@ -383,6 +460,34 @@ impl Gateway {
             }
         }
         Ok((frozen_at, writer))
+    }
+
+    /// The sockets of all connections, for a process that shall watch them before anything stops.
+    ///
+    /// # Errors
+    /// A reactor that does not answer.
+    pub(super) fn list_sockets(&self, deadline: std::time::Instant) -> Result<Writer, String> {
+        let mut writer = Writer::default();
+        for (number, (sender, ..)) in (0u32..).zip(&self.reactors) {
+            let (reply, replied) = bounded(1);
+            let list = sender.try_send(ReactorMail::List(reply)).ok();
+            let all = list.and_then(|()| replied.recv_deadline(deadline).ok());
+            let all = all.ok_or_else(|| format!("reactor {number} did not name its sockets in time"))?;
+            let mut section = Section::default();
+            for chunk in all.chunks(SOCKETS_PER_RECORD) {
+                let mut record = SocketsRecord::default();
+                for (key, fd) in chunk {
+                    // One that was closed meanwhile has none, or is another: the new process compares.
+                    let Some(cookie) = sockets::cookie_of(*fd) else { continue };
+                    record.keys.push(key.as_u64());
+                    record.fds.push(*fd);
+                    record.cookies.push(cookie);
+                }
+                section.put(Item::Sockets(record));
+            }
+            writer.add(SectionKind::Sockets, number, section);
+        }
+        Ok(writer)
     }
 
     /// What the process has once, written down.

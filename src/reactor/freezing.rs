@@ -1,15 +1,21 @@
 //! A reactor that stands still, is written down, and goes on in another process (`docs/handover.md`).
 
-use super::{Interest, Reactor, ReactorParts, Source, Streams};
-use crate::freeze::Order;
+use super::{Reactor, ReactorParts, Streams};
+use crate::freeze::{self, Order};
 use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets;
-use mio::Poll;
+use crossbeam_channel::Sender;
 use mio::net::TcpStream;
+use mio::{Poll, Registry};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
+use std::collections::HashSet;
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
+
+/// Gives a connection's socket, watched by the reactor's poll.
+pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Result<TcpStream> + 'a;
 
 /// Descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
@@ -27,10 +33,29 @@ impl Reactor {
                 }
                 Order::Resume(unix_base_nanos) => {
                     self.now = (self.clock)();
+                    self.newcomers = None;
                     self.shard.handle_thawed(unix_base_nanos);
                     return;
                 }
             }
+        }
+    }
+
+    pub(super) fn list(&mut self, reply: &Sender<Vec<(ConnKey, RawFd)>>) {
+        let fd_of = |key: ConnKey| Some((key, self.streams.get(key)?.socket()?.as_raw_fd()));
+        let all = self.shard.with_sockets().filter_map(fd_of).collect();
+        if reply.try_send(all).is_ok() {
+            self.newcomers = Some(HashSet::new());
+        }
+    }
+
+    /// A connection got its socket.
+    pub(super) fn note_newcomer(&mut self, key: ConnKey) {
+        if self.newcomers.is_some() && !freeze::is_shared() {
+            self.newcomers = None; // nobody asks any more
+        }
+        if let Some(newcomers) = &mut self.newcomers {
+            newcomers.insert(key);
         }
     }
 
@@ -54,6 +79,11 @@ impl Reactor {
         !self.leaving.is_empty()
             || self.outboxes.iter().any(|outbox| outbox.is_waiting())
             || self.outputs.uplinks.iter().any(|items| !items.is_empty())
+    }
+
+    /// This socket is nobody's any more.
+    pub fn unwatch(&self, socket: &mut TcpStream) {
+        self.poll.registry().deregister(socket).ok(); // it may be gone already
     }
 
     /// The gateway's time stood still: Unix time did not.
@@ -84,14 +114,17 @@ impl Reactor {
             now: _,
             is_stopping: _,
             post: _,
+            newcomers,
         } = self;
         shard.freeze(out);
         let keys: Vec<ConnKey> = shard.with_sockets().collect();
         for keys in keys.chunks(SOCKETS_PER_RECORD) {
             let mut record = SocketsRecord::default();
             for key in keys {
-                let stream = streams.get_mut(*key).and_then(|stream| stream.socket());
-                let (fd, cookie) = sockets::name_of(stream.ok_or(io::ErrorKind::NotConnected)?)?;
+                let stream = streams.get(*key).and_then(|stream| stream.socket());
+                let stream = stream.ok_or(io::ErrorKind::NotConnected)?;
+                let is_known = newcomers.as_ref().is_some_and(|newcomers| !newcomers.contains(key));
+                let (fd, cookie) = if is_known { (stream.as_raw_fd(), 0) } else { sockets::name_of(stream)? };
                 record.keys.push(key.as_u64());
                 record.fds.push(fd);
                 record.cookies.push(cookie);
@@ -111,7 +144,7 @@ impl Reactor {
         parts: ReactorParts,
         now: Instant,
         records: &mut Records,
-        take: &mut dyn FnMut(&SocketRef) -> io::Result<TcpStream>,
+        take: &mut TakeWatched<'_>,
     ) -> Result<Self, SnapshotError> {
         let mut outputs = Outputs::new(settings.workers);
         let mut sockets = Vec::new();
@@ -130,10 +163,8 @@ impl Reactor {
         for SocketsRecord { keys, fds, cookies } in sockets {
             for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                 let key = ConnKey::from_u64(key);
-                let mut socket = take(&SocketRef { fd, cookie }).map_err(problem)?;
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                let token = Source::Connection(key).into();
-                reactor.poll.registry().register(&mut socket, token, interest).map_err(problem)?;
+                let socket =
+                    take(reactor.poll.registry(), key, &SocketRef { fd, cookie }).map_err(problem)?;
                 reactor.listener.readmit(&socket, now);
                 streams.insert(key, socket);
             }

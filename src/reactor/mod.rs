@@ -18,6 +18,7 @@ mod tests;
 mod token;
 
 pub use door::{Door, DoorLimits};
+pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
@@ -36,7 +37,7 @@ use mio::{Events, Interest, Poll, Registry, Waker};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use outbox::Outbox;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use stream::{ReadOutcome, Streams};
@@ -85,6 +86,8 @@ pub struct Reactor {
     now: Instant,
     is_stopping: bool,
     post: Post,
+    /// Connections that got their socket since [`ReactorMail::List`].
+    newcomers: Option<HashSet<ConnKey>>,
 }
 
 /// The waker that a reactor's mailbox rings, registered in its poll.
@@ -93,6 +96,14 @@ pub struct Reactor {
 /// The system's, when it gives no eventfd.
 pub fn waker(registry: &Registry) -> io::Result<Waker> {
     Waker::new(registry, Source::Waker.into())
+}
+
+/// Has a reactor's poll tell of a connection's socket.
+///
+/// # Errors
+/// The system's.
+pub fn watch(registry: &Registry, socket: &mut TcpStream, key: ConnKey) -> io::Result<()> {
+    registry.register(socket, Source::Connection(key).into(), Interest::READABLE | Interest::WRITABLE)
 }
 
 impl Reactor {
@@ -127,6 +138,7 @@ impl Reactor {
             now,
             is_stopping: false,
             post: parts.post,
+            newcomers: None,
         })
     }
 
@@ -214,6 +226,7 @@ impl Reactor {
                 let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
                 self.attach(key, socket);
             }
+            ReactorMail::List(reply) => self.list(&reply),
             ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
             ReactorMail::Stop => {
                 self.is_stopping = true;
@@ -263,9 +276,9 @@ impl Reactor {
         let Some(key) = key else { return self.listener.release(&socket, self.now) };
         // The slot's last tenant may have left in this very turn.
         self.release();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.poll.registry().register(&mut socket, Source::Connection(key).into(), interest);
+        let registered = watch(self.poll.registry(), &mut socket, key);
         self.streams.insert(key, socket);
+        self.note_newcomer(key);
         if let Err(error) = registered {
             tracing::error!(%error, ?key, "epoll refused a connection");
             self.shard.handle_peer_closed(self.now, key, &mut self.outputs);
@@ -397,6 +410,7 @@ impl Reactor {
             let token = Source::Connection(seat).into();
             let registered = self.poll.registry().reregister(&mut socket, token, interest);
             self.streams.insert(seat, socket);
+            self.note_newcomer(seat);
             if let Err(error) = registered {
                 tracing::error!(%error, key = ?seat, "epoll refused a connection");
                 self.shard.handle_peer_closed(self.now, seat, &mut self.outputs);

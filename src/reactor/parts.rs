@@ -7,7 +7,9 @@ use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Board;
 use crate::shard::Transfer;
 use mio::net::{TcpListener, TcpStream};
+use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// What arrives in a reactor's mailbox.
@@ -17,6 +19,8 @@ pub enum ReactorMail {
     Downlink(DownlinkBatch),
     /// A logged-in connection comes home.
     Move(TcpStream, Box<Transfer>),
+    /// Name the sockets that are here. Those that come later are told apart from now on.
+    List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
     /// Ask the clients to leave within this time; admit no more.
     Drain(Duration),
     /// Close all connections, then end.

@@ -42,6 +42,8 @@ pub enum SectionKind {
     Shard = 2,
     /// One worker, and the sockets of its links.
     Worker = 3,
+    /// Sockets of one shard when the new process began, so that it can watch them before anything stops.
+    Sockets = 4,
 }
 
 /// Where a section lies.
@@ -617,7 +619,7 @@ pub struct SocketsRecord {
     /// Their descriptors.
     #[prost(int32, repeated, tag = "2")]
     pub fds: Vec<i32>,
-    /// Their cookies.
+    /// Their cookies; 0: the socket that the new process watches under this key since it began.
     #[prost(fixed64, repeated, tag = "3")]
     pub cookies: Vec<u64>,
 }

@@ -27,6 +27,7 @@ mod embedded;
 mod exhaustion;
 mod flood;
 mod gateway;
+mod handover;
 mod hostile;
 mod kick;
 mod load;

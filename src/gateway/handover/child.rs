@@ -1,6 +1,6 @@
 //! The new process's side.
 
-use super::super::assembly::{Gateway, Prepared, Taken};
+use super::super::assembly::{Gateway, Prepared, Taken, Warm};
 use super::super::embedded;
 use super::super::{Config, GatewayError};
 use super::{COMMIT, TOUCHED, VARIABLE, restart_of};
@@ -18,6 +18,7 @@ pub(in crate::gateway) struct Invitation {
     talk: UnixStream,
     word: OwnedFd,
     snapshot: File,
+    sockets: File,
     inherited: HashSet<RawFd>,
 }
 
@@ -27,12 +28,13 @@ impl Invitation {
         let Ok(value) = std::env::var(VARIABLE) else { return Ok(None) };
         let broken = || GatewayError::Takeover(format!("{VARIABLE} is {value:?} and names no descriptors"));
         let fds: Vec<RawFd> = value.split(',').filter_map(|fd| fd.parse().ok()).collect();
-        let [talk, word, snapshot] = fds[..] else { return Err(broken()) };
+        let [talk, word, snapshot, list] = fds[..] else { return Err(broken()) };
         let take = |fd| sockets::take(fd).map_err(GatewayError::system("take an inherited descriptor"));
-        let (talk, word, snapshot) = (take(talk)?, take(word)?, take(snapshot)?);
+        let (talk, word, snapshot, list) = (take(talk)?, take(word)?, take(snapshot)?, take(list)?);
         let open = sockets::open_fds().map_err(GatewayError::system("list the inherited descriptors"))?;
         let inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
-        Ok(Some(Self { talk: talk.into(), word, snapshot: snapshot.into(), inherited }))
+        let (talk, snapshot, sockets) = (talk.into(), snapshot.into(), list.into());
+        Ok(Some(Self { talk, word, snapshot, sockets, inherited }))
     }
 }
 
@@ -41,18 +43,20 @@ pub(in crate::gateway) fn take_over(
     invitation: Invitation,
     config: &mut Config,
 ) -> Result<(Gateway, Option<embedded::Backend>), GatewayError> {
-    let Invitation { talk, word, snapshot, inherited } = invitation;
+    let Invitation { talk, word, snapshot, sockets: list, mut inherited } = invitation;
     let word = memory::Word::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let lines = BufReader::new(talk.try_clone().map_err(GatewayError::system("share a socket"))?);
     let mut talk = Talk { talk, lines };
+    let warm =
+        warm_up(list, &mut inherited).inspect_err(|error| _ = talk.say(&format!("failed: {error}")))?;
     talk.say("warm")?;
     let said = talk.hear("snapshot")?;
     let (length, machine_nanos) = said.split_once(' ').unwrap_or((&said, "0"));
     let problem = |problem: String| GatewayError::Takeover(problem);
     let length: u64 = length.parse().map_err(|_| problem("the snapshot has no length".into()))?;
-    let bytes = read(snapshot, length).map_err(GatewayError::system("read the snapshot"))?;
-    let mut takers = Takers { talk: &mut talk, inherited, taken: 0 };
-    let prepared = prepare(bytes, config, &mut takers);
+    let bytes = read(snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
+    let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
+    let prepared = prepare(bytes, warm, config, &mut takers);
     let (prepared, backend, generation, frozen_at, mut history) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -60,7 +64,8 @@ pub(in crate::gateway) fn take_over(
             return Err(error);
         }
     };
-    let Takers { inherited, taken, .. } = takers;
+    let Takers { inherited, others, .. } = takers;
+    let taken = prepared.connections_taken + others;
     // Connections that ended meanwhile, and what the old process inherited from whoever started it.
     inherited.into_iter().for_each(sockets::close_unowned);
     talk.say(&format!("ready {taken}"))?;
@@ -88,7 +93,12 @@ pub(in crate::gateway) fn take_over(
 
 type Ready = (Prepared, Option<embedded::Backend>, u64, Instant, Vec<crate::admin::Restart>);
 
-fn prepare(bytes: Vec<u8>, config: &mut Config, takers: &mut Takers<'_>) -> Result<Ready, GatewayError> {
+fn prepare(
+    bytes: Vec<u8>,
+    warm: Warm,
+    config: &mut Config,
+    takers: &mut Takers<'_>,
+) -> Result<Ready, GatewayError> {
     let snapshot = Snapshot::open(bytes.into())?;
     let (generation, frozen_at) =
         (snapshot.header.generation, Instant::from_nanos(snapshot.header.frozen_at));
@@ -104,7 +114,9 @@ fn prepare(bytes: Vec<u8>, config: &mut Config, takers: &mut Takers<'_>) -> Resu
         None => None,
     };
     let taken = Taken { snapshot, head, addresses };
-    let prepared = Prepared::taken(config, &taken, &mut |socket| takers.take(socket))?;
+    let prepared = Prepared::taken(config, warm, &taken, &mut |socket| takers.take(socket))?;
+    let head = &taken.head;
+    takers.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
     Ok((prepared, backend, generation, frozen_at, history))
 }
 
@@ -123,9 +135,33 @@ fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), Gat
     Ok((head, addresses))
 }
 
-fn read(mut snapshot: File, length: u64) -> io::Result<Vec<u8>> {
+/// Watches the sockets that were there when this process was started, as long as they are still the same.
+fn warm_up(list: File, inherited: &mut HashSet<RawFd>) -> Result<Warm, GatewayError> {
+    let bytes = read(list, None).map_err(GatewayError::system("read the list of sockets"))?;
+    let mut lists = Vec::new();
+    for (_, mut records) in Snapshot::open(bytes.into())?.sections(SectionKind::Sockets)? {
+        let mut list = Vec::new();
+        while let Some(item) = records.next()? {
+            match item {
+                Item::Sockets(record) => list.push(record),
+                _ => return Err(records.contradiction("something else than sockets").into()),
+            }
+        }
+        lists.push(list);
+    }
+    Warm::up(lists, &mut |socket| {
+        let is_same = inherited.contains(&socket.fd) && sockets::cookie_of(socket.fd) == Some(socket.cookie);
+        if !is_same {
+            return None;
+        }
+        inherited.remove(&socket.fd);
+        sockets::take(socket.fd).ok()
+    })
+}
+
+fn read(mut snapshot: File, length: Option<u64>) -> io::Result<Vec<u8>> {
     snapshot.rewind()?;
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
     snapshot.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -134,12 +170,12 @@ fn read(mut snapshot: File, length: u64) -> io::Result<Vec<u8>> {
 struct Takers<'a> {
     talk: &'a mut Talk,
     inherited: HashSet<RawFd>,
-    taken: u64,
+    /// Sockets that are no connection's: listeners and links.
+    others: u64,
 }
 
 impl Takers<'_> {
     fn take(&mut self, socket: &SocketRef) -> io::Result<OwnedFd> {
-        self.taken += 1;
         if self.inherited.contains(&socket.fd) && sockets::cookie_of(socket.fd) == Some(socket.cookie) {
             self.inherited.remove(&socket.fd);
             return sockets::take(socket.fd);

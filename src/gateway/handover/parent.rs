@@ -11,9 +11,8 @@ use crate::snapshot::{GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
 use crate::sys::{child, clock, memory, sockets};
 use moorline_proto::time::Instant as GatewayInstant;
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -177,8 +176,17 @@ impl Attempt<'_> {
 
         let (word, word_file) = memory::Word::create().map_err(cannot("share memory with a child"))?;
         let snapshot_file = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
+        let list_file = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
+        // From now on closing a socket here may not close it.
+        freeze::set_shared(true);
+        let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
+        memory::write_sealed(&list_file, &list).map_err(cannot("write into memory"))?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
-        let pid = self.spawn(&theirs, &word_file, &snapshot_file, ours.as_raw_fd())?;
+        let pid = self.spawn(
+            &theirs,
+            [&word_file.as_fd(), &snapshot_file.as_fd(), &list_file.as_fd()],
+            ours.as_raw_fd(),
+        )?;
         drop(theirs);
         let mut talk =
             Talk { lines: BufReader::new(ours.try_clone().map_err(cannot("share a socket"))?), ours };
@@ -293,11 +301,11 @@ impl Attempt<'_> {
     fn spawn(
         &mut self,
         theirs: &UnixStream,
-        word: &OwnedFd,
-        snapshot: &File,
+        files: [&BorrowedFd<'_>; 3],
         ours: RawFd,
     ) -> Result<u32, String> {
-        let mut inherited = vec![theirs.as_raw_fd(), word.as_raw_fd(), snapshot.as_raw_fd()];
+        let mut inherited = vec![theirs.as_raw_fd()];
+        inherited.extend(files.map(|file| file.as_raw_fd()));
         let value = inherited.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
         let is_socket =
@@ -309,8 +317,6 @@ impl Attempt<'_> {
         let mut command = Command::new(self.binary);
         command.args(self.arguments).env(VARIABLE, value);
         child::inherit(&mut command, inherited);
-        // From now on closing a socket here does not close it.
-        freeze::set_shared(true);
         let child = command
             .spawn()
             .map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))?;
@@ -349,6 +355,8 @@ struct Talk {
     lines: BufReader<UnixStream>,
 }
 
+/// Looks for the status of a child that has closed its socket.
+const LOOKS_AT_AN_END: usize = 10;
 /// Between looks at whether the child lives.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -369,7 +377,11 @@ impl Talk {
             self.ours.set_read_timeout(Some(LOOK)).map_err(cannot("set a timeout"))?;
             match self.lines.read_line(&mut line) {
                 Ok(0) => {
-                    check()?;
+                    // If it ended, its status says more; that comes a moment later.
+                    for _ in 0..LOOKS_AT_AN_END {
+                        check()?;
+                        std::thread::park_timeout(LOOK);
+                    }
                     return Err(format!("the new process closed its socket before it was {word}"));
                 }
                 Ok(_) if line.ends_with('\n') => {

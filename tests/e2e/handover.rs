@@ -1,0 +1,342 @@
+//! Hot restart against real processes: what moves, and what happens when the new process does wrong.
+//!
+//! Wrong ones are shell scripts that speak the handover's lines: honest up to a step, and then not.
+
+use crate::beside::Chat;
+use crate::gateway::{Backend, Gateway};
+use crate::process::{TempFile, is_alive, run};
+use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
+use crate::until;
+use moorline::admin::{Restart, Restartz};
+use moorline_proto::frame::{Command, Flags, HEADER_BYTES};
+use moorline_proto::message::client::{Code, Hello, Resume, Welcome};
+use moorline_proto::message::frame_of;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+/// A gateway through its restarts: the process that serves is ended with the test.
+struct Series {
+    gateway: Gateway,
+    pid_file: TempFile,
+}
+
+impl Series {
+    fn start(backend: &Backend, sets: &[&str]) -> Self {
+        let pid_file = TempFile::new("");
+        let set = format!("handover.pid_file={}", pid_file.path().display());
+        let gateway = Gateway::start(backend, &[sets, &[set.as_str()]].concat());
+        Self { gateway, pid_file }
+    }
+
+    /// The process that serves.
+    fn pid(&self) -> u32 {
+        let text = std::fs::read_to_string(self.pid_file.path()).expect("a pid file");
+        text.trim().parse().expect("a pid")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).expect("a pid")), signal).expect("it runs");
+    }
+
+    fn restarts(&self) -> Restartz {
+        let (_, body) = self.gateway.get("/v1/restartz");
+        serde_json::from_str(&body).expect("JSON of this version")
+    }
+
+    /// Orders a restart as an operator does; its exit code and verdict.
+    fn upgrade(&self, more: &[&str]) -> (Option<i32>, Restart) {
+        let admin = self.gateway.admin.to_string();
+        let (code, said, error) = run(&[&["upgrade", "--admin", &admin, "--json"], more].concat());
+        (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said} {error}")))
+    }
+
+    /// One that must succeed.
+    fn restart(&self) -> Restart {
+        let before = self.pid();
+        let (code, restart) = self.upgrade(&[]);
+        assert_eq!((code, restart.verdict.as_str()), (Some(0), "committed"), "{restart:?}");
+        let after = self.pid();
+        assert_ne!(before, after, "another process serves");
+        until("the old process leaves", || (!is_alive(before)).then_some(()));
+        restart
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        if let Ok(text) = std::fs::read_to_string(self.pid_file.path())
+            && let Ok(pid) = text.trim().parse()
+        {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+}
+
+fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
+}
+
+#[test]
+fn a_busy_gateway_changes_its_process_and_nobody_notices() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let address = series.gateway.listener;
+    let chat = Chat::start(address);
+    let mut idle: Vec<Client> =
+        (0..40).map(|number| Client::login(address, &format!("idle-{number}"), "d")).collect();
+    let metrics = series.gateway.metrics();
+    let (mut counts, mut epoch) = (Vec::new(), None);
+    for generation in 1..=4 {
+        chat.go_on(20);
+        let restart = series.restart();
+        assert_eq!(restart.generation, generation);
+        assert!(restart.sockets >= 44, "{restart:?}");
+        chat.go_on(20);
+        counts.push(descriptors(series.pid()));
+        let varz = series.gateway.varz();
+        assert_eq!((varz.generation, varz.pid), (generation, series.pid()));
+    }
+    for (number, client) in idle.iter_mut().enumerate() {
+        let peer = format!("idle-{}", (number + 1) % 40);
+        assert_eq!(client.tell(number as u128 + 1_000, &peer, b"still here").code(), Code::Ok);
+        client.beat(30);
+        let welcome = client.heard.welcome.clone().expect("logged in");
+        assert_eq!(*epoch.get_or_insert(welcome.epoch), welcome.epoch);
+    }
+    for client in &mut idle {
+        client.until("the neighbour's message", |heard| heard.pushes.len() == 1);
+        assert!(client.heard.end.is_none() && client.heard.repeats == 0);
+    }
+    let report = chat.finish();
+    println!("{} messages, the slowest {:?}", report.messages, report.slowest);
+    let after = series.gateway.metrics();
+    for name in ["logins_total", "accepted_total", "link_connects_total"] {
+        assert_eq!(after[name], metrics[name], "{name}: counters go on and nobody came anew");
+    }
+    assert!(after["sends_total"] > metrics["sends_total"]);
+    let last = counts.last().expect("four");
+    assert!(
+        counts.iter().all(|count| count.abs_diff(*last) <= 2),
+        "no descriptor is left behind: {counts:?}"
+    );
+    // Who comes now is let in.
+    Client::login(address, "newcomer", "d").beat(30);
+}
+
+#[test]
+fn a_frame_that_is_cut_anywhere_goes_on_at_the_exact_byte() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let mut bob = Client::login(series.gateway.listener, "bob", "d");
+    let frame = |number: usize| {
+        let payload = format!("cut at {number}");
+        bytes_of(&send_frame(1, &message(number as u128 + 1, "bob", payload.as_bytes())))
+    };
+    let mut cut: Vec<Client> = Vec::new();
+    for number in 0..HEADER_BYTES + 8 {
+        let mut client = Client::login(series.gateway.listener, &format!("cut-{number}"), "d");
+        client.write(&frame(number)[..number]);
+        cut.push(client);
+    }
+    // One that has said half a HELLO, and one that has said nothing.
+    let greeting = bytes_of(&frame_of(Command::Hello, &hello("late", "d")));
+    let mut late = Client::connect(series.gateway.listener);
+    late.write(&greeting[..11]);
+    let mut silent = Client::connect(series.gateway.listener);
+    series.restart();
+    series.restart();
+    for (number, client) in cut.iter_mut().enumerate() {
+        client.write(&frame(number)[number..]);
+        assert_eq!(client.answer(1).code(), Code::Ok, "cut at {number}");
+    }
+    late.write(&greeting[11..]);
+    late.until("WELCOME", |heard| heard.welcome.is_some());
+    silent.put(&frame_of(Command::Hello, &hello("silent", "d")));
+    silent.until("WELCOME", |heard| heard.welcome.is_some());
+    bob.until("every message", |heard| heard.pushes.len() == cut.len());
+}
+
+#[test]
+fn what_is_unacknowledged_queued_or_waiting_for_its_client_moves_too() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &["limits.queue_bytes=8MiB"]);
+    let address = series.gateway.listener;
+    let mut alice = Client::login(address, "alice", "d");
+    // Bob hears, and does not acknowledge; Carol does not read at all; Dave loses his connection.
+    let mut bob = Client::login(address, "bob", "d");
+    bob.acks = Acks::Withheld;
+    let mut carol = Client::login(address, "carol", "d");
+    let mut dave = Client::login(address, "dave", "d");
+    assert_eq!(alice.tell(1, "dave", b"one").code(), Code::Ok);
+    dave.until("one", |heard| heard.pushes.len() == 1);
+    let Welcome { session, epoch, ticket, .. } = dave.heard.welcome.clone().expect("logged in");
+    drop(dave);
+    series.gateway.until_metric("detached", 1);
+    let large = vec![7; 16 << 10];
+    for number in 0..64u128 {
+        assert_eq!(alice.tell(100 + number, "carol", &large).code(), Code::Ok);
+    }
+    assert_eq!(alice.tell(2, "bob", b"one").code(), Code::Ok);
+    assert_eq!(alice.tell(3, "dave", b"two").code(), Code::Ok);
+    bob.until("one", |heard| heard.pushes.len() == 1);
+    series.restart();
+    assert_eq!(alice.tell(4, "bob", b"two").code(), Code::Ok);
+    assert_eq!(alice.tell(4, "bob", b"two").code(), Code::Dup, "the backend saw it once");
+    bob.until("two", |heard| heard.pushes.len() == 2);
+    assert_eq!(bob.heard.payloads(), [b"one", b"two"]);
+    carol.until("all of a megabyte", |heard| heard.pushes.len() == 64);
+    assert!(carol.heard.pushes.iter().all(|push| push.payload == large) && carol.heard.repeats == 0);
+    let resume = Resume { session, epoch, ticket, last_seq: 1, sack: 0 };
+    let mut dave = Client::connect(address);
+    dave.last_seq = 1;
+    dave.put(&frame_of(Command::Hello, &Hello { resume: Some(resume), ..hello("dave", "d") }));
+    dave.until("what came meanwhile", |heard| heard.pushes.len() == 1);
+    assert!(dave.heard.welcome.as_ref().is_some_and(|welcome| welcome.resumed), "the ticket is good");
+    assert_eq!(dave.heard.payloads(), [b"two"]);
+    // Bob's ack window goes on where it was.
+    bob.acks = Acks::Prompt;
+    bob.put(&frame_of(Command::Ping, &()).with_flags(Flags::ACK_REQ).with_ack(2));
+    series.gateway.until_metric("ack_probes_total", 0);
+}
+
+/// A script that answers the check as the real program does, and then does `what` with its descriptors.
+fn wrong(what: &str) -> TempFile {
+    let script = format!(
+        "#!/bin/bash\nif [ \"$MOORLINE_HANDOVER\" = check ]; then exec {} \"$@\"; fi\n\
+         talk=${{MOORLINE_HANDOVER%%,*}}\n{what}\n",
+        env!("CARGO_BIN_EXE_moorline")
+    );
+    let file = TempFile::new(script);
+    set_permissions(file.path(), Permissions::from_mode(0o755)).expect("our file");
+    file
+}
+
+#[test]
+fn a_new_process_that_does_wrong_is_undone_at_every_step() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let chat = Chat::start(series.gateway.listener);
+    let mut idle = Client::login(series.gateway.listener, "idle", "d");
+    let pid = series.pid();
+    let warm = "echo warm >&$talk; read -r line <&$talk;";
+    let ready = format!("{warm} echo ready 5 >&$talk; read -r line <&$talk;");
+    let cases = [
+        ("ends at its start", "exit 7".to_owned(), "ended with exit status: 7"),
+        ("crashes at its start", "kill -SEGV $$".to_owned(), "signal: 11"),
+        ("hangs at its start", "exec sleep 60".to_owned(), "was not warm in time"),
+        ("closes its socket", "exec {talk}>&-; exec sleep 60".to_owned(), "closed its socket"),
+        ("says something else", "echo hello >&$talk; exec sleep 60".to_owned(), "says: hello"),
+        ("refuses what it was given", format!("{warm} echo failed: no >&$talk; exec sleep 60"), "failed: no"),
+        ("ends with the snapshot", format!("{warm} exit 3"), "exit status: 3"),
+        ("crashes with the snapshot", format!("{warm} kill -SEGV $$"), "signal: 11"),
+        ("hangs with the snapshot", format!("{warm} exec sleep 60"), "was not ready in time"),
+        ("ends after the commit", format!("{ready} exit 4"), "after the commit"),
+        ("is killed after the commit", format!("{ready} kill -KILL $$"), "after the commit"),
+        ("hangs after the commit", format!("{ready} exec sleep 60"), "after the commit"),
+    ];
+    for (name, what, problem) in &cases {
+        let file = wrong(what);
+        let (code, restart) =
+            series.upgrade(&["--timeout", "2s", "--binary", file.path().to_str().expect("text")]);
+        assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{name}: {restart:?}");
+        assert!(restart.problem.contains(problem), "{name}: {}", restart.problem);
+        assert_eq!(series.pid(), pid, "{name}: the old process serves on");
+        chat.go_on(10);
+        assert!(series.gateway.process.children().is_empty(), "{name}: no child is left");
+    }
+    // What is refused before anything was touched.
+    let plain = TempFile::new("#!/bin/sh\nexit 0\n");
+    let text = |file: &TempFile| file.path().to_str().expect("text").to_owned();
+    let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
+    assert!(restart.problem.contains("cannot run"), "not executable: {}", restart.problem);
+    set_permissions(plain.path(), Permissions::from_mode(0o755)).expect("our file");
+    let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
+    assert!(restart.problem.contains("did not answer as a moorline"), "{}", restart.problem);
+    set_permissions(plain.path(), Permissions::from_mode(0o777)).expect("our file");
+    let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
+    assert!(restart.problem.contains("anybody may write it"), "{}", restart.problem);
+    let other = TempFile::new(b"\x7fELF\x02\x01\x01 of another machine");
+    set_permissions(other.path(), Permissions::from_mode(0o755)).expect("our file");
+    let (_, restart) = series.upgrade(&["--binary", &text(&other)]);
+    assert_eq!(restart.verdict, "rolled_back", "another architecture: {}", restart.problem);
+    let (code, restart) = series.upgrade(&["--dry-run"]);
+    assert_eq!((code, restart.verdict.as_str()), (Some(0), "dry_run"), "{restart:?}");
+    assert_eq!(series.pid(), pid);
+    idle.beat(30);
+    // None of it stands in the way of one that does right.
+    series.restart();
+    chat.go_on(10);
+    idle.beat(30);
+    let report = chat.finish();
+    println!("{} messages, the slowest {:?}", report.messages, report.slowest);
+}
+
+#[test]
+fn signals_in_a_row_are_one_restart_and_the_next_one_works_at_once() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let chat = Chat::start(series.gateway.listener);
+    let old = series.pid();
+    (0..20).for_each(|_| series.signal(Signal::SIGUSR2));
+    until("another process serves", || (series.pid() != old).then_some(()));
+    until("the old one leaves", || (!is_alive(old)).then_some(()));
+    chat.go_on(10);
+    series.restart();
+    series.restart();
+    let (code, said, _) = run(&["rollback", "--admin", &series.gateway.admin.to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("committed: generation "), "{said}");
+    chat.go_on(10);
+    assert!(series.restarts().restarts.len() >= 4);
+    // The end of a series is as orderly as that of one process.
+    series.signal(Signal::SIGTERM);
+    chat.finish();
+}
+
+#[test]
+fn the_embedded_backend_stays_and_ends_with_the_last_process() {
+    let pid_file = TempFile::new("");
+    let set = format!("handover.pid_file={}", pid_file.path().display());
+    let gateway = Gateway::start_bare(&["backend.embedded=true", &set]);
+    gateway.until_ready();
+    let embedded = gateway.process.children()[0];
+    let series = Series { gateway, pid_file };
+    let mut alice = Client::login(series.gateway.listener, "alice", "d");
+    assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Ok);
+    series.restart();
+    assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Dup, "the same backend, with all it knows");
+    assert!(is_alive(embedded));
+    series.restart();
+    assert_eq!(alice.tell(2, "bob", b"after").code(), Code::Ok);
+    series.signal(Signal::SIGINT);
+    until("the backend ends", || (!is_alive(embedded)).then_some(()));
+}
+
+#[test]
+fn old_and_new_may_be_killed_at_any_moment() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let mut client = Client::login(series.gateway.listener, "alice", "d");
+    let old = series.pid();
+    for microseconds in (0..60_000u64).step_by(5_000) {
+        series.signal(Signal::SIGUSR2);
+        std::thread::park_timeout(Duration::from_micros(microseconds));
+        let serves = series.pid();
+        // The child, wherever it is in taking over.
+        for child in series.gateway.process.children() {
+            if child != serves {
+                kill(Pid::from_raw(i32::try_from(child).expect("a pid")), Signal::SIGKILL).ok();
+            }
+        }
+        if series.pid() != old {
+            break; // it was quicker: from now on it is no child of the first one
+        }
+        until("the verdict", || (!series.restarts().is_under_way).then_some(()));
+    }
+    if is_alive(series.pid()) {
+        client.beat(30);
+    }
+}
