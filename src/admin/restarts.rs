@@ -1,10 +1,45 @@
 //! Hot restarts as `/v1/restartz` shows them, and the orders for them.
 
+use crate::metrics::{Board, SECONDS, Series};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Upper bounds of the pauses, in nanoseconds.
+const PAUSE_BOUNDS: &[u64] = &[
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    15_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    5_000_000_000,
+];
+const VERDICTS: [&str; 3] = ["committed", "rolled_back", "dry_run"];
+const HELP: &str = "Hot restarts that were tried, over all processes.";
+const SERIES: &[Series] = &[
+    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[0]),
+    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[1]),
+    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[2]),
+    Series::gauge("restart_sockets", "Sockets that moved in the last hot restart."),
+    Series::gauge("generation", "Which process of a series of hot restarts this is; 0: the first."),
+    Series::histogram(
+        "restart_pause_seconds",
+        "For so long hot restarts stood still, those that were rolled back too.",
+        PAUSE_BOUNDS,
+        SECONDS,
+    ),
+];
+const SOCKETS: usize = VERDICTS.len();
+const GENERATION: usize = SOCKETS + 1;
+const PAUSES: usize = GENERATION + 1;
+const CELLS: usize = PAUSES + PAUSE_BOUNDS.len() + 2;
 
 /// Restarts that are remembered.
 const REMEMBERED_MAX: usize = 16;
@@ -77,6 +112,9 @@ pub struct RestartDesk {
     orders: Sender<RestartOrder>,
     taken: Receiver<RestartOrder>,
     state: Mutex<Restartz>,
+    board: Arc<Board>,
+    /// What is on the board.
+    cells: Mutex<[u64; CELLS]>,
 }
 
 impl Default for RestartDesk {
@@ -84,7 +122,8 @@ impl Default for RestartDesk {
         // One at a time; a second order is told so.
         let (orders, taken) = bounded(1);
         let state = Restartz { pid: std::process::id(), ..Restartz::default() };
-        Self { orders, taken, state: Mutex::new(state) }
+        let board = Arc::new(Board::new(SERIES));
+        Self { orders, taken, state: Mutex::new(state), board, cells: Mutex::new([0; CELLS]) }
     }
 }
 
@@ -118,6 +157,7 @@ impl RestartDesk {
 
     /// It is over, or was over when this process began.
     pub fn end(&self, restart: Restart) {
+        self.count(&restart);
         let mut state = self.state();
         state.is_under_way = false;
         state.restarts.push(restart);
@@ -126,9 +166,47 @@ impl RestartDesk {
     }
 
     /// What processes before this one remembered.
-    pub fn resume(&self, generation: u64, restarts: Vec<Restart>) {
+    pub fn resume(&self, generation: u64, cells: &[u64], restarts: Vec<Restart>) {
+        for (mine, theirs) in self.cells().iter_mut().zip(cells) {
+            *mine = *theirs;
+        }
         let mut state = self.state();
-        (state.generation, state.restarts) = (generation, restarts);
+        (state.generation, state.restarts) = (generation, Vec::new());
+        drop(state);
+        let mut earlier = restarts;
+        let last = earlier.pop();
+        self.state().restarts = earlier;
+        last.into_iter().for_each(|last| self.end(last));
+    }
+
+    /// Where its numbers are shown.
+    pub fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// The numbers, for the process that takes over.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.cells().to_vec()
+    }
+
+    fn count(&self, restart: &Restart) {
+        let mut cells = self.cells();
+        if let Some(place) = VERDICTS.iter().position(|verdict| *verdict == restart.verdict) {
+            cells[place] += 1;
+        }
+        if restart.pause_seconds > 0.0 {
+            let pause = Duration::try_from_secs_f64(restart.pause_seconds).unwrap_or_default();
+            let nanos = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+            cells[PAUSES + PAUSE_BOUNDS.partition_point(|bound| *bound < nanos)] += 1;
+            cells[CELLS - 1] += nanos;
+        }
+        cells[SOCKETS] = restart.sockets;
+        cells[GENERATION] = restart.generation;
+        self.board.publish(&*cells);
+    }
+
+    fn cells(&self) -> std::sync::MutexGuard<'_, [u64; CELLS]> {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As it is shown.

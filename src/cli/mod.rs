@@ -35,7 +35,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway until TERM (drains first) or INT
-    Run(settings::SettingsArgs),
+    Run {
+        #[command(flatten)]
+        settings: settings::SettingsArgs,
+        /// End when standard input does: for a gateway that belongs to another process
+        #[arg(long, hide = true)]
+        until_eof: bool,
+    },
     /// Run the reference IM backend until TERM or INT
     Backend(backend::BackendArgs),
     /// Play the whole system on this machine: gateway, backend, thousands of clients, and a checker
@@ -108,7 +114,7 @@ impl From<GatewayError> for Failure {
 /// Reads the arguments, does what they say, and tells the exit code.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run(args) => run(&args),
+        Command::Run { settings, until_eof } => run(&settings, until_eof),
         Command::Backend(args) => backend::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),
@@ -131,11 +137,20 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(args: &settings::SettingsArgs) -> Result<(), Failure> {
+fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
     let config = args.load().inspect_err(|_| args.hint())?.config;
     logging::start(&config.log.level, config.log.format)?;
     if args.file.is_none() {
         tracing::info!("no -c: defaults, MOORLINE__ variables and --set apply");
+    }
+    if until_eof {
+        // An error says the same as the end: nobody is there any more.
+        let watch = || {
+            io::copy(&mut io::stdin(), &mut io::sink()).ok();
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).ok();
+        };
+        let named = std::thread::Builder::new().name("until-eof".into());
+        named.spawn(watch).map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
     Ok(gateway::run(config)?)
 }

@@ -14,7 +14,7 @@ fn the_command_line_is_consistent() {
 #[test]
 fn settings_may_be_set_again_and_again() {
     let parsed = parse("moorline run -c m.toml --set a.b=1 --set c.d=2").expect("valid");
-    let Command::Run(args) = parsed else { panic!("{parsed:?} is not run") };
+    let Command::Run { settings: args, .. } = parsed else { panic!("{parsed:?} is not run") };
     assert_eq!((args.file, args.sets), (Some(PathBuf::from("m.toml")), vec!["a.b=1".into(), "c.d=2".into()]));
 }
 

@@ -224,7 +224,10 @@ fn start(folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
         "drain.grace=1s".to_owned(),
         format!("backend.endpoints=[\"{link}\"]"),
     ];
-    let gateway = Server::start("gateway", &program, &arguments("run", &sets), log("gateway.log")?, stop)?;
+    let mut sets = arguments("run", &sets);
+    // Whatever process serves then: it ends with this one.
+    sets.push("--until-eof".to_owned());
+    let gateway = Server::start("gateway", &program, &sets, log("gateway.log")?, stop)?;
     Ok(Servers { gateway, backend })
 }
 

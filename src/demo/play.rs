@@ -8,7 +8,7 @@ use super::number::count;
 use super::observer::Observer;
 use super::progress::Progress;
 use super::roster::{Kind, Roster};
-use super::server::Server;
+use super::server::{Server, value};
 use super::stop::Stop;
 use super::traffic::{Traffic, Utterance};
 use super::{DemoError, system};
@@ -57,6 +57,17 @@ pub(super) struct Measured {
     pub(super) until_drained: Duration,
     /// Messages that a client would not take: its outbox was full.
     pub(super) refused: u64,
+    /// In the middle of the chat; `None`: the gateway did not restart.
+    pub(super) restart: Option<Restarted>,
+}
+
+/// What the new process says of a hot restart.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(super) struct Restarted {
+    /// For so long nothing was read or written.
+    pub(super) pause_ms: f64,
+    /// Sockets that moved.
+    pub(super) sockets: u64,
 }
 
 pub(super) struct Play<'a> {
@@ -66,6 +77,12 @@ pub(super) struct Play<'a> {
     pub(super) servers: &'a mut Servers,
     pub(super) stop: &'a Stop,
     pub(super) progress: &'a mut Progress,
+}
+
+/// From a readiness line.
+fn restarted(line: &str) -> Option<Restarted> {
+    let pause_ms = value(line, "pause_ms")?.parse().ok()?;
+    Some(Restarted { pause_ms, sockets: value(line, "sockets")?.parse().ok()? })
 }
 
 impl Play<'_> {
@@ -79,16 +96,22 @@ impl Play<'_> {
 
         let cpu = (self.servers.gateway.cpu_time()?, self.servers.backend.cpu_time()?);
         let start = clock::now();
-        let refused = self.chat(Traffic::new(start, chat, rate, seed))?;
+        let half = start + chat / 2;
+        let (refused, until_restart) = self.chat(Traffic::new(start, chat, rate, seed), half)?;
         let chat = clock::now().saturating_since(start);
         let is_all_here =
             |play: &Self| play.observer.checker.unanswered() == 0 && play.observer.checker.owed() == 0;
         self.wait("drain", clock::now() + DRAIN_WITHIN, is_all_here)?;
         let until_drained = clock::now().saturating_since(start);
-        let gateway_cpu = self.servers.gateway.cpu_time()?.saturating_sub(cpu.0);
+        let restart = self.servers.gateway.successor().and_then(restarted);
+        // The first process's time until it was told, and all of the second one's.
+        let gateway_cpu = match restart {
+            Some(_) => until_restart.saturating_sub(cpu.0) + self.servers.gateway.cpu_time()?,
+            None => self.servers.gateway.cpu_time()?.saturating_sub(cpu.0),
+        };
         let backend_cpu = self.servers.backend.cpu_time()?.saturating_sub(cpu.1);
         self.wait("drain", clock::now() + SETTLE, |_| false)?;
-        Ok(Measured { rss_before, rss_idle, gateway_cpu, backend_cpu, chat, until_drained, refused })
+        Ok(Measured { rss_before, rss_idle, gateway_cpu, backend_cpu, chat, until_drained, refused, restart })
     }
 
     /// Everybody logs in.
@@ -135,17 +158,22 @@ impl Play<'_> {
         Err(DemoError::Groups { done: self.observer.groups_made, why: self.observer.last_failure.clone() })
     }
 
-    /// Everybody talks, at the rate of the traffic whatever the answers are.
-    fn chat(&mut self, mut traffic: Traffic) -> Result<u64, DemoError> {
-        let mut refused = 0;
+    /// Everybody talks, at the rate of the traffic whatever the answers are. At `half` the gateway restarts:
+    /// what it had used until then comes back too.
+    fn chat(&mut self, mut traffic: Traffic, half: Instant) -> Result<(u64, Duration), DemoError> {
+        let (mut refused, mut used) = (0, None);
         while let Some(due) = traffic.deadline() {
             for _ in 0..SENDS_AT_ONCE {
                 let Some(said) = traffic.take_due(clock::now(), &self.roster) else { break };
                 refused += u64::from(!self.say(said));
             }
+            if used.is_none() && clock::now() >= half {
+                used = Some(self.servers.gateway.cpu_time()?);
+                self.servers.gateway.restart();
+            }
             self.turn("chat", traffic.deadline().unwrap_or(due))?;
         }
-        Ok(refused)
+        Ok((refused, used.unwrap_or_default()))
     }
 
     /// One message; false if the client would not take it.

@@ -3,7 +3,7 @@
 use super::checker::Verdict;
 use super::latency::Quantiles;
 use super::number::{count, mebibytes, millis, rate, ratio};
-use super::play::Measured;
+use super::play::{Measured, Restarted};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -28,6 +28,7 @@ pub struct Report {
     gateway: GatewayFigures,
     backend: BackendFigures,
     clients: ClientFigures,
+    restart: Option<Restarted>,
     admin: String,
     /// Where the logs are, if they were kept.
     logs: Option<PathBuf>,
@@ -110,7 +111,13 @@ impl Report {
             failed: tally.failed,
             answered_again: tally.answered_again,
         };
-        let reasons = reasons(&integrity, tally.sent, measured.refused, verdict.faults);
+        let mut reasons = reasons(&integrity, tally.sent, measured.refused, verdict.faults);
+        if clients.lost_logins > 0 {
+            reasons.push(format!("{} connections dropped", count(clients.lost_logins)));
+        }
+        if measured.restart.is_none() && tally.sent > 0 {
+            reasons.push("the gateway did not restart in the middle of the chat".into());
+        }
         let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, tally.stored);
         let grown = measured.rss_idle.saturating_sub(measured.rss_before);
         Self {
@@ -142,6 +149,7 @@ impl Report {
             },
             size,
             clients,
+            restart: measured.restart,
             admin,
             logs: None,
         }
@@ -210,6 +218,14 @@ impl fmt::Display for Report {
             integrity.corrupted,
             integrity.unanswered
         )?;
+        if let Some(Restarted { pause_ms, sockets }) = self.restart {
+            writeln!(
+                f,
+                "restart     in the middle of it: a new process, {} sockets moved, stood still for {pause_ms:.1} ms, dropped {}",
+                count(sockets),
+                clients.lost_logins
+            )?;
+        }
         writeln!(
             f,
             "memory      gateway {} bytes per idle connection, one-time growth included: {} without clients, {} with {connections}",
@@ -257,6 +273,7 @@ mod tests {
             chat: Duration::from_secs(2),
             until_drained: Duration::from_secs(4),
             refused: 0,
+            restart: Some(Restarted { pause_ms: 12.34, sockets: 1_003 }),
         };
         let size = SizeFigures { connections: 1_000, users: 910, groups: 60, why: "it fits".into() };
         Report::new(Parts {
@@ -293,6 +310,7 @@ mod tests {
             "delivered 7000/s",
             "gateway 300 bytes per idle connection",
             "gateway 50 s, backend 10 s per million messages, each with its 2.8 deliveries",
+            "1,003 sockets moved, stood still for 12.3 ms, dropped 0",
             "size        it fits",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");

@@ -22,6 +22,8 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const END_WITHIN: Duration = Duration::from_secs(4);
 /// How long one look takes.
 const LOOK: Duration = Duration::from_millis(50);
+/// Readiness lines that wait to be looked at: one for each process of a series.
+const LINES_MAX: usize = 16;
 /// What a readiness line has after the program's name.
 const READY: &str = " ready ";
 
@@ -31,6 +33,8 @@ pub(super) struct Server {
     name: &'static str,
     child: Child,
     ready: String,
+    /// The process that has taken over from the child, and its own readiness line.
+    successor: Option<(i32, String)>,
     /// Closes when the process closes its output, which is when it ends.
     output: Receiver<String>,
 }
@@ -46,7 +50,7 @@ impl Server {
     ) -> Result<Self, DemoError> {
         let failed = |problem: String| DemoError::Server { name, problem };
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
         command.process_group(0);
         child::end_with_parent(&mut command);
@@ -58,9 +62,9 @@ impl Server {
         }
         let mut child = command.spawn().map_err(|error| failed(format!("it does not start: {error}")))?;
         let stdout = child.stdout.take().expect("piped");
-        let (sender, output) = sync_channel(1);
+        let (sender, output) = sync_channel(LINES_MAX);
         // From here on a return ends the process.
-        let mut server = Self { name, child, ready: String::new(), output };
+        let mut server = Self { name, child, ready: String::new(), successor: None, output };
         let named = std::thread::Builder::new().name(format!("{name} output"));
         named.spawn(move || read(stdout, &sender)).map_err(|error| failed(error.to_string()))?;
         server.wait_ready(stop)?;
@@ -74,12 +78,38 @@ impl Server {
         address.ok_or_else(|| DemoError::Server { name: self.name, problem: problem() })
     }
 
+    /// The process that serves.
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        let successor = self.successor.as_ref().and_then(|(pid, _)| u32::try_from(*pid).ok());
+        successor.unwrap_or_else(|| self.child.id())
+    }
+
+    /// Has it hand everything over to a new process.
+    pub(super) fn restart(&self) {
+        if let Ok(pid) = i32::try_from(self.pid()) {
+            kill(Pid::from_raw(pid), Signal::SIGUSR2).ok(); // if it is gone, the next check tells
+        }
+    }
+
+    /// The readiness line of the process that has taken over, once there is one.
+    pub(super) fn successor(&mut self) -> Option<&str> {
+        if let Ok(line) = self.output.try_recv() {
+            let pid = value(&line, "pid").and_then(|pid| pid.parse().ok())?;
+            self.successor = Some((pid, line));
+        }
+        self.successor.as_ref().map(|(_, line)| line.as_str())
     }
 
     /// Fails if the process is gone.
     pub(super) fn check(&mut self) -> Result<(), DemoError> {
+        self.successor();
+        if let Some((pid, _)) = self.successor {
+            // It is no child of this process: that it runs is all that can be told.
+            return kill(Pid::from_raw(pid), None).map_err(|_| DemoError::Server {
+                name: self.name,
+                problem: "the process that took over ended by itself".into(),
+            });
+        }
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => Err(self.ended(status)),
@@ -124,8 +154,14 @@ impl Server {
 
     /// Ends it if it runs; how it ended.
     fn end(&mut self) -> Option<ExitStatus> {
-        if let Ok(Some(status)) = self.child.try_wait() {
-            return Some(status); // reaped: its number may be somebody else's now
+        self.successor();
+        let ended = self.child.try_wait().ok().flatten();
+        if let Some((pid, _)) = self.successor.take() {
+            self.end_successor(Pid::from_raw(pid));
+            return ended;
+        }
+        if ended.is_some() {
+            return ended; // reaped: its number may be somebody else's now
         }
         if let Ok(pid) = i32::try_from(self.child.id()) {
             kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
@@ -142,6 +178,20 @@ impl Server {
         }
         self.child.kill().ok();
         self.child.wait().ok()
+    }
+
+    /// It holds the output of the first process: when that closes it is gone.
+    fn end_successor(&mut self, pid: Pid) {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            kill(pid, signal).ok();
+            let until = clock::now() + END_WITHIN;
+            while clock::now() < until {
+                if self.output.recv_timeout(LOOK) == Err(RecvTimeoutError::Disconnected) {
+                    self.child.wait().ok(); // it left when it had handed over
+                    return;
+                }
+            }
+        }
     }
 
     fn ended(&self, status: ExitStatus) -> DemoError {
@@ -163,13 +213,13 @@ impl Drop for Server {
 fn read(stdout: ChildStdout, sender: &SyncSender<String>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         if line.contains(READY) {
-            sender.try_send(line).ok(); // the first one counts
+            sender.try_send(line).ok(); // of more processes than that nobody wants to know
         }
     }
 }
 
 /// The value of `field=value` among the words of a line.
-fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
     line.split_whitespace()
         .find_map(|word| word.split_once('=').filter(|(name, _)| *name == field))
         .map(|it| it.1)

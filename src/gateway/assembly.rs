@@ -82,6 +82,8 @@ pub(super) struct Prepared {
     workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
     workers_stop: Arc<AtomicBool>,
     cap: usize,
+    /// Where newcomers wait who came to an address that is not in the settings any more.
+    retired: Option<TcpListener>,
     /// Connections that came with their socket.
     pub(super) connections_taken: u64,
 }
@@ -159,6 +161,7 @@ impl Prepared {
         let listener =
             taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
         let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
+        let (listener, retired) = relocate(config, listener)?;
         let admin_listener = match &taken.head.admin {
             Some(socket) if config.admin.enabled => {
                 Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
@@ -169,6 +172,10 @@ impl Prepared {
         let ticket_key = head.ticket_key[..].try_into();
         let ticket_key =
             ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
+        let counts = [("reactor.count", head.shards, config.reactors()), ("worker.count", head.workers, config.workers())];
+        for (key, is, wanted) in counts.into_iter().filter(|(_, is, wanted)| *is as usize != *wanted) {
+            tracing::warn!(key, is, wanted, "it stays as it is: the users of a thread cannot be moved to another; it changes with a cold start");
+        }
         let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
         if warm.reactors.len() != head.shards as usize {
             return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
@@ -176,7 +183,8 @@ impl Prepared {
         let Warm { reactors, mut streams } = warm;
         let berths = Berths { reactors, ..Berths::open(config, 0, head.workers as usize)? };
         let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
-        let prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
+        let mut prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
+        prepared.retired = retired;
         // Connections that ended since: nobody must hear of them.
         for (key, mut stream) in streams {
             let shard = ConnKey::from_u64(key).shard().index();
@@ -283,6 +291,7 @@ impl Prepared {
             reactors.push((sender, conductor, reactor));
         }
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
+        metrics.add(status.restarts.board());
         if origin.as_ref().is_some_and(|origin| origin.taken.head.is_draining) {
             status.set_draining();
         }
@@ -299,6 +308,7 @@ impl Prepared {
             workers,
             workers_stop,
             cap,
+            retired: None,
             connections_taken: origin.map_or(0, |origin| origin.connections),
         })
     }
@@ -323,6 +333,12 @@ impl Prepared {
             let handle =
                 named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
             reactors.push((sender, conductor, handle));
+        }
+        if let (Some(retired), Some((reactor, ..))) = (self.retired, reactors.first()) {
+            while let Ok((socket, _)) = retired.accept() {
+                socket.set_nonblocking(true).ok();
+                reactor.try_send(ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket))).ok();
+            }
         }
         let admin = match &self.admin_listener {
             None => None,
@@ -355,9 +371,14 @@ impl Gateway {
     #[allow(clippy::print_stdout)] // the readiness line is this program's output
     pub(super) fn announce_ready(&self) {
         let admin = self.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address().to_string());
-        let generation = self.status.restarts.show().generation;
+        let shown = self.status.restarts.show();
+        let generation = shown.generation;
+        let last = shown.restarts.last().filter(|_| generation > 0);
+        let moved = last.map_or_else(String::new, |last| {
+            format!(" sockets={} pause_ms={:.1}", last.sockets, last.pause_seconds * 1e3)
+        });
         println!(
-            "moorline ready listener={} admin={admin} pid={} generation={generation}",
+            "moorline ready listener={} admin={admin} pid={} generation={generation}{moved}",
             self.address,
             std::process::id()
         );
@@ -601,6 +622,23 @@ fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
         Ok((listener, bound))
     };
     bind().map_err(|source| GatewayError::Bind { key: "listener.address", address, source })
+}
+
+/// The inherited listening socket, unless the settings name another address by now: then one that is bound
+/// there, and the inherited one, at which nobody listens any more when those who wait there are let in.
+fn relocate(
+    config: &Config,
+    inherited: TcpListener,
+) -> Result<(TcpListener, Option<TcpListener>), GatewayError> {
+    let wanted = config.listener.address;
+    let bound = inherited.local_addr().map_err(GatewayError::system("name the listening socket"))?;
+    let is_same = wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
+    if is_same {
+        return Ok((inherited, None));
+    }
+    let (listener, address) = bind(config)?;
+    tracing::warn!(%bound, %address, "listener.address has changed; the old one is given up");
+    Ok((listener, Some(inherited)))
 }
 
 /// The admin address, if it is wanted.

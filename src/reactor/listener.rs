@@ -147,6 +147,14 @@ impl Listener {
         }
     }
 
+    /// The same for one that somebody else accepted.
+    pub(super) fn judge_waiting(&mut self, socket: TcpStream, now: Instant) -> Arrival {
+        match socket.peer_addr() {
+            Ok(from) => self.judge(socket, from.ip(), now),
+            Err(_) => Arrival::TurnedAway, // it left
+        }
+    }
+
     fn judge(&mut self, socket: TcpStream, from: IpAddr, now: Instant) -> Arrival {
         let reason = match self.door.try_enter(socket.as_raw_fd(), from, now) {
             Ok(()) => {

@@ -226,6 +226,12 @@ impl Reactor {
                 let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
                 self.attach(key, socket);
             }
+            ReactorMail::Newcomer(socket) => {
+                if let Arrival::Admitted(socket) = self.listener.judge_waiting(socket, now) {
+                    let key = self.shard.handle_accepted(now);
+                    self.attach(key, socket);
+                }
+            }
             ReactorMail::List(reply) => self.list(&reply),
             ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
             ReactorMail::Stop => {

@@ -19,6 +19,8 @@ pub enum ReactorMail {
     Downlink(DownlinkBatch),
     /// A logged-in connection comes home.
     Move(TcpStream, Box<Transfer>),
+    /// A newcomer that waited at an address that is not listened at any more.
+    Newcomer(TcpStream),
     /// Name the sockets that are here. Those that come later are told apart from now on.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
     /// Ask the clients to leave within this time; admit no more.

@@ -189,6 +189,9 @@ pub struct GatewayHead {
     /// Its name toward backends.
     #[prost(string, tag = "11")]
     pub gateway_id: String,
+    /// Numbers of the restarts before this one, as the metrics have them.
+    #[prost(uint64, repeated, tag = "12")]
+    pub restart_numbers: Vec<u64>,
 }
 
 /// A backend that belongs to the gateway.

@@ -4,6 +4,7 @@ use super::super::assembly::{Gateway, Prepared, Taken, Warm};
 use super::super::embedded;
 use super::super::{Config, GatewayError};
 use super::{COMMIT, TOUCHED, VARIABLE, restart_of};
+use crate::admin::{Restart, Step};
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
@@ -57,7 +58,7 @@ pub(in crate::gateway) fn take_over(
     let bytes = read(snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
     let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
     let prepared = prepare(bytes, warm, config, &mut takers);
-    let (prepared, backend, generation, frozen_at, mut history) = match prepared {
+    let Ready { prepared, backend, generation, frozen_at, mut history, numbers } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             talk.say(&format!("failed: {error}")).ok();
@@ -78,20 +79,29 @@ pub(in crate::gateway) fn take_over(
     if let Some(last) = history.last_mut() {
         (last.verdict, last.generation, last.sockets) = ("committed".into(), generation, taken);
         last.pause_seconds = super::seconds(pause);
-        last.steps.push(crate::admin::Step {
+        last.steps.push(Step {
             name: "commit".into(),
             seconds: last.pause_seconds,
             detail: format!("generation {generation}, stood still so long"),
         });
     }
-    prepared.desk().resume(generation, history);
+    prepared.desk().resume(generation, &numbers, history);
     let gateway = prepared.launch()?;
     talk.say("running").ok(); // it may be gone: then this process serves all the more
     tracing::info!(generation, sockets = taken, pause_seconds = super::seconds(pause), "took over");
     Ok((gateway, backend))
 }
 
-type Ready = (Prepared, Option<embedded::Backend>, u64, Instant, Vec<crate::admin::Restart>);
+/// Everything was read and is watched.
+struct Ready {
+    prepared: Prepared,
+    backend: Option<embedded::Backend>,
+    generation: u64,
+    frozen_at: Instant,
+    history: Vec<Restart>,
+    /// Of the restarts before this one.
+    numbers: Vec<u64>,
+}
 
 fn prepare(
     bytes: Vec<u8>,
@@ -117,7 +127,8 @@ fn prepare(
     let prepared = Prepared::taken(config, warm, &taken, &mut |socket| takers.take(socket))?;
     let head = &taken.head;
     takers.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
-    Ok((prepared, backend, generation, frozen_at, history))
+    let numbers = taken.head.restart_numbers;
+    Ok(Ready { prepared, backend, generation, frozen_at, history, numbers })
 }
 
 fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), GatewayError> {

@@ -203,8 +203,11 @@ impl Attempt<'_> {
         self.frozen_at = Some((frozen_at, machine_nanos));
         course.step("freeze", "");
 
-        let mut head =
-            GatewayHead { history: self.history.iter().map(record_of).collect(), ..GatewayHead::default() };
+        let mut head = GatewayHead {
+            history: self.history.iter().map(record_of).collect(),
+            restart_numbers: self.gateway.status.restarts.numbers(),
+            ..GatewayHead::default()
+        };
         if let Some(embedded) = self.embedded {
             let record = embedded.freeze(self.config);
             head.embedded = Some(record.ok_or_else(|| "the embedded backend is being started".to_owned())?);
