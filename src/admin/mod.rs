@@ -22,7 +22,7 @@ mod status;
 mod tests;
 mod token;
 
-pub use restarts::{Restart, RestartDesk, RestartOrder, Restartz, Step};
+pub use restarts::{Restart, RestartDesk, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 
 use crate::metrics::{Board, Registry};

@@ -106,6 +106,10 @@ pub struct Restartz {
     pub restarts: Vec<Restart>,
 }
 
+/// A restart was ordered while another one is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay;
+
 /// Where restarts are ordered and remembered.
 #[derive(Debug)]
 pub struct RestartDesk {
@@ -131,15 +135,15 @@ impl RestartDesk {
     /// Orders a restart. Returns the number that it will have.
     ///
     /// # Errors
-    /// One is under way.
-    pub fn try_order(&self, order: RestartOrder) -> Result<u64, ()> {
+    /// [`UnderWay`].
+    pub fn try_order(&self, order: RestartOrder) -> Result<u64, UnderWay> {
         let state = self.state();
         if state.is_under_way {
-            return Err(());
+            return Err(UnderWay);
         }
         match self.orders.try_send(order) {
             Ok(()) => Ok(state.next_number()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(()),
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(UnderWay),
         }
     }
 

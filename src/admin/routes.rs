@@ -1,6 +1,6 @@
 //! From a request's head to the whole answer. Pure but for the figures it reads.
 
-use super::restarts::RestartOrder;
+use super::restarts::{RestartOrder, UnderWay};
 use super::status::{Phase, Status, Varz};
 use crate::metrics::{self, Registry};
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ impl Routes {
         };
         match self.status.restarts.try_order(order) {
             Ok(number) => response("202 Accepted", TEXT, &format!("{number}\n"), Body::Sent),
-            Err(()) => response("409 Conflict", TEXT, "a hot restart is under way\n", Body::Sent),
+            Err(UnderWay) => response("409 Conflict", TEXT, "a hot restart is under way\n", Body::Sent),
         }
     }
 

@@ -150,7 +150,9 @@ fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).ok();
         };
         let named = std::thread::Builder::new().name("until-eof".into());
-        named.spawn(watch).map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
+        named
+            .spawn(watch)
+            .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
     Ok(gateway::run(config)?)
 }

@@ -3,10 +3,12 @@
 use super::status::ask;
 use super::{Failure, say};
 use crate::admin::{Restart, Restartz};
+use crate::sys::clock;
 use clap::Args;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Between looks at how far it is.
 const LOOK: Duration = Duration::from_millis(50);
@@ -54,7 +56,7 @@ pub(super) fn upgrade(args: &UpgradeArgs) -> Result<(), Failure> {
         }
         None => None,
     };
-    order(args.admin, binary, args.timeout, args.dry_run, args.json)
+    order(args.admin, binary.as_deref(), args.timeout, args.dry_run, args.json)
 }
 
 /// Runs the binary again that served before the last hot restart that was committed.
@@ -64,24 +66,25 @@ pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let last = last.ok_or_else(|| {
         Failure::Failed("no hot restart was committed: there is nothing to go back to".into())
     })?;
-    order(args.admin, Some(last.previous_binary.clone().into()), None, false, args.json)
+    order(args.admin, Some(Path::new(&last.previous_binary)), None, false, args.json)
 }
 
 fn order(
     admin: SocketAddr,
-    binary: Option<PathBuf>,
+    binary: Option<&Path>,
     timeout: Option<Duration>,
     is_dry_run: bool,
     is_json: bool,
 ) -> Result<(), Failure> {
     let mut headers = String::from("moorline-order: upgrade\r\n");
-    if let Some(binary) = &binary {
+    if let Some(binary) = binary {
         let text = binary.to_str().filter(|text| !text.contains(['\r', '\n']));
-        let text = text.ok_or_else(|| Failure::Usage(format!("--binary {binary:?}: not a plain name")))?;
-        headers += &format!("moorline-binary: {text}\r\n");
+        let text =
+            text.ok_or_else(|| Failure::Usage(format!("--binary {}: not a plain name", binary.display())))?;
+        write!(headers, "moorline-binary: {text}\r\n").ok();
     }
     if let Some(timeout) = timeout {
-        headers += &format!("moorline-timeout-ms: {}\r\n", timeout.as_millis());
+        write!(headers, "moorline-timeout-ms: {}\r\n", timeout.as_millis()).ok();
     }
     if is_dry_run {
         headers += "moorline-dry-run: 1\r\n";
@@ -94,7 +97,7 @@ fn order(
     let answer = ask(admin, "POST", "/v1/upgrade", &headers).map_err(failed)?;
     let number: u64 =
         answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
-    let until = Instant::now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
+    let until = clock::machine_now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
     let restart = loop {
         // While it moves, the address may be nobody's for a moment.
         if let Ok(shown) = look(admin)
@@ -102,12 +105,12 @@ fn order(
         {
             break restart;
         }
-        if Instant::now() >= until {
+        if clock::machine_now() >= until {
             return Err(Failure::Failed(format!(
                 "no verdict in time; look at http://{admin}/v1/restartz and the gateway's log"
             )));
         }
-        std::thread::sleep(LOOK);
+        std::thread::park_timeout(LOOK);
     };
     if is_json {
         say(&(serde_json::to_string_pretty(&restart).map_err(Failure::failed)? + "\n"))?;
@@ -130,18 +133,21 @@ fn told(restart: &Restart) -> String {
     let mut text = String::new();
     let count = restart.steps.len();
     for (place, step) in restart.steps.iter().enumerate() {
-        let milliseconds = step.seconds * 1e3;
-        text += &format!("{}/{count} {:<10} {milliseconds:>9.1} ms  {}\n", place + 1, step.name, step.detail);
+        let (name, detail, milliseconds) = (&step.name, &step.detail, step.seconds * 1e3);
+        let line = format!("{}/{count} {name:<10} {milliseconds:>9.1} ms  {detail}", place + 1);
+        writeln!(text, "{}", line.trim_end()).ok();
     }
-    text += &match restart.verdict.as_str() {
-        "committed" => format!(
-            "committed: generation {}, {} sockets moved, stood still for {:.1} ms\n",
+    match restart.verdict.as_str() {
+        "committed" => writeln!(
+            text,
+            "committed: generation {}, {} sockets moved, stood still for {:.1} ms",
             restart.generation,
             restart.sockets,
             restart.pause_seconds * 1e3
         ),
-        "dry_run" => "dry run: the new process would have taken over from here\n".to_owned(),
-        _ => String::new(),
-    };
+        "dry_run" => writeln!(text, "dry run: the new process would have taken over from here"),
+        _ => Ok(()),
+    }
+    .ok();
     text
 }

@@ -267,8 +267,8 @@ mod tests {
 
     #[test]
     fn one_that_ends_later_is_noticed() {
-        let mut server = shell("echo a ready b=1; read x").expect("ready");
-        // Standard input is empty, so it ends at once; its output closes when it does.
+        let mut server = shell("echo a ready b=1; exit 3").expect("ready");
+        // Its output closes when it ends.
         while server.output.recv_timeout(LOOK) != Err(RecvTimeoutError::Disconnected) {}
         while server.check().is_ok() {
             std::thread::yield_now();

@@ -1,37 +1,29 @@
 //! Makes the threads, and the mailboxes between them.
 
 use super::GatewayError;
+use super::taking::Origin;
 use crate::admin::{self, Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
-use crate::freeze::{self, Conductor, Order};
+use crate::freeze::{self, Conductor};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
-use crate::snapshot::{
-    AddressRecord, GatewayHead, Item, Records, Section, SectionKind, Snapshot, SocketRef, SocketsRecord,
-    Writer,
-};
-use crate::sys::{clock, limits, sockets};
+use crate::sys::{clock, limits};
 use crate::worker::{
     self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, Worker,
     WorkerParts, WorkerSettings,
 };
-use bytes::Bytes;
-use crossbeam_channel::bounded;
 use mio::Poll;
-use moorline_proto::ids::{ConnKey, ShardId};
+use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
-use moorline_proto::time::Instant;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -43,10 +35,6 @@ const REACTOR_MAIL_MAX: usize = 4096;
 const RESERVED_FDS: u64 = 100;
 /// Connections without a file limit that says otherwise.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
-/// Descriptors in one record.
-const SOCKETS_PER_RECORD: usize = 4096;
-/// Between looks at whether a thread stands still.
-const LOOK: Duration = Duration::from_micros(50);
 /// Pause between tries to put an order into a full mailbox.
 const ORDER_RETRY: Duration = Duration::from_millis(1);
 /// Tries, after which a reactor counts as stuck.
@@ -54,88 +42,98 @@ const ORDER_TRIES: usize = 5_000;
 
 /// The running gateway.
 pub(super) struct Gateway {
-    listener: TcpListener,
-    address: SocketAddr,
-    admin_listener: Option<TcpListener>,
-    admin: Option<Admin>,
+    pub(super) listener: TcpListener,
+    pub(super) address: SocketAddr,
+    pub(super) admin_listener: Option<TcpListener>,
+    pub(super) admin: Option<Admin>,
     pub(super) status: Arc<Status>,
-    metrics: Arc<Registry>,
-    door: Arc<Door>,
-    birth: Birth,
-    gateway_id: String,
-    reactors: Vec<(Sender<ReactorMail>, Conductor, JoinHandle<io::Result<()>>)>,
-    workers: Vec<(Sender<UplinkBatch>, Conductor, JoinHandle<()>)>,
-    workers_stop: Arc<AtomicBool>,
+    pub(super) metrics: Arc<Registry>,
+    pub(super) door: Arc<Door>,
+    pub(super) birth: Birth,
+    pub(super) node: String,
+    pub(super) reactors: Vec<(Sender<ReactorMail>, Conductor, JoinHandle<io::Result<()>>)>,
+    pub(super) workers: Vec<(Sender<UplinkBatch>, Conductor, JoinHandle<()>)>,
+    pub(super) workers_stop: Arc<AtomicBool>,
 }
 
 /// A gateway whose threads have not begun: until then it reads and writes nothing.
 pub(super) struct Prepared {
-    listener: TcpListener,
-    address: SocketAddr,
-    admin_listener: Option<TcpListener>,
-    status: Arc<Status>,
-    metrics: Arc<Registry>,
-    door: Arc<Door>,
-    birth: Birth,
-    gateway_id: String,
-    reactors: Vec<(Sender<ReactorMail>, Conductor, Reactor)>,
-    workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
-    workers_stop: Arc<AtomicBool>,
-    cap: usize,
+    pub(super) listener: TcpListener,
+    pub(super) address: SocketAddr,
+    pub(super) admin_listener: Option<TcpListener>,
+    pub(super) status: Arc<Status>,
+    pub(super) metrics: Arc<Registry>,
+    pub(super) door: Arc<Door>,
+    pub(super) birth: Birth,
+    pub(super) node: String,
+    pub(super) reactors: Vec<(Sender<ReactorMail>, Conductor, Reactor)>,
+    pub(super) workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
+    pub(super) workers_stop: Arc<AtomicBool>,
+    pub(super) cap: usize,
     /// Where newcomers wait who came to an address that is not in the settings any more.
-    retired: Option<TcpListener>,
+    pub(super) retired: Option<TcpListener>,
     /// Connections that came with their socket.
     pub(super) connections_taken: u64,
 }
 
-/// What a process before this one hands over.
-pub(super) struct Taken {
-    pub(super) snapshot: Snapshot,
-    pub(super) head: GatewayHead,
-    pub(super) addresses: Vec<AddressRecord>,
+/// What all threads are made of.
+struct Common<'a> {
+    config: &'a Config,
+    birth: Birth,
+    node: &'a str,
+    metrics: &'a Arc<Registry>,
+    door: &'a Arc<Door>,
+    judge: auth::Judge,
+    reactors: Vec<Sender<ReactorMail>>,
+    workers: Vec<Sender<UplinkBatch>>,
+    workers_stop: Arc<AtomicBool>,
 }
 
-/// Berths of the reactors in a process that is about to take over, and the sockets that they watch already.
-pub(super) struct Warm {
-    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
-    streams: HashMap<u64, mio::net::TcpStream>,
-}
+impl Common<'_> {
+    fn worker(&self, number: usize, berth: Berth, seed: u64) -> (Conductor, Worker) {
+        let sinks = self.reactors.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
+        let (conductor, post) = freeze::post();
+        let worker = Worker::new(WorkerParts {
+            settings: worker_settings(self.config, self.node, number, self.birth.epoch, seed),
+            berth,
+            shards: sinks.collect(),
+            judge: self.judge.clone(),
+            clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
+            stop: Arc::clone(&self.workers_stop),
+            board: board(self.metrics, worker::series()),
+            post,
+            registry: Some(Arc::clone(self.metrics)),
+        });
+        (conductor, worker)
+    }
 
-impl Warm {
-    /// Watches every socket of `lists`, by shard, that `take` gives.
-    pub(super) fn up(
-        lists: Vec<Vec<SocketsRecord>>,
-        take: &mut dyn FnMut(&SocketRef) -> Option<OwnedFd>,
-    ) -> Result<Self, GatewayError> {
-        let mut warm = Self { reactors: Vec::new(), streams: HashMap::new() };
-        for list in lists {
-            let (sender, (poll, inbox)) =
-                reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
-            for SocketsRecord { keys, fds, cookies } in list {
-                for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
-                    let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
-                    let mut stream = stream_of(fd);
-                    reactor::watch(poll.registry(), &mut stream, ConnKey::from_u64(key))
-                        .map_err(GatewayError::system("watch a socket"))?;
-                    warm.streams.insert(key, stream);
-                }
-            }
-            warm.reactors.push((sender, (poll, inbox)));
-        }
-        Ok(warm)
+    fn reactor_parts(
+        &self,
+        number: usize,
+        inbox: mailbox::Receiver<ReactorMail>,
+        listener: &TcpListener,
+        seed: u64,
+    ) -> Result<(Conductor, Settings, ReactorParts), GatewayError> {
+        let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
+        let (shards, workers) = (self.reactors.len(), self.workers.len());
+        let settings = Settings::new(self.config, shard, shards, workers, self.birth, seed);
+        let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
+        let (conductor, post) = freeze::post();
+        let parts = ReactorParts {
+            listener: mio::net::TcpListener::from_std(cloned),
+            door: Arc::clone(self.door),
+            clock: clock::now,
+            inbox,
+            reactors: self.reactors.clone(),
+            workers: self.workers.clone(),
+            board: board(self.metrics, reactor::series()),
+            read_budget: self.config.reactor.read_budget.as_usize(),
+            accept_budget: self.config.reactor.accept_budget,
+            post,
+        };
+        Ok((conductor, settings, parts))
     }
 }
-
-/// Where a gateway comes from that does not begin with nothing.
-struct Origin<'a, 'b> {
-    taken: &'a Taken,
-    take: &'a mut Take<'b>,
-    streams: &'a mut HashMap<u64, mio::net::TcpStream>,
-    connections: u64,
-}
-
-/// Gives the socket that a snapshot names.
-pub(super) type Take<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
 
 impl Prepared {
     /// A gateway that begins with nothing.
@@ -150,52 +148,7 @@ impl Prepared {
         Self::assemble(config, listener, admin_listener, birth, berths, None)
     }
 
-    /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
-    pub(super) fn taken(
-        config: &Config,
-        warm: Warm,
-        taken: &Taken,
-        take: &mut Take<'_>,
-    ) -> Result<Self, GatewayError> {
-        let failed = |name| GatewayError::system(name);
-        let listener =
-            taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
-        let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
-        let (listener, retired) = relocate(config, listener)?;
-        let admin_listener = match &taken.head.admin {
-            Some(socket) if config.admin.enabled => {
-                Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
-            }
-            _ => bind_admin(config)?,
-        };
-        let head = &taken.head;
-        let ticket_key = head.ticket_key[..].try_into();
-        let ticket_key =
-            ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
-        let counts = [("reactor.count", head.shards, config.reactors()), ("worker.count", head.workers, config.workers())];
-        for (key, is, wanted) in counts.into_iter().filter(|(_, is, wanted)| *is as usize != *wanted) {
-            tracing::warn!(key, is, wanted, "it stays as it is: the users of a thread cannot be moved to another; it changes with a cold start");
-        }
-        let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
-        if warm.reactors.len() != head.shards as usize {
-            return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
-        }
-        let Warm { reactors, mut streams } = warm;
-        let berths = Berths { reactors, ..Berths::open(config, 0, head.workers as usize)? };
-        let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
-        let mut prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
-        prepared.retired = retired;
-        // Connections that ended since: nobody must hear of them.
-        for (key, mut stream) in streams {
-            let shard = ConnKey::from_u64(key).shard().index();
-            if let Some((.., reactor)) = prepared.reactors.get(shard) {
-                reactor.unwatch(&mut stream);
-            }
-        }
-        Ok(prepared)
-    }
-
-    fn assemble(
+    pub(super) fn assemble(
         config: &Config,
         listener: TcpListener,
         admin_listener: Option<TcpListener>,
@@ -218,78 +171,38 @@ impl Prepared {
             None => config.gateway_id(),
         };
         let Berths { reactors: reactor_berths, workers: worker_berths } = berths;
-        let reactor_senders: Vec<_> = reactor_berths.iter().map(|(sender, _)| sender.clone()).collect();
-        let worker_senders: Vec<_> = worker_berths.iter().map(|(sender, _)| sender.clone()).collect();
-        let workers_stop = Arc::new(AtomicBool::new(false));
+        let common = Common {
+            config,
+            birth,
+            node: &gateway_id,
+            metrics: &metrics,
+            door: &door,
+            judge,
+            reactors: reactor_berths.iter().map(|(sender, _)| sender.clone()).collect(),
+            workers: worker_berths.iter().map(|(sender, _)| sender.clone()).collect(),
+            workers_stop: Arc::new(AtomicBool::new(false)),
+        };
         let mut workers = Vec::new();
         for (number, (sender, berth)) in worker_berths.into_iter().enumerate() {
-            let sinks =
-                reactor_senders.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
-            let (conductor, post) = freeze::post();
-            let mut worker = Worker::new(WorkerParts {
-                settings: worker_settings(config, &gateway_id, number, birth.epoch, random.next_u64()),
-                berth,
-                shards: sinks.collect(),
-                judge: judge.clone(),
-                clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
-                stop: Arc::clone(&workers_stop),
-                board: board(&metrics, worker::series()),
-                post,
-                registry: Some(Arc::clone(&metrics)),
-            });
-            if let Some(Origin { taken, take, .. }) = &mut origin {
-                let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
-                let mut records = section(&taken.snapshot, SectionKind::Worker, number)?;
-                let mut stream = |socket: &SocketRef| Ok(stream_of(take(socket)?));
-                worker.thaw(&mut records, now, &mut stream)?;
+            let (conductor, mut worker) = common.worker(number, berth, random.next_u64());
+            if let Some(origin) = &mut origin {
+                origin.thaw_worker(number, &mut worker)?;
             }
             workers.push((sender, conductor, worker));
         }
         let mut reactors = Vec::new();
         for (number, (sender, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
-            let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
-            let (shards, seed) = (reactor_senders.len(), random.next_u64());
-            let settings = Settings::new(config, shard, shards, worker_senders.len(), birth, seed);
-            let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
-            let (conductor, post) = freeze::post();
-            let parts = ReactorParts {
-                listener: mio::net::TcpListener::from_std(cloned),
-                door: Arc::clone(&door),
-                clock: clock::now,
-                inbox,
-                reactors: reactor_senders.clone(),
-                workers: worker_senders.clone(),
-                board: board(&metrics, reactor::series()),
-                read_budget: config.reactor.read_budget.as_usize(),
-                accept_budget: config.reactor.accept_budget,
-                post,
-            };
+            let (conductor, settings, parts) =
+                common.reactor_parts(number, inbox, &listener, random.next_u64())?;
             let reactor = match &mut origin {
                 None => {
                     Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?
                 }
-                Some(Origin { taken, take, streams, connections }) => {
-                    let now = Instant::from_nanos(taken.snapshot.header.frozen_at);
-                    let mut records = section(&taken.snapshot, SectionKind::Shard, number)?;
-                    let mut watched = |registry: &mio::Registry, key: ConnKey, socket: &SocketRef| {
-                        *connections += 1;
-                        let warm = streams.remove(&key.as_u64());
-                        if let Some(stream) = warm {
-                            if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
-                                return Ok(stream);
-                            }
-                            let mut stream = stream;
-                            registry.deregister(&mut stream)?;
-                        }
-                        let mut stream = stream_of(take(socket)?);
-                        reactor::watch(registry, &mut stream, key)?;
-                        Ok(stream)
-                    };
-                    Reactor::thaw(poll, settings, parts, now, &mut records, &mut watched)?
-                }
+                Some(origin) => origin.thaw_reactor(number, poll, settings, parts)?,
             };
             reactors.push((sender, conductor, reactor));
         }
+        let workers_stop = common.workers_stop;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
         metrics.add(status.restarts.board());
         if origin.as_ref().is_some_and(|origin| origin.taken.head.is_draining) {
@@ -303,7 +216,7 @@ impl Prepared {
             metrics,
             door,
             birth,
-            gateway_id,
+            node: gateway_id,
             reactors,
             workers,
             workers_stop,
@@ -358,7 +271,7 @@ impl Prepared {
             metrics: self.metrics,
             door: self.door,
             birth: self.birth,
-            gateway_id: self.gateway_id,
+            node: self.node,
             reactors,
             workers,
             workers_stop: self.workers_stop,
@@ -426,130 +339,6 @@ impl Gateway {
         }
     }
 
-    /// Has every thread stand still, with no message under way, and writes everything down.
-    ///
-    /// # Errors
-    /// What went wrong; [`Self::thaw`] then.
-    pub(super) fn freeze(&self, deadline: std::time::Instant) -> Result<(Instant, Writer), String> {
-        if let Some(admin) = &self.admin {
-            admin.set_paused(true);
-        }
-        self.conductors().for_each(|(_, conductor)| conductor.call());
-        self.workers.iter().for_each(|(sender, ..)| _ = sender.wake());
-        self.reactors.iter().for_each(|(sender, ..)| _ = sender.wake());
-        for (name, conductor) in self.conductors() {
-            while !conductor.stands() {
-                if std::time::Instant::now() >= deadline {
-                    return Err(format!("{name} did not stand still in time"));
-                }
-                std::thread::park_timeout(LOOK);
-            }
-        }
-        let frozen_at = clock::now();
-        loop {
-            let mut is_busy = false;
-            for (name, conductor) in self.conductors() {
-                let (reply, replied) = bounded(1);
-                conductor.order(Order::Step(reply));
-                is_busy |= replied
-                    .recv_deadline(deadline)
-                    .map_err(|_| format!("{name} did not hand over what it had in time"))?;
-            }
-            if !is_busy {
-                break;
-            }
-            if std::time::Instant::now() >= deadline {
-                return Err("messages between threads did not come to rest in time".into());
-            }
-        }
-        let mut replies = Vec::new();
-        for (name, conductor) in self.conductors() {
-            let (reply, replied) = bounded(1);
-            conductor.order(Order::Freeze(reply));
-            replies.push((name, replied));
-        }
-        let mut writer = Writer::default();
-        for (place, (name, replied)) in replies.into_iter().enumerate() {
-            let section = replied
-                .recv_deadline(deadline)
-                .map_err(|_| format!("{name} was not written down in time"))?;
-            let section = section.map_err(|error| format!("{name} cannot be written down: {error}"))?;
-            let number = |place: usize| u32::try_from(place).expect("some dozens of threads");
-            match place.checked_sub(self.reactors.len()) {
-                None => writer.add(SectionKind::Shard, number(place), section),
-                Some(worker) => writer.add(SectionKind::Worker, number(worker), section),
-            }
-        }
-        Ok((frozen_at, writer))
-    }
-
-    /// The sockets of all connections, for a process that shall watch them before anything stops.
-    ///
-    /// # Errors
-    /// A reactor that does not answer.
-    pub(super) fn list_sockets(&self, deadline: std::time::Instant) -> Result<Writer, String> {
-        let mut writer = Writer::default();
-        for (number, (sender, ..)) in (0u32..).zip(&self.reactors) {
-            let (reply, replied) = bounded(1);
-            let list = sender.try_send(ReactorMail::List(reply)).ok();
-            let all = list.and_then(|()| replied.recv_deadline(deadline).ok());
-            let all = all.ok_or_else(|| format!("reactor {number} did not name its sockets in time"))?;
-            let mut section = Section::default();
-            for chunk in all.chunks(SOCKETS_PER_RECORD) {
-                let mut record = SocketsRecord::default();
-                for (key, fd) in chunk {
-                    // One that was closed meanwhile has none, or is another: the new process compares.
-                    let Some(cookie) = sockets::cookie_of(*fd) else { continue };
-                    record.keys.push(key.as_u64());
-                    record.fds.push(*fd);
-                    record.cookies.push(cookie);
-                }
-                section.put(Item::Sockets(record));
-            }
-            writer.add(SectionKind::Sockets, number, section);
-        }
-        Ok(writer)
-    }
-
-    /// What the process has once, written down.
-    pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
-        let mut section = Section::default();
-        let mut addresses = Section::default();
-        head.accepted_until = self.door.freeze(&mut addresses);
-        head.epoch = self.birth.epoch;
-        head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
-        head.shards = u32::try_from(self.reactors.len()).expect("at most 256");
-        head.workers = u32::try_from(self.workers.len()).expect("at most 256");
-        head.listener = Some(sockets::name_of(&self.listener)?.into());
-        if let Some(listener) = &self.admin_listener {
-            head.admin = Some(sockets::name_of(listener)?.into());
-        }
-        head.is_draining = self.status.is_draining();
-        head.gateway_id.clone_from(&self.gateway_id);
-        section.put(Item::Gateway(head));
-        section.append(&addresses);
-        Ok(section)
-    }
-
-    /// Goes on from `frozen_at`, as if nothing had happened.
-    pub(super) fn thaw(&self, frozen_at: Option<Instant>) {
-        if let Some(frozen_at) = frozen_at {
-            clock::go_on_from(frozen_at);
-        }
-        let unix_base_nanos = unix_base();
-        self.conductors().for_each(|(_, conductor)| conductor.dismiss(unix_base_nanos));
-        if let Some(admin) = &self.admin {
-            admin.set_paused(false);
-        }
-    }
-
-    fn conductors(&self) -> impl Iterator<Item = (String, &Conductor)> {
-        let reactors = self.reactors.iter().enumerate();
-        let reactors = reactors.map(|(number, (_, conductor, _))| (format!("reactor {number}"), conductor));
-        let workers = self.workers.iter().enumerate();
-        reactors.chain(workers.map(|(number, (_, conductor, _))| (format!("worker {number}"), conductor)))
-    }
-
     fn order(&self, make: impl Fn() -> ReactorMail) {
         for (reactor, _, handle) in &self.reactors {
             let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
@@ -580,9 +369,9 @@ impl ShardSink for Sink {
 }
 
 /// Where a reactor will wait; made before its thread, so that others can be given the sender.
-type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
+pub(super) type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
 
-fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
+pub(super) fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
     let poll = Poll::new()?;
     let waker = reactor::waker(poll.registry())?;
     let (sender, inbox) = mailbox::mailbox(REACTOR_MAIL_MAX, waker);
@@ -608,7 +397,7 @@ fn door(config: &Config, connections_max: usize) -> Arc<Door> {
 
 /// One listening socket for all reactors: one queue, which a reactor that is busy or gone cannot hold
 /// back (docs/adr/0002). Accepted sockets inherit `TCP_NODELAY`.
-fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
+pub(super) fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
     let address = config.listener.address;
     let bind = || {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -624,25 +413,8 @@ fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
     bind().map_err(|source| GatewayError::Bind { key: "listener.address", address, source })
 }
 
-/// The inherited listening socket, unless the settings name another address by now: then one that is bound
-/// there, and the inherited one, at which nobody listens any more when those who wait there are let in.
-fn relocate(
-    config: &Config,
-    inherited: TcpListener,
-) -> Result<(TcpListener, Option<TcpListener>), GatewayError> {
-    let wanted = config.listener.address;
-    let bound = inherited.local_addr().map_err(GatewayError::system("name the listening socket"))?;
-    let is_same = wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
-    if is_same {
-        return Ok((inherited, None));
-    }
-    let (listener, address) = bind(config)?;
-    tracing::warn!(%bound, %address, "listener.address has changed; the old one is given up");
-    Ok((listener, Some(inherited)))
-}
-
 /// The admin address, if it is wanted.
-fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
+pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
     if !config.admin.enabled {
         return Ok(None);
     }
@@ -652,13 +424,13 @@ fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
 }
 
 /// Where all threads will wait.
-struct Berths {
-    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
-    workers: Vec<(Sender<UplinkBatch>, Berth)>,
+pub(super) struct Berths {
+    pub(super) reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    pub(super) workers: Vec<(Sender<UplinkBatch>, Berth)>,
 }
 
 impl Berths {
-    fn open(config: &Config, reactors: usize, workers: usize) -> Result<Self, GatewayError> {
+    pub(super) fn open(config: &Config, reactors: usize, workers: usize) -> Result<Self, GatewayError> {
         let reactor = |_| reactor_berth().map_err(GatewayError::system("make a reactor's epoll"));
         let worker = |_| {
             Berth::open(config.worker.queue_batches).map_err(GatewayError::system("make a worker's epoll"))
@@ -670,18 +442,8 @@ impl Berths {
     }
 }
 
-fn section(snapshot: &Snapshot, kind: SectionKind, number: usize) -> Result<Records, GatewayError> {
-    let found = snapshot.sections(kind)?.into_iter().find(|(other, _)| *other as usize == number);
-    let missing = || GatewayError::Takeover(format!("the snapshot has no section {kind:?} {number}"));
-    found.map(|(_, records)| records).ok_or_else(missing)
-}
-
-fn stream_of(fd: OwnedFd) -> mio::net::TcpStream {
-    mio::net::TcpStream::from_std(std::net::TcpStream::from(fd))
-}
-
 /// Unix nanoseconds at the gateway's own time zero.
-fn unix_base() -> u64 {
+pub(super) fn unix_base() -> u64 {
     clock::unix_nanos().saturating_sub(clock::now().as_nanos())
 }
 

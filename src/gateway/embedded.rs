@@ -45,14 +45,14 @@ enum Process {
     /// Started here.
     Own(Child),
     /// Started by a gateway before this one: it ends with this pipe, but cannot be waited for.
-    Adopted { _input: File },
+    Adopted { input: File },
 }
 
 impl Process {
     fn pipes(&self, output: &Output) -> (RawFd, RawFd) {
         let input = match self {
             Self::Own(child) => child.stdin.as_ref().map_or(-1, AsRawFd::as_raw_fd),
-            Self::Adopted { _input } => _input.as_raw_fd(),
+            Self::Adopted { input } => input.as_raw_fd(),
         };
         (input, output.fd)
     }
@@ -77,7 +77,7 @@ impl Backend {
         let input = File::from(sockets::take(record.input_fd).map_err(failed())?);
         let output = File::from(sockets::take(record.output_fd).map_err(failed())?);
         let output = Output::over(output);
-        Self::watch(config, binary, address, record.pid, Process::Adopted { _input: input }, output)
+        Self::watch(config, binary, address, record.pid, Process::Adopted { input }, output)
     }
 
     /// As the next gateway needs it; `None`: it is being started again.

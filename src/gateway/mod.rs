@@ -9,8 +9,10 @@
 
 mod assembly;
 mod embedded;
+mod freezing;
 mod handover;
 mod stop;
+mod taking;
 
 use crate::auth;
 use crate::config::{Config, ConfigError};
@@ -91,13 +93,12 @@ pub fn run(mut config: Config) -> Result<(), GatewayError> {
     let signals = stop::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let settings = handover::RunSettings::of_this_process(config.handover.timeout);
-    let (gateway, embedded) = match invitation {
-        Some(invitation) => handover::take_over(invitation, &mut config)?,
-        None => {
-            let embedded =
-                if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
-            (assembly::Prepared::fresh(&config)?.launch()?, embedded)
-        }
+    let (gateway, embedded) = if let Some(invitation) = invitation {
+        handover::take_over(invitation, &mut config)?
+    } else {
+        let embedded =
+            if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
+        (assembly::Prepared::fresh(&config)?.launch()?, embedded)
     };
     handover::tell_ready(&config);
     gateway.announce_ready();

@@ -69,7 +69,7 @@ impl House {
                         let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
                         self.restart(&order)?;
                         // Those that came meanwhile have what they wanted.
-                        while signals.0.len() > 0 && self.is_next_restart(signals) {}
+                        while is_next_restart(signals) {}
                     }
                     Ok(SIGHUP) => tracing::warn!("SIGHUP: settings are read at start only; USR2 reads them anew"),
                     Ok(_) | Err(_) => return Ok(()),
@@ -86,14 +86,6 @@ impl House {
         }
     }
 
-    fn is_next_restart(&self, signals: &Signals) -> bool {
-        let Ok(signal) = signals.0.try_recv() else { return false };
-        if signal != SIGUSR2 {
-            signals.1.try_send(signal).ok(); // it comes again
-        }
-        signal == SIGUSR2
-    }
-
     fn restart(&self, order: &RestartOrder) -> Result<(), GatewayError> {
         let Self { gateway, embedded, config, settings } = self;
         match handover::restart(gateway, embedded.as_ref(), config, settings, order) {
@@ -107,6 +99,15 @@ impl House {
             }
         }
     }
+}
+
+/// Takes a signal that wants another restart; any other one stays.
+fn is_next_restart(signals: &Signals) -> bool {
+    let Ok(signal) = signals.0.try_recv() else { return false };
+    if signal != SIGUSR2 {
+        signals.1.try_send(signal).ok(); // it comes again
+    }
+    signal == SIGUSR2
 }
 
 /// Asks everybody to leave; waits until they have, the grace is over, or a second signal comes.

@@ -29,6 +29,11 @@ impl Slot {
         u8::try_from(number).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
     }
 
+    /// As a number, which [`Self::from_number`] takes.
+    pub fn number(self) -> u32 {
+        self.0.into()
+    }
+
     /// As an index into per-slot arrays.
     pub const fn index(self) -> usize {
         self.0 as usize

@@ -77,7 +77,7 @@ impl Reactor {
 
     fn is_handing_over(&self) -> bool {
         !self.leaving.is_empty()
-            || self.outboxes.iter().any(|outbox| outbox.is_waiting())
+            || self.outboxes.iter().any(super::Outbox::is_waiting)
             || self.outputs.uplinks.iter().any(|items| !items.is_empty())
     }
 

@@ -16,7 +16,9 @@ fn written() -> Vec<u8> {
     let mut writer = Writer::default();
     writer.add(SectionKind::Shard, 0, shard);
     writer.add(SectionKind::Worker, 0, worker);
-    writer.finish(Header { writer: "test".into(), generation: 7, frozen_at: 99, ..Header::default() }).concat()
+    writer
+        .finish(Header { writer: "test".into(), generation: 7, frozen_at: 99, ..Header::default() })
+        .concat()
 }
 
 fn read(bytes: Vec<u8>) -> Result<Vec<Item>, SnapshotError> {
@@ -75,13 +77,20 @@ fn with_header(change: impl FnOnce(&mut Header)) -> Vec<u8> {
 
 #[test]
 fn what_is_too_new_or_needs_what_is_not_there_is_refused() {
-    assert_eq!(read(with_header(|header| header.minor = 999)).map(|items| items.len()), Ok(4), "may be skipped");
+    assert_eq!(
+        read(with_header(|header| header.minor = 999)).map(|items| items.len()),
+        Ok(4),
+        "may be skipped"
+    );
     assert_eq!(read(with_header(|header| header.major = 2)), Err(SnapshotError::Version(2, 0)));
     assert_eq!(read(with_header(|header| header.major = 0)), Err(SnapshotError::Version(0, 0)));
     assert_eq!(read(with_header(|header| header.critical = 1 << 40)), Err(SnapshotError::Critical(1 << 40)));
     let said = SnapshotError::Version(2, 0).to_string();
     assert_eq!(said, "it has version 2.0, and versions 1 to 1 are read here");
-    assert!(matches!(read(with_header(|header| header.sections[0].offset = 1 << 60)), Err(SnapshotError::CutOff { .. })));
+    assert!(matches!(
+        read(with_header(|header| header.sections[0].offset = 1 << 60)),
+        Err(SnapshotError::CutOff { .. })
+    ));
 }
 
 /// A record of a later version.
@@ -103,9 +112,10 @@ fn an_unknown_record_is_skipped_only_if_it_says_so() {
         let mut writer = Writer::default();
         writer.add(SectionKind::Worker, 0, section);
         let read = read(writer.finish(Header::default()).concat());
-        match is_optional {
-            true => assert_eq!(read.map(|items| items.len()), Ok(1)),
-            false => assert!(matches!(read, Err(SnapshotError::Unknown { .. })), "{read:?}"),
+        if is_optional {
+            assert_eq!(read.map(|items| items.len()), Ok(1));
+        } else {
+            assert!(matches!(read, Err(SnapshotError::Unknown { .. })), "{read:?}");
         }
     }
 }

@@ -18,6 +18,16 @@ pub fn machine_nanos() -> u64 {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
+/// `CLOCK_MONOTONIC`, which goes on while the gateway stands still: for what waits for other processes.
+pub fn machine_now() -> Instant {
+    Instant::from_nanos(machine_nanos())
+}
+
+/// How long it is until then by [`machine_now`]; zero if it is over.
+pub fn until(deadline: Instant) -> Duration {
+    deadline.saturating_since(machine_now())
+}
+
 /// The gateway's time goes on from `at`, where it stood still.
 pub fn go_on_from(at: Instant) {
     FROZEN_NANOS.store(machine_nanos().saturating_sub(at.as_nanos()), Ordering::Relaxed);

@@ -122,17 +122,7 @@ impl Worker {
             }
             asked.for_each(|(asked, until)| out.put(Item::Asked(Asked::freeze(asked, until))));
         }
-        for (slot, parked) in parking.iter() {
-            let mut record = ParkedRecord { slot: slot.index() as u32, ..ParkedRecord::default() };
-            match parked {
-                Parked::Up(up) => record.up = Some(freeze_up(up, out)),
-                Parked::Change(Change::Up(login)) => record.login = Some(LoginRecord::from(login.as_ref())),
-                Parked::Change(Change::Down { key, code }) => {
-                    (record.ended, record.code) = (Some(key.as_u64()), *code);
-                }
-            }
-            out.put(Item::Parked(record));
-        }
+        parking.iter().for_each(|(slot, parked)| freeze_parked(slot, parked, out));
         for announcement in announcements {
             out.put(Item::Announcement(announcement.freeze()));
         }
@@ -249,11 +239,23 @@ impl Worker {
     }
 }
 
+fn freeze_parked(slot: Slot, parked: &Parked, out: &mut Section) {
+    let mut record = ParkedRecord { slot: slot.number(), ..ParkedRecord::default() };
+    match parked {
+        Parked::Up(up) => record.up = Some(freeze_up(up, out)),
+        Parked::Change(Change::Up(login)) => record.login = Some(LoginRecord::from(login.as_ref())),
+        Parked::Change(Change::Down { key, code }) => {
+            (record.ended, record.code) = (Some(key.as_u64()), *code);
+        }
+    }
+    out.put(Item::Parked(record));
+}
+
 fn freeze_up(up: &Up, out: &mut Section) -> UpRecord {
     let Up { key, slot, command, number, is_dup, taken_at, body } = up;
     UpRecord {
         key: key.as_u64(),
-        slot: slot.index() as u32,
+        slot: slot.number(),
         command: command.byte().into(),
         number: *number,
         is_dup: *is_dup,

@@ -83,7 +83,7 @@ impl Gateway {
         (code.unwrap_or_else(|| panic!("no status: {head:?}")), body.to_owned())
     }
 
-    fn try_get(&self, path: &str) -> std::io::Result<String> {
+    pub(crate) fn try_get(&self, path: &str) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(self.admin)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes())?;

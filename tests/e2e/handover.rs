@@ -42,8 +42,10 @@ impl Series {
     }
 
     fn restarts(&self) -> Restartz {
-        let (_, body) = self.gateway.get("/v1/restartz");
-        serde_json::from_str(&body).expect("JSON of this version")
+        // A visitor of the process that leaves is closed.
+        let answer = until("/v1/restartz answers", || self.gateway.try_get("/v1/restartz").ok());
+        let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        serde_json::from_str(body).expect("JSON of this version")
     }
 
     /// Orders a restart as an operator does; its exit code and verdict.
@@ -92,6 +94,7 @@ fn a_busy_gateway_changes_its_process_and_nobody_notices() {
     for generation in 1..=4 {
         chat.go_on(20);
         let restart = series.restart();
+        println!("{restart:?}");
         assert_eq!(restart.generation, generation);
         assert!(restart.sockets >= 44, "{restart:?}");
         chat.go_on(20);
@@ -114,7 +117,8 @@ fn a_busy_gateway_changes_its_process_and_nobody_notices() {
     println!("{} messages, the slowest {:?}", report.messages, report.slowest);
     let after = series.gateway.metrics();
     for name in ["logins_total", "accepted_total", "link_connects_total"] {
-        assert_eq!(after[name], metrics[name], "{name}: counters go on and nobody came anew");
+        let grown = after[name] - metrics[name];
+        assert!(grown.abs() < 0.5, "{name}: counters go on and nobody came anew: {grown}");
     }
     assert!(after["sends_total"] > metrics["sends_total"]);
     let last = counts.last().expect("four");

@@ -1,7 +1,8 @@
 //! The new process's side.
 
-use super::super::assembly::{Gateway, Prepared, Taken, Warm};
+use super::super::assembly::{Gateway, Prepared};
 use super::super::embedded;
+use super::super::taking::{Taken, Warm};
 use super::super::{Config, GatewayError};
 use super::{COMMIT, TOUCHED, VARIABLE, restart_of};
 use crate::admin::{Restart, Step};

@@ -9,7 +9,7 @@ use crate::freeze;
 use crate::metrics::process::Figures;
 use crate::snapshot::{GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
 use crate::sys::{child, clock, memory, sockets};
-use moorline_proto::time::Instant as GatewayInstant;
+use moorline_proto::time::Instant;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
@@ -17,7 +17,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// From the call to stand still until every thread does, and all is written down.
 const FREEZE_MAX: Duration = Duration::from_millis(500);
@@ -83,11 +83,11 @@ struct Course {
 
 impl Course {
     fn step(&mut self, name: &str, detail: impl Into<String>) {
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = clock::machine_now().saturating_since(self.began).as_secs_f64();
         let detail = detail.into();
         tracing::info!(step = name, seconds, detail, "hot restart");
         self.restart.steps.push(Step { name: name.into(), seconds, detail });
-        self.began = Instant::now();
+        self.began = clock::machine_now();
     }
 }
 
@@ -112,7 +112,7 @@ pub(in crate::gateway) fn restart(
         previous_binary: settings.binary.display().to_string(),
         ..Restart::default()
     };
-    let mut course = Course { restart, began: Instant::now() };
+    let mut course = Course { restart, began: clock::machine_now() };
     let timeout = order.timeout.unwrap_or(settings.timeout);
     let mut attempt = Attempt {
         gateway,
@@ -120,7 +120,7 @@ pub(in crate::gateway) fn restart(
         config,
         arguments: &settings.arguments,
         binary: &binary,
-        deadline: Instant::now() + timeout,
+        deadline: clock::machine_now() + timeout,
         is_dry_run: order.is_dry_run,
         history: shown.restarts,
         generation: shown.generation + 1,
@@ -163,7 +163,7 @@ struct Attempt<'a> {
     generation: u64,
     child: Option<Child>,
     /// The gateway's time and the machine's, when everything stood still.
-    frozen_at: Option<(GatewayInstant, u64)>,
+    frozen_at: Option<(Instant, u64)>,
     is_called: bool,
 }
 
@@ -197,7 +197,7 @@ impl Attempt<'_> {
         }
 
         self.is_called = true;
-        let freeze_deadline = self.deadline.min(Instant::now() + FREEZE_MAX);
+        let freeze_deadline = self.deadline.min(clock::machine_now() + FREEZE_MAX);
         let machine_nanos = clock::machine_nanos();
         let (frozen_at, mut writer) = self.gateway.freeze(freeze_deadline)?;
         self.frozen_at = Some((frozen_at, machine_nanos));
@@ -231,9 +231,9 @@ impl Attempt<'_> {
 
         // From here on the word decides.
         assert!(word.swap(0, COMMIT), "nobody else writes it before");
-        let said = talk
-            .say("commit")
-            .and_then(|()| talk.expect("running", Instant::now() + RUNNING_MAX, || self.is_child_alive()));
+        let said = talk.say("commit").and_then(|()| {
+            talk.expect("running", clock::machine_now() + RUNNING_MAX, || self.is_child_alive())
+        });
         if let Err(problem) = said {
             self.end_child();
             if word.swap(COMMIT, RECLAIMED) {
@@ -270,7 +270,7 @@ impl Attempt<'_> {
             .spawn()
             .map_err(|error| format!("check: cannot run {}: {error}", self.binary.display()))?;
         while child.try_wait().map_err(|error| format!("check: {error}"))?.is_none() {
-            if Instant::now() >= self.deadline {
+            if clock::machine_now() >= self.deadline {
                 child.kill().ok();
                 child.wait().ok();
                 return Err("check: the binary did not end in time".into());
@@ -308,7 +308,7 @@ impl Attempt<'_> {
         ours: RawFd,
     ) -> Result<u32, String> {
         let mut inherited = vec![theirs.as_raw_fd()];
-        inherited.extend(files.map(|file| file.as_raw_fd()));
+        inherited.extend(files.map(std::os::fd::AsRawFd::as_raw_fd));
         let value = inherited.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
         let is_socket =
@@ -405,7 +405,7 @@ impl Talk {
                 Err(error) => return Err(format!("the new process does not speak: {error}")),
             }
             check()?;
-            if Instant::now() >= deadline {
+            if clock::machine_now() >= deadline {
                 return Err(format!("the new process was not {word} in time"));
             }
         }

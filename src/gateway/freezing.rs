@@ -1,0 +1,143 @@
+//! The running gateway stands still, is written down, and goes on.
+
+use super::assembly::{Gateway, unix_base};
+use crate::freeze::{Conductor, Order};
+use crate::reactor::ReactorMail;
+use crate::snapshot::{GatewayHead, Item, Section, SectionKind, SocketsRecord, Writer};
+use crate::sys::{clock, sockets};
+use bytes::Bytes;
+use crossbeam_channel::bounded;
+use moorline_proto::time::Instant;
+use std::io;
+use std::time::Duration;
+
+/// Descriptors in one record.
+const SOCKETS_PER_RECORD: usize = 4096;
+/// Between looks at whether a thread stands still.
+const LOOK: Duration = Duration::from_micros(50);
+
+impl Gateway {
+    /// Has every thread stand still, with no message under way, and writes everything down.
+    ///
+    /// # Errors
+    /// What went wrong; [`Self::thaw`] then.
+    pub(super) fn freeze(&self, deadline: Instant) -> Result<(Instant, Writer), String> {
+        if let Some(admin) = &self.admin {
+            admin.set_paused(true);
+        }
+        self.conductors().for_each(|(_, conductor)| conductor.call());
+        self.workers.iter().for_each(|(sender, ..)| _ = sender.wake());
+        self.reactors.iter().for_each(|(sender, ..)| _ = sender.wake());
+        for (name, conductor) in self.conductors() {
+            while !conductor.stands() {
+                if clock::machine_now() >= deadline {
+                    return Err(format!("{name} did not stand still in time"));
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        }
+        let frozen_at = clock::now();
+        loop {
+            let mut is_busy = false;
+            for (name, conductor) in self.conductors() {
+                let (reply, replied) = bounded(1);
+                conductor.order(Order::Step(reply));
+                is_busy |= replied
+                    .recv_timeout(clock::until(deadline))
+                    .map_err(|_| format!("{name} did not hand over what it had in time"))?;
+            }
+            if !is_busy {
+                break;
+            }
+            if clock::machine_now() >= deadline {
+                return Err("messages between threads did not come to rest in time".into());
+            }
+        }
+        let mut replies = Vec::new();
+        for (name, conductor) in self.conductors() {
+            let (reply, replied) = bounded(1);
+            conductor.order(Order::Freeze(reply));
+            replies.push((name, replied));
+        }
+        let mut writer = Writer::default();
+        for (place, (name, replied)) in replies.into_iter().enumerate() {
+            let section = replied
+                .recv_timeout(clock::until(deadline))
+                .map_err(|_| format!("{name} was not written down in time"))?;
+            let section = section.map_err(|error| format!("{name} cannot be written down: {error}"))?;
+            let number = |place: usize| u32::try_from(place).expect("some dozens of threads");
+            match place.checked_sub(self.reactors.len()) {
+                None => writer.add(SectionKind::Shard, number(place), section),
+                Some(worker) => writer.add(SectionKind::Worker, number(worker), section),
+            }
+        }
+        Ok((frozen_at, writer))
+    }
+
+    /// The sockets of all connections, for a process that shall watch them before anything stops.
+    ///
+    /// # Errors
+    /// A reactor that does not answer.
+    pub(super) fn list_sockets(&self, deadline: Instant) -> Result<Writer, String> {
+        let mut writer = Writer::default();
+        for (number, (sender, ..)) in (0u32..).zip(&self.reactors) {
+            let (reply, replied) = bounded(1);
+            let list = sender.try_send(ReactorMail::List(reply)).ok();
+            let all = list.and_then(|()| replied.recv_timeout(clock::until(deadline)).ok());
+            let all = all.ok_or_else(|| format!("reactor {number} did not name its sockets in time"))?;
+            let mut section = Section::default();
+            for chunk in all.chunks(SOCKETS_PER_RECORD) {
+                let mut record = SocketsRecord::default();
+                for (key, fd) in chunk {
+                    // One that was closed meanwhile has none, or is another: the new process compares.
+                    let Some(cookie) = sockets::cookie_of(*fd) else { continue };
+                    record.keys.push(key.as_u64());
+                    record.fds.push(*fd);
+                    record.cookies.push(cookie);
+                }
+                section.put(Item::Sockets(record));
+            }
+            writer.add(SectionKind::Sockets, number, section);
+        }
+        Ok(writer)
+    }
+
+    /// What the process has once, written down.
+    pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
+        let mut section = Section::default();
+        let mut addresses = Section::default();
+        head.accepted_until = self.door.freeze(&mut addresses);
+        head.epoch = self.birth.epoch;
+        head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
+        head.shards = u32::try_from(self.reactors.len()).expect("at most 256");
+        head.workers = u32::try_from(self.workers.len()).expect("at most 256");
+        head.listener = Some(sockets::name_of(&self.listener)?.into());
+        if let Some(listener) = &self.admin_listener {
+            head.admin = Some(sockets::name_of(listener)?.into());
+        }
+        head.is_draining = self.status.is_draining();
+        head.gateway_id.clone_from(&self.node);
+        section.put(Item::Gateway(head));
+        section.append(&addresses);
+        Ok(section)
+    }
+
+    /// Goes on from `frozen_at`, as if nothing had happened.
+    pub(super) fn thaw(&self, frozen_at: Option<Instant>) {
+        if let Some(frozen_at) = frozen_at {
+            clock::go_on_from(frozen_at);
+        }
+        let unix_base_nanos = unix_base();
+        self.conductors().for_each(|(_, conductor)| conductor.dismiss(unix_base_nanos));
+        if let Some(admin) = &self.admin {
+            admin.set_paused(false);
+        }
+    }
+
+    fn conductors(&self) -> impl Iterator<Item = (String, &Conductor)> {
+        let reactors = self.reactors.iter().enumerate();
+        let reactors = reactors.map(|(number, (_, conductor, _))| (format!("reactor {number}"), conductor));
+        let workers = self.workers.iter().enumerate();
+        reactors.chain(workers.map(|(number, (_, conductor, _))| (format!("worker {number}"), conductor)))
+    }
+}

@@ -1,0 +1,187 @@
+//! A gateway made of what another process hands over.
+
+use super::GatewayError;
+use super::assembly::{Berths, Prepared, ReactorBerth, bind, bind_admin, reactor_berth};
+use crate::config::Config;
+use crate::mailbox::Sender;
+use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
+use crate::shard::{Birth, Settings};
+use crate::snapshot::{AddressRecord, GatewayHead, Records, SectionKind, Snapshot, SocketRef, SocketsRecord};
+use crate::worker::Worker;
+use mio::{Poll, Registry};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::time::Instant;
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+/// What a process before this one hands over.
+pub(super) struct Taken {
+    pub(super) snapshot: Snapshot,
+    pub(super) head: GatewayHead,
+    pub(super) addresses: Vec<AddressRecord>,
+}
+
+/// Berths of the reactors in a process that is about to take over, and the sockets that they watch already.
+pub(super) struct Warm {
+    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    streams: HashMap<u64, mio::net::TcpStream>,
+}
+
+impl Warm {
+    /// Watches every socket of `lists`, by shard, that `take` gives.
+    pub(super) fn up(
+        lists: Vec<Vec<SocketsRecord>>,
+        take: &mut dyn FnMut(&SocketRef) -> Option<OwnedFd>,
+    ) -> Result<Self, GatewayError> {
+        let mut warm = Self { reactors: Vec::new(), streams: HashMap::new() };
+        for list in lists {
+            let (sender, (poll, inbox)) =
+                reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
+            for SocketsRecord { keys, fds, cookies } in list {
+                for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
+                    let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
+                    let mut stream = stream_of(fd);
+                    reactor::watch(poll.registry(), &mut stream, ConnKey::from_u64(key))
+                        .map_err(GatewayError::system("watch a socket"))?;
+                    warm.streams.insert(key, stream);
+                }
+            }
+            warm.reactors.push((sender, (poll, inbox)));
+        }
+        Ok(warm)
+    }
+}
+
+/// Where a gateway comes from that does not begin with nothing.
+pub(super) struct Origin<'a, 'b> {
+    pub(super) taken: &'a Taken,
+    pub(super) take: &'a mut Take<'b>,
+    pub(super) streams: &'a mut HashMap<u64, mio::net::TcpStream>,
+    pub(super) connections: u64,
+}
+
+/// Gives the socket that a snapshot names.
+pub(super) type Take<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
+
+impl Origin<'_, '_> {
+    fn frozen_at(&self) -> Instant {
+        Instant::from_nanos(self.taken.snapshot.header.frozen_at)
+    }
+
+    /// The worker goes on where the one of this number was.
+    pub(super) fn thaw_worker(&mut self, number: usize, worker: &mut Worker) -> Result<(), GatewayError> {
+        let now = self.frozen_at();
+        let mut records = section(&self.taken.snapshot, SectionKind::Worker, number)?;
+        let mut stream = |socket: &SocketRef| Ok(stream_of((self.take)(socket)?));
+        Ok(worker.thaw(&mut records, now, &mut stream)?)
+    }
+
+    /// A reactor that goes on where the one of this number was.
+    pub(super) fn thaw_reactor(
+        &mut self,
+        number: usize,
+        poll: Poll,
+        settings: Settings,
+        parts: ReactorParts,
+    ) -> Result<Reactor, GatewayError> {
+        let now = self.frozen_at();
+        let mut records = section(&self.taken.snapshot, SectionKind::Shard, number)?;
+        let mut watched = |registry: &Registry, key: ConnKey, socket: &SocketRef| {
+            self.connections += 1;
+            if let Some(mut stream) = self.streams.remove(&key.as_u64()) {
+                if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
+                    return Ok(stream);
+                }
+                registry.deregister(&mut stream)?;
+            }
+            let mut stream = stream_of((self.take)(socket)?);
+            reactor::watch(registry, &mut stream, key)?;
+            Ok(stream)
+        };
+        Ok(Reactor::thaw(poll, settings, parts, now, &mut records, &mut watched)?)
+    }
+}
+
+impl Prepared {
+    /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
+    pub(super) fn taken(
+        config: &Config,
+        warm: Warm,
+        taken: &Taken,
+        take: &mut Take<'_>,
+    ) -> Result<Self, GatewayError> {
+        let failed = |name| GatewayError::system(name);
+        let listener =
+            taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
+        let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
+        let (listener, retired) = relocate(config, listener)?;
+        let admin_listener = match &taken.head.admin {
+            Some(socket) if config.admin.enabled => {
+                Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
+            }
+            _ => bind_admin(config)?,
+        };
+        let head = &taken.head;
+        let ticket_key = head.ticket_key[..].try_into();
+        let ticket_key =
+            ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
+        let counts = [
+            ("reactor.count", head.shards, config.reactors()),
+            ("worker.count", head.workers, config.workers()),
+        ];
+        for (key, is, wanted) in counts.into_iter().filter(|(_, is, wanted)| *is as usize != *wanted) {
+            tracing::warn!(
+                key,
+                is,
+                wanted,
+                "it stays as it is: the users of a thread cannot be moved to another; it changes with a cold start"
+            );
+        }
+        let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
+        if warm.reactors.len() != head.shards as usize {
+            return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
+        }
+        let Warm { reactors, mut streams } = warm;
+        let berths = Berths { reactors, ..Berths::open(config, 0, head.workers as usize)? };
+        let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
+        let mut prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
+        prepared.retired = retired;
+        // Connections that ended since: nobody must hear of them.
+        for (key, mut stream) in streams {
+            let shard = ConnKey::from_u64(key).shard().index();
+            if let Some((.., reactor)) = prepared.reactors.get(shard) {
+                reactor.unwatch(&mut stream);
+            }
+        }
+        Ok(prepared)
+    }
+}
+
+/// The inherited listening socket, unless the settings name another address by now: then one that is bound
+/// there, and the inherited one, at which nobody listens any more when those who wait there are let in.
+fn relocate(
+    config: &Config,
+    inherited: TcpListener,
+) -> Result<(TcpListener, Option<TcpListener>), GatewayError> {
+    let wanted = config.listener.address;
+    let bound = inherited.local_addr().map_err(GatewayError::system("name the listening socket"))?;
+    let is_same = wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
+    if is_same {
+        return Ok((inherited, None));
+    }
+    let (listener, address) = bind(config)?;
+    tracing::warn!(%bound, %address, "listener.address has changed; the old one is given up");
+    Ok((listener, Some(inherited)))
+}
+
+fn section(snapshot: &Snapshot, kind: SectionKind, number: usize) -> Result<Records, GatewayError> {
+    let found = snapshot.sections(kind)?.into_iter().find(|(other, _)| *other as usize == number);
+    let missing = || GatewayError::Takeover(format!("the snapshot has no section {kind:?} {number}"));
+    found.map(|(_, records)| records).ok_or_else(missing)
+}
+
+fn stream_of(fd: OwnedFd) -> mio::net::TcpStream {
+    mio::net::TcpStream::from_std(std::net::TcpStream::from(fd))
+}
