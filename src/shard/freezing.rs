@@ -26,6 +26,16 @@ use moorline_proto::time::Instant;
 use moorline_proto::wheel::Wheel;
 use std::collections::VecDeque;
 
+/// Connections and sessions that were read, and do not know each other yet.
+#[derive(Default)]
+struct Seats {
+    /// By slot.
+    connections: Vec<(usize, Connection)>,
+    /// With the place of their connection.
+    sessions: Vec<(Session, usize)>,
+    detached: usize,
+}
+
 impl Shard {
     /// Writes everything down. What [`Outputs`] holds must have been done before, but for
     /// [`Outputs::transmits`] and [`Outputs::holds`], which [`Self::thaw`] gives again.
@@ -120,13 +130,13 @@ impl Shard {
         shard.holds.thaw(&head.full, &head.overload);
         shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));
         shard.thaw_round(head.last_round);
-        let mut connections = Vec::new();
+        let mut seats = Seats::default();
         let mut item = records.next()?;
         while let Some(Item::Connection(record)) = item {
-            connections.push(*record);
+            shard.thaw_connection(&record, &mut seats, records, outputs)?;
             item = records.next()?;
         }
-        shard.thaw_connections(&head, &connections, records, outputs)?;
+        shard.seat(seats, &head, records)?;
         while let Some(record) = item {
             match record {
                 Item::Answer(answer) => shard.results.thaw(Instant::from_nanos(head.stored_at), &answer),
@@ -146,50 +156,53 @@ impl Shard {
         Ok(shard)
     }
 
-    fn thaw_connections(
+    fn thaw_connection(
         &mut self,
-        head: &ShardHead,
-        records: &[ConnectionRecord],
+        record: &ConnectionRecord,
+        seats: &mut Seats,
         from: &Records,
         outputs: &mut Outputs,
     ) -> Result<(), SnapshotError> {
-        let mut thawed = Vec::with_capacity(records.len());
-        let mut sessions = Vec::new();
-        let mut detached = 0;
-        for record in records {
-            let key = ConnKey::from_u64(record.key);
-            let state = State::from(record.state());
-            if key.shard() != self.settings.shard || key.generation() == 0 {
-                return Err(from.contradiction("a connection is another shard's"));
-            }
-            if state.has_session() != record.session.is_some() || record.state() == StateRecord::Unspecified {
-                return Err(from.contradiction("a connection's state and session contradict each other"));
-            }
-            let timer = self.wheel.insert(Instant::from_nanos(record.timer), key.slot());
-            let mut connection = thaw_connection(record, state, timer, from)?;
-            if let Some(outbound) = &connection.outbound {
-                self.queued_bytes += outbound.bytes();
-                connection.is_transmit_due = true;
-                outputs.transmits.push(key);
-            }
-            detached += usize::from(state == State::Detached);
-            if let Some(session) = &record.session {
-                let session = Session::thaw(session, key.slot(), self.settings.downlink, from)?;
-                self.queued_bytes += session.flight.as_ref().map_or(0, |flight| flight.waiting_bytes());
-                sessions.push((session, thawed.len()));
-            }
-            thawed.push((key.slot() as usize, connection));
+        let (key, state) = (ConnKey::from_u64(record.key), State::from(record.state()));
+        if key.shard() != self.settings.shard || key.generation() == 0 {
+            return Err(from.contradiction("a connection is another shard's"));
         }
+        if state.has_session() != record.session.is_some() || record.state() == StateRecord::Unspecified {
+            return Err(from.contradiction("a connection's state and session contradict each other"));
+        }
+        let slot = key.slot() as usize;
+        if seats.connections.last().is_some_and(|(last, _)| *last >= slot) {
+            return Err(from.contradiction("connections are not in the order of their slots"));
+        }
+        let timer = self.wheel.insert(Instant::from_nanos(record.timer), key.slot());
+        let mut connection = thaw_connection(record, state, timer, from)?;
+        if let Some(outbound) = &connection.outbound {
+            self.queued_bytes += outbound.bytes();
+            connection.is_transmit_due = true;
+            outputs.transmits.push(key);
+        }
+        seats.detached += usize::from(state == State::Detached);
+        if let Some(session) = &record.session {
+            let session = Session::thaw(session, key.slot(), self.settings.downlink, from)?;
+            self.queued_bytes += session.flight.as_ref().map_or(0, |flight| flight.waiting_bytes());
+            seats.sessions.push((session, seats.connections.len()));
+        }
+        seats.connections.push((slot, connection));
+        Ok(())
+    }
+
+    /// Everybody is there: sessions come together with their connections.
+    fn seat(&mut self, seats: Seats, head: &ShardHead, from: &Records) -> Result<(), SnapshotError> {
+        let Seats { mut connections, mut sessions, detached } = seats;
         // A user's newer login comes first in its chain: that of the last insertion.
         sessions.sort_by_key(|(session, _)| session.login_version);
         for (session, at) in sessions {
-            thawed[at].1.session = self.registry.insert(session);
+            connections[at].1.session = self.registry.insert(session);
         }
-        let slots = thawed.iter().map(|(slot, _)| *slot);
-        if slots.clone().zip(slots.skip(1)).any(|(a, b)| a >= b) {
-            return Err(from.contradiction("connections are not in the order of their slots"));
+        if detached > head.kept.len() / 2 {
+            return Err(from.contradiction("sessions wait that are not among those that do"));
         }
-        self.table = Table::thaw(self.settings.shard, head.last_generation, thawed);
+        self.table = Table::thaw(self.settings.shard, head.last_generation, connections);
         self.kept = Kept::thaw(&head.kept, detached);
         Ok(())
     }

@@ -31,7 +31,8 @@ fn write_pid(config: &Config, pid: u32) {
     }
     let write = || -> io::Result<()> {
         let path = Path::new(name);
-        let new = path.with_extension("new");
+        // Old and new process write it, perhaps at once.
+        let new = path.with_extension(format!("{}.new", std::process::id()));
         std::fs::write(&new, format!("{pid}\n"))?;
         std::fs::rename(&new, path)
     };
