@@ -10,6 +10,7 @@ mod logging;
 mod manual;
 mod settings;
 mod status;
+mod supervise;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -41,6 +42,9 @@ enum Command {
         /// End when standard input does: for a gateway that belongs to another process
         #[arg(long, hide = true)]
         until_eof: bool,
+        /// Stay, and let other processes serve: what process 1 of a container does by itself
+        #[arg(long)]
+        supervise: bool,
     },
     /// Run the reference IM backend until TERM or INT
     Backend(backend::BackendArgs),
@@ -114,7 +118,11 @@ impl From<GatewayError> for Failure {
 /// Reads the arguments, does what they say, and tells the exit code.
 pub fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { settings, until_eof } => run(&settings, until_eof),
+        Command::Run { supervise, .. } if supervise::is_wanted(supervise) => match supervise::run() {
+            Ok(code) => return ExitCode::from(code),
+            Err(failure) => Err(failure),
+        },
+        Command::Run { settings, until_eof, .. } => run(&settings, until_eof),
         Command::Backend(args) => backend::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),

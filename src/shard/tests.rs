@@ -1,6 +1,7 @@
 //! Behaviours of one shard, seen from its inputs and outputs alone.
 
 mod fanouts;
+mod freezing;
 mod keeping;
 mod limits;
 

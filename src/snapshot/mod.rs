@@ -114,7 +114,17 @@ pub struct Section {
 }
 
 impl Section {
-    /// Its bytes.
+    /// A section of these bytes, for tests.
+    pub fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self { bytes, bodies: HashMap::new() }
+    }
+
+    /// Its records.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Its length in bytes.
     pub const fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -75,6 +75,16 @@ impl Gateway {
         Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
     }
 
+    /// Under a process that stays while others serve.
+    pub(crate) fn supervised(sets: &[&str]) -> Self {
+        let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
+        let mut arguments = arguments("run", &[&free, DEFAULTS, sets].concat());
+        arguments.push("--supervise".to_owned());
+        let (process, line) = Process::start("supervisor", &arguments);
+        assert_ne!(field::<u32>(&line, "pid="), process.pid());
+        Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
+    }
+
     /// Asks the admin address: status code and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let answer = self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"));

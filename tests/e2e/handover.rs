@@ -320,6 +320,42 @@ fn the_embedded_backend_stays_and_ends_with_the_last_process() {
 }
 
 #[test]
+fn a_supervisor_stays_while_processes_come_and_go() {
+    let backend = Backend::start();
+    let start = || {
+        let pid_file = TempFile::new("");
+        let sets = [
+            format!("handover.pid_file={}", pid_file.path().display()),
+            format!("backend.endpoints={}", backend.address),
+        ];
+        let gateway = Gateway::supervised(&[&sets[0], &sets[1]]);
+        gateway.until_ready();
+        Series { gateway, pid_file }
+    };
+    let mut series = start();
+    let mut alice = Client::login(series.gateway.listener, "alice", "d");
+    series.restart();
+    // A signal to the one that stays is for the one that serves.
+    let old = series.pid();
+    series.gateway.process.signal(Signal::SIGUSR2);
+    until("another process serves", || (series.pid() != old).then_some(()));
+    until("the old one leaves", || (!is_alive(old)).then_some(()));
+    alice.beat(30);
+    assert!(series.gateway.process.is_running());
+    drop(alice);
+    series.gateway.process.signal(Signal::SIGTERM);
+    assert_eq!(
+        series.gateway.process.end().code(),
+        Some(0),
+        "it ends with the last one, and as that one did"
+    );
+    let mut series = start();
+    series.restart();
+    series.signal(Signal::SIGKILL);
+    assert_eq!(series.gateway.process.end().code(), Some(128 + 9), "so that whoever started it knows");
+}
+
+#[test]
 fn old_and_new_may_be_killed_at_any_moment() {
     let backend = Backend::start();
     let series = Series::start(&backend, &[]);
