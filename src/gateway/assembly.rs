@@ -231,8 +231,8 @@ impl Prepared {
         &self.status.restarts
     }
 
-    /// Begins all threads.
-    pub(super) fn launch(self) -> Result<Gateway, GatewayError> {
+    /// Begins all threads; `when_serving` before anybody can ask the admin address.
+    pub(super) fn launch(self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
         let unix_base_nanos = unix_base();
         let mut workers = Vec::new();
         for (sender, conductor, worker) in self.workers {
@@ -253,6 +253,7 @@ impl Prepared {
                 reactor.try_send(ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket))).ok();
             }
         }
+        when_serving();
         let admin = match &self.admin_listener {
             None => None,
             Some(listener) => {

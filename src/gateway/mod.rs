@@ -98,9 +98,9 @@ pub fn run(mut config: Config) -> Result<(), GatewayError> {
     } else {
         let embedded =
             if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
-        (assembly::Prepared::fresh(&config)?.launch()?, embedded)
+        let prepared = assembly::Prepared::fresh(&config)?;
+        (prepared.launch(|| handover::tell_ready(&config))?, embedded)
     };
-    handover::tell_ready(&config);
     gateway.announce_ready();
     let house = stop::House { gateway, embedded, config, settings };
     house.serve(&signals)

@@ -4,7 +4,7 @@ use super::super::assembly::{Gateway, Prepared};
 use super::super::embedded;
 use super::super::taking::{Taken, Warm};
 use super::super::{Config, GatewayError};
-use super::{COMMIT, TOUCHED, VARIABLE, restart_of};
+use super::{COMMIT, TOUCHED, VARIABLE, restart_of, tell_ready};
 use crate::admin::{Restart, Step};
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::{clock, memory, sockets};
@@ -87,7 +87,7 @@ pub(in crate::gateway) fn take_over(
         });
     }
     prepared.desk().resume(generation, &numbers, history);
-    let gateway = prepared.launch()?;
+    let gateway = prepared.launch(|| tell_ready(config))?;
     talk.say("running").ok(); // it may be gone: then this process serves all the more
     tracing::info!(generation, sockets = taken, pause_seconds = super::seconds(pause), "took over");
     Ok((gateway, backend))
