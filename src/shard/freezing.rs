@@ -6,16 +6,11 @@
 
 use super::bucket::{Spent, Stamp};
 use super::connection::{Connection, NO_SESSION};
-use super::fanout::Fanouts;
-use super::holding::Holds;
 use super::keeping::Kept;
-use super::outbound::{Outbound, OutboundPool};
-use super::results::Results;
-use super::rooms::Rooms;
+use super::outbound::Outbound;
 use super::session::Session;
 use super::table::Table;
-use super::ticket::Tickets;
-use super::{Buckets, Outputs, Registry, Settings, Shard, Tally};
+use super::{Outputs, Settings, Shard, Tally};
 use crate::snapshot::{ConnectionRecord, Item, Records, Section, ShardHead, SnapshotError, StateRecord};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
@@ -23,8 +18,6 @@ use moorline_proto::frame::Decoder;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
-use moorline_proto::wheel::Wheel;
-use std::collections::VecDeque;
 
 /// Connections and sessions that were read, and do not know each other yet.
 #[derive(Default)]
@@ -104,29 +97,12 @@ impl Shard {
         let Some(Item::Shard(head)) = records.next()? else {
             return Err(records.contradiction("a shard does not begin with its head"));
         };
-        let mut shard = Self {
-            table: Table::new(settings.shard),
-            registry: Registry::default(),
-            wheel: Wheel::new(now),
-            fired: Vec::new(),
-            due: VecDeque::new(),
-            pool: OutboundPool::default(),
-            random: Random::new(head.random),
-            tickets: Tickets::new(&settings),
-            kept: Kept::default(),
-            results: Results::default(),
-            rooms: Rooms::default(),
-            merged: Vec::new(),
-            fanouts: Fanouts::default(),
-            queued_bytes: 0,
-            holds: Holds::new(settings.workers),
-            users_spent: Buckets::default(),
-            next_trim: Instant::from_nanos(head.next_trim),
-            last_login_version: head.last_login_version,
-            is_draining: head.is_draining,
-            tally: Tally::thaw(&head),
-            settings,
-        };
+        let mut shard = Self::new(settings, now);
+        shard.random = Random::new(head.random);
+        shard.next_trim = Instant::from_nanos(head.next_trim);
+        shard.last_login_version = head.last_login_version;
+        shard.is_draining = head.is_draining;
+        shard.tally = Tally::thaw(&head);
         shard.holds.thaw(&head.full, &head.overload);
         shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));
         shard.thaw_round(head.last_round);
