@@ -87,6 +87,38 @@ impl Post {
     }
 }
 
+/// A thread's state that can stand still.
+pub trait Stand {
+    /// Where it is told to.
+    fn post(&self) -> &Post;
+    /// Takes all mail and hands over what follows, without touching a socket's bytes. Whether there was or is
+    /// anything.
+    fn step(&mut self) -> bool;
+    /// Writes everything down. No message is under way then.
+    ///
+    /// # Errors
+    /// A socket that cannot be named.
+    fn freeze(&mut self, out: &mut Section) -> io::Result<()>;
+    /// Goes on; Unix nanoseconds at the gateway's own time zero.
+    fn resume(&mut self, unix_base_nanos: u64);
+
+    /// Between two turns: does what the main thread says until it says to go on.
+    fn stand_still(&mut self) {
+        while let Some(order) = self.post().wait() {
+            // A main thread that has given up does not wait for the reply.
+            match order {
+                Order::Step(reply) => _ = reply.send(self.step()),
+                Order::Freeze(reply) => {
+                    let mut section = Section::default();
+                    let outcome = self.freeze(&mut section).map(|()| section);
+                    _ = reply.send(outcome);
+                }
+                Order::Resume(unix_base_nanos) => return self.resume(unix_base_nanos),
+            }
+        }
+    }
+}
+
 impl Conductor {
     /// The thread shall stand still after this turn; wake it.
     pub fn call(&self) {

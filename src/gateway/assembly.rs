@@ -250,7 +250,10 @@ impl Prepared {
         if let (Some(retired), Some((reactor, ..))) = (self.retired, reactors.first()) {
             while let Ok((socket, _)) = retired.accept() {
                 socket.set_nonblocking(true).ok();
-                reactor.try_send(ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket))).ok();
+                let newcomer = ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket));
+                if reactor.try_send(newcomer).is_err() {
+                    tracing::warn!("somebody who waited at the old address was turned away: too many did");
+                }
             }
         }
         when_serving();

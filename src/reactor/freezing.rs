@@ -1,7 +1,7 @@
 //! A reactor that stands still, is written down, and goes on in another process (`docs/handover.md`).
 
 use super::{Reactor, ReactorParts, Streams};
-use crate::freeze::{self, Order};
+use crate::freeze::{self, Post, Stand};
 use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets;
@@ -20,46 +20,17 @@ pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Resu
 /// Descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
 
-impl Reactor {
-    /// Between two turns: does what the main thread says until it says to go on. Reads and writes nothing.
-    pub(super) fn stand_still(&mut self) {
-        while let Some(order) = self.post.wait() {
-            match order {
-                Order::Step(reply) => _ = reply.send(self.step()),
-                Order::Freeze(reply) => {
-                    let mut section = Section::default();
-                    let outcome = self.freeze(&mut section).map(|()| section);
-                    _ = reply.send(outcome);
-                }
-                Order::Resume(unix_base_nanos) => {
-                    self.now = (self.clock)();
-                    self.newcomers = None;
-                    self.shard.handle_thawed(unix_base_nanos);
-                    return;
-                }
-            }
-        }
+impl Stand for Reactor {
+    fn post(&self) -> &Post {
+        &self.post
     }
 
-    pub(super) fn list(&mut self, reply: &Sender<Vec<(ConnKey, RawFd)>>) {
-        let fd_of = |key: ConnKey| Some((key, self.streams.get(key)?.socket()?.as_raw_fd()));
-        let all = self.shard.with_sockets().filter_map(fd_of).collect();
-        if reply.try_send(all).is_ok() {
-            self.newcomers = Some(HashSet::new());
-        }
+    fn resume(&mut self, unix_base_nanos: u64) {
+        self.now = (self.clock)();
+        self.newcomers = None;
+        self.shard.handle_thawed(unix_base_nanos);
     }
 
-    /// A connection got its socket.
-    pub(super) fn note_newcomer(&mut self, key: ConnKey) {
-        if self.newcomers.is_some() && !freeze::is_shared() {
-            self.newcomers = None; // nobody asks any more
-        }
-        if let Some(newcomers) = &mut self.newcomers {
-            newcomers.insert(key);
-        }
-    }
-
-    /// Takes all mail and does what follows, but for reading and writing. Whether there was or is anything.
     fn step(&mut self) -> bool {
         let mut is_busy = self.is_handing_over();
         while let Some(mail) = self.inbox.try_recv() {
@@ -73,22 +44,6 @@ impl Reactor {
         self.half_close();
         self.hand_over();
         is_busy || self.is_handing_over()
-    }
-
-    fn is_handing_over(&self) -> bool {
-        !self.leaving.is_empty()
-            || self.outboxes.iter().any(super::Outbox::is_waiting)
-            || self.outputs.uplinks.iter().any(|items| !items.is_empty())
-    }
-
-    /// This socket is nobody's any more.
-    pub fn unwatch(&self, socket: &mut TcpStream) {
-        self.poll.registry().deregister(socket).ok(); // it may be gone already
-    }
-
-    /// The gateway's time stood still: Unix time did not.
-    pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
-        self.shard.handle_thawed(unix_base_nanos);
     }
 
     fn freeze(&mut self, out: &mut Section) -> io::Result<()> {
@@ -132,6 +87,42 @@ impl Reactor {
             out.put(Item::Sockets(record));
         }
         Ok(())
+    }
+}
+
+impl Reactor {
+    pub(super) fn list(&mut self, reply: &Sender<Vec<(ConnKey, RawFd)>>) {
+        let fd_of = |key: ConnKey| Some((key, self.streams.get(key)?.socket()?.as_raw_fd()));
+        let all = self.shard.with_sockets().filter_map(fd_of).collect();
+        if reply.try_send(all).is_ok() {
+            self.newcomers = Some(HashSet::new());
+        }
+    }
+
+    /// A connection got its socket.
+    pub(super) fn note_newcomer(&mut self, key: ConnKey) {
+        if self.newcomers.is_some() && !freeze::is_shared() {
+            self.newcomers = None; // nobody asks any more
+        }
+        if let Some(newcomers) = &mut self.newcomers {
+            newcomers.insert(key);
+        }
+    }
+
+    fn is_handing_over(&self) -> bool {
+        !self.leaving.is_empty()
+            || self.outboxes.iter().any(super::Outbox::is_waiting)
+            || self.outputs.uplinks.iter().any(|items| !items.is_empty())
+    }
+
+    /// This socket is nobody's any more.
+    pub fn unwatch(&self, socket: &mut TcpStream) {
+        self.poll.registry().deregister(socket).ok(); // it may be gone already
+    }
+
+    /// The gateway's time stood still: Unix time did not.
+    pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
+        self.shard.handle_thawed(unix_base_nanos);
     }
 
     /// A reactor that goes on where another process's was. Its sockets are watched, and not yet read or written.

@@ -22,7 +22,7 @@ pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
-use crate::freeze::Post;
+use crate::freeze::{Post, Stand as _};
 use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;

@@ -8,7 +8,7 @@ use super::logins::Asked;
 use super::parking::{Change, Parked};
 use super::token::Source;
 use super::{Count, Worker};
-use crate::freeze::Order;
+use crate::freeze::{Post, Stand};
 use crate::handoff::PushTicket;
 use crate::link::{LinkIndex, Pending, Slot, Up};
 use crate::snapshot::{
@@ -33,23 +33,13 @@ struct Thawing {
 /// Gives the socket that a snapshot names.
 pub(super) type TakeSocket<'a> = dyn FnMut(&crate::snapshot::SocketRef) -> io::Result<TcpStream> + 'a;
 
-impl Worker {
-    /// Between two turns: does what the main thread says until it says to go on.
-    pub(super) fn stand_still(&mut self) {
-        while let Some(order) = self.post.wait() {
-            match order {
-                Order::Step(reply) => _ = reply.send(self.step()),
-                Order::Freeze(reply) => {
-                    let mut section = Section::default();
-                    let outcome = self.freeze(&mut section).map(|()| section);
-                    _ = reply.send(outcome);
-                }
-                Order::Resume(_) => return,
-            }
-        }
+impl Stand for Worker {
+    fn post(&self) -> &Post {
+        &self.post
     }
 
-    /// Takes all mail and hands over what follows. Whether there was or is anything.
+    fn resume(&mut self, _unix_base_nanos: u64) {}
+
     fn step(&mut self) -> bool {
         let mut is_busy = !self.outbox.is_empty() || !self.logins.is_empty();
         while let Some(batch) = self.mailbox.try_recv() {
@@ -61,7 +51,6 @@ impl Worker {
         is_busy || !self.outbox.is_empty()
     }
 
-    /// Writes everything down. Mailbox and outbox must be empty.
     fn freeze(&mut self, out: &mut Section) -> io::Result<()> {
         let Self {
             settings,
@@ -134,7 +123,9 @@ impl Worker {
         }
         Ok(())
     }
+}
 
+impl Worker {
     /// Goes on where the worker was that wrote this. Links to endpoints that are not in the settings any
     /// more are given up, and their questions asked elsewhere.
     pub fn thaw(

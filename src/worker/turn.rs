@@ -4,6 +4,7 @@ use super::outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX};
 use super::tally::Count;
 use super::token::Source;
 use super::{Worker, outbox};
+use crate::freeze::Stand as _;
 use crate::link::{Due, Failure, Input, Link, LinkIndex};
 use mio::Events;
 use mio::event::Event;
