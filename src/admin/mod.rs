@@ -11,9 +11,12 @@
 //! | `/metrics` | OpenMetrics text |
 //! | `/v1/varz` | [`Varz`] as JSON |
 //! | `/v1/restartz` | [`Restartz`] as JSON |
+//! | `/v1/drainz` | [`Drainz`] as JSON |
+//! | POST `/v1/drain`, `/v1/undrain` | 202 and the number that the order has in `/v1/drainz` |
 //! | POST `/v1/upgrade` | 202 and the number that the hot restart has in `/v1/restartz` |
 
 mod connection;
+mod drains;
 mod restarts;
 mod routes;
 mod server;
@@ -22,6 +25,7 @@ mod status;
 mod tests;
 mod token;
 
+pub use drains::{ClientsOrder, DrainDesk, DrainWish, Drainz};
 pub use restarts::{Restart, RestartDesk, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 

@@ -1,8 +1,10 @@
 //! From a request's head to the whole answer. Pure but for the figures it reads.
 
+use super::drains::{ClientsOrder, DrainWish, Drainz};
 use super::restarts::{RestartOrder, UnderWay};
 use super::status::{Phase, Status, Varz};
-use crate::metrics::{self, Registry};
+use crate::config::is_host_port;
+use crate::metrics::{self, Registry, names};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +12,16 @@ use std::time::Duration;
 /// Header lines of a request; over it: 431.
 const HEADERS_MAX: usize = 64;
 const TEXT: &str = "text/plain; charset=utf-8";
-const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz and POST /v1/upgrade";
+const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz and POST /v1/upgrade, /v1/drain, /v1/undrain";
 /// Headers of POST /v1/upgrade. A browser sends none of them without asking first.
 const BINARY: &str = "moorline-binary";
 const TIMEOUT_MS: &str = "moorline-timeout-ms";
 const DRY_RUN: &str = "moorline-dry-run";
+/// Headers of POST /v1/drain.
+const GRACE_MS: &str = "moorline-grace-ms";
+const RATE: &str = "moorline-rate";
+const REDIRECT: &str = "moorline-redirect";
+/// What every order must carry: its own name. No page that a browser shows can send this header along.
 const ORDER: &str = "moorline-order";
 
 /// What is served.
@@ -46,7 +53,9 @@ impl Routes {
             Ok(httparse::Status::Complete(_)) => {
                 let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
                 let reply = match (method, target) {
-                    ("POST", "/v1/upgrade") => self.order_restart(request.headers),
+                    ("POST", "/v1/upgrade" | "/v1/drain" | "/v1/undrain") => {
+                        self.take_order(target.trim_start_matches("/v1/"), request.headers)
+                    }
                     _ => self.answer(method, target),
                 };
                 Reply::Done(reply)
@@ -63,23 +72,39 @@ impl Routes {
         }
     }
 
-    fn order_restart(&self, headers: &[httparse::Header<'_>]) -> Vec<u8> {
-        let value = |name: &str| {
+    fn take_order(&self, name: &str, headers: &[httparse::Header<'_>]) -> Vec<u8> {
+        let header = |name: &str| {
             let header = headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
             header.and_then(|header| std::str::from_utf8(header.value).ok())
         };
-        // No page that a browser shows can send this header along.
-        if value(ORDER) != Some("upgrade") {
-            return response("400 Bad Request", TEXT, "moorline-order: upgrade is missing\n", Body::Sent);
+        let refuse = |text: String| response("400 Bad Request", TEXT, &text, Body::Sent);
+        if header(ORDER) != Some(name) {
+            return refuse(format!("{ORDER}: {name} is missing\n"));
         }
-        let order = RestartOrder {
-            binary: value(BINARY).map(PathBuf::from),
-            timeout: value(TIMEOUT_MS).and_then(|text| text.parse().ok()).map(Duration::from_millis),
-            is_dry_run: value(DRY_RUN) == Some("1"),
+        let millis = |name| header(name).and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        let number = match name {
+            "upgrade" => self.status.restarts.try_order(RestartOrder {
+                binary: header(BINARY).map(PathBuf::from),
+                timeout: millis(TIMEOUT_MS),
+                is_dry_run: header(DRY_RUN) == Some("1"),
+            }),
+            "drain" => {
+                let (rate, redirect) = (header(RATE), header(REDIRECT));
+                let wish = DrainWish {
+                    grace: millis(GRACE_MS),
+                    rate: rate.and_then(|text| text.parse().ok()).filter(|rate| *rate > 0),
+                    redirect: redirect.filter(|name| is_host_port(name)).map(str::to_owned),
+                };
+                if rate.is_some() != wish.rate.is_some() || redirect.is_some() != wish.redirect.is_some() {
+                    return refuse(format!("{RATE}: clients per second, from 1; {REDIRECT}: host:port\n"));
+                }
+                self.status.drains.try_order(ClientsOrder::Drain(wish)).ok_or(UnderWay)
+            }
+            _ => self.status.drains.try_order(ClientsOrder::Undrain).ok_or(UnderWay),
         };
-        match self.status.restarts.try_order(order) {
+        match number {
             Ok(number) => response("202 Accepted", TEXT, &format!("{number}\n"), Body::Sent),
-            Err(UnderWay) => response("409 Conflict", TEXT, "a hot restart is under way\n", Body::Sent),
+            Err(UnderWay) => response("409 Conflict", TEXT, "another order is under way\n", Body::Sent),
         }
     }
 
@@ -109,6 +134,12 @@ impl Routes {
             "/v1/restartz" => {
                 let restarts = self.status.restarts.show();
                 let json = serde_json::to_string_pretty(&restarts).expect("figures and texts only");
+                response("200 OK", "application/json", &format!("{json}\n"), body)
+            }
+            "/v1/drainz" => {
+                let connections = self.registry.sum(names::CONNECTIONS);
+                let shown = Drainz { connections, ..self.status.drains.show() };
+                let json = serde_json::to_string_pretty(&shown).expect("figures and texts only");
                 response("200 OK", "application/json", &format!("{json}\n"), body)
             }
             "/" => response("200 OK", TEXT, &format!("moorline admin; here are {PATHS}\n"), body),

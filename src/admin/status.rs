@@ -1,5 +1,6 @@
 //! What the process says about itself as a whole.
 
+use super::drains::DrainDesk;
 use super::restarts::RestartDesk;
 use crate::config::Config;
 use crate::metrics::process::Figures;
@@ -22,6 +23,8 @@ pub struct Status {
     pub workers: usize,
     /// Hot restarts.
     pub restarts: RestartDesk,
+    /// Drains.
+    pub drains: DrainDesk,
     is_draining: AtomicBool,
 }
 
@@ -34,6 +37,7 @@ impl Status {
             reactors: config.reactors(),
             workers: config.workers(),
             restarts: RestartDesk::default(),
+            drains: DrainDesk::default(),
             is_draining: AtomicBool::new(false),
         }
     }
@@ -45,12 +49,12 @@ impl Status {
         self
     }
 
-    /// From now on `/readyz` refuses, so that no new client is sent here.
-    pub fn set_draining(&self) {
-        self.is_draining.store(true, Ordering::Relaxed);
+    /// While it is, `/readyz` refuses, so that no new client is sent here.
+    pub fn set_draining(&self, is_draining: bool) {
+        self.is_draining.store(is_draining, Ordering::Relaxed);
     }
 
-    /// Whether [`Self::set_draining`] was called.
+    /// Whether clients are asked to leave.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
@@ -75,7 +79,7 @@ pub enum Phase {
     Ready,
     /// No: no link to a backend is up.
     NoBackend,
-    /// No: the process is about to end.
+    /// No: they are asked to leave.
     Draining,
 }
 

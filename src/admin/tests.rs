@@ -74,7 +74,7 @@ fn health_and_readiness() {
     rig.board.set(LINKS, 1);
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nready\n"), "{said}");
-    rig.status.set_draining();
+    rig.status.set_draining(true);
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("draining\n"), "{said}");
     assert!(rig.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));

@@ -6,6 +6,7 @@
 
 mod backend;
 mod demo;
+mod drain;
 mod logging;
 mod manual;
 mod settings;
@@ -70,6 +71,10 @@ enum Command {
     Upgrade(upgrade::UpgradeArgs),
     /// The same with the binary that served before the last upgrade
     Rollback(upgrade::RollbackArgs),
+    /// Ask the clients of a running gateway to go elsewhere, and wait until they have
+    Drain(drain::DrainArgs),
+    /// Let clients come again after a drain
+    Undrain(drain::UndrainArgs),
     /// Sign an HS256 login token, for trying things out
     Token(token::TokenArgs),
     /// Print a completion script for a shell
@@ -130,6 +135,8 @@ pub fn main() -> ExitCode {
         Command::Status { admin, json } => status::show(admin, json),
         Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Rollback(args) => upgrade::rollback(&args),
+        Command::Drain(args) => drain::drain(&args),
+        Command::Undrain(args) => drain::undrain(&args),
         Command::Token(args) => token::sign(&args),
         Command::Completions { shell } => manual::completions(Arguments::command(), shell),
         Command::Man { dir } => manual::pages(Arguments::command(), dir.as_deref()),

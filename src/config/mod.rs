@@ -17,6 +17,7 @@ pub use keys::{KEYS, Key, Kind};
 pub use load::{ConfigError, Loaded, Origin, Problem, Source};
 pub use print::{default_toml, effective_toml, reference_markdown};
 pub use units::{ByteSize, UnitError, format_duration, parse_duration};
+pub use validate::is_host_port;
 
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

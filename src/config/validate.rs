@@ -209,7 +209,7 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     rules.size("limits.compress_min", limits.compress_min, 0..=u64::from(BODY_BYTES_CEILING));
     rules.count("overload.queue_frames", config.overload.queue_frames, 16..=1 << 20);
     let alternates = &config.gateway.alternates;
-    let is_named = |name: &String| name.len() <= NAME_BYTES_MAX && name.contains(':');
+    let is_named = |name: &String| is_host_port(name);
     rules.require(alternates.len() <= 8 && alternates.iter().all(is_named), "gateway.alternates", || {
         format!("expected at most 8 entries host:port of at most {NAME_BYTES_MAX} bytes")
     });
@@ -249,4 +249,12 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     rules.require(weights.iter().all(|weight| (1..=1000).contains(weight)), "backend.weights", || {
         "expected weights of 1 to 1000".to_owned()
     });
+}
+
+/// Whether it names a gateway: host:port, short enough to be told to clients.
+pub fn is_host_port(name: &str) -> bool {
+    let is_port = |port: &str| port.parse().is_ok_and(|port: u16| port > 0);
+    let is_host = |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+    name.len() <= NAME_BYTES_MAX
+        && name.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && is_port(port))
 }

@@ -11,7 +11,7 @@ use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
-use crate::shard::{Birth, Settings};
+use crate::shard::{Birth, DrainOrder, Settings};
 use crate::sys::{clock, limits};
 use crate::worker::{
     self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, Worker,
@@ -21,7 +21,7 @@ use mio::Poll;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -206,7 +206,7 @@ impl Prepared {
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
         metrics.add(status.restarts.board());
         if origin.as_ref().is_some_and(|origin| origin.taken.head.is_draining) {
-            status.set_draining();
+            status.set_draining(true);
         }
         Ok(Self {
             listener,
@@ -314,15 +314,36 @@ impl Gateway {
         Some(thread.name().unwrap_or("unnamed").to_owned())
     }
 
-    /// No more logins; asks every client to leave within `window`.
-    pub(super) fn drain(&self, window: Duration) {
-        self.status.set_draining();
-        self.order(|| ReactorMail::Drain(window));
+    /// Lets nobody in and asks every client to leave. `rate`: clients per second, of all reactors together.
+    pub(super) fn drain(&self, grace: Duration, rate: Option<u32>, alternates: &Arc<[String]>) {
+        self.status.set_draining(true);
+        let reactors = u32::try_from(self.reactors.len()).unwrap_or(1);
+        let rate = rate.map(|rate| rate.div_ceil(reactors));
+        let order = DrainOrder { grace, rate, alternates: Arc::clone(alternates) };
+        self.order(|| ReactorMail::Drain(order.clone()));
+    }
+
+    /// Listens again.
+    ///
+    /// # Errors
+    /// Another process listens there now.
+    pub(super) fn undrain(&self, backlog: u32) -> io::Result<()> {
+        let socket = SockRef::from(&self.listener);
+        // A port that the system chose went back to it when the socket stopped to listen.
+        match socket.bind(&self.address.into()) {
+            Err(error) if error.raw_os_error() != Some(nix::libc::EINVAL) => return Err(error),
+            Ok(()) | Err(_) => {} // invalid: it is bound still
+        }
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        self.door.set_listening(true);
+        self.order(|| ReactorMail::Undrain);
+        self.status.set_draining(false);
+        Ok(())
     }
 
     /// Ends every connection and thread.
     pub(super) fn stop(&self) {
-        self.status.set_draining();
+        self.status.set_draining(true);
         self.order(|| ReactorMail::Stop);
     }
 

@@ -3,10 +3,12 @@
 use super::assembly::Gateway;
 use super::handover::{self, Outcome, RunSettings, tell_main_pid};
 use super::{GatewayError, embedded};
-use crate::admin::RestartOrder;
+use crate::admin::{ClientsOrder, RestartOrder};
 use crate::config::Config;
+use crate::sys::clock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a drain looks whether everybody has left.
@@ -58,6 +60,7 @@ impl House {
     /// Waits for a reason to stop; TERM drains first.
     fn wait(&self, signals: &Signals) -> Result<(), GatewayError> {
         let orders = self.gateway.status.restarts.orders();
+        let clients_orders = self.gateway.status.drains.orders();
         loop {
             crossbeam_channel::select! {
                 recv(signals.0) -> signal => match signal {
@@ -77,6 +80,9 @@ impl House {
                 recv(orders) -> order => if let Ok(order) = order {
                     self.restart(&order)?;
                 },
+                recv(clients_orders) -> order => if let Ok(order) = order {
+                    self.tend_clients(&order);
+                },
                 default(LOOK) => {
                     if let Some(thread) = self.gateway.ended_thread() {
                         return Err(GatewayError::Thread(thread));
@@ -84,6 +90,30 @@ impl House {
                 }
             }
         }
+    }
+
+    fn tend_clients(&self, order: &ClientsOrder) {
+        let Self { gateway, config, .. } = self;
+        let outcome = match order {
+            ClientsOrder::Drain(wish) => {
+                let grace = wish.grace.unwrap_or(config.drain.grace);
+                let alternates: Arc<[String]> = wish.redirect.iter().cloned().collect();
+                tracing::info!(?grace, rate = wish.rate, redirect = wish.redirect, "draining");
+                gateway.drain(grace, wish.rate, &alternates);
+                Ok(true)
+            }
+            ClientsOrder::Undrain => {
+                let listener = gateway.address;
+                let failed = |error| format!("cannot listen at {listener} again: {error}");
+                let outcome = gateway.undrain(config.listener.backlog).map_err(failed);
+                match &outcome {
+                    Ok(()) => tracing::info!(%listener, "clients may come again"),
+                    Err(problem) => tracing::error!(problem, "still draining"),
+                }
+                outcome.map(|()| false)
+            }
+        };
+        gateway.status.drains.note(outcome, clock::unix_nanos() / 1_000_000);
     }
 
     fn restart(&self, order: &RestartOrder) -> Result<(), GatewayError> {
@@ -113,7 +143,8 @@ fn is_next_restart(signals: &Signals) -> bool {
 /// Asks everybody to leave; waits until they have, the grace is over, or a second signal comes.
 fn drain(gateway: &Gateway, signals: &Signals, grace: Duration) {
     tracing::info!(?grace, connections = gateway.connections(), "draining");
-    gateway.drain(grace);
+    let nowhere: Arc<[String]> = Arc::new([]);
+    gateway.drain(grace, None, &nowhere);
     let looks = grace.as_millis() / LOOK.as_millis();
     for _ in 0..looks {
         match signals.0.recv_timeout(LOOK) {

@@ -11,7 +11,7 @@ use slab::Slab;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Addresses that are remembered though they have no connection: their rate is not earned back yet.
@@ -44,6 +44,8 @@ pub struct DoorLimits {
 #[derive(Debug)]
 pub struct Door {
     limits: DoorLimits,
+    /// The listening socket listens.
+    is_listening: AtomicBool,
     open: AtomicUsize,
     handshakes: AtomicUsize,
     /// [`Pace`] of accepting, in nanoseconds.
@@ -75,11 +77,18 @@ impl Door {
         let knows_addresses = limits.address_connections > 0 || limits.address_rate > 0;
         Arc::new(Self {
             limits,
+            is_listening: AtomicBool::new(true),
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             addresses: knows_addresses.then(Mutex::default),
         })
+    }
+
+    /// The listening socket listens from now on, or does not. Returns whether it did: a second shutdown would
+    /// break it for good.
+    pub fn set_listening(&self, is_listening: bool) -> bool {
+        self.is_listening.swap(is_listening, Ordering::SeqCst)
     }
 
     /// Whether the next newcomer may be looked at now.
@@ -134,7 +143,7 @@ impl Door {
 
     /// Writes down what newcomers must wait for: up to when the pace of accepting is used.
     pub fn freeze(&self, out: &mut Section) -> u64 {
-        let Self { limits: _, open: _, handshakes: _, accepted, addresses } = self;
+        let Self { limits: _, is_listening: _, open: _, handshakes: _, accepted, addresses } = self;
         if let Some(addresses) = addresses {
             let addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
             for (_, Address { name, open: _, until }) in &addresses.known {

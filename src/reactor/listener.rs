@@ -38,6 +38,8 @@ pub(super) struct Listener {
     random: Random,
     /// An edge came and the queue is not known to be empty.
     is_ready: bool,
+    /// It listens.
+    is_open: bool,
     paused_until: Option<Instant>,
     /// Of this reactor's connections that are not logged in, those that the door knows of.
     handshakes: usize,
@@ -60,6 +62,7 @@ impl Listener {
             door,
             random: Random::new(seed),
             is_ready: true,
+            is_open: true,
             paused_until: None,
             handshakes: 0,
             pauses: 0,
@@ -96,6 +99,16 @@ impl Listener {
         }
     }
 
+    /// Listens no more, for all reactors and processes that have the socket; or somebody made it listen again.
+    pub(super) fn set_open(&mut self, is_open: bool) {
+        self.is_open = is_open;
+        self.is_ready = is_open;
+        if !is_open && self.door.set_listening(false) {
+            // On Linux it can listen again later.
+            socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both).ok();
+        }
+    }
+
     pub(super) const fn set_ready(&mut self) {
         self.is_ready = true;
     }
@@ -103,6 +116,7 @@ impl Listener {
     /// When to look again without an edge; `None`: when one comes.
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
         match self.paused_until {
+            _ if !self.is_open => None,
             Some(until) if self.is_ready => Some(until),
             _ if self.is_ready => Some(Instant::ZERO),
             _ => None,
@@ -111,7 +125,7 @@ impl Listener {
 
     /// The next newcomer. Takes one at most, so that its caller's budget holds for refused ones too.
     pub(super) fn try_accept(&mut self, now: Instant) -> Arrival {
-        if !self.is_ready || self.paused_until.is_some_and(|until| now < until) {
+        if !self.is_open || !self.is_ready || self.paused_until.is_some_and(|until| now < until) {
             return Arrival::Nobody;
         }
         self.paused_until = None;

@@ -54,6 +54,8 @@ const TURN_UPLINKS_MAX: usize = 4 << 10;
 const WRITE_BYTES: usize = 64 << 10;
 /// Writes to one connection in one turn.
 const WRITES_MAX: usize = 4;
+/// Connections accepted when no more will be.
+const ACCEPT_AT_END_MAX: usize = 4096;
 /// While a worker's mailbox or another reactor's is full, look again after this.
 const RETRY: Duration = Duration::from_millis(1);
 /// Longest sleep, so that the published numbers stay fresh.
@@ -233,7 +235,14 @@ impl Reactor {
                 }
             }
             ReactorMail::List(reply) => self.list(&reply),
-            ReactorMail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
+            ReactorMail::Drain(order) => {
+                self.close_door(now);
+                self.shard.handle_drain(now, &order, &mut self.outputs);
+            }
+            ReactorMail::Undrain => {
+                self.listener.set_open(true);
+                self.shard.handle_undrain();
+            }
             ReactorMail::Stop => {
                 self.is_stopping = true;
                 self.shard.handle_stop(now, &mut self.outputs);
@@ -275,6 +284,22 @@ impl Reactor {
                 Arrival::Nobody => return,
             }
         }
+    }
+
+    /// Nobody listens any more: who knocks is refused by the system, and another process may listen here.
+    /// Who waited already is let in, and told to go.
+    fn close_door(&mut self, now: Instant) {
+        for _ in 0..ACCEPT_AT_END_MAX {
+            match self.listener.try_accept(now) {
+                Arrival::Admitted(socket) => {
+                    let key = self.shard.handle_accepted(now);
+                    self.attach(key, socket);
+                }
+                Arrival::TurnedAway => {}
+                Arrival::Nobody => break,
+            }
+        }
+        self.listener.set_open(false);
     }
 
     /// Gives a socket its connection's slot and edges; without either, the socket closes.

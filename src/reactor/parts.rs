@@ -5,10 +5,10 @@ use crate::freeze::Post;
 use crate::handoff::{DownlinkBatch, UplinkBatch};
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Board;
-use crate::shard::Transfer;
+use crate::shard::{DrainOrder, Transfer};
 use mio::net::{TcpListener, TcpStream};
 use moorline_proto::ids::ConnKey;
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::Instant;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -23,8 +23,10 @@ pub enum ReactorMail {
     Newcomer(TcpStream),
     /// Name the sockets that are here. Those that come later are told apart from now on.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
-    /// Ask the clients to leave within this time; admit no more.
-    Drain(Duration),
+    /// Ask the clients to leave; let nobody in.
+    Drain(DrainOrder),
+    /// Let clients in again: the socket listens.
+    Undrain,
     /// Close all connections, then end.
     Stop,
 }

@@ -10,9 +10,9 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{Close, GoAway, Kick};
+use moorline_proto::message::client::{Close, Kick};
 use moorline_proto::message::{decode, frame_of};
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::Instant;
 
 /// A client refused for now may come back after this, in milliseconds,
 const RETRY_AFTER_MS: u64 = 1_000;
@@ -53,25 +53,6 @@ impl Shard {
         self.tally.closed(reason);
         if !self.try_detach(now, key, outputs) {
             self.forget(key, reason.code(), outputs);
-        }
-    }
-
-    /// Asks every client to leave within `window` and takes no more logins [P-8.1].
-    pub fn handle_drain(&mut self, now: Instant, window: Duration, outputs: &mut Outputs) {
-        self.is_draining = true;
-        let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
-        let goaway =
-            frame_of(Command::GoAway, &GoAway { window_ms, alternates: self.settings.alternates.to_vec() });
-        for key in self.table.keys() {
-            let connection = self.table.get_mut(key).expect("listed");
-            match connection.state.on(Event::Draining) {
-                Transition::To(state) => {
-                    connection.state = state;
-                    self.send(key, goaway.clone(), outputs);
-                }
-                Transition::Close(reason) => self.close(now, key, reason, outputs),
-                Transition::Ignore => {}
-            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 use super::bucket::{Spent, Stamp};
 use super::connection::{Connection, NO_SESSION};
+use super::draining::Drain;
 use super::keeping::Kept;
 use super::outbound::Outbound;
 use super::session::Session;
@@ -54,12 +55,14 @@ impl Shard {
             next_trim,
             last_login_version,
             is_draining,
+            drain,
             tally,
         } = self;
         let (mut head, mut later) = (ShardHead::default(), Section::default());
         head.last_generation = table.last_generation();
         head.last_login_version = *last_login_version;
         head.is_draining = *is_draining;
+        head.drain = drain.as_ref().map(|drain| drain.freeze());
         tally.freeze(&mut head);
         head.last_round = rooms.freeze(&mut later);
         head.next_trim = next_trim.as_nanos();
@@ -102,6 +105,7 @@ impl Shard {
         shard.next_trim = Instant::from_nanos(head.next_trim);
         shard.last_login_version = head.last_login_version;
         shard.is_draining = head.is_draining;
+        shard.drain = head.drain.as_ref().map(|drain| Box::new(Drain::thaw(drain)));
         shard.tally = Tally::thaw(&head);
         shard.holds.thaw(&head.full, &head.overload);
         shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));

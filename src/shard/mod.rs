@@ -20,12 +20,13 @@
 //! | `bucket`, `holding` | who says too much, and who is not read for a while |
 //! | `delivery`, `flight`, `retransmit` | frames to clients: pushes, lanes, window, acks |
 //! | `rooms`, `fanout` | sets of sessions; one payload for many |
-//! | `ending` | close, kick, logout, drain |
+//! | `ending`, `draining` | close, kick, logout; asking everybody to leave |
 //! | `timers` | the one wheel entry of each connection |
 
 mod bucket;
 mod connection;
 mod delivery;
+mod draining;
 mod ending;
 mod fanout;
 mod flight;
@@ -48,6 +49,7 @@ mod ticket;
 mod timers;
 mod uplink;
 
+pub use draining::DrainOrder;
 pub use login::Transfer;
 pub use outbound::Gather;
 pub use settings::{Birth, Settings};
@@ -57,6 +59,7 @@ use crate::handoff::{Downlink, Uplink};
 use bucket::{Buckets, Stamp};
 use bytes::Bytes;
 use connection::Connection;
+use draining::Drain;
 use fanout::Fanouts;
 use holding::Holds;
 use keeping::Kept;
@@ -136,6 +139,7 @@ pub struct Shard {
     next_trim: Instant,
     last_login_version: u64,
     is_draining: bool,
+    drain: Option<Box<Drain>>,
     tally: Tally,
 }
 
@@ -162,6 +166,7 @@ impl Shard {
             next_trim: now,
             last_login_version: 0,
             is_draining: false,
+            drain: None,
             tally: Tally::default(),
             settings,
         }

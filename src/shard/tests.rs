@@ -455,7 +455,7 @@ fn bad_input_ends_only_its_own_connection() {
 fn a_drain_asks_and_a_stop_closes() {
     let mut world = World::new();
     let (active, silent) = (world.login("a", "d"), world.accept());
-    world.shard.handle_drain(world.now, Duration::from_secs(10), &mut world.outputs);
+    world.shard.handle_drain(world.now, &DrainOrder::within(Duration::from_secs(10)), &mut world.outputs);
     assert_eq!(world.written(active)[0].header.command, Command::GoAway);
     assert_eq!(world.close_code(silent), Some(CloseReason::GoingAway.code()));
     world.frame(active, &send(1));

@@ -30,7 +30,8 @@ impl Shard {
         if !self.due.is_empty() {
             return Some(Instant::ZERO);
         }
-        [self.wheel.next_deadline(), self.fanouts.deadline()].into_iter().flatten().min()
+        let drain = self.drain.as_ref().map(|drain| drain.deadline());
+        [self.wheel.next_deadline(), self.fanouts.deadline(), drain].into_iter().flatten().min()
     }
 
     /// Fires what is due; of a crowd that is due at once some dozens, and the rest in the next turns.
@@ -61,6 +62,7 @@ impl Shard {
         for key in self.due.drain(..self.due.len().min(DUE_PER_TURN)).collect::<Vec<_>>() {
             self.on_due(now, key, outputs);
         }
+        self.tend_drain(now, outputs);
         if self.due.is_empty() && self.due.capacity() > DUE_KEPT_MAX {
             self.due = VecDeque::new();
         }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use moorline::config::Retransmit;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
-use moorline::shard::{Count, Outputs, Settings, Shard};
+use moorline::shard::{Count, DrainOrder, Outputs, Settings, Shard};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Decoder, Frame, Lane};
 use moorline_proto::ids::ConnKey;
@@ -165,8 +165,11 @@ impl World {
                 self.transmit(if most < 128 { usize::MAX } else { usize::from(most) });
             }
             _ if script.byte() == 255 => {
-                self.shard.handle_drain(self.now, Duration::from_secs(1), &mut self.outputs);
+                let rate = (script.byte() & 1 == 1).then(|| u32::from(script.byte()));
+                let order = DrainOrder { rate, ..DrainOrder::within(Duration::from_secs(1)) };
+                self.shard.handle_drain(self.now, &order, &mut self.outputs);
             }
+            _ if script.byte() == 254 => self.shard.handle_undrain(),
             _ => {}
         }
         self.shard.handle_timeouts(self.now, &mut self.outputs);

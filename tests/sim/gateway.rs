@@ -6,7 +6,7 @@ use crate::pipe::{Pipe, PipeId, Place, Read, Way};
 use crate::scene::{Scene, What};
 use crate::tap::{Claims, DOWNLINK_FRAMES, HEARTBEAT_S};
 use moorline::handoff::{Downlink, Uplink};
-use moorline::shard::{Count, Outputs, Settings, Shard, Transfer};
+use moorline::shard::{Count, DrainOrder, Outputs, Settings, Shard, Transfer};
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, ShardId};
@@ -214,7 +214,9 @@ impl Reactor {
                 self.logins.on_downlink(&downlink);
                 self.shard.handle_downlink(now, downlink, &mut self.outputs);
             }
-            Mail::Drain(window) => self.shard.handle_drain(now, window, &mut self.outputs),
+            Mail::Drain(window) => {
+                self.shard.handle_drain(now, &DrainOrder::within(window), &mut self.outputs)
+            }
             Mail::Stop => self.shard.handle_stop(now, &mut self.outputs),
         }
     }

@@ -170,6 +170,11 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     /// The child's process id, or nothing after a dry run.
     fn run(&mut self, course: &mut Course) -> Result<Option<u32>, Failure> {
+        if self.gateway.status.is_draining() {
+            return Err("check: the clients are asked to leave; let them come again first (undrain)"
+                .to_owned()
+                .into());
+        }
         let version = self.check()?;
         course.restart.to = format!("{version} {}", self.binary.display());
         course.step("check", format!("{version}, settings valid"));

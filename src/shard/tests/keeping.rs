@@ -274,7 +274,7 @@ fn a_drain_ends_what_waits_and_keeps_nobody() {
     let mut world = world(|_| ());
     let (waiting, there) = (world.login_kept("a"), world.login_kept("b"));
     world.lose(waiting.key);
-    world.shard.handle_drain(world.now, Duration::from_secs(5), &mut world.outputs);
+    world.shard.handle_drain(world.now, &DrainOrder::within(Duration::from_secs(5)), &mut world.outputs);
     world.shard.check();
     assert_eq!(world.shard.sessions(), 1);
     world.shard.handle_peer_closed(world.now, there.key, &mut world.outputs);

@@ -53,6 +53,35 @@ pub struct ShardHead {
     /// Until when somebody chats.
     #[prost(uint64, tag = "16")]
     pub chat_until: u64,
+    /// Clients are asked to leave.
+    #[prost(message, optional, tag = "17")]
+    pub drain: Option<DrainRecord>,
+}
+
+/// Clients are being asked to leave.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct DrainRecord {
+    /// From being asked until who stays is closed, in nanoseconds.
+    #[prost(uint64, tag = "1")]
+    pub grace: u64,
+    /// Clients asked per second; none: all at once.
+    #[prost(uint32, optional, tag = "2")]
+    pub rate: Option<u32>,
+    /// Where they shall go.
+    #[prost(string, repeated, tag = "3")]
+    pub alternates: Vec<String>,
+    /// Since when.
+    #[prost(uint64, tag = "4")]
+    pub began: u64,
+    /// So many were asked.
+    #[prost(uint64, tag = "5")]
+    pub asked: u64,
+    /// Who is there then is closed.
+    #[prost(uint64, optional, tag = "6")]
+    pub ends: Option<u64>,
+    /// Connections to be asked, the next one last.
+    #[prost(fixed64, repeated, tag = "7")]
+    pub unasked: Vec<u64>,
 }
 
 /// A connection. Its session goes with it.

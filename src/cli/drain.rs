@@ -1,0 +1,140 @@
+//! `moorline drain` and `moorline undrain`: sends clients elsewhere, and lets them come again.
+
+use super::status::ask;
+use super::{Failure, note, say};
+use crate::admin::Drainz;
+use crate::config::is_host_port;
+use crate::sys::clock;
+use clap::Args;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Between looks at how far it is.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between lines that say so.
+const SAY: Duration = Duration::from_secs(1);
+/// For an order to be carried out.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Args)]
+pub(super) struct DrainArgs {
+    /// The gateway's admin address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
+    admin: SocketAddr,
+    /// From being asked until a client that stayed is closed; default: drain.grace
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    grace: Option<Duration>,
+    /// Clients asked per second, such as 500/s; default: all at once, and they spread themselves over the grace
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    rate: Option<u32>,
+    /// Where the clients shall go; default: gateway.alternates, else whence they came
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    redirect: Option<String>,
+    /// Do not wait until they have left
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UndrainArgs {
+    /// The gateway's admin address
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
+    admin: SocketAddr,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let grace = crate::config::parse_duration(text).map_err(|error| error.to_string())?;
+    let hour = Duration::from_secs(3600);
+    if grace <= hour { Ok(grace) } else { Err("expected at most 1h".into()) }
+}
+
+fn rate(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let expected = "expected clients per second, 1/s to 1000000/s";
+    number.parse().ok().filter(|rate| (1..=1_000_000).contains(rate)).ok_or_else(|| expected.into())
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    if is_host_port(text) { Ok(text.into()) } else { Err("expected host:port".into()) }
+}
+
+/// Asks the clients of a running gateway to leave, and waits until they have.
+pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
+    let mut headers = String::from("moorline-order: drain\r\n");
+    if let Some(grace) = args.grace {
+        write!(headers, "moorline-grace-ms: {}\r\n", grace.as_millis()).ok();
+    }
+    if let Some(rate) = args.rate {
+        write!(headers, "moorline-rate: {rate}\r\n").ok();
+    }
+    if let Some(redirect) = &args.redirect {
+        write!(headers, "moorline-redirect: {redirect}\r\n").ok();
+    }
+    let began = order(args.admin, "/v1/drain", &headers)?;
+    if args.no_wait {
+        return say(&format!("draining: {} connections are asked to leave\n", began.connections));
+    }
+    let start = clock::machine_now();
+    let (mut said_at, mut before) = (start, began.connections);
+    note(&format!("draining {before} connections"));
+    loop {
+        let now = look(args.admin)?;
+        if !now.is_draining {
+            return Err(Failure::Failed("somebody ended the drain with undrain".into()));
+        }
+        let seconds = clock::machine_now().saturating_since(start).as_secs_f64();
+        if now.connections == 0 {
+            return say(&format!(
+                "drained: {} connections left in {seconds:.1} s; undrain lets them come again, TERM ends the gateway\n",
+                began.connections
+            ));
+        }
+        if clock::machine_now().saturating_since(said_at) >= SAY {
+            note(&format!(
+                "{seconds:>6.1} s  {:>8} connected, {:>6} left",
+                now.connections,
+                before - now.connections.min(before)
+            ));
+            (said_at, before) = (clock::machine_now(), now.connections);
+        }
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+/// Has a gateway that was drained let clients in again.
+pub(super) fn undrain(args: &UndrainArgs) -> Result<(), Failure> {
+    order(args.admin, "/v1/undrain", "moorline-order: undrain\r\n")?;
+    say("clients may come again\n")
+}
+
+/// Gives an order and waits until it is carried out.
+fn order(admin: SocketAddr, path: &str, headers: &str) -> Result<Drainz, Failure> {
+    let failed = |error| {
+        Failure::Failed(format!(
+            "cannot order that at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
+        ))
+    };
+    let answer = ask(admin, "POST", path, headers).map_err(failed)?;
+    let number: u64 =
+        answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
+    let until = clock::machine_now() + PATIENCE;
+    loop {
+        let shown = look(admin)?;
+        if shown.number >= number {
+            return if shown.problem.is_empty() { Ok(shown) } else { Err(Failure::Failed(shown.problem)) };
+        }
+        if clock::machine_now() >= until {
+            return Err(Failure::Failed(format!(
+                "{admin} took the order and has not carried it out in 10 s"
+            )));
+        }
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+fn look(admin: SocketAddr) -> Result<Drainz, Failure> {
+    let failed = |error| Failure::Failed(format!("cannot read /v1/drainz of {admin}: {error}"));
+    let body = ask(admin, "GET", "/v1/drainz", "").map_err(failed)?;
+    serde_json::from_str(&body).map_err(Failure::failed)
+}
