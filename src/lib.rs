@@ -4,6 +4,7 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod failpoint;
 pub mod freeze;
 pub mod gateway;
 pub mod handoff;

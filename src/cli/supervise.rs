@@ -45,6 +45,8 @@ pub(super) fn run() -> Result<u8, Failure> {
     command.args(arguments).env("NOTIFY_SOCKET", &notes.path);
     let child = command.spawn().map_err(failed("start the gateway"))?;
     let mut serves = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    // It ended without a word: another one may go on where it stood.
+    let mut last_code = None;
     for signal in signals.forever() {
         serves = notes.main_pid().unwrap_or(serves);
         if signal != SIGCHLD {
@@ -60,12 +62,13 @@ pub(super) fn run() -> Result<u8, Failure> {
                     (pid, KILLED.saturating_add(u8::try_from(signal as i32).unwrap_or(0)))
                 }
                 Err(Errno::EINTR) => continue,
+                Err(Errno::ECHILD) if last_code.is_some() => return Ok(last_code.unwrap_or(1)),
                 Ok(_) | Err(_) => break,
             };
             // It said who follows before it left.
             serves = notes.main_pid().unwrap_or(serves);
             if ended.0 == serves {
-                return Ok(ended.1);
+                last_code = Some(ended.1);
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::admin::{ClientsOrder, RestartOrder};
 use crate::config::Config;
 use crate::sys::clock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +30,17 @@ impl Signals {
         let forward = move || signals.forever().for_each(|signal| _ = sender.try_send(signal));
         std::thread::Builder::new().name("signals".into()).spawn(forward).map_err(failed())?;
         Ok(Self(receiver, again))
+    }
+}
+
+impl Signals {
+    /// What came while everything was handed over is for the process that serves now.
+    fn pass_on(&self, pid: u32) {
+        let Ok(pid) = i32::try_from(pid) else { return };
+        for signal in self.0.try_iter().filter(|signal| *signal != SIGUSR2) {
+            tracing::info!(signal, "a signal that came meanwhile goes to the new process");
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::try_from(signal).ok()).ok();
+        }
     }
 }
 
@@ -70,7 +82,7 @@ impl House {
                     }
                     Ok(SIGUSR2) => {
                         let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
-                        self.restart(&order)?;
+                        self.restart(&order, signals)?;
                         // Those that came meanwhile have what they wanted.
                         while is_next_restart(signals) {}
                     }
@@ -78,7 +90,7 @@ impl House {
                     Ok(_) | Err(_) => return Ok(()),
                 },
                 recv(orders) -> order => if let Ok(order) = order {
-                    self.restart(&order)?;
+                    self.restart(&order, signals)?;
                 },
                 recv(clients_orders) -> order => if let Ok(order) = order {
                     self.tend_clients(&order);
@@ -116,13 +128,14 @@ impl House {
         gateway.status.drains.note(outcome, clock::unix_nanos() / 1_000_000);
     }
 
-    fn restart(&self, order: &RestartOrder) -> Result<(), GatewayError> {
+    fn restart(&self, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
         let Self { gateway, embedded, config, settings } = self;
         match handover::restart(gateway, embedded.as_ref(), config, settings, order) {
             Outcome::Serving => Ok(()),
             Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
             Outcome::Committed(pid) => {
                 tell_main_pid(config, pid);
+                signals.pass_on(pid);
                 tracing::info!(pid, "the new process serves; this one leaves");
                 // Without a destructor: what they would close is the new process's.
                 std::process::exit(0);

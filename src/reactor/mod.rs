@@ -22,6 +22,7 @@ pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
+use crate::failpoint;
 use crate::freeze::{Post, Stand as _};
 use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
@@ -153,6 +154,7 @@ impl Reactor {
         while !(self.is_stopping && self.shard.seats() == 0) {
             self.turn(&mut events)?;
             if self.post.is_called() {
+                failpoint::reach("old.reactor");
                 self.stand_still();
             }
         }

@@ -23,11 +23,26 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// A descriptor that a child inherits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// Its number, here and there.
+    pub fd: RawFd,
+    /// A socket that another thread may close meanwhile: then its number may be another's, which is not inherited.
+    /// `None`: nobody closes it.
+    pub cookie: Option<u64>,
+}
+
 /// The child inherits these descriptors under their numbers. This process's are not changed.
 #[allow(unsafe_code)]
-pub fn inherit(command: &mut Command, fds: Vec<RawFd>) {
+pub fn inherit(command: &mut Command, inherited: Vec<Inherited>) {
     let clear = move || {
-        for fd in &fds {
+        for Inherited { fd, cookie } in &inherited {
+            // The standard library makes sockets of its own between the list and the fork: with one of those in the
+            // child, it would wait for the child's end.
+            if cookie.is_some() && super::sockets::cookie_of(*fd) != *cookie {
+                continue;
+            }
             // SAFETY: borrowed for one fcntl; one that was closed meanwhile is none.
             let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::empty())).ok();
@@ -36,4 +51,46 @@ pub fn inherit(command: &mut Command, fds: Vec<RawFd>) {
     };
     // SAFETY: between fork and exec it makes system calls and allocates nothing.
     unsafe { command.pre_exec(clear) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd as _;
+
+    #[test]
+    fn a_number_that_became_another_ones_is_not_inherited() {
+        for _ in 0..20 {
+            // The next descriptors that anybody opens have these numbers.
+            let closed: Vec<UdpSocket> =
+                (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").expect("bound")).collect();
+            let name = |socket: &UdpSocket| {
+                let (fd, cookie) = crate::sys::sockets::name_of(socket).expect("a socket");
+                Inherited { fd, cookie: Some(cookie) }
+            };
+            let names = closed.iter().map(name).collect();
+            drop(closed);
+            let mut command = Command::new("sleep");
+            inherit(command.arg("10"), names);
+            let mut child = command.spawn().expect("it starts");
+            assert!(child.try_wait().expect("ours").is_none(), "spawn waited for the child's end");
+            child.kill().expect("it runs");
+            child.wait().expect("ours");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_still_the_same_is_inherited() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let (fd, cookie) = crate::sys::sockets::name_of(&socket).expect("a socket");
+        let mut command = Command::new("sleep");
+        inherit(command.arg("10"), vec![Inherited { fd, cookie: Some(cookie) }]);
+        let mut child = command.spawn().expect("it starts");
+        let link = std::fs::read_link(format!("/proc/{}/fd/{fd}", child.id()));
+        let own = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+        assert_eq!(link.expect("it has it"), own.expect("ours"));
+        child.kill().expect("it runs");
+        child.wait().expect("ours");
+    }
 }

@@ -4,6 +4,7 @@ use super::outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX};
 use super::tally::Count;
 use super::token::Source;
 use super::{Worker, outbox};
+use crate::failpoint;
 use crate::freeze::Stand as _;
 use crate::link::{Due, Failure, Input, Link, LinkIndex};
 use mio::Events;
@@ -47,6 +48,7 @@ impl Worker {
             self.tally[Count::MailboxFull] += self.outbox.flush();
             self.publish_tally();
             if self.post.is_called() {
+                failpoint::reach("old.worker");
                 self.stand_still();
             }
         }

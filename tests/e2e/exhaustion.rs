@@ -1,9 +1,10 @@
-//! The gateway runs out of file descriptors: accepting rests, nothing else does.
+//! The gateway runs out of file descriptors, or of readers of its log: accepting rests, nothing else does.
 
-use crate::gateway::Gateway;
+use crate::gateway::{Backend, Gateway};
 use crate::process::Process;
 use crate::raw::{Client, hello};
 use moorline::sys::clock;
+use moorline_proto::message::client::Code;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ const NEWCOMERS: usize = 60;
 const ROOM: usize = 5;
 
 /// Sets the soft limit of open files of a running process. `None`: this machine has no `prlimit`.
-fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()> {
+pub(crate) fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()> {
     let pid = process.pid().to_string();
     let ended = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:{hard}")]).status();
     match ended {
@@ -27,7 +28,7 @@ fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()> {
     }
 }
 
-fn hard_limit(process: &Process) -> u64 {
+pub(crate) fn hard_limit(process: &Process) -> u64 {
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", process.pid())).expect("it runs");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a line");
     line.split_whitespace().nth(4).and_then(|hard| hard.parse().ok()).expect("a number")
@@ -66,4 +67,26 @@ fn without_descriptors_accepting_rests_and_then_goes_on() {
     assert!(gateway.metric("accept_pauses_total") > 0);
     gateway.until_sessions(NEWCOMERS as u64 + 1);
     crate::until("it says so", || gateway.process.log().contains("accept paused").then_some(()));
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_nothing() {
+    let backend = Backend::start();
+    let endpoint = format!("backend.endpoints={}", backend.address);
+    let mut gateway = Gateway::start_as(&[&endpoint], |command| {
+        // A reader that leaves after the first byte.
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", "exec \"$0\" \"$@\" 2> >(head -c 1 >/dev/null)"]).arg(command.get_program());
+        shell.args(command.get_args()).stdin(std::process::Stdio::null());
+        *command = shell;
+    });
+    gateway.until_ready();
+    let mut alice = Client::login(gateway.listener, "alice", "d");
+    // Workers say that a link is down and up again, reactors nothing.
+    let address = backend.kill();
+    gateway.until_metric("links_up", 0);
+    let _backend = Backend::start_at(address);
+    gateway.until_ready();
+    assert_eq!(alice.tell(1, "bob", b"still here").code(), Code::Ok);
+    assert!(gateway.process.is_running());
 }

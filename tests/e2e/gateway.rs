@@ -1,6 +1,6 @@
 //! The two kinds of process under test, with their addresses and what the admin address says.
 
-use crate::process::Process;
+use crate::process::{Process, program};
 use crate::until;
 use moorline::admin::Varz;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::Command;
 use std::time::Duration;
 
 /// A running `moorline backend`.
@@ -69,9 +70,22 @@ impl Gateway {
 
     /// With exactly these settings beside the defaults; does not wait for a link.
     pub(crate) fn start_bare(sets: &[&str]) -> Self {
+        Self::start_as(sets, |_| ())
+    }
+
+    /// The same, with the command changed by `change`.
+    pub(crate) fn start_as(sets: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
-        let (process, line) = Process::start("gateway", &arguments("run", &[&free, DEFAULTS, sets].concat()));
-        assert_eq!(field::<u32>(&line, "pid="), process.pid());
+        let mut command = program(&arguments("run", &[&free, DEFAULTS, sets].concat()));
+        change(&mut command);
+        Self::of_command(command)
+    }
+
+    /// Made by hand.
+    pub(crate) fn of_command(command: Command) -> Self {
+        let is_supervised = command.get_args().any(|argument| argument == "--supervise");
+        let (process, line) = Process::start_command("gateway", command);
+        assert!(is_supervised || field::<u32>(&line, "pid=") == process.pid());
         Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
     }
 

@@ -6,8 +6,8 @@ use crate::beside::Chat;
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, is_alive, run};
 use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
+use crate::series::{Series, descriptors};
 use crate::until;
-use moorline::admin::{Restart, Restartz};
 use moorline_proto::frame::{Command, Flags, HEADER_BYTES};
 use moorline_proto::message::client::{Code, Hello, Resume, Welcome};
 use moorline_proto::message::frame_of;
@@ -16,70 +16,6 @@ use nix::unistd::Pid;
 use std::fs::{Permissions, set_permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
-
-/// A gateway through its restarts: the process that serves is ended with the test.
-struct Series {
-    gateway: Gateway,
-    pid_file: TempFile,
-}
-
-impl Series {
-    fn start(backend: &Backend, sets: &[&str]) -> Self {
-        let pid_file = TempFile::new("");
-        let set = format!("handover.pid_file={}", pid_file.path().display());
-        let gateway = Gateway::start(backend, &[sets, &[set.as_str()]].concat());
-        Self { gateway, pid_file }
-    }
-
-    /// The process that serves.
-    fn pid(&self) -> u32 {
-        let text = std::fs::read_to_string(self.pid_file.path()).expect("a pid file");
-        text.trim().parse().expect("a pid")
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.pid()).expect("a pid")), signal).expect("it runs");
-    }
-
-    fn restarts(&self) -> Restartz {
-        // A visitor of the process that leaves is closed.
-        let answer = until("/v1/restartz answers", || self.gateway.try_get("/v1/restartz").ok());
-        let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP");
-        serde_json::from_str(body).expect("JSON of this version")
-    }
-
-    /// Orders a restart as an operator does; its exit code and verdict.
-    fn upgrade(&self, more: &[&str]) -> (Option<i32>, Restart) {
-        let admin = self.gateway.admin.to_string();
-        let (code, said, error) = run(&[&["upgrade", "--admin", &admin, "--json"], more].concat());
-        (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said} {error}")))
-    }
-
-    /// One that must succeed.
-    fn restart(&self) -> Restart {
-        let before = self.pid();
-        let (code, restart) = self.upgrade(&[]);
-        assert_eq!((code, restart.verdict.as_str()), (Some(0), "committed"), "{restart:?}");
-        let after = self.pid();
-        assert_ne!(before, after, "another process serves");
-        until("the old process leaves", || (!is_alive(before)).then_some(()));
-        restart
-    }
-}
-
-impl Drop for Series {
-    fn drop(&mut self) {
-        if let Ok(text) = std::fs::read_to_string(self.pid_file.path())
-            && let Ok(pid) = text.trim().parse()
-        {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
-    }
-}
-
-fn descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
-}
 
 #[test]
 fn a_busy_gateway_changes_its_process_and_nobody_notices() {
@@ -307,7 +243,7 @@ fn the_embedded_backend_stays_and_ends_with_the_last_process() {
     let gateway = Gateway::start_bare(&["backend.embedded=true", &set]);
     gateway.until_ready();
     let embedded = gateway.process.children()[0];
-    let series = Series { gateway, pid_file };
+    let series = Series::of(gateway, pid_file);
     let mut alice = Client::login(series.gateway.listener, "alice", "d");
     assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Ok);
     series.restart();
@@ -330,7 +266,7 @@ fn a_supervisor_stays_while_processes_come_and_go() {
         ];
         let gateway = Gateway::supervised(&[&sets[0], &sets[1]]);
         gateway.until_ready();
-        Series { gateway, pid_file }
+        Series::of(gateway, pid_file)
     };
     let mut series = start();
     let mut alice = Client::login(series.gateway.listener, "alice", "d");

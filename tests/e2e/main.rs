@@ -11,6 +11,7 @@
 //! | `raw` | a blocking client on the codec |
 //! | `proxy` | weather between two ends of a connection |
 //! | `beside` | a chat that must not notice what happens beside it |
+//! | `series` | a gateway through its hot restarts |
 //! | `soak` | how long and how many, for those who want more |
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
@@ -28,6 +29,10 @@ mod exhaustion;
 mod flood;
 mod gateway;
 mod handover;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_faults;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_hostile;
 mod hostile;
 mod kick;
 mod load;
@@ -39,6 +44,7 @@ mod raw;
 mod resume;
 mod rooms;
 mod sdk;
+mod series;
 mod slow;
 mod soak;
 mod storm;

@@ -43,7 +43,11 @@ pub(crate) struct Process {
 impl Process {
     /// Starts the program and waits for its ready line, which is also returned.
     pub(crate) fn start(name: &'static str, arguments: &[String]) -> (Self, String) {
-        let mut command = program(arguments);
+        Self::start_command(name, program(arguments))
+    }
+
+    /// The same for a command made by hand.
+    pub(crate) fn start_command(name: &'static str, mut command: Command) -> (Self, String) {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
         let log = Arc::new(Mutex::new(String::new()));
@@ -163,6 +167,18 @@ fn parents() -> BTreeMap<u32, u32> {
 pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// Whether a process was stopped by a signal.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// A process and its children that run.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let is_one = |(one, parent): (u32, u32)| ((parent == pid || one == pid) && is_alive(one)).then_some(one);
+    parents().into_iter().filter_map(is_one).collect()
 }
 
 /// A file for a child to read, gone with the test.

@@ -12,6 +12,11 @@ pub(crate) fn time(ordinary: u64) -> Duration {
     Duration::from_secs(number("MOORLINE_SOAK_SECONDS").unwrap_or(ordinary))
 }
 
+/// Whether the long form of a test was asked for.
+pub(crate) fn is_long() -> bool {
+    time(0) >= Duration::from_secs(1000)
+}
+
 /// `MOORLINE_SOAK_SEED`, or 1.
 pub(crate) fn seed() -> u64 {
     number("MOORLINE_SOAK_SEED").unwrap_or(1)

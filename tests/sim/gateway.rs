@@ -215,7 +215,7 @@ impl Reactor {
                 self.shard.handle_downlink(now, downlink, &mut self.outputs);
             }
             Mail::Drain(window) => {
-                self.shard.handle_drain(now, &DrainOrder::within(window), &mut self.outputs)
+                self.shard.handle_drain(now, &DrainOrder::within(window), &mut self.outputs);
             }
             Mail::Stop => self.shard.handle_stop(now, &mut self.outputs),
         }

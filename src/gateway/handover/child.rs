@@ -4,16 +4,19 @@ use super::super::assembly::{Gateway, Prepared};
 use super::super::embedded;
 use super::super::taking::{Taken, Warm};
 use super::super::{Config, GatewayError};
-use super::{COMMIT, TOUCHED, VARIABLE, restart_of, tell_ready};
+use super::{COMMIT, TOUCHED, VARIABLE, restart_of, tell_main_pid, tell_ready};
 use crate::admin::{Restart, Step};
+use crate::failpoint;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
+use nix::unistd::{Pid, getppid};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// The old process's, to a process that it has started: take over.
 pub(in crate::gateway) struct Invitation {
@@ -22,6 +25,8 @@ pub(in crate::gateway) struct Invitation {
     snapshot: File,
     sockets: File,
     inherited: HashSet<RawFd>,
+    /// The old process.
+    parent: Pid,
 }
 
 impl Invitation {
@@ -36,7 +41,8 @@ impl Invitation {
         let open = sockets::open_fds().map_err(GatewayError::system("list the inherited descriptors"))?;
         let inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
         let (talk, snapshot, sockets) = (talk.into(), snapshot.into(), list.into());
-        Ok(Some(Self { talk, word, snapshot, sockets, inherited }))
+        failpoint::reach("new.started");
+        Ok(Some(Self { talk, word, snapshot, sockets, inherited, parent: getppid() }))
     }
 }
 
@@ -45,17 +51,17 @@ pub(in crate::gateway) fn take_over(
     invitation: Invitation,
     config: &mut Config,
 ) -> Result<(Gateway, Option<embedded::Backend>), GatewayError> {
-    let Invitation { talk, word, snapshot, sockets: list, mut inherited } = invitation;
+    let Invitation { talk, word, snapshot, sockets: list, mut inherited, parent } = invitation;
     let word = memory::Word::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let lines = BufReader::new(talk.try_clone().map_err(GatewayError::system("share a socket"))?);
     let mut talk = Talk { talk, lines };
     let warm =
         warm_up(list, &mut inherited).inspect_err(|error| _ = talk.say(&format!("failed: {error}")))?;
+    failpoint::reach("new.warm");
     talk.say("warm")?;
-    let said = talk.hear("snapshot")?;
-    let (length, machine_nanos) = said.split_once(' ').unwrap_or((&said, "0"));
-    let problem = |problem: String| GatewayError::Takeover(problem);
-    let length: u64 = length.parse().map_err(|_| problem("the snapshot has no length".into()))?;
+    let (length, frozen_nanos) = hear_snapshot(&mut talk)?;
+    let mut times = Times { frozen: frozen_nanos, given: clock::machine_nanos(), ..Times::default() };
+    failpoint::reach("new.told");
     let bytes = read(snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
     let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
     let prepared = prepare(bytes, warm, config, &mut takers);
@@ -70,27 +76,100 @@ pub(in crate::gateway) fn take_over(
     let taken = prepared.connections_taken + others;
     // Connections that ended meanwhile, and what the old process inherited from whoever started it.
     inherited.into_iter().for_each(sockets::close_unowned);
-    talk.say(&format!("ready {taken}"))?;
-    talk.hear("commit")?;
-    if !word.swap(COMMIT, TOUCHED) {
-        return Err(problem("the old process has taken everything back".into()));
-    }
+    failpoint::reach("new.adopted");
+    times.ready = clock::machine_nanos();
+    talk.say(&format!("ready {taken}")).ok(); // who does not listen does not say commit either
+    failpoint::reach("new.ready");
+    let is_orphan = wait_for_commit(&mut talk, &word, parent)?;
+    failpoint::reach("new.touched");
     clock::go_on_from(frozen_at);
-    let pause = clock::machine_nanos().saturating_sub(machine_nanos.parse().unwrap_or(0));
+    times.touched = clock::machine_nanos();
     if let Some(last) = history.last_mut() {
         (last.verdict, last.generation, last.sockets) = ("committed".into(), generation, taken);
-        last.pause_seconds = super::seconds(pause);
-        last.steps.push(Step {
-            name: "commit".into(),
-            seconds: last.pause_seconds,
-            detail: format!("generation {generation}, stood still so long"),
-        });
+        times.tell(last, length);
     }
     prepared.desk().resume(generation, &numbers, history);
-    let gateway = prepared.launch(|| tell_ready(config))?;
+    let gateway = prepared.launch(|| {
+        if is_orphan {
+            tell_main_pid(config, std::process::id());
+        }
+        tell_ready(config);
+    })?;
     talk.say("running").ok(); // it may be gone: then this process serves all the more
-    tracing::info!(generation, sockets = taken, pause_seconds = super::seconds(pause), "took over");
+    tracing::info!(generation, sockets = taken, pause_seconds = times.pause(), "took over");
     Ok((gateway, backend))
+}
+
+/// Length of the snapshot, and the machine's time when the old process began to stand still.
+fn hear_snapshot(talk: &mut Talk) -> Result<(u64, u64), GatewayError> {
+    let said = talk.hear("snapshot")?;
+    let numbers = said.split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    numbers.ok_or_else(|| GatewayError::Takeover(format!("a snapshot of length and time {said:?}")))
+}
+
+/// Takes the sockets, if the old process gives them or cannot hold them any more. True: it is dead.
+fn wait_for_commit(talk: &mut Talk, word: &memory::Word, parent: Pid) -> Result<bool, GatewayError> {
+    let heard = talk.hear("commit");
+    let is_dead = heard.is_err() && is_dead(parent);
+    let is_taken = match heard {
+        Ok(_) => word.swap(COMMIT, TOUCHED),
+        // It stood still, and all that it was is here.
+        Err(_) if is_dead => {
+            tracing::warn!("the old process is dead; this one goes on where it stood");
+            word.swap(0, TOUCHED) || word.swap(COMMIT, TOUCHED)
+        }
+        Err(error) => return Err(error),
+    };
+    if is_taken {
+        return Ok(is_dead);
+    }
+    Err(GatewayError::Takeover("the old process has taken everything back".into()))
+}
+
+/// Whether the old process has ended: this one is another's child then.
+fn is_dead(parent: Pid) -> bool {
+    let until = clock::machine_now() + DYING_MAX;
+    while getppid() == parent {
+        if clock::machine_now() >= until {
+            return false;
+        }
+        std::thread::park_timeout(DYING_LOOK);
+    }
+    true
+}
+
+/// Its descriptors close before a process that was killed is gone.
+const DYING_MAX: Duration = Duration::from_secs(2);
+const DYING_LOOK: Duration = Duration::from_millis(1);
+
+/// When what happened, in nanoseconds of the machine's clock.
+#[derive(Default)]
+struct Times {
+    frozen: u64,
+    given: u64,
+    ready: u64,
+    touched: u64,
+}
+
+impl Times {
+    /// For how long nothing was read or written, in seconds.
+    fn pause(&self) -> f64 {
+        super::seconds(self.touched.saturating_sub(self.frozen))
+    }
+
+    /// The steps that the old process could not write down any more.
+    fn tell(&self, restart: &mut Restart, length: u64) {
+        restart.pause_seconds = self.pause();
+        let freeze = restart.steps.last().map_or(0.0, |step| step.seconds);
+        let between = |from: u64, to: u64| super::seconds(to.saturating_sub(from));
+        let steps = [
+            ("snapshot", (between(self.frozen, self.given) - freeze).max(0.0), format!("{length} bytes")),
+            ("adopt", between(self.given, self.ready), format!("{} sockets", restart.sockets)),
+            ("commit", between(self.ready, self.touched), format!("generation {}", restart.generation)),
+        ];
+        let steps = steps.map(|(name, seconds, detail)| Step { name: name.into(), seconds, detail });
+        restart.steps.extend(steps);
+    }
 }
 
 /// Everything was read and is watched.

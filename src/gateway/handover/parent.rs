@@ -5,12 +5,15 @@ use super::super::embedded;
 use super::{CHECK, CHECK_ANSWER, COMMIT, RECLAIMED, VARIABLE, record_of};
 use crate::admin::{Restart, RestartOrder, Step};
 use crate::config::Config;
+use crate::failpoint;
 use crate::freeze;
 use crate::metrics::process::Figures;
 use crate::snapshot::{GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
-use crate::sys::{child, clock, memory, sockets};
+use crate::sys::child::{self, Inherited};
+use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -171,42 +174,54 @@ impl Attempt<'_> {
     /// The child's process id, or nothing after a dry run.
     fn run(&mut self, course: &mut Course) -> Result<Option<u32>, Failure> {
         if self.gateway.status.is_draining() {
-            return Err("check: the clients are asked to leave; let them come again first (undrain)"
-                .to_owned()
-                .into());
+            let problem = "check: the clients are asked to leave; let them come again first (undrain)";
+            return Err(Failure::Back(problem.into()));
         }
+        failpoint::reach("old.check");
         let version = self.check()?;
         course.restart.to = format!("{version} {}", self.binary.display());
         course.step("check", format!("{version}, settings valid"));
-
-        let (word, word_file) = memory::Word::create().map_err(cannot("share memory with a child"))?;
-        let snapshot_file = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
-        let list_file = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
-        // From now on closing a socket here may not close it.
-        freeze::set_shared(true);
-        let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
-        memory::write_sealed(&list_file, &list).map_err(cannot("write into memory"))?;
-        let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
-        let pid = self.spawn(
-            &theirs,
-            [&word_file.as_fd(), &snapshot_file.as_fd(), &list_file.as_fd()],
-            ours.as_raw_fd(),
-        )?;
-        drop(theirs);
-        let mut talk =
-            Talk { lines: BufReader::new(ours.try_clone().map_err(cannot("share a socket"))?), ours };
-        talk.expect("warm", self.deadline, || self.is_child_alive())?;
-        course.step("spawn", format!("pid {pid}"));
+        let mut line = self.warm(course)?;
         if self.is_dry_run {
             return Ok(None);
         }
+        self.freeze(&mut line, course)?;
+        self.commit(&mut line).map(Some)
+    }
 
+    /// Starts the child, which watches all sockets while this process serves on.
+    fn warm(&mut self, course: &mut Course) -> Result<Line, String> {
+        failpoint::try_reach("old.memory").map_err(cannot("make a file in memory"))?;
+        let (word, word_file) = memory::Word::create().map_err(cannot("share memory with a child"))?;
+        let snapshot = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
+        let sockets = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
+        // From now on closing a socket here may not close it.
+        freeze::set_shared(true);
+        let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
+        memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
+        let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
+        let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
+        failpoint::reach("old.spawn");
+        let pid = self.spawn(&theirs, files, ours.as_raw_fd())?;
+        drop(theirs);
+        failpoint::reach("old.spawned");
+        let lines = BufReader::new(ours.try_clone().map_err(cannot("share a socket"))?);
+        let mut line = Line { talk: Talk { ours, lines }, word, snapshot, pid };
+        line.talk.expect("warm", self.deadline, || self.is_child_alive())?;
+        course.step("warm", format!("pid {pid}"));
+        failpoint::reach("old.warm");
+        Ok(line)
+    }
+
+    /// Every thread stands still; the child reads where all of them are.
+    fn freeze(&mut self, line: &mut Line, course: &mut Course) -> Result<(), String> {
         self.is_called = true;
         let freeze_deadline = self.deadline.min(clock::machine_now() + FREEZE_MAX);
         let machine_nanos = clock::machine_nanos();
         let (frozen_at, mut writer) = self.gateway.freeze(freeze_deadline)?;
         self.frozen_at = Some((frozen_at, machine_nanos));
-        course.step("freeze", "");
+        course.step("freeze", "every thread stands still");
+        failpoint::reach("old.frozen");
 
         let mut head = GatewayHead {
             history: self.history.iter().map(record_of).collect(),
@@ -226,27 +241,37 @@ impl Attempt<'_> {
             frozen_at: frozen_at.as_nanos(),
             ..Header::default()
         };
-        let parts = writer.finish(header);
-        let length =
-            memory::write_sealed(&snapshot_file, &parts).map_err(cannot("write the snapshot into memory"))?;
+        let mut parts = writer.finish(header);
+        failpoint::damage("old.damage", &mut parts);
+        let length = failpoint::try_reach("old.snapshot")
+            .and_then(|()| memory::write_sealed(&line.snapshot, &parts))
+            .map_err(cannot("write the snapshot into memory"))?;
         drop(parts);
-        talk.say(&format!("snapshot {length} {machine_nanos}"))?;
-        let ready = talk.expect("ready", self.deadline, || self.is_child_alive())?;
-        course.step("move", format!("{length} bytes, sockets {ready}"));
+        course.step("snapshot", format!("{length} bytes"));
+        line.talk.say(&format!("snapshot {length} {machine_nanos}"))?;
+        failpoint::reach("old.told");
+        let ready = line.talk.expect("ready", self.deadline, || self.is_child_alive())?;
+        course.step("adopt", format!("sockets {ready}"));
+        failpoint::reach("old.ready");
+        Ok(())
+    }
 
-        // From here on the word decides.
-        assert!(word.swap(0, COMMIT), "nobody else writes it before");
-        let said = talk.say("commit").and_then(|()| {
-            talk.expect("running", clock::machine_now() + RUNNING_MAX, || self.is_child_alive())
+    /// The word decides. Returns the child's process id.
+    fn commit(&mut self, line: &mut Line) -> Result<u32, Failure> {
+        assert!(line.word.swap(0, COMMIT), "the child writes it first only when this process is dead");
+        failpoint::reach("old.committed");
+        let said = line.talk.say("commit").and_then(|()| {
+            line.talk.expect("running", clock::machine_now() + RUNNING_MAX, || self.is_child_alive())
         });
         if let Err(problem) = said {
             self.end_child();
-            if word.swap(COMMIT, RECLAIMED) {
+            if line.word.swap(COMMIT, RECLAIMED) {
                 return Err(Failure::Back(format!("after the commit: {problem}")));
             }
             return Err(Failure::Torn(format!("the new process took over and failed: {problem}")));
         }
-        Ok(Some(pid))
+        failpoint::reach("old.running");
+        Ok(line.pid)
     }
 
     /// Asks the binary what it is, and looks whether there is room for a second process.
@@ -312,15 +337,16 @@ impl Attempt<'_> {
         files: [&BorrowedFd<'_>; 3],
         ours: RawFd,
     ) -> Result<u32, String> {
-        let mut inherited = vec![theirs.as_raw_fd()];
-        inherited.extend(files.map(std::os::fd::AsRawFd::as_raw_fd));
-        let value = inherited.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let kept = |fd| Inherited { fd, cookie: None };
+        let mut inherited = vec![kept(theirs.as_raw_fd())];
+        inherited.extend(files.map(|file| kept(file.as_raw_fd())));
+        let value = inherited.iter().map(|one| one.fd.to_string()).collect::<Vec<_>>().join(",");
         let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
-        let is_socket =
-            |fd: &RawFd| *fd != ours && *fd != theirs.as_raw_fd() && sockets::cookie_of(*fd).is_some();
-        inherited.extend(known.into_iter().filter(is_socket));
+        let others = known.into_iter().filter(|fd| *fd != ours && *fd != theirs.as_raw_fd());
+        inherited
+            .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
         if let Some(record) = self.embedded.and_then(|embedded| embedded.freeze(self.config)) {
-            inherited.extend([record.input_fd, record.output_fd]);
+            inherited.extend([record.input_fd, record.output_fd].map(kept));
         }
         let mut command = Command::new(self.binary);
         command.args(self.arguments).env(VARIABLE, value);
@@ -355,6 +381,14 @@ impl Attempt<'_> {
             self.gateway.thaw(self.frozen_at.map(|(at, _)| at));
         }
     }
+}
+
+/// What connects this process with its child.
+struct Line {
+    talk: Talk,
+    word: memory::Word,
+    snapshot: File,
+    pid: u32,
 }
 
 /// The conversation with the child: lines both ways, descriptors one way.

@@ -7,14 +7,14 @@ use std::path::Path;
 
 /// This process serves.
 pub(in crate::gateway) fn tell_ready(config: &Config) {
-    write_pid(config, std::process::id());
     notify(&[NotifyState::Ready]);
+    write_pid(config, std::process::id());
 }
 
 /// Another process serves from now on. The old one says so: only it is trusted (`NotifyAccess=main`).
 pub(in crate::gateway) fn tell_main_pid(config: &Config, pid: u32) {
-    write_pid(config, pid);
     notify(&[NotifyState::MainPid(pid)]);
+    write_pid(config, pid);
 }
 
 fn notify(states: &[NotifyState<'_>]) {

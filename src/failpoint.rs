@@ -1,0 +1,114 @@
+//! Places at which a test has a process end, hang, or find the system against it.
+//!
+//! In debug builds and with the feature `failpoints`; elsewhere nothing of it is there. A file that the
+//! variable `MOORLINE_FAILPOINTS` names says what happens where, one place and action in a line, and is read
+//! anew each time:
+//!
+//! ```text
+//! old.frozen kill
+//! new.warm sleep:300
+//! old.snapshot ENOSPC
+//! ```
+//!
+//! | action | what happens |
+//! |---|---|
+//! | `kill`, `crash` | the process ends by SIGKILL, SIGABRT |
+//! | `kill-parent` | its parent ends by SIGKILL |
+//! | `exit:N` | it ends with this code |
+//! | `stop` | it stops, until somebody continues it |
+//! | `hang`, `sleep:MS` | this thread goes no further, for a minute or so many milliseconds |
+//! | `EMFILE`, `ENOMEM`, `ENOSPC` | [`try_reach`] fails |
+//! | `cut`, `flip` | [`damage`] takes the last byte away, changes one bit |
+
+use std::io;
+
+/// The variable that names the file.
+pub const VARIABLE: &str = "MOORLINE_FAILPOINTS";
+
+/// A place where nothing can fail.
+pub fn reach(place: &str) {
+    try_reach(place).ok();
+}
+
+/// A place where the system may refuse.
+///
+/// # Errors
+/// What the file says.
+#[cfg(not(any(feature = "failpoints", debug_assertions)))]
+#[inline]
+pub const fn try_reach(_place: &str) -> io::Result<()> {
+    Ok(())
+}
+
+/// Bytes that may be damaged before another process reads them.
+#[cfg(not(any(feature = "failpoints", debug_assertions)))]
+#[inline]
+pub const fn damage(_place: &str, _parts: &mut [Vec<u8>]) {}
+
+#[cfg(any(feature = "failpoints", debug_assertions))]
+pub use armed::{damage, try_reach};
+
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod armed {
+    use crate::failpoint::VARIABLE;
+    use crate::sys::clock;
+    use nix::errno::Errno;
+    use nix::sys::signal::{Signal, kill, raise};
+    use nix::unistd::getppid;
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::OnceLock;
+    use std::time::Duration;
+
+    const HANG: Duration = Duration::from_secs(60);
+
+    fn action_at(place: &str) -> Option<String> {
+        static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+        let file = FILE.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)).as_ref()?;
+        let text = std::fs::read_to_string(file).ok()?;
+        let action = text.lines().find_map(|line| line.strip_prefix(place)?.strip_prefix(' '))?;
+        tracing::warn!(place, action, "failpoint");
+        Some(action.trim().to_owned())
+    }
+
+    /// A place where the system may refuse.
+    ///
+    /// # Errors
+    /// What the file says.
+    pub fn try_reach(place: &str) -> io::Result<()> {
+        let Some(action) = action_at(place) else { return Ok(()) };
+        let (name, value) = action.split_once(':').unwrap_or((&action, ""));
+        match name {
+            "kill" => raise(Signal::SIGKILL)?,
+            "crash" => std::process::abort(),
+            "stop" => raise(Signal::SIGSTOP)?,
+            "kill-parent" => kill(getppid(), Signal::SIGKILL)?,
+            "exit" => std::process::exit(value.parse().unwrap_or(1)),
+            "hang" => wait(HANG),
+            "sleep" => wait(Duration::from_millis(value.parse().unwrap_or(0))),
+            "EMFILE" => return Err(Errno::EMFILE.into()),
+            "ENOMEM" => return Err(Errno::ENOMEM.into()),
+            "ENOSPC" => return Err(Errno::ENOSPC.into()),
+            _ => tracing::error!(place, action, "no such action"),
+        }
+        Ok(())
+    }
+
+    fn wait(time: Duration) {
+        let until = clock::machine_now() + time;
+        while clock::machine_now() < until {
+            std::thread::park_timeout(until.saturating_since(clock::machine_now()));
+        }
+    }
+
+    /// Bytes that may be damaged before another process reads them.
+    pub fn damage(place: &str, parts: &mut [Vec<u8>]) {
+        let Some(action) = action_at(place) else { return };
+        let Some(last) = parts.iter_mut().rev().find(|part| !part.is_empty()) else { return };
+        match action.as_str() {
+            "cut" => _ = last.pop(),
+            "flip" => last[0] ^= 1,
+            _ => tracing::error!(place, action, "no such damage"),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A gateway through its hot restarts.
+
+use crate::gateway::{Backend, Gateway};
+use crate::process::{TempFile, is_alive, program, run};
+use crate::until;
+use moorline::admin::{Restart, Restartz};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::Path;
+use std::process::Command;
+
+/// A gateway through its restarts: the process that serves is ended with the test.
+pub(crate) struct Series {
+    pub(crate) gateway: Gateway,
+    pub(crate) pid_file: TempFile,
+    faults: TempFile,
+}
+
+impl Series {
+    pub(crate) fn start(backend: &Backend, sets: &[&str]) -> Self {
+        Self::start_as(backend, sets, |_| ())
+    }
+
+    /// With the command changed by `change`.
+    pub(crate) fn start_as(backend: &Backend, sets: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        let (pid_file, faults) = (TempFile::new(""), TempFile::new(""));
+        let own = [
+            format!("handover.pid_file={}", pid_file.path().display()),
+            format!("backend.endpoints={}", backend.address),
+        ];
+        let gateway = Gateway::start_as(&[sets, &[own[0].as_str(), own[1].as_str()]].concat(), |command| {
+            command.env(moorline::failpoint::VARIABLE, faults.path());
+            change(command);
+        });
+        gateway.until_ready();
+        Self { gateway, pid_file, faults }
+    }
+
+    /// With a file of settings that says where it listens.
+    pub(crate) fn start_file(settings: &Path) -> Self {
+        let pid_file = TempFile::new("");
+        let sets = [
+            "run".to_owned(),
+            "-c".to_owned(),
+            settings.display().to_string(),
+            "--set=admin.address=127.0.0.1:0".to_owned(),
+            format!("--set=handover.pid_file={}", pid_file.path().display()),
+        ];
+        let gateway = Gateway::of_command(program(&sets));
+        gateway.until_ready();
+        Self::of(gateway, pid_file)
+    }
+
+    /// Of a gateway that was started by hand.
+    pub(crate) fn of(gateway: Gateway, pid_file: TempFile) -> Self {
+        Self { gateway, pid_file, faults: TempFile::new("") }
+    }
+
+    /// What happens where from now on (`moorline::failpoint`); empty: nothing.
+    pub(crate) fn set_faults(&self, faults: &str) {
+        // A reader finds all of it or nothing.
+        let new = TempFile::new(faults);
+        std::fs::rename(new.path(), self.faults.path()).expect("one folder");
+    }
+
+    /// The process that serves.
+    pub(crate) fn pid(&self) -> u32 {
+        let text = std::fs::read_to_string(self.pid_file.path()).expect("a pid file");
+        text.trim().parse().expect("a pid")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.pid()).expect("a pid")), signal).expect("it runs");
+    }
+
+    pub(crate) fn restarts(&self) -> Restartz {
+        // A visitor of the process that leaves is closed.
+        let answer = until("/v1/restartz answers", || self.gateway.try_get("/v1/restartz").ok());
+        let (_, body) = answer.split_once("\r\n\r\n").expect("HTTP");
+        serde_json::from_str(body).expect("JSON of this version")
+    }
+
+    /// Orders a restart as an operator does; its exit code and verdict.
+    pub(crate) fn upgrade(&self, more: &[&str]) -> (Option<i32>, Restart) {
+        let admin = self.gateway.admin.to_string();
+        let (code, said, error) = run(&[&["upgrade", "--admin", &admin, "--json"], more].concat());
+        (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said} {error}")))
+    }
+
+    /// One that must succeed.
+    pub(crate) fn restart(&self) -> Restart {
+        let before = self.pid();
+        let (code, restart) = self.upgrade(&[]);
+        assert_eq!((code, restart.verdict.as_str()), (Some(0), "committed"), "{restart:?}");
+        let after = self.pid();
+        assert_ne!(before, after, "another process serves");
+        until("the old process leaves", || (!is_alive(before)).then_some(()));
+        restart
+    }
+}
+
+impl Drop for Series {
+    fn drop(&mut self) {
+        if let Ok(text) = std::fs::read_to_string(self.pid_file.path())
+            && let Ok(pid) = text.trim().parse()
+        {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
+        }
+    }
+}
+
+pub(crate) fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count()
+}
