@@ -20,8 +20,6 @@
 //! | `EMFILE`, `ENOMEM`, `ENOSPC` | [`try_reach`] fails |
 //! | `cut`, `flip` | [`damage`] takes the last byte away, changes one bit |
 
-use std::io;
-
 /// The variable that names the file.
 pub const VARIABLE: &str = "MOORLINE_FAILPOINTS";
 
@@ -36,7 +34,7 @@ pub fn reach(place: &str) {
 /// What the file says.
 #[cfg(not(any(feature = "failpoints", debug_assertions)))]
 #[inline]
-pub const fn try_reach(_place: &str) -> io::Result<()> {
+pub const fn try_reach(_place: &str) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -32,13 +32,16 @@ pub fn set_shared(is_shared: bool) {
     IS_SHARED.store(is_shared, Ordering::Relaxed);
 }
 
+/// What a thread's units wrote down, by number.
+pub type Frozen = Vec<(u32, Section)>;
+
 /// What a thread that stands still is asked.
 #[derive(Debug)]
 pub enum Order {
     /// Take your mail and hand over what follows; answer whether there was, or is, anything.
     Step(Sender<bool>),
     /// Write your state down.
-    Freeze(Sender<io::Result<Section>>),
+    Freeze(Sender<io::Result<Frozen>>),
     /// Go on. Unix nanoseconds at the gateway's own time zero, which stood still.
     Resume(u64),
 }
@@ -98,7 +101,7 @@ pub trait Stand {
     ///
     /// # Errors
     /// A socket that cannot be named.
-    fn freeze(&mut self, out: &mut Section) -> io::Result<()>;
+    fn freeze(&mut self) -> io::Result<Frozen>;
     /// Goes on; Unix nanoseconds at the gateway's own time zero.
     fn resume(&mut self, unix_base_nanos: u64);
 
@@ -108,11 +111,7 @@ pub trait Stand {
             // A main thread that has given up does not wait for the reply.
             match order {
                 Order::Step(reply) => _ = reply.send(self.step()),
-                Order::Freeze(reply) => {
-                    let mut section = Section::default();
-                    let outcome = self.freeze(&mut section).map(|()| section);
-                    _ = reply.send(outcome);
-                }
+                Order::Freeze(reply) => _ = reply.send(self.freeze()),
                 Order::Resume(unix_base_nanos) => return self.resume(unix_base_nanos),
             }
         }

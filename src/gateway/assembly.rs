@@ -2,16 +2,18 @@
 
 use super::GatewayError;
 use super::taking::Origin;
+use super::threads::{self, Thread};
 use crate::admin::{self, Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
-use crate::freeze::{self, Conductor};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
+use crate::homes::Homes;
 use crate::link::{LinkSettings, LinkTimes};
 use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, DrainOrder, Settings};
+use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
 use crate::worker::{
     self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, Worker,
@@ -26,7 +28,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Messages in a reactor's mailbox.
@@ -51,8 +52,13 @@ pub(super) struct Gateway {
     pub(super) door: Arc<Door>,
     pub(super) birth: Birth,
     pub(super) node: String,
-    pub(super) reactors: Vec<(Sender<ReactorMail>, Conductor, JoinHandle<io::Result<()>>)>,
-    pub(super) workers: Vec<(Sender<UplinkBatch>, Conductor, JoinHandle<()>)>,
+    /// Mailboxes of the reactors, by shard, and of the workers.
+    pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
+    pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
+    /// Shard counts of this gateway's life, oldest first.
+    pub(super) homes: Homes,
+    pub(super) reactor_threads: Vec<Thread>,
+    pub(super) worker_threads: Vec<Thread>,
     pub(super) workers_stop: Arc<AtomicBool>,
 }
 
@@ -66,8 +72,13 @@ pub(super) struct Prepared {
     pub(super) door: Arc<Door>,
     pub(super) birth: Birth,
     pub(super) node: String,
-    pub(super) reactors: Vec<(Sender<ReactorMail>, Conductor, Reactor)>,
-    pub(super) workers: Vec<(Sender<UplinkBatch>, Conductor, Worker)>,
+    pub(super) homes: Homes,
+    pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
+    pub(super) reactors: Vec<Reactor>,
+    pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
+    pub(super) workers: Vec<Worker>,
+    /// Threads for reactors, and for workers.
+    pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
     pub(super) cap: usize,
     /// Where newcomers wait who came to an address that is not in the settings any more.
@@ -80,6 +91,7 @@ pub(super) struct Prepared {
 struct Common<'a> {
     config: &'a Config,
     birth: Birth,
+    homes: &'a Homes,
     node: &'a str,
     metrics: &'a Arc<Registry>,
     door: &'a Arc<Door>,
@@ -90,21 +102,25 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn worker(&self, number: usize, berth: Berth, seed: u64) -> (Conductor, Worker) {
+    fn worker(&self, number: usize, berth: Berth, seed: u64) -> Worker {
         let sinks = self.reactors.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
-        let (conductor, post) = freeze::post();
-        let worker = Worker::new(WorkerParts {
-            settings: worker_settings(self.config, self.node, number, self.birth.epoch, seed),
+        Worker::new(WorkerParts {
+            settings: worker_settings(
+                self.config,
+                self.node,
+                number,
+                self.birth.epoch,
+                seed,
+                self.homes.clone(),
+            ),
             berth,
             shards: sinks.collect(),
             judge: self.judge.clone(),
             clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
             stop: Arc::clone(&self.workers_stop),
             board: board(self.metrics, worker::series()),
-            post,
             registry: Some(Arc::clone(self.metrics)),
-        });
-        (conductor, worker)
+        })
     }
 
     fn reactor_parts(
@@ -113,12 +129,11 @@ impl Common<'_> {
         inbox: mailbox::Receiver<ReactorMail>,
         listener: &TcpListener,
         seed: u64,
-    ) -> Result<(Conductor, Settings, ReactorParts), GatewayError> {
+    ) -> Result<(Settings, ReactorParts), GatewayError> {
         let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
-        let (shards, workers) = (self.reactors.len(), self.workers.len());
-        let settings = Settings::new(self.config, shard, shards, workers, self.birth, seed);
+        let settings =
+            Settings::new(self.config, shard, self.homes.clone(), self.workers.len(), self.birth, seed);
         let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
-        let (conductor, post) = freeze::post();
         let parts = ReactorParts {
             listener: mio::net::TcpListener::from_std(cloned),
             door: Arc::clone(self.door),
@@ -129,9 +144,8 @@ impl Common<'_> {
             board: board(self.metrics, reactor::series()),
             read_budget: self.config.reactor.read_budget.as_usize(),
             accept_budget: self.config.reactor.accept_budget,
-            post,
         };
-        Ok((conductor, settings, parts))
+        Ok((settings, parts))
     }
 }
 
@@ -145,7 +159,8 @@ impl Prepared {
             .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
         let birth = birth(ticket_key);
         let berths = Berths::open(config, config.reactors(), config.workers())?;
-        Self::assemble(config, listener, admin_listener, birth, berths, None)
+        let homes = Homes::new(config.reactors());
+        Self::assemble(config, listener, admin_listener, birth, (homes, berths), None)
     }
 
     pub(super) fn assemble(
@@ -153,7 +168,7 @@ impl Prepared {
         listener: TcpListener,
         admin_listener: Option<TcpListener>,
         birth: Birth,
-        berths: Berths,
+        (homes, berths): (Homes, Berths),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
         let cap = connections_max(config.limits.connections_max);
@@ -162,18 +177,19 @@ impl Prepared {
         let metrics = Arc::new(Registry::new());
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = door(config, cap);
-        if let Some(Origin { taken, .. }) = &origin {
-            door.thaw(taken.head.accepted_until);
-            taken.addresses.iter().for_each(|address| door.thaw_address(address));
-        }
         let gateway_id = match &origin {
-            Some(Origin { taken, .. }) => taken.head.gateway_id.clone(),
+            Some(Origin { taken, .. }) => {
+                door.thaw(taken.head.accepted_until);
+                taken.addresses.iter().for_each(|address| door.thaw_address(address));
+                taken.head.gateway_id.clone()
+            }
             None => config.gateway_id(),
         };
         let Berths { reactors: reactor_berths, workers: worker_berths } = berths;
         let common = Common {
             config,
             birth,
+            homes: &homes,
             node: &gateway_id,
             metrics: &metrics,
             door: &door,
@@ -183,31 +199,27 @@ impl Prepared {
             workers_stop: Arc::new(AtomicBool::new(false)),
         };
         let mut workers = Vec::new();
-        for (number, (sender, berth)) in worker_berths.into_iter().enumerate() {
-            let (conductor, mut worker) = common.worker(number, berth, random.next_u64());
+        for (number, (_, berth)) in worker_berths.into_iter().enumerate() {
+            let mut worker = common.worker(number, berth, random.next_u64());
             if let Some(origin) = &mut origin {
                 origin.thaw_worker(number, &mut worker)?;
             }
-            workers.push((sender, conductor, worker));
+            workers.push(worker);
         }
         let mut reactors = Vec::new();
-        for (number, (sender, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
-            let (conductor, settings, parts) =
-                common.reactor_parts(number, inbox, &listener, random.next_u64())?;
+        for (number, (_, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
+            let (settings, parts) = common.reactor_parts(number, inbox, &listener, random.next_u64())?;
             let reactor = match &mut origin {
                 None => {
                     Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?
                 }
                 Some(origin) => origin.thaw_reactor(number, poll, settings, parts)?,
             };
-            reactors.push((sender, conductor, reactor));
+            reactors.push(reactor);
         }
-        let workers_stop = common.workers_stop;
+        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, .. } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
         metrics.add(status.restarts.board());
-        if origin.as_ref().is_some_and(|origin| origin.taken.head.is_draining) {
-            status.set_draining(true);
-        }
         Ok(Self {
             listener,
             address,
@@ -217,8 +229,12 @@ impl Prepared {
             door,
             birth,
             node: gateway_id,
+            homes,
+            reactor_mail,
             reactors,
+            worker_mail,
             workers,
+            threads: (config.reactors(), config.workers()),
             workers_stop,
             cap,
             retired: None,
@@ -234,20 +250,12 @@ impl Prepared {
     /// Begins all threads; `when_serving` before anybody can ask the admin address.
     pub(super) fn launch(self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
         let unix_base_nanos = unix_base();
-        let mut workers = Vec::new();
-        for (sender, conductor, worker) in self.workers {
-            let handle = worker.spawn().map_err(GatewayError::system("start a worker"))?;
-            workers.push((sender, conductor, handle));
-        }
-        let mut reactors = Vec::new();
-        for (number, (sender, conductor, mut reactor)) in self.reactors.into_iter().enumerate() {
-            reactor.handle_thawed(unix_base_nanos);
-            let named = std::thread::Builder::new().name(format!("reactor-{number}"));
-            let handle =
-                named.spawn(move || reactor.run()).map_err(GatewayError::system("start a reactor"))?;
-            reactors.push((sender, conductor, handle));
-        }
-        if let (Some(retired), Some((reactor, ..))) = (self.retired, reactors.first()) {
+        let (reactors, workers) = self.threads;
+        let worker_threads = threads::start(self.workers, workers, SectionKind::Worker)?;
+        let mut units = self.reactors;
+        units.iter_mut().for_each(|reactor| reactor.handle_thawed(unix_base_nanos));
+        let reactor_threads = threads::start(units, reactors, SectionKind::Shard)?;
+        if let (Some(retired), Some(reactor)) = (self.retired, self.reactor_mail.first()) {
             while let Ok((socket, _)) = retired.accept() {
                 socket.set_nonblocking(true).ok();
                 let newcomer = ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket));
@@ -265,7 +273,7 @@ impl Prepared {
                 Some(spawned.map_err(GatewayError::system("start the admin thread"))?)
             }
         };
-        tracing::info!(listener = %self.address, reactors = reactors.len(), workers = workers.len(), connections_max = self.cap, "serving");
+        tracing::info!(listener = %self.address, reactors = reactor_threads.len(), workers = worker_threads.len(), connections_max = self.cap, "serving");
         Ok(Gateway {
             listener: self.listener,
             address: self.address,
@@ -276,8 +284,11 @@ impl Prepared {
             door: self.door,
             birth: self.birth,
             node: self.node,
-            reactors,
-            workers,
+            homes: self.homes,
+            reactor_mail: self.reactor_mail,
+            worker_mail: self.worker_mail,
+            reactor_threads,
+            worker_threads,
             workers_stop: self.workers_stop,
         })
     }
@@ -308,16 +319,14 @@ impl Gateway {
 
     /// The name of a thread that ended though nobody asked it to.
     pub(super) fn ended_thread(&self) -> Option<String> {
-        let reactors = self.reactors.iter().map(|(.., handle)| (handle.is_finished(), handle.thread()));
-        let workers = self.workers.iter().map(|(.., handle)| (handle.is_finished(), handle.thread()));
-        let (_, thread) = reactors.chain(workers).find(|(is_finished, _)| *is_finished)?;
-        Some(thread.name().unwrap_or("unnamed").to_owned())
+        let mut threads = self.reactor_threads.iter().chain(&self.worker_threads);
+        threads.find(|thread| thread.handle.is_finished()).map(|thread| thread.name.clone())
     }
 
     /// Lets nobody in and asks every client to leave. `rate`: clients per second, of all reactors together.
     pub(super) fn drain(&self, grace: Duration, rate: Option<u32>, alternates: &Arc<[String]>) {
         self.status.set_draining(true);
-        let reactors = u32::try_from(self.reactors.len()).unwrap_or(1);
+        let reactors = u32::try_from(self.reactor_mail.len()).unwrap_or(1);
         let rate = rate.map(|rate| rate.div_ceil(reactors));
         let order = DrainOrder { grace, rate, alternates: Arc::clone(alternates) };
         self.order(|| ReactorMail::Drain(order.clone()));
@@ -349,15 +358,15 @@ impl Gateway {
 
     /// Waits for the threads: first the reactors, which still hand over, then the workers.
     pub(super) fn join(self) {
-        for (.., handle) in self.reactors {
+        for Thread { name, handle, .. } in self.reactor_threads {
             if let Ok(Err(error)) = handle.join() {
-                tracing::error!(%error, "a reactor failed");
+                tracing::error!(%error, name, "a reactor failed");
             }
         }
         self.workers_stop.store(true, Ordering::SeqCst);
-        for (sender, _, handle) in self.workers {
-            sender.wake().ok();
-            handle.join().ok();
+        self.worker_mail.iter().for_each(|sender| _ = sender.wake());
+        for Thread { handle, .. } in self.worker_threads {
+            _ = handle.join();
         }
         if let Some(admin) = self.admin {
             admin.stop();
@@ -365,7 +374,7 @@ impl Gateway {
     }
 
     fn order(&self, make: impl Fn() -> ReactorMail) {
-        for (reactor, _, handle) in &self.reactors {
+        for (number, reactor) in self.reactor_mail.iter().enumerate() {
             let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
                 Err(SendError::Full(_)) => {
                     std::thread::park_timeout(ORDER_RETRY);
@@ -374,8 +383,7 @@ impl Gateway {
                 Ok(()) | Err(SendError::Gone(_)) => true,
             });
             if !is_taken {
-                let thread = handle.thread().name().unwrap_or("unnamed");
-                tracing::error!(thread, "a reactor is stuck: its mailbox stays full");
+                tracing::error!(reactor = number, "a reactor is stuck: its mailbox stays full");
             }
         }
     }
@@ -472,7 +480,14 @@ pub(super) fn unix_base() -> u64 {
     clock::unix_nanos().saturating_sub(clock::now().as_nanos())
 }
 
-fn worker_settings(config: &Config, node: &str, number: usize, epoch: u64, seed: u64) -> WorkerSettings {
+fn worker_settings(
+    config: &Config,
+    node: &str,
+    number: usize,
+    epoch: u64,
+    seed: u64,
+    homes: Homes,
+) -> WorkerSettings {
     let backend = &config.backend;
     WorkerSettings {
         number: u16::try_from(number).expect("at most 256 workers"),
@@ -512,6 +527,7 @@ fn worker_settings(config: &Config, node: &str, number: usize, epoch: u64, seed:
         },
         compress_min: config.limits.compress_min.as_usize(),
         seed,
+        homes,
     }
 }
 

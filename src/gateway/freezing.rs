@@ -1,7 +1,8 @@
 //! The running gateway stands still, is written down, and goes on.
 
 use super::assembly::{Gateway, unix_base};
-use crate::freeze::{Conductor, Order};
+use super::threads::Thread;
+use crate::freeze::Order;
 use crate::reactor::ReactorMail;
 use crate::snapshot::{GatewayHead, Item, Section, SectionKind, SocketsRecord, Writer};
 use crate::sys::{clock, sockets};
@@ -25,10 +26,10 @@ impl Gateway {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
-        self.conductors().for_each(|(_, conductor)| conductor.call());
-        self.workers.iter().for_each(|(sender, ..)| _ = sender.wake());
-        self.reactors.iter().for_each(|(sender, ..)| _ = sender.wake());
-        for (name, conductor) in self.conductors() {
+        self.threads().for_each(|thread| thread.conductor.call());
+        self.worker_mail.iter().for_each(|sender| _ = sender.wake());
+        self.reactor_mail.iter().for_each(|sender| _ = sender.wake());
+        for Thread { name, conductor, .. } in self.threads() {
             while !conductor.stands() {
                 if clock::machine_now() >= deadline {
                     return Err(format!("{name} did not stand still in time"));
@@ -39,7 +40,7 @@ impl Gateway {
         let frozen_at = clock::now();
         loop {
             let mut is_busy = false;
-            for (name, conductor) in self.conductors() {
+            for Thread { name, conductor, .. } in self.threads() {
                 let (reply, replied) = bounded(1);
                 conductor.order(Order::Step(reply));
                 is_busy |= replied
@@ -54,22 +55,23 @@ impl Gateway {
             }
         }
         let mut replies = Vec::new();
-        for (name, conductor) in self.conductors() {
+        for thread in self.threads() {
             let (reply, replied) = bounded(1);
-            conductor.order(Order::Freeze(reply));
-            replies.push((name, replied));
+            thread.conductor.order(Order::Freeze(reply));
+            replies.push((thread, replied));
         }
-        let mut writer = Writer::default();
-        for (place, (name, replied)) in replies.into_iter().enumerate() {
-            let section = replied
+        let mut sections = Vec::new();
+        for (Thread { name, kind, .. }, replied) in replies {
+            let frozen = replied
                 .recv_timeout(clock::until(deadline))
                 .map_err(|_| format!("{name} was not written down in time"))?;
-            let section = section.map_err(|error| format!("{name} cannot be written down: {error}"))?;
-            let number = |place: usize| u32::try_from(place).expect("some dozens of threads");
-            match place.checked_sub(self.reactors.len()) {
-                None => writer.add(SectionKind::Shard, number(place), section),
-                Some(worker) => writer.add(SectionKind::Worker, number(worker), section),
-            }
+            let frozen = frozen.map_err(|error| format!("{name} cannot be written down: {error}"))?;
+            sections.extend(frozen.into_iter().map(|(number, section)| (*kind, number, section)));
+        }
+        sections.sort_by_key(|(kind, number, _)| (*kind as u32, *number));
+        let mut writer = Writer::default();
+        for (kind, number, section) in sections {
+            writer.add(kind, number, section);
         }
         Ok((frozen_at, writer))
     }
@@ -80,7 +82,7 @@ impl Gateway {
     /// A reactor that does not answer.
     pub(super) fn list_sockets(&self, deadline: Instant) -> Result<Writer, String> {
         let mut writer = Writer::default();
-        for (number, (sender, ..)) in (0u32..).zip(&self.reactors) {
+        for (number, sender) in (0u32..).zip(&self.reactor_mail) {
             let (reply, replied) = bounded(1);
             let list = sender.try_send(ReactorMail::List(reply)).ok();
             let all = list.and_then(|()| replied.recv_timeout(clock::until(deadline)).ok());
@@ -109,8 +111,9 @@ impl Gateway {
         head.accepted_until = self.door.freeze(&mut addresses);
         head.epoch = self.birth.epoch;
         head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
-        head.shards = u32::try_from(self.reactors.len()).expect("at most 256");
-        head.workers = u32::try_from(self.workers.len()).expect("at most 256");
+        head.shards = u32::try_from(self.reactor_mail.len()).expect("at most 256");
+        head.workers = u32::try_from(self.worker_mail.len()).expect("at most 256");
+        head.homes = self.homes.counts().iter().map(|count| u32::from(*count)).collect();
         head.listener = Some(sockets::name_of(&self.listener)?.into());
         if let Some(listener) = &self.admin_listener {
             head.admin = Some(sockets::name_of(listener)?.into());
@@ -128,16 +131,13 @@ impl Gateway {
             clock::go_on_from(frozen_at);
         }
         let unix_base_nanos = unix_base();
-        self.conductors().for_each(|(_, conductor)| conductor.dismiss(unix_base_nanos));
+        self.threads().for_each(|thread| thread.conductor.dismiss(unix_base_nanos));
         if let Some(admin) = &self.admin {
             admin.set_paused(false);
         }
     }
 
-    fn conductors(&self) -> impl Iterator<Item = (String, &Conductor)> {
-        let reactors = self.reactors.iter().enumerate();
-        let reactors = reactors.map(|(number, (_, conductor, _))| (format!("reactor {number}"), conductor));
-        let workers = self.workers.iter().enumerate();
-        reactors.chain(workers.map(|(number, (_, conductor, _))| (format!("worker {number}"), conductor)))
+    fn threads(&self) -> impl Iterator<Item = &Thread> {
+        self.reactor_threads.iter().chain(&self.worker_threads)
     }
 }

@@ -13,6 +13,7 @@ mod freezing;
 mod handover;
 mod stop;
 mod taking;
+mod threads;
 
 use crate::auth;
 use crate::config::{Config, ConfigError};

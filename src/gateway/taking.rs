@@ -3,6 +3,7 @@
 use super::GatewayError;
 use super::assembly::{Berths, Prepared, ReactorBerth, bind, bind_admin, reactor_berth};
 use crate::config::Config;
+use crate::homes::Homes;
 use crate::mailbox::Sender;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
@@ -72,6 +73,9 @@ impl Origin<'_, '_> {
 
     /// The worker goes on where the one of this number was.
     pub(super) fn thaw_worker(&mut self, number: usize, worker: &mut Worker) -> Result<(), GatewayError> {
+        if number >= self.taken.head.workers as usize {
+            return Ok(()); // it is new
+        }
         let now = self.frozen_at();
         let mut records = section(&self.taken.snapshot, SectionKind::Worker, number)?;
         let mut stream = |socket: &SocketRef| Ok(stream_of((self.take)(socket)?));
@@ -86,6 +90,9 @@ impl Origin<'_, '_> {
         settings: Settings,
         parts: ReactorParts,
     ) -> Result<Reactor, GatewayError> {
+        if number >= self.taken.head.shards as usize {
+            return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"));
+        }
         let now = self.frozen_at();
         let mut records = section(&self.taken.snapshot, SectionKind::Shard, number)?;
         let mut watched = |registry: &Registry, key: ConnKey, socket: &SocketRef| {
@@ -127,31 +134,28 @@ impl Prepared {
         let ticket_key = head.ticket_key[..].try_into();
         let ticket_key =
             ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
-        let counts = [
-            ("reactor.count", head.shards, config.reactors()),
-            ("worker.count", head.workers, config.workers()),
-        ];
-        for (key, is, wanted) in counts.into_iter().filter(|(_, is, wanted)| *is as usize != *wanted) {
-            tracing::warn!(
-                key,
-                is,
-                wanted,
-                "it stays as it is: the users of a thread cannot be moved to another; it changes with a cold start"
-            );
-        }
         let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
         if warm.reactors.len() != head.shards as usize {
             return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
         }
-        let Warm { reactors, mut streams } = warm;
-        let berths = Berths { reactors, ..Berths::open(config, 0, head.workers as usize)? };
+        let known = if head.homes.is_empty() { vec![head.shards] } else { head.homes.clone() };
+        let homes = Homes::thaw(&known).filter(|homes| homes.shards() == head.shards as usize);
+        let homes = homes.ok_or_else(|| GatewayError::Takeover(format!("shards as in {known:?}")))?;
+        // Those that are there stay: fewer threads share them, and more bring new ones.
+        let homes = homes.grown_to(config.reactors());
+        let workers = config.workers().max(head.workers as usize);
+        let Warm { mut reactors, mut streams } = warm;
+        let more = Berths::open(config, homes.shards() - reactors.len(), workers)?;
+        reactors.extend(more.reactors);
+        let berths = Berths { reactors, ..more };
         let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
-        let mut prepared = Self::assemble(config, listener, admin_listener, birth, berths, Some(origin))?;
+        let mut prepared =
+            Self::assemble(config, listener, admin_listener, birth, (homes, berths), Some(origin))?;
         prepared.retired = retired;
         // Connections that ended since: nobody must hear of them.
         for (key, mut stream) in streams {
             let shard = ConnKey::from_u64(key).shard().index();
-            if let Some((.., reactor)) = prepared.reactors.get(shard) {
+            if let Some(reactor) = prepared.reactors.get(shard) {
                 reactor.unwatch(&mut stream);
             }
         }

@@ -1,7 +1,8 @@
 //! A reactor that stands still, is written down, and goes on in another process (`docs/handover.md`).
 
 use super::{Reactor, ReactorParts, Streams};
-use crate::freeze::{self, Post, Stand};
+use crate::crew::Unit;
+use crate::freeze;
 use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets;
@@ -9,7 +10,7 @@ use crossbeam_channel::Sender;
 use mio::net::TcpStream;
 use mio::{Poll, Registry};
 use moorline_proto::ids::ConnKey;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -20,9 +21,17 @@ pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Resu
 /// Descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
 
-impl Stand for Reactor {
-    fn post(&self) -> &Post {
-        &self.post
+impl Unit for Reactor {
+    fn poll_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+
+    fn timeout(&mut self) -> Duration {
+        self.time_to_wait()
+    }
+
+    fn turn(&mut self, timeout: Duration) -> io::Result<bool> {
+        self.run_turn(timeout)
     }
 
     fn resume(&mut self, unix_base_nanos: u64) {
@@ -68,7 +77,7 @@ impl Stand for Reactor {
             turns: _,
             now: _,
             is_stopping: _,
-            post: _,
+            events: _,
             newcomers,
         } = self;
         shard.freeze(out);
@@ -111,6 +120,7 @@ impl Reactor {
 
     fn is_handing_over(&self) -> bool {
         !self.leaving.is_empty()
+            || !self.outputs.forwards.is_empty()
             || self.outboxes.iter().any(super::Outbox::is_waiting)
             || self.outputs.uplinks.iter().any(|items| !items.is_empty())
     }

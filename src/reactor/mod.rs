@@ -1,6 +1,6 @@
 //! A thread, its epoll and its sockets, driving one [`Shard`].
 //!
-//! The loop is `Reactor::turn`: poll until the deadline, read the clock once, drain the mailbox, accept,
+//! The loop is `Reactor::run_turn`: poll until the deadline, read the clock once, drain the mailbox, accept,
 //! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
 //! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
 
@@ -22,13 +22,11 @@ pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
-use crate::failpoint;
-use crate::freeze::{Post, Stand as _};
 use crate::handoff::DownlinkBatch;
 use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
 use crate::read_block::ReadBlock;
-use crate::shard::{Count, Gather as _, Outputs, Settings, Shard, Transfer};
+use crate::shard::{Count, Gather as _, Moved, Outputs, Settings, Shard, Transfer};
 use block::WriteBlock;
 use limit_log::LimitLog;
 use listener::{Arrival, Listener};
@@ -88,7 +86,7 @@ pub struct Reactor {
     /// The time of this turn.
     now: Instant,
     is_stopping: bool,
-    post: Post,
+    events: Events,
     /// Connections that got their socket since [`ReactorMail::List`].
     newcomers: Option<HashSet<ConnKey>>,
 }
@@ -140,31 +138,15 @@ impl Reactor {
             turns: 0,
             now,
             is_stopping: false,
-            post: parts.post,
+            events: Events::with_capacity(EVENTS_MAX),
             newcomers: None,
         })
     }
 
-    /// Runs until [`ReactorMail::Stop`] and the end of the last connection.
-    ///
-    /// # Errors
-    /// The system's, when polling fails: the process cannot go on.
-    pub fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        while !(self.is_stopping && self.shard.seats() == 0) {
-            self.turn(&mut events)?;
-            if self.post.is_called() {
-                failpoint::reach("old.reactor");
-                self.stand_still();
-            }
-        }
-        Ok(())
-    }
-
-    /// One turn of the loop.
-    fn turn(&mut self, events: &mut Events) -> io::Result<()> {
-        let timeout = self.timeout();
-        match self.poll.poll(events, Some(timeout)) {
+    /// One turn of the loop. False after [`ReactorMail::Stop`] and the end of the last connection.
+    fn run_turn(&mut self, timeout: Duration) -> io::Result<bool> {
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        match self.poll.poll(&mut events, Some(timeout)) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => self.inbox.awake(),
         }
@@ -174,9 +156,10 @@ impl Reactor {
         self.handle_mail(now);
         // Before anything is read: bytes of a connection that moves belong to its new home.
         self.release();
-        for event in &*events {
+        for event in &events {
             self.handle_event(event);
         }
+        self.events = events;
         self.accept(now);
         self.read_ready(now);
         self.shard.handle_timeouts(now, &mut self.outputs);
@@ -189,16 +172,20 @@ impl Reactor {
         }
         self.hand_over();
         self.publish();
-        Ok(())
+        Ok(!(self.is_stopping && self.shard.seats() == 0))
     }
 
-    fn timeout(&mut self) -> Duration {
+    fn time_to_wait(&mut self) -> Duration {
         let may_sleep = self.inbox.try_sleep();
         let is_clogged = self.is_clogged();
         if !may_sleep || (!self.ready.is_empty() && !is_clogged) || !self.outputs.transmits.is_empty() {
             return Duration::ZERO;
         }
-        if is_clogged || !self.leaving.is_empty() || self.outboxes.iter().any(Outbox::is_waiting) {
+        if is_clogged
+            || !self.leaving.is_empty()
+            || !self.outputs.forwards.is_empty()
+            || self.outboxes.iter().any(Outbox::is_waiting)
+        {
             return RETRY;
         }
         // Whoever knocks while it stops is not heard.
@@ -227,8 +214,11 @@ impl Reactor {
                 }
             }
             ReactorMail::Move(socket, transfer) => {
-                let key = self.shard.handle_moved(now, *transfer, &mut self.outputs);
-                self.attach(key, socket);
+                match self.shard.handle_moved(now, transfer, &mut self.outputs) {
+                    Moved::Seat(key) => self.attach(Some(key), socket),
+                    Moved::On(transfer) => self.leaving.push_back((socket, transfer)),
+                    Moved::Full => self.attach(None, socket),
+                }
             }
             ReactorMail::Newcomer(socket) => {
                 if let Arrival::Admitted(socket) = self.listener.judge_waiting(socket, now) {
@@ -479,6 +469,7 @@ impl Reactor {
         for (outbox, fresh) in self.outboxes.iter_mut().zip(&mut self.outputs.uplinks) {
             outbox.flush(from, fresh);
         }
+        self.forward();
         while let Some((socket, transfer)) = self.leaving.pop_front() {
             let home = transfer.home.index();
             match self.reactors[home].try_send(ReactorMail::Move(socket, transfer)) {
@@ -493,6 +484,24 @@ impl Reactor {
                 Err(_) => unreachable!("what was to be sent comes back"),
             }
         }
+    }
+
+    /// What is for users who may be at home elsewhere. What does not fit waits, in order.
+    fn forward(&mut self) {
+        let mut waiting = Vec::new();
+        for (home, item) in std::mem::take(&mut self.outputs.forwards) {
+            if waiting.iter().any(|(other, _)| *other == home) {
+                waiting.push((home, item));
+                continue;
+            }
+            let batch = ReactorMail::Downlink(DownlinkBatch { items: vec![item] });
+            if let Err(SendError::Full(ReactorMail::Downlink(mut batch))) =
+                self.reactors[home.index()].try_send(batch)
+            {
+                waiting.extend(batch.items.pop().map(|item| (home, item)));
+            }
+        }
+        self.outputs.forwards = waiting;
     }
 
     fn publish(&mut self) {

@@ -1,7 +1,6 @@
 //! What a reactor is made of, and what it is told.
 
 use super::Door;
-use crate::freeze::Post;
 use crate::handoff::{DownlinkBatch, UplinkBatch};
 use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Board;
@@ -52,6 +51,4 @@ pub struct ReactorParts {
     pub read_budget: usize,
     /// Connections accepted in one turn.
     pub accept_budget: usize,
-    /// Where it is told to stand still.
-    pub post: Post,
 }

@@ -24,7 +24,6 @@ const LIMITS: DoorLimits = DoorLimits {
 
 struct World {
     reactor: Reactor,
-    events: Events,
     mail: Sender<ReactorMail>,
     uplinks: Receiver<UplinkBatch>,
     address: std::net::SocketAddr,
@@ -45,7 +44,7 @@ impl World {
         let mut settings = Settings::new(
             &crate::config::Config::default(),
             ShardId(0),
-            1,
+            crate::homes::Homes::new(1),
             1,
             crate::shard::Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] },
             1,
@@ -62,10 +61,9 @@ impl World {
             board: Arc::new(Board::new(series())),
             read_budget: 64 << 10,
             accept_budget,
-            post: crate::freeze::post().1,
         };
         let reactor = Reactor::new(poll, settings, parts).expect("epoll");
-        Self { reactor, events: Events::with_capacity(64), mail, uplinks, address }
+        Self { reactor, mail, uplinks, address }
     }
 
     fn connect(&self) -> Client {
@@ -80,7 +78,8 @@ impl World {
             }
             // Nobody must be waited for: what a test looks for is on its way.
             self.mail.wake().expect("eventfd");
-            self.reactor.turn(&mut self.events).expect("epoll");
+            let timeout = self.reactor.time_to_wait();
+            self.reactor.run_turn(timeout).expect("epoll");
         }
         panic!("not after {TURNS_MAX} turns");
     }
@@ -119,7 +118,8 @@ fn a_crowd_at_the_cap_is_turned_away_within_the_accept_budget() {
     let mut world = World::new(0, 2);
     let mut crowd: Vec<_> = (0..7).map(|_| world.connect()).collect();
     for refused in [2, 4, 6, 7] {
-        world.reactor.turn(&mut world.events).expect("epoll");
+        let timeout = world.reactor.time_to_wait();
+        world.reactor.run_turn(timeout).expect("epoll");
         assert_eq!(world.reactor.listener.refused, refused);
     }
     for client in &mut crowd {
@@ -138,7 +138,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
     world.reactor.listener.set_ready();
     assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
-    assert!(!world.reactor.timeout().is_zero());
+    assert!(!world.reactor.time_to_wait().is_zero());
 }
 
 #[test]
@@ -191,7 +191,8 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
     // The door is looked at again by the clock, so here turns do not count: nobody waits for ever.
     let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
     while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
-        world.reactor.turn(&mut world.events).expect("epoll");
+        let timeout = world.reactor.time_to_wait();
+        world.reactor.run_turn(timeout).expect("epoll");
     }
 }
 

@@ -3,13 +3,13 @@
 use super::fanout::FANOUT_MIN;
 use super::flight::{Flight, Parcel};
 use super::{Count, Outputs, Shard};
-use crate::handoff::{Push, PushTicket, Target, Uplink};
+use crate::handoff::{Downlink, Push, PushTicket, Target, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, Command, Flags, Frame, Lane, encode_batch};
-use moorline_proto::ids::{ConnKey, Seq};
+use moorline_proto::ids::{ConnKey, Seq, ShardId};
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Ack, Code, Notify};
 use moorline_proto::message::{decode, encode};
@@ -60,6 +60,11 @@ impl Shard {
                 keys.extend((push.except != Some(key)).then_some(key)); // gone ones show when their turn comes
                 continue;
             }
+            if let Some(home) = self.home_of_target(&target) {
+                let part = Push { targets: vec![target], ..push.clone() };
+                outputs.forwards.push((home, Downlink::Push(part)));
+                continue;
+            }
             let found = self.resolve(&target);
             if found.is_empty() && !matches!(target, Target::Room(_)) {
                 self.tally[Count::PushesOffline] += 1;
@@ -71,6 +76,14 @@ impl Shard {
             return self.begin_fanout(push, keys, outputs);
         }
         keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
+    }
+
+    /// Where a user is looked for next who is meant, and not here.
+    pub(super) fn home_of_target(&self, target: &Target) -> Option<ShardId> {
+        match target {
+            Target::User(uid) | Target::Device(uid, _) => self.home_after(uid),
+            Target::Connection(_) | Target::Room(_) => None,
+        }
     }
 
     /// The logged-in connections a target means.

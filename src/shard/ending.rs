@@ -3,7 +3,7 @@
 use super::bucket::Stamp;
 use super::delivery::report;
 use super::{Outputs, Shard};
-use crate::handoff::{Target, Uplink};
+use crate::handoff::{Downlink, Target, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
@@ -99,6 +99,13 @@ impl Shard {
         order: &KickOrder,
         outputs: &mut Outputs,
     ) {
+        if let Some(home) = self.home_of_target(target) {
+            let KickOrder { login_version, code, may_reconnect, reason } = order;
+            let (target, reason) = (target.clone(), reason.clone());
+            let (login_version, code, may_reconnect) = (*login_version, *code, *may_reconnect);
+            let kick = Downlink::Kick { target, login_version, code, may_reconnect, reason };
+            return outputs.forwards.push((home, kick));
+        }
         for key in self.resolve(target) {
             let slot = self.table.get(key).expect("resolved").session;
             let version = self.registry.get(slot).expect("resolved").login_version;
@@ -163,14 +170,15 @@ impl Shard {
             return;
         }
         let session = self.registry.remove(slot);
+        let route = session.route();
         self.rooms.forget(key);
         self.queued_bytes -= session.flight.as_ref().map_or(0, |flight| flight.waiting_bytes());
         for parcel in session.flight.into_iter().flat_map(|flight| flight.into_unacked()) {
             self.tally[super::Count::PushesOffline] += 1;
             parcel.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Offline, outputs));
         }
-        let down = Uplink::ConnDown { key, pin: session.pin, code };
-        outputs.uplinks[session.pin.worker(self.settings.workers)].push(down);
+        let down = Uplink::ConnDown { key, pin: route.pin, code };
+        outputs.uplinks[route.index()].push(down);
     }
 }
 

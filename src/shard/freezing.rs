@@ -163,7 +163,8 @@ impl Shard {
         }
         seats.detached += usize::from(state == State::Detached);
         if let Some(session) = &record.session {
-            let session = Session::thaw(session, key.slot(), self.settings.downlink, from)?;
+            let limits = (self.settings.downlink, self.settings.workers);
+            let session = Session::thaw(session, key.slot(), limits, from)?;
             self.queued_bytes += session.flight.as_ref().map_or(0, |flight| flight.waiting_bytes());
             seats.sessions.push((session, seats.connections.len()));
         }

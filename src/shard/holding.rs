@@ -4,6 +4,7 @@
 //! down and nothing is lost. A held client is not expected to be heard [P-7.2].
 
 use super::bucket::Stamp;
+use super::session::Route;
 use super::{Count, Outputs, Shard};
 use crate::snapshot::{HoldRecord, Item, Section};
 use moorline_proto::frame::Lane;
@@ -20,7 +21,7 @@ struct Hold {
     /// It said too much: until then.
     until: Option<Instant>,
     /// Its worker has no room for what it says on this lane.
-    waits: Option<(Pin, Lane)>,
+    waits: Option<(Route, Lane)>,
 }
 
 /// Who is held, and what workers have no room for.
@@ -42,42 +43,44 @@ impl Holds {
     pub(super) fn freeze(&self, out: &mut Section) -> (Vec<u64>, Vec<u32>) {
         let Self { held, full, overload } = self;
         for (key, Hold { until, waits }) in held {
-            let (pin, lane) = waits.map_or((None, 0), |(pin, lane)| (Some(pin.0), lane as u32));
+            let (route, lane) = waits.map_or((None, 0), |(route, lane)| (Some(route), lane as u32));
+            let (pin, worker) = (route.map(|route| route.pin.0), route.map(|route| route.worker.into()));
             let until = until.map(Instant::as_nanos);
-            out.put(Item::Hold(HoldRecord { key: key.as_u64(), until, pin, lane }));
+            out.put(Item::Hold(HoldRecord { key: key.as_u64(), until, pin, lane, worker }));
         }
         (full.iter().flatten().copied().collect(), overload.iter().map(|level| u32::from(*level)).collect())
     }
 
-    /// Reads what workers have no room for. With other workers than before it is told anew.
+    /// Reads what workers have no room for. Of workers that came since nothing is known yet.
     pub(super) fn thaw(&mut self, full: &[u64], overload: &[u32]) {
-        if overload.len() == self.overload.len() && full.len() == self.full.len() * Lane::ALL.len() {
-            for (mine, theirs) in self.full.iter_mut().flatten().zip(full) {
-                *mine = *theirs;
-            }
-            for (mine, theirs) in self.overload.iter_mut().zip(overload) {
-                *mine = u8::try_from(*theirs).unwrap_or(0);
-            }
+        for (mine, theirs) in self.full.iter_mut().flatten().zip(full) {
+            *mine = *theirs;
+        }
+        for (mine, theirs) in self.overload.iter_mut().zip(overload) {
+            *mine = u8::try_from(*theirs).unwrap_or(0);
         }
     }
 
     /// Reads one who is held. The owner is told by [`Outputs::holds`].
     pub(super) fn thaw_one(&mut self, record: HoldRecord) -> ConnKey {
-        let HoldRecord { key, until, pin, lane } = record;
-        let key = ConnKey::from_u64(key);
-        let waits = pin.map(|pin| (Pin(pin), Lane::from_number(lane)));
+        let HoldRecord { key, until, pin, lane, worker } = record;
+        let (key, workers) = (ConnKey::from_u64(key), self.full.len());
+        let route = pin.map(|pin| match worker.and_then(|worker| u8::try_from(worker).ok()) {
+            Some(worker) if usize::from(worker) < workers => Route { pin: Pin(pin), worker },
+            _ => Route::of(Pin(pin), workers),
+        });
+        let waits = route.map(|route| (route, Lane::from_number(lane)));
         self.held.insert(key, Hold { until: until.map(Instant::from_nanos), waits });
         key
     }
 
-    fn is_full(&self, pin: Pin, lane: Lane) -> bool {
-        let full = &self.full[pin.worker(self.full.len())];
-        full[lane as usize] >> pin.slot() & 1 == 1
+    fn is_full(&self, route: Route, lane: Lane) -> bool {
+        self.full[route.index()][lane as usize] >> route.pin.slot() & 1 == 1
     }
 
     /// Whether uplinks of this user and lane are refused for now.
-    pub(super) fn is_shed(&self, pin: Pin, lane: Lane) -> bool {
-        match self.overload[pin.worker(self.overload.len())] {
+    pub(super) fn is_shed(&self, route: Route, lane: Lane) -> bool {
+        match self.overload[route.index()] {
             0 => false,
             1 => lane == Lane::Bulk,
             _ => matches!(lane, Lane::Bulk | Lane::Group),
@@ -113,8 +116,8 @@ impl Shard {
     }
 
     /// It spoke on a lane for which its worker has no room: not to be read before there is some.
-    pub(super) fn hold_if_full(&mut self, key: ConnKey, pin: Pin, lane: Lane, outputs: &mut Outputs) {
-        if !self.holds.is_full(pin, lane) {
+    pub(super) fn hold_if_full(&mut self, key: ConnKey, route: Route, lane: Lane, outputs: &mut Outputs) {
+        if !self.holds.is_full(route, lane) {
             return;
         }
         self.tally[Count::BackpressureHolds] += 1;
@@ -122,7 +125,7 @@ impl Shard {
             outputs.holds.push((key, true));
             Hold::default()
         });
-        hold.waits = Some((pin, lane));
+        hold.waits = Some((route, lane));
     }
 
     /// A worker has room for other users and lanes than before.
@@ -138,7 +141,7 @@ impl Shard {
         let waiting = self.holds.held.iter().filter(|(_, hold)| hold.waits.is_some());
         for key in waiting.map(|(key, _)| *key).collect::<Vec<_>>() {
             let hold = &self.holds.held[&key];
-            if hold.waits.is_some_and(|(pin, lane)| !self.holds.is_full(pin, lane)) {
+            if hold.waits.is_some_and(|(route, lane)| !self.holds.is_full(route, lane)) {
                 self.holds.held.get_mut(&key).expect("just seen").waits = None;
                 self.release_if_free(now, key, outputs);
             }

@@ -5,7 +5,7 @@
 
 use super::bucket::Stamp;
 use super::connection::{Connection, NO_SESSION};
-use super::session::{Names, Session};
+use super::session::{Names, Route, Session};
 use super::{Count, Outputs, Shard};
 use crate::handoff::{Admission, Uplink};
 use bytes::Bytes;
@@ -30,6 +30,17 @@ pub struct Transfer {
     partial: Bytes,
 }
 
+/// Where a connection that arrived from another shard is now.
+#[derive(Debug)]
+pub enum Moved {
+    /// Here: its socket belongs to this key.
+    Seat(ConnKey),
+    /// On its way to the next home: its user has never been here, or has left.
+    On(Box<Transfer>),
+    /// Nowhere: this shard is full.
+    Full,
+}
+
 impl Shard {
     /// A socket was accepted. `None`: this shard is full, close it.
     pub fn handle_accepted(&mut self, now: Instant) -> Option<ConnKey> {
@@ -38,25 +49,34 @@ impl Shard {
         self.insert_connection(now, deadline)
     }
 
-    /// A logged-in connection arrives from the shard that accepted it. Its socket belongs to the key that
-    /// comes back. `None`: this shard is full.
+    /// A logged-in connection arrives from the shard that accepted it, or where its user is not at home any more.
     pub fn handle_moved(
         &mut self,
         now: Instant,
-        transfer: Transfer,
+        mut transfer: Box<Transfer>,
         outputs: &mut Outputs,
-    ) -> Option<ConnKey> {
+    ) -> Moved {
+        if let Some(home) = self.home_after(&transfer.admission.uid) {
+            transfer.home = home;
+            return Moved::On(transfer);
+        }
         let deadline = now + self.settings.handshake_timeout;
-        let key = self.insert_connection(now, deadline)?;
+        let Some(key) = self.insert_connection(now, deadline) else { return Moved::Full };
         self.table.get_mut(key).expect("just inserted").state = State::Authenticating;
         if self.is_draining {
             self.close(now, key, CloseReason::GoingAway, outputs);
-            return Some(key);
+            return Moved::Seat(key);
         }
         // The socket is not here yet: it goes straight to the seat.
         let seat = self.admit(now, key, &transfer.admission, outputs);
         self.handle_received(now, seat, transfer.partial, outputs);
-        Some(seat)
+        Moved::Seat(seat)
+    }
+
+    /// Where a user is looked for next who is not here; `None`: here is their home.
+    pub(super) fn home_after(&self, uid: &str) -> Option<ShardId> {
+        let home = self.settings.homes.after(Pin::of(uid), self.settings.shard)?;
+        self.registry.of_user(uid).is_empty().then_some(home)
     }
 
     fn insert_connection(&mut self, now: Instant, deadline: Instant) -> Option<ConnKey> {
@@ -107,24 +127,25 @@ impl Shard {
         verdict: Result<Admission, CloseReason>,
         outputs: &mut Outputs,
     ) {
-        let Some(connection) = self.table.get_mut(key) else { return };
-        if connection.state != State::Authenticating {
+        let state = self.table.get(key).map(|connection| connection.state);
+        if state != Some(State::Authenticating) {
             return;
         }
         let admission = match verdict {
             Ok(admission) => admission,
             Err(reason) => return self.close(now, key, reason, outputs),
         };
-        let home = Pin::of(&admission.uid).shard(self.settings.shards);
-        if home == self.settings.shard {
+        let first = self.settings.homes.first(Pin::of(&admission.uid));
+        let home = if first == self.settings.shard { self.home_after(&admission.uid) } else { Some(first) };
+        let Some(home) = home else {
             let seat = self.admit(now, key, &admission, outputs);
             if seat != key {
                 outputs.grafts.push((key, seat));
             }
             return;
-        }
-        let partial = Bytes::copy_from_slice(connection.decoder.partial());
+        };
         let connection = self.table.remove(key).expect("just looked up");
+        let partial = Bytes::copy_from_slice(connection.decoder.partial());
         self.wheel.cancel(connection.timer);
         self.tally[Count::Moved] += 1;
         outputs.moves.push((key, Box::new(Transfer { home, admission, partial })));
@@ -160,7 +181,9 @@ impl Shard {
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
         let mut session = Session::new(names, key.slot(), version);
         session.accepts_lz4 = who.accepts_lz4;
-        let (pin, login) = (session.pin, session.login(key.as_u64()));
+        let known = self.registry.worker_of(&who.uid, session.pin);
+        session.worker = known.unwrap_or_else(|| Route::of(session.pin, self.settings.workers).worker);
+        let (route, login) = (session.route(), session.login(key.as_u64()));
         let slot = self.registry.insert(session);
 
         let connection = self.table.get_mut(key).expect("it is being admitted");
@@ -177,8 +200,8 @@ impl Shard {
         self.tally[Count::Logins] += 1;
         let welcome = self.welcome(now, key, version);
         self.send(key, frame_of(Command::Welcome, &welcome), outputs);
-        let login = Uplink::ConnUp { pin, login: Box::new(login) };
-        outputs.uplinks[pin.worker(self.settings.workers)].push(login);
+        let login = Uplink::ConnUp { pin: route.pin, login: Box::new(login) };
+        outputs.uplinks[route.index()].push(login);
     }
 
     /// The session that gives way because its user has enough devices of the newcomer's kind: the newer
@@ -215,11 +238,11 @@ impl Shard {
 
     /// Names the logins of the asked pins, in chunks.
     pub(super) fn on_announce(&self, worker: u16, request: u32, slots: u64, outputs: &mut Outputs) {
-        let workers = self.settings.workers;
-        let is_asked = |pin: Pin| pin.worker(workers) == usize::from(worker) && slots >> pin.slot() & 1 == 1;
+        let is_asked =
+            |session: &Session| u16::from(session.worker) == worker && slots >> session.pin.slot() & 1 == 1;
         let mut logins = Vec::new();
         let Some(out) = outputs.uplinks.get_mut(usize::from(worker)) else { return };
-        for session in self.registry.iter().filter(|session| is_asked(session.pin)) {
+        for session in self.registry.iter().filter(|session| is_asked(session)) {
             let key = self.table.key_of(session.connection).expect("a session has its connection");
             logins.push((session.pin, session.login(key.as_u64())));
             if logins.len() == ANNOUNCE_LOGINS_MAX {

@@ -50,7 +50,7 @@ mod timers;
 mod uplink;
 
 pub use draining::DrainOrder;
-pub use login::Transfer;
+pub use login::{Moved, Transfer};
 pub use outbound::Gather;
 pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
@@ -103,6 +103,8 @@ pub struct Outputs {
     pub holds: Vec<(ConnKey, bool)>,
     /// Connections that go to another shard, socket and all.
     pub moves: Vec<(ConnKey, Box<Transfer>)>,
+    /// What is meant for users who may be at home in another shard.
+    pub forwards: Vec<(ShardId, Downlink)>,
 }
 
 impl Outputs {

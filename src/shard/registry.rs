@@ -85,6 +85,11 @@ impl Registry {
         slots
     }
 
+    /// The worker that speaks for a user who is here.
+    pub(super) fn worker_of(&self, uid: &str, pin: Pin) -> Option<u8> {
+        self.head(uid, pin).map(|slot| self.sessions[slot as usize].worker)
+    }
+
     /// The slot of one device's session.
     pub(super) fn of_device(&self, uid: &str, device: &str) -> Option<u32> {
         self.of_user(uid).into_iter().find(|slot| self.sessions[*slot as usize].device() == device)

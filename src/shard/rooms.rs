@@ -3,10 +3,11 @@
 //! The backend is the authority; this is its mirror for one shard. A digest of every room goes to the
 //! backend each half minute, by worker and slot, so that drift is found and repaired.
 
+use super::session::Route;
 use super::{Count, Outputs, Shard};
-use crate::handoff::{PushTicket, Uplink};
+use crate::handoff::{Downlink, PushTicket, Uplink};
 use crate::snapshot::{Item, Records, RoomRecord, Section, SnapshotError};
-use moorline_proto::ids::{ConnKey, Pin};
+use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::{QueryResult, RoomDigest};
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};
@@ -26,7 +27,7 @@ const HELD_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Room {
-    members: BTreeMap<ConnKey, Pin>,
+    members: BTreeMap<ConnKey, Route>,
     version: u64,
 }
 
@@ -50,7 +51,7 @@ impl Rooms {
     }
 
     /// False: the session is in too many rooms, or there are too many.
-    fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, pin: Pin) -> bool {
+    fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, route: Route) -> bool {
         let of_session = self.of_session.get(&key).map_or(0, BTreeSet::len);
         let is_known = self.by_name.contains_key(room);
         if of_session >= ROOMS_PER_SESSION_MAX || (!is_known && self.by_name.len() >= ROOMS_MAX) {
@@ -58,7 +59,7 @@ impl Rooms {
         }
         let entry = self.by_name.entry(Arc::clone(room)).or_default();
         entry.version = entry.version.max(version);
-        entry.members.insert(key, pin);
+        entry.members.insert(key, route);
         self.of_session.entry(key).or_default().insert(Arc::clone(room));
         true
     }
@@ -99,8 +100,8 @@ impl Rooms {
         let mut all: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         for (name, room) in &self.by_name {
             let mut parts: BTreeMap<(usize, u32), (u32, u64)> = BTreeMap::new();
-            for (key, pin) in &room.members {
-                let part = parts.entry((pin.worker(workers), pin.slot())).or_default();
+            for (key, route) in &room.members {
+                let part = parts.entry((route.index(), route.pin.slot())).or_default();
                 part.0 += 1;
                 part.1 ^= mix(key.as_u64());
             }
@@ -140,8 +141,8 @@ impl Shard {
         let name: Arc<str> = name.as_str().into();
         for key in members.iter().map(|key| ConnKey::from_u64(*key)) {
             let session = self.table.get(key).and_then(|it| self.registry.get(it.session));
-            let pin = session.ok_or_else(|| from.contradiction("a member of a room is not there"))?.pin;
-            if !self.rooms.try_bind(&name, *version, key, pin) {
+            let session = session.ok_or_else(|| from.contradiction("a member of a room is not there"))?;
+            if !self.rooms.try_bind(&name, *version, key, session.route()) {
                 return Err(from.contradiction("a session is in too many rooms"));
             }
         }
@@ -162,12 +163,11 @@ impl Shard {
         reset: Option<(u16, u64)>,
     ) {
         if let Some((worker, slots)) = reset {
-            let workers = self.settings.workers;
             let is_meant =
-                |pin: Pin| pin.worker(workers) == usize::from(worker) && slots >> pin.slot() & 1 == 1;
+                |route: &Route| u16::from(route.worker) == worker && slots >> route.pin.slot() & 1 == 1;
             let members = self.rooms.by_name.get(room).map(|room| &room.members);
             let gone =
-                members.into_iter().flatten().filter(|(key, pin)| is_meant(**pin) && !keys.contains(key));
+                members.into_iter().flatten().filter(|(key, route)| is_meant(route) && !keys.contains(key));
             for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
                 self.rooms.unbind(room, version, key);
             }
@@ -175,7 +175,7 @@ impl Shard {
         for key in keys {
             let connection = self.table.get(*key).filter(|connection| connection.state.has_session());
             let Some(session) = connection.and_then(|it| self.registry.get(it.session)) else { continue };
-            if !self.rooms.try_bind(room, version, *key, session.pin) {
+            if !self.rooms.try_bind(room, version, *key, session.route()) {
                 self.tally[Count::RoomsRefused] += 1;
             }
         }
@@ -188,6 +188,10 @@ impl Shard {
 
     /// What is here of a user, or a room?
     pub(super) fn on_query(&self, ticket: PushTicket, uid: &str, room: &str, outputs: &mut Outputs) {
+        if let Some(home) = self.home_after(uid) {
+            let (uid, room) = (uid.into(), room.into());
+            return outputs.forwards.push((home, Downlink::Query { ticket, uid, room }));
+        }
         let Some(out) = outputs.uplinks.get_mut(usize::from(ticket.worker)) else { return };
         let login = |slot: u32| {
             let session = self.registry.get(slot)?;
@@ -226,7 +230,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use moorline_proto::ids::ShardId;
+    use moorline_proto::ids::{Pin, ShardId};
     use proptest::prelude::*;
 
     fn key(slot: u32) -> ConnKey {
@@ -242,7 +246,7 @@ mod tests {
                 let room: Arc<str> = format!("r{name}").into();
                 match step {
                     0 | 1 => {
-                        prop_assert!(rooms.try_bind(&room, 1, key(slot), Pin(slot << 8)));
+                        prop_assert!(rooms.try_bind(&room, 1, key(slot), Route::of(Pin(slot << 8), 2)));
                         model.insert((name, slot));
                     }
                     2 => {
@@ -269,9 +273,9 @@ mod tests {
     fn one_session_cannot_be_in_any_number_of_rooms() {
         let mut rooms = Rooms::default();
         for number in 0..ROOMS_PER_SESSION_MAX {
-            assert!(rooms.try_bind(&format!("r{number}").into(), 1, key(1), Pin(0)));
+            assert!(rooms.try_bind(&format!("r{number}").into(), 1, key(1), Route::of(Pin(0), 1)));
         }
-        assert!(!rooms.try_bind(&"one more".into(), 1, key(1), Pin(0)));
+        assert!(!rooms.try_bind(&"one more".into(), 1, key(1), Route::of(Pin(0), 1)));
         rooms.forget(key(1));
         assert_eq!((rooms.len(), rooms.by_name.capacity()), (0, 0));
     }

@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) next_seq: Seq,
     /// How often it was resumed: its last ticket.
     pub(super) serial: u16,
+    /// The worker that speaks for its user, from the login on.
+    pub(super) worker: u8,
     /// Its client undoes LZ4 [P-1.9].
     pub(super) accepts_lz4: bool,
     /// Reliable downlink frames, while there are any.
@@ -41,6 +43,26 @@ pub(super) struct Session {
     /// SENDs that came before their turn, by cid; at most the dedupe window.
     #[allow(clippy::box_collection)] // 8 idle bytes rather than 24
     pub(super) early: Option<Box<BTreeMap<Seq, Bytes>>>,
+}
+
+/// Which way a user's uplinks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) pin: Pin,
+    /// The worker that speaks for the user.
+    pub(super) worker: u8,
+}
+
+impl Route {
+    /// Of a user who is not logged in.
+    pub(super) fn of(pin: Pin, workers: usize) -> Self {
+        Self { pin, worker: u8::try_from(pin.worker(workers)).expect("at most 256 workers") }
+    }
+
+    /// As an index into what there is for each worker.
+    pub(super) const fn index(self) -> usize {
+        self.worker as usize
+    }
 }
 
 /// Who logs in; the parts a session keeps.
@@ -68,6 +90,7 @@ impl Session {
             dedupe: Dedupe::new(),
             next_seq: 1,
             serial: 0,
+            worker: 0,
             accepts_lz4: false,
             flight: None,
             early: None,
@@ -88,6 +111,7 @@ impl Session {
             dedupe,
             next_seq,
             serial,
+            worker,
             accepts_lz4,
             flight,
             early,
@@ -104,6 +128,7 @@ impl Session {
             answered,
             next_seq: *next_seq,
             serial: u32::from(*serial),
+            worker: Some(u32::from(*worker)),
             accepts_lz4: *accepts_lz4,
             flight: flight.as_ref().map(|flight| Box::new(flight.freeze(out))),
             early: early
@@ -118,7 +143,7 @@ impl Session {
     pub(super) fn thaw(
         record: &SessionRecord,
         connection: u32,
-        limits: WindowLimits,
+        (limits, workers): (WindowLimits, usize),
         from: &Records,
     ) -> Result<Self, SnapshotError> {
         let SessionRecord { uid, device, platform, unanswered, login_version, next_seq, serial, .. } = record;
@@ -136,6 +161,12 @@ impl Session {
             .ok_or_else(|| from.contradiction("a dedupe window contradicts itself"))?;
         session.next_seq = *next_seq;
         session.accepts_lz4 = record.accepts_lz4;
+        // Version 1.0 did not say it: there were as many workers all the time.
+        session.worker = match record.worker {
+            Some(worker) => u8::try_from(worker).ok().filter(|worker| usize::from(*worker) < workers),
+            None => u8::try_from(session.pin.worker(workers)).ok(),
+        }
+        .ok_or_else(|| from.contradiction("a session's worker is not there"))?;
         if let Some(flight) = &record.flight {
             session.flight = Some(Box::new(Flight::thaw(flight, limits, *next_seq, from)?));
         }
@@ -157,6 +188,10 @@ impl Session {
 
     pub(super) fn platform(&self) -> i32 {
         i32::from(self.platform)
+    }
+
+    pub(super) const fn route(&self) -> Route {
+        Route { pin: self.pin, worker: self.worker }
     }
 
     /// How the backend is told of it.

@@ -3,6 +3,7 @@
 use super::bucket::Fill;
 use super::flight::Batching;
 use crate::config::{Config, Retransmit, Uplink};
+use crate::homes::Homes;
 use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::ids::ShardId;
 use moorline_proto::time::{Duration, Instant};
@@ -19,8 +20,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub struct Settings {
     /// Which one.
     pub shard: ShardId,
-    /// Of how many.
-    pub shards: usize,
+    /// Where users are at home.
+    pub homes: Homes,
     /// Workers that uplinks are spread over.
     pub workers: usize,
     /// Largest frame body, in bytes.
@@ -80,20 +81,21 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the configuration, for shard `shard` of `shards`.
+    /// From the configuration, for one of the shards.
     pub fn new(
         config: &Config,
         shard: ShardId,
-        shards: usize,
+        homes: Homes,
         workers: usize,
         birth: Birth,
         seed: u64,
     ) -> Self {
         let seconds = |duration: Duration| u16::try_from(duration.as_secs()).unwrap_or(u16::MAX);
         let limits = &config.limits;
+        let shards = homes.shards();
         Self {
             shard,
-            shards,
+            homes,
             workers,
             body_bytes_max: limits.body_max.as_u32(),
             hello_bytes_max: limits.hello_max.as_u32(),
@@ -160,7 +162,7 @@ impl Default for Settings {
     /// The first of one shard with one worker, as the defaults of the configuration have it.
     fn default() -> Self {
         let birth = Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] };
-        Self::new(&Config::default(), ShardId(0), 1, 1, birth, 1)
+        Self::new(&Config::default(), ShardId(0), Homes::new(1), 1, birth, 1)
     }
 }
 

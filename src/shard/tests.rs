@@ -7,6 +7,7 @@ mod limits;
 
 use super::*;
 use crate::handoff::{Admission, Push, PushTicket, Target};
+use crate::homes::Homes;
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};
 use moorline_proto::message::backend::Outcome;
@@ -183,7 +184,7 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
     let now = Instant::from_nanos(1_000_000_000);
     let home = Pin::of("alice").shard(2);
     let other = ShardId(1 - home.0);
-    let shard = |id| Shard::new(Settings { shard: id, shards: 2, ..settings() }, now);
+    let shard = |id| Shard::new(Settings { shard: id, homes: Homes::new(2), ..settings() }, now);
     let (mut first, mut second, mut outputs) = (shard(other), shard(home), Outputs::new(1));
     let key = first.handle_accepted(now).expect("room");
     let hello = Hello {
@@ -206,7 +207,7 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
     assert_eq!(first.seats(), 0);
     let (moved, transfer) = outputs.moves.pop().expect("it moves");
     assert_eq!((moved, transfer.home), (key, home));
-    let key = second.handle_moved(now, *transfer, &mut outputs).expect("room");
+    let key = seat(second.handle_moved(now, transfer, &mut outputs));
     second.handle_received(now, key, Bytes::copy_from_slice(&ping[7..]), &mut outputs);
     second.check();
     let mut world = World { shard: second, now, outputs };
@@ -478,4 +479,12 @@ fn an_announcement_names_the_asked_logins() {
     let [Uplink::Announced { request: 7, logins, is_last: true }] = &uplinks[..] else { panic!("one chunk") };
     let expected = (0..50).filter(|i| slots >> Pin::of(&format!("u{i}")).slot() & 1 == 1).count();
     assert_eq!(logins.len(), expected);
+}
+
+/// The seat that an arrival got.
+fn seat(moved: Moved) -> ConnKey {
+    match moved {
+        Moved::Seat(key) => key,
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,12 +1,13 @@
 //! Frames from clients.
 
+use super::session::Route;
 use super::{Count, Outputs, Shard};
 use crate::handoff::Uplink;
 use bytes::Bytes;
 use moorline_proto::dedupe::Verdict;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
-use moorline_proto::ids::{ConnKey, Pin, Seq};
+use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::keepalive::server_patience;
 use moorline_proto::message::client::{Code, Ping, Req, Resp, SendAck, Sub, SubAck, Throttle};
 use moorline_proto::message::{decode, frame_of};
@@ -58,7 +59,7 @@ impl Shard {
         let (cid, lane) = (frame.header.seq, frame.header.lane);
         let strict_max = self.settings.uplink_window;
         let session = self.session_of(key).expect("SEND is lawful only with a session");
-        let (pin, version) = (session.pin, session.login_version);
+        let (route, version) = (session.route(), session.login_version);
         let is_full = session.unanswered >= UNANSWERED_MAX;
         let verdict = match session.dedupe.check(cid) {
             Verdict::Next | Verdict::Early if cid > session.dedupe.base().saturating_add(strict_max) => {
@@ -71,7 +72,7 @@ impl Shard {
                 session.dedupe.take(cid);
                 self.tally[Count::Sends] += 1;
                 let dup = frame.header.flags.contains(Flags::DUP);
-                self.put_send(now, key, pin, lane, (cid, dup, frame.body), outputs);
+                self.put_send(now, key, route, lane, (cid, dup, frame.body), outputs);
                 self.release_early(now, key, lane, outputs);
             }
             Verdict::Early => {
@@ -92,7 +93,7 @@ impl Shard {
                     self.tally[Count::RefusedHere] += 1;
                     self.answer_retry(key, cid, RETRY_AFTER_MS, outputs);
                 } else {
-                    self.put_send(now, key, pin, lane, (cid, true, frame.body), outputs);
+                    self.put_send(now, key, route, lane, (cid, true, frame.body), outputs);
                 }
             }
             Verdict::Beyond => return Err(CloseReason::Window),
@@ -102,7 +103,7 @@ impl Shard {
 
     fn release_early(&mut self, now: Instant, key: ConnKey, lane: Lane, outputs: &mut Outputs) {
         let Some(session) = self.session_of(key) else { return };
-        let (pin, Some(mut held)) = (session.pin, session.early.take()) else { return };
+        let (route, Some(mut held)) = (session.route(), session.early.take()) else { return };
         let mut released: Vec<(Seq, Bytes)> = Vec::new();
         while let Some(body) = held.remove(&(session.dedupe.taken() + 1)) {
             let cid = session.dedupe.taken() + 1;
@@ -114,7 +115,7 @@ impl Shard {
         }
         self.tally[Count::Sends] += released.len() as u64;
         for (cid, body) in released {
-            self.put_send(now, key, pin, lane, (cid, false, body), outputs);
+            self.put_send(now, key, route, lane, (cid, false, body), outputs);
         }
     }
 
@@ -123,13 +124,13 @@ impl Shard {
         &mut self,
         now: Instant,
         key: ConnKey,
-        pin: Pin,
+        route: Route,
         lane: Lane,
         (cid, dup, body): (Seq, bool, Bytes),
         outputs: &mut Outputs,
     ) {
-        match self.judge_uplink(now, key, pin, lane, outputs) {
-            Ok(()) => self.forward(key, pin, Command::Send, (cid, dup, body), lane, outputs),
+        match self.judge_uplink(now, key, route, lane, outputs) {
+            Ok(()) => self.forward(key, route, Command::Send, (cid, dup, body), lane, outputs),
             Err(wait_ms) => {
                 if let Some(session) = self.session_of(key) {
                     session.dedupe.answer(cid);
@@ -149,7 +150,7 @@ impl Shard {
     ) -> Result<(), CloseReason> {
         let (command, lane) = (frame.header.command, frame.header.lane);
         let session = self.session_of(key).expect("lawful only with a session");
-        let (pin, is_full) = (session.pin, session.unanswered >= UNANSWERED_MAX);
+        let (route, is_full) = (session.route(), session.unanswered >= UNANSWERED_MAX);
         if matches!(command, Command::Sub | Command::Unsub) {
             decode::<Sub>(&frame.body)?; // UNSUB has the same fields
         }
@@ -157,14 +158,14 @@ impl Shard {
         if is_full && !is_app {
             self.tally[Count::RefusedHere] += 1;
             self.refuse(key, command, &frame.body, RETRY_AFTER_MS, outputs)?;
-        } else if let Err(wait_ms) = self.judge_uplink(now, key, pin, lane, outputs) {
+        } else if let Err(wait_ms) = self.judge_uplink(now, key, route, lane, outputs) {
             if is_app {
                 self.tally[Count::AppsDropped] += 1; // lost, as it may be [P-2.3]
             } else {
                 self.refuse(key, command, &frame.body, wait_ms, outputs)?;
             }
         } else {
-            self.forward(key, pin, command, (0, false, frame.body), lane, outputs);
+            self.forward(key, route, command, (0, false, frame.body), lane, outputs);
         }
         self.check_clogged(key)
     }
@@ -175,16 +176,16 @@ impl Shard {
         &mut self,
         now: Instant,
         key: ConnKey,
-        pin: Pin,
+        route: Route,
         lane: Lane,
         outputs: &mut Outputs,
     ) -> Result<(), u32> {
-        if self.holds.is_shed(pin, lane) {
+        if self.holds.is_shed(route, lane) {
             self.tally[Count::Shed] += 1;
             let wait = SHED_AFTER_MS + self.random.below(SHED_SPREAD_MS);
             return Err(u32::try_from(wait).unwrap_or(u32::MAX));
         }
-        let Err(over) = self.users_spent.try_spend(pin.0, self.settings.user_fill(), now) else {
+        let Err(over) = self.users_spent.try_spend(route.pin.0, self.settings.user_fill(), now) else {
             return Ok(());
         };
         self.tally[Count::UserRefusals] += 1;
@@ -228,7 +229,7 @@ impl Shard {
     fn forward(
         &mut self,
         key: ConnKey,
-        pin: Pin,
+        route: Route,
         command: Command,
         (seq, dup, body): (Seq, bool, Bytes),
         lane: Lane,
@@ -239,9 +240,9 @@ impl Shard {
         {
             session.unanswered = session.unanswered.saturating_add(1);
         }
-        let up = Uplink::Up { key, pin, command, seq, dup, body };
-        outputs.uplinks[pin.worker(self.settings.workers)].push(up);
-        self.hold_if_full(key, pin, lane, outputs);
+        let up = Uplink::Up { key, pin: route.pin, command, seq, dup, body };
+        outputs.uplinks[route.index()].push(up);
+        self.hold_if_full(key, route, lane, outputs);
     }
 }
 

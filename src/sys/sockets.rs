@@ -2,11 +2,14 @@
 
 #![allow(unsafe_code)]
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Descriptors of one message; the system takes 253 and loses the rest (unix(7)).
 const FDS_PER_MESSAGE: usize = 253;
@@ -24,6 +27,23 @@ pub fn cookie_of(fd: RawFd) -> Option<u64> {
     // SAFETY: borrowed for one getsockopt, which fails if it is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     socket2::SockRef::from(&borrowed).cookie().ok()
+}
+
+/// Waits until one of these open descriptors can be read, or the time is over.
+///
+/// # Errors
+/// The system's: no memory.
+pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<()> {
+    // SAFETY: borrowed for one poll; one that is not open is reported by it as such.
+    let borrow = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) };
+    let mut polls: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::new(borrow(fd), PollFlags::POLLIN)).collect();
+    // Rounded up, so that a deadline is past when it returns.
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    match poll(&mut polls, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Takes an inherited descriptor, which will not be inherited further.

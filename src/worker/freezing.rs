@@ -8,7 +8,7 @@ use super::logins::Asked;
 use super::parking::{Change, Parked};
 use super::token::Source;
 use super::{Count, Worker};
-use crate::freeze::{Post, Stand};
+use crate::crew::Unit;
 use crate::handoff::PushTicket;
 use crate::link::{LinkIndex, Pending, Slot, Up};
 use crate::snapshot::{
@@ -20,8 +20,9 @@ use mio::net::TcpStream;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::ConnUp;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 
 /// A link that was read, and not yet put in its place.
 struct Thawing {
@@ -33,9 +34,17 @@ struct Thawing {
 /// Gives the socket that a snapshot names.
 pub(super) type TakeSocket<'a> = dyn FnMut(&crate::snapshot::SocketRef) -> io::Result<TcpStream> + 'a;
 
-impl Stand for Worker {
-    fn post(&self) -> &Post {
-        &self.post
+impl Unit for Worker {
+    fn poll_fd(&self) -> RawFd {
+        self.poll.as_raw_fd()
+    }
+
+    fn timeout(&mut self) -> Duration {
+        self.time_to_wait()
+    }
+
+    fn turn(&mut self, timeout: Duration) -> io::Result<bool> {
+        Ok(self.run_turn(timeout))
     }
 
     fn resume(&mut self, _unix_base_nanos: u64) {}
@@ -83,7 +92,7 @@ impl Stand for Worker {
             next_request,
             needs_balance: _,
             is_hurried: _,
-            post: _,
+            events: _,
         } = self;
         let (level, average) = overload.freeze();
         out.put(Item::Worker(Box::new(WorkerHead {

@@ -137,7 +137,6 @@ impl Worker {
         handles: &[u64],
         uids: impl Iterator<Item = String>,
     ) {
-        let shards = self.outbox.shards();
         for handle in handles {
             let key = ConnKey::from_u64(*handle);
             match self.scratch.targets.get_mut(key.shard().index()) {
@@ -146,7 +145,7 @@ impl Worker {
             }
         }
         for uid in uids {
-            let shard = Pin::of(&uid).shard(shards);
+            let shard = self.settings.homes.first(Pin::of(&uid));
             self.scratch.targets[shard.index()].push(Target::User(uid.into_boxed_str()));
         }
         for (shard, targets) in (0u8..).zip(&mut self.scratch.targets) {
@@ -175,7 +174,7 @@ impl Worker {
         } else if kick.uid.is_empty() {
             return Err(LinkError::Body(Kind::Kick));
         } else {
-            let shard = Pin::of(&kick.uid).shard(self.outbox.shards());
+            let shard = self.settings.homes.first(Pin::of(&kick.uid));
             let uid = kick.uid.into_boxed_str();
             let target = if kick.device.is_empty() {
                 Target::User(uid)

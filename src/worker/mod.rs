@@ -50,8 +50,8 @@ pub use parking::ParkingLimits;
 pub use tally::{Count, Tally, series};
 
 use crate::auth::Judge;
-use crate::freeze::Post;
 use crate::handoff::{ShardSink, UplinkBatch};
+use crate::homes::Homes;
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::mailbox::{self, Receiver, Sender};
 use crate::metrics::{Board, Registry};
@@ -60,7 +60,7 @@ use announce::Announcement;
 use answers::Answers;
 use endpoints::Endpoints;
 use logins::AskedLogins;
-use mio::{Poll, Waker};
+use mio::{Events, Poll, Waker};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend;
 use moorline_proto::message::client::Hello;
@@ -76,7 +76,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use token::Source;
 
 /// Waiting output of a link above which no UP is added, in bytes.
@@ -89,7 +88,7 @@ pub const LOGINS_MAX: usize = 16 << 10;
 /// What a worker is told at start.
 #[derive(Clone, Debug)]
 pub struct WorkerSettings {
-    /// Which worker this is: pins with `pin.worker(workers) == number` are its users.
+    /// Which worker this is.
     pub number: u16,
     /// Where backends listen. Empty: every UP is answered RETRY after its timeout.
     pub endpoints: Vec<SocketAddr>,
@@ -107,6 +106,8 @@ pub struct WorkerSettings {
     pub compress_min: usize,
     /// Seed of the jitter.
     pub seed: u64,
+    /// Where users are looked for.
+    pub homes: Homes,
 }
 
 /// Where a worker reads the time.
@@ -155,8 +156,6 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
     /// Where its numbers go, once per turn: a board of [`series`].
     pub board: Arc<Board>,
-    /// Where it is told to stand still.
-    pub post: Post,
     /// All numbers of the process, for the load that backends are told; `None`: they are not.
     pub registry: Option<Arc<Registry>>,
 }
@@ -199,7 +198,7 @@ pub struct Worker {
     needs_balance: bool,
     /// Output was freed that something waits for: do not sleep.
     is_hurried: bool,
-    post: Post,
+    events: Events,
 }
 
 /// Memory that is used again every turn.
@@ -213,7 +212,7 @@ struct Scratch {
 impl Worker {
     /// A worker without links.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, berth, shards, judge, clock, stop, board, post, registry } = parts;
+        let WorkerParts { settings, berth, shards, judge, clock, stop, board, registry } = parts;
         let addresses = settings.endpoints.iter();
         let each = |address: &SocketAddr| vec![*address; settings.links_per_endpoint];
         let links: Vec<Link> =
@@ -246,7 +245,7 @@ impl Worker {
             next_request: 0,
             needs_balance: false,
             is_hurried: false,
-            post,
+            events: Events::with_capacity(turn::EVENTS_PER_TURN),
             settings,
             clock,
             poll: berth.poll,
@@ -256,15 +255,6 @@ impl Worker {
             board,
             registry,
         }
-    }
-
-    /// Starts the thread `worker-N`.
-    ///
-    /// # Errors
-    /// The system's: no thread.
-    pub fn spawn(self) -> io::Result<JoinHandle<()>> {
-        let name = format!("worker-{}", self.settings.number);
-        std::thread::Builder::new().name(name).spawn(move || self.run())
     }
 
     fn link(&mut self, index: LinkIndex) -> &mut Link {

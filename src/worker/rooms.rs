@@ -100,7 +100,7 @@ impl Worker {
             return Ok(());
         }
         let asked: Vec<ShardId> = if room.is_empty() {
-            vec![Pin::of(&uid).shard(self.outbox.shards())]
+            vec![self.settings.homes.first(Pin::of(&uid))]
         } else {
             self.shard_ids().collect()
         };

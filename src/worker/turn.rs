@@ -4,8 +4,6 @@ use super::outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX};
 use super::tally::Count;
 use super::token::Source;
 use super::{Worker, outbox};
-use crate::failpoint;
-use crate::freeze::Stand as _;
 use crate::link::{Due, Failure, Input, Link, LinkIndex};
 use mio::Events;
 use mio::event::Event;
@@ -21,7 +19,7 @@ const LOGINS_PER_TURN: usize = 32;
 /// Bytes read from one link in one turn.
 const READ_BUDGET_BYTES: usize = 256 << 10;
 /// Events taken from the system in one turn.
-const EVENTS_PER_TURN: usize = 256;
+pub(super) const EVENTS_PER_TURN: usize = 256;
 /// A full mailbox is tried again after this; nothing else tells that it has room.
 const DELIVERY_RETRY: Duration = Duration::from_millis(1);
 /// Longest sleep.
@@ -30,29 +28,31 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
 impl Worker {
-    /// Runs until stopped.
-    pub(super) fn run(mut self) {
-        let mut events = Events::with_capacity(EVENTS_PER_TURN);
-        while self.is_wanted() {
-            self.wait(&mut events);
-            self.now = (self.clock.now)();
-            for event in &events {
-                self.handle_event(event);
-            }
-            self.drain_mailbox();
-            self.judge_logins(LOGINS_PER_TURN);
-            self.read_links();
-            self.fire_deadlines();
-            self.flush_links();
-            self.exert_pressure();
-            self.tally[Count::MailboxFull] += self.outbox.flush();
-            self.publish_tally();
-            if self.post.is_called() {
-                failpoint::reach("old.worker");
-                self.stand_still();
-            }
+    /// One turn of the loop. False: it was stopped.
+    pub(super) fn run_turn(&mut self, timeout: Duration) -> bool {
+        if !self.is_wanted() {
+            tracing::debug!(worker = self.settings.number, "worker ends");
+            return false;
         }
-        tracing::debug!(worker = self.settings.number, "worker ends");
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        if let Err(error) = self.poll.poll(&mut events, Some(timeout)) {
+            assert!(error.kind() == io::ErrorKind::Interrupted, "polling our own descriptors: {error}");
+        }
+        self.mailbox.awake();
+        self.now = (self.clock.now)();
+        for event in &events {
+            self.handle_event(event);
+        }
+        self.events = events;
+        self.drain_mailbox();
+        self.judge_logins(LOGINS_PER_TURN);
+        self.read_links();
+        self.fire_deadlines();
+        self.flush_links();
+        self.exert_pressure();
+        self.tally[Count::MailboxFull] += self.outbox.flush();
+        self.publish_tally();
+        true
     }
 
     /// False once it was told to stop, has had one more turn, and has nothing left to send or no time.
@@ -69,15 +69,12 @@ impl Worker {
         (has_output || has_mail) && self.now < stop_at
     }
 
-    fn wait(&mut self, events: &mut Events) {
-        let mut timeout = self.timeout();
+    pub(super) fn time_to_wait(&mut self) -> Duration {
+        let timeout = self.timeout();
         if !timeout.is_zero() && self.takes_mail() && !self.mailbox.try_sleep() {
-            timeout = Duration::ZERO;
+            return Duration::ZERO;
         }
-        if let Err(error) = self.poll.poll(events, Some(timeout)) {
-            assert!(error.kind() == io::ErrorKind::Interrupted, "polling our own descriptors: {error}");
-        }
-        self.mailbox.awake();
+        timeout
     }
 
     fn timeout(&self) -> Duration {

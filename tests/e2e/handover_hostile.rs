@@ -410,3 +410,63 @@ fn settings_that_changed_on_the_way_count_or_stop_it_before_anything_is_touched(
     until("nobody listens where it was", || TcpStream::connect(first).is_err().then_some(()));
     alice.beat(30);
 }
+
+#[test]
+fn reactors_and_workers_may_become_more_and_fewer_on_the_way() {
+    let backend = Backend::start();
+    let file = TempFile::new("");
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let settings = |reactors: usize, workers: usize| {
+        let text = format!(
+            "[listener]\naddress = \"{port}\"\n[backend]\nendpoints = [\"{}\"]\n[auth]\nmode = \"dev\"\n\
+             [reactor]\ncount = {reactors}\n[worker]\ncount = {workers}\n",
+            backend.address
+        );
+        std::fs::write(file.path(), text).expect("our file");
+    };
+    settings(2, 1);
+    let series = Series::start_file(file.path());
+    let chat = Chat::start(port);
+    let mut people: Vec<Client> =
+        (0..40).map(|number| Client::login(port, &format!("p{number}"), "phone")).collect();
+    let threads = |name: &str| {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", series.pid())).expect("it runs");
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|comm| comm.starts_with(name)).count()
+    };
+    let mut key = 0;
+    for (reactors, workers) in [(4, 3), (1, 1), (3, 2), (7, 4), (2, 1)] {
+        settings(reactors, workers);
+        let restart = series.restart();
+        assert_eq!((threads("reactor-"), threads("worker-")), (reactors, workers), "{restart:?}");
+        let varz = series.gateway.varz();
+        assert_eq!((varz.reactors, varz.workers), (reactors, workers));
+        chat.go_on(10);
+        // Everybody reaches everybody, with devices from before and from now.
+        let mut tablets: Vec<Client> = (0..40)
+            .map(|number| Client::login(port, &format!("p{number}"), &format!("tablet-{reactors}-{workers}")))
+            .collect();
+        for number in 0..40 {
+            key += 1;
+            let (to, text) = ((number + 7) % 40, format!("{number} with {reactors} and {workers}"));
+            assert_eq!(people[number].tell(key, &format!("p{to}"), text.as_bytes()).code(), Code::Ok);
+            let heard = |heard: &crate::raw::Heard| heard.payloads().contains(&text.as_bytes());
+            people[to].until("it", heard);
+            tablets[to].until("it", heard);
+        }
+        // The same device again: the older login ends, wherever it is at home.
+        for (number, person) in people.iter_mut().enumerate().step_by(5) {
+            let mut again = Client::login(port, &format!("p{number}"), "phone");
+            assert_eq!(person.end().code(), 3530, "p{number}");
+            again.beat(30);
+            *person = again;
+        }
+        assert!(tablets.iter().chain(&people).all(|client| client.heard.end.is_none()));
+    }
+    for person in &mut people {
+        person.beat(30);
+        assert_eq!(person.heard.repeats, 0);
+    }
+    chat.finish();
+}

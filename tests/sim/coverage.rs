@@ -75,6 +75,10 @@ coverage! {
     shared_pushes;
     /// Connections that moved to another shard.
     moves;
+    /// Connections that moved on because their user was not at home there.
+    moves_on;
+    /// Kicks, pushes and questions for users who were at home elsewhere.
+    forwards;
     /// Connections that ended for silence.
     heartbeat_timeouts;
     /// Connections that never said HELLO in time.

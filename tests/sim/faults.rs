@@ -1,6 +1,7 @@
 //! How rough a run is: drawn once per seed, so that seeds differ in kind and not only in luck.
 
 use moorline::config::Retransmit;
+use moorline::homes::Homes;
 use moorline_proto::random::Random;
 use moorline_proto::time::Duration;
 
@@ -10,6 +11,8 @@ pub(crate) struct Faults {
     /// The drain: nothing goes wrong any more.
     pub(crate) is_calm: bool,
     pub(crate) shards: usize,
+    /// Shards before there were so many.
+    pub(crate) first_shards: usize,
     pub(crate) workers: usize,
     /// How long things go wrong.
     pub(crate) chaos: Duration,
@@ -63,12 +66,18 @@ pub(crate) struct Faults {
 const ASKING_MS: u64 = 8_000;
 
 impl Faults {
+    /// Where users are at home: in half the seeds there were fewer shards once.
+    pub(crate) fn homes(&self) -> Homes {
+        Homes::new(self.first_shards.min(self.shards)).grown_to(self.shards)
+    }
+
     pub(crate) fn new(random: &mut Random) -> Self {
         let mut pick =
             |choices: &[u64]| choices[usize::try_from(random.below(choices.len() as u64)).expect("small")];
         Self {
             is_calm: false,
             shards: usize::try_from(pick(&[2, 2, 3])).expect("small"),
+            first_shards: usize::try_from(pick(&[1, 2, 3])).expect("small"),
             workers: usize::try_from(pick(&[1, 2])).expect("small"),
             chaos: Duration::from_millis(pick(&[3_000, 5_000, 8_000])),
             life_ms: pick(&[1_500, 4_000, 20_000, 100_000]),

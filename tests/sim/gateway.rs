@@ -6,7 +6,7 @@ use crate::pipe::{Pipe, PipeId, Place, Read, Way};
 use crate::scene::{Scene, What};
 use crate::tap::{Claims, DOWNLINK_FRAMES, HEARTBEAT_S};
 use moorline::handoff::{Downlink, Uplink};
-use moorline::shard::{Count, DrainOrder, Outputs, Settings, Shard, Transfer};
+use moorline::shard::{Count, DrainOrder, Moved, Outputs, Settings, Shard, Transfer};
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, ShardId};
@@ -58,7 +58,7 @@ pub(crate) struct Reactor {
 pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
     Settings {
         shard: ShardId(u8::try_from(number).expect("few shards")),
-        shards: scene.faults.shards,
+        homes: scene.faults.homes(),
         workers: scene.faults.workers,
         downlink: WindowLimits {
             frames_max: u16::try_from(DOWNLINK_FRAMES).expect("small"),
@@ -206,9 +206,17 @@ impl Reactor {
             }
             Mail::Move(pipe, transfer) => {
                 scene.coverage.moves += 1;
-                let key = self.shard.handle_moved(now, *transfer, &mut self.outputs).expect("room");
-                self.release(scene, pipes);
-                self.attach(pipes, key, pipe);
+                match self.shard.handle_moved(now, transfer, &mut self.outputs) {
+                    Moved::Seat(key) => {
+                        self.release(scene, pipes);
+                        self.attach(pipes, key, pipe);
+                    }
+                    Moved::On(transfer) => {
+                        scene.coverage.moves_on += 1;
+                        self.leaving.push((pipe, transfer));
+                    }
+                    Moved::Full => panic!("there is room"),
+                }
             }
             Mail::Downlink(downlink) => {
                 self.logins.on_downlink(&downlink);

@@ -5,6 +5,7 @@ use crate::backend::{FromBackend, ToBackend, is_question};
 use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
+use moorline::homes::Homes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
 use moorline_proto::frame::{Command, Lane};
@@ -48,6 +49,7 @@ enum Link {
 pub(crate) struct Worker {
     number: usize,
     shards: usize,
+    homes: Homes,
     link: Link,
     pub(crate) generation: u32,
     next_request: u32,
@@ -86,10 +88,11 @@ impl Up {
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, shards: usize) -> Self {
+    pub(crate) fn new(number: usize, shards: usize, homes: Homes) -> Self {
         Self {
             number,
             shards,
+            homes,
             link: Link::Down,
             generation: 0,
             next_request: 0,
@@ -307,7 +310,7 @@ impl Worker {
                 let shard = match &target {
                     Target::Connection(key) => key.shard(),
                     Target::Room(_) => panic!("a kick names a login"),
-                    Target::User(uid) | Target::Device(uid, _) => Pin::of(uid).shard(self.shards),
+                    Target::User(uid) | Target::Device(uid, _) => self.homes.first(Pin::of(uid)),
                 };
                 let reason = String::from("told by the backend");
                 self.to_shards

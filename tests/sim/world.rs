@@ -63,7 +63,7 @@ impl World {
             hostiles: Vec::new(),
             pipes: Vec::new(),
             reactors: (0..shards).map(|number| Reactor::new(number, &mut scene)).collect(),
-            workers: (0..workers).map(|number| Worker::new(number, shards)).collect(),
+            workers: (0..workers).map(|number| Worker::new(number, shards, scene.faults.homes())).collect(),
             backend: Backend::new(&USERS, &mut scene),
             oracle: Oracle::new(knows_long_silence),
             uplinks: lanes(shards, workers),
@@ -282,8 +282,13 @@ impl World {
             let lane = &mut self.moves[shard][home];
             lane.push(&mut self.scene, (pipe, transfer), MAIL_MICROS, What::Moved(shard, home));
         }
+        let forwards = std::mem::take(&mut reactor.outputs.forwards);
         for pipe in std::mem::take(&mut reactor.unblocked) {
             self.on_client_writable(pipe);
+        }
+        for (home, item) in forwards {
+            self.scene.coverage.forwards += 1;
+            self.mail(home.index(), Mail::Downlink(item));
         }
     }
 

@@ -12,7 +12,7 @@ pub struct GatewayHead {
     /// Makes and judges tickets.
     #[prost(bytes = "bytes", tag = "2")]
     pub ticket_key: Bytes,
-    /// Shards, which stay as many.
+    /// Shards.
     #[prost(uint32, tag = "3")]
     pub shards: u32,
     /// Workers.
@@ -42,6 +42,9 @@ pub struct GatewayHead {
     /// Numbers of the restarts before this one, as the metrics have them.
     #[prost(uint64, repeated, tag = "12")]
     pub restart_numbers: Vec<u64>,
+    /// Shard counts of the gateway's life, oldest first; empty: [`Self::shards`] all the time.
+    #[prost(uint32, repeated, tag = "13")]
+    pub homes: Vec<u32>,
 }
 
 /// A backend that belongs to the gateway.

@@ -192,6 +192,9 @@ pub struct SessionRecord {
     /// SENDs that came before their turn.
     #[prost(message, repeated, tag = "13")]
     pub early: Vec<EarlyRecord>,
+    /// The worker that speaks for its user.
+    #[prost(uint32, optional, tag = "14")]
+    pub worker: Option<u32>,
 }
 
 /// A SEND that came before its turn.
@@ -368,6 +371,9 @@ pub struct HoldRecord {
     /// On this lane.
     #[prost(uint32, tag = "4")]
     pub lane: u32,
+    /// Which worker.
+    #[prost(uint32, optional, tag = "5")]
+    pub worker: Option<u32>,
 }
 
 /// Descriptors of connections, in the order of `keys`.

@@ -26,6 +26,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
 /// Nothing here takes so long; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -125,6 +126,7 @@ fn settings(endpoints: &[&Backend]) -> WorkerSettings {
         output_max: LINK_OUTPUT_MAX,
     };
     WorkerSettings {
+        homes: Homes::new(SHARDS),
         number: 4,
         endpoints: endpoints.iter().map(|backend| backend.address()).collect(),
         links_per_endpoint: 1,
@@ -176,11 +178,11 @@ impl World {
             clock,
             stop: Arc::clone(&stop),
             board: Arc::clone(&board),
-            post: crate::freeze::post().1,
             registry: None,
         });
-        let thread = worker.spawn();
-        Self { mail, logins, shards, gates, board, stop, thread: Some(thread.expect("thread")) }
+        let crew = crate::crew::Crew::new(vec![(0, worker)], crate::freeze::post().1, "");
+        let thread = std::thread::spawn(move || crew.run().expect("polls"));
+        Self { mail, logins, shards, gates, board, stop, thread: Some(thread) }
     }
 
     /// Logs a user in, as its shard would.

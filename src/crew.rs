@@ -1,0 +1,115 @@
+//! A thread and its units: reactors, or workers.
+//!
+//! There are as many units as threads, unless the number of threads was lowered by a hot restart: units stay as long
+//! as their users may (`docs/handover.md`), and share the threads that are left. Between two turns the thread stands
+//! still if it is told to ([`crate::freeze`]).
+
+use crate::failpoint;
+use crate::freeze::{Frozen, Post, Stand};
+use crate::snapshot::Section;
+use crate::sys::sockets;
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// What a thread has turn by turn.
+pub trait Unit: Send + 'static {
+    /// Its epoll.
+    fn poll_fd(&self) -> RawFd;
+    /// For how long the next turn may wait. From then on senders wake it.
+    fn timeout(&mut self) -> Duration;
+    /// One turn of its loop, which waits so long for events at most. False: it has ended.
+    ///
+    /// # Errors
+    /// The system's, when polling fails: the process cannot go on.
+    fn turn(&mut self, timeout: Duration) -> io::Result<bool>;
+    /// Takes all mail and hands over what follows, without touching a socket's bytes. Whether there was or is
+    /// anything.
+    fn step(&mut self) -> bool;
+    /// Writes everything down. No message is under way then.
+    ///
+    /// # Errors
+    /// A socket that cannot be named.
+    fn freeze(&mut self, out: &mut Section) -> io::Result<()>;
+    /// Goes on; Unix nanoseconds at the gateway's own time zero.
+    fn resume(&mut self, unix_base_nanos: u64);
+}
+
+/// The units of one thread, by number.
+#[derive(Debug)]
+pub struct Crew<U> {
+    units: Vec<(u32, U)>,
+    post: Post,
+    place: &'static str,
+}
+
+impl<U: Unit> Crew<U> {
+    /// One that is told at `post` to stand still. `place`: its failpoint.
+    pub const fn new(units: Vec<(u32, U)>, post: Post, place: &'static str) -> Self {
+        Self { units, post, place }
+    }
+
+    /// The units.
+    pub fn units(&mut self) -> impl Iterator<Item = &mut U> {
+        self.units.iter_mut().map(|(_, unit)| unit)
+    }
+
+    /// Runs until all units have ended.
+    ///
+    /// # Errors
+    /// The system's, when polling fails: the process cannot go on.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.units.is_empty() {
+            self.turn()?;
+            if self.post.is_called() {
+                failpoint::reach(self.place);
+                self.stand_still();
+            }
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let mut timeout = self.units.iter_mut().map(|(_, unit)| unit.timeout()).min().unwrap_or_default();
+        if self.units.len() > 1 && !timeout.is_zero() {
+            self.wait(timeout)?;
+            timeout = Duration::ZERO;
+        }
+        let mut outcome = Ok(());
+        self.units.retain_mut(|(_, unit)| {
+            unit.turn(timeout).unwrap_or_else(|error| {
+                outcome = Err(error);
+                false
+            })
+        });
+        outcome
+    }
+
+    /// Waits until one of several units has something to do.
+    fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let polls: Vec<RawFd> = self.units.iter().map(|(_, unit)| unit.poll_fd()).collect();
+        sockets::wait_readable(&polls, timeout)
+    }
+}
+
+impl<U: Unit> Stand for Crew<U> {
+    fn post(&self) -> &Post {
+        &self.post
+    }
+
+    fn step(&mut self) -> bool {
+        self.units.iter_mut().fold(false, |is_busy, (_, unit)| unit.step() | is_busy)
+    }
+
+    fn freeze(&mut self) -> io::Result<Frozen> {
+        let one = |(number, unit): &mut (u32, U)| {
+            let mut section = Section::default();
+            unit.freeze(&mut section).map(|()| (*number, section))
+        };
+        self.units.iter_mut().map(one).collect()
+    }
+
+    fn resume(&mut self, unix_base_nanos: u64) {
+        self.units().for_each(|unit| unit.resume(unix_base_nanos));
+    }
+}

@@ -1,0 +1,45 @@
+//! The threads of a gateway, and how units are dealt to them.
+
+use super::GatewayError;
+use crate::crew::{Crew, Unit};
+use crate::freeze::{self, Conductor};
+use crate::snapshot::SectionKind;
+use std::io;
+use std::thread::JoinHandle;
+
+/// A running thread.
+pub(super) struct Thread {
+    /// As the system and the log name it.
+    pub(super) name: String,
+    /// What its units are in a snapshot.
+    pub(super) kind: SectionKind,
+    /// Has it stand still.
+    pub(super) conductor: Conductor,
+    pub(super) handle: JoinHandle<io::Result<()>>,
+}
+
+/// Starts `threads` threads, or as many as there are units, and deals the units to them in turn.
+pub(super) fn start<U: Unit>(
+    units: Vec<U>,
+    threads: usize,
+    kind: SectionKind,
+) -> Result<Vec<Thread>, GatewayError> {
+    let (name, place, operation) = match kind {
+        SectionKind::Worker => ("worker", "old.worker", "start a worker"),
+        _ => ("reactor", "old.reactor", "start a reactor"),
+    };
+    let threads = threads.clamp(1, units.len().max(1));
+    let mut dealt: Vec<Vec<(u32, U)>> = (0..threads).map(|_| Vec::new()).collect();
+    for (number, unit) in (0u32..).zip(units) {
+        dealt[number as usize % threads].push((number, unit));
+    }
+    let start = |(number, units): (usize, Vec<(u32, U)>)| {
+        let (conductor, post) = freeze::post();
+        let crew = Crew::new(units, post, place);
+        let name = format!("{name}-{number}");
+        let named = std::thread::Builder::new().name(name.clone());
+        let handle = named.spawn(move || crew.run()).map_err(GatewayError::system(operation))?;
+        Ok(Thread { name, kind, conductor, handle })
+    };
+    dealt.into_iter().enumerate().map(start).collect()
+}

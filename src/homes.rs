@@ -1,0 +1,105 @@
+//! Where users are at home: which shard decides about a user.
+//!
+//! As long as there are as many shards as ever, a user's pin says it. After a hot restart with more, those who are
+//! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the home of later
+//! times. So a user is looked for in one home after the other, and is in one only.
+
+use moorline_proto::ids::{Pin, ShardId};
+use std::sync::Arc;
+
+/// Shards, at most.
+pub const SHARDS_MAX: usize = 256;
+
+/// The shard counts of a gateway's life, oldest first, each larger than the one before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Homes(Arc<[u16]>);
+
+impl Homes {
+    /// Of a gateway that begins with so many shards, 1 to [`SHARDS_MAX`].
+    pub fn new(shards: usize) -> Self {
+        let count = u16::try_from(shards.clamp(1, SHARDS_MAX)).expect("at most 256");
+        Self(Arc::new([count]))
+    }
+
+    /// As they were written down; `None`: they cannot have been.
+    pub fn thaw(counts: &[u32]) -> Option<Self> {
+        let is_growing = counts.windows(2).all(|pair| pair[0] < pair[1]);
+        let one = |count: &u32| u16::try_from(*count).ok().filter(|count| (1..=256).contains(count));
+        let counts = counts.iter().map(one).collect::<Option<Vec<u16>>>()?;
+        (is_growing && !counts.is_empty()).then(|| Self(counts.into()))
+    }
+
+    /// With more shards, if there are more.
+    #[must_use]
+    pub fn grown_to(&self, shards: usize) -> Self {
+        let count = u16::try_from(shards.min(SHARDS_MAX)).expect("at most 256");
+        let is_more = self.0.last().is_none_or(|last| *last < count);
+        if is_more { Self(self.0.iter().copied().chain([count]).collect()) } else { self.clone() }
+    }
+
+    /// As they are written down.
+    pub fn counts(&self) -> &[u16] {
+        &self.0
+    }
+
+    /// Shards that there are.
+    pub fn shards(&self) -> usize {
+        self.0.last().copied().unwrap_or(1).into()
+    }
+
+    /// Where a user is looked for first.
+    pub fn first(&self, pin: Pin) -> ShardId {
+        pin.shard(self.0[0].into())
+    }
+
+    /// Where a user is looked for next who is not at `shard`; `None`: nowhere, it is their home.
+    pub fn after(&self, pin: Pin, shard: ShardId) -> Option<ShardId> {
+        if self.0.len() == 1 {
+            return None;
+        }
+        let mut seen = Vec::with_capacity(self.0.len());
+        for home in self.0.iter().map(|count| pin.shard((*count).into())) {
+            if seen.last() == Some(&shard) && !seen.contains(&home) {
+                return Some(home);
+            }
+            if !seen.contains(&home) {
+                seen.push(home);
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::random::mix;
+
+    #[test]
+    fn every_chain_ends_and_visits_a_home_once() {
+        let homes = Homes::new(2).grown_to(3).grown_to(3).grown_to(2).grown_to(7).grown_to(8);
+        assert_eq!((homes.counts(), homes.shards()), (&[2, 3, 7, 8][..], 8));
+        for number in 0..2_000 {
+            let pin = Pin(u32::try_from(mix(number) >> 32).expect("32 bits"));
+            let (mut at, mut seen) = (homes.first(pin), vec![homes.first(pin)]);
+            assert_eq!(at, pin.shard(2));
+            while let Some(next) = homes.after(pin, at) {
+                assert!(!seen.contains(&next) && next.index() < 8);
+                seen.push(next);
+                at = next;
+            }
+            for count in [2, 3, 7, 8] {
+                assert!(seen.contains(&pin.shard(count)));
+            }
+        }
+        assert_eq!(Homes::new(4).after(Pin(1), ShardId(1)), None);
+    }
+
+    #[test]
+    fn what_cannot_have_been_is_refused() {
+        assert_eq!(Homes::thaw(&[2, 4]), Some(Homes::new(2).grown_to(4)));
+        for counts in [&[][..], &[0], &[4, 2], &[2, 2], &[0, 300]] {
+            assert_eq!(Homes::thaw(counts), None, "{counts:?}");
+        }
+    }
+}
