@@ -12,7 +12,6 @@ use crate::worker::Worker;
 use mio::{Poll, Registry};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
-use std::collections::HashMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -27,7 +26,26 @@ pub(super) struct Taken {
 /// Berths of the reactors in a process that is about to take over, and the sockets that they watch already.
 pub(super) struct Warm {
     reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
-    streams: HashMap<u64, mio::net::TcpStream>,
+    streams: Vec<Watched>,
+}
+
+/// Sockets of one shard that are watched already, by slot.
+#[derive(Default)]
+pub(super) struct Watched(Vec<Option<(ConnKey, mio::net::TcpStream)>>);
+
+impl Watched {
+    fn insert(&mut self, key: ConnKey, stream: mio::net::TcpStream) {
+        let slot = key.slot() as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some((key, stream));
+    }
+
+    fn take(&mut self, key: ConnKey) -> Option<mio::net::TcpStream> {
+        let seat = self.0.get_mut(key.slot() as usize)?;
+        seat.take_if(|(other, _)| *other == key).map(|(_, stream)| stream)
+    }
 }
 
 impl Warm {
@@ -36,19 +54,21 @@ impl Warm {
         lists: Vec<Vec<SocketsRecord>>,
         take: &mut dyn FnMut(&SocketRef) -> Option<OwnedFd>,
     ) -> Result<Self, GatewayError> {
-        let mut warm = Self { reactors: Vec::new(), streams: HashMap::new() };
+        let mut warm = Self { reactors: Vec::new(), streams: Vec::new() };
         for list in lists {
             let (sender, (poll, inbox)) =
                 reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
+            let mut watched = Watched::default();
             for SocketsRecord { keys, fds, cookies } in list {
                 for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                     let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
-                    let mut stream = stream_of(fd);
-                    reactor::watch(poll.registry(), &mut stream, ConnKey::from_u64(key))
+                    let (key, mut stream) = (ConnKey::from_u64(key), stream_of(fd));
+                    reactor::watch(poll.registry(), &mut stream, key)
                         .map_err(GatewayError::system("watch a socket"))?;
-                    warm.streams.insert(key, stream);
+                    watched.insert(key, stream);
                 }
             }
+            warm.streams.push(watched);
             warm.reactors.push((sender, (poll, inbox)));
         }
         Ok(warm)
@@ -59,7 +79,7 @@ impl Warm {
 pub(super) struct Origin<'a, 'b> {
     pub(super) taken: &'a Taken,
     pub(super) take: &'a mut Take<'b>,
-    pub(super) streams: &'a mut HashMap<u64, mio::net::TcpStream>,
+    pub(super) streams: &'a mut Vec<Watched>,
     pub(super) connections: u64,
 }
 
@@ -97,7 +117,8 @@ impl Origin<'_, '_> {
         let mut records = section(&self.taken.snapshot, SectionKind::Shard, number)?;
         let mut watched = |registry: &Registry, key: ConnKey, socket: &SocketRef| {
             self.connections += 1;
-            if let Some(mut stream) = self.streams.remove(&key.as_u64()) {
+            let known = self.streams.get_mut(number).and_then(|watched| watched.take(key));
+            if let Some(mut stream) = known {
                 if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
                     return Ok(stream);
                 }
@@ -153,11 +174,8 @@ impl Prepared {
             Self::assemble(config, listener, admin_listener, birth, (homes, berths), Some(origin))?;
         prepared.retired = retired;
         // Connections that ended since: nobody must hear of them.
-        for (key, mut stream) in streams {
-            let shard = ConnKey::from_u64(key).shard().index();
-            if let Some(reactor) = prepared.reactors.get(shard) {
-                reactor.unwatch(&mut stream);
-            }
+        for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
+            watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));
         }
         Ok(prepared)
     }

@@ -21,7 +21,6 @@ use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 
 /// Connections and sessions that were read, and do not know each other yet.
-#[derive(Default)]
 struct Seats {
     /// By slot.
     connections: Vec<(usize, Connection)>,
@@ -29,6 +28,9 @@ struct Seats {
     sessions: Vec<(Session, usize)>,
     detached: usize,
 }
+
+/// A connection takes more bytes than this in a snapshot.
+const CONNECTION_BYTES_MIN: usize = 16;
 
 impl Shard {
     /// Writes everything down. What [`Outputs`] holds must have been done before, but for
@@ -60,6 +62,7 @@ impl Shard {
         } = self;
         let (mut head, mut later) = (ShardHead::default(), Section::default());
         head.last_generation = table.last_generation();
+        head.connections = u32::try_from(table.len()).expect("bounded by SLOTS_MAX");
         head.last_login_version = *last_login_version;
         head.is_draining = *is_draining;
         head.drain = drain.as_ref().map(|drain| drain.freeze());
@@ -110,11 +113,18 @@ impl Shard {
         shard.holds.thaw(&head.full, &head.overload);
         shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));
         shard.thaw_round(head.last_round);
-        let mut seats = Seats::default();
+        let room = (head.connections as usize).min(records.len() / CONNECTION_BYTES_MIN);
+        let mut seats =
+            Seats { connections: Vec::with_capacity(room), sessions: Vec::with_capacity(room), detached: 0 };
+        shard.registry.reserve(room);
         let mut item = records.next()?;
         while let Some(Item::Connection(record)) = item {
             shard.thaw_connection(&record, &mut seats, records, outputs)?;
             item = records.next()?;
+        }
+        // Version 1.0 did not say how many.
+        if head.connections != 0 && head.connections as usize != seats.connections.len() {
+            return Err(records.contradiction("connections are missing"));
         }
         shard.seat(seats, &head, records)?;
         while let Some(record) = item {
@@ -232,7 +242,7 @@ fn freeze_connection(
         partial: Bytes::copy_from_slice(decoder.partial()),
         outbound,
         head_sent,
-        session: session.map(|session| Box::new(session.freeze(out))),
+        session: session.map(|session| session.freeze(out)),
     }
 }
 

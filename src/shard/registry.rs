@@ -50,6 +50,13 @@ impl Registry {
         slot
     }
 
+    /// Makes room for so many sessions that are about to come.
+    pub(super) fn reserve(&mut self, sessions: usize) {
+        let Self { sessions: known, users } = self;
+        known.reserve(sessions);
+        users.reserve(sessions, |slot| hash(known[*slot as usize].pin));
+    }
+
     /// Takes a session out.
     pub(super) fn remove(&mut self, slot: u32) -> Session {
         let session = self.sessions.remove(slot as usize);

@@ -118,8 +118,8 @@ impl Session {
         } = self;
         let (base, taken, answered) = dedupe.parts();
         SessionRecord {
-            uid: self.uid().to_owned(),
-            device: self.device().to_owned(),
+            uid: Bytes::copy_from_slice(self.uid().as_bytes()),
+            device: Bytes::copy_from_slice(self.device().as_bytes()),
             platform: u32::from(*platform),
             unanswered: u32::from(*unanswered),
             login_version: *login_version,
@@ -150,6 +150,8 @@ impl Session {
         if uid.len() > UID_BYTES_MAX || device.len() > DEVICE_BYTES_MAX {
             return Err(from.contradiction("a name is too long"));
         }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| from.contradiction("a name is no text"));
+        let (uid, device) = (text(uid)?, text(device)?);
         let platform = i32::try_from(*platform).unwrap_or(0);
         let mut session = Self::new(Names { uid, device, platform }, connection, *login_version);
         let small = |number: u32| {

@@ -56,6 +56,9 @@ pub struct ShardHead {
     /// Clients are asked to leave.
     #[prost(message, optional, tag = "17")]
     pub drain: Option<DrainRecord>,
+    /// Connections that follow, for whoever makes room for them.
+    #[prost(uint32, tag = "18")]
+    pub connections: u32,
 }
 
 /// Clients are being asked to leave.
@@ -115,8 +118,8 @@ pub struct ConnectionRecord {
     #[prost(uint32, tag = "9")]
     pub head_sent: u32,
     /// Its session.
-    #[prost(message, optional, boxed, tag = "10")]
-    pub session: Option<Box<SessionRecord>>,
+    #[prost(message, optional, tag = "10")]
+    pub session: Option<SessionRecord>,
 }
 
 /// The state of a connection.
@@ -153,12 +156,12 @@ pub struct FrameRecord {
 /// A session.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SessionRecord {
-    /// User.
-    #[prost(string, tag = "1")]
-    pub uid: String,
+    /// User: text, which is read without a copy.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub uid: Bytes,
     /// Device.
-    #[prost(string, tag = "2")]
-    pub device: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub device: Bytes,
     /// Kind of device.
     #[prost(uint32, tag = "3")]
     pub platform: u32,
