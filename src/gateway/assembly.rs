@@ -57,6 +57,8 @@ pub(super) struct Gateway {
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
     /// Shard counts of this gateway's life, oldest first.
     pub(super) homes: Homes,
+    /// There were fewer shards or workers once.
+    pub(super) has_grown: bool,
     pub(super) reactor_threads: Vec<Thread>,
     pub(super) worker_threads: Vec<Thread>,
     pub(super) workers_stop: Arc<AtomicBool>,
@@ -73,6 +75,7 @@ pub(super) struct Prepared {
     pub(super) birth: Birth,
     pub(super) node: String,
     pub(super) homes: Homes,
+    pub(super) has_grown: bool,
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
     pub(super) reactors: Vec<Reactor>,
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
@@ -230,6 +233,7 @@ impl Prepared {
             birth,
             node: gateway_id,
             homes,
+            has_grown: false,
             reactor_mail,
             reactors,
             worker_mail,
@@ -285,6 +289,7 @@ impl Prepared {
             birth: self.birth,
             node: self.node,
             homes: self.homes,
+            has_grown: self.has_grown,
             reactor_mail: self.reactor_mail,
             worker_mail: self.worker_mail,
             reactor_threads,

@@ -18,11 +18,12 @@ const SOCKETS_PER_RECORD: usize = 4096;
 const LOOK: Duration = Duration::from_micros(50);
 
 impl Gateway {
-    /// Has every thread stand still, with no message under way, and writes everything down.
+    /// Has every thread stand still, with no message under way, by `deadline`, and everything written down by
+    /// `written`.
     ///
     /// # Errors
     /// What went wrong; [`Self::thaw`] then.
-    pub(super) fn freeze(&self, deadline: Instant) -> Result<(Instant, Writer), String> {
+    pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), String> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
@@ -63,7 +64,7 @@ impl Gateway {
         let mut sections = Vec::new();
         for (Thread { name, kind, .. }, replied) in replies {
             let frozen = replied
-                .recv_timeout(clock::until(deadline))
+                .recv_timeout(clock::until(written))
                 .map_err(|_| format!("{name} was not written down in time"))?;
             let frozen = frozen.map_err(|error| format!("{name} cannot be written down: {error}"))?;
             sections.extend(frozen.into_iter().map(|(number, section)| (*kind, number, section)));

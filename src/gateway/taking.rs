@@ -7,7 +7,9 @@ use crate::homes::Homes;
 use crate::mailbox::Sender;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
-use crate::snapshot::{AddressRecord, GatewayHead, Records, SectionKind, Snapshot, SocketRef, SocketsRecord};
+use crate::snapshot::{
+    AddressRecord, GROWN, GatewayHead, Records, SectionKind, Snapshot, SocketRef, SocketsRecord,
+};
 use crate::worker::Worker;
 use mio::{Poll, Registry};
 use moorline_proto::ids::ConnKey;
@@ -173,6 +175,8 @@ impl Prepared {
         let mut prepared =
             Self::assemble(config, listener, admin_listener, birth, (homes, berths), Some(origin))?;
         prepared.retired = retired;
+        let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
+        prepared.has_grown = has_more || taken.snapshot.header.critical & GROWN != 0;
         // Connections that ended since: nobody must hear of them.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
             watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));

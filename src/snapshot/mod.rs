@@ -25,11 +25,14 @@ const LEAD_BYTES: usize = MAGIC.len() + 4 + 4;
 /// Bytes of header: a directory of some hundred sections is far below it.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 /// The version that is written. A new major version is one that an older reader must not take.
-pub const VERSION: (u32, u32) = (1, 0);
+pub const VERSION: (u32, u32) = (1, 1);
 /// The oldest major version that is read.
 pub const MAJOR_MIN: u32 = 1;
+/// Bit of [`Header::critical`]: users may be at another shard or worker than their pin says, because there were fewer
+/// once.
+pub const GROWN: u64 = 1;
 /// Bits of [`Header::critical`] that this build knows.
-pub const CRITICAL_KNOWN: u64 = 0;
+pub const CRITICAL_KNOWN: u64 = GROWN;
 
 /// Why a snapshot is not taken. It is refused before anything was touched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -470,3 +470,46 @@ fn reactors_and_workers_may_become_more_and_fewer_on_the_way() {
     }
     chat.finish();
 }
+
+/// `MOORLINE_PREVIOUS` names the program of an earlier version; without it there is nothing to go back to.
+#[test]
+fn an_earlier_version_hands_over_to_this_one_and_takes_back() {
+    let Ok(previous) = std::env::var("MOORLINE_PREVIOUS") else {
+        println!("SKIPPED: MOORLINE_PREVIOUS names no program of an earlier version (docs/testing.md)");
+        return;
+    };
+    let backend = Backend::start();
+    let series = Series::start_as(&backend, &[], |command| {
+        let mut earlier = std::process::Command::new(&previous);
+        earlier.args(command.get_args()).stdin(std::process::Stdio::null());
+        *command = earlier;
+    });
+    let chat = Chat::start(series.gateway.listener);
+    let mut bob = Client::login(series.gateway.listener, "bob", "d");
+    bob.acks = Acks::Withheld;
+    let mut alice = Client::login(series.gateway.listener, "alice", "d");
+    for (round, binary) in
+        [env!("CARGO_BIN_EXE_moorline"), &previous, env!("CARGO_BIN_EXE_moorline")].into_iter().enumerate()
+    {
+        let serves = |binary: &str| {
+            let link = std::fs::read_link(format!("/proc/{}/exe", series.pid())).expect("it runs");
+            link == std::fs::canonicalize(binary).expect("a program")
+        };
+        assert!(!serves(binary));
+        let (key, frame) = (round as u128 + 1, format!("half before {binary}"));
+        let bytes = bytes_of(&send_frame(
+            u32::try_from(round).expect("small") + 1,
+            &message(key, "bob", frame.as_bytes()),
+        ));
+        alice.write(&bytes[..9]);
+        let (code, restart) = series.upgrade(&["--binary", binary]);
+        assert_eq!((code, restart.verdict.as_str()), (Some(0), "committed"), "{restart:?}");
+        assert!(serves(binary), "{restart:?}");
+        chat.go_on(20);
+        alice.write(&bytes[9..]);
+        bob.until("the message", |heard| heard.pushes.len() == round + 1);
+        assert_eq!(bob.heard.payloads()[round], frame.as_bytes());
+        bob.beat(30);
+    }
+    chat.finish();
+}

@@ -2,13 +2,13 @@
 
 use super::super::assembly::Gateway;
 use super::super::embedded;
-use super::{CHECK, CHECK_ANSWER, COMMIT, RECLAIMED, VARIABLE, record_of};
+use super::{CHECK, CHECK_ANSWER, COMMIT, RECLAIMED, TOUCHED, VARIABLE, record_of};
 use crate::admin::{Restart, RestartOrder, Step};
 use crate::config::Config;
 use crate::failpoint;
 use crate::freeze;
 use crate::metrics::process::Figures;
-use crate::snapshot::{GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
+use crate::snapshot::{GROWN, GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
 use crate::sys::child::{self, Inherited};
 use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
@@ -22,10 +22,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// From the call to stand still until every thread does, and all is written down.
+/// From the call to stand still until every thread does, and no message is under way.
 const FREEZE_MAX: Duration = Duration::from_millis(500);
-/// From the commit until the child says that it runs.
-const RUNNING_MAX: Duration = Duration::from_secs(2);
+/// From the commit until the child has taken the sockets.
+const TOUCHED_MAX: Duration = Duration::from_secs(2);
+/// From then until it says that it runs: there is nothing to take back any more.
+const RUNNING_MAX: Duration = Duration::from_secs(10);
 /// Bytes of the answer to a check.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;
 /// Memory that must be available, in parts of a hundred of what this process uses.
@@ -218,7 +220,7 @@ impl Attempt<'_> {
         self.is_called = true;
         let freeze_deadline = self.deadline.min(clock::machine_now() + FREEZE_MAX);
         let machine_nanos = clock::machine_nanos();
-        let (frozen_at, mut writer) = self.gateway.freeze(freeze_deadline)?;
+        let (frozen_at, mut writer) = self.gateway.freeze(freeze_deadline, self.deadline)?;
         self.frozen_at = Some((frozen_at, machine_nanos));
         course.step("freeze", "every thread stands still");
         failpoint::reach("old.frozen");
@@ -239,6 +241,7 @@ impl Attempt<'_> {
             writer: env!("CARGO_PKG_VERSION").into(),
             generation: self.generation,
             frozen_at: frozen_at.as_nanos(),
+            critical: if self.gateway.has_grown { GROWN } else { 0 },
             ..Header::default()
         };
         let mut parts = writer.finish(header);
@@ -261,7 +264,13 @@ impl Attempt<'_> {
         assert!(line.word.swap(0, COMMIT), "the child writes it first only when this process is dead");
         failpoint::reach("old.committed");
         let said = line.talk.say("commit").and_then(|()| {
-            line.talk.expect("running", clock::machine_now() + RUNNING_MAX, || self.is_child_alive())
+            line.talk.expect("running", clock::machine_now() + TOUCHED_MAX, || self.is_child_alive())
+        });
+        let said = said.or_else(|problem| match (line.word.get(), self.is_child_alive()) {
+            (TOUCHED, Ok(())) => {
+                line.talk.expect("running", clock::machine_now() + RUNNING_MAX, || self.is_child_alive())
+            }
+            _ => Err(problem),
         });
         if let Err(problem) = said {
             self.end_child();
