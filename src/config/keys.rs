@@ -242,7 +242,7 @@ pub const KEYS: &[Key] = &[
         "grace",
         Kind::Duration,
         "\"10s\"",
-        "After TERM: how long clients have to leave before what remains is closed, up to 1h.",
+        "After TERM, and of `moorline drain`: how long clients have to leave before what remains is closed, up to 1h.",
     ),
     key(
         "handover",

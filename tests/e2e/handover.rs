@@ -23,6 +23,9 @@ fn a_busy_gateway_changes_its_process_and_nobody_notices() {
     let series = Series::start(&backend, &[]);
     let address = series.gateway.listener;
     let chat = Chat::start(address);
+    // The same without a restart, to compare.
+    chat.go_on(100);
+    let control = chat.lap();
     let mut idle: Vec<Client> =
         (0..40).map(|number| Client::login(address, &format!("idle-{number}"), "d")).collect();
     let metrics = series.gateway.metrics();
@@ -50,7 +53,10 @@ fn a_busy_gateway_changes_its_process_and_nobody_notices() {
         assert!(client.heard.end.is_none() && client.heard.repeats == 0);
     }
     let report = chat.finish();
-    println!("{} messages, the slowest {:?}", report.messages, report.slowest);
+    println!(
+        "{} messages, the slowest {:?}; p99 of the control {:?}",
+        report.messages, report.slowest, control.p99
+    );
     let after = series.gateway.metrics();
     for name in ["logins_total", "accepted_total", "link_connects_total"] {
         let grown = after[name] - metrics[name];

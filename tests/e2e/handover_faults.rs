@@ -162,6 +162,7 @@ fn what_the_system_refuses_or_a_snapshot_that_is_damaged_ends_in_the_old_process
     let chat = Chat::start(series.gateway.listener);
     let pid = series.pid();
     for (faults, problem) in [
+        ("old.room ENOMEM", "bytes of memory are needed"),
         ("old.memory EMFILE", "Too many open files"),
         ("old.memory ENOMEM", "Cannot allocate memory"),
         ("old.snapshot ENOSPC", "No space left on device"),
@@ -169,7 +170,7 @@ fn what_the_system_refuses_or_a_snapshot_that_is_damaged_ends_in_the_old_process
         ("old.damage cut", "it is cut off"),
         ("old.damage flip", "damaged"),
         // A thread that does not come to rest in half a second.
-        ("old.worker sleep:1000", "worker 0 did not"),
+        ("old.worker sleep:1000", "worker-0 did not"),
         ("old.reactor sleep:1000", "in time"),
     ] {
         series.set_faults(&format!("{faults}\n"));
