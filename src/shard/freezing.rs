@@ -29,8 +29,10 @@ struct Seats {
     detached: usize,
 }
 
-/// A connection takes more bytes than this in a snapshot.
+/// A connection takes more bytes than this in a snapshot,
 const CONNECTION_BYTES_MIN: usize = 16;
+/// and usually less than this.
+const CONNECTION_BYTES_USUAL: usize = 160;
 
 impl Shard {
     /// Writes everything down. What [`Outputs`] holds must have been done before, but for
@@ -77,6 +79,7 @@ impl Shard {
         users_spent.freeze(&mut later);
         head.chat_until = fanouts.chat_until().as_nanos();
         out.put(Item::Shard(Box::new(head)));
+        out.reserve(table.len() * CONNECTION_BYTES_USUAL);
         for key in table.keys() {
             let connection = table.get(key).expect("listed");
             let session = registry.get(connection.session);

@@ -108,6 +108,9 @@ impl Writer {
     }
 }
 
+/// Bytes of the length before a record.
+const RECORD_LENGTH_BYTES: usize = 4;
+
 /// One section that is being written.
 #[derive(Debug, Default)]
 pub struct Section {
@@ -140,7 +143,22 @@ impl Section {
     /// Appends a record.
     pub fn put(&mut self, item: Item) {
         let record = Record { item: Some(item), is_optional: false };
-        record.encode_length_delimited(&mut self.bytes).expect("a Vec grows");
+        // The length comes first and is known last: it has its room, as a varint of always as many bytes.
+        let begin = self.bytes.len() + RECORD_LENGTH_BYTES;
+        self.bytes.resize(begin, 0);
+        record.encode_raw(&mut self.bytes);
+        let mut length = self.bytes.len() - begin;
+        for (place, byte) in self.bytes[begin - RECORD_LENGTH_BYTES..begin].iter_mut().enumerate() {
+            let is_last = place + 1 == RECORD_LENGTH_BYTES;
+            *byte = u8::try_from(length & 0x7F).expect("7 bits") | if is_last { 0 } else { 0x80 };
+            length >>= 7;
+        }
+        assert_eq!(length, 0, "a record is far below 256 MiB");
+    }
+
+    /// Makes room for so many bytes.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(bytes);
     }
 
     /// Appends records that name no body.

@@ -38,6 +38,53 @@ pub fn write_sealed(mut file: &File, parts: &[Vec<u8>]) -> io::Result<u64> {
     Ok(length)
 }
 
+/// The bytes of a file that [`write_sealed`] wrote, without a copy.
+///
+/// # Errors
+/// It is not sealed, so that it could change under its reader, or the system has no memory.
+pub fn map_sealed(file: &impl AsFd) -> io::Result<Mapping> {
+    let seals = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
+    if !seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK) {
+        return Err(io::Error::other("it is not sealed"));
+    }
+    let length = usize::try_from(nix::sys::stat::fstat(file)?.st_size).unwrap_or(0);
+    let Some(size) = NonZeroUsize::new(length) else {
+        return Ok(Mapping { address: NonNull::dangling(), length });
+    };
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
+    // SAFETY: a new mapping at an address of the system's choice, of a file that nobody changes or shortens.
+    let address = unsafe { mmap(None, size, ProtFlags::PROT_READ, flags, file, 0)? };
+    Ok(Mapping { address, length })
+}
+
+/// A file in memory, to be read.
+#[derive(Debug)]
+pub struct Mapping {
+    address: NonNull<std::ffi::c_void>,
+    length: usize,
+}
+
+// SAFETY: it is only ever read.
+unsafe impl Send for Mapping {}
+// SAFETY: it is only ever read.
+unsafe impl Sync for Mapping {}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: mapped by `map_sealed` for as long as this lives; without a byte it is dangling, and none is read.
+        unsafe { std::slice::from_raw_parts(self.address.cast::<u8>().as_ptr(), self.length) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: mapped by `map_sealed`, and nothing borrows from it.
+            unsafe { munmap(self.address, self.length).ok() };
+        }
+    }
+}
+
 /// One word that both processes see and change.
 #[derive(Debug)]
 pub struct Word {

@@ -9,11 +9,12 @@ use crate::admin::{Restart, Step};
 use crate::failpoint;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::{clock, memory, sockets};
+use bytes::Bytes;
 use moorline_proto::time::Instant;
 use nix::unistd::{Pid, getppid};
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -56,13 +57,13 @@ pub(in crate::gateway) fn take_over(
     let lines = BufReader::new(talk.try_clone().map_err(GatewayError::system("share a socket"))?);
     let mut talk = Talk { talk, lines };
     let warm =
-        warm_up(list, &mut inherited).inspect_err(|error| _ = talk.say(&format!("failed: {error}")))?;
+        warm_up(&list, &mut inherited).inspect_err(|error| _ = talk.say(&format!("failed: {error}")))?;
     failpoint::reach("new.warm");
     talk.say("warm")?;
     let (length, frozen_nanos) = hear_snapshot(&mut talk)?;
     let mut times = Times { frozen: frozen_nanos, given: clock::machine_nanos(), ..Times::default() };
     failpoint::reach("new.told");
-    let bytes = read(snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
+    let bytes = read(&snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
     let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
     let prepared = prepare(bytes, warm, config, &mut takers);
     let Ready { prepared, backend, generation, frozen_at, mut history, numbers } = match prepared {
@@ -184,12 +185,12 @@ struct Ready {
 }
 
 fn prepare(
-    bytes: Vec<u8>,
+    bytes: Bytes,
     warm: Warm,
     config: &mut Config,
     takers: &mut Takers<'_>,
 ) -> Result<Ready, GatewayError> {
-    let snapshot = Snapshot::open(bytes.into())?;
+    let snapshot = Snapshot::open(bytes)?;
     let (generation, frozen_at) =
         (snapshot.header.generation, Instant::from_nanos(snapshot.header.frozen_at));
     let (head, addresses) = head_of(&snapshot)?;
@@ -227,10 +228,10 @@ fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), Gat
 }
 
 /// Watches the sockets that were there when this process was started, as long as they are still the same.
-fn warm_up(list: File, inherited: &mut HashSet<RawFd>) -> Result<Warm, GatewayError> {
+fn warm_up(list: &File, inherited: &mut HashSet<RawFd>) -> Result<Warm, GatewayError> {
     let bytes = read(list, None).map_err(GatewayError::system("read the list of sockets"))?;
     let mut lists = Vec::new();
-    for (_, mut records) in Snapshot::open(bytes.into())?.sections(SectionKind::Sockets)? {
+    for (_, mut records) in Snapshot::open(bytes)?.sections(SectionKind::Sockets)? {
         let mut list = Vec::new();
         while let Some(item) = records.next()? {
             match item {
@@ -250,11 +251,15 @@ fn warm_up(list: File, inherited: &mut HashSet<RawFd>) -> Result<Warm, GatewayEr
     })
 }
 
-fn read(mut snapshot: File, length: Option<u64>) -> io::Result<Vec<u8>> {
-    snapshot.rewind()?;
-    let mut bytes = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
-    snapshot.read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// The bytes that the old process wrote; `length`: so many.
+fn read(file: &File, length: Option<u64>) -> io::Result<Bytes> {
+    let bytes = Bytes::from_owner(memory::map_sealed(file)?);
+    match length {
+        Some(length) if length != bytes.len() as u64 => {
+            Err(io::Error::other("it has another length than was said"))
+        }
+        _ => Ok(bytes),
+    }
 }
 
 /// Gives sockets by the names that the snapshot has for them.
