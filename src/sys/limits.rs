@@ -8,6 +8,17 @@ pub fn raise_open_files() -> u64 {
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
 }
 
+/// Descriptors that this process may still open.
+///
+/// # Errors
+/// The system's: not even one.
+pub fn free_files() -> std::io::Result<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let open =
+        super::sockets::open_fds()?.into_iter().filter(|fd| u64::try_from(*fd).is_ok_and(|fd| fd < soft));
+    Ok(soft.saturating_sub(open.count() as u64))
+}
+
 /// Processors this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

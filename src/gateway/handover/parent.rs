@@ -10,7 +10,7 @@ use crate::freeze;
 use crate::metrics::process::Figures;
 use crate::snapshot::{GROWN, GatewayHead, Header, MAJOR_MIN, SectionKind, VERSION};
 use crate::sys::child::{self, Inherited};
-use crate::sys::{clock, memory, sockets};
+use crate::sys::{clock, limits, memory, sockets};
 use moorline_proto::time::Instant;
 use std::ffi::OsString;
 use std::fs::File;
@@ -30,6 +30,8 @@ const TOUCHED_MAX: Duration = Duration::from_secs(2);
 const RUNNING_MAX: Duration = Duration::from_secs(10);
 /// Bytes of the answer to a check.
 const ANSWER_BYTES_MAX: u64 = 4 << 10;
+/// Descriptors that a restart opens, with some to spare for who connects meanwhile.
+const FILES_NEEDED: u64 = 32;
 /// Memory that must be available, in parts of a hundred of what this process uses.
 const MEMORY_PERCENT: u64 = 120;
 
@@ -292,6 +294,12 @@ impl Attempt<'_> {
             let binary = self.binary.display();
             return Err(format!(
                 "check: {binary} belongs to another user, or anybody may write it; it is not run"
+            ));
+        }
+        let free = limits::free_files().map_err(cannot("count the open descriptors"))?;
+        if free < FILES_NEEDED {
+            return Err(format!(
+                "check: {FILES_NEEDED} descriptors are needed, {free} are free; raise the open-files limit"
             ));
         }
         let wanted = Figures::read().resident_bytes * MEMORY_PERCENT / 100;
