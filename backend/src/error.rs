@@ -34,6 +34,9 @@ pub enum BackendError {
     /// The configuration is no TOML or has an unknown key or a value of the wrong kind.
     #[error("in the backend's configuration: {0}")]
     ParseConfig(#[from] toml::de::Error),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] crate::im::store::DiskError),
     /// A setting is out of its range.
     #[error("`{key}` in the backend's configuration: {reason}")]
     InvalidConfig {

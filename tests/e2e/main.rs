@@ -24,6 +24,7 @@ mod chat;
 mod commands;
 mod descriptors;
 mod drain;
+mod durable;
 mod embedded;
 mod exhaustion;
 mod flood;

@@ -9,6 +9,7 @@
 //! credit = 65536              # unanswered UPs per link
 //!
 //! [im]
+//! folder = ""                 # where messages are stored; empty: in memory
 //! payload_max = "60KiB"
 //! inbox_entries_max = 10000
 //! idempotency_window = "7d"
@@ -122,10 +123,25 @@ impl Default for LinkConfig {
     }
 }
 
+/// When a message counts as stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityPoint {
+    /// The disk has it (fsync).
+    #[default]
+    Disk,
+    /// The system has it: it survives the end of the process, not that of the machine.
+    System,
+}
+
 /// Limits of the IM backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImConfig {
+    /// Where everything is stored. Empty: in memory, gone with the process.
+    pub folder: PathBuf,
+    /// When a SEND is answered.
+    pub durability: DurabilityPoint,
     /// Largest message payload; over it: TOO_LARGE. Must leave room for the rest of a PUSH under the
     /// gateway's body limit.
     #[serde(with = "units::bytes")]
@@ -135,7 +151,7 @@ pub struct ImConfig {
     /// How long a message key is remembered.
     #[serde(with = "units::duration")]
     pub idempotency_window: Duration,
-    /// Message keys remembered at once; over it the oldest is forgotten early. About 120 bytes each.
+    /// Message keys that the memory store remembers; over it the oldest is forgotten early. About 120 bytes each.
     pub idempotency_entries_max: usize,
     /// Pushes without ack per device.
     pub outstanding: usize,
@@ -161,6 +177,8 @@ pub struct ImConfig {
 impl Default for ImConfig {
     fn default() -> Self {
         Self {
+            folder: PathBuf::new(),
+            durability: DurabilityPoint::Disk,
             payload_max: 60 << 10,
             inbox_entries_max: 10_000,
             idempotency_window: Duration::from_secs(7 * 86_400),

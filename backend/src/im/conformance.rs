@@ -23,11 +23,8 @@ const WIDE: PageLimits = PageLimits { messages: 1000, bytes: 1 << 20 };
 pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     let mut fresh = |config: ImConfig| Bench { store: open(&config), next_id: 1 };
     seqs_are_dense_and_keys_count_once(&mut fresh(ImConfig::default()));
-    keys_are_forgotten(&mut fresh(ImConfig {
-        idempotency_window: Duration::from_millis(100),
-        idempotency_entries_max: 2,
-        ..ImConfig::default()
-    }));
+    let idempotency_window = Duration::from_millis(100);
+    keys_are_forgotten(&mut fresh(ImConfig { idempotency_window, ..ImConfig::default() }));
     only_members_write_and_read(&mut fresh(ImConfig { group_members_max: 3, ..ImConfig::default() }));
     pages_cover_their_range(&mut fresh(ImConfig::default()));
     inboxes_wait_for_every_device(&mut fresh(ImConfig { devices_max: 2, ..ImConfig::default() }));
@@ -151,17 +148,29 @@ fn seqs_are_dense_and_keys_count_once<S: Store>(bench: &mut Bench<S>) {
     assert_eq!(read.iter().map(|it| (it.seq, it.message_id)).collect::<Vec<_>>(), [(1, 1), (2, 2), (3, 6)]);
 }
 
-fn keys_are_forgotten<S: Store>(bench: &mut Bench<S>) {
+fn say_at<S: Store>(bench: &mut Bench<S>, now_ms: u64, key: u8) -> u64 {
     let (a, b) = (bench.user("a"), bench.user("b"));
-    let mut say = |now_ms, key| {
-        let draft = bench.draft(a, 0, Target::User(b), key, 7);
-        match bench.commit(now_ms, vec![draft]).pop() {
-            Some((Outcome::Appended(Ok(stored)), _)) => stored.seq,
-            other => panic!("not stored: {other:?}"),
-        }
-    };
+    let draft = bench.draft(a, 0, Target::User(b), key, 7);
+    match bench.commit(now_ms, vec![draft]).pop() {
+        Some((Outcome::Appended(Ok(stored)), _)) => stored.seq,
+        other => panic!("not stored: {other:?}"),
+    }
+}
+
+fn keys_are_forgotten<S: Store>(bench: &mut Bench<S>) {
+    let mut say = |now_ms, key| say_at(bench, now_ms, key);
     assert_eq!([say(0, 1), say(99, 1), say(100, 1)], [1, 1, 2], "after the window it is a new message");
-    assert_eq!([say(101, 2), say(101, 1), say(101, 3), say(101, 1)], [3, 2, 4, 5], "the oldest makes room");
+}
+
+/// For a store that remembers only `idempotency_entries_max` keys, of two.
+///
+/// # Panics
+/// If it does not.
+pub fn check_few_keys<S: Store>(store: S) {
+    let bench = &mut Bench { store, next_id: 1 };
+    let mut say = |now_ms, key| say_at(bench, now_ms, key);
+    assert_eq!([say(1, 1), say(1, 2), say(1, 1)], [1, 2, 1]);
+    assert_eq!([say(1, 3), say(1, 1)], [3, 4], "the oldest makes room");
 }
 
 fn only_members_write_and_read<S: Store>(bench: &mut Bench<S>) {

@@ -20,6 +20,8 @@ use std::collections::BTreeSet;
 #[test]
 fn the_memory_store_conforms() {
     conformance::check(Memory::new);
+    let config = ImConfig { idempotency_entries_max: 2, ..ImConfig::default() };
+    conformance::check_few_keys(Memory::new(&config));
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -7,8 +7,11 @@
 //! Users, devices and conversations have small numbers here, valid for this process's life: a store
 //! interns names once, and everything hot works on numbers.
 
+mod disk;
+mod dropped;
 mod memory;
 
+pub use disk::{Disk, DiskError, Durability};
 pub use memory::Memory;
 
 use bytes::{BufMut, Bytes, BytesMut};

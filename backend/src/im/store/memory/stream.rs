@@ -3,9 +3,9 @@
 //! Over its limit the oldest entry is dropped. What is left of dropped ones is, per conversation,
 //! the position of the last: there a device is told to pull.
 
+use crate::im::store::dropped::Dropped;
 use crate::im::store::{ConversationId, DeviceNumber};
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::Bound;
+use std::collections::VecDeque;
 
 /// A message in an inbox; 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,13 +31,6 @@ pub(super) struct Stream {
     dropped: Option<Box<Dropped>>,
 }
 
-/// At most one position per conversation of the user.
-#[derive(Debug, Default)]
-struct Dropped {
-    by_position: BTreeMap<u64, ConversationId>,
-    last: HashMap<ConversationId, u64>,
-}
-
 impl Stream {
     /// Position of the last entry ever.
     pub(super) fn end(&self) -> u64 {
@@ -50,11 +43,7 @@ impl Stream {
             && let Some(oldest) = self.entries.pop_front()
         {
             self.trimmed += 1;
-            let dropped = self.dropped.get_or_insert_default();
-            if let Some(before) = dropped.last.insert(oldest.conversation, self.trimmed) {
-                dropped.by_position.remove(&before);
-            }
-            dropped.by_position.insert(self.trimmed, oldest.conversation);
+            self.dropped.get_or_insert_default().push(self.trimmed, oldest.conversation);
         }
         self.entries.push_back(entry);
         self.end()
@@ -69,22 +58,16 @@ impl Stream {
             self.entries = VecDeque::new();
         }
         let Some(dropped) = &mut self.dropped else { return };
-        while let Some(first) = dropped.by_position.first_entry()
-            && *first.key() <= position
-        {
-            let conversation = first.remove();
-            dropped.last.remove(&conversation);
-        }
-        if dropped.by_position.is_empty() {
+        dropped.trim(position);
+        if dropped.is_empty() {
             self.dropped = None;
         }
     }
 
     /// What stands after `position`, in order.
     pub(super) fn after(&self, position: u64) -> impl Iterator<Item = (u64, Slot)> + '_ {
-        let later = (Bound::Excluded(position), Bound::Unbounded);
-        let dropped = self.dropped.iter().flat_map(move |it| it.by_position.range(later));
-        let dropped = dropped.map(|(position, conversation)| (*position, Slot::Dropped(*conversation)));
+        let dropped = self.dropped.iter().flat_map(move |it| it.after(position));
+        let dropped = dropped.map(|(position, conversation)| (position, Slot::Dropped(conversation)));
         let skip = usize::try_from(position.saturating_sub(self.trimmed)).unwrap_or(usize::MAX);
         let skip = skip.min(self.entries.len());
         let first = self.trimmed + 1 + skip as u64;

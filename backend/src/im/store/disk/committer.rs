@@ -1,0 +1,145 @@
+//! The thread that makes batches durable: whatever waits goes into one commit, with one fsync.
+
+use super::tables::{COMMITS, Change, Tables};
+use super::{Durability, Progress};
+use crate::clock::Clock;
+use crate::im::store::Committed;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use fjall::PersistMode;
+use moorline_proto::time::Duration;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Batches that wait to be committed; with more the store is busy.
+pub(super) const WAITING_MAX: usize = 64;
+/// Changes in one commit, beside those of the batch that goes over it: more gain nothing and cost the last ones.
+const CHANGES_MAX: usize = 4096;
+/// How often the side file is written.
+const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A batch on its way.
+pub(super) struct Job {
+    pub(super) changes: Vec<Change>,
+    pub(super) committed: Committed,
+    pub(super) progress: Progress,
+}
+
+/// What the thread is given, and what comes back.
+pub(super) struct Committer {
+    pub(super) jobs: Sender<Job>,
+    pub(super) done: Receiver<(Committed, Progress)>,
+    /// A commit failed: nothing more becomes durable.
+    pub(super) is_broken: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Committer {
+    /// Starts the thread; `notify` is called when something has become durable.
+    pub(super) fn start(
+        tables: Tables,
+        durability: Durability,
+        side_file: File,
+        commits: u64,
+        notify: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (jobs, waiting) = bounded::<Job>(WAITING_MAX);
+        let (finished, done) = bounded(2 * WAITING_MAX);
+        let is_broken = Arc::new(AtomicBool::new(false));
+        let broken = Arc::clone(&is_broken);
+        let run = move || {
+            let mut work =
+                Work { tables, durability, side_file, commits, clock: Clock::new(), side_file_at: None };
+            while let Ok(first) = waiting.recv() {
+                let mut together = vec![first];
+                let mut changes = together[0].changes.len();
+                while changes < CHANGES_MAX
+                    && let Ok(next) = waiting.try_recv()
+                {
+                    changes += next.changes.len();
+                    together.push(next);
+                }
+                if let Err(error) = work.commit(&mut together) {
+                    tracing::error!(%error, "the store cannot write any more; free space on its disk, then restart the backend");
+                    broken.store(true, Ordering::SeqCst);
+                    return;
+                }
+                for Job { committed, progress, .. } in together {
+                    if finished.send((committed, progress)).is_err() {
+                        return;
+                    }
+                }
+                notify();
+                work.note();
+            }
+            work.write_side_file();
+        };
+        let thread = std::thread::Builder::new().name("committer".into()).spawn(run)?;
+        Ok(Self { jobs, done, is_broken, thread: Some(thread) })
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        // Without a sender the thread ends when it has committed what waits.
+        self.jobs = bounded(0).0;
+        self.done = crossbeam_channel::never();
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+struct Work {
+    tables: Tables,
+    durability: Durability,
+    side_file: File,
+    commits: u64,
+    clock: Clock,
+    side_file_at: Option<moorline_proto::time::Instant>,
+}
+
+impl Work {
+    fn commit(&mut self, jobs: &mut [Job]) -> Result<(), fjall::Error> {
+        let mode = match self.durability {
+            Durability::Disk => PersistMode::SyncData,
+            Durability::System => PersistMode::Buffer,
+        };
+        let mut batch = self.tables.db.batch().durability(Some(mode));
+        for Change { table, key, value } in jobs.iter_mut().flat_map(|job| job.changes.drain(..)) {
+            match value {
+                Some(value) => batch.insert(&table, key, value),
+                None => batch.remove(&table, key),
+            }
+        }
+        batch.insert(&self.tables.meta, COMMITS, (self.commits + 1).to_be_bytes());
+        batch.commit()?;
+        self.commits += 1;
+        Ok(())
+    }
+
+    /// About once a second the number of commits goes to a file of its own, so that a database that lost some is
+    /// found out.
+    fn note(&mut self) {
+        let now = self.clock.read().instant;
+        if self.side_file_at.is_none_or(|at| now >= at + SIDE_FILE_INTERVAL) {
+            self.side_file_at = Some(now);
+            self.write_side_file();
+        }
+    }
+
+    fn write_side_file(&mut self) {
+        let line = format!("{:020}\n", self.commits);
+        let written = self.side_file.rewind().and_then(|()| self.side_file.write_all(line.as_bytes()));
+        if let Err(error) = written {
+            tracing::warn!(%error, "cannot write down how much was committed");
+        }
+    }
+}
+
+/// The number that the side file has; 0: none yet, or half of one.
+pub(super) fn read_side_file(path: &Path) -> u64 {
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}

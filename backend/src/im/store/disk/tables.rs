@@ -1,0 +1,265 @@
+//! The tables of the database: their keys, their records, and reading all of the small ones.
+//!
+//! | table | key, numbers big-endian | value |
+//! |---|---|---|
+//! | `users` | user | [`UserRecord`] |
+//! | `devices` | user, device | [`DeviceRecord`] |
+//! | `inboxes` | user | [`InboxRecord`], once entries were trimmed |
+//! | `conversations` | conversation | [`ConversationRecord`] |
+//! | `members` | conversation, user | [`MemberRecord`] |
+//! | `messages` | conversation, seq | the encoded push |
+//! | `streams` | user, position | [`EntryRecord`] |
+//! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
+//! | `meta` | `commits` | batches that were committed, 8 bytes |
+
+use super::DiskError;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, UserValue};
+use moorline_proto::ids::MessageKey;
+use prost::Message;
+use std::collections::VecDeque;
+use std::path::Path;
+
+/// Memory of one table before it is written out; the journal is short then, and opening quick.
+const MEMTABLE_BYTES: u64 = 16 << 20;
+/// Journals together.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Blocks that were read.
+const CACHE_BYTES: u64 = 64 << 20;
+/// Milliseconds that share one table of keys.
+pub(super) const DAY_MS: u64 = 86_400_000;
+const KEYS: &str = "keys-";
+pub(super) const COMMITS: &[u8] = b"commits";
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct UserRecord {
+    #[prost(string, tag = "1")]
+    pub(super) uid: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DeviceRecord {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) acked: u64,
+    /// Grows with each login; the smallest is forgotten first.
+    #[prost(uint64, tag = "3")]
+    pub(super) login: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct InboxRecord {
+    /// Entries up to this position are gone.
+    #[prost(uint64, tag = "1")]
+    pub(super) trimmed: u64,
+    /// Where devices are told to pull: position and conversation, two numbers each.
+    #[prost(uint64, repeated, tag = "2")]
+    pub(super) dropped: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ConversationRecord {
+    /// One to one: the users.
+    #[prost(uint32, tag = "1")]
+    pub(super) first: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) second: u32,
+    /// A group: its name, and its creator in `first`.
+    #[prost(string, optional, tag = "3")]
+    pub(super) group: Option<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MemberRecord {
+    /// First seq that this membership may read.
+    #[prost(uint64, tag = "1")]
+    pub(super) visible_from: u64,
+    /// Grows with each membership of anybody: the order of a user's conversations.
+    #[prost(uint64, tag = "2")]
+    pub(super) since: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct EntryRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) conversation: u32,
+    #[prost(uint64, tag = "2")]
+    pub(super) seq: u64,
+    /// The user's own device that wrote it.
+    #[prost(uint32, optional, tag = "3")]
+    pub(super) origin: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct KeyRecord {
+    #[prost(uint32, tag = "1")]
+    pub(super) conversation: u32,
+    #[prost(uint64, tag = "2")]
+    pub(super) seq: u64,
+    #[prost(fixed64, tag = "3")]
+    pub(super) id: u64,
+    #[prost(fixed64, tag = "4")]
+    pub(super) digest: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) at_ms: u64,
+}
+
+/// One change of one table.
+pub(super) struct Change {
+    pub(super) table: Keyspace,
+    pub(super) key: Vec<u8>,
+    /// `None`: it is removed.
+    pub(super) value: Option<UserValue>,
+}
+
+/// The open database.
+#[derive(Clone)]
+pub(super) struct Tables {
+    pub(super) db: Database,
+    pub(super) meta: Keyspace,
+    pub(super) users: Keyspace,
+    pub(super) devices: Keyspace,
+    pub(super) inboxes: Keyspace,
+    pub(super) conversations: Keyspace,
+    pub(super) members: Keyspace,
+    pub(super) messages: Keyspace,
+    pub(super) streams: Keyspace,
+    /// By day, oldest first.
+    pub(super) keys: VecDeque<(u64, Keyspace)>,
+}
+
+fn options() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+}
+
+impl Tables {
+    pub(super) fn open(folder: &Path) -> Result<Self, DiskError> {
+        let db = Database::builder(folder)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .cache_size(CACHE_BYTES)
+            .open()
+            .map_err(DiskError::engine("open the database"))?;
+        let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
+        let mut keys = VecDeque::new();
+        let mut days: Vec<u64> = db
+            .list_keyspace_names()
+            .iter()
+            .filter_map(|name| name.strip_prefix(KEYS)?.parse().ok())
+            .collect();
+        days.sort_unstable();
+        for day in days {
+            keys.push_back((day, table(&format!("{KEYS}{day:08}"))?));
+        }
+        Ok(Self {
+            meta: table("meta")?,
+            users: table("users")?,
+            devices: table("devices")?,
+            inboxes: table("inboxes")?,
+            conversations: table("conversations")?,
+            members: table("members")?,
+            messages: table("messages")?,
+            streams: table("streams")?,
+            keys,
+            db,
+        })
+    }
+
+    /// The table for keys of this time; tables that are older than `window_ms` are dropped.
+    pub(super) fn keys_of(&mut self, now_ms: u64, window_ms: u64) -> Result<Keyspace, DiskError> {
+        let day = now_ms / DAY_MS;
+        while let Some((oldest, _)) = self.keys.front()
+            && (oldest + 1).saturating_mul(DAY_MS).saturating_add(window_ms) <= now_ms
+            && let Some((_, table)) = self.keys.pop_front()
+        {
+            self.db.delete_keyspace(table).map_err(DiskError::engine("drop a table of old keys"))?;
+        }
+        if let Some((_, table)) = self.keys.iter().rev().find(|(known, _)| *known >= day) {
+            return Ok(table.clone());
+        }
+        let name = format!("{KEYS}{day:08}");
+        let table = self.db.keyspace(&name, options).map_err(DiskError::engine("make a table of keys"))?;
+        self.keys.push_back((day, table.clone()));
+        Ok(table)
+    }
+
+    /// A key that is not older than `window_ms`.
+    pub(super) fn key(
+        &self,
+        key: &[u8],
+        now_ms: u64,
+        window_ms: u64,
+    ) -> Result<Option<KeyRecord>, DiskError> {
+        for (_, table) in self.keys.iter().rev() {
+            if let Some(value) = table.get(key).map_err(DiskError::engine("look up a key"))? {
+                let record: KeyRecord = decode("a key", &value)?;
+                let is_old = record.at_ms.saturating_add(window_ms) <= now_ms;
+                return Ok((!is_old).then_some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Batches that were committed.
+    pub(super) fn commits(&self) -> Result<u64, DiskError> {
+        let value = self.meta.get(COMMITS).map_err(DiskError::engine("read a table"))?;
+        Ok(value.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes))
+    }
+
+    /// Every record of a table, in the order of their keys.
+    pub(super) fn all<R: Message + Default>(
+        table: &Keyspace,
+        what: &'static str,
+        mut each: impl FnMut(&[u8], R) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        for entry in table.iter() {
+            let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
+            each(&key, decode(what, &value)?)?;
+        }
+        Ok(())
+    }
+
+    /// The second number of the last key that begins with `first`.
+    pub(super) fn last(table: &Keyspace, first: u32) -> Result<Option<u64>, DiskError> {
+        let Some(entry) = table.prefix(first.to_be_bytes()).next_back() else { return Ok(None) };
+        let key = entry.key().map_err(DiskError::engine("read a table"))?;
+        numbers(&key).map(|(_, last)| Some(last))
+    }
+}
+
+pub(super) fn decode<R: Message + Default>(what: &'static str, value: &[u8]) -> Result<R, DiskError> {
+    R::decode(value).map_err(|error| DiskError::Damaged { what, problem: error.to_string() })
+}
+
+/// user, device; conversation, user.
+pub(super) fn pair(first: u32, second: u32) -> Vec<u8> {
+    [first.to_be_bytes(), second.to_be_bytes()].concat()
+}
+
+/// conversation, seq; user, position.
+pub(super) fn place(first: u32, second: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(12);
+    key.extend_from_slice(&first.to_be_bytes());
+    key.extend_from_slice(&second.to_be_bytes());
+    key
+}
+
+/// sender, message key.
+pub(super) fn key_of(sender: u32, key: MessageKey) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(20);
+    bytes.extend_from_slice(&sender.to_be_bytes());
+    bytes.extend_from_slice(&key.0);
+    bytes
+}
+
+/// What [`pair`] and [`place`] made; one number alone has 0 behind it.
+pub(super) fn numbers(key: &[u8]) -> Result<(u32, u64), DiskError> {
+    let damaged = || DiskError::Damaged { what: "a key of a table", problem: format!("{} bytes", key.len()) };
+    let (first, rest) = key.split_first_chunk().ok_or_else(damaged)?;
+    let second = match rest.len() {
+        0 => 0,
+        4 => u32::from_be_bytes(rest.try_into().map_err(|_| damaged())?).into(),
+        8 => u64::from_be_bytes(rest.try_into().map_err(|_| damaged())?),
+        _ => return Err(damaged()),
+    };
+    Ok((u32::from_be_bytes(*first), second))
+}

@@ -1,0 +1,166 @@
+//! The store on disk: as every store, across its own end, and with damage.
+
+use super::*;
+use crate::im::conformance;
+use crate::im::store::{DeviceNumber, SEQ_BYTES_MAX};
+use bytes::BytesMut;
+use moorline_proto::ids::MessageKey;
+use std::sync::atomic::AtomicU32;
+
+/// A folder of this test, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("moorline-disk-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn open(&self) -> Result<Disk, DiskError> {
+        Disk::open(&self.0, &ImConfig::default(), Durability::Disk, || ())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+#[test]
+fn it_does_what_a_store_does() {
+    let mut folders = Vec::new();
+    conformance::check(|config| {
+        let folder = Folder::new();
+        let store = Disk::open(&folder.0, config, Durability::System, || ()).expect("a new store");
+        folders.push(folder);
+        store
+    });
+}
+
+fn committed(store: &mut Disk, batch: Vec<Write>) -> Vec<Outcome> {
+    assert!(store.try_commit(1, batch).is_ok());
+    loop {
+        if let Some(committed) = store.poll_committed() {
+            return committed.outcomes;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn draft(sender: UserId, target: Target, key: u8, id: u64) -> Write {
+    let mut body = BytesMut::with_capacity(64 + SEQ_BYTES_MAX);
+    body.extend_from_slice(&[0x08, 1]); // field 1, message_id
+    let (device, key) = (DeviceNumber(0), MessageKey([key; 16]));
+    Write::Append(Draft { sender, device, target, key, id, digest: 7, body })
+}
+
+fn stored(outcome: Option<Outcome>) -> Stored {
+    match outcome {
+        Some(Outcome::Appended(Ok(stored))) => stored,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn everything_is_there_again_after_it_was_opened_anew() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let users = ["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("room"));
+    let [ann, ben, cem] = users;
+    let (phone, desk) = (store.login(ben, "phone").device, store.login(ben, "desk").device);
+    let create = Write::CreateGroup { name: "g".into(), creator: ann, members: vec![ben] };
+    let Some(Outcome::Group(Ok(group))) = committed(&mut store, vec![create]).pop() else {
+        panic!("a group")
+    };
+    let batch = (1..=5).map(|key| draft(ann, Target::User(ben), key, 100 + u64::from(key))).collect();
+    committed(&mut store, batch);
+    let said = stored(committed(&mut store, vec![draft(ann, Target::Conversation(group), 9, 200)]).pop());
+    let join = Write::Join { conversation: group, user: cem };
+    committed(&mut store, vec![join, Write::Acked { user: ben, device: phone, position: 3 }]);
+    committed(&mut store, vec![Write::Acked { user: ben, device: desk, position: 2 }]);
+    let see = |store: &Disk| {
+        let (mut stream, pair) = (Vec::new(), store.find("c2c:ann:ben").expect("they spoke"));
+        store.read_stream(ben, 0, 100, &mut stream);
+        let wide = PageLimits { messages: 100, bytes: 1 << 20 };
+        (
+            stream,
+            store.stream_end(ben),
+            store.read_range(pair, ben, (1, u64::MAX), wide),
+            store.read_range(group, cem, (1, u64::MAX), wide),
+            store.members(group, ann),
+            store.conversations(ben),
+            (store.latest(pair), store.latest(group), store.find("group:g")),
+        )
+    };
+    let before = see(&store);
+    assert_eq!((before.1, before.0.first().map(|(position, _)| *position)), (6, Some(3)));
+    drop(store);
+    let mut store = folder.open().expect("the same store");
+    assert_eq!(["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("known")), users);
+    assert_eq!(see(&store), before);
+    assert_eq!((store.login(ben, "phone").device, store.login(ben, "phone").acked), (phone, 3));
+    // A key that was used is answered as it was; numbers go on.
+    let again = stored(committed(&mut store, vec![draft(ann, Target::Conversation(group), 9, 999)]).pop());
+    assert_eq!((again.seq, again.id, again.delivery), (said.seq, 200, None));
+    let next = stored(committed(&mut store, vec![draft(ann, Target::User(ben), 6, 300)]).pop());
+    assert_eq!((next.seq, store.stream_end(ben)), (6, 7));
+    assert_eq!(store.login(ben, "tablet").device, DeviceNumber(2), "no number is given twice");
+}
+
+#[test]
+fn a_database_that_lost_commits_is_refused() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    for key in 0..20 {
+        committed(&mut store, vec![draft(ann, Target::User(ben), key, key.into())]);
+    }
+    drop(store);
+    // One byte in the middle of the journal: the engine reads up to there, and says nothing.
+    let journal = std::fs::read_dir(folder.0.join(DATABASE))
+        .expect("the database")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "jnl"))
+        .expect("a journal");
+    let mut bytes = std::fs::read(&journal).expect("it is there");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("something was written");
+    bytes[used / 2] ^= 0xFF;
+    std::fs::write(&journal, bytes).expect("ours");
+    let refused = folder.open().map(|_| ()).expect_err("writes are missing");
+    let said = refused.to_string();
+    println!("{said}");
+    assert!(matches!(refused, DiskError::Lost { .. } | DiskError::Engine { .. }), "{said}");
+}
+
+#[test]
+fn batches_that_wait_are_judged_on_what_those_before_them_left() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    let mut wanted = 0;
+    for key in 0..40 {
+        // The same key twice, in two batches that both wait.
+        for id in [1, 2] {
+            let draft = draft(ann, Target::User(ben), key, u64::from(key) * 10 + id);
+            wanted += usize::from(store.try_commit(1, vec![draft]).is_ok());
+        }
+    }
+    let (mut seqs, mut got) = (Vec::new(), 0);
+    while got < wanted {
+        let Some(Committed { outcomes, .. }) = store.poll_committed() else {
+            std::thread::yield_now();
+            continue;
+        };
+        got += 1;
+        let stored = stored(outcomes.into_iter().next());
+        if stored.delivery.is_some() {
+            seqs.push(stored.seq);
+        } else {
+            assert_eq!(seqs.last(), Some(&stored.seq), "the first result");
+        }
+    }
+    let dense: Vec<u64> = (1..=seqs.len() as u64).collect();
+    assert_eq!(seqs, dense);
+}

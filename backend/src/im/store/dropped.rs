@@ -1,0 +1,45 @@
+//! What is left of inbox entries that made room for newer ones: per conversation, the position of the last.
+//!
+//! There a device is told to pull. At most one position for each conversation of the user.
+
+use super::ConversationId;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+/// Positions of one user's stream at which entries were dropped.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    by_position: BTreeMap<u64, ConversationId>,
+    last: HashMap<ConversationId, u64>,
+}
+
+impl Dropped {
+    /// The entry at `position`, the oldest, was dropped.
+    pub(super) fn push(&mut self, position: u64, conversation: ConversationId) {
+        if let Some(before) = self.last.insert(conversation, position) {
+            self.by_position.remove(&before);
+        }
+        self.by_position.insert(position, conversation);
+    }
+
+    /// Everything up to `position` is acked by everyone.
+    pub(super) fn trim(&mut self, position: u64) {
+        while let Some(first) = self.by_position.first_entry()
+            && *first.key() <= position
+        {
+            let conversation = first.remove();
+            self.last.remove(&conversation);
+        }
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_position.is_empty()
+    }
+
+    /// What was dropped after `position`, in order.
+    pub(super) fn after(&self, position: u64) -> impl Iterator<Item = (u64, ConversationId)> + '_ {
+        let later = (Bound::Excluded(position), Bound::Unbounded);
+        self.by_position.range(later).map(|(position, conversation)| (*position, *conversation))
+    }
+}
