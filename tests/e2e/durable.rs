@@ -81,6 +81,7 @@ fn what_was_acknowledged_is_there_after_any_number_of_kills() {
             alice.until("the first answer", |heard| !heard.answers(wanted).is_empty());
             slowest = slowest.max(clock::now().saturating_since(died));
         }
+        assert!(bob.is_quiet_for(Duration::from_millis(5)), "who listens and acknowledges stays connected");
         // Whoever is told to try again does, with the same key.
         for cid in batch {
             let answer = alice.answer(cid);
