@@ -141,7 +141,8 @@ fn either_process_may_be_stopped_for_a_while_at_any_step() {
         let who = until("somebody stops", || family(old).into_iter().find(|pid| is_stopped(*pid)));
         series.set_faults("");
         std::thread::park_timeout(pause);
-        kill(Pid::from_raw(i32::try_from(who).expect("a pid")), Signal::SIGCONT).expect("it is there");
+        // The new process may be gone by then: the old one waits no longer than handover.timeout.
+        kill(Pid::from_raw(i32::try_from(who).expect("a pid")), Signal::SIGCONT).ok();
         until("a verdict", || {
             let restarts = series.restarts();
             (!restarts.is_under_way && !restarts.restarts.is_empty()).then_some(())
