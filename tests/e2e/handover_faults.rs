@@ -130,7 +130,7 @@ fn a_supervisor_follows_the_one_that_goes_on_for_a_dead_one() {
 fn either_process_may_be_stopped_for_a_while_at_any_step() {
     let pause = Duration::from_secs(if soak::is_long() { 30 } else { 1 });
     let backend = Backend::start();
-    let series = Series::start(&backend, &["heartbeat.max=300s"]);
+    let series = Series::start(&backend, &["heartbeat.max=300s", "backend.up_timeout=60s"]);
     let chat = Chat::start(series.gateway.listener);
     let mut idle = Client::login(series.gateway.listener, "idle", "d");
     let places = ["old.spawned", "old.warm", "old.frozen", "old.told", "old.ready", "old.committed"];

@@ -416,7 +416,9 @@ struct Talk {
 }
 
 /// Looks for the status of a child that has closed its socket.
-const LOOKS_AT_AN_END: usize = 10;
+const LOOKS_AT_AN_END: usize = 200;
+/// Between them: everything stands still meanwhile.
+const LOOK_AT_AN_END: Duration = Duration::from_millis(1);
 /// Between looks at whether the child lives.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -440,7 +442,7 @@ impl Talk {
                     // If it ended, its status says more; that comes a moment later.
                     for _ in 0..LOOKS_AT_AN_END {
                         check()?;
-                        std::thread::park_timeout(LOOK);
+                        std::thread::park_timeout(LOOK_AT_AN_END);
                     }
                     return Err(format!("the new process closed its socket before it was {word}"));
                 }
