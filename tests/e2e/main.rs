@@ -55,7 +55,7 @@ use moorline::sys::clock;
 use std::time::Duration;
 
 /// For anything that must happen, on a machine that is busy with something else.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks at a figure that nobody announces.
 const LOOK: Duration = Duration::from_millis(5);
 
