@@ -82,9 +82,10 @@ impl House {
                     }
                     Ok(SIGUSR2) => {
                         let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
-                        self.restart(&order, signals)?;
-                        // Those that came meanwhile have what they wanted.
+                        // Those that wait already want the same. One that comes later, even in the moment
+                        // in which this one is undone, is another wish.
                         while is_next_restart(signals) {}
+                        self.restart(&order, signals)?;
                     }
                     Ok(SIGHUP) => tracing::warn!("SIGHUP: settings are read at start only; USR2 reads them anew"),
                     Ok(_) | Err(_) => return Ok(()),
