@@ -9,6 +9,7 @@
 
 mod disk;
 mod dropped;
+mod membership;
 mod memory;
 
 pub use disk::{Disk, DiskError, Durability};

@@ -20,6 +20,7 @@ mod tables;
 mod tests;
 mod users;
 
+use super::membership::{Kind, Member};
 use super::{
     Committed, ConversationId, Delivery, DeviceCursor, Draft, Entry, Outcome, Page, PageLimits, Recipient,
     Refusal, Store, Stored, Target, UserId, Write, seal,
@@ -28,7 +29,7 @@ use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
 use bytes::Bytes;
 use committer::{Committer, Job};
-use conversations::{Conversation, Conversations, Kind, Member};
+use conversations::{Conversation, Conversations};
 use prost::Message;
 use std::collections::HashMap;
 use std::fs::OpenOptions;

@@ -1,31 +1,10 @@
 //! Conversations: their members and messages.
 
+use crate::im::store::membership::{Kind, Member};
 use crate::im::store::{ConversationId, Page, PageLimits, Refusal, UserId};
 use bytes::Bytes;
 use hashbrown::HashMap;
 use std::collections::VecDeque;
-
-#[derive(Debug)]
-pub(super) enum Kind {
-    OneToOne(UserId, UserId),
-    Group { name: Box<str>, creator: UserId },
-}
-
-impl Kind {
-    pub(super) fn creator(&self) -> Option<UserId> {
-        match self {
-            Self::OneToOne(..) => None,
-            Self::Group { creator, .. } => Some(*creator),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Member {
-    pub(super) user: UserId,
-    /// First seq that this membership may read.
-    pub(super) visible_from: u64,
-}
 
 #[derive(Debug)]
 pub(super) struct Conversation {

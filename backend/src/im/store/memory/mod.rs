@@ -9,13 +9,14 @@ mod keys;
 mod stream;
 mod users;
 
+use super::membership::Kind;
 use super::{
     Committed, ConversationId, Delivery, DeviceCursor, Draft, Entry, Outcome, Page, PageLimits, Recipient,
     Refusal, Store, Stored, Target, UserId, Write, seal,
 };
 use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
-use conversations::{Conversation, Conversations, Kind};
+use conversations::{Conversation, Conversations};
 use keys::{Keys, Known};
 use std::collections::VecDeque;
 use stream::{Slot, StreamEntry};
