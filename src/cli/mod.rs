@@ -158,7 +158,8 @@ fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
     if args.file.is_none() {
         tracing::info!("no -c: defaults, MOORLINE__ variables and --set apply");
     }
-    if until_eof {
+    // One that is only asked what it reads has no input, and would end before it has answered.
+    if until_eof && !gateway::is_only_asked() {
         // An error says the same as the end: nobody is there any more.
         let watch = || {
             io::copy(&mut io::stdin(), &mut io::sink()).ok();

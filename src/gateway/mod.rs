@@ -77,6 +77,11 @@ impl GatewayError {
     }
 }
 
+/// Whether this process was started only to say which snapshots it reads, before a hot restart.
+pub fn is_only_asked() -> bool {
+    std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
+}
+
 /// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 hands everything over to
 /// a new process.
 ///
@@ -86,7 +91,7 @@ impl GatewayError {
 /// # Errors
 /// [`GatewayError`].
 pub fn run(mut config: Config) -> Result<(), GatewayError> {
-    if std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK) {
+    if is_only_asked() {
         auth::judge(&config.auth)?;
         return say(&handover::check_line());
     }
