@@ -91,6 +91,17 @@ fn a_token_is_one_line() {
     assert_eq!((code, out.lines().count(), out.split('.').count()), (Some(0), 1, 3), "{err}");
 }
 
+/// It has no input, and `--until-eof` must not end it before it has answered.
+#[test]
+fn one_that_is_only_asked_what_it_reads_always_answers() {
+    for _ in 0..40 {
+        let mut command = moorline("run --until-eof --set backend.embedded=true --set auth.mode=dev");
+        let Output { status, stdout, .. } =
+            command.env("MOORLINE_HANDOVER", "check").output().expect("starts");
+        assert!(status.success() && stdout.starts_with(b"moorline-handover "), "{status}");
+    }
+}
+
 #[test]
 fn an_unreachable_admin_address_is_code_one() {
     let free =
