@@ -72,6 +72,7 @@ impl Echo {
                 r#type: send.r#type,
                 payload: send.payload,
                 time_ms: now.unix_ms,
+                ..Push::default()
             };
             let spec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };
             out.answer_send(reply, Code::Ok, ack);
@@ -86,6 +87,7 @@ impl Echo {
             r#type: send.r#type,
             payload: send.payload,
             time_ms: now.unix_ms,
+            ..Push::default()
         });
         out.answer_send(reply, Code::Ok, ack);
         if let Some(echo) = echo {

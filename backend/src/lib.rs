@@ -7,11 +7,14 @@
 //! | [`server`] | the link: sockets, sessions, credit, keepalive; [`server::Handler`] is the seam | config |
 //! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
+//! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
+//! | `webhook` | delivers to the endpoints of services | im, config |
 //! | [`run`] | puts a handler of the configuration on a server | all |
 //!
 //! `docs/backend.md` specifies the link for people who bring their own backend.
 #![forbid(unsafe_code)]
 
+mod api;
 mod clock;
 pub mod config;
 pub mod echo;
@@ -20,7 +23,8 @@ pub mod im;
 mod run;
 pub mod server;
 pub mod tokens;
+mod webhook;
 
 pub use config::BackendConfig;
 pub use error::BackendError;
-pub use run::run;
+pub use run::{Ready, run};

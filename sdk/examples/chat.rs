@@ -154,6 +154,9 @@ fn show_marks(marks: &Receiver<(Pending, String)>) {
 /// Called for every message that comes; it is acked when this returns.
 fn show(message: &Message) {
     let place = format!("{} [{}]", message.conversation, message.seq);
+    if let Some(happened) = &message.happened {
+        return print(&format!("-- {happened:?}  ({place})"));
+    }
     print(&format!("{}: {}  ({place})", message.sender, String::from_utf8_lossy(&message.payload)));
 }
 

@@ -6,9 +6,17 @@
 use bytes::Bytes;
 use moorline_proto::message::encode;
 pub use moorline_proto::message::im::{
-    Conversation, ConversationsResponse, GroupCreateResponse, GroupResponse, PullResponse, VoidRange,
+    Conversation, ConversationsResponse, Device, DevicesResponse, Friendship, GroupChangeRequest,
+    GroupChangeResponse, GroupChanged, GroupCreateResponse, GroupInfoResponse, GroupResponse, GroupSettings,
+    Member, Presence, PresenceResponse, Profile, ProfileGetResponse, PullResponse, Read, ReadCount,
+    ReadCounts, ReadResponse, RecallResponse, Recalled, ReceiptsResponse, Relation, RelationChange,
+    RelationChanged, RelationResponse, RelationsResponse, Resync, Role, VoidRange,
 };
-use moorline_proto::message::im::{ConversationsRequest, GroupCreateRequest, GroupRequest, PullRequest};
+use moorline_proto::message::im::{
+    ConversationsRequest, DeviceRemoveRequest, DevicesRequest, GroupCreateRequest, GroupRequest,
+    PresenceRequest, ProfileGetRequest, ProfileSetRequest, PullRequest, ReadRequest, RecallRequest,
+    ReceiptsRequest, RelationRequest, RelationsRequest,
+};
 
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,40 +27,113 @@ pub struct Call {
     pub payload: Bytes,
 }
 
+impl Call {
+    fn new(method: &'static str, request: &impl prost::Message) -> Self {
+        Self { method, payload: encode(request) }
+    }
+}
+
+fn owned(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
 /// Messages `from` to `to` of a conversation (`to` 0: the newest; `limit` 0: the backend's page).
 /// The answer is a [`PullResponse`].
 pub fn pull(conversation: &str, from: u64, to: u64, limit: u32) -> Call {
-    let request = PullRequest { conversation: conversation.into(), from, to, limit };
-    Call { method: "im.pull", payload: encode(&request) }
+    let conversation = conversation.into();
+    Call::new("im.pull", &PullRequest { conversation, from, to, limit, confirmed: 0 })
+}
+
+/// A page of the caller's conversations, joined last first; `after`: the last one of the page before, or empty. The
+/// answer is a [`ConversationsResponse`].
+pub fn conversations(after: &str) -> Call {
+    Call::new("im.conversations", &ConversationsRequest { after: after.into() })
+}
+
+/// The caller has read everything up to `seq`. The answer is a [`ReadResponse`].
+pub fn read(conversation: &str, seq: u64) -> Call {
+    Call::new("im.read", &ReadRequest { conversation: conversation.into(), seq })
+}
+
+/// Who has read a message. The answer is a [`ReceiptsResponse`].
+pub fn receipts(conversation: &str, seq: u64) -> Call {
+    Call::new("im.receipts", &ReceiptsRequest { conversation: conversation.into(), seq })
+}
+
+/// Takes a message back. The answer is a [`RecallResponse`].
+pub fn recall(conversation: &str, seq: u64, message_id: u64) -> Call {
+    Call::new("im.recall", &RecallRequest { conversation: conversation.into(), seq, message_id })
 }
 
 /// A group with the caller and `members`. The answer is a [`GroupCreateResponse`].
 pub fn create_group(name: &str, members: &[&str]) -> Call {
-    let members = members.iter().map(|member| (*member).to_owned()).collect();
-    let request = GroupCreateRequest { group: name.into(), members };
-    Call { method: "im.group.create", payload: encode(&request) }
+    Call::new("im.group.create", &GroupCreateRequest { group: name.into(), members: owned(members) })
 }
 
 /// The caller becomes a member. The answer is a [`GroupResponse`].
 pub fn join(conversation: &str) -> Call {
-    group("im.group.join", conversation)
+    group("im.group.join", conversation, "")
 }
 
 /// The caller is no longer a member. The answer is a [`GroupResponse`].
 pub fn leave(conversation: &str) -> Call {
-    group("im.group.leave", conversation)
+    group("im.group.leave", conversation, "")
 }
 
-/// Who is a member. The answer is a [`GroupResponse`].
-pub fn members(conversation: &str) -> Call {
-    group("im.group.members", conversation)
+/// A page of those who are members, in the order of their uids; `after`: the last one of the page before, or empty.
+/// The answer is a [`GroupResponse`].
+pub fn members(conversation: &str, after: &str) -> Call {
+    group("im.group.members", conversation, after)
 }
 
-/// The caller's conversations. The answer is a [`ConversationsResponse`].
-pub fn conversations() -> Call {
-    Call { method: "im.conversations", payload: encode(&ConversationsRequest {}) }
+/// Settings and a page of members with their roles. The answer is a [`GroupInfoResponse`].
+pub fn group_info(conversation: &str, after: &str) -> Call {
+    group("im.group.info", conversation, after)
 }
 
-fn group(method: &'static str, conversation: &str) -> Call {
-    Call { method, payload: encode(&GroupRequest { conversation: conversation.into() }) }
+fn group(method: &'static str, conversation: &str, after: &str) -> Call {
+    Call::new(method, &GroupRequest { conversation: conversation.into(), after: after.into() })
+}
+
+/// Changes a group. The answer is a [`GroupChangeResponse`].
+pub fn change_group(change: &GroupChangeRequest) -> Call {
+    Call::new("im.group.change", change)
+}
+
+/// What the caller makes of another user; `text` goes with a wish to be friends. The answer is a
+/// [`RelationResponse`].
+pub fn relation(user: &str, change: RelationChange, text: &str) -> Call {
+    let (user, change, text) = (user.into(), change.into(), text.into());
+    Call::new("im.relation", &RelationRequest { user, change, text })
+}
+
+/// A page of what the caller makes of others, in the order of their uids. The answer is a [`RelationsResponse`].
+pub fn relations(after: &str) -> Call {
+    Call::new("im.relations", &RelationsRequest { after: after.into() })
+}
+
+/// What the caller says of himself. The answer is empty.
+pub fn set_profile(profile: Profile) -> Call {
+    Call::new("im.profile.set", &ProfileSetRequest { profile: Some(profile) })
+}
+
+/// What others say of themselves, at most 100 at once. The answer is a [`ProfileGetResponse`].
+pub fn profiles(users: &[&str]) -> Call {
+    Call::new("im.profile.get", &ProfileGetRequest { users: owned(users) })
+}
+
+/// The caller's devices. The answer is a [`DevicesResponse`].
+pub fn devices() -> Call {
+    Call::new("im.devices", &DevicesRequest {})
+}
+
+/// Ends another login of the caller, and forgets the device. The answer is empty.
+pub fn remove_device(device: &str) -> Call {
+    Call::new("im.device.remove", &DeviceRemoveRequest { device: device.into() })
+}
+
+/// Who is there, at most 100 at once; `watch`: tells of changes too, as long as this login lasts. The answer is a
+/// [`PresenceResponse`].
+pub fn presence(users: &[&str], watch: bool) -> Call {
+    Call::new("im.presence", &PresenceRequest { users: owned(users), watch })
 }

@@ -45,10 +45,11 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
             .spawn(watch)
             .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
-    let ready = |address| {
-        let line = format!("moorline backend ready link={address} pid={}\n", std::process::id());
+    let ready = |ready: moorline_backend::Ready| {
+        let api = ready.api.map(|api| format!(" api={api}")).unwrap_or_default();
+        let line = format!("moorline backend ready link={}{api} pid={}\n", ready.link, std::process::id());
         if say(&line).is_err() {
-            tracing::warn!(%address, "nobody reads the ready line");
+            tracing::warn!(link = %ready.link, "nobody reads the ready line");
         }
     };
     moorline_backend::run(&config, ready, &stop).map_err(Failure::failed)
@@ -87,9 +88,9 @@ fn parse(table: &Table) -> Result<BackendConfig, Failure> {
 fn insert(table: &mut Table, set: &str) -> Result<(), String> {
     let (path, text) = set.split_once('=').ok_or("expected key=value or section.key=value")?;
     let value = literal(text.trim());
-    let (section, name) = path.trim().rsplit_once('.').unwrap_or(("", path.trim()));
+    let (sections, name) = path.trim().rsplit_once('.').unwrap_or(("", path.trim()));
     let mut place = table;
-    if !section.is_empty() {
+    for section in sections.split('.').filter(|section| !section.is_empty()) {
         let slot = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
         place = slot.as_table_mut().ok_or_else(|| format!("{section} is no section"))?;
     }

@@ -73,6 +73,8 @@ impl Observer {
 impl Listener for Observer {
     fn on_event(&mut self, client: u32, at: Instant, event: Event) {
         match event {
+            // A group that was made is no message.
+            Event::Message(message) if message.happened.is_some() => {}
             Event::Message(message) => {
                 if let Some(intended) = self.checker.on_message(client, &message) {
                     self.delivered.record(intended, at);

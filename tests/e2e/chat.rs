@@ -23,7 +23,7 @@ fn start() -> (Backend, Gateway) {
 }
 
 fn group(conversation: &str) -> Bytes {
-    encode(&GroupRequest { conversation: conversation.into() })
+    encode(&GroupRequest { conversation: conversation.into(), ..GroupRequest::default() })
 }
 
 fn payload<M: prost::Message + Default>(resp: &Resp) -> M {
@@ -125,7 +125,7 @@ fn who_is_no_member_neither_speaks_nor_reads() {
     assert_eq!(BTreeSet::from_iter(members.members), ["ann", "eve"].map(str::to_owned).into());
     assert_eq!(speak(&mut eve, 4, "group:tea"), Code::Ok);
     ann.until("eve's message", |heard| heard.payloads() == [b"hm"]);
-    let list = eve.request(6, "im.conversations", encode(&ConversationsRequest {}));
+    let list = eve.request(6, "im.conversations", encode(&ConversationsRequest::default()));
     let list: ConversationsResponse = payload(&list);
     assert_eq!(list.conversations.iter().map(|one| &one.id[..]).collect::<Vec<_>>(), ["group:tea"]);
     assert_eq!(eve.request(7, "im.group.leave", group("group:tea")).code(), Code::Ok);
@@ -184,7 +184,7 @@ fn history_is_pulled_in_pages() {
         assert_eq!(alice.tell(number.into(), "bob", format!("{number}").as_bytes()).code(), Code::Ok);
     }
     let mut pull = |id, from, to, limit| -> PullResponse {
-        let request = PullRequest { conversation: "c2c:alice:bob".into(), from, to, limit };
+        let request = PullRequest { conversation: "c2c:alice:bob".into(), from, to, limit, confirmed: 0 };
         payload(&alice.request(id, "im.pull", encode(&request)))
     };
     let seqs = |page: &PullResponse| page.messages.iter().map(|push| push.seq).collect::<Vec<_>>();

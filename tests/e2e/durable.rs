@@ -144,5 +144,6 @@ fn groups_and_cursors_outlive_the_process_too() {
     crate::until("it answers", || (say(&mut ann, 2, "after").seq == 2).then_some(()));
     ben.until("the second", |heard| heard.payloads() == [&b"before"[..], b"after"]);
     // An ack may be lost with the process: then the message comes again, and the client drops it [P-6.6].
-    assert!(ben.heard.repeats <= 1);
+    // So may what was told of the new group.
+    assert!(ben.heard.repeats <= 2);
 }

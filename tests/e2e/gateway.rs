@@ -23,9 +23,14 @@ impl Backend {
     }
 
     pub(crate) fn start_with(sets: &[&str]) -> Self {
+        Self::start_saying(sets).0
+    }
+
+    /// With its readiness line.
+    pub(crate) fn start_saying(sets: &[&str]) -> (Self, String) {
         let (process, line) = Process::start("backend", &arguments("backend", sets));
         let address = field(&line, "link=");
-        Self { process, address }
+        (Self { process, address }, line)
     }
 
     /// Kills it; returns its address for one that takes its place.

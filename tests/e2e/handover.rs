@@ -28,7 +28,11 @@ fn a_busy_gateway_changes_its_process_and_nobody_notices() {
     let control = chat.lap();
     let mut idle: Vec<Client> =
         (0..40).map(|number| Client::login(address, &format!("idle-{number}"), "d")).collect();
-    let metrics = series.gateway.metrics();
+    // A login is counted a moment after its WELCOME.
+    let metrics = crate::until("everybody is counted", || {
+        let metrics = series.gateway.metrics();
+        (metrics["logins_total"] > 41.5).then_some(metrics)
+    });
     let (mut counts, mut epoch) = (Vec::new(), None);
     for generation in 1..=4 {
         chat.go_on(20);

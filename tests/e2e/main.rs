@@ -17,6 +17,7 @@
 //! | the others | tests, by topic |
 
 mod admin;
+mod api;
 mod backend_death;
 mod bad_input;
 mod beside;

@@ -9,6 +9,7 @@ use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{
     Close, GoAway, Hello, Kick, Ping, Push, Req, Resp, Send, SendAck, SubAck, Welcome, send,
 };
+use moorline_proto::message::im::{Happened, happened};
 use moorline_proto::message::{decode, frame_of};
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -46,6 +47,8 @@ pub(crate) struct Heard {
     pub(crate) send_acks: Vec<SendAck>,
     /// Each message once, as [P-6.6] asks.
     pub(crate) pushes: Vec<Push>,
+    /// What happened [P-11.6], each once.
+    pub(crate) happened: Vec<(String, happened::What)>,
     /// Messages that came again: lawful when a link died or a slot moved, and else not.
     pub(crate) repeats: usize,
     /// Frames that came again under their seq.
@@ -312,7 +315,10 @@ impl Client {
             Command::Push => {
                 let push: Push = body(frame);
                 if heard.message_ids.insert(push.message_id) {
-                    heard.pushes.push(push);
+                    match decode::<Happened>(&push.happened).expect("a Happened").what {
+                        Some(what) => heard.happened.push((push.conversation, what)),
+                        None => heard.pushes.push(push),
+                    }
                 } else {
                     heard.repeats += 1;
                 }

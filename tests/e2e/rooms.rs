@@ -45,7 +45,7 @@ fn members_signal_each_other_in_the_room_of_their_group() {
     assert!(ann.is_quiet_for(QUIET) && ann.heard.app.is_empty(), "not to oneself, not from a stranger");
     assert!(ben.is_quiet_for(QUIET) && ben.heard.app.len() == 1 && eve.heard.app.is_empty());
     // Who leaves the group leaves its room.
-    let leave = encode(&GroupRequest { conversation: "group:tea".into() });
+    let leave = encode(&GroupRequest { conversation: "group:tea".into(), ..GroupRequest::default() });
     assert_eq!(ben.request(2, "im.group.leave", leave).code(), Code::Ok);
     ann.put(&frame_of(Command::App(0x40), &signal("group:tea", b"gone?")));
     assert!(ben.is_quiet_for(QUIET) && ben.heard.app.len() == 1);

@@ -4,7 +4,7 @@ use crate::gateway::{Backend, Gateway};
 use crate::{PATIENCE, until};
 use moorline_sdk::Platform;
 use moorline_sdk::client::{Client, Incoming, Notice};
-use moorline_sdk::core::{ClosedWhy, Target};
+use moorline_sdk::core::{ClosedWhy, Happened, Target};
 use nix::sys::signal::Signal;
 use std::net::SocketAddr;
 
@@ -37,6 +37,13 @@ fn two_people_and_a_group_chat() {
     }
     assert_eq!((receive(&ben, 50), receive(&bens_laptop, 50)), (said.clone(), said.clone()));
     let group = ann.create_group("tea", &["ben"], PATIENCE).expect("made");
+    for told in [&ben, &bens_laptop] {
+        let told = told.recv_timeout(PATIENCE).expect("that it was made");
+        assert!(
+            matches!(told.happened.as_deref(), Some(Happened::Group(changed)) if changed.by == "ann"),
+            "{told:?}"
+        );
+    }
     assert_eq!(ben.members(&group, PATIENCE).expect("known"), ["ann", "ben"]);
     for text in &said {
         ben.send(Target::group("tea"), 1, text.clone()).expect("taken");

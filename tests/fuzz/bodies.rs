@@ -64,7 +64,12 @@ pub(crate) fn message(input: &[u8]) {
         backend { LinkHello ConnUp ConnDown Announce Auth AuthResult Up UpResult Push PushResult PushOutcome Bind
             Unbind Digest RoomDigest Kick Query QueryResult Stats Drain }
         im { PullRequest PullResponse VoidRange GroupCreateRequest GroupCreateResponse GroupRequest GroupResponse
-            Signal ConversationsRequest ConversationsResponse Conversation }
+            GroupChangeRequest GroupSettings GroupInfoResponse Member
+            Signal ConversationsRequest ConversationsResponse Conversation ReadRequest ReceiptsRequest ReceiptsResponse
+            RecallRequest RecallResponse RelationRequest RelationResponse Relation RelationsRequest RelationsResponse
+            ProfileSetRequest ProfileGetRequest ProfileGetResponse Profile DevicesResponse Device DeviceRemoveRequest
+            PresenceRequest PresenceResponse Presence Happened Recalled Read GroupChanged RelationChanged ReadCounts
+            ReadCount }
     );
 }
 

@@ -77,6 +77,7 @@ impl Ledger {
             r#type: send.r#type,
             payload: send.payload,
             time_ms: ack.time_ms,
+            ..client::Push::default()
         };
         places.push(Stored { key: send.key, push });
         for uid in &self.users {

@@ -225,6 +225,10 @@ impl Life {
     }
 
     fn on_message(&mut self, message: &Message, ledger: &Ledger) {
+        if message.happened.is_some() {
+            self.open.insert(message.token, (message.conversation.to_string(), 0));
+            return;
+        }
         let stored = &ledger.stored(&message.conversation, message.seq).expect("it is stored").push;
         assert_eq!((&stored.payload, &stored.sender), (&message.payload, &message.sender));
         let is_own = (&stored.sender, &stored.sender_device) == (&self.device.0, &self.device.1);

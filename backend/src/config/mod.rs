@@ -19,6 +19,7 @@ mod units;
 
 use crate::error::BackendError;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub struct BackendConfig {
     pub link: LinkConfig,
     /// The IM backend.
     pub im: ImConfig,
+    /// The server API of the IM backend.
+    pub api: ApiConfig,
 }
 
 impl Default for BackendConfig {
@@ -67,6 +70,7 @@ impl Default for BackendConfig {
             tokens_file: PathBuf::new(),
             link: LinkConfig::default(),
             im: ImConfig::default(),
+            api: ApiConfig::default(),
         }
     }
 }
@@ -123,6 +127,28 @@ impl Default for LinkConfig {
     }
 }
 
+/// The server API (`docs/server-api.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// Where it listens. Loopback or private addresses only; port 0: the system's choice. Without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// A file with the token that questions must carry, at least 16 bytes.
+    pub token_file: PathBuf,
+    /// Connections at once; a further one is answered 503.
+    pub connections_max: usize,
+    /// Bytes of a question.
+    #[serde(with = "units::bytes")]
+    pub body_max: usize,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { listen: None, token_file: PathBuf::new(), connections_max: 64, body_max: 1 << 20 }
+    }
+}
+
 /// When a message counts as stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,6 +158,17 @@ pub enum DurabilityPoint {
     Disk,
     /// The system has it: it survives the end of the process, not that of the machine.
     System,
+}
+
+/// Who may write to whom, one to one; a block forbids it always.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhoMayWrite {
+    /// Everybody to everybody.
+    #[default]
+    Anyone,
+    /// Friends to each other.
+    Friends,
 }
 
 /// Limits of the IM backend.
@@ -161,8 +198,20 @@ pub struct ImConfig {
     pub outstanding_bytes: usize,
     /// Messages in one answer to im.pull; larger wishes are capped.
     pub pull_messages_max: usize,
-    /// Members of a group. The default is what fits one answer of im.group.members for sure.
+    /// Members of a group.
     pub group_members_max: usize,
+    /// A group with more members than this puts its messages into no inbox: they are pushed to whoever is online, and
+    /// pulled by the others.
+    pub fanout_members_max: usize,
+    /// So does one whose messages would make more inbox entries than this in an hour.
+    pub fanout_entries_per_hour: u64,
+    /// Who may write to whom, one to one.
+    pub who_may_write: WhoMayWrite,
+    /// How long after it was stored a message may be taken back.
+    #[serde(with = "units::duration")]
+    pub recall_window: Duration,
+    /// Friends, requests and blocks of one user.
+    pub relations_max: usize,
     /// Devices remembered per user; over it the one longest away is forgotten.
     pub devices_max: usize,
     /// Users known at once.
@@ -172,6 +221,39 @@ pub struct ImConfig {
     /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
     #[serde(with = "units::bytes")]
     pub history_max: usize,
+    /// Users that are answered by an HTTP endpoint, by uid.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, ServiceConfig>,
+}
+
+/// An HTTP endpoint that gets what users say to a service (`docs/server-api.md`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServiceConfig {
+    /// Where it is: `http://` or `https://`.
+    pub url: String,
+    /// A file with the secret that deliveries are signed with.
+    pub secret_file: PathBuf,
+    /// How long one delivery may take.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// Messages of one delivery.
+    pub batch_max: usize,
+    /// For how long a delivery is tried again before it is written down and given up.
+    #[serde(with = "units::duration")]
+    pub give_up_after: Duration,
+}
+
+impl Default for ServiceConfig {
+    fn default() -> Self {
+        Self {
+            url: String::new(),
+            secret_file: PathBuf::new(),
+            timeout: Duration::from_secs(5),
+            batch_max: 64,
+            give_up_after: Duration::from_secs(86_400),
+        }
+    }
 }
 
 impl Default for ImConfig {
@@ -186,11 +268,17 @@ impl Default for ImConfig {
             outstanding: 64,
             outstanding_bytes: 128 << 10,
             pull_messages_max: 500,
-            group_members_max: 900,
+            group_members_max: 10_000,
+            fanout_members_max: 200,
+            fanout_entries_per_hour: 100_000,
+            who_may_write: WhoMayWrite::Anyone,
+            recall_window: Duration::from_secs(86_400),
+            relations_max: 5000,
             devices_max: 32,
             users_max: 10_000_000,
             conversations_max: 10_000_000,
             history_max: 1 << 30,
+            services: BTreeMap::new(),
         }
     }
 }
@@ -225,6 +313,18 @@ impl BackendConfig {
         if !is_private(self.listen.ip()) {
             return wrong("listen", "the link is not encrypted: use a loopback or private address");
         }
+        if self.api.listen.is_some_and(|listen| !is_private(listen.ip())) {
+            return wrong("api.listen", "the API is not encrypted: use a loopback or private address");
+        }
+        if self.api.listen.is_some() && self.handler != HandlerKind::Im {
+            return wrong("api.listen", "only the handler im has the server API");
+        }
+        if self.api.listen.is_some() && self.api.token_file.as_os_str().is_empty() {
+            return wrong(
+                "api.listen",
+                "the API needs api.token_file, a file with a token of at least 16 bytes",
+            );
+        }
         if self.node_number > 1023 {
             return wrong("node_number", "must be 0..=1023");
         }
@@ -242,6 +342,10 @@ impl BackendConfig {
             ("im.outstanding", self.im.outstanding),
             ("im.pull_messages_max", self.im.pull_messages_max),
             ("im.group_members_max", self.im.group_members_max),
+            ("im.fanout_members_max", self.im.fanout_members_max),
+            ("im.relations_max", self.im.relations_max),
+            ("api.connections_max", self.api.connections_max),
+            ("api.body_max", self.api.body_max),
             ("im.devices_max", self.im.devices_max),
             ("im.users_max", self.im.users_max),
             ("im.conversations_max", self.im.conversations_max),
@@ -251,12 +355,27 @@ impl BackendConfig {
                 return wrong(key, "must be from 1 to 4294967295");
             }
         }
+        if self.im.services.len() > SERVICES_MAX {
+            return wrong("im.services", "at most 64 services: each has a thread");
+        }
+        for (name, service) in &self.im.services {
+            let is_url = service.url.starts_with("http://") || service.url.starts_with("https://");
+            if !crate::im::names::is_valid(name) || !is_url || service.batch_max == 0 {
+                let reason = format!(
+                    "{name}: needs a name that a user can have, a url of http or https, and batch_max above 0"
+                );
+                return Err(BackendError::InvalidConfig { key: "im.services", reason });
+            }
+        }
         if self.im.payload_max > PAYLOAD_BYTES_CEILING {
             return wrong("im.payload_max", "must be at most 1020KiB: a PUSH body is at most 1 MiB");
         }
         Ok(())
     }
 }
+
+/// Each has a thread.
+const SERVICES_MAX: usize = 64;
 
 /// No configuration may allow a larger payload, in bytes: the rest of a PUSH needs room in 1 MiB.
 pub const PAYLOAD_BYTES_CEILING: usize = 1020 << 10;
@@ -297,5 +416,10 @@ mod tests {
         assert!(BackendConfig::parse("[im]\noutstanding = 0").is_err());
         assert!(BackendConfig::parse("[im]\npayload_max = '2MiB'").is_err());
         assert!(BackendConfig::parse("[link]\nlease = '5 parsecs'").is_err());
+        let api = |text: &str| BackendConfig::parse(&format!("{text}\n[api]\nlisten = '127.0.0.1:0'"));
+        let no_token = api("").expect_err("no token").to_string();
+        assert!(no_token.contains("api.token_file"), "{no_token}");
+        let public = BackendConfig::parse("[api]\nlisten = '0.0.0.0:7200'\ntoken_file = 't'");
+        assert!(public.expect_err("not private").to_string().starts_with("`api.listen`"));
     }
 }

@@ -1,14 +1,17 @@
 //! What every [`Store`] must do, as one function that its tests call.
 
 use super::store::{
-    ConversationId, Delivery, DeviceNumber, Draft, Entry, Outcome, PageLimits, Refusal, SEQ_BYTES_MAX, Store,
+    ConversationId, Delivery, DeviceCursor, DeviceNumber, Draft, Entry, Friendship, GroupChange, GroupEdit,
+    GroupSettings, Origin, Outcome, PageLimits, Recall, Refusal, RelationChange, Role, SEQ_BYTES_MAX, Store,
     Stored, Target, UserId, Write,
 };
 use crate::clock::Clock;
-use crate::config::ImConfig;
-use bytes::BytesMut;
+use crate::config::{ImConfig, WhoMayWrite};
+use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
+use moorline_proto::message::decode;
+use moorline_proto::message::im::{Happened, happened};
 use prost::Message;
 use std::time::Duration;
 
@@ -29,6 +32,16 @@ pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     pages_cover_their_range(&mut fresh(ImConfig::default()));
     inboxes_wait_for_every_device(&mut fresh(ImConfig { devices_max: 2, ..ImConfig::default() }));
     full_inboxes_say_where_to_pull(&mut fresh(ImConfig { inbox_entries_max: 3, ..ImConfig::default() }));
+    roles_say_who_may_do_what(&mut fresh(ImConfig { group_members_max: 4, ..ImConfig::default() }));
+    messages_are_taken_back_once(&mut fresh(ImConfig::default()));
+    what_is_read_is_told_and_counted(&mut fresh(ImConfig::default()));
+    friends_and_blocks_say_who_may_write(&mut fresh(ImConfig {
+        who_may_write: WhoMayWrite::Friends,
+        relations_max: 2,
+        ..ImConfig::default()
+    }));
+    large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
+    devices_and_profiles_are_kept(&mut fresh(ImConfig::default()));
 }
 
 struct Bench<S> {
@@ -46,7 +59,7 @@ impl<S: Store> Bench<S> {
 
     fn commit(&mut self, now_ms: u64, batch: Vec<Write>) -> Vec<(Outcome, Vec<(UserId, u64)>)> {
         let wanted = batch.len();
-        assert!(self.store.try_commit(now_ms, batch).is_ok(), "an idle store takes a batch");
+        assert!(self.store.try_commit(now_ms, self.next_id, batch).is_ok(), "an idle store takes a batch");
         let clock = Clock::new();
         let deadline = clock.read().instant + COMMIT_MAX;
         let committed = loop {
@@ -58,7 +71,9 @@ impl<S: Store> Bench<S> {
         };
         assert_eq!(committed.outcomes.len(), wanted, "one outcome per write");
         let inboxes = |outcome: &Outcome| match outcome {
-            Outcome::Appended(Ok(Stored { delivery: Some(Delivery { recipients, .. }), .. })) => {
+            Outcome::Appended(Ok(Stored { delivery: Some(Delivery { recipients, .. }), .. }))
+            | Outcome::Created(Ok((_, Some(Delivery { recipients, .. }))))
+            | Outcome::Done(Ok(Some(Delivery { recipients, .. }))) => {
                 committed.recipients[recipients.clone()].iter().map(|it| (it.user, it.position)).collect()
             }
             _ => Vec::new(),
@@ -89,15 +104,48 @@ impl<S: Store> Bench<S> {
         self.append(draft).expect("stored")
     }
 
-    fn group(&mut self, write: Write) -> Result<ConversationId, Refusal> {
+    fn create(&mut self, creator: UserId, members: Vec<UserId>) -> Result<ConversationId, Refusal> {
+        let write = Write::CreateGroup { name: "g".into(), creator: by(creator), members, event: event() };
         match self.commit(0, vec![write]).pop() {
-            Some((Outcome::Group(result), _)) => result,
-            other => panic!("a group operation was answered by {other:?}"),
+            Some((Outcome::Created(result), _)) => result.map(|(group, _)| group),
+            other => panic!("a new group was answered by {other:?}"),
         }
     }
 
+    /// Who was told.
+    fn done(&mut self, write: Write) -> Result<Vec<UserId>, Refusal> {
+        match self.commit(0, vec![write]).pop() {
+            Some((Outcome::Done(result), told)) => {
+                let told: Vec<_> = told.into_iter().map(|(user, _)| user).collect();
+                result.map(|_| told)
+            }
+            other => panic!("it was answered by {other:?}"),
+        }
+    }
+
+    fn change(
+        &mut self,
+        group: ConversationId,
+        who: UserId,
+        change: GroupChange,
+    ) -> Result<Vec<UserId>, Refusal> {
+        self.done(Write::ChangeGroup { conversation: group, by: by(who), change, event: event() })
+    }
+
+    fn relate(&mut self, who: UserId, other: UserId, change: RelationChange) -> Result<Vec<UserId>, Refusal> {
+        self.done(Write::Relate { by: by(who), other, change, event: event() })
+    }
+
+    fn members(&self, group: ConversationId) -> Vec<UserId> {
+        self.store.members(group).iter().map(|member| member.user).collect()
+    }
+
+    fn login(&mut self, user: UserId, device: &str) -> DeviceCursor {
+        self.store.login(user, device, 2, 7)
+    }
+
     fn acked(&mut self, user: UserId, device: DeviceNumber, position: u64) {
-        self.commit(0, vec![Write::Acked { user, device, position }]);
+        self.commit(0, vec![Write::Acked { user, device, position, gone_ms: 0 }]);
     }
 
     /// Positions and ids (0: dropped) after `after`.
@@ -106,11 +154,27 @@ impl<S: Store> Bench<S> {
         self.store.read_stream(user, after, 100, &mut entries);
         let id = |entry| match entry {
             Entry::Message { body, .. } => Push::decode(body).expect("a Push").message_id,
-            Entry::Dropped { .. } => 0,
+            Entry::Event { body, .. } => {
+                assert_eq!(body, event());
+                EVENT
+            }
+            Entry::Dropped { .. } | Entry::EventsDropped => 0,
         };
         entries.into_iter().map(|(position, entry)| (position, id(entry))).collect()
     }
 }
+
+/// On a device that nobody has.
+fn by(user: UserId) -> Origin {
+    (user, DeviceNumber(99))
+}
+
+fn event() -> Bytes {
+    Bytes::from_static(b"an event")
+}
+
+/// Instead of the id of a message.
+const EVENT: u64 = 99_999;
 
 fn seqs_are_dense_and_keys_count_once<S: Store>(bench: &mut Bench<S>) {
     let (a, b, c) = (bench.user("a"), bench.user("b"), bench.user("c"));
@@ -175,35 +239,33 @@ pub fn check_few_keys<S: Store>(store: S) {
 
 fn only_members_write_and_read<S: Store>(bench: &mut Bench<S>) {
     let (a, b, c, d) = (bench.user("a"), bench.user("b"), bench.user("c"), bench.user("d"));
-    let create = |creator, members| Write::CreateGroup { name: "g".into(), creator, members };
-    let group = bench.group(create(a, vec![b, b, a])).expect("created");
+    let group = bench.create(a, vec![b, b, a]).expect("created");
     assert_eq!(bench.store.find("group:g"), Some(group));
-    assert_eq!(bench.group(create(a, vec![])), Ok(group), "the same creator again");
-    assert_eq!(bench.group(create(b, vec![])), Err(Refusal::Conflict));
-    assert_eq!(bench.store.members(group, b), Ok(vec![a, b]));
-    assert_eq!(bench.store.members(group, c), Err(Refusal::NotMember));
+    assert_eq!(bench.create(a, vec![]), Ok(group), "the same creator again");
+    assert_eq!(bench.create(b, vec![]), Err(Refusal::Conflict));
+    assert_eq!(bench.members(group), [a, b]);
+    assert!(bench.store.member(group, c).is_none());
     let target = Target::Conversation(group);
     bench.say(a, target, 1);
     let outsider = bench.draft(c, 0, target, 1, 7);
     assert_eq!(bench.append(outsider), Err(Refusal::NotMember));
     assert_eq!(bench.store.read_range(group, c, (1, 1), WIDE), Err(Refusal::NotMember));
-    let join = |user| Write::Join { conversation: group, user };
+    let change =
+        |who, change| Write::ChangeGroup { conversation: group, by: by(who), change, event: event() };
     let first = bench.draft(c, 0, target, 2, 7);
-    let outcomes = bench.commit(0, vec![join(c), first, Write::Leave { conversation: group, user: b }]);
+    let outcomes = bench.commit(0, vec![change(c, GroupChange::Join), first, change(b, GroupChange::Leave)]);
+    assert_eq!(outcomes[0].1.len(), 3, "all members are told, the new one too");
     assert!(matches!(&outcomes[1].0, Outcome::Appended(Ok(stored)) if stored.seq == 2), "in order");
-    assert_eq!(bench.group(join(c)), Ok(group), "joining twice changes nothing");
-    assert_eq!(bench.group(join(d)), Ok(group));
-    assert_eq!(bench.group(join(b)), Err(Refusal::GroupFull));
-    assert_eq!(
-        bench.group(Write::Leave { conversation: group, user: b }),
-        Ok(group),
-        "so does leaving twice"
-    );
+    assert_eq!(outcomes[2].1.len(), 3, "so is who has left");
+    assert_eq!(bench.change(group, c, GroupChange::Join), Ok(vec![]), "joining twice changes nothing");
+    assert_eq!(bench.change(group, d, GroupChange::Join), Ok(vec![a, c, d]));
+    assert_eq!(bench.change(group, b, GroupChange::Join), Err(Refusal::GroupFull));
+    assert_eq!(bench.change(group, b, GroupChange::Leave), Ok(vec![]), "so does leaving twice");
     assert_eq!((bench.store.member_count(group), bench.store.conversations(b)), (3, vec![]));
     let page = bench.store.read_range(group, c, (1, 2), WIDE).expect("a member");
     assert_eq!((page.voids, page.messages.len()), (vec![(1, 1)], 1), "what was said before is not for c");
     let direct = bench.say(a, Target::User(b), 9).conversation;
-    assert_eq!(bench.group(Write::Join { conversation: direct, user: c }), Err(Refusal::Denied));
+    assert_eq!(bench.change(direct, c, GroupChange::Join), Err(Refusal::Denied));
     assert_eq!(bench.store.conversations(a), [group, direct]);
     let own = bench.say(a, Target::User(a), 10).conversation;
     assert_eq!((bench.store.find("c2c:a:a"), bench.store.member_count(own)), (Some(own), 1));
@@ -229,25 +291,25 @@ fn pages_cover_their_range<S: Store>(bench: &mut Bench<S>) {
 
 fn inboxes_wait_for_every_device<S: Store>(bench: &mut Bench<S>) {
     let (a, b) = (bench.user("a"), bench.user("b"));
-    let from = bench.store.login(a, "phone").device;
+    let from = bench.login(a, "phone").device;
     let draft = bench.draft(a, from.0, Target::User(b), 1, 7);
     let outcomes = bench.commit(0, vec![draft]);
     assert_eq!(outcomes[0].1, [(b, 1)], "a's only device wrote it");
     assert_eq!((bench.stream(b, 0), bench.store.stream_end(b)), (vec![(1, 1)], 1), "before b's first login");
-    let phone = bench.store.login(b, "phone");
+    let phone = bench.login(b, "phone");
     assert_eq!((phone.acked, phone.forgotten), (0, None));
-    let pad = bench.store.login(b, "pad").device;
+    let pad = bench.login(b, "pad").device;
     assert_ne!(phone.device, pad);
     bench.say(a, Target::User(b), 2);
     bench.acked(b, phone.device, 2);
-    assert_eq!(bench.store.login(b, "phone").acked, 2);
+    assert_eq!(bench.login(b, "phone").acked, 2);
     assert_eq!(bench.stream(b, 0).len(), 2, "the pad has nothing yet");
     bench.acked(b, pad, 1);
     assert_eq!(bench.stream(b, 0), [(2, 2)]);
     let draft = bench.draft(b, pad.0, Target::User(a), 3, 7);
     let outcomes = bench.commit(0, vec![draft]);
     assert_eq!(outcomes[0].1.iter().map(|(user, _)| *user).collect::<Vec<_>>(), [a, b], "b's phone wants it");
-    let desk = bench.store.login(b, "desk");
+    let desk = bench.login(b, "desk");
     assert_eq!((desk.forgotten, desk.acked), (Some(pad), 0), "its login is longest ago");
     bench.acked(b, pad, 99);
     bench.acked(b, phone.device, 3);
@@ -259,7 +321,7 @@ fn inboxes_wait_for_every_device<S: Store>(bench: &mut Bench<S>) {
 
 fn full_inboxes_say_where_to_pull<S: Store>(bench: &mut Bench<S>) {
     let (a, b, c) = (bench.user("a"), bench.user("b"), bench.user("c"));
-    bench.store.login(b, "phone");
+    bench.login(b, "phone");
     bench.say(c, Target::User(b), 1);
     for key in 1..=4 {
         bench.say(a, Target::User(b), key);
@@ -270,4 +332,211 @@ fn full_inboxes_say_where_to_pull<S: Store>(bench: &mut Bench<S>) {
     let conversation = bench.store.find("c2c:a:b").expect("spoken");
     let page = bench.store.read_range(conversation, b, (1, 9), WIDE).expect("b is in it");
     assert_eq!(page.messages.len(), 5, "the history has them all");
+}
+
+fn roles_say_who_may_do_what<S: Store>(bench: &mut Bench<S>) {
+    let [a, b, c, d, other] = ["a", "b", "c", "d", "e"].map(|uid| bench.user(uid));
+    let group = bench.create(a, vec![b, c]).expect("created");
+    let role = |bench: &Bench<S>, user| bench.store.member(group, user).map(|member| member.role);
+    let edit = GroupEdit::default;
+    let set = |user, role| GroupChange::Edit(GroupEdit { role: Some((user, role)), ..edit() });
+    let add = |users: &[UserId]| GroupChange::Edit(GroupEdit { add: users.to_vec(), ..edit() });
+    let remove = |users: &[UserId]| GroupChange::Edit(GroupEdit { remove: users.to_vec(), ..edit() });
+    let silence = |user, until| GroupChange::Edit(GroupEdit { silence: Some((user, until)), ..edit() });
+    let settings = |by_invitation, is_silent| {
+        let settings = GroupSettings { title: "t".into(), notice: String::new(), by_invitation, is_silent };
+        GroupChange::Edit(GroupEdit { settings: Some(settings), ..edit() })
+    };
+    assert_eq!((role(bench, a), role(bench, b)), (Some(Role::Owner), Some(Role::Member)));
+    let refused = Err(Refusal::NotAllowed);
+    for change in [set(c, Role::Admin), remove(&[c]), settings(true, false), silence(c, 9)] {
+        assert_eq!(bench.change(group, b, change), refused, "a member");
+    }
+    assert_eq!(bench.change(group, d, add(&[other])), Err(Refusal::NotMember));
+    assert_eq!(bench.change(group, a, set(d, Role::Admin)), Err(Refusal::NotMember));
+    assert_eq!(bench.change(group, a, set(b, Role::Admin)), Ok(vec![a, b, c]));
+    assert_eq!(bench.change(group, a, set(b, Role::Admin)), Ok(vec![]), "no change");
+    assert_eq!(bench.change(group, b, remove(&[a])), refused);
+    assert_eq!(bench.change(group, b, set(c, Role::Admin)), refused);
+    assert_eq!(bench.change(group, c, add(&[d])), Ok(vec![a, b, c, d]), "any member may");
+    assert_eq!(bench.change(group, c, add(&[other])), Err(Refusal::GroupFull));
+    assert_eq!(bench.change(group, b, settings(true, true)), Ok(vec![a, b, c, d]));
+    assert_eq!(bench.store.settings(group).title, "t");
+    assert_eq!(bench.change(group, b, remove(&[d])), Ok(vec![a, b, c, d]), "the one removed too");
+    assert_eq!(
+        (bench.change(group, c, add(&[d])), bench.change(group, d, GroupChange::Join)),
+        (refused.clone(), refused)
+    );
+    let target = Target::Conversation(group);
+    let said = bench.draft(c, 0, target, 1, 7);
+    assert_eq!(bench.append(said), Err(Refusal::Silent), "only administrators speak");
+    assert_eq!(bench.say(b, target, 1).seq, 1);
+    bench.change(group, a, settings(false, false)).expect("the owner");
+    bench.change(group, b, silence(c, 1)).expect("an administrator");
+    let said = bench.draft(c, 0, target, 1, 7);
+    assert_eq!(bench.append(said), Err(Refusal::Silent), "until 1 ms, and it is 0");
+    let said = bench.draft(c, 0, target, 1, 7);
+    let outcome = bench.commit(1, vec![said]).pop();
+    assert!(matches!(outcome, Some((Outcome::Appended(Ok(Stored { seq: 2, .. })), _))));
+    assert_eq!(bench.change(group, a, set(c, Role::Owner)), Ok(vec![a, b, c]));
+    assert_eq!((role(bench, a), role(bench, c)), (Some(Role::Admin), Some(Role::Owner)));
+    bench.change(group, c, GroupChange::Leave).expect("left");
+    assert_eq!(role(bench, a), Some(Role::Owner), "the administrator that is in it longest");
+}
+
+fn recall(bench: &mut Bench<impl Store>, who: UserId, of: &Stored, key: u8) -> Write {
+    let target = Target::Conversation(of.conversation);
+    match bench.draft(who, 0, target, key, 3) {
+        Write::Append(draft) => Write::Recall(Recall { draft, seq: of.seq, message_id: of.id }),
+        other => other,
+    }
+}
+
+fn messages_are_taken_back_once<S: Store>(bench: &mut Bench<S>) {
+    let (a, b, c) = (bench.user("a"), bench.user("b"), bench.user("c"));
+    let group = bench.create(a, vec![b, c]).expect("created");
+    let said = bench.say(b, Target::Conversation(group), 1);
+    assert_eq!(bench.store.unread(group, c), 1);
+    let wish = recall(bench, c, &said, 9);
+    assert_eq!(bench.append(wish), Err(Refusal::NotAllowed), "neither the sender nor an administrator");
+    let wrong = Stored { id: said.id + 1, ..said.clone() };
+    let wish = recall(bench, b, &wrong, 9);
+    assert_eq!(bench.append(wish), Err(Refusal::NotFound), "not its id");
+    let wish = recall(bench, b, &said, 9);
+    let done = bench.append(wish).expect("taken back");
+    assert_eq!((done.seq, done.delivery.is_some()), (2, true));
+    let wish = recall(bench, b, &said, 9);
+    let again = bench.append(wish).expect("the same wish");
+    assert_eq!((again.seq, again.delivery), (2, None));
+    let wish = recall(bench, a, &said, 8);
+    assert_eq!(bench.append(wish), Err(Refusal::Denied), "there is nothing left to take back");
+    let page = bench.store.read_range(group, c, (1, 9), WIDE).expect("a member");
+    let first: Push = decode(&page.messages[0]).expect("a Push");
+    let Happened { what: Some(happened::What::Recalled(recalled)) } =
+        decode(&first.happened).expect("it says so")
+    else {
+        panic!("{first:?}")
+    };
+    assert_eq!((first.seq, recalled.seq, recalled.message_id, &*recalled.by), (1, 1, said.id, "b"));
+    assert!(first.payload.is_empty() && page.messages.len() == 2);
+    assert_eq!(bench.store.unread(group, c), 0, "neither counts");
+    let old = bench.say(b, Target::Conversation(group), 2);
+    let wish = recall(bench, b, &old, 7);
+    let late = bench.commit(86_400_001, vec![wish]).pop();
+    assert!(matches!(late, Some((Outcome::Appended(Err(Refusal::TooLate)), _))), "{late:?}");
+    let wish = recall(bench, a, &old, 6);
+    assert!(bench.append(wish).is_ok(), "the owner may");
+}
+
+fn what_is_read_is_told_and_counted<S: Store>(bench: &mut Bench<S>) {
+    let (a, b) = (bench.user("a"), bench.user("b"));
+    let phone = bench.login(b, "phone").device;
+    let conversation =
+        (1..=5).map(|key| bench.say(a, Target::User(b), key).conversation).last().expect("five");
+    assert_eq!((bench.store.unread(conversation, a), bench.store.unread(conversation, b)), (0, 5));
+    let read = |by, seq| Write::Read { conversation, by, seq, event: event() };
+    assert_eq!(bench.done(read((b, phone), 3)), Ok(vec![a]), "b has no other device");
+    assert_eq!(bench.done(read((b, phone), 2)), Ok(vec![]), "it never goes back");
+    assert_eq!(bench.store.unread(conversation, b), 2);
+    let pad = bench.login(b, "pad").device;
+    assert_eq!(bench.done(read((b, pad), 99)), Ok(vec![b, a]), "the phone is told");
+    let member = bench.store.member(conversation, b).expect("a member");
+    assert_eq!((member.read, bench.store.unread(conversation, b)), (5, 0), "not beyond the newest");
+    bench.say(a, Target::User(b), 6);
+    bench.say(b, Target::User(a), 7);
+    assert_eq!(bench.store.unread(conversation, b), 0, "who answers has read");
+    let last = bench.stream(a, 0).len();
+    assert_eq!(bench.stream(a, 0)[last - 2..].iter().map(|it| it.1).collect::<Vec<_>>()[0], 6);
+    let c = bench.user("c");
+    assert_eq!(bench.done(read(by(c), 1)), Err(Refusal::NotMember));
+}
+
+fn friends_and_blocks_say_who_may_write<S: Store>(bench: &mut Bench<S>) {
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|uid| bench.user(uid));
+    let say = |bench: &mut Bench<S>, from, to, key| {
+        let draft = bench.draft(from, 0, Target::User(to), key, 7);
+        bench.append(draft).map(|stored| stored.seq)
+    };
+    assert_eq!(say(bench, a, b, 1), Err(Refusal::NotFriends));
+    assert!(bench.store.find("c2c:a:b").is_none(), "nothing came of it");
+    assert_eq!(bench.relate(a, b, RelationChange::Befriend), Ok(vec![a, b]));
+    let friendship = |bench: &Bench<S>, user, other| bench.store.relation(user, other).friendship;
+    assert_eq!((friendship(bench, a, b), friendship(bench, b, a)), (Friendship::Asked, Friendship::WasAsked));
+    assert_eq!(bench.relate(a, b, RelationChange::Befriend), Ok(vec![]), "asked already");
+    assert_eq!(bench.relate(b, a, RelationChange::Befriend), Ok(vec![b, a]));
+    assert_eq!(
+        (friendship(bench, a, b), friendship(bench, b, a)),
+        (Friendship::Friends, Friendship::Friends)
+    );
+    assert_eq!(say(bench, a, b, 1), Ok(1));
+    assert_eq!(bench.relate(b, a, RelationChange::Block), Ok(vec![b]), "nobody else is told");
+    assert_eq!((say(bench, a, b, 2), say(bench, b, a, 2)), (Err(Refusal::Blocked), Err(Refusal::Blocked)));
+    assert_eq!(say(bench, a, b, 1), Ok(1), "stored before: the first result");
+    assert_eq!(bench.relate(a, b, RelationChange::Befriend), Err(Refusal::Blocked));
+    assert_eq!(bench.relate(b, a, RelationChange::Unblock), Ok(vec![b]));
+    assert_eq!(say(bench, a, b, 2), Ok(2));
+    assert_eq!(bench.relate(a, c, RelationChange::Befriend), Ok(vec![a, c]));
+    assert_eq!(bench.relate(a, d, RelationChange::Block), Err(Refusal::TooManyRelations));
+    assert_eq!(bench.relate(a, a, RelationChange::Befriend), Err(Refusal::Denied));
+    let others: Vec<_> = bench.store.relations(a).into_iter().map(|(other, _)| other).collect();
+    assert_eq!(others, [b, c]);
+    assert_eq!(bench.relate(a, b, RelationChange::Unfriend), Ok(vec![a, b]));
+    assert_eq!((bench.store.relations(b), say(bench, b, a, 3)), (vec![], Err(Refusal::NotFriends)));
+}
+
+fn large_groups_are_read_by_cursor<S: Store>(bench: &mut Bench<S>) {
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|uid| bench.user(uid));
+    let group = bench.create(a, vec![b, c]).expect("created");
+    let target = Target::Conversation(group);
+    let phone = bench.login(b, "phone").device;
+    let is_read = |stored: &Stored| stored.delivery.as_ref().map(|delivery| delivery.is_read_fanout);
+    let first = bench.say(a, target, 1);
+    assert_eq!((is_read(&first), bench.store.unconfirmed(b, phone)), (Some(false), vec![]));
+    assert_eq!(bench.change(group, d, GroupChange::Join), Ok(vec![]), "with four nobody is told");
+    let second = bench.say(a, target, 2);
+    assert_eq!(is_read(&second), Some(true));
+    assert_eq!(bench.stream(b, 0).last().map(|it| it.1), Some(first.id), "not in the inbox");
+    assert_eq!(bench.store.unconfirmed(b, phone), [(group, 2)]);
+    let confirm = |seq| Write::Confirm { by: (b, phone), conversation: group, seq };
+    let pad = bench.login(b, "pad").device;
+    assert_eq!(bench.store.unconfirmed(b, pad), [], "for a new device it begins now");
+    bench.done(confirm(99)).expect("noted");
+    assert_eq!((bench.store.unconfirmed(b, phone), bench.store.unread(group, b)), (vec![], 2));
+    bench.say(a, target, 3);
+    bench.change(group, d, GroupChange::Leave).expect("left");
+    let fourth = bench.say(a, target, 4);
+    assert_eq!(is_read(&fourth), Some(false), "three again");
+    assert_eq!(bench.stream(b, 0).last().map(|it| it.1), Some(fourth.id));
+    assert_eq!(bench.store.unconfirmed(b, phone), [(group, 3)], "3 was in no inbox");
+    bench.done(confirm(5)).expect("noted");
+    assert_eq!(bench.store.unconfirmed(b, phone), []);
+    let page = bench.store.read_range(group, b, (1, 9), WIDE).expect("a member");
+    assert_eq!((page.messages.len(), page.latest), (4, 4));
+}
+
+fn devices_and_profiles_are_kept<S: Store>(bench: &mut Bench<S>) {
+    assert_eq!(bench.store.last_id(), 0);
+    let (a, b) = (bench.user("a"), bench.user("b"));
+    assert_eq!((bench.store.find_user("a"), bench.store.find_user("z")), (Some(a), None));
+    assert_eq!(bench.store.profile(a), None);
+    for profile in [&b"one"[..], b"two"] {
+        let profile = Bytes::copy_from_slice(profile);
+        bench.done(Write::SetProfile { user: a, profile: profile.clone() }).expect("set");
+        assert_eq!(bench.store.profile(a), Some(profile));
+    }
+    let [phone, pad] = ["phone", "pad"].map(|name| bench.login(a, name).device);
+    bench.say(b, Target::User(a), 1);
+    bench.acked(a, pad, 1);
+    bench.commit(0, vec![Write::Acked { user: a, device: pad, position: 0, gone_ms: 55 }]);
+    let devices = bench.store.devices(a);
+    let seen: Vec<_> = devices.iter().map(|it| (&*it.name, it.platform, it.seen_ms)).collect();
+    assert_eq!(seen, [("phone", 2, 7), ("pad", 2, 55)]);
+    assert_eq!(bench.stream(a, 0).len(), 1, "the phone has not acked");
+    bench.done(Write::RemoveDevice { user: a, device: phone }).expect("removed");
+    assert_eq!((bench.store.devices(a).len(), bench.stream(a, 0)), (1, vec![]), "nobody waits for it");
+    bench.done(Write::RemoveDevice { user: a, device: phone }).expect("twice");
+    assert_eq!(bench.done(Write::Tell { users: vec![a, b], event: event() }), Ok(vec![a, b]));
+    assert_eq!(bench.stream(b, 0).last().map(|it| it.1), Some(EVENT));
+    assert_eq!(bench.store.counts().0, 2);
+    assert_eq!(bench.store.last_id(), bench.next_id);
 }

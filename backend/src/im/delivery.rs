@@ -2,14 +2,15 @@
 
 use super::names;
 use super::sessions::Session;
-use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Recipient, Store};
+use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, Store};
 use super::window::Window;
-use super::{Im, Origin, Outputs, Waiting, Write};
-use crate::server::{Kick, PushSpec, SessionId};
+use super::{Im, Outputs, Waiting, Write};
+use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::backend::ConnUp;
+use moorline_proto::message::im::{Happened, Resync, happened};
 use moorline_proto::message::{client, encode};
 
 const TOO_MANY_DEVICES: Kick = Kick {
@@ -24,28 +25,57 @@ const BAD_NAME: Kick = Kick {
 };
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_conn_up(&mut self, id: SessionId, login: &ConnUp, is_new: bool, out: &mut impl Outputs) {
+    pub(super) fn on_conn_up(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        login: &ConnUp,
+        is_new: bool,
+        out: &mut impl Outputs,
+    ) {
         if is_new {
-            self.sessions.insert(Session::new(id, &login.device, login.login_version));
+            self.sessions.insert(Session::new(id, login));
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         if session.owner.is_some() {
             session.window.restart();
-        } else if let Err(kick) = self.try_login(id, login, out) {
+        } else if let Err(kick) = self.try_login(now, id, login, out) {
             return out.kick(id, kick);
         }
         if self.judge(id, out) {
             self.sessions.list(id);
             self.pump(id, out);
+            self.notify_unconfirmed(id, out);
+            self.on_presence(now, id);
         }
     }
 
-    fn try_login(&mut self, id: SessionId, login: &ConnUp, out: &mut impl Outputs) -> Result<(), Kick> {
+    /// What was put into no inbox, and may not be there.
+    fn notify_unconfirmed(&mut self, id: SessionId, out: &mut impl Outputs) {
+        let Some((user, device)) = self.sessions.get(id).and_then(|session| session.owner) else { return };
+        for (conversation, first) in self.store.unconfirmed(user, device) {
+            let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
+            let latest = self.store.latest(conversation);
+            if first <= latest {
+                let push = out.push(&[id], spec, &self.notify(conversation, first));
+                self.fanouts.ask(push, conversation, latest);
+            }
+        }
+    }
+
+    fn try_login(
+        &mut self,
+        now: Now,
+        id: SessionId,
+        login: &ConnUp,
+        out: &mut impl Outputs,
+    ) -> Result<(), Kick> {
         if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
             return Err(BAD_NAME);
         }
         let user = self.store.try_user(&login.uid).ok_or(Kick::of(CloseReason::Busy))?;
-        let cursor = self.store.login(user, &login.device);
+        let platform = u32::try_from(login.platform).unwrap_or(0);
+        let cursor = self.store.login(user, &login.device, platform, now.unix_ms);
         if let Some(forgotten) = cursor.forgotten {
             let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
             for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
@@ -78,19 +108,34 @@ impl<S: Store> Im<S> {
         true
     }
 
-    pub(super) fn on_conn_down(&mut self, id: SessionId) {
+    pub(super) fn on_conn_down(&mut self, now: Now, id: SessionId) {
         if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
             // What it acked in this turn would else be lost with it.
             let (user, device, position) = (*user, *device, window.acked());
-            self.write(Write::Acked { user, device, position }, Waiting::Ack(id));
+            self.write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiting::Ack(id));
         }
+        self.on_presence(now, id);
+        self.unwatch(id);
         self.sessions.remove(id);
+    }
+
+    /// Gives something that happened to the devices of whoever is told.
+    pub(super) fn on_told(
+        &mut self,
+        origin: Origin,
+        told: Option<&Delivery>,
+        recipients: &[Recipient],
+        out: &mut impl Outputs,
+    ) {
+        if let Some(delivery) = told {
+            self.deliver(EVENT, origin, delivery, recipients, out);
+        }
     }
 
     /// Gives a new message to the devices of its recipients: one push for all that are up to date.
     pub(super) fn deliver(
         &mut self,
-        conversation: ConversationId,
+        spec: PushSpec,
         origin: Origin,
         delivery: &Delivery,
         recipients: &[Recipient],
@@ -109,7 +154,7 @@ impl<S: Store> Im<S> {
             is_direct
         });
         if !sessions.is_empty() {
-            let push = out.push(&sessions, self.spec_of(conversation), &delivery.body);
+            let push = out.push(&sessions, spec, &delivery.body);
             for (id, position) in targets.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.on_push(push, position, delivery.body.len());
@@ -195,7 +240,9 @@ impl<S: Store> Im<S> {
     ) -> bool {
         let bytes_max = self.config.outstanding_bytes;
         let (spec, body) = match entry {
-            Entry::Message { origin: Some(origin), .. } if origin == device => {
+            Entry::Message { origin: Some(origin), .. } | Entry::Event { origin: Some(origin), .. }
+                if origin == device =>
+            {
                 if let Some(session) = self.sessions.get_mut(id)
                     && session.window.on_own(position)
                 {
@@ -204,10 +251,12 @@ impl<S: Store> Im<S> {
                 return true;
             }
             Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
+            Entry::Event { body, .. } => (EVENT, body),
             Entry::Dropped { conversation } => {
                 let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-                (spec, self.notify(conversation))
+                (spec, self.notify(conversation, 0))
             }
+            Entry::EventsDropped => (EVENT, resync()),
         };
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if !session.window.fits(body.len(), bytes_max) {
@@ -218,15 +267,26 @@ impl<S: Store> Im<S> {
         true
     }
 
-    fn notify(&self, conversation: ConversationId) -> Bytes {
+    /// `first`: stands for everything from there on; 0: for nothing.
+    pub(super) fn notify(&self, conversation: ConversationId, first: u64) -> Bytes {
         let latest = self.store.latest(conversation);
-        encode(&client::Notify { conversation: self.id_of(conversation), latest, first: 0 })
+        encode(&client::Notify { conversation: self.id_of(conversation), latest, first })
     }
 
-    fn spec_of(&self, conversation: ConversationId) -> PushSpec {
+    pub(super) fn spec_of(&self, conversation: ConversationId) -> PushSpec {
         let lane = if self.store.is_group(conversation) { Lane::Group } else { Lane::Chat };
         PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
     }
+}
+
+/// How whatever happened is pushed.
+pub(super) const EVENT: PushSpec =
+    PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
+
+/// Says that happenings were dropped from the inbox.
+fn resync() -> Bytes {
+    let what = Some(happened::What::Resync(Resync {}));
+    encode(&client::Push { happened: encode(&Happened { what }), ..Default::default() })
 }
 
 /// Entries read from a stream at once.

@@ -1,38 +1,60 @@
 //! Puts [`Im`] on a server.
 
-use super::Im;
 use super::store::Store;
+use super::{ApiCall, ApiReply, Im, ServiceCall};
 use crate::server::{Event, Handler, Now, Outbox};
+use std::fmt;
 
 /// The IM backend as a [`Handler`].
-///
-/// A store that commits on another thread sends an [`ImHandler::Message`](Handler::Message) through
-/// its [`crate::server::Remote`] whenever something has become durable.
-#[derive(Debug)]
 pub struct ImHandler<S> {
     im: Im<S>,
+    /// Takes what is to be delivered to a service; [`Order::Service`] says what became of it.
+    call: Box<dyn FnMut(ServiceCall)>,
+}
+
+/// What other threads tell it, through its [`crate::server::Remote`].
+#[derive(Debug)]
+pub enum Order {
+    /// The store has made something durable: look.
+    Committed,
+    /// What became of a delivery to a service: whether it is done.
+    Service(usize, bool),
+    /// The server API asks.
+    Api(ApiCall, ApiReply),
 }
 
 impl<S: Store> ImHandler<S> {
-    /// Serves `im`.
-    pub fn new(im: Im<S>) -> Self {
-        Self { im }
+    /// Serves `im`; `call` takes what is to be delivered to services.
+    pub fn new(im: Im<S>, call: impl FnMut(ServiceCall) + 'static) -> Self {
+        Self { im, call: Box::new(call) }
+    }
+}
+
+impl<S> fmt::Debug for ImHandler<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ImHandler").finish_non_exhaustive()
     }
 }
 
 impl<S: Store> Handler for ImHandler<S> {
-    /// Something is durable: look.
-    type Message = ();
+    type Message = Order;
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
         self.im.handle(now, event, out);
     }
 
-    fn handle_message(&mut self, _now: Now, (): (), out: &mut Outbox) {
-        self.im.handle_committed(out);
+    fn handle_message(&mut self, now: Now, order: Order, out: &mut Outbox) {
+        match order {
+            Order::Committed => self.im.handle_committed(out),
+            Order::Service(service, is_done) => self.im.handle_service(now, service, is_done),
+            Order::Api(call, reply) => self.im.handle_api(now, call, reply, out),
+        }
     }
 
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.im.handle_turn_end(now, out);
+        while let Some(call) = self.im.poll_service(now) {
+            (self.call)(call);
+        }
     }
 }

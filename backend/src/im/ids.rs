@@ -22,12 +22,29 @@ impl MessageIds {
         Self { node: u64::from(node) & ((1 << NODE_BITS) - 1), last: 0 }
     }
 
+    /// The same, all of them larger than `last`, which an earlier life of the node gave out: its clock may have gone
+    /// back since.
+    pub fn after(node: u16, last: u64) -> Self {
+        let count = last & ((1 << COUNT_BITS) - 1);
+        let last = last >> (NODE_BITS + COUNT_BITS) << COUNT_BITS | count;
+        Self { last, ..Self::new(node) }
+    }
+
+    /// The last one; 0 before the first.
+    pub const fn last(&self) -> u64 {
+        if self.last == 0 { 0 } else { self.whole() }
+    }
+
+    const fn whole(&self) -> u64 {
+        let (millis, count) = (self.last >> COUNT_BITS, self.last & ((1 << COUNT_BITS) - 1));
+        millis << (NODE_BITS + COUNT_BITS) | self.node << COUNT_BITS | count
+    }
+
     /// A new id. `unix_ms` is the time now.
     pub fn next(&mut self, unix_ms: u64) -> u64 {
         let now = unix_ms.saturating_sub(EPOCH_MS) << COUNT_BITS;
         self.last = now.max(self.last + 1);
-        let (millis, count) = (self.last >> COUNT_BITS, self.last & ((1 << COUNT_BITS) - 1));
-        millis << (NODE_BITS + COUNT_BITS) | self.node << COUNT_BITS | count
+        self.whole()
     }
 }
 
@@ -52,5 +69,9 @@ mod tests {
         }
         let id = MessageIds::new(1).next(now);
         assert_eq!(time_ms(id), now);
+        let mut ids = MessageIds::after(7, id);
+        let next = ids.next(now - 60_000);
+        assert!(next > id && ids.last() == next, "an earlier life's ids are not given again");
+        assert_eq!((MessageIds::new(1).last(), MessageIds::after(1, 0).last()), (0, 0));
     }
 }

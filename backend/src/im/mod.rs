@@ -16,33 +16,45 @@
 //! acked. A new login starts at what it acked, so whatever was lost on the way comes again; clients
 //! drop what they have. A new device starts at the beginning of what is still kept [P-6.12].
 
+mod api;
 pub mod conformance;
 mod delivery;
+mod fanout;
 mod handler;
 mod ids;
 pub mod names;
+mod presence;
+mod receipts;
 mod request;
 mod room;
 mod send;
+mod services;
 mod sessions;
 pub mod store;
 #[cfg(test)]
 mod tests;
 mod window;
 
-pub use handler::ImHandler;
+pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
+pub use handler::{ImHandler, Order};
 pub use ids::{MessageIds, time_ms};
+pub use services::ServiceCall;
 
 use crate::config::ImConfig;
 use crate::server::{Event, Kick, Now, Outbox, PushId, PushSpec, ReplyTo, SessionId, Up};
+use api::Broadcasts;
 use bytes::Bytes;
+use fanout::Fanouts;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code, Resp, SendAck};
 use moorline_proto::time::{Duration, Instant};
+use presence::Presences;
+use receipts::Receipts;
+use services::Service;
 use sessions::Sessions;
 use std::collections::VecDeque;
-use store::{Committed, ConversationId, Entry, Store, Write};
+use store::{Committed, ConversationId, Entry, Origin, Store, Write};
 
 /// Writes in one batch of the store; more gain nothing and cost the last ones.
 pub const BATCH_WRITES_MAX: usize = 256;
@@ -69,8 +81,10 @@ pub trait Outputs {
     fn bind(&mut self, session: SessionId, room: &str) -> bool;
     /// The session leaves a room.
     fn unbind(&mut self, session: SessionId, room: &str);
-    /// Says something to everybody else in a room that `from` is in; nothing if it is not.
-    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes);
+    /// Says something to everybody in a room but `from`; nothing if `from` is not in it.
+    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes);
+    /// There is more to do that need not wait for an event.
+    fn come_back(&mut self);
 }
 
 impl Outputs for Outbox {
@@ -106,10 +120,14 @@ impl Outputs for Outbox {
         Self::unbind(self, session, room);
     }
 
-    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes) {
-        if self.is_bound(from, room) {
-            Self::push_room(self, room, Some(from), spec, body);
+    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes) {
+        if from.is_none_or(|from| self.is_bound(from, room)) {
+            Self::push_room(self, room, from, spec, body);
         }
+    }
+
+    fn come_back(&mut self) {
+        Self::come_back(self);
     }
 }
 
@@ -120,6 +138,12 @@ pub struct Im<S> {
     store: S,
     ids: MessageIds,
     sessions: Sessions,
+    fanouts: Fanouts,
+    receipts: Receipts,
+    presences: Presences,
+    broadcasts: Broadcasts,
+    services: Vec<Service>,
+    tally: Status,
     /// The batch of this turn, and who waits for each of its writes.
     writes: Vec<Write>,
     waiting: Vec<Waiting>,
@@ -128,21 +152,45 @@ pub struct Im<S> {
     scratch: Scratch,
 }
 
-/// A user's device.
-type Origin = (store::UserId, store::DeviceNumber);
+/// Where an answer goes.
+#[derive(Debug)]
+enum Reply {
+    /// To a client.
+    Link(ReplyTo),
+    /// To whoever asked by the server API.
+    Api(ApiReply),
+}
 
 /// Who waits for a write.
 #[derive(Debug)]
 enum Waiting {
     /// With who wrote it.
-    Send(ReplyTo, Origin),
-    Create(ReplyTo),
-    /// With the user who joins, to be told the members.
-    Join(ReplyTo, store::UserId),
-    /// With the user who leaves, and what.
-    Leave(ReplyTo, store::UserId, ConversationId),
+    Send(Reply, Origin),
+    /// With who takes it back.
+    Recall(Reply, Origin),
+    Create(Reply, Origin),
+    Change(Reply, Origin, ConversationId, Change),
+    /// With the answer if it is done, and who is told what on which devices.
+    Done(Reply, Origin, Bytes),
+    Read(Reply, Origin, ConversationId),
+    /// Whoever asked by the API that so many are told.
+    Told(ApiReply, usize),
+    /// An ack of this session; nobody is told.
     Ack(SessionId),
+    Nobody,
 }
+
+/// What a change of a group was, for what follows it.
+#[derive(Debug)]
+enum Change {
+    /// Whoever joins is told the members.
+    Join,
+    /// These leave the room.
+    Leave(Vec<store::UserId>),
+}
+
+/// No user's device.
+const NOBODY: Origin = (store::UserId(u32::MAX), store::DeviceNumber(u32::MAX));
 
 /// Buffers that are used again, so that a message costs few allocations.
 #[derive(Debug, Default)]
@@ -156,12 +204,18 @@ struct Scratch {
 
 impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
-    pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
+    pub fn new(config: ImConfig, node_number: u16, mut store: S) -> Self {
         Self {
+            services: Self::open_services(&config, &mut store),
             config,
+            ids: MessageIds::after(node_number, store.last_id()),
             store,
-            ids: MessageIds::new(node_number),
             sessions: Sessions::default(),
+            fanouts: Fanouts::default(),
+            receipts: Receipts::default(),
+            presences: Presences::default(),
+            broadcasts: Broadcasts::default(),
+            tally: Status::default(),
             writes: Vec::new(),
             waiting: Vec::new(),
             committing: VecDeque::new(),
@@ -175,9 +229,9 @@ impl<S: Store> Im<S> {
             Event::Up(up) => self.on_up(now, up, out),
             Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome, out),
             Event::ConnUp { session, login, is_new, .. } => {
-                self.on_conn_up(session, &login, is_new, out);
+                self.on_conn_up(now, session, &login, is_new, out);
             }
-            Event::ConnDown { session, .. } => self.on_conn_down(session),
+            Event::ConnDown { session, .. } => self.on_conn_down(now, session),
             Event::Tick => self.on_tick(now, out),
             // Sessions are announced again or end: each tells by itself.
             Event::GatewayUp { .. }
@@ -195,6 +249,8 @@ impl<S: Store> Im<S> {
     pub fn handle_turn_end(&mut self, now: Now, out: &mut impl Outputs) {
         self.write_acks();
         self.commit(now, out);
+        self.fan_out(out);
+        self.broadcast(out);
     }
 
     /// The store may have made something durable.
@@ -221,8 +277,8 @@ impl<S: Store> Im<S> {
     fn on_up(&mut self, now: Now, mut up: Up, out: &mut impl Outputs) {
         let Some(reply) = up.reply.take() else { return self.on_app(&up, out) };
         match up.command {
-            Command::Send => self.on_send(now, up.session, up.body, reply, out),
-            Command::Req => self.on_req(up.session, up.body, reply, out),
+            Command::Send => self.on_send(now, up.session, up.body, Reply::Link(reply), out),
+            Command::Req => self.on_req(now, up.session, up.body, Reply::Link(reply), out),
             Command::Sub | Command::Unsub => self.on_room(&up, reply, out),
             _ => out.refuse(reply, Code::Unsupported),
         }
@@ -240,7 +296,7 @@ impl<S: Store> Im<S> {
                 && let Some((user, device)) = session.owner
             {
                 let position = session.window.acked();
-                self.write(Write::Acked { user, device, position }, Waiting::Ack(id));
+                self.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiting::Ack(id));
             }
         }
     }
@@ -248,7 +304,7 @@ impl<S: Store> Im<S> {
     fn commit(&mut self, now: Now, out: &mut impl Outputs) {
         if !self.writes.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
-            match self.store.try_commit(now.unix_ms, std::mem::take(&mut self.writes)) {
+            match self.store.try_commit(now.unix_ms, self.ids.last(), std::mem::take(&mut self.writes)) {
                 Ok(()) => self.committing.push_back(waiting),
                 Err(_) => waiting.into_iter().for_each(|waiting| self.on_busy(waiting, out)),
             }
@@ -259,17 +315,24 @@ impl<S: Store> Im<S> {
     /// The store takes no more: nothing of this batch happened.
     fn on_busy(&mut self, waiting: Waiting, out: &mut impl Outputs) {
         let reason = || "the store is busy".to_owned();
+        self.tally.put_off += 1;
         match waiting {
             Waiting::Send(reply, _) => {
                 let answer =
                     SendAck { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                out.answer_send(reply, Code::Retry, answer);
+                send::answer_send(reply, Code::Retry, answer, out);
             }
-            Waiting::Create(reply) | Waiting::Join(reply, _) | Waiting::Leave(reply, ..) => {
+            Waiting::Recall(reply, _)
+            | Waiting::Create(reply, _)
+            | Waiting::Change(reply, ..)
+            | Waiting::Read(reply, ..)
+            | Waiting::Done(reply, ..) => {
                 let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                out.answer_req(reply, Code::Retry, answer);
+                request::answer_with(reply, Code::Retry, answer, out);
             }
             Waiting::Ack(session) => self.sessions.on_acked(session),
+            Waiting::Told(reply, _) => reply.answer(Code::Retry, reason(), BUSY_RETRY_MS, ApiBody::Nothing),
+            Waiting::Nobody => {}
         }
     }
 
@@ -284,17 +347,37 @@ impl<S: Store> Im<S> {
             (Waiting::Send(reply, origin), store::Outcome::Appended(result)) => {
                 self.on_appended(reply, origin, result, recipients, out);
             }
-            (Waiting::Create(reply), store::Outcome::Group(result)) => self.on_created(reply, result, out),
-            (Waiting::Join(reply, user), store::Outcome::Group(result)) => {
-                self.on_joined(reply, user, result, out);
+            (Waiting::Recall(reply, origin), store::Outcome::Appended(result)) => {
+                self.on_recalled(reply, origin, result, recipients, out);
             }
-            (Waiting::Leave(reply, user, conversation), store::Outcome::Group(result)) => {
-                if result.is_ok() {
-                    self.on_left_room(user, conversation, out);
+            (Waiting::Create(reply, origin), store::Outcome::Created(result)) => {
+                self.on_created(reply, origin, result, recipients, out);
+            }
+            (Waiting::Change(reply, origin, conversation, change), store::Outcome::Done(result)) => {
+                self.on_changed(reply, conversation, change, result.as_ref().map(drop), out);
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
+            }
+            (Waiting::Read(reply, origin, conversation), store::Outcome::Done(result)) => {
+                let done = result.as_ref().map(|_| Bytes::new()).map_err(|refusal| send::refused(*refusal));
+                request::answer(reply, done, out);
+                let told = result.ok().flatten();
+                if told.is_some() {
+                    self.receipts.on_read(conversation);
                 }
-                request::on_left(reply, result, out);
+                self.on_told(origin, told.as_ref(), recipients, out);
             }
-            (Waiting::Ack(_), store::Outcome::Acked) => {}
+            (Waiting::Done(reply, origin, answer), store::Outcome::Done(result)) => {
+                let done = result.as_ref().map(|_| answer).map_err(|refusal| send::refused(*refusal));
+                request::answer(reply, done, out);
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
+            }
+            (Waiting::Told(reply, count), store::Outcome::Done(Ok(told))) => {
+                reply.answer(Code::Ok, String::new(), 0, ApiBody::Reached(count));
+                if let Some(delivery) = &told {
+                    self.deliver(delivery::EVENT, NOBODY, delivery, recipients, out);
+                }
+            }
+            (Waiting::Ack(_) | Waiting::Nobody, store::Outcome::Done(_)) => {}
             (waiting, outcome) => unreachable!("the store answered {waiting:?} with {outcome:?}"),
         }
     }
@@ -308,7 +391,14 @@ impl<S: Store> Im<S> {
         out: &mut impl Outputs,
     ) {
         let Some(known) = self.sessions.get_mut(session) else { return };
+        if let Some((conversation, seq)) = self.fanouts.asked(push) {
+            if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
+                self.write(Write::Confirm { by, conversation, seq }, Waiting::Nobody);
+            }
+            return;
+        }
         if outcome == Outcome::Acked {
+            self.tally.acked += 1;
             if known.window.on_acked(push) {
                 self.sessions.on_acked(session);
             }
@@ -326,6 +416,8 @@ impl<S: Store> Im<S> {
         for session in self.sessions.take_due(now.instant) {
             self.pump(session, out);
         }
+        self.tell_read_counts(now, out);
+        self.tell_presence(now, out);
     }
 
     fn id_of(&self, conversation: ConversationId) -> String {

@@ -38,7 +38,7 @@ impl<S: Store> Im<S> {
             return Ok(()); // one of the two
         }
         let group = self.store.find(room).ok_or(send::refused(Refusal::NotFound))?;
-        self.store.members(group, user).map(|_| ()).map_err(send::refused)
+        self.store.member(group, user).map(|_| ()).ok_or(send::refused(Refusal::NotMember))
     }
 
     /// Who leaves a group leaves its room.
@@ -55,6 +55,6 @@ impl<S: Store> Im<S> {
         let (sender, sender_device) = (self.store.uid(user).to_owned(), device.to_owned());
         let body = encode(&Signal { sender, sender_device, ..signal.clone() });
         let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
-        out.push_room(&signal.conversation, up.session, spec, &body);
+        out.push_room(&signal.conversation, Some(up.session), spec, &body);
     }
 }

@@ -1,12 +1,15 @@
 //! SEND: what is wrong with it, or its way into the store and its answer.
 
-use super::names::{self, Conversation};
-use super::store::{Draft, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, UserId, Write};
-use super::{Im, Origin, Outputs, Waiting, time_ms};
-use crate::server::{Now, ReplyTo, SessionId};
+use super::names;
+use super::request::Asked;
+use super::store::{Draft, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, UserId, Write};
+use super::{Im, Outputs, Reply, Waiting, time_ms};
+use crate::server::{Now, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
-use moorline_proto::message::client::{Code, Send, SendAck, send};
+use moorline_proto::message::client::{Code, Push, Send, SendAck, send};
+use moorline_proto::message::encode;
+use moorline_proto::message::im::{Happened, happened};
 use moorline_proto::random::mix;
 use prost::Message;
 
@@ -19,7 +22,13 @@ pub(super) fn refused(refusal: Refusal) -> Refused {
         Refusal::NotMember => (Code::NotMember, "you are no member of this conversation"),
         Refusal::NotFound => (Code::NotFound, "there is no such conversation"),
         Refusal::Conflict => (Code::Conflict, "known already, with other content or another creator"),
-        Refusal::Denied => (Code::Denied, "a one-to-one conversation cannot be joined or left"),
+        Refusal::Denied => (Code::Denied, "not with oneself, not for this kind of conversation or message"),
+        Refusal::NotAllowed => (Code::Denied, "it takes another role in this group, or an invitation"),
+        Refusal::Silent => (Code::Denied, "you may not speak here now"),
+        Refusal::Blocked => (Code::Denied, "one of the two has blocked the other"),
+        Refusal::NotFriends => (Code::Denied, "only friends may write to each other"),
+        Refusal::TooLate => (Code::Denied, "the message is older than im.recall_window"),
+        Refusal::TooManyRelations => (Code::Denied, "one of the two has im.relations_max relations"),
         Refusal::GroupFull => (Code::Denied, "the group has im.group_members_max members"),
         Refusal::StoreFull => (Code::Denied, "im.conversations_max conversations are known"),
     }
@@ -34,30 +43,58 @@ impl<S: Store> Im<S> {
         now: Now,
         session: SessionId,
         body: Bytes,
-        reply: ReplyTo,
+        reply: Reply,
         out: &mut impl Outputs,
     ) {
-        match self.try_draft(now, session, body) {
+        let decoded = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"));
+        let draft = decoded.and_then(|send| {
+            let origin = self.owner(session)?;
+            // Taken out for a moment, so that nothing is copied for it.
+            let device = self.sessions.get_mut(session).map(|session| std::mem::take(&mut session.device));
+            let device = device.unwrap_or_default();
+            let draft = self.try_draft(now, (origin, &device), send);
+            if let Some(session) = self.sessions.get_mut(session) {
+                session.device = device;
+            }
+            draft
+        });
+        self.append(draft, reply, out);
+    }
+
+    /// The same for somebody who has no session: who, on which device, by its name.
+    pub(super) fn on_send_of(
+        &mut self,
+        now: Now,
+        from: (Origin, &str),
+        send: Send,
+        reply: Reply,
+        out: &mut impl Outputs,
+    ) {
+        let draft = self.try_draft(now, from, send);
+        self.append(draft, reply, out);
+    }
+
+    fn append(&mut self, draft: Result<Draft, Refused>, reply: Reply, out: &mut impl Outputs) {
+        match draft {
             Ok(draft) => {
                 let origin = (draft.sender, draft.device);
                 self.write(Write::Append(draft), Waiting::Send(reply, origin));
             }
-            Err(refused) => refuse_send(reply, refused, out),
+            Err(refused) => self.refuse_send(reply, refused, out),
         }
     }
 
-    fn try_draft(&mut self, now: Now, session: SessionId, body: Bytes) -> Result<Draft, Refused> {
-        let send = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"))?;
+    fn try_draft(&mut self, now: Now, from: (Origin, &str), send: Send) -> Result<Draft, Refused> {
         let key =
             <[u8; 16]>::try_from(&send.key[..]).map_err(|_| (Code::Invalid, "a message key has 16 bytes"))?;
         if send.payload.len() > self.config.payload_max {
             return Err((Code::TooLarge, "the payload is over im.payload_max"));
         }
-        let (sender, device) = self.owner(session)?;
+        let ((sender, device), _) = from;
         let target = self.target(sender, send.target.as_ref())?;
         let id = self.ids.next(now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
-        let body = self.encode_push(session, id, target, send);
+        let body = self.encode_push(from, id, target, send);
         Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
     }
 
@@ -82,26 +119,13 @@ impl<S: Store> Im<S> {
         self.store.try_user(uid).map(Target::User).ok_or(USERS_FULL)
     }
 
-    /// With whom `user` speaks in the one-to-one conversation `id`; `None`: it is a group.
-    pub(super) fn peer<'a>(&self, user: UserId, id: &'a str) -> Result<Option<&'a str>, Refused> {
-        let uid = self.store.uid(user);
-        match Conversation::parse(id) {
-            None => Err(refused(Refusal::NotFound)),
-            Some(Conversation::Group(_)) => Ok(None),
-            Some(Conversation::OneToOne(a, b)) if a == uid => Ok(Some(b)),
-            Some(Conversation::OneToOne(a, b)) if b == uid => Ok(Some(a)),
-            Some(Conversation::OneToOne(..)) => Err(refused(Refusal::NotMember)),
-        }
-    }
-
     /// The body that every recipient gets; only its seq is missing.
-    fn encode_push(&mut self, session: SessionId, id: u64, target: Target, send: Send) -> BytesMut {
+    fn encode_push(&mut self, from: (Origin, &str), id: u64, target: Target, send: Send) -> BytesMut {
         let push = &mut self.scratch.push;
         push.clear();
-        let session = self.sessions.get(session).expect("its owner was found");
-        let (sender, _) = session.owner.expect("its owner was found");
+        let ((sender, _), device) = from;
         push.sender.push_str(self.store.uid(sender));
-        push.sender_device.push_str(&session.device);
+        push.sender_device.push_str(device);
         match target {
             Target::User(peer) => {
                 let (a, b) = (self.store.uid(sender), self.store.uid(peer));
@@ -121,7 +145,7 @@ impl<S: Store> Im<S> {
 
     pub(super) fn on_appended(
         &mut self,
-        reply: ReplyTo,
+        reply: Reply,
         origin: Origin,
         result: Result<Stored, Refusal>,
         recipients: &[Recipient],
@@ -129,7 +153,7 @@ impl<S: Store> Im<S> {
     ) {
         let stored = match result {
             Ok(stored) => stored,
-            Err(refusal) => return refuse_send(reply, refused(refusal), out),
+            Err(refusal) => return self.refuse_send(reply, refused(refusal), out),
         };
         let code = if stored.delivery.is_some() { Code::Ok } else { Code::Dup };
         let answer = SendAck {
@@ -139,15 +163,65 @@ impl<S: Store> Im<S> {
             time_ms: time_ms(stored.id),
             ..Default::default()
         };
-        out.answer_send(reply, code, answer);
-        if let Some(delivery) = &stored.delivery {
-            self.deliver(stored.conversation, origin, delivery, recipients, out);
+        answer_send(reply, code, answer, out);
+        self.tally.repeated += u64::from(code == Code::Dup);
+        self.on_stored(origin, stored, recipients, out);
+    }
+
+    fn refuse_send(&mut self, reply: Reply, (code, reason): Refused, out: &mut impl Outputs) {
+        self.tally.refused += 1;
+        answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() }, out);
+    }
+
+    /// A new message goes out to whoever is online.
+    pub(super) fn on_stored(
+        &mut self,
+        origin: Origin,
+        stored: Stored,
+        recipients: &[Recipient],
+        out: &mut impl Outputs,
+    ) {
+        let Some(delivery) = stored.delivery else { return };
+        self.tally.stored += 1;
+        if self.store.is_group(stored.conversation) {
+            self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
+        if delivery.is_read_fanout {
+            self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
+        } else {
+            self.deliver(self.spec_of(stored.conversation), origin, &delivery, recipients, out);
+        }
+    }
+
+    /// A push that tells of something that happened, to be sealed or sent as it is.
+    pub(super) fn encode_happened(
+        &mut self,
+        asked: &Asked,
+        conversation: &str,
+        what: happened::What,
+    ) -> (u64, BytesMut) {
+        let id = self.ids.next(asked.now.unix_ms);
+        let (sender, _) = asked.origin;
+        let push = Push {
+            message_id: id,
+            conversation: conversation.to_owned(),
+            sender: self.store.uid(sender).to_owned(),
+            sender_device: asked.device.to_string(),
+            time_ms: time_ms(id),
+            happened: encode(&Happened { what: Some(what) }),
+            ..Push::default()
+        };
+        let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
+        push.encode_raw(&mut body);
+        (id, body)
     }
 }
 
-fn refuse_send(reply: ReplyTo, (code, reason): Refused, out: &mut impl Outputs) {
-    out.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
+pub(super) fn answer_send(reply: Reply, code: Code, answer: SendAck, out: &mut impl Outputs) {
+    match reply {
+        Reply::Link(reply) => out.answer_send(reply, code, answer),
+        Reply::Api(reply) => reply.answer_send(code, answer),
+    }
 }
 
 /// Tells contents apart; not for secrets. Eight bytes per step of SplitMix64's finaliser.

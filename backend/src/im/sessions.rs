@@ -3,6 +3,7 @@
 use super::store::{DeviceNumber, UserId};
 use super::window::Window;
 use crate::server::SessionId;
+use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
 
 /// One login, as the link told.
@@ -13,6 +14,7 @@ pub(super) struct Session {
     pub(super) owner: Option<(UserId, DeviceNumber)>,
     /// The device's own id, for the `sender_device` of its messages.
     pub(super) device: Box<str>,
+    pub(super) platform: u32,
     pub(super) login_version: u64,
     pub(super) window: Window,
     /// The next one of the same user.
@@ -24,12 +26,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, device: &str, login_version: u64) -> Self {
+    pub(super) fn new(id: SessionId, login: &ConnUp) -> Self {
         Self {
             id,
             owner: None,
-            device: device.into(),
-            login_version,
+            device: login.device.as_str().into(),
+            platform: u32::try_from(login.platform).unwrap_or(0),
+            login_version: login.login_version,
             window: Window::new(0),
             next: None,
             is_listed: false,
@@ -43,6 +46,7 @@ impl Session {
 pub(super) struct Sessions {
     /// By slot.
     all: Vec<Option<Session>>,
+    count: usize,
     /// By user: the first of its list.
     online: Vec<Option<SessionId>>,
     /// Whose acked position moved in this turn; each once.
@@ -60,18 +64,33 @@ impl Sessions {
         self.all.get_mut(id.slot())?.as_mut().filter(|session| session.id == id)
     }
 
+    /// How many there are.
+    pub(super) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Those in so many slots from `first` on that are pushed to; whether these were the last.
+    pub(super) fn slice(&self, first: usize, slots: usize) -> (Vec<SessionId>, bool) {
+        let end = self.all.len().min(first + slots);
+        let listed = self.all[first.min(end)..end].iter().flatten().filter(|session| session.is_listed);
+        (listed.map(|session| session.id).collect(), end == self.all.len())
+    }
+
     pub(super) fn insert(&mut self, session: Session) {
         let slot = session.id.slot();
         if self.all.len() <= slot {
             self.all.resize_with(slot + 1, || None);
         }
-        self.all[slot] = Some(session);
+        if self.all[slot].replace(session).is_none() {
+            self.count += 1;
+        }
     }
 
     pub(super) fn remove(&mut self, id: SessionId) {
         self.unlist(id);
         if self.get(id).is_some() {
             self.all[id.slot()] = None;
+            self.count -= 1;
         }
     }
 

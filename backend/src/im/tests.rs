@@ -3,6 +3,7 @@
 mod behaviour;
 mod property;
 mod rooms;
+mod social;
 
 use super::store::{Memory, Store};
 use super::{Im, Outputs, conformance};
@@ -29,6 +30,7 @@ struct Pushed {
     id: PushId,
     session: SessionId,
     command: Command,
+    want_ack: bool,
     body: Bytes,
 }
 
@@ -52,6 +54,7 @@ struct Recorder {
     rooms: BTreeSet<(SessionId, String)>,
     /// What was said to rooms.
     said: Vec<(String, PushSpec, Bytes)>,
+    comes_back: bool,
 }
 
 impl Outputs for Recorder {
@@ -68,13 +71,14 @@ impl Outputs for Recorder {
     }
 
     fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
-        assert!(spec.want_ack && !sessions.is_empty());
+        assert!(!sessions.is_empty());
         self.payloads += 1;
         let id = PushId(self.payloads as u64);
         self.pushes.extend(sessions.iter().map(|session| Pushed {
             id,
             session: *session,
             command: spec.command,
+            want_ack: spec.want_ack,
             body: body.clone(),
         }));
         id
@@ -98,16 +102,22 @@ impl Outputs for Recorder {
         self.rooms.remove(&(session, room.to_owned()));
     }
 
-    fn push_room(&mut self, room: &str, from: SessionId, spec: PushSpec, body: &Bytes) {
-        if self.rooms.contains(&(from, room.to_owned())) {
+    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes) {
+        if from.is_none_or(|from| self.rooms.contains(&(from, room.to_owned()))) {
             self.said.push((room.to_owned(), spec, body.clone()));
         }
+    }
+
+    fn come_back(&mut self) {
+        self.comes_back = true;
     }
 }
 
 /// An [`Im`] on the memory store, and a hand on the link.
-struct Bench {
-    im: Im<Memory>,
+struct Bench<S = Memory> {
+    /// `None`: between two lives.
+    im: Option<Im<S>>,
+    config: ImConfig,
     out: Recorder,
     now: Now,
     questions: u64,
@@ -117,13 +127,49 @@ struct Bench {
 impl Bench {
     fn new(config: ImConfig) -> Self {
         let store = Memory::new(&config);
+        Self::over(config, store)
+    }
+}
+
+impl<S: Store> Bench<S> {
+    fn over(config: ImConfig, store: S) -> Self {
         let now = Now { instant: Instant::from_nanos(1), unix_ms: 1_800_000_000_000 };
-        Self { im: Im::new(config, 3, store), out: Recorder::default(), now, questions: 0, generations: 0 }
+        let im = Some(Im::new(config.clone(), 3, store));
+        Self { im, config, out: Recorder::default(), now, questions: 0, generations: 0 }
+    }
+
+    fn im(&mut self) -> &mut Im<S> {
+        self.im.as_mut().expect("alive")
+    }
+
+    /// The backend ends, whatever it has not given its store, and begins anew on it.
+    fn restart(&mut self, reopen: &mut dyn FnMut(S) -> S) {
+        let store = self.im.take().expect("alive").into_store();
+        self.im = Some(Im::new(self.config.clone(), 3, reopen(store)));
     }
 
     fn event(&mut self, event: Event) {
-        self.im.handle(self.now, event, &mut self.out);
-        self.im.handle_turn_end(self.now, &mut self.out);
+        let im = self.im.as_mut().expect("alive");
+        im.handle(self.now, event, &mut self.out);
+        self.end_turn();
+    }
+
+    fn end_turn(&mut self) {
+        let im = self.im.as_mut().expect("alive");
+        loop {
+            im.handle_turn_end(self.now, &mut self.out);
+            if im.committing.is_empty() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Turns until nothing is under way any more.
+    fn fan_out(&mut self) {
+        while std::mem::take(&mut self.out.comes_back) {
+            self.end_turn();
+        }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -191,7 +237,9 @@ impl Bench {
     }
 
     fn outcome(&mut self, pushed: &Pushed, outcome: Outcome) {
-        self.event(Event::Pushed { session: pushed.session, push: pushed.id, outcome });
+        if pushed.want_ack {
+            self.event(Event::Pushed { session: pushed.session, push: pushed.id, outcome });
+        }
     }
 
     /// What was pushed since the last call.
@@ -204,9 +252,9 @@ impl Bench {
     }
 
     fn stream_of(&mut self, uid: &str) -> usize {
-        let user = self.im.store.try_user(uid).expect("room");
+        let user = self.im().store.try_user(uid).expect("room");
         let mut entries = Vec::new();
-        self.im.store.read_stream(user, 0, 1000, &mut entries);
+        self.im().store.read_stream(user, 0, 1000, &mut entries);
         entries.len()
     }
 }

@@ -100,6 +100,8 @@ pub struct Outbox {
     pub(super) dirty: Vec<usize>,
     /// Outcomes that are known here already. At most one per target of a push.
     pub(super) undelivered: VecDeque<(SessionId, PushId, Outcome)>,
+    /// The handler has more to do.
+    pub(super) has_more: bool,
     output_max: usize,
     next_push: u64,
     targets: Vec<(LinkId, u64)>,
@@ -117,11 +119,17 @@ impl Outbox {
             links: Vec::new(),
             dirty: Vec::new(),
             undelivered: VecDeque::new(),
+            has_more: false,
             output_max,
             next_push: 1,
             targets: Vec::new(),
             push: backend::Push::default(),
         }
+    }
+
+    /// There is more to do that need not wait for an event: the next turn begins at once.
+    pub fn come_back(&mut self) {
+        self.has_more = true;
     }
 
     /// Answers an UP with bytes that are ready: a SendAck without cid and code, or a Resp without id

@@ -164,8 +164,10 @@ impl<M: Send + 'static> Server<M> {
         Ok(())
     }
 
-    fn timeout(&self) -> Duration {
-        let has_work = self.can_accept || !self.ready.is_empty() || !self.out.undelivered.is_empty();
+    fn timeout(&mut self) -> Duration {
+        let has_more = std::mem::take(&mut self.out.has_more);
+        let has_work =
+            has_more || self.can_accept || !self.ready.is_empty() || !self.out.undelivered.is_empty();
         if has_work || !self.mailbox.try_sleep() {
             return Duration::ZERO;
         }

@@ -35,7 +35,7 @@ impl Backend {
     /// What `moorline backend` runs.
     fn run(config: BackendConfig) -> Self {
         let (ready, address) = mpsc::channel();
-        let ready = move |address| ready.send(address).expect("the test waits");
+        let ready = move |here: moorline_backend::Ready| ready.send(here.link).expect("the test waits");
         Self::start(&address, move |stop| moorline_backend::run(&config, ready, &stop).expect("runs"))
     }
 

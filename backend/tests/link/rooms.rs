@@ -178,6 +178,7 @@ fn members_enter_the_room_of_a_group_and_signal_to_the_others() {
     }
     let create = GroupCreateRequest { group: "g".into(), members: vec!["bob".into()] };
     assert_eq!(one.req(1, "im.group.create", encode(&create)).0, Code::Ok);
+    assert_eq!(one.push().1.handles, [2], "bob is told of the group");
     assert_eq!(sub(&mut one, 1, "group:g").0, Code::Ok);
     assert_eq!(sub(&mut one, 2, "group:g").0, Code::Ok);
     assert!(matches!(sub(&mut one, 3, "group:g"), (Code::NotMember, None)));
@@ -202,7 +203,7 @@ fn members_enter_the_room_of_a_group_and_signal_to_the_others() {
     let heard: Signal = decode(&push.body).expect("a Signal");
     assert_eq!(heard, Signal { sender_device: "phone".into(), ..typing("alice") });
     quiet(&mut one);
-    let leave = GroupRequest { conversation: "group:g".into() };
+    let leave = GroupRequest { conversation: "group:g".into(), ..Default::default() };
     let question = one.up(
         2,
         Command::Req,

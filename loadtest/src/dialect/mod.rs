@@ -95,6 +95,11 @@ pub enum Event {
         /// What it carries.
         payload: Bytes,
     },
+    /// Something that happened, or that there is something to pull: acknowledged like a message, and no message.
+    Notice {
+        /// Its number on this connection; 0: not to be acknowledged.
+        seq: u32,
+    },
     /// The server wants a sign of life or an ack now.
     Probe,
     /// The server asks to leave within this, each client at a moment of its own.

@@ -72,7 +72,7 @@ impl Moorline {
             return Ok(());
         }
         let event = self.event_of(frame)?;
-        let is_delivery = matches!(event, Event::Delivery { .. });
+        let is_delivery = matches!(event, Event::Delivery { .. } | Event::Notice { .. });
         events.push(event);
         if is_delivery && frame.header.flags.contains(Flags::ACK_REQ) {
             events.push(Event::Probe);
@@ -98,8 +98,13 @@ impl Moorline {
             }
             Command::Push => {
                 let push: Push = decode(&frame.body).map_err(|_| Broken)?;
-                Event::Delivery { seq: frame.header.seq, payload: push.payload }
+                if push.happened.is_empty() {
+                    Event::Delivery { seq: frame.header.seq, payload: push.payload }
+                } else {
+                    Event::Notice { seq: frame.header.seq }
+                }
             }
+            Command::Notify => Event::Notice { seq: frame.header.seq },
             Command::Ping => Event::Probe,
             Command::GoAway => {
                 let goaway: GoAway = decode(&frame.body).unwrap_or_default();
@@ -186,7 +191,7 @@ impl Dialect for Moorline {
             ),
             Ask::Join(group) => {
                 let conversation = format!("group:{}", self.group(group));
-                ("im.group.join", encode(&GroupRequest { conversation }))
+                ("im.group.join", encode(&GroupRequest { conversation, ..GroupRequest::default() }))
             }
         };
         frame_of(Command::Req, &Req { id: 1, method: method.into(), payload }).encode(out);

@@ -280,7 +280,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
                 self.step(who, Input::Welcomed);
             }
             Event::BeatBack => self.counts.beats_back += 1,
-            Event::Delivery { seq, .. } if *seq > 0 => {
+            Event::Delivery { seq, .. } | Event::Notice { seq } if *seq > 0 => {
                 let client = &mut self.clients[who as usize];
                 client.heard = client.heard.max(*seq);
                 client.owed = client.owed.saturating_add(1);
@@ -300,7 +300,11 @@ impl<D: Dialect, X: Default> Crew<D, X> {
                 self.lose(who, Some(format!("the server closed with code {code}")), *retry_after);
             }
             Event::Leave(window) => self.leaving.push((who, *window)),
-            Event::Delivery { .. } | Event::Answer { .. } | Event::Said(_) | Event::Other => {}
+            Event::Delivery { .. }
+            | Event::Notice { .. }
+            | Event::Answer { .. }
+            | Event::Said(_)
+            | Event::Other => {}
         }
     }
 

@@ -196,7 +196,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         self.crew.read(who, ready.is_read_closed(), &mut heard);
         for event in heard.drain(..) {
             self.crew.on_event(who, &event, now);
-            let is_delivery = matches!(event, Event::Delivery { .. });
+            let is_delivery = matches!(event, Event::Delivery { .. } | Event::Notice { .. });
             self.scenario.on_event(&mut self.crew, who, event, now);
             if is_delivery {
                 self.crew.ack_if_many(who);

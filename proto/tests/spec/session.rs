@@ -102,6 +102,7 @@ fn answer() -> Frame {
         r#type: 1,
         payload: "hello, alice".into(),
         time_ms: NOW_MS + 5000,
+        ..Push::default()
     };
     frame_of(Command::Push, &push).with_seq(1).with_ack(1).with_lane(Lane::Chat)
 }

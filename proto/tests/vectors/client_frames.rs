@@ -10,7 +10,8 @@ use moorline_proto::message::client::{
     Ack, Close, Code, GoAway, Hello, Kick, Notify, Ping, Platform, Push, Req, Resp, Send, SendAck, Sub,
     SubAck, Throttle, Unsub, Welcome, send::Target,
 };
-use moorline_proto::message::{decode, frame_of};
+use moorline_proto::message::im::{Happened, Read, happened};
+use moorline_proto::message::{decode, encode, frame_of};
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -187,6 +188,17 @@ fn messages() -> Vec<Vector> {
         r#type: 1,
         payload: "hi".into(),
         time_ms: 1_700_000_000_456,
+        ..Push::default()
+    };
+    let read = Happened { what: Some(happened::What::Read(Read { user: "bob".into(), seq: 7 })) };
+    let happening = Push {
+        message_id: PUSH_ID,
+        conversation: "c2c:alice:bob".into(),
+        sender: "bob".into(),
+        sender_device: "phone".into(),
+        time_ms: 1_700_000_000_456,
+        happened: encode(&read),
+        ..Push::default()
     };
     let notify = Notify { conversation: "group:tea".into(), latest: 1 << 40, first: 0 };
     let again = |frame: Frame| frame.with_seq(2).with_lane(Lane::Group).with_flags(Flags::DUP);
@@ -202,6 +214,13 @@ fn messages() -> Vec<Vector> {
         typed("sendack, stored", "SendAck", &stored, |frame| frame.with_ack(1), Command::SendAck),
         typed("sendack, try again", "SendAck", &retry, |frame| frame.with_ack(2), Command::SendAck),
         typed("push", "Push", &push, |frame| frame.with_seq(1).with_lane(Lane::Chat), Command::Push),
+        typed(
+            "push, bob has read",
+            "Push",
+            &happening,
+            |frame| frame.with_seq(2).with_lane(Lane::Chat),
+            Command::Push,
+        ),
         typed("ack without a hole", "Ack", &Ack { sack: 0 }, |frame| frame.with_ack(9), Command::Ack),
         typed("ack of 5, 7 and 10", "Ack", &Ack { sack: 0b1001 }, |frame| frame.with_ack(5), Command::Ack),
         typed("notify", "Notify", &notify, |frame| frame.with_seq(3).with_lane(Lane::Bulk), Command::Notify),

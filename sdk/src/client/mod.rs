@@ -23,6 +23,7 @@
 //! at most as a pause. Every method may be called from any thread.
 
 mod builder;
+mod calls;
 mod clock;
 mod driver;
 mod outcome;
@@ -39,7 +40,6 @@ use crate::core::{
     ClosedWhy, Core, Lost, Message, NetworkId, Repeat, RequestError, RequestRefused, SendRefused, Target,
     TokenWhy,
 };
-use crate::im::{self, Call};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use moorline_proto::ids::MessageKey;
@@ -251,69 +251,6 @@ impl Client {
         self.shared.wake();
         // The core gives every request a result in time, and the end of the client gives the rest.
         Ok(outcome.wait_for_ever()?)
-    }
-
-    /// Messages `from` to `to` of a conversation (`to` 0: the newest), at most `limit` (0: a page).
-    ///
-    /// # Errors
-    /// [`CallError`], by `timeout` at the latest.
-    pub fn pull(
-        &self,
-        conversation: &str,
-        from: u64,
-        to: u64,
-        limit: u32,
-        timeout: Duration,
-    ) -> Result<im::PullResponse, CallError> {
-        self.call(im::pull(conversation, from, to, limit), timeout)
-    }
-
-    /// Makes a group of the caller and `members`; returns its conversation's id.
-    ///
-    /// # Errors
-    /// [`CallError`]; CONFLICT if somebody else made it.
-    pub fn create_group(&self, name: &str, members: &[&str], timeout: Duration) -> Result<String, CallError> {
-        let answer: im::GroupCreateResponse = self.call(im::create_group(name, members), timeout)?;
-        Ok(answer.conversation)
-    }
-
-    /// Joins a group.
-    ///
-    /// # Errors
-    /// [`CallError`], by `timeout` at the latest.
-    pub fn join(&self, conversation: &str, timeout: Duration) -> Result<(), CallError> {
-        self.call::<im::GroupResponse>(im::join(conversation), timeout).map(drop)
-    }
-
-    /// Leaves a group.
-    ///
-    /// # Errors
-    /// [`CallError`], by `timeout` at the latest.
-    pub fn leave(&self, conversation: &str, timeout: Duration) -> Result<(), CallError> {
-        self.call::<im::GroupResponse>(im::leave(conversation), timeout).map(drop)
-    }
-
-    /// Who is a member of a conversation.
-    ///
-    /// # Errors
-    /// [`CallError`], by `timeout` at the latest.
-    pub fn members(&self, conversation: &str, timeout: Duration) -> Result<Vec<String>, CallError> {
-        self.call::<im::GroupResponse>(im::members(conversation), timeout).map(|answer| answer.members)
-    }
-
-    /// The conversations of this user.
-    ///
-    /// # Errors
-    /// [`CallError`], by `timeout` at the latest.
-    pub fn conversations(&self, timeout: Duration) -> Result<Vec<im::Conversation>, CallError> {
-        let answer: im::ConversationsResponse = self.call(im::conversations(), timeout)?;
-        Ok(answer.conversations)
-    }
-
-    fn call<A: prost::Message + Default>(&self, call: Call, timeout: Duration) -> Result<A, CallError> {
-        let Call { method, payload } = call;
-        let answer = self.request(method, payload, Repeat::UntilAnswered, timeout)?;
-        A::decode(answer).map_err(|_| CallError::BadAnswer { method })
     }
 
     /// The user.

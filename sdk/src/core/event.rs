@@ -4,6 +4,7 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Code;
+pub use moorline_proto::message::im::happened::What as Happened;
 use moorline_proto::time::Instant;
 use std::fmt;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Target {
 }
 
 /// A message as the application sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// Give it back to `handled` when the message is safe with you.
     pub token: Token,
@@ -72,6 +73,8 @@ pub struct Message {
     pub payload: Bytes,
     /// When it was stored, Unix milliseconds.
     pub time_ms: u64,
+    /// Of the IM backend: nothing was said, this happened; kind and payload are not set.
+    pub happened: Option<Box<Happened>>,
 }
 
 /// Proof that a send is durable.
@@ -256,7 +259,7 @@ impl fmt::Display for ClosedWhy {
 }
 
 /// What happened, or what the driver must do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
     Connect {

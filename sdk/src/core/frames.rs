@@ -209,7 +209,8 @@ impl Core {
 
     pub(super) fn ask_for(&mut self, now: Instant, hole: Hole) {
         let Hole { conversation, from, to } = hole;
-        let pull = PullRequest { conversation: conversation.to_string(), from, to, limit: PULL_PAGE };
+        let pull =
+            PullRequest { conversation: conversation.to_string(), from, to, limit: PULL_PAGE, confirmed: 0 };
         let question = Question {
             owner: Owner::Gap { conversation, to },
             method: "im.pull".into(),
@@ -227,8 +228,12 @@ impl Core {
             Owner::Application => return self.events.push_back(Event::Response { id, result }),
             Owner::Sync => {
                 let answer = result.ok().and_then(|payload| ConversationsResponse::decode(payload).ok());
-                for it in answer.into_iter().flat_map(|answer| answer.conversations) {
+                let Some(answer) = answer else { return };
+                for it in &answer.conversations {
                     self.inbox.handle_latest(now, &it.id, it.latest);
+                }
+                if let Some(last) = answer.conversations.last().filter(|_| answer.more) {
+                    self.ask_latest(now, &last.id);
                 }
                 return;
             }

@@ -7,12 +7,13 @@ use super::Tuning;
 use super::backoff::part_of;
 use super::conversation::{Conversation, Place, Repair};
 use super::downlink::{Admission, Downlink, Slot};
-use super::event::{Event, Events, Message, Token};
+use super::event::{Event, Events, Happened, Message, Token};
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Push, SendAck};
 use moorline_proto::message::im::PullResponse;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
+use prost::Message as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -88,6 +89,7 @@ impl Delivery {
             kind: push.r#type,
             payload: push.payload,
             time_ms: push.time_ms,
+            happened: happened(&push.happened),
         }));
         token
     }
@@ -112,6 +114,14 @@ impl Delivery {
         self.recent.push_back(message_id);
         true
     }
+}
+
+/// What a later backend may tell and this client does not know counts as a message without content.
+fn happened(bytes: &[u8]) -> Option<Box<Happened>> {
+    if bytes.is_empty() {
+        return None;
+    }
+    moorline_proto::message::im::Happened::decode(bytes).ok()?.what.map(Box::new)
 }
 
 #[derive(Debug)]

@@ -5,8 +5,10 @@ use super::Repeat;
 use super::frames::SIGNAL;
 use super::networks::NetworkId;
 use super::requests::{Owner, Question};
+use crate::im::{self, Call};
 use bytes::Bytes;
 use moorline_proto::keepalive::Attention;
+use moorline_proto::message::client::SendAck;
 use moorline_proto::message::encode;
 use moorline_proto::message::im::Signal;
 use moorline_proto::time::{Duration, Instant};
@@ -67,13 +69,24 @@ impl Core {
         }
     }
 
+    /// The core's own request took this place of a conversation: nothing will be pushed there.
+    pub fn on_own_place(&mut self, now: Instant, conversation: &str, seq: u64) {
+        let ack = SendAck { conversation: conversation.to_owned(), seq, ..SendAck::default() };
+        self.inbox.handle_own(now, &ack, &mut self.events);
+    }
+
     /// A session could not be resumed: what came meanwhile may be a hole at the end that no push shows.
     pub(super) fn sync(&mut self, now: Instant) {
         if self.inbox.is_following() {
-            let (method, payload) = ("im.conversations".into(), Bytes::new());
-            let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);
-            let deadline = now + SYNC_TIMEOUT;
-            self.requests.push(now, Question { owner, method, payload, deadline, repeat });
+            self.ask_latest(now, "");
         }
+    }
+
+    /// Where the conversations behind this one stand, one page of them.
+    pub(super) fn ask_latest(&mut self, now: Instant, after: &str) {
+        let Call { method, payload } = im::conversations(after);
+        let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);
+        let deadline = now + SYNC_TIMEOUT;
+        self.requests.push(now, Question { owner, method: method.into(), payload, deadline, repeat });
     }
 }

@@ -212,7 +212,7 @@ impl State {
             }
             "im.group.members" => {
                 let group = GroupRequest::decode(req.payload.clone()).unwrap().conversation;
-                ok(encode(&GroupResponse { members: vec![uid.to_owned(), group] }))
+                ok(encode(&GroupResponse { members: vec![uid.to_owned(), group], more: false }))
             }
             _ => Resp { id: req.id, code: Code::Unsupported.into(), ..Resp::default() },
         }

@@ -248,7 +248,7 @@ impl Connection {
             latest: places.len() as u64,
             ..Conversation::default()
         });
-        encode(&ConversationsResponse { conversations: conversations.collect() })
+        encode(&ConversationsResponse { conversations: conversations.collect(), more: false })
     }
 
     /// Tells the newest place of every conversation that the device knows.

@@ -47,6 +47,7 @@ impl Scene {
             kind: 1,
             payload,
             time_ms: 0,
+            happened: None,
         };
         let receipt = Receipt {
             id: SendId(1),

@@ -7,16 +7,19 @@
 //! Users, devices and conversations have small numbers here, valid for this process's life: a store
 //! interns names once, and everything hot works on numbers.
 
+mod directory;
 mod disk;
 mod dropped;
-mod membership;
+mod embedded;
 mod memory;
 
 pub use disk::{Disk, DiskError, Durability};
 pub use memory::Memory;
+pub use moorline_proto::message::im::{Friendship, RelationChange, Role};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::im;
 use std::ops::Range;
 
 /// A user.
@@ -60,6 +63,17 @@ pub struct Draft {
     pub body: BytesMut,
 }
 
+/// A message that takes another one back.
+#[derive(Debug)]
+pub struct Recall {
+    /// What says so; its target is the conversation, its sender who takes it back.
+    pub draft: Draft,
+    /// Which one.
+    pub seq: u64,
+    /// Its id.
+    pub message_id: u64,
+}
+
 /// Spare room that [`seal`] needs.
 pub const SEQ_BYTES_MAX: usize = 11;
 
@@ -77,28 +91,75 @@ pub enum Write {
     /// Gives a message its seq, stores it, and puts it into the inbox of every member (of the
     /// sender's only if there is another device than the sending one).
     Append(Draft),
-    /// A group; the creator is its first member. By the same creator again: no change, the same id.
+    /// Empties a message and appends one that says so, once. By its sender, or by an administrator or the owner of
+    /// a group; within `recall_window` of its sending.
+    Recall(Recall),
+    /// A group; the creator is its first member and its owner. By the same creator again: no change, the same id.
     CreateGroup {
         /// Its name, valid.
         name: String,
-        /// Who makes it.
-        creator: UserId,
+        /// Who makes it, on which device.
+        creator: Origin,
         /// Who else is in it.
         members: Vec<UserId>,
+        /// What all are told.
+        event: Bytes,
     },
-    /// Makes `user` a member from the next message on. Already a member: no change.
-    Join {
+    /// Changes a group as a whole or not at all. Members, and who is none any more, are told if anything changed; of
+    /// a group that is read by cursor nobody is.
+    ChangeGroup {
         /// A group.
         conversation: ConversationId,
-        /// Who.
-        user: UserId,
+        /// By whom, on which device.
+        by: Origin,
+        /// How.
+        change: GroupChange,
+        /// What all are told.
+        event: Bytes,
     },
-    /// Ends a membership. No member: no change.
-    Leave {
-        /// A group.
+    /// The user has read everything up to `seq`. The user's other devices are told, and one to one the other user.
+    Read {
+        /// Where.
         conversation: ConversationId,
+        /// Who, on which device.
+        by: Origin,
+        /// Up to here, at most to the newest.
+        seq: u64,
+        /// What they are told.
+        event: Bytes,
+    },
+    /// What one user makes of another. The user's other devices are told if that changed, and the other user unless it
+    /// is a block.
+    Relate {
+        /// Who, on which device.
+        by: Origin,
+        /// Of whom.
+        other: UserId,
+        /// How it changes.
+        change: RelationChange,
+        /// What they are told.
+        event: Bytes,
+    },
+    /// Something is said to a user beside all conversations.
+    Tell {
+        /// Whom.
+        users: Vec<UserId>,
+        /// What.
+        event: Bytes,
+    },
+    /// What a user says of himself, instead of what was said before.
+    SetProfile {
         /// Who.
         user: UserId,
+        /// What, for [`Store::profile`].
+        profile: Bytes,
+    },
+    /// The device is none of the user's any more. Unknown: no change.
+    RemoveDevice {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: DeviceNumber,
     },
     /// The device has everything up to this position of its user's stream. May be made durable later
     /// than its outcome says: losing it means that messages are pushed again.
@@ -109,7 +170,120 @@ pub enum Write {
         device: DeviceNumber,
         /// Up to here.
         position: u64,
+        /// When it went, in Unix milliseconds; 0: it is still there.
+        gone_ms: u64,
     },
+    /// The device has everything of a conversation up to `seq`. May be lost, as an ack may.
+    Confirm {
+        /// Whose, and which device.
+        by: Origin,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Up to here.
+        seq: u64,
+    },
+}
+
+/// A change of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupChange {
+    /// Who asks becomes a member from the next message on. A member: no change.
+    Join,
+    /// Who asks is no member any more. No member: no change. After the owner the administrator, else the member, that
+    /// has been in it longest is the owner.
+    Leave,
+    /// By an administrator or the owner; by any member to add somebody, unless that takes an invitation.
+    Edit(GroupEdit),
+}
+
+/// Changes of a group that somebody makes for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupEdit {
+    /// New members. Members: no change.
+    pub add: Vec<UserId>,
+    /// No members any more. Not the owner; administrators only by the owner.
+    pub remove: Vec<UserId>,
+    /// A member's role, by the owner. A new owner makes the old one an administrator.
+    pub role: Option<(UserId, Role)>,
+    /// Until when, in Unix milliseconds, a member with less of a role may not speak.
+    pub silence: Option<(UserId, u64)>,
+    /// The settings, all of them.
+    pub settings: Option<GroupSettings>,
+}
+
+/// What a group says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// What it is called.
+    pub title: String,
+    /// What its members should know.
+    pub notice: String,
+    /// Nobody joins by himself.
+    pub by_invitation: bool,
+    /// Only the owner and administrators speak.
+    pub is_silent: bool,
+}
+
+impl From<GroupSettings> for im::GroupSettings {
+    fn from(settings: GroupSettings) -> Self {
+        let GroupSettings { title, notice, by_invitation, is_silent } = settings;
+        Self { title, notice, by_invitation, is_silent }
+    }
+}
+
+impl From<im::GroupSettings> for GroupSettings {
+    fn from(settings: im::GroupSettings) -> Self {
+        let im::GroupSettings { title, notice, by_invitation, is_silent } = settings;
+        Self { title, notice, by_invitation, is_silent }
+    }
+}
+
+/// A user's device.
+pub type Origin = (UserId, DeviceNumber);
+
+/// A membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Whose.
+    pub user: UserId,
+    /// [`Role::Member`] in a conversation of two.
+    pub role: Role,
+    /// First seq that this membership may read; from 1.
+    pub visible_from: u64,
+    /// It has read everything up to here.
+    pub read: u64,
+    /// It may not speak before this Unix time in milliseconds.
+    pub silent_until_ms: u64,
+    /// Grows with each membership of anybody: the order of a user's conversations.
+    pub since: u64,
+}
+
+impl Member {
+    const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
+        Self { user, role, visible_from, read: visible_from - 1, silent_until_ms: 0, since: 0 }
+    }
+}
+
+/// What one user makes of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relation {
+    /// Agreed by both, or asked by one.
+    pub friendship: Friendship,
+    /// The other one can write nothing here.
+    pub is_blocked: bool,
+}
+
+/// A device that a user is known to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// As the client calls it.
+    pub name: String,
+    /// Its number.
+    pub number: DeviceNumber,
+    /// As the client said: a [`moorline_proto::message::client::Platform`].
+    pub platform: u32,
+    /// When it came, or went, in Unix milliseconds.
+    pub seen_ms: u64,
 }
 
 /// Why an operation is refused. Nothing was changed.
@@ -117,16 +291,28 @@ pub enum Write {
 pub enum Refusal {
     /// The user is no member.
     NotMember,
-    /// There is no such conversation.
+    /// There is no such conversation or message.
     NotFound,
     /// The key is known with other content, or the group belongs to another creator.
     Conflict,
-    /// Not for this kind of conversation.
+    /// Not for this kind of conversation, or not with oneself.
     Denied,
+    /// It takes a role that the user does not have.
+    NotAllowed,
+    /// The user may not speak here now.
+    Silent,
+    /// One of the two has blocked the other.
+    Blocked,
+    /// Only friends may write, and these are none.
+    NotFriends,
+    /// It is older than `recall_window`.
+    TooLate,
     /// The group has `group_members_max` members.
     GroupFull,
     /// `conversations_max` are known.
     StoreFull,
+    /// One of the two has `relations_max` relations.
+    TooManyRelations,
 }
 
 /// A stored message.
@@ -142,13 +328,15 @@ pub struct Stored {
     pub delivery: Option<Delivery>,
 }
 
-/// What a new message brings about.
+/// What a new message, or something that happened, brings about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The encoded push.
     pub body: Bytes,
     /// Whose inboxes: a range of [`Committed::recipients`].
     pub recipients: Range<usize>,
+    /// It is in no inbox: whoever is a member and online is to hear of it, the others pull it.
+    pub is_read_fanout: bool,
 }
 
 /// One inbox that got one entry.
@@ -163,12 +351,12 @@ pub struct Recipient {
 /// What became of one [`Write`].
 #[derive(Debug)]
 pub enum Outcome {
-    /// Of [`Write::Append`].
+    /// Of [`Write::Append`] and [`Write::Recall`].
     Appended(Result<Stored, Refusal>),
-    /// Of the group operations.
-    Group(Result<ConversationId, Refusal>),
-    /// Of [`Write::Acked`].
-    Acked,
+    /// Of [`Write::CreateGroup`], and who is told of it.
+    Created(Result<(ConversationId, Option<Delivery>), Refusal>),
+    /// Of all others, and who is told of it.
+    Done(Result<Option<Delivery>, Refusal>),
 }
 
 /// A durable batch.
@@ -187,6 +375,8 @@ pub struct DeviceCursor {
     pub device: DeviceNumber,
     /// It has everything up to here; 0 for a new device, which gets what the inbox still holds.
     pub acked: u64,
+    /// It was not known before.
+    pub is_new: bool,
     /// Forgotten in its favour: the device of this user whose login is longest ago.
     pub forgotten: Option<DeviceNumber>,
 }
@@ -203,12 +393,21 @@ pub enum Entry {
         /// The user's own device that wrote it.
         origin: Option<DeviceNumber>,
     },
+    /// Something that happened.
+    Event {
+        /// The encoded push.
+        body: Bytes,
+        /// The user's own device that did it.
+        origin: Option<DeviceNumber>,
+    },
     /// Messages of this conversation were dropped from the inbox, the last of them here. They are in
     /// the history.
     Dropped {
         /// Which to pull.
         conversation: ConversationId,
     },
+    /// Things that happened were dropped from the inbox, the last of them here.
+    EventsDropped,
 }
 
 /// Limits of one read.
@@ -240,18 +439,27 @@ pub trait Store {
     /// The number of a user, who need not have been seen before. `None`: `users_max` are known.
     fn try_user(&mut self, uid: &str) -> Option<UserId>;
 
+    /// The number of a user who has been seen before.
+    fn find_user(&self, uid: &str) -> Option<UserId>;
+
     /// A user's name.
     fn uid(&self, user: UserId) -> &str;
 
-    /// A device of `user` is here. Unknown devices become known, and inboxes then wait for their acks.
-    fn login(&mut self, user: UserId, device: &str) -> DeviceCursor;
+    /// A device of `user` is here at this Unix time. Unknown devices become known, and inboxes then wait for their acks.
+    fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor;
+
+    /// The devices of a user, longest since their logins first.
+    fn devices(&self, user: UserId) -> Vec<DeviceInfo>;
 
     /// Starts a batch at Unix time `now_ms`. Writes take effect in order, each judged on what those
-    /// before it left.
+    /// before it left. `last_id` is the last message id that was given out.
     ///
     /// # Errors
     /// The batch itself: too many wait already.
-    fn try_commit(&mut self, now_ms: u64, batch: Vec<Write>) -> Result<(), Vec<Write>>;
+    fn try_commit(&mut self, now_ms: u64, last_id: u64, batch: Vec<Write>) -> Result<(), Vec<Write>>;
+
+    /// The `last_id` of the last batch, also of an earlier life.
+    fn last_id(&self) -> u64;
 
     /// The next durable batch, in the order of [`Self::try_commit`].
     fn poll_committed(&mut self) -> Option<Committed>;
@@ -271,11 +479,17 @@ pub trait Store {
     /// How many members.
     fn member_count(&self, conversation: ConversationId) -> usize;
 
-    /// The members, if `asker` is one of them.
-    ///
-    /// # Errors
-    /// [`Refusal::NotMember`].
-    fn members(&self, conversation: ConversationId, asker: UserId) -> Result<Vec<UserId>, Refusal>;
+    /// A membership.
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member>;
+
+    /// All memberships, by user.
+    fn members(&self, conversation: ConversationId) -> &[Member];
+
+    /// What a group says of itself.
+    fn settings(&self, conversation: ConversationId) -> GroupSettings;
+
+    /// How many messages a member has not read.
+    fn unread(&self, conversation: ConversationId, user: UserId) -> u64;
 
     /// The conversations of a user, oldest membership first.
     fn conversations(&self, user: UserId) -> Vec<ConversationId>;
@@ -297,4 +511,20 @@ pub trait Store {
 
     /// Position of the last entry ever put into a user's stream.
     fn stream_end(&self, user: UserId) -> u64;
+
+    /// Conversations with messages that were put into no inbox and that this device has not confirmed, and the first seq
+    /// it may miss. A device that was not known before misses nothing of before.
+    fn unconfirmed(&self, user: UserId, device: DeviceNumber) -> Vec<(ConversationId, u64)>;
+
+    /// What `user` makes of `other`.
+    fn relation(&self, user: UserId, other: UserId) -> Relation;
+
+    /// Of everybody of whom `user` makes anything, in no order that means something.
+    fn relations(&self, user: UserId) -> Vec<(UserId, Relation)>;
+
+    /// What a user has said of himself.
+    fn profile(&self, user: UserId) -> Option<Bytes>;
+
+    /// How many users, and how many conversations.
+    fn counts(&self) -> (usize, usize);
 }

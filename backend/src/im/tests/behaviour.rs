@@ -12,11 +12,11 @@ fn bench() -> Bench {
 }
 
 fn pull(conversation: &str, from: u64, to: u64, limit: u32) -> PullRequest {
-    PullRequest { conversation: conversation.into(), from, to, limit }
+    PullRequest { conversation: conversation.into(), from, to, limit, confirmed: 0 }
 }
 
 fn group(conversation: &str) -> GroupRequest {
-    GroupRequest { conversation: conversation.into() }
+    GroupRequest { conversation: conversation.into(), ..Default::default() }
 }
 
 fn create(bench: &mut Bench, by: SessionId, name: &str, members: &[&str]) -> Result<String, Code> {
@@ -127,7 +127,7 @@ fn each_bad_request_has_its_code() {
     assert_eq!(create(&mut bench, eve, "g", &[]), Err(Code::Conflict));
     assert_eq!(create(&mut bench, eve, "a:b", &[]), Err(Code::Invalid));
     assert_eq!(create(&mut bench, eve, "h", &["a:b"]), Err(Code::Invalid));
-    let crowd: Vec<_> = (0..1000).map(|i| format!("u{i}")).collect();
+    let crowd: Vec<_> = (0..10_001).map(|i| format!("u{i}")).collect();
     let crowd: Vec<_> = crowd.iter().map(String::as_str).collect();
     assert_eq!(create(&mut bench, eve, "h", &crowd), Err(Code::Denied));
     assert_eq!(bench.req::<GroupResponse>(eve, "im.dance", &group("")), Err(Code::Unsupported));
@@ -154,6 +154,7 @@ fn groups_are_created_joined_listed_and_left() {
     };
     assert_eq!(members(&mut bench, carol, "im.group.join").as_deref(), Ok("alice bob carol"));
     assert_eq!(members(&mut bench, carol, "im.group.members").as_deref(), Ok("alice bob carol"));
+    assert_eq!(bench.pushes().iter().map(|it| it.session).collect::<Vec<_>>(), [alice], "she is told");
     bench.send(alice, conversation("group:g"), &key(2), b"hello carol");
     let pushes = bench.pushes();
     assert_eq!((pushes.len(), pushes[0].session, pushes[0].push().seq), (1, carol, 2));
@@ -161,12 +162,13 @@ fn groups_are_created_joined_listed_and_left() {
     assert_eq!(page.voids, [VoidRange { from: 1, to: 1 }]);
     assert_eq!(page.messages, [pushes[0].push()]);
     let listed: ConversationsResponse =
-        bench.req(carol, "im.conversations", &ConversationsRequest {}).expect("listed");
+        bench.req(carol, "im.conversations", &ConversationsRequest::default()).expect("listed");
     let listed: Vec<_> =
         listed.conversations.iter().map(|it| (it.id.as_str(), it.latest, it.members)).collect();
     assert_eq!(listed, [("group:g", 2, 3)]);
     assert_eq!(members(&mut bench, carol, "im.group.leave").as_deref(), Ok(""));
     assert_eq!(members(&mut bench, carol, "im.group.leave").as_deref(), Ok(""), "twice is fine");
+    assert_eq!(bench.pushes().len(), 1, "alice is told, once");
     bench.send(alice, conversation("group:g"), &key(3), b"after carol");
     assert_eq!(bench.pushes(), []);
     assert_eq!(bench.req::<PullResponse>(carol, "im.pull", &pull("group:g", 1, 0, 0)), Err(Code::NotMember));

@@ -1,16 +1,23 @@
-//! Random users, devices, connects, sends, repeats, acks and failures against a small oracle.
+//! Random users, devices, connects, sends, repeats, recalls, reads, acks, failures and ends of the process against an
+//! oracle: in the end every device sees what its user should.
 
 use super::*;
+use crate::im::store::{Disk, Durability};
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{
-    GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse, PullRequest, PullResponse,
+    Conversation, ConversationsRequest, ConversationsResponse, GroupCreateRequest, GroupCreateResponse,
+    GroupRequest, GroupResponse, Happened, PullRequest, PullResponse, ReadRequest, RecallRequest,
+    RecallResponse, happened::What,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 const USERS: usize = 3;
 /// Of each user.
 const DEVICES: usize = 2;
+const GROUP: &str = "group:g";
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -19,27 +26,33 @@ enum Step {
     Reannounce(usize),
     Send { device: usize, to: usize },
     Repeat { device: usize, which: usize, changed: bool },
+    Recall { device: usize, which: usize },
+    Read { device: usize, of: usize, back: u64 },
     Ack { device: usize, count: usize },
     Fail { device: usize, from: usize },
     Join(usize),
     Leave(usize),
     Pass,
+    Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let device = 0..USERS * DEVICES;
     prop_oneof![
-        2 => device.clone().prop_map(Step::Connect),
-        1 => (device.clone(), 0..4usize).prop_map(|(device, unheard)| Step::Disconnect { device, unheard }),
-        1 => device.clone().prop_map(Step::Reannounce),
-        8 => (device.clone(), 0..=USERS).prop_map(|(device, to)| Step::Send { device, to }),
-        2 => (device.clone(), any::<usize>(), any::<bool>())
+        4 => device.clone().prop_map(Step::Connect),
+        2 => (device.clone(), 0..4usize).prop_map(|(device, unheard)| Step::Disconnect { device, unheard }),
+        2 => device.clone().prop_map(Step::Reannounce),
+        16 => (device.clone(), 0..=USERS).prop_map(|(device, to)| Step::Send { device, to }),
+        4 => (device.clone(), any::<usize>(), any::<bool>())
             .prop_map(|(device, which, changed)| Step::Repeat { device, which, changed }),
-        6 => (device.clone(), 1..6usize).prop_map(|(device, count)| Step::Ack { device, count }),
-        1 => (device.clone(), 0..4usize).prop_map(|(device, from)| Step::Fail { device, from }),
-        1 => device.clone().prop_map(Step::Join),
-        1 => device.prop_map(Step::Leave),
-        1 => Just(Step::Pass),
+        3 => (device.clone(), any::<usize>()).prop_map(|(device, which)| Step::Recall { device, which }),
+        4 => (device.clone(), 0..=USERS, 0..3u64).prop_map(|(device, of, back)| Step::Read { device, of, back }),
+        12 => (device.clone(), 1..6usize).prop_map(|(device, count)| Step::Ack { device, count }),
+        2 => (device.clone(), 0..4usize).prop_map(|(device, from)| Step::Fail { device, from }),
+        2 => device.clone().prop_map(Step::Join),
+        2 => device.prop_map(Step::Leave),
+        2 => Just(Step::Pass),
+        1 => Just(Step::Crash),
     ]
 }
 
@@ -49,44 +62,106 @@ struct Device {
     session: Option<SessionId>,
     /// Pushed and not yet handled, as in the gateway's queue.
     queue: VecDeque<Pushed>,
-    /// What it has, by conversation.
+    /// The seqs it has, by conversation.
     has: BTreeMap<String, BTreeSet<u64>>,
+    /// What it has and knows to be taken back.
+    recalled: BTreeSet<(String, u64)>,
+    /// How far it knows users to have read.
+    reads: BTreeMap<(String, String), u64>,
 }
 
-struct World {
-    bench: Bench,
+impl Device {
+    fn on_read(&mut self, conversation: &str, uid: &str, seq: u64) {
+        let known = self.reads.entry((conversation.to_owned(), uid.to_owned())).or_default();
+        *known = seq.max(*known);
+    }
+
+    fn on_listed(&mut self, uid: &str, listed: &Conversation) {
+        self.on_read(&listed.id, uid, listed.read);
+        if let Some((_, pair)) = listed.id.split_once("c2c:")
+            && let Some((a, b)) = pair.split_once(':')
+        {
+            self.on_read(&listed.id, if a == uid { b } else { a }, listed.peer_read);
+        }
+    }
+
+    /// A message, wherever it came from: pushed, or pulled.
+    fn on_message(&mut self, push: &Push) {
+        self.has.entry(push.conversation.clone()).or_default().insert(push.seq);
+        self.on_read(&push.conversation, &push.sender, push.seq);
+        let happened: Happened = decode(&push.happened).expect("a Happened");
+        if let Some(What::Recalled(recalled)) = happened.what {
+            self.recalled.insert((push.conversation.clone(), recalled.seq));
+        }
+    }
+}
+
+/// A message as it was stored.
+struct Sent {
+    user: usize,
+    key: [u8; 16],
+    target: send::Target,
+    conversation: String,
+    seq: u64,
+    id: u64,
+}
+
+/// What is random in a world, and what it promises.
+struct World<S> {
+    bench: Bench<S>,
+    /// Another life of the store.
+    reopen: Box<dyn FnMut(S) -> S>,
     devices: Vec<Device>,
     version: u64,
     /// By user: what each of its devices must have in the end.
     expected: Vec<BTreeMap<String, BTreeSet<u64>>>,
-    /// User, key, target, seq of everything stored.
-    sent: Vec<(usize, [u8; 16], send::Target, u64)>,
-    members: BTreeSet<usize>,
-    /// Nothing leaves an inbox unacked here, so holes may not be seen.
+    sent: Vec<Sent>,
+    /// Where something was taken back, and the place that says so.
+    recalls: BTreeMap<(String, u64), u64>,
+    latest: BTreeMap<String, u64>,
+    /// With the first seq of the group that the membership may read.
+    members: BTreeMap<usize, u64>,
+    has_left: BTreeSet<usize>,
+    /// Nothing leaves an inbox unacked here, and all goes through inboxes, so holes may not be seen.
     is_lossless: bool,
 }
 
-impl World {
-    fn new(config: ImConfig, is_lossless: bool) -> Self {
+fn uid(user: usize) -> String {
+    format!("u{user}")
+}
+
+impl<S: Store> World<S> {
+    fn new(config: ImConfig, store: S, is_lossless: bool, reopen: Box<dyn FnMut(S) -> S>) -> Self {
         let devices = (0..USERS * DEVICES).map(|_| Device::default()).collect();
-        let (expected, members) = (vec![BTreeMap::new(); USERS], (0..USERS).collect());
-        let bench = Bench::new(config);
-        let mut world = Self { bench, devices, version: 0, expected, sent: Vec::new(), members, is_lossless };
+        let mut world = Self {
+            bench: Bench::over(config, store),
+            reopen,
+            devices,
+            version: 0,
+            expected: vec![BTreeMap::new(); USERS],
+            sent: Vec::new(),
+            recalls: BTreeMap::new(),
+            latest: BTreeMap::new(),
+            members: (0..USERS).map(|user| (user, 1)).collect(),
+            has_left: BTreeSet::new(),
+            is_lossless,
+        };
         // Every device is known from the start: what it misses is owed to it.
         (0..USERS * DEVICES).for_each(|device| world.connect(device));
         let session = world.devices[0].session.expect("connected");
-        let members = (0..USERS).map(|user| format!("u{user}")).collect();
-        let request = GroupCreateRequest { group: "g".into(), members };
+        let request = GroupCreateRequest { group: "g".into(), members: (0..USERS).map(uid).collect() };
         world.bench.req::<GroupCreateResponse>(session, "im.group.create", &request).expect("created");
+        world.sort_pushes();
         world
     }
 
     fn connect(&mut self, device: usize) {
         self.disconnect(device, 0);
         self.version += 1;
-        let (uid, name) = (format!("u{}", device / DEVICES), format!("d{}", device % DEVICES));
+        let name = format!("d{}", device % DEVICES);
         let slot = u32::try_from(device).expect("small");
-        self.devices[device].session = Some(self.bench.login(slot, &uid, &name, self.version));
+        self.devices[device].session =
+            Some(self.bench.login(slot, &uid(device / DEVICES), &name, self.version));
         self.sort_pushes();
     }
 
@@ -100,62 +175,130 @@ impl World {
         self.devices[device].session = None;
         self.devices[device].queue.clear();
         self.bench.logout(session);
+        self.sort_pushes();
     }
 
     fn reannounce(&mut self, device: usize) {
         let Some(session) = self.devices[device].session else { return };
         self.devices[device].queue.clear(); // lost with the link
-        self.bench.conn_up(
-            session,
-            &format!("u{}", device / DEVICES),
-            &format!("d{}", device % DEVICES),
-            0,
-            false,
-        );
+        let name = format!("d{}", device % DEVICES);
+        self.bench.conn_up(session, &uid(device / DEVICES), &name, 0, false);
         self.sort_pushes();
+    }
+
+    /// The backend ends without a word and begins anew; gateways announce what they have.
+    fn crash(&mut self) {
+        self.bench.restart(&mut self.reopen);
+        for device in 0..self.devices.len() {
+            if self.devices[device].session.take().is_some() {
+                self.devices[device].queue.clear();
+                self.connect(device);
+            }
+        }
+    }
+
+    fn receivers(&self, conversation: &str) -> BTreeSet<usize> {
+        if conversation == GROUP {
+            return self.members.keys().copied().collect();
+        }
+        (0..USERS).filter(|user| conversation.split(':').any(|part| part == uid(*user))).collect()
+    }
+
+    /// Something was stored under the next seq.
+    fn on_stored(&mut self, device: usize, conversation: &str, seq: u64) {
+        let latest = self.latest.entry(conversation.to_owned()).or_default();
+        *latest += 1;
+        assert_eq!(seq, *latest, "seqs are dense from 1");
+        for receiver in self.receivers(conversation) {
+            self.expected[receiver].entry(conversation.to_owned()).or_default().insert(seq);
+        }
+        let own = uid(device / DEVICES);
+        let device = &mut self.devices[device];
+        device.has.entry(conversation.to_owned()).or_default().insert(seq);
+        device.on_read(conversation, &own, seq);
     }
 
     fn send(&mut self, device: usize, to: usize) {
         let (Some(session), user_index) = (self.devices[device].session, device / DEVICES) else { return };
-        let target = if to < USERS { user(&format!("u{to}")) } else { conversation("group:g") };
-        let is_member = to < USERS || self.members.contains(&user_index);
+        let target = if to < USERS { user(&uid(to)) } else { conversation(GROUP) };
         let number = u64::try_from(self.sent.len()).expect("small");
         let mut key = [0; 16];
         key[..8].copy_from_slice(&number.to_le_bytes());
         let (code, ack) = self.bench.send(session, target.clone(), &key, &number.to_le_bytes());
-        if !is_member {
+        if to >= USERS && !self.members.contains_key(&user_index) {
             assert_eq!(code, Code::NotMember);
             return;
         }
         assert_eq!(code, Code::Ok);
-        let receivers = if to < USERS { BTreeSet::from([user_index, to]) } else { self.members.clone() };
-        let last = self
-            .sent
-            .iter()
-            .filter(|it| conversation_of(it.0, &it.2) == ack.conversation)
-            .map(|it| it.3)
-            .max();
-        assert_eq!(ack.seq, last.unwrap_or(0) + 1, "seqs are dense from 1");
-        for receiver in receivers {
-            self.expected[receiver].entry(ack.conversation.clone()).or_default().insert(ack.seq);
-        }
-        self.sent.push((user_index, key, target, ack.seq));
-        self.devices[device].has.entry(ack.conversation).or_default().insert(ack.seq);
+        self.on_stored(device, &ack.conversation, ack.seq);
+        let (conversation, seq, id) = (ack.conversation, ack.seq, ack.message_id);
+        self.sent.push(Sent { user: user_index, key, target, conversation, seq, id });
         self.sort_pushes();
     }
 
+    /// One of what the user of a device has sent.
+    fn own(&self, device: usize, which: usize) -> Option<usize> {
+        let own: Vec<_> = (0..self.sent.len()).filter(|at| self.sent[*at].user == device / DEVICES).collect();
+        own.get(which % own.len().max(1)).copied()
+    }
+
     fn repeat(&mut self, device: usize, which: usize, changed: bool) {
-        let Some(session) = self.devices[device].session else { return };
-        let own: Vec<_> = self.sent.iter().enumerate().filter(|(_, it)| it.0 == device / DEVICES).collect();
-        if own.is_empty() {
+        let (Some(session), Some(at)) = (self.devices[device].session, self.own(device, which)) else {
             return;
-        }
-        let (number, (_, key, target, seq)) = own[which % own.len()];
-        let payload = (number as u64 + u64::from(changed)).to_le_bytes();
+        };
+        let Sent { key, target, seq, .. } = &self.sent[at];
+        let payload = (at as u64 + u64::from(changed)).to_le_bytes();
         let (code, ack) = self.bench.send(session, target.clone(), key, &payload);
         let expected = if changed { (Code::Conflict, 0) } else { (Code::Dup, *seq) };
         assert_eq!((code, ack.seq), expected);
-        assert_eq!(self.bench.pushes(), [], "a repetition is delivered to nobody");
+        self.bench.fan_out();
+        self.sort_pushes();
+    }
+
+    fn recall(&mut self, device: usize, which: usize) {
+        let (Some(session), Some(at)) = (self.devices[device].session, self.own(device, which)) else {
+            return;
+        };
+        let Sent { conversation, seq, id, user, .. } = &self.sent[at];
+        let place = (conversation.clone(), *seq);
+        let request = RecallRequest { conversation: conversation.clone(), seq: *seq, message_id: *id };
+        let is_member = conversation != GROUP || self.members.contains_key(user);
+        let is_visible = conversation != GROUP || self.members.get(user).is_some_and(|first| first <= seq);
+        let answer = self.bench.req::<RecallResponse>(session, "im.recall", &request);
+        match (answer, self.recalls.get(&place)) {
+            (Err(code), _) if !is_member => assert_eq!(code, Code::NotMember),
+            (Ok(answer), Some(known)) => assert_eq!(answer.seq, *known, "once"),
+            (Err(code), None) if !is_visible => assert_eq!(code, Code::NotFound),
+            (Ok(answer), None) => {
+                self.on_stored(device, &place.0, answer.seq);
+                self.devices[device].recalled.insert(place.clone());
+                self.recalls.insert(place, answer.seq);
+            }
+            (other, known) => panic!("{place:?}: {other:?}, {known:?}"),
+        }
+        self.sort_pushes();
+    }
+
+    fn read(&mut self, device: usize, of: usize, back: u64) {
+        let (Some(session), own) = (self.devices[device].session, uid(device / DEVICES)) else { return };
+        let mut conversation = GROUP.to_owned();
+        if of < USERS {
+            conversation.clear();
+            crate::im::names::write_one_to_one(&mut conversation, &own, &uid(of));
+        }
+        let latest = self.latest.get(&conversation).copied().unwrap_or(0);
+        let seq = latest.saturating_sub(back);
+        let request = ReadRequest { conversation: conversation.clone(), seq };
+        let answer = self.bench.req::<()>(session, "im.read", &request);
+        if conversation == GROUP && !self.members.contains_key(&(device / DEVICES)) {
+            assert_eq!(answer, Err(Code::NotMember));
+        } else if conversation != GROUP && latest == 0 {
+            assert_eq!(answer, Err(Code::NotFound), "they have not spoken");
+        } else {
+            answer.expect("it may");
+            self.devices[device].on_read(&conversation, &own, seq);
+        }
+        self.sort_pushes();
     }
 
     fn ack(&mut self, device: usize, count: usize) {
@@ -168,23 +311,29 @@ impl World {
         }
     }
 
-    /// The gateway's queue is full: it takes nothing from there on.
+    /// The gateway's queue is full: it takes nothing from there on. What it had to take without a word it delivers.
     fn fail(&mut self, device: usize, from: usize) {
         let from = from.min(self.devices[device].queue.len());
+        if self.devices[device].queue.iter().skip(from).any(|pushed| !pushed.want_ack) {
+            return;
+        }
         for pushed in self.devices[device].queue.split_off(from) {
             self.bench.outcome(&pushed, Outcome::Full);
         }
         self.sort_pushes();
     }
 
-    fn membership(&mut self, device: usize, method: &str) {
-        let Some(session) = self.devices[device].session else { return };
-        let request = GroupRequest { conversation: "group:g".into() };
+    fn membership(&mut self, device: usize, method: &str) -> bool {
+        let Some(session) = self.devices[device].session else { return false };
+        let request = GroupRequest { conversation: GROUP.into(), ..Default::default() };
         self.bench.req::<GroupResponse>(session, method, &request).expect("allowed");
+        self.sort_pushes();
+        true
     }
 
     /// Puts what was pushed into the queues.
     fn sort_pushes(&mut self) {
+        self.bench.fan_out();
         for pushed in self.bench.pushes() {
             let to = self.devices.iter_mut().find(|it| it.session == Some(pushed.session));
             to.expect("pushes go to live sessions").queue.push_back(pushed);
@@ -193,31 +342,59 @@ impl World {
 
     /// What a client does with a push.
     fn take(&mut self, device: usize, session: SessionId, pushed: &Pushed) {
+        let own = uid(device / DEVICES);
         let (conversation, through) = if pushed.command == Command::Notify {
             assert!(!self.is_lossless, "nothing was dropped");
             let notify: Notify = decode(&pushed.body).expect("a Notify");
             (notify.conversation, notify.latest)
         } else {
             let push = pushed.push();
-            (push.conversation, push.seq)
-        };
-        let has = self.devices[device].has.entry(conversation.clone()).or_default();
-        if pushed.command == Command::Push {
-            let is_owed = |seq: &&u64| **seq < through && !has.contains(seq);
-            let owed = self.expected[device / DEVICES].get(&conversation).expect("it is for this user");
-            assert!(owed.contains(&through), "only what is for this user");
-            let hole = owed.iter().find(is_owed);
-            assert!(!self.is_lossless || hole.is_none(), "{through} came before {hole:?}");
-            has.insert(through);
+            if push.seq == 0 {
+                return self.take_happened(device, session, &push);
+            }
+            let empty = BTreeSet::new();
+            let owed = self.expected[device / DEVICES].get(&push.conversation).unwrap_or(&empty);
+            assert!(owed.contains(&push.seq), "only what is for this user");
+            let has = self.devices[device].has.get(&push.conversation).unwrap_or(&empty);
+            let hole = owed.iter().find(|seq| **seq < push.seq && !has.contains(seq)).copied();
+            assert!(!self.is_lossless || hole.is_none(), "{} came before {hole:?}", push.seq);
+            self.devices[device].on_message(&push);
             if hole.is_none() {
                 return;
             }
+            (push.conversation, push.seq)
+        };
+        let request = PullRequest { conversation, from: 1, to: through, ..Default::default() };
+        match self.bench.req::<PullResponse>(session, "im.pull", &request) {
+            Ok(page) => {
+                assert!(!page.more);
+                page.messages.iter().for_each(|push| self.devices[device].on_message(push));
+            }
+            Err(code) => {
+                assert!(code == Code::NotMember && self.has_left.contains(&(device / DEVICES)), "{own}");
+            }
         }
-        let request = PullRequest { conversation: conversation.clone(), from: 1, to: through, limit: 0 };
-        let page: PullResponse = self.bench.req(session, "im.pull", &request).expect("a member");
-        assert!(!page.more && page.voids.is_empty());
-        let has = self.devices[device].has.get_mut(&conversation).expect("made above");
-        has.extend(page.messages.iter().map(|it| it.seq));
+    }
+
+    fn take_happened(&mut self, device: usize, session: SessionId, push: &Push) {
+        let happened: Happened = decode(&push.happened).expect("a Happened");
+        match happened.what.expect("something") {
+            What::Read(read) => self.devices[device].on_read(&push.conversation, &read.user, read.seq),
+            What::Resync(_) => {
+                assert!(!self.is_lossless, "nothing was dropped");
+                let listed = self.list(session);
+                listed.iter().for_each(|it| self.devices[device].on_listed(&uid(device / DEVICES), it));
+            }
+            What::Group(_) | What::ReadCounts(_) => {}
+            other => panic!("nobody did that: {other:?}"),
+        }
+    }
+
+    fn list(&mut self, session: SessionId) -> Vec<Conversation> {
+        let request = ConversationsRequest::default();
+        let answer: ConversationsResponse =
+            self.bench.req(session, "im.conversations", &request).expect("listed");
+        answer.conversations
     }
 
     fn step(&mut self, step: &Step) {
@@ -227,21 +404,27 @@ impl World {
             Step::Reannounce(device) => self.reannounce(device),
             Step::Send { device, to } => self.send(device, to),
             Step::Repeat { device, which, changed } => self.repeat(device, which, changed),
+            Step::Recall { device, which } => self.recall(device, which),
+            Step::Read { device, of, back } => self.read(device, of, back),
             Step::Ack { device, count } => self.ack(device, count),
             Step::Fail { device, from } => self.fail(device, from),
-            Step::Join(device) if self.is_lossless && self.devices[device].session.is_some() => {
-                self.membership(device, "im.group.join");
-                self.members.insert(device / DEVICES);
+            Step::Join(device) => {
+                if self.membership(device, "im.group.join") {
+                    let first = self.latest.get(GROUP).map_or(1, |latest| latest + 1);
+                    self.members.entry(device / DEVICES).or_insert(first);
+                }
             }
-            Step::Leave(device) if self.is_lossless && self.devices[device].session.is_some() => {
-                self.membership(device, "im.group.leave");
-                self.members.remove(&(device / DEVICES));
+            Step::Leave(device) => {
+                if self.membership(device, "im.group.leave") {
+                    self.members.remove(&(device / DEVICES));
+                    self.has_left.insert(device / DEVICES);
+                }
             }
-            Step::Join(_) | Step::Leave(_) => {}
             Step::Pass => {
                 self.bench.pass(Duration::from_millis(400));
                 self.sort_pushes();
             }
+            Step::Crash => self.crash(),
         }
     }
 
@@ -251,40 +434,131 @@ impl World {
         while let Some(device) = self.devices.iter().position(|it| !it.queue.is_empty()) {
             self.ack(device, 1);
         }
-        for (index, device) in self.devices.iter().enumerate() {
-            let expected = &self.expected[index / DEVICES];
-            assert_eq!(&device.has, expected, "device {index}");
+        for index in 0..self.devices.len() {
+            let user = index / DEVICES;
+            // What an earlier membership could read, and was in no inbox, is not to be had any more.
+            let first = match self.members.get(&user) {
+                _ if self.is_lossless || !self.has_left.contains(&user) => 1,
+                Some(first) => *first,
+                None => u64::MAX,
+            };
+            let is_due = |(conversation, seqs): (&String, &BTreeSet<u64>)| {
+                let first = if conversation == GROUP { first } else { 1 };
+                (conversation.clone(), seqs.range(first..).copied().collect::<BTreeSet<_>>())
+            };
+            let due = |views: &BTreeMap<String, BTreeSet<u64>>| {
+                views.iter().map(is_due).filter(|(_, seqs)| !seqs.is_empty()).collect::<BTreeMap<_, _>>()
+            };
+            assert_eq!(due(&self.devices[index].has), due(&self.expected[user]), "device {index}");
+            self.settle_recalls(index, first);
+            let session = self.devices[index].session.expect("online");
+            let listed = self.list(session);
+            let device = &self.devices[index];
+            for it in listed.iter().filter(|it| it.id != GROUP || !self.has_left.contains(&user)) {
+                let known =
+                    |uid: &str| device.reads.get(&(it.id.clone(), uid.to_owned())).copied().unwrap_or(0);
+                assert_eq!(known(&uid(user)), it.read, "device {index}: what its user has read of {}", it.id);
+                if let Some(peer) = (0..USERS).find(|peer| *peer != user && it.id.contains(&uid(*peer))) {
+                    assert_eq!(known(&uid(peer)), it.peer_read, "device {index}: what {peer} has read");
+                }
+            }
         }
-        (0..USERS).for_each(|user| assert_eq!(self.bench.stream_of(&format!("u{user}")), 0, "all acked"));
+        (0..USERS).for_each(|user| assert_eq!(self.bench.stream_of(&uid(user)), 0, "all acked"));
+    }
+
+    /// Whoever has a message, and the word that it was taken back, does not show it.
+    fn settle_recalls(&self, index: usize, first: u64) {
+        let (device, expected) = (&self.devices[index], &self.expected[index / DEVICES]);
+        for ((conversation, seq), by) in &self.recalls {
+            let is_due = |seq: &u64| {
+                let first = if conversation == GROUP { first } else { 1 };
+                *seq >= first && expected.get(conversation).is_some_and(|seqs| seqs.contains(seq))
+            };
+            if is_due(seq) && is_due(by) {
+                let place = (conversation.clone(), *seq);
+                assert!(device.recalled.contains(&place), "device {index} shows {place:?}");
+            }
+        }
+        let is_known = |place: &(String, u64)| self.recalls.contains_key(place);
+        assert!(device.recalled.iter().all(is_known), "device {index} hides what was not taken back");
     }
 }
 
-fn conversation_of(sender: usize, target: &send::Target) -> String {
-    match target {
-        send::Target::Conversation(id) => id.clone(),
-        send::Target::User(peer) => {
-            let mut id = String::new();
-            crate::im::names::write_one_to_one(&mut id, &format!("u{sender}"), peer);
-            id
-        }
+fn run(config: ImConfig, is_lossless: bool, steps: &[Step]) {
+    let store = Memory::new(&config);
+    let mut world = World::new(config, store, is_lossless, Box::new(|store| store));
+    steps.iter().for_each(|step| world.step(step));
+    world.settle();
+}
+
+/// A folder of this test, gone with it.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
     }
+}
+
+fn run_on_disk(config: ImConfig, is_lossless: bool, steps: &[Step]) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("moorline-oracle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let folder = Folder(std::env::temp_dir().join(name));
+    let (path, limits) = (folder.0.clone(), config.clone());
+    let open = move || Disk::open(&path, &limits, Durability::System, || ()).expect("it opens");
+    let store = open();
+    let reopen = move |store: Disk| {
+        drop(store);
+        open()
+    };
+    let mut world = World::new(config, store, is_lossless, Box::new(reopen));
+    steps.iter().for_each(|step| world.step(step));
+    world.settle();
+}
+
+fn small() -> ImConfig {
+    ImConfig { outstanding: 4, ..ImConfig::default() }
+}
+
+fn tiny_inbox() -> ImConfig {
+    ImConfig { inbox_entries_max: 3, ..small() }
+}
+
+/// With two members the group goes through inboxes, with three it is read by cursor.
+fn read_fanout() -> ImConfig {
+    ImConfig { fanout_members_max: 2, ..small() }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    proptest::collection::vec(step(), 0..160)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn every_device_gets_everything_once_and_in_order(steps in proptest::collection::vec(step(), 0..160)) {
-        let mut world = World::new(ImConfig { outstanding: 4, ..ImConfig::default() }, true);
-        steps.iter().for_each(|step| world.step(step));
-        world.settle();
+    fn every_device_gets_everything_once_and_in_order(steps in steps()) {
+        run(small(), true, &steps);
     }
 
     #[test]
-    fn devices_with_a_tiny_inbox_converge_by_pulling(steps in proptest::collection::vec(step(), 0..160)) {
-        let config = ImConfig { outstanding: 4, inbox_entries_max: 3, ..ImConfig::default() };
-        let mut world = World::new(config, false);
-        steps.iter().for_each(|step| world.step(step));
-        world.settle();
+    fn devices_with_a_tiny_inbox_converge_by_pulling(steps in steps()) {
+        run(tiny_inbox(), false, &steps);
+    }
+
+    #[test]
+    fn so_do_devices_of_a_group_that_is_read_by_cursor(steps in steps()) {
+        run(read_fanout(), false, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn on_disk_an_end_of_the_process_changes_nothing_of_it(steps in steps()) {
+        run_on_disk(small(), true, &steps);
+        run_on_disk(tiny_inbox(), false, &steps);
+        run_on_disk(read_fanout(), false, &steps);
     }
 }

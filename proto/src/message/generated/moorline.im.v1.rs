@@ -14,6 +14,9 @@ pub struct PullRequest {
     /// messages; 0: the backend's page size
     #[prost(uint32, tag = "4")]
     pub limit: u32,
+    /// this device has everything up to here; 0: says nothing
+    #[prost(uint64, tag = "5")]
+    pub confirmed: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PullResponse {
@@ -56,11 +59,78 @@ pub struct GroupCreateResponse {
 pub struct GroupRequest {
     #[prost(string, tag = "1")]
     pub conversation: ::prost::alloc::string::String,
+    /// im.group.members: only uids after this one, in the order of their bytes
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupResponse {
+    /// none after im.group.leave
     #[prost(string, repeated, tag = "1")]
     pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// ask again, after the last one
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+/// im.group.change \[P-11.7\]: one of them, by an owner or an administrator.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupChangeRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub add: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub remove: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// whose role or whose silence is set
+    #[prost(string, tag = "4")]
+    pub user: ::prost::alloc::string::String,
+    /// ROLE_UNSET: stays
+    #[prost(enumeration = "Role", tag = "5")]
+    pub role: i32,
+    /// Unix; 0: may speak again
+    #[prost(uint64, optional, tag = "6")]
+    pub silent_until_ms: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "7")]
+    pub settings: ::core::option::Option<GroupSettings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupChangeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupSettings {
+    #[prost(string, tag = "1")]
+    pub title: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub notice: ::prost::alloc::string::String,
+    /// im.group.join is DENIED
+    #[prost(bool, tag = "3")]
+    pub by_invitation: bool,
+    /// only owner and administrators speak
+    #[prost(bool, tag = "4")]
+    pub is_silent: bool,
+}
+/// im.group.info \[P-11.7\]: takes GroupRequest, `after` as there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupInfoResponse {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<GroupSettings>,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+    #[prost(message, repeated, tag = "3")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+    #[prost(bool, tag = "4")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    #[prost(string, tag = "1")]
+    pub uid: ::prost::alloc::string::String,
+    #[prost(enumeration = "Role", tag = "2")]
+    pub role: i32,
+    #[prost(uint64, tag = "3")]
+    pub silent_until_ms: u64,
+    /// everything up to here
+    #[prost(uint64, tag = "4")]
+    pub read: u64,
 }
 /// Body of the application command 40, both ways: said to everybody who is in the conversation's room, not
 /// stored, may be lost \[P-11.5\]. sender and sender_device are filled in by the backend.
@@ -76,12 +146,19 @@ pub struct Signal {
     pub sender_device: ::prost::alloc::string::String,
 }
 /// im.conversations: those of the caller \[P-11.4\].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ConversationsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConversationsRequest {
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ConversationsResponse {
+    /// joined last first
     #[prost(message, repeated, tag = "1")]
     pub conversations: ::prost::alloc::vec::Vec<Conversation>,
+    /// ask again, after the last one
+    #[prost(bool, tag = "2")]
+    pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Conversation {
@@ -91,4 +168,377 @@ pub struct Conversation {
     pub latest: u64,
     #[prost(uint32, tag = "3")]
     pub members: u32,
+    #[prost(uint32, tag = "4")]
+    pub unread: u32,
+    /// by the caller, everything up to here
+    #[prost(uint64, tag = "5")]
+    pub read: u64,
+    /// one to one: by the other
+    #[prost(uint64, tag = "6")]
+    pub peer_read: u64,
+    /// the newest message, an encoded moorline.v1.Push; empty if it is too large or not the caller's to read
+    #[prost(bytes = "bytes", tag = "7")]
+    pub last: ::prost::bytes::Bytes,
+}
+/// im.read \[P-11.8\]: the caller has read everything up to `seq`. Less than before: OK, no change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadResponse {}
+/// im.receipts \[P-11.8\]: who has read a message and who has not, without its sender.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiptsRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReceiptsResponse {
+    #[prost(uint32, tag = "1")]
+    pub read_count: u32,
+    #[prost(uint32, tag = "2")]
+    pub unread_count: u32,
+    /// as many as fit
+    #[prost(string, repeated, tag = "3")]
+    pub read: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the same
+    #[prost(string, repeated, tag = "4")]
+    pub unread: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// im.recall \[P-11.9\]: takes a message back, for everybody. Twice: OK, no change.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecallRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// has to be that of `seq`
+    #[prost(fixed64, tag = "3")]
+    pub message_id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecallResponse {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+}
+/// im.relation \[P-11.10\]: what the caller makes of another user.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelationRequest {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "RelationChange", tag = "2")]
+    pub change: i32,
+    /// of BEFRIEND, for the other one; at most 256 bytes
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelationResponse {
+    #[prost(message, optional, tag = "1")]
+    pub relation: ::core::option::Option<Relation>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Relation {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "Friendship", tag = "2")]
+    pub friendship: i32,
+    /// by the caller
+    #[prost(bool, tag = "3")]
+    pub is_blocked: bool,
+}
+/// im.relations \[P-11.10\]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelationsRequest {
+    #[prost(string, tag = "1")]
+    pub after: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RelationsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub relations: ::prost::alloc::vec::Vec<Relation>,
+    #[prost(bool, tag = "2")]
+    pub more: bool,
+}
+/// im.profile.set, im.profile.get \[P-11.11\]: what users say of themselves.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileSetRequest {
+    #[prost(message, optional, tag = "1")]
+    pub profile: ::core::option::Option<Profile>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileSetResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProfileGetRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProfileGetResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub profiles: ::prost::alloc::vec::Vec<Profile>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Profile {
+    /// filled in by the backend
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub avatar: ::prost::alloc::string::String,
+    /// the application's
+    #[prost(bytes = "bytes", tag = "4")]
+    pub extra: ::prost::bytes::Bytes,
+}
+/// im.devices, im.device.remove \[P-11.12\]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DevicesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DevicesResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<Device>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Device {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub platform: u32,
+    #[prost(bool, tag = "3")]
+    pub is_online: bool,
+    /// Unix; when it came, or was lost
+    #[prost(uint64, tag = "4")]
+    pub seen_ms: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceRemoveRequest {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeviceRemoveResponse {}
+/// im.presence \[P-11.13\]: who is there. `watch`: and tell me when that changes, until I am gone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PresenceRequest {
+    /// at most 100
+    #[prost(string, repeated, tag = "1")]
+    pub users: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// these instead of those watched so far
+    #[prost(bool, tag = "2")]
+    pub watch: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PresenceResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub presences: ::prost::alloc::vec::Vec<Presence>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Presence {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// of those that are online; none: the user is not
+    #[prost(uint32, repeated, tag = "2")]
+    pub platforms: ::prost::alloc::vec::Vec<u32>,
+    /// Unix; 0: never, or hidden from the caller
+    #[prost(uint64, tag = "3")]
+    pub seen_ms: u64,
+}
+/// What Push.happened holds \[P-11.6\].
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Happened {
+    #[prost(oneof = "happened::What", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub what: ::core::option::Option<happened::What>,
+}
+/// Nested message and enum types in `Happened`.
+pub mod happened {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Recalled(super::Recalled),
+        #[prost(message, tag = "2")]
+        Read(super::Read),
+        #[prost(message, tag = "3")]
+        Group(super::GroupChanged),
+        #[prost(message, tag = "4")]
+        Relation(super::RelationChanged),
+        #[prost(message, tag = "5")]
+        Presence(super::Presence),
+        #[prost(message, tag = "6")]
+        Resync(super::Resync),
+        #[prost(message, tag = "7")]
+        ReadCounts(super::ReadCounts),
+    }
+}
+/// A message was taken back: this one, if seq is that of the push; forget what it said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Recalled {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(fixed64, tag = "2")]
+    pub message_id: u64,
+    #[prost(string, tag = "3")]
+    pub by: ::prost::alloc::string::String,
+}
+/// A user has read everything up to here.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Read {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+/// A group's members or settings changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupChanged {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub added: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, tag = "4")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "Role", tag = "5")]
+    pub role: i32,
+    #[prost(uint64, optional, tag = "6")]
+    pub silent_until_ms: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "7")]
+    pub settings: ::core::option::Option<GroupSettings>,
+}
+/// `by` changed what it makes of `user`; a block is told to the own devices of `by` only.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RelationChanged {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(enumeration = "RelationChange", tag = "3")]
+    pub change: i32,
+    #[prost(string, tag = "4")]
+    pub text: ::prost::alloc::string::String,
+}
+/// Happenings were dropped from the inbox: ask for conversations, relations and members again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resync {}
+/// How many have read messages of the receiver in a group: a hint, may be lost.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReadCounts {
+    #[prost(message, repeated, tag = "1")]
+    pub counts: ::prost::alloc::vec::Vec<ReadCount>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadCount {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint32, tag = "2")]
+    pub count: u32,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Role {
+    Unset = 0,
+    Member = 1,
+    Admin = 2,
+    /// given away: whoever had it becomes ADMIN
+    Owner = 3,
+}
+impl Role {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unset => "ROLE_UNSET",
+            Self::Member => "MEMBER",
+            Self::Admin => "ADMIN",
+            Self::Owner => "OWNER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLE_UNSET" => Some(Self::Unset),
+            "MEMBER" => Some(Self::Member),
+            "ADMIN" => Some(Self::Admin),
+            "OWNER" => Some(Self::Owner),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RelationChange {
+    /// asks to be friends; or says yes, if the other one has asked
+    Befriend = 0,
+    /// no friend, no request, in both directions
+    Unfriend = 1,
+    /// the other one can write nothing to the caller, and no request
+    Block = 2,
+    Unblock = 3,
+}
+impl RelationChange {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Befriend => "BEFRIEND",
+            Self::Unfriend => "UNFRIEND",
+            Self::Block => "BLOCK",
+            Self::Unblock => "UNBLOCK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BEFRIEND" => Some(Self::Befriend),
+            "UNFRIEND" => Some(Self::Unfriend),
+            "BLOCK" => Some(Self::Block),
+            "UNBLOCK" => Some(Self::Unblock),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Friendship {
+    None = 0,
+    /// the caller has asked
+    Asked = 1,
+    /// the other one has
+    WasAsked = 2,
+    Friends = 3,
+}
+impl Friendship {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::None => "NONE",
+            Self::Asked => "ASKED",
+            Self::WasAsked => "WAS_ASKED",
+            Self::Friends => "FRIENDS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "NONE" => Some(Self::None),
+            "ASKED" => Some(Self::Asked),
+            "WAS_ASKED" => Some(Self::WasAsked),
+            "FRIENDS" => Some(Self::Friends),
+            _ => None,
+        }
+    }
 }

@@ -158,6 +158,10 @@ pub struct Push {
     pub payload: ::prost::bytes::Bytes,
     #[prost(uint64, tag = "8")]
     pub time_ms: u64,
+    /// Of the IM backend: something happened, and nothing was said \[P-11.6\]. An encoded moorline.im.v1.Happened;
+    /// type and payload are not set.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub happened: ::prost::bytes::Bytes,
 }
 /// 13. The cumulative ack is in the header \[P-6.2\]. Down, it answers ACK_REQ \[P-6.10\].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

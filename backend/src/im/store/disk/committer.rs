@@ -23,14 +23,16 @@ const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
 /// A batch on its way.
 pub(super) struct Job {
     pub(super) changes: Vec<Change>,
-    pub(super) committed: Committed,
-    pub(super) progress: Progress,
+    /// What it comes to, once it is durable.
+    pub(super) done: (Committed, Progress),
+    /// Message keys that can be looked up in the tables then.
+    pub(super) keys: Vec<Vec<u8>>,
 }
 
 /// What the thread is given, and what comes back.
 pub(super) struct Committer {
     pub(super) jobs: Sender<Job>,
-    pub(super) done: Receiver<(Committed, Progress)>,
+    pub(super) done: Receiver<Job>,
     /// A commit failed: nothing more becomes durable.
     pub(super) is_broken: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -66,8 +68,8 @@ impl Committer {
                     broken.store(true, Ordering::SeqCst);
                     return;
                 }
-                for Job { committed, progress, .. } in together {
-                    if finished.send((committed, progress)).is_err() {
+                for job in together {
+                    if finished.send(job).is_err() {
                         return;
                     }
                 }

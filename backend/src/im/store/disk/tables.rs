@@ -4,17 +4,24 @@
 //! |---|---|---|
 //! | `users` | user | [`UserRecord`] |
 //! | `devices` | user, device | [`DeviceRecord`] |
+//! | `confirmed` | user, device, conversation | seq, 8 bytes |
+//! | `profiles` | user | as it was given |
+//! | `relations` | user, other user | [`RelationRecord`] |
 //! | `inboxes` | user | [`InboxRecord`], once entries were trimmed |
 //! | `conversations` | conversation | [`ConversationRecord`] |
 //! | `members` | conversation, user | [`MemberRecord`] |
 //! | `messages` | conversation, seq | the encoded push |
+//! | `uncounted` | conversation, seq | nothing: the seq does not count as unread |
 //! | `streams` | user, position | [`EntryRecord`] |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
-//! | `meta` | `commits` | batches that were committed, 8 bytes |
+//! | `meta` | `commits`, `last_id` | batches that were committed, the last message id, 8 bytes each |
 
 use super::DiskError;
+use crate::im::store::{Friendship, Role};
+use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, UserValue};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::im;
 use prost::Message;
 use std::collections::VecDeque;
 use std::path::Path;
@@ -29,6 +36,7 @@ const CACHE_BYTES: u64 = 64 << 20;
 pub(super) const DAY_MS: u64 = 86_400_000;
 const KEYS: &str = "keys-";
 pub(super) const COMMITS: &[u8] = b"commits";
+pub(super) const LAST_ID: &[u8] = b"last_id";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct UserRecord {
@@ -45,6 +53,18 @@ pub(super) struct DeviceRecord {
     /// Grows with each login; the smallest is forgotten first.
     #[prost(uint64, tag = "3")]
     pub(super) login: u64,
+    #[prost(uint32, tag = "4")]
+    pub(super) platform: u32,
+    #[prost(uint64, tag = "5")]
+    pub(super) seen_ms: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct RelationRecord {
+    #[prost(enumeration = "Friendship", tag = "1")]
+    pub(super) friendship: i32,
+    #[prost(bool, tag = "2")]
+    pub(super) is_blocked: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -67,6 +87,15 @@ pub(super) struct ConversationRecord {
     /// A group: its name, and its creator in `first`.
     #[prost(string, optional, tag = "3")]
     pub(super) group: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    pub(super) settings: Option<im::GroupSettings>,
+    #[prost(bool, tag = "5")]
+    pub(super) is_read_fanout: bool,
+    /// As of the last change of how it is fanned out; while it is read by cursor, up to its newest message.
+    #[prost(uint64, tag = "6")]
+    pub(super) unstreamed: u64,
+    #[prost(uint64, tag = "7")]
+    pub(super) unstreamed_from: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -77,6 +106,13 @@ pub(super) struct MemberRecord {
     /// Grows with each membership of anybody: the order of a user's conversations.
     #[prost(uint64, tag = "2")]
     pub(super) since: u64,
+    /// Unset: of the creator [`Role::Owner`], of others [`Role::Member`].
+    #[prost(enumeration = "Role", tag = "3")]
+    pub(super) role: i32,
+    #[prost(uint64, tag = "4")]
+    pub(super) read: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) silent_until_ms: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -85,9 +121,12 @@ pub(super) struct EntryRecord {
     pub(super) conversation: u32,
     #[prost(uint64, tag = "2")]
     pub(super) seq: u64,
-    /// The user's own device that wrote it.
+    /// The user's own device that it comes from.
     #[prost(uint32, optional, tag = "3")]
     pub(super) origin: Option<u32>,
+    /// Something that happened, instead of a message.
+    #[prost(bytes = "bytes", optional, tag = "4")]
+    pub(super) event: Option<Bytes>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -112,6 +151,16 @@ pub(super) struct Change {
     pub(super) value: Option<UserValue>,
 }
 
+impl Change {
+    pub(super) fn put(table: &Keyspace, key: Vec<u8>, value: impl AsRef<[u8]>) -> Self {
+        Self { table: table.clone(), key, value: Some(value.as_ref().into()) }
+    }
+
+    pub(super) fn remove(table: &Keyspace, key: Vec<u8>) -> Self {
+        Self { table: table.clone(), key, value: None }
+    }
+}
+
 /// The open database.
 #[derive(Clone)]
 pub(super) struct Tables {
@@ -119,10 +168,14 @@ pub(super) struct Tables {
     pub(super) meta: Keyspace,
     pub(super) users: Keyspace,
     pub(super) devices: Keyspace,
+    pub(super) confirmed: Keyspace,
+    pub(super) profiles: Keyspace,
+    pub(super) relations: Keyspace,
     pub(super) inboxes: Keyspace,
     pub(super) conversations: Keyspace,
     pub(super) members: Keyspace,
     pub(super) messages: Keyspace,
+    pub(super) uncounted: Keyspace,
     pub(super) streams: Keyspace,
     /// By day, oldest first.
     pub(super) keys: VecDeque<(u64, Keyspace)>,
@@ -154,10 +207,14 @@ impl Tables {
             meta: table("meta")?,
             users: table("users")?,
             devices: table("devices")?,
+            confirmed: table("confirmed")?,
+            profiles: table("profiles")?,
+            relations: table("relations")?,
             inboxes: table("inboxes")?,
             conversations: table("conversations")?,
             members: table("members")?,
             messages: table("messages")?,
+            uncounted: table("uncounted")?,
             streams: table("streams")?,
             keys,
             db,
@@ -199,9 +256,9 @@ impl Tables {
         Ok(None)
     }
 
-    /// Batches that were committed.
-    pub(super) fn commits(&self) -> Result<u64, DiskError> {
-        let value = self.meta.get(COMMITS).map_err(DiskError::engine("read a table"))?;
+    /// A number of the table `meta`; 0: not there.
+    pub(super) fn number(&self, name: &[u8]) -> Result<u64, DiskError> {
+        let value = self.meta.get(name).map_err(DiskError::engine("read a table"))?;
         Ok(value.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes))
     }
 
@@ -241,6 +298,11 @@ pub(super) fn place(first: u32, second: u64) -> Vec<u8> {
     key.extend_from_slice(&first.to_be_bytes());
     key.extend_from_slice(&second.to_be_bytes());
     key
+}
+
+/// user, device, conversation.
+pub(super) fn triple(first: u32, second: u32, third: u32) -> Vec<u8> {
+    [first.to_be_bytes(), second.to_be_bytes(), third.to_be_bytes()].concat()
 }
 
 /// sender, message key.

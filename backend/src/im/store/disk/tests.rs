@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::im::conformance;
-use crate::im::store::{DeviceNumber, SEQ_BYTES_MAX};
+use crate::im::store::{
+    Draft, GroupChange, Outcome, PageLimits, SEQ_BYTES_MAX, Store, Stored, Target, Write,
+};
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
 use std::sync::atomic::AtomicU32;
@@ -40,7 +42,7 @@ fn it_does_what_a_store_does() {
 }
 
 fn committed(store: &mut Disk, batch: Vec<Write>) -> Vec<Outcome> {
-    assert!(store.try_commit(1, batch).is_ok());
+    assert!(store.try_commit(1, 77, batch).is_ok());
     loop {
         if let Some(committed) = store.poll_committed() {
             return committed.outcomes;
@@ -69,17 +71,23 @@ fn everything_is_there_again_after_it_was_opened_anew() {
     let mut store = folder.open().expect("a new store");
     let users = ["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("room"));
     let [ann, ben, cem] = users;
-    let (phone, desk) = (store.login(ben, "phone").device, store.login(ben, "desk").device);
-    let create = Write::CreateGroup { name: "g".into(), creator: ann, members: vec![ben] };
-    let Some(Outcome::Group(Ok(group))) = committed(&mut store, vec![create]).pop() else {
+    let (phone, desk) = (store.login(ben, "phone", 0, 0).device, store.login(ben, "desk", 0, 0).device);
+    let create = Write::CreateGroup {
+        name: "g".into(),
+        creator: (ann, DeviceNumber(0)),
+        members: vec![ben],
+        event: Bytes::from_static(b"made"),
+    };
+    let Some(Outcome::Created(Ok((group, _)))) = committed(&mut store, vec![create]).pop() else {
         panic!("a group")
     };
     let batch = (1..=5).map(|key| draft(ann, Target::User(ben), key, 100 + u64::from(key))).collect();
     committed(&mut store, batch);
     let said = stored(committed(&mut store, vec![draft(ann, Target::Conversation(group), 9, 200)]).pop());
-    let join = Write::Join { conversation: group, user: cem };
-    committed(&mut store, vec![join, Write::Acked { user: ben, device: phone, position: 3 }]);
-    committed(&mut store, vec![Write::Acked { user: ben, device: desk, position: 2 }]);
+    let (by, change, event) = ((cem, DeviceNumber(0)), GroupChange::Join, Bytes::from_static(b"joined"));
+    let join = Write::ChangeGroup { conversation: group, by, change, event };
+    committed(&mut store, vec![join, Write::Acked { user: ben, device: phone, position: 3, gone_ms: 0 }]);
+    committed(&mut store, vec![Write::Acked { user: ben, device: desk, position: 2, gone_ms: 0 }]);
     let see = |store: &Disk| {
         let (mut stream, pair) = (Vec::new(), store.find("c2c:ann:ben").expect("they spoke"));
         store.read_stream(ben, 0, 100, &mut stream);
@@ -89,24 +97,25 @@ fn everything_is_there_again_after_it_was_opened_anew() {
             store.stream_end(ben),
             store.read_range(pair, ben, (1, u64::MAX), wide),
             store.read_range(group, cem, (1, u64::MAX), wide),
-            store.members(group, ann),
+            store.members(group).to_vec(),
             store.conversations(ben),
             (store.latest(pair), store.latest(group), store.find("group:g")),
         )
     };
     let before = see(&store);
-    assert_eq!((before.1, before.0.first().map(|(position, _)| *position)), (6, Some(3)));
+    assert_eq!((before.1, before.0.first().map(|(position, _)| *position)), (8, Some(3)));
     drop(store);
     let mut store = folder.open().expect("the same store");
     assert_eq!(["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("known")), users);
     assert_eq!(see(&store), before);
-    assert_eq!((store.login(ben, "phone").device, store.login(ben, "phone").acked), (phone, 3));
+    assert_eq!(store.last_id(), 77);
+    assert_eq!((store.login(ben, "phone", 0, 0).device, store.login(ben, "phone", 0, 0).acked), (phone, 3));
     // A key that was used is answered as it was; numbers go on.
     let again = stored(committed(&mut store, vec![draft(ann, Target::Conversation(group), 9, 999)]).pop());
     assert_eq!((again.seq, again.id, again.delivery), (said.seq, 200, None));
     let next = stored(committed(&mut store, vec![draft(ann, Target::User(ben), 6, 300)]).pop());
-    assert_eq!((next.seq, store.stream_end(ben)), (6, 7));
-    assert_eq!(store.login(ben, "tablet").device, DeviceNumber(2), "no number is given twice");
+    assert_eq!((next.seq, store.stream_end(ben)), (6, 9));
+    assert_eq!(store.login(ben, "tablet", 0, 0).device, DeviceNumber(2), "no number is given twice");
 }
 
 #[test]
@@ -144,7 +153,7 @@ fn batches_that_wait_are_judged_on_what_those_before_them_left() {
         // The same key twice, in two batches that both wait.
         for id in [1, 2] {
             let draft = draft(ann, Target::User(ben), key, u64::from(key) * 10 + id);
-            wanted += usize::from(store.try_commit(1, vec![draft]).is_ok());
+            wanted += usize::from(store.try_commit(1, 77, vec![draft]).is_ok());
         }
     }
     let (mut seqs, mut got) = (Vec::new(), 0);
@@ -163,4 +172,37 @@ fn batches_that_wait_are_judged_on_what_those_before_them_left() {
     }
     let dense: Vec<u64> = (1..=seqs.len() as u64).collect();
     assert_eq!(seqs, dense);
+}
+
+#[test]
+fn what_one_commit_changes_twice_is_as_it_was_last() {
+    let folder = Folder::new();
+    let config = ImConfig { inbox_entries_max: 2, ..ImConfig::default() };
+    let open = || Disk::open(&folder.0, &config, Durability::System, || ()).expect("it opens");
+    let mut store = open();
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    let phone = store.login(ben, "phone", 0, 0).device;
+    // Entries are put and removed, a cursor and a number move, all in one commit.
+    let mut batch: Vec<Write> =
+        (0..20).map(|key| draft(ann, Target::User(ben), key, 100 + u64::from(key))).collect();
+    for position in [3, 19] {
+        batch.push(Write::Acked { user: ben, device: phone, position, gone_ms: 0 });
+    }
+    committed(&mut store, batch);
+    // And in several that may become one.
+    for key in 20..60u8 {
+        store.try_commit(1, 100 + u64::from(key), vec![draft(ann, Target::User(ben), key, key.into())]).ok();
+    }
+    let see = |store: &Disk| {
+        let mut stream = Vec::new();
+        store.read_stream(ben, 0, 100, &mut stream);
+        (stream, store.stream_end(ben), store.devices(ben), store.last_id())
+    };
+    while store.poll_committed().is_some() || store.stream_end(ben) < 60 {
+        std::thread::yield_now();
+    }
+    let before = see(&store);
+    assert_eq!((before.0.len(), before.3), (3, 159), "two, and where the others were");
+    drop(store);
+    assert_eq!(see(&open()), before);
 }

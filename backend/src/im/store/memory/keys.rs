@@ -1,18 +1,10 @@
 //! Message keys that were used, for a while.
 
-use crate::im::store::{ConversationId, UserId};
+use crate::im::store::UserId;
+use crate::im::store::embedded::Known;
 use hashbrown::HashMap;
 use moorline_proto::ids::MessageKey;
 use std::collections::VecDeque;
-
-/// The first result of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) conversation: ConversationId,
-    pub(super) seq: u64,
-    pub(super) id: u64,
-    pub(super) digest: u64,
-}
 
 #[derive(Debug)]
 pub(super) struct Keys {

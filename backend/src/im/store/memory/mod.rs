@@ -4,274 +4,222 @@
 //! `history_max` bytes (they then read as void ranges), the oldest keys over
 //! `idempotency_entries_max` or after `idempotency_window`.
 
-mod conversations;
 mod keys;
-mod stream;
-mod users;
 
-use super::membership::Kind;
-use super::{
-    Committed, ConversationId, Delivery, DeviceCursor, Draft, Entry, Outcome, Page, PageLimits, Recipient,
-    Refusal, Store, Stored, Target, UserId, Write, seal,
-};
+use super::directory::{Directory, Dirty};
+use super::embedded::{Embedded, Known, Log, Progress, StreamEntry};
+use super::{Committed, ConversationId, UserId};
 use crate::config::ImConfig;
-use crate::im::names::{self, Conversation as Name};
-use conversations::{Conversation, Conversations};
-use keys::{Keys, Known};
-use std::collections::VecDeque;
-use stream::{Slot, StreamEntry};
-use users::Users;
+use bytes::Bytes;
+use keys::Keys;
+use moorline_proto::ids::MessageKey;
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::ops::{Range, RangeInclusive};
 
 /// See the module.
-#[derive(Debug)]
-pub struct Memory {
-    users: Users,
-    conversations: Conversations,
-    keys: Keys,
-    /// Conversations in the order of their messages, oldest first: whose oldest is dropped next.
-    history: VecDeque<ConversationId>,
-    history_bytes: usize,
-    committed: VecDeque<Committed>,
-    inbox_entries_max: usize,
-    group_members_max: usize,
-    history_max: usize,
-}
+pub type Memory = Embedded<MemoryLog>;
 
 /// What a message costs beside its bytes, roughly.
 const MESSAGE_OVERHEAD_BYTES: usize = 96;
+
+/// Messages, keys, inboxes and profiles in memory.
+#[derive(Debug)]
+pub struct MemoryLog {
+    keys: Keys,
+    /// By conversation.
+    histories: Vec<History>,
+    /// By user.
+    inboxes: Vec<Inbox>,
+    profiles: HashMap<UserId, Bytes>,
+    /// Conversations in the order of their messages, oldest first: whose oldest is dropped next.
+    order: VecDeque<ConversationId>,
+    bytes: usize,
+    bytes_max: usize,
+    committed: VecDeque<(Committed, Progress)>,
+}
+
+#[derive(Debug, Default)]
+struct History {
+    /// Seqs 1 to this are dropped.
+    dropped: u64,
+    /// From seq `dropped + 1` on, encoded.
+    messages: VecDeque<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    /// Positions 1 to this are removed.
+    removed: u64,
+    entries: VecDeque<StreamEntry>,
+}
 
 impl Memory {
     /// Empty, with the limits of `config`.
     pub fn new(config: &ImConfig) -> Self {
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
-        Self {
-            users: Users::new(config.users_max, config.devices_max),
-            conversations: Conversations::new(config.conversations_max),
+        let log = MemoryLog {
             keys: Keys::new(config.idempotency_entries_max, window_ms),
-            history: VecDeque::new(),
-            history_bytes: 0,
+            histories: Vec::new(),
+            inboxes: Vec::new(),
+            profiles: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+            bytes_max: config.history_max,
             committed: VecDeque::new(),
-            inbox_entries_max: config.inbox_entries_max,
-            group_members_max: config.group_members_max,
-            history_max: config.history_max,
-        }
-    }
-
-    fn write(&mut self, now_ms: u64, write: Write, recipients: &mut Vec<Recipient>) -> Outcome {
-        match write {
-            Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, recipients)),
-            Write::CreateGroup { name, creator, members } => {
-                Outcome::Group(self.create_group(&name, creator, &members))
-            }
-            Write::Join { conversation, user } => Outcome::Group(self.join(conversation, user)),
-            Write::Leave { conversation, user } => Outcome::Group(self.leave(conversation, user)),
-            Write::Acked { user, device, position } => {
-                self.users.on_acked(user, device, position);
-                Outcome::Acked
-            }
-        }
-    }
-
-    fn append(
-        &mut self,
-        now_ms: u64,
-        draft: Draft,
-        recipients: &mut Vec<Recipient>,
-    ) -> Result<Stored, Refusal> {
-        let known_target = match draft.target {
-            Target::User(peer) => self.conversations.one_to_one(draft.sender, peer),
-            Target::Conversation(conversation) => Some(conversation),
         };
-        if let Some(known) = self.keys.get(now_ms, draft.sender, draft.key) {
-            let is_same = known.digest == draft.digest && known_target == Some(known.conversation);
-            let Known { conversation, seq, id, .. } = *known;
-            let same = Stored { conversation, seq, id, delivery: None };
-            return if is_same { Ok(same) } else { Err(Refusal::Conflict) };
-        }
-        let conversation = match (known_target, draft.target) {
-            (Some(conversation), _) => conversation,
-            (None, Target::User(peer)) => self.open_one_to_one(draft.sender, peer)?,
-            (None, Target::Conversation(_)) => return Err(Refusal::NotFound),
-        };
-        let place = self.conversations.get_mut(conversation);
-        place.member(draft.sender).ok_or(Refusal::NotMember)?;
-        let seq = place.latest() + 1;
-        let body = seal(draft.body, seq);
-        place.messages.push_back(body.clone());
-        self.history.push_back(conversation);
-        self.history_bytes += body.len() + MESSAGE_OVERHEAD_BYTES;
-        let known = Known { conversation, seq, id: draft.id, digest: draft.digest };
-        self.keys.insert(now_ms, draft.sender, draft.key, known);
-        let first = recipients.len();
-        let place = self.conversations.get(conversation);
-        for member in &place.members {
-            let origin = (member.user == draft.sender).then_some(draft.device);
-            let entry = StreamEntry { seq, conversation, origin };
-            if let Some(position) = self.users.deliver(member.user, entry, self.inbox_entries_max) {
-                recipients.push(Recipient { user: member.user, position });
-            }
-        }
-        self.drop_old_history();
-        let delivery = Some(Delivery { body, recipients: first..recipients.len() });
-        Ok(Stored { conversation, seq, id: draft.id, delivery })
+        Self::over(Directory::new(config), log, config)
     }
+}
 
-    fn open_one_to_one(&mut self, a: UserId, b: UserId) -> Result<ConversationId, Refusal> {
-        let conversation = self.conversations.open_one_to_one(a, b).ok_or(Refusal::StoreFull)?;
-        for member in self.conversations.get(conversation).members.clone() {
-            self.users.get_mut(member.user).conversations.push(conversation);
-        }
-        Ok(conversation)
+impl History {
+    fn get(&self, seq: u64) -> Option<&Bytes> {
+        self.messages.get(usize::try_from(seq.checked_sub(self.dropped + 1)?).ok()?)
     }
+}
 
-    fn create_group(
-        &mut self,
-        name: &str,
-        creator: UserId,
-        members: &[UserId],
-    ) -> Result<ConversationId, Refusal> {
-        if let Some(known) = self.conversations.group(name) {
-            let is_same = self.conversations.get(known).kind.creator() == Some(creator);
-            return if is_same { Ok(known) } else { Err(Refusal::Conflict) };
-        }
-        let mut all: Vec<_> = members.iter().copied().chain([creator]).collect();
-        all.sort_unstable();
-        all.dedup();
-        if all.len() > self.group_members_max {
-            return Err(Refusal::GroupFull);
-        }
-        let conversation = self.conversations.open_group(name, creator, &all).ok_or(Refusal::StoreFull)?;
-        for user in all {
-            self.users.get_mut(user).conversations.push(conversation);
-        }
-        Ok(conversation)
+impl Inbox {
+    fn from(&self, position: u64) -> usize {
+        let skip = usize::try_from(position.saturating_sub(self.removed + 1)).unwrap_or(usize::MAX);
+        skip.min(self.entries.len())
     }
+}
 
-    fn join(&mut self, conversation: ConversationId, user: UserId) -> Result<ConversationId, Refusal> {
-        let members_max = self.group_members_max;
-        if self.group_mut(conversation)?.try_join(user, members_max)? {
-            self.users.get_mut(user).conversations.push(conversation);
-        }
-        Ok(conversation)
-    }
-
-    fn leave(&mut self, conversation: ConversationId, user: UserId) -> Result<ConversationId, Refusal> {
-        self.group_mut(conversation)?.leave(user);
-        self.users.get_mut(user).conversations.retain(|it| *it != conversation);
-        Ok(conversation)
-    }
-
-    fn group_mut(&mut self, conversation: ConversationId) -> Result<&mut Conversation, Refusal> {
-        let place = self.conversations.get_mut(conversation);
-        if matches!(place.kind, Kind::Group { .. }) { Ok(place) } else { Err(Refusal::Denied) }
-    }
-
+impl MemoryLog {
     fn drop_old_history(&mut self) {
-        while self.history_bytes > self.history_max
-            && self.history.len() > 1
-            && let Some(conversation) = self.history.pop_front()
+        while self.bytes > self.bytes_max
+            && self.order.len() > 1
+            && let Some(conversation) = self.order.pop_front()
         {
-            let place = self.conversations.get_mut(conversation);
-            let dropped = place.messages.pop_front().expect("history lists each retained message once");
-            place.dropped += 1;
-            self.history_bytes -= dropped.len() + MESSAGE_OVERHEAD_BYTES;
-        }
-    }
-
-    fn entry(&self, slot: Slot) -> Entry {
-        match slot {
-            Slot::Dropped(conversation) => Entry::Dropped { conversation },
-            Slot::Held(StreamEntry { conversation, seq, origin }) => {
-                match self.conversations.get(conversation).message(seq) {
-                    Some(body) => Entry::Message { conversation, body: body.clone(), origin },
-                    None => Entry::Dropped { conversation },
-                }
-            }
+            let history = &mut self.histories[conversation.0 as usize];
+            let dropped = history.messages.pop_front().expect("the order has each retained message once");
+            history.dropped += 1;
+            self.bytes -= dropped.len() + MESSAGE_OVERHEAD_BYTES;
         }
     }
 }
 
-impl Store for Memory {
-    fn try_user(&mut self, uid: &str) -> Option<UserId> {
-        self.users.try_intern(uid)
+/// The element at `index`, with empty ones up to it.
+fn grown<T: Default>(all: &mut Vec<T>, index: u32) -> &mut T {
+    let index = index as usize;
+    if all.len() <= index {
+        all.resize_with(index + 1, T::default);
+    }
+    &mut all[index]
+}
+
+impl Log for MemoryLog {
+    type Error = Infallible;
+
+    fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Infallible> {
+        Ok(self.keys.get(now_ms, user, key).copied())
     }
 
-    fn uid(&self, user: UserId) -> &str {
-        &self.users.get(user).uid
-    }
-
-    fn login(&mut self, user: UserId, device: &str) -> DeviceCursor {
-        self.users.login(user, device)
-    }
-
-    fn try_commit(&mut self, now_ms: u64, batch: Vec<Write>) -> Result<(), Vec<Write>> {
-        let mut recipients = Vec::new();
-        let outcomes = batch.into_iter().map(|write| self.write(now_ms, write, &mut recipients)).collect();
-        self.committed.push_back(Committed { outcomes, recipients });
+    fn put_key(
+        &mut self,
+        now_ms: u64,
+        user: UserId,
+        key: MessageKey,
+        known: Known,
+    ) -> Result<(), Infallible> {
+        self.keys.insert(now_ms, user, key, known);
         Ok(())
     }
 
-    fn poll_committed(&mut self) -> Option<Committed> {
-        self.committed.pop_front()
+    fn put_message(&mut self, conversation: ConversationId, _seq: u64, body: &Bytes) {
+        grown(&mut self.histories, conversation.0).messages.push_back(body.clone());
+        self.order.push_back(conversation);
+        self.bytes += body.len() + MESSAGE_OVERHEAD_BYTES;
+        self.drop_old_history();
     }
 
-    fn find(&self, id: &str) -> Option<ConversationId> {
-        match Name::parse(id)? {
-            Name::Group(name) => self.conversations.group(name),
-            Name::OneToOne(a, b) => self.conversations.one_to_one(self.users.find(a)?, self.users.find(b)?),
+    fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
+        let history = &mut self.histories[conversation.0 as usize];
+        let at = seq.checked_sub(history.dropped + 1).and_then(|at| usize::try_from(at).ok());
+        if let Some(old) = at.and_then(|at| history.messages.get_mut(at)) {
+            self.bytes = self.bytes + body.len() - old.len();
+            *old = body.clone();
         }
     }
 
-    fn write_id(&self, conversation: ConversationId, into: &mut String) {
-        match &self.conversations.get(conversation).kind {
-            Kind::OneToOne(a, b) => names::write_one_to_one(into, self.uid(*a), self.uid(*b)),
-            Kind::Group { name, .. } => {
-                into.push_str("group:");
-                into.push_str(name);
+    fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes> {
+        self.histories.get(conversation.0 as usize)?.get(seq).cloned()
+    }
+
+    fn messages(
+        &self,
+        conversation: ConversationId,
+        seqs: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, Bytes) -> bool,
+    ) -> bool {
+        if let Some(history) = self.histories.get(conversation.0 as usize) {
+            for seq in (*seqs.start()).max(history.dropped + 1)..=*seqs.end() {
+                let Some(body) = history.get(seq) else { break };
+                if !each(seq, body.clone()) {
+                    break;
+                }
+            }
+        }
+        true
+    }
+
+    fn put_entry(&mut self, user: UserId, _position: u64, entry: StreamEntry) {
+        grown(&mut self.inboxes, user.0).entries.push_back(entry);
+    }
+
+    fn remove_entries(&mut self, user: UserId, positions: Range<u64>) {
+        let Some(inbox) = self.inboxes.get_mut(user.0 as usize) else { return };
+        // Always from the oldest on.
+        let count = inbox.from(positions.end);
+        inbox.entries.drain(..count);
+        inbox.removed += count as u64;
+        if inbox.entries.is_empty() && inbox.entries.capacity() > 64 {
+            inbox.entries = VecDeque::new();
+        }
+    }
+
+    fn conversation_of(&self, user: UserId, position: u64) -> Result<ConversationId, Infallible> {
+        let inbox = &self.inboxes[user.0 as usize];
+        Ok(inbox.entries[inbox.from(position)].content.conversation())
+    }
+
+    fn entries(
+        &self,
+        user: UserId,
+        positions: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, StreamEntry) -> bool,
+    ) {
+        let Some(inbox) = self.inboxes.get(user.0 as usize) else { return };
+        let first = (*positions.start()).max(inbox.removed + 1);
+        for (position, entry) in (first..=*positions.end()).zip(inbox.entries.range(inbox.from(first)..)) {
+            if !each(position, entry.clone()) {
+                return;
             }
         }
     }
 
-    fn is_group(&self, conversation: ConversationId) -> bool {
-        matches!(self.conversations.get(conversation).kind, Kind::Group { .. })
+    fn put_profile(&mut self, user: UserId, profile: Bytes) {
+        self.profiles.insert(user, profile);
     }
 
-    fn latest(&self, conversation: ConversationId) -> u64 {
-        self.conversations.get(conversation).latest()
+    fn profile(&self, user: UserId) -> Option<Bytes> {
+        self.profiles.get(&user).cloned()
     }
 
-    fn member_count(&self, conversation: ConversationId) -> usize {
-        self.conversations.get(conversation).members.len()
+    fn is_ready(&self) -> bool {
+        true
     }
 
-    fn members(&self, conversation: ConversationId, asker: UserId) -> Result<Vec<UserId>, Refusal> {
-        let place = self.conversations.get(conversation);
-        place.member(asker).ok_or(Refusal::NotMember)?;
-        Ok(place.members.iter().map(|member| member.user).collect())
+    fn give_up(&mut self) {
+        unreachable!("memory can be read")
     }
 
-    fn conversations(&self, user: UserId) -> Vec<ConversationId> {
-        self.users.get(user).conversations.clone()
+    fn commit(&mut self, _: &Directory, _: Vec<Dirty>, done: (Committed, Progress)) -> bool {
+        self.committed.push_back(done);
+        true
     }
 
-    fn read_range(
-        &self,
-        conversation: ConversationId,
-        reader: UserId,
-        range: (u64, u64),
-        limits: PageLimits,
-    ) -> Result<Page, Refusal> {
-        let place = self.conversations.get(conversation);
-        let member = place.member(reader).ok_or(Refusal::NotMember)?;
-        Ok(place.page(member.visible_from, range, limits))
-    }
-
-    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) {
-        let slots = self.users.get(user).stream.after(after).take(limit);
-        into.extend(slots.map(|(position, slot)| (position, self.entry(slot))));
-    }
-
-    fn stream_end(&self, user: UserId) -> u64 {
-        self.users.get(user).stream.end()
+    fn poll(&mut self) -> Option<(Committed, Progress)> {
+        self.committed.pop_front()
     }
 }

@@ -1,0 +1,59 @@
+//! How things stand, as OpenMetrics text.
+
+use super::http::Answer;
+use crate::im::Status;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+#[derive(Debug)]
+struct Figures(Status);
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Status {
+            users,
+            conversations,
+            sessions,
+            committing,
+            stored,
+            repeated,
+            refused,
+            put_off,
+            requests,
+            acked,
+        } = self.0;
+        for (name, help, value) in [
+            ("users", "Users that are known.", users),
+            ("conversations", "Conversations that are known.", conversations),
+            ("sessions", "Logins that stand.", sessions),
+            ("committing", "Batches that are being made durable.", committing),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            ("stored", "Messages stored.", stored),
+            ("repeated", "Messages answered with an earlier result.", repeated),
+            ("refused", "Messages and requests refused.", refused),
+            ("put_off", "Messages and requests put off, the store being busy.", put_off),
+            ("requests", "Requests.", requests),
+            ("acked", "Pushes that were acknowledged, by session.", acked),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn page(status: &Status) -> Answer {
+    let mut registry = Registry::with_prefix("moorline_backend");
+    registry.register_collector(Box::new(Figures(*status)));
+    let mut page = String::new();
+    text::encode(&mut page, &registry).expect("a String takes every write");
+    Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", page)
+}

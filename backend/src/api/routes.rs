@@ -1,0 +1,257 @@
+//! Paths, their questions as JSON, and what is made of the answers.
+
+use super::http::{Answer, Request};
+use super::{metrics, status_of};
+use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use moorline_proto::message::client::{Code, Send, SendAck, send};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// What a message or a push carries: exactly one of the two.
+#[derive(Debug, Deserialize)]
+struct Content {
+    /// UTF-8, as it is.
+    text: Option<String>,
+    /// Bytes, as Base64.
+    payload: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MessageQuestion {
+    from: String,
+    to: MessageTarget,
+    #[serde(default)]
+    r#type: u32,
+    text: Option<String>,
+    payload: Option<String>,
+    /// 16 bytes in hexadecimal: said twice with one key, it is stored once.
+    key: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MessageTarget {
+    User(String),
+    Conversation(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PushQuestion {
+    to: PushTarget,
+    #[serde(default)]
+    r#type: u32,
+    text: Option<String>,
+    payload: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PushTarget {
+    Inboxes(Vec<String>),
+    Users(Vec<String>),
+    Devices(Vec<DeviceName>),
+    Room(String),
+    Everyone(bool),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceName {
+    user: String,
+    device: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestQuestion {
+    user: String,
+    method: String,
+    /// Base64 of the encoded request.
+    #[serde(default)]
+    payload: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KickQuestion {
+    user: String,
+    device: Option<String>,
+}
+
+/// Answers a request; `ask` asks the backend.
+pub(super) fn answer(
+    request: &Request,
+    token: &[u8],
+    ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>,
+) -> Answer {
+    let result = match (request.path.as_str(), request.method.as_str()) {
+        ("/healthz", "GET") => return Answer::text("text/plain", "ok\n".into()),
+        ("/metrics", "GET") => status(ask).map(|status| metrics::page(&status)),
+        ("/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _)
+            if !is_admitted(request, token) =>
+        {
+            Err(Answer::error(
+                401,
+                "UNAUTHORIZED",
+                "needs Authorization: Bearer and the token of api.token_file",
+            ))
+        }
+        ("/v1/status", "GET") => status(ask).map(|status| Answer::json(&status_json(&status))),
+        ("/v1/messages", "POST") => message(request).and_then(ask).map(|answer| stored(&answer)),
+        ("/v1/push", "POST") => push(request).and_then(ask).map(|answer| reached(&answer)),
+        ("/v1/requests", "POST") => asked_for(request).and_then(ask).map(|answer| payload(&answer)),
+        ("/v1/kick", "POST") => kick(request).and_then(ask).map(|answer| reached(&answer)),
+        ("/healthz" | "/metrics" | "/v1/status", _) => {
+            Err(Answer::error(405, "INVALID", "this path takes GET"))
+        }
+        ("/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _) => {
+            Err(Answer::error(405, "INVALID", "this path takes POST"))
+        }
+        _ => Err(Answer::error(404, "NOT_FOUND", "there is no such path; see docs/server-api.md")),
+    };
+    result.unwrap_or_else(|error| error)
+}
+
+/// In a time that says nothing of how much was right.
+fn is_admitted(request: &Request, token: &[u8]) -> bool {
+    let given = request.authorization.as_deref().and_then(|value| value.strip_prefix(b"Bearer "));
+    let Some(given) = given.filter(|given| given.len() == token.len()) else { return false };
+    given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+fn parse<T: DeserializeOwned>(request: &Request) -> Result<T, Answer> {
+    serde_json::from_slice(&request.body).map_err(|error| Answer::error(400, "INVALID", &error.to_string()))
+}
+
+fn decoded(content: Content) -> Result<Bytes, Answer> {
+    match content {
+        Content { text: Some(text), payload: None } => Ok(text.into()),
+        Content { text: None, payload: Some(payload) } => base64_of(&payload),
+        _ => Err(Answer::error(400, "INVALID", "exactly one of text and payload is needed")),
+    }
+}
+
+fn base64_of(text: &str) -> Result<Bytes, Answer> {
+    let decoded = BASE64.decode(text);
+    decoded.map(Bytes::from).map_err(|error| Answer::error(400, "INVALID", &format!("payload: {error}")))
+}
+
+fn message(request: &Request) -> Result<ApiCall, Answer> {
+    let MessageQuestion { from, to, r#type, text, payload, key } = parse(request)?;
+    let payload = decoded(Content { text, payload })?;
+    let key = match key {
+        Some(key) => Bytes::copy_from_slice(&key_of(&key)?),
+        None => fresh_key()?,
+    };
+    let target = match to {
+        MessageTarget::User(uid) => send::Target::User(uid),
+        MessageTarget::Conversation(id) => send::Target::Conversation(id),
+    };
+    Ok(ApiCall::Send { from, send: Send { key, target: Some(target), r#type, payload } })
+}
+
+fn fresh_key() -> Result<Bytes, Answer> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(|error| Answer::error(503, "RETRY", &error.to_string()))?;
+    Ok(Bytes::copy_from_slice(&key))
+}
+
+fn key_of(text: &str) -> Result<[u8; 16], Answer> {
+    let wrong = || Answer::error(400, "INVALID", "a key is 32 hexadecimal digits");
+    let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let key = u128::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?;
+    Ok(key.to_be_bytes())
+}
+
+fn push(request: &Request) -> Result<ApiCall, Answer> {
+    let PushQuestion { to, r#type: kind, text, payload } = parse(request)?;
+    let payload = decoded(Content { text, payload })?;
+    let to = match to {
+        PushTarget::Inboxes(users) => PushTo::Inboxes(users),
+        PushTarget::Users(users) => PushTo::Users(users),
+        PushTarget::Devices(devices) => {
+            PushTo::Devices(devices.into_iter().map(|it| (it.user, it.device)).collect())
+        }
+        PushTarget::Room(room) => PushTo::Room(room),
+        PushTarget::Everyone(true) => PushTo::Everyone,
+        PushTarget::Everyone(false) => {
+            return Err(Answer::error(400, "INVALID", "everyone is true, or another target is named"));
+        }
+    };
+    Ok(ApiCall::Push { to, kind, payload })
+}
+
+fn asked_for(request: &Request) -> Result<ApiCall, Answer> {
+    let RequestQuestion { user, method, payload } = parse(request)?;
+    Ok(ApiCall::Request { user, method, payload: base64_of(&payload)? })
+}
+
+fn kick(request: &Request) -> Result<ApiCall, Answer> {
+    let KickQuestion { user, device } = parse(request)?;
+    Ok(ApiCall::Kick { user, device })
+}
+
+fn refusal(answer: &ApiAnswer) -> Answer {
+    Answer::error(status_of(answer.code), answer.code.as_str_name(), &answer.reason)
+}
+
+fn stored(answer: &ApiAnswer) -> Answer {
+    let ApiBody::Stored(SendAck { message_id, conversation, seq, time_ms, .. }) = &answer.body else {
+        return refusal(answer);
+    };
+    Answer::json(&json!({
+        "message_id": message_id.to_string(),
+        "conversation": conversation,
+        "seq": seq,
+        "time_ms": time_ms,
+        "is_repeat": answer.code == Code::Dup,
+    }))
+}
+
+fn reached(answer: &ApiAnswer) -> Answer {
+    match &answer.body {
+        ApiBody::Reached(count) => Answer::json(&json!({ "reached": count })),
+        _ => refusal(answer),
+    }
+}
+
+fn payload(answer: &ApiAnswer) -> Answer {
+    match &answer.body {
+        ApiBody::Payload(payload) => Answer::json(&json!({ "payload": BASE64.encode(payload) })),
+        _ => refusal(answer),
+    }
+}
+
+fn status(ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>) -> Result<Status, Answer> {
+    let answer = ask(ApiCall::Status)?;
+    match answer.body {
+        ApiBody::Status(status) => Ok(status),
+        _ => Err(refusal(&answer)),
+    }
+}
+
+fn status_json(status: &Status) -> serde_json::Value {
+    let Status {
+        users,
+        conversations,
+        sessions,
+        committing,
+        stored,
+        repeated,
+        refused,
+        put_off,
+        requests,
+        acked,
+    } = status;
+    json!({
+        "users": users, "conversations": conversations, "sessions": sessions, "committing": committing,
+        "stored": stored, "repeated": repeated, "refused": refused, "put_off": put_off, "requests": requests,
+        "acked": acked,
+    })
+}

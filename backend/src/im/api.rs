@@ -1,0 +1,319 @@
+//! What the server API asks (`docs/server-api.md`): to say something for a user, to push to devices, to ask for a user,
+//! to end logins, and how things stand.
+
+use super::request::Asked;
+use super::send::Refused;
+use super::store::{DeviceNumber, Store, UserId, Write};
+use super::{Im, Outputs, Reply, Waiting, time_ms};
+use crate::server::{Kick, Now, PushSpec, SessionId};
+use bytes::Bytes;
+use crossbeam_channel::Sender;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
+use moorline_proto::message::encode;
+use std::collections::VecDeque;
+
+/// The device that whatever is done by the API comes from. No user has so many.
+const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
+const API_DEVICE_NAME: &str = "api";
+/// Users or devices of one push.
+const TARGETS_MAX: usize = 10_000;
+/// Pushes to everyone that are under way.
+const BROADCASTS_MAX: usize = 16;
+/// Sessions that get one of them in a turn of the loop.
+const BROADCAST_SESSIONS_PER_TURN: usize = 4096;
+
+const KICKED: Kick = Kick {
+    code: CloseReason::Kicked.code(),
+    may_reconnect: false,
+    reason: "This login was ended by the operator.",
+};
+
+/// One question of the server API.
+#[derive(Debug)]
+pub enum ApiCall {
+    /// A user says something, stored like a SEND.
+    Send {
+        /// Who.
+        from: String,
+        /// What.
+        send: Send,
+    },
+    /// Something for devices that are online, or for the inboxes of users. It is in no conversation.
+    Push {
+        /// Whom.
+        to: PushTo,
+        /// The application's content type.
+        kind: u32,
+        /// The content.
+        payload: Bytes,
+    },
+    /// A request of section 11 of the protocol, for a user.
+    Request {
+        /// Who.
+        user: String,
+        /// Which.
+        method: String,
+        /// Encoded.
+        payload: Bytes,
+    },
+    /// Ends logins.
+    Kick {
+        /// Whose.
+        user: String,
+        /// Only of this device.
+        device: Option<String>,
+    },
+    /// How things stand.
+    Status,
+}
+
+/// Whom a push is for.
+#[derive(Debug)]
+pub enum PushTo {
+    /// Every device of these users, through their inboxes, until each has it.
+    Inboxes(Vec<String>),
+    /// What is online of these users.
+    Users(Vec<String>),
+    /// These devices, if they are online: user and device.
+    Devices(Vec<(String, String)>),
+    /// Who is in a room.
+    Room(String),
+    /// Whoever is online.
+    Everyone,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub struct ApiAnswer {
+    /// [`Code::Ok`] and [`Code::Dup`]: done.
+    pub code: Code,
+    /// Why not.
+    pub reason: String,
+    /// When to try again, in milliseconds, with [`Code::Retry`].
+    pub retry_after_ms: u32,
+    /// What was asked for.
+    pub body: ApiBody,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+pub enum ApiBody {
+    /// Nothing, or it was refused.
+    Nothing,
+    /// A message's place.
+    Stored(SendAck),
+    /// How many sessions, or inboxes, it went to; of a room and everyone 0.
+    Reached(usize),
+    /// The answer to a request.
+    Payload(Bytes),
+    /// How things stand.
+    Status(Status),
+}
+
+/// How things stand; counts since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Users that are known.
+    pub users: usize,
+    /// Conversations that are known.
+    pub conversations: usize,
+    /// Logins that stand.
+    pub sessions: usize,
+    /// Batches that are being made durable.
+    pub committing: usize,
+    /// Messages stored.
+    pub stored: u64,
+    /// SENDs answered with an earlier result.
+    pub repeated: u64,
+    /// SENDs and requests refused.
+    pub refused: u64,
+    /// SENDs and requests put off, the store being busy.
+    pub put_off: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Pushes that were acknowledged, by session.
+    pub acked: u64,
+}
+
+/// Where the answer goes; whoever gives up drops the other end.
+#[derive(Debug)]
+pub struct ApiReply(Sender<ApiAnswer>);
+
+impl ApiReply {
+    /// One answer will come.
+    pub fn new(to: Sender<ApiAnswer>) -> Self {
+        Self(to)
+    }
+
+    fn give(self, answer: ApiAnswer) {
+        self.0.try_send(answer).ok(); // nobody waits any more
+    }
+
+    pub(super) fn answer(self, code: Code, reason: String, retry_after_ms: u32, body: ApiBody) {
+        self.give(ApiAnswer { code, reason, retry_after_ms, body });
+    }
+
+    pub(super) fn answer_send(self, code: Code, mut ack: SendAck) {
+        let (reason, retry_after_ms) = (std::mem::take(&mut ack.reason), ack.retry_after_ms);
+        let is_stored = matches!(code, Code::Ok | Code::Dup);
+        let body = if is_stored { ApiBody::Stored(ack) } else { ApiBody::Nothing };
+        self.answer(code, reason, retry_after_ms, body);
+    }
+
+    pub(super) fn answer_req(self, code: Code, resp: Resp) {
+        let body = if code == Code::Ok { ApiBody::Payload(resp.payload) } else { ApiBody::Nothing };
+        self.answer(code, resp.reason, resp.retry_after_ms, body);
+    }
+
+    fn answer_with(self, result: Result<ApiBody, Refused>) {
+        match result {
+            Ok(body) => self.answer(Code::Ok, String::new(), 0, body),
+            Err((code, reason)) => self.answer(code, reason.to_owned(), 0, ApiBody::Nothing),
+        }
+    }
+}
+
+/// Pushes on their way to everyone.
+#[derive(Debug, Default)]
+pub(super) struct Broadcasts(VecDeque<(Bytes, usize)>);
+
+impl<S: Store> Im<S> {
+    /// Takes one question of the server API.
+    pub fn handle_api(&mut self, now: Now, call: ApiCall, reply: ApiReply, out: &mut impl Outputs) {
+        match call {
+            ApiCall::Send { from, send } => match self.api_user(&from) {
+                Ok(user) => {
+                    let from = ((user, API_DEVICE), API_DEVICE_NAME);
+                    self.on_send_of(now, from, send, Reply::Api(reply), out);
+                }
+                Err(refused) => reply.answer_with(Err(refused)),
+            },
+            ApiCall::Request { user, method, payload } => match self.api_user(&user) {
+                Ok(user) => {
+                    let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
+                    let asked = Asked { now, session: None, origin, device, payload };
+                    self.on_asked(&method, &asked, Reply::Api(reply), out);
+                }
+                Err(refused) => reply.answer_with(Err(refused)),
+            },
+            ApiCall::Push { to, kind, payload } => self.api_push(now, to, kind, payload, reply, out),
+            ApiCall::Kick { user, device } => {
+                let kicked = self.api_kick(&user, device.as_deref(), out);
+                reply.answer_with(Ok(ApiBody::Reached(kicked)));
+            }
+            ApiCall::Status => reply.answer_with(Ok(ApiBody::Status(self.status()))),
+        }
+    }
+
+    /// How things stand.
+    pub fn status(&self) -> Status {
+        let (users, conversations) = self.store.counts();
+        Status {
+            users,
+            conversations,
+            sessions: self.sessions.count(),
+            committing: self.committing.len(),
+            ..self.tally
+        }
+    }
+
+    fn api_user(&mut self, uid: &str) -> Result<UserId, Refused> {
+        Ok(self.users(&[uid.to_owned()])?[0])
+    }
+
+    fn api_push(
+        &mut self,
+        now: Now,
+        to: PushTo,
+        kind: u32,
+        payload: Bytes,
+        reply: ApiReply,
+        out: &mut impl Outputs,
+    ) {
+        let count = match &to {
+            PushTo::Inboxes(users) | PushTo::Users(users) => users.len(),
+            PushTo::Devices(devices) => devices.len(),
+            PushTo::Room(_) | PushTo::Everyone => 0,
+        };
+        if payload.len() > self.config.payload_max || count > TARGETS_MAX {
+            let reason = "the payload is over im.payload_max, or there are more than 10,000 targets";
+            return reply.answer_with(Err((Code::TooLarge, reason)));
+        }
+        let id = self.ids.next(now.unix_ms);
+        let push = Push { message_id: id, time_ms: time_ms(id), r#type: kind, payload, ..Push::default() };
+        let body = encode(&push);
+        let sessions: Vec<SessionId> = match to {
+            PushTo::Inboxes(uids) => {
+                let users = match self.users(&uids) {
+                    Ok(users) => users,
+                    Err(refused) => return reply.answer_with(Err(refused)),
+                };
+                let waiting = Waiting::Told(reply, users.len());
+                return self.write(Write::Tell { users, event: body }, waiting);
+            }
+            PushTo::Users(uids) => {
+                let known: Vec<_> = uids.iter().filter_map(|uid| self.store.find_user(uid)).collect();
+                known.into_iter().flat_map(|user| self.sessions.of(user)).map(|session| session.id).collect()
+            }
+            PushTo::Devices(devices) => {
+                let of = |(uid, device): &(String, String)| {
+                    let user = self.store.find_user(uid)?;
+                    self.sessions
+                        .of(user)
+                        .find(|session| *session.device == **device)
+                        .map(|session| session.id)
+                };
+                devices.iter().filter_map(of).collect()
+            }
+            PushTo::Room(room) => {
+                out.push_room(&room, None, LIVE, &body);
+                return reply.answer_with(Ok(ApiBody::Reached(0)));
+            }
+            PushTo::Everyone if self.broadcasts.0.len() >= BROADCASTS_MAX => {
+                let reason = "16 pushes to everyone are under way".to_owned();
+                return reply.answer(Code::Retry, reason, 1000, ApiBody::Nothing);
+            }
+            PushTo::Everyone => {
+                self.broadcasts.0.push_back((body, 0));
+                return reply.answer_with(Ok(ApiBody::Reached(0)));
+            }
+        };
+        if !sessions.is_empty() {
+            out.push(&sessions, LIVE, &body);
+        }
+        reply.answer_with(Ok(ApiBody::Reached(sessions.len())));
+    }
+
+    /// Takes pushes to everyone a bit further.
+    pub(super) fn broadcast(&mut self, out: &mut impl Outputs) {
+        let Some((body, next)) = self.broadcasts.0.front_mut() else { return };
+        let (sessions, is_done) = self.sessions.slice(*next, BROADCAST_SESSIONS_PER_TURN);
+        *next += BROADCAST_SESSIONS_PER_TURN;
+        if !sessions.is_empty() {
+            let spec = PushSpec { lane: Lane::Bulk, ..LIVE };
+            out.push(&sessions, spec, body);
+        }
+        if is_done {
+            self.broadcasts.0.pop_front();
+        }
+        if !self.broadcasts.0.is_empty() {
+            out.come_back();
+        }
+    }
+
+    fn api_kick(&mut self, uid: &str, device: Option<&str>, out: &mut impl Outputs) -> usize {
+        let Some(user) = self.store.find_user(uid) else { return 0 };
+        let theirs = self.sessions.of(user).filter(|it| device.is_none_or(|device| *it.device == *device));
+        let sessions: Vec<_> = theirs.map(|session| session.id).collect();
+        for session in &sessions {
+            self.sessions.unlist(*session);
+            out.kick(*session, KICKED);
+        }
+        sessions.len()
+    }
+}
+
+/// To whoever is online now, without a word about what became of it.
+const LIVE: PushSpec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };

@@ -1,0 +1,136 @@
+//! Messages of large groups on their way to everybody who is online: in slices, beside everything else [P-11.14].
+//!
+//! They are in no inbox, so nothing is lost when one does not arrive: a client finds the hole by the next one, or is
+//! told to pull when it logs in. A group with [`MESSAGES_MAX`] messages under way gets a NOTIFY instead of more.
+
+use super::store::{ConversationId, Origin, Store, UserId};
+use super::{Im, Outputs};
+use crate::server::{PushId, PushSpec, SessionId};
+use bytes::Bytes;
+use moorline_proto::frame::Command;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Messages of one group that are under way at once.
+const MESSAGES_MAX: usize = 5;
+/// Members looked at in one turn of the loop, all groups together.
+const MEMBERS_PER_TURN: usize = 1024;
+/// Of one group, before it is another one's turn.
+const MEMBERS_PER_SLICE: usize = 256;
+/// How often devices are asked whether they have what they were pushed: every so many messages of a group.
+const ASK_EVERY: u64 = 32;
+/// Pushes that are remembered for that; of older ones the outcome comes to nothing, and devices are asked again.
+const ASKED_MAX: usize = 65_536;
+
+/// All that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Fanouts {
+    by_group: HashMap<ConversationId, VecDeque<Fanout>>,
+    /// Groups with something under way, in turn.
+    order: VecDeque<ConversationId>,
+    /// Whose outcome says that a device has everything up to this seq.
+    asked: BTreeMap<PushId, (ConversationId, u64)>,
+}
+
+#[derive(Debug)]
+struct Fanout {
+    /// `None`: a NOTIFY of the newest.
+    body: Option<Bytes>,
+    seq: u64,
+    origin: Origin,
+    /// Members up to this one have it.
+    done: Option<UserId>,
+}
+
+impl Fanouts {
+    pub(super) fn push(&mut self, conversation: ConversationId, seq: u64, body: Bytes, origin: Origin) {
+        let waiting = self.by_group.entry(conversation).or_default();
+        if waiting.is_empty() {
+            self.order.push_back(conversation);
+        }
+        if waiting.len() < MESSAGES_MAX {
+            waiting.push_back(Fanout { body: Some(body), seq, origin, done: None });
+        } else if let Some(last) =
+            waiting.back_mut().filter(|last| last.body.is_none() && last.done.is_none())
+        {
+            (last.seq, last.origin) = (seq, origin);
+        } else {
+            waiting.push_back(Fanout { body: None, seq, origin, done: None });
+        }
+    }
+
+    /// The outcome of this push is wanted: acked, the device has everything up to `seq`.
+    pub(super) fn ask(&mut self, push: PushId, conversation: ConversationId, seq: u64) {
+        if self.asked.len() >= ASKED_MAX {
+            self.asked.pop_first();
+        }
+        self.asked.insert(push, (conversation, seq));
+    }
+
+    /// What a device has that has acked this push.
+    pub(super) fn asked(&self, push: PushId) -> Option<(ConversationId, u64)> {
+        self.asked.get(&push).copied()
+    }
+}
+
+impl<S: Store> Im<S> {
+    /// Takes what is under way a bit further.
+    pub(super) fn fan_out(&mut self, out: &mut impl Outputs) {
+        let mut members_left = MEMBERS_PER_TURN;
+        while members_left > 0
+            && let Some(conversation) = self.fanouts.order.pop_front()
+        {
+            let slice = MEMBERS_PER_SLICE.min(members_left);
+            members_left -= slice;
+            let Some(mut waiting) = self.fanouts.by_group.remove(&conversation) else { continue };
+            if let Some(first) = waiting.front_mut()
+                && self.fan_out_slice(conversation, first, slice, out)
+            {
+                waiting.pop_front();
+            }
+            if !waiting.is_empty() {
+                self.fanouts.by_group.insert(conversation, waiting);
+                self.fanouts.order.push_back(conversation);
+            }
+        }
+        if !self.fanouts.order.is_empty() {
+            out.come_back();
+        }
+    }
+
+    /// True: everybody has it.
+    fn fan_out_slice(
+        &mut self,
+        conversation: ConversationId,
+        fanout: &mut Fanout,
+        slice: usize,
+        out: &mut impl Outputs,
+    ) -> bool {
+        let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
+        let members = self.store.members(conversation);
+        let first = members.partition_point(|member| Some(member.user) <= fanout.done);
+        let slice = &members[first..members.len().min(first + slice)];
+        for member in slice {
+            let theirs = self.sessions.of(member.user).filter(|it| it.owner != Some(fanout.origin));
+            sessions.extend(theirs.map(|it| it.id));
+        }
+        fanout.done = slice.last().map(|member| member.user).or(fanout.done);
+        let is_done = first + slice.len() >= members.len();
+        if !sessions.is_empty() {
+            // Acks come in order, so one of them tells of all before.
+            let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
+            let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
+            let push = if let Some(body) = &fanout.body {
+                out.push(&sessions, spec, body)
+            } else {
+                let spec = PushSpec { command: Command::Notify, ..spec };
+                out.push(&sessions, spec, &self.notify(conversation, 0))
+            };
+            if want_ack {
+                self.fanouts.ask(push, conversation, fanout.seq);
+            }
+        }
+        sessions.clear();
+        self.scratch.target_sessions = sessions;
+        is_done
+    }
+}

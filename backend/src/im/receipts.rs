@@ -1,0 +1,85 @@
+//! How many have read a message of a group: told to its sender, merged, and a hint only. Whoever wants to know who
+//! asks im.receipts.
+
+use super::store::{ConversationId, Store, UserId};
+use super::{Im, Outputs, delivery::EVENT};
+use crate::server::{Now, PushSpec};
+use moorline_proto::message::client::Push;
+use moorline_proto::message::encode;
+use moorline_proto::message::im::{Happened, ReadCount, ReadCounts, happened};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Newest messages of a group whose senders are told.
+const MESSAGES_MAX: usize = 32;
+/// Groups that are remembered; then all are forgotten, and told of again with their next messages.
+const GROUPS_MAX: usize = 100_000;
+/// Groups looked at in one tick.
+const GROUPS_PER_TICK: usize = 256;
+/// Of a larger group nobody is told.
+const MEMBERS_MAX: usize = 200;
+/// A count that could not be sent for so long is not true any more, in milliseconds.
+const HINT_TTL_MS: u32 = 5_000;
+
+/// Who wrote what lately, and where somebody has read.
+#[derive(Debug, Default)]
+pub(super) struct Receipts {
+    recent: HashMap<ConversationId, VecDeque<(u64, UserId)>>,
+    read: BTreeSet<ConversationId>,
+}
+
+impl Receipts {
+    pub(super) fn on_message(&mut self, group: ConversationId, seq: u64, sender: UserId) {
+        if self.recent.len() >= GROUPS_MAX && !self.recent.contains_key(&group) {
+            self.recent.clear();
+        }
+        let recent = self.recent.entry(group).or_default();
+        if recent.len() == MESSAGES_MAX {
+            recent.pop_front();
+        }
+        recent.push_back((seq, sender));
+    }
+
+    pub(super) fn on_read(&mut self, conversation: ConversationId) {
+        if self.recent.contains_key(&conversation) {
+            self.read.insert(conversation);
+        }
+    }
+}
+
+impl<S: Store> Im<S> {
+    /// One hint per sender and group for all that was read since the last tick.
+    pub(super) fn tell_read_counts(&mut self, now: Now, out: &mut impl Outputs) {
+        for _ in 0..GROUPS_PER_TICK {
+            let Some(group) = self.receipts.read.pop_first() else { return };
+            let members = self.store.members(group);
+            if members.len() > MEMBERS_MAX {
+                continue;
+            }
+            let mut by_sender: BTreeMap<UserId, Vec<ReadCount>> = BTreeMap::new();
+            for &(seq, sender) in self.receipts.recent.get(&group).into_iter().flatten() {
+                let has_read = |it: &&super::store::Member| it.user != sender && it.read >= seq;
+                let count = u32::try_from(members.iter().filter(has_read).count()).unwrap_or(u32::MAX);
+                if count > 0 {
+                    by_sender.entry(sender).or_default().push(ReadCount { seq, count });
+                }
+            }
+            let conversation = self.id_of(group);
+            for (sender, counts) in by_sender {
+                let sessions: Vec<_> = self.sessions.of(sender).map(|session| session.id).collect();
+                if sessions.is_empty() {
+                    continue;
+                }
+                let what = Some(happened::What::ReadCounts(ReadCounts { counts }));
+                let push = Push {
+                    message_id: self.ids.next(now.unix_ms),
+                    conversation: conversation.clone(),
+                    time_ms: now.unix_ms,
+                    happened: encode(&Happened { what }),
+                    ..Push::default()
+                };
+                let spec = PushSpec { want_ack: false, ttl_ms: HINT_TTL_MS, ..EVENT };
+                out.push(&sessions, spec, &encode(&push));
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Groups: making them, coming and going, roles, silence, settings.
+
+use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, answer, fill};
+use crate::im::names;
+use crate::im::send::{Refused, refused};
+use crate::im::store::{
+    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, Recipient, Refusal, Role, Store,
+    UserId, Write,
+};
+use crate::im::{Change, Im, Outputs, Reply};
+use bytes::Bytes;
+use moorline_proto::message::client::Code;
+use moorline_proto::message::{decode, encode, im};
+
+/// Longest title and notice of a group, in bytes.
+const TITLE_BYTES_MAX: usize = 256;
+const NOTICE_BYTES_MAX: usize = 4 << 10;
+/// Users that one change of a group names.
+const CHANGED_USERS_MAX: usize = 1000;
+
+impl<S: Store> Im<S> {
+    pub(super) fn create(&mut self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::GroupCreateRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        if !names::is_valid(&request.group) {
+            return Err((Code::Invalid, "a group's name has 1 to 64 bytes, no colon, no control character"));
+        }
+        if request.members.len() > self.config.group_members_max {
+            return Err(refused(Refusal::GroupFull));
+        }
+        let members = self.users(&request.members)?;
+        let by = self.store.uid(asked.origin.0).to_owned();
+        let added = request.members.into_iter().take(CHANGED_USERS_MAX).collect();
+        let changed = im::GroupChanged { by, added, ..Default::default() };
+        let event = self.group_event(asked, &format!("group:{}", request.group), changed);
+        let write = Write::CreateGroup { name: request.group, creator: asked.origin, members, event };
+        Ok(Step::Write(write, Then::Created))
+    }
+
+    fn group_event(&mut self, asked: &Asked, conversation: &str, changed: im::GroupChanged) -> Bytes {
+        let what = im::happened::What::Group(changed);
+        self.encode_happened(asked, conversation, what).1.freeze()
+    }
+
+    pub(super) fn join(&mut self, asked: &Asked) -> Result<Step, Refused> {
+        let (conversation, name) = self.group(asked)?;
+        let by = self.store.uid(asked.origin.0).to_owned();
+        let changed = im::GroupChanged { added: vec![by.clone()], by, ..Default::default() };
+        let event = self.group_event(asked, &name, changed);
+        let change = GroupChange::Join;
+        let write = Write::ChangeGroup { conversation, by: asked.origin, change, event };
+        Ok(Step::Write(write, Then::Changed(conversation, Change::Join)))
+    }
+
+    pub(super) fn leave(&mut self, asked: &Asked) -> Result<Step, Refused> {
+        let (conversation, name) = self.group(asked)?;
+        let by = self.store.uid(asked.origin.0).to_owned();
+        let changed = im::GroupChanged { removed: vec![by.clone()], by, ..Default::default() };
+        let event = self.group_event(asked, &name, changed);
+        let change = GroupChange::Leave;
+        let write = Write::ChangeGroup { conversation, by: asked.origin, change, event };
+        Ok(Step::Write(write, Then::Changed(conversation, Change::Leave(vec![asked.origin.0]))))
+    }
+
+    pub(super) fn change(&mut self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::GroupChangeRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let set_role = request.role();
+        let im::GroupChangeRequest { conversation: name, add, remove, user, role, silent_until_ms, settings } =
+            request;
+        if self.peer(asked.origin.0, &name)?.is_some() {
+            return Err(refused(Refusal::Denied));
+        }
+        let conversation = self.own_conversation(asked.origin.0, &name)?;
+        if add.len() + remove.len() > CHANGED_USERS_MAX {
+            return Err((Code::TooLarge, "at most 1000 users at once"));
+        }
+        if let Some(settings) = &settings
+            && (settings.title.len() > TITLE_BYTES_MAX || settings.notice.len() > NOTICE_BYTES_MAX)
+        {
+            return Err((Code::TooLarge, "a title has at most 256 bytes, a notice 4 KiB"));
+        }
+        if user.is_empty() != (set_role == Role::Unset && silent_until_ms.is_none()) {
+            return Err((Code::Invalid, "a user, and a role or a silence for that user: both or neither"));
+        }
+        let whose = if user.is_empty() { None } else { self.users(std::slice::from_ref(&user))?.pop() };
+        let edit = GroupEdit {
+            add: self.users(&add)?,
+            remove: self.users(&remove)?,
+            role: whose.filter(|_| set_role != Role::Unset).map(|whose| (whose, set_role)),
+            silence: whose.zip(silent_until_ms),
+            settings: settings.clone().map(Into::into),
+        };
+        let leaving = edit.remove.clone();
+        let by = self.store.uid(asked.origin.0).to_owned();
+        let changed =
+            im::GroupChanged { by, added: add, removed: remove, user, role, silent_until_ms, settings };
+        let event = self.group_event(asked, &name, changed);
+        let write =
+            Write::ChangeGroup { conversation, by: asked.origin, change: GroupChange::Edit(edit), event };
+        Ok(Step::Write(write, Then::Changed(conversation, Change::Leave(leaving))))
+    }
+
+    /// The group that a request to join or leave names.
+    fn group(&self, asked: &Asked) -> Result<(ConversationId, String), Refused> {
+        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        if self.peer(asked.origin.0, &request.conversation)?.is_some() {
+            return Err(refused(Refusal::Denied));
+        }
+        let found = self.store.find(&request.conversation).ok_or(refused(Refusal::NotFound))?;
+        Ok((found, request.conversation))
+    }
+
+    pub(super) fn group_members(&self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let (user, _) = asked.origin;
+        let peer = self.peer(user, &request.conversation)?;
+        if let (Some(peer), None) = (peer, self.store.find(&request.conversation)) {
+            let mut members = vec![self.store.uid(user).to_owned(), peer.to_owned()];
+            members.dedup();
+            return Ok(Step::Answer(encode(&im::GroupResponse { members, more: false })));
+        }
+        let conversation = self.own_conversation(user, &request.conversation)?;
+        Ok(Step::Answer(self.members_answer(conversation, &request.after)))
+    }
+
+    /// Members whose uids come after `after`, in the order of their bytes.
+    fn members_after(&self, conversation: ConversationId, after: &str) -> Vec<(&str, &Member)> {
+        let members = self.store.members(conversation).iter();
+        let named = members.map(|member| (self.store.uid(member.user), member));
+        let mut members: Vec<_> = named.filter(|(uid, _)| *uid > after).collect();
+        members.sort_unstable_by_key(|(uid, _)| *uid);
+        members
+    }
+
+    fn members_answer(&self, conversation: ConversationId, after: &str) -> Bytes {
+        let mut room = self.answer_bytes_max();
+        let (mut members, mut more) = (Vec::new(), false);
+        for (uid, _) in self.members_after(conversation, after) {
+            let Some(left) = room.checked_sub(uid.len() + 3) else {
+                more = true;
+                break;
+            };
+            room = left;
+            members.push(uid.to_owned());
+        }
+        encode(&im::GroupResponse { members, more })
+    }
+
+    pub(super) fn group_info(&self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        if self.peer(asked.origin.0, &request.conversation)?.is_some() {
+            return Err(refused(Refusal::Denied));
+        }
+        let conversation = self.own_conversation(asked.origin.0, &request.conversation)?;
+        let settings = self.store.settings(conversation);
+        let room = self.answer_bytes_max().saturating_sub(settings.title.len() + settings.notice.len() + 32);
+        let entries =
+            self.members_after(conversation, &request.after).into_iter().map(|(uid, member)| im::Member {
+                uid: uid.to_owned(),
+                role: member.role.into(),
+                silent_until_ms: member.silent_until_ms,
+                read: member.read,
+            });
+        let (members, more) = fill(room, entries);
+        let count = u32::try_from(self.store.member_count(conversation)).unwrap_or(u32::MAX);
+        let answer = im::GroupInfoResponse { settings: Some(settings.into()), count, members, more };
+        Ok(Step::Answer(encode(&answer)))
+    }
+
+    pub(in crate::im) fn on_created(
+        &mut self,
+        reply: Reply,
+        origin: Origin,
+        result: Result<(ConversationId, Option<Delivery>), Refusal>,
+        recipients: &[Recipient],
+        out: &mut impl Outputs,
+    ) {
+        let said: Answer = match &result {
+            Ok((conversation, _)) => {
+                Ok(encode(&im::GroupCreateResponse { conversation: self.id_of(*conversation) }))
+            }
+            Err(refusal) => Err(refused(*refusal)),
+        };
+        answer(reply, said, out);
+        if let Ok((_, told)) = result {
+            self.on_told(origin, told.as_ref(), recipients, out);
+        }
+    }
+
+    /// A new member is told who is there, as many as fit. Who has left is told nothing about the group any more.
+    pub(in crate::im) fn on_changed(
+        &self,
+        reply: Reply,
+        conversation: ConversationId,
+        change: Change,
+        result: Result<(), &Refusal>,
+        out: &mut impl Outputs,
+    ) {
+        let said: Answer = match (result, &change) {
+            (Err(refusal), _) => Err(refused(*refusal)),
+            (Ok(()), Change::Join) => Ok(self.members_answer(conversation, "")),
+            (Ok(()), Change::Leave(_)) => Ok(Bytes::new()),
+        };
+        if let (Ok(()), Change::Leave(users)) = (result, change) {
+            let is_gone = |user: &UserId| self.store.member(conversation, *user).is_none();
+            users.into_iter().filter(is_gone).for_each(|user| self.on_left_room(user, conversation, out));
+        }
+        answer(reply, said, out);
+    }
+}

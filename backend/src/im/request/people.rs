@@ -1,0 +1,143 @@
+//! Relations, profiles, devices.
+
+use super::{Asked, BAD_PAYLOAD, Step, Then, fill};
+use crate::im::send::{Refused, refused};
+use crate::im::store::{Friendship, Refusal, Relation, Store, UserId, Write};
+use crate::im::{Im, Outputs};
+use crate::server::Kick;
+use bytes::Bytes;
+use moorline_proto::error::CloseReason;
+use moorline_proto::message::client::Code;
+use moorline_proto::message::{decode, encode, im};
+use prost::Message;
+
+/// Longest text of a request to be friends, in bytes.
+const TEXT_BYTES_MAX: usize = 256;
+/// Longest parts of a profile, in bytes.
+const NAME_BYTES_MAX: usize = 256;
+const AVATAR_BYTES_MAX: usize = 1 << 10;
+const EXTRA_BYTES_MAX: usize = 4 << 10;
+/// Profiles of one question.
+const PROFILES_MAX: usize = 100;
+
+const REMOVED: Kick = Kick {
+    code: CloseReason::Kicked.code(),
+    may_reconnect: false,
+    reason: "The user has removed this device.",
+};
+
+impl<S: Store> Im<S> {
+    pub(super) fn relate(&mut self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::RelationRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let change = im::RelationChange::try_from(request.change)
+            .map_err(|_| (Code::Invalid, "there is no such change of a relation"))?;
+        if request.text.len() > TEXT_BYTES_MAX {
+            return Err((Code::TooLarge, "the text has at most 256 bytes"));
+        }
+        let other = self.users(std::slice::from_ref(&request.user))?[0];
+        let (by, change_code) = (self.store.uid(asked.origin.0).to_owned(), request.change);
+        let what = im::happened::What::Relation(im::RelationChanged {
+            by,
+            user: request.user.clone(),
+            change: change_code,
+            text: request.text,
+        });
+        let (_, event) = self.encode_happened(asked, "", what);
+        // What it comes to, if nothing else comes in between; the answer is a courtesy.
+        let relation = self.expected(asked.origin.0, other, change);
+        let answer = im::RelationResponse { relation: Some(relation_message(request.user, relation)) };
+        let write = Write::Relate { by: asked.origin, other, change, event: event.freeze() };
+        Ok(Step::Write(write, Then::Answer(encode(&answer))))
+    }
+
+    fn expected(&self, user: UserId, other: UserId, change: im::RelationChange) -> Relation {
+        let now = self.store.relation(user, other);
+        match change {
+            im::RelationChange::Befriend => {
+                let is_agreed = matches!(now.friendship, Friendship::WasAsked | Friendship::Friends);
+                let friendship = if is_agreed { Friendship::Friends } else { Friendship::Asked };
+                Relation { friendship, ..now }
+            }
+            im::RelationChange::Unfriend => Relation { friendship: Friendship::None, ..now },
+            im::RelationChange::Block => Relation { is_blocked: true, ..now },
+            im::RelationChange::Unblock => Relation { is_blocked: false, ..now },
+        }
+    }
+
+    pub(super) fn relations(&self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::RelationsRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let all = self.store.relations(asked.origin.0).into_iter();
+        let named = all.map(|(other, relation)| (self.store.uid(other), relation));
+        let mut all: Vec<_> = named.filter(|(uid, _)| *uid > &*request.after).collect();
+        all.sort_unstable_by_key(|(uid, _)| *uid);
+        let entries = all.into_iter().map(|(uid, relation)| relation_message(uid.to_owned(), relation));
+        let (relations, more) = fill(self.answer_bytes_max(), entries);
+        Ok(Step::Answer(encode(&im::RelationsResponse { relations, more })))
+    }
+
+    pub(super) fn set_profile(&self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::ProfileSetRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let profile = request.profile.unwrap_or_default();
+        if profile.name.len() > NAME_BYTES_MAX
+            || profile.avatar.len() > AVATAR_BYTES_MAX
+            || profile.extra.len() > EXTRA_BYTES_MAX
+        {
+            return Err((Code::TooLarge, "a name has at most 256 bytes, an avatar 1 KiB, the rest 4 KiB"));
+        }
+        let (user, _) = asked.origin;
+        let profile = im::Profile { user: self.store.uid(user).to_owned(), ..profile };
+        let write = Write::SetProfile { user, profile: encode(&profile) };
+        Ok(Step::Write(write, Then::Answer(Bytes::new())))
+    }
+
+    pub(super) fn profiles(&self, asked: &Asked) -> Result<Step, Refused> {
+        let request: im::ProfileGetRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        if request.users.len() > PROFILES_MAX {
+            return Err((Code::TooLarge, "at most 100 users at once"));
+        }
+        let known = request.users.iter().filter_map(|uid| self.store.find_user(uid));
+        let profiles = known.filter_map(|user| self.store.profile(user));
+        let profiles = profiles.filter_map(|profile| im::Profile::decode(profile).ok());
+        let (profiles, is_cut) = fill(self.answer_bytes_max(), profiles);
+        if is_cut {
+            return Err((Code::TooLarge, "these profiles do not fit one answer: ask for fewer"));
+        }
+        Ok(Step::Answer(encode(&im::ProfileGetResponse { profiles })))
+    }
+
+    pub(super) fn devices(&self, asked: &Asked) -> Step {
+        let (user, _) = asked.origin;
+        let is_online = |number| self.sessions.of(user).any(|session| session.owner == Some((user, number)));
+        let devices = self.store.devices(user).into_iter().map(|device| im::Device {
+            is_online: is_online(device.number),
+            device: device.name,
+            platform: device.platform,
+            seen_ms: device.seen_ms,
+        });
+        Step::Answer(encode(&im::DevicesResponse { devices: devices.collect() }))
+    }
+
+    pub(super) fn remove_device(&mut self, asked: &Asked, out: &mut impl Outputs) -> Result<Step, Refused> {
+        let request: im::DeviceRemoveRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+        let (user, _) = asked.origin;
+        let devices = self.store.devices(user);
+        let Some(device) = devices.iter().find(|device| device.name == request.device) else {
+            return Ok(Step::Answer(Bytes::new())); // done before, perhaps
+        };
+        if device.number == asked.origin.1 {
+            return Err(refused(Refusal::Denied));
+        }
+        let owner = Some((user, device.number));
+        let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
+        for session in theirs.collect::<Vec<_>>() {
+            self.sessions.unlist(session);
+            out.kick(session, REMOVED);
+        }
+        let write = Write::RemoveDevice { user, device: device.number };
+        Ok(Step::Write(write, Then::Answer(Bytes::new())))
+    }
+}
+
+fn relation_message(user: String, relation: Relation) -> im::Relation {
+    im::Relation { user, friendship: relation.friendship.into(), is_blocked: relation.is_blocked }
+}

@@ -1,0 +1,209 @@
+//! Conversations: who is in them, how far they go, and how their messages are fanned out.
+
+use crate::im::store::{ConversationId, GroupSettings, Member, Refusal, Role, UserId};
+use hashbrown::HashMap;
+use std::collections::BTreeSet;
+
+/// An hour, in milliseconds.
+const HOUR_MS: u64 = 3_600_000;
+
+#[derive(Debug)]
+pub(in crate::im::store) enum Kind {
+    OneToOne(UserId, UserId),
+    Group { name: Box<str>, creator: UserId },
+}
+
+/// When messages are no longer put into every member's inbox.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::im::store) struct FanoutLimits {
+    /// With more members than this.
+    pub(in crate::im::store) members: usize,
+    /// With more inbox entries in an hour.
+    pub(in crate::im::store) entries_per_hour: u64,
+}
+
+#[derive(Debug)]
+pub(in crate::im::store) struct Conversation {
+    pub(in crate::im::store) kind: Kind,
+    /// By user.
+    pub(in crate::im::store) members: Vec<Member>,
+    /// The last seq that was given.
+    pub(in crate::im::store) numbered: u64,
+    /// The last seq that readers see.
+    pub(in crate::im::store) durable: u64,
+    /// Few have any.
+    pub(in crate::im::store) settings: Option<Box<GroupSettings>>,
+    /// Messages are read from here by cursor, and put into no inbox.
+    pub(in crate::im::store) is_read_fanout: bool,
+    /// The first and the last seq that was put into no inbox; 0: none ever.
+    pub(in crate::im::store) unstreamed_from: u64,
+    pub(in crate::im::store) unstreamed: u64,
+    /// Seqs that do not count as unread: recalls, and what they took back.
+    uncounted: BTreeSet<u64>,
+    /// Messages of the hour `hour`, and of the one before.
+    hour: u64,
+    messages: (u64, u64),
+}
+
+impl Conversation {
+    pub(in crate::im::store) fn member(&self, user: UserId) -> Option<&Member> {
+        let index = self.members.binary_search_by_key(&user, |member| member.user).ok()?;
+        Some(&self.members[index])
+    }
+
+    pub(in crate::im::store) fn member_mut(&mut self, user: UserId) -> Option<&mut Member> {
+        let index = self.members.binary_search_by_key(&user, |member| member.user).ok()?;
+        Some(&mut self.members[index])
+    }
+
+    pub(super) fn insert(&mut self, member: Member) {
+        if let Err(index) = self.members.binary_search_by_key(&member.user, |member| member.user) {
+            self.members.insert(index, member);
+        }
+    }
+
+    pub(super) fn remove(&mut self, user: UserId) {
+        self.members.retain(|member| member.user != user);
+    }
+
+    pub(in crate::im::store) fn is_group(&self) -> bool {
+        matches!(self.kind, Kind::Group { .. })
+    }
+
+    pub(in crate::im::store) fn creator(&self) -> Option<UserId> {
+        match &self.kind {
+            Kind::OneToOne(..) => None,
+            Kind::Group { creator, .. } => Some(*creator),
+        }
+    }
+
+    /// Whether a member may speak now.
+    pub(in crate::im::store) fn judge_speaker(&self, user: UserId, now_ms: u64) -> Result<(), Refusal> {
+        let member = self.member(user).ok_or(Refusal::NotMember)?;
+        let is_silent = self.settings.as_ref().is_some_and(|settings| settings.is_silent);
+        if member.silent_until_ms > now_ms || is_silent && member.role == Role::Member {
+            return Err(Refusal::Silent);
+        }
+        Ok(())
+    }
+
+    pub(in crate::im::store) fn uncount(&mut self, seq: u64) {
+        self.uncounted.insert(seq);
+    }
+
+    pub(super) fn uncounted_in(&self, from: u64, to: u64) -> u64 {
+        self.uncounted.range(from..=to).count() as u64
+    }
+
+    /// Counts a message at `now_ms` and decides how it is fanned out. True: that has changed.
+    ///
+    /// Back to inboxes only well below the limits, so that nobody stands on the edge.
+    pub(in crate::im::store) fn judge_fanout(&mut self, now_ms: u64, limits: FanoutLimits) -> bool {
+        let hour = now_ms / HOUR_MS;
+        if hour != self.hour {
+            self.messages = (0, if hour == self.hour + 1 { self.messages.0 } else { 0 });
+            self.hour = hour;
+        }
+        self.messages.0 += 1;
+        if !self.is_group() {
+            return false;
+        }
+        let members = self.members.len() as u64;
+        let entries = members * self.messages.0.max(self.messages.1);
+        let (members_max, entries_max) = (limits.members as u64, limits.entries_per_hour);
+        let before = self.is_read_fanout;
+        self.is_read_fanout = if before {
+            members > members_max - members_max / 5 || entries > entries_max / 2
+        } else {
+            members > members_max || entries > entries_max
+        };
+        self.is_read_fanout != before
+    }
+}
+
+#[derive(Debug)]
+pub(in crate::im::store) struct Conversations {
+    all: Vec<Conversation>,
+    one_to_one: HashMap<(UserId, UserId), ConversationId>,
+    groups: HashMap<Box<str>, ConversationId>,
+    pub(in crate::im::store) capacity: usize,
+}
+
+impl Conversations {
+    pub(super) fn new(capacity: usize) -> Self {
+        let (one_to_one, groups) = (HashMap::new(), HashMap::new());
+        Self { all: Vec::new(), one_to_one, groups, capacity }
+    }
+
+    pub(in crate::im::store) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(in crate::im::store) fn get(&self, id: ConversationId) -> &Conversation {
+        &self.all[id.0 as usize]
+    }
+
+    pub(in crate::im::store) fn get_mut(&mut self, id: ConversationId) -> &mut Conversation {
+        &mut self.all[id.0 as usize]
+    }
+
+    pub(in crate::im::store) fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId> {
+        self.one_to_one.get(&(a.min(b), a.max(b))).copied()
+    }
+
+    pub(in crate::im::store) fn group(&self, name: &str) -> Option<ConversationId> {
+        self.groups.get(name).copied()
+    }
+
+    /// Without members. `None`: `conversations_max` are known.
+    pub(in crate::im::store) fn open(&mut self, kind: Kind) -> Option<ConversationId> {
+        if self.all.len() >= self.capacity {
+            return None;
+        }
+        let id = ConversationId(u32::try_from(self.all.len()).expect("conversations_max fits u32"));
+        match &kind {
+            Kind::OneToOne(a, b) => _ = self.one_to_one.insert((*a, *b), id),
+            Kind::Group { name, .. } => _ = self.groups.insert(name.clone(), id),
+        }
+        self.all.push(Conversation {
+            kind,
+            members: Vec::new(),
+            numbered: 0,
+            durable: 0,
+            settings: None,
+            is_read_fanout: false,
+            unstreamed_from: 0,
+            unstreamed: 0,
+            uncounted: BTreeSet::new(),
+            hour: 0,
+            messages: (0, 0),
+        });
+        Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fan_out_changes_with_members_and_with_messages_and_not_on_the_edge() {
+        let mut all = Conversations::new(9);
+        let id = all.open(Kind::Group { name: "g".into(), creator: UserId(0) }).expect("room");
+        let group = all.get_mut(id);
+        let limits = FanoutLimits { members: 10, entries_per_hour: 100 };
+        (0..10).for_each(|user| group.insert(Member::new(UserId(user), Role::Member, 1)));
+        let mut at = 50 * HOUR_MS;
+        assert_eq!((0..10).map(|_| group.judge_fanout(at, limits)).filter(|it| *it).count(), 0);
+        assert!(group.judge_fanout(at, limits) && group.is_read_fanout, "110 entries in this hour");
+        at += HOUR_MS;
+        assert!(!group.judge_fanout(at, limits), "the hour before counts too");
+        at += HOUR_MS;
+        assert!(!group.judge_fanout(at, limits) && group.is_read_fanout, "ten members are near to the limit");
+        group.remove(UserId(0));
+        group.remove(UserId(1));
+        assert!(group.judge_fanout(at, limits) && !group.is_read_fanout);
+        (20..23).for_each(|user| group.insert(Member::new(UserId(user), Role::Member, 1)));
+        assert!(group.judge_fanout(at, limits) && group.is_read_fanout, "eleven members");
+    }
+}

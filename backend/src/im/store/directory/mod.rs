@@ -1,0 +1,131 @@
+//! Who there is, in which conversations, and how far everything goes: what an embedded store holds in memory.
+//!
+//! Whatever changes here says so in [`Dirty`]; a store that outlives its process writes down, with each batch, what
+//! those objects are by then.
+
+mod conversations;
+mod relations;
+mod users;
+
+pub(super) use conversations::{Conversations, FanoutLimits, Kind};
+pub(super) use relations::Relations;
+pub(super) use users::{Device, Users};
+
+use super::{ConversationId, DeviceNumber, Member, UserId};
+use crate::config::ImConfig;
+use crate::im::names::{self, Conversation as Name};
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dirty {
+    /// It is new.
+    User(UserId),
+    /// Of a user: a device, or it is gone.
+    Device(UserId, DeviceNumber),
+    /// How much of a conversation a device has confirmed.
+    Confirmed(UserId, DeviceNumber, ConversationId),
+    /// Of a user: how far the inbox is trimmed.
+    Inbox(UserId),
+    /// Its kind, its settings, how it is fanned out.
+    Conversation(ConversationId),
+    /// A member, or it is gone.
+    Member(ConversationId, UserId),
+    /// A seq that does not count as unread.
+    Uncounted(ConversationId, u64),
+    /// What the first makes of the second.
+    Relation(UserId, UserId),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Directory {
+    pub(super) users: Users,
+    pub(super) conversations: Conversations,
+    pub(super) relations: Relations,
+    /// Memberships ever.
+    pub(super) memberships: u64,
+    /// The last message id that was given out.
+    pub(super) last_id: u64,
+    pub(super) dirty: Vec<Dirty>,
+}
+
+impl Directory {
+    /// Empty, with the limits of `config`.
+    pub(super) fn new(config: &ImConfig) -> Self {
+        Self {
+            users: Users::new(config.users_max, config.devices_max),
+            conversations: Conversations::new(config.conversations_max),
+            relations: Relations::new(config.relations_max),
+            memberships: 0,
+            last_id: 0,
+            dirty: Vec::new(),
+        }
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<ConversationId> {
+        match Name::parse(id)? {
+            Name::Group(name) => self.conversations.group(name),
+            Name::OneToOne(a, b) => self.conversations.one_to_one(self.users.find(a)?, self.users.find(b)?),
+        }
+    }
+
+    pub(super) fn write_id(&self, conversation: ConversationId, into: &mut String) {
+        match &self.conversations.get(conversation).kind {
+            Kind::OneToOne(a, b) => {
+                names::write_one_to_one(into, &self.users.get(*a).uid, &self.users.get(*b).uid);
+            }
+            Kind::Group { name, .. } => {
+                into.push_str("group:");
+                into.push_str(name);
+            }
+        }
+    }
+
+    /// A new conversation. `None`: `conversations_max` are known.
+    pub(super) fn open(&mut self, kind: Kind, members: &[Member]) -> Option<ConversationId> {
+        let conversation = self.conversations.open(kind)?;
+        self.dirty.push(Dirty::Conversation(conversation));
+        members.iter().for_each(|member| self.add_member(conversation, *member));
+        Some(conversation)
+    }
+
+    /// The order of memberships is that of the calls.
+    pub(super) fn add_member(&mut self, conversation: ConversationId, member: Member) {
+        self.memberships += 1;
+        let member = Member { since: self.memberships, ..member };
+        self.conversations.get_mut(conversation).insert(member);
+        self.users.get_mut(member.user).conversations.push(conversation);
+        self.dirty.push(Dirty::Member(conversation, member.user));
+    }
+
+    pub(super) fn remove_member(&mut self, conversation: ConversationId, user: UserId) {
+        self.conversations.get_mut(conversation).remove(user);
+        self.users.get_mut(user).conversations.retain(|it| *it != conversation);
+        self.dirty.push(Dirty::Member(conversation, user));
+    }
+
+    /// True: it moved.
+    pub(super) fn read(&mut self, conversation: ConversationId, user: UserId, seq: u64) -> bool {
+        let place = self.conversations.get_mut(conversation);
+        let numbered = place.numbered;
+        let Some(member) = place.member_mut(user) else { return false };
+        let seq = seq.min(numbered);
+        let has_moved = seq > member.read;
+        if has_moved {
+            member.read = seq;
+            self.dirty.push(Dirty::Member(conversation, user));
+        }
+        has_moved
+    }
+
+    /// Messages of others that `member` may read and has not.
+    pub(super) fn unread(&self, conversation: ConversationId, user: UserId) -> u64 {
+        let place = self.conversations.get(conversation);
+        let Some(member) = place.member(user) else { return 0 };
+        let first = member.read.max(member.visible_from - 1) + 1;
+        if first > place.durable {
+            return 0;
+        }
+        (place.durable + 1 - first) - place.uncounted_in(first, place.durable)
+    }
+}

@@ -1,0 +1,243 @@
+//! Users: their names, devices and memberships, and how far their inboxes go.
+
+use super::Dirty;
+use crate::im::store::dropped::Dropped;
+use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId};
+use hashbrown::HashTable;
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::ops::Range;
+
+#[derive(Debug)]
+pub(in crate::im::store) struct User {
+    pub(in crate::im::store) uid: Box<str>,
+    /// Longest since its login first.
+    pub(in crate::im::store) devices: Vec<Device>,
+    pub(in crate::im::store) next_device: u32,
+    pub(in crate::im::store) conversations: Vec<ConversationId>,
+    /// Entries up to here are gone.
+    pub(in crate::im::store) trimmed: u64,
+    /// The last position that was given.
+    pub(in crate::im::store) numbered: u64,
+    /// The last position that readers see.
+    pub(in crate::im::store) durable_end: u64,
+    /// Few users ever have any.
+    pub(in crate::im::store) dropped: Option<Box<Dropped>>,
+}
+
+#[derive(Debug)]
+pub(in crate::im::store) struct Device {
+    pub(in crate::im::store) name: Box<str>,
+    pub(in crate::im::store) number: DeviceNumber,
+    pub(in crate::im::store) platform: u32,
+    pub(in crate::im::store) acked: u64,
+    /// Grows with each login of anybody; the smallest is forgotten first.
+    pub(in crate::im::store) login: u64,
+    /// When it came, or went.
+    pub(in crate::im::store) seen_ms: u64,
+    /// What it has confirmed of conversations that are read by cursor.
+    pub(in crate::im::store) confirmed: BTreeMap<ConversationId, u64>,
+}
+
+#[derive(Debug)]
+pub(in crate::im::store) struct Users {
+    all: Vec<User>,
+    /// Indexes into `all`, by uid: each name is held once.
+    by_uid: HashTable<u32>,
+    hasher: RandomState,
+    pub(in crate::im::store) capacity: usize,
+    devices_max: usize,
+    /// Logins ever.
+    pub(in crate::im::store) logins: u64,
+}
+
+impl Users {
+    pub(super) fn new(capacity: usize, devices_max: usize) -> Self {
+        let (all, by_uid, hasher) = (Vec::new(), HashTable::new(), RandomState::new());
+        Self { all, by_uid, hasher, capacity, devices_max, logins: 0 }
+    }
+
+    pub(in crate::im::store) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(in crate::im::store) fn find(&self, uid: &str) -> Option<UserId> {
+        let is_it = |index: &u32| &*self.all[*index as usize].uid == uid;
+        self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId)
+    }
+
+    /// Unknown so far. `None`: `users_max` are known.
+    pub(in crate::im::store) fn insert(&mut self, uid: &str) -> Option<UserId> {
+        if self.all.len() >= self.capacity {
+            return None;
+        }
+        let index = u32::try_from(self.all.len()).expect("im.users_max fits u32");
+        self.all.push(User {
+            uid: uid.into(),
+            devices: Vec::new(),
+            next_device: 0,
+            conversations: Vec::new(),
+            trimmed: 0,
+            numbered: 0,
+            durable_end: 0,
+            dropped: None,
+        });
+        let (users, hasher) = (&self.all, &self.hasher);
+        let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
+        self.by_uid.insert_unique(hasher.hash_one(uid), index, rehash);
+        Some(UserId(index))
+    }
+
+    pub(in crate::im::store) fn get(&self, user: UserId) -> &User {
+        &self.all[user.0 as usize]
+    }
+
+    pub(in crate::im::store) fn get_mut(&mut self, user: UserId) -> &mut User {
+        &mut self.all[user.0 as usize]
+    }
+
+    pub(in crate::im::store) fn all_mut(&mut self) -> impl Iterator<Item = &mut User> {
+        self.all.iter_mut()
+    }
+
+    /// A device is here. Beside its cursor: which entries nobody waits for any more.
+    pub(in crate::im::store) fn login(
+        &mut self,
+        id: UserId,
+        device: &str,
+        platform: u32,
+        now_ms: u64,
+        dirty: &mut Vec<Dirty>,
+    ) -> (DeviceCursor, Range<u64>) {
+        self.logins += 1;
+        let (login, devices_max) = (self.logins, self.devices_max);
+        let user = self.get_mut(id);
+        let known = user.devices.iter().position(|it| &*it.name == device);
+        let mut device = if let Some(index) = known {
+            user.devices.remove(index)
+        } else {
+            let number = DeviceNumber(user.next_device);
+            user.next_device += 1;
+            let (name, confirmed) = (device.into(), BTreeMap::new());
+            Device { name, number, platform, acked: 0, login, seen_ms: now_ms, confirmed }
+        };
+        (device.login, device.platform, device.seen_ms) = (login, platform, now_ms);
+        let forgotten = (user.devices.len() >= devices_max).then(|| user.forget(id, 0, dirty));
+        dirty.push(Dirty::Device(id, device.number));
+        let cursor =
+            DeviceCursor { device: device.number, acked: device.acked, is_new: known.is_none(), forgotten };
+        user.devices.push(device);
+        (cursor, user.trim(id, dirty))
+    }
+
+    /// The device has everything up to `position`. Which entries nobody waits for any more.
+    pub(in crate::im::store) fn on_acked(
+        &mut self,
+        id: UserId,
+        device: DeviceNumber,
+        position: u64,
+        dirty: &mut Vec<Dirty>,
+    ) -> Range<u64> {
+        let user = self.get_mut(id);
+        match user.device_mut(device) {
+            Some(device) if position > device.acked => {
+                device.acked = position;
+                dirty.push(Dirty::Device(id, device.number));
+                user.trim(id, dirty)
+            }
+            _ => NOTHING,
+        }
+    }
+
+    /// It is no device of this user any more. Which entries nobody waits for any more.
+    pub(in crate::im::store) fn remove_device(
+        &mut self,
+        id: UserId,
+        device: DeviceNumber,
+        dirty: &mut Vec<Dirty>,
+    ) -> Range<u64> {
+        let user = self.get_mut(id);
+        match user.devices.iter().position(|it| it.number == device) {
+            Some(index) => {
+                user.forget(id, index, dirty);
+                user.trim(id, dirty)
+            }
+            None => NOTHING,
+        }
+    }
+}
+
+/// No positions.
+const NOTHING: Range<u64> = 0..0;
+
+impl User {
+    /// Entries that are held.
+    pub(in crate::im::store) const fn held(&self) -> u64 {
+        self.numbered - self.trimmed
+    }
+
+    /// Whether the user has no other device.
+    pub(in crate::im::store) fn is_only(&self, device: DeviceNumber) -> bool {
+        matches!(&self.devices[..], [only] if only.number == device)
+    }
+
+    pub(in crate::im::store) fn device(&self, number: DeviceNumber) -> Option<&Device> {
+        self.devices.iter().find(|it| it.number == number)
+    }
+
+    pub(in crate::im::store) fn device_mut(&mut self, number: DeviceNumber) -> Option<&mut Device> {
+        self.devices.iter_mut().find(|it| it.number == number)
+    }
+
+    pub(in crate::im::store) fn dropped_after(
+        &self,
+        position: u64,
+    ) -> impl Iterator<Item = (u64, ConversationId)> + '_ {
+        self.dropped.iter().flat_map(move |dropped| dropped.after(position))
+    }
+
+    /// The oldest entry of a full inbox, of this conversation, makes room. Its position.
+    pub(in crate::im::store) fn drop_oldest(
+        &mut self,
+        id: UserId,
+        conversation: ConversationId,
+        dirty: &mut Vec<Dirty>,
+    ) -> u64 {
+        self.trimmed += 1;
+        self.dropped.get_or_insert_default().push(self.trimmed, conversation);
+        dirty.push(Dirty::Inbox(id));
+        self.trimmed
+    }
+
+    fn forget(&mut self, id: UserId, index: usize, dirty: &mut Vec<Dirty>) -> DeviceNumber {
+        let device = self.devices.remove(index);
+        dirty.push(Dirty::Device(id, device.number));
+        dirty.extend(device.confirmed.keys().map(|of| Dirty::Confirmed(id, device.number, *of)));
+        device.number
+    }
+
+    fn trim(&mut self, id: UserId, dirty: &mut Vec<Dirty>) -> Range<u64> {
+        let Some(acked) = self.devices.iter().map(|it| it.acked).min() else { return NOTHING };
+        let (from, to) = (self.trimmed + 1, acked.min(self.numbered));
+        let had_dropped = self.dropped.is_some();
+        if let Some(dropped) = &mut self.dropped {
+            dropped.trim(acked);
+            if dropped.is_empty() {
+                self.dropped = None;
+            }
+        }
+        if from <= to || had_dropped {
+            self.trimmed = self.trimmed.max(to);
+            dirty.push(Dirty::Inbox(id));
+        }
+        from..to + 1
+    }
+}
+
+impl Device {
+    pub(in crate::im::store) fn info(&self) -> DeviceInfo {
+        let Self { name, number, platform, seen_ms, .. } = self;
+        DeviceInfo { name: name.to_string(), number: *number, platform: *platform, seen_ms: *seen_ms }
+    }
+}

@@ -1,0 +1,176 @@
+//! What is on disk, into memory: everything but messages, keys, inbox entries and profiles.
+
+use super::DiskError;
+use super::tables::{
+    ConversationRecord, DeviceRecord, InboxRecord, LAST_ID, MemberRecord, RelationRecord, Tables, UserRecord,
+    numbers,
+};
+use crate::config::ImConfig;
+use crate::im::store::directory::{Device, Directory, Kind};
+use crate::im::store::{ConversationId, DeviceNumber, Member, Relation, Role, UserId};
+use std::collections::BTreeMap;
+
+/// All of it. What is there is taken whatever the limits; they count for what comes.
+pub(super) fn directory(tables: &Tables, config: &ImConfig) -> Result<Directory, DiskError> {
+    let mut directory = Directory::new(config);
+    directory.last_id = tables.number(LAST_ID)?;
+    directory.users.capacity = usize::MAX;
+    directory.conversations.capacity = usize::MAX;
+    users(tables, &mut directory)?;
+    devices(tables, &mut directory)?;
+    conversations(tables, &mut directory)?;
+    members(tables, &mut directory)?;
+    confirmed(tables, &mut directory)?;
+    Tables::all(&tables.relations, "a relation", |key, record: RelationRecord| {
+        let (user, other) = pair(key, "a relation")?;
+        let (friendship, is_blocked) = (record.friendship(), record.is_blocked);
+        directory.relations.set(UserId(user), UserId(other), Relation { friendship, is_blocked });
+        Ok(())
+    })?;
+    directory.users.capacity = config.users_max;
+    directory.conversations.capacity = config.conversations_max;
+    Ok(directory)
+}
+
+fn damaged(what: &'static str, problem: impl Into<String>) -> DiskError {
+    DiskError::Damaged { what, problem: problem.into() }
+}
+
+fn pair(key: &[u8], what: &'static str) -> Result<(u32, u32), DiskError> {
+    let (first, second) = numbers(key)?;
+    Ok((first, u32::try_from(second).map_err(|_| damaged(what, "its key"))?))
+}
+
+fn known_user(directory: &Directory, user: u32, what: &'static str) -> Result<UserId, DiskError> {
+    let is_known = (user as usize) < directory.users.len();
+    is_known.then_some(UserId(user)).ok_or_else(|| damaged(what, "of nobody"))
+}
+
+fn known_conversation(
+    directory: &Directory,
+    conversation: u32,
+    what: &'static str,
+) -> Result<ConversationId, DiskError> {
+    let is_known = (conversation as usize) < directory.conversations.len();
+    is_known.then_some(ConversationId(conversation)).ok_or_else(|| damaged(what, "of no conversation"))
+}
+
+fn users(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    Tables::all(&tables.users, "a user", |key, record: UserRecord| {
+        let number = u32::try_from(directory.users.len()).unwrap_or(u32::MAX);
+        if numbers(key)?.0 != number || directory.users.find(&record.uid).is_some() {
+            return Err(damaged("a user", format!("number {number}")));
+        }
+        let id = directory.users.insert(&record.uid).expect("no limit yet");
+        let end = Tables::last(&tables.streams, number)?.unwrap_or(0);
+        let user = directory.users.get_mut(id);
+        (user.numbered, user.durable_end) = (end, end);
+        Ok(())
+    })?;
+    Tables::all(&tables.inboxes, "an inbox", |key, record: InboxRecord| {
+        let id = known_user(directory, numbers(key)?.0, "an inbox")?;
+        let user = directory.users.get_mut(id);
+        user.trimmed = record.trimmed;
+        user.numbered = user.numbered.max(record.trimmed);
+        user.durable_end = user.numbered;
+        for pair in record.dropped.chunks_exact(2) {
+            let conversation = u32::try_from(pair[1]).map_err(|_| damaged("an inbox", "what it dropped"))?;
+            user.dropped.get_or_insert_default().push(pair[0], ConversationId(conversation));
+        }
+        Ok(())
+    })
+}
+
+fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    let mut logins = 0;
+    Tables::all(&tables.devices, "a device", |key, record: DeviceRecord| {
+        let (user, number) = pair(key, "a device")?;
+        let id = known_user(directory, user, "a device")?;
+        let user = directory.users.get_mut(id);
+        logins = logins.max(record.login);
+        user.next_device = user.next_device.max(number + 1);
+        let DeviceRecord { name, acked, login, platform, seen_ms } = record;
+        let (name, number, confirmed) = (name.into(), DeviceNumber(number), BTreeMap::new());
+        user.devices.push(Device { name, number, platform, acked, login, seen_ms, confirmed });
+        Ok(())
+    })?;
+    directory.users.logins = logins;
+    for user in directory.users.all_mut() {
+        user.devices.sort_unstable_by_key(|device| device.login);
+        // Entries may have been trimmed later than it was written down.
+        user.trimmed = user.trimmed.min(user.numbered);
+    }
+    Ok(())
+}
+
+fn conversations(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    Tables::all(&tables.conversations, "a conversation", |key, record: ConversationRecord| {
+        let number = u32::try_from(directory.conversations.len()).unwrap_or(u32::MAX);
+        if numbers(key)?.0 != number {
+            return Err(damaged("a conversation", format!("number {number} is missing")));
+        }
+        let kind = match record.group {
+            Some(name) => Kind::Group { name: name.into(), creator: UserId(record.first) },
+            None => Kind::OneToOne(UserId(record.first), UserId(record.second)),
+        };
+        let id = directory.conversations.open(kind).expect("no limit yet");
+        let last = Tables::last(&tables.messages, number)?.unwrap_or(0);
+        let place = directory.conversations.get_mut(id);
+        (place.numbered, place.durable) = (last, last);
+        place.settings = record.settings.map(|settings| Box::new(settings.into()));
+        place.is_read_fanout = record.is_read_fanout;
+        place.unstreamed_from = record.unstreamed_from;
+        place.unstreamed = if record.is_read_fanout { last } else { record.unstreamed };
+        Ok(())
+    })?;
+    for entry in tables.uncounted.iter() {
+        let key = entry.key().map_err(DiskError::engine("read a table"))?;
+        let (conversation, seq) = numbers(&key)?;
+        let id = known_conversation(directory, conversation, "a recall")?;
+        directory.conversations.get_mut(id).uncount(seq);
+    }
+    Ok(())
+}
+
+fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    let mut memberships = Vec::new();
+    Tables::all(&tables.members, "a membership", |key, record: MemberRecord| {
+        let (conversation, user) = pair(key, "a membership")?;
+        let user = known_user(directory, user, "a membership")?;
+        let id = known_conversation(directory, conversation, "a membership")?;
+        let place = directory.conversations.get_mut(id);
+        let role = match record.role() {
+            Role::Unset if place.creator() == Some(user) => Role::Owner,
+            Role::Unset => Role::Member,
+            role => role,
+        };
+        let MemberRecord { visible_from, since, read, silent_until_ms, .. } = record;
+        // In the order of the keys, so the members are sorted.
+        place.members.push(Member { user, role, visible_from, read, silent_until_ms, since });
+        memberships.push((since, user, id));
+        Ok(())
+    })?;
+    memberships.sort_unstable();
+    directory.memberships = memberships.last().map_or(0, |(since, ..)| *since);
+    for (_, user, conversation) in memberships {
+        directory.users.get_mut(user).conversations.push(conversation);
+    }
+    Ok(())
+}
+
+fn confirmed(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    for entry in tables.confirmed.iter() {
+        let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
+        let wrong = || damaged("a confirmation", "its key or its value");
+        let key: [u8; 12] = key[..].try_into().map_err(|_| wrong())?;
+        let seq = u64::from_be_bytes(value[..].try_into().map_err(|_| wrong())?);
+        let number = |at: usize| u32::from_be_bytes([key[at], key[at + 1], key[at + 2], key[at + 3]]);
+        let user = known_user(directory, number(0), "a confirmation")?;
+        let conversation = known_conversation(directory, number(8), "a confirmation")?;
+        // Without its device it counts for nothing.
+        if let Some(device) = directory.users.get_mut(user).device_mut(DeviceNumber(number(4))) {
+            device.confirmed.insert(conversation, seq);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+//! Groups: who makes them, who is in them, who may do what there.
+
+use super::{Batch, Embedded, Log};
+use crate::im::store::directory::{Dirty, Kind};
+use crate::im::store::{
+    ConversationId, Delivery, GroupChange, GroupEdit, GroupSettings, Member, Origin, Refusal, Role, UserId,
+};
+use bytes::Bytes;
+
+impl<L: Log> Embedded<L> {
+    /// True: it is new.
+    pub(super) fn create_group(
+        &mut self,
+        name: &str,
+        creator: UserId,
+        members: &[UserId],
+    ) -> Result<(ConversationId, bool), Refusal> {
+        if let Some(known) = self.directory.conversations.group(name) {
+            let is_same = self.directory.conversations.get(known).creator() == Some(creator);
+            return if is_same { Ok((known, false)) } else { Err(Refusal::Conflict) };
+        }
+        let mut all: Vec<_> = members.iter().copied().chain([creator]).collect();
+        all.sort_unstable();
+        all.dedup();
+        if all.len() > self.limits.group_members {
+            return Err(Refusal::GroupFull);
+        }
+        let role = |user| if user == creator { Role::Owner } else { Role::Member };
+        let members: Vec<_> = all.into_iter().map(|user| Member::new(user, role(user), 1)).collect();
+        let kind = Kind::Group { name: name.into(), creator };
+        Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
+    }
+
+    /// Who is no member any more; `None`: nothing changed.
+    pub(super) fn change_group(
+        &mut self,
+        conversation: ConversationId,
+        by: UserId,
+        change: GroupChange,
+    ) -> Result<Option<Vec<UserId>>, Refusal> {
+        let place = self.directory.conversations.get(conversation);
+        if !place.is_group() {
+            return Err(Refusal::Denied);
+        }
+        match change {
+            GroupChange::Join => {
+                if place.member(by).is_some() {
+                    return Ok(None);
+                }
+                if place.settings.as_ref().is_some_and(|settings| settings.by_invitation) {
+                    return Err(Refusal::NotAllowed);
+                }
+                if place.members.len() >= self.limits.group_members {
+                    return Err(Refusal::GroupFull);
+                }
+                let role = if place.members.is_empty() { Role::Owner } else { Role::Member };
+                let member = Member::new(by, role, place.numbered + 1);
+                self.directory.add_member(conversation, member);
+                Ok(Some(Vec::new()))
+            }
+            GroupChange::Leave => {
+                let Some(member) = place.member(by) else { return Ok(None) };
+                let was_owner = member.role == Role::Owner;
+                self.directory.remove_member(conversation, by);
+                if was_owner {
+                    self.crown_the_next(conversation);
+                }
+                Ok(Some(vec![by]))
+            }
+            GroupChange::Edit(edit) => {
+                self.judge_edit(conversation, by, &edit)?;
+                Ok(self.edit(conversation, by, edit))
+            }
+        }
+    }
+
+    /// The administrator, else the member, that has been in it longest owns it from now on.
+    fn crown_the_next(&mut self, conversation: ConversationId) {
+        let place = self.directory.conversations.get(conversation);
+        let rank = |member: &&Member| (std::cmp::Reverse(member.role), member.since);
+        if let Some(next) = place.members.iter().min_by_key(rank).map(|member| member.user) {
+            self.set_member(conversation, next, |member| member.role = Role::Owner);
+        }
+    }
+
+    fn set_member(
+        &mut self,
+        conversation: ConversationId,
+        user: UserId,
+        set: impl FnOnce(&mut Member),
+    ) -> bool {
+        let Some(member) = self.directory.conversations.get_mut(conversation).member_mut(user) else {
+            return false;
+        };
+        let before = *member;
+        set(member);
+        let has_changed = *member != before;
+        if has_changed {
+            self.directory.dirty.push(Dirty::Member(conversation, user));
+        }
+        has_changed
+    }
+
+    fn judge_edit(&self, conversation: ConversationId, by: UserId, edit: &GroupEdit) -> Result<(), Refusal> {
+        let place = self.directory.conversations.get(conversation);
+        let own = place.member(by).ok_or(Refusal::NotMember)?.role;
+        let role_of = |user: UserId| place.member(user).map(|member| member.role);
+        let require = |is_allowed: bool| if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) };
+        let by_invitation = place.settings.as_ref().is_some_and(|settings| settings.by_invitation);
+        require(edit.add.is_empty() || !by_invitation || own >= Role::Admin)?;
+        require(edit.settings.is_none() || own >= Role::Admin)?;
+        for user in &edit.remove {
+            // Nobody removes himself so: that is leaving.
+            require(own >= Role::Admin && role_of(*user).is_none_or(|theirs| theirs < own))?;
+        }
+        if let Some((user, role)) = edit.role {
+            let theirs = role_of(user).ok_or(Refusal::NotMember)?;
+            require(own == Role::Owner && (theirs != Role::Owner || role == Role::Owner))?;
+        }
+        if let Some((user, _)) = edit.silence {
+            require(own >= Role::Admin && role_of(user).ok_or(Refusal::NotMember)? < own)?;
+        }
+        let mut new: Vec<_> = edit.add.iter().filter(|user| role_of(**user).is_none()).collect();
+        new.sort_unstable();
+        new.dedup();
+        if place.members.len() + new.len() > self.limits.group_members {
+            return Err(Refusal::GroupFull);
+        }
+        Ok(())
+    }
+
+    fn edit(&mut self, conversation: ConversationId, by: UserId, edit: GroupEdit) -> Option<Vec<UserId>> {
+        let (mut has_changed, mut gone) = (false, Vec::new());
+        for user in edit.add {
+            let place = self.directory.conversations.get(conversation);
+            if place.member(user).is_none() {
+                let member = Member::new(user, Role::Member, place.numbered + 1);
+                self.directory.add_member(conversation, member);
+                has_changed = true;
+            }
+        }
+        for user in edit.remove {
+            if self.directory.conversations.get(conversation).member(user).is_some() {
+                self.directory.remove_member(conversation, user);
+                gone.push(user);
+                has_changed = true;
+            }
+        }
+        if let Some((user, role)) = edit.role {
+            if role == Role::Owner && user != by {
+                has_changed |= self.set_member(conversation, by, |member| member.role = Role::Admin);
+            }
+            has_changed |= self.set_member(conversation, user, |member| member.role = role);
+        }
+        if let Some((user, until)) = edit.silence {
+            has_changed |= self.set_member(conversation, user, |member| member.silent_until_ms = until);
+        }
+        if let Some(settings) = edit.settings {
+            let place = self.directory.conversations.get_mut(conversation);
+            let settings = (settings != GroupSettings::default()).then(|| Box::new(settings));
+            if place.settings != settings {
+                place.settings = settings;
+                self.directory.dirty.push(Dirty::Conversation(conversation));
+                has_changed = true;
+            }
+        }
+        has_changed.then_some(gone)
+    }
+
+    /// Tells the members, and those who are none any more. Of a group that is read by cursor, nobody.
+    pub(super) fn tell_members(
+        &mut self,
+        conversation: ConversationId,
+        gone: &[UserId],
+        by: Option<Origin>,
+        event: Bytes,
+        batch: &mut Batch,
+    ) -> Result<Option<Delivery>, L::Error> {
+        let place = self.directory.conversations.get(conversation);
+        // A group that has just grown is not marked yet, and its first message is not the time to find out.
+        let is_large = place.is_read_fanout || place.members.len() > self.limits.fanout.members;
+        let members = place.members.iter().map(|member| member.user).filter(|_| !is_large);
+        let told: Vec<_> = members.chain(gone.iter().copied()).collect();
+        if told.is_empty() {
+            return Ok(None);
+        }
+        self.tell(&told, by, event, batch).map(Some)
+    }
+}

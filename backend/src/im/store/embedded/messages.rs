@@ -1,0 +1,248 @@
+//! Messages: storing one, taking one back, reading them.
+
+use super::{Batch, Content, Embedded, Known, Log};
+use crate::config::WhoMayWrite;
+use crate::im::store::directory::{Dirty, Kind};
+use crate::im::store::{
+    ConversationId, Delivery, Draft, Friendship, Member, Page, PageLimits, Recall, Recipient, Refusal, Role,
+    Stored, Target, UserId, seal,
+};
+use bytes::Bytes;
+use moorline_proto::message::client::Push;
+use moorline_proto::message::im::{Happened, Recalled, happened};
+use moorline_proto::message::{decode, encode};
+
+impl<L: Log> Embedded<L> {
+    pub(super) fn append(
+        &mut self,
+        now_ms: u64,
+        draft: Draft,
+        batch: &mut Batch,
+    ) -> Result<Result<Stored, Refusal>, L::Error> {
+        let known_target = self.known_target(&draft);
+        if let Some(result) = self.known(now_ms, &draft, known_target)? {
+            return Ok(result);
+        }
+        let conversation = match self.judge_append(now_ms, &draft, known_target) {
+            Ok(conversation) => conversation,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.put(now_ms, draft, conversation, batch).map(Ok)
+    }
+
+    fn known_target(&self, draft: &Draft) -> Option<ConversationId> {
+        match draft.target {
+            Target::User(peer) => self.directory.conversations.one_to_one(draft.sender, peer),
+            Target::Conversation(conversation) => Some(conversation),
+        }
+    }
+
+    /// The first result of a key that was used before.
+    fn known(
+        &mut self,
+        now_ms: u64,
+        draft: &Draft,
+        target: Option<ConversationId>,
+    ) -> Result<Option<Result<Stored, Refusal>>, L::Error> {
+        let known = self.log.key(now_ms, draft.sender, draft.key)?;
+        Ok(known.map(|Known { conversation, seq, id, digest }| {
+            let is_same = digest == draft.digest && target == Some(conversation);
+            if is_same {
+                Ok(Stored { conversation, seq, id, delivery: None })
+            } else {
+                Err(Refusal::Conflict)
+            }
+        }))
+    }
+
+    /// Where the message goes, if it may.
+    fn judge_append(
+        &mut self,
+        now_ms: u64,
+        draft: &Draft,
+        known_target: Option<ConversationId>,
+    ) -> Result<ConversationId, Refusal> {
+        let peer = match (draft.target, known_target) {
+            (Target::User(peer), _) => Some(peer),
+            (Target::Conversation(_), known) => known.and_then(|known| self.peer(known, draft.sender)),
+        };
+        if let Some(peer) = peer.filter(|peer| *peer != draft.sender) {
+            let relations = &self.directory.relations;
+            if relations.get(peer, draft.sender).is_blocked || relations.get(draft.sender, peer).is_blocked {
+                return Err(Refusal::Blocked);
+            }
+            let is_friend = relations.get(draft.sender, peer).friendship == Friendship::Friends;
+            if self.limits.who_may_write == WhoMayWrite::Friends && !is_friend {
+                return Err(Refusal::NotFriends);
+            }
+        }
+        let conversation = match (known_target, draft.target) {
+            (Some(conversation), _) => conversation,
+            (None, Target::User(peer)) => self.open_one_to_one(draft.sender, peer)?,
+            (None, Target::Conversation(_)) => return Err(Refusal::NotFound),
+        };
+        self.directory.conversations.get(conversation).judge_speaker(draft.sender, now_ms)?;
+        Ok(conversation)
+    }
+
+    /// The other one of a conversation of two.
+    pub(super) fn peer(&self, conversation: ConversationId, user: UserId) -> Option<UserId> {
+        match self.directory.conversations.get(conversation).kind {
+            Kind::OneToOne(a, b) => Some(if a == user { b } else { a }),
+            Kind::Group { .. } => None,
+        }
+    }
+
+    fn open_one_to_one(&mut self, a: UserId, b: UserId) -> Result<ConversationId, Refusal> {
+        let (first, second) = (a.min(b), a.max(b));
+        let members = [first, second].map(|user| Member::new(user, Role::Member, 1));
+        let members = if first == second { &members[..1] } else { &members[..] };
+        self.directory.open(Kind::OneToOne(first, second), members).ok_or(Refusal::StoreFull)
+    }
+
+    /// Numbers a message that may be stored, stores it, and puts it into inboxes.
+    fn put(
+        &mut self,
+        now_ms: u64,
+        draft: Draft,
+        conversation: ConversationId,
+        batch: &mut Batch,
+    ) -> Result<Stored, L::Error> {
+        let Draft { sender, device, key, id, digest, body, .. } = draft;
+        let place = self.directory.conversations.get_mut(conversation);
+        place.numbered += 1;
+        let seq = place.numbered;
+        if place.judge_fanout(now_ms, self.limits.fanout) {
+            self.directory.dirty.push(Dirty::Conversation(conversation));
+        }
+        let is_read_fanout = place.is_read_fanout;
+        if is_read_fanout {
+            place.unstreamed = seq;
+            if place.unstreamed_from == 0 {
+                place.unstreamed_from = seq;
+            }
+        }
+        let body = seal(body, seq);
+        self.log.put_message(conversation, seq, &body);
+        batch.progress.messages.push((conversation, seq));
+        self.log.put_key(now_ms, sender, key, Known { conversation, seq, id, digest })?;
+        // Who answers has read what was said before.
+        self.directory.read(conversation, sender, seq);
+        let first = batch.recipients.len();
+        let members =
+            if is_read_fanout { 0 } else { self.directory.conversations.get(conversation).members.len() };
+        for index in 0..members {
+            let user = self.directory.conversations.get(conversation).members[index].user;
+            let origin = (user == sender).then_some(device);
+            if let Some(position) = self.put_entry(user, Content::Message(conversation, seq), origin)? {
+                batch.recipients.push(Recipient { user, position });
+                batch.progress.entries.push((user, position));
+            }
+        }
+        let recipients = first..batch.recipients.len();
+        let delivery = Some(Delivery { body, recipients, is_read_fanout });
+        Ok(Stored { conversation, seq, id, delivery })
+    }
+
+    pub(super) fn recall(
+        &mut self,
+        now_ms: u64,
+        recall: Recall,
+        batch: &mut Batch,
+    ) -> Result<Result<Stored, Refusal>, L::Error> {
+        let Recall { draft, seq, message_id } = recall;
+        let target = self.known_target(&draft);
+        if let Some(result) = self.known(now_ms, &draft, target)? {
+            return Ok(result);
+        }
+        let (conversation, emptied) = match self.judge_recall(now_ms, &draft, seq, message_id, target) {
+            Ok(judged) => judged,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        self.log.replace_message(conversation, seq, &emptied);
+        let stored = self.put(now_ms, draft, conversation, batch)?;
+        for seq in [seq, stored.seq] {
+            self.directory.conversations.get_mut(conversation).uncount(seq);
+            self.directory.dirty.push(Dirty::Uncounted(conversation, seq));
+        }
+        Ok(Ok(stored))
+    }
+
+    /// What is left of the message, if it may be taken back.
+    fn judge_recall(
+        &self,
+        now_ms: u64,
+        draft: &Draft,
+        seq: u64,
+        message_id: u64,
+        target: Option<ConversationId>,
+    ) -> Result<(ConversationId, Bytes), Refusal> {
+        let conversation = target.ok_or(Refusal::NotFound)?;
+        let place = self.directory.conversations.get(conversation);
+        let member = place.member(draft.sender).ok_or(Refusal::NotMember)?;
+        let is_there = seq >= member.visible_from && seq <= place.durable;
+        let body =
+            is_there.then(|| self.log.message(conversation, seq)).flatten().ok_or(Refusal::NotFound)?;
+        let push: Push = decode(&body).map_err(|_| Refusal::NotFound)?;
+        if push.message_id != message_id {
+            return Err(Refusal::NotFound);
+        }
+        let by = &self.directory.users.get(draft.sender).uid;
+        if *push.sender != **by && member.role < Role::Admin {
+            return Err(Refusal::NotAllowed);
+        }
+        if !push.happened.is_empty() {
+            return Err(Refusal::Denied); // nothing was said, or somebody else has taken it back
+        }
+        if now_ms.saturating_sub(push.time_ms) > self.limits.recall_window_ms {
+            return Err(Refusal::TooLate);
+        }
+        let recalled = Recalled { seq, message_id, by: by.to_string() };
+        let happened = encode(&Happened { what: Some(happened::What::Recalled(recalled)) });
+        let emptied = Push { r#type: 0, payload: Bytes::new(), happened, ..push };
+        Ok((conversation, encode(&emptied)))
+    }
+
+    pub(super) fn page(
+        &self,
+        conversation: ConversationId,
+        reader: UserId,
+        range: (u64, u64),
+        limits: PageLimits,
+    ) -> Result<Page, Refusal> {
+        let place = self.directory.conversations.get(conversation);
+        let member = place.member(reader).ok_or(Refusal::NotMember)?;
+        let (from, to) = (range.0.max(1), range.1.min(place.durable));
+        let mut page = Page { latest: place.durable, ..Page::default() };
+        let first = from.max(member.visible_from);
+        if from < first && from <= to {
+            page.voids.push((from, to.min(first - 1)));
+        }
+        if first > to {
+            return Ok(page);
+        }
+        let (mut bytes, mut next) = (0, first);
+        let is_whole = self.log.messages(conversation, first..=to, &mut |seq, body| {
+            bytes += body.len();
+            let is_full = page.messages.len() >= limits.messages || bytes > limits.bytes;
+            if is_full && !page.messages.is_empty() {
+                page.more = true;
+                return false;
+            }
+            if next < seq {
+                match page.voids.last_mut() {
+                    Some(last) if last.1 + 1 == next => last.1 = seq - 1,
+                    _ => page.voids.push((next, seq - 1)),
+                }
+            }
+            page.messages.push(body);
+            next = seq + 1;
+            true
+        });
+        page.more |= !is_whole;
+        if !page.more && next <= to {
+            page.voids.push((next, to));
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,453 @@
+//! A store inside this process: a [`Directory`] in memory, everything else in a [`Log`].
+//!
+//! What is judged is what was numbered, so that batches need not wait for each other; what readers see is durable.
+
+mod groups;
+mod messages;
+mod people;
+
+use super::directory::{Directory, Dirty, FanoutLimits};
+use super::{
+    Committed, ConversationId, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, Entry, GroupSettings,
+    Member, Origin, Outcome, Page, PageLimits, Recipient, Refusal, Relation, Store, UserId, Write,
+};
+use crate::config::{ImConfig, WhoMayWrite};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use std::fmt::{self, Display};
+use std::ops::{Range, RangeInclusive};
+
+/// The first result of a message key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub(super) conversation: ConversationId,
+    pub(super) seq: u64,
+    pub(super) id: u64,
+    pub(super) digest: u64,
+}
+
+/// What stands in an inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEntry {
+    pub(super) content: Content,
+    /// The user's own device that it comes from.
+    pub(super) origin: Option<DeviceNumber>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    Message(ConversationId, u64),
+    Event(Bytes),
+}
+
+/// In the place of a conversation, where things that happened were dropped from an inbox.
+pub(super) const EVENTS: ConversationId = ConversationId(u32::MAX);
+
+impl Content {
+    pub(super) const fn conversation(&self) -> ConversationId {
+        match self {
+            Self::Message(conversation, _) => *conversation,
+            Self::Event(_) => EVENTS,
+        }
+    }
+}
+
+/// What a batch changes for readers once it is durable.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub(super) messages: Vec<(ConversationId, u64)>,
+    pub(super) entries: Vec<(UserId, u64)>,
+}
+
+/// Where an embedded store keeps messages, keys, inbox entries and profiles, and what makes it all durable.
+pub trait Log {
+    /// Why it cannot be read.
+    type Error: Display;
+
+    /// A key that is not older than the window.
+    fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Self::Error>;
+    /// Remembers a key.
+    fn put_key(
+        &mut self,
+        now_ms: u64,
+        user: UserId,
+        key: MessageKey,
+        known: Known,
+    ) -> Result<(), Self::Error>;
+    /// The next message of a conversation.
+    fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
+    /// Another one in the place of an old one.
+    fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
+    /// `None`: it is gone.
+    fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes>;
+    /// Those that are there, by rising seq, until `each` says false. False: some could not be read.
+    fn messages(
+        &self,
+        conversation: ConversationId,
+        seqs: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, Bytes) -> bool,
+    ) -> bool;
+    /// The next entry of an inbox.
+    fn put_entry(&mut self, user: UserId, position: u64, entry: StreamEntry);
+    /// They are not needed any more.
+    fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
+    /// Of an entry that is there: its conversation, or [`EVENTS`].
+    fn conversation_of(&self, user: UserId, position: u64) -> Result<ConversationId, Self::Error>;
+    /// Those that are there, by rising position, until `each` says false.
+    fn entries(
+        &self,
+        user: UserId,
+        positions: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, StreamEntry) -> bool,
+    );
+    /// Instead of an earlier one.
+    fn put_profile(&mut self, user: UserId, profile: Bytes);
+    /// A profile.
+    fn profile(&self, user: UserId) -> Option<Bytes>;
+    /// Whether a batch may be begun.
+    fn is_ready(&self) -> bool;
+    /// Nothing may become durable any more.
+    fn give_up(&mut self);
+    /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be.
+    fn commit(&mut self, directory: &Directory, dirty: Vec<Dirty>, done: (Committed, Progress)) -> bool;
+    /// The next batch that is durable.
+    fn poll(&mut self) -> Option<(Committed, Progress)>;
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    inbox_entries: usize,
+    group_members: usize,
+    fanout: FanoutLimits,
+    recall_window_ms: u64,
+    who_may_write: WhoMayWrite,
+}
+
+/// See the module.
+pub struct Embedded<L> {
+    directory: Directory,
+    log: L,
+    limits: Limits,
+}
+
+/// What a batch comes to.
+#[derive(Debug, Default)]
+struct Batch {
+    recipients: Vec<Recipient>,
+    progress: Progress,
+}
+
+impl<L: Log> Embedded<L> {
+    pub(super) fn over(directory: Directory, log: L, config: &ImConfig) -> Self {
+        let fanout = FanoutLimits {
+            members: config.fanout_members_max,
+            entries_per_hour: config.fanout_entries_per_hour,
+        };
+        let limits = Limits {
+            inbox_entries: config.inbox_entries_max,
+            group_members: config.group_members_max,
+            fanout,
+            recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
+            who_may_write: config.who_may_write,
+        };
+        Self { directory, log, limits }
+    }
+
+    fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
+        Ok(match write {
+            Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
+            Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
+            Write::CreateGroup { name, creator, members, event } => {
+                match self.create_group(&name, creator.0, &members) {
+                    Ok((conversation, is_new)) => {
+                        let delivery = if is_new {
+                            self.tell_members(conversation, &[], Some(creator), event, batch)?
+                        } else {
+                            None
+                        };
+                        Outcome::Created(Ok((conversation, delivery)))
+                    }
+                    Err(refusal) => Outcome::Created(Err(refusal)),
+                }
+            }
+            Write::ChangeGroup { conversation, by, change, event } => {
+                Outcome::Done(match self.change_group(conversation, by.0, change) {
+                    Ok(None) => Ok(None),
+                    Ok(Some(gone)) => Ok(self.tell_members(conversation, &gone, Some(by), event, batch)?),
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            Write::Read { conversation, by, seq, event } => {
+                Outcome::Done(match self.mark_read(conversation, by, seq) {
+                    Ok(Some(told)) => Ok(Some(self.tell(&told, Some(by), event, batch)?)),
+                    Ok(None) => Ok(None),
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            Write::Relate { by, other, change, event } => {
+                Outcome::Done(match self.relate(by, other, change) {
+                    Ok(Some(told)) => Ok(Some(self.tell(&told, Some(by), event, batch)?)),
+                    Ok(None) => Ok(None),
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell(&users, None, event, batch)?))),
+            Write::SetProfile { user, profile } => {
+                self.log.put_profile(user, profile);
+                Outcome::Done(Ok(None))
+            }
+            Write::RemoveDevice { user, device } => {
+                let gone = self.directory.users.remove_device(user, device, &mut self.directory.dirty);
+                self.log.remove_entries(user, gone);
+                Outcome::Done(Ok(None))
+            }
+            Write::Acked { user, device, position, gone_ms } => {
+                self.on_acked(user, device, position, gone_ms);
+                Outcome::Done(Ok(None))
+            }
+            Write::Confirm { by, conversation, seq } => {
+                self.confirm(by, conversation, seq);
+                Outcome::Done(Ok(None))
+            }
+        })
+    }
+
+    /// Puts an entry into an inbox; `None` if its only device wrote it.
+    fn put_entry(
+        &mut self,
+        user: UserId,
+        content: Content,
+        origin: Option<DeviceNumber>,
+    ) -> Result<Option<u64>, L::Error> {
+        let place = self.directory.users.get_mut(user);
+        if origin.is_some_and(|origin| place.is_only(origin)) {
+            return Ok(None);
+        }
+        while place.held() >= self.limits.inbox_entries as u64 {
+            let of = self.log.conversation_of(user, place.trimmed + 1)?;
+            let oldest = place.drop_oldest(user, of, &mut self.directory.dirty);
+            self.log.remove_entries(user, oldest..oldest + 1);
+        }
+        place.numbered += 1;
+        self.log.put_entry(user, place.numbered, StreamEntry { content, origin });
+        Ok(Some(place.numbered))
+    }
+
+    /// Puts something that happened into inboxes.
+    fn tell(
+        &mut self,
+        users: &[UserId],
+        by: Option<Origin>,
+        event: Bytes,
+        batch: &mut Batch,
+    ) -> Result<Delivery, L::Error> {
+        let first = batch.recipients.len();
+        for user in users {
+            let origin = by.filter(|(by, _)| by == user).map(|(_, device)| device);
+            if let Some(position) = self.put_entry(*user, Content::Event(event.clone()), origin)? {
+                batch.recipients.push(Recipient { user: *user, position });
+                batch.progress.entries.push((*user, position));
+            }
+        }
+        let recipients = first..batch.recipients.len();
+        Ok(Delivery { body: event, recipients, is_read_fanout: false })
+    }
+}
+
+impl<L> fmt::Debug for Embedded<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl<L: Log> Store for Embedded<L> {
+    fn try_user(&mut self, uid: &str) -> Option<UserId> {
+        if let Some(known) = self.directory.users.find(uid) {
+            return Some(known);
+        }
+        let user = self.directory.users.insert(uid)?;
+        self.directory.dirty.push(Dirty::User(user));
+        Some(user)
+    }
+
+    fn find_user(&self, uid: &str) -> Option<UserId> {
+        self.directory.users.find(uid)
+    }
+
+    fn uid(&self, user: UserId) -> &str {
+        &self.directory.users.get(user).uid
+    }
+
+    fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor {
+        let Directory { users, dirty, .. } = &mut self.directory;
+        let (cursor, gone) = users.login(user, device, platform, now_ms, dirty);
+        self.log.remove_entries(user, gone);
+        if cursor.is_new {
+            for conversation in users.get(user).conversations.clone() {
+                let end = self.directory.conversations.get(conversation).unstreamed;
+                self.confirm((user, cursor.device), conversation, end);
+            }
+        }
+        cursor
+    }
+
+    fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
+        self.directory.users.get(user).devices.iter().map(super::directory::Device::info).collect()
+    }
+
+    fn try_commit(&mut self, now_ms: u64, last_id: u64, batch: Vec<Write>) -> Result<(), Vec<Write>> {
+        // What was numbered cannot be taken back, so there must be room before anything is.
+        if !self.log.is_ready() {
+            return Err(batch);
+        }
+        let (mut outcomes, mut result) = (Vec::with_capacity(batch.len()), Batch::default());
+        for write in batch {
+            match self.write(now_ms, write, &mut result) {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(error) => {
+                    // Numbers were given that will not be stored: nothing more may be.
+                    tracing::error!(%error, "the store cannot be read; restart the backend");
+                    self.log.give_up();
+                    return Err(Vec::new());
+                }
+            }
+        }
+        self.directory.last_id = self.directory.last_id.max(last_id);
+        let committed = Committed { outcomes, recipients: result.recipients };
+        let dirty = std::mem::take(&mut self.directory.dirty);
+        if self.log.commit(&self.directory, dirty, (committed, result.progress)) {
+            Ok(())
+        } else {
+            Err(Vec::new())
+        }
+    }
+
+    fn last_id(&self) -> u64 {
+        self.directory.last_id
+    }
+
+    fn poll_committed(&mut self) -> Option<Committed> {
+        let (committed, progress) = self.log.poll()?;
+        for (conversation, seq) in progress.messages {
+            self.directory.conversations.get_mut(conversation).durable = seq;
+        }
+        for (user, position) in progress.entries {
+            self.directory.users.get_mut(user).durable_end = position;
+        }
+        Some(committed)
+    }
+
+    fn find(&self, id: &str) -> Option<ConversationId> {
+        self.directory.find(id)
+    }
+
+    fn write_id(&self, conversation: ConversationId, into: &mut String) {
+        self.directory.write_id(conversation, into);
+    }
+
+    fn is_group(&self, conversation: ConversationId) -> bool {
+        self.directory.conversations.get(conversation).is_group()
+    }
+
+    fn latest(&self, conversation: ConversationId) -> u64 {
+        self.directory.conversations.get(conversation).durable
+    }
+
+    fn member_count(&self, conversation: ConversationId) -> usize {
+        self.members(conversation).len()
+    }
+
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
+        self.directory.conversations.get(conversation).member(user).copied()
+    }
+
+    fn members(&self, conversation: ConversationId) -> &[Member] {
+        &self.directory.conversations.get(conversation).members
+    }
+
+    fn settings(&self, conversation: ConversationId) -> GroupSettings {
+        self.directory.conversations.get(conversation).settings.as_deref().cloned().unwrap_or_default()
+    }
+
+    fn unread(&self, conversation: ConversationId, user: UserId) -> u64 {
+        self.directory.unread(conversation, user)
+    }
+
+    fn conversations(&self, user: UserId) -> Vec<ConversationId> {
+        self.directory.users.get(user).conversations.clone()
+    }
+
+    fn read_range(
+        &self,
+        conversation: ConversationId,
+        reader: UserId,
+        range: (u64, u64),
+        limits: PageLimits,
+    ) -> Result<Page, Refusal> {
+        self.page(conversation, reader, range, limits)
+    }
+
+    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) {
+        let place = self.directory.users.get(user);
+        let dropped = |(position, conversation)| {
+            let entry = match conversation {
+                EVENTS => Entry::EventsDropped,
+                conversation => Entry::Dropped { conversation },
+            };
+            (position, entry)
+        };
+        into.extend(place.dropped_after(after).take(limit).map(dropped));
+        let first = after.max(place.trimmed) + 1;
+        if first > place.durable_end || into.len() >= limit {
+            return;
+        }
+        self.log.entries(
+            user,
+            first..=place.durable_end,
+            &mut |position, StreamEntry { content, origin }| {
+                let entry = match content {
+                    Content::Event(body) => Entry::Event { body, origin },
+                    Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
+                        Some(body) => Entry::Message { conversation, body, origin },
+                        None => Entry::Dropped { conversation },
+                    },
+                };
+                into.push((position, entry));
+                into.len() < limit
+            },
+        );
+    }
+
+    fn stream_end(&self, user: UserId) -> u64 {
+        self.directory.users.get(user).durable_end
+    }
+
+    fn unconfirmed(&self, user: UserId, device: DeviceNumber) -> Vec<(ConversationId, u64)> {
+        let place = self.directory.users.get(user);
+        let Some(device) = place.device(device) else { return Vec::new() };
+        let news = |id: &ConversationId| {
+            let conversation = self.directory.conversations.get(*id);
+            let visible_from = conversation.member(user)?.visible_from;
+            let next = device.confirmed.get(id).map_or(conversation.unstreamed_from, |seq| seq + 1);
+            let first = next.max(visible_from);
+            (first <= conversation.unstreamed).then_some((*id, first))
+        };
+        place.conversations.iter().filter_map(news).collect()
+    }
+
+    fn relation(&self, user: UserId, other: UserId) -> Relation {
+        self.directory.relations.get(user, other)
+    }
+
+    fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {
+        self.directory.relations.of(user).collect()
+    }
+
+    fn profile(&self, user: UserId) -> Option<Bytes> {
+        self.log.profile(user)
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        (self.directory.users.len(), self.directory.conversations.len())
+    }
+}

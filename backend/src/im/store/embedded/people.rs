@@ -1,0 +1,71 @@
+//! What users do beside speaking: reading, relations, devices.
+
+use super::{Embedded, Log};
+use crate::im::store::directory::Dirty;
+use crate::im::store::{ConversationId, DeviceNumber, Origin, Refusal, RelationChange, UserId};
+
+impl<L: Log> Embedded<L> {
+    /// Who is to be told; `None`: nothing changed.
+    pub(super) fn mark_read(
+        &mut self,
+        conversation: ConversationId,
+        (user, _): Origin,
+        seq: u64,
+    ) -> Result<Option<Vec<UserId>>, Refusal> {
+        if self.directory.conversations.get(conversation).member(user).is_none() {
+            return Err(Refusal::NotMember);
+        }
+        if !self.directory.read(conversation, user, seq) {
+            return Ok(None);
+        }
+        let peer = self.peer(conversation, user).filter(|peer| *peer != user);
+        Ok(Some([user].into_iter().chain(peer).collect()))
+    }
+
+    /// Who is to be told; `None`: nothing changed.
+    pub(super) fn relate(
+        &mut self,
+        (user, _): Origin,
+        other: UserId,
+        change: RelationChange,
+    ) -> Result<Option<Vec<UserId>>, Refusal> {
+        let relations = &mut self.directory.relations;
+        let (own, theirs) = relations.judge(user, other, change)?;
+        let before = (relations.get(user, other), relations.get(other, user));
+        if (own, theirs) == before {
+            return Ok(None);
+        }
+        relations.set(user, other, own);
+        relations.set(other, user, theirs);
+        self.directory.dirty.extend([Dirty::Relation(user, other), Dirty::Relation(other, user)]);
+        let is_private = matches!(change, RelationChange::Block | RelationChange::Unblock);
+        Ok(Some(if is_private { vec![user] } else { vec![user, other] }))
+    }
+
+    pub(super) fn on_acked(&mut self, user: UserId, device: DeviceNumber, position: u64, gone_ms: u64) {
+        let super::Directory { users, dirty, .. } = &mut self.directory;
+        let gone = users.on_acked(user, device, position, dirty);
+        self.log.remove_entries(user, gone);
+        if gone_ms > 0
+            && let Some(known) = users.get_mut(user).device_mut(device)
+        {
+            known.seen_ms = gone_ms;
+            dirty.push(Dirty::Device(user, device));
+        }
+    }
+
+    pub(super) fn confirm(&mut self, (user, device): Origin, conversation: ConversationId, seq: u64) {
+        let place = self.directory.conversations.get(conversation);
+        // What goes through inboxes is acked there.
+        let seq = seq.min(place.unstreamed);
+        if place.member(user).is_none() || seq == 0 {
+            return;
+        }
+        let Some(device) = self.directory.users.get_mut(user).device_mut(device) else { return };
+        let confirmed = device.confirmed.entry(conversation).or_default();
+        if seq > *confirmed {
+            *confirmed = seq;
+            self.directory.dirty.push(Dirty::Confirmed(user, device.number, conversation));
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Delivers to the endpoints of services, over HTTP: one thread for each, signed, in order (`docs/server-api.md`).
+
+use crate::clock::Clock;
+use crate::config::{BackendConfig, ServiceConfig};
+use crate::error::BackendError;
+use crate::im::{Order, ServiceCall};
+use crate::server::{Remote, RemoteError};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hmac::{Hmac, Mac as _};
+use moorline_proto::message::client::Push;
+use moorline_proto::message::decode;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// Where what was given up is written, in `im.folder`.
+const UNDELIVERED: &str = "undelivered";
+/// How long the result of a delivery waits for room in the mailbox before it is given in again.
+const MAILBOX_PAUSE: Duration = Duration::from_millis(50);
+
+/// The threads, by the order of the services' names. Dropping it ends them once they have answered.
+#[derive(Debug, Default)]
+pub(crate) struct Endpoints {
+    calls: Vec<Sender<ServiceCall>>,
+}
+
+impl Endpoints {
+    /// Starts a thread for each service.
+    pub(crate) fn start(config: &BackendConfig, remote: &Remote<Order>) -> Result<Self, BackendError> {
+        let mut calls = Vec::new();
+        for (name, service) in &config.im.services {
+            let endpoint = Endpoint::new(name, service, &config.im.folder)?;
+            // One delivery of a service is under way at a time.
+            let (sender, receiver) = bounded(1);
+            let remote = remote.clone();
+            let run = move || endpoint.run(&receiver, &remote);
+            let spawned = thread::Builder::new().name(format!("to {name}")).spawn(run);
+            spawned
+                .map_err(|cause| BackendError::Poll { operation: "start a thread for a service", cause })?;
+            calls.push(sender);
+        }
+        Ok(Self { calls })
+    }
+
+    /// Gives a delivery to its thread.
+    pub(crate) fn call(&self, call: ServiceCall) {
+        if let Some(thread) = self.calls.get(call.service) {
+            thread.try_send(call).ok(); // there is room for the one that is under way
+        }
+    }
+}
+
+struct Endpoint {
+    name: String,
+    url: String,
+    secret: Vec<u8>,
+    agent: ureq::Agent,
+    undelivered: Option<PathBuf>,
+    clock: Clock,
+}
+
+impl Endpoint {
+    fn new(name: &str, service: &ServiceConfig, folder: &Path) -> Result<Self, BackendError> {
+        let wrong = |reason: String| BackendError::InvalidConfig { key: "im.services", reason };
+        let secret = if service.secret_file.as_os_str().is_empty() {
+            Vec::new()
+        } else {
+            let path = service.secret_file.display();
+            let text = std::fs::read_to_string(&service.secret_file)
+                .map_err(|cause| wrong(format!("{name}: cannot read {path}: {cause}")))?;
+            text.trim().as_bytes().to_vec()
+        };
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(service.timeout))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .new_agent();
+        let undelivered = (!folder.as_os_str().is_empty()).then(|| folder.join(UNDELIVERED));
+        Ok(Self {
+            name: name.to_owned(),
+            url: service.url.clone(),
+            secret,
+            agent,
+            undelivered,
+            clock: Clock::new(),
+        })
+    }
+
+    fn run(&self, calls: &Receiver<ServiceCall>, remote: &Remote<Order>) {
+        for ServiceCall { service, messages, is_last_try } in calls {
+            let body = self.body(&messages);
+            let mut is_done = match self.post(&body) {
+                Ok(()) => true,
+                Err(problem) => {
+                    tracing::warn!(service = self.name, problem, messages = messages.len(), "not delivered");
+                    false
+                }
+            };
+            if !is_done && is_last_try {
+                is_done = self.give_up(&body);
+            }
+            loop {
+                match remote.try_send(Order::Service(service, is_done)) {
+                    Ok(()) => break,
+                    Err(RemoteError::Full(_)) => thread::park_timeout(MAILBOX_PAUSE),
+                    Err(RemoteError::Gone(_)) => return,
+                }
+            }
+        }
+    }
+
+    fn body(&self, messages: &[bytes::Bytes]) -> String {
+        let messages: Vec<Value> =
+            messages.iter().filter_map(|body| decode(body).ok()).map(|push| message(&push)).collect();
+        json!({ "service": self.name, "messages": messages }).to_string()
+    }
+
+    fn post(&self, body: &str) -> Result<(), String> {
+        let timestamp = (self.clock.read().unix_ms / 1000).to_string();
+        let request = self
+            .agent
+            .post(&self.url)
+            .header("content-type", "application/json")
+            .header("moorline-timestamp", &timestamp)
+            .header("moorline-signature", self.signature(&timestamp, body));
+        match request.send(body) {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(format!("it answered {}", answer.status())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Of `<timestamp>.<body>`, HMAC-SHA-256 (RFC 2104) under the secret.
+    fn signature(&self, timestamp: &str, body: &str) -> String {
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes keys of any length");
+        mac.update(timestamp.as_bytes());
+        mac.update(b".");
+        mac.update(body.as_bytes());
+        let digest = mac.finalize().into_bytes();
+        digest.iter().fold(String::from("v1="), |hex, byte| hex + &format!("{byte:02x}"))
+    }
+
+    /// What nobody would take is written down. False: not even that.
+    fn give_up(&self, body: &str) -> bool {
+        let Some(folder) = &self.undelivered else {
+            tracing::error!(service = self.name, "given up, and there is no im.folder to keep it in");
+            return true;
+        };
+        let path = folder.join(format!("{}.jsonl", self.name));
+        let written = std::fs::create_dir_all(folder).and_then(|()| {
+            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+            writeln!(file, "{body}")?;
+            file.sync_data()
+        });
+        match written {
+            Ok(()) => {
+                tracing::error!(service = self.name, path = %path.display(), "given up and written down");
+            }
+            Err(ref error) => {
+                tracing::error!(service = self.name, %error, "cannot write down what is given up");
+            }
+        }
+        written.is_ok()
+    }
+}
+
+/// As JSON; what is no UTF-8 is Base64 in `payload`.
+fn message(push: &Push) -> Value {
+    let mut value = json!({
+        "message_id": push.message_id.to_string(),
+        "conversation": push.conversation,
+        "seq": push.seq,
+        "sender": push.sender,
+        "sender_device": push.sender_device,
+        "type": push.r#type,
+        "time_ms": push.time_ms,
+    });
+    if !push.happened.is_empty() {
+        value["happened"] = BASE64.encode(&push.happened).into();
+    } else if let Ok(text) = std::str::from_utf8(&push.payload) {
+        value["text"] = text.into();
+    } else {
+        value["payload"] = BASE64.encode(&push.payload).into();
+    }
+    value
+}

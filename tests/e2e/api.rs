@@ -1,0 +1,336 @@
+//! The server API, and services behind HTTP endpoints, against a real backend behind a real gateway.
+
+use crate::gateway::{Backend, Gateway};
+use crate::process::TempFile;
+use crate::raw::Client;
+use crate::{PATIENCE, until};
+use hmac::{Hmac, Mac as _};
+use moorline_proto::message::client::Code;
+use moorline_proto::message::decode;
+use moorline_proto::message::im::ConversationsResponse;
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const TOKEN: &str = "a token of sixteen bytes and more";
+
+/// A backend with the server API.
+struct Api {
+    backend: Backend,
+    address: SocketAddr,
+    _token: TempFile,
+}
+
+impl Api {
+    fn start(sets: &[&str]) -> Self {
+        let token = TempFile::new(TOKEN);
+        let file = format!("api.token_file=\"{}\"", token.path().display());
+        let (backend, line) = Backend::start_saying(
+            &[&["listen=127.0.0.1:0", file.as_str(), "api.listen=127.0.0.1:0"], sets].concat(),
+        );
+        let address = line.split("api=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let address = address.and_then(|address| address.parse().ok()).expect("an address of the API");
+        Self { backend, address, _token: token }
+    }
+
+    /// Status and body.
+    fn post_as(&self, token: &str, path: &str, body: &str) -> (u16, Value) {
+        let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
+        let request = config.build().new_agent().post(format!("http://{}{path}", self.address));
+        let answer = request.header("authorization", format!("Bearer {token}")).send(body);
+        let mut answer = answer.unwrap_or_else(|error| panic!("POST {path}: {error}"));
+        let text = answer.body_mut().read_to_string().expect("UTF-8");
+        (answer.status().as_u16(), serde_json::from_str(&text).expect("JSON"))
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.post_as(TOKEN, path, &body.to_string())
+    }
+
+    fn say(&self, from: &str, to: &Value, text: &str) -> (u16, Value) {
+        self.post("/v1/messages", &json!({ "from": from, "to": to, "text": text }))
+    }
+
+    /// Whatever bytes, and all that comes back.
+    fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.write_all(bytes).ok(); // it may close before it has read all
+        stream.shutdown(std::net::Shutdown::Write).ok();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
+#[test]
+fn it_speaks_for_users_and_pushes_to_whoever_is_there() {
+    let api = Api::start(&[]);
+    let gateway = Gateway::start(&api.backend, &[]);
+    let mut ann = Client::login(gateway.listener, "ann", "d");
+    let to_ann = json!({ "user": "ann" });
+    let (status, said) = api.say("shop", &to_ann, "your order is here");
+    assert_eq!(
+        (status, &said["conversation"], &said["seq"]),
+        (200, &json!("c2c:ann:shop"), &json!(1)),
+        "{said}"
+    );
+    ann.until("the shop's word", |heard| heard.payloads() == [b"your order is here"]);
+    let twice = json!({ "from": "shop", "to": to_ann, "payload": "AAEC", "type": 7, "key": "0f".repeat(16) });
+    let (first, second) = (api.post("/v1/messages", &twice), api.post("/v1/messages", &twice));
+    assert_eq!((&first.1["is_repeat"], &second.1["is_repeat"]), (&json!(false), &json!(true)));
+    assert_eq!(first.1["message_id"], second.1["message_id"]);
+    ann.until("bytes", |heard| heard.payloads().last() == Some(&&[0, 1, 2][..]));
+    assert_eq!((ann.heard.pushes[1].r#type, ann.heard.pushes.len()), (7, 2));
+
+    for (to, reached) in [
+        (json!({ "users": ["ann", "nobody"] }), 1),
+        (json!({ "devices": [{ "user": "ann", "device": "d" }, { "user": "ann", "device": "x" }] }), 1),
+        (json!({ "inboxes": ["ann", "bob"] }), 2),
+        (json!({ "everyone": true }), 0),
+        (json!({ "room": "group:none" }), 0),
+    ] {
+        let (status, answer) = api.post("/v1/push", &json!({ "to": to, "text": "news", "type": 3 }));
+        assert_eq!((status, &answer["reached"]), (200, &json!(reached)), "{to}");
+    }
+    ann.until("four pushes", |heard| heard.pushes.iter().filter(|push| push.r#type == 3).count() == 4);
+    let mut late = Client::login(gateway.listener, "bob", "d");
+    late.until("what waited in his inbox", |heard| heard.payloads() == [b"news"]);
+
+    let asked = json!({ "user": "ann", "method": "im.conversations" });
+    let (status, answer) = api.post("/v1/requests", &asked);
+    assert_eq!(status, 200, "{answer}");
+    let listed = answer["payload"].as_str().expect("Base64");
+    let listed: ConversationsResponse = decode(&base64_of(listed).into()).expect("what the method answers");
+    assert_eq!((listed.conversations[0].latest, listed.conversations[0].unread), (2, 2));
+
+    let (status, answer) = api.post("/v1/kick", &json!({ "user": "ann" }));
+    assert_eq!((status, &answer["reached"]), (200, &json!(1)));
+    assert_eq!(ann.end().code(), 3531);
+    let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    assert!(page.contains("moorline_backend_stored_total 2\n") && page.ends_with("# EOF\n"), "{page}");
+    assert!(page.contains("moorline_backend_repeated_total 1\n"), "{page}");
+}
+
+#[test]
+fn what_cannot_be_has_its_status_and_its_code() {
+    let api = Api::start(&[]);
+    let bob = json!({ "user": "bob" });
+    assert_eq!(api.say("shop", &json!({ "user": "ann" }), "hi").0, 200);
+    for (path, body, status, code) in [
+        ("/v1/messages", json!({ "from": "shop", "to": bob }), 400, "INVALID"),
+        ("/v1/messages", json!({ "from": "a:b", "to": bob, "text": "x" }), 400, "INVALID"),
+        (
+            "/v1/messages",
+            json!({ "from": "x", "to": { "conversation": "group:no" }, "text": "x" }),
+            404,
+            "NOT_FOUND",
+        ),
+        (
+            "/v1/messages",
+            json!({ "from": "x", "to": { "conversation": "c2c:ann:shop" }, "text": "x" }),
+            403,
+            "NOT_MEMBER",
+        ),
+        ("/v1/messages", json!({ "from": "x", "to": bob, "text": "x", "key": "12" }), 400, "INVALID"),
+        ("/v1/messages", json!({ "from": "x", "to": bob, "text": "x".repeat(61_441) }), 413, "TOO_LARGE"),
+        ("/v1/push", json!({ "to": { "everyone": false }, "text": "x" }), 400, "INVALID"),
+        ("/v1/requests", json!({ "user": "ann", "method": "im.dance" }), 404, "UNSUPPORTED"),
+        ("/v1/nothing", json!({}), 404, "NOT_FOUND"),
+        ("/metrics", json!({}), 405, "INVALID"),
+    ] {
+        let answer = api.post(path, &body);
+        assert_eq!(
+            (answer.0, answer.1["code"].as_str()),
+            (status, Some(code)),
+            "{path} {body}: {}",
+            answer.1
+        );
+        assert!(!answer.1["reason"].as_str().expect("a reason").is_empty());
+    }
+    for token in ["", "wrong", "a token of sixteen bytes and morf"] {
+        assert_eq!(api.post_as(token, "/v1/push", "{}").0, 401);
+    }
+}
+
+fn base64_of(text: &str) -> Vec<u8> {
+    let value = |letter: u8| -> u32 {
+        let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let at = letters.iter().position(|it| *it == letter).expect("a letter of Base64");
+        u32::try_from(at).expect("small")
+    };
+    let letters: Vec<u8> = text.bytes().filter(|letter| *letter != b'=').collect();
+    let mut bytes = Vec::new();
+    for chunk in letters.chunks(4) {
+        let bits = chunk.iter().fold(0, |bits, letter| bits << 6 | value(*letter)) << (6 * (4 - chunk.len()));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
+    }
+    bytes
+}
+
+#[test]
+fn bad_http_gets_its_answer_and_nobody_else_notices() {
+    let api = Api::start(&["api.connections_max=2", "api.body_max=100B"]);
+    for (bytes, status) in [
+        (&b"\x16\x03\x01 hello\r\n\r\n"[..], "400"),
+        (b"POST /v1/push HTTP/1.1\r\ncontent-length: 101\r\n\r\n", "413"),
+        (b"POST /v1/push HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
+        (b"POST /v1/push HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "400"),
+        (b"POST /v1/push HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", "411"),
+        (b"GET /healthz HTTP/1.0\r\n\r\n", "200"),
+        (b"GET /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "401"),
+    ] {
+        let answer = api.raw(bytes);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+    }
+    let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
+    assert!(api.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
+    assert_eq!(api.raw(b"POST /v1/push HTTP/1.1\r\ncontent-length: 50\r\n\r\n{"), "", "half a question");
+    // Two that wait are all there may be; one that goes makes room.
+    let held: Vec<_> = (0..2).map(|_| TcpStream::connect(api.address).expect("it listens")).collect();
+    until("a third one is told", || {
+        api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 503 ").then_some(())
+    });
+    drop(held);
+    until("there is room", || api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 200 ").then_some(()));
+}
+
+/// What an endpoint was told.
+#[derive(Default)]
+struct Told {
+    /// Texts by conversation, in the order in which they came; repetitions too.
+    texts: Mutex<BTreeMap<String, Vec<String>>>,
+    deliveries: AtomicUsize,
+}
+
+/// An endpoint that fails every third time, and checks every signature.
+fn endpoint(secret: &'static str) -> (SocketAddr, Arc<Told>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (address, told) = (listener.local_addr().expect("a port"), Arc::new(Told::default()));
+    let theirs = Arc::clone(&told);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut reader = BufReader::new(stream.expect("a connection"));
+            let mut headers = BTreeMap::new();
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) < 3 {
+                    break;
+                }
+                if let Some((name, value)) = line.split_once(':') {
+                    headers.insert(name.to_lowercase(), value.trim().to_owned());
+                }
+            }
+            let Some(length) = headers.get("content-length").and_then(|length| length.parse().ok()) else {
+                continue;
+            };
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() {
+                continue; // the backend was killed
+            }
+            let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
+            mac.update(headers["moorline-timestamp"].as_bytes());
+            mac.update(b".");
+            mac.update(&body);
+            let digest = mac.finalize().into_bytes();
+            let hex = digest.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+            assert_eq!(headers["moorline-signature"], format!("v1={hex}"));
+            let is_refused = theirs.deliveries.fetch_add(1, Ordering::SeqCst) % 3 == 1;
+            if !is_refused {
+                let body: Value = serde_json::from_slice(&body).expect("JSON");
+                assert_eq!(body["service"], "helpdesk");
+                let mut texts = theirs.texts.lock().expect("nobody panics");
+                for message in body["messages"].as_array().expect("a list") {
+                    let of = texts.entry(message["conversation"].as_str().expect("an id").to_owned());
+                    of.or_default().push(message["text"].as_str().expect("text").to_owned());
+                }
+            }
+            let status = if is_refused { "500 Oops" } else { "204 No Content" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            reader.get_mut().write_all(answer.as_bytes()).ok();
+        }
+    });
+    (address, told)
+}
+
+#[test]
+fn a_service_gets_what_is_said_to_it_in_order_until_it_has_taken_it() {
+    let (address, told) = endpoint("a secret");
+    let (secret, place) = (TempFile::new("a secret\n"), TempFile::new(""));
+    let folder = place.path().with_extension("store");
+    let sets = [
+        format!("im.folder=\"{}\"", folder.display()),
+        format!("im.services.helpdesk.url=\"http://{address}/im\""),
+        format!("im.services.helpdesk.secret_file=\"{}\"", secret.path().display()),
+    ];
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let mut backend = Backend::start_with(&[&["listen=127.0.0.1:0"], &sets[..]].concat());
+    let listen = format!("listen={}", backend.address);
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=2s"]);
+    let mut ann = Client::login(gateway.listener, "ann", "d");
+    let mut said = Vec::new();
+    for number in 1..=60u32 {
+        let text = format!("question {number}");
+        until("it is stored", || {
+            let code = ann.tell(number.into(), "helpdesk", text.as_bytes()).code();
+            matches!(code, Code::Ok | Code::Dup).then_some(())
+        });
+        said.push(text);
+        if number % 20 == 10 {
+            backend.process.signal(Signal::SIGKILL);
+            drop(backend);
+            backend = Backend::start_with(&[&[listen.as_str()], &sets[..]].concat());
+        }
+    }
+    until("the last question is there", || {
+        let texts = told.texts.lock().expect("nobody panics");
+        texts.get("c2c:ann:helpdesk").is_some_and(|texts| texts.contains(&said[59])).then_some(())
+    });
+    let texts = told.texts.lock().expect("nobody panics").clone();
+    let mut first_times: Vec<&String> = Vec::new();
+    for text in &texts["c2c:ann:helpdesk"] {
+        if !first_times.contains(&text) {
+            first_times.push(text);
+        }
+    }
+    assert!(first_times.iter().zip(&said).all(|(heard, said)| *heard == said), "in order: {first_times:?}");
+    assert_eq!((first_times.len(), texts.len()), (60, 1), "all of them");
+    println!(
+        "{} texts in {} deliveries",
+        texts["c2c:ann:helpdesk"].len(),
+        told.deliveries.load(Ordering::SeqCst)
+    );
+    std::fs::remove_dir_all(folder).ok();
+}
+
+#[test]
+fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
+    // Nobody listens there.
+    let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    let place = TempFile::new("");
+    let folder = place.path().with_extension("store");
+    let backend = Backend::start_with(&[
+        "listen=127.0.0.1:0",
+        &format!("im.folder=\"{}\"", folder.display()),
+        &format!("im.services.helpdesk.url=\"http://{gone}/im\""),
+        "im.services.helpdesk.give_up_after=\"1s\"",
+        "im.durability=system",
+    ]);
+    let gateway = Gateway::start(&backend, &[]);
+    let mut ann = Client::login(gateway.listener, "ann", "d");
+    assert_eq!(ann.tell(1, "helpdesk", b"anybody?").code(), Code::Ok);
+    let undelivered = folder.join("undelivered/helpdesk.jsonl");
+    let line = until("it is given up", || {
+        std::fs::read_to_string(&undelivered).ok().filter(|it| it.ends_with('\n'))
+    });
+    let line: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(line["messages"][0]["text"], "anybody?");
+    assert!(ann.is_quiet_for(Duration::from_millis(5)), "she is not bothered");
+    std::fs::remove_dir_all(folder).ok();
+}
