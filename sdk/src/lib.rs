@@ -10,6 +10,7 @@
 pub mod client;
 pub mod core;
 pub mod im;
+pub mod store;
 
 pub use bytes::Bytes;
 pub use moorline_proto::ids::MessageKey;

@@ -1,12 +1,15 @@
 //! The SDK's client over the real thing: chats, reconnects, loses nothing.
 
 use crate::gateway::{Backend, Gateway};
+use crate::process::TempFile;
 use crate::{PATIENCE, until};
 use moorline_sdk::Platform;
 use moorline_sdk::client::{Client, Incoming, Notice};
 use moorline_sdk::core::{ClosedWhy, Happened, Target};
+use moorline_sdk::im::{Friendship, GroupChangeRequest, GroupSettings, Profile, RelationChange};
+use moorline_sdk::store::FileStore;
 use nix::sys::signal::Signal;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 fn connect(gateway: SocketAddr, uid: &str, device: &str) -> Client {
     let endpoint = format!("tcp://{gateway}");
@@ -95,4 +98,137 @@ fn the_older_login_of_a_device_is_closed_for_good() {
     assert!(matches!(why, ClosedWhy::Told { code: 3530, .. }), "{why:?}");
     assert!(newer.is_logged_in());
     newer.send(Target::user("ann"), 1, "alone").expect("taken").wait_durable(PATIENCE).expect("stored");
+}
+
+/// A device whose application ends goes on where it was, with a store: nothing is sent twice, nothing is missed, also in
+/// a group that is in no inbox.
+#[test]
+fn an_application_that_ends_goes_on_where_it_was() {
+    let backend = Backend::start_with(&["listen=127.0.0.1:0", "im.fanout_members_max=1"]);
+    let gateway = Gateway::start(&backend, &[]);
+    let place = TempFile::new("");
+    let path = place.path().with_extension("store");
+    let ann = |endpoint: SocketAddr| {
+        let store = FileStore::open(&path).expect("nobody else has it");
+        let client = Client::builder(&format!("tcp://{endpoint}")).user("ann").device("phone", Platform::Ios);
+        client.store(store).build().expect("starts")
+    };
+    let ben = connect(gateway.listener, "ben", "d");
+    let first = ann(gateway.listener);
+    let group = first.create_group("tea", &["ben"], PATIENCE).expect("made");
+    let say = |from: u32, to: u32| {
+        for number in from..=to {
+            let sent = ben.send(Target::group("tea"), 1, format!("{number}")).expect("taken");
+            sent.wait_durable(PATIENCE).expect("stored");
+        }
+    };
+    say(1, 5);
+    assert_eq!(receive(&first, 5), ["1", "2", "3", "4", "5"]);
+    drop(first);
+    say(6, 60);
+    // Nobody is there: what is sent waits, over the end of two applications.
+    let nobody = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port");
+    for text in ["offline 1", "offline 2"] {
+        let offline = ann(nobody);
+        let sent = offline.send(Target::user("ben"), 1, text).expect("taken");
+        assert!(sent.result().is_none());
+    }
+    let again = ann(gateway.listener);
+    let seqs: Vec<u64> = again
+        .restored()
+        .iter()
+        .map(|sent| sent.wait_durable(PATIENCE).expect("it is sent now").seq)
+        .collect();
+    assert_eq!(seqs, [1, 2]);
+    assert_eq!(receive(&ben, 2), ["offline 1", "offline 2"]);
+    let expected: Vec<String> = (6..=60).map(|number| number.to_string()).collect();
+    assert_eq!(receive(&again, 55), expected, "what was said meanwhile, once, in order");
+    say(61, 61);
+    assert_eq!(receive(&again, 1), ["61"]);
+    let tea = || {
+        let listed = again.conversations(PATIENCE).expect("hers");
+        let tea = listed.iter().find(|it| it.id == group).expect("the group");
+        (tea.latest, tea.unread, tea.members)
+    };
+    assert_eq!(tea(), (61, 61, 2));
+    again.read(&group, 60, PATIENCE).expect("read");
+    assert_eq!(tea(), (61, 1, 2));
+    drop(again);
+    assert!(ann(gateway.listener).restored().is_empty());
+    std::fs::remove_file(&path).ok();
+}
+
+/// The whole of what an application does with the IM backend, over real processes.
+#[test]
+fn friends_groups_receipts_and_recalls() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&backend, &[]);
+    let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
+    let pad = connect(gateway.listener, "ben", "pad");
+    let told = |client: &Client| -> Happened {
+        let message = client.recv_timeout(PATIENCE).expect("comes");
+        message.happened.as_deref().unwrap_or_else(|| panic!("{:?}", *message)).clone()
+    };
+    let asked = ann.relate("ben", RelationChange::Befriend, "from school", PATIENCE).expect("asked");
+    assert_eq!(asked.friendship(), Friendship::Asked);
+    for client in [&ben, &pad] {
+        assert!(matches!(told(client), Happened::Relation(it) if it.by == "ann" && it.text == "from school"));
+    }
+    let agreed = ben.relate("ann", RelationChange::Befriend, "", PATIENCE).expect("agreed");
+    assert_eq!(agreed.friendship(), Friendship::Friends);
+    assert!(matches!(told(&ann), Happened::Relation(it) if it.by == "ben"));
+    assert!(matches!(told(&pad), Happened::Relation(it) if it.by == "ben"), "his other device");
+    assert_eq!(ann.relations(PATIENCE).expect("hers")[0].friendship(), Friendship::Friends);
+
+    let sent =
+        ann.send(Target::user("ben"), 1, "secret").expect("taken").wait_durable(PATIENCE).expect("stored");
+    assert_eq!((receive(&ben, 1), receive(&pad, 1)), (vec!["secret".to_owned()], vec!["secret".to_owned()]));
+    ben.read(&sent.conversation, sent.seq, PATIENCE).expect("read");
+    for client in [&ann, &pad] {
+        assert!(matches!(told(client), Happened::Read(it) if it.user == "ben" && it.seq == 1));
+    }
+    ann.recall(&sent.conversation, sent.seq, sent.message_id, PATIENCE).expect("taken back");
+    for client in [&ben, &pad] {
+        assert!(
+            matches!(told(client), Happened::Recalled(it) if it.seq == 1 && it.message_id == sent.message_id)
+        );
+    }
+    let history = pad.pull(&sent.conversation, 1, 0, 0, PATIENCE).expect("a page");
+    assert!(history.messages.iter().all(|push| push.payload.is_empty()), "nothing of it is left");
+    // The place of the recall is her own: no hole is left behind it.
+    let next = ben.send(Target::user("ann"), 1, "what was that?").expect("taken");
+    assert_eq!(next.wait_durable(PATIENCE).expect("stored").seq, 3);
+    assert_eq!(receive(&ann, 1), ["what was that?"]);
+
+    let group = ann.create_group("tea", &["ben"], PATIENCE).expect("made");
+    let change = GroupChangeRequest {
+        conversation: group.clone(),
+        settings: Some(GroupSettings { title: "Tea".into(), is_silent: true, ..Default::default() }),
+        ..Default::default()
+    };
+    ann.change_group(&change, PATIENCE).expect("she owns it");
+    let refused = ben.send(Target::group("tea"), 1, "hm").expect("taken").wait_durable(PATIENCE);
+    assert!(refused.is_err_and(|error| error.to_string().contains("may not speak")));
+    let info = ben.group_info(&group, "", PATIENCE).expect("a member");
+    assert_eq!((info.settings.expect("set").title.as_str(), info.count), ("Tea", 2));
+    let sent =
+        ann.send(Target::group("tea"), 1, "hear").expect("taken").wait_durable(PATIENCE).expect("stored");
+    ben.read(&group, sent.seq, PATIENCE).expect("read");
+    let receipts = ann.receipts(&group, sent.seq, PATIENCE).expect("hers");
+    assert_eq!((receipts.read, receipts.unread_count), (vec!["ben".to_owned()], 0));
+    until("she is told that one has read", || {
+        let message = ann.recv_timeout(PATIENCE).expect("comes");
+        matches!(message.happened.as_deref(), Some(Happened::ReadCounts(it)) if it.counts[0].count == 1)
+            .then_some(())
+    });
+    let there = ann.presence(&["ben"], true, PATIENCE).expect("a friend");
+    assert!(!there[0].platforms.is_empty());
+    ben.set_profile(Profile { name: "Ben".into(), ..Default::default() }, PATIENCE).expect("set");
+    assert_eq!(ann.profiles(&["ben", "nobody"], PATIENCE).expect("found")[0].name, "Ben");
+    ben.remove_device("pad", PATIENCE).expect("removed");
+    assert_eq!(ben.devices(PATIENCE).expect("his").len(), 1);
+    until("the pad is logged out", || {
+        let notice = pad.notices().recv_timeout(PATIENCE).expect("a notice");
+        matches!(notice, Notice::Closed(_)).then_some(())
+    });
 }

@@ -4,7 +4,9 @@ use super::driver::Driver;
 use super::shared::{Incoming, Notices, Shared};
 use super::token::Source;
 use super::{Client, TokenProvider};
+use crate::client::Pending;
 use crate::core::{Backoff, Core, CoreConfig, InvalidName, Message, TokenSource, TokenWhy, Tuning};
+use crate::store::{FileStore, StoreError, Unsent};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use mio::{Poll, Waker};
 use moorline_proto::message::client::Platform;
@@ -29,6 +31,7 @@ pub struct ClientBuilder {
     tuning: Tuning,
     linger: Duration,
     handler: Option<Handler>,
+    store: Option<FileStore>,
 }
 
 /// A client could not be made.
@@ -43,6 +46,9 @@ pub enum BuildError {
         /// What was given.
         endpoint: String,
     },
+    /// The store is another device's, or cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The operating system gave no poll, waker, thread or random bytes.
     #[error("cannot start the client: {0}")]
     System(#[from] std::io::Error),
@@ -60,6 +66,7 @@ impl ClientBuilder {
             tuning: Tuning::default(),
             linger: LINGER_DEFAULT,
             handler: None,
+            store: None,
         }
     }
 
@@ -125,6 +132,14 @@ impl ClientBuilder {
         self
     }
 
+    /// What is sent and has no result yet survives the end of the application, and so does the place in each
+    /// conversation: messages that came meanwhile are delivered by the next life.
+    #[must_use]
+    pub fn store(mut self, store: FileStore) -> Self {
+        self.store = Some(store);
+        self
+    }
+
     /// Starts the client; it connects at once and by itself from then on.
     ///
     /// # Errors
@@ -143,9 +158,13 @@ impl ClientBuilder {
         config.check()?;
         config.tuning = Arc::new(self.tuning);
         let me = Arc::clone(&config.uid);
+        let mut store = self.store;
+        let mut core = Core::new(config, seed()?);
+        let unsent = restore(&mut core, store.as_mut(), &self.uid, &self.device)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Source::Waker.into())?;
-        let shared = Arc::new(Shared::new(Core::new(config, seed()?), waker));
+        let shared = Arc::new(Shared::new(core, store, waker));
+        let restored = send_again(&shared, unsent);
         let (message_sender, messages) = unbounded(); // the core bounds what is out
         let (sender, receiver) = bounded(NOTICES_MAX);
         let driver = Driver {
@@ -171,8 +190,36 @@ impl ClientBuilder {
                 None
             }
         };
-        Ok(Client { shared, messages, notices: receiver, thread: Some(thread), me })
+        Ok(Client { shared, messages, notices: receiver, thread: Some(thread), me, restored })
     }
+}
+
+/// Goes on where an earlier life of this device was; what it had not sent.
+fn restore(
+    core: &mut Core,
+    store: Option<&mut FileStore>,
+    uid: &str,
+    device: &str,
+) -> Result<Vec<(u64, Unsent)>, StoreError> {
+    let Some(store) = store else { return Ok(Vec::new()) };
+    store.claim(uid, device)?;
+    let followed =
+        store.places().filter(|(conversation, next)| core.restore_place(conversation, *next)).count();
+    let known = store.places().count();
+    if followed < known {
+        tracing::warn!(followed, known, "more conversations in the store than tuning.conversations_max");
+    }
+    Ok(store.unsent().map(|(number, unsent)| (number, unsent.clone())).collect())
+}
+
+fn send_again(shared: &Shared, unsent: Vec<(u64, Unsent)>) -> Vec<Pending> {
+    let (mut hub, now) = shared.hub();
+    let again = unsent.into_iter().filter_map(|(number, unsent)| {
+        let key = unsent.key;
+        let sent = hub.send_stored(now, Some(number), unsent);
+        sent.inspect_err(|error| tracing::warn!(%error, ?key, "not sent again in this life")).ok()
+    });
+    again.collect()
 }
 
 fn handle_all(mut handler: Handler, messages: &Receiver<Message>, shared: &Arc<Shared>) {

@@ -236,8 +236,8 @@ fn settle(hub: &mut Hub, event: Event) -> Option<Event> {
         }
     }
     match event {
-        Event::Sent(receipt) => give(hub.sends.remove(&receipt.id), Ok(receipt)),
-        Event::SendFailed { id, failure, .. } => give(hub.sends.remove(&id), Err(failure)),
+        Event::Sent(receipt) => hub.on_sent(receipt.id, Ok(receipt)),
+        Event::SendFailed { id, failure, .. } => hub.on_sent(id, Err(failure)),
         Event::Response { id, result } => give(hub.requests.remove(&id), result),
         event => return Some(event),
     }

@@ -170,6 +170,7 @@ pub struct Client {
     notices: Receiver<Notice>,
     thread: Option<JoinHandle<()>>,
     me: Arc<str>,
+    restored: Vec<Pending>,
 }
 
 impl Client {
@@ -184,13 +185,7 @@ impl Client {
     /// # Errors
     /// [`SendRefused`]: it was not taken.
     pub fn send(&self, target: Target, kind: u32, payload: impl Into<Bytes>) -> Result<Pending, SendRefused> {
-        let (mut hub, now) = self.shared.hub();
-        let (id, key) = hub.core.send(now, target, kind, payload.into())?;
-        let outcome = Outcome::new();
-        hub.sends.insert(id, Arc::clone(&outcome));
-        drop(hub);
-        self.shared.wake();
-        Ok(Pending { id, key, outcome })
+        self.send_as(None, target, kind, payload.into())
     }
 
     /// The same under a key of the caller's: a message sent twice with one key is stored once.
@@ -204,13 +199,26 @@ impl Client {
         kind: u32,
         payload: impl Into<Bytes>,
     ) -> Result<Pending, SendRefused> {
+        self.send_as(Some(key), target, kind, payload.into())
+    }
+
+    fn send_as(
+        &self,
+        key: Option<MessageKey>,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<Pending, SendRefused> {
         let (mut hub, now) = self.shared.hub();
-        let id = hub.core.send_with_key(now, key, target, kind, payload.into())?;
-        let outcome = Outcome::new();
-        hub.sends.insert(id, Arc::clone(&outcome));
+        let pending = hub.send(now, key, target, kind, payload)?;
         drop(hub);
         self.shared.wake();
-        Ok(Pending { id, key, outcome })
+        Ok(pending)
+    }
+
+    /// What earlier lives of the application had sent without a result, in that order; this client sends it.
+    pub fn restored(&self) -> &[Pending] {
+        &self.restored
     }
 
     /// The next message. It is acked when the [`Incoming`] is dropped; until then the gateway keeps

@@ -3,9 +3,15 @@
 use super::Notice;
 use super::clock::Clock;
 use super::outcome::Outcome;
-use crate::core::{ClosedWhy, Core, Message, Receipt, RequestError, RequestId, SendFailure, SendId, Token};
+use super::pending::Pending;
+use crate::core::{
+    ClosedWhy, Core, Message, Receipt, RequestError, RequestId, SendFailure, SendId, SendRefused, Target,
+    Token,
+};
+use crate::store::{FileStore, Unsent};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -21,6 +27,76 @@ pub(super) struct Hub {
     pub(super) core: Core,
     pub(super) sends: HashMap<SendId, Arc<SendOutcome>>,
     pub(super) requests: HashMap<RequestId, Arc<RequestOutcome>>,
+    pub(super) store: Option<FileStore>,
+    /// What sends are called in the store.
+    pub(super) numbers: HashMap<SendId, u64>,
+}
+
+impl Hub {
+    /// Takes a message, into the store first if there is one.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        key: Option<MessageKey>,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<Pending, SendRefused> {
+        let key = key.unwrap_or_else(|| self.core.fresh_key());
+        let number = match &mut self.store {
+            Some(store) => {
+                let unsent = Unsent { key, target: target.clone(), kind, payload: payload.clone() };
+                Some(store.put(unsent).map_err(|error| SendRefused::Store(error.kind()))?)
+            }
+            None => None,
+        };
+        let pending = self.send_stored(now, number, Unsent { key, target, kind, payload });
+        if let (Err(_), Some(number), Some(store)) = (&pending, number, &mut self.store) {
+            store.done(number);
+        }
+        pending
+    }
+
+    /// A message that is in the store, if there is one.
+    pub(super) fn send_stored(
+        &mut self,
+        now: Instant,
+        number: Option<u64>,
+        unsent: Unsent,
+    ) -> Result<Pending, SendRefused> {
+        let Unsent { key, target, kind, payload } = unsent;
+        let id = self.core.send_with_key(now, key, target, kind, payload)?;
+        if let Some(number) = number {
+            self.numbers.insert(id, number);
+        }
+        let outcome = Outcome::new();
+        self.sends.insert(id, Arc::clone(&outcome));
+        Ok(Pending { id, key, outcome })
+    }
+
+    /// A send has its final result.
+    pub(super) fn on_sent(&mut self, id: SendId, result: Result<Receipt, SendFailure>) {
+        let number = self.numbers.remove(&id);
+        // What was only cut short by the end of the client is sent by its next life.
+        if result != Err(SendFailure::Closed)
+            && let (Some(number), Some(store)) = (number, &mut self.store)
+        {
+            store.done(number);
+        }
+        if let Ok(receipt) = &result {
+            self.note_place(&receipt.conversation);
+        }
+        if let Some(outcome) = self.sends.remove(&id) {
+            outcome.give(result);
+        }
+    }
+
+    /// The application has something of this conversation safe.
+    pub(super) fn note_place(&mut self, conversation: &str) {
+        if let (Some(store), Some(next)) = (&mut self.store, self.core.unhandled_place(conversation)) {
+            store.place(conversation, next);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -33,8 +109,9 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, waker: mio::Waker) -> Self {
-        let hub = Hub { core, sends: HashMap::new(), requests: HashMap::new() };
+    pub(super) fn new(core: Core, store: Option<FileStore>, waker: mio::Waker) -> Self {
+        let (sends, requests, numbers) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let hub = Hub { core, sends, requests, store, numbers };
         Self {
             hub: Mutex::new(hub),
             waker,
@@ -106,6 +183,9 @@ impl Drop for Incoming {
         let token: Token = self.message.token;
         let (mut hub, now) = self.shared.hub();
         hub.core.handled(now, token);
+        if self.message.seq != 0 {
+            hub.note_place(&self.message.conversation);
+        }
         drop(hub);
         self.shared.wake();
     }

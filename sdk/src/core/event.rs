@@ -118,6 +118,9 @@ pub enum SendRefused {
     /// The core is closed for good.
     #[error("cannot send: the client is closed; make a new one")]
     Closed,
+    /// The client's store cannot be written.
+    #[error("cannot send: the store cannot be written ({0}); free space on its disk")]
+    Store(std::io::ErrorKind),
 }
 
 /// A send's final result when it is not a receipt.

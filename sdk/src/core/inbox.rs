@@ -157,6 +157,24 @@ impl Inbox {
         }
     }
 
+    /// Goes on at `next`. False: there is no room for another conversation.
+    pub(super) fn restore(&mut self, conversation: &str, next: u64) -> bool {
+        if next == 0 || self.conversations.len() >= self.tuning.conversations_max {
+            return false;
+        }
+        let name = self.intern(conversation);
+        self.conversations.get_mut(&name).expect("interned").begin(next);
+        true
+    }
+
+    /// The first place that was not handled.
+    pub(super) fn unhandled_place(&self, conversation: &str) -> Option<u64> {
+        let next = self.conversations.get(conversation)?.next;
+        let out =
+            self.delivery.unhandled.iter().filter(|out| out.seq != 0 && *out.conversation == *conversation);
+        Some(out.map(|out| out.seq).min().map_or(next, |seq| seq.min(next))).filter(|next| *next != 0)
+    }
+
     pub(super) const fn downlink(&self) -> &Downlink {
         &self.delivery.downlink
     }

@@ -258,11 +258,16 @@ impl Core {
         kind: u32,
         payload: Bytes,
     ) -> Result<(SendId, MessageKey), SendRefused> {
+        let key = self.fresh_key();
+        self.send_with_key(now, key, target, kind, payload).map(|id| (id, key))
+    }
+
+    /// A key that no message has had.
+    pub fn fresh_key(&mut self) -> MessageKey {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&self.random.next_u64().to_be_bytes());
         key[8..].copy_from_slice(&self.random.next_u64().to_be_bytes());
-        let key = MessageKey(key);
-        self.send_with_key(now, key, target, kind, payload).map(|id| (id, key))
+        MessageKey(key)
     }
 
     /// The same with the caller's key: a message sent twice with one key is stored once.

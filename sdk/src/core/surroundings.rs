@@ -69,6 +69,17 @@ impl Core {
         }
     }
 
+    /// An earlier life had handled everything of a conversation before `next`: this one goes on there. Before the first
+    /// login; false: `conversations_max` are followed.
+    pub fn restore_place(&mut self, conversation: &str, next: u64) -> bool {
+        self.inbox.restore(conversation, next)
+    }
+
+    /// The first place of a conversation that was not handled; `None`: it is not followed.
+    pub fn unhandled_place(&self, conversation: &str) -> Option<u64> {
+        self.inbox.unhandled_place(conversation)
+    }
+
     /// The core's own request took this place of a conversation: nothing will be pushed there.
     pub fn on_own_place(&mut self, now: Instant, conversation: &str, seq: u64) {
         let ack = SendAck { conversation: conversation.to_owned(), seq, ..SendAck::default() };

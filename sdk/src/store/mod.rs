@@ -1,0 +1,312 @@
+//! What a client keeps over an end of its application: sends without a result, and where it stands in each conversation.
+//!
+//! A journal: one file to which each change is appended, and that is written anew when most of it is past. A record that
+//! was cut off by the end of the process, at the end of the file, is dropped: nobody was told that it was taken. Damage
+//! before that is an error.
+
+mod journal;
+
+use crate::core::Target;
+use bytes::Bytes;
+use journal::{Journal, Record, record};
+use moorline_proto::ids::MessageKey;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The system's word.
+    #[error("cannot {operation} the store {}: {cause}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        cause: io::Error,
+    },
+    /// Another client has it open.
+    #[error("the store {} is in use by another client", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It is no store, or parts of it were overwritten.
+    #[error("the store {} is damaged at byte {at}; move it away to begin anew without what it held", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        at: u64,
+    },
+    /// Of another user, or device.
+    #[error("the store {} belongs to {found}, not to {wanted}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is: user and device.
+        found: String,
+        /// Who wants it.
+        wanted: String,
+    },
+}
+
+/// A message that had no result yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unsent {
+    pub(crate) key: MessageKey,
+    pub(crate) target: Target,
+    pub(crate) kind: u32,
+    pub(crate) payload: Bytes,
+}
+
+/// A client's store in a file; give it to [`ClientBuilder::store`](crate::client::ClientBuilder::store).
+///
+/// What was taken by `send` survives the end of the process; with [`Self::synced`] that of the machine too, at an fsync for
+/// each send.
+#[derive(Debug)]
+pub struct FileStore {
+    journal: Journal,
+    owner: Option<String>,
+    /// By number, which rises: the order in which they were taken.
+    unsent: BTreeMap<u64, Unsent>,
+    last_number: u64,
+    /// The next place of each conversation that was not handled.
+    places: BTreeMap<String, u64>,
+}
+
+impl FileStore {
+    /// Opens the store, or makes one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let (journal, records) = Journal::open(path.as_ref())?;
+        let (unsent, places) = (BTreeMap::new(), BTreeMap::new());
+        let mut store = Self { journal, owner: None, unsent, last_number: 0, places };
+        records.into_iter().for_each(|record| store.apply(record));
+        Ok(store)
+    }
+
+    /// Each send is on the disk, and not only with the system, before it counts as taken.
+    #[must_use]
+    pub fn synced(mut self) -> Self {
+        self.journal.is_synced = true;
+        self
+    }
+
+    fn apply(&mut self, record: Record) {
+        match record.what {
+            Some(record::What::Owner(owner)) => self.owner = Some(owner),
+            Some(record::What::Unsent(record::Unsent { number, key, user, conversation, kind, payload })) => {
+                let target = if user.is_empty() {
+                    Target::Conversation(conversation.into())
+                } else {
+                    Target::user(&user)
+                };
+                let key = MessageKey(<[u8; 16]>::try_from(&key[..]).unwrap_or_default());
+                self.last_number = self.last_number.max(number);
+                self.unsent.insert(number, Unsent { key, target, kind, payload });
+            }
+            Some(record::What::Done(number)) => drop(self.unsent.remove(&number)),
+            Some(record::What::Place(record::Place { conversation, next })) => {
+                self.places.insert(conversation, next);
+            }
+            None => {} // of a later version
+        }
+    }
+
+    /// From now on it is this device's.
+    pub(crate) fn claim(&mut self, uid: &str, device: &str) -> Result<(), StoreError> {
+        let wanted = format!("{uid}:{device}");
+        match &self.owner {
+            Some(found) if *found != wanted => {
+                let (path, found) = (self.journal.path().to_owned(), found.clone());
+                Err(StoreError::Foreign { path, found, wanted })
+            }
+            Some(_) => Ok(()),
+            None => {
+                let record = Record { what: Some(record::What::Owner(wanted.clone())) };
+                let path = self.journal.path().to_owned();
+                let failed = |cause| StoreError::File { operation: "write", path, cause };
+                self.journal.append(&record, true).map_err(failed)?;
+                self.owner = Some(wanted);
+                Ok(())
+            }
+        }
+    }
+
+    /// Those of earlier lives, in order.
+    pub(crate) fn unsent(&self) -> impl Iterator<Item = (u64, &Unsent)> {
+        self.unsent.iter().map(|(number, unsent)| (*number, unsent))
+    }
+
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.places.iter().map(|(conversation, next)| (conversation.as_str(), *next))
+    }
+
+    /// A message is taken; its number here.
+    pub(crate) fn put(&mut self, unsent: Unsent) -> io::Result<u64> {
+        self.last_number += 1;
+        let record = unsent.record(self.last_number);
+        self.journal.append(&record, true)?;
+        self.unsent.insert(self.last_number, unsent);
+        Ok(self.last_number)
+    }
+
+    /// It has its result. If that cannot be written the message is sent once more, and stored once.
+    pub(crate) fn done(&mut self, number: u64) {
+        if self.unsent.remove(&number).is_some() {
+            self.note(&Record { what: Some(record::What::Done(number)) });
+        }
+    }
+
+    /// Everything of a conversation before `next` was handled.
+    pub(crate) fn place(&mut self, conversation: &str, next: u64) {
+        if self.places.get(conversation) != Some(&next) {
+            self.places.insert(conversation.to_owned(), next);
+            let place = record::Place { conversation: conversation.to_owned(), next };
+            self.note(&Record { what: Some(record::What::Place(place)) });
+        }
+    }
+
+    fn note(&mut self, record: &Record) {
+        let noted = self.journal.append(record, false).and_then(|()| self.tidy());
+        if let Err(error) = noted {
+            tracing::warn!(%error, path = %self.journal.path().display(), "cannot write to the store");
+        }
+    }
+
+    /// Writes the file anew if most of it is past.
+    fn tidy(&mut self) -> io::Result<()> {
+        if !self.journal.is_mostly_past(self.unsent.len() + self.places.len()) {
+            return Ok(());
+        }
+        let owner = self.owner.iter().map(|owner| Record { what: Some(record::What::Owner(owner.clone())) });
+        let unsent = self.unsent.iter().map(|(number, unsent)| unsent.record(*number));
+        let places = self.places.iter().map(|(conversation, next)| {
+            let place = record::Place { conversation: conversation.clone(), next: *next };
+            Record { what: Some(record::What::Place(place)) }
+        });
+        self.journal.rewrite(owner.chain(unsent).chain(places))
+    }
+}
+
+impl Unsent {
+    fn record(&self, number: u64) -> Record {
+        let (user, conversation) = match &self.target {
+            Target::User(uid) => (uid.to_string(), String::new()),
+            Target::Conversation(id) => (String::new(), id.to_string()),
+        };
+        let (key, kind) = (Bytes::copy_from_slice(&self.key.0), self.kind);
+        let unsent = record::Unsent { number, key, user, conversation, kind, payload: self.payload.clone() };
+        Record { what: Some(record::What::Unsent(unsent)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// A file of this test, gone with it.
+    struct Place(PathBuf);
+
+    impl Place {
+        fn new() -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let name =
+                format!("moorline-store-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            Self(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).ok();
+        }
+    }
+
+    fn unsent(text: &str) -> Unsent {
+        let (key, target) = (MessageKey([text.len().try_into().expect("short"); 16]), Target::group("tea"));
+        Unsent { key, target, kind: 7, payload: Bytes::copy_from_slice(text.as_bytes()) }
+    }
+
+    fn see(store: &FileStore) -> (Vec<Unsent>, Vec<(String, u64)>) {
+        let places = store.places().map(|(conversation, next)| (conversation.to_owned(), next));
+        (store.unsent().map(|(_, unsent)| unsent.clone()).collect(), places.collect())
+    }
+
+    #[test]
+    fn what_was_put_is_there_in_order_until_it_is_done() {
+        let place = Place::new();
+        let mut store = FileStore::open(&place.0).expect("new");
+        store.claim("ann", "phone").expect("nobody's");
+        let first = store.put(unsent("a")).expect("written");
+        store.put(unsent("bb")).expect("written");
+        store.done(first);
+        store.place("c2c:ann:ben", 8);
+        store.place("c2c:ann:ben", 9);
+        let before = see(&store);
+        assert_eq!(before, (vec![unsent("bb")], vec![("c2c:ann:ben".to_owned(), 9)]));
+        assert!(matches!(FileStore::open(&place.0), Err(StoreError::InUse { .. })));
+        drop(store);
+        let mut store = FileStore::open(&place.0).expect("the same");
+        assert_eq!(see(&store), before);
+        assert!(matches!(store.claim("ann", "pad"), Err(StoreError::Foreign { .. })));
+        store.claim("ann", "phone").expect("hers");
+        assert_eq!(store.put(unsent("ccc")).expect("written"), 3, "numbers go on");
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_is_dropped_and_damage_is_refused() {
+        let place = Place::new();
+        let mut store = FileStore::open(&place.0).expect("new");
+        store.claim("ann", "phone").expect("nobody's");
+        for text in ["a", "bb", "ccc"] {
+            store.put(unsent(text)).expect("written");
+        }
+        drop(store);
+        let whole = std::fs::read(&place.0).expect("there");
+        let mut counts = Vec::new();
+        for cut in (1..whole.len()).rev() {
+            std::fs::write(&place.0, &whole[..cut]).expect("ours");
+            match FileStore::open(&place.0) {
+                Ok(store) => counts.push(see(&store).0.len()),
+                Err(error) => panic!("cut at {cut}: {error}"),
+            }
+        }
+        assert!(
+            counts.is_sorted_by(|a, b| a >= b) && counts.first() == Some(&2) && counts.last() == Some(&0)
+        );
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 1;
+        std::fs::write(&place.0, damaged).expect("ours");
+        assert!(matches!(FileStore::open(&place.0), Err(StoreError::Damaged { .. })));
+        std::fs::write(&place.0, b"something else entirely").expect("ours");
+        assert!(matches!(FileStore::open(&place.0), Err(StoreError::Damaged { at: 0, .. })));
+    }
+
+    #[test]
+    fn the_file_does_not_grow_for_ever() {
+        let place = Place::new();
+        let mut store = FileStore::open(&place.0).expect("new");
+        store.claim("ann", "phone").expect("nobody's");
+        let kept = store.put(unsent("kept")).expect("written");
+        for number in 0..20_000 {
+            let id = store.put(unsent("a")).expect("written");
+            store.done(id);
+            store.place("c2c:ann:ben", number);
+        }
+        let before = see(&store);
+        let size = std::fs::metadata(&place.0).expect("there").len();
+        assert!(size < 600 << 10, "{size} bytes");
+        drop(store);
+        let mut store = FileStore::open(&place.0).expect("the same");
+        assert_eq!(see(&store), before);
+        store.done(kept);
+        assert_eq!(see(&store).0, []);
+    }
+}
