@@ -8,6 +8,7 @@
 //! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
+//! | [`import`] | puts an export, or made-up conversations, into a store | im, config |
 //! | `webhook` | delivers to the endpoints of services | im, config |
 //! | [`run`] | puts a handler of the configuration on a server | all |
 //!
@@ -20,6 +21,7 @@ pub mod config;
 pub mod echo;
 mod error;
 pub mod im;
+pub mod import;
 mod run;
 pub mod server;
 pub mod tokens;

@@ -2,8 +2,9 @@
 
 use super::{Failure, logging, say};
 use crate::config::LogFormat;
-use clap::Args;
-use moorline_backend::BackendConfig;
+use crate::sys::clock;
+use clap::{Args, Subcommand};
+use moorline_backend::{BackendConfig, import};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,23 +12,85 @@ use toml::{Table, Value};
 
 #[derive(Debug, Args)]
 pub(super) struct BackendArgs {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// Settings file in TOML; without it the defaults apply
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]
     file: Option<PathBuf>,
     /// Override one setting, as often as needed; beats the file
-    #[arg(long = "set", value_name = "[SECTION.]KEY=VALUE")]
+    #[arg(long = "set", value_name = "[SECTION.]KEY=VALUE", global = true)]
     sets: Vec<String>,
     /// End when standard input ends: for a parent that holds its other end, and may be killed
     #[arg(long)]
     until_eof: bool,
     /// error, warn, info, debug or trace, or tracing directives
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
     log_level: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Put an export of conversations into im.folder, which no backend may have open
+    Import {
+        /// JSON lines, as docs/im.md says; - is standard input
+        #[arg(value_name = "FILE")]
+        export: PathBuf,
+    },
+    /// Put made-up users, groups and messages into im.folder
+    Seed {
+        /// Users user-0, user-1 and so on
+        #[arg(long, default_value_t = 1000)]
+        users: u32,
+        /// Groups group-0 and so on
+        #[arg(long, default_value_t = 50)]
+        groups: u32,
+        /// Members of each group
+        #[arg(long, default_value_t = 20)]
+        members: u32,
+        /// Messages; half of them one to one
+        #[arg(long, default_value_t = 100_000)]
+        messages: u64,
+        /// Bytes of each message
+        #[arg(long, default_value_t = 100)]
+        payload: usize,
+        /// The same seed makes the same
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
+    let start = clock::now();
+    let progress = |lines: u64| tracing::info!(lines, "on the way");
+    let imported = match action {
+        Action::Import { export } if export.as_os_str() == "-" => {
+            import::import(config, std::io::stdin().lock(), progress)
+        }
+        Action::Import { export } => {
+            let failed = |error| Failure::Usage(format!("cannot open {}: {error}", export.display()));
+            let opened = std::fs::File::open(export).map_err(failed)?;
+            import::import(config, std::io::BufReader::new(opened), progress)
+        }
+        Action::Seed { users, groups, members, messages, payload, seed } => {
+            let (users, groups, members, messages) = (*users, *groups, *members, *messages);
+            let wanted = import::Seed { users, groups, members, messages, payload: *payload, seed: *seed };
+            import::seed(config, &wanted, progress)
+        }
+    };
+    let imported = imported.map_err(Failure::failed)?;
+    let seconds = clock::now().saturating_since(start).as_secs_f64();
+    say(&format!(
+        "messages {}  repeated {}  groups {}  users known {}  in {seconds:.1} s\n",
+        imported.messages, imported.repeated, imported.groups, imported.users
+    ))
 }
 
 pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
     logging::start(&args.log_level, LogFormat::Text)?;
+    if let Some(action) = &args.action {
+        return act(action, &config);
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop))

@@ -213,7 +213,9 @@ fn start(folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
         let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
         std::iter::once(verb.to_owned()).chain(sets).collect()
     };
-    let sets = arguments("backend", &["listen=127.0.0.1:0".to_owned()]);
+    // It stores for real: it will be killed.
+    let store = format!("im.folder=\"{}\"", folder.path().join("store").display());
+    let sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), store]);
     let backend = Server::start("backend", &program, &sets, log("backend.log")?, stop)?;
     let link: SocketAddr = backend.address("link")?;
     let sets = [

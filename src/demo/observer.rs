@@ -34,6 +34,9 @@ pub(super) struct Observer {
     /// Groups that were refused.
     pub(super) groups_failed: usize,
     is_logged_in: Vec<bool>,
+    killed: Option<Instant>,
+    /// When something that was said after the backend was killed was durable.
+    pub(super) stored_again: Option<Instant>,
 }
 
 impl Observer {
@@ -51,7 +54,14 @@ impl Observer {
             closed: 0,
             groups_made: 0,
             groups_failed: 0,
+            killed: None,
+            stored_again: None,
         }
+    }
+
+    /// The backend was killed: what comes from now on says nothing of how fast it is.
+    pub(super) const fn on_killed(&mut self, now: Instant) {
+        self.killed = Some(now);
     }
 
     /// Groups without an answer, of so many.
@@ -76,15 +86,18 @@ impl Listener for Observer {
             // A group that was made is no message.
             Event::Message(message) if message.happened.is_some() => {}
             Event::Message(message) => {
-                if let Some(intended) = self.checker.on_message(client, &message) {
+                let intended = self.checker.on_message(client, &message);
+                if let Some(intended) = intended.filter(|_| self.killed.is_none()) {
                     self.delivered.record(intended, at);
                 }
             }
-            Event::Sent(receipt) => {
-                if let Some(intended) = self.checker.on_stored(client, &receipt) {
-                    self.durable.record(intended, at);
+            Event::Sent(receipt) => match (self.checker.on_stored(client, &receipt), self.killed) {
+                (Some(intended), None) => self.durable.record(intended, at),
+                (Some(intended), Some(killed)) if intended > killed => {
+                    self.stored_again.get_or_insert(at);
                 }
-            }
+                _ => {}
+            },
             Event::SendFailed { key, failure, .. } => {
                 self.checker.on_failed(client, key, &failure.to_string());
             }

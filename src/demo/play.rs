@@ -59,6 +59,15 @@ pub(super) struct Measured {
     pub(super) refused: u64,
     /// In the middle of the chat; `None`: the gateway did not restart.
     pub(super) restart: Option<Restarted>,
+    /// After three quarters of it; `None`: the backend was not killed, or never answered again.
+    pub(super) kill: Option<Killed>,
+}
+
+/// What an end of the backend without a word was to those who chat.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(super) struct Killed {
+    /// From `kill -9` until a message was durable again.
+    pub(super) silent_ms: f64,
 }
 
 /// What the new process says of a hot restart.
@@ -68,6 +77,21 @@ pub(super) struct Restarted {
     pub(super) pause_ms: f64,
     /// Sockets that moved.
     pub(super) sockets: u64,
+}
+
+/// When what happens in the chat.
+#[derive(Clone, Copy)]
+struct Acts {
+    restart: Instant,
+    kill: Instant,
+}
+
+/// Processor time of processes that ended on the way, and when the backend was killed.
+#[derive(Default)]
+struct Used {
+    gateway: Duration,
+    backend: Duration,
+    killed: Option<Instant>,
 }
 
 pub(super) struct Play<'a> {
@@ -97,7 +121,9 @@ impl Play<'_> {
         let cpu = (self.servers.gateway.cpu_time()?, self.servers.backend.cpu_time()?);
         let start = clock::now();
         let half = start + chat / 2;
-        let (refused, until_restart) = self.chat(Traffic::new(start, chat, rate, seed), half)?;
+        let acts = Acts { restart: half, kill: half + chat / 4 };
+        let (refused, used) = self.chat(Traffic::new(start, chat, rate, seed), acts)?;
+        let until_restart = used.gateway;
         let chat = clock::now().saturating_since(start);
         let is_all_here =
             |play: &Self| play.observer.checker.unanswered() == 0 && play.observer.checker.owed() == 0;
@@ -109,9 +135,23 @@ impl Play<'_> {
             Some(_) => until_restart.saturating_sub(cpu.0) + self.servers.gateway.cpu_time()?,
             None => self.servers.gateway.cpu_time()?.saturating_sub(cpu.0),
         };
-        let backend_cpu = self.servers.backend.cpu_time()?.saturating_sub(cpu.1);
+        let backend_cpu = self.servers.backend.cpu_time()? + used.backend.saturating_sub(cpu.1);
+        let kill = used
+            .killed
+            .zip(self.observer.stored_again)
+            .map(|(killed, again)| Killed { silent_ms: again.saturating_since(killed).as_secs_f64() * 1e3 });
         self.wait("drain", clock::now() + SETTLE, |_| false)?;
-        Ok(Measured { rss_before, rss_idle, gateway_cpu, backend_cpu, chat, until_drained, refused, restart })
+        Ok(Measured {
+            rss_before,
+            rss_idle,
+            gateway_cpu,
+            backend_cpu,
+            chat,
+            until_drained,
+            refused,
+            restart,
+            kill,
+        })
     }
 
     /// Everybody logs in.
@@ -158,22 +198,31 @@ impl Play<'_> {
         Err(DemoError::Groups { done: self.observer.groups_made, why: self.observer.last_failure.clone() })
     }
 
-    /// Everybody talks, at the rate of the traffic whatever the answers are. At `half` the gateway restarts:
-    /// what it had used until then comes back too.
-    fn chat(&mut self, mut traffic: Traffic, half: Instant) -> Result<(u64, Duration), DemoError> {
-        let (mut refused, mut used) = (0, None);
+    /// Everybody talks, at the rate of the traffic whatever the answers are. On the way the gateway restarts, and the
+    /// backend is killed: what they had used until then comes back too.
+    fn chat(&mut self, mut traffic: Traffic, acts: Acts) -> Result<(u64, Used), DemoError> {
+        let (mut refused, mut used, mut has_restarted) = (0, Used::default(), false);
         while let Some(due) = traffic.deadline() {
             for _ in 0..SENDS_AT_ONCE {
                 let Some(said) = traffic.take_due(clock::now(), &self.roster) else { break };
                 refused += u64::from(!self.say(said));
             }
-            if used.is_none() && clock::now() >= half {
-                used = Some(self.servers.gateway.cpu_time()?);
+            if !has_restarted && clock::now() >= acts.restart {
+                used.gateway = self.servers.gateway.cpu_time()?;
                 self.servers.gateway.restart();
+                has_restarted = true;
+            }
+            if used.killed.is_none() && clock::now() >= acts.kill {
+                used.backend = self.servers.backend.cpu_time()?;
+                let listen = format!("listen={}", self.servers.backend.address("link")?);
+                let now = clock::now();
+                self.servers.backend.kill_and_start_again(&[listen])?;
+                used.killed = Some(now);
+                self.observer.on_killed(now);
             }
             self.turn("chat", traffic.deadline().unwrap_or(due))?;
         }
-        Ok((refused, used.unwrap_or_default()))
+        Ok((refused, used))
     }
 
     /// One message; false if the client would not take it.

@@ -3,7 +3,7 @@
 use super::checker::Verdict;
 use super::latency::Quantiles;
 use super::number::{count, mebibytes, millis, rate, ratio};
-use super::play::{Measured, Restarted};
+use super::play::{Killed, Measured, Restarted};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -29,6 +29,7 @@ pub struct Report {
     backend: BackendFigures,
     clients: ClientFigures,
     restart: Option<Restarted>,
+    kill: Option<Killed>,
     admin: String,
     /// Where the logs are, if they were kept.
     logs: Option<PathBuf>,
@@ -118,6 +119,9 @@ impl Report {
         if measured.restart.is_none() && tally.sent > 0 {
             reasons.push("the gateway did not restart in the middle of the chat".into());
         }
+        if measured.kill.is_none() && tally.sent > 0 {
+            reasons.push("the backend was killed and did not store anything again".into());
+        }
         let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, tally.stored);
         let grown = measured.rss_idle.saturating_sub(measured.rss_before);
         Self {
@@ -150,6 +154,7 @@ impl Report {
             size,
             clients,
             restart: measured.restart,
+            kill: measured.kill,
             admin,
             logs: None,
         }
@@ -226,6 +231,12 @@ impl fmt::Display for Report {
                 clients.lost_logins
             )?;
         }
+        if let Some(Killed { silent_ms }) = self.kill {
+            writeln!(
+                f,
+                "kill -9     of the backend, later: the next message was durable after {silent_ms:.0} ms; the times above are of before"
+            )?;
+        }
         writeln!(
             f,
             "memory      gateway {} bytes per idle connection, one-time growth included: {} without clients, {} with {connections}",
@@ -274,6 +285,7 @@ mod tests {
             until_drained: Duration::from_secs(4),
             refused: 0,
             restart: Some(Restarted { pause_ms: 12.34, sockets: 1_003 }),
+            kill: Some(Killed { silent_ms: 345.6 }),
         };
         let size = SizeFigures { connections: 1_000, users: 910, groups: 60, why: "it fits".into() };
         Report::new(Parts {
@@ -311,6 +323,7 @@ mod tests {
             "gateway 300 bytes per idle connection",
             "gateway 50 s, backend 10 s per million messages, each with its 2.8 deliveries",
             "1,003 sockets moved, stood still for 12.3 ms, dropped 0",
+            "the next message was durable after 346 ms",
             "size        it fits",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");

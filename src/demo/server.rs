@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 
@@ -31,6 +31,9 @@ const READY: &str = " ready ";
 #[derive(Debug)]
 pub(super) struct Server {
     name: &'static str,
+    program: PathBuf,
+    arguments: Vec<String>,
+    log: File,
     child: Child,
     ready: String,
     /// The process that has taken over from the child, and its own readiness line.
@@ -48,27 +51,24 @@ impl Server {
         log: File,
         stop: &Stop,
     ) -> Result<Self, DemoError> {
-        let failed = |problem: String| DemoError::Server { name, problem };
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
-        command.process_group(0);
-        child::end_with_parent(&mut command);
-        // Settings of the user's own gateway are not the demo's.
-        for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with(ENV_PREFIX) {
-                command.env_remove(variable);
-            }
-        }
-        let mut child = command.spawn().map_err(|error| failed(format!("it does not start: {error}")))?;
-        let stdout = child.stdout.take().expect("piped");
-        let (sender, output) = sync_channel(LINES_MAX);
+        let (child, output) = spawn(name, program, arguments, &log)?;
         // From here on a return ends the process.
-        let mut server = Self { name, child, ready: String::new(), successor: None, output };
-        let named = std::thread::Builder::new().name(format!("{name} output"));
-        named.spawn(move || read(stdout, &sender)).map_err(|error| failed(error.to_string()))?;
+        let (program, arguments) = (program.to_owned(), arguments.to_vec());
+        let mut server =
+            Self { name, program, arguments, log, child, ready: String::new(), successor: None, output };
         server.wait_ready(stop)?;
         Ok(server)
+    }
+
+    /// `kill -9`, and another one with these settings beside its own; it is not waited for.
+    pub(super) fn kill_and_start_again(&mut self, sets: &[String]) -> Result<(), DemoError> {
+        self.child.kill().map_err(super::system("kill a process"))?;
+        self.child.wait().map_err(super::system("wait for a process that was killed"))?;
+        for set in sets {
+            self.arguments.extend(["--set".to_owned(), set.clone()]);
+        }
+        (self.child, self.output) = spawn(self.name, &self.program, &self.arguments, &self.log)?;
+        Ok(())
     }
 
     /// An address of the readiness line.
@@ -207,6 +207,34 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Starts the program; its lines of readiness come through the channel.
+fn spawn(
+    name: &'static str,
+    program: &Path,
+    arguments: &[String],
+    log: &File,
+) -> Result<(Child, Receiver<String>), DemoError> {
+    let failed = |problem: String| DemoError::Server { name, problem };
+    let log = log.try_clone().map_err(|error| failed(error.to_string()))?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
+    command.process_group(0);
+    child::end_with_parent(&mut command);
+    // Settings of the user's own gateway are not the demo's.
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with(ENV_PREFIX) {
+            command.env_remove(variable);
+        }
+    }
+    let mut child = command.spawn().map_err(|error| failed(format!("it does not start: {error}")))?;
+    let stdout = child.stdout.take().expect("piped");
+    let (sender, output) = sync_channel(LINES_MAX);
+    let named = std::thread::Builder::new().name(format!("{name} output"));
+    named.spawn(move || read(stdout, &sender)).map_err(|error| failed(error.to_string()))?;
+    Ok((child, output))
 }
 
 /// Passes on the readiness line, and then reads on so that the pipe never fills.

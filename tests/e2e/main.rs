@@ -36,6 +36,7 @@ mod handover_faults;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_hostile;
 mod hostile;
+mod import;
 mod kick;
 mod load;
 mod login;

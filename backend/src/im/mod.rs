@@ -56,6 +56,11 @@ use sessions::Sessions;
 use std::collections::VecDeque;
 use store::{Committed, ConversationId, Entry, Origin, Store, Write};
 
+/// A refusal, for people.
+pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
+    send::refused(refusal).1
+}
+
 /// Writes in one batch of the store; more gain nothing and cost the last ones.
 pub const BATCH_WRITES_MAX: usize = 256;
 /// How long a device rests whose gateway would not take a push.

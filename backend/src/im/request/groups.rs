@@ -145,6 +145,14 @@ impl<S: Store> Im<S> {
         encode(&im::GroupResponse { members, more })
     }
 
+    /// Whoever joins a small group is told who is there; of a large one, that it is large.
+    fn welcome(&self, conversation: ConversationId) -> Bytes {
+        if self.store.member_count(conversation) > self.config.fanout_members_max {
+            return encode(&im::GroupResponse { members: Vec::new(), more: true });
+        }
+        self.members_answer(conversation, "")
+    }
+
     pub(super) fn group_info(&self, asked: &Asked) -> Result<Step, Refused> {
         let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
         if self.peer(asked.origin.0, &request.conversation)?.is_some() {
@@ -186,7 +194,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// A new member is told who is there, as many as fit. Who has left is told nothing about the group any more.
+    /// A new member of a small group is told who is there. Who has left is told nothing about the group any more.
     pub(in crate::im) fn on_changed(
         &self,
         reply: Reply,
@@ -197,7 +205,7 @@ impl<S: Store> Im<S> {
     ) {
         let said: Answer = match (result, &change) {
             (Err(refusal), _) => Err(refused(*refusal)),
-            (Ok(()), Change::Join) => Ok(self.members_answer(conversation, "")),
+            (Ok(()), Change::Join) => Ok(self.welcome(conversation)),
             (Ok(()), Change::Leave(_)) => Ok(Bytes::new()),
         };
         if let (Ok(()), Change::Leave(users)) = (result, change) {
