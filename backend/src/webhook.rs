@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hmac::{Hmac, Mac as _};
+use moorline_proto::ids::ReadableId;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
 use serde_json::{Value, json};
@@ -176,6 +177,7 @@ impl Endpoint {
 fn message(push: &Push) -> Value {
     let mut value = json!({
         "message_id": push.message_id.to_string(),
+        "readable_id": ReadableId::new(push.message_id, &push.conversation).to_string(),
         "conversation": push.conversation,
         "seq": push.seq,
         "sender": push.sender,

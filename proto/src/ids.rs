@@ -128,6 +128,44 @@ impl Pin {
     }
 }
 
+/// A message's id as people write it down: `3D8K-7Q2N-GXA4-PB9M`, 80 bits in base 32.
+///
+/// 42 bits of milliseconds, 12 of count, 4 of the kind of conversation, 22 of a hash of its id; so messages of one time
+/// and of one conversation look alike. Made of a message id whose layout is that of the IM backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReadableId(u128);
+
+/// Without 0, 1, I and O, which look like others.
+const READABLE_ALPHABET: &[u8; 32] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
+
+impl ReadableId {
+    /// Of a message in this conversation.
+    pub fn new(message_id: u64, conversation: &str) -> Self {
+        let (millis, count) = (message_id >> 22, message_id & 0xFFF);
+        let kind = match conversation.split(':').next() {
+            Some("c2c") => 1,
+            Some("group") => 2,
+            _ => 0u64,
+        };
+        let hash = conversation.bytes().fold(0u64, |hash, byte| mix(hash ^ u64::from(byte))) & 0x3F_FFFF;
+        let high = u128::from(millis) << 12 | u128::from(count);
+        Self(high << 26 | u128::from(kind << 22 | hash))
+    }
+}
+
+impl fmt::Display for ReadableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for at in 0..16u32 {
+            if at > 0 && at % 4 == 0 {
+                f.write_str("-")?;
+            }
+            let digit = (self.0 >> (75 - 5 * at)) & 31;
+            fmt::Write::write_char(f, char::from(READABLE_ALPHABET[usize::try_from(digit).unwrap_or(0)]))?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,5 +183,20 @@ mod tests {
     #[test]
     fn pins_are_stable_across_releases() {
         assert_eq!(Pin::of("alice"), Pin(1_719_093_852));
+    }
+
+    #[test]
+    fn readable_ids_keep_time_and_conversation_apart() {
+        let id = |millis: u64, count: u64, conversation: &str| {
+            ReadableId::new(millis << 22 | 5 << 12 | count, conversation)
+        };
+        let text = alloc::format!("{}", id(91_000_000_000, 7, "group:tea"));
+        assert_eq!((text.len(), text.matches('-').count()), (19, 3));
+        assert!(text.bytes().all(|letter| letter == b'-' || READABLE_ALPHABET.contains(&letter)), "{text}");
+        assert!(id(1, 0, "group:tea") < id(1, 1, "group:a") && id(1, 4095, "c2c:a:b") < id(2, 0, "c2c:a:b"));
+        assert_ne!(id(1, 0, "group:tea"), id(1, 0, "group:tee"));
+        let (one, other) =
+            (alloc::format!("{}", id(1, 0, "c2c:a:b")), alloc::format!("{}", id(9, 3, "c2c:a:b")));
+        assert_eq!(one[15..], other[15..], "messages of one conversation end alike");
     }
 }

@@ -45,6 +45,7 @@ mod process;
 mod proxy;
 mod raw;
 mod resume;
+mod returning;
 mod rooms;
 mod sdk;
 mod series;

@@ -6,6 +6,7 @@ use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use moorline_proto::ids::ReadableId;
 use moorline_proto::message::client::{Code, Send, SendAck, send};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -207,6 +208,7 @@ fn stored(answer: &ApiAnswer) -> Answer {
     };
     Answer::json(&json!({
         "message_id": message_id.to_string(),
+        "readable_id": ReadableId::new(*message_id, conversation).to_string(),
         "conversation": conversation,
         "seq": seq,
         "time_ms": time_ms,

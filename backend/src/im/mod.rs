@@ -63,6 +63,8 @@ pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
 
 /// Writes in one batch of the store; more gain nothing and cost the last ones.
 pub const BATCH_WRITES_MAX: usize = 256;
+/// Batches that the store has before small ones wait for each other.
+const BATCHES_AT_ONCE: usize = 2;
 /// How long a device rests whose gateway would not take a push.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a client is told to wait when the store is busy, in milliseconds.
@@ -307,7 +309,10 @@ impl<S: Store> Im<S> {
     }
 
     fn commit(&mut self, now: Now, out: &mut impl Outputs) {
-        if !self.writes.is_empty() {
+        // A store that is busy gets more at once, with the turn in which it has made something durable.
+        let is_busy = self.committing.len() >= BATCHES_AT_ONCE && !self.store.is_broken();
+        let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
+        if !is_held && !self.writes.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
             match self.store.try_commit(now.unix_ms, self.ids.last(), std::mem::take(&mut self.writes)) {
                 Ok(()) => self.committing.push_back(waiting),
@@ -420,6 +425,12 @@ impl<S: Store> Im<S> {
     fn on_tick(&mut self, now: Now, out: &mut impl Outputs) {
         for session in self.sessions.take_due(now.instant) {
             self.pump(session, out);
+        }
+        if self.writes.is_empty()
+            && self.store.wants_commit(now.unix_ms)
+            && self.store.try_commit(now.unix_ms, self.ids.last(), Vec::new()).is_ok()
+        {
+            self.committing.push_back(Vec::new());
         }
         self.tell_read_counts(now, out);
         self.tell_presence(now, out);

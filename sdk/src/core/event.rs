@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
-use moorline_proto::ids::MessageKey;
+use moorline_proto::ids::{MessageKey, ReadableId};
 use moorline_proto::message::client::Code;
 pub use moorline_proto::message::im::happened::What as Happened;
 use moorline_proto::time::Instant;
@@ -75,6 +75,13 @@ pub struct Message {
     pub time_ms: u64,
     /// Of the IM backend: nothing was said, this happened; kind and payload are not set.
     pub happened: Option<Box<Happened>>,
+}
+
+impl Message {
+    /// Its id as people write it down.
+    pub fn readable_id(&self) -> ReadableId {
+        ReadableId::new(self.message_id, &self.conversation)
+    }
 }
 
 /// Proof that a send is durable.

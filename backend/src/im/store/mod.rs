@@ -458,6 +458,12 @@ pub trait Store {
     /// The batch itself: too many wait already.
     fn try_commit(&mut self, now_ms: u64, last_id: u64, batch: Vec<Write>) -> Result<(), Vec<Write>>;
 
+    /// Whether nothing will become durable any more: its disk is full, or cannot be read.
+    fn is_broken(&self) -> bool;
+
+    /// Whether something that may be made durable late, such as acks, is due: with the next batch, or an empty one.
+    fn wants_commit(&self, now_ms: u64) -> bool;
+
     /// The `last_id` of the last batch, also of an earlier life.
     fn last_id(&self) -> u64;
 

@@ -18,6 +18,8 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) conversations: Vec<ConversationId>,
     /// Entries up to here are gone.
     pub(in crate::im::store) trimmed: u64,
+    /// Entries up to here are gone from the log too.
+    pub(in crate::im::store) removed: u64,
     /// The last position that was given.
     pub(in crate::im::store) numbered: u64,
     /// The last position that readers see.
@@ -79,6 +81,7 @@ impl Users {
             next_device: 0,
             conversations: Vec::new(),
             trimmed: 0,
+            removed: 0,
             numbered: 0,
             durable_end: 0,
             dropped: None,
@@ -101,7 +104,7 @@ impl Users {
         self.all.iter_mut()
     }
 
-    /// A device is here. Beside its cursor: which entries nobody waits for any more.
+    /// A device is here.
     pub(in crate::im::store) fn login(
         &mut self,
         id: UserId,
@@ -109,7 +112,7 @@ impl Users {
         platform: u32,
         now_ms: u64,
         dirty: &mut Vec<Dirty>,
-    ) -> (DeviceCursor, Range<u64>) {
+    ) -> DeviceCursor {
         self.logins += 1;
         let (login, devices_max) = (self.logins, self.devices_max);
         let user = self.get_mut(id);
@@ -128,48 +131,35 @@ impl Users {
         let cursor =
             DeviceCursor { device: device.number, acked: device.acked, is_new: known.is_none(), forgotten };
         user.devices.push(device);
-        (cursor, user.trim(id, dirty))
+        user.trim();
+        cursor
     }
 
-    /// The device has everything up to `position`. Which entries nobody waits for any more.
-    pub(in crate::im::store) fn on_acked(
-        &mut self,
-        id: UserId,
-        device: DeviceNumber,
-        position: u64,
-        dirty: &mut Vec<Dirty>,
-    ) -> Range<u64> {
+    /// The device has everything up to `position`. False: that was known, or there is no such device.
+    pub(in crate::im::store) fn on_acked(&mut self, id: UserId, device: DeviceNumber, position: u64) -> bool {
         let user = self.get_mut(id);
         match user.device_mut(device) {
-            Some(device) if position > device.acked => {
-                device.acked = position;
-                dirty.push(Dirty::Device(id, device.number));
-                user.trim(id, dirty)
-            }
-            _ => NOTHING,
+            Some(device) if position > device.acked => device.acked = position,
+            _ => return false,
         }
+        user.trim();
+        true
     }
 
-    /// It is no device of this user any more. Which entries nobody waits for any more.
+    /// It is no device of this user any more.
     pub(in crate::im::store) fn remove_device(
         &mut self,
         id: UserId,
         device: DeviceNumber,
         dirty: &mut Vec<Dirty>,
-    ) -> Range<u64> {
+    ) {
         let user = self.get_mut(id);
-        match user.devices.iter().position(|it| it.number == device) {
-            Some(index) => {
-                user.forget(id, index, dirty);
-                user.trim(id, dirty)
-            }
-            None => NOTHING,
+        if let Some(index) = user.devices.iter().position(|it| it.number == device) {
+            user.forget(id, index, dirty);
+            user.trim();
         }
     }
 }
-
-/// No positions.
-const NOTHING: Range<u64> = 0..0;
 
 impl User {
     /// Entries that are held.
@@ -217,21 +207,22 @@ impl User {
         device.number
     }
 
-    fn trim(&mut self, id: UserId, dirty: &mut Vec<Dirty>) -> Range<u64> {
-        let Some(acked) = self.devices.iter().map(|it| it.acked).min() else { return NOTHING };
-        let (from, to) = (self.trimmed + 1, acked.min(self.numbered));
-        let had_dropped = self.dropped.is_some();
+    /// What every device has is gone.
+    fn trim(&mut self) {
+        let Some(acked) = self.devices.iter().map(|it| it.acked).min() else { return };
         if let Some(dropped) = &mut self.dropped {
             dropped.trim(acked);
             if dropped.is_empty() {
                 self.dropped = None;
             }
         }
-        if from <= to || had_dropped {
-            self.trimmed = self.trimmed.max(to);
-            dirty.push(Dirty::Inbox(id));
-        }
-        from..to + 1
+        self.trimmed = self.trimmed.max(acked.min(self.numbered));
+    }
+
+    /// Entries that are gone and were not removed; they count as removed from now on.
+    pub(in crate::im::store) fn take_trimmed(&mut self) -> Range<u64> {
+        let from = std::mem::replace(&mut self.removed, self.trimmed);
+        from + 1..self.trimmed + 1
     }
 }
 

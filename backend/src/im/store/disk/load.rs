@@ -70,7 +70,7 @@ fn users(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
     Tables::all(&tables.inboxes, "an inbox", |key, record: InboxRecord| {
         let id = known_user(directory, numbers(key)?.0, "an inbox")?;
         let user = directory.users.get_mut(id);
-        user.trimmed = record.trimmed;
+        (user.trimmed, user.removed) = (record.trimmed, record.trimmed);
         user.numbered = user.numbered.max(record.trimmed);
         user.durable_end = user.numbered;
         for pair in record.dropped.chunks_exact(2) {
@@ -99,6 +99,7 @@ fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         user.devices.sort_unstable_by_key(|device| device.login);
         // Entries may have been trimmed later than it was written down.
         user.trimmed = user.trimmed.min(user.numbered);
+        user.removed = user.trimmed;
     }
     Ok(())
 }

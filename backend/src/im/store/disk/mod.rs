@@ -413,7 +413,11 @@ impl Log for DiskLog {
     }
 
     fn is_ready(&self) -> bool {
-        !self.committer.jobs.is_full() && !self.committer.is_broken.load(Ordering::SeqCst)
+        !self.committer.jobs.is_full() && !self.is_broken()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.committer.is_broken.load(Ordering::SeqCst)
     }
 
     fn give_up(&mut self) {
@@ -424,8 +428,10 @@ impl Log for DiskLog {
         dirty.sort_unstable();
         dirty.dedup();
         dirty.into_iter().for_each(|dirty| self.save(directory, dirty));
-        let last_id = directory.last_id.to_be_bytes();
-        self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
+        if !self.changes.is_empty() {
+            let last_id = directory.last_id.to_be_bytes();
+            self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
+        }
         let changes = std::mem::take(&mut self.changes);
         let job = Job { changes, done, keys: std::mem::take(&mut self.keys) };
         let is_taken = self.committer.jobs.try_send(job).is_ok();

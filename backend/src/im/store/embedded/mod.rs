@@ -14,6 +14,7 @@ use super::{
 use crate::config::{ImConfig, WhoMayWrite};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::ops::{Range, RangeInclusive};
 
@@ -108,6 +109,8 @@ pub trait Log {
     fn is_ready(&self) -> bool;
     /// Nothing may become durable any more.
     fn give_up(&mut self);
+    /// Nothing will.
+    fn is_broken(&self) -> bool;
     /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be.
     fn commit(&mut self, directory: &Directory, dirty: Vec<Dirty>, done: (Committed, Progress)) -> bool;
     /// The next batch that is durable.
@@ -124,11 +127,17 @@ struct Limits {
 }
 
 /// See the module.
-pub struct Embedded<L> {
+pub struct Embedded<L: Log> {
     directory: Directory,
     log: L,
     limits: Limits,
+    /// Devices whose acks are not written down yet: that may be done later, and for many at once.
+    acks: BTreeSet<(UserId, DeviceNumber)>,
+    acks_at_ms: u64,
 }
+
+/// How often acks are written down, in milliseconds. What is lost of them is pushed again.
+const ACKS_EVERY_MS: u64 = 1000;
 
 /// What a batch comes to.
 #[derive(Debug, Default)]
@@ -150,7 +159,7 @@ impl<L: Log> Embedded<L> {
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
             who_may_write: config.who_may_write,
         };
-        Self { directory, log, limits }
+        Self { directory, log, limits, acks: BTreeSet::new(), acks_at_ms: 0 }
     }
 
     fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
@@ -197,8 +206,8 @@ impl<L: Log> Embedded<L> {
                 Outcome::Done(Ok(None))
             }
             Write::RemoveDevice { user, device } => {
-                let gone = self.directory.users.remove_device(user, device, &mut self.directory.dirty);
-                self.log.remove_entries(user, gone);
+                self.directory.users.remove_device(user, device, &mut self.directory.dirty);
+                self.trim(user);
                 Outcome::Done(Ok(None))
             }
             Write::Acked { user, device, position, gone_ms } => {
@@ -210,6 +219,30 @@ impl<L: Log> Embedded<L> {
                 Outcome::Done(Ok(None))
             }
         })
+    }
+
+    /// Removes what every device of the user has.
+    fn trim(&mut self, user: UserId) {
+        let gone = self.directory.users.get_mut(user).take_trimmed();
+        if !gone.is_empty() {
+            self.log.remove_entries(user, gone);
+        }
+        self.directory.dirty.push(Dirty::Inbox(user));
+    }
+
+    fn has_due_acks(&self, now_ms: u64) -> bool {
+        !self.acks.is_empty() && now_ms.abs_diff(self.acks_at_ms) >= ACKS_EVERY_MS
+    }
+
+    /// Writes down which devices have what.
+    fn write_acks(&mut self) {
+        let mut last = None;
+        for (user, device) in std::mem::take(&mut self.acks) {
+            self.directory.dirty.push(Dirty::Device(user, device));
+            if last.replace(user) != Some(user) {
+                self.trim(user);
+            }
+        }
     }
 
     /// Puts an entry into an inbox; `None` if its only device wrote it.
@@ -254,7 +287,18 @@ impl<L: Log> Embedded<L> {
     }
 }
 
-impl<L> fmt::Debug for Embedded<L> {
+/// What could wait is written down now.
+impl<L: Log> Drop for Embedded<L> {
+    fn drop(&mut self) {
+        self.write_acks();
+        let dirty = std::mem::take(&mut self.directory.dirty);
+        if !dirty.is_empty() && self.log.is_ready() {
+            self.log.commit(&self.directory, dirty, <(Committed, Progress)>::default());
+        }
+    }
+}
+
+impl<L: Log> fmt::Debug for Embedded<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Embedded").field("directory", &self.directory).finish_non_exhaustive()
     }
@@ -280,10 +324,10 @@ impl<L: Log> Store for Embedded<L> {
 
     fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor {
         let Directory { users, dirty, .. } = &mut self.directory;
-        let (cursor, gone) = users.login(user, device, platform, now_ms, dirty);
-        self.log.remove_entries(user, gone);
+        let cursor = users.login(user, device, platform, now_ms, dirty);
+        self.trim(user);
         if cursor.is_new {
-            for conversation in users.get(user).conversations.clone() {
+            for conversation in self.directory.users.get(user).conversations.clone() {
                 let end = self.directory.conversations.get(conversation).unstreamed;
                 self.confirm((user, cursor.device), conversation, end);
             }
@@ -312,6 +356,10 @@ impl<L: Log> Store for Embedded<L> {
                 }
             }
         }
+        if self.has_due_acks(now_ms) {
+            self.acks_at_ms = now_ms;
+            self.write_acks();
+        }
         self.directory.last_id = self.directory.last_id.max(last_id);
         let committed = Committed { outcomes, recipients: result.recipients };
         let dirty = std::mem::take(&mut self.directory.dirty);
@@ -324,6 +372,14 @@ impl<L: Log> Store for Embedded<L> {
 
     fn last_id(&self) -> u64 {
         self.directory.last_id
+    }
+
+    fn is_broken(&self) -> bool {
+        self.log.is_broken()
+    }
+
+    fn wants_commit(&self, now_ms: u64) -> bool {
+        self.has_due_acks(now_ms) && self.log.is_ready()
     }
 
     fn poll_committed(&mut self) -> Option<Committed> {

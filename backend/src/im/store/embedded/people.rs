@@ -43,14 +43,16 @@ impl<L: Log> Embedded<L> {
     }
 
     pub(super) fn on_acked(&mut self, user: UserId, device: DeviceNumber, position: u64, gone_ms: u64) {
-        let super::Directory { users, dirty, .. } = &mut self.directory;
-        let gone = users.on_acked(user, device, position, dirty);
-        self.log.remove_entries(user, gone);
+        let users = &mut self.directory.users;
+        let mut has_news = users.on_acked(user, device, position);
         if gone_ms > 0
             && let Some(known) = users.get_mut(user).device_mut(device)
         {
             known.seen_ms = gone_ms;
-            dirty.push(Dirty::Device(user, device));
+            has_news = true;
+        }
+        if has_news {
+            self.acks.insert((user, device));
         }
     }
 

@@ -210,6 +210,10 @@ impl Log for MemoryLog {
         true
     }
 
+    fn is_broken(&self) -> bool {
+        false
+    }
+
     fn give_up(&mut self) {
         unreachable!("memory can be read")
     }
