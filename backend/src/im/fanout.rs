@@ -13,9 +13,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Messages of one group that are under way at once.
 const MESSAGES_MAX: usize = 5;
 /// Members looked at in one turn of the loop, all groups together.
-const MEMBERS_PER_TURN: usize = 1024;
+const MEMBERS_PER_TURN: usize = 2048;
 /// Of one group, before it is another one's turn.
-const MEMBERS_PER_SLICE: usize = 256;
+const MEMBERS_PER_SLICE: usize = 1024;
 /// How often devices are asked whether they have what they were pushed: every so many messages of a group.
 const ASK_EVERY: u64 = 32;
 /// Pushes that are remembered for that; of older ones the outcome comes to nothing, and devices are asked again.
@@ -24,11 +24,21 @@ const ASKED_MAX: usize = 65_536;
 /// All that are under way.
 #[derive(Debug, Default)]
 pub(super) struct Fanouts {
-    by_group: HashMap<ConversationId, VecDeque<Fanout>>,
+    by_group: HashMap<ConversationId, Group>,
     /// Groups with something under way, in turn.
     order: VecDeque<ConversationId>,
     /// Whose outcome says that a device has everything up to this seq.
     asked: BTreeMap<PushId, (ConversationId, u64)>,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    /// Going through the members now, together: so a member gets them in one write.
+    round: Vec<Fanout>,
+    /// Members up to this one have them.
+    done: Option<UserId>,
+    /// For the next round.
+    waiting: Vec<Fanout>,
 }
 
 #[derive(Debug)]
@@ -37,24 +47,20 @@ struct Fanout {
     body: Option<Bytes>,
     seq: u64,
     origin: Origin,
-    /// Members up to this one have it.
-    done: Option<UserId>,
 }
 
 impl Fanouts {
     pub(super) fn push(&mut self, conversation: ConversationId, seq: u64, body: Bytes, origin: Origin) {
-        let waiting = self.by_group.entry(conversation).or_default();
-        if waiting.is_empty() {
+        let group = self.by_group.entry(conversation).or_default();
+        if group.round.is_empty() && group.waiting.is_empty() {
             self.order.push_back(conversation);
         }
-        if waiting.len() < MESSAGES_MAX {
-            waiting.push_back(Fanout { body: Some(body), seq, origin, done: None });
-        } else if let Some(last) =
-            waiting.back_mut().filter(|last| last.body.is_none() && last.done.is_none())
-        {
+        if group.round.len() + group.waiting.len() < MESSAGES_MAX {
+            group.waiting.push(Fanout { body: Some(body), seq, origin });
+        } else if let Some(last) = group.waiting.last_mut().filter(|last| last.body.is_none()) {
             (last.seq, last.origin) = (seq, origin);
         } else {
-            waiting.push_back(Fanout { body: None, seq, origin, done: None });
+            group.waiting.push(Fanout { body: None, seq, origin });
         }
     }
 
@@ -81,14 +87,16 @@ impl<S: Store> Im<S> {
         {
             let slice = MEMBERS_PER_SLICE.min(members_left);
             members_left -= slice;
-            let Some(mut waiting) = self.fanouts.by_group.remove(&conversation) else { continue };
-            if let Some(first) = waiting.front_mut()
-                && self.fan_out_slice(conversation, first, slice, out)
-            {
-                waiting.pop_front();
+            let Some(mut group) = self.fanouts.by_group.remove(&conversation) else { continue };
+            if group.round.is_empty() {
+                std::mem::swap(&mut group.round, &mut group.waiting);
+                group.done = None;
             }
-            if !waiting.is_empty() {
-                self.fanouts.by_group.insert(conversation, waiting);
+            if self.fan_out_slice(conversation, &mut group, slice, out) {
+                group.round.clear();
+            }
+            if !group.round.is_empty() || !group.waiting.is_empty() {
+                self.fanouts.by_group.insert(conversation, group);
                 self.fanouts.order.push_back(conversation);
             }
         }
@@ -101,36 +109,48 @@ impl<S: Store> Im<S> {
     fn fan_out_slice(
         &mut self,
         conversation: ConversationId,
-        fanout: &mut Fanout,
+        group: &mut Group,
         slice: usize,
         out: &mut impl Outputs,
     ) -> bool {
-        let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
         let members = self.store.members(conversation);
-        let first = members.partition_point(|member| Some(member.user) <= fanout.done);
+        let first = members.partition_point(|member| Some(member.user) <= group.done);
         let slice = &members[first..members.len().min(first + slice)];
-        for member in slice {
-            let theirs = self.sessions.of(member.user).filter(|it| it.owner != Some(fanout.origin));
-            sessions.extend(theirs.map(|it| it.id));
-        }
-        fanout.done = slice.last().map(|member| member.user).or(fanout.done);
         let is_done = first + slice.len() >= members.len();
-        if !sessions.is_empty() {
-            // Acks come in order, so one of them tells of all before.
-            let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
-            let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
-            let push = if let Some(body) = &fanout.body {
-                out.push(&sessions, spec, body)
-            } else {
-                let spec = PushSpec { command: Command::Notify, ..spec };
-                out.push(&sessions, spec, &self.notify(conversation, 0))
-            };
-            if want_ack {
-                self.fanouts.ask(push, conversation, fanout.seq);
-            }
+        group.done = slice.last().map(|member| member.user).or(group.done);
+        let users: Vec<UserId> = slice.iter().map(|member| member.user).collect();
+        let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
+        for fanout in &group.round {
+            let all = users.iter().flat_map(|user| self.sessions.of(*user));
+            sessions.extend(all.filter(|it| it.owner != Some(fanout.origin)).map(|it| it.id));
+            self.push_to(conversation, fanout, &sessions, out);
+            sessions.clear();
         }
-        sessions.clear();
         self.scratch.target_sessions = sessions;
         is_done
+    }
+
+    fn push_to(
+        &mut self,
+        conversation: ConversationId,
+        fanout: &Fanout,
+        sessions: &[SessionId],
+        out: &mut impl Outputs,
+    ) {
+        if sessions.is_empty() {
+            return;
+        }
+        // Acks come in order, so one of them tells of all before.
+        let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
+        let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
+        let push = if let Some(body) = &fanout.body {
+            out.push(sessions, spec, body)
+        } else {
+            let spec = PushSpec { command: Command::Notify, ..spec };
+            out.push(sessions, spec, &self.notify(conversation, 0))
+        };
+        if want_ack {
+            self.fanouts.ask(push, conversation, fanout.seq);
+        }
     }
 }

@@ -122,6 +122,8 @@ struct Bench<S = Memory> {
     now: Now,
     questions: u64,
     generations: u32,
+    /// Several events come in one turn.
+    is_held: bool,
 }
 
 impl Bench {
@@ -135,7 +137,7 @@ impl<S: Store> Bench<S> {
     fn over(config: ImConfig, store: S) -> Self {
         let now = Now { instant: Instant::from_nanos(1), unix_ms: 1_800_000_000_000 };
         let im = Some(Im::new(config.clone(), 3, store));
-        Self { im, config, out: Recorder::default(), now, questions: 0, generations: 0 }
+        Self { im, config, out: Recorder::default(), now, questions: 0, generations: 0, is_held: false }
     }
 
     fn im(&mut self) -> &mut Im<S> {
@@ -151,7 +153,9 @@ impl<S: Store> Bench<S> {
     fn event(&mut self, event: Event) {
         let im = self.im.as_mut().expect("alive");
         im.handle(self.now, event, &mut self.out);
-        self.end_turn();
+        if !self.is_held {
+            self.end_turn();
+        }
     }
 
     fn end_turn(&mut self) {
