@@ -13,9 +13,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 /// Messages of one group that are under way at once.
 const MESSAGES_MAX: usize = 5;
 /// Members looked at in one turn of the loop, all groups together.
-const MEMBERS_PER_TURN: usize = 2048;
-/// Of one group, before it is another one's turn.
-const MEMBERS_PER_SLICE: usize = 1024;
+const MEMBERS_PER_TURN: usize = 32_768;
+/// Of one group, before it is another one's turn. A group of the largest size in one piece: the gateway joins pushes to
+/// exactly the same receivers, and takes its own time over them.
+const MEMBERS_PER_SLICE: usize = 16_384;
 /// How often devices are asked whether they have what they were pushed: every so many messages of a group.
 const ASK_EVERY: u64 = 32;
 /// Pushes that are remembered for that; of older ones the outcome comes to nothing, and devices are asked again.

@@ -1,6 +1,7 @@
 //! The IM backend by itself: events in, answers and pushes out.
 
 mod behaviour;
+mod hostile;
 mod property;
 mod rooms;
 mod social;

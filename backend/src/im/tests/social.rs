@@ -271,23 +271,26 @@ fn whoever_watches_is_told_of_what_lasts() {
 
 #[test]
 fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
-    let config = ImConfig { fanout_members_max: 10, ..ImConfig::default() };
+    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, ..ImConfig::default() };
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "d", 1);
-    let members: Vec<String> = (0..3000).map(|number| format!("u{number}")).collect();
-    let away = bench.login(3500, "u0", "d", 1);
+    let members: Vec<String> = (0..40_000).map(|number| format!("u{number}")).collect();
+    let away = bench.login(45_000, "u0", "d", 1);
     bench.logout(away);
     create(&mut bench, alice, &members.iter().map(String::as_str).collect::<Vec<_>>());
-    for number in 1..3000 {
+    for number in 1..40_000 {
         bench.login(number, &format!("u{number}"), "d", 1);
     }
     assert_eq!(bench.happened(), [], "nobody is told of a large group");
     let (code, ack) = bench.send(alice, conversation("group:g"), &key(1), b"hi");
     assert_eq!((code, ack.seq), (Code::Ok, 1));
     let first = bench.pushes().len();
-    assert!((1..=2048).contains(&first) && std::mem::take(&mut bench.out.comes_back), "{first} in one turn");
+    assert!(
+        (1..=32_768).contains(&first) && std::mem::take(&mut bench.out.comes_back),
+        "{first} in one turn"
+    );
     bench.event(Event::Tick);
-    assert_eq!(first + bench.pushes().len(), 2999, "everybody who is online, and not the sender");
+    assert_eq!(first + bench.pushes().len(), 39_999, "everybody who is online, and not the sender");
     bench.is_held = true;
     for number in 2..=20 {
         let send = Send {
@@ -308,13 +311,13 @@ fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
     let last = of(one).last().expect("some");
     assert_eq!(last.command, Command::Notify, "more than five at once come to one NOTIFY");
     assert_eq!(decode::<Notify>(&last.body).expect("a NOTIFY").latest, 20);
-    let back = bench.login(3500, "u0", "d", 2);
+    let back = bench.login(45_000, "u0", "d", 2);
     let notifies = bench.pushes();
     let [told] = &notifies[..] else { panic!("one NOTIFY: {}", notifies.len()) };
     let notify: Notify = decode(&told.body).expect("a NOTIFY");
     assert_eq!((told.session, notify.first, notify.latest), (back, 1, 20));
     bench.outcome(told, Outcome::Acked);
     bench.logout(back);
-    bench.login(3500, "u0", "d", 3);
+    bench.login(45_000, "u0", "d", 3);
     assert_eq!(bench.pushes(), [], "it has everything");
 }

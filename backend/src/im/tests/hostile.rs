@@ -1,0 +1,130 @@
+//! Requests that mean no good: each gets one answer, with a reason, and changes nothing.
+
+use super::*;
+use moorline_proto::message::im::{
+    ConversationsRequest, GroupChangeRequest, GroupCreateRequest, GroupCreateResponse, GroupRequest,
+    PullRequest, ReadRequest, RecallRequest, ReceiptsRequest, RelationRequest,
+};
+use proptest::prelude::*;
+
+const METHODS: [&str; 18] = [
+    "im.pull",
+    "im.conversations",
+    "im.read",
+    "im.receipts",
+    "im.recall",
+    "im.group.create",
+    "im.group.join",
+    "im.group.leave",
+    "im.group.members",
+    "im.group.change",
+    "im.group.info",
+    "im.relation",
+    "im.relations",
+    "im.profile.set",
+    "im.profile.get",
+    "im.devices",
+    "im.device.remove",
+    "im.presence",
+];
+
+fn world() -> (Bench, SessionId, SessionId) {
+    let mut bench = Bench::new(ImConfig::default());
+    let alice = bench.login(0, "alice", "d", 1);
+    let eve = bench.login(1, "eve", "d", 1);
+    let request = GroupCreateRequest { group: "g".into(), members: vec!["bob".into()] };
+    bench.req::<GroupCreateResponse>(alice, "im.group.create", &request).expect("created");
+    for number in 1..=3 {
+        bench.send(alice, conversation("group:g"), &key(number), b"hi");
+        bench.send(alice, user("bob"), &key(10 + number), b"hi");
+    }
+    (bench, alice, eve)
+}
+
+impl Bench {
+    /// The code that a request is answered with.
+    fn code(&mut self, session: SessionId, method: &str, payload: Bytes) -> Code {
+        let question = self.up(session, Command::Req, encode(&Req { id: 1, method: method.into(), payload }));
+        let (answered, code, resp) = self.out.reqs.pop().expect("an answer");
+        assert_eq!((answered, self.out.reqs.len()), (question, 0), "one answer each");
+        assert_eq!(code == Code::Ok, resp.reason.is_empty(), "{code:?}: {}", resp.reason);
+        code
+    }
+}
+
+#[test]
+fn numbers_without_sense_have_a_code_and_no_effect() {
+    let (mut bench, alice, eve) = world();
+    let id = || "group:g".to_owned();
+    let pull =
+        |from, to, limit| encode(&PullRequest { conversation: id(), from, to, limit, confirmed: u64::MAX });
+    assert_eq!(bench.code(alice, "im.pull", pull(9, 3, 1)), Code::Invalid);
+    assert_eq!(
+        bench.code(alice, "im.pull", pull(u64::MAX, u64::MAX, u32::MAX)),
+        Code::Ok,
+        "after the newest"
+    );
+    assert_eq!(bench.code(alice, "im.pull", pull(0, 0, u32::MAX)), Code::Ok);
+    assert_eq!(bench.code(eve, "im.pull", pull(0, 0, 0)), Code::NotMember);
+    let read = |seq| encode(&ReadRequest { conversation: id(), seq });
+    assert_eq!([0, u64::MAX].map(|seq| bench.code(alice, "im.read", read(seq))), [Code::Ok; 2]);
+    assert_eq!(bench.code(eve, "im.read", read(1)), Code::NotMember);
+    let receipts = |seq| encode(&ReceiptsRequest { conversation: id(), seq });
+    assert_eq!(
+        [0, 4, u64::MAX].map(|seq| bench.code(alice, "im.receipts", receipts(seq))),
+        [Code::NotFound; 3]
+    );
+    assert_eq!(bench.code(eve, "im.receipts", receipts(1)), Code::NotMember);
+    let recall = |seq, message_id| encode(&RecallRequest { conversation: id(), seq, message_id });
+    for (seq, message_id) in [(0, 0), (1, 0), (4, 1), (u64::MAX, u64::MAX)] {
+        assert_eq!(bench.code(alice, "im.recall", recall(seq, message_id)), Code::NotFound, "{seq}");
+    }
+    assert_eq!(bench.code(eve, "im.recall", recall(1, 1)), Code::NotMember);
+    let change = |user: &str, role| GroupChangeRequest {
+        conversation: id(),
+        user: user.into(),
+        role,
+        ..GroupChangeRequest::default()
+    };
+    assert_eq!(bench.code(eve, "im.group.change", encode(&change("eve", 3))), Code::NotMember);
+    assert_eq!(
+        bench.code(alice, "im.group.change", encode(&change("bob", 99))),
+        Code::Invalid,
+        "no such role"
+    );
+    let many = GroupChangeRequest { conversation: id(), add: vec!["x".into(); 1001], ..Default::default() };
+    assert_eq!(bench.code(alice, "im.group.change", encode(&many)), Code::TooLarge);
+    let relation =
+        |user: &str, change| encode(&RelationRequest { user: user.into(), change, text: String::new() });
+    assert_eq!(bench.code(alice, "im.relation", relation("bob", 77)), Code::Invalid);
+    assert_eq!(bench.code(alice, "im.relation", relation("a:b", 0)), Code::Invalid);
+    assert_eq!(bench.code(alice, "im.relation", relation("alice", 0)), Code::Denied);
+    let after = encode(&ConversationsRequest { after: "c2c:x:y".into() });
+    assert_eq!(bench.code(alice, "im.conversations", after), Code::NotFound);
+    let other = encode(&GroupRequest { conversation: "c2c:alice:bob".into(), after: String::new() });
+    assert_eq!(bench.code(eve, "im.group.members", other), Code::NotMember, "of two others");
+    // A key of another user's message is nothing but a key of one's own.
+    let (code, ack) = bench.send(eve, user("bob"), &key(1), b"hi");
+    assert_eq!((code, ack.seq), (Code::Ok, 1));
+    let latest = |bench: &Bench| {
+        let store = bench.im.as_ref().expect("alive").store();
+        ["group:g", "c2c:alice:bob"].map(|id| store.latest(store.find(id).expect("there")))
+    };
+    assert_eq!(latest(&bench), [3, 3], "nothing was said by all that");
+}
+
+proptest! {
+    #[test]
+    fn garbage_has_one_answer_each(requests in proptest::collection::vec(
+        (0..METHODS.len(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..120)), 1..30,
+    )) {
+        let (mut bench, alice, eve) = world();
+        for (method, is_eve, payload) in requests {
+            let session = if is_eve { eve } else { alice };
+            bench.code(session, METHODS[method], payload.into());
+        }
+        bench.send_body(eve, Bytes::from_static(b"\x0a\x10"));
+        let (code, _) = bench.send(alice, user("bob"), &key(99), b"still here");
+        prop_assert_eq!(code, Code::Ok);
+    }
+}
