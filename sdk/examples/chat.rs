@@ -7,13 +7,16 @@
 //! ```
 //!
 //! Lines are sent as typed: `>` says that a message was taken, `ok` that it is durable, with its
-//! place in the conversation. `/history N` shows the last N messages, `/quit` or end of input leaves.
+//! place in the conversation. `/history N` shows the last N messages, `/recall N` takes one back, `/read N`, `/receipts N`,
+//! `/list`, `/friend UID`, `/who UID` do what they say, `/quit` or end of input leaves. With `--store FILE` it goes on where it was.
 //! Stop the gateway while typing, start it again, and watch nothing get lost.
 
 use clap::{ArgGroup, Parser};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use moorline_sdk::client::{Client, Notice, Pending, SendError};
+use moorline_sdk::client::{CallError, Client, Notice, Pending, SendError};
 use moorline_sdk::core::{Message, Target};
+use moorline_sdk::im::RelationChange;
+use moorline_sdk::store::FileStore;
 use moorline_sdk::{Bytes, Platform};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
@@ -54,6 +57,9 @@ struct Args {
     /// A file with the login token, read again when the token has expired
     #[arg(long)]
     token_file: Option<PathBuf>,
+    /// Keep what is not sent yet, and where the conversations are, in this file
+    #[arg(long)]
+    store: Option<PathBuf>,
 }
 
 fn main() {
@@ -73,6 +79,9 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
         .user(&args.me)
         .device(&args.device, Platform::Linux)
         .on_message(show);
+    if let Some(path) = &args.store {
+        builder = builder.store(FileStore::open(path)?);
+    }
     if let Some(token) = &args.token {
         builder = builder.token(token);
     } else if let Some(path) = args.token_file {
@@ -104,7 +113,11 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
             ("/quit", _) => break,
             ("/history", count) => history(&client, &conversation, count.trim().parse().unwrap_or(20)),
             ("", _) => {}
-            (command, _) if command.starts_with('/') => print("-- commands: /history N, /quit"),
+            (command, rest) if command.starts_with('/') => {
+                if let Err(error) = act(&client, &conversation, command, rest.trim()) {
+                    print(&format!("!! {error}"));
+                }
+            }
             _ => say(&client, &target, &line, &sent),
         }
     }
@@ -116,8 +129,44 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// What is done beside talking.
+fn act(client: &Client, conversation: &str, command: &str, rest: &str) -> Result<(), CallError> {
+    let seq = rest.parse().unwrap_or(0);
+    match command {
+        "/list" => {
+            for it in client.conversations(PATIENCE)? {
+                print(&format!("   {}: {} unread of {}", it.id, it.unread, it.latest));
+            }
+        }
+        "/read" => client.read(conversation, seq, PATIENCE)?,
+        "/receipts" => {
+            let receipts = client.receipts(conversation, seq, PATIENCE)?;
+            print(&format!("   read by {:?}, not by {:?}", receipts.read, receipts.unread));
+        }
+        "/recall" => {
+            for push in client.pull(conversation, seq, seq, 1, PATIENCE)?.messages {
+                client.recall(conversation, push.seq, push.message_id, PATIENCE)?;
+            }
+        }
+        "/friend" => {
+            let relation = client.relate(rest, RelationChange::Befriend, "", PATIENCE)?;
+            print(&format!("   {rest}: {:?}", relation.friendship()));
+        }
+        "/block" => drop(client.relate(rest, RelationChange::Block, "", PATIENCE)?),
+        "/who" => {
+            for it in client.presence(&[rest], true, PATIENCE)? {
+                print(&format!("   {}: {} devices online", it.user, it.platforms.len()));
+            }
+        }
+        _ => print(
+            "-- commands: /history N, /list, /read N, /receipts N, /recall N, /friend UID, /block UID, /who UID, /quit",
+        ),
+    }
+    Ok(())
+}
+
 /// Makes the group, or joins it if somebody else has.
-fn enter(client: &Client, group: &str) -> Result<(), moorline_sdk::client::CallError> {
+fn enter(client: &Client, group: &str) -> Result<(), CallError> {
     match client.create_group(group, &[], PATIENCE) {
         Ok(_) => Ok(()),
         Err(_) => client.join(&format!("group:{group}"), PATIENCE),

@@ -1,6 +1,7 @@
 //! What is on disk, into memory: everything but messages, keys, inbox entries and profiles.
 
 use super::DiskError;
+use super::ends::Written;
 use super::tables::{
     ConversationRecord, DeviceRecord, InboxRecord, LAST_ID, MemberRecord, RelationRecord, Tables, UserRecord,
     numbers,
@@ -11,14 +12,18 @@ use crate::im::store::{ConversationId, DeviceNumber, Member, Relation, Role, Use
 use std::collections::BTreeMap;
 
 /// All of it. What is there is taken whatever the limits; they count for what comes.
-pub(super) fn directory(tables: &Tables, config: &ImConfig) -> Result<Directory, DiskError> {
+pub(super) fn directory(
+    tables: &Tables,
+    written: &Written,
+    config: &ImConfig,
+) -> Result<Directory, DiskError> {
     let mut directory = Directory::new(config);
     directory.last_id = tables.number(LAST_ID)?;
     directory.users.capacity = usize::MAX;
     directory.conversations.capacity = usize::MAX;
-    users(tables, &mut directory)?;
+    users(tables, written, &mut directory)?;
     devices(tables, &mut directory)?;
-    conversations(tables, &mut directory)?;
+    conversations(tables, written, &mut directory)?;
     members(tables, &mut directory)?;
     confirmed(tables, &mut directory)?;
     Tables::all(&tables.relations, "a relation", |key, record: RelationRecord| {
@@ -55,14 +60,14 @@ fn known_conversation(
     is_known.then_some(ConversationId(conversation)).ok_or_else(|| damaged(what, "of no conversation"))
 }
 
-fn users(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Result<(), DiskError> {
     Tables::all(&tables.users, "a user", |key, record: UserRecord| {
         let number = u32::try_from(directory.users.len()).unwrap_or(u32::MAX);
         if numbers(key)?.0 != number || directory.users.find(&record.uid).is_some() {
             return Err(damaged("a user", format!("number {number}")));
         }
         let id = directory.users.insert(&record.uid).expect("no limit yet");
-        let end = Tables::last(&tables.streams, number)?.unwrap_or(0);
+        let end = written.of_user(tables, number)?;
         let user = directory.users.get_mut(id);
         (user.numbered, user.durable_end) = (end, end);
         Ok(())
@@ -104,7 +109,7 @@ fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
     Ok(())
 }
 
-fn conversations(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) -> Result<(), DiskError> {
     Tables::all(&tables.conversations, "a conversation", |key, record: ConversationRecord| {
         let number = u32::try_from(directory.conversations.len()).unwrap_or(u32::MAX);
         if numbers(key)?.0 != number {
@@ -115,7 +120,7 @@ fn conversations(tables: &Tables, directory: &mut Directory) -> Result<(), DiskE
             None => Kind::OneToOne(UserId(record.first), UserId(record.second)),
         };
         let id = directory.conversations.open(kind).expect("no limit yet");
-        let last = Tables::last(&tables.messages, number)?.unwrap_or(0);
+        let last = written.of_conversation(tables, number)?;
         let place = directory.conversations.get_mut(id);
         (place.numbered, place.durable) = (last, last);
         place.settings = record.settings.map(|settings| Box::new(settings.into()));

@@ -13,6 +13,7 @@
 //! goes to a side file about once a second, and a database that has fewer commits than that is refused.
 
 mod committer;
+mod ends;
 mod load;
 mod tables;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
 use bytes::Bytes;
 use committer::{Committer, Job};
+use ends::Ends;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
 use std::collections::HashMap;
@@ -113,6 +115,7 @@ pub struct DiskLog {
     /// Of the next batch.
     changes: Vec<Change>,
     keys: Vec<Vec<u8>>,
+    ends: Ends,
     window_ms: u64,
 }
 
@@ -144,7 +147,8 @@ impl Disk {
         }
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&side_file);
         let file = open.map_err(file_error("open", &side_file))?;
-        let directory = load::directory(&tables, config)?;
+        let (ends, written) = Ends::load(&tables)?;
+        let directory = load::directory(&tables, &written, config)?;
         let committer = Committer::start(tables.clone(), durability, file, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
@@ -155,6 +159,7 @@ impl Disk {
             new_entries: HashMap::new(),
             changes: Vec::new(),
             keys: Vec::new(),
+            ends,
             window_ms,
         };
         Ok(Self::over(directory, log, config))
@@ -424,10 +429,17 @@ impl Log for DiskLog {
         self.committer.is_broken.store(true, Ordering::SeqCst);
     }
 
-    fn commit(&mut self, directory: &Directory, mut dirty: Vec<Dirty>, done: (Committed, Progress)) -> bool {
+    fn commit(
+        &mut self,
+        now_ms: u64,
+        directory: &Directory,
+        mut dirty: Vec<Dirty>,
+        done: (Committed, Progress),
+    ) -> bool {
         dirty.sort_unstable();
         dirty.dedup();
         dirty.into_iter().for_each(|dirty| self.save(directory, dirty));
+        self.ends.note(now_ms, &done.1, directory, &self.tables, &mut self.changes);
         if !self.changes.is_empty() {
             let last_id = directory.last_id.to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));

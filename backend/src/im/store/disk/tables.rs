@@ -14,6 +14,7 @@
 //! | `uncounted` | conversation, seq | nothing: the seq does not count as unread |
 //! | `streams` | user, position | [`EntryRecord`] |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
+//! | `ends`, `touched` | see `ends` | |
 //! | `meta` | `commits`, `last_id` | batches that were committed, the last message id, 8 bytes each |
 
 use super::DiskError;
@@ -176,6 +177,8 @@ pub(super) struct Tables {
     pub(super) members: Keyspace,
     pub(super) messages: Keyspace,
     pub(super) uncounted: Keyspace,
+    pub(super) ends: Keyspace,
+    pub(super) touched: Keyspace,
     pub(super) streams: Keyspace,
     /// By day, oldest first.
     pub(super) keys: VecDeque<(u64, Keyspace)>,
@@ -215,6 +218,8 @@ impl Tables {
             members: table("members")?,
             messages: table("messages")?,
             uncounted: table("uncounted")?,
+            ends: table("ends")?,
+            touched: table("touched")?,
             streams: table("streams")?,
             keys,
             db,

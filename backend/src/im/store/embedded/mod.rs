@@ -112,7 +112,13 @@ pub trait Log {
     /// Nothing will.
     fn is_broken(&self) -> bool;
     /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be.
-    fn commit(&mut self, directory: &Directory, dirty: Vec<Dirty>, done: (Committed, Progress)) -> bool;
+    fn commit(
+        &mut self,
+        now_ms: u64,
+        directory: &Directory,
+        dirty: Vec<Dirty>,
+        done: (Committed, Progress),
+    ) -> bool;
     /// The next batch that is durable.
     fn poll(&mut self) -> Option<(Committed, Progress)>;
 }
@@ -292,8 +298,8 @@ impl<L: Log> Drop for Embedded<L> {
     fn drop(&mut self) {
         self.write_acks();
         let dirty = std::mem::take(&mut self.directory.dirty);
-        if !dirty.is_empty() && self.log.is_ready() {
-            self.log.commit(&self.directory, dirty, <(Committed, Progress)>::default());
+        if self.log.is_ready() {
+            self.log.commit(u64::MAX, &self.directory, dirty, <(Committed, Progress)>::default());
         }
     }
 }
@@ -363,7 +369,7 @@ impl<L: Log> Store for Embedded<L> {
         self.directory.last_id = self.directory.last_id.max(last_id);
         let committed = Committed { outcomes, recipients: result.recipients };
         let dirty = std::mem::take(&mut self.directory.dirty);
-        if self.log.commit(&self.directory, dirty, (committed, result.progress)) {
+        if self.log.commit(now_ms, &self.directory, dirty, (committed, result.progress)) {
             Ok(())
         } else {
             Err(Vec::new())

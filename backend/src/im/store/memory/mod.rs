@@ -218,7 +218,7 @@ impl Log for MemoryLog {
         unreachable!("memory can be read")
     }
 
-    fn commit(&mut self, _: &Directory, _: Vec<Dirty>, done: (Committed, Progress)) -> bool {
+    fn commit(&mut self, _: u64, _: &Directory, _: Vec<Dirty>, done: (Committed, Progress)) -> bool {
         self.committed.push_back(done);
         true
     }
