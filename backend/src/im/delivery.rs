@@ -50,16 +50,25 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// What was put into no inbox, and may not be there.
+    /// What was put into no inbox, and may not be there: some of it, the rest as that is acknowledged.
     fn notify_unconfirmed(&mut self, id: SessionId, out: &mut impl Outputs) {
-        let Some((user, device)) = self.sessions.get(id).and_then(|session| session.owner) else { return };
-        for (conversation, first) in self.store.unconfirmed(user, device) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some((user, device)) = session.owner else { return };
+        session.to_notify = self.store.unconfirmed(user, device);
+        for _ in 0..NOTIFIES_MAX {
+            self.notify_next(id, out);
+        }
+    }
+
+    /// The next one of these.
+    pub(super) fn notify_next(&mut self, id: SessionId, out: &mut impl Outputs) {
+        let next = self.sessions.get_mut(id).and_then(|session| session.to_notify.pop());
+        let Some((conversation, first)) = next else { return };
+        let latest = self.store.latest(conversation);
+        if first <= latest {
             let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-            let latest = self.store.latest(conversation);
-            if first <= latest {
-                let push = out.push(&[id], spec, &self.notify(conversation, first));
-                self.fanouts.ask(push, conversation, latest);
-            }
+            let push = out.push(&[id], spec, &self.notify(conversation, first));
+            self.fanouts.ask(push, conversation, latest);
         }
     }
 
@@ -289,5 +298,7 @@ fn resync() -> Bytes {
     encode(&client::Push { happened: encode(&Happened { what }), ..Default::default() })
 }
 
+/// NOTIFYs of large groups at once, at a login.
+const NOTIFIES_MAX: usize = 64;
 /// Entries read from a stream at once.
 const PUMP_ENTRIES: usize = 64;

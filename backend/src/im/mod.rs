@@ -404,6 +404,7 @@ impl<S: Store> Im<S> {
         if let Some((conversation, seq)) = self.fanouts.asked(push) {
             if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
                 self.write(Write::Confirm { by, conversation, seq }, Waiting::Nobody);
+                self.notify_next(session, out);
             }
             return;
         }

@@ -1,6 +1,6 @@
 //! Who is online: the sessions of the link, and per user a list of those that are pushed to.
 
-use super::store::{DeviceNumber, UserId};
+use super::store::{ConversationId, DeviceNumber, UserId};
 use super::window::Window;
 use crate::server::SessionId;
 use moorline_proto::message::backend::ConnUp;
@@ -17,6 +17,8 @@ pub(super) struct Session {
     pub(super) platform: u32,
     pub(super) login_version: u64,
     pub(super) window: Window,
+    /// Large groups of which it is still to be told, with the first seq that it may miss.
+    pub(super) to_notify: Vec<(ConversationId, u64)>,
     /// The next one of the same user.
     next: Option<SessionId>,
     /// It is in its user's list: it is pushed to.
@@ -34,6 +36,7 @@ impl Session {
             platform: u32::try_from(login.platform).unwrap_or(0),
             login_version: login.login_version,
             window: Window::new(0),
+            to_notify: Vec::new(),
             next: None,
             is_listed: false,
             is_acked: false,

@@ -321,3 +321,27 @@ fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
     bench.login(45_000, "u0", "d", 3);
     assert_eq!(bench.pushes(), [], "it has everything");
 }
+
+#[test]
+fn who_is_in_very_many_large_groups_is_told_of_them_bit_by_bit() {
+    let mut bench = Bench::new(ImConfig { fanout_members_max: 1, ..ImConfig::default() });
+    let alice = bench.login(0, "alice", "d", 1);
+    let bob = bench.login(1, "bob", "d", 1);
+    bench.logout(bob);
+    for number in 0..100u8 {
+        let (group, members) = (format!("g{number}"), vec!["bob".to_owned()]);
+        let request = GroupCreateRequest { group, members };
+        bench.req::<GroupCreateResponse>(alice, "im.group.create", &request).expect("created");
+        bench.send(alice, conversation(&format!("group:g{number}")), &key(number), b"hi");
+    }
+    let bob = bench.login(1, "bob", "d", 2);
+    let (mut told, mut waiting) = (BTreeSet::new(), bench.pushes());
+    assert_eq!(waiting.len(), 64);
+    while let Some(pushed) = waiting.pop() {
+        let notify: Notify = decode(&pushed.body).expect("a NOTIFY");
+        assert!(pushed.session == bob && told.insert(notify.conversation), "once each");
+        bench.outcome(&pushed, Outcome::Acked);
+        waiting.extend(bench.pushes());
+    }
+    assert_eq!(told.len(), 100);
+}
