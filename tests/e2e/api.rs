@@ -1,7 +1,7 @@
 //! The server API, and services behind HTTP endpoints, against a real backend behind a real gateway.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::TempFile;
+use crate::process::{StoreFolder, TempFile};
 use crate::raw::Client;
 use crate::{PATIENCE, until};
 use hmac::{Hmac, Mac as _};
@@ -262,10 +262,9 @@ fn endpoint(secret: &'static str) -> (SocketAddr, Arc<Told>) {
 #[test]
 fn a_service_gets_what_is_said_to_it_in_order_until_it_has_taken_it() {
     let (address, told) = endpoint("a secret");
-    let (secret, place) = (TempFile::new("a secret\n"), TempFile::new(""));
-    let folder = place.path().with_extension("store");
+    let (secret, folder) = (TempFile::new("a secret\n"), StoreFolder::new());
     let sets = [
-        format!("im.folder=\"{}\"", folder.display()),
+        folder.set(),
         format!("im.services.helpdesk.url=\"http://{address}/im\""),
         format!("im.services.helpdesk.secret_file=\"{}\"", secret.path().display()),
     ];
@@ -306,18 +305,16 @@ fn a_service_gets_what_is_said_to_it_in_order_until_it_has_taken_it() {
         texts["c2c:ann:helpdesk"].len(),
         told.deliveries.load(Ordering::SeqCst)
     );
-    std::fs::remove_dir_all(folder).ok();
 }
 
 #[test]
 fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     // Nobody listens there.
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    let place = TempFile::new("");
-    let folder = place.path().with_extension("store");
+    let folder = StoreFolder::new();
     let backend = Backend::start_with(&[
         "listen=127.0.0.1:0",
-        &format!("im.folder=\"{}\"", folder.display()),
+        &folder.set(),
         &format!("im.services.helpdesk.url=\"http://{gone}/im\""),
         "im.services.helpdesk.give_up_after=\"1s\"",
         "im.durability=system",
@@ -325,12 +322,11 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     let gateway = Gateway::start(&backend, &[]);
     let mut ann = Client::login(gateway.listener, "ann", "d");
     assert_eq!(ann.tell(1, "helpdesk", b"anybody?").code(), Code::Ok);
-    let undelivered = folder.join("undelivered/helpdesk.jsonl");
+    let undelivered = folder.path().join("undelivered/helpdesk.jsonl");
     let line = until("it is given up", || {
         std::fs::read_to_string(&undelivered).ok().filter(|it| it.ends_with('\n'))
     });
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(line["messages"][0]["text"], "anybody?");
     assert!(ann.is_quiet_for(Duration::from_millis(5)), "she is not bothered");
-    std::fs::remove_dir_all(folder).ok();
 }

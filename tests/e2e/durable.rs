@@ -1,7 +1,7 @@
 //! A backend that stores on disk is killed again and again: what was acknowledged is there, once, under its number.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::TempFile;
+use crate::process::StoreFolder;
 use crate::raw::{Client, message, send_frame};
 use crate::soak;
 use moorline::sys::clock;
@@ -12,28 +12,12 @@ use moorline_proto::random::Random;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-/// A folder that is gone with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let place = TempFile::new("");
-        Self(place.path().with_extension("store"))
-    }
-
-    fn start(&self, listen: &str, more: &[&str]) -> Backend {
-        let sets = [format!("listen={listen}"), format!("im.folder=\"{}\"", self.0.display())];
-        Backend::start_with(&[&[sets[0].as_str(), sets[1].as_str()], more].concat())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
+/// A backend that stores there.
+fn start(folder: &StoreFolder, listen: &str, more: &[&str]) -> Backend {
+    let sets = [format!("listen={listen}"), folder.set()];
+    Backend::start_with(&[&[sets[0].as_str(), sets[1].as_str()], more].concat())
 }
 
 fn history(client: &mut Client, id: u32, conversation: &str) -> Vec<Push> {
@@ -55,8 +39,8 @@ fn history(client: &mut Client, id: u32, conversation: &str) -> Vec<Push> {
 #[test]
 fn what_was_acknowledged_is_there_after_any_number_of_kills() {
     let kills = if soak::is_long() { 100 } else { 6 };
-    let folder = Folder::new();
-    let mut backend = folder.start("127.0.0.1:0", &[]);
+    let folder = StoreFolder::new();
+    let mut backend = start(&folder, "127.0.0.1:0", &[]);
     let address: SocketAddr = backend.address;
     let gateway = Gateway::start(&backend, &["backend.up_timeout=2s", "limits.user_rate=0"]);
     let mut alice = Client::login(gateway.listener, "alice", "d");
@@ -76,7 +60,7 @@ fn what_was_acknowledged_is_there_after_any_number_of_kills() {
             backend.process.signal(Signal::SIGKILL);
             let died = clock::now();
             drop(backend);
-            backend = folder.start(&address.to_string(), &[]);
+            backend = start(&folder, &address.to_string(), &[]);
             let wanted = *batch.start();
             alice.until("the first answer", |heard| !heard.answers(wanted).is_empty());
             slowest = slowest.max(clock::now().saturating_since(died));
@@ -125,8 +109,8 @@ fn what_was_acknowledged_is_there_after_any_number_of_kills() {
 #[test]
 fn groups_and_cursors_outlive_the_process_too() {
     use moorline_proto::message::im::GroupCreateRequest;
-    let folder = Folder::new();
-    let backend = folder.start("127.0.0.1:0", &["im.durability=system"]);
+    let folder = StoreFolder::new();
+    let backend = start(&folder, "127.0.0.1:0", &["im.durability=system"]);
     let address = backend.address;
     let gateway = Gateway::start(&backend, &[]);
     let mut ann = Client::login(gateway.listener, "ann", "d");
@@ -140,7 +124,7 @@ fn groups_and_cursors_outlive_the_process_too() {
     let mut ben = Client::login(gateway.listener, "ben", "d");
     ben.until("what waited", |heard| heard.payloads() == [b"before"]);
     drop(backend);
-    let _backend = folder.start(&address.to_string(), &["im.durability=system"]);
+    let _backend = start(&folder, &address.to_string(), &["im.durability=system"]);
     crate::until("it answers", || (say(&mut ann, 2, "after").seq == 2).then_some(()));
     ben.until("the second", |heard| heard.payloads() == [&b"before"[..], b"after"]);
     // An ack may be lost with the process: then the message comes again, and the client drops it [P-6.6].

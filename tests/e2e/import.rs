@@ -1,7 +1,7 @@
 //! Conversations that were brought in are there, as clients of a real backend see them.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{TempFile, run};
+use crate::process::{StoreFolder, TempFile, run};
 use crate::raw::Client;
 use moorline_proto::message::client::Code;
 use moorline_proto::message::im::{ConversationsResponse, PullRequest, PullResponse};
@@ -10,32 +10,12 @@ use moorline_proto::random::Random;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
-/// A folder that is gone with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        Self(TempFile::new("").path().with_extension("store"))
-    }
-
-    fn set(&self) -> String {
-        format!("im.folder=\"{}\"", self.0.display())
-    }
-
-    /// Exit code, output and what was said about it.
-    fn import(&self, export: &str) -> (Option<i32>, String, String) {
-        let export = TempFile::new(export);
-        let path = export.path().display().to_string();
-        run(&["backend", "import", &path, "--log-level", "error", "--set", &self.set()])
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
+/// Exit code, output and what was said about it.
+fn import(folder: &StoreFolder, export: &str) -> (Option<i32>, String, String) {
+    let export = TempFile::new(export);
+    let path = export.path().display().to_string();
+    run(&["backend", "import", &path, "--log-level", "error", "--set", &folder.set()])
 }
 
 /// What was said, by conversation: sender, text, time.
@@ -68,10 +48,10 @@ fn export(users: usize, messages: usize) -> (String, Said) {
 
 #[test]
 fn every_client_sees_what_was_brought_in_and_twice_is_once() {
-    let folder = Folder::new();
+    let folder = StoreFolder::new();
     let (text, said) = export(9, 600);
     for (times, expected) in [(1, "messages 600  repeated 0"), (2, "messages 0  repeated 600")] {
-        let (code, out, err) = folder.import(&text);
+        let (code, out, err) = import(&folder, &text);
         assert!(code == Some(0) && out.starts_with(expected), "time {times}: {out}{err}");
     }
     let backend = Backend::start_with(&["listen=127.0.0.1:0", &folder.set()]);
@@ -104,13 +84,13 @@ fn every_client_sees_what_was_brought_in_and_twice_is_once() {
     let mut next = Client::login(gateway.listener, "u0", "other");
     assert_eq!(next.tell(1, "u1", b"and now").code(), Code::Ok, "it goes on");
     // Nobody else may have the folder meanwhile.
-    let (code, out, err) = folder.import(&text);
+    let (code, out, err) = import(&folder, &text);
     assert!(code == Some(1) && out.is_empty() && err.contains("the store cannot open"), "{out}{err}");
 }
 
 #[test]
 fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
-    let folder = Folder::new();
+    let folder = StoreFolder::new();
     let good = r#"{"message": {"from": "ann", "to": {"user": "ben"}, "time_ms": 1, "text": "hi"}}"#;
     for (line, problem) in [
         ("{", "EOF"),
@@ -133,11 +113,11 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
         ),
         (r#"{"read": {"user": "eve", "conversation": "c2c:ann:ben", "seq": 1}}"#, "no member"),
     ] {
-        let (code, out, err) = folder.import(&format!("{good}\n\n{line}\n{good}\n"));
+        let (code, out, err) = import(&folder, &format!("{good}\n\n{line}\n{good}\n"));
         assert!(code == Some(1) && out.is_empty() && err.contains("line 3: "), "{line}: {out}{err}");
         assert!(err.contains(problem), "{line}: {err}");
     }
-    let (_, out, _) = folder.import(good);
+    let (_, out, _) = import(&folder, good);
     assert!(out.starts_with("messages 0  repeated 1 "), "{out}");
     let (code, _, err) = run(&["backend", "import", "/nowhere", "--set", &folder.set()]);
     assert!(code == Some(2) && err.contains("/nowhere"), "{err}");
@@ -147,7 +127,7 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
 
 #[test]
 fn what_is_made_up_is_the_same_each_time() {
-    let folders = [Folder::new(), Folder::new()];
+    let folders = [StoreFolder::new(), StoreFolder::new()];
     let said: Vec<_> = folders
         .iter()
         .map(|folder| {

@@ -203,3 +203,27 @@ impl Drop for TempFile {
         std::fs::remove_file(&self.0).ok();
     }
 }
+
+/// A folder for a store, gone with the test.
+pub(crate) struct StoreFolder(PathBuf);
+
+impl StoreFolder {
+    pub(crate) fn new() -> Self {
+        Self(TempFile::new("").path().with_extension("store"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The setting that has a backend store there.
+    pub(crate) fn set(&self) -> String {
+        format!("im.folder=\"{}\"", self.0.display())
+    }
+}
+
+impl Drop for StoreFolder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
+}

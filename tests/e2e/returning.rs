@@ -2,7 +2,7 @@
 //! (`MOORLINE_SOAK_SECONDS`) takes the counts of `docs/benchmarks.md` and prints the figures.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{TempFile, run};
+use crate::process::{StoreFolder, TempFile, run};
 use crate::raw::Client;
 use crate::{PATIENCE, soak};
 use moorline::sys::clock;
@@ -12,26 +12,7 @@ use moorline_sdk::Platform;
 use moorline_sdk::client::Client as Sdk;
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-
-/// A folder that is gone with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        Self(TempFile::new("").path().with_extension("store"))
-    }
-
-    fn set(&self) -> String {
-        format!("im.folder=\"{}\"", self.0.display())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
-}
+use std::path::Path;
 
 /// Bytes of everything in a folder.
 fn size_of(folder: &Path) -> u64 {
@@ -48,7 +29,7 @@ fn size_of(folder: &Path) -> u64 {
 #[test]
 fn a_device_that_returns_gets_everything_by_push_and_by_pull() {
     let messages: u32 = if soak::is_long() { 100_000 } else { 2_000 };
-    let folder = Folder::new();
+    let folder = StoreFolder::new();
     let mut export = String::new();
     for number in 0..messages {
         let text = format!("{number:0>100}");
@@ -106,7 +87,7 @@ fn a_device_that_returns_gets_everything_by_push_and_by_pull() {
 #[test]
 fn a_large_store_opens_again_after_a_kill() {
     let messages: u64 = if soak::is_long() { 10_000_000 } else { 20_000 };
-    let folder = Folder::new();
+    let folder = StoreFolder::new();
     let count = messages.to_string();
     let seed = [
         "backend",
@@ -124,7 +105,7 @@ fn a_large_store_opens_again_after_a_kill() {
     let (code, out, err) = run(&[&seed[..], &["--set", &folder.set()]].concat());
     assert_eq!(code, Some(0), "{err}");
     let seeded = clock::now().saturating_since(start).as_secs_f64();
-    let bytes = size_of(&folder.0);
+    let bytes = size_of(folder.path());
     let mut times = Vec::new();
     for round in 0..3u32 {
         let start = clock::now();
