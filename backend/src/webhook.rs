@@ -51,8 +51,10 @@ impl Endpoints {
 
     /// Gives a delivery to its thread.
     pub(crate) fn call(&self, call: ServiceCall) {
-        if let Some(thread) = self.calls.get(call.service) {
-            thread.try_send(call).ok(); // there is room for the one that is under way
+        let service = call.service;
+        // There is room for the one that is under way, unless its thread is gone.
+        if self.calls.get(service).is_none_or(|thread| thread.try_send(call).is_err()) {
+            tracing::error!(service, "the thread of a service is gone; restart the backend");
         }
     }
 }

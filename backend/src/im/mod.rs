@@ -180,6 +180,7 @@ enum Waiting {
     /// With the answer if it is done, and who is told what on which devices.
     Done(Reply, Origin, Bytes),
     Read(Reply, Origin, ConversationId),
+    Related(Reply, Origin, store::UserId),
     /// Whoever asked by the API that so many are told.
     Told(ApiReply, usize),
     /// An ack of this session; nobody is told.
@@ -336,6 +337,7 @@ impl<S: Store> Im<S> {
             | Waiting::Create(reply, _)
             | Waiting::Change(reply, ..)
             | Waiting::Read(reply, ..)
+            | Waiting::Related(reply, ..)
             | Waiting::Done(reply, ..) => {
                 let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
                 request::answer_with(reply, Code::Retry, answer, out);
@@ -375,6 +377,11 @@ impl<S: Store> Im<S> {
                     self.receipts.on_read(conversation);
                 }
                 self.on_told(origin, told.as_ref(), recipients, out);
+            }
+            (Waiting::Related(reply, origin, other), store::Outcome::Done(result)) => {
+                let done = result.as_ref().map(|_| self.relation_answer(origin.0, other));
+                request::answer(reply, done.map_err(|refusal| send::refused(*refusal)), out);
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
             }
             (Waiting::Done(reply, origin, answer), store::Outcome::Done(result)) => {
                 let done = result.as_ref().map(|_| answer).map_err(|refusal| send::refused(*refusal));

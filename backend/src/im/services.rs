@@ -91,8 +91,14 @@ impl<S: Store> Im<S> {
             for (position, entry) in &entries {
                 let body = match entry {
                     Entry::Message { body, .. } | Entry::Event { body, .. } => body,
-                    // What was dropped from a full inbox is in the history.
-                    Entry::Dropped { .. } | Entry::EventsDropped => continue,
+                    // They are in the history.
+                    Entry::Dropped { .. } | Entry::EventsDropped => {
+                        tracing::error!(
+                            service = service.name,
+                            "messages are not delivered: im.inbox_entries_max"
+                        );
+                        continue;
+                    }
                 };
                 bytes += body.len();
                 if bytes > BYTES_MAX && !messages.is_empty() {

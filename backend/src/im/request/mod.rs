@@ -47,6 +47,8 @@ enum Then {
     Created,
     Changed(ConversationId, super::Change),
     Read(ConversationId),
+    /// The answer is what becomes of it.
+    Related(UserId),
     /// This is the answer.
     Answer(Bytes),
 }
@@ -85,6 +87,7 @@ impl<S: Store> Im<S> {
                         Waiting::Change(reply, origin, conversation, change)
                     }
                     Then::Read(conversation) => Waiting::Read(reply, origin, conversation),
+                    Then::Related(other) => Waiting::Related(reply, origin, other),
                     Then::Answer(payload) => Waiting::Done(reply, origin, payload),
                 };
                 self.write(write, waiting);

@@ -2,7 +2,7 @@
 
 use super::{Asked, BAD_PAYLOAD, Step, Then, fill};
 use crate::im::send::{Refused, refused};
-use crate::im::store::{Friendship, Refusal, Relation, Store, UserId, Write};
+use crate::im::store::{Refusal, Relation, Store, UserId, Write};
 use crate::im::{Im, Outputs};
 use crate::server::Kick;
 use bytes::Bytes;
@@ -43,25 +43,14 @@ impl<S: Store> Im<S> {
             text: request.text,
         });
         let (_, event) = self.encode_happened(asked, "", what);
-        // What it comes to, if nothing else comes in between; the answer is a courtesy.
-        let relation = self.expected(asked.origin.0, other, change);
-        let answer = im::RelationResponse { relation: Some(relation_message(request.user, relation)) };
         let write = Write::Relate { by: asked.origin, other, change, event: event.freeze() };
-        Ok(Step::Write(write, Then::Answer(encode(&answer))))
+        Ok(Step::Write(write, Then::Related(other)))
     }
 
-    fn expected(&self, user: UserId, other: UserId, change: im::RelationChange) -> Relation {
-        let now = self.store.relation(user, other);
-        match change {
-            im::RelationChange::Befriend => {
-                let is_agreed = matches!(now.friendship, Friendship::WasAsked | Friendship::Friends);
-                let friendship = if is_agreed { Friendship::Friends } else { Friendship::Asked };
-                Relation { friendship, ..now }
-            }
-            im::RelationChange::Unfriend => Relation { friendship: Friendship::None, ..now },
-            im::RelationChange::Block => Relation { is_blocked: true, ..now },
-            im::RelationChange::Unblock => Relation { is_blocked: false, ..now },
-        }
+    /// What the user makes of the other one now.
+    pub(in crate::im) fn relation_answer(&self, user: UserId, other: UserId) -> Bytes {
+        let relation = relation_message(self.store.uid(other).to_owned(), self.store.relation(user, other));
+        encode(&im::RelationResponse { relation: Some(relation) })
     }
 
     pub(super) fn relations(&self, asked: &Asked) -> Result<Step, Refused> {
