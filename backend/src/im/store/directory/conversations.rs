@@ -2,7 +2,7 @@
 
 use crate::im::store::{ConversationId, GroupSettings, Member, Refusal, Role, UserId};
 use hashbrown::HashMap;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 /// An hour, in milliseconds.
 const HOUR_MS: u64 = 3_600_000;
@@ -38,8 +38,11 @@ pub(in crate::im::store) struct Conversation {
     /// The first and the last seq that was put into no inbox; 0: none ever.
     pub(in crate::im::store) unstreamed_from: u64,
     pub(in crate::im::store) unstreamed: u64,
-    /// Seqs that do not count as unread: recalls, and what they took back.
-    uncounted: BTreeSet<u64>,
+    /// The first seq is the one after this; 0 but in a store that goes on without what it lost.
+    pub(in crate::im::store) began_after: u64,
+    /// Seqs that do not count as unread: recalls, what they took back, and seqs without a message. Ranges, by their
+    /// first; they do not overlap.
+    uncounted: BTreeMap<u64, u64>,
     /// Messages of the hour `hour`, and of the one before.
     hour: u64,
     messages: (u64, u64),
@@ -87,12 +90,33 @@ impl Conversation {
         Ok(())
     }
 
-    pub(in crate::im::store) fn uncount(&mut self, seq: u64) {
-        self.uncounted.insert(seq);
+    pub(in crate::im::store) fn uncount(&mut self, from: u64, to: u64) {
+        self.uncounted.insert(from, to);
+    }
+
+    /// How far the range goes that begins there.
+    pub(in crate::im::store) fn uncounted_from(&self, from: u64) -> Option<u64> {
+        self.uncounted.get(&from).copied()
     }
 
     pub(super) fn uncounted_in(&self, from: u64, to: u64) -> u64 {
-        self.uncounted.range(from..=to).count() as u64
+        let before = self.uncounted.range(..from).next_back().map_or(0, |(_, end)| (end + 1).saturating_sub(from));
+        let inside = self.uncounted.range(from..=to).map(|(first, end)| end.min(&to) + 1 - first).sum::<u64>();
+        before.min(to + 1 - from) + inside
+    }
+
+    /// Goes on behind `seq`, whatever was there before: what lies between holds no message. True: it was not there yet.
+    pub(in crate::im::store) fn skip_to(&mut self, seq: u64) -> bool {
+        let first = self.numbered + 1;
+        if first > seq {
+            return false;
+        }
+        self.uncount(first, seq);
+        (self.numbered, self.durable) = (seq, seq);
+        if self.is_read_fanout {
+            self.unstreamed = seq;
+        }
+        true
     }
 
     /// Counts a message at `now_ms` and decides how it is fanned out. True: that has changed.
@@ -127,16 +151,23 @@ pub(in crate::im::store) struct Conversations {
     one_to_one: HashMap<(UserId, UserId), ConversationId>,
     groups: HashMap<Box<str>, ConversationId>,
     pub(in crate::im::store) capacity: usize,
+    /// New ones begin after this seq; see [`Conversation::began_after`].
+    pub(in crate::im::store) begin_after: u64,
 }
 
 impl Conversations {
     pub(super) fn new(capacity: usize) -> Self {
         let (one_to_one, groups) = (HashMap::new(), HashMap::new());
-        Self { all: Vec::new(), one_to_one, groups, capacity }
+        Self { all: Vec::new(), one_to_one, groups, capacity, begin_after: 0 }
     }
 
     pub(in crate::im::store) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    /// In the order of their numbers.
+    pub(in crate::im::store) fn all(&self) -> impl Iterator<Item = ConversationId> + use<> {
+        (0..u32::try_from(self.all.len()).expect("conversations_max fits u32")).map(ConversationId)
     }
 
     pub(in crate::im::store) fn get(&self, id: ConversationId) -> &Conversation {
@@ -168,13 +199,14 @@ impl Conversations {
         self.all.push(Conversation {
             kind,
             members: Vec::new(),
-            numbered: 0,
-            durable: 0,
+            numbered: self.begin_after,
+            durable: self.begin_after,
             settings: None,
             is_read_fanout: false,
             unstreamed_from: 0,
             unstreamed: 0,
-            uncounted: BTreeSet::new(),
+            began_after: self.begin_after,
+            uncounted: BTreeMap::new(),
             hour: 0,
             messages: (0, 0),
         });
@@ -185,6 +217,19 @@ impl Conversations {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_count_is_counted() {
+        let mut all = Conversations::new(9);
+        let id = all.open(Kind::OneToOne(UserId(0), UserId(1))).expect("room");
+        let place = all.get_mut(id);
+        place.numbered = 9;
+        place.uncount(4, 4);
+        assert!(place.skip_to(20) && !place.skip_to(20));
+        let counts = [(1, 9), (1, 20), (4, 4), (5, 9), (8, 12), (12, 14), (15, 30)];
+        let counts = counts.map(|(from, to)| place.uncounted_in(from, to));
+        assert_eq!(counts, [1, 12, 1, 0, 3, 3, 6]);
+    }
 
     #[test]
     fn the_fan_out_changes_with_members_and_with_messages_and_not_on_the_edge() {

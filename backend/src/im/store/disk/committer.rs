@@ -1,5 +1,6 @@
 //! The thread that makes batches durable: whatever waits goes into one commit, with one fsync.
 
+use super::sequences::Raise;
 use super::tables::{COMMITS, Change, Tables};
 use super::{Durability, Progress};
 use crate::clock::Clock;
@@ -27,6 +28,16 @@ pub(super) struct Job {
     pub(super) done: (Committed, Progress),
     /// Message keys that can be looked up in the tables then.
     pub(super) keys: Vec<Vec<u8>>,
+    /// To be written down before it.
+    pub(super) raises: Vec<Raise>,
+}
+
+/// The files beside the database.
+pub(super) struct Files {
+    /// The number of commits.
+    pub(super) commits: File,
+    /// See [`super::sequences`].
+    pub(super) sequences: File,
 }
 
 /// What the thread is given, and what comes back.
@@ -43,7 +54,7 @@ impl Committer {
     pub(super) fn start(
         tables: Tables,
         durability: Durability,
-        side_file: File,
+        files: Files,
         commits: u64,
         notify: impl Fn() + Send + 'static,
     ) -> std::io::Result<Self> {
@@ -53,7 +64,7 @@ impl Committer {
         let broken = Arc::clone(&is_broken);
         let run = move || {
             let mut work =
-                Work { tables, durability, side_file, commits, clock: Clock::new(), side_file_at: None };
+                Work { tables, durability, files, commits, clock: Clock::new(), side_file_at: None };
             while let Ok(first) = waiting.recv() {
                 let mut together = vec![first];
                 let mut changes = together[0].changes.len();
@@ -97,7 +108,7 @@ impl Drop for Committer {
 struct Work {
     tables: Tables,
     durability: Durability,
-    side_file: File,
+    files: Files,
     commits: u64,
     clock: Clock,
     side_file_at: Option<moorline_proto::time::Instant>,
@@ -112,6 +123,13 @@ impl Work {
             Durability::Disk => PersistMode::SyncData,
             Durability::System => PersistMode::Buffer,
         };
+        let mut raises = jobs.iter().flat_map(|job| &job.raises).peekable();
+        if raises.peek().is_some() {
+            raises.try_for_each(|raise| raise.write(&self.files.sequences))?;
+            if self.durability == Durability::Disk {
+                self.files.sequences.sync_data()?;
+            }
+        }
         let mut batch = self.tables.db.batch().durability(Some(mode));
         for Change { table, key, value } in jobs.iter_mut().flat_map(|job| job.changes.drain(..)) {
             match value {
@@ -137,7 +155,8 @@ impl Work {
 
     fn write_side_file(&mut self) {
         let line = format!("{:020}\n", self.commits);
-        let written = self.side_file.rewind().and_then(|()| self.side_file.write_all(line.as_bytes()));
+        let file = &mut self.files.commits;
+        let written = file.rewind().and_then(|()| file.write_all(line.as_bytes()));
         if let Err(error) = written {
             tracing::warn!(%error, "cannot write down how much was committed");
         }

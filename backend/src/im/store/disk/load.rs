@@ -120,20 +120,22 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
             None => Kind::OneToOne(UserId(record.first), UserId(record.second)),
         };
         let id = directory.conversations.open(kind).expect("no limit yet");
-        let last = written.of_conversation(tables, number)?;
+        let last = written.of_conversation(tables, number)?.max(record.began_after);
         let place = directory.conversations.get_mut(id);
         (place.numbered, place.durable) = (last, last);
         place.settings = record.settings.map(|settings| Box::new(settings.into()));
+        place.began_after = record.began_after;
         place.is_read_fanout = record.is_read_fanout;
         place.unstreamed_from = record.unstreamed_from;
         place.unstreamed = if record.is_read_fanout { last } else { record.unstreamed };
         Ok(())
     })?;
     for entry in tables.uncounted.iter() {
-        let key = entry.key().map_err(DiskError::engine("read a table"))?;
+        let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
         let (conversation, seq) = numbers(&key)?;
         let id = known_conversation(directory, conversation, "a recall")?;
-        directory.conversations.get_mut(id).uncount(seq);
+        let end = if value.is_empty() { seq } else { u64::from_be_bytes(value[..].try_into().map_err(|_| damaged("a recall", "its value"))?) };
+        directory.conversations.get_mut(id).uncount(seq, end);
     }
     Ok(())
 }

@@ -10,16 +10,19 @@
 //! and read from there: messages, keys, inbox entries, profiles.
 //!
 //! The engine drops everything behind a damaged byte of its journal without a word. So each commit counts, the count
-//! goes to a side file about once a second, and a database that has fewer commits than that is refused.
+//! goes to a side file about once a second, and a database that has fewer commits than that is refused. Without the
+//! side file it goes on without what it lost, behind every seq that was given ([`sequences`]).
 
 mod committer;
 mod ends;
 mod load;
+mod rows;
+mod sequences;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-use super::directory::{Directory, Dirty, Kind};
+use super::directory::{Directory, Dirty};
 use super::embedded::{Content, Embedded, Known, Log, Progress, StreamEntry};
 use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
@@ -34,10 +37,8 @@ use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use tables::{
-    Change, ConversationRecord, DeviceRecord, EntryRecord, InboxRecord, KeyRecord, MemberRecord,
-    RelationRecord, Tables, UserRecord,
-};
+use sequences::{Raise, Sequences};
+use tables::{Change, EntryRecord, KeyRecord, Tables};
 
 /// When a write counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +82,8 @@ pub enum DiskError {
     /// Commits are missing.
     #[error(
         "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \
-         it from a copy, or remove {} to go on without them", folder.display(), side_file.display()
+         it from a copy, or remove {} to go on without them, behind every seq that was given", folder.display(),
+        side_file.display()
     )]
     Lost {
         /// Where.
@@ -116,10 +118,14 @@ pub struct DiskLog {
     changes: Vec<Change>,
     keys: Vec<Vec<u8>>,
     ends: Ends,
+    sequences: Sequences,
+    /// Of the next batch too.
+    raises: Vec<Raise>,
     window_ms: u64,
 }
 
 const SIDE_FILE: &str = "commits";
+const SEQUENCES: &str = "sequences";
 const DATABASE: &str = "database";
 
 impl Disk {
@@ -145,11 +151,24 @@ impl Disk {
         if found < known {
             return Err(DiskError::Lost { folder: folder.to_owned(), side_file, found, known });
         }
+        let (mut ends, written) = Ends::load(&tables)?;
+        let mut directory = load::directory(&tables, &written, config)?;
+        let sequences_file = folder.join(SEQUENCES);
+        let (mut sequences, sequences_open) =
+            Sequences::open(&sequences_file).map_err(file_error("open", &sequences_file))?;
+        if found > 0 && !side_file.exists() {
+            let changes = sequences.begin_anew(&tables, &mut directory, &mut ends);
+            tables.write(changes)?;
+            sequences.write(&sequences_open).map_err(file_error("write", &sequences_file))?;
+            tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
+        }
+        directory.conversations.begin_after = sequences.begin_after;
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&side_file);
-        let file = open.map_err(file_error("open", &side_file))?;
-        let (ends, written) = Ends::load(&tables)?;
-        let directory = load::directory(&tables, &written, config)?;
-        let committer = Committer::start(tables.clone(), durability, file, found, notify)
+        let files = committer::Files {
+            commits: open.map_err(file_error("open", &side_file))?,
+            sequences: sequences_open,
+        };
+        let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         let log = DiskLog {
@@ -160,119 +179,17 @@ impl Disk {
             changes: Vec::new(),
             keys: Vec::new(),
             ends,
+            sequences,
+            raises: Vec::new(),
             window_ms,
         };
         Ok(Self::over(directory, log, config))
     }
 }
 
-/// Table, key and value; without a value it is to be removed.
-type Row<'a> = (&'a fjall::Keyspace, Vec<u8>, Option<Vec<u8>>);
-
 impl DiskLog {
     fn put(&mut self, table: &fjall::Keyspace, key: Vec<u8>, value: impl AsRef<[u8]>) {
         self.changes.push(Change::put(table, key, value));
-    }
-
-    /// What an object of the directory is by now.
-    fn save(&mut self, directory: &Directory, dirty: Dirty) {
-        let (table, key, value) = match dirty {
-            Dirty::User(_)
-            | Dirty::Device(..)
-            | Dirty::Confirmed(..)
-            | Dirty::Inbox(_)
-            | Dirty::Relation(..) => self.of_user(directory, dirty),
-            Dirty::Conversation(_) | Dirty::Member(..) | Dirty::Uncounted(..) => {
-                self.of_conversation(directory, dirty)
-            }
-        };
-        let change = match value {
-            Some(value) => Change::put(table, key, value),
-            None => Change::remove(table, key),
-        };
-        self.changes.push(change);
-    }
-
-    /// Table, key and value of something that is a user's.
-    fn of_user(&self, directory: &Directory, dirty: Dirty) -> Row<'_> {
-        let tables = &self.tables;
-        match dirty {
-            Dirty::User(id) => {
-                let record = UserRecord { uid: directory.users.get(id).uid.to_string() };
-                (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
-            }
-            Dirty::Device(id, number) => {
-                let record = directory.users.get(id).device(number).map(|device| DeviceRecord {
-                    name: device.name.to_string(),
-                    acked: device.acked,
-                    login: device.login,
-                    platform: device.platform,
-                    seen_ms: device.seen_ms,
-                });
-                let value = record.map(|record| record.encode_to_vec());
-                (&tables.devices, tables::pair(id.0, number.0), value)
-            }
-            Dirty::Confirmed(id, number, conversation) => {
-                let device = directory.users.get(id).device(number);
-                let seq = device.and_then(|device| device.confirmed.get(&conversation));
-                let value = seq.map(|seq| seq.to_be_bytes().to_vec());
-                (&tables.confirmed, tables::triple(id.0, number.0, conversation.0), value)
-            }
-            Dirty::Inbox(id) => {
-                let user = directory.users.get(id);
-                let dropped = user.dropped_after(0);
-                let dropped = dropped.flat_map(|(position, of)| [position, of.0.into()]).collect();
-                let record = InboxRecord { trimmed: user.trimmed, dropped };
-                (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
-            }
-            Dirty::Relation(user, other) => {
-                let relation = directory.relations.get(user, other);
-                let record = RelationRecord {
-                    friendship: relation.friendship.into(),
-                    is_blocked: relation.is_blocked,
-                };
-                let value = Some(record.encode_to_vec()).filter(|value| !value.is_empty());
-                (&tables.relations, tables::pair(user.0, other.0), value)
-            }
-            other => unreachable!("{other:?} is another table's"),
-        }
-    }
-
-    /// The same of something that is a conversation's.
-    fn of_conversation(&self, directory: &Directory, dirty: Dirty) -> Row<'_> {
-        let tables = &self.tables;
-        match dirty {
-            Dirty::Conversation(id) => {
-                let place = directory.conversations.get(id);
-                let (first, second, group) = match &place.kind {
-                    Kind::OneToOne(a, b) => (a.0, b.0, None),
-                    Kind::Group { name, creator } => (creator.0, 0, Some(name.to_string())),
-                };
-                let record = ConversationRecord {
-                    first,
-                    second,
-                    group,
-                    settings: place.settings.as_deref().cloned().map(Into::into),
-                    is_read_fanout: place.is_read_fanout,
-                    unstreamed: place.unstreamed,
-                    unstreamed_from: place.unstreamed_from,
-                };
-                (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
-            }
-            Dirty::Member(id, user) => {
-                let record = directory.conversations.get(id).member(user).map(|member| MemberRecord {
-                    visible_from: member.visible_from,
-                    since: member.since,
-                    role: member.role.into(),
-                    read: member.read,
-                    silent_until_ms: member.silent_until_ms,
-                });
-                let value = record.map(|record| record.encode_to_vec());
-                (&tables.members, tables::pair(id.0, user.0), value)
-            }
-            Dirty::Uncounted(id, seq) => (&tables.uncounted, tables::place(id.0, seq), Some(Vec::new())),
-            other => unreachable!("{other:?} is another table's"),
-        }
     }
 }
 
@@ -306,6 +223,7 @@ impl Log for DiskLog {
     }
 
     fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
+        self.raises.extend(self.sequences.raise(conversation, seq));
         let key = tables::place(conversation.0, seq);
         self.changes.push(Change::put(&self.tables.messages, key, body));
     }
@@ -438,14 +356,15 @@ impl Log for DiskLog {
     ) -> bool {
         dirty.sort_unstable();
         dirty.dedup();
-        dirty.into_iter().for_each(|dirty| self.save(directory, dirty));
+        self.changes.extend(dirty.into_iter().map(|dirty| rows::change(&self.tables, directory, dirty)));
         self.ends.note(now_ms, &done.1, directory, &self.tables, &mut self.changes);
         if !self.changes.is_empty() {
             let last_id = directory.last_id.to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
         }
         let changes = std::mem::take(&mut self.changes);
-        let job = Job { changes, done, keys: std::mem::take(&mut self.keys) };
+        let (keys, raises) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.raises));
+        let job = Job { changes, done, keys, raises };
         let is_taken = self.committer.jobs.try_send(job).is_ok();
         if !is_taken {
             self.give_up();

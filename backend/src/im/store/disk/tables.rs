@@ -11,7 +11,7 @@
 //! | `conversations` | conversation | [`ConversationRecord`] |
 //! | `members` | conversation, user | [`MemberRecord`] |
 //! | `messages` | conversation, seq | the encoded push |
-//! | `uncounted` | conversation, seq | nothing: the seq does not count as unread |
+//! | `uncounted` | conversation, seq | up to which seq nothing counts as unread, 8 bytes; nothing: this one |
 //! | `streams` | user, position | [`EntryRecord`] |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
 //! | `ends`, `touched` | see `ends` | |
@@ -20,7 +20,7 @@
 use super::DiskError;
 use crate::im::store::{Friendship, Role};
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, UserValue};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::im;
 use prost::Message;
@@ -97,6 +97,8 @@ pub(super) struct ConversationRecord {
     pub(super) unstreamed: u64,
     #[prost(uint64, tag = "7")]
     pub(super) unstreamed_from: u64,
+    #[prost(uint64, tag = "8")]
+    pub(super) began_after: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -278,6 +280,18 @@ impl Tables {
             each(&key, decode(what, &value)?)?;
         }
         Ok(())
+    }
+
+    /// Commits all of this at once, before anything else is; on the disk when it returns.
+    pub(super) fn write(&self, changes: Vec<Change>) -> Result<(), DiskError> {
+        let mut batch = self.db.batch().durability(Some(PersistMode::SyncData));
+        for Change { table, key, value } in changes {
+            match value {
+                Some(value) => batch.insert(&table, key, value),
+                None => batch.remove(&table, key),
+            }
+        }
+        batch.commit().map_err(DiskError::engine("write"))
     }
 
     /// The second number of the last key that begins with `first`.

@@ -206,3 +206,67 @@ fn what_one_commit_changes_twice_is_as_it_was_last() {
     drop(store);
     assert_eq!(see(&open()), before);
 }
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("ours");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("an entry").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).expect("ours");
+        }
+    }
+}
+
+/// A store whose database is an old copy: what was given since is not given again, in conversations that the copy has
+/// and in those that it has not.
+#[test]
+fn a_store_that_goes_on_without_what_it_lost_gives_no_seq_twice() {
+    let (folder, old) = (Folder::new(), Folder::new());
+    let say = |store: &mut Disk, from: UserId, to: UserId, key: u8| {
+        stored(committed(store, vec![draft(from, Target::User(to), key, key.into())]).pop()).seq
+    };
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben, cem] = ["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("room"));
+    assert_eq!([1, 2].map(|key| say(&mut store, ann, ben, key)), [1, 2]);
+    drop(store);
+    copy(&folder.0.join(DATABASE), &old.0);
+    let mut store = folder.open().expect("the same store");
+    assert_eq!([3, 4].map(|key| say(&mut store, ann, ben, key)), [3, 4]);
+    assert_eq!([5, 6].map(|key| say(&mut store, ann, cem, key)), [1, 2]);
+    drop(store);
+    std::fs::remove_dir_all(folder.0.join(DATABASE)).expect("ours");
+    copy(&old.0, &folder.0.join(DATABASE));
+    assert!(matches!(folder.open().map(drop), Err(DiskError::Lost { .. })), "not without being told to");
+    std::fs::remove_file(folder.0.join(SIDE_FILE)).expect("ours");
+    let mut store = folder.open().expect("it goes on");
+    let wide = PageLimits { messages: 100, bytes: 1 << 20 };
+    let pair = store.find("c2c:ann:ben").expect("they spoke");
+    let end = store.latest(pair);
+    assert!(end >= 4, "{end}");
+    assert_eq!(store.unread(pair, ben), 2);
+    let first = say(&mut store, ann, ben, 7);
+    assert_eq!((first, store.unread(pair, ben)), (end + 1, 3));
+    let page = store.read_range(pair, ben, (1, u64::MAX), wide).expect("a member");
+    assert_eq!((page.messages.len(), page.voids), (3, vec![(3, end)]));
+    let other = say(&mut store, ann, cem, 8);
+    assert!(other > 2, "it is not known how far it was: {other}");
+    let lost = store.find("c2c:ann:cem").expect("they spoke again");
+    let page = store.read_range(lost, cem, (1, u64::MAX), wide).expect("a member");
+    assert_eq!((page.messages.len(), page.voids, store.unread(lost, cem)), (1, vec![(1, other - 1)], 1));
+    drop(store);
+    // From then on it is whole: no further jump, and all of it is remembered.
+    let mut store = folder.open().expect("the same store");
+    assert_eq!((store.unread(pair, ben), say(&mut store, ann, ben, 9)), (3, end + 2));
+    assert_eq!((store.unread(lost, cem), say(&mut store, ann, cem, 10)), (1, other + 1));
+    let dan = store.try_user("dan").expect("room");
+    assert!(say(&mut store, ann, dan, 11) > 2, "this one may have been lost too");
+    // Without the file nothing is known: a step behind what is there.
+    drop(store);
+    [SIDE_FILE, SEQUENCES].map(|name| std::fs::remove_file(folder.0.join(name)).expect("ours"));
+    let mut store = folder.open().expect("it goes on");
+    assert!(say(&mut store, ann, ben, 12) > end + 2 + sequences::STEP);
+    assert_eq!(store.unread(pair, ben), 5);
+}

@@ -26,7 +26,9 @@ impl<L: Log> Embedded<L> {
             return Err(Refusal::GroupFull);
         }
         let role = |user| if user == creator { Role::Owner } else { Role::Member };
-        let members: Vec<_> = all.into_iter().map(|user| Member::new(user, role(user), 1)).collect();
+        let visible_from = self.directory.conversations.begin_after + 1;
+        let members: Vec<_> =
+            all.into_iter().map(|user| Member::new(user, role(user), visible_from)).collect();
         let kind = Kind::Group { name: name.into(), creator };
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
     }

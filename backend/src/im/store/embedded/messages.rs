@@ -95,7 +95,8 @@ impl<L: Log> Embedded<L> {
 
     fn open_one_to_one(&mut self, a: UserId, b: UserId) -> Result<ConversationId, Refusal> {
         let (first, second) = (a.min(b), a.max(b));
-        let members = [first, second].map(|user| Member::new(user, Role::Member, 1));
+        let visible_from = self.directory.conversations.begin_after + 1;
+        let members = [first, second].map(|user| Member::new(user, Role::Member, visible_from));
         let members = if first == second { &members[..1] } else { &members[..] };
         self.directory.open(Kind::OneToOne(first, second), members).ok_or(Refusal::StoreFull)
     }
@@ -162,7 +163,7 @@ impl<L: Log> Embedded<L> {
         self.log.replace_message(conversation, seq, &emptied);
         let stored = self.put(now_ms, draft, conversation, batch)?;
         for seq in [seq, stored.seq] {
-            self.directory.conversations.get_mut(conversation).uncount(seq);
+            self.directory.conversations.get_mut(conversation).uncount(seq, seq);
             self.directory.dirty.push(Dirty::Uncounted(conversation, seq));
         }
         Ok(Ok(stored))

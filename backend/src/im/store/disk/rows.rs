@@ -1,0 +1,113 @@
+//! What an object of the directory is in the tables.
+
+use super::tables::{
+    self, Change, ConversationRecord, DeviceRecord, InboxRecord, MemberRecord, RelationRecord, Tables,
+    UserRecord,
+};
+use crate::im::store::directory::{Directory, Dirty, Kind};
+use fjall::Keyspace;
+use prost::Message as _;
+
+/// Table, key and value; without a value it is to be removed.
+type Row<'a> = (&'a Keyspace, Vec<u8>, Option<Vec<u8>>);
+
+/// Writes down what it is by now.
+pub(super) fn change(tables: &Tables, directory: &Directory, dirty: Dirty) -> Change {
+    let (table, key, value) = match dirty {
+        Dirty::User(_) | Dirty::Device(..) | Dirty::Confirmed(..) | Dirty::Inbox(_) | Dirty::Relation(..) => {
+            of_user(tables, directory, dirty)
+        }
+        Dirty::Conversation(_) | Dirty::Member(..) | Dirty::Uncounted(..) => {
+            of_conversation(tables, directory, dirty)
+        }
+    };
+    match value {
+        Some(value) => Change::put(table, key, value),
+        None => Change::remove(table, key),
+    }
+}
+
+/// Table, key and value of something that is a user's.
+fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'a> {
+    match dirty {
+        Dirty::User(id) => {
+            let record = UserRecord { uid: directory.users.get(id).uid.to_string() };
+            (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+        }
+        Dirty::Device(id, number) => {
+            let record = directory.users.get(id).device(number).map(|device| DeviceRecord {
+                name: device.name.to_string(),
+                acked: device.acked,
+                login: device.login,
+                platform: device.platform,
+                seen_ms: device.seen_ms,
+            });
+            let value = record.map(|record| record.encode_to_vec());
+            (&tables.devices, tables::pair(id.0, number.0), value)
+        }
+        Dirty::Confirmed(id, number, conversation) => {
+            let device = directory.users.get(id).device(number);
+            let seq = device.and_then(|device| device.confirmed.get(&conversation));
+            let value = seq.map(|seq| seq.to_be_bytes().to_vec());
+            (&tables.confirmed, tables::triple(id.0, number.0, conversation.0), value)
+        }
+        Dirty::Inbox(id) => {
+            let user = directory.users.get(id);
+            let dropped = user.dropped_after(0);
+            let dropped = dropped.flat_map(|(position, of)| [position, of.0.into()]).collect();
+            let record = InboxRecord { trimmed: user.trimmed, dropped };
+            (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+        }
+        Dirty::Relation(user, other) => {
+            let relation = directory.relations.get(user, other);
+            let record = RelationRecord {
+                friendship: relation.friendship.into(),
+                is_blocked: relation.is_blocked,
+            };
+            let value = Some(record.encode_to_vec()).filter(|value| !value.is_empty());
+            (&tables.relations, tables::pair(user.0, other.0), value)
+        }
+        other => unreachable!("{other:?} is another table's"),
+    }
+}
+
+/// The same of something that is a conversation's.
+fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'a> {
+    match dirty {
+        Dirty::Conversation(id) => {
+            let place = directory.conversations.get(id);
+            let (first, second, group) = match &place.kind {
+                Kind::OneToOne(a, b) => (a.0, b.0, None),
+                Kind::Group { name, creator } => (creator.0, 0, Some(name.to_string())),
+            };
+            let record = ConversationRecord {
+                first,
+                second,
+                group,
+                settings: place.settings.as_deref().cloned().map(Into::into),
+                is_read_fanout: place.is_read_fanout,
+                unstreamed: place.unstreamed,
+                unstreamed_from: place.unstreamed_from,
+                began_after: place.began_after,
+            };
+            (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+        }
+        Dirty::Member(id, user) => {
+            let record = directory.conversations.get(id).member(user).map(|member| MemberRecord {
+                visible_from: member.visible_from,
+                since: member.since,
+                role: member.role.into(),
+                read: member.read,
+                silent_until_ms: member.silent_until_ms,
+            });
+            let value = record.map(|record| record.encode_to_vec());
+            (&tables.members, tables::pair(id.0, user.0), value)
+        }
+        Dirty::Uncounted(id, seq) => {
+            let end = directory.conversations.get(id).uncounted_from(seq);
+            let value = end.filter(|end| *end > seq).map_or(Vec::new(), |end| end.to_be_bytes().to_vec());
+            (&tables.uncounted, tables::place(id.0, seq), Some(value))
+        }
+        other => unreachable!("{other:?} is another table's"),
+    }
+}

@@ -1,0 +1,123 @@
+//! The highest seq that may have been given, in a file beside the database.
+//!
+//! A database that is whole knows where a conversation goes on: behind its last message. One that lost its newest commits,
+//! or an old copy of one, does not, and would give seqs again that clients have seen. So the maximum of each section, which
+//! is [`SECTION`] conversations with neighbouring numbers, is kept apart: raised by [`STEP`] and written down before a commit
+//! gives a seq above it. A store that goes on without what it lost begins there, and what lies between holds no message.
+//!
+//! The file is numbers of 8 bytes, big-endian: behind which seq conversations begin that are new, then the maximum of
+//! each section.
+
+use super::ends::Ends;
+use super::rows;
+use super::tables::{Change, Tables};
+use crate::im::store::ConversationId;
+use crate::im::store::directory::{Directory, Dirty};
+use crate::im::store::embedded::Progress;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+/// How far a maximum is raised: seqs for one write and one fsync.
+pub(super) const STEP: u64 = 10_000;
+/// Conversations that share a maximum.
+const SECTION: u32 = 1024;
+
+#[derive(Debug)]
+pub(super) struct Sequences {
+    /// Conversations that are new begin after this seq.
+    pub(super) begin_after: u64,
+    maxima: Vec<u64>,
+    /// There was no file: nothing is known.
+    is_new: bool,
+}
+
+/// A new maximum.
+#[derive(Debug)]
+pub(super) struct Raise {
+    section: usize,
+    maximum: u64,
+}
+
+fn section_of(conversation: usize) -> usize {
+    conversation / SECTION as usize
+}
+
+impl Sequences {
+    pub(super) fn open(path: &Path) -> io::Result<(Self, File)> {
+        let is_new = !path.exists();
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        // What is left over at the end was never synced, so nothing was committed that counts on it.
+        let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
+        let begin_after = numbers.next().unwrap_or(0);
+        Ok((Self { begin_after, maxima: numbers.collect(), is_new }, file))
+    }
+
+    /// A conversation is to have a message with this seq.
+    pub(super) fn raise(&mut self, conversation: ConversationId, seq: u64) -> Option<Raise> {
+        let section = section_of(conversation.0 as usize);
+        if self.maxima.len() <= section {
+            self.maxima.resize(section + 1, 0);
+        }
+        let maximum = &mut self.maxima[section];
+        if seq <= *maximum {
+            return None;
+        }
+        *maximum = seq + STEP;
+        Some(Raise { section, maximum: *maximum })
+    }
+
+    /// A step behind the last seq of each section that is there.
+    fn guess(&mut self, directory: &Directory) {
+        let ends = directory.conversations.all().map(|id| directory.conversations.get(id).numbered);
+        let ends: Vec<u64> = ends.collect();
+        let highest = ends.chunks(SECTION as usize).map(|section| section.iter().copied().max().unwrap_or(0));
+        self.maxima = highest.map(|end| end + STEP).collect();
+    }
+
+    /// Conversations go on behind every seq that may have been given. What is to be committed for it.
+    pub(super) fn begin_anew(
+        &mut self,
+        tables: &Tables,
+        directory: &mut Directory,
+        ends: &mut Ends,
+    ) -> Vec<Change> {
+        if self.is_new {
+            self.guess(directory);
+        }
+        // The numbers of conversations that were lost are given again, so the new ones stay clear of them.
+        let first_lost = section_of(directory.conversations.len());
+        let first_lost = if self.is_new { 0 } else { first_lost };
+        let lost = self.maxima.get(first_lost..).unwrap_or(&[]);
+        self.begin_after = lost.iter().copied().fold(self.begin_after, u64::max);
+        let (mut changes, mut progress) = (Vec::new(), Progress::default());
+        for id in directory.conversations.all() {
+            let maximum = self.maxima.get(section_of(id.0 as usize)).copied().unwrap_or(0);
+            let place = directory.conversations.get_mut(id);
+            let first = place.numbered + 1;
+            if place.skip_to(maximum) {
+                changes.push(rows::change(tables, directory, Dirty::Uncounted(id, first)));
+                progress.messages.push((id, maximum));
+            }
+        }
+        ends.note(u64::MAX, &progress, directory, tables, &mut changes);
+        changes
+    }
+
+    /// Writes all of it, synced.
+    pub(super) fn write(&self, file: &File) -> io::Result<()> {
+        let numbers = [self.begin_after].into_iter().chain(self.maxima.iter().copied());
+        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
+        file.write_all_at(&bytes, 0)?;
+        file.sync_data()
+    }
+}
+
+impl Raise {
+    pub(super) fn write(&self, file: &File) -> io::Result<()> {
+        file.write_all_at(&self.maximum.to_be_bytes(), (self.section as u64 + 1) * 8)
+    }
+}
