@@ -1,17 +1,21 @@
 //! A backend that stores on disk is killed again and again: what was acknowledged is there, once, under its number.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::StoreFolder;
+use crate::process::{StoreFolder, run};
 use crate::raw::{Client, message, send_frame};
-use crate::soak;
+use crate::sdk::connect;
+use crate::{PATIENCE, soak};
 use moorline::sys::clock;
 use moorline_proto::message::client::{Code, Push, SendAck};
 use moorline_proto::message::im::{PullRequest, PullResponse};
 use moorline_proto::message::{decode, encode};
 use moorline_proto::random::Random;
+use moorline_sdk::client::Notice;
+use moorline_sdk::core::Target;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 /// A backend that stores there.
@@ -130,4 +134,64 @@ fn groups_and_cursors_outlive_the_process_too() {
     // An ack may be lost with the process: then the message comes again, and the client drops it [P-6.6].
     // So may what was told of the new group.
     assert!(ben.heard.repeats <= 2);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("ours");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let from = entry.expect("an entry").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            copy_folder(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).expect("ours");
+        }
+    }
+}
+
+/// The database is an old copy. It is refused; told to go on, the backend jumps over what was given, and whoever has the
+/// messages that are gone takes the next one as the next.
+#[test]
+fn a_store_that_lost_its_end_is_refused_and_then_goes_on_behind_it() {
+    let (folder, old) = (StoreFolder::new(), StoreFolder::new());
+    let database = folder.path().join("database");
+    let mut backend = start(&folder, "127.0.0.1:0", &[]);
+    let address = backend.address.to_string();
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=2s"]);
+    let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
+    let say = |text: &str| {
+        let sent = ann.send(Target::user("ben"), 1, text.to_owned()).expect("taken");
+        sent.wait_durable(PATIENCE).expect("stored").seq
+    };
+    let heard = || {
+        let message = ben.recv_timeout(PATIENCE).expect("a message");
+        (message.seq, String::from_utf8(message.payload.to_vec()).expect("text"))
+    };
+    assert_eq!((say("1"), heard()), (1, (1, "1".to_owned())));
+    backend.process.kill();
+    copy_folder(&database, old.path());
+    backend = start(&folder, &address, &[]);
+    for seq in 2..=20 {
+        assert_eq!((say("kept by those who have it"), heard().0), (seq, seq));
+    }
+    backend.process.kill();
+    std::fs::remove_dir_all(&database).expect("ours");
+    copy_folder(old.path(), &database);
+    let listen = format!("listen={address}");
+    let (code, _, said) = run(&["backend", "--set", &listen, "--set", &folder.set()]);
+    assert_eq!(code, Some(1), "{said}");
+    let commits = folder.path().join("commits");
+    assert!(said.contains("has lost writes") && said.contains(&commits.display().to_string()), "{said}");
+    std::fs::remove_file(&commits).expect("it is there");
+    let _backend = start(&folder, &address, &[]);
+    let seq = say("after");
+    assert!(seq > 20, "{seq} was given before");
+    assert_eq!(heard(), (seq, "after".to_owned()));
+    let page = ben.pull("c2c:ann:ben", 1, 0, 0, PATIENCE).expect("a page");
+    let voids: Vec<_> = page.voids.iter().map(|range| (range.from, range.to)).collect();
+    assert_eq!((page.messages.len(), voids), (2, vec![(2, seq - 1)]));
+    let holes = ben.notices().try_iter().filter(|notice| matches!(notice, Notice::Hole { .. })).count();
+    assert_eq!(holes, 0, "what is void is no hole");
+    let unread = ben.conversations(PATIENCE).expect("his")[0].unread;
+    assert_eq!(unread, 2);
 }

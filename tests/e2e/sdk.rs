@@ -11,7 +11,7 @@ use moorline_sdk::store::FileStore;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener};
 
-fn connect(gateway: SocketAddr, uid: &str, device: &str) -> Client {
+pub(crate) fn connect(gateway: SocketAddr, uid: &str, device: &str) -> Client {
     let endpoint = format!("tcp://{gateway}");
     let client = Client::builder(&endpoint).user(uid).device(device, Platform::Linux).build();
     let client = client.expect("a client");
