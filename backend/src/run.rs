@@ -4,17 +4,22 @@ use crate::api::Api;
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
-use crate::im::store::{Disk, Durability, Memory, Store};
+use crate::im::store::{Disk, DiskError, Durability, Memory, Store};
 use crate::im::{Im, ImHandler, Order};
 use crate::server::{Handler, Remote, Server};
 use crate::tokens::{Guarded, Tokens};
 use crate::webhook::Endpoints;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Before a backend that could not begin anew tries again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a backend on this thread until `stop` is true (noticed within a quarter of a second; a
-/// signal handler may set it). `ready` is told the addresses once gateways can connect.
+/// signal handler may set it). `ready` is told the addresses once gateways can connect. A store that takes no
+/// more writes, its disk being full, is opened anew until it does.
 ///
 /// # Errors
 /// [`BackendError`]: a bad setting, an address in use, or a failing poll.
@@ -26,14 +31,15 @@ pub fn run(
     let im = &config.im;
     match config.handler {
         HandlerKind::Im if im.folder.as_os_str().is_empty() => {
-            let make = |remote: Remote<Order>| {
-                let im = Im::new(im.clone(), config.node_number, Memory::new(im));
-                serve_im(config, im, remote)
+            let make = |config: &BackendConfig, remote: Remote<Order>| {
+                let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
+                make_im(config, im, remote)
             };
             guard(config, make, ready, stop)
         }
         HandlerKind::Im => {
-            let make = |remote: Remote<Order>| {
+            let make = |config: &BackendConfig, remote: Remote<Order>| {
+                let im = &config.im;
                 // A full mailbox has a message of the same meaning in it.
                 let waker = remote.clone();
                 let notify = move || _ = waker.try_send(Order::Committed);
@@ -42,17 +48,17 @@ pub fn run(
                     DurabilityPoint::System => Durability::System,
                 };
                 let store = Disk::open(&im.folder, im, durability, notify)?;
-                serve_im(config, Im::new(im.clone(), config.node_number, store), remote)
+                make_im(config, Im::new(im.clone(), config.node_number, store), remote)
             };
             guard(config, make, ready, stop)
         }
-        HandlerKind::Echo => guard(config, |_| Ok((Echo::new(Mode::Echo), None)), ready, stop),
-        HandlerKind::Acker => guard(config, |_| Ok((Echo::new(Mode::Acker), None)), ready, stop),
+        HandlerKind::Echo => guard(config, |_, _| Ok((Echo::new(Mode::Echo), None)), ready, stop),
+        HandlerKind::Acker => guard(config, |_, _| Ok((Echo::new(Mode::Acker), None)), ready, stop),
     }
 }
 
 /// With the threads around it.
-fn serve_im<S: Store>(
+fn make_im<S: Store>(
     config: &BackendConfig,
     im: Im<S>,
     remote: Remote<Order>,
@@ -71,22 +77,47 @@ pub struct Ready {
     pub api: Option<SocketAddr>,
 }
 
-/// Logins are judged by `tokens_file`, if there is one.
+/// Serves, again and again if the handler is over before `stop`: the addresses stay, gateways come back.
 fn guard<H: Handler>(
     config: &BackendConfig,
-    make: impl FnOnce(Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
+    make: impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
+    ready: impl FnOnce(Ready),
+    stop: &AtomicBool,
+) -> Result<(), BackendError> {
+    let mut config = config.clone();
+    serve(&mut config, &make, ready, stop)?;
+    while !stop.load(Ordering::Relaxed) {
+        match serve(&mut config, &make, |_| (), stop) {
+            Ok(()) => {}
+            Err(error @ BackendError::Store(DiskError::Lost { .. } | DiskError::Damaged { .. })) => {
+                return Err(error);
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot begin anew, trying again shortly");
+                std::thread::park_timeout(AGAIN_AFTER);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Until `stop` is true or the handler is over. Logins are judged by `tokens_file`, if there is one.
+fn serve<H: Handler>(
+    config: &mut BackendConfig,
+    make: &impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
     let server = Server::bind(config)?;
-    let (mut handler, api) = make(server.remote())?;
-    let where_it_is = Ready { link: server.address(), api: api.as_ref().map(Api::address) };
-    tracing::info!(address = %server.address(), handler = ?config.handler, "backend listens");
-    if config.tokens_file.as_os_str().is_empty() {
-        ready(where_it_is);
-        return server.run(&mut handler, stop);
+    let (mut handler, api) = make(config, server.remote())?;
+    let file = &config.tokens_file;
+    let tokens = (!file.as_os_str().is_empty()).then(|| Tokens::load(file)).transpose()?;
+    let place = Ready { link: server.address(), api: api.as_ref().map(Api::address) };
+    (config.listen, config.api.listen) = (place.link, place.api);
+    tracing::info!(address = %place.link, handler = ?config.handler, "backend listens");
+    ready(place);
+    match tokens {
+        None => server.run(&mut handler, stop),
+        Some(tokens) => server.run(&mut Guarded { handler, tokens }, stop),
     }
-    let tokens = Tokens::load(&config.tokens_file)?;
-    ready(where_it_is);
-    server.run(&mut Guarded { handler, tokens }, stop)
 }

@@ -79,4 +79,8 @@ impl<H: Handler> Handler for Guarded<H> {
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.handler.handle_turn_end(now, out);
     }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.handler.is_over(now)
+    }
 }

@@ -28,7 +28,12 @@ impl Backend {
 
     /// With its readiness line.
     pub(crate) fn start_saying(sets: &[&str]) -> (Self, String) {
-        let (process, line) = Process::start("backend", &arguments("backend", sets));
+        Self::of_command(program(&arguments("backend", sets)))
+    }
+
+    /// Made by hand.
+    pub(crate) fn of_command(command: Command) -> (Self, String) {
+        let (process, line) = Process::start_command("backend", command);
         let address = field(&line, "link=");
         (Self { process, address }, line)
     }

@@ -29,6 +29,7 @@ mod durable;
 mod embedded;
 mod exhaustion;
 mod flood;
+mod full_disk;
 mod gateway;
 mod handover;
 #[cfg(any(feature = "failpoints", debug_assertions))]

@@ -3,13 +3,18 @@
 use super::store::Store;
 use super::{ApiCall, ApiReply, Im, ServiceCall};
 use crate::server::{Event, Handler, Now, Outbox};
+use moorline_proto::time::{Duration, Instant};
 use std::fmt;
+
+/// How long a store that takes no more writes still answers reads, before it is to be opened anew.
+const BROKEN_FOR: Duration = Duration::from_secs(5);
 
 /// The IM backend as a [`Handler`].
 pub struct ImHandler<S> {
     im: Im<S>,
     /// Takes what is to be delivered to a service; [`Order::Service`] says what became of it.
     call: Box<dyn FnMut(ServiceCall)>,
+    broken_since: Option<Instant>,
 }
 
 /// What other threads tell it, through its [`crate::server::Remote`].
@@ -26,7 +31,7 @@ pub enum Order {
 impl<S: Store> ImHandler<S> {
     /// Serves `im`; `call` takes what is to be delivered to services.
     pub fn new(im: Im<S>, call: impl FnMut(ServiceCall) + 'static) -> Self {
-        Self { im, call: Box::new(call) }
+        Self { im, call: Box::new(call), broken_since: None }
     }
 }
 
@@ -56,5 +61,12 @@ impl<S: Store> Handler for ImHandler<S> {
         while let Some(call) = self.im.poll_service(now) {
             (self.call)(call);
         }
+        if self.im.store().is_broken() {
+            self.broken_since.get_or_insert(now.instant);
+        }
+    }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.broken_since.is_some_and(|since| now.instant >= since + BROKEN_FOR)
     }
 }

@@ -65,4 +65,10 @@ pub trait Handler {
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         let _ = (now, out);
     }
+
+    /// It cannot go on, and has to be made anew: [`Server::run`] returns. Gateways come back to the next one.
+    fn is_over(&self, now: Now) -> bool {
+        let _ = now;
+        false
+    }
 }

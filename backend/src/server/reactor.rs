@@ -107,7 +107,8 @@ impl<M: Send + 'static> Server<M> {
         self.remote.clone()
     }
 
-    /// Serves until `stop` is true, which is noticed within a quarter of a second.
+    /// Serves until `stop` is true, which is noticed within a quarter of a second, or the handler
+    /// [is over](Handler::is_over).
     ///
     /// # Errors
     /// [`BackendError::Poll`]; a broken link is no error, it is logged and closed.
@@ -116,7 +117,7 @@ impl<M: Send + 'static> Server<M> {
         H: Handler<Message = M>,
     {
         let mut events = Events::with_capacity(EVENTS);
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.load(Ordering::Relaxed) && !handler.is_over(self.clock.read()) {
             self.turn(&mut events, handler)?;
         }
         Ok(())

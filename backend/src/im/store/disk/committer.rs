@@ -75,7 +75,7 @@ impl Committer {
                     together.push(next);
                 }
                 if let Err(error) = work.commit(&mut together) {
-                    tracing::error!(%error, "the store cannot write any more; free space on its disk, then restart the backend");
+                    tracing::error!(%error, "the store takes no more writes until it is opened anew, in a few seconds; is its disk full?");
                     broken.store(true, Ordering::SeqCst);
                     return;
                 }

@@ -356,7 +356,7 @@ impl<L: Log> Store for Embedded<L> {
                 Ok(outcome) => outcomes.push(outcome),
                 Err(error) => {
                     // Numbers were given that will not be stored: nothing more may be.
-                    tracing::error!(%error, "the store cannot be read; restart the backend");
+                    tracing::error!(%error, "the store cannot be read; it is opened anew in a few seconds");
                     self.log.give_up();
                     return Err(Vec::new());
                 }
