@@ -261,9 +261,9 @@ impl<S: Store> Im<S> {
             }
             Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
             Entry::Event { body, .. } => (EVENT, body),
-            Entry::Dropped { conversation } => {
+            Entry::Dropped { conversation, first } => {
                 let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-                (spec, self.notify(conversation, 0))
+                (spec, self.notify(conversation, first))
             }
             Entry::EventsDropped => (EVENT, resync()),
         };
@@ -276,7 +276,7 @@ impl<S: Store> Im<S> {
         true
     }
 
-    /// `first`: stands for everything from there on; 0: for nothing.
+    /// Stands for everything from `first` on; 0: for nothing.
     pub(super) fn notify(&self, conversation: ConversationId, first: u64) -> Bytes {
         let latest = self.store.latest(conversation);
         encode(&client::Notify { conversation: self.id_of(conversation), latest, first })

@@ -1,4 +1,5 @@
-//! What is left of inbox entries that made room for newer ones: per conversation, the position of the last.
+//! What is left of inbox entries that made room for newer ones: per conversation, the position of the last, and the seq
+//! of the first.
 //!
 //! There a device is told to pull. At most one position for each conversation of the user.
 
@@ -6,20 +7,22 @@ use super::ConversationId;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 
+/// A conversation, and a seq there.
+pub(super) type Place = (ConversationId, u64);
+
 /// Positions of one user's stream at which entries were dropped.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
-    by_position: BTreeMap<u64, ConversationId>,
+    by_position: BTreeMap<u64, Place>,
     last: HashMap<ConversationId, u64>,
 }
 
 impl Dropped {
     /// The entry at `position`, the oldest, was dropped.
-    pub(super) fn push(&mut self, position: u64, conversation: ConversationId) {
-        if let Some(before) = self.last.insert(conversation, position) {
-            self.by_position.remove(&before);
-        }
-        self.by_position.insert(position, conversation);
+    pub(super) fn push(&mut self, position: u64, (conversation, seq): Place) {
+        let before = self.last.insert(conversation, position).and_then(|before| self.by_position.remove(&before));
+        let first = before.map_or(seq, |(_, first)| first);
+        self.by_position.insert(position, (conversation, first));
     }
 
     /// Everything up to `position` is acked by everyone.
@@ -27,7 +30,7 @@ impl Dropped {
         while let Some(first) = self.by_position.first_entry()
             && *first.key() <= position
         {
-            let conversation = first.remove();
+            let (conversation, _) = first.remove();
             self.last.remove(&conversation);
         }
     }
@@ -38,8 +41,8 @@ impl Dropped {
     }
 
     /// What was dropped after `position`, in order.
-    pub(super) fn after(&self, position: u64) -> impl Iterator<Item = (u64, ConversationId)> + '_ {
+    pub(super) fn after(&self, position: u64) -> impl Iterator<Item = (u64, Place)> + '_ {
         let later = (Bound::Excluded(position), Bound::Unbounded);
-        self.by_position.range(later).map(|(position, conversation)| (*position, *conversation))
+        self.by_position.range(later).map(|(position, place)| (*position, *place))
     }
 }

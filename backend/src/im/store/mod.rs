@@ -405,6 +405,8 @@ pub enum Entry {
     Dropped {
         /// Which to pull.
         conversation: ConversationId,
+        /// The seq of the first of them.
+        first: u64,
     },
     /// Things that happened were dropped from the inbox, the last of them here.
     EventsDropped,

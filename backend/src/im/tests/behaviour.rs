@@ -351,7 +351,7 @@ fn an_overflown_inbox_notifies_once_per_conversation() {
     let pushes = bench.pushes();
     assert_eq!((pushes.len(), pushes[0].session, pushes[0].command), (3, bob, Command::Notify));
     let notify: Notify = decode(&pushes[0].body).expect("a Notify");
-    assert_eq!(notify, Notify { conversation: "c2c:alice:bob".into(), latest: 5, first: 0 });
+    assert_eq!(notify, Notify { conversation: "c2c:alice:bob".into(), latest: 5, first: 1 });
     assert_eq!([pushes[1].push().seq, pushes[2].push().seq], [4, 5]);
     let page: PullResponse = bench.req(bob, "im.pull", &pull("c2c:alice:bob", 1, 3, 0)).expect("his");
     assert_eq!(page.messages.len(), 3, "the history has them");

@@ -343,10 +343,10 @@ impl<S: Store> World<S> {
     /// What a client does with a push.
     fn take(&mut self, device: usize, session: SessionId, pushed: &Pushed) {
         let own = uid(device / DEVICES);
-        let (conversation, through) = if pushed.command == Command::Notify {
+        let (conversation, from, through) = if pushed.command == Command::Notify {
             assert!(!self.is_lossless, "nothing was dropped");
             let notify: Notify = decode(&pushed.body).expect("a Notify");
-            (notify.conversation, notify.latest)
+            (notify.conversation, notify.first.max(1), notify.latest)
         } else {
             let push = pushed.push();
             if push.seq == 0 {
@@ -362,9 +362,9 @@ impl<S: Store> World<S> {
             if hole.is_none() {
                 return;
             }
-            (push.conversation, push.seq)
+            (push.conversation, 1, push.seq)
         };
-        let request = PullRequest { conversation, from: 1, to: through, ..Default::default() };
+        let request = PullRequest { conversation, from, to: through, ..Default::default() };
         match self.bench.req::<PullResponse>(session, "im.pull", &request) {
             Ok(page) => {
                 assert!(!page.more);

@@ -1,7 +1,7 @@
 //! Users: their names, devices and memberships, and how far their inboxes go.
 
 use super::Dirty;
-use crate::im::store::dropped::Dropped;
+use crate::im::store::dropped::{Dropped, Place};
 use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId};
 use hashbrown::HashTable;
 use std::collections::BTreeMap;
@@ -183,19 +183,19 @@ impl User {
     pub(in crate::im::store) fn dropped_after(
         &self,
         position: u64,
-    ) -> impl Iterator<Item = (u64, ConversationId)> + '_ {
+    ) -> impl Iterator<Item = (u64, Place)> + '_ {
         self.dropped.iter().flat_map(move |dropped| dropped.after(position))
     }
 
-    /// The oldest entry of a full inbox, of this conversation, makes room. Its position.
+    /// The oldest entry of a full inbox, which stands for this, makes room. Its position.
     pub(in crate::im::store) fn drop_oldest(
         &mut self,
         id: UserId,
-        conversation: ConversationId,
+        place: Place,
         dirty: &mut Vec<Dirty>,
     ) -> u64 {
         self.trimmed += 1;
-        self.dropped.get_or_insert_default().push(self.trimmed, conversation);
+        self.dropped.get_or_insert_default().push(self.trimmed, place);
         dirty.push(Dirty::Inbox(id));
         self.trimmed
     }

@@ -78,9 +78,11 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         (user.trimmed, user.removed) = (record.trimmed, record.trimmed);
         user.numbered = user.numbered.max(record.trimmed);
         user.durable_end = user.numbered;
-        for pair in record.dropped.chunks_exact(2) {
-            let conversation = u32::try_from(pair[1]).map_err(|_| damaged("an inbox", "what it dropped"))?;
-            user.dropped.get_or_insert_default().push(pair[0], ConversationId(conversation));
+        for [position, conversation, first] in record.dropped.as_chunks::<3>().0 {
+            let conversation =
+                u32::try_from(*conversation).map_err(|_| damaged("an inbox", "what it dropped"))?;
+            let place = (ConversationId(conversation), *first);
+            user.dropped.get_or_insert_default().push(*position, place);
         }
         Ok(())
     })

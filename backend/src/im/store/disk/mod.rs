@@ -23,6 +23,7 @@ mod tables;
 mod tests;
 
 use super::directory::{Directory, Dirty};
+use super::dropped::Place;
 use super::embedded::{Content, Embedded, Known, Log, Progress, StreamEntry};
 use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
@@ -112,8 +113,8 @@ pub struct DiskLog {
     committer: Committer,
     /// Keys of batches that are not durable yet.
     new_keys: HashMap<Vec<u8>, KeyRecord>,
-    /// Of inbox entries that are not durable yet: their conversations.
-    new_entries: HashMap<(UserId, u64), ConversationId>,
+    /// Inbox entries that are not durable yet.
+    new_entries: HashMap<(UserId, u64), Place>,
     /// Of the next batch.
     changes: Vec<Change>,
     keys: Vec<Vec<u8>>,
@@ -267,7 +268,7 @@ impl Log for DiskLog {
     }
 
     fn put_entry(&mut self, user: UserId, position: u64, StreamEntry { content, origin }: StreamEntry) {
-        self.new_entries.insert((user, position), content.conversation());
+        self.new_entries.insert((user, position), content.place());
         let origin = origin.map(|origin| origin.0);
         let record = match content {
             Content::Message(conversation, seq) => {
@@ -285,15 +286,15 @@ impl Log for DiskLog {
         self.changes.extend(removed);
     }
 
-    fn conversation_of(&self, user: UserId, position: u64) -> Result<ConversationId, DiskError> {
-        if let Some(conversation) = self.new_entries.get(&(user, position)) {
-            return Ok(*conversation);
+    fn place_of(&self, user: UserId, position: u64) -> Result<Place, DiskError> {
+        if let Some(place) = self.new_entries.get(&(user, position)) {
+            return Ok(*place);
         }
         let value = self.tables.streams.get(tables::place(user.0, position));
         let value = value.map_err(DiskError::engine("read an inbox"))?;
         let missing = || DiskError::Damaged { what: "an inbox", problem: format!("no entry {position}") };
         let record: EntryRecord = tables::decode("an entry", &value.ok_or_else(missing)?)?;
-        Ok(content(record).conversation())
+        Ok(content(record).place())
     }
 
     fn entries(

@@ -54,7 +54,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'
         Dirty::Inbox(id) => {
             let user = directory.users.get(id);
             let dropped = user.dropped_after(0);
-            let dropped = dropped.flat_map(|(position, of)| [position, of.0.into()]).collect();
+            let dropped = dropped.flat_map(|(position, (of, first))| [position, of.0.into(), first]).collect();
             let record = InboxRecord { trimmed: user.trimmed, dropped };
             (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }

@@ -73,7 +73,7 @@ pub(super) struct InboxRecord {
     /// Entries up to this position are gone.
     #[prost(uint64, tag = "1")]
     pub(super) trimmed: u64,
-    /// Where devices are told to pull: position and conversation, two numbers each.
+    /// Where devices are told to pull: position, conversation and from which seq, three numbers each.
     #[prost(uint64, repeated, tag = "2")]
     pub(super) dropped: Vec<u64>,
 }

@@ -265,7 +265,9 @@ fn a_store_that_goes_on_without_what_it_lost_gives_no_seq_twice() {
     assert!(say(&mut store, ann, dan, 11) > 2, "this one may have been lost too");
     // Without the file nothing is known: a step behind what is there.
     drop(store);
-    [SIDE_FILE, SEQUENCES].map(|name| std::fs::remove_file(folder.0.join(name)).expect("ours"));
+    for name in [SIDE_FILE, SEQUENCES] {
+        std::fs::remove_file(folder.0.join(name)).expect("ours");
+    }
     let mut store = folder.open().expect("it goes on");
     assert!(say(&mut store, ann, ben, 12) > end + 2 + sequences::STEP);
     assert_eq!(store.unread(pair, ben), 5);

@@ -7,6 +7,7 @@ mod messages;
 mod people;
 
 use super::directory::{Directory, Dirty, FanoutLimits};
+use super::dropped::Place;
 use super::{
     Committed, ConversationId, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, Entry, GroupSettings,
     Member, Origin, Outcome, Page, PageLimits, Recipient, Refusal, Relation, Store, UserId, Write,
@@ -45,10 +46,10 @@ pub(super) enum Content {
 pub(super) const EVENTS: ConversationId = ConversationId(u32::MAX);
 
 impl Content {
-    pub(super) const fn conversation(&self) -> ConversationId {
+    pub(super) const fn place(&self) -> Place {
         match self {
-            Self::Message(conversation, _) => *conversation,
-            Self::Event(_) => EVENTS,
+            Self::Message(conversation, seq) => (*conversation, *seq),
+            Self::Event(_) => (EVENTS, 0),
         }
     }
 }
@@ -92,8 +93,8 @@ pub trait Log {
     fn put_entry(&mut self, user: UserId, position: u64, entry: StreamEntry);
     /// They are not needed any more.
     fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
-    /// Of an entry that is there: its conversation, or [`EVENTS`].
-    fn conversation_of(&self, user: UserId, position: u64) -> Result<ConversationId, Self::Error>;
+    /// What an entry that is there stands for.
+    fn place_of(&self, user: UserId, position: u64) -> Result<Place, Self::Error>;
     /// Those that are there, by rising position, until `each` says false.
     fn entries(
         &self,
@@ -263,7 +264,7 @@ impl<L: Log> Embedded<L> {
             return Ok(None);
         }
         while place.held() >= self.limits.inbox_entries as u64 {
-            let of = self.log.conversation_of(user, place.trimmed + 1)?;
+            let of = self.log.place_of(user, place.trimmed + 1)?;
             let oldest = place.drop_oldest(user, of, &mut self.directory.dirty);
             self.log.remove_entries(user, oldest..oldest + 1);
         }
@@ -451,10 +452,10 @@ impl<L: Log> Store for Embedded<L> {
 
     fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) {
         let place = self.directory.users.get(user);
-        let dropped = |(position, conversation)| {
+        let dropped = |(position, (conversation, first))| {
             let entry = match conversation {
                 EVENTS => Entry::EventsDropped,
-                conversation => Entry::Dropped { conversation },
+                conversation => Entry::Dropped { conversation, first },
             };
             (position, entry)
         };
@@ -471,7 +472,7 @@ impl<L: Log> Store for Embedded<L> {
                     Content::Event(body) => Entry::Event { body, origin },
                     Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
                         Some(body) => Entry::Message { conversation, body, origin },
-                        None => Entry::Dropped { conversation },
+                        None => Entry::Dropped { conversation, first: seq },
                     },
                 };
                 into.push((position, entry));

@@ -7,6 +7,7 @@
 mod keys;
 
 use super::directory::{Directory, Dirty};
+use super::dropped::Place;
 use super::embedded::{Embedded, Known, Log, Progress, StreamEntry};
 use super::{Committed, ConversationId, UserId};
 use crate::config::ImConfig;
@@ -178,9 +179,9 @@ impl Log for MemoryLog {
         }
     }
 
-    fn conversation_of(&self, user: UserId, position: u64) -> Result<ConversationId, Infallible> {
+    fn place_of(&self, user: UserId, position: u64) -> Result<Place, Infallible> {
         let inbox = &self.inboxes[user.0 as usize];
-        Ok(inbox.entries[inbox.from(position)].content.conversation())
+        Ok(inbox.entries[inbox.from(position)].content.place())
     }
 
     fn entries(
