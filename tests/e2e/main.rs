@@ -42,6 +42,7 @@ mod kick;
 mod load;
 mod login;
 mod mass_login;
+mod oracle;
 mod process;
 mod proxy;
 mod raw;

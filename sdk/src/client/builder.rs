@@ -124,7 +124,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Called for every message, on a thread of its own; the message is acked when it returns.
+    /// Called for every message, on a thread of its own; the message is acked when it returns. Dropping the client
+    /// waits for it.
     /// Without it, messages are taken by [`Client::recv_timeout`].
     #[must_use]
     pub fn on_message(mut self, handler: impl FnMut(&Message) + Send + 'static) -> Self {
@@ -181,16 +182,17 @@ impl ClientBuilder {
             closed: None,
         };
         let thread = thread::Builder::new().name("moorline".into()).spawn(move || driver.run())?;
+        let mut threads = vec![thread];
         let messages = match self.handler {
             None => Some(messages),
             Some(handler) => {
                 let shared = Arc::clone(&shared);
                 let handle = move || handle_all(handler, &messages, &shared);
-                thread::Builder::new().name("moorline-handler".into()).spawn(handle)?;
+                threads.push(thread::Builder::new().name("moorline-handler".into()).spawn(handle)?);
                 None
             }
         };
-        Ok(Client { shared, messages, notices: receiver, thread: Some(thread), me, restored })
+        Ok(Client { shared, messages, notices: receiver, threads, me, restored })
     }
 }
 
@@ -204,7 +206,7 @@ fn restore(
     let Some(store) = store else { return Ok(Vec::new()) };
     store.claim(uid, device)?;
     let followed =
-        store.places().filter(|(conversation, next)| core.restore_place(conversation, *next)).count();
+        store.places().filter(|(conversation, standing)| core.restore(conversation, *standing)).count();
     let known = store.places().count();
     if followed < known {
         tracing::warn!(followed, known, "more conversations in the store than tuning.conversations_max");
@@ -224,6 +226,9 @@ fn send_again(shared: &Shared, unsent: Vec<(u64, Unsent)>) -> Vec<Pending> {
 
 fn handle_all(mut handler: Handler, messages: &Receiver<Message>, shared: &Arc<Shared>) {
     for message in messages {
+        if shared.has_ended() {
+            return; // neither handled nor acked: they come again
+        }
         handler(&Incoming::new(message, Arc::clone(shared))); // dropped, and so acked, after it
     }
 }

@@ -168,7 +168,8 @@ pub struct Client {
     shared: Arc<Shared>,
     messages: Option<Receiver<Message>>,
     notices: Receiver<Notice>,
-    thread: Option<JoinHandle<()>>,
+    /// Its own, and the handler's.
+    threads: Vec<JoinHandle<()>>,
     me: Arc<str>,
     restored: Vec<Pending>,
 }
@@ -325,7 +326,8 @@ impl Drop for Client {
         hub.core.close(now);
         drop(hub);
         self.shared.wake();
-        if let Some(thread) = self.thread.take() {
+        let own = std::thread::current().id(); // a handler may be the last one to have the client
+        for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
             let _ = thread.join(); // its panic was printed
         }
     }

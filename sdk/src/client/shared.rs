@@ -93,8 +93,8 @@ impl Hub {
 
     /// The application has something of this conversation safe.
     pub(super) fn note_place(&mut self, conversation: &str) {
-        if let (Some(store), Some(next)) = (&mut self.store, self.core.unhandled_place(conversation)) {
-            store.place(conversation, next);
+        if let (Some(store), Some(standing)) = (&mut self.store, self.core.standing(conversation)) {
+            store.place(conversation, standing);
         }
     }
 }
@@ -133,6 +133,11 @@ impl Shared {
             // It fails only if the poll is gone, and then nobody is there to be woken.
             let _ = self.waker.wake();
         }
+    }
+
+    /// Whether nothing more will happen.
+    pub(super) fn has_ended(&self) -> bool {
+        self.closed.get().is_some()
     }
 
     /// The client's thread has heard; before it looks at the core.

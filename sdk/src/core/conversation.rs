@@ -3,6 +3,7 @@
 //! Pure data of the inbox. Places are delivered in order; a place is also filled by the core's own
 //! send (its SENDACK names it) and by a void range of a pull.
 
+use super::event::Standing;
 use moorline_proto::message::client::Push;
 use moorline_proto::time::Instant;
 use std::collections::BTreeMap;
@@ -97,7 +98,7 @@ pub(super) struct Conversation {
     start: u64,
     /// The next place; 0 before the first push.
     pub(super) next: u64,
-    /// The newest storing time among the messages delivered and sent, Unix milliseconds.
+    /// The newest storing time among the messages delivered in order and sent, Unix milliseconds; 0: not known.
     newest_ms: u64,
     /// For forgetting the one longest unused.
     pub(super) touched: u64,
@@ -129,9 +130,20 @@ impl Conversation {
         seq < self.next && self.newest_ms != 0 && time_ms > self.newest_ms
     }
 
-    /// A message goes to the application.
+    /// The next message goes to the application.
     pub(super) fn on_delivered(&mut self, time_ms: u64) {
         self.newest_ms = self.newest_ms.max(time_ms);
+    }
+
+    /// Goes on where an earlier life stood.
+    pub(super) fn restore(&mut self, Standing { start, next, newest_ms }: Standing) {
+        (self.start, self.next, self.newest_ms) = (start, next, newest_ms);
+    }
+
+    /// `None`: nothing was seen yet.
+    pub(super) fn standing(&self) -> Option<Standing> {
+        let Self { start, next, newest_ms, .. } = *self;
+        (next != 0).then_some(Standing { start, next, newest_ms })
     }
 
     pub(super) fn begin(&mut self, seq: u64) {

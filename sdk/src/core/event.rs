@@ -21,6 +21,17 @@ pub struct RequestId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
+/// Where a client stands in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The place at which it began to listen; what lies before is history.
+    pub start: u64,
+    /// The first place that was not handled.
+    pub next: u64,
+    /// When the newest message before it was stored, Unix milliseconds; 0: not known.
+    pub newest_ms: u64,
+}
+
 /// Whom a message is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {

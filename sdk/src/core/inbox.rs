@@ -7,7 +7,7 @@ use super::Tuning;
 use super::backoff::part_of;
 use super::conversation::{Conversation, Place, Repair};
 use super::downlink::{Admission, Downlink, Slot};
-use super::event::{Event, Events, Happened, Message, Token};
+use super::event::{Event, Events, Happened, Message, Standing, Token};
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Push, SendAck};
 use moorline_proto::message::im::PullResponse;
@@ -157,22 +157,24 @@ impl Inbox {
         }
     }
 
-    /// Goes on at `next`. False: there is no room for another conversation.
-    pub(super) fn restore(&mut self, conversation: &str, next: u64) -> bool {
-        if next == 0 || self.conversations.len() >= self.tuning.conversations_max {
+    /// Goes on there. False: there is no room for another conversation.
+    pub(super) fn restore(&mut self, conversation: &str, standing: Standing) -> bool {
+        if standing.next == 0 || self.conversations.len() >= self.tuning.conversations_max {
             return false;
         }
         let name = self.intern(conversation);
-        self.conversations.get_mut(&name).expect("interned").begin(next);
+        self.conversations.get_mut(&name).expect("interned").restore(standing);
         true
     }
 
-    /// The first place that was not handled.
-    pub(super) fn unhandled_place(&self, conversation: &str) -> Option<u64> {
-        let next = self.conversations.get(conversation)?.next;
-        let out =
-            self.delivery.unhandled.iter().filter(|out| out.seq != 0 && *out.conversation == *conversation);
-        Some(out.map(|out| out.seq).min().map_or(next, |seq| seq.min(next))).filter(|next| *next != 0)
+    /// Where the application stands.
+    pub(super) fn standing(&self, conversation: &str) -> Option<Standing> {
+        let standing = self.conversations.get(conversation)?.standing()?;
+        // What comes from before the start is outside the order, and known by its id.
+        let is_in_order = |seq: &u64| (standing.start..standing.next).contains(seq);
+        let out = self.delivery.unhandled.iter().filter(|out| *out.conversation == *conversation);
+        let first = out.map(|out| out.seq).filter(is_in_order).min();
+        Some(Standing { next: first.unwrap_or(standing.next), ..standing })
     }
 
     pub(super) const fn downlink(&self) -> &Downlink {
@@ -225,10 +227,7 @@ impl Inbox {
         }
         let place = if seq == 0 { Place::Before } else { conversation.place(seq) };
         match place {
-            Place::Before if delivery.is_new(id) => {
-                conversation.on_delivered(push.time_ms);
-                Slot::Delivered(delivery.deliver(name, push, events))
-            }
+            Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, events)),
             Place::Before => delivery.slot_of(|out| out.message_id == id),
             Place::Passed => delivery.slot_of(|out| out.seq == seq && out.conversation == *name),
             Place::Next => {

@@ -37,7 +37,7 @@ pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
 pub use event::{
     ClosedWhy, Event, Happened, Lost, Message, Receipt, Repeat, RequestError, RequestId, RequestRefused,
-    SendFailure, SendId, SendRefused, Target, Token, TokenWhy,
+    SendFailure, SendId, SendRefused, Standing, Target, Token, TokenWhy,
 };
 
 pub use networks::NetworkId;

@@ -1,10 +1,9 @@
 //! What the application says of its surroundings: rooms, networks, whether a person looks.
 
-use super::Core;
-use super::Repeat;
 use super::frames::SIGNAL;
 use super::networks::NetworkId;
 use super::requests::{Owner, Question};
+use super::{Core, Repeat, Standing};
 use crate::im::{self, Call};
 use bytes::Bytes;
 use moorline_proto::keepalive::Attention;
@@ -69,15 +68,15 @@ impl Core {
         }
     }
 
-    /// An earlier life had handled everything of a conversation before `next`: this one goes on there. Before the first
-    /// login; false: `conversations_max` are followed.
-    pub fn restore_place(&mut self, conversation: &str, next: u64) -> bool {
-        self.inbox.restore(conversation, next)
+    /// Where an earlier life stood in a conversation: this one goes on there. Before the first login; false:
+    /// `conversations_max` are followed.
+    pub fn restore(&mut self, conversation: &str, standing: Standing) -> bool {
+        self.inbox.restore(conversation, standing)
     }
 
-    /// The first place of a conversation that was not handled; `None`: it is not followed.
-    pub fn unhandled_place(&self, conversation: &str) -> Option<u64> {
-        self.inbox.unhandled_place(conversation)
+    /// Where the application stands in a conversation; `None`: it is not followed.
+    pub fn standing(&self, conversation: &str) -> Option<Standing> {
+        self.inbox.standing(conversation)
     }
 
     /// The core's own request took this place of a conversation: nothing will be pushed there.

@@ -603,6 +603,23 @@ fn a_backend_that_counts_anew_is_heard_by_one_who_only_sent() {
 }
 
 #[test]
+fn a_restored_core_takes_what_comes_again_for_what_it_is() {
+    let mut rig = Rig::new();
+    assert!(rig.core.restore("group:g", Standing { start: 3, next: 6, newest_ms: 50 }));
+    rig.tick(ms(0));
+    rig.log_in(Welcome::default());
+    // Something that happened, without a place, is no measure of the messages.
+    for (id, seq, time_ms) in [(1, 0, 10), (4, 4, 40), (5, 5, 50), (2, 2, 20), (4, 4, 40), (6, 6, 60)] {
+        rig.dseq += 1;
+        let push = Push { message_id: id, time_ms, ..message(seq) };
+        rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
+    }
+    assert_eq!(rig.read(), [0, 2, 6], "3 to 5 were handled, 2 is from before the start");
+    let standing = Standing { start: 3, next: 7, newest_ms: 60 };
+    assert_eq!(rig.core.standing("group:g"), Some(standing));
+}
+
+#[test]
 fn messages_without_a_place_are_known_by_their_id() {
     let mut rig = Rig::logged_in();
     for id in [7, 8, 7, 0, 0] {

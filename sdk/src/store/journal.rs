@@ -63,6 +63,10 @@ pub(super) mod record {
         pub(in crate::store) conversation: String,
         #[prost(uint64, tag = "2")]
         pub(in crate::store) next: u64,
+        #[prost(uint64, tag = "3")]
+        pub(in crate::store) start: u64,
+        #[prost(uint64, tag = "4")]
+        pub(in crate::store) newest_ms: u64,
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod journal;
 
-use crate::core::Target;
+use crate::core::{Standing, Target};
 use bytes::Bytes;
 use journal::{Journal, Record, record};
 use moorline_proto::ids::MessageKey;
@@ -73,8 +73,8 @@ pub struct FileStore {
     /// By number, which rises: the order in which they were taken.
     unsent: BTreeMap<u64, Unsent>,
     last_number: u64,
-    /// The next place of each conversation that was not handled.
-    places: BTreeMap<String, u64>,
+    /// Where the application stands in each conversation.
+    places: BTreeMap<String, Standing>,
 }
 
 impl FileStore {
@@ -111,8 +111,8 @@ impl FileStore {
                 self.unsent.insert(number, Unsent { key, target, kind, payload });
             }
             Some(record::What::Done(number)) => drop(self.unsent.remove(&number)),
-            Some(record::What::Place(record::Place { conversation, next })) => {
-                self.places.insert(conversation, next);
+            Some(record::What::Place(record::Place { conversation, next, start, newest_ms })) => {
+                self.places.insert(conversation, Standing { start, next, newest_ms });
             }
             None => {} // of a later version
         }
@@ -143,8 +143,8 @@ impl FileStore {
         self.unsent.iter().map(|(number, unsent)| (*number, unsent))
     }
 
-    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.places.iter().map(|(conversation, next)| (conversation.as_str(), *next))
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Standing)> {
+        self.places.iter().map(|(conversation, standing)| (conversation.as_str(), *standing))
     }
 
     /// A message is taken; its number here.
@@ -163,12 +163,11 @@ impl FileStore {
         }
     }
 
-    /// Everything of a conversation before `next` was handled.
-    pub(crate) fn place(&mut self, conversation: &str, next: u64) {
-        if self.places.get(conversation) != Some(&next) {
-            self.places.insert(conversation.to_owned(), next);
-            let place = record::Place { conversation: conversation.to_owned(), next };
-            self.note(&Record { what: Some(record::What::Place(place)) });
+    /// The application stands there.
+    pub(crate) fn place(&mut self, conversation: &str, standing: Standing) {
+        if self.places.get(conversation) != Some(&standing) {
+            self.places.insert(conversation.to_owned(), standing);
+            self.note(&place_record(conversation, standing));
         }
     }
 
@@ -186,12 +185,15 @@ impl FileStore {
         }
         let owner = self.owner.iter().map(|owner| Record { what: Some(record::What::Owner(owner.clone())) });
         let unsent = self.unsent.iter().map(|(number, unsent)| unsent.record(*number));
-        let places = self.places.iter().map(|(conversation, next)| {
-            let place = record::Place { conversation: conversation.clone(), next: *next };
-            Record { what: Some(record::What::Place(place)) }
-        });
+        let places =
+            self.places.iter().map(|(conversation, standing)| place_record(conversation, *standing));
         self.journal.rewrite(owner.chain(unsent).chain(places))
     }
+}
+
+fn place_record(conversation: &str, Standing { start, next, newest_ms }: Standing) -> Record {
+    let place = record::Place { conversation: conversation.to_owned(), next, start, newest_ms };
+    Record { what: Some(record::What::Place(place)) }
 }
 
 impl Unsent {
@@ -229,13 +231,17 @@ mod tests {
         }
     }
 
+    fn standing(start: u64, next: u64) -> Standing {
+        Standing { start, next, newest_ms: 7 }
+    }
+
     fn unsent(text: &str) -> Unsent {
         let (key, target) = (MessageKey([text.len().try_into().expect("short"); 16]), Target::group("tea"));
         Unsent { key, target, kind: 7, payload: Bytes::copy_from_slice(text.as_bytes()) }
     }
 
-    fn see(store: &FileStore) -> (Vec<Unsent>, Vec<(String, u64)>) {
-        let places = store.places().map(|(conversation, next)| (conversation.to_owned(), next));
+    fn see(store: &FileStore) -> (Vec<Unsent>, Vec<(String, Standing)>) {
+        let places = store.places().map(|(conversation, standing)| (conversation.to_owned(), standing));
         (store.unsent().map(|(_, unsent)| unsent.clone()).collect(), places.collect())
     }
 
@@ -247,10 +253,10 @@ mod tests {
         let first = store.put(unsent("a")).expect("written");
         store.put(unsent("bb")).expect("written");
         store.done(first);
-        store.place("c2c:ann:ben", 8);
-        store.place("c2c:ann:ben", 9);
+        store.place("c2c:ann:ben", standing(3, 8));
+        store.place("c2c:ann:ben", standing(3, 9));
         let before = see(&store);
-        assert_eq!(before, (vec![unsent("bb")], vec![("c2c:ann:ben".to_owned(), 9)]));
+        assert_eq!(before, (vec![unsent("bb")], vec![("c2c:ann:ben".to_owned(), standing(3, 9))]));
         assert!(matches!(FileStore::open(&place.0), Err(StoreError::InUse { .. })));
         drop(store);
         let mut store = FileStore::open(&place.0).expect("the same");
@@ -298,7 +304,7 @@ mod tests {
         for number in 0..20_000 {
             let id = store.put(unsent("a")).expect("written");
             store.done(id);
-            store.place("c2c:ann:ben", number);
+            store.place("c2c:ann:ben", standing(1, number));
         }
         let before = see(&store);
         let size = std::fs::metadata(&place.0).expect("there").len();
