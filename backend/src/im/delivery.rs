@@ -44,13 +44,14 @@ impl<S: Store> Im<S> {
         }
         if self.judge(id, out) {
             self.sessions.list(id);
-            self.pump(id, out);
             self.notify_unconfirmed(id, out);
+            self.pump(id, out);
             self.on_presence(now, id);
         }
     }
 
-    /// What was put into no inbox, and may not be there: some of it, the rest as that is acknowledged.
+    /// What was put into no inbox, and may not be there: some of it, the rest as that is acknowledged. Before what is in
+    /// the inbox: a client that knows nothing of a conversation begins with the first it hears of it [P-6.7].
     fn notify_unconfirmed(&mut self, id: SessionId, out: &mut impl Outputs) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some((user, device)) = session.owner else { return };
@@ -63,7 +64,32 @@ impl<S: Store> Im<S> {
     /// The next one of these.
     pub(super) fn notify_next(&mut self, id: SessionId, out: &mut impl Outputs) {
         let next = self.sessions.get_mut(id).and_then(|session| session.to_notify.pop());
-        let Some((conversation, first)) = next else { return };
+        if let Some((conversation, first)) = next {
+            self.notify_from(id, conversation, first, out);
+        }
+    }
+
+    /// The one of this conversation, if it is due: before anything else of it.
+    pub(super) fn notify_before(
+        &mut self,
+        id: SessionId,
+        conversation: ConversationId,
+        out: &mut impl Outputs,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(at) = session.to_notify.iter().position(|(due, _)| *due == conversation) {
+            let (conversation, first) = session.to_notify.swap_remove(at);
+            self.notify_from(id, conversation, first, out);
+        }
+    }
+
+    fn notify_from(
+        &mut self,
+        id: SessionId,
+        conversation: ConversationId,
+        first: u64,
+        out: &mut impl Outputs,
+    ) {
         let latest = self.store.latest(conversation);
         if first <= latest {
             let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
@@ -137,14 +163,15 @@ impl<S: Store> Im<S> {
         out: &mut impl Outputs,
     ) {
         if let Some(delivery) = told {
-            self.deliver(EVENT, origin, delivery, recipients, out);
+            self.deliver(None, origin, delivery, recipients, out);
         }
     }
 
-    /// Gives a new message to the devices of its recipients: one push for all that are up to date.
+    /// Gives a new message of a conversation, or something that happened, to the devices of its recipients: one push for
+    /// all that are up to date.
     pub(super) fn deliver(
         &mut self,
-        spec: PushSpec,
+        conversation: Option<ConversationId>,
         origin: Origin,
         delivery: &Delivery,
         recipients: &[Recipient],
@@ -156,6 +183,9 @@ impl<S: Store> Im<S> {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
         }
         targets.retain(|(id, position)| {
+            if let Some(conversation) = conversation {
+                self.notify_before(*id, conversation, out);
+            }
             let is_direct = self.try_direct(*id, *position, origin, delivery.body.len(), out);
             if is_direct {
                 sessions.push(*id);
@@ -163,6 +193,7 @@ impl<S: Store> Im<S> {
             is_direct
         });
         if !sessions.is_empty() {
+            let spec = conversation.map_or(EVENT, |conversation| self.spec_of(conversation));
             let push = out.push(&sessions, spec, &delivery.body);
             for (id, position) in targets.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
@@ -248,6 +279,9 @@ impl<S: Store> Im<S> {
         out: &mut impl Outputs,
     ) -> bool {
         let bytes_max = self.config.outstanding_bytes;
+        if let Entry::Message { conversation, .. } = &entry {
+            self.notify_before(id, *conversation, out);
+        }
         let (spec, body) = match entry {
             Entry::Message { origin: Some(origin), .. } | Entry::Event { origin: Some(origin), .. }
                 if origin == device =>

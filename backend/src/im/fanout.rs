@@ -122,8 +122,15 @@ impl<S: Store> Im<S> {
         let users: Vec<UserId> = slice.iter().map(|member| member.user).collect();
         let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
         for fanout in &group.round {
+            let mut behind = Vec::new();
             let all = users.iter().flat_map(|user| self.sessions.of(*user));
-            sessions.extend(all.filter(|it| it.owner != Some(fanout.origin)).map(|it| it.id));
+            for session in all.filter(|it| it.owner != Some(fanout.origin)) {
+                sessions.push(session.id);
+                if !session.to_notify.is_empty() {
+                    behind.push(session.id);
+                }
+            }
+            behind.into_iter().for_each(|id| self.notify_before(id, conversation, out));
             self.push_to(conversation, fanout, &sessions, out);
             sessions.clear();
         }

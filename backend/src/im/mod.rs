@@ -391,7 +391,7 @@ impl<S: Store> Im<S> {
             (Waiting::Told(reply, count), store::Outcome::Done(Ok(told))) => {
                 reply.answer(Code::Ok, String::new(), 0, ApiBody::Reached(count));
                 if let Some(delivery) = &told {
-                    self.deliver(delivery::EVENT, NOBODY, delivery, recipients, out);
+                    self.deliver(None, NOBODY, delivery, recipients, out);
                 }
             }
             (Waiting::Ack(_) | Waiting::Nobody, store::Outcome::Done(_)) => {}

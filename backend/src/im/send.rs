@@ -189,7 +189,7 @@ impl<S: Store> Im<S> {
         if delivery.is_read_fanout {
             self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
         } else {
-            self.deliver(self.spec_of(stored.conversation), origin, &delivery, recipients, out);
+            self.deliver(Some(stored.conversation), origin, &delivery, recipients, out);
         }
     }
 
