@@ -1,7 +1,7 @@
 //! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
 
 use super::names;
-use super::sessions::Session;
+use super::sessions::{Due, Session};
 use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, Store};
 use super::window::Window;
 use super::{Im, Outputs, Waiting, Write};
@@ -44,41 +44,29 @@ impl<S: Store> Im<S> {
         }
         if self.judge(id, out) {
             self.sessions.list(id);
-            self.notify_unconfirmed(id, out);
+            if let Some(session) = self.sessions.get_mut(id)
+                && let Some((user, device)) = session.owner
+            {
+                session.due = Due::new(self.store.unconfirmed(user, device));
+            }
             self.pump(id, out);
             self.on_presence(now, id);
         }
     }
 
-    /// What was put into no inbox, and may not be there: some of it, the rest as that is acknowledged. Before what is in
-    /// the inbox: a client that knows nothing of a conversation begins with the first it hears of it [P-6.7].
-    fn notify_unconfirmed(&mut self, id: SessionId, out: &mut impl Outputs) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let Some((user, device)) = session.owner else { return };
-        session.to_notify = self.store.unconfirmed(user, device);
-        for _ in 0..NOTIFIES_MAX {
-            self.notify_next(id, out);
+    /// The inbox is through: what was put into none, and may not be there. Some of it, the rest as that is acknowledged.
+    fn notify_due(&mut self, id: SessionId, out: &mut impl Outputs) {
+        if self.sessions.get_mut(id).is_some_and(|session| session.due.begin()) {
+            for _ in 0..NOTIFIES_MAX {
+                self.notify_next(id, out);
+            }
         }
     }
 
     /// The next one of these.
     pub(super) fn notify_next(&mut self, id: SessionId, out: &mut impl Outputs) {
-        let next = self.sessions.get_mut(id).and_then(|session| session.to_notify.pop());
+        let next = self.sessions.get_mut(id).and_then(|session| session.due.next());
         if let Some((conversation, first)) = next {
-            self.notify_from(id, conversation, first, out);
-        }
-    }
-
-    /// The one of this conversation, if it is due: before anything else of it.
-    pub(super) fn notify_before(
-        &mut self,
-        id: SessionId,
-        conversation: ConversationId,
-        out: &mut impl Outputs,
-    ) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        if let Some(at) = session.to_notify.iter().position(|(due, _)| *due == conversation) {
-            let (conversation, first) = session.to_notify.swap_remove(at);
             self.notify_from(id, conversation, first, out);
         }
     }
@@ -183,9 +171,6 @@ impl<S: Store> Im<S> {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
         }
         targets.retain(|(id, position)| {
-            if let Some(conversation) = conversation {
-                self.notify_before(*id, conversation, out);
-            }
             let is_direct = self.try_direct(*id, *position, origin, delivery.body.len(), out);
             if is_direct {
                 sessions.push(*id);
@@ -246,7 +231,7 @@ impl<S: Store> Im<S> {
             }
             let end = self.store.stream_end(user);
             if after >= end {
-                return;
+                return self.notify_due(id, out);
             }
             let mut entries = std::mem::take(&mut self.scratch.entries);
             self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
@@ -264,7 +249,7 @@ impl<S: Store> Im<S> {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.skip_to(end);
                 }
-                return;
+                return self.notify_due(id, out);
             }
         }
     }
@@ -279,8 +264,11 @@ impl<S: Store> Im<S> {
         out: &mut impl Outputs,
     ) -> bool {
         let bytes_max = self.config.outstanding_bytes;
-        if let Entry::Message { conversation, .. } = &entry {
-            self.notify_before(id, *conversation, out);
+        if let Entry::Message { conversation, seq, .. } | Entry::Dropped { conversation, first: seq } = &entry
+            && let Some(session) = self.sessions.get_mut(id)
+            && let Some(first) = session.due.take_before(*conversation, *seq)
+        {
+            self.notify_from(id, *conversation, first, out);
         }
         let (spec, body) = match entry {
             Entry::Message { origin: Some(origin), .. } | Entry::Event { origin: Some(origin), .. }

@@ -44,8 +44,9 @@ struct Group {
 
 #[derive(Debug)]
 struct Fanout {
-    /// `None`: a NOTIFY of the newest.
+    /// `None`: a NOTIFY that stands for the messages from `first` on.
     body: Option<Bytes>,
+    first: u64,
     seq: u64,
     origin: Origin,
 }
@@ -57,11 +58,11 @@ impl Fanouts {
             self.order.push_back(conversation);
         }
         if group.round.len() + group.waiting.len() < MESSAGES_MAX {
-            group.waiting.push(Fanout { body: Some(body), seq, origin });
+            group.waiting.push(Fanout { body: Some(body), first: seq, seq, origin });
         } else if let Some(last) = group.waiting.last_mut().filter(|last| last.body.is_none()) {
             (last.seq, last.origin) = (seq, origin);
         } else {
-            group.waiting.push(Fanout { body: None, seq, origin });
+            group.waiting.push(Fanout { body: None, first: seq, seq, origin });
         }
     }
 
@@ -119,18 +120,15 @@ impl<S: Store> Im<S> {
         let slice = &members[first..members.len().min(first + slice)];
         let is_done = first + slice.len() >= members.len();
         group.done = slice.last().map(|member| member.user).or(group.done);
-        let users: Vec<UserId> = slice.iter().map(|member| member.user).collect();
+        let users: Vec<(UserId, u64)> =
+            slice.iter().map(|member| (member.user, member.visible_from)).collect();
         let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
         for fanout in &group.round {
-            let mut behind = Vec::new();
-            let all = users.iter().flat_map(|user| self.sessions.of(*user));
-            for session in all.filter(|it| it.owner != Some(fanout.origin)) {
-                sessions.push(session.id);
-                if !session.to_notify.is_empty() {
-                    behind.push(session.id);
-                }
-            }
-            behind.into_iter().for_each(|id| self.notify_before(id, conversation, out));
+            let members = users.iter().filter(|(_, visible_from)| *visible_from <= fanout.seq);
+            // Who is still to be told what came before is told of this with it.
+            let all = members.flat_map(|(user, _)| self.sessions.of(*user));
+            let all = all.filter(|it| it.owner != Some(fanout.origin) && !it.due.has(conversation));
+            sessions.extend(all.map(|it| it.id));
             self.push_to(conversation, fanout, &sessions, out);
             sessions.clear();
         }
@@ -155,7 +153,7 @@ impl<S: Store> Im<S> {
             out.push(sessions, spec, body)
         } else {
             let spec = PushSpec { command: Command::Notify, ..spec };
-            out.push(sessions, spec, &self.notify(conversation, 0))
+            out.push(sessions, spec, &self.notify(conversation, fanout.first))
         };
         if want_ack {
             self.fanouts.ask(push, conversation, fanout.seq);

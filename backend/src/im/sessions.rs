@@ -17,8 +17,8 @@ pub(super) struct Session {
     pub(super) platform: u32,
     pub(super) login_version: u64,
     pub(super) window: Window,
-    /// Large groups of which it is still to be told, with the first seq that it may miss.
-    pub(super) to_notify: Vec<(ConversationId, u64)>,
+    /// Large groups of which it is still to be told.
+    pub(super) due: Due,
     /// The next one of the same user.
     next: Option<SessionId>,
     /// It is in its user's list: it is pushed to.
@@ -36,12 +36,46 @@ impl Session {
             platform: u32::try_from(login.platform).unwrap_or(0),
             login_version: login.login_version,
             window: Window::new(0),
-            to_notify: Vec::new(),
+            due: Due::default(),
             next: None,
             is_listed: false,
             is_acked: false,
             is_stalled: false,
         }
+    }
+}
+
+/// Large groups of which a device is to be told, each with the first seq that it may miss: after what is in its inbox,
+/// and before what comes later, since a client that knows nothing of a conversation begins with the first it hears of it
+/// [P-6.7].
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    groups: Vec<(ConversationId, u64)>,
+    has_begun: bool,
+}
+
+impl Due {
+    pub(super) const fn new(groups: Vec<(ConversationId, u64)>) -> Self {
+        Self { groups, has_begun: false }
+    }
+
+    /// The inbox is through. True: only now.
+    pub(super) fn begin(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_begun, true)
+    }
+
+    pub(super) fn next(&mut self) -> Option<(ConversationId, u64)> {
+        if self.has_begun { self.groups.pop() } else { None }
+    }
+
+    pub(super) fn has(&self, conversation: ConversationId) -> bool {
+        self.groups.iter().any(|(due, _)| *due == conversation)
+    }
+
+    /// What is due of this conversation, if it begins before `seq`.
+    pub(super) fn take_before(&mut self, conversation: ConversationId, seq: u64) -> Option<u64> {
+        let at = self.groups.iter().position(|(due, first)| *due == conversation && *first < seq)?;
+        Some(self.groups.swap_remove(at).1)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod hostile;
+mod large_groups;
 mod property;
 mod rooms;
 mod social;

@@ -3,7 +3,7 @@
 //! Pure data of the inbox. Places are delivered in order; a place is also filled by the core's own
 //! send (its SENDACK names it) and by a void range of a pull.
 
-use super::event::Standing;
+use super::event::{Newest, Standing};
 use moorline_proto::message::client::Push;
 use moorline_proto::time::Instant;
 use std::collections::BTreeMap;
@@ -98,8 +98,8 @@ pub(super) struct Conversation {
     start: u64,
     /// The next place; 0 before the first push.
     pub(super) next: u64,
-    /// The newest storing time among the messages delivered in order and sent, Unix milliseconds; 0: not known.
-    newest_ms: u64,
+    /// Of the messages delivered in order and sent, the one stored last.
+    newest: Newest,
     /// For forgetting the one longest unused.
     pub(super) touched: u64,
     pub(super) gap: Option<Box<Gap>>,
@@ -124,26 +124,30 @@ impl Conversation {
         }
     }
 
-    /// Whether the backend counts this conversation anew, having lost what it knew: a place that was
-    /// passed holds a message stored later than everything delivered, so it is no repetition [P-6.11].
+    /// Whether the backend counts this conversation anew, having lost what it knew: a place up to the newest message
+    /// holds one that was stored later, so it is no repetition [P-6.11]. Behind it are only places that were passed as
+    /// void, from which a message may still come: of an earlier membership.
     pub(super) const fn is_recounted(&self, seq: u64, time_ms: u64) -> bool {
-        seq < self.next && self.newest_ms != 0 && time_ms > self.newest_ms
+        let Newest { place, stored_ms } = self.newest;
+        seq <= place && stored_ms != 0 && time_ms > stored_ms
     }
 
     /// The next message goes to the application.
-    pub(super) fn on_delivered(&mut self, time_ms: u64) {
-        self.newest_ms = self.newest_ms.max(time_ms);
+    pub(super) fn on_delivered(&mut self, seq: u64, time_ms: u64) {
+        if time_ms > self.newest.stored_ms {
+            self.newest = Newest { place: seq, stored_ms: time_ms };
+        }
     }
 
     /// Goes on where an earlier life stood.
-    pub(super) fn restore(&mut self, Standing { start, next, newest_ms }: Standing) {
-        (self.start, self.next, self.newest_ms) = (start, next, newest_ms);
+    pub(super) fn restore(&mut self, Standing { start, next, newest }: Standing) {
+        (self.start, self.next, self.newest) = (start, next, newest);
     }
 
     /// `None`: nothing was seen yet.
     pub(super) fn standing(&self) -> Option<Standing> {
-        let Self { start, next, newest_ms, .. } = *self;
-        (next != 0).then_some(Standing { start, next, newest_ms })
+        let Self { start, next, newest, .. } = *self;
+        (next != 0).then_some(Standing { start, next, newest })
     }
 
     pub(super) fn begin(&mut self, seq: u64) {
@@ -162,7 +166,7 @@ impl Conversation {
         if self.next != 0 && seq < self.next {
             return; // or the backend counts anew, which a push will tell more surely
         }
-        self.newest_ms = self.newest_ms.max(time_ms);
+        self.on_delivered(seq, time_ms);
         let gap = self.gap_mut();
         gap.filled.add(seq, seq);
         gap.latest = gap.latest.max(seq);
@@ -193,7 +197,7 @@ impl Conversation {
         }
         let push = gap.held.remove(&self.next)?;
         self.next += 1;
-        self.newest_ms = self.newest_ms.max(push.time_ms);
+        self.on_delivered(push.seq, push.time_ms);
         Some(push)
     }
 

@@ -28,8 +28,17 @@ pub struct Standing {
     pub start: u64,
     /// The first place that was not handled.
     pub next: u64,
-    /// When the newest message before it was stored, Unix milliseconds; 0: not known.
-    pub newest_ms: u64,
+    /// The message before it that was stored last.
+    pub newest: Newest,
+}
+
+/// Which message of a conversation was stored last, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Its place.
+    pub place: u64,
+    /// Unix milliseconds; 0: nothing is known.
+    pub stored_ms: u64,
 }
 
 /// Whom a message is for.

@@ -232,7 +232,7 @@ impl Inbox {
             Place::Passed => delivery.slot_of(|out| out.seq == seq && out.conversation == *name),
             Place::Next => {
                 conversation.next += 1;
-                conversation.on_delivered(push.time_ms);
+                conversation.on_delivered(seq, push.time_ms);
                 let token = delivery.deliver(name, push, events);
                 self.advance(now, name, events);
                 Slot::Delivered(token)

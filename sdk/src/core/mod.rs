@@ -36,8 +36,8 @@ mod surroundings;
 pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
 pub use event::{
-    ClosedWhy, Event, Happened, Lost, Message, Receipt, Repeat, RequestError, RequestId, RequestRefused,
-    SendFailure, SendId, SendRefused, Standing, Target, Token, TokenWhy,
+    ClosedWhy, Event, Happened, Lost, Message, Newest, Receipt, Repeat, RequestError, RequestId,
+    RequestRefused, SendFailure, SendId, SendRefused, Standing, Target, Token, TokenWhy,
 };
 
 pub use networks::NetworkId;

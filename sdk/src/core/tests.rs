@@ -605,7 +605,10 @@ fn a_backend_that_counts_anew_is_heard_by_one_who_only_sent() {
 #[test]
 fn a_restored_core_takes_what_comes_again_for_what_it_is() {
     let mut rig = Rig::new();
-    assert!(rig.core.restore("group:g", Standing { start: 3, next: 6, newest_ms: 50 }));
+    assert!(
+        rig.core
+            .restore("group:g", Standing { start: 3, next: 6, newest: Newest { place: 5, stored_ms: 50 } })
+    );
     rig.tick(ms(0));
     rig.log_in(Welcome::default());
     // Something that happened, without a place, is no measure of the messages.
@@ -615,7 +618,7 @@ fn a_restored_core_takes_what_comes_again_for_what_it_is() {
         rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
     }
     assert_eq!(rig.read(), [0, 2, 6], "3 to 5 were handled, 2 is from before the start");
-    let standing = Standing { start: 3, next: 7, newest_ms: 60 };
+    let standing = Standing { start: 3, next: 7, newest: Newest { place: 6, stored_ms: 60 } };
     assert_eq!(rig.core.standing("group:g"), Some(standing));
 }
 

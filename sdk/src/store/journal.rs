@@ -66,7 +66,9 @@ pub(super) mod record {
         #[prost(uint64, tag = "3")]
         pub(in crate::store) start: u64,
         #[prost(uint64, tag = "4")]
-        pub(in crate::store) newest_ms: u64,
+        pub(in crate::store) newest: u64,
+        #[prost(uint64, tag = "5")]
+        pub(in crate::store) stored_ms: u64,
     }
 }
 

@@ -6,7 +6,7 @@
 
 mod journal;
 
-use crate::core::{Standing, Target};
+use crate::core::{Newest, Standing, Target};
 use bytes::Bytes;
 use journal::{Journal, Record, record};
 use moorline_proto::ids::MessageKey;
@@ -111,8 +111,11 @@ impl FileStore {
                 self.unsent.insert(number, Unsent { key, target, kind, payload });
             }
             Some(record::What::Done(number)) => drop(self.unsent.remove(&number)),
-            Some(record::What::Place(record::Place { conversation, next, start, newest_ms })) => {
-                self.places.insert(conversation, Standing { start, next, newest_ms });
+            Some(record::What::Place(record::Place { conversation, next, start, newest, stored_ms })) => {
+                self.places.insert(
+                    conversation,
+                    Standing { start, next, newest: Newest { place: newest, stored_ms } },
+                );
             }
             None => {} // of a later version
         }
@@ -185,14 +188,14 @@ impl FileStore {
         }
         let owner = self.owner.iter().map(|owner| Record { what: Some(record::What::Owner(owner.clone())) });
         let unsent = self.unsent.iter().map(|(number, unsent)| unsent.record(*number));
-        let places =
-            self.places.iter().map(|(conversation, standing)| place_record(conversation, *standing));
+        let places = self.places.iter().map(|(conversation, standing)| place_record(conversation, *standing));
         self.journal.rewrite(owner.chain(unsent).chain(places))
     }
 }
 
-fn place_record(conversation: &str, Standing { start, next, newest_ms }: Standing) -> Record {
-    let place = record::Place { conversation: conversation.to_owned(), next, start, newest_ms };
+fn place_record(conversation: &str, Standing { start, next, newest }: Standing) -> Record {
+    let (conversation, Newest { place, stored_ms }) = (conversation.to_owned(), newest);
+    let place = record::Place { conversation, next, start, newest: place, stored_ms };
     Record { what: Some(record::What::Place(place)) }
 }
 
@@ -232,7 +235,7 @@ mod tests {
     }
 
     fn standing(start: u64, next: u64) -> Standing {
-        Standing { start, next, newest_ms: 7 }
+        Standing { start, next, newest: Newest { place: 2, stored_ms: 7 } }
     }
 
     fn unsent(text: &str) -> Unsent {

@@ -20,7 +20,8 @@ pub(super) struct Dropped {
 impl Dropped {
     /// The entry at `position`, the oldest, was dropped.
     pub(super) fn push(&mut self, position: u64, (conversation, seq): Place) {
-        let before = self.last.insert(conversation, position).and_then(|before| self.by_position.remove(&before));
+        let before =
+            self.last.insert(conversation, position).and_then(|before| self.by_position.remove(&before));
         let first = before.map_or(seq, |(_, first)| first);
         self.by_position.insert(position, (conversation, first));
     }

@@ -388,6 +388,8 @@ pub enum Entry {
     Message {
         /// Where it belongs.
         conversation: ConversationId,
+        /// Its number there.
+        seq: u64,
         /// The encoded push.
         body: Bytes,
         /// The user's own device that wrote it.

@@ -1,8 +1,8 @@
-//! Reading, taking back, roles, friends, profiles, devices, presence, large groups.
+//! Reading, taking back, roles, friends, profiles, devices, presence.
 
 use super::*;
 use moorline_proto::frame::Command;
-use moorline_proto::message::client::{Notify, Sub};
+use moorline_proto::message::client::Sub;
 use moorline_proto::message::im::{
     ConversationsRequest, ConversationsResponse, DeviceRemoveRequest, DevicesRequest, DevicesResponse,
     GroupChangeRequest, GroupCreateRequest, GroupCreateResponse, GroupInfoResponse, GroupRequest,
@@ -18,7 +18,7 @@ fn bench() -> Bench {
 
 impl<S: Store> Bench<S> {
     /// What happened, by session, of what was pushed since the last call.
-    fn happened(&mut self) -> Vec<(SessionId, What)> {
+    pub(super) fn happened(&mut self) -> Vec<(SessionId, What)> {
         let pushes = self.pushes().into_iter().filter(|it| it.command == Command::Push);
         let told = pushes.filter_map(|it| {
             let happened: Happened = decode(&it.push().happened).expect("a Happened");
@@ -41,7 +41,7 @@ fn read(conversation: &str, seq: u64) -> ReadRequest {
     ReadRequest { conversation: conversation.into(), seq }
 }
 
-fn create(bench: &mut Bench, by: SessionId, members: &[&str]) {
+pub(super) fn create(bench: &mut Bench, by: SessionId, members: &[&str]) {
     let members = members.iter().map(|uid| (*uid).to_owned()).collect();
     let request = GroupCreateRequest { group: "g".into(), members };
     bench.req::<GroupCreateResponse>(by, "im.group.create", &request).expect("created");
@@ -267,81 +267,4 @@ fn whoever_watches_is_told_of_what_lasts() {
     );
     bench.pass(Duration::from_secs(6));
     assert_eq!(bench.happened(), []);
-}
-
-#[test]
-fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
-    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, ..ImConfig::default() };
-    let mut bench = Bench::new(config);
-    let alice = bench.login(0, "alice", "d", 1);
-    let members: Vec<String> = (0..40_000).map(|number| format!("u{number}")).collect();
-    let away = bench.login(45_000, "u0", "d", 1);
-    bench.logout(away);
-    create(&mut bench, alice, &members.iter().map(String::as_str).collect::<Vec<_>>());
-    for number in 1..40_000 {
-        bench.login(number, &format!("u{number}"), "d", 1);
-    }
-    assert_eq!(bench.happened(), [], "nobody is told of a large group");
-    let (code, ack) = bench.send(alice, conversation("group:g"), &key(1), b"hi");
-    assert_eq!((code, ack.seq), (Code::Ok, 1));
-    let first = bench.pushes().len();
-    assert!(
-        (1..=32_768).contains(&first) && std::mem::take(&mut bench.out.comes_back),
-        "{first} in one turn"
-    );
-    bench.event(Event::Tick);
-    assert_eq!(first + bench.pushes().len(), 39_999, "everybody who is online, and not the sender");
-    bench.is_held = true;
-    for number in 2..=20 {
-        let send = Send {
-            key: Bytes::copy_from_slice(&key(number)),
-            target: Some(conversation("group:g")),
-            ..Default::default()
-        };
-        bench.up(alice, Command::Send, encode(&send));
-    }
-    bench.is_held = false;
-    for _ in 0..40 {
-        bench.event(Event::Tick);
-    }
-    let pushes = bench.pushes();
-    let of = |session: SessionId| pushes.iter().filter(move |it| it.session == session);
-    let one = pushes[0].session;
-    assert!(of(one).filter(|it| it.command == Command::Push).count() >= 5);
-    let last = of(one).last().expect("some");
-    assert_eq!(last.command, Command::Notify, "more than five at once come to one NOTIFY");
-    assert_eq!(decode::<Notify>(&last.body).expect("a NOTIFY").latest, 20);
-    let back = bench.login(45_000, "u0", "d", 2);
-    let notifies = bench.pushes();
-    let [told] = &notifies[..] else { panic!("one NOTIFY: {}", notifies.len()) };
-    let notify: Notify = decode(&told.body).expect("a NOTIFY");
-    assert_eq!((told.session, notify.first, notify.latest), (back, 1, 20));
-    bench.outcome(told, Outcome::Acked);
-    bench.logout(back);
-    bench.login(45_000, "u0", "d", 3);
-    assert_eq!(bench.pushes(), [], "it has everything");
-}
-
-#[test]
-fn who_is_in_very_many_large_groups_is_told_of_them_bit_by_bit() {
-    let mut bench = Bench::new(ImConfig { fanout_members_max: 1, ..ImConfig::default() });
-    let alice = bench.login(0, "alice", "d", 1);
-    let bob = bench.login(1, "bob", "d", 1);
-    bench.logout(bob);
-    for number in 0..100u8 {
-        let (group, members) = (format!("g{number}"), vec!["bob".to_owned()]);
-        let request = GroupCreateRequest { group, members };
-        bench.req::<GroupCreateResponse>(alice, "im.group.create", &request).expect("created");
-        bench.send(alice, conversation(&format!("group:g{number}")), &key(number), b"hi");
-    }
-    let bob = bench.login(1, "bob", "d", 2);
-    let (mut told, mut waiting) = (BTreeSet::new(), bench.pushes());
-    assert_eq!(waiting.len(), 64);
-    while let Some(pushed) = waiting.pop() {
-        let notify: Notify = decode(&pushed.body).expect("a NOTIFY");
-        assert!(pushed.session == bob && told.insert(notify.conversation), "once each");
-        bench.outcome(&pushed, Outcome::Acked);
-        waiting.extend(bench.pushes());
-    }
-    assert_eq!(told.len(), 100);
 }

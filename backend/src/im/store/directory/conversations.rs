@@ -100,8 +100,10 @@ impl Conversation {
     }
 
     pub(super) fn uncounted_in(&self, from: u64, to: u64) -> u64 {
-        let before = self.uncounted.range(..from).next_back().map_or(0, |(_, end)| (end + 1).saturating_sub(from));
-        let inside = self.uncounted.range(from..=to).map(|(first, end)| end.min(&to) + 1 - first).sum::<u64>();
+        let before =
+            self.uncounted.range(..from).next_back().map_or(0, |(_, end)| (end + 1).saturating_sub(from));
+        let inside =
+            self.uncounted.range(from..=to).map(|(first, end)| end.min(&to) + 1 - first).sum::<u64>();
         before.min(to + 1 - from) + inside
     }
 

@@ -136,7 +136,11 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
         let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
         let (conversation, seq) = numbers(&key)?;
         let id = known_conversation(directory, conversation, "a recall")?;
-        let end = if value.is_empty() { seq } else { u64::from_be_bytes(value[..].try_into().map_err(|_| damaged("a recall", "its value"))?) };
+        let end = if value.is_empty() {
+            seq
+        } else {
+            u64::from_be_bytes(value[..].try_into().map_err(|_| damaged("a recall", "its value"))?)
+        };
         directory.conversations.get_mut(id).uncount(seq, end);
     }
     Ok(())

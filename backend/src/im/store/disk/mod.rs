@@ -32,13 +32,13 @@ use committer::{Committer, Job};
 use ends::Ends;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
+use sequences::{Raise, Sequences};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use sequences::{Raise, Sequences};
 use tables::{Change, EntryRecord, KeyRecord, Tables};
 
 /// When a write counts as durable.

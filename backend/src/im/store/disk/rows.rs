@@ -54,16 +54,15 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'
         Dirty::Inbox(id) => {
             let user = directory.users.get(id);
             let dropped = user.dropped_after(0);
-            let dropped = dropped.flat_map(|(position, (of, first))| [position, of.0.into(), first]).collect();
+            let dropped =
+                dropped.flat_map(|(position, (of, first))| [position, of.0.into(), first]).collect();
             let record = InboxRecord { trimmed: user.trimmed, dropped };
             (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Dirty::Relation(user, other) => {
             let relation = directory.relations.get(user, other);
-            let record = RelationRecord {
-                friendship: relation.friendship.into(),
-                is_blocked: relation.is_blocked,
-            };
+            let record =
+                RelationRecord { friendship: relation.friendship.into(), is_blocked: relation.is_blocked };
             let value = Some(record.encode_to_vec()).filter(|value| !value.is_empty());
             (&tables.relations, tables::pair(user.0, other.0), value)
         }

@@ -471,7 +471,7 @@ impl<L: Log> Store for Embedded<L> {
                 let entry = match content {
                     Content::Event(body) => Entry::Event { body, origin },
                     Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
-                        Some(body) => Entry::Message { conversation, body, origin },
+                        Some(body) => Entry::Message { conversation, seq, body, origin },
                         None => Entry::Dropped { conversation, first: seq },
                     },
                 };

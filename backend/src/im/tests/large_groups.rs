@@ -1,0 +1,123 @@
+//! Groups whose messages are in no inbox [P-11.14].
+
+use super::social::create;
+use super::*;
+use moorline_proto::message::client::Notify;
+use moorline_proto::message::im::{GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse};
+
+#[test]
+fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
+    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, ..ImConfig::default() };
+    let mut bench = Bench::new(config);
+    let alice = bench.login(0, "alice", "d", 1);
+    let members: Vec<String> = (0..40_000).map(|number| format!("u{number}")).collect();
+    let away = bench.login(45_000, "u0", "d", 1);
+    bench.logout(away);
+    create(&mut bench, alice, &members.iter().map(String::as_str).collect::<Vec<_>>());
+    for number in 1..40_000 {
+        bench.login(number, &format!("u{number}"), "d", 1);
+    }
+    assert_eq!(bench.happened(), [], "nobody is told of a large group");
+    let (code, ack) = bench.send(alice, conversation("group:g"), &key(1), b"hi");
+    assert_eq!((code, ack.seq), (Code::Ok, 1));
+    let first = bench.pushes().len();
+    assert!(
+        (1..=32_768).contains(&first) && std::mem::take(&mut bench.out.comes_back),
+        "{first} in one turn"
+    );
+    bench.event(Event::Tick);
+    assert_eq!(first + bench.pushes().len(), 39_999, "everybody who is online, and not the sender");
+    bench.is_held = true;
+    for number in 2..=20 {
+        let send = Send {
+            key: Bytes::copy_from_slice(&key(number)),
+            target: Some(conversation("group:g")),
+            ..Default::default()
+        };
+        bench.up(alice, Command::Send, encode(&send));
+    }
+    bench.is_held = false;
+    for _ in 0..40 {
+        bench.event(Event::Tick);
+    }
+    let pushes = bench.pushes();
+    let of = |session: SessionId| pushes.iter().filter(move |it| it.session == session);
+    let one = pushes[0].session;
+    assert!(of(one).filter(|it| it.command == Command::Push).count() >= 5);
+    let last = of(one).last().expect("some");
+    assert_eq!(last.command, Command::Notify, "more than five at once come to one NOTIFY");
+    assert_eq!(decode::<Notify>(&last.body).expect("a NOTIFY").latest, 20);
+    let back = bench.login(45_000, "u0", "d", 2);
+    let notifies = bench.pushes();
+    let [told] = &notifies[..] else { panic!("one NOTIFY: {}", notifies.len()) };
+    let notify: Notify = decode(&told.body).expect("a NOTIFY");
+    assert_eq!((told.session, notify.first, notify.latest), (back, 1, 20));
+    bench.outcome(told, Outcome::Acked);
+    bench.logout(back);
+    bench.login(45_000, "u0", "d", 3);
+    assert_eq!(bench.pushes(), [], "it has everything");
+}
+
+#[test]
+fn who_is_in_very_many_large_groups_is_told_of_them_bit_by_bit() {
+    let mut bench = Bench::new(ImConfig { fanout_members_max: 1, ..ImConfig::default() });
+    let alice = bench.login(0, "alice", "d", 1);
+    let bob = bench.login(1, "bob", "d", 1);
+    bench.logout(bob);
+    for number in 0..100u8 {
+        let (group, members) = (format!("g{number}"), vec!["bob".to_owned()]);
+        let request = GroupCreateRequest { group, members };
+        bench.req::<GroupCreateResponse>(alice, "im.group.create", &request).expect("created");
+        bench.send(alice, conversation(&format!("group:g{number}")), &key(number), b"hi");
+    }
+    let bob = bench.login(1, "bob", "d", 2);
+    let (mut told, mut waiting) = (BTreeSet::new(), bench.pushes());
+    assert_eq!(waiting.len(), 64);
+    while let Some(pushed) = waiting.pop() {
+        let notify: Notify = decode(&pushed.body).expect("a NOTIFY");
+        assert!(pushed.session == bob && told.insert(notify.conversation), "once each");
+        bench.outcome(&pushed, Outcome::Acked);
+        waiting.extend(bench.pushes());
+    }
+    assert_eq!(told.len(), 100);
+}
+
+/// Messages of each device that logs in: the seqs of PUSHes, and what NOTIFYs stand for.
+fn told(bench: &mut Bench) -> Vec<String> {
+    let of = |pushed: Pushed| {
+        if pushed.command == Command::Notify {
+            let Notify { first, latest, .. } = decode(&pushed.body).expect("a NOTIFY");
+            return Some(format!("{first} to {latest}"));
+        }
+        Some(pushed.push().seq).filter(|seq| *seq > 0).map(|seq| seq.to_string())
+    };
+    bench.pushes().into_iter().filter_map(of).collect()
+}
+
+/// A group that goes through inboxes, then is read by cursor, then goes through inboxes again.
+#[test]
+fn what_was_put_into_no_inbox_is_told_in_its_order() {
+    for (inbox_entries_max, expected) in
+        [(100, &["1", "2", "3 to 6", "5", "6"][..]), (2, &["1 to 6", "3 to 6", "5", "6"])]
+    {
+        let config = ImConfig { fanout_members_max: 2, inbox_entries_max, ..ImConfig::default() };
+        let mut bench = Bench::new(config);
+        let [alice, bob, carol] =
+            [(0, "alice"), (1, "bob"), (2, "carol")].map(|(slot, uid)| bench.login(slot, uid, "d", 1));
+        bench.logout(bob);
+        create(&mut bench, alice, &["bob"]);
+        let group = GroupRequest { conversation: "group:g".into(), ..Default::default() };
+        for number in 1..=6 {
+            match number {
+                3 => _ = bench.req::<GroupResponse>(carol, "im.group.join", &group).expect("joins"),
+                5 => _ = bench.req::<GroupResponse>(carol, "im.group.leave", &group).expect("leaves"),
+                _ => {}
+            }
+            bench.send(alice, conversation("group:g"), &key(number), b"");
+        }
+        bench.fan_out();
+        bench.pushes();
+        bench.login(1, "bob", "d", 2);
+        assert_eq!(told(&mut bench), expected, "{inbox_entries_max}");
+    }
+}
