@@ -1,7 +1,8 @@
 //! How far each conversation and each inbox goes, so that opening need not look at all of them.
 //!
-//! Each commit names what it makes longer (`touched`); now and then the ends of all that was named are written down
-//! (`ends`), and the names removed. Opening reads the ends, and looks only at what is named still.
+//! Each commit names what it makes longer (`touched`). A name that has not come again for a while has its end written down
+//! (`ends`), and a row of names goes when all of them have: bit by bit, with other commits. Opening reads the ends, and
+//! looks only at what is named still.
 
 use super::DiskError;
 use super::tables::{Change, Tables, decode};
@@ -9,10 +10,12 @@ use crate::im::store::directory::Directory;
 use crate::im::store::embedded::Progress;
 use crate::im::store::{ConversationId, UserId};
 use prost::Message;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, VecDeque};
 
-/// How often ends are written down, in milliseconds.
-const EVERY_MS: u64 = 10_000;
+/// How long a row of names stays, in milliseconds.
+const AFTER_MS: u64 = 10_000;
+/// Rows that go with one commit: more than the one that comes with it.
+const ROWS_AT_ONCE: usize = 2;
 
 /// What one commit makes longer.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -26,12 +29,25 @@ struct Touched {
 /// What is named, and by which commits.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    conversations: BTreeSet<u32>,
-    users: BTreeSet<u32>,
-    /// Of the names that are there.
-    first: u64,
+    /// Oldest first.
+    rows: VecDeque<Row>,
+    /// The last row that names it.
+    last: HashMap<(u8, u32), u64>,
     next: u64,
-    written_at_ms: u64,
+}
+
+#[derive(Debug)]
+struct Row {
+    number: u64,
+    at_ms: u64,
+    touched: Touched,
+}
+
+impl Touched {
+    fn names(&self) -> impl Iterator<Item = (u8, u32)> {
+        let conversations = self.conversations.iter().map(|number| (CONVERSATION, *number));
+        conversations.chain(self.users.iter().map(|number| (USER, *number)))
+    }
 }
 
 /// As they were written down.
@@ -44,7 +60,7 @@ pub(super) struct Written {
 const CONVERSATION: u8 = 0;
 const USER: u8 = 1;
 
-fn key(kind: u8, number: u32) -> Vec<u8> {
+fn key((kind, number): (u8, u32)) -> Vec<u8> {
     let mut key = vec![kind];
     key.extend_from_slice(&number.to_be_bytes());
     key
@@ -54,36 +70,37 @@ impl Ends {
     pub(super) fn load(tables: &Tables) -> Result<(Self, Written), DiskError> {
         let (mut ends, mut written) = (Self::default(), Written::default());
         let damaged = || DiskError::Damaged { what: "an end", problem: "its key or its value".into() };
-        let mut is_first = true;
         for entry in tables.touched.iter() {
             let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
             let number = u64::from_be_bytes(key[..].try_into().map_err(|_| damaged())?);
-            let Touched { conversations, users } = decode("what a commit made longer", &value)?;
-            ends.conversations.extend(conversations);
-            ends.users.extend(users);
-            if std::mem::take(&mut is_first) {
-                ends.first = number;
-            }
-            ends.next = number + 1;
+            ends.push(number, 0, decode("what a commit made longer", &value)?);
         }
         for entry in tables.ends.iter() {
             let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
             let [kind, rest @ ..] = <[u8; 5]>::try_from(&key[..]).map_err(|_| damaged())?;
             let end = u64::from_be_bytes(value[..].try_into().map_err(|_| damaged())?);
-            let (all, named) = match kind {
-                CONVERSATION => (&mut written.conversations, &ends.conversations),
-                USER => (&mut written.users, &ends.users),
+            let all = match kind {
+                CONVERSATION => &mut written.conversations,
+                USER => &mut written.users,
                 _ => return Err(damaged()),
             };
             let number = u32::from_be_bytes(rest);
-            if !named.contains(&number) {
+            if !ends.last.contains_key(&(kind, number)) {
                 all.insert(number, end);
             }
         }
         Ok((ends, written))
     }
 
-    /// Adds to a commit what it makes longer, or the ends of all that was named since they were written down.
+    fn push(&mut self, number: u64, at_ms: u64, touched: Touched) {
+        for name in touched.names() {
+            self.last.insert(name, number);
+        }
+        self.rows.push_back(Row { number, at_ms, touched });
+        self.next = number + 1;
+    }
+
+    /// Adds to a commit what it makes longer, and the ends of what has not become longer for a while.
     pub(super) fn note(
         &mut self,
         now_ms: u64,
@@ -100,29 +117,41 @@ impl Ends {
             named.sort_unstable();
             named.dedup();
         }
-        let has_news = !touched.conversations.is_empty() || !touched.users.is_empty();
-        self.conversations.extend(&touched.conversations);
-        self.users.extend(&touched.users);
-        let is_due = now_ms.abs_diff(self.written_at_ms) >= EVERY_MS;
-        if is_due && (!self.conversations.is_empty() || !self.users.is_empty()) {
-            for number in std::mem::take(&mut self.conversations) {
-                let end = directory.conversations.get(ConversationId(number)).numbered;
-                changes.push(Change::put(&tables.ends, key(CONVERSATION, number), end.to_be_bytes()));
-            }
-            for number in std::mem::take(&mut self.users) {
-                let end = directory.users.get(UserId(number)).numbered;
-                changes.push(Change::put(&tables.ends, key(USER, number), end.to_be_bytes()));
-            }
-            let named = self.first..self.next;
-            changes
-                .extend(named.map(|number| Change::remove(&tables.touched, number.to_be_bytes().to_vec())));
-            self.first = self.next;
-            self.written_at_ms = now_ms;
-        } else if has_news {
+        if !touched.conversations.is_empty() || !touched.users.is_empty() {
             let number = self.next.to_be_bytes().to_vec();
             changes.push(Change::put(&tables.touched, number, touched.encode_to_vec()));
-            self.next += 1;
+            self.push(self.next, now_ms, touched);
         }
+        for _ in 0..ROWS_AT_ONCE {
+            let is_due = |row: &Row| now_ms.abs_diff(row.at_ms) >= AFTER_MS;
+            if !self.rows.front().is_some_and(is_due) {
+                return;
+            }
+            self.write_oldest(directory, tables, changes);
+        }
+    }
+
+    /// Adds the ends of all that is named.
+    pub(super) fn write_all(&mut self, directory: &Directory, tables: &Tables, changes: &mut Vec<Change>) {
+        while !self.rows.is_empty() {
+            self.write_oldest(directory, tables, changes);
+        }
+    }
+
+    fn write_oldest(&mut self, directory: &Directory, tables: &Tables, changes: &mut Vec<Change>) {
+        let Some(Row { number, touched, .. }) = self.rows.pop_front() else { return };
+        for name in touched.names() {
+            if self.last.get(&name) != Some(&number) {
+                continue; // a later row names it too
+            }
+            self.last.remove(&name);
+            let end = match name {
+                (CONVERSATION, number) => directory.conversations.get(ConversationId(number)).numbered,
+                (_, number) => directory.users.get(UserId(number)).numbered,
+            };
+            changes.push(Change::put(&tables.ends, key(name), end.to_be_bytes()));
+        }
+        changes.push(Change::remove(&tables.touched, number.to_be_bytes().to_vec()));
     }
 }
 

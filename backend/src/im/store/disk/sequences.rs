@@ -103,7 +103,8 @@ impl Sequences {
                 progress.messages.push((id, maximum));
             }
         }
-        ends.note(u64::MAX, &progress, directory, tables, &mut changes);
+        ends.note(0, &progress, directory, tables, &mut changes);
+        ends.write_all(directory, tables, &mut changes);
         changes
     }
 

@@ -15,7 +15,7 @@ use super::{
 use crate::config::{ImConfig, WhoMayWrite};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
-use std::collections::BTreeSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::ops::{Range, RangeInclusive};
 
@@ -138,13 +138,40 @@ pub struct Embedded<L: Log> {
     directory: Directory,
     log: L,
     limits: Limits,
-    /// Devices whose acks are not written down yet: that may be done later, and for many at once.
-    acks: BTreeSet<(UserId, DeviceNumber)>,
-    acks_at_ms: u64,
+    acks: Acks,
 }
 
-/// How often acks are written down, in milliseconds. What is lost of them is pushed again.
-const ACKS_EVERY_MS: u64 = 1000;
+/// Devices whose acks are not written down yet, each once, in the order of their first ack since, with its time.
+#[derive(Debug, Default)]
+struct Acks {
+    waiting: VecDeque<(u64, UserId, DeviceNumber)>,
+    listed: HashSet<(UserId, DeviceNumber)>,
+}
+
+impl Acks {
+    fn push(&mut self, now_ms: u64, user: UserId, device: DeviceNumber) {
+        if self.listed.insert((user, device)) {
+            self.waiting.push_back((now_ms, user, device));
+        }
+    }
+
+    fn is_due(&self, now_ms: u64) -> bool {
+        self.waiting.front().is_some_and(|(at_ms, ..)| now_ms.abs_diff(*at_ms) >= ACKS_AFTER_MS)
+    }
+
+    fn pop(&mut self) -> Option<(UserId, DeviceNumber)> {
+        let (_, user, device) = self.waiting.pop_front()?;
+        self.listed.remove(&(user, device));
+        Some((user, device))
+    }
+}
+
+/// How long an ack waits to be written down together with those that follow it, in milliseconds. What is lost is pushed
+/// again.
+const ACKS_AFTER_MS: u64 = 1000;
+/// Changes that acks add to a batch with few others, and to one without any: a commit that takes long holds up everybody.
+const ACK_CHANGES: usize = 256;
+const ACK_CHANGES_IDLE: usize = 8192;
 
 /// What a batch comes to.
 #[derive(Debug, Default)]
@@ -166,7 +193,7 @@ impl<L: Log> Embedded<L> {
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
             who_may_write: config.who_may_write,
         };
-        Self { directory, log, limits, acks: BTreeSet::new(), acks_at_ms: 0 }
+        Self { directory, log, limits, acks: Acks::default() }
     }
 
     fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
@@ -218,7 +245,7 @@ impl<L: Log> Embedded<L> {
                 Outcome::Done(Ok(None))
             }
             Write::Acked { user, device, position, gone_ms } => {
-                self.on_acked(user, device, position, gone_ms);
+                self.on_acked(now_ms, (user, device), position, gone_ms);
                 Outcome::Done(Ok(None))
             }
             Write::Confirm { by, conversation, seq } => {
@@ -228,28 +255,22 @@ impl<L: Log> Embedded<L> {
         })
     }
 
-    /// Removes what every device of the user has.
-    fn trim(&mut self, user: UserId) {
+    /// Removes what every device of the user has; how much that is.
+    fn trim(&mut self, user: UserId) -> usize {
         let gone = self.directory.users.get_mut(user).take_trimmed();
-        if !gone.is_empty() {
+        let count = usize::try_from(gone.end - gone.start).unwrap_or(usize::MAX);
+        if count > 0 {
             self.log.remove_entries(user, gone);
         }
         self.directory.dirty.push(Dirty::Inbox(user));
+        count
     }
 
-    fn has_due_acks(&self, now_ms: u64) -> bool {
-        !self.acks.is_empty() && now_ms.abs_diff(self.acks_at_ms) >= ACKS_EVERY_MS
-    }
-
-    /// Writes down which devices have what.
-    fn write_acks(&mut self) {
-        let mut last = None;
-        for (user, device) in std::mem::take(&mut self.acks) {
-            self.directory.dirty.push(Dirty::Device(user, device));
-            if last.replace(user) != Some(user) {
-                self.trim(user);
-            }
-        }
+    /// Writes down what the next device has; how many changes that is.
+    fn write_ack(&mut self) -> usize {
+        let Some((user, device)) = self.acks.pop() else { return 0 };
+        self.directory.dirty.push(Dirty::Device(user, device));
+        2 + self.trim(user)
     }
 
     /// Puts an entry into an inbox; `None` if its only device wrote it.
@@ -297,7 +318,7 @@ impl<L: Log> Embedded<L> {
 /// What could wait is written down now.
 impl<L: Log> Drop for Embedded<L> {
     fn drop(&mut self) {
-        self.write_acks();
+        while self.write_ack() > 0 {}
         let dirty = std::mem::take(&mut self.directory.dirty);
         if self.log.is_ready() {
             self.log.commit(u64::MAX, &self.directory, dirty, <(Committed, Progress)>::default());
@@ -351,6 +372,7 @@ impl<L: Log> Store for Embedded<L> {
         if !self.log.is_ready() {
             return Err(batch);
         }
+        let ack_changes = if batch.is_empty() { ACK_CHANGES_IDLE } else { ACK_CHANGES.max(2 * batch.len()) };
         let (mut outcomes, mut result) = (Vec::with_capacity(batch.len()), Batch::default());
         for write in batch {
             match self.write(now_ms, write, &mut result) {
@@ -363,9 +385,9 @@ impl<L: Log> Store for Embedded<L> {
                 }
             }
         }
-        if self.has_due_acks(now_ms) {
-            self.acks_at_ms = now_ms;
-            self.write_acks();
+        let mut changes = 0;
+        while changes < ack_changes && self.acks.is_due(now_ms) {
+            changes += self.write_ack();
         }
         self.directory.last_id = self.directory.last_id.max(last_id);
         let committed = Committed { outcomes, recipients: result.recipients };
@@ -386,7 +408,7 @@ impl<L: Log> Store for Embedded<L> {
     }
 
     fn wants_commit(&self, now_ms: u64) -> bool {
-        self.has_due_acks(now_ms) && self.log.is_ready()
+        self.acks.is_due(now_ms) && self.log.is_ready()
     }
 
     fn poll_committed(&mut self) -> Option<Committed> {

@@ -2,7 +2,7 @@
 
 use super::{Embedded, Log};
 use crate::im::store::directory::Dirty;
-use crate::im::store::{ConversationId, DeviceNumber, Origin, Refusal, RelationChange, UserId};
+use crate::im::store::{ConversationId, Origin, Refusal, RelationChange, UserId};
 
 impl<L: Log> Embedded<L> {
     /// Who is to be told; `None`: nothing changed.
@@ -42,7 +42,7 @@ impl<L: Log> Embedded<L> {
         Ok(Some(if is_private { vec![user] } else { vec![user, other] }))
     }
 
-    pub(super) fn on_acked(&mut self, user: UserId, device: DeviceNumber, position: u64, gone_ms: u64) {
+    pub(super) fn on_acked(&mut self, now_ms: u64, (user, device): Origin, position: u64, gone_ms: u64) {
         let users = &mut self.directory.users;
         let mut has_news = users.on_acked(user, device, position);
         if gone_ms > 0
@@ -52,7 +52,7 @@ impl<L: Log> Embedded<L> {
             has_news = true;
         }
         if has_news {
-            self.acks.insert((user, device));
+            self.acks.push(now_ms, user, device);
         }
     }
 
