@@ -16,6 +16,7 @@
 mod committer;
 mod ends;
 mod load;
+mod memtables;
 mod rows;
 mod sequences;
 mod tables;
@@ -30,6 +31,7 @@ use crate::config::ImConfig;
 use bytes::Bytes;
 use committer::{Committer, Job};
 use ends::Ends;
+use memtables::Memtables;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
 use sequences::{Raise, Sequences};
@@ -111,6 +113,7 @@ pub type Disk = Embedded<DiskLog>;
 pub struct DiskLog {
     tables: Tables,
     committer: Committer,
+    memtables: Memtables,
     /// Keys of batches that are not durable yet.
     new_keys: HashMap<Vec<u8>, KeyRecord>,
     /// Inbox entries that are not durable yet.
@@ -172,9 +175,11 @@ impl Disk {
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
+        let memtables = Memtables::start(tables.busy()).map_err(file_error("start a thread for", folder))?;
         let log = DiskLog {
             tables,
             committer,
+            memtables,
             new_keys: HashMap::new(),
             new_entries: HashMap::new(),
             changes: Vec::new(),
@@ -216,7 +221,11 @@ impl Log for DiskLog {
         let key = tables::key_of(user.0, key);
         let Known { conversation, seq, id, digest } = known;
         let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms };
+        let days = self.tables.keys.len();
         let table = self.tables.keys_of(now_ms, self.window_ms)?;
+        if self.tables.keys.len() != days {
+            self.memtables.watch(self.tables.busy());
+        }
         self.put(&table, key.clone(), record.encode_to_vec());
         self.new_keys.insert(key.clone(), record);
         self.keys.push(key);

@@ -31,6 +31,8 @@ use std::path::Path;
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Journals together.
 const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Of threads that nobody waits for.
+const NICENESS: i32 = 19;
 /// Blocks that were read.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Milliseconds that share one table of keys.
@@ -186,17 +188,28 @@ pub(super) struct Tables {
     pub(super) keys: VecDeque<(u64, Keyspace)>,
 }
 
+/// Threads that this starts leave the processor to those whom somebody waits for: they are as nice as the thread that starts
+/// them.
+pub(super) fn nicely<T: Send>(start: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        if let Err(error) = rustix::process::setpriority_process(None, NICENESS) {
+            tracing::warn!(%error, "the store's own threads are as important as all others");
+        }
+        start()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
 fn options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
 }
 
 impl Tables {
     pub(super) fn open(folder: &Path) -> Result<Self, DiskError> {
-        let db = Database::builder(folder)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .cache_size(CACHE_BYTES)
-            .open()
-            .map_err(DiskError::engine("open the database"))?;
+        let builder =
+            Database::builder(folder).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
+        let db = nicely(|| builder.open()).map_err(DiskError::engine("open the database"))?;
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
         let mut keys = VecDeque::new();
         let mut days: Vec<u64> = db
@@ -226,6 +239,20 @@ impl Tables {
             keys,
             db,
         })
+    }
+
+    /// Those that grow with each message.
+    pub(super) fn busy(&self) -> Vec<Keyspace> {
+        let few = [
+            &self.messages,
+            &self.streams,
+            &self.devices,
+            &self.inboxes,
+            &self.members,
+            &self.touched,
+            &self.ends,
+        ];
+        few.into_iter().chain(self.keys.iter().map(|(_, table)| table)).cloned().collect()
     }
 
     /// The table for keys of this time; tables that are older than `window_ms` are dropped.
