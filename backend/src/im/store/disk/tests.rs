@@ -42,7 +42,11 @@ fn it_does_what_a_store_does() {
 }
 
 fn committed(store: &mut Disk, batch: Vec<Write>) -> Vec<Outcome> {
-    assert!(store.try_commit(1, 77, batch).is_ok());
+    committed_at(store, 1, batch)
+}
+
+fn committed_at(store: &mut Disk, now_ms: u64, batch: Vec<Write>) -> Vec<Outcome> {
+    assert!(store.try_commit(now_ms, 77, batch).is_ok());
     loop {
         if let Some(committed) = store.poll_committed() {
             return committed.outcomes;
@@ -205,6 +209,33 @@ fn what_one_commit_changes_twice_is_as_it_was_last() {
     assert_eq!((before.0.len(), before.3), (3, 159), "two, and where the others were");
     drop(store);
     assert_eq!(see(&open()), before);
+}
+
+/// A conversation that was quiet for long enough has its end written down; whatever was written down how far, numbers go on.
+#[test]
+fn ends_are_right_whether_they_were_written_down_or_not() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben, cem] = ["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("room"));
+    let (mut now_ms, mut key, mut ends) = (1, 0, [0, 0]);
+    for round in 0..12 {
+        for (peer, end) in [ben, cem].into_iter().zip(&mut ends) {
+            let is_quiet = peer == ben && round % 6 > 2; // for 9 seconds, and then for 12
+            if !is_quiet {
+                key += 1;
+                let said = vec![draft(ann, Target::User(peer), key, key.into())];
+                let said = stored(committed_at(&mut store, now_ms, said).pop());
+                *end += 1;
+                assert_eq!(said.seq, *end, "round {round}");
+            }
+        }
+        now_ms += if round < 6 { 3_000 } else { 4_000 };
+        if round % 4 == 3 {
+            drop(store);
+            store = folder.open().expect("the same store");
+            assert_eq!([store.stream_end(ben), store.stream_end(cem)], ends, "round {round}");
+        }
+    }
 }
 
 fn copy(from: &Path, to: &Path) {
