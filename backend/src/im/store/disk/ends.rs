@@ -13,7 +13,7 @@ use prost::Message;
 use std::collections::{HashMap, VecDeque};
 
 /// How long a row of names stays, in milliseconds.
-const AFTER_MS: u64 = 10_000;
+const AFTER_MS: u64 = 2_000;
 /// Rows that go with one commit: more than the one that comes with it.
 const ROWS_AT_ONCE: usize = 2;
 

@@ -25,7 +25,7 @@ mod tests;
 
 use super::directory::{Directory, Dirty};
 use super::dropped::Place;
-use super::embedded::{Content, Embedded, Known, Log, Progress, StreamEntry};
+use super::embedded::{AT_LAST, Content, Embedded, Known, Log, Progress, StreamEntry};
 use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
 use bytes::Bytes;
@@ -368,6 +368,9 @@ impl Log for DiskLog {
         dirty.dedup();
         self.changes.extend(dirty.into_iter().map(|dirty| rows::change(&self.tables, directory, dirty)));
         self.ends.note(now_ms, &done.1, directory, &self.tables, &mut self.changes);
+        if now_ms == AT_LAST {
+            self.ends.write_all(directory, &self.tables, &mut self.changes);
+        }
         if !self.changes.is_empty() {
             let last_id = directory.last_id.to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));

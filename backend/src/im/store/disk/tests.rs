@@ -220,7 +220,7 @@ fn ends_are_right_whether_they_were_written_down_or_not() {
     let (mut now_ms, mut key, mut ends) = (1, 0, [0, 0]);
     for round in 0..12 {
         for (peer, end) in [ben, cem].into_iter().zip(&mut ends) {
-            let is_quiet = peer == ben && round % 6 > 2; // for 9 seconds, and then for 12
+            let is_quiet = peer == ben && round % 6 > 2; // for 1.5 seconds, and then for 3
             if !is_quiet {
                 key += 1;
                 let said = vec![draft(ann, Target::User(peer), key, key.into())];
@@ -229,7 +229,7 @@ fn ends_are_right_whether_they_were_written_down_or_not() {
                 assert_eq!(said.seq, *end, "round {round}");
             }
         }
-        now_ms += if round < 6 { 3_000 } else { 4_000 };
+        now_ms += if round < 6 { 500 } else { 1_000 };
         if round % 4 == 3 {
             drop(store);
             store = folder.open().expect("the same store");

@@ -61,6 +61,9 @@ pub struct Progress {
     pub(super) entries: Vec<(UserId, u64)>,
 }
 
+/// The time of a store's last commit.
+pub(super) const AT_LAST: u64 = u64::MAX;
+
 /// Where an embedded store keeps messages, keys, inbox entries and profiles, and what makes it all durable.
 pub trait Log {
     /// Why it cannot be read.
@@ -112,7 +115,8 @@ pub trait Log {
     fn give_up(&mut self);
     /// Nothing will.
     fn is_broken(&self) -> bool;
-    /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be.
+    /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be. At
+    /// [`AT_LAST`] no other commit follows.
     fn commit(
         &mut self,
         now_ms: u64,
@@ -321,7 +325,7 @@ impl<L: Log> Drop for Embedded<L> {
         while self.write_ack() > 0 {}
         let dirty = std::mem::take(&mut self.directory.dirty);
         if self.log.is_ready() {
-            self.log.commit(u64::MAX, &self.directory, dirty, <(Committed, Progress)>::default());
+            self.log.commit(AT_LAST, &self.directory, dirty, <(Committed, Progress)>::default());
         }
     }
 }
