@@ -187,6 +187,7 @@ impl<S: Store> Im<S> {
             self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
         if delivery.is_read_fanout {
+            self.note_for_services(stored.conversation, stored.seq);
             self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
         } else {
             self.deliver(Some(stored.conversation), origin, &delivery, recipients, out);

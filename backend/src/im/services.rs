@@ -1,9 +1,10 @@
-//! Users that are answered by an HTTP endpoint: what is in their inboxes is delivered there, in order, at least once.
+//! Users that are answered by an HTTP endpoint: what is in their inboxes is delivered there, in order, at least once; what
+//! is in none, from the history.
 //!
 //! Pure: [`Im::poll_service`] says what to deliver, [`Im::handle_service`] takes what became of it. A service is a user
 //! with one device, whose ack is the endpoint's answer; so what is not delivered waits where messages wait.
 
-use super::store::{Entry, Origin, Store, Write};
+use super::store::{ConversationId, Entry, Origin, PageLimits, Store, Write};
 use super::{Im, Waiting};
 use crate::config::ImConfig;
 use crate::server::Now;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use moorline_proto::message::client::{Platform, Push};
 use moorline_proto::message::decode;
 use moorline_proto::time::{Duration, Instant};
+use std::collections::BTreeMap;
 
 /// The name of the device that an endpoint is.
 const DEVICE: &str = "endpoint";
@@ -39,11 +41,24 @@ pub(super) struct Service {
     give_up_after: Duration,
     /// Up to here everything is delivered.
     acked: u64,
+    /// Conversations of which something is in no inbox: from which seq on it is to be delivered.
+    due: BTreeMap<ConversationId, u64>,
+    /// What the inbox holds of these conversations up to there was delivered from their history.
+    passed: BTreeMap<ConversationId, u64>,
     /// What is being delivered ends here.
-    in_flight: Option<u64>,
+    in_flight: Option<Until>,
     failures: u32,
     failing_since: Option<Instant>,
     next_try: Instant,
+}
+
+/// How far a delivery goes.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// In the inbox.
+    Position(u64),
+    /// In the history of a conversation.
+    Seq(ConversationId, u64),
 }
 
 impl<S: Store> Im<S> {
@@ -63,6 +78,8 @@ impl<S: Store> Im<S> {
                 batch_max: of.batch_max,
                 give_up_after: of.give_up_after,
                 acked: cursor.acked,
+                due: store.unconfirmed(user, cursor.device).into_iter().collect(),
+                passed: BTreeMap::new(),
                 in_flight: None,
                 failures: 0,
                 failing_since: None,
@@ -80,65 +97,138 @@ impl<S: Store> Im<S> {
     fn poll_one(&mut self, now: Now, index: usize) -> Option<ServiceCall> {
         loop {
             let service = &self.services[index];
-            let (user, _) = service.origin;
-            let is_busy = service.in_flight.is_some() || service.next_try > now.instant;
-            if is_busy || self.store.stream_end(user) <= service.acked {
+            if service.in_flight.is_some() || service.next_try > now.instant {
                 return None;
             }
-            let mut entries = Vec::new();
-            self.store.read_stream(user, service.acked, service.batch_max, &mut entries);
-            let (mut messages, mut bytes, mut end) = (Vec::new(), 0, self.store.stream_end(user));
-            for (position, entry) in &entries {
-                let body = match entry {
-                    Entry::Message { body, .. } | Entry::Event { body, .. } => body,
-                    // They are in the history.
-                    Entry::Dropped { .. } | Entry::EventsDropped => {
-                        tracing::error!(
-                            service = service.name,
-                            "messages are not delivered: im.inbox_entries_max"
-                        );
-                        continue;
-                    }
-                };
-                bytes += body.len();
-                if bytes > BYTES_MAX && !messages.is_empty() {
-                    break;
-                }
-                end = *position;
-                // What the service said itself it knows.
-                if decode::<Push>(body).is_ok_and(|push| push.sender != service.name) {
-                    messages.push(body.clone());
-                }
-            }
-            if let Some((last, _)) = entries.last() {
-                end = end.min(*last);
-            }
+            let (mut messages, until) = self.gather(index)?;
+            let service = &mut self.services[index];
+            // What the service said itself it knows.
+            messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != service.name));
             if messages.is_empty() {
-                self.on_delivered(index, end);
+                self.on_delivered(index, until);
                 continue;
             }
             let failing = service.failing_since.map(|since| now.instant.saturating_since(since));
             let is_last_try = failing.is_some_and(|failing| failing >= service.give_up_after);
-            self.services[index].in_flight = Some(end);
+            service.in_flight = Some(until);
             return Some(ServiceCall { service: index, messages, is_last_try });
         }
     }
 
-    fn on_delivered(&mut self, index: usize, end: u64) {
+    /// A message of a large group, which is in no inbox.
+    pub(super) fn note_for_services(&mut self, conversation: ConversationId, seq: u64) {
+        for service in &mut self.services {
+            if self.store.member(conversation, service.origin.0).is_some() {
+                service.due.entry(conversation).or_insert(seq);
+            }
+        }
+    }
+
+    /// What comes next, and how far that is.
+    fn gather(&mut self, index: usize) -> Option<(Vec<Bytes>, Until)> {
+        loop {
+            let (due, stream) = self.gather_stream(index);
+            if !stream.0.is_empty() || due.is_none() && stream.1 > self.services[index].acked {
+                return Some((stream.0, Until::Position(stream.1)));
+            }
+            let service = &mut self.services[index];
+            if due.is_none() {
+                service.passed.clear();
+            }
+            let conversation = due.or_else(|| service.due.keys().next().copied())?;
+            let first = service.due.get(&conversation).copied()?;
+            let limits = PageLimits { messages: service.batch_max, bytes: BYTES_MAX };
+            let (user, _) = service.origin;
+            let Ok(page) = self.store.read_range(conversation, user, (first, u64::MAX), limits) else {
+                service.due.remove(&conversation); // no member any more
+                service.passed.insert(conversation, 0);
+                continue;
+            };
+            if page.more && page.messages.is_empty() {
+                return None; // it cannot be read now
+            }
+            let last = page.messages.last().and_then(|body| decode::<Push>(body).ok()).map(|push| push.seq);
+            let end = last.filter(|_| page.more).unwrap_or(page.latest);
+            return Some((page.messages, Until::Seq(conversation, end)));
+        }
+    }
+
+    /// Messages of the inbox, and the position of the last of them; with a conversation, something of that comes from its
+    /// history before anything else.
+    fn gather_stream(&mut self, index: usize) -> (Option<ConversationId>, (Vec<Bytes>, u64)) {
+        let Self { services, store, .. } = self;
+        let service = &mut services[index];
+        let (mut messages, mut bytes, mut end) = (Vec::new(), 0, service.acked);
+        let (user, _) = service.origin;
+        let stream_end = store.stream_end(user);
+        if stream_end <= end {
+            return (None, (messages, end));
+        }
+        let mut entries = Vec::new();
+        store.read_stream(user, end, service.batch_max, &mut entries);
+        if entries.is_empty() {
+            return (None, (messages, stream_end)); // it was trimmed
+        }
+        for (position, entry) in entries {
+            let body = match entry {
+                Entry::Dropped { conversation, first } => {
+                    if !service.passed.contains_key(&conversation) {
+                        let due = service.due.entry(conversation).or_insert(first);
+                        *due = first.min(*due);
+                        return (Some(conversation), (messages, end));
+                    }
+                    None
+                }
+                Entry::Message { conversation, seq, body, .. } => {
+                    if service.due.get(&conversation).is_some_and(|first| *first <= seq) {
+                        return (Some(conversation), (messages, end));
+                    }
+                    let is_passed = service.passed.get(&conversation).is_some_and(|passed| *passed >= seq);
+                    (!is_passed).then_some(body)
+                }
+                Entry::Event { body, .. } => Some(body),
+                Entry::EventsDropped => None,
+            };
+            if let Some(body) = body {
+                bytes += body.len();
+                if bytes > BYTES_MAX && !messages.is_empty() {
+                    break;
+                }
+                messages.push(body);
+            }
+            end = position;
+        }
+        (None, (messages, end))
+    }
+
+    fn on_delivered(&mut self, index: usize, until: Until) {
         let service = &mut self.services[index];
-        service.acked = end;
         (service.failures, service.failing_since, service.next_try) = (0, None, Instant::ZERO);
-        let (user, device) = service.origin;
-        self.write(Write::Acked { user, device, position: end, gone_ms: 0 }, Waiting::Nobody);
+        let (by, (user, device)) = (service.origin, service.origin);
+        let write = match until {
+            Until::Position(position) => {
+                service.acked = position;
+                Write::Acked { user, device, position, gone_ms: 0 }
+            }
+            Until::Seq(conversation, seq) => {
+                service.passed.insert(conversation, seq);
+                service.due.remove(&conversation);
+                if seq < self.store.latest(conversation) {
+                    service.due.insert(conversation, seq + 1);
+                }
+                Write::Confirm { by, conversation, seq }
+            }
+        };
+        self.write(write, Waiting::Nobody);
     }
 
     /// What became of a delivery. One that failed is tried again; one that was given up is not.
     pub fn handle_service(&mut self, now: Now, service: usize, is_done: bool) {
-        let Some(end) = self.services.get_mut(service).and_then(|service| service.in_flight.take()) else {
+        let Some(until) = self.services.get_mut(service).and_then(|service| service.in_flight.take()) else {
             return;
         };
         if is_done {
-            return self.on_delivered(service, end);
+            return self.on_delivered(service, until);
         }
         let service = &mut self.services[service];
         let pause = (PAUSE_MIN * (1 << service.failures.min(10))).min(PAUSE_MAX);

@@ -2,6 +2,7 @@
 
 use super::social::create;
 use super::*;
+use crate::config::ServiceConfig;
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse};
 
@@ -120,4 +121,58 @@ fn what_was_put_into_no_inbox_is_told_in_its_order() {
         bench.login(1, "bob", "d", 2);
         assert_eq!(told(&mut bench), expected, "{inbox_entries_max}");
     }
+}
+
+/// What a full inbox dropped, and what was put into none, comes from the history: everything, once, in the order of each
+/// conversation; what fails comes again.
+#[test]
+fn services_get_what_is_in_no_inbox() {
+    let service = ServiceConfig { batch_max: 2, ..ServiceConfig::default() };
+    let services = [("bot".to_owned(), service)].into_iter().collect();
+    let config = ImConfig { fanout_members_max: 2, inbox_entries_max: 3, services, ..ImConfig::default() };
+    let mut bench = Bench::new(config);
+    let alice = bench.login(0, "alice", "d", 1);
+    let mut heard: Vec<(String, u64)> = Vec::new();
+    let mut fails = true;
+    let mut deliver = |bench: &mut Bench| {
+        loop {
+            let now = bench.now;
+            let Some(call) = bench.im().poll_service(now) else { return };
+            assert!(call.messages.len() <= 2);
+            if std::mem::take(&mut fails) {
+                bench.im().handle_service(now, call.service, false);
+                bench.pass(Duration::from_secs(2));
+                continue;
+            }
+            let pushes = call.messages.iter().map(|body| decode::<Push>(body).expect("a Push"));
+            heard.extend(pushes.filter(|push| push.seq > 0).map(|push| (push.conversation, push.seq)));
+            bench.im().handle_service(now, call.service, true);
+            bench.end_turn();
+        }
+    };
+    for number in 1..=5 {
+        bench.send(alice, user("bot"), &key(number), b"");
+    }
+    create(&mut bench, alice, &["bot", "carol"]);
+    for number in 11..=15 {
+        bench.send(alice, conversation("group:g"), &key(number), b"");
+    }
+    deliver(&mut bench);
+    // Small enough for inboxes, then not again.
+    let mut group = |bench: &mut Bench, method: &str, session| {
+        let request = GroupRequest { conversation: "group:g".into(), ..Default::default() };
+        bench.req::<GroupResponse>(session, method, &request).expect("done");
+    };
+    let carol = bench.login(2, "carol", "d", 1);
+    for (number, method) in [(21, "im.group.leave"), (22, "im.group.join"), (23, "im.group.leave")] {
+        group(&mut bench, method, carol);
+        bench.send(alice, conversation("group:g"), &key(number), b"");
+        bench.send(alice, conversation("group:g"), &key(number + 10), b"");
+    }
+    deliver(&mut bench);
+    let of = |id: &str| -> Vec<u64> {
+        heard.iter().filter(|(conversation, _)| conversation == id).map(|(_, seq)| *seq).collect()
+    };
+    assert_eq!(of("c2c:alice:bot"), [1, 2, 3, 4, 5]);
+    assert_eq!(of("group:g"), (1..=11).collect::<Vec<_>>());
 }
