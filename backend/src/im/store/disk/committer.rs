@@ -1,7 +1,7 @@
 //! The thread that makes batches durable: whatever waits goes into one commit, with one fsync.
 
 use super::sequences::Raise;
-use super::tables::{COMMITS, Change, Tables};
+use super::tables::{COMMITS, Change, JOURNAL_BYTES_MAX, Tables};
 use super::{Durability, Progress};
 use crate::clock::Clock;
 use crate::im::store::Committed;
@@ -18,6 +18,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) const WAITING_MAX: usize = 64;
 /// Changes in one commit, beside those of the batch that goes over it: more gain nothing and cost the last ones.
 const CHANGES_MAX: usize = 4096;
+/// Bytes of journals above which a commit waits for the engine to write tables out: what has to be read at the next start.
+const BEHIND_BYTES: u64 = 2 * JOURNAL_BYTES_MAX;
+/// How often it looks, and how many times at most.
+const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+const ENGINE_LOOKS_MAX: u32 = 5000;
 /// How often the side file is written.
 const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -123,6 +128,7 @@ impl Work {
             Durability::Disk => PersistMode::SyncData,
             Durability::System => PersistMode::Buffer,
         };
+        self.wait_for_engine()?;
         let mut raises = jobs.iter().flat_map(|job| &job.raises).peekable();
         if raises.peek().is_some() {
             raises.try_for_each(|raise| raise.write(&self.files.sequences))?;
@@ -140,6 +146,17 @@ impl Work {
         batch.insert(&self.tables.meta, COMMITS, (self.commits + 1).to_be_bytes());
         batch.commit()?;
         self.commits += 1;
+        Ok(())
+    }
+
+    /// The engine's threads may fall behind whoever writes: then writing waits, and all that wait for it.
+    fn wait_for_engine(&self) -> Result<(), fjall::Error> {
+        for _ in 0..ENGINE_LOOKS_MAX {
+            if self.tables.db.journal_disk_space()? <= BEHIND_BYTES {
+                break;
+            }
+            std::thread::park_timeout(ENGINE_LOOK);
+        }
         Ok(())
     }
 

@@ -29,10 +29,10 @@ use std::path::Path;
 
 /// Memory of one table before it is written out; the journal is short then, and opening quick.
 const MEMTABLE_BYTES: u64 = 16 << 20;
-/// Journals together.
-const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Journals together, as the engine would like them. It lets them grow, and memory with them, when its threads fall behind.
+pub(super) const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// Of threads that nobody waits for.
-const NICENESS: i32 = 19;
+const NICENESS: i32 = 5;
 /// Blocks that were read.
 const CACHE_BYTES: u64 = 64 << 20;
 /// Milliseconds that share one table of keys.
