@@ -159,7 +159,7 @@ fn services_get_what_is_in_no_inbox() {
     }
     deliver(&mut bench);
     // Small enough for inboxes, then not again.
-    let mut group = |bench: &mut Bench, method: &str, session| {
+    let group = |bench: &mut Bench, method: &str, session| {
         let request = GroupRequest { conversation: "group:g".into(), ..Default::default() };
         bench.req::<GroupResponse>(session, method, &request).expect("done");
     };
