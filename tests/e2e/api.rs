@@ -3,15 +3,17 @@
 use crate::gateway::{Backend, Gateway};
 use crate::process::{StoreFolder, TempFile};
 use crate::raw::Client;
+use crate::sdk::connect;
 use crate::{PATIENCE, until};
 use hmac::{Hmac, Mac as _};
 use moorline_proto::message::client::Code;
 use moorline_proto::message::decode;
 use moorline_proto::message::im::ConversationsResponse;
+use moorline_sdk::core::Target;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -305,6 +307,42 @@ fn a_service_gets_what_is_said_to_it_in_order_until_it_has_taken_it() {
         texts["c2c:ann:helpdesk"].len(),
         told.deliveries.load(Ordering::SeqCst)
     );
+}
+
+/// In a group that is read by cursor, over an end of the backend.
+#[test]
+fn a_service_gets_what_is_said_in_a_large_group() {
+    let (address, told) = endpoint("a secret");
+    let (secret, folder) = (TempFile::new("a secret\n"), StoreFolder::new());
+    let sets = [
+        folder.set(),
+        "im.fanout_members_max=1".to_owned(),
+        format!("im.services.helpdesk.url=\"http://{address}/im\""),
+        format!("im.services.helpdesk.secret_file=\"{}\"", secret.path().display()),
+    ];
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let mut backend = Backend::start_with(&[&["listen=127.0.0.1:0"], &sets[..]].concat());
+    let listen = format!("listen={}", backend.address);
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=2s"]);
+    let ann = connect(gateway.listener, "ann", "d");
+    ann.create_group("tea", &["helpdesk"], PATIENCE).expect("made");
+    let said: Vec<String> = (1..=20).map(|number| format!("text {number}")).collect();
+    for (number, text) in (1..).zip(&said) {
+        let sent = ann.send(Target::group("tea"), 1, text.clone()).expect("taken");
+        sent.wait_durable(PATIENCE).expect("stored");
+        if number == 10 {
+            backend.process.signal(Signal::SIGKILL);
+            drop(backend);
+            backend = Backend::start_with(&[&[listen.as_str()], &sets[..]].concat());
+        }
+    }
+    let first_times = until("the last one is there", || {
+        let texts = told.texts.lock().expect("nobody panics").get("group:tea").cloned()?;
+        let mut seen = BTreeSet::new();
+        let first_times: Vec<String> = texts.into_iter().filter(|text| seen.insert(text.clone())).collect();
+        (first_times.last() == said.last()).then_some(first_times)
+    });
+    assert_eq!(first_times, said, "all of them, in order");
 }
 
 #[test]

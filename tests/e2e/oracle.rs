@@ -14,7 +14,7 @@ use moorline_proto::message::decode;
 use moorline_proto::message::im::Happened as HappenedIn;
 use moorline_proto::random::Random;
 use moorline_sdk::Platform;
-use moorline_sdk::client::{CallError, Client, Pending};
+use moorline_sdk::client::{CallError, Client, Notice, Pending};
 use moorline_sdk::core::{Backoff, Happened, Message, Receipt, RequestError, SendFailure, Target, Tuning};
 use moorline_sdk::im::Conversation;
 use moorline_sdk::store::FileStore;
@@ -31,7 +31,7 @@ const BUSY: &str = "group:busy";
 /// Everybody, too many for inboxes; people join and leave.
 const OPEN: &str = "group:open";
 /// Members of a group that goes through inboxes, and entries it may make there in an hour.
-const LIMITS: [&str; 2] = ["im.fanout_members_max=3", "im.fanout_entries_per_hour=60"];
+const LIMITS: [&str; 2] = ["im.fanout_members_max=3", "im.fanout_entries_per_hour=12"];
 
 /// A conversation, and a seq there.
 type Place = (String, u64);
@@ -49,6 +49,8 @@ struct View {
     reads: BTreeMap<(String, String), u64>,
     /// It was told to ask what happened.
     has_to_ask: bool,
+    /// Groups of whose changes it was told: they were small then.
+    told: BTreeSet<String>,
     /// All that came, for whoever looks into a failure.
     heard: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl View {
             Some(Happened::Recalled(it)) => _ = self.recalled.insert((conversation.to_owned(), it.seq)),
             Some(Happened::Read(it)) => self.on_read(conversation, &it.user, it.seq),
             Some(Happened::Resync(_)) => self.has_to_ask = true,
+            Some(Happened::Group(_)) => _ = self.told.insert(conversation.to_owned()),
             _ => {}
         }
     }
@@ -119,6 +122,8 @@ struct World {
     /// What somebody was told to have read.
     reads: BTreeMap<(String, String), u64>,
     has_left: BTreeSet<String>,
+    /// Conversations that some device was told to pull.
+    notified: BTreeSet<String>,
 }
 
 fn uid(user: usize) -> String {
@@ -159,6 +164,7 @@ impl World {
             recalls: BTreeSet::new(),
             reads: BTreeMap::new(),
             has_left: BTreeSet::new(),
+            notified: BTreeSet::new(),
         };
         world.start_backend();
         world.start_gateway("127.0.0.1:0");
@@ -293,6 +299,15 @@ impl World {
         }
     }
 
+    fn note_notices(&mut self, device: usize) {
+        let client = self.devices[device].client.as_ref().expect("it runs");
+        for notice in client.notices().try_iter() {
+            if let Notice::New { conversation, .. } = notice {
+                self.notified.insert(conversation.to_string());
+            }
+        }
+    }
+
     fn step(&mut self) {
         match self.below(100) {
             0..62 => self.send(),
@@ -301,6 +316,7 @@ impl World {
             78..83 => self.join_or_leave(),
             83..87 => {
                 if let Some(device) = self.running() {
+                    self.note_notices(device);
                     self.devices[device].client = None;
                 }
             }
@@ -489,6 +505,7 @@ impl Drop for World {
 
 fn run(inbox: &str) {
     let (first, time) = (soak::seed(), soak::time(0));
+    let (mut notified, mut told) = (BTreeSet::new(), BTreeSet::new());
     for seed in first..first + 3 {
         let (begun, mut steps) = (clock::now(), 0);
         let mut world = World::new(seed, inbox);
@@ -497,7 +514,12 @@ fn run(inbox: &str) {
             steps += 1;
         }
         world.settle(seed);
+        (0..world.devices.len()).for_each(|device| world.note_notices(device));
+        notified.append(&mut world.notified);
+        world.devices.iter().for_each(|device| told.append(&mut device.view().told));
     }
+    assert!(notified.contains(BUSY) && notified.contains(OPEN), "both were read by cursor: {notified:?}");
+    assert!(told.contains(BUSY) && told.contains(OPEN), "and both went through inboxes: {told:?}");
 }
 
 #[test]

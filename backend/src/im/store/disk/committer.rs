@@ -20,7 +20,8 @@ pub(super) const WAITING_MAX: usize = 64;
 const CHANGES_MAX: usize = 4096;
 /// Bytes of journals above which a commit waits for the engine to write tables out: what has to be read at the next start.
 const BEHIND_BYTES: u64 = 2 * JOURNAL_BYTES_MAX;
-/// How often it looks, and how many times at most.
+/// It looks every so many commits; then how often, and how many times at most.
+const ENGINE_EVERY: u64 = 16;
 const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 const ENGINE_LOOKS_MAX: u32 = 5000;
 /// How often the side file is written.
@@ -128,7 +129,9 @@ impl Work {
             Durability::Disk => PersistMode::SyncData,
             Durability::System => PersistMode::Buffer,
         };
-        self.wait_for_engine()?;
+        if self.commits.is_multiple_of(ENGINE_EVERY) {
+            self.wait_for_engine()?;
+        }
         let mut raises = jobs.iter().flat_map(|job| &job.raises).peekable();
         if raises.peek().is_some() {
             raises.try_for_each(|raise| raise.write(&self.files.sequences))?;

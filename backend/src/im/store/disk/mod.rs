@@ -221,9 +221,9 @@ impl Log for DiskLog {
         let key = tables::key_of(user.0, key);
         let Known { conversation, seq, id, digest } = known;
         let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms };
-        let days = self.tables.keys.len();
+        let before = self.tables.days();
         let table = self.tables.keys_of(now_ms, self.window_ms)?;
-        if self.tables.keys.len() != days {
+        if self.tables.days() != before {
             self.memtables.watch(self.tables.busy());
         }
         self.put(&table, key.clone(), record.encode_to_vec());

@@ -255,6 +255,11 @@ impl Tables {
         few.into_iter().chain(self.keys.iter().map(|(_, table)| table)).cloned().collect()
     }
 
+    /// The oldest and the newest day that has a table of keys.
+    pub(super) fn days(&self) -> Option<(u64, u64)> {
+        Some((self.keys.front()?.0, self.keys.back()?.0))
+    }
+
     /// The table for keys of this time; tables that are older than `window_ms` are dropped.
     pub(super) fn keys_of(&mut self, now_ms: u64, window_ms: u64) -> Result<Keyspace, DiskError> {
         let day = now_ms / DAY_MS;
