@@ -461,9 +461,7 @@ impl World {
             for seq in seqs {
                 let place = (it.id.clone(), *seq);
                 let push = &truth[&place];
-                // Who took something back that another device had taken back is answered with the place of that.
-                let is_own = push.sender == device.uid
-                    && (push.sender_device == device.name || recalled(push).is_some());
+                let is_own = push.sender == device.uid && push.sender_device == device.name;
                 if !is_own && !shown.contains(seq) {
                     return Some(format!(
                         "does not show {} {seq} of {}: {shown:?} {push:?} {:#?}",

@@ -76,7 +76,9 @@ impl Client {
         timeout: Duration,
     ) -> Result<(), CallError> {
         let answer: im::RecallResponse = self.call(im::recall(conversation, seq, message_id), timeout)?;
-        self.with_core(|core, now| core.on_own_place(now, conversation, answer.seq));
+        if !answer.by_other_device {
+            self.with_core(|core, now| core.on_own_place(now, conversation, answer.seq));
+        }
         Ok(())
     }
 

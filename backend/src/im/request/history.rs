@@ -9,7 +9,7 @@ use crate::im::store::{
 use crate::im::{Im, Outputs, Reply, Waiting};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
-use moorline_proto::message::client::Code;
+use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::{decode, encode, im};
 
 /// A larger message is not shown in the list of conversations.
@@ -114,8 +114,7 @@ impl<S: Store> Im<S> {
         let page =
             self.store.read_range(conversation, user, (request.seq, request.seq), one).map_err(refused)?;
         let message = page.messages.first().ok_or(refused(Refusal::NotFound))?;
-        let message: moorline_proto::message::client::Push =
-            decode(message).map_err(|_| refused(Refusal::NotFound))?;
+        let message: Push = decode(message).map_err(|_| refused(Refusal::NotFound))?;
         let sender = self.store.find_user(&message.sender);
         let (mut read, mut unread) = (Vec::new(), Vec::new());
         let (mut read_count, mut unread_count) = (0, 0);
@@ -163,12 +162,27 @@ impl<S: Store> Im<S> {
         out: &mut impl Outputs,
     ) {
         let said: Answer = match &result {
-            Ok(stored) => Ok(encode(&im::RecallResponse { seq: stored.seq })),
+            Ok(stored) => {
+                let by_other_device = !self.is_said_by(origin, stored);
+                Ok(encode(&im::RecallResponse { seq: stored.seq, by_other_device }))
+            }
             Err(refusal) => Err(refused(*refusal)),
         };
         answer(reply, said, out);
         if let Ok(stored) = result {
             self.on_stored(origin, stored, recipients, out);
         }
+    }
+
+    /// Whether no other device of the user was earlier with the same wish.
+    fn is_said_by(&self, (user, device): Origin, stored: &Stored) -> bool {
+        if stored.delivery.is_some() {
+            return true;
+        }
+        let one = PageLimits { messages: 1, bytes: usize::MAX };
+        let page = self.store.read_range(stored.conversation, user, (stored.seq, stored.seq), one);
+        let said = page.ok().and_then(|page| decode::<Push>(page.messages.first()?).ok());
+        let name = self.store.devices(user).into_iter().find(|it| it.number == device).map(|it| it.name);
+        said.map(|said| said.sender_device) == name
     }
 }

@@ -117,8 +117,11 @@ fn a_recall_reaches_everybody_who_has_the_message() {
             if *session == bob && it.seq == 1 && it.message_id == said.message_id && it.by == "alice"),
         "{told:?}"
     );
-    assert_eq!(bench.req::<RecallResponse>(alice, "im.recall", &wish).map(|it| it.seq), Ok(2));
+    assert_eq!(bench.req::<RecallResponse>(alice, "im.recall", &wish), Ok(done), "twice is OK");
     assert_eq!(bench.happened(), [], "once");
+    let pad = bench.login(2, "alice", "pad", 2);
+    let other = RecallResponse { seq: 2, by_other_device: true };
+    assert_eq!(bench.req::<RecallResponse>(pad, "im.recall", &wish), Ok(other));
     assert_eq!(bench.list(bob)[0].2, 0, "nothing is left to read");
 }
 

@@ -224,8 +224,12 @@ pub struct RecallRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RecallResponse {
+    /// of the message that says so
     #[prost(uint64, tag = "1")]
     pub seq: u64,
+    /// the message that says so comes by PUSH, as another device's do
+    #[prost(bool, tag = "2")]
+    pub by_other_device: bool,
 }
 /// im.relation \[P-11.10\]: what the caller makes of another user.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
