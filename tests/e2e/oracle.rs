@@ -251,11 +251,11 @@ impl World {
         self.sent.push(Sent { device, text, pending });
     }
 
-    /// One of the newest that a user has sent, and that is stored.
+    /// One of the newest that a user has sent, and that is stored; few, so that devices wish for the same.
     fn stored(&mut self, of: Option<&str>) -> Option<Receipt> {
         let devices = &self.devices;
         let is_theirs = |sent: &&Sent| of.is_none_or(|uid| devices[sent.device].uid == uid);
-        let newest = self.sent.iter().rev().filter(is_theirs).filter_map(Sent::receipt).take(8);
+        let newest = self.sent.iter().rev().filter(is_theirs).filter_map(Sent::receipt).take(3);
         let newest: Vec<Receipt> = newest.collect();
         let at = self.below(newest.len().max(1));
         newest.into_iter().nth(at)
@@ -310,9 +310,9 @@ impl World {
 
     fn step(&mut self) {
         match self.below(100) {
-            0..62 => self.send(),
-            62..70 => self.recall(),
-            70..78 => self.read(),
+            0..54 => self.send(),
+            54..68 => self.recall(),
+            68..78 => self.read(),
             78..83 => self.join_or_leave(),
             83..87 => {
                 if let Some(device) = self.running() {
@@ -485,7 +485,10 @@ impl World {
             let has_peer_read = it.peer_read == 0 || of(peer) == it.peer_read;
             if !view.has_to_ask && (of(&device.uid) != it.read || !has_peer_read) {
                 let known = (of(&device.uid), of(peer));
-                return Some(format!("knows {} to be read up to {known:?}, not {it:?}", it.id));
+                return Some(format!(
+                    "knows {} to be read up to {known:?}, not {it:?}: {:#?}",
+                    it.id, view.heard
+                ));
             }
         }
         None
