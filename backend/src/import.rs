@@ -430,7 +430,7 @@ impl Importer {
             self.durable.recv_timeout(COMMIT_WITHIN).map_err(|_| ImportError::Stuck)?;
             self.settle()?;
         }
-        self.imported.users = self.store.counts().0;
+        self.imported.users = self.store.counts().users;
         Ok(self.imported)
     }
 }

@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{BackendConfig, ServiceConfig};
 use crate::error::BackendError;
-use crate::im::{Order, ServiceCall};
+use crate::im::{Order, ServiceCall, ServiceResult};
 use crate::server::{Remote, RemoteError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -100,18 +100,18 @@ impl Endpoint {
     fn run(&self, calls: &Receiver<ServiceCall>, remote: &Remote<Order>) {
         for ServiceCall { service, messages, is_last_try } in calls {
             let body = self.body(&messages);
-            let mut is_done = match self.post(&body) {
-                Ok(()) => true,
+            let mut result = match self.post(&body) {
+                Ok(()) => ServiceResult::Delivered,
                 Err(problem) => {
                     tracing::warn!(service = self.name, problem, messages = messages.len(), "not delivered");
-                    false
+                    ServiceResult::Failed
                 }
             };
-            if !is_done && is_last_try {
-                is_done = self.give_up(&body);
+            if result == ServiceResult::Failed && is_last_try && self.give_up(&body) {
+                result = ServiceResult::GivenUp;
             }
             loop {
-                match remote.try_send(Order::Service(service, is_done)) {
+                match remote.try_send(Order::Service(service, result)) {
                     Ok(()) => break,
                     Err(RemoteError::Full(_)) => thread::park_timeout(MAILBOX_PAUSE),
                     Err(RemoteError::Gone(_)) => return,

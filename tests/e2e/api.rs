@@ -350,14 +350,13 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     // Nobody listens there.
     let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
     let folder = StoreFolder::new();
-    let backend = Backend::start_with(&[
-        "listen=127.0.0.1:0",
+    let api = Api::start(&[
         &folder.set(),
         &format!("im.services.helpdesk.url=\"http://{gone}/im\""),
         "im.services.helpdesk.give_up_after=\"1s\"",
         "im.durability=system",
     ]);
-    let gateway = Gateway::start(&backend, &[]);
+    let gateway = Gateway::start(&api.backend, &[]);
     let mut ann = Client::login(gateway.listener, "ann", "d");
     assert_eq!(ann.tell(1, "helpdesk", b"anybody?").code(), Code::Ok);
     let undelivered = folder.path().join("undelivered/helpdesk.jsonl");
@@ -367,4 +366,10 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     let line: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(line["messages"][0]["text"], "anybody?");
     assert!(ann.is_quiet_for(Duration::from_millis(5)), "she is not bothered");
+    let page = until("it is counted", || {
+        let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        page.contains("moorline_backend_service_given_up_total{service=\"helpdesk\"} 1\n").then_some(page)
+    });
+    assert!(page.contains("moorline_backend_service_failing{service=\"helpdesk\"} 1\n"), "{page}");
+    assert!(!page.contains("moorline_backend_commits_total 0\n"), "{page}");
 }

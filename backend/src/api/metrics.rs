@@ -1,13 +1,16 @@
 //! How things stand, as OpenMetrics text.
 
 use super::http::Answer;
-use crate::im::Status;
+use crate::im::{ServiceStatus, Status};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+
+type OfService = fn(&ServiceStatus) -> u64;
 
 #[derive(Debug)]
 struct Figures(Status);
@@ -25,6 +28,9 @@ impl Collector for Figures {
             put_off,
             requests,
             acked,
+            commits,
+            stalls,
+            ref services,
         } = self.0;
         for (name, help, value) in [
             ("users", "Users that are known.", users),
@@ -42,9 +48,31 @@ impl Collector for Figures {
             ("put_off", "Messages and requests put off, the store being busy.", put_off),
             ("requests", "Requests.", requests),
             ("acked", "Pushes that were acknowledged, by session.", acked),
+            ("commits", "Commits that became durable.", commits),
+            ("stalls", "Commits that had to wait, the storage engine being behind.", stalls),
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let of_services: [(_, _, OfService); 3] = [
+            ("service_delivered", "Messages the endpoint of a service took.", |it| it.delivered),
+            ("service_failed", "Deliveries to the endpoint that failed; each is tried again.", |it| {
+                it.failed
+            }),
+            ("service_given_up", "Messages that were given up.", |it| it.given_up),
+        ];
+        for (name, help, value) in of_services {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for service in services {
+                let labels = [("service", &*service.name)];
+                ConstCounter::new(value(service)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let help = "1 while the endpoint of a service fails.";
+        let mut family = encoder.encode_descriptor("service_failing", help, None, MetricType::Gauge)?;
+        for service in services {
+            let labels = [("service", &*service.name)];
+            ConstGauge::new(i64::from(service.is_failing)).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }
@@ -52,7 +80,7 @@ impl Collector for Figures {
 
 pub(super) fn page(status: &Status) -> Answer {
     let mut registry = Registry::with_prefix("moorline_backend");
-    registry.register_collector(Box::new(Figures(*status)));
+    registry.register_collector(Box::new(Figures(status.clone())));
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("a String takes every write");
     Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", page)

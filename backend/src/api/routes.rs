@@ -2,7 +2,7 @@
 
 use super::http::{Answer, Request};
 use super::{metrics, status_of};
-use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status};
+use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, ServiceStatus, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -250,10 +250,21 @@ fn status_json(status: &Status) -> serde_json::Value {
         put_off,
         requests,
         acked,
+        commits,
+        stalls,
+        services,
     } = status;
+    let services: Vec<_> = services.iter().map(service_json).collect();
     json!({
         "users": users, "conversations": conversations, "sessions": sessions, "committing": committing,
         "stored": stored, "repeated": repeated, "refused": refused, "put_off": put_off, "requests": requests,
-        "acked": acked,
+        "acked": acked, "commits": commits, "stalls": stalls, "services": services,
+    })
+}
+
+fn service_json(status: &ServiceStatus) -> serde_json::Value {
+    let ServiceStatus { name, delivered, failed, given_up, is_failing } = status;
+    json!({
+        "name": name, "delivered": delivered, "failed": failed, "given_up": given_up, "is_failing": is_failing,
     })
 }

@@ -3,8 +3,8 @@
 
 use super::request::Asked;
 use super::send::Refused;
-use super::store::{DeviceNumber, Store, UserId, Write};
-use super::{Im, Outputs, Reply, Waiting, time_ms};
+use super::store::{Counts, DeviceNumber, Store, UserId, Write};
+use super::{Im, Outputs, Reply, ServiceStatus, Waiting, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -113,7 +113,7 @@ pub enum ApiBody {
 }
 
 /// How things stand; counts since the start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Users that are known.
     pub users: usize,
@@ -135,6 +135,12 @@ pub struct Status {
     pub requests: u64,
     /// Pushes that were acknowledged, by session.
     pub acked: u64,
+    /// Commits that became durable; without `im.folder` there are none.
+    pub commits: u64,
+    /// Commits that had to wait, the engine being behind with writing tables out.
+    pub stalls: u64,
+    /// By name.
+    pub services: Vec<ServiceStatus>,
 }
 
 /// Where the answer goes; whoever gives up drops the other end.
@@ -209,12 +215,15 @@ impl<S: Store> Im<S> {
 
     /// How things stand.
     pub fn status(&self) -> Status {
-        let (users, conversations) = self.store.counts();
+        let Counts { users, conversations, commits, stalls } = self.store.counts();
         Status {
             users,
             conversations,
             sessions: self.sessions.count(),
             committing: self.committing.len(),
+            commits,
+            stalls,
+            services: self.services.iter().map(|service| service.status().clone()).collect(),
             ..self.tally
         }
     }

@@ -537,6 +537,6 @@ fn devices_and_profiles_are_kept<S: Store>(bench: &mut Bench<S>) {
     bench.done(Write::RemoveDevice { user: a, device: phone }).expect("twice");
     assert_eq!(bench.done(Write::Tell { users: vec![a, b], event: event() }), Ok(vec![a, b]));
     assert_eq!(bench.stream(b, 0).last().map(|it| it.1), Some(EVENT));
-    assert_eq!(bench.store.counts().0, 2);
+    assert_eq!(bench.store.counts().users, 2);
     assert_eq!(bench.store.last_id(), bench.next_id);
 }

@@ -1,7 +1,7 @@
 //! Puts [`Im`] on a server.
 
 use super::store::Store;
-use super::{ApiCall, ApiReply, Im, ServiceCall};
+use super::{ApiCall, ApiReply, Im, ServiceCall, ServiceResult};
 use crate::server::{Event, Handler, Now, Outbox};
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
@@ -22,8 +22,8 @@ pub struct ImHandler<S> {
 pub enum Order {
     /// The store has made something durable: look.
     Committed,
-    /// What became of a delivery to a service: whether it is done.
-    Service(usize, bool),
+    /// What became of a delivery to a service.
+    Service(usize, ServiceResult),
     /// The server API asks.
     Api(ApiCall, ApiReply),
 }
@@ -51,7 +51,7 @@ impl<S: Store> Handler for ImHandler<S> {
     fn handle_message(&mut self, now: Now, order: Order, out: &mut Outbox) {
         match order {
             Order::Committed => self.im.handle_committed(out),
-            Order::Service(service, is_done) => self.im.handle_service(now, service, is_done),
+            Order::Service(service, result) => self.im.handle_service(now, service, result),
             Order::Api(call, reply) => self.im.handle_api(now, call, reply, out),
         }
     }

@@ -38,7 +38,7 @@ mod window;
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{ImHandler, Order};
 pub use ids::{MessageIds, time_ms};
-pub use services::ServiceCall;
+pub use services::{ServiceCall, ServiceResult, ServiceStatus};
 
 use crate::config::ImConfig;
 use crate::server::{Event, Kick, Now, Outbox, PushId, PushSpec, ReplyTo, SessionId, Up};

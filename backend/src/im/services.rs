@@ -36,7 +36,6 @@ pub struct ServiceCall {
 #[derive(Debug)]
 pub(super) struct Service {
     origin: Origin,
-    name: String,
     batch_max: usize,
     give_up_after: Duration,
     /// Up to here everything is delivered.
@@ -47,9 +46,38 @@ pub(super) struct Service {
     passed: BTreeMap<ConversationId, u64>,
     /// What is being delivered ends here.
     in_flight: Option<Until>,
+    /// So many messages.
+    in_flight_count: u64,
     failures: u32,
     failing_since: Option<Instant>,
     next_try: Instant,
+    status: ServiceStatus,
+}
+
+/// How a service is doing; counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// Whose.
+    pub name: String,
+    /// Messages its endpoint took.
+    pub delivered: u64,
+    /// Deliveries that failed; each is tried again.
+    pub failed: u64,
+    /// Messages that were given up.
+    pub given_up: u64,
+    /// The last delivery failed.
+    pub is_failing: bool,
+}
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceResult {
+    /// The endpoint has it.
+    Delivered,
+    /// The endpoint does not have it, and what it was is written down.
+    GivenUp,
+    /// To be tried again.
+    Failed,
 }
 
 /// How far a delivery goes.
@@ -59,6 +87,12 @@ enum Until {
     Position(u64),
     /// In the history of a conversation.
     Seq(ConversationId, u64),
+}
+
+impl Service {
+    pub(super) const fn status(&self) -> &ServiceStatus {
+        &self.status
+    }
 }
 
 impl<S: Store> Im<S> {
@@ -74,16 +108,17 @@ impl<S: Store> Im<S> {
             let cursor = store.login(user, DEVICE, platform, 0);
             services.push(Service {
                 origin: (user, cursor.device),
-                name: name.clone(),
                 batch_max: of.batch_max,
                 give_up_after: of.give_up_after,
                 acked: cursor.acked,
                 due: store.unconfirmed(user, cursor.device).into_iter().collect(),
                 passed: BTreeMap::new(),
                 in_flight: None,
+                in_flight_count: 0,
                 failures: 0,
                 failing_since: None,
                 next_try: Instant::ZERO,
+                status: ServiceStatus { name: name.clone(), ..ServiceStatus::default() },
             });
         }
         services
@@ -103,7 +138,7 @@ impl<S: Store> Im<S> {
             let (mut messages, until) = self.gather(index)?;
             let service = &mut self.services[index];
             // What the service said itself it knows.
-            messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != service.name));
+            messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != service.status.name));
             if messages.is_empty() {
                 self.on_delivered(index, until);
                 continue;
@@ -111,6 +146,7 @@ impl<S: Store> Im<S> {
             let failing = service.failing_since.map(|since| now.instant.saturating_since(since));
             let is_last_try = failing.is_some_and(|failing| failing >= service.give_up_after);
             service.in_flight = Some(until);
+            service.in_flight_count = messages.len() as u64;
             return Some(ServiceCall { service: index, messages, is_last_try });
         }
     }
@@ -223,14 +259,19 @@ impl<S: Store> Im<S> {
     }
 
     /// What became of a delivery. One that failed is tried again; one that was given up is not.
-    pub fn handle_service(&mut self, now: Now, service: usize, is_done: bool) {
-        let Some(until) = self.services.get_mut(service).and_then(|service| service.in_flight.take()) else {
-            return;
-        };
-        if is_done {
-            return self.on_delivered(service, until);
+    pub fn handle_service(&mut self, now: Now, index: usize, result: ServiceResult) {
+        let Some(service) = self.services.get_mut(index) else { return };
+        let Some(until) = service.in_flight.take() else { return };
+        service.status.is_failing = result != ServiceResult::Delivered;
+        match result {
+            ServiceResult::Delivered => service.status.delivered += service.in_flight_count,
+            ServiceResult::GivenUp => service.status.given_up += service.in_flight_count,
+            ServiceResult::Failed => service.status.failed += 1,
         }
-        let service = &mut self.services[service];
+        if result != ServiceResult::Failed {
+            return self.on_delivered(index, until);
+        }
+        let service = &mut self.services[index];
         let pause = (PAUSE_MIN * (1 << service.failures.min(10))).min(PAUSE_MAX);
         service.failures += 1;
         service.failing_since.get_or_insert(now.instant);

@@ -286,6 +286,19 @@ pub struct DeviceInfo {
     pub seen_ms: u64,
 }
 
+/// How much is in a store, and what it has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Users that are known.
+    pub users: usize,
+    /// Conversations that are known.
+    pub conversations: usize,
+    /// Commits that became durable.
+    pub commits: u64,
+    /// Commits before which writing had to wait, the engine being behind.
+    pub stalls: u64,
+}
+
 /// Why an operation is refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -535,6 +548,6 @@ pub trait Store {
     /// What a user has said of himself.
     fn profile(&self, user: UserId) -> Option<Bytes>;
 
-    /// How many users, and how many conversations.
-    fn counts(&self) -> (usize, usize);
+    /// How much there is, and was done.
+    fn counts(&self) -> Counts;
 }

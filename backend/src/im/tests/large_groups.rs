@@ -3,6 +3,7 @@
 use super::social::create;
 use super::*;
 use crate::config::ServiceConfig;
+use crate::im::ServiceResult;
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse};
 
@@ -140,13 +141,13 @@ fn services_get_what_is_in_no_inbox() {
             let Some(call) = bench.im().poll_service(now) else { return };
             assert!(call.messages.len() <= 2);
             if std::mem::take(&mut fails) {
-                bench.im().handle_service(now, call.service, false);
+                bench.im().handle_service(now, call.service, ServiceResult::Failed);
                 bench.pass(Duration::from_secs(2));
                 continue;
             }
             let pushes = call.messages.iter().map(|body| decode::<Push>(body).expect("a Push"));
             heard.extend(pushes.filter(|push| push.seq > 0).map(|push| (push.conversation, push.seq)));
-            bench.im().handle_service(now, call.service, true);
+            bench.im().handle_service(now, call.service, ServiceResult::Delivered);
             bench.end_turn();
         }
     };

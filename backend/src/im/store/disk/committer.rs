@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{Seek as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Batches that wait to be committed; with more the store is busy.
 pub(super) const WAITING_MAX: usize = 64;
@@ -46,12 +46,21 @@ pub(super) struct Files {
     pub(super) sequences: File,
 }
 
+/// What the thread has done.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) commits: AtomicU64,
+    /// See [`Work::wait_for_engine`].
+    pub(super) stalls: AtomicU64,
+}
+
 /// What the thread is given, and what comes back.
 pub(super) struct Committer {
     pub(super) jobs: Sender<Job>,
     pub(super) done: Receiver<Job>,
     /// A commit failed: nothing more becomes durable.
     pub(super) is_broken: Arc<AtomicBool>,
+    pub(super) tally: Arc<Tally>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -68,9 +77,12 @@ impl Committer {
         let (finished, done) = bounded(2 * WAITING_MAX);
         let is_broken = Arc::new(AtomicBool::new(false));
         let broken = Arc::clone(&is_broken);
+        let tally = Arc::new(Tally::default());
+        let counted = Arc::clone(&tally);
         let run = move || {
+            let clock = Clock::new();
             let mut work =
-                Work { tables, durability, files, commits, clock: Clock::new(), side_file_at: None };
+                Work { tables, durability, files, commits, clock, side_file_at: None, tally: counted };
             while let Ok(first) = waiting.recv() {
                 let mut together = vec![first];
                 let mut changes = together[0].changes.len();
@@ -96,7 +108,7 @@ impl Committer {
             work.write_side_file();
         };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(run)?;
-        Ok(Self { jobs, done, is_broken, thread: Some(thread) })
+        Ok(Self { jobs, done, is_broken, tally, thread: Some(thread) })
     }
 }
 
@@ -118,6 +130,7 @@ struct Work {
     commits: u64,
     clock: Clock,
     side_file_at: Option<moorline_proto::time::Instant>,
+    tally: Arc<Tally>,
 }
 
 impl Work {
@@ -149,14 +162,19 @@ impl Work {
         batch.insert(&self.tables.meta, COMMITS, (self.commits + 1).to_be_bytes());
         batch.commit()?;
         self.commits += 1;
+        self.tally.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
     /// The engine's threads may fall behind whoever writes: then writing waits, and all that wait for it.
     fn wait_for_engine(&self) -> Result<(), fjall::Error> {
-        for _ in 0..ENGINE_LOOKS_MAX {
+        for look in 0..ENGINE_LOOKS_MAX {
             if self.tables.db.journal_disk_space()? <= BEHIND_BYTES {
                 break;
+            }
+            if look == 0 {
+                self.tally.stalls.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!("the engine is behind: a commit waits");
             }
             std::thread::park_timeout(ENGINE_LOOK);
         }

@@ -357,6 +357,11 @@ impl Log for DiskLog {
         self.committer.is_broken.store(true, Ordering::SeqCst);
     }
 
+    fn commits_and_stalls(&self) -> (u64, u64) {
+        let tally = &self.committer.tally;
+        (tally.commits.load(Ordering::Relaxed), tally.stalls.load(Ordering::Relaxed))
+    }
+
     fn commit(
         &mut self,
         now_ms: u64,

@@ -9,8 +9,9 @@ mod people;
 use super::directory::{Directory, Dirty, FanoutLimits};
 use super::dropped::Place;
 use super::{
-    Committed, ConversationId, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, Entry, GroupSettings,
-    Member, Origin, Outcome, Page, PageLimits, Recipient, Refusal, Relation, Store, UserId, Write,
+    Committed, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, Entry,
+    GroupSettings, Member, Origin, Outcome, Page, PageLimits, Recipient, Refusal, Relation, Store, UserId,
+    Write,
 };
 use crate::config::{ImConfig, WhoMayWrite};
 use bytes::Bytes;
@@ -115,6 +116,8 @@ pub trait Log {
     fn give_up(&mut self);
     /// Nothing will.
     fn is_broken(&self) -> bool;
+    /// See [`Counts`].
+    fn commits_and_stalls(&self) -> (u64, u64);
     /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be. At
     /// [`AT_LAST`] no other commit follows.
     fn commit(
@@ -536,7 +539,13 @@ impl<L: Log> Store for Embedded<L> {
         self.log.profile(user)
     }
 
-    fn counts(&self) -> (usize, usize) {
-        (self.directory.users.len(), self.directory.conversations.len())
+    fn counts(&self) -> Counts {
+        let (commits, stalls) = self.log.commits_and_stalls();
+        Counts {
+            users: self.directory.users.len(),
+            conversations: self.directory.conversations.len(),
+            commits,
+            stalls,
+        }
     }
 }
