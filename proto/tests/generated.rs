@@ -1,6 +1,7 @@
 //! The checked-in protobuf code is what the schema says. After a schema change:
 //! `MOORLINE_REGENERATE=1 cargo test -p moorline-proto --test generated`.
 
+use prost::Message as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
@@ -8,15 +9,21 @@ const SCHEMAS: [&str; 3] = ["client.proto", "link.proto", "im.proto"];
 
 fn generate(into: &Path) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema");
-    let files = protox::compile(SCHEMAS, [&root]).expect("the schema compiles");
-    prost_build::Config::new().bytes(["."]).out_dir(into).compile_fds(files).expect("prost generates");
+    let mut files = protox::compile(SCHEMAS, [&root]).expect("the schema compiles");
+    prost_build::Config::new()
+        .bytes(["."])
+        .out_dir(into)
+        .compile_fds(files.clone())
+        .expect("prost generates");
+    files.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(into.join("schema.bin"), files.encode_to_vec()).expect("written");
 }
 
 fn sorted_files(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(dir)
         .expect("the folder is there")
         .map(|entry| entry.expect("readable entry").path())
-        .filter(|path| path.extension().is_some_and(|ext| ext == "rs"))
+        .filter(|path| path.extension().is_some_and(|ext| ext == "rs" || ext == "bin"))
         .collect();
     files.sort();
     files
@@ -37,8 +44,7 @@ fn checked_in_code_matches_the_schema() {
     assert_eq!(ours.len(), theirs.len(), "same set of generated files");
     for (ours, theirs) in ours.iter().zip(&theirs) {
         assert_eq!(ours.file_name(), theirs.file_name());
-        let same =
-            fs::read_to_string(ours).expect("checked-in") == fs::read_to_string(theirs).expect("fresh");
+        let same = fs::read(ours).expect("checked-in") == fs::read(theirs).expect("fresh");
         assert!(same, "{} drifted: regenerate it", ours.display());
     }
 }

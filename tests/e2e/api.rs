@@ -112,6 +112,18 @@ fn it_speaks_for_users_and_pushes_to_whoever_is_there() {
     let listed: ConversationsResponse = decode(&base64_of(listed).into()).expect("what the method answers");
     assert_eq!((listed.conversations[0].latest, listed.conversations[0].unread), (2, 2));
 
+    let tea = json!({ "group": "tea", "members": ["ann"] });
+    let asked = json!({ "user": "bob", "method": "im.group.create", "request": tea });
+    assert_eq!(
+        api.post("/v1/requests", &asked),
+        (200, json!({ "response": { "conversation": "group:tea" } }))
+    );
+    let asked = json!({ "user": "ann", "method": "im.conversations", "request": {} });
+    let (status, answer) = api.post("/v1/requests", &asked);
+    let listed = answer["response"]["conversations"].as_array().expect("conversations");
+    let of = |id: &str| listed.iter().find(|it| it["id"] == id).map(|it| it["last"]["seq"].clone());
+    assert_eq!((status, of("c2c:ann:shop"), of("group:tea").is_some()), (200, Some(json!("2")), true));
+
     let (status, answer) = api.post("/v1/kick", &json!({ "user": "ann" }));
     assert_eq!((status, &answer["reached"]), (200, &json!(1)));
     assert_eq!(ann.end().code(), 3531);
@@ -144,6 +156,19 @@ fn what_cannot_be_has_its_status_and_its_code() {
         ("/v1/messages", json!({ "from": "x", "to": bob, "text": "x".repeat(61_441) }), 413, "TOO_LARGE"),
         ("/v1/push", json!({ "to": { "everyone": false }, "text": "x" }), 400, "INVALID"),
         ("/v1/requests", json!({ "user": "ann", "method": "im.dance" }), 404, "UNSUPPORTED"),
+        ("/v1/requests", json!({ "user": "ann", "method": "im.dance", "request": {} }), 404, "UNSUPPORTED"),
+        (
+            "/v1/requests",
+            json!({ "user": "ann", "method": "im.pull", "request": { "frm": 1 } }),
+            400,
+            "INVALID",
+        ),
+        (
+            "/v1/requests",
+            json!({ "user": "ann", "method": "im.pull", "request": {}, "payload": "" }),
+            400,
+            "INVALID",
+        ),
         ("/v1/nothing", json!({}), 404, "NOT_FOUND"),
         ("/metrics", json!({}), 405, "INVALID"),
     ] {

@@ -5,6 +5,7 @@
 
 mod http;
 mod metrics;
+pub(crate) mod requests;
 mod routes;
 
 use crate::clock::Clock;

@@ -1,7 +1,7 @@
 //! Paths, their questions as JSON, and what is made of the answers.
 
 use super::http::{Answer, Request};
-use super::{metrics, status_of};
+use super::{metrics, requests, status_of};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, ServiceStatus, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -73,9 +73,10 @@ struct DeviceName {
 struct RequestQuestion {
     user: String,
     method: String,
-    /// Base64 of the encoded request.
-    #[serde(default)]
-    payload: String,
+    /// As JSON; answered alike.
+    request: Option<serde_json::Value>,
+    /// Encoded, as Base64; answered alike.
+    payload: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,7 +107,9 @@ pub(super) fn answer(
         ("/v1/status", "GET") => status(ask).map(|status| Answer::json(&status_json(&status))),
         ("/v1/messages", "POST") => message(request).and_then(ask).map(|answer| stored(&answer)),
         ("/v1/push", "POST") => push(request).and_then(ask).map(|answer| reached(&answer)),
-        ("/v1/requests", "POST") => asked_for(request).and_then(ask).map(|answer| payload(&answer)),
+        ("/v1/requests", "POST") => asked_for(request)
+            .and_then(|(call, method)| Ok((ask(call)?, method)))
+            .map(|(answer, method)| answered(&answer, method.as_deref())),
         ("/v1/kick", "POST") => kick(request).and_then(ask).map(|answer| reached(&answer)),
         ("/healthz" | "/metrics" | "/v1/status", _) => {
             Err(Answer::error(405, "INVALID", "this path takes GET"))
@@ -188,9 +191,25 @@ fn push(request: &Request) -> Result<ApiCall, Answer> {
     Ok(ApiCall::Push { to, kind, payload })
 }
 
-fn asked_for(request: &Request) -> Result<ApiCall, Answer> {
-    let RequestQuestion { user, method, payload } = parse(request)?;
-    Ok(ApiCall::Request { user, method, payload: base64_of(&payload)? })
+/// With the name of the method if the answer is to be JSON.
+fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Answer> {
+    let RequestQuestion { user, method, request, payload } = parse(request)?;
+    let answered_as = request.is_some().then(|| method.clone());
+    let payload = match (request, payload) {
+        (Some(request), None) => {
+            let encoded = requests::encode(&method, &request);
+            let encoded = encoded.ok_or_else(|| {
+                let reason = format!("no method {method:?}; they are those of docs/protocol.md, section 11");
+                Answer::error(404, "UNSUPPORTED", &reason)
+            })?;
+            encoded.map_err(|error| Answer::error(400, "INVALID", &error))?
+        }
+        (None, payload) => base64_of(&payload.unwrap_or_default())?,
+        (Some(_), Some(_)) => {
+            return Err(Answer::error(400, "INVALID", "one of request and payload, not both"));
+        }
+    };
+    Ok((ApiCall::Request { user, method, payload }, answered_as))
 }
 
 fn kick(request: &Request) -> Result<ApiCall, Answer> {
@@ -223,10 +242,11 @@ fn reached(answer: &ApiAnswer) -> Answer {
     }
 }
 
-fn payload(answer: &ApiAnswer) -> Answer {
-    match &answer.body {
-        ApiBody::Payload(payload) => Answer::json(&json!({ "payload": BASE64.encode(payload) })),
-        _ => refusal(answer),
+fn answered(answer: &ApiAnswer, method: Option<&str>) -> Answer {
+    let ApiBody::Payload(payload) = &answer.body else { return refusal(answer) };
+    match method {
+        Some(method) => Answer::json(&json!({ "response": requests::decode(method, payload) })),
+        None => Answer::json(&json!({ "payload": BASE64.encode(payload) })),
     }
 }
 

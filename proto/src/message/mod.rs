@@ -29,6 +29,9 @@ pub mod im {
     pub use super::generated::im::v1::*;
 }
 
+/// The schema itself, a `google.protobuf.FileDescriptorSet`: for whoever has names of messages instead of types.
+pub const SCHEMA: &[u8] = include_bytes!("generated/schema.bin");
+
 /// Decodes a client frame's body [P-2.6].
 ///
 /// # Errors
