@@ -5,12 +5,11 @@ use super::tables::{COMMITS, Change, JOURNAL_BYTES_MAX, Tables};
 use super::{Durability, Progress};
 use crate::clock::Clock;
 use crate::im::store::Committed;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use fjall::PersistMode;
 use moorline_proto::time::Duration;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -26,6 +25,10 @@ const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 const ENGINE_LOOKS_MAX: u32 = 5000;
 /// How often the side file is written.
 const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// The same, when nothing more comes.
+const SIDE_FILE_WAIT: std::time::Duration = std::time::Duration::from_millis(1010);
+/// When there is nothing to write down.
+const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// A batch on its way.
 pub(super) struct Job {
@@ -81,9 +84,26 @@ impl Committer {
         let counted = Arc::clone(&tally);
         let run = move || {
             let clock = Clock::new();
-            let mut work =
-                Work { tables, durability, files, commits, clock, side_file_at: None, tally: counted };
-            while let Ok(first) = waiting.recv() {
+            let mut work = Work {
+                tables,
+                durability,
+                files,
+                commits,
+                clock,
+                side_file_at: None,
+                noted: commits,
+                tally: counted,
+            };
+            // Whoever looks at what is done may be gone at the end; what waits is committed all the same.
+            loop {
+                let first = match waiting.recv_timeout(work.until_side_file()) {
+                    Ok(first) => first,
+                    Err(RecvTimeoutError::Timeout) => {
+                        work.note();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
                 let mut together = vec![first];
                 let mut changes = together[0].changes.len();
                 while changes < CHANGES_MAX
@@ -97,11 +117,7 @@ impl Committer {
                     broken.store(true, Ordering::SeqCst);
                     return;
                 }
-                for job in together {
-                    if finished.send(job).is_err() {
-                        return;
-                    }
-                }
+                together.into_iter().for_each(|job| _ = finished.send(job));
                 notify();
                 work.note();
             }
@@ -130,6 +146,8 @@ struct Work {
     commits: u64,
     clock: Clock,
     side_file_at: Option<moorline_proto::time::Instant>,
+    /// The number of commits that it has.
+    noted: u64,
     tally: Arc<Tally>,
 }
 
@@ -185,14 +203,20 @@ impl Work {
     /// found out.
     fn note(&mut self) {
         let now = self.clock.read().instant;
-        if self.side_file_at.is_none_or(|at| now >= at + SIDE_FILE_INTERVAL) {
+        let is_due = self.side_file_at.is_none_or(|at| now >= at + SIDE_FILE_INTERVAL);
+        if is_due && self.noted < self.commits {
             self.side_file_at = Some(now);
             self.write_side_file();
         }
     }
 
+    fn until_side_file(&self) -> std::time::Duration {
+        if self.noted < self.commits { SIDE_FILE_WAIT } else { IDLE }
+    }
+
     fn write_side_file(&mut self) {
-        let line = format!("{:020}\n", self.commits);
+        self.noted = self.commits;
+        let line = side_line(self.commits);
         let file = &mut self.files.commits;
         let written = file.rewind().and_then(|()| file.write_all(line.as_bytes()));
         if let Err(error) = written {
@@ -201,7 +225,13 @@ impl Work {
     }
 }
 
-/// The number that the side file has; 0: none yet, or half of one.
-pub(super) fn read_side_file(path: &Path) -> u64 {
-    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+/// What the side file says of so many commits; always as long.
+pub(super) fn side_line(commits: u64) -> String {
+    format!("{commits:020}\n")
+}
+
+/// The number that a side file has. `None`: it is damaged.
+pub(super) fn read_side_line(text: &str) -> Option<u64> {
+    let commits = text.trim_end().parse().ok()?;
+    (text == side_line(commits)).then_some(commits)
 }

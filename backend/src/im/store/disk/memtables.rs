@@ -4,6 +4,7 @@
 //! freeing one of 16 MiB takes a tenth of a second, since it is hundreds of thousands of pieces. Whoever has it longer frees
 //! it: this thread, without any lock.
 
+use super::journals::Journals;
 use super::tables::nicely;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use fjall::{AbstractTree as _, Keyspace};
@@ -21,8 +22,8 @@ pub(super) struct Memtables {
 }
 
 impl Memtables {
-    /// Starts the thread, for the memtables of these tables.
-    pub(super) fn start(tables: Vec<Keyspace>) -> std::io::Result<Self> {
+    /// Starts the thread, for the memtables of these tables. It looks after the list of journals too.
+    pub(super) fn start(tables: Vec<Keyspace>, mut journals: Journals) -> std::io::Result<Self> {
         let (sender, changed) = bounded(1);
         let run = move || {
             let (mut tables, mut held) = (tables, Vec::<Arc<dyn Any + Send + Sync>>::new());
@@ -34,6 +35,9 @@ impl Memtables {
                     }
                 }
                 held.retain(|memtable| Arc::strong_count(memtable) > 1);
+                if let Err(error) = journals.look() {
+                    tracing::warn!(%error, "cannot write down which journals are complete");
+                }
                 match changed.recv_timeout(EVERY) {
                     Ok(all) => tables = all,
                     Err(RecvTimeoutError::Timeout) => {}

@@ -15,6 +15,7 @@
 
 mod committer;
 mod ends;
+mod journals;
 mod load;
 mod memtables;
 mod rows;
@@ -31,6 +32,7 @@ use crate::config::ImConfig;
 use bytes::Bytes;
 use committer::{Committer, Job};
 use ends::Ends;
+use journals::Journals;
 use memtables::Memtables;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
@@ -74,11 +76,47 @@ pub enum DiskError {
         /// The engine's word.
         cause: Box<fjall::Error>,
     },
+    /// The database cannot be opened.
+    #[error("the store in {} cannot be opened: {cause}; if that is damage, restore it from a copy", folder.display())]
+    Open {
+        /// Where.
+        folder: PathBuf,
+        /// The engine's word.
+        cause: Box<fjall::Error>,
+    },
     /// A record that cannot be.
     #[error("the store is damaged: {what}: {problem}; restore it from a copy")]
     Damaged {
         /// Which record.
         what: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The number of commits is damaged.
+    #[error(
+        "{} should hold the number of commits and does not; restore the store from a copy, or remove the file to go on \
+         behind every seq that was given", path.display()
+    )]
+    SideFile {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Somebody else has the store.
+    #[error("the store in {} is open in another process: stop that one, or name another im.folder", folder.display())]
+    Locked {
+        /// Where.
+        folder: PathBuf,
+    },
+    /// A part of it is not what it was.
+    #[error(
+        "the store in {} is damaged: {}: {problem}; restore it from a copy, or remove {} to go on with what is left, behind \
+         every seq that was given", folder.display(), path.display(), folder.join(SIDE_FILE).display()
+    )]
+    Altered {
+        /// Where.
+        folder: PathBuf,
+        /// Which file.
+        path: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
@@ -101,6 +139,14 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// The database in the store's folder could not be opened.
+    fn open(folder: &Path, cause: fjall::Error) -> Self {
+        match cause {
+            fjall::Error::Locked => Self::Locked { folder: folder.to_owned() },
+            cause => Self::Open { folder: folder.to_owned(), cause: Box::new(cause) },
+        }
+    }
+
     fn engine(operation: &'static str) -> impl FnOnce(fjall::Error) -> Self {
         move |cause| Self::Engine { operation, cause: Box::new(cause) }
     }
@@ -149,10 +195,14 @@ impl Disk {
             move |cause| DiskError::File { operation, path, cause }
         };
         std::fs::create_dir_all(folder).map_err(file_error("make the folder", folder))?;
-        let tables = Tables::open(&folder.join(DATABASE))?;
-        let side_file = folder.join(SIDE_FILE);
-        let (found, known) = (tables.number(tables::COMMITS)?, committer::read_side_file(&side_file));
-        if found < known {
+        let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
+        let known = Self::known_commits(&side_file)?;
+        if known.is_some() {
+            Journals::verify(folder, &database)?;
+        }
+        let tables = Tables::open(folder, &database)?;
+        let found = tables.number(tables::COMMITS)?;
+        if let Some(known) = known.filter(|known| found < *known) {
             return Err(DiskError::Lost { folder: folder.to_owned(), side_file, found, known });
         }
         let (mut ends, written) = Ends::load(&tables)?;
@@ -160,14 +210,16 @@ impl Disk {
         let sequences_file = folder.join(SEQUENCES);
         let (mut sequences, sequences_open) =
             Sequences::open(&sequences_file).map_err(file_error("open", &sequences_file))?;
-        if found > 0 && !side_file.exists() {
+        if found > 0 && known.is_none() {
             let changes = sequences.begin_anew(&tables, &mut directory, &mut ends);
             tables.write(changes)?;
             sequences.write(&sequences_open).map_err(file_error("write", &sequences_file))?;
             tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
         }
         directory.conversations.begin_after = sequences.begin_after;
-        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&side_file);
+        journals::replace(&side_file, &committer::side_line(found))
+            .map_err(file_error("write", &side_file))?;
+        let open = OpenOptions::new().write(true).open(&side_file);
         let files = committer::Files {
             commits: open.map_err(file_error("open", &side_file))?,
             sequences: sequences_open,
@@ -175,7 +227,8 @@ impl Disk {
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
-        let memtables = Memtables::start(tables.busy()).map_err(file_error("start a thread for", folder))?;
+        let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
+            .map_err(file_error("start a thread for", folder))?;
         let log = DiskLog {
             tables,
             committer,
@@ -190,6 +243,23 @@ impl Disk {
             window_ms,
         };
         Ok(Self::over(directory, log, config))
+    }
+}
+
+impl Disk {
+    /// What the side file says; `None`: there is none.
+    fn known_commits(side_file: &Path) -> Result<Option<u64>, DiskError> {
+        match std::fs::read_to_string(side_file) {
+            Ok(text) => {
+                let damaged = || DiskError::SideFile { path: side_file.to_owned() };
+                committer::read_side_line(&text).map(Some).ok_or_else(damaged)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(DiskError::SideFile { path: side_file.to_owned() })
+            }
+            Err(cause) => Err(DiskError::File { operation: "read", path: side_file.to_owned(), cause }),
+        }
     }
 }
 

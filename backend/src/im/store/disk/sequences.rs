@@ -29,7 +29,7 @@ pub(super) struct Sequences {
     /// Conversations that are new begin after this seq.
     pub(super) begin_after: u64,
     maxima: Vec<u64>,
-    /// There was no file: nothing is known.
+    /// There was no file, or nothing in it: nothing is known.
     is_new: bool,
 }
 
@@ -46,13 +46,13 @@ fn section_of(conversation: usize) -> usize {
 
 impl Sequences {
     pub(super) fn open(path: &Path) -> io::Result<(Self, File)> {
-        let is_new = !path.exists();
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // What is left over at the end was never synced, so nothing was committed that counts on it.
         let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
-        let begin_after = numbers.next().unwrap_or(0);
+        let first = numbers.next();
+        let (begin_after, is_new) = (first.unwrap_or(0), first.is_none());
         Ok((Self { begin_after, maxima: numbers.collect(), is_new }, file))
     }
 

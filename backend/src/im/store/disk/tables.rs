@@ -206,22 +206,20 @@ fn options() -> KeyspaceCreateOptions {
 }
 
 impl Tables {
-    pub(super) fn open(folder: &Path) -> Result<Self, DiskError> {
+    pub(super) fn open(folder: &Path, database: &Path) -> Result<Self, DiskError> {
         let builder =
-            Database::builder(folder).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
-        let db = nicely(|| builder.open()).map_err(DiskError::engine("open the database"))?;
+            Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
+        let db = nicely(|| builder.open()).map_err(|error| DiskError::open(folder, error))?;
+        let names = db.list_keyspace_names();
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
         let mut keys = VecDeque::new();
-        let mut days: Vec<u64> = db
-            .list_keyspace_names()
-            .iter()
-            .filter_map(|name| name.strip_prefix(KEYS)?.parse().ok())
-            .collect();
+        let mut days: Vec<u64> =
+            names.iter().filter_map(|name| name.strip_prefix(KEYS)?.parse().ok()).collect();
         days.sort_unstable();
         for day in days {
             keys.push_back((day, table(&format!("{KEYS}{day:08}"))?));
         }
-        Ok(Self {
+        let tables = Self {
             meta: table("meta")?,
             users: table("users")?,
             devices: table("devices")?,
@@ -237,8 +235,38 @@ impl Tables {
             touched: table("touched")?,
             streams: table("streams")?,
             keys,
-            db,
-        })
+            db: db.clone(),
+        };
+        // Whatever was committed was so when all of them had been made.
+        let is_new = |table: &&Keyspace| !names.iter().any(|name| name == table.name());
+        let gone = tables.lasting().into_iter().find(is_new).map(|table| table.name().to_string());
+        match gone {
+            Some(gone) if tables.number(COMMITS)? > 0 => {
+                let path = database.join(format!("keyspaces, table {gone}"));
+                Err(DiskError::Altered { folder: folder.to_owned(), path, problem: "it is gone".into() })
+            }
+            _ => Ok(tables),
+        }
+    }
+
+    /// All but those that are dropped with their day.
+    fn lasting(&self) -> [&Keyspace; 14] {
+        [
+            &self.meta,
+            &self.users,
+            &self.devices,
+            &self.confirmed,
+            &self.profiles,
+            &self.relations,
+            &self.inboxes,
+            &self.conversations,
+            &self.members,
+            &self.messages,
+            &self.uncounted,
+            &self.ends,
+            &self.touched,
+            &self.streams,
+        ]
     }
 
     /// Those that grow with each message.

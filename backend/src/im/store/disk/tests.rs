@@ -7,6 +7,7 @@ use crate::im::store::{
 };
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
+use moorline_proto::random::Random;
 use std::sync::atomic::AtomicU32;
 
 /// A folder of this test, gone with it.
@@ -144,7 +145,94 @@ fn a_database_that_lost_commits_is_refused() {
     let refused = folder.open().map(|_| ()).expect_err("writes are missing");
     let said = refused.to_string();
     println!("{said}");
-    assert!(matches!(refused, DiskError::Lost { .. } | DiskError::Engine { .. }), "{said}");
+    assert!(matches!(refused, DiskError::Lost { .. } | DiskError::Open { .. }), "{said}");
+}
+
+/// However short it ran, and however it ended.
+#[test]
+fn a_journal_that_is_cut_off_is_refused() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    for key in 0..20 {
+        committed(&mut store, vec![draft(ann, Target::User(ben), key, key.into())]);
+    }
+    drop(store);
+    let journal = folder.0.join(DATABASE).join("0.jnl");
+    let bytes = std::fs::read(&journal).expect("a journal");
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("something was written");
+    std::fs::write(&journal, &bytes[..used / 2]).expect("ours");
+    let refused = folder.open().map(drop).expect_err("writes are missing");
+    assert!(matches!(refused, DiskError::Lost { known: 20.., .. }), "{refused}");
+    // What is to say so is damaged itself.
+    for text in ["", "20\n", "twenty"] {
+        std::fs::write(folder.0.join(SIDE_FILE), text).expect("ours");
+        let refused = folder.open().map(drop).expect_err("it is not known what is missing");
+        assert!(matches!(refused, DiskError::SideFile { .. }), "{text:?}: {refused}");
+    }
+    std::fs::remove_file(folder.0.join(SIDE_FILE)).expect("ours");
+    let mut store = folder.open().expect("it goes on");
+    let next = stored(committed(&mut store, vec![draft(ann, Target::User(ben), 30, 300)]).pop());
+    assert!(next.seq > sequences::STEP, "{}", next.seq);
+}
+
+#[test]
+fn a_complete_journal_that_is_not_what_it_was_is_refused() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    let list = folder.0.join("journals");
+    let mut number = 0;
+    let is_written = || std::fs::read_to_string(&list).is_ok_and(|text| !text.is_empty());
+    let mut random = Random::new(1);
+    while !is_written() && number < 3000 {
+        // The engine packs what it can.
+        let body = std::iter::repeat_with(|| random.next_u64().to_ne_bytes()).take(60 << 7).flatten();
+        let body = BytesMut::from_iter(body);
+        let key = MessageKey(u128::from(number).to_be_bytes());
+        let (target, device) = (Target::User(ben), DeviceNumber(0));
+        let draft = Draft { sender: ann, device, target, key, id: number + 1, digest: 0, body };
+        committed(&mut store, vec![Write::Append(draft)]);
+        number += 1;
+    }
+    drop(store);
+    let text = std::fs::read_to_string(&list).expect("there are complete ones");
+    let name = text.split(' ').next().expect("one at least");
+    let journal = folder.0.join(DATABASE).join(name);
+    let bytes = std::fs::read(&journal).expect("it is not written out yet");
+    let mut spoiled = bytes.clone();
+    spoiled[bytes.len() / 2] ^= 0xFF;
+    for wrong in [&bytes[..bytes.len() / 2], &spoiled] {
+        std::fs::write(&journal, wrong).expect("ours");
+        let refused = folder.open().map(drop).expect_err("it is damaged").to_string();
+        assert!(refused.contains(name) && refused.contains("restore it from a copy"), "{refused}");
+    }
+    std::fs::write(&journal, &bytes).expect("ours");
+    let store = folder.open().expect("it is whole");
+    assert_eq!(store.latest(store.find("c2c:ann:ben").expect("they spoke")), number);
+}
+
+#[test]
+fn a_table_that_is_gone_is_missed() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    committed(&mut store, vec![draft(ann, Target::User(ben), 1, 1)]);
+    drop(store);
+    let tables = folder.0.join(DATABASE).join("keyspaces");
+    let (mut gone, whole) = (0, Folder::new());
+    copy(&folder.0, &whole.0);
+    for number in 1..=14 {
+        std::fs::remove_dir_all(folder.0.join(DATABASE)).expect("ours");
+        copy(&whole.0, &folder.0);
+        std::fs::remove_dir_all(tables.join(number.to_string())).expect("a table");
+        match folder.open().map(drop) {
+            Err(DiskError::Altered { problem, .. }) if problem == "it is gone" => gone += 1,
+            Err(DiskError::Lost { found: 0, .. }) => {} // the table with the number of commits
+            other => panic!("table {number}: {other:?}"),
+        }
+    }
+    assert_eq!(gone, 13);
 }
 
 #[test]
