@@ -151,7 +151,7 @@ impl<S: Store> Bench<S> {
     /// Positions and ids (0: dropped) after `after`.
     fn stream(&self, user: UserId, after: u64) -> Vec<(u64, u64)> {
         let mut entries = Vec::new();
-        self.store.read_stream(user, after, 100, &mut entries);
+        assert!(self.store.read_stream(user, after, 100, &mut entries));
         let id = |entry| match entry {
             Entry::Message { body, .. } => Push::decode(body).expect("a Push").message_id,
             Entry::Event { body, .. } => {

@@ -234,14 +234,15 @@ impl<S: Store> Im<S> {
                 return self.notify_due(id, out);
             }
             let mut entries = std::mem::take(&mut self.scratch.entries);
-            self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
+            let is_readable = self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
             let is_last = entries.is_empty();
             let mut entries_left = entries.drain(..);
             let is_full =
                 entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry, out));
             drop(entries_left);
             self.scratch.entries = entries;
-            if is_full {
+            // What cannot be read now is owed all the same.
+            if is_full || !is_readable {
                 return;
             }
             if is_last {

@@ -4,7 +4,7 @@
 //! Pure: [`Im::poll_service`] says what to deliver, [`Im::handle_service`] takes what became of it. A service is a user
 //! with one device, whose ack is the endpoint's answer; so what is not delivered waits where messages wait.
 
-use super::store::{ConversationId, Entry, Origin, PageLimits, Store, Write};
+use super::store::{ConversationId, Entry, Origin, PageLimits, Refusal, Store, Write};
 use super::{Im, Waiting};
 use crate::config::ImConfig;
 use crate::server::Now;
@@ -175,14 +175,15 @@ impl<S: Store> Im<S> {
             let first = service.due.get(&conversation).copied()?;
             let limits = PageLimits { messages: service.batch_max, bytes: BYTES_MAX };
             let (user, _) = service.origin;
-            let Ok(page) = self.store.read_range(conversation, user, (first, u64::MAX), limits) else {
-                service.due.remove(&conversation); // no member any more
-                service.passed.insert(conversation, 0);
-                continue;
+            let page = match self.store.read_range(conversation, user, (first, u64::MAX), limits) {
+                Ok(page) => page,
+                Err(Refusal::Unreadable) => return None, // not now
+                Err(_) => {
+                    service.due.remove(&conversation); // no member any more
+                    service.passed.insert(conversation, self.store.latest(conversation));
+                    continue;
+                }
             };
-            if page.more && page.messages.is_empty() {
-                return None; // it cannot be read now
-            }
             let last = page.messages.last().and_then(|body| decode::<Push>(body).ok()).map(|push| push.seq);
             let end = last.filter(|_| page.more).unwrap_or(page.latest);
             return Some((page.messages, Until::Seq(conversation, end)));
@@ -201,14 +202,16 @@ impl<S: Store> Im<S> {
             return (None, (messages, end));
         }
         let mut entries = Vec::new();
-        store.read_stream(user, end, service.batch_max, &mut entries);
-        if entries.is_empty() {
+        let is_readable = store.read_stream(user, end, service.batch_max, &mut entries);
+        if entries.is_empty() && is_readable {
             return (None, (messages, stream_end)); // it was trimmed
         }
         for (position, entry) in entries {
             let body = match entry {
                 Entry::Dropped { conversation, first } => {
-                    if !service.passed.contains_key(&conversation) {
+                    let passed = service.passed.get(&conversation).copied().unwrap_or(0);
+                    let first = first.max(passed + 1);
+                    if first <= store.latest(conversation) {
                         let due = service.due.entry(conversation).or_insert(first);
                         *due = first.min(*due);
                         return (Some(conversation), (messages, end));

@@ -260,7 +260,7 @@ impl<S: Store> Bench<S> {
     fn stream_of(&mut self, uid: &str) -> usize {
         let user = self.im().store.try_user(uid).expect("room");
         let mut entries = Vec::new();
-        self.im().store.read_stream(user, 0, 1000, &mut entries);
+        assert!(self.im().store.read_stream(user, 0, 1000, &mut entries));
         entries.len()
     }
 }

@@ -326,6 +326,8 @@ pub enum Refusal {
     StoreFull,
     /// One of the two has `relations_max` relations.
     TooManyRelations,
+    /// The disk does not give it.
+    Unreadable,
 }
 
 /// A stored message.
@@ -529,8 +531,10 @@ pub trait Store {
         limits: PageLimits,
     ) -> Result<Page, Refusal>;
 
-    /// Appends to `into` up to `limit` entries of a user's stream after a position.
-    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>);
+    /// Appends to `into` up to `limit` entries of a user's stream after a position. False: what comes next cannot be read
+    /// now.
+    #[must_use]
+    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool;
 
     /// Position of the last entry ever put into a user's stream.
     fn stream_end(&self, user: UserId) -> u64;

@@ -6,6 +6,7 @@ use crate::config::ServiceConfig;
 use crate::im::ServiceResult;
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse};
+use std::collections::BTreeSet;
 
 #[test]
 fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
@@ -176,4 +177,42 @@ fn services_get_what_is_in_no_inbox() {
     };
     assert_eq!(of("c2c:alice:bot"), [1, 2, 3, 4, 5]);
     assert_eq!(of("group:g"), (1..=11).collect::<Vec<_>>());
+}
+
+/// An inbox that drops more before what it dropped first was delivered.
+#[test]
+fn services_get_what_is_dropped_again() {
+    let service = ServiceConfig { batch_max: 1, ..ServiceConfig::default() };
+    let services = [("bot".to_owned(), service)].into_iter().collect();
+    let config = ImConfig { inbox_entries_max: 3, services, ..ImConfig::default() };
+    let mut bench = Bench::new(config);
+    let (alice, carol) = (bench.login(0, "alice", "d", 1), bench.login(1, "carol", "d", 1));
+    let mut heard = BTreeSet::new();
+    let mut deliver = |bench: &mut Bench, count: usize, result: ServiceResult| {
+        for _ in 0..count {
+            let now = bench.now;
+            let Some(call) = bench.im().poll_service(now) else { break };
+            let pushes = call.messages.iter().map(|body| decode::<Push>(body).expect("a Push"));
+            if result == ServiceResult::Delivered {
+                heard.extend(pushes.map(|push| (push.conversation, push.seq)));
+            }
+            bench.im().handle_service(now, call.service, result);
+            bench.end_turn();
+            bench.pass(Duration::from_secs(2));
+        }
+        heard.len()
+    };
+    let mut number = 0;
+    let mut say = |bench: &mut Bench, who, count| {
+        for _ in 0..count {
+            number += 1;
+            bench.send(who, user("bot"), &key(number), b"");
+        }
+    };
+    say(&mut bench, alice, 1);
+    say(&mut bench, carol, 3);
+    assert_eq!(deliver(&mut bench, 1, ServiceResult::Delivered), 1);
+    deliver(&mut bench, 1, ServiceResult::Failed);
+    say(&mut bench, alice, 5);
+    assert_eq!(deliver(&mut bench, 100, ServiceResult::Delivered), 9, "6 of alice's, 3 of carol's");
 }

@@ -338,7 +338,7 @@ impl Log for DiskLog {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, "history cannot be read");
+                    tracing::error!(%error, conversation = conversation.0, from = seqs.start(), "history cannot be read");
                     return false;
                 }
             }
@@ -354,6 +354,7 @@ impl Log for DiskLog {
                 EntryRecord { conversation: conversation.0, seq, origin, event: None }
             }
             Content::Event(event) => EntryRecord { origin, event: Some(event), ..EntryRecord::default() },
+            Content::Lost => unreachable!("nobody writes what is damaged"),
         };
         let key = tables::place(user.0, position);
         self.changes.push(Change::put(&self.tables.streams, key, record.encode_to_vec()));
@@ -372,8 +373,14 @@ impl Log for DiskLog {
         let value = self.tables.streams.get(tables::place(user.0, position));
         let value = value.map_err(DiskError::engine("read an inbox"))?;
         let missing = || DiskError::Damaged { what: "an inbox", problem: format!("no entry {position}") };
-        let record: EntryRecord = tables::decode("an entry", &value.ok_or_else(missing)?)?;
-        Ok(content(record).place())
+        let record = value.ok_or_else(missing).and_then(|value| tables::decode("an entry", &value));
+        match record {
+            Ok(record) => Ok(content(record).place()),
+            Err(error) => {
+                tracing::error!(%error, user = user.0, position, "an entry of an inbox is damaged");
+                Ok(Content::Lost.place())
+            }
+        }
     }
 
     fn entries(
@@ -381,23 +388,32 @@ impl Log for DiskLog {
         user: UserId,
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
-    ) {
+    ) -> bool {
         let keys = tables::place(user.0, *positions.start())..=tables::place(user.0, *positions.end());
         for entry in self.tables.streams.range(keys) {
             let read = entry.into_inner().map_err(DiskError::engine("read an inbox"));
-            let read = read.and_then(|(key, value)| {
-                Ok((tables::numbers(&key)?.1, tables::decode::<EntryRecord>("an entry", &value)?))
-            });
-            match read {
-                Ok((position, record)) => {
-                    let origin = record.origin.map(DeviceNumber);
-                    if !each(position, StreamEntry { content: content(record), origin }) {
-                        return;
-                    }
+            let (position, value) = match read.and_then(|(key, value)| Ok((tables::numbers(&key)?.1, value)))
+            {
+                Ok(read) => read,
+                Err(error) => {
+                    tracing::error!(%error, user = user.0, from = positions.start(), "an inbox cannot be read");
+                    return false;
                 }
-                Err(error) => return tracing::error!(%error, "an inbox cannot be read"),
+            };
+            let entry = match tables::decode::<EntryRecord>("an entry", &value) {
+                Ok(record) => {
+                    StreamEntry { origin: record.origin.map(DeviceNumber), content: content(record) }
+                }
+                Err(error) => {
+                    tracing::error!(%error, user = user.0, position, "an entry of an inbox is damaged");
+                    StreamEntry { origin: None, content: Content::Lost }
+                }
+            };
+            if !each(position, entry) {
+                break;
             }
         }
+        true
     }
 
     fn put_profile(&mut self, user: UserId, profile: Bytes) {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::im::conformance;
 use crate::im::store::{
-    Draft, GroupChange, Outcome, PageLimits, SEQ_BYTES_MAX, Store, Stored, Target, Write,
+    Draft, Entry, GroupChange, Outcome, PageLimits, SEQ_BYTES_MAX, Store, Stored, Target, Write,
 };
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
@@ -95,7 +95,7 @@ fn everything_is_there_again_after_it_was_opened_anew() {
     committed(&mut store, vec![Write::Acked { user: ben, device: desk, position: 2, gone_ms: 0 }]);
     let see = |store: &Disk| {
         let (mut stream, pair) = (Vec::new(), store.find("c2c:ann:ben").expect("they spoke"));
-        store.read_stream(ben, 0, 100, &mut stream);
+        assert!(store.read_stream(ben, 0, 100, &mut stream));
         let wide = PageLimits { messages: 100, bytes: 1 << 20 };
         (
             stream,
@@ -187,8 +187,10 @@ fn a_complete_journal_that_is_not_what_it_was_is_refused() {
     let mut random = Random::new(1);
     while !is_written() && number < 3000 {
         // The engine packs what it can.
-        let body = std::iter::repeat_with(|| random.next_u64().to_ne_bytes()).take(60 << 7).flatten();
-        let body = BytesMut::from_iter(body);
+        let body = std::iter::repeat_with(|| random.next_u64().to_ne_bytes())
+            .take(60 << 7)
+            .flatten()
+            .collect::<BytesMut>();
         let key = MessageKey(u128::from(number).to_be_bytes());
         let (target, device) = (Target::User(ben), DeviceNumber(0));
         let draft = Draft { sender: ann, device, target, key, id: number + 1, digest: 0, body };
@@ -233,6 +235,29 @@ fn a_table_that_is_gone_is_missed() {
         }
     }
     assert_eq!(gone, 13);
+}
+
+/// The device is told to ask, and gets the rest.
+#[test]
+fn a_damaged_entry_of_an_inbox_is_not_passed_over() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    store.login(ben, "phone", 0, 0);
+    for key in 1..=5 {
+        committed(&mut store, vec![draft(ann, Target::User(ben), key, key.into())]);
+    }
+    drop(store);
+    let tables = Tables::open(&folder.0, &folder.0.join(DATABASE)).expect("the database");
+    tables.streams.insert(tables::place(ben.0, 3), [0xFF; 3]).expect("written");
+    drop(tables);
+    let store = folder.open().expect("the same store");
+    let mut entries = Vec::new();
+    assert!(store.read_stream(ben, 0, 100, &mut entries));
+    let is_message: Vec<bool> =
+        entries.iter().map(|(_, entry)| matches!(entry, Entry::Message { .. })).collect();
+    assert_eq!(is_message, [true, true, false, true, true]);
+    assert_eq!(entries[2], (3, Entry::EventsDropped));
 }
 
 #[test]
@@ -287,7 +312,7 @@ fn what_one_commit_changes_twice_is_as_it_was_last() {
     }
     let see = |store: &Disk| {
         let mut stream = Vec::new();
-        store.read_stream(ben, 0, 100, &mut stream);
+        assert!(store.read_stream(ben, 0, 100, &mut stream));
         (stream, store.stream_end(ben), store.devices(ben), store.last_id())
     };
     while store.poll_committed().is_some() || store.stream_end(ben) < 60 {

@@ -240,6 +240,9 @@ impl<L: Log> Embedded<L> {
             next = seq + 1;
             true
         });
+        if !is_whole && page.messages.is_empty() {
+            return Err(Refusal::Unreadable);
+        }
         page.more |= !is_whole;
         if !page.more && next <= to {
             page.voids.push((next, to));

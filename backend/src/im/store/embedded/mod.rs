@@ -41,6 +41,8 @@ pub struct StreamEntry {
 pub(super) enum Content {
     Message(ConversationId, u64),
     Event(Bytes),
+    /// Something that is damaged: whoever it was for has to ask.
+    Lost,
 }
 
 /// In the place of a conversation, where things that happened were dropped from an inbox.
@@ -50,7 +52,7 @@ impl Content {
     pub(super) const fn place(&self) -> Place {
         match self {
             Self::Message(conversation, seq) => (*conversation, *seq),
-            Self::Event(_) => (EVENTS, 0),
+            Self::Event(_) | Self::Lost => (EVENTS, 0),
         }
     }
 }
@@ -99,13 +101,13 @@ pub trait Log {
     fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
     /// What an entry that is there stands for.
     fn place_of(&self, user: UserId, position: u64) -> Result<Place, Self::Error>;
-    /// Those that are there, by rising position, until `each` says false.
+    /// Those that are there, by rising position, until `each` says false. False: the next one could not be read.
     fn entries(
         &self,
         user: UserId,
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
-    );
+    ) -> bool;
     /// Instead of an earlier one.
     fn put_profile(&mut self, user: UserId, profile: Bytes);
     /// A profile.
@@ -479,11 +481,13 @@ impl<L: Log> Store for Embedded<L> {
         self.page(conversation, reader, range, limits)
     }
 
-    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) {
+    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool {
         let place = self.directory.users.get(user);
+        // A store that goes on without what it lost may have entries of conversations that it has not.
+        let is_known = |id: ConversationId| (id.0 as usize) < self.directory.conversations.len();
         let dropped = |(position, (conversation, first))| {
             let entry = match conversation {
-                EVENTS => Entry::EventsDropped,
+                conversation if !is_known(conversation) => Entry::EventsDropped,
                 conversation => Entry::Dropped { conversation, first },
             };
             (position, entry)
@@ -491,23 +495,21 @@ impl<L: Log> Store for Embedded<L> {
         into.extend(place.dropped_after(after).take(limit).map(dropped));
         let first = after.max(place.trimmed) + 1;
         if first > place.durable_end || into.len() >= limit {
-            return;
+            return true;
         }
-        self.log.entries(
-            user,
-            first..=place.durable_end,
-            &mut |position, StreamEntry { content, origin }| {
-                let entry = match content {
-                    Content::Event(body) => Entry::Event { body, origin },
-                    Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
-                        Some(body) => Entry::Message { conversation, seq, body, origin },
-                        None => Entry::Dropped { conversation, first: seq },
-                    },
-                };
-                into.push((position, entry));
-                into.len() < limit
-            },
-        );
+        self.log.entries(user, first..=place.durable_end, &mut |position, StreamEntry { content, origin }| {
+            let entry = match content {
+                Content::Event(body) => Entry::Event { body, origin },
+                Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
+                Content::Lost => Entry::EventsDropped,
+                Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
+                    Some(body) => Entry::Message { conversation, seq, body, origin },
+                    None => Entry::Dropped { conversation, first: seq },
+                },
+            };
+            into.push((position, entry));
+            into.len() < limit
+        })
     }
 
     fn stream_end(&self, user: UserId) -> u64 {

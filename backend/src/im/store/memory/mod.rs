@@ -189,14 +189,15 @@ impl Log for MemoryLog {
         user: UserId,
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
-    ) {
-        let Some(inbox) = self.inboxes.get(user.0 as usize) else { return };
+    ) -> bool {
+        let Some(inbox) = self.inboxes.get(user.0 as usize) else { return true };
         let first = (*positions.start()).max(inbox.removed + 1);
         for (position, entry) in (first..=*positions.end()).zip(inbox.entries.range(inbox.from(first)..)) {
             if !each(position, entry.clone()) {
-                return;
+                break;
             }
         }
+        true
     }
 
     fn put_profile(&mut self, user: UserId, profile: Bytes) {
