@@ -92,9 +92,9 @@ fn it_speaks_for_users_and_pushes_to_whoever_is_there() {
     assert_eq!((ann.heard.pushes[1].r#type, ann.heard.pushes.len()), (7, 2));
 
     for (to, reached) in [
-        (json!({ "users": ["ann", "nobody"] }), 1),
+        (json!({ "users": ["ann", "nobody", "ann"] }), 1),
         (json!({ "devices": [{ "user": "ann", "device": "d" }, { "user": "ann", "device": "x" }] }), 1),
-        (json!({ "inboxes": ["ann", "bob"] }), 2),
+        (json!({ "inboxes": ["ann", "bob", "ann"] }), 2),
         (json!({ "everyone": true }), 0),
         (json!({ "room": "group:none" }), 0),
     ] {

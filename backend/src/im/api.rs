@@ -12,7 +12,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
 use moorline_proto::message::encode;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 /// The device that whatever is done by the API comes from. No user has so many.
 const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
@@ -24,7 +24,7 @@ const BROADCASTS_MAX: usize = 16;
 /// Sessions that get one of them in a turn of the loop.
 const BROADCAST_SESSIONS_PER_TURN: usize = 4096;
 
-const KICKED: Kick = Kick {
+static KICKED: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "This login was ended by the operator.",
@@ -255,15 +255,17 @@ impl<S: Store> Im<S> {
         let body = encode(&push);
         let sessions: Vec<SessionId> = match to {
             PushTo::Inboxes(uids) => {
-                let users = match self.users(&uids) {
+                let mut users = match self.users(&uids) {
                     Ok(users) => users,
                     Err(refused) => return reply.answer_with(Err(refused)),
                 };
+                users.sort_unstable();
+                users.dedup();
                 let waiting = Waiting::Told(reply, users.len());
                 return self.write(Write::Tell { users, event: body }, waiting);
             }
             PushTo::Users(uids) => {
-                let known: Vec<_> = uids.iter().filter_map(|uid| self.store.find_user(uid)).collect();
+                let known: BTreeSet<_> = uids.iter().filter_map(|uid| self.store.find_user(uid)).collect();
                 known.into_iter().flat_map(|user| self.sessions.of(user)).map(|session| session.id).collect()
             }
             PushTo::Devices(devices) => {
@@ -274,7 +276,7 @@ impl<S: Store> Im<S> {
                         .find(|session| *session.device == **device)
                         .map(|session| session.id)
                 };
-                devices.iter().filter_map(of).collect()
+                devices.iter().filter_map(of).collect::<HashSet<_>>().into_iter().collect()
             }
             PushTo::Room(room) => {
                 out.push_room(&room, None, LIVE, &body);
@@ -317,8 +319,7 @@ impl<S: Store> Im<S> {
         let theirs = self.sessions.of(user).filter(|it| device.is_none_or(|device| *it.device == *device));
         let sessions: Vec<_> = theirs.map(|session| session.id).collect();
         for session in &sessions {
-            self.sessions.unlist(*session);
-            out.kick(*session, KICKED);
+            self.end_login(*session, &KICKED, out);
         }
         sessions.len()
     }

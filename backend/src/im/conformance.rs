@@ -378,6 +378,8 @@ fn roles_say_who_may_do_what<S: Store>(bench: &mut Bench<S>) {
     let said = bench.draft(c, 0, target, 1, 7);
     let outcome = bench.commit(1, vec![said]).pop();
     assert!(matches!(outcome, Some((Outcome::Appended(Ok(Stored { seq: 2, .. })), _))));
+    let heirless = GroupEdit { remove: vec![c], role: Some((c, Role::Owner)), ..edit() };
+    assert_eq!(bench.change(group, a, GroupChange::Edit(heirless)), Err(Refusal::Denied));
     assert_eq!(bench.change(group, a, set(c, Role::Owner)), Ok(vec![a, b, c]));
     assert_eq!((role(bench, a), role(bench, c)), (Some(Role::Admin), Some(Role::Owner)));
     bench.change(group, c, GroupChange::Leave).expect("left");
@@ -426,6 +428,13 @@ fn messages_are_taken_back_once<S: Store>(bench: &mut Bench<S>) {
     assert!(matches!(late, Some((Outcome::Appended(Err(Refusal::TooLate)), _))), "{late:?}");
     let wish = recall(bench, a, &old, 6);
     assert!(bench.append(wish).is_ok(), "the owner may");
+    let both = bench.say(b, Target::Conversation(group), 3);
+    let wishes = vec![recall(bench, b, &both, 5), recall(bench, a, &both, 4)];
+    let results: Vec<_> = bench.commit(1, wishes).into_iter().map(|(outcome, _)| outcome).collect();
+    assert!(
+        matches!(&results[..], [Outcome::Appended(Ok(_)), Outcome::Appended(Err(Refusal::Denied))]),
+        "once, also in one batch: {results:?}"
+    );
 }
 
 fn what_is_read_is_told_and_counted<S: Store>(bench: &mut Bench<S>) {

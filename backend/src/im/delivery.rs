@@ -13,7 +13,7 @@ use moorline_proto::message::backend::ConnUp;
 use moorline_proto::message::im::{Happened, Resync, happened};
 use moorline_proto::message::{client, encode};
 
-const TOO_MANY_DEVICES: Kick = Kick {
+static TOO_MANY_DEVICES: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "The user has logged in on more devices than im.devices_max.",
@@ -37,6 +37,9 @@ impl<S: Store> Im<S> {
             self.sessions.insert(Session::new(id, login));
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(kick) = session.kicked {
+            return out.kick(id, *kick);
+        }
         if session.owner.is_some() {
             session.window.restart();
         } else if let Err(kick) = self.try_login(now, id, login, out) {
@@ -102,14 +105,22 @@ impl<S: Store> Im<S> {
         if let Some(forgotten) = cursor.forgotten {
             let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
             for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
-                self.sessions.unlist(session);
-                out.kick(session, TOO_MANY_DEVICES);
+                self.end_login(session, &TOO_MANY_DEVICES, out);
             }
         }
         let session = self.sessions.get_mut(id).expect("the caller holds it");
         session.owner = Some((user, cursor.device));
         session.window = Window::new(cursor.acked);
         Ok(())
+    }
+
+    /// Ends a login, and again whenever its gateway announces it, until that has heard of it.
+    pub(super) fn end_login(&mut self, id: SessionId, kick: &'static Kick, out: &mut impl Outputs) {
+        self.sessions.unlist(id);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.kicked = Some(kick);
+        }
+        out.kick(id, *kick);
     }
 
     /// One device is logged in once: the newest login stays. Names the older one by its connection,
@@ -172,6 +183,13 @@ impl<S: Store> Im<S> {
         }
         targets.retain(|(id, position)| {
             let is_direct = self.try_direct(*id, *position, origin, delivery.body.len(), out);
+            // A group that has become small, of which this device has not heard all.
+            if let (true, Some(conversation)) = (is_direct, conversation)
+                && let Some(session) = self.sessions.get_mut(*id)
+                && let Some(first) = session.due.take_before(conversation, u64::MAX)
+            {
+                self.notify_from(*id, conversation, first, out);
+            }
             if is_direct {
                 sessions.push(*id);
             }

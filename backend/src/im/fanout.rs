@@ -123,14 +123,29 @@ impl<S: Store> Im<S> {
         let users: Vec<(UserId, u64)> =
             slice.iter().map(|member| (member.user, member.visible_from)).collect();
         let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
+        let mut behind = Vec::new();
         for fanout in &group.round {
-            let members = users.iter().filter(|(_, visible_from)| *visible_from <= fanout.seq);
-            // Who is still to be told what came before is told of this with it.
-            let all = members.flat_map(|(user, _)| self.sessions.of(*user));
-            let all = all.filter(|it| it.owner != Some(fanout.origin) && !it.due.has(conversation));
-            sessions.extend(all.map(|it| it.id));
+            for (user, visible_from) in &users {
+                if *visible_from > fanout.seq {
+                    continue;
+                }
+                let end = self.store.stream_end(*user);
+                for session in self.sessions.of(*user) {
+                    // Who is still to be told what came before is told of this with it.
+                    if session.owner == Some(fanout.origin) || session.due.has(conversation) {
+                        continue;
+                    }
+                    let is_behind = session.window.pushed() < end;
+                    if is_behind { &mut behind } else { &mut sessions }.push(session.id);
+                }
+            }
             self.push_to(conversation, fanout, &sessions, out);
             sessions.clear();
+            for id in behind.drain(..) {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.due.add(conversation, fanout.first.max(1));
+                }
+            }
         }
         self.scratch.target_sessions = sessions;
         is_done

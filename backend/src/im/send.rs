@@ -103,7 +103,8 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn owner(&self, session: SessionId) -> Result<Origin, Refused> {
-        self.sessions.get(session).and_then(|session| session.owner).ok_or(NO_SESSION)
+        let stands = self.sessions.get(session).filter(|session| session.kicked.is_none());
+        stands.and_then(|session| session.owner).ok_or(NO_SESSION)
     }
 
     fn target(&mut self, sender: UserId, target: Option<&send::Target>) -> Result<Target, Refused> {

@@ -2,7 +2,7 @@
 
 use super::store::{ConversationId, DeviceNumber, UserId};
 use super::window::Window;
-use crate::server::SessionId;
+use crate::server::{Kick, SessionId};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
 
@@ -23,6 +23,8 @@ pub(super) struct Session {
     next: Option<SessionId>,
     /// It is in its user's list: it is pushed to.
     pub(super) is_listed: bool,
+    /// How it was ended. Its gateway may not have heard of it.
+    pub(super) kicked: Option<&'static Kick>,
     is_acked: bool,
     is_stalled: bool,
 }
@@ -39,6 +41,7 @@ impl Session {
             due: Due::default(),
             next: None,
             is_listed: false,
+            kicked: None,
             is_acked: false,
             is_stalled: false,
         }
@@ -52,16 +55,27 @@ impl Session {
 pub(super) struct Due {
     groups: Vec<(ConversationId, u64)>,
     has_begun: bool,
+    /// Some of it came since then.
+    has_more: bool,
 }
 
 impl Due {
     pub(super) const fn new(groups: Vec<(ConversationId, u64)>) -> Self {
-        Self { groups, has_begun: false }
+        Self { groups, has_begun: false, has_more: false }
     }
 
-    /// The inbox is through. True: only now.
+    /// The inbox is through. True: there may be something to tell that nobody is on the way to tell.
     pub(super) fn begin(&mut self) -> bool {
-        !std::mem::replace(&mut self.has_begun, true)
+        let is_new = !std::mem::replace(&mut self.has_begun, true);
+        std::mem::take(&mut self.has_more) || is_new
+    }
+
+    /// One more, while there is something in the inbox that comes before.
+    pub(super) fn add(&mut self, conversation: ConversationId, first: u64) {
+        if !self.has(conversation) {
+            self.groups.push((conversation, first));
+            self.has_more = true;
+        }
     }
 
     pub(super) fn next(&mut self) -> Option<(ConversationId, u64)> {

@@ -20,7 +20,7 @@ const EXTRA_BYTES_MAX: usize = 4 << 10;
 /// Profiles of one question.
 const PROFILES_MAX: usize = 100;
 
-const REMOVED: Kick = Kick {
+static REMOVED: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "The user has removed this device.",
@@ -119,8 +119,7 @@ impl<S: Store> Im<S> {
         let owner = Some((user, device.number));
         let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
         for session in theirs.collect::<Vec<_>>() {
-            self.sessions.unlist(session);
-            out.kick(session, REMOVED);
+            self.end_login(session, &REMOVED, out);
         }
         let write = Write::RemoveDevice { user, device: device.number };
         Ok(Step::Write(write, Then::Answer(Bytes::new())))

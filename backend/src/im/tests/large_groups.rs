@@ -125,6 +125,50 @@ fn what_was_put_into_no_inbox_is_told_in_its_order() {
     }
 }
 
+/// A device that is behind in its inbox hears of what is in none only after it.
+#[test]
+fn what_is_in_no_inbox_overtakes_nothing() {
+    let config = ImConfig { fanout_members_max: 2, outstanding: 2, ..ImConfig::default() };
+    let mut bench = Bench::new(config);
+    let [alice, bob, carol] =
+        [(0, "alice"), (1, "bob"), (2, "carol")].map(|(slot, uid)| bench.login(slot, uid, "d", 1));
+    create(&mut bench, alice, &["bob"]);
+    let group = GroupRequest { conversation: "group:g".into(), ..Default::default() };
+    for pushed in bench.pushes() {
+        bench.outcome(&pushed, Outcome::Acked);
+    }
+    let mut heard = Vec::new();
+    for number in 1..=5 {
+        if number == 4 {
+            bench.req::<GroupResponse>(carol, "im.group.join", &group).expect("joins");
+        }
+        bench.send(alice, conversation("group:g"), &key(number), b"");
+        bench.fan_out();
+    }
+    // Each push is acknowledged when it has come.
+    loop {
+        let pushes = bench.pushes();
+        if pushes.is_empty() {
+            break;
+        }
+        for pushed in pushes.iter().filter(|pushed| pushed.session == bob) {
+            match pushed.command {
+                Command::Notify => {
+                    let notify: Notify = decode(&pushed.body).expect("a NOTIFY");
+                    heard.push(format!("from {}", notify.first));
+                }
+                _ if pushed.push().seq > 0 => heard.push(pushed.push().seq.to_string()),
+                _ => {}
+            }
+        }
+        for pushed in &pushes {
+            bench.outcome(pushed, Outcome::Acked);
+        }
+        bench.fan_out();
+    }
+    assert_eq!(heard, ["1", "2", "3", "from 4"]);
+}
+
 /// What a full inbox dropped, and what was put into none, comes from the history: everything, once, in the order of each
 /// conversation; what fails comes again.
 #[test]

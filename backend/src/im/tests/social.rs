@@ -241,6 +241,12 @@ fn profiles_and_devices() {
     assert_eq!(bench.req::<()>(pad, "im.device.remove", &remove("pad")), Err(Code::Denied), "itself");
     bench.req::<()>(pad, "im.device.remove", &remove("phone")).expect("removed");
     assert_eq!(bench.kicks().len(), 1);
+    // Its gateway has not heard of it, and announces it again.
+    bench.conn_up(phone, "alice", "phone", 1, false);
+    assert_eq!(bench.kicks().len(), 1);
+    assert_eq!(bench.req::<()>(phone, "im.devices", &DevicesRequest {}), Err(Code::Denied));
+    bench.send(pad, user("bob"), &key(1), b"secret");
+    assert_eq!(bench.pushes(), []);
     bench.logout(phone);
     bench.req::<()>(pad, "im.device.remove", &remove("phone")).expect("twice");
     let devices: DevicesResponse = bench.req(pad, "im.devices", &DevicesRequest {}).expect("hers");

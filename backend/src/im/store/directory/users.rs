@@ -202,7 +202,7 @@ impl User {
 
     fn forget(&mut self, id: UserId, index: usize, dirty: &mut Vec<Dirty>) -> DeviceNumber {
         let device = self.devices.remove(index);
-        dirty.push(Dirty::Device(id, device.number));
+        dirty.extend([Dirty::Device(id, device.number), Dirty::User(id)]);
         dirty.extend(device.confirmed.keys().map(|of| Dirty::Confirmed(id, device.number, *of)));
         device.number
     }

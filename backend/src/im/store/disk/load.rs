@@ -70,6 +70,7 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         let end = written.of_user(tables, number)?;
         let user = directory.users.get_mut(id);
         (user.numbered, user.durable_end) = (end, end);
+        user.next_device = record.next_device;
         Ok(())
     })?;
     Tables::all(&tables.inboxes, "an inbox", |key, record: InboxRecord| {

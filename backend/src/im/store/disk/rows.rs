@@ -31,7 +31,8 @@ pub(super) fn change(tables: &Tables, directory: &Directory, dirty: Dirty) -> Ch
 fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'a> {
     match dirty {
         Dirty::User(id) => {
-            let record = UserRecord { uid: directory.users.get(id).uid.to_string() };
+            let user = directory.users.get(id);
+            let record = UserRecord { uid: user.uid.to_string(), next_device: user.next_device };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Dirty::Device(id, number) => {

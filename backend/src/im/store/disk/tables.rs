@@ -45,6 +45,9 @@ pub(super) const LAST_ID: &[u8] = b"last_id";
 pub(super) struct UserRecord {
     #[prost(string, tag = "1")]
     pub(super) uid: String,
+    /// Of devices that are not known any more: each has a number of its own.
+    #[prost(uint32, tag = "2")]
+    pub(super) next_device: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

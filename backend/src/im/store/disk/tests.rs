@@ -261,6 +261,18 @@ fn a_damaged_entry_of_an_inbox_is_not_passed_over() {
 }
 
 #[test]
+fn the_number_of_a_device_that_was_removed_is_not_given_again() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let ben = store.try_user("ben").expect("room");
+    let laptop = [store.login(ben, "phone", 0, 0), store.login(ben, "laptop", 0, 0)][1].device;
+    committed(&mut store, vec![Write::RemoveDevice { user: ben, device: laptop }]);
+    drop(store);
+    let mut store = folder.open().expect("the same store");
+    assert_eq!(store.login(ben, "desk", 0, 0).device, DeviceNumber(2));
+}
+
+#[test]
 fn batches_that_wait_are_judged_on_what_those_before_them_left() {
     let folder = Folder::new();
     let mut store = folder.open().expect("a new store");

@@ -118,6 +118,9 @@ impl<L: Log> Embedded<L> {
         if let Some((user, role)) = edit.role {
             let theirs = role_of(user).ok_or(Refusal::NotMember)?;
             require(own == Role::Owner && (theirs != Role::Owner || role == Role::Owner))?;
+            if edit.remove.contains(&user) {
+                return Err(Refusal::Denied);
+            }
         }
         if let Some((user, _)) = edit.silence {
             require(own >= Role::Admin && role_of(user).ok_or(Refusal::NotMember)? < own)?;

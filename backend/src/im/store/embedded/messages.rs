@@ -162,6 +162,9 @@ impl<L: Log> Embedded<L> {
         };
         self.log.replace_message(conversation, seq, &emptied);
         let stored = self.put(now_ms, draft, conversation, batch)?;
+        let conversations = &self.directory.conversations;
+        self.recalling.retain(|(of, _), by| *by > conversations.get(*of).durable);
+        self.recalling.insert((conversation, seq), stored.seq);
         for seq in [seq, stored.seq] {
             self.directory.conversations.get_mut(conversation).uncount(seq, seq);
             self.directory.dirty.push(Dirty::Uncounted(conversation, seq));
@@ -192,7 +195,8 @@ impl<L: Log> Embedded<L> {
         if *push.sender != **by && member.role < Role::Admin {
             return Err(Refusal::NotAllowed);
         }
-        if !push.happened.is_empty() {
+        let is_under_way = self.recalling.get(&(conversation, seq)).is_some_and(|by| *by > place.durable);
+        if !push.happened.is_empty() || is_under_way {
             return Err(Refusal::Denied); // nothing was said, or somebody else has taken it back
         }
         if now_ms.saturating_sub(push.time_ms) > self.limits.recall_window_ms {

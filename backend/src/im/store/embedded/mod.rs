@@ -16,7 +16,7 @@ use super::{
 use crate::config::{ImConfig, WhoMayWrite};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::{self, Display};
 use std::ops::{Range, RangeInclusive};
 
@@ -148,6 +148,8 @@ pub struct Embedded<L: Log> {
     log: L,
     limits: Limits,
     acks: Acks,
+    /// Messages that are being taken back, and the seq of what says so, until that is durable.
+    recalling: HashMap<(ConversationId, u64), u64>,
 }
 
 /// Devices whose acks are not written down yet, each once, in the order of their first ack since, with its time.
@@ -202,7 +204,7 @@ impl<L: Log> Embedded<L> {
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
             who_may_write: config.who_may_write,
         };
-        Self { directory, log, limits, acks: Acks::default() }
+        Self { directory, log, limits, acks: Acks::default(), recalling: HashMap::new() }
     }
 
     fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
