@@ -5,7 +5,7 @@ use crate::process::TempFile;
 use crate::{PATIENCE, until};
 use moorline_sdk::Platform;
 use moorline_sdk::client::{Client, Incoming, Notice};
-use moorline_sdk::core::{ClosedWhy, Happened, Target};
+use moorline_sdk::core::{ClosedWhy, Happened, SendRefused, Target};
 use moorline_sdk::im::{Friendship, GroupChangeRequest, GroupSettings, Profile, RelationChange};
 use moorline_sdk::store::FileStore;
 use nix::sys::signal::Signal;
@@ -155,6 +155,36 @@ fn an_application_that_ends_goes_on_where_it_was() {
     assert_eq!(tea(), (61, 1, 2));
     drop(again);
     assert!(ann(gateway.listener).restored().is_empty());
+    std::fs::remove_file(&path).ok();
+}
+
+/// What a gateway takes that takes more than others is sent by the next life too, and what none takes harms no store.
+#[test]
+fn large_messages_outlive_an_application() {
+    let backend = Backend::start_with(&["listen=127.0.0.1:0", "im.payload_max=\"200KiB\""]);
+    let mut gateway = Gateway::start(&backend, &["limits.body_max=256KiB"]);
+    let place = TempFile::new("");
+    let path = place.path().with_extension("store");
+    let ann = |endpoint: SocketAddr| {
+        let store = FileStore::open(&path).expect("nobody else has it");
+        let client = Client::builder(&format!("tcp://{endpoint}")).user("ann").device("phone", Platform::Ios);
+        client.store(store).build().expect("starts")
+    };
+    let first = ann(gateway.listener);
+    until("the login", || first.is_logged_in().then_some(()));
+    gateway.process.kill();
+    let large = first.send(Target::user("ben"), 1, vec![7; 100 << 10]).expect("so much it takes");
+    let refused = first.send(Target::user("ben"), 1, vec![7; 5 << 20]);
+    assert!(matches!(refused, Err(SendRefused::TooLarge { .. })));
+    assert!(large.result().is_none());
+    drop(first);
+    let address = format!("listener.address={}", gateway.listener);
+    let gateway = Gateway::start(&backend, &["limits.body_max=256KiB", &address]);
+    let again = ann(gateway.listener);
+    let seqs: Vec<u64> =
+        again.restored().iter().map(|sent| sent.wait_durable(PATIENCE).expect("sent").seq).collect();
+    assert_eq!(seqs, [1]);
+    drop(again);
     std::fs::remove_file(&path).ok();
 }
 

@@ -218,7 +218,7 @@ fn send_again(shared: &Shared, unsent: Vec<(u64, Unsent)>) -> Vec<Pending> {
     let (mut hub, now) = shared.hub();
     let again = unsent.into_iter().filter_map(|(number, unsent)| {
         let key = unsent.key;
-        let sent = hub.send_stored(now, Some(number), unsent);
+        let sent = hub.send_again(now, number, unsent);
         sent.inspect_err(|error| tracing::warn!(%error, ?key, "not sent again in this life")).ok()
     });
     again.collect()

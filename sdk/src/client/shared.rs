@@ -45,33 +45,39 @@ impl Hub {
         let key = key.unwrap_or_else(|| self.core.fresh_key());
         let number = match &mut self.store {
             Some(store) => {
+                // What it will not take need not be stored.
+                self.core.check_send(key, target.clone(), kind, payload.clone())?;
                 let unsent = Unsent { key, target: target.clone(), kind, payload: payload.clone() };
                 Some(store.put(unsent).map_err(|error| SendRefused::Store(error.kind()))?)
             }
             None => None,
         };
-        let pending = self.send_stored(now, number, Unsent { key, target, kind, payload });
-        if let (Err(_), Some(number), Some(store)) = (&pending, number, &mut self.store) {
+        let sent = self.core.send_with_key(now, key, target, kind, payload);
+        if let (Err(_), Some(number), Some(store)) = (&sent, number, &mut self.store) {
             store.done(number);
         }
-        pending
+        Ok(self.wait_for(sent?, number, key))
     }
 
-    /// A message that is in the store, if there is one.
-    pub(super) fn send_stored(
+    /// A message that an earlier life has put into the store.
+    pub(super) fn send_again(
         &mut self,
         now: Instant,
-        number: Option<u64>,
+        number: u64,
         unsent: Unsent,
     ) -> Result<Pending, SendRefused> {
         let Unsent { key, target, kind, payload } = unsent;
-        let id = self.core.send_with_key(now, key, target, kind, payload)?;
+        let id = self.core.restore_send(now, key, target, kind, payload)?;
+        Ok(self.wait_for(id, Some(number), key))
+    }
+
+    fn wait_for(&mut self, id: SendId, number: Option<u64>, key: MessageKey) -> Pending {
         if let Some(number) = number {
             self.numbers.insert(id, number);
         }
         let outcome = Outcome::new();
         self.sends.insert(id, Arc::clone(&outcome));
-        Ok(Pending { id, key, outcome })
+        Pending { id, key, outcome }
     }
 
     /// A send has its final result.

@@ -282,12 +282,65 @@ impl Core {
         kind: u32,
         payload: Bytes,
     ) -> Result<SendId, SendRefused> {
+        self.take_send(now, key, target, kind, payload, self.uplink.body_max)
+    }
+
+    /// Takes what an earlier life of this device had taken and not sent. Gateways take different sizes, so what this one
+    /// takes shows when it is sent.
+    ///
+    /// # Errors
+    /// As [`Core::send`].
+    pub fn restore_send(
+        &mut self,
+        now: Instant,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<SendId, SendRefused> {
+        self.take_send(now, key, target, kind, payload, BODY_BYTES_CEILING as usize)
+    }
+
+    /// Whether [`Core::send_with_key`] would take it now.
+    ///
+    /// # Errors
+    /// As [`Core::send`].
+    pub fn check_send(
+        &self,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<(), SendRefused> {
+        self.outbox.judge(&self.entry(key, target, kind, payload)?, self.uplink.body_max)
+    }
+
+    fn entry(
+        &self,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<Entry, SendRefused> {
         if self.is_closing() {
             return Err(SendRefused::Closed);
         }
         let id = SendId(self.last_send + 1);
-        let entry = Entry { id, key, target, kind, payload, put_off: Duration::ZERO, was_sent: false };
-        self.outbox.push(&self.config.uid, entry, self.uplink.body_max)?;
+        Ok(Entry { id, key, target, kind, payload, put_off: Duration::ZERO, was_sent: false })
+    }
+
+    fn take_send(
+        &mut self,
+        now: Instant,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+        body_max: usize,
+    ) -> Result<SendId, SendRefused> {
+        let entry = self.entry(key, target, kind, payload)?;
+        let id = entry.id;
+        self.outbox.push(&self.config.uid, entry, body_max)?;
         self.last_send += 1;
         self.pump(now);
         Ok(id)

@@ -123,7 +123,8 @@ impl Outbox {
         self.sends
     }
 
-    pub(super) fn push(&mut self, me: &str, entry: Entry, body_max: usize) -> Result<(), SendRefused> {
+    /// Whether there is room for it.
+    pub(super) fn judge(&self, entry: &Entry, body_max: usize) -> Result<(), SendRefused> {
         let bytes = prost::Message::encoded_len(&entry.body());
         if bytes > body_max {
             return Err(SendRefused::TooLarge { bytes, bytes_max: body_max });
@@ -133,6 +134,11 @@ impl Outbox {
         if is_full {
             return Err(SendRefused::OutboxFull { sends: self.sends, bytes: self.bytes });
         }
+        Ok(())
+    }
+
+    pub(super) fn push(&mut self, me: &str, entry: Entry, body_max: usize) -> Result<(), SendRefused> {
+        self.judge(&entry, body_max)?;
         self.sends += 1;
         self.bytes += entry.payload.len();
         let conversation = entry.target.conversation(me);

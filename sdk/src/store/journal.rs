@@ -121,6 +121,9 @@ impl Journal {
 
     pub(super) fn append(&mut self, record: &Record, matters: bool) -> io::Result<()> {
         let framed = frame(record);
+        if framed.len() > HEAD_BYTES + RECORD_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "a record has at most 4 MiB"));
+        }
         if let Err(error) = self.file.write_all(&framed) {
             // Half of a record may not stay in the middle of the file.
             self.file.set_len(self.bytes)?;
@@ -139,15 +142,17 @@ impl Journal {
 
     /// These instead of all. Another file takes the place of the old one, so whatever happens, one of them is whole.
     pub(super) fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
-        let path = self.path.with_extension("new");
+        let mut path = self.path.clone().into_os_string();
+        path.push(".new");
         let mut written = MAGIC.to_vec();
         let mut count = 0;
         for record in records {
             written.extend(frame(&record));
             count += 1;
         }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
         file.try_lock().map_err(|_| io::Error::other("another client writes it anew"))?;
+        file.set_len(0)?; // left over by an earlier life
         file.write_all(&written)?;
         file.sync_data()?;
         std::fs::rename(&path, &self.path)?;

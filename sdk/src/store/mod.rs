@@ -318,4 +318,31 @@ mod tests {
         store.done(kept);
         assert_eq!(see(&store).0, []);
     }
+
+    #[test]
+    fn a_store_is_tidied_whatever_it_is_called() {
+        let mut place = Place::new();
+        place.0.set_extension("new");
+        let mut store = FileStore::open(&place.0).expect("new");
+        store.claim("ann", "phone").expect("nobody's");
+        store.put(unsent("kept")).expect("written");
+        for _ in 0..20_000 {
+            let id = store.put(unsent("a")).expect("written");
+            store.done(id);
+        }
+        drop(store);
+        let store = FileStore::open(&place.0).expect("the same");
+        assert_eq!(see(&store).0, [unsent("kept")]);
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let place = Place::new();
+        let mut store = FileStore::open(&place.0).expect("new");
+        let large = Unsent { payload: vec![0; 5 << 20].into(), ..unsent("large") };
+        assert_eq!(store.put(large).map_err(|error| error.kind()), Err(io::ErrorKind::FileTooLarge));
+        store.put(unsent("small")).expect("written");
+        drop(store);
+        assert_eq!(see(&FileStore::open(&place.0).expect("whole")).0, [unsent("small")]);
+    }
 }
