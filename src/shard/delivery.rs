@@ -118,8 +118,9 @@ impl Shard {
         let (limits, next_seq) = (self.settings.downlink, session.next_seq);
         let flight = session.flight.get_or_insert_with(|| Box::new(Flight::new(limits, next_seq)));
         let (waiting, length) = (flight.waiting_bytes(), push.body.len());
-        let is_full = flight.waiting() >= self.settings.queue_frames_max
-            || waiting + length > self.settings.queue_bytes_max / parts;
+        // One is always taken: how large it may be is up to whoever pushes.
+        let is_over = waiting > 0 && waiting + length > self.settings.queue_bytes_max / parts;
+        let is_full = flight.waiting() >= self.settings.queue_frames_max || is_over;
         if is_full {
             self.tally[Count::PushesFull] += 1;
             report(push.ticket, key, Outcome::Full, outputs);

@@ -414,7 +414,7 @@ impl Shard {
     /// Whether a connection's queue is over its limits: the client does not read.
     fn is_clogged(&self, connection: &Connection) -> bool {
         connection.outbound.as_ref().is_some_and(|outbound| {
-            outbound.bytes() > self.settings.queue_bytes_max
+            outbound.is_over(self.settings.queue_bytes_max)
                 || outbound.frames() > self.settings.queue_frames_max
         })
     }

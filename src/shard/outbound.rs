@@ -96,6 +96,12 @@ impl Outbound {
         self.frames.len()
     }
 
+    /// Whether more than `bytes_max` wait. One frame that is larger than that itself does not count.
+    pub(super) fn is_over(&self, bytes_max: usize) -> bool {
+        let largest = || self.frames.iter().map(Frame::wire_len).max().filter(|it| *it > bytes_max);
+        self.bytes > bytes_max && self.bytes > bytes_max + largest().unwrap_or(0)
+    }
+
     /// Appends what comes next, as whole frames until `bytes_max` is reached.
     pub(super) fn gather(&self, out: &mut impl Gather, bytes_max: usize) {
         let mut skip = self.head_sent;

@@ -287,6 +287,20 @@ fn a_reader_that_does_not_read_is_closed_as_slow() {
     assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
 }
 
+/// One that is larger than all that may wait, for somebody who reads.
+#[test]
+fn a_push_is_never_too_large_for_an_empty_queue() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.uplinks();
+    world.push(key, 1, &[0; 50_000]);
+    world.frame(key, &Frame::new(Command::Ping, Bytes::new()));
+    let bodies: Vec<_> = world.written(key).into_iter().map(|frame| frame.body.len()).collect();
+    assert!(bodies.contains(&50_000), "{bodies:?}");
+    world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(1));
+    assert_eq!((world.outcomes().len(), world.shard.sessions()), (1, 1));
+}
+
 #[test]
 fn acks_that_are_asked_for_and_never_read_close_as_slow() {
     for ask in [Frame::new(Command::Ack, Bytes::new()), Frame::new(Command::Ignorable(0xC0), Bytes::new())] {
