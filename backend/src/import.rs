@@ -7,17 +7,17 @@
 //! {"read": {"user": "ann", "conversation": "c2c:ann:ben", "seq": 1}}
 //! ```
 //!
-//! Lines take effect in order, and give seqs in that order. The same line in the same place of an export is stored once
+//! Lines take effect in order, up to the first that is wrong, and give seqs in that order. The same line in the same place of an export is stored once
 //! within `im.idempotency_window`, so a file that was mended after an error is simply given in again.
 
 use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::im::store::{
-    ConversationId, DeviceNumber, Disk, Draft, Durability, Outcome, Refusal, SEQ_BYTES_MAX, Store, Target,
-    UserId, Write,
+    ConversationId, Disk, Draft, Durability, GroupChange, GroupEdit, Outcome, Refusal, SEQ_BYTES_MAX, Store,
+    Target, UserId, Write,
 };
-use crate::im::{BATCH_WRITES_MAX, MessageIds, names, reason_of};
+use crate::im::{API_DEVICE, BATCH_WRITES_MAX, MessageIds, names, reason_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
@@ -37,6 +37,8 @@ use std::time::Duration;
 const COMMIT_WITHIN: Duration = Duration::from_secs(60);
 /// A line may be this long, in bytes.
 const LINE_BYTES_MAX: usize = 4 << 20;
+/// A message may be from so far in the future: message ids go on behind the last one.
+const AHEAD_MS_MAX: u64 = 86_400_000;
 /// Of a new group, so many members are named to the others.
 const TOLD_MAX: usize = 1000;
 /// What the devices are called that the messages come from.
@@ -46,7 +48,7 @@ const DEVICE: &str = "import";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Line {
-    /// A new group; one that exists and has this owner stays as it is.
+    /// A new group; one that exists and has this owner gets the members that it has not.
     Group {
         /// Its name.
         name: String,
@@ -108,7 +110,7 @@ pub struct Imported {
     pub users: usize,
 }
 
-/// Why it ended early. What stands in earlier lines is stored.
+/// Why it ended early. What stands in earlier lines is stored, and nothing of later ones.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The settings or the store.
@@ -143,21 +145,41 @@ pub fn import(
     mut progress: impl FnMut(u64),
 ) -> Result<Imported, ImportError> {
     let mut importer = Importer::open(config)?;
+    let read = read(&mut importer, &mut lines, &mut progress);
+    // What stands before a wrong line is stored, unless some of that is wrong too.
+    let imported = importer.finish()?;
+    read.map(|()| imported)
+}
+
+fn read(
+    importer: &mut Importer,
+    lines: &mut impl BufRead,
+    progress: &mut impl FnMut(u64),
+) -> Result<(), ImportError> {
     let (mut text, mut number) = (String::new(), 0);
     loop {
         text.clear();
-        if std::io::Read::take(&mut lines, LINE_BYTES_MAX as u64).read_line(&mut text)? == 0 {
-            return importer.finish();
-        }
         number += 1;
+        match std::io::Read::take(&mut *lines, LINE_BYTES_MAX as u64).read_line(&mut text) {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(ImportError::Line { line: number, problem: "it is not UTF-8".into() });
+            }
+            Err(error) => return Err(error.into()),
+        }
         if text.len() >= LINE_BYTES_MAX {
             return Err(ImportError::Line { line: number, problem: "it is longer than 4 MiB".into() });
         }
         if text.trim().is_empty() {
             continue;
         }
-        let line = serde_json::from_str(&text)
-            .map_err(|error| ImportError::Line { line: number, problem: error.to_string() })?;
+        let line = serde_json::from_str(&text).map_err(|error| {
+            // It counts lines of its own, and there is only one.
+            let (error, column) = (error.to_string(), error.column());
+            let what = error.rsplit_once(" at line ").map_or(&*error, |(what, _)| what);
+            ImportError::Line { line: number, problem: format!("{what}, at column {column}") }
+        })?;
         importer.take(number, line)?;
         if number % 10_000 == 0 {
             progress(number);
@@ -236,6 +258,7 @@ struct Importer {
     committing: VecDeque<Vec<u64>>,
     imported: Imported,
     now_ms: u64,
+    payload_max: usize,
 }
 
 impl Importer {
@@ -247,8 +270,11 @@ impl Importer {
         let (sender, durable) = bounded(1);
         // One that waits already says the same.
         let notify = move || _ = sender.try_send(());
-        let store = Disk::open(&config.im.folder, &config.im, Durability::Disk, notify)
+        let mut store = Disk::open(&config.im.folder, &config.im, Durability::Disk, notify)
             .map_err(BackendError::from)?;
+        // A line that is mended and given in again comes before those behind it.
+        store.stop_at_refusal();
+        let now_ms = Clock::new().read().unix_ms;
         Ok(Self {
             ids: MessageIds::after(config.node_number, store.last_id()),
             store,
@@ -258,7 +284,8 @@ impl Importer {
             lines: Vec::new(),
             committing: VecDeque::new(),
             imported: Imported::default(),
-            now_ms: Clock::new().read().unix_ms,
+            now_ms,
+            payload_max: config.im.payload_max,
         })
     }
 
@@ -266,7 +293,7 @@ impl Importer {
         let wrong = |problem: String| ImportError::Line { line, problem };
         match what {
             Line::Group { name, owner, members } => {
-                let creator = (self.user(line, &owner)?, DeviceNumber(0));
+                let creator = (self.user(line, &owner)?, API_DEVICE);
                 let added = members.iter().take(TOLD_MAX).cloned().collect();
                 let members = members.iter().map(|uid| self.user(line, uid)).collect::<Result<_, _>>()?;
                 if !names::is_valid(&name) {
@@ -276,9 +303,22 @@ impl Importer {
                 let changed = im::GroupChanged { by, added, ..im::GroupChanged::default() };
                 let event =
                     self.happened(&owner, &format!("group:{name}"), im::happened::What::Group(changed));
+                let id = format!("group:{name}");
+                let (wanted, told): (Vec<UserId>, _) = (members, event.clone());
+                let members = wanted.clone();
                 self.write(line, Write::CreateGroup { name, creator, members, event })?;
                 self.imported.groups += 1;
-                self.commit() // what follows names it
+                self.commit()?; // what follows names it
+                let Some(conversation) = self.store.find(&id) else { return Ok(()) }; // refused
+                let is_new = |user: &UserId| self.store.member(conversation, *user).is_none();
+                let add: Vec<_> = wanted.into_iter().filter(is_new).collect();
+                if add.is_empty() {
+                    return Ok(());
+                }
+                // It was there before, with fewer members.
+                let change = GroupChange::Edit(GroupEdit { add, ..GroupEdit::default() });
+                self.write(line, Write::ChangeGroup { conversation, by: creator, change, event: told })?;
+                self.commit()
             }
             Line::Message { from, to, time_ms, r#type, text, payload } => {
                 let payload = match (text, payload) {
@@ -288,11 +328,21 @@ impl Importer {
                     }
                     _ => return Err(wrong("exactly one of text and payload is needed".into())),
                 };
+                if payload.len() > self.payload_max {
+                    let (bytes, most) = (payload.len(), self.payload_max);
+                    return Err(wrong(format!("a payload of {bytes} bytes; im.payload_max allows {most}")));
+                }
+                if time_ms > self.now_ms + AHEAD_MS_MAX {
+                    let problem = format!(
+                        "time_ms {time_ms} is more than a day ahead; it is in milliseconds since 1970"
+                    );
+                    return Err(wrong(problem));
+                }
                 let draft = self.draft(line, from, &to, (time_ms, r#type, payload))?;
                 self.write(line, Write::Append(draft))
             }
             Line::Read { user, conversation, seq } => {
-                let by = (self.user(line, &user)?, DeviceNumber(0));
+                let by = (self.user(line, &user)?, API_DEVICE);
                 let found = self.find(line, &conversation)?;
                 self.commit()?; // its newest message may be among what waits
                 let what = im::happened::What::Read(im::Read { user: user.clone(), seq });
@@ -377,7 +427,7 @@ impl Importer {
         let mut short = [0; 8];
         short.copy_from_slice(&digest[16..24]);
         let digest = u64::from_be_bytes(short);
-        Ok(Draft { sender, device: DeviceNumber(0), target, key: MessageKey(key), id, digest, body })
+        Ok(Draft { sender, device: API_DEVICE, target, key: MessageKey(key), id, digest, body })
     }
 
     fn write(&mut self, line: u64, write: Write) -> Result<(), ImportError> {

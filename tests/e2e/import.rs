@@ -85,7 +85,7 @@ fn every_client_sees_what_was_brought_in_and_twice_is_once() {
     assert_eq!(next.tell(1, "u1", b"and now").code(), Code::Ok, "it goes on");
     // Nobody else may have the folder meanwhile.
     let (code, out, err) = import(&folder, &text);
-    assert!(code == Some(1) && out.is_empty() && err.contains("the store cannot open"), "{out}{err}");
+    assert!(code == Some(1) && out.is_empty() && err.contains("is open in another process"), "{out}{err}");
 }
 
 #[test]
@@ -112,6 +112,17 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
             "no conversation",
         ),
         (r#"{"read": {"user": "eve", "conversation": "c2c:ann:ben", "seq": 1}}"#, "no member"),
+        (
+            r#"{"message": {"from": "ann", "to": {"user": "ben"}, "time_ms": 1700000000000000, "text": "microseconds"}}"#,
+            "more than a day ahead",
+        ),
+        (
+            &format!(
+                r#"{{"message": {{"from": "ann", "to": {{"user": "ben"}}, "time_ms": 1, "text": "{}"}}}}"#,
+                "x".repeat(70_000)
+            ),
+            "im.payload_max allows 61440",
+        ),
     ] {
         let (code, out, err) = import(&folder, &format!("{good}\n\n{line}\n{good}\n"));
         assert!(code == Some(1) && out.is_empty() && err.contains("line 3: "), "{line}: {out}{err}");
@@ -119,6 +130,27 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
     }
     let (_, out, _) = import(&folder, good);
     assert!(out.starts_with("messages 0  repeated 1 "), "{out}");
+    // Mended, they are stored in the order in which they stand.
+    let group = r#"{"group": {"name": "tea", "owner": "ann", "members": []}}"#;
+    let say = |from: &str, text: &str| {
+        format!(
+            r#"{{"message": {{"from": "{from}", "to": {{"conversation": "group:tea"}}, "time_ms": 1, "text": "{text}"}}}}"#
+        )
+    };
+    let lines = [say("ann", "one"), say("eve", "two"), say("ann", "three")].join("\n");
+    let (code, _, err) = import(&folder, &format!("{group}\n{lines}"));
+    assert!(code == Some(1) && err.contains("line 3: you are no member"), "{err}");
+    let mended = group.replace("[]", "[\"eve\"]");
+    let (_, out, err) = import(&folder, &format!("{mended}\n{lines}"));
+    assert!(out.starts_with("messages 2  repeated 1  groups 1 "), "{out}{err}");
+    let backend = Backend::start_with(&["listen=127.0.0.1:0", &folder.set()]);
+    let gateway = Gateway::start(&backend, &[]);
+    let mut ann = Client::login(gateway.listener, "ann", "d");
+    let pull = PullRequest { conversation: "group:tea".into(), from: 1, ..PullRequest::default() };
+    let page: PullResponse = decode(&ann.request(1, "im.pull", encode(&pull)).payload).expect("a page");
+    let texts: Vec<_> = page.messages.iter().map(|push| &push.payload[..]).collect();
+    assert_eq!(texts, [&b"one"[..], b"two", b"three"]);
+    drop((gateway, backend));
     let (code, _, err) = run(&["backend", "import", "/nowhere", "--set", &folder.set()]);
     assert!(code == Some(2) && err.contains("/nowhere"), "{err}");
     let (code, _, err) = run(&["backend", "seed"]);

@@ -70,7 +70,14 @@ impl View {
         if message.seq > 0 {
             let text = String::from_utf8(message.payload.to_vec()).expect("text");
             self.messages.entry(conversation.to_owned()).or_default().push((message.seq, text));
-            self.on_read(conversation, &message.sender, message.seq);
+            // Who takes something back has read nothing for that.
+            let recalled = match message.happened.as_deref() {
+                Some(Happened::Recalled(it)) => it.seq,
+                _ => message.seq,
+            };
+            if recalled == message.seq {
+                self.on_read(conversation, &message.sender, message.seq);
+            }
         }
         match message.happened.as_deref() {
             Some(Happened::Recalled(it)) => _ = self.recalled.insert((conversation.to_owned(), it.seq)),
@@ -428,7 +435,8 @@ impl World {
     fn note_own(&self, index: usize, truth: &BTreeMap<Place, Push>) {
         let device = &self.devices[index];
         for (place, push) in truth {
-            if push.sender == device.uid && push.sender_device == device.name {
+            let is_said = recalled(push).is_none_or(|seq| seq == place.1);
+            if is_said && push.sender == device.uid && push.sender_device == device.name {
                 device.view().on_read(&place.0, &device.uid, place.1);
             }
         }
@@ -475,7 +483,10 @@ impl World {
             if it.id == OPEN && self.has_left.contains(&device.uid) {
                 continue; // a new membership begins with nothing read
             }
-            let said = truth.iter().filter(|(place, push)| place.0 == it.id && push.sender == device.uid);
+            let said = truth.iter().filter(|(place, push)| {
+                let is_said = recalled(push).is_none_or(|seq| seq == place.1);
+                is_said && place.0 == it.id && push.sender == device.uid
+            });
             let said = said.map(|(place, _)| place.1).max().unwrap_or(0);
             let asked = self.reads.get(&(it.id.clone(), device.uid.clone())).copied().unwrap_or(0);
             assert_eq!(it.read, said.max(asked), "what {} has read of {}", device.uid, it.id);

@@ -15,7 +15,8 @@ use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
 /// The device that whatever is done by the API comes from. No user has so many.
-const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
+/// Whatever no device of a user did, of which each of them is told.
+pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 const API_DEVICE_NAME: &str = "api";
 /// Users or devices of one push.
 const TARGETS_MAX: usize = 10_000;

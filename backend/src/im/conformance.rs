@@ -422,6 +422,14 @@ fn messages_are_taken_back_once<S: Store>(bench: &mut Bench<S>) {
     assert_eq!((first.seq, recalled.seq, recalled.message_id, &*recalled.by), (1, 1, said.id, "b"));
     assert!(first.payload.is_empty() && page.messages.len() == 2);
     assert_eq!(bench.store.unread(group, c), 0, "neither counts");
+    // Who takes something back has read nothing for that.
+    let unread = bench.say(c, Target::Conversation(group), 10);
+    assert_eq!(bench.store.unread(group, b), 1);
+    let mine = bench.say(b, Target::Conversation(group), 11);
+    bench.say(c, Target::Conversation(group), 12);
+    let wish = recall(bench, b, &mine, 13);
+    bench.append(wish).expect("taken back");
+    assert_eq!(bench.store.unread(group, b), 1, "not {}, but what came after", unread.seq);
     let old = bench.say(b, Target::Conversation(group), 2);
     let wish = recall(bench, b, &old, 7);
     let late = bench.commit(86_400_001, vec![wish]).pop();

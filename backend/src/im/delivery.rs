@@ -289,10 +289,12 @@ impl<S: Store> Im<S> {
         {
             self.notify_from(id, *conversation, first, out);
         }
+        let is_own = match &entry {
+            Entry::Message { origin, .. } | Entry::Event { origin, .. } => *origin == Some(device),
+            Entry::Dropped { .. } | Entry::EventsDropped => false,
+        };
         let (spec, body) = match entry {
-            Entry::Message { origin: Some(origin), .. } | Entry::Event { origin: Some(origin), .. }
-                if origin == device =>
-            {
+            _ if is_own || !self.may_read(id, &entry) => {
                 if let Some(session) = self.sessions.get_mut(id)
                     && session.window.on_own(position)
                 {
@@ -306,7 +308,7 @@ impl<S: Store> Im<S> {
                 let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
                 (spec, self.notify(conversation, first))
             }
-            Entry::EventsDropped => (EVENT, resync()),
+            Entry::EventsDropped => (EVENT, self.resync()),
         };
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if !session.window.fits(body.len(), bytes_max) {
@@ -317,10 +319,29 @@ impl<S: Store> Im<S> {
         true
     }
 
+    /// Whether an entry of the inbox of a session's user is of a membership that lasts: who has left reads no more.
+    fn may_read(&self, id: SessionId, entry: &Entry) -> bool {
+        let (conversation, seq) = match entry {
+            Entry::Message { conversation, seq, .. } => (*conversation, *seq),
+            Entry::Dropped { conversation, .. } => (*conversation, u64::MAX),
+            Entry::Event { .. } | Entry::EventsDropped => return true,
+        };
+        let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
+        let member = user.and_then(|user| self.store.member(conversation, user));
+        member.is_some_and(|member| member.visible_from <= seq)
+    }
+
     /// Stands for everything from `first` on; 0: for nothing.
     pub(super) fn notify(&self, conversation: ConversationId, first: u64) -> Bytes {
         let latest = self.store.latest(conversation);
         encode(&client::Notify { conversation: self.id_of(conversation), latest, first })
+    }
+
+    /// Says that happenings were dropped from the inbox.
+    fn resync(&mut self) -> Bytes {
+        let message_id = self.ids.next(0); // the next one
+        let happened = encode(&Happened { what: Some(happened::What::Resync(Resync {})) });
+        encode(&client::Push { message_id, happened, ..Default::default() })
     }
 
     pub(super) fn spec_of(&self, conversation: ConversationId) -> PushSpec {
@@ -332,12 +353,6 @@ impl<S: Store> Im<S> {
 /// How whatever happened is pushed.
 pub(super) const EVENT: PushSpec =
     PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
-
-/// Says that happenings were dropped from the inbox.
-fn resync() -> Bytes {
-    let what = Some(happened::What::Resync(Resync {}));
-    encode(&client::Push { happened: encode(&Happened { what }), ..Default::default() })
-}
 
 /// NOTIFYs of large groups at once, at a login.
 const NOTIFIES_MAX: usize = 64;

@@ -35,6 +35,7 @@ pub mod store;
 mod tests;
 mod window;
 
+pub(crate) use api::API_DEVICE;
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{ImHandler, Order};
 pub use ids::{MessageIds, time_ms};

@@ -374,6 +374,13 @@ pub enum Outcome {
     Done(Result<Option<Delivery>, Refusal>),
 }
 
+impl Outcome {
+    /// Nothing was done.
+    pub const fn is_refused(&self) -> bool {
+        matches!(self, Self::Appended(Err(_)) | Self::Created(Err(_)) | Self::Done(Err(_)))
+    }
+}
+
 /// A durable batch.
 #[derive(Debug, Default)]
 pub struct Committed {

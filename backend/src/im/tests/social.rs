@@ -253,6 +253,28 @@ fn profiles_and_devices() {
     assert_eq!(devices.devices.len(), 1);
 }
 
+/// What waited in the inbox of somebody who is no member any more, or is one anew.
+#[test]
+fn who_has_left_reads_no_more() {
+    let mut bench = bench();
+    let (alice, bob) = (bench.login(0, "alice", "d", 1), bench.login(1, "bob", "d", 1));
+    bench.login(2, "bob", "pad", 1);
+    create(&mut bench, alice, &["bob"]);
+    bench.logout(bob);
+    bench.send(alice, conversation("group:g"), &key(1), b"to a member");
+    let group = GroupRequest { conversation: "group:g".into(), ..Default::default() };
+    let pad = bench.login(2, "bob", "pad", 2);
+    bench.req::<GroupResponse>(pad, "im.group.leave", &group).expect("leaves");
+    bench.send(alice, conversation("group:g"), &key(2), b"to others");
+    bench.req::<GroupResponse>(pad, "im.group.join", &group).expect("joins");
+    bench.send(alice, conversation("group:g"), &key(3), b"to a new one");
+    bench.pushes();
+    let bob = bench.login(1, "bob", "d", 2);
+    let pushes = bench.pushes().into_iter().filter(|pushed| pushed.session == bob).map(|it| it.push());
+    let seqs: Vec<u64> = pushes.map(|push| push.seq).filter(|seq| *seq > 0).collect();
+    assert_eq!(seqs, [3]);
+}
+
 #[test]
 fn whoever_watches_is_told_of_what_lasts() {
     let mut bench = bench();

@@ -27,7 +27,11 @@ impl<L: Log> Embedded<L> {
             Ok(conversation) => conversation,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        self.put(now_ms, draft, conversation, batch).map(Ok)
+        let sender = draft.sender;
+        let stored = self.put(now_ms, draft, conversation, batch)?;
+        // Who answers has read what was said before.
+        self.directory.read(conversation, sender, stored.seq);
+        Ok(Ok(stored))
     }
 
     fn known_target(&self, draft: &Draft) -> Option<ConversationId> {
@@ -127,8 +131,6 @@ impl<L: Log> Embedded<L> {
         self.log.put_message(conversation, seq, &body);
         batch.progress.messages.push((conversation, seq));
         self.log.put_key(now_ms, sender, key, Known { conversation, seq, id, digest })?;
-        // Who answers has read what was said before.
-        self.directory.read(conversation, sender, seq);
         let first = batch.recipients.len();
         let members =
             if is_read_fanout { 0 } else { self.directory.conversations.get(conversation).members.len() };

@@ -150,6 +150,8 @@ pub struct Embedded<L: Log> {
     acks: Acks,
     /// Messages that are being taken back, and the seq of what says so, until that is durable.
     recalling: HashMap<(ConversationId, u64), u64>,
+    stops_at_refusal: bool,
+    has_refused: bool,
 }
 
 /// Devices whose acks are not written down yet, each once, in the order of their first ack since, with its time.
@@ -204,7 +206,13 @@ impl<L: Log> Embedded<L> {
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
             who_may_write: config.who_may_write,
         };
-        Self { directory, log, limits, acks: Acks::default(), recalling: HashMap::new() }
+        let (acks, recalling) = (Acks::default(), HashMap::new());
+        Self { directory, log, limits, acks, recalling, stops_at_refusal: false, has_refused: false }
+    }
+
+    /// From the first write on that is refused, none is done, in its batch and in later ones: they have no outcome.
+    pub fn stop_at_refusal(&mut self) {
+        self.stops_at_refusal = true;
     }
 
     fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
@@ -386,8 +394,14 @@ impl<L: Log> Store for Embedded<L> {
         let ack_changes = if batch.is_empty() { ACK_CHANGES_IDLE } else { ACK_CHANGES.max(2 * batch.len()) };
         let (mut outcomes, mut result) = (Vec::with_capacity(batch.len()), Batch::default());
         for write in batch {
+            if self.stops_at_refusal && self.has_refused {
+                break;
+            }
             match self.write(now_ms, write, &mut result) {
-                Ok(outcome) => outcomes.push(outcome),
+                Ok(outcome) => {
+                    self.has_refused |= outcome.is_refused();
+                    outcomes.push(outcome);
+                }
                 Err(error) => {
                     // Numbers were given that will not be stored: nothing more may be.
                     tracing::error!(%error, "the store cannot be read; it is opened anew in a few seconds");
