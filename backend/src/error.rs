@@ -8,8 +8,10 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// The listening socket could not be opened.
-    #[error("cannot listen on {address}: {cause}; free the address or set another `listen`")]
+    #[error("cannot listen on {address}: {cause}; free the address or set another `{key}`")]
     Listen {
+        /// The setting.
+        key: &'static str,
         /// The configured address.
         address: SocketAddr,
         /// The system's word.
@@ -23,9 +25,11 @@ pub enum BackendError {
         /// The system's word.
         cause: io::Error,
     },
-    /// The configuration file could not be read.
-    #[error("cannot read the configuration {}: {cause}", path.display())]
+    /// A file could not be read.
+    #[error("cannot read {what} {}: {cause}", path.display())]
     ReadConfig {
+        /// Which.
+        what: &'static str,
         /// The file.
         path: PathBuf,
         /// The system's word.

@@ -213,6 +213,10 @@ pub fn seed(
     wanted: &Seed,
     mut progress: impl FnMut(u64),
 ) -> Result<Imported, ImportError> {
+    if wanted.payload > config.im.payload_max {
+        let reason = format!("--payload {} is over it", wanted.payload);
+        return Err(BackendError::InvalidConfig { key: "im.payload_max", reason }.into());
+    }
     let mut importer = Importer::open(config)?;
     let mut random = Random::new(wanted.seed);
     let start_ms = importer.now_ms.saturating_sub(wanted.messages);

@@ -4,7 +4,7 @@ use crate::api::Api;
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
-use crate::im::store::{Disk, DiskError, Durability, Memory, Store};
+use crate::im::store::{Disk, Durability, Memory, Store};
 use crate::im::{Im, ImHandler, Order};
 use crate::server::{Handler, Remote, Server};
 use crate::tokens::{Guarded, Tokens};
@@ -31,6 +31,7 @@ pub fn run(
     let im = &config.im;
     match config.handler {
         HandlerKind::Im if im.folder.as_os_str().is_empty() => {
+            tracing::warn!("no im.folder: messages are in memory, and gone with this process");
             let make = |config: &BackendConfig, remote: Remote<Order>| {
                 let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
                 make_im(config, im, remote)
@@ -89,9 +90,7 @@ fn guard<H: Handler>(
     while !stop.load(Ordering::Relaxed) {
         match serve(&mut config, &make, |_| (), stop) {
             Ok(()) => {}
-            Err(error @ BackendError::Store(DiskError::Lost { .. } | DiskError::Damaged { .. })) => {
-                return Err(error);
-            }
+            Err(BackendError::Store(error)) if error.is_lasting() => return Err(error.into()),
             Err(error) => {
                 tracing::error!(%error, "cannot begin anew, trying again shortly");
                 std::thread::park_timeout(AGAIN_AFTER);

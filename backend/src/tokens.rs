@@ -22,8 +22,11 @@ impl Tokens {
     /// # Errors
     /// [`BackendError`]: the file, or a line of it.
     pub fn load(path: &Path) -> Result<Self, BackendError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| BackendError::ReadConfig { path: path.to_owned(), cause })?;
+        let text = std::fs::read_to_string(path).map_err(|cause| BackendError::ReadConfig {
+            what: "tokens_file",
+            path: path.to_owned(),
+            cause,
+        })?;
         let mut tokens = Self::default();
         for (number, line) in (1..).zip(text.lines()) {
             let line = line.split('#').next().unwrap_or_default();

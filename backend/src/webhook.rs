@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+/// A shorter secret could be guessed.
+const SECRET_BYTES_MIN: usize = 16;
 /// Where what was given up is written, in `im.folder`.
 const UNDELIVERED: &str = "undelivered";
 /// How long the result of a delivery waits for room in the mailbox before it is given in again.
@@ -62,7 +64,8 @@ impl Endpoints {
 struct Endpoint {
     name: String,
     url: String,
-    secret: Vec<u8>,
+    /// `None`: deliveries are not signed.
+    secret: Option<Vec<u8>>,
     agent: ureq::Agent,
     undelivered: Option<PathBuf>,
     clock: Clock,
@@ -72,12 +75,23 @@ impl Endpoint {
     fn new(name: &str, service: &ServiceConfig, folder: &Path) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::InvalidConfig { key: "im.services", reason };
         let secret = if service.secret_file.as_os_str().is_empty() {
-            Vec::new()
+            tracing::warn!(
+                service = name,
+                "no secret_file: deliveries are not signed, and anybody can make them up"
+            );
+            None
         } else {
             let path = service.secret_file.display();
             let text = std::fs::read_to_string(&service.secret_file)
                 .map_err(|cause| wrong(format!("{name}: cannot read {path}: {cause}")))?;
-            text.trim().as_bytes().to_vec()
+            let secret = text.trim().as_bytes().to_vec();
+            if secret.is_empty() {
+                return Err(wrong(format!("{name}: there is no secret in {path}")));
+            }
+            if secret.len() < SECRET_BYTES_MIN {
+                tracing::warn!(service = name, %path, "a secret of less than 16 bytes can be guessed");
+            }
+            Some(secret)
         };
         let agent = ureq::Agent::config_builder()
             .timeout_global(Some(service.timeout))
@@ -132,23 +146,16 @@ impl Endpoint {
             .agent
             .post(&self.url)
             .header("content-type", "application/json")
-            .header("moorline-timestamp", &timestamp)
-            .header("moorline-signature", self.signature(&timestamp, body));
+            .header("moorline-timestamp", &timestamp);
+        let request = match &self.secret {
+            Some(secret) => request.header("moorline-signature", signature(secret, &timestamp, body)),
+            None => request,
+        };
         match request.send(body) {
             Ok(answer) if answer.status().is_success() => Ok(()),
             Ok(answer) => Err(format!("it answered {}", answer.status())),
             Err(error) => Err(error.to_string()),
         }
-    }
-
-    /// Of `<timestamp>.<body>`, HMAC-SHA-256 (RFC 2104) under the secret.
-    fn signature(&self, timestamp: &str, body: &str) -> String {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.secret).expect("HMAC takes keys of any length");
-        mac.update(timestamp.as_bytes());
-        mac.update(b".");
-        mac.update(body.as_bytes());
-        let digest = mac.finalize().into_bytes();
-        digest.iter().fold(String::from("v1="), |hex, byte| hex + &format!("{byte:02x}"))
     }
 
     /// What nobody would take is written down. False: not even that.
@@ -168,11 +175,21 @@ impl Endpoint {
                 tracing::error!(service = self.name, path = %path.display(), "given up and written down");
             }
             Err(ref error) => {
-                tracing::error!(service = self.name, %error, "cannot write down what is given up");
+                tracing::error!(service = self.name, path = %path.display(), %error, "cannot write down what is given up");
             }
         }
         written.is_ok()
     }
+}
+
+/// Of `<timestamp>.<body>`, HMAC-SHA-256 (RFC 2104) under the secret.
+fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(timestamp.as_bytes());
+    mac.update(b".");
+    mac.update(body.as_bytes());
+    let digest = mac.finalize().into_bytes();
+    digest.iter().fold(String::from("v1="), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// As JSON; what is no UTF-8 is Base64 in `payload`.

@@ -4,7 +4,7 @@ use super::{Failure, logging, say};
 use crate::config::LogFormat;
 use crate::sys::clock;
 use clap::{Args, Subcommand};
-use moorline_backend::{BackendConfig, import};
+use moorline_backend::{BackendConfig, BackendError, import};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ pub(super) struct BackendArgs {
     #[arg(long)]
     until_eof: bool,
     /// error, warn, info, debug or trace, or tracing directives
-    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
+    #[arg(long, value_name = "LEVEL", default_value = "info,fjall=warn,lsm_tree=warn", global = true)]
     log_level: String,
 }
 
@@ -53,7 +53,7 @@ enum Action {
         /// Bytes of each message
         #[arg(long, default_value_t = 100)]
         payload: usize,
-        /// The same seed makes the same
+        /// The same seed makes the same, in an empty store
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -88,8 +88,16 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
 pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
     logging::start(&args.log_level, LogFormat::Text)?;
+    // A file that may not grow any more is a full disk, and no reason to end.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
     if let Some(action) = &args.action {
         return act(action, &config);
+    }
+    if let Some((name, _)) =
+        std::env::vars_os().find(|(name, _)| name.as_encoded_bytes().starts_with(b"MOORLINE__"))
+    {
+        tracing::warn!(?name, "variables set the gateway only: a backend has a file and --set");
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -110,12 +118,17 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     }
     let ready = |ready: moorline_backend::Ready| {
         let api = ready.api.map(|api| format!(" api={api}")).unwrap_or_default();
-        let line = format!("moorline backend ready link={}{api} pid={}\n", ready.link, std::process::id());
+        let store = if config.im.folder.as_os_str().is_empty() { "memory" } else { "disk" };
+        let pid = std::process::id();
+        let line = format!("moorline backend ready link={}{api} store={store} pid={pid}\n", ready.link);
         if say(&line).is_err() {
             tracing::warn!(link = %ready.link, "nobody reads the ready line");
         }
     };
-    moorline_backend::run(&config, ready, &stop).map_err(Failure::failed)
+    moorline_backend::run(&config, ready, &stop).map_err(|error| match error {
+        BackendError::InvalidConfig { .. } | BackendError::ReadConfig { .. } => Failure::usage(error),
+        other => Failure::failed(other),
+    })
 }
 
 /// The file alone first, so that its mistakes are reported with their lines; then each flag.
@@ -124,8 +137,8 @@ pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
     if let Some(path) = &args.file {
         let named =
             |error: &dyn ToString| Failure::Usage(format!("{}: {}", path.display(), error.to_string()));
-        BackendConfig::load(path).map_err(|error| named(&error))?;
         let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
+        BackendConfig::read(&text).map_err(|error| named(&error))?;
         table = toml::from_str(&text).map_err(|error| named(&error))?;
     }
     let mut config = BackendConfig::default();
@@ -140,12 +153,18 @@ pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
             other => other,
         })?;
     }
+    // All of them together: one may need another.
+    config.validate().map_err(|error| {
+        let BackendError::InvalidConfig { key, .. } = &error else { return Failure::usage(error) };
+        let named = args.sets.iter().rev().find(|set| set.trim_start().starts_with(key));
+        Failure::Usage(named.map_or_else(|| error.to_string(), |set| format!("--set {set}: {error}")))
+    })?;
     Ok(config)
 }
 
 fn parse(table: &Table) -> Result<BackendConfig, Failure> {
     let text = toml::to_string(table).map_err(Failure::usage)?;
-    BackendConfig::parse(&text).map_err(Failure::usage)
+    BackendConfig::read(&text).map_err(Failure::usage)
 }
 
 fn insert(table: &mut Table, set: &str) -> Result<(), String> {

@@ -56,6 +56,8 @@ fn backend_flags_beat_its_file_and_are_named_when_wrong() {
         let said = load(&format!("moorline backend --set {set}")).expect_err(set);
         assert!(said.starts_with(&format!("--set {set}: ")) && said.contains(expected), "{said}");
     }
+    let together = "moorline backend --set api.listen=127.0.0.1:0 --set api.token_file=t";
+    assert!(load(together).is_ok(), "in whatever order");
     let said = load("moorline backend -c /nonexistent/b.toml").expect_err("no file");
     assert!(said.contains("/nonexistent/b.toml"), "{said}");
 }

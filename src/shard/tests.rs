@@ -290,10 +290,11 @@ fn a_reader_that_does_not_read_is_closed_as_slow() {
 /// One that is larger than all that may wait, for somebody who reads.
 #[test]
 fn a_push_is_never_too_large_for_an_empty_queue() {
+    static LARGE: [u8; 50_000] = [0; 50_000];
     let mut world = World::new();
     let key = world.login("bob", "phone");
     world.uplinks();
-    world.push(key, 1, &[0; 50_000]);
+    world.push(key, 1, &LARGE);
     world.frame(key, &Frame::new(Command::Ping, Bytes::new()));
     let bodies: Vec<_> = world.written(key).into_iter().map(|frame| frame.body.len()).collect();
     assert!(bodies.contains(&50_000), "{bodies:?}");

@@ -155,6 +155,9 @@ fn what_cannot_be_has_its_status_and_its_code() {
         ("/v1/messages", json!({ "from": "x", "to": bob, "text": "x", "key": "12" }), 400, "INVALID"),
         ("/v1/messages", json!({ "from": "x", "to": bob, "text": "x".repeat(61_441) }), 413, "TOO_LARGE"),
         ("/v1/push", json!({ "to": { "everyone": false }, "text": "x" }), 400, "INVALID"),
+        ("/v1/push", json!({ "to": { "users": [], "room": "r" }, "text": "x" }), 400, "INVALID"),
+        ("/v1/messages", json!({ "from": "x", "to": {}, "text": "x" }), 400, "INVALID"),
+        ("/v1/messages", json!(["x", { "user": "bob" }, 0, "x", null, null]), 400, "INVALID"),
         ("/v1/requests", json!({ "user": "ann", "method": "im.dance" }), 404, "UNSUPPORTED"),
         ("/v1/requests", json!({ "user": "ann", "method": "im.dance", "request": {} }), 404, "UNSUPPORTED"),
         (
@@ -211,11 +214,15 @@ fn bad_http_gets_its_answer_and_nobody_else_notices() {
         (b"POST /v1/push HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "400"),
         (b"POST /v1/push HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", "411"),
         (b"GET /healthz HTTP/1.0\r\n\r\n", "200"),
+        (b"GET http://here/readyz?now HTTP/1.0\r\n\r\n", "200"),
         (b"GET /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "401"),
     ] {
         let answer = api.raw(bytes);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
+    let head = api.raw(b"HEAD /healthz HTTP/1.0\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(api.raw(b"PUT /healthz HTTP/1.0\r\n\r\n").contains("\r\nallow: GET, HEAD\r\n"));
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     assert!(api.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
     assert_eq!(api.raw(b"POST /v1/push HTTP/1.1\r\ncontent-length: 50\r\n\r\n{"), "", "half a question");

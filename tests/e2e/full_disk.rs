@@ -1,7 +1,7 @@
 //! A backend whose disk takes no more: nobody is lied to, and it goes on by itself when there is room.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{StoreFolder, program};
+use crate::process::StoreFolder;
 use crate::sdk::connect;
 use crate::{PATIENCE, until};
 use moorline_sdk::client::Pending;
@@ -18,12 +18,7 @@ fn set_room(pid: u32, limit: &str) {
 #[test]
 fn a_full_disk_is_a_pause() {
     let folder = StoreFolder::new();
-    // Without the trap the first write over the limit would end the process.
-    let mut command = Command::new("sh");
-    let backend = program(&["backend", "--set", "listen=127.0.0.1:0", "--set", &folder.set()]);
-    command.args(["-c", r#"trap "" XFSZ; exec "$0" "$@""#]).arg(backend.get_program());
-    command.args(backend.get_args());
-    let (backend, _) = Backend::of_command(command);
+    let backend = Backend::start_with(&["listen=127.0.0.1:0", &folder.set()]);
     let gateway = Gateway::start(&backend, &["backend.up_timeout=1s", "limits.user_rate=0"]);
     let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
     let say = |number: u32| ann.send(Target::user("ben"), 1, format!("{number}")).expect("taken");

@@ -35,20 +35,28 @@ pub(super) struct Request {
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    status: u16,
+    pub(super) status: u16,
     content_type: &'static str,
     body: Vec<u8>,
     retry_after_s: Option<u32>,
+    allow: Option<&'static str>,
 }
 
 impl Answer {
     pub(super) fn json(value: &Value) -> Self {
         let body = value.to_string().into_bytes();
-        Self { status: 200, content_type: "application/json", body, retry_after_s: None }
+        Self { status: 200, content_type: "application/json", body, retry_after_s: None, allow: None }
     }
 
     pub(super) fn text(content_type: &'static str, body: String) -> Self {
-        Self { status: 200, content_type, body: body.into_bytes(), retry_after_s: None }
+        Self { status: 200, content_type, body: body.into_bytes(), retry_after_s: None, allow: None }
+    }
+
+    /// The path takes these methods, and not the one that was asked for.
+    pub(super) fn not_allowed(allow: &'static str) -> Self {
+        let mut answer = Self::error(405, "INVALID", &format!("this path takes {allow}"));
+        answer.allow = Some(allow);
+        answer
     }
 
     pub(super) fn error(status: u16, code: &str, reason: &str) -> Self {
@@ -178,7 +186,7 @@ impl Incoming {
         let target = parsed.path.unwrap_or_default();
         let request = Request {
             method: parsed.method.unwrap_or_default().to_owned(),
-            path: target.split('?').next().unwrap_or_default().to_owned(),
+            path: path_of(target).to_owned(),
             authorization: all("authorization").next().map(<[u8]>::to_vec),
             body: Vec::new(),
             keeps_alive: !is_old && !is_said("connection", "close"),
@@ -188,29 +196,42 @@ impl Incoming {
     }
 }
 
+/// Without the query, and of the absolute form without the authority (RFC 9112, 3.2).
+fn path_of(target: &str) -> &str {
+    let target = target.split('?').next().unwrap_or_default();
+    let rest = target.strip_prefix("http://").or_else(|| target.strip_prefix("https://"));
+    rest.map_or(target, |rest| rest.find('/').map_or("/", |at| &rest[at..]))
+}
+
 /// The values of all headers of this name.
 fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// Writes an answer, within `slow`.
+/// Writes an answer, to HEAD without its body, within `slow`.
 pub(super) fn write(
     stream: &TcpStream,
     answer: &Answer,
+    has_body: bool,
     keeps_alive: bool,
     slow: Duration,
 ) -> io::Result<()> {
-    let Answer { status, content_type, body, retry_after_s } = answer;
+    let Answer { status, content_type, body, retry_after_s, allow } = answer;
     let mut wire = format!("HTTP/1.1 {status} {}\r\n", reason_of(*status)).into_bytes();
     write!(wire, "content-type: {content_type}\r\ncontent-length: {}\r\n", body.len())?;
     if let Some(seconds) = retry_after_s {
         write!(wire, "retry-after: {seconds}\r\n")?;
     }
+    if let Some(allow) = allow {
+        write!(wire, "allow: {allow}\r\n")?;
+    }
     if *status == 401 {
         write!(wire, "www-authenticate: Bearer\r\n")?;
     }
     write!(wire, "connection: {}\r\n\r\n", if keeps_alive { "keep-alive" } else { "close" })?;
-    wire.extend_from_slice(body);
+    if has_body {
+        wire.extend_from_slice(body);
+    }
     stream.set_write_timeout(Some(slow))?;
     (&*stream).write_all(&wire)
 }

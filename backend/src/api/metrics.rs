@@ -30,6 +30,7 @@ impl Collector for Figures {
             acked,
             commits,
             stalls,
+            takes_writes,
             ref services,
         } = self.0;
         for (name, help, value) in [
@@ -37,6 +38,7 @@ impl Collector for Figures {
             ("conversations", "Conversations that are known.", conversations),
             ("sessions", "Logins that stand.", sessions),
             ("committing", "Batches that are being made durable.", committing),
+            ("takes_writes", "1 while the store takes writes.", usize::from(takes_writes)),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

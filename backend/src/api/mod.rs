@@ -57,7 +57,7 @@ impl Api {
     pub(crate) fn start(config: &ApiConfig, remote: Remote<Order>) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
         let token = read_token(&config.token_file)?;
-        let failed = |cause| BackendError::Listen { address: listen, cause };
+        let failed = |cause| BackendError::Listen { key: "api.listen", address: listen, cause };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let is_ending = Arc::new(AtomicBool::new(false));
@@ -111,7 +111,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, connections_max: usize) 
         match accepted {
             Ok((stream, _)) if shared.open.load(Ordering::SeqCst) >= connections_max => {
                 let busy = Answer::error(503, "BUSY", "api.connections_max connections are open");
-                http::write(&stream, &busy, false, SLOW).ok();
+                http::write(&stream, &busy, true, false, SLOW).ok();
             }
             Ok((stream, _)) => {
                 shared.open.fetch_add(1, Ordering::SeqCst);
@@ -138,19 +138,26 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, connections_max: usize) 
 fn serve(stream: &TcpStream, shared: &Shared) {
     let clock = Clock::new();
     let mut incoming = Incoming::default();
-    let limits = Limits { body_max: shared.body_max, idle: IDLE, slow: SLOW };
+    // Who has asked nothing yet is nobody yet.
+    let mut limits = Limits { body_max: shared.body_max, idle: SLOW, slow: SLOW };
     loop {
         let request = match incoming.read(stream, limits, || clock.read().instant) {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(answer) => {
-                http::write(stream, &answer, false, SLOW).ok();
+                http::write(stream, &answer, true, false, SLOW).ok();
                 return;
             }
         };
+        limits.idle = IDLE;
         let keeps = request.keeps_alive && !shared.is_ending.load(Ordering::SeqCst);
         let answer = routes::answer(&request, &shared.token, |call| ask(shared, call));
-        if http::write(stream, &answer, keeps, SLOW).is_err() || !keeps {
+        if answer.status == 401 {
+            let peer = stream.peer_addr().ok();
+            tracing::warn!(?peer, path = request.path, "a question to the server API without its token");
+        }
+        let has_body = request.method != "HEAD";
+        if http::write(stream, &answer, has_body, keeps, SLOW).is_err() || !keeps {
             return;
         }
     }

@@ -34,11 +34,12 @@ struct MessageQuestion {
     key: Option<String>,
 }
 
+/// Exactly one of them.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum MessageTarget {
-    User(String),
-    Conversation(String),
+#[serde(deny_unknown_fields)]
+struct MessageTarget {
+    user: Option<String>,
+    conversation: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,14 +52,15 @@ struct PushQuestion {
     payload: Option<String>,
 }
 
+/// Exactly one of them.
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum PushTarget {
-    Inboxes(Vec<String>),
-    Users(Vec<String>),
-    Devices(Vec<DeviceName>),
-    Room(String),
-    Everyone(bool),
+#[serde(deny_unknown_fields)]
+struct PushTarget {
+    inboxes: Option<Vec<String>>,
+    users: Option<Vec<String>>,
+    devices: Option<Vec<DeviceName>>,
+    room: Option<String>,
+    everyone: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -92,8 +94,16 @@ pub(super) fn answer(
     token: &[u8],
     ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>,
 ) -> Answer {
-    let result = match (request.path.as_str(), request.method.as_str()) {
+    let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
+    let result = match (request.path.as_str(), method) {
         ("/healthz", "GET") => return Answer::text("text/plain", "ok\n".into()),
+        ("/readyz", "GET") => status(ask).and_then(|status| {
+            if status.takes_writes {
+                Ok(Answer::text("text/plain", "ok\n".into()))
+            } else {
+                Err(Answer::error(503, "RETRY", "the store takes no writes now; the log says why"))
+            }
+        }),
         ("/metrics", "GET") => status(ask).map(|status| metrics::page(&status)),
         ("/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _)
             if !is_admitted(request, token) =>
@@ -111,12 +121,8 @@ pub(super) fn answer(
             .and_then(|(call, method)| Ok((ask(call)?, method)))
             .map(|(answer, method)| answered(&answer, method.as_deref())),
         ("/v1/kick", "POST") => kick(request).and_then(ask).map(|answer| reached(&answer)),
-        ("/healthz" | "/metrics" | "/v1/status", _) => {
-            Err(Answer::error(405, "INVALID", "this path takes GET"))
-        }
-        ("/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _) => {
-            Err(Answer::error(405, "INVALID", "this path takes POST"))
-        }
+        ("/healthz" | "/readyz" | "/metrics" | "/v1/status", _) => Err(Answer::not_allowed("GET, HEAD")),
+        ("/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _) => Err(Answer::not_allowed("POST")),
         _ => Err(Answer::error(404, "NOT_FOUND", "there is no such path; see docs/server-api.md")),
     };
     result.unwrap_or_else(|error| error)
@@ -124,13 +130,19 @@ pub(super) fn answer(
 
 /// In a time that says nothing of how much was right.
 fn is_admitted(request: &Request, token: &[u8]) -> bool {
-    let given = request.authorization.as_deref().and_then(|value| value.strip_prefix(b"Bearer "));
+    let given = request.authorization.as_deref().and_then(|value| value.split_at_checked(7));
+    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer ")).map(|(_, given)| given);
     let Some(given) = given.filter(|given| given.len() == token.len()) else { return false };
     given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
 fn parse<T: DeserializeOwned>(request: &Request) -> Result<T, Answer> {
-    serde_json::from_slice(&request.body).map_err(|error| Answer::error(400, "INVALID", &error.to_string()))
+    let wrong = |reason: &str| Answer::error(400, "INVALID", reason);
+    // A struct would be read from an array, too.
+    if request.body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong("the body is no JSON object"));
+    }
+    serde_json::from_slice(&request.body).map_err(|error| wrong(&error.to_string()))
 }
 
 fn decoded(content: Content) -> Result<Bytes, Answer> {
@@ -153,9 +165,10 @@ fn message(request: &Request) -> Result<ApiCall, Answer> {
         Some(key) => Bytes::copy_from_slice(&key_of(&key)?),
         None => fresh_key()?,
     };
-    let target = match to {
-        MessageTarget::User(uid) => send::Target::User(uid),
-        MessageTarget::Conversation(id) => send::Target::Conversation(id),
+    let target = match (to.user, to.conversation) {
+        (Some(uid), None) => send::Target::User(uid),
+        (None, Some(id)) => send::Target::Conversation(id),
+        _ => return Err(Answer::error(400, "INVALID", "to has exactly one of user and conversation")),
     };
     Ok(ApiCall::Send { from, send: Send { key, target: Some(target), r#type, payload } })
 }
@@ -176,17 +189,20 @@ fn key_of(text: &str) -> Result<[u8; 16], Answer> {
 fn push(request: &Request) -> Result<ApiCall, Answer> {
     let PushQuestion { to, r#type: kind, text, payload } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
-    let to = match to {
-        PushTarget::Inboxes(users) => PushTo::Inboxes(users),
-        PushTarget::Users(users) => PushTo::Users(users),
-        PushTarget::Devices(devices) => {
-            PushTo::Devices(devices.into_iter().map(|it| (it.user, it.device)).collect())
-        }
-        PushTarget::Room(room) => PushTo::Room(room),
-        PushTarget::Everyone(true) => PushTo::Everyone,
-        PushTarget::Everyone(false) => {
-            return Err(Answer::error(400, "INVALID", "everyone is true, or another target is named"));
-        }
+    let PushTarget { inboxes, users, devices, room, everyone } = to;
+    let names = |devices: Vec<DeviceName>| devices.into_iter().map(|it| (it.user, it.device)).collect();
+    let mut named = [
+        inboxes.map(PushTo::Inboxes),
+        users.map(PushTo::Users),
+        devices.map(names).map(PushTo::Devices),
+        room.map(PushTo::Room),
+        everyone.filter(|is_meant| *is_meant).map(|_| PushTo::Everyone),
+    ]
+    .into_iter()
+    .flatten();
+    let (Some(to), None) = (named.next(), named.next()) else {
+        let reason = "to has exactly one of inboxes, users, devices, room, and everyone, which is true";
+        return Err(Answer::error(400, "INVALID", reason));
     };
     Ok(ApiCall::Push { to, kind, payload })
 }
@@ -272,13 +288,14 @@ fn status_json(status: &Status) -> serde_json::Value {
         acked,
         commits,
         stalls,
+        takes_writes,
         services,
     } = status;
     let services: Vec<_> = services.iter().map(service_json).collect();
     json!({
         "users": users, "conversations": conversations, "sessions": sessions, "committing": committing,
         "stored": stored, "repeated": repeated, "refused": refused, "put_off": put_off, "requests": requests,
-        "acked": acked, "commits": commits, "stalls": stalls, "services": services,
+        "acked": acked, "commits": commits, "stalls": stalls, "takes_writes": takes_writes, "services": services,
     })
 }
 

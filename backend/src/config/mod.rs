@@ -134,7 +134,7 @@ pub struct ApiConfig {
     /// Where it listens. Loopback or private addresses only; port 0: the system's choice. Without it there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// A file with the token that questions must carry, at least 16 bytes.
+    /// A file with the token that questions must carry: text of at least 16 bytes, without the space around it.
     pub token_file: PathBuf,
     /// Connections at once; a further one is answered 503.
     pub connections_max: usize,
@@ -232,7 +232,8 @@ pub struct ImConfig {
 pub struct ServiceConfig {
     /// Where it is: `http://` or `https://`.
     pub url: String,
-    /// A file with the secret that deliveries are signed with.
+    /// A file with the secret that deliveries are signed with: text, better of 16 bytes or more, without the space around it. Empty:
+    /// they are not signed.
     pub secret_file: PathBuf,
     /// How long one delivery may take.
     #[serde(with = "units::duration")]
@@ -242,6 +243,32 @@ pub struct ServiceConfig {
     /// For how long a delivery is tried again before it is written down and given up.
     #[serde(with = "units::duration")]
     pub give_up_after: Duration,
+}
+
+impl ServiceConfig {
+    fn validate(&self, name: &str) -> Result<(), &'static str> {
+        // It is the name of a file too.
+        if !crate::im::names::is_valid(name) || name.contains('/') || name.starts_with('.') {
+            return Err(
+                "a service needs a name that a user can have, without / and not beginning with a dot",
+            );
+        }
+        let url: Option<ureq::http::Uri> = self.url.parse().ok();
+        let is_url = url.is_some_and(|url| {
+            let is_http = matches!(url.scheme_str(), Some("http" | "https"));
+            let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());
+            // A port that is none is not told apart from none.
+            let has_port = url.port_u16().is_some_and(|port| port > 0);
+            is_http && url.host().is_some_and(|host| !host.is_empty() && (has_port || at == Some(host)))
+        });
+        if !is_url {
+            return Err("url must be http:// or https:// with a host, and a port from 1 to 65535 if any");
+        }
+        if self.batch_max == 0 || self.timeout.is_zero() || self.give_up_after.is_zero() {
+            return Err("batch_max, timeout and give_up_after must be above 0");
+        }
+        Ok(())
+    }
 }
 
 impl Default for ServiceConfig {
@@ -289,8 +316,11 @@ impl BackendConfig {
     /// # Errors
     /// [`BackendError`]: the file, its syntax, or a value.
     pub fn load(path: &Path) -> Result<Self, BackendError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| BackendError::ReadConfig { path: path.to_owned(), cause })?;
+        let text = std::fs::read_to_string(path).map_err(|cause| BackendError::ReadConfig {
+            what: "the configuration",
+            path: path.to_owned(),
+            cause,
+        })?;
         Self::parse(&text)
     }
 
@@ -299,9 +329,17 @@ impl BackendConfig {
     /// # Errors
     /// [`BackendError`]: its syntax, or a value.
     pub fn parse(text: &str) -> Result<Self, BackendError> {
-        let config: Self = toml::from_str(text)?;
+        let config = Self::read(text)?;
         config.validate()?;
         Ok(config)
+    }
+
+    /// Reads TOML text, of which other settings may still change something; see [`Self::validate`].
+    ///
+    /// # Errors
+    /// [`BackendError`]: its syntax, an unknown key, or a value of another kind.
+    pub fn read(text: &str) -> Result<Self, BackendError> {
+        Ok(toml::from_str(text)?)
     }
 
     /// Checks every value's range.
@@ -355,20 +393,35 @@ impl BackendConfig {
                 return wrong(key, "must be from 1 to 4294967295");
             }
         }
-        if self.im.services.len() > SERVICES_MAX {
-            return wrong("im.services", "at most 64 services: each has a thread");
-        }
-        for (name, service) in &self.im.services {
-            let is_url = service.url.starts_with("http://") || service.url.starts_with("https://");
-            if !crate::im::names::is_valid(name) || !is_url || service.batch_max == 0 {
-                let reason = format!(
-                    "{name}: needs a name that a user can have, a url of http or https, and batch_max above 0"
-                );
-                return Err(BackendError::InvalidConfig { key: "im.services", reason });
+        for (key, value) in [
+            ("link.stall_timeout", self.link.stall_timeout),
+            ("link.hello_timeout", self.link.hello_timeout),
+            ("link.silence_timeout", self.link.silence_timeout),
+            ("link.lease", self.link.lease),
+            ("im.idempotency_window", self.im.idempotency_window),
+        ] {
+            if value.is_zero() {
+                return wrong(key, "must be longer than 0");
             }
+        }
+        if self.im.history_max < self.im.payload_max {
+            return wrong("im.history_max", "must be at least im.payload_max");
         }
         if self.im.payload_max > PAYLOAD_BYTES_CEILING {
             return wrong("im.payload_max", "must be at most 1020KiB: a PUSH body is at most 1 MiB");
+        }
+        self.validate_services()
+    }
+
+    fn validate_services(&self) -> Result<(), BackendError> {
+        let wrong = |reason: String| Err(BackendError::InvalidConfig { key: "im.services", reason });
+        if self.im.services.len() > SERVICES_MAX {
+            return wrong("at most 64 services: each has a thread".into());
+        }
+        for (name, service) in &self.im.services {
+            if let Err(reason) = service.validate(name) {
+                return wrong(format!("{name:?}: {reason}"));
+            }
         }
         Ok(())
     }
@@ -416,6 +469,20 @@ mod tests {
         assert!(BackendConfig::parse("[im]\noutstanding = 0").is_err());
         assert!(BackendConfig::parse("[im]\npayload_max = '2MiB'").is_err());
         assert!(BackendConfig::parse("[link]\nlease = '5 parsecs'").is_err());
+        let refused = |text: &str| BackendConfig::parse(text).expect_err(text).to_string();
+        assert!(refused("[im]\npayload_max = 60000").contains("`60000` is no size"));
+        assert!(refused("[link]\nsilence_timeout = '0s'").starts_with("`link.silence_timeout`"));
+        assert!(refused("[im]\nidempotency_window = '0s'").starts_with("`im.idempotency_window`"));
+        for (service, problem) in [
+            ("'../out'.url = 'http://a/'", "without /"),
+            ("desk.url = 'http://'", "with a host"),
+            ("desk.url = 'http://a b/'", "with a host"),
+            ("desk.url = 'http://a:99999/'", "with a host"),
+            ("desk = {url = 'http://a/', timeout = '0s'}", "above 0"),
+        ] {
+            let said = refused(&format!("[im.services]\n{service}"));
+            assert!(said.contains(problem), "{service}: {said}");
+        }
         let api = |text: &str| BackendConfig::parse(&format!("{text}\n[api]\nlisten = '127.0.0.1:0'"));
         let no_token = api("").expect_err("no token").to_string();
         assert!(no_token.contains("api.token_file"), "{no_token}");

@@ -20,8 +20,24 @@ fn format(value: u64, units: &[(&'static str, u64)]) -> String {
     format!("{}{name}", value / unit)
 }
 
+/// A number without its unit is none of these, and said to be so.
+fn text_of<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Value {
+        Text(String),
+        Number(i64),
+    }
+    Value::deserialize(from)
+        .map(|value| match value {
+            Value::Text(text) => text,
+            Value::Number(number) => number.to_string(),
+        })
+        .map_err(|_| de::Error::custom("expected a number with its unit, in quotes"))
+}
+
 pub(super) mod bytes {
-    use super::{Deserialize, Deserializer, SIZES, Serializer, de, format, parse};
+    use super::{Deserializer, SIZES, Serializer, de, format, parse, text_of};
 
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
     pub(crate) fn serialize<S: Serializer>(value: &usize, to: S) -> Result<S::Ok, S::Error> {
@@ -29,14 +45,14 @@ pub(super) mod bytes {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<usize, D::Error> {
-        let text = String::deserialize(from)?;
+        let text = text_of(from)?;
         let value = parse(&text, &SIZES).and_then(|value| usize::try_from(value).ok());
         value.ok_or_else(|| de::Error::custom(format!("`{text}` is no size; write one like \"64KiB\"")))
     }
 }
 
 pub(super) mod duration {
-    use super::{Deserialize, Deserializer, Serializer, TIMES_MS, de, format, parse};
+    use super::{Deserializer, Serializer, TIMES_MS, de, format, parse, text_of};
     use std::time::Duration;
 
     pub(crate) fn serialize<S: Serializer>(value: &Duration, to: S) -> Result<S::Ok, S::Error> {
@@ -44,7 +60,7 @@ pub(super) mod duration {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
+        let text = text_of(from)?;
         let millis = parse(&text, &TIMES_MS);
         millis
             .map(Duration::from_millis)

@@ -140,6 +140,8 @@ pub struct Status {
     pub commits: u64,
     /// Commits that had to wait, the engine being behind with writing tables out.
     pub stalls: u64,
+    /// Whether the store takes writes.
+    pub takes_writes: bool,
     /// By name.
     pub services: Vec<ServiceStatus>,
 }
@@ -224,6 +226,7 @@ impl<S: Store> Im<S> {
             committing: self.committing.len(),
             commits,
             stalls,
+            takes_writes: !self.store.is_broken(),
             services: self.services.iter().map(|service| service.status().clone()).collect(),
             ..self.tally
         }

@@ -67,7 +67,7 @@ impl<M: Send + 'static> Server<M> {
     pub fn bind(config: &BackendConfig) -> Result<Self, BackendError> {
         config.validate()?;
         let poll = Poll::new().map_err(failed("open a poll"))?;
-        let listen_failed = |cause| BackendError::Listen { address: config.listen, cause };
+        let listen_failed = |cause| BackendError::Listen { key: "listen", address: config.listen, cause };
         let mut listener = TcpListener::bind(config.listen).map_err(listen_failed)?;
         let address = listener.local_addr().map_err(listen_failed)?;
         poll.registry()

@@ -49,7 +49,7 @@ use line::{Line, Phase};
 use moorline_proto::connection::client::State;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
-use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Command, Decoder, Frame};
+use moorline_proto::frame::{BODY_BYTES_MAX, Command, Decoder, Frame};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Close, Hello, Ping};
 use moorline_proto::message::{encode, frame_of};
@@ -283,36 +283,6 @@ impl Core {
         payload: Bytes,
     ) -> Result<SendId, SendRefused> {
         self.take_send(now, key, target, kind, payload, self.uplink.body_max)
-    }
-
-    /// Takes what an earlier life of this device had taken and not sent. Gateways take different sizes, so what this one
-    /// takes shows when it is sent.
-    ///
-    /// # Errors
-    /// As [`Core::send`].
-    pub fn restore_send(
-        &mut self,
-        now: Instant,
-        key: MessageKey,
-        target: Target,
-        kind: u32,
-        payload: Bytes,
-    ) -> Result<SendId, SendRefused> {
-        self.take_send(now, key, target, kind, payload, BODY_BYTES_CEILING as usize)
-    }
-
-    /// Whether [`Core::send_with_key`] would take it now.
-    ///
-    /// # Errors
-    /// As [`Core::send`].
-    pub fn check_send(
-        &self,
-        key: MessageKey,
-        target: Target,
-        kind: u32,
-        payload: Bytes,
-    ) -> Result<(), SendRefused> {
-        self.outbox.judge(&self.entry(key, target, kind, payload)?, self.uplink.body_max)
     }
 
     fn entry(

@@ -1,11 +1,15 @@
-//! What the application says of its surroundings: rooms, networks, whether a person looks.
+//! What the application says of its surroundings: rooms, networks, whether a person looks, and what an earlier life of it
+//! has left.
 
+use super::event::{SendId, SendRefused, Target};
 use super::frames::SIGNAL;
 use super::networks::NetworkId;
 use super::requests::{Owner, Question};
 use super::{Core, Repeat, Standing};
 use crate::im::{self, Call};
 use bytes::Bytes;
+use moorline_proto::frame::BODY_BYTES_CEILING;
+use moorline_proto::ids::MessageKey;
 use moorline_proto::keepalive::Attention;
 use moorline_proto::message::client::SendAck;
 use moorline_proto::message::encode;
@@ -83,6 +87,36 @@ impl Core {
     pub fn on_own_place(&mut self, now: Instant, conversation: &str, seq: u64) {
         let ack = SendAck { conversation: conversation.to_owned(), seq, ..SendAck::default() };
         self.inbox.handle_own(now, &ack, &mut self.events);
+    }
+
+    /// Takes what an earlier life of this device had taken and not sent. Gateways take different sizes, so what this one
+    /// takes shows when it is sent.
+    ///
+    /// # Errors
+    /// As [`Core::send`].
+    pub fn restore_send(
+        &mut self,
+        now: Instant,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<SendId, SendRefused> {
+        self.take_send(now, key, target, kind, payload, BODY_BYTES_CEILING as usize)
+    }
+
+    /// Whether [`Core::send_with_key`] would take it now.
+    ///
+    /// # Errors
+    /// As [`Core::send`].
+    pub fn check_send(
+        &self,
+        key: MessageKey,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<(), SendRefused> {
+        self.outbox.judge(&self.entry(key, target, kind, payload)?, self.uplink.body_max)
     }
 
     /// A session could not be resumed: what came meanwhile may be a hole at the end that no push shows.

@@ -139,6 +139,14 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// Trying again will not help.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. } | Self::Damaged { .. } | Self::Altered { .. } | Self::SideFile { .. }
+        )
+    }
+
     /// The database in the store's folder could not be opened.
     fn open(folder: &Path, cause: fjall::Error) -> Self {
         match cause {
