@@ -49,7 +49,7 @@ use line::{Line, Phase};
 use moorline_proto::connection::client::State;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
-use moorline_proto::frame::{BODY_BYTES_MAX, Command, Decoder, Frame};
+use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Command, Decoder, Frame};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Close, Hello, Ping};
 use moorline_proto::message::{encode, frame_of};
