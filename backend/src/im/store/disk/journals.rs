@@ -5,7 +5,7 @@
 //! one does not change any more until it is removed, so its length and checksum are kept, and compared before the engine
 //! opens it.
 //!
-//! The file has a line for each: name, length in bytes, CRC-32C in hexadecimal.
+//! The file has a line for each: name, length in bytes without the zeros at its end, CRC-32C of so much in hexadecimal.
 
 use super::DiskError;
 use std::collections::BTreeMap;
@@ -14,24 +14,26 @@ use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 /// Beside the database.
-const LIST: &str = "journals";
+pub(super) const LIST: &str = "journals";
 const EXTENSION: &str = ".jnl";
 /// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
 
-/// What a complete journal is like.
+/// What a complete journal is like, without the zeros at its end: the engine makes room in advance, and gives it back when it
+/// reads the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seal {
     length: u64,
     crc: u32,
 }
 
-/// The complete ones, by number, as they were written down last.
+/// The complete ones, by number.
 #[derive(Debug)]
 pub(super) struct Journals {
     database: PathBuf,
     list: PathBuf,
-    known: BTreeMap<u64, Seal>,
+    /// As they were written down last; what an earlier life has written does not count.
+    known: Option<BTreeMap<u64, Seal>>,
 }
 
 fn number_of(name: &str) -> Option<u64> {
@@ -39,15 +41,26 @@ fn number_of(name: &str) -> Option<u64> {
 }
 
 fn seal_of(path: &Path) -> io::Result<Seal> {
+    static ZEROS: [u8; BLOCK] = [0; BLOCK];
     let (mut file, mut block) = (File::open(path)?, vec![0; BLOCK]);
-    let mut seal = Seal { length: 0, crc: 0 };
+    let (mut seal, mut zeros) = (Seal { length: 0, crc: 0 }, 0);
     loop {
         let count = file.read(&mut block)?;
         if count == 0 {
             return Ok(seal);
         }
-        seal.length += count as u64;
-        seal.crc = crc32c::crc32c_append(seal.crc, &block[..count]);
+        let Some(last) = block[..count].iter().rposition(|byte| *byte != 0) else {
+            zeros += count;
+            continue;
+        };
+        seal.length += (zeros + last + 1) as u64;
+        while zeros > 0 {
+            let some = zeros.min(BLOCK);
+            seal.crc = crc32c::crc32c_append(seal.crc, &ZEROS[..some]);
+            zeros -= some;
+        }
+        seal.crc = crc32c::crc32c_append(seal.crc, &block[..=last]);
+        zeros = count - last - 1;
     }
 }
 
@@ -103,9 +116,17 @@ impl Journals {
         Ok(())
     }
 
+    /// The list is of another database, or nobody knows.
+    pub(super) fn forget(folder: &Path) -> io::Result<()> {
+        match fs::remove_file(folder.join(LIST)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Those of a database that is open.
     pub(super) fn of(folder: &Path, database: &Path) -> Self {
-        Self { database: database.to_owned(), list: folder.join(LIST), known: BTreeMap::new() }
+        Self { database: database.to_owned(), list: folder.join(LIST), known: None }
     }
 
     /// Writes the list anew if it is not true any more.
@@ -115,24 +136,24 @@ impl Journals {
             .collect();
         numbers.sort_unstable();
         numbers.pop(); // it is being written
-        if numbers.iter().eq(self.known.keys()) {
+        if self.known.as_ref().is_some_and(|known| numbers.iter().eq(known.keys())) {
             return Ok(());
         }
-        self.known.retain(|number, _| numbers.contains(number));
+        let mut sealed = BTreeMap::new();
         for number in numbers {
-            if !self.known.contains_key(&number) {
-                match seal_of(&self.database.join(format!("{number}{EXTENSION}"))) {
-                    Ok(seal) => _ = self.known.insert(number, seal),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {} // written out meanwhile
-                    Err(error) => return Err(error),
-                }
+            let seal = self.known.as_ref().and_then(|known| known.get(&number).copied());
+            let read = || seal_of(&self.database.join(format!("{number}{EXTENSION}")));
+            match seal.map_or_else(read, Ok) {
+                Ok(seal) => _ = sealed.insert(number, seal),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {} // written out meanwhile
+                Err(error) => return Err(error),
             }
         }
-        let lines = self
-            .known
-            .iter()
-            .map(|(number, seal)| format!("{number}{EXTENSION} {} {:08x}\n", seal.length, seal.crc));
-        replace(&self.list, &lines.collect::<String>())
+        let line =
+            |(number, seal): (&u64, &Seal)| format!("{number}{EXTENSION} {} {:08x}\n", seal.length, seal.crc);
+        replace(&self.list, &sealed.iter().map(line).collect::<String>())?;
+        self.known = Some(sealed);
+        Ok(())
     }
 }
 

@@ -27,6 +27,7 @@ impl Memtables {
         let (sender, changed) = bounded(1);
         let run = move || {
             let (mut tables, mut held) = (tables, Vec::<Arc<dyn Any + Send + Sync>>::new());
+            let mut is_failing = false;
             loop {
                 for table in &tables {
                     let active: Arc<dyn Any + Send + Sync> = table.tree.active_memtable();
@@ -35,9 +36,13 @@ impl Memtables {
                     }
                 }
                 held.retain(|memtable| Arc::strong_count(memtable) > 1);
-                if let Err(error) = journals.look() {
+                let looked = journals.look();
+                if let Err(error) = &looked
+                    && !is_failing
+                {
                     tracing::warn!(%error, "cannot write down which journals are complete");
                 }
+                is_failing = looked.is_err();
                 match changed.recv_timeout(EVERY) {
                     Ok(all) => tables = all,
                     Err(RecvTimeoutError::Timeout) => {}

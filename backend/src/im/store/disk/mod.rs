@@ -207,6 +207,8 @@ impl Disk {
         let known = Self::known_commits(&side_file)?;
         if known.is_some() {
             Journals::verify(folder, &database)?;
+        } else {
+            Journals::forget(folder).map_err(file_error("remove", &folder.join(journals::LIST)))?;
         }
         let tables = Tables::open(folder, &database)?;
         let found = tables.number(tables::COMMITS)?;
