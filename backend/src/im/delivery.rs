@@ -259,9 +259,15 @@ impl<S: Store> Im<S> {
                 entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry, out));
             drop(entries_left);
             self.scratch.entries = entries;
-            // What cannot be read now is owed all the same.
-            if is_full || !is_readable {
+            if is_full {
                 return;
+            }
+            if !is_readable {
+                // It is owed all the same.
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.window.stall();
+                }
+                return self.sessions.on_stalled(id);
             }
             if is_last {
                 // Nothing is left up to the end: it was trimmed.

@@ -42,8 +42,8 @@ pub(super) struct Service {
     acked: u64,
     /// Conversations of which something is in no inbox: from which seq on it is to be delivered.
     due: BTreeMap<ConversationId, u64>,
-    /// What the inbox holds of these conversations up to there was delivered from their history.
-    passed: BTreeMap<ConversationId, u64>,
+    /// What the inbox holds of these conversations was delivered from their history.
+    passed: BTreeMap<ConversationId, Passed>,
     /// What is being delivered ends here.
     in_flight: Option<Until>,
     /// So many messages.
@@ -80,13 +80,21 @@ pub enum ServiceResult {
     Failed,
 }
 
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    /// Up to here.
+    seq: u64,
+    /// That is all that the inbox dropped up to this position.
+    position: u64,
+}
+
 /// How far a delivery goes.
 #[derive(Clone, Copy, Debug)]
 enum Until {
     /// In the inbox.
     Position(u64),
     /// In the history of a conversation.
-    Seq(ConversationId, u64),
+    Seq(ConversationId, Passed),
 }
 
 impl Service {
@@ -180,13 +188,16 @@ impl<S: Store> Im<S> {
                 Err(Refusal::Unreadable) => return None, // not now
                 Err(_) => {
                     service.due.remove(&conversation); // no member any more
-                    service.passed.insert(conversation, self.store.latest(conversation));
+                    let (seq, position) = (self.store.latest(conversation), self.store.stream_end(user));
+                    service.passed.insert(conversation, Passed { seq, position });
                     continue;
                 }
             };
             let last = page.messages.last().and_then(|body| decode::<Push>(body).ok()).map(|push| push.seq);
-            let end = last.filter(|_| page.more).unwrap_or(page.latest);
-            return Some((page.messages, Until::Seq(conversation, end)));
+            let last = last.filter(|_| page.more);
+            let position = if last.is_none() { self.store.stream_end(user) } else { 0 };
+            let passed = Passed { seq: last.unwrap_or(page.latest), position };
+            return Some((page.messages, Until::Seq(conversation, passed)));
         }
     }
 
@@ -209,9 +220,9 @@ impl<S: Store> Im<S> {
         for (position, entry) in entries {
             let body = match entry {
                 Entry::Dropped { conversation, first } => {
-                    let passed = service.passed.get(&conversation).copied().unwrap_or(0);
-                    let first = first.max(passed + 1);
-                    if first <= store.latest(conversation) {
+                    let passed = service.passed.get(&conversation).copied().unwrap_or_default();
+                    let first = first.max(passed.seq + 1);
+                    if passed.position < position && first <= store.latest(conversation) {
                         let due = service.due.entry(conversation).or_insert(first);
                         *due = first.min(*due);
                         return (Some(conversation), (messages, end));
@@ -222,7 +233,7 @@ impl<S: Store> Im<S> {
                     if service.due.get(&conversation).is_some_and(|first| *first <= seq) {
                         return (Some(conversation), (messages, end));
                     }
-                    let is_passed = service.passed.get(&conversation).is_some_and(|passed| *passed >= seq);
+                    let is_passed = service.passed.get(&conversation).is_some_and(|passed| passed.seq >= seq);
                     (!is_passed).then_some(body)
                 }
                 Entry::Event { body, .. } => Some(body),
@@ -249,8 +260,11 @@ impl<S: Store> Im<S> {
                 service.acked = position;
                 Write::Acked { user, device, position, gone_ms: 0 }
             }
-            Until::Seq(conversation, seq) => {
-                service.passed.insert(conversation, seq);
+            Until::Seq(conversation, passed) => {
+                let seq = passed.seq;
+                let before = service.passed.get(&conversation).map_or(0, |before| before.position);
+                let position = passed.position.max(before);
+                service.passed.insert(conversation, Passed { seq, position });
                 service.due.remove(&conversation);
                 if seq < self.store.latest(conversation) {
                     service.due.insert(conversation, seq + 1);

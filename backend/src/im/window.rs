@@ -104,6 +104,11 @@ impl Window {
         true
     }
 
+    /// What comes next cannot be had now: at the next tick.
+    pub(super) fn stall(&mut self) {
+        self.flow = Flow::Stalled(Instant::ZERO);
+    }
+
     /// Opens the flow if its time has come. False: it stays stalled, or was not.
     pub(super) fn try_retry(&mut self, now: Instant) -> bool {
         let is_due = matches!(self.flow, Flow::Stalled(at) if at <= now);

@@ -205,22 +205,27 @@ impl Disk {
         std::fs::create_dir_all(folder).map_err(file_error("make the folder", folder))?;
         let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
         let known = Self::known_commits(&side_file)?;
-        if known.is_some() {
+        if known != Noted::Nothing {
             Journals::verify(folder, &database)?;
-        } else {
-            Journals::forget(folder).map_err(file_error("remove", &folder.join(journals::LIST)))?;
         }
-        let tables = Tables::open(folder, &database)?;
+        let tables = Tables::open(folder, &database, known != Noted::Nothing)?;
         let found = tables.number(tables::COMMITS)?;
-        if let Some(known) = known.filter(|known| found < *known) {
-            return Err(DiskError::Lost { folder: folder.to_owned(), side_file, found, known });
+        match known {
+            Noted::Commits(known) if found < known => {
+                return Err(DiskError::Lost { folder: folder.to_owned(), side_file, found, known });
+            }
+            Noted::Damaged if found > 0 => return Err(DiskError::SideFile { path: side_file }),
+            Noted::Nothing => {
+                Journals::forget(folder).map_err(file_error("remove", &folder.join(journals::LIST)))?;
+            }
+            Noted::Commits(_) | Noted::Damaged => {}
         }
         let (mut ends, written) = Ends::load(&tables)?;
         let mut directory = load::directory(&tables, &written, config)?;
         let sequences_file = folder.join(SEQUENCES);
         let (mut sequences, sequences_open) =
             Sequences::open(&sequences_file).map_err(file_error("open", &sequences_file))?;
-        if found > 0 && known.is_none() {
+        if found > 0 && known == Noted::Nothing {
             let changes = sequences.begin_anew(&tables, &mut directory, &mut ends);
             tables.write(changes)?;
             sequences.write(&sequences_open).map_err(file_error("write", &sequences_file))?;
@@ -256,18 +261,23 @@ impl Disk {
     }
 }
 
+/// What the side file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// There were so many commits.
+    Commits(u64),
+    /// There is none: the store is new, or goes on with what it has.
+    Nothing,
+    /// It should say so and does not.
+    Damaged,
+}
+
 impl Disk {
-    /// What the side file says; `None`: there is none.
-    fn known_commits(side_file: &Path) -> Result<Option<u64>, DiskError> {
+    fn known_commits(side_file: &Path) -> Result<Noted, DiskError> {
         match std::fs::read_to_string(side_file) {
-            Ok(text) => {
-                let damaged = || DiskError::SideFile { path: side_file.to_owned() };
-                committer::read_side_line(&text).map(Some).ok_or_else(damaged)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(DiskError::SideFile { path: side_file.to_owned() })
-            }
+            Ok(text) => Ok(committer::read_side_line(&text).map_or(Noted::Damaged, Noted::Commits)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Noted::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Noted::Damaged),
             Err(cause) => Err(DiskError::File { operation: "read", path: side_file.to_owned(), cause }),
         }
     }

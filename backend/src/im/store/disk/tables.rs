@@ -38,6 +38,24 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// Milliseconds that share one table of keys.
 pub(super) const DAY_MS: u64 = 86_400_000;
 const KEYS: &str = "keys-";
+const META: &str = "meta";
+/// All but those that are dropped with their day.
+const LASTING: [&str; 14] = [
+    META,
+    "users",
+    "devices",
+    "confirmed",
+    "profiles",
+    "relations",
+    "inboxes",
+    "conversations",
+    "members",
+    "messages",
+    "uncounted",
+    "ends",
+    "touched",
+    "streams",
+];
 pub(super) const COMMITS: &[u8] = b"commits";
 pub(super) const LAST_ID: &[u8] = b"last_id";
 
@@ -209,7 +227,8 @@ fn options() -> KeyspaceCreateOptions {
 }
 
 impl Tables {
-    pub(super) fn open(folder: &Path, database: &Path) -> Result<Self, DiskError> {
+    /// `is_whole`: it should have all that it ever had.
+    pub(super) fn open(folder: &Path, database: &Path, is_whole: bool) -> Result<Self, DiskError> {
         let builder =
             Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
         let db = nicely(|| builder.open()).map_err(|error| DiskError::open(folder, error))?;
@@ -222,8 +241,20 @@ impl Tables {
         for day in days {
             keys.push_back((day, table(&format!("{KEYS}{day:08}"))?));
         }
-        let tables = Self {
-            meta: table("meta")?,
+        if is_whole {
+            // Before they are made anew. Whatever was committed was so when all of them had been made, `meta` first.
+            let is_there = |name: &str| names.iter().any(|known| **known == *name);
+            let gone = LASTING.iter().find(|name| !is_there(name)).filter(|_| !names.is_empty());
+            if let Some(gone) = gone
+                && (!is_there(META) || Self::number_in(&table(META)?, COMMITS)? > 0)
+            {
+                let path = database.join(format!("keyspaces, table {gone}"));
+                let folder = folder.to_owned();
+                return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
+            }
+        }
+        Ok(Self {
+            meta: table(META)?,
             users: table("users")?,
             devices: table("devices")?,
             confirmed: table("confirmed")?,
@@ -238,38 +269,8 @@ impl Tables {
             touched: table("touched")?,
             streams: table("streams")?,
             keys,
-            db: db.clone(),
-        };
-        // Whatever was committed was so when all of them had been made.
-        let is_new = |table: &&Keyspace| !names.iter().any(|name| name == table.name());
-        let gone = tables.lasting().into_iter().find(is_new).map(|table| table.name().to_string());
-        match gone {
-            Some(gone) if tables.number(COMMITS)? > 0 => {
-                let path = database.join(format!("keyspaces, table {gone}"));
-                Err(DiskError::Altered { folder: folder.to_owned(), path, problem: "it is gone".into() })
-            }
-            _ => Ok(tables),
-        }
-    }
-
-    /// All but those that are dropped with their day.
-    fn lasting(&self) -> [&Keyspace; 14] {
-        [
-            &self.meta,
-            &self.users,
-            &self.devices,
-            &self.confirmed,
-            &self.profiles,
-            &self.relations,
-            &self.inboxes,
-            &self.conversations,
-            &self.members,
-            &self.messages,
-            &self.uncounted,
-            &self.ends,
-            &self.touched,
-            &self.streams,
-        ]
+            db,
+        })
     }
 
     /// Those that grow with each message.
@@ -328,7 +329,11 @@ impl Tables {
 
     /// A number of the table `meta`; 0: not there.
     pub(super) fn number(&self, name: &[u8]) -> Result<u64, DiskError> {
-        let value = self.meta.get(name).map_err(DiskError::engine("read a table"))?;
+        Self::number_in(&self.meta, name)
+    }
+
+    fn number_in(meta: &Keyspace, name: &[u8]) -> Result<u64, DiskError> {
+        let value = meta.get(name).map_err(DiskError::engine("read a table"))?;
         Ok(value.and_then(|value| value[..].try_into().ok()).map_or(0, u64::from_be_bytes))
     }
 
