@@ -311,6 +311,9 @@ impl<S: Store> Im<S> {
             Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
             Entry::Event { body, .. } => (EVENT, body),
             Entry::Dropped { conversation, first } => {
+                let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
+                let member = user.and_then(|user| self.store.member(conversation, user));
+                let first = member.map_or(first, |member| member.visible_from.max(first));
                 let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
                 (spec, self.notify(conversation, first))
             }
@@ -329,7 +332,7 @@ impl<S: Store> Im<S> {
     fn may_read(&self, id: SessionId, entry: &Entry) -> bool {
         let (conversation, seq) = match entry {
             Entry::Message { conversation, seq, .. } => (*conversation, *seq),
-            Entry::Dropped { conversation, .. } => (*conversation, u64::MAX),
+            Entry::Dropped { conversation, .. } => (*conversation, self.store.latest(*conversation)),
             Entry::Event { .. } | Entry::EventsDropped => return true,
         };
         let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);

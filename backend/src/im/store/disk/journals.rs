@@ -5,7 +5,7 @@
 //! one does not change any more until it is removed, so its length and checksum are kept, and compared before the engine
 //! opens it.
 //!
-//! The file has a line for each: name, length in bytes without the zeros at its end, CRC-32C of so much in hexadecimal.
+//! The file has a title, and a line for each: name, length in bytes without the zeros at its end, CRC-32C of so much in hexadecimal.
 
 use super::DiskError;
 use std::collections::BTreeMap;
@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 /// Beside the database.
 pub(super) const LIST: &str = "journals";
 const EXTENSION: &str = ".jnl";
+/// The first line: an empty file is no list of none.
+const TITLE: &str = "complete journals\n";
 /// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
 
@@ -71,7 +73,7 @@ fn parse(text: &str) -> Option<BTreeMap<u64, Seal>> {
         let (length, crc) = (words.next()?.parse().ok()?, u32::from_str_radix(words.next()?, 16).ok()?);
         Some((number, Seal { length, crc }))
     };
-    text.lines().map(line).collect()
+    text.strip_prefix(TITLE)?.lines().map(line).collect()
 }
 
 impl Journals {
@@ -151,7 +153,8 @@ impl Journals {
         }
         let line =
             |(number, seal): (&u64, &Seal)| format!("{number}{EXTENSION} {} {:08x}\n", seal.length, seal.crc);
-        replace(&self.list, &sealed.iter().map(line).collect::<String>())?;
+        let lines = sealed.iter().map(line).collect::<String>();
+        replace(&self.list, &format!("{TITLE}{lines}"))?;
         self.known = Some(sealed);
         Ok(())
     }

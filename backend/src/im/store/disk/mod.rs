@@ -313,8 +313,11 @@ impl Log for DiskLog {
         let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms };
         let before = self.tables.days();
         let table = self.tables.keys_of(now_ms, self.window_ms)?;
-        if self.tables.days() != before {
+        let days = self.tables.days();
+        if days != before {
             self.memtables.watch(self.tables.busy());
+            let end = days.map_or(0, |(_, newest)| newest + 1).to_be_bytes();
+            self.changes.push(Change::put(&self.tables.meta, tables::KEYS_END.to_vec(), end));
         }
         self.put(&table, key.clone(), record.encode_to_vec());
         self.new_keys.insert(key.clone(), record);

@@ -15,7 +15,7 @@
 //! | `streams` | user, position | [`EntryRecord`] |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
 //! | `ends`, `touched` | see `ends` | |
-//! | `meta` | `commits`, `last_id` | batches that were committed, the last message id, 8 bytes each |
+//! | `meta` | `commits`, `last_id`, `keys_end` | batches that were committed, the last message id, the day after the newest with keys, 8 bytes each |
 
 use super::DiskError;
 use crate::im::store::{Friendship, Role};
@@ -26,11 +26,14 @@ use moorline_proto::message::im;
 use prost::Message;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Once;
 
 /// Memory of one table before it is written out; the journal is short then, and opening quick.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Journals together, as the engine would like them. It lets them grow, and memory with them, when its threads fall behind.
 pub(super) const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// The thread that opens the engine, and starts its threads.
+const OPENER: &str = "opens the store";
 /// Of threads that nobody waits for.
 const NICENESS: i32 = 5;
 /// Blocks that were read.
@@ -58,6 +61,8 @@ const LASTING: [&str; 14] = [
 ];
 pub(super) const COMMITS: &[u8] = b"commits";
 pub(super) const LAST_ID: &[u8] = b"last_id";
+/// The day after the newest that has keys.
+pub(super) const KEYS_END: &[u8] = b"keys_end";
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct UserRecord {
@@ -218,8 +223,34 @@ pub(super) fn nicely<T: Send>(start: impl FnOnce() -> T + Send) -> T {
         }
         start()
     };
-    std::thread::scope(|scope| scope.spawn(run).join())
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::scope(|scope| {
+        let named = std::thread::Builder::new().name(OPENER.into()).spawn_scoped(scope, run);
+        named.expect("a thread").join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// The engine returns errors for most damage, and asserts that there is none of some kinds. That ends a process that does not
+/// unwind, so what it means is said before.
+fn open_engine(
+    folder: &Path,
+    open: impl FnOnce() -> Result<Database, fjall::Error> + Send,
+) -> Result<Database, DiskError> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::thread::current().name() == Some(OPENER) {
+                tracing::error!(%panic, "the store is damaged, or its engine at fault; restore it from a copy");
+            }
+            before(panic);
+        }));
+    });
+    let opened = nicely(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)));
+    let Ok(opened) = opened else {
+        let problem = "its engine gave up, as the log says".to_owned();
+        return Err(DiskError::Damaged { what: "the database", problem });
+    };
+    opened.map_err(|error| DiskError::open(folder, error))
 }
 
 fn options() -> KeyspaceCreateOptions {
@@ -231,7 +262,7 @@ impl Tables {
     pub(super) fn open(folder: &Path, database: &Path, is_whole: bool) -> Result<Self, DiskError> {
         let builder =
             Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
-        let db = nicely(|| builder.open()).map_err(|error| DiskError::open(folder, error))?;
+        let db = open_engine(folder, || builder.open())?;
         let names = db.list_keyspace_names();
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
         let mut keys = VecDeque::new();
@@ -249,6 +280,14 @@ impl Tables {
                 && (!is_there(META) || Self::number_in(&table(META)?, COMMITS)? > 0)
             {
                 let path = database.join(format!("keyspaces, table {gone}"));
+                let folder = folder.to_owned();
+                return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
+            }
+            // Older ones go when a newer one has come.
+            let end = keys.back().map_or(0, |(day, _)| *day + 1);
+            let keys_end = if names.is_empty() { 0 } else { Self::number_in(&table(META)?, KEYS_END)? };
+            if end < keys_end {
+                let path = database.join(format!("keyspaces, table {KEYS}{:08}", keys_end - 1));
                 let folder = folder.to_owned();
                 return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
             }
