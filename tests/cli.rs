@@ -119,7 +119,8 @@ fn the_backend_says_that_it_is_ready_and_ends_on_term() {
     BufReader::new(running.0.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
     let rest =
         line.strip_prefix("moorline backend ready link=127.0.0.1:").unwrap_or_else(|| panic!("{line:?}"));
-    let (port, pid) = rest.trim_end().split_once(" store=memory pid=").expect("three fields");
+    let (port, pid) = rest.trim_end().split_once(" pid=").expect("three fields");
+    let pid = pid.strip_suffix(" store=memory").expect("where it stores");
     assert_ne!(port.parse::<u16>().expect("a port"), 0);
     assert_eq!(pid.parse::<u32>().expect("a pid"), running.0.id());
     let pid = nix::unistd::Pid::from_raw(i32::try_from(running.0.id()).expect("a pid"));

@@ -88,16 +88,16 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
 pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
     logging::start(&args.log_level, LogFormat::Text)?;
+    let variables = std::env::vars_os().map(|(name, _)| name);
+    let names: Vec<_> = variables.filter(|name| name.as_encoded_bytes().starts_with(b"MOORLINE__")).collect();
+    if !names.is_empty() {
+        tracing::warn!(?names, "variables set the gateway only: a backend has a file and --set");
+    }
     // A file that may not grow any more is a full disk, and no reason to end.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
         .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
     if let Some(action) = &args.action {
         return act(action, &config);
-    }
-    if let Some((name, _)) =
-        std::env::vars_os().find(|(name, _)| name.as_encoded_bytes().starts_with(b"MOORLINE__"))
-    {
-        tracing::warn!(?name, "variables set the gateway only: a backend has a file and --set");
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -120,7 +120,7 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
         let api = ready.api.map(|api| format!(" api={api}")).unwrap_or_default();
         let store = if config.im.folder.as_os_str().is_empty() { "memory" } else { "disk" };
         let pid = std::process::id();
-        let line = format!("moorline backend ready link={}{api} store={store} pid={pid}\n", ready.link);
+        let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
         if say(&line).is_err() {
             tracing::warn!(link = %ready.link, "nobody reads the ready line");
         }
