@@ -205,7 +205,8 @@ fn message(push: &Push) -> Value {
         "time_ms": push.time_ms,
     });
     if !push.happened.is_empty() {
-        value["happened"] = crate::api::requests::happened(&push.happened).unwrap_or_default();
+        value["happened"] = crate::api::requests::happened(&push.happened)
+            .unwrap_or_else(|| BASE64.encode(&push.happened).into());
     } else if let Ok(text) = std::str::from_utf8(&push.payload) {
         value["text"] = text.into();
     } else {

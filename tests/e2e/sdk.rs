@@ -10,6 +10,7 @@ use moorline_sdk::im::{Friendship, GroupChangeRequest, GroupSettings, Profile, R
 use moorline_sdk::store::FileStore;
 use nix::sys::signal::Signal;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
 pub(crate) fn connect(gateway: SocketAddr, uid: &str, device: &str) -> Client {
     let endpoint = format!("tcp://{gateway}");
@@ -17,6 +18,13 @@ pub(crate) fn connect(gateway: SocketAddr, uid: &str, device: &str) -> Client {
     let client = client.expect("a client");
     until("the login", || client.is_logged_in().then_some(()));
     client
+}
+
+/// A life of an application of ann's, with what it keeps in a file.
+fn with_store(gateway: SocketAddr, path: &Path) -> Client {
+    let store = FileStore::open(path).expect("nobody else has it");
+    let client = Client::builder(&format!("tcp://{gateway}")).user("ann").device("phone", Platform::Ios);
+    client.store(store).build().expect("starts")
 }
 
 /// The payloads of the next `count` messages; each is acknowledged.
@@ -108,11 +116,7 @@ fn an_application_that_ends_goes_on_where_it_was() {
     let gateway = Gateway::start(&backend, &[]);
     let place = TempFile::new("");
     let path = place.path().with_extension("store");
-    let ann = |endpoint: SocketAddr| {
-        let store = FileStore::open(&path).expect("nobody else has it");
-        let client = Client::builder(&format!("tcp://{endpoint}")).user("ann").device("phone", Platform::Ios);
-        client.store(store).build().expect("starts")
-    };
+    let ann = |endpoint: SocketAddr| with_store(endpoint, &path);
     let ben = connect(gateway.listener, "ben", "d");
     let first = ann(gateway.listener);
     let group = first.create_group("tea", &["ben"], PATIENCE).expect("made");
@@ -165,11 +169,7 @@ fn large_messages_outlive_an_application() {
     let mut gateway = Gateway::start(&backend, &["limits.body_max=256KiB"]);
     let place = TempFile::new("");
     let path = place.path().with_extension("store");
-    let ann = |endpoint: SocketAddr| {
-        let store = FileStore::open(&path).expect("nobody else has it");
-        let client = Client::builder(&format!("tcp://{endpoint}")).user("ann").device("phone", Platform::Ios);
-        client.store(store).build().expect("starts")
-    };
+    let ann = |endpoint: SocketAddr| with_store(endpoint, &path);
     let first = ann(gateway.listener);
     until("the login", || first.is_logged_in().then_some(()));
     gateway.process.kill();

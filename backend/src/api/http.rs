@@ -40,16 +40,24 @@ pub(super) struct Answer {
     body: Vec<u8>,
     retry_after_s: Option<u32>,
     allow: Option<&'static str>,
+    /// To HEAD: everything but the body.
+    is_head_only: bool,
 }
 
 impl Answer {
     pub(super) fn json(value: &Value) -> Self {
-        let body = value.to_string().into_bytes();
-        Self { status: 200, content_type: "application/json", body, retry_after_s: None, allow: None }
+        Self::text("application/json", value.to_string())
     }
 
     pub(super) fn text(content_type: &'static str, body: String) -> Self {
-        Self { status: 200, content_type, body: body.into_bytes(), retry_after_s: None, allow: None }
+        let (body, retry_after_s, allow) = (body.into_bytes(), None, None);
+        Self { status: 200, content_type, body, retry_after_s, allow, is_head_only: false }
+    }
+
+    /// As it answers this request.
+    pub(super) fn to(mut self, request: &Request) -> Self {
+        self.is_head_only = request.method == "HEAD";
+        self
     }
 
     /// The path takes these methods, and not the one that was asked for.
@@ -208,15 +216,14 @@ fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'static str) -> impl I
     headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
 }
 
-/// Writes an answer, to HEAD without its body, within `slow`.
+/// Writes an answer, within `slow`.
 pub(super) fn write(
     stream: &TcpStream,
     answer: &Answer,
-    has_body: bool,
     keeps_alive: bool,
     slow: Duration,
 ) -> io::Result<()> {
-    let Answer { status, content_type, body, retry_after_s, allow } = answer;
+    let Answer { status, content_type, body, retry_after_s, allow, is_head_only } = answer;
     let mut wire = format!("HTTP/1.1 {status} {}\r\n", reason_of(*status)).into_bytes();
     write!(wire, "content-type: {content_type}\r\ncontent-length: {}\r\n", body.len())?;
     if let Some(seconds) = retry_after_s {
@@ -229,7 +236,7 @@ pub(super) fn write(
         write!(wire, "www-authenticate: Bearer\r\n")?;
     }
     write!(wire, "connection: {}\r\n\r\n", if keeps_alive { "keep-alive" } else { "close" })?;
-    if has_body {
+    if !is_head_only {
         wire.extend_from_slice(body);
     }
     stream.set_write_timeout(Some(slow))?;

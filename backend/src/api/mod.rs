@@ -111,7 +111,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, connections_max: usize) 
         match accepted {
             Ok((stream, _)) if shared.open.load(Ordering::SeqCst) >= connections_max => {
                 let busy = Answer::error(503, "BUSY", "api.connections_max connections are open");
-                http::write(&stream, &busy, true, false, SLOW).ok();
+                http::write(&stream, &busy, false, SLOW).ok();
             }
             Ok((stream, _)) => {
                 shared.open.fetch_add(1, Ordering::SeqCst);
@@ -145,19 +145,18 @@ fn serve(stream: &TcpStream, shared: &Shared) {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(answer) => {
-                http::write(stream, &answer, true, false, SLOW).ok();
+                http::write(stream, &answer, false, SLOW).ok();
                 return;
             }
         };
         limits.idle = IDLE;
         let keeps = request.keeps_alive && !shared.is_ending.load(Ordering::SeqCst);
-        let answer = routes::answer(&request, &shared.token, |call| ask(shared, call));
+        let answer = routes::answer(&request, &shared.token, |call| ask(shared, call)).to(&request);
         if answer.status == 401 {
             let peer = stream.peer_addr().ok();
             tracing::warn!(?peer, path = request.path, "a question to the server API without its token");
         }
-        let has_body = request.method != "HEAD";
-        if http::write(stream, &answer, has_body, keeps, SLOW).is_err() || !keeps {
+        if http::write(stream, &answer, keeps, SLOW).is_err() || !keeps {
             return;
         }
     }

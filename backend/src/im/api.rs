@@ -14,8 +14,7 @@ use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
 use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
-/// The device that whatever is done by the API comes from. No user has so many.
-/// Whatever no device of a user did, of which each of them is told.
+/// The device that whatever is done by the API, or imported, comes from. No user has so many, so all of them are told.
 pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 const API_DEVICE_NAME: &str = "api";
 /// Users or devices of one push.

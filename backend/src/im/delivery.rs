@@ -299,8 +299,16 @@ impl<S: Store> Im<S> {
             Entry::Message { origin, .. } | Entry::Event { origin, .. } => *origin == Some(device),
             Entry::Dropped { .. } | Entry::EventsDropped => false,
         };
+        // What it stands for, as far as the membership goes: who has left reads no more.
+        let (first, last) = match &entry {
+            Entry::Message { conversation, seq, .. } => (self.visible_from(id, *conversation), *seq),
+            Entry::Dropped { conversation, first } => {
+                (self.visible_from(id, *conversation).max(*first), self.store.latest(*conversation))
+            }
+            Entry::Event { .. } | Entry::EventsDropped => (0, 0),
+        };
         let (spec, body) = match entry {
-            _ if is_own || !self.may_read(id, &entry) => {
+            _ if is_own || first > last => {
                 if let Some(session) = self.sessions.get_mut(id)
                     && session.window.on_own(position)
                 {
@@ -310,10 +318,7 @@ impl<S: Store> Im<S> {
             }
             Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
             Entry::Event { body, .. } => (EVENT, body),
-            Entry::Dropped { conversation, first } => {
-                let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
-                let member = user.and_then(|user| self.store.member(conversation, user));
-                let first = member.map_or(first, |member| member.visible_from.max(first));
+            Entry::Dropped { conversation, .. } => {
                 let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
                 (spec, self.notify(conversation, first))
             }
@@ -328,16 +333,11 @@ impl<S: Store> Im<S> {
         true
     }
 
-    /// Whether an entry of the inbox of a session's user is of a membership that lasts: who has left reads no more.
-    fn may_read(&self, id: SessionId, entry: &Entry) -> bool {
-        let (conversation, seq) = match entry {
-            Entry::Message { conversation, seq, .. } => (*conversation, *seq),
-            Entry::Dropped { conversation, .. } => (*conversation, self.store.latest(*conversation)),
-            Entry::Event { .. } | Entry::EventsDropped => return true,
-        };
+    /// The first seq that a session's user may read; of a conversation of others, none.
+    fn visible_from(&self, id: SessionId, conversation: ConversationId) -> u64 {
         let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
         let member = user.and_then(|user| self.store.member(conversation, user));
-        member.is_some_and(|member| member.visible_from <= seq)
+        member.map_or(u64::MAX, |member| member.visible_from)
     }
 
     /// Stands for everything from `first` on; 0: for nothing.

@@ -143,7 +143,7 @@ impl<S: Store> Im<S> {
             sessions.clear();
             for id in behind.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
-                    session.due.add(conversation, fanout.first.max(1));
+                    session.due.add(conversation, fanout.first);
                 }
             }
         }

@@ -115,7 +115,7 @@ impl Committer {
                 if let Err(error) = work.commit(&mut together) {
                     tracing::error!(%error, "the store takes no more writes until it is opened anew, in a few seconds; is its disk full?");
                     broken.store(true, Ordering::SeqCst);
-                    return;
+                    break;
                 }
                 together.into_iter().for_each(|job| _ = finished.send(job));
                 notify();

@@ -123,15 +123,20 @@ fn everything_is_there_again_after_it_was_opened_anew() {
     assert_eq!(store.login(ben, "tablet", 0, 0).device, DeviceNumber(2), "no number is given twice");
 }
 
-#[test]
-fn a_database_that_lost_commits_is_refused() {
+/// A store in which ann has told ben twenty things, a commit each.
+fn spoken() -> (Folder, [UserId; 2]) {
     let folder = Folder::new();
     let mut store = folder.open().expect("a new store");
     let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
     for key in 0..20 {
         committed(&mut store, vec![draft(ann, Target::User(ben), key, key.into())]);
     }
-    drop(store);
+    (folder, [ann, ben])
+}
+
+#[test]
+fn a_database_that_lost_commits_is_refused() {
+    let (folder, _) = spoken();
     // One byte in the middle of the journal: the engine reads up to there, and says nothing.
     let journal = std::fs::read_dir(folder.0.join(DATABASE))
         .expect("the database")
@@ -154,13 +159,7 @@ fn a_database_that_lost_commits_is_refused() {
 /// However short it ran, and however it ended.
 #[test]
 fn a_journal_that_is_cut_off_is_refused() {
-    let folder = Folder::new();
-    let mut store = folder.open().expect("a new store");
-    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
-    for key in 0..20 {
-        committed(&mut store, vec![draft(ann, Target::User(ben), key, key.into())]);
-    }
-    drop(store);
+    let (folder, [ann, ben]) = spoken();
     let journal = folder.0.join(DATABASE).join("0.jnl");
     let bytes = std::fs::read(&journal).expect("a journal");
     let used = bytes.iter().rposition(|byte| *byte != 0).expect("something was written");
