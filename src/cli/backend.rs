@@ -47,7 +47,7 @@ enum Action {
         /// Members of each group
         #[arg(long, default_value_t = 20)]
         members: u32,
-        /// Messages; half of them one to one
+        /// Messages: with groups, about half go from a random member to its group; the others go from a random user to one of the next 20 users by number
         #[arg(long, default_value_t = 100_000)]
         messages: u64,
         /// Bytes of each message

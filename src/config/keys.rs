@@ -326,7 +326,7 @@ pub const KEYS: &[Key] = &[
         "batch_age",
         Kind::Duration,
         "\"0s\"",
-        "How long a push of the group or bulk lane may wait for others to the same client, to go out as one BATCH. 0s: not at all. Up to 10s.",
+        "How long a push of the group or bulk lane may wait for others to the same client, to go out as one BATCH. 0s: a push never waits; pushes that are ready together still go out as one BATCH. Up to 10s.",
     ),
     key("limits", "batch_frames", Kind::Count, "16", "Pushes that end such a wait, 2 to 128."),
     key(
@@ -341,7 +341,7 @@ pub const KEYS: &[Key] = &[
         "frame_rate",
         Kind::Count,
         "1000",
-        "Frames per second of one connection, after a burst of twice as many; above it the connection is not read for a while. 0: no limit.",
+        "Frames per second of one connection, after a burst of twice as many; above it the connection is not read for a while. Judged after each read of at most 64KiB, so one read may exceed it. 0: no limit.",
     ),
     key(
         "limits",
@@ -362,7 +362,7 @@ pub const KEYS: &[Key] = &[
         "compress_min",
         Kind::Size,
         "\"512B\"",
-        "A push with a body at least so long is compressed, once for all receivers, toward clients that accept it. 0B: none is.",
+        "Shortest body of a push to two or more receivers that is compressed, once for all of them, toward clients that accept it; pushes to one receiver are not compressed. 0B: no push is compressed.",
     ),
     key(
         "backend",
