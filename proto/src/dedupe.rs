@@ -1,14 +1,14 @@
-//! The uplink dedupe window: which cids were taken, which were answered (`docs/protocol.md` section 5).
+//! The uplink dedupe window: the cids that were taken and that were answered (`docs/protocol.md` section 5).
 //!
 //! Two numbers and a bitmap, whatever the session's length [P-5.4]. Frames that are `Early`, results
 //! and timers belong to the owner.
 
 use crate::ids::Seq;
 
-/// How far a cid may run ahead of the answered base.
+/// Number of cids that may run ahead of the answered base.
 pub const WINDOW_FRAMES: u32 = 64;
 
-/// What a cid is, to its receiver.
+/// Position of a cid relative to the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The next one: take it.
@@ -19,7 +19,7 @@ pub enum Verdict {
     Pending,
     /// Answered before: answer again, or let the durable key decide.
     Answered,
-    /// Over the window: close.
+    /// Above the window: close.
     Beyond,
 }
 
@@ -40,7 +40,7 @@ impl Dedupe {
         Self { base: 0, taken: 0, answered: 0 }
     }
 
-    /// What `cid` is; changes nothing. Zero is no cid: it is `Beyond`.
+    /// Position of `cid`; changes nothing. Zero is not a valid cid and counts as `Beyond`.
     pub const fn check(&self, cid: Seq) -> Verdict {
         if cid == 0 {
             return Verdict::Beyond;
@@ -78,15 +78,15 @@ impl Dedupe {
         true
     }
 
-    /// Where it stands, to be [restored](Self::restore) elsewhere: base, taken, answered bits.
+    /// Base, taken and answered bits, for [`Self::restore`] in another process.
     pub const fn parts(&self) -> (Seq, Seq, u64) {
         let Self { base, taken, answered } = *self;
         (base, taken, answered)
     }
 
-    /// The window that stands there. `None`: no window can.
+    /// A window with these values; `None` if no window can have them.
     pub const fn restore((base, taken, answered): (Seq, Seq, u64)) -> Option<Self> {
-        // The next one is never answered, or it would be the base; what was not taken is not answered.
+        // The next cid is never answered, or it would be the base; a cid that was not taken is not answered.
         let is_sound = taken >= base
             && taken - base <= WINDOW_FRAMES
             && answered & 1 == 0
@@ -94,12 +94,12 @@ impl Dedupe {
         if is_sound { Some(Self { base, taken, answered }) } else { None }
     }
 
-    /// Every cid up to here is answered.
+    /// The highest cid up to which every cid is answered.
     pub const fn base(&self) -> Seq {
         self.base
     }
 
-    /// Every cid up to here was taken: the cumulative ack.
+    /// The highest cid up to which every cid was taken: the cumulative ack.
     pub const fn taken(&self) -> Seq {
         self.taken
     }
@@ -111,7 +111,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// The same rules said with sets.
+    /// Model of the window, with sets.
     #[derive(Default)]
     struct Model {
         taken: BTreeSet<Seq>,

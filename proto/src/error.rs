@@ -1,12 +1,12 @@
-//! Why a connection ends: a value with a wire code, a metric label and a row in `docs/protocol.md` [P-9.2].
+//! Reasons why a connection ends: each is a value with a wire code, a metric label and a row in `docs/protocol.md` [P-9.2].
 
 use core::fmt;
 
 macro_rules! close_reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $code:literal, $label:literal;)+) => {
-        /// Why a connection ended. The peer's fault is such a value, never a panic.
+        /// Reason why a connection ended. A fault of the peer is such a value, never a panic.
         ///
-        /// The range of the code tells a client what to do, even when it does not know the code:
+        /// The range of the code tells a client what to do, even when the code is unknown:
         /// 3000-3499 come back, 3500-3999 stop, 4000-4499 and 4500-4999 the same for the
         /// application's own codes (`docs/protocol.md` section 9).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,12 +26,12 @@ macro_rules! close_reasons {
                 match self { $(Self::$name => $label,)+ }
             }
 
-            /// What it means, in one sentence: also the text of the CLOSE frame.
+            /// The meaning in one sentence; also the text of the CLOSE frame.
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$name => concat!($($doc,)+),)+ }
             }
 
-            /// The reason of a code, if it is one of ours.
+            /// The reason with this code; `None` if this version does not define the code.
             pub const fn from_code(code: u32) -> Option<Self> {
                 match code { $($code => Some(Self::$name),)+ _ => None }
             }
@@ -80,7 +80,7 @@ close_reasons! {
     AuthFailed = 3520, "auth_failed";
     /// The token has expired.
     TokenExpired = 3521, "token_expired";
-    /// The same device logged in again; this login is the older one.
+    /// A newer login of the same device replaced this one.
     Replaced = 3530, "replaced";
     /// The backend ended this login.
     Kicked = 3531, "kicked";
@@ -89,13 +89,13 @@ close_reasons! {
 }
 
 impl CloseReason {
-    /// Whether a client may come back by itself after this reason.
+    /// True if a client may come back by itself after this reason.
     pub const fn may_reconnect(self) -> bool {
         may_reconnect(self.code())
     }
 }
 
-/// Whether a client may come back by itself after a close with `code`, known or not [P-9.1].
+/// True if a client may come back by itself after a close with `code`, known or not [P-9.1].
 ///
 /// When to come back is the client's policy [P-9.3]; after a KICK its own word decides [P-3.9].
 pub const fn may_reconnect(code: u32) -> bool {

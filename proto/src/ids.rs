@@ -11,7 +11,7 @@ pub const UID_BYTES_MAX: usize = 64;
 /// Longest device id, in bytes [P-4.2].
 pub const DEVICE_BYTES_MAX: usize = 64;
 
-/// One device's login: 16 random bytes.
+/// Identifier of one device's login: 16 random bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(pub [u8; 16]);
 
@@ -31,12 +31,12 @@ impl fmt::Debug for MessageKey {
     }
 }
 
-/// Which reactor's shard.
+/// Number of a reactor's shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u8);
 
 impl ShardId {
-    /// As an index into per-shard arrays.
+    /// Index into per-shard arrays.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -44,8 +44,8 @@ impl ShardId {
 
 /// The one cross-thread address of a connection: 8 bits of shard, 24 of slot, 32 of generation.
 ///
-/// A slot is used again after its connection ended, with another generation, so a key that outlived
-/// its connection finds nothing.
+/// A slot is reused after its connection ended, with another generation, so a key that outlived its
+/// connection finds no connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnKey(u64);
 
@@ -59,12 +59,12 @@ impl ConnKey {
         Self((shard.0 as u64) << 56 | (slot as u64) << 32 | generation as u64)
     }
 
-    /// From the number that crossed a wire; any number is a key, most find nothing.
+    /// The key with this number; every number is a key, and most keys find no connection.
     pub const fn from_u64(raw: u64) -> Self {
         Self(raw)
     }
 
-    /// As the number that crosses a wire.
+    /// The number that crosses a wire.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
@@ -80,7 +80,7 @@ impl ConnKey {
         (self.0 >> 32) as u32 & (Self::SLOTS_MAX - 1)
     }
 
-    /// Which tenant of that slot.
+    /// Generation: counts the connections that have used this slot.
     #[allow(clippy::cast_possible_truncation)] // the low 32 bits
     pub const fn generation(self) -> u32 {
         self.0 as u32
@@ -93,7 +93,7 @@ impl fmt::Debug for ConnKey {
     }
 }
 
-/// Where a user lives: one hash of the uid decides shard, worker and link.
+/// Hash of a uid that chooses the user's shard, worker and link.
 ///
 /// FNV-1a with a final mix; the same on every process and release, because a hot restart and the
 /// other end of a link rely on it.
@@ -111,13 +111,13 @@ impl Pin {
         Self(mix(hash) as u32)
     }
 
-    /// The home shard among `shards`.
+    /// The owning shard among `shards`.
     #[allow(clippy::cast_possible_truncation)] // below 256
     pub fn shard(self, shards: usize) -> ShardId {
         ShardId((self.0 as usize % shards.clamp(1, 256)) as u8)
     }
 
-    /// One of 64 groups of pins that move together between a worker's links.
+    /// Slot of a worker: one of 64 groups of pins that move together between the worker's links.
     pub const fn slot(self) -> u32 {
         self.0 >> 8 & 63
     }
@@ -139,7 +139,7 @@ pub struct ReadableId(u128);
 const READABLE_ALPHABET: &[u8; 32] = b"23456789ABCDEFGHJKLMNPQRSTUVWXYZ";
 
 impl ReadableId {
-    /// Of a message in this conversation.
+    /// The readable id of a message in this conversation.
     pub fn new(message_id: u64, conversation: &str) -> Self {
         let (millis, count) = (message_id >> 22, message_id & 0xFFF);
         let kind = match conversation.split(':').next() {

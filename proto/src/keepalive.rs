@@ -1,4 +1,4 @@
-//! Heartbeats: when the client must speak, and when the server stops waiting (`docs/protocol.md` section 7).
+//! Heartbeats: when the client must send, and when the server stops waiting (`docs/protocol.md` section 7).
 //!
 //! [`Heartbeat`] is one connection's schedule, [`Probe`] what a client learned about a network, and
 //! [`server_patience`] the server's whole share of it.
@@ -22,18 +22,18 @@ impl Bounds {
     }
 }
 
-/// How long a server waits for a client that promised to speak within `interval`: half as much again [P-7.2].
+/// Time that a server waits for a client that promised a frame within `interval`: 1.5 times that [P-7.2].
 pub fn server_patience(interval: Duration) -> Duration {
     interval + interval / 2
 }
 
-/// The client's schedule: speak when idle for one interval; the first beat comes early, at a random
-/// part of it, so that clients that came together do not beat together [P-7.3].
+/// The client's schedule: a PING after one idle interval. The first one comes early, after a random
+/// part of the interval, so that clients that connected together do not beat together [P-7.3].
 #[derive(Clone, Debug)]
 pub struct Heartbeat {
-    /// What the next PING promises.
+    /// Interval that the next PING promises.
     interval: Duration,
-    /// What the server was promised last.
+    /// Interval that the last PING promised.
     promised: Duration,
     next: Instant,
 }
@@ -58,13 +58,13 @@ impl Heartbeat {
     }
 
     /// Chooses another interval, within the bounds of WELCOME. A longer one is in force from the next
-    /// PING on, since the server must hear of it first; a shorter one at once.
+    /// PING on, because the server must know of it first; a shorter one at once.
     pub fn set_interval(&mut self, interval: Duration, now: Instant) {
         self.interval = interval;
         self.next = self.next.min(now + interval);
     }
 
-    /// When to beat.
+    /// Time of the next PING.
     pub const fn deadline(&self) -> Instant {
         self.next
     }
@@ -75,28 +75,28 @@ impl Heartbeat {
     }
 }
 
-/// Whether a person looks at the application.
+/// Visibility of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Attention {
-    /// Yes: beat at the minimum, so that a dead connection is noticed soon.
+    /// A person looks at it: beat at the minimum, so that a dead connection is noticed soon.
     Foreground,
-    /// No: beat as seldom as the network allows.
+    /// In the background: beat as seldom as the network allows.
     Background,
 }
 
 /// Successes after which a longer interval is tried.
 const SUCCESSES_PER_STEP: u8 = 5;
-/// Failures in a row after which none is tried any more; and, after that, after which the network is
-/// another one than it was, and all is tried anew.
+/// Failures in a row that end the search; once it has ended, the same number means that the network
+/// has changed, and the search starts again.
 const FAILURES_MAX: u8 = 2;
-/// How much longer.
+/// Step by which a longer interval is tried.
 const STEP: Duration = Duration::from_secs(60);
-/// How far below the longest proven interval a client stays in the end.
+/// Margin below the longest proven interval, kept when the search has ended.
 const MARGIN: Duration = Duration::from_secs(20);
 
-/// How long a network's middle boxes let a silent connection live, as a client finds out [P-7.6].
+/// A client's estimate of the time that a network's middleboxes keep a silent connection [P-7.6].
 ///
-/// It outlives connections: keep one per network, and start anew after a week.
+/// An estimate outlives connections: keep one per network, and start a new one after a week.
 #[derive(Clone, Copy, Debug)]
 pub struct Probe {
     bounds: Bounds,
@@ -130,7 +130,7 @@ impl Probe {
         }
     }
 
-    /// Whether no longer interval will be tried.
+    /// True when no longer interval will be tried.
     pub const fn is_settled(&self) -> bool {
         self.is_settled
     }

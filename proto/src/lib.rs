@@ -1,4 +1,4 @@
-//! What is spoken between a Moorline client, the gateway and a backend, as pure code.
+//! Protocols between a Moorline client, the gateway and a backend, as pure code.
 //!
 //! This crate holds the wire formats and every state machine that both ends share. It is `no_std`
 //! with `alloc` and forbids `unsafe`, so no socket, thread or clock can be named in it: time comes

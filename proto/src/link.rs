@@ -7,16 +7,16 @@ use prost::Message;
 
 /// Bytes of a link header.
 pub const HEADER_BYTES: usize = 20;
-/// Limit of a link frame's body, in bytes; over it the link is closed.
+/// Limit of a link frame's body, in bytes; above it the link is closed.
 pub const BODY_BYTES_MAX: u32 = 4 << 20;
 /// The link version this crate speaks.
 pub const LINK_VERSION: u8 = 1;
-/// How often either end is heard at least, in seconds: each sends a PING when idle for so long.
+/// Idle time in seconds after which either end sends a PING.
 pub const PING_INTERVAL_S: u64 = 5;
 
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $name:ident = $byte:literal;)+) => {
-        /// What a link frame is.
+        /// Kind of a link frame.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Kind { $($(#[doc = $doc])+ $name,)+ }
 
@@ -52,11 +52,11 @@ kinds! {
     AuthResult = 0x06;
     /// A client's frame.
     Up = 0x07;
-    /// Its answer.
+    /// Answer to a client's frame.
     UpResult = 0x08;
-    /// One payload for some targets.
+    /// Payload for some targets.
     Push = 0x09;
-    /// What became of it.
+    /// Outcomes of a push.
     PushResult = 0x0A;
     /// Sessions enter a room.
     Bind = 0x0B;
@@ -66,23 +66,23 @@ kinds! {
     Digest = 0x0D;
     /// End a login.
     Kick = 0x0E;
-    /// What do you hold?
+    /// Question about the sessions and rooms that a gateway holds.
     Query = 0x0F;
     /// Load figures.
     Stats = 0x10;
-    /// No new work here, please.
+    /// Request to send no new work on this link.
     Drain = 0x11;
     /// Only the header's credit matters.
     Credit = 0x12;
-    /// Are you there?
+    /// Probe of an idle link.
     Ping = 0x13;
-    /// I am.
+    /// Answer to a probe.
     Pong = 0x14;
-    /// What is held.
+    /// Answer to a question about sessions and rooms.
     QueryResult = 0x15;
 }
 
-/// Why a link cannot be read on.
+/// Reason why the rest of a link's stream cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkError {
     /// The peer speaks another link version.
@@ -113,14 +113,14 @@ impl fmt::Display for LinkError {
 
 impl core::error::Error for LinkError {}
 
-/// One frame of a link.
+/// A frame of a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinkFrame {
-    /// What it is.
+    /// The kind.
     pub kind: Kind,
-    /// Pairs an answer with its question; 0 if none is expected.
+    /// Pairs an answer with its question; 0: no answer is expected.
     pub correlation: u64,
-    /// How many unanswered UPs the sender of this frame accepts on this link; 0: it does not say.
+    /// Number of unanswered UPs that the sender of this frame accepts on this link; 0: no statement.
     pub credit: u32,
     /// The protobuf body.
     pub body: Bytes,
@@ -178,7 +178,7 @@ impl LinkDecoder {
     /// Takes the next frame from `input`. `Ok(None)`: the input is used up.
     ///
     /// # Errors
-    /// A [`LinkError`]; the link cannot be read on.
+    /// A [`LinkError`]; the rest of the stream cannot be read.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
         let Some(mut partial) = self.partial.take() else {
             if let Some(frame) = take_whole(input)? {

@@ -9,12 +9,12 @@
 
 use crate::frame::Command;
 
-/// Where a connection stands.
+/// State of a connection, seen by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// No socket, or one that is still connecting.
     Offline,
-    /// HELLO is sent; only WELCOME or CLOSE is heard.
+    /// HELLO is sent; only WELCOME and CLOSE are handled.
     Greeting,
     /// Logged in.
     Active,
@@ -22,7 +22,7 @@ pub enum State {
     Leaving,
 }
 
-/// What can happen.
+/// Input of the client's state table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The socket is connected.
@@ -33,7 +33,7 @@ pub enum Event {
     Lost,
 }
 
-/// What to do about it.
+/// Reaction to an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transition {
     /// Handle the event and be in this state.
@@ -65,7 +65,7 @@ impl State {
         }
     }
 
-    /// Whether the login is done.
+    /// True once the login is complete.
     pub const fn is_logged_in(self) -> bool {
         matches!(self, Self::Active | Self::Leaving)
     }

@@ -1,4 +1,4 @@
-//! Which command is lawful in which state of a connection.
+//! State tables of a connection: the commands that each state allows.
 //!
 //! Each side is an enum and one transition function over (state, event), so that the whole table can
 //! be printed and compared: [`server`] is the gateway's view, [`client`] the SDK's. Neither holds

@@ -12,12 +12,12 @@
 use crate::error::CloseReason;
 use crate::frame::Command;
 
-/// Where a connection stands.
+/// State of a connection, seen by the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Accepted; only HELLO is heard.
+    /// Accepted; only HELLO is handled.
     AwaitHello,
-    /// HELLO is being judged; the client must wait [P-3.3]. It may be refused [P-3.8].
+    /// HELLO is being verified; the client must wait [P-3.3]. The login may be refused [P-3.8].
     Authenticating,
     /// Logged in.
     Active,
@@ -25,11 +25,11 @@ pub enum State {
     Leaving,
     /// Logged in without a socket: the session waits for its client to come back [P-3.10].
     Detached,
-    /// A CLOSE is on its way out; nothing more is heard.
+    /// A CLOSE is on its way out; nothing more is read.
     Closing,
 }
 
-/// What can happen to a connection.
+/// Input of the gateway's state table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// A frame came.
@@ -42,11 +42,11 @@ pub enum Event {
     Detaching,
     /// Another socket takes the session over.
     Resumed,
-    /// The gateway ends it: a reason was found.
+    /// The gateway ends the connection, for a reason of its own.
     Ending,
 }
 
-/// What a connection does about it.
+/// Reaction to an [`Event`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transition {
     /// Handle the event and be in this state.
@@ -90,12 +90,12 @@ impl State {
         }
     }
 
-    /// Whether a session is attached, and a socket.
+    /// True while a session and a socket are attached.
     pub const fn is_logged_in(self) -> bool {
         matches!(self, Self::Active | Self::Leaving)
     }
 
-    /// Whether a session is attached, with a socket or without.
+    /// True while a session is attached, with or without a socket.
     pub const fn has_session(self) -> bool {
         matches!(self, Self::Active | Self::Leaving | Self::Detached)
     }

@@ -5,7 +5,7 @@ use super::{BATCH_FRAMES_MAX, Command, Decoder, Flags, Frame};
 use crate::error::CloseReason;
 use bytes::{Bytes, BytesMut};
 
-/// Walks the frames of a BATCH body; yields `BadBatch` and ends at the first that breaks a rule.
+/// Iterates over the frames of a BATCH body; yields `BadBatch` and ends at the first one that breaks a rule.
 #[derive(Debug)]
 pub struct Batch {
     rest: Bytes,
@@ -14,7 +14,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Over the body of a frame with the BATCH flag.
+    /// Iterates over the body of a frame with the BATCH flag.
     pub fn new(body: Bytes) -> Self {
         Self { is_empty: body.is_empty(), rest: body, frames_left: BATCH_FRAMES_MAX }
     }
@@ -50,9 +50,9 @@ impl Iterator for Batch {
     }
 }
 
-/// One frame that carries all of `frames`. Its command is that of the first frame.
+/// Packs `frames` into one BATCH frame, whose command is that of the first frame.
 ///
-/// Panics if there are none or more than [`BATCH_FRAMES_MAX`].
+/// Panics if `frames` is empty or has more than [`BATCH_FRAMES_MAX`].
 pub fn encode_batch(frames: &[Frame]) -> Frame {
     assert!((1..=BATCH_FRAMES_MAX).contains(&frames.len()), "a batch holds 1 to 128 frames");
     let mut body = BytesMut::with_capacity(frames.iter().map(Frame::wire_len).sum());

@@ -2,7 +2,7 @@
 
 macro_rules! commands {
     ($($(#[doc = $doc:literal])+ $name:ident = $byte:literal;)+) => {
-        /// What a frame is (`docs/protocol.md` section 2).
+        /// The command byte of a frame (`docs/protocol.md` section 2).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Command {
             $($(#[doc = $doc])+ $name,)+
@@ -38,41 +38,41 @@ macro_rules! commands {
 }
 
 commands! {
-    /// Client's first frame: who I am.
+    /// HELLO, the client's first frame: user, device, token.
     Hello = 0x01;
-    /// The gateway's answer: you are in.
+    /// The gateway's answer to a HELLO that it admits.
     Welcome = 0x02;
     /// Client's heartbeat.
     Ping = 0x05;
-    /// Its answer, without a body [P-7.4].
+    /// Answer to a PING, without a body [P-7.4].
     Pong = 0x06;
     /// Client's message; seq is the cid.
     Send = 0x10;
-    /// The message is durable, or why not.
+    /// Answer to a SEND: the message is durable, or the reason why it is not.
     SendAck = 0x11;
     /// A message for the client.
     Push = 0x12;
-    /// Client's ack when it has nothing else to say.
+    /// Ack of a side that has no other frame to send.
     Ack = 0x13;
-    /// There is something to pull.
+    /// Hint that there are messages to pull.
     Notify = 0x14;
     /// Client's request.
     Req = 0x15;
-    /// Its response.
+    /// Response to a request.
     Resp = 0x16;
     /// Client enters a room.
     Sub = 0x20;
     /// Client leaves a room.
     Unsub = 0x21;
-    /// Answer to both.
+    /// Answer to SUB and UNSUB.
     SubAck = 0x22;
-    /// This login is over.
+    /// Final frame: the backend or a newer login ended this login.
     Kick = 0x30;
-    /// Client's goodbye, ending the session.
+    /// Client's request to end the session.
     Logout = 0x31;
-    /// Leave soon, please.
+    /// Request to leave soon.
     GoAway = 0x32;
-    /// Slow down, please.
+    /// Request to slow down.
     Throttle = 0x33;
     /// Last frame, with a code.
     Close = 0x3F;

@@ -1,7 +1,7 @@
 //! Bodies compressed one by one [P-1.9]: four bytes of plain length, then an LZ4 block.
 //!
-//! Stateless: a body is undone without any other, so a broadcast is compressed once for all receivers.
-//! The plain length comes first so that a receiver judges it before it sets memory aside.
+//! Stateless: each body is decompressed on its own, so a broadcast is compressed once for all receivers.
+//! The plain length comes first, so a receiver judges it before it reserves memory.
 
 use super::{Flags, Frame};
 use crate::error::CloseReason;
@@ -10,11 +10,11 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use lz4_flex::block;
 
-/// HELLO and WELCOME name what they can undo by these bits: LZ4 blocks.
+/// Bit of `accept` in HELLO and WELCOME: the sender can decompress LZ4 blocks.
 pub const ACCEPT_LZ4: u32 = 1;
 /// Bytes of the plain length.
 const LENGTH_BYTES: usize = 4;
-/// A compressed body must save one part of this many, or it is not worth its undoing.
+/// A compressed body must save at least 1/8, or decompressing costs more than it saves.
 const GAIN_PART: usize = 8;
 
 /// The compressed form of a body; `None` if that would not be smaller by an eighth.
@@ -34,7 +34,7 @@ pub fn try_compress(body: &[u8]) -> Option<Bytes> {
 /// The plain form of a compressed body.
 ///
 /// # Errors
-/// `TooLarge` if it says to be over `plain_max` bytes; `BadMessage` if it is not what it says.
+/// `TooLarge` if the announced length is over `plain_max` bytes; `BadMessage` if the block is damaged or has another length.
 pub fn decompress(body: &[u8], plain_max: u32) -> Result<Bytes, CloseReason> {
     let Some((head, packed)) = body.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(CloseReason::BadMessage);
@@ -52,7 +52,7 @@ pub fn decompress(body: &[u8], plain_max: u32) -> Result<Bytes, CloseReason> {
 }
 
 impl Frame {
-    /// The frame with its body plain: as it is, unless it is flagged COMPRESSED.
+    /// The frame with a plain body; a frame without the flag COMPRESSED comes back unchanged.
     ///
     /// # Errors
     /// As [`decompress`].

@@ -39,7 +39,7 @@ pub enum Lane {
     /// Handshake, acks, kicks.
     #[default]
     Control,
-    /// One-to-one messages.
+    /// Messages between two users.
     Chat,
     /// Group messages.
     Group,
@@ -51,7 +51,7 @@ impl Lane {
     /// All lanes, most urgent first.
     pub const ALL: [Self; 4] = [Self::Control, Self::Chat, Self::Group, Self::Bulk];
 
-    /// From its number; numbers above 3 count as [`Lane::Bulk`].
+    /// The lane with this number; numbers above 3 count as [`Lane::Bulk`].
     pub const fn from_number(number: u32) -> Self {
         match number {
             0 => Self::Control,
@@ -69,7 +69,7 @@ pub struct Flags(pub u8);
 impl Flags {
     /// The sender wants an ack soon.
     pub const ACK_REQ: Self = Self(0x01);
-    /// This frame was, or may have been, sent before.
+    /// Set on a frame that was, or may have been, sent before.
     pub const DUP: Self = Self(0x02);
     /// The body is compressed on its own.
     pub const COMPRESSED: Self = Self(0x04);
@@ -86,7 +86,7 @@ impl Flags {
     /// Flags that this version understands; a frame with another one is refused [P-1.6].
     pub const SUPPORTED: Self = Self(0x01 | 0x02 | 0x04 | 0x08);
 
-    /// Whether all bits of `other` are set.
+    /// True if all bits of `other` are set.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
@@ -113,19 +113,19 @@ impl fmt::Debug for Flags {
 /// The 16 bytes that lead a frame [P-1.2].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the frame is.
+    /// The command.
     pub command: Command,
-    /// How to read it.
+    /// The flags.
     pub flags: Flags,
-    /// Its priority class.
+    /// The priority class.
     pub lane: Lane,
-    /// Whether the receiver acknowledges it by seq [P-1.5].
+    /// True if the receiver acknowledges the frame by its seq [P-1.5].
     pub reliable: bool,
     /// Bytes of body that follow.
     pub body_len: u32,
-    /// Number in its own direction; 0 if unreliable.
+    /// Number of the frame in its direction; 0: unreliable.
     pub seq: Seq,
-    /// Highest seq of the opposite direction below which nothing is missing.
+    /// Cumulative ack of the opposite direction; 0: no ack.
     pub ack: Seq,
 }
 
@@ -203,9 +203,9 @@ pub const fn check_first_byte(first: u8) -> Result<(), CloseReason> {
 /// A header and its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// What leads.
+    /// The 16 bytes in front.
     pub header: Header,
-    /// What follows: exactly `header.body_len` bytes.
+    /// The body: exactly `header.body_len` bytes.
     pub body: Bytes,
 }
 
@@ -225,7 +225,7 @@ impl Frame {
         Self { header, body }
     }
 
-    /// Makes it reliable with this number.
+    /// Makes the frame reliable, with this seq.
     #[must_use]
     pub const fn with_seq(mut self, seq: Seq) -> Self {
         self.header.seq = seq;
@@ -233,7 +233,7 @@ impl Frame {
         self
     }
 
-    /// Puts it on a lane.
+    /// Sets the lane.
     #[must_use]
     pub const fn with_lane(mut self, lane: Lane) -> Self {
         self.header.lane = lane;

@@ -35,7 +35,7 @@ pub const SCHEMA: &[u8] = include_bytes!("generated/schema.bin");
 /// Decodes a client frame's body [P-2.6].
 ///
 /// # Errors
-/// [`CloseReason::BadMessage`] if the bytes are no such message.
+/// [`CloseReason::BadMessage`] if the bytes are not a valid encoding of the message.
 pub fn decode<M: Message + Default>(body: &Bytes) -> Result<M, CloseReason> {
     M::decode(body.clone()).map_err(|_| CloseReason::BadMessage)
 }

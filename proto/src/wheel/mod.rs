@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 /// Bits of a tick: 2^24 ns, about 16.8 ms.
 const TICK_BITS: u32 = 24;
-/// One tick, in nanoseconds: how late an entry may fire.
+/// A tick in nanoseconds: the most that an entry may fire late.
 pub const TICK_NANOS: u64 = 1 << TICK_BITS;
 const LEVEL_BITS: u32 = 6;
 /// Ticks have 64 - [`TICK_BITS`] + 1 bits: seven digits of six.
@@ -54,7 +54,7 @@ pub struct Wheel<T> {
     entries: Vec<Entry<T>>,
     free: u32,
     len: usize,
-    /// Per level, which buckets hold an entry.
+    /// Bitmap per level of the buckets that hold an entry.
     occupied: [u64; LEVELS],
     /// First entry of each bucket's ring.
     heads: [u32; BUCKETS],
@@ -105,7 +105,7 @@ impl<T: Copy> Wheel<T> {
         self.link(key.0);
     }
 
-    /// When the entry is due. The key must be live.
+    /// Time at which the entry is due. The key must be live.
     pub fn deadline(&self, key: TimerKey) -> Instant {
         let entry = &self.entries[key.0 as usize];
         assert!(entry.bucket != FREE, "the timer key is stale");
@@ -125,20 +125,20 @@ impl<T: Copy> Wheel<T> {
         self.tick = target;
     }
 
-    /// Nothing fires before this, and advancing to it makes progress; `None` if there is no entry.
+    /// Lower bound of the next expiry: no entry fires before it, and advancing to it makes progress; `None`: the wheel is empty.
     ///
-    /// A lower bound: an entry far away is first counted in coarse steps. Seven words are read.
+    /// An entry far away is first counted in coarse steps. Reads seven words.
     pub fn next_deadline(&self) -> Option<Instant> {
         let (_, start) = self.earliest()?;
         Some(Instant::from_nanos(start.saturating_mul(TICK_NANOS)))
     }
 
-    /// Entries.
+    /// Number of entries.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is no entry.
+    /// True if the wheel is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -242,7 +242,7 @@ impl<T: Copy> Wheel<T> {
         }
     }
 
-    /// Gives back the memory of an entry that is in no bucket.
+    /// Frees an entry that is not in a bucket.
     fn release(&mut self, index: u32) -> T {
         let entry = &mut self.entries[index as usize];
         (entry.bucket, entry.next) = (FREE, self.free);
@@ -262,7 +262,7 @@ fn due_tick(at: Instant) -> u64 {
     at.as_nanos().div_ceil(TICK_NANOS)
 }
 
-/// Where an entry due at `due` lies while the wheel is at `tick`, which is not later.
+/// Level and bucket of an entry that is due at `due`, seen from `tick`, which is not later.
 fn bucket_of(due: u64, tick: u64) -> usize {
     let level = (due ^ tick | 1).ilog2() / LEVEL_BITS;
     let slot = due >> (level * LEVEL_BITS) & 63;

@@ -4,7 +4,7 @@ use super::*;
 use core::time::Duration;
 use proptest::prelude::*;
 
-/// What happens to a wheel, with numbers that the test maps to what is there.
+/// Operation on a wheel, with numbers that the test maps to live entries.
 #[derive(Clone, Debug)]
 enum Step {
     Insert { after_nanos: u64 },

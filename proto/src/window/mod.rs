@@ -1,7 +1,7 @@
 //! The in-flight window: reliable frames that were sent and not yet acknowledged.
 //!
-//! The owner sends, resends and reports; this holds the numbers, the bytes, the round-trip estimate
-//! and the one deadline that follows from them. It starts no timer.
+//! The owner sends, resends and reports. The window holds the seqs, the bytes, the round-trip estimate
+//! and the deadline that follows from them, and starts no timer.
 //!
 //! Numbers do not wrap: a window whose numbers are used up ([`Window::is_exhausted`]) has room for
 //! nothing more, and its session ends [P-6.1]. At a thousand frames per second that takes 49 days.
@@ -17,27 +17,27 @@ const SRTT_UNKNOWN: Duration = Duration::from_secs(1);
 const OVERDUE_AFTER_MIN: Duration = Duration::from_secs(2);
 const OVERDUE_AFTER_MAX: Duration = Duration::from_secs(30);
 
-/// How much may be in flight; the rest waits with the owner [P-6.9].
+/// Limits of the frames in flight; the owner keeps further frames [P-6.9].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowLimits {
-    /// Frames.
+    /// Number of frames.
     pub frames_max: u16,
-    /// Bytes of body; one frame is always let through.
+    /// Bytes of bodies; one frame is always allowed.
     pub bytes_max: u32,
 }
 
-/// One frame in flight.
+/// A frame in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlight<T> {
-    /// Its number.
+    /// The frame's seq.
     pub seq: Seq,
-    /// When it was last sent.
+    /// Time of the last transmission.
     pub sent_at: Instant,
-    /// How often it was sent again.
+    /// Number of retransmissions.
     pub resent: u8,
     /// Bytes of body.
     pub bytes: u32,
-    /// What the owner needs to send it again or to report it.
+    /// The owner's data for sending the frame again or reporting its outcome.
     pub item: T,
 }
 
@@ -69,7 +69,7 @@ impl<T> Window<T> {
         Self { limits, next, srtt_micros: 0, flight: None }
     }
 
-    /// A window that goes on where another one stood. `None`: `frames` are not in order below `next`.
+    /// A window with these values. `None`: `frames` are not in order below `next`.
     pub fn restore(
         limits: WindowLimits,
         next: Seq,
@@ -87,7 +87,7 @@ impl<T> Window<T> {
         Some(Self { limits, next, srtt_micros, flight })
     }
 
-    /// Whether a frame of `bytes` may be sent now.
+    /// True if a frame of `bytes` may be sent now.
     pub fn has_room(&self, bytes: u32) -> bool {
         if self.is_exhausted() {
             return false;
@@ -97,12 +97,12 @@ impl<T> Window<T> {
             && flight.bytes + u64::from(bytes) <= u64::from(self.limits.bytes_max)
     }
 
-    /// Whether every number was used: the session must end.
+    /// True if every seq was used: the session must end.
     pub const fn is_exhausted(&self) -> bool {
         self.next == Seq::MAX
     }
 
-    /// Takes the next number for `item`. Panics if there is no room: ask first.
+    /// Assigns the next seq to `item`. Panics if there is no room; ask [`Self::has_room`] first.
     pub fn push(&mut self, item: T, bytes: u32, now: Instant) -> Seq {
         assert!(self.has_room(bytes), "the window is full: ask first");
         let seq = self.next;
@@ -198,7 +198,7 @@ impl<T> Window<T> {
         self.flight.as_ref().map_or(0, |flight| flight.frames.len())
     }
 
-    /// Whether nothing is in flight.
+    /// True if no frame is in flight.
     pub fn is_empty(&self) -> bool {
         self.flight.is_none()
     }
@@ -213,7 +213,7 @@ impl<T> Window<T> {
         (self.srtt_micros > 0).then(|| Duration::from_micros(self.srtt_micros.into()))
     }
 
-    /// When the oldest frame's ack is overdue [P-6.5]: its `sent_at` + clamp(2 x SRTT + 1 s, 2 s, 30 s).
+    /// Time at which the oldest frame's ack is overdue [P-6.5]: its `sent_at` + clamp(2 x SRTT + 1 s, 2 s, 30 s).
     /// Before a round trip was measured, SRTT counts as 1 s.
     pub fn deadline(&self) -> Option<Instant> {
         let after = 2 * self.srtt().unwrap_or(SRTT_UNKNOWN) + Duration::from_secs(1);

@@ -16,7 +16,7 @@ pub(crate) fn text() -> String {
     fs::read_to_string(path()).expect("docs/protocol.md")
 }
 
-/// One table: what stands above it, and its rows without the head.
+/// A table: the line above it, and its rows without the head.
 pub(crate) struct Table {
     /// The line of text before it.
     pub(crate) above: String,
@@ -48,7 +48,7 @@ pub(crate) fn tables() -> Vec<Table> {
     tables
 }
 
-/// The one table whose head begins like this.
+/// The only table whose head begins with these cells.
 pub(crate) fn table(head: &[&str]) -> Table {
     let mut found: Vec<Table> =
         tables().into_iter().filter(|table| table.head.starts_with(&owned(head))).collect();

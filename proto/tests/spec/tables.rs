@@ -32,7 +32,7 @@ fn commands() {
     assert_eq!((FIRST_BYTE, PROTOCOL_VERSION), (0xA1, 1));
 }
 
-/// Who may say what, in the last state of a login, is the table's direction.
+/// Compares the table's directions with the commands that each side takes when logged in.
 #[test]
 fn directions() {
     for (row, command) in table(&["byte", "name"]).rows.iter().zip(Command::NAMED) {

@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// One line of a vector file.
+/// A line of a vector file.
 struct Vector {
     name: &'static str,
     bytes: Vec<u8>,
-    /// What a receiver makes of the bytes, see `proto/vectors/README.md`.
+    /// Expected result of reading the bytes, see `proto/vectors/README.md`.
     meaning: Value,
 }
 
