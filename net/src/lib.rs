@@ -3,3 +3,28 @@
 //! Pure code (shard, router, IM logic, SDK core) never imports this crate: a thread owns sockets, pure
 //! state owns rules. The load generator does not import it either, because an instrument must not share
 //! bugs with what it measures.
+//!
+//! | module | holds | feature |
+//! |---|---|---|
+//! | [`stream`] | one non-blocking byte stream, and the edge-trigger contract | `client` |
+//! | [`connect`] | non-blocking connect, and the self-connect guard | `client` |
+//! | [`read_block`] | memory that one thread reads its sockets into | `client` |
+//! | [`clock`] | monotonic time that can stand still | `client` |
+//! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
+//! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
+//! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
+
+#[cfg(feature = "server")]
+pub mod accept;
+#[cfg(feature = "client")]
+pub mod clock;
+#[cfg(feature = "client")]
+pub mod connect;
+#[cfg(feature = "server")]
+pub mod mailbox;
+pub mod pause_word;
+#[cfg(feature = "client")]
+pub mod read_block;
+#[cfg(feature = "client")]
+pub mod stream;
+pub mod wake_flag;

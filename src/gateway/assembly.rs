@@ -9,7 +9,6 @@ use crate::config::{Balance, Config};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::homes::Homes;
 use crate::link::{LinkSettings, LinkTimes};
-use crate::mailbox::{self, SendError, Sender};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, DrainOrder, Settings};
@@ -20,6 +19,8 @@ use crate::worker::{
     WorkerParts, WorkerSettings,
 };
 use mio::Poll;
+use moorline_net::mailbox::{self, SendError, Sender};
+use moorline_net::stream::Stream;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
@@ -262,7 +263,7 @@ impl Prepared {
         if let (Some(retired), Some(reactor)) = (self.retired, self.reactor_mail.first()) {
             while let Ok((socket, _)) = retired.accept() {
                 socket.set_nonblocking(true).ok();
-                let newcomer = ReactorMail::Newcomer(mio::net::TcpStream::from_std(socket));
+                let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
                 if reactor.try_send(newcomer).is_err() {
                     tracing::warn!("somebody who waited at the old address was turned away: too many did");
                 }

@@ -4,7 +4,6 @@ use super::GatewayError;
 use super::assembly::{Berths, Prepared, ReactorBerth, bind, bind_admin, reactor_berth};
 use crate::config::Config;
 use crate::homes::Homes;
-use crate::mailbox::Sender;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::snapshot::{
@@ -12,6 +11,8 @@ use crate::snapshot::{
 };
 use crate::worker::Worker;
 use mio::{Poll, Registry};
+use moorline_net::mailbox::Sender;
+use moorline_net::stream::{Stream, StreamKind};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::io;
@@ -33,10 +34,10 @@ pub(super) struct Warm {
 
 /// Sockets of one shard that are watched already, by slot.
 #[derive(Default)]
-pub(super) struct Watched(Vec<Option<(ConnKey, mio::net::TcpStream)>>);
+pub(super) struct Watched(Vec<Option<(ConnKey, Stream)>>);
 
 impl Watched {
-    fn insert(&mut self, key: ConnKey, stream: mio::net::TcpStream) {
+    fn insert(&mut self, key: ConnKey, stream: Stream) {
         let slot = key.slot() as usize;
         if self.0.len() <= slot {
             self.0.resize_with(slot + 1, || None);
@@ -44,7 +45,7 @@ impl Watched {
         self.0[slot] = Some((key, stream));
     }
 
-    fn take(&mut self, key: ConnKey) -> Option<mio::net::TcpStream> {
+    fn take(&mut self, key: ConnKey) -> Option<Stream> {
         let seat = self.0.get_mut(key.slot() as usize)?;
         seat.take_if(|(other, _)| *other == key).map(|(_, stream)| stream)
     }
@@ -64,7 +65,7 @@ impl Warm {
             for SocketsRecord { keys, fds, cookies } in list {
                 for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                     let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
-                    let (key, mut stream) = (ConnKey::from_u64(key), stream_of(fd));
+                    let (key, mut stream) = (ConnKey::from_u64(key), Stream::thaw(StreamKind::Tcp, fd));
                     reactor::watch(poll.registry(), &mut stream, key)
                         .map_err(GatewayError::system("watch a socket"))?;
                     watched.insert(key, stream);
@@ -124,9 +125,9 @@ impl Origin<'_, '_> {
                 if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
                     return Ok(stream);
                 }
-                registry.deregister(&mut stream)?;
+                stream.deregister(registry)?;
             }
-            let mut stream = stream_of((self.take)(socket)?);
+            let mut stream = Stream::thaw(StreamKind::Tcp, (self.take)(socket)?);
             reactor::watch(registry, &mut stream, key)?;
             Ok(stream)
         };

@@ -19,12 +19,12 @@ pub use slots::{LinkIndex, Moves, SLOTS, Seat, Slot, SlotSet, Slots, Spread, Tar
 pub use socket::{Input, Socket};
 pub use state::{Due, Failure, LinkState, LinkTimes, Phase};
 
-use crate::read_block::ReadBlock;
 use crate::snapshot::LinkRecord;
 use bytes::Bytes;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Registry, Token};
+use moorline_net::read_block::ReadBlock;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::link::{self, Kind, LinkError, LinkFrame};

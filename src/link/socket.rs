@@ -1,10 +1,10 @@
 //! The socket of a link: edge-triggered, one output buffer, read through a shared block.
 
-use crate::read_block::ReadBlock;
 use bytes::{Buf, Bytes, BytesMut};
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use moorline_net::read_block::ReadBlock;
 use moorline_proto::link::{LinkDecoder, LinkError, LinkFrame};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::io::IoSlice;
 
 /// Slices of one vectored write. What is beyond them goes with the next one.
-pub(super) const SLICES_MAX: usize = 64;
+const SLICES_MAX: usize = 64;
 
 /// One write's bytes, in order: pieces of the block, each but the last followed by a shared body.
 #[derive(Debug, Default)]
@@ -36,8 +36,16 @@ impl WriteBlock {
         self.shared.is_empty().then_some(&self.block[..])
     }
 
+    /// Calls `write` with the pieces in order, at most [`SLICES_MAX`], and their length.
+    pub(super) fn with_slices<T>(&self, write: impl FnOnce(&[IoSlice<'_>], usize) -> T) -> T {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let count = self.slices(&mut slices);
+        let pieces = &slices[..count];
+        write(pieces, pieces.iter().map(|slice| slice.len()).sum())
+    }
+
     /// The pieces in order; says how many there are.
-    pub(super) fn slices<'a>(&'a self, out: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+    fn slices<'a>(&'a self, out: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let (mut count, mut at) = (0, 0);
         let mut put = |piece: &'a [u8]| {
             if !piece.is_empty() && count < SLICES_MAX {

@@ -7,8 +7,8 @@ use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets;
 use crossbeam_channel::Sender;
-use mio::net::TcpStream;
 use mio::{Poll, Registry};
+use moorline_net::stream::Stream;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 
 /// Gives a connection's socket, watched by the reactor's poll.
-pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Result<TcpStream> + 'a;
+pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Result<Stream> + 'a;
 
 /// Descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
@@ -85,8 +85,7 @@ impl Unit for Reactor {
         for keys in keys.chunks(SOCKETS_PER_RECORD) {
             let mut record = SocketsRecord::default();
             for key in keys {
-                let stream = streams.get(*key).and_then(|stream| stream.socket());
-                let stream = stream.ok_or(io::ErrorKind::NotConnected)?;
+                let stream = streams.get(*key).ok_or(io::ErrorKind::NotConnected)?;
                 let is_known = newcomers.as_ref().is_some_and(|newcomers| !newcomers.contains(key));
                 let (fd, cookie) = if is_known { (stream.as_raw_fd(), 0) } else { sockets::name_of(stream)? };
                 record.keys.push(key.as_u64());
@@ -101,7 +100,7 @@ impl Unit for Reactor {
 
 impl Reactor {
     pub(super) fn list(&mut self, reply: &Sender<Vec<(ConnKey, RawFd)>>) {
-        let fd_of = |key: ConnKey| Some((key, self.streams.get(key)?.socket()?.as_raw_fd()));
+        let fd_of = |key: ConnKey| Some((key, self.streams.get(key)?.as_raw_fd()));
         let all = self.shard.with_sockets().filter_map(fd_of).collect();
         if reply.try_send(all).is_ok() {
             self.newcomers = Some(HashSet::new());
@@ -126,8 +125,8 @@ impl Reactor {
     }
 
     /// This socket is nobody's any more.
-    pub fn unwatch(&self, socket: &mut TcpStream) {
-        self.poll.registry().deregister(socket).ok(); // it may be gone already
+    pub fn unwatch(&self, socket: &mut Stream) {
+        socket.deregister(self.poll.registry()).ok(); // it may be gone already
     }
 
     /// The gateway's time stood still: Unix time did not.

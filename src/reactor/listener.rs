@@ -1,55 +1,56 @@
-//! Accepting: the shared listening socket, who is let in, and running out of descriptors.
+//! Accepting: the listening socket that all reactors share, and who is let in.
+//!
+//! Run-through: a client connects. `try_accept` asks the [`Door`] whether the process may take a newcomer now
+//! (accept rate, connections that are not logged in); if not, accepting pauses and the client waits in the
+//! system's queue. Else the client is accepted, and the door judges its address: a client over a limit is sent
+//! CLOSE with a code and a random time to come back, and everybody else is admitted.
 
 use super::door::{Door, Refusal, Wait};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
+use mio::{Registry, Token};
+use moorline_net::accept::{self, Accepted, Acceptor};
+use moorline_net::stream::Stream;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::message::{client::Close, frame_of};
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 
-/// How long accepting rests when the system refuses a descriptor.
-const PAUSE: Duration = Duration::from_millis(100);
-/// While too many are not logged in, look again after this.
+/// Pause before the next look while too many connections are not logged in.
 const HANDSHAKES_PAUSE: Duration = Duration::from_millis(10);
-/// Who is refused may come back after this and up to as much again.
+/// A refused client may come back after this and up to as much again.
 const RETRY_AFTER_MS: u32 = 2_000;
+/// Advice for the log when descriptors run out.
+const ADVICE: &str = "raise the open-files limit or lower limits.connections_max";
 
-/// What one look at the queue gave.
+/// Result of one look at the queue.
 #[derive(Debug)]
 pub(super) enum Arrival {
     /// A connection within all limits.
-    Admitted(TcpStream),
-    /// One that was refused, or left before it was accepted. Others may wait.
+    Admitted(Stream),
+    /// A connection that was refused, or that left before it was accepted. Others may wait.
     TurnedAway,
-    /// None for now.
+    /// No connection for now.
     Nobody,
 }
 
 /// One reactor's view of the listening socket that all reactors share.
 #[derive(Debug)]
 pub(super) struct Listener {
-    socket: TcpListener,
+    acceptor: Acceptor,
     door: Arc<Door>,
     random: Random,
-    /// An edge came and the queue is not known to be empty.
-    is_ready: bool,
-    /// It listens.
-    is_open: bool,
-    paused_until: Option<Instant>,
-    /// Of this reactor's connections that are not logged in, those that the door knows of.
+    /// Connections of this reactor that are not logged in, as last told to the door.
     handshakes: usize,
-    /// Times that the system refused a descriptor.
-    pub(super) pauses: u64,
-    /// Times that newcomers waited because they came too fast.
+    /// Times that newcomers waited because connections came too fast.
     pub(super) rate_waits: u64,
-    /// Times that newcomers waited because too many were not logged in.
+    /// Times that newcomers waited because too many connections were not logged in.
     pub(super) handshake_waits: u64,
-    /// Connections refused at the cap.
+    /// Connections refused at the connection cap.
     pub(super) refused: u64,
     /// Connections refused because their address has too many.
     pub(super) addresses_refused: u64,
@@ -58,14 +59,10 @@ pub(super) struct Listener {
 impl Listener {
     pub(super) const fn new(socket: TcpListener, door: Arc<Door>, seed: u64) -> Self {
         Self {
-            socket,
+            acceptor: Acceptor::new(accept::Listener::Tcp(socket), "clients", ADVICE),
             door,
             random: Random::new(seed),
-            is_ready: true,
-            is_open: true,
-            paused_until: None,
             handshakes: 0,
-            pauses: 0,
             rate_waits: 0,
             handshake_waits: 0,
             refused: 0,
@@ -73,25 +70,25 @@ impl Listener {
         }
     }
 
-    pub(super) const fn socket(&mut self) -> &mut TcpListener {
-        &mut self.socket
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        self.acceptor.register(registry, token)
     }
 
-    /// A connection that another process accepted.
-    pub(super) fn readmit(&self, socket: &TcpStream, now: Instant) {
-        self.door.readmit(socket.as_raw_fd(), || socket.peer_addr().ok().map(|peer| peer.ip()), now);
+    /// Counts a connection that another process accepted.
+    pub(super) fn readmit(&self, stream: &Stream, now: Instant) {
+        self.door.readmit(stream.as_raw_fd(), || address_of(stream), now);
     }
 
-    /// A connection ends: its place is free for another.
-    pub(super) fn release(&self, socket: &TcpStream, now: Instant) {
+    /// Frees the place of a connection that ends. Call it before the descriptor closes.
+    pub(super) fn release(&self, stream: &Stream, now: Instant) {
         if crate::freeze::is_shared() {
-            // Another process holds it too, and its close alone would tell the peer nothing.
-            socket.shutdown(std::net::Shutdown::Both).ok();
+            // Another process has the socket too, and the peer would not notice this process's close alone.
+            stream.shutdown_both();
         }
-        self.door.leave(socket.as_raw_fd(), now);
+        self.door.leave(stream.as_raw_fd(), now);
     }
 
-    /// Tells the other reactors how many connections are not logged in here.
+    /// Tells the other reactors how many connections of this one are not logged in.
     pub(super) fn count_handshakes(&mut self, count: usize) {
         let before = std::mem::replace(&mut self.handshakes, count);
         if before != count {
@@ -99,38 +96,37 @@ impl Listener {
         }
     }
 
-    /// Listens no more, for all reactors and processes that have the socket; or somebody made it listen again.
+    /// Stops listening, for all reactors and processes that have the socket; or notes that it listens again.
     pub(super) fn set_open(&mut self, is_open: bool) {
-        self.is_open = is_open;
-        self.is_ready = is_open;
+        self.acceptor.set_open(is_open);
         if !is_open && self.door.set_listening(false) {
-            // On Linux it can listen again later.
-            socket2::SockRef::from(&self.socket).shutdown(std::net::Shutdown::Both).ok();
+            // On Linux the socket can listen again later.
+            self.acceptor.shut_down();
         }
     }
 
-    pub(super) const fn set_ready(&mut self) {
-        self.is_ready = true;
+    /// Notes that newcomers may wait.
+    pub(super) const fn handle_edge(&mut self) {
+        self.acceptor.handle_edge();
     }
 
-    /// When to look again without an edge; `None`: when one comes.
+    /// Returns how often the system refused a descriptor.
+    pub(super) const fn pauses(&self) -> u64 {
+        self.acceptor.pauses()
+    }
+
+    /// Returns when to look again without an edge; `None`: when an edge comes.
     pub(super) const fn next_deadline(&self) -> Option<Instant> {
-        match self.paused_until {
-            _ if !self.is_open => None,
-            Some(until) if self.is_ready => Some(until),
-            _ if self.is_ready => Some(Instant::ZERO),
-            _ => None,
-        }
+        self.acceptor.next_deadline()
     }
 
-    /// The next newcomer. Takes one at most, so that its caller's budget holds for refused ones too.
+    /// Takes at most one newcomer, so that the caller's budget bounds refused newcomers too.
     pub(super) fn try_accept(&mut self, now: Instant) -> Arrival {
-        if !self.is_open || !self.is_ready || self.paused_until.is_some_and(|until| now < until) {
+        if !self.acceptor.is_ready(now) {
             return Arrival::Nobody;
         }
-        self.paused_until = None;
         if let Err(wait) = self.door.try_open(now) {
-            self.paused_until = Some(match wait {
+            self.acceptor.pause_until(match wait {
                 Wait::Rate(until) => {
                     self.rate_waits += 1;
                     until
@@ -142,38 +138,27 @@ impl Listener {
             });
             return Arrival::Nobody;
         }
-        match self.socket.accept() {
-            Ok((socket, from)) => self.judge(socket, from.ip(), now),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                self.is_ready = false;
-                Arrival::Nobody
-            }
-            // The newcomer left, or a signal came: the queue may hold others.
-            Err(error) if is_transient(&error) => Arrival::TurnedAway,
-            Err(error) => {
-                if self.pauses.is_power_of_two() || self.pauses == 0 {
-                    tracing::warn!(%error, pause = ?PAUSE, times = self.pauses + 1, "accept paused; raise the open-files limit or lower limits.connections_max");
-                }
-                self.pauses += 1;
-                self.paused_until = Some(now + PAUSE);
-                Arrival::Nobody
-            }
+        match self.acceptor.try_accept(now) {
+            Accepted::Stream(stream, Some(from)) => self.judge(stream, from.ip(), now),
+            Accepted::Stream(stream, None) => self.judge_waiting(stream, now),
+            Accepted::Gone => Arrival::TurnedAway,
+            Accepted::Nobody => Arrival::Nobody,
         }
     }
 
-    /// The same for one that somebody else accepted.
-    pub(super) fn judge_waiting(&mut self, socket: TcpStream, now: Instant) -> Arrival {
-        match socket.peer_addr() {
-            Ok(from) => self.judge(socket, from.ip(), now),
-            Err(_) => Arrival::TurnedAway, // it left
+    /// Judges a connection that another thread or process accepted.
+    pub(super) fn judge_waiting(&mut self, stream: Stream, now: Instant) -> Arrival {
+        match address_of(&stream) {
+            Some(from) => self.judge(stream, from, now),
+            None => Arrival::TurnedAway, // it left
         }
     }
 
-    fn judge(&mut self, socket: TcpStream, from: IpAddr, now: Instant) -> Arrival {
-        let reason = match self.door.try_enter(socket.as_raw_fd(), from, now) {
+    fn judge(&mut self, stream: Stream, from: IpAddr, now: Instant) -> Arrival {
+        let reason = match self.door.try_enter(stream.as_raw_fd(), from, now) {
             Ok(()) => {
                 self.count_handshakes(self.handshakes + 1);
-                return Arrival::Admitted(socket);
+                return Arrival::Admitted(stream);
             }
             Err(Refusal::Full) => {
                 self.refused += 1;
@@ -184,12 +169,12 @@ impl Listener {
                 CloseReason::Throttled
             }
         };
-        self.refuse(socket, reason);
+        self.refuse(stream, reason);
         Arrival::TurnedAway
     }
 
-    /// Says why and when to come back, as far as the socket takes it at once.
-    fn refuse(&mut self, mut socket: TcpStream, reason: CloseReason) {
+    /// Tells a client why it is refused and when to come back, as far as the stream takes it at once.
+    fn refuse(&mut self, mut stream: Stream, reason: CloseReason) {
         let spread = u32::try_from(self.random.below(u64::from(RETRY_AFTER_MS))).expect("below a u32");
         let close = Close {
             code: reason.code(),
@@ -199,13 +184,10 @@ impl Listener {
         let mut bytes = Vec::new();
         frame_of(Command::Close, &close).encode(&mut bytes);
         // A fresh socket has room; if not, the close itself tells the client.
-        socket.write_all(&bytes).ok();
+        stream.write(&bytes).ok();
     }
 }
 
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionReset
-    )
+fn address_of(stream: &Stream) -> Option<IpAddr> {
+    stream.peer_addr().ok().map(|peer| peer.ip())
 }

@@ -23,23 +23,24 @@ pub use parts::{ReactorMail, ReactorParts};
 pub use tally::{ReactorCount, series};
 
 use crate::handoff::DownlinkBatch;
-use crate::mailbox::{Receiver, SendError, Sender};
 use crate::metrics::Board;
-use crate::read_block::ReadBlock;
 use crate::shard::{Count, Gather as _, Moved, Outputs, Settings, Shard, Transfer};
+use crate::sys::send_queue;
 use block::WriteBlock;
 use limit_log::LimitLog;
 use listener::{Arrival, Listener};
 use mio::event::Event;
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Registry, Waker};
+use mio::{Events, Poll, Registry, Waker};
+use moorline_net::mailbox::{Receiver, SendError, Sender};
+use moorline_net::read_block::ReadBlock;
+use moorline_net::stream::{Reading, Stream};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use outbox::Outbox;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use stream::{ReadOutcome, Streams};
+use stream::{Streams, write_block};
 use token::Source;
 
 /// Events taken from one poll.
@@ -79,7 +80,7 @@ pub struct Reactor {
     /// Connections that may have bytes to read.
     ready: VecDeque<ConnKey>,
     /// Connections on their way to a reactor whose mailbox was full.
-    leaving: VecDeque<(TcpStream, Box<Transfer>)>,
+    leaving: VecDeque<(Stream, Box<Transfer>)>,
     read_block: ReadBlock,
     write_block: WriteBlock,
     turns: u64,
@@ -103,8 +104,8 @@ pub fn waker(registry: &Registry) -> io::Result<Waker> {
 ///
 /// # Errors
 /// The system's.
-pub fn watch(registry: &Registry, socket: &mut TcpStream, key: ConnKey) -> io::Result<()> {
-    registry.register(socket, Source::Connection(key).into(), Interest::READABLE | Interest::WRITABLE)
+pub fn watch(registry: &Registry, socket: &mut Stream, key: ConnKey) -> io::Result<()> {
+    socket.register(registry, Source::Connection(key).into())
 }
 
 impl Reactor {
@@ -116,7 +117,7 @@ impl Reactor {
         let now = (parts.clock)();
         let workers = settings.workers;
         let mut listener = Listener::new(parts.listener, parts.door, settings.seed);
-        poll.registry().register(listener.socket(), Source::Listener.into(), Interest::READABLE)?;
+        listener.register(poll.registry(), Source::Listener.into())?;
         Ok(Self {
             poll,
             shard: Shard::new(settings, now),
@@ -245,18 +246,15 @@ impl Reactor {
     fn handle_event(&mut self, event: &Event) {
         match Source::from(event.token()) {
             Source::Waker => {}
-            Source::Listener => self.listener.set_ready(),
+            Source::Listener => self.listener.handle_edge(),
             Source::Connection(key) => {
                 let Some(stream) = self.streams.get_mut(key) else { return };
-                if event.is_writable() && !stream.is_writable {
-                    stream.is_writable = true;
+                let edge = stream.handle_event(event);
+                if edge.became_writable {
                     self.outputs.transmits.push(key);
                 }
-                if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    stream.is_read_closed |= event.is_read_closed() || event.is_error();
-                    if !std::mem::replace(&mut stream.is_ready, true) {
-                        self.ready.push_back(key);
-                    }
+                if edge.is_readable && !std::mem::replace(&mut stream.marks().is_listed, true) {
+                    self.ready.push_back(key);
                 }
             }
         }
@@ -295,7 +293,7 @@ impl Reactor {
     }
 
     /// Gives a socket its connection's slot and edges; without either, the socket closes.
-    fn attach(&mut self, key: Option<ConnKey>, mut socket: TcpStream) {
+    fn attach(&mut self, key: Option<ConnKey>, mut socket: Stream) {
         let Some(key) = key else { return self.listener.release(&socket, self.now) };
         // The slot's last tenant may have left in this very turn.
         self.release();
@@ -317,7 +315,7 @@ impl Reactor {
             if self.read(now, key) {
                 self.ready.push_back(key);
             } else if let Some(stream) = self.streams.get_mut(key) {
-                stream.is_ready = false;
+                stream.marks().is_listed = false;
             }
         }
     }
@@ -327,20 +325,20 @@ impl Reactor {
         let mut budget = self.read_budget;
         loop {
             let Some(stream) = self.streams.get_mut(key) else { return false };
-            if stream.is_held {
+            if stream.marks().is_held {
                 return false;
             }
-            let (bytes, is_last) = match stream.read(&mut self.read_block) {
-                ReadOutcome::More(bytes) => (bytes, false),
-                ReadOutcome::Last(bytes) => (bytes, true),
-                ReadOutcome::Blocked => return false,
-                ReadOutcome::Ended => {
+            let bytes = match stream.read(&mut self.read_block) {
+                Ok(Reading::Bytes(bytes)) => bytes,
+                Ok(Reading::Blocked) => return false,
+                Ok(Reading::End) | Err(_) => {
                     // A peer that closed its writing half only still hears the last word.
                     self.transmit(key);
                     self.shard.handle_peer_closed(now, key, &mut self.outputs);
                     return false;
                 }
             };
+            let is_last = !stream.is_readable();
             budget = budget.saturating_sub(bytes.len());
             self.shard.handle_received(now, key, bytes, &mut self.outputs);
             self.apply_holds();
@@ -355,9 +353,9 @@ impl Reactor {
 
     fn check_send_queues(&mut self, now: Instant) {
         for key in std::mem::take(&mut self.outputs.send_queue_checks) {
-            let Some(stream) = self.streams.get_mut(key) else { continue };
+            let Some(stream) = self.streams.get(key) else { continue };
             // Unknown counts as something under way: then nothing is sent again.
-            let undelivered = stream.undelivered().unwrap_or(usize::MAX);
+            let undelivered = send_queue::undelivered(stream).unwrap_or(usize::MAX);
             self.shard.handle_send_queue(now, key, undelivered, &mut self.outputs);
         }
     }
@@ -366,9 +364,9 @@ impl Reactor {
     fn apply_holds(&mut self) {
         for (key, is_held) in self.outputs.holds.drain(..) {
             let Some(stream) = self.streams.get_mut(key) else { continue };
-            stream.is_held = is_held;
+            stream.marks().is_held = is_held;
             // An edge may have passed meanwhile, and will not come again.
-            if !is_held && !std::mem::replace(&mut stream.is_ready, true) {
+            if !is_held && !std::mem::replace(&mut stream.marks().is_listed, true) {
                 self.ready.push_back(key);
             }
         }
@@ -414,7 +412,7 @@ impl Reactor {
         self.graft();
         for (key, transfer) in self.outputs.moves.drain(..) {
             let Some(mut socket) = self.streams.remove(key) else { continue };
-            if self.poll.registry().deregister(&mut socket).is_ok() {
+            if socket.deregister(self.poll.registry()).is_ok() {
                 self.leaving.push_back((socket, transfer));
             } else {
                 self.listener.release(&socket, self.now);
@@ -429,9 +427,7 @@ impl Reactor {
                 self.shard.handle_peer_closed(self.now, seat, &mut self.outputs);
                 continue;
             };
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            let token = Source::Connection(seat).into();
-            let registered = self.poll.registry().reregister(&mut socket, token, interest);
+            let registered = socket.reregister(self.poll.registry(), Source::Connection(seat).into());
             self.streams.insert(seat, socket);
             self.note_newcomer(seat);
             if let Err(error) = registered {
@@ -444,14 +440,14 @@ impl Reactor {
     fn transmit(&mut self, key: ConnKey) {
         for _ in 0..WRITES_MAX {
             let Some(stream) = self.streams.get_mut(key) else { return };
-            if !stream.is_writable {
+            if !stream.is_writable() {
                 return self.shard.handle_sent(key, 0, &mut self.outputs);
             }
             self.shard.gather(key, &mut self.write_block, WRITE_BYTES);
             if self.write_block.is_empty() {
                 return;
             }
-            let (length, outcome) = (self.write_block.gathered(), stream.write_block(&self.write_block));
+            let (length, outcome) = (self.write_block.gathered(), write_block(stream, &self.write_block));
             self.write_block.clear(); // shared bodies go with their frames
             match outcome {
                 Ok(sent) => self.shard.handle_sent(key, sent, &mut self.outputs),
@@ -514,7 +510,7 @@ impl Reactor {
             self.shard.tally(),
             &[
                 (ReactorCount::Turns, self.turns),
-                (ReactorCount::AcceptPauses, self.listener.pauses),
+                (ReactorCount::AcceptPauses, self.listener.pauses()),
                 (ReactorCount::AcceptRefused, self.listener.refused),
                 (ReactorCount::AddressesRefused, self.listener.addresses_refused),
                 (ReactorCount::AcceptRateWaits, self.listener.rate_waits),
@@ -528,7 +524,7 @@ impl Reactor {
     fn log_limits(&mut self) {
         let Self { listener, shard, limit_log, now, .. } = self;
         let own = [
-            (ReactorCount::AcceptPauses, listener.pauses),
+            (ReactorCount::AcceptPauses, listener.pauses()),
             (ReactorCount::AcceptRefused, listener.refused),
             (ReactorCount::AddressesRefused, listener.addresses_refused),
             (ReactorCount::AcceptRateWaits, listener.rate_waits),

@@ -1,7 +1,7 @@
 //! Batches for one worker: what its mailbox refuses waits here, in order.
 
 use crate::handoff::{Uplink, UplinkBatch};
-use crate::mailbox::{SendError, Sender};
+use moorline_net::mailbox::{SendError, Sender};
 use moorline_proto::ids::ShardId;
 
 /// Above this many waiting items the reactor stops reading clients.

@@ -2,10 +2,11 @@
 
 use super::Door;
 use crate::handoff::{DownlinkBatch, UplinkBatch};
-use crate::mailbox::{Receiver, Sender};
 use crate::metrics::Board;
 use crate::shard::{DrainOrder, Transfer};
-use mio::net::{TcpListener, TcpStream};
+use mio::net::TcpListener;
+use moorline_net::mailbox::{Receiver, Sender};
+use moorline_net::stream::Stream;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::os::fd::RawFd;
@@ -17,9 +18,9 @@ pub enum ReactorMail {
     /// From a worker.
     Downlink(DownlinkBatch),
     /// A logged-in connection comes home.
-    Move(TcpStream, Box<Transfer>),
+    Move(Stream, Box<Transfer>),
     /// A newcomer that waited at an address that is not listened at any more.
-    Newcomer(TcpStream),
+    Newcomer(Stream),
     /// Name the sockets that are here. Those that come later are told apart from now on.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
     /// Ask the clients to leave; let nobody in.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::handoff::{Admission, Downlink, Uplink, UplinkBatch};
-use crate::mailbox;
 use bytes::Bytes;
 use mio::net::TcpListener;
+use moorline_net::mailbox;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::{client::Hello, frame_of};
@@ -136,7 +136,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     world.mail.try_send(ReactorMail::Stop).expect("room");
     let _knocks = world.connect();
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
-    world.reactor.listener.set_ready();
+    world.reactor.listener.handle_edge();
     assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
     assert!(!world.reactor.time_to_wait().is_zero());
 }

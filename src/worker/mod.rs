@@ -3,7 +3,7 @@
 //!
 //! Owns: its links, the assignment of slots to links, what waits for a link, the batches for the
 //! shards. Driven by its own poll; knows reactors only through [`crate::handoff`] and
-//! [`crate::mailbox`]. Must not block: no lock, no blocking call, one clock read per turn.
+//! [`moorline_net::mailbox`]. Must not block: no lock, no blocking call, one clock read per turn.
 //!
 //! ```text
 //! shards --UplinkBatch--> mailbox --> uplink ----> slot live?  --yes--> link output --> backend
@@ -53,14 +53,14 @@ use crate::auth::Judge;
 use crate::handoff::{ShardSink, UplinkBatch};
 use crate::homes::Homes;
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
-use crate::mailbox::{self, Receiver, Sender};
 use crate::metrics::{Board, Registry};
-use crate::read_block::ReadBlock;
 use announce::Announcement;
 use answers::Answers;
 use endpoints::Endpoints;
 use logins::AskedLogins;
 use mio::{Events, Poll, Waker};
+use moorline_net::mailbox::{self, Receiver, Sender};
+use moorline_net::read_block::ReadBlock;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend;
 use moorline_proto::message::client::Hello;

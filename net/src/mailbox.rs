@@ -1,14 +1,15 @@
-//! A bounded channel into a thread that sleeps in `epoll_wait`, with a coalesced waker.
+//! A bounded channel into a thread that sleeps in a poll, with a coalesced waker.
 //!
-//! The sender pays for an eventfd write only when the receiver is asleep; under load a wake costs one
-//! atomic swap. The receiver declares itself asleep just before it polls, and looks once more at the
-//! channel after that, so no message is left behind.
+//! Run-through: reactor A hands 40 batches to worker 1 in one turn. Worker 1 sleeps, so the first
+//! `try_send` writes its eventfd once; the 39 others cost one atomic swap each, because the
+//! [`WakeFlag`] is taken already. The worker declares itself asleep just before it polls, and looks at the
+//! channel once more after that, so no message is left behind.
 
+use crate::wake_flag::WakeFlag;
 use crossbeam_channel as channel;
 use mio::Waker;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The sending half; one clone per peer.
 #[derive(Debug)]
@@ -33,22 +34,22 @@ pub struct Receiver<T> {
 #[derive(Debug)]
 struct Bell {
     waker: Waker,
-    is_asleep: AtomicBool,
+    flag: WakeFlag,
 }
 
-/// Why a message was not taken; it comes back to the sender.
-#[derive(Debug)]
+/// Reason why a message was not taken; the message comes back to the sender.
+#[derive(Debug, PartialEq, Eq)]
 pub enum SendError<T> {
-    /// The mailbox holds `capacity` messages: keep it and try next turn.
+    /// The mailbox holds as many messages as it may: keep this one and try again next turn.
     Full(T),
-    /// The receiving thread is gone: the process is ending.
+    /// The receiving thread has ended.
     Gone(T),
 }
 
-/// A mailbox of at most `capacity` messages whose receiver polls `waker`.
+/// Makes a mailbox of at most `capacity` messages whose receiver polls `waker`.
 pub fn mailbox<T>(capacity: usize, waker: Waker) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = channel::bounded(capacity);
-    let bell = Arc::new(Bell { waker, is_asleep: AtomicBool::new(false) });
+    let bell = Arc::new(Bell { waker, flag: WakeFlag::new() });
     (Sender { queue: sender, bell: Arc::clone(&bell) }, Receiver { queue: receiver, bell })
 }
 
@@ -62,19 +63,19 @@ impl<T> Sender<T> {
             channel::TrySendError::Full(message) => SendError::Full(message),
             channel::TrySendError::Disconnected(message) => SendError::Gone(message),
         })?;
-        if self.bell.is_asleep.swap(false, Ordering::SeqCst) {
-            // Only fails when the eventfd's counter is full, and then the receiver is awake anyway.
+        if self.bell.flag.take_sleep() {
+            // The write fails only when the eventfd's counter is full, and then the receiver is awake anyway.
             self.bell.waker.wake().ok();
         }
         Ok(())
     }
 
-    /// Messages that wait.
+    /// Returns the number of waiting messages.
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Whether none waits.
+    /// Returns whether no message waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
@@ -89,21 +90,21 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next message, if one waits.
+    /// Returns the next message, if one waits.
     pub fn try_recv(&self) -> Option<T> {
         self.queue.try_recv().ok()
     }
 
-    /// Declares the receiver asleep. False: a message waits, poll without waiting.
+    /// Declares the receiver asleep. Returns false if a message waits: then poll without waiting.
     #[must_use]
     pub fn try_sleep(&self) -> bool {
-        self.bell.is_asleep.store(true, Ordering::SeqCst);
+        self.bell.flag.fall_asleep();
         self.queue.is_empty()
     }
 
     /// Declares the receiver awake, after its poll.
     pub fn awake(&self) {
-        self.bell.is_asleep.store(false, Ordering::SeqCst);
+        self.bell.flag.wake_up();
     }
 }
 

@@ -1,0 +1,117 @@
+//! The flag that tells a sender whether the receiving thread sleeps.
+//!
+//! A wake costs a system call, so a sender wakes the receiver only if the receiver has declared itself
+//! asleep. Both sides change the same word by a swap, so one of the two swaps comes second and sees the
+//! other:
+//!
+//! ```text
+//! receiver                            sender
+//!  fall_asleep()  swap true            push(message)
+//!  queue empty?   yes: poll            take_sleep()  swap false -> true: the receiver sleeps, wake it
+//! ```
+//!
+//! If the receiver's swap comes second, it has seen everything before the sender's swap: the queue is not
+//! empty, and the receiver does not poll. If the sender's swap comes second, it returns true and the sender
+//! wakes the receiver. The loom test below tries all orders.
+
+#[cfg(all(loom, test))]
+use loom::sync::atomic::{AtomicBool, Ordering};
+#[cfg(not(all(loom, test)))]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the receiver sleeps, or is about to.
+#[derive(Debug)]
+pub struct WakeFlag {
+    is_asleep: AtomicBool,
+}
+
+impl Default for WakeFlag {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl WakeFlag {
+    /// Returns the flag of a receiver that is awake.
+    pub fn new() -> Self {
+        Self { is_asleep: AtomicBool::new(false) }
+    }
+
+    /// Declares the receiver asleep. The receiver must look at its queue once more after this call and
+    /// before it polls.
+    pub fn fall_asleep(&self) {
+        self.is_asleep.swap(true, Ordering::AcqRel);
+    }
+
+    /// Declares the receiver awake, after its poll.
+    pub fn wake_up(&self) {
+        self.is_asleep.store(false, Ordering::Release);
+    }
+
+    /// Returns true to the one sender that must wake the receiver. Call it after the message is in the queue.
+    pub fn take_sleep(&self) -> bool {
+        self.is_asleep.swap(false, Ordering::AcqRel)
+    }
+}
+
+#[cfg(all(loom, test))]
+mod tests {
+    use super::*;
+    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::thread;
+
+    /// An eventfd: a wake before the wait is not lost.
+    #[derive(Default)]
+    struct Event {
+        is_set: Mutex<bool>,
+        changed: Condvar,
+    }
+
+    impl Event {
+        fn wake(&self) {
+            *self.is_set.lock().expect("sound") = true;
+            self.changed.notify_one();
+        }
+
+        fn wait(&self) {
+            let mut is_set = self.is_set.lock().expect("sound");
+            while !*is_set {
+                is_set = self.changed.wait(is_set).expect("sound");
+            }
+            *is_set = false;
+        }
+    }
+
+    /// Loom reports a deadlock if any order of steps leaves the receiver asleep beside a message.
+    #[test]
+    fn no_message_is_left_beside_a_sleeping_receiver() {
+        loom::model(|| {
+            const SENDERS: usize = 2;
+            let flag = Arc::new(WakeFlag::new());
+            // A count stands for the queue; relaxed, so that only the flag orders it.
+            let queued = Arc::new(loom::sync::atomic::AtomicUsize::new(0));
+            let event = Arc::new(Event::default());
+            let senders: Vec<_> = (0..SENDERS)
+                .map(|_| {
+                    let (flag, queued, event) = (Arc::clone(&flag), Arc::clone(&queued), Arc::clone(&event));
+                    thread::spawn(move || {
+                        queued.fetch_add(1, Ordering::Relaxed);
+                        if flag.take_sleep() {
+                            event.wake();
+                        }
+                    })
+                })
+                .collect();
+            let mut taken = 0;
+            while taken < SENDERS {
+                flag.fall_asleep();
+                if queued.load(Ordering::Relaxed) == taken {
+                    event.wait();
+                }
+                flag.wake_up();
+                taken = queued.load(Ordering::Relaxed);
+            }
+            senders.into_iter().for_each(|sender| sender.join().expect("a sender"));
+        });
+    }
+}
