@@ -5,21 +5,25 @@
 
 use super::outcome::Outcome;
 use super::shared::{Hub, Notices, Shared};
-use super::socket::{Reading, Socket};
+use super::socket::Socket;
 use super::token::Source;
 use super::{Notice, TokenProvider};
 use crate::core::{ClosedWhy, Event, Message, TokenWhy};
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Sender;
+use mio::event::Event as Readiness;
 use mio::{Events, Poll};
+use moorline_net::read_block::ReadBlock;
+use moorline_net::stream::Reading;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes read at a time.
-const READ_BYTES: usize = 32 << 10;
 /// Readiness events per turn: there are two sources.
 const EVENTS_MAX: usize = 8;
+
+/// Bytes of the block that the socket is read into.
+const READ_BYTES: usize = 32 << 10;
 
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
@@ -39,7 +43,7 @@ impl Driver {
     /// Runs until the core is closed for good.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut buffer = vec![0; READ_BYTES];
+        let mut block = ReadBlock::with_size(READ_BYTES);
         self.on_time();
         while self.closed.is_none() {
             let timeout = self.timeout();
@@ -53,10 +57,8 @@ impl Driver {
                 match Source::from(event.token()) {
                     Source::Waker => self.shared.on_woken(),
                     Source::Socket(attempt) => {
-                        if event.is_writable() || event.is_error() {
-                            self.on_writable(attempt);
-                        }
-                        self.on_readable(attempt, &mut buffer);
+                        self.on_readiness(attempt, event);
+                        self.on_readable(attempt, &mut block);
                     }
                 }
             }
@@ -85,29 +87,37 @@ impl Driver {
         self.socket.as_mut().filter(|socket| socket.attempt == attempt)
     }
 
-    fn on_writable(&mut self, attempt: usize) {
+    fn on_readiness(&mut self, attempt: usize, event: &Readiness) {
         let Some(socket) = self.current(attempt) else { return };
-        socket.on_writable();
-        if !socket.is_connected {
-            match socket.try_finish_connect() {
-                Ok(true) => {
-                    let (mut hub, now) = self.shared.hub();
-                    hub.core.handle_connected(now);
-                }
-                Ok(false) => return,
-                Err(error) => return self.on_gone(&error),
+        let edge = socket.handle_event(event);
+        if socket.is_connected {
+            if edge.became_writable {
+                self.drain();
             }
+            return;
         }
-        self.drain();
+        match socket.try_finish_connect() {
+            Ok(true) => {
+                let (mut hub, now) = self.shared.hub();
+                hub.core.handle_connected(now);
+                drop(hub);
+                self.drain();
+            }
+            Ok(false) => {}
+            Err(error) => self.on_gone(&error),
+        }
     }
 
-    fn on_readable(&mut self, attempt: usize, buffer: &mut [u8]) {
+    fn on_readable(&mut self, attempt: usize, block: &mut ReadBlock) {
         while let Some(socket) = self.current(attempt).filter(|socket| socket.is_connected) {
-            match socket.read(buffer) {
-                Reading::NothingYet => return,
-                Reading::End => return self.on_gone(&std::io::ErrorKind::UnexpectedEof.into()),
-                Reading::Bytes(count) => {
-                    let bytes = Bytes::copy_from_slice(&buffer[..count]);
+            match socket.read(block) {
+                Ok(Reading::Blocked) => return,
+                Ok(Reading::End) => return self.on_gone(&std::io::ErrorKind::UnexpectedEof.into()),
+                Err(error) => return self.on_gone(&error),
+                Ok(Reading::Bytes(read)) => {
+                    // A copy: a message that the application keeps must not keep 64 KiB with it.
+                    let bytes = Bytes::copy_from_slice(&read);
+                    drop(read);
                     let (mut hub, now) = self.shared.hub();
                     hub.core.handle_bytes(now, bytes);
                 }
@@ -166,7 +176,7 @@ impl Driver {
             Event::Message(message) => drop(self.messages.send(message)),
             Event::LoggedIn { resumed } => self.notices.put(Notice::LoggedIn { resumed }),
             Event::Disconnected { why, retry_at } => {
-                let retry_in = retry_at.saturating_since(self.shared.clock.read());
+                let retry_in = retry_at.saturating_since(self.shared.clock.now());
                 self.notices.put(Notice::Disconnected { why, retry_in });
             }
             Event::Hole { conversation, from, to } => {

@@ -24,7 +24,6 @@
 
 mod builder;
 mod calls;
-mod clock;
 mod driver;
 mod outcome;
 mod pending;

@@ -1,7 +1,6 @@
 //! What the application's threads and the client's own thread share: the core and who waits for it.
 
 use super::Notice;
-use super::clock::Clock;
 use super::outcome::Outcome;
 use super::pending::Pending;
 use crate::core::{
@@ -11,6 +10,7 @@ use crate::core::{
 use crate::store::{FileStore, Unsent};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
+use moorline_net::clock::Clock;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
 use std::collections::HashMap;
@@ -122,7 +122,7 @@ impl Shared {
             hub: Mutex::new(hub),
             waker,
             is_woken: AtomicBool::new(false),
-            clock: Clock::new(),
+            clock: Clock::default(),
             closed: Outcome::new(),
         }
     }
@@ -130,7 +130,7 @@ impl Shared {
     /// The core, and the time to tell it.
     pub(super) fn hub(&self) -> (MutexGuard<'_, Hub>, Instant) {
         let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
-        (hub, self.clock.read()) // in this order, so that the core's time never goes back
+        (hub, self.clock.now()) // in this order, so that the core's time never goes back
     }
 
     /// Calls the client's thread to drain the core.

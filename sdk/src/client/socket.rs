@@ -1,99 +1,82 @@
-//! The client's one socket: connecting, writing what is owed, reading what came.
+//! The client's one socket: connecting, writing the core's bytes, reading the gateway's.
+//!
+//! Run-through: attempt 1 connects to a gateway. When the socket becomes writable, `try_finish_connect` says
+//! whether the connection stands; a socket that connected to itself does not. The core's HELLO is appended to
+//! `out` and `flush` writes it. At the end `finish` gives the last bytes some time to leave.
 
 use super::token::Source;
-use bytes::{Buf, BytesMut};
-use mio::net::TcpStream;
-use mio::{Interest, Registry};
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
-use std::os::fd::OwnedFd;
+use bytes::BytesMut;
+use mio::Registry;
+use mio::event::Event;
+use moorline_net::read_block::ReadBlock;
+use moorline_net::stream::{Edge, Reading, Stream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     pub(super) attempt: usize,
     pub(super) is_connected: bool,
-    is_writable: bool,
-    /// Written so far by the core, not yet by the kernel.
+    /// Bytes that the core has written and the stream has not taken yet.
     pub(super) out: BytesMut,
-}
-
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
-    Bytes(usize),
-    NothingYet,
-    End,
 }
 
 impl Socket {
     pub(super) fn connect(address: SocketAddr, attempt: usize, registry: &Registry) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(address)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut stream, Source::Socket(attempt).into(), interest)?;
-        Ok(Self { stream, attempt, is_connected: false, is_writable: false, out: BytesMut::new() })
+        let mut stream = Stream::connect(address)?;
+        stream.register(registry, Source::Socket(attempt).into())?;
+        Ok(Self { stream, attempt, is_connected: false, out: BytesMut::new() })
     }
 
-    /// After the socket became writable: whether it stands now.
+    /// Notes what the poll has seen.
+    pub(super) fn handle_event(&mut self, event: &Event) -> Edge {
+        self.stream.handle_event(event)
+    }
+
+    /// Returns whether the connection stands now.
     pub(super) fn try_finish_connect(&mut self) -> io::Result<bool> {
-        if let Some(error) = self.stream.take_error()? {
-            return Err(error);
-        }
-        match self.stream.peer_addr() {
-            Ok(_) => {
-                self.stream.set_nodelay(true)?;
-                self.is_connected = true;
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.is_connected = self.stream.try_finish_connect()?;
+        Ok(self.is_connected)
     }
 
-    pub(super) fn on_writable(&mut self) {
-        self.is_writable = true;
-    }
-
-    /// Writes until everything is out or the kernel takes no more.
+    /// Writes until everything is out or the stream takes no more.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        while self.is_connected && self.is_writable && !self.out.is_empty() {
-            match self.stream.write(&self.out) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => self.out.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if self.out.is_empty() {
-            self.out = BytesMut::new(); // an idle connection holds no buffer
+        while self.is_connected && self.stream.is_writable() && !self.out.is_empty() {
+            self.stream.write_output(&mut self.out, 0)?; // an idle connection holds no buffer
         }
         Ok(())
     }
 
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Reading {
-        loop {
-            match self.stream.read(buffer) {
-                Ok(0) => return Reading::End,
-                Ok(count) => return Reading::Bytes(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Reading::NothingYet,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Reading::End,
-            }
-        }
+    pub(super) fn read(&mut self, block: &mut ReadBlock) -> io::Result<Reading> {
+        self.stream.read(block)
     }
 
-    /// No more will be written. What is owed to the peer gets `linger` to leave, if any.
+    /// Ends the connection. What is owed to the gateway gets `linger` to leave.
     pub(super) fn finish(mut self, registry: &Registry, linger: Duration) {
-        let _ = registry.deregister(&mut self.stream);
-        let mut stream = std::net::TcpStream::from(OwnedFd::from(self.stream));
-        // An error means that the peer is gone: nothing is owed any more.
-        if self.is_connected && !self.out.is_empty() && !linger.is_zero() {
-            let is_ready =
-                stream.set_nonblocking(false).and_then(|()| stream.set_write_timeout(Some(linger)));
-            let _ = is_ready.and_then(|()| stream.write_all(&self.out));
-        }
-        let _ = stream.shutdown(Shutdown::Write);
+        let _ = self.stream.deregister(registry);
+        let owed: &[u8] = if self.is_connected { &self.out } else { &[] };
+        self.stream.finish(owed, linger);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client that keeps asking for a port of its own machine gets itself in the end.
+    #[test]
+    fn a_client_that_connected_to_itself_has_no_gateway() {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        socket.bind(&any.into()).expect("a free port");
+        let own = socket.local_addr().expect("bound");
+        socket.connect(&own).expect("TCP allows it");
+        socket.set_nonblocking(true).expect("nonblocking");
+        let stream = Stream::tcp(mio::net::TcpStream::from_std(socket.into()));
+        let mut socket = Socket { stream, attempt: 1, is_connected: false, out: BytesMut::new() };
+        assert!(socket.try_finish_connect().is_err() && !socket.is_connected);
     }
 }
