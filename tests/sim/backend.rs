@@ -7,15 +7,13 @@ use bytes::Bytes;
 use moorline::handoff::Target;
 use moorline_backend::config::ImConfig;
 use moorline_backend::im::store::Memory;
-use moorline_backend::im::{Im, Outputs};
-use moorline_backend::server::{
-    Event, GatewayId, Kick, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up,
-};
+use moorline_backend::im::{Im, Output};
+use moorline_backend::server::{Event, GatewayId, Kick, LinkId, Now, PushId, ReplyTo, SessionId, Up};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::{ConnUp, Outcome};
-use moorline_proto::message::client::{self, Code, Req, Resp, SendAck, send};
+use moorline_proto::message::client::{self, Code, Req, SendAck, send};
 use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::message::{self, encode};
 use moorline_proto::time::Duration;
@@ -113,58 +111,43 @@ struct Said {
     /// Who enters or leaves a room, in order.
     moves: Vec<(SessionId, String, bool)>,
     signals: Vec<(String, SessionId, Bytes)>,
-    last_push: u64,
 }
 
-impl Outputs for Said {
-    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
-        self.sends.push((reply.correlation(), code, answer));
-    }
-
-    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
-        self.others.push((reply.correlation(), code, encode(&answer)));
-    }
-
-    fn refuse(&mut self, reply: ReplyTo, code: Code) {
-        self.others.push((reply.correlation(), code, Bytes::new()));
-    }
-
-    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
-        self.last_push += 1;
-        let id = PushId::new(self.last_push);
-        self.pushes.push((id, self.last_push, sessions.to_vec(), spec.lane, body.clone()));
-        id
-    }
-
-    fn kick(&mut self, session: SessionId, kick: Kick) {
-        self.kicks.push((session, kick));
-    }
-
-    fn answer_sub(&mut self, reply: ReplyTo, code: Code, _reason: &str) {
-        self.others.push((reply.correlation(), code, Bytes::new()));
-    }
-
-    fn bind(&mut self, session: SessionId, room: &str) -> bool {
-        self.bound.insert((session, room.to_owned()));
-        self.moves.push((session, room.to_owned(), true));
-        true
-    }
-
-    fn unbind(&mut self, session: SessionId, room: &str) {
-        if self.bound.remove(&(session, room.to_owned())) {
-            self.moves.push((session, room.to_owned(), false));
+impl Said {
+    fn put(&mut self, output: Output) {
+        match output {
+            Output::AnswerSend { reply, code, answer } => {
+                self.sends.push((reply.correlation(), code, answer));
+            }
+            Output::AnswerReq { reply, code, answer } => {
+                self.others.push((reply.correlation(), code, encode(&answer)));
+            }
+            Output::AnswerSub { reply, code, .. } | Output::Refuse { reply, code } => {
+                self.others.push((reply.correlation(), code, Bytes::new()));
+            }
+            Output::Push { push, sessions, spec, body } => {
+                self.pushes.push((push, push.number(), sessions, spec.lane, body));
+            }
+            Output::PushRoom { room, from, body, .. } => {
+                let from = from.expect("nobody asks by the server API here");
+                if self.bound.contains(&(from, room.clone())) {
+                    self.signals.push((room, from, body));
+                }
+            }
+            Output::Kick { session, kick } => self.kicks.push((session, kick)),
+            Output::EnterRoom { reply, session, room } => {
+                self.bound.insert((session, room.clone()));
+                self.moves.push((session, room, true));
+                self.others.push((reply.correlation(), Code::Ok, Bytes::new()));
+            }
+            Output::LeaveRoom { session, room } => {
+                if self.bound.remove(&(session, room.clone())) {
+                    self.moves.push((session, room, false));
+                }
+            }
+            Output::AnswerApi { .. } => unreachable!("nobody asks by the server API here"),
+            Output::TurnAgain => unreachable!("no group is large here"),
         }
-    }
-
-    fn push_room(&mut self, room: &str, from: Option<SessionId>, _spec: PushSpec, body: &Bytes) {
-        let from = from.expect("nobody asks by the server API here");
-        if self.bound.contains(&(from, room.to_owned())) {
-            self.signals.push((room.to_owned(), from, body.clone()));
-        }
-    }
-
-    fn come_back(&mut self) {
-        unreachable!("no group is large here")
     }
 }
 
@@ -341,7 +324,15 @@ impl Backend {
     }
 
     fn tell(&mut self, scene: &Scene, event: Event) {
-        self.im.handle(now(scene), event, &mut self.said);
+        self.im.handle(now(scene), event);
+        self.gather();
+    }
+
+    /// Takes what the backend says.
+    fn gather(&mut self) {
+        while let Some(output) = self.im.poll_output() {
+            self.said.put(output);
+        }
     }
 
     fn on_login(&mut self, scene: &mut Scene, worker: usize, login: ConnUp) {
@@ -391,7 +382,8 @@ impl Backend {
     /// The end of a turn: what the backend said goes out.
     pub(crate) fn turn(&mut self, scene: &mut Scene) {
         self.is_turn_due = false;
-        self.im.handle_turn_end(now(scene), &mut self.said);
+        self.im.handle_turn_end(now(scene));
+        self.gather();
         for (question, code, answer) in std::mem::take(&mut self.said.sends) {
             let asker = self.askers.remove(&question).expect("each question has one answer");
             if let Some(send) = asker.send {

@@ -4,7 +4,7 @@
 use super::request::Asked;
 use super::send::Refused;
 use super::store::{Counts, DeviceNumber, Store, UserId, Write};
-use super::{Im, Outputs, Reply, ServiceStatus, Waiting, time_ms};
+use super::{Im, Output, Reply, ServiceStatus, Waiting, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -155,30 +155,33 @@ impl ApiReply {
         Self(to)
     }
 
-    fn give(self, answer: ApiAnswer) {
-        self.0.try_send(answer).ok(); // nobody waits any more
+    /// Gives the answer to the caller, who may have left.
+    pub(super) fn give(self, answer: ApiAnswer) {
+        self.0.try_send(answer).ok();
+    }
+}
+
+impl ApiAnswer {
+    pub(super) fn new(code: Code, reason: impl Into<String>, retry_after_ms: u32, body: ApiBody) -> Self {
+        Self { code, reason: reason.into(), retry_after_ms, body }
     }
 
-    pub(super) fn answer(self, code: Code, reason: String, retry_after_ms: u32, body: ApiBody) {
-        self.give(ApiAnswer { code, reason, retry_after_ms, body });
-    }
-
-    pub(super) fn answer_send(self, code: Code, mut ack: SendAck) {
+    pub(super) fn of_send(code: Code, mut ack: SendAck) -> Self {
         let (reason, retry_after_ms) = (std::mem::take(&mut ack.reason), ack.retry_after_ms);
         let is_stored = matches!(code, Code::Ok | Code::Dup);
         let body = if is_stored { ApiBody::Stored(ack) } else { ApiBody::Nothing };
-        self.answer(code, reason, retry_after_ms, body);
+        Self::new(code, reason, retry_after_ms, body)
     }
 
-    pub(super) fn answer_req(self, code: Code, resp: Resp) {
+    pub(super) fn of_req(code: Code, resp: Resp) -> Self {
         let body = if code == Code::Ok { ApiBody::Payload(resp.payload) } else { ApiBody::Nothing };
-        self.answer(code, resp.reason, resp.retry_after_ms, body);
+        Self::new(code, resp.reason, resp.retry_after_ms, body)
     }
 
-    fn answer_with(self, result: Result<ApiBody, Refused>) {
+    fn of(result: Result<ApiBody, Refused>) -> Self {
         match result {
-            Ok(body) => self.answer(Code::Ok, String::new(), 0, body),
-            Err((code, reason)) => self.answer(code, reason.to_owned(), 0, ApiBody::Nothing),
+            Ok(body) => Self::new(Code::Ok, "", 0, body),
+            Err((code, reason)) => Self::new(code, reason, 0, ApiBody::Nothing),
         }
     }
 }
@@ -189,30 +192,37 @@ pub(super) struct Broadcasts(VecDeque<(Bytes, usize)>);
 
 impl<S: Store> Im<S> {
     /// Takes one question of the server API.
-    pub fn handle_api(&mut self, now: Now, call: ApiCall, reply: ApiReply, out: &mut impl Outputs) {
+    pub fn handle_api(&mut self, now: Now, call: ApiCall, reply: ApiReply) {
         match call {
             ApiCall::Send { from, send } => match self.api_user(&from) {
                 Ok(user) => {
                     let from = ((user, API_DEVICE), API_DEVICE_NAME);
-                    self.on_send_of(now, from, send, Reply::Api(reply), out);
+                    self.on_send_of(now, from, send, Reply::Api(reply));
                 }
-                Err(refused) => reply.answer_with(Err(refused)),
+                Err(refused) => self.answer_api(reply, Err(refused)),
             },
             ApiCall::Request { user, method, payload } => match self.api_user(&user) {
                 Ok(user) => {
                     let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
                     let asked = Asked { now, session: None, origin, device, payload };
-                    self.on_asked(&method, &asked, Reply::Api(reply), out);
+                    self.on_asked(&method, &asked, Reply::Api(reply));
                 }
-                Err(refused) => reply.answer_with(Err(refused)),
+                Err(refused) => self.answer_api(reply, Err(refused)),
             },
-            ApiCall::Push { to, kind, payload } => self.api_push(now, to, kind, payload, reply, out),
+            ApiCall::Push { to, kind, payload } => self.api_push(now, to, kind, payload, reply),
             ApiCall::Kick { user, device } => {
-                let kicked = self.api_kick(&user, device.as_deref(), out);
-                reply.answer_with(Ok(ApiBody::Reached(kicked)));
+                let kicked = self.api_kick(&user, device.as_deref());
+                self.answer_api(reply, Ok(ApiBody::Reached(kicked)));
             }
-            ApiCall::Status => reply.answer_with(Ok(ApiBody::Status(self.status()))),
+            ApiCall::Status => {
+                let status = self.status();
+                self.answer_api(reply, Ok(ApiBody::Status(status)));
+            }
         }
+    }
+
+    fn answer_api(&mut self, reply: ApiReply, result: Result<ApiBody, Refused>) {
+        self.out.answer_api(reply, ApiAnswer::of(result));
     }
 
     /// How things stand.
@@ -235,15 +245,7 @@ impl<S: Store> Im<S> {
         Ok(self.users(&[uid.to_owned()])?[0])
     }
 
-    fn api_push(
-        &mut self,
-        now: Now,
-        to: PushTo,
-        kind: u32,
-        payload: Bytes,
-        reply: ApiReply,
-        out: &mut impl Outputs,
-    ) {
+    fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {
         let count = match &to {
             PushTo::Inboxes(users) | PushTo::Users(users) => users.len(),
             PushTo::Devices(devices) => devices.len(),
@@ -251,7 +253,7 @@ impl<S: Store> Im<S> {
         };
         if payload.len() > self.config.payload_max || count > TARGETS_MAX {
             let reason = "the payload is over im.payload_max, or there are more than 10,000 targets";
-            return reply.answer_with(Err((Code::TooLarge, reason)));
+            return self.answer_api(reply, Err((Code::TooLarge, reason)));
         }
         let id = self.ids.next(now.unix_ms);
         let push = Push { message_id: id, time_ms: time_ms(id), r#type: kind, payload, ..Push::default() };
@@ -260,7 +262,7 @@ impl<S: Store> Im<S> {
             PushTo::Inboxes(uids) => {
                 let mut users = match self.users(&uids) {
                     Ok(users) => users,
-                    Err(refused) => return reply.answer_with(Err(refused)),
+                    Err(refused) => return self.answer_api(reply, Err(refused)),
                 };
                 users.sort_unstable();
                 users.dedup();
@@ -282,47 +284,48 @@ impl<S: Store> Im<S> {
                 devices.iter().filter_map(of).collect::<HashSet<_>>().into_iter().collect()
             }
             PushTo::Room(room) => {
-                out.push_room(&room, None, LIVE, &body);
-                return reply.answer_with(Ok(ApiBody::Reached(0)));
+                self.out.put(Output::PushRoom { room, from: None, spec: LIVE, body });
+                return self.answer_api(reply, Ok(ApiBody::Reached(0)));
             }
             PushTo::Everyone if self.broadcasts.0.len() >= BROADCASTS_MAX => {
-                let reason = "16 pushes to everyone are under way".to_owned();
-                return reply.answer(Code::Retry, reason, 1000, ApiBody::Nothing);
+                let reason = "16 pushes to everyone are under way";
+                let answer = ApiAnswer::new(Code::Retry, reason, 1000, ApiBody::Nothing);
+                return self.out.answer_api(reply, answer);
             }
             PushTo::Everyone => {
                 self.broadcasts.0.push_back((body, 0));
-                return reply.answer_with(Ok(ApiBody::Reached(0)));
+                return self.answer_api(reply, Ok(ApiBody::Reached(0)));
             }
         };
         if !sessions.is_empty() {
-            out.push(&sessions, LIVE, &body);
+            self.out.push(&sessions, LIVE, &body);
         }
-        reply.answer_with(Ok(ApiBody::Reached(sessions.len())));
+        self.answer_api(reply, Ok(ApiBody::Reached(sessions.len())));
     }
 
     /// Takes pushes to everyone a bit further.
-    pub(super) fn broadcast(&mut self, out: &mut impl Outputs) {
+    pub(super) fn broadcast(&mut self) {
         let Some((body, next)) = self.broadcasts.0.front_mut() else { return };
         let (sessions, is_done) = self.sessions.slice(*next, BROADCAST_SESSIONS_PER_TURN);
         *next += BROADCAST_SESSIONS_PER_TURN;
         if !sessions.is_empty() {
             let spec = PushSpec { lane: Lane::Bulk, ..LIVE };
-            out.push(&sessions, spec, body);
+            self.out.push(&sessions, spec, body);
         }
         if is_done {
             self.broadcasts.0.pop_front();
         }
         if !self.broadcasts.0.is_empty() {
-            out.come_back();
+            self.out.put(Output::TurnAgain);
         }
     }
 
-    fn api_kick(&mut self, uid: &str, device: Option<&str>, out: &mut impl Outputs) -> usize {
+    fn api_kick(&mut self, uid: &str, device: Option<&str>) -> usize {
         let Some(user) = self.store.find_user(uid) else { return 0 };
         let theirs = self.sessions.of(user).filter(|it| device.is_none_or(|device| *it.device == *device));
         let sessions: Vec<_> = theirs.map(|session| session.id).collect();
         for session in &sessions {
-            self.end_login(*session, &KICKED, out);
+            self.end_login(*session, &KICKED);
         }
         sessions.len()
     }

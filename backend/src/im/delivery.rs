@@ -4,7 +4,7 @@ use super::names;
 use super::sessions::{Due, Session};
 use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, Store};
 use super::window::Window;
-use super::{Im, Outputs, Waiting, Write};
+use super::{Im, Waiting, Write};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -25,77 +25,58 @@ const BAD_NAME: Kick = Kick {
 };
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_conn_up(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        login: &ConnUp,
-        is_new: bool,
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_conn_up(&mut self, now: Now, id: SessionId, login: &ConnUp, is_new: bool) {
         if is_new {
             self.sessions.insert(Session::new(id, login));
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(kick) = session.kicked {
-            return out.kick(id, *kick);
+            return self.out.kick(id, *kick);
         }
         if session.owner.is_some() {
             session.window.restart();
-        } else if let Err(kick) = self.try_login(now, id, login, out) {
-            return out.kick(id, kick);
+        } else if let Err(kick) = self.try_login(now, id, login) {
+            return self.out.kick(id, kick);
         }
-        if self.judge(id, out) {
+        if self.judge(id) {
             self.sessions.list(id);
             if let Some(session) = self.sessions.get_mut(id)
                 && let Some((user, device)) = session.owner
             {
                 session.due = Due::new(self.store.unconfirmed(user, device));
             }
-            self.pump(id, out);
+            self.pump(id);
             self.on_presence(now, id);
         }
     }
 
     /// The inbox is through: what was put into none, and may not be there. Some of it, the rest as that is acknowledged.
-    fn notify_due(&mut self, id: SessionId, out: &mut impl Outputs) {
+    fn notify_due(&mut self, id: SessionId) {
         if self.sessions.get_mut(id).is_some_and(|session| session.due.begin()) {
             for _ in 0..NOTIFIES_MAX {
-                self.notify_next(id, out);
+                self.notify_next(id);
             }
         }
     }
 
     /// The next one of these.
-    pub(super) fn notify_next(&mut self, id: SessionId, out: &mut impl Outputs) {
+    pub(super) fn notify_next(&mut self, id: SessionId) {
         let next = self.sessions.get_mut(id).and_then(|session| session.due.next());
         if let Some((conversation, first)) = next {
-            self.notify_from(id, conversation, first, out);
+            self.notify_from(id, conversation, first);
         }
     }
 
-    fn notify_from(
-        &mut self,
-        id: SessionId,
-        conversation: ConversationId,
-        first: u64,
-        out: &mut impl Outputs,
-    ) {
+    fn notify_from(&mut self, id: SessionId, conversation: ConversationId, first: u64) {
         let latest = self.store.latest(conversation);
         if first <= latest {
             let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-            let push = out.push(&[id], spec, &self.notify(conversation, first));
+            let push = self.out.push(&[id], spec, &self.notify(conversation, first));
             self.fanouts.ask(push, conversation, latest);
         }
     }
 
-    fn try_login(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        login: &ConnUp,
-        out: &mut impl Outputs,
-    ) -> Result<(), Kick> {
+    fn try_login(&mut self, now: Now, id: SessionId, login: &ConnUp) -> Result<(), Kick> {
         if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
             return Err(BAD_NAME);
         }
@@ -105,7 +86,7 @@ impl<S: Store> Im<S> {
         if let Some(forgotten) = cursor.forgotten {
             let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
             for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
-                self.end_login(session, &TOO_MANY_DEVICES, out);
+                self.end_login(session, &TOO_MANY_DEVICES);
             }
         }
         let session = self.sessions.get_mut(id).expect("the caller holds it");
@@ -115,17 +96,17 @@ impl<S: Store> Im<S> {
     }
 
     /// Ends a login, and again whenever its gateway announces it, until that has heard of it.
-    pub(super) fn end_login(&mut self, id: SessionId, kick: &'static Kick, out: &mut impl Outputs) {
+    pub(super) fn end_login(&mut self, id: SessionId, kick: &'static Kick) {
         self.sessions.unlist(id);
         if let Some(session) = self.sessions.get_mut(id) {
             session.kicked = Some(kick);
         }
-        out.kick(id, *kick);
+        self.out.kick(id, *kick);
     }
 
     /// One device is logged in once: the newest login stays. Names the older one by its connection,
     /// so a late kick cannot hit the newer. False: this login is the older.
-    fn judge(&mut self, id: SessionId, out: &mut impl Outputs) -> bool {
+    fn judge(&mut self, id: SessionId) -> bool {
         let Some(Session { owner: Some(owner), login_version, .. }) = self.sessions.get(id) else {
             return false;
         };
@@ -134,7 +115,7 @@ impl<S: Store> Im<S> {
         for (other, other_version) in others.map(|it| (it.id, it.login_version)).collect::<Vec<_>>() {
             let older = if other_version > version { id } else { other };
             self.sessions.unlist(older);
-            out.kick(older, Kick::of(CloseReason::Replaced));
+            self.out.kick(older, Kick::of(CloseReason::Replaced));
             if older == id {
                 return false;
             }
@@ -154,15 +135,9 @@ impl<S: Store> Im<S> {
     }
 
     /// Gives something that happened to the devices of whoever is told.
-    pub(super) fn on_told(
-        &mut self,
-        origin: Origin,
-        told: Option<&Delivery>,
-        recipients: &[Recipient],
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_told(&mut self, origin: Origin, told: Option<&Delivery>, recipients: &[Recipient]) {
         if let Some(delivery) = told {
-            self.deliver(None, origin, delivery, recipients, out);
+            self.deliver(None, origin, delivery, recipients);
         }
     }
 
@@ -174,7 +149,6 @@ impl<S: Store> Im<S> {
         origin: Origin,
         delivery: &Delivery,
         recipients: &[Recipient],
-        out: &mut impl Outputs,
     ) {
         let mut targets = std::mem::take(&mut self.scratch.targets);
         let mut sessions = std::mem::take(&mut self.scratch.target_sessions);
@@ -182,13 +156,13 @@ impl<S: Store> Im<S> {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
         }
         targets.retain(|(id, position)| {
-            let is_direct = self.try_direct(*id, *position, origin, delivery.body.len(), out);
+            let is_direct = self.try_direct(*id, *position, origin, delivery.body.len());
             // A group that has become small, of which this device has not heard all.
             if let (true, Some(conversation)) = (is_direct, conversation)
                 && let Some(session) = self.sessions.get_mut(*id)
                 && let Some(first) = session.due.take_before(conversation, u64::MAX)
             {
-                self.notify_from(*id, conversation, first, out);
+                self.notify_from(*id, conversation, first);
             }
             if is_direct {
                 sessions.push(*id);
@@ -197,7 +171,7 @@ impl<S: Store> Im<S> {
         });
         if !sessions.is_empty() {
             let spec = conversation.map_or(EVENT, |conversation| self.spec_of(conversation));
-            let push = out.push(&sessions, spec, &delivery.body);
+            let push = self.out.push(&sessions, spec, &delivery.body);
             for (id, position) in targets.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.on_push(push, position, delivery.body.len());
@@ -211,21 +185,14 @@ impl<S: Store> Im<S> {
 
     /// Whether this device takes the entry at `position` as its next. If not it has it, wrote it, or
     /// is behind and catches up by itself.
-    fn try_direct(
-        &mut self,
-        id: SessionId,
-        position: u64,
-        origin: Origin,
-        bytes: usize,
-        out: &mut impl Outputs,
-    ) -> bool {
+    fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, bytes: usize) -> bool {
         let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if session.window.pushed() >= position || session.window.room(pushes_max) == 0 {
             return false;
         }
         if session.window.pushed() + 1 < position {
-            self.pump(id, out);
+            self.pump(id);
             return false;
         }
         if session.owner == Some(origin) {
@@ -238,7 +205,7 @@ impl<S: Store> Im<S> {
     }
 
     /// Pushes what comes next in the stream of the session's user, as far as its window has room.
-    pub(super) fn pump(&mut self, id: SessionId, out: &mut impl Outputs) {
+    pub(super) fn pump(&mut self, id: SessionId) {
         let pushes_max = self.config.outstanding;
         loop {
             let Some(session) = self.sessions.get(id).filter(|it| it.is_listed) else { return };
@@ -249,14 +216,13 @@ impl<S: Store> Im<S> {
             }
             let end = self.store.stream_end(user);
             if after >= end {
-                return self.notify_due(id, out);
+                return self.notify_due(id);
             }
             let mut entries = std::mem::take(&mut self.scratch.entries);
             let is_readable = self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
             let is_last = entries.is_empty();
             let mut entries_left = entries.drain(..);
-            let is_full =
-                entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry, out));
+            let is_full = entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry));
             drop(entries_left);
             self.scratch.entries = entries;
             if is_full {
@@ -274,26 +240,19 @@ impl<S: Store> Im<S> {
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.skip_to(end);
                 }
-                return self.notify_due(id, out);
+                return self.notify_due(id);
             }
         }
     }
 
     /// False: it does not fit before something was acked.
-    fn try_pump(
-        &mut self,
-        id: SessionId,
-        device: DeviceNumber,
-        position: u64,
-        entry: Entry,
-        out: &mut impl Outputs,
-    ) -> bool {
+    fn try_pump(&mut self, id: SessionId, device: DeviceNumber, position: u64, entry: Entry) -> bool {
         let bytes_max = self.config.outstanding_bytes;
         if let Entry::Message { conversation, seq, .. } | Entry::Dropped { conversation, first: seq } = &entry
             && let Some(session) = self.sessions.get_mut(id)
             && let Some(first) = session.due.take_before(*conversation, *seq)
         {
-            self.notify_from(id, *conversation, first, out);
+            self.notify_from(id, *conversation, first);
         }
         let is_own = match &entry {
             Entry::Message { origin, .. } | Entry::Event { origin, .. } => *origin == Some(device),
@@ -328,7 +287,7 @@ impl<S: Store> Im<S> {
         if !session.window.fits(body.len(), bytes_max) {
             return false;
         }
-        let push = out.push(&[id], spec, &body);
+        let push = self.out.push(&[id], spec, &body);
         session.window.on_push(push, position, body.len());
         true
     }

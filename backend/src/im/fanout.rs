@@ -4,7 +4,7 @@
 //! told to pull when it logs in. A group with [`MESSAGES_MAX`] messages under way gets a NOTIFY instead of more.
 
 use super::store::{ConversationId, Origin, Store, UserId};
-use super::{Im, Outputs};
+use super::{Im, Output};
 use crate::server::{PushId, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
@@ -82,7 +82,7 @@ impl Fanouts {
 
 impl<S: Store> Im<S> {
     /// Takes what is under way a bit further.
-    pub(super) fn fan_out(&mut self, out: &mut impl Outputs) {
+    pub(super) fn fan_out(&mut self) {
         let mut members_left = MEMBERS_PER_TURN;
         while members_left > 0
             && let Some(conversation) = self.fanouts.order.pop_front()
@@ -94,7 +94,7 @@ impl<S: Store> Im<S> {
                 std::mem::swap(&mut group.round, &mut group.waiting);
                 group.done = None;
             }
-            if self.fan_out_slice(conversation, &mut group, slice, out) {
+            if self.fan_out_slice(conversation, &mut group, slice) {
                 group.round.clear();
             }
             if !group.round.is_empty() || !group.waiting.is_empty() {
@@ -103,18 +103,12 @@ impl<S: Store> Im<S> {
             }
         }
         if !self.fanouts.order.is_empty() {
-            out.come_back();
+            self.out.put(Output::TurnAgain);
         }
     }
 
     /// True: everybody has it.
-    fn fan_out_slice(
-        &mut self,
-        conversation: ConversationId,
-        group: &mut Group,
-        slice: usize,
-        out: &mut impl Outputs,
-    ) -> bool {
+    fn fan_out_slice(&mut self, conversation: ConversationId, group: &mut Group, slice: usize) -> bool {
         let members = self.store.members(conversation);
         let first = members.partition_point(|member| Some(member.user) <= group.done);
         let slice = &members[first..members.len().min(first + slice)];
@@ -139,7 +133,7 @@ impl<S: Store> Im<S> {
                     if is_behind { &mut behind } else { &mut sessions }.push(session.id);
                 }
             }
-            self.push_to(conversation, fanout, &sessions, out);
+            self.push_to(conversation, fanout, &sessions);
             sessions.clear();
             for id in behind.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
@@ -151,13 +145,7 @@ impl<S: Store> Im<S> {
         is_done
     }
 
-    fn push_to(
-        &mut self,
-        conversation: ConversationId,
-        fanout: &Fanout,
-        sessions: &[SessionId],
-        out: &mut impl Outputs,
-    ) {
+    fn push_to(&mut self, conversation: ConversationId, fanout: &Fanout, sessions: &[SessionId]) {
         if sessions.is_empty() {
             return;
         }
@@ -165,10 +153,10 @@ impl<S: Store> Im<S> {
         let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
         let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
         let push = if let Some(body) = &fanout.body {
-            out.push(sessions, spec, body)
+            self.out.push(sessions, spec, body)
         } else {
             let spec = PushSpec { command: Command::Notify, ..spec };
-            out.push(sessions, spec, &self.notify(conversation, fanout.first))
+            self.out.push(sessions, spec, &self.notify(conversation, fanout.first))
         };
         if want_ack {
             self.fanouts.ask(push, conversation, fanout.seq);

@@ -33,6 +33,15 @@ impl<S: Store> ImHandler<S> {
     pub fn new(im: Im<S>, call: impl FnMut(ServiceCall) + 'static) -> Self {
         Self { im, call: Box::new(call), broken_since: None }
     }
+
+    /// Performs all outputs on the link.
+    fn perform(&mut self, out: &mut Outbox) {
+        while let Some(output) = self.im.poll_output() {
+            if let Some(sessions) = output.perform(out) {
+                self.im.reuse(sessions);
+            }
+        }
+    }
 }
 
 impl<S> fmt::Debug for ImHandler<S> {
@@ -45,19 +54,22 @@ impl<S: Store> Handler for ImHandler<S> {
     type Message = Order;
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
-        self.im.handle(now, event, out);
+        self.im.handle(now, event);
+        self.perform(out);
     }
 
     fn handle_message(&mut self, now: Now, order: Order, out: &mut Outbox) {
         match order {
-            Order::Committed => self.im.handle_committed(out),
+            Order::Committed => self.im.handle_committed(),
             Order::Service(service, result) => self.im.handle_service(now, service, result),
-            Order::Api(call, reply) => self.im.handle_api(now, call, reply, out),
+            Order::Api(call, reply) => self.im.handle_api(now, call, reply),
         }
+        self.perform(out);
     }
 
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
-        self.im.handle_turn_end(now, out);
+        self.im.handle_turn_end(now);
+        self.perform(out);
         while let Some(call) = self.im.poll_service(now) {
             (self.call)(call);
         }

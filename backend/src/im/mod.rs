@@ -1,7 +1,7 @@
 //! The reference IM backend: conversations, groups, inboxes, pull.
 //!
-//! [`Im`] is pure: events, time and a [`Store`] go in, answers and pushes come out through
-//! [`Outputs`]. Same input, same output. [`ImHandler`] puts it on a [`crate::server::Server`].
+//! [`Im`] is pure: events, time and a [`Store`] go in, answers and pushes come out as one queue of
+//! [`Output`]s. Same input, same output. [`ImHandler`] puts it on a [`crate::server::Server`].
 //!
 //! ```text
 //! SEND -> checks -> Draft --turn's end--> Store::try_commit
@@ -23,6 +23,7 @@ mod fanout;
 mod handler;
 mod ids;
 pub mod names;
+mod output;
 mod presence;
 mod receipts;
 mod request;
@@ -39,10 +40,11 @@ pub(crate) use api::API_DEVICE;
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{ImHandler, Order};
 pub use ids::{MessageIds, time_ms};
+pub use output::Output;
 pub use services::{ServiceCall, ServiceResult, ServiceStatus};
 
 use crate::config::ImConfig;
-use crate::server::{Event, Kick, Now, Outbox, PushId, PushSpec, ReplyTo, SessionId, Up};
+use crate::server::{Event, Now, PushId, SessionId, Up};
 use api::Broadcasts;
 use bytes::Bytes;
 use fanout::Fanouts;
@@ -50,6 +52,7 @@ use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code, Resp, SendAck};
 use moorline_proto::time::{Duration, Instant};
+use output::{Outputs, Reply};
 use presence::Presences;
 use receipts::Receipts;
 use services::Service;
@@ -71,74 +74,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What a client is told to wait when the store is busy, in milliseconds.
 const BUSY_RETRY_MS: u32 = 1000;
 
-/// Where [`Im`] says what it has to say; [`Outbox`] is one.
-pub trait Outputs {
-    /// Answers a SEND.
-    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck);
-    /// Answers a REQ.
-    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp);
-    /// Answers anything else, without a body.
-    fn refuse(&mut self, reply: ReplyTo, code: Code);
-    /// Sends one payload to some sessions. Later pushes have larger ids.
-    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId;
-    /// Ends a login.
-    fn kick(&mut self, session: SessionId, kick: Kick);
-    /// Answers a SUB or UNSUB.
-    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str);
-    /// The session enters a room. False: a limit.
-    fn bind(&mut self, session: SessionId, room: &str) -> bool;
-    /// The session leaves a room.
-    fn unbind(&mut self, session: SessionId, room: &str);
-    /// Says something to everybody in a room but `from`; nothing if `from` is not in it.
-    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes);
-    /// There is more to do that need not wait for an event.
-    fn come_back(&mut self);
-}
-
-impl Outputs for Outbox {
-    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
-        Self::answer_send(self, reply, code, answer);
-    }
-
-    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
-        Self::answer_req(self, reply, code, answer);
-    }
-
-    fn refuse(&mut self, reply: ReplyTo, code: Code) {
-        self.answer(reply, code, Bytes::new());
-    }
-
-    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
-        Self::push(self, sessions, spec, body)
-    }
-
-    fn kick(&mut self, session: SessionId, kick: Kick) {
-        Self::kick(self, session, kick);
-    }
-
-    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
-        Self::answer_sub(self, reply, code, reason);
-    }
-
-    fn bind(&mut self, session: SessionId, room: &str) -> bool {
-        Self::bind(self, session, room)
-    }
-
-    fn unbind(&mut self, session: SessionId, room: &str) {
-        Self::unbind(self, session, room);
-    }
-
-    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes) {
-        if from.is_none_or(|from| self.is_bound(from, room)) {
-            Self::push_room(self, room, from, spec, body);
-        }
-    }
-
-    fn come_back(&mut self) {
-        Self::come_back(self);
-    }
-}
-
 /// The backend's whole logic.
 #[derive(Debug)]
 pub struct Im<S> {
@@ -158,15 +93,7 @@ pub struct Im<S> {
     /// The same of batches the store has not made durable yet, oldest first.
     committing: VecDeque<Vec<Waiting>>,
     scratch: Scratch,
-}
-
-/// Where an answer goes.
-#[derive(Debug)]
-enum Reply {
-    /// To a client.
-    Link(ReplyTo),
-    /// To whoever asked by the server API.
-    Api(ApiReply),
+    out: Outputs,
 }
 
 /// Who waits for a write.
@@ -229,19 +156,20 @@ impl<S: Store> Im<S> {
             waiting: Vec::new(),
             committing: VecDeque::new(),
             scratch: Scratch::default(),
+            out: Outputs::default(),
         }
     }
 
     /// Takes one event of the link.
-    pub fn handle(&mut self, now: Now, event: Event, out: &mut impl Outputs) {
+    pub fn handle(&mut self, now: Now, event: Event) {
         match event {
-            Event::Up(up) => self.on_up(now, up, out),
-            Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome, out),
+            Event::Up(up) => self.on_up(now, up),
+            Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome),
             Event::ConnUp { session, login, is_new, .. } => {
-                self.on_conn_up(now, session, &login, is_new, out);
+                self.on_conn_up(now, session, &login, is_new);
             }
             Event::ConnDown { session, .. } => self.on_conn_down(now, session),
-            Event::Tick => self.on_tick(now, out),
+            Event::Tick => self.on_tick(now),
             // Sessions are announced again or end: each tells by itself.
             Event::GatewayUp { .. }
             | Event::LinkUp { .. }
@@ -250,27 +178,37 @@ impl<S: Store> Im<S> {
             | Event::GatewayDown { .. } => {}
         }
         if self.writes.len() >= BATCH_WRITES_MAX {
-            self.commit(now, out);
+            self.commit(now);
         }
     }
 
     /// All events of this turn were handled: gives the store its batch, and takes what is durable.
-    pub fn handle_turn_end(&mut self, now: Now, out: &mut impl Outputs) {
+    pub fn handle_turn_end(&mut self, now: Now) {
         self.write_acks();
-        self.commit(now, out);
-        self.fan_out(out);
-        self.broadcast(out);
+        self.commit(now);
+        self.fan_out();
+        self.broadcast();
     }
 
     /// The store may have made something durable.
-    pub fn handle_committed(&mut self, out: &mut impl Outputs) {
+    pub fn handle_committed(&mut self) {
         while let Some(Committed { outcomes, recipients }) = self.store.poll_committed() {
             let waiting = self.committing.pop_front().expect("one Committed per batch");
             assert_eq!(waiting.len(), outcomes.len(), "one outcome per write");
             for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
-                self.on_outcome(waiting, outcome, &recipients, out);
+                self.on_outcome(waiting, outcome, &recipients);
             }
         }
+    }
+
+    /// Takes the oldest output; to be asked after each input, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.poll()
+    }
+
+    /// Takes back the receivers of an [`Output::Push`], so that a later push does not allocate.
+    pub fn reuse(&mut self, sessions: Vec<SessionId>) {
+        self.out.reuse(sessions);
     }
 
     /// The store, for another life of the backend; what it was not given yet is gone.
@@ -283,13 +221,13 @@ impl<S: Store> Im<S> {
         &self.store
     }
 
-    fn on_up(&mut self, now: Now, mut up: Up, out: &mut impl Outputs) {
-        let Some(reply) = up.reply.take() else { return self.on_app(&up, out) };
+    fn on_up(&mut self, now: Now, mut up: Up) {
+        let Some(reply) = up.reply.take() else { return self.on_app(&up) };
         match up.command {
-            Command::Send => self.on_send(now, up.session, up.body, Reply::Link(reply), out),
-            Command::Req => self.on_req(now, up.session, up.body, Reply::Link(reply), out),
-            Command::Sub | Command::Unsub => self.on_room(&up, reply, out),
-            _ => out.refuse(reply, Code::Unsupported),
+            Command::Send => self.on_send(now, up.session, up.body, Reply::Link(reply)),
+            Command::Req => self.on_req(now, up.session, up.body, Reply::Link(reply)),
+            Command::Sub | Command::Unsub => self.on_room(&up, reply),
+            _ => self.out.put(Output::Refuse { reply, code: Code::Unsupported }),
         }
     }
 
@@ -310,7 +248,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    fn commit(&mut self, now: Now, out: &mut impl Outputs) {
+    fn commit(&mut self, now: Now) {
         // A store that is busy gets more at once, with the turn in which it has made something durable.
         let is_busy = self.committing.len() >= BATCHES_AT_ONCE && !self.store.is_broken();
         let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
@@ -318,21 +256,21 @@ impl<S: Store> Im<S> {
             let waiting = std::mem::take(&mut self.waiting);
             match self.store.try_commit(now.unix_ms, self.ids.last(), std::mem::take(&mut self.writes)) {
                 Ok(()) => self.committing.push_back(waiting),
-                Err(_) => waiting.into_iter().for_each(|waiting| self.on_busy(waiting, out)),
+                Err(_) => waiting.into_iter().for_each(|waiting| self.on_busy(waiting)),
             }
         }
-        self.handle_committed(out);
+        self.handle_committed();
     }
 
     /// The store takes no more: nothing of this batch happened.
-    fn on_busy(&mut self, waiting: Waiting, out: &mut impl Outputs) {
+    fn on_busy(&mut self, waiting: Waiting) {
         let reason = || "the store is busy".to_owned();
         self.tally.put_off += 1;
         match waiting {
             Waiting::Send(reply, _) => {
                 let answer =
                     SendAck { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                send::answer_send(reply, Code::Retry, answer, out);
+                self.out.answer_send(reply, Code::Retry, answer);
             }
             Waiting::Recall(reply, _)
             | Waiting::Create(reply, _)
@@ -341,58 +279,56 @@ impl<S: Store> Im<S> {
             | Waiting::Related(reply, ..)
             | Waiting::Done(reply, ..) => {
                 let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                request::answer_with(reply, Code::Retry, answer, out);
+                self.out.answer_req(reply, Code::Retry, answer);
             }
             Waiting::Ack(session) => self.sessions.on_acked(session),
-            Waiting::Told(reply, _) => reply.answer(Code::Retry, reason(), BUSY_RETRY_MS, ApiBody::Nothing),
+            Waiting::Told(reply, _) => {
+                let answer = ApiAnswer::new(Code::Retry, reason(), BUSY_RETRY_MS, ApiBody::Nothing);
+                self.out.answer_api(reply, answer);
+            }
             Waiting::Nobody => {}
         }
     }
 
-    fn on_outcome(
-        &mut self,
-        waiting: Waiting,
-        outcome: store::Outcome,
-        recipients: &[store::Recipient],
-        out: &mut impl Outputs,
-    ) {
+    fn on_outcome(&mut self, waiting: Waiting, outcome: store::Outcome, recipients: &[store::Recipient]) {
         match (waiting, outcome) {
             (Waiting::Send(reply, origin), store::Outcome::Appended(result)) => {
-                self.on_appended(reply, origin, result, recipients, out);
+                self.on_appended(reply, origin, result, recipients);
             }
             (Waiting::Recall(reply, origin), store::Outcome::Appended(result)) => {
-                self.on_recalled(reply, origin, result, recipients, out);
+                self.on_recalled(reply, origin, result, recipients);
             }
             (Waiting::Create(reply, origin), store::Outcome::Created(result)) => {
-                self.on_created(reply, origin, result, recipients, out);
+                self.on_created(reply, origin, result, recipients);
             }
             (Waiting::Change(reply, origin, conversation, change), store::Outcome::Done(result)) => {
-                self.on_changed(reply, conversation, change, result.as_ref().map(drop), out);
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
+                self.on_changed(reply, conversation, change, result.as_ref().map(drop));
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
             }
             (Waiting::Read(reply, origin, conversation), store::Outcome::Done(result)) => {
                 let done = result.as_ref().map(|_| Bytes::new()).map_err(|refusal| send::refused(*refusal));
-                request::answer(reply, done, out);
+                self.answer(reply, done);
                 let told = result.ok().flatten();
                 if told.is_some() {
                     self.receipts.on_read(conversation);
                 }
-                self.on_told(origin, told.as_ref(), recipients, out);
+                self.on_told(origin, told.as_ref(), recipients);
             }
             (Waiting::Related(reply, origin, other), store::Outcome::Done(result)) => {
                 let done = result.as_ref().map(|_| self.relation_answer(origin.0, other));
-                request::answer(reply, done.map_err(|refusal| send::refused(*refusal)), out);
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
+                self.answer(reply, done.map_err(|refusal| send::refused(*refusal)));
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
             }
             (Waiting::Done(reply, origin, answer), store::Outcome::Done(result)) => {
                 let done = result.as_ref().map(|_| answer).map_err(|refusal| send::refused(*refusal));
-                request::answer(reply, done, out);
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients, out);
+                self.answer(reply, done);
+                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
             }
             (Waiting::Told(reply, count), store::Outcome::Done(Ok(told))) => {
-                reply.answer(Code::Ok, String::new(), 0, ApiBody::Reached(count));
+                let answer = ApiAnswer::new(Code::Ok, "", 0, ApiBody::Reached(count));
+                self.out.answer_api(reply, answer);
                 if let Some(delivery) = &told {
-                    self.deliver(None, NOBODY, delivery, recipients, out);
+                    self.deliver(None, NOBODY, delivery, recipients);
                 }
             }
             (Waiting::Ack(_) | Waiting::Nobody, store::Outcome::Done(_)) => {}
@@ -400,19 +336,12 @@ impl<S: Store> Im<S> {
         }
     }
 
-    fn on_pushed(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        push: PushId,
-        outcome: Outcome,
-        out: &mut impl Outputs,
-    ) {
+    fn on_pushed(&mut self, now: Now, session: SessionId, push: PushId, outcome: Outcome) {
         let Some(known) = self.sessions.get_mut(session) else { return };
         if let Some((conversation, seq)) = self.fanouts.asked(push) {
             if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
                 self.write(Write::Confirm { by, conversation, seq }, Waiting::Nobody);
-                self.notify_next(session, out);
+                self.notify_next(session);
             }
             return;
         }
@@ -421,7 +350,7 @@ impl<S: Store> Im<S> {
             if known.window.on_acked(push) {
                 self.sessions.on_acked(session);
             }
-            self.pump(session, out);
+            self.pump(session);
         } else if outcome == Outcome::Queued {
             // The client is away and its session is kept: the real outcome follows.
         } else if outcome == Outcome::Offline {
@@ -431,9 +360,9 @@ impl<S: Store> Im<S> {
         }
     }
 
-    fn on_tick(&mut self, now: Now, out: &mut impl Outputs) {
+    fn on_tick(&mut self, now: Now) {
         for session in self.sessions.take_due(now.instant) {
-            self.pump(session, out);
+            self.pump(session);
         }
         if self.writes.is_empty()
             && self.store.wants_commit(now.unix_ms)
@@ -441,8 +370,8 @@ impl<S: Store> Im<S> {
         {
             self.committing.push_back(Vec::new());
         }
-        self.tell_read_counts(now, out);
-        self.tell_presence(now, out);
+        self.tell_read_counts(now);
+        self.tell_presence(now);
     }
 
     fn id_of(&self, conversation: ConversationId) -> String {

@@ -4,7 +4,7 @@
 
 use super::request::{Answer, Asked, BAD_PAYLOAD};
 use super::store::{Store, UserId};
-use super::{Im, Outputs, delivery::EVENT};
+use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec, SessionId};
 use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::im::{Happened, Presence, PresenceRequest, PresenceResponse, happened};
@@ -115,7 +115,7 @@ impl<S: Store> Im<S> {
     }
 
     /// What has lasted long enough.
-    pub(super) fn tell_presence(&mut self, now: Now, out: &mut impl Outputs) {
+    pub(super) fn tell_presence(&mut self, now: Now) {
         while let Some(first) = self.presences.due.first_entry()
             && *first.key() <= now.instant
         {
@@ -146,7 +146,7 @@ impl<S: Store> Im<S> {
                     ..Push::default()
                 };
                 let spec = PushSpec { want_ack: false, ttl_ms: NEWS_TTL_MS, ..EVENT };
-                out.push(&sessions, spec, &encode(&push));
+                self.out.push(&sessions, spec, &encode(&push));
             }
         }
     }

@@ -2,7 +2,7 @@
 //! asks im.receipts.
 
 use super::store::{ConversationId, Store, UserId};
-use super::{Im, Outputs, delivery::EVENT};
+use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec};
 use moorline_proto::message::client::Push;
 use moorline_proto::message::encode;
@@ -48,7 +48,7 @@ impl Receipts {
 
 impl<S: Store> Im<S> {
     /// One hint per sender and group for all that was read since the last tick.
-    pub(super) fn tell_read_counts(&mut self, now: Now, out: &mut impl Outputs) {
+    pub(super) fn tell_read_counts(&mut self, now: Now) {
         for _ in 0..GROUPS_PER_TICK {
             let Some(group) = self.receipts.read.pop_first() else { return };
             let members = self.store.members(group);
@@ -78,7 +78,7 @@ impl<S: Store> Im<S> {
                     ..Push::default()
                 };
                 let spec = PushSpec { want_ack: false, ttl_ms: HINT_TTL_MS, ..EVENT };
-                out.push(&sessions, spec, &encode(&push));
+                self.out.push(&sessions, spec, &encode(&push));
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use super::send::Refused;
 use super::store::{ConversationId, Refusal, Store, UserId};
-use super::{Im, Outputs, send};
+use super::{Im, Output, send};
 use crate::server::{PushSpec, ReplyTo, SessionId, Up};
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Sub};
@@ -16,18 +16,18 @@ const SIGNAL_TTL_MS: u32 = 5_000;
 
 impl<S: Store> Im<S> {
     /// SUB and UNSUB [P-2.5].
-    pub(super) fn on_room(&self, up: &Up, reply: ReplyTo, out: &mut impl Outputs) {
+    pub(super) fn on_room(&mut self, up: &Up, reply: ReplyTo) {
         let Ok(Sub { room, .. }) = decode(&up.body) else {
-            return out.answer_sub(reply, Code::Invalid, "the body is no Sub");
+            let (code, reason) = (Code::Invalid, "the body is no Sub");
+            return self.out.put(Output::AnswerSub { reply, code, reason });
         };
         if up.command == Command::Unsub {
-            out.unbind(up.session, &room);
-            return out.answer_sub(reply, Code::Ok, "");
+            self.out.put(Output::LeaveRoom { session: up.session, room });
+            return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "" });
         }
         match self.judge_room(up.session, &room) {
-            Ok(()) if out.bind(up.session, &room) => out.answer_sub(reply, Code::Ok, ""),
-            Ok(()) => out.answer_sub(reply, Code::Retry, "a limit of rooms is reached"),
-            Err((code, reason)) => out.answer_sub(reply, code, reason),
+            Ok(()) => self.out.put(Output::EnterRoom { reply, session: up.session, room }),
+            Err((code, reason)) => self.out.put(Output::AnswerSub { reply, code, reason }),
         }
     }
 
@@ -42,19 +42,22 @@ impl<S: Store> Im<S> {
     }
 
     /// Who leaves a group leaves its room.
-    pub(super) fn on_left_room(&self, user: UserId, conversation: ConversationId, out: &mut impl Outputs) {
+    pub(super) fn on_left_room(&mut self, user: UserId, conversation: ConversationId) {
         let room = self.id_of(conversation);
-        self.sessions.of(user).for_each(|session| out.unbind(session.id, &room));
+        for session in self.sessions.of(user) {
+            self.out.put(Output::LeaveRoom { session: session.id, room: room.clone() });
+        }
     }
 
     /// Application commands have no answer; the one that is known here is the signal.
-    pub(super) fn on_app(&self, up: &Up, out: &mut impl Outputs) {
+    pub(super) fn on_app(&mut self, up: &Up) {
         let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
         let Ok((user, _)) = self.owner(up.session) else { return };
         let device = self.sessions.get(up.session).map_or("", |session| &*session.device);
         let (sender, sender_device) = (self.store.uid(user).to_owned(), device.to_owned());
-        let body = encode(&Signal { sender, sender_device, ..signal.clone() });
+        let room = signal.conversation.clone();
+        let body = encode(&Signal { sender, sender_device, ..signal });
         let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
-        out.push_room(&signal.conversation, Some(up.session), spec, &body);
+        self.out.put(Output::PushRoom { room, from: Some(up.session), spec, body });
     }
 }

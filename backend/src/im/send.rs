@@ -3,7 +3,7 @@
 use super::names;
 use super::request::Asked;
 use super::store::{Draft, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, UserId, Write};
-use super::{Im, Outputs, Reply, Waiting, time_ms};
+use super::{Im, Reply, Waiting, time_ms};
 use crate::server::{Now, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -42,14 +42,7 @@ pub(super) const USERS_FULL: Refused = (Code::Denied, "im.users_max users are kn
 const NO_SESSION: Refused = (Code::Denied, "this login was refused");
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_send(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        body: Bytes,
-        reply: Reply,
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: Reply) {
         let decoded = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"));
         let draft = decoded.and_then(|send| {
             let origin = self.owner(session)?;
@@ -62,29 +55,22 @@ impl<S: Store> Im<S> {
             }
             draft
         });
-        self.append(draft, reply, out);
+        self.append(draft, reply);
     }
 
     /// The same for somebody who has no session: who, on which device, by its name.
-    pub(super) fn on_send_of(
-        &mut self,
-        now: Now,
-        from: (Origin, &str),
-        send: Send,
-        reply: Reply,
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_send_of(&mut self, now: Now, from: (Origin, &str), send: Send, reply: Reply) {
         let draft = self.try_draft(now, from, send);
-        self.append(draft, reply, out);
+        self.append(draft, reply);
     }
 
-    fn append(&mut self, draft: Result<Draft, Refused>, reply: Reply, out: &mut impl Outputs) {
+    fn append(&mut self, draft: Result<Draft, Refused>, reply: Reply) {
         match draft {
             Ok(draft) => {
                 let origin = (draft.sender, draft.device);
                 self.write(Write::Append(draft), Waiting::Send(reply, origin));
             }
-            Err(refused) => self.refuse_send(reply, refused, out),
+            Err(refused) => self.refuse_send(reply, refused),
         }
     }
 
@@ -154,11 +140,10 @@ impl<S: Store> Im<S> {
         origin: Origin,
         result: Result<Stored, Refusal>,
         recipients: &[Recipient],
-        out: &mut impl Outputs,
     ) {
         let stored = match result {
             Ok(stored) => stored,
-            Err(refusal) => return self.refuse_send(reply, refused(refusal), out),
+            Err(refusal) => return self.refuse_send(reply, refused(refusal)),
         };
         let code = if stored.delivery.is_some() { Code::Ok } else { Code::Dup };
         let answer = SendAck {
@@ -168,24 +153,18 @@ impl<S: Store> Im<S> {
             time_ms: time_ms(stored.id),
             ..Default::default()
         };
-        answer_send(reply, code, answer, out);
+        self.out.answer_send(reply, code, answer);
         self.tally.repeated += u64::from(code == Code::Dup);
-        self.on_stored(origin, stored, recipients, out);
+        self.on_stored(origin, stored, recipients);
     }
 
-    fn refuse_send(&mut self, reply: Reply, (code, reason): Refused, out: &mut impl Outputs) {
+    fn refuse_send(&mut self, reply: Reply, (code, reason): Refused) {
         self.tally.refused += 1;
-        answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() }, out);
+        self.out.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
     }
 
     /// A new message goes out to whoever is online.
-    pub(super) fn on_stored(
-        &mut self,
-        origin: Origin,
-        stored: Stored,
-        recipients: &[Recipient],
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_stored(&mut self, origin: Origin, stored: Stored, recipients: &[Recipient]) {
         let Some(delivery) = stored.delivery else { return };
         self.tally.stored += 1;
         if self.store.is_group(stored.conversation) {
@@ -195,7 +174,7 @@ impl<S: Store> Im<S> {
             self.note_for_services(stored.conversation, stored.seq);
             self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
         } else {
-            self.deliver(Some(stored.conversation), origin, &delivery, recipients, out);
+            self.deliver(Some(stored.conversation), origin, &delivery, recipients);
         }
     }
 
@@ -220,13 +199,6 @@ impl<S: Store> Im<S> {
         let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
         push.encode_raw(&mut body);
         (id, body)
-    }
-}
-
-pub(super) fn answer_send(reply: Reply, code: Code, answer: SendAck, out: &mut impl Outputs) {
-    match reply {
-        Reply::Link(reply) => out.answer_send(reply, code, answer),
-        Reply::Api(reply) => reply.answer_send(code, answer),
     }
 }
 

@@ -8,9 +8,9 @@ mod rooms;
 mod social;
 
 use super::store::{Memory, Store};
-use super::{Im, Outputs, conformance};
+use super::{Im, Output, conformance};
 use crate::config::ImConfig;
-use crate::server::{Event, GatewayId, Kick, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
+use crate::server::{Event, GatewayId, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::{ConnUp, Outcome};
@@ -59,59 +59,40 @@ struct Recorder {
     comes_back: bool,
 }
 
-impl Outputs for Recorder {
-    fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
-        self.sends.push((reply.correlation, code, answer));
-    }
-
-    fn answer_req(&mut self, reply: ReplyTo, code: Code, answer: Resp) {
-        self.reqs.push((reply.correlation, code, answer));
-    }
-
-    fn refuse(&mut self, _reply: ReplyTo, code: Code) {
-        self.refused.push(code);
-    }
-
-    fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
-        assert!(!sessions.is_empty());
-        self.payloads += 1;
-        let id = PushId(self.payloads as u64);
-        self.pushes.extend(sessions.iter().map(|session| Pushed {
-            id,
-            session: *session,
-            command: spec.command,
-            want_ack: spec.want_ack,
-            body: body.clone(),
-        }));
-        id
-    }
-
-    fn kick(&mut self, session: SessionId, kick: Kick) {
-        self.kicks.push((session, kick.code));
-    }
-
-    fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
-        assert_eq!(code == Code::Ok, reason.is_empty(), "{code:?}: {reason}");
-        self.subs.push((reply.correlation, code));
-    }
-
-    fn bind(&mut self, session: SessionId, room: &str) -> bool {
-        self.rooms.insert((session, room.to_owned()));
-        true
-    }
-
-    fn unbind(&mut self, session: SessionId, room: &str) {
-        self.rooms.remove(&(session, room.to_owned()));
-    }
-
-    fn push_room(&mut self, room: &str, from: Option<SessionId>, spec: PushSpec, body: &Bytes) {
-        if from.is_none_or(|from| self.rooms.contains(&(from, room.to_owned()))) {
-            self.said.push((room.to_owned(), spec, body.clone()));
+impl Recorder {
+    /// Performs an output as the link server does.
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::AnswerSend { reply, code, answer } => self.sends.push((reply.correlation, code, answer)),
+            Output::AnswerReq { reply, code, answer } => self.reqs.push((reply.correlation, code, answer)),
+            Output::AnswerSub { reply, code, reason } => {
+                assert_eq!(code == Code::Ok, reason.is_empty(), "{code:?}: {reason}");
+                self.subs.push((reply.correlation, code));
+            }
+            Output::Refuse { code, .. } => self.refused.push(code),
+            Output::AnswerApi { reply, answer } => reply.give(answer),
+            Output::Push { push: id, sessions, spec, body } => {
+                assert!(!sessions.is_empty());
+                self.payloads += 1;
+                assert_eq!(id, PushId(self.payloads as u64), "pushes are numbered in their order");
+                let (command, want_ack) = (spec.command, spec.want_ack);
+                let pushed =
+                    |session: SessionId| Pushed { id, session, command, want_ack, body: body.clone() };
+                self.pushes.extend(sessions.into_iter().map(pushed));
+            }
+            Output::PushRoom { room, from, spec, body } => {
+                if from.is_none_or(|from| self.rooms.contains(&(from, room.clone()))) {
+                    self.said.push((room, spec, body));
+                }
+            }
+            Output::Kick { session, kick } => self.kicks.push((session, kick.code)),
+            Output::EnterRoom { reply, session, room } => {
+                self.rooms.insert((session, room));
+                self.subs.push((reply.correlation, Code::Ok));
+            }
+            Output::LeaveRoom { session, room } => _ = self.rooms.remove(&(session, room)),
+            Output::TurnAgain => self.comes_back = true,
         }
-    }
-
-    fn come_back(&mut self) {
-        self.comes_back = true;
     }
 }
 
@@ -150,21 +131,31 @@ impl<S: Store> Bench<S> {
     fn restart(&mut self, reopen: &mut dyn FnMut(S) -> S) {
         let store = self.im.take().expect("alive").into_store();
         self.im = Some(Im::new(self.config.clone(), 3, reopen(store)));
+        self.out.payloads = 0;
     }
 
     fn event(&mut self, event: Event) {
         let im = self.im.as_mut().expect("alive");
-        im.handle(self.now, event, &mut self.out);
+        im.handle(self.now, event);
+        self.perform();
         if !self.is_held {
             self.end_turn();
         }
     }
 
-    fn end_turn(&mut self) {
+    fn perform(&mut self) {
         let im = self.im.as_mut().expect("alive");
+        while let Some(output) = im.poll_output() {
+            self.out.perform(output);
+        }
+    }
+
+    fn end_turn(&mut self) {
         loop {
-            im.handle_turn_end(self.now, &mut self.out);
-            if im.committing.is_empty() {
+            let now = self.now;
+            self.im().handle_turn_end(now);
+            self.perform();
+            if self.im().committing.is_empty() {
                 return;
             }
             std::thread::yield_now();

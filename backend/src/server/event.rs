@@ -70,6 +70,11 @@ impl PushId {
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The right to answer one UP, once.

@@ -172,7 +172,13 @@ impl Outbox {
     /// bytes waiting FULL; both come as [`super::Event::Pushed`] if `want_ack` is set.
     pub fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
         let id = PushId(self.next_push);
-        self.next_push += 1;
+        self.push_as(id, sessions, spec, body);
+        id
+    }
+
+    /// [`Self::push`] for a handler that numbers its pushes itself, each larger than the one before.
+    pub fn push_as(&mut self, id: PushId, sessions: &[SessionId], spec: PushSpec, body: &Bytes) {
+        self.next_push = self.next_push.max(id.0 + 1);
         let mut targets = std::mem::take(&mut self.targets);
         for &session in sessions {
             match self.reach(session) {
@@ -190,7 +196,6 @@ impl Outbox {
         targets.clear();
         self.targets = targets;
         self.push.body = Bytes::new();
-        id
     }
 
     /// Answers a SUB or UNSUB. Bind before: then the gateway hears it first.

@@ -1,13 +1,12 @@
 //! Groups: making them, coming and going, roles, silence, settings.
 
-use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, answer, fill};
+use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, fill};
 use crate::im::names;
 use crate::im::send::{Refused, refused};
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, Recipient, Refusal, Role, Store,
-    UserId, Write,
+    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, Recipient, Refusal, Role, Store, Write,
 };
-use crate::im::{Change, Im, Outputs, Reply};
+use crate::im::{Change, Im, Reply};
 use bytes::Bytes;
 use moorline_proto::message::client::Code;
 use moorline_proto::message::{decode, encode, im};
@@ -180,7 +179,6 @@ impl<S: Store> Im<S> {
         origin: Origin,
         result: Result<(ConversationId, Option<Delivery>), Refusal>,
         recipients: &[Recipient],
-        out: &mut impl Outputs,
     ) {
         let said: Answer = match &result {
             Ok((conversation, _)) => {
@@ -188,20 +186,19 @@ impl<S: Store> Im<S> {
             }
             Err(refusal) => Err(refused(*refusal)),
         };
-        answer(reply, said, out);
+        self.answer(reply, said);
         if let Ok((_, told)) = result {
-            self.on_told(origin, told.as_ref(), recipients, out);
+            self.on_told(origin, told.as_ref(), recipients);
         }
     }
 
     /// A new member of a small group is told who is there. Who has left is told nothing about the group any more.
     pub(in crate::im) fn on_changed(
-        &self,
+        &mut self,
         reply: Reply,
         conversation: ConversationId,
         change: Change,
         result: Result<(), &Refusal>,
-        out: &mut impl Outputs,
     ) {
         let said: Answer = match (result, &change) {
             (Err(refusal), _) => Err(refused(*refusal)),
@@ -209,9 +206,12 @@ impl<S: Store> Im<S> {
             (Ok(()), Change::Leave(_)) => Ok(Bytes::new()),
         };
         if let (Ok(()), Change::Leave(users)) = (result, change) {
-            let is_gone = |user: &UserId| self.store.member(conversation, *user).is_none();
-            users.into_iter().filter(is_gone).for_each(|user| self.on_left_room(user, conversation, out));
+            for user in users {
+                if self.store.member(conversation, user).is_none() {
+                    self.on_left_room(user, conversation);
+                }
+            }
         }
-        answer(reply, said, out);
+        self.answer(reply, said);
     }
 }

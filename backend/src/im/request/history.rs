@@ -1,12 +1,12 @@
 //! History, the list of conversations, what was read, and taking messages back.
 
-use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, answer, fill};
+use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, fill};
 use crate::im::send::{Refused, refused};
 use crate::im::store::{
     ConversationId, Draft, Origin, PageLimits, Recall, Recipient, Refusal, Store, Stored, Target, UserId,
     Write,
 };
-use crate::im::{Im, Outputs, Reply, Waiting};
+use crate::im::{Im, Reply, Waiting};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push};
@@ -159,7 +159,6 @@ impl<S: Store> Im<S> {
         origin: Origin,
         result: Result<Stored, Refusal>,
         recipients: &[Recipient],
-        out: &mut impl Outputs,
     ) {
         let said: Answer = match &result {
             Ok(stored) => {
@@ -168,9 +167,9 @@ impl<S: Store> Im<S> {
             }
             Err(refusal) => Err(refused(*refusal)),
         };
-        answer(reply, said, out);
+        self.answer(reply, said);
         if let Ok(stored) = result {
-            self.on_stored(origin, stored, recipients, out);
+            self.on_stored(origin, stored, recipients);
         }
     }
 

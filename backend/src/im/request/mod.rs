@@ -7,7 +7,7 @@ mod people;
 use super::names::{self, Conversation};
 use super::send::{Refused, USERS_FULL, refused};
 use super::store::{ConversationId, Origin, Refusal, Store, UserId, Write};
-use super::{Im, Outputs, Reply, Waiting};
+use super::{Im, Reply, Waiting};
 use crate::server::{Now, SessionId};
 use bytes::Bytes;
 use moorline_proto::message::client::{Code, Req, Resp};
@@ -54,31 +54,24 @@ enum Then {
 }
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_req(
-        &mut self,
-        now: Now,
-        session: SessionId,
-        body: Bytes,
-        reply: Reply,
-        out: &mut impl Outputs,
-    ) {
+    pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: Reply) {
         let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
         match decoded.and_then(|req| Ok((req, self.owner(session)?))) {
             Ok((Req { method, payload, .. }, origin)) => {
                 let device = self.sessions.get(session).map(|session| session.device.clone());
                 let (session, device) = (Some(session), device.unwrap_or_default());
-                self.on_asked(&method, &Asked { now, session, origin, device, payload }, reply, out);
+                self.on_asked(&method, &Asked { now, session, origin, device, payload }, reply);
             }
-            Err(refused) => answer(reply, Err(refused), out),
+            Err(refused) => self.answer(reply, Err(refused)),
         }
     }
 
     /// The same, when it is known who asks.
-    pub(super) fn on_asked(&mut self, method: &str, asked: &Asked, reply: Reply, out: &mut impl Outputs) {
+    pub(super) fn on_asked(&mut self, method: &str, asked: &Asked, reply: Reply) {
         let origin = asked.origin;
         self.tally.requests += 1;
-        match self.step(method, asked, out) {
-            Ok(Step::Answer(payload)) => answer(reply, Ok(payload), out),
+        match self.step(method, asked) {
+            Ok(Step::Answer(payload)) => self.answer(reply, Ok(payload)),
             Ok(Step::Write(write, then)) => {
                 let waiting = match then {
                     Then::Recalled => Waiting::Recall(reply, origin),
@@ -94,12 +87,12 @@ impl<S: Store> Im<S> {
             }
             Err(refused) => {
                 self.tally.refused += 1;
-                answer(reply, Err(refused), out);
+                self.answer(reply, Err(refused));
             }
         }
     }
 
-    fn step(&mut self, method: &str, asked: &Asked, out: &mut impl Outputs) -> Result<Step, Refused> {
+    fn step(&mut self, method: &str, asked: &Asked) -> Result<Step, Refused> {
         match method {
             "im.pull" => self.pull(asked),
             "im.conversations" => self.conversations(asked),
@@ -117,9 +110,19 @@ impl<S: Store> Im<S> {
             "im.profile.set" => self.set_profile(asked),
             "im.profile.get" => self.profiles(asked),
             "im.devices" => Ok(self.devices(asked)),
-            "im.device.remove" => self.remove_device(asked, out),
+            "im.device.remove" => self.remove_device(asked),
             "im.presence" => self.presence(asked).map(Step::Answer),
             _ => Err((Code::Unsupported, "no method of the IM backend")),
+        }
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&mut self, reply: Reply, result: Answer) {
+        match result {
+            Ok(payload) => self.out.answer_req(reply, Code::Ok, Resp { payload, ..Default::default() }),
+            Err((code, reason)) => {
+                self.out.answer_req(reply, code, Resp { reason: reason.to_owned(), ..Default::default() });
+            }
         }
     }
 
@@ -154,22 +157,6 @@ impl<S: Store> Im<S> {
             Some(Conversation::OneToOne(a, b)) if b == uid => Ok(Some(a)),
             Some(Conversation::OneToOne(..)) => Err(refused(Refusal::NotMember)),
         }
-    }
-}
-
-pub(super) fn answer(reply: Reply, result: Answer, out: &mut impl Outputs) {
-    match result {
-        Ok(payload) => answer_with(reply, Code::Ok, Resp { payload, ..Default::default() }, out),
-        Err((code, reason)) => {
-            answer_with(reply, code, Resp { reason: reason.to_owned(), ..Default::default() }, out);
-        }
-    }
-}
-
-pub(super) fn answer_with(reply: Reply, code: Code, answer: Resp, out: &mut impl Outputs) {
-    match reply {
-        Reply::Link(reply) => out.answer_req(reply, code, answer),
-        Reply::Api(reply) => reply.answer_req(code, answer),
     }
 }
 

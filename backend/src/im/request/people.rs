@@ -1,9 +1,9 @@
 //! Relations, profiles, devices.
 
 use super::{Asked, BAD_PAYLOAD, Step, Then, fill};
+use crate::im::Im;
 use crate::im::send::{Refused, refused};
 use crate::im::store::{Refusal, Relation, Store, UserId, Write};
-use crate::im::{Im, Outputs};
 use crate::server::Kick;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -106,7 +106,7 @@ impl<S: Store> Im<S> {
         Step::Answer(encode(&im::DevicesResponse { devices: devices.collect() }))
     }
 
-    pub(super) fn remove_device(&mut self, asked: &Asked, out: &mut impl Outputs) -> Result<Step, Refused> {
+    pub(super) fn remove_device(&mut self, asked: &Asked) -> Result<Step, Refused> {
         let request: im::DeviceRemoveRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
         let (user, _) = asked.origin;
         let devices = self.store.devices(user);
@@ -119,7 +119,7 @@ impl<S: Store> Im<S> {
         let owner = Some((user, device.number));
         let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
         for session in theirs.collect::<Vec<_>>() {
-            self.end_login(session, &REMOVED, out);
+            self.end_login(session, &REMOVED);
         }
         let write = Write::RemoveDevice { user, device: device.number };
         Ok(Step::Write(write, Then::Answer(Bytes::new())))

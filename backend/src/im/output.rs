@@ -1,0 +1,213 @@
+//! Outputs of [`super::Im`]: one queue, in the order of their causes.
+//!
+//! alice sends `hi` to bob: the queue gets [`Output::AnswerSend`] for alice, then [`Output::Push`] for bob's devices.
+//! The owner drains the queue with [`super::Im::poll_output`] after each input and performs one output after the other.
+
+use super::{ApiAnswer, ApiReply};
+use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
+use bytes::Bytes;
+use moorline_proto::message::client::{Code, Resp, SendAck};
+use std::collections::VecDeque;
+
+/// Lists of sessions that are kept for later pushes, so that a push does not allocate.
+const SPARE_LISTS_MAX: usize = 16;
+/// Capacity of the largest list that is kept.
+const SPARE_CAPACITY_MAX: usize = 65_536;
+
+/// One thing for the owner of an [`super::Im`] to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Answers a SEND.
+    AnswerSend {
+        /// The question.
+        reply: ReplyTo,
+        /// Result code.
+        code: Code,
+        /// The answer, with `cid` and `code` unset.
+        answer: SendAck,
+    },
+    /// Answers a REQ.
+    AnswerReq {
+        /// The question.
+        reply: ReplyTo,
+        /// Result code.
+        code: Code,
+        /// The answer, with `id` and `code` unset.
+        answer: Resp,
+    },
+    /// Answers a SUB or an UNSUB, without a change of a room's members.
+    AnswerSub {
+        /// The question.
+        reply: ReplyTo,
+        /// Result code.
+        code: Code,
+        /// Reason for people; empty with [`Code::Ok`].
+        reason: &'static str,
+    },
+    /// Answers a question of an unsupported kind, without a body.
+    Refuse {
+        /// The question.
+        reply: ReplyTo,
+        /// Result code.
+        code: Code,
+    },
+    /// Answers a call of the server API.
+    AnswerApi {
+        /// The call.
+        reply: ApiReply,
+        /// The answer.
+        answer: ApiAnswer,
+    },
+    /// Sends one payload to sessions.
+    Push {
+        /// Number of the push; later pushes have larger numbers.
+        push: PushId,
+        /// Receivers, at least one. [`super::Im::reuse`] takes the list back.
+        sessions: Vec<SessionId>,
+        /// How the push is sent.
+        spec: PushSpec,
+        /// Payload.
+        body: Bytes,
+    },
+    /// Sends a payload to the members of a room.
+    PushRoom {
+        /// Name of the room.
+        room: String,
+        /// Sender, which does not get the payload. If the sender is not in the room, nothing is sent. `None`: the
+        /// server API, which reaches every member.
+        from: Option<SessionId>,
+        /// How the push is sent.
+        spec: PushSpec,
+        /// Payload.
+        body: Bytes,
+    },
+    /// Ends a login.
+    Kick {
+        /// The session.
+        session: SessionId,
+        /// Close code and reason.
+        kick: Kick,
+    },
+    /// Puts a session into a room, then answers the SUB: [`Code::Ok`], or [`Code::Retry`] at a limit of rooms.
+    EnterRoom {
+        /// The question.
+        reply: ReplyTo,
+        /// The session.
+        session: SessionId,
+        /// Name of the room.
+        room: String,
+    },
+    /// Removes a session from a room.
+    LeaveRoom {
+        /// The session.
+        session: SessionId,
+        /// Name of the room.
+        room: String,
+    },
+    /// Begins the next turn at once: there is work that waits for no event.
+    TurnAgain,
+}
+
+impl Output {
+    /// Reason of [`Code::Retry`] when a session cannot enter a room.
+    pub const ROOM_LIMIT: &'static str = "a limit of rooms is reached";
+
+    /// Performs the output on the link. Returns the receivers of a push, for [`super::Im::reuse`].
+    pub(super) fn perform(self, out: &mut Outbox) -> Option<Vec<SessionId>> {
+        match self {
+            Self::AnswerSend { reply, code, answer } => out.answer_send(reply, code, answer),
+            Self::AnswerReq { reply, code, answer } => out.answer_req(reply, code, answer),
+            Self::AnswerSub { reply, code, reason } => out.answer_sub(reply, code, reason),
+            Self::Refuse { reply, code } => out.answer(reply, code, Bytes::new()),
+            Self::AnswerApi { reply, answer } => reply.give(answer),
+            Self::Push { push, sessions, spec, body } => {
+                out.push_as(push, &sessions, spec, &body);
+                return Some(sessions);
+            }
+            Self::PushRoom { room, from, spec, body } => {
+                if from.is_none_or(|from| out.is_bound(from, &room)) {
+                    out.push_room(&room, from, spec, &body);
+                }
+            }
+            Self::Kick { session, kick } => out.kick(session, kick),
+            Self::EnterRoom { reply, session, room } => {
+                if out.bind(session, &room) {
+                    out.answer_sub(reply, Code::Ok, "");
+                } else {
+                    out.answer_sub(reply, Code::Retry, Self::ROOM_LIMIT);
+                }
+            }
+            Self::LeaveRoom { session, room } => out.unbind(session, &room),
+            Self::TurnAgain => out.come_back(),
+        }
+        None
+    }
+}
+
+/// Place of an answer.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A client's question.
+    Link(ReplyTo),
+    /// A call of the server API.
+    Api(ApiReply),
+}
+
+/// The queue of outputs.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    queue: VecDeque<Output>,
+    last_push: u64,
+    spare: Vec<Vec<SessionId>>,
+}
+
+impl Outputs {
+    /// Takes the oldest output.
+    pub(super) fn poll(&mut self) -> Option<Output> {
+        self.queue.pop_front()
+    }
+
+    /// Keeps the list of a performed push for a later push.
+    pub(super) fn reuse(&mut self, mut sessions: Vec<SessionId>) {
+        if self.spare.len() < SPARE_LISTS_MAX && sessions.capacity() <= SPARE_CAPACITY_MAX {
+            sessions.clear();
+            self.spare.push(sessions);
+        }
+    }
+
+    pub(super) fn put(&mut self, output: Output) {
+        self.queue.push_back(output);
+    }
+
+    pub(super) fn answer_send(&mut self, reply: Reply, code: Code, answer: SendAck) {
+        match reply {
+            Reply::Link(reply) => self.put(Output::AnswerSend { reply, code, answer }),
+            Reply::Api(reply) => self.answer_api(reply, ApiAnswer::of_send(code, answer)),
+        }
+    }
+
+    pub(super) fn answer_req(&mut self, reply: Reply, code: Code, answer: Resp) {
+        match reply {
+            Reply::Link(reply) => self.put(Output::AnswerReq { reply, code, answer }),
+            Reply::Api(reply) => self.answer_api(reply, ApiAnswer::of_req(code, answer)),
+        }
+    }
+
+    pub(super) fn answer_api(&mut self, reply: ApiReply, answer: ApiAnswer) {
+        self.put(Output::AnswerApi { reply, answer });
+    }
+
+    /// Sends one payload to some sessions.
+    pub(super) fn push(&mut self, to: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
+        self.last_push += 1;
+        let push = PushId::new(self.last_push);
+        let mut sessions = self.spare.pop().unwrap_or_default();
+        sessions.extend_from_slice(to);
+        self.put(Output::Push { push, sessions, spec, body: body.clone() });
+        push
+    }
+
+    pub(super) fn kick(&mut self, session: SessionId, kick: Kick) {
+        self.put(Output::Kick { session, kick });
+    }
+}
