@@ -1,11 +1,10 @@
 //! What each link frame of a gateway means.
 
-use super::Handler;
-use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, Up};
-use super::outbox::{Kick, Outbox};
+use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+use super::host::{LinkHost, Output};
+use super::links::{LinkEnd, Phase};
+use super::outbox::Kick;
 use super::route::Login;
-use super::stream::{LinkEnd, Phase};
-use crate::config::LinkConfig;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
@@ -14,52 +13,18 @@ use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, LinkHel
 use moorline_proto::message::client::Code;
 use moorline_proto::time::Instant;
 
-/// Who this end is, as its HELLO says.
-#[derive(Debug)]
-pub(super) struct Identity {
-    pub(super) node: String,
-    pub(super) epoch: u64,
-}
-
-/// What the handling of a frame needs besides the link.
-pub(super) struct Turn<'a, H> {
-    pub(super) now: Now,
-    pub(super) config: &'a LinkConfig,
-    pub(super) identity: &'a Identity,
-    pub(super) out: &'a mut Outbox,
-    pub(super) handler: &'a mut H,
-}
-
-/// The older life of the gateway that this HELLO ends, if any.
-///
-/// A smaller epoch counts as newer only when nothing is left of the known one but its lease: then it
-/// is the clock that went back.
-pub(super) fn superseded(out: &Outbox, frame: &LinkFrame) -> Option<GatewayId> {
-    if frame.kind != Kind::Hello {
-        return None;
-    }
-    let hello = frame.message::<LinkHello>().ok()?;
-    let (id, known) = out.routes.gateway_named(&hello.node)?;
-    let is_newer = hello.epoch > known.epoch || (hello.epoch < known.epoch && known.links == 0);
-    is_newer.then_some(id)
-}
-
-impl<H: Handler> Turn<'_, H> {
-    pub(super) fn emit(&mut self, event: Event) {
-        self.handler.handle(self.now, event, self.out);
-    }
-
+impl LinkHost {
     pub(super) fn handle_frame(
         &mut self,
+        now: Now,
         link: LinkId,
-        phase: &mut Phase,
+        phase: Phase,
         frame: &LinkFrame,
     ) -> Result<(), LinkEnd> {
-        let gateway = match *phase {
+        let gateway = match phase {
             Phase::Open(gateway) => gateway,
             Phase::Greeting(_) if frame.kind == Kind::Hello => {
-                *phase = Phase::Open(self.on_hello(link, frame.message()?)?);
-                return Ok(());
+                return self.on_hello(now, link, frame.message()?);
             }
             Phase::Greeting(_) => return Err(LinkError::Unexpected(frame.kind).into()),
         };
@@ -67,19 +32,24 @@ impl<H: Handler> Turn<'_, H> {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
             Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
             Kind::ConnUp => self.on_conn_up(gateway, link, frame.message()?),
-            Kind::ConnDown => self.on_conn_down(gateway, frame.message()?),
+            Kind::ConnDown => self.on_conn_down(gateway, &frame.message()?),
             Kind::Announce => self.on_announce(gateway, link, frame.message()?),
             Kind::Ping => {
-                self.out.put(link, Kind::Pong, frame.correlation, 0, &());
+                self.out.links.put(link, Kind::Pong, frame.correlation, 0, &());
             }
             Kind::Auth => {
-                let judge = JudgeTo { link, correlation: frame.correlation };
-                self.handler.handle_auth(self.now, frame.message()?, judge, self.out);
+                let (question, judge) = (frame.message()?, JudgeTo { link, correlation: frame.correlation });
+                self.out.links.outputs.push_back(Output::Auth { question, judge });
             }
             // To be heard is all the first two are for.
             Kind::Pong | Kind::Credit | Kind::QueryResult | Kind::Drain => {}
             Kind::Digest => self.out.on_digest(link, frame.message()?),
-            Kind::Stats => _ = self.out.loads.insert(gateway, frame.message()?),
+            Kind::Stats => {
+                let load = Some(frame.message()?);
+                if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
+                    known.load = load;
+                }
+            }
             kind @ (Kind::Hello
             | Kind::AuthResult
             | Kind::UpResult
@@ -92,13 +62,16 @@ impl<H: Handler> Turn<'_, H> {
         Ok(())
     }
 
-    fn on_hello(&mut self, link: LinkId, hello: LinkHello) -> Result<GatewayId, LinkEnd> {
+    fn on_hello(&mut self, now: Now, link: LinkId, hello: LinkHello) -> Result<(), LinkEnd> {
         let spoken = u32::from(LINK_VERSION);
         if !(hello.version_min..=hello.version_max).contains(&spoken) {
             return Err(LinkEnd::Refused("HELLO offers no link version that is spoken here (1)"));
         }
         if hello.node.is_empty() {
             return Err(LinkEnd::Refused("HELLO names no node"));
+        }
+        if let Some(old) = self.superseded(&hello) {
+            self.retire(now, old);
         }
         let gateway = match self.out.routes.gateway_named(&hello.node) {
             Some((id, known)) if known.epoch == hello.epoch => id,
@@ -113,7 +86,9 @@ impl<H: Handler> Turn<'_, H> {
                 gateway
             }
         };
-        self.out.greeted(link, gateway);
+        if let Some(state) = self.out.links.get_mut(link) {
+            state.phase = Phase::Open(gateway);
+        }
         if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
             known.links += 1;
             known.lease_until = Instant::FAR_FUTURE;
@@ -126,9 +101,19 @@ impl<H: Handler> Turn<'_, H> {
             agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
             ..Default::default()
         };
-        self.out.put(link, Kind::Hello, 0, self.config.credit, &answer);
+        self.out.links.put(link, Kind::Hello, 0, self.config.credit, &answer);
         self.emit(Event::LinkUp { gateway, link });
-        Ok(gateway)
+        Ok(())
+    }
+
+    /// Returns the older epoch of the gateway that this HELLO ends, if there is one.
+    ///
+    /// A smaller epoch counts as newer only when the known one has no link left: then the gateway's clock
+    /// went back.
+    fn superseded(&self, hello: &LinkHello) -> Option<GatewayId> {
+        let (id, known) = self.out.routes.gateway_named(&hello.node)?;
+        let is_newer = hello.epoch > known.epoch || (hello.epoch < known.epoch && known.links == 0);
+        is_newer.then_some(id)
     }
 
     fn on_conn_up(&mut self, gateway: GatewayId, link: LinkId, login: ConnUp) {
@@ -156,16 +141,15 @@ impl<H: Handler> Turn<'_, H> {
         self.emit(Event::Announced { link, sessions, more });
     }
 
-    fn on_conn_down(&mut self, gateway: GatewayId, down: ConnDown) {
+    fn on_conn_down(&mut self, gateway: GatewayId, down: &ConnDown) {
         if let Some(session) = self.out.routes.find(gateway, down.handle) {
-            self.out.forget_session(session);
-            self.emit(Event::ConnDown { session, code: down.code });
+            self.end_session(session, down.code);
         }
     }
 
     fn on_up(&mut self, gateway: GatewayId, link: LinkId, correlation: u64, up: backend::Up) {
         let reply = (correlation != 0).then(|| {
-            self.out.on_question(link);
+            self.out.links.on_question(link);
             ReplyTo { link, correlation }
         });
         let command = u8::try_from(up.command).ok().and_then(Command::from_byte);
@@ -193,34 +177,15 @@ impl<H: Handler> Turn<'_, H> {
             self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
             if outcome == Outcome::Offline {
                 // The connection is gone for good, even if its CONN_DOWN never comes.
-                self.out.forget_session(session);
-                self.emit(Event::ConnDown { session, code: 0 });
+                self.end_session(session, 0);
             }
         }
         Ok(())
     }
 
-    /// Forgets a gateway and all its sessions. Its links are closed already.
-    pub(super) fn on_gateway_gone(&mut self, gateway: GatewayId) {
-        for session in self.out.routes.sessions_of(gateway) {
-            self.out.forget_session(session);
-            self.emit(Event::ConnDown { session, code: 0 });
-        }
-        self.out.loads.remove(&gateway);
-        if let Some(gone) = self.out.routes.gateways.remove(&gateway) {
-            tracing::info!(gateway = gone.node, epoch = gone.epoch, "gateway gone");
-            self.emit(Event::GatewayDown { gateway });
-        }
-    }
-
-    /// Forgets sessions and gateways whose lease is over.
-    pub(super) fn on_leases(&mut self) {
-        for session in self.out.routes.expired(self.now.instant) {
-            self.out.forget_session(session);
-            self.emit(Event::ConnDown { session, code: 0 });
-        }
-        for gateway in self.out.routes.expired_gateways(self.now.instant) {
-            self.on_gateway_gone(gateway);
-        }
+    /// Forgets a session and tells the handler. `code`: the close code; 0: the client left without one.
+    pub(super) fn end_session(&mut self, session: SessionId, code: u32) {
+        self.out.forget_session(session);
+        self.emit(Event::ConnDown { session, code });
     }
 }

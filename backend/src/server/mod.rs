@@ -14,14 +14,20 @@
 
 mod event;
 mod frames;
+mod host;
+mod links;
 mod mailbox;
 mod outbox;
 mod reactor;
 mod rooms;
 mod route;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+pub use host::{LinkHost, Output};
+pub use links::LinkEnd;
 pub use mailbox::{Remote, RemoteError};
 pub use outbox::{Kick, Outbox, PushSpec};
 pub use reactor::Server;

@@ -3,23 +3,21 @@
 //! Pure: no socket is touched here. The loop writes each dirty buffer once at the end of a turn.
 
 use super::event::{GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
+use super::host::Output;
+use super::links::Links;
 use super::rooms::Rooms;
 use super::route::{Place, Routes};
-use bytes::{Bytes, BytesMut};
+use crate::config::LinkConfig;
+use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::Pin;
-use moorline_proto::link::{self, Kind};
-use moorline_proto::message::backend::{
-    self, AuthResult, Bind, Digest, Outcome, RoomDigest, Stats, Unbind, UpResult,
-};
+use moorline_proto::link::Kind;
+use moorline_proto::message::backend::{self, AuthResult, Bind, Digest, Outcome, Stats, Unbind, UpResult};
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
 use moorline_proto::message::encode;
 use prost::Message;
-use std::collections::{BTreeMap, VecDeque};
-
-/// Rooms of one digest that are gathered; it is judged when it is complete, or so long.
-const DIGEST_ROOMS_MAX: usize = 1 << 20;
+use std::collections::VecDeque;
 
 /// How a push is to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,20 +50,6 @@ impl Kick {
     }
 }
 
-/// The writing side of one link.
-#[derive(Debug)]
-pub(super) struct LinkOut {
-    pub(super) generation: u32,
-    pub(super) buffer: BytesMut,
-    /// Whose it is, once it has greeted.
-    pub(super) gateway: Option<GatewayId>,
-    /// The pieces of a digest that is not complete.
-    pub(super) digest: Vec<RoomDigest>,
-    /// UPs read and not yet answered.
-    pub(super) unanswered: u32,
-    is_dirty: bool,
-}
-
 /// [`UpResult`] with the answer as a message, which has the same form on the wire and saves a copy.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SendResult {
@@ -88,48 +72,31 @@ struct ReqResult {
 #[derive(Debug)]
 pub struct Outbox {
     pub(super) routes: Routes,
-    rooms: Rooms,
-    /// Rooms told anew because a gateway held something else.
-    repairs: u64,
-    /// What was said to a room and could not go to one of its gateways.
-    room_pushes_dropped: u64,
-    /// What gateways said of their load.
-    pub(super) loads: BTreeMap<GatewayId, Stats>,
-    pub(super) links: Vec<Option<LinkOut>>,
-    /// Slots of links with something to write.
-    pub(super) dirty: Vec<usize>,
-    /// Outcomes that are known here already. At most one per target of a push.
+    pub(super) rooms: Rooms,
+    pub(super) links: Links,
+    /// Outcomes of pushes that are known here already, at most one per target of a push.
     pub(super) undelivered: VecDeque<(SessionId, PushId, Outcome)>,
-    /// The handler has more to do.
-    pub(super) has_more: bool,
-    output_max: usize,
     next_push: u64,
     targets: Vec<(LinkId, u64)>,
     push: backend::Push,
 }
 
 impl Outbox {
-    pub(super) fn new(sessions_max: usize, output_max: usize, rooms_max: usize) -> Self {
+    pub(super) fn new(config: &LinkConfig) -> Self {
         Self {
-            routes: Routes::new(sessions_max),
-            rooms: Rooms::new(rooms_max),
-            repairs: 0,
-            room_pushes_dropped: 0,
-            loads: BTreeMap::new(),
-            links: Vec::new(),
-            dirty: Vec::new(),
+            routes: Routes::new(config.sessions_max),
+            rooms: Rooms::new(config.rooms_max),
+            links: Links::new(config),
             undelivered: VecDeque::new(),
-            has_more: false,
-            output_max,
             next_push: 1,
             targets: Vec::new(),
             push: backend::Push::default(),
         }
     }
 
-    /// There is more to do that need not wait for an event: the next turn begins at once.
+    /// Asks for another turn at once: the handler has more to do that needs no event.
     pub fn come_back(&mut self) {
-        self.has_more = true;
+        self.links.outputs.push_back(Output::Again);
     }
 
     /// Answers an UP with bytes that are ready: a SendAck without cid and code, or a Resp without id
@@ -143,7 +110,7 @@ impl Outbox {
     pub fn admit(&mut self, judge: JudgeTo, uid: &str) {
         let JudgeTo { link, correlation } = judge;
         let verdict = AuthResult { uid: uid.to_owned(), ..AuthResult::default() };
-        self.put(link, Kind::AuthResult, correlation, 0, &verdict);
+        self.links.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 
     /// Does not let a client in. It hears the code; the reason is for the gateway's log.
@@ -151,7 +118,7 @@ impl Outbox {
     pub fn refuse(&mut self, judge: JudgeTo, code: CloseReason, reason: &str) {
         let JudgeTo { link, correlation } = judge;
         let verdict = AuthResult { code: code.code(), uid: String::new(), reason: reason.to_owned() };
-        self.put(link, Kind::AuthResult, correlation, 0, &verdict);
+        self.links.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 
     /// Answers a SEND. `cid` and `code` inside `answer` must be zero: the gateway fills them.
@@ -212,7 +179,7 @@ impl Outbox {
         let Some(version) = self.rooms.try_bind(room, session, gateway) else { return false };
         if let Place::Link(link) = place {
             let (handles, room) = (vec![handle], room.to_owned());
-            self.put(link, Kind::Bind, 0, 0, &Bind { handles, room, version, reset: false });
+            self.links.put(link, Kind::Bind, 0, 0, &Bind { handles, room, version, reset: false });
         } else {
             self.rooms.keep_untold(session);
         }
@@ -227,7 +194,7 @@ impl Outbox {
             && let Place::Link(link) = place
         {
             let (handles, room) = (vec![handle], room.to_owned());
-            self.put(link, Kind::Unbind, 0, 0, &Unbind { handles, room, version });
+            self.links.put(link, Kind::Unbind, 0, 0, &Unbind { handles, room, version });
         }
     }
 
@@ -243,7 +210,7 @@ impl Outbox {
         let (of, except) = except.map_or((None, 0), |known| (Some(known.gateway), known.handle));
         for gateway in self.rooms.gateways(room) {
             let Some(link) = self.room_link(gateway, room) else {
-                self.room_pushes_dropped += 1;
+                self.rooms.pushes_dropped += 1;
                 continue;
             };
             let push = backend::Push {
@@ -255,37 +222,32 @@ impl Outbox {
                 except: if of == Some(gateway) { except } else { 0 },
                 ..backend::Push::default()
             };
-            self.put(link, Kind::Push, 0, 0, &push);
+            self.links.put(link, Kind::Push, 0, 0, &push);
         }
     }
 
     /// Frames of [`Self::push_room`] that were dropped: no link of the gateway, or its output is full.
     pub const fn room_pushes_dropped(&self) -> u64 {
-        self.room_pushes_dropped
+        self.rooms.pushes_dropped
     }
 
     /// Rooms that were told anew because a gateway held something else.
     pub const fn room_repairs(&self) -> u64 {
-        self.repairs
+        self.rooms.repairs
     }
 
     /// What a gateway said of its load last.
     pub fn load(&self, gateway: GatewayId) -> Option<&Stats> {
-        self.loads.get(&gateway)
+        self.routes.gateways.get(&gateway)?.load.as_ref()
     }
 
     /// A room's pushes to one gateway take one link as long as its links are the same, so they stay in
     /// order.
     fn room_link(&self, gateway: GatewayId, room: &str) -> Option<LinkId> {
-        let mut links = Vec::new();
-        for (slot, out) in (0u32..).zip(&self.links) {
-            if let Some(out) = out.as_ref().filter(|out| out.gateway == Some(gateway)) {
-                links.push((out.buffer.len(), LinkId { slot, generation: out.generation }));
-            }
-        }
-        let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(links.len())?;
-        let (waiting, link) = links[at];
-        (waiting < self.output_max).then_some(link)
+        let links = self.links.of_gateway(gateway).count();
+        let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(links)?;
+        let (link, _) = self.links.of_gateway(gateway).nth(at)?;
+        (self.links.is_full(link) == Some(false)).then_some(link)
     }
 
     /// The session is announced on another link. The gateway has its bindings still, but for those of the
@@ -300,7 +262,7 @@ impl Outbox {
         let Place::Link(link) = place else { return };
         for (room, version) in rooms {
             let bind = Bind { handles: vec![handle], room: room.to_string(), version, reset: false };
-            self.put(link, Kind::Bind, 0, 0, &bind);
+            self.links.put(link, Kind::Bind, 0, 0, &bind);
         }
     }
 
@@ -314,22 +276,16 @@ impl Outbox {
 
     /// What a gateway holds of the rooms of a link's sessions; what differs for long is told anew.
     pub(super) fn on_digest(&mut self, link: LinkId, digest: Digest) {
-        let Some(out) = link_mut(&mut self.links, link) else { return };
-        out.digest.extend(digest.rooms);
-        if digest.more && out.digest.len() < DIGEST_ROOMS_MAX {
-            return;
-        }
-        let told = std::mem::take(&mut out.digest);
+        let Some(digest) = self.rooms.gather(link, digest) else { return };
         let routes = &self.routes;
         let handle_of = |session| {
             let known = routes.get(session)?;
             (known.place == Place::Link(link)).then_some(known.handle)
         };
-        for (room, version, handles) in self.rooms.compare(link, &told, handle_of) {
-            self.repairs += 1;
+        for (room, version, handles) in self.rooms.compare(link, &digest, handle_of) {
             tracing::warn!(?link, members = handles.len(), "a gateway held other members of a room");
             let bind = Bind { handles, room: room.to_string(), version, reset: true };
-            self.put(link, Kind::Bind, 0, 0, &bind);
+            self.links.put(link, Kind::Bind, 0, 0, &bind);
         }
     }
 
@@ -347,27 +303,14 @@ impl Outbox {
         let Kick { code, may_reconnect, reason } = kick;
         let reason = reason.to_owned();
         let body = backend::Kick { handle, login_version, code, may_reconnect, reason, ..Default::default() };
-        self.put(link, Kind::Kick, 0, 0, &body);
-    }
-
-    /// Appends one frame to a link's buffer. False: the link is gone.
-    pub(super) fn put<M: Message>(&mut self, to: LinkId, kind: Kind, id: u64, credit: u32, body: &M) -> bool {
-        let Some(out) = link_mut(&mut self.links, to) else { return false };
-        link::encode(&mut out.buffer, kind, id, credit, body);
-        if !out.is_dirty {
-            out.is_dirty = true;
-            self.dirty.push(to.slot as usize);
-        }
-        true
+        self.links.put(link, Kind::Kick, 0, 0, &body);
     }
 
     #[allow(clippy::needless_pass_by_value)] // answering uses the right up
     fn put_answer<M: Message>(&mut self, reply: ReplyTo, body: &M) {
         let ReplyTo { link, correlation } = reply;
-        if self.put(link, Kind::UpResult, correlation, 0, body)
-            && let Some(out) = link_mut(&mut self.links, link)
-        {
-            out.unanswered = out.unanswered.saturating_sub(1);
+        if self.links.put(link, Kind::UpResult, correlation, 0, body) {
+            self.links.on_answer(link);
         }
     }
 
@@ -381,7 +324,7 @@ impl Outbox {
         push.want_ack = spec.want_ack;
         push.ttl_ms = spec.ttl_ms;
         push.body = body.clone();
-        self.put(*link, Kind::Push, id.0, 0, &push);
+        self.links.put(*link, Kind::Push, id.0, 0, &push);
         self.push = push;
     }
 
@@ -389,72 +332,9 @@ impl Outbox {
     fn reach(&self, session: SessionId) -> Result<(LinkId, u64), Outcome> {
         let known = self.routes.get(session).ok_or(Outcome::Offline)?;
         let Place::Link(link) = known.place else { return Err(Outcome::Offline) };
-        let out = self.links.get(link.slot as usize).and_then(Option::as_ref).ok_or(Outcome::Offline)?;
-        if out.buffer.len() >= self.output_max {
+        if self.links.is_full(link).ok_or(Outcome::Offline)? {
             return Err(Outcome::Full);
         }
         Ok((link, known.handle))
     }
-
-    pub(super) fn open_link(&mut self, id: LinkId) {
-        let slot = id.slot as usize;
-        if self.links.len() <= slot {
-            self.links.resize_with(slot + 1, || None);
-        }
-        let (buffer, generation) = (BytesMut::new(), id.generation);
-        self.links[slot] = Some(LinkOut {
-            generation,
-            buffer,
-            gateway: None,
-            digest: Vec::new(),
-            unanswered: 0,
-            is_dirty: false,
-        });
-    }
-
-    pub(super) fn close_link(&mut self, id: LinkId) {
-        self.rooms.on_link_down(id);
-        self.links[id.slot as usize] = None;
-    }
-
-    /// The link's writing side, no longer listed as dirty.
-    pub(super) fn take_dirty(&mut self, slot: usize) -> Option<&mut LinkOut> {
-        let out = self.links.get_mut(slot)?.as_mut()?;
-        out.is_dirty = false;
-        Some(out)
-    }
-
-    /// Has the link's buffer written again at the end of this turn.
-    pub(super) fn mark_dirty(&mut self, slot: usize) {
-        if let Some(out) = self.links.get_mut(slot).and_then(Option::as_mut)
-            && !out.is_dirty
-            && !out.buffer.is_empty()
-        {
-            out.is_dirty = true;
-            self.dirty.push(slot);
-        }
-    }
-
-    pub(super) fn link(&self, slot: usize) -> Option<&LinkOut> {
-        self.links.get(slot)?.as_ref()
-    }
-
-    /// The link is this gateway's.
-    pub(super) fn greeted(&mut self, id: LinkId, gateway: GatewayId) {
-        if let Some(out) = link_mut(&mut self.links, id) {
-            out.gateway = Some(gateway);
-        }
-    }
-
-    /// One more UP of this link wants an answer.
-    pub(super) fn on_question(&mut self, id: LinkId) {
-        if let Some(out) = link_mut(&mut self.links, id) {
-            out.unanswered += 1;
-        }
-    }
-}
-
-fn link_mut(links: &mut [Option<LinkOut>], id: LinkId) -> Option<&mut LinkOut> {
-    let out = links.get_mut(id.slot as usize)?.as_mut()?;
-    (out.generation == id.generation).then_some(out)
 }

@@ -1,23 +1,20 @@
-//! The loop: one thread, edge-triggered, in a fixed order per turn.
+//! The loop with the sockets: one thread, edge-triggered, in a fixed order per turn.
 //!
-//! Poll; read the clock once; accept; drain the mailbox; read ready links up to a budget; give known
-//! outcomes; keep house; let the handler end its turn; write every dirty link once.
+//! Poll; read the clock once; accept; drain the mailbox; read ready links up to a budget; let time pass;
+//! let the handler end its turn; write every link with new bytes once. All rules are [`LinkHost`]'s.
 
 use super::Handler;
-use super::event::{Event, GatewayId, LinkId, Now};
-use super::frames::{Identity, Turn, superseded};
+use super::event::{LinkId, Now};
+use super::host::{LinkHost, Output, TICK};
+use super::links::LinkEnd;
 use super::mailbox::{Mailbox, Remote, mailbox};
-use super::outbox::Outbox;
-use super::stream::{Link, LinkEnd, Phase, ReadBlock};
+use super::stream::{ReadBlock, Socket};
 use crate::clock::Clock;
-use crate::config::{BackendConfig, LinkConfig};
+use crate::config::BackendConfig;
 use crate::error::BackendError;
-use bytes::Bytes;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
-use moorline_proto::link::{Kind, LinkDecoder};
 use moorline_proto::time::Instant;
-use slab::Slab;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,8 +22,6 @@ use std::time::Duration;
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
-/// How often deadlines are looked at, and how late a stop may be noticed.
-const TICK: Duration = Duration::from_millis(250);
 /// Links accepted in one turn.
 const ACCEPT_BUDGET: usize = 64;
 /// Mailbox messages handled in one turn.
@@ -43,20 +38,19 @@ pub struct Server<M> {
     listener: TcpListener,
     address: SocketAddr,
     can_accept: bool,
-    config: LinkConfig,
-    identity: Identity,
+    /// Time of the next try after a failed accept; `None`: the last one did not fail.
+    accept_again_at: Option<Instant>,
     clock: Clock,
-    links: Slab<Link>,
-    next_generation: u32,
-    /// Slots of links with something to read.
+    host: LinkHost,
+    /// By slot of [`LinkId`].
+    sockets: Vec<Option<Socket>>,
+    /// Slots of sockets with bytes to read.
     ready: Vec<usize>,
-    /// Slots of links that have something to read but must wait: credit or output is used up.
-    paused: Vec<usize>,
     block: ReadBlock,
-    out: Outbox,
     mailbox: Mailbox<M>,
     remote: Remote<M>,
-    next_tick: Instant,
+    /// The handler asked for another turn at once.
+    is_again: bool,
 }
 
 impl<M: Send + 'static> Server<M> {
@@ -76,24 +70,21 @@ impl<M: Send + 'static> Server<M> {
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("open a waker"))?;
         let (remote, mailbox) = mailbox(config.link.mailbox, waker);
         let clock = Clock::new();
-        let identity = Identity { node: config.node.clone(), epoch: clock.read().unix_ms };
+        let host = LinkHost::new(&config.link, config.node.clone(), clock.read().unix_ms);
         Ok(Self {
             poll,
             listener,
             address,
             can_accept: true,
-            identity,
+            accept_again_at: None,
             clock,
-            links: Slab::new(),
-            next_generation: 1,
+            host,
+            sockets: Vec::new(),
             ready: Vec::new(),
-            paused: Vec::new(),
             block: ReadBlock::default(),
-            out: Outbox::new(config.link.sessions_max, config.link.output_max, config.link.rooms_max),
             mailbox,
             remote,
-            next_tick: Instant::ZERO,
-            config: config.link.clone(),
+            is_again: false,
         })
     }
 
@@ -146,49 +137,49 @@ impl<M: Send + 'static> Server<M> {
         self.accept(now);
         for _ in 0..MAILBOX_BUDGET {
             let Some(message) = self.mailbox.try_recv() else { break };
-            handler.handle_message(now, message, &mut self.out);
+            handler.handle_message(now, message, self.host.outbox());
         }
+        self.perform(now, handler);
         for slot in std::mem::take(&mut self.ready) {
             self.read(slot, now, handler);
         }
-        for _ in 0..self.out.undelivered.len() {
-            let Some((session, push, outcome)) = self.out.undelivered.pop_front() else { break };
-            handler.handle(now, Event::Pushed { session, push, outcome }, &mut self.out);
+        if now.instant >= self.host.next_deadline() {
+            self.host.handle_timeouts(now);
+            self.perform(now, handler);
         }
-        if now.instant >= self.next_tick {
-            self.next_tick = now.instant + TICK;
-            self.keep_house(now, handler);
-        }
-        handler.handle_turn_end(now, &mut self.out);
-        self.flush(now, handler);
-        self.resume();
+        handler.handle_turn_end(now, self.host.outbox());
+        self.perform(now, handler);
+        self.host.handle_turn_end(now);
+        self.perform(now, handler);
         Ok(())
     }
 
     fn timeout(&mut self) -> Duration {
-        let has_more = std::mem::take(&mut self.out.has_more);
-        let has_work =
-            has_more || self.can_accept || !self.ready.is_empty() || !self.out.undelivered.is_empty();
+        let has_work = std::mem::take(&mut self.is_again) || self.can_accept || !self.ready.is_empty();
         if has_work || !self.mailbox.try_sleep() {
             return Duration::ZERO;
         }
-        self.next_tick.saturating_since(self.clock.read().instant)
+        let again_at = self.accept_again_at.unwrap_or(Instant::FAR_FUTURE);
+        self.host.next_deadline().min(again_at).saturating_since(self.clock.read().instant)
     }
 
     fn on_readiness(&mut self, slot: usize, event: &mio::event::Event) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        link.is_read_closed |= event.is_read_closed() || event.is_error();
-        if event.is_readable() || link.is_read_closed {
-            link.is_readable = true;
-            list(&mut self.ready, slot, link);
+        let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
+        socket.is_read_closed |= event.is_read_closed() || event.is_error();
+        if event.is_readable() || socket.is_read_closed {
+            socket.is_readable = true;
+            list(&mut self.ready, socket);
         }
         if event.is_writable() {
-            link.is_writable = true;
-            self.out.mark_dirty(slot);
+            socket.is_writable = true;
+            self.host.handle_link_writable(socket.id);
         }
     }
 
     fn accept(&mut self, now: Now) {
+        if self.accept_again_at.is_some_and(|at| at <= now.instant) {
+            (self.can_accept, self.accept_again_at) = (true, None);
+        }
         for _ in 0..ACCEPT_BUDGET {
             if !self.can_accept {
                 return;
@@ -199,7 +190,8 @@ impl<M: Send + 'static> Server<M> {
                 Err(cause) => {
                     self.can_accept = false;
                     if cause.kind() != io::ErrorKind::WouldBlock {
-                        // Out of descriptors, most likely: tried again with the next tick.
+                        // Out of descriptors, most likely.
+                        self.accept_again_at = Some(now.instant + TICK);
                         tracing::warn!(%cause, "cannot accept a link, trying again shortly");
                     }
                 }
@@ -208,192 +200,121 @@ impl<M: Send + 'static> Server<M> {
     }
 
     fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Now) {
-        if self.links.len() >= self.config.links_max {
-            tracing::warn!(%peer, links_max = self.config.links_max, "too many links: a new one was closed");
+        let Some(id) = self.host.handle_link_opened(now) else {
+            tracing::warn!(%peer, "closed a new link: `link.links_max` links are open");
             return;
-        }
+        };
         // Whole turns are written at once, so Nagle would only delay.
         stream.set_nodelay(true).ok();
-        let entry = self.links.vacant_entry();
+        let slot = id.slot as usize;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(cause) = self.poll.registry().register(&mut stream, Token(entry.key()), interest) {
+        if let Err(cause) = self.poll.registry().register(&mut stream, Token(slot), interest) {
             tracing::warn!(%peer, %cause, "cannot watch a new link");
-            return;
+            return self.host.handle_link_closed(now, id, LinkEnd::Io(cause));
         }
-        let slot = u32::try_from(entry.key()).expect("links_max fits u32");
-        let id = LinkId { slot, generation: self.next_generation };
-        self.next_generation = self.next_generation.wrapping_add(1);
-        self.out.open_link(id);
-        entry.insert(Link {
+        if self.sockets.len() <= slot {
+            self.sockets.resize_with(slot + 1, || None);
+        }
+        self.sockets[slot] = Some(Socket {
             id,
             peer,
             stream,
-            decoder: LinkDecoder::new(),
-            phase: Phase::Greeting(now.instant + self.config.hello_timeout),
-            heard_at: now.instant,
-            sent_at: now.instant,
-            over_since: None,
             is_readable: false,
             is_writable: true,
             is_read_closed: false,
             is_listed: false,
+            is_paused: false,
         });
     }
 
     fn read<H: Handler<Message = M>>(&mut self, slot: usize, now: Now, handler: &mut H) {
-        let Some(link) = self.links.get_mut(slot) else { return };
-        link.is_listed = false;
+        if let Some(Some(socket)) = self.sockets.get_mut(slot) {
+            socket.is_listed = false;
+        }
         let mut budget = READ_BUDGET_BYTES;
         loop {
-            let Some(link) = self.links.get_mut(slot) else { return };
-            if !link.is_readable {
+            let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
+            if !socket.is_readable || socket.is_paused {
                 return;
             }
-            if is_paused(&self.out, &self.config, slot) {
-                link.is_listed = true; // in `paused`, until `resume`
-                return self.paused.push(slot);
-            }
             if budget == 0 {
-                return list(&mut self.ready, slot, link);
+                return list(&mut self.ready, socket);
             }
-            match link.read(&mut self.block, now.instant) {
-                Ok(Some(input)) => {
+            let id = socket.id;
+            match socket.read(&mut self.block) {
+                Ok(Some(mut input)) => {
                     budget = budget.saturating_sub(input.len());
-                    if let Err(end) = self.decode(slot, input, now, handler) {
-                        return self.close(slot, &end, now, handler);
+                    while !input.is_empty() {
+                        self.host.handle_link_bytes(now, id, &mut input);
+                        self.perform(now, handler);
                     }
                 }
                 Ok(None) => return,
-                Err(end) => return self.close(slot, &end, now, handler),
+                Err(end) => {
+                    self.host.handle_link_closed(now, id, end);
+                    return self.perform(now, handler);
+                }
             }
         }
     }
 
-    fn decode<H: Handler<Message = M>>(
-        &mut self,
-        slot: usize,
-        mut input: Bytes,
-        now: Now,
-        handler: &mut H,
-    ) -> Result<(), LinkEnd> {
-        loop {
-            let Some(link) = self.links.get_mut(slot) else { return Ok(()) };
-            let Some(frame) = link.decoder.decode(&mut input)? else { return Ok(()) };
-            let (id, mut phase) = (link.id, link.phase);
-            if matches!(phase, Phase::Greeting(_))
-                && let Some(old) = superseded(&self.out, &frame)
-            {
-                self.retire(old, now, handler);
-            }
-            self.turn_of(now, handler).handle_frame(id, &mut phase, &frame)?;
-            if let Some(link) = self.links.get_mut(slot) {
-                link.phase = phase;
+    /// Does what the link host asks for, in its order.
+    fn perform<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
+        while let Some(output) = self.host.poll_output() {
+            match output {
+                Output::Event(event) => handler.handle(now, event, self.host.outbox()),
+                Output::Auth { question, judge } => {
+                    handler.handle_auth(now, question, judge, self.host.outbox());
+                }
+                Output::Write(link) => self.write(link, now),
+                Output::Close { link, end } => self.close(link, &end),
+                Output::Pause(link) => {
+                    if let Some(socket) = socket_of(&mut self.sockets, link) {
+                        socket.is_paused = true;
+                    }
+                }
+                Output::Resume(link) => {
+                    if let Some(socket) = socket_of(&mut self.sockets, link) {
+                        socket.is_paused = false;
+                        if socket.is_readable {
+                            list(&mut self.ready, socket);
+                        }
+                    }
+                }
+                Output::Again => self.is_again = true,
             }
         }
     }
 
-    /// Ends an older life of a gateway: its links, its sessions, itself.
-    fn retire<H: Handler<Message = M>>(&mut self, gateway: GatewayId, now: Now, handler: &mut H) {
-        let of_it = self.links.iter().filter(|(_, link)| link.phase == Phase::Open(gateway));
-        for slot in of_it.map(|(slot, _)| slot).collect::<Vec<_>>() {
-            self.close(slot, &LinkEnd::Refused("the gateway has begun a newer epoch"), now, handler);
+    fn write(&mut self, link: LinkId, now: Now) {
+        let Some(socket) = socket_of(&mut self.sockets, link) else { return };
+        match socket.write(self.host.unsent(link)) {
+            Ok(count) => self.host.handle_link_sent(now, link, count),
+            Err(end) => self.host.handle_link_closed(now, link, end),
         }
-        self.turn_of(now, handler).on_gateway_gone(gateway);
     }
 
-    fn close<H: Handler<Message = M>>(&mut self, slot: usize, end: &LinkEnd, now: Now, handler: &mut H) {
-        let Some(mut link) = self.links.try_remove(slot) else { return };
-        self.poll.registry().deregister(&mut link.stream).ok();
-        self.out.close_link(link.id);
+    fn close(&mut self, link: LinkId, end: &LinkEnd) {
+        let Some(socket) = socket_of(&mut self.sockets, link) else { return };
+        self.poll.registry().deregister(&mut socket.stream).ok();
+        let peer = socket.peer;
         match end {
-            LinkEnd::Closed | LinkEnd::Io(_) => tracing::info!(peer = %link.peer, "link down: {end}"),
-            _ => tracing::warn!(peer = %link.peer, "link closed: {end}"),
+            LinkEnd::Closed | LinkEnd::Io(_) => tracing::info!(%peer, "link down: {end}"),
+            _ => tracing::warn!(%peer, "link closed: {end}"),
         }
-        let Phase::Open(gateway) = link.phase else { return };
-        let lease_until = now.instant + self.config.lease;
-        self.out.routes.on_link_down(link.id, lease_until);
-        if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
-            known.links -= 1;
-            known.lease_until = lease_until;
-        }
-        self.turn_of(now, handler).emit(Event::LinkDown { gateway, link: link.id });
-    }
-
-    fn keep_house<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
-        self.can_accept = true;
-        let mut ends = Vec::new();
-        for (slot, link) in &mut self.links {
-            let silence = now.instant.saturating_since(link.heard_at);
-            let over = link.over_since.map(|since| now.instant.saturating_since(since));
-            if matches!(link.phase, Phase::Greeting(until) if until <= now.instant) {
-                ends.push((slot, LinkEnd::NoHello));
-            } else if over.is_some_and(|over| over >= self.config.stall_timeout) {
-                ends.push((slot, LinkEnd::Stalled));
-            } else if silence >= self.config.silence_timeout {
-                ends.push((slot, LinkEnd::Silent));
-            } else if now.instant.saturating_since(link.sent_at) >= self.config.silence_timeout / 3
-                && matches!(link.phase, Phase::Open(_))
-            {
-                link.sent_at = now.instant;
-                self.out.put(link.id, Kind::Ping, 0, 0, &());
-            }
-        }
-        for (slot, end) in ends {
-            self.close(slot, &end, now, handler);
-        }
-        let mut turn = self.turn_of(now, handler);
-        turn.on_leases();
-        turn.emit(Event::Tick);
-    }
-
-    fn flush<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
-        let mut dirty = std::mem::take(&mut self.out.dirty);
-        for slot in dirty.drain(..) {
-            let (Some(link), Some(out)) = (self.links.get_mut(slot), self.out.take_dirty(slot)) else {
-                continue;
-            };
-            let written = link.write(&mut out.buffer, now.instant);
-            let is_over = out.buffer.len() >= self.config.output_max;
-            link.over_since = is_over.then_some(link.over_since.unwrap_or(now.instant));
-            if let Err(end) = written {
-                self.close(slot, &end, now, handler);
-            }
-        }
-        if self.out.dirty.is_empty() {
-            self.out.dirty = dirty; // keeps its allocation
-        }
-    }
-
-    /// Lists paused links again that may be read now.
-    fn resume(&mut self) {
-        let (links, out, config, ready) = (&mut self.links, &self.out, &self.config, &mut self.ready);
-        self.paused.retain(|slot| {
-            let is_paused = is_paused(out, config, *slot);
-            if let (Some(link), false) = (links.get_mut(*slot), is_paused) {
-                link.is_listed = false;
-                list(ready, *slot, link);
-            }
-            is_paused
-        });
-    }
-
-    fn turn_of<'a, H>(&'a mut self, now: Now, handler: &'a mut H) -> Turn<'a, H> {
-        Turn { now, config: &self.config, identity: &self.identity, out: &mut self.out, handler }
+        self.sockets[link.slot as usize] = None;
     }
 }
 
-fn list(ready: &mut Vec<usize>, slot: usize, link: &mut Link) {
-    if !link.is_listed {
-        link.is_listed = true;
-        ready.push(slot);
-    }
+fn socket_of(sockets: &mut [Option<Socket>], link: LinkId) -> Option<&mut Socket> {
+    sockets.get_mut(link.slot as usize)?.as_mut().filter(|socket| socket.id == link)
 }
 
-fn is_paused(out: &Outbox, config: &LinkConfig, slot: usize) -> bool {
-    let over = |link: &super::outbox::LinkOut| {
-        link.unanswered >= config.credit || link.buffer.len() >= config.output_max
-    };
-    out.link(slot).is_some_and(over)
+fn list(ready: &mut Vec<usize>, socket: &mut Socket) {
+    if !socket.is_listed && !socket.is_paused {
+        socket.is_listed = true;
+        ready.push(socket.id.slot as usize);
+    }
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> BackendError {

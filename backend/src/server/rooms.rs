@@ -4,7 +4,7 @@
 //! rounds, without a change of that room in between, is told anew in full.
 
 use super::event::{GatewayId, LinkId, SessionId};
-use moorline_proto::message::backend::RoomDigest;
+use moorline_proto::message::backend::{Digest, RoomDigest};
 use moorline_proto::random::mix;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub(super) const ROOMS_PER_SESSION_MAX: usize = 256;
 /// Longest name of a room, in bytes.
 const ROOM_BYTES_MAX: usize = 128;
+/// Rooms gathered of one digest; a longer digest is compared piece by piece.
+const DIGEST_ROOMS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 struct Room {
@@ -34,6 +36,12 @@ pub(super) struct Rooms {
     by_name: HashMap<Arc<str>, Room>,
     of_session: HashMap<SessionId, BTreeSet<Arc<str>>>,
     suspects: BTreeMap<(LinkId, Arc<str>), Suspect>,
+    /// Pieces of digests whose last piece has not come yet.
+    digests: BTreeMap<LinkId, Vec<RoomDigest>>,
+    /// Rooms that were announced in full again because a gateway held other members.
+    pub(super) repairs: u64,
+    /// Frames to rooms that were dropped: a gateway had no link, or its link's output was full.
+    pub(super) pushes_dropped: u64,
     /// Sessions whose bindings changed while no link spoke for them: to be told with the next one.
     untold: BTreeSet<SessionId>,
     last_version: u64,
@@ -46,6 +54,9 @@ impl Rooms {
             by_name: HashMap::new(),
             of_session: HashMap::new(),
             suspects: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            repairs: 0,
+            pushes_dropped: 0,
             untold: BTreeSet::new(),
             last_version: 0,
             capacity,
@@ -139,8 +150,19 @@ impl Rooms {
         self.by_name.get(room).map_or_else(Vec::new, |room| room.gateways.keys().copied().collect())
     }
 
+    /// Adds a piece of a link's digest. Returns the whole digest after its last piece.
+    pub(super) fn gather(&mut self, link: LinkId, digest: Digest) -> Option<Vec<RoomDigest>> {
+        let pieces = self.digests.entry(link).or_default();
+        pieces.extend(digest.rooms);
+        if digest.more && pieces.len() < DIGEST_ROOMS_MAX {
+            return None;
+        }
+        self.digests.remove(&link)
+    }
+
     /// The link is gone.
     pub(super) fn on_link_down(&mut self, link: LinkId) {
+        self.digests.remove(&link);
         self.suspects.retain(|(of, _), _| *of != link);
     }
 
@@ -175,6 +197,7 @@ impl Rooms {
             }
             let version = self.by_name.get(&name).map_or(0, |room| room.version);
             if self.suspects.remove(&suspect) == Some(Suspect { version }) {
+                self.repairs += 1;
                 repairs.push((name, version.max(self.last_version), handles));
             } else {
                 self.suspects.insert(suspect, Suspect { version });

@@ -5,6 +5,7 @@
 
 use super::event::{GatewayId, LinkId, SessionId};
 use hashbrown::HashMap;
+use moorline_proto::message::backend::Stats;
 use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ pub(super) struct Gateway {
     pub(super) links: u32,
     /// Without links, it is forgotten at this time.
     pub(super) lease_until: Instant,
+    /// Load figures that the gateway sent last; `None`: it has sent none.
+    pub(super) load: Option<Stats>,
 }
 
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl Routes {
         let id = GatewayId(self.next_gateway);
         self.next_gateway = self.next_gateway.wrapping_add(1);
         let lease_until = Instant::FAR_FUTURE;
-        self.gateways.insert(id, Gateway { node, epoch, links: 0, lease_until });
+        self.gateways.insert(id, Gateway { node, epoch, links: 0, lease_until, load: None });
         id
     }
 

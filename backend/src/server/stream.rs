@@ -2,12 +2,10 @@
 //!
 //! Edge-triggered: a readiness is remembered until the socket says that it would block.
 
-use super::event::{GatewayId, LinkId};
+use super::event::LinkId;
+use super::links::LinkEnd;
 use bytes::{Bytes, BytesMut};
 use mio::net::TcpStream;
-use moorline_proto::link::{LinkDecoder, LinkError};
-use moorline_proto::time::Instant;
-use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
@@ -15,8 +13,6 @@ use std::net::SocketAddr;
 const BLOCK_BYTES: usize = 64 << 10;
 /// A block with less room than this is left to those who still hold parts of it.
 const BLOCK_ROOM_MIN: usize = 8 << 10;
-/// An emptied output buffer larger than this is given back.
-const BUFFER_KEPT_MAX: usize = 1 << 20;
 
 /// Where bytes are read to. Frames are slices of it: nothing is copied on the way to the handler.
 #[derive(Debug, Default)]
@@ -36,74 +32,29 @@ impl ReadBlock {
     }
 }
 
-/// How far a link has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// HELLO must come before this.
-    Greeting(Instant),
-    /// It speaks for this gateway.
-    Open(GatewayId),
-}
-
 #[derive(Debug)]
-#[allow(clippy::struct_excessive_bools)] // what the socket last said: each by itself
-pub(super) struct Link {
+#[allow(clippy::struct_excessive_bools)] // readiness as the socket reported it, and two marks of the loop
+pub(super) struct Socket {
     pub(super) id: LinkId,
     pub(super) peer: SocketAddr,
     pub(super) stream: TcpStream,
-    pub(super) decoder: LinkDecoder,
-    pub(super) phase: Phase,
-    pub(super) heard_at: Instant,
-    pub(super) sent_at: Instant,
-    /// Over `output_max` since.
-    pub(super) over_since: Option<Instant>,
     pub(super) is_readable: bool,
     pub(super) is_writable: bool,
-    /// The peer will say no more than what is in the socket: read on until its end.
+    /// The gateway will send no more than the socket holds: read on until its end.
     pub(super) is_read_closed: bool,
+    /// The loop's list of readable sockets holds this one.
     pub(super) is_listed: bool,
+    /// The link host asked not to read this socket.
+    pub(super) is_paused: bool,
 }
 
-/// Why a link ended.
-#[derive(Debug)]
-pub(super) enum LinkEnd {
-    Closed,
-    Io(io::Error),
-    Protocol(LinkError),
-    NoHello,
-    Silent,
-    Stalled,
-    Refused(&'static str),
-}
-
-impl fmt::Display for LinkEnd {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => f.write_str("closed by the gateway"),
-            Self::Io(cause) => write!(f, "socket failed: {cause}"),
-            Self::Protocol(error) => write!(f, "{error}"),
-            Self::NoHello => f.write_str("no HELLO within link.hello_timeout"),
-            Self::Silent => f.write_str("nothing heard within link.silence_timeout"),
-            Self::Stalled => f.write_str("over link.output_max for link.stall_timeout: it does not read"),
-            Self::Refused(why) => write!(f, "refused: {why}"),
-        }
-    }
-}
-
-impl From<LinkError> for LinkEnd {
-    fn from(error: LinkError) -> Self {
-        Self::Protocol(error)
-    }
-}
-
-impl Link {
+impl Socket {
     /// The next bytes; `None` if there are none for now.
-    pub(super) fn read(&mut self, block: &mut ReadBlock, now: Instant) -> Result<Option<Bytes>, LinkEnd> {
+    pub(super) fn read(&mut self, block: &mut ReadBlock) -> Result<Option<Bytes>, LinkEnd> {
         loop {
             match block.read(&mut self.stream) {
                 Ok(bytes) if bytes.is_empty() => return Err(LinkEnd::Closed),
                 Ok(bytes) => {
-                    self.heard_at = now;
                     // A short read has emptied the socket: the next byte raises a new edge.
                     self.is_readable = block.room() == 0 || self.is_read_closed;
                     return Ok(Some(bytes));
@@ -118,29 +69,19 @@ impl Link {
         }
     }
 
-    /// One write; what the socket does not take stays in `buffer`.
-    pub(super) fn write(&mut self, buffer: &mut BytesMut, now: Instant) -> Result<(), LinkEnd> {
-        if !self.is_writable || buffer.is_empty() {
-            return Ok(());
-        }
-        match self.stream.write(buffer) {
-            Ok(written) if written == buffer.len() => {
-                self.sent_at = now;
-                buffer.clear();
-                if buffer.capacity() > BUFFER_KEPT_MAX {
-                    *buffer = BytesMut::new();
+    /// Writes once. Returns the number of bytes that the socket took.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize, LinkEnd> {
+        while self.is_writable && !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(written) => {
+                    self.is_writable = written == bytes.len();
+                    return Ok(written);
                 }
+                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
+                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+                Err(cause) => return Err(LinkEnd::Io(cause)),
             }
-            Ok(written) => {
-                self.sent_at = now;
-                self.is_writable = false;
-                bytes::Buf::advance(buffer, written);
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => self.is_writable = false,
-            // Rare enough to wait for the next turn's flush.
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => return Err(LinkEnd::Io(cause)),
         }
-        Ok(())
+        Ok(0)
     }
 }

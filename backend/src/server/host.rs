@@ -1,0 +1,203 @@
+//! The link server's whole state and rules, without thread, socket or clock.
+//!
+//! [`LinkHost`] is pure: the owner calls one `handle_` method per input, then drains
+//! [`LinkHost::poll_output`] until it is empty. One queue holds every output, in the order of causes.
+//! [`super::Server`] is one owner, the simulator another.
+//!
+//! ```text
+//! alice sends `hi`: bytes of an UP --handle_link_bytes--> Output::Event(Event::Up) --owner--> handler
+//! handler answers:  Outbox::answer_send --handle_turn_end--> Output::Write(link)
+//! the owner writes LinkHost::unsent(link) to the socket once, and reports handle_link_sent
+//! ```
+
+use super::event::{Event, GatewayId, JudgeTo, LinkId, Now};
+use super::links::{LinkEnd, Phase};
+use super::outbox::Outbox;
+use crate::config::LinkConfig;
+use bytes::Bytes;
+use moorline_proto::message::backend::Auth;
+use moorline_proto::time::{Duration, Instant};
+
+/// Interval between two [`Event::Tick`], between which deadlines are not looked at.
+pub(super) const TICK: Duration = Duration::from_millis(250);
+
+/// Order to the owner of a [`LinkHost`].
+#[derive(Debug)]
+pub enum Output {
+    /// Give this event to the handler.
+    Event(Event),
+    /// Have the handler judge a login.
+    Auth {
+        /// The gateway's question.
+        question: Auth,
+        /// The right to answer it.
+        judge: JudgeTo,
+    },
+    /// Write [`LinkHost::unsent`] of this link once. Comes at most once per link and turn.
+    Write(LinkId),
+    /// Close this link's connection; the host has forgotten the link.
+    Close {
+        /// The link that ended.
+        link: LinkId,
+        /// The reason for the log.
+        end: LinkEnd,
+    },
+    /// Read no more bytes from this link: its credit or its output is used up.
+    Pause(LinkId),
+    /// Read this link again.
+    Resume(LinkId),
+    /// Begin another turn at once: the handler asked for it.
+    Again,
+}
+
+/// Identity of this end, as its HELLO names it.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) node: String,
+    pub(super) epoch: u64,
+}
+
+/// The server side of all links: gateways, sessions, rooms, credit, leases, output buffers.
+#[derive(Debug)]
+pub struct LinkHost {
+    pub(super) config: LinkConfig,
+    pub(super) identity: Identity,
+    pub(super) out: Outbox,
+    next_tick: Instant,
+}
+
+impl LinkHost {
+    /// Creates a host without links. `epoch` must be larger than that of every earlier life of `node`.
+    pub fn new(config: &LinkConfig, node: String, epoch: u64) -> Self {
+        Self {
+            config: config.clone(),
+            identity: Identity { node, epoch },
+            out: Outbox::new(config),
+            next_tick: Instant::ZERO,
+        }
+    }
+
+    /// Returns what the handler speaks through. Drain the outputs after use.
+    pub const fn outbox(&mut self) -> &mut Outbox {
+        &mut self.out
+    }
+
+    /// Names a new connection. `None`: `link.links_max` links are open, close the connection.
+    pub fn handle_link_opened(&mut self, now: Now) -> Option<LinkId> {
+        self.out.links.try_open(now.instant, now.instant + self.config.hello_timeout)
+    }
+
+    /// Takes at most one frame from `input`. Drain the outputs, then call again until `input` is empty:
+    /// the handler must see the state that the frame's sender saw.
+    pub fn handle_link_bytes(&mut self, now: Now, link: LinkId, input: &mut Bytes) {
+        let Some(state) = self.out.links.get_mut(link) else { return input.clear() };
+        state.last_rx = now.instant;
+        let phase = state.phase;
+        let end = match state.decoder.decode(input) {
+            Ok(None) => return,
+            Ok(Some(frame)) => self.handle_frame(now, link, phase, &frame).err(),
+            Err(error) => Some(LinkEnd::Protocol(error)),
+        };
+        if let Some(end) = end {
+            self.close(now, link, end);
+            input.clear();
+        }
+    }
+
+    /// Learns that the socket took the first `count` bytes of [`Self::unsent`].
+    pub fn handle_link_sent(&mut self, now: Now, link: LinkId, count: usize) {
+        self.out.links.on_sent(link, count, now.instant);
+    }
+
+    /// Learns that the socket takes bytes again; the next turn's end writes what waits.
+    pub fn handle_link_writable(&mut self, link: LinkId) {
+        self.out.links.on_writable(link);
+    }
+
+    /// Learns that the connection ended.
+    pub fn handle_link_closed(&mut self, now: Now, link: LinkId, end: LinkEnd) {
+        self.close(now, link, end);
+    }
+
+    /// Queues known outcomes of pushes, and, four times a second, whatever time has ended.
+    pub fn handle_timeouts(&mut self, now: Now) {
+        while let Some((session, push, outcome)) = self.out.undelivered.pop_front() {
+            self.emit(Event::Pushed { session, push, outcome });
+        }
+        if now.instant < self.next_tick {
+            return;
+        }
+        self.next_tick = now.instant + TICK;
+        for (link, end) in self.out.links.overdue(now.instant, &self.config) {
+            self.close(now, link, end);
+        }
+        self.out.links.ping_quiet(now.instant, &self.config);
+        for session in self.out.routes.expired(now.instant) {
+            self.end_session(session, 0);
+        }
+        for gateway in self.out.routes.expired_gateways(now.instant) {
+            self.forget_gateway(gateway);
+        }
+        self.emit(Event::Tick);
+    }
+
+    /// Ends a turn: queues one [`Output::Write`] for each link with new bytes.
+    pub fn handle_turn_end(&mut self, now: Now) {
+        self.out.links.flush(now.instant);
+    }
+
+    /// Returns the next output, in the order of causes; `None`: all were taken.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.links.poll_output()
+    }
+
+    /// Returns the bytes that wait to be sent on a link.
+    pub fn unsent(&self, link: LinkId) -> &[u8] {
+        self.out.links.unsent(link)
+    }
+
+    /// Returns the time at which the next turn must begin.
+    pub fn next_deadline(&self) -> Instant {
+        let has_work = !self.out.undelivered.is_empty() || self.out.links.is_dirty();
+        if has_work { Instant::ZERO } else { self.next_tick }
+    }
+
+    pub(super) fn emit(&mut self, event: Event) {
+        self.out.links.outputs.push_back(Output::Event(event));
+    }
+
+    /// Ends a link. Its sessions and its gateway stay until their lease ends.
+    fn close(&mut self, now: Now, link: LinkId, end: LinkEnd) {
+        let Some(phase) = self.out.links.close(link) else { return };
+        self.out.rooms.on_link_down(link);
+        self.out.links.outputs.push_back(Output::Close { link, end });
+        let Phase::Open(gateway) = phase else { return };
+        let lease_until = now.instant + self.config.lease;
+        self.out.routes.on_link_down(link, lease_until);
+        if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
+            known.links -= 1;
+            known.lease_until = lease_until;
+        }
+        self.emit(Event::LinkDown { gateway, link });
+    }
+
+    /// Ends an older epoch of a gateway: its links, its sessions, itself.
+    pub(super) fn retire(&mut self, now: Now, gateway: GatewayId) {
+        let links: Vec<LinkId> = self.out.links.of_gateway(gateway).map(|(link, _)| link).collect();
+        for link in links {
+            self.close(now, link, LinkEnd::Refused("the gateway has begun a newer epoch"));
+        }
+        self.forget_gateway(gateway);
+    }
+
+    /// Forgets a gateway without links, and all its sessions.
+    fn forget_gateway(&mut self, gateway: GatewayId) {
+        for session in self.out.routes.sessions_of(gateway) {
+            self.end_session(session, 0);
+        }
+        if let Some(gone) = self.out.routes.gateways.remove(&gateway) {
+            tracing::info!(gateway = gone.node, epoch = gone.epoch, "gateway gone");
+            self.emit(Event::GatewayDown { gateway });
+        }
+    }
+}
