@@ -23,8 +23,8 @@ pub trait Unit: Send + 'static {
     /// # Errors
     /// The system's, when polling fails: the process cannot go on.
     fn turn(&mut self, timeout: Duration) -> io::Result<bool>;
-    /// Takes all mail and hands over what follows, without touching a socket's bytes. Whether there was or is
-    /// anything.
+    /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
+    /// Whether there was or is anything.
     fn step(&mut self) -> bool;
     /// Writes everything down. No message is under way then.
     ///

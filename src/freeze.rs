@@ -94,8 +94,8 @@ impl Post {
 pub trait Stand {
     /// Where it is told to.
     fn post(&self) -> &Post;
-    /// Takes all mail and hands over what follows, without touching a socket's bytes. Whether there was or is
-    /// anything.
+    /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
+    /// Whether there was or is anything.
     fn step(&mut self) -> bool;
     /// Writes everything down. No message is under way then.
     ///

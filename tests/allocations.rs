@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, Target};
-use moorline::shard::{Count, Outputs, Settings, Shard};
+use moorline::shard::{Count, Output, Outputs, Settings, Shard};
 use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::client::{Code, Hello, Ping};
@@ -62,10 +62,17 @@ impl Rig {
         self.now += Duration::from_secs(1);
         self.shard.handle_received(self.now, key, bytes, &mut self.outputs);
         self.shard.handle_timeouts(self.now, &mut self.outputs);
-        for key in std::mem::take(&mut self.outputs.transmits) {
-            self.written.clear();
-            self.shard.gather(key, &mut self.written, 64 << 10);
-            self.shard.handle_sent(key, self.written.len(), &mut self.outputs);
+        self.write();
+    }
+
+    /// Writes what connections have, as if the system took it all.
+    fn write(&mut self) {
+        while let Some(output) = self.outputs.poll_output() {
+            if let Output::Write(key) = output {
+                self.written.clear();
+                self.shard.gather(key, &mut self.written, 64 << 10);
+                self.shard.handle_sent(key, self.written.len(), &mut self.outputs);
+            }
         }
     }
 
@@ -104,8 +111,6 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
         rig.turn(key, ping.clone());
         rig.turn(key, ack.clone());
     }
-    rig.outputs.transmits = Vec::with_capacity(16);
-
     let moves = rig.shard.tally()[Count::TimerMoves];
     let beats = rig.shard.tally()[Count::Pings];
     let allocations = ALLOCATIONS.get();
@@ -113,11 +118,7 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
         rig.now += Duration::from_millis(10); // within the rate of one connection
         rig.shard.handle_received(rig.now, key, ping.clone(), &mut rig.outputs);
         rig.shard.handle_received(rig.now, key, ack.clone(), &mut rig.outputs);
-        while let Some(key) = rig.outputs.transmits.pop() {
-            rig.written.clear();
-            rig.shard.gather(key, &mut rig.written, 64 << 10);
-            rig.shard.handle_sent(key, rig.written.len(), &mut rig.outputs);
-        }
+        rig.write();
     }
     let asked = ALLOCATIONS.get() - allocations;
     assert_eq!(rig.shard.tally()[Count::Pings] - beats, BEATS);
@@ -151,14 +152,9 @@ fn a_message_allocates_as_often_as_stated() {
     let mut rig =
         Rig { shard: Shard::new(settings, now), outputs: Outputs::new(1), written: Vec::new(), now };
     let key = rig.login();
-    rig.outputs.transmits = Vec::with_capacity(16);
     rig.outputs.uplinks[0] = Vec::with_capacity(16);
     let write = |rig: &mut Rig| {
-        while let Some(key) = rig.outputs.transmits.pop() {
-            rig.written.clear();
-            rig.shard.gather(key, &mut rig.written, 64 << 10);
-            rig.shard.handle_sent(key, rig.written.len(), &mut rig.outputs);
-        }
+        rig.write();
         rig.outputs.uplinks[0].clear();
     };
 

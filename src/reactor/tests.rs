@@ -120,7 +120,7 @@ fn a_crowd_at_the_cap_is_turned_away_within_the_accept_budget() {
     for refused in [2, 4, 6, 7] {
         let timeout = world.reactor.time_to_wait();
         world.reactor.run_turn(timeout).expect("epoll");
-        assert_eq!(world.reactor.listener.refused, refused);
+        assert_eq!(world.reactor.sockets.listener.refused, refused);
     }
     for client in &mut crowd {
         let mut said = Vec::new();
@@ -136,7 +136,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     world.mail.try_send(ReactorMail::Stop).expect("room");
     let _knocks = world.connect();
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
-    world.reactor.listener.handle_edge();
+    world.reactor.sockets.listener.handle_edge();
     assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
     assert!(!world.reactor.time_to_wait().is_zero());
 }
@@ -174,7 +174,7 @@ fn every_way_to_leave_frees_its_place() {
         world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
         while world.uplinks.try_recv().is_some() {}
     }
-    assert_eq!(world.reactor.listener.refused, 0);
+    assert_eq!(world.reactor.sockets.listener.refused, 0);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
     let mut world = World::with(DoorLimits { handshakes_max: 2, ..LIMITS }, 64);
     let (first, _second) = (world.connect(), world.connect());
     let mut third = world.connect();
-    world.turn_until(|world| (world.reactor.listener.handshake_waits > 0).then_some(()));
+    world.turn_until(|world| (world.reactor.sockets.listener.handshake_waits > 0).then_some(()));
     assert_eq!(world.reactor.shard.seats(), 2);
     drop(first);
     let hello =
@@ -202,8 +202,8 @@ fn an_address_with_too_many_connections_hears_it_and_frees_its_places() {
     for _ in 0..3 {
         let kept = [world.connect(), world.connect()];
         let mut over = world.connect();
-        let refused = world.reactor.listener.addresses_refused;
-        world.turn_until(|world| (world.reactor.listener.addresses_refused > refused).then_some(()));
+        let refused = world.reactor.sockets.listener.addresses_refused;
+        world.turn_until(|world| (world.reactor.sockets.listener.addresses_refused > refused).then_some(()));
         let mut said = Vec::new();
         over.read_to_end(&mut said).expect("refused politely");
         assert_eq!(said[1], Command::Close.byte());

@@ -13,7 +13,7 @@ pub(super) const NO_SESSION: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) state: State,
-    /// It stands in [`super::Outputs::transmits`] already.
+    /// Whether [`super::Output::Write`] was emitted and not yet answered by a write.
     pub(super) is_transmit_due: bool,
     /// The client's promised interval, in seconds.
     pub(super) heartbeat_s: u16,

@@ -2,7 +2,7 @@
 
 use super::bucket::Stamp;
 use super::delivery::report;
-use super::{Outputs, Shard};
+use super::{Output, Outputs, Shard};
 use crate::handoff::{Downlink, Target, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::{Event, State, Transition};
@@ -159,7 +159,7 @@ impl Shard {
         self.kept.len -= usize::from(connection.state == State::Detached);
         self.unhold(key);
         self.wheel.cancel(connection.timer);
-        outputs.closes.push(key);
+        outputs.push(Output::Close(key));
     }
 
     /// Ends the login, and returns what was not acknowledged to the backend.

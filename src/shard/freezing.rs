@@ -11,7 +11,7 @@ use super::keeping::Kept;
 use super::outbound::Outbound;
 use super::session::Session;
 use super::table::Table;
-use super::{Outputs, Settings, Shard, Tally};
+use super::{Output, Outputs, Settings, Shard, Tally};
 use crate::snapshot::{ConnectionRecord, Item, Records, Section, ShardHead, SnapshotError, StateRecord};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
@@ -35,8 +35,8 @@ const CONNECTION_BYTES_MIN: usize = 16;
 const CONNECTION_BYTES_USUAL: usize = 160;
 
 impl Shard {
-    /// Writes everything down. What [`Outputs`] holds must have been done before, but for
-    /// [`Outputs::transmits`] and [`Outputs::holds`], which [`Self::thaw`] gives again.
+    /// Writes everything down. All outputs must have been performed before, except [`Output::Write`] and
+    /// [`Output::PauseReads`], which [`Self::thaw`] emits again.
     pub fn freeze(&self, out: &mut Section) {
         let Self {
             settings: _, // the process that takes over has its own
@@ -138,7 +138,7 @@ impl Shard {
                 Item::UserSpent(spent) => shard.users_spent.thaw(spent),
                 Item::Hold(hold) => {
                     let key = shard.holds.thaw_one(hold);
-                    outputs.holds.push((key, true));
+                    outputs.push(Output::PauseReads(key));
                 }
                 record => other(record)?,
             }
@@ -172,7 +172,7 @@ impl Shard {
         if let Some(outbound) = &connection.outbound {
             self.queued_bytes += outbound.bytes();
             connection.is_transmit_due = true;
-            outputs.transmits.push(key);
+            outputs.push(Output::Write(key));
         }
         seats.detached += usize::from(state == State::Detached);
         if let Some(session) = &record.session {

@@ -1,11 +1,11 @@
 //! Clients that are not read for a while: those who say too much, and those whose frames would only wait.
 //!
-//! The owner is told by [`Outputs::holds`] and lets the kernel's buffer fill, so that TCP slows the client
+//! The owner is told by [`Output::PauseReads`] and lets the kernel's buffer fill, so that TCP slows the client
 //! down and nothing is lost. A held client is not expected to be heard [P-7.2].
 
 use super::bucket::Stamp;
 use super::session::Route;
-use super::{Count, Outputs, Shard};
+use super::{Count, Output, Outputs, Shard};
 use crate::snapshot::{HoldRecord, Item, Section};
 use moorline_proto::frame::Lane;
 use moorline_proto::ids::{ConnKey, Pin};
@@ -61,7 +61,7 @@ impl Holds {
         }
     }
 
-    /// Reads one who is held. The owner is told by [`Outputs::holds`].
+    /// Reads one who is held. The caller tells the owner.
     pub(super) fn thaw_one(&mut self, record: HoldRecord) -> ConnKey {
         let HoldRecord { key, until, pin, lane, worker } = record;
         let (key, workers) = (ConnKey::from_u64(key), self.full.len());
@@ -108,7 +108,7 @@ impl Shard {
     pub(super) fn hold_until(&mut self, key: ConnKey, until: Instant, outputs: &mut Outputs) {
         self.tally[Count::RateHolds] += 1;
         let hold = self.holds.held.entry(key).or_insert_with(|| {
-            outputs.holds.push((key, true));
+            outputs.push(Output::PauseReads(key));
             Hold::default()
         });
         hold.until = Some(until);
@@ -122,7 +122,7 @@ impl Shard {
         }
         self.tally[Count::BackpressureHolds] += 1;
         let hold = self.holds.held.entry(key).or_insert_with(|| {
-            outputs.holds.push((key, true));
+            outputs.push(Output::PauseReads(key));
             Hold::default()
         });
         hold.waits = Some((route, lane));
@@ -168,7 +168,7 @@ impl Shard {
             return;
         }
         self.holds.held.remove(&key);
-        outputs.holds.push((key, false));
+        outputs.push(Output::ResumeReads(key));
         if let Some(connection) = self.table.get_mut(key) {
             // It could not be heard: its silence begins now.
             connection.spent.refill(self.settings.frame_fill(), connection.heard, now);

@@ -12,7 +12,7 @@
 
 use super::connection::NO_SESSION;
 use super::ticket::{Ticket, session_id};
-use super::{Count, Outputs, Shard};
+use super::{Count, Output, Outputs, Shard};
 use crate::handoff::Admission;
 use bytes::Bytes;
 use moorline_proto::connection::server::{Event, State, Transition};
@@ -93,7 +93,7 @@ impl Shard {
         connection.is_transmit_due = false;
         self.queued_bytes -= connection.outbound.take().map_or(0, |outbound| outbound.bytes());
         self.unhold(key);
-        outputs.closes.push(key);
+        outputs.push(Output::Close(key));
     }
 
     /// A last frame for a socket whose session stays: behind a half-written one, if it fits at once.
@@ -106,7 +106,7 @@ impl Shard {
         outbound.push(last.with_ack(ack));
         let mut bytes = Vec::new();
         outbound.gather(&mut bytes, usize::MAX);
-        outputs.last_words.push((key, bytes));
+        outputs.push(Output::FinalBytes(key, bytes.into()));
     }
 
     /// The seat of the session that this login may go on with.
@@ -133,11 +133,12 @@ impl Shard {
     pub(super) fn resume(
         &mut self,
         now: Instant,
-        newcomer: ConnKey,
+        (newcomer, has_socket): (ConnKey, bool),
         seat: ConnKey,
         who: &Admission,
         outputs: &mut Outputs,
     ) {
+        let from = newcomer;
         let newcomer = self.table.remove(newcomer).expect("it is being admitted");
         assert_eq!(newcomer.session, NO_SESSION, "a connection logs in once");
         self.wheel.cancel(newcomer.timer);
@@ -152,6 +153,9 @@ impl Shard {
             self.say_last(seat, frame_of(Command::Kick, &kick), outputs);
             self.drop_socket(seat, outputs);
             self.tally.closed(reason);
+        }
+        if has_socket {
+            outputs.push(Output::Reattach { from, to: seat });
         }
         let connection = self.table.get_mut(seat).expect("found by its ticket");
         let Transition::To(state) = connection.state.on(Event::Resumed) else {

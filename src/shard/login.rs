@@ -6,7 +6,7 @@
 use super::bucket::Stamp;
 use super::connection::{Connection, NO_SESSION};
 use super::session::{Names, Route, Session};
-use super::{Count, Outputs, Shard};
+use super::{Count, Output, Outputs, Shard};
 use crate::handoff::{Admission, Uplink};
 use bytes::Bytes;
 use moorline_proto::PROTOCOL_VERSION;
@@ -68,7 +68,7 @@ impl Shard {
             return Moved::Seat(key);
         }
         // The socket is not here yet: it goes straight to the seat.
-        let seat = self.admit(now, key, &transfer.admission, outputs);
+        let seat = self.admit(now, key, &transfer.admission, false, outputs);
         self.handle_received(now, seat, transfer.partial, outputs);
         Moved::Seat(seat)
     }
@@ -138,23 +138,28 @@ impl Shard {
         let first = self.settings.homes.first(Pin::of(&admission.uid));
         let home = if first == self.settings.shard { self.home_after(&admission.uid) } else { Some(first) };
         let Some(home) = home else {
-            let seat = self.admit(now, key, &admission, outputs);
-            if seat != key {
-                outputs.grafts.push((key, seat));
-            }
+            self.admit(now, key, &admission, true, outputs);
             return;
         };
         let connection = self.table.remove(key).expect("just looked up");
         let partial = Bytes::copy_from_slice(connection.decoder.partial());
         self.wheel.cancel(connection.timer);
         self.tally[Count::Moved] += 1;
-        outputs.moves.push((key, Box::new(Transfer { home, admission, partial })));
+        outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
     }
 
     /// Returns the seat that the socket belongs to: its own, or that of the session it goes on with.
-    fn admit(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) -> ConnKey {
+    /// `has_socket`: the owner has a socket for `key`, which has to go along.
+    fn admit(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        who: &Admission,
+        has_socket: bool,
+        outputs: &mut Outputs,
+    ) -> ConnKey {
         if let Some(seat) = self.resumable(now, who) {
-            self.resume(now, key, seat, who, outputs);
+            self.resume(now, (key, has_socket), seat, who, outputs);
             return seat;
         }
         self.tally[Count::ResumesRefused] += u64::from(who.resume.is_some());

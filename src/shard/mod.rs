@@ -1,11 +1,10 @@
 //! One reactor's entire state, as pure code: connections, sessions, users and their timers.
 //!
-//! A shard is driven by its owner (the reactor's loop, or the simulator): every `handle_` method takes
-//! the time and one input, changes the state, and appends what must be done to [`Outputs`]. It names no
-//! socket, thread or clock.
+//! A shard is driven by its owner, the reactor's loop or the simulator, by the contract in
+//! `docs/architecture.md`, "The contract of a pure core". [`Executor`] performs its [`Outputs`].
 //!
 //! ```text
-//!  accepted, bytes, written ─►┌───────┐─► transmit, half-close, close, move
+//!  accepted, bytes, written ─►┌───────┐─► write, half-close, close, move
 //!  Downlink from workers ────►│ Shard │─► Uplink to workers
 //!  time ─────────────────────►└───────┘─► next deadline
 //! ```
@@ -22,12 +21,14 @@
 //! | `rooms`, `fanout` | sets of sessions; one payload for many |
 //! | `ending`, `draining` | close, kick, logout; asking everybody to leave |
 //! | `timers` | the one wheel entry of each connection |
+//! | `outputs`, `executor` | what is asked of the owner; how it is done |
 
 mod bucket;
 mod connection;
 mod delivery;
 mod draining;
 mod ending;
+mod executor;
 mod fanout;
 mod flight;
 mod freezing;
@@ -35,6 +36,7 @@ mod holding;
 mod keeping;
 mod login;
 mod outbound;
+mod outputs;
 mod registry;
 mod results;
 mod retransmit;
@@ -50,12 +52,14 @@ mod timers;
 mod uplink;
 
 pub use draining::DrainOrder;
+pub use executor::{Executor, Sockets, Written};
 pub use login::{Moved, Transfer};
 pub use outbound::Gather;
+pub use outputs::{Output, Outputs};
 pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
-use crate::handoff::{Downlink, Uplink};
+use crate::handoff::Downlink;
 use bucket::{Buckets, Stamp};
 use bytes::Bytes;
 use connection::Connection;
@@ -78,41 +82,6 @@ use session::Session;
 use std::collections::VecDeque;
 use table::Table;
 use ticket::Tickets;
-
-/// What a shard wants done. The owner drains it once per loop turn.
-#[derive(Debug, Default)]
-pub struct Outputs {
-    /// For each worker, in order.
-    pub uplinks: Vec<Vec<Uplink>>,
-    /// Connections with bytes to write; see [`Shard::gather`].
-    pub transmits: Vec<ConnKey>,
-    /// Connections whose last byte is written: shut the writing half down.
-    pub half_closes: Vec<ConnKey>,
-    /// Bytes to write, as far as they fit at once, to sockets that are then closed: look here before
-    /// `closes`.
-    pub last_words: Vec<(ConnKey, Vec<u8>)>,
-    /// Sockets that are to be closed. The connection is gone, or has none for now, or gets another one:
-    /// look here before `grafts` and `transmits`.
-    pub closes: Vec<ConnKey>,
-    /// The first one's socket belongs to the second from now on: look here before `transmits`.
-    pub grafts: Vec<(ConnKey, ConnKey)>,
-    /// Connections of which it must be known how many bytes the system has not delivered: see
-    /// [`Shard::handle_send_queue`].
-    pub send_queue_checks: Vec<ConnKey>,
-    /// In order: connections that are not to be read (true) or to be read again.
-    pub holds: Vec<(ConnKey, bool)>,
-    /// Connections that go to another shard, socket and all.
-    pub moves: Vec<(ConnKey, Box<Transfer>)>,
-    /// What is meant for users who may be at home in another shard.
-    pub forwards: Vec<(ShardId, Downlink)>,
-}
-
-impl Outputs {
-    /// Empty, with a list for each of `workers` workers.
-    pub fn new(workers: usize) -> Self {
-        Self { uplinks: (0..workers).map(|_| Vec::new()).collect(), ..Self::default() }
-    }
-}
 
 /// One reactor's entire state.
 #[derive(Debug)]
@@ -276,7 +245,7 @@ impl Shard {
         if outbound.bytes() == 0 {
             let queue = connection.outbound.take().expect("just advanced");
             if connection.state == State::Closing {
-                outputs.half_closes.push(key);
+                outputs.push(Output::HalfClose(key));
             }
             self.pool.give_back(queue);
         }
@@ -395,7 +364,7 @@ impl Shard {
         connection.outbound.get_or_insert_with(|| self.pool.take()).push(frame);
         if !connection.is_transmit_due {
             connection.is_transmit_due = true;
-            outputs.transmits.push(key);
+            outputs.push(Output::Write(key));
         }
     }
 

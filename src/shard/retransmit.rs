@@ -9,7 +9,7 @@
 //! ```
 
 use super::delivery::report;
-use super::{Count, Outputs, Shard};
+use super::{Count, Output, Outputs, Shard};
 use crate::config::Retransmit;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -37,7 +37,7 @@ impl Shard {
                 let probe = Frame::new(Command::Ping, Bytes::new()).with_flags(Flags::ACK_REQ);
                 self.send(key, probe, outputs);
             }
-            Retransmit::Probe if step < PROBE_STEPS => outputs.send_queue_checks.push(key),
+            Retransmit::Probe if step < PROBE_STEPS => outputs.push(Output::CheckSendQueue(key)),
             Retransmit::Classic if step < CLASSIC_RESENDS => {
                 flight.restart_deadline();
                 self.resend(now, key, outputs);
@@ -49,7 +49,7 @@ impl Shard {
         self.arm_ack(now, key);
     }
 
-    /// Answers [`Outputs::send_queue_checks`]: how many bytes the system has not delivered to the client.
+    /// Answers [`Output::CheckSendQueue`]: how many bytes the system has not delivered to the client.
     pub fn handle_send_queue(
         &mut self,
         now: Instant,

@@ -6,7 +6,7 @@ mod keeping;
 mod limits;
 
 use super::*;
-use crate::handoff::{Admission, Push, PushTicket, Target};
+use crate::handoff::{Admission, Push, PushTicket, Target, Uplink};
 use crate::homes::Homes;
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};
@@ -132,6 +132,17 @@ impl World {
         }));
     }
 
+    /// The operations on sockets that the shard asked for since the last call.
+    fn operations(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.outputs.poll_output()).collect()
+    }
+
+    /// The sockets that the shard closed since the last call.
+    fn closes(&mut self) -> Vec<ConnKey> {
+        let close = |output| if let Output::Close(key) = output { Some(key) } else { None };
+        self.operations().into_iter().filter_map(close).collect()
+    }
+
     fn outcomes(&mut self) -> Vec<(u64, Outcome)> {
         let pushed = |uplink| match uplink {
             Uplink::Pushed { ticket, outcome, .. } => Some((ticket.correlation, outcome)),
@@ -205,7 +216,11 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
     first.handle_downlink(now, Downlink::Verdict { key, verdict: Ok(admission) }, &mut outputs);
     first.check();
     assert_eq!(first.seats(), 0);
-    let (moved, transfer) = outputs.moves.pop().expect("it moves");
+    let moved = std::iter::from_fn(|| outputs.poll_output()).find_map(|output| match output {
+        Output::Move(key, transfer) => Some((key, transfer)),
+        _ => None,
+    });
+    let (moved, transfer) = moved.expect("it moves");
     assert_eq!((moved, transfer.home), (key, home));
     let key = seat(second.handle_moved(now, transfer, &mut outputs));
     second.handle_received(now, key, Bytes::copy_from_slice(&ping[7..]), &mut outputs);
@@ -225,7 +240,7 @@ fn a_newer_login_of_the_same_device_replaces_the_older() {
     let kick = world.written(older).pop().expect("told");
     assert_eq!(kick.header.command, Command::Kick);
     assert_eq!(decode::<Kick>(&kick.body).expect("a KICK").code, CloseReason::Replaced.code());
-    assert!(world.outputs.half_closes.contains(&older));
+    assert!(world.operations().iter().any(|it| matches!(it, Output::HalfClose(key) if *key == older)));
     assert_eq!(world.shard.sessions(), 2);
     // A late kick that means the older login does not hit the newer one.
     let kick = |login_version| Downlink::Kick {
@@ -381,7 +396,7 @@ fn silence_ends_a_connection_in_each_of_its_states() {
     world.pass(Duration::from_millis(200));
     assert_eq!(world.close_code(silent), Some(CloseReason::HandshakeTimeout.code()));
     world.pass(Duration::from_secs(3));
-    assert_eq!((world.shard.seats(), world.outputs.closes.pop()), (0, Some(silent)));
+    assert_eq!((world.shard.seats(), world.closes()), (0, vec![silent]));
 
     let key = world.login("bob", "phone");
     world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 60 }));

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use moorline::config::Retransmit;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
-use moorline::shard::{Count, DrainOrder, Outputs, Settings, Shard};
+use moorline::shard::{Count, DrainOrder, Output, Outputs, Settings, Shard};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Decoder, Frame, Lane};
 use moorline_proto::ids::ConnKey;
@@ -49,6 +49,9 @@ struct World {
     shard: Shard,
     outputs: Outputs,
     now: Instant,
+    /// Connections with bytes to write, and those whose send queue is to be looked at.
+    writes: Vec<ConnKey>,
+    checks: Vec<ConnKey>,
     sockets: Vec<ConnKey>,
     logins: Vec<(ConnKey, Box<Hello>)>,
     questions: Vec<(ConnKey, Command, u32)>,
@@ -100,6 +103,8 @@ impl World {
             shard: Shard::new(settings, now),
             outputs: Outputs::new(1),
             now,
+            writes: Vec::new(),
+            checks: Vec::new(),
             sockets: Vec::new(),
             logins: Vec::new(),
             questions: Vec::new(),
@@ -156,7 +161,7 @@ impl World {
             27 => self.shard.handle_fanout(self.now, &mut self.outputs),
             28 => {
                 let undelivered = script.below(2);
-                for key in std::mem::take(&mut self.outputs.send_queue_checks) {
+                for key in std::mem::take(&mut self.checks) {
                     self.shard.handle_send_queue(self.now, key, undelivered, &mut self.outputs);
                 }
             }
@@ -341,7 +346,7 @@ impl World {
 
     /// As a kernel does that takes at most so many bytes of each.
     fn transmit(&mut self, most: usize) {
-        for key in std::mem::take(&mut self.outputs.transmits) {
+        for key in std::mem::take(&mut self.writes) {
             let mut bytes = Vec::new();
             self.shard.gather(key, &mut bytes, 1 << 16);
             let mut whole = Bytes::copy_from_slice(&bytes);
@@ -354,23 +359,29 @@ impl World {
             let sent = bytes.len().min(most);
             self.shard.handle_sent(key, sent, &mut self.outputs);
             if sent < bytes.len() {
-                self.outputs.transmits.push(key);
+                self.writes.push(key);
             }
         }
     }
 
     /// Takes what the shard wants done.
     fn settle(&mut self) {
-        self.outputs.last_words.clear();
-        let closes = std::mem::take(&mut self.outputs.closes);
-        self.sockets.retain(|socket| !closes.contains(socket));
-        for (from, seat) in std::mem::take(&mut self.outputs.grafts) {
-            let socket = self.sockets.iter_mut().find(|socket| **socket == from);
-            *socket.expect("only a socket that is there is given to a session") = seat;
+        while let Some(output) = self.outputs.poll_output() {
+            match output {
+                Output::Write(key) => self.writes.push(key),
+                Output::CheckSendQueue(key) => self.checks.push(key),
+                Output::Close(key) => self.sockets.retain(|socket| *socket != key),
+                Output::Reattach { from, to } => {
+                    let socket = self.sockets.iter_mut().find(|socket| **socket == from);
+                    *socket.expect("only a socket that is there is given to a session") = to;
+                }
+                Output::Move(..) => panic!("there is one shard only"),
+                Output::FinalBytes(..)
+                | Output::HalfClose(_)
+                | Output::PauseReads(_)
+                | Output::ResumeReads(_) => {}
+            }
         }
-        assert!(self.outputs.moves.is_empty(), "there is one shard only");
-        self.outputs.half_closes.clear();
-        self.outputs.holds.clear();
         for uplink in self.outputs.uplinks[0].drain(..) {
             match uplink {
                 Uplink::Login { key, hello, .. } => self.logins.push((key, hello)),

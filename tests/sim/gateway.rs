@@ -2,21 +2,19 @@
 //! for sockets and the scene for a clock.
 
 use crate::logins::Logins;
-use crate::pipe::{Pipe, PipeId, Place, Read, Way};
+use crate::pipe::{Pipe, PipeId, Read};
 use crate::scene::{Scene, What};
-use crate::tap::{Claims, DOWNLINK_FRAMES, HEARTBEAT_S};
+use crate::sockets::{Simulated, Sockets};
+use crate::tap::{DOWNLINK_FRAMES, HEARTBEAT_S};
 use moorline::handoff::{Downlink, Uplink};
-use moorline::shard::{Count, DrainOrder, Moved, Outputs, Settings, Shard, Transfer};
+use moorline::shard::{Count, DrainOrder, Executor, Moved, Output, Outputs, Settings, Shard, Transfer};
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::time::{Duration, Instant};
 use moorline_proto::window::WindowLimits;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
-/// Bytes gathered for one write, and writes to one connection in one turn.
-const WRITE_BYTES: usize = 64 << 10;
-const WRITES_MAX: usize = 4;
 /// Frames that may wait for one client.
 const QUEUE_FRAMES: usize = 128;
 
@@ -28,29 +26,18 @@ pub(crate) enum Mail {
     Stop,
 }
 
-struct Stream {
-    pipe: PipeId,
-    is_writable: bool,
-    is_ready: bool,
-    is_held: bool,
-}
-
 pub(crate) struct Reactor {
     number: usize,
     pub(crate) shard: Shard,
     pub(crate) outputs: Outputs,
+    executor: Executor,
+    pub(crate) sockets: Sockets,
     pub(crate) mail: VecDeque<Mail>,
-    streams: BTreeMap<ConnKey, Stream>,
-    ready: VecDeque<ConnKey>,
     /// When turns will come.
     turns: BTreeSet<Instant>,
     /// Clients that have room to write again.
     pub(crate) unblocked: Vec<PipeId>,
-    /// Connections on their way to another reactor.
-    pub(crate) leaving: Vec<(PipeId, Box<Transfer>)>,
     logins: Logins,
-    /// SENDACKs on the wire, for the backend to confirm.
-    pub(crate) claims: Claims,
     settings: Settings,
     turns_done: u64,
 }
@@ -92,14 +79,12 @@ impl Reactor {
             shard: Shard::new(settings.clone(), scene.now),
             settings,
             turns_done: 0,
+            executor: Executor::default(),
+            sockets: Sockets::new(number),
             mail: VecDeque::new(),
-            streams: BTreeMap::new(),
-            ready: VecDeque::new(),
             turns: BTreeSet::new(),
             unblocked: Vec::new(),
-            leaving: Vec::new(),
             logins: Logins::default(),
-            claims: Claims::new(),
         }
     }
 
@@ -119,17 +104,14 @@ impl Reactor {
     }
 
     pub(crate) fn on_readable(&mut self, scene: &mut Scene, key: ConnKey) {
-        let Some(stream) = self.streams.get_mut(&key) else { return };
-        if !std::mem::replace(&mut stream.is_ready, true) {
-            self.ready.push_back(key);
+        if self.sockets.set_ready(key) {
+            self.stir(scene);
         }
-        self.stir(scene);
     }
 
     pub(crate) fn on_writable(&mut self, scene: &mut Scene, key: ConnKey) {
-        let Some(stream) = self.streams.get_mut(&key) else { return };
-        if !std::mem::replace(&mut stream.is_writable, true) {
-            self.outputs.transmits.push(key);
+        if self.sockets.set_writable(key) {
+            self.executor.handle_writable(key);
             self.stir(scene);
         }
     }
@@ -139,28 +121,24 @@ impl Reactor {
         self.turns = self.turns.split_off(&(scene.now + Duration::from_nanos(1)));
         while let Some(mail) = self.mail.pop_front() {
             self.on_mail(scene, pipes, mail);
-            self.release(scene, pipes);
+            self.perform(scene, pipes);
         }
-        for (key, transfer) in self.outputs.moves.drain(..) {
-            if let Some(stream) = self.streams.remove(&key) {
-                pipes[stream.pipe].place = Place::Moving;
-                self.leaving.push((stream.pipe, transfer));
-            }
-        }
-        for _ in 0..self.ready.len() {
-            let key = self.ready.pop_front().expect("counted");
+        for _ in 0..self.sockets.ready.len() {
+            let key = self.sockets.ready.pop_front().expect("counted");
             self.read(scene, pipes, key);
+            self.perform(scene, pipes);
         }
         self.fire(scene, pipes);
         self.shard.check();
-        self.perform(scene, pipes);
+        self.write(scene, pipes);
         self.shard.check();
+        self.sockets.check(pipes);
         self.outputs.uplinks.iter().flatten().for_each(|item| self.logins.on_uplink(item));
         self.turns_done += 1;
         if scene.faults.restart_turns > 0 && self.turns_done.is_multiple_of(scene.faults.restart_turns) {
             self.restart(scene);
         }
-        if !self.ready.is_empty() || !self.outputs.transmits.is_empty() {
+        if !self.sockets.ready.is_empty() || self.executor.is_waiting() {
             self.stir(scene);
         } else if let Some(deadline) = self.shard.next_deadline() {
             // A kernel wakes late, never early.
@@ -183,14 +161,18 @@ impl Reactor {
         let thawed = Shard::thaw(self.settings.clone(), scene.now, &mut records, &mut outputs, nothing_else);
         self.shard = thawed.expect("just written");
         self.shard.check();
-        // The kernel would tell when the others are writable.
-        let is_writable = |key: &ConnKey| self.streams[key].is_writable;
-        self.outputs.transmits = outputs.transmits.into_iter().filter(is_writable).collect();
-        for (key, is_held) in outputs.holds {
-            assert!(is_held && self.streams[&key].is_held, "{key:?} is held");
+        self.executor = Executor::default();
+        while let Some(output) = outputs.poll_output() {
+            match output {
+                Output::PauseReads(key) => assert!(self.sockets.is_paused(key), "{key:?} is paused"),
+                Output::Write(key) if self.sockets.is_writable(key) => self.executor.handle_writable(key),
+                // The kernel will tell when the socket is writable.
+                Output::Write(key) => self.shard.handle_sent(key, 0, &mut self.outputs),
+                other => panic!("{other:?} was performed before"),
+            }
         }
         let with_sockets: BTreeSet<ConnKey> = self.shard.with_sockets().collect();
-        assert!(with_sockets.iter().eq(self.streams.keys()), "every socket is somebody's");
+        assert!(with_sockets.into_iter().eq(self.sockets.keys()), "every socket belongs to a connection");
         scene.coverage.restarts += 1;
         let mut again = Section::default();
         self.shard.freeze(&mut again);
@@ -202,18 +184,18 @@ impl Reactor {
         match mail {
             Mail::Accept(pipe) => {
                 let key = self.shard.handle_accepted(now).expect("room");
-                self.attach(pipes, key, pipe);
+                self.sockets.attach(pipes, key, pipe);
             }
             Mail::Move(pipe, transfer) => {
                 scene.coverage.moves += 1;
                 match self.shard.handle_moved(now, transfer, &mut self.outputs) {
                     Moved::Seat(key) => {
-                        self.release(scene, pipes);
-                        self.attach(pipes, key, pipe);
+                        self.perform(scene, pipes);
+                        self.sockets.attach(pipes, key, pipe);
                     }
                     Moved::On(transfer) => {
                         scene.coverage.moves_on += 1;
-                        self.leaving.push((pipe, transfer));
+                        self.sockets.leaving.push((pipe, transfer));
                     }
                     Moved::Full => panic!("there is room"),
                 }
@@ -229,42 +211,17 @@ impl Reactor {
         }
     }
 
-    /// An edge follows the registration of a socket that is ready.
-    fn attach(&mut self, pipes: &mut [Pipe], key: ConnKey, pipe: PipeId) {
-        pipes[pipe].place = Place::On(self.number, key);
-        let is_ready = pipes[pipe].is_readable();
-        if is_ready {
-            self.ready.push_back(key);
-        }
-        let older = self.streams.insert(key, Stream { pipe, is_writable: true, is_ready, is_held: false });
-        assert!(older.is_none(), "a key is given once");
-    }
-
     fn read(&mut self, scene: &mut Scene, pipes: &mut [Pipe], key: ConnKey) {
-        let Some(stream) = self.streams.get_mut(&key) else { return };
-        if stream.is_held {
-            stream.is_ready = false;
-            return;
-        }
-        let pipe = &mut pipes[stream.pipe];
-        let (read, has_room) = pipe.read(scene);
+        let Some((pipe, read, has_room)) = self.sockets.read(scene, pipes, key) else { return };
         if has_room {
-            self.unblocked.push(stream.pipe);
+            self.unblocked.push(pipe);
         }
         match read {
             Read::Bytes(bytes) => {
-                pipe.tap.hear_up(scene.now, &bytes, &mut scene.coverage);
-                stream.is_ready = pipe.is_readable();
-                if stream.is_ready {
-                    self.ready.push_back(key);
-                }
                 self.shard.handle_received(scene.now, key, bytes.into(), &mut self.outputs);
             }
-            Read::Blocked => stream.is_ready = false,
-            Read::Ended => {
-                stream.is_ready = false;
-                self.shard.handle_peer_closed(scene.now, key, &mut self.outputs);
-            }
+            Read::Blocked => {}
+            Read::Ended => self.shard.handle_peer_closed(scene.now, key, &mut self.outputs),
         }
     }
 
@@ -275,7 +232,7 @@ impl Reactor {
             let is_timed = |item: &&Uplink| !matches!(item, Uplink::Digest { .. });
             let count = |items: &Vec<Uplink>| items.iter().filter(is_timed).count();
             let uplinks: Vec<usize> = outputs.uplinks.iter().map(count).collect();
-            (uplinks, outputs.transmits.len(), outputs.half_closes.len(), outputs.closes.len())
+            (uplinks, outputs.iter().count())
         };
         let (before, deadline) = (counts(&self.outputs), self.shard.next_deadline());
         self.shard.handle_timeouts(scene.now, &mut self.outputs);
@@ -291,87 +248,29 @@ impl Reactor {
             for item in &items[from..] {
                 if let Uplink::ConnDown { key, code, .. } = item
                     && *code == CloseReason::HeartbeatTimeout.code()
-                    && let Some(stream) = self.streams.get(key)
+                    && let Some(pipe) = self.sockets.pipe(*key)
                 {
-                    pipes[stream.pipe].tap.check_silence(scene.now);
+                    pipes[pipe].tap.check_silence(scene.now);
                 }
             }
         }
-        for (key, _) in &self.outputs.last_words {
-            pipes[self.streams[key].pipe].tap.check_silence(scene.now);
-        }
-    }
-
-    /// Sockets that are given up, and those that get another seat.
-    fn release(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
-        for (key, bytes) in self.outputs.last_words.drain(..) {
-            let pipe = &mut pipes[self.streams[&key].pipe];
-            let sent = pipe.write(scene, self.streams[&key].pipe, Way::Down, &bytes);
-            pipe.tap.hear_down(&bytes[..sent], &mut scene.coverage, &mut self.claims);
-        }
-        for key in self.outputs.closes.drain(..) {
-            if let Some(stream) = self.streams.remove(&key) {
-                pipes[stream.pipe].place = Place::Closed;
-                pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
-            }
-        }
-        for (from, seat) in std::mem::take(&mut self.outputs.grafts) {
-            let stream = self.streams.remove(&from).expect("it has just said HELLO");
-            self.attach(pipes, seat, stream.pipe);
-        }
-        for (key, is_held) in self.outputs.holds.drain(..) {
-            let Some(stream) = self.streams.get_mut(&key) else { continue };
-            stream.is_held = is_held;
-            if !is_held && !std::mem::replace(&mut stream.is_ready, true) {
-                self.ready.push_back(key);
+        for output in self.outputs.iter() {
+            if let Output::FinalBytes(key, _) = output {
+                pipes[self.sockets.pipe(*key).expect("open")].tap.check_silence(scene.now);
             }
         }
     }
 
+    /// Performs the shard's outputs; writes wait for [`Self::write`].
     fn perform(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
-        self.release(scene, pipes);
-        let mut transmits = std::mem::take(&mut self.outputs.transmits);
-        for key in transmits.drain(..) {
-            self.transmit(scene, pipes, key);
-        }
-        transmits.append(&mut self.outputs.transmits);
-        self.outputs.transmits = transmits;
-        for key in self.outputs.half_closes.drain(..) {
-            if let Some(stream) = self.streams.get(&key) {
-                pipes[stream.pipe].finish(scene, stream.pipe, Way::Down);
-            }
-        }
-        self.release(scene, pipes);
-        for stream in self.streams.values() {
-            let pipe = &mut pipes[stream.pipe];
-            assert!(!pipe.tap.is_over() || pipe.is_finished(Way::Down), "nothing follows the last frame");
-        }
+        let mut sockets = Simulated { sockets: &mut self.sockets, scene, pipes };
+        self.executor.perform(sockets.scene.now, &mut self.shard, &mut self.outputs, &mut sockets);
     }
 
-    fn transmit(&mut self, scene: &mut Scene, pipes: &mut [Pipe], key: ConnKey) {
-        let bytes_max = [1, 40, WRITE_BYTES][scene.index(3)];
-        let mut block = Vec::new();
-        for _ in 0..WRITES_MAX {
-            let Some(stream) = self.streams.get_mut(&key) else { return };
-            if !stream.is_writable {
-                return self.shard.handle_sent(key, 0, &mut self.outputs);
-            }
-            block.clear();
-            self.shard.gather(key, &mut block, bytes_max);
-            if block.is_empty() {
-                return;
-            }
-            let pipe = &mut pipes[stream.pipe];
-            let sent = pipe.write(scene, stream.pipe, Way::Down, &block);
-            pipe.tap.hear_down(&block[..sent], &mut scene.coverage, &mut self.claims);
-            stream.is_writable = sent == block.len();
-            let is_writable = stream.is_writable;
-            self.shard.handle_sent(key, sent, &mut self.outputs);
-            if block.len() < bytes_max && is_writable {
-                return;
-            }
-        }
-        self.outputs.transmits.push(key);
+    /// Performs the shard's outputs, and writes.
+    fn write(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        let mut sockets = Simulated { sockets: &mut self.sockets, scene, pipes };
+        self.executor.write(sockets.scene.now, &mut self.shard, &mut self.outputs, &mut sockets);
     }
 
     /// Adds the shard's numbers to the coverage.
@@ -410,6 +309,6 @@ impl Reactor {
             assert_eq!(tally[count], 0, "{count:?} of shard {} are left", self.number);
         }
         self.logins.check_empty();
-        assert!(self.streams.is_empty() && self.mail.is_empty(), "streams or mail are left");
+        assert!(self.sockets.is_empty() && self.mail.is_empty(), "sockets or mail are left");
     }
 }

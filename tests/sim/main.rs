@@ -17,7 +17,8 @@
 //! | `scene` | clock, event heap, dice, trace: what every part shares |
 //! | `pipe`, `tap` | a TCP connection; a decoder that listens in and checks |
 //! | `client`, `talk`, `hostile` | the driver of a `Core`; what applications do; connections that misbehave |
-//! | `gateway`, `logins`, `worker` | a reactor's loop around a `Shard`; what it tells; a worker with its link |
+//! | `gateway`, `sockets` | a reactor's loop around a `Shard`; its sockets, which the shipped executor drives |
+//! | `logins`, `worker` | what a shard tells of logins; a worker with its link |
 //! | `backend`, `ledger` | the real `Im` behind simulated links; what it said that it stored |
 //! | `oracle` | what must be true of sends and messages |
 //! | `faults`, `coverage` | what goes wrong; what really occurred |
@@ -34,6 +35,7 @@ mod network;
 mod oracle;
 mod pipe;
 mod scene;
+mod sockets;
 mod talk;
 mod tap;
 mod worker;

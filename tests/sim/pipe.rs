@@ -263,6 +263,11 @@ impl Pipe {
         (Read::Bytes(bytes), std::mem::take(&mut flow.is_writer_blocked))
     }
 
+    /// Bytes toward the client that its kernel has not received, as the gateway's kernel knows.
+    pub(crate) fn undelivered(&self) -> usize {
+        if self.is_broken { usize::MAX } else { self.down.queue.len() }
+    }
+
     /// Whether a read would not block.
     pub(crate) fn is_readable(&self) -> bool {
         self.is_gateway_told || !self.up.arrived.is_empty() || self.up.end == End::Arrived

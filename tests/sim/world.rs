@@ -268,7 +268,7 @@ impl World {
     fn turn(&mut self, shard: usize) {
         let reactor = &mut self.reactors[shard];
         reactor.turn(&mut self.scene, &mut self.pipes);
-        for claim in reactor.claims.drain(..) {
+        for claim in reactor.sockets.claims.drain(..) {
             Oracle::check_claim(&claim, &self.backend.ledger);
         }
         for (worker, items) in reactor.outputs.uplinks.iter_mut().enumerate() {
@@ -277,7 +277,7 @@ impl World {
                 lane.push(&mut self.scene, item, MAIL_MICROS, What::UplinkMail(shard, worker));
             }
         }
-        for (pipe, transfer) in reactor.leaving.drain(..) {
+        for (pipe, transfer) in reactor.sockets.leaving.drain(..) {
             let home = transfer.home.index();
             let lane = &mut self.moves[shard][home];
             lane.push(&mut self.scene, (pipe, transfer), MAIL_MICROS, What::Moved(shard, home));

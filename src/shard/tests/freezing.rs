@@ -76,7 +76,8 @@ fn every_golden_snapshot_is_read() {
         assert_eq!((shard.seats(), shard.sessions(), shard.handshakes()), (6, 4, 2), "{name}");
         let tally = shard.tally();
         assert_eq!((tally[Count::Rooms], tally[Count::Detached], tally[Count::Users]), (1, 1, 3), "{name}");
-        assert!(!outputs.transmits.is_empty(), "{name}: frames are on their way");
+        let has_write = outputs.iter().any(|output| matches!(output, Output::Write(_)));
+        assert!(has_write, "{name}: frames are on their way");
         read += 1;
     }
     assert!(read >= 1);

@@ -40,10 +40,11 @@ impl World {
         self.frame(key, &frame_of(Command::Hello, &hello));
         let admission = Admission { uid, device, resume: resume.map(Box::new), ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
-        let seat = self.outputs.grafts.pop().map_or(key, |(from, seat)| {
-            assert_eq!(from, key);
-            seat
+        let seat = self.outputs.iter().find_map(|output| match output {
+            Output::Reattach { from, to } if *from == key => Some(*to),
+            _ => None,
         });
+        let seat = seat.unwrap_or(key);
         let frames = self.written(seat);
         (seat, frames)
     }
@@ -58,7 +59,7 @@ impl World {
     fn lose(&mut self, key: ConnKey) {
         self.shard.handle_peer_closed(self.now, key, &mut self.outputs);
         self.shard.check();
-        assert_eq!(self.outputs.closes.pop(), Some(key));
+        assert_eq!(self.closes().last(), Some(&key));
     }
 }
 
@@ -193,12 +194,22 @@ fn a_half_dead_connection_is_taken_over() {
     let claim = world.login_kept("alice");
     let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
     assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
-    let (key, mut last) =
-        world.outputs.last_words.pop().map(|(key, it)| (key, Bytes::from(it))).expect("one");
+    let operations = world.operations();
+    let at = operations.iter().position(|it| matches!(it, Output::FinalBytes(..))).expect("a last frame");
+    let [
+        Output::FinalBytes(key, last),
+        Output::Close(closed),
+        Output::Reattach { to, .. },
+        Output::Write(written),
+    ] = &operations[at..]
+    else {
+        panic!("the old socket hears its end and closes before the new one is attached: {operations:?}")
+    };
+    assert_eq!([key, closed, to, written], [&seat; 4]);
+    let mut last = Bytes::copy_from_slice(last);
     let frame = Decoder::new().decode(&mut last, u32::MAX).expect("a frame").expect("whole");
     let kick: Kick = decode(&frame.body).expect("a KICK");
-    assert_eq!((key, kick.code, kick.may_reconnect), (seat, CloseReason::Replaced.code(), false));
-    assert_eq!(world.outputs.closes, [seat], "the old socket, before the new one comes there");
+    assert_eq!((kick.code, kick.may_reconnect), (CloseReason::Replaced.code(), false));
     assert!(world.uplinks().iter().all(|it| !matches!(it, Uplink::ConnDown { .. } | Uplink::ConnUp { .. })));
     assert_eq!(world.shard.tally()[Count::Takeovers], 1);
 }
@@ -210,11 +221,15 @@ fn silence_ends_the_connection_and_not_the_session() {
     world.frame(claim.key, &frame_of(Command::Ping, &Ping { next_s: 30 }));
     world.written(claim.key);
     world.pass(Duration::from_secs(46));
-    let (_, last) = world.outputs.last_words.pop().expect("a last word");
-    let frame = Decoder::new().decode(&mut Bytes::from(last), u32::MAX).expect("a frame").expect("whole");
+    let operations = world.operations();
+    let [.., Output::FinalBytes(_, last), Output::Close(closed)] = &operations[..] else {
+        panic!("{operations:?}")
+    };
+    let mut last = Bytes::copy_from_slice(last);
+    let frame = Decoder::new().decode(&mut last, u32::MAX).expect("a frame").expect("whole");
     let close: Close = decode(&frame.body).expect("a CLOSE");
     assert_eq!(close.code, CloseReason::HeartbeatTimeout.code());
-    assert_eq!((world.outputs.closes.pop(), world.shard.sessions()), (Some(claim.key), 1));
+    assert_eq!((*closed, world.shard.sessions()), (claim.key, 1));
     let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
     assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
 }

@@ -1,0 +1,72 @@
+//! Hand-over to other threads at the end of a turn: one batch per worker, messages for other shards, and
+//! connections that move.
+
+use super::{Reactor, ReactorMail};
+use crate::handoff::DownlinkBatch;
+use crate::shard::Transfer;
+use moorline_net::mailbox::SendError;
+use moorline_net::stream::Stream;
+
+impl Reactor {
+    /// Hands over everything of this turn. A full mailbox refuses; what it refused waits, in order.
+    pub(super) fn hand_over(&mut self) {
+        let from = self.shard.id();
+        for (outbox, fresh) in self.outboxes.iter_mut().zip(&mut self.outputs.uplinks) {
+            outbox.flush(from, fresh);
+        }
+        self.forward();
+        while let Some((socket, transfer)) = self.sockets.leaving.pop_front() {
+            if let Err((socket, transfer)) = self.try_move(socket, transfer) {
+                self.sockets.leaving.push_front((socket, transfer));
+                return;
+            }
+        }
+    }
+
+    /// Whether something waits that the next hand-over may deliver.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.is_refused() || self.outputs.uplinks.iter().any(|items| !items.is_empty())
+    }
+
+    /// Whether a mailbox was full at the last hand-over.
+    pub(super) fn is_refused(&self) -> bool {
+        !self.sockets.leaving.is_empty()
+            || !self.outputs.forwards.is_empty()
+            || self.outboxes.iter().any(super::Outbox::is_waiting)
+    }
+
+    /// Sends a connection to the shard of its user.
+    ///
+    /// # Errors
+    /// The connection comes back: that reactor's mailbox is full.
+    fn try_move(&self, socket: Stream, transfer: Box<Transfer>) -> Result<(), (Stream, Box<Transfer>)> {
+        let home = transfer.home.index();
+        match self.reactors[home].try_send(ReactorMail::Move(socket, transfer)) {
+            Err(SendError::Full(ReactorMail::Move(socket, transfer))) => Err((socket, transfer)),
+            Err(SendError::Gone(ReactorMail::Move(socket, _))) => {
+                self.sockets.release(&socket);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+            Err(_) => unreachable!("a refused message comes back unchanged"),
+        }
+    }
+
+    /// Sends messages for users whom another shard may own.
+    fn forward(&mut self) {
+        let mut waiting = Vec::new();
+        for (home, item) in std::mem::take(&mut self.outputs.forwards) {
+            if waiting.iter().any(|(other, _)| *other == home) {
+                waiting.push((home, item));
+                continue;
+            }
+            let batch = ReactorMail::Downlink(DownlinkBatch { items: vec![item] });
+            if let Err(SendError::Full(ReactorMail::Downlink(mut batch))) =
+                self.reactors[home.index()].try_send(batch)
+            {
+                waiting.extend(batch.items.pop().map(|item| (home, item)));
+            }
+        }
+        self.outputs.forwards = waiting;
+    }
+}
