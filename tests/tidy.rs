@@ -182,3 +182,87 @@ fn unsafe_code_is_allowed_in_sys_only() {
     let found = places("allow(unsafe_code)", |source| may(&source.path));
     none("unsafe belongs to src/sys", &found);
 }
+
+/// Methods with `self` of one type, over all its inherent impls.
+const METHODS_MAX: usize = 40;
+/// Types above the limit that are being divided, by member, with what they may have until then. The list only
+/// shrinks.
+const LARGE_TYPES: &[(&str, &str, usize)] = &[
+    // 2026-11-29: the backend's logic, the SDK's core, and the worker, whose rules go to a router.
+    ("backend", "Im", 107),
+    ("sdk", "Core", 62),
+    ("src", "Worker", 80),
+];
+
+#[test]
+fn types_stay_small() {
+    let mut counts = std::collections::BTreeMap::<(String, String), usize>::new();
+    for source in sources().iter().filter(|source| source.path.contains("src/") && !source.is_test()) {
+        let member = source.path.split('/').next().expect("a folder").to_owned();
+        for (name, count) in methods(&source.text) {
+            *counts.entry((member.clone(), name)).or_default() += count;
+        }
+    }
+    let mut large = Vec::new();
+    for ((member, name), count) in &counts {
+        let listed = LARGE_TYPES.iter().find(|(folder, listed, _)| folder == member && listed == name);
+        let limit = listed.map_or(METHODS_MAX, |(_, _, limit)| *limit);
+        if *count > limit {
+            large.push(format!("{name} in {member} has {count} methods with self, limit {limit}"));
+        }
+    }
+    none("divide a type into smaller ones with their own state and tests", &large);
+}
+
+/// The methods with `self` in each inherent impl of a file, by the name of the type.
+fn methods(text: &str) -> Vec<(String, usize)> {
+    let mut found: Vec<(String, usize)> = Vec::new();
+    let mut is_inside = false;
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.ends_with('{')) {
+            break; // the tests at the end
+        }
+        if line.starts_with("impl") && !line.contains(" for ") {
+            found.push((type_of(line), 0));
+            is_inside = true;
+        } else if line.starts_with('}') {
+            is_inside = false;
+        } else if is_inside && let Some(head) = fn_head(line) {
+            // Parameters may stand on lines of their own.
+            let parameters = head.split_once('(').map_or("", |(_, parameters)| parameters);
+            let parameters = if parameters.is_empty() { lines.next().unwrap_or("") } else { parameters };
+            let first = parameters.split([',', ')']).next().unwrap_or("");
+            let has_self = first.split([' ', '&', ':']).any(|word| word == "self");
+            found.last_mut().expect("inside one").1 += usize::from(has_self);
+        }
+    }
+    found
+}
+
+/// The name and the parameters of a function that a line of an impl declares.
+fn fn_head(line: &str) -> Option<&str> {
+    let item = line.strip_prefix("    ").filter(|item| !item.starts_with([' ', '/']))?;
+    let (qualifiers, head) = item.split_once("fn ")?;
+    qualifiers.chars().all(|c| c.is_alphanumeric() || " ()_".contains(c)).then_some(head)
+}
+
+/// `Window` of `impl<T> Window<T> {`.
+fn type_of(line: &str) -> String {
+    let mut rest = line.strip_prefix("impl").expect("an impl");
+    if rest.starts_with('<') {
+        let mut depth = 0;
+        let end = rest.find(|c| {
+            depth += i32::from(c == '<') - i32::from(c == '>');
+            depth == 0
+        });
+        rest = &rest[end.map_or(0, |end| end + 1)..];
+    }
+    rest.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn the_reader_of_methods_sees_all_forms() {
+    let text = "impl<'a, T: Into<U>> Pair<'a, T> {\n    pub(super) const fn a(&self) {}\n    fn b(&mut self, x: u8) {\n        fn inner(self) {}\n    }\n    fn c(\n        mut self,\n    ) {}\n    fn d(&'a mut self) {}\n    fn e(x: &Self) {}\n}\nimpl Clone for Pair {\n    fn clone(&self) {}\n}\n";
+    assert_eq!(methods(text), [("Pair".to_owned(), 4)]);
+}

@@ -1,50 +1,160 @@
-//! One socket's protocol state. An idle one is these 40 bytes and nothing on the heap.
+//! One socket's protocol state. An idle connection takes these 40 bytes and nothing on the heap.
 
-use super::bucket::{Spent, Stamp};
+use super::bucket::{Fill, Spent, Stamp};
 use super::outbound::Outbound;
+use super::session::Session;
+use crate::snapshot::{ConnectionRecord, Records, Section, SnapshotError, StateRecord};
+use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::frame::Decoder;
-use moorline_proto::time::Instant;
+use moorline_proto::ids::ConnKey;
+use moorline_proto::time::{Duration, Instant};
 use moorline_proto::wheel::TimerKey;
 
-/// No session attached.
+/// Number of no session.
 pub(super) const NO_SESSION: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) state: State,
     /// Whether [`super::Output::Write`] was emitted and not yet answered by a write.
-    pub(super) is_transmit_due: bool,
-    /// The client's promised interval, in seconds.
+    pub(super) is_write_due: bool,
+    /// Interval at which the client promised to send, in seconds.
     pub(super) heartbeat_s: u16,
-    /// Slot of its session, or [`NO_SESSION`].
+    /// Slot of the session; [`NO_SESSION`]: not logged in.
     pub(super) session: u32,
     pub(super) generation: u32,
-    /// Its one entry in the wheel.
+    /// The one entry in the wheel.
     pub(super) timer: TimerKey,
-    /// When bytes last came; before the login, while detached and while closing: when that state began.
-    pub(super) heard: Stamp,
-    /// Of the frames that it may send, as of `heard`.
+    /// While logged in, the time of the last received bytes; else, the time when the state began. Both facts
+    /// share four bytes, so they are read by name: [`Self::last_rx`], [`Self::state_since`].
+    since: Stamp,
+    /// Frames spent of the client's rate limit, as of [`Self::last_rx`].
     pub(super) spent: Spent,
     pub(super) decoder: Decoder,
-    /// Frames on their way out; `None` when there is none.
+    /// Frames that wait to be written; `None`: there are none.
     pub(super) outbound: Option<Box<Outbound>>,
 }
 
 impl Connection {
+    /// A connection that was accepted at `now`.
     pub(super) fn new(generation: u32, timer: TimerKey, now: Instant) -> Self {
         Self {
             state: State::AwaitHello,
-            is_transmit_due: false,
+            is_write_due: false,
             heartbeat_s: 0,
             session: NO_SESSION,
             generation,
             timer,
-            heard: Stamp::of(now),
+            since: Stamp::of(now),
             spent: Spent::default(),
             decoder: Decoder::new(),
             outbound: None,
         }
+    }
+
+    /// Goes to a state that begins now.
+    pub(super) const fn enter(&mut self, state: State, now: Instant) {
+        self.state = state;
+        self.since = Stamp::of(now);
+    }
+
+    /// Notes that a logged-in client sent bytes, or could not send while its socket was not read.
+    pub(super) fn note_rx(&mut self, fill: Fill, now: Instant) {
+        self.spent.refill(fill, self.since, now);
+        self.since = Stamp::of(now);
+    }
+
+    /// Time of the last bytes from a logged-in client.
+    pub(super) const fn last_rx(&self, now: Instant) -> Instant {
+        self.since.before(now)
+    }
+
+    /// Time when the state of a connection that is not logged in began.
+    pub(super) const fn state_since(&self, now: Instant) -> Instant {
+        self.since.before(now)
+    }
+
+    /// Whether the connection was detached at `time` and still is.
+    pub(super) fn is_detached_since(&self, time: Instant) -> bool {
+        self.state == State::Detached && self.since == Stamp::of(time)
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn unsent(&self) -> usize {
+        self.outbound.as_ref().map_or(0, |outbound| outbound.bytes())
+    }
+
+    /// Interval at which the client promised to send.
+    pub(super) const fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_s as u64)
+    }
+
+    /// Writes the connection and its session.
+    pub(super) fn freeze(
+        &self,
+        key: ConnKey,
+        session: Option<&Session>,
+        fires_at: Instant,
+        out: &mut Section,
+    ) -> ConnectionRecord {
+        let Self {
+            state,
+            is_write_due: _,
+            heartbeat_s,
+            session: _,
+            generation: _,
+            timer: _,
+            since,
+            spent,
+            decoder,
+            outbound,
+        } = self;
+        let (outbound, head_sent) =
+            outbound.as_ref().map_or((Vec::new(), 0), |outbound| outbound.freeze(out));
+        ConnectionRecord {
+            key: key.as_u64(),
+            state: StateRecord::from(*state).into(),
+            heartbeat_s: u32::from(*heartbeat_s),
+            heard: since.ticks(),
+            spent: spent.parts(),
+            timer: fires_at.as_nanos(),
+            partial: Bytes::copy_from_slice(decoder.partial()),
+            outbound,
+            head_sent,
+            session: session.map(|session| session.freeze(out)),
+        }
+    }
+
+    /// Reads a connection, without its session.
+    pub(super) fn thaw(
+        record: &ConnectionRecord,
+        timer: TimerKey,
+        from: &Records,
+    ) -> Result<Self, SnapshotError> {
+        let mut decoder = Decoder::new();
+        // The decoder gets memory of its own. The frame is unfinished: whatever could be decoded was.
+        let unfinished = decoder.decode(&mut Bytes::copy_from_slice(&record.partial), u32::MAX);
+        if !matches!(unfinished, Ok(None)) {
+            return Err(from.contradiction("an unfinished frame is not valid"));
+        }
+        let outbound = if record.outbound.is_empty() {
+            None
+        } else {
+            Some(Box::new(Outbound::thaw(&record.outbound, record.head_sent, from)?))
+        };
+        Ok(Self {
+            state: State::from(record.state()),
+            is_write_due: false,
+            heartbeat_s: u16::try_from(record.heartbeat_s).unwrap_or(u16::MAX),
+            session: NO_SESSION,
+            generation: ConnKey::from_u64(record.key).generation(),
+            timer,
+            since: Stamp::from_ticks(record.heard),
+            spent: Spent::from_parts(record.spent),
+            decoder,
+            outbound,
+        })
     }
 }
 

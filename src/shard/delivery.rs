@@ -1,225 +1,161 @@
-//! Frames to clients: answers, pushes, and the acks that come back.
+//! Frames to one client: pushes that wait behind the window, frames in flight, and the acks that come back.
+//!
+//! Example: bob's window has room for 64 frames. The 65th push waits in his flight. An ack for the first
+//! settles it toward the backend, and the 65th is sent.
+//!
+//! An overdue ack [P-6.5]: TCP repeats what a network loses, so a frame is sent again on the same connection
+//! only if the system has delivered everything and still no ack came: then it was lost in the client.
+//!
+//! ```text
+//! probe:    overdue ──► PING, ACK_REQ ──5 s──► all delivered? again, with DUP ──5 s──► CLOSE(ACK_TIMEOUT)
+//! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
+//! ```
 
-use super::fanout::FANOUT_MIN;
 use super::flight::{Flight, Parcel};
-use super::{Count, Outputs, Shard};
-use crate::handoff::{Downlink, Push, PushTicket, Target, Uplink};
+use super::seat::Seat;
+use super::{Count, Output, Outputs};
+use crate::config::Retransmit;
+use crate::handoff::{Push, PushTicket, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, Command, Flags, Frame, Lane, encode_batch};
-use moorline_proto::ids::{ConnKey, Seq, ShardId};
+use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{self, Ack, Code, Notify};
+use moorline_proto::message::client::{self, Ack, Notify};
 use moorline_proto::message::{decode, encode};
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 
-/// Above the memory watermark the limits of one client count as one of so many parts.
+/// Above the memory watermark the limits of one client are divided by this.
 const MEMORY_PARTS: usize = 4;
+/// Steps of the mode `probe` before the close.
+const PROBE_STEPS: u8 = 2;
+/// Times that the mode `classic` sends again.
+const CLASSIC_RESENDS: u8 = 3;
+/// Shortest time between two checks of a timer.
+const NEXT_CHECK: Duration = Duration::from_millis(1);
 
-impl Shard {
-    /// The backend's answer to a SEND or REQ.
-    pub(super) fn on_answer(
+impl Seat<'_> {
+    /// Delivers one push: queues it behind the window, and sends what the window has room for.
+    ///
+    /// # Errors
+    /// The connection is to be closed: its queue is full.
+    pub(super) fn deliver(
         &mut self,
         now: Instant,
-        key: ConnKey,
-        command: Command,
-        cid: Seq,
-        body: Bytes,
+        push: &Push,
         outputs: &mut Outputs,
-    ) {
-        let session = self.table.get(key).map(|connection| connection.session);
-        let Some(session) = session.and_then(|session| self.registry.get_mut(session)) else {
-            self.tally[Count::AnswersStale] += 1;
-            return;
-        };
-        session.unanswered = session.unanswered.saturating_sub(1);
-        if command == Command::SendAck {
-            session.dedupe.answer(cid);
-            let version = session.login_version;
-            if !is_retry(&body) {
-                self.results.store(now, version, cid, &body);
-            }
+    ) -> Result<(), CloseReason> {
+        self.queue(now, push, outputs)?;
+        if self.connection.state == State::Detached {
+            report(push.ticket, self.key, Outcome::Queued, outputs);
+            return Ok(());
         }
-        self.tally[Count::Answers] += 1;
-        self.fanouts.on_chat(now);
-        self.send(key, Frame::new(command, body), outputs);
-        self.close_if_clogged(now, key, outputs);
+        self.pump(now, outputs)
     }
 
-    /// One payload for some of this shard's connections: at once to a few, in slices to many.
-    pub(super) fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
-        let targets = std::mem::take(&mut push.targets);
-        if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
-            return self.deliver(now, *key, &push, outputs); // most are for one, and need no list
-        }
-        let mut keys = Vec::with_capacity(targets.len());
-        for target in targets {
-            if let Target::Connection(key) = target {
-                keys.extend((push.except != Some(key)).then_some(key)); // gone ones show when their turn comes
-                continue;
+    /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9].
+    fn queue(&mut self, now: Instant, push: &Push, outputs: &mut Outputs) -> Result<(), CloseReason> {
+        let (key, unsent) = (self.key, self.connection.unsent());
+        let is_short = self.ledger.queued_bytes() > self.ledger.settings.memory_bytes_max;
+        let parts = if is_short { MEMORY_PARTS } else { 1 };
+        let queued = self.with_flight(|session, settings| {
+            let next_seq = session.next_seq;
+            let flight =
+                session.flight.get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq)));
+            let (waiting, length) = (flight.waiting_bytes(), push.body.len());
+            // One push is always taken: its size is up to the backend.
+            let is_over = waiting > 0 && waiting + length > settings.queue_bytes_max / parts;
+            if flight.waiting() >= settings.queue_frames_max || is_over {
+                return Queued::Full;
             }
-            if let Some(home) = self.home_of_target(&target) {
-                let part = Push { targets: vec![target], ..push.clone() };
-                outputs.forwards.push((home, Downlink::Push(part)));
-                continue;
+            let parcel = Parcel::new(push);
+            let is_slow = waiting + unsent > settings.collapse_bytes_max / parts;
+            match if is_slow { collapsed(&parcel) } else { None } {
+                Some(notify) => Queued::Collapsed(flight.wait_collapsed(notify, now)),
+                None => Queued::Waits(flight.wait(parcel, now)),
             }
-            let found = self.resolve(&target);
-            if found.is_empty() && !matches!(target, Target::Room(_)) {
-                self.tally[Count::PushesOffline] += 1;
-                report(push.ticket, ConnKey::from_u64(0), Outcome::Offline, outputs);
+        });
+        match queued.expect("a push is for a session") {
+            Queued::Full => {
+                self.ledger.tally[Count::PushesFull] += 1;
+                report(push.ticket, key, Outcome::Full, outputs);
+                return Err(CloseReason::Slow);
             }
-            keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
-        }
-        if keys.len() > FANOUT_MIN {
-            return self.begin_fanout(push, keys, outputs);
-        }
-        keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
-    }
-
-    /// Where a user is looked for next who is meant, and not here.
-    pub(super) fn home_of_target(&self, target: &Target) -> Option<ShardId> {
-        match target {
-            Target::User(uid) | Target::Device(uid, _) => self.home_after(uid),
-            Target::Connection(_) | Target::Room(_) => None,
-        }
-    }
-
-    /// The logged-in connections a target means.
-    pub(super) fn resolve(&self, target: &Target) -> Vec<ConnKey> {
-        let of_session = |slot: u32| {
-            let session = self.registry.get(slot).expect("the registry names live sessions");
-            self.table.key_of(session.connection).expect("a session has its connection")
-        };
-        match target {
-            Target::Connection(key) => {
-                let is_here = self.table.get(*key).is_some_and(|connection| connection.state.has_session());
-                if is_here { vec![*key] } else { Vec::new() }
+            Queued::Collapsed(refused) => {
+                self.ledger.tally[Count::PushesCollapsed] += 1;
+                report(refused, key, Outcome::Full, outputs);
             }
-            Target::Room(room) => self.rooms.members(room),
-            Target::User(uid) => self.registry.of_user(uid).into_iter().map(of_session).collect(),
-            Target::Device(uid, device) => {
-                self.registry.of_device(uid, device).map(of_session).into_iter().collect()
+            Queued::Waits(None) => {}
+            Queued::Waits(Some(older)) => {
+                self.ledger.tally[Count::PushesSuperseded] += 1;
+                report_all(&older, key, Outcome::Expired, outputs);
             }
         }
-    }
-
-    /// One push for one session. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9].
-    pub(super) fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
-        let Some(connection) = self.table.get(key).filter(|connection| connection.state.has_session()) else {
-            self.tally[Count::PushesOffline] += 1;
-            return report(push.ticket, key, Outcome::Offline, outputs);
-        };
-        let is_detached = connection.state == State::Detached;
-        let (slot, unsent) = (connection.session, connection.outbound.as_ref().map_or(0, |it| it.bytes()));
-        let parts = if self.queued_bytes > self.settings.memory_bytes_max { MEMORY_PARTS } else { 1 };
-        let session = self.registry.get_mut(slot).expect("it has a session");
-        let (limits, next_seq) = (self.settings.downlink, session.next_seq);
-        let flight = session.flight.get_or_insert_with(|| Box::new(Flight::new(limits, next_seq)));
-        let (waiting, length) = (flight.waiting_bytes(), push.body.len());
-        // One is always taken: how large it may be is up to whoever pushes.
-        let is_over = waiting > 0 && waiting + length > self.settings.queue_bytes_max / parts;
-        let is_full = flight.waiting() >= self.settings.queue_frames_max || is_over;
-        if is_full {
-            self.tally[Count::PushesFull] += 1;
-            report(push.ticket, key, Outcome::Full, outputs);
-            self.close(now, key, CloseReason::Slow, outputs);
-            return;
-        }
-        self.tally[Count::Pushes] += 1;
-        if push.lane <= Lane::Chat {
-            self.fanouts.on_chat(now);
-        }
-        let parcel = Parcel {
-            ticket: push.ticket,
-            command: push.command,
-            lane: push.lane,
-            expires_at: push.expires_at,
-            body: push.body.clone(),
-            packed: push.packed.clone(),
-            collapse: push.collapse.clone(),
-            also: Vec::new(),
-        };
-        let is_slow = waiting + unsent > self.settings.collapse_bytes_max / parts;
-        let collapsed = if is_slow { collapsed(&parcel) } else { None };
-        if let Some(notify) = collapsed {
-            self.tally[Count::PushesCollapsed] += 1;
-            if let Some(ticket) = flight.wait_collapsed(notify, now) {
-                report(Some(ticket), key, Outcome::Full, outputs);
-            }
-        } else if let Some(older) = flight.wait(parcel, now) {
-            self.tally[Count::PushesSuperseded] += 1;
-            older.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Expired, outputs));
-        }
-        self.queued_bytes = self.queued_bytes + flight.waiting_bytes() - waiting;
-        if is_detached {
-            report(push.ticket, key, Outcome::Queued, outputs);
-        } else {
-            self.pump(now, key, outputs);
-        }
+        self.ledger.tally[Count::Pushes] += 1;
+        Ok(())
     }
 
     /// Sends what the window has room for; nothing while there is no socket.
-    pub(super) fn pump(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        let Some(connection) = self.table.get(key).filter(|it| it.state.is_logged_in()) else { return };
-        let slot = connection.session;
-        let batching = self.settings.batching();
-        let mut merged = std::mem::take(&mut self.merged);
-        while let Some(session) = self.registry.get_mut(slot) {
-            let accepts_lz4 = session.accepts_lz4;
-            let Some(flight) = session.flight.as_mut() else { break };
-            let waiting = flight.waiting_bytes();
-            let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, batching);
-            let next = flight.next(now, accepts_lz4, is_batch_due);
-            self.queued_bytes -= waiting - flight.waiting_bytes();
+    ///
+    /// # Errors
+    /// The client does not read.
+    pub(super) fn pump(&mut self, now: Instant, outputs: &mut Outputs) -> Result<(), CloseReason> {
+        if !self.is_logged_in() {
+            return Ok(());
+        }
+        let mut merged = self.take_merged();
+        let next = |merged: &[Frame], seat: &mut Self| {
+            seat.with_flight(|session, settings| {
+                let (accepts_lz4, flight) = (session.accepts_lz4, session.flight.as_mut()?);
+                let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, settings.batching());
+                let next = flight.next(now, accepts_lz4, is_batch_due);
+                session.next_seq = flight.window.next_seq();
+                next
+            })
+            .flatten()
+        };
+        while let Some(next) = next(&merged, self) {
             match next {
-                Some(Ok(frame)) => {
-                    session.next_seq = flight.window.next_seq();
-                    if matches!(frame.header.lane, Lane::Group | Lane::Bulk) {
-                        self.merge(key, frame, &mut merged, outputs);
-                    } else {
-                        self.send(key, frame, outputs);
-                    }
+                Ok(frame) if matches!(frame.header.lane, Lane::Group | Lane::Bulk) => {
+                    self.merge(frame, &mut merged, outputs);
                 }
-                Some(Err(expired)) => {
-                    self.tally[Count::PushesExpired] += 1;
-                    expired.tickets().for_each(|it| report(Some(it), key, Outcome::Expired, outputs));
+                Ok(frame) => self.send(frame, outputs),
+                Err(expired) => {
+                    self.ledger.tally[Count::PushesExpired] += 1;
+                    report_all(&expired, self.key, Outcome::Expired, outputs);
                 }
-                None => break,
             }
         }
-        self.send_merged(key, &mut merged, outputs);
-        self.merged = merged;
-        let Some(session) = self.registry.get_mut(slot) else { return };
-        if session.flight.as_ref().is_some_and(|flight| flight.is_empty()) {
-            session.flight = None;
-        }
-        self.arm_ack(now, key);
-        self.close_if_clogged(now, key, outputs);
+        self.send_merged(&mut merged, outputs);
+        self.give_merged_back(merged);
+        self.drop_empty_flight();
+        self.arm_ack(now);
+        self.check_clogged()
     }
 
     /// Adds a frame to those that go out together.
-    fn merge(&mut self, key: ConnKey, frame: Frame, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
+    fn merge(&mut self, frame: Frame, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
         let bytes: usize = merged.iter().map(Frame::wire_len).sum();
-        let is_full = bytes + frame.wire_len() > self.settings.body_bytes_max as usize;
+        let is_full = bytes + frame.wire_len() > self.ledger.settings.body_bytes_max as usize;
         if is_full || merged.len() >= BATCH_FRAMES_MAX {
-            self.send_merged(key, merged, outputs);
+            self.send_merged(merged, outputs);
         }
         merged.push(frame);
     }
 
-    /// Sends several frames as one BATCH [P-1.7], compressed if that is worth it.
-    fn send_merged(&mut self, key: ConnKey, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
+    /// Sends several frames as one BATCH [P-1.7], compressed if that makes it shorter.
+    fn send_merged(&mut self, merged: &mut Vec<Frame>, outputs: &mut Outputs) {
         if merged.len() < 2 {
-            return merged.drain(..).for_each(|frame| self.send(key, frame, outputs));
+            return merged.drain(..).for_each(|frame| self.send(frame, outputs));
         }
-        self.tally[Count::Batches] += 1;
+        self.ledger.tally[Count::Batches] += 1;
         let lane = merged[0].header.lane;
         let mut batch = encode_batch(merged).with_lane(lane);
-        let accepts_lz4 = self.session_of(key).is_some_and(|session| session.accepts_lz4);
-        let (least, is_packed) =
-            (self.settings.compress_min, |frame: &Frame| frame.header.flags.contains(Flags::COMPRESSED));
+        let accepts_lz4 = self.session.as_ref().is_some_and(|session| session.accepts_lz4);
+        let least = self.ledger.settings.compress_min;
+        let is_packed = |frame: &Frame| frame.header.flags.contains(Flags::COMPRESSED);
         if accepts_lz4
             && least > 0
             && batch.body.len() >= least
@@ -230,28 +166,13 @@ impl Shard {
             batch = Frame::new(batch.header.command, packed).with_lane(lane).with_flags(flags);
         }
         merged.clear();
-        self.send(key, batch, outputs);
+        self.send(batch, outputs);
     }
 
-    /// The cumulative ack that any frame carries [P-6.2].
-    pub(super) fn on_header_ack(
+    /// Handles an ACK frame whose header's ack was handled already: the body may name frames after a hole.
+    pub(super) fn handle_ack_frame(
         &mut self,
         now: Instant,
-        key: ConnKey,
-        ack: Seq,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
-        if ack == 0 {
-            return Ok(());
-        }
-        self.on_acks(now, key, ack, 0, outputs)
-    }
-
-    /// An ACK frame: the header's ack was taken already, the body may name frames after a hole.
-    pub(super) fn on_ack(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
         frame: &Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
@@ -259,47 +180,136 @@ impl Shard {
         if ack.sack == 0 {
             return Ok(());
         }
-        self.on_acks(now, key, frame.header.ack, ack.sack, outputs)
+        self.handle_ack(now, frame.header.ack, ack.sack, outputs)
     }
 
-    fn on_acks(
+    /// Settles frames in flight [P-6.2], and sends what then has room.
+    ///
+    /// # Errors
+    /// The client acknowledges what was never sent, or does not read.
+    pub(super) fn handle_ack(
         &mut self,
         now: Instant,
-        key: ConnKey,
         ack: Seq,
         sack: u64,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        let slot = self.table.get(key).expect("its frame is being handled").session;
-        let session = self.registry.get_mut(slot).expect("acks are read only with a session");
-        let Some(flight) = session.flight.as_mut() else {
+        let Some(session) = &self.session else { return Ok(()) };
+        if session.flight.is_none() {
             return if ack < session.next_seq { Ok(()) } else { Err(CloseReason::Window) };
-        };
-        let mut acked = 0;
+        }
+        match self.settle(now, ack, sack, outputs) {
+            None => Err(CloseReason::Window),
+            Some(0) => Ok(()),
+            Some(_) if self.drop_empty_flight() => Ok(()),
+            Some(_) => self.pump(now, outputs),
+        }
+    }
+
+    /// Removes acknowledged frames from the flight and reports them. `None`: one was never sent.
+    fn settle(&mut self, now: Instant, ack: Seq, sack: u64, outputs: &mut Outputs) -> Option<u64> {
+        let (key, mut acked) = (self.key, 0);
+        let flight = self.session.as_mut().and_then(|session| session.flight.as_mut())?;
         let is_known = flight.ack(ack, sack, now, |parcel| {
             acked += 1;
-            parcel.tickets().for_each(|ticket| report(Some(ticket), key, Outcome::Acked, outputs));
+            report_all(&parcel, key, Outcome::Acked, outputs);
         });
-        if !is_known {
-            return Err(CloseReason::Window);
+        self.ledger.tally[Count::PushesAcked] += acked;
+        is_known.then_some(acked)
+    }
+
+    /// Drops a flight without frames. True: there is none now.
+    fn drop_empty_flight(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return true };
+        session.flight.take_if(|flight| flight.is_empty());
+        session.flight.is_none()
+    }
+
+    /// Takes the next step after an overdue ack.
+    ///
+    /// # Errors
+    /// There is no further step.
+    pub(super) fn handle_ack_overdue(
+        &mut self,
+        now: Instant,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let mode = self.ledger.settings.retransmit;
+        let flight = self.session.as_mut().and_then(|session| session.flight.as_mut());
+        let Some(flight) = flight else { return Ok(()) };
+        let step = flight.next_step(now);
+        match mode {
+            Retransmit::Probe if step == 0 => {
+                self.ledger.tally[Count::AckProbes] += 1;
+                self.send(Frame::new(Command::Ping, Bytes::new()).with_flags(Flags::ACK_REQ), outputs);
+            }
+            Retransmit::Probe if step < PROBE_STEPS => outputs.push(Output::CheckSendQueue(self.key)),
+            Retransmit::Classic if step < CLASSIC_RESENDS => {
+                flight.restart_deadline();
+                self.resend(now, outputs);
+            }
+            Retransmit::Probe | Retransmit::Classic => return Err(CloseReason::AckTimeout),
         }
-        if acked == 0 {
-            return Ok(());
-        }
-        self.tally[Count::PushesAcked] += acked;
-        if flight.is_empty() {
-            session.flight = None;
-        } else {
-            self.pump(now, key, outputs);
-        }
+        self.arm_ack(now);
         Ok(())
     }
 
-    pub(super) fn close_if_clogged(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        if let Err(reason) = self.check_clogged(key) {
-            self.close(now, key, reason, outputs);
+    /// Sends everything in flight again if the client's system has received all bytes.
+    pub(super) fn handle_send_queue(&mut self, now: Instant, undelivered: usize, outputs: &mut Outputs) {
+        if undelivered == 0 && self.connection.outbound.is_none() {
+            self.resend(now, outputs);
         }
     }
+
+    fn resend(&mut self, now: Instant, outputs: &mut Outputs) {
+        let Some(session) = &mut self.session else { return };
+        let accepts_lz4 = session.accepts_lz4;
+        let Some(flight) = session.flight.as_mut() else { return };
+        let frames = flight.resend(now, accepts_lz4);
+        self.ledger.tally[Count::PushesAgain] += frames.len() as u64;
+        frames.into_iter().for_each(|frame| self.send(frame, outputs));
+    }
+
+    /// Sends a client that resumed everything that it misses, and then what waited [P-3.11]. It has all frames
+    /// up to `last_seq`, and those that `sack` names.
+    ///
+    /// # Errors
+    /// The client does not read.
+    pub(super) fn replay(
+        &mut self,
+        now: Instant,
+        last_seq: Seq,
+        sack: u64,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        if self.session.as_ref().is_none_or(|session| session.flight.is_none()) {
+            return Ok(());
+        }
+        assert!(self.settle(now, last_seq, sack, outputs).is_some(), "only a judged client resumes");
+        self.drop_empty_flight();
+        self.resend(now, outputs);
+        self.pump(now, outputs)
+    }
+
+    /// Makes the timer fire no later than the next ack, or batch, is due.
+    fn arm_ack(&mut self, now: Instant) {
+        let batching = self.ledger.settings.batching();
+        let flight = self.session.as_ref().and_then(|session| session.flight.as_ref());
+        let deadlines = flight.map(|flight| [flight.ack_deadline(), flight.batch_deadline(batching)]);
+        if let Some(deadline) = deadlines.into_iter().flatten().flatten().min() {
+            // Two may be due at once, of which one was acted upon: the other one's turn is next.
+            self.arm(deadline.max(now + NEXT_CHECK));
+        }
+    }
+}
+
+/// The outcome of queueing a push.
+enum Queued {
+    Full,
+    /// A NOTIFY stands for it; a push that it cannot stand for comes back.
+    Collapsed(Option<PushTicket>),
+    /// It waits; an older one whose place it took comes back.
+    Waits(Option<Parcel>),
 }
 
 /// The NOTIFY that may take the place of a push: the client pulls what it misses.
@@ -314,23 +324,15 @@ fn collapsed(push: &Parcel) -> Option<Parcel> {
     Some(Parcel { command: Command::Notify, body, packed, collapse, ..push.clone() })
 }
 
-/// Whether a SENDACK asks for another try: its answer is not final.
-fn is_retry(body: &[u8]) -> bool {
-    /// The fields that the gateway writes, first.
-    #[derive(Clone, PartialEq, Eq, prost::Message)]
-    struct Lead {
-        #[prost(uint32, tag = "1")]
-        cid: u32,
-        #[prost(enumeration = "Code", tag = "2")]
-        code: i32,
-    }
-    <Lead as prost::Message>::decode(body).is_ok_and(|lead| lead.code == i32::from(Code::Retry))
-}
-
-/// Tells the backend what became of a push, if it wants to know.
+/// Reports the outcome of a push to the backend, if it asked for that.
 pub(super) fn report(ticket: Option<PushTicket>, key: ConnKey, outcome: Outcome, outputs: &mut Outputs) {
     let Some(ticket) = ticket else { return };
     if let Some(worker) = outputs.uplinks.get_mut(usize::from(ticket.worker)) {
         worker.push(Uplink::Pushed { ticket, key, outcome });
     }
+}
+
+/// Reports the outcome of a parcel and of all pushes that it stands for.
+pub(super) fn report_all(parcel: &Parcel, key: ConnKey, outcome: Outcome, outputs: &mut Outputs) {
+    parcel.tickets().for_each(|ticket| report(Some(ticket), key, outcome, outputs));
 }

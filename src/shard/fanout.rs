@@ -9,9 +9,9 @@
 //! While people chat the slices are smaller and come at a pace, for the receivers' acks and the backend that
 //! hears of them need the processor as well.
 
+use super::Outputs;
 use super::delivery::report;
 use super::flight::Parcel;
-use super::{Count, Outputs, Shard};
 use crate::handoff::Push;
 use crate::snapshot::{FanoutRecord, Item, ParcelRecord, Records, Section, SnapshotError};
 use moorline_proto::ids::ConnKey;
@@ -56,8 +56,8 @@ pub(super) struct Fanouts {
 
 /// Pushes for the same receivers, in their order.
 #[derive(Debug)]
-struct Fanout {
-    pushes: Vec<Push>,
+pub(super) struct Fanout {
+    pub(super) pushes: Vec<Push>,
     /// Those still to be served, the next one last.
     keys: Vec<ConnKey>,
     /// Some were served: no push may be added.
@@ -70,8 +70,55 @@ impl Fanouts {
         (!self.waiting.is_empty()).then_some(self.due)
     }
 
+    /// Whether a slice is due.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|due| due <= now)
+    }
+
+    /// Begins a fan-out. False: too many wait; the refusals are reported.
+    pub(super) fn try_begin(&mut self, push: Push, mut keys: Vec<ConnKey>, outputs: &mut Outputs) -> bool {
+        let Self { waiting, receivers, .. } = self;
+        if waiting.len() >= FANOUTS_MAX || *receivers + keys.len() > RECEIVERS_MAX {
+            keys.into_iter().for_each(|key| report(push.ticket, key, Outcome::Full, outputs));
+            return false;
+        }
+        *receivers += keys.len();
+        keys.reverse(); // taken from the end
+        match waiting.back_mut() {
+            Some(last) if !last.is_begun && last.pushes.len() < TOGETHER_MAX && last.keys == keys => {
+                last.pushes.push(push);
+            }
+            _ => waiting.push_back(Fanout { pushes: vec![push], keys, is_begun: false }),
+        }
+        true
+    }
+
+    /// Takes the receivers that a budget of deliveries allows, with the fan-out that they belong to; `None`:
+    /// the budget is spent, or nothing waits. Give the fan-out back with [`Self::give_back`].
+    pub(super) fn take_slice(&mut self, budget: &mut usize) -> Option<(Fanout, Vec<ConnKey>)> {
+        if *budget == 0 {
+            return None;
+        }
+        let mut fanout = self.waiting.pop_front()?;
+        fanout.is_begun = true;
+        let together = fanout.pushes.len();
+        let count = fanout.keys.len().min(budget.div_ceil(together));
+        let mut keys = fanout.keys.split_off(fanout.keys.len() - count);
+        keys.reverse();
+        *budget = budget.saturating_sub(count * together);
+        self.receivers -= count * together;
+        Some((fanout, keys))
+    }
+
+    /// Keeps a fan-out that has receivers left.
+    pub(super) fn give_back(&mut self, fanout: Fanout) {
+        if !fanout.keys.is_empty() {
+            self.waiting.push_front(fanout);
+        }
+    }
+
     /// How many deliveries the slice has that is due now; sets when the next one is.
-    fn next_slice(&mut self, now: Instant) -> usize {
+    pub(super) fn next_slice(&mut self, now: Instant) -> usize {
         if now >= self.chat_until || self.receivers > PACED_RECEIVERS_MAX {
             self.due = now;
             return SLICE;
@@ -93,7 +140,7 @@ impl Fanouts {
     pub(super) fn freeze(&self, out: &mut Section) {
         let Self { waiting, receivers: _, due: _, chat_until: _, paced: _, pace_began: _ } = self;
         for Fanout { pushes, keys, is_begun } in waiting {
-            let pushes = pushes.iter().map(|push| parcel_of(push).freeze(out)).collect();
+            let pushes = pushes.iter().map(|push| Parcel::new(push).freeze(out)).collect();
             let keys = keys.iter().map(|key| key.as_u64()).collect();
             out.put(Item::Fanout(FanoutRecord { pushes, keys, is_begun: *is_begun }));
         }
@@ -121,63 +168,7 @@ impl Fanouts {
     }
 }
 
-/// A push to many, as it is toward each.
-fn parcel_of(push: &Push) -> Parcel {
-    let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } =
-        push.clone();
-    Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: Vec::new() }
-}
-
 fn push_of(parcel: Parcel) -> Push {
     let Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: _ } = parcel;
     Push { ticket, targets: Vec::new(), command, lane, expires_at, body, packed, except: None, collapse }
-}
-
-impl Shard {
-    /// Whether [`Self::handle_fanout`] has something to do.
-    pub fn has_fanout(&self, now: Instant) -> bool {
-        self.fanouts.deadline().is_some_and(|due| due <= now)
-    }
-
-    pub(super) fn begin_fanout(&mut self, push: Push, mut keys: Vec<ConnKey>, outputs: &mut Outputs) {
-        let Fanouts { waiting, receivers, .. } = &mut self.fanouts;
-        if waiting.len() >= FANOUTS_MAX || *receivers + keys.len() > RECEIVERS_MAX {
-            self.tally[Count::FanoutsRefused] += 1;
-            keys.into_iter().for_each(|key| report(push.ticket, key, Outcome::Full, outputs));
-            return;
-        }
-        *receivers += keys.len();
-        self.tally[Count::Fanouts] += 1;
-        keys.reverse(); // taken from the end
-        match waiting.back_mut() {
-            Some(last) if !last.is_begun && last.pushes.len() < TOGETHER_MAX && last.keys == keys => {
-                last.pushes.push(push);
-            }
-            _ => waiting.push_back(Fanout { pushes: vec![push], keys, is_begun: false }),
-        }
-    }
-
-    /// Delivers the next slice if it is due. The owner calls it last in each turn.
-    pub fn handle_fanout(&mut self, now: Instant, outputs: &mut Outputs) {
-        if !self.has_fanout(now) {
-            return;
-        }
-        let mut budget = self.fanouts.next_slice(now);
-        while budget > 0 {
-            let Some(mut fanout) = self.fanouts.waiting.pop_front() else { return };
-            fanout.is_begun = true;
-            let together = fanout.pushes.len();
-            let count = fanout.keys.len().min(budget.div_ceil(together));
-            for key in fanout.keys.split_off(fanout.keys.len() - count).into_iter().rev() {
-                for push in &fanout.pushes {
-                    self.deliver(now, key, push, outputs);
-                }
-            }
-            budget = budget.saturating_sub(count * together);
-            self.fanouts.receivers -= count * together;
-            if !fanout.keys.is_empty() {
-                self.fanouts.waiting.push_front(fanout);
-            }
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! Reliable frames toward one session: what is in flight, and what waits for room, lane by lane.
 
-use crate::handoff::PushTicket;
+use crate::handoff::{Push, PushTicket};
 use crate::snapshot::{
     FlightRecord, InFlightRecord, ParcelRecord, Records, Section, SnapshotError, TicketRecord,
 };
@@ -39,7 +39,22 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    /// Everybody who wants to know what becomes of it.
+    /// A push toward one of its sessions; the body is shared.
+    pub(super) fn new(push: &Push) -> Self {
+        let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } = push;
+        Self {
+            ticket: *ticket,
+            command: *command,
+            lane: *lane,
+            expires_at: *expires_at,
+            body: body.clone(),
+            packed: packed.clone(),
+            collapse: collapse.clone(),
+            also: Vec::new(),
+        }
+    }
+
+    /// Tickets of the push and of all others that it stands for.
     pub(super) fn tickets(&self) -> impl Iterator<Item = PushTicket> + '_ {
         self.ticket.into_iter().chain(self.also.iter().copied())
     }

@@ -1,12 +1,17 @@
 //! From the accepted socket to the logged-in session.
 //!
-//! A connection is accepted by any shard and says HELLO there. A worker judges it; then it moves to
-//! the home shard of its user, so that everything about one user is decided in one place.
+//! A connection is accepted by any shard and sends HELLO there. A worker judges it; then it moves to the
+//! shard that owns its user, so that everything about one user is decided in one place.
+//!
+//! Example: alice's phone connects to shard 1 and sends HELLO. Worker 0 admits it. Shard 0 owns alice, so
+//! the socket moves there with the admission; shard 0 ends the phone's older login and sends WELCOME.
 
-use super::bucket::Stamp;
-use super::connection::{Connection, NO_SESSION};
+use super::ending::replaced_frame;
+use super::resume_token::{ResumeToken, ResumeTokens, session_id};
+use super::seat::Seat;
+use super::seats::Seats;
 use super::session::{Names, Route, Session};
-use super::{Count, Output, Outputs, Shard};
+use super::{Count, Output, Outputs, Settings};
 use crate::handoff::{Admission, Uplink};
 use bytes::Bytes;
 use moorline_proto::PROTOCOL_VERSION;
@@ -14,221 +19,208 @@ use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
-use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, Pin, ShardId, UID_BYTES_MAX};
-use moorline_proto::keepalive::server_patience;
-use moorline_proto::message::client::{Hello, Platform, Welcome};
-use moorline_proto::message::{self, frame_of};
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::ids::{ConnKey, DEVICE_BYTES_MAX, ShardId, UID_BYTES_MAX};
+use moorline_proto::message::client::{Hello, Platform, Resume, Welcome};
+use moorline_proto::message::{decode, frame_of};
+use moorline_proto::time::Instant;
 
-/// A connection on its way to its user's home shard.
+/// A connection on its way to the shard that owns its user.
 #[derive(Debug)]
 pub struct Transfer {
-    /// Where it goes.
+    /// The shard that it goes to.
     pub home: ShardId,
-    admission: Admission,
-    /// Bytes of the next frame that came with HELLO.
-    partial: Bytes,
+    pub(super) admission: Admission,
+    /// Bytes of an unfinished frame that came after HELLO.
+    pub(super) partial: Bytes,
 }
 
-/// Where a connection that arrived from another shard is now.
+/// Outcome of the arrival of a connection from another shard.
 #[derive(Debug)]
 pub enum Moved {
-    /// Here: its socket belongs to this key.
+    /// The socket belongs to this key.
     Seat(ConnKey),
-    /// On its way to the next home: its user has never been here, or has left.
+    /// The connection goes on to another shard: its user has never been here, or has left.
     On(Box<Transfer>),
-    /// Nowhere: this shard is full.
+    /// This shard is full: close the socket.
     Full,
 }
 
-impl Shard {
-    /// A socket was accepted. `None`: this shard is full, close it.
-    pub fn handle_accepted(&mut self, now: Instant) -> Option<ConnKey> {
-        self.tally[Count::Accepted] += 1;
-        let deadline = now + self.settings.handshake_timeout;
-        self.insert_connection(now, deadline)
+/// A new connection that was admitted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Newcomer {
+    pub(super) key: ConnKey,
+    /// Whether the owner has the socket under this key. A socket that arrives with a transfer has none yet.
+    pub(super) has_socket: bool,
+}
+
+/// Decides which session an admitted connection gets: a new one, or the one that its client resumes.
+#[derive(Debug)]
+pub(super) struct Logins {
+    tokens: ResumeTokens,
+    /// Version of the newest login; a later one is greater.
+    last_version: u64,
+}
+
+impl Logins {
+    pub(super) fn new(settings: &Settings) -> Self {
+        Self { tokens: ResumeTokens::new(settings), last_version: 0 }
     }
 
-    /// A logged-in connection arrives from the shard that accepted it, or where its user is not at home any more.
-    pub fn handle_moved(
+    pub(super) const fn last_version(&self) -> u64 {
+        self.last_version
+    }
+
+    pub(super) const fn thaw(&mut self, last_version: u64) {
+        self.last_version = last_version;
+    }
+
+    /// Logs a connection in. Answers the key that the socket belongs to now: the connection's own, or that of
+    /// the session that its client resumed.
+    pub(super) fn admit(
         &mut self,
         now: Instant,
-        mut transfer: Box<Transfer>,
-        outputs: &mut Outputs,
-    ) -> Moved {
-        if let Some(home) = self.home_after(&transfer.admission.uid) {
-            transfer.home = home;
-            return Moved::On(transfer);
-        }
-        let deadline = now + self.settings.handshake_timeout;
-        let Some(key) = self.insert_connection(now, deadline) else { return Moved::Full };
-        self.table.get_mut(key).expect("just inserted").state = State::Authenticating;
-        if self.is_draining {
-            self.close(now, key, CloseReason::GoingAway, outputs);
-            return Moved::Seat(key);
-        }
-        // The socket is not here yet: it goes straight to the seat.
-        let seat = self.admit(now, key, &transfer.admission, false, outputs);
-        self.handle_received(now, seat, transfer.partial, outputs);
-        Moved::Seat(seat)
-    }
-
-    /// Where a user is looked for next who is not here; `None`: here is their home.
-    pub(super) fn home_after(&self, uid: &str) -> Option<ShardId> {
-        let home = self.settings.homes.after(Pin::of(uid), self.settings.shard)?;
-        self.registry.of_user(uid).is_empty().then_some(home)
-    }
-
-    fn insert_connection(&mut self, now: Instant, deadline: Instant) -> Option<ConnKey> {
-        let Self { table, wheel, tally, .. } = self;
-        table.insert(|key| {
-            tally[Count::TimerMoves] += 1;
-            Connection::new(key.generation(), wheel.insert(deadline, key.slot()), now)
-        })
-    }
-
-    pub(super) fn on_hello(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        body: &Bytes,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
-        let hello: Hello = message::decode(body)?;
-        let version = u32::from(PROTOCOL_VERSION);
-        if !(hello.version_min..=hello.version_max).contains(&version) {
-            return Err(CloseReason::BadVersion);
-        }
-        if !(1..=UID_BYTES_MAX).contains(&hello.uid.len())
-            || !(1..=DEVICE_BYTES_MAX).contains(&hello.device.len())
-        {
-            return Err(CloseReason::BadMessage);
-        }
-        if self.is_draining {
-            return Err(CloseReason::GoingAway);
-        }
-        // Going on with a session costs the backend nothing, so that stays possible.
-        let is_short_of_memory = self.queued_bytes > self.settings.memory_bytes_max.saturating_mul(2);
-        if (self.holds.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
-            self.tally[Count::LoginsShed] += 1;
-            return Err(CloseReason::Busy);
-        }
-        self.table.get_mut(key).expect("its frame is being handled").heard = Stamp::of(now);
-        let pin = Pin::of(&hello.uid);
-        let login = Uplink::Login { key, pin, hello: Box::new(hello) };
-        outputs.uplinks[pin.worker(self.settings.workers)].push(login);
-        Ok(())
-    }
-
-    pub(super) fn on_verdict(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        verdict: Result<Admission, CloseReason>,
-        outputs: &mut Outputs,
-    ) {
-        let state = self.table.get(key).map(|connection| connection.state);
-        if state != Some(State::Authenticating) {
-            return;
-        }
-        let admission = match verdict {
-            Ok(admission) => admission,
-            Err(reason) => return self.close(now, key, reason, outputs),
-        };
-        let first = self.settings.homes.first(Pin::of(&admission.uid));
-        let home = if first == self.settings.shard { self.home_after(&admission.uid) } else { Some(first) };
-        let Some(home) = home else {
-            self.admit(now, key, &admission, true, outputs);
-            return;
-        };
-        let connection = self.table.remove(key).expect("just looked up");
-        let partial = Bytes::copy_from_slice(connection.decoder.partial());
-        self.wheel.cancel(connection.timer);
-        self.tally[Count::Moved] += 1;
-        outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
-    }
-
-    /// Returns the seat that the socket belongs to: its own, or that of the session it goes on with.
-    /// `has_socket`: the owner has a socket for `key`, which has to go along.
-    fn admit(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
+        seats: &mut Seats,
+        newcomer: Newcomer,
         who: &Admission,
-        has_socket: bool,
         outputs: &mut Outputs,
     ) -> ConnKey {
-        if let Some(seat) = self.resumable(now, who) {
-            self.resume(now, (key, has_socket), seat, who, outputs);
-            return seat;
+        if let Some(key) = self.resumable(now, seats, who) {
+            self.resume(now, seats, newcomer, key, who, outputs);
+            return key;
         }
-        self.tally[Count::ResumesRefused] += u64::from(who.resume.is_some());
-        self.begin(now, key, who, outputs);
-        key
+        seats.ledger.tally[Count::ResumesRefused] += u64::from(who.resume.is_some());
+        if let Err(reason) = self.begin(now, seats, newcomer.key, who, outputs) {
+            seats.close(now, newcomer.key, reason, outputs);
+        }
+        newcomer.key
     }
 
-    fn begin(&mut self, now: Instant, key: ConnKey, who: &Admission, outputs: &mut Outputs) {
-        if self.holds.refuses_logins() {
-            self.tally[Count::LoginsShed] += 1;
-            return self.close(now, key, CloseReason::Busy, outputs);
+    /// Begins a new session.
+    ///
+    /// # Errors
+    /// The reason for which the login is refused.
+    fn begin(
+        &mut self,
+        now: Instant,
+        seats: &mut Seats,
+        key: ConnKey,
+        who: &Admission,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        if seats.ledger.pauses.refuses_logins() {
+            seats.ledger.tally[Count::LoginsShed] += 1;
+            return Err(CloseReason::Busy);
         }
-        if let Some(older) = self.registry.of_device(&who.uid, &who.device) {
-            self.replace(now, older, outputs);
+        if let Some(older) = seats.key_of_device(&who.uid, &who.device) {
+            seats.replace(now, older, outputs);
         }
-        if let Some(oldest) = self.device_too_many(who) {
-            self.replace(now, oldest, outputs);
+        if let Some(oldest) = device_too_many(seats, who) {
+            seats.replace(now, oldest, outputs);
         }
-        if self.registry.of_user(&who.uid).len() >= self.settings.devices_max {
-            return self.close(now, key, CloseReason::Throttled, outputs);
+        let settings = &seats.ledger.settings;
+        if seats.of_user(&who.uid).count() >= settings.devices_max {
+            return Err(CloseReason::Throttled);
         }
-        let version = self.settings.unix_nanos(now).max(self.last_login_version + 1);
-        self.last_login_version = version;
+        let version = settings.unix_nanos(now).max(self.last_version + 1);
+        self.last_version = version;
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
         let mut session = Session::new(names, key.slot(), version);
         session.accepts_lz4 = who.accepts_lz4;
-        let known = self.registry.worker_of(&who.uid, session.pin);
-        session.worker = known.unwrap_or_else(|| Route::of(session.pin, self.settings.workers).worker);
+        let known = seats.registry.worker_of(&who.uid, session.pin);
+        session.worker = known.unwrap_or_else(|| Route::of(session.pin, settings.workers).worker);
         let (route, login) = (session.route(), session.login(key.as_u64()));
-        let slot = self.registry.insert(session);
 
-        let connection = self.table.get_mut(key).expect("it is being admitted");
-        assert_eq!(connection.session, NO_SESSION, "a connection logs in once");
-        let Transition::To(state) = connection.state.on(Event::Admitted) else {
+        let mut seat = seats.log_in(key, session);
+        let Transition::To(state) = seat.connection.state.on(Event::Admitted) else {
             unreachable!("only a connection that waits for its verdict is admitted");
         };
-        connection.state = state;
-        connection.session = slot;
-        connection.heard = Stamp::of(now);
-        connection.heartbeat_s = self.settings.heartbeat_s.1;
-        let patience = server_patience(Duration::from_secs(u64::from(connection.heartbeat_s)));
-        self.arm(key, now + patience);
-        self.tally[Count::Logins] += 1;
-        let welcome = self.welcome(now, key, version);
-        self.send(key, frame_of(Command::Welcome, &welcome), outputs);
-        let login = Uplink::ConnUp { pin: route.pin, login: Box::new(login) };
-        outputs.uplinks[route.index()].push(login);
+        seat.connection.enter(state, now);
+        seat.restart_heartbeat(now);
+        seat.ledger.tally[Count::Logins] += 1;
+        let welcome = self.welcome(now, &seat);
+        seat.send(frame_of(Command::Welcome, &welcome), outputs);
+        outputs.uplinks[route.index()].push(Uplink::ConnUp { pin: route.pin, login: Box::new(login) });
+        Ok(())
     }
 
-    /// The session that gives way because its user has enough devices of the newcomer's kind: the newer
-    /// login wins [P-3.9].
-    fn device_too_many(&self, who: &Admission) -> Option<u32> {
-        let kind = DeviceKind::of(who.platform)?;
-        let most = self.settings.devices_of_kind[kind as usize];
-        let is_alike = |slot: &u32| {
-            self.registry.get(*slot).is_some_and(|session| DeviceKind::of(session.platform()) == Some(kind))
+    /// The session that this login may resume; `None`: it begins a new one.
+    fn resumable(&self, now: Instant, seats: &Seats, who: &Admission) -> Option<ConnKey> {
+        let resume = who.resume.as_deref()?;
+        let settings = &seats.ledger.settings;
+        let token = self.tokens.open(&resume.ticket, settings.unix_millis(now) / 1_000)?;
+        let session = seats.session(token.key)?;
+        let is_it = resume.epoch == settings.epoch
+            && resume.session[..] == token.session().0
+            && session.login_version == token.login_version
+            // The WELCOME with the newest token may be lost.
+            && session.serial.wrapping_sub(token.serial) <= 1
+            && session.serial < u16::MAX
+            && (session.uid(), session.device()) == (&who.uid, &who.device);
+        let is_whole = match &session.flight {
+            Some(flight) => flight.can_resume(resume.last_seq, resume.sack),
+            None => resume.last_seq.checked_add(1) == Some(session.next_seq),
         };
-        let alike: Vec<u32> = self.registry.of_user(&who.uid).into_iter().filter(is_alike).collect();
-        if most > 0 && alike.len() >= most { alike.last().copied() } else { None }
+        (is_it && is_whole).then_some(token.key)
     }
 
-    /// To the session at a seat; says nothing of what it was before.
-    pub(super) fn welcome(&self, now: Instant, seat: ConnKey, login_version: u64) -> Welcome {
-        let settings = &self.settings;
+    /// Brings the new socket to the old session; everything that the client missed follows WELCOME.
+    fn resume(
+        &self,
+        now: Instant,
+        seats: &mut Seats,
+        newcomer: Newcomer,
+        key: ConnKey,
+        who: &Admission,
+        outputs: &mut Outputs,
+    ) {
+        let decoder = seats.take(newcomer.key).decoder;
+        let mut seat = seats.seat(key).expect("found by its token");
+        let is_detached = seat.connection.state == State::Detached;
+        if !is_detached {
+            seat.ledger.tally[Count::Takeovers] += 1;
+            seat.send_final(replaced_frame(), outputs);
+            seat.drop_socket(outputs);
+            seat.ledger.tally.closed(CloseReason::Replaced);
+        }
+        if newcomer.has_socket {
+            outputs.push(Output::Reattach { from: newcomer.key, to: key });
+        }
+        let Transition::To(state) = seat.connection.state.on(Event::Resumed) else {
+            unreachable!("a connection with a session can be resumed");
+        };
+        seat.connection.enter(state, now);
+        seat.connection.decoder = decoder;
+        seat.restart_heartbeat(now);
+        seat.ledger.tally[Count::Resumes] += 1;
+        let Resume { last_seq, sack, .. } = **who.resume.as_ref().expect("it was judged");
+        let session = seat.session.as_mut().expect("found by its token");
+        session.serial += 1;
+        session.accepts_lz4 = who.accepts_lz4;
+        let cid_answered = session.dedupe.base();
+        let replay = session.flight.as_ref().map_or(0, |flight| flight.replay_len(last_seq, sack));
+        let welcome = Welcome { resumed: true, cid_answered, replay, ..self.welcome(now, &seat) };
+        seat.send(frame_of(Command::Welcome, &welcome), outputs);
+        let replayed = seat.replay(now, last_seq, sack, outputs);
+        if is_detached {
+            seats.detached.remove_one();
+        }
+        if let Err(reason) = replayed {
+            seats.close(now, key, reason, outputs);
+        }
+    }
+
+    /// WELCOME to a session, as if it were new.
+    fn welcome(&self, now: Instant, seat: &Seat<'_>) -> Welcome {
+        let (settings, session) = (&seat.ledger.settings, seat.session.as_ref().expect("logged in"));
+        let login_version = session.login_version;
+        let expires_s = settings.unix_millis(now) / 1_000 + settings.ticket_ttl.as_secs();
+        let token = ResumeToken { key: seat.key, login_version, serial: session.serial, expires_s };
+        let is_kept = !settings.session_keep.is_zero();
         Welcome {
             version: u32::from(PROTOCOL_VERSION),
-            session: Self::session_name(seat, login_version),
+            session: Bytes::copy_from_slice(&session_id(seat.key, login_version).0),
             epoch: settings.epoch,
-            ticket: self.ticket_of(now, seat, login_version),
+            ticket: if is_kept { self.tokens.seal(&token) } else { Bytes::new() },
             heartbeat_min_s: u32::from(settings.heartbeat_s.0),
             heartbeat_max_s: u32::from(settings.heartbeat_s.1),
             uplink_window: settings.uplink_window,
@@ -240,22 +232,31 @@ impl Shard {
             ..Default::default()
         }
     }
+}
 
-    /// Names the logins of the asked pins, in chunks.
-    pub(super) fn on_announce(&self, worker: u16, request: u32, slots: u64, outputs: &mut Outputs) {
-        let is_asked =
-            |session: &Session| u16::from(session.worker) == worker && slots >> session.pin.slot() & 1 == 1;
-        let mut logins = Vec::new();
-        let Some(out) = outputs.uplinks.get_mut(usize::from(worker)) else { return };
-        for session in self.registry.iter().filter(|session| is_asked(session)) {
-            let key = self.table.key_of(session.connection).expect("a session has its connection");
-            logins.push((session.pin, session.login(key.as_u64())));
-            if logins.len() == ANNOUNCE_LOGINS_MAX {
-                out.push(Uplink::Announced { request, logins: std::mem::take(&mut logins), is_last: false });
-            }
-        }
-        out.push(Uplink::Announced { request, logins, is_last: true });
+/// Decodes HELLO and checks what needs no worker.
+///
+/// # Errors
+/// The reason for which the connection is to be closed.
+pub(super) fn decode_hello(body: &Bytes) -> Result<Hello, CloseReason> {
+    let hello: Hello = decode(body)?;
+    let version = u32::from(PROTOCOL_VERSION);
+    if !(hello.version_min..=hello.version_max).contains(&version) {
+        return Err(CloseReason::BadVersion);
     }
+    let has_names = (1..=UID_BYTES_MAX).contains(&hello.uid.len())
+        && (1..=DEVICE_BYTES_MAX).contains(&hello.device.len());
+    if has_names { Ok(hello) } else { Err(CloseReason::BadMessage) }
+}
+
+/// The session that ends because its user has enough devices of the new login's kind: the newer login wins
+/// [P-3.9].
+fn device_too_many(seats: &Seats, who: &Admission) -> Option<ConnKey> {
+    let kind = DeviceKind::of(who.platform)?;
+    let most = seats.ledger.settings.devices_of_kind[kind as usize];
+    let alike = seats.of_user(&who.uid).filter(|(_, it)| DeviceKind::of(it.platform()) == Some(kind));
+    let alike: Vec<ConnKey> = alike.map(|(key, _)| key).collect();
+    if most > 0 && alike.len() >= most { alike.last().copied() } else { None }
 }
 
 /// Kinds of devices that can have a limit of their own.
@@ -276,6 +277,3 @@ impl DeviceKind {
         }
     }
 }
-
-/// Logins in one announcement.
-const ANNOUNCE_LOGINS_MAX: usize = 1024;

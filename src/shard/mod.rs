@@ -9,45 +9,51 @@
 //!  time ─────────────────────►└───────┘─► next deadline
 //! ```
 //!
+//! Example: alice sends a message to bob, who has a session in the same shard. `handle_received` decodes her
+//! SEND and emits an [`Uplink`] for her worker. The backend's PUSH comes back as a [`Downlink`]; it takes its
+//! place in bob's window, and `Write(bob)` is emitted.
+//!
 //! | file | holds |
 //! |---|---|
 //! | `table`, `connection` | sockets: slab slots with generations |
 //! | `registry`, `session` | users and their devices' logins |
-//! | `login` | HELLO, verdict, moving home, replacing an older login |
-//! | `keeping`, `ticket` | sessions without a connection, and coming back to them |
+//! | `seats`, `seat` | both together, and the count of bytes that wait |
+//! | `login`, `resume_token` | the session that an admitted connection gets: a new one, or its old one |
+//! | `detached` | sessions without a connection |
 //! | `uplink`, `results` | frames from clients; the last answers |
-//! | `bucket`, `holding` | who says too much, and who is not read for a while |
-//! | `delivery`, `flight`, `retransmit` | frames to clients: pushes, lanes, window, acks |
+//! | `bucket`, `throttling` | rate limits; sockets that are not read for a while |
+//! | `delivery`, `flight`, `outbound` | frames to clients: pushes, lanes, window, acks; bytes to write |
 //! | `rooms`, `fanout` | sets of sessions; one payload for many |
-//! | `ending`, `draining` | close, kick, logout; asking everybody to leave |
+//! | `ending`, `draining` | close, kick, logout; asking all clients to leave |
 //! | `timers` | the one wheel entry of each connection |
-//! | `outputs`, `executor` | what is asked of the owner; how it is done |
+//! | `outputs`, `executor` | operations that the owner performs; their execution |
 
 mod bucket;
 mod connection;
 mod delivery;
+mod detached;
 mod draining;
 mod ending;
 mod executor;
 mod fanout;
 mod flight;
 mod freezing;
-mod holding;
-mod keeping;
 mod login;
 mod outbound;
 mod outputs;
 mod registry;
 mod results;
-mod retransmit;
+mod resume_token;
 mod rooms;
+mod seat;
+mod seats;
 mod session;
 mod settings;
 mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
-mod ticket;
+mod throttling;
 mod timers;
 mod uplink;
 
@@ -59,138 +65,126 @@ pub use outputs::{Output, Outputs};
 pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
-use crate::handoff::Downlink;
-use bucket::{Buckets, Stamp};
+use crate::handoff::{Admission, Downlink, Push, Target, Uplink};
 use bytes::Bytes;
-use connection::Connection;
+use delivery::report;
 use draining::Drain;
-use fanout::Fanouts;
-use holding::Holds;
-use keeping::Kept;
+use ending::KickOrder;
+use fanout::{FANOUT_MIN, Fanouts};
+use login::{Logins, Newcomer, decode_hello};
 use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Batch, Command, Flags, Frame};
-use moorline_proto::ids::{ConnKey, ShardId};
-use moorline_proto::random::Random;
-use moorline_proto::time::Instant;
-use moorline_proto::wheel::Wheel;
-use outbound::OutboundPool;
-use registry::Registry;
-use results::Results;
-use rooms::Rooms;
-use session::Session;
-use std::collections::VecDeque;
-use table::Table;
-use ticket::Tickets;
+use moorline_proto::frame::{Batch, Command, Flags, Frame, Lane};
+use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::Close;
+use moorline_proto::message::decode;
+use moorline_proto::time::{Duration, Instant};
+use seats::Seats;
+use timers::Due;
+use uplink::UplinkGate;
 
-/// One reactor's entire state.
+/// Interval at which memory is checked that may be given back.
+const TRIM: Duration = Duration::from_secs(1);
+
+/// One reactor's entire state: decides what each input means; its parts keep the state.
 #[derive(Debug)]
 pub struct Shard {
-    settings: Settings,
-    table: Table,
-    registry: Registry,
-    wheel: Wheel<u32>,
-    fired: Vec<u32>,
-    /// Connections whose deadline has come and was not yet acted upon.
-    due: VecDeque<ConnKey>,
-    pool: OutboundPool,
-    random: Random,
-    tickets: Tickets,
-    kept: Kept,
-    results: Results,
-    rooms: Rooms,
-    /// Frames that go out together; memory that is used again.
-    merged: Vec<Frame>,
+    seats: Seats,
+    logins: Logins,
+    gate: UplinkGate,
     fanouts: Fanouts,
-    /// Bytes that wait for clients, in sockets' queues and behind windows.
-    queued_bytes: usize,
-    holds: Holds,
-    /// Of users, by pin.
-    users_spent: Buckets,
     next_trim: Instant,
-    last_login_version: u64,
     is_draining: bool,
     drain: Option<Box<Drain>>,
-    tally: Tally,
 }
 
 impl Shard {
     /// An empty shard whose time is `now`.
     pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
-            table: Table::new(settings.shard),
-            registry: Registry::default(),
-            wheel: Wheel::new(now),
-            fired: Vec::new(),
-            due: VecDeque::new(),
-            pool: OutboundPool::default(),
-            random: Random::new(settings.seed),
-            tickets: Tickets::new(&settings),
-            kept: Kept::default(),
-            results: Results::default(),
-            rooms: Rooms::default(),
-            merged: Vec::new(),
+            logins: Logins::new(&settings),
+            seats: Seats::new(settings, now),
+            gate: UplinkGate::default(),
             fanouts: Fanouts::default(),
-            queued_bytes: 0,
-            holds: Holds::new(settings.workers),
-            users_spent: Buckets::default(),
             next_trim: now,
-            last_login_version: 0,
             is_draining: false,
             drain: None,
-            tally: Tally::default(),
-            settings,
         }
     }
 
-    /// Which shard this is.
+    /// Number of this shard.
     pub const fn id(&self) -> ShardId {
-        self.settings.shard
+        self.seats.ledger.settings.shard
     }
 
-    /// Connections, logged in or not, and sessions that wait for theirs.
+    /// Number of connections, logged in or not, and of detached sessions.
     pub fn seats(&self) -> usize {
-        self.table.len()
+        self.seats.table.len()
     }
 
-    /// Logged-in sessions.
+    /// Number of logged-in sessions.
     pub fn sessions(&self) -> usize {
-        self.registry.len()
+        self.seats.registry.len()
     }
 
-    /// Connections that are not logged in: not yet, or not any more.
+    /// Number of connections that are not logged in: not yet, or not any more.
     pub fn handshakes(&self) -> usize {
-        self.table.len() - self.registry.len()
+        self.seats() - self.sessions()
     }
 
-    /// The numbers, with the levels brought up to date.
+    /// The counters, with the levels brought up to date.
     pub fn tally(&mut self) -> &Tally {
-        self.tally[Count::Connections] = (self.table.len() - self.kept.len) as u64;
-        self.tally[Count::Detached] = self.kept.len as u64;
-        self.tally[Count::Rooms] = self.rooms.len() as u64;
-        self.tally[Count::QueuedBytes] = self.queued_bytes as u64;
-        self.tally[Count::Held] = self.holds.len() as u64;
-        self.tally[Count::Sessions] = self.registry.len() as u64;
-        self.tally[Count::Users] = self.registry.users() as u64;
-        self.tally[Count::Timers] = self.wheel.len() as u64;
-        &self.tally
+        self.seats.tally()
     }
 
-    /// Bytes arrived from a client.
+    /// Handles an accepted socket; it belongs to the returned key. `None`: this shard is full, close it.
+    pub fn handle_accepted(&mut self, now: Instant) -> Option<ConnKey> {
+        self.seats.ledger.tally[Count::Accepted] += 1;
+        self.seats.connect(now)
+    }
+
+    /// Handles a logged-in connection that arrives from the shard that accepted it, or from one that does not
+    /// own its user any more.
+    pub fn handle_moved(
+        &mut self,
+        now: Instant,
+        mut transfer: Box<Transfer>,
+        outputs: &mut Outputs,
+    ) -> Moved {
+        if let Some(home) = self.home_after(&transfer.admission.uid) {
+            transfer.home = home;
+            return Moved::On(transfer);
+        }
+        let Some(key) = self.seats.connect(now) else { return Moved::Full };
+        let seat = self.seats.seat(key).expect("just inserted");
+        seat.connection.state = State::Authenticating;
+        if self.is_draining {
+            self.seats.close(now, key, CloseReason::GoingAway, outputs);
+            return Moved::Seat(key);
+        }
+        let newcomer = Newcomer { key, has_socket: false };
+        let key = self.logins.admit(now, &mut self.seats, newcomer, &transfer.admission, outputs);
+        self.handle_received(now, key, transfer.partial, outputs);
+        Moved::Seat(key)
+    }
+
+    /// Handles bytes from a client.
     pub fn handle_received(&mut self, now: Instant, key: ConnKey, mut bytes: Bytes, outputs: &mut Outputs) {
-        self.tally[Count::BytesIn] += bytes.len() as u64;
-        if let Some(connection) = self.table.get_mut(key)
+        let Seats { table, ledger, .. } = &mut self.seats;
+        ledger.tally[Count::BytesIn] += bytes.len() as u64;
+        if let Some(connection) = table.get_mut(key)
             && connection.state.is_logged_in()
         {
-            connection.spent.refill(self.settings.frame_fill(), connection.heard, now);
-            connection.heard = Stamp::of(now);
+            connection.note_rx(ledger.settings.frame_fill(), now);
         }
         loop {
-            let Some(connection) = self.table.get_mut(key) else { return };
+            let Seats { table, ledger, .. } = &mut self.seats;
+            let Some(connection) = table.get_mut(key) else { return };
             let body_max = match connection.state {
                 State::Closing | State::Detached => return,
-                State::AwaitHello | State::Authenticating => self.settings.hello_bytes_max,
-                State::Active | State::Leaving => self.settings.body_bytes_max,
+                State::AwaitHello | State::Authenticating => ledger.settings.hello_bytes_max,
+                State::Active | State::Leaving => ledger.settings.body_bytes_max,
             };
             let outcome = match connection.decoder.decode(&mut bytes, body_max) {
                 Ok(Some(frame)) => self.on_frame_or_batch(now, key, frame, outputs),
@@ -198,13 +192,60 @@ impl Shard {
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = outcome {
-                self.close(now, key, reason, outputs);
+                self.seats.close(now, key, reason, outputs);
                 return;
             }
         }
     }
 
-    /// A worker says something.
+    /// Gathers the next bytes of a connection, at most about `bytes_max`.
+    pub fn gather(&self, key: ConnKey, out: &mut impl Gather, bytes_max: usize) {
+        if let Some(outbound) = self.seats.connection(key).and_then(|connection| connection.outbound.as_ref())
+        {
+            outbound.gather(out, bytes_max);
+        }
+    }
+
+    /// Handles a write: the socket took `sent` of the gathered bytes; 0: it takes nothing for now.
+    pub fn handle_sent(&mut self, key: ConnKey, sent: usize, outputs: &mut Outputs) {
+        if let Some(mut seat) = self.seats.seat(key) {
+            seat.note_sent(sent, outputs);
+        }
+    }
+
+    /// Answers [`Output::CheckSendQueue`]: the number of bytes that the client's system has not received.
+    pub fn handle_send_queue(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        undelivered: usize,
+        outputs: &mut Outputs,
+    ) {
+        if let Some(mut seat) = self.seats.seat(key) {
+            seat.handle_send_queue(now, undelivered, outputs);
+        }
+    }
+
+    /// Handles the end of a socket: the peer closed or reset it.
+    pub fn handle_peer_closed(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        let Some(connection) = self.seats.connection(key) else { return };
+        match connection.state {
+            State::Detached => return, // the socket was given up before
+            State::Closing => {}
+            _ => self.seats.ledger.tally.closed_by_peer += 1,
+        }
+        if self.is_draining || !self.seats.try_detach(now, key, outputs) {
+            self.seats.forget(key, 0, outputs);
+        }
+    }
+
+    /// Ends every connection: the gateway stops.
+    pub fn handle_stop(&mut self, now: Instant, outputs: &mut Outputs) {
+        self.is_draining = true;
+        self.seats.close_all(now, CloseReason::GoingAway, outputs);
+    }
+
+    /// Handles a message from a worker.
     pub fn handle_downlink(&mut self, now: Instant, downlink: Downlink, outputs: &mut Outputs) {
         match downlink {
             Downlink::Verdict { key, verdict } => self.on_verdict(now, key, verdict, outputs),
@@ -213,67 +254,109 @@ impl Shard {
             }
             Downlink::Push(push) => self.on_push(now, push, outputs),
             Downlink::Kick { target, login_version, code, may_reconnect, reason } => {
-                let kick = ending::KickOrder { login_version, code, may_reconnect, reason };
-                self.on_kick(now, &target, &kick, outputs);
+                let order = KickOrder { login_version, code, may_reconnect, reason };
+                self.on_kick(now, target, order, outputs);
             }
-            Downlink::Bind { room, version, keys, reset } => self.on_bind(&room, version, &keys, reset),
-            Downlink::Unbind { room, version, keys } => self.on_unbind(&room, version, &keys),
-            Downlink::Query { ticket, uid, room } => self.on_query(ticket, &uid, &room, outputs),
-            Downlink::Hold { worker, slots } => self.on_hold(now, worker, slots, outputs),
-            Downlink::Overload { worker, level } => self.on_overload(worker, level),
+            Downlink::Bind { room, version, keys, reset } => self.seats.bind(&room, version, &keys, reset),
+            Downlink::Unbind { room, version, keys } => {
+                keys.iter().for_each(|key| self.seats.rooms.unbind(&room, version, *key));
+            }
+            Downlink::Query { ticket, uid, room } => match self.home_after(&uid) {
+                Some(home) => outputs.forwards.push((home, Downlink::Query { ticket, uid, room })),
+                None => self.seats.answer_query(ticket, &uid, &room, outputs),
+            },
+            Downlink::Hold { worker, slots } => {
+                for key in self.seats.ledger.pauses.set_full(worker, slots) {
+                    if let Some(mut seat) = self.seats.seat(key) {
+                        seat.try_end_pause(now, outputs);
+                    }
+                }
+            }
+            Downlink::Overload { worker, level } => self.seats.ledger.pauses.set_overload(worker, level),
             Downlink::Announce { worker, request, slots } => {
-                self.on_announce(worker, request, slots, outputs);
+                self.seats.announce(worker, request, slots, outputs);
             }
         }
     }
 
-    /// The bytes that come next on a connection, at most about `bytes_max` of them.
-    pub fn gather(&self, key: ConnKey, out: &mut impl Gather, bytes_max: usize) {
-        if let Some(outbound) = self.table.get(key).and_then(|connection| connection.outbound.as_ref()) {
-            outbound.gather(out, bytes_max);
-        }
+    /// Nothing is due before this.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let drain = self.drain.as_ref().map(|drain| drain.deadline());
+        let deadlines = [self.seats.ledger.timers.next_deadline(), self.fanouts.deadline(), drain];
+        deadlines.into_iter().flatten().min()
     }
 
-    /// The kernel took `sent` of the gathered bytes; 0: it takes none for now.
-    pub fn handle_sent(&mut self, key: ConnKey, sent: usize, outputs: &mut Outputs) {
-        let Some(connection) = self.table.get_mut(key) else { return };
-        connection.is_transmit_due = false;
-        let Some(outbound) = connection.outbound.as_mut() else { return };
-        self.tally[Count::BytesOut] += sent as u64;
-        self.queued_bytes -= sent;
-        outbound.advance(sent);
-        if outbound.bytes() == 0 {
-            let queue = connection.outbound.take().expect("just advanced");
-            if connection.state == State::Closing {
-                outputs.push(Output::HalfClose(key));
+    /// Acts upon deadlines that have come; of a crowd at most one turn's share, the rest in the next turns.
+    pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
+        if now >= self.next_trim {
+            self.next_trim = now + TRIM;
+            self.gate.trim(self.seats.ledger.settings.user_fill(), now);
+            self.seats.rooms.send_digest(now, outputs);
+        }
+        self.seats.fire(now);
+        for key in self.seats.ledger.timers.take_due() {
+            self.on_due(now, key, outputs);
+        }
+        self.tend_drain(now, outputs);
+    }
+
+    /// Whether [`Self::handle_fanout`] has something to do.
+    pub fn has_fanout(&self, now: Instant) -> bool {
+        self.fanouts.is_due(now)
+    }
+
+    /// Delivers the next slice of a fan-out if it is due. The owner calls it last in each turn.
+    pub fn handle_fanout(&mut self, now: Instant, outputs: &mut Outputs) {
+        if !self.has_fanout(now) {
+            return;
+        }
+        let mut budget = self.fanouts.next_slice(now);
+        while let Some((fanout, keys)) = self.fanouts.take_slice(&mut budget) {
+            for key in keys {
+                for push in &fanout.pushes {
+                    self.deliver(now, key, push, outputs);
+                }
             }
-            self.pool.give_back(queue);
+            self.fanouts.give_back(fanout);
         }
     }
 
-    /// Panics unless table, registry and wheel agree. For tests and the simulator.
+    /// Panics unless all parts agree. For tests and the simulator.
     pub fn check(&self) {
-        self.registry.check();
-        self.rooms.check();
-        let unsent = |key: &ConnKey| {
-            let outbound = self.table.get(*key).and_then(|connection| connection.outbound.as_ref());
-            outbound.map_or(0, |outbound| outbound.bytes())
+        self.seats.check();
+    }
+
+    fn on_due(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
+        let Some(mut seat) = self.seats.seat(key) else { return }; // it ended meanwhile
+        let (at, due) = seat.deadline(now);
+        if at > now {
+            return seat.arm(at); // bytes came meanwhile
+        }
+        let outcome = match due {
+            Due::Handshake => Err(CloseReason::HandshakeTimeout),
+            Due::Heartbeat => {
+                self.seats.end_silent(now, key, !self.is_draining, outputs);
+                Ok(())
+            }
+            Due::Ack => seat.handle_ack_overdue(now, outputs),
+            Due::Batch => seat.pump(now, outputs),
+            Due::Pause => {
+                seat.try_end_pause(now, outputs);
+                Ok(())
+            }
+            Due::Linger => {
+                self.seats.forget(key, 0, outputs);
+                Ok(())
+            }
+            Due::Expiry => {
+                seat.ledger.tally[Count::KeptInVain] += 1;
+                self.seats.forget(key, 0, outputs);
+                Ok(())
+            }
         };
-        let waiting = self.registry.iter().filter_map(|session| session.flight.as_ref());
-        let waiting: usize = waiting.map(|flight| flight.waiting_bytes()).sum();
-        let unsent: usize = self.table.keys().iter().map(unsent).sum();
-        assert_eq!(self.queued_bytes, unsent + waiting, "every byte that waits is counted");
-        assert_eq!(self.wheel.len(), self.table.len(), "one timer per connection");
-        let logged_in = self.table.keys().into_iter().filter(|key| {
-            let connection = self.table.get(*key).expect("listed");
-            let session = self.registry.get(connection.session);
-            assert_eq!(session.is_some(), connection.state.has_session(), "{key:?} {:?}", connection.state);
-            assert!(connection.state != State::Detached || connection.outbound.is_none(), "{key:?}");
-            session.is_some_and(|session| session.connection == key.slot())
-        });
-        assert_eq!(logged_in.count(), self.registry.len(), "every session has its connection");
-        let detached = |key: &ConnKey| self.table.get(*key).is_some_and(|it| it.state == State::Detached);
-        assert_eq!(self.table.keys().iter().filter(|key| detached(key)).count(), self.kept.len);
+        if let Err(reason) = outcome {
+            self.seats.close(now, key, reason, outputs);
+        }
     }
 
     fn on_frame_or_batch(
@@ -287,11 +370,10 @@ impl Shard {
         if is_single {
             return self.on_frame(now, key, frame, outputs);
         }
-        let logged_in = self.table.get(key).is_some_and(|connection| connection.state.is_logged_in());
-        if !logged_in {
+        if !self.seats.connection(key).is_some_and(|connection| connection.state.is_logged_in()) {
             return Err(CloseReason::Unexpected);
         }
-        let body_max = self.settings.body_bytes_max;
+        let body_max = self.seats.ledger.settings.body_bytes_max;
         let frame = frame.into_plain(body_max)?;
         if !frame.header.flags.contains(Flags::BATCH) {
             return self.on_frame(now, key, frame, outputs);
@@ -307,84 +389,190 @@ impl Shard {
         frame: Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        self.tally[Count::FramesIn] += 1;
-        let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
-        if connection.state.is_logged_in()
-            && let Some(wait) = connection.spent.spend(self.settings.frame_fill())
-        {
-            self.hold_until(key, now + wait, outputs);
+        self.seats.ledger.tally[Count::FramesIn] += 1;
+        let Some(mut seat) = self.seats.seat(key) else { return Ok(()) };
+        let (command, is_logged_in) = (frame.header.command, seat.is_logged_in());
+        if is_logged_in {
+            seat.spend_frame(now, outputs);
         }
-        let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
-        match connection.state.on(Event::Received(frame.header.command)) {
-            Transition::Ignore if !connection.state.is_logged_in() => return Ok(()),
+        match seat.connection.state.on(Event::Received(command)) {
+            Transition::Ignore if !is_logged_in => return Ok(()),
             Transition::Close(reason) => return Err(reason),
             // Dropped but for its header [P-2.2]; closing has work to do first, see `ending`.
             Transition::Ignore | Transition::To(State::Closing) => {}
-            Transition::To(state) => connection.state = state,
+            Transition::To(state) => seat.connection.state = state,
         }
-        if connection.state.is_logged_in() {
-            self.on_header_ack(now, key, frame.header.ack, outputs)?;
-            // What the ack let out may have been too much for a client that does not read.
-            if !self.table.get(key).is_some_and(|connection| connection.state.is_logged_in()) {
-                return Ok(());
+        if seat.is_logged_in() {
+            if frame.header.ack != 0 {
+                seat.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
             }
-            if frame.header.flags.contains(Flags::ACK_REQ) && frame.header.command != Command::Send {
-                self.send(key, Frame::new(Command::Ack, Bytes::new()), outputs);
-                self.check_clogged(key)?;
+            if frame.header.flags.contains(Flags::ACK_REQ) && command != Command::Send {
+                seat.send(Frame::new(Command::Ack, Bytes::new()), outputs);
+                seat.check_clogged()?;
             }
         }
-        match frame.header.command {
+        match command {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
-            Command::Ping => self.on_ping(now, key, &frame.body, outputs),
-            Command::Send => self.on_send(now, key, frame, outputs),
+            Command::Ping => seat.handle_ping(now, &frame.body, outputs),
+            Command::Send => self.gate.handle_send(now, &mut seat, frame, outputs),
             Command::Req | Command::Sub | Command::Unsub | Command::App(_) => {
-                self.on_unnumbered(now, key, frame, outputs)
+                self.gate.handle_unnumbered(now, &mut seat, frame, outputs)
             }
-            Command::Ack => self.on_ack(now, key, &frame, outputs),
+            Command::Ack => seat.handle_ack_frame(now, &frame, outputs),
             Command::Logout => Err(CloseReason::LoggedOut),
             Command::Close => {
-                self.on_client_close(key, &frame.body, outputs);
+                let code = decode::<Close>(&frame.body).map_or(0, |close| close.code);
+                seat.ledger.tally.closed_by_peer += 1;
+                self.seats.forget(key, code, outputs);
                 Ok(())
             }
             _ => Ok(()),
         }
     }
 
-    /// Queues a frame with the current ack, and asks for a write.
-    fn send(&mut self, key: ConnKey, mut frame: Frame, outputs: &mut Outputs) {
-        let Some(connection) = self.table.get_mut(key) else { return };
-        if connection.state == State::Detached {
-            return; // nobody to hear it; what matters waits in the session
+    fn on_hello(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        body: &Bytes,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let hello = decode_hello(body)?;
+        if self.is_draining {
+            return Err(CloseReason::GoingAway);
         }
-        if let Some(session) = self.registry.get(connection.session) {
-            frame.header.ack = session.dedupe.taken();
+        let seat = self.seats.seat(key).expect("its frame is being handled");
+        // Resuming a session costs the backend nothing, so it stays possible.
+        let memory_max = seat.ledger.settings.memory_bytes_max.saturating_mul(2);
+        let is_short_of_memory = seat.ledger.queued_bytes() > memory_max;
+        if (seat.ledger.pauses.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
+            seat.ledger.tally[Count::LoginsShed] += 1;
+            return Err(CloseReason::Busy);
         }
-        self.tally[Count::FramesOut] += 1;
-        self.queued_bytes += frame.wire_len();
-        connection.outbound.get_or_insert_with(|| self.pool.take()).push(frame);
-        if !connection.is_transmit_due {
-            connection.is_transmit_due = true;
-            outputs.push(Output::Write(key));
+        seat.connection.enter(State::Authenticating, now);
+        let pin = Pin::of(&hello.uid);
+        let login = Uplink::Login { key, pin, hello: Box::new(hello) };
+        outputs.uplinks[pin.worker(seat.ledger.settings.workers)].push(login);
+        Ok(())
+    }
+
+    fn on_verdict(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        verdict: Result<Admission, CloseReason>,
+        outputs: &mut Outputs,
+    ) {
+        let state = self.seats.connection(key).map(|connection| connection.state);
+        if state != Some(State::Authenticating) {
+            return;
+        }
+        let admission = match verdict {
+            Ok(admission) => admission,
+            Err(reason) => return self.seats.close(now, key, reason, outputs),
+        };
+        let settings = &self.seats.ledger.settings;
+        let first = settings.homes.first(Pin::of(&admission.uid));
+        let home = if first == settings.shard { self.home_after(&admission.uid) } else { Some(first) };
+        let Some(home) = home else {
+            let newcomer = Newcomer { key, has_socket: true };
+            self.logins.admit(now, &mut self.seats, newcomer, &admission, outputs);
+            return;
+        };
+        let connection = self.seats.take(key);
+        let partial = Bytes::copy_from_slice(connection.decoder.partial());
+        self.seats.ledger.tally[Count::Moved] += 1;
+        outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
+    }
+
+    fn on_answer(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        command: Command,
+        cid: Seq,
+        body: Bytes,
+        outputs: &mut Outputs,
+    ) {
+        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
+            self.seats.ledger.tally[Count::AnswersStale] += 1;
+            return;
+        };
+        self.gate.handle_answer(now, &mut seat, command, cid, &body);
+        self.fanouts.on_chat(now);
+        seat.send(Frame::new(command, body), outputs);
+        if let Err(reason) = seat.check_clogged() {
+            self.seats.close(now, key, reason, outputs);
         }
     }
 
-    fn session_of(&mut self, key: ConnKey) -> Option<&mut Session> {
-        let connection = self.table.get(key)?;
-        self.registry.get_mut(connection.session)
+    /// Delivers one payload to some of this shard's connections: at once to a few, in slices to many.
+    fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
+        let targets = std::mem::take(&mut push.targets);
+        if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
+            return self.deliver(now, *key, &push, outputs); // most are for one, and need no list
+        }
+        let mut keys = Vec::with_capacity(targets.len());
+        for target in targets {
+            if let Target::Connection(key) = target {
+                keys.extend((push.except != Some(key)).then_some(key)); // gone ones show when their turn comes
+                continue;
+            }
+            if let Some(home) = self.home_of_target(&target) {
+                let part = Push { targets: vec![target], ..push.clone() };
+                outputs.forwards.push((home, Downlink::Push(part)));
+                continue;
+            }
+            let found = self.seats.resolve(&target);
+            if found.is_empty() && !matches!(target, Target::Room(_)) {
+                self.seats.ledger.tally[Count::PushesOffline] += 1;
+                report(push.ticket, ConnKey::from_u64(0), Outcome::Offline, outputs);
+            }
+            keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
+        }
+        if keys.len() > FANOUT_MIN {
+            let is_begun = self.fanouts.try_begin(push, keys, outputs);
+            let count = if is_begun { Count::Fanouts } else { Count::FanoutsRefused };
+            self.seats.ledger.tally[count] += 1;
+            return;
+        }
+        keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
     }
 
-    /// # Errors
-    /// The client does not read what it asked for.
-    fn check_clogged(&self, key: ConnKey) -> Result<(), CloseReason> {
-        let is_clogged = self.table.get(key).is_some_and(|connection| self.is_clogged(connection));
-        if is_clogged { Err(CloseReason::Slow) } else { Ok(()) }
+    /// Delivers one push to one session.
+    fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
+        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
+            self.seats.ledger.tally[Count::PushesOffline] += 1;
+            return report(push.ticket, key, Outcome::Offline, outputs);
+        };
+        if push.lane <= Lane::Chat {
+            self.fanouts.on_chat(now);
+        }
+        if let Err(reason) = seat.deliver(now, push, outputs) {
+            self.seats.close(now, key, reason, outputs);
+        }
     }
 
-    /// Whether a connection's queue is over its limits: the client does not read.
-    fn is_clogged(&self, connection: &Connection) -> bool {
-        connection.outbound.as_ref().is_some_and(|outbound| {
-            outbound.is_over(self.settings.queue_bytes_max)
-                || outbound.frames() > self.settings.queue_frames_max
-        })
+    fn on_kick(&mut self, now: Instant, target: Target, order: KickOrder, outputs: &mut Outputs) {
+        let Some(home) = self.home_of_target(&target) else {
+            return self.seats.kick(now, &target, &order, outputs);
+        };
+        let KickOrder { login_version, code, may_reconnect, reason } = order;
+        let kick = Downlink::Kick { target, login_version, code, may_reconnect, reason };
+        outputs.forwards.push((home, kick));
+    }
+
+    /// The shard that may own a user who has no session here; `None`: this one owns the user.
+    fn home_after(&self, uid: &str) -> Option<ShardId> {
+        let settings = &self.seats.ledger.settings;
+        let home = settings.homes.after(Pin::of(uid), settings.shard)?;
+        self.seats.registry.of_user(uid).is_empty().then_some(home)
+    }
+
+    fn home_of_target(&self, target: &Target) -> Option<ShardId> {
+        match target {
+            Target::User(uid) | Target::Device(uid, _) => self.home_after(uid),
+            Target::Connection(_) | Target::Room(_) => None,
+        }
     }
 }

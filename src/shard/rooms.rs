@@ -3,12 +3,12 @@
 //! The backend is the authority; this is its mirror for one shard. A digest of every room goes to the
 //! backend each half minute, by worker and slot, so that drift is found and repaired.
 
+use super::Outputs;
 use super::session::Route;
-use super::{Count, Outputs, Shard};
-use crate::handoff::{Downlink, PushTicket, Uplink};
-use crate::snapshot::{Item, Records, RoomRecord, Section, SnapshotError};
+use crate::handoff::Uplink;
+use crate::snapshot::{Item, RoomRecord, Section};
 use moorline_proto::ids::ConnKey;
-use moorline_proto::message::backend::{QueryResult, RoomDigest};
+use moorline_proto::message::backend::RoomDigest;
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,8 +22,6 @@ const ROOMS_MAX: usize = 1 << 20;
 const DIGEST_INTERVAL: Duration = Duration::from_secs(30);
 /// Rooms in one piece of a digest.
 const DIGEST_ROOMS_MAX: usize = 1024;
-/// Handles in one piece of an answer.
-const HELD_MAX: usize = 4096;
 
 #[derive(Debug, Default)]
 struct Room {
@@ -51,7 +49,7 @@ impl Rooms {
     }
 
     /// False: the session is in too many rooms, or there are too many.
-    fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, route: Route) -> bool {
+    pub(super) fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, route: Route) -> bool {
         let of_session = self.of_session.get(&key).map_or(0, BTreeSet::len);
         let is_known = self.by_name.contains_key(room);
         if of_session >= ROOMS_PER_SESSION_MAX || (!is_known && self.by_name.len() >= ROOMS_MAX) {
@@ -64,7 +62,7 @@ impl Rooms {
         true
     }
 
-    fn unbind(&mut self, room: &str, version: u64, key: ConnKey) {
+    pub(super) fn unbind(&mut self, room: &str, version: u64, key: ConnKey) {
         if let Some(entry) = self.by_name.get_mut(room) {
             entry.version = entry.version.max(version);
             entry.members.remove(&key);
@@ -93,6 +91,41 @@ impl Rooms {
         if self.by_name.is_empty() && self.by_name.capacity() > 0 {
             (self.by_name, self.of_session) = (HashMap::new(), HashMap::new());
         }
+    }
+
+    /// Removes the members of a worker's slots that are not among `keys`.
+    pub(super) fn retain(&mut self, room: &str, version: u64, keys: &[ConnKey], (worker, slots): (u16, u64)) {
+        let is_meant =
+            |route: &Route| u16::from(route.worker) == worker && slots >> route.pin.slot() & 1 == 1;
+        let members = self.by_name.get(room).map(|room| &room.members);
+        let gone = members.into_iter().flatten();
+        let gone = gone.filter(|(key, route)| is_meant(route) && !keys.contains(key));
+        for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
+            self.unbind(room, version, key);
+        }
+    }
+
+    /// Sends each worker the digest of its rooms once in each half minute, the same one in all shards.
+    pub(super) fn send_digest(&mut self, now: Instant, outputs: &mut Outputs) {
+        let round = now.as_nanos() / nanos_of(DIGEST_INTERVAL);
+        let round = u32::try_from(round & u64::from(u32::MAX)).unwrap_or(0);
+        if std::mem::replace(&mut self.last_round, round) == round {
+            return;
+        }
+        let parts = self.digest(outputs.uplinks.len());
+        for (out, mut rooms) in outputs.uplinks.iter_mut().zip(parts) {
+            while rooms.len() > DIGEST_ROOMS_MAX {
+                let rest = rooms.split_off(DIGEST_ROOMS_MAX);
+                out.push(Uplink::Digest { round, rooms, is_last: false });
+                rooms = rest;
+            }
+            out.push(Uplink::Digest { round, rooms, is_last: true });
+        }
+    }
+
+    /// The digests go on after this round.
+    pub(super) const fn thaw(&mut self, last_round: u32) {
+        self.last_round = last_round;
     }
 
     /// Per worker: its users' slots, and what they hold of each room.
@@ -130,99 +163,6 @@ impl Rooms {
         assert!(self.by_name.values().all(|room| !room.members.is_empty()));
         for (key, rooms) in &self.of_session {
             assert!(rooms.iter().all(|room| self.by_name[room].members.contains_key(key)), "{key:?}");
-        }
-    }
-}
-
-impl Shard {
-    /// Reads a room, when every session is there.
-    pub(super) fn thaw_room(&mut self, record: &RoomRecord, from: &Records) -> Result<(), SnapshotError> {
-        let RoomRecord { name, version, members } = record;
-        let name: Arc<str> = name.as_str().into();
-        for key in members.iter().map(|key| ConnKey::from_u64(*key)) {
-            let session = self.table.get(key).and_then(|it| self.registry.get(it.session));
-            let session = session.ok_or_else(|| from.contradiction("a member of a room is not there"))?;
-            if !self.rooms.try_bind(&name, *version, key, session.route()) {
-                return Err(from.contradiction("a session is in too many rooms"));
-            }
-        }
-        Ok(())
-    }
-
-    /// The digests go on after this round.
-    pub(super) const fn thaw_round(&mut self, last_round: u32) {
-        self.rooms.last_round = last_round;
-    }
-
-    /// Sessions enter a room; with `reset` the others of that worker's slots leave it.
-    pub(super) fn on_bind(
-        &mut self,
-        room: &Arc<str>,
-        version: u64,
-        keys: &[ConnKey],
-        reset: Option<(u16, u64)>,
-    ) {
-        if let Some((worker, slots)) = reset {
-            let is_meant =
-                |route: &Route| u16::from(route.worker) == worker && slots >> route.pin.slot() & 1 == 1;
-            let members = self.rooms.by_name.get(room).map(|room| &room.members);
-            let gone =
-                members.into_iter().flatten().filter(|(key, route)| is_meant(route) && !keys.contains(key));
-            for key in gone.map(|(key, _)| *key).collect::<Vec<_>>() {
-                self.rooms.unbind(room, version, key);
-            }
-        }
-        for key in keys {
-            let connection = self.table.get(*key).filter(|connection| connection.state.has_session());
-            let Some(session) = connection.and_then(|it| self.registry.get(it.session)) else { continue };
-            if !self.rooms.try_bind(room, version, *key, session.route()) {
-                self.tally[Count::RoomsRefused] += 1;
-            }
-        }
-    }
-
-    /// Sessions leave a room.
-    pub(super) fn on_unbind(&mut self, room: &str, version: u64, keys: &[ConnKey]) {
-        keys.iter().for_each(|key| self.rooms.unbind(room, version, *key));
-    }
-
-    /// What is here of a user, or a room?
-    pub(super) fn on_query(&self, ticket: PushTicket, uid: &str, room: &str, outputs: &mut Outputs) {
-        if let Some(home) = self.home_after(uid) {
-            let (uid, room) = (uid.into(), room.into());
-            return outputs.forwards.push((home, Downlink::Query { ticket, uid, room }));
-        }
-        let Some(out) = outputs.uplinks.get_mut(usize::from(ticket.worker)) else { return };
-        let login = |slot: u32| {
-            let session = self.registry.get(slot)?;
-            Some(session.login(self.table.key_of(session.connection)?.as_u64()))
-        };
-        let slots = if uid.is_empty() { Vec::new() } else { self.registry.of_user(uid) };
-        let logins = slots.into_iter().filter_map(login).collect();
-        let handles: Vec<u64> = self.rooms.members(room).into_iter().map(ConnKey::as_u64).collect();
-        let mut pieces: Vec<QueryResult> = handles
-            .chunks(HELD_MAX)
-            .map(|handles| QueryResult { handles: handles.to_vec(), more: true, ..Default::default() })
-            .collect();
-        pieces.push(QueryResult { logins, ..Default::default() });
-        out.extend(pieces.into_iter().map(|held| Uplink::Held { ticket, held }));
-    }
-
-    /// Once in each half minute, the same one in all shards.
-    pub(super) fn digest_rooms(&mut self, now: Instant, outputs: &mut Outputs) {
-        let round = now.as_nanos() / nanos_of(DIGEST_INTERVAL);
-        let round = u32::try_from(round & u64::from(u32::MAX)).unwrap_or(0);
-        if std::mem::replace(&mut self.rooms.last_round, round) == round {
-            return;
-        }
-        let parts = self.rooms.digest(self.settings.workers);
-        for (out, mut rooms) in outputs.uplinks.iter_mut().zip(parts) {
-            while rooms.len() > DIGEST_ROOMS_MAX {
-                let rest = rooms.split_off(DIGEST_ROOMS_MAX);
-                out.push(Uplink::Digest { round, rooms, is_last: false });
-                rooms = rest;
-            }
-            out.push(Uplink::Digest { round, rooms, is_last: true });
         }
     }
 }

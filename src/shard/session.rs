@@ -196,7 +196,12 @@ impl Session {
         Route { pin: self.pin, worker: self.worker }
     }
 
-    /// How the backend is told of it.
+    /// Bytes of pushes that wait behind the window.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| flight.waiting_bytes())
+    }
+
+    /// The login as the backend is told of it.
     pub(super) fn login(&self, handle: u64) -> ConnUp {
         ConnUp {
             handle,

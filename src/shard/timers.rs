@@ -1,136 +1,165 @@
 //! One wheel entry per connection.
 //!
-//! Deadlines are facts about a connection, computed when asked for. The wheel entry moves only when a
-//! nearer deadline appears; one that fires too early for its owner is set again. So a heartbeat, which
-//! only moves the deadline away, never touches the wheel.
+//! Deadlines are facts about a connection, computed on demand. The wheel entry moves only when a nearer
+//! deadline appears; an entry that fires too early is inserted again. So a heartbeat, which only moves the
+//! deadline away, never touches the wheel.
+//!
+//! Example: a client promises to send every 30 s. Its entry fires 45 s after the login; bytes came 20 s
+//! ago, so the entry is inserted again, to fire in 25 s.
 
-use super::{Count, Outputs, Shard};
-use moorline_proto::connection::server::State;
-use moorline_proto::error::CloseReason;
 use moorline_proto::ids::ConnKey;
-use moorline_proto::keepalive::server_patience;
 use moorline_proto::time::{Duration, Instant};
+use moorline_proto::wheel::{TimerKey, Wheel};
 use std::collections::VecDeque;
 
-/// What a deadline means.
+/// Deadlines acted upon in one turn: each may cause a write, and every chat message waits for all of them.
+const DUE_PER_TURN: usize = 64;
+/// Timers of one moment whose memory is kept; memory beyond that is given back after the moment.
+const DUE_KEPT_MAX: usize = 1 << 12;
+/// Time until a timer fires again whose deadline was acted upon; the action usually arms a nearer one.
+const REARM: Duration = Duration::from_secs(1);
+
+/// The meaning of a connection's nearest deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
+    /// The login took too long.
     Handshake,
+    /// The client was silent for too long.
     Heartbeat,
+    /// The oldest frame in flight is not acked.
     Ack,
+    /// Frames waited long enough for others to go out with.
     Batch,
+    /// The last frame took too long to be written.
     Linger,
-    Keep,
-    Look,
+    /// The client of a detached session did not resume.
+    Expiry,
+    /// Reading is paused: check whether it may go on.
+    Pause,
 }
 
-impl Shard {
-    /// Nothing is due before this.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        if !self.due.is_empty() {
-            return Some(Instant::ZERO);
-        }
-        let drain = self.drain.as_ref().map(|drain| drain.deadline());
-        [self.wheel.next_deadline(), self.fanouts.deadline(), drain].into_iter().flatten().min()
+/// The wheel of one shard, and the connections whose deadline has come and was not yet acted upon.
+#[derive(Debug)]
+pub(super) struct Timers {
+    wheel: Wheel<u32>,
+    fired: Vec<u32>,
+    due: VecDeque<ConnKey>,
+}
+
+impl Timers {
+    /// Timers whose time is `now`.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { wheel: Wheel::new(now), fired: Vec::new(), due: VecDeque::new() }
     }
 
-    /// Fires what is due; of a crowd that is due at once some dozens, and the rest in the next turns.
-    pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
-        if now >= self.next_trim {
-            self.next_trim = now + TRIM;
-            self.results.trim(now);
-            self.users_spent.trim(self.settings.user_fill(), now);
-            self.digest_rooms(now, outputs);
+    /// Number of entries in the wheel.
+    pub(super) fn len(&self) -> usize {
+        self.wheel.len()
+    }
+
+    /// Inserts the entry of the connection in `slot`.
+    pub(super) fn insert(&mut self, at: Instant, slot: u32) -> TimerKey {
+        self.wheel.insert(at, slot)
+    }
+
+    pub(super) fn cancel(&mut self, timer: TimerKey) {
+        self.wheel.cancel(timer);
+    }
+
+    /// The time at which an entry fires.
+    pub(super) fn deadline(&self, timer: TimerKey) -> Instant {
+        self.wheel.deadline(timer)
+    }
+
+    /// Makes an entry fire no later than `at`. True: it moved.
+    pub(super) fn arm(&mut self, timer: &mut TimerKey, at: Instant, slot: u32) -> bool {
+        let moves = at < self.wheel.deadline(*timer);
+        if moves {
+            self.wheel.cancel(*timer);
+            *timer = self.wheel.insert(at, slot);
         }
+        moves
+    }
+
+    /// Nothing is due before this.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.due.is_empty() { self.wheel.next_deadline() } else { Some(Instant::ZERO) }
+    }
+
+    /// Takes the slots whose entries have fired; each of them needs an entry again. Give the list back with
+    /// [`Self::end_fire`].
+    pub(super) fn fire(&mut self, now: Instant) -> Vec<u32> {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
-        // All of them get a timer again before one is acted upon: an action may end any connection.
-        for slot in fired.drain(..) {
-            let key = self.table.key_of(slot).expect("a connection that ends takes its timer along");
-            let (at, _) = self.deadline(now, key);
-            let next = if at > now { at } else { now + REARM };
-            let connection = self.table.get_mut(key).expect("its timer fired");
-            connection.timer = self.wheel.insert(next, slot);
-            self.tally[Count::TimerMoves] += 1;
-            if at <= now {
-                self.due.push_back(key);
-            }
+        fired
+    }
+
+    /// Inserts the entry of a connection again, whose nearest deadline is at `at`.
+    pub(super) fn fire_again(&mut self, now: Instant, at: Instant, key: ConnKey) -> TimerKey {
+        if at <= now {
+            self.due.push_back(key);
         }
+        self.wheel.insert(if at > now { at } else { now + REARM }, key.slot())
+    }
+
+    pub(super) fn end_fire(&mut self, mut fired: Vec<u32>) {
+        fired.clear();
         if fired.capacity() <= DUE_KEPT_MAX {
             self.fired = fired;
         }
-        for key in self.due.drain(..self.due.len().min(DUE_PER_TURN)).collect::<Vec<_>>() {
-            self.on_due(now, key, outputs);
-        }
-        self.tend_drain(now, outputs);
+    }
+
+    /// Takes connections that are due, at most one turn's share.
+    pub(super) fn take_due(&mut self) -> Vec<ConnKey> {
+        let due = self.due.drain(..self.due.len().min(DUE_PER_TURN)).collect();
         if self.due.is_empty() && self.due.capacity() > DUE_KEPT_MAX {
             self.due = VecDeque::new();
         }
+        due
     }
 
-    /// Makes the timer fire no later than `at`.
-    pub(super) fn arm(&mut self, key: ConnKey, at: Instant) {
-        let Some(connection) = self.table.get_mut(key) else { return };
-        if at < self.wheel.deadline(connection.timer) {
-            self.wheel.cancel(connection.timer);
-            connection.timer = self.wheel.insert(at, key.slot());
-            self.tally[Count::TimerMoves] += 1;
-        }
+    /// Connections that are due, for a snapshot.
+    pub(super) fn freeze(&self) -> Vec<u64> {
+        let Self { wheel: _, fired: _, due } = self; // entries are written with their connections
+        due.iter().map(|key| key.as_u64()).collect()
     }
 
-    fn on_due(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        if self.table.get(key).is_none() {
-            return; // it ended while it waited to be acted upon
-        }
-        let (at, due) = self.deadline(now, key);
-        if at > now {
-            return self.arm(key, at); // something happened meanwhile
-        }
-        match due {
-            Due::Handshake => self.close(now, key, CloseReason::HandshakeTimeout, outputs),
-            Due::Heartbeat => self.on_silent(now, key, outputs),
-            Due::Ack => self.on_ack_overdue(now, key, outputs),
-            Due::Batch => self.pump(now, key, outputs),
-            Due::Linger => self.forget(key, 0, outputs),
-            Due::Keep => {
-                self.tally[Count::KeptInVain] += 1;
-                self.forget(key, 0, outputs);
-            }
-            Due::Look => _ = self.try_release(now, key, outputs),
-        }
-    }
-
-    fn deadline(&self, now: Instant, key: ConnKey) -> (Instant, Due) {
-        let connection = self.table.get(key).expect("its timer fired");
-        let since = connection.heard.before(now);
-        match connection.state {
-            State::AwaitHello | State::Authenticating => {
-                (since + self.settings.handshake_timeout, Due::Handshake)
-            }
-            State::Closing => (since + self.settings.linger, Due::Linger),
-            State::Detached => (since + self.settings.session_keep, Due::Keep),
-            State::Active | State::Leaving => {
-                let interval = Duration::from_secs(u64::from(connection.heartbeat_s));
-                let heartbeat = match self.holds.deadline(key, now) {
-                    Some(look) => (look, Due::Look),
-                    None => (since + server_patience(interval), Due::Heartbeat),
-                };
-                let session = self.registry.get(connection.session).expect("logged in");
-                let Some(flight) = session.flight.as_ref() else { return heartbeat };
-                let ack = flight.ack_deadline().map(|at| (at, Due::Ack));
-                let batch = flight.batch_deadline(self.settings.batching()).map(|at| (at, Due::Batch));
-                let all = [Some(heartbeat), ack, batch].into_iter().flatten();
-                all.min_by_key(|(at, _)| *at).expect("one at least")
-            }
-        }
+    pub(super) fn thaw(&mut self, due: VecDeque<ConnKey>) {
+        self.due = due;
     }
 }
 
-/// Deadlines acted upon in one turn: each may mean a write, and a message of a chat waits for them all.
-const DUE_PER_TURN: usize = 64;
-/// Memory for so many timers of one moment is kept; what a storm took is given back.
-const DUE_KEPT_MAX: usize = 1 << 12;
-/// How often memory is looked at that may be given back.
-const TRIM: Duration = Duration::from_secs(1);
-/// A timer whose deadline was acted upon is looked at again after this; the action usually arms a nearer one.
-const REARM: Duration = Duration::from_secs(1);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::ids::ShardId;
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn an_entry_moves_only_to_a_nearer_deadline() {
+        let mut timers = Timers::new(at(0));
+        let mut timer = timers.insert(at(10), 3);
+        assert!(!timers.arm(&mut timer, at(20), 3) && timers.deadline(timer) >= at(10));
+        assert!(timers.arm(&mut timer, at(5), 3) && timers.deadline(timer) < at(6));
+        assert_eq!(timers.len(), 1);
+    }
+
+    #[test]
+    fn of_a_crowd_that_fires_at_once_a_turn_takes_its_share() {
+        let mut timers = Timers::new(at(0));
+        let crowd = u32::try_from(2 * DUE_PER_TURN + 1).expect("small");
+        (0..crowd).for_each(|slot| _ = timers.insert(at(1), slot));
+        let fired = timers.fire(at(2));
+        for slot in &fired {
+            timers.fire_again(at(2), at(1), ConnKey::new(ShardId(0), *slot, 1));
+        }
+        timers.end_fire(fired);
+        assert_eq!((timers.len(), timers.next_deadline()), (crowd as usize, Some(Instant::ZERO)));
+        let shares = [timers.take_due().len(), timers.take_due().len(), timers.take_due().len()];
+        assert_eq!(shares, [DUE_PER_TURN, DUE_PER_TURN, 1]);
+        assert!(timers.next_deadline().is_some_and(|next| next > at(2)), "they fire again after a second");
+    }
+}

@@ -309,9 +309,9 @@ fn one_that_makes_room_for_another_may_have_been_due_itself() {
         world.lose(waiting.key);
         world.pass(KEEP + Duration::from_secs(20));
         made_room += world.shard.tally()[Count::KeptOverMax];
-        assert!(world.shard.table.get(waiting.key).is_none());
+        assert!(world.shard.seats.connection(waiting.key).is_none());
         world.pass(KEEP + Duration::from_secs(20));
-        assert!(world.shard.table.get(silent.key).is_none());
+        assert!(world.shard.seats.connection(silent.key).is_none());
     }
     assert!(made_room > 0, "or it is not about what it says");
 }

@@ -151,7 +151,7 @@ fn too_much_memory_in_use_shrinks_queues_and_then_refuses_logins() {
     let newcomer = world.accept();
     let hello =
         Hello { version_min: 1, version_max: 1, uid: "eve".into(), device: "d".into(), ..Hello::default() };
-    world.shard.settings.memory_bytes_max = 100;
+    world.shard.seats.ledger.settings.memory_bytes_max = 100;
     world.frame(newcomer, &frame_of(Command::Hello, &hello));
     assert_eq!(world.close_code(newcomer), Some(CloseReason::Busy.code()));
 }

@@ -1,0 +1,287 @@
+//! One connection with its session, and everything that is done to it; here the bytes that wait for clients
+//! are counted, and nowhere else.
+//!
+//! Example: a PING arrives for alice's connection. Her seat takes over the promised interval and sends PONG:
+//! the frame is queued with the current ack, its 16 bytes are counted as waiting, and `Write(alice)` is
+//! emitted.
+
+use super::connection::Connection;
+use super::outbound::OutboundPool;
+use super::session::{Route, Session};
+use super::throttling::ReadPauses;
+use super::timers::{Due, Timers};
+use super::{Count, Output, Outputs, Settings, Tally};
+use crate::snapshot::{Section, ShardHead};
+use bytes::Bytes;
+use moorline_proto::connection::server::State;
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Decoder, Frame, Lane};
+use moorline_proto::ids::ConnKey;
+use moorline_proto::keepalive::server_patience;
+use moorline_proto::message::client::Ping;
+use moorline_proto::message::decode;
+use moorline_proto::random::Random;
+use moorline_proto::time::Instant;
+
+/// Everything that the seats of one shard share: limits, counters, timers, pauses, and memory for queues.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) settings: Settings,
+    pub(super) tally: Tally,
+    pub(super) timers: Timers,
+    pub(super) pauses: ReadPauses,
+    pub(super) random: Random,
+    pool: OutboundPool,
+    /// Bytes that wait for clients, in sockets' queues and behind windows.
+    queued_bytes: usize,
+    /// Frames that go out together; the memory is reused.
+    merged: Vec<Frame>,
+}
+
+impl Ledger {
+    pub(super) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            tally: Tally::default(),
+            timers: Timers::new(now),
+            pauses: ReadPauses::new(settings.workers),
+            random: Random::new(settings.seed),
+            pool: OutboundPool::default(),
+            queued_bytes: 0,
+            merged: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Bytes that wait for clients, in sockets' queues and behind windows.
+    pub(super) const fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Writes counters, due connections, pauses and dice.
+    pub(super) fn freeze(&self, head: &mut ShardHead, out: &mut Section) {
+        let Self { settings: _, tally, timers, pauses, random, pool: _, queued_bytes: _, merged: _ } = self;
+        tally.freeze(head);
+        head.due = timers.freeze();
+        (head.full, head.overload) = pauses.freeze(out);
+        head.random = random.state();
+    }
+
+    /// Reads counters, the workers' reports and dice.
+    pub(super) fn thaw(&mut self, head: &ShardHead) {
+        self.random = Random::new(head.random);
+        self.tally = Tally::thaw(head);
+        self.pauses.thaw(&head.full, &head.overload);
+    }
+
+    /// Counts what a connection and its session brought along from a snapshot.
+    pub(super) fn count_thawed(&mut self, connection: &Connection, session: Option<&Session>) {
+        self.queued_bytes += connection.unsent() + session.map_or(0, Session::waiting_bytes);
+    }
+
+    /// Counts what a connection, or a session, took along that is gone.
+    pub(super) fn count_gone(&mut self, connection: Option<&Connection>, session: Option<&Session>) {
+        self.queued_bytes -=
+            connection.map_or(0, Connection::unsent) + session.map_or(0, Session::waiting_bytes);
+    }
+}
+
+/// One connection of a shard and its session; `None`: not logged in, or not any more.
+#[derive(Debug)]
+pub(super) struct Seat<'a> {
+    pub(super) key: ConnKey,
+    pub(super) connection: &'a mut Connection,
+    pub(super) session: Option<&'a mut Session>,
+    pub(super) ledger: &'a mut Ledger,
+}
+
+impl Seat<'_> {
+    pub(super) const fn is_logged_in(&self) -> bool {
+        self.connection.state.is_logged_in()
+    }
+
+    /// The way of the user's uplinks; `None`: not logged in.
+    pub(super) fn route(&self) -> Option<Route> {
+        self.session.as_ref().map(|session| session.route())
+    }
+
+    /// Queues a frame with the current ack, and asks for a write. A detached session has no socket: what
+    /// matters waits in its flight.
+    pub(super) fn send(&mut self, mut frame: Frame, outputs: &mut Outputs) {
+        if self.connection.state == State::Detached {
+            return;
+        }
+        if let Some(session) = &self.session {
+            frame.header.ack = session.dedupe.taken();
+        }
+        self.ledger.tally[Count::FramesOut] += 1;
+        self.ledger.queued_bytes += frame.wire_len();
+        self.connection.outbound.get_or_insert_with(|| self.ledger.pool.take()).push(frame);
+        if !self.connection.is_write_due {
+            self.connection.is_write_due = true;
+            outputs.push(Output::Write(self.key));
+        }
+    }
+
+    /// The system took `sent` of the gathered bytes.
+    pub(super) fn note_sent(&mut self, sent: usize, outputs: &mut Outputs) {
+        self.connection.is_write_due = false;
+        let Some(outbound) = self.connection.outbound.as_mut() else { return };
+        self.ledger.tally[Count::BytesOut] += sent as u64;
+        self.ledger.queued_bytes -= sent;
+        outbound.advance(sent);
+        if outbound.bytes() == 0 {
+            if self.connection.state == State::Closing {
+                outputs.push(Output::HalfClose(self.key));
+            }
+            let queue = self.connection.outbound.take().expect("just advanced");
+            self.ledger.pool.give_back(queue);
+        }
+    }
+
+    /// Checks that the client reads what it asked for.
+    ///
+    /// # Errors
+    /// [`CloseReason::Slow`]: the connection's queue is over a limit.
+    pub(super) fn check_clogged(&self) -> Result<(), CloseReason> {
+        let Settings { queue_bytes_max, queue_frames_max, .. } = self.ledger.settings;
+        let is_clogged = self.connection.outbound.as_ref().is_some_and(|outbound| {
+            outbound.is_over(queue_bytes_max) || outbound.frames() > queue_frames_max
+        });
+        if is_clogged { Err(CloseReason::Slow) } else { Ok(()) }
+    }
+
+    /// Answers a PING with PONG, and takes over the promised interval [P-7.2]. The activity itself was noted
+    /// when the bytes came.
+    pub(super) fn handle_ping(
+        &mut self,
+        now: Instant,
+        body: &Bytes,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
+        let ping: Ping = decode(body)?;
+        let (min, max) = self.ledger.settings.heartbeat_s;
+        let earlier = self.connection.heartbeat_s;
+        self.connection.heartbeat_s = u16::try_from(ping.next_s).unwrap_or(u16::MAX).clamp(min, max);
+        if self.connection.heartbeat_s < earlier {
+            self.arm_heartbeat(now);
+        }
+        self.ledger.tally[Count::Pings] += 1;
+        self.send(Frame::new(Command::Pong, Bytes::new()), outputs);
+        self.check_clogged()
+    }
+
+    /// Counts a frame against the connection's rate limit; above it, reading pauses.
+    pub(super) fn spend_frame(&mut self, now: Instant, outputs: &mut Outputs) {
+        if let Some(wait) = self.connection.spent.spend(self.ledger.settings.frame_fill()) {
+            self.ledger.tally[Count::RateHolds] += 1;
+            self.ledger.pauses.pause_until(self.key, now + wait, outputs);
+            self.arm(now + wait);
+        }
+    }
+
+    /// Pauses reading if the worker of the user has no room for frames of this lane.
+    pub(super) fn pause_if_full(&mut self, route: Route, lane: Lane, outputs: &mut Outputs) {
+        if self.ledger.pauses.pause_if_full(self.key, route, lane, outputs) {
+            self.ledger.tally[Count::BackpressureHolds] += 1;
+        }
+    }
+
+    /// Reads the client again if no cause of a pause is left. Its silence begins now.
+    pub(super) fn try_end_pause(&mut self, now: Instant, outputs: &mut Outputs) {
+        if self.ledger.pauses.try_end(now, self.key, outputs) {
+            self.connection.note_rx(self.ledger.settings.frame_fill(), now);
+        }
+    }
+
+    /// Makes the connection's timer fire no later than `at`.
+    pub(super) fn arm(&mut self, at: Instant) {
+        if self.ledger.timers.arm(&mut self.connection.timer, at, self.key.slot()) {
+            self.ledger.tally[Count::TimerMoves] += 1;
+        }
+    }
+
+    /// Makes the timer fire no later than a client is too long silent that sends now.
+    pub(super) fn arm_heartbeat(&mut self, now: Instant) {
+        self.arm(now + server_patience(self.connection.heartbeat()));
+    }
+
+    /// Lets the client choose its heartbeat anew: until it does, the longest interval counts.
+    pub(super) fn restart_heartbeat(&mut self, now: Instant) {
+        self.connection.heartbeat_s = self.ledger.settings.heartbeat_s.1;
+        self.arm_heartbeat(now);
+    }
+
+    /// The nearest deadline, and its meaning.
+    pub(super) fn deadline(&self, now: Instant) -> (Instant, Due) {
+        let (settings, connection) = (&self.ledger.settings, &*self.connection);
+        match connection.state {
+            State::AwaitHello | State::Authenticating => {
+                (connection.state_since(now) + settings.handshake_timeout, Due::Handshake)
+            }
+            State::Closing => (connection.state_since(now) + settings.linger, Due::Linger),
+            State::Detached => (connection.state_since(now) + settings.session_keep, Due::Expiry),
+            State::Active | State::Leaving => {
+                let heartbeat = match self.ledger.pauses.deadline(self.key, now) {
+                    Some(check) => (check, Due::Pause),
+                    None => {
+                        (connection.last_rx(now) + server_patience(connection.heartbeat()), Due::Heartbeat)
+                    }
+                };
+                let session = self.session.as_ref().expect("logged in");
+                let Some(flight) = session.flight.as_ref() else { return heartbeat };
+                let ack = flight.ack_deadline().map(|at| (at, Due::Ack));
+                let batch = flight.batch_deadline(settings.batching()).map(|at| (at, Due::Batch));
+                let all = [Some(heartbeat), ack, batch].into_iter().flatten();
+                all.min_by_key(|(at, _)| *at).expect("one at least")
+            }
+        }
+    }
+
+    /// Drops all frames of which no byte was sent: the client does not read.
+    pub(super) fn drop_unsent(&mut self) {
+        if let Some(outbound) = self.connection.outbound.as_mut() {
+            self.ledger.queued_bytes -= outbound.bytes();
+            outbound.drop_unsent();
+            self.ledger.queued_bytes += outbound.bytes();
+        }
+    }
+
+    /// Emits a last frame for a socket whose session stays: behind a half-written one, if it fits at once.
+    pub(super) fn send_final(&mut self, last: Frame, outputs: &mut Outputs) {
+        self.drop_unsent();
+        let ack = self.session.as_ref().map_or(0, |session| session.dedupe.taken());
+        let mut outbound = self.connection.outbound.take().unwrap_or_else(|| self.ledger.pool.take());
+        self.ledger.queued_bytes -= outbound.bytes();
+        outbound.push(last.with_ack(ack));
+        let mut bytes = Vec::new();
+        outbound.gather(&mut bytes, usize::MAX);
+        outputs.push(Output::FinalBytes(self.key, bytes.into()));
+    }
+
+    /// Gives back what only a socket needs, and closes the socket.
+    pub(super) fn drop_socket(&mut self, outputs: &mut Outputs) {
+        self.connection.decoder = Decoder::new();
+        self.connection.is_write_due = false;
+        self.ledger.queued_bytes -= self.connection.outbound.take().map_or(0, |outbound| outbound.bytes());
+        self.ledger.pauses.forget(self.key);
+        outputs.push(Output::Close(self.key));
+    }
+
+    /// Counts the bytes behind the window while `change` changes them.
+    pub(super) fn with_flight<T>(&mut self, change: impl FnOnce(&mut Session, &Settings) -> T) -> Option<T> {
+        let session = self.session.as_mut()?;
+        let before = session.waiting_bytes();
+        let changed = change(session, &self.ledger.settings);
+        self.ledger.queued_bytes = self.ledger.queued_bytes + session.waiting_bytes() - before;
+        Some(changed)
+    }
+
+    /// Memory of frames that go out together.
+    pub(super) fn take_merged(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.ledger.merged)
+    }
+
+    pub(super) fn give_merged_back(&mut self, merged: Vec<Frame>) {
+        self.ledger.merged = merged;
+    }
+}
