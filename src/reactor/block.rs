@@ -4,14 +4,14 @@ use crate::shard::Gather;
 use bytes::Bytes;
 use std::io::IoSlice;
 
-/// Slices of one vectored write. What is beyond them goes with the next one.
+/// Slices of one vectored write at most; the rest goes with the next write.
 const SLICES_MAX: usize = 64;
 
 /// One write's bytes, in order: pieces of the block, each but the last followed by a shared body.
 #[derive(Debug, Default)]
 pub(super) struct WriteBlock {
     block: Vec<u8>,
-    /// Where in the block a body comes, the body, and from where on.
+    /// Shared bodies: the offset in the block at which each comes, the body, and the bytes skipped of it.
     shared: Vec<(usize, Bytes, usize)>,
     shared_len: usize,
 }
@@ -31,7 +31,7 @@ impl WriteBlock {
         self.block.is_empty() && self.shared.is_empty()
     }
 
-    /// All bytes, if none of them are shared.
+    /// All bytes; `None`: some of them are shared.
     pub(super) fn plain(&self) -> Option<&[u8]> {
         self.shared.is_empty().then_some(&self.block[..])
     }
@@ -44,7 +44,7 @@ impl WriteBlock {
         write(pieces, pieces.iter().map(|slice| slice.len()).sum())
     }
 
-    /// The pieces in order; says how many there are.
+    /// Fills `out` with the pieces in order, and returns their number.
     fn slices<'a>(&'a self, out: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
         let (mut count, mut at) = (0, 0);
         let mut put = |piece: &'a [u8]| {

@@ -1,4 +1,7 @@
-//! A reactor that stands still, is written down, and goes on in another process (`docs/handover.md`).
+//! A reactor's snapshot, from which it goes on in another process (`docs/handover.md`).
+//!
+//! Example: the gateway is upgraded with alice connected. The reactor writes its shard and, for alice's key, the
+//! number of her socket; the child takes the inherited socket under that number and watches it.
 
 use super::stream::Streams;
 use super::{Reactor, ReactorParts};
@@ -14,10 +17,10 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 
-/// Gives a connection's socket, watched by the reactor's poll.
+/// Returns a connection's socket, watched by the reactor's poll.
 pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Result<Stream> + 'a;
 
-/// Descriptors in one record.
+/// Descriptors in one record at most.
 const SOCKETS_PER_RECORD: usize = 4096;
 
 impl Reactor {
@@ -72,17 +75,17 @@ impl Reactor {
         }
     }
 
-    /// This socket is nobody's any more.
+    /// Stops watching a socket that has no connection.
     pub fn unwatch(&self, socket: &mut Stream) {
         socket.deregister(self.sockets.poll.registry()).ok(); // it may be gone already
     }
 
-    /// The gateway's time stood still: Unix time did not.
+    /// Takes over the Unix time of the gateway's time zero: the gateway's time stood still meanwhile.
     pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
         self.shard.handle_thawed(unix_base_nanos);
     }
 
-    /// A reactor that goes on where another process's was. Its sockets are watched, and not yet read or written.
+    /// Reads a reactor from another process's snapshot. Its sockets are watched, and not yet read or written.
     ///
     /// # Errors
     /// [`SnapshotError`].

@@ -1,8 +1,11 @@
-//! A thread, its epoll and its sockets, driving one [`Shard`].
+//! A thread with its epoll and its sockets, which drives one [`Shard`].
 //!
 //! The loop is `Reactor::run_turn`: poll until the deadline, read the clock once, drain the mailbox, accept,
-//! read ready sockets, fire deadlines, perform what the shard wants done, hand over. It holds no
-//! protocol state; that is the shard's. It never blocks anywhere but in `epoll_wait`.
+//! read ready sockets, fire deadlines, perform the shard's outputs, hand over. The protocol state is the
+//! shard's. The thread blocks in `epoll_wait` only.
+//!
+//! Example: alice sends `hi`. epoll reports her socket; the reactor reads it, the shard decodes SEND and puts an
+//! uplink into the batch of her worker, and the end of the turn sends that batch with at most one wake.
 
 mod block;
 mod door;
@@ -46,18 +49,18 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use token::Source;
 
-/// Events taken from one poll.
+/// Events taken from one poll at most.
 const EVENTS_MAX: usize = 512;
-/// Messages taken from the mailbox in one turn.
+/// Messages taken from the mailbox in one turn at most.
 const MAIL_MAX: usize = 256;
-/// Items for one worker after which a turn reads no further connection: so large a batch may become,
-/// beside what one more read brings.
+/// Items for one worker after which a turn reads no further connection. A batch may exceed this by the items of
+/// one read.
 const TURN_UPLINKS_MAX: usize = 4 << 10;
-/// Connections accepted when no more will be.
+/// Connections accepted at most when the listener closes.
 const ACCEPT_AT_END_MAX: usize = 4096;
-/// While a worker's mailbox or another reactor's is full, look again after this.
+/// Time until a full mailbox of a worker or another reactor is tried again.
 const RETRY: Duration = Duration::from_millis(1);
-/// Longest sleep, so that the published numbers stay fresh.
+/// Longest sleep, so that the published counters stay fresh.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
 
 /// A thread's loop state.
@@ -81,7 +84,7 @@ pub struct Reactor {
     events: Events,
 }
 
-/// The waker that a reactor's mailbox rings, registered in its poll.
+/// The waker of a reactor's mailbox, registered in its poll.
 ///
 /// # Errors
 /// The system's, when it gives no eventfd.
@@ -90,7 +93,7 @@ pub fn waker(registry: &Registry) -> io::Result<Waker> {
 }
 
 impl Reactor {
-    /// A reactor that will run on `poll`, in which its mailbox's waker is registered already.
+    /// A reactor that will run on `poll`, in which the waker of its mailbox is registered already.
     ///
     /// # Errors
     /// The system's, when the listener cannot be registered.
@@ -258,8 +261,8 @@ impl Reactor {
         }
     }
 
-    /// Nobody listens any more: who knocks is refused by the system, and another process may listen here.
-    /// Who waited already is let in, and told to go.
+    /// Closes the listener: the system refuses further connections, and another process may listen at the
+    /// address. Connections that waited already are accepted, and asked to leave.
     fn close_door(&mut self, now: Instant) {
         for _ in 0..ACCEPT_AT_END_MAX {
             match self.sockets.listener.try_accept(now) {
@@ -298,7 +301,7 @@ impl Reactor {
         }
     }
 
-    /// Reads up to the budget; true if there may be more.
+    /// Reads a socket up to the budget. True: there may be more bytes.
     fn read(&mut self, now: Instant, key: ConnKey) -> bool {
         let mut budget = self.read_budget;
         loop {

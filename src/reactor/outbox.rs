@@ -1,17 +1,17 @@
-//! Batches for one worker: what its mailbox refuses waits here, in order.
+//! Batches for one worker. A batch that the mailbox refuses waits here, in order.
 
 use crate::handoff::{Uplink, UplinkBatch};
 use moorline_net::mailbox::{SendError, Sender};
 use moorline_proto::ids::ShardId;
 
-/// Above this many waiting items the reactor stops reading clients.
+/// Waiting items above which the reactor stops reading clients.
 const WAITING_MAX: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(super) struct Outbox {
     worker: Sender<UplinkBatch>,
     waiting: Vec<Uplink>,
-    /// Times that the mailbox was full.
+    /// Number of times that the mailbox was full.
     pub(super) refusals: u64,
 }
 
@@ -36,7 +36,7 @@ impl Outbox {
                 self.refusals += 1;
                 self.waiting = batch.items;
             }
-            // Gone: the worker ended, and so does the process.
+            // Gone: the worker has ended, and the process ends too.
             Ok(()) | Err(SendError::Gone(_)) => {}
         }
     }

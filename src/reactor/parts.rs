@@ -1,4 +1,4 @@
-//! What a reactor is made of, and what it is told.
+//! The parts of a reactor, and the messages to it.
 
 use super::Door;
 use crate::handoff::{DownlinkBatch, UplinkBatch};
@@ -12,20 +12,21 @@ use moorline_proto::time::Instant;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// What arrives in a reactor's mailbox.
+/// A message to a reactor.
 #[derive(Debug)]
 pub enum ReactorMail {
-    /// From a worker.
+    /// Messages from a worker.
     Downlink(DownlinkBatch),
-    /// A logged-in connection comes home.
+    /// A logged-in connection arrives from another shard.
     Move(Stream, Box<Transfer>),
-    /// A newcomer that waited at an address that is not listened at any more.
+    /// A connection that waited at a listener which is closed.
     Newcomer(Stream),
-    /// Name the sockets that are here. Those that come later are told apart from now on.
+    /// Lists all open sockets. Sockets attached after this message are recorded, so that the snapshot can mark
+    /// them as not yet inherited.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
-    /// Ask the clients to leave; let nobody in.
+    /// Ask the clients to leave, and accept no connection.
     Drain(DrainOrder),
-    /// Let clients in again: the socket listens.
+    /// Accept connections again: the socket listens.
     Undrain,
     /// Close all connections, then end.
     Stop,
@@ -36,7 +37,7 @@ pub enum ReactorMail {
 pub struct ReactorParts {
     /// The listening socket, shared with the other reactors.
     pub listener: TcpListener,
-    /// Who may come in, shared with the other reactors.
+    /// Limits of accepting, shared with the other reactors.
     pub door: Arc<Door>,
     /// Reads the clock.
     pub clock: fn() -> Instant,
@@ -46,10 +47,10 @@ pub struct ReactorParts {
     pub reactors: Vec<Sender<ReactorMail>>,
     /// Mailboxes of all workers.
     pub workers: Vec<Sender<UplinkBatch>>,
-    /// Where the numbers are published.
+    /// Board on which the counters are published.
     pub board: Arc<Board>,
-    /// Bytes read from one connection before others have their turn.
+    /// Bytes read from one connection in one turn at most.
     pub read_budget: usize,
-    /// Connections accepted in one turn.
+    /// Connections accepted in one turn at most.
     pub accept_budget: usize,
 }

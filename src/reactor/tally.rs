@@ -1,11 +1,11 @@
-//! What a reactor publishes: its shard's numbers, and a few of its own.
+//! Counters that a reactor publishes: its shard's, and a few of its own.
 
 use crate::metrics::{Board, Series, counts};
 use crate::shard::{Count, Tally};
 use moorline_proto::error::CloseReason;
 
 counts! {
-    /// A number of the reactor itself.
+    /// One counter of the reactor itself.
     pub enum ReactorCount {
         /// Turns of the reactor loops.
         Turns = counter "reactor_turns";
@@ -26,7 +26,7 @@ counts! {
     }
 }
 
-/// What is counted under `moorline_closed` beside the close reasons.
+/// Label of connections closed by the peer, in `moorline_closed` beside the close reasons.
 const BY_PEER: &str = "peer";
 
 /// The series of one reactor's board.
@@ -37,7 +37,7 @@ pub fn series() -> Vec<Series> {
     counts.chain(closes).chain([closed(BY_PEER)]).chain(ReactorCount::SERIES.iter().copied()).collect()
 }
 
-/// Publishes everything, in the order of [`series`].
+/// Publishes all counters, in the order of [`series`].
 pub(super) fn publish(board: &Board, tally: &Tally, own: &[(ReactorCount, u64)]) {
     let shard = tally.counts().iter().chain(tally.closes()).chain([&tally.closed_by_peer]);
     for (index, value) in shard.enumerate() {

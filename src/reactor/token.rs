@@ -1,4 +1,4 @@
-//! What an epoll event is about: the one place that packs a source into mio's `Token`.
+//! Sources of epoll events: the one place that packs a source into mio's `Token`.
 
 use mio::Token;
 use moorline_proto::ids::ConnKey;

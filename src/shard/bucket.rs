@@ -1,13 +1,16 @@
-//! Token buckets that cost eight bytes, and nothing while they are full.
+//! Rate limits as token buckets: eight bytes each, and nothing while they are full.
 //!
-//! A bucket holds what was spent and not yet earned back, so that a full one is zero. Spending may go over
-//! the burst by what came in one read: the debt is what its owner waits for.
+//! A bucket holds the tokens that were spent and not yet earned back, so a full bucket is zero. Spending may
+//! exceed the burst by the frames of one read; the owner waits for the debt.
+//!
+//! Example: at 100 frames per second a client sends 250 at once. 200 are within the burst; its socket is not
+//! read for the 500 ms in which the other 50 are earned back.
 
 use crate::snapshot::{Item, Section, UserSpentRecord};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::HashMap;
 
-/// A moment in 16 bits' less space: ticks of 2^24 ns (about 16.8 ms), modulo two years.
+/// A timestamp in 32 bits: ticks of 2^24 ns (about 16.8 ms), wrapping after about two years.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Stamp(u32);
 
@@ -20,17 +23,18 @@ impl Stamp {
         Self((now.as_nanos() >> TICK_BITS) as u32)
     }
 
-    /// As a number.
+    /// Number of the tick.
     pub(super) const fn ticks(self) -> u32 {
         self.0
     }
 
-    /// The stamp of a number.
+    /// The stamp of a tick.
     pub(super) const fn from_ticks(ticks: u32) -> Self {
         Self(ticks)
     }
 
-    /// The end of its tick, the last one not after that of `now`: no deadline counted from it is early.
+    /// End of the newest tick with this stamp that is not after `now`: a deadline counted from it is never
+    /// early.
     pub(super) const fn before(self, now: Instant) -> Instant {
         let age = Self::of(now).0.wrapping_sub(self.0) as u64;
         let tick = (now.as_nanos() >> TICK_BITS).saturating_sub(age);
@@ -38,22 +42,22 @@ impl Stamp {
     }
 }
 
-/// How fast a bucket fills: `rate` per second, and twice as many at once.
+/// Rate at which a bucket fills; the burst is twice the rate.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fill {
-    /// Per second; 0: no limit.
+    /// Tokens per second; 0: no limit.
     pub(super) rate: u32,
 }
 
-/// Parts of one token.
+/// Parts of a token, in which spending is counted.
 const PARTS: u32 = 1_000;
 
-/// What was spent, in thousandths, as of a moment that its owner keeps.
+/// Tokens spent, in thousandths, as of a time that the owner keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spent(u32);
 
 impl Spent {
-    /// Earns back what time gives.
+    /// Subtracts the tokens that were earned back since `since`.
     #[allow(clippy::cast_possible_truncation)] // not above what it was
     pub(super) fn refill(&mut self, fill: Fill, since: Stamp, now: Instant) {
         if self.0 != 0 {
@@ -64,7 +68,7 @@ impl Spent {
         }
     }
 
-    /// Spends one token. `Some`: over the burst; so long it takes to be within it again.
+    /// Spends one token. `Some`: the burst is exceeded, and this is the time until it is not.
     pub(super) fn spend(&mut self, fill: Fill) -> Option<Duration> {
         if fill.rate == 0 {
             return None;
@@ -75,12 +79,12 @@ impl Spent {
         (debt > 0).then(|| Duration::from_millis(debt.div_ceil(u64::from(fill.rate))))
     }
 
-    /// As a number.
+    /// Thousandths of tokens.
     pub(super) const fn parts(self) -> u32 {
         self.0
     }
 
-    /// What a number says was spent.
+    /// A bucket from which `parts` were spent.
     pub(super) const fn from_parts(parts: u32) -> Self {
         Self(parts)
     }
@@ -90,18 +94,18 @@ impl Spent {
     }
 }
 
-/// Buckets by a number, only of those that are not full.
+/// Buckets by number; only those that are not full take memory.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
     all: HashMap<u32, (Spent, Stamp, bool)>,
 }
 
-/// A spender is over its burst.
+/// Refusal: the burst is exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Over {
-    /// How long it takes to be within it again.
+    /// Time until it is not exceeded any more.
     pub(super) wait: Duration,
-    /// It has not been told since it went over.
+    /// Whether this is the first refusal since the spender was well within the burst.
     pub(super) is_news: bool,
 }
 
@@ -120,14 +124,14 @@ impl Buckets {
         *since = Stamp::of(now);
         let before = *spent;
         let Some(wait) = spent.spend(fill) else {
-            *was_told &= spent.0 > fill.rate; // told anew only after it was well within
+            *was_told &= spent.0 > fill.rate; // told again only after it was well within
             return Ok(());
         };
         *spent = before;
         Err(Over { wait, is_news: !std::mem::replace(was_told, true) })
     }
 
-    /// Writes them down.
+    /// Writes all buckets.
     pub(super) fn freeze(&self, out: &mut Section) {
         let Self { all } = self;
         for (who, (spent, since, was_told)) in all {
@@ -136,13 +140,13 @@ impl Buckets {
         }
     }
 
-    /// Reads one.
+    /// Reads one bucket.
     pub(super) fn thaw(&mut self, record: UserSpentRecord) {
         let UserSpentRecord { who, spent, since, was_told } = record;
         self.all.insert(who, (Spent(spent), Stamp(since), was_told));
     }
 
-    /// Forgets the full ones.
+    /// Forgets full buckets.
     pub(super) fn trim(&mut self, fill: Fill, now: Instant) {
         self.all.retain(|_, (spent, since, _)| {
             spent.refill(fill, *since, now);
@@ -154,7 +158,7 @@ impl Buckets {
         }
     }
 
-    /// How many are not full.
+    /// Number of buckets that are not full.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.all.len()

@@ -1,4 +1,7 @@
-//! Asking clients to leave, at a rate, and closing those that do not [P-8.1].
+//! Drain: asks clients to leave, at a rate, and closes those that stay [P-8.1].
+//!
+//! Example: `drain --grace 30s` with 10,000 clients and no rate: all get GOAWAY within 40 turns, and those
+//! that are connected 30 s later get CLOSE(GOING_AWAY).
 
 use super::{Outputs, Shard};
 use crate::snapshot::DrainRecord;
@@ -11,23 +14,23 @@ use moorline_proto::message::frame_of;
 use moorline_proto::time::{Duration, Instant};
 use std::sync::Arc;
 
-/// Clients asked in one turn; the rest follows in the next ones.
+/// Clients asked in one turn at most; the rest follows in the next turns.
 const ASKED_PER_TURN: u64 = 256;
 
-/// How clients are asked to leave.
+/// The way in which clients are asked to leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainOrder {
-    /// From being asked until a client that stayed is closed.
+    /// Time from GOAWAY until a client that stayed is closed.
     pub grace: Duration,
-    /// Clients of this shard asked per second; `None`: all at once, and they spread themselves over the
-    /// grace.
+    /// Clients of this shard asked per second; `None`: all at once, and the clients spread their reconnects over
+    /// the grace.
     pub rate: Option<u32>,
-    /// Where they shall go; empty: where the settings say.
+    /// Gateways to go to; empty: those of the settings.
     pub alternates: Arc<[String]>,
 }
 
 impl DrainOrder {
-    /// All at once.
+    /// A drain that asks all clients at once.
     pub fn within(grace: Duration) -> Self {
         Self { grace, rate: None, alternates: Arc::new([]) }
     }
@@ -39,10 +42,10 @@ pub(super) struct Drain {
     order: DrainOrder,
     goaway: Frame,
     began: Instant,
-    /// To be asked yet, the next one last.
+    /// Connections not asked yet, the next one last.
     unasked: Vec<ConnKey>,
     asked: u64,
-    /// All were asked: who is there then is closed.
+    /// Time at which the remaining connections are closed; `None`: not all were asked.
     ends: Option<Instant>,
 }
 
@@ -80,7 +83,7 @@ impl Drain {
         Self { asked: *asked, ends: ends.map(Instant::from_nanos), ..drain }
     }
 
-    /// When the next one is to be asked, or the rest to be closed.
+    /// Time at which the next client is asked, or the rest is closed.
     pub(super) fn deadline(&self) -> Instant {
         match (self.ends, self.order.rate) {
             (Some(ends), _) => ends,
@@ -92,7 +95,7 @@ impl Drain {
         }
     }
 
-    /// How many may be asked by now.
+    /// Number of clients that may be asked now.
     fn due(&self, now: Instant) -> u64 {
         let Some(rate) = self.order.rate else { return ASKED_PER_TURN };
         let elapsed = now.saturating_since(self.began).as_nanos();
@@ -102,7 +105,7 @@ impl Drain {
 }
 
 impl Shard {
-    /// Asks every client to leave as `order` says, and takes no more logins.
+    /// Asks every client to leave as `order` says, and refuses logins from now on.
     pub fn handle_drain(&mut self, now: Instant, order: &DrainOrder, outputs: &mut Outputs) {
         let mut order = order.clone();
         if order.alternates.is_empty() {
@@ -121,13 +124,13 @@ impl Shard {
         self.tend_drain(now, outputs);
     }
 
-    /// Clients may come and stay again. Who was asked leaves all the same.
+    /// Accepts logins again. Clients that were asked leave all the same.
     pub fn handle_undrain(&mut self) {
         self.is_draining = false;
         self.drain = None;
     }
 
-    /// Asks those whose turn it is; closes those who stayed.
+    /// Asks the clients whose turn it is; closes those that stayed.
     pub(super) fn tend_drain(&mut self, now: Instant, outputs: &mut Outputs) {
         let Some(mut drain) = self.drain.take() else { return };
         if drain.ends.is_some_and(|ends| now >= ends) {

@@ -1,13 +1,15 @@
-//! One payload for many, in slices, so that nobody waits behind a large group.
+//! Fan-out of one payload to many sessions, in slices, so that no chat message waits behind a large group.
 //!
-//! A push with many targets is kept with the list of its receivers and delivered some dozens at a time,
-//! after everything else that a turn of the loop has to do. The payload is shared; nothing is copied per
-//! receiver. Fan-outs are served one after the other, so their order is kept. What comes for the same
-//! receivers while another fan-out is under way goes out together, in one write to each: the busier a
-//! group is, the less a delivery costs.
+//! A push with many targets is kept with the list of its receivers, and delivered to some dozens of them at a
+//! time, after all other work of a turn. The payload is shared; nothing is copied per receiver. Fan-outs are
+//! served one after the other, which keeps their order. Pushes for the same receivers that arrive while
+//! another fan-out is under way go out together, in one write to each receiver: the busier a group is, the
+//! less a delivery costs.
 //!
-//! While people chat the slices are smaller and come at a pace, for the receivers' acks and the backend that
-//! hears of them need the processor as well.
+//! While there is chat traffic, slices are smaller and paced, for the receivers' acks and the backend need the
+//! processor too.
+//!
+//! Example: a push for 600 members goes out in ten slices of 64 within ten turns of the loop.
 
 use super::Outputs;
 use super::delivery::report;
@@ -19,38 +21,38 @@ use moorline_proto::message::backend::Outcome;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 
-/// Receivers up to which a push is delivered at once.
+/// Receivers at most to which a push is delivered at once.
 pub(super) const FANOUT_MIN: usize = 64;
-/// Deliveries of one slice while nobody chats.
+/// Deliveries of one slice without chat traffic.
 const SLICE: usize = 64;
-/// The same while people chat: so long a message of theirs waits for a large group.
+/// Deliveries of one slice with chat traffic: a chat message waits for at most one slice.
 const CHAT_SLICE: usize = 16;
-/// Deliveries in each [`PACE`] while people chat: receivers, who acknowledge, and the backend need time too.
+/// Deliveries in each [`PACE`] with chat traffic.
 const PACED_MAX: usize = 32;
 const PACE: Duration = Duration::from_millis(1);
-/// So long after a message of the urgent lanes somebody chats.
+/// Time after a message of the urgent lanes during which there counts as chat traffic.
 const CHAT: Duration = Duration::from_millis(10);
-/// Above so many receivers that wait the pace is dropped: then throughput counts.
+/// Waiting receivers above which there is no pace: then throughput counts.
 const PACED_RECEIVERS_MAX: usize = 1 << 17;
-/// Fan-outs that may wait.
+/// Fan-outs that may wait at most.
 const FANOUTS_MAX: usize = 1024;
-/// Their receivers.
+/// Receivers of waiting fan-outs at most.
 const RECEIVERS_MAX: usize = 4 << 20;
 
-/// Pushes that go out together.
+/// Pushes that go out together at most.
 const TOGETHER_MAX: usize = 16;
 
-/// What waits to be delivered.
+/// Fan-outs that wait to be delivered.
 #[derive(Debug, Default)]
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
     receivers: usize,
-    /// When the next slice is due.
+    /// Time at which the next slice is due.
     due: Instant,
     /// Deliveries since `pace_began`.
     paced: usize,
     pace_began: Instant,
-    /// Until when somebody chats.
+    /// End of the chat traffic.
     chat_until: Instant,
 }
 
@@ -58,14 +60,14 @@ pub(super) struct Fanouts {
 #[derive(Debug)]
 pub(super) struct Fanout {
     pub(super) pushes: Vec<Push>,
-    /// Those still to be served, the next one last.
+    /// Receivers still to be served, the next one last.
     keys: Vec<ConnKey>,
-    /// Some were served: no push may be added.
+    /// Whether a receiver was served: then no push may be added.
     is_begun: bool,
 }
 
 impl Fanouts {
-    /// When the next slice is due, if one waits.
+    /// Time at which the next slice is due; `None`: none waits.
     pub(super) fn deadline(&self) -> Option<Instant> {
         (!self.waiting.is_empty()).then_some(self.due)
     }
@@ -117,7 +119,7 @@ impl Fanouts {
         }
     }
 
-    /// How many deliveries the slice has that is due now; sets when the next one is.
+    /// Number of deliveries in the slice that is due now. Sets the time of the next one.
     pub(super) fn next_slice(&mut self, now: Instant) -> usize {
         if now >= self.chat_until || self.receivers > PACED_RECEIVERS_MAX {
             self.due = now;
@@ -131,12 +133,12 @@ impl Fanouts {
         CHAT_SLICE
     }
 
-    /// Until when somebody chats.
+    /// End of the chat traffic.
     pub(super) const fn chat_until(&self) -> Instant {
         self.chat_until
     }
 
-    /// Writes them down; [`Self::chat_until`] goes with the shard.
+    /// Writes the fan-outs; [`Self::chat_until`] is written with the shard.
     pub(super) fn freeze(&self, out: &mut Section) {
         let Self { waiting, receivers: _, due: _, chat_until: _, paced: _, pace_began: _ } = self;
         for Fanout { pushes, keys, is_begun } in waiting {
@@ -146,7 +148,7 @@ impl Fanouts {
         }
     }
 
-    /// Reads one.
+    /// Reads one fan-out.
     pub(super) fn thaw(&mut self, record: &FanoutRecord, from: &Records) -> Result<(), SnapshotError> {
         let FanoutRecord { pushes, keys, is_begun } = record;
         let push = |parcel: &ParcelRecord| Ok(push_of(Parcel::thaw(parcel, from)?));
@@ -157,12 +159,12 @@ impl Fanouts {
         Ok(())
     }
 
-    /// Somebody chats until then.
+    /// Chat traffic ends at `until`.
     pub(super) const fn thaw_chat(&mut self, until: Instant) {
         self.chat_until = until;
     }
 
-    /// A message of the urgent lanes came by.
+    /// Notes a message of the urgent lanes.
     pub(super) fn on_chat(&mut self, now: Instant) {
         self.chat_until = now + CHAT;
     }

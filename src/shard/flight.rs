@@ -1,4 +1,7 @@
-//! Reliable frames toward one session: what is in flight, and what waits for room, lane by lane.
+//! Reliable frames toward one session: those in flight, and those that wait for room, lane by lane.
+//!
+//! Example: a client that reads slowly is in a busy group. Its pushes wait on the lane `Group`; a message for
+//! it alone waits on `Chat`, and is sent first when an ack makes room.
 
 use crate::handoff::{Push, PushTicket};
 use crate::snapshot::{
@@ -15,13 +18,13 @@ use moorline_proto::window::{InFlight, Window, WindowLimits};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Between the steps that follow an overdue ack: ask, send again, close [P-6.5].
+/// Time between the steps that follow an overdue ack: ask, send again, close [P-6.5].
 const STEP: Duration = Duration::from_secs(5);
-/// The random part of an ack's deadline, so that those of one broadcast do not fall due together.
+/// Random part of an ack's deadline, so that the acks of one broadcast do not fall due together.
 const JITTER: Duration = Duration::from_millis(250);
-/// Pushes of which one NOTIFY may take the place.
+/// Pushes that one NOTIFY may stand for.
 const COLLAPSED_MAX: usize = 1024;
-/// A client names at most so many frames after the first that it misses.
+/// Frames that a client can name after the first that it misses.
 const SACK_BITS: u32 = 64;
 
 /// One push toward one session.
@@ -34,7 +37,7 @@ pub(super) struct Parcel {
     pub(super) body: Bytes,
     pub(super) packed: Option<Bytes>,
     pub(super) collapse: Option<Arc<str>>,
-    /// Other pushes that this one stands for.
+    /// Tickets of other pushes that this one stands for.
     pub(super) also: Vec<PushTicket>,
 }
 
@@ -67,7 +70,7 @@ impl Parcel {
         Frame::new(self.command, body).with_lane(self.lane).with_seq(seq).with_flags(flags)
     }
 
-    /// Writes it down.
+    /// Writes the parcel.
     pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
         let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
         ParcelRecord {
@@ -82,7 +85,7 @@ impl Parcel {
         }
     }
 
-    /// Reads it.
+    /// Reads a parcel.
     pub(super) fn thaw(record: &ParcelRecord, from: &Records) -> Result<Self, SnapshotError> {
         let ParcelRecord { ticket, command, lane, expires_at, body, packed, collapse, also } = record;
         let command = u8::try_from(*command).ok().and_then(Command::from_byte);
@@ -103,30 +106,30 @@ impl Parcel {
     }
 }
 
-/// How long what may wait does so for others, to go out with them as one BATCH.
+/// Limits up to which frames of the lanes `Group` and `Bulk` wait for others, to go out as one BATCH.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batching {
-    /// The first one waits so long; zero: not at all.
+    /// Longest wait of the first frame; zero: frames do not wait.
     pub(super) age: Duration,
-    /// So many do not wait any longer.
+    /// Number of frames that ends the wait.
     pub(super) frames: usize,
 }
 
-/// Exists only while a session has reliable frames outstanding.
+/// The outstanding reliable frames of one session; it exists only while there are some.
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) window: Window<Parcel>,
     limits: WindowLimits,
-    /// By lane.
+    /// Parcels that wait for room, by lane.
     waiting: [VecDeque<Parcel>; Lane::ALL.len()],
     waiting_frames: usize,
     waiting_bytes: usize,
-    /// Since when something waits on the lanes that may.
+    /// Time since which a parcel waits on the lanes that may; `None`: none does.
     waiting_since: Option<Instant>,
     /// Frames and bytes in flight of the lanes that may wait.
     low_frames: u16,
     low_bytes: u64,
-    /// When the oldest ack fell due, and what was done about it since.
+    /// Time when the oldest ack was found overdue; `None`: it is not. The steps taken since follow.
     overdue: Option<Instant>,
     pub(super) steps: u8,
 }
@@ -147,7 +150,7 @@ impl Flight {
         }
     }
 
-    /// Writes it down.
+    /// Writes the flight.
     pub(super) fn freeze(&self, out: &mut Section) -> FlightRecord {
         let Self {
             window,
@@ -176,7 +179,7 @@ impl Flight {
         }
     }
 
-    /// Reads it; the next frame is number `next`.
+    /// Reads a flight; the next frame is number `next`.
     pub(super) fn thaw(
         record: &FlightRecord,
         limits: WindowLimits,
@@ -210,7 +213,7 @@ impl Flight {
         Ok(flight)
     }
 
-    /// Puts a parcel at the end of its lane, or in the place of one with its collapse key, which comes back.
+    /// Puts a parcel at the end of its lane, or in the place of the one with its collapse key, which it returns.
     pub(super) fn wait(&mut self, parcel: Parcel, now: Instant) -> Option<Parcel> {
         if parcel.may_wait() {
             self.waiting_since.get_or_insert(now);
@@ -229,8 +232,8 @@ impl Flight {
         None
     }
 
-    /// The same for a NOTIFY that stands for a push: it stands for those of the older one, too. Gives the
-    /// ticket back if it stands for too many.
+    /// Puts a NOTIFY that stands for a push at the end of its lane. It takes the place of an older NOTIFY with
+    /// its collapse key, and stands for the pushes of that one too. Returns the ticket if there are too many.
     pub(super) fn wait_collapsed(&mut self, parcel: Parcel, now: Instant) -> Option<PushTicket> {
         let (lane, key) = (parcel.lane as usize, parcel.collapse.clone());
         let mut older = self.wait(parcel, now)?;
@@ -265,15 +268,15 @@ impl Flight {
         self.window.is_empty() && self.waiting_frames == 0
     }
 
-    /// Whether what may wait has waited for others long enough, or there are enough of them.
+    /// Whether frames that may wait have waited long enough, or are enough for a batch.
     pub(super) fn is_batch_due(&self, now: Instant, batching: Batching) -> bool {
         let is_old = self.waiting_since.is_some_and(|since| now >= since + batching.age);
         is_old || self.low_lanes().map(VecDeque::len).sum::<usize>() >= batching.frames
     }
 
-    /// When [`Self::is_batch_due`] will be true, if then something can be sent.
+    /// Time at which [`Self::is_batch_due`] will be true; `None`: nothing can be sent then.
     pub(super) fn batch_deadline(&self, batching: Batching) -> Option<Instant> {
-        // What is more urgent and waits does so for an ack, and everything else behind it.
+        // A more urgent parcel waits for an ack, and all others wait behind it.
         let head = self.waiting.iter().find_map(VecDeque::front).filter(|head| head.may_wait())?;
         let has_room = self.has_room(length_of(head), true);
         self.waiting_since.filter(|_| has_room).map(|since| since + batching.age)
@@ -283,8 +286,8 @@ impl Flight {
         [Lane::Group, Lane::Bulk].into_iter().map(|lane| &self.waiting[lane as usize])
     }
 
-    /// The next frame that may be sent now, or a parcel that waited too long. The most urgent lane first;
-    /// what may wait leaves a quarter of the window to the others, and does wait unless its batch is due.
+    /// The next frame that may be sent now, or a parcel that expired. The most urgent lane comes first. The
+    /// lanes that may wait leave a quarter of the window to the others, and wait until their batch is due.
     pub(super) fn next(
         &mut self,
         now: Instant,
@@ -318,7 +321,7 @@ impl Flight {
         }
         let plain = parcel.frame(0, Flags::default(), accepts_lz4);
         let seq = self.window.push(parcel, bytes, now);
-        // Whoever fills the window does not wait for the client's own rhythm of acks.
+        // The frame that fills the window asks for an ack at once.
         let is_last = !self.has_room(bytes, may_wait);
         let flags = if is_last { plain.header.flags.with(Flags::ACK_REQ) } else { plain.header.flags };
         Some(Ok(plain.with_seq(seq).with_flags(flags)))
@@ -334,7 +337,8 @@ impl Flight {
         !may_wait || self.low_frames == 0 || fits
     }
 
-    /// The client has everything up to `ack`, and what `sack` names. False: it was never sent.
+    /// Removes frames that the client has: all up to `ack`, and those that `sack` names. False: one of them was
+    /// never sent.
     pub(super) fn ack(&mut self, ack: Seq, sack: u64, now: Instant, mut acked: impl FnMut(Parcel)) -> bool {
         let (mut low_frames, mut low_bytes, mut count) = (0, 0, 0u32);
         let mut settle = |frame: moorline_proto::window::InFlight<Parcel>| {
@@ -359,7 +363,7 @@ impl Flight {
         true
     }
 
-    /// When the oldest frame's ack is overdue; later, when the next step is due.
+    /// Time at which the oldest frame's ack is overdue; after that, at which the next step is due.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
         let deadline = self.window.deadline()?;
         if let Some(since) = self.overdue {
@@ -370,19 +374,19 @@ impl Flight {
         Some(deadline + Duration::from_nanos(dice % nanos_of(JITTER)))
     }
 
-    /// The ack is overdue: which step is it, from 0?
+    /// Begins the next step after an overdue ack, and returns its number, from 0.
     pub(super) fn next_step(&mut self, now: Instant) -> u8 {
         self.overdue.get_or_insert(now);
         self.steps = self.steps.saturating_add(1);
         self.steps - 1
     }
 
-    /// The deadline counts from the last sending again, not from the first one [`Self::next_step`] saw.
+    /// Lets the deadline count from the last retransmission, not from the first [`Self::next_step`].
     pub(super) fn restart_deadline(&mut self) {
         self.overdue = None;
     }
 
-    /// Everything in flight once more, oldest first.
+    /// All frames in flight again, oldest first.
     pub(super) fn resend(&mut self, now: Instant, accepts_lz4: bool) -> Vec<Frame> {
         let seqs: Vec<Seq> = self.window.iter().map(|frame| frame.seq).collect();
         let again = |seq| {
@@ -392,8 +396,8 @@ impl Flight {
         seqs.into_iter().filter_map(again).collect()
     }
 
-    /// Whether a client that has handled all up to `last_seq`, and what `sack` names, can go on: what it
-    /// misses is still here.
+    /// Whether a client can resume that has handled all frames up to `last_seq`, and those that `sack` names:
+    /// all others are still in flight.
     pub(super) fn can_resume(&self, last_seq: Seq, sack: u64) -> bool {
         let next = self.window.next_seq();
         if last_seq >= next {
@@ -409,7 +413,7 @@ impl Flight {
         is_named(last_seq, sack, missing + 1, next)
     }
 
-    /// How many frames such a client is sent again.
+    /// Number of frames that are sent again to a client that resumes.
     pub(super) fn replay_len(&self, last_seq: Seq, sack: u64) -> u32 {
         let is_missed = |seq: Seq| seq > last_seq && !is_named(last_seq, sack, seq, seq.saturating_add(1));
         let count = self.window.iter().filter(|frame| is_missed(frame.seq)).count();

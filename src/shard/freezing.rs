@@ -1,8 +1,8 @@
-//! A shard written down, and read in the process that takes over (`docs/handover.md`).
+//! A shard as a snapshot, which the process that takes over reads (`docs/handover.md`).
 //!
-//! Written while nothing moves; what is written down is what a socket, a worker or a clock could tell apart.
-//! Everything else follows from it: timers from their deadlines, chains of sessions from the order of logins,
-//! sums from what they count.
+//! The snapshot is written while no thread runs. It contains exactly the state that is observable from outside:
+//! by sockets, workers and time. Everything else is recomputed: timers from their deadlines, chains of sessions
+//! from the order of logins, sums from what they count.
 
 use super::connection::Connection;
 use super::detached::Detached;
@@ -20,20 +20,20 @@ use moorline_proto::time::Instant;
 
 /// Connections and sessions that were read, and do not know each other yet.
 struct Loaded {
-    /// By slot.
+    /// Connections by slot.
     connections: Vec<(usize, Connection)>,
-    /// With the place of their connection.
+    /// Sessions, each with the index of its connection.
     sessions: Vec<(Session, usize)>,
     detached: usize,
 }
 
-/// A connection takes more bytes than this in a snapshot,
+/// Least number of bytes of a connection in a snapshot.
 const CONNECTION_BYTES_MIN: usize = 16;
-/// and usually less than this.
+/// Usual number of bytes of a connection in a snapshot.
 const CONNECTION_BYTES_USUAL: usize = 160;
 
 impl Shard {
-    /// Writes everything down. All outputs must have been performed before, except [`Output::Write`] and
+    /// Writes the shard. All outputs must have been performed before, except [`Output::Write`] and
     /// [`Output::PauseReads`], which [`Self::thaw`] emits again.
     pub fn freeze(&self, out: &mut Section) {
         let Self { seats, logins, gate, fanouts, next_trim, is_draining, drain } = self;
@@ -63,8 +63,7 @@ impl Shard {
         out.append(&later);
     }
 
-    /// Reads what [`Self::freeze`] wrote at `now`, up to the end of the section; what is no shard's goes to
-    /// `other`.
+    /// Reads what [`Self::freeze`] wrote at `now`, up to the end of the section; other records go to `other`.
     ///
     /// # Errors
     /// [`SnapshotError`]: nothing was touched.
@@ -95,7 +94,7 @@ impl Shard {
             shard.seats.thaw_connection(&record, &mut loaded, records, outputs)?;
             item = records.next()?;
         }
-        // Version 1.0 did not say how many.
+        // Version 1.0 did not write the number.
         if head.connections != 0 && head.connections as usize != loaded.connections.len() {
             return Err(records.contradiction("connections are missing"));
         }

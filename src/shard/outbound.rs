@@ -10,16 +10,16 @@ use std::collections::VecDeque;
 const SHARED_MIN: usize = 2 << 10;
 /// A pooled queue keeps at most this capacity, in frames.
 const POOLED_FRAMES_MAX: usize = 16;
-/// Most queues that wait in the pool.
+/// Queues in the pool at most.
 const POOL_MAX: usize = 512;
 
 /// Takes the bytes of one write.
 pub trait Gather {
-    /// How many there are.
+    /// Number of bytes gathered.
     fn gathered(&self) -> usize;
-    /// Some more, copied.
+    /// Appends bytes by copying them.
     fn copy(&mut self, bytes: &[u8]);
-    /// The end of a body from `skipped` on, which may be kept as it is.
+    /// Appends the bytes of a body from `skipped` on, which may be shared.
     fn share(&mut self, body: &Bytes, skipped: usize);
 }
 
@@ -37,7 +37,7 @@ impl Gather for Vec<u8> {
     }
 }
 
-/// What one connection still has to write.
+/// Frames that one connection still has to write.
 #[derive(Debug, Default)]
 pub(super) struct Outbound {
     frames: VecDeque<Frame>,
@@ -52,7 +52,7 @@ impl Outbound {
         self.frames.push_back(frame);
     }
 
-    /// Writes them down: the frames, and how much of the first is gone.
+    /// Writes the frames, and the number of bytes sent of the first one.
     pub(super) fn freeze(&self, out: &mut Section) -> (Vec<FrameRecord>, u32) {
         let Self { frames, bytes: _, head_sent } = self;
         let frame = |frame: &Frame| FrameRecord {
@@ -62,7 +62,7 @@ impl Outbound {
         (frames.iter().map(frame).collect(), u32::try_from(*head_sent).expect("less than a frame"))
     }
 
-    /// Reads them.
+    /// Reads the frames.
     pub(super) fn thaw(
         frames: &[FrameRecord],
         head_sent: u32,
@@ -72,7 +72,8 @@ impl Outbound {
         for FrameRecord { head, body } in frames {
             let head: &[u8; HEADER_BYTES] =
                 head[..].try_into().map_err(|_| from.contradiction("a frame's header has not 16 bytes"))?;
-            let header = Header::parse(head).map_err(|_| from.contradiction("a frame's header is none"))?;
+            let header =
+                Header::parse(head).map_err(|_| from.contradiction("a frame's header is not valid"))?;
             let body = from.body(*body)?;
             if body.len() != header.body_len as usize {
                 return Err(from.contradiction("a frame's body is not as long as its header says"));
@@ -96,13 +97,13 @@ impl Outbound {
         self.frames.len()
     }
 
-    /// Whether more than `bytes_max` wait. One frame that is larger than that itself does not count.
+    /// Whether more than `bytes_max` wait. One frame that alone is larger than that does not count.
     pub(super) fn is_over(&self, bytes_max: usize) -> bool {
         let largest = || self.frames.iter().map(Frame::wire_len).max().filter(|it| *it > bytes_max);
         self.bytes > bytes_max && self.bytes > bytes_max + largest().unwrap_or(0)
     }
 
-    /// Appends what comes next, as whole frames until `bytes_max` is reached.
+    /// Appends the next frames until `bytes_max` is reached.
     pub(super) fn gather(&self, out: &mut impl Gather, bytes_max: usize) {
         let mut skip = self.head_sent;
         for frame in &self.frames {

@@ -1,4 +1,4 @@
-//! Who is here: users to their sessions. Authoritative, because a user lives on one shard only.
+//! Users and their sessions. A user belongs to one shard only, so this table is authoritative.
 
 use super::session::{NO_NEXT, Session};
 use hashbrown::HashTable;
@@ -50,14 +50,14 @@ impl Registry {
         slot
     }
 
-    /// Makes room for so many sessions that are about to come.
+    /// Reserves memory for this number of further sessions.
     pub(super) fn reserve(&mut self, sessions: usize) {
         let Self { sessions: known, users } = self;
         known.reserve(sessions);
         users.reserve(sessions, |slot| hash(known[*slot as usize].pin));
     }
 
-    /// Takes a session out.
+    /// Removes a session.
     pub(super) fn remove(&mut self, slot: u32) -> Session {
         let session = self.sessions.remove(slot as usize);
         let head = self.users.find_entry(hash(session.pin), |head| *head == slot);
@@ -81,7 +81,7 @@ impl Registry {
         self.sessions[at as usize].next_of_user = next;
     }
 
-    /// The slots of a user's sessions, newest first.
+    /// Slots of a user's sessions, newest first.
     pub(super) fn of_user(&self, uid: &str) -> Vec<u32> {
         let mut slots = Vec::new();
         let mut at = self.head(uid, Pin::of(uid)).unwrap_or(NO_NEXT);
@@ -92,12 +92,12 @@ impl Registry {
         slots
     }
 
-    /// The worker that speaks for a user who is here.
+    /// The worker of a user who has a session here.
     pub(super) fn worker_of(&self, uid: &str, pin: Pin) -> Option<u8> {
         self.head(uid, pin).map(|slot| self.sessions[slot as usize].worker)
     }
 
-    /// The slot of one device's session.
+    /// Slot of one device's session.
     pub(super) fn of_device(&self, uid: &str, device: &str) -> Option<u32> {
         self.of_user(uid).into_iter().find(|slot| self.sessions[*slot as usize].device() == device)
     }
@@ -120,7 +120,7 @@ impl Registry {
     }
 }
 
-/// The table's hash. The pin's bits also choose the shard, so they are spread again.
+/// Hash of the table. The pin's bits also choose the shard, so they are mixed again.
 const fn hash(pin: Pin) -> u64 {
     mix(pin.0 as u64)
 }

@@ -1,9 +1,9 @@
 //! The last answers to SENDs, for clients that missed them [P-5.4].
 //!
-//! A table of fixed size for the whole shard: an answer has one place, by its session and cid, and the next
-//! one there takes it. So it costs a copy of some sixty bytes per answer and nothing per session, and what
-//! it has forgotten is asked of the backend, whose key decides. It is made by the first answer, and given
-//! back when none came for a while.
+//! A table of fixed size for the whole shard: session and cid choose an answer's place, and the next answer
+//! there replaces it. An answer costs a copy of about sixty bytes, a session costs nothing. A SEND whose
+//! answer was replaced goes to the backend, whose idempotency key decides. The first answer allocates the
+//! table; it is freed when no answer came for a minute.
 
 use crate::snapshot::{AnswerRecord, Item, Section};
 use bytes::Bytes;
@@ -11,16 +11,16 @@ use moorline_proto::ids::Seq;
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant};
 
-/// Answers remembered; a power of two.
+/// Places for answers; a power of two.
 const PLACES: usize = 1024;
-/// Longer answers are not remembered, in bytes.
+/// Longest answer that is remembered, in bytes.
 const ANSWER_BYTES_MAX: usize = 108;
-/// Without an answer for so long, the table is given back.
+/// Time without an answer after which the table is freed.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The session's login version, which no other session of this shard has; 0: nobody.
+    /// Login version of the session, which no other session of this shard has; 0: the place is empty.
     session: u64,
     cid: Seq,
     len: u8,
@@ -49,14 +49,14 @@ impl Results {
         place.bytes[..body.len()].copy_from_slice(body);
     }
 
-    /// The body of the SENDACK for a cid, if it is remembered.
+    /// Body of the SENDACK for a cid; `None`: it is not remembered.
     pub(super) fn get(&self, session: u64, cid: Seq) -> Option<Bytes> {
         let place = self.places.get(index(session, cid))?;
         let is_it = place.session == session && place.cid == cid;
         is_it.then(|| Bytes::copy_from_slice(&place.bytes[..usize::from(place.len)]))
     }
 
-    /// Writes them down. Returns when the last one came.
+    /// Writes all answers. Returns the time of the last one.
     pub(super) fn freeze(&self, out: &mut Section) -> Instant {
         let Self { places, stored_at } = self;
         for Place { session, cid, len, bytes } in places.iter().filter(|place| place.session != 0) {
@@ -66,13 +66,13 @@ impl Results {
         if places.is_empty() { Instant::ZERO } else { *stored_at }
     }
 
-    /// Reads one; `stored_at` is that of the last one.
+    /// Reads one answer; `stored_at` is the time of the last one.
     pub(super) fn thaw(&mut self, stored_at: Instant, record: &AnswerRecord) {
         let AnswerRecord { session, cid, bytes } = record;
         self.store(stored_at, *session, *cid, bytes);
     }
 
-    /// Gives the memory back when no answer came for a while.
+    /// Frees the table when no answer came for a minute.
     pub(super) fn trim(&mut self, now: Instant) {
         if !self.places.is_empty() && now.saturating_since(self.stored_at) > IDLE_MAX {
             self.places = Vec::new();
@@ -80,7 +80,7 @@ impl Results {
     }
 }
 
-/// Cids of one session lie side by side, sessions anywhere.
+/// Place of an answer: the cids of one session lie side by side.
 #[allow(clippy::cast_possible_truncation)] // masked
 const fn index(session: u64, cid: Seq) -> usize {
     (mix(session).wrapping_add(cid as u64) as usize) & (PLACES - 1)

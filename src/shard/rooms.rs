@@ -1,7 +1,10 @@
 //! Rooms: sets of sessions, to which the backend sends one payload for all [P-2.5].
 //!
-//! The backend is the authority; this is its mirror for one shard. A digest of every room goes to the
-//! backend each half minute, by worker and slot, so that drift is found and repaired.
+//! The backend decides; this is its mirror for one shard. A digest of every room goes to the backend each half
+//! minute, by worker and slot, so that drift is found and repaired.
+//!
+//! Example: the backend binds alice's and bob's sessions to the room `live`. A PUSH to `live` is delivered to
+//! both. When bob's session ends he leaves the room, and the next digest counts one member.
 
 use super::Outputs;
 use super::session::Route;
@@ -14,13 +17,13 @@ use moorline_proto::time::{Duration, Instant, nanos_of};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Rooms of one session.
+/// Rooms of one session at most.
 const ROOMS_PER_SESSION_MAX: usize = 256;
-/// Rooms of one shard.
+/// Rooms of one shard at most.
 const ROOMS_MAX: usize = 1 << 20;
-/// Between two digests.
+/// Time between two digests.
 const DIGEST_INTERVAL: Duration = Duration::from_secs(30);
-/// Rooms in one piece of a digest.
+/// Rooms in one piece of a digest at most.
 const DIGEST_ROOMS_MAX: usize = 1024;
 
 #[derive(Debug, Default)]
@@ -29,11 +32,11 @@ struct Room {
     version: u64,
 }
 
-/// Who is in which room.
+/// Rooms with their members, and sessions with their rooms.
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
     by_name: HashMap<Arc<str>, Room>,
-    /// Only sessions that are in a room.
+    /// Rooms of each session that is in one.
     of_session: HashMap<ConnKey, BTreeSet<Arc<str>>>,
     last_round: u32,
 }
@@ -43,12 +46,12 @@ impl Rooms {
         self.by_name.len()
     }
 
-    /// Everybody in a room, in the order of their keys.
+    /// Members of a room, in the order of their keys.
     pub(super) fn members(&self, room: &str) -> Vec<ConnKey> {
         self.by_name.get(room).map_or_else(Vec::new, |room| room.members.keys().copied().collect())
     }
 
-    /// False: the session is in too many rooms, or there are too many.
+    /// Puts a session into a room. False: the session is in too many rooms, or there are too many.
     pub(super) fn try_bind(&mut self, room: &Arc<str>, version: u64, key: ConnKey, route: Route) -> bool {
         let of_session = self.of_session.get(&key).map_or(0, BTreeSet::len);
         let is_known = self.by_name.contains_key(room);
@@ -78,7 +81,7 @@ impl Rooms {
         }
     }
 
-    /// The session ended.
+    /// Removes a session that ended from all its rooms.
     pub(super) fn forget(&mut self, key: ConnKey) {
         for room in self.of_session.remove(&key).into_iter().flatten() {
             if let Some(entry) = self.by_name.get_mut(&room) {
@@ -128,7 +131,7 @@ impl Rooms {
         self.last_round = last_round;
     }
 
-    /// Per worker: its users' slots, and what they hold of each room.
+    /// Digests of all rooms for each worker, by the slots of its users.
     fn digest(&self, workers: usize) -> Vec<Vec<(u32, RoomDigest)>> {
         let mut all: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         for (name, room) in &self.by_name {
@@ -146,7 +149,7 @@ impl Rooms {
         all
     }
 
-    /// Writes them down. Returns the round of the last digest.
+    /// Writes the rooms. Returns the round of the last digest.
     pub(super) fn freeze(&self, out: &mut Section) -> u32 {
         let Self { by_name, of_session: _, last_round } = self;
         for (name, Room { members, version }) in by_name {

@@ -12,18 +12,19 @@ use std::collections::BTreeMap;
 /// End of a user's chain of sessions.
 pub(super) const NO_NEXT: u32 = u32::MAX;
 
-/// Outlives its connection: its seat in the table stays, with a socket or without [P-3.10].
+/// The login of one device. It outlives its connection: the slot in the table stays, with a socket or
+/// without [P-3.10].
 ///
-/// An idle session is these 80 bytes, one small allocation for its names and one registry entry.
+/// An idle session takes these 80 bytes, one small allocation for its names and one registry entry.
 #[derive(Debug)]
 pub(super) struct Session {
-    /// uid and device, one after the other.
+    /// The uid, followed by the device.
     names: Box<str>,
     uid_len: u8,
     platform: u8,
     /// SENDs and REQs that the backend has not answered.
     pub(super) unanswered: u16,
-    /// Slot of its connection.
+    /// Slot of the connection.
     pub(super) connection: u32,
     pub(super) pin: Pin,
     /// Slot of the same user's next session, or [`NO_NEXT`].
@@ -32,40 +33,40 @@ pub(super) struct Session {
     pub(super) dedupe: Dedupe,
     /// Number of the next reliable downlink frame.
     pub(super) next_seq: Seq,
-    /// How often it was resumed: its last ticket.
+    /// Number of times that the session was resumed: the serial of its newest token.
     pub(super) serial: u16,
-    /// The worker that speaks for its user, from the login on.
+    /// The worker of the user, from the login on.
     pub(super) worker: u8,
-    /// Its client undoes LZ4 [P-1.9].
+    /// Whether the client accepts LZ4 [P-1.9].
     pub(super) accepts_lz4: bool,
-    /// Reliable downlink frames, while there are any.
+    /// Outstanding reliable downlink frames; `None`: there are none.
     pub(super) flight: Option<Box<Flight>>,
-    /// SENDs that came before their turn, by cid; at most the dedupe window.
+    /// SENDs that came before their turn, by cid, at most a dedupe window; `None`: there are none.
     #[allow(clippy::box_collection)] // 8 idle bytes rather than 24
     pub(super) early: Option<Box<BTreeMap<Seq, Bytes>>>,
 }
 
-/// Which way a user's uplinks go.
+/// The way of a user's uplinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) pin: Pin,
-    /// The worker that speaks for the user.
+    /// The worker of the user.
     pub(super) worker: u8,
 }
 
 impl Route {
-    /// Of a user who is not logged in.
+    /// The way for a user who is not logged in.
     pub(super) fn of(pin: Pin, workers: usize) -> Self {
         Self { pin, worker: u8::try_from(pin.worker(workers)).expect("at most 256 workers") }
     }
 
-    /// As an index into what there is for each worker.
+    /// Index of the worker.
     pub(super) const fn index(self) -> usize {
         self.worker as usize
     }
 }
 
-/// Who logs in; the parts a session keeps.
+/// The parts of a login that a session keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names<'a> {
     pub(super) uid: &'a str,
@@ -97,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Writes it down.
+    /// Writes the session.
     pub(super) fn freeze(&self, out: &mut Section) -> SessionRecord {
         let Self {
             names: _,
@@ -139,7 +140,7 @@ impl Session {
         }
     }
 
-    /// Reads it, for the connection in a slot.
+    /// Reads a session, for the connection in a slot.
     pub(super) fn thaw(
         record: &SessionRecord,
         connection: u32,
@@ -150,7 +151,7 @@ impl Session {
         if uid.len() > UID_BYTES_MAX || device.len() > DEVICE_BYTES_MAX {
             return Err(from.contradiction("a name is too long"));
         }
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| from.contradiction("a name is no text"));
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| from.contradiction("a name is not UTF-8"));
         let (uid, device) = (text(uid)?, text(device)?);
         let platform = i32::try_from(*platform).unwrap_or(0);
         let mut session = Self::new(Names { uid, device, platform }, connection, *login_version);
@@ -163,12 +164,12 @@ impl Session {
             .ok_or_else(|| from.contradiction("a dedupe window contradicts itself"))?;
         session.next_seq = *next_seq;
         session.accepts_lz4 = record.accepts_lz4;
-        // Version 1.0 did not say it: there were as many workers all the time.
+        // Version 1.0 did not write it: the number of workers could not change then.
         session.worker = match record.worker {
             Some(worker) => u8::try_from(worker).ok().filter(|worker| usize::from(*worker) < workers),
             None => u8::try_from(session.pin.worker(workers)).ok(),
         }
-        .ok_or_else(|| from.contradiction("a session's worker is not there"))?;
+        .ok_or_else(|| from.contradiction("a session's worker does not exist"))?;
         if let Some(flight) = &record.flight {
             session.flight = Some(Box::new(Flight::thaw(flight, limits, *next_seq, from)?));
         }

@@ -1,4 +1,4 @@
-//! What a shard must know of the configuration.
+//! The part of the configuration that a shard needs.
 
 use super::bucket::Fill;
 use super::flight::Batching;
@@ -12,15 +12,15 @@ use std::sync::Arc;
 
 /// Sessions of one user on this gateway.
 const DEVICES_MAX: usize = 32;
-/// How long a closing connection may take to hear its last frame.
+/// Longest time until a closing connection has written its last frame.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Limits and identity of one shard.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which one.
+    /// Number of the shard.
     pub shard: ShardId,
-    /// Where users are at home.
+    /// Owning shards of users.
     pub homes: Homes,
     /// Workers that uplinks are spread over.
     pub workers: usize,
@@ -28,11 +28,11 @@ pub struct Settings {
     pub body_bytes_max: u32,
     /// Largest frame body before the login, in bytes.
     pub hello_bytes_max: u32,
-    /// Time for HELLO to arrive, and again for it to be judged.
+    /// Longest time until HELLO arrives, and again until it is judged.
     pub handshake_timeout: Duration,
     /// Reliable frames in flight toward one session.
     pub downlink: WindowLimits,
-    /// Bytes that may wait for one client, in its socket queue and again behind its window.
+    /// Bytes that may wait for one client in its socket's queue, and again behind its window.
     pub queue_bytes_max: usize,
     /// Frames that may wait likewise.
     pub queue_frames_max: usize,
@@ -42,33 +42,33 @@ pub struct Settings {
     pub devices_max: usize,
     /// Logins of one user on mobile, desktop and web devices; 0: no limit of their own.
     pub devices_of_kind: [usize; 3],
-    /// How long a closing connection may take to hear its last frame.
+    /// Longest time until a closing connection has written its last frame.
     pub linger: Duration,
     /// Changes when sessions are lost: the start of the gateway in Unix nanoseconds.
     pub epoch: u64,
     /// Unix nanoseconds at monotonic zero.
     pub unix_base_nanos: u64,
-    /// For session ids and jitter.
+    /// Seed of the jitter.
     pub seed: u64,
     /// Cids that may be ahead of the answers; 1: strict.
     pub uplink_window: u32,
-    /// How long a session waits for its client; zero: not at all.
+    /// Time that a detached session waits for its client; zero: sessions end with their connections.
     pub session_keep: Duration,
-    /// Sessions of this shard that wait so.
+    /// Detached sessions of this shard at most.
     pub kept_max: usize,
-    /// How long after its login a ticket is good.
+    /// Validity of a resumption token, from WELCOME on.
     pub ticket_ttl: Duration,
-    /// Makes and judges tickets.
+    /// Key of the resumption tokens.
     pub ticket_key: [u8; 32],
-    /// Bytes queued for one client above which what may wait becomes a NOTIFY.
+    /// Bytes queued for one client above which pushes of the lanes that may wait become a NOTIFY.
     pub collapse_bytes_max: usize,
-    /// How long a push of the group or bulk lane may wait for others; zero: not at all.
+    /// Longest time that a push of the group or bulk lane waits for others; zero: it does not wait.
     pub batch_age: Duration,
-    /// Pushes that end such a wait.
+    /// Number of pushes that ends such a wait.
     pub batch_frames: usize,
-    /// Shortest batch that is compressed, in bytes; 0: none is.
+    /// Shortest batch that is compressed, in bytes; 0: batches are not compressed.
     pub compress_min: usize,
-    /// What follows an overdue ack.
+    /// Reaction to an overdue ack.
     pub retransmit: Retransmit,
     /// Frames per second of one connection; 0: no limit.
     pub frame_rate: u32,
@@ -81,7 +81,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// From the configuration, for one of the shards.
+    /// The settings of one shard, from the configuration.
     pub fn new(
         config: &Config,
         shard: ShardId,
@@ -137,12 +137,12 @@ impl Settings {
         Batching { age: self.batch_age, frames: self.batch_frames }
     }
 
-    /// How fast one connection may send frames.
+    /// Rate limit of one connection's frames.
     pub(super) const fn frame_fill(&self) -> Fill {
         Fill { rate: self.frame_rate }
     }
 
-    /// How fast one user may ask the backend.
+    /// Rate limit of one user's uplinks.
     pub(super) const fn user_fill(&self) -> Fill {
         Fill { rate: self.user_rate }
     }
@@ -159,20 +159,20 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// The first of one shard with one worker, as the defaults of the configuration have it.
+    /// The only shard with one worker, by the defaults of the configuration.
     fn default() -> Self {
         let birth = Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] };
         Self::new(&Config::default(), ShardId(0), Homes::new(1), 1, birth, 1)
     }
 }
 
-/// What a process has from its start.
+/// Facts that a process has from its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Birth {
     /// The start of the gateway, in Unix nanoseconds.
     pub epoch: u64,
     /// Unix nanoseconds at monotonic zero.
     pub unix_base_nanos: u64,
-    /// Makes and judges tickets [P-3.10]: random, and gone with the sessions.
+    /// Key of the resumption tokens [P-3.10]: random, and lost with the sessions.
     pub ticket_key: [u8; 32],
 }

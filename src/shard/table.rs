@@ -4,7 +4,7 @@ use super::connection::Connection;
 use moorline_proto::ids::{ConnKey, ShardId};
 use slab::Slab;
 
-/// Slot and generation to connection. Looking up a stale key finds nothing.
+/// Connections by slot and generation. Looking up a stale key finds nothing.
 #[derive(Debug)]
 pub(super) struct Table {
     shard: ShardId,
@@ -21,7 +21,7 @@ impl Table {
     pub(super) fn insert(&mut self, make: impl FnOnce(ConnKey) -> Connection) -> Option<ConnKey> {
         let entry = self.connections.vacant_entry();
         let slot = u32::try_from(entry.key()).ok().filter(|slot| *slot < ConnKey::SLOTS_MAX)?;
-        // Generation 0 is never given, so that handle 0 can mean "none" on the link.
+        // Generation 0 is never given, so handle 0 can mean "none" on the link.
         self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
         let key = ConnKey::new(self.shard, slot, self.last_generation);
         entry.insert(make(key));

@@ -1,4 +1,4 @@
-//! What a shard counts: plain numbers, published by its reactor once per loop turn.
+//! Counters of a shard: plain numbers, which its reactor publishes once per turn.
 
 use crate::metrics::counts;
 use crate::snapshot::ShardHead;
