@@ -4,7 +4,6 @@ pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod crew;
-pub mod demo;
 pub mod failpoint;
 pub mod freeze;
 pub mod gateway;

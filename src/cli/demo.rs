@@ -2,8 +2,8 @@
 
 use super::{Failure, say};
 use crate::config::parse_duration;
-use crate::demo::{self, Logs, Options};
 use clap::Args;
+use moorline_demo::{Logs, Options};
 use std::time::Duration;
 
 /// Longest chat: the checker keeps every message.
@@ -32,7 +32,10 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
-    let report = demo::run(&Options {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::Failed(format!("cannot find the own executable: {error}")))?;
+    let report = moorline_demo::run(&Options {
+        program,
         connections: args.connections,
         chat: args.duration,
         rate: args.rate,

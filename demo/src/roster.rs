@@ -11,44 +11,44 @@ const GROUP_MAX: usize = 20;
 
 /// Everybody, and everything they talk in.
 #[derive(Debug)]
-pub(super) struct Roster {
-    pub(super) users: Vec<User>,
+pub(crate) struct Roster {
+    pub(crate) users: Vec<User>,
     /// One per connection.
-    pub(super) devices: Vec<Device>,
-    pub(super) conversations: Vec<Conversation>,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) conversations: Vec<Conversation>,
 }
 
 #[derive(Debug)]
-pub(super) struct User {
-    pub(super) uid: Arc<str>,
-    pub(super) devices: Vec<u32>,
+pub(crate) struct User {
+    pub(crate) uid: Arc<str>,
+    pub(crate) devices: Vec<u32>,
 }
 
 #[derive(Debug)]
-pub(super) struct Device {
-    pub(super) user: u32,
-    pub(super) name: &'static str,
+pub(crate) struct Device {
+    pub(crate) user: u32,
+    pub(crate) name: &'static str,
     /// Where it takes part: with the partner, in the group.
-    pub(super) seats: Vec<Seat>,
+    pub(crate) seats: Vec<Seat>,
 }
 
 /// A device's part in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seat {
-    pub(super) conversation: u32,
+pub(crate) struct Seat {
+    pub(crate) conversation: u32,
     /// Its index in [`Conversation::devices`].
-    pub(super) place: u32,
+    pub(crate) place: u32,
 }
 
 #[derive(Debug)]
-pub(super) struct Conversation {
-    pub(super) id: Arc<str>,
-    pub(super) kind: Kind,
-    pub(super) devices: Vec<u32>,
+pub(crate) struct Conversation {
+    pub(crate) id: Arc<str>,
+    pub(crate) kind: Kind,
+    pub(crate) devices: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Pair,
     Group {
         name: String,
@@ -59,7 +59,7 @@ pub(super) enum Kind {
 
 impl Roster {
     /// For so many connections, two or more.
-    pub(super) fn new(connections: u32, seed: u64) -> Self {
+    pub(crate) fn new(connections: u32, seed: u64) -> Self {
         let mut roster = Self { users: Vec::new(), devices: Vec::new(), conversations: Vec::new() };
         let connections = connections as usize;
         while roster.devices.len() < connections {
@@ -76,27 +76,27 @@ impl Roster {
         roster
     }
 
-    pub(super) fn user(&self, number: u32) -> &User {
+    pub(crate) fn user(&self, number: u32) -> &User {
         &self.users[number as usize]
     }
 
-    pub(super) fn device(&self, number: u32) -> &Device {
+    pub(crate) fn device(&self, number: u32) -> &Device {
         &self.devices[number as usize]
     }
 
-    pub(super) fn uid_of(&self, device: u32) -> &Arc<str> {
+    pub(crate) fn uid_of(&self, device: u32) -> &Arc<str> {
         &self.user(self.device(device).user).uid
     }
 
     /// A device's seat in a conversation, by its index among the device's seats.
-    pub(super) fn seat_in(&self, device: u32, conversation: u32) -> Option<(usize, Seat)> {
+    pub(crate) fn seat_in(&self, device: u32, conversation: u32) -> Option<(usize, Seat)> {
         let seats = &self.devices.get(device as usize)?.seats;
         let index = seats.iter().position(|seat| seat.conversation == conversation)?;
         Some((index, seats[index]))
     }
 
     /// Groups with the device that creates them.
-    pub(super) fn groups(&self) -> impl Iterator<Item = (u32, &Conversation)> {
+    pub(crate) fn groups(&self) -> impl Iterator<Item = (u32, &Conversation)> {
         self.conversations.iter().filter_map(|conversation| match &conversation.kind {
             Kind::Group { members, .. } => Some((self.user(members[0]).devices[0], conversation)),
             Kind::Pair => None,

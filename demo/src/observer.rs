@@ -1,9 +1,9 @@
 //! Hears every client: asks the checker, takes the times, counts who is there.
 
-use super::checker::Checker;
-use super::fleet::Listener;
-use super::latency::Latencies;
-use super::roster::Roster;
+use crate::checker::Checker;
+use crate::fleet::Listener;
+use crate::latency::Latencies;
+use crate::roster::Roster;
 use moorline_proto::message::im::GroupCreateResponse;
 use moorline_proto::time::Instant;
 use moorline_sdk::core::Event;
@@ -12,35 +12,35 @@ use std::sync::Arc;
 
 /// What the play needs to know of all clients together.
 #[derive(Debug)]
-pub(super) struct Observer {
-    pub(super) checker: Checker,
+pub(crate) struct Observer {
+    pub(crate) checker: Checker,
     /// From the intended send time to the answer.
-    pub(super) durable: Latencies,
+    pub(crate) durable: Latencies,
     /// From the intended send time to each arrival.
-    pub(super) delivered: Latencies,
+    pub(crate) delivered: Latencies,
     /// From the intended send time to the actual one: the demo's own lag.
-    pub(super) lag: Latencies,
+    pub(crate) lag: Latencies,
     /// Logins that stand.
-    pub(super) logged_in: u32,
+    pub(crate) logged_in: u32,
     /// Logins that were lost.
-    pub(super) lost_logins: u64,
+    pub(crate) lost_logins: u64,
     /// Attempts to log in that failed, and why the last one did.
-    pub(super) failed_logins: u64,
-    pub(super) last_failure: String,
+    pub(crate) failed_logins: u64,
+    pub(crate) last_failure: String,
     /// Clients that will not come back.
-    pub(super) closed: u64,
+    pub(crate) closed: u64,
     /// Groups that stand.
-    pub(super) groups_made: usize,
+    pub(crate) groups_made: usize,
     /// Groups that were refused.
-    pub(super) groups_failed: usize,
+    pub(crate) groups_failed: usize,
     is_logged_in: Vec<bool>,
     killed: Option<Instant>,
     /// When something that was said after the backend was killed was durable.
-    pub(super) stored_again: Option<Instant>,
+    pub(crate) stored_again: Option<Instant>,
 }
 
 impl Observer {
-    pub(super) fn new(roster: Arc<Roster>, seed: u64) -> Self {
+    pub(crate) fn new(roster: Arc<Roster>, seed: u64) -> Self {
         Self {
             is_logged_in: vec![false; roster.devices.len()],
             checker: Checker::new(roster, seed),
@@ -60,12 +60,12 @@ impl Observer {
     }
 
     /// The backend was killed: what comes from now on says nothing of how fast it is.
-    pub(super) const fn on_killed(&mut self, now: Instant) {
+    pub(crate) const fn on_killed(&mut self, now: Instant) {
         self.killed = Some(now);
     }
 
     /// Groups without an answer, of so many.
-    pub(super) const fn groups_open(&self, asked: usize) -> usize {
+    pub(crate) const fn groups_open(&self, asked: usize) -> usize {
         asked - self.groups_made - self.groups_failed
     }
 

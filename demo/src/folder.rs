@@ -9,13 +9,13 @@ const NAMES_MAX: u32 = 100;
 
 /// A folder of this run alone. Dropping it removes it, unless it is to be kept.
 #[derive(Debug)]
-pub(super) struct RunFolder {
+pub(crate) struct RunFolder {
     path: PathBuf,
     is_kept: bool,
 }
 
 impl RunFolder {
-    pub(super) fn create() -> io::Result<Self> {
+    pub(crate) fn create() -> io::Result<Self> {
         let pid = std::process::id();
         let mut outcome = Err(io::Error::from(io::ErrorKind::AlreadyExists));
         for number in 0..NAMES_MAX {
@@ -28,16 +28,16 @@ impl RunFolder {
         outcome
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A new file in it.
-    pub(super) fn file(&self, name: &str) -> io::Result<File> {
+    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
         File::create_new(self.path.join(name))
     }
 
-    pub(super) const fn keep(&mut self) {
+    pub(crate) const fn keep(&mut self) {
         self.is_kept = true;
     }
 }

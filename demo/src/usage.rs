@@ -7,13 +7,13 @@ use std::time::Duration;
 const TICKS_PER_SECOND: u32 = 100;
 
 /// User and system time of all threads, also of those that ended; `None`: no such process.
-pub(super) fn cpu_time(pid: u32) -> Option<Duration> {
+pub(crate) fn cpu_time(pid: u32) -> Option<Duration> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// Resident bytes; `None`: no such process. `smaps_rollup` walks the pages; `VmRSS` of `status` may be
 /// off by hundreds of KiB and is the fallback.
-pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
     parse_kib(&rollup, "Rss:")
         .or_else(|| parse_kib(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "VmRSS:"))

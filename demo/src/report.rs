@@ -1,9 +1,9 @@
 //! The figures of one run, for people and for machines.
 
-use super::checker::Verdict;
-use super::latency::Quantiles;
-use super::number::{count, mebibytes, millis, rate, ratio};
-use super::play::{Killed, Measured, Restarted};
+use crate::checker::Verdict;
+use crate::latency::Quantiles;
+use crate::number::{count, mebibytes, millis, rate, ratio};
+use crate::play::{Killed, Measured, Restarted};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -36,11 +36,11 @@ pub struct Report {
 }
 
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct SizeFigures {
-    pub(super) connections: u32,
-    pub(super) users: usize,
-    pub(super) groups: usize,
-    pub(super) why: String,
+pub(crate) struct SizeFigures {
+    pub(crate) connections: u32,
+    pub(crate) users: usize,
+    pub(crate) groups: usize,
+    pub(crate) why: String,
 }
 
 /// A message is one send; its deliveries are counted apart.
@@ -81,26 +81,26 @@ struct BackendFigures {
 }
 
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct ClientFigures {
+pub(crate) struct ClientFigures {
     /// How late a message left, against the schedule.
-    pub(super) lag_p99_ms: f64,
-    pub(super) lost_logins: u64,
+    pub(crate) lag_p99_ms: f64,
+    pub(crate) lost_logins: u64,
 }
 
 /// What a report is made of.
-pub(super) struct Parts {
-    pub(super) seed: u64,
-    pub(super) size: SizeFigures,
-    pub(super) measured: Measured,
-    pub(super) verdict: Verdict,
-    pub(super) durable: Quantiles,
-    pub(super) delivered: Quantiles,
-    pub(super) clients: ClientFigures,
-    pub(super) admin: String,
+pub(crate) struct Parts {
+    pub(crate) seed: u64,
+    pub(crate) size: SizeFigures,
+    pub(crate) measured: Measured,
+    pub(crate) verdict: Verdict,
+    pub(crate) durable: Quantiles,
+    pub(crate) delivered: Quantiles,
+    pub(crate) clients: ClientFigures,
+    pub(crate) admin: String,
 }
 
 impl Report {
-    pub(super) fn new(parts: Parts) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
         let Parts { seed, size, measured, verdict, durable, delivered, clients, admin } = parts;
         let tally = verdict.tally;
         let integrity = IntegrityFigures {
@@ -160,7 +160,7 @@ impl Report {
         }
     }
 
-    pub(super) fn with_logs(mut self, logs: PathBuf) -> Self {
+    pub(crate) fn with_logs(mut self, logs: PathBuf) -> Self {
         self.logs = Some(logs);
         self
     }
@@ -273,7 +273,7 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::checker::Tally;
+    use crate::checker::Tally;
 
     fn report(lost: u64, tally: Tally) -> Report {
         let measured = Measured {

@@ -2,7 +2,7 @@
 
 use super::Listener;
 use super::token;
-use crate::sys::clock;
+use crate::clock;
 use bytes::{Bytes, BytesMut};
 use mio::event::Event as Readiness;
 use mio::net::TcpStream;

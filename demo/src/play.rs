@@ -3,16 +3,16 @@
 //! Owns the fleet and the observer while they last. Every wait has a bound, ends when the demo is to
 //! stop, and notices a server that is gone.
 
-use super::fleet::Fleet;
-use super::number::count;
-use super::observer::Observer;
-use super::progress::Progress;
-use super::roster::{Kind, Roster};
-use super::server::{Server, value};
-use super::stop::Stop;
-use super::traffic::{Traffic, Utterance};
-use super::{DemoError, system};
-use crate::sys::clock;
+use crate::clock;
+use crate::fleet::Fleet;
+use crate::number::count;
+use crate::observer::Observer;
+use crate::progress::Progress;
+use crate::roster::{Kind, Roster};
+use crate::server::{Server, value};
+use crate::stop::Stop;
+use crate::traffic::{Traffic, Utterance};
+use crate::{DemoError, system};
 use moorline_proto::message::encode;
 use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::time::{Duration, Instant};
@@ -36,47 +36,47 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// The processes of one run. Fields end in this order: the gateway first.
 #[derive(Debug)]
-pub(super) struct Servers {
-    pub(super) gateway: Server,
-    pub(super) backend: Server,
+pub(crate) struct Servers {
+    pub(crate) gateway: Server,
+    pub(crate) backend: Server,
 }
 
 /// What the processes used.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// Of the gateway, with no client.
-    pub(super) rss_before: u64,
+    pub(crate) rss_before: u64,
     /// Of the gateway, with all clients idle.
-    pub(super) rss_idle: u64,
+    pub(crate) rss_idle: u64,
     /// From the first message to the last delivery.
-    pub(super) gateway_cpu: Duration,
-    pub(super) backend_cpu: Duration,
+    pub(crate) gateway_cpu: Duration,
+    pub(crate) backend_cpu: Duration,
     /// From the first message to the last one sent.
-    pub(super) chat: Duration,
+    pub(crate) chat: Duration,
     /// From the first message to the last delivery.
-    pub(super) until_drained: Duration,
+    pub(crate) until_drained: Duration,
     /// Messages that a client would not take: its outbox was full.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
     /// In the middle of the chat; `None`: the gateway did not restart.
-    pub(super) restart: Option<Restarted>,
+    pub(crate) restart: Option<Restarted>,
     /// After three quarters of it; `None`: the backend was not killed, or never answered again.
-    pub(super) kill: Option<Killed>,
+    pub(crate) kill: Option<Killed>,
 }
 
 /// What an end of the backend without a word was to those who chat.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(super) struct Killed {
+pub(crate) struct Killed {
     /// From `kill -9` until a message was durable again.
-    pub(super) silent_ms: f64,
+    pub(crate) silent_ms: f64,
 }
 
 /// What the new process says of a hot restart.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(super) struct Restarted {
+pub(crate) struct Restarted {
     /// For so long nothing was read or written.
-    pub(super) pause_ms: f64,
+    pub(crate) pause_ms: f64,
     /// Sockets that moved.
-    pub(super) sockets: u64,
+    pub(crate) sockets: u64,
 }
 
 /// When what happens in the chat.
@@ -94,13 +94,13 @@ struct Used {
     killed: Option<Instant>,
 }
 
-pub(super) struct Play<'a> {
-    pub(super) roster: Arc<Roster>,
-    pub(super) fleet: Fleet,
-    pub(super) observer: Observer,
-    pub(super) servers: &'a mut Servers,
-    pub(super) stop: &'a Stop,
-    pub(super) progress: &'a mut Progress,
+pub(crate) struct Play<'a> {
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) fleet: Fleet,
+    pub(crate) observer: Observer,
+    pub(crate) servers: &'a mut Servers,
+    pub(crate) stop: &'a Stop,
+    pub(crate) progress: &'a mut Progress,
 }
 
 /// From a readiness line.
@@ -111,7 +111,7 @@ fn restarted(line: &str) -> Option<Restarted> {
 
 impl Play<'_> {
     /// All acts.
-    pub(super) fn run(&mut self, chat: Duration, rate: u32, seed: u64) -> Result<Measured, DemoError> {
+    pub(crate) fn run(&mut self, chat: Duration, rate: u32, seed: u64) -> Result<Measured, DemoError> {
         let rss_before = self.servers.gateway.resident_bytes()?;
         self.log_in()?;
         self.wait("idle", clock::now() + IDLE, |_| false)?;

@@ -13,14 +13,16 @@
 //! | `play` | the acts, one after the other | all above |
 //! | `report` | the figures | checker, latency, play |
 //!
-//! Gateway and backend are real processes of the own executable; the clients are SDK cores on real
-//! sockets. Driven by the command line. Nothing it started outlives it.
+//! Gateway and backend are real processes of the executable that it is given; the clients are SDK cores on real
+//! sockets. Driven by `moorline demo`. Nothing it started outlives it.
 
 mod checker;
+mod clock;
 mod content;
 mod fleet;
 mod folder;
 mod latency;
+mod machine;
 mod number;
 mod observer;
 mod play;
@@ -35,7 +37,6 @@ mod usage;
 
 pub use report::Report;
 
-use crate::sys::limits;
 use fleet::Fleet;
 use folder::RunFolder;
 use moorline_proto::message::client::Platform;
@@ -50,14 +51,16 @@ use server::Server;
 use size::{Machine, Size};
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use stop::Stop;
 
 /// What a demo is asked for; `None`: its own choice.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
+    /// The `moorline` executable: gateway and backend are processes of it.
+    pub program: PathBuf,
     /// Client connections; lowered to what the machine allows.
     pub connections: Option<u32>,
     /// How long they chat.
@@ -160,8 +163,8 @@ pub fn run(options: &Options) -> Result<Report, DemoError> {
 
 fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, DemoError> {
     let machine = Machine {
-        open_files: limits::raise_open_files(),
-        cores: limits::cores(),
+        open_files: machine::raise_open_files(),
+        cores: machine::cores(),
         is_optimised: !cfg!(debug_assertions),
     };
     let size = Size::choose(machine, options.connections, options.rate);
@@ -170,7 +173,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
     let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
     let seed = options.seed.unwrap_or_else(drawn);
 
-    let mut servers = start(folder, stop)?;
+    let mut servers = start(&options.program, folder, stop)?;
     let (gateway, admin) = (servers.gateway.address("listener")?, servers.gateway.address("admin")?);
     progress.say(&format!(
         "gateway {gateway} (pid {})   backend pid {}   admin http://{admin}",
@@ -206,8 +209,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
 }
 
 /// Backend and gateway on free ports, ready.
-fn start(folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
-    let program = std::env::current_exe().map_err(system("find the own executable"))?;
+fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
     let log = |name| folder.file(name).map_err(system("make a log file"));
     let arguments = |verb: &str, sets: &[String]| -> Vec<String> {
         let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
@@ -215,8 +217,9 @@ fn start(folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
     };
     // It stores for real: it will be killed.
     let store = format!("im.folder=\"{}\"", folder.path().join("store").display());
-    let sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), store]);
-    let backend = Server::start("backend", &program, &sets, log("backend.log")?, stop)?;
+    let mut sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), store]);
+    sets.push("--until-eof".to_owned());
+    let backend = Server::start("backend", program, &sets, log("backend.log")?, stop)?;
     let link: SocketAddr = backend.address("link")?;
     let sets = [
         "gateway.id=demo".to_owned(),
@@ -229,7 +232,7 @@ fn start(folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
     let mut sets = arguments("run", &sets);
     // Whatever process serves then: it ends with this one.
     sets.push("--until-eof".to_owned());
-    let gateway = Server::start("gateway", &program, &sets, log("gateway.log")?, stop)?;
+    let gateway = Server::start("gateway", program, &sets, log("gateway.log")?, stop)?;
     Ok(Servers { gateway, backend })
 }
 

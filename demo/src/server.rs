@@ -1,10 +1,8 @@
 //! A server as a process of its own: started, waited for, watched, ended.
 
-use super::stop::Stop;
-use super::{DemoError, usage};
-use crate::config::ENV_PREFIX;
-use crate::sys::child;
-use crate::sys::clock;
+use crate::clock;
+use crate::stop::Stop;
+use crate::{DemoError, usage};
 use moorline_proto::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -24,12 +22,14 @@ const END_WITHIN: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(50);
 /// Readiness lines that wait to be looked at: one for each process of a series.
 const LINES_MAX: usize = 16;
+/// Prefix of the environment variables that set a gateway.
+const ENV_PREFIX: &str = "MOORLINE__";
 /// What a readiness line has after the program's name.
 const READY: &str = " ready ";
 
 /// A running server. Dropping it ends it: TERM, a bounded wait, KILL.
 #[derive(Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<String>,
@@ -44,7 +44,7 @@ pub(super) struct Server {
 
 impl Server {
     /// Starts the program and waits until it says that it is ready.
-    pub(super) fn start(
+    pub(crate) fn start(
         name: &'static str,
         program: &Path,
         arguments: &[String],
@@ -61,9 +61,9 @@ impl Server {
     }
 
     /// `kill -9`, and another one with these settings beside its own; it is not waited for.
-    pub(super) fn kill_and_start_again(&mut self, sets: &[String]) -> Result<(), DemoError> {
-        self.child.kill().map_err(super::system("kill a process"))?;
-        self.child.wait().map_err(super::system("wait for a process that was killed"))?;
+    pub(crate) fn kill_and_start_again(&mut self, sets: &[String]) -> Result<(), DemoError> {
+        self.child.kill().map_err(crate::system("kill a process"))?;
+        self.child.wait().map_err(crate::system("wait for a process that was killed"))?;
         for set in sets {
             self.arguments.extend(["--set".to_owned(), set.clone()]);
         }
@@ -72,27 +72,27 @@ impl Server {
     }
 
     /// An address of the readiness line.
-    pub(super) fn address(&self, field: &str) -> Result<SocketAddr, DemoError> {
+    pub(crate) fn address(&self, field: &str) -> Result<SocketAddr, DemoError> {
         let address = value(&self.ready, field).and_then(|value| value.parse().ok());
         let problem = || format!("its readiness line has no address {field}=: {:?}", self.ready);
         address.ok_or_else(|| DemoError::Server { name: self.name, problem: problem() })
     }
 
     /// The process that serves.
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let successor = self.successor.as_ref().and_then(|(pid, _)| u32::try_from(*pid).ok());
         successor.unwrap_or_else(|| self.child.id())
     }
 
     /// Has it hand everything over to a new process.
-    pub(super) fn restart(&self) {
+    pub(crate) fn restart(&self) {
         if let Ok(pid) = i32::try_from(self.pid()) {
             kill(Pid::from_raw(pid), Signal::SIGUSR2).ok(); // if it is gone, the next check tells
         }
     }
 
     /// The readiness line of the process that has taken over, once there is one.
-    pub(super) fn successor(&mut self) -> Option<&str> {
+    pub(crate) fn successor(&mut self) -> Option<&str> {
         if let Ok(line) = self.output.try_recv() {
             let pid = value(&line, "pid").and_then(|pid| pid.parse().ok())?;
             self.successor = Some((pid, line));
@@ -101,7 +101,7 @@ impl Server {
     }
 
     /// Fails if the process is gone.
-    pub(super) fn check(&mut self) -> Result<(), DemoError> {
+    pub(crate) fn check(&mut self) -> Result<(), DemoError> {
         self.successor();
         if let Some((pid, _)) = self.successor {
             // It is no child of this process: that it runs is all that can be told.
@@ -118,12 +118,12 @@ impl Server {
     }
 
     /// CPU time used so far.
-    pub(super) fn cpu_time(&self) -> Result<Duration, DemoError> {
+    pub(crate) fn cpu_time(&self) -> Result<Duration, DemoError> {
         usage::cpu_time(self.pid()).ok_or_else(|| self.unreadable())
     }
 
     /// Resident memory in bytes.
-    pub(super) fn resident_bytes(&self) -> Result<u64, DemoError> {
+    pub(crate) fn resident_bytes(&self) -> Result<u64, DemoError> {
         usage::resident_bytes(self.pid()).ok_or_else(|| self.unreadable())
     }
 
@@ -220,9 +220,9 @@ fn spawn(
     let log = log.try_clone().map_err(|error| failed(error.to_string()))?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    // Each server ends when its standard input ends, so none outlives the demo (`--until-eof`).
     // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
     command.process_group(0);
-    child::end_with_parent(&mut command);
     // Settings of the user's own gateway are not the demo's.
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with(ENV_PREFIX) {
@@ -247,7 +247,7 @@ fn read(stdout: ChildStdout, sender: &SyncSender<String>) {
 }
 
 /// The value of `field=value` among the words of a line.
-pub(super) fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+pub(crate) fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
     line.split_whitespace()
         .find_map(|word| word.split_once('=').filter(|(name, _)| *name == field))
         .map(|it| it.1)

@@ -1,6 +1,6 @@
 //! Who says something when, and where: an open loop at a fixed rate. Pure.
 
-use super::roster::Roster;
+use crate::roster::Roster;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 use std::time::Duration;
@@ -11,17 +11,17 @@ const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// One message to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Utterance {
-    pub(super) device: u32,
+pub(crate) struct Utterance {
+    pub(crate) device: u32,
     /// Index among the device's seats.
-    pub(super) seat: usize,
+    pub(crate) seat: usize,
     /// When it is meant to be sent, whatever happened to the ones before it.
-    pub(super) intended: Instant,
+    pub(crate) intended: Instant,
 }
 
 /// The messages of one chat, in order of their moments.
 #[derive(Debug)]
-pub(super) struct Traffic {
+pub(crate) struct Traffic {
     start: Instant,
     rate: u64,
     total: u64,
@@ -30,7 +30,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn new(start: Instant, duration: Duration, rate: u32, seed: u64) -> Self {
+    pub(crate) fn new(start: Instant, duration: Duration, rate: u32, seed: u64) -> Self {
         let rate = u64::from(rate.max(1));
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let total = nanos / NANOS_PER_SECOND * rate + nanos % NANOS_PER_SECOND * rate / NANOS_PER_SECOND;
@@ -38,14 +38,14 @@ impl Traffic {
     }
 
     /// When the next message is due; `None`: all were taken.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let seconds = Duration::from_secs(self.next / self.rate);
         let part = Duration::from_nanos(self.next % self.rate * NANOS_PER_SECOND / self.rate);
         (self.next < self.total).then(|| self.start + seconds + part)
     }
 
     /// The next message if its moment has come.
-    pub(super) fn take_due(&mut self, now: Instant, roster: &Roster) -> Option<Utterance> {
+    pub(crate) fn take_due(&mut self, now: Instant, roster: &Roster) -> Option<Utterance> {
         let intended = self.deadline().filter(|due| *due <= now)?;
         self.next += 1;
         let device = self.random.below(roster.devices.len() as u64);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `4000` as `4,000`.
-pub(super) fn count(value: u64) -> String {
+pub(crate) fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -16,7 +16,7 @@ pub(super) fn count(value: u64) -> String {
 }
 
 /// Milliseconds with the digits that matter.
-pub(super) fn millis(value: f64) -> String {
+pub(crate) fn millis(value: f64) -> String {
     match value {
         value if value < 10.0 => format!("{value:.2}ms"),
         value if value < 100.0 => format!("{value:.1}ms"),
@@ -25,19 +25,19 @@ pub(super) fn millis(value: f64) -> String {
 }
 
 /// Mebibytes.
-pub(super) fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", ratio(bytes, 1 << 20))
 }
 
 /// `part` of `whole`; 0 if there is no whole.
 #[allow(clippy::cast_precision_loss)] // figures for people
-pub(super) fn ratio(part: u64, whole: u64) -> f64 {
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// Events per second.
 #[allow(clippy::cast_precision_loss)] // as above
-pub(super) fn rate(events: u64, time: Duration) -> f64 {
+pub(crate) fn rate(events: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { events as f64 / time.as_secs_f64() }
 }
 

@@ -15,25 +15,25 @@ enum Screen {
 
 /// Progress on standard error. When that is closed there is nobody left to tell.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     screen: Screen,
     next: Instant,
     is_line_open: bool,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let screen = if io::stderr().is_terminal() { Screen::Terminal } else { Screen::Lines };
         Self { screen, next: Instant::ZERO, is_line_open: false }
     }
 
     /// When the next line is due.
-    pub(super) const fn deadline(&self) -> Instant {
+    pub(crate) const fn deadline(&self) -> Instant {
         self.next
     }
 
     /// Shows the line if it is time for one.
-    pub(super) fn show(&mut self, now: Instant, line: impl FnOnce() -> String) {
+    pub(crate) fn show(&mut self, now: Instant, line: impl FnOnce() -> String) {
         if now < self.next {
             return;
         }
@@ -49,7 +49,7 @@ impl Progress {
     }
 
     /// A line that stays.
-    pub(super) fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let clear = if std::mem::take(&mut self.is_line_open) { CLEAR } else { "" };
         writeln!(io::stderr(), "{clear}{line}").ok();
     }

@@ -8,7 +8,7 @@ mod alarm;
 mod client;
 mod token;
 
-use crate::sys::clock;
+use crate::clock;
 use alarm::Alarm;
 use bytes::Bytes;
 use client::Client;
@@ -28,14 +28,14 @@ const READ_BYTES: usize = 64 << 10;
 const KIND: u32 = 1;
 
 /// Hears what clients say: every event that is not the driver's own business.
-pub(super) trait Listener {
+pub(crate) trait Listener {
     /// `client` said `event` at `at`.
     fn on_event(&mut self, client: u32, at: Instant, event: Event);
 }
 
 /// Hears nothing: for the end.
 #[derive(Debug)]
-pub(super) struct Deaf;
+pub(crate) struct Deaf;
 
 impl Listener for Deaf {
     fn on_event(&mut self, _client: u32, _at: Instant, _event: Event) {}
@@ -43,7 +43,7 @@ impl Listener for Deaf {
 
 /// Every client of the demo.
 #[derive(Debug)]
-pub(super) struct Fleet {
+pub(crate) struct Fleet {
     poll: Poll,
     ready: Events,
     alarm: Alarm,
@@ -56,7 +56,7 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Clients that do nothing before [`Fleet::start`].
-    pub(super) fn new(gateway: SocketAddr, cores: impl Iterator<Item = Core>) -> io::Result<Self> {
+    pub(crate) fn new(gateway: SocketAddr, cores: impl Iterator<Item = Core>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = Alarm::new(poll.registry())?;
         Ok(Self {
@@ -72,12 +72,12 @@ impl Fleet {
     }
 
     /// The client connects and logs in, now and whenever it is not.
-    pub(super) fn start(&mut self, client: u32, listener: &mut impl Listener) {
+    pub(crate) fn start(&mut self, client: u32, listener: &mut impl Listener) {
         self.with(client, listener, |core| core.handle_timeout(clock::now()));
     }
 
     /// The client sends a message.
-    pub(super) fn send(
+    pub(crate) fn send(
         &mut self,
         client: u32,
         (key, payload): (MessageKey, Bytes),
@@ -89,7 +89,7 @@ impl Fleet {
     }
 
     /// The client asks the backend, until it is answered.
-    pub(super) fn ask(
+    pub(crate) fn ask(
         &mut self,
         client: u32,
         method: &'static str,
@@ -103,14 +103,14 @@ impl Fleet {
     }
 
     /// All clients say goodbye; nothing comes after it.
-    pub(super) fn close(&mut self, listener: &mut impl Listener) {
+    pub(crate) fn close(&mut self, listener: &mut impl Listener) {
         for client in 0..u32::try_from(self.clients.len()).expect("numbered so") {
             self.with(client, listener, |core| core.close(clock::now()));
         }
     }
 
     /// Waits until something happens or `until` has come, and deals with it: one turn.
-    pub(super) fn turn(&mut self, until: Instant, listener: &mut impl Listener) -> io::Result<()> {
+    pub(crate) fn turn(&mut self, until: Instant, listener: &mut impl Listener) -> io::Result<()> {
         let next = self.wheel.next_deadline().map_or(until, |next| next.min(until));
         self.alarm.set(next)?;
         match self.poll.poll(&mut self.ready, None) {

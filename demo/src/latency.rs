@@ -10,30 +10,30 @@ const NANOS_MAX: u64 = 120_000_000_000;
 const DIGITS: u8 = 3;
 
 #[derive(Clone, Debug)]
-pub(super) struct Latencies(Histogram<u64>);
+pub(crate) struct Latencies(Histogram<u64>);
 
 /// What is told of them, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Quantiles {
-    pub(super) p50_ms: f64,
-    pub(super) p99_ms: f64,
-    pub(super) p999_ms: f64,
-    pub(super) max_ms: f64,
-    pub(super) count: u64,
+pub(crate) struct Quantiles {
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+    pub(crate) p999_ms: f64,
+    pub(crate) max_ms: f64,
+    pub(crate) count: u64,
 }
 
 impl Latencies {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Histogram::new_with_bounds(1_000, NANOS_MAX, DIGITS).expect("lawful bounds"))
     }
 
-    pub(super) fn record(&mut self, from: Instant, to: Instant) {
+    pub(crate) fn record(&mut self, from: Instant, to: Instant) {
         let nanos = to.as_nanos().saturating_sub(from.as_nanos());
         self.0.saturating_record(nanos);
     }
 
     #[allow(clippy::cast_precision_loss)] // below two minutes of nanoseconds: exact in an f64
-    pub(super) fn quantiles(&self) -> Quantiles {
+    pub(crate) fn quantiles(&self) -> Quantiles {
         let at = |quantile| self.0.value_at_quantile(quantile) as f64 / 1e6;
         Quantiles {
             p50_ms: at(0.5),

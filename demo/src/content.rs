@@ -17,17 +17,17 @@ const FILLER_MIN: u64 = 12;
 
 /// The description of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) sender: u32,
-    pub(super) conversation: u32,
+pub(crate) struct Stamp {
+    pub(crate) sender: u32,
+    pub(crate) conversation: u32,
     /// From 1, per sender and conversation.
-    pub(super) counter: u32,
-    pub(super) intended: Instant,
+    pub(crate) counter: u32,
+    pub(crate) intended: Instant,
 }
 
 impl Stamp {
     /// The whole content.
-    pub(super) fn content(&self, seed: u64) -> Bytes {
+    pub(crate) fn content(&self, seed: u64) -> Bytes {
         let mut random = Random::new(self.mixed(seed));
         let filler = FILLER_MIN + random.below(FILLER_SPREAD);
         let filler = usize::try_from(filler).expect("a few hundred bytes");
@@ -44,7 +44,7 @@ impl Stamp {
     }
 
     /// What a content says it is.
-    pub(super) fn read(content: &[u8]) -> Option<Self> {
+    pub(crate) fn read(content: &[u8]) -> Option<Self> {
         let head: &[u8; HEAD_BYTES] = content.first_chunk()?;
         let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("four bytes"));
         let intended = u64::from_be_bytes(head[12..].try_into().expect("eight bytes"));
@@ -57,7 +57,7 @@ impl Stamp {
     }
 
     /// Unique within the run, and says which message it is for.
-    pub(super) fn key(&self, seed: u64) -> MessageKey {
+    pub(crate) fn key(&self, seed: u64) -> MessageKey {
         let mut key = [0; 16];
         key[..4].copy_from_slice(&self.sender.to_be_bytes());
         key[4..8].copy_from_slice(&self.conversation.to_be_bytes());
@@ -67,7 +67,7 @@ impl Stamp {
     }
 
     /// Sender, conversation and counter of a key.
-    pub(super) fn read_key(key: MessageKey) -> (u32, u32, u32) {
+    pub(crate) fn read_key(key: MessageKey) -> (u32, u32, u32) {
         let word = |at: usize| u32::from_be_bytes(key.0[at..at + 4].try_into().expect("four bytes"));
         (word(0), word(4), word(8))
     }

@@ -1,6 +1,6 @@
 //! How many connections and how much traffic this machine gets, and why. Pure.
 
-use super::number;
+use crate::number;
 
 /// Connections when nothing says otherwise.
 const CONNECTIONS: u32 = 4_000;
@@ -18,23 +18,23 @@ const CONNECTIONS_MIN: u32 = 2;
 
 /// What the machine and the program are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Machine {
-    pub(super) open_files: u64,
-    pub(super) cores: usize,
-    pub(super) is_optimised: bool,
+pub(crate) struct Machine {
+    pub(crate) open_files: u64,
+    pub(crate) cores: usize,
+    pub(crate) is_optimised: bool,
 }
 
 /// The size of one demo.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) connections: u32,
+pub(crate) struct Size {
+    pub(crate) connections: u32,
     /// Messages per second.
-    pub(super) rate: u32,
-    pub(super) why: String,
+    pub(crate) rate: u32,
+    pub(crate) why: String,
 }
 
 impl Size {
-    pub(super) fn choose(machine: Machine, connections: Option<u32>, rate: Option<u32>) -> Self {
+    pub(crate) fn choose(machine: Machine, connections: Option<u32>, rate: Option<u32>) -> Self {
         let room = machine.open_files.saturating_sub(RESERVED_FDS).min(u64::from(PORTS));
         let room = u32::try_from(room).expect("at most PORTS").max(CONNECTIONS_MIN);
         let (usual, usual_rate) =

@@ -6,8 +6,8 @@
 #[cfg(test)]
 mod tests;
 
-use super::content::Stamp;
-use super::roster::Roster;
+use crate::content::Stamp;
+use crate::roster::Roster;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
@@ -21,37 +21,37 @@ const FAULTS_TOLD: usize = 10;
 
 /// What was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// Messages given to a client.
-    pub(super) sent: u64,
+    pub(crate) sent: u64,
     /// Of them answered: durable.
-    pub(super) stored: u64,
+    pub(crate) stored: u64,
     /// Of those, stored by an earlier try of the same message.
-    pub(super) repeated: u64,
+    pub(crate) repeated: u64,
     /// Ended without being durable.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// Answered more than once.
-    pub(super) answered_again: u64,
+    pub(crate) answered_again: u64,
     /// First arrivals at a device, intact.
-    pub(super) delivered: u64,
+    pub(crate) delivered: u64,
     /// Further arrivals at the same device.
-    pub(super) duplicated: u64,
+    pub(crate) duplicated: u64,
     /// Arrived after a later one of the same sender, or after a later place of the conversation.
-    pub(super) reordered: u64,
+    pub(crate) reordered: u64,
     /// Altered bytes, wrong sender, wrong conversation or another place than others saw.
-    pub(super) corrupted: u64,
+    pub(crate) corrupted: u64,
 }
 
 /// How it stands when all is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Durable, and not seen by a device that should have: counted per device.
-    pub(super) lost: u64,
+    pub(crate) lost: u64,
     /// Without any answer.
-    pub(super) unanswered: u64,
-    pub(super) tally: Tally,
+    pub(crate) unanswered: u64,
+    pub(crate) tally: Tally,
     /// The first faults, in words.
-    pub(super) faults: Vec<String>,
+    pub(crate) faults: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ struct Part {
 
 /// The ledger of one run.
 #[derive(Debug)]
-pub(super) struct Checker {
+pub(crate) struct Checker {
     roster: Arc<Roster>,
     seed: u64,
     /// By device, then by seat.
@@ -109,7 +109,7 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn new(roster: Arc<Roster>, seed: u64) -> Self {
+    pub(crate) fn new(roster: Arc<Roster>, seed: u64) -> Self {
         let mut parts = Vec::with_capacity(roster.devices.len());
         for device in &roster.devices {
             let seats = device.seats.iter().map(|seat| {
@@ -122,7 +122,7 @@ impl Checker {
     }
 
     /// A device is about to send: key and content.
-    pub(super) fn begin(&mut self, device: u32, seat: usize, intended: Instant) -> (MessageKey, Bytes) {
+    pub(crate) fn begin(&mut self, device: u32, seat: usize, intended: Instant) -> (MessageKey, Bytes) {
         let conversation = self.roster.device(device).seats[seat].conversation;
         let sent = &mut self.parts[device as usize][seat].sent;
         sent.push(Sent { intended, outcome: Outcome::Open, place: 0 });
@@ -134,7 +134,7 @@ impl Checker {
     }
 
     /// A send is durable, says its device. The intended time if that is news.
-    pub(super) fn on_stored(&mut self, device: u32, receipt: &Receipt) -> Option<Instant> {
+    pub(crate) fn on_stored(&mut self, device: u32, receipt: &Receipt) -> Option<Instant> {
         let (at, conversation) = self.answer(device, receipt.key, Outcome::Stored)?;
         self.tally.stored += 1;
         self.tally.repeated += u64::from(receipt.is_repeat);
@@ -155,7 +155,7 @@ impl Checker {
     }
 
     /// A send ended without being durable.
-    pub(super) fn on_failed(&mut self, device: u32, key: MessageKey, why: &str) {
+    pub(crate) fn on_failed(&mut self, device: u32, key: MessageKey, why: &str) {
         if let Some((_, conversation)) = self.answer(device, key, Outcome::Failed) {
             self.tally.failed += 1;
             let id = &self.roster.conversations[conversation as usize].id;
@@ -165,7 +165,7 @@ impl Checker {
     }
 
     /// A message arrived at a device. The intended time if it is intact and new.
-    pub(super) fn on_message(&mut self, receiver: u32, message: &Message) -> Option<Instant> {
+    pub(crate) fn on_message(&mut self, receiver: u32, message: &Message) -> Option<Instant> {
         let Some((stamp, at)) = self.recognise(receiver, message) else {
             let fault = format!(
                 "{}: place {} of {} is not what anybody sent there",
@@ -210,21 +210,21 @@ impl Checker {
     }
 
     /// Messages without answer, so far.
-    pub(super) const fn unanswered(&self) -> u64 {
+    pub(crate) const fn unanswered(&self) -> u64 {
         self.tally.sent - self.tally.stored - self.tally.failed
     }
 
     /// Deliveries that are still to come.
-    pub(super) const fn owed(&self) -> u64 {
+    pub(crate) const fn owed(&self) -> u64 {
         self.owed
     }
 
-    pub(super) const fn tally(&self) -> Tally {
+    pub(crate) const fn tally(&self) -> Tally {
         self.tally
     }
 
     /// The judgement, when nothing more will come.
-    pub(super) fn verdict(mut self) -> Verdict {
+    pub(crate) fn verdict(mut self) -> Verdict {
         let (roster, mut lost) = (Arc::clone(&self.roster), 0);
         for (receiver, device) in (0..).zip(&roster.devices) {
             for (to, seat) in device.seats.iter().enumerate() {

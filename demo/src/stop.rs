@@ -1,6 +1,6 @@
 //! Ctrl-C and its like.
 
-use super::DemoError;
+use crate::DemoError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io;
 use std::sync::Arc;
@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether somebody wants the demo to end.
 #[derive(Clone, Debug)]
-pub(super) struct Stop(Arc<AtomicBool>);
+pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Set by INT, TERM and HUP from now on.
-    pub(super) fn on_signals() -> io::Result<Self> {
+    pub(crate) fn on_signals() -> io::Result<Self> {
         let stop = Self::never();
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
@@ -21,12 +21,12 @@ impl Stop {
     }
 
     /// Never set.
-    pub(super) fn never() -> Self {
+    pub(crate) fn never() -> Self {
         Self(Arc::default())
     }
 
     /// Fails once it is set.
-    pub(super) fn check(&self) -> Result<(), DemoError> {
+    pub(crate) fn check(&self) -> Result<(), DemoError> {
         if self.0.load(Ordering::Relaxed) { Err(DemoError::Interrupted) } else { Ok(()) }
     }
 }
