@@ -1,4 +1,4 @@
-//! `moorline demo` on real processes: a pass, and every way it can be cut short.
+//! `moorline demo` on real processes: its verdicts, and every way it can be cut short.
 
 use moorline::sys::clock;
 use nix::sys::signal::{Signal, kill};
@@ -7,11 +7,16 @@ use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// For processes to be gone that were told to go.
-const GONE_WITHIN: Duration = Duration::from_secs(20);
+const GONE_WITHIN: Duration = Duration::from_secs(60);
+/// Busy threads beside a demo.
+const LOAD_THREADS: usize = 8;
 
 /// A running demo that has told its processes.
 struct Demo {
@@ -88,32 +93,52 @@ fn left_in(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect()
 }
 
+/// The JSON of a run that ended by itself. A busy machine may make it unjudged, but never a FAIL.
+fn judged(output: &Output) -> Value {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{said}", String::from_utf8_lossy(&output.stdout)));
+    let judgement = match output.status.code() {
+        Some(0) => "pass",
+        Some(5) => "busy",
+        other => panic!("exit code {other:?}\n{said}\n{report:#}"),
+    };
+    assert_eq!(report["judgement"], judgement, "{report:#}");
+    assert_eq!((&report["reasons"], &report["integrity"]["lost"]), (&Value::from(Vec::<Value>::new()), &0.into()));
+    report
+}
+
 #[test]
 fn a_small_one_passes_and_says_its_figures() {
     let arguments = ["--connections", "100", "--duration", "3s", "--rate", "200", "--seed", "7", "--json"];
     let (mut command, temp) = command("demo-pass", &arguments);
     // The settings of the user's own gateway are not those of the demo.
     let output = command.env("MOORLINE__LIMITS__CONNECTIONS_MAX", "1").output().expect("it runs");
+    let report = judged(&output);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{said}\n{}", String::from_utf8_lossy(&output.stdout));
+    let (gateway, backend) = said.lines().find_map(pids_of).expect("it says its processes");
+    assert_gone(&[gateway, backend]);
+    assert_eq!((&report["seed"], &report["size"]["connections"]), (&7.into(), &100.into()));
+    if report["judgement"] != "pass" {
+        println!("too busy to judge: {report:#}");
+        return;
+    }
 
-    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON and nothing else");
-    assert_eq!((&report["is_pass"], &report["seed"]), (&Value::from(true), &Value::from(7)), "{report:#}");
-    assert_eq!(report["size"]["connections"], 100);
     let number = |section: &str, name: &str| report[section][name].as_f64().expect("a number");
-    assert_eq!((&report["messages"]["sent"], &report["messages"]["durable"]), (&600.into(), &600.into()));
-    assert!(number("messages", "deliveries") > 600.0, "groups and second devices count: {report:#}");
-    for name in ["lost", "duplicated", "reordered", "corrupted", "unanswered", "failed", "answered_again"] {
+    let (sent, durable) = (number("messages", "sent"), number("messages", "durable"));
+    assert!(sent >= 600.0 && sent.total_cmp(&durable).is_eq(), "more only if an act was late: {report:#}");
+    assert!(number("messages", "deliveries") > sent, "groups and second devices count: {report:#}");
+    for name in ["undelivered", "duplicated", "reordered", "corrupted", "unanswered", "failed", "answered_again"] {
         assert_eq!(report["integrity"][name], 0, "{name}");
     }
     for section in ["send_to_durable", "send_to_delivered"] {
         let (p50, max) = (number(section, "p50_ms"), number(section, "max_ms"));
-        assert!(p50 > 0.0 && p50 <= max && max < 30_000.0, "{report:#}");
+        assert!(p50 > 0.0 && p50 <= max, "{report:#}");
     }
     // Times are taken until the backend is killed.
     let (timed, all) = (number("send_to_delivered", "count"), number("messages", "deliveries"));
     assert!(timed > all / 2.0 && timed < all, "{report:#}");
-    assert!(number("kill", "silent_ms") > 0.0, "{report:#}");
+    assert!(number("kill", "silent_ms") > 0.0 && number("restart", "pause_ms") > 0.0, "{report:#}");
     for (section, name) in [
         ("gateway", "rss_idle_bytes"),
         ("gateway", "cpu_seconds_per_million_messages"),
@@ -121,9 +146,49 @@ fn a_small_one_passes_and_says_its_figures() {
     ] {
         assert!(number(section, name) > 0.0, "{section}.{name}: {report:#}");
     }
-    let (gateway, backend) = said.lines().find_map(pids_of).expect("it says its processes");
-    assert_gone(&[gateway, backend]);
     assert_eq!(left_in(&temp), Vec::<PathBuf>::new());
+}
+
+/// Threads that use the processor until they are dropped.
+struct Load {
+    is_over: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn of(threads: usize) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let spin = |_| {
+            let is_over = Arc::clone(&is_over);
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..threads).map(spin).collect();
+        Self { is_over, threads }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+#[test]
+fn beside_a_load_it_calibrates_its_rate_and_finds_no_fault() {
+    let load = Load::of(LOAD_THREADS);
+    let (mut command, _) = command("demo-load", &["--connections", "60", "--duration", "3s", "--json"]);
+    let output = command.output().expect("it runs");
+    drop(load);
+    let report = judged(&output);
+    assert!(report["size"]["pace"]["calibrated"].as_u64().is_some(), "{report:#}");
+    assert!(report["size"]["pace"]["rate"].as_u64().is_some_and(|rate| rate >= 10), "{report:#}");
 }
 
 #[test]

@@ -175,7 +175,7 @@ fn modules_import_what_their_row_allows() {
 
 #[test]
 fn members_depend_on_the_protocol_and_on_net_only() {
-    for member in ["proto", "net", "sdk", "backend", "loadtest"] {
+    for member in ["proto", "net", "sdk", "backend", "loadtest", "demo"] {
         let path = Path::new(ROOT).join(member).join("Cargo.toml");
         let manifest: toml::Table =
             toml::from_str(&fs::read_to_string(path).expect("manifest")).expect("TOML");

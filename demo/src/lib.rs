@@ -3,24 +3,33 @@
 //!
 //! | file | holds | may import |
 //! |---|---|---|
-//! | `number`, `latency`, `usage` | numbers for people, times, what a process uses | - |
-//! | `size` | how much, and why | number |
+//! | `number`, `latency`, `usage`, `clock`, `machine` | figures for people, times, what a process uses | - |
+//! | `client` | one device's side of the protocol; pure | - |
+//! | `size` | number of connections, rate of messages; pure | number |
 //! | `roster`, `traffic`, `content` | who talks with whom, when, and what is said; pure | - |
-//! | `checker` | lost, duplicated, reordered, corrupted; pure | roster, content |
-//! | `folder`, `stop`, `server`, `progress` | logs, Ctrl-C, child processes, the line of progress | usage |
-//! | `fleet` | all clients on one loop | - |
-//! | `observer` | what clients say, put where it belongs | checker, latency, roster, fleet |
+//! | `checker` | lost, duplicated, reordered, corrupted; pure | client, roster, content |
+//! | `folder`, `stop`, `server`, `upgrade`, `progress` | logs, Ctrl-C, child processes, the line of progress | usage |
+//! | `fleet` | all clients on one loop | client |
+//! | `observer` | sorts what clients say | checker, client, latency, roster, fleet |
 //! | `play` | the acts, one after the other | all above |
-//! | `report` | the figures | checker, latency, play |
+//! | `judgement` | pass, fail, or too busy to judge; pure | checker, play, upgrade |
+//! | `report` | the figures | judgement, latency, play |
 //!
-//! Gateway and backend are real processes of the executable that it is given; the clients are SDK cores on real
-//! sockets. Driven by `moorline demo`. Nothing it started outlives it.
+//! Gateway and backend are real processes of the executable that the demo is given; the clients speak the
+//! protocol on real sockets. The demo depends on the protocol crate only. Driven by `moorline demo`. No
+//! process that it started outlives it.
+//!
+//! Example: alice's phone sends message 3 to her group while the gateway restarts. Her SENDACK says place 17,
+//! so every other device of the group must be given message 3, byte by byte as it was sent, at place 17, once,
+//! and before place 18.
 
 mod checker;
+mod client;
 mod clock;
 mod content;
 mod fleet;
 mod folder;
+mod judgement;
 mod latency;
 mod machine;
 mod number;
@@ -33,20 +42,21 @@ mod server;
 mod size;
 mod stop;
 mod traffic;
+mod upgrade;
 mod usage;
 
+pub use judgement::Judgement;
 pub use report::Report;
 
+use client::{Client, Login, Target};
 use fleet::Fleet;
 use folder::RunFolder;
-use moorline_proto::message::client::Platform;
 use moorline_proto::random::Random;
-use moorline_sdk::core::{Core, CoreConfig, TokenSource, Tuning};
 use observer::Observer;
 use play::{Play, Servers};
 use progress::Progress;
 use report::{ClientFigures, Parts, SizeFigures};
-use roster::Roster;
+use roster::{Kind, Roster};
 use server::Server;
 use size::{Machine, Size};
 use std::io;
@@ -56,24 +66,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use stop::Stop;
 
-/// What a demo is asked for; `None`: its own choice.
+/// Wishes for one run; `None`: the demo's own choice.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The `moorline` executable: gateway and backend are processes of it.
     pub program: PathBuf,
     /// Client connections; lowered to what the machine allows.
     pub connections: Option<u32>,
-    /// How long they chat.
+    /// Length of the chat.
     pub chat: Duration,
-    /// Messages per second, of all clients together.
+    /// Messages per second of all clients together; `None`: a short run finds a rate.
     pub rate: Option<u32>,
-    /// Decides who talks with whom, when, and what is said.
+    /// Seed of who talks with whom, when, and what is said.
     pub seed: Option<u64>,
-    /// Which logs stay.
+    /// Logs that stay.
     pub logs: Logs,
 }
 
-/// Which logs stay after a run.
+/// Logs that stay after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logs {
     /// Those of a run that is no pass.
@@ -82,26 +92,26 @@ pub enum Logs {
     Always,
 }
 
-/// Why there are no figures.
+/// Reason why there are no figures.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// The system refused something.
     #[error("cannot {operation}: {source}")]
     System {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A server did not come up, or did not stay.
     #[error("the {name} failed: {problem}")]
     Server {
-        /// Which one.
+        /// `gateway` or `backend`.
         name: &'static str,
-        /// What went wrong.
+        /// Cause.
         problem: String,
     },
-    /// Not everybody got in.
+    /// Clients were told to stay away.
     #[error("only {done} of {of} clients could log in: {why}")]
     Logins {
         /// Logins that stood.
@@ -111,7 +121,7 @@ pub enum DemoError {
         /// The last failure.
         why: String,
     },
-    /// A group could not be made.
+    /// A group was refused.
     #[error("only {done} groups could be made: {why}")]
     Groups {
         /// Groups that stand.
@@ -119,35 +129,48 @@ pub enum DemoError {
         /// The last failure.
         why: String,
     },
-    /// Somebody wanted it to end.
+    /// Nothing failed, and nothing went on.
+    #[error("this machine was too busy to judge: {0}")]
+    TooBusy(String),
+    /// A signal ended the demo.
     #[error("interrupted")]
     Interrupted,
     /// Any of the others, with the logs that may explain it.
     #[error("{cause}; logs: {logs}")]
     Logged {
-        /// What went wrong.
+        /// Cause.
         cause: Box<DemoError>,
-        /// The folder of the logs.
+        /// Folder of the logs.
         logs: PathBuf,
     },
+}
+
+impl DemoError {
+    /// Whether the machine alone is to blame.
+    pub fn is_too_busy(&self) -> bool {
+        match self {
+            Self::TooBusy(_) => true,
+            Self::Logged { cause, .. } => cause.is_too_busy(),
+            _ => false,
+        }
+    }
 }
 
 fn system(operation: &'static str) -> impl FnOnce(io::Error) -> DemoError {
     move |source| DemoError::System { operation, source }
 }
 
-/// Plays the demo; progress goes to standard error. Call it from the main thread: the processes it
-/// starts end with the thread.
+/// Plays the demo; progress goes to standard error.
 ///
 /// # Errors
-/// [`DemoError`]: it could not be played to the end. A fault that the checker found is no error but in
-/// the report.
+/// [`DemoError`]: the demo could not be played to the end. A fault that the checker found is not an error; the
+/// report has it.
 pub fn run(options: &Options) -> Result<Report, DemoError> {
     let stop = Stop::on_signals().map_err(system("listen for signals"))?;
     let mut folder = RunFolder::create().map_err(system("make a folder for the logs"))?;
     let outcome = play(options, &folder, &stop);
     let is_wanted = match &outcome {
-        Ok(report) => !report.is_pass(),
+        Ok(report) => report.judgement() != Judgement::Pass,
         Err(error) => !matches!(error, DemoError::Interrupted),
     };
     if !is_wanted && options.logs == Logs::OfFailures {
@@ -167,7 +190,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
         cores: machine::cores(),
         is_optimised: !cfg!(debug_assertions),
     };
-    let size = Size::choose(machine, options.connections, options.rate);
+    let size = Size::choose(machine, options.connections);
     let mut progress = Progress::new();
     progress.say(&size.why);
     let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
@@ -181,10 +204,10 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
         servers.backend.pid()
     ));
     let roster = Arc::new(Roster::new(size.connections, seed));
-    let fleet = Fleet::new(gateway, cores(&roster, seed)).map_err(system("make the clients' epoll"))?;
+    let fleet = Fleet::new(gateway, clients(&roster, seed)).map_err(system("make the clients' epoll"))?;
     let observer = Observer::new(Arc::clone(&roster), seed);
     let mut play = Play { roster, fleet, observer, servers: &mut servers, stop, progress: &mut progress };
-    let measured = play.run(options.chat, size.rate, seed)?;
+    let measured = play.run(options.chat, options.rate, size.rate_max, seed)?;
     let Play { roster, mut fleet, observer, .. } = play;
     // The gateway ends at once when nobody is left.
     fleet.close(&mut fleet::Deaf);
@@ -194,6 +217,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
             connections: size.connections,
             users: roster.users.len(),
             groups: roster.groups().count(),
+            pace: measured.pace,
             why: size.why,
         },
         measured,
@@ -201,21 +225,23 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
         delivered: observer.delivered.quantiles(),
         clients: ClientFigures {
             lag_p99_ms: observer.lag.quantiles().p99_ms,
-            lost_logins: observer.lost_logins,
+            dropped_logins: observer.dropped_logins,
+            first_drop: observer.first_drop,
+            slow_logins: observer.slow_logins,
         },
         verdict: observer.checker.verdict(),
         admin: admin.to_string(),
     }))
 }
 
-/// Backend and gateway on free ports, ready.
+/// Starts backend and gateway on free ports, and waits until both are ready.
 fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
     let log = |name| folder.file(name).map_err(system("make a log file"));
     let arguments = |verb: &str, sets: &[String]| -> Vec<String> {
         let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
         std::iter::once(verb.to_owned()).chain(sets).collect()
     };
-    // It stores for real: it will be killed.
+    // The backend stores on disk: it will be killed.
     let store = format!("im.folder=\"{}\"", folder.path().join("store").display());
     let mut sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), store]);
     sets.push("--until-eof".to_owned());
@@ -230,26 +256,33 @@ fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, Dem
         format!("backend.endpoints=[\"{link}\"]"),
     ];
     let mut sets = arguments("run", &sets);
-    // Whatever process serves then: it ends with this one.
+    // Whichever process serves at the end, it ends with this one.
     sets.push("--until-eof".to_owned());
     let gateway = Server::start("gateway", program, &sets, log("gateway.log")?, stop)?;
     Ok(Servers { gateway, backend })
 }
 
-/// One SDK core per device.
-fn cores(roster: &Roster, seed: u64) -> impl Iterator<Item = Core> {
-    let tuning = Arc::new(Tuning::default());
-    let (token, agent): (Arc<str>, Arc<str>) = ("".into(), "moorline-demo".into());
+/// One client per device.
+fn clients(roster: &Roster, seed: u64) -> impl Iterator<Item = Client> {
     let mut random = Random::new(seed);
     roster.devices.iter().map(move |device| {
-        let config = CoreConfig {
+        let seats = device.seats.iter().map(|seat| {
+            let conversation = &roster.conversations[seat.conversation as usize];
+            let target = match &conversation.kind {
+                Kind::Group { .. } => Target::Conversation(Arc::clone(&conversation.id)),
+                Kind::Pair => {
+                    let mut others = conversation.devices.iter().map(|other| roster.device(*other).user);
+                    let other = others.find(|user| *user != device.user).expect("a pair has two users");
+                    Target::User(Arc::clone(&roster.user(other).uid))
+                }
+            };
+            (Arc::clone(&conversation.id), target)
+        });
+        let login = Login {
             uid: Arc::clone(&roster.user(device.user).uid),
-            device: device.name.into(),
-            platform: Platform::Bot,
-            token: TokenSource::Fixed(Arc::clone(&token)),
-            agent: Arc::clone(&agent),
-            tuning: Arc::clone(&tuning),
+            device: device.name,
+            seats: seats.collect(),
         };
-        Core::new(config, random.next_u64())
+        Client::new(login, random.next_u64())
     })
 }

@@ -1,16 +1,16 @@
 //! Hears every client: asks the checker, takes the times, counts who is there.
 
 use crate::checker::Checker;
+use crate::client::{Dropped, Output};
 use crate::fleet::Listener;
 use crate::latency::Latencies;
 use crate::roster::Roster;
 use moorline_proto::message::im::GroupCreateResponse;
 use moorline_proto::time::Instant;
-use moorline_sdk::core::Event;
 use prost::Message as _;
 use std::sync::Arc;
 
-/// What the play needs to know of all clients together.
+/// Figures of all clients together.
 #[derive(Debug)]
 pub(crate) struct Observer {
     pub(crate) checker: Checker,
@@ -22,12 +22,14 @@ pub(crate) struct Observer {
     pub(crate) lag: Latencies,
     /// Logins that stand.
     pub(crate) logged_in: u32,
-    /// Logins that were lost.
-    pub(crate) lost_logins: u64,
-    /// Attempts to log in that failed, and why the last one did.
-    pub(crate) failed_logins: u64,
+    /// Logins that were lost for another reason than slowness, and the first reason.
+    pub(crate) dropped_logins: u64,
+    pub(crate) first_drop: String,
+    /// Logins that were lost because one side was too slow for the other.
+    pub(crate) slow_logins: u64,
+    /// Reason of the last failed login or request.
     pub(crate) last_failure: String,
-    /// Clients that will not come back.
+    /// Clients that were told to stay away.
     pub(crate) closed: u64,
     /// Groups that stand.
     pub(crate) groups_made: usize,
@@ -35,7 +37,7 @@ pub(crate) struct Observer {
     pub(crate) groups_failed: usize,
     is_logged_in: Vec<bool>,
     killed: Option<Instant>,
-    /// When something that was said after the backend was killed was durable.
+    /// Time at which a message was durable that was sent after the backend had been killed; `None`: none was.
     pub(crate) stored_again: Option<Instant>,
 }
 
@@ -48,8 +50,9 @@ impl Observer {
             delivered: Latencies::new(),
             lag: Latencies::new(),
             logged_in: 0,
-            lost_logins: 0,
-            failed_logins: 0,
+            dropped_logins: 0,
+            first_drop: String::new(),
+            slow_logins: 0,
             last_failure: String::new(),
             closed: 0,
             groups_made: 0,
@@ -59,60 +62,76 @@ impl Observer {
         }
     }
 
-    /// The backend was killed: what comes from now on says nothing of how fast it is.
-    pub(crate) const fn on_killed(&mut self, now: Instant) {
+    /// Forgets the times taken so far: they were of the calibration.
+    pub(crate) fn begin_times(&mut self) {
+        (self.durable, self.delivered, self.lag) = (Latencies::new(), Latencies::new(), Latencies::new());
+    }
+
+    /// Notes that the backend was killed: times from now on say nothing about its speed.
+    pub(crate) const fn handle_kill(&mut self, now: Instant) {
         self.killed = Some(now);
     }
 
-    /// Groups without an answer, of so many.
+    /// Groups without an answer, of `asked`.
     pub(crate) const fn groups_open(&self, asked: usize) -> usize {
         asked - self.groups_made - self.groups_failed
     }
 
-    fn on_lost(&mut self, client: u32, why: String) {
-        if std::mem::take(&mut self.is_logged_in[client as usize]) {
-            self.logged_in -= 1;
-            self.lost_logins += 1;
-        } else {
-            self.failed_logins += 1;
+    /// A number that changes whenever anything moves on.
+    pub(crate) fn progress(&self) -> u64 {
+        let tally = self.checker.tally();
+        let groups = (self.groups_made + self.groups_failed) as u64;
+        tally.stored + tally.failed + tally.delivered + groups + u64::from(self.logged_in)
+    }
+
+    fn handle_drop(&mut self, client: u32, why: &Dropped) {
+        self.last_failure = why.to_string();
+        if !std::mem::take(&mut self.is_logged_in[client as usize]) {
+            return;
         }
-        self.last_failure = why;
+        self.logged_in -= 1;
+        if why.is_slowness() {
+            self.slow_logins += 1;
+            return;
+        }
+        self.dropped_logins += 1;
+        if self.first_drop.is_empty() {
+            self.first_drop = why.to_string();
+        }
     }
 }
 
 impl Listener for Observer {
-    fn on_event(&mut self, client: u32, at: Instant, event: Event) {
-        match event {
-            // A group that was made is no message.
-            Event::Message(message) if message.happened.is_some() => {}
-            Event::Message(message) => {
-                let intended = self.checker.on_message(client, &message);
+    fn handle_output(&mut self, client: u32, at: Instant, output: Output) {
+        match output {
+            // The event that a group was made is no message.
+            Output::Message { push, .. } if !push.happened.is_empty() => {}
+            Output::Message { push, .. } => {
+                let intended = self.checker.on_message(client, &push);
                 if let Some(intended) = intended.filter(|_| self.killed.is_none()) {
                     self.delivered.record(intended, at);
                 }
             }
-            Event::Sent(receipt) => match (self.checker.on_stored(client, &receipt), self.killed) {
+            Output::Vacant { seat, to, .. } => self.checker.on_vacant(client, seat, to),
+            Output::Stored(receipt) => match (self.checker.on_stored(client, &receipt), self.killed) {
                 (Some(intended), None) => self.durable.record(intended, at),
                 (Some(intended), Some(killed)) if intended > killed => {
                     self.stored_again.get_or_insert(at);
                 }
                 _ => {}
             },
-            Event::SendFailed { key, failure, .. } => {
-                self.checker.on_failed(client, key, &failure.to_string());
-            }
-            Event::LoggedIn { .. } => {
+            Output::Failed { key, why } => self.checker.on_failed(client, key, &why),
+            Output::LoggedIn => {
                 self.is_logged_in[client as usize] = true;
                 self.logged_in += 1;
             }
-            Event::Disconnected { why, .. } => self.on_lost(client, format!("{why:?}")),
-            Event::Closed(why) => {
+            Output::Disconnected(why) => self.handle_drop(client, &why),
+            Output::Closed(why) => {
                 self.closed += 1;
-                self.on_lost(client, why.to_string());
+                self.handle_drop(client, &why);
             }
-            Event::Response { result, .. } => {
-                let answer = result.map_err(|error| error.to_string());
-                let made = answer
+            Output::Response(result) => {
+                let made = result
                     .and_then(|body| GroupCreateResponse::decode(body).map_err(|error| error.to_string()));
                 match made {
                     Ok(_) => self.groups_made += 1,
@@ -122,8 +141,7 @@ impl Listener for Observer {
                     }
                 }
             }
-            // Places passed over show as lost messages; the rest concerns nobody here.
-            _ => {}
+            Output::Connect | Output::Write(_) | Output::HangUp => {}
         }
     }
 }

@@ -1,38 +1,54 @@
-//! The acts of the demo, one after the other: log in, stand still, make groups, chat, wait for the rest.
+//! The acts of the demo, one after the other: log in, stand still, make groups, calibrate, chat, wait for the
+//! rest.
 //!
-//! Owns the fleet and the observer while they last. Every wait has a bound, ends when the demo is to
-//! stop, and notices a server that is gone.
+//! Owns the fleet and the observer while they last. Every wait ends when nothing has moved for a while, when
+//! its bound is reached, when the demo is to stop, or when a server is gone. A wait that gives up is no fault
+//! of the gateway: the machine was too busy.
 
+use crate::checker::Tally;
 use crate::clock;
 use crate::fleet::Fleet;
 use crate::number::count;
 use crate::observer::Observer;
 use crate::progress::Progress;
 use crate::roster::{Kind, Roster};
-use crate::server::{Server, value};
+use crate::server::Server;
+use crate::size::{self, Pace};
 use crate::stop::Stop;
 use crate::traffic::{Traffic, Utterance};
+use crate::upgrade::{Upgrade, Upgraded};
 use crate::{DemoError, system};
 use moorline_proto::message::encode;
 use moorline_proto::message::im::GroupCreateRequest;
 use moorline_proto::time::{Duration, Instant};
-use moorline_sdk::core::Target;
 use std::sync::Arc;
 
 /// Logins under way at once.
 const LOGINS_AT_ONCE: u32 = 256;
-const LOGIN_WITHIN: Duration = Duration::from_secs(30);
-/// Nobody says a word before the memory is read.
-const IDLE: Duration = Duration::from_secs(1);
 /// Groups asked for at once.
 const GROUPS_AT_ONCE: usize = 64;
-const GROUPS_WITHIN: Duration = Duration::from_secs(10);
+/// Pause without a message before the memory is read.
+const IDLE: Duration = Duration::from_secs(1);
+/// Length of the calibration.
+const CALIBRATION: Duration = Duration::from_secs(2);
+/// Messages without an answer, and deliveries to come, beyond which the calibration sends nothing.
+const CALIBRATION_OPEN_MAX: u64 = 256;
+const CALIBRATION_OWED_MAX: u64 = 2_048;
 /// Messages sent between two looks at the sockets.
 const SENDS_AT_ONCE: usize = 128;
-/// After the chat: for everything to arrive.
-const DRAIN_WITHIN: Duration = Duration::from_secs(8);
-/// After that: for what should not arrive.
+/// A wait goes on while anything moves within this time; more than one repetition of a send.
+const PATIENCE: Duration = Duration::from_secs(25);
+/// Bound of every wait, however much moves.
+const WAIT_MAX: Duration = Duration::from_secs(240);
+/// Wait for arrivals that should not come, at the end.
 const SETTLE: Duration = Duration::from_millis(500);
+/// Hot restarts that are tried, and the pause between two tries.
+const RESTARTS_MAX: u32 = 5;
+const RESTART_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Chat beyond its time, if the restart or the kill is late.
+const OVERTIME_MAX: Duration = Duration::from_secs(60);
+/// Chat after a late kill, so that there is a message to be stored again.
+const AFTER_KILL: Duration = Duration::from_secs(1);
 
 /// The processes of one run. Fields end in this order: the gateway first.
 #[derive(Debug)]
@@ -41,57 +57,61 @@ pub(crate) struct Servers {
     pub(crate) backend: Server,
 }
 
-/// What the processes used.
-#[derive(Clone, Copy, Debug)]
+/// Figures of the processes, and of the acts.
+#[derive(Clone, Debug)]
 pub(crate) struct Measured {
-    /// Of the gateway, with no client.
+    pub(crate) pace: Pace,
+    /// Counts before the chat: of the calibration.
+    pub(crate) before: Tally,
+    /// Resident bytes of the gateway without a client.
     pub(crate) rss_before: u64,
-    /// Of the gateway, with all clients idle.
+    /// Resident bytes of the gateway with all clients idle.
     pub(crate) rss_idle: u64,
-    /// From the first message to the last delivery.
+    /// Processor time from the first message of the chat to the last delivery.
     pub(crate) gateway_cpu: Duration,
     pub(crate) backend_cpu: Duration,
-    /// From the first message to the last one sent.
+    /// From the first message of the chat to the last one sent.
     pub(crate) chat: Duration,
-    /// From the first message to the last delivery.
+    /// From the first message of the chat to the last delivery.
     pub(crate) until_drained: Duration,
-    /// Messages that a client would not take: its outbox was full.
+    /// Messages that a client did not take: its outbox was full.
     pub(crate) refused: u64,
-    /// In the middle of the chat; `None`: the gateway did not restart.
-    pub(crate) restart: Option<Restarted>,
-    /// After three quarters of it; `None`: the backend was not killed, or never answered again.
+    /// Deliveries that came only when the clients asked for them.
+    pub(crate) pulled: u64,
+    /// The hot restart; `None`: no try has a verdict.
+    pub(crate) restart: Option<Upgraded>,
+    /// Tries of the hot restart.
+    pub(crate) restart_tries: u32,
+    /// The end of the backend; `None`: nothing was stored after it.
     pub(crate) kill: Option<Killed>,
 }
 
-/// What an end of the backend without a word was to those who chat.
+/// Figures of the kill of the backend, as clients see it.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub(crate) struct Killed {
     /// From `kill -9` until a message was durable again.
     pub(crate) silent_ms: f64,
 }
 
-/// What the new process says of a hot restart.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub(crate) struct Restarted {
-    /// For so long nothing was read or written.
-    pub(crate) pause_ms: f64,
-    /// Sockets that moved.
-    pub(crate) sockets: u64,
-}
-
-/// When what happens in the chat.
-#[derive(Clone, Copy)]
+/// What happens during the chat, and how far it is.
 struct Acts {
-    restart: Instant,
-    kill: Instant,
+    restart_at: Instant,
+    kill_at: Instant,
+    tries: u32,
+    upgrade: Option<Upgrade>,
+    restart: Option<Upgraded>,
+    /// Processor time of the processes that were replaced, up to then.
+    gateway_cpu: Duration,
+    backend_cpu: Duration,
+    killed: Option<Instant>,
 }
 
-/// Processor time of processes that ended on the way, and when the backend was killed.
-#[derive(Default)]
-struct Used {
-    gateway: Duration,
-    backend: Duration,
-    killed: Option<Instant>,
+impl Acts {
+    /// Whether the gateway serves from a new process, or no further try is made.
+    const fn is_restart_over(&self) -> bool {
+        matches!(self.restart, Some(Upgraded::Committed(_)))
+            || (self.upgrade.is_none() && self.tries >= RESTARTS_MAX)
+    }
 }
 
 pub(crate) struct Play<'a> {
@@ -103,45 +123,66 @@ pub(crate) struct Play<'a> {
     pub(crate) progress: &'a mut Progress,
 }
 
-/// From a readiness line.
-fn restarted(line: &str) -> Option<Restarted> {
-    let pause_ms = value(line, "pause_ms")?.parse().ok()?;
-    Some(Restarted { pause_ms, sockets: value(line, "sockets")?.parse().ok()? })
-}
-
 impl Play<'_> {
-    /// All acts.
-    pub(crate) fn run(&mut self, chat: Duration, rate: u32, seed: u64) -> Result<Measured, DemoError> {
+    /// Plays all acts. `rate`: asked for; `None`: calibrated, at most `rate_max`.
+    pub(crate) fn run(
+        &mut self,
+        chat: Duration,
+        rate: Option<u32>,
+        rate_max: u32,
+        seed: u64,
+    ) -> Result<Measured, DemoError> {
         let rss_before = self.servers.gateway.resident_bytes()?;
         self.log_in()?;
-        self.wait("idle", clock::now() + IDLE, |_| false)?;
+        self.rest("idle", IDLE)?;
         let rss_idle = self.servers.gateway.resident_bytes()?;
         self.make_groups()?;
+        let pace = match rate {
+            Some(rate) => Pace { rate, calibrated: None },
+            None => self.calibrate(rate_max, seed)?,
+        };
 
+        let before = self.observer.checker.tally();
         let cpu = (self.servers.gateway.cpu_time()?, self.servers.backend.cpu_time()?);
         let start = clock::now();
         let half = start + chat / 2;
-        let acts = Acts { restart: half, kill: half + chat / 4 };
-        let (refused, used) = self.chat(Traffic::new(start, chat, rate, seed), acts)?;
-        let until_restart = used.gateway;
-        let chat = clock::now().saturating_since(start);
-        let is_all_here =
-            |play: &Self| play.observer.checker.unanswered() == 0 && play.observer.checker.owed() == 0;
-        self.wait("drain", clock::now() + DRAIN_WITHIN, is_all_here)?;
-        let until_drained = clock::now().saturating_since(start);
-        let restart = self.servers.gateway.successor().and_then(restarted);
-        // The first process's time until it was told, and all of the second one's.
-        let gateway_cpu = match restart {
-            Some(_) => until_restart.saturating_sub(cpu.0) + self.servers.gateway.cpu_time()?,
-            None => self.servers.gateway.cpu_time()?.saturating_sub(cpu.0),
+        let acts = Acts {
+            restart_at: half,
+            kill_at: half + chat / 4,
+            tries: 0,
+            upgrade: None,
+            restart: None,
+            gateway_cpu: Duration::ZERO,
+            backend_cpu: Duration::ZERO,
+            killed: None,
         };
-        let backend_cpu = self.servers.backend.cpu_time()? + used.backend.saturating_sub(cpu.1);
-        let kill = used
-            .killed
-            .zip(self.observer.stored_again)
+        let traffic = Traffic::new(start, chat, pace.rate, seed);
+        let (refused, acts) = self.chat(traffic, acts)?;
+        let chat = clock::now().saturating_since(start);
+        let mut pulled = 0;
+        if !self.drain("drain")? {
+            pulled = self.pull_the_rest()?;
+        }
+        let until_drained = clock::now().saturating_since(start);
+        // The first process's time until its last restart was ordered, and all of the second one's.
+        let gateway_cpu = match acts.restart {
+            Some(Upgraded::Committed(_)) => {
+                acts.gateway_cpu.saturating_sub(cpu.0) + self.servers.gateway.cpu_time()?
+            }
+            _ => self.servers.gateway.cpu_time()?.saturating_sub(cpu.0),
+        };
+        let backend_cpu = match acts.killed {
+            Some(_) => self.servers.backend.cpu_time()? + acts.backend_cpu.saturating_sub(cpu.1),
+            None => self.servers.backend.cpu_time()?.saturating_sub(cpu.1),
+        };
+        let silent = acts.killed.zip(self.observer.stored_again);
+        let kill = silent
             .map(|(killed, again)| Killed { silent_ms: again.saturating_since(killed).as_secs_f64() * 1e3 });
-        self.wait("drain", clock::now() + SETTLE, |_| false)?;
+        self.rest("drain", SETTLE)?;
+        let (restart, restart_tries) = (acts.restart, acts.tries);
         Ok(Measured {
+            pace,
+            before,
             rss_before,
             rss_idle,
             gateway_cpu,
@@ -149,99 +190,150 @@ impl Play<'_> {
             chat,
             until_drained,
             refused,
+            pulled,
             restart,
+            restart_tries,
             kill,
         })
     }
 
-    /// Everybody logs in.
+    /// Logs everybody in.
     fn log_in(&mut self) -> Result<(), DemoError> {
         let everybody = self.connections();
-        let until = clock::now() + LOGIN_WITHIN;
         let mut started = 0;
+        let mut patience = Patience::new(&self.observer);
         while self.observer.logged_in < everybody {
             while started < everybody && started - self.observer.logged_in.min(started) < LOGINS_AT_ONCE {
                 self.fleet.start(started, &mut self.observer);
                 started += 1;
             }
-            if clock::now() >= until || self.observer.closed > 0 {
-                return Err(DemoError::Logins {
-                    done: self.observer.logged_in,
-                    of: everybody,
-                    why: self.observer.last_failure.clone(),
-                });
+            let (done, why) = (self.observer.logged_in, &self.observer.last_failure);
+            if self.observer.closed > 0 {
+                return Err(DemoError::Logins { done, of: everybody, why: why.clone() });
             }
-            self.turn("login", until)?;
+            if patience.is_over(&self.observer) {
+                let why = if why.is_empty() { "no answer" } else { why };
+                return Err(DemoError::TooBusy(format!("only {done} of {everybody} clients got in: {why}")));
+            }
+            self.turn("login", patience.until)?;
         }
         Ok(())
     }
 
-    /// The first user of every group makes it.
+    /// Has the first user of every group make it.
     fn make_groups(&mut self) -> Result<(), DemoError> {
         let roster = Arc::clone(&self.roster);
-        let until = clock::now() + GROUPS_WITHIN;
         let mut asked = 0;
         for (leader, group) in roster.groups() {
             let Kind::Group { name, members } = &group.kind else { continue };
             let members = members.iter().map(|user| roster.user(*user).uid.to_string()).collect();
             let request = encode(&GroupCreateRequest { group: name.clone(), members });
-            let left = until.saturating_since(clock::now());
-            let taken = self.fleet.ask(leader, "im.group.create", request, left, &mut self.observer);
-            taken.map_err(|error| DemoError::Groups { done: asked, why: error.to_string() })?;
+            self.fleet.ask(leader, "im.group.create", request, &mut self.observer);
             asked += 1;
-            self.wait("groups", until, |play| play.observer.groups_open(asked) < GROUPS_AT_ONCE)?;
+            self.wait("groups", |play| play.observer.groups_open(asked) < GROUPS_AT_ONCE)?;
         }
-        self.wait("groups", until, |play| play.observer.groups_open(asked) == 0)?;
-        if self.observer.groups_made == asked {
-            return Ok(());
+        let is_answered = self.wait("groups", |play| play.observer.groups_open(asked) == 0)?;
+        let (done, why) = (self.observer.groups_made, self.observer.last_failure.clone());
+        match self.observer.groups_failed {
+            0 if is_answered => Ok(()),
+            0 => Err(DemoError::TooBusy(format!("only {done} of {asked} groups could be made"))),
+            _ => Err(DemoError::Groups { done, why }),
         }
-        Err(DemoError::Groups { done: self.observer.groups_made, why: self.observer.last_failure.clone() })
     }
 
-    /// Everybody talks, at the rate of the traffic whatever the answers are. On the way the gateway restarts, and the
-    /// backend is killed: what they had used until then comes back too.
-    fn chat(&mut self, mut traffic: Traffic, acts: Acts) -> Result<(u64, Used), DemoError> {
-        let (mut refused, mut used, mut has_restarted) = (0, Used::default(), false);
-        while let Some(due) = traffic.deadline() {
+    /// Finds a rate that this machine has to spare: a short chat with a bounded number of open messages.
+    fn calibrate(&mut self, rate_max: u32, seed: u64) -> Result<Pace, DemoError> {
+        let start = clock::now();
+        let end = start + CALIBRATION;
+        let before = self.observer.checker.tally().stored;
+        let mut traffic = Traffic::new(start, CALIBRATION, rate_max, !seed);
+        while clock::now() < end {
+            for _ in 0..SENDS_AT_ONCE {
+                let checker = &self.observer.checker;
+                if checker.unanswered() >= CALIBRATION_OPEN_MAX || checker.owed() >= CALIBRATION_OWED_MAX {
+                    break;
+                }
+                let Some(said) = traffic.take_due(clock::now(), &self.roster) else { break };
+                self.say(said);
+            }
+            self.turn("pace", traffic.deadline().unwrap_or(end).min(end))?;
+        }
+        let time = clock::now().saturating_since(start);
+        let pace = size::pace(self.observer.checker.tally().stored - before, time, rate_max);
+        self.drain("pace")?;
+        self.observer.begin_times();
+        Ok(pace)
+    }
+
+    /// Has everybody talk at the rate of the traffic, whatever the answers are. In the middle the gateway
+    /// restarts, and later the backend is killed. Returns the messages that no client took.
+    fn chat(&mut self, mut traffic: Traffic, mut acts: Acts) -> Result<(u64, Acts), DemoError> {
+        let mut refused = 0;
+        let overtime_until = traffic.end() + OVERTIME_MAX;
+        loop {
             for _ in 0..SENDS_AT_ONCE {
                 let Some(said) = traffic.take_due(clock::now(), &self.roster) else { break };
                 refused += u64::from(!self.say(said));
             }
-            if !has_restarted && clock::now() >= acts.restart {
-                used.gateway = self.servers.gateway.cpu_time()?;
-                self.servers.gateway.restart();
-                has_restarted = true;
+            self.restart(&mut acts)?;
+            self.kill(&mut acts, &mut traffic)?;
+            let now = clock::now();
+            let is_done = acts.is_restart_over() && acts.killed.is_some();
+            match traffic.deadline() {
+                Some(due) => self.turn("chat", due)?,
+                None if is_done || now >= overtime_until => return Ok((refused, acts)),
+                None => traffic.extend_to(now + AFTER_KILL),
             }
-            if used.killed.is_none() && clock::now() >= acts.kill {
-                used.backend = self.servers.backend.cpu_time()?;
-                let listen = format!("listen={}", self.servers.backend.address("link")?);
-                let now = clock::now();
-                self.servers.backend.kill_and_start_again(&[listen])?;
-                used.killed = Some(now);
-                self.observer.on_killed(now);
-            }
-            self.turn("chat", traffic.deadline().unwrap_or(due))?;
         }
-        Ok((refused, used))
     }
 
-    /// One message; false if the client would not take it.
+    /// Restarts the gateway in the middle of the chat; a restart that was undone is tried again.
+    fn restart(&mut self, acts: &mut Acts) -> Result<(), DemoError> {
+        let now = clock::now();
+        if let Some(upgrade) = &mut acts.upgrade {
+            match upgrade.poll()? {
+                Some(Upgraded::Undone(why)) => {
+                    self.progress.say(&format!("the hot restart was undone, try {}: {why}", acts.tries));
+                    acts.restart = Some(Upgraded::Undone(why));
+                    (acts.upgrade, acts.restart_at) = (None, now + RESTART_AGAIN_AFTER);
+                }
+                // The verdict is of use only when it is known who serves.
+                Some(committed) if self.servers.gateway.has_successor() => {
+                    (acts.upgrade, acts.restart) = (None, Some(committed));
+                }
+                Some(Upgraded::Committed(_)) | None => {}
+            }
+        } else if now >= acts.restart_at && !acts.is_restart_over() {
+            acts.gateway_cpu = self.servers.gateway.cpu_time()?;
+            acts.upgrade = Some(self.servers.gateway.upgrade()?);
+            acts.tries += 1;
+        }
+        Ok(())
+    }
+
+    /// Kills the backend when its time has come and the gateway's restart is over.
+    fn kill(&mut self, acts: &mut Acts, traffic: &mut Traffic) -> Result<(), DemoError> {
+        let now = clock::now();
+        if acts.killed.is_some() || now < acts.kill_at || acts.upgrade.is_some() || !acts.is_restart_over() {
+            return Ok(());
+        }
+        acts.backend_cpu = self.servers.backend.cpu_time()?;
+        let listen = format!("listen={}", self.servers.backend.address("link")?);
+        let killed = clock::now();
+        self.servers.backend.kill_and_start_again(&[listen])?;
+        acts.killed = Some(killed);
+        self.observer.handle_kill(killed);
+        traffic.extend_to(killed + AFTER_KILL);
+        Ok(())
+    }
+
+    /// Sends one message; false: the client did not take it.
     fn say(&mut self, said: Utterance) -> bool {
         let Utterance { device, seat, intended } = said;
         let message = self.observer.checker.begin(device, seat, intended);
-        let conversation =
-            &self.roster.conversations[self.roster.device(device).seats[seat].conversation as usize];
-        let target = match &conversation.kind {
-            Kind::Group { .. } => Target::Conversation(Arc::clone(&conversation.id)),
-            Kind::Pair => {
-                let me = self.roster.device(device).user;
-                let other = conversation.devices.iter().find(|other| self.roster.device(**other).user != me);
-                Target::User(Arc::clone(self.roster.uid_of(*other.expect("a pair has two users"))))
-            }
-        };
         self.observer.lag.record(intended, clock::now());
         let key = message.0;
-        match self.fleet.send(device, message, target, &mut self.observer) {
+        match self.fleet.send(device, seat, message, &mut self.observer) {
             Ok(()) => true,
             Err(why) => {
                 self.observer.checker.on_failed(device, key, &why.to_string());
@@ -250,9 +342,37 @@ impl Play<'_> {
         }
     }
 
-    /// Turns until `is_over`, or `until` has come.
-    fn wait(&mut self, act: &str, until: Instant, is_over: impl Fn(&Self) -> bool) -> Result<(), DemoError> {
-        while !is_over(self) && clock::now() < until {
+    /// Waits until everything is answered and delivered; false: nothing moves any more.
+    fn drain(&mut self, act: &str) -> Result<bool, DemoError> {
+        self.wait(act, |play| play.observer.checker.unanswered() == 0 && play.observer.checker.owed() == 0)
+    }
+
+    /// Has every device that lacks a durable message ask for it. Returns the deliveries that came by it.
+    fn pull_the_rest(&mut self) -> Result<u64, DemoError> {
+        let before = self.observer.checker.tally().delivered;
+        for device in self.observer.checker.lacking() {
+            self.fleet.pull_all(device, &mut self.observer);
+        }
+        self.drain("pull")?;
+        Ok(self.observer.checker.tally().delivered - before)
+    }
+
+    /// Turns until `is_over`; false: nothing moved for [`PATIENCE`], or [`WAIT_MAX`] is over.
+    fn wait(&mut self, act: &str, is_over: impl Fn(&Self) -> bool) -> Result<bool, DemoError> {
+        let mut patience = Patience::new(&self.observer);
+        while !is_over(self) {
+            if patience.is_over(&self.observer) {
+                return Ok(false);
+            }
+            self.turn(act, patience.until)?;
+        }
+        Ok(true)
+    }
+
+    /// Turns for a time.
+    fn rest(&mut self, act: &str, time: Duration) -> Result<(), DemoError> {
+        let until = clock::now() + time;
+        while clock::now() < until {
             self.turn(act, until)?;
         }
         Ok(())
@@ -279,5 +399,29 @@ impl Play<'_> {
 
     fn connections(&self) -> u32 {
         u32::try_from(self.roster.devices.len()).expect("bounded by the number of ports")
+    }
+}
+
+/// A wait that lasts while anything moves.
+struct Patience {
+    /// End of the wait if nothing moves until then.
+    until: Instant,
+    end: Instant,
+    progress: u64,
+}
+
+impl Patience {
+    fn new(observer: &Observer) -> Self {
+        let now = clock::now();
+        Self { until: now + PATIENCE, end: now + WAIT_MAX, progress: observer.progress() }
+    }
+
+    fn is_over(&mut self, observer: &Observer) -> bool {
+        let (now, progress) = (clock::now(), observer.progress());
+        if progress != self.progress {
+            self.progress = progress;
+            self.until = (now + PATIENCE).min(self.end);
+        }
+        now >= self.until
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::stop::Stop;
+use crate::upgrade::Upgrade;
 use crate::{DemoError, usage};
 use moorline_proto::time::Duration;
 use nix::sys::signal::{Signal, kill};
@@ -12,10 +13,10 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 
 /// From start to the readiness line.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 /// From TERM to KILL.
 const END_WITHIN: Duration = Duration::from_secs(4);
 /// How long one look takes.
@@ -36,8 +37,10 @@ pub(crate) struct Server {
     log: File,
     child: Child,
     ready: String,
-    /// The process that has taken over from the child, and its own readiness line.
-    successor: Option<(i32, String)>,
+    /// The process that has taken over from the child; `None`: none has.
+    successor: Option<i32>,
+    /// A hot restart was ordered, so the child may end before its successor is heard of.
+    may_hand_over: bool,
     /// Closes when the process closes its output, which is when it ends.
     output: Receiver<String>,
 }
@@ -54,8 +57,9 @@ impl Server {
         let (child, output) = spawn(name, program, arguments, &log)?;
         // From here on a return ends the process.
         let (program, arguments) = (program.to_owned(), arguments.to_vec());
+        let (ready, successor, may_hand_over) = (String::new(), None, false);
         let mut server =
-            Self { name, program, arguments, log, child, ready: String::new(), successor: None, output };
+            Self { name, program, arguments, log, child, ready, successor, may_hand_over, output };
         server.wait_ready(stop)?;
         Ok(server)
     }
@@ -80,35 +84,39 @@ impl Server {
 
     /// The process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        let successor = self.successor.as_ref().and_then(|(pid, _)| u32::try_from(*pid).ok());
+        let successor = self.successor.and_then(|pid| u32::try_from(pid).ok());
         successor.unwrap_or_else(|| self.child.id())
     }
 
-    /// Has it hand everything over to a new process.
-    pub(crate) fn restart(&self) {
-        if let Ok(pid) = i32::try_from(self.pid()) {
-            kill(Pid::from_raw(pid), Signal::SIGUSR2).ok(); // if it is gone, the next check tells
-        }
+    /// Orders a hot restart by the command for it: `moorline upgrade`.
+    pub(crate) fn upgrade(&mut self) -> Result<Upgrade, DemoError> {
+        self.may_hand_over = true;
+        Upgrade::start(&self.program, self.address("admin")?)
     }
 
-    /// The readiness line of the process that has taken over, once there is one.
-    pub(crate) fn successor(&mut self) -> Option<&str> {
+    /// Whether another process has taken over since the start.
+    pub(crate) fn has_successor(&mut self) -> bool {
         if let Ok(line) = self.output.try_recv() {
-            let pid = value(&line, "pid").and_then(|pid| pid.parse().ok())?;
-            self.successor = Some((pid, line));
+            self.successor = value(&line, "pid").and_then(|pid| pid.parse().ok());
         }
-        self.successor.as_ref().map(|(_, line)| line.as_str())
+        self.successor.is_some()
     }
 
     /// Fails if the process is gone.
     pub(crate) fn check(&mut self) -> Result<(), DemoError> {
-        self.successor();
-        if let Some((pid, _)) = self.successor {
-            // It is no child of this process: that it runs is all that can be told.
-            return kill(Pid::from_raw(pid), None).map_err(|_| DemoError::Server {
-                name: self.name,
-                problem: "the process that took over ended by itself".into(),
-            });
+        if self.has_successor() || self.may_hand_over {
+            // The child may have left. Whoever serves holds its output.
+            return match self.output.try_recv() {
+                Err(TryRecvError::Disconnected) => Err(DemoError::Server {
+                    name: self.name,
+                    problem: "the process that took over ended by itself".into(),
+                }),
+                Ok(line) => {
+                    self.successor = value(&line, "pid").and_then(|pid| pid.parse().ok());
+                    Ok(())
+                }
+                Err(TryRecvError::Empty) => Ok(()),
+            };
         }
         match self.child.try_wait() {
             Ok(None) => Ok(()),
@@ -138,8 +146,8 @@ impl Server {
                 }
                 Err(RecvTimeoutError::Timeout) if clock::now() < until => self.check()?,
                 Err(RecvTimeoutError::Timeout) => {
-                    let problem = format!("it was not ready within {} s", READY_WITHIN.as_secs());
-                    return Err(DemoError::Server { name: self.name, problem });
+                    let what = format!("the {} was not ready within {} s", self.name, READY_WITHIN.as_secs());
+                    return Err(DemoError::TooBusy(what));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.end();
@@ -154,9 +162,9 @@ impl Server {
 
     /// Ends it if it runs; how it ended.
     fn end(&mut self) -> Option<ExitStatus> {
-        self.successor();
+        self.has_successor();
         let ended = self.child.try_wait().ok().flatten();
-        if let Some((pid, _)) = self.successor.take() {
+        if let Some(pid) = self.successor.take() {
             self.end_successor(Pid::from_raw(pid));
             return ended;
         }
@@ -209,6 +217,15 @@ impl Drop for Server {
     }
 }
 
+/// Settings of the user's own gateway are not the demo's.
+fn forget_settings(command: &mut Command) {
+    for (variable, _) in std::env::vars_os() {
+        if variable.to_string_lossy().starts_with(ENV_PREFIX) {
+            command.env_remove(variable);
+        }
+    }
+}
+
 /// Starts the program; its lines of readiness come through the channel.
 fn spawn(
     name: &'static str,
@@ -223,12 +240,7 @@ fn spawn(
     // Each server ends when its standard input ends, so none outlives the demo (`--until-eof`).
     // A Ctrl-C at the terminal is for the demo, which ends its servers in order.
     command.process_group(0);
-    // Settings of the user's own gateway are not the demo's.
-    for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with(ENV_PREFIX) {
-            command.env_remove(variable);
-        }
-    }
+    forget_settings(&mut command);
     let mut child = command.spawn().map_err(|error| failed(format!("it does not start: {error}")))?;
     let stdout = child.stdout.take().expect("piped");
     let (sender, output) = sync_channel(LINES_MAX);
@@ -247,7 +259,7 @@ fn read(stdout: ChildStdout, sender: &SyncSender<String>) {
 }
 
 /// The value of `field=value` among the words of a line.
-pub(crate) fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
     line.split_whitespace()
         .find_map(|word| word.split_once('=').filter(|(name, _)| *name == field))
         .map(|it| it.1)

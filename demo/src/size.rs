@@ -1,14 +1,19 @@
-//! How many connections and how much traffic this machine gets, and why. Pure.
+//! Number of connections and rate of messages for this machine, with reasons. Pure.
 
 use crate::number;
+use std::time::Duration;
 
 /// Connections when nothing says otherwise.
 const CONNECTIONS: u32 = 4_000;
 /// The same for a program built without optimisation.
 const CONNECTIONS_DEBUG: u32 = 400;
-/// Messages per second on two cores or more: about a third of what those sustain.
+/// Most messages per second: about a third of what two free cores sustain.
 const RATE: u32 = 3_000;
 const RATE_DEBUG: u32 = 200;
+/// Least messages per second, however busy the machine is.
+const RATE_MIN: u32 = 10;
+/// The chat gets this part of the calibrated rate, if that is below the most.
+const SPARE: u32 = 3;
 /// Descriptors of each process that are no client connection.
 const RESERVED_FDS: u64 = 200;
 /// Connections from one address to one port: the kernel's 28,232 ports, less what others use.
@@ -28,13 +33,22 @@ pub(crate) struct Machine {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) connections: u32,
-    /// Messages per second.
-    pub(crate) rate: u32,
+    /// Most messages per second that the calibration may choose.
+    pub(crate) rate_max: u32,
     pub(crate) why: String,
 }
 
+/// Rate of the chat, and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub(crate) struct Pace {
+    /// Messages per second of all clients together.
+    pub(crate) rate: u32,
+    /// Messages per second that were durable in the calibration; `None`: the rate was asked for.
+    pub(crate) calibrated: Option<u32>,
+}
+
 impl Size {
-    pub(crate) fn choose(machine: Machine, connections: Option<u32>, rate: Option<u32>) -> Self {
+    pub(crate) fn choose(machine: Machine, connections: Option<u32>) -> Self {
         let room = machine.open_files.saturating_sub(RESERVED_FDS).min(u64::from(PORTS));
         let room = u32::try_from(room).expect("at most PORTS").max(CONNECTIONS_MIN);
         let (usual, usual_rate) =
@@ -54,20 +68,38 @@ impl Size {
         let limit = number::count(machine.open_files);
         let why =
             format!("{because}fd limit {limit} per process, {cores}; --connections and --rate to change");
-        Self { connections: chosen, rate: rate.unwrap_or(usual_rate).max(1), why }
+        Self { connections: chosen, rate_max: usual_rate, why }
     }
+}
+
+/// The rate of a chat after a calibration in which `stored` messages were durable within `time`.
+pub(crate) fn pace(stored: u64, time: Duration, rate_max: u32) -> Pace {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    let calibrated = u32::try_from(stored.saturating_mul(1_000) / millis).unwrap_or(u32::MAX);
+    // Nine tenths: the last messages of the calibration have no answer yet.
+    let is_enough = calibrated >= rate_max - rate_max / 10;
+    let rate = if is_enough { rate_max } else { (calibrated / SPARE).max(RATE_MIN) };
+    Pace { rate, calibrated: Some(calibrated) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_busy_machine_gets_a_part_of_what_it_has_to_spare() {
+        let rate = |stored, millis| pace(stored, Duration::from_millis(millis), 3_000).rate;
+        assert_eq!([rate(6_000, 2_000), rate(5_500, 2_000), rate(5_000, 2_000)], [3_000, 3_000, 833]);
+        assert_eq!([rate(40, 2_000), rate(0, 0)], [RATE_MIN, RATE_MIN]);
+        assert_eq!(pace(1_500, Duration::from_secs(2), 3_000).calibrated, Some(750));
+    }
+
     const MACHINE: Machine = Machine { open_files: 20_000, cores: 2, is_optimised: true };
 
     #[test]
     fn a_usual_machine_gets_the_usual_size() {
-        let size = Size::choose(MACHINE, None, None);
-        assert_eq!((size.connections, size.rate), (CONNECTIONS, RATE));
+        let size = Size::choose(MACHINE, None);
+        assert_eq!((size.connections, size.rate_max), (CONNECTIONS, RATE));
         assert!(
             size.why.starts_with("4,000 connections: fd ") && size.why.contains("limit 20,000"),
             "{}",
@@ -77,19 +109,19 @@ mod tests {
 
     #[test]
     fn the_file_limit_and_the_ports_bound_it() {
-        let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, None, None);
+        let small = Size::choose(Machine { open_files: 1_024, ..MACHINE }, None);
         assert_eq!(small.connections, 824);
         assert!(small.why.starts_with("824 connections, not 4,000: "), "{}", small.why);
-        let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, None, None);
+        let tiny = Size::choose(Machine { open_files: 20, ..MACHINE }, None);
         assert_eq!(tiny.connections, CONNECTIONS_MIN);
-        let large = Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Some(1_000_000), Some(7));
-        assert_eq!((large.connections, large.rate), (PORTS, 7));
+        let large = Size::choose(Machine { open_files: 1 << 20, ..MACHINE }, Some(1_000_000));
+        assert_eq!((large.connections, large.rate_max), (PORTS, RATE));
     }
 
     #[test]
     fn one_core_and_no_optimisation_get_less() {
-        assert_eq!(Size::choose(Machine { cores: 1, ..MACHINE }, None, None).rate, RATE / 2);
-        let debug = Size::choose(Machine { is_optimised: false, ..MACHINE }, None, None);
-        assert_eq!((debug.connections, debug.rate), (CONNECTIONS_DEBUG, RATE_DEBUG));
+        assert_eq!(Size::choose(Machine { cores: 1, ..MACHINE }, None).rate_max, RATE / 2);
+        let debug = Size::choose(Machine { is_optimised: false, ..MACHINE }, None);
+        assert_eq!((debug.connections, debug.rate_max), (CONNECTIONS_DEBUG, RATE_DEBUG));
     }
 }

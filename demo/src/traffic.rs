@@ -1,11 +1,11 @@
-//! Who says something when, and where: an open loop at a fixed rate. Pure.
+//! The messages of a chat in an open loop: sender, time and conversation of each, at a fixed rate. Pure.
 
 use crate::roster::Roster;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 use std::time::Duration;
 
-/// Every so-many-th message goes to a group.
+/// One of this many messages goes to a group.
 const GROUP_EVERY: u64 = 10;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -15,7 +15,7 @@ pub(crate) struct Utterance {
     pub(crate) device: u32,
     /// Index among the device's seats.
     pub(crate) seat: usize,
-    /// When it is meant to be sent, whatever happened to the ones before it.
+    /// Time at which the message is meant to be sent, whatever happened to the ones before it.
     pub(crate) intended: Instant,
 }
 
@@ -37,11 +37,27 @@ impl Traffic {
         Self { start, rate, total, next: 0, random: Random::new(seed) }
     }
 
-    /// When the next message is due; `None`: all were taken.
+    /// Time of the next message; `None`: all were taken.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let seconds = Duration::from_secs(self.next / self.rate);
-        let part = Duration::from_nanos(self.next % self.rate * NANOS_PER_SECOND / self.rate);
-        (self.next < self.total).then(|| self.start + seconds + part)
+        (self.next < self.total).then(|| self.time_of(self.next))
+    }
+
+    /// End of the chat.
+    pub(crate) fn end(&self) -> Instant {
+        self.time_of(self.total)
+    }
+
+    /// Has the chat go on at the same rate until `end` at least.
+    pub(crate) fn extend_to(&mut self, end: Instant) {
+        let longer = end.saturating_since(self.end());
+        let nanos = u64::try_from(longer.as_nanos()).unwrap_or(u64::MAX);
+        self.total += nanos / NANOS_PER_SECOND * self.rate
+            + (nanos % NANOS_PER_SECOND * self.rate).div_ceil(NANOS_PER_SECOND);
+    }
+
+    fn time_of(&self, number: u64) -> Instant {
+        let seconds = Duration::from_secs(number / self.rate);
+        self.start + seconds + Duration::from_nanos(number % self.rate * NANOS_PER_SECOND / self.rate)
     }
 
     /// The next message if its moment has come.
@@ -75,6 +91,11 @@ mod tests {
         assert_eq!(rest[299].intended, START + Duration::from_secs(1));
         assert!(rest.windows(2).all(|two| two[0].intended < two[1].intended));
         assert_eq!(traffic.deadline(), None);
+        traffic.extend_to(START);
+        assert_eq!((traffic.deadline(), traffic.end()), (None, START + Duration::from_millis(2_500)));
+        traffic.extend_to(START + Duration::from_millis(2_999));
+        assert_eq!(traffic.deadline(), Some(START + Duration::from_millis(2_500)));
+        assert_eq!(traffic.end(), START + Duration::from_secs(3));
     }
 
     #[test]

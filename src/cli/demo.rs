@@ -1,15 +1,19 @@
-//! `moorline demo`: the whole system, played and checked.
+//! `moorline demo`: plays and checks the whole system.
 
 use super::{Failure, say};
 use crate::config::parse_duration;
 use clap::Args;
-use moorline_demo::{Logs, Options};
+use moorline_demo::{Judgement, Logs, Options};
 use std::time::Duration;
 
 /// Longest chat: the checker keeps every message.
 const CHAT_MAX: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 PASS, 1 it could not be played, 2 wrong usage, 4 FAIL: a fault is proven, 5 BUSY: this \
+                        machine was too busy to judge, and nothing is proven to be wrong."
+)]
 pub(super) struct DemoArgs {
     /// Client connections, 2 or more; without it a size for this machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
@@ -17,7 +21,7 @@ pub(super) struct DemoArgs {
     /// How long the clients chat, up to 600s
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = chat)]
     duration: Duration,
-    /// Messages per second, of all clients together; without it what two busy cores do with ease
+    /// Messages per second of all clients together; without it a short run finds a rate for this machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: Option<u32>,
     /// Play a run again: who talks with whom, when, and what is said
@@ -42,14 +46,20 @@ pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
         seed: args.seed,
         logs: if args.keep { Logs::Always } else { Logs::OfFailures },
     })
-    .map_err(Failure::failed)?;
+    .map_err(|error| {
+        if error.is_too_busy() { Failure::Busy(error.to_string()) } else { Failure::failed(error) }
+    })?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).map_err(Failure::failed)?;
         say(&format!("{json}\n"))?;
     } else {
         say(&report.to_string())?;
     }
-    if report.is_pass() { Ok(()) } else { Err(Failure::Failed("the demo found faults".to_owned())) }
+    match report.judgement() {
+        Judgement::Pass => Ok(()),
+        Judgement::Fail => Err(Failure::Faults("the demo found faults".to_owned())),
+        Judgement::Busy => Err(Failure::Busy("this machine was too busy to judge".to_owned())),
+    }
 }
 
 fn chat(text: &str) -> Result<Duration, String> {

@@ -2,7 +2,7 @@
 //!
 //! Owns the command line; every subcommand is one small function over the library. Answers go to
 //! standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
-//! settings.
+//! settings; of a demo also 4 a proven fault, 5 too busy to judge.
 
 mod backend;
 mod demo;
@@ -28,7 +28,9 @@ use std::process::ExitCode;
 /// Instant-messaging connection gateway.
 #[derive(Debug, Parser)]
 #[command(name = "moorline", version, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings; of `demo` also 4 and 5, see its help."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -97,6 +99,10 @@ enum Failure {
     Failed(String),
     /// 2: it was asked wrongly.
     Usage(String),
+    /// 4: the demo proved a fault.
+    Faults(String),
+    /// 5: the demo could not judge.
+    Busy(String),
     /// 0: nobody reads the answer any more (`moorline config doc | head`).
     Unread,
 }
@@ -145,6 +151,8 @@ pub fn main() -> ExitCode {
         Ok(()) | Err(Failure::Unread) => return ExitCode::SUCCESS,
         Err(Failure::Failed(message)) => (1, message),
         Err(Failure::Usage(message)) => (2, message),
+        Err(Failure::Faults(message)) => (4, message),
+        Err(Failure::Busy(message)) => (5, message),
     };
     for line in message.lines() {
         note(&format!("moorline: {line}"));

@@ -1,22 +1,28 @@
-//! The judge: every message that somebody sent, and what every other device saw of it. Pure.
+//! The judge: every message that was sent, and every device that saw it. Pure.
 //!
-//! It believes nobody's numbers. A message is known by its content ([`Stamp`]); its bytes are computed
-//! again and compared; its place in the conversation must be the same for its sender and all receivers.
+//! The checker believes nobody's numbers. A message is known by its content ([`Stamp`]); its bytes are
+//! computed again and compared; its place in the conversation must be the same for its sender and all
+//! receivers.
+//!
+//! A delivery is *lost* only if that is proven: the message is durable at place 7, and the receiver was given
+//! a later place, or the backend told it that place 7 holds nothing. A durable message that did not come and
+//! that nothing was given after is *undelivered*: it may still be on its way.
 
 #[cfg(test)]
 mod tests;
 
+use crate::client::Receipt;
 use crate::content::Stamp;
 use crate::roster::Roster;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::client::Push;
 use moorline_proto::time::Instant;
-use moorline_sdk::core::{Message, Receipt};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Faults told in words; the rest is only counted.
+/// Faults, and doubts, told in words; the rest is only counted.
 const FAULTS_TOLD: usize = 10;
 
 /// What was seen.
@@ -42,16 +48,20 @@ pub(crate) struct Tally {
     pub(crate) corrupted: u64,
 }
 
-/// How it stands when all is over.
+/// The judgement at the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// Durable, and not seen by a device that should have: counted per device.
+    /// Deliveries of durable messages that are proven to be lost; counted per device.
     pub(crate) lost: u64,
-    /// Without any answer.
+    /// Deliveries of durable messages that did not come, and are not proven to be lost.
+    pub(crate) undelivered: u64,
+    /// Messages without any answer.
     pub(crate) unanswered: u64,
     pub(crate) tally: Tally,
     /// The first faults, in words.
     pub(crate) faults: Vec<String>,
+    /// The first undelivered messages, in words.
+    pub(crate) doubts: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,8 +101,26 @@ struct Part {
     sent: Vec<Sent>,
     /// By the sender's place in the conversation.
     seen: Vec<Seen>,
-    /// The last place of the conversation that arrived.
+    /// The highest place of the conversation that arrived.
     last_place: u64,
+    /// The backend says that up to here nothing more will come.
+    vacant_to: u64,
+}
+
+impl Part {
+    /// Whether the device will not be given this place any more.
+    fn has_passed(&self, place: u64) -> bool {
+        place != 0 && place <= self.last_place.max(self.vacant_to)
+    }
+}
+
+/// Durable messages of one sender in one conversation that one device has not seen.
+struct Unseen {
+    sender: u32,
+    conversation: u32,
+    messages: u64,
+    /// Those that will not come: proven losses.
+    passed: u64,
 }
 
 /// The ledger of one run.
@@ -114,7 +142,7 @@ impl Checker {
         for device in &roster.devices {
             let seats = device.seats.iter().map(|seat| {
                 let others = roster.conversations[seat.conversation as usize].devices.len();
-                Part { sent: Vec::new(), seen: vec![Seen::default(); others], last_place: 0 }
+                Part { sent: Vec::new(), seen: vec![Seen::default(); others], last_place: 0, vacant_to: 0 }
             });
             parts.push(seats.collect());
         }
@@ -139,7 +167,7 @@ impl Checker {
         self.tally.stored += 1;
         self.tally.repeated += u64::from(receipt.is_repeat);
         let expected = Arc::clone(&self.roster.conversations[conversation as usize].id);
-        if receipt.conversation != expected {
+        if *receipt.conversation != *expected {
             let fault =
                 format!("{}: stored in {}, not in {expected}", self.name(device), receipt.conversation);
             self.corrupted(fault);
@@ -158,6 +186,7 @@ impl Checker {
     pub(crate) fn on_failed(&mut self, device: u32, key: MessageKey, why: &str) {
         if let Some((_, conversation)) = self.answer(device, key, Outcome::Failed) {
             self.tally.failed += 1;
+            self.owed = self.owed.saturating_sub(self.receivers(conversation));
             let id = &self.roster.conversations[conversation as usize].id;
             let fault = format!("{}: a message to {id} failed: {why}", self.name(device));
             self.tell(fault);
@@ -165,7 +194,7 @@ impl Checker {
     }
 
     /// A message arrived at a device. The intended time if it is intact and new.
-    pub(crate) fn on_message(&mut self, receiver: u32, message: &Message) -> Option<Instant> {
+    pub(crate) fn on_message(&mut self, receiver: u32, message: &Push) -> Option<Instant> {
         let Some((stamp, at)) = self.recognise(receiver, message) else {
             let fault = format!(
                 "{}: place {} of {} is not what anybody sent there",
@@ -223,42 +252,68 @@ impl Checker {
         self.tally
     }
 
+    /// The backend told a device that its conversation holds nothing for it up to a place, beyond what came.
+    pub(crate) fn on_vacant(&mut self, receiver: u32, seat: usize, to: u64) {
+        if let Some(part) = self.parts[receiver as usize].get_mut(seat) {
+            part.vacant_to = part.vacant_to.max(to);
+        }
+    }
+
+    /// Devices that lack a durable message.
+    pub(crate) fn lacking(&self) -> Vec<u32> {
+        let devices = 0..u32::try_from(self.parts.len()).expect("numbered so");
+        devices.filter(|device| !self.unseen_by(*device).is_empty()).collect()
+    }
+
     /// The judgement, when nothing more will come.
     pub(crate) fn verdict(mut self) -> Verdict {
-        let (roster, mut lost) = (Arc::clone(&self.roster), 0);
-        for (receiver, device) in (0..).zip(&roster.devices) {
-            for (to, seat) in device.seats.iter().enumerate() {
-                let conversation = &roster.conversations[seat.conversation as usize];
-                for (from, &sender) in conversation.devices.iter().enumerate() {
-                    if sender == receiver {
-                        continue;
-                    }
-                    let (seat, _) = roster.seat_in(sender, seat.conversation).expect("it sits there");
-                    let seen = &self.parts[receiver as usize][to].seen[from];
-                    let stored = (1..).zip(&self.parts[sender as usize][seat].sent);
-                    let unseen = stored
-                        .filter(|(counter, sent)| sent.outcome == Outcome::Stored && !seen.has(*counter));
-                    let unseen: Vec<u32> = unseen.map(|(counter, _)| counter).collect();
-                    if let Some(first) = unseen.first() {
-                        lost += unseen.len() as u64;
-                        let fault = format!(
-                            "{}: {} of {} from {} in {} did not come, first number {first}",
-                            self.name(receiver),
-                            unseen.len(),
-                            self.parts[sender as usize][seat].sent.len(),
-                            self.name(sender),
-                            conversation.id
-                        );
-                        self.tell(fault);
-                    }
+        let (mut lost, mut undelivered, mut doubts) = (0, 0, Vec::new());
+        for receiver in 0..u32::try_from(self.parts.len()).expect("numbered so") {
+            for Unseen { sender, conversation, messages, passed } in self.unseen_by(receiver) {
+                let id = &self.roster.conversations[conversation as usize].id;
+                let of = format!("from {} in {id} to {}", self.name(sender), self.name(receiver));
+                let open = messages - passed;
+                (lost, undelivered) = (lost + passed, undelivered + open);
+                if open > 0 && doubts.len() < FAULTS_TOLD {
+                    doubts.push(format!("{open} messages {of} have not come, and nothing after them has"));
+                }
+                if passed > 0 {
+                    self.tell(format!("{passed} messages {of} did not come, and later ones did"));
                 }
             }
         }
-        Verdict { lost, unanswered: self.unanswered(), tally: self.tally, faults: self.faults }
+        let unanswered = self.unanswered();
+        Verdict { lost, undelivered, unanswered, tally: self.tally, faults: self.faults, doubts }
+    }
+
+    /// Durable messages that a device has not seen, by sender and conversation.
+    fn unseen_by(&self, receiver: u32) -> Vec<Unseen> {
+        let mut unseen = Vec::new();
+        for (part, seat) in self.parts[receiver as usize].iter().zip(&self.roster.device(receiver).seats) {
+            let conversation = seat.conversation;
+            let senders = &self.roster.conversations[conversation as usize].devices;
+            for (seen, &sender) in part.seen.iter().zip(senders) {
+                if sender == receiver {
+                    continue;
+                }
+                let (from, _) = self.roster.seat_in(sender, conversation).expect("it sits there");
+                let (mut messages, mut passed) = (0, 0);
+                for (counter, sent) in (1..).zip(&self.parts[sender as usize][from].sent) {
+                    if sent.outcome == Outcome::Stored && !seen.has(counter) {
+                        messages += 1;
+                        passed += u64::from(part.has_passed(sent.place));
+                    }
+                }
+                if messages > 0 {
+                    unseen.push(Unseen { sender, conversation, messages, passed });
+                }
+            }
+        }
+        unseen
     }
 
     /// The message that a content is, if all about it is as it was sent.
-    fn recognise(&self, receiver: u32, message: &Message) -> Option<(Stamp, (usize, usize))> {
+    fn recognise(&self, receiver: u32, message: &Push) -> Option<(Stamp, (usize, usize))> {
         let stamp = Stamp::read(&message.payload)?;
         let Stamp { sender, conversation, counter, .. } = stamp;
         let (seat, _) = self.roster.seat_in(sender, conversation)?;
@@ -268,7 +323,7 @@ impl Checker {
         let is_same = sender != receiver
             && sent.intended == stamp.intended
             && stamp.content(self.seed) == message.payload
-            && self.roster.conversations[conversation as usize].id == message.conversation
+            && self.roster.conversations[conversation as usize].id[..] == message.conversation
             && **self.roster.uid_of(sender) == message.sender
             && self.roster.device(sender).name == message.sender_device;
         is_same.then_some((stamp, (seat, index)))

@@ -1,7 +1,6 @@
 //! The judge must see each kind of fault, and none where there is none.
 
 use super::*;
-use moorline_sdk::core::{SendId, Token};
 
 const SEED: u64 = 5;
 const PAIR: usize = 0;
@@ -20,7 +19,7 @@ struct Scene {
 struct Flying {
     device: u32,
     receivers: Vec<u32>,
-    message: Message,
+    message: Push,
     receipt: Receipt,
 }
 
@@ -37,27 +36,17 @@ impl Scene {
         let conversation = &self.roster.conversations[number];
         self.places[number] += 1;
         let seq = self.places[number];
-        let message = Message {
-            token: Token(1),
+        let message = Push {
             message_id: 1,
-            conversation: Arc::clone(&conversation.id),
+            conversation: conversation.id.to_string(),
             seq,
             sender: self.roster.uid_of(device).to_string(),
             sender_device: self.roster.device(device).name.to_owned(),
-            kind: 1,
+            r#type: 1,
             payload,
-            time_ms: 0,
-            happened: None,
+            ..Push::default()
         };
-        let receipt = Receipt {
-            id: SendId(1),
-            key,
-            is_repeat: false,
-            message_id: 1,
-            conversation: Arc::clone(&conversation.id),
-            seq,
-            time_ms: 0,
-        };
+        let receipt = Receipt { key, is_repeat: false, conversation: conversation.id.to_string(), seq };
         let receivers = conversation.devices.iter().copied().filter(|other| *other != device).collect();
         Flying { device, receivers, message, receipt }
     }
@@ -118,17 +107,18 @@ fn both_devices_of_a_user_count() {
     for receiver in flying.receivers.iter().filter(|receiver| **receiver != other) {
         scene.checker.on_message(*receiver, &flying.message);
     }
-    assert_eq!(scene.checker.owed(), 1);
-    assert_eq!(faults(&scene.verdict()), [1, 0, 0, 0]);
+    assert_eq!((scene.checker.owed(), scene.checker.lacking()), (1, vec![other]));
+    let verdict = scene.verdict();
+    assert_eq!((faults(&verdict), verdict.undelivered), ([0; 4], 1));
 }
 
 #[test]
-fn the_lost_are_counted_where_they_are_missing() {
+fn a_message_is_lost_when_a_later_one_came() {
     let mut scene = Scene::new();
     for number in 0..5 {
         let flying = scene.send(0, GROUP);
         scene.store(&flying);
-        // The third reaches nobody, and the last one only its first receiver.
+        // The third message reaches nobody, and the last one only its first receiver.
         match number {
             2 => {}
             4 => _ = scene.checker.on_message(flying.receivers[0], &flying.message),
@@ -138,9 +128,40 @@ fn the_lost_are_counted_where_they_are_missing() {
     let others = scene.roster.devices.len() as u64 - 1;
     assert_eq!(scene.checker.owed(), others + others - 1);
     let verdict = scene.verdict();
-    assert_eq!(faults(&verdict), [others + others - 1, 0, 0, 0]);
-    assert!(verdict.faults[0].contains("did not come"), "{:?}", verdict.faults);
+    assert_eq!((faults(&verdict), verdict.undelivered), ([others, 0, 0, 0], others - 1));
+    assert!(verdict.faults[0].contains("later ones did"), "{:?}", verdict.faults);
+    assert!(verdict.doubts[0].contains("nothing after them"), "{:?}", verdict.doubts);
     assert_eq!(verdict.faults.len(), FAULTS_TOLD, "the rest is only counted");
+}
+
+#[test]
+fn the_last_message_is_lost_only_when_the_backend_says_that_its_place_is_vacant() {
+    let mut scene = Scene::new();
+    let first = scene.send(0, PAIR);
+    scene.store(&first);
+    scene.deliver(&first);
+    let last = scene.send(0, PAIR);
+    scene.store(&last);
+    assert_eq!(scene.checker.lacking(), last.receivers);
+    let to = scene.roster.seat_in(last.receivers[0], 0).expect("a pair").0;
+    scene.checker.on_vacant(last.receivers[0], to, last.message.seq - 1);
+    let proof = |scene: &mut Scene, receiver| scene.checker.on_vacant(receiver, to, last.message.seq);
+    for receiver in last.receivers.clone() {
+        proof(&mut scene, receiver);
+    }
+    let verdict = scene.verdict();
+    assert_eq!((verdict.lost, verdict.undelivered), (last.receivers.len() as u64, 0), "{verdict:?}");
+}
+
+#[test]
+fn a_message_without_answer_is_never_lost() {
+    let mut scene = Scene::new();
+    let (open, later) = (scene.send(0, PAIR), scene.send(0, PAIR));
+    scene.store(&later);
+    scene.deliver(&later);
+    assert_eq!(open.receivers, later.receivers);
+    let verdict = scene.verdict();
+    assert_eq!((faults(&verdict), verdict.undelivered, verdict.unanswered), ([0; 4], 0, 1));
 }
 
 #[test]
@@ -184,7 +205,7 @@ fn two_senders_must_keep_the_order_of_places() {
 
 #[test]
 fn whatever_differs_is_corrupted() {
-    let lies: [fn(&mut Message); 8] = [
+    let lies: [fn(&mut Push); 8] = [
         |message| {
             let mut bytes = message.payload.to_vec();
             *bytes.last_mut().expect("filler") ^= 1;
@@ -197,7 +218,7 @@ fn whatever_differs_is_corrupted() {
             bytes[19] ^= 1; // the intended time
             message.payload = bytes.into();
         },
-        |message| message.conversation = "group:other".into(),
+        |message| message.conversation = "group:other".to_owned(),
         |message| message.sender = "u000099".to_owned(),
         |message| message.sender_device = "tablet".to_owned(),
         |message| message.seq += 1,

@@ -1,22 +1,21 @@
-//! All clients on one loop: sockets, timers, and the SDK's core of each.
+//! All clients on one loop: sockets, timers, and the protocol state of each.
 //!
-//! Owns the poll and every client. Driven by the play: [`Fleet::turn`] waits and works, the other calls
-//! are what a client's application would do. What clients say goes to a [`Listener`] at once. It judges
-//! nothing.
+//! Owns the poll and every client. [`Fleet::turn`] waits and works; the other calls are what a client's
+//! application would do. What clients say goes to a [`Listener`] at once. The fleet judges nothing.
 
 mod alarm;
-mod client;
+mod member;
 mod token;
 
+use crate::client::{Client, OutboxFull, Output};
 use crate::clock;
 use alarm::Alarm;
 use bytes::Bytes;
-use client::Client;
+use member::Member;
 use mio::{Events, Poll};
 use moorline_proto::ids::MessageKey;
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::Instant;
 use moorline_proto::wheel::Wheel;
-use moorline_sdk::core::{Core, Event, Repeat, RequestRefused, SendRefused, Target};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
@@ -24,13 +23,11 @@ use std::net::SocketAddr;
 const READY_MAX: usize = 1_024;
 /// Bytes of the one buffer that all sockets are read into.
 const READ_BYTES: usize = 64 << 10;
-/// The application's content type of the demo's messages.
-const KIND: u32 = 1;
 
-/// Hears what clients say: every event that is not the driver's own business.
+/// Hears what clients say: every output that is not the fleet's own business.
 pub(crate) trait Listener {
-    /// `client` said `event` at `at`.
-    fn on_event(&mut self, client: u32, at: Instant, event: Event);
+    /// Handles an output of `client` at `at`.
+    fn handle_output(&mut self, client: u32, at: Instant, output: Output);
 }
 
 /// Hears nothing: for the end.
@@ -38,7 +35,7 @@ pub(crate) trait Listener {
 pub(crate) struct Deaf;
 
 impl Listener for Deaf {
-    fn on_event(&mut self, _client: u32, _at: Instant, _event: Event) {}
+    fn handle_output(&mut self, _client: u32, _at: Instant, _output: Output) {}
 }
 
 /// Every client of the demo.
@@ -49,14 +46,14 @@ pub(crate) struct Fleet {
     alarm: Alarm,
     wheel: Wheel<u32>,
     fired: Vec<u32>,
-    clients: Vec<Client>,
+    members: Vec<Member>,
     gateway: SocketAddr,
     buffer: Vec<u8>,
 }
 
 impl Fleet {
     /// Clients that do nothing before [`Fleet::start`].
-    pub(crate) fn new(gateway: SocketAddr, cores: impl Iterator<Item = Core>) -> io::Result<Self> {
+    pub(crate) fn new(gateway: SocketAddr, clients: impl Iterator<Item = Client>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let alarm = Alarm::new(poll.registry())?;
         Ok(Self {
@@ -65,47 +62,48 @@ impl Fleet {
             ready: Events::with_capacity(READY_MAX),
             wheel: Wheel::new(clock::now()),
             fired: Vec::new(),
-            clients: (0..).zip(cores).map(|(number, core)| Client::new(number, core)).collect(),
+            members: (0..).zip(clients).map(|(number, client)| Member::new(number, client)).collect(),
             gateway,
             buffer: vec![0; READ_BYTES],
         })
     }
 
-    /// The client connects and logs in, now and whenever it is not.
+    /// Has the client connect and log in, now and whenever its connection ends.
     pub(crate) fn start(&mut self, client: u32, listener: &mut impl Listener) {
-        self.with(client, listener, |core| core.handle_timeout(clock::now()));
+        self.with(client, listener, |client| client.handle_timeout(clock::now()));
     }
 
-    /// The client sends a message.
+    /// Has the client send a message to a seat's conversation.
     pub(crate) fn send(
         &mut self,
         client: u32,
+        seat: usize,
         (key, payload): (MessageKey, Bytes),
-        target: Target,
         listener: &mut impl Listener,
-    ) -> Result<(), SendRefused> {
-        let send = |core: &mut Core| core.send_with_key(clock::now(), key, target, KIND, payload);
-        self.with(client, listener, send).map(drop)
+    ) -> Result<(), OutboxFull> {
+        self.with(client, listener, |client| client.send(clock::now(), seat, key, payload))
     }
 
-    /// The client asks the backend, until it is answered.
+    /// Has the client ask the backend until it answers.
     pub(crate) fn ask(
         &mut self,
         client: u32,
         method: &'static str,
         payload: Bytes,
-        timeout: Duration,
         listener: &mut impl Listener,
-    ) -> Result<(), RequestRefused> {
-        let ask =
-            |core: &mut Core| core.request(clock::now(), method, payload, Repeat::UntilAnswered, timeout);
-        self.with(client, listener, ask).map(drop)
+    ) {
+        self.with(client, listener, |client| client.request(clock::now(), method, payload));
     }
 
-    /// All clients say goodbye; nothing comes after it.
+    /// Has the client pull what it does not have.
+    pub(crate) fn pull_all(&mut self, client: u32, listener: &mut impl Listener) {
+        self.with(client, listener, |client| client.pull_all(clock::now()));
+    }
+
+    /// Has all clients say goodbye; nothing comes after it.
     pub(crate) fn close(&mut self, listener: &mut impl Listener) {
-        for client in 0..u32::try_from(self.clients.len()).expect("numbered so") {
-            self.with(client, listener, |core| core.close(clock::now()));
+        for client in 0..u32::try_from(self.members.len()).expect("numbered so") {
+            self.with(client, listener, |client| client.close(clock::now()));
         }
     }
 
@@ -124,7 +122,7 @@ impl Fleet {
                 continue;
             }
             let client = token::client(event.token());
-            self.clients[client as usize].handle_ready(event, &mut self.buffer);
+            self.members[client as usize].handle_ready(event, &mut self.buffer);
             self.with(client, listener, |_| ());
         }
         self.ready = ready;
@@ -137,27 +135,32 @@ impl Fleet {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(now, &mut fired);
         for client in fired.drain(..) {
-            let known = &mut self.clients[client as usize];
-            known.timer = None;
-            if known.core.next_deadline().is_some_and(|due| due <= now) {
-                known.core.handle_timeout(now);
+            let member = &mut self.members[client as usize];
+            member.timer = None;
+            if member.client.next_deadline().is_some_and(|due| due <= now) {
+                member.client.handle_timeout(now);
             }
             self.with(client, listener, |_| ());
         }
         self.fired = fired;
     }
 
-    /// One call of a client's core, and all that follows from it.
-    fn with<T>(&mut self, client: u32, listener: &mut impl Listener, call: impl FnOnce(&mut Core) -> T) -> T {
-        let known = &mut self.clients[client as usize];
-        let outcome = call(&mut known.core);
-        known.drain(self.poll.registry(), self.gateway, listener);
+    /// Makes one call of a client, and does all that follows from it.
+    fn with<T>(
+        &mut self,
+        client: u32,
+        listener: &mut impl Listener,
+        call: impl FnOnce(&mut Client) -> T,
+    ) -> T {
+        let member = &mut self.members[client as usize];
+        let outcome = call(&mut member.client);
+        member.drain(self.poll.registry(), self.gateway, listener);
         // An entry that is too early costs one look; it is moved only when it would be too late.
-        match (known.core.next_deadline(), known.timer) {
-            (Some(due), None) => known.timer = Some((self.wheel.insert(due, client), due)),
+        match (member.client.next_deadline(), member.timer) {
+            (Some(due), None) => member.timer = Some((self.wheel.insert(due, client), due)),
             (Some(due), Some((key, at))) if due < at => {
                 self.wheel.reschedule(key, due);
-                known.timer = Some((key, due));
+                member.timer = Some((key, due));
             }
             _ => {}
         }

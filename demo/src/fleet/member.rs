@@ -1,7 +1,7 @@
-//! One client: the SDK's core, its socket, and the bytes between them.
+//! One client of the fleet: its protocol state, its socket, and the bytes between them.
 
-use super::Listener;
-use super::token;
+use super::{Listener, token};
+use crate::client::{Client, Output};
 use crate::clock;
 use bytes::{Bytes, BytesMut};
 use mio::event::Event as Readiness;
@@ -9,37 +9,36 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry};
 use moorline_proto::time::Instant;
 use moorline_proto::wheel::TimerKey;
-use moorline_sdk::core::{Core, Event};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
 
 #[derive(Debug)]
-enum Line {
+enum Socket {
     None,
     Connecting(TcpStream),
     Up(TcpStream),
 }
 
-/// A login and its connection.
+/// A client and its connection.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) core: Core,
-    /// Its one entry in the fleet's wheel: not later than the core's deadline.
+pub(super) struct Member {
+    pub(super) client: Client,
+    /// Entry in the fleet's wheel: fires not later than the client's deadline. `None`: it has no deadline.
     pub(super) timer: Option<(TimerKey, Instant)>,
     number: u32,
-    line: Line,
-    /// Not yet taken by the socket; bounded by the core's windows.
-    out: BytesMut,
+    socket: Socket,
+    /// Bytes that the socket did not take yet; bounded by the client's sends under way.
+    unsent: BytesMut,
 }
 
-impl Client {
-    pub(super) fn new(number: u32, core: Core) -> Self {
-        Self { core, timer: None, number, line: Line::None, out: BytesMut::new() }
+impl Member {
+    pub(super) fn new(number: u32, client: Client) -> Self {
+        Self { client, timer: None, number, socket: Socket::None, unsent: BytesMut::new() }
     }
 
-    /// Its socket has something to say. `buffer` is the loop's.
+    /// Handles readiness of the socket. `buffer` is the loop's.
     pub(super) fn handle_ready(&mut self, ready: &Readiness, buffer: &mut [u8]) {
-        if let Line::Connecting(_) = self.line
+        if let Socket::Connecting(_) = self.socket
             && !self.is_connected(ready)
         {
             return;
@@ -49,30 +48,23 @@ impl Client {
         }
     }
 
-    /// After every call of the core: does what it asks for, passes on what it says, and writes.
+    /// Does what the client asks for, passes on what it says, and writes; after every call of the client.
     pub(super) fn drain(&mut self, registry: &Registry, gateway: SocketAddr, listener: &mut impl Listener) {
-        loop {
-            self.core.poll_transmit(&mut self.out);
-            let Some(event) = self.core.poll_event() else { break };
-            match event {
-                Event::Connect { .. } => self.connect(registry, gateway),
-                Event::Hangup => {
+        while let Some(output) = self.client.poll_output() {
+            match output {
+                Output::Connect => self.connect(registry, gateway),
+                Output::Write(frame) => frame.encode(&mut self.unsent),
+                Output::HangUp => {
                     self.write().ok();
                     self.hang_up();
                 }
-                Event::TokenNeeded(_) => self.core.handle_token(clock::now(), None),
-                Event::Message(message) => {
-                    let (now, token) = (clock::now(), message.token);
-                    listener.on_event(self.number, now, Event::Message(message));
-                    self.core.handled(now, token);
-                }
-                event => listener.on_event(self.number, clock::now(), event),
+                output => listener.handle_output(self.number, clock::now(), output),
             }
         }
         if self.write().is_err() {
             self.hang_up();
-            self.core.handle_disconnected(clock::now());
-            // At most once more: without a line nothing is written.
+            self.client.handle_disconnected(clock::now());
+            // At most once more: without a socket nothing is written.
             self.drain(registry, gateway, listener);
         }
     }
@@ -85,14 +77,14 @@ impl Client {
             Ok(socket)
         });
         match connected {
-            Ok(socket) => self.line = Line::Connecting(socket),
-            Err(_) => self.core.handle_disconnected(clock::now()),
+            Ok(socket) => self.socket = Socket::Connecting(socket),
+            Err(_) => self.client.handle_disconnected(clock::now()),
         }
     }
 
-    /// The socket that was connecting: whether it stands now.
+    /// Finishes a connect; true: the socket stands now.
     fn is_connected(&mut self, ready: &Readiness) -> bool {
-        let Line::Connecting(socket) = &self.line else { return false };
+        let Socket::Connecting(socket) = &self.socket else { return false };
         let has_failed = ready.is_error() || socket.take_error().ok().flatten().is_some();
         if !has_failed && !ready.is_writable() {
             return false;
@@ -102,26 +94,26 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::NotConnected && !has_failed => return false,
             peer => !has_failed && peer.is_ok() && socket.set_nodelay(true).is_ok(),
         };
-        match std::mem::replace(&mut self.line, Line::None) {
-            Line::Connecting(socket) if is_up => {
-                self.line = Line::Up(socket);
-                self.core.handle_connected(clock::now());
+        match std::mem::replace(&mut self.socket, Socket::None) {
+            Socket::Connecting(socket) if is_up => {
+                self.socket = Socket::Up(socket);
+                self.client.handle_connected(clock::now());
             }
-            _ => self.core.handle_disconnected(clock::now()),
+            _ => self.client.handle_disconnected(clock::now()),
         }
         is_up
     }
 
-    /// Reads what there is; edges come once.
+    /// Reads until the socket is empty; edges come once.
     fn read(&mut self, is_closed: bool, buffer: &mut [u8]) {
         loop {
-            let Line::Up(socket) = &mut self.line else { return };
+            let Socket::Up(socket) = &mut self.socket else { return };
             match socket.read(buffer) {
                 Ok(0) => break,
                 Ok(len) => {
-                    self.core.handle_bytes(clock::now(), Bytes::copy_from_slice(&buffer[..len]));
+                    self.client.handle_bytes(clock::now(), Bytes::copy_from_slice(&buffer[..len]));
                     if len < buffer.len() && !is_closed {
-                        return; // the socket is empty; what comes now is another edge
+                        return; // the socket is empty; more bytes are another edge
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -129,26 +121,27 @@ impl Client {
                 Err(_) => break,
             }
         }
-        self.hang_up();
-        self.core.handle_disconnected(clock::now());
+        self.socket = Socket::None;
+        self.unsent = BytesMut::new();
+        self.client.handle_disconnected(clock::now());
     }
 
     fn write(&mut self) -> io::Result<()> {
-        let Line::Up(socket) = &mut self.line else { return Ok(()) };
-        while !self.out.is_empty() {
-            match socket.write(&self.out) {
-                Ok(len) => drop(self.out.split_to(len)),
+        let Socket::Up(socket) = &mut self.socket else { return Ok(()) };
+        while !self.unsent.is_empty() {
+            match socket.write(&self.unsent) {
+                Ok(len) => drop(self.unsent.split_to(len)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.out = BytesMut::new();
+        self.unsent = BytesMut::new();
         Ok(())
     }
 
     fn hang_up(&mut self) {
-        self.line = Line::None;
-        self.out = BytesMut::new();
+        self.socket = Socket::None;
+        self.unsent = BytesMut::new();
     }
 }
