@@ -58,7 +58,7 @@ fn wrong_settings_are_code_two_and_nothing_on_stdout() {
         assert!(err.contains(&format!("{path}:3: unknown key \"adress\"")), "{command}: {err}");
     }
     let (code, _, err) = output("run");
-    assert!(code == Some(2) && err.contains("auth.key_file") && err.contains("auth.mode=dev"), "{err}");
+    assert!(code == Some(2) && err.contains("auth.key_file") && err.contains("moorline dev"), "{err}");
     let (code, _, err) = output("check --set auth.key_file=/nonexistent/key");
     assert!(code == Some(2) && err.contains("/nonexistent/key"), "{err}");
 }
@@ -95,7 +95,7 @@ fn a_token_is_one_line() {
 #[test]
 fn one_that_is_only_asked_what_it_reads_always_answers() {
     for _ in 0..40 {
-        let mut command = moorline("run --until-eof --set backend.embedded=true --set auth.mode=dev");
+        let mut command = moorline("run --until-eof --set auth.mode=dev");
         let Output { status, stdout, .. } =
             command.env("MOORLINE_HANDOVER", "check").output().expect("starts");
         assert!(status.success() && stdout.starts_with(b"moorline-handover "), "{status}");

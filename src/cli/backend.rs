@@ -131,6 +131,11 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     })
 }
 
+/// The settings that a backend with this file and these flags has.
+pub(super) fn settings(file: Option<PathBuf>, sets: Vec<String>) -> Result<BackendConfig, Failure> {
+    load(&BackendArgs { action: None, file, sets, until_eof: false, log_level: String::new() })
+}
+
 /// The file alone first, so that its mistakes are reported with their lines; then each flag.
 pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
     let mut table = Table::new();

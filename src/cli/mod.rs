@@ -6,6 +6,7 @@
 
 mod backend;
 mod demo;
+mod dev;
 mod drain;
 mod logging;
 mod manual;
@@ -51,6 +52,8 @@ enum Command {
     },
     /// Run the reference IM backend until TERM or INT
     Backend(backend::BackendArgs),
+    /// Run a gateway and a backend for development, on this machine only, until TERM or INT
+    Dev(dev::DevArgs),
     /// Play the whole system on this machine: gateway, backend, thousands of clients, and a checker
     Demo(demo::DemoArgs),
     /// Validate settings and key file; 0: valid, 2: what is wrong, where, and what is expected
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
         },
         Command::Run { settings, until_eof, .. } => run(&settings, until_eof),
         Command::Backend(args) => backend::run(&args),
+        Command::Dev(args) => dev::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),
         Command::Config { what } => settings::print(&what),

@@ -34,7 +34,7 @@ impl SettingsArgs {
             note(
                 "moorline: no -c: defaults, MOORLINE__ variables and --set apply\n\
                  moorline: a file to start from: moorline config default > moorline.toml\n\
-                 moorline: to try it on this machine: moorline run --set auth.mode=dev --set backend.embedded=true",
+                 moorline: to try it on this machine, with a backend: moorline dev",
             );
         }
     }

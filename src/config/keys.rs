@@ -3,7 +3,16 @@
 //! Everything printed about settings comes from here, and the defaults too. A row without a field in
 //! the structs, or a field without a row, fails when the defaults are first built.
 
+use super::load::Retired;
 use std::fmt;
+
+/// Advice to whoever used `backend.embedded`.
+pub const EMBEDDED_ADVICE: &str = "for development run `moorline dev`, which starts a gateway and a backend; \
+                                   otherwise start `moorline backend` and name it in backend.endpoints";
+
+/// Settings of earlier versions.
+pub const RETIRED: &[Retired] =
+    &[Retired { section: "backend", name: "embedded", harmless: "false", advice: EMBEDDED_ADVICE }];
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -369,14 +378,7 @@ pub const KEYS: &[Key] = &[
         "endpoints",
         Kind::Addresses,
         "[\"127.0.0.1:7100\"]",
-        "Where backends listen for links, 1 to 64 of them. Not used when embedded.",
-    ),
-    key(
-        "backend",
-        "embedded",
-        Kind::Switch,
-        "false",
-        "Start the reference IM backend as a process beside the gateway and link to it.",
+        "Where backends listen for links, 1 to 64 of them.",
     ),
     key(
         "backend",

@@ -101,11 +101,26 @@ impl<T> Loaded<T> {
     }
 }
 
+/// A setting of an earlier version.
+#[derive(Clone, Copy, Debug)]
+pub struct Retired {
+    /// Section of the setting.
+    pub section: &'static str,
+    /// Name in the section.
+    pub name: &'static str,
+    /// Value, as a TOML literal, that asked for nothing and is ignored.
+    pub harmless: &'static str,
+    /// Advice to whoever set another value.
+    pub advice: &'static str,
+}
+
 /// Which settings there are and which variables hold them.
 #[derive(Clone, Copy, Debug)]
 pub struct Source {
     /// All keys.
     pub keys: &'static [Key],
+    /// Settings of earlier versions.
+    pub retired: &'static [Retired],
     /// Of the environment variables, two underscores at its end.
     pub env_prefix: &'static str,
 }
@@ -121,8 +136,12 @@ impl Source {
         sets: &[String],
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<T>, ConfigError> {
-        let mut layers =
-            Layers { keys: self.keys, table: default_table(self.keys), origins: BTreeMap::new() };
+        let mut layers = Layers {
+            keys: self.keys,
+            retired: self.retired,
+            table: default_table(self.keys),
+            origins: BTreeMap::new(),
+        };
         if let Some(path) = file {
             layers.add_file::<T>(path)?;
         }
@@ -164,6 +183,7 @@ fn literal(text: &str) -> Option<Value> {
 
 struct Layers {
     keys: &'static [Key],
+    retired: &'static [Retired],
     table: Table,
     origins: BTreeMap<String, Origin>,
 }
@@ -217,7 +237,8 @@ impl Layers {
         let (section, name) = path.split_once('.').unwrap_or((path, ""));
         let value = match self.find(section, name) {
             Some(key) => value_of(key.kind, text),
-            None => Value::Boolean(false), // refused by name just below
+            // Refused by name just below, unless the setting is retired and asks for nothing.
+            None => literal(text).unwrap_or_else(|| Value::String(text.to_owned())),
         };
         self.add::<T>(section, name, value, origin)
     }
@@ -229,6 +250,14 @@ impl Layers {
         value: Value,
         origin: Origin,
     ) -> Result<(), Problem> {
+        let mut retired = self.retired.iter();
+        if let Some(retired) = retired.find(|retired| retired.section == section && retired.name == name) {
+            if literal(retired.harmless).as_ref() == Some(&value) {
+                return Ok(());
+            }
+            let message = format!("this setting is gone: {}", retired.advice);
+            return Err(Problem { key: format!("{section}.{name}"), origin, message });
+        }
         let Some(key) = self.find(section, name) else {
             let message = self.unknown_section(section).unwrap_or_else(|| self.unknown_key(section, name));
             return Err(Problem { key: String::new(), origin, message });

@@ -13,8 +13,8 @@ mod tests;
 mod units;
 mod validate;
 
-pub use keys::{KEYS, Key, Kind};
-pub use load::{ConfigError, Loaded, Origin, Problem, Source};
+pub use keys::{EMBEDDED_ADVICE, KEYS, Key, Kind, RETIRED};
+pub use load::{ConfigError, Loaded, Origin, Problem, Retired, Source};
 pub use print::{default_toml, effective_toml, reference_markdown};
 pub use units::{ByteSize, UnitError, format_duration, parse_duration};
 pub use validate::is_host_port;
@@ -282,8 +282,6 @@ pub enum Retransmit {
 pub struct BackendConfig {
     /// Where backends listen for links.
     pub endpoints: Vec<SocketAddr>,
-    /// Start the reference backend beside the gateway and use it instead of `endpoints`.
-    pub embedded: bool,
     /// Links of every worker to every endpoint.
     pub links_per_worker: usize,
     /// From UP to its answer; after it the client is told to retry.
@@ -385,7 +383,8 @@ impl Config {
         sets: &[String],
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<Self>, ConfigError> {
-        let loaded: Loaded<Self> = Source { keys: KEYS, env_prefix: ENV_PREFIX }.load(file, sets, env)?;
+        let loaded: Loaded<Self> =
+            Source { keys: KEYS, retired: RETIRED, env_prefix: ENV_PREFIX }.load(file, sets, env)?;
         validate::check(&loaded)?;
         Ok(loaded)
     }

@@ -158,7 +158,16 @@ fn odd_values_are_refused() {
         let said = refusal("", &[], &[DEV, set]);
         assert!(said.contains(set.split('=').next().expect("key")), "{set} gave {said}");
     }
-    assert!(load("", &[], &[DEV, "backend.endpoints=[]", "backend.embedded=true"]).is_ok());
+    assert!(refusal("", &[], &[DEV, "backend.endpoints=[]"]).contains("expected 1 to 64"));
+}
+
+#[test]
+fn a_retired_setting_is_refused_with_advice_unless_it_asks_for_nothing() {
+    let said = refusal("", &[], &[DEV, "backend.embedded=true"]);
+    assert!(said.contains("backend.embedded") && said.contains("moorline dev"), "{said}");
+    let said = refusal("[backend]\nembedded = true\n", &[], &[DEV]);
+    assert!(said.contains(":2: backend.embedded") && said.contains("moorline dev"), "{said}");
+    assert!(load("[backend]\nembedded = false\n", &[], &[DEV, "backend.embedded=false"]).is_ok());
 }
 
 #[test]

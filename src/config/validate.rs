@@ -217,11 +217,9 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
 
 fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     let backend = &config.backend;
-    if !backend.embedded {
-        rules.require((1..=64).contains(&backend.endpoints.len()), "backend.endpoints", || {
-            format!("{} endpoints, expected 1 to 64; or set backend.embedded = true", backend.endpoints.len())
-        });
-    }
+    rules.require((1..=64).contains(&backend.endpoints.len()), "backend.endpoints", || {
+        format!("{} endpoints, expected 1 to 64", backend.endpoints.len())
+    });
     for (i, endpoint) in backend.endpoints.iter().enumerate() {
         rules.require(endpoint.port() != 0, "backend.endpoints", || format!("{endpoint} has no port"));
         rules.require(!backend.endpoints[..i].contains(endpoint), "backend.endpoints", || {
@@ -241,7 +239,7 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
         format!("{min} is more than backend.reconnect_max = {max}")
     });
     let weights = &backend.weights;
-    let has_weights = backend.balance == Balance::Weighted && !backend.embedded;
+    let has_weights = backend.balance == Balance::Weighted;
     rules.require(!has_weights || weights.len() == backend.endpoints.len(), "backend.weights", || {
         let (weights, endpoints) = (weights.len(), backend.endpoints.len());
         format!("{weights} weights for {endpoints} endpoints, expected one for each")

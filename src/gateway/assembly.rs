@@ -502,8 +502,6 @@ fn worker_settings(
         balance: match backend.balance {
             Balance::LeastLoaded => worker::Balance::LeastLoaded,
             Balance::Hash => worker::Balance::Hash,
-            // An embedded backend is one endpoint, whatever weights were meant for others.
-            Balance::Weighted if backend.embedded => worker::Balance::LeastLoaded,
             Balance::Weighted => worker::Balance::Weighted(backend.weights.clone()),
         },
         link: LinkSettings {

@@ -8,7 +8,6 @@
 //! ```
 
 mod assembly;
-mod embedded;
 mod freezing;
 mod handover;
 mod stop;
@@ -20,7 +19,6 @@ use crate::config::{Config, ConfigError};
 use crate::snapshot::SnapshotError;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 /// Why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -46,14 +44,6 @@ pub enum GatewayError {
     /// The verifier of tokens could not be made.
     #[error(transparent)]
     Auth(#[from] crate::auth::AuthError),
-    /// The embedded backend did not come up.
-    #[error("the embedded backend {binary} did not start: {problem}")]
-    Backend {
-        /// What was started.
-        binary: PathBuf,
-        /// What went wrong.
-        problem: String,
-    },
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -90,7 +80,7 @@ pub fn is_only_asked() -> bool {
 ///
 /// # Errors
 /// [`GatewayError`].
-pub fn run(mut config: Config) -> Result<(), GatewayError> {
+pub fn run(config: Config) -> Result<(), GatewayError> {
     if is_only_asked() {
         auth::judge(&config.auth)?;
         return say(&handover::check_line());
@@ -99,16 +89,13 @@ pub fn run(mut config: Config) -> Result<(), GatewayError> {
     let signals = stop::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let settings = handover::RunSettings::of_this_process(config.handover.timeout);
-    let (gateway, embedded) = if let Some(invitation) = invitation {
-        handover::take_over(invitation, &mut config)?
+    let gateway = if let Some(invitation) = invitation {
+        handover::take_over(invitation, &config)?
     } else {
-        let embedded =
-            if config.backend.embedded { Some(embedded::Backend::start(&mut config)?) } else { None };
-        let prepared = assembly::Prepared::fresh(&config)?;
-        (prepared.launch(|| handover::tell_ready(&config))?, embedded)
+        assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
     };
     gateway.announce_ready();
-    let house = stop::House { gateway, embedded, config, settings };
+    let house = stop::House { gateway, config, settings };
     house.serve(&signals)
 }
 

@@ -1,8 +1,8 @@
 //! Signals, and the orderly end.
 
+use super::GatewayError;
 use super::assembly::Gateway;
 use super::handover::{self, Outcome, RunSettings, tell_main_pid};
-use super::{GatewayError, embedded};
 use crate::admin::{ClientsOrder, RestartOrder};
 use crate::config::Config;
 use crate::sys::clock;
@@ -47,7 +47,6 @@ impl Signals {
 /// Everything that runs.
 pub(super) struct House {
     pub(super) gateway: Gateway,
-    pub(super) embedded: Option<embedded::Backend>,
     pub(super) config: Config,
     pub(super) settings: RunSettings,
 }
@@ -57,15 +56,14 @@ impl House {
     /// threads waits for all of them. After a hot restart the process ends here.
     pub(super) fn serve(self, signals: &Signals) -> Result<(), GatewayError> {
         let outcome = self.wait(signals);
-        let Self { gateway, embedded, .. } = self;
+        let Self { gateway, .. } = self;
         if let Err(GatewayError::Torn(_)) = outcome {
-            std::mem::forget((gateway, embedded)); // nobody is left to stop: the process ends as it is
+            std::mem::forget(gateway); // nobody is left to stop: the process ends as it is
             return outcome;
         }
         tracing::info!("stopping");
         gateway.stop();
         gateway.join();
-        drop(embedded);
         outcome
     }
 
@@ -130,8 +128,8 @@ impl House {
     }
 
     fn restart(&self, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
-        let Self { gateway, embedded, config, settings } = self;
-        match handover::restart(gateway, embedded.as_ref(), config, settings, order) {
+        let Self { gateway, config, settings } = self;
+        match handover::restart(gateway, settings, order) {
             Outcome::Serving => Ok(()),
             Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
             Outcome::Committed(pid) => {

@@ -109,6 +109,14 @@ impl Gateway {
         Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
     }
 
+    /// The gateway of a `moorline dev`, and the readiness line; the process is the supervising one.
+    pub(crate) fn in_dev() -> (Self, String) {
+        let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "drain.grace=1s"];
+        let (process, line) = Process::start("dev", &arguments("dev", &[&free, DEFAULTS].concat()));
+        let (listener, admin) = (field(&line, "listener="), field(&line, "admin="));
+        (Self { listener, admin, process, _nobody: None }, line)
+    }
+
     /// Asks the admin address: status code and body.
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let answer = self.try_get(path).unwrap_or_else(|error| panic!("GET {path}: {error}"));
@@ -185,7 +193,7 @@ fn arguments(command: &str, sets: &[&str]) -> Vec<String> {
 }
 
 /// The value behind `key` in a ready line.
-fn field<T: std::str::FromStr>(line: &str, key: &str) -> T {
+pub(crate) fn field<T: std::str::FromStr>(line: &str, key: &str) -> T {
     let value = line.split_whitespace().find_map(|word| word.strip_prefix(key));
     value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {key} in {line:?}"))
 }

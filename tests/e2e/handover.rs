@@ -247,25 +247,6 @@ fn signals_in_a_row_are_one_restart_and_the_next_one_works_at_once() {
 }
 
 #[test]
-fn the_embedded_backend_stays_and_ends_with_the_last_process() {
-    let pid_file = TempFile::new("");
-    let set = format!("handover.pid_file={}", pid_file.path().display());
-    let gateway = Gateway::start_bare(&["backend.embedded=true", &set]);
-    gateway.until_ready();
-    let embedded = gateway.process.children()[0];
-    let series = Series::of(gateway, pid_file);
-    let mut alice = Client::login(series.gateway.listener, "alice", "d");
-    assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Ok);
-    series.restart();
-    assert_eq!(alice.tell(1, "bob", b"before").code(), Code::Dup, "the same backend, with all it knows");
-    assert!(is_alive(embedded));
-    series.restart();
-    assert_eq!(alice.tell(2, "bob", b"after").code(), Code::Ok);
-    series.signal(Signal::SIGINT);
-    until("the backend ends", || (!is_alive(embedded)).then_some(()));
-}
-
-#[test]
 fn a_supervisor_stays_while_processes_come_and_go() {
     let backend = Backend::start();
     let start = || {

@@ -1,11 +1,11 @@
 //! The new process's side.
 
 use super::super::assembly::{Gateway, Prepared};
-use super::super::embedded;
 use super::super::taking::{Taken, Warm};
 use super::super::{Config, GatewayError};
 use super::{COMMIT, TOUCHED, VARIABLE, restart_of, tell_main_pid, tell_ready};
 use crate::admin::{Restart, Step};
+use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::{clock, memory, sockets};
@@ -50,8 +50,8 @@ impl Invitation {
 /// Takes over, and serves: the old process may leave.
 pub(in crate::gateway) fn take_over(
     invitation: Invitation,
-    config: &mut Config,
-) -> Result<(Gateway, Option<embedded::Backend>), GatewayError> {
+    config: &Config,
+) -> Result<Gateway, GatewayError> {
     let Invitation { talk, word, snapshot, sockets: list, mut inherited, parent } = invitation;
     let word = memory::Word::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let lines = BufReader::new(talk.try_clone().map_err(GatewayError::system("share a socket"))?);
@@ -66,7 +66,7 @@ pub(in crate::gateway) fn take_over(
     let bytes = read(&snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
     let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
     let prepared = prepare(bytes, warm, config, &mut takers);
-    let Ready { prepared, backend, generation, frozen_at, mut history, numbers } = match prepared {
+    let Ready { prepared, generation, frozen_at, mut history, numbers } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             talk.say(&format!("failed: {error}")).ok();
@@ -98,7 +98,7 @@ pub(in crate::gateway) fn take_over(
     })?;
     talk.say("running").ok(); // it may be gone: then this process serves all the more
     tracing::info!(generation, sockets = taken, pause_seconds = times.pause(), "took over");
-    Ok((gateway, backend))
+    Ok(gateway)
 }
 
 /// Length of the snapshot, and the machine's time when the old process began to stand still.
@@ -176,7 +176,6 @@ impl Times {
 /// Everything was read and is watched.
 struct Ready {
     prepared: Prepared,
-    backend: Option<embedded::Backend>,
     generation: u64,
     frozen_at: Instant,
     history: Vec<Restart>,
@@ -187,7 +186,7 @@ struct Ready {
 fn prepare(
     bytes: Bytes,
     warm: Warm,
-    config: &mut Config,
+    config: &Config,
     takers: &mut Takers<'_>,
 ) -> Result<Ready, GatewayError> {
     let snapshot = Snapshot::open(bytes)?;
@@ -195,21 +194,22 @@ fn prepare(
         (snapshot.header.generation, Instant::from_nanos(snapshot.header.frozen_at));
     let (head, addresses) = head_of(&snapshot)?;
     let history = head.history.iter().map(restart_of).collect();
-    let backend = match &head.embedded {
-        Some(record) => {
-            takers.inherited.remove(&record.input_fd);
-            takers.inherited.remove(&record.output_fd);
-            Some(embedded::Backend::adopt(config, record)?)
-        }
-        None if config.backend.embedded => Some(embedded::Backend::start(config)?),
-        None => None,
-    };
+    refuse_embedded(&head)?;
     let taken = Taken { snapshot, head, addresses };
     let prepared = Prepared::taken(config, warm, &taken, &mut |socket| takers.take(socket))?;
     let head = &taken.head;
     takers.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
     let numbers = taken.head.restart_numbers;
-    Ok(Ready { prepared, backend, generation, frozen_at, history, numbers })
+    Ok(Ready { prepared, generation, frozen_at, history, numbers })
+}
+
+/// A backend that the old gateway started ends with that gateway: only a new start can move away from it.
+fn refuse_embedded(head: &GatewayHead) -> Result<(), GatewayError> {
+    let Some(record) = &head.embedded else { return Ok(()) };
+    Err(GatewayError::Takeover(format!(
+        "the old gateway has an embedded backend (pid {}, {}), which would end with it; {EMBEDDED_ADVICE}",
+        record.pid, record.address
+    )))
 }
 
 fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), GatewayError> {
@@ -304,5 +304,20 @@ impl Talk {
         let said = line.trim_end();
         let rest = said.strip_prefix(word).map(|rest| rest.trim().to_owned());
         rest.ok_or_else(|| GatewayError::Takeover(format!("the old process says {said:?} instead of {word}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::EmbeddedRecord;
+
+    #[test]
+    fn an_embedded_backend_is_refused_with_advice() {
+        assert!(refuse_embedded(&GatewayHead::default()).is_ok());
+        let record = EmbeddedRecord { pid: 7, address: "127.0.0.1:4".into(), ..EmbeddedRecord::default() };
+        let head = GatewayHead { embedded: Some(record), ..GatewayHead::default() };
+        let said = refuse_embedded(&head).expect_err("refused").to_string();
+        assert!(said.contains("pid 7") && said.contains("moorline dev"), "{said}");
     }
 }

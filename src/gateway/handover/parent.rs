@@ -1,10 +1,8 @@
 //! The old process's side.
 
 use super::super::assembly::Gateway;
-use super::super::embedded;
 use super::{CHECK, CHECK_ANSWER, COMMIT, RECLAIMED, TOUCHED, VARIABLE, record_of};
 use crate::admin::{Restart, RestartOrder, Step};
-use crate::config::Config;
 use crate::failpoint;
 use crate::freeze;
 use crate::metrics::process::Figures;
@@ -101,8 +99,6 @@ impl Course {
 /// Hands everything over to a new process, or goes on as if nothing had happened.
 pub(in crate::gateway) fn restart(
     gateway: &Gateway,
-    embedded: Option<&embedded::Backend>,
-    config: &Config,
     settings: &RunSettings,
     order: &RestartOrder,
 ) -> Outcome {
@@ -123,8 +119,6 @@ pub(in crate::gateway) fn restart(
     let timeout = order.timeout.unwrap_or(settings.timeout);
     let mut attempt = Attempt {
         gateway,
-        embedded,
-        config,
         arguments: &settings.arguments,
         binary: &binary,
         deadline: clock::machine_now() + timeout,
@@ -160,8 +154,6 @@ pub(in crate::gateway) fn restart(
 
 struct Attempt<'a> {
     gateway: &'a Gateway,
-    embedded: Option<&'a embedded::Backend>,
-    config: &'a Config,
     arguments: &'a [OsString],
     binary: &'a Path,
     deadline: Instant,
@@ -232,10 +224,6 @@ impl Attempt<'_> {
             restart_numbers: self.gateway.status.restarts.numbers(),
             ..GatewayHead::default()
         };
-        if let Some(embedded) = self.embedded {
-            let record = embedded.freeze(self.config);
-            head.embedded = Some(record.ok_or_else(|| "the embedded backend is being started".to_owned())?);
-        }
         head.history.push(record_of(&course.restart));
         let head = self.gateway.freeze_head(head).map_err(cannot("name the listening sockets"))?;
         writer.add(SectionKind::Gateway, 0, head);
@@ -363,9 +351,6 @@ impl Attempt<'_> {
         let others = known.into_iter().filter(|fd| *fd != ours && *fd != theirs.as_raw_fd());
         inherited
             .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
-        if let Some(record) = self.embedded.and_then(|embedded| embedded.freeze(self.config)) {
-            inherited.extend([record.input_fd, record.output_fd].map(kept));
-        }
         let mut command = Command::new(self.binary);
         command.args(self.arguments).env(VARIABLE, value);
         child::inherit(&mut command, inherited);

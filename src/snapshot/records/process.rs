@@ -27,7 +27,8 @@ pub struct GatewayHead {
     /// Of the pace of accepting, in nanoseconds.
     #[prost(uint64, tag = "7")]
     pub accepted_until: u64,
-    /// The embedded backend, if there is one.
+    /// Backend that the gateway started itself (`backend.embedded`, until 0.1). Not written any more; a
+    /// gateway that reads one refuses to take over.
     #[prost(message, optional, tag = "8")]
     pub embedded: Option<EmbeddedRecord>,
     /// Restarts before this one, the newest last.
@@ -47,13 +48,13 @@ pub struct GatewayHead {
     pub homes: Vec<u32>,
 }
 
-/// A backend that belongs to the gateway.
+/// A backend that a gateway started itself. Read only to refuse it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct EmbeddedRecord {
-    /// Its process.
+    /// Process id.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-    /// Where it listens.
+    /// Address at which it listens.
     #[prost(string, tag = "2")]
     pub address: String,
     /// The pipe whose end it ends with.
