@@ -104,7 +104,10 @@ fn judged(output: &Output) -> Value {
         other => panic!("exit code {other:?}\n{said}\n{report:#}"),
     };
     assert_eq!(report["judgement"], judgement, "{report:#}");
-    assert_eq!((&report["reasons"], &report["integrity"]["lost"]), (&Value::from(Vec::<Value>::new()), &0.into()));
+    assert_eq!(
+        (&report["reasons"], &report["integrity"]["lost"]),
+        (&Value::from(Vec::<Value>::new()), &0.into())
+    );
     report
 }
 
@@ -128,7 +131,9 @@ fn a_small_one_passes_and_says_its_figures() {
     let (sent, durable) = (number("messages", "sent"), number("messages", "durable"));
     assert!(sent >= 600.0 && sent.total_cmp(&durable).is_eq(), "more only if an act was late: {report:#}");
     assert!(number("messages", "deliveries") > sent, "groups and second devices count: {report:#}");
-    for name in ["undelivered", "duplicated", "reordered", "corrupted", "unanswered", "failed", "answered_again"] {
+    for name in
+        ["undelivered", "duplicated", "reordered", "corrupted", "unanswered", "failed", "answered_again"]
+    {
         assert_eq!(report["integrity"][name], 0, "{name}");
     }
     for section in ["send_to_durable", "send_to_delivered"] {
