@@ -1,7 +1,7 @@
 //! Makes the threads, and the mailboxes between them.
 
 use super::GatewayError;
-use super::taking::Origin;
+use super::adopt::Origin;
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin, Status};
 use crate::auth;
@@ -182,10 +182,10 @@ impl Prepared {
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = door(config, cap);
         let gateway_id = match &origin {
-            Some(Origin { taken, .. }) => {
-                door.thaw(taken.head.accepted_until);
-                taken.addresses.iter().for_each(|address| door.thaw_address(address));
-                taken.head.gateway_id.clone()
+            Some(Origin { inherited, .. }) => {
+                door.thaw(inherited.head.accepted_until);
+                inherited.addresses.iter().for_each(|address| door.thaw_address(address));
+                inherited.head.gateway_id.clone()
             }
             None => config.gateway_id(),
         };

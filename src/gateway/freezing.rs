@@ -22,7 +22,7 @@ impl Gateway {
     /// `written`.
     ///
     /// # Errors
-    /// What went wrong; [`Self::thaw`] then.
+    /// What went wrong; [`Self::resume_after_rollback`] then.
     pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), String> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
@@ -127,7 +127,7 @@ impl Gateway {
     }
 
     /// Goes on from `frozen_at`, as if nothing had happened.
-    pub(super) fn thaw(&self, frozen_at: Option<Instant>) {
+    pub(super) fn resume_after_rollback(&self, frozen_at: Option<Instant>) {
         if let Some(frozen_at) = frozen_at {
             clock::go_on_from(frozen_at);
         }

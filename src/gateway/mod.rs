@@ -7,11 +7,11 @@
 //!                  └─┘
 //! ```
 
+mod adopt;
 mod assembly;
 mod freezing;
 mod handover;
 mod stop;
-mod taking;
 mod threads;
 
 use crate::auth;
@@ -95,8 +95,8 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
         assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
     };
     gateway.announce_ready();
-    let house = stop::House { gateway, config, settings };
-    house.serve(&signals)
+    let supervisor = stop::Supervisor { gateway, config, settings };
+    supervisor.serve(&signals)
 }
 
 /// A line on standard output.

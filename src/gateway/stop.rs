@@ -44,14 +44,14 @@ impl Signals {
     }
 }
 
-/// Everything that runs.
-pub(super) struct House {
+/// Owner of everything that runs: handles signals and orders until the end.
+pub(super) struct Supervisor {
     pub(super) gateway: Gateway,
     pub(super) config: Config,
     pub(super) settings: RunSettings,
 }
 
-impl House {
+impl Supervisor {
     /// Serves until a signal or the end of a thread, then stops, however it ended: whoever waits for the
     /// threads waits for all of them. After a hot restart the process ends here.
     pub(super) fn serve(self, signals: &Signals) -> Result<(), GatewayError> {

@@ -1,7 +1,7 @@
 //! The new process's side.
 
+use super::super::adopt::{Inherited, Warm};
 use super::super::assembly::{Gateway, Prepared};
-use super::super::taking::{Taken, Warm};
 use super::super::{Config, GatewayError};
 use super::{COMMIT, TOUCHED, VARIABLE, restart_of, tell_main_pid, tell_ready};
 use crate::admin::{Restart, Step};
@@ -64,8 +64,8 @@ pub(in crate::gateway) fn take_over(
     let mut times = Times { frozen: frozen_nanos, given: clock::machine_nanos(), ..Times::default() };
     failpoint::reach("new.told");
     let bytes = read(&snapshot, Some(length)).map_err(GatewayError::system("read the snapshot"))?;
-    let mut takers = Takers { talk: &mut talk, inherited, others: 0 };
-    let prepared = prepare(bytes, warm, config, &mut takers);
+    let mut source = InheritedSockets { talk: &mut talk, inherited, others: 0 };
+    let prepared = prepare(bytes, warm, config, &mut source);
     let Ready { prepared, generation, frozen_at, mut history, numbers } = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -73,7 +73,7 @@ pub(in crate::gateway) fn take_over(
             return Err(error);
         }
     };
-    let Takers { inherited, others, .. } = takers;
+    let InheritedSockets { inherited, others, .. } = source;
     let taken = prepared.connections_taken + others;
     // Connections that ended meanwhile, and what the old process inherited from whoever started it.
     inherited.into_iter().for_each(sockets::close_unowned);
@@ -187,7 +187,7 @@ fn prepare(
     bytes: Bytes,
     warm: Warm,
     config: &Config,
-    takers: &mut Takers<'_>,
+    source: &mut InheritedSockets<'_>,
 ) -> Result<Ready, GatewayError> {
     let snapshot = Snapshot::open(bytes)?;
     let (generation, frozen_at) =
@@ -195,11 +195,11 @@ fn prepare(
     let (head, addresses) = head_of(&snapshot)?;
     let history = head.history.iter().map(restart_of).collect();
     refuse_embedded(&head)?;
-    let taken = Taken { snapshot, head, addresses };
-    let prepared = Prepared::taken(config, warm, &taken, &mut |socket| takers.take(socket))?;
-    let head = &taken.head;
-    takers.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
-    let numbers = taken.head.restart_numbers;
+    let inherited = Inherited { snapshot, head, addresses };
+    let prepared = Prepared::adopted(config, warm, &inherited, &mut |socket| source.take(socket))?;
+    let head = &inherited.head;
+    source.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
+    let numbers = inherited.head.restart_numbers;
     Ok(Ready { prepared, generation, frozen_at, history, numbers })
 }
 
@@ -263,14 +263,14 @@ fn read(file: &File, length: Option<u64>) -> io::Result<Bytes> {
 }
 
 /// Gives sockets by the names that the snapshot has for them.
-struct Takers<'a> {
+struct InheritedSockets<'a> {
     talk: &'a mut Talk,
     inherited: HashSet<RawFd>,
     /// Sockets that are no connection's: listeners and links.
     others: u64,
 }
 
-impl Takers<'_> {
+impl InheritedSockets<'_> {
     fn take(&mut self, socket: &SocketRef) -> io::Result<OwnedFd> {
         if self.inherited.contains(&socket.fd) && sockets::cookie_of(socket.fd) == Some(socket.cookie) {
             self.inherited.remove(&socket.fd);

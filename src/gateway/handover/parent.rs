@@ -381,7 +381,7 @@ impl Attempt<'_> {
     fn go_back(&mut self) {
         self.end_child();
         if self.is_called {
-            self.gateway.thaw(self.frozen_at.map(|(at, _)| at));
+            self.gateway.resume_after_rollback(self.frozen_at.map(|(at, _)| at));
         }
     }
 }

@@ -20,7 +20,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// What a process before this one hands over.
-pub(super) struct Taken {
+pub(super) struct Inherited {
     pub(super) snapshot: Snapshot,
     pub(super) head: GatewayHead,
     pub(super) addresses: Vec<AddressRecord>,
@@ -80,27 +80,27 @@ impl Warm {
 
 /// Where a gateway comes from that does not begin with nothing.
 pub(super) struct Origin<'a, 'b> {
-    pub(super) taken: &'a Taken,
-    pub(super) take: &'a mut Take<'b>,
+    pub(super) inherited: &'a Inherited,
+    pub(super) take: &'a mut SocketSource<'b>,
     pub(super) streams: &'a mut Vec<Watched>,
     pub(super) connections: u64,
 }
 
 /// Gives the socket that a snapshot names.
-pub(super) type Take<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
+pub(super) type SocketSource<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
 
 impl Origin<'_, '_> {
     fn frozen_at(&self) -> Instant {
-        Instant::from_nanos(self.taken.snapshot.header.frozen_at)
+        Instant::from_nanos(self.inherited.snapshot.header.frozen_at)
     }
 
     /// The worker goes on where the one of this number was.
     pub(super) fn thaw_worker(&mut self, number: usize, worker: &mut Worker) -> Result<(), GatewayError> {
-        if number >= self.taken.head.workers as usize {
+        if number >= self.inherited.head.workers as usize {
             return Ok(()); // it is new
         }
         let now = self.frozen_at();
-        let mut records = section(&self.taken.snapshot, SectionKind::Worker, number)?;
+        let mut records = section(&self.inherited.snapshot, SectionKind::Worker, number)?;
         let mut stream = |socket: &SocketRef| Ok(stream_of((self.take)(socket)?));
         Ok(worker.thaw(&mut records, now, &mut stream)?)
     }
@@ -113,11 +113,11 @@ impl Origin<'_, '_> {
         settings: Settings,
         parts: ReactorParts,
     ) -> Result<Reactor, GatewayError> {
-        if number >= self.taken.head.shards as usize {
+        if number >= self.inherited.head.shards as usize {
             return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"));
         }
         let now = self.frozen_at();
-        let mut records = section(&self.taken.snapshot, SectionKind::Shard, number)?;
+        let mut records = section(&self.inherited.snapshot, SectionKind::Shard, number)?;
         let mut watched = |registry: &Registry, key: ConnKey, socket: &SocketRef| {
             self.connections += 1;
             let known = self.streams.get_mut(number).and_then(|watched| watched.take(key));
@@ -137,24 +137,24 @@ impl Origin<'_, '_> {
 
 impl Prepared {
     /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
-    pub(super) fn taken(
+    pub(super) fn adopted(
         config: &Config,
         warm: Warm,
-        taken: &Taken,
-        take: &mut Take<'_>,
+        inherited: &Inherited,
+        take: &mut SocketSource<'_>,
     ) -> Result<Self, GatewayError> {
         let failed = |name| GatewayError::system(name);
         let listener =
-            taken.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
+            inherited.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
         let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
         let (listener, retired) = relocate(config, listener)?;
-        let admin_listener = match &taken.head.admin {
+        let admin_listener = match &inherited.head.admin {
             Some(socket) if config.admin.enabled => {
                 Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
             }
             _ => bind_admin(config)?,
         };
-        let head = &taken.head;
+        let head = &inherited.head;
         let ticket_key = head.ticket_key[..].try_into();
         let ticket_key =
             ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
@@ -172,12 +172,12 @@ impl Prepared {
         let more = Berths::open(config, homes.shards() - reactors.len(), workers)?;
         reactors.extend(more.reactors);
         let berths = Berths { reactors, ..more };
-        let origin = Origin { taken, take, streams: &mut streams, connections: 0 };
+        let origin = Origin { inherited, take, streams: &mut streams, connections: 0 };
         let mut prepared =
             Self::assemble(config, listener, admin_listener, birth, (homes, berths), Some(origin))?;
         prepared.retired = retired;
         let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
-        prepared.has_grown = has_more || taken.snapshot.header.critical & GROWN != 0;
+        prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // Connections that ended since: nobody must hear of them.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
             watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));
