@@ -1,8 +1,8 @@
-//! What a message says: its own description, and bytes that follow from it. Pure.
+//! Content of the messages: a description, and bytes that follow from it. Pure.
 //!
 //! Big-endian: sender's device u32, conversation u32, counter u32, intended send time u64 (monotonic
-//! nanoseconds), then filler. Whoever knows the description can compute every byte, so a reader can tell
-//! a message that was altered, cut or mixed up with another.
+//! nanoseconds), then filler. Every byte follows from the description, so a reader notices a message that
+//! was altered, cut or mixed up with another.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -43,7 +43,7 @@ impl Stamp {
         content.freeze()
     }
 
-    /// What a content says it is.
+    /// Reads the description.
     pub(crate) fn read(content: &[u8]) -> Option<Self> {
         let head: &[u8; HEAD_BYTES] = content.first_chunk()?;
         let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("four bytes"));
@@ -56,7 +56,7 @@ impl Stamp {
         })
     }
 
-    /// Unique within the run, and says which message it is for.
+    /// The idempotency key: unique within the run, and names the message.
     pub(crate) fn key(&self, seed: u64) -> MessageKey {
         let mut key = [0; 16];
         key[..4].copy_from_slice(&self.sender.to_be_bytes());

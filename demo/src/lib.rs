@@ -86,9 +86,9 @@ pub struct Options {
 /// Logs that stay after a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logs {
-    /// Those of a run that is no pass.
+    /// Logs of a run that does not pass.
     OfFailures,
-    /// All.
+    /// All logs.
     Always,
 }
 
@@ -146,7 +146,7 @@ pub enum DemoError {
 }
 
 impl DemoError {
-    /// Whether the machine alone is to blame.
+    /// Returns true if the machine alone is to blame.
     pub fn is_too_busy(&self) -> bool {
         match self {
             Self::TooBusy(_) => true,

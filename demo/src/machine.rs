@@ -1,4 +1,4 @@
-//! What the machine allows this process.
+//! Limits of the machine for this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 

@@ -104,7 +104,7 @@ impl Observer {
 impl Listener for Observer {
     fn handle_output(&mut self, client: u32, at: Instant, output: Output) {
         match output {
-            // The event that a group was made is no message.
+            // The event that a group was made is not a message.
             Output::Message { push, .. } if !push.happened.is_empty() => {}
             Output::Message { push, .. } => {
                 let intended = self.checker.on_message(client, &push);

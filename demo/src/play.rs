@@ -2,8 +2,8 @@
 //! rest.
 //!
 //! Owns the fleet and the observer while they last. Every wait ends when nothing has moved for a while, when
-//! its bound is reached, when the demo is to stop, or when a server is gone. A wait that gives up is no fault
-//! of the gateway: the machine was too busy.
+//! its bound is reached, when the demo is to stop, or when a server is gone. A wait that gives up is not a
+//! fault of the gateway: the machine was too busy.
 
 use crate::checker::Tally;
 use crate::clock;
@@ -93,7 +93,7 @@ pub(crate) struct Killed {
     pub(crate) silent_ms: f64,
 }
 
-/// What happens during the chat, and how far it is.
+/// The restart and the kill during the chat, and their state.
 struct Acts {
     restart_at: Instant,
     kill_at: Instant,
@@ -107,7 +107,7 @@ struct Acts {
 }
 
 impl Acts {
-    /// Whether the gateway serves from a new process, or no further try is made.
+    /// Returns true if a new process of the gateway serves, or no further try is made.
     const fn is_restart_over(&self) -> bool {
         matches!(self.restart, Some(Upgraded::Committed(_)))
             || (self.upgrade.is_none() && self.tries >= RESTARTS_MAX)

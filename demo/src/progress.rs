@@ -1,4 +1,4 @@
-//! What people see while they wait: one line a second, on one line of a terminal.
+//! The line of progress: once a second, always on the same line of a terminal.
 
 use moorline_proto::time::{Duration, Instant};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -13,7 +13,7 @@ enum Screen {
     Lines,
 }
 
-/// Progress on standard error. When that is closed there is nobody left to tell.
+/// Progress on standard error; when that is closed, progress is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
     screen: Screen,
@@ -27,7 +27,7 @@ impl Progress {
         Self { screen, next: Instant::ZERO, is_line_open: false }
     }
 
-    /// When the next line is due.
+    /// Time of the next line.
     pub(crate) const fn deadline(&self) -> Instant {
         self.next
     }

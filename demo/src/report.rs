@@ -12,7 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Version of the JSON form; grows when a field changes its meaning or goes.
+/// Version of the JSON form; it grows when a field changes its meaning or goes.
 const SCHEMA: u32 = 2;
 
 /// Everything a run found out; printed as a block of text, or serialised.
@@ -37,7 +37,7 @@ pub struct Report {
     restart: Option<Restarted>,
     kill: Option<Killed>,
     admin: String,
-    /// Where the logs are, if they were kept.
+    /// Folder of the logs; `None`: they were not kept.
     logs: Option<PathBuf>,
 }
 

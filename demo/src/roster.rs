@@ -1,15 +1,15 @@
-//! Who plays: users, their devices, who talks with whom. Pure; the same seed makes the same roster.
+//! The cast: users, their devices, and who talks with whom. Pure; one seed always makes the same roster.
 
 use moorline_proto::random::Random;
 use std::sync::Arc;
 
-/// Every so-many-th user has two devices.
+/// One of this many users has two devices.
 const TWO_DEVICES_EVERY: usize = 10;
-/// Users of a group; the last one takes who is left.
+/// Users of a group; the last group takes all users that are left.
 const GROUP_MIN: usize = 10;
 const GROUP_MAX: usize = 20;
 
-/// Everybody, and everything they talk in.
+/// All users, devices and conversations.
 #[derive(Debug)]
 pub(crate) struct Roster {
     pub(crate) users: Vec<User>,
@@ -28,7 +28,7 @@ pub(crate) struct User {
 pub(crate) struct Device {
     pub(crate) user: u32,
     pub(crate) name: &'static str,
-    /// Where it takes part: with the partner, in the group.
+    /// Parts in conversations: with the partner, in the group.
     pub(crate) seats: Vec<Seat>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seat {
     pub(crate) conversation: u32,
-    /// Its index in [`Conversation::devices`].
+    /// Index in [`Conversation::devices`].
     pub(crate) place: u32,
 }
 
@@ -58,7 +58,7 @@ pub(crate) enum Kind {
 }
 
 impl Roster {
-    /// For so many connections, two or more.
+    /// Makes a roster of `connections` devices, two or more.
     pub(crate) fn new(connections: u32, seed: u64) -> Self {
         let mut roster = Self { users: Vec::new(), devices: Vec::new(), conversations: Vec::new() };
         let connections = connections as usize;

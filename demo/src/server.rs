@@ -19,13 +19,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// From TERM to KILL.
 const END_WITHIN: Duration = Duration::from_secs(4);
-/// How long one look takes.
+/// Length of one look.
 const LOOK: Duration = Duration::from_millis(50);
 /// Readiness lines that wait to be looked at: one for each process of a series.
 const LINES_MAX: usize = 16;
 /// Prefix of the environment variables that set a gateway.
 const ENV_PREFIX: &str = "MOORLINE__";
-/// What a readiness line has after the program's name.
+/// Word of a readiness line after the program's name.
 const READY: &str = " ready ";
 
 /// A running server. Dropping it ends it: TERM, a bounded wait, KILL.
@@ -46,7 +46,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the program and waits until it says that it is ready.
+    /// Starts the program and waits for its readiness line.
     pub(crate) fn start(
         name: &'static str,
         program: &Path,
@@ -94,7 +94,7 @@ impl Server {
         Upgrade::start(&self.program, self.address("admin")?)
     }
 
-    /// Whether another process has taken over since the start.
+    /// Returns true if another process has taken over since the start.
     pub(crate) fn has_successor(&mut self) -> bool {
         if let Ok(line) = self.output.try_recv() {
             self.successor = value(&line, "pid").and_then(|pid| pid.parse().ok());
@@ -160,7 +160,7 @@ impl Server {
         }
     }
 
-    /// Ends it if it runs; how it ended.
+    /// Ends the process if it runs; returns how it ended.
     fn end(&mut self) -> Option<ExitStatus> {
         self.has_successor();
         let ended = self.child.try_wait().ok().flatten();
@@ -188,7 +188,7 @@ impl Server {
         self.child.wait().ok()
     }
 
-    /// It holds the output of the first process: when that closes it is gone.
+    /// Ends the successor. It holds the output of the first process: when that closes, the successor is gone.
     fn end_successor(&mut self, pid: Pid) {
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             kill(pid, signal).ok();

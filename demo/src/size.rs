@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Connections when nothing says otherwise.
 const CONNECTIONS: u32 = 4_000;
-/// The same for a program built without optimisation.
+/// Connections of a program built without optimisation.
 const CONNECTIONS_DEBUG: u32 = 400;
 /// Most messages per second: about a third of what two free cores sustain.
 const RATE: u32 = 3_000;
@@ -14,14 +14,14 @@ const RATE_DEBUG: u32 = 200;
 const RATE_MIN: u32 = 10;
 /// The chat gets this part of the calibrated rate, if that is below the most.
 const SPARE: u32 = 3;
-/// Descriptors of each process that are no client connection.
+/// Descriptors of each process that are not client connections.
 const RESERVED_FDS: u64 = 200;
 /// Connections from one address to one port: the kernel's 28,232 ports, less what others use.
 const PORTS: u32 = 25_000;
-/// Two can talk.
+/// Fewest connections: two can talk.
 const CONNECTIONS_MIN: u32 = 2;
 
-/// What the machine and the program are.
+/// Properties of the machine and of the program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
     pub(crate) open_files: u64,

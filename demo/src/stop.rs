@@ -1,4 +1,4 @@
-//! Ctrl-C and its like.
+//! The signals that end the demo.
 
 use crate::DemoError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether somebody wants the demo to end.
+/// Set when a signal asked the demo to end.
 #[derive(Clone, Debug)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 

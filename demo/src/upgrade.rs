@@ -31,7 +31,7 @@ pub(crate) struct Restarted {
     pub(crate) sockets: u64,
 }
 
-/// Whether a hot restart that was undone for this reason says more about the machine than about the gateway.
+/// Returns true if this reason to undo a hot restart says more about the machine than about the gateway.
 pub(crate) fn is_slowness(problem: &str) -> bool {
     SLOW_WORDS.iter().any(|word| problem.contains(word))
 }

@@ -25,18 +25,18 @@ use std::sync::Arc;
 /// Faults, and doubts, told in words; the rest is only counted.
 const FAULTS_TOLD: usize = 10;
 
-/// What was seen.
+/// Counts of what was seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Tally {
     /// Messages given to a client.
     pub(crate) sent: u64,
-    /// Of them answered: durable.
+    /// Messages that were answered as durable.
     pub(crate) stored: u64,
-    /// Of those, stored by an earlier try of the same message.
+    /// Durable messages that an earlier try had stored.
     pub(crate) repeated: u64,
-    /// Ended without being durable.
+    /// Messages that ended without being durable.
     pub(crate) failed: u64,
-    /// Answered more than once.
+    /// Messages that were answered more than once.
     pub(crate) answered_again: u64,
     /// First arrivals at a device, intact.
     pub(crate) delivered: u64,
@@ -71,20 +71,20 @@ enum Outcome {
     Failed,
 }
 
-/// What is known of one message.
+/// State of one message.
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     intended: Instant,
     outcome: Outcome,
-    /// In the conversation; 0: not known yet.
+    /// Place in the conversation; 0: not known yet.
     place: u64,
 }
 
-/// What one device saw of one sender in one conversation.
+/// Messages of one sender in one conversation that one device saw, by counter.
 #[derive(Clone, Debug, Default)]
 struct Seen {
     highest: u32,
-    /// Below the highest.
+    /// Counters below the highest that did not come.
     missing: BTreeSet<u32>,
 }
 
@@ -108,7 +108,7 @@ struct Part {
 }
 
 impl Part {
-    /// Whether the device will not be given this place any more.
+    /// Returns true if the device will not be given this place any more.
     fn has_passed(&self, place: u64) -> bool {
         place != 0 && place <= self.last_place.max(self.vacant_to)
     }
@@ -119,7 +119,7 @@ struct Unseen {
     sender: u32,
     conversation: u32,
     messages: u64,
-    /// Those that will not come: proven losses.
+    /// Messages of these that will not come: proven losses.
     passed: u64,
 }
 
@@ -149,7 +149,7 @@ impl Checker {
         Self { roster, seed, parts, tally: Tally::default(), owed: 0, faults: Vec::new() }
     }
 
-    /// A device is about to send: key and content.
+    /// Begins a message of a device; returns its key and content.
     pub(crate) fn begin(&mut self, device: u32, seat: usize, intended: Instant) -> (MessageKey, Bytes) {
         let conversation = self.roster.device(device).seats[seat].conversation;
         let sent = &mut self.parts[device as usize][seat].sent;
@@ -161,7 +161,7 @@ impl Checker {
         (stamp.key(self.seed), stamp.content(self.seed))
     }
 
-    /// A send is durable, says its device. The intended time if that is news.
+    /// Takes the receipt of a send. Returns the intended time if the receipt is new.
     pub(crate) fn on_stored(&mut self, device: u32, receipt: &Receipt) -> Option<Instant> {
         let (at, conversation) = self.answer(device, receipt.key, Outcome::Stored)?;
         self.tally.stored += 1;
@@ -182,7 +182,7 @@ impl Checker {
         Some(self.sent(device, at).intended)
     }
 
-    /// A send ended without being durable.
+    /// Takes the refusal of a send.
     pub(crate) fn on_failed(&mut self, device: u32, key: MessageKey, why: &str) {
         if let Some((_, conversation)) = self.answer(device, key, Outcome::Failed) {
             self.tally.failed += 1;
@@ -193,7 +193,7 @@ impl Checker {
         }
     }
 
-    /// A message arrived at a device. The intended time if it is intact and new.
+    /// Takes a message that arrived at a device. Returns the intended time if it is intact and new.
     pub(crate) fn on_message(&mut self, receiver: u32, message: &Push) -> Option<Instant> {
         let Some((stamp, at)) = self.recognise(receiver, message) else {
             let fault = format!(
@@ -238,7 +238,7 @@ impl Checker {
         Some(intended)
     }
 
-    /// Messages without answer, so far.
+    /// Messages without an answer so far.
     pub(crate) const fn unanswered(&self) -> u64 {
         self.tally.sent - self.tally.stored - self.tally.failed
     }
@@ -252,7 +252,7 @@ impl Checker {
         self.tally
     }
 
-    /// The backend told a device that its conversation holds nothing for it up to a place, beyond what came.
+    /// Takes the backend's word to a device: up to this place, the conversation holds nothing beyond what came.
     pub(crate) fn on_vacant(&mut self, receiver: u32, seat: usize, to: u64) {
         if let Some(part) = self.parts[receiver as usize].get_mut(seat) {
             part.vacant_to = part.vacant_to.max(to);
@@ -312,7 +312,7 @@ impl Checker {
         unseen
     }
 
-    /// The message that a content is, if all about it is as it was sent.
+    /// Finds the message that a content describes; `None`: something is not as it was sent.
     fn recognise(&self, receiver: u32, message: &Push) -> Option<(Stamp, (usize, usize))> {
         let stamp = Stamp::read(&message.payload)?;
         let Stamp { sender, conversation, counter, .. } = stamp;
@@ -329,7 +329,7 @@ impl Checker {
         is_same.then_some((stamp, (seat, index)))
     }
 
-    /// Takes an answer; `None` if it is one too many.
+    /// Takes an answer; `None`: there was one before.
     fn answer(&mut self, device: u32, key: MessageKey, outcome: Outcome) -> Option<((usize, usize), u32)> {
         let (sender, conversation, counter) = Stamp::read_key(key);
         let seat = self.roster.seat_in(sender, conversation).filter(|_| sender == device);
@@ -356,7 +356,7 @@ impl Checker {
         }
     }
 
-    /// Whether a message's place is the one that was seen before; the first look decides.
+    /// Compares a message's place with the one that was seen first.
     fn has_place(&mut self, sender: u32, (seat, index): (usize, usize), place: u64) -> bool {
         let sent = &mut self.parts[sender as usize][seat].sent[index];
         if sent.place == 0 {

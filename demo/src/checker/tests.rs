@@ -1,4 +1,4 @@
-//! The judge must see each kind of fault, and none where there is none.
+//! The judge must see each kind of fault, and no fault in an honest network.
 
 use super::*;
 
@@ -10,7 +10,7 @@ const GROUP: usize = 1;
 struct Scene {
     checker: Checker,
     roster: Arc<Roster>,
-    /// Last place given, by conversation.
+    /// Last place of each conversation.
     places: Vec<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Scene {
     }
 }
 
-/// What a verdict says, as lost, duplicated, reordered, corrupted.
+/// Numbers of a verdict: lost, duplicated, reordered, corrupted.
 fn faults(verdict: &Verdict) -> [u64; 4] {
     [verdict.lost, verdict.tally.duplicated, verdict.tally.reordered, verdict.tally.corrupted]
 }

@@ -51,7 +51,7 @@ use std::fmt;
 use std::sync::Arc;
 use stream::Stream;
 
-/// Patience with a connect, a handshake, and the answer to a PING: a busy machine is no dead one.
+/// Patience with a connect, a handshake, and the answer to a PING: a busy machine is not a dead one.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(30);
 const PONG_WITHIN: Duration = Duration::from_secs(60);
@@ -101,7 +101,7 @@ pub(crate) enum Dropped {
 }
 
 impl Dropped {
-    /// Whether slowness alone explains it: then it says nothing against the gateway.
+    /// Returns true if slowness alone explains it: then it says nothing against the gateway.
     pub(crate) fn is_slowness(&self) -> bool {
         match self {
             Self::Late(_) | Self::Connect => true,

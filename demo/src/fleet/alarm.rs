@@ -9,7 +9,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// Wake-ups are rounded up to this, in nanoseconds: what is due goes out in one go.
+/// Wake-ups are rounded up to this, in nanoseconds, so that sends go out together.
 const GRANULE_NANOS: u64 = 100_000;
 
 /// One timerfd, registered edge-triggered: an expiry is an event, and needs no read.
@@ -40,7 +40,7 @@ impl Alarm {
         Ok(())
     }
 
-    /// It fired: the next [`Alarm::set`] arms it again.
+    /// Notes that the timer fired: the next [`Alarm::set`] arms it again.
     pub(super) const fn handle_fired(&mut self) {
         self.set_for = Instant::FAR_FUTURE;
     }
