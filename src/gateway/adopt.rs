@@ -19,14 +19,14 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-/// What a process before this one hands over.
+/// State that the process before this one hands over.
 pub(super) struct Inherited {
     pub(super) snapshot: Snapshot,
     pub(super) head: GatewayHead,
     pub(super) addresses: Vec<AddressRecord>,
 }
 
-/// Berths of the reactors in a process that is about to take over, and the sockets that they watch already.
+/// Mailboxes and polls of the reactors in a process that is about to take over, and the sockets that they watch already.
 pub(super) struct Warm {
     reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
     streams: Vec<Watched>,
@@ -78,7 +78,7 @@ impl Warm {
     }
 }
 
-/// Where a gateway comes from that does not begin with nothing.
+/// Material of a gateway that continues another process.
 pub(super) struct Origin<'a, 'b> {
     pub(super) inherited: &'a Inherited,
     pub(super) take: &'a mut SocketSource<'b>,
@@ -94,7 +94,7 @@ impl Origin<'_, '_> {
         Instant::from_nanos(self.inherited.snapshot.header.frozen_at)
     }
 
-    /// The worker goes on where the one of this number was.
+    /// Restores the worker of this number; a worker beyond the old number begins empty.
     pub(super) fn thaw_worker(&mut self, number: usize, worker: &mut Worker) -> Result<(), GatewayError> {
         if number >= self.inherited.head.workers as usize {
             return Ok(()); // it is new
@@ -105,7 +105,7 @@ impl Origin<'_, '_> {
         Ok(worker.thaw(&mut records, now, &mut stream)?)
     }
 
-    /// A reactor that goes on where the one of this number was.
+    /// Makes the reactor of this number, restored; a reactor beyond the old number begins empty.
     pub(super) fn thaw_reactor(
         &mut self,
         number: usize,
@@ -136,7 +136,7 @@ impl Origin<'_, '_> {
 }
 
 impl Prepared {
-    /// A gateway that goes on where another process was. Its sockets are watched, and not read or written.
+    /// Makes a gateway that continues another process. Its sockets are watched, and neither read nor written.
     pub(super) fn adopted(
         config: &Config,
         warm: Warm,
@@ -165,7 +165,7 @@ impl Prepared {
         let known = if head.homes.is_empty() { vec![head.shards] } else { head.homes.clone() };
         let homes = Homes::thaw(&known).filter(|homes| homes.shards() == head.shards as usize);
         let homes = homes.ok_or_else(|| GatewayError::Takeover(format!("shards as in {known:?}")))?;
-        // Those that are there stay: fewer threads share them, and more bring new ones.
+        // Existing shards and workers stay: fewer threads share them, and more threads bring new ones.
         let homes = homes.grown_to(config.reactors());
         let workers = config.workers().max(head.workers as usize);
         let Warm { mut reactors, mut streams } = warm;
@@ -178,7 +178,7 @@ impl Prepared {
         prepared.retired = retired;
         let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
-        // Connections that ended since: nobody must hear of them.
+        // Connections that ended since are not watched any more.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
             watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));
         }
@@ -186,8 +186,8 @@ impl Prepared {
     }
 }
 
-/// The inherited listening socket, unless the settings name another address by now: then one that is bound
-/// there, and the inherited one, at which nobody listens any more when those who wait there are let in.
+/// Returns the listening socket: the inherited one, or a new one if the settings name another address by now.
+/// The second value is then the inherited socket, whose waiting connections are still admitted.
 fn relocate(
     config: &Config,
     inherited: TcpListener,

@@ -1,4 +1,4 @@
-//! Makes the threads, and the mailboxes between them.
+//! Assembles the threads and the mailboxes between them.
 
 use super::GatewayError;
 use super::adopt::Origin;
@@ -33,7 +33,7 @@ use std::time::Duration;
 
 /// Messages in a reactor's mailbox.
 const REACTOR_MAIL_MAX: usize = 4096;
-/// Descriptors kept for everything that is no client connection.
+/// Descriptors kept for everything that is not a client connection.
 const RESERVED_FDS: u64 = 100;
 /// Connections without a file limit that says otherwise.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
@@ -85,13 +85,13 @@ pub(super) struct Prepared {
     pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
     pub(super) cap: usize,
-    /// Where newcomers wait who came to an address that is not in the settings any more.
+    /// Old listening socket after a change of its address; its waiting connections are still admitted.
     pub(super) retired: Option<TcpListener>,
     /// Connections that came with their socket.
     pub(super) connections_taken: u64,
 }
 
-/// What all threads are made of.
+/// Parts that all threads share.
 struct Common<'a> {
     config: &'a Config,
     birth: Birth,
@@ -154,7 +154,7 @@ impl Common<'_> {
 }
 
 impl Prepared {
-    /// A gateway that begins with nothing.
+    /// Makes a gateway that begins empty.
     pub(super) fn fresh(config: &Config) -> Result<Self, GatewayError> {
         let (listener, _) = bind(config)?;
         let admin_listener = bind_admin(config)?;
@@ -247,7 +247,7 @@ impl Prepared {
         })
     }
 
-    /// Where restarts are remembered.
+    /// History of the hot restarts.
     pub(super) fn desk(&self) -> &crate::admin::RestartDesk {
         &self.status.restarts
     }
@@ -265,7 +265,9 @@ impl Prepared {
                 socket.set_nonblocking(true).ok();
                 let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
                 if reactor.try_send(newcomer).is_err() {
-                    tracing::warn!("somebody who waited at the old address was turned away: too many did");
+                    tracing::warn!(
+                        "rejected a connection queued on the old listener: the reactor's mailbox is full"
+                    );
                 }
             }
         }
@@ -407,7 +409,7 @@ impl ShardSink for Sink {
     }
 }
 
-/// Where a reactor will wait; made before its thread, so that others can be given the sender.
+/// Poll and mailbox of a reactor; made before its thread, so that other threads get the sender.
 pub(super) type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
 
 pub(super) fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
@@ -462,7 +464,7 @@ pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, Gateway
     TcpListener::bind(address).map(Some).map_err(failed)
 }
 
-/// Where all threads will wait.
+/// Polls and mailboxes of all threads.
 pub(super) struct Berths {
     pub(super) reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
     pub(super) workers: Vec<(Sender<UplinkBatch>, Berth)>,

@@ -1,4 +1,4 @@
-//! The running gateway stands still, is written down, and goes on.
+//! Pauses the running gateway, writes its state into a snapshot, and resumes it after a rollback.
 
 use super::assembly::{Gateway, unix_base};
 use super::threads::Thread;
@@ -18,11 +18,10 @@ const SOCKETS_PER_RECORD: usize = 4096;
 const LOOK: Duration = Duration::from_micros(50);
 
 impl Gateway {
-    /// Has every thread stand still, with no message under way, by `deadline`, and everything written down by
-    /// `written`.
+    /// Pauses every thread, with no message under way, by `deadline`, and writes the snapshot by `written`.
     ///
     /// # Errors
-    /// What went wrong; [`Self::resume_after_rollback`] then.
+    /// The cause; call [`Self::resume_after_rollback`] then.
     pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), String> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
@@ -77,7 +76,7 @@ impl Gateway {
         Ok((frozen_at, writer))
     }
 
-    /// The sockets of all connections, for a process that shall watch them before anything stops.
+    /// Lists the sockets of all connections, for a process that watches them before the pause.
     ///
     /// # Errors
     /// A reactor that does not answer.
@@ -105,7 +104,7 @@ impl Gateway {
         Ok(writer)
     }
 
-    /// What the process has once, written down.
+    /// Writes the section of the process as a whole.
     pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
         let mut section = Section::default();
         let mut addresses = Section::default();
@@ -126,7 +125,7 @@ impl Gateway {
         Ok(section)
     }
 
-    /// Goes on from `frozen_at`, as if nothing had happened.
+    /// Resumes all threads at `frozen_at`, as if there had been no pause.
     pub(super) fn resume_after_rollback(&self, frozen_at: Option<Instant>) {
         if let Some(frozen_at) = frozen_at {
             clock::go_on_from(frozen_at);

@@ -20,7 +20,7 @@ use crate::snapshot::SnapshotError;
 use std::io;
 use std::net::SocketAddr;
 
-/// Why the gateway did not start, or ended by itself.
+/// Reason why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// An address could not be bound.
@@ -28,17 +28,17 @@ pub enum GatewayError {
     Bind {
         /// Configuration key.
         key: &'static str,
-        /// Its value.
+        /// Value of the key.
         address: SocketAddr,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The system refused what the gateway is made of.
+    /// The system refused a resource.
     #[error("cannot {operation}: {source}")]
     System {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// The verifier of tokens could not be made.
@@ -47,10 +47,10 @@ pub enum GatewayError {
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// What another process hands over cannot be taken.
+    /// The state of another process cannot be taken over.
     #[error("cannot take over: {0}")]
     Takeover(String),
-    /// Its snapshot cannot be read.
+    /// The snapshot of another process cannot be read.
     #[error("cannot take over: {0}")]
     Snapshot(#[from] SnapshotError),
     /// A hot restart failed where there was no way back; clients come back by themselves.
@@ -67,7 +67,7 @@ impl GatewayError {
     }
 }
 
-/// Whether this process was started only to say which snapshots it reads, before a hot restart.
+/// Returns true if this process was started only to say which snapshots it reads, before a hot restart.
 pub fn is_only_asked() -> bool {
     std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
 }

@@ -1,4 +1,4 @@
-//! Signals, and the orderly end.
+//! Signals, orders, and the graceful shutdown.
 
 use super::GatewayError;
 use super::assembly::Gateway;
@@ -12,9 +12,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a drain looks whether everybody has left.
+/// Interval at which a drain counts the connections that are left.
 const LOOK: Duration = Duration::from_millis(50);
-/// Signals that may wait; more of them would say nothing new.
+/// Signals that may wait; further ones are dropped.
 const SIGNALS_MAX: usize = 16;
 
 /// The signals of this process, as a channel.
@@ -34,7 +34,7 @@ impl Signals {
 }
 
 impl Signals {
-    /// What came while everything was handed over is for the process that serves now.
+    /// Passes the signals that came during the handover on to the process that serves now.
     fn pass_on(&self, pid: u32) {
         let Ok(pid) = i32::try_from(pid) else { return };
         for signal in self.0.try_iter().filter(|signal| *signal != SIGUSR2) {

@@ -9,11 +9,11 @@ use std::thread::JoinHandle;
 
 /// A running thread.
 pub(super) struct Thread {
-    /// As the system and the log name it.
+    /// Name for the system and the log.
     pub(super) name: String,
-    /// What its units are in a snapshot.
+    /// Kind of its units in a snapshot.
     pub(super) kind: SectionKind,
-    /// Has it stand still.
+    /// Control of its pause.
     pub(super) conductor: Conductor,
     pub(super) handle: JoinHandle<io::Result<()>>,
 }
