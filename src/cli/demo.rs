@@ -18,7 +18,7 @@ pub(super) struct DemoArgs {
     /// Client connections, 2 or more; without it a size for this machine
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..))]
     connections: Option<u32>,
-    /// How long the clients chat, up to 600s
+    /// Length of the chat, up to 600s
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = chat)]
     duration: Duration,
     /// Messages per second of all clients together; without it a short run finds a rate for this machine

@@ -65,7 +65,7 @@ enum Command {
     },
     /// Show how a running gateway is
     Status {
-        /// Its admin address
+        /// The gateway's admin address
         #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
         admin: SocketAddr,
         /// Print the JSON of /v1/varz
@@ -74,7 +74,7 @@ enum Command {
     },
     /// Hand everything over to a new process, without dropping a connection, and wait for the verdict
     Upgrade(upgrade::UpgradeArgs),
-    /// The same with the binary that served before the last upgrade
+    /// Hand everything over to the binary that served before the last upgrade
     Rollback(upgrade::RollbackArgs),
     /// Ask the clients of a running gateway to go elsewhere, and wait until they have
     Drain(drain::DrainArgs),
@@ -84,7 +84,7 @@ enum Command {
     Token(token::TokenArgs),
     /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// Shell
         shell: clap_complete::Shell,
     },
     /// Print the manual page, or write one per subcommand
@@ -95,7 +95,7 @@ enum Command {
     },
 }
 
-/// Why the program ends with another code than 0.
+/// Reason why the program ends with another code than 0.
 #[derive(Debug)]
 enum Failure {
     /// 1: it was asked for something that did not work.

@@ -6,7 +6,7 @@ use crate::config::{Config, KEYS, Loaded, default_toml, effective_toml, referenc
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
-/// Where the gateway's settings come from.
+/// Sources of the gateway's settings.
 #[derive(Clone, Debug, Args)]
 pub(super) struct SettingsArgs {
     /// Settings file in TOML; without it the defaults apply

@@ -25,7 +25,7 @@ const NOTE_BYTES_MAX: usize = 4096;
 /// Added to the number of the signal that ended the gateway.
 const KILLED: u8 = 128;
 
-/// Whether this process is to stay while others serve.
+/// Returns true if this process is to stay while others serve.
 pub(super) fn is_wanted(until_told: bool) -> bool {
     until_told || getpid() == Pid::from_raw(1)
 }

@@ -1,4 +1,4 @@
-//! What the command line takes and refuses.
+//! Accepted and refused command lines.
 
 use super::*;
 
