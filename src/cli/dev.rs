@@ -75,6 +75,9 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     let backend = Server::start("backend", &backend_arguments, &sender)?;
     let mut both = Both { backend, gateway: None, news, grace };
     let outcome = both.serve(&gateway_arguments, &sender);
+    if let Err(Failure::Failed(why)) = &outcome {
+        note(&format!("moorline dev: {why}; ending the other one"));
+    }
     both.end(*outcome.as_ref().unwrap_or(&Signal::SIGTERM));
     outcome.map(drop)
 }
@@ -274,7 +277,7 @@ impl Server {
         }
         let status = self.ended.map_or_else(|| "an unknown status".to_owned(), |status| status.to_string());
         Err(Failure::Failed(format!(
-            "the {} ended by itself ({status}), its last lines above say why; ending the other one",
+            "the {} ended by itself ({status}), its last lines above say why",
             self.name
         )))
     }
