@@ -8,7 +8,7 @@ use crate::checker::Verdict;
 use crate::number::count;
 use crate::play::Measured;
 use crate::report::ClientFigures;
-use crate::upgrade::{self, Upgraded};
+use crate::upgrade::Upgraded;
 use serde::Serialize;
 
 /// Verdict of a run.
@@ -67,15 +67,10 @@ impl Judged {
         let tries = measured.restart_tries;
         match &measured.restart {
             Some(Upgraded::Committed(_)) => {}
-            Some(Upgraded::Undone(why)) if upgrade::is_slowness(why) => {
-                doubts.push(format!(
-                    "the gateway's restart was undone {tries} times, the last time because {why}"
-                ));
-            }
-            Some(Upgraded::Undone(why)) => {
-                faults.push(format!(
-                    "the gateway's restart was undone {tries} times, the last time because {why}"
-                ));
+            Some(Upgraded::Undone { why, is_slowness }) => {
+                let undone =
+                    format!("the gateway's restart was undone {tries} times, the last time because {why}");
+                if *is_slowness { doubts.push(undone) } else { faults.push(undone) }
             }
             None => doubts.push("the gateway's restart has no verdict".to_owned()),
         }
@@ -170,7 +165,10 @@ mod tests {
             (|run| run.measured.before.sent = 10_000, "nothing was sent"),
             (|run| run.clients.dropped_logins = 1, "1 connections dropped"),
             (
-                |run| run.measured.restart = Some(Upgraded::Undone("the new process ended".into())),
+                |run| {
+                    let why = "the new process ended".into();
+                    run.measured.restart = Some(Upgraded::Undone { why, is_slowness: false });
+                },
                 "undone 1 times, the last time because the new process ended",
             ),
         ];
@@ -192,8 +190,8 @@ mod tests {
             (|run| run.measured.restart = None, "no verdict"),
             (
                 |run| {
-                    let why = "worker-0 did not stand still in time";
-                    run.measured.restart = Some(Upgraded::Undone(why.into()));
+                    let why = "worker-0 did not stand still in time".into();
+                    run.measured.restart = Some(Upgraded::Undone { why, is_slowness: true });
                     run.measured.restart_tries = 5;
                 },
                 "undone 5 times, the last time because worker-0 did not stand still in time",

@@ -292,9 +292,11 @@ impl Play<'_> {
         let now = clock::now();
         if let Some(upgrade) = &mut acts.upgrade {
             match upgrade.poll()? {
-                Some(Upgraded::Undone(why)) => {
-                    self.progress.say(&format!("the hot restart was undone, try {}: {why}", acts.tries));
-                    acts.restart = Some(Upgraded::Undone(why));
+                Some(undone @ Upgraded::Undone { .. }) => {
+                    if let Upgraded::Undone { why, .. } = &undone {
+                        self.progress.say(&format!("the hot restart was undone, try {}: {why}", acts.tries));
+                    }
+                    acts.restart = Some(undone);
                     (acts.upgrade, acts.restart_at) = (None, now + RESTART_AGAIN_AFTER);
                 }
                 // The verdict is of use only when it is known who serves.

@@ -133,7 +133,7 @@ impl Report {
         let delivered_in_chat = tally.delivered - before.delivered;
         let restart = match measured.restart {
             Some(Upgraded::Committed(restarted)) => Some(restarted),
-            Some(Upgraded::Undone(_)) | None => None,
+            Some(Upgraded::Undone { .. }) | None => None,
         };
         let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 * ratio(1, stored);
         let grown = measured.rss_idle.saturating_sub(measured.rss_before);

@@ -10,16 +10,20 @@ use std::process::{Child, Command, Stdio};
 
 /// Bytes of the answer that are read.
 const ANSWER_BYTES_MAX: u64 = 64 << 10;
-/// Words of a problem that name slowness as its cause.
-const SLOW_WORDS: &[&str] = &["in time", "no verdict", "timed out"];
+/// Words of a problem that name the machine as its cause: too slow, or too full.
+const SLOW_WORDS: &[&str] = &["in time", "of memory are needed", "descriptors are needed"];
 
 /// The verdict on a hot restart.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Upgraded {
     /// A new process serves.
     Committed(Restarted),
-    /// The old process serves on, for this reason.
-    Undone(String),
+    /// The old process serves on.
+    Undone {
+        why: String,
+        /// The reason says more about the machine than about the gateway.
+        is_slowness: bool,
+    },
 }
 
 /// Figures of a hot restart.
@@ -29,11 +33,6 @@ pub(crate) struct Restarted {
     pub(crate) pause_ms: f64,
     /// Sockets that moved.
     pub(crate) sockets: u64,
-}
-
-/// Returns true if this reason to undo a hot restart says more about the machine than about the gateway.
-pub(crate) fn is_slowness(problem: &str) -> bool {
-    SLOW_WORDS.iter().any(|word| problem.contains(word))
 }
 
 /// A running `moorline upgrade`. Dropping it ends it; the restart that it ordered goes on.
@@ -92,8 +91,12 @@ fn read(answer: &str, error: &str) -> Upgraded {
         Ok(Answer { verdict, pause_seconds, sockets, .. }) if verdict == "committed" => {
             Upgraded::Committed(Restarted { pause_ms: pause_seconds * 1e3, sockets })
         }
-        Ok(Answer { problem, .. }) => Upgraded::Undone(problem),
-        Err(_) => Upgraded::Undone(error.trim().to_owned()),
+        Ok(Answer { problem: why, .. }) => {
+            let is_slowness = SLOW_WORDS.iter().any(|word| why.contains(word));
+            Upgraded::Undone { why, is_slowness }
+        }
+        // The gateway did not take the order, or gave no verdict in time.
+        Err(_) => Upgraded::Undone { why: error.trim().to_owned(), is_slowness: true },
     }
 }
 
@@ -103,24 +106,19 @@ mod tests {
 
     #[test]
     fn the_command_s_json_becomes_a_verdict() {
-        let answer = |verdict: &str| {
+        let answer = |verdict: &str, problem: &str| {
             format!(
-                r#"{{"number":1,"verdict":"{verdict}","problem":"worker-0 did not stand still in time","sockets":7,"pause_seconds":0.5,"steps":[]}}"#
+                r#"{{"number":1,"verdict":"{verdict}","problem":"{problem}","sockets":7,"pause_seconds":0.5,"steps":[]}}"#
             )
         };
         let committed = Upgraded::Committed(Restarted { pause_ms: 500.0, sockets: 7 });
-        assert_eq!(read(&answer("committed"), ""), committed);
-        let undone = read(&answer("rolled_back"), "moorline: rolled back");
-        assert_eq!(undone, Upgraded::Undone("worker-0 did not stand still in time".into()));
-        assert_eq!(
-            read("", "moorline: no verdict in time\n"),
-            Upgraded::Undone("moorline: no verdict in time".into())
-        );
-    }
-
-    #[test]
-    fn slowness_is_told_from_faults() {
-        assert!(is_slowness("worker-0 did not stand still in time"));
-        assert!(!is_slowness("the new process ended with exit status: 1"));
+        assert_eq!(read(&answer("committed", ""), ""), committed);
+        let undone = |why: &str, is_slowness| Upgraded::Undone { why: why.into(), is_slowness };
+        let slow = "worker-0 did not stand still in time";
+        assert_eq!(read(&answer("rolled_back", slow), "moorline: rolled back"), undone(slow, true));
+        let fault = "the new process ended with exit status: 1";
+        assert_eq!(read(&answer("rolled_back", fault), "moorline: rolled back"), undone(fault, false));
+        let unheard = "moorline: cannot order a hot restart";
+        assert_eq!(read("", &format!("{unheard}\n")), undone(unheard, true));
     }
 }

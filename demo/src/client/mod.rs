@@ -50,7 +50,6 @@ use outbox::Outbox;
 use prost::Message as _;
 use requests::{Purpose, Requests};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use stream::Stream;
 
 /// Patience with a connect, a handshake, and the answer to a PING: a busy machine is not a dead one.

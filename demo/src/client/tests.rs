@@ -3,6 +3,7 @@
 use super::*;
 use moorline_proto::message::client::Req;
 use moorline_proto::message::im::VoidRange;
+use std::sync::Arc;
 
 const PAIR: &str = "c2c:alice:bob";
 
