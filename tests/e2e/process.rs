@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// How long a process may take to be ready.
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// The program with `arguments` and without the settings of whoever runs the tests.
 pub(crate) fn program<S: AsRef<str>>(arguments: &[S]) -> Command {
