@@ -42,20 +42,20 @@ pub struct Drainz {
 
 /// Where drains are ordered and remembered.
 #[derive(Debug)]
-pub struct DrainDesk {
+pub struct DrainControl {
     orders: Sender<ClientsOrder>,
     taken: Receiver<ClientsOrder>,
     state: Mutex<Drainz>,
 }
 
-impl Default for DrainDesk {
+impl Default for DrainControl {
     fn default() -> Self {
         let (orders, taken) = bounded(1);
         Self { orders, taken, state: Mutex::default() }
     }
 }
 
-impl DrainDesk {
+impl DrainControl {
     /// Gives an order. Returns the number that it will have; `None`: another one is not carried out yet.
     pub fn try_order(&self, order: ClientsOrder) -> Option<u64> {
         let number = self.state().number + 1;

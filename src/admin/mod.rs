@@ -25,8 +25,8 @@ mod status;
 mod tests;
 mod token;
 
-pub use drains::{ClientsOrder, DrainDesk, DrainWish, Drainz};
-pub use restarts::{Restart, RestartDesk, RestartOrder, Restartz, Step, UnderWay};
+pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz};
+pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 
 use crate::metrics::{Board, Registry};

@@ -112,7 +112,7 @@ pub struct UnderWay;
 
 /// Where restarts are ordered and remembered.
 #[derive(Debug)]
-pub struct RestartDesk {
+pub struct RestartControl {
     orders: Sender<RestartOrder>,
     taken: Receiver<RestartOrder>,
     state: Mutex<Restartz>,
@@ -121,7 +121,7 @@ pub struct RestartDesk {
     cells: Mutex<[u64; CELLS]>,
 }
 
-impl Default for RestartDesk {
+impl Default for RestartControl {
     fn default() -> Self {
         // One at a time; a second order is told so.
         let (orders, taken) = bounded(1);
@@ -131,7 +131,7 @@ impl Default for RestartDesk {
     }
 }
 
-impl RestartDesk {
+impl RestartControl {
     /// Orders a restart. Returns the number that it will have.
     ///
     /// # Errors

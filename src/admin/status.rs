@@ -1,7 +1,7 @@
 //! What the process says about itself as a whole.
 
-use super::drains::DrainDesk;
-use super::restarts::RestartDesk;
+use super::drains::DrainControl;
+use super::restarts::RestartControl;
 use crate::config::Config;
 use crate::metrics::process::Figures;
 use crate::metrics::{Registry, names};
@@ -22,9 +22,9 @@ pub struct Status {
     /// Worker threads.
     pub workers: usize,
     /// Hot restarts.
-    pub restarts: RestartDesk,
+    pub restarts: RestartControl,
     /// Drains.
-    pub drains: DrainDesk,
+    pub drains: DrainControl,
     is_draining: AtomicBool,
 }
 
@@ -36,8 +36,8 @@ impl Status {
             listener: config.listener.address,
             reactors: config.reactors(),
             workers: config.workers(),
-            restarts: RestartDesk::default(),
-            drains: DrainDesk::default(),
+            restarts: RestartControl::default(),
+            drains: DrainControl::default(),
             is_draining: AtomicBool::new(false),
         }
     }

@@ -248,7 +248,7 @@ impl Prepared {
     }
 
     /// History of the hot restarts.
-    pub(super) fn desk(&self) -> &crate::admin::RestartDesk {
+    pub(super) fn restarts(&self) -> &crate::admin::RestartControl {
         &self.status.restarts
     }
 

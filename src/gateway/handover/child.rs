@@ -89,7 +89,7 @@ pub(in crate::gateway) fn take_over(
         (last.verdict, last.generation, last.sockets) = ("committed".into(), generation, taken);
         times.tell(last, length);
     }
-    prepared.desk().resume(generation, &numbers, history);
+    prepared.restarts().resume(generation, &numbers, history);
     let gateway = prepared.launch(|| {
         if is_orphan {
             tell_main_pid(config, std::process::id());

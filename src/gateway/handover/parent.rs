@@ -102,9 +102,9 @@ pub(in crate::gateway) fn restart(
     settings: &RunSettings,
     order: &RestartOrder,
 ) -> Outcome {
-    let desk = &gateway.status.restarts;
-    let number = desk.begin();
-    let shown = desk.show();
+    let restarts = &gateway.status.restarts;
+    let number = restarts.begin();
+    let shown = restarts.show();
     let binary = order.binary.clone().unwrap_or_else(|| settings.binary.clone());
     let restart = Restart {
         number,
@@ -134,7 +134,7 @@ pub(in crate::gateway) fn restart(
         Ok(None) => {
             attempt.go_back();
             course.restart.verdict = "dry_run".into();
-            desk.end(course.restart);
+            restarts.end(course.restart);
             Outcome::Serving
         }
         Err(Failure::Torn(problem)) => Outcome::Torn(problem),
@@ -146,7 +146,7 @@ pub(in crate::gateway) fn restart(
             tracing::error!(problem, "hot restart rolled back; this process serves on");
             course.step("roll back", "this process serves on");
             (course.restart.verdict, course.restart.problem) = ("rolled_back".into(), problem);
-            desk.end(course.restart);
+            restarts.end(course.restart);
             Outcome::Serving
         }
     }
