@@ -6,13 +6,13 @@ use moorline_proto::error::CloseReason;
 use std::ops::{Index, IndexMut};
 
 counts! {
-    /// One number of a shard.
+    /// One counter or level of a shard.
     pub enum Count {
         /// Open client connections.
         Connections = gauge "connections";
-        /// Sessions that wait for their client to come back.
+        /// Detached sessions: their connection was lost, and their client may resume.
         Detached = gauge "detached";
-        /// Connections that are not read for now.
+        /// Connections whose reading is paused.
         Held = gauge "held";
         /// Logged-in sessions.
         Sessions = gauge "sessions";
@@ -20,37 +20,37 @@ counts! {
         Users = gauge "users";
         /// Connections accepted.
         Accepted = counter "accepted";
-        /// Connections moved to their user's home shard.
+        /// Connections moved to the shard that owns their user.
         Moved = counter "moved";
         /// Logins admitted.
         Logins = counter "logins";
-        /// Older logins ended by a newer one of the same device.
+        /// Logins ended by a newer login of the same device.
         Replaced = counter "logins_replaced";
-        /// Sessions whose connection was lost and that wait for their client.
+        /// Sessions detached because their connection was lost.
         Detaches = counter "detaches";
-        /// Sessions that nobody came back to in time.
+        /// Detached sessions that expired before their client resumed.
         KeptInVain = counter "kept_in_vain";
-        /// Sessions that went on with another connection.
+        /// Sessions resumed on another connection.
         Resumes = counter "resumes";
-        /// Of those, with the older connection still open.
+        /// Sessions resumed while their older connection was still open.
         Takeovers = counter "takeovers";
-        /// Logins that asked to go on with a session and got a new one.
+        /// Logins that asked to resume a session and got a new one.
         ResumesRefused = counter "resumes_refused";
-        /// Sessions that ended before their time because too many waited.
+        /// Detached sessions that ended early because there were too many.
         KeptOverMax = counter "kept_over_max";
-        /// Times that a connection was not read for a while because it said too much.
+        /// Pauses of reading because a connection exceeded its rate limit.
         RateHolds = counter "frame_rate_exceeded";
-        /// Uplinks refused because their user said too much.
+        /// Uplinks refused because their user exceeded the rate limit.
         UserRefusals = counter "user_rate_exceeded";
-        /// Application frames dropped because their user said too much, or in overload.
+        /// Application frames dropped because of the rate limit, or in overload.
         AppsDropped = counter "apps_dropped";
-        /// THROTTLEs said.
+        /// THROTTLE frames sent.
         Throttles = counter "throttles";
-        /// Times that a connection was not read because its worker has no room.
+        /// Pauses of reading because the worker of a connection has no room.
         BackpressureHolds = counter "backpressure_holds";
         /// Uplinks refused because the backend is overloaded.
         Shed = counter "uplinks_shed";
-        /// Logins refused because the backend is overloaded, or too much memory in use.
+        /// Logins refused because the backend is overloaded, or too much memory is in use.
         LoginsShed = counter "logins_shed";
         /// Frames received from clients.
         FramesIn = counter "frames_received";
@@ -58,7 +58,7 @@ counts! {
         FramesOut = counter "frames_queued";
         /// Bytes received from clients.
         BytesIn = counter "client_received_bytes";
-        /// Bytes the kernel took toward clients.
+        /// Bytes written to clients.
         BytesOut = counter "client_sent_bytes";
         /// Heartbeats received.
         Pings = counter "heartbeats";
@@ -72,11 +72,11 @@ counts! {
         SendsEarly = counter "sends_early";
         /// Answers given to SEND and REQ.
         Answers = counter "answers";
-        /// Requests and repetitions answered RETRY because too many of their client are under way.
+        /// Requests and repeated SENDs answered RETRY because too many of their client are outstanding.
         RefusedHere = counter "uplinks_refused";
         /// Answers whose connection was gone.
         AnswersStale = counter "answers_stale";
-        /// Pushes taken for a session.
+        /// Pushes accepted for a session.
         Pushes = counter "pushes";
         /// Pushes acknowledged by their client.
         PushesAcked = counter "pushes_acked";
@@ -84,27 +84,27 @@ counts! {
         PushesOffline = counter "pushes_offline";
         /// Pushes refused by a full queue.
         PushesFull = counter "pushes_full";
-        /// Pushes that waited longer than their time to live.
+        /// Pushes that expired while they waited.
         PushesExpired = counter "pushes_expired";
         /// Pushes that became a NOTIFY because their client reads too slowly.
         PushesCollapsed = counter "pushes_collapsed";
-        /// Pushes whose place a later one with the same key took.
+        /// Pushes replaced by a later one with the same collapse key.
         PushesSuperseded = counter "pushes_superseded";
-        /// BATCHes sent.
+        /// BATCH frames sent.
         Batches = counter "batches";
-        /// Reliable frames sent again.
+        /// Retransmitted reliable frames.
         PushesAgain = counter "pushes_again";
         /// Pushes to many sessions at once.
         Fanouts = counter "fanouts";
-        /// Of those, refused because too many wait.
+        /// Pushes to many sessions that were refused because too many wait.
         FanoutsRefused = counter "fanouts_refused";
         /// Rooms with a member here.
         Rooms = gauge "rooms";
-        /// Sessions that could not enter a room: a limit.
+        /// Sessions that could not enter a room because of a limit.
         RoomsRefused = counter "rooms_refused";
         /// Bytes that wait for clients.
         QueuedBytes = gauge "queued_bytes";
-        /// Overdue acks that were asked for.
+        /// Probes for overdue acks.
         AckProbes = counter "ack_probes";
         /// Entries in the timing wheel.
         Timers = gauge "timers";
@@ -114,7 +114,7 @@ counts! {
 }
 
 impl Count {
-    /// Those that say that a limit was hit.
+    /// Counters that tell that a limit was reached.
     pub const LIMITS: &'static [Self] = &[
         Self::KeptOverMax,
         Self::RateHolds,
@@ -131,12 +131,12 @@ impl Count {
     ];
 }
 
-/// A shard's numbers.
+/// Counters of one shard.
 #[derive(Clone, Debug)]
 pub struct Tally {
     counts: [u64; Count::ALL.len()],
     closes: [u64; CloseReason::ALL.len()],
-    /// Ended by the peer without a word.
+    /// Connections that the peer ended without CLOSE.
     pub closed_by_peer: u64,
 }
 
@@ -147,7 +147,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Numbers in the order of [`Count::ALL`].
+    /// Counters in the order of [`Count::ALL`].
     pub const fn counts(&self) -> &[u64] {
         &self.counts
     }
@@ -157,12 +157,12 @@ impl Tally {
         &self.closes
     }
 
-    /// Connections ended because their client did not read, with a name: the limit that no count tells.
+    /// Name and number of connections closed because their client did not read: the limit that no [`Count`] tells.
     pub const fn slow(&self) -> (&'static str, u64) {
         (CloseReason::Slow.label(), self.closes[CloseReason::Slow as usize])
     }
 
-    /// Writes them down, by name: a later build may count other things.
+    /// Writes the counters by name: a later build may have other counters.
     pub(super) fn freeze(&self, head: &mut ShardHead) {
         let Self { counts, closes, closed_by_peer } = self;
         head.counts = counts.to_vec();
@@ -172,7 +172,7 @@ impl Tally {
         head.closed_by_peer = *closed_by_peer;
     }
 
-    /// Reads them.
+    /// Reads the counters.
     pub(super) fn thaw(head: &ShardHead) -> Self {
         let mut tally = Self { closed_by_peer: head.closed_by_peer, ..Self::default() };
         for (name, value) in head.count_names.iter().zip(&head.counts) {

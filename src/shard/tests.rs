@@ -1,5 +1,6 @@
 //! Behaviours of one shard, seen from its inputs and outputs alone.
 
+mod execution;
 mod fanouts;
 mod freezing;
 mod keeping;
