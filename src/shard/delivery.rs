@@ -11,7 +11,8 @@
 //! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
 //! ```
 
-use super::flight::{Flight, Parcel};
+use super::flight::Flight;
+use super::parcel::Parcel;
 use super::seat::Seat;
 use super::{Count, Output, Outputs};
 use crate::config::Retransmit;
@@ -308,7 +309,7 @@ enum Queued {
     Full,
     /// A NOTIFY stands for it; a push that it cannot stand for comes back.
     Collapsed(Option<PushTicket>),
-    /// It waits; an older one whose place it took comes back.
+    /// The push waits; an older one whose place it took comes back.
     Waits(Option<Parcel>),
 }
 

@@ -13,7 +13,7 @@
 
 use super::Outputs;
 use super::delivery::report;
-use super::flight::Parcel;
+use super::parcel::Parcel;
 use crate::handoff::Push;
 use crate::snapshot::{FanoutRecord, Item, ParcelRecord, Records, Section, SnapshotError};
 use moorline_proto::ids::ConnKey;
@@ -62,7 +62,7 @@ pub(super) struct Fanout {
     pub(super) pushes: Vec<Push>,
     /// Receivers still to be served, the next one last.
     keys: Vec<ConnKey>,
-    /// Whether a receiver was served: then no push may be added.
+    /// Tells whether a receiver was served: then no push may be added.
     is_begun: bool,
 }
 
@@ -72,7 +72,7 @@ impl Fanouts {
         (!self.waiting.is_empty()).then_some(self.due)
     }
 
-    /// Whether a slice is due.
+    /// Returns whether a slice is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.deadline().is_some_and(|due| due <= now)
     }

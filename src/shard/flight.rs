@@ -3,11 +3,9 @@
 //! Example: a client that reads slowly is in a busy group. Its pushes wait on the lane `Group`; a message for
 //! it alone waits on `Chat`, and is sent first when an ack makes room.
 
-use crate::handoff::{Push, PushTicket};
-use crate::snapshot::{
-    FlightRecord, InFlightRecord, ParcelRecord, Records, Section, SnapshotError, TicketRecord,
-};
-use bytes::Bytes;
+use super::parcel::Parcel;
+use crate::handoff::PushTicket;
+use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotError};
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::Notify;
@@ -16,7 +14,6 @@ use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};
 use moorline_proto::window::{InFlight, Window, WindowLimits};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Time between the steps that follow an overdue ack: ask, send again, close [P-6.5].
 const STEP: Duration = Duration::from_secs(5);
@@ -26,85 +23,6 @@ const JITTER: Duration = Duration::from_millis(250);
 const COLLAPSED_MAX: usize = 1024;
 /// Frames that a client can name after the first that it misses.
 const SACK_BITS: u32 = 64;
-
-/// One push toward one session.
-#[derive(Clone, Debug)]
-pub(super) struct Parcel {
-    pub(super) ticket: Option<PushTicket>,
-    pub(super) command: Command,
-    pub(super) lane: Lane,
-    pub(super) expires_at: Instant,
-    pub(super) body: Bytes,
-    pub(super) packed: Option<Bytes>,
-    pub(super) collapse: Option<Arc<str>>,
-    /// Tickets of other pushes that this one stands for.
-    pub(super) also: Vec<PushTicket>,
-}
-
-impl Parcel {
-    /// A push toward one of its sessions; the body is shared.
-    pub(super) fn new(push: &Push) -> Self {
-        let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } = push;
-        Self {
-            ticket: *ticket,
-            command: *command,
-            lane: *lane,
-            expires_at: *expires_at,
-            body: body.clone(),
-            packed: packed.clone(),
-            collapse: collapse.clone(),
-            also: Vec::new(),
-        }
-    }
-
-    /// Tickets of the push and of all others that it stands for.
-    pub(super) fn tickets(&self) -> impl Iterator<Item = PushTicket> + '_ {
-        self.ticket.into_iter().chain(self.also.iter().copied())
-    }
-
-    fn frame(&self, seq: Seq, flags: Flags, accepts_lz4: bool) -> Frame {
-        let (body, flags) = match &self.packed {
-            Some(packed) if accepts_lz4 => (packed.clone(), flags.with(Flags::COMPRESSED)),
-            _ => (self.body.clone(), flags),
-        };
-        Frame::new(self.command, body).with_lane(self.lane).with_seq(seq).with_flags(flags)
-    }
-
-    /// Writes the parcel.
-    pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
-        let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
-        ParcelRecord {
-            ticket: ticket.map(TicketRecord::from),
-            command: command.byte().into(),
-            lane: *lane as u32,
-            expires_at: expires_at.as_nanos(),
-            body: out.body(body),
-            packed: packed.as_ref().map_or(0, |packed| out.body(packed)),
-            collapse: collapse.as_deref().map(str::to_owned),
-            also: also.iter().copied().map(TicketRecord::from).collect(),
-        }
-    }
-
-    /// Reads a parcel.
-    pub(super) fn thaw(record: &ParcelRecord, from: &Records) -> Result<Self, SnapshotError> {
-        let ParcelRecord { ticket, command, lane, expires_at, body, packed, collapse, also } = record;
-        let command = u8::try_from(*command).ok().and_then(Command::from_byte);
-        Ok(Self {
-            ticket: ticket.map(PushTicket::from),
-            command: command.ok_or_else(|| from.contradiction("a push has no command"))?,
-            lane: Lane::from_number(*lane),
-            expires_at: Instant::from_nanos(*expires_at),
-            body: from.body(*body)?,
-            packed: if *packed == 0 { None } else { Some(from.body(*packed)?) },
-            collapse: collapse.as_deref().map(Arc::from),
-            also: also.iter().copied().map(PushTicket::from).collect(),
-        })
-    }
-
-    const fn may_wait(&self) -> bool {
-        matches!(self.lane, Lane::Group | Lane::Bulk)
-    }
-}
 
 /// Limits up to which frames of the lanes `Group` and `Bulk` wait for others, to go out as one BATCH.
 #[derive(Clone, Copy, Debug)]
@@ -268,7 +186,7 @@ impl Flight {
         self.window.is_empty() && self.waiting_frames == 0
     }
 
-    /// Whether frames that may wait have waited long enough, or are enough for a batch.
+    /// Returns whether frames that may wait have waited long enough, or are enough for a batch.
     pub(super) fn is_batch_due(&self, now: Instant, batching: Batching) -> bool {
         let is_old = self.waiting_since.is_some_and(|since| now >= since + batching.age);
         is_old || self.low_lanes().map(VecDeque::len).sum::<usize>() >= batching.frames
@@ -396,7 +314,7 @@ impl Flight {
         seqs.into_iter().filter_map(again).collect()
     }
 
-    /// Whether a client can resume that has handled all frames up to `last_seq`, and those that `sack` names:
+    /// Returns whether a client can resume that has handled all frames up to `last_seq`, and those that `sack` names:
     /// all others are still in flight.
     pub(super) fn can_resume(&self, last_seq: Seq, sack: u64) -> bool {
         let next = self.window.next_seq();
@@ -431,7 +349,7 @@ fn length_of(parcel: &Parcel) -> u32 {
     u32::try_from(parcel.body.len()).unwrap_or(u32::MAX)
 }
 
-/// Whether `sack` names each of the seqs `from..end`. Empty ranges are named.
+/// Returns whether `sack` names each of the seqs `from..end`. Empty ranges are named.
 fn is_named(last_seq: Seq, sack: u64, from: Seq, end: Seq) -> bool {
     if from < end && end - last_seq > SACK_BITS + 2 {
         return false;
@@ -445,6 +363,7 @@ fn is_named(last_seq: Seq, sack: u64, from: Seq, end: Seq) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     const LIMITS: WindowLimits = WindowLimits { frames_max: 8, bytes_max: 1_000 };

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Example: alice sends a message to bob, who has a session in the same shard. `handle_received` decodes her
-//! SEND and emits an [`Uplink`] for her worker. The backend's PUSH comes back as a [`Downlink`]; it takes its
+//! SEND and emits an [`Uplink`] for her worker. The backend's PUSH comes back as a `Downlink`; it takes its
 //! place in bob's window, and `Write(bob)` is emitted.
 //!
 //! | file | holds |
@@ -22,7 +22,8 @@
 //! | `detached` | sessions without a connection |
 //! | `uplink`, `results` | frames from clients; the last answers |
 //! | `bucket`, `throttling` | rate limits; sockets that are not read for a while |
-//! | `delivery`, `flight`, `outbound` | frames to clients: pushes, lanes, window, acks; bytes to write |
+//! | `downlink` | messages from workers: verdicts, answers, pushes, kicks |
+//! | `delivery`, `flight`, `parcel`, `outbound` | frames to clients: pushes, lanes, window, acks; bytes to write |
 //! | `rooms`, `fanout` | sets of sessions; one payload for many |
 //! | `ending`, `draining` | close, kick, logout; asking all clients to leave |
 //! | `timers` | the one wheel entry of each connection |
@@ -32,6 +33,7 @@ mod bucket;
 mod connection;
 mod delivery;
 mod detached;
+mod downlink;
 mod draining;
 mod ending;
 mod executor;
@@ -41,6 +43,7 @@ mod freezing;
 mod login;
 mod outbound;
 mod outputs;
+mod parcel;
 mod registry;
 mod results;
 mod resume_token;
@@ -65,18 +68,15 @@ pub use outputs::{Output, Outputs};
 pub use settings::{Birth, Settings};
 pub use tally::{Count, Tally};
 
-use crate::handoff::{Admission, Downlink, Push, Target, Uplink};
+use crate::handoff::Uplink;
 use bytes::Bytes;
-use delivery::report;
 use draining::Drain;
-use ending::KickOrder;
-use fanout::{FANOUT_MIN, Fanouts};
+use fanout::Fanouts;
 use login::{Logins, Newcomer, decode_hello};
 use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Batch, Command, Flags, Frame, Lane};
-use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
-use moorline_proto::message::backend::Outcome;
+use moorline_proto::frame::{Batch, Command, Flags, Frame};
+use moorline_proto::ids::{ConnKey, Pin, ShardId};
 use moorline_proto::message::client::Close;
 use moorline_proto::message::decode;
 use moorline_proto::time::{Duration, Instant};
@@ -245,40 +245,6 @@ impl Shard {
         self.seats.close_all(now, CloseReason::GoingAway, outputs);
     }
 
-    /// Handles a message from a worker.
-    pub fn handle_downlink(&mut self, now: Instant, downlink: Downlink, outputs: &mut Outputs) {
-        match downlink {
-            Downlink::Verdict { key, verdict } => self.on_verdict(now, key, verdict, outputs),
-            Downlink::Answer { key, command, cid, body } => {
-                self.on_answer(now, key, command, cid, body, outputs);
-            }
-            Downlink::Push(push) => self.on_push(now, push, outputs),
-            Downlink::Kick { target, login_version, code, may_reconnect, reason } => {
-                let order = KickOrder { login_version, code, may_reconnect, reason };
-                self.on_kick(now, target, order, outputs);
-            }
-            Downlink::Bind { room, version, keys, reset } => self.seats.bind(&room, version, &keys, reset),
-            Downlink::Unbind { room, version, keys } => {
-                keys.iter().for_each(|key| self.seats.rooms.unbind(&room, version, *key));
-            }
-            Downlink::Query { ticket, uid, room } => match self.home_after(&uid) {
-                Some(home) => outputs.forwards.push((home, Downlink::Query { ticket, uid, room })),
-                None => self.seats.answer_query(ticket, &uid, &room, outputs),
-            },
-            Downlink::Hold { worker, slots } => {
-                for key in self.seats.ledger.pauses.set_full(worker, slots) {
-                    if let Some(mut seat) = self.seats.seat(key) {
-                        seat.try_end_pause(now, outputs);
-                    }
-                }
-            }
-            Downlink::Overload { worker, level } => self.seats.ledger.pauses.set_overload(worker, level),
-            Downlink::Announce { worker, request, slots } => {
-                self.seats.announce(worker, request, slots, outputs);
-            }
-        }
-    }
-
     /// Nothing is due before this.
     pub fn next_deadline(&self) -> Option<Instant> {
         let drain = self.drain.as_ref().map(|drain| drain.deadline());
@@ -300,7 +266,7 @@ impl Shard {
         self.tend_drain(now, outputs);
     }
 
-    /// Whether [`Self::handle_fanout`] has something to do.
+    /// Returns whether [`Self::handle_fanout`] has something to do.
     pub fn has_fanout(&self, now: Instant) -> bool {
         self.fanouts.is_due(now)
     }
@@ -454,125 +420,5 @@ impl Shard {
         let login = Uplink::Login { key, pin, hello: Box::new(hello) };
         outputs.uplinks[pin.worker(seat.ledger.settings.workers)].push(login);
         Ok(())
-    }
-
-    fn on_verdict(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        verdict: Result<Admission, CloseReason>,
-        outputs: &mut Outputs,
-    ) {
-        let state = self.seats.connection(key).map(|connection| connection.state);
-        if state != Some(State::Authenticating) {
-            return;
-        }
-        let admission = match verdict {
-            Ok(admission) => admission,
-            Err(reason) => return self.seats.close(now, key, reason, outputs),
-        };
-        let settings = &self.seats.ledger.settings;
-        let first = settings.homes.first(Pin::of(&admission.uid));
-        let home = if first == settings.shard { self.home_after(&admission.uid) } else { Some(first) };
-        let Some(home) = home else {
-            let newcomer = Newcomer { key, has_socket: true };
-            self.logins.admit(now, &mut self.seats, newcomer, &admission, outputs);
-            return;
-        };
-        let connection = self.seats.take(key);
-        let partial = Bytes::copy_from_slice(connection.decoder.partial());
-        self.seats.ledger.tally[Count::Moved] += 1;
-        outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
-    }
-
-    fn on_answer(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        command: Command,
-        cid: Seq,
-        body: Bytes,
-        outputs: &mut Outputs,
-    ) {
-        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
-            self.seats.ledger.tally[Count::AnswersStale] += 1;
-            return;
-        };
-        self.gate.handle_answer(now, &mut seat, command, cid, &body);
-        self.fanouts.on_chat(now);
-        seat.send(Frame::new(command, body), outputs);
-        if let Err(reason) = seat.check_clogged() {
-            self.seats.close(now, key, reason, outputs);
-        }
-    }
-
-    /// Delivers one payload to some of this shard's connections: at once to a few, in slices to many.
-    fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
-        let targets = std::mem::take(&mut push.targets);
-        if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
-            return self.deliver(now, *key, &push, outputs); // most are for one, and need no list
-        }
-        let mut keys = Vec::with_capacity(targets.len());
-        for target in targets {
-            if let Target::Connection(key) = target {
-                keys.extend((push.except != Some(key)).then_some(key)); // gone ones show when their turn comes
-                continue;
-            }
-            if let Some(home) = self.home_of_target(&target) {
-                let part = Push { targets: vec![target], ..push.clone() };
-                outputs.forwards.push((home, Downlink::Push(part)));
-                continue;
-            }
-            let found = self.seats.resolve(&target);
-            if found.is_empty() && !matches!(target, Target::Room(_)) {
-                self.seats.ledger.tally[Count::PushesOffline] += 1;
-                report(push.ticket, ConnKey::from_u64(0), Outcome::Offline, outputs);
-            }
-            keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
-        }
-        if keys.len() > FANOUT_MIN {
-            let is_begun = self.fanouts.try_begin(push, keys, outputs);
-            let count = if is_begun { Count::Fanouts } else { Count::FanoutsRefused };
-            self.seats.ledger.tally[count] += 1;
-            return;
-        }
-        keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
-    }
-
-    /// Delivers one push to one session.
-    fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
-        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
-            self.seats.ledger.tally[Count::PushesOffline] += 1;
-            return report(push.ticket, key, Outcome::Offline, outputs);
-        };
-        if push.lane <= Lane::Chat {
-            self.fanouts.on_chat(now);
-        }
-        if let Err(reason) = seat.deliver(now, push, outputs) {
-            self.seats.close(now, key, reason, outputs);
-        }
-    }
-
-    fn on_kick(&mut self, now: Instant, target: Target, order: KickOrder, outputs: &mut Outputs) {
-        let Some(home) = self.home_of_target(&target) else {
-            return self.seats.kick(now, &target, &order, outputs);
-        };
-        let KickOrder { login_version, code, may_reconnect, reason } = order;
-        let kick = Downlink::Kick { target, login_version, code, may_reconnect, reason };
-        outputs.forwards.push((home, kick));
-    }
-
-    /// The shard that may own a user who has no session here; `None`: this one owns the user.
-    fn home_after(&self, uid: &str) -> Option<ShardId> {
-        let settings = &self.seats.ledger.settings;
-        let home = settings.homes.after(Pin::of(uid), settings.shard)?;
-        self.seats.registry.of_user(uid).is_empty().then_some(home)
-    }
-
-    fn home_of_target(&self, target: &Target) -> Option<ShardId> {
-        match target {
-            Target::User(uid) | Target::Device(uid, _) => self.home_after(uid),
-            Target::Connection(_) | Target::Room(_) => None,
-        }
     }
 }

@@ -7,7 +7,7 @@ mod keeping;
 mod limits;
 
 use super::*;
-use crate::handoff::{Admission, Push, PushTicket, Target, Uplink};
+use crate::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
 use crate::homes::Homes;
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};

@@ -1,0 +1,91 @@
+//! One push toward one session.
+//!
+//! Example: a PUSH for a group of three becomes three parcels that share one body. One that is replaced by a NOTIFY
+//! gives it its ticket, so that the backend learns the outcome of both.
+
+use crate::handoff::{Push, PushTicket};
+use crate::snapshot::{ParcelRecord, Records, Section, SnapshotError, TicketRecord};
+use bytes::Bytes;
+use moorline_proto::frame::{Command, Flags, Frame, Lane};
+use moorline_proto::ids::Seq;
+use moorline_proto::time::Instant;
+use std::sync::Arc;
+
+/// One push toward one session.
+#[derive(Clone, Debug)]
+pub(super) struct Parcel {
+    pub(super) ticket: Option<PushTicket>,
+    pub(super) command: Command,
+    pub(super) lane: Lane,
+    pub(super) expires_at: Instant,
+    pub(super) body: Bytes,
+    pub(super) packed: Option<Bytes>,
+    pub(super) collapse: Option<Arc<str>>,
+    /// Tickets of other pushes that this one stands for.
+    pub(super) also: Vec<PushTicket>,
+}
+
+impl Parcel {
+    /// A push toward one of its sessions; the body is shared.
+    pub(super) fn new(push: &Push) -> Self {
+        let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } = push;
+        Self {
+            ticket: *ticket,
+            command: *command,
+            lane: *lane,
+            expires_at: *expires_at,
+            body: body.clone(),
+            packed: packed.clone(),
+            collapse: collapse.clone(),
+            also: Vec::new(),
+        }
+    }
+
+    /// Tickets of the push and of all others that it stands for.
+    pub(super) fn tickets(&self) -> impl Iterator<Item = PushTicket> + '_ {
+        self.ticket.into_iter().chain(self.also.iter().copied())
+    }
+
+    pub(super) fn frame(&self, seq: Seq, flags: Flags, accepts_lz4: bool) -> Frame {
+        let (body, flags) = match &self.packed {
+            Some(packed) if accepts_lz4 => (packed.clone(), flags.with(Flags::COMPRESSED)),
+            _ => (self.body.clone(), flags),
+        };
+        Frame::new(self.command, body).with_lane(self.lane).with_seq(seq).with_flags(flags)
+    }
+
+    /// Writes the parcel.
+    pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
+        let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
+        ParcelRecord {
+            ticket: ticket.map(TicketRecord::from),
+            command: command.byte().into(),
+            lane: *lane as u32,
+            expires_at: expires_at.as_nanos(),
+            body: out.body(body),
+            packed: packed.as_ref().map_or(0, |packed| out.body(packed)),
+            collapse: collapse.as_deref().map(str::to_owned),
+            also: also.iter().copied().map(TicketRecord::from).collect(),
+        }
+    }
+
+    /// Reads a parcel.
+    pub(super) fn thaw(record: &ParcelRecord, from: &Records) -> Result<Self, SnapshotError> {
+        let ParcelRecord { ticket, command, lane, expires_at, body, packed, collapse, also } = record;
+        let command = u8::try_from(*command).ok().and_then(Command::from_byte);
+        Ok(Self {
+            ticket: ticket.map(PushTicket::from),
+            command: command.ok_or_else(|| from.contradiction("a push has no command"))?,
+            lane: Lane::from_number(*lane),
+            expires_at: Instant::from_nanos(*expires_at),
+            body: from.body(*body)?,
+            packed: if *packed == 0 { None } else { Some(from.body(*packed)?) },
+            collapse: collapse.as_deref().map(Arc::from),
+            also: also.iter().copied().map(PushTicket::from).collect(),
+        })
+    }
+
+    pub(super) const fn may_wait(&self) -> bool {
+        matches!(self.lane, Lane::Group | Lane::Bulk)
+    }
+}
