@@ -23,12 +23,12 @@ impl Reactor {
         }
     }
 
-    /// Whether something waits that the next hand-over may deliver.
+    /// Returns whether something waits that the next hand-over may deliver.
     pub(super) fn is_handing_over(&self) -> bool {
         self.is_refused() || self.outputs.uplinks.iter().any(|items| !items.is_empty())
     }
 
-    /// Whether a mailbox was full at the last hand-over.
+    /// Returns whether a mailbox was full at the last hand-over.
     pub(super) fn is_refused(&self) -> bool {
         !self.sockets.leaving.is_empty()
             || !self.outputs.forwards.is_empty()

@@ -1,4 +1,4 @@
-//! One line for all limits that were hit, no more often than each ten seconds.
+//! Log of limits that were reached: one line for all of them, at most every 10 s.
 
 use moorline_proto::time::{Duration, Instant};
 use std::fmt::Write;
@@ -6,7 +6,7 @@ use std::fmt::Write;
 /// Pause between two lines.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Remembers the counters as of the last line.
+/// The counters as of the last line.
 #[derive(Debug, Default)]
 pub(super) struct LimitLog {
     seen: Vec<u64>,
@@ -14,8 +14,8 @@ pub(super) struct LimitLog {
 }
 
 impl LimitLog {
-    /// What to log: the counters that moved since the last line, and by how much. They must come in the
-    /// same order each time.
+    /// Returns the line to log: the counters that moved since the last line, and by how much. The counters must
+    /// come in the same order each time.
     pub(super) fn look<'a>(
         &mut self,
         now: Instant,

@@ -105,7 +105,7 @@ pub(super) struct Buckets {
 pub(super) struct Over {
     /// Time until it is not exceeded any more.
     pub(super) wait: Duration,
-    /// Whether this is the first refusal since the spender was well within the burst.
+    /// Tells whether this is the first refusal since the spender was well within the burst.
     pub(super) is_news: bool,
 }
 

@@ -17,7 +17,7 @@ pub(super) const NO_SESSION: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) state: State,
-    /// Whether [`super::Output::Write`] was emitted and not yet answered by a write.
+    /// Tells whether [`super::Output::Write`] was emitted and not yet answered by a write.
     pub(super) is_write_due: bool,
     /// Interval at which the client promised to send, in seconds.
     pub(super) heartbeat_s: u16,
@@ -75,7 +75,7 @@ impl Connection {
         self.since.before(now)
     }
 
-    /// Whether the connection was detached at `time` and still is.
+    /// Returns whether the connection was detached at `time` and still is.
     pub(super) fn is_detached_since(&self, time: Instant) -> bool {
         self.state == State::Detached && self.since == Stamp::of(time)
     }

@@ -129,7 +129,7 @@ impl Executor {
         self.writes.push(key);
     }
 
-    /// Whether a connection waits to be written.
+    /// Returns whether a connection waits to be written.
     pub const fn is_waiting(&self) -> bool {
         !self.writes.is_empty()
     }

@@ -1,4 +1,4 @@
-//! From the accepted socket to the logged-in session.
+//! Login: the way from an accepted socket to a session.
 //!
 //! A connection is accepted by any shard and sends HELLO there. A worker judges it; then it moves to the
 //! shard that owns its user, so that everything about one user is decided in one place.
@@ -49,7 +49,7 @@ pub enum Moved {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Newcomer {
     pub(super) key: ConnKey,
-    /// Whether the owner has the socket under this key. A socket that arrives with a transfer has none yet.
+    /// Tells whether the owner has the socket under this key. A socket that arrives with a transfer has none yet.
     pub(super) has_socket: bool,
 }
 

@@ -97,7 +97,7 @@ impl Outbound {
         self.frames.len()
     }
 
-    /// Whether more than `bytes_max` wait. One frame that alone is larger than that does not count.
+    /// Returns whether more than `bytes_max` wait. One frame that alone is larger than that does not count.
     pub(super) fn is_over(&self, bytes_max: usize) -> bool {
         let largest = || self.frames.iter().map(Frame::wire_len).max().filter(|it| *it > bytes_max);
         self.bytes > bytes_max && self.bytes > bytes_max + largest().unwrap_or(0)

@@ -37,7 +37,7 @@ pub(super) struct Session {
     pub(super) serial: u16,
     /// The worker of the user, from the login on.
     pub(super) worker: u8,
-    /// Whether the client accepts LZ4 [P-1.9].
+    /// Tells whether the client accepts LZ4 [P-1.9].
     pub(super) accepts_lz4: bool,
     /// Outstanding reliable downlink frames; `None`: there are none.
     pub(super) flight: Option<Box<Flight>>,

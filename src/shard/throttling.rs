@@ -28,9 +28,9 @@ struct Pause {
 #[derive(Debug, Default)]
 pub(super) struct ReadPauses {
     paused: BTreeMap<ConnKey, Pause>,
-    /// By worker, then by lane: one bit for each slot of pins that has no room.
+    /// Slots of pins without room, one bit each, by worker and lane.
     full: Vec<[u64; Lane::ALL.len()]>,
-    /// By worker: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
+    /// Overload of each worker: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
     overload: Vec<u8>,
 }
 
@@ -116,7 +116,7 @@ impl ReadPauses {
         is_full(&self.full, route, lane)
     }
 
-    /// Whether uplinks of this user and lane are shed for now.
+    /// Returns whether uplinks of this user and lane are shed for now.
     pub(super) fn is_shed(&self, route: Route, lane: Lane) -> bool {
         match self.overload[route.index()] {
             0 => false,
@@ -125,7 +125,7 @@ impl ReadPauses {
         }
     }
 
-    /// Whether new logins are refused for now.
+    /// Returns whether new logins are refused for now.
     pub(super) fn refuses_logins(&self) -> bool {
         self.overload.iter().any(|level| *level >= 3)
     }

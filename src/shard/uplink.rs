@@ -38,7 +38,7 @@ struct Up {
     lane: Lane,
     /// The cid of a SEND, else 0.
     cid: Seq,
-    /// Whether the frame was, or may have been, forwarded before.
+    /// Tells whether the frame was, or may have been, forwarded before.
     is_dup: bool,
     body: Bytes,
 }
@@ -283,7 +283,7 @@ fn refuse(
     Ok(())
 }
 
-/// Whether a SENDACK asks for another try: its answer is not final.
+/// Returns whether a SENDACK asks for another try: its answer is not final.
 fn is_retry(body: &[u8]) -> bool {
     /// The fields that the gateway writes, first.
     #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -33,7 +33,7 @@ pub(crate) struct Reactor {
     executor: Executor,
     pub(crate) sockets: Sockets,
     pub(crate) mail: VecDeque<Mail>,
-    /// When turns will come.
+    /// Times of the turns to come.
     turns: BTreeSet<Instant>,
     /// Clients that have room to write again.
     pub(crate) unblocked: Vec<PipeId>,

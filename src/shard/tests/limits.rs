@@ -1,4 +1,4 @@
-//! Who says too much, whose frames would only wait, and what overload sheds.
+//! Rate limits, paused reading, batches, and load shedding.
 
 use super::*;
 use moorline_proto::message::client::{Resume, Sub, SubAck, Throttle};
