@@ -19,7 +19,7 @@ use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// The old process's, to a process that it has started: take over.
+/// Descriptors with which the old process has this one take over.
 pub(in crate::gateway) struct Invitation {
     talk: UnixStream,
     word: OwnedFd,
@@ -127,7 +127,7 @@ fn wait_for_commit(talk: &mut Talk, word: &memory::Word, parent: Pid) -> Result<
     Err(GatewayError::Takeover("the old process has taken everything back".into()))
 }
 
-/// Whether the old process has ended: this one is another's child then.
+/// Returns true if the old process has ended: this process has another parent then.
 fn is_dead(parent: Pid) -> bool {
     let until = clock::machine_now() + DYING_MAX;
     while getppid() == parent {
@@ -139,11 +139,11 @@ fn is_dead(parent: Pid) -> bool {
     true
 }
 
-/// Its descriptors close before a process that was killed is gone.
+/// Patience with the end of a process that was killed: its descriptors close before it is gone.
 const DYING_MAX: Duration = Duration::from_secs(2);
 const DYING_LOOK: Duration = Duration::from_millis(1);
 
-/// When what happened, in nanoseconds of the machine's clock.
+/// Times of the steps, in nanoseconds of the machine's clock.
 #[derive(Default)]
 struct Times {
     frozen: u64,
@@ -179,7 +179,7 @@ struct Ready {
     generation: u64,
     frozen_at: Instant,
     history: Vec<Restart>,
-    /// Of the restarts before this one.
+    /// Numbers of the restarts before this one.
     numbers: Vec<u64>,
 }
 
@@ -251,7 +251,7 @@ fn warm_up(list: &File, inherited: &mut HashSet<RawFd>) -> Result<Warm, GatewayE
     })
 }
 
-/// The bytes that the old process wrote; `length`: so many.
+/// Reads the bytes that the old process wrote. `length`: the promised number of bytes; `None`: any.
 fn read(file: &File, length: Option<u64>) -> io::Result<Bytes> {
     let bytes = Bytes::from_owner(memory::map_sealed(file)?);
     match length {
@@ -266,7 +266,7 @@ fn read(file: &File, length: Option<u64>) -> io::Result<Bytes> {
 struct InheritedSockets<'a> {
     talk: &'a mut Talk,
     inherited: HashSet<RawFd>,
-    /// Sockets that are no connection's: listeners and links.
+    /// Sockets of listeners and links.
     others: u64,
 }
 

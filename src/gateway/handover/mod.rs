@@ -31,9 +31,9 @@ use std::time::Duration;
 
 /// Environment variable that makes a process one that takes over: `check`, or its descriptors.
 pub(super) const VARIABLE: &str = "MOORLINE_HANDOVER";
-/// Its value for [`check_line`].
+/// Value of [`VARIABLE`] for [`check_line`].
 pub(super) const CHECK: &str = "check";
-/// What leads the line that answers the check.
+/// First word of the line that answers the check.
 const CHECK_ANSWER: &str = "moorline-handover";
 
 /// The old process has given the sockets away.
@@ -43,7 +43,7 @@ const TOUCHED: u32 = 2;
 /// The old process has them back.
 const RECLAIMED: u32 = 3;
 
-/// What this build reads and writes, for the one that asks.
+/// Returns the answer to the check: the snapshots that this build reads and writes.
 pub(super) fn check_line() -> String {
     let (major, minor) = VERSION;
     format!(

@@ -33,7 +33,7 @@ const FILES_NEEDED: u64 = 32;
 /// Memory that must be available, in parts of a hundred of what this process uses.
 const MEMORY_PERCENT: u64 = 120;
 
-/// How the gateway was started, to start another one likewise.
+/// Command line of the gateway, to start another process likewise.
 pub(in crate::gateway) struct RunSettings {
     pub(in crate::gateway) arguments: Vec<OsString>,
     pub(in crate::gateway) binary: PathBuf,
@@ -41,14 +41,14 @@ pub(in crate::gateway) struct RunSettings {
 }
 
 impl RunSettings {
-    /// Those of this process.
+    /// Returns the settings of this process.
     pub(in crate::gateway) fn of_this_process(timeout: Duration) -> Self {
         let binary = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
         Self { arguments: std::env::args_os().skip(1).collect(), binary: undeleted(binary), timeout }
     }
 }
 
-/// Where a file was that has been replaced meanwhile: the system adds a word to its name.
+/// Returns the path of a file that has been replaced meanwhile: the system adds a word to its name.
 fn undeleted(path: PathBuf) -> PathBuf {
     match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
         Some(text) => text.into(),
@@ -56,7 +56,7 @@ fn undeleted(path: PathBuf) -> PathBuf {
     }
 }
 
-/// What became of a restart.
+/// Outcome of a restart.
 pub(in crate::gateway) enum Outcome {
     /// The child serves; this process must leave without touching a socket.
     Committed(u32),
@@ -66,11 +66,11 @@ pub(in crate::gateway) enum Outcome {
     Torn(String),
 }
 
-/// Why it did not happen.
+/// Reason why a restart did not happen.
 enum Failure {
     /// This process goes on.
     Back(String),
-    /// It cannot.
+    /// This process cannot go on: the sockets are gone.
     Torn(String),
 }
 
@@ -362,7 +362,7 @@ impl Attempt<'_> {
         Ok(pid)
     }
 
-    /// What a child that ended says; alive: nothing.
+    /// Fails with the status of a child that has ended.
     fn is_child_alive(&mut self) -> Result<(), String> {
         match self.child.as_mut().map(Child::try_wait) {
             Some(Ok(Some(status))) => Err(format!("the new process ended with {status}")),
@@ -386,7 +386,7 @@ impl Attempt<'_> {
     }
 }
 
-/// What connects this process with its child.
+/// Connection of this process with its child.
 struct Line {
     talk: Talk,
     word: memory::Word,

@@ -1,4 +1,4 @@
-//! What is told to whoever looks after the process: systemd's notify socket, and a pid file.
+//! Notifications to a supervisor: systemd's notify socket, and a pid file.
 
 use crate::config::Config;
 use sd_notify::NotifyState;
