@@ -28,7 +28,7 @@ pub(super) struct DrainArgs {
     /// Clients asked per second, such as 500/s; default: all at once, and they spread themselves over the grace
     #[arg(long, value_name = "RATE", value_parser = rate)]
     rate: Option<u32>,
-    /// Where the clients shall go; default: gateway.alternates, else whence they came
+    /// Address for the clients to go to; default: gateway.alternates, else the address they came to
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     redirect: Option<String>,
     /// Do not wait until they have left

@@ -90,7 +90,7 @@ impl Notes {
         Ok(Self { socket, path })
     }
 
-    /// The last one that was named since the last look.
+    /// Process that was named last since the last look.
     fn main_pid(&self) -> Option<Pid> {
         let mut last = None;
         let mut note = [0; NOTE_BYTES_MAX];

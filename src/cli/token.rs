@@ -22,7 +22,7 @@ pub(super) struct TokenArgs {
     /// The token's aud
     #[arg(long)]
     audience: Option<String>,
-    /// How long the token is good for
+    /// Time until the token expires
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     ttl: Duration,
 }

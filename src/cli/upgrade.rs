@@ -20,7 +20,7 @@ pub(super) struct UpgradeArgs {
     /// The gateway's admin address
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
     admin: SocketAddr,
-    /// What to run; without it the file that the gateway was started from, as it is now
+    /// Binary to run; without it the file that the gateway was started from, as it is now
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// For the check, the start and the warming of the new process together; default: handover.timeout
