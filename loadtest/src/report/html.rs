@@ -1,7 +1,6 @@
 //! The report as one page with charts, which needs no other file and no network.
 
 use super::{Environment, Report, ServerFigures};
-use crate::exit::Exit;
 use crate::monitor::Row;
 use crate::record::{Distributions, Latencies, Metric};
 use crate::units;
@@ -142,7 +141,7 @@ fn latency_table(report: &Report, out: &mut String) {
     if report.latencies.is_empty() {
         return;
     }
-    if report.exit() == Exit::Saturated {
+    if report.is_saturated() {
         out.push_str(
             "<p class=\"bad\">The generator was slow: the latencies below are its own, not the server's.</p>",
         );

@@ -259,10 +259,16 @@ impl Report {
         Exit::of_code(self.exit).unwrap_or(Exit::Integrity)
     }
 
-    /// The server was not restarted as it should have been.
+    /// Reports whether the generator's own lag is what the latencies show, whatever else decided the exit.
+    pub fn is_saturated(&self) -> bool {
+        self.generator.lag.is_some_and(|lag| u128::from(lag.p99) > LAG_P99_MAX.as_nanos())
+    }
+
+    /// Notes that the restart command failed. The failure outranks a saturated generator: a slow generator
+    /// makes latencies worthless, but cannot make a command fail.
     pub fn fail_restart(&mut self, why: String) {
         self.notes.push(why);
-        if self.exit() == Exit::Pass {
+        if matches!(self.exit(), Exit::Pass | Exit::Saturated) {
             self.set_exit(Exit::Unexpected);
         }
     }

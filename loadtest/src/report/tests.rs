@@ -91,6 +91,27 @@ fn a_dropped_connection_fails_a_run_unless_the_server_goes_away_on_purpose() {
 }
 
 #[test]
+fn a_failed_restart_outranks_a_late_generator_and_nothing_else() {
+    let mut part = part();
+    part.findings.lag = late();
+    part.findings.latencies.record(Metric::Answer, Duration::from_millis(7));
+    let failed = |part: &Part| {
+        let mut report = report(part);
+        report.fail_restart("the command failed".into());
+        report
+    };
+    let report = failed(&part);
+    assert_eq!(report.exit(), Exit::Unexpected);
+    let text = report.text();
+    assert!(text.contains("note       the command failed") && text.contains("SATURATED"), "{text}");
+    assert!(text.contains("not shown: the generator was slow"), "{text}");
+    part.findings.tally.lost = 1;
+    assert_eq!(failed(&part).exit(), Exit::Integrity);
+    part.ran.is_interrupted = true;
+    assert_eq!(failed(&part).exit(), Exit::Interrupted);
+}
+
+#[test]
 fn an_expectation_that_fails_is_the_exit_of_a_run_that_is_right_otherwise() {
     let mut part = part();
     part.findings.latencies.record(Metric::Answer, Duration::from_millis(7));

@@ -1,7 +1,6 @@
 //! The report that people read.
 
 use super::{Report, ServerFigures};
-use crate::exit::Exit;
 use crate::record::Metric;
 use crate::units;
 use std::fmt::Write;
@@ -44,7 +43,7 @@ impl Report {
     }
 
     fn write_latencies(&self, out: &mut String) {
-        if self.exit() == Exit::Saturated {
+        if self.is_saturated() {
             out.push_str("latencies  not shown: the generator was slow, and they would be its own\n");
             return;
         }
@@ -106,7 +105,7 @@ impl Report {
             words.push(format!("{} processes", self.processes));
         }
         if !words.is_empty() {
-            words.push(if self.exit() == Exit::Saturated { "SATURATED" } else { "ok" }.to_owned());
+            words.push(if self.is_saturated() { "SATURATED" } else { "ok" }.to_owned());
             let _ = writeln!(out, "generator  {}", words.join("   "));
         }
     }
