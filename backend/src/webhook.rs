@@ -17,8 +17,10 @@ use sha2::Sha256;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use ureq::tls::{TlsConfig, TlsProvider};
 
 /// A shorter secret could be guessed.
 const SECRET_BYTES_MIN: usize = 16;
@@ -93,7 +95,12 @@ impl Endpoint {
             }
             Some(secret)
         };
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .build();
         let agent = ureq::Agent::config_builder()
+            .tls_config(tls)
             .timeout_global(Some(service.timeout))
             .http_status_as_error(false)
             .max_redirects(0)

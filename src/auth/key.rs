@@ -2,6 +2,9 @@
 
 use super::AuthError;
 use crate::config::Algorithm;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ed25519_dalek::VerifyingKey;
 use jsonwebtoken::DecodingKey;
 use std::fs::File;
 use std::io::Read as _;
@@ -12,20 +15,35 @@ const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
 /// Shortest HS256 secret, in bytes: the size of the hash (RFC 7518, 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 
+/// DER of the `SubjectPublicKeyInfo` of every Ed25519 key, up to the key itself (RFC 8410, 4).
+const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
 /// The key that verifies tokens of `algorithm`.
 pub(super) fn verifying(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, AuthError> {
     match algorithm {
         Algorithm::HS256 => secret(path).map(|secret| DecodingKey::from_secret(&secret)),
         Algorithm::EdDSA => {
-            let pem = read(path)?;
-            DecodingKey::from_ed_pem(&pem).map_err(|_| {
+            let key = ed25519_public_key(&read(path)?).ok_or_else(|| {
                 refused(
                     path,
                     "no Ed25519 public key in PEM; expected -----BEGIN PUBLIC KEY----- of an Ed25519 key",
                 )
-            })
+            })?;
+            Ok(DecodingKey::from_ed_der(&key))
         }
     }
+}
+
+/// Reads an Ed25519 public key in PEM: between the markers, base64 of a fixed prefix and the key's 32 bytes.
+/// Text before and after the markers is ignored, as RFC 7468 has it. `None`: not such a key.
+fn ed25519_public_key(pem: &[u8]) -> Option<[u8; 32]> {
+    let text = str::from_utf8(pem).ok()?;
+    let (_, rest) = text.split_once("-----BEGIN PUBLIC KEY-----")?;
+    let (body, _) = rest.split_once("-----END PUBLIC KEY-----")?;
+    let body: String = body.split_ascii_whitespace().collect();
+    let der = BASE64.decode(body).ok()?;
+    let key = der.strip_prefix(&ED25519_PREFIX)?.try_into().ok()?;
+    VerifyingKey::from_bytes(&key).is_ok().then_some(key)
 }
 
 /// An HS256 secret: raw, or base64 behind `base64:`. A text loses the line ends after it, other bytes
@@ -40,9 +58,8 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, AuthError> {
     }
     if let Some(encoded) = bytes.strip_prefix(b"base64:") {
         let text = str::from_utf8(encoded).unwrap_or("").trim();
-        let key = DecodingKey::from_base64_secret(text)
-            .map_err(|_| refused(path, "what follows base64: is not standard base64"))?;
-        bytes = key.try_get_as_bytes().map(<[u8]>::to_vec).unwrap_or_default();
+        bytes =
+            BASE64.decode(text).map_err(|_| refused(path, "what follows base64: is not standard base64"))?;
     }
     if bytes.len() < SECRET_BYTES_MIN {
         return Err(refused(

@@ -4,6 +4,7 @@
 //! check costs tens of microseconds. Reads no clock (the caller tells the time) and talks to nobody.
 //! What a token must say: `docs/configuration.md`, "Logging in".
 
+mod crypto;
 mod key;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::config::{Algorithm, Config};
-use jsonwebtoken::{EncodingKey, Header};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
+use hmac::{Hmac, Mac as _};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,6 +18,8 @@ const ED_PRIVATE: &str = "-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEIBh9n993+wN3QxS5wBto7eG7dUi4NVk/LGIFno67vsqV
 -----END PRIVATE KEY-----
 ";
+/// Bytes of a PKCS #8 Ed25519 private key before the seed.
+const PKCS8_PREFIX: usize = 16;
 const ED_PUBLIC: &str = "-----BEGIN PUBLIC KEY-----
 MCowBQYDK2VwAyEANed7n4oIYA4FfPCMitiltBCgJlsmceja+PVoDpW4ERA=
 -----END PUBLIC KEY-----
@@ -62,12 +67,34 @@ fn hello(uid: &str, device: &str, token: &str) -> Hello {
     Hello { uid: uid.into(), device: device.into(), token: token.into(), ..Hello::default() }
 }
 
-fn token(algorithm: jsonwebtoken::Algorithm, key: &EncodingKey, claims: &Value) -> String {
-    jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("signs")
+/// A token in compact form, put together without the library that verifies it.
+fn token(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let message = format!("{}.{}", part(header.to_string().as_bytes()), part(claims.to_string().as_bytes()));
+    let signature = part(&sign(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+fn hs256_with(secret: &[u8], header: &Value, claims: &Value) -> String {
+    let mac = Hmac::<sha2::Sha256>::new_from_slice(secret).expect("a key");
+    token(header, claims, |message| mac.chain_update(message).finalize().into_bytes().to_vec())
 }
 
 fn hs256(claims: &Value) -> String {
-    token(jsonwebtoken::Algorithm::HS256, &EncodingKey::from_secret(SECRET), claims)
+    hs256_with(SECRET, &json!({"typ": "JWT", "alg": "HS256"}), claims)
+}
+
+fn hs512(claims: &Value) -> String {
+    let mac = Hmac::<sha2::Sha512>::new_from_slice(SECRET).expect("a key");
+    let sign = |message: &[u8]| mac.chain_update(message).finalize().into_bytes().to_vec();
+    token(&json!({"typ": "JWT", "alg": "HS512"}), claims, sign)
+}
+
+fn edwards(claims: &Value) -> String {
+    let body = ED_PRIVATE.lines().nth(1).expect("base64");
+    let der = base64::engine::general_purpose::STANDARD.decode(body).expect("base64");
+    let key = SigningKey::from_bytes(der[PKCS8_PREFIX..].try_into().expect("a seed"));
+    token(&json!({"typ": "JWT", "alg": "EdDSA"}), claims, |message| key.sign(message).to_vec())
 }
 
 fn judge(claims: &Value) -> Result<Admission, CloseReason> {
@@ -161,20 +188,18 @@ fn a_wrong_key_and_a_changed_token_are_refused() {
 #[test]
 fn a_token_cannot_choose_its_algorithm() {
     let claims = json!({"sub": "alice", "exp": NOW + 60});
-    let ed = token(
-        jsonwebtoken::Algorithm::EdDSA,
-        &EncodingKey::from_ed_pem(ED_PRIVATE.as_bytes()).expect("test key"),
-        &claims,
-    );
-    let hs512 = token(jsonwebtoken::Algorithm::HS512, &EncodingKey::from_secret(SECRET), &claims);
-    let hs_with_public_key =
-        token(jsonwebtoken::Algorithm::HS256, &EncodingKey::from_secret(ED_PUBLIC.as_bytes()), &claims);
+    let ed = edwards(&claims);
+    let hs512 = hs512(&claims);
+    let header = json!({"typ": "JWT", "alg": "HS256"});
+    let hs_with_public_key = hs256_with(ED_PUBLIC.as_bytes(), &header, &claims);
     // {"typ":"JWT","alg":"none"} and the claims of `ed`.
     let payload = ed.split('.').nth(1).expect("claims");
     let none = format!("eyJ0eXAiOiJKV1QiLCJhbGciOiJub25lIn0.{payload}.");
 
     let hmac = build(Algorithm::HS256, SECRET).expect("key");
     let edwards = build(Algorithm::EdDSA, ED_PUBLIC).expect("key");
+    let around = format!("a key of ours\n{}\n\n", ED_PUBLIC.replace('\n', "\r\n"));
+    assert!(build(Algorithm::EdDSA, around).is_ok(), "text around the key is ignored");
     assert!(edwards.verify(&hello("alice", "phone", &ed), NOW).is_ok());
     for (verifier, token) in [
         (&hmac, &ed),
@@ -194,10 +219,8 @@ fn a_token_cannot_choose_its_algorithm() {
 
 #[test]
 fn critical_extensions_are_refused() {
-    let mut header = Header::new(jsonwebtoken::Algorithm::HS256);
-    header.crit = Some(vec!["b64".into()]);
-    let claims = json!({"sub": "alice", "exp": NOW + 60});
-    let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(SECRET)).expect("signs");
+    let header = json!({"alg": "HS256", "crit": ["b64"]});
+    let token = hs256_with(SECRET, &header, &json!({"sub": "alice", "exp": NOW + 60}));
     let verifier = build(Algorithm::HS256, SECRET).expect("key");
     assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW), Err(CloseReason::AuthFailed));
 }
@@ -249,6 +272,8 @@ fn key_files_are_read_raw_or_as_base64_and_checked() {
         (Algorithm::HS256, ED_PUBLIC, "this is PEM"),
         (Algorithm::EdDSA, ED_PRIVATE, "no Ed25519 public key"),
         (Algorithm::EdDSA, "0123456789abcdef0123456789abcdef", "no Ed25519 public key"),
+        (Algorithm::EdDSA, &ED_PUBLIC.replace("MCow", "MCov"), "no Ed25519 public key"),
+        (Algorithm::EdDSA, &ED_PUBLIC.replace("4ERA=", "4E=="), "no Ed25519 public key"),
     ] {
         let said = refused(build(algorithm, content));
         assert!(said.contains(expected) && !said.contains("MC4C"), "{said}");

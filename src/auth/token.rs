@@ -1,6 +1,6 @@
 //! JSON web tokens: verified against one algorithm and one key, and signed for trying things out.
 
-use super::{AuthError, NameProblem, Verify, admit, check_name, key};
+use super::{AuthError, NameProblem, Verify, admit, check_name, crypto, key};
 use crate::config::{Algorithm, AuthConfig};
 use crate::handoff::Admission;
 use jsonwebtoken::errors::ErrorKind;
@@ -33,6 +33,7 @@ struct Claims {
 
 impl JwtVerifier {
     pub(super) fn new(config: &AuthConfig) -> Result<Self, AuthError> {
+        crypto::install();
         let key = key::verifying(config.algorithm, &config.key_file)?;
         // One algorithm only: a token cannot choose, so "none" and an HMAC made with a public key fail.
         let mut validation = Validation::new(match config.algorithm {
@@ -158,6 +159,7 @@ pub fn sign(key_file: &Path, grant: &Grant, unix_now_s: u64) -> Result<String, A
             problem,
         })?;
     }
+    crypto::install();
     let secret = key::secret(key_file)?;
     let claims = SignedClaims {
         sub: &grant.uid,

@@ -3,22 +3,40 @@
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, run};
 use crate::raw::{Client, End, hello};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ed25519_dalek::{Signer as _, SigningKey};
+use hmac::{Hmac, Mac as _};
 use moorline::sys::clock;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::client::Hello;
 use serde_json::{Value, json};
+use sha2::Sha256;
 
 const SECRET: &[u8] = b"a secret of these tests, 32 bytes";
 const ED_PUBLIC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/keys/ed25519.pub.pem");
-const ED_PRIVATE: &[u8] = include_bytes!("keys/ed25519.pem");
+const ED_PRIVATE: &str = include_str!("keys/ed25519.pem");
+/// Bytes of a PKCS #8 Ed25519 private key before the seed.
+const PKCS8_PREFIX: usize = 16;
 
 fn with_token(token: impl Into<String>) -> Hello {
     Hello { token: token.into(), ..hello("alice", "phone") }
 }
 
-fn signed(algorithm: Algorithm, key: &EncodingKey, claims: &Value) -> String {
-    jsonwebtoken::encode(&Header::new(algorithm), claims, key).expect("signs")
+/// A token in compact form, signed by `HS256` or `EdDSA` with this file's keys.
+fn signed(algorithm: &str, claims: &Value) -> String {
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let header = json!({ "typ": "JWT", "alg": algorithm }).to_string();
+    let message = format!("{}.{}", part(header.as_bytes()), part(claims.to_string().as_bytes()));
+    let signature = if algorithm == "HS256" {
+        let mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("a key");
+        mac.chain_update(&message).finalize().into_bytes().to_vec()
+    } else {
+        let der = STANDARD.decode(ED_PRIVATE.lines().nth(1).expect("a body")).expect("base64");
+        let key = SigningKey::from_bytes(der[PKCS8_PREFIX..].try_into().expect("a seed"));
+        key.sign(message.as_bytes()).to_vec()
+    };
+    format!("{message}.{}", part(&signature))
 }
 
 fn in_s(seconds: i64) -> i64 {
@@ -107,23 +125,21 @@ fn claims() -> Vec<(&'static str, Value, u32)> {
 #[test]
 fn each_claim_is_looked_at_under_both_algorithms() {
     let secret = TempFile::new(SECRET);
-    let hmac = EncodingKey::from_secret(SECRET);
-    let edwards = EncodingKey::from_ed_pem(ED_PRIVATE).expect("a key");
     let files = [secret.path().display().to_string(), ED_PUBLIC.to_owned()];
-    let cases = [(Algorithm::HS256, "HS256", hmac), (Algorithm::EdDSA, "EdDSA", edwards)];
-    for ((algorithm, name, key), file) in cases.iter().zip(files) {
+    let algorithms = ["HS256", "EdDSA"];
+    for (name, file) in algorithms.into_iter().zip(files) {
         let sets = ["auth.mode=jwt", "auth.leeway=20s", &format!("auth.key_file={file}")];
         let gateway = Gateway::alone(&[&sets[..], &[&format!("auth.algorithm={name}")]].concat());
         for (what, claims, code) in claims() {
-            let hello = with_token(signed(*algorithm, key, &claims));
+            let hello = with_token(signed(name, &claims));
             assert_eq!(Client::verdict(gateway.listener, &hello), code, "{name}: {what}");
         }
         let good = claims().swap_remove(0).1;
-        for (other, _, key) in cases.iter().filter(|(other, ..)| other != algorithm) {
-            let forged = with_token(signed(*other, key, &good));
-            assert_eq!(Client::refused(gateway.listener, &forged).code(), 3520, "{name}: signed {other:?}");
+        for other in algorithms.into_iter().filter(|other| *other != name) {
+            let forged = with_token(signed(other, &good));
+            assert_eq!(Client::refused(gateway.listener, &forged).code(), 3520, "{name}: signed {other}");
         }
-        let mut cut = signed(*algorithm, key, &good);
+        let mut cut = signed(name, &good);
         cut.truncate(cut.len() - 4);
         assert_eq!(Client::refused(gateway.listener, &with_token(cut)).code(), 3520, "{name}: cut");
     }

@@ -1,4 +1,4 @@
-//! Typed bodies, generated from `proto/schema/*.proto` (checked in; a test holds both together).
+//! Typed bodies, generated from `proto/schema/*.proto` by `proto/generate` (checked in; `.ci/run` compares).
 //!
 //! [`client`] is what client and gateway say, [`backend`] what gateway and backend say, [`im`] what
 //! the reference IM backend answers to requests.

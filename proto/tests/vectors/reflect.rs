@@ -1,9 +1,8 @@
 //! Protobuf bodies as JSON, read from the schema itself and not through the generated code.
 
-use protox::prost_reflect::{DescriptorPool, DynamicMessage, Kind, Value as Field};
+use prost_reflect::{DescriptorPool, DynamicMessage, Kind, Value as Field};
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
-use std::path::Path;
 use std::sync::OnceLock;
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -16,10 +15,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 fn schema() -> &'static DescriptorPool {
     static SCHEMA: OnceLock<DescriptorPool> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema");
-        let mut compiler = protox::Compiler::new([root]).expect("the schema's folder");
-        compiler.open_files(["client.proto", "link.proto", "im.proto"]).expect("the schema compiles");
-        compiler.descriptor_pool()
+        DescriptorPool::decode(moorline_proto::message::SCHEMA).expect("proto/generate compiled it")
     })
 }
 
