@@ -14,8 +14,8 @@ use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::im::store::{
-    ConversationId, Disk, Draft, Durability, GroupChange, GroupEdit, Outcome, Refusal, SEQ_BYTES_MAX, Store,
-    Target, UserId, Write,
+    ConversationId, DeviceNumber, Disk, Draft, Durability, GroupChange, GroupEdit, Outcome, Refusal,
+    SEQ_BYTES_MAX, Store, Target, UserId, Write,
 };
 use crate::im::{API_DEVICE, BATCH_WRITES_MAX, MessageIds, names, reason_of};
 use base64::Engine as _;
@@ -251,6 +251,15 @@ pub fn seed(
     importer.finish()
 }
 
+/// A group of a line, until its batch is committed.
+struct Created {
+    line: u64,
+    id: String,
+    creator: (UserId, DeviceNumber),
+    members: Vec<UserId>,
+    event: Bytes,
+}
+
 struct Importer {
     store: Disk,
     ids: MessageIds,
@@ -259,6 +268,8 @@ struct Importer {
     said: HashMap<[u8; 16], u64>,
     writes: Vec<Write>,
     lines: Vec<u64>,
+    /// Groups that the open batch creates; bounded as the batch is.
+    created: Vec<Created>,
     committing: VecDeque<Vec<u64>>,
     imported: Imported,
     now_ms: u64,
@@ -286,6 +297,7 @@ impl Importer {
             said: HashMap::new(),
             writes: Vec::new(),
             lines: Vec::new(),
+            created: Vec::new(),
             committing: VecDeque::new(),
             imported: Imported::default(),
             now_ms,
@@ -299,7 +311,8 @@ impl Importer {
             Line::Group { name, owner, members } => {
                 let creator = (self.user(line, &owner)?, API_DEVICE);
                 let added = members.iter().take(TOLD_MAX).cloned().collect();
-                let members = members.iter().map(|uid| self.user(line, uid)).collect::<Result<_, _>>()?;
+                let members: Vec<UserId> =
+                    members.iter().map(|uid| self.user(line, uid)).collect::<Result<_, _>>()?;
                 if !names::is_valid(&name) {
                     return Err(wrong(format!("no group can be called {name:?}")));
                 }
@@ -308,21 +321,15 @@ impl Importer {
                 let event =
                     self.happened(&owner, &format!("group:{name}"), im::happened::What::Group(changed));
                 let id = format!("group:{name}");
-                let (wanted, told): (Vec<UserId>, _) = (members, event.clone());
-                let members = wanted.clone();
-                self.write(line, Write::CreateGroup { name, creator, members, event })?;
+                self.created.push(Created {
+                    line,
+                    id,
+                    creator,
+                    members: members.clone(),
+                    event: event.clone(),
+                });
                 self.imported.groups += 1;
-                self.commit()?; // what follows names it
-                let Some(conversation) = self.store.find(&id) else { return Ok(()) }; // refused
-                let is_new = |user: &UserId| self.store.member(conversation, *user).is_none();
-                let add: Vec<_> = wanted.into_iter().filter(is_new).collect();
-                if add.is_empty() {
-                    return Ok(());
-                }
-                // It was there before, with fewer members.
-                let change = GroupChange::Edit(GroupEdit { add, ..GroupEdit::default() });
-                self.write(line, Write::ChangeGroup { conversation, by: creator, change, event: told })?;
-                self.commit()
+                self.write(line, Write::CreateGroup { name, creator, members, event })
             }
             Line::Message { from, to, time_ms, r#type, text, payload } => {
                 let payload = match (text, payload) {
@@ -369,9 +376,10 @@ impl Importer {
         })
     }
 
-    /// A conversation, which may come of what waits.
+    /// Returns a conversation, which may come of a write of the open batch. Groups of that batch are completed
+    /// first: whoever joined by a line above may speak in the next.
     fn find(&mut self, line: u64, id: &str) -> Result<ConversationId, ImportError> {
-        if self.store.find(id).is_none() {
+        if !self.created.is_empty() || self.store.find(id).is_none() {
             self.commit()?;
         }
         let problem = || format!("there is no conversation {id:?}");
@@ -454,7 +462,22 @@ impl Importer {
             self.settle()?;
         }
         self.committing.push_back(std::mem::take(&mut self.lines));
-        self.settle()
+        self.settle()?;
+        self.complete_groups()
+    }
+
+    /// Adds members to groups of the committed batch that existed before, with fewer members.
+    fn complete_groups(&mut self) -> Result<(), ImportError> {
+        for Created { line, id, creator, members, event } in std::mem::take(&mut self.created) {
+            let Some(conversation) = self.store.find(&id) else { continue }; // refused
+            let is_new = |user: &UserId| self.store.member(conversation, *user).is_none();
+            let add: Vec<_> = members.into_iter().filter(is_new).collect();
+            if !add.is_empty() {
+                let change = GroupChange::Edit(GroupEdit { add, ..GroupEdit::default() });
+                self.write(line, Write::ChangeGroup { conversation, by: creator, change, event })?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes what is durable.
@@ -479,7 +502,9 @@ impl Importer {
     }
 
     fn finish(mut self) -> Result<Imported, ImportError> {
-        self.commit()?;
+        while !self.writes.is_empty() {
+            self.commit()?;
+        }
         while !self.committing.is_empty() {
             self.durable.recv_timeout(COMMIT_WITHIN).map_err(|_| ImportError::Stuck)?;
             self.settle()?;
