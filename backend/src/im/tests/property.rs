@@ -564,7 +564,15 @@ proptest! {
     #[test]
     fn on_disk_an_end_of_the_process_changes_nothing_of_it(steps in steps()) {
         run_on_disk(small(), true, &steps);
+    }
+
+    #[test]
+    fn on_disk_an_end_of_the_process_changes_no_small_inbox(steps in steps()) {
         run_on_disk(tiny_inbox(), false, &steps);
+    }
+
+    #[test]
+    fn on_disk_an_end_of_the_process_changes_no_group_that_is_read_by_cursor(steps in steps()) {
         run_on_disk(read_fanout(), false, &steps);
     }
 }

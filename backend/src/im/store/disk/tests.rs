@@ -180,6 +180,7 @@ fn a_journal_that_is_cut_off_is_refused() {
 
 #[test]
 fn a_complete_journal_that_is_not_what_it_was_is_refused() {
+    const AT_ONCE: u64 = 64;
     let folder = Folder::new();
     let mut store = folder.open().expect("a new store");
     let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
@@ -190,13 +191,16 @@ fn a_complete_journal_that_is_not_what_it_was_is_refused() {
     let mut random = Random::new(1);
     let noise: Vec<u8> =
         std::iter::repeat_with(|| random.next_u64().to_ne_bytes()).take(60 << 7).flatten().collect();
+    // Many messages a commit: what fills a journal is bytes, and each commit waits for the disk.
     while !is_written() && number < 3000 {
-        let body = BytesMut::from(&noise[..]);
-        let key = MessageKey(u128::from(number).to_be_bytes());
-        let (target, device) = (Target::User(ben), DeviceNumber(0));
-        let draft = Draft { sender: ann, device, target, key, id: number + 1, digest: 0, body };
-        committed(&mut store, vec![Write::Append(draft)]);
-        number += 1;
+        let append = |number: u64| {
+            let body = BytesMut::from(&noise[..]);
+            let key = MessageKey(u128::from(number).to_be_bytes());
+            let (target, device) = (Target::User(ben), DeviceNumber(0));
+            Write::Append(Draft { sender: ann, device, target, key, id: number + 1, digest: 0, body })
+        };
+        committed(&mut store, (number..number + AT_ONCE).map(append).collect());
+        number += AT_ONCE;
     }
     drop(store);
     let text = std::fs::read_to_string(&list).expect("there are complete ones");
