@@ -1,6 +1,7 @@
 //! The backend is killed under a living gateway.
 
 use crate::gateway::{Backend, Gateway};
+use crate::lateness::Lateness;
 use crate::raw::{Client, message, send_frame};
 use moorline::sys::clock;
 use moorline_proto::frame::Flags;
@@ -9,6 +10,8 @@ use moorline_proto::message::client::Send;
 use std::time::Duration;
 
 const SPEAKERS: u32 = 20;
+/// Threads that run one after the other for all answers: each client reads its own.
+const ANSWER_HOPS: u32 = 4 + SPEAKERS;
 
 #[test]
 fn clients_get_retry_and_then_service_on_the_same_connections() {
@@ -32,7 +35,7 @@ fn clients_get_retry_and_then_service_on_the_same_connections() {
     let address = backend.kill();
     crate::until("the gateway notices", || (gateway.varz().links_up == 0).then_some(()));
     assert_eq!((gateway.get("/readyz").0, gateway.get("/healthz").0), (503, 200));
-    let started = clock::now();
+    let (started, lateness) = (clock::now(), Lateness::start());
     for (number, speaker) in (0..).zip(&mut speakers) {
         speaker.send(&say(number, 2));
     }
@@ -42,8 +45,9 @@ fn clients_get_retry_and_then_service_on_the_same_connections() {
         assert!(answer.retry_after_ms > 0);
     }
     let took = clock::now().saturating_since(started);
-    // 3 s are configured; the rest is for a busy machine.
-    assert!(took > Duration::from_millis(2_500) && took < Duration::from_secs(8), "RETRY after {took:?}");
+    // 3 s are configured; 5 s and what the machine itself delays are for the way there and back.
+    let most = Duration::from_secs(8) + ANSWER_HOPS * lateness.finish();
+    assert!(took > Duration::from_millis(2_500) && took < most, "RETRY after {took:?}, at most {most:?}");
     // Logins are judged without a backend.
     let mut late = login("listener", SPEAKERS);
 
@@ -63,8 +67,8 @@ fn clients_get_retry_and_then_service_on_the_same_connections() {
     }
     assert_eq!(speakers[0].tell(99, &format!("listener-{SPEAKERS}"), b"welcome").code(), Code::Ok);
     late.until("a message", |heard| heard.payloads() == [b"welcome"]);
-    assert!(gateway.metric("logins_announced_total") >= u64::from(2 * SPEAKERS), "the new backend was told");
-    assert_eq!(gateway.varz().connections, u64::from(2 * SPEAKERS + 1), "nobody had to reconnect");
+    gateway.until_at_least("logins_announced_total", u64::from(2 * SPEAKERS)); // to the new backend
+    gateway.until_metric("connections", u64::from(2 * SPEAKERS + 1)); // nobody had to reconnect
 }
 
 /// Under way when the backend dies, and there again within the time for an answer: nobody notices more

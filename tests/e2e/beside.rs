@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+/// Threads that run one after the other for one message: client, reactor, worker, backend, and back.
+pub(crate) const CHAT_HOPS: u32 = 8;
+
 /// What the two saw.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Report {

@@ -1,6 +1,7 @@
 //! What else a logged-in client may say, with and without a backend behind it.
 
 use crate::gateway::{Backend, Gateway};
+use crate::lateness::Lateness;
 use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
 use bytes::Bytes;
 use moorline::sys::clock;
@@ -137,7 +138,7 @@ fn without_a_backend_the_answer_is_retry() {
     alice.put(&send_frame(1, &send).with_flags(Flags::DUP));
     alice.until("RETRY again", |heard| heard.answers(1).len() == 2);
     gateway.until_metric("up_timeouts_total", 5);
-    assert_eq!(gateway.varz().links_up, 0);
+    gateway.until_metric("links_up", 0);
 }
 
 #[test]
@@ -167,7 +168,7 @@ fn silence_is_noticed_within_one_and_a_half_of_the_promise() {
         if let Some(next_s) = promise {
             alice.beat(next_s);
         }
-        let started = clock::now();
+        let (started, lateness) = (clock::now(), Lateness::start());
         while alice.heard.end.is_none() {
             beating.beat(1);
             alice.listen(Duration::from_millis(200));
@@ -175,7 +176,8 @@ fn silence_is_noticed_within_one_and_a_half_of_the_promise() {
         let took = clock::now().saturating_since(started).as_secs_f64();
         assert_eq!(alice.end().code(), CloseReason::HeartbeatTimeout.code(), "{promise:?}");
         assert!(took > allowed - 0.3, "{promise:?}: too early, after {took:.1} s");
-        assert!(took < allowed + 2.0, "{promise:?}: too late, after {took:.1} s");
+        let most = allowed + 2.0 + 8.0 * lateness.finish().as_secs_f64();
+        assert!(took < most, "{promise:?}: too late, after {took:.1} s, at most {most:.1} s are allowed");
         beating.beat(1);
     }
     gateway.until_closed("heartbeat_timeout", 3);

@@ -150,7 +150,8 @@ impl Gateway {
         samples.map(sample).collect()
     }
 
-    /// One sample. Panics if there is none of this name.
+    /// One sample. Panics if there is none of this name. A thread publishes its numbers after its turn: whoever expects
+    /// a number that an answer has just caused waits for it by [`Gateway::until_metric`].
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts
     pub(crate) fn metric(&self, name: &str) -> u64 {
         self.metrics().get(name).map_or_else(|| panic!("no {name}"), |value| *value as u64)
@@ -165,6 +166,13 @@ impl Gateway {
     pub(crate) fn until_metric(&self, name: &str, value: u64) {
         until(&format!("{name} is {value}, last {}", self.metric(name)), || {
             (self.metric(name) == value).then_some(())
+        });
+    }
+
+    /// Waits until a counter has at least this value.
+    pub(crate) fn until_at_least(&self, name: &str, value: u64) {
+        until(&format!("{name} is at least {value}, last {}", self.metric(name)), || {
+            (self.metric(name) >= value).then_some(())
         });
     }
 

@@ -12,6 +12,7 @@
 //! | `proxy` | weather between two ends of a connection |
 //! | `beside` | a chat that must not notice what happens beside it |
 //! | `series` | a gateway through its hot restarts |
+//! | `lateness` | how late this machine runs a thread: what bounds on time allow for |
 //! | `soak` | how long and how many, for those who want more |
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
@@ -39,6 +40,7 @@ mod handover_hostile;
 mod hostile;
 mod import;
 mod kick;
+mod lateness;
 mod load;
 mod login;
 mod mass_login;

@@ -2,6 +2,7 @@
 //! (`MOORLINE_SOAK_SECONDS`) takes the counts of `docs/benchmarks.md` and prints the figures.
 
 use crate::gateway::{Backend, Gateway};
+use crate::lateness::Lateness;
 use crate::process::{StoreFolder, TempFile, run};
 use crate::raw::Client;
 use crate::{PATIENCE, soak};
@@ -13,6 +14,10 @@ use moorline_sdk::client::Client as Sdk;
 use nix::sys::signal::Signal;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
+
+/// Times that a start of the backend may wait for the processor.
+const READY_HOPS: u32 = 100;
 
 /// Bytes of everything in a folder.
 fn size_of(folder: &Path) -> u64 {
@@ -106,7 +111,7 @@ fn a_large_store_opens_again_after_a_kill() {
     assert_eq!(code, Some(0), "{err}");
     let seeded = clock::now().saturating_since(start).as_secs_f64();
     let bytes = size_of(folder.path());
-    let mut times = Vec::new();
+    let (mut times, lateness) = (Vec::new(), Lateness::start());
     for round in 0..3u32 {
         let start = clock::now();
         let backend = Backend::start_with(&["listen=127.0.0.1:0", &folder.set()]);
@@ -118,6 +123,7 @@ fn a_large_store_opens_again_after_a_kill() {
         times.push((ready, backend.process.resident_kib() / 1024));
         backend.process.signal(Signal::SIGKILL);
     }
+    let late = lateness.finish();
     println!(
         "{out}{messages} messages seeded in {seeded:.1} s; {} MiB on disk, {} bytes each, with their inbox entries; \\
          ready after (and MiB resident): {times:?}",
@@ -125,6 +131,7 @@ fn a_large_store_opens_again_after_a_kill() {
         bytes / messages
     );
     if !soak::is_long() {
-        assert!(times.iter().all(|(ready, _)| ready.as_secs() < 30));
+        let most = Duration::from_secs(30) + READY_HOPS * late;
+        assert!(times.iter().all(|(ready, _)| *ready < most), "{times:?}, at most {most:?}");
     }
 }

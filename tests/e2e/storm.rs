@@ -3,11 +3,12 @@
 //! `MOORLINE_STORM_CLIENTS=15000 cargo test --release --test e2e storm -- --nocapture` is the long form; it
 //! needs an open-files limit of 16,000 for each of two processes.
 
-use crate::beside::Chat;
+use crate::beside::{CHAT_HOPS, Chat};
 use crate::descriptors;
 use crate::gateway::{Backend, Gateway};
+use crate::lateness::Lateness;
 use crate::raw::{Client, bytes_of, hello};
-use crate::soak;
+use crate::{soak, until};
 use moorline::sys::clock;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Hello, Resume};
@@ -17,6 +18,8 @@ use std::time::Duration;
 const CLIENTS: usize = 1_500;
 /// 99 of 100 are back within this.
 const BACK_WITHIN: Duration = Duration::from_secs(5);
+/// Threads that run one after the other for one login: client, reactor, worker, and back.
+const LOGIN_HOPS: u32 = 4;
 /// A chat that is not part of it has its message there within this, 99 times of 100, on a machine where the
 /// two cores have to play all the others as well.
 const CHAT_WITHIN: Duration = Duration::from_secs(1);
@@ -44,7 +47,7 @@ fn a_storm_of_reconnects_passes_and_nobody_stays_out() {
         .map(|hello| bytes_of(&frame_of(Command::Hello, &hello)))
         .collect();
     drop(clients);
-    let started = clock::now();
+    let (started, lateness) = (clock::now(), Lateness::start());
     let mut back: Vec<Client> = greetings
         .iter()
         .map(|greeting| {
@@ -61,6 +64,7 @@ fn a_storm_of_reconnects_passes_and_nobody_stays_out() {
         })
         .collect();
     let stormy = chat.lap();
+    let lateness = lateness.finish();
     chat.go_on(50);
     let report = chat.finish();
     times.sort_unstable();
@@ -72,11 +76,12 @@ fn a_storm_of_reconnects_passes_and_nobody_stays_out() {
         report.messages,
         report.slowest
     );
-    assert!(most < BACK_WITHIN, "99% were back only within {most:?}");
-    assert!(stormy.p99 < CHAT_WITHIN, "the chat beside: {stormy:?}");
-    assert_eq!(gateway.metric("sessions"), count as u64 + 2, "everybody is back, nobody twice");
+    assert!(most < BACK_WITHIN + LOGIN_HOPS * lateness, "99% were back only within {most:?}");
+    assert!(stormy.p99 < CHAT_WITHIN + CHAT_HOPS * lateness, "the chat beside: {stormy:?}");
+    // Everybody is back, nobody twice.
+    gateway.until_sessions(count as u64 + 2);
     // A socket's end may be noticed after its client is back: then it is a takeover.
-    assert_eq!(gateway.metric("resumes_total"), count as u64, "all went on with their sessions");
+    gateway.until_metric("resumes_total", count as u64);
 }
 
 /// As many may log in at once as the settings say; the others wait their turn, and nobody is refused.
@@ -91,8 +96,11 @@ fn a_narrow_door_lets_everybody_in_one_after_the_other() {
         .collect();
     clients.iter_mut().for_each(|client| client.until("WELCOME", |heard| heard.welcome.is_some()));
     gateway.until_sessions(count as u64);
-    let metrics = gateway.metrics();
-    assert!(metrics["handshakes_exceeded_total"] + metrics["accept_rate_exceeded_total"] > 0.0);
+    let metrics = until("the door was too narrow for some", || {
+        let metrics = gateway.metrics();
+        let exceeded = metrics["handshakes_exceeded_total"] + metrics["accept_rate_exceeded_total"];
+        (exceeded > 0.0).then_some(metrics)
+    });
     assert_eq!((metrics["accept_refused_total"], metrics["addresses_refused_total"]), (0.0, 0.0));
 }
 
@@ -109,5 +117,5 @@ fn one_address_has_its_share() {
     drop(first);
     gateway.until_metric("connections", 0);
     Client::login(gateway.listener, "u3", "d");
-    assert_eq!(gateway.metric("addresses_refused_total"), 1);
+    gateway.until_metric("addresses_refused_total", 1);
 }

@@ -88,9 +88,9 @@ fn clients_in_bad_weather_lose_nothing() {
     let pair = [connect(proxy.address, "ann"), connect(proxy.address, "ben")];
     converse(&pair, 0, MESSAGES);
     let seen = proxy.seen();
+    gateway.until_at_least("resumes_total", 1);
     println!("{seen:?}, {} sessions resumed", gateway.metric("resumes_total"));
     assert!(seen.cuts() >= 3 && seen.drips.load(Ordering::SeqCst) >= 10, "{seen:?}");
-    assert!(gateway.metric("resumes_total") > 0);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn links_in_bad_weather_lose_nothing() {
     converse(&pair, 0, MESSAGES);
     println!("{:?}, {} UPs rerouted", proxy.seen(), gateway.metric("reroutes_total"));
     assert!(proxy.seen().cuts() >= 3, "{:?}", proxy.seen());
-    assert!(gateway.metric("link_failures_total") >= 3);
+    gateway.until_at_least("link_failures_total", 3);
 }
 
 #[test]
