@@ -28,6 +28,19 @@ fn is_sound(code: i32, report: &Value) -> bool {
     is_clean && (code == 0 || is_saturated)
 }
 
+/// How long a run waits for what is still under way: where something never comes it has to wait to the end, and
+/// elsewhere a slow machine must not make what is late look lost.
+fn drain(fault: Fault) -> &'static str {
+    use Fault::{Drop, Lose, LosePush, Reorder, ReorderPush};
+    let is_waited_for = matches!(fault, Lose(_) | LosePush(_) | Drop(_) | Reorder(_) | ReorderPush(_));
+    if is_waited_for { "500ms" } else { "30s" }
+}
+
+/// The generator was late, and says so: figures that depend on its pace are not judged.
+fn is_saturated(code: i32) -> bool {
+    code == 5
+}
+
 fn ping(fault: Fault, arguments: &str) -> (i32, Value) {
     let target = server::start(fault).to_string();
     moorload(&format!("ping --warmup 100ms {arguments}"), &target)
@@ -39,7 +52,7 @@ fn a_sound_server_passes_closed_and_open() {
         let (code, report) = ping(Fault::None, arguments);
         assert!(is_sound(code, &report), "{arguments}: {report}");
         assert_eq!(report["connections"]["held"], 20);
-        assert!(report["done_per_s"].as_f64().unwrap() > 100.0, "{report}");
+        assert!(report["latencies"]["answer"]["count"].as_u64().unwrap() >= 20, "{report}");
     }
 }
 
@@ -53,7 +66,7 @@ fn each_fault_of_the_answers_fails_the_run_under_its_name() {
         (Fault::Drop(50), "dropped"),
     ];
     for (fault, name) in cases {
-        let (code, report) = ping(fault, "-c 4 -r 1k/s -d 500ms --drain 500ms");
+        let (code, report) = ping(fault, &format!("-c 4 -r 1k/s -d 500ms --drain {}", drain(fault)));
         assert_eq!(code, 4, "{fault:?}: {report}");
         let integrity = report["integrity"].as_object().unwrap();
         assert!(integrity[name].as_u64().unwrap() > 0, "{fault:?}: {report}");
@@ -77,11 +90,12 @@ fn each_fault_of_the_deliveries_fails_the_run_under_its_name() {
     for work in ["chat -c 4 -r 1k/s", "group --groups 2 --members 4 -r 400/s"] {
         for (fault, name) in cases {
             let target = server::start(fault).to_string();
-            let (code, report) = moorload(&format!("{work} -d 500ms --warmup 100ms --drain 500ms"), &target);
+            let line = format!("{work} -d 500ms --warmup 100ms --drain {}", drain(fault));
+            let (code, report) = moorload(&line, &target);
             let integrity = report["integrity"].as_object().unwrap();
             if name.is_empty() {
                 assert!(is_sound(code, &report), "{work}: {report}");
-                assert!(report["latencies"]["deliver"]["count"].as_u64().unwrap() > 100, "{report}");
+                assert!(report["latencies"]["deliver"]["count"].as_u64().unwrap() > 20, "{report}");
                 continue;
             }
             assert_eq!(code, 4, "{work} {fault:?}: {report}");
@@ -107,7 +121,8 @@ fn a_fleet_over_several_processes_is_one_run() {
         );
         if let Some(offered) = report["offered_per_s"].as_f64() {
             let wanted = if work.starts_with("group") { 200.0 } else { 2_000.0 };
-            assert!((offered / wanted - 1.0).abs() < 0.1, "{work}: the parts share the rate: {report}");
+            let is_shared = (offered / wanted - 1.0).abs() < 0.1;
+            assert!(is_shared || is_saturated(code), "{work}: the parts share the rate: {report}");
         }
     }
 }
@@ -153,7 +168,8 @@ fn a_storm_breaks_its_part_and_waits_until_all_are_back() {
     assert!(is_sound(code, &report), "{report}");
     assert_eq!(report["latencies"]["back"]["count"], 30, "{report}");
     assert_eq!(report["connections"]["held"], 60, "{report}");
-    assert!(report["latencies"]["back"]["max"].as_u64().unwrap() < 2_000_000_000, "{report}");
+    let slowest = report["latencies"]["back"]["max"].as_u64().unwrap();
+    assert!(slowest < 2_000_000_000 || is_saturated(code), "{report}");
 }
 
 #[test]
@@ -274,7 +290,7 @@ fn a_stalled_server_shows_in_the_corrected_latency_and_not_in_the_raw_median() {
     let (corrected, raw) = (&report["latencies"]["answer"], &report["latencies"]["answer_raw"]);
     let millis = |value: &Value| value.as_u64().unwrap() / 1_000_000;
     assert!(millis(&corrected["p99"]) >= 300, "hundreds of messages waited: {report}");
-    assert!(millis(&raw["p99"]) < 300, "one message was slow: {report}");
+    assert!(millis(&raw["p99"]) < 300 || is_saturated(code), "one message was slow: {report}");
     assert!(millis(&raw["max"]) >= 500, "{report}");
     assert_eq!(corrected["count"], raw["count"], "every message counts in both");
 }
@@ -282,10 +298,11 @@ fn a_stalled_server_shows_in_the_corrected_latency_and_not_in_the_raw_median() {
 #[test]
 fn an_idle_fleet_is_held_and_its_heartbeats_come_back() {
     let target = server::start(Fault::None).to_string();
-    let (code, report) = moorload("hold -c 50 -R 500/s --heartbeat 200ms -d 600ms --warmup 100ms", &target);
-    assert_eq!(code, 0, "{report}");
+    let (code, report) = moorload("hold -c 50 -R 500/s --heartbeat 200ms -d 1s --warmup 100ms", &target);
+    assert!(is_sound(code, &report), "{report}");
     assert_eq!(report["connections"]["held"], 50);
-    assert!(report["done_per_s"].as_f64().unwrap() > 100.0, "250 beats a second: {report}");
+    let beats = report["done_per_s"].as_f64().unwrap() * report["seconds"].as_f64().unwrap();
+    assert!(beats >= 50.0, "each beats four or five times: {report}");
     let own = std::process::id();
     let with_pid = format!("hold -c 50 --heartbeat 200ms -d 300ms --warmup 100ms --pid {own}");
     let (code, report) = moorload(&with_pid, &target);
