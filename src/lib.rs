@@ -12,6 +12,7 @@ pub mod homes;
 pub mod link;
 pub mod metrics;
 pub mod reactor;
+pub mod router;
 pub mod shard;
 pub mod snapshot;
 pub mod sys;

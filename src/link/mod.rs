@@ -5,19 +5,13 @@
 //! worker's thread, which also decides what goes where; nothing here knows slots' owners, shards or
 //! mailboxes. Pure parts: [`Backoff`], [`Breaker`], [`Pending`], [`Slots`], [`LinkState`]. IO: [`Socket`].
 
-mod backoff;
-mod breaker;
-mod pending;
-mod slots;
 mod socket;
-mod state;
 
-pub use backoff::{Backoff, DELAY_FLOOR};
-pub use breaker::{Breaker, Share};
-pub use pending::{Pending, SPAN_MAX, Taken};
-pub use slots::{LinkIndex, Moves, SLOTS, Seat, Slot, SlotSet, Slots, Spread, Target, WEIGHT};
+pub use crate::router::{
+    Backoff, Breaker, DELAY_FLOOR, Due, Failure, LinkIndex, LinkState, LinkTimes, Moves, Pending, Phase,
+    SLOTS, SPAN_MAX, Seat, Share, Slot, SlotSet, Slots, Spread, Taken, Target, Up, WEIGHT,
+};
 pub use socket::{Input, Socket};
-pub use state::{Due, Failure, LinkState, LinkTimes, Phase};
 
 use crate::snapshot::LinkRecord;
 use bytes::Bytes;
@@ -26,7 +20,6 @@ use mio::net::TcpStream;
 use mio::{Registry, Token};
 use moorline_net::read_block::ReadBlock;
 use moorline_proto::frame::Command;
-use moorline_proto::ids::ConnKey;
 use moorline_proto::link::{self, Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, LinkHello, PushOutcome, PushResult};
 use moorline_proto::random::Random;
@@ -42,32 +35,6 @@ pub const CREDIT_MAX: usize = 1 << 16;
 const OUTCOMES_PER_FRAME: usize = 4096;
 /// A timed out UP holds its credit for so many more timeouts before it is forgotten.
 const FORGET_TIMEOUTS: u32 = 10;
-
-/// A client's frame on its way to the backend.
-#[derive(Debug)]
-pub struct Up {
-    /// The connection it came from.
-    pub key: ConnKey,
-    /// Its user's slot.
-    pub slot: Slot,
-    /// SEND, REQ, SUB, UNSUB or an application command.
-    pub command: Command,
-    /// What the answer is told by: a SEND's cid, an id, or 0 if there is none.
-    pub number: u32,
-    /// It was, or may have been, forwarded before.
-    pub is_dup: bool,
-    /// When the worker took it.
-    pub taken_at: Instant,
-    /// The client frame's body.
-    pub body: Bytes,
-}
-
-impl Up {
-    /// Whether the backend answers it.
-    pub const fn is_question(&self) -> bool {
-        !matches!(self.command, Command::App(_))
-    }
-}
 
 /// What all links of a worker share.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Which backend gets how many users: balance, slow endpoints, and those that do not answer.
 
+use super::Count;
 use super::Worker;
-use super::tally::Count;
 use crate::link::{Breaker, Failure, LinkIndex, Phase, Share, Spread, Target, WEIGHT};
 use moorline_proto::random::mix;
 use moorline_proto::time::{Duration, Instant, nanos_of};

@@ -4,12 +4,12 @@
 //! earlier link left unanswered (with `dup`, in their old order), then what waited meanwhile, then
 //! new ones. So a user's frames reach the backend in order across any number of failures.
 
+use super::Count;
 use super::Worker;
-use super::announce::Announcement;
-use super::parking::{Change, Parked};
-use super::tally::Count;
 use crate::handoff::Downlink;
 use crate::link::{Failure, LinkIndex, Moves, Slot, SlotSet};
+use crate::router::Announcement;
+use crate::router::{Change, Parked};
 use moorline_proto::ids::ShardId;
 use moorline_proto::link::Kind;
 

@@ -3,14 +3,14 @@
 //! Links keep their sockets, what was read and not sent, and the questions that wait for answers. A link that
 //! was not open is not written down: it is tried anew. Breakers begin closed.
 
-use super::announce::Announcement;
 use super::logins::Asked;
-use super::parking::{Change, Parked};
 use super::token::Source;
 use super::{Count, Worker};
 use crate::crew::Unit;
 use crate::handoff::PushTicket;
 use crate::link::{LinkIndex, Pending, Slot, Up};
+use crate::router::Announcement;
+use crate::router::{Change, Parked};
 use crate::snapshot::{
     Item, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord, Records, Section, SnapshotError,
     TicketRecord, UpRecord, WorkerHead,

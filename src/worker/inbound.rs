@@ -1,7 +1,7 @@
 //! What backends send: answers, pushes, kicks. Whatever breaks the link's rules closes that link.
 
+use super::Count;
 use super::Worker;
-use super::tally::Count;
 use crate::handoff::{Downlink, Push, PushTicket, Target};
 use crate::link::{LinkIndex, Phase, Taken};
 use moorline_proto::error::CloseReason;

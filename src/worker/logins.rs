@@ -1,6 +1,6 @@
 //! HELLOs: judged here, or by the backend that speaks for the user.
 
-use super::tally::Count;
+use super::Count;
 use super::{LOGINS_MAX, Worker};
 use crate::auth::{self, Judge};
 use crate::handoff::{Admission, Downlink};

@@ -24,19 +24,13 @@
 //! | `pressure`, `overload` | whom not to read, how much to shed, the load |
 //! | `parking`, `announce`, `answers`, `outbox` | the parts, each on its own |
 
-mod announce;
-mod answers;
 mod endpoints;
 mod failover;
 mod freezing;
 mod inbound;
 mod logins;
-mod outbox;
-mod overload;
-mod parking;
 mod pressure;
 mod rooms;
-mod tally;
 mod token;
 mod turn;
 mod uplink;
@@ -44,18 +38,15 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
+pub use crate::router::{Count, OverloadLimits, ParkingLimits, Tally, series};
 pub use endpoints::Balance;
-pub use overload::OverloadLimits;
-pub use parking::ParkingLimits;
-pub use tally::{Count, Tally, series};
 
 use crate::auth::Judge;
 use crate::handoff::{ShardSink, UplinkBatch};
 use crate::homes::Homes;
 use crate::link::{Link, LinkIndex, LinkSettings, Slots, Up};
 use crate::metrics::{Board, Registry};
-use announce::Announcement;
-use answers::Answers;
+use crate::router::{Announcement, Answers, Outbox, Overload, Parking};
 use endpoints::Endpoints;
 use logins::AskedLogins;
 use mio::{Events, Poll, Waker};
@@ -66,9 +57,6 @@ use moorline_proto::message::backend;
 use moorline_proto::message::client::Hello;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
-use outbox::Outbox;
-use overload::Overload;
-use parking::Parking;
 use pressure::Pressure;
 use rooms::{Queries, Round};
 use std::collections::VecDeque;

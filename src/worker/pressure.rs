@@ -3,8 +3,8 @@
 //! A slot whose line grows holds its clients lane by lane, the least urgent first, so that they are not
 //! read before the line is shorter. Other users notice nothing.
 
+use super::Count;
 use super::Worker;
-use super::tally::Count;
 use crate::handoff::Downlink;
 use moorline_proto::frame::Lane;
 use moorline_proto::ids::ShardId;

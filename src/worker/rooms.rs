@@ -3,8 +3,8 @@
 //! The backend binds and unbinds; each shard mirrors its own sessions. A digest of one round is gathered
 //! from all shards and told to each live link about the users it speaks for.
 
+use super::Count;
 use super::Worker;
-use super::tally::Count;
 use crate::handoff::{Downlink, Push, PushTicket, Target};
 use crate::link::{LinkIndex, Slot};
 use moorline_proto::ids::{ConnKey, Pin, ShardId};

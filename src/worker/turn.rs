@@ -1,10 +1,10 @@
 //! The loop of a worker's thread: one turn after the other, always in the same order.
 
-use super::outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX};
-use super::tally::Count;
+use super::Count;
+use super::Worker;
 use super::token::Source;
-use super::{Worker, outbox};
 use crate::link::{Due, Failure, Input, Link, LinkIndex};
+use crate::router::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX};
 use mio::Events;
 use mio::event::Event;
 use moorline_proto::link::Kind;
@@ -96,7 +96,7 @@ impl Worker {
     }
 
     const fn takes_mail(&self) -> bool {
-        self.outbox.longest() < outbox::OUTBOX_ITEMS_HARD_MAX
+        self.outbox.longest() < OUTBOX_ITEMS_HARD_MAX
     }
 
     fn handle_event(&mut self, event: &Event) {

@@ -1,10 +1,10 @@
 //! What shards send: HELLOs to judge, client frames, login changes, outcomes of pushes.
 
+use super::Count;
 use super::Worker;
-use super::parking::Change;
-use super::tally::Count;
 use crate::handoff::{Downlink, PushTicket, Target, Uplink, UplinkBatch};
 use crate::link::{Seat, Slot, Up};
+use crate::router::Change;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;

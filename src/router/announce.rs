@@ -1,33 +1,33 @@
 //! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
 
-use crate::link::{LinkIndex, Slot, SlotSet};
+use super::{LinkIndex, Slot, SlotSet};
 use crate::snapshot::{AnnouncementRecord, LoginRecord};
 use moorline_proto::ids::{Pin, ShardId};
 use moorline_proto::message::backend::{Announce, ConnUp};
 use std::collections::VecDeque;
 
 /// Logins in one ANNOUNCE frame.
-pub(super) const ANNOUNCE_LOGINS_MAX: usize = 1024;
+pub(crate) const ANNOUNCE_LOGINS_MAX: usize = 1024;
 
 /// Slots on their way to being live on a link. Holds at most the logins of those slots, so the bound
 /// is the process's connection limit.
 #[derive(Debug)]
-pub(super) struct Announcement {
-    pub(super) request: u32,
-    pub(super) link: LinkIndex,
-    pub(super) slots: SlotSet,
+pub(crate) struct Announcement {
+    pub(crate) request: u32,
+    pub(crate) link: LinkIndex,
+    pub(crate) slots: SlotSet,
     silent: Vec<bool>,
     logins: VecDeque<ConnUp>,
     is_finished: bool,
 }
 
 impl Announcement {
-    pub(super) fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
+    pub(crate) fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
         Self { request, link, slots, silent: vec![true; shards], logins: VecDeque::new(), is_finished: false }
     }
 
     /// Writes it down.
-    pub(super) fn freeze(&self) -> AnnouncementRecord {
+    pub(crate) fn freeze(&self) -> AnnouncementRecord {
         let Self { request, link, slots, silent, logins, is_finished: _ } = self;
         AnnouncementRecord {
             request: *request,
@@ -39,7 +39,7 @@ impl Announcement {
     }
 
     /// Reads it.
-    pub(super) fn thaw(record: &AnnouncementRecord) -> Self {
+    pub(crate) fn thaw(record: &AnnouncementRecord) -> Self {
         let link = LinkIndex(u16::try_from(record.link).unwrap_or(u16::MAX));
         Self {
             request: record.request,
@@ -52,7 +52,7 @@ impl Announcement {
     }
 
     /// A shard's answer, or a part of it.
-    pub(super) fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
+    pub(crate) fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
         let slots = self.slots;
         let wanted = |(pin, login)| slots.contains(Slot::of(pin)).then_some(login);
         self.logins.extend(logins.into_iter().filter_map(wanted));
@@ -63,7 +63,7 @@ impl Announcement {
 
     /// The next frame to send; the last one has `more` unset, even if it names nobody. `None`: wait
     /// for shards, or all is said.
-    pub(super) fn next_frame(&mut self) -> Option<Announce> {
+    pub(crate) fn next_frame(&mut self) -> Option<Announce> {
         let is_complete = !self.silent.contains(&true);
         if self.is_finished || (self.logins.is_empty() && !is_complete) {
             return None;
@@ -74,7 +74,7 @@ impl Announcement {
     }
 
     /// Whether the last frame was taken.
-    pub(super) const fn is_finished(&self) -> bool {
+    pub(crate) const fn is_finished(&self) -> bool {
         self.is_finished
     }
 }

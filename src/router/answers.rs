@@ -1,7 +1,7 @@
 //! Bodies of SENDACK, RESP and SUBACK, cut from one arena so that an answer costs no allocation.
 
+use super::Up;
 use crate::handoff::Downlink;
-use crate::link::Up;
 use bytes::{BufMut, BytesMut};
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
@@ -17,18 +17,18 @@ const RETRY_SPREAD_MS: u32 = 1_000;
 
 /// Makes answers.
 #[derive(Debug)]
-pub(super) struct Answers {
+pub(crate) struct Answers {
     arena: BytesMut,
 }
 
 impl Answers {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { arena: BytesMut::with_capacity(ARENA_BYTES) }
     }
 
     /// The backend's `answer` to `up`, led by what the gateway knows: protobuf messages concatenate
     /// by merging, so it is never decoded here.
-    pub(super) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
+    pub(crate) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
         self.arena.reserve(answer.len() + 24); // two tags and two varints lead
         self.lead(up, code, 0);
         self.arena.put_slice(answer);
@@ -36,7 +36,7 @@ impl Answers {
     }
 
     /// Tells the client to try `up` again.
-    pub(super) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
+    pub(crate) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
         let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
         let retry_after_ms = RETRY_AFTER_MS + spread;
         self.lead(up, Code::Retry.into(), retry_after_ms);
@@ -75,7 +75,7 @@ impl Answers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Slot;
+    use crate::router::Slot;
     use bytes::Bytes;
     use moorline_proto::ids::{ConnKey, Pin};
     use moorline_proto::message;

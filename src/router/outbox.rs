@@ -4,14 +4,14 @@ use crate::handoff::{Downlink, DownlinkBatch, ShardSink};
 use moorline_proto::ids::ShardId;
 
 /// Above so many items that one shard did not take, the worker stops reading its links.
-pub(super) const OUTBOX_ITEMS_MAX: usize = 16 << 10;
+pub(crate) const OUTBOX_ITEMS_MAX: usize = 16 << 10;
 /// Above so many it takes nothing from its mailbox either.
-pub(super) const OUTBOX_ITEMS_HARD_MAX: usize = 4 * OUTBOX_ITEMS_MAX;
+pub(crate) const OUTBOX_ITEMS_HARD_MAX: usize = 4 * OUTBOX_ITEMS_MAX;
 /// A fresh batch has room for as many items as the last one had, up to this.
 const BATCH_ROOM_MAX: usize = 512;
 
 /// One lane per shard.
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     lanes: Vec<Lane>,
     most: usize,
 }
@@ -22,19 +22,19 @@ struct Lane {
 }
 
 impl Outbox {
-    pub(super) fn new(sinks: Vec<Box<dyn ShardSink>>) -> Self {
+    pub(crate) fn new(sinks: Vec<Box<dyn ShardSink>>) -> Self {
         let lane = |sink| Lane { sink, items: Vec::new() };
         Self { lanes: sinks.into_iter().map(lane).collect(), most: 0 }
     }
 
     /// How many shards there are.
-    pub(super) const fn shards(&self) -> usize {
+    pub(crate) const fn shards(&self) -> usize {
         self.lanes.len()
     }
 
     /// Adds an item. What is meant for a shard that does not exist is dropped: its connection cannot
     /// exist either.
-    pub(super) fn push(&mut self, shard: ShardId, item: Downlink) {
+    pub(crate) fn push(&mut self, shard: ShardId, item: Downlink) {
         if let Some(lane) = self.lanes.get_mut(shard.index()) {
             lane.items.push(item);
             self.most = self.most.max(lane.items.len());
@@ -42,18 +42,18 @@ impl Outbox {
     }
 
     /// Items that wait for the slowest shard.
-    pub(super) const fn longest(&self) -> usize {
+    pub(crate) const fn longest(&self) -> usize {
         self.most
     }
 
     /// Whether nothing waits.
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.most == 0
     }
 
     /// Hands over what waits, once per shard. Returns how many mailboxes were full; what they did not
     /// take stays, in order.
-    pub(super) fn flush(&mut self) -> u64 {
+    pub(crate) fn flush(&mut self) -> u64 {
         if self.is_empty() {
             return 0;
         }

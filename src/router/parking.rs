@@ -3,7 +3,7 @@
 //! UPs wait here when their slot has no announced link, or the link has no credit or no room. Login
 //! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
 
-use crate::link::{SLOTS, Slot, SlotSet, Up};
+use super::{SLOTS, Slot, SlotSet, Up};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::{ConnDown, ConnUp};
 use moorline_proto::time::{Duration, Instant};
@@ -22,28 +22,28 @@ pub struct ParkingLimits {
 
 /// One thing that waits.
 #[derive(Debug)]
-pub(super) enum Parked {
+pub(crate) enum Parked {
     Up(Up),
     Change(Change),
 }
 
 /// A login began or ended.
 #[derive(Debug)]
-pub(super) enum Change {
+pub(crate) enum Change {
     Up(Box<ConnUp>),
     Down { key: ConnKey, code: u32 },
 }
 
 impl Change {
     /// As the backend is told of an end.
-    pub(super) const fn down(key: ConnKey, code: u32) -> ConnDown {
+    pub(crate) const fn down(key: ConnKey, code: u32) -> ConnDown {
         ConnDown { handle: key.as_u64(), code }
     }
 }
 
 /// The lines of all slots.
 #[derive(Debug)]
-pub(super) struct Parking {
+pub(crate) struct Parking {
     lines: [VecDeque<Parked>; SLOTS],
     occupied: SlotSet,
     limits: ParkingLimits,
@@ -55,7 +55,7 @@ pub(super) struct Parking {
 }
 
 impl Parking {
-    pub(super) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
+    pub(crate) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
         Self {
             lines: [const { VecDeque::new() }; SLOTS],
             occupied: SlotSet::EMPTY,
@@ -69,32 +69,32 @@ impl Parking {
     }
 
     /// Slots with something waiting.
-    pub(super) const fn occupied(&self) -> SlotSet {
+    pub(crate) const fn occupied(&self) -> SlotSet {
         self.occupied
     }
 
     /// UPs that wait.
-    pub(super) const fn frames(&self) -> usize {
+    pub(crate) const fn frames(&self) -> usize {
         self.frames
     }
 
     /// Their bodies' bytes.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(crate) const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// What waits of one slot, login changes included.
-    pub(super) fn len_of(&self, slot: Slot) -> usize {
+    pub(crate) fn len_of(&self, slot: Slot) -> usize {
         self.lines[slot.index()].len()
     }
 
     /// Whether nothing of this slot waits.
-    pub(super) const fn is_empty(&self, slot: Slot) -> bool {
+    pub(crate) const fn is_empty(&self, slot: Slot) -> bool {
         !self.occupied.contains(slot)
     }
 
     /// Puts an UP at the end of its line, or gives it back: too many wait.
-    pub(super) fn try_park(&mut self, up: Up) -> Result<(), Up> {
+    pub(crate) fn try_park(&mut self, up: Up) -> Result<(), Up> {
         if self.frames >= self.limits.frames || self.bytes + up.body.len() > self.limits.bytes {
             return Err(up);
         }
@@ -106,14 +106,14 @@ impl Parking {
 
     /// Puts an UP back to the head of its line. Never refused: what was on a link is bounded by that
     /// link's credit.
-    pub(super) fn requeue(&mut self, up: Up) {
+    pub(crate) fn requeue(&mut self, up: Up) {
         self.note_up(&up);
         self.occupied.insert(up.slot);
         self.lines[up.slot.index()].push_front(Parked::Up(up));
     }
 
     /// Puts a login change at the end of a slot's line, or gives it back: too many wait.
-    pub(super) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
+    pub(crate) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
         if self.changes >= self.limits.changes {
             return Err(change);
         }
@@ -124,13 +124,13 @@ impl Parking {
     }
 
     /// Every line from its head on.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Parked)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Parked)> {
         let line = |slot: Slot| self.lines[slot.index()].iter().map(move |parked| (slot, parked));
         self.occupied.iter().flat_map(line)
     }
 
     /// Puts what another process had parked at the end of its line, whatever the limits are now.
-    pub(super) fn thaw(&mut self, slot: Slot, parked: Parked) {
+    pub(crate) fn thaw(&mut self, slot: Slot, parked: Parked) {
         match &parked {
             Parked::Up(up) => self.note_up(up),
             Parked::Change(_) => self.changes += 1,
@@ -140,12 +140,12 @@ impl Parking {
     }
 
     /// The head of a line.
-    pub(super) fn front(&self, slot: Slot) -> Option<&Parked> {
+    pub(crate) fn front(&self, slot: Slot) -> Option<&Parked> {
         self.lines[slot.index()].front()
     }
 
     /// Takes the head of a line.
-    pub(super) fn pop(&mut self, slot: Slot) -> Option<Parked> {
+    pub(crate) fn pop(&mut self, slot: Slot) -> Option<Parked> {
         let parked = self.lines[slot.index()].pop_front()?;
         match &parked {
             Parked::Up(up) => {
@@ -166,7 +166,7 @@ impl Parking {
 
     /// Forgets the logins that began in a slot: it is announced anew, which names those that last.
     /// What ended is still to be told. Returns how many.
-    pub(super) fn drop_logins(&mut self, slot: Slot) -> usize {
+    pub(crate) fn drop_logins(&mut self, slot: Slot) -> usize {
         let line = &mut self.lines[slot.index()];
         let before = line.len();
         line.retain(|parked| !matches!(parked, Parked::Change(Change::Up(_))));
@@ -179,12 +179,12 @@ impl Parking {
     }
 
     /// A moment before which [`Self::expire`] has nothing to do.
-    pub(super) const fn next_deadline(&self) -> Instant {
+    pub(crate) const fn next_deadline(&self) -> Instant {
         self.earliest
     }
 
     /// Gives every UP whose time is up to `on_timeout`, in order per slot.
-    pub(super) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
+    pub(crate) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
         if now < self.earliest {
             return;
         }
