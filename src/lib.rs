@@ -9,7 +9,6 @@ pub mod freeze;
 pub mod gateway;
 pub mod handoff;
 pub mod homes;
-pub mod link;
 pub mod metrics;
 pub mod reactor;
 pub mod router;

@@ -464,7 +464,7 @@ pub const KEYS: &[Key] = &[
         "level",
         Kind::Text,
         "\"info\"",
-        "error, warn, info, debug or trace; or tracing directives such as \"info,moorline::link=debug\".",
+        "error, warn, info, debug or trace; or tracing directives such as \"info,moorline::router=debug\".",
     ),
     key(
         "log",

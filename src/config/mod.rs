@@ -329,7 +329,7 @@ pub struct AdminConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// A level, or tracing directives such as `info,moorline::link=debug`.
+    /// A level, or tracing directives such as `info,moorline::router=debug`.
     pub level: String,
     /// For people or for machines.
     pub format: LogFormat,

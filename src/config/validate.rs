@@ -128,7 +128,7 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
         || {
             format!(
                 "{:?} is no level; expected error, warn, info, debug, trace or directives such as \
-                 \"info,moorline::link=debug\"",
+                 \"info,moorline::router=debug\"",
                 config.log.level
             )
         },

@@ -8,16 +8,16 @@ use crate::auth;
 use crate::config::{Balance, Config};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::homes::Homes;
-use crate::link::{LinkSettings, LinkTimes};
 use crate::metrics::{Board, Registry};
 use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
+use crate::router::{
+    self, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits,
+    RouterSettings,
+};
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
-use crate::worker::{
-    self, Berth, Clock, LINK_OUTPUT_MAX, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits, Worker,
-    WorkerParts, WorkerSettings,
-};
+use crate::worker::{Berth, Clock, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::mailbox::{self, SendError, Sender};
 use moorline_net::stream::Stream;
@@ -109,7 +109,7 @@ impl Common<'_> {
     fn worker(&self, number: usize, berth: Berth, seed: u64) -> Worker {
         let sinks = self.reactors.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
         Worker::new(WorkerParts {
-            settings: worker_settings(
+            settings: router_settings(
                 self.config,
                 self.node,
                 number,
@@ -122,7 +122,7 @@ impl Common<'_> {
             judge: self.judge.clone(),
             clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
             stop: Arc::clone(&self.workers_stop),
-            board: board(self.metrics, worker::series()),
+            board: board(self.metrics, router::series()),
             registry: Some(Arc::clone(self.metrics)),
         })
     }
@@ -488,23 +488,23 @@ pub(super) fn unix_base() -> u64 {
     clock::unix_nanos().saturating_sub(clock::now().as_nanos())
 }
 
-fn worker_settings(
+fn router_settings(
     config: &Config,
     node: &str,
     number: usize,
     epoch: u64,
     seed: u64,
     homes: Homes,
-) -> WorkerSettings {
+) -> RouterSettings {
     let backend = &config.backend;
-    WorkerSettings {
+    RouterSettings {
         number: u16::try_from(number).expect("at most 256 workers"),
         endpoints: backend.endpoints.clone(),
         links_per_endpoint: backend.links_per_worker,
         balance: match backend.balance {
-            Balance::LeastLoaded => worker::Balance::LeastLoaded,
-            Balance::Hash => worker::Balance::Hash,
-            Balance::Weighted => worker::Balance::Weighted(backend.weights.clone()),
+            Balance::LeastLoaded => router::Balance::LeastLoaded,
+            Balance::Hash => router::Balance::Hash,
+            Balance::Weighted => router::Balance::Weighted(backend.weights.clone()),
         },
         link: LinkSettings {
             hello: LinkHello {

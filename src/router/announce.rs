@@ -1,33 +1,36 @@
 //! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
 
-use super::{LinkIndex, Slot, SlotSet};
+use super::tally::Count;
+use super::{LinkIndex, Moves, Sides, Slot, SlotSet, Slots};
+use crate::handoff::Downlink;
 use crate::snapshot::{AnnouncementRecord, LoginRecord};
 use moorline_proto::ids::{Pin, ShardId};
+use moorline_proto::link::Kind;
 use moorline_proto::message::backend::{Announce, ConnUp};
 use std::collections::VecDeque;
 
 /// Logins in one ANNOUNCE frame.
-pub(crate) const ANNOUNCE_LOGINS_MAX: usize = 1024;
+const ANNOUNCE_LOGINS_MAX: usize = 1024;
 
 /// Slots on their way to being live on a link. Holds at most the logins of those slots, so the bound
 /// is the process's connection limit.
 #[derive(Debug)]
-pub(crate) struct Announcement {
-    pub(crate) request: u32,
-    pub(crate) link: LinkIndex,
-    pub(crate) slots: SlotSet,
+struct Announcement {
+    request: u32,
+    link: LinkIndex,
+    slots: SlotSet,
     silent: Vec<bool>,
     logins: VecDeque<ConnUp>,
     is_finished: bool,
 }
 
 impl Announcement {
-    pub(crate) fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
+    fn new(request: u32, link: LinkIndex, slots: SlotSet, shards: usize) -> Self {
         Self { request, link, slots, silent: vec![true; shards], logins: VecDeque::new(), is_finished: false }
     }
 
     /// Writes it down.
-    pub(crate) fn freeze(&self) -> AnnouncementRecord {
+    fn freeze(&self) -> AnnouncementRecord {
         let Self { request, link, slots, silent, logins, is_finished: _ } = self;
         AnnouncementRecord {
             request: *request,
@@ -39,7 +42,7 @@ impl Announcement {
     }
 
     /// Reads it.
-    pub(crate) fn thaw(record: &AnnouncementRecord) -> Self {
+    fn thaw(record: &AnnouncementRecord) -> Self {
         let link = LinkIndex(u16::try_from(record.link).unwrap_or(u16::MAX));
         Self {
             request: record.request,
@@ -52,7 +55,7 @@ impl Announcement {
     }
 
     /// A shard's answer, or a part of it.
-    pub(crate) fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
+    fn handle_part(&mut self, from: ShardId, logins: Vec<(Pin, ConnUp)>, is_last: bool) {
         let slots = self.slots;
         let wanted = |(pin, login)| slots.contains(Slot::of(pin)).then_some(login);
         self.logins.extend(logins.into_iter().filter_map(wanted));
@@ -63,7 +66,7 @@ impl Announcement {
 
     /// The next frame to send; the last one has `more` unset, even if it names nobody. `None`: wait
     /// for shards, or all is said.
-    pub(crate) fn next_frame(&mut self) -> Option<Announce> {
+    fn next_frame(&mut self) -> Option<Announce> {
         let is_complete = !self.silent.contains(&true);
         if self.is_finished || (self.logins.is_empty() && !is_complete) {
             return None;
@@ -74,8 +77,93 @@ impl Announcement {
     }
 
     /// Whether the last frame was taken.
-    pub(crate) const fn is_finished(&self) -> bool {
+    const fn is_finished(&self) -> bool {
         self.is_finished
+    }
+}
+
+/// All announcements of one router.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    all: Vec<Announcement>,
+    /// Number of the last request to the shards.
+    last_request: u32,
+}
+
+impl Announcements {
+    /// Number of the last request, and the announcements that are not finished.
+    pub(super) fn freeze(&self) -> (u32, impl Iterator<Item = AnnouncementRecord>) {
+        (self.last_request, self.all.iter().map(Announcement::freeze))
+    }
+
+    /// Reads what [`Self::freeze`] gave, except for announcements on links for which `is_there` is false.
+    pub(super) fn thaw(
+        last_request: u32,
+        records: &[AnnouncementRecord],
+        is_there: impl Fn(LinkIndex) -> bool,
+    ) -> Self {
+        let all = records.iter().map(Announcement::thaw).filter(|one| is_there(one.link)).collect();
+        Self { all, last_request }
+    }
+
+    /// Asks every shard for the logins of slots that go to a link.
+    pub(super) fn begin(&mut self, sides: &mut Sides, moves: Moves) {
+        for (link, slots) in moves {
+            self.last_request = self.last_request.wrapping_add(1);
+            let (worker, request) = (sides.number, self.last_request);
+            sides.counters[Count::Announces] += 1;
+            self.all.push(Announcement::new(request, link, slots, sides.shards.shards()));
+            sides.shards.push_to_all(|| Downlink::Announce { worker, request, slots: slots.bits() });
+        }
+    }
+
+    /// Takes a shard's answer, or a part of it. An answer for a link that died meanwhile is dropped.
+    pub(super) fn handle_part(
+        &mut self,
+        from: ShardId,
+        request: u32,
+        logins: Vec<(Pin, ConnUp)>,
+        is_last: bool,
+    ) {
+        if let Some(one) = self.all.iter_mut().find(|one| one.request == request) {
+            one.handle_part(from, logins, is_last);
+        }
+    }
+
+    /// Writes announcements as far as shards have answered and outputs have room. One at a time per
+    /// link, so that `more` has a meaning.
+    pub(super) fn pump(&mut self, sides: &mut Sides, slots: &mut Slots) {
+        let mut at = 0;
+        while at < self.all.len() {
+            let (earlier, rest) = self.all.split_at_mut(at);
+            let announcement = &mut rest[0];
+            let link = &mut sides.links[announcement.link];
+            at += 1;
+            if earlier.iter().any(|other| other.link == announcement.link) {
+                continue;
+            }
+            while link.has_output_room()
+                && let Some(frame) = announcement.next_frame()
+            {
+                sides.counters[Count::LoginsAnnounced] += frame.connections.len() as u64;
+                link.send(Kind::Announce, 0, &frame);
+            }
+            if announcement.is_finished() {
+                slots.set_live(announcement.slots);
+                at -= 1;
+                self.all.remove(at);
+            }
+        }
+    }
+
+    /// Forgets what was to be announced on a link that is gone.
+    pub(super) fn on_link_closed(&mut self, link: LinkIndex) {
+        self.all.retain(|announcement| announcement.link != link);
+    }
+
+    /// Takes a slot out of all announcements.
+    pub(super) fn remove_slot(&mut self, slot: Slot) {
+        self.all.iter_mut().for_each(|announcement| announcement.slots.remove(slot));
     }
 }
 

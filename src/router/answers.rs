@@ -17,18 +17,18 @@ const RETRY_SPREAD_MS: u32 = 1_000;
 
 /// Makes answers.
 #[derive(Debug)]
-pub(crate) struct Answers {
+pub(super) struct Answers {
     arena: BytesMut,
 }
 
 impl Answers {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { arena: BytesMut::with_capacity(ARENA_BYTES) }
     }
 
     /// The backend's `answer` to `up`, led by what the gateway knows: protobuf messages concatenate
     /// by merging, so it is never decoded here.
-    pub(crate) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
+    pub(super) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
         self.arena.reserve(answer.len() + 24); // two tags and two varints lead
         self.lead(up, code, 0);
         self.arena.put_slice(answer);
@@ -36,7 +36,7 @@ impl Answers {
     }
 
     /// Tells the client to try `up` again.
-    pub(crate) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
+    pub(super) fn retry(&mut self, up: &Up, random: &mut Random) -> Downlink {
         let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
         let retry_after_ms = RETRY_AFTER_MS + spread;
         self.lead(up, Code::Retry.into(), retry_after_ms);

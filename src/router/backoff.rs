@@ -7,11 +7,11 @@ use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, nanos_of};
 
 /// No try follows the last one sooner than this, whatever the dice say.
-pub const DELAY_FLOOR: Duration = Duration::from_millis(1);
+pub(super) const DELAY_FLOOR: Duration = Duration::from_millis(1);
 
 /// The delays of one link.
 #[derive(Clone, Debug)]
-pub struct Backoff {
+pub(super) struct Backoff {
     first: Duration,
     ceiling: Duration,
     attempts: u32,
@@ -19,13 +19,13 @@ pub struct Backoff {
 
 impl Backoff {
     /// The first delay is at most `first`; the interval doubles with each failure up to `ceiling`.
-    pub const fn new(first: Duration, ceiling: Duration) -> Self {
+    pub(super) const fn new(first: Duration, ceiling: Duration) -> Self {
         Self { first, ceiling, attempts: 0 }
     }
 
     /// The delay before the next try: uniform over `0..=min(ceiling, first * 2^attempts)`, at least
     /// [`DELAY_FLOOR`].
-    pub fn next_delay(&mut self, random: &mut Random) -> Duration {
+    pub(super) fn next_delay(&mut self, random: &mut Random) -> Duration {
         let doubled = nanos_of(self.first).saturating_mul(1 << self.attempts.min(63));
         let upper = doubled.min(nanos_of(self.ceiling));
         self.attempts = self.attempts.saturating_add(1);
@@ -33,17 +33,17 @@ impl Backoff {
     }
 
     /// Failures since the last success.
-    pub const fn attempts(&self) -> u32 {
+    pub(super) const fn attempts(&self) -> u32 {
         self.attempts
     }
 
     /// Goes on after so many failures.
-    pub const fn resume(&mut self, attempts: u32) {
+    pub(super) const fn resume(&mut self, attempts: u32) {
         self.attempts = attempts;
     }
 
     /// The peer is well: the next delay is short again.
-    pub const fn reset(&mut self) {
+    pub(super) const fn reset(&mut self) {
         self.attempts = 0;
     }
 }

@@ -32,7 +32,7 @@ pub struct OverloadLimits {
 }
 
 #[derive(Debug)]
-pub(crate) struct Overload {
+pub(super) struct Overload {
     limits: OverloadLimits,
     level: u8,
     /// Of answers, in nanoseconds.
@@ -43,7 +43,7 @@ pub(crate) struct Overload {
 }
 
 impl Overload {
-    pub(crate) const fn new(limits: OverloadLimits) -> Self {
+    pub(super) const fn new(limits: OverloadLimits) -> Self {
         Self {
             limits,
             level: 0,
@@ -55,31 +55,31 @@ impl Overload {
     }
 
     /// Level and average answer in nanoseconds.
-    pub(crate) const fn freeze(&self) -> (u8, u64) {
+    pub(super) const fn freeze(&self) -> (u8, u64) {
         let Self { limits: _, level, average, answered_at: _, climbed_at: _, calm_since: _ } = self;
         (*level, *average)
     }
 
     /// Goes on at this level.
-    pub(crate) fn thaw(&mut self, now: Instant, level: u8, average: u64) {
+    pub(super) fn thaw(&mut self, now: Instant, level: u8, average: u64) {
         (self.level, self.average) = (level.min(LEVEL_MAX), average);
         (self.answered_at, self.climbed_at) = (now, now);
     }
 
     /// How much is shed now.
-    pub(crate) const fn level(&self) -> u8 {
+    pub(super) const fn level(&self) -> u8 {
         self.level
     }
 
     /// An answer came, or its time was up, so long after its question.
-    pub(crate) fn record(&mut self, now: Instant, took: Duration) {
+    pub(super) fn record(&mut self, now: Instant, took: Duration) {
         self.answered_at = now;
         let took = nanos_of(took);
         self.average = self.average - self.average / AVERAGE_PARTS + took / AVERAGE_PARTS;
     }
 
     /// Looks at the load. `Some`: this is the level from now on.
-    pub(crate) fn poll(&mut self, now: Instant, waiting_frames: usize) -> Option<u8> {
+    pub(super) fn poll(&mut self, now: Instant, waiting_frames: usize) -> Option<u8> {
         if now.saturating_since(self.answered_at) > self.limits.hold {
             self.average = 0; // nobody asks, so nobody waits
         }
@@ -109,7 +109,7 @@ impl Overload {
     }
 
     /// When to look again though nothing happens; `None`: no need.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.level == 0 {
             return None;
         }

@@ -22,28 +22,28 @@ pub struct ParkingLimits {
 
 /// One thing that waits.
 #[derive(Debug)]
-pub(crate) enum Parked {
+pub(super) enum Parked {
     Up(Up),
     Change(Change),
 }
 
 /// A login began or ended.
 #[derive(Debug)]
-pub(crate) enum Change {
+pub(super) enum Change {
     Up(Box<ConnUp>),
     Down { key: ConnKey, code: u32 },
 }
 
 impl Change {
     /// As the backend is told of an end.
-    pub(crate) const fn down(key: ConnKey, code: u32) -> ConnDown {
+    pub(super) const fn down(key: ConnKey, code: u32) -> ConnDown {
         ConnDown { handle: key.as_u64(), code }
     }
 }
 
 /// The lines of all slots.
 #[derive(Debug)]
-pub(crate) struct Parking {
+pub(super) struct Parking {
     lines: [VecDeque<Parked>; SLOTS],
     occupied: SlotSet,
     limits: ParkingLimits,
@@ -55,7 +55,7 @@ pub(crate) struct Parking {
 }
 
 impl Parking {
-    pub(crate) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
+    pub(super) const fn new(limits: ParkingLimits, up_timeout: Duration) -> Self {
         Self {
             lines: [const { VecDeque::new() }; SLOTS],
             occupied: SlotSet::EMPTY,
@@ -69,32 +69,32 @@ impl Parking {
     }
 
     /// Slots with something waiting.
-    pub(crate) const fn occupied(&self) -> SlotSet {
+    pub(super) const fn occupied(&self) -> SlotSet {
         self.occupied
     }
 
     /// UPs that wait.
-    pub(crate) const fn frames(&self) -> usize {
+    pub(super) const fn frames(&self) -> usize {
         self.frames
     }
 
     /// Their bodies' bytes.
-    pub(crate) const fn bytes(&self) -> usize {
+    pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// What waits of one slot, login changes included.
-    pub(crate) fn len_of(&self, slot: Slot) -> usize {
+    pub(super) fn len_of(&self, slot: Slot) -> usize {
         self.lines[slot.index()].len()
     }
 
     /// Whether nothing of this slot waits.
-    pub(crate) const fn is_empty(&self, slot: Slot) -> bool {
+    pub(super) const fn is_empty(&self, slot: Slot) -> bool {
         !self.occupied.contains(slot)
     }
 
     /// Puts an UP at the end of its line, or gives it back: too many wait.
-    pub(crate) fn try_park(&mut self, up: Up) -> Result<(), Up> {
+    pub(super) fn try_park(&mut self, up: Up) -> Result<(), Up> {
         if self.frames >= self.limits.frames || self.bytes + up.body.len() > self.limits.bytes {
             return Err(up);
         }
@@ -106,14 +106,14 @@ impl Parking {
 
     /// Puts an UP back to the head of its line. Never refused: what was on a link is bounded by that
     /// link's credit.
-    pub(crate) fn requeue(&mut self, up: Up) {
+    pub(super) fn requeue(&mut self, up: Up) {
         self.note_up(&up);
         self.occupied.insert(up.slot);
         self.lines[up.slot.index()].push_front(Parked::Up(up));
     }
 
     /// Puts a login change at the end of a slot's line, or gives it back: too many wait.
-    pub(crate) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
+    pub(super) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
         if self.changes >= self.limits.changes {
             return Err(change);
         }
@@ -124,13 +124,13 @@ impl Parking {
     }
 
     /// Every line from its head on.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Parked)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Slot, &Parked)> {
         let line = |slot: Slot| self.lines[slot.index()].iter().map(move |parked| (slot, parked));
         self.occupied.iter().flat_map(line)
     }
 
     /// Puts what another process had parked at the end of its line, whatever the limits are now.
-    pub(crate) fn thaw(&mut self, slot: Slot, parked: Parked) {
+    pub(super) fn thaw(&mut self, slot: Slot, parked: Parked) {
         match &parked {
             Parked::Up(up) => self.note_up(up),
             Parked::Change(_) => self.changes += 1,
@@ -140,12 +140,12 @@ impl Parking {
     }
 
     /// The head of a line.
-    pub(crate) fn front(&self, slot: Slot) -> Option<&Parked> {
+    pub(super) fn front(&self, slot: Slot) -> Option<&Parked> {
         self.lines[slot.index()].front()
     }
 
     /// Takes the head of a line.
-    pub(crate) fn pop(&mut self, slot: Slot) -> Option<Parked> {
+    pub(super) fn pop(&mut self, slot: Slot) -> Option<Parked> {
         let parked = self.lines[slot.index()].pop_front()?;
         match &parked {
             Parked::Up(up) => {
@@ -166,7 +166,7 @@ impl Parking {
 
     /// Forgets the logins that began in a slot: it is announced anew, which names those that last.
     /// What ended is still to be told. Returns how many.
-    pub(crate) fn drop_logins(&mut self, slot: Slot) -> usize {
+    pub(super) fn drop_logins(&mut self, slot: Slot) -> usize {
         let line = &mut self.lines[slot.index()];
         let before = line.len();
         line.retain(|parked| !matches!(parked, Parked::Change(Change::Up(_))));
@@ -179,12 +179,12 @@ impl Parking {
     }
 
     /// A moment before which [`Self::expire`] has nothing to do.
-    pub(crate) const fn next_deadline(&self) -> Instant {
+    pub(super) const fn next_deadline(&self) -> Instant {
         self.earliest
     }
 
     /// Gives every UP whose time is up to `on_timeout`, in order per slot.
-    pub(crate) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
+    pub(super) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
         if now < self.earliest {
             return;
         }

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 
 /// Longest run of correlations from the oldest unanswered one, in entries. At this length a timed
 /// out oldest entry is forgotten; one that still waits stops the link until it is settled.
-pub const SPAN_MAX: usize = 1 << 17;
+pub(super) const SPAN_MAX: usize = 1 << 17;
 
 /// Questions of one link in the order they were asked.
 #[derive(Debug)]
-pub struct Pending<T> {
+pub(super) struct Pending<T> {
     ring: VecDeque<Entry<T>>,
     base: u64,
     unanswered: usize,
@@ -30,7 +30,7 @@ enum Entry<T> {
 
 /// What an answer's correlation stands for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Taken<T> {
+pub(super) enum Taken<T> {
     /// This question.
     Answered(T),
     /// A question that was settled before: its time was up, or it was answered already.
@@ -41,14 +41,14 @@ pub enum Taken<T> {
 
 impl<T> Pending<T> {
     /// An empty table. An entry that timed out is forgotten `forget_after` later.
-    pub const fn new(forget_after: Duration) -> Self {
+    pub(super) const fn new(forget_after: Duration) -> Self {
         let ring = VecDeque::new();
         Self { ring, base: 1, unanswered: 0, earliest: Instant::FAR_FUTURE, forget_after }
     }
 
     /// The table's first number, and every question from there on: what waits, and until when it waits or is
     /// remembered; zero: it is settled.
-    pub fn freeze(&self) -> (u64, impl Iterator<Item = (Option<&T>, Instant)>) {
+    pub(super) fn freeze(&self) -> (u64, impl Iterator<Item = (Option<&T>, Instant)>) {
         let Self { ring, base, unanswered: _, earliest: _, forget_after: _ } = self;
         let entry = |entry| match entry {
             &Entry::Waiting { ref item, deadline } => (Some(item), deadline),
@@ -59,7 +59,7 @@ impl<T> Pending<T> {
     }
 
     /// Reads what [`Self::freeze`] gave.
-    pub fn thaw(
+    pub(super) fn thaw(
         forget_after: Duration,
         base: u64,
         entries: impl IntoIterator<Item = (Option<T>, Instant)>,
@@ -82,7 +82,7 @@ impl<T> Pending<T> {
     }
 
     /// Notes a question and names it. Correlations rise from 1 without holes.
-    pub fn push(&mut self, item: T, deadline: Instant) -> u64 {
+    pub(super) fn push(&mut self, item: T, deadline: Instant) -> u64 {
         let correlation = self.next_correlation();
         self.ring.push_back(Entry::Waiting { item, deadline });
         self.unanswered += 1;
@@ -91,12 +91,12 @@ impl<T> Pending<T> {
     }
 
     /// The number that [`Self::push`] will give.
-    pub fn next_correlation(&self) -> u64 {
+    pub(super) fn next_correlation(&self) -> u64 {
         self.base + self.ring.len() as u64
     }
 
     /// Settles a question.
-    pub fn take(&mut self, correlation: u64) -> Taken<T> {
+    pub(super) fn take(&mut self, correlation: u64) -> Taken<T> {
         let Some(index) = correlation.checked_sub(self.base) else {
             return if correlation == 0 { Taken::Unknown } else { Taken::Late };
         };
@@ -113,28 +113,23 @@ impl<T> Pending<T> {
     }
 
     /// Questions the backend has not answered, timed out ones included.
-    pub const fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.unanswered
     }
 
-    /// Whether none is.
-    pub const fn is_empty(&self) -> bool {
-        self.unanswered == 0
-    }
-
     /// Whether one more may be asked of a backend that accepts `credit` unanswered ones.
-    pub fn has_room(&self, credit: usize) -> bool {
+    pub(super) fn has_room(&self, credit: usize) -> bool {
         self.unanswered < credit && self.ring.len() < SPAN_MAX
     }
 
     /// A moment before which [`Self::expire`] has nothing to do.
-    pub const fn next_deadline(&self) -> Instant {
+    pub(super) const fn next_deadline(&self) -> Instant {
         self.earliest
     }
 
     /// Gives every question whose time is up to `on_timeout`, in order. Scans only when something
     /// may be due, so about once per timeout.
-    pub fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(T)) {
+    pub(super) fn expire(&mut self, now: Instant, mut on_timeout: impl FnMut(T)) {
         if now < self.earliest {
             return;
         }
@@ -164,7 +159,7 @@ impl<T> Pending<T> {
     }
 
     /// Empties the table: the questions that still wait, in order. Numbers go on from where they were.
-    pub fn drain_waiting(&mut self) -> Vec<T> {
+    pub(super) fn drain_waiting(&mut self) -> Vec<T> {
         self.base = self.next_correlation();
         self.unanswered = 0;
         self.earliest = Instant::FAR_FUTURE;
@@ -240,7 +235,7 @@ mod tests {
                     _ if number == 0 => {
                         let expected: Vec<u64> = std::mem::take(&mut model).into_keys().collect();
                         prop_assert_eq!(pending.drain_waiting(), expected);
-                        prop_assert!(pending.is_empty());
+                        prop_assert_eq!(pending.len(), 0);
                     }
                     _ => {}
                 }
@@ -260,7 +255,7 @@ mod tests {
         assert_eq!(pending.take(first), Taken::Late);
         assert!(pending.has_room(2));
         pending.expire(at(110), |_| panic!("reported twice"));
-        assert!(pending.is_empty() && pending.next_deadline() == Instant::FAR_FUTURE);
+        assert!(pending.len() == 0 && pending.next_deadline() == Instant::FAR_FUTURE);
     }
 
     #[test]
@@ -273,6 +268,6 @@ mod tests {
         }
         assert_eq!(pending.ring.len(), SPAN_MAX);
         pending.expire(at(10), |item| assert_eq!(item, 0));
-        assert!(pending.ring.is_empty() && pending.is_empty(), "forgotten early to make room");
+        assert!(pending.ring.is_empty() && pending.len() == 0, "forgotten early to make room");
     }
 }

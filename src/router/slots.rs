@@ -11,7 +11,7 @@ use moorline_proto::ids::Pin;
 use moorline_proto::random::mix;
 
 /// Slots of one worker.
-pub const SLOTS: usize = 64;
+pub(super) const SLOTS: usize = 64;
 
 /// One group of pins ([`Pin::slot`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,51 +42,51 @@ impl Slot {
 
 /// A set of slots; bit i is slot i.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotSet(u64);
+pub(super) struct SlotSet(u64);
 
 impl SlotSet {
     /// No slot.
-    pub const EMPTY: Self = Self(0);
+    pub(super) const EMPTY: Self = Self(0);
 
     /// The set of these bits.
-    pub const fn from_bits(bits: u64) -> Self {
+    pub(super) const fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
 
     /// As it crosses threads.
-    pub const fn bits(self) -> u64 {
+    pub(super) const fn bits(self) -> u64 {
         self.0
     }
 
     /// Adds one.
-    pub const fn insert(&mut self, slot: Slot) {
+    pub(super) const fn insert(&mut self, slot: Slot) {
         self.0 |= 1 << slot.0;
     }
 
     /// Takes one out.
-    pub const fn remove(&mut self, slot: Slot) {
+    pub(super) const fn remove(&mut self, slot: Slot) {
         self.0 &= !(1 << slot.0);
     }
 
     /// Whether it is in.
-    pub const fn contains(self, slot: Slot) -> bool {
+    pub(super) const fn contains(self, slot: Slot) -> bool {
         self.0 >> slot.0 & 1 == 1
     }
 
     /// Whether none is in.
-    pub const fn is_empty(self) -> bool {
+    pub(super) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Those in either.
     #[must_use]
-    pub const fn union(self, other: Self) -> Self {
+    pub(super) const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// Every member once, beginning at number `first` (modulo 64) and going round.
     #[allow(clippy::cast_possible_truncation)] // all below 64
-    pub fn iter_from(self, first: usize) -> impl Iterator<Item = Slot> {
+    pub(super) fn iter_from(self, first: usize) -> impl Iterator<Item = Slot> {
         let first = (first % SLOTS) as u8;
         let mut rest = self.0.rotate_right(u32::from(first));
         std::iter::from_fn(move || {
@@ -97,7 +97,7 @@ impl SlotSet {
     }
 
     /// Every member, lowest first.
-    pub fn iter(self) -> impl Iterator<Item = Slot> {
+    pub(super) fn iter(self) -> impl Iterator<Item = Slot> {
         self.iter_from(0)
     }
 }
@@ -115,7 +115,7 @@ impl LinkIndex {
 
 /// Where a slot is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seat {
+pub(super) enum SlotState {
     /// No link can take it.
     Unassigned,
     /// On this link once its logins are announced there.
@@ -126,28 +126,28 @@ pub enum Seat {
 
 /// The slots of one worker.
 #[derive(Debug)]
-pub struct Slots {
-    seats: [Seat; SLOTS],
+pub(super) struct Slots {
+    states: [SlotState; SLOTS],
     waiting: [u32; SLOTS],
 }
 
 /// A link that takes slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// Which.
-    pub link: LinkIndex,
+    pub(super) link: LinkIndex,
     /// Its part beside the others; of [`WEIGHT`] at most when slots go by hash. Above 0.
-    pub weight: u32,
+    pub(super) weight: u32,
     /// What its endpoint is called in every gateway.
-    pub endpoint: u64,
+    pub(super) endpoint: u64,
 }
 
 /// What an endpoint that is as good as any weighs.
-pub const WEIGHT: u32 = 1_000;
+pub(super) const WEIGHT: u32 = 1_000;
 
 /// How slots are spread over targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spread {
+pub(super) enum Spread {
     /// As many for each as its weight says.
     ByWeight,
     /// A slot goes to the same endpoint from every worker and gateway that has the same endpoints
@@ -156,102 +156,104 @@ pub enum Spread {
 }
 
 /// Slots that go to a link, to be announced there.
-pub type Moves = Vec<(LinkIndex, SlotSet)>;
+pub(super) type Moves = Vec<(LinkIndex, SlotSet)>;
 
 impl Default for Slots {
     fn default() -> Self {
-        Self { seats: [Seat::Unassigned; SLOTS], waiting: [0; SLOTS] }
+        Self { states: [SlotState::Unassigned; SLOTS], waiting: [0; SLOTS] }
     }
 }
 
 impl Slots {
-    /// Every slot's seat, as a number: 0 without a link, else 1 + 2 x link, and one more while it is announced.
-    pub fn freeze(&self) -> Vec<u32> {
-        let Self { seats, waiting: _ } = self;
-        let number = |seat: &Seat| match seat {
-            Seat::Unassigned => 0,
-            Seat::Live(link) => 1 + 2 * u32::from(link.0),
-            Seat::Announcing(link) => 2 + 2 * u32::from(link.0),
+    /// Every slot's state, as a number: 0 without a link, else 1 + 2 x link, and one more while it is announced.
+    pub(super) fn freeze(&self) -> Vec<u32> {
+        let Self { states, waiting: _ } = self;
+        let number = |state: &SlotState| match state {
+            SlotState::Unassigned => 0,
+            SlotState::Live(link) => 1 + 2 * u32::from(link.0),
+            SlotState::Announcing(link) => 2 + 2 * u32::from(link.0),
         };
-        seats.iter().map(number).collect()
+        states.iter().map(number).collect()
     }
 
-    /// Reads them; a seat on a link for which `is_there` is false is none.
-    pub fn thaw(&mut self, seats: &[u32], is_there: impl Fn(LinkIndex) -> bool) {
-        for (seat, number) in self.seats.iter_mut().zip(seats) {
+    /// Reads them; a state on a link for which `is_there` is false is none.
+    pub(super) fn thaw(&mut self, states: &[u32], is_there: impl Fn(LinkIndex) -> bool) {
+        for (state, number) in self.states.iter_mut().zip(states) {
             let Some(rest) = number.checked_sub(1) else { continue };
             let link = LinkIndex(u16::try_from(rest / 2).unwrap_or(u16::MAX));
             if is_there(link) {
-                *seat = if rest.is_multiple_of(2) { Seat::Live(link) } else { Seat::Announcing(link) };
+                *state =
+                    if rest.is_multiple_of(2) { SlotState::Live(link) } else { SlotState::Announcing(link) };
             }
         }
     }
 
     /// Where a slot is.
-    pub const fn seat(&self, slot: Slot) -> Seat {
-        self.seats[slot.index()]
+    pub(super) const fn state(&self, slot: Slot) -> SlotState {
+        self.states[slot.index()]
     }
 
     /// One more question of this slot waits for its answer.
-    pub const fn on_asked(&mut self, slot: Slot) {
+    pub(super) const fn on_asked(&mut self, slot: Slot) {
         self.waiting[slot.index()] += 1;
     }
 
     /// One fewer.
-    pub const fn on_settled(&mut self, slot: Slot) {
+    pub(super) const fn on_settled(&mut self, slot: Slot) {
         self.waiting[slot.index()] -= 1;
     }
 
     /// Slots with unanswered questions.
-    pub fn busy(&self) -> SlotSet {
+    pub(super) fn busy(&self) -> SlotSet {
         self.select(|slot, _| self.waiting[slot.index()] > 0)
     }
 
     /// Slots that are live on `link`.
-    pub fn live_on(&self, link: LinkIndex) -> SlotSet {
-        self.select(|_, seat| seat == Seat::Live(link))
+    pub(super) fn live_on(&self, link: LinkIndex) -> SlotSet {
+        self.select(|_, state| state == SlotState::Live(link))
     }
 
     /// `link` is dead: its slots are without one. Returns them.
-    pub fn free_of(&mut self, link: LinkIndex) -> SlotSet {
-        let freed =
-            self.select(|_, seat| matches!(seat, Seat::Announcing(on) | Seat::Live(on) if on == link));
-        freed.iter().for_each(|slot| self.seats[slot.index()] = Seat::Unassigned);
+    pub(super) fn free_of(&mut self, link: LinkIndex) -> SlotSet {
+        let freed = self.select(
+            |_, state| matches!(state, SlotState::Announcing(on) | SlotState::Live(on) if on == link),
+        );
+        freed.iter().for_each(|slot| self.states[slot.index()] = SlotState::Unassigned);
         freed
     }
 
     /// Gives every slot without a link to one of `targets`.
-    pub fn assign(&mut self, targets: &[Target], spread: Spread) -> Moves {
-        let free = self.select(|_, seat| seat == Seat::Unassigned);
+    pub(super) fn assign(&mut self, targets: &[Target], spread: Spread) -> Moves {
+        let free = self.select(|_, state| state == SlotState::Unassigned);
         self.place(free, targets, spread)
     }
 
     /// Moves live slots outside `busy` to where they should be, and off links that are no targets.
-    pub fn rebalance(&mut self, targets: &[Target], spread: Spread, busy: SlotSet) -> Moves {
-        let movable = self.select(|slot, seat| matches!(seat, Seat::Live(_)) && !busy.contains(slot));
+    pub(super) fn rebalance(&mut self, targets: &[Target], spread: Spread, busy: SlotSet) -> Moves {
+        let movable = self.select(|slot, state| matches!(state, SlotState::Live(_)) && !busy.contains(slot));
         self.place(movable, targets, spread)
     }
 
     /// Whether [`Self::rebalance`] would have nothing to move even if no slot were busy.
-    pub fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
+    pub(super) fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
         let loads = self.loads(targets);
         let is_home = |slot: Slot| self.better(slot, targets, &loads, spread).is_none();
         targets.is_empty() || self.select(|_, _| true).iter().all(is_home)
     }
 
     /// These slots wait for a new announcement on the link they are on.
-    pub fn set_announcing(&mut self, slot: Slot) -> Option<LinkIndex> {
-        let seat = &mut self.seats[slot.index()];
-        let (Seat::Announcing(link) | Seat::Live(link)) = *seat else { return None };
-        *seat = Seat::Announcing(link);
+    pub(super) fn set_announcing(&mut self, slot: Slot) -> Option<LinkIndex> {
+        let state = &mut self.states[slot.index()];
+        let (SlotState::Announcing(link) | SlotState::Live(link)) = *state else { return None };
+        *state = SlotState::Announcing(link);
         Some(link)
     }
 
     /// The backend knows every login of these slots.
-    pub fn set_live(&mut self, slots: SlotSet) {
+    pub(super) fn set_live(&mut self, slots: SlotSet) {
         for slot in slots.iter() {
-            if let Seat::Announcing(link) = self.seats[slot.index()] {
-                self.seats[slot.index()] = Seat::Live(link);
+            if let SlotState::Announcing(link) = self.states[slot.index()] {
+                self.states[slot.index()] = SlotState::Live(link);
             }
         }
     }
@@ -267,7 +269,7 @@ impl Slots {
             }
             loads[best] += 1;
             let link = targets[best].link;
-            self.seats[slot.index()] = Seat::Announcing(link);
+            self.states[slot.index()] = SlotState::Announcing(link);
             match moves.iter_mut().find(|(to, _)| *to == link) {
                 Some((_, set)) => set.insert(slot),
                 None => moves.push((link, SlotSet(1 << slot.0))),
@@ -297,9 +299,11 @@ impl Slots {
     }
 
     fn place_of(&self, slot: Slot, targets: &[Target]) -> Option<usize> {
-        match self.seat(slot) {
-            Seat::Live(link) | Seat::Announcing(link) => targets.iter().position(|to| to.link == link),
-            Seat::Unassigned => None,
+        match self.state(slot) {
+            SlotState::Live(link) | SlotState::Announcing(link) => {
+                targets.iter().position(|to| to.link == link)
+            }
+            SlotState::Unassigned => None,
         }
     }
 
@@ -308,14 +312,14 @@ impl Slots {
     }
 
     fn load(&self, link: LinkIndex) -> u64 {
-        let is_on = |seat: &&Seat| matches!(seat, Seat::Announcing(on) | Seat::Live(on) if *on == link);
-        self.seats.iter().filter(is_on).count() as u64
+        let is_on = |state: &&SlotState| matches!(state, SlotState::Announcing(on) | SlotState::Live(on) if *on == link);
+        self.states.iter().filter(is_on).count() as u64
     }
 
-    fn select(&self, is_in: impl Fn(Slot, Seat) -> bool) -> SlotSet {
+    fn select(&self, is_in: impl Fn(Slot, SlotState) -> bool) -> SlotSet {
         let mut set = SlotSet::EMPTY;
-        for (number, seat) in (0u8..).zip(self.seats) {
-            if is_in(Slot(number), seat) {
+        for (number, state) in (0u8..).zip(self.states) {
+            if is_in(Slot(number), state) {
                 set.insert(Slot(number));
             }
         }

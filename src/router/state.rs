@@ -47,7 +47,7 @@ impl Default for LinkTimes {
 
 /// Where a link is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(super) enum Phase {
     /// Closed; tries again then.
     Waiting(Instant),
     /// The connection is being made, until then.
@@ -62,7 +62,7 @@ pub enum Phase {
 
 /// What time asks of a link.
 #[derive(Debug)]
-pub enum Due {
+pub(super) enum Due {
     /// Connect now; the phase is `Connecting` already.
     Connect,
     /// Send a PING.
@@ -124,7 +124,7 @@ impl From<LinkError> for Failure {
 
 /// The state machine of one link.
 #[derive(Debug)]
-pub struct LinkState {
+pub(super) struct LinkState {
     phase: Phase,
     times: LinkTimes,
     backoff: Backoff,
@@ -137,7 +137,7 @@ pub struct LinkState {
 
 impl LinkState {
     /// A link whose first try is due at once.
-    pub const fn new(times: LinkTimes, backoff: Backoff) -> Self {
+    pub(super) const fn new(times: LinkTimes, backoff: Backoff) -> Self {
         Self {
             phase: Phase::Waiting(Instant::ZERO),
             times,
@@ -151,7 +151,7 @@ impl LinkState {
     }
 
     /// Writes an open link's state down; `None`: there is nothing that could go on elsewhere.
-    pub fn freeze(&self, record: &mut LinkRecord) -> Option<()> {
+    pub(super) fn freeze(&self, record: &mut LinkRecord) -> Option<()> {
         let Self { phase, times: _, backoff, generation, ready_at, heard_at, sent_at, pinged_at } = self;
         record.is_draining = match phase {
             Phase::Ready => false,
@@ -168,7 +168,7 @@ impl LinkState {
     }
 
     /// Goes on where that link was.
-    pub fn thaw(&mut self, record: &LinkRecord) {
+    pub(super) fn thaw(&mut self, record: &LinkRecord) {
         self.phase = if record.is_draining { Phase::Draining } else { Phase::Ready };
         self.generation = record.generation;
         self.backoff.resume(record.attempts);
@@ -179,54 +179,54 @@ impl LinkState {
     }
 
     /// Where it is.
-    pub const fn phase(&self) -> Phase {
+    pub(super) const fn phase(&self) -> Phase {
         self.phase
     }
 
     /// Which connection of this link; grows with each try.
-    pub const fn generation(&self) -> u32 {
+    pub(super) const fn generation(&self) -> u32 {
         self.generation
     }
 
     /// Failures in a row.
-    pub const fn attempts(&self) -> u32 {
+    pub(super) const fn attempts(&self) -> u32 {
         self.backoff.attempts()
     }
 
     /// Whether frames are exchanged.
-    pub const fn is_open(&self) -> bool {
+    pub(super) const fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Ready | Phase::Draining)
     }
 
     /// The connection stands, HELLO goes out.
-    pub fn on_connected(&mut self, now: Instant) {
+    pub(super) fn on_connected(&mut self, now: Instant) {
         self.phase = Phase::Greeting(now + self.times.hello_timeout);
         (self.heard_at, self.sent_at, self.pinged_at) = (now, now, now);
     }
 
     /// The backend's HELLO is in order.
-    pub const fn on_hello(&mut self, now: Instant) {
+    pub(super) const fn on_hello(&mut self, now: Instant) {
         self.phase = Phase::Ready;
         self.ready_at = now;
     }
 
     /// The backend wants no new work here.
-    pub const fn on_drain(&mut self) {
+    pub(super) const fn on_drain(&mut self) {
         self.phase = Phase::Draining;
     }
 
     /// Bytes came.
-    pub const fn on_heard(&mut self, now: Instant) {
+    pub(super) const fn on_heard(&mut self, now: Instant) {
         self.heard_at = now;
     }
 
     /// Bytes went.
-    pub const fn on_sent(&mut self, now: Instant) {
+    pub(super) const fn on_sent(&mut self, now: Instant) {
         self.sent_at = now;
     }
 
     /// The connection is gone, or was never made. Returns the delay before the next try.
-    pub fn on_failed(&mut self, now: Instant, random: &mut Random) -> Duration {
+    pub(super) fn on_failed(&mut self, now: Instant, random: &mut Random) -> Duration {
         if self.is_open() && now.saturating_since(self.ready_at) >= self.times.stable_after {
             self.backoff.reset();
         }
@@ -236,14 +236,14 @@ impl LinkState {
     }
 
     /// Of a link that waits: it is tried again then.
-    pub const fn wait_until(&mut self, at: Instant) {
+    pub(super) const fn wait_until(&mut self, at: Instant) {
         if let Phase::Waiting(_) = self.phase {
             self.phase = Phase::Waiting(at);
         }
     }
 
     /// When [`Self::poll_due`] has something to say.
-    pub fn next_deadline(&self) -> Instant {
+    pub(super) fn next_deadline(&self) -> Instant {
         match self.phase {
             Phase::Waiting(at) | Phase::Connecting(at) | Phase::Greeting(at) => at,
             Phase::Ready | Phase::Draining => self.ping_at().min(self.silent_at()),
@@ -251,7 +251,7 @@ impl LinkState {
     }
 
     /// What is due at `now`; ask until `None`.
-    pub fn poll_due(&mut self, now: Instant) -> Option<Due> {
+    pub(super) fn poll_due(&mut self, now: Instant) -> Option<Due> {
         match self.phase {
             Phase::Waiting(at) if now >= at => {
                 self.phase = Phase::Connecting(now + self.times.connect_timeout);

@@ -149,7 +149,7 @@ impl Tally {
     }
 
     /// Goes on counting, by name; the latencies if they have the same buckets.
-    pub(crate) fn thaw(&mut self, head: &WorkerHead) {
+    pub(super) fn thaw(&mut self, head: &WorkerHead) {
         for (name, value) in head.count_names.iter().zip(&head.counts) {
             if let Some(index) = Count::SERIES.iter().position(|series| series.name == name) {
                 self.cells[index] = *value;
@@ -162,7 +162,7 @@ impl Tally {
     }
 
     /// Counts how long an answer took.
-    pub(crate) fn record_latency(&mut self, took: Duration) {
+    pub(super) fn record_latency(&mut self, took: Duration) {
         let nanos = nanos_of(took);
         self.cells[COUNTS + LATENCY_BOUNDS.partition_point(|bound| *bound < nanos)] += 1;
         self.cells[CELLS - 1] += nanos;

@@ -8,26 +8,26 @@ use moorline_proto::time::Instant;
 
 /// A client's frame on its way to the backend.
 #[derive(Debug)]
-pub struct Up {
+pub(super) struct Up {
     /// The connection it came from.
-    pub key: ConnKey,
+    pub(super) key: ConnKey,
     /// Its user's slot.
-    pub slot: Slot,
+    pub(super) slot: Slot,
     /// SEND, REQ, SUB, UNSUB or an application command.
-    pub command: Command,
+    pub(super) command: Command,
     /// What the answer is told by: a SEND's cid, an id, or 0 if there is none.
-    pub number: u32,
+    pub(super) number: u32,
     /// It was, or may have been, forwarded before.
-    pub is_dup: bool,
+    pub(super) is_dup: bool,
     /// When the worker took it.
-    pub taken_at: Instant,
+    pub(super) taken_at: Instant,
     /// The client frame's body.
-    pub body: Bytes,
+    pub(super) body: Bytes,
 }
 
 impl Up {
     /// Whether the backend answers it.
-    pub const fn is_question(&self) -> bool {
+    pub(super) const fn is_question(&self) -> bool {
         !matches!(self.command, Command::App(_))
     }
 }

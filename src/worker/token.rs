@@ -1,6 +1,6 @@
 //! What a worker's poll watches, to and from mio's token: the only place that knows the numbers.
 
-use crate::link::LinkIndex;
+use crate::router::LinkIndex;
 use mio::Token;
 
 /// Where an event comes from.

@@ -3,7 +3,7 @@
 use super::*;
 use moorline_proto::message::backend::{Auth, AuthResult};
 
-fn world(settings: WorkerSettings) -> World {
+fn world(settings: RouterSettings) -> World {
     World::start_judged(settings, crate::sys::clock::now, Judge::Backend)
 }
 

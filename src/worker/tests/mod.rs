@@ -10,20 +10,23 @@ mod traffic;
 use super::*;
 use crate::auth::Verify;
 use crate::handoff::{Admission, Downlink, DownlinkBatch, Uplink};
-use crate::link::{LinkTimes, Slot};
+use crate::homes::Homes;
+use crate::router::{
+    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot,
+};
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel as channel;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
-use moorline_proto::ids::{Pin, Seq, ShardId};
+use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
 use moorline_proto::link::{self, Kind, LinkDecoder, LinkFrame};
 use moorline_proto::message;
-use moorline_proto::message::backend::{Announce, ConnUp, LinkHello, UpResult};
-use moorline_proto::message::client::{Code, Resp, SendAck};
+use moorline_proto::message::backend::{self, Announce, ConnUp, LinkHello, UpResult};
+use moorline_proto::message::client::{Code, Hello, Resp, SendAck};
 use moorline_proto::time::Duration;
 use prost::Message;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -110,7 +113,7 @@ impl Verify for Names {
     }
 }
 
-fn settings(endpoints: &[&Backend]) -> WorkerSettings {
+fn settings(endpoints: &[&Backend]) -> RouterSettings {
     let link = LinkSettings {
         hello: LinkHello {
             version_min: 1,
@@ -125,7 +128,7 @@ fn settings(endpoints: &[&Backend]) -> WorkerSettings {
         up_timeout: PATIENCE,
         output_max: LINK_OUTPUT_MAX,
     };
-    WorkerSettings {
+    RouterSettings {
         homes: Homes::new(SHARDS),
         number: 4,
         endpoints: endpoints.iter().map(|backend| backend.address()).collect(),
@@ -144,16 +147,16 @@ fn settings(endpoints: &[&Backend]) -> WorkerSettings {
 }
 
 impl World {
-    fn start(settings: WorkerSettings) -> Self {
+    fn start(settings: RouterSettings) -> Self {
         Self::start_by(settings, crate::sys::clock::now)
     }
 
     /// With a clock of the test's own; wake the worker after moving it.
-    fn start_by(settings: WorkerSettings, now: fn() -> Instant) -> Self {
+    fn start_by(settings: RouterSettings, now: fn() -> Instant) -> Self {
         Self::start_judged(settings, now, Judge::Here(Arc::new(Names)))
     }
 
-    fn start_judged(settings: WorkerSettings, now: fn() -> Instant, judge: Judge) -> Self {
+    fn start_judged(settings: RouterSettings, now: fn() -> Instant, judge: Judge) -> Self {
         let (mail, berth) = Berth::open(1024).expect("poll");
         let logins = Logins::default();
         let (mut sinks, mut shards, mut gates) = (Vec::<Box<dyn ShardSink>>::new(), Vec::new(), Vec::new());
@@ -168,7 +171,7 @@ impl World {
             sinks.push(Box::new(FakeShard { queue, is_shut }));
             shards.push(test);
         }
-        let (board, stop) = (Arc::new(Board::new(super::series())), Arc::new(AtomicBool::new(false)));
+        let (board, stop) = (Arc::new(Board::new(crate::router::series())), Arc::new(AtomicBool::new(false)));
         let clock = Clock { now, unix_now_s: crate::sys::clock::unix_seconds };
         let worker = Worker::new(WorkerParts {
             settings,

@@ -1,6 +1,7 @@
 //! Backends that break the rules: their link is closed, the worker and its other links go on.
 
 use super::*;
+use moorline_proto::random::Random;
 use std::sync::atomic::AtomicU64;
 
 fn frame(kind: Kind, correlation: u64, message: &impl Message) -> Vec<u8> {

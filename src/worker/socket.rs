@@ -1,20 +1,16 @@
-//! The socket of a link: edge-triggered, one output buffer, read through a shared block.
+//! The socket of a link: edge-triggered, read through a shared block.
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use moorline_net::read_block::ReadBlock;
-use moorline_proto::link::{LinkDecoder, LinkError, LinkFrame};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-/// An empty output buffer larger than this is given back, in bytes.
-const OUTPUT_KEEP_BYTES: usize = 256 << 10;
-
 /// What a read brought.
 #[derive(Debug)]
-pub enum Input {
+pub(super) enum Input {
     /// These bytes; ask again.
     Bytes(Bytes),
     /// Nothing more until the next event.
@@ -23,12 +19,18 @@ pub enum Input {
     Closed,
 }
 
+/// Progress of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Connecting,
+    Connected,
+}
+
 /// One connection to a backend.
 #[derive(Debug)]
-pub struct Socket {
+pub(super) struct Socket {
     stream: TcpStream,
-    output: BytesMut,
-    decoder: LinkDecoder,
+    stage: Stage,
     is_readable: bool,
     is_writable: bool,
     /// An end of stream waits behind the data: a short read does not mean drained.
@@ -37,37 +39,27 @@ pub struct Socket {
 
 impl Socket {
     /// Begins to connect.
-    pub fn connect(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(super) fn connect(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self::over(stream))
     }
 
-    /// Takes over a connection that another process has made, with what it had not sent and not understood.
-    pub fn adopt(
-        mut stream: TcpStream,
-        registry: &Registry,
-        token: Token,
-        output: &[u8],
-        partial: &[u8],
-    ) -> io::Result<Self> {
+    /// Takes over a connection that another process has made.
+    pub(super) fn adopt(mut stream: TcpStream, registry: &Registry, token: Token) -> io::Result<Self> {
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        let mut socket = Self { is_writable: true, ..Self::over(stream) };
-        socket.output.extend_from_slice(output);
-        let unfinished = socket.decoder.decode(&mut Bytes::copy_from_slice(partial));
-        if matches!(unfinished, Ok(None)) { Ok(socket) } else { Err(io::ErrorKind::InvalidData.into()) }
+        Ok(Self { stage: Stage::Connected, is_writable: true, ..Self::over(stream) })
     }
 
-    /// The connection, what waits to be sent, and what was read of the next frame.
-    pub fn parts(&self) -> (&TcpStream, &[u8], &[u8]) {
-        (&self.stream, &self.output, self.decoder.partial())
+    /// The connection.
+    pub(super) const fn stream(&self) -> &TcpStream {
+        &self.stream
     }
 
     fn over(stream: TcpStream) -> Self {
         Self {
             stream,
-            output: BytesMut::new(),
-            decoder: LinkDecoder::new(),
+            stage: Stage::Connecting,
             is_readable: false,
             is_writable: false,
             is_half_closed: false,
@@ -75,18 +67,18 @@ impl Socket {
     }
 
     /// Notes what the poll saw.
-    pub fn handle_event(&mut self, event: &Event) {
+    pub(super) fn handle_event(&mut self, event: &Event) {
         self.is_readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.is_writable |= event.is_writable() || event.is_error();
         self.is_half_closed |= event.is_read_closed();
     }
 
-    /// Whether the connection that was begun stands now.
+    /// Finishes the connect. True: the connection was made by this call.
     ///
     /// # Errors
     /// It was refused.
-    pub fn try_finish_connect(&mut self) -> io::Result<bool> {
-        if !self.is_writable {
+    pub(super) fn try_finish_connect(&mut self) -> io::Result<bool> {
+        if self.stage == Stage::Connected || !self.is_writable {
             return Ok(false);
         }
         if let Some(error) = self.stream.take_error()? {
@@ -97,6 +89,7 @@ impl Socket {
             Ok(peer) if self.stream.local_addr()? == peer => Err(io::ErrorKind::ConnectionRefused.into()),
             Ok(_) => {
                 self.stream.set_nodelay(true)?;
+                self.stage = Stage::Connected;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
@@ -111,8 +104,8 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn read(&mut self, block: &mut ReadBlock) -> io::Result<Input> {
-        if !self.is_readable {
+    pub(super) fn read(&mut self, block: &mut ReadBlock) -> io::Result<Input> {
+        if !self.is_readable() {
             return Ok(Input::Drained);
         }
         let room = block.room();
@@ -133,53 +126,31 @@ impl Socket {
         }
     }
 
-    /// The next whole frame of what was read; the same contract as [`LinkDecoder::decode`].
-    ///
-    /// # Errors
-    /// The bytes are no link frames.
-    pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
-        self.decoder.decode(input)
-    }
-
-    /// Where frames are written to; [`Self::flush`] sends them.
-    pub const fn output(&mut self) -> &mut BytesMut {
-        &mut self.output
-    }
-
-    /// Bytes that wait to be sent.
-    pub fn output_len(&self) -> usize {
-        self.output.len()
-    }
-
     /// Whether a read would bring something.
-    pub const fn is_readable(&self) -> bool {
-        self.is_readable
+    pub(super) const fn is_readable(&self) -> bool {
+        self.is_readable && matches!(self.stage, Stage::Connected)
     }
 
-    /// Whether bytes wait that the kernel would take.
-    pub fn can_write_more(&self) -> bool {
-        self.is_writable && !self.output.is_empty()
+    /// Whether the kernel would take bytes.
+    pub(super) const fn is_writable(&self) -> bool {
+        self.is_writable && matches!(self.stage, Stage::Connected)
     }
 
-    /// Sends what waits, with at most one write. Returns the bytes that went.
+    /// Sends as much of `bytes` as the kernel takes, with at most one write. Returns the number of bytes sent.
     ///
     /// # Errors
     /// The connection is broken.
-    pub fn flush(&mut self) -> io::Result<usize> {
-        if !self.can_write_more() {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.is_writable() || bytes.is_empty() {
             return Ok(0);
         }
-        let written = match self.stream.write(&self.output) {
+        let written = match self.stream.write(bytes) {
             Ok(written) => written,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
             Err(error) => return Err(error),
         };
-        self.output.advance(written);
-        self.is_writable = self.output.is_empty();
-        if self.output.is_empty() && self.output.capacity() > OUTPUT_KEEP_BYTES {
-            self.output = BytesMut::new();
-        }
+        self.is_writable = written == bytes.len();
         Ok(written)
     }
 }

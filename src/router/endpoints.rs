@@ -1,9 +1,7 @@
 //! Which backend gets how many users: balance, slow endpoints, and those that do not answer.
 
-use super::Count;
-use super::Worker;
-use crate::link::{Breaker, Failure, LinkIndex, Phase, Share, Spread, Target, WEIGHT};
-use moorline_proto::random::mix;
+use super::{Breaker, LinkIndex, Links, Phase, Share, Spread, Target, WEIGHT};
+use moorline_proto::random::{Random, mix};
 use moorline_proto::time::{Duration, Instant, nanos_of};
 use std::net::SocketAddr;
 
@@ -135,6 +133,80 @@ impl Endpoints {
         }
         true
     }
+
+    /// Links that take slots.
+    pub(super) fn targets(&mut self, now: Instant, links: &Links) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for link in links.indices() {
+            if links[link].state.phase() == Phase::Ready
+                && let Some(weight) = self.weight(now, link)
+            {
+                let endpoint = self.of(link).name;
+                targets.push(Target { link, weight, endpoint });
+            }
+        }
+        targets
+    }
+
+    /// The places of endpoints that had too many timeouts since the last call.
+    pub(super) fn take_suspects(&mut self) -> Vec<usize> {
+        if self.is_alone() {
+            return Vec::new();
+        }
+        let all = self.all.iter_mut().enumerate();
+        all.filter_map(|(place, endpoint)| std::mem::take(&mut endpoint.wants_trip).then_some(place))
+            .collect()
+    }
+
+    /// Compares the endpoints' answers now and then. True: weights may have changed.
+    pub(super) fn look_around(&mut self, now: Instant) -> bool {
+        !self.is_alone() && self.look(now)
+    }
+
+    /// Earliest time at which [`Self::look_around`] has something to do.
+    pub(super) const fn next_deadline(&self) -> Instant {
+        if self.is_alone() { Instant::FAR_FUTURE } else { self.next_look }
+    }
+
+    /// Without a second endpoint there is nothing to compare and nobody to take over.
+    const fn is_alone(&self) -> bool {
+        self.all.len() < 2
+    }
+
+    /// Whether links of other endpoints could do the work of the endpoint at `place`.
+    pub(super) fn has_other(&self, place: usize, targets: &[Target]) -> bool {
+        let is_well = |other: &Target| other.weight >= WEIGHT >> SLOWNESS_MAX;
+        targets.iter().any(|target| self.place(target.link) != place && is_well(target))
+    }
+
+    /// Opens the breaker of the endpoint at `place`. Returns the end of the pause.
+    pub(super) fn trip(&mut self, now: Instant, place: usize, random: &mut Random) -> Instant {
+        self.all[place].breaker.trip(now, random)
+    }
+
+    /// The links to the endpoint at `place`.
+    pub(super) fn links_of(&self, place: usize) -> impl Iterator<Item = LinkIndex> + use<> {
+        let first = place * self.links_each;
+        let index = |index| LinkIndex(u16::try_from(index).expect("a router has at most 65,535 links"));
+        (first..first + self.links_each).map(index)
+    }
+
+    /// Tries endpoints whose breaker is open: no other link is left, and one to an endpoint that does not answer
+    /// is better than none.
+    pub(super) fn force_breakers(&mut self, now: Instant, links: &mut Links) {
+        for index in links.indices() {
+            if self.of(index).breaker.force(now) {
+                links[index].state.wait_until(now);
+            }
+        }
+    }
+
+    /// Number of endpoints that are left alone.
+    pub(super) fn breakers_open(&mut self, now: Instant) -> u64 {
+        let all = self.all.iter_mut();
+        all.filter_map(|endpoint| (endpoint.breaker.share(now) == Share::Nothing).then_some(())).count()
+            as u64
+    }
 }
 
 /// The same in every gateway.
@@ -147,83 +219,6 @@ fn name_of(address: SocketAddr) -> u64 {
     let (high, low) = bytes.split_at(8);
     let half = |half: &[u8]| u64::from_be_bytes(half.try_into().expect("eight of sixteen"));
     mix(mix(half(high)) ^ half(low)) ^ mix(u64::from(address.port()))
-}
-
-impl Worker {
-    /// Links that take slots.
-    pub(super) fn targets(&mut self) -> Vec<Target> {
-        let Self { links, endpoints, now, .. } = self;
-        let mut targets = Vec::new();
-        for (number, link) in (0..).zip(links.iter()) {
-            let link_index = LinkIndex(number);
-            if link.state.phase() == Phase::Ready
-                && let Some(weight) = endpoints.weight(*now, link_index)
-            {
-                let endpoint = endpoints.of(link_index).name;
-                targets.push(Target { link: link_index, weight, endpoint });
-            }
-        }
-        targets
-    }
-
-    /// Once per turn: leaves alone who does not answer, and looks at the weights now and then.
-    pub(super) fn tend_endpoints(&mut self) {
-        if self.endpoints.all.len() < 2 {
-            return;
-        }
-        for place in 0..self.endpoints.all.len() {
-            if std::mem::take(&mut self.endpoints.all[place].wants_trip) {
-                self.trip(place);
-            }
-        }
-        self.needs_balance |= self.endpoints.look(self.now);
-    }
-
-    /// When [`Self::tend_endpoints`] wants to look again.
-    pub(super) const fn endpoints_deadline(&self) -> Instant {
-        if self.endpoints.all.len() < 2 { Instant::FAR_FUTURE } else { self.endpoints.next_look }
-    }
-
-    /// Others do this endpoint's work for a while, if there is another that is well.
-    fn trip(&mut self, place: usize) {
-        let now = self.now;
-        let is_well = |other: &Target| other.weight >= WEIGHT >> SLOWNESS_MAX;
-        let has_other = {
-            let targets = self.targets();
-            targets.iter().any(|target| self.endpoints.place(target.link) != place && is_well(target))
-        };
-        if !has_other {
-            return;
-        }
-        let until = self.endpoints.all[place].breaker.trip(now, &mut self.random);
-        self.tally[Count::BreakerTrips] += 1;
-        let first = place * self.endpoints.links_each;
-        for index in first..first + self.endpoints.links_each {
-            let link = LinkIndex(u16::try_from(index).expect("checked at start"));
-            if self.links[index].state.is_open() {
-                self.on_link_failed(link, &Failure::Tripped);
-            }
-            self.links[index].state.wait_until(until);
-        }
-    }
-
-    /// No link is left: one to an endpoint that does not answer is better than none.
-    pub(super) fn force_breakers(&mut self) {
-        let now = self.now;
-        for (index, link) in self.links.iter_mut().enumerate() {
-            if self.endpoints.all[index / self.endpoints.links_each].breaker.force(now) {
-                link.state.wait_until(now);
-            }
-        }
-    }
-
-    /// Endpoints that are left alone.
-    pub(super) fn breakers_open(&mut self) -> u64 {
-        let now = self.now;
-        let all = self.endpoints.all.iter_mut();
-        all.filter_map(|endpoint| (endpoint.breaker.share(now) == Share::Nothing).then_some(())).count()
-            as u64
-    }
 }
 
 #[cfg(test)]

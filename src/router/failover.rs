@@ -1,0 +1,108 @@
+//! Links come and go: which link takes which slot, which logins are announced there, and what is sent again.
+//!
+//! The order that a backend sees on a link for one slot: ANNOUNCE of all its logins, then the UPs that an
+//! earlier link left unanswered (with `dup`, in their old order), then what waited meanwhile, then
+//! new UPs. So a user's frames reach the backend in order across any number of failures.
+
+use super::tally::Count;
+use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet};
+
+impl Router {
+    /// A link greeted: it takes slots that have no link, then its share of idle slots.
+    pub(super) fn on_link_ready(&mut self) {
+        self.assign();
+        self.needs_balance = true;
+    }
+
+    /// Gives a connection up, and moves what was on it.
+    pub(super) fn fail_link(&mut self, index: LinkIndex, failure: &Failure) {
+        self.sides.outputs.push_back(Output::Close(index));
+        self.on_link_closed(index, failure);
+    }
+
+    /// A connection is gone: moves what was on it.
+    pub(super) fn on_link_closed(&mut self, index: LinkIndex, failure: &Failure) {
+        let (number, now) = (self.sides.number, self.sides.now);
+        let link = &mut self.sides.links[index];
+        let (address, was_open, attempts) = (link.address(), link.state.is_open(), link.state.attempts());
+        let retry_in = link.close(now, &mut self.sides.random);
+        if was_open || attempts == 0 {
+            tracing::warn!(worker = number, link = index.0, %address, %failure, ?retry_in, "link down");
+        } else {
+            tracing::debug!(worker = number, link = index.0, %address, %failure, ?retry_in, "link still down");
+        }
+        let unanswered = link.pending.drain_waiting();
+        self.sides.counters[Count::LinkFailures] += 1;
+        self.sides.counters[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
+
+        self.rooms.on_link_closed(index);
+        self.logins.on_link_closed(&mut self.sides, index);
+        self.announcements.on_link_closed(index);
+        for slot in self.ups.slots.free_of(index).iter() {
+            // The next announcement names them, if they last until then.
+            self.sides.counters[Count::ChangesSkipped] += self.ups.parking.drop_logins(slot) as u64;
+        }
+        self.ups.take_back(&mut self.sides, unanswered);
+        if !self.assign() {
+            self.endpoints.force_breakers(now, &mut self.sides.links);
+        }
+    }
+
+    /// Leaves endpoints alone that do not answer, if there is another that is well: others do their work for a while.
+    pub(super) fn trip_breakers(&mut self) {
+        let now = self.sides.now;
+        for place in self.endpoints.take_suspects() {
+            let targets = self.endpoints.targets(now, &self.sides.links);
+            if !self.endpoints.has_other(place, &targets) {
+                continue;
+            }
+            let until = self.endpoints.trip(now, place, &mut self.sides.random);
+            self.sides.counters[Count::BreakerTrips] += 1;
+            for index in self.endpoints.links_of(place) {
+                if self.sides.links[index].state.is_open() {
+                    self.fail_link(index, &Failure::Tripped);
+                }
+                self.sides.links[index].state.wait_until(until);
+            }
+        }
+    }
+
+    /// Gives slots without a link to one. False: there is no link.
+    fn assign(&mut self) -> bool {
+        let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
+        let moves = self.ups.slots.assign(&targets, self.endpoints.spread());
+        self.announcements.begin(&mut self.sides, moves);
+        !targets.is_empty()
+    }
+
+    /// Moves idle slots to where they should be, as far as they are idle now.
+    pub(super) fn rebalance(&mut self) {
+        let spread = self.endpoints.spread();
+        let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
+        let busy = self.ups.slots.busy().union(self.ups.parking.occupied());
+        let moves = self.ups.slots.rebalance(&targets, spread, busy);
+        self.announcements.begin(&mut self.sides, moves);
+        self.needs_balance = !self.ups.slots.is_balanced(&targets, spread);
+    }
+
+    /// Too many login changes wait: announces this slot again instead of its waiting logins. If no login waits,
+    /// gives its link up, and the backend forgets what ended together with the link.
+    pub(super) fn on_changes_full(&mut self, slot: Slot, link: LinkIndex, change: Change) {
+        let dropped = self.ups.parking.drop_logins(slot);
+        self.sides.counters[Count::ChangesSkipped] += dropped as u64;
+        if dropped == 0 {
+            return self.fail_link(link, &Failure::Behind(self.settings.parking.changes));
+        }
+        if matches!(change, Change::Down { .. }) {
+            self.ups.parking.try_park_change(slot, change).expect("there is room since logins were dropped");
+        } else {
+            self.sides.counters[Count::ChangesSkipped] += 1;
+        }
+        self.announcements.remove_slot(slot);
+        if let Some(link) = self.ups.slots.set_announcing(slot) {
+            let mut slots = SlotSet::EMPTY;
+            slots.insert(slot);
+            self.announcements.begin(&mut self.sides, vec![(link, slots)]);
+        }
+    }
+}

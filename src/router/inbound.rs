@@ -1,0 +1,113 @@
+//! Input of links: connections that were made or lost, and the frames of backends. A frame that breaks the rules
+//! closes its link.
+
+use super::tally::Count;
+use super::{Failure, LinkIndex, Phase, Rooms, Router};
+use bytes::Bytes;
+use moorline_proto::link::{Kind, LinkError, LinkFrame};
+use moorline_proto::time::Instant;
+
+impl Router {
+    /// The connection of a link was made: greets the backend.
+    pub fn handle_link_connected(&mut self, now: Instant, index: LinkIndex) {
+        self.sides.now = now;
+        let link = &mut self.sides.links[index];
+        if matches!(link.state.phase(), Phase::Connecting(_)) {
+            link.handle_connected(now, &self.settings.link.hello);
+        }
+    }
+
+    /// Takes bytes that were read from a link. Bytes of a connection that the router gave up are dropped.
+    pub fn handle_link_bytes(&mut self, now: Instant, index: LinkIndex, mut bytes: Bytes) {
+        self.sides.now = now;
+        let link = &mut self.sides.links[index];
+        if !link.is_connected() {
+            return;
+        }
+        link.state.on_heard(now);
+        self.sides.counters[Count::LinkBytesIn] += bytes.len() as u64;
+        loop {
+            let taken = match self.sides.links[index].decode(&mut bytes) {
+                Ok(None) => return,
+                Ok(Some(frame)) => {
+                    self.sides.counters[Count::LinkFramesIn] += 1;
+                    self.handle_frame(index, &frame)
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken {
+                return self.fail_link(index, &error.into());
+            }
+        }
+    }
+
+    /// The first `sent` bytes of a link's output were written; 0: the connection takes nothing now.
+    pub fn handle_link_sent(&mut self, now: Instant, index: LinkIndex, sent: usize) {
+        self.sides.now = now;
+        let link = &mut self.sides.links[index];
+        let was_full = !link.has_output_room();
+        let outcome = link.handle_sent(now, sent);
+        self.is_hurried |= was_full && link.has_output_room();
+        self.sides.counters[Count::LinkBytesOut] += sent as u64;
+        if let Err(failure) = outcome {
+            self.fail_link(index, &failure);
+        }
+    }
+
+    /// The connection of a link was refused, lost or closed by the backend.
+    pub fn handle_link_closed(&mut self, now: Instant, index: LinkIndex, why: &Failure) {
+        self.sides.now = now;
+        if !matches!(self.sides.links[index].state.phase(), Phase::Waiting(_)) {
+            self.on_link_closed(index, why);
+        }
+    }
+
+    /// Takes one frame of a link.
+    ///
+    /// # Errors
+    /// The backend broke a rule: close the link.
+    fn handle_frame(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), LinkError> {
+        let Self { sides, ups, .. } = self;
+        let link = &mut sides.links[index];
+        link.handle_credit(frame.credit);
+        let is_greeting = matches!(link.state.phase(), Phase::Greeting(_));
+        if is_greeting != (frame.kind == Kind::Hello) {
+            return Err(LinkError::Unexpected(frame.kind));
+        }
+        match frame.kind {
+            Kind::Hello => self.on_hello(index, frame),
+            Kind::UpResult => {
+                self.needs_balance |= ups.on_up_result(sides, &mut self.endpoints, index, frame)?;
+                Ok(())
+            }
+            Kind::AuthResult => self.logins.on_auth_result(sides, index, frame),
+            Kind::Push => self.pushes.on_push(sides, index, frame),
+            Kind::Kick => self.pushes.on_kick(sides, frame),
+            Kind::Bind => Rooms::on_bind(sides, &ups.slots, index, frame),
+            Kind::Unbind => Rooms::on_unbind(sides, frame),
+            Kind::Query => self.rooms.on_query(sides, index, frame),
+            Kind::Ping => {
+                link.send_empty(Kind::Pong, frame.correlation);
+                Ok(())
+            }
+            Kind::Drain => {
+                link.state.on_drain();
+                self.needs_balance = true;
+                Ok(())
+            }
+            Kind::Pong | Kind::Credit => Ok(()),
+            kind => Err(LinkError::Unexpected(kind)),
+        }
+    }
+
+    fn on_hello(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), LinkError> {
+        let (worker, now) = (self.sides.number, self.sides.now);
+        let link = &mut self.sides.links[index];
+        let hello = link.handle_hello(frame, now)?;
+        let address = link.address();
+        tracing::info!(worker, link = index.0, %address, node = hello.node, "link up");
+        self.sides.counters[Count::LinkConnects] += 1;
+        self.on_link_ready();
+        Ok(())
+    }
+}

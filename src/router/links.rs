@@ -1,0 +1,314 @@
+//! The links of one router: phase, credit, questions and buffered bytes of each. Pure.
+//!
+//! Run-through: a link is due, so its state becomes `Connecting` and the owner is asked to connect. The owner
+//! reports the connection, so HELLO is encoded into the link's output. The backend's HELLO arrives as bytes and
+//! opens the link: from then on UPs are appended to the output as far as credit and room allow, and the owner
+//! writes that output once per turn.
+
+use super::{Backoff, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Up};
+use crate::handoff::PushTicket;
+use crate::snapshot::LinkRecord;
+use bytes::{Buf, Bytes, BytesMut};
+use moorline_proto::frame::Command;
+use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, LinkFrame};
+use moorline_proto::message::backend::{self, LinkHello, PushOutcome, PushResult};
+use moorline_proto::random::Random;
+use moorline_proto::time::{Duration, Instant};
+use prost::Message;
+use std::net::SocketAddr;
+use std::ops::{Index, IndexMut};
+
+/// Unanswered UPs on a link whose backend has not said how many it accepts.
+const CREDIT_DEFAULT: usize = 256;
+/// Largest credit that a backend can grant.
+const CREDIT_MAX: usize = 1 << 16;
+/// Push outcomes in one PUSH_RESULT.
+const OUTCOMES_PER_FRAME: usize = 4096;
+/// A timed out UP holds its credit for this many more timeouts before it is forgotten.
+const FORGET_TIMEOUTS: u32 = 10;
+/// An empty output buffer with a larger capacity is freed, in bytes.
+const OUTPUT_KEEP_BYTES: usize = 256 << 10;
+
+/// Settings that all links of a router share.
+#[derive(Clone, Debug)]
+pub struct LinkSettings {
+    /// The gateway's first frame.
+    pub hello: LinkHello,
+    /// Times of the state machine.
+    pub times: LinkTimes,
+    /// Longest first delay before a reconnect.
+    pub reconnect_min: Duration,
+    /// Longest delay before a reconnect.
+    pub reconnect_max: Duration,
+    /// Time after which an unanswered UP is answered RETRY.
+    pub up_timeout: Duration,
+    /// Waiting output bytes above which no UP and no ANNOUNCE is added; at twice this number the link is closed,
+    /// because the backend does not read.
+    pub output_max: usize,
+}
+
+/// One link.
+#[derive(Debug)]
+pub(super) struct Link {
+    /// Phase, generation and times.
+    pub(super) state: LinkState,
+    /// UPs without an answer.
+    pub(super) pending: Pending<Up>,
+    address: SocketAddr,
+    output: BytesMut,
+    decoder: LinkDecoder,
+    credit: usize,
+    outcomes: Vec<PushOutcome>,
+    up_timeout: Duration,
+    output_max: usize,
+}
+
+impl Link {
+    /// A closed link whose first try is due at once.
+    pub(super) fn new(address: SocketAddr, settings: &LinkSettings) -> Self {
+        let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
+        Self {
+            state: LinkState::new(settings.times, backoff),
+            pending: Pending::new(settings.up_timeout.saturating_mul(FORGET_TIMEOUTS)),
+            address,
+            output: BytesMut::new(),
+            decoder: LinkDecoder::new(),
+            credit: CREDIT_DEFAULT,
+            outcomes: Vec::new(),
+            up_timeout: settings.up_timeout,
+            output_max: settings.output_max,
+        }
+    }
+
+    /// Writes an open link down, except for its socket; `None`: nothing of it can go on elsewhere.
+    pub(super) fn freeze(&mut self) -> Option<LinkRecord> {
+        self.send_outcomes();
+        let Self {
+            state,
+            pending,
+            address: _,
+            output,
+            decoder,
+            credit,
+            outcomes: _,
+            up_timeout: _,
+            output_max: _,
+        } = self;
+        let mut record = LinkRecord {
+            credit: u32::try_from(*credit).expect("at most CREDIT_MAX"),
+            output: Bytes::copy_from_slice(output),
+            partial: Bytes::copy_from_slice(decoder.partial()),
+            base: pending.freeze().0,
+            ..LinkRecord::default()
+        };
+        state.freeze(&mut record)?;
+        Some(record)
+    }
+
+    /// Continues a link that [`Self::freeze`] wrote. False: the bytes that were read are not a link frame.
+    #[must_use]
+    pub(super) fn thaw(&mut self, record: &LinkRecord, pending: Vec<(Option<Up>, Instant)>) -> bool {
+        self.output.extend_from_slice(&record.output);
+        self.state.thaw(record);
+        self.credit = (record.credit as usize).min(CREDIT_MAX);
+        self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
+        matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
+    }
+
+    /// The endpoint.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Drops everything that was meant for the connection. Unanswered UPs stay in [`Self::pending`]. Returns the
+    /// delay before the next try.
+    pub(super) fn close(&mut self, now: Instant, random: &mut Random) -> Duration {
+        self.output = BytesMut::new();
+        self.decoder = LinkDecoder::new();
+        self.outcomes = Vec::new();
+        self.credit = CREDIT_DEFAULT;
+        self.state.on_failed(now, random)
+    }
+
+    /// Greets the backend over the connection that was made.
+    pub(super) fn handle_connected(&mut self, now: Instant, hello: &LinkHello) {
+        self.state.on_connected(now);
+        self.send(Kind::Hello, 0, hello);
+    }
+
+    /// Checks the backend's first frame; the link is ready then.
+    pub(super) fn handle_hello(&mut self, frame: &LinkFrame, now: Instant) -> Result<LinkHello, LinkError> {
+        let hello: LinkHello = frame.message()?;
+        let version = u32::from(link::LINK_VERSION);
+        if !(hello.version_min..=hello.version_max).contains(&version) {
+            return Err(LinkError::Version(u8::try_from(hello.version_max).unwrap_or(u8::MAX)));
+        }
+        self.state.on_hello(now);
+        Ok(hello)
+    }
+
+    /// Notes the credit that any frame may carry.
+    pub(super) fn handle_credit(&mut self, credit: u32) {
+        if credit > 0 {
+            self.credit = (credit as usize).min(CREDIT_MAX);
+        }
+    }
+
+    /// Decodes the next whole frame of `input`. Returns `None` as well if the link was closed meanwhile.
+    pub(super) fn decode(&mut self, input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
+        if self.is_connected() { self.decoder.decode(input) } else { Ok(None) }
+    }
+
+    /// Whether bytes can be exchanged.
+    pub(super) const fn is_connected(&self) -> bool {
+        !matches!(self.state.phase(), Phase::Waiting(_) | Phase::Connecting(_))
+    }
+
+    /// Bytes that wait to be sent.
+    pub(super) fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// Whether bulk (UP, ANNOUNCE) may be added to the output.
+    pub(super) fn has_output_room(&self) -> bool {
+        self.state.is_open() && self.output.len() < self.output_max
+    }
+
+    /// Whether this UP may be sent now: there is room in the output and, for a question, credit.
+    pub(super) fn has_room_for(&self, up: &Up) -> bool {
+        self.has_output_room() && (!up.is_question() || self.pending.has_room(self.credit))
+    }
+
+    /// Encodes an UP into the output; a question is remembered until it is answered.
+    pub(super) fn send_up(&mut self, mut up: Up) {
+        if !self.is_connected() {
+            return;
+        }
+        let correlation = if up.is_question() { self.pending.next_correlation() } else { 0 };
+        let message = backend::Up {
+            handle: up.key.as_u64(),
+            command: u32::from(up.command.byte()),
+            seq: if up.command == Command::Send { up.number } else { 0 },
+            dup: up.is_dup,
+            body: std::mem::take(&mut up.body),
+        };
+        link::encode(&mut self.output, Kind::Up, correlation, 0, &message);
+        if up.is_question() {
+            up.body = message.body;
+            let deadline = up.taken_at + self.up_timeout;
+            self.pending.push(up, deadline);
+        }
+    }
+
+    /// Encodes a frame into the output, behind the outcomes that wait: the backend hears of a client's
+    /// acknowledgement before it hears of the end of the client's login.
+    pub(super) fn send<M: Message>(&mut self, kind: Kind, correlation: u64, message: &M) {
+        self.send_outcomes();
+        if self.is_connected() {
+            link::encode(&mut self.output, kind, correlation, 0, message);
+        }
+    }
+
+    /// Encodes a frame without a body into the output.
+    pub(super) fn send_empty(&mut self, kind: Kind, correlation: u64) {
+        if self.is_connected() {
+            link::encode_empty(&mut self.output, kind, correlation, 0);
+        }
+    }
+
+    /// Remembers a push's outcome for this turn's PUSH_RESULT.
+    pub(super) fn push_outcome(&mut self, outcome: PushOutcome) {
+        self.outcomes.push(outcome);
+        if self.outcomes.len() >= OUTCOMES_PER_FRAME {
+            self.send_outcomes();
+        }
+    }
+
+    /// Encodes the outcomes that wait.
+    pub(super) fn send_outcomes(&mut self) {
+        if self.outcomes.is_empty() {
+            return;
+        }
+        let mut result = PushResult { outcomes: std::mem::take(&mut self.outcomes) };
+        if self.is_connected() {
+            link::encode(&mut self.output, Kind::PushResult, 0, 0, &result);
+        }
+        result.outcomes.clear();
+        self.outcomes = result.outcomes; // its memory is for the next turn
+    }
+
+    /// The owner has sent the first `sent` bytes of the output.
+    ///
+    /// # Errors
+    /// [`Failure::Clogged`]: too many bytes wait.
+    pub(super) fn handle_sent(&mut self, now: Instant, sent: usize) -> Result<(), Failure> {
+        if sent > 0 {
+            self.output.advance(sent);
+            self.state.on_sent(now);
+        }
+        if self.output.is_empty() && self.output.capacity() > OUTPUT_KEEP_BYTES {
+            self.output = BytesMut::new();
+        }
+        if self.output.len() > self.output_max.saturating_mul(2) {
+            return Err(Failure::Clogged(self.output.len()));
+        }
+        Ok(())
+    }
+}
+
+/// All links of one router.
+#[derive(Debug)]
+pub(super) struct Links(Vec<Link>);
+
+impl Links {
+    /// `each` closed links to every address. Panics above 65,535 links.
+    pub(super) fn new(addresses: &[SocketAddr], each: usize, settings: &LinkSettings) -> Self {
+        let addresses = addresses.iter().flat_map(|address| std::iter::repeat_n(*address, each));
+        let links: Vec<Link> = addresses.map(|address| Link::new(address, settings)).collect();
+        assert!(u16::try_from(links.len()).is_ok(), "a router has at most 65,535 links");
+        Self(links)
+    }
+
+    /// The place of every link.
+    pub(super) fn indices(&self) -> impl Iterator<Item = LinkIndex> + use<> {
+        (0..u16::try_from(self.0.len()).expect("checked at start")).map(LinkIndex)
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Link> {
+        self.0.get(index)
+    }
+
+    /// The link that a push or a question came from, while the connection is the same.
+    pub(super) fn of(&mut self, ticket: &PushTicket) -> Option<&mut Link> {
+        self.0
+            .get_mut(usize::from(ticket.link))
+            .filter(|link| link.state.generation() == ticket.link_generation && link.state.is_open())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {
+        self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.0.iter_mut()
+    }
+
+    /// Earliest time at which a link has something to do.
+    pub(super) fn next_deadline(&self) -> Instant {
+        let deadline = |link: &Link| link.state.next_deadline().min(link.pending.next_deadline());
+        self.0.iter().map(deadline).min().unwrap_or(Instant::FAR_FUTURE)
+    }
+}
+
+impl Index<LinkIndex> for Links {
+    type Output = Link;
+    fn index(&self, index: LinkIndex) -> &Link {
+        &self.0[index.index()]
+    }
+}
+
+impl IndexMut<LinkIndex> for Links {
+    fn index_mut(&mut self, index: LinkIndex) -> &mut Link {
+        &mut self.0[index.index()]
+    }
+}

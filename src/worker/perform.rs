@@ -1,0 +1,63 @@
+//! The router's orders, performed on sockets and mailboxes.
+
+use super::Worker;
+use super::socket::Socket;
+use super::token::Source;
+use crate::handoff::DownlinkBatch;
+use crate::metrics::names;
+use crate::router::{Failure, LinkIndex, Load, Output};
+use moorline_proto::ids::ShardId;
+use std::net::SocketAddr;
+
+impl Worker {
+    /// Performs all orders of the router, in order.
+    pub(super) fn perform(&mut self) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                Output::Connect { link, address } => self.connect(link, address),
+                Output::Close(link) => self.sockets[link.index()] = None,
+                Output::Write(link) => self.write(link),
+                Output::Deliver { shard, batch } => self.deliver(shard, batch),
+                Output::MeasureLoad => self.measure_load(),
+            }
+        }
+    }
+
+    fn connect(&mut self, link: LinkIndex, address: SocketAddr) {
+        match Socket::connect(address, self.poll.registry(), Source::Link(link).into()) {
+            Ok(socket) => self.sockets[link.index()] = Some(socket),
+            Err(error) => self.lose(link, &error.into()),
+        }
+    }
+
+    fn write(&mut self, link: LinkIndex) {
+        let Some(socket) = &mut self.sockets[link.index()] else { return };
+        match socket.write(self.router.link_output(link)) {
+            Ok(sent) => self.router.handle_link_sent(self.now, link, sent),
+            Err(error) => self.lose(link, &error.into()),
+        }
+    }
+
+    /// The connection of a link is gone, or was never made.
+    pub(super) fn lose(&mut self, link: LinkIndex, why: &Failure) {
+        self.sockets[link.index()] = None;
+        self.router.handle_link_closed(self.now, link, why);
+    }
+
+    fn deliver(&mut self, shard: ShardId, batch: DownlinkBatch) {
+        if let Err(batch) = self.shards[shard.index()].try_deliver(batch) {
+            self.router.handle_batch_refused(shard, batch);
+        }
+    }
+
+    fn measure_load(&mut self) {
+        let Some(registry) = &self.registry else { return };
+        let sum = |name| u32::try_from(registry.sum(name)).unwrap_or(u32::MAX);
+        self.router.handle_load(Load {
+            connections: sum(names::CONNECTIONS),
+            sessions: sum(names::SESSIONS),
+            detached: sum("detached"),
+            queued_bytes: registry.sum("queued_bytes"),
+        });
+    }
+}
