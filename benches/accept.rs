@@ -46,7 +46,7 @@ impl Way {
     }
 }
 
-/// What one thread did.
+/// Result of one thread.
 #[derive(Clone, Copy, Debug, Default)]
 struct Work {
     cpu: Duration,

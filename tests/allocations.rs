@@ -18,7 +18,7 @@ use std::cell::Cell;
 struct Counting;
 
 thread_local! {
-    /// Of this thread: the test harness allocates in its own.
+    /// Counter of this thread only: the test harness allocates in its own threads.
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -57,7 +57,7 @@ struct Rig {
 }
 
 impl Rig {
-    /// One turn: these bytes come, everything is written.
+    /// Runs a turn: these bytes arrive, and everything is written.
     fn turn(&mut self, key: ConnKey, bytes: Bytes) {
         self.now += Duration::from_secs(1);
         self.shard.handle_received(self.now, key, bytes, &mut self.outputs);

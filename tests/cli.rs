@@ -91,7 +91,7 @@ fn a_token_is_one_line() {
     assert_eq!((code, out.lines().count(), out.split('.').count()), (Some(0), 1, 3), "{err}");
 }
 
-/// It has no input, and `--until-eof` must not end it before it has answered.
+/// The check has no input, and `--until-eof` must not end it before it has answered.
 #[test]
 fn one_that_is_only_asked_what_it_reads_always_answers() {
     for _ in 0..40 {

@@ -21,7 +21,7 @@ const LOAD_THREADS: usize = 8;
 /// A running demo that has told its processes.
 struct Demo {
     child: Child,
-    /// What it says after the processes.
+    /// The report after the processes' lines.
     said: BufReader<ChildStderr>,
     gateway: i32,
     backend: i32,

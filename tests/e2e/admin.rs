@@ -1,4 +1,4 @@
-//! What operators and their tools get to see.
+//! Admin endpoint: health, metrics and status for operators and their tools.
 
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, run};

@@ -59,7 +59,7 @@ impl Api {
         self.post("/v1/messages", &json!({ "from": from, "to": to, "text": text }))
     }
 
-    /// Whatever bytes, and all that comes back.
+    /// Sends any bytes and returns all bytes that come back.
     fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.address).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
@@ -235,7 +235,7 @@ fn bad_http_gets_its_answer_and_nobody_else_notices() {
     until("there is room", || api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 200 ").then_some(()));
 }
 
-/// What an endpoint was told.
+/// Requests that a webhook's endpoint received.
 #[derive(Default)]
 struct Told {
     /// Texts by conversation, in the order in which they came; repetitions too.

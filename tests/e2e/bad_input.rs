@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::time::Duration;
 
-/// What is sent, and how it must end.
+/// Bad input and the expected end of its connection.
 struct Case {
     what: &'static str,
     is_logged_in: bool,

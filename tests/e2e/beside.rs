@@ -12,7 +12,7 @@ use std::time::Duration;
 /// Threads that run one after the other for one message: client, reactor, worker, backend, and back.
 pub(crate) const CHAT_HOPS: u32 = 8;
 
-/// What the two saw.
+/// Figures of both clients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Report {
     /// Messages sent, acknowledged, and delivered in order.
@@ -33,13 +33,13 @@ pub(crate) struct Lap {
 pub(crate) struct Chat {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
-    /// Of the messages since it was last asked for.
+    /// Latencies of the messages since the last call.
     times: Arc<Mutex<Vec<Duration>>>,
     thread: JoinHandle<Report>,
 }
 
 impl Chat {
-    /// One message after the other, but not more than a user may say.
+    /// Sends one message after the other, below the user's rate limit.
     pub(crate) fn start(gateway: SocketAddr) -> Self {
         Self::start_unhurried(gateway, Duration::from_millis(3))
     }
@@ -56,7 +56,7 @@ impl Chat {
         chat
     }
 
-    /// Waits until so many more messages have arrived.
+    /// Waits until this many more messages have arrived.
     pub(crate) fn go_on(&self, messages: u64) {
         let wanted = self.done.load(Ordering::SeqCst) + messages;
         crate::until("the chat goes on", || {
@@ -65,7 +65,7 @@ impl Chat {
         });
     }
 
-    /// How long the messages took since this was last asked, or since the start.
+    /// Latencies of the messages since the last call, or since the start.
     pub(crate) fn lap(&self) -> Lap {
         let mut times = std::mem::take(&mut *self.times.lock().expect("nobody panics with it"));
         times.sort_unstable();

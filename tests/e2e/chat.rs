@@ -1,4 +1,4 @@
-//! One to one and in groups: every device gets every message once, in order.
+//! Chats of two users and of groups: every device gets every message once, in order.
 
 use crate::gateway::{Backend, Gateway};
 use crate::raw::{Acks, Client, End, bytes_of, hello, message, message_into, send_frame};

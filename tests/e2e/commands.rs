@@ -1,4 +1,4 @@
-//! What else a logged-in client may say, with and without a backend behind it.
+//! Other commands of a logged-in client, with and without a backend.
 
 use crate::gateway::{Backend, Gateway};
 use crate::lateness::Lateness;

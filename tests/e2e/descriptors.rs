@@ -1,4 +1,4 @@
-//! How many sockets this machine gives to this process and, by inheritance, to each child.
+//! Number of sockets that this machine gives to this process and, by inheritance, to each child.
 
 use moorline::sys::limits;
 use std::sync::{Mutex, MutexGuard, PoisonError};

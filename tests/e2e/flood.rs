@@ -23,14 +23,14 @@ const SILENT: usize = 5_000;
 /// connections left behind would be over this from 280 bytes each.
 const KEPT_KIB: u64 = 4 << 10;
 
-/// What became of the rubbish.
+/// Outcomes of the random byte streams.
 #[derive(Debug, Default)]
 struct Fates {
     /// Streams that were read to their end, and ended with a code.
     told: u64,
-    /// Those that ended without a word: the client closed first, in the middle of a frame or logged in.
+    /// Connections without a CLOSE: the client closed first, in the middle of a frame or logged in.
     untold: u64,
-    /// Those that the client dropped at once.
+    /// Connections that the client dropped at once.
     dropped: u64,
 }
 

@@ -44,7 +44,7 @@ impl Backend {
         self.address
     }
 
-    /// One that listens where another did.
+    /// Starts a gateway at the address of an earlier one.
     pub(crate) fn start_at(address: SocketAddr) -> Self {
         Self::start_with(&[&format!("listen={address}")])
     }
@@ -83,7 +83,7 @@ impl Gateway {
         Self::start_as(sets, |_| ())
     }
 
-    /// The same, with the command changed by `change`.
+    /// Starts a gateway whose command is changed by `change`.
     pub(crate) fn start_as(sets: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
         let mut command = program(&arguments("run", &[&free, DEFAULTS, sets].concat()));
@@ -176,12 +176,12 @@ impl Gateway {
         });
     }
 
-    /// Waits until so many connections have ended for a reason.
+    /// Waits until this many connections have ended for a reason.
     pub(crate) fn until_closed(&self, reason: &str, connections: u64) {
         self.until_metric(&closed(reason), connections);
     }
 
-    /// Waits until so many logins stand.
+    /// Waits until this many logins are live.
     pub(crate) fn until_sessions(&self, sessions: u64) {
         self.until_metric("sessions", sessions);
     }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-/// Where the new process can be before its first read.
+/// Places of the new process before its first read.
 const NEW: [&str; 6] = ["new.started", "new.warm", "new.told", "new.adopted", "new.ready", "new.touched"];
 
 #[test]

@@ -35,7 +35,7 @@ const CHAT_WITHIN: Duration = Duration::from_millis(500);
 /// Memory that may stay in use after the first, short soak.
 const GROWTH_KIB: u64 = 6 << 10;
 
-/// One kind of enemy: attacks once, for a bounded time, and says how many connections it took.
+/// A kind of attacker: attacks once, for a bounded time, and returns the number of connections it used.
 type Attack = fn(SocketAddr, &mut Random) -> u64;
 
 const ENEMIES: &[(&str, Attack)] = &[

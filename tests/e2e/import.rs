@@ -18,7 +18,7 @@ fn import(folder: &StoreFolder, export: &str) -> (Option<i32>, String, String) {
     run(&["backend", "import", &path, "--log-level", "error", "--set", &folder.set()])
 }
 
-/// What was said, by conversation: sender, text, time.
+/// Messages by conversation: sender, text, time.
 type Said = BTreeMap<String, Vec<(String, String, u64)>>;
 
 fn export(users: usize, messages: usize) -> (String, Said) {

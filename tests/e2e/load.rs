@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// The generator's own lateness is no fault of the gateway on a machine that runs tests.
+/// On a machine that runs tests, a late generator is not a fault of the gateway.
 const SATURATED: i32 = 5;
 
 /// The program beside the gateway's; built if this is the only test that was asked for.
@@ -24,7 +24,7 @@ fn moorload() -> PathBuf {
     program
 }
 
-/// One run: its exit code and its report.
+/// Exit code and report of a run.
 fn run(arguments: &str, more: &[&str], target: SocketAddr) -> (i32, serde_json::Value) {
     let output = Command::new(moorload())
         .args(arguments.split_ascii_whitespace())

@@ -1,4 +1,4 @@
-//! Who is let in, who is not, and what WELCOME says.
+//! Logins that are admitted, logins that are refused, and the fields of WELCOME.
 
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, run};

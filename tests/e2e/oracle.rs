@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 const USERS: usize = 5;
-/// Of each user.
+/// Number of devices of each user.
 const DEVICES: usize = 2;
 /// Three members, who talk too much for inboxes.
 const BUSY: &str = "group:busy";
@@ -39,15 +39,15 @@ type Place = (String, u64);
 /// A conversation as its user is told, and the seqs that hold a message for this user.
 type Listed = (Conversation, BTreeSet<u64>);
 
-/// What an application shows and keeps over its own ends.
+/// State that an application shows and keeps over its own restarts.
 #[derive(Default)]
 struct View {
     /// In the order in which they came.
     messages: BTreeMap<String, Vec<(u64, String)>>,
     recalled: BTreeSet<Place>,
-    /// How far users have read.
+    /// Read marks of users.
     reads: BTreeMap<(String, String), u64>,
-    /// It was told to ask what happened.
+    /// True after a Resync: the application must ask for the state.
     has_to_ask: bool,
     /// Groups of whose changes it was told: they were small then.
     told: BTreeSet<String>,
@@ -126,7 +126,7 @@ struct World {
     devices: Vec<Device>,
     sent: Vec<Sent>,
     recalls: BTreeSet<Place>,
-    /// What somebody was told to have read.
+    /// Read mark that a device was told for a user.
     reads: BTreeMap<(String, String), u64>,
     has_left: BTreeSet<String>,
     /// Conversations that some device was told to pull.
@@ -146,7 +146,7 @@ fn recalled(push: &Push) -> Option<u64> {
     }
 }
 
-/// Whether the backend said no.
+/// True if the backend refused.
 fn is_refused(result: Result<(), CallError>, allowed: &[Code]) -> bool {
     match result {
         Ok(()) => false,
@@ -258,7 +258,7 @@ impl World {
         self.sent.push(Sent { device, text, pending });
     }
 
-    /// One of the newest that a user has sent, and that is stored; few, so that devices wish for the same.
+    /// Chooses one of the user's newest stored messages; few, so that devices choose the same one.
     fn stored(&mut self, of: Option<&str>) -> Option<Receipt> {
         let devices = &self.devices;
         let is_theirs = |sent: &&Sent| of.is_none_or(|uid| devices[sent.device].uid == uid);
@@ -431,7 +431,7 @@ impl World {
         }
     }
 
-    /// What it has said itself a device need not be told.
+    /// A device is not notified of its own requests.
     fn note_own(&self, index: usize, truth: &BTreeMap<Place, Push>) {
         let device = &self.devices[index];
         for (place, push) in truth {
@@ -442,7 +442,7 @@ impl World {
         }
     }
 
-    /// What a device does not show as it should.
+    /// Differences between a device's view and the oracle's.
     fn complaint(
         &self,
         index: usize,

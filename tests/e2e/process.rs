@@ -46,7 +46,7 @@ impl Process {
         Self::start_command(name, program(arguments))
     }
 
-    /// The same for a command made by hand.
+    /// Starts a command that the test made itself.
     pub(crate) fn start_command(name: &'static str, mut command: Command) -> (Self, String) {
         let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
@@ -71,7 +71,7 @@ impl Process {
         self.child.id()
     }
 
-    /// What it wrote to standard error so far.
+    /// Standard error so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().expect("its writer does not panic").clone()
     }
@@ -163,13 +163,13 @@ fn parents() -> BTreeMap<u32, u32> {
     pids.filter_map(parent).collect()
 }
 
-/// Whether a process with this id runs (a zombie does not).
+/// True if a process with this id runs (a zombie does not).
 pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
-/// Whether a process was stopped by a signal.
+/// True if a signal has stopped the process.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))

@@ -15,22 +15,22 @@ const CHUNK: usize = 2_048;
 /// A proxy that is to end is looked at so often.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What happens to one chunk, each once in so many; 0: never.
+/// Faults of a chunk: each happens once in this many chunks; 0: never.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
-    /// It passes a few bytes at a time.
+    /// The chunk passes a few bytes at a time.
     pub(crate) drip: u64,
-    /// It waits for up to 20 ms.
+    /// The chunk waits for up to 20 ms.
     pub(crate) delay: u64,
-    /// It waits for up to 400 ms.
+    /// The chunk waits for up to 400 ms.
     pub(crate) stall: u64,
     /// The connection ends behind any byte of it.
     pub(crate) cut: u64,
-    /// This direction ends, the other one a moment later.
+    /// The proxy ends this direction, and the other one a moment later.
     pub(crate) half_close: u64,
 }
 
-/// What has happened.
+/// Counts of faults so far.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) connections: AtomicU64,
@@ -116,7 +116,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, sky: &Arc<Sky>, seed: u64) {
     }
 }
 
-/// One direction of one connection.
+/// Forwards one direction of a connection.
 struct Pump {
     from: TcpStream,
     to: TcpStream,

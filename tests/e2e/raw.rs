@@ -16,7 +16,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// What ended a connection.
+/// Reason why a connection ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
     Close(Close),
@@ -47,7 +47,7 @@ pub(crate) struct Heard {
     pub(crate) send_acks: Vec<SendAck>,
     /// Each message once, as [P-6.6] asks.
     pub(crate) pushes: Vec<Push>,
-    /// What happened [P-11.6], each once.
+    /// Conversation events [P-11.6], each once.
     pub(crate) happened: Vec<(String, happened::What)>,
     /// Messages that came again: lawful when a link died or a slot moved, and else not.
     pub(crate) repeats: usize,
@@ -77,12 +77,12 @@ impl Heard {
     }
 }
 
-/// Whether pushes are acknowledged.
+/// Policy of acknowledging pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acks {
     /// Each at once.
     Prompt,
-    /// Never.
+    /// Does not acknowledge.
     Withheld,
 }
 
@@ -119,7 +119,7 @@ pub(crate) fn message(key: u128, user: &str, payload: &[u8]) -> Send {
     }
 }
 
-/// The same into a conversation.
+/// Sends into a conversation.
 pub(crate) fn message_into(key: u128, conversation: &str, payload: &[u8]) -> Send {
     let target = Some(send::Target::Conversation(conversation.into()));
     Send { target, ..message(key, "", payload) }
@@ -180,7 +180,7 @@ impl Client {
         if client.heard.welcome.is_some() { 0 } else { client.end().code() }
     }
 
-    /// How a login that must be refused ends.
+    /// Logs in, and returns how the refusal ended the connection.
     pub(crate) fn refused(address: SocketAddr, hello: &Hello) -> End {
         let mut client = Self::greet(address, hello);
         let end = client.end();
@@ -266,7 +266,7 @@ impl Client {
         }
     }
 
-    /// One read, as long as `patience`.
+    /// Reads once, for at most `patience`.
     pub(crate) fn listen(&mut self, patience: Duration) {
         self.stream.set_read_timeout(Some(patience.max(Duration::from_millis(1)))).expect("a socket");
         let mut block = [0; 16 << 10];

@@ -14,7 +14,7 @@ fn start() -> (Backend, Gateway) {
     (backend, gateway)
 }
 
-/// What a client that comes back shows, having handled everything up to `last_seq`.
+/// `resume` of a client that has handled everything up to `last_seq`.
 fn claim(client: &Client, last_seq: u32) -> Resume {
     let Welcome { session, epoch, ticket, .. } = client.heard.welcome.clone().expect("logged in");
     Resume { session, epoch, ticket, last_seq, sack: 0 }

@@ -162,7 +162,7 @@ fn an_application_that_ends_goes_on_where_it_was() {
     std::fs::remove_file(&path).ok();
 }
 
-/// What a gateway takes that takes more than others is sent by the next life too, and what none takes harms no store.
+/// A large message that this gateway takes is sent again by the next run; one that no gateway takes does not harm the store.
 #[test]
 fn large_messages_outlive_an_application() {
     let backend = Backend::start_with(&["listen=127.0.0.1:0", "im.payload_max=\"200KiB\""]);

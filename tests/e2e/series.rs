@@ -51,12 +51,12 @@ impl Series {
         Self::of(gateway, pid_file)
     }
 
-    /// Of a gateway that was started by hand.
+    /// Series of a gateway that the test started itself.
     pub(crate) fn of(gateway: Gateway, pid_file: TempFile) -> Self {
         Self { gateway, pid_file, faults: TempFile::new("") }
     }
 
-    /// What happens where from now on (`moorline::failpoint`); empty: nothing.
+    /// Sets the failpoints from now on (`moorline::failpoint`); empty: none.
     pub(crate) fn set_faults(&self, faults: &str) {
         // A reader finds all of it or nothing.
         let new = TempFile::new(faults);
@@ -87,7 +87,7 @@ impl Series {
         (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said} {error}")))
     }
 
-    /// One that must succeed.
+    /// Runs an upgrade that must succeed.
     pub(crate) fn restart(&self) -> Restart {
         let before = self.pid();
         let (code, restart) = self.upgrade(&[]);

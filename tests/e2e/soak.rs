@@ -1,4 +1,4 @@
-//! How long, and with which seed, the tests that could go on for ever do.
+//! Length and seed of tests that could run without an end.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) fn time(ordinary: u64) -> Duration {
     Duration::from_secs(number("MOORLINE_SOAK_SECONDS").unwrap_or(ordinary))
 }
 
-/// Whether the long form of a test was asked for.
+/// True if the long form of a test was asked for.
 pub(crate) fn is_long() -> bool {
     time(0) >= Duration::from_secs(1000)
 }

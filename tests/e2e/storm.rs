@@ -84,7 +84,7 @@ fn a_storm_of_reconnects_passes_and_nobody_stays_out() {
     gateway.until_metric("resumes_total", count as u64);
 }
 
-/// As many may log in at once as the settings say; the others wait their turn, and nobody is refused.
+/// The settings limit concurrent logins; further clients wait their turn, and none is refused.
 #[test]
 fn a_narrow_door_lets_everybody_in_one_after_the_other() {
     let (_many, count) = descriptors::many(600);
@@ -104,7 +104,7 @@ fn a_narrow_door_lets_everybody_in_one_after_the_other() {
     assert_eq!((metrics["accept_refused_total"], metrics["addresses_refused_total"]), (0.0, 0.0));
 }
 
-/// One address has its share, the gateway says when to come back, and another place frees a seat.
+/// An address has its share; the gateway tells further clients when to come back, and a closed connection frees a place.
 #[test]
 fn one_address_has_its_share() {
     let gateway = Gateway::alone(&["listener.address_connections=3"]);

@@ -16,7 +16,7 @@ use std::time::Duration;
 const MOBILE: Weather = Weather { drip: 4, delay: 4, stall: 60, cut: 40, half_close: 150 };
 /// Between the gateway and its backend, where chunks hold many frames.
 const CABLE: Weather = Weather { drip: 6, delay: 6, stall: 100, cut: 60, half_close: 0 };
-/// What each says.
+/// Messages of each client.
 const MESSAGES: usize = 120;
 
 fn connect(gateway: SocketAddr, uid: &str) -> Client {
@@ -30,7 +30,7 @@ fn connect(gateway: SocketAddr, uid: &str) -> Client {
     client
 }
 
-/// What `who` says in a round: any bytes, mostly few.
+/// Message of `who` in a round: any bytes, mostly few.
 fn payloads(who: u64, round: u64, count: usize) -> Vec<Vec<u8>> {
     let mut random = Random::new(who << 32 | round);
     let mut payload = || {

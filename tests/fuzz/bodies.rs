@@ -88,7 +88,7 @@ fn link_frames<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<LinkFrame>, O
     (frames, None)
 }
 
-/// The same for the link.
+/// Feeds the input to the link decoder.
 pub(crate) fn link(input: &[u8]) {
     let whole = link_frames(std::iter::once(input));
     let step = 1 + input.first().map_or(0, |byte| usize::from(*byte % 37));

@@ -1,4 +1,4 @@
-//! Where mutations begin: the golden frames, and what failed once.
+//! Starting points of mutations: the golden frames, and inputs that failed once.
 
 use moorline_proto::frame::HEADER_BYTES;
 use moorline_proto::frame::compress::try_compress;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which golden bytes a body begins with.
+/// Golden bytes that a body starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Golden {
     /// Frames between client and gateway.
@@ -15,9 +15,9 @@ pub(crate) enum Golden {
     Link,
     /// The bodies of both.
     Bodies,
-    /// Those, compressed.
+    /// The golden frames, compressed.
     Packed,
-    /// What a shard goes through.
+    /// Scripts for a shard.
     Scripts,
 }
 

@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Mutations in an ordinary run, over all bodies.
 const INPUTS_DEFAULT: u64 = 60_000;
-/// A whole shard costs as much as so many of the others.
+/// Cost of a whole shard, in inputs of the other bodies.
 const SHARD_PARTS: u64 = 10;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -60,7 +60,7 @@ fn fuzz(name: &str, corpus: &[Vec<u8>], count: u64, body: impl Fn(&[u8])) {
     println!("{name:<12}{:>12} inputs of the corpus{count:>14} mutations", corpus.len());
 }
 
-/// Of [`INPUTS_DEFAULT`] or `FUZZ_INPUTS`, what one of the cheap bodies gets.
+/// Share of [`INPUTS_DEFAULT`] or `FUZZ_INPUTS` for one of the cheap bodies.
 fn share() -> u64 {
     let all = number("FUZZ_INPUTS", INPUTS_DEFAULT);
     // Four cheap ones and one that counts a tenth, rounded up so that the whole is reached.

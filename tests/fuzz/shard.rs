@@ -56,9 +56,9 @@ struct World {
     logins: Vec<(ConnKey, Box<Hello>)>,
     questions: Vec<(ConnKey, Command, u32)>,
     pushes: u64,
-    /// What sessions can be gone on with, and whose they are.
+    /// Sessions that can be resumed, with their users.
     welcomes: Vec<(Welcome, u8)>,
-    /// Who said HELLO where.
+    /// Users by the connection of their HELLO.
     names: Vec<(ConnKey, u8)>,
 }
 
@@ -86,7 +86,7 @@ fn settings() -> Settings {
 }
 
 thread_local! {
-    /// What all scripts of this thread came to: a shard's counts, then the close reasons.
+    /// Sums over all scripts of this thread: a shard's counts, then the close reasons.
     static REACHED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
     /// Made once: the defaults are read from text.
     static SETTINGS: OnceCell<Settings> = const { OnceCell::new() };
@@ -315,7 +315,7 @@ impl World {
         self.shard.handle_downlink(self.now, Downlink::Push(push), &mut self.outputs);
     }
 
-    /// What backends and workers want.
+    /// Inputs from workers.
     fn order(&mut self, script: &mut Script<'_>) {
         let (room, version): (Arc<str>, u64) = ("room".into(), script.byte().into());
         let order = match script.byte() % 7 {
@@ -344,7 +344,7 @@ impl World {
         self.shard.handle_downlink(self.now, order, &mut self.outputs);
     }
 
-    /// As a kernel does that takes at most so many bytes of each.
+    /// Writes like a kernel that takes at most this many bytes of each frame.
     fn transmit(&mut self, most: usize) {
         for key in std::mem::take(&mut self.writes) {
             let mut bytes = Vec::new();

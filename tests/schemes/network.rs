@@ -2,7 +2,7 @@
 
 use moorline_proto::random::Random;
 
-/// How bad it is.
+/// Severity of the network's faults.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weather {
     pub(crate) name: &'static str,
@@ -17,14 +17,14 @@ pub(crate) struct Weather {
 impl Weather {
     pub(crate) const FAIR: Self = Self { name: "", rtt_ms: 200, jitter_ms: 0, loss_permille: 0, life_ms: 0 };
 
-    /// When a message that leaves now is there, in microseconds; `None`: never.
+    /// Arrival time of a message that leaves now, in microseconds; `None`: it is lost.
     pub(crate) fn arrival(&self, now: u64, random: &mut Random) -> Option<u64> {
         let is_lost = random.below(1_000) < self.loss_permille;
         let late = random.below(self.jitter_ms * 1_000 + 1);
         (!is_lost).then_some(now + self.rtt_ms * 500 + late)
     }
 
-    /// An answer that is not here by then will not come: so long a sender waits.
+    /// Time that a sender waits for an answer; a later answer does not come.
     pub(crate) const fn patience(&self) -> u64 {
         (self.rtt_ms + 2 * self.jitter_ms) * 1_000 + 50_000
     }

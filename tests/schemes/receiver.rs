@@ -53,12 +53,12 @@ impl Scheme {
     }
 }
 
-/// What a receiver says of a message.
+/// A receiver's verdict on a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// It is taken, now or before.
+    /// The message is taken, now or before.
     Taken(u32),
-    /// It is missing: send it again.
+    /// The message is missing: send it again.
     Missing(u32),
 }
 
@@ -89,7 +89,7 @@ impl Receiver for Strict {
     }
 }
 
-/// This product's own: see `moorline_proto::dedupe` and `shard::uplink`.
+/// Moorline's scheme: see `moorline_proto::dedupe` and `shard::uplink`.
 #[derive(Default)]
 struct Bitmap {
     dedupe: Dedupe,

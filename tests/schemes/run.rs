@@ -1,4 +1,4 @@
-//! One sender, one receiver and the network between them, on a virtual clock in microseconds.
+//! Runs a sender, a receiver and the network between them on a virtual clock in microseconds.
 
 use crate::network::Weather;
 use crate::receiver::{Reply, Scheme};
@@ -15,7 +15,7 @@ const SEEDS: u64 = 8;
 /// A run that takes longer has got stuck.
 const TIME_MAX: u64 = 3_600_000_000;
 
-/// What came of all runs of a scheme in a weather.
+/// Results of all runs of a scheme on one kind of network.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     /// From said to accepted, in microseconds.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// Bytes of a message's body.
 pub(crate) const BODY_BYTES: usize = 128;
 
-/// One message on the wire.
+/// A message on the wire.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Message {
     pub(crate) id: u32,
@@ -19,10 +19,10 @@ pub(crate) struct Message {
 #[derive(Debug)]
 pub(crate) struct Sender {
     window: usize,
-    /// What the application has said, and how much of that was sent.
+    /// Messages of the application, and the number of those that were sent.
     pub(crate) said: u32,
     sent: u32,
-    /// When each is to be sent again.
+    /// Time of each message's next transmission.
     unanswered: BTreeMap<u32, u64>,
 }
 
@@ -35,7 +35,7 @@ impl Sender {
         Self { window, said: 0, sent: 0, unanswered: BTreeMap::new() }
     }
 
-    /// What goes out now: what the window allows of what is new, and what had no answer in time.
+    /// Messages to send now: new ones that the window allows, and those without an answer in time.
     pub(crate) fn poll(&mut self, now: u64, patience: u64) -> Vec<Message> {
         let mut out = Vec::new();
         for (id, due) in &mut self.unanswered {
