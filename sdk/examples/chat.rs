@@ -24,11 +24,11 @@ use std::time::Duration;
 
 /// The application's content type for plain text.
 const TEXT: u32 = 1;
-/// How long a request may take.
+/// Longest wait for the answer to a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a message on its way says so.
+/// Interval at which a pending message is reported.
 const REMIND: Duration = Duration::from_secs(3);
-/// How long leaving waits for messages on their way.
+/// Longest wait for pending messages at the end.
 const LEAVE: Duration = Duration::from_secs(3);
 const HISTORY_MAX: u32 = 500;
 
@@ -129,7 +129,7 @@ fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// What is done beside talking.
+/// Commands beside sending messages.
 fn act(client: &Client, conversation: &str, command: &str, rest: &str) -> Result<(), CallError> {
     let seq = rest.parse().unwrap_or(0);
     match command {
@@ -258,7 +258,7 @@ fn history(client: &Client, conversation: &str, count: u32) {
     }
 }
 
-/// One whole line; a reader that went away ends the chat at its next line.
+/// Prints a whole line; a reader that went away ends the chat at its next line.
 fn print(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
 }

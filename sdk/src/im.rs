@@ -18,12 +18,12 @@ use moorline_proto::message::im::{
     ReceiptsRequest, RelationRequest, RelationsRequest,
 };
 
-/// What to ask.
+/// The method.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The method's name.
     pub method: &'static str,
-    /// Its encoded request.
+    /// The encoded request.
     pub payload: Bytes,
 }
 
@@ -55,7 +55,7 @@ pub fn read(conversation: &str, seq: u64) -> Call {
     Call::new("im.read", &ReadRequest { conversation: conversation.into(), seq })
 }
 
-/// Who has read a message. The answer is a [`ReceiptsResponse`].
+/// Asks who has read a message. The answer is a [`ReceiptsResponse`].
 pub fn receipts(conversation: &str, seq: u64) -> Call {
     Call::new("im.receipts", &ReceiptsRequest { conversation: conversation.into(), seq })
 }
@@ -75,7 +75,7 @@ pub fn join(conversation: &str) -> Call {
     group("im.group.join", conversation, "")
 }
 
-/// The caller is no longer a member. The answer is a [`GroupResponse`].
+/// Leaves the group. The answer is a [`GroupResponse`].
 pub fn leave(conversation: &str) -> Call {
     group("im.group.leave", conversation, "")
 }
@@ -100,7 +100,7 @@ pub fn change_group(change: &GroupChangeRequest) -> Call {
     Call::new("im.group.change", change)
 }
 
-/// What the caller makes of another user; `text` goes with a wish to be friends. The answer is a
+/// Changes the caller's relation to another user; `text` goes with a friend request. The answer is a
 /// [`RelationResponse`].
 pub fn relation(user: &str, change: RelationChange, text: &str) -> Call {
     let (user, change, text) = (user.into(), change.into(), text.into());
@@ -112,12 +112,12 @@ pub fn relations(after: &str) -> Call {
     Call::new("im.relations", &RelationsRequest { after: after.into() })
 }
 
-/// What the caller says of himself. The answer is empty.
+/// Replaces the caller's profile. The answer is empty.
 pub fn set_profile(profile: Profile) -> Call {
     Call::new("im.profile.set", &ProfileSetRequest { profile: Some(profile) })
 }
 
-/// What others say of themselves, at most 100 at once. The answer is a [`ProfileGetResponse`].
+/// Asks for the profiles of at most 100 users. The answer is a [`ProfileGetResponse`].
 pub fn profiles(users: &[&str]) -> Call {
     Call::new("im.profile.get", &ProfileGetRequest { users: owned(users) })
 }
@@ -132,7 +132,7 @@ pub fn remove_device(device: &str) -> Call {
     Call::new("im.device.remove", &DeviceRemoveRequest { device: device.into() })
 }
 
-/// Who is there, at most 100 at once; `watch`: tells of changes too, as long as this login lasts. The answer is a
+/// Asks for the presence of at most 100 users; `watch`: reports changes, too, as long as this login lasts. The answer is a
 /// [`PresenceResponse`].
 pub fn presence(users: &[&str], watch: bool) -> Call {
     Call::new("im.presence", &PresenceRequest { users: owned(users), watch })

@@ -16,13 +16,13 @@ const LATENCY: Duration = Duration::from_millis(40);
 /// The bounds of the gateway.
 const MIN: Duration = Duration::from_secs(30);
 const MAX: Duration = Duration::from_secs(300);
-/// A client waits so long for a PONG.
+/// Time that a client waits for a PONG.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How much longer each try is, and how far below what worked a client stays.
+/// Step of the search, and margin below the longest interval that worked.
 const STEP: Duration = Duration::from_secs(60);
 const MARGIN: Duration = Duration::from_secs(20);
 
-/// What a network does with a connection that it has forgotten.
+/// Behaviour of a network toward a connection that it has dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
     Silent,
@@ -32,17 +32,17 @@ enum Manner {
 struct World {
     core: Core,
     now: Instant,
-    /// How long the network remembers a silent connection.
+    /// Time that the network keeps a silent connection.
     timeout: Duration,
     manner: Manner,
     is_connected: bool,
-    /// When something last passed.
+    /// Time of the last packet.
     passed_at: Instant,
     is_forgotten: bool,
     decoder: Decoder,
-    /// What arrives at the client, in order.
+    /// Packets that arrive at the client, in order.
     coming: Vec<(Instant, Frame)>,
-    /// When the connection was made.
+    /// Time of connecting.
     connected_at: Instant,
     /// From the login to the first beat, of each connection.
     first_beats: Vec<Duration>,
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    /// Lets so much time pass.
+    /// Lets this much time pass.
     fn run(&mut self, time: Duration) {
         let end = self.now + time;
         self.drain();
@@ -238,7 +238,7 @@ fn each_network_is_learned_by_itself_and_known_again() {
     assert_eq!((world.last_pause(), world.losses), (Duration::from_secs(70), losses), "not searched again");
 }
 
-/// Nobody tells that another box is in the way now, or that the old one has less patience.
+/// The client is not told that another middlebox is in the way now, or that the old one drops connections sooner.
 #[test]
 fn a_network_that_becomes_worse_is_searched_anew() {
     for manner in [Manner::Silent, Manner::Reset] {

@@ -20,7 +20,7 @@ const LINGER_DEFAULT: Duration = Duration::from_secs(1);
 
 type Handler = Box<dyn FnMut(&Message) + Send>;
 
-/// What a client needs to know; see [`Client::builder`].
+/// Settings of a client; see [`Client::builder`].
 pub struct ClientBuilder {
     endpoint: String,
     uid: String,
@@ -43,7 +43,7 @@ pub enum BuildError {
     /// Not `tcp://host:port`.
     #[error("the endpoint {endpoint:?} is not tcp://host:port")]
     Endpoint {
-        /// What was given.
+        /// The rejected value.
         endpoint: String,
     },
     /// The store is another device's, or cannot be written.
@@ -70,7 +70,7 @@ impl ClientBuilder {
         }
     }
 
-    /// Who logs in. Needed.
+    /// User and device that log in. Required.
     #[must_use]
     pub fn user(mut self, uid: &str) -> Self {
         uid.clone_into(&mut self.uid);
@@ -117,7 +117,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long the last bytes may take to leave when the client is dropped. Default 1 s.
+    /// Longest wait for the last bytes to leave when the client is dropped. Default 1 s.
     #[must_use]
     pub fn linger(mut self, linger: Duration) -> Self {
         self.linger = linger;
@@ -133,7 +133,7 @@ impl ClientBuilder {
         self
     }
 
-    /// What is sent and has no result yet survives the end of the application, and so does the place in each
+    /// Folder or file that keeps messages without a result over the end of the application, and the cursor of each
     /// conversation: messages that came meanwhile are delivered by the next life.
     #[must_use]
     pub fn store(mut self, store: FileStore) -> Self {
@@ -144,7 +144,7 @@ impl ClientBuilder {
     /// Starts the client; it connects at once and by itself from then on.
     ///
     /// # Errors
-    /// [`BuildError`]. That the gateway cannot be reached is none: see [`Client::notices`].
+    /// [`BuildError`]. An unreachable gateway is not an error here: see [`Client::notices`].
     pub fn build(self) -> Result<Client, BuildError> {
         let address = self.endpoint.strip_prefix("tcp://").unwrap_or(&self.endpoint);
         let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));

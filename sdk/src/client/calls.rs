@@ -42,7 +42,7 @@ impl Client {
         Ok(all)
     }
 
-    /// This user has read everything up to `seq`: no longer unread here and on the user's other devices, and told to
+    /// Marks everything up to `seq` as read by this user: no longer unread here and on the user's other devices, and reported to
     /// the other one of two.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Client {
         self.call::<im::ReadResponse>(im::read(conversation, seq), timeout).map(drop)
     }
 
-    /// Who has read a message and who has not, as many names as fit one answer.
+    /// Returns who has read a message and who has not, as many names as fit one answer.
     ///
     /// # Errors
     /// [`CallError`].
@@ -107,7 +107,7 @@ impl Client {
         self.call::<im::GroupResponse>(im::leave(conversation), timeout).map(drop)
     }
 
-    /// Who is a member of a conversation, in the order of their uids; each page has `timeout`.
+    /// Returns the members of a conversation in the order of their uids; each page has `timeout`.
     ///
     /// # Errors
     /// [`CallError`].
@@ -124,7 +124,7 @@ impl Client {
         Ok(all)
     }
 
-    /// What a group says of itself, and a page of its members with their roles, after the uid `after`.
+    /// Returns the settings of a group, and a page of its members with their roles, after the uid `after`.
     ///
     /// # Errors
     /// [`CallError`].
@@ -160,7 +160,7 @@ impl Client {
         answer.relation.ok_or(CallError::BadAnswer { method: "im.relation" })
     }
 
-    /// What this user makes of others; each page has `timeout`.
+    /// Returns this user's relations to others; each page has `timeout`.
     ///
     /// # Errors
     /// [`CallError`].
@@ -177,7 +177,7 @@ impl Client {
         Ok(all)
     }
 
-    /// What this user says of himself from now on.
+    /// Replaces this user's profile.
     ///
     /// # Errors
     /// [`CallError`].
@@ -185,7 +185,7 @@ impl Client {
         self.call::<()>(im::set_profile(profile), timeout)
     }
 
-    /// What others say of themselves, those who do; at most 100 at once.
+    /// Returns the profiles of those users that have one; at most 100 at once.
     ///
     /// # Errors
     /// [`CallError`].
@@ -209,7 +209,7 @@ impl Client {
         self.call::<()>(im::remove_device(device), timeout)
     }
 
-    /// Who is there, at most 100 at once; with `watch` changes come as messages with
+    /// Returns the presence of at most 100 users at once; with `watch` changes come as messages with
     /// [`Happened::Presence`](crate::core::Happened), as long as this login lasts.
     ///
     /// # Errors

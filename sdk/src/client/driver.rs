@@ -254,7 +254,7 @@ fn settle(hub: &mut Hub, event: Event) -> Option<Event> {
     None
 }
 
-/// One of the endpoint's addresses; another one at each attempt.
+/// Chooses one of the endpoint's addresses; another one at each attempt.
 fn resolve(endpoint: &str, attempt: usize) -> std::io::Result<SocketAddr> {
     let addresses: Vec<SocketAddr> =
         endpoint.strip_prefix("tcp://").unwrap_or(endpoint).to_socket_addrs()?.collect();

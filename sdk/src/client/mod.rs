@@ -54,24 +54,24 @@ use std::time::Duration;
 
 type TokenProvider = Box<dyn FnMut(TokenWhy) -> Option<String> + Send>;
 
-/// What happened beside messages and results.
+/// Events beside messages and results.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Logged in.
     LoggedIn {
-        /// Whether the gateway still had the session.
+        /// True if the gateway still had the session.
         resumed: bool,
     },
     /// Not connected; the client comes back by itself.
     Disconnected {
-        /// Why.
+        /// The reason.
         why: Lost,
-        /// When it will try next.
+        /// Wait before the next attempt.
         retry_in: Duration,
     },
     /// Places of a conversation that could not be filled and were passed over.
     Hole {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
         /// First place.
         from: u64,
@@ -80,34 +80,34 @@ pub enum Notice {
     },
     /// There is something new; the client pulls it by itself.
     New {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
         /// The newest place.
         latest: u64,
     },
     /// The backend let this device into a room.
     RoomEntered {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
     },
-    /// It did not; the client does not ask again.
+    /// The backend did not admit the client; the client does not ask again.
     RoomRefused {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
-        /// Why.
+        /// Code of the answer.
         code: Code,
         /// In words, may be empty.
         reason: String,
     },
-    /// Somebody in a room of a conversation signals something: not stored, true only now.
+    /// Signal of a member in a room of a conversation: not stored, true only now.
     Signal {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
-        /// Who.
+        /// Uid of the sender.
         sender: String,
         /// On which device.
         sender_device: String,
-        /// What.
+        /// The application's content.
         payload: Bytes,
     },
     /// A frame of an application command.
@@ -123,7 +123,7 @@ pub enum Notice {
         code: u32,
         /// In words.
         reason: String,
-        /// Whether the client will come back by itself.
+        /// True if the client will come back by itself.
         may_reconnect: bool,
     },
     /// The last notice.
@@ -133,13 +133,13 @@ pub enum Notice {
 /// No message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RecvError {
-    /// None within the time.
+    /// There was no result within the time.
     #[error("no message within the time")]
     TimedOut,
-    /// None ever again.
+    /// There will never be a result.
     #[error("the client is closed")]
     Closed,
-    /// They go to the handler that was given to the builder.
+    /// Messages go to the handler that was given to the builder.
     #[error("messages go to the handler; build the client without on_message to receive them")]
     HasHandler,
 }
@@ -147,16 +147,16 @@ pub enum RecvError {
 /// A request that brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// It was not asked.
+    /// The request was not sent.
     #[error(transparent)]
     NotAsked(#[from] RequestRefused),
-    /// It was asked.
+    /// The request was sent.
     #[error(transparent)]
     Failed(#[from] RequestError),
     /// The backend's answer is not what the method promises.
     #[error("the answer to {method} cannot be read; is this the IM backend?")]
     BadAnswer {
-        /// What was asked.
+        /// The method of the request.
         method: &'static str,
     },
 }
@@ -167,7 +167,7 @@ pub struct Client {
     shared: Arc<Shared>,
     messages: Option<Receiver<Message>>,
     notices: Receiver<Notice>,
-    /// Its own, and the handler's.
+    /// Own thread, and the handler's thread.
     threads: Vec<JoinHandle<()>>,
     me: Arc<str>,
     restored: Vec<Pending>,
@@ -188,7 +188,7 @@ impl Client {
         self.send_as(None, target, kind, payload.into())
     }
 
-    /// The same under a key of the caller's: a message sent twice with one key is stored once.
+    /// Sends with the caller's key: a message sent twice with one key is stored once.
     ///
     /// # Errors
     /// [`SendRefused`]: it was not taken.
@@ -216,7 +216,7 @@ impl Client {
         Ok(pending)
     }
 
-    /// What earlier lives of the application had sent without a result, in that order; this client sends it.
+    /// Messages that earlier runs of the application sent without a result, in that order; this client sends them.
     pub fn restored(&self) -> &[Pending] {
         &self.restored
     }
@@ -235,7 +235,7 @@ impl Client {
         }
     }
 
-    /// What happens beside messages and results; the newest 256 are kept for the reader.
+    /// Events beside messages and results; the newest 256 are kept for the reader.
     pub const fn notices(&self) -> &Receiver<Notice> {
         &self.notices
     }
@@ -266,7 +266,7 @@ impl Client {
         &self.me
     }
 
-    /// Whether the login stands at this moment.
+    /// True while the client is logged in.
     pub fn is_logged_in(&self) -> bool {
         self.shared.hub().0.core.is_logged_in()
     }
@@ -277,7 +277,7 @@ impl Client {
         self.with_core(|core, now| core.network_changed(now, network));
     }
 
-    /// Whether a person looks at the application: in the background heartbeats become as rare as the
+    /// Tells whether a person looks at the application: in the background heartbeats become as rare as the
     /// network allows.
     pub fn foreground(&self, is_foreground: bool) {
         let attention = if is_foreground { Attention::Foreground } else { Attention::Background };

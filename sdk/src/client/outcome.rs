@@ -1,4 +1,4 @@
-//! One result that one thread gives and others wait for.
+//! Result that one thread sets and others wait for.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;

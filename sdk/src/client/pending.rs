@@ -16,7 +16,7 @@ pub struct Pending {
     pub(super) outcome: Arc<SendOutcome>,
 }
 
-/// Why there is no receipt.
+/// Reason why there is no receipt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// Not yet: the client goes on trying; wait again.

@@ -1,4 +1,4 @@
-//! What the application's threads and the client's own thread share: the core and who waits for it.
+//! State shared by the application's threads and the client's own thread: the core and its waiting callers.
 
 use super::Notice;
 use super::outcome::Outcome;
@@ -28,7 +28,7 @@ pub(super) struct Hub {
     pub(super) sends: HashMap<SendId, Arc<SendOutcome>>,
     pub(super) requests: HashMap<RequestId, Arc<RequestOutcome>>,
     pub(super) store: Option<FileStore>,
-    /// What sends are called in the store.
+    /// Names of sends in the store.
     pub(super) numbers: HashMap<SendId, u64>,
 }
 
@@ -141,7 +141,7 @@ impl Shared {
         }
     }
 
-    /// Whether nothing more will happen.
+    /// True once nothing more will happen.
     pub(super) fn has_ended(&self) -> bool {
         self.closed.get().is_some()
     }

@@ -1,4 +1,4 @@
-//! What a readiness event is about: the only place that knows mio's tokens.
+//! Sources of readiness events: the only place that knows mio's tokens.
 
 use mio::Token;
 

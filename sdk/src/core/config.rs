@@ -1,4 +1,4 @@
-//! What a [`Core`](super::Core) is told once: who it is, and every time and limit it works with.
+//! Settings of a [`Core`](super::Core): its user and device, and every time and limit that it works with.
 
 use crate::core::Backoff;
 use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};
@@ -6,7 +6,7 @@ use moorline_proto::message::client::Platform;
 use moorline_proto::time::Duration;
 use std::sync::Arc;
 
-/// Where the token of a login comes from.
+/// Source of the token of a login.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
     /// Always this one; an expired one ends the core for good.
@@ -15,14 +15,14 @@ pub enum TokenSource {
     Ask,
 }
 
-/// Who logs in, and how the core behaves.
+/// User and device of the login, and the core's times and limits.
 #[derive(Clone, Debug)]
 pub struct CoreConfig {
     /// The user, 1 to 64 bytes without ':' and control characters.
     pub uid: Arc<str>,
     /// The device among the user's devices; the same rule.
     pub device: Arc<str>,
-    /// What kind of device it is.
+    /// Kind of device.
     pub platform: Platform,
     /// The proof of who it is.
     pub token: TokenSource,
@@ -36,9 +36,9 @@ pub struct CoreConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} must be 1 to {bytes_max} bytes without ':' and control characters")]
 pub struct InvalidName {
-    /// Which name.
+    /// The name of the setting.
     pub what: &'static str,
-    /// Its limit.
+    /// The setting's limit.
     pub bytes_max: usize,
 }
 
@@ -75,7 +75,7 @@ fn check_name(what: &'static str, name: &str, bytes_max: usize) -> Result<(), In
 /// Times and limits of a core.
 #[derive(Clone, Debug)]
 pub struct Tuning {
-    /// How long the driver may take to connect. Default 10 s.
+    /// Longest time to connect. Default 10 s.
     pub connect_timeout: Duration,
     /// From HELLO to WELCOME. Default 10 s.
     pub handshake_timeout: Duration,
@@ -83,7 +83,7 @@ pub struct Tuning {
     pub backoff: Backoff,
     /// From SEND to SENDACK; after it the same cid and key go out again, at most three times. Default 10 s.
     pub send_timeout: Duration,
-    /// How long, in time spent online, a SEND answered RETRY is tried again. Default 60 s.
+    /// Time spent online after which a SEND that is answered RETRY fails. Default 60 s.
     pub send_retry_for: Duration,
     /// Sends without a final result. Default 1,024.
     pub outbox_sends_max: usize,
@@ -91,9 +91,9 @@ pub struct Tuning {
     pub outbox_bytes_max: usize,
     /// Requests without a result. Default 256.
     pub requests_max: usize,
-    /// How long a hole in a conversation may wait for its pushes before it is pulled. Default 200 ms.
+    /// Time that a hole in a conversation waits for its pushes before it is pulled. Default 200 ms.
     pub gap_wait: Duration,
-    /// How long a handled message may wait for its ack. Default 200 ms.
+    /// Longest wait of a handled message for its ack. Default 200 ms.
     pub ack_delay: Duration,
     /// From PING to any sign of life. Default 10 s.
     pub pong_timeout: Duration,

@@ -1,4 +1,4 @@
-//! One conversation's position: what is next, what waits behind a hole, what needs no message.
+//! Position of a conversation: the next seq, messages that wait behind a hole, seqs without a message.
 //!
 //! Pure data of the inbox. Places are delivered in order; a place is also filled by the core's own
 //! send (its SENDACK names it) and by a void range of a pull.
@@ -53,15 +53,15 @@ impl Ranges {
     }
 }
 
-/// What is done about a hole.
+/// State of a hole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Repair {
-    /// There is none.
+    /// There is nothing to repair.
     #[default]
     Idle,
-    /// It may close by itself until then.
+    /// The hole may close by itself until then.
     Waiting(Instant),
-    /// It is being pulled.
+    /// The hole is being pulled.
     Asked,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Gap {
     pub(super) empty_pages: u32,
 }
 
-/// What a pushed place is.
+/// Position of a pushed seq relative to the conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// The next one.
@@ -94,11 +94,11 @@ pub(super) enum Place {
 
 #[derive(Debug, Default)]
 pub(super) struct Conversation {
-    /// Where this core began to listen.
+    /// First seq that this core follows.
     start: u64,
     /// The next place; 0 before the first push.
     pub(super) next: u64,
-    /// Of the messages delivered in order and sent, the one stored last.
+    /// Time of the message stored last, among those delivered in order and those sent.
     newest: Newest,
     /// For forgetting the one longest unused.
     pub(super) touched: u64,
@@ -124,8 +124,8 @@ impl Conversation {
         }
     }
 
-    /// Whether the backend counts this conversation anew, having lost what it knew: a place up to the newest message
-    /// holds one that was stored later, so it is no repetition [P-6.11]. Behind it are only places that were passed as
+    /// True if the backend counts this conversation from 1 again after it lost its store: a seq up to the newest message
+    /// holds one that was stored later, so it is not a repetition [P-6.11]. Behind it are only seqs that were passed as
     /// void, from which a message may still come: of an earlier membership.
     pub(super) const fn is_recounted(&self, seq: u64, time_ms: u64) -> bool {
         let Newest { place, stored_ms } = self.newest;
@@ -172,7 +172,7 @@ impl Conversation {
         gap.latest = gap.latest.max(seq);
     }
 
-    /// Whether places from `next` on are known to exist and not here.
+    /// True if seqs from `next` on are known to exist and have not arrived.
     pub(super) fn has_hole(&self) -> bool {
         self.next != 0 && self.gap.as_ref().is_some_and(|gap| gap.latest >= self.next)
     }

@@ -9,27 +9,27 @@ use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How far a downlink number may run ahead of the handled base.
+/// Largest distance of a downlink seq from the handled base.
 pub(super) const SLOTS_MAX: usize = 1024;
 /// Handled frames that are acked at once.
 const ACK_FRAMES: u32 = 8;
 
-/// What became of one reliable frame.
+/// Outcome of a reliable frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     /// Not seen, or refused for lack of room.
     Missing,
-    /// Its message waits behind a hole.
+    /// The frame's message waits behind a hole.
     Held { conversation: Arc<str>, seq: u64 },
-    /// It told of messages up to here that were not pushed: handled when those are.
+    /// A NOTIFY of messages up to this seq that were not pushed: handled when those messages are.
     Notified { conversation: Arc<str>, latest: u64 },
-    /// Its message is with the application.
+    /// The application has the frame's message.
     Delivered(Token),
     /// Nothing more to do.
     Handled,
 }
 
-/// What a downlink number is.
+/// Position of a downlink seq relative to the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
     /// Take it.
@@ -69,7 +69,7 @@ impl Downlink {
         handled.enumerate().fold(0, |bits, (at, bit)| bits | bit << at)
     }
 
-    /// What is known of numbers stays: the session may go on [P-3.10].
+    /// The knowledge of seqs stays: the session may be resumed [P-3.10].
     pub(super) fn on_offline(&mut self) {
         (self.unreported, self.wanted, self.due) = (0, 0, None);
     }
@@ -130,7 +130,7 @@ impl Downlink {
         self.advance(now);
     }
 
-    /// What was told of a conversation and is not handled: the newest seq of each such frame.
+    /// Newest seq of each NOTIFY of a conversation that is not handled.
     pub(super) fn notified(&self, conversation: &str) -> Option<u64> {
         let of = |slot: &Slot| match slot {
             Slot::Notified { conversation: told, latest } if **told == *conversation => Some(*latest),
@@ -177,7 +177,7 @@ impl Downlink {
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
 
-    /// When an ack must go out.
+    /// Time at which an ack must go out.
     pub(super) const fn deadline(&self) -> Option<Instant> {
         self.due
     }

@@ -1,4 +1,4 @@
-//! What a core tells its driver and, through it, the application.
+//! Outputs of a core for its driver and, through it, the application.
 
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -21,7 +21,7 @@ pub struct RequestId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(pub u64);
 
-/// Where a client stands in a conversation.
+/// Cursor of a client in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The place at which it began to listen; what lies before is history.
@@ -32,26 +32,26 @@ pub struct Standing {
     pub newest: Newest,
 }
 
-/// Which message of a conversation was stored last, and when.
+/// The message of a conversation that was stored last, and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Newest {
-    /// Its place.
+    /// The message's seq.
     pub place: u64,
     /// Unix milliseconds; 0: nothing is known.
     pub stored_ms: u64,
 }
 
-/// Whom a message is for.
+/// Receiver of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// One other user.
+    /// Another user.
     User(Arc<str>),
     /// A group, or a conversation known by its id.
     Conversation(Arc<str>),
 }
 
 impl Target {
-    /// One other user.
+    /// Another user.
     pub fn user(uid: &str) -> Self {
         Self::User(uid.into())
     }
@@ -78,12 +78,12 @@ pub struct Message {
     pub token: Token,
     /// The backend's name of the message.
     pub message_id: u64,
-    /// Where it was said.
+    /// Conversation of the message.
     pub conversation: Arc<str>,
-    /// Its place there, rising; 0 in a conversation without places. It falls only if the backend has
+    /// Seq in the conversation, rising; 0: a message without a seq. The seq falls only if the backend has
     /// lost its data and counts anew.
     pub seq: u64,
-    /// Who said it.
+    /// Sender of the message.
     pub sender: String,
     /// On which device.
     pub sender_device: String,
@@ -91,14 +91,14 @@ pub struct Message {
     pub kind: u32,
     /// The content.
     pub payload: Bytes,
-    /// When it was stored, Unix milliseconds.
+    /// Time of storing, Unix milliseconds.
     pub time_ms: u64,
-    /// Of the IM backend: nothing was said, this happened; kind and payload are not set.
+    /// Conversation event of the IM backend; kind and payload are then not set.
     pub happened: Option<Box<Happened>>,
 }
 
 impl Message {
-    /// Its id as people write it down.
+    /// The message id as people write it.
     pub fn readable_id(&self) -> ReadableId {
         ReadableId::new(self.message_id, &self.conversation)
     }
@@ -107,19 +107,19 @@ impl Message {
 /// Proof that a send is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// Which send.
+    /// The send.
     pub id: SendId,
-    /// Its key.
+    /// The message's key.
     pub key: MessageKey,
-    /// Whether an earlier try had stored it already.
+    /// True if an earlier try had stored the message already.
     pub is_repeat: bool,
     /// The backend's name of the message.
     pub message_id: u64,
-    /// Where it was stored.
+    /// Conversation in which the message was stored.
     pub conversation: Arc<str>,
-    /// Its place there.
+    /// Seq in the conversation.
     pub seq: u64,
-    /// When it was stored, Unix milliseconds.
+    /// Time of storing, Unix milliseconds.
     pub time_ms: u64,
 }
 
@@ -131,7 +131,7 @@ pub enum SendRefused {
     OutboxFull {
         /// Sends without a result.
         sends: usize,
-        /// Their payload bytes.
+        /// Sum of the payloads, in bytes.
         bytes: usize,
     },
     /// The message cannot fit a frame.
@@ -156,7 +156,7 @@ pub enum SendFailure {
     /// The backend said no; it is not stored.
     #[error("the message was refused: {code:?} {reason}")]
     Refused {
-        /// Why.
+        /// Code of the answer.
         code: Code,
         /// In words, may be empty.
         reason: String,
@@ -172,12 +172,12 @@ pub enum SendFailure {
     Closed,
 }
 
-/// Whether a request may reach the backend more than once.
+/// Policy for a request that may reach the backend more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repeat {
     /// Never: a connection lost meanwhile ends it with [`RequestError::Lost`].
     Once,
-    /// It may: it is asked again after a lost connection or RETRY, until its deadline.
+    /// Repeatable: sent again after a lost connection or RETRY, until the deadline.
     UntilAnswered,
 }
 
@@ -203,13 +203,13 @@ pub enum RequestRefused {
     Closed,
 }
 
-/// Why a request has no answer.
+/// Reason why a request has no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The backend, or the gateway for it, said no.
     #[error("the request was refused: {code:?} {reason}")]
     Refused {
-        /// Why.
+        /// Code of the answer.
         code: Code,
         /// In words, may be empty.
         reason: String,
@@ -225,16 +225,16 @@ pub enum RequestError {
     Closed,
 }
 
-/// Why a token is asked for.
+/// Reason why a token is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenWhy {
-    /// There is none yet.
+    /// The core has no token yet.
     First,
     /// The gateway said that the last one has expired.
     Expired,
 }
 
-/// Why a connection, or the attempt to have one, ended.
+/// Reason why a connection or a connection attempt ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lost {
     /// No connection, in the driver's view or because of `connect_timeout`.
@@ -253,7 +253,7 @@ pub enum Lost {
     GoAway,
     /// The gateway said CLOSE or KICK.
     Told {
-        /// Its close code.
+        /// The close code.
         code: u32,
         /// In words.
         reason: String,
@@ -262,7 +262,7 @@ pub enum Lost {
     Protocol(CloseReason),
 }
 
-/// Why a core is closed for good.
+/// Reason why a core is closed for good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClosedWhy {
     /// By `logout`.
@@ -271,7 +271,7 @@ pub enum ClosedWhy {
     ByApplication,
     /// The gateway said CLOSE or KICK with a code or mark that forbids to come back.
     Told {
-        /// Its close code.
+        /// The close code.
         code: u32,
         /// In words.
         reason: String,
@@ -288,12 +288,12 @@ impl fmt::Display for ClosedWhy {
     }
 }
 
-/// What happened, or what the driver must do.
+/// An event, or an order for the driver.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
     Connect {
-        /// Where to try first, if the gateway named another place.
+        /// Address to try first, if the gateway named another one.
         alternate: Option<Arc<str>>,
     },
     /// Driver: write what `poll_transmit` gave so far as far as it goes, drop the socket (or the
@@ -303,32 +303,32 @@ pub enum Event {
     TokenNeeded(TokenWhy),
     /// Logged in.
     LoggedIn {
-        /// Whether the gateway still had the session.
+        /// True if the gateway still had the session.
         resumed: bool,
     },
     /// Not connected; the core comes back by itself.
     Disconnected {
-        /// Why.
+        /// The reason.
         why: Lost,
-        /// When it will try next.
+        /// Wait before the next attempt.
         retry_at: Instant,
     },
     /// A send is durable: its one final result.
     Sent(Receipt),
     /// A send failed: its one final result.
     SendFailed {
-        /// Which send.
+        /// The send.
         id: SendId,
-        /// Its key.
+        /// The message's key.
         key: MessageKey,
-        /// Why.
+        /// Reason of the failure.
         failure: SendFailure,
     },
     /// A message, once and in its conversation's order.
     Message(Message),
     /// Places of a conversation that could not be filled and were passed over.
     Hole {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
         /// First place.
         from: u64,
@@ -337,41 +337,41 @@ pub enum Event {
     },
     /// A request's one result.
     Response {
-        /// Which request.
+        /// The request.
         id: RequestId,
-        /// The payload of the answer, or why there is none.
+        /// The payload of the answer, or the reason why there is no answer.
         result: Result<Bytes, RequestError>,
     },
     /// There is something new; the core pulls it by itself.
     Notify {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
         /// The newest place.
         latest: u64,
     },
     /// The backend let this device into a room.
     RoomEntered {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
     },
-    /// It did not; the core does not ask again.
+    /// The backend did not admit the session; the core does not ask again.
     RoomRefused {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
-        /// Why.
+        /// Code of the answer.
         code: Code,
         /// In words, may be empty.
         reason: String,
     },
-    /// Somebody in a room of a conversation signals something: not stored, true only now.
+    /// Signal of a member in a room of a conversation: not stored, true only now.
     Signal {
-        /// Where.
+        /// Conversation id.
         conversation: Arc<str>,
-        /// Who.
+        /// Uid of the sender.
         sender: String,
         /// On which device.
         sender_device: String,
-        /// What.
+        /// The application's content.
         payload: Bytes,
     },
     /// A frame of another application command, 0x41 to 0xBF.
@@ -387,7 +387,7 @@ pub enum Event {
         code: u32,
         /// In words.
         reason: String,
-        /// Whether the core will come back by itself.
+        /// True if the core will come back by itself.
         may_reconnect: bool,
     },
     /// The last event: nothing more will happen.

@@ -1,4 +1,4 @@
-//! What the gateway says, frame by frame: the transition table decides whether, this file what.
+//! Frames from the gateway: the state table decides whether a frame is lawful, this file what to do with it.
 
 use super::downlink::Admission;
 use super::event::{ClosedWhy, Event, Lost, Repeat, RequestError, TokenWhy};
@@ -24,7 +24,7 @@ use prost::Message as _;
 
 /// The application command of signals [P-11.5].
 pub(super) const SIGNAL: u8 = 0x40;
-/// How long one pull of a hole may take before it counts as failed.
+/// Time after which a pull of a hole counts as failed.
 const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Core {

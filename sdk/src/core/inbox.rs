@@ -41,12 +41,12 @@ pub(super) struct Hole {
     pub(super) to: u64,
 }
 
-/// Why a pull brought nothing.
+/// Reason why a pull brought no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PullFailure {
-    /// It may go better later.
+    /// A later pull may succeed.
     Later,
-    /// It never will.
+    /// No pull will succeed.
     Never,
 }
 
@@ -94,13 +94,13 @@ impl Delivery {
         token
     }
 
-    /// What a repeated message's frame waits for.
+    /// Message that a repeated message's frame waits for.
     fn slot_of(&self, is_it: impl Fn(&Unhandled) -> bool) -> Slot {
         let out = self.unhandled.iter().find(|unhandled| is_it(unhandled));
         out.map_or(Slot::Handled, |unhandled| Slot::Delivered(unhandled.token))
     }
 
-    /// Whether the id is new among the last [`RECENT_MAX`]; 0 is no id.
+    /// True if the id is new among the last [`RECENT_MAX`]; 0 means no id.
     fn is_new(&mut self, message_id: u64) -> bool {
         if message_id == 0 {
             return true;
@@ -116,7 +116,7 @@ impl Delivery {
     }
 }
 
-/// What a later backend may tell and this client does not know counts as a message without content.
+/// An event of a later backend that this client does not know counts as a message without content.
 fn happened(bytes: &[u8]) -> Option<Box<Happened>> {
     if bytes.is_empty() {
         return None;
@@ -157,7 +157,7 @@ impl Inbox {
         }
     }
 
-    /// Goes on there. False: there is no room for another conversation.
+    /// Continues at this cursor. False: there are too many conversations.
     pub(super) fn restore(&mut self, conversation: &str, standing: Standing) -> bool {
         if standing.next == 0 || self.conversations.len() >= self.tuning.conversations_max {
             return false;
@@ -167,7 +167,7 @@ impl Inbox {
         true
     }
 
-    /// Where the application stands.
+    /// Cursor of the application.
     pub(super) fn standing(&self, conversation: &str) -> Option<Standing> {
         let standing = self.conversations.get(conversation)?.standing()?;
         // What comes from before the start is outside the order, and known by its id.
@@ -293,7 +293,7 @@ impl Inbox {
         name
     }
 
-    /// Whether places of any conversation are followed.
+    /// True if any conversation is followed.
     pub(super) fn is_following(&self) -> bool {
         self.conversations.values().any(|known| known.next != 0)
     }
@@ -427,7 +427,7 @@ impl Inbox {
         }
     }
 
-    /// When a hole must be pulled; only while logged in.
+    /// Time at which a hole must be pulled; only while logged in.
     pub(super) fn deadline(&self) -> Option<Instant> {
         if self.open.is_empty() || self.delivery.unhandled.len() >= UNHANDLED_PULL_MAX {
             return None; // `handled` goes on with it

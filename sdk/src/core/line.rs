@@ -41,7 +41,7 @@ pub(super) enum Phase {
     Closed,
 }
 
-/// What a later HELLO needs to go on with this session.
+/// Values for the `resume` of a later HELLO.
 #[derive(Debug)]
 pub(super) struct Session {
     id: Bytes,

@@ -67,7 +67,7 @@ use std::sync::Arc;
 /// Bytes of a request that are not its payload: room for id, method and tags.
 const REQUEST_OVERHEAD_BYTES: usize = 256;
 
-/// One login of one device: the sans-IO client.
+/// The sans-IO client: one login of one device.
 ///
 /// Idle, it holds no buffer: 800 bytes of its own, and under 2 KiB more for a dozen conversations.
 #[derive(Debug)]
@@ -169,7 +169,7 @@ impl Core {
         }
     }
 
-    /// The answer to [`Event::TokenNeeded`]; `None`: there is none now, ask again later.
+    /// Takes the answer to [`Event::TokenNeeded`]; `None`: no token now, ask again later.
     pub fn handle_token(&mut self, now: Instant, token: Option<Arc<str>>) {
         if self.line.phase != Phase::NeedToken {
             return;
@@ -201,7 +201,7 @@ impl Core {
         self.pump(now);
     }
 
-    /// When [`Core::handle_timeout`] must be called; `None`: only another call can change anything.
+    /// Time at which [`Core::handle_timeout`] must be called; `None`: only another input can change the state.
     pub fn next_deadline(&self) -> Option<Instant> {
         let line = self.line.deadline();
         let is_logged_in = self.line.is_logged_in();
@@ -219,7 +219,7 @@ impl Core {
 
     // ---- What the driver takes out -------------------------------------------------------------
 
-    /// Appends the bytes to write to `out`; false if there are none. They belong to the connection
+    /// Appends the bytes to write to `out`; false: there is nothing to write. The bytes belong to the connection
     /// that stands now: after [`Event::Hangup`] or a disconnect, unwritten ones are to be dropped.
     pub fn poll_transmit(&mut self, out: &mut BytesMut) -> bool {
         if self.transmit.is_empty() {
@@ -270,7 +270,7 @@ impl Core {
         MessageKey(key)
     }
 
-    /// The same with the caller's key: a message sent twice with one key is stored once.
+    /// Sends with the caller's key: a message sent twice with one key is stored once.
     ///
     /// # Errors
     /// As [`Core::send`].
@@ -384,17 +384,17 @@ impl Core {
         self.hang_up(ClosedWhy::ByApplication);
     }
 
-    /// Who this is.
+    /// User and device of this core.
     pub const fn config(&self) -> &CoreConfig {
         &self.config
     }
 
-    /// Whether the login stands.
+    /// True while the client is logged in.
     pub const fn is_logged_in(&self) -> bool {
         self.line.is_logged_in()
     }
 
-    /// Whether [`Event::Closed`] was, or is about to be, reported.
+    /// True once [`Event::Closed`] was reported or is about to be.
     pub const fn is_closed(&self) -> bool {
         matches!(self.line.phase, Phase::Closed)
     }

@@ -1,11 +1,11 @@
-//! What the core learned about networks: how long each lets a silent connection live [P-7.6].
+//! The core's knowledge of networks: how long each keeps a silent connection [P-7.6].
 
 use moorline_proto::keepalive::{Attention, Bounds, Probe};
 use moorline_proto::time::{Duration, Instant};
 
 /// Networks remembered; the one longest unused is forgotten.
 const NETWORKS_MAX: usize = 16;
-/// What was found out is searched anew after this.
+/// Age after which the search of a network starts again.
 const FORGET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The application's name of a network: a cell carrier, a Wi-Fi. Any number, 0 for "unknown".
@@ -19,7 +19,7 @@ struct Known {
     since: Instant,
 }
 
-/// One search per network, the current one last.
+/// A search per network, the current network last.
 #[derive(Debug)]
 pub(super) struct Networks {
     current: NetworkId,

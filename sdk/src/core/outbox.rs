@@ -123,7 +123,7 @@ impl Outbox {
         self.sends
     }
 
-    /// Whether there is room for it.
+    /// True if there is room for this message.
     pub(super) fn judge(&self, entry: &Entry, body_max: usize) -> Result<(), SendRefused> {
         let bytes = prost::Message::encoded_len(&entry.body());
         if bytes > body_max {
@@ -298,7 +298,7 @@ impl Outbox {
         expiry
     }
 
-    /// When `handle_timeout` has something to do; only while logged in.
+    /// Next deadline; only while logged in.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let timed = self.flights.values().filter(|flight| flight.phase != Phase::Again);
         timed.map(|flight| flight.until).min()
@@ -338,7 +338,7 @@ impl Outbox {
     }
 }
 
-/// What timed out.
+/// Sends that timed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expiry {
     /// Nothing that concerns the connection.

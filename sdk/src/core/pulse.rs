@@ -9,10 +9,10 @@ use moorline_proto::time::{Duration, Instant};
 const INTERVAL_MIN_DEFAULT_S: u32 = 30;
 const INTERVAL_MAX_DEFAULT_S: u32 = 300;
 
-/// What the time demands.
+/// Action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beat {
-    /// Nothing.
+    /// No action.
     Quiet,
     /// A PING that promises to be heard again within `next_s` seconds.
     Ping { next_s: u32 },
@@ -63,12 +63,12 @@ impl Pulse {
         std::mem::take(&mut self.is_telling)
     }
 
-    /// Whether the connection that was found dead had been silent for a whole interval before.
+    /// True if the dead connection had been silent for a whole interval before.
     pub(super) const fn is_telling(&self) -> bool {
         self.is_telling
     }
 
-    /// What the gateway allows.
+    /// Bounds of the interval from the gateway.
     pub(super) const fn bounds(&self) -> Bounds {
         self.bounds
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 /// The wait after a RETRY that names none.
 const RETRY_PAUSE_DEFAULT: Duration = Duration::from_millis(500);
 
-/// Who wants the answer.
+/// Receiver of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Owner {
     Application,
@@ -28,7 +28,7 @@ pub(super) enum Owner {
     Sync,
 }
 
-/// What is asked.
+/// Method and payload.
 #[derive(Debug)]
 pub(super) struct Question {
     pub(super) owner: Owner,
@@ -130,7 +130,7 @@ impl Requests {
         ids.into_iter().filter_map(|id| self.take(id, Err(RequestError::Closed))).collect()
     }
 
-    /// When a request expires or, if logged in, may be asked again.
+    /// Time at which a request expires or, while logged in, may be sent again.
     pub(super) fn deadline(&self, is_logged_in: bool) -> Option<Instant> {
         let next = |(question, phase): &(Question, Phase)| match phase {
             Phase::Waiting(from) if is_logged_in => question.deadline.min(*from),

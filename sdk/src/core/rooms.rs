@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub(super) const ROOMS_MAX: usize = 256;
 /// The wait after a RETRY, or without an answer.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
-/// How long an answer may take.
+/// Time after which an answer counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ enum Phase {
     Inside,
 }
 
-/// What a SUBACK meant.
+/// Result of a SUBACK.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Entered(Arc<str>),
@@ -105,7 +105,7 @@ impl Rooms {
         }
     }
 
-    /// When [`Self::poll_frame`] has something; only while logged in.
+    /// Time at which [`Self::poll_frame`] has a frame; only while logged in.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let due = |phase: &Phase| match phase {
             Phase::Due(from) | Phase::Asked(_, from) => Some(*from),

@@ -1,4 +1,4 @@
-//! What the application says of its surroundings: rooms, networks, whether a person looks, and what an earlier life of it
+//! Environment of the application: rooms, networks, whether a person looks, and the state that an earlier run
 //! has left.
 
 use super::event::{SendId, SendRefused, Target};
@@ -16,7 +16,7 @@ use moorline_proto::message::encode;
 use moorline_proto::message::im::Signal;
 use moorline_proto::time::{Duration, Instant};
 
-/// How long the newest places are asked for after a session that could not be resumed.
+/// Time for asking the newest seqs after a session that could not be resumed.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Core {
@@ -45,7 +45,7 @@ impl Core {
         self.try_app(now, SIGNAL, encode(&signal))
     }
 
-    /// Whether a person looks at the application: in the foreground it beats at the shortest interval, in
+    /// Tells whether a person looks at the application: in the foreground the core beats at the shortest interval, in
     /// the background as seldom as the network allows [P-7.6].
     pub fn set_attention(&mut self, now: Instant, attention: Attention) {
         self.networks.attend(attention);
@@ -72,13 +72,13 @@ impl Core {
         }
     }
 
-    /// Where an earlier life stood in a conversation: this one goes on there. Before the first login; false:
+    /// Restores the cursor of an earlier run in a conversation. Before the first login; false:
     /// `conversations_max` are followed.
     pub fn restore(&mut self, conversation: &str, standing: Standing) -> bool {
         self.inbox.restore(conversation, standing)
     }
 
-    /// Where the application stands in a conversation; `None`: it is not followed.
+    /// Cursor of the application in a conversation; `None`: the conversation is not followed.
     pub fn standing(&self, conversation: &str) -> Option<Standing> {
         self.inbox.standing(conversation)
     }
@@ -105,7 +105,7 @@ impl Core {
         self.take_send(now, key, target, kind, payload, BODY_BYTES_CEILING as usize)
     }
 
-    /// Whether [`Core::send_with_key`] would take it now.
+    /// True if [`Core::send_with_key`] would take this message now.
     ///
     /// # Errors
     /// As [`Core::send`].
@@ -126,7 +126,7 @@ impl Core {
         }
     }
 
-    /// Where the conversations behind this one stand, one page of them.
+    /// Page of the conversations behind this one.
     pub(super) fn ask_latest(&mut self, now: Instant, after: &str) {
         let Call { method, payload } = im::conversations(after);
         let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);

@@ -104,7 +104,7 @@ impl Rig {
         frames
     }
 
-    /// What went out, as (cid, is DUP, key, payload).
+    /// Sent messages as (cid, is DUP, key, payload).
     fn sends(&mut self) -> Vec<(u32, bool, Bytes, String)> {
         let frames = self.frames().into_iter().filter(|frame| frame.header.command == Command::Send);
         frames

@@ -17,7 +17,7 @@ const SMALL_BYTES: u64 = 256 << 10;
 /// Records that may be past for each that is not.
 const PAST_PER_RECORD: usize = 4;
 
-/// One change.
+/// A change.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Record {
     #[prost(oneof = "record::What", tags = "1, 2, 3, 4")]
@@ -79,7 +79,7 @@ pub(super) struct Journal {
     file: File,
     bytes: u64,
     records: usize,
-    /// What matters goes to the disk at once.
+    /// Changes that must not be lost are synced at once.
     pub(super) is_synced: bool,
 }
 
@@ -135,12 +135,12 @@ impl Journal {
         if matters && self.is_synced { self.file.sync_data() } else { Ok(()) }
     }
 
-    /// Whether `live` records could stand for all.
+    /// True if `live` records could replace the whole journal.
     pub(super) fn is_mostly_past(&self, live: usize) -> bool {
         self.bytes > SMALL_BYTES && self.records > PAST_PER_RECORD * (live + 1)
     }
 
-    /// These instead of all. Another file takes the place of the old one, so whatever happens, one of them is whole.
+    /// Replaces all records by these. A new file takes the place of the old one, so one of both is always whole.
     pub(super) fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
         let mut path = self.path.clone().into_os_string();
         path.push(".new");

@@ -1,4 +1,4 @@
-//! What a client keeps over an end of its application: sends without a result, and where it stands in each conversation.
+//! State that a client keeps over the end of its application: sends without a result, and the cursor of each conversation.
 //!
 //! A journal: one file to which each change is appended, and that is written anew when most of it is past. A record that
 //! was cut off by the end of the process, at the end of the file, is dropped: nobody was told that it was taken. Damage
@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a store cannot be opened.
+/// Reason why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system's word.
     #[error("cannot {operation} the store {}: {cause}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The file.
         path: PathBuf,
@@ -33,22 +33,22 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// It is no store, or parts of it were overwritten.
+    /// The file is not a store, or parts of it were overwritten.
     #[error("the store {} is damaged at byte {at}; move it away to begin anew without what it held", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where.
+        /// Offset of the damage in the file, bytes.
         at: u64,
     },
-    /// Of another user, or device.
+    /// The store belongs to another user or device.
     #[error("the store {} belongs to {found}, not to {wanted}", path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// Whose it is: user and device.
+        /// User and device that own the store.
         found: String,
-        /// Who wants it.
+        /// User and device that asked for it.
         wanted: String,
     },
 }
@@ -73,7 +73,7 @@ pub struct FileStore {
     /// By number, which rises: the order in which they were taken.
     unsent: BTreeMap<u64, Unsent>,
     last_number: u64,
-    /// Where the application stands in each conversation.
+    /// Cursor of the application in each conversation.
     places: BTreeMap<String, Standing>,
 }
 
@@ -141,7 +141,7 @@ impl FileStore {
         }
     }
 
-    /// Those of earlier lives, in order.
+    /// Sends of earlier runs, in order.
     pub(crate) fn unsent(&self) -> impl Iterator<Item = (u64, &Unsent)> {
         self.unsent.iter().map(|(number, unsent)| (*number, unsent))
     }
@@ -159,7 +159,7 @@ impl FileStore {
         Ok(self.last_number)
     }
 
-    /// It has its result. If that cannot be written the message is sent once more, and stored once.
+    /// Removes a send that has its result. If that cannot be written, the message is sent once more, and stored once.
     pub(crate) fn done(&mut self, number: u64) {
         if self.unsent.remove(&number).is_some() {
             self.note(&Record { what: Some(record::What::Done(number)) });

@@ -16,7 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-/// Longer than anything here takes; only a failing test waits so long.
+/// Longer than any step takes; only a failing test waits this long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Login {
@@ -226,7 +226,7 @@ fn close(stream: &mut TcpStream, reason: CloseReason) -> bool {
     false
 }
 
-/// A client that is gone is no error of the server.
+/// A client that is gone is not an error of the server.
 fn write(stream: &mut TcpStream, frame: &Frame) {
     let mut bytes = BytesMut::new();
     frame.encode(&mut bytes);

@@ -15,7 +15,7 @@ use moorline_proto::random::Random;
 use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// What really occurred, so that a run can prove that it tested something.
+/// Faults and repairs that occurred, so that a run can prove that it tested something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Coverage {
     pub(crate) retries: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Coverage {
     pub(crate) batches: u32,
 }
 
-/// One connection's end.
+/// The gateway's end of a connection.
 pub(crate) struct Connection {
     decoder: Decoder,
     pub(crate) device: Option<Device>,

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) type Device = (String, String);
 
-/// Where an entry of a device's stream stands.
+/// State of an entry of a device's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Pending,
@@ -33,7 +33,7 @@ pub(crate) struct Store {
     keys: BTreeMap<Bytes, (String, u64)>,
     pub(crate) streams: BTreeMap<Device, Vec<Entry>>,
     known: BTreeSet<(Device, String)>,
-    /// What each device's application has handed back.
+    /// Messages that each device's application received.
     pub(crate) handled: BTreeSet<(Device, String, u64)>,
 }
 
@@ -112,7 +112,7 @@ impl Store {
         page
     }
 
-    /// What a device must have seen of a conversation, in order.
+    /// Messages of a conversation that a device must have seen, in order.
     pub(crate) fn expected(&self, device: &Device, conversation: &str) -> Vec<u64> {
         let stream = self.streams.get(device).into_iter().flatten();
         stream.filter(|entry| entry.conversation == conversation).map(|entry| entry.seq).collect()
