@@ -201,7 +201,7 @@ impl Reactor {
             }
             ReactorMail::Move(socket, transfer) => {
                 match self.shard.handle_moved(now, transfer, &mut self.outputs) {
-                    Moved::Seat(key) => self.attach(Some(key), socket),
+                    Moved::Here(key) => self.attach(Some(key), socket),
                     Moved::On(transfer) => self.sockets.leaving.push_back((socket, transfer)),
                     Moved::Full => self.attach(None, socket),
                 }

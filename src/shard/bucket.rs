@@ -118,24 +118,24 @@ impl Buckets {
         if fill.rate == 0 {
             return Ok(());
         }
-        let (spent, since, was_told) =
+        let (spent, since, was_notified) =
             self.all.entry(who).or_insert((Spent::default(), Stamp::of(now), false));
         spent.refill(fill, *since, now);
         *since = Stamp::of(now);
         let before = *spent;
         let Some(wait) = spent.spend(fill) else {
-            *was_told &= spent.0 > fill.rate; // told again only after it was well within
+            *was_notified &= spent.0 > fill.rate; // notified again only after it was well within
             return Ok(());
         };
         *spent = before;
-        Err(Over { wait, is_news: !std::mem::replace(was_told, true) })
+        Err(Over { wait, is_news: !std::mem::replace(was_notified, true) })
     }
 
     /// Writes all buckets.
     pub(super) fn freeze(&self, out: &mut Section) {
         let Self { all } = self;
-        for (who, (spent, since, was_told)) in all {
-            let (who, spent, since, was_told) = (*who, spent.0, since.0, *was_told);
+        for (who, (spent, since, was_notified)) in all {
+            let (who, spent, since, was_told) = (*who, spent.0, since.0, *was_notified);
             out.put(Item::UserSpent(UserSpentRecord { who, spent, since, was_told }));
         }
     }

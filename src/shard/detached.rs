@@ -91,7 +91,7 @@ impl Seats {
         self.detached.add(key, now);
         while let Some((oldest, since)) = self.detached.take_over(max) {
             if self.connection(oldest).is_some_and(|connection| connection.is_detached_since(since)) {
-                self.ledger.tally[Count::KeptOverMax] += 1;
+                self.ledger.tally[Count::DetachedOverMax] += 1;
                 self.forget(oldest, 0, outputs);
             }
         }

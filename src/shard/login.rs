@@ -38,7 +38,7 @@ pub struct Transfer {
 #[derive(Debug)]
 pub enum Moved {
     /// The socket belongs to this key.
-    Seat(ConnKey),
+    Here(ConnKey),
     /// The connection goes on to another shard: its user has never been here, or has left.
     On(Box<Transfer>),
     /// This shard is full: close the socket.

@@ -161,12 +161,12 @@ impl Shard {
         seat.connection.state = State::Authenticating;
         if self.is_draining {
             self.seats.close(now, key, CloseReason::GoingAway, outputs);
-            return Moved::Seat(key);
+            return Moved::Here(key);
         }
         let newcomer = Newcomer { key, has_socket: false };
         let key = self.logins.admit(now, &mut self.seats, newcomer, &transfer.admission, outputs);
         self.handle_received(now, key, transfer.partial, outputs);
-        Moved::Seat(key)
+        Moved::Here(key)
     }
 
     /// Handles bytes from a client.
@@ -315,7 +315,7 @@ impl Shard {
                 Ok(())
             }
             Due::Expiry => {
-                seat.ledger.tally[Count::KeptInVain] += 1;
+                seat.ledger.tally[Count::DetachedExpired] += 1;
                 self.seats.forget(key, 0, outputs);
                 Ok(())
             }

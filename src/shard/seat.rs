@@ -173,7 +173,7 @@ impl Seat<'_> {
     /// Counts a frame against the connection's rate limit; above it, reading pauses.
     pub(super) fn spend_frame(&mut self, now: Instant, outputs: &mut Outputs) {
         if let Some(wait) = self.connection.spent.spend(self.ledger.settings.frame_fill()) {
-            self.ledger.tally[Count::RateHolds] += 1;
+            self.ledger.tally[Count::RatePauses] += 1;
             self.ledger.pauses.pause_until(self.key, now + wait, outputs);
             self.arm(now + wait);
         }
@@ -182,7 +182,7 @@ impl Seat<'_> {
     /// Pauses reading if the worker of the user has no room for frames of this lane.
     pub(super) fn pause_if_full(&mut self, route: Route, lane: Lane, outputs: &mut Outputs) {
         if self.ledger.pauses.pause_if_full(self.key, route, lane, outputs) {
-            self.ledger.tally[Count::BackpressureHolds] += 1;
+            self.ledger.tally[Count::BackpressurePauses] += 1;
         }
     }
 

@@ -198,7 +198,7 @@ impl Seats {
             (Count::Detached, detached.len()),
             (Count::Rooms, rooms.len()),
             (Count::QueuedBytes, ledger.queued_bytes()),
-            (Count::Held, ledger.pauses.len()),
+            (Count::Paused, ledger.pauses.len()),
             (Count::Sessions, registry.len()),
             (Count::Users, registry.users()),
             (Count::Timers, ledger.timers.len()),

@@ -13,7 +13,7 @@ counts! {
         /// Detached sessions: their connection was lost, and their client may resume.
         Detached = gauge "detached";
         /// Connections whose reading is paused.
-        Held = gauge "held";
+        Paused = gauge "held";
         /// Logged-in sessions.
         Sessions = gauge "sessions";
         /// Users with at least one session.
@@ -29,7 +29,7 @@ counts! {
         /// Sessions detached because their connection was lost.
         Detaches = counter "detaches";
         /// Detached sessions that expired before their client resumed.
-        KeptInVain = counter "kept_in_vain";
+        DetachedExpired = counter "kept_in_vain";
         /// Sessions resumed on another connection.
         Resumes = counter "resumes";
         /// Sessions resumed while their older connection was still open.
@@ -37,9 +37,9 @@ counts! {
         /// Logins that asked to resume a session and got a new one.
         ResumesRefused = counter "resumes_refused";
         /// Detached sessions that ended early because there were too many.
-        KeptOverMax = counter "kept_over_max";
+        DetachedOverMax = counter "kept_over_max";
         /// Pauses of reading because a connection exceeded its rate limit.
-        RateHolds = counter "frame_rate_exceeded";
+        RatePauses = counter "frame_rate_exceeded";
         /// Uplinks refused because their user exceeded the rate limit.
         UserRefusals = counter "user_rate_exceeded";
         /// Application frames dropped because of the rate limit, or in overload.
@@ -47,7 +47,7 @@ counts! {
         /// THROTTLE frames sent.
         Throttles = counter "throttles";
         /// Pauses of reading because the worker of a connection has no room.
-        BackpressureHolds = counter "backpressure_holds";
+        BackpressurePauses = counter "backpressure_holds";
         /// Uplinks refused because the backend is overloaded.
         Shed = counter "uplinks_shed";
         /// Logins refused because the backend is overloaded, or too much memory is in use.
@@ -116,11 +116,11 @@ counts! {
 impl Count {
     /// Counters that tell that a limit was reached.
     pub const LIMITS: &'static [Self] = &[
-        Self::KeptOverMax,
-        Self::RateHolds,
+        Self::DetachedOverMax,
+        Self::RatePauses,
         Self::UserRefusals,
         Self::AppsDropped,
-        Self::BackpressureHolds,
+        Self::BackpressurePauses,
         Self::Shed,
         Self::LoginsShed,
         Self::RefusedHere,

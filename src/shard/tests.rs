@@ -1,9 +1,9 @@
 //! Behaviours of one shard, seen from its inputs and outputs alone.
 
+mod detached;
 mod execution;
 mod fanouts;
 mod freezing;
-mod keeping;
 mod limits;
 
 use super::*;
@@ -515,7 +515,7 @@ fn an_announcement_names_the_asked_logins() {
 /// The seat that an arrival got.
 fn seat(moved: Moved) -> ConnKey {
     match moved {
-        Moved::Seat(key) => key,
+        Moved::Here(key) => key,
         other => panic!("{other:?}"),
     }
 }

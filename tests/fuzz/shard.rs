@@ -434,7 +434,7 @@ pub(crate) fn check_reach() {
     let never: Vec<String> =
         counts.chain(closes).zip(reached).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
     // Another shard, the worker or the reactor does these; or no script is so long.
-    let elsewhere = "Connections Detached Held Sessions Users Rooms QueuedBytes Timers Moved Fanouts FanoutsRefused \
+    let elsewhere = "Connections Detached Paused Sessions Users Rooms QueuedBytes Timers Moved Fanouts FanoutsRefused \
                      RoomsRefused RefusedHere Unavailable Internal TokenExpired";
 
     let is_missing = |name: &&String| elsewhere.split(' ').all(|known| known != name.as_str());

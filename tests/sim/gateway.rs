@@ -189,7 +189,7 @@ impl Reactor {
             Mail::Move(pipe, transfer) => {
                 scene.coverage.moves += 1;
                 match self.shard.handle_moved(now, transfer, &mut self.outputs) {
-                    Moved::Seat(key) => {
+                    Moved::Here(key) => {
                         self.perform(scene, pipes);
                         self.sockets.attach(pipes, key, pipe);
                     }
@@ -283,12 +283,12 @@ impl Reactor {
         seen.resumes += tally[Count::Resumes];
         seen.takeovers += tally[Count::Takeovers];
         seen.resumes_refused += tally[Count::ResumesRefused];
-        seen.sessions_given_up += tally[Count::KeptInVain];
+        seen.sessions_given_up += tally[Count::DetachedExpired];
         seen.pushes_again += tally[Count::PushesAgain];
         seen.sends_replayed += tally[Count::SendsReplayed];
         seen.collapsed_pushes += tally[Count::PushesCollapsed];
-        seen.rate_holds += tally[Count::RateHolds];
-        seen.backpressure_holds += tally[Count::BackpressureHolds];
+        seen.rate_holds += tally[Count::RatePauses];
+        seen.backpressure_holds += tally[Count::BackpressurePauses];
         seen.shed_uplinks += tally[Count::Shed];
         seen.shed_logins += tally[Count::LoginsShed];
         seen.user_refusals += tally[Count::UserRefusals];

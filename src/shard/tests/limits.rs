@@ -55,7 +55,7 @@ fn a_connection_over_its_rate_is_not_read_for_a_while() {
     assert!(world.pauses().is_empty());
     world.pass(Duration::from_millis(100));
     assert_eq!(world.pauses(), [(key, false)]);
-    assert_eq!(world.shard.tally()[Count::Held], 0);
+    assert_eq!(world.shard.tally()[Count::Paused], 0);
     // Not being read is not silence.
     assert_eq!(world.shard.sessions(), 1);
 }
@@ -173,7 +173,7 @@ fn only_clients_whose_frames_would_wait_are_held() {
     assert_eq!(cids(&world.uplinks()).len(), 3, "what was read is passed on all the same");
     // However long it takes, a held client is not given up.
     (0..1_000).for_each(|_| world.pass(Duration::from_secs(1)));
-    assert_eq!(world.shard.tally()[Count::Held], 1);
+    assert_eq!(world.shard.tally()[Count::Paused], 1);
     world.downlink(Downlink::Hold { worker: 0, slots: [0; Lane::ALL.len()] });
     assert_eq!(world.pauses(), [(alice, false)]);
     world.pass(Duration::from_secs(1));

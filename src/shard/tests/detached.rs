@@ -277,7 +277,7 @@ fn of_too_many_waiting_sessions_the_oldest_ends() {
         world.shard.handle_peer_closed(world.now, claim.key, &mut world.outputs);
     }
     world.shard.check();
-    assert_eq!((world.shard.sessions(), world.shard.tally()[Count::KeptOverMax]), (2, 1));
+    assert_eq!((world.shard.sessions(), world.shard.tally()[Count::DetachedOverMax]), (2, 1));
     let (_, frames) = world.greet("a", "phone", Some(claims[0].resume.clone()));
     assert!(!welcome_of(&frames[0]).resumed);
     let (_, frames) = world.greet("c", "phone", Some(claims[2].resume.clone()));
@@ -308,7 +308,7 @@ fn one_that_makes_room_for_another_may_have_been_due_itself() {
         world.pass(before.saturating_sub(Duration::from_secs(10)) + Duration::from_secs(seconds));
         world.lose(waiting.key);
         world.pass(KEEP + Duration::from_secs(20));
-        made_room += world.shard.tally()[Count::KeptOverMax];
+        made_room += world.shard.tally()[Count::DetachedOverMax];
         assert!(world.shard.seats.connection(waiting.key).is_none());
         world.pass(KEEP + Duration::from_secs(20));
         assert!(world.shard.seats.connection(silent.key).is_none());
