@@ -113,7 +113,7 @@ impl Output {
     pub const ROOM_LIMIT: &'static str = "a limit of rooms is reached";
 
     /// Performs the output on the link. Returns the receivers of a push, for [`super::Im::reuse`].
-    pub(super) fn perform(self, out: &mut Outbox) -> Option<Vec<SessionId>> {
+    pub fn perform(self, out: &mut Outbox) -> Option<Vec<SessionId>> {
         match self {
             Self::AnswerSend { reply, code, answer } => out.answer_send(reply, code, answer),
             Self::AnswerReq { reply, code, answer } => out.answer_req(reply, code, answer),

@@ -91,6 +91,11 @@ impl ReplyTo {
         Self { link, correlation }
     }
 
+    /// The link that the question came by.
+    pub const fn link(&self) -> LinkId {
+        self.link
+    }
+
     /// The question's number on its link.
     pub const fn correlation(&self) -> u64 {
         self.correlation

@@ -162,6 +162,23 @@ impl LinkHost {
         if has_work { Instant::ZERO } else { self.next_tick }
     }
 
+    /// Panics if the parts disagree. For simulators and tests.
+    pub fn check(&self) {
+        let Outbox { routes, links, .. } = &self.out;
+        for (id, gateway) in &routes.gateways {
+            let open = links.of_gateway(*id).count();
+            assert_eq!(gateway.links as usize, open, "links of {gateway:?}");
+            assert_eq!(gateway.lease_until == Instant::FAR_FUTURE, open > 0, "the lease of {gateway:?}");
+        }
+        for (link, state) in links.iter() {
+            if let Phase::Open(gateway) = state.phase {
+                assert!(routes.gateways.contains_key(&gateway), "{link:?} speaks for a gateway that is gone");
+            }
+        }
+        routes.check(|link| links.get(link).map(|state| state.phase));
+        self.out.rooms.check(|session| routes.get(session).map(|known| known.gateway));
+    }
+
     pub(super) fn emit(&mut self, event: Event) {
         self.out.links.outputs.push_back(Output::Event(event));
     }
@@ -176,7 +193,9 @@ impl LinkHost {
         self.out.routes.on_link_down(link, lease_until);
         if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
             known.links -= 1;
-            known.lease_until = lease_until;
+            if known.links == 0 {
+                known.lease_until = lease_until;
+            }
         }
         self.emit(Event::LinkDown { gateway, link });
     }

@@ -1,7 +1,7 @@
 //! State of every link: phase, frame decoder, output buffer, credit in use, time of the last traffic. Pure.
 //!
-//! Example: `link.credit` is 2 and gateway `g1` has forwarded two UPs that the backend has not answered. The
-//! second UP queues [`Output::Pause`] for its link; the first answer queues [`Output::Resume`].
+//! Example: `link.credit` is 2 and gateway `g1` has forwarded three UPs that the backend has not answered. The
+//! third UP queues [`Output::Pause`] for its link; the first answer queues [`Output::Resume`].
 
 use super::event::{GatewayId, LinkId};
 use super::host::Output;
@@ -293,7 +293,7 @@ impl Links {
 impl Link {
     /// Queues a pause or a resumption if the link's credit or buffer crossed its limit.
     fn update_pause(&mut self, id: LinkId, limits: &Limits, outputs: &mut VecDeque<Output>) {
-        let is_paused = self.unanswered >= limits.credit || self.buffer.len() >= limits.output_max;
+        let is_paused = self.unanswered > limits.credit || self.buffer.len() >= limits.output_max;
         if is_paused != self.is_paused {
             self.is_paused = is_paused;
             outputs.push_back(if is_paused { Output::Pause(id) } else { Output::Resume(id) });

@@ -166,6 +166,21 @@ impl Rooms {
         self.suspects.retain(|(of, _), _| *of != link);
     }
 
+    /// Panics if rooms and sessions disagree, or a session that has ended is in a room.
+    pub(super) fn check(&self, gateway_of: impl Fn(SessionId) -> Option<GatewayId>) {
+        for (name, room) in &self.by_name {
+            assert!(!room.members.is_empty(), "room {name} is empty");
+            let mut gateways: BTreeMap<GatewayId, u32> = BTreeMap::new();
+            for session in &room.members {
+                assert!(self.is_bound(name, *session), "{session:?} is half in {name}");
+                *gateways.entry(gateway_of(*session).expect("a member is logged in")).or_default() += 1;
+            }
+            assert_eq!(gateways, room.gateways, "gateways of {name}");
+        }
+        let bindings: usize = self.of_session.values().map(BTreeSet::len).sum();
+        assert_eq!(bindings, self.by_name.values().map(|room| room.members.len()).sum::<usize>());
+    }
+
     /// Compares what a gateway holds of a link's sessions with what is here: the rooms to be told anew,
     /// with their version and all handles. `handle_of`: the handle of a session if this link speaks for it.
     pub(super) fn compare(

@@ -4,6 +4,7 @@
 //! of logins). Holds no names of users: those are the handler's.
 
 use super::event::{GatewayId, LinkId, SessionId};
+use super::links::Phase;
 use hashbrown::HashMap;
 use moorline_proto::message::backend::Stats;
 use moorline_proto::time::Instant;
@@ -141,6 +142,20 @@ impl Routes {
 
     pub(super) fn sessions_of(&self, gateway: GatewayId) -> Vec<SessionId> {
         self.select(|session| session.gateway == gateway)
+    }
+
+    /// Panics if a session has no gateway, no name, or the link of another gateway.
+    pub(super) fn check(&self, phase_of: impl Fn(LinkId) -> Option<Phase>) {
+        assert_eq!(self.sessions.len(), self.by_handle.len(), "one name per session");
+        for (slot, session) in &self.sessions {
+            let Session { gateway, handle, generation, place, .. } = session;
+            let named = self.find(*gateway, *handle).expect("a session has a name");
+            assert_eq!((named.slot(), named.generation), (slot, *generation));
+            assert!(self.gateways.contains_key(gateway), "{session:?} has no gateway");
+            if let Place::Link(link) = place {
+                assert_eq!(phase_of(*link), Some(Phase::Open(*gateway)), "the link of {session:?}");
+            }
+        }
     }
 
     fn select(&self, wanted: impl Fn(&Session) -> bool) -> Vec<SessionId> {

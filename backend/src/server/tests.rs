@@ -114,8 +114,8 @@ fn a_refused_hello_does_not_end_the_older_epoch() {
 }
 
 #[test]
-fn a_link_pauses_at_its_credit_and_resumes_with_the_next_answer() {
-    let mut desk = Desk::new(&LinkConfig { credit: 2, ..LinkConfig::default() });
+fn a_gateway_that_uses_its_whole_credit_is_read_and_one_that_goes_over_it_is_not() {
+    let mut desk = Desk::new(&LinkConfig { credit: 1, ..LinkConfig::default() });
     let link = desk.greeted(1);
     desk.log_in(link, 1);
     let (first, is_paused) = desk.ask(link, 1, 1);

@@ -120,10 +120,11 @@ fn over_its_credit_a_link_waits_for_answers_from_another_thread() {
     let (backend, told, remote) = Backend::spy(&config);
     let mut gateway = backend.gateway("g", 1);
     gateway.conn_up(1, "alice", "phone", 1);
+    // One more than its credit: the frames of a gateway that keeps to it are never left unread.
     let mut questions: Vec<_> =
-        (0..2).map(|_| gateway.up(1, Command::Send, send_body("bob", 1, b""))).collect();
+        (0..3).map(|_| gateway.up(1, Command::Send, send_body("bob", 1, b""))).collect();
     let mut replies = Vec::new();
-    while replies.len() < 2 {
+    while replies.len() < 3 {
         if let Event::Up(up) = next(&told) {
             replies.push(up.reply.expect("a SEND wants an answer"));
         }
@@ -131,7 +132,7 @@ fn over_its_credit_a_link_waits_for_answers_from_another_thread() {
     questions.push(gateway.up(1, Command::Send, send_body("bob", 1, b"")));
     let (tell, unread) = mpsc::channel();
     let order: Order = Box::new(move |out| {
-        // The third stays in its socket until there is credit.
+        // The fourth stays in its socket until there is credit.
         tell.send(told.try_recv().is_err()).expect("the test waits");
         for reply in replies {
             out.answer(reply, Code::Denied, Bytes::new());
@@ -141,7 +142,7 @@ fn over_its_credit_a_link_waits_for_answers_from_another_thread() {
     });
     assert!(remote.try_send(order).is_ok());
     assert_eq!(unread.recv(), Ok(true));
-    for question in &questions[..2] {
+    for question in &questions[..3] {
         assert_eq!(gateway.answer(*question), UpResult { code: Code::Denied.into(), answer: Bytes::new() });
     }
     gateway.say(Kind::Ping, 5, &());
