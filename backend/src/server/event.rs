@@ -1,31 +1,31 @@
-//! What a handler is told, and the names it uses for gateways, links, sessions and pushes.
+//! Events for a handler, and the ids of gateways, links, sessions, pushes and questions.
 
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::{ConnUp, Outcome};
 use moorline_proto::time::Instant;
 
-/// Both clocks, read once per loop turn.
+/// Both clocks, read once per turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
-    /// Monotonic, for deadlines.
+    /// Monotonic time, for deadlines.
     pub instant: Instant,
     /// Unix time in milliseconds, for people.
     pub unix_ms: u64,
 }
 
-/// One life of one gateway process.
+/// Id of one epoch of a gateway process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GatewayId(pub(crate) u32);
 
 impl GatewayId {
-    /// Gateways are named by a [`super::Server`]; this is for driving a handler without one.
+    /// Creates an id, to drive a handler without a [`super::LinkHost`].
     pub const fn new(number: u32) -> Self {
         Self(number)
     }
 }
 
-/// One TCP connection of a gateway.
+/// Id of one TCP connection of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId {
     pub(crate) slot: u32,
@@ -33,16 +33,16 @@ pub struct LinkId {
 }
 
 impl LinkId {
-    /// Links are named by a [`super::Server`]; this is for driving a handler without one.
+    /// Creates an id, to drive a handler without a [`super::LinkHost`].
     pub const fn new(slot: u32, generation: u32) -> Self {
         Self { slot, generation }
     }
 }
 
-/// One login of one device. Stays the same when it moves to another link.
+/// Id of one login of one device. It stays the same when the session moves to another link.
 ///
-/// [`Self::slot`] is small and used again after the session ended, so that a handler can keep its own
-/// state in an array; the whole id is never used again.
+/// [`Self::slot`] is small and is used again after the end of the session, so that a handler can keep its state in an
+/// array. The whole id is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId {
     pub(crate) slot: u32,
@@ -50,34 +50,34 @@ pub struct SessionId {
 }
 
 impl SessionId {
-    /// Sessions are named by a [`super::Server`]; this is for driving a handler without one.
+    /// Creates an id, to drive a handler without a [`super::LinkHost`].
     pub const fn new(slot: u32, generation: u32) -> Self {
         Self { slot, generation }
     }
 
-    /// Index into a handler's own table; below `link.sessions_max`.
+    /// Returns the index into a handler's own table, below `link.sessions_max`.
     pub const fn slot(self) -> usize {
         self.slot as usize
     }
 }
 
-/// Names a push; later pushes have larger numbers.
+/// Id of a push; later pushes have larger numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PushId(pub(crate) u64);
 
 impl PushId {
-    /// Pushes are named by an [`super::Outbox`]; this is for driving a handler without one.
+    /// Creates an id, for a handler that numbers its pushes itself.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn number(self) -> u64 {
         self.0
     }
 }
 
-/// The right to answer one UP, once.
+/// Right to answer one UP, once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an UP without an answer holds the link's credit"]
 pub struct ReplyTo {
@@ -86,23 +86,23 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// Questions come from a [`super::Server`]; this is for driving a handler without one.
+    /// Creates a right, to drive a handler without a [`super::LinkHost`].
     pub const fn new(link: LinkId, correlation: u64) -> Self {
         Self { link, correlation }
     }
 
-    /// The link that the question came by.
+    /// Returns the link that the UP came by.
     pub const fn link(&self) -> LinkId {
         self.link
     }
 
-    /// The question's number on its link.
+    /// Returns the number of the UP on its link.
     pub const fn correlation(&self) -> u64 {
         self.correlation
     }
 }
 
-/// The right to judge one login, once.
+/// Right to judge one login, once.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a client waits for the verdict"]
 pub struct JudgeTo {
@@ -113,90 +113,90 @@ pub struct JudgeTo {
 /// A client's frame.
 #[derive(Debug)]
 pub struct Up {
-    /// Who says it.
+    /// Session of the client.
     pub session: SessionId,
     /// SEND, REQ or an application command.
     pub command: Command,
-    /// The cid of a SEND, else 0.
+    /// cid of a SEND; 0: another command.
     pub seq: u32,
-    /// It was, or may have been, forwarded before.
+    /// Marks a frame that was, or may have been, forwarded before.
     pub dup: bool,
-    /// The frame's body. It shares a large read buffer: copy what is kept for long.
+    /// Body of the frame. It shares a large read buffer: copy whatever is kept for long.
     pub body: Bytes,
-    /// Where the answer goes; `None` for application commands.
+    /// Right to answer; `None`: an application command, which has no answer.
     pub reply: Option<ReplyTo>,
 }
 
-/// What happened.
+/// Event for a [`super::Handler`].
 #[derive(Debug)]
 pub enum Event {
-    /// A gateway process came, by its first link.
+    /// A gateway process greeted, on its first link.
     GatewayUp {
-        /// Its name here.
+        /// Id of the gateway.
         gateway: GatewayId,
-        /// Its own name.
+        /// Name that the gateway gave itself.
         node: String,
-        /// Its life.
+        /// Epoch: larger for each later life of the process.
         epoch: u64,
     },
-    /// A link said HELLO.
+    /// A link was opened by a HELLO.
     LinkUp {
-        /// Whose.
+        /// Gateway of the link.
         gateway: GatewayId,
-        /// Which.
+        /// Id of the link.
         link: LinkId,
     },
     /// A device logged in, or its session is announced again on a link.
     ConnUp {
-        /// Its name here.
+        /// Id of the session.
         session: SessionId,
-        /// Whose it is.
+        /// Gateway of the session.
         gateway: GatewayId,
-        /// As the gateway says.
+        /// Login as the gateway describes it.
         login: ConnUp,
-        /// False: known already; outcomes of earlier pushes may be lost.
+        /// False: the session is known, and outcomes of earlier pushes may be lost.
         is_new: bool,
     },
-    /// All `ConnUp` of one ANNOUNCE frame were given.
+    /// All `ConnUp` events of one ANNOUNCE frame were given.
     Announced {
-        /// Which link now speaks for them.
+        /// Link that speaks for the sessions from now on.
         link: LinkId,
-        /// How many.
+        /// Number of sessions.
         sessions: usize,
-        /// A further frame follows.
+        /// Announces a further ANNOUNCE frame.
         more: bool,
     },
     /// A client's frame.
     Up(Up),
-    /// What became of a push that wanted to know. OFFLINE from the gateway means that the connection
-    /// is gone: its `ConnDown` follows.
+    /// Outcome of a push with `want_ack`. OFFLINE from the gateway means that the connection has ended: its `ConnDown`
+    /// follows.
     Pushed {
-        /// Who.
+        /// Session that the push was for.
         session: SessionId,
-        /// Which.
+        /// Id of the push.
         push: PushId,
-        /// What.
+        /// Outcome for this session.
         outcome: Outcome,
     },
-    /// A session ended; its id is gone.
+    /// A session ended. Its id is never used again.
     ConnDown {
-        /// Who.
+        /// Session that ended.
         session: SessionId,
-        /// The close code; 0: it left without a word, or its gateway did.
+        /// Close code; 0: the client, or its gateway, left without one.
         code: u32,
     },
-    /// A link ended. Its sessions stay for the lease and are usually announced on another soon.
+    /// A link ended. Its sessions stay for `link.lease` and are usually announced on another link soon.
     LinkDown {
-        /// Whose.
+        /// Gateway of the link.
         gateway: GatewayId,
-        /// Which.
+        /// Link that ended.
         link: LinkId,
     },
-    /// A gateway process is gone, after `ConnDown` of each of its sessions.
+    /// A gateway process is gone. `ConnDown` of each of its sessions came before.
     GatewayDown {
-        /// Which.
+        /// Gateway that is gone.
         gateway: GatewayId,
     },
-    /// Time passes: about four times a second.
+    /// A quarter of a second has passed.
     Tick,
 }

@@ -1,4 +1,7 @@
-//! What each link frame of a gateway means.
+//! Rules for each kind of link frame.
+//!
+//! Example: CONN_UP {handle 7, alice} of a known session moves the session to this link and queues
+//! `Event::ConnUp` with `is_new: false`.
 
 use super::event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
 use super::host::{LinkHost, Output};
@@ -41,7 +44,7 @@ impl LinkHost {
                 let (question, judge) = (frame.message()?, JudgeTo { link, correlation: frame.correlation });
                 self.out.links.outputs.push_back(Output::Auth { question, judge });
             }
-            // To be heard is all the first two are for.
+            // PONG and CREDIT only show that the peer lives; the other two need no reaction.
             Kind::Pong | Kind::Credit | Kind::QueryResult | Kind::Drain => {}
             Kind::Digest => self.out.on_digest(link, frame.message()?),
             Kind::Stats => {
@@ -65,19 +68,21 @@ impl LinkHost {
     fn on_hello(&mut self, now: Now, link: LinkId, hello: LinkHello) -> Result<(), LinkEnd> {
         let spoken = u32::from(LINK_VERSION);
         if !(hello.version_min..=hello.version_max).contains(&spoken) {
-            return Err(LinkEnd::Refused("HELLO offers no link version that is spoken here (1)"));
+            return Err(LinkEnd::Refused("HELLO does not offer link version 1"));
         }
         if hello.node.is_empty() {
-            return Err(LinkEnd::Refused("HELLO names no node"));
+            return Err(LinkEnd::Refused("HELLO has an empty node name"));
         }
         if let Some(old) = self.superseded(&hello) {
             self.retire(now, old);
         }
         let gateway = match self.out.routes.gateway_named(&hello.node) {
             Some((id, known)) if known.epoch == hello.epoch => id,
-            Some(_) => return Err(LinkEnd::Refused("HELLO of an older epoch than the gateway's live links")),
+            Some(_) => {
+                return Err(LinkEnd::Refused("HELLO has an older epoch than the gateway's open links"));
+            }
             None if self.out.routes.gateways.len() >= self.config.gateways_max => {
-                return Err(LinkEnd::Refused("link.gateways_max gateways are known"));
+                return Err(LinkEnd::Refused("`link.gateways_max` gateways are known"));
             }
             None => {
                 let node = hello.node.clone();
@@ -125,7 +130,10 @@ impl LinkHost {
                 (session, false)
             }
             Login::TableFull => {
-                tracing::warn!(sessions_max = self.config.sessions_max, "session table full: login kicked");
+                tracing::warn!(
+                    sessions_max = self.config.sessions_max,
+                    "kicked a login: `link.sessions_max` sessions are known"
+                );
                 self.out.kick_handle(link, handle, version, Kick::of(CloseReason::Busy));
                 return;
             }
@@ -158,7 +166,7 @@ impl LinkHost {
                 let (seq, dup, body) = (up.seq, up.dup, up.body);
                 self.emit(Event::Up(Up { session, command, seq, dup, body, reply }));
             }
-            // An UP that was sent again after its client left. It does no harm: nobody hears it.
+            // The UP was sent again after its client had left. The answer reaches no client.
             (None, _) => self.refuse(reply, Code::Retry),
             (_, None) => self.refuse(reply, Code::Unsupported),
         }
@@ -176,7 +184,7 @@ impl LinkHost {
             let Some(session) = self.out.routes.find(gateway, report.handle) else { continue };
             self.emit(Event::Pushed { session, push: PushId(report.correlation), outcome });
             if outcome == Outcome::Offline {
-                // The connection is gone for good, even if its CONN_DOWN never comes.
+                // The connection has ended, even if its CONN_DOWN never comes.
                 self.end_session(session, 0);
             }
         }

@@ -1,16 +1,23 @@
 //! The server side of the gateway-backend link (`docs/backend.md`).
 //!
-//! Owns the listening socket, the links, the table of gateways and sessions, credit and keepalive.
-//! One thread drives it: [`Server::run`] polls, turns link frames into [`Event`]s for a [`Handler`],
-//! and writes what the handler put into its [`Outbox`], once per link and turn. It must not know
-//! what a message is: bodies stay opaque.
+//! [`LinkHost`] is pure and holds all state and rules: links, gateways, sessions, rooms, credit, keepalive, leases.
+//! [`Server`] is the event loop with the sockets. A [`Handler`] gets [`Event`]s and speaks through an [`Outbox`]. Bodies
+//! of messages stay opaque.
 //!
 //! ```text
-//! gateway --link--> stream -> decoder -> frames -> Event -> Handler
-//!                                                             |
-//! gateway <--one write per turn-- link buffers <- Outbox <----+
-//!                        other threads -> Remote -> Handler::handle_message
+//! gateway --link--> socket --bytes--> LinkHost --Output::Event--> Handler
+//!                                                                    |
+//! gateway <--one write per turn-- buffers of LinkHost <-- Outbox <---+
+//!                               other threads --> Remote --> Handler::handle_message
 //! ```
+//!
+//! | file | holds |
+//! |---|---|
+//! | `host`, `frames` | inputs and outputs of the link host; rules for each kind of frame |
+//! | `links` | state of each link: phase, decoder, credit, output buffer |
+//! | `route`, `rooms` | gateways and sessions; members of rooms |
+//! | `outbox`, `event` | words of the handler; events for it |
+//! | `reactor`, `stream`, `mailbox` | the event loop; its sockets; messages of other threads |
 
 mod event;
 mod frames;
@@ -35,28 +42,27 @@ pub use reactor::Server;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
 
-/// Answers what gateways say. Driven by one thread; it must not block.
+/// Logic of a backend. One thread drives it, so its methods must not block.
 ///
 /// # Contract
 /// - Events of one session come in order: `ConnUp` (first with `is_new`, then perhaps more of them
 ///   after link changes), any number of `Up` and `Pushed`, exactly one `ConnDown`.
-/// - Every [`Up`] with a [`ReplyTo`] wants exactly one answer, now or later. Unanswered ones use up
-///   the link's credit. A handler that answers later keeps the `ReplyTo`; if the link dies in the
-///   meantime the answer goes nowhere and the gateway asks again, with `dup`.
-/// - An [`Up`] may come again with `dup` set: whatever it does must be idempotent.
+/// - Every [`Up`] with a [`ReplyTo`] needs exactly one answer, now or later. Unanswered UPs use up the link's credit. A
+///   handler that answers later keeps the `ReplyTo`. If the link dies first, the answer is dropped and the gateway
+///   sends the UP again, with `dup`.
+/// - An [`Up`] may come again with `dup` set, so its effect must be idempotent.
 /// - Every session of a push with `want_ack` gets one [`Event::Pushed`], unless a `ConnUp` or
-///   `ConnDown` of that session comes first: outcomes from before those may be lost, or come late.
-/// - Everything put into the outbox leaves at the end of the loop turn, in order per link.
+///   `ConnDown` of that session comes first: earlier outcomes may be lost, or come late.
+/// - Everything put into the outbox is written at the end of the turn, in order per link.
 pub trait Handler {
-    /// What other threads send through a [`Remote`]; `()` if none do.
+    /// Message that other threads send through a [`Remote`]; `()`: no other thread does.
     type Message: Send + 'static;
 
     /// Takes one event.
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox);
 
-    /// A gateway asks whom a token belongs to (`auth.mode = "backend"`). The answer, now or within the
-    /// gateway's `backend.up_timeout`, is [`Outbox::admit`] or [`Outbox::refuse`]. Without this method
-    /// everybody is refused.
+    /// Judges a login (`auth.mode = "backend"`). The answer, now or within the gateway's `backend.up_timeout`, is
+    /// [`Outbox::admit`] or [`Outbox::refuse`]. The default refuses every login.
     fn handle_auth(&mut self, now: Now, question: Auth, judge: JudgeTo, out: &mut Outbox) {
         let _ = (now, question);
         out.refuse(judge, CloseReason::AuthFailed, "this backend checks no tokens");
@@ -67,12 +73,13 @@ pub trait Handler {
         let _ = (now, message, out);
     }
 
-    /// All events of this loop turn were handled: the place to start one batch of work.
+    /// Ends a turn, after all its events: the place to start one batch of work.
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         let _ = (now, out);
     }
 
-    /// It cannot go on, and has to be made anew: [`Server::run`] returns. Gateways come back to the next one.
+    /// Returns whether the handler cannot continue and must be replaced: [`Server::run`] returns then. Gateways
+    /// reconnect to the next server.
     fn is_over(&self, now: Now) -> bool {
         let _ = now;
         false

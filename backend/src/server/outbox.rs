@@ -1,6 +1,7 @@
-//! What a handler says: answers, pushes and kicks, encoded straight into the buffers of the links.
+//! Answers, pushes, kicks and room changes of a handler, encoded straight into the buffers of the links. Pure.
 //!
-//! Pure: no socket is touched here. The loop writes each dirty buffer once at the end of a turn.
+//! Example: alice and bob are on one link. `push(&[alice, bob], ..)` appends one PUSH frame with two handles to
+//! the buffer of that link, and the owner writes the buffer at the end of the turn.
 
 use super::event::{GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
 use super::host::Output;
@@ -19,38 +20,38 @@ use moorline_proto::message::encode;
 use prost::Message;
 use std::collections::VecDeque;
 
-/// How a push is to be treated.
+/// Treatment of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PushSpec {
     /// PUSH, NOTIFY or an application command.
     pub command: Command,
     /// Priority class.
     pub lane: Lane,
-    /// Whether every target's outcome is wanted as [`super::Event::Pushed`].
+    /// Asks for one [`super::Event::Pushed`] per target.
     pub want_ack: bool,
-    /// Not to be sent when older, in milliseconds; 0: no limit.
+    /// Age above which the push is not sent, in milliseconds; 0: no limit.
     pub ttl_ms: u32,
 }
 
-/// How to end a login.
+/// Form of the end of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kick {
-    /// The close code the client gets.
+    /// Close code for the client.
     pub code: u32,
-    /// Whether the client may come back by itself.
+    /// Allows the client to reconnect by itself.
     pub may_reconnect: bool,
-    /// For people.
+    /// Reason for people.
     pub reason: &'static str,
 }
 
 impl Kick {
-    /// With the meaning of `reason`.
+    /// Creates a kick with the code and the text of `reason`.
     pub const fn of(reason: CloseReason) -> Self {
         Self { code: reason.code(), may_reconnect: reason.may_reconnect(), reason: reason.text() }
     }
 }
 
-/// [`UpResult`] with the answer as a message, which has the same form on the wire and saves a copy.
+/// [`UpResult`] that holds a SendAck as a message: the same bytes on the wire, and one copy less.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SendResult {
     #[prost(enumeration = "Code", tag = "1")]
@@ -59,7 +60,7 @@ struct SendResult {
     answer: Option<SendAck>,
 }
 
-/// The same for RESP.
+/// [`UpResult`] that holds a Resp as a message.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ReqResult {
     #[prost(enumeration = "Code", tag = "1")]
@@ -68,13 +69,13 @@ struct ReqResult {
     answer: Option<Resp>,
 }
 
-/// Takes what a [`super::Handler`] says. Everything leaves at the end of the loop turn.
+/// Everything that a [`super::Handler`] says. All of it is written at the end of the turn.
 #[derive(Debug)]
 pub struct Outbox {
     pub(super) routes: Routes,
     pub(super) rooms: Rooms,
     pub(super) links: Links,
-    /// Outcomes of pushes that are known here already, at most one per target of a push.
+    /// Outcomes that need no answer of a gateway, at most one per target of a push.
     pub(super) undelivered: VecDeque<(SessionId, PushId, Outcome)>,
     next_push: u64,
     targets: Vec<(LinkId, u64)>,
@@ -99,22 +100,21 @@ impl Outbox {
         self.links.outputs.push_back(Output::Again);
     }
 
-    /// Answers an UP with bytes that are ready: a SendAck without cid and code, or a Resp without id
-    /// and code.
+    /// Answers an UP with an encoded answer: a SendAck without `cid` and `code`, or a Resp without `id` and `code`.
     pub fn answer(&mut self, reply: ReplyTo, code: Code, answer: Bytes) {
         self.put_answer(reply, &UpResult { code: code.into(), answer });
     }
 
-    /// Lets a client in, as this user.
-    #[allow(clippy::needless_pass_by_value)] // the right is used up
+    /// Admits a client as this user.
+    #[allow(clippy::needless_pass_by_value)] // each right is used once
     pub fn admit(&mut self, judge: JudgeTo, uid: &str) {
         let JudgeTo { link, correlation } = judge;
         let verdict = AuthResult { uid: uid.to_owned(), ..AuthResult::default() };
         self.links.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 
-    /// Does not let a client in. It hears the code; the reason is for the gateway's log.
-    #[allow(clippy::needless_pass_by_value)] // the right is used up
+    /// Refuses a client. The client gets the code; the reason is for the gateway's log.
+    #[allow(clippy::needless_pass_by_value)] // each right is used once
     pub fn refuse(&mut self, judge: JudgeTo, code: CloseReason, reason: &str) {
         let JudgeTo { link, correlation } = judge;
         let verdict = AuthResult { code: code.code(), uid: String::new(), reason: reason.to_owned() };
@@ -133,10 +133,10 @@ impl Outbox {
         self.put_answer(reply, &ReqResult { code: code.into(), answer: Some(answer) });
     }
 
-    /// Sends one payload to some sessions: one link frame per link, however many sessions it serves.
+    /// Sends one payload to sessions, with one frame per link.
     ///
-    /// A session that cannot be reached now has the outcome OFFLINE, one whose link has `output_max`
-    /// bytes waiting FULL; both come as [`super::Event::Pushed`] if `want_ack` is set.
+    /// A session without a link gets the outcome OFFLINE, and one whose link has `link.output_max` unsent bytes gets
+    /// FULL. Both come as [`super::Event::Pushed`] if `want_ack` is set.
     pub fn push(&mut self, sessions: &[SessionId], spec: PushSpec, body: &Bytes) -> PushId {
         let id = PushId(self.next_push);
         self.push_as(id, sessions, spec, body);
@@ -165,14 +165,14 @@ impl Outbox {
         self.push.body = Bytes::new();
     }
 
-    /// Answers a SUB or UNSUB. Bind before: then the gateway hears it first.
+    /// Answers a SUB or UNSUB. Call [`Self::bind`] first: the gateway must know the binding before the answer.
     pub fn answer_sub(&mut self, reply: ReplyTo, code: Code, reason: &str) {
         let answer = encode(&SubAck { reason: reason.to_owned(), ..SubAck::default() });
         self.answer(reply, code, answer);
     }
 
-    /// From now on the session gets what is said to the room. Doing it twice does no harm. False: a limit
-    /// (256 rooms of a session, `link.rooms_max`, a name of 1 to 128 bytes), or no such session.
+    /// Puts a session into a room; a second time changes nothing. False: a limit is reached (256 rooms of a session,
+    /// `link.rooms_max`, a name of 1 to 128 bytes), or there is no such session.
     pub fn bind(&mut self, session: SessionId, room: &str) -> bool {
         let Some(known) = self.routes.get(session) else { return false };
         let (handle, gateway, place) = (known.handle, known.gateway, known.place);
@@ -181,12 +181,12 @@ impl Outbox {
             let (handles, room) = (vec![handle], room.to_owned());
             self.links.put(link, Kind::Bind, 0, 0, &Bind { handles, room, version, reset: false });
         } else {
-            self.rooms.keep_untold(session);
+            self.rooms.mark_unsent(session);
         }
         true
     }
 
-    /// No more.
+    /// Removes a session from a room.
     pub fn unbind(&mut self, session: SessionId, room: &str) {
         let Some(known) = self.routes.get(session) else { return };
         let (handle, gateway, place) = (known.handle, known.gateway, known.place);
@@ -198,13 +198,13 @@ impl Outbox {
         }
     }
 
-    /// Whether the session gets what is said to the room.
+    /// Returns whether a session is in a room.
     pub fn is_bound(&self, session: SessionId, room: &str) -> bool {
         self.rooms.is_bound(room, session)
     }
 
-    /// Says something to everybody in a room but `except`: one frame for each gateway with a member. What
-    /// is said so has no outcome, and is lost where no link stands; `want_ack` counts for nothing.
+    /// Sends one payload to the members of a room except `except`, with one frame per gateway. Such a push has no
+    /// outcome, ignores `want_ack`, and is lost for a gateway without a link.
     pub fn push_room(&mut self, room: &str, except: Option<SessionId>, spec: PushSpec, body: &Bytes) {
         let except = except.and_then(|session| self.routes.get(session));
         let (of, except) = except.map_or((None, 0), |known| (Some(known.gateway), known.handle));
@@ -226,23 +226,23 @@ impl Outbox {
         }
     }
 
-    /// Frames of [`Self::push_room`] that were dropped: no link of the gateway, or its output is full.
+    /// Returns the dropped frames of [`Self::push_room`]: the gateway had no link, or its link's output was full.
     pub const fn room_pushes_dropped(&self) -> u64 {
         self.rooms.pushes_dropped
     }
 
-    /// Rooms that were told anew because a gateway held something else.
+    /// Returns the rooms that were sent in full again, because a gateway held other members.
     pub const fn room_repairs(&self) -> u64 {
         self.rooms.repairs
     }
 
-    /// What a gateway said of its load last.
+    /// Returns the load figures that a gateway sent last.
     pub fn load(&self, gateway: GatewayId) -> Option<&Stats> {
         self.routes.gateways.get(&gateway)?.load.as_ref()
     }
 
-    /// A room's pushes to one gateway take one link as long as its links are the same, so they stay in
-    /// order.
+    /// Chooses the link of a gateway for a room: the same one while the gateway's links are the same, so that pushes
+    /// to the room stay in order.
     fn room_link(&self, gateway: GatewayId, room: &str) -> Option<LinkId> {
         let links = self.links.of_gateway(gateway).count();
         let at = usize::try_from(Pin::of(room).0).unwrap_or(0).checked_rem(links)?;
@@ -250,10 +250,10 @@ impl Outbox {
         (self.links.is_full(link) == Some(false)).then_some(link)
     }
 
-    /// The session is announced on another link. The gateway has its bindings still, but for those of the
-    /// time between the links; what it has too much of then is for the digest.
+    /// Sends the bindings of a session that was announced on another link, if one changed while no link spoke for it.
+    /// The gateway kept the older ones; bindings that it must drop are found by its digest.
     pub(super) fn bind_again(&mut self, session: SessionId) {
-        if !self.rooms.take_untold(session) {
+        if !self.rooms.take_unsent(session) {
             return;
         }
         let rooms = self.rooms.of(session);
@@ -266,7 +266,7 @@ impl Outbox {
         }
     }
 
-    /// A session is gone.
+    /// Forgets a session.
     pub(super) fn forget_session(&mut self, session: SessionId) {
         if let Some(gateway) = self.routes.get(session).map(|known| known.gateway) {
             self.rooms.forget(session, gateway);
@@ -274,7 +274,7 @@ impl Outbox {
         self.routes.on_logout(session);
     }
 
-    /// What a gateway holds of the rooms of a link's sessions; what differs for long is told anew.
+    /// Compares a gateway's digest with the rooms of the link's sessions, and sends rooms that differ twice in full.
     pub(super) fn on_digest(&mut self, link: LinkId, digest: Digest) {
         let Some(digest) = self.rooms.gather(link, digest) else { return };
         let routes = &self.routes;
@@ -283,14 +283,18 @@ impl Outbox {
             (known.place == Place::Link(link)).then_some(known.handle)
         };
         for (room, version, handles) in self.rooms.compare(link, &digest, handle_of) {
-            tracing::warn!(?link, members = handles.len(), "a gateway held other members of a room");
+            tracing::warn!(
+                ?link,
+                members = handles.len(),
+                "sent a room in full: the gateway held other members"
+            );
             let bind = Bind { handles, room: room.to_string(), version, reset: true };
             self.links.put(link, Kind::Bind, 0, 0, &bind);
         }
     }
 
-    /// Ends one login. It names the connection, so it can never hit a newer login of the device. A
-    /// session that cannot be reached now is not kicked: judge it again at its next `ConnUp`.
+    /// Ends one login. The frame names the connection, so it never hits a newer login of the device. A session without
+    /// a link is not kicked: judge it again at its next `ConnUp`.
     pub fn kick(&mut self, session: SessionId, kick: Kick) {
         let Some(known) = self.routes.get(session) else { return };
         let (handle, login_version) = (known.handle, known.login_version);
@@ -306,7 +310,7 @@ impl Outbox {
         self.links.put(link, Kind::Kick, 0, 0, &body);
     }
 
-    #[allow(clippy::needless_pass_by_value)] // answering uses the right up
+    #[allow(clippy::needless_pass_by_value)] // each right is used once
     fn put_answer<M: Message>(&mut self, reply: ReplyTo, body: &M) {
         let ReplyTo { link, correlation } = reply;
         if self.links.put(link, Kind::UpResult, correlation, 0, body) {
@@ -328,7 +332,7 @@ impl Outbox {
         self.push = push;
     }
 
-    /// The link and handle of a session, or why it cannot be pushed to.
+    /// Returns the link and the handle of a session, or the outcome of a push to it.
     fn reach(&self, session: SessionId) -> Result<(LinkId, u64), Outcome> {
         let known = self.routes.get(session).ok_or(Outcome::Offline)?;
         let Place::Link(link) = known.place else { return Err(Outcome::Offline) };

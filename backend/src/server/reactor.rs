@@ -1,7 +1,7 @@
-//! The loop with the sockets: one thread, edge-triggered, in a fixed order per turn.
+//! Event loop with the sockets of all links: one thread, edge-triggered. All rules are in [`LinkHost`].
 //!
-//! Poll; read the clock once; accept; drain the mailbox; read ready links up to a budget; let time pass;
-//! let the handler end its turn; write every link with new bytes once. All rules are [`LinkHost`]'s.
+//! Order of a turn: poll; read the clock once; accept; drain the mailbox; read ready links up to a budget; handle
+//! timeouts; let the handler end its turn; write every link with new bytes once.
 
 use super::Handler;
 use super::event::{LinkId, Now};
@@ -26,9 +26,9 @@ const WAKER: Token = Token(usize::MAX);
 const ACCEPT_BUDGET: usize = 64;
 /// Mailbox messages handled in one turn.
 const MAILBOX_BUDGET: usize = 1024;
-/// Bytes read from one link in one turn before the others have theirs.
+/// Bytes read from one link in one turn, so that every link has its share.
 const READ_BUDGET_BYTES: usize = 256 << 10;
-/// Poll events taken at once.
+/// Poll events taken in one turn.
 const EVENTS: usize = 1024;
 
 /// A listening backend.
@@ -42,7 +42,7 @@ pub struct Server<M> {
     accept_again_at: Option<Instant>,
     clock: Clock,
     host: LinkHost,
-    /// By slot of [`LinkId`].
+    /// Sockets by slot of [`LinkId`].
     sockets: Vec<Option<Socket>>,
     /// Slots of sockets with bytes to read.
     ready: Vec<usize>,
@@ -57,7 +57,7 @@ impl<M: Send + 'static> Server<M> {
     /// Opens the listening socket of `config`.
     ///
     /// # Errors
-    /// [`BackendError`]: a setting out of range, or the system's refusal.
+    /// [`BackendError`]: a setting is out of range, or the system refuses.
     pub fn bind(config: &BackendConfig) -> Result<Self, BackendError> {
         config.validate()?;
         let poll = Poll::new().map_err(failed("open a poll"))?;
@@ -88,21 +88,20 @@ impl<M: Send + 'static> Server<M> {
         })
     }
 
-    /// Where gateways connect; the real port if port 0 was asked for.
+    /// Returns the address that gateways connect to, with the real port if port 0 was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A way into [`Handler::handle_message`] from other threads.
+    /// Returns a handle through which other threads reach [`Handler::handle_message`].
     pub fn remote(&self) -> Remote<M> {
         self.remote.clone()
     }
 
-    /// Serves until `stop` is true, which is noticed within a quarter of a second, or the handler
-    /// [is over](Handler::is_over).
+    /// Serves until `stop` is true, which is noticed within 250 ms, or until the handler [is over](Handler::is_over).
     ///
     /// # Errors
-    /// [`BackendError::Poll`]; a broken link is no error, it is logged and closed.
+    /// [`BackendError::Poll`]. A broken link is logged and closed; it is not an error.
     pub fn run<H>(mut self, handler: &mut H, stop: &AtomicBool) -> Result<(), BackendError>
     where
         H: Handler<Message = M>,
@@ -190,9 +189,9 @@ impl<M: Send + 'static> Server<M> {
                 Err(cause) => {
                     self.can_accept = false;
                     if cause.kind() != io::ErrorKind::WouldBlock {
-                        // Out of descriptors, most likely.
+                        // The process is out of descriptors, most likely.
                         self.accept_again_at = Some(now.instant + TICK);
-                        tracing::warn!(%cause, "cannot accept a link, trying again shortly");
+                        tracing::warn!(%cause, "cannot accept a link; the next try is in 250 ms");
                     }
                 }
             }
@@ -204,7 +203,7 @@ impl<M: Send + 'static> Server<M> {
             tracing::warn!(%peer, "closed a new link: `link.links_max` links are open");
             return;
         };
-        // Whole turns are written at once, so Nagle would only delay.
+        // A whole turn is written at once, so Nagle's algorithm would only delay.
         stream.set_nodelay(true).ok();
         let slot = id.slot as usize;
         let interest = Interest::READABLE | Interest::WRITABLE;

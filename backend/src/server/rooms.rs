@@ -1,7 +1,8 @@
-//! Rooms: which sessions get what is said to a room. The authority; gateways mirror it. Pure.
+//! Members of rooms. This table is the authority; gateways mirror it. Pure.
 //!
-//! Every half minute a gateway tells on each link what it holds of the sessions there. What differs in two
-//! rounds, without a change of that room in between, is told anew in full.
+//! Every 30 s a gateway sends, on each link, a digest of the rooms of that link's sessions. A room that differs in two
+//! digests in a row, without a change in between, is sent in full. Example: the gateway lost bob's binding to `hall`;
+//! after its second digest it gets BIND {`hall`, all handles, `reset`}.
 
 use super::event::{GatewayId, LinkId, SessionId};
 use moorline_proto::message::backend::{Digest, RoomDigest};
@@ -9,7 +10,7 @@ use moorline_proto::random::mix;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// Rooms of one session; the gateway allows as many.
+/// Rooms of one session; gateways have the same limit.
 pub(super) const ROOMS_PER_SESSION_MAX: usize = 256;
 /// Longest name of a room, in bytes.
 const ROOM_BYTES_MAX: usize = 128;
@@ -19,12 +20,12 @@ const DIGEST_ROOMS_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 struct Room {
     members: BTreeSet<SessionId>,
-    /// Members by gateway.
+    /// Number of members on each gateway.
     gateways: BTreeMap<GatewayId, u32>,
     version: u64,
 }
 
-/// What a digest was compared with: a difference that was seen once.
+/// Difference that one digest showed, with the version of the room at that time.
 #[derive(Debug, PartialEq, Eq)]
 struct Suspect {
     version: u64,
@@ -42,8 +43,8 @@ pub(super) struct Rooms {
     pub(super) repairs: u64,
     /// Frames to rooms that were dropped: a gateway had no link, or its link's output was full.
     pub(super) pushes_dropped: u64,
-    /// Sessions whose bindings changed while no link spoke for them: to be told with the next one.
-    untold: BTreeSet<SessionId>,
+    /// Sessions with bindings that no link could carry; the next link of the session gets them.
+    unsent: BTreeSet<SessionId>,
     last_version: u64,
     capacity: usize,
 }
@@ -57,13 +58,14 @@ impl Rooms {
             digests: BTreeMap::new(),
             repairs: 0,
             pushes_dropped: 0,
-            untold: BTreeSet::new(),
+            unsent: BTreeSet::new(),
             last_version: 0,
             capacity,
         }
     }
 
-    /// The version to tell the gateway; `None`: a limit. Who is in the room already changes nothing.
+    /// Puts a session into a room. Returns the version for the gateway; `None`: a limit is reached. A second time changes
+    /// nothing.
     pub(super) fn try_bind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {
         if !(1..=ROOM_BYTES_MAX).contains(&room.len()) {
             return None;
@@ -81,12 +83,12 @@ impl Rooms {
         entry.members.insert(session);
         *entry.gateways.entry(gateway).or_default() += 1;
         self.of_session.entry(session).or_default().insert(name);
-        self.last_version += 1; // versions of a room that was empty for a while go on, too
+        self.last_version += 1; // the versions of a room rise even if it was empty for a time
         entry.version = self.last_version;
         Some(entry.version)
     }
 
-    /// The version to tell the gateway; `None`: it was not bound.
+    /// Removes a session from a room. Returns the version for the gateway; `None`: the session was not in the room.
     pub(super) fn unbind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {
         let rooms = self.of_session.get_mut(&session)?;
         if !rooms.remove(room) {
@@ -116,11 +118,11 @@ impl Rooms {
         }
     }
 
-    /// The session ended; the gateway knows.
+    /// Removes a session that ended from all rooms. Its gateway has done so already.
     pub(super) fn forget(&mut self, session: SessionId, gateway: GatewayId) {
-        self.untold.remove(&session);
+        self.unsent.remove(&session);
         for room in self.of_session.remove(&session).into_iter().flatten() {
-            self.last_version += 1; // a change like any other: what a digest says may be from before it
+            self.last_version += 1; // a digest may be from before this change
             self.take_out(&room, session, gateway);
         }
     }
@@ -129,23 +131,23 @@ impl Rooms {
         self.of_session.get(&session).is_some_and(|rooms| rooms.contains(room))
     }
 
-    /// The rooms of a session, each with its version.
+    /// Returns the rooms of a session, each with its version.
     pub(super) fn of(&self, session: SessionId) -> Vec<(Arc<str>, u64)> {
         let rooms = self.of_session.get(&session).into_iter().flatten();
         rooms.map(|room| (Arc::clone(room), self.by_name.get(room).map_or(0, |it| it.version))).collect()
     }
 
-    /// A binding of the session changed, and no link could be told.
-    pub(super) fn keep_untold(&mut self, session: SessionId) {
-        self.untold.insert(session);
+    /// Notes that a binding of the session changed while no link spoke for it.
+    pub(super) fn mark_unsent(&mut self, session: SessionId) {
+        self.unsent.insert(session);
     }
 
-    /// Whether there was such a change since this was asked last.
-    pub(super) fn take_untold(&mut self, session: SessionId) -> bool {
-        self.untold.remove(&session)
+    /// Returns whether there is a noted change, and forgets it.
+    pub(super) fn take_unsent(&mut self, session: SessionId) -> bool {
+        self.unsent.remove(&session)
     }
 
-    /// Gateways with a member.
+    /// Returns the gateways with a member of the room.
     pub(super) fn gateways(&self, room: &str) -> Vec<GatewayId> {
         self.by_name.get(room).map_or_else(Vec::new, |room| room.gateways.keys().copied().collect())
     }
@@ -160,7 +162,7 @@ impl Rooms {
         self.digests.remove(&link)
     }
 
-    /// The link is gone.
+    /// Forgets the digests of a link that ended.
     pub(super) fn on_link_down(&mut self, link: LinkId) {
         self.digests.remove(&link);
         self.suspects.retain(|(of, _), _| *of != link);
@@ -181,12 +183,12 @@ impl Rooms {
         assert_eq!(bindings, self.by_name.values().map(|room| room.members.len()).sum::<usize>());
     }
 
-    /// Compares what a gateway holds of a link's sessions with what is here: the rooms to be told anew,
-    /// with their version and all handles. `handle_of`: the handle of a session if this link speaks for it.
+    /// Compares the digest of a link with the rooms of its sessions. Returns the rooms to send in full, with version and
+    /// all handles. `handle_of` gives the handle of a session if this link speaks for it.
     pub(super) fn compare(
         &mut self,
         link: LinkId,
-        told: &[RoomDigest],
+        digest: &[RoomDigest],
         handle_of: impl Fn(SessionId) -> Option<u64>,
     ) -> Vec<(Arc<str>, u64, Vec<u64>)> {
         let mut here: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
@@ -196,9 +198,9 @@ impl Rooms {
             }
         }
         let mut there: BTreeMap<Arc<str>, (u32, u64)> =
-            told.iter().map(|it| (it.room.as_str().into(), (it.members, it.hash))).collect();
+            digest.iter().map(|it| (it.room.as_str().into(), (it.members, it.hash))).collect();
         let names: BTreeSet<Arc<str>> = here.keys().chain(there.keys()).cloned().collect();
-        // Gone at both ends: they agree.
+        // A room that is gone at both ends does not differ.
         self.suspects.retain(|(of, name), _| *of != link || names.contains(name));
         let mut repairs = Vec::new();
         for name in names {
@@ -239,7 +241,7 @@ mod tests {
         vec![RoomDigest { room: "hall".into(), members, hash, version: 1 }]
     }
 
-    #[allow(clippy::unnecessary_wraps)] // what `compare` takes
+    #[allow(clippy::unnecessary_wraps)] // the type that `compare` takes
     fn handle_of(session: SessionId) -> Option<u64> {
         Some(100 + session.slot() as u64)
     }

@@ -1,7 +1,8 @@
-//! Who is where: gateways, their sessions, and the link that speaks for each session.
+//! Table of gateways, of their sessions, and of the link that speaks for each session. Pure.
 //!
-//! Pure. Driven by [`super::Outbox`] (to find a session's link) and by the frame handling (to learn
-//! of logins). Holds no names of users: those are the handler's.
+//! [`super::Outbox`] asks the table for a session's link; frames and leases change it. Names of users belong to the
+//! handler. Example: link 3 dies, and its session 9 waits in `Place::Nowhere` until the lease ends or an ANNOUNCE on
+//! link 5 names it.
 
 use super::event::{GatewayId, LinkId, SessionId};
 use super::links::Phase;
@@ -11,13 +12,13 @@ use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
 
-/// One life of a gateway process.
+/// One epoch of a gateway process.
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) node: String,
     pub(super) epoch: u64,
     pub(super) links: u32,
-    /// Without links, it is forgotten at this time.
+    /// Time at which the gateway is forgotten if it has no link by then.
     pub(super) lease_until: Instant,
     /// Load figures that the gateway sent last; `None`: it has sent none.
     pub(super) load: Option<Stats>,
@@ -27,27 +28,27 @@ pub(super) struct Gateway {
 pub(super) struct Session {
     generation: u32,
     pub(super) gateway: GatewayId,
-    /// As the gateway names it.
+    /// Name of the session at its gateway.
     pub(super) handle: u64,
     pub(super) login_version: u64,
     pub(super) place: Place,
 }
 
-/// Where a session can be reached.
+/// Reachability of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// On this link.
+    /// This link speaks for the session.
     Link(LinkId),
-    /// Its link died; forgotten at this time unless announced again.
+    /// The link died. The session is forgotten at this time unless it is announced again.
     Nowhere(Instant),
 }
 
-/// What a login meant.
+/// Effect of a login.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Login {
     New(SessionId),
     Again(SessionId),
-    /// `sessions_max` are known.
+    /// `link.sessions_max` sessions are known.
     TableFull,
 }
 
@@ -94,13 +95,13 @@ impl Routes {
         id
     }
 
-    /// Gateways without a link since before their lease.
+    /// Returns the gateways without a link whose lease has ended.
     pub(super) fn expired_gateways(&self, now: Instant) -> Vec<GatewayId> {
         let expired = self.gateways.iter().filter(|(_, it)| it.links == 0 && it.lease_until <= now);
         expired.map(|(id, _)| *id).collect()
     }
 
-    /// A session is spoken for by `link` from now on.
+    /// Adds a session, or moves a known one, to `link`.
     pub(super) fn on_login(&mut self, gateway: GatewayId, link: LinkId, handle: u64, version: u64) -> Login {
         if let Some(id) = self.find(gateway, handle) {
             self.sessions[id.slot()].place = Place::Link(link);
@@ -126,7 +127,7 @@ impl Routes {
         }
     }
 
-    /// The sessions of a dead link wait until `until` for another.
+    /// Has the sessions of a dead link wait for another link, until `until`.
     pub(super) fn on_link_down(&mut self, link: LinkId, until: Instant) {
         for (_, session) in &mut self.sessions {
             if session.place == Place::Link(link) {
@@ -135,7 +136,7 @@ impl Routes {
         }
     }
 
-    /// Sessions for which no link speaks since before their lease.
+    /// Returns the sessions without a link whose lease has ended.
     pub(super) fn expired(&self, now: Instant) -> Vec<SessionId> {
         self.select(|session| matches!(session.place, Place::Nowhere(until) if until <= now))
     }
