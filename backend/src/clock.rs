@@ -1,16 +1,16 @@
-//! The only place of this crate that reads a clock.
+//! Clock of the backend: the only code of this crate that reads the time.
 
 use crate::server::Now;
 use moorline_proto::time::Instant;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Reads both clocks at once; monotonic time counts from the clock's creation.
+/// Monotonic and system clock, read together; monotonic time counts from the creation of this value.
 #[derive(Debug)]
 pub(crate) struct Clock {
     origin: std::time::Instant,
 }
 
-#[allow(clippy::disallowed_methods)] // here and nowhere else
+#[allow(clippy::disallowed_methods)] // the only place
 impl Clock {
     pub(crate) fn new() -> Self {
         Self { origin: std::time::Instant::now() }

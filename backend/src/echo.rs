@@ -1,4 +1,6 @@
-//! The smallest useful handlers: one answers and echoes, one only answers.
+//! Smallest useful handlers: one answers and echoes, one only answers.
+//!
+//! Example: alice sends `note` to herself. `Mode::Echo` answers the SEND with seq 1 and pushes `note` back to her.
 
 use crate::server::{Event, Handler, Now, Outbox, PushSpec, ReplyTo, SessionId, Up};
 use moorline_proto::frame::{Command, Lane};
@@ -6,26 +8,26 @@ use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, Sub,
 use moorline_proto::message::{decode, encode};
 use std::collections::HashMap;
 
-/// Rooms with a count of their own; a message into a further one is answered RETRY.
+/// Rooms with their own count of messages; a message to another room is answered RETRY.
 const ROOM_COUNTS_MAX: usize = 1 << 20;
 
-/// What the handler does beside answering.
+/// Reaction of the handler beside its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A SEND whose target is its own sender comes back as a PUSH; one into a conversation goes to everybody
-    /// else in the room of that name, which anybody may enter.
+    /// Pushes a SEND to its own sender back, and a SEND to a conversation to the other members of the room of that
+    /// name. Every client may enter every room.
     Echo,
-    /// Nothing: SENDs are not even decoded. For measuring a gateway.
+    /// No reaction: SENDs are not decoded. Serves to measure a gateway.
     Acker,
 }
 
-/// Answers every SEND with OK and a seq that counts per session, and a REQ `echo` with its payload.
+/// Handler that answers every SEND with OK and a seq per session, and a REQ `echo` with its payload.
 #[derive(Debug)]
 pub struct Echo {
     mode: Mode,
-    /// By [`SessionId::slot`].
+    /// Sessions by [`SessionId::slot`].
     sessions: Vec<Peer>,
-    /// The last seq of each room that was spoken in.
+    /// Last seq of each room.
     rooms: HashMap<String, u64>,
     next_message: u64,
 }
@@ -38,7 +40,7 @@ struct Peer {
 }
 
 impl Echo {
-    /// In this mode.
+    /// Creates a handler with this mode.
     pub fn new(mode: Mode) -> Self {
         Self { mode, sessions: Vec::new(), rooms: HashMap::new(), next_message: 1 }
     }
@@ -96,10 +98,10 @@ impl Echo {
         }
     }
 
-    /// Anybody may enter any room.
+    /// Enters or leaves a room. Every client may enter every room.
     fn on_room(up: &Up, reply: ReplyTo, out: &mut Outbox) {
         let Ok(Sub { room, .. }) = decode(&up.body) else {
-            return out.answer_sub(reply, Code::Invalid, "the body is no Sub");
+            return out.answer_sub(reply, Code::Invalid, "cannot decode the body as `Sub`");
         };
         if up.command == Command::Unsub {
             out.unbind(up.session, &room);
@@ -115,7 +117,7 @@ impl Echo {
                 out.answer_req(reply, Code::Ok, Resp { payload: req.payload, ..Default::default() });
             }
             Ok(req) => {
-                let reason = format!("method `{}` is not known here: try `echo`", req.method);
+                let reason = format!("unknown method `{}`; use `echo`", req.method);
                 out.answer_req(reply, Code::Unsupported, Resp { reason, ..Default::default() });
             }
             Err(_) => out.answer_req(reply, Code::Invalid, Resp::default()),

@@ -1,41 +1,43 @@
-//! Why a backend cannot start or go on.
+//! Errors that end a backend, or keep it from starting.
+//!
+//! Example: `cannot listen on 127.0.0.1:7100: address in use; free the address or set another `listen``.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Why a backend cannot start or go on. A broken link is not among these: it is logged and closed.
+/// Reason why a backend cannot start or continue. A broken link is not among these: it is logged and closed.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
     /// The listening socket could not be opened.
     #[error("cannot listen on {address}: {cause}; free the address or set another `{key}`")]
     Listen {
-        /// The setting.
+        /// Setting with the address.
         key: &'static str,
-        /// The configured address.
+        /// Configured address.
         address: SocketAddr,
-        /// The system's word.
+        /// Error of the system.
         cause: io::Error,
     },
     /// Polling the sockets failed.
     #[error("cannot {operation}: {cause}")]
     Poll {
-        /// What was tried.
+        /// Operation that failed.
         operation: &'static str,
-        /// The system's word.
+        /// Error of the system.
         cause: io::Error,
     },
     /// A file could not be read.
     #[error("cannot read {what} {}: {cause}", path.display())]
     ReadConfig {
-        /// Which.
+        /// Kind of the file.
         what: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// The system's word.
+        /// Error of the system.
         cause: io::Error,
     },
-    /// The configuration is no TOML or has an unknown key or a value of the wrong kind.
+    /// The configuration is not valid TOML, or has an unknown key or a value of the wrong kind.
     #[error("in the backend's configuration: {0}")]
     ParseConfig(#[from] toml::de::Error),
     /// The store cannot be opened.
@@ -44,9 +46,9 @@ pub enum BackendError {
     /// A setting is out of its range.
     #[error("`{key}` in the backend's configuration: {reason}")]
     InvalidConfig {
-        /// The setting, with its section.
+        /// Setting, with its section.
         key: &'static str,
-        /// What is wrong and what would do.
+        /// Cause, and a value that is accepted.
         reason: String,
     },
 }

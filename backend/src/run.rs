@@ -1,4 +1,7 @@
-//! Puts the configured handler on a server.
+//! Startup of a backend: the configured handler on a server.
+//!
+//! Example: with `handler = "im"` and `im.folder` set, `run` opens the store, starts the threads of the server API and
+//! of webhooks, and serves. When the disk is full, the handler ends; `run` opens the store again until it accepts writes.
 
 use crate::api::Api;
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
@@ -14,15 +17,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Before a backend that could not begin anew tries again.
+/// Pause before a backend that could not restart tries again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Runs a backend on this thread until `stop` is true (noticed within a quarter of a second; a
-/// signal handler may set it). `ready` is told the addresses once gateways can connect. A store that takes no
-/// more writes, its disk being full, is opened anew until it does.
+/// Runs a backend on this thread until `stop` is true, which is noticed within 250 ms; a signal handler may set it.
+/// `ready` gets the addresses once gateways can connect. A store that accepts no more writes, because its disk is
+/// full, is opened again until it does.
 ///
 /// # Errors
-/// [`BackendError`]: a bad setting, an address in use, or a failing poll.
+/// [`BackendError`]: a setting is wrong, an address is in use, or polling fails.
 pub fn run(
     config: &BackendConfig,
     ready: impl FnOnce(Ready),
@@ -41,7 +44,7 @@ pub fn run(
         HandlerKind::Im => {
             let make = |config: &BackendConfig, remote: Remote<Order>| {
                 let im = &config.im;
-                // A full mailbox has a message of the same meaning in it.
+                // A full mailbox holds a message of the same meaning.
                 let waker = remote.clone();
                 let notify = move || _ = waker.try_send(Order::Committed);
                 let durability = match im.durability {
@@ -58,7 +61,7 @@ pub fn run(
     }
 }
 
-/// With the threads around it.
+/// Builds the IM handler, and starts the threads of webhooks and of the server API.
 fn make_im<S: Store>(
     config: &BackendConfig,
     im: Im<S>,
@@ -69,16 +72,16 @@ fn make_im<S: Store>(
     Ok((handler, Api::start(&config.api, remote)?))
 }
 
-/// Where a backend can be reached.
+/// Addresses of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// Where gateways connect.
+    /// Address for gateways.
     pub link: SocketAddr,
-    /// Where the server API listens.
+    /// Address of the server API; `None`: there is none.
     pub api: Option<SocketAddr>,
 }
 
-/// Serves, again and again if the handler is over before `stop`: the addresses stay, gateways come back.
+/// Serves until `stop` is true. A handler that ends before is replaced: the addresses stay, and gateways reconnect.
 fn guard<H: Handler>(
     config: &BackendConfig,
     make: impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
@@ -92,7 +95,7 @@ fn guard<H: Handler>(
             Ok(()) => {}
             Err(BackendError::Store(error)) if error.is_lasting() => return Err(error.into()),
             Err(error) => {
-                tracing::error!(%error, "cannot begin anew, trying again shortly");
+                tracing::error!(%error, "cannot restart the backend; the next try is in 1 s");
                 std::thread::park_timeout(AGAIN_AFTER);
             }
         }
@@ -100,7 +103,7 @@ fn guard<H: Handler>(
     Ok(())
 }
 
-/// Until `stop` is true or the handler is over. Logins are judged by `tokens_file`, if there is one.
+/// Serves until `stop` is true or the handler ends. `tokens_file`, if it is set, judges logins.
 fn serve<H: Handler>(
     config: &mut BackendConfig,
     make: &impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,

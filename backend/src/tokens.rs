@@ -1,7 +1,8 @@
-//! A list of tokens: the smallest way for a backend to judge logins.
+//! List of tokens from a file: the smallest way for a backend to judge logins.
 //!
-//! One line for each, `uid token`, any number of tokens for one uid; `#` begins a comment. Read once at
-//! start. Whoever has users of their own implements [`Handler::handle_auth`].
+//! Each line is `uid token`; a uid may have several tokens, and `#` begins a comment. The file is read once, at start.
+//! A backend with its own users implements [`Handler::handle_auth`] instead. Example: the line `alice s3cret` admits
+//! alice with the token `s3cret`.
 
 use crate::error::BackendError;
 use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
@@ -20,7 +21,7 @@ impl Tokens {
     /// Reads a list.
     ///
     /// # Errors
-    /// [`BackendError`]: the file, or a line of it.
+    /// [`BackendError`]: the file cannot be read, or a line of it is not valid.
     pub fn load(path: &Path) -> Result<Self, BackendError> {
         let text = std::fs::read_to_string(path).map_err(|cause| BackendError::ReadConfig {
             what: "tokens_file",
@@ -43,7 +44,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// Takes as long for a wrong token as for a right one of that length.
+    /// Returns whether `uid` has this token. A wrong token of the right length takes as long as the right one.
     fn has(&self, uid: &str, token: &str) -> bool {
         let differ = |known: &str| known.bytes().zip(token.bytes()).fold(0, |all, (a, b)| all | (a ^ b)) != 0;
         let is_it = |known: &String| known.len() == token.len() && !differ(known);
@@ -51,12 +52,12 @@ impl Tokens {
     }
 }
 
-/// A handler whose logins are judged by a list.
+/// Handler whose logins are judged by a list of tokens.
 #[derive(Debug)]
 pub struct Guarded<H> {
-    /// Does everything else.
+    /// Handler of everything but logins.
     pub handler: H,
-    /// Who may come in.
+    /// Tokens that admit a client.
     pub tokens: Tokens,
 }
 

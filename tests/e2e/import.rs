@@ -97,11 +97,11 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
         (r#"{"dance": {}}"#, "unknown variant"),
         (
             r#"{"message": {"from": "ann", "to": {"user": "ben"}, "time_ms": 1}}"#,
-            "exactly one of text and payload",
+            "give exactly one of `text` and `payload`",
         ),
         (
             r#"{"message": {"from": "a:b", "to": {"user": "ben"}, "time_ms": 1, "text": ""}}"#,
-            "no user can be called",
+            "is not a valid user id",
         ),
         (
             r#"{"message": {"from": "eve", "to": {"conversation": "c2c:ann:ben"}, "time_ms": 1, "text": ""}}"#,

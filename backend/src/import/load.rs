@@ -1,15 +1,6 @@
-//! Puts conversations into a store that no backend has open: from an export, one JSON object per line, or made up.
-//!
-//! ```text
-//! {"group": {"name": "tea", "owner": "ann", "members": ["ben"]}}
-//! {"message": {"from": "ann", "to": {"conversation": "group:tea"}, "time_ms": 1700000000000, "text": "hello"}}
-//! {"message": {"from": "ben", "to": {"user": "ann"}, "time_ms": 1700000001000, "type": 2, "payload": "AAEC"}}
-//! {"read": {"user": "ann", "conversation": "c2c:ann:ben", "seq": 1}}
-//! ```
-//!
-//! Lines take effect in order, up to the first that is wrong, and give seqs in that order. The same line in the same place of an export is stored once
-//! within `im.idempotency_window`, so a file that was mended after an error is simply given in again.
+//! Lines into writes of the store, in batches.
 
+use super::{ImportError, Imported, Line, To};
 use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
@@ -25,231 +16,19 @@ use crossbeam_channel::{Receiver, bounded};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::{encode, im};
-use moorline_proto::random::Random;
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{HashMap, VecDeque};
-use std::io::BufRead;
 use std::time::Duration;
 
-/// How long the store may take for a batch.
+/// Longest time that the store may take for a batch.
 const COMMIT_WITHIN: Duration = Duration::from_secs(60);
-/// A line may be this long, in bytes.
-const LINE_BYTES_MAX: usize = 4 << 20;
-/// A message may be from so far in the future: message ids go on behind the last one.
+/// Longest time that a message may be ahead of the clock: message ids continue after the last one.
 const AHEAD_MS_MAX: u64 = 86_400_000;
-/// Of a new group, so many members are named to the others.
+/// Members of a new group that the others are told by name.
 const TOLD_MAX: usize = 1000;
-/// What the devices are called that the messages come from.
+/// Device name of imported messages.
 const DEVICE: &str = "import";
-
-/// One line of an export.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-pub enum Line {
-    /// A new group; one that exists and has this owner gets the members that it has not.
-    Group {
-        /// Its name.
-        name: String,
-        /// Who owns it.
-        owner: String,
-        /// Who else is in it.
-        #[serde(default)]
-        members: Vec<String>,
-    },
-    /// Something was said.
-    Message {
-        /// By whom.
-        from: String,
-        /// To whom.
-        to: To,
-        /// When, in Unix milliseconds.
-        time_ms: u64,
-        /// The application's content type.
-        #[serde(default)]
-        r#type: u32,
-        /// As it is; or
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        text: Option<String>,
-        /// as Base64.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        payload: Option<String>,
-    },
-    /// A user has read everything up to here.
-    Read {
-        /// Who.
-        user: String,
-        /// Where.
-        conversation: String,
-        /// Up to here.
-        seq: u64,
-    },
-}
-
-/// To whom something was said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum To {
-    /// One user.
-    User(String),
-    /// A group, or a conversation that exists.
-    Conversation(String),
-}
-
-/// What was put into the store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Imported {
-    /// Messages.
-    pub messages: u64,
-    /// Those that were there before.
-    pub repeated: u64,
-    /// Groups, also those that were there before.
-    pub groups: u64,
-    /// Users that the store knows now.
-    pub users: usize,
-}
-
-/// Why it ended early. What stands in earlier lines is stored, and nothing of later ones.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// The settings or the store.
-    #[error(transparent)]
-    Backend(#[from] BackendError),
-    /// There is no `im.folder`.
-    #[error("nothing can be put into a store in memory: set im.folder")]
-    NoFolder,
-    /// The export cannot be read.
-    #[error("cannot read the export: {0}")]
-    Read(#[from] std::io::Error),
-    /// A line that says nothing, or nothing that can be.
-    #[error("line {line}: {problem}")]
-    Line {
-        /// Which, from 1.
-        line: u64,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The store takes no more.
-    #[error("the store does not write any more; its log says why")]
-    Stuck,
-}
-
-/// Puts an export into the store of `config`. `progress` is told the number of lines now and then.
-///
-/// # Errors
-/// [`ImportError`]; earlier lines are stored.
-pub fn import(
-    config: &BackendConfig,
-    mut lines: impl BufRead,
-    mut progress: impl FnMut(u64),
-) -> Result<Imported, ImportError> {
-    let mut importer = Importer::open(config)?;
-    let read = read(&mut importer, &mut lines, &mut progress);
-    // What stands before a wrong line is stored, unless some of that is wrong too.
-    let imported = importer.finish()?;
-    read.map(|()| imported)
-}
-
-fn read(
-    importer: &mut Importer,
-    lines: &mut impl BufRead,
-    progress: &mut impl FnMut(u64),
-) -> Result<(), ImportError> {
-    let (mut text, mut number) = (String::new(), 0);
-    loop {
-        text.clear();
-        number += 1;
-        match std::io::Read::take(&mut *lines, LINE_BYTES_MAX as u64).read_line(&mut text) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                return Err(ImportError::Line { line: number, problem: "it is not UTF-8".into() });
-            }
-            Err(error) => return Err(error.into()),
-        }
-        if text.len() >= LINE_BYTES_MAX {
-            return Err(ImportError::Line { line: number, problem: "it is longer than 4 MiB".into() });
-        }
-        if text.trim().is_empty() {
-            continue;
-        }
-        let line = serde_json::from_str(&text).map_err(|error| {
-            // It counts lines of its own, and there is only one.
-            let (error, column) = (error.to_string(), error.column());
-            let what = error.rsplit_once(" at line ").map_or(&*error, |(what, _)| what);
-            ImportError::Line { line: number, problem: format!("{what}, at column {column}") }
-        })?;
-        importer.take(number, line)?;
-        if number % 10_000 == 0 {
-            progress(number);
-        }
-    }
-}
-
-/// How much to make up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seed {
-    /// Users `user-0` and so on.
-    pub users: u32,
-    /// Groups `group-0` and so on.
-    pub groups: u32,
-    /// Members of each group.
-    pub members: u32,
-    /// Messages, half of them one to one if there are groups.
-    pub messages: u64,
-    /// Bytes of each.
-    pub payload: usize,
-    /// The same seed makes the same.
-    pub seed: u64,
-}
-
-/// Makes up users, groups and messages in the store of `config`.
-///
-/// # Errors
-/// [`ImportError`].
-pub fn seed(
-    config: &BackendConfig,
-    wanted: &Seed,
-    mut progress: impl FnMut(u64),
-) -> Result<Imported, ImportError> {
-    if wanted.payload > config.im.payload_max {
-        let reason = format!("--payload {} is over it", wanted.payload);
-        return Err(BackendError::InvalidConfig { key: "im.payload_max", reason }.into());
-    }
-    let mut importer = Importer::open(config)?;
-    let mut random = Random::new(wanted.seed);
-    let start_ms = importer.now_ms.saturating_sub(wanted.messages);
-    let users = u64::from(wanted.users.max(2));
-    let uid = |number: u64| format!("user-{number}");
-    let member = |group: u64, at: u64| uid((group * 7919 + at) % users);
-    let members = u64::from(wanted.members).clamp(1, users);
-    let mut number = 0;
-    for group in 0..u64::from(wanted.groups) {
-        number += 1;
-        let members = (1..members).map(|at| member(group, at)).collect();
-        let line = Line::Group { name: format!("group-{group}"), owner: member(group, 0), members };
-        importer.take(number, line)?;
-    }
-    let text: String =
-        (0..wanted.payload).map(|at| char::from(b'a' + u8::try_from(at % 26).unwrap_or(0))).collect();
-    for at in 0..wanted.messages {
-        number += 1;
-        let (from, to) = if wanted.groups > 0 && random.one_in(2) {
-            let group = random.below(wanted.groups.into());
-            (member(group, random.below(members)), To::Conversation(format!("group:group-{group}")))
-        } else {
-            let from = random.below(users);
-            (uid(from), To::User(uid((from + 1 + random.below(20.min(users - 1))) % users)))
-        };
-        let (time_ms, text) = (start_ms + at, Some(text.clone()));
-        importer.take(number, Line::Message { from, to, time_ms, r#type: 1, text, payload: None })?;
-        if number % 10_000 == 0 {
-            progress(number);
-        }
-    }
-    importer.finish()
-}
 
 /// A group of a line, until its batch is committed.
 struct Created {
@@ -260,12 +39,13 @@ struct Created {
     event: Bytes,
 }
 
-struct Importer {
+/// A store that is filled line by line.
+pub(super) struct Importer {
     store: Disk,
     ids: MessageIds,
     durable: Receiver<()>,
-    /// How often the same was said, so that each is a message of its own.
-    said: HashMap<[u8; 16], u64>,
+    /// Occurrences of equal messages, so that each becomes a message of its own.
+    seen: HashMap<[u8; 16], u64>,
     writes: Vec<Write>,
     lines: Vec<u64>,
     /// Groups that the open batch creates; bounded as the batch is.
@@ -277,24 +57,24 @@ struct Importer {
 }
 
 impl Importer {
-    fn open(config: &BackendConfig) -> Result<Self, ImportError> {
+    pub(super) fn open(config: &BackendConfig) -> Result<Self, ImportError> {
         config.validate()?;
         if config.im.folder.as_os_str().is_empty() {
             return Err(ImportError::NoFolder);
         }
         let (sender, durable) = bounded(1);
-        // One that waits already says the same.
+        // A full channel holds a message of the same meaning.
         let notify = move || _ = sender.try_send(());
         let mut store = Disk::open(&config.im.folder, &config.im, Durability::Disk, notify)
             .map_err(BackendError::from)?;
-        // A line that is mended and given in again comes before those behind it.
+        // A line that is corrected and given again must come before those after it.
         store.stop_at_refusal();
         let now_ms = Clock::new().read().unix_ms;
         Ok(Self {
             ids: MessageIds::after(config.node_number, store.last_id()),
             store,
             durable,
-            said: HashMap::new(),
+            seen: HashMap::new(),
             writes: Vec::new(),
             lines: Vec::new(),
             created: Vec::new(),
@@ -305,7 +85,13 @@ impl Importer {
         })
     }
 
-    fn take(&mut self, line: u64, what: Line) -> Result<(), ImportError> {
+    /// Time at which the import began, in Unix milliseconds.
+    pub(super) const fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Performs one line; `line`: its number.
+    pub(super) fn take(&mut self, line: u64, what: Line) -> Result<(), ImportError> {
         let wrong = |problem: String| ImportError::Line { line, problem };
         match what {
             Line::Group { name, owner, members } => {
@@ -314,7 +100,9 @@ impl Importer {
                 let members: Vec<UserId> =
                     members.iter().map(|uid| self.user(line, uid)).collect::<Result<_, _>>()?;
                 if !names::is_valid(&name) {
-                    return Err(wrong(format!("no group can be called {name:?}")));
+                    return Err(wrong(format!(
+                        "`{name}` is not a valid name of a group: 1 to 64 bytes, no `:`, no control character"
+                    )));
                 }
                 let by = owner.clone();
                 let changed = im::GroupChanged { by, added, ..im::GroupChanged::default() };
@@ -337,16 +125,17 @@ impl Importer {
                     (None, Some(payload)) => {
                         BASE64.decode(payload).map_err(|error| wrong(format!("payload: {error}")))?.into()
                     }
-                    _ => return Err(wrong("exactly one of text and payload is needed".into())),
+                    _ => return Err(wrong("give exactly one of `text` and `payload`".into())),
                 };
                 if payload.len() > self.payload_max {
                     let (bytes, most) = (payload.len(), self.payload_max);
-                    return Err(wrong(format!("a payload of {bytes} bytes; im.payload_max allows {most}")));
+                    return Err(wrong(format!(
+                        "the payload has {bytes} bytes; `im.payload_max` allows {most}"
+                    )));
                 }
                 if time_ms > self.now_ms + AHEAD_MS_MAX {
-                    let problem = format!(
-                        "time_ms {time_ms} is more than a day ahead; it is in milliseconds since 1970"
-                    );
+                    let problem =
+                        format!("`time_ms` {time_ms} is more than a day ahead; give milliseconds since 1970");
                     return Err(wrong(problem));
                 }
                 let draft = self.draft(line, from, &to, (time_ms, r#type, payload))?;
@@ -355,7 +144,7 @@ impl Importer {
             Line::Read { user, conversation, seq } => {
                 let by = (self.user(line, &user)?, API_DEVICE);
                 let found = self.find(line, &conversation)?;
-                self.commit()?; // its newest message may be among what waits
+                self.commit()?; // a waiting write may hold the newest message
                 let what = im::happened::What::Read(im::Read { user: user.clone(), seq });
                 let event = self.happened(&user, &conversation, what);
                 self.write(line, Write::Read { conversation: found, by, seq, event })
@@ -363,7 +152,7 @@ impl Importer {
         }
     }
 
-    /// What clients are told of it.
+    /// Encodes the event that tells clients of a change.
     fn happened(&mut self, by: &str, conversation: &str, what: im::happened::What) -> Bytes {
         encode(&Push {
             message_id: self.ids.next(self.now_ms),
@@ -382,16 +171,18 @@ impl Importer {
         if !self.created.is_empty() || self.store.find(id).is_none() {
             self.commit()?;
         }
-        let problem = || format!("there is no conversation {id:?}");
+        let problem = || format!("there is no conversation `{id}`");
         self.store.find(id).ok_or_else(|| ImportError::Line { line, problem: problem() })
     }
 
     fn user(&mut self, line: u64, uid: &str) -> Result<UserId, ImportError> {
         let wrong = |problem| ImportError::Line { line, problem };
         if !names::is_valid(uid) {
-            return Err(wrong(format!("no user can be called {uid:?}")));
+            return Err(wrong(format!(
+                "`{uid}` is not a valid user id: 1 to 64 bytes, no `:`, no control character"
+            )));
         }
-        self.store.try_user(uid).ok_or_else(|| wrong("im.users_max users are known".into()))
+        self.store.try_user(uid).ok_or_else(|| wrong("the store has `im.users_max` users".into()))
     }
 
     fn draft(
@@ -419,10 +210,10 @@ impl Importer {
             .finalize();
         let mut key = [0; 16];
         key.copy_from_slice(&digest[..16]);
-        let times = self.said.entry(key).or_default();
+        let times = self.seen.entry(key).or_default();
         *times += 1;
-        let seen = times.to_be_bytes();
-        key.iter_mut().zip(seen.iter().rev()).for_each(|(byte, times)| *byte ^= times);
+        let count = times.to_be_bytes();
+        key.iter_mut().zip(count.iter().rev()).for_each(|(byte, times)| *byte ^= times);
         let id = self.ids.next(time_ms);
         let push = Push {
             message_id: id,
@@ -480,7 +271,7 @@ impl Importer {
         Ok(())
     }
 
-    /// Takes what is durable.
+    /// Takes the outcomes of durable batches.
     fn settle(&mut self) -> Result<(), ImportError> {
         while let Some(committed) = self.store.poll_committed() {
             let lines = self.committing.pop_front().expect("one answer per batch");
@@ -501,7 +292,8 @@ impl Importer {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<Imported, ImportError> {
+    /// Waits until everything is durable, and closes the store.
+    pub(super) fn finish(mut self) -> Result<Imported, ImportError> {
         while !self.writes.is_empty() {
             self.commit()?;
         }
