@@ -1,6 +1,6 @@
 //! Errors that end a backend, or keep it from starting.
 //!
-//! Example: `cannot listen on 127.0.0.1:7100: address in use; free the address or set another `listen``.
+//! Example: a second backend on the same address ends with [`BackendError::Listen`], whose text names the setting.
 
 use std::io;
 use std::net::SocketAddr;
