@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{BackendConfig, ServiceConfig};
 use crate::error::BackendError;
-use crate::im::{Order, ServiceCall, ServiceResult};
+use crate::im::{Order, WebhookCall, WebhookResult};
 use crate::server::{Remote, RemoteError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -32,7 +32,7 @@ const MAILBOX_PAUSE: Duration = Duration::from_millis(50);
 /// The threads, by the order of the services' names. Dropping it ends them once they have answered.
 #[derive(Debug, Default)]
 pub(crate) struct Endpoints {
-    calls: Vec<Sender<ServiceCall>>,
+    calls: Vec<Sender<WebhookCall>>,
 }
 
 impl Endpoints {
@@ -54,8 +54,8 @@ impl Endpoints {
     }
 
     /// Gives a delivery to its thread.
-    pub(crate) fn call(&self, call: ServiceCall) {
-        let service = call.service;
+    pub(crate) fn call(&self, call: WebhookCall) {
+        let service = call.webhook;
         // There is room for the one that is under way, unless its thread is gone.
         if self.calls.get(service).is_none_or(|thread| thread.try_send(call).is_err()) {
             tracing::error!(service, "the thread of a service is gone; restart the backend");
@@ -118,21 +118,21 @@ impl Endpoint {
         })
     }
 
-    fn run(&self, calls: &Receiver<ServiceCall>, remote: &Remote<Order>) {
-        for ServiceCall { service, messages, is_last_try } in calls {
+    fn run(&self, calls: &Receiver<WebhookCall>, remote: &Remote<Order>) {
+        for WebhookCall { webhook: service, messages, is_last_try } in calls {
             let body = self.body(&messages);
             let mut result = match self.post(&body) {
-                Ok(()) => ServiceResult::Delivered,
+                Ok(()) => WebhookResult::Delivered,
                 Err(problem) => {
                     tracing::warn!(service = self.name, problem, messages = messages.len(), "not delivered");
-                    ServiceResult::Failed
+                    WebhookResult::Failed
                 }
             };
-            if result == ServiceResult::Failed && is_last_try && self.give_up(&body) {
-                result = ServiceResult::GivenUp;
+            if result == WebhookResult::Failed && is_last_try && self.give_up(&body) {
+                result = WebhookResult::GivenUp;
             }
             loop {
-                match remote.try_send(Order::Service(service, result)) {
+                match remote.try_send(Order::Webhook(service, result)) {
                     Ok(()) => break,
                     Err(RemoteError::Full(_)) => thread::park_timeout(MAILBOX_PAUSE),
                     Err(RemoteError::Gone(_)) => return,

@@ -1,7 +1,7 @@
 //! How things stand, as OpenMetrics text.
 
 use super::http::Answer;
-use crate::im::{ServiceStatus, Status};
+use crate::im::{Status, WebhookStatus};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -10,7 +10,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
 
-type OfService = fn(&ServiceStatus) -> u64;
+type OfService = fn(&WebhookStatus) -> u64;
 
 #[derive(Debug)]
 struct Figures(Status);
@@ -31,7 +31,7 @@ impl Collector for Figures {
             commits,
             stalls,
             takes_writes,
-            ref services,
+            ref webhooks,
         } = self.0;
         for (name, help, value) in [
             ("users", "Users that are known.", users),
@@ -65,14 +65,14 @@ impl Collector for Figures {
         ];
         for (name, help, value) in of_services {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for service in services {
+            for service in webhooks {
                 let labels = [("service", &*service.name)];
                 ConstCounter::new(value(service)).encode(family.encode_family(&labels)?)?;
             }
         }
         let help = "1 while the endpoint of a service fails.";
         let mut family = encoder.encode_descriptor("service_failing", help, None, MetricType::Gauge)?;
-        for service in services {
+        for service in webhooks {
             let labels = [("service", &*service.name)];
             ConstGauge::new(i64::from(service.is_failing)).encode(family.encode_family(&labels)?)?;
         }

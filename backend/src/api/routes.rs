@@ -2,7 +2,7 @@
 
 use super::http::{Answer, Request};
 use super::{metrics, requests, status_of};
-use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, ServiceStatus, Status};
+use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -289,9 +289,9 @@ fn status_json(status: &Status) -> serde_json::Value {
         commits,
         stalls,
         takes_writes,
-        services,
+        webhooks,
     } = status;
-    let services: Vec<_> = services.iter().map(service_json).collect();
+    let services: Vec<_> = webhooks.iter().map(service_json).collect();
     json!({
         "users": users, "conversations": conversations, "sessions": sessions, "committing": committing,
         "stored": stored, "repeated": repeated, "refused": refused, "put_off": put_off, "requests": requests,
@@ -299,8 +299,8 @@ fn status_json(status: &Status) -> serde_json::Value {
     })
 }
 
-fn service_json(status: &ServiceStatus) -> serde_json::Value {
-    let ServiceStatus { name, delivered, failed, given_up, is_failing } = status;
+fn service_json(status: &WebhookStatus) -> serde_json::Value {
+    let WebhookStatus { name, delivered, failed, given_up, is_failing } = status;
     json!({
         "name": name, "delivered": delivered, "failed": failed, "given_up": given_up, "is_failing": is_failing,
     })

@@ -1,10 +1,13 @@
 //! What the server API asks (`docs/server-api.md`): to say something for a user, to push to devices, to ask for a user,
 //! to end logins, and how things stand.
 
-use super::request::Asked;
+use super::output::Reply;
+use super::request::plan_users;
 use super::send::Refused;
-use super::store::{Counts, DeviceNumber, Store, UserId, Write};
-use super::{Im, Output, Reply, ServiceStatus, Waiting, time_ms};
+use super::store::{Counts, DeviceNumber, Need, ReadSet, Store, Write};
+use super::tasks::{Asked, Task};
+use super::waiting::Waiter;
+use super::{Im, Output, WebhookStatus, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use crossbeam_channel::Sender;
@@ -67,6 +70,28 @@ pub enum ApiCall {
     },
     /// How things stand.
     Status,
+}
+
+impl ApiCall {
+    /// Names the facts that the call will read, unless it has too many targets to be done.
+    pub(super) fn plan(&self, set: &mut ReadSet) {
+        match self {
+            Self::Send { from: user, .. } | Self::Request { user, .. } => {
+                plan_users(std::slice::from_ref(user), set)
+            }
+            Self::Kick { user, .. } => set.add(Need::User(user.clone())),
+            Self::Push { to: PushTo::Inboxes(users), .. } => {
+                plan_users(&users[..users.len().min(TARGETS_MAX)], set);
+            }
+            Self::Push { to: PushTo::Users(users), .. } => {
+                users.iter().take(TARGETS_MAX).for_each(|uid| set.add(Need::User(uid.clone())));
+            }
+            Self::Push { to: PushTo::Devices(devices), .. } => {
+                devices.iter().take(TARGETS_MAX).for_each(|(uid, _)| set.add(Need::User(uid.clone())));
+            }
+            Self::Push { to: PushTo::Room(_) | PushTo::Everyone, .. } | Self::Status => {}
+        }
+    }
 }
 
 /// Whom a push is for.
@@ -141,8 +166,8 @@ pub struct Status {
     pub stalls: u64,
     /// Whether the store takes writes.
     pub takes_writes: bool,
-    /// By name.
-    pub services: Vec<ServiceStatus>,
+    /// Webhooks, by name.
+    pub webhooks: Vec<WebhookStatus>,
 }
 
 /// Where the answer goes; whoever gives up drops the other end.
@@ -193,20 +218,18 @@ pub(super) struct Broadcasts(VecDeque<(Bytes, usize)>);
 impl<S: Store> Im<S> {
     /// Takes one question of the server API.
     pub fn handle_api(&mut self, now: Now, call: ApiCall, reply: ApiReply) {
+        self.run(None, Task::Api(now, call, reply));
+        self.take_completions();
+    }
+
+    pub(super) fn execute_api(&mut self, now: Now, call: ApiCall, reply: ApiReply) {
         match call {
-            ApiCall::Send { from, send } => match self.api_user(&from) {
-                Ok(user) => {
-                    let from = ((user, API_DEVICE), API_DEVICE_NAME);
-                    self.on_send_of(now, from, send, Reply::Api(reply));
-                }
+            ApiCall::Send { from, send } => match self.asked_by_api(now, &from) {
+                Ok(asked) => self.run(None, Task::Send(asked, send, Reply::Api(reply))),
                 Err(refused) => self.answer_api(reply, Err(refused)),
             },
-            ApiCall::Request { user, method, payload } => match self.api_user(&user) {
-                Ok(user) => {
-                    let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
-                    let asked = Asked { now, session: None, origin, device, payload };
-                    self.on_asked(&method, &asked, Reply::Api(reply));
-                }
+            ApiCall::Request { user, method, payload } => match self.asked_by_api(now, &user) {
+                Ok(asked) => self.on_request(asked, &method, &payload, Reply::Api(reply)),
                 Err(refused) => self.answer_api(reply, Err(refused)),
             },
             ApiCall::Push { to, kind, payload } => self.api_push(now, to, kind, payload, reply),
@@ -232,17 +255,20 @@ impl<S: Store> Im<S> {
             users,
             conversations,
             sessions: self.sessions.count(),
-            committing: self.committing.len(),
+            committing: self.open.commits(),
             commits,
             stalls,
             takes_writes: !self.store.is_broken(),
-            services: self.services.iter().map(|service| service.status().clone()).collect(),
+            webhooks: self.webhooks.iter().map(|webhook| webhook.status().clone()).collect(),
             ..self.tally
         }
     }
 
-    fn api_user(&mut self, uid: &str) -> Result<UserId, Refused> {
-        Ok(self.users(&[uid.to_owned()])?[0])
+    /// A user for whom the API speaks.
+    fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
+        let user = self.users(&[uid.to_owned()])?[0];
+        let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
+        Ok(Asked { now, session: None, origin, uid: uid.into(), device })
     }
 
     fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {
@@ -266,8 +292,8 @@ impl<S: Store> Im<S> {
                 };
                 users.sort_unstable();
                 users.dedup();
-                let waiting = Waiting::Told(reply, users.len());
-                return self.write(Write::Tell { users, event: body }, waiting);
+                let waiter = Waiter::Told(reply, users.len());
+                return self.write(Write::Tell { users, event: body }, waiter);
             }
             PushTo::Users(uids) => {
                 let known: BTreeSet<_> = uids.iter().filter_map(|uid| self.store.find_user(uid)).collect();

@@ -1,10 +1,15 @@
 //! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
 
 use super::names;
-use super::sessions::{Due, Session};
-use super::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, Store};
+use super::sessions::{PendingNotifies, Session};
+use super::store::{
+    self, Backlog, ConversationId, Delivery, DeviceNumber, Entry, LoggedIn, Login, Origin, Read, Recipient,
+    Store, StreamPage, Ticket,
+};
+use super::tasks::Task;
+use super::waiting::{Waiter, Waiting};
 use super::window::Window;
-use super::{Im, Waiting, Write};
+use super::{Im, Write};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -25,9 +30,9 @@ const BAD_NAME: Kick = Kick {
 };
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_conn_up(&mut self, now: Now, id: SessionId, login: &ConnUp, is_new: bool) {
+    pub(super) fn on_conn_up(&mut self, now: Now, id: SessionId, login: ConnUp, is_new: bool) {
         if is_new {
-            self.sessions.insert(Session::new(id, login));
+            self.sessions.insert(Session::new(id, &login));
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         if let Some(kick) = session.kicked {
@@ -35,34 +40,94 @@ impl<S: Store> Im<S> {
         }
         if session.owner.is_some() {
             session.window.restart();
-        } else if let Err(kick) = self.try_login(now, id, login) {
-            return self.out.kick(id, kick);
+            return self.catch_up(now, id);
         }
-        if self.judge(id) {
-            self.sessions.list(id);
-            if let Some(session) = self.sessions.get_mut(id)
-                && let Some((user, device)) = session.owner
-            {
-                session.due = Due::new(self.store.unconfirmed(user, device));
+        if session.is_logging_in {
+            return; // announced again before the login was complete
+        }
+        if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
+            return self.out.kick(id, BAD_NAME);
+        }
+        session.is_logging_in = true;
+        let platform = u32::try_from(login.platform).unwrap_or(0);
+        let ConnUp { uid, device, .. } = login;
+        let login = Login { uid, device, platform, now_ms: now.unix_ms };
+        self.queues.begin(id);
+        self.ask(store::Command::Login(login), Waiting::Login(id, now));
+    }
+
+    pub(super) fn on_logged_in(&mut self, now: Now, id: SessionId, login: Option<LoggedIn>) {
+        let Some(session) = self.sessions.get_mut(id) else {
+            // The device left before its login was complete.
+            if let Some(LoggedIn { user, cursor, .. }) = login {
+                let (device, position, gone_ms) = (cursor.device, cursor.acked, now.unix_ms);
+                self.write(Write::Acked { user, device, position, gone_ms }, Waiter::Nobody);
             }
-            self.pump(id);
-            self.on_presence(now, id);
+            return;
+        };
+        session.is_logging_in = false;
+        let Some(LoggedIn { user, uid, device, cursor }) = login else {
+            return self.out.kick(id, Kick::of(CloseReason::Busy));
+        };
+        session.owner = Some((user, cursor.device));
+        (session.uid, session.device) = (uid, device);
+        session.window = Window::new(cursor.acked);
+        if let Some(forgotten) = cursor.forgotten {
+            let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
+            for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
+                self.end_login(session, &TOO_MANY_DEVICES);
+            }
+        }
+        if self.sessions.get(id).is_some_and(|session| session.kicked.is_none()) {
+            self.catch_up(now, id);
         }
     }
 
-    /// The inbox is through: what was put into none, and may not be there. Some of it, the rest as that is acknowledged.
+    /// Begins to push what a device has missed, from its last ack on.
+    fn catch_up(&mut self, now: Now, id: SessionId) {
+        if !self.judge(id) {
+            return;
+        }
+        // Listed first: what is stored from now on comes by itself, and what was stored before is in the backlog.
+        self.sessions.list(id);
+        let Some(of) = self.sessions.get(id).and_then(|session| session.owner) else { return };
+        let ticket = self.read(Read::Backlog { of }, Waiting::Backlog(id));
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.pending = PendingNotifies::default();
+            (session.reading, session.is_loading) = (Some(ticket), true);
+        }
+        self.on_presence(now, id);
+    }
+
+    pub(super) fn on_backlog(&mut self, ticket: Ticket, id: SessionId, backlog: Backlog) {
+        let Some(session) = self.sessions.get_mut(id).filter(|it| it.reading == Some(ticket)) else { return };
+        (session.reading, session.is_loading) = (None, false);
+        session.end = session.end.max(backlog.end);
+        session.pending.load(backlog.unconfirmed);
+        self.pump(id);
+    }
+
+    /// Notifies the device of messages of large groups, which are in no inbox: at most `NOTIFIES_MAX` at once, the rest as
+    /// those are acknowledged. Called when the inbox is delivered.
     fn notify_due(&mut self, id: SessionId) {
-        if self.sessions.get_mut(id).is_some_and(|session| session.due.begin()) {
+        if self.sessions.get_mut(id).is_some_and(|session| session.pending.begin()) {
             for _ in 0..NOTIFIES_MAX {
                 self.notify_next(id);
             }
         }
     }
 
-    /// The next one of these.
+    /// Notifies a device of one more group.
     pub(super) fn notify_next(&mut self, id: SessionId) {
-        let next = self.sessions.get_mut(id).and_then(|session| session.due.next());
-        if let Some((conversation, first)) = next {
+        let next = self.sessions.get_mut(id).and_then(|session| session.pending.next());
+        if let Some(conversation) = next {
+            self.run(None, Task::Notify(id, conversation));
+        }
+    }
+
+    pub(super) fn notify_planned(&mut self, id: SessionId, conversation: ConversationId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(first) = session.pending.take_before(conversation, u64::MAX) {
             self.notify_from(id, conversation, first);
         }
     }
@@ -74,25 +139,6 @@ impl<S: Store> Im<S> {
             let push = self.out.push(&[id], spec, &self.notify(conversation, first));
             self.fanouts.ask(push, conversation, latest);
         }
-    }
-
-    fn try_login(&mut self, now: Now, id: SessionId, login: &ConnUp) -> Result<(), Kick> {
-        if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
-            return Err(BAD_NAME);
-        }
-        let user = self.store.try_user(&login.uid).ok_or(Kick::of(CloseReason::Busy))?;
-        let platform = u32::try_from(login.platform).unwrap_or(0);
-        let cursor = self.store.login(user, &login.device, platform, now.unix_ms);
-        if let Some(forgotten) = cursor.forgotten {
-            let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
-            for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
-                self.end_login(session, &TOO_MANY_DEVICES);
-            }
-        }
-        let session = self.sessions.get_mut(id).expect("the caller holds it");
-        session.owner = Some((user, cursor.device));
-        session.window = Window::new(cursor.acked);
-        Ok(())
     }
 
     /// Ends a login, and again whenever its gateway announces it, until that has heard of it.
@@ -127,7 +173,7 @@ impl<S: Store> Im<S> {
         if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
             // What it acked in this turn would else be lost with it.
             let (user, device, position) = (*user, *device, window.acked());
-            self.write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiting::Ack(id));
+            self.write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiter::Ack(id));
         }
         self.on_presence(now, id);
         self.unwatch(id);
@@ -154,13 +200,14 @@ impl<S: Store> Im<S> {
         let mut sessions = std::mem::take(&mut self.scratch.target_sessions);
         for recipient in &recipients[delivery.recipients.clone()] {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
+            self.note_entry_for_webhooks(*recipient);
         }
         targets.retain(|(id, position)| {
             let is_direct = self.try_direct(*id, *position, origin, delivery.body.len());
             // A group that has become small, of which this device has not heard all.
             if let (true, Some(conversation)) = (is_direct, conversation)
                 && let Some(session) = self.sessions.get_mut(*id)
-                && let Some(first) = session.due.take_before(conversation, u64::MAX)
+                && let Some(first) = session.pending.take_before(conversation, u64::MAX)
             {
                 self.notify_from(*id, conversation, first);
             }
@@ -188,10 +235,11 @@ impl<S: Store> Im<S> {
     fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, bytes: usize) -> bool {
         let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);
         let Some(session) = self.sessions.get_mut(id) else { return false };
+        session.end = session.end.max(position);
         if session.window.pushed() >= position || session.window.room(pushes_max) == 0 {
             return false;
         }
-        if session.window.pushed() + 1 < position {
+        if session.window.pushed() + 1 < position || session.is_loading {
             self.pump(id);
             return false;
         }
@@ -204,58 +252,79 @@ impl<S: Store> Im<S> {
         session.window.fits(bytes, bytes_max)
     }
 
-    /// Pushes what comes next in the stream of the session's user, as far as its window has room.
+    /// Pushes the next entries of the stream of the session's user, as far as its window has room.
     pub(super) fn pump(&mut self, id: SessionId) {
         let pushes_max = self.config.outstanding;
-        loop {
-            let Some(session) = self.sessions.get(id).filter(|it| it.is_listed) else { return };
-            let Some((user, device)) = session.owner else { return };
-            let (room, after) = (session.window.room(pushes_max), session.window.pushed());
-            if room == 0 {
-                return;
-            }
-            let end = self.store.stream_end(user);
-            if after >= end {
-                return self.notify_due(id);
-            }
-            let mut entries = std::mem::take(&mut self.scratch.entries);
-            let is_readable = self.store.read_stream(user, after, room.min(PUMP_ENTRIES), &mut entries);
-            let is_last = entries.is_empty();
-            let mut entries_left = entries.drain(..);
-            let is_full = entries_left.any(|(position, entry)| !self.try_pump(id, device, position, entry));
-            drop(entries_left);
-            self.scratch.entries = entries;
-            if is_full {
-                return;
-            }
-            if !is_readable {
-                // It is owed all the same.
+        let Some(session) = self.sessions.get(id) else { return };
+        let is_reading = session.reading.is_some();
+        let Some((user, _)) = session.owner.filter(|_| session.is_listed && !is_reading) else { return };
+        let (room, after) = (session.window.room(pushes_max), session.window.pushed());
+        if room == 0 {
+            return;
+        }
+        if after >= session.end {
+            return self.notify_due(id);
+        }
+        let into = self.scratch.entries.pop().unwrap_or_default();
+        let read = Read::Stream { user, after, limit: room.min(PUMP_ENTRIES), into };
+        let ticket = self.read(read, Waiting::Stream(id));
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.reading = Some(ticket);
+        }
+    }
+
+    pub(super) fn on_stream(&mut self, ticket: Ticket, id: SessionId, page: StreamPage) {
+        let StreamPage { mut entries, after, end, is_readable } = page;
+        if let Some(session) = self.sessions.get_mut(id).filter(|it| it.reading == Some(ticket)) {
+            session.reading = None;
+            session.end = session.end.max(end);
+            let (is_last, device) = (entries.is_empty(), session.owner.map(|(_, device)| device));
+            let is_rewound = after > session.window.pushed();
+            let is_full = is_rewound
+                || !session.is_listed
+                || entries.drain(..).any(|(position, entry)| !self.try_pump(id, device, position, entry));
+            if !is_full && !is_readable {
+                // The rest is owed all the same: it is read again with a later tick.
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.stall();
                 }
-                return self.sessions.on_stalled(id);
-            }
-            if is_last {
+                self.sessions.on_stalled(id);
+            } else if !is_full && is_last {
                 // Nothing is left up to the end: it was trimmed.
                 if let Some(session) = self.sessions.get_mut(id) {
                     session.window.skip_to(end);
                 }
-                return self.notify_due(id);
             }
+            if is_rewound || !is_full && is_readable {
+                self.pump(id);
+            }
+        }
+        entries.clear();
+        if self.scratch.entries.len() < SPARE_LISTS_MAX {
+            self.scratch.entries.push(entries);
         }
     }
 
     /// False: it does not fit before something was acked.
-    fn try_pump(&mut self, id: SessionId, device: DeviceNumber, position: u64, entry: Entry) -> bool {
-        let bytes_max = self.config.outstanding_bytes;
+    fn try_pump(&mut self, id: SessionId, device: Option<DeviceNumber>, position: u64, entry: Entry) -> bool {
+        let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);
+        let Some(session) = self.sessions.get(id) else { return false };
+        if position <= session.window.pushed() {
+            return true; // pushed by itself since the read
+        }
+        if session.window.room(pushes_max) == 0 {
+            return false;
+        }
         if let Entry::Message { conversation, seq, .. } | Entry::Dropped { conversation, first: seq } = &entry
             && let Some(session) = self.sessions.get_mut(id)
-            && let Some(first) = session.due.take_before(*conversation, *seq)
+            && let Some(first) = session.pending.take_before(*conversation, *seq)
         {
             self.notify_from(id, *conversation, first);
         }
         let is_own = match &entry {
-            Entry::Message { origin, .. } | Entry::Event { origin, .. } => *origin == Some(device),
+            Entry::Message { origin, .. } | Entry::Event { origin, .. } => {
+                origin.is_some() && *origin == device
+            }
             Entry::Dropped { .. } | Entry::EventsDropped => false,
         };
         // What it stands for, as far as the membership goes: who has left reads no more.
@@ -324,5 +393,7 @@ pub(super) const EVENT: PushSpec =
 
 /// NOTIFYs of large groups at once, at a login.
 const NOTIFIES_MAX: usize = 64;
+/// Lists for entries of streams that are kept for later reads.
+const SPARE_LISTS_MAX: usize = 16;
 /// Entries read from a stream at once.
 const PUMP_ENTRIES: usize = 64;

@@ -4,6 +4,7 @@
 //! told to pull when it logs in. A group with [`MESSAGES_MAX`] messages under way gets a NOTIFY instead of more.
 
 use super::store::{ConversationId, Origin, Store, UserId};
+use super::tasks::Task;
 use super::{Im, Output};
 use crate::server::{PushId, PushSpec, SessionId};
 use bytes::Bytes;
@@ -30,6 +31,8 @@ pub(super) struct Fanouts {
     order: VecDeque<ConversationId>,
     /// Whose outcome says that a device has everything up to this seq.
     asked: BTreeMap<PushId, (ConversationId, u64)>,
+    /// Members that may still be looked at in this turn.
+    members_left: usize,
 }
 
 #[derive(Debug, Default)]
@@ -81,41 +84,59 @@ impl Fanouts {
 }
 
 impl<S: Store> Im<S> {
-    /// Takes what is under way a bit further.
+    /// Takes fan-outs a bit further.
     pub(super) fn fan_out(&mut self) {
-        let mut members_left = MEMBERS_PER_TURN;
-        while members_left > 0
+        self.fanouts.members_left = MEMBERS_PER_TURN;
+        while self.fanouts.members_left > 0
             && let Some(conversation) = self.fanouts.order.pop_front()
         {
-            let slice = MEMBERS_PER_SLICE.min(members_left);
-            members_left -= slice;
-            let Some(mut group) = self.fanouts.by_group.remove(&conversation) else { continue };
-            if group.round.is_empty() {
-                std::mem::swap(&mut group.round, &mut group.waiting);
-                group.done = None;
-            }
-            if self.fan_out_slice(conversation, &mut group, slice) {
-                group.round.clear();
-            }
-            if !group.round.is_empty() || !group.waiting.is_empty() {
-                self.fanouts.by_group.insert(conversation, group);
-                self.fanouts.order.push_back(conversation);
-            }
+            self.run(None, Task::FanOut(conversation));
         }
+    }
+
+    /// Begins the next turn at once if a group could go on.
+    pub(super) fn fan_out_again(&mut self) {
         if !self.fanouts.order.is_empty() {
             self.out.put(Output::TurnAgain);
         }
     }
 
-    /// True: everybody has it.
+    /// Takes the fan-out of one group a slice further; its members are at hand.
+    pub(super) fn fan_out_group(&mut self, conversation: ConversationId) {
+        let slice = MEMBERS_PER_SLICE.min(self.fanouts.members_left);
+        if slice == 0 {
+            return self.fanouts.order.push_front(conversation);
+        }
+        let Some(mut group) = self.fanouts.by_group.remove(&conversation) else { return };
+        self.fanouts.members_left -= slice;
+        if group.round.is_empty() {
+            std::mem::swap(&mut group.round, &mut group.waiting);
+            group.done = None;
+            self.note_messages_for_webhooks(conversation, &group.round);
+        }
+        if self.fan_out_slice(conversation, &mut group, slice) {
+            group.round.clear();
+        }
+        if !group.round.is_empty() || !group.waiting.is_empty() {
+            self.fanouts.by_group.insert(conversation, group);
+            self.fanouts.order.push_back(conversation);
+        }
+    }
+
+    /// Services that are members are to get what the round stands for.
+    fn note_messages_for_webhooks(&mut self, conversation: ConversationId, round: &[Fanout]) {
+        if let (Some(first), Some(last)) = (round.first(), round.last()) {
+            self.note_for_webhooks(conversation, first.first, last.seq);
+        }
+    }
+
+    /// Pushes to the next members. True: all members are done.
     fn fan_out_slice(&mut self, conversation: ConversationId, group: &mut Group, slice: usize) -> bool {
-        let members = self.store.members(conversation);
-        let first = members.partition_point(|member| Some(member.user) <= group.done);
-        let slice = &members[first..members.len().min(first + slice)];
-        let is_done = first + slice.len() >= members.len();
-        group.done = slice.last().map(|member| member.user).or(group.done);
+        let members = self.store.members(conversation, group.done);
+        let is_done = members.len() <= slice;
         let users: Vec<(UserId, u64)> =
-            slice.iter().map(|member| (member.user, member.visible_from)).collect();
+            members.take(slice).map(|member| (member.user, member.visible_from)).collect();
+        group.done = users.last().map(|(user, _)| *user).or(group.done);
         let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
         let mut behind = Vec::new();
         for fanout in &group.round {
@@ -123,13 +144,12 @@ impl<S: Store> Im<S> {
                 if *visible_from > fanout.seq {
                     continue;
                 }
-                let end = self.store.stream_end(*user);
                 for session in self.sessions.of(*user) {
-                    // Who is still to be told what came before is told of this with it.
-                    if session.owner == Some(fanout.origin) || session.due.has(conversation) {
+                    // A device that is still to be told of earlier messages is told of this one with them.
+                    if session.owner == Some(fanout.origin) || session.pending.has(conversation) {
                         continue;
                     }
-                    let is_behind = session.window.pushed() < end;
+                    let is_behind = !session.is_up_to_date();
                     if is_behind { &mut behind } else { &mut sessions }.push(session.id);
                 }
             }
@@ -137,7 +157,7 @@ impl<S: Store> Im<S> {
             sessions.clear();
             for id in behind.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
-                    session.due.add(conversation, fanout.first);
+                    session.pending.add(conversation, fanout.first);
                 }
             }
         }

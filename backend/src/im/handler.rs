@@ -1,7 +1,7 @@
 //! Puts [`Im`] on a server.
 
 use super::store::Store;
-use super::{ApiCall, ApiReply, Im, ServiceCall, ServiceResult};
+use super::{ApiCall, ApiReply, Im, WebhookCall, WebhookResult};
 use crate::server::{Event, Handler, Now, Outbox};
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
@@ -12,8 +12,8 @@ const BROKEN_FOR: Duration = Duration::from_secs(5);
 /// The IM backend as a [`Handler`].
 pub struct ImHandler<S> {
     im: Im<S>,
-    /// Takes what is to be delivered to a service; [`Order::Service`] says what became of it.
-    call: Box<dyn FnMut(ServiceCall)>,
+    /// Takes deliveries of webhooks; [`Order::Webhook`] brings their results.
+    call: Box<dyn FnMut(WebhookCall)>,
     broken_since: Option<Instant>,
 }
 
@@ -22,15 +22,15 @@ pub struct ImHandler<S> {
 pub enum Order {
     /// The store has made something durable: look.
     Committed,
-    /// What became of a delivery to a service.
-    Service(usize, ServiceResult),
+    /// Result of a webhook's delivery.
+    Webhook(usize, WebhookResult),
     /// The server API asks.
     Api(ApiCall, ApiReply),
 }
 
 impl<S: Store> ImHandler<S> {
-    /// Serves `im`; `call` takes what is to be delivered to services.
-    pub fn new(im: Im<S>, call: impl FnMut(ServiceCall) + 'static) -> Self {
+    /// Serves `im`; `call` takes deliveries of webhooks.
+    pub fn new(im: Im<S>, call: impl FnMut(WebhookCall) + 'static) -> Self {
         Self { im, call: Box::new(call), broken_since: None }
     }
 
@@ -61,7 +61,7 @@ impl<S: Store> Handler for ImHandler<S> {
     fn handle_message(&mut self, now: Now, order: Order, out: &mut Outbox) {
         match order {
             Order::Committed => self.im.handle_committed(),
-            Order::Service(service, result) => self.im.handle_service(now, service, result),
+            Order::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
             Order::Api(call, reply) => self.im.handle_api(now, call, reply),
         }
         self.perform(out);
@@ -70,9 +70,10 @@ impl<S: Store> Handler for ImHandler<S> {
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.im.handle_turn_end(now);
         self.perform(out);
-        while let Some(call) = self.im.poll_service(now) {
+        while let Some(call) = self.im.poll_webhook(now) {
             (self.call)(call);
         }
+        self.perform(out);
         if self.im.store().is_broken() {
             self.broken_since.get_or_insert(now.instant);
         }

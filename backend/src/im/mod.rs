@@ -4,9 +4,9 @@
 //! [`Output`]s. Same input, same output. [`ImHandler`] puts it on a [`crate::server::Server`].
 //!
 //! ```text
-//! SEND -> checks -> Draft --turn's end--> Store::try_commit
-//!                                              |  durable
-//!             SENDACK <- on_committed <- Store::poll_committed
+//! SEND -> Task --facts prefetched--> Draft --turn's end--> Store::submit
+//!                                                              |  durable
+//!             SENDACK <- on_committed <- completion <---- Store::poll
 //!                             |
 //!                             +-> each online device of each member that is up to date: one shared push
 //!                                 a device that is behind: its window pumps from its user's stream
@@ -29,11 +29,13 @@ mod receipts;
 mod request;
 mod room;
 mod send;
-mod services;
 mod sessions;
 pub mod store;
+mod tasks;
 #[cfg(test)]
 mod tests;
+mod waiting;
+mod webhooks;
 mod window;
 
 pub(crate) use api::API_DEVICE;
@@ -41,24 +43,23 @@ pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{ImHandler, Order};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
-pub use services::{ServiceCall, ServiceResult, ServiceStatus};
+pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 
 use crate::config::ImConfig;
 use crate::server::{Event, Now, PushId, SessionId, Up};
 use api::Broadcasts;
-use bytes::Bytes;
 use fanout::Fanouts;
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
-use moorline_proto::message::client::{self, Code, Resp, SendAck};
+use moorline_proto::message::client::{self, Code};
 use moorline_proto::time::{Duration, Instant};
-use output::{Outputs, Reply};
+use output::Outputs;
 use presence::Presences;
 use receipts::Receipts;
-use services::Service;
 use sessions::Sessions;
-use std::collections::VecDeque;
-use store::{Committed, ConversationId, Entry, Origin, Store, Write};
+use store::{Batch, ConversationId, Entry, Origin, Store, Write};
+use waiting::{Open, Queues, Waiter, Waiting};
+use webhooks::Webhook;
 
 /// A refusal, for people.
 pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
@@ -85,44 +86,16 @@ pub struct Im<S> {
     receipts: Receipts,
     presences: Presences,
     broadcasts: Broadcasts,
-    services: Vec<Service>,
+    webhooks: Vec<Webhook>,
     tally: Status,
-    /// The batch of this turn, and who waits for each of its writes.
+    /// The batch of this turn, and what follows each of its writes.
     writes: Vec<Write>,
-    waiting: Vec<Waiting>,
-    /// The same of batches the store has not made durable yet, oldest first.
-    committing: VecDeque<Vec<Waiting>>,
+    waiters: Vec<Waiter>,
+    /// Commands and prefetches that the store has not completed.
+    open: Open,
+    queues: Queues,
     scratch: Scratch,
     out: Outputs,
-}
-
-/// Who waits for a write.
-#[derive(Debug)]
-enum Waiting {
-    /// With who wrote it.
-    Send(Reply, Origin),
-    /// With who takes it back.
-    Recall(Reply, Origin),
-    Create(Reply, Origin),
-    Change(Reply, Origin, ConversationId, Change),
-    /// With the answer if it is done, and who is told what on which devices.
-    Done(Reply, Origin, Bytes),
-    Read(Reply, Origin, ConversationId),
-    Related(Reply, Origin, store::UserId),
-    /// Whoever asked by the API that so many are told.
-    Told(ApiReply, usize),
-    /// An ack of this session; nobody is told.
-    Ack(SessionId),
-    Nobody,
-}
-
-/// What a change of a group was, for what follows it.
-#[derive(Debug)]
-enum Change {
-    /// Whoever joins is told the members.
-    Join,
-    /// These leave the room.
-    Leave(Vec<store::UserId>),
 }
 
 /// No user's device.
@@ -135,14 +108,15 @@ struct Scratch {
     /// Sessions of a fan-out, and at which position of their streams.
     targets: Vec<(SessionId, u64)>,
     target_sessions: Vec<SessionId>,
-    entries: Vec<(u64, Entry)>,
+    /// Lists for entries of streams.
+    entries: Vec<Vec<(u64, Entry)>>,
 }
 
 impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
-    pub fn new(config: ImConfig, node_number: u16, mut store: S) -> Self {
-        Self {
-            services: Self::open_services(&config, &mut store),
+    pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
+        let mut im = Self {
+            webhooks: Self::webhooks_of(&config),
             config,
             ids: MessageIds::after(node_number, store.last_id()),
             store,
@@ -153,11 +127,15 @@ impl<S: Store> Im<S> {
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
             writes: Vec::new(),
-            waiting: Vec::new(),
-            committing: VecDeque::new(),
+            waiters: Vec::new(),
+            open: Open::default(),
+            queues: Queues::default(),
             scratch: Scratch::default(),
             out: Outputs::default(),
-        }
+        };
+        im.log_in_webhooks();
+        im.take_completions();
+        im
     }
 
     /// Takes one event of the link.
@@ -165,12 +143,10 @@ impl<S: Store> Im<S> {
         match event {
             Event::Up(up) => self.on_up(now, up),
             Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome),
-            Event::ConnUp { session, login, is_new, .. } => {
-                self.on_conn_up(now, session, &login, is_new);
-            }
+            Event::ConnUp { session, login, is_new, .. } => self.on_conn_up(now, session, login, is_new),
             Event::ConnDown { session, .. } => self.on_conn_down(now, session),
             Event::Tick => self.on_tick(now),
-            // Sessions are announced again or end: each tells by itself.
+            // Sessions are announced again or end: each has an event of its own.
             Event::GatewayUp { .. }
             | Event::LinkUp { .. }
             | Event::Announced { .. }
@@ -179,26 +155,19 @@ impl<S: Store> Im<S> {
         }
         if self.writes.len() >= BATCH_WRITES_MAX {
             self.commit(now);
+        } else if self.open.has_reads() {
+            self.take_completions();
         }
     }
 
-    /// All events of this turn were handled: gives the store its batch, and takes what is durable.
+    /// Ends a turn: gives the store its batch, and takes completions.
     pub fn handle_turn_end(&mut self, now: Now) {
         self.write_acks();
         self.commit(now);
         self.fan_out();
         self.broadcast();
-    }
-
-    /// The store may have made something durable.
-    pub fn handle_committed(&mut self) {
-        while let Some(Committed { outcomes, recipients }) = self.store.poll_committed() {
-            let waiting = self.committing.pop_front().expect("one Committed per batch");
-            assert_eq!(waiting.len(), outcomes.len(), "one outcome per write");
-            for (waiting, outcome) in waiting.into_iter().zip(outcomes) {
-                self.on_outcome(waiting, outcome, &recipients);
-            }
-        }
+        self.take_completions();
+        self.fan_out_again();
     }
 
     /// Takes the oldest output; to be asked after each input, until there is none.
@@ -211,7 +180,7 @@ impl<S: Store> Im<S> {
         self.out.reuse(sessions);
     }
 
-    /// The store, for another life of the backend; what it was not given yet is gone.
+    /// The store, for another life of the backend. Writes that it was not given are lost.
     pub fn into_store(self) -> S {
         self.store
     }
@@ -221,19 +190,31 @@ impl<S: Store> Im<S> {
         &self.store
     }
 
-    fn on_up(&mut self, now: Now, mut up: Up) {
+    fn on_up(&mut self, now: Now, up: Up) {
+        if !self.queues.is_waiting(up.session) {
+            return self.begin_up(now, up);
+        }
+        if let Err(mut up) = self.queues.push(now, up) {
+            let Some(reply) = up.reply.take() else { return };
+            self.tally.put_off += 1;
+            self.out.refuse_for_now(up.command, reply);
+        }
+    }
+
+    /// Begins an UP of a session that waits for nothing.
+    fn begin_up(&mut self, now: Now, mut up: Up) {
         let Some(reply) = up.reply.take() else { return self.on_app(&up) };
         match up.command {
-            Command::Send => self.on_send(now, up.session, up.body, Reply::Link(reply)),
-            Command::Req => self.on_req(now, up.session, up.body, Reply::Link(reply)),
-            Command::Sub | Command::Unsub => self.on_room(&up, reply),
+            Command::Send => self.on_send(now, up.session, up.body, reply),
+            Command::Req => self.on_req(now, up.session, up.body, reply),
+            Command::Sub | Command::Unsub => self.on_room(now, &up, reply),
             _ => self.out.put(Output::Refuse { reply, code: Code::Unsupported }),
         }
     }
 
-    fn write(&mut self, write: Write, waiting: Waiting) {
+    fn write(&mut self, write: Write, waiter: Waiter) {
         self.writes.push(write);
-        self.waiting.push(waiting);
+        self.waiters.push(waiter);
     }
 
     /// Positions acked in this turn, one write per device.
@@ -243,96 +224,38 @@ impl<S: Store> Im<S> {
                 && let Some((user, device)) = session.owner
             {
                 let position = session.window.acked();
-                self.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiting::Ack(id));
+                self.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiter::Ack(id));
             }
         }
     }
 
     fn commit(&mut self, now: Now) {
         // A store that is busy gets more at once, with the turn in which it has made something durable.
-        let is_busy = self.committing.len() >= BATCHES_AT_ONCE && !self.store.is_broken();
+        let is_busy = self.open.commits() >= BATCHES_AT_ONCE && !self.store.is_broken();
         let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
         if !is_held && !self.writes.is_empty() {
-            let waiting = std::mem::take(&mut self.waiting);
-            match self.store.try_commit(now.unix_ms, self.ids.last(), std::mem::take(&mut self.writes)) {
-                Ok(()) => self.committing.push_back(waiting),
-                Err(_) => waiting.into_iter().for_each(|waiting| self.on_busy(waiting)),
+            let waiters = std::mem::take(&mut self.waiters);
+            let writes = std::mem::take(&mut self.writes);
+            if let Err(waiters) = self.try_commit(now, writes, waiters) {
+                waiters.into_iter().for_each(|waiter| self.on_busy(waiter));
             }
         }
-        self.handle_committed();
+        self.take_completions();
     }
 
-    /// The store takes no more: nothing of this batch happened.
-    fn on_busy(&mut self, waiting: Waiting) {
-        let reason = || "the store is busy".to_owned();
-        self.tally.put_off += 1;
-        match waiting {
-            Waiting::Send(reply, _) => {
-                let answer =
-                    SendAck { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                self.out.answer_send(reply, Code::Retry, answer);
+    /// Gives the store a batch.
+    ///
+    /// # Errors
+    /// The waiters: the store takes no more.
+    fn try_commit(&mut self, now: Now, writes: Vec<Write>, waiters: Vec<Waiter>) -> Result<(), Vec<Waiter>> {
+        let batch = Batch { now_ms: now.unix_ms, last_id: self.ids.last(), writes };
+        let ticket = self.open.next_ticket();
+        match self.store.submit(ticket, store::Command::Commit(batch)) {
+            Ok(()) => {
+                self.open.insert(ticket, Waiting::Commit(waiters));
+                Ok(())
             }
-            Waiting::Recall(reply, _)
-            | Waiting::Create(reply, _)
-            | Waiting::Change(reply, ..)
-            | Waiting::Read(reply, ..)
-            | Waiting::Related(reply, ..)
-            | Waiting::Done(reply, ..) => {
-                let answer = Resp { retry_after_ms: BUSY_RETRY_MS, reason: reason(), ..Default::default() };
-                self.out.answer_req(reply, Code::Retry, answer);
-            }
-            Waiting::Ack(session) => self.sessions.on_acked(session),
-            Waiting::Told(reply, _) => {
-                let answer = ApiAnswer::new(Code::Retry, reason(), BUSY_RETRY_MS, ApiBody::Nothing);
-                self.out.answer_api(reply, answer);
-            }
-            Waiting::Nobody => {}
-        }
-    }
-
-    fn on_outcome(&mut self, waiting: Waiting, outcome: store::Outcome, recipients: &[store::Recipient]) {
-        match (waiting, outcome) {
-            (Waiting::Send(reply, origin), store::Outcome::Appended(result)) => {
-                self.on_appended(reply, origin, result, recipients);
-            }
-            (Waiting::Recall(reply, origin), store::Outcome::Appended(result)) => {
-                self.on_recalled(reply, origin, result, recipients);
-            }
-            (Waiting::Create(reply, origin), store::Outcome::Created(result)) => {
-                self.on_created(reply, origin, result, recipients);
-            }
-            (Waiting::Change(reply, origin, conversation, change), store::Outcome::Done(result)) => {
-                self.on_changed(reply, conversation, change, result.as_ref().map(drop));
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
-            }
-            (Waiting::Read(reply, origin, conversation), store::Outcome::Done(result)) => {
-                let done = result.as_ref().map(|_| Bytes::new()).map_err(|refusal| send::refused(*refusal));
-                self.answer(reply, done);
-                let told = result.ok().flatten();
-                if told.is_some() {
-                    self.receipts.on_read(conversation);
-                }
-                self.on_told(origin, told.as_ref(), recipients);
-            }
-            (Waiting::Related(reply, origin, other), store::Outcome::Done(result)) => {
-                let done = result.as_ref().map(|_| self.relation_answer(origin.0, other));
-                self.answer(reply, done.map_err(|refusal| send::refused(*refusal)));
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
-            }
-            (Waiting::Done(reply, origin, answer), store::Outcome::Done(result)) => {
-                let done = result.as_ref().map(|_| answer).map_err(|refusal| send::refused(*refusal));
-                self.answer(reply, done);
-                self.on_told(origin, result.ok().flatten().as_ref(), recipients);
-            }
-            (Waiting::Told(reply, count), store::Outcome::Done(Ok(told))) => {
-                let answer = ApiAnswer::new(Code::Ok, "", 0, ApiBody::Reached(count));
-                self.out.answer_api(reply, answer);
-                if let Some(delivery) = &told {
-                    self.deliver(None, NOBODY, delivery, recipients);
-                }
-            }
-            (Waiting::Ack(_) | Waiting::Nobody, store::Outcome::Done(_)) => {}
-            (waiting, outcome) => unreachable!("the store answered {waiting:?} with {outcome:?}"),
+            Err(_) => Err(waiters),
         }
     }
 
@@ -340,7 +263,7 @@ impl<S: Store> Im<S> {
         let Some(known) = self.sessions.get_mut(session) else { return };
         if let Some((conversation, seq)) = self.fanouts.asked(push) {
             if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
-                self.write(Write::Confirm { by, conversation, seq }, Waiting::Nobody);
+                self.write(Write::Confirm { by, conversation, seq }, Waiter::Nobody);
                 self.notify_next(session);
             }
             return;
@@ -364,11 +287,8 @@ impl<S: Store> Im<S> {
         for session in self.sessions.take_due(now.instant) {
             self.pump(session);
         }
-        if self.writes.is_empty()
-            && self.store.wants_commit(now.unix_ms)
-            && self.store.try_commit(now.unix_ms, self.ids.last(), Vec::new()).is_ok()
-        {
-            self.committing.push_back(Vec::new());
+        if self.writes.is_empty() && self.store.wants_commit(now.unix_ms) {
+            self.try_commit(now, Vec::new(), Vec::new()).ok();
         }
         self.tell_read_counts(now);
         self.tell_presence(now);

@@ -3,9 +3,10 @@
 //! alice sends `hi` to bob: the queue gets [`Output::AnswerSend`] for alice, then [`Output::Push`] for bob's devices.
 //! The owner drains the queue with [`super::Im::poll_output`] after each input and performs one output after the other.
 
-use super::{ApiAnswer, ApiReply};
+use super::{ApiAnswer, ApiReply, BUSY_RETRY_MS};
 use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
 use bytes::Bytes;
+use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Resp, SendAck};
 use std::collections::VecDeque;
 
@@ -190,6 +191,23 @@ impl Outputs {
         match reply {
             Reply::Link(reply) => self.put(Output::AnswerReq { reply, code, answer }),
             Reply::Api(reply) => self.answer_api(reply, ApiAnswer::of_req(code, answer)),
+        }
+    }
+
+    /// Answers an UP that finds the queue of its session full.
+    pub(super) fn refuse_for_now(&mut self, command: Command, reply: ReplyTo) {
+        let reason = "too many questions of this session wait for an answer";
+        let (code, retry_after_ms) = (Code::Retry, BUSY_RETRY_MS);
+        match command {
+            Command::Send => {
+                let answer = SendAck { retry_after_ms, reason: reason.into(), ..Default::default() };
+                self.put(Output::AnswerSend { reply, code, answer });
+            }
+            Command::Req => {
+                let answer = Resp { retry_after_ms, reason: reason.into(), ..Default::default() };
+                self.put(Output::AnswerReq { reply, code, answer });
+            }
+            _ => self.put(Output::AnswerSub { reply, code, reason }),
         }
     }
 

@@ -2,20 +2,21 @@
 //!
 //! A change is told [`DEBOUNCE`] after it began, if it is still one: whoever only changes the network was never away.
 
-use super::request::{Answer, Asked, BAD_PAYLOAD};
+use super::request::Answer;
 use super::store::{Store, UserId};
+use super::tasks::{Asked, Task};
 use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec, SessionId};
 use moorline_proto::message::client::{Code, Push};
+use moorline_proto::message::encode;
 use moorline_proto::message::im::{Happened, Presence, PresenceRequest, PresenceResponse, happened};
-use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// How long a change must last.
 const DEBOUNCE: Duration = Duration::from_secs(5);
 /// Users of one question, and watched by one session.
-const USERS_MAX: usize = 100;
+pub(super) const USERS_MAX: usize = 100;
 /// Sessions that watch one user.
 const WATCHERS_MAX: usize = 1000;
 /// News that could not be sent for so long is not true any more, in milliseconds.
@@ -33,18 +34,16 @@ pub(super) struct Presences {
 #[derive(Debug, Default)]
 struct Watched {
     by: BTreeSet<SessionId>,
+    /// Name of the user.
+    uid: String,
     /// As the watchers know it.
     told: Vec<u32>,
     is_due: bool,
 }
 
 impl<S: Store> Im<S> {
-    pub(super) fn presence(&mut self, asked: &Asked) -> Answer {
-        let request: PresenceRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn presence(&mut self, asked: &Asked, request: &PresenceRequest) -> Answer {
         let (user, _) = asked.origin;
-        if request.users.len() > USERS_MAX {
-            return Err((Code::TooLarge, "at most 100 users at once"));
-        }
         let known: Vec<_> = request.users.iter().filter_map(|uid| self.store.find_user(uid)).collect();
         if request.watch {
             let session = asked.session.ok_or((Code::Denied, "only a login can watch"))?;
@@ -85,6 +84,7 @@ impl<S: Store> Im<S> {
             let watched = self.presences.watchers.entry(*user).or_default();
             if watched.by.is_empty() {
                 watched.told = platforms;
+                self.store.uid(*user).clone_into(&mut watched.uid);
             }
             watched.by.insert(session);
         }
@@ -114,7 +114,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// What has lasted long enough.
+    /// Tells watchers of changes that have lasted long enough.
     pub(super) fn tell_presence(&mut self, now: Now) {
         while let Some(first) = self.presences.due.first_entry()
             && *first.key() <= now.instant
@@ -126,28 +126,37 @@ impl<S: Store> Im<S> {
                 if watched.told == platforms {
                     continue;
                 }
-                watched.told.clone_from(&platforms);
-                let by = watched.by.clone();
-                let may_know = |id: &SessionId| {
-                    let watcher = self.sessions.get(*id).and_then(|session| session.owner);
-                    watcher.is_some_and(|(watcher, _)| !self.store.relation(user, watcher).is_blocked)
-                };
-                let sessions: Vec<_> = by.into_iter().filter(may_know).collect();
-                if sessions.is_empty() {
-                    continue;
-                }
-                let uid = self.store.uid(user).to_owned();
-                let presence = Presence { user: uid, platforms, seen_ms: now.unix_ms };
-                let what = Some(happened::What::Presence(presence));
-                let push = Push {
-                    message_id: self.ids.next(now.unix_ms),
-                    time_ms: now.unix_ms,
-                    happened: encode(&Happened { what }),
-                    ..Push::default()
-                };
-                let spec = PushSpec { want_ack: false, ttl_ms: NEWS_TTL_MS, ..EVENT };
-                self.out.push(&sessions, spec, &encode(&push));
+                watched.told = platforms;
+                let owner = |id: &SessionId| self.sessions.get(*id).and_then(|session| session.owner);
+                let watchers = watched.by.iter().filter_map(owner).map(|(watcher, _)| watcher).collect();
+                self.run(None, Task::Presence(now, user, watchers));
             }
         }
+    }
+
+    /// Tells those of these watchers who are not blocked whether a user is online.
+    pub(super) fn tell_presence_of(&mut self, now: Now, user: UserId, watchers: &[UserId]) {
+        let Some(watched) = self.presences.watchers.get(&user) else { return };
+        let may_know = |id: &SessionId| {
+            let watcher =
+                self.sessions.get(*id).and_then(|session| session.owner).map(|(watcher, _)| watcher);
+            watcher.is_some_and(|watcher| {
+                watchers.contains(&watcher) && !self.store.relation(user, watcher).is_blocked
+            })
+        };
+        let sessions: Vec<_> = watched.by.iter().copied().filter(may_know).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        let (uid, platforms) = (watched.uid.clone(), watched.told.clone());
+        let what = Some(happened::What::Presence(Presence { user: uid, platforms, seen_ms: now.unix_ms }));
+        let push = Push {
+            message_id: self.ids.next(now.unix_ms),
+            time_ms: now.unix_ms,
+            happened: encode(&Happened { what }),
+            ..Push::default()
+        };
+        let spec = PushSpec { want_ack: false, ttl_ms: NEWS_TTL_MS, ..EVENT };
+        self.out.push(&sessions, spec, &encode(&push));
     }
 }

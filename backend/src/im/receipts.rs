@@ -2,6 +2,7 @@
 //! asks im.receipts.
 
 use super::store::{ConversationId, Store, UserId};
+use super::tasks::Task;
 use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec};
 use moorline_proto::message::client::Push;
@@ -47,39 +48,43 @@ impl Receipts {
 }
 
 impl<S: Store> Im<S> {
-    /// One hint per sender and group for all that was read since the last tick.
+    /// Tells senders how many have read their messages: one hint per sender and group for all reads since the last tick.
     pub(super) fn tell_read_counts(&mut self, now: Now) {
         for _ in 0..GROUPS_PER_TICK {
             let Some(group) = self.receipts.read.pop_first() else { return };
-            let members = self.store.members(group);
-            if members.len() > MEMBERS_MAX {
+            self.run(None, Task::ReadCounts(now, group));
+        }
+    }
+
+    pub(super) fn tell_read_count(&mut self, now: Now, group: ConversationId) {
+        if self.store.member_count(group) > MEMBERS_MAX {
+            return;
+        }
+        let reads: Vec<_> = self.store.members(group, None).map(|it| (it.user, it.read)).collect();
+        let mut by_sender: BTreeMap<UserId, Vec<ReadCount>> = BTreeMap::new();
+        for &(seq, sender) in self.receipts.recent.get(&group).into_iter().flatten() {
+            let has_read = |(user, read): &&(UserId, u64)| *user != sender && *read >= seq;
+            let count = u32::try_from(reads.iter().filter(has_read).count()).unwrap_or(u32::MAX);
+            if count > 0 {
+                by_sender.entry(sender).or_default().push(ReadCount { seq, count });
+            }
+        }
+        let conversation = self.id_of(group);
+        for (sender, counts) in by_sender {
+            let sessions: Vec<_> = self.sessions.of(sender).map(|session| session.id).collect();
+            if sessions.is_empty() {
                 continue;
             }
-            let mut by_sender: BTreeMap<UserId, Vec<ReadCount>> = BTreeMap::new();
-            for &(seq, sender) in self.receipts.recent.get(&group).into_iter().flatten() {
-                let has_read = |it: &&super::store::Member| it.user != sender && it.read >= seq;
-                let count = u32::try_from(members.iter().filter(has_read).count()).unwrap_or(u32::MAX);
-                if count > 0 {
-                    by_sender.entry(sender).or_default().push(ReadCount { seq, count });
-                }
-            }
-            let conversation = self.id_of(group);
-            for (sender, counts) in by_sender {
-                let sessions: Vec<_> = self.sessions.of(sender).map(|session| session.id).collect();
-                if sessions.is_empty() {
-                    continue;
-                }
-                let what = Some(happened::What::ReadCounts(ReadCounts { counts }));
-                let push = Push {
-                    message_id: self.ids.next(now.unix_ms),
-                    conversation: conversation.clone(),
-                    time_ms: now.unix_ms,
-                    happened: encode(&Happened { what }),
-                    ..Push::default()
-                };
-                let spec = PushSpec { want_ack: false, ttl_ms: HINT_TTL_MS, ..EVENT };
-                self.out.push(&sessions, spec, &encode(&push));
-            }
+            let what = Some(happened::What::ReadCounts(ReadCounts { counts }));
+            let push = Push {
+                message_id: self.ids.next(now.unix_ms),
+                conversation: conversation.clone(),
+                time_ms: now.unix_ms,
+                happened: encode(&Happened { what }),
+                ..Push::default()
+            };
+            let spec = PushSpec { want_ack: false, ttl_ms: HINT_TTL_MS, ..EVENT };
+            self.out.push(&sessions, spec, &encode(&push));
         }
     }
 }

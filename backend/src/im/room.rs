@@ -1,9 +1,11 @@
 //! Rooms: one per conversation, entered by members, for what is said only now.
 
-use super::send::Refused;
+use super::request::peer;
+use super::send::refused;
 use super::store::{ConversationId, Refusal, Store, UserId};
-use super::{Im, Output, send};
-use crate::server::{PushSpec, ReplyTo, SessionId, Up};
+use super::tasks::{Asked, Task};
+use super::{Im, Output};
+use crate::server::{Now, PushSpec, ReplyTo, Up};
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Sub};
 use moorline_proto::message::im::Signal;
@@ -16,7 +18,7 @@ const SIGNAL_TTL_MS: u32 = 5_000;
 
 impl<S: Store> Im<S> {
     /// SUB and UNSUB [P-2.5].
-    pub(super) fn on_room(&mut self, up: &Up, reply: ReplyTo) {
+    pub(super) fn on_room(&mut self, now: Now, up: &Up, reply: ReplyTo) {
         let Ok(Sub { room, .. }) = decode(&up.body) else {
             let (code, reason) = (Code::Invalid, "the body is no Sub");
             return self.out.put(Output::AnswerSub { reply, code, reason });
@@ -25,20 +27,32 @@ impl<S: Store> Im<S> {
             self.out.put(Output::LeaveRoom { session: up.session, room });
             return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "" });
         }
-        match self.judge_room(up.session, &room) {
-            Ok(()) => self.out.put(Output::EnterRoom { reply, session: up.session, room }),
-            Err((code, reason)) => self.out.put(Output::AnswerSub { reply, code, reason }),
-        }
+        let asked = self.asked(now, up.session);
+        let judged = asked.and_then(|asked| Ok((peer(&asked.uid, &room)?.is_some(), asked)));
+        let (code, reason) = match judged {
+            Ok((true, asked)) => return self.enter(&asked, room, reply), // one of the two
+            Ok((false, asked)) => return self.run(Some(up.session), Task::Enter(asked, room, reply)),
+            Err(refused) => refused,
+        };
+        self.out.put(Output::AnswerSub { reply, code, reason });
     }
 
-    /// Members of a conversation may enter its room.
-    fn judge_room(&self, session: SessionId, room: &str) -> Result<(), Refused> {
-        let (user, _) = self.owner(session)?;
-        if self.peer(user, room)?.is_some() {
-            return Ok(()); // one of the two
+    /// Lets a member of a group enter its room.
+    pub(super) fn enter_room(&mut self, asked: &Asked, room: String, reply: ReplyTo) {
+        let (user, _) = asked.origin;
+        let refusal = match self.store.find(&room) {
+            Some(group) if self.store.member(group, user).is_some() => return self.enter(asked, room, reply),
+            Some(_) => Refusal::NotMember,
+            None => Refusal::NotFound,
+        };
+        let (code, reason) = refused(refusal);
+        self.out.put(Output::AnswerSub { reply, code, reason });
+    }
+
+    fn enter(&mut self, asked: &Asked, room: String, reply: ReplyTo) {
+        if let Some(session) = asked.session {
+            self.out.put(Output::EnterRoom { reply, session, room });
         }
-        let group = self.store.find(room).ok_or(send::refused(Refusal::NotFound))?;
-        self.store.member(group, user).map(|_| ()).ok_or(send::refused(Refusal::NotMember))
     }
 
     /// Who leaves a group leaves its room.
@@ -52,9 +66,8 @@ impl<S: Store> Im<S> {
     /// Application commands have no answer; the one that is known here is the signal.
     pub(super) fn on_app(&mut self, up: &Up) {
         let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
-        let Ok((user, _)) = self.owner(up.session) else { return };
-        let device = self.sessions.get(up.session).map_or("", |session| &*session.device);
-        let (sender, sender_device) = (self.store.uid(user).to_owned(), device.to_owned());
+        let Ok(asked) = self.asked(Now::default(), up.session) else { return };
+        let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
         let room = signal.conversation.clone();
         let body = encode(&Signal { sender, sender_device, ..signal });
         let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };

@@ -1,10 +1,13 @@
 //! SEND: what is wrong with it, or its way into the store and its answer.
 
 use super::names;
-use super::request::Asked;
-use super::store::{Draft, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, UserId, Write};
-use super::{Im, Reply, Waiting, time_ms};
-use crate::server::{Now, SessionId};
+use super::output::Reply;
+use super::request::{Then, peer};
+use super::store::{Draft, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
+use super::tasks::{Asked, Task};
+use super::waiting::Waiter;
+use super::{Im, time_ms};
+use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push, Send, SendAck, send};
@@ -42,62 +45,53 @@ pub(super) const USERS_FULL: Refused = (Code::Denied, "im.users_max users are kn
 const NO_SESSION: Refused = (Code::Denied, "this login was refused");
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: Reply) {
+    pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
+        let reply = Reply::Link(reply);
         let decoded = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"));
-        let draft = decoded.and_then(|send| {
-            let origin = self.owner(session)?;
-            // Taken out for a moment, so that nothing is copied for it.
-            let device = self.sessions.get_mut(session).map(|session| std::mem::take(&mut session.device));
-            let device = device.unwrap_or_default();
-            let draft = self.try_draft(now, (origin, &device), send);
-            if let Some(session) = self.sessions.get_mut(session) {
-                session.device = device;
-            }
-            draft
-        });
-        self.append(draft, reply);
+        match decoded.and_then(|send| Ok((send, self.asked(now, session)?))) {
+            Ok((send, asked)) => self.run(Some(session), Task::Send(asked, send, reply)),
+            Err(refused) => self.refuse_send(reply, refused),
+        }
     }
 
-    /// The same for somebody who has no session: who, on which device, by its name.
-    pub(super) fn on_send_of(&mut self, now: Now, from: (Origin, &str), send: Send, reply: Reply) {
-        let draft = self.try_draft(now, from, send);
-        self.append(draft, reply);
-    }
-
-    fn append(&mut self, draft: Result<Draft, Refused>, reply: Reply) {
-        match draft {
+    pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
+        match self.try_draft(asked, send) {
             Ok(draft) => {
-                let origin = (draft.sender, draft.device);
-                self.write(Write::Append(draft), Waiting::Send(reply, origin));
+                self.write(Write::Append(draft), Waiter::Request(reply, asked.origin, Then::Sent));
             }
             Err(refused) => self.refuse_send(reply, refused),
         }
     }
 
-    fn try_draft(&mut self, now: Now, from: (Origin, &str), send: Send) -> Result<Draft, Refused> {
+    fn try_draft(&mut self, asked: &Asked, send: Send) -> Result<Draft, Refused> {
         let key =
             <[u8; 16]>::try_from(&send.key[..]).map_err(|_| (Code::Invalid, "a message key has 16 bytes"))?;
         if send.payload.len() > self.config.payload_max {
             return Err((Code::TooLarge, "the payload is over im.payload_max"));
         }
-        let ((sender, device), _) = from;
-        let target = self.target(sender, send.target.as_ref())?;
-        let id = self.ids.next(now.unix_ms);
+        let (sender, device) = asked.origin;
+        let target = self.target(&asked.uid, send.target.as_ref())?;
+        let id = self.ids.next(asked.now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
-        let body = self.encode_push(from, id, target, send);
+        let body = self.encode_push(asked, id, target, send);
         Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
     }
 
-    pub(super) fn owner(&self, session: SessionId) -> Result<Origin, Refused> {
+    /// The author of an UP.
+    pub(super) fn asked(&self, now: Now, session: SessionId) -> Result<Asked, Refused> {
         let stands = self.sessions.get(session).filter(|session| session.kicked.is_none());
-        stands.and_then(|session| session.owner).ok_or(NO_SESSION)
+        let Some((stands, origin)) = stands.and_then(|stands| Some((stands, stands.owner?))) else {
+            return Err(NO_SESSION);
+        };
+        let (uid, device) = (stands.uid.clone(), stands.device.clone());
+        Ok(Asked { now, session: Some(session), origin, uid, device })
     }
 
-    fn target(&mut self, sender: UserId, target: Option<&send::Target>) -> Result<Target, Refused> {
+    fn target(&mut self, sender: &str, target: Option<&send::Target>) -> Result<Target, Refused> {
         let uid = match target {
             None => return Err((Code::Invalid, "neither user nor conversation is set")),
             Some(send::Target::User(uid)) => uid,
-            Some(send::Target::Conversation(id)) => match self.peer(sender, id)? {
+            Some(send::Target::Conversation(id)) => match peer(sender, id)? {
                 Some(peer) => peer,
                 None => {
                     return self.store.find(id).map(Target::Conversation).ok_or(refused(Refusal::NotFound));
@@ -111,16 +105,14 @@ impl<S: Store> Im<S> {
     }
 
     /// The body that every recipient gets; only its seq is missing.
-    fn encode_push(&mut self, from: (Origin, &str), id: u64, target: Target, send: Send) -> BytesMut {
+    fn encode_push(&mut self, asked: &Asked, id: u64, target: Target, send: Send) -> BytesMut {
         let push = &mut self.scratch.push;
         push.clear();
-        let ((sender, _), device) = from;
-        push.sender.push_str(self.store.uid(sender));
-        push.sender_device.push_str(device);
+        push.sender.push_str(&asked.uid);
+        push.sender_device.push_str(&asked.device);
         match target {
             Target::User(peer) => {
-                let (a, b) = (self.store.uid(sender), self.store.uid(peer));
-                names::write_one_to_one(&mut push.conversation, a, b);
+                names::write_one_to_one(&mut push.conversation, &asked.uid, self.store.uid(peer));
             }
             Target::Conversation(conversation) => self.store.write_id(conversation, &mut push.conversation),
         }
@@ -171,7 +163,6 @@ impl<S: Store> Im<S> {
             self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
         if delivery.is_read_fanout {
-            self.note_for_services(stored.conversation, stored.seq);
             self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
         } else {
             self.deliver(Some(stored.conversation), origin, &delivery, recipients);
@@ -186,11 +177,10 @@ impl<S: Store> Im<S> {
         what: happened::What,
     ) -> (u64, BytesMut) {
         let id = self.ids.next(asked.now.unix_ms);
-        let (sender, _) = asked.origin;
         let push = Push {
             message_id: id,
             conversation: conversation.to_owned(),
-            sender: self.store.uid(sender).to_owned(),
+            sender: asked.uid.to_string(),
             sender_device: asked.device.to_string(),
             time_ms: time_ms(id),
             happened: encode(&Happened { what: Some(what) }),

@@ -1,29 +1,40 @@
 //! Who is online: the sessions of the link, and per user a list of those that are pushed to.
 
-use super::store::{ConversationId, DeviceNumber, UserId};
+use super::store::{ConversationId, DeviceNumber, Ticket, UserId};
 use super::window::Window;
 use crate::server::{Kick, SessionId};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
+use std::sync::Arc;
 
-/// One login, as the link told.
+/// One login, as the link announced it.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
-    /// `None`: a login that was refused, and is being kicked.
+    /// The user and the device. `None`: the login is not complete, or it was refused and is being kicked.
     pub(super) owner: Option<(UserId, DeviceNumber)>,
-    /// The device's own id, for the `sender_device` of its messages.
-    pub(super) device: Box<str>,
+    /// Name of the user; empty before the login is complete.
+    pub(super) uid: Arc<str>,
+    /// Name of the device, for the `sender_device` of its messages; empty before the login is complete.
+    pub(super) device: Arc<str>,
     pub(super) platform: u32,
     pub(super) login_version: u64,
     pub(super) window: Window,
-    /// Large groups of which it is still to be told.
-    pub(super) due: Due,
-    /// The next one of the same user.
+    /// Position of the newest entry of the user's stream that is known here.
+    pub(super) end: u64,
+    /// Large groups of which the device is still to be told.
+    pub(super) pending: PendingNotifies,
+    /// The open read of the device's backlog, or of the user's stream. `None`: no read is open.
+    pub(super) reading: Option<Ticket>,
+    /// The backlog is not known yet.
+    pub(super) is_loading: bool,
+    /// The login waits for the store.
+    pub(super) is_logging_in: bool,
+    /// Next session in the list of the same user.
     next: Option<SessionId>,
-    /// It is in its user's list: it is pushed to.
+    /// The session is in its user's list: it is pushed to.
     pub(super) is_listed: bool,
-    /// How it was ended. Its gateway may not have heard of it.
+    /// Kick that ended the login. Its gateway may not have heard of it.
     pub(super) kicked: Option<&'static Kick>,
     is_acked: bool,
     is_stalled: bool,
@@ -34,11 +45,16 @@ impl Session {
         Self {
             id,
             owner: None,
-            device: login.device.as_str().into(),
+            uid: Arc::default(),
+            device: Arc::default(),
             platform: u32::try_from(login.platform).unwrap_or(0),
             login_version: login.login_version,
             window: Window::new(0),
-            due: Due::default(),
+            end: 0,
+            pending: PendingNotifies::default(),
+            reading: None,
+            is_loading: false,
+            is_logging_in: false,
             next: None,
             is_listed: false,
             kicked: None,
@@ -46,50 +62,77 @@ impl Session {
             is_stalled: false,
         }
     }
+
+    /// Whether messages of large groups go to the device directly, instead of behind its backlog.
+    pub(super) fn is_up_to_date(&self) -> bool {
+        !self.is_loading && self.window.pushed() >= self.end
+    }
 }
 
-/// Large groups of which a device is to be told, each with the first seq that it may miss: after what is in its inbox,
-/// and before what comes later, since a client that knows nothing of a conversation begins with the first it hears of it
-/// [P-6.7].
+/// Large groups of which a device is to be told, each with the first seq that the device may miss: after the entries of
+/// its inbox, and before later messages of the group, since a client that knows nothing of a conversation begins with the
+/// first message that it gets [P-6.7].
 #[derive(Debug, Default)]
-pub(super) struct Due {
-    groups: Vec<(ConversationId, u64)>,
+pub(super) struct PendingNotifies {
+    groups: Vec<PendingNotify>,
     has_begun: bool,
-    /// Some of it came since then.
+    /// A group was added since the notifications began.
     has_more: bool,
 }
 
-impl Due {
-    pub(super) const fn new(groups: Vec<(ConversationId, u64)>) -> Self {
-        Self { groups, has_begun: false, has_more: false }
+#[derive(Debug)]
+struct PendingNotify {
+    conversation: ConversationId,
+    first: u64,
+    /// Its notification is on its way.
+    is_taken: bool,
+}
+
+impl PendingNotifies {
+    /// Adds what the device's backlog names.
+    pub(super) fn load(&mut self, groups: Vec<(ConversationId, u64)>) {
+        for (conversation, first) in groups {
+            let known = self.groups.iter_mut().find(|known| known.conversation == conversation);
+            match known {
+                Some(known) => known.first = known.first.min(first),
+                None => self.groups.push(PendingNotify { conversation, first, is_taken: false }),
+            }
+        }
     }
 
-    /// The inbox is through. True: there may be something to tell that nobody is on the way to tell.
+    /// Begins notifications: the inbox is delivered. True: there may be groups that no earlier notification leads to.
     pub(super) fn begin(&mut self) -> bool {
         let is_new = !std::mem::replace(&mut self.has_begun, true);
         std::mem::take(&mut self.has_more) || is_new
     }
 
-    /// One more, while there is something in the inbox that comes before.
+    /// Adds a group, while the inbox holds entries that come before it.
     pub(super) fn add(&mut self, conversation: ConversationId, first: u64) {
         if !self.has(conversation) {
-            self.groups.push((conversation, first));
+            self.groups.push(PendingNotify { conversation, first, is_taken: false });
             self.has_more = true;
         }
     }
 
-    pub(super) fn next(&mut self) -> Option<(ConversationId, u64)> {
-        if self.has_begun { self.groups.pop() } else { None }
+    /// The next group to notify of; it stays here until [`Self::take_before`].
+    pub(super) fn next(&mut self) -> Option<ConversationId> {
+        if !self.has_begun {
+            return None;
+        }
+        let next = self.groups.iter_mut().rev().find(|group| !group.is_taken)?;
+        next.is_taken = true;
+        Some(next.conversation)
     }
 
     pub(super) fn has(&self, conversation: ConversationId) -> bool {
-        self.groups.iter().any(|(due, _)| *due == conversation)
+        self.groups.iter().any(|group| group.conversation == conversation)
     }
 
-    /// What is due of this conversation, if it begins before `seq`.
+    /// Takes what is due of this conversation, if it begins before `seq`.
     pub(super) fn take_before(&mut self, conversation: ConversationId, seq: u64) -> Option<u64> {
-        let at = self.groups.iter().position(|(due, first)| *due == conversation && *first < seq)?;
-        Some(self.groups.swap_remove(at).1)
+        let is_it = |group: &PendingNotify| group.conversation == conversation && group.first < seq;
+        let at = self.groups.iter().position(is_it)?;
+        Some(self.groups.swap_remove(at).first)
     }
 }
 

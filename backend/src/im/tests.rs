@@ -1,14 +1,12 @@
 //! The IM backend by itself: events in, answers and pushes out.
 
-mod behaviour;
-mod hostile;
-mod large_groups;
+mod late;
+mod prompt;
 mod property;
-mod rooms;
-mod social;
+mod slow;
 
 use super::store::{Memory, Store};
-use super::{Im, Output, conformance};
+use super::{Im, Output, WebhookCall, conformance};
 use crate::config::ImConfig;
 use crate::server::{Event, GatewayId, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
 use bytes::Bytes;
@@ -18,11 +16,13 @@ use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, send
 use moorline_proto::message::{decode, encode};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message;
+use slow::Slow;
 use std::collections::BTreeSet;
 
 #[test]
 fn the_memory_store_conforms() {
     conformance::check(Memory::new);
+    conformance::check(|config| Slow::new(Memory::new(config), 11));
     let config = ImConfig { idempotency_entries_max: 2, ..ImConfig::default() };
     conformance::check_few_keys(Memory::new(&config));
 }
@@ -97,7 +97,7 @@ impl Recorder {
 }
 
 /// An [`Im`] on the memory store, and a hand on the link.
-struct Bench<S = Memory> {
+struct BenchOf<S> {
     /// `None`: between two lives.
     im: Option<Im<S>>,
     config: ImConfig,
@@ -109,14 +109,23 @@ struct Bench<S = Memory> {
     is_held: bool,
 }
 
-impl Bench {
+impl BenchOf<Memory> {
     fn new(config: ImConfig) -> Self {
         let store = Memory::new(&config);
         Self::over(config, store)
     }
 }
 
-impl<S: Store> Bench<S> {
+impl BenchOf<Slow<Memory>> {
+    fn new(config: ImConfig) -> Self {
+        let store = Slow::new(Memory::new(&config), 7);
+        let mut bench = Self::over(config, store);
+        bench.end_turn(); // logins of webhooks
+        bench
+    }
+}
+
+impl<S: Store> BenchOf<S> {
     fn over(config: ImConfig, store: S) -> Self {
         let now = Now { instant: Instant::from_nanos(1), unix_ms: 1_800_000_000_000 };
         let im = Some(Im::new(config.clone(), 3, store));
@@ -155,10 +164,24 @@ impl<S: Store> Bench<S> {
             let now = self.now;
             self.im().handle_turn_end(now);
             self.perform();
-            if self.im().committing.is_empty() {
+            if self.im().open.is_empty() && self.im().queues.is_empty() && self.im().writes.is_empty() {
                 return;
             }
             std::thread::yield_now();
+        }
+    }
+
+    /// The next delivery of a webhook.
+    fn poll_webhook(&mut self) -> Option<WebhookCall> {
+        loop {
+            let now = self.now;
+            if let Some(call) = self.im().poll_webhook(now) {
+                return Some(call);
+            }
+            if self.im().open.is_empty() {
+                return None;
+            }
+            self.end_turn();
         }
     }
 
@@ -249,10 +272,7 @@ impl<S: Store> Bench<S> {
     }
 
     fn stream_of(&mut self, uid: &str) -> usize {
-        let user = self.im().store.try_user(uid).expect("room");
-        let mut entries = Vec::new();
-        assert!(self.im().store.read_stream(user, 0, 1000, &mut entries));
-        entries.len()
+        conformance::stream_of(&mut self.im().store, uid)
     }
 }
 

@@ -5,8 +5,8 @@ use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::im::store::{
-    ConversationId, DeviceNumber, Disk, Draft, Durability, GroupChange, GroupEdit, Outcome, Refusal,
-    SEQ_BYTES_MAX, Store, Target, UserId, Write,
+    Batch, Command, Completion, ConversationId, DeviceNumber, Disk, Draft, Durability, Facts, GroupChange,
+    GroupEdit, Outcome, Refusal, SEQ_BYTES_MAX, Store, Target, Ticket, UserId, Write,
 };
 use crate::im::{API_DEVICE, BATCH_WRITES_MAX, MessageIds, names, reason_of};
 use base64::Engine as _;
@@ -51,6 +51,8 @@ pub(super) struct Importer {
     /// Groups that the open batch creates; bounded as the batch is.
     created: Vec<Created>,
     committing: VecDeque<Vec<u64>>,
+    /// Of the next batch.
+    ticket: Ticket,
     imported: Imported,
     now_ms: u64,
     payload_max: usize,
@@ -79,6 +81,7 @@ impl Importer {
             lines: Vec::new(),
             created: Vec::new(),
             committing: VecDeque::new(),
+            ticket: Ticket::FIRST,
             imported: Imported::default(),
             now_ms,
             payload_max: config.im.payload_max,
@@ -240,18 +243,20 @@ impl Importer {
     }
 
     fn commit(&mut self) -> Result<(), ImportError> {
-        let mut batch = std::mem::take(&mut self.writes);
-        if batch.is_empty() {
+        let writes = std::mem::take(&mut self.writes);
+        if writes.is_empty() {
             return Ok(());
         }
-        while let Err(back) = self.store.try_commit(self.now_ms, self.ids.last(), batch) {
-            batch = back;
-            if batch.is_empty() {
+        let mut command = Command::Commit(Batch { now_ms: self.now_ms, last_id: self.ids.last(), writes });
+        while let Err(back) = self.store.submit(self.ticket, command) {
+            if matches!(&back, Command::Commit(batch) if batch.writes.is_empty()) {
                 return Err(ImportError::Stuck);
             }
+            command = back;
             self.durable.recv_timeout(COMMIT_WITHIN).map_err(|_| ImportError::Stuck)?;
             self.settle()?;
         }
+        self.ticket = self.ticket.next();
         self.committing.push_back(std::mem::take(&mut self.lines));
         self.settle()?;
         self.complete_groups()
@@ -273,7 +278,7 @@ impl Importer {
 
     /// Takes the outcomes of durable batches.
     fn settle(&mut self) -> Result<(), ImportError> {
-        while let Some(committed) = self.store.poll_committed() {
+        while let Some((_, Completion::Committed(committed))) = self.store.poll() {
             let lines = self.committing.pop_front().expect("one answer per batch");
             for (line, outcome) in lines.into_iter().zip(committed.outcomes) {
                 let refused = |refusal: Refusal| {

@@ -1,15 +1,16 @@
 //! Groups: making them, coming and going, roles, silence, settings.
 
-use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, fill};
-use crate::im::names;
+use super::{Answer, Asked, Step, Then, fill, peer, plan_users};
+use crate::im::output::Reply;
 use crate::im::send::{Refused, refused};
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, Recipient, Refusal, Role, Store, Write,
+    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal, Role,
+    Store, UserId, Write,
 };
-use crate::im::{Change, Im, Reply};
+use crate::im::{Im, names};
 use bytes::Bytes;
 use moorline_proto::message::client::Code;
-use moorline_proto::message::{decode, encode, im};
+use moorline_proto::message::{encode, im};
 
 /// Longest title and notice of a group, in bytes.
 const TITLE_BYTES_MAX: usize = 256;
@@ -18,8 +19,7 @@ const NOTICE_BYTES_MAX: usize = 4 << 10;
 const CHANGED_USERS_MAX: usize = 1000;
 
 impl<S: Store> Im<S> {
-    pub(super) fn create(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::GroupCreateRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn create(&mut self, asked: &Asked, request: im::GroupCreateRequest) -> Result<Step, Refused> {
         if !names::is_valid(&request.group) {
             return Err((Code::Invalid, "a group's name has 1 to 64 bytes, no colon, no control character"));
         }
@@ -27,7 +27,7 @@ impl<S: Store> Im<S> {
             return Err(refused(Refusal::GroupFull));
         }
         let members = self.users(&request.members)?;
-        let by = self.store.uid(asked.origin.0).to_owned();
+        let by = asked.uid.to_string();
         let added = request.members.into_iter().take(CHANGED_USERS_MAX).collect();
         let changed = im::GroupChanged { by, added, ..Default::default() };
         let event = self.group_event(asked, &format!("group:{}", request.group), changed);
@@ -40,35 +40,34 @@ impl<S: Store> Im<S> {
         self.encode_happened(asked, conversation, what).1.freeze()
     }
 
-    pub(super) fn join(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let (conversation, name) = self.group(asked)?;
-        let by = self.store.uid(asked.origin.0).to_owned();
+    pub(super) fn join(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
+        let (conversation, name) = self.group(asked, request)?;
+        let by = asked.uid.to_string();
         let changed = im::GroupChanged { added: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
         let change = GroupChange::Join;
         let write = Write::ChangeGroup { conversation, by: asked.origin, change, event };
-        Ok(Step::Write(write, Then::Changed(conversation, Change::Join)))
+        Ok(Step::Write(write, Then::Joined(conversation)))
     }
 
-    pub(super) fn leave(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let (conversation, name) = self.group(asked)?;
-        let by = self.store.uid(asked.origin.0).to_owned();
+    pub(super) fn leave(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
+        let (conversation, name) = self.group(asked, request)?;
+        let by = asked.uid.to_string();
         let changed = im::GroupChanged { removed: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
         let change = GroupChange::Leave;
         let write = Write::ChangeGroup { conversation, by: asked.origin, change, event };
-        Ok(Step::Write(write, Then::Changed(conversation, Change::Leave(vec![asked.origin.0]))))
+        Ok(Step::Write(write, Then::Left(conversation, vec![asked.origin.0])))
     }
 
-    pub(super) fn change(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::GroupChangeRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn change(&mut self, asked: &Asked, request: im::GroupChangeRequest) -> Result<Step, Refused> {
         let set_role = request.role();
         let im::GroupChangeRequest { conversation: name, add, remove, user, role, silent_until_ms, settings } =
             request;
-        if self.peer(asked.origin.0, &name)?.is_some() {
+        if peer(&asked.uid, &name)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
-        let conversation = self.own_conversation(asked.origin.0, &name)?;
+        let conversation = self.own_conversation(asked, &name)?;
         if add.len() + remove.len() > CHANGED_USERS_MAX {
             return Err((Code::TooLarge, "at most 1000 users at once"));
         }
@@ -89,41 +88,38 @@ impl<S: Store> Im<S> {
             settings: settings.clone().map(Into::into),
         };
         let leaving = edit.remove.clone();
-        let by = self.store.uid(asked.origin.0).to_owned();
+        let by = asked.uid.to_string();
         let changed =
             im::GroupChanged { by, added: add, removed: remove, user, role, silent_until_ms, settings };
         let event = self.group_event(asked, &name, changed);
         let write =
             Write::ChangeGroup { conversation, by: asked.origin, change: GroupChange::Edit(edit), event };
-        Ok(Step::Write(write, Then::Changed(conversation, Change::Leave(leaving))))
+        Ok(Step::Write(write, Then::Left(conversation, leaving)))
     }
 
     /// The group that a request to join or leave names.
-    fn group(&self, asked: &Asked) -> Result<(ConversationId, String), Refused> {
-        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        if self.peer(asked.origin.0, &request.conversation)?.is_some() {
+    fn group(&self, asked: &Asked, request: im::GroupRequest) -> Result<(ConversationId, String), Refused> {
+        if peer(&asked.uid, &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
         let found = self.store.find(&request.conversation).ok_or(refused(Refusal::NotFound))?;
         Ok((found, request.conversation))
     }
 
-    pub(super) fn group_members(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        let (user, _) = asked.origin;
-        let peer = self.peer(user, &request.conversation)?;
+    pub(super) fn group_members(&self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
+        let peer = peer(&asked.uid, &request.conversation)?;
         if let (Some(peer), None) = (peer, self.store.find(&request.conversation)) {
-            let mut members = vec![self.store.uid(user).to_owned(), peer.to_owned()];
+            let mut members = vec![asked.uid.to_string(), peer.to_owned()];
             members.dedup();
             return Ok(Step::Answer(encode(&im::GroupResponse { members, more: false })));
         }
-        let conversation = self.own_conversation(user, &request.conversation)?;
+        let conversation = self.own_conversation(asked, &request.conversation)?;
         Ok(Step::Answer(self.members_answer(conversation, &request.after)))
     }
 
     /// Members whose uids come after `after`, in the order of their bytes.
-    fn members_after(&self, conversation: ConversationId, after: &str) -> Vec<(&str, &Member)> {
-        let members = self.store.members(conversation).iter();
+    fn members_after(&self, conversation: ConversationId, after: &str) -> Vec<(&str, Member)> {
+        let members = self.store.members(conversation, None);
         let named = members.map(|member| (self.store.uid(member.user), member));
         let mut members: Vec<_> = named.filter(|(uid, _)| *uid > after).collect();
         members.sort_unstable_by_key(|(uid, _)| *uid);
@@ -145,19 +141,18 @@ impl<S: Store> Im<S> {
     }
 
     /// Whoever joins a small group is told who is there; of a large one, that it is large.
-    fn welcome(&self, conversation: ConversationId) -> Bytes {
+    pub(in crate::im) fn welcome(&self, conversation: ConversationId) -> Bytes {
         if self.store.member_count(conversation) > self.config.fanout_members_max {
             return encode(&im::GroupResponse { members: Vec::new(), more: true });
         }
         self.members_answer(conversation, "")
     }
 
-    pub(super) fn group_info(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::GroupRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        if self.peer(asked.origin.0, &request.conversation)?.is_some() {
+    pub(super) fn group_info(&self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
+        if peer(&asked.uid, &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
-        let conversation = self.own_conversation(asked.origin.0, &request.conversation)?;
+        let conversation = self.own_conversation(asked, &request.conversation)?;
         let settings = self.store.settings(conversation);
         let room = self.answer_bytes_max().saturating_sub(settings.title.len() + settings.notice.len() + 32);
         let entries =
@@ -192,26 +187,22 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// A new member of a small group is told who is there. Who has left is told nothing about the group any more.
-    pub(in crate::im) fn on_changed(
-        &mut self,
-        reply: Reply,
-        conversation: ConversationId,
-        change: Change,
-        result: Result<(), &Refusal>,
-    ) {
-        let said: Answer = match (result, &change) {
-            (Err(refusal), _) => Err(refused(*refusal)),
-            (Ok(()), Change::Join) => Ok(self.welcome(conversation)),
-            (Ok(()), Change::Leave(_)) => Ok(Bytes::new()),
-        };
-        if let (Ok(()), Change::Leave(users)) = (result, change) {
-            for user in users {
-                if self.store.member(conversation, user).is_none() {
-                    self.on_left_room(user, conversation);
-                }
+    /// Answers a change of a group. Users who have left are told nothing about the group any more.
+    pub(in crate::im) fn on_left(&mut self, reply: Reply, conversation: ConversationId, users: Vec<UserId>) {
+        for user in users {
+            if self.store.member(conversation, user).is_none() {
+                self.on_left_room(user, conversation);
             }
         }
-        self.answer(reply, said);
+        self.answer(reply, Ok(Bytes::new()));
+    }
+}
+
+/// Names the users of a change, unless there are too many.
+pub(super) fn plan_change(request: &im::GroupChangeRequest, set: &mut ReadSet) {
+    if request.add.len() + request.remove.len() <= CHANGED_USERS_MAX {
+        plan_users(&request.add, set);
+        plan_users(&request.remove, set);
+        plan_users(std::slice::from_ref(&request.user), set);
     }
 }

@@ -1,19 +1,18 @@
 //! History, the list of conversations, what was read, and taking messages back.
 
-use super::{Answer, Asked, BAD_PAYLOAD, Step, Then, fill};
+use super::{AfterRead, Answer, Asked, Step, Then, fill, peer};
+use crate::im::Im;
+use crate::im::output::Reply;
 use crate::im::send::{Refused, refused};
 use crate::im::store::{
-    ConversationId, Draft, Origin, PageLimits, Recall, Recipient, Refusal, Store, Stored, Target, UserId,
-    Write,
+    ConversationId, Draft, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
+    Target, Write,
 };
-use crate::im::{Im, Reply, Waiting};
+use crate::im::waiting::{Waiter, Waiting};
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::{decode, encode, im};
-
-/// A larger message is not shown in the list of conversations.
-const LAST_BYTES_MAX: usize = 4 << 10;
 
 const LEFT_MEANWHILE: Refused =
     (Code::NotFound, "the conversation to go on after is none of yours any more: ask from the first on");
@@ -32,15 +31,13 @@ struct PullAnswer {
 }
 
 impl<S: Store> Im<S> {
-    pub(super) fn pull(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::PullRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn pull(&mut self, asked: &Asked, request: &im::PullRequest) -> Result<Step, Refused> {
         let to = if request.to == 0 { u64::MAX } else { request.to };
         let from = request.from.max(1);
         if from > to {
             return Err((Code::Invalid, "`from` is after `to`"));
         }
-        let (user, _) = asked.origin;
-        let peer = self.peer(user, &request.conversation)?;
+        let peer = peer(&asked.uid, &request.conversation)?;
         let Some(conversation) = self.store.find(&request.conversation) else {
             // Two who have not spoken yet have an empty history.
             return peer.map(|_| Step::Answer(Bytes::new())).ok_or(refused(Refusal::NotFound));
@@ -51,80 +48,83 @@ impl<S: Store> Im<S> {
             wanted => wanted.min(messages_max),
         };
         let limits = PageLimits { messages, bytes: self.answer_bytes_max() };
-        let page = self.store.read_range(conversation, user, (from, to), limits).map_err(refused)?;
-        if request.confirmed > 0 {
-            let write = Write::Confirm { by: asked.origin, conversation, seq: request.confirmed };
-            self.write(write, Waiting::Nobody);
+        let read = Read::Page { conversation, reader: asked.origin.0, range: (from, to), limits };
+        Ok(Step::Read(read, AfterRead::Pull(conversation, request.confirmed)))
+    }
+
+    pub(super) fn pull_answer(
+        &mut self,
+        asked: &Asked,
+        conversation: ConversationId,
+        confirmed: u64,
+        page: Result<Page, Refusal>,
+    ) -> Answer {
+        let page = page.map_err(refused)?;
+        if confirmed > 0 {
+            self.write(Write::Confirm { by: asked.origin, conversation, seq: confirmed }, Waiter::Nobody);
         }
         let voids = page.voids.into_iter().map(|(from, to)| im::VoidRange { from, to }).collect();
         let answer = PullAnswer { messages: page.messages, voids, latest: page.latest, more: page.more };
-        Ok(Step::Answer(encode(&answer)))
+        Ok(encode(&answer))
     }
 
-    /// Those joined last come first.
-    pub(super) fn conversations(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::ConversationsRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        let (user, _) = asked.origin;
-        let mut all = self.store.conversations(user);
-        if !request.after.is_empty() {
-            let after = self.store.find(&request.after).and_then(|id| all.iter().position(|it| *it == id));
-            all.truncate(after.ok_or(LEFT_MEANWHILE)?);
-        }
-        let entries = all.into_iter().rev().map(|conversation| self.conversation_of(user, conversation));
-        let (conversations, more) = fill(self.answer_bytes_max(), entries);
-        Ok(Step::Answer(encode(&im::ConversationsResponse { conversations, more })))
+    /// Lists conversations, the newest membership first.
+    pub(super) fn conversations(&self, asked: &Asked, request: im::ConversationsRequest) -> Step {
+        let (user, after, bytes) = (asked.origin.0, request.after, self.answer_bytes_max());
+        Step::Read(Read::Conversations { user, after, bytes }, AfterRead::Listing)
     }
 
-    fn conversation_of(&self, user: UserId, conversation: ConversationId) -> im::Conversation {
-        let latest = self.store.latest(conversation);
-        let members = self.store.members(conversation);
-        let own = self.store.member(conversation, user);
-        let is_group = self.store.is_group(conversation);
-        let peer = members.iter().find(|member| !is_group && member.user != user);
-        let newest = PageLimits { messages: 1, bytes: LAST_BYTES_MAX };
-        let last = self.store.read_range(conversation, user, (latest.max(1), latest.max(1)), newest);
-        let last = last.ok().and_then(|page| page.messages.into_iter().next());
-        im::Conversation {
-            id: self.id_of(conversation),
-            latest,
-            members: u32::try_from(members.len()).unwrap_or(u32::MAX),
-            unread: u32::try_from(self.store.unread(conversation, user)).unwrap_or(u32::MAX),
-            read: own.map_or(0, |member| member.read),
-            peer_read: peer.map_or(0, |member| member.read),
-            last: last.filter(|body| body.len() <= LAST_BYTES_MAX).unwrap_or_default(),
-        }
+    pub(super) fn conversations_answer(&self, listing: Result<Listing, Refusal>) -> Answer {
+        let listing = listing.map_err(|_| LEFT_MEANWHILE)?;
+        let entries = listing.entries.into_iter().map(|listed| im::Conversation {
+            id: listed.id,
+            latest: listed.latest,
+            members: u32::try_from(listed.members).unwrap_or(u32::MAX),
+            unread: u32::try_from(listed.unread).unwrap_or(u32::MAX),
+            read: listed.read,
+            peer_read: listed.peer_read,
+            last: listed.last.unwrap_or_default(),
+        });
+        let (conversations, is_cut) = fill(self.answer_bytes_max(), entries);
+        Ok(encode(&im::ConversationsResponse { conversations, more: is_cut || listing.more }))
     }
 
-    pub(super) fn read(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::ReadRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        let conversation = self.own_conversation(asked.origin.0, &request.conversation)?;
+    pub(super) fn mark_read(&mut self, asked: &Asked, request: &im::ReadRequest) -> Result<Step, Refused> {
+        let conversation = self.own_conversation(asked, &request.conversation)?;
         let seq = request.seq.min(self.store.latest(conversation));
-        let user = self.store.uid(asked.origin.0).to_owned();
-        let what = im::happened::What::Read(im::Read { user, seq });
+        let what = im::happened::What::Read(im::Read { user: asked.uid.to_string(), seq });
         let (_, event) = self.encode_happened(asked, &request.conversation, what);
         let write = Write::Read { conversation, by: asked.origin, seq, event: event.freeze() };
         Ok(Step::Write(write, Then::Read(conversation)))
     }
 
-    pub(super) fn receipts_of(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::ReceiptsRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
-        let (user, _) = asked.origin;
-        let conversation = self.own_conversation(user, &request.conversation)?;
-        let one = PageLimits { messages: 1, bytes: usize::MAX };
-        let page =
-            self.store.read_range(conversation, user, (request.seq, request.seq), one).map_err(refused)?;
-        let message = page.messages.first().ok_or(refused(Refusal::NotFound))?;
-        let message: Push = decode(message).map_err(|_| refused(Refusal::NotFound))?;
-        let sender = self.store.find_user(&message.sender);
+    pub(super) fn receipts_of(&self, asked: &Asked, request: &im::ReceiptsRequest) -> Result<Step, Refused> {
+        let conversation = self.own_conversation(asked, &request.conversation)?;
+        let read = Read::Page {
+            conversation,
+            reader: asked.origin.0,
+            range: (request.seq, request.seq),
+            limits: ONE_MESSAGE,
+        };
+        Ok(Step::Read(read, AfterRead::Receipts(conversation, request.seq)))
+    }
+
+    pub(in crate::im) fn receipts_answer(
+        &self,
+        conversation: ConversationId,
+        seq: u64,
+        sender: &str,
+    ) -> Bytes {
+        let sender = self.store.find_user(sender);
         let (mut read, mut unread) = (Vec::new(), Vec::new());
         let (mut read_count, mut unread_count) = (0, 0);
         let mut room = self.answer_bytes_max();
-        for member in self.store.members(conversation) {
-            // Whoever came later is not asked to have read it.
-            if Some(member.user) == sender || member.visible_from > request.seq {
+        for member in self.store.members(conversation, None) {
+            // A member who came later is not asked to have read the message.
+            if Some(member.user) == sender || member.visible_from > seq {
                 continue;
             }
-            let has_read = member.read >= request.seq;
+            let has_read = member.read >= seq;
             let (count, names) =
                 if has_read { (&mut read_count, &mut read) } else { (&mut unread_count, &mut unread) };
             *count += 1;
@@ -134,54 +134,63 @@ impl<S: Store> Im<S> {
                 names.push(uid.to_owned());
             }
         }
-        Ok(Step::Answer(encode(&im::ReceiptsResponse { read_count, unread_count, read, unread })))
+        encode(&im::ReceiptsResponse { read_count, unread_count, read, unread })
     }
 
-    pub(super) fn recall(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::RecallRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn recall(&mut self, asked: &Asked, request: &im::RecallRequest) -> Result<Step, Refused> {
         let im::RecallRequest { conversation: name, seq, message_id } = request;
         let (sender, device) = asked.origin;
-        let conversation = self.own_conversation(sender, &name)?;
-        let by = self.store.uid(sender).to_owned();
-        let what = im::happened::What::Recalled(im::Recalled { seq, message_id, by });
-        let (id, body) = self.encode_happened(asked, &name, what);
+        let conversation = self.own_conversation(asked, name)?;
+        let by = asked.uid.to_string();
+        let recalled = im::Recalled { seq: *seq, message_id: *message_id, by };
+        let (id, body) = self.encode_happened(asked, name, im::happened::What::Recalled(recalled));
         // The same wish has the same key, so it comes true once.
         let mut key = *b"recall\0\0........";
         key[8..].copy_from_slice(&message_id.to_be_bytes());
         let target = Target::Conversation(conversation);
-        let draft = Draft { sender, device, target, key: MessageKey(key), id, digest: seq, body };
-        Ok(Step::Write(Write::Recall(Recall { draft, seq, message_id }), Then::Recalled))
+        let draft = Draft { sender, device, target, key: MessageKey(key), id, digest: *seq, body };
+        let recall = Recall { draft, seq: *seq, message_id: *message_id };
+        Ok(Step::Write(Write::Recall(recall), Then::Recalled(Box::new(asked.clone()))))
     }
 
     pub(in crate::im) fn on_recalled(
         &mut self,
         reply: Reply,
-        origin: Origin,
+        asked: Asked,
         result: Result<Stored, Refusal>,
         recipients: &[Recipient],
     ) {
-        let said: Answer = match &result {
-            Ok(stored) => {
-                let by_other_device = !self.is_said_by(origin, stored);
-                Ok(encode(&im::RecallResponse { seq: stored.seq, by_other_device }))
-            }
-            Err(refusal) => Err(refused(*refusal)),
+        let stored = match result {
+            Ok(stored) => stored,
+            Err(refusal) => return self.answer(reply, Err(refused(refusal))),
         };
-        self.answer(reply, said);
-        if let Ok(stored) = result {
-            self.on_stored(origin, stored, recipients);
-        }
-    }
-
-    /// Whether no other device of the user was earlier with the same wish.
-    fn is_said_by(&self, (user, device): Origin, stored: &Stored) -> bool {
         if stored.delivery.is_some() {
-            return true;
+            let answer = im::RecallResponse { seq: stored.seq, by_other_device: false };
+            self.answer(reply, Ok(encode(&answer)));
+            return self.on_stored(asked.origin, stored, recipients);
         }
-        let one = PageLimits { messages: 1, bytes: usize::MAX };
-        let page = self.store.read_range(stored.conversation, user, (stored.seq, stored.seq), one);
-        let said = page.ok().and_then(|page| decode::<Push>(page.messages.first()?).ok());
-        let name = self.store.devices(user).into_iter().find(|it| it.number == device).map(|it| it.name);
-        said.map(|said| said.sender_device) == name
+        // Recalled before: the message that says so names the device.
+        let (conversation, seq) = (stored.conversation, stored.seq);
+        let (reader, range) = (asked.origin.0, (seq, seq));
+        let read = Read::Page { conversation, reader, range, limits: ONE_MESSAGE };
+        let asked = Asked { session: None, ..asked };
+        self.read(read, Waiting::Request(Box::new((asked, reply, AfterRead::Recalled(seq)))));
     }
+}
+
+const ONE_MESSAGE: PageLimits = PageLimits { messages: 1, bytes: usize::MAX };
+
+/// Sender of the one message of a page.
+pub(super) fn sender_of(page: Result<Page, Refusal>) -> Result<String, Refused> {
+    let page = page.map_err(refused)?;
+    let message = page.messages.first().ok_or(refused(Refusal::NotFound))?;
+    let message: Push = decode(message).map_err(|_| refused(Refusal::NotFound))?;
+    Ok(message.sender)
+}
+
+/// Answer to a recall that was done before, by the message that says so.
+pub(super) fn recall_answer(asked: &Asked, seq: u64, page: Result<Page, Refusal>) -> Bytes {
+    let said = page.ok().and_then(|page| decode::<Push>(page.messages.first()?).ok());
+    let is_own = said.is_some_and(|said| *said.sender_device == *asked.device);
+    encode(&im::RecallResponse { seq, by_other_device: !is_own })
 }

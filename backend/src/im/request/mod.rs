@@ -5,12 +5,16 @@ mod history;
 mod people;
 
 use super::names::{self, Conversation};
+use super::output::Reply;
 use super::send::{Refused, USERS_FULL, refused};
-use super::store::{ConversationId, Origin, Refusal, Store, UserId, Write};
-use super::{Im, Reply, Waiting};
-use crate::server::{Now, SessionId};
+use super::store::{Completion, ConversationId, Need, Read, ReadSet, Refusal, Store, UserId, Write};
+use super::tasks::{Asked, Task};
+use super::waiting::{Waiter, Waiting};
+use super::{Im, presence};
+use crate::server::{Now, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::message::client::{Code, Req, Resp};
+use moorline_proto::message::{self, im};
 use prost::Message;
 
 /// An answer may always be this large, in bytes, whatever `im.payload_max` says.
@@ -24,95 +28,243 @@ const BAD_UID: Refused = (Code::Invalid, "no user can have one of these uids");
 /// The answer's payload, or why there is none.
 pub(super) type Answer = Result<Bytes, Refused>;
 
-/// Who asks, and how.
-pub(super) struct Asked {
-    pub(super) now: Now,
-    /// `None`: it was asked for a user, by the server API.
-    pub(super) session: Option<SessionId>,
-    pub(super) origin: Origin,
-    /// The device's own name.
-    pub(super) device: Box<str>,
-    pub(super) payload: Bytes,
-}
-
-/// What becomes of a request: an answer now, or a write and its answer when that is durable.
+/// What becomes of a request.
 enum Step {
+    /// An answer now.
     Answer(Bytes),
+    /// A write, and an answer when it is durable.
     Write(Write, Then),
+    /// A read, and an answer when it is done.
+    Read(Read, AfterRead),
 }
 
 /// What follows a write.
-enum Then {
-    Recalled,
+#[derive(Debug)]
+pub(super) enum Then {
+    /// The answer to a SEND.
+    Sent,
+    /// The answer to a recall, with its author.
+    Recalled(Box<Asked>),
+    /// The id of the new group.
     Created,
-    Changed(ConversationId, super::Change),
+    /// The members of the group, if it is small.
+    Joined(ConversationId),
+    /// Nothing; these users leave the room of the group.
+    Left(ConversationId, Vec<UserId>),
+    /// Nothing; senders are told how many have read.
     Read(ConversationId),
-    /// The answer is what becomes of it.
-    Related(UserId),
-    /// This is the answer.
+    /// The relation to this user, with the user's name.
+    Related(UserId, String),
+    /// This payload.
     Answer(Bytes),
 }
 
-impl<S: Store> Im<S> {
-    pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: Reply) {
-        let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
-        match decoded.and_then(|req| Ok((req, self.owner(session)?))) {
-            Ok((Req { method, payload, .. }, origin)) => {
-                let device = self.sessions.get(session).map(|session| session.device.clone());
-                let (session, device) = (Some(session), device.unwrap_or_default());
-                self.on_asked(&method, &Asked { now, session, origin, device, payload }, reply);
+/// What follows a read.
+#[derive(Debug)]
+pub(super) enum AfterRead {
+    /// A page of history. The device has everything of a conversation up to a seq, unless that is 0.
+    Pull(ConversationId, u64),
+    /// The list of conversations.
+    Listing,
+    /// Users who have read the message with this seq.
+    Receipts(ConversationId, u64),
+    /// Whether another device was earlier with the same recall, which has this seq.
+    Recalled(u64),
+    /// Profiles.
+    Profiles,
+}
+
+/// A request, decoded.
+#[derive(Debug)]
+pub(super) enum Request {
+    Pull(im::PullRequest),
+    Conversations(im::ConversationsRequest),
+    Read(im::ReadRequest),
+    Receipts(im::ReceiptsRequest),
+    Recall(im::RecallRequest),
+    Create(im::GroupCreateRequest),
+    Join(im::GroupRequest),
+    Leave(im::GroupRequest),
+    Members(im::GroupRequest),
+    Change(im::GroupChangeRequest),
+    Info(im::GroupRequest),
+    Relate(im::RelationRequest),
+    Relations(im::RelationsRequest),
+    SetProfile(im::ProfileSetRequest),
+    Profiles(im::ProfileGetRequest),
+    Devices,
+    RemoveDevice(im::DeviceRemoveRequest),
+    Presence(im::PresenceRequest),
+}
+
+impl Request {
+    fn decode(method: &str, payload: &Bytes) -> Result<Self, Refused> {
+        fn of<M: Message + Default>(payload: &Bytes, request: fn(M) -> Request) -> Result<Request, Refused> {
+            message::decode(payload).map(request).map_err(|_| BAD_PAYLOAD)
+        }
+        match method {
+            "im.pull" => of(payload, Self::Pull),
+            "im.conversations" => of(payload, Self::Conversations),
+            "im.read" => of(payload, Self::Read),
+            "im.receipts" => of(payload, Self::Receipts),
+            "im.recall" => of(payload, Self::Recall),
+            "im.group.create" => of(payload, Self::Create),
+            "im.group.join" => of(payload, Self::Join),
+            "im.group.leave" => of(payload, Self::Leave),
+            "im.group.members" => of(payload, Self::Members),
+            "im.group.change" => of(payload, Self::Change),
+            "im.group.info" => of(payload, Self::Info),
+            "im.relation" => of(payload, Self::Relate),
+            "im.relations" => of(payload, Self::Relations),
+            "im.profile.set" => of(payload, Self::SetProfile),
+            "im.profile.get" => of(payload, Self::Profiles),
+            "im.devices" => Ok(Self::Devices),
+            "im.device.remove" => of(payload, Self::RemoveDevice),
+            "im.presence" => of(payload, Self::Presence),
+            _ => Err((Code::Unsupported, "no method of the IM backend")),
+        }
+    }
+
+    /// Names the facts that the request will be judged on.
+    pub(super) fn plan(&self, asked: &Asked, set: &mut ReadSet) {
+        let user = asked.origin.0;
+        match self {
+            Self::Pull(im::PullRequest { conversation, .. })
+            | Self::Read(im::ReadRequest { conversation, .. })
+            | Self::Receipts(im::ReceiptsRequest { conversation, .. })
+            | Self::Recall(im::RecallRequest { conversation, .. })
+            | Self::Join(im::GroupRequest { conversation, .. })
+            | Self::Leave(im::GroupRequest { conversation, .. }) => {
+                set.add(Need::Named(conversation.clone(), Some(user)))
             }
+            Self::Members(im::GroupRequest { conversation, .. })
+            | Self::Info(im::GroupRequest { conversation, .. }) => {
+                set.add(Need::NamedMembers(conversation.clone()));
+            }
+            Self::Change(request) => {
+                set.add(Need::Named(request.conversation.clone(), Some(user)));
+                groups::plan_change(request, set);
+            }
+            Self::Create(request) => plan_users(&request.members, set),
+            Self::Relate(request) => plan_users(std::slice::from_ref(&request.user), set),
+            Self::Relations(_) => set.add(Need::Relations(user)),
+            Self::Devices | Self::RemoveDevice(_) => set.add(Need::Devices(user)),
+            Self::Presence(request) => {
+                let users = request.users.iter().take(presence::USERS_MAX);
+                users.for_each(|uid| set.add(Need::Presence(uid.clone(), user)));
+            }
+            Self::Conversations(_) | Self::SetProfile(_) | Self::Profiles(_) => {}
+        }
+    }
+}
+
+/// Names users who become known, if all of the names are valid.
+pub(super) fn plan_users(uids: &[String], set: &mut ReadSet) {
+    if uids.iter().all(|uid| names::is_valid(uid)) {
+        uids.iter().for_each(|uid| set.add(Need::NewUser(uid.clone())));
+    }
+}
+
+impl<S: Store> Im<S> {
+    pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
+        let reply = Reply::Link(reply);
+        let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
+        match decoded.and_then(|req| Ok((req, self.asked(now, session)?))) {
+            Ok((Req { method, payload, .. }, asked)) => self.on_request(asked, &method, &payload, reply),
             Err(refused) => self.answer(reply, Err(refused)),
         }
     }
 
-    /// The same, when it is known who asks.
-    pub(super) fn on_asked(&mut self, method: &str, asked: &Asked, reply: Reply) {
-        let origin = asked.origin;
+    /// Takes a request whose author is known.
+    pub(super) fn on_request(&mut self, asked: Asked, method: &str, payload: &Bytes, reply: Reply) {
         self.tally.requests += 1;
-        match self.step(method, asked) {
+        match Request::decode(method, payload) {
+            Ok(request) => self.run(asked.session, Task::Request(asked, request, reply)),
+            Err(refused) => self.refuse(reply, refused),
+        }
+    }
+
+    pub(super) fn execute_request(&mut self, asked: Asked, request: Request, reply: Reply) {
+        match self.step(&asked, request) {
             Ok(Step::Answer(payload)) => self.answer(reply, Ok(payload)),
-            Ok(Step::Write(write, then)) => {
-                let waiting = match then {
-                    Then::Recalled => Waiting::Recall(reply, origin),
-                    Then::Created => Waiting::Create(reply, origin),
-                    Then::Changed(conversation, change) => {
-                        Waiting::Change(reply, origin, conversation, change)
-                    }
-                    Then::Read(conversation) => Waiting::Read(reply, origin, conversation),
-                    Then::Related(other) => Waiting::Related(reply, origin, other),
-                    Then::Answer(payload) => Waiting::Done(reply, origin, payload),
-                };
-                self.write(write, waiting);
+            Ok(Step::Write(write, then)) => self.write(write, Waiter::Request(reply, asked.origin, then)),
+            Ok(Step::Read(read, then)) => {
+                asked.session.into_iter().for_each(|session| self.queues.begin(session));
+                self.read(read, Waiting::Request(Box::new((asked, reply, then))));
             }
-            Err(refused) => {
-                self.tally.refused += 1;
-                self.answer(reply, Err(refused));
+            Err(refused) => self.refuse(reply, refused),
+        }
+    }
+
+    fn refuse(&mut self, reply: Reply, refused: Refused) {
+        self.tally.refused += 1;
+        self.answer(reply, Err(refused));
+    }
+
+    fn step(&mut self, asked: &Asked, request: Request) -> Result<Step, Refused> {
+        match request {
+            Request::Pull(request) => self.pull(asked, &request),
+            Request::Conversations(request) => Ok(self.conversations(asked, request)),
+            Request::Read(request) => self.mark_read(asked, &request),
+            Request::Receipts(request) => self.receipts_of(asked, &request),
+            Request::Recall(request) => self.recall(asked, &request),
+            Request::Create(request) => self.create(asked, request),
+            Request::Join(request) => self.join(asked, request),
+            Request::Leave(request) => self.leave(asked, request),
+            Request::Members(request) => self.group_members(asked, &request),
+            Request::Change(request) => self.change(asked, request),
+            Request::Info(request) => self.group_info(asked, &request),
+            Request::Relate(request) => self.relate(asked, request),
+            Request::Relations(request) => Ok(self.relations(asked, &request)),
+            Request::SetProfile(request) => Self::set_profile(asked, request),
+            Request::Profiles(request) => Self::profiles(request),
+            Request::Devices => Ok(self.devices(asked)),
+            Request::RemoveDevice(request) => self.remove_device(asked, &request),
+            Request::Presence(request) => {
+                if request.users.len() > presence::USERS_MAX {
+                    return Err((Code::TooLarge, "at most 100 users at once"));
+                }
+                self.presence(asked, &request).map(Step::Answer)
             }
         }
     }
 
-    fn step(&mut self, method: &str, asked: &Asked) -> Result<Step, Refused> {
-        match method {
-            "im.pull" => self.pull(asked),
-            "im.conversations" => self.conversations(asked),
-            "im.read" => self.read(asked),
-            "im.receipts" => self.receipts_of(asked),
-            "im.recall" => self.recall(asked),
-            "im.group.create" => self.create(asked),
-            "im.group.join" => self.join(asked),
-            "im.group.leave" => self.leave(asked),
-            "im.group.members" => self.group_members(asked),
-            "im.group.change" => self.change(asked),
-            "im.group.info" => self.group_info(asked),
-            "im.relation" => self.relate(asked),
-            "im.relations" => self.relations(asked),
-            "im.profile.set" => self.set_profile(asked),
-            "im.profile.get" => self.profiles(asked),
-            "im.devices" => Ok(self.devices(asked)),
-            "im.device.remove" => self.remove_device(asked),
-            "im.presence" => self.presence(asked).map(Step::Answer),
-            _ => Err((Code::Unsupported, "no method of the IM backend")),
+    /// Answers a request whose read is done.
+    pub(super) fn on_read(&mut self, asked: Asked, reply: Reply, then: AfterRead, completion: Completion) {
+        match (then, completion) {
+            (AfterRead::Pull(conversation, confirmed), Completion::Page(page)) => {
+                let answer = self.pull_answer(&asked, conversation, confirmed, page);
+                self.answer_read(reply, answer);
+            }
+            (AfterRead::Listing, Completion::Listing(listing)) => {
+                let answer = self.conversations_answer(listing);
+                self.answer_read(reply, answer);
+            }
+            (AfterRead::Receipts(conversation, seq), Completion::Page(page)) => {
+                match history::sender_of(page) {
+                    Ok(sender) => {
+                        let session = asked.session;
+                        self.run(session, Task::Receipts(reply, conversation, seq, sender));
+                    }
+                    Err(refused) => self.refuse(reply, refused),
+                }
+            }
+            (AfterRead::Recalled(seq), Completion::Page(page)) => {
+                let answer = history::recall_answer(&asked, seq, page);
+                self.answer(reply, Ok(answer));
+            }
+            (AfterRead::Profiles, Completion::Profiles(profiles)) => {
+                let answer = self.profiles_answer(profiles);
+                self.answer_read(reply, answer);
+            }
+            (then, completion) => unreachable!("the store answered {then:?} with {completion:?}"),
+        }
+    }
+
+    fn answer_read(&mut self, reply: Reply, answer: Answer) {
+        match answer {
+            Ok(payload) => self.answer(reply, Ok(payload)),
+            Err(refused) => self.refuse(reply, refused),
         }
     }
 
@@ -140,23 +292,22 @@ impl<S: Store> Im<S> {
     }
 
     /// A conversation that exists, and that the user is a member of.
-    fn own_conversation(&self, user: UserId, id: &str) -> Result<ConversationId, Refused> {
-        self.peer(user, id)?;
+    fn own_conversation(&self, asked: &Asked, id: &str) -> Result<ConversationId, Refused> {
+        peer(&asked.uid, id)?;
         let conversation = self.store.find(id).ok_or(refused(Refusal::NotFound))?;
-        self.store.member(conversation, user).ok_or(refused(Refusal::NotMember))?;
+        self.store.member(conversation, asked.origin.0).ok_or(refused(Refusal::NotMember))?;
         Ok(conversation)
     }
+}
 
-    /// With whom `user` speaks in the one-to-one conversation `id`; `None`: it is a group.
-    pub(super) fn peer<'a>(&self, user: UserId, id: &'a str) -> Result<Option<&'a str>, Refused> {
-        let uid = self.store.uid(user);
-        match Conversation::parse(id) {
-            None => Err(refused(Refusal::NotFound)),
-            Some(Conversation::Group(_)) => Ok(None),
-            Some(Conversation::OneToOne(a, b)) if a == uid => Ok(Some(b)),
-            Some(Conversation::OneToOne(a, b)) if b == uid => Ok(Some(a)),
-            Some(Conversation::OneToOne(..)) => Err(refused(Refusal::NotMember)),
-        }
+/// The other user of the one-to-one conversation `id` of the user `uid`; `None`: it is a group.
+pub(super) fn peer<'a>(uid: &str, id: &'a str) -> Result<Option<&'a str>, Refused> {
+    match Conversation::parse(id) {
+        None => Err(refused(Refusal::NotFound)),
+        Some(Conversation::Group(_)) => Ok(None),
+        Some(Conversation::OneToOne(a, b)) if a == uid => Ok(Some(b)),
+        Some(Conversation::OneToOne(a, b)) if b == uid => Ok(Some(a)),
+        Some(Conversation::OneToOne(..)) => Err(refused(Refusal::NotMember)),
     }
 }
 

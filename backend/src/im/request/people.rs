@@ -1,14 +1,14 @@
 //! Relations, profiles, devices.
 
-use super::{Asked, BAD_PAYLOAD, Step, Then, fill};
+use super::{AfterRead, Answer, Asked, Step, Then, fill};
 use crate::im::Im;
 use crate::im::send::{Refused, refused};
-use crate::im::store::{Refusal, Relation, Store, UserId, Write};
+use crate::im::store::{Read, Refusal, Relation, Store, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::client::Code;
-use moorline_proto::message::{decode, encode, im};
+use moorline_proto::message::{encode, im};
 use prost::Message;
 
 /// Longest text of a request to be friends, in bytes.
@@ -27,15 +27,14 @@ static REMOVED: Kick = Kick {
 };
 
 impl<S: Store> Im<S> {
-    pub(super) fn relate(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::RelationRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn relate(&mut self, asked: &Asked, request: im::RelationRequest) -> Result<Step, Refused> {
         let change = im::RelationChange::try_from(request.change)
             .map_err(|_| (Code::Invalid, "there is no such change of a relation"))?;
         if request.text.len() > TEXT_BYTES_MAX {
             return Err((Code::TooLarge, "the text has at most 256 bytes"));
         }
         let other = self.users(std::slice::from_ref(&request.user))?[0];
-        let (by, change_code) = (self.store.uid(asked.origin.0).to_owned(), request.change);
+        let (by, change_code) = (asked.uid.to_string(), request.change);
         let what = im::happened::What::Relation(im::RelationChanged {
             by,
             user: request.user.clone(),
@@ -44,28 +43,26 @@ impl<S: Store> Im<S> {
         });
         let (_, event) = self.encode_happened(asked, "", what);
         let write = Write::Relate { by: asked.origin, other, change, event: event.freeze() };
-        Ok(Step::Write(write, Then::Related(other)))
+        Ok(Step::Write(write, Then::Related(other, request.user)))
     }
 
     /// What the user makes of the other one now.
-    pub(in crate::im) fn relation_answer(&self, user: UserId, other: UserId) -> Bytes {
-        let relation = relation_message(self.store.uid(other).to_owned(), self.store.relation(user, other));
+    pub(in crate::im) fn relation_answer(&self, user: UserId, other: UserId, uid: String) -> Bytes {
+        let relation = relation_message(uid, self.store.relation(user, other));
         encode(&im::RelationResponse { relation: Some(relation) })
     }
 
-    pub(super) fn relations(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::RelationsRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn relations(&self, asked: &Asked, request: &im::RelationsRequest) -> Step {
         let all = self.store.relations(asked.origin.0).into_iter();
         let named = all.map(|(other, relation)| (self.store.uid(other), relation));
         let mut all: Vec<_> = named.filter(|(uid, _)| *uid > &*request.after).collect();
         all.sort_unstable_by_key(|(uid, _)| *uid);
         let entries = all.into_iter().map(|(uid, relation)| relation_message(uid.to_owned(), relation));
         let (relations, more) = fill(self.answer_bytes_max(), entries);
-        Ok(Step::Answer(encode(&im::RelationsResponse { relations, more })))
+        Step::Answer(encode(&im::RelationsResponse { relations, more }))
     }
 
-    pub(super) fn set_profile(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::ProfileSetRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Result<Step, Refused> {
         let profile = request.profile.unwrap_or_default();
         if profile.name.len() > NAME_BYTES_MAX
             || profile.avatar.len() > AVATAR_BYTES_MAX
@@ -74,24 +71,25 @@ impl<S: Store> Im<S> {
             return Err((Code::TooLarge, "a name has at most 256 bytes, an avatar 1 KiB, the rest 4 KiB"));
         }
         let (user, _) = asked.origin;
-        let profile = im::Profile { user: self.store.uid(user).to_owned(), ..profile };
+        let profile = im::Profile { user: asked.uid.to_string(), ..profile };
         let write = Write::SetProfile { user, profile: encode(&profile) };
         Ok(Step::Write(write, Then::Answer(Bytes::new())))
     }
 
-    pub(super) fn profiles(&self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::ProfileGetRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn profiles(request: im::ProfileGetRequest) -> Result<Step, Refused> {
         if request.users.len() > PROFILES_MAX {
             return Err((Code::TooLarge, "at most 100 users at once"));
         }
-        let known = request.users.iter().filter_map(|uid| self.store.find_user(uid));
-        let profiles = known.filter_map(|user| self.store.profile(user));
-        let profiles = profiles.filter_map(|profile| im::Profile::decode(profile).ok());
+        Ok(Step::Read(Read::Profiles { uids: request.users }, AfterRead::Profiles))
+    }
+
+    pub(super) fn profiles_answer(&self, profiles: Vec<Bytes>) -> Answer {
+        let profiles = profiles.into_iter().filter_map(|profile| im::Profile::decode(profile).ok());
         let (profiles, is_cut) = fill(self.answer_bytes_max(), profiles);
         if is_cut {
             return Err((Code::TooLarge, "these profiles do not fit one answer: ask for fewer"));
         }
-        Ok(Step::Answer(encode(&im::ProfileGetResponse { profiles })))
+        Ok(encode(&im::ProfileGetResponse { profiles }))
     }
 
     pub(super) fn devices(&self, asked: &Asked) -> Step {
@@ -106,8 +104,11 @@ impl<S: Store> Im<S> {
         Step::Answer(encode(&im::DevicesResponse { devices: devices.collect() }))
     }
 
-    pub(super) fn remove_device(&mut self, asked: &Asked) -> Result<Step, Refused> {
-        let request: im::DeviceRemoveRequest = decode(&asked.payload).map_err(|_| BAD_PAYLOAD)?;
+    pub(super) fn remove_device(
+        &mut self,
+        asked: &Asked,
+        request: &im::DeviceRemoveRequest,
+    ) -> Result<Step, Refused> {
         let (user, _) = asked.origin;
         let devices = self.store.devices(user);
         let Some(device) = devices.iter().find(|device| device.name == request.device) else {

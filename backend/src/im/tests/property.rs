@@ -113,7 +113,7 @@ struct Sent {
 
 /// What is random in a world, and what it promises.
 struct World<S> {
-    bench: Bench<S>,
+    bench: BenchOf<S>,
     /// Another life of the store.
     reopen: Box<dyn FnMut(S) -> S>,
     devices: Vec<Device>,
@@ -139,7 +139,7 @@ impl<S: Store> World<S> {
     fn new(config: ImConfig, store: S, is_lossless: bool, reopen: Box<dyn FnMut(S) -> S>) -> Self {
         let devices = (0..USERS * DEVICES).map(|_| Device::default()).collect();
         let mut world = Self {
-            bench: Bench::over(config, store),
+            bench: BenchOf::over(config, store),
             reopen,
             devices,
             version: 0,
@@ -497,6 +497,13 @@ fn run(config: ImConfig, is_lossless: bool, steps: &[Step]) {
     world.settle();
 }
 
+fn run_late(config: ImConfig, is_lossless: bool, seed: u64, steps: &[Step]) {
+    let store = Slow::new(Memory::new(&config), seed);
+    let mut world = World::new(config, store, is_lossless, Box::new(move |store| store.reopen(seed)));
+    steps.iter().for_each(|step| world.step(step));
+    world.settle();
+}
+
 /// A folder of this test, gone with it.
 struct Folder(PathBuf);
 
@@ -555,6 +562,17 @@ proptest! {
     #[test]
     fn so_do_devices_of_a_group_that_is_read_by_cursor(steps in steps()) {
         run(read_fanout(), false, &steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn on_a_store_that_answers_late_nothing_changes(seed in any::<u64>(), steps in steps()) {
+        run_late(small(), true, seed, &steps);
+        run_late(tiny_inbox(), false, seed, &steps);
+        run_late(read_fanout(), false, seed, &steps);
     }
 }
 

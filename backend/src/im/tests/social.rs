@@ -16,7 +16,7 @@ fn bench() -> Bench {
     Bench::new(ImConfig::default())
 }
 
-impl<S: Store> Bench<S> {
+impl Bench {
     /// What happened, by session, of what was pushed since the last call.
     pub(super) fn happened(&mut self) -> Vec<(SessionId, What)> {
         let pushes = self.pushes().into_iter().filter(|it| it.command == Command::Push);

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::ops::Range;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub(in crate::im::store) struct User {
-    pub(in crate::im::store) uid: Box<str>,
+    pub(in crate::im::store) uid: Arc<str>,
     /// Longest since its login first.
     pub(in crate::im::store) devices: Vec<Device>,
     pub(in crate::im::store) next_device: u32,
@@ -30,7 +31,7 @@ pub(in crate::im::store) struct User {
 
 #[derive(Debug)]
 pub(in crate::im::store) struct Device {
-    pub(in crate::im::store) name: Box<str>,
+    pub(in crate::im::store) name: Arc<str>,
     pub(in crate::im::store) number: DeviceNumber,
     pub(in crate::im::store) platform: u32,
     pub(in crate::im::store) acked: u64,

@@ -3,7 +3,9 @@
 use super::*;
 use crate::im::conformance;
 use crate::im::store::{
-    Draft, Entry, GroupChange, Outcome, PageLimits, SEQ_BYTES_MAX, Store, Stored, Target, Write,
+    Backlog, Batch, Command, Completion, DeviceCursor, Draft, Entry, Facts as _, GroupChange, Listed, Login,
+    Origin, Outcome, Page, PageLimits, Read, Refusal, SEQ_BYTES_MAX, Store as _, Stored, Target, Ticket,
+    Write,
 };
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
@@ -31,6 +33,94 @@ impl Drop for Folder {
     }
 }
 
+impl Disk {
+    /// Gives in a batch. False: it is not taken.
+    fn commit(&mut self, now_ms: u64, last_id: u64, writes: Vec<Write>) -> bool {
+        self.submit(Ticket::FIRST, Command::Commit(Batch { now_ms, last_id, writes })).is_ok()
+    }
+
+    fn committed(&mut self) -> Option<Committed> {
+        match self.poll()? {
+            (_, Completion::Committed(committed)) => Some(committed),
+            other => panic!("nothing else is open: {other:?}"),
+        }
+    }
+
+    fn ask(&mut self, command: Command) -> Completion {
+        assert!(self.submit(Ticket::FIRST, command).is_ok(), "always taken");
+        self.poll().expect("at once").1
+    }
+
+    fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor {
+        let (uid, device) = (self.uid(user).to_owned(), device.to_owned());
+        match self.ask(Command::Login(Login { uid, device, platform, now_ms })) {
+            Completion::LoggedIn(Some(login)) => login.cursor,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn see_stream(&mut self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool {
+        let read = Read::Stream { user, after, limit, into: std::mem::take(into) };
+        match self.ask(Command::Read(read)) {
+            Completion::Stream(page) => {
+                *into = page.entries;
+                page.is_readable
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read_range(
+        &mut self,
+        conversation: ConversationId,
+        reader: UserId,
+        range: (u64, u64),
+        limits: PageLimits,
+    ) -> Result<Page, Refusal> {
+        match self.ask(Command::Read(Read::Page { conversation, reader, range, limits })) {
+            Completion::Page(page) => page,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn backlog(&mut self, of: Origin) -> Backlog {
+        match self.ask(Command::Read(Read::Backlog { of })) {
+            Completion::Backlog(backlog) => backlog,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn stream_end(&mut self, user: UserId) -> u64 {
+        self.backlog((user, DeviceNumber(0))).end
+    }
+
+    fn list_of(&mut self, user: UserId) -> Vec<Listed> {
+        let read = Read::Conversations { user, after: String::new(), bytes: 1 << 20 };
+        match self.ask(Command::Read(read)) {
+            Completion::Listing(Ok(listing)) => listing.entries,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn conversations(&mut self, user: UserId) -> Vec<String> {
+        self.list_of(user).into_iter().map(|listed| listed.id).collect()
+    }
+
+    fn unread(&mut self, conversation: ConversationId, user: UserId) -> u64 {
+        let mut id = String::new();
+        self.write_id(conversation, &mut id);
+        self.list_of(user).into_iter().find(|listed| listed.id == id).map_or(0, |listed| listed.unread)
+    }
+
+    fn profile(&mut self, user: UserId) -> Option<Bytes> {
+        let uids = vec![self.uid(user).to_owned()];
+        match self.ask(Command::Read(Read::Profiles { uids })) {
+            Completion::Profiles(profiles) => profiles.into_iter().next(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn it_does_what_a_store_does() {
     let mut folders = Vec::new();
@@ -47,9 +137,9 @@ fn committed(store: &mut Disk, batch: Vec<Write>) -> Vec<Outcome> {
 }
 
 fn committed_at(store: &mut Disk, now_ms: u64, batch: Vec<Write>) -> Vec<Outcome> {
-    assert!(store.try_commit(now_ms, 77, batch).is_ok());
+    assert!(store.commit(now_ms, 77, batch));
     loop {
-        if let Some(committed) = store.poll_committed() {
+        if let Some(committed) = store.committed() {
             return committed.outcomes;
         }
         std::thread::yield_now();
@@ -93,26 +183,26 @@ fn everything_is_there_again_after_it_was_opened_anew() {
     let join = Write::ChangeGroup { conversation: group, by, change, event };
     committed(&mut store, vec![join, Write::Acked { user: ben, device: phone, position: 3, gone_ms: 0 }]);
     committed(&mut store, vec![Write::Acked { user: ben, device: desk, position: 2, gone_ms: 0 }]);
-    let see = |store: &Disk| {
+    let see = |store: &mut Disk| {
         let (mut stream, pair) = (Vec::new(), store.find("c2c:ann:ben").expect("they spoke"));
-        assert!(store.read_stream(ben, 0, 100, &mut stream));
+        assert!(store.see_stream(ben, 0, 100, &mut stream));
         let wide = PageLimits { messages: 100, bytes: 1 << 20 };
         (
             stream,
             store.stream_end(ben),
             store.read_range(pair, ben, (1, u64::MAX), wide),
             store.read_range(group, cem, (1, u64::MAX), wide),
-            store.members(group).to_vec(),
+            store.members(group, None).collect::<Vec<_>>(),
             store.conversations(ben),
             (store.latest(pair), store.latest(group), store.find("group:g")),
         )
     };
-    let before = see(&store);
+    let before = see(&mut store);
     assert_eq!((before.1, before.0.first().map(|(position, _)| *position)), (8, Some(3)));
     drop(store);
     let mut store = folder.open().expect("the same store");
     assert_eq!(["ann", "ben", "cem"].map(|uid| store.try_user(uid).expect("known")), users);
-    assert_eq!(see(&store), before);
+    assert_eq!(see(&mut store), before);
     assert_eq!(store.last_id(), 77);
     assert_eq!((store.login(ben, "phone", 0, 0).device, store.login(ben, "phone", 0, 0).acked), (phone, 3));
     // A key that was used is answered as it was; numbers go on.
@@ -262,9 +352,9 @@ fn a_damaged_entry_of_an_inbox_is_not_passed_over() {
     let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("the database");
     tables.streams.insert(tables::place(ben.0, 3), [0xFF; 3]).expect("written");
     drop(tables);
-    let store = folder.open().expect("the same store");
+    let mut store = folder.open().expect("the same store");
     let mut entries = Vec::new();
-    assert!(store.read_stream(ben, 0, 100, &mut entries));
+    assert!(store.see_stream(ben, 0, 100, &mut entries));
     let is_message: Vec<bool> =
         entries.iter().map(|(_, entry)| matches!(entry, Entry::Message { .. })).collect();
     assert_eq!(is_message, [true, true, false, true, true]);
@@ -293,12 +383,12 @@ fn batches_that_wait_are_judged_on_what_those_before_them_left() {
         // The same key twice, in two batches that both wait.
         for id in [1, 2] {
             let draft = draft(ann, Target::User(ben), key, u64::from(key) * 10 + id);
-            wanted += usize::from(store.try_commit(1, 77, vec![draft]).is_ok());
+            wanted += usize::from(store.commit(1, 77, vec![draft]));
         }
     }
     let (mut seqs, mut got) = (Vec::new(), 0);
     while got < wanted {
-        let Some(Committed { outcomes, .. }) = store.poll_committed() else {
+        let Some(Committed { outcomes, .. }) = store.committed() else {
             std::thread::yield_now();
             continue;
         };
@@ -331,20 +421,20 @@ fn what_one_commit_changes_twice_is_as_it_was_last() {
     committed(&mut store, batch);
     // And in several that may become one.
     for key in 20..60u8 {
-        store.try_commit(1, 100 + u64::from(key), vec![draft(ann, Target::User(ben), key, key.into())]).ok();
+        store.commit(1, 100 + u64::from(key), vec![draft(ann, Target::User(ben), key, key.into())]);
     }
-    let see = |store: &Disk| {
+    let see = |store: &mut Disk| {
         let mut stream = Vec::new();
-        assert!(store.read_stream(ben, 0, 100, &mut stream));
+        assert!(store.see_stream(ben, 0, 100, &mut stream));
         (stream, store.stream_end(ben), store.devices(ben), store.last_id())
     };
-    while store.poll_committed().is_some() || store.stream_end(ben) < 60 {
+    while store.committed().is_some() || store.stream_end(ben) < 60 {
         std::thread::yield_now();
     }
-    let before = see(&store);
+    let before = see(&mut store);
     assert_eq!((before.0.len(), before.3), (3, 159), "two, and where the others were");
     drop(store);
-    assert_eq!(see(&open()), before);
+    assert_eq!(see(&mut open()), before);
 }
 
 /// A conversation that was quiet for long enough has its end written down; whatever was written down how far, numbers go on.

@@ -1,6 +1,6 @@
 //! Groups: who makes them, who is in them, who may do what there.
 
-use super::{Batch, Embedded, Log};
+use super::{Effects, Embedded, Log};
 use crate::im::store::directory::{Dirty, Kind};
 use crate::im::store::{
     ConversationId, Delivery, GroupChange, GroupEdit, GroupSettings, Member, Origin, Refusal, Role, UserId,
@@ -179,7 +179,7 @@ impl<L: Log> Embedded<L> {
         gone: &[UserId],
         by: Option<Origin>,
         event: Bytes,
-        batch: &mut Batch,
+        batch: &mut Effects,
     ) -> Result<Option<Delivery>, L::Error> {
         let place = self.directory.conversations.get(conversation);
         // A group that has just grown is not marked yet, and its first message is not the time to find out.

@@ -1,6 +1,6 @@
 //! Messages: storing one, taking one back, reading them.
 
-use super::{Batch, Content, Embedded, Known, Log};
+use super::{Content, Effects, Embedded, Known, Log};
 use crate::config::WhoMayWrite;
 use crate::im::store::directory::{Dirty, Kind};
 use crate::im::store::{
@@ -17,7 +17,7 @@ impl<L: Log> Embedded<L> {
         &mut self,
         now_ms: u64,
         draft: Draft,
-        batch: &mut Batch,
+        batch: &mut Effects,
     ) -> Result<Result<Stored, Refusal>, L::Error> {
         let known_target = self.known_target(&draft);
         if let Some(result) = self.known(now_ms, &draft, known_target)? {
@@ -111,7 +111,7 @@ impl<L: Log> Embedded<L> {
         now_ms: u64,
         draft: Draft,
         conversation: ConversationId,
-        batch: &mut Batch,
+        batch: &mut Effects,
     ) -> Result<Stored, L::Error> {
         let Draft { sender, device, key, id, digest, body, .. } = draft;
         let place = self.directory.conversations.get_mut(conversation);
@@ -151,7 +151,7 @@ impl<L: Log> Embedded<L> {
         &mut self,
         now_ms: u64,
         recall: Recall,
-        batch: &mut Batch,
+        batch: &mut Effects,
     ) -> Result<Result<Stored, Refusal>, L::Error> {
         let Recall { draft, seq, message_id } = recall;
         let target = self.known_target(&draft);

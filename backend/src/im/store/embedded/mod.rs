@@ -5,13 +5,13 @@
 mod groups;
 mod messages;
 mod people;
+mod reads;
 
 use super::directory::{Directory, Dirty, FanoutLimits};
 use super::dropped::Place;
 use super::{
-    Committed, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, Entry,
-    GroupSettings, Member, Origin, Outcome, Page, PageLimits, Recipient, Refusal, Relation, Store, UserId,
-    Write,
+    Command, Committed, Completion, ConversationId, Counts, Delivery, DeviceInfo, DeviceNumber, Facts,
+    GroupSettings, Member, Origin, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, Write,
 };
 use crate::config::{ImConfig, WhoMayWrite};
 use bytes::Bytes;
@@ -152,6 +152,10 @@ pub struct Embedded<L: Log> {
     recalling: HashMap<(ConversationId, u64), u64>,
     stops_at_refusal: bool,
     has_refused: bool,
+    /// Commits whose completion is to come, oldest first.
+    committing: VecDeque<Ticket>,
+    /// Completions of logins and reads.
+    done: VecDeque<(Ticket, Completion)>,
 }
 
 /// Devices whose acks are not written down yet, each once, in the order of their first ack since, with its time.
@@ -186,9 +190,9 @@ const ACKS_AFTER_MS: u64 = 1000;
 const ACK_CHANGES: usize = 256;
 const ACK_CHANGES_IDLE: usize = 8192;
 
-/// What a batch comes to.
+/// What a batch brings about.
 #[derive(Debug, Default)]
-struct Batch {
+struct Effects {
     recipients: Vec<Recipient>,
     progress: Progress,
 }
@@ -206,8 +210,17 @@ impl<L: Log> Embedded<L> {
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
             who_may_write: config.who_may_write,
         };
-        let (acks, recalling) = (Acks::default(), HashMap::new());
-        Self { directory, log, limits, acks, recalling, stops_at_refusal: false, has_refused: false }
+        Self {
+            directory,
+            log,
+            limits,
+            acks: Acks::default(),
+            recalling: HashMap::new(),
+            stops_at_refusal: false,
+            has_refused: false,
+            committing: VecDeque::new(),
+            done: VecDeque::new(),
+        }
     }
 
     /// From the first write on that is refused, none is done, in its batch and in later ones: they have no outcome.
@@ -215,7 +228,7 @@ impl<L: Log> Embedded<L> {
         self.stops_at_refusal = true;
     }
 
-    fn write(&mut self, now_ms: u64, write: Write, batch: &mut Batch) -> Result<Outcome, L::Error> {
+    fn write(&mut self, now_ms: u64, write: Write, batch: &mut Effects) -> Result<Outcome, L::Error> {
         Ok(match write {
             Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
             Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
@@ -319,7 +332,7 @@ impl<L: Log> Embedded<L> {
         users: &[UserId],
         by: Option<Origin>,
         event: Bytes,
-        batch: &mut Batch,
+        batch: &mut Effects,
     ) -> Result<Delivery, L::Error> {
         let first = batch.recipients.len();
         for user in users {
@@ -352,76 +365,36 @@ impl<L: Log> fmt::Debug for Embedded<L> {
 }
 
 impl<L: Log> Store for Embedded<L> {
-    fn try_user(&mut self, uid: &str) -> Option<UserId> {
-        if let Some(known) = self.directory.users.find(uid) {
-            return Some(known);
-        }
-        let user = self.directory.users.insert(uid)?;
-        self.directory.dirty.push(Dirty::User(user));
-        Some(user)
+    /// Everything is in memory.
+    fn prefetch(&mut self, _: Ticket, _: impl FnOnce(&mut ReadSet)) -> bool {
+        true
     }
 
-    fn find_user(&self, uid: &str) -> Option<UserId> {
-        self.directory.users.find(uid)
-    }
-
-    fn uid(&self, user: UserId) -> &str {
-        &self.directory.users.get(user).uid
-    }
-
-    fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor {
-        let Directory { users, dirty, .. } = &mut self.directory;
-        let cursor = users.login(user, device, platform, now_ms, dirty);
-        self.trim(user);
-        if cursor.is_new {
-            for conversation in self.directory.users.get(user).conversations.clone() {
-                let end = self.directory.conversations.get(conversation).unstreamed;
-                self.confirm((user, cursor.device), conversation, end);
+    fn submit(&mut self, ticket: Ticket, command: Command) -> Result<(), Command> {
+        match command {
+            Command::Commit(batch) => {
+                self.try_commit(batch).map_err(Command::Commit)?;
+                self.committing.push_back(ticket);
+            }
+            Command::Login(login) => {
+                let done = Completion::LoggedIn(self.log_in(&login));
+                self.done.push_back((ticket, done));
+            }
+            Command::Read(read) => {
+                let done = self.read(read);
+                self.done.push_back((ticket, done));
             }
         }
-        cursor
+        Ok(())
     }
 
-    fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
-        self.directory.users.get(user).devices.iter().map(super::directory::Device::info).collect()
-    }
-
-    fn try_commit(&mut self, now_ms: u64, last_id: u64, batch: Vec<Write>) -> Result<(), Vec<Write>> {
-        // What was numbered cannot be taken back, so there must be room before anything is.
-        if !self.log.is_ready() {
-            return Err(batch);
+    fn poll(&mut self) -> Option<(Ticket, Completion)> {
+        if let Some(done) = self.done.pop_front() {
+            return Some(done);
         }
-        let ack_changes = if batch.is_empty() { ACK_CHANGES_IDLE } else { ACK_CHANGES.max(2 * batch.len()) };
-        let (mut outcomes, mut result) = (Vec::with_capacity(batch.len()), Batch::default());
-        for write in batch {
-            if self.stops_at_refusal && self.has_refused {
-                break;
-            }
-            match self.write(now_ms, write, &mut result) {
-                Ok(outcome) => {
-                    self.has_refused |= outcome.is_refused();
-                    outcomes.push(outcome);
-                }
-                Err(error) => {
-                    // Numbers were given that will not be stored: nothing more may be.
-                    tracing::error!(%error, "the store cannot be read; it is opened anew in a few seconds");
-                    self.log.give_up();
-                    return Err(Vec::new());
-                }
-            }
-        }
-        let mut changes = 0;
-        while changes < ack_changes && self.acks.is_due(now_ms) {
-            changes += self.write_ack();
-        }
-        self.directory.last_id = self.directory.last_id.max(last_id);
-        let committed = Committed { outcomes, recipients: result.recipients };
-        let dirty = std::mem::take(&mut self.directory.dirty);
-        if self.log.commit(now_ms, &self.directory, dirty, (committed, result.progress)) {
-            Ok(())
-        } else {
-            Err(Vec::new())
-        }
+        let committed = self.poll_committed()?;
+        let ticket = self.committing.pop_front().expect("one completion per commit");
+        Some((ticket, Completion::Committed(committed)))
     }
 
     fn last_id(&self) -> u64 {
@@ -436,6 +409,59 @@ impl<L: Log> Store for Embedded<L> {
         self.acks.is_due(now_ms) && self.log.is_ready()
     }
 
+    fn counts(&self) -> Counts {
+        let (commits, stalls) = self.log.commits_and_stalls();
+        Counts {
+            users: self.directory.users.len(),
+            conversations: self.directory.conversations.len(),
+            commits,
+            stalls,
+        }
+    }
+}
+
+impl<L: Log> Embedded<L> {
+    fn try_commit(&mut self, batch: super::Batch) -> Result<(), super::Batch> {
+        // What was numbered cannot be taken back, so there must be room before anything is.
+        if !self.log.is_ready() {
+            return Err(batch);
+        }
+        let super::Batch { now_ms, last_id, writes } = batch;
+        let nothing = super::Batch { now_ms, last_id, writes: Vec::new() };
+        let ack_changes =
+            if writes.is_empty() { ACK_CHANGES_IDLE } else { ACK_CHANGES.max(2 * writes.len()) };
+        let (mut outcomes, mut result) = (Vec::with_capacity(writes.len()), Effects::default());
+        for write in writes {
+            if self.stops_at_refusal && self.has_refused {
+                break;
+            }
+            match self.write(now_ms, write, &mut result) {
+                Ok(outcome) => {
+                    self.has_refused |= outcome.is_refused();
+                    outcomes.push(outcome);
+                }
+                Err(error) => {
+                    // Numbers were given that will not be stored: nothing more may be.
+                    tracing::error!(%error, "the store cannot be read; it is opened anew in a few seconds");
+                    self.log.give_up();
+                    return Err(nothing);
+                }
+            }
+        }
+        let mut changes = 0;
+        while changes < ack_changes && self.acks.is_due(now_ms) {
+            changes += self.write_ack();
+        }
+        self.directory.last_id = self.directory.last_id.max(last_id);
+        let committed = Committed { outcomes, recipients: result.recipients };
+        let dirty = std::mem::take(&mut self.directory.dirty);
+        if self.log.commit(now_ms, &self.directory, dirty, (committed, result.progress)) {
+            Ok(())
+        } else {
+            Err(nothing)
+        }
+    }
+
     fn poll_committed(&mut self) -> Option<Committed> {
         let (committed, progress) = self.log.poll()?;
         for (conversation, seq) in progress.messages {
@@ -445,6 +471,25 @@ impl<L: Log> Store for Embedded<L> {
             self.directory.users.get_mut(user).durable_end = position;
         }
         Some(committed)
+    }
+}
+
+impl<L: Log> Facts for Embedded<L> {
+    fn find_user(&self, uid: &str) -> Option<UserId> {
+        self.directory.users.find(uid)
+    }
+
+    fn try_user(&mut self, uid: &str) -> Option<UserId> {
+        if let Some(known) = self.directory.users.find(uid) {
+            return Some(known);
+        }
+        let user = self.directory.users.insert(uid)?;
+        self.directory.dirty.push(Dirty::User(user));
+        Some(user)
+    }
+
+    fn uid(&self, user: UserId) -> &str {
+        &self.directory.users.get(user).uid
     }
 
     fn find(&self, id: &str) -> Option<ConversationId> {
@@ -464,85 +509,25 @@ impl<L: Log> Store for Embedded<L> {
     }
 
     fn member_count(&self, conversation: ConversationId) -> usize {
-        self.members(conversation).len()
-    }
-
-    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
-        self.directory.conversations.get(conversation).member(user).copied()
-    }
-
-    fn members(&self, conversation: ConversationId) -> &[Member] {
-        &self.directory.conversations.get(conversation).members
+        self.directory.conversations.get(conversation).members.len()
     }
 
     fn settings(&self, conversation: ConversationId) -> GroupSettings {
         self.directory.conversations.get(conversation).settings.as_deref().cloned().unwrap_or_default()
     }
 
-    fn unread(&self, conversation: ConversationId, user: UserId) -> u64 {
-        self.directory.unread(conversation, user)
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member> {
+        self.directory.conversations.get(conversation).member(user).copied()
     }
 
-    fn conversations(&self, user: UserId) -> Vec<ConversationId> {
-        self.directory.users.get(user).conversations.clone()
-    }
-
-    fn read_range(
+    fn members(
         &self,
         conversation: ConversationId,
-        reader: UserId,
-        range: (u64, u64),
-        limits: PageLimits,
-    ) -> Result<Page, Refusal> {
-        self.page(conversation, reader, range, limits)
-    }
-
-    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool {
-        let place = self.directory.users.get(user);
-        // A store that goes on without what it lost may have entries of conversations that it has not.
-        let is_known = |id: ConversationId| (id.0 as usize) < self.directory.conversations.len();
-        let dropped = |(position, (conversation, first))| {
-            let entry = match conversation {
-                conversation if !is_known(conversation) => Entry::EventsDropped,
-                conversation => Entry::Dropped { conversation, first },
-            };
-            (position, entry)
-        };
-        into.extend(place.dropped_after(after).take(limit).map(dropped));
-        let first = after.max(place.trimmed) + 1;
-        if first > place.durable_end || into.len() >= limit {
-            return true;
-        }
-        self.log.entries(user, first..=place.durable_end, &mut |position, StreamEntry { content, origin }| {
-            let entry = match content {
-                Content::Event(body) => Entry::Event { body, origin },
-                Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
-                Content::Lost => Entry::EventsDropped,
-                Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
-                    Some(body) => Entry::Message { conversation, seq, body, origin },
-                    None => Entry::Dropped { conversation, first: seq },
-                },
-            };
-            into.push((position, entry));
-            into.len() < limit
-        })
-    }
-
-    fn stream_end(&self, user: UserId) -> u64 {
-        self.directory.users.get(user).durable_end
-    }
-
-    fn unconfirmed(&self, user: UserId, device: DeviceNumber) -> Vec<(ConversationId, u64)> {
-        let place = self.directory.users.get(user);
-        let Some(device) = place.device(device) else { return Vec::new() };
-        let news = |id: &ConversationId| {
-            let conversation = self.directory.conversations.get(*id);
-            let visible_from = conversation.member(user)?.visible_from;
-            let next = device.confirmed.get(id).map_or(conversation.unstreamed_from, |seq| seq + 1);
-            let first = next.max(visible_from);
-            (first <= conversation.unstreamed).then_some((*id, first))
-        };
-        place.conversations.iter().filter_map(news).collect()
+        after: Option<UserId>,
+    ) -> impl ExactSizeIterator<Item = Member> + '_ {
+        let members = &self.directory.conversations.get(conversation).members;
+        let first = members.partition_point(|member| Some(member.user) <= after);
+        members[first..].iter().copied()
     }
 
     fn relation(&self, user: UserId, other: UserId) -> Relation {
@@ -553,17 +538,7 @@ impl<L: Log> Store for Embedded<L> {
         self.directory.relations.of(user).collect()
     }
 
-    fn profile(&self, user: UserId) -> Option<Bytes> {
-        self.log.profile(user)
-    }
-
-    fn counts(&self) -> Counts {
-        let (commits, stalls) = self.log.commits_and_stalls();
-        Counts {
-            users: self.directory.users.len(),
-            conversations: self.directory.conversations.len(),
-            commits,
-            stalls,
-        }
+    fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
+        self.directory.users.get(user).devices.iter().map(super::directory::Device::info).collect()
     }
 }

@@ -1,0 +1,313 @@
+//! What a [`super::Store`] is asked: writes in batches, logins and reads.
+//!
+//! alice sends `hi` to bob: at the end of the turn the batch with her [`Write::Append`] is submitted as one
+//! [`Command::Commit`]; [`super::Completion::Committed`] follows once the batch is durable.
+
+use super::{ConversationId, DeviceNumber, Entry, Origin, PageLimits, UserId};
+use bytes::{BufMut, Bytes, BytesMut};
+use moorline_proto::ids::MessageKey;
+use moorline_proto::message::im::{self, RelationChange, Role};
+use std::num::NonZeroU64;
+
+/// Correlates a command, or a prefetch, with its completion. Chosen by the asker, used once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(pub NonZeroU64);
+
+impl Ticket {
+    /// The first ticket.
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+
+    /// The ticket after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// One command for a store. Every accepted command has exactly one [`super::Completion`].
+#[derive(Debug)]
+pub enum Command {
+    /// Makes a batch durable.
+    Commit(Batch),
+    /// Registers a login of a device.
+    Login(Login),
+    /// Reads something that is too large, or too cold, for [`super::Facts`].
+    Read(Read),
+}
+
+/// Writes that become durable together.
+#[derive(Debug)]
+pub struct Batch {
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
+    /// The last message id that was given out.
+    pub last_id: u64,
+    /// Writes in the order of their effect: each is judged on the state that the writes before it left.
+    pub writes: Vec<Write>,
+}
+
+/// A login of a device. An unknown user, or an unknown device, becomes known, and the user's inbox then waits for the
+/// acks of the device.
+#[derive(Debug)]
+pub struct Login {
+    /// Name of the user.
+    pub uid: String,
+    /// Name of the device.
+    pub device: String,
+    /// Platform as the client names it.
+    pub platform: u32,
+    /// Unix time in milliseconds.
+    pub now_ms: u64,
+}
+
+/// A read that is answered by a completion.
+#[derive(Debug)]
+pub enum Read {
+    /// Reads messages of a conversation, as a reader may see them. Answered by [`super::Completion::Page`].
+    Page {
+        /// The conversation.
+        conversation: ConversationId,
+        /// The reader, a member.
+        reader: UserId,
+        /// First and last seq; at most to the newest.
+        range: (u64, u64),
+        /// Limits of the page.
+        limits: PageLimits,
+    },
+    /// Lists the conversations of a user, newest membership first. Answered by [`super::Completion::Listing`].
+    Conversations {
+        /// The user.
+        user: UserId,
+        /// Id of the conversation after which the list goes on; empty: from the first.
+        after: String,
+        /// Bytes of entries after which the list is cut.
+        bytes: usize,
+    },
+    /// Reads how far a user's stream goes, and what a device has missed beside it. Answered by
+    /// [`super::Completion::Backlog`].
+    Backlog {
+        /// The user and the device.
+        of: Origin,
+    },
+    /// Reads entries of a user's stream. Answered by [`super::Completion::Stream`].
+    Stream {
+        /// The user.
+        user: UserId,
+        /// Entries after this position.
+        after: u64,
+        /// At most this many entries.
+        limit: usize,
+        /// Empty list to fill, so that its memory is used again.
+        into: Vec<(u64, Entry)>,
+    },
+    /// Reads profiles by the names of their users; of unknown users, and of users without a profile, none. Answered by
+    /// [`super::Completion::Profiles`].
+    Profiles {
+        /// Names.
+        uids: Vec<String>,
+    },
+}
+
+/// To whom a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// One to one; the conversation comes into being with its first message.
+    User(UserId),
+    /// A conversation that exists.
+    Conversation(ConversationId),
+}
+
+/// A message that wants a seq.
+#[derive(Debug)]
+pub struct Draft {
+    /// Who wrote it.
+    pub sender: UserId,
+    /// On which device; it is not pushed there.
+    pub device: DeviceNumber,
+    /// To whom.
+    pub target: Target,
+    /// The client's name for it.
+    pub key: MessageKey,
+    /// The message id.
+    pub id: u64,
+    /// Of its content; the same key with another digest or target is a conflict.
+    pub digest: u64,
+    /// An encoded [`moorline_proto::message::client::Push`] without its seq, with
+    /// [`SEQ_BYTES_MAX`] of spare room.
+    pub body: BytesMut,
+}
+
+/// A message that takes another one back.
+#[derive(Debug)]
+pub struct Recall {
+    /// What says so; its target is the conversation, its sender who takes it back.
+    pub draft: Draft,
+    /// Which one.
+    pub seq: u64,
+    /// Its id.
+    pub message_id: u64,
+}
+
+/// Spare room that [`seal`] needs.
+pub const SEQ_BYTES_MAX: usize = 11;
+
+/// Completes a draft's body with its seq. Protobuf fields may come in any order.
+pub fn seal(mut body: BytesMut, seq: u64) -> Bytes {
+    body.put_u8(3 << 3); // field 3, varint
+    prost::encode_length_delimiter(usize::try_from(seq).expect("64-bit platform"), &mut body)
+        .expect("BytesMut grows");
+    body.freeze()
+}
+
+/// Something to be made durable.
+#[derive(Debug)]
+pub enum Write {
+    /// Gives a message its seq, stores it, and puts it into the inbox of every member (of the
+    /// sender's only if there is another device than the sending one).
+    Append(Draft),
+    /// Empties a message and appends one that says so, once. By its sender, or by an administrator or the owner of
+    /// a group; within `recall_window` of its sending.
+    Recall(Recall),
+    /// A group; the creator is its first member and its owner. By the same creator again: no change, the same id.
+    CreateGroup {
+        /// Its name, valid.
+        name: String,
+        /// Who makes it, on which device.
+        creator: Origin,
+        /// Who else is in it.
+        members: Vec<UserId>,
+        /// What all are told.
+        event: Bytes,
+    },
+    /// Changes a group as a whole or not at all. Members, and who is none any more, are told if anything changed; of
+    /// a group that is read by cursor nobody is.
+    ChangeGroup {
+        /// A group.
+        conversation: ConversationId,
+        /// By whom, on which device.
+        by: Origin,
+        /// How.
+        change: GroupChange,
+        /// What all are told.
+        event: Bytes,
+    },
+    /// The user has read everything up to `seq`. The user's other devices are told, and one to one the other user.
+    Read {
+        /// Where.
+        conversation: ConversationId,
+        /// Who, on which device.
+        by: Origin,
+        /// Up to here, at most to the newest.
+        seq: u64,
+        /// What they are told.
+        event: Bytes,
+    },
+    /// What one user makes of another. The user's other devices are told if that changed, and the other user unless it
+    /// is a block.
+    Relate {
+        /// Who, on which device.
+        by: Origin,
+        /// Of whom.
+        other: UserId,
+        /// How it changes.
+        change: RelationChange,
+        /// What they are told.
+        event: Bytes,
+    },
+    /// Something is said to a user beside all conversations.
+    Tell {
+        /// Whom.
+        users: Vec<UserId>,
+        /// What.
+        event: Bytes,
+    },
+    /// What a user says of himself, instead of what was said before.
+    SetProfile {
+        /// Who.
+        user: UserId,
+        /// What, for [`Store::profile`].
+        profile: Bytes,
+    },
+    /// The device is none of the user's any more. Unknown: no change.
+    RemoveDevice {
+        /// Whose.
+        user: UserId,
+        /// Which.
+        device: DeviceNumber,
+    },
+    /// The device has everything up to this position of its user's stream. May be made durable later
+    /// than its outcome says: losing it means that messages are pushed again.
+    Acked {
+        /// Whose.
+        user: UserId,
+        /// Which device; one that is forgotten does nothing.
+        device: DeviceNumber,
+        /// Up to here.
+        position: u64,
+        /// When it went, in Unix milliseconds; 0: it is still there.
+        gone_ms: u64,
+    },
+    /// The device has everything of a conversation up to `seq`. May be lost, as an ack may.
+    Confirm {
+        /// Whose, and which device.
+        by: Origin,
+        /// Of which conversation.
+        conversation: ConversationId,
+        /// Up to here.
+        seq: u64,
+    },
+}
+
+/// A change of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupChange {
+    /// Who asks becomes a member from the next message on. A member: no change.
+    Join,
+    /// Who asks is no member any more. No member: no change. After the owner the administrator, else the member, that
+    /// has been in it longest is the owner.
+    Leave,
+    /// By an administrator or the owner; by any member to add somebody, unless that takes an invitation.
+    Edit(GroupEdit),
+}
+
+/// Changes of a group that somebody makes for others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupEdit {
+    /// New members. Members: no change.
+    pub add: Vec<UserId>,
+    /// No members any more. Not the owner; administrators only by the owner.
+    pub remove: Vec<UserId>,
+    /// A member's role, by the owner. A new owner makes the old one an administrator.
+    pub role: Option<(UserId, Role)>,
+    /// Until when, in Unix milliseconds, a member with less of a role may not speak.
+    pub silence: Option<(UserId, u64)>,
+    /// The settings, all of them.
+    pub settings: Option<GroupSettings>,
+}
+
+/// What a group says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupSettings {
+    /// What it is called.
+    pub title: String,
+    /// What its members should know.
+    pub notice: String,
+    /// Nobody joins by himself.
+    pub by_invitation: bool,
+    /// Only the owner and administrators speak.
+    pub is_silent: bool,
+}
+
+impl From<GroupSettings> for im::GroupSettings {
+    fn from(settings: GroupSettings) -> Self {
+        let GroupSettings { title, notice, by_invitation, is_silent } = settings;
+        Self { title, notice, by_invitation, is_silent }
+    }
+}
+
+impl From<im::GroupSettings> for GroupSettings {
+    fn from(settings: im::GroupSettings) -> Self {
+        let im::GroupSettings { title, notice, by_invitation, is_silent } = settings;
+        Self { title, notice, by_invitation, is_silent }
+    }
+}

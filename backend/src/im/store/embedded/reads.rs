@@ -1,0 +1,141 @@
+//! Logins, and reads that are answered by a completion.
+
+use super::{Content, Embedded, Log, StreamEntry};
+use crate::im::store::directory::Directory;
+use crate::im::store::{
+    Backlog, Completion, ConversationId, DeviceCursor, Entry, Facts, LAST_BYTES_MAX, Listed, Listing,
+    LoggedIn, Login, Origin, PageLimits, Read, Refusal, StreamPage, UserId,
+};
+
+/// Bytes that an entry of a list of conversations has at least, beside its newest message.
+const LISTED_BYTES: usize = 16;
+
+impl<L: Log> Embedded<L> {
+    pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
+        let Login { uid, device, platform, now_ms } = login;
+        let user = self.try_user(uid)?;
+        let Directory { users, dirty, .. } = &mut self.directory;
+        let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, dirty);
+        self.trim(user);
+        if cursor.is_new {
+            for conversation in self.directory.users.get(user).conversations.clone() {
+                let end = self.directory.conversations.get(conversation).unstreamed;
+                self.confirm((user, cursor.device), conversation, end);
+            }
+        }
+        let place = self.directory.users.get(user);
+        let device = place.device(cursor.device).map(|device| device.name.clone()).unwrap_or_default();
+        Some(LoggedIn { user, uid: place.uid.clone(), device, cursor })
+    }
+
+    pub(super) fn read(&mut self, read: Read) -> Completion {
+        match read {
+            Read::Page { conversation, reader, range, limits } => {
+                Completion::Page(self.page(conversation, reader, range, limits))
+            }
+            Read::Conversations { user, after, bytes } => {
+                Completion::Listing(self.listing(user, &after, bytes))
+            }
+            Read::Backlog { of } => Completion::Backlog(Backlog {
+                end: self.directory.users.get(of.0).durable_end,
+                unconfirmed: self.unconfirmed(of),
+            }),
+            Read::Stream { user, after, limit, into } => {
+                Completion::Stream(self.stream(user, after, limit, into))
+            }
+            Read::Profiles { uids } => {
+                let known = uids.iter().filter_map(|uid| self.directory.users.find(uid));
+                Completion::Profiles(known.filter_map(|user| self.log.profile(user)).collect())
+            }
+        }
+    }
+
+    fn listing(&self, user: UserId, after: &str, bytes_max: usize) -> Result<Listing, Refusal> {
+        let mut all = &self.directory.users.get(user).conversations[..];
+        if !after.is_empty() {
+            let at = self.directory.find(after).and_then(|id| all.iter().position(|it| *it == id));
+            all = &all[..at.ok_or(Refusal::NotFound)?];
+        }
+        let (mut listing, mut bytes) = (Listing::default(), 0);
+        for conversation in all.iter().rev() {
+            if bytes > bytes_max {
+                listing.more = true;
+                break;
+            }
+            let entry = self.listed(user, *conversation);
+            bytes += LISTED_BYTES + entry.last.as_ref().map_or(0, bytes::Bytes::len);
+            listing.entries.push(entry);
+        }
+        Ok(listing)
+    }
+
+    fn listed(&self, user: UserId, conversation: ConversationId) -> Listed {
+        let place = self.directory.conversations.get(conversation);
+        let newest = place.durable.max(1);
+        let limits = PageLimits { messages: 1, bytes: LAST_BYTES_MAX };
+        let last = self.page(conversation, user, (newest, newest), limits);
+        let last = last.ok().and_then(|page| page.messages.into_iter().next());
+        let peer = self.peer(conversation, user).filter(|peer| *peer != user);
+        let mut id = String::new();
+        self.directory.write_id(conversation, &mut id);
+        Listed {
+            id,
+            latest: place.durable,
+            members: place.members.len(),
+            unread: self.directory.unread(conversation, user),
+            read: place.member(user).map_or(0, |member| member.read),
+            peer_read: peer.and_then(|peer| place.member(peer)).map_or(0, |member| member.read),
+            last: last.filter(|body| body.len() <= LAST_BYTES_MAX),
+        }
+    }
+
+    fn stream(&self, user: UserId, after: u64, limit: usize, mut into: Vec<(u64, Entry)>) -> StreamPage {
+        let end = self.directory.users.get(user).durable_end;
+        let is_readable = self.read_stream(user, after, limit, &mut into);
+        StreamPage { entries: into, after, end, is_readable }
+    }
+
+    fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool {
+        let place = self.directory.users.get(user);
+        // A store that goes on without what it lost may have entries of conversations that it has not.
+        let is_known = |id: ConversationId| (id.0 as usize) < self.directory.conversations.len();
+        let dropped = |(position, (conversation, first))| {
+            let entry = match conversation {
+                conversation if !is_known(conversation) => Entry::EventsDropped,
+                conversation => Entry::Dropped { conversation, first },
+            };
+            (position, entry)
+        };
+        into.extend(place.dropped_after(after).take(limit).map(dropped));
+        let first = after.max(place.trimmed) + 1;
+        if first > place.durable_end || into.len() >= limit {
+            return true;
+        }
+        self.log.entries(user, first..=place.durable_end, &mut |position, StreamEntry { content, origin }| {
+            let entry = match content {
+                Content::Event(body) => Entry::Event { body, origin },
+                Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
+                Content::Lost => Entry::EventsDropped,
+                Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
+                    Some(body) => Entry::Message { conversation, seq, body, origin },
+                    None => Entry::Dropped { conversation, first: seq },
+                },
+            };
+            into.push((position, entry));
+            into.len() < limit
+        })
+    }
+
+    fn unconfirmed(&self, (user, device): Origin) -> Vec<(ConversationId, u64)> {
+        let place = self.directory.users.get(user);
+        let Some(device) = place.device(device) else { return Vec::new() };
+        let news = |id: &ConversationId| {
+            let conversation = self.directory.conversations.get(*id);
+            let visible_from = conversation.member(user)?.visible_from;
+            let next = device.confirmed.get(id).map_or(conversation.unstreamed_from, |seq| seq + 1);
+            let first = next.max(visible_from);
+            (first <= conversation.unstreamed).then_some((*id, first))
+        };
+        place.conversations.iter().filter_map(news).collect()
+    }
+}

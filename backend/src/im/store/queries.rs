@@ -1,0 +1,307 @@
+//! What a [`super::Store`] answers: completions, and the facts that an operation reads while it is executed.
+//!
+//! An operation is planned (it names the facts that it will read), its facts are prefetched, then it is executed without
+//! another wait: alice joins `group:tea`, so the plan is that conversation and her membership; the store has both, or
+//! fetches both and completes the prefetch; then the request is judged on them.
+
+use super::{
+    Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings, Member,
+    Recipient, Refusal, Relation, Stored, Ticket, UserId,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// A store of conversations, members, messages, message keys, inboxes and cursors.
+///
+/// # Contract
+/// - Commands go in by [`Self::submit`] and come back, each once, by [`Self::poll`]. A store may answer within the same
+///   call of `submit`, or later. Commits of one conversation complete in the order of their submission.
+/// - Facts are readable from a successful prefetch, or from the completion that covers them, until the next call of
+///   [`Self::submit`] of a commit or of [`Self::poll`]. They are at least as new as every completion that was polled.
+/// - A read sees every commit whose completion was polled before the read was submitted.
+///
+/// [`crate::im::conformance`] checks an implementation.
+pub trait Store: Facts {
+    /// Fetches the facts that `plan` names. True: they are readable now, and no completion follows. False:
+    /// [`Completion::Prefetched`] follows. A store that has all facts in memory does not call `plan`.
+    fn prefetch(&mut self, ticket: Ticket, plan: impl FnOnce(&mut ReadSet)) -> bool;
+
+    /// Takes a command.
+    ///
+    /// # Errors
+    /// The command itself: too many commits wait already, or the store [is broken](Self::is_broken), in which case
+    /// writes may be missing from the returned batch. Logins and reads are always taken.
+    fn submit(&mut self, ticket: Ticket, command: Command) -> Result<(), Command>;
+
+    /// Takes the next completion.
+    fn poll(&mut self) -> Option<(Ticket, Completion)>;
+
+    /// Whether nothing will become durable any more: its disk is full, or cannot be read.
+    fn is_broken(&self) -> bool;
+
+    /// Whether writes that may be made durable late, such as acks, are due: with the next batch, or with an empty one.
+    fn wants_commit(&self, now_ms: u64) -> bool;
+
+    /// The `last_id` of the last batch, also of an earlier life of the backend.
+    fn last_id(&self) -> u64;
+
+    /// How much the store holds, and what it did.
+    fn counts(&self) -> Counts;
+}
+
+/// Small, hot state that is read while an operation is executed. Each fact must be covered by a prefetch or by a
+/// completion; see [`Store`].
+pub trait Facts {
+    /// The user with this name. `None`: nobody has it. Covered by [`Need::User`] and [`Need::NewUser`].
+    fn find_user(&self, uid: &str) -> Option<UserId>;
+
+    /// The user with this name, who becomes known. `None`: `users_max` users are known. Covered by [`Need::NewUser`].
+    fn try_user(&mut self, uid: &str) -> Option<UserId>;
+
+    /// Name of a user. Covered by every need that names the user, and by [`Need::Members`].
+    fn uid(&self, user: UserId) -> &str;
+
+    /// The conversation with this id. `None`: it does not exist. Covered by [`Need::Named`].
+    fn find(&self, id: &str) -> Option<ConversationId>;
+
+    /// Appends a conversation's id to `into`. Covered by [`Need::Conversation`], as are the next three.
+    fn write_id(&self, conversation: ConversationId, into: &mut String);
+
+    /// Whether the conversation is a group.
+    fn is_group(&self, conversation: ConversationId) -> bool;
+
+    /// Newest durable seq; 0: no message yet.
+    fn latest(&self, conversation: ConversationId) -> u64;
+
+    /// Number of members.
+    fn member_count(&self, conversation: ConversationId) -> usize;
+
+    /// Settings of a group. Covered by [`Need::Conversation`].
+    fn settings(&self, conversation: ConversationId) -> GroupSettings;
+
+    /// A membership. Covered by a [`Need::Conversation`] with this user, and by [`Need::Members`].
+    fn member(&self, conversation: ConversationId, user: UserId) -> Option<Member>;
+
+    /// Memberships in the order of their users, beginning with the first user after `after`. Covered by
+    /// [`Need::Members`].
+    fn members(
+        &self,
+        conversation: ConversationId,
+        after: Option<UserId>,
+    ) -> impl ExactSizeIterator<Item = Member> + '_;
+
+    /// What `user` makes of `other`. Covered by [`Need::Relation`], [`Need::Presence`] and [`Need::Relations`].
+    fn relation(&self, user: UserId, other: UserId) -> Relation;
+
+    /// All relations of `user`, in unspecified order. Covered by [`Need::Relations`].
+    fn relations(&self, user: UserId) -> Vec<(UserId, Relation)>;
+
+    /// Devices of a user, longest since their login first. Covered by [`Need::Devices`] and [`Need::Presence`].
+    fn devices(&self, user: UserId) -> Vec<DeviceInfo>;
+}
+
+/// One part of the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A user, by name.
+    User(String),
+    /// A user, by name, who becomes known.
+    NewUser(String),
+    /// A conversation, by its id, and the membership of a user in it. Covers what [`Need::Conversation`] covers.
+    Named(String, Option<UserId>),
+    /// A conversation, and the membership of a user in it.
+    Conversation(ConversationId, Option<UserId>),
+    /// All members of a conversation, by its id, and their names. Covers what [`Need::Named`] covers.
+    NamedMembers(String),
+    /// All members of a conversation and their names. Covers what [`Need::Conversation`] covers.
+    Members(ConversationId),
+    /// What the first user makes of the second.
+    Relation(UserId, UserId),
+    /// All relations of a user, and the names of the others.
+    Relations(UserId),
+    /// Devices of a user.
+    Devices(UserId),
+    /// A user, by name, the user's devices, and what the user makes of another one.
+    Presence(String, UserId),
+}
+
+/// Needs of one operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadSet(pub Vec<Need>);
+
+impl ReadSet {
+    /// Adds a need.
+    pub fn add(&mut self, need: Need) {
+        self.0.push(need);
+    }
+}
+
+/// The answer to a command or to a prefetch.
+#[derive(Debug)]
+pub enum Completion {
+    /// The batch is durable. Covers each conversation that its outcomes name.
+    Committed(Committed),
+    /// The device is logged in. `None`: `users_max` users are known.
+    LoggedIn(Option<LoggedIn>),
+    /// The page, or [`Refusal::NotMember`], or [`Refusal::Unreadable`].
+    Page(Result<Page, Refusal>),
+    /// The list, or [`Refusal::NotFound`]: the user is not in the conversation after which it should go on.
+    Listing(Result<Listing, Refusal>),
+    /// The backlog.
+    Backlog(Backlog),
+    /// Entries of a stream. Covers the conversations of its entries and the user's memberships in them.
+    Stream(StreamPage),
+    /// Encoded profiles.
+    Profiles(Vec<Bytes>),
+    /// The facts are readable.
+    Prefetched,
+}
+
+/// A device after its login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedIn {
+    /// The user.
+    pub user: UserId,
+    /// Name of the user.
+    pub uid: Arc<str>,
+    /// Name of the device.
+    pub device: Arc<str>,
+    /// The device and how far it has come.
+    pub cursor: DeviceCursor,
+}
+
+/// What a device may have missed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Position of the last entry that was ever put into the user's stream.
+    pub end: u64,
+    /// Conversations with messages that were put into no inbox and that the device has not confirmed, and the first seq
+    /// that the device may miss. A device that was not known before misses no message from before its first login.
+    pub unconfirmed: Vec<(ConversationId, u64)>,
+}
+
+/// Entries of a user's stream.
+#[derive(Debug, Default)]
+pub struct StreamPage {
+    /// Entries by rising position.
+    pub entries: Vec<(u64, Entry)>,
+    /// Position after which the entries were read.
+    pub after: u64,
+    /// Position of the last entry that was ever put into the stream, as of this read.
+    pub end: u64,
+    /// False: the entry after the given ones cannot be read now.
+    pub is_readable: bool,
+}
+
+/// A part of a user's list of conversations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Conversations, newest membership first.
+    pub entries: Vec<Listed>,
+    /// More conversations follow.
+    pub more: bool,
+}
+
+/// One conversation of a user's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The conversation's id.
+    pub id: String,
+    /// Newest seq.
+    pub latest: u64,
+    /// Number of members.
+    pub members: usize,
+    /// Messages that the user has not read.
+    pub unread: u64,
+    /// The user has read everything up to this seq.
+    pub read: u64,
+    /// One to one: the other user has read everything up to this seq; else 0.
+    pub peer_read: u64,
+    /// The newest message, unless it is large or not for this user.
+    pub last: Option<Bytes>,
+}
+
+/// A message that is larger than this is not shown in a list of conversations, in bytes.
+pub const LAST_BYTES_MAX: usize = 4 << 10;
+
+/// What became of one [`Write`].
+#[derive(Debug)]
+pub enum Outcome {
+    /// Of [`Write::Append`] and [`Write::Recall`].
+    Appended(Result<Stored, Refusal>),
+    /// Of [`Write::CreateGroup`], and who is told of it.
+    Created(Result<(ConversationId, Option<Delivery>), Refusal>),
+    /// Of all others, and who is told of it.
+    Done(Result<Option<Delivery>, Refusal>),
+}
+
+impl Outcome {
+    /// Nothing was done.
+    pub const fn is_refused(&self) -> bool {
+        matches!(self, Self::Appended(Err(_)) | Self::Created(Err(_)) | Self::Done(Err(_)))
+    }
+}
+
+/// A durable batch.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// One per write, in order.
+    pub outcomes: Vec<Outcome>,
+    /// The inboxes of all appended messages.
+    pub recipients: Vec<Recipient>,
+}
+
+/// What stands at one position of a user's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A message.
+    Message {
+        /// Where it belongs.
+        conversation: ConversationId,
+        /// Its number there.
+        seq: u64,
+        /// The encoded push.
+        body: Bytes,
+        /// The user's own device that wrote it.
+        origin: Option<DeviceNumber>,
+    },
+    /// Something that happened.
+    Event {
+        /// The encoded push.
+        body: Bytes,
+        /// The user's own device that did it.
+        origin: Option<DeviceNumber>,
+    },
+    /// Messages of this conversation were dropped from the inbox, the last of them here. They are in
+    /// the history.
+    Dropped {
+        /// Which to pull.
+        conversation: ConversationId,
+        /// The seq of the first of them.
+        first: u64,
+    },
+    /// Things that happened were dropped from the inbox, the last of them here.
+    EventsDropped,
+}
+
+/// Limits of one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes of messages; one message is always given.
+    pub bytes: usize,
+}
+
+/// A piece of history.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Encoded pushes, by rising seq.
+    pub messages: Vec<Bytes>,
+    /// Inclusive ranges of seqs that hold no message for this reader.
+    pub voids: Vec<(u64, u64)>,
+    /// Newest seq of the conversation.
+    pub latest: u64,
+    /// A limit cut the page: what follows its last message was not looked at.
+    pub more: bool,
+}

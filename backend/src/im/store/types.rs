@@ -1,0 +1,155 @@
+//! Values of the boundary: ids, members, relations, devices, refusals.
+
+use bytes::Bytes;
+use moorline_proto::message::im::{Friendship, Role};
+use std::ops::Range;
+
+/// A user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(pub u32);
+
+/// A conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversationId(pub u32);
+
+/// A device of one user; never used again for another device of that user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceNumber(pub u32);
+
+/// A user's device.
+pub type Origin = (UserId, DeviceNumber);
+
+/// A membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Whose.
+    pub user: UserId,
+    /// [`Role::Member`] in a conversation of two.
+    pub role: Role,
+    /// First seq that this membership may read; from 1.
+    pub visible_from: u64,
+    /// It has read everything up to here.
+    pub read: u64,
+    /// It may not speak before this Unix time in milliseconds.
+    pub silent_until_ms: u64,
+    /// Grows with each membership of anybody: the order of a user's conversations.
+    pub since: u64,
+}
+
+impl Member {
+    pub(super) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
+        Self { user, role, visible_from, read: visible_from - 1, silent_until_ms: 0, since: 0 }
+    }
+}
+
+/// What one user makes of another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relation {
+    /// Agreed by both, or asked by one.
+    pub friendship: Friendship,
+    /// The other one can write nothing here.
+    pub is_blocked: bool,
+}
+
+/// A device that a user is known to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// As the client calls it.
+    pub name: String,
+    /// Its number.
+    pub number: DeviceNumber,
+    /// As the client said: a [`moorline_proto::message::client::Platform`].
+    pub platform: u32,
+    /// When it came, or went, in Unix milliseconds.
+    pub seen_ms: u64,
+}
+
+/// How much is in a store, and what it has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Users that are known.
+    pub users: usize,
+    /// Conversations that are known.
+    pub conversations: usize,
+    /// Commits that became durable.
+    pub commits: u64,
+    /// Commits before which writing had to wait, the engine being behind.
+    pub stalls: u64,
+}
+
+/// Why an operation is refused. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The user is no member.
+    NotMember,
+    /// There is no such conversation or message.
+    NotFound,
+    /// The key is known with other content, or the group belongs to another creator.
+    Conflict,
+    /// Not for this kind of conversation, or not with oneself.
+    Denied,
+    /// It takes a role that the user does not have.
+    NotAllowed,
+    /// The user may not speak here now.
+    Silent,
+    /// One of the two has blocked the other.
+    Blocked,
+    /// Only friends may write, and these are none.
+    NotFriends,
+    /// It is older than `recall_window`.
+    TooLate,
+    /// The group has `group_members_max` members.
+    GroupFull,
+    /// `conversations_max` are known.
+    StoreFull,
+    /// One of the two has `relations_max` relations.
+    TooManyRelations,
+    /// The disk does not give it.
+    Unreadable,
+}
+
+/// A stored message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Its number there, dense from 1.
+    pub seq: u64,
+    /// Its id: of a duplicate, that of the first try.
+    pub id: u64,
+    /// `None`: a duplicate, stored before. Else what is to be delivered.
+    pub delivery: Option<Delivery>,
+}
+
+/// What a new message, or something that happened, brings about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The encoded push.
+    pub body: Bytes,
+    /// Whose inboxes: a range of [`Committed::recipients`].
+    pub recipients: Range<usize>,
+    /// It is in no inbox: whoever is a member and online is to hear of it, the others pull it.
+    pub is_read_fanout: bool,
+}
+
+/// One inbox that got one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Whose.
+    pub user: UserId,
+    /// At which position of the user's stream.
+    pub position: u64,
+}
+
+/// What a device's login found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceCursor {
+    /// Its number.
+    pub device: DeviceNumber,
+    /// It has everything up to here; 0 for a new device, which gets what the inbox still holds.
+    pub acked: u64,
+    /// It was not known before.
+    pub is_new: bool,
+    /// Forgotten in its favour: the device of this user whose login is longest ago.
+    pub forgotten: Option<DeviceNumber>,
+}

@@ -1,0 +1,285 @@
+//! Operations of [`Im`]: planned, prefetched, executed; and what follows a completion.
+//!
+//! bob asks to join `group:tea`: [`Task::Request`] names the conversation and bob's membership as its plan; when the store
+//! has both, the request is judged and becomes a write; its completion is answered by [`Im::on_outcome`].
+
+use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
+use super::names::{self, Conversation};
+use super::output::Reply;
+use super::request::{Request, Then};
+use super::send::refused;
+use super::store::{
+    self, Completion, ConversationId, Need, Origin, Outcome, Read, ReadSet, Recipient, Store, Ticket, UserId,
+};
+use super::waiting::{Waiter, Waiting};
+use super::{BUSY_RETRY_MS, Im, NOBODY};
+use crate::server::{Now, ReplyTo, SessionId};
+use bytes::Bytes;
+use moorline_proto::message::client::{Code, Resp, Send, SendAck, send};
+use std::sync::Arc;
+
+/// The author of an operation.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) now: Now,
+    /// `None`: the server API asks for the user.
+    pub(super) session: Option<SessionId>,
+    pub(super) origin: Origin,
+    /// Name of the user.
+    pub(super) uid: Arc<str>,
+    /// Name of the device.
+    pub(super) device: Arc<str>,
+}
+
+/// One operation that reads facts.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Judges a SEND.
+    Send(Asked, Send, Reply),
+    /// Judges a request.
+    Request(Asked, Request, Reply),
+    /// Judges a SUB of a group's room.
+    Enter(Asked, String, ReplyTo),
+    /// Begins a call of the server API.
+    Api(Now, ApiCall, ApiReply),
+    /// Answers who has joined a group.
+    Welcome(Reply, ConversationId),
+    /// Answers a change of a group, and takes users who have left out of its room.
+    Left(Reply, ConversationId, Vec<UserId>),
+    /// Answers a change of a relation, with the name of the other user.
+    Related(Reply, UserId, UserId, String),
+    /// Answers who has read a message: conversation, seq, and the sender's name.
+    Receipts(Reply, ConversationId, u64, String),
+    /// Tells a session of messages of a conversation that were put into no inbox.
+    Notify(SessionId, ConversationId),
+    /// Takes the fan-out of a group a slice further.
+    FanOut(ConversationId),
+    /// Tells senders how many have read their messages.
+    ReadCounts(Now, ConversationId),
+    /// Tells these watchers whether a user is online.
+    Presence(Now, UserId, Vec<UserId>),
+}
+
+impl Task {
+    /// Names the facts that the execution will read.
+    fn plan(&self, set: &mut ReadSet) {
+        match self {
+            Self::Send(asked, send, _) => match &send.target {
+                Some(send::Target::User(uid)) if names::is_valid(uid) => set.add(Need::NewUser(uid.clone())),
+                Some(send::Target::Conversation(id)) => match Conversation::parse(id) {
+                    Some(Conversation::Group(_)) => set.add(Need::Named(id.clone(), None)),
+                    Some(Conversation::OneToOne(a, b)) => {
+                        let peer = if *a == *asked.uid { b } else { a };
+                        if [a, b].contains(&&*asked.uid) {
+                            set.add(Need::NewUser(peer.to_owned()));
+                        }
+                    }
+                    None => {}
+                },
+                _ => {}
+            },
+            Self::Request(asked, request, _) => request.plan(asked, set),
+            Self::Enter(asked, room, _) => set.add(Need::Named(room.clone(), Some(asked.origin.0))),
+            Self::Api(_, call, _) => call.plan(set),
+            Self::Welcome(_, conversation)
+            | Self::FanOut(conversation)
+            | Self::ReadCounts(_, conversation) => {
+                set.add(Need::Members(*conversation));
+            }
+            Self::Receipts(_, conversation, _, sender) => {
+                set.add(Need::Members(*conversation));
+                set.add(Need::User(sender.clone()));
+            }
+            Self::Left(_, conversation, users) => {
+                set.add(Need::Conversation(*conversation, None));
+                users.iter().for_each(|user| set.add(Need::Conversation(*conversation, Some(*user))));
+            }
+            Self::Related(_, user, other, _) => set.add(Need::Relation(*user, *other)),
+            Self::Notify(_, conversation) => set.add(Need::Conversation(*conversation, None)),
+            Self::Presence(_, user, watchers) => {
+                watchers.iter().for_each(|watcher| set.add(Need::Relation(*user, *watcher)));
+            }
+        }
+    }
+}
+
+impl<S: Store> Im<S> {
+    /// Executes a task, at once or when its facts are there. A session's later UPs wait for it.
+    pub(super) fn run(&mut self, session: Option<SessionId>, task: Task) {
+        let ticket = self.open.next_ticket();
+        if self.store.prefetch(ticket, |set| task.plan(set)) {
+            self.execute(task);
+        } else {
+            self.open.insert(ticket, Waiting::Facts(session, task));
+            session.into_iter().for_each(|session| self.queues.begin(session));
+        }
+    }
+
+    fn execute(&mut self, task: Task) {
+        match task {
+            Task::Send(asked, send, reply) => self.execute_send(&asked, send, reply),
+            Task::Request(asked, request, reply) => self.execute_request(asked, request, reply),
+            Task::Enter(asked, room, reply) => self.enter_room(&asked, room, reply),
+            Task::Api(now, call, reply) => self.execute_api(now, call, reply),
+            Task::Welcome(reply, conversation) => {
+                let answer = self.welcome(conversation);
+                self.answer(reply, Ok(answer));
+            }
+            Task::Left(reply, conversation, users) => self.on_left(reply, conversation, users),
+            Task::Related(reply, user, other, uid) => {
+                let answer = self.relation_answer(user, other, uid);
+                self.answer(reply, Ok(answer));
+            }
+            Task::Receipts(reply, conversation, seq, sender) => {
+                let answer = self.receipts_answer(conversation, seq, &sender);
+                self.answer(reply, Ok(answer));
+            }
+            Task::Notify(session, conversation) => self.notify_planned(session, conversation),
+            Task::FanOut(conversation) => self.fan_out_group(conversation),
+            Task::ReadCounts(now, group) => self.tell_read_count(now, group),
+            Task::Presence(now, user, watchers) => self.tell_presence_of(now, user, &watchers),
+        }
+    }
+
+    /// Asks the store for something that a completion answers.
+    pub(super) fn ask(&mut self, command: store::Command, waiting: Waiting) -> Ticket {
+        let ticket = self.open.next_ticket();
+        self.open.insert(ticket, waiting);
+        let taken = self.store.submit(ticket, command);
+        assert!(taken.is_ok(), "logins and reads are always taken");
+        ticket
+    }
+
+    /// Asks the store for a read.
+    pub(super) fn read(&mut self, read: Read, waiting: Waiting) -> Ticket {
+        self.ask(store::Command::Read(read), waiting)
+    }
+
+    /// The store may have completed something.
+    pub fn handle_committed(&mut self) {
+        self.take_completions();
+    }
+
+    pub(super) fn take_completions(&mut self) {
+        while let Some((ticket, completion)) = self.store.poll() {
+            self.on_completion(ticket, completion);
+        }
+    }
+
+    fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
+        let Some(waiting) = self.open.take(ticket) else { return };
+        match (waiting, completion) {
+            (Waiting::Commit(waiters), Completion::Committed(committed)) => {
+                assert_eq!(waiters.len(), committed.outcomes.len(), "one outcome per write");
+                for (waiter, outcome) in waiters.into_iter().zip(committed.outcomes) {
+                    self.on_outcome(waiter, outcome, &committed.recipients);
+                }
+            }
+            (Waiting::Facts(session, task), Completion::Prefetched) => {
+                session.into_iter().for_each(|session| self.queues.end(session));
+                self.execute(task);
+                session.into_iter().for_each(|session| self.resume(session));
+            }
+            (Waiting::Request(question), completion) => {
+                let (asked, reply, then) = *question;
+                let session = asked.session;
+                session.into_iter().for_each(|session| self.queues.end(session));
+                self.on_read(asked, reply, then, completion);
+                session.into_iter().for_each(|session| self.resume(session));
+            }
+            (Waiting::Login(session, now), Completion::LoggedIn(login)) => {
+                self.queues.end(session);
+                self.on_logged_in(now, session, login);
+                self.resume(session);
+            }
+            (Waiting::Backlog(session), Completion::Backlog(backlog)) => {
+                self.on_backlog(ticket, session, backlog);
+            }
+            (Waiting::Stream(session), Completion::Stream(page)) => self.on_stream(ticket, session, page),
+            (Waiting::Webhook(index), completion) => self.on_webhook_read(index, completion),
+            (waiting, completion) => unreachable!("the store answered {waiting:?} with {completion:?}"),
+        }
+    }
+
+    /// Begins the UPs that waited for a session's last operation, until one waits itself.
+    fn resume(&mut self, session: SessionId) {
+        while let Some((now, up)) = self.queues.next(session) {
+            self.begin_up(now, up);
+        }
+    }
+
+    /// The store takes no more: nothing of this batch happened.
+    pub(super) fn on_busy(&mut self, waiter: Waiter) {
+        let reason = || "the store is busy".to_owned();
+        let retry_after_ms = BUSY_RETRY_MS;
+        self.tally.put_off += 1;
+        match waiter {
+            Waiter::Request(reply, _, Then::Sent) => {
+                let answer = SendAck { retry_after_ms, reason: reason(), ..Default::default() };
+                self.out.answer_send(reply, Code::Retry, answer);
+            }
+            Waiter::Request(reply, ..) => {
+                let answer = Resp { retry_after_ms, reason: reason(), ..Default::default() };
+                self.out.answer_req(reply, Code::Retry, answer);
+            }
+            Waiter::Ack(session) => self.sessions.on_acked(session),
+            Waiter::Told(reply, _) => {
+                let answer = ApiAnswer::new(Code::Retry, reason(), retry_after_ms, ApiBody::Nothing);
+                self.out.answer_api(reply, answer);
+            }
+            Waiter::Nobody => {}
+        }
+    }
+
+    fn on_outcome(&mut self, waiter: Waiter, outcome: Outcome, recipients: &[Recipient]) {
+        match (waiter, outcome) {
+            (Waiter::Request(reply, origin, Then::Sent), Outcome::Appended(result)) => {
+                self.on_appended(reply, origin, result, recipients);
+            }
+            (Waiter::Request(reply, _, Then::Recalled(asked)), Outcome::Appended(result)) => {
+                self.on_recalled(reply, *asked, result, recipients);
+            }
+            (Waiter::Request(reply, origin, Then::Created), Outcome::Created(result)) => {
+                self.on_created(reply, origin, result, recipients);
+            }
+            (Waiter::Request(reply, origin, then), Outcome::Done(result)) => {
+                let told = match result {
+                    Ok(told) => {
+                        self.on_done(reply, origin, then, told.is_some());
+                        told
+                    }
+                    Err(refusal) => {
+                        self.answer(reply, Err(refused(refusal)));
+                        None
+                    }
+                };
+                self.on_told(origin, told.as_ref(), recipients);
+            }
+            (Waiter::Told(reply, count), Outcome::Done(Ok(told))) => {
+                self.out.answer_api(reply, ApiAnswer::new(Code::Ok, "", 0, ApiBody::Reached(count)));
+                if let Some(delivery) = &told {
+                    self.deliver(None, NOBODY, delivery, recipients);
+                }
+            }
+            (Waiter::Ack(_) | Waiter::Nobody, Outcome::Done(_)) => {}
+            (waiter, outcome) => unreachable!("the store answered {waiter:?} with {outcome:?}"),
+        }
+    }
+
+    /// Answers a write that is done. `has_changed`: somebody is told of it.
+    fn on_done(&mut self, reply: Reply, (user, _): Origin, then: Then, has_changed: bool) {
+        match then {
+            Then::Joined(conversation) => self.run(None, Task::Welcome(reply, conversation)),
+            Then::Left(conversation, users) => self.run(None, Task::Left(reply, conversation, users)),
+            Then::Related(other, uid) => self.run(None, Task::Related(reply, user, other, uid)),
+            Then::Read(conversation) => {
+                self.answer(reply, Ok(Bytes::new()));
+                if has_changed {
+                    self.receipts.on_read(conversation);
+                }
+            }
+            Then::Answer(answer) => self.answer(reply, Ok(answer)),
+            Then::Sent | Then::Recalled(_) | Then::Created => unreachable!("another kind of outcome"),
+        }
+    }
+}

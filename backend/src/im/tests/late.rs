@@ -1,0 +1,17 @@
+//! The tests of behaviour on a store that answers late.
+
+#[path = "behaviour.rs"]
+mod behaviour;
+#[path = "hostile.rs"]
+mod hostile;
+#[path = "large_groups.rs"]
+mod large_groups;
+#[path = "rooms.rs"]
+mod rooms;
+#[path = "social.rs"]
+mod social;
+
+use super::*;
+
+type Bench = BenchOf<Slow<Memory>>;
+const IS_PROMPT: bool = false;

@@ -1,0 +1,418 @@
+//! Users that are answered by an HTTP endpoint: the endpoint gets what is in their inboxes, in order, at least once, and
+//! messages that are in no inbox from the history.
+//!
+//! Pure: [`Im::poll_webhook`] says what to deliver, [`Im::handle_webhook`] takes what became of the delivery. A webhook is
+//! a user with one device, whose ack is the endpoint's answer; so messages wait where they always wait.
+//!
+//! alice writes to the user `bot`: the webhook's stream grows, its next entries are read, and the push with her message is
+//! one delivery; the endpoint answers 200, so the device of `bot` has acked.
+
+use super::store::{
+    self, Completion, ConversationId, Entry, Login, Origin, Page, PageLimits, Read, Recipient, Refusal,
+    Store, StreamPage, Write,
+};
+use super::waiting::{Waiter, Waiting};
+use super::{Im, ImConfig};
+use crate::server::Now;
+use bytes::Bytes;
+use moorline_proto::message::client::{Platform, Push};
+use moorline_proto::message::decode;
+use moorline_proto::time::{Duration, Instant};
+use std::collections::BTreeMap;
+
+/// Name of the device that an endpoint is.
+const DEVICE: &str = "endpoint";
+/// Pause after the first failure, doubled with each further failure: one try after each pause.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Bytes of messages of one delivery; one message is always taken.
+const BYTES_MAX: usize = 1 << 20;
+
+/// One delivery to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookCall {
+    /// Number of the webhook, in the order of their names.
+    pub webhook: usize,
+    /// Encoded [`Push`]es, in order.
+    pub messages: Vec<Bytes>,
+    /// The endpoint has failed for so long that this try is the last: whatever its result, the next messages follow.
+    pub is_last_try: bool,
+}
+
+/// State of a webhook; counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhookStatus {
+    /// Name of its user.
+    pub name: String,
+    /// Messages that the endpoint took.
+    pub delivered: u64,
+    /// Deliveries that failed; each is tried again.
+    pub failed: u64,
+    /// Messages that were given up.
+    pub given_up: u64,
+    /// The last delivery failed.
+    pub is_failing: bool,
+}
+
+/// Result of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookResult {
+    /// The endpoint has the messages.
+    Delivered,
+    /// The endpoint does not have the messages, and they are written down.
+    GivenUp,
+    /// The delivery is to be tried again.
+    Failed,
+}
+
+#[derive(Debug)]
+pub(super) struct Webhook {
+    /// The user and the device. `None`: the login is not complete.
+    origin: Option<Origin>,
+    batch_max: usize,
+    give_up_after: Duration,
+    /// Position up to which everything is delivered.
+    acked: u64,
+    /// Position of the newest entry of the user's stream that is known here.
+    end: u64,
+    /// Conversations with messages that are in no inbox.
+    due: BTreeMap<ConversationId, Due>,
+    /// Entries of the inbox that were delivered from the history of their conversation.
+    passed: BTreeMap<ConversationId, Passed>,
+    /// The store is asked for something.
+    is_reading: bool,
+    /// Entries that were read and are not delivered.
+    stream: Option<StreamPage>,
+    /// A page of history that was read and is not delivered.
+    history: Option<History>,
+    /// End of the delivery that is under way.
+    in_flight: Option<Until>,
+    /// Messages of the delivery that is under way.
+    in_flight_count: u64,
+    failures: u32,
+    failing_since: Option<Instant>,
+    next_try: Instant,
+    status: WebhookStatus,
+}
+
+/// Messages of a conversation that are to be delivered from its history.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    first: u64,
+    /// Newest seq that is known here.
+    latest: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    /// Seq up to which everything is delivered.
+    seq: u64,
+    /// Position of the inbox up to which these messages are all that it dropped of the conversation.
+    position: u64,
+}
+
+#[derive(Debug)]
+struct History {
+    conversation: ConversationId,
+    first: u64,
+    /// End of the stream when the page was asked for.
+    end: u64,
+    /// `None`: the page is not there yet.
+    page: Option<Result<Page, Refusal>>,
+}
+
+/// How far a delivery goes.
+#[derive(Clone, Copy, Debug)]
+enum Until {
+    /// To a position of the inbox.
+    Position(u64),
+    /// To a seq of a conversation's history.
+    Seq(ConversationId, Passed),
+}
+
+impl Webhook {
+    fn new(name: &str, batch_max: usize, give_up_after: Duration) -> Self {
+        Self {
+            origin: None,
+            batch_max,
+            give_up_after,
+            acked: 0,
+            end: 0,
+            due: BTreeMap::new(),
+            passed: BTreeMap::new(),
+            is_reading: true, // its login
+            stream: None,
+            history: None,
+            in_flight: None,
+            in_flight_count: 0,
+            failures: 0,
+            failing_since: None,
+            next_try: Instant::ZERO,
+            status: WebhookStatus { name: name.to_owned(), ..WebhookStatus::default() },
+        }
+    }
+
+    pub(super) const fn status(&self) -> &WebhookStatus {
+        &self.status
+    }
+
+    /// Adds messages of a conversation that are in no inbox.
+    fn add_due(&mut self, conversation: ConversationId, first: u64, latest: u64) {
+        let due = self.due.entry(conversation).or_insert(Due { first, latest });
+        (due.first, due.latest) = (due.first.min(first), due.latest.max(latest));
+    }
+
+    /// Messages of the inbox, and the position of the last of them. With a conversation: messages of its history come
+    /// before anything else.
+    fn next_of_stream(&mut self) -> (Option<ConversationId>, Vec<Bytes>, u64) {
+        let Some(stream) = self.stream.take() else { return (None, Vec::new(), self.acked) };
+        let next = self.next_of(&stream);
+        self.stream = Some(stream);
+        next
+    }
+
+    fn next_of(&mut self, stream: &StreamPage) -> (Option<ConversationId>, Vec<Bytes>, u64) {
+        let (mut messages, mut bytes, mut end) = (Vec::new(), 0, self.acked);
+        if stream.entries.is_empty() && stream.is_readable {
+            return (None, messages, stream.end); // it was trimmed
+        }
+        for (position, entry) in &stream.entries {
+            let body = match entry {
+                Entry::Dropped { conversation, first } => {
+                    let passed = self.passed.get(conversation).copied().unwrap_or_default();
+                    if passed.position < *position {
+                        let (conversation, first) = (*conversation, (*first).max(passed.seq + 1));
+                        self.add_due(conversation, first, first);
+                        return (Some(conversation), messages, end);
+                    }
+                    None
+                }
+                Entry::Message { conversation, seq, body, .. } => {
+                    if self.due.get(conversation).is_some_and(|due| due.first <= *seq) {
+                        return (Some(*conversation), messages, end);
+                    }
+                    let is_passed = self.passed.get(conversation).is_some_and(|passed| passed.seq >= *seq);
+                    (!is_passed).then_some(body)
+                }
+                Entry::Event { body, .. } => Some(body),
+                Entry::EventsDropped => None,
+            };
+            if let Some(body) = body {
+                bytes += body.len();
+                if bytes > BYTES_MAX && !messages.is_empty() {
+                    break;
+                }
+                messages.push(body.clone());
+            }
+            end = *position;
+        }
+        (None, messages, end)
+    }
+
+    /// Takes the next delivery from a page of history. `None`: it cannot be read now, or the user is not a member.
+    fn next_of_history(&mut self, history: History) -> Option<(Vec<Bytes>, Until)> {
+        let History { conversation, end, page, .. } = history;
+        let page = match page? {
+            Ok(page) => page,
+            Err(Refusal::Unreadable) => return None,
+            Err(_) => {
+                let latest = self.due.remove(&conversation).map_or(0, |due| due.latest);
+                self.passed.insert(conversation, Passed { seq: latest, position: end });
+                return None;
+            }
+        };
+        let last = page.messages.last().and_then(|body| decode::<Push>(body).ok()).map(|push| push.seq);
+        let last = last.filter(|_| page.more);
+        let position = if last.is_none() { end } else { 0 };
+        let passed = Passed { seq: last.unwrap_or(page.latest), position };
+        if let Some(due) = self.due.get_mut(&conversation) {
+            due.latest = due.latest.max(page.latest);
+        }
+        Some((page.messages, Until::Seq(conversation, passed)))
+    }
+}
+
+impl<S: Store> Im<S> {
+    /// The webhooks of the configuration, by name.
+    pub(super) fn webhooks_of(config: &ImConfig) -> Vec<Webhook> {
+        let of = |(name, of): (&String, &crate::config::ServiceConfig)| {
+            Webhook::new(name, of.batch_max, of.give_up_after)
+        };
+        config.services.iter().map(of).collect()
+    }
+
+    pub(super) fn log_in_webhooks(&mut self) {
+        for index in 0..self.webhooks.len() {
+            let (uid, device) = (self.webhooks[index].status.name.clone(), DEVICE.to_owned());
+            let platform = u32::try_from(Platform::Bot as i32).unwrap_or(0);
+            let login = Login { uid, device, platform, now_ms: 0 };
+            self.ask(store::Command::Login(login), Waiting::Webhook(index));
+        }
+    }
+
+    pub(super) fn on_webhook_read(&mut self, index: usize, completion: Completion) {
+        let webhook = &mut self.webhooks[index];
+        webhook.is_reading = false;
+        match completion {
+            Completion::LoggedIn(Some(login)) => {
+                let of = (login.user, login.cursor.device);
+                (webhook.origin, webhook.acked, webhook.is_reading) = (Some(of), login.cursor.acked, true);
+                self.read(Read::Backlog { of }, Waiting::Webhook(index));
+            }
+            Completion::LoggedIn(None) => {
+                let webhook = &*webhook.status.name;
+                tracing::error!(webhook, "there is no room for this webhook's user among im.users_max users");
+            }
+            Completion::Backlog(backlog) => {
+                webhook.end = webhook.end.max(backlog.end);
+                for (conversation, first) in backlog.unconfirmed {
+                    webhook.add_due(conversation, first, first);
+                }
+            }
+            Completion::Stream(page) => webhook.stream = Some(page),
+            Completion::Page(page) => {
+                if let Some(history) = &mut webhook.history {
+                    history.page = Some(page);
+                }
+            }
+            other => unreachable!("a webhook did not ask for {other:?}"),
+        }
+    }
+
+    /// The next delivery; to be asked at the end of each turn, until there is none.
+    pub fn poll_webhook(&mut self, now: Now) -> Option<WebhookCall> {
+        (0..self.webhooks.len()).find_map(|index| self.poll_one(now, index))
+    }
+
+    fn poll_one(&mut self, now: Now, index: usize) -> Option<WebhookCall> {
+        loop {
+            let webhook = &self.webhooks[index];
+            if webhook.in_flight.is_some() || webhook.next_try > now.instant {
+                return None;
+            }
+            let (mut messages, until) = self.gather(index)?;
+            let webhook = &mut self.webhooks[index];
+            // The user knows its own messages.
+            messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != webhook.status.name));
+            if messages.is_empty() {
+                self.on_delivered(index, until);
+                continue;
+            }
+            let failing = webhook.failing_since.map(|since| now.instant.saturating_since(since));
+            let is_last_try = failing.is_some_and(|failing| failing >= webhook.give_up_after);
+            webhook.in_flight = Some(until);
+            webhook.in_flight_count = messages.len() as u64;
+            return Some(WebhookCall { webhook: index, messages, is_last_try });
+        }
+    }
+
+    /// Notes messages of a large group, which are in no inbox. The group's members are at hand.
+    pub(super) fn note_for_webhooks(&mut self, conversation: ConversationId, first: u64, latest: u64) {
+        for webhook in &mut self.webhooks {
+            if let Some((user, _)) = webhook.origin
+                && self.store.member(conversation, user).is_some()
+            {
+                webhook.add_due(conversation, first, latest);
+            }
+        }
+    }
+
+    /// Notes an entry of a stream.
+    pub(super) fn note_entry_for_webhooks(&mut self, recipient: Recipient) {
+        for webhook in &mut self.webhooks {
+            if webhook.origin.is_some_and(|(user, _)| user == recipient.user) {
+                webhook.end = webhook.end.max(recipient.position);
+            }
+        }
+    }
+
+    /// The next messages, and how far they go. `None`: there are none, or the store is asked for them.
+    fn gather(&mut self, index: usize) -> Option<(Vec<Bytes>, Until)> {
+        loop {
+            let webhook = &mut self.webhooks[index];
+            let (user, _) = webhook.origin.filter(|_| !webhook.is_reading)?;
+            if webhook.end > webhook.acked && webhook.stream.is_none() {
+                let (after, limit, into) = (webhook.acked, webhook.batch_max, Vec::new());
+                self.read_for_webhook(index, Read::Stream { user, after, limit, into });
+                continue;
+            }
+            let (due, messages, end) = webhook.next_of_stream();
+            if !messages.is_empty() || due.is_none() && end > webhook.acked {
+                return Some((messages, Until::Position(end)));
+            }
+            if webhook.stream.as_ref().is_some_and(|stream| stream.entries.is_empty()) {
+                webhook.stream = None; // not readable now
+            }
+            if due.is_none() {
+                webhook.passed.clear();
+            }
+            let conversation = due.or_else(|| webhook.due.keys().next().copied())?;
+            let first = webhook.due.get(&conversation)?.first;
+            let is_it = |history: &History| history.conversation == conversation && history.first == first;
+            if let Some(history) = webhook.history.take().filter(is_it) {
+                match webhook.next_of_history(history) {
+                    Some(next) => return Some(next),
+                    None if webhook.due.contains_key(&conversation) => return None, // not readable now
+                    None => continue,
+                }
+            }
+            let end = webhook.end;
+            webhook.history = Some(History { conversation, first, end, page: None });
+            let limits = PageLimits { messages: webhook.batch_max, bytes: BYTES_MAX };
+            let range = (first, u64::MAX);
+            self.read_for_webhook(index, Read::Page { conversation, reader: user, range, limits });
+        }
+    }
+
+    fn read_for_webhook(&mut self, index: usize, read: Read) {
+        self.webhooks[index].is_reading = true;
+        self.read(read, Waiting::Webhook(index));
+        self.take_completions();
+    }
+
+    fn on_delivered(&mut self, index: usize, until: Until) {
+        let webhook = &mut self.webhooks[index];
+        (webhook.failures, webhook.failing_since, webhook.next_try) = (0, None, Instant::ZERO);
+        (webhook.stream, webhook.history) = (None, None);
+        let Some(by) = webhook.origin else { return };
+        let write = match until {
+            Until::Position(position) => {
+                webhook.acked = position;
+                Write::Acked { user: by.0, device: by.1, position, gone_ms: 0 }
+            }
+            Until::Seq(conversation, passed) => {
+                let seq = passed.seq;
+                let before = webhook.passed.get(&conversation).map_or(0, |before| before.position);
+                let position = passed.position.max(before);
+                webhook.passed.insert(conversation, Passed { seq, position });
+                let due = webhook.due.remove(&conversation);
+                if let Some(Due { latest, .. }) = due.filter(|due| seq < due.latest) {
+                    webhook.due.insert(conversation, Due { first: seq + 1, latest });
+                }
+                Write::Confirm { by, conversation, seq }
+            }
+        };
+        self.write(write, Waiter::Nobody);
+    }
+
+    /// Takes the result of a delivery. A failed delivery is tried again; one that was given up is not.
+    pub fn handle_webhook(&mut self, now: Now, index: usize, result: WebhookResult) {
+        let Some(webhook) = self.webhooks.get_mut(index) else { return };
+        let Some(until) = webhook.in_flight.take() else { return };
+        webhook.status.is_failing = result != WebhookResult::Delivered;
+        match result {
+            WebhookResult::Delivered => webhook.status.delivered += webhook.in_flight_count,
+            WebhookResult::GivenUp => webhook.status.given_up += webhook.in_flight_count,
+            WebhookResult::Failed => webhook.status.failed += 1,
+        }
+        if result != WebhookResult::Failed {
+            return self.on_delivered(index, until);
+        }
+        let webhook = &mut self.webhooks[index];
+        (webhook.stream, webhook.history) = (None, None);
+        let pause = (PAUSE_MIN * (1 << webhook.failures.min(10))).min(PAUSE_MAX);
+        webhook.failures += 1;
+        webhook.failing_since.get_or_insert(now.instant);
+        webhook.next_try = now.instant + pause;
+    }
+}
