@@ -8,7 +8,7 @@ use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
 use crate::im::store::{Disk, Durability, Memory, Store};
-use crate::im::{Im, ImHandler, Order};
+use crate::im::{BackendMessage, Im, ImHandler};
 use crate::server::{Handler, Remote, Server};
 use crate::tokens::{Guarded, Tokens};
 use crate::webhook::Endpoints;
@@ -35,18 +35,18 @@ pub fn run(
     match config.handler {
         HandlerKind::Im if im.folder.as_os_str().is_empty() => {
             tracing::warn!("no im.folder: messages are in memory, and gone with this process");
-            let make = |config: &BackendConfig, remote: Remote<Order>| {
+            let make = |config: &BackendConfig, remote: Remote<BackendMessage>| {
                 let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
                 make_im(config, im, remote)
             };
             guard(config, make, ready, stop)
         }
         HandlerKind::Im => {
-            let make = |config: &BackendConfig, remote: Remote<Order>| {
+            let make = |config: &BackendConfig, remote: Remote<BackendMessage>| {
                 let im = &config.im;
                 // A full mailbox holds a message of the same meaning.
                 let waker = remote.clone();
-                let notify = move || _ = waker.try_send(Order::Committed);
+                let notify = move || _ = waker.try_send(BackendMessage::Committed);
                 let durability = match im.durability {
                     DurabilityPoint::Disk => Durability::Disk,
                     DurabilityPoint::System => Durability::System,
@@ -65,7 +65,7 @@ pub fn run(
 fn make_im<S: Store>(
     config: &BackendConfig,
     im: Im<S>,
-    remote: Remote<Order>,
+    remote: Remote<BackendMessage>,
 ) -> Result<(ImHandler<S>, Option<Api>), BackendError> {
     let endpoints = Endpoints::start(config, &remote)?;
     let handler = ImHandler::new(im, move |call| endpoints.call(call));

@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::config::{BackendConfig, ServiceConfig};
 use crate::error::BackendError;
-use crate::im::{Order, WebhookCall, WebhookResult};
+use crate::im::{BackendMessage, WebhookCall, WebhookResult};
 use crate::server::{Remote, RemoteError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -37,7 +37,10 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     /// Starts a thread for each service.
-    pub(crate) fn start(config: &BackendConfig, remote: &Remote<Order>) -> Result<Self, BackendError> {
+    pub(crate) fn start(
+        config: &BackendConfig,
+        remote: &Remote<BackendMessage>,
+    ) -> Result<Self, BackendError> {
         let mut calls = Vec::new();
         for (name, service) in &config.im.services {
             let endpoint = Endpoint::new(name, service, &config.im.folder)?;
@@ -118,7 +121,7 @@ impl Endpoint {
         })
     }
 
-    fn run(&self, calls: &Receiver<WebhookCall>, remote: &Remote<Order>) {
+    fn run(&self, calls: &Receiver<WebhookCall>, remote: &Remote<BackendMessage>) {
         for WebhookCall { webhook: service, messages, is_last_try } in calls {
             let body = self.body(&messages);
             let mut result = match self.post(&body) {
@@ -132,7 +135,7 @@ impl Endpoint {
                 result = WebhookResult::GivenUp;
             }
             loop {
-                match remote.try_send(Order::Webhook(service, result)) {
+                match remote.try_send(BackendMessage::Webhook(service, result)) {
                     Ok(()) => break,
                     Err(RemoteError::Full(_)) => thread::park_timeout(MAILBOX_PAUSE),
                     Err(RemoteError::Gone(_)) => return,

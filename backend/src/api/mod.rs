@@ -11,7 +11,7 @@ mod routes;
 use crate::clock::Clock;
 use crate::config::ApiConfig;
 use crate::error::BackendError;
-use crate::im::{ApiAnswer, ApiCall, ApiReply, Order};
+use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::server::Remote;
 use crossbeam_channel::bounded;
 use http::{Answer, Incoming, Limits};
@@ -45,7 +45,7 @@ pub(crate) struct Api {
 
 /// What every connection needs.
 struct Shared {
-    remote: Remote<Order>,
+    remote: Remote<BackendMessage>,
     token: Vec<u8>,
     body_max: usize,
     is_ending: Arc<AtomicBool>,
@@ -54,7 +54,10 @@ struct Shared {
 
 impl Api {
     /// Listens, if the configuration says where.
-    pub(crate) fn start(config: &ApiConfig, remote: Remote<Order>) -> Result<Option<Self>, BackendError> {
+    pub(crate) fn start(
+        config: &ApiConfig,
+        remote: Remote<BackendMessage>,
+    ) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
         let token = read_token(&config.token_file)?;
         let failed = |cause| BackendError::Listen { key: "api.listen", address: listen, cause };
@@ -165,7 +168,7 @@ fn serve(stream: &TcpStream, shared: &Shared) {
 /// Asks the backend's loop.
 fn ask(shared: &Shared, call: ApiCall) -> Result<ApiAnswer, Answer> {
     let (sender, answers) = bounded(1);
-    if shared.remote.try_send(Order::Api(call, ApiReply::new(sender))).is_err() {
+    if shared.remote.try_send(BackendMessage::Api(call, ApiReply::new(sender))).is_err() {
         return Err(Answer::error(503, "RETRY", "link.mailbox questions wait already"));
     }
     answers.recv_timeout(ANSWER_WITHIN).map_err(|_| {

@@ -2,8 +2,8 @@
 //! to end logins, and how things stand.
 
 use super::output::Reply;
+use super::refusal::Refused;
 use super::request::plan_users;
-use super::send::Refused;
 use super::store::{Counts, DeviceNumber, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;

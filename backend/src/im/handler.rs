@@ -12,14 +12,14 @@ const BROKEN_FOR: Duration = Duration::from_secs(5);
 /// The IM backend as a [`Handler`].
 pub struct ImHandler<S> {
     im: Im<S>,
-    /// Takes deliveries of webhooks; [`Order::Webhook`] brings their results.
+    /// Takes deliveries of webhooks; [`BackendMessage::Webhook`] brings their results.
     call: Box<dyn FnMut(WebhookCall)>,
     broken_since: Option<Instant>,
 }
 
 /// What other threads tell it, through its [`crate::server::Remote`].
 #[derive(Debug)]
-pub enum Order {
+pub enum BackendMessage {
     /// The store has made something durable: look.
     Committed,
     /// Result of a webhook's delivery.
@@ -51,18 +51,18 @@ impl<S> fmt::Debug for ImHandler<S> {
 }
 
 impl<S: Store> Handler for ImHandler<S> {
-    type Message = Order;
+    type Message = BackendMessage;
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
         self.im.handle(now, event);
         self.perform(out);
     }
 
-    fn handle_message(&mut self, now: Now, order: Order, out: &mut Outbox) {
+    fn handle_message(&mut self, now: Now, order: BackendMessage, out: &mut Outbox) {
         match order {
-            Order::Committed => self.im.handle_committed(),
-            Order::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
-            Order::Api(call, reply) => self.im.handle_api(now, call, reply),
+            BackendMessage::Committed => self.im.handle_committed(),
+            BackendMessage::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
+            BackendMessage::Api(call, reply) => self.im.handle_api(now, call, reply),
         }
         self.perform(out);
     }

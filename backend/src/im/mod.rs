@@ -26,6 +26,7 @@ pub mod names;
 mod output;
 mod presence;
 mod receipts;
+mod refusal;
 mod request;
 mod room;
 mod send;
@@ -40,7 +41,7 @@ mod window;
 
 pub(crate) use api::API_DEVICE;
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
-pub use handler::{ImHandler, Order};
+pub use handler::{BackendMessage, ImHandler};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
@@ -63,7 +64,7 @@ use webhooks::Webhook;
 
 /// A refusal, for people.
 pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
-    send::refused(refusal).1
+    refusal::refused(refusal).1
 }
 
 /// Writes in one batch of the store; more gain nothing and cost the last ones.

@@ -1,7 +1,7 @@
 //! Rooms: one per conversation, entered by members, for what is said only now.
 
+use super::refusal::refused;
 use super::request::peer;
-use super::send::refused;
 use super::store::{ConversationId, Refusal, Store, UserId};
 use super::tasks::{Asked, Task};
 use super::{Im, Output};

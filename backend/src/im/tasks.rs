@@ -6,8 +6,8 @@
 use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
 use super::names::{self, Conversation};
 use super::output::Reply;
+use super::refusal::refused;
 use super::request::{Request, Then};
-use super::send::refused;
 use super::store::{
     self, Completion, ConversationId, Need, Origin, Outcome, Read, ReadSet, Recipient, Store, Ticket, UserId,
 };

@@ -2,7 +2,7 @@
 
 use super::{Answer, Asked, Step, Then, fill, peer, plan_users};
 use crate::im::output::Reply;
-use crate::im::send::{Refused, refused};
+use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
     ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal, Role,
     Store, UserId, Write,

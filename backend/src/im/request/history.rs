@@ -3,7 +3,7 @@
 use super::{AfterRead, Answer, Asked, Step, Then, fill, peer};
 use crate::im::Im;
 use crate::im::output::Reply;
-use crate::im::send::{Refused, refused};
+use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
     ConversationId, Draft, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
     Target, Write,

@@ -6,7 +6,7 @@ mod people;
 
 use super::names::{self, Conversation};
 use super::output::Reply;
-use super::send::{Refused, USERS_FULL, refused};
+use super::refusal::{Refused, USERS_FULL, refused};
 use super::store::{Completion, ConversationId, Need, Read, ReadSet, Refusal, Store, UserId, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::{Waiter, Waiting};

@@ -2,7 +2,7 @@
 
 use super::{AfterRead, Answer, Asked, Step, Then, fill};
 use crate::im::Im;
-use crate::im::send::{Refused, refused};
+use crate::im::refusal::{Refused, refused};
 use crate::im::store::{Read, Refusal, Relation, Store, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;

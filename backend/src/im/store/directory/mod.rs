@@ -1,6 +1,6 @@
 //! Who there is, in which conversations, and how far everything goes: what an embedded store holds in memory.
 //!
-//! Whatever changes here says so in [`Dirty`]; a store that outlives its process writes down, with each batch, what
+//! Whatever changes here says so in [`Changed`]; a store that outlives its process writes down, with each batch, what
 //! those objects are by then.
 
 mod conversations;
@@ -17,7 +17,7 @@ use crate::im::names::{self, Conversation as Name};
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dirty {
+pub enum Changed {
     /// It is new.
     User(UserId),
     /// Of a user: a device, or it is gone.
@@ -46,7 +46,7 @@ pub struct Directory {
     pub(super) memberships: u64,
     /// The last message id that was given out.
     pub(super) last_id: u64,
-    pub(super) dirty: Vec<Dirty>,
+    pub(super) changed: Vec<Changed>,
 }
 
 impl Directory {
@@ -58,7 +58,7 @@ impl Directory {
             relations: Relations::new(config.relations_max),
             memberships: 0,
             last_id: 0,
-            dirty: Vec::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -84,7 +84,7 @@ impl Directory {
     /// A new conversation. `None`: `conversations_max` are known.
     pub(super) fn open(&mut self, kind: Kind, members: &[Member]) -> Option<ConversationId> {
         let conversation = self.conversations.open(kind)?;
-        self.dirty.push(Dirty::Conversation(conversation));
+        self.changed.push(Changed::Conversation(conversation));
         members.iter().for_each(|member| self.add_member(conversation, *member));
         Some(conversation)
     }
@@ -95,13 +95,13 @@ impl Directory {
         let member = Member { since: self.memberships, ..member };
         self.conversations.get_mut(conversation).insert(member);
         self.users.get_mut(member.user).conversations.push(conversation);
-        self.dirty.push(Dirty::Member(conversation, member.user));
+        self.changed.push(Changed::Member(conversation, member.user));
     }
 
     pub(super) fn remove_member(&mut self, conversation: ConversationId, user: UserId) {
         self.conversations.get_mut(conversation).remove(user);
         self.users.get_mut(user).conversations.retain(|it| *it != conversation);
-        self.dirty.push(Dirty::Member(conversation, user));
+        self.changed.push(Changed::Member(conversation, user));
     }
 
     /// True: it moved.
@@ -113,7 +113,7 @@ impl Directory {
         let has_moved = seq > member.read;
         if has_moved {
             member.read = seq;
-            self.dirty.push(Dirty::Member(conversation, user));
+            self.changed.push(Changed::Member(conversation, user));
         }
         has_moved
     }

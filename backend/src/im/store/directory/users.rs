@@ -1,6 +1,6 @@
 //! Users: their names, devices and memberships, and how far their inboxes go.
 
-use super::Dirty;
+use super::Changed;
 use crate::im::store::dropped::{Dropped, Place};
 use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId};
 use hashbrown::HashTable;
@@ -19,7 +19,7 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) conversations: Vec<ConversationId>,
     /// Entries up to here are gone.
     pub(in crate::im::store) trimmed: u64,
-    /// Entries up to here are gone from the log too.
+    /// Position up to which entries are removed from the engine.
     pub(in crate::im::store) removed: u64,
     /// The last position that was given.
     pub(in crate::im::store) numbered: u64,
@@ -112,7 +112,7 @@ impl Users {
         device: &str,
         platform: u32,
         now_ms: u64,
-        dirty: &mut Vec<Dirty>,
+        changed: &mut Vec<Changed>,
     ) -> DeviceCursor {
         self.logins += 1;
         let (login, devices_max) = (self.logins, self.devices_max);
@@ -127,8 +127,8 @@ impl Users {
             Device { name, number, platform, acked: 0, login, seen_ms: now_ms, confirmed }
         };
         (device.login, device.platform, device.seen_ms) = (login, platform, now_ms);
-        let forgotten = (user.devices.len() >= devices_max).then(|| user.forget(id, 0, dirty));
-        dirty.push(Dirty::Device(id, device.number));
+        let forgotten = (user.devices.len() >= devices_max).then(|| user.forget(id, 0, changed));
+        changed.push(Changed::Device(id, device.number));
         let cursor =
             DeviceCursor { device: device.number, acked: device.acked, is_new: known.is_none(), forgotten };
         user.devices.push(device);
@@ -152,11 +152,11 @@ impl Users {
         &mut self,
         id: UserId,
         device: DeviceNumber,
-        dirty: &mut Vec<Dirty>,
+        changed: &mut Vec<Changed>,
     ) {
         let user = self.get_mut(id);
         if let Some(index) = user.devices.iter().position(|it| it.number == device) {
-            user.forget(id, index, dirty);
+            user.forget(id, index, changed);
             user.trim();
         }
     }
@@ -193,18 +193,18 @@ impl User {
         &mut self,
         id: UserId,
         place: Place,
-        dirty: &mut Vec<Dirty>,
+        changed: &mut Vec<Changed>,
     ) -> u64 {
         self.trimmed += 1;
         self.dropped.get_or_insert_default().push(self.trimmed, place);
-        dirty.push(Dirty::Inbox(id));
+        changed.push(Changed::Inbox(id));
         self.trimmed
     }
 
-    fn forget(&mut self, id: UserId, index: usize, dirty: &mut Vec<Dirty>) -> DeviceNumber {
+    fn forget(&mut self, id: UserId, index: usize, changed: &mut Vec<Changed>) -> DeviceNumber {
         let device = self.devices.remove(index);
-        dirty.extend([Dirty::Device(id, device.number), Dirty::User(id)]);
-        dirty.extend(device.confirmed.keys().map(|of| Dirty::Confirmed(id, device.number, *of)));
+        changed.extend([Changed::Device(id, device.number), Changed::User(id)]);
+        changed.extend(device.confirmed.keys().map(|of| Changed::Confirmed(id, device.number, *of)));
         device.number
     }
 

@@ -1,6 +1,6 @@
 //! The thread that makes batches durable: whatever waits goes into one commit, with one fsync.
 
-use super::sequences::Raise;
+use super::high_water::HighWater;
 use super::tables::{COMMITS, Change, JOURNAL_BYTES_MAX, Tables};
 use super::{Durability, Progress};
 use crate::clock::Clock;
@@ -38,15 +38,15 @@ pub(super) struct Job {
     /// Message keys that can be looked up in the tables then.
     pub(super) keys: Vec<Vec<u8>>,
     /// To be written down before it.
-    pub(super) raises: Vec<Raise>,
+    pub(super) new_high_water: Vec<HighWater>,
 }
 
 /// The files beside the database.
 pub(super) struct Files {
     /// The number of commits.
     pub(super) commits: File,
-    /// See [`super::sequences`].
-    pub(super) sequences: File,
+    /// See [`super::high_water`].
+    pub(super) high_water: File,
 }
 
 /// What the thread has done.
@@ -163,11 +163,11 @@ impl Work {
         if self.commits.is_multiple_of(ENGINE_EVERY) {
             self.wait_for_engine()?;
         }
-        let mut raises = jobs.iter().flat_map(|job| &job.raises).peekable();
-        if raises.peek().is_some() {
-            raises.try_for_each(|raise| raise.write(&self.files.sequences))?;
+        let mut new_high_water = jobs.iter().flat_map(|job| &job.new_high_water).peekable();
+        if new_high_water.peek().is_some() {
+            new_high_water.try_for_each(|mark| mark.write(&self.files.high_water))?;
             if self.durability == Durability::Disk {
-                self.files.sequences.sync_data()?;
+                self.files.high_water.sync_data()?;
             }
         }
         let mut batch = self.tables.db.batch().durability(Some(mode));

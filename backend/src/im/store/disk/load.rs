@@ -1,7 +1,7 @@
 //! What is on disk, into memory: everything but messages, keys, inbox entries and profiles.
 
 use super::DiskError;
-use super::ends::Written;
+use super::stream_tails::Written;
 use super::tables::{
     ConversationRecord, DeviceRecord, InboxRecord, LAST_ID, MemberRecord, RelationRecord, Tables, UserRecord,
     numbers,

@@ -11,38 +11,38 @@
 //!
 //! The engine drops everything behind a damaged byte of its journal without a word. So each commit counts, the count
 //! goes to a side file about once a second, and a database that has fewer commits than that is refused. Without the
-//! side file it goes on without what it lost, behind every seq that was given ([`sequences`]).
+//! side file it goes on without what it lost, behind every seq that was given ([`high_water`]).
 
 mod committer;
-mod ends;
+mod high_water;
 mod journals;
 mod load;
 mod memtables;
 mod rows;
-mod sequences;
+mod stream_tails;
 mod tables;
 #[cfg(test)]
 mod tests;
 
-use super::directory::{Directory, Dirty};
+use super::directory::{Changed, Directory};
 use super::dropped::Place;
-use super::embedded::{AT_LAST, Content, Embedded, Known, Log, Progress, StreamEntry};
+use super::embedded::{AT_LAST, Content, Engine, EngineStore, Known, Progress, StreamEntry};
 use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
 use bytes::Bytes;
 use committer::{Committer, Job};
-use ends::Ends;
+use high_water::{HighWater, HighWaterFile};
 use journals::Journals;
 use memtables::Memtables;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
-use sequences::{Raise, Sequences};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
+use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
 
 /// When a write counts as durable.
@@ -161,10 +161,10 @@ impl DiskError {
 }
 
 /// See the module.
-pub type Disk = Embedded<DiskLog>;
+pub type Disk = EngineStore<DiskEngine>;
 
 /// Messages, keys, inboxes and profiles on disk.
-pub struct DiskLog {
+pub struct DiskEngine {
     tables: Tables,
     committer: Committer,
     memtables: Memtables,
@@ -175,15 +175,15 @@ pub struct DiskLog {
     /// Of the next batch.
     changes: Vec<Change>,
     keys: Vec<Vec<u8>>,
-    ends: Ends,
-    sequences: Sequences,
+    tails: StreamTails,
+    high_water: HighWaterFile,
     /// Of the next batch too.
-    raises: Vec<Raise>,
+    new_high_water: Vec<HighWater>,
     window_ms: u64,
 }
 
 const SIDE_FILE: &str = "commits";
-const SEQUENCES: &str = "sequences";
+const HIGH_WATER: &str = "sequences";
 const DATABASE: &str = "database";
 
 impl Disk {
@@ -220,31 +220,31 @@ impl Disk {
             }
             Noted::Commits(_) | Noted::Damaged => {}
         }
-        let (mut ends, written) = Ends::load(&tables)?;
+        let (mut tails, written) = StreamTails::load(&tables)?;
         let mut directory = load::directory(&tables, &written, config)?;
-        let sequences_file = folder.join(SEQUENCES);
-        let (mut sequences, sequences_open) =
-            Sequences::open(&sequences_file).map_err(file_error("open", &sequences_file))?;
+        let high_water_path = folder.join(HIGH_WATER);
+        let (mut high_water, high_water_open) =
+            HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
         if found > 0 && known == Noted::Nothing {
-            let changes = sequences.begin_anew(&tables, &mut directory, &mut ends);
+            let changes = high_water.begin_anew(&tables, &mut directory, &mut tails);
             tables.write(changes)?;
-            sequences.write(&sequences_open).map_err(file_error("write", &sequences_file))?;
+            high_water.write(&high_water_open).map_err(file_error("write", &high_water_path))?;
             tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
         }
-        directory.conversations.begin_after = sequences.begin_after;
+        directory.conversations.begin_after = high_water.begin_after;
         journals::replace(&side_file, &committer::side_line(found))
             .map_err(file_error("write", &side_file))?;
         let open = OpenOptions::new().write(true).open(&side_file);
         let files = committer::Files {
             commits: open.map_err(file_error("open", &side_file))?,
-            sequences: sequences_open,
+            high_water: high_water_open,
         };
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
             .map_err(file_error("start a thread for", folder))?;
-        let log = DiskLog {
+        let engine = DiskEngine {
             tables,
             committer,
             memtables,
@@ -252,12 +252,12 @@ impl Disk {
             new_entries: HashMap::new(),
             changes: Vec::new(),
             keys: Vec::new(),
-            ends,
-            sequences,
-            raises: Vec::new(),
+            tails,
+            high_water,
+            new_high_water: Vec::new(),
             window_ms,
         };
-        Ok(Self::over(directory, log, config))
+        Ok(Self::over(directory, engine, config))
     }
 }
 
@@ -283,13 +283,13 @@ impl Disk {
     }
 }
 
-impl DiskLog {
+impl DiskEngine {
     fn put(&mut self, table: &fjall::Keyspace, key: Vec<u8>, value: impl AsRef<[u8]>) {
         self.changes.push(Change::put(table, key, value));
     }
 }
 
-impl Log for DiskLog {
+impl Engine for DiskEngine {
     type Error = DiskError;
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, DiskError> {
@@ -326,7 +326,7 @@ impl Log for DiskLog {
     }
 
     fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
-        self.raises.extend(self.sequences.raise(conversation, seq));
+        self.new_high_water.extend(self.high_water.raise(conversation, seq));
         let key = tables::place(conversation.0, seq);
         self.changes.push(Change::put(&self.tables.messages, key, body));
     }
@@ -475,23 +475,24 @@ impl Log for DiskLog {
         &mut self,
         now_ms: u64,
         directory: &Directory,
-        mut dirty: Vec<Dirty>,
+        mut changed: Vec<Changed>,
         done: (Committed, Progress),
     ) -> bool {
-        dirty.sort_unstable();
-        dirty.dedup();
-        self.changes.extend(dirty.into_iter().map(|dirty| rows::change(&self.tables, directory, dirty)));
-        self.ends.note(now_ms, &done.1, directory, &self.tables, &mut self.changes);
+        changed.sort_unstable();
+        changed.dedup();
+        self.changes.extend(changed.into_iter().map(|change| rows::change(&self.tables, directory, change)));
+        self.tails.note(now_ms, &done.1, directory, &self.tables, &mut self.changes);
         if now_ms == AT_LAST {
-            self.ends.write_all(directory, &self.tables, &mut self.changes);
+            self.tails.write_all(directory, &self.tables, &mut self.changes);
         }
         if !self.changes.is_empty() {
             let last_id = directory.last_id.to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
         }
         let changes = std::mem::take(&mut self.changes);
-        let (keys, raises) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.raises));
-        let job = Job { changes, done, keys, raises };
+        let (keys, new_high_water) =
+            (std::mem::take(&mut self.keys), std::mem::take(&mut self.new_high_water));
+        let job = Job { changes, done, keys, new_high_water };
         let is_taken = self.committer.jobs.try_send(job).is_ok();
         if !is_taken {
             self.give_up();

@@ -4,7 +4,7 @@ use super::tables::{
     self, Change, ConversationRecord, DeviceRecord, InboxRecord, MemberRecord, RelationRecord, Tables,
     UserRecord,
 };
-use crate::im::store::directory::{Directory, Dirty, Kind};
+use crate::im::store::directory::{Changed, Directory, Kind};
 use fjall::Keyspace;
 use prost::Message as _;
 
@@ -12,13 +12,15 @@ use prost::Message as _;
 type Row<'a> = (&'a Keyspace, Vec<u8>, Option<Vec<u8>>);
 
 /// Writes down what it is by now.
-pub(super) fn change(tables: &Tables, directory: &Directory, dirty: Dirty) -> Change {
-    let (table, key, value) = match dirty {
-        Dirty::User(_) | Dirty::Device(..) | Dirty::Confirmed(..) | Dirty::Inbox(_) | Dirty::Relation(..) => {
-            of_user(tables, directory, dirty)
-        }
-        Dirty::Conversation(_) | Dirty::Member(..) | Dirty::Uncounted(..) => {
-            of_conversation(tables, directory, dirty)
+pub(super) fn change(tables: &Tables, directory: &Directory, changed: Changed) -> Change {
+    let (table, key, value) = match changed {
+        Changed::User(_)
+        | Changed::Device(..)
+        | Changed::Confirmed(..)
+        | Changed::Inbox(_)
+        | Changed::Relation(..) => of_user(tables, directory, changed),
+        Changed::Conversation(_) | Changed::Member(..) | Changed::Uncounted(..) => {
+            of_conversation(tables, directory, changed)
         }
     };
     match value {
@@ -28,14 +30,14 @@ pub(super) fn change(tables: &Tables, directory: &Directory, dirty: Dirty) -> Ch
 }
 
 /// Table, key and value of something that is a user's.
-fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'a> {
-    match dirty {
-        Dirty::User(id) => {
+fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> Row<'a> {
+    match changed {
+        Changed::User(id) => {
             let user = directory.users.get(id);
             let record = UserRecord { uid: user.uid.to_string(), next_device: user.next_device };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
-        Dirty::Device(id, number) => {
+        Changed::Device(id, number) => {
             let record = directory.users.get(id).device(number).map(|device| DeviceRecord {
                 name: device.name.to_string(),
                 acked: device.acked,
@@ -46,13 +48,13 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'
             let value = record.map(|record| record.encode_to_vec());
             (&tables.devices, tables::pair(id.0, number.0), value)
         }
-        Dirty::Confirmed(id, number, conversation) => {
+        Changed::Confirmed(id, number, conversation) => {
             let device = directory.users.get(id).device(number);
             let seq = device.and_then(|device| device.confirmed.get(&conversation));
             let value = seq.map(|seq| seq.to_be_bytes().to_vec());
             (&tables.confirmed, tables::triple(id.0, number.0, conversation.0), value)
         }
-        Dirty::Inbox(id) => {
+        Changed::Inbox(id) => {
             let user = directory.users.get(id);
             let dropped = user.dropped_after(0);
             let dropped =
@@ -60,7 +62,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'
             let record = InboxRecord { trimmed: user.trimmed, dropped };
             (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
-        Dirty::Relation(user, other) => {
+        Changed::Relation(user, other) => {
             let relation = directory.relations.get(user, other);
             let record =
                 RelationRecord { friendship: relation.friendship.into(), is_blocked: relation.is_blocked };
@@ -72,9 +74,9 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'
 }
 
 /// The same of something that is a conversation's.
-fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) -> Row<'a> {
-    match dirty {
-        Dirty::Conversation(id) => {
+fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> Row<'a> {
+    match changed {
+        Changed::Conversation(id) => {
             let place = directory.conversations.get(id);
             let (first, second, group) = match &place.kind {
                 Kind::OneToOne(a, b) => (a.0, b.0, None),
@@ -92,7 +94,7 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) 
             };
             (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
-        Dirty::Member(id, user) => {
+        Changed::Member(id, user) => {
             let record = directory.conversations.get(id).member(user).map(|member| MemberRecord {
                 visible_from: member.visible_from,
                 since: member.since,
@@ -103,7 +105,7 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, dirty: Dirty) 
             let value = record.map(|record| record.encode_to_vec());
             (&tables.members, tables::pair(id.0, user.0), value)
         }
-        Dirty::Uncounted(id, seq) => {
+        Changed::Uncounted(id, seq) => {
             let end = directory.conversations.get(id).uncounted_from(seq);
             let value = end.filter(|end| *end > seq).map_or(Vec::new(), |end| end.to_be_bytes().to_vec());
             (&tables.uncounted, tables::place(id.0, seq), Some(value))

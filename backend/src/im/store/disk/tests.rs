@@ -111,14 +111,6 @@ impl Disk {
         self.write_id(conversation, &mut id);
         self.list_of(user).into_iter().find(|listed| listed.id == id).map_or(0, |listed| listed.unread)
     }
-
-    fn profile(&mut self, user: UserId) -> Option<Bytes> {
-        let uids = vec![self.uid(user).to_owned()];
-        match self.ask(Command::Read(Read::Profiles { uids })) {
-            Completion::Profiles(profiles) => profiles.into_iter().next(),
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 #[test]
@@ -265,7 +257,7 @@ fn a_journal_that_is_cut_off_is_refused() {
     std::fs::remove_file(folder.0.join(SIDE_FILE)).expect("ours");
     let mut store = folder.open().expect("it goes on");
     let next = stored(committed(&mut store, vec![draft(ann, Target::User(ben), 30, 300)]).pop());
-    assert!(next.seq > sequences::STEP, "{}", next.seq);
+    assert!(next.seq > high_water::STEP, "{}", next.seq);
 }
 
 #[test]
@@ -522,10 +514,10 @@ fn a_store_that_goes_on_without_what_it_lost_gives_no_seq_twice() {
     assert!(say(&mut store, ann, dan, 11) > 2, "this one may have been lost too");
     // Without the file nothing is known: a step behind what is there.
     drop(store);
-    for name in [SIDE_FILE, SEQUENCES] {
+    for name in [SIDE_FILE, HIGH_WATER] {
         std::fs::remove_file(folder.0.join(name)).expect("ours");
     }
     let mut store = folder.open().expect("it goes on");
-    assert!(say(&mut store, ann, ben, 12) > end + 2 + sequences::STEP);
+    assert!(say(&mut store, ann, ben, 12) > end + 2 + high_water::STEP);
     assert_eq!(store.unread(pair, ben), 5);
 }

@@ -1,13 +1,13 @@
 //! Groups: who makes them, who is in them, who may do what there.
 
-use super::{Effects, Embedded, Log};
-use crate::im::store::directory::{Dirty, Kind};
+use super::{Effects, Engine, EngineStore};
+use crate::im::store::directory::{Changed, Kind};
 use crate::im::store::{
     ConversationId, Delivery, GroupChange, GroupEdit, GroupSettings, Member, Origin, Refusal, Role, UserId,
 };
 use bytes::Bytes;
 
-impl<L: Log> Embedded<L> {
+impl<E: Engine> EngineStore<E> {
     /// True: it is new.
     pub(super) fn create_group(
         &mut self,
@@ -98,7 +98,7 @@ impl<L: Log> Embedded<L> {
         set(member);
         let has_changed = *member != before;
         if has_changed {
-            self.directory.dirty.push(Dirty::Member(conversation, user));
+            self.directory.changed.push(Changed::Member(conversation, user));
         }
         has_changed
     }
@@ -165,7 +165,7 @@ impl<L: Log> Embedded<L> {
             let settings = (settings != GroupSettings::default()).then(|| Box::new(settings));
             if place.settings != settings {
                 place.settings = settings;
-                self.directory.dirty.push(Dirty::Conversation(conversation));
+                self.directory.changed.push(Changed::Conversation(conversation));
                 has_changed = true;
             }
         }
@@ -180,7 +180,7 @@ impl<L: Log> Embedded<L> {
         by: Option<Origin>,
         event: Bytes,
         batch: &mut Effects,
-    ) -> Result<Option<Delivery>, L::Error> {
+    ) -> Result<Option<Delivery>, E::Error> {
         let place = self.directory.conversations.get(conversation);
         // A group that has just grown is not marked yet, and its first message is not the time to find out.
         let is_large = place.is_read_fanout || place.members.len() > self.limits.fanout.members;

@@ -1,8 +1,8 @@
 //! Messages: storing one, taking one back, reading them.
 
-use super::{Content, Effects, Embedded, Known, Log};
+use super::{Content, Effects, Engine, EngineStore, Known};
 use crate::config::WhoMayWrite;
-use crate::im::store::directory::{Dirty, Kind};
+use crate::im::store::directory::{Changed, Kind};
 use crate::im::store::{
     ConversationId, Delivery, Draft, Friendship, Member, Page, PageLimits, Recall, Recipient, Refusal, Role,
     Stored, Target, UserId, seal,
@@ -12,13 +12,13 @@ use moorline_proto::message::client::Push;
 use moorline_proto::message::im::{Happened, Recalled, happened};
 use moorline_proto::message::{decode, encode};
 
-impl<L: Log> Embedded<L> {
+impl<E: Engine> EngineStore<E> {
     pub(super) fn append(
         &mut self,
         now_ms: u64,
         draft: Draft,
         batch: &mut Effects,
-    ) -> Result<Result<Stored, Refusal>, L::Error> {
+    ) -> Result<Result<Stored, Refusal>, E::Error> {
         let known_target = self.known_target(&draft);
         if let Some(result) = self.known(now_ms, &draft, known_target)? {
             return Ok(result);
@@ -47,8 +47,8 @@ impl<L: Log> Embedded<L> {
         now_ms: u64,
         draft: &Draft,
         target: Option<ConversationId>,
-    ) -> Result<Option<Result<Stored, Refusal>>, L::Error> {
-        let known = self.log.key(now_ms, draft.sender, draft.key)?;
+    ) -> Result<Option<Result<Stored, Refusal>>, E::Error> {
+        let known = self.engine.key(now_ms, draft.sender, draft.key)?;
         Ok(known.map(|Known { conversation, seq, id, digest }| {
             let is_same = digest == draft.digest && target == Some(conversation);
             if is_same {
@@ -112,13 +112,13 @@ impl<L: Log> Embedded<L> {
         draft: Draft,
         conversation: ConversationId,
         batch: &mut Effects,
-    ) -> Result<Stored, L::Error> {
+    ) -> Result<Stored, E::Error> {
         let Draft { sender, device, key, id, digest, body, .. } = draft;
         let place = self.directory.conversations.get_mut(conversation);
         place.numbered += 1;
         let seq = place.numbered;
         if place.judge_fanout(now_ms, self.limits.fanout) {
-            self.directory.dirty.push(Dirty::Conversation(conversation));
+            self.directory.changed.push(Changed::Conversation(conversation));
         }
         let is_read_fanout = place.is_read_fanout;
         if is_read_fanout {
@@ -128,9 +128,9 @@ impl<L: Log> Embedded<L> {
             }
         }
         let body = seal(body, seq);
-        self.log.put_message(conversation, seq, &body);
+        self.engine.put_message(conversation, seq, &body);
         batch.progress.messages.push((conversation, seq));
-        self.log.put_key(now_ms, sender, key, Known { conversation, seq, id, digest })?;
+        self.engine.put_key(now_ms, sender, key, Known { conversation, seq, id, digest })?;
         let first = batch.recipients.len();
         let members =
             if is_read_fanout { 0 } else { self.directory.conversations.get(conversation).members.len() };
@@ -152,7 +152,7 @@ impl<L: Log> Embedded<L> {
         now_ms: u64,
         recall: Recall,
         batch: &mut Effects,
-    ) -> Result<Result<Stored, Refusal>, L::Error> {
+    ) -> Result<Result<Stored, Refusal>, E::Error> {
         let Recall { draft, seq, message_id } = recall;
         let target = self.known_target(&draft);
         if let Some(result) = self.known(now_ms, &draft, target)? {
@@ -162,14 +162,14 @@ impl<L: Log> Embedded<L> {
             Ok(judged) => judged,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        self.log.replace_message(conversation, seq, &emptied);
+        self.engine.replace_message(conversation, seq, &emptied);
         let stored = self.put(now_ms, draft, conversation, batch)?;
         let conversations = &self.directory.conversations;
         self.recalling.retain(|(of, _), by| *by > conversations.get(*of).durable);
         self.recalling.insert((conversation, seq), stored.seq);
         for seq in [seq, stored.seq] {
             self.directory.conversations.get_mut(conversation).uncount(seq, seq);
-            self.directory.dirty.push(Dirty::Uncounted(conversation, seq));
+            self.directory.changed.push(Changed::Uncounted(conversation, seq));
         }
         Ok(Ok(stored))
     }
@@ -188,7 +188,7 @@ impl<L: Log> Embedded<L> {
         let member = place.member(draft.sender).ok_or(Refusal::NotMember)?;
         let is_there = seq >= member.visible_from && seq <= place.durable;
         let body =
-            is_there.then(|| self.log.message(conversation, seq)).flatten().ok_or(Refusal::NotFound)?;
+            is_there.then(|| self.engine.message(conversation, seq)).flatten().ok_or(Refusal::NotFound)?;
         let push: Push = decode(&body).map_err(|_| Refusal::NotFound)?;
         if push.message_id != message_id {
             return Err(Refusal::NotFound);
@@ -229,7 +229,7 @@ impl<L: Log> Embedded<L> {
             return Ok(page);
         }
         let (mut bytes, mut next) = (0, first);
-        let is_whole = self.log.messages(conversation, first..=to, &mut |seq, body| {
+        let is_whole = self.engine.messages(conversation, first..=to, &mut |seq, body| {
             bytes += body.len();
             let is_full = page.messages.len() >= limits.messages || bytes > limits.bytes;
             if is_full && !page.messages.is_empty() {

@@ -1,137 +1,26 @@
-//! A store inside this process: a [`Directory`] in memory, everything else in a [`Log`].
+//! A store inside this process: a [`Directory`] in memory, everything else in an [`Engine`].
 //!
 //! What is judged is what was numbered, so that batches need not wait for each other; what readers see is durable.
 
+mod acks;
+mod engine;
 mod groups;
 mod messages;
 mod people;
 mod reads;
 
-use super::directory::{Directory, Dirty, FanoutLimits};
-use super::dropped::Place;
+pub(super) use engine::{AT_LAST, Content, Engine, Known, Progress, StreamEntry};
+
+use super::directory::{Changed, Directory, FanoutLimits};
 use super::{
     Command, Committed, Completion, ConversationId, Counts, Delivery, DeviceInfo, DeviceNumber, Facts,
     GroupSettings, Member, Origin, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, Write,
 };
 use crate::config::{ImConfig, WhoMayWrite};
+use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
 use bytes::Bytes;
-use moorline_proto::ids::MessageKey;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt::{self, Display};
-use std::ops::{Range, RangeInclusive};
-
-/// The first result of a message key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
-    pub(super) conversation: ConversationId,
-    pub(super) seq: u64,
-    pub(super) id: u64,
-    pub(super) digest: u64,
-}
-
-/// What stands in an inbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StreamEntry {
-    pub(super) content: Content,
-    /// The user's own device that it comes from.
-    pub(super) origin: Option<DeviceNumber>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Content {
-    Message(ConversationId, u64),
-    Event(Bytes),
-    /// Something that is damaged: whoever it was for has to ask.
-    Lost,
-}
-
-/// In the place of a conversation, where things that happened were dropped from an inbox.
-pub(super) const EVENTS: ConversationId = ConversationId(u32::MAX);
-
-impl Content {
-    pub(super) const fn place(&self) -> Place {
-        match self {
-            Self::Message(conversation, seq) => (*conversation, *seq),
-            Self::Event(_) | Self::Lost => (EVENTS, 0),
-        }
-    }
-}
-
-/// What a batch changes for readers once it is durable.
-#[derive(Debug, Default)]
-pub struct Progress {
-    pub(super) messages: Vec<(ConversationId, u64)>,
-    pub(super) entries: Vec<(UserId, u64)>,
-}
-
-/// The time of a store's last commit.
-pub(super) const AT_LAST: u64 = u64::MAX;
-
-/// Where an embedded store keeps messages, keys, inbox entries and profiles, and what makes it all durable.
-pub trait Log {
-    /// Why it cannot be read.
-    type Error: Display;
-
-    /// A key that is not older than the window.
-    fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Self::Error>;
-    /// Remembers a key.
-    fn put_key(
-        &mut self,
-        now_ms: u64,
-        user: UserId,
-        key: MessageKey,
-        known: Known,
-    ) -> Result<(), Self::Error>;
-    /// The next message of a conversation.
-    fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
-    /// Another one in the place of an old one.
-    fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
-    /// `None`: it is gone.
-    fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes>;
-    /// Those that are there, by rising seq, until `each` says false. False: some could not be read.
-    fn messages(
-        &self,
-        conversation: ConversationId,
-        seqs: RangeInclusive<u64>,
-        each: &mut dyn FnMut(u64, Bytes) -> bool,
-    ) -> bool;
-    /// The next entry of an inbox.
-    fn put_entry(&mut self, user: UserId, position: u64, entry: StreamEntry);
-    /// They are not needed any more.
-    fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
-    /// What an entry that is there stands for.
-    fn place_of(&self, user: UserId, position: u64) -> Result<Place, Self::Error>;
-    /// Those that are there, by rising position, until `each` says false. False: the next one could not be read.
-    fn entries(
-        &self,
-        user: UserId,
-        positions: RangeInclusive<u64>,
-        each: &mut dyn FnMut(u64, StreamEntry) -> bool,
-    ) -> bool;
-    /// Instead of an earlier one.
-    fn put_profile(&mut self, user: UserId, profile: Bytes);
-    /// A profile.
-    fn profile(&self, user: UserId) -> Option<Bytes>;
-    /// Whether a batch may be begun.
-    fn is_ready(&self) -> bool;
-    /// Nothing may become durable any more.
-    fn give_up(&mut self);
-    /// Nothing will.
-    fn is_broken(&self) -> bool;
-    /// See [`Counts`].
-    fn commits_and_stalls(&self) -> (u64, u64);
-    /// Makes durable what was put since the last call, and what is dirty in the directory. False: it never will be. At
-    /// [`AT_LAST`] no other commit follows.
-    fn commit(
-        &mut self,
-        now_ms: u64,
-        directory: &Directory,
-        dirty: Vec<Dirty>,
-        done: (Committed, Progress),
-    ) -> bool;
-    /// The next batch that is durable.
-    fn poll(&mut self) -> Option<(Committed, Progress)>;
-}
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -143,9 +32,9 @@ struct Limits {
 }
 
 /// See the module.
-pub struct Embedded<L: Log> {
+pub struct EngineStore<E: Engine> {
     directory: Directory,
-    log: L,
+    engine: E,
     limits: Limits,
     acks: Acks,
     /// Messages that are being taken back, and the seq of what says so, until that is durable.
@@ -158,38 +47,6 @@ pub struct Embedded<L: Log> {
     done: VecDeque<(Ticket, Completion)>,
 }
 
-/// Devices whose acks are not written down yet, each once, in the order of their first ack since, with its time.
-#[derive(Debug, Default)]
-struct Acks {
-    waiting: VecDeque<(u64, UserId, DeviceNumber)>,
-    listed: HashSet<(UserId, DeviceNumber)>,
-}
-
-impl Acks {
-    fn push(&mut self, now_ms: u64, user: UserId, device: DeviceNumber) {
-        if self.listed.insert((user, device)) {
-            self.waiting.push_back((now_ms, user, device));
-        }
-    }
-
-    fn is_due(&self, now_ms: u64) -> bool {
-        self.waiting.front().is_some_and(|(at_ms, ..)| now_ms.abs_diff(*at_ms) >= ACKS_AFTER_MS)
-    }
-
-    fn pop(&mut self) -> Option<(UserId, DeviceNumber)> {
-        let (_, user, device) = self.waiting.pop_front()?;
-        self.listed.remove(&(user, device));
-        Some((user, device))
-    }
-}
-
-/// How long an ack waits to be written down together with those that follow it, in milliseconds. What is lost is pushed
-/// again.
-const ACKS_AFTER_MS: u64 = 1000;
-/// Changes that acks add to a batch with few others, and to one without any: a commit that takes long holds up everybody.
-const ACK_CHANGES: usize = 256;
-const ACK_CHANGES_IDLE: usize = 8192;
-
 /// What a batch brings about.
 #[derive(Debug, Default)]
 struct Effects {
@@ -197,8 +54,8 @@ struct Effects {
     progress: Progress,
 }
 
-impl<L: Log> Embedded<L> {
-    pub(super) fn over(directory: Directory, log: L, config: &ImConfig) -> Self {
+impl<E: Engine> EngineStore<E> {
+    pub(super) fn over(directory: Directory, engine: E, config: &ImConfig) -> Self {
         let fanout = FanoutLimits {
             members: config.fanout_members_max,
             entries_per_hour: config.fanout_entries_per_hour,
@@ -212,7 +69,7 @@ impl<L: Log> Embedded<L> {
         };
         Self {
             directory,
-            log,
+            engine,
             limits,
             acks: Acks::default(),
             recalling: HashMap::new(),
@@ -228,7 +85,7 @@ impl<L: Log> Embedded<L> {
         self.stops_at_refusal = true;
     }
 
-    fn write(&mut self, now_ms: u64, write: Write, batch: &mut Effects) -> Result<Outcome, L::Error> {
+    fn write(&mut self, now_ms: u64, write: Write, batch: &mut Effects) -> Result<Outcome, E::Error> {
         Ok(match write {
             Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
             Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
@@ -268,11 +125,11 @@ impl<L: Log> Embedded<L> {
             }
             Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell(&users, None, event, batch)?))),
             Write::SetProfile { user, profile } => {
-                self.log.put_profile(user, profile);
+                self.engine.put_profile(user, profile);
                 Outcome::Done(Ok(None))
             }
             Write::RemoveDevice { user, device } => {
-                self.directory.users.remove_device(user, device, &mut self.directory.dirty);
+                self.directory.users.remove_device(user, device, &mut self.directory.changed);
                 self.trim(user);
                 Outcome::Done(Ok(None))
             }
@@ -292,16 +149,16 @@ impl<L: Log> Embedded<L> {
         let gone = self.directory.users.get_mut(user).take_trimmed();
         let count = usize::try_from(gone.end - gone.start).unwrap_or(usize::MAX);
         if count > 0 {
-            self.log.remove_entries(user, gone);
+            self.engine.remove_entries(user, gone);
         }
-        self.directory.dirty.push(Dirty::Inbox(user));
+        self.directory.changed.push(Changed::Inbox(user));
         count
     }
 
     /// Writes down what the next device has; how many changes that is.
     fn write_ack(&mut self) -> usize {
         let Some((user, device)) = self.acks.pop() else { return 0 };
-        self.directory.dirty.push(Dirty::Device(user, device));
+        self.directory.changed.push(Changed::Device(user, device));
         2 + self.trim(user)
     }
 
@@ -311,18 +168,18 @@ impl<L: Log> Embedded<L> {
         user: UserId,
         content: Content,
         origin: Option<DeviceNumber>,
-    ) -> Result<Option<u64>, L::Error> {
+    ) -> Result<Option<u64>, E::Error> {
         let place = self.directory.users.get_mut(user);
         if origin.is_some_and(|origin| place.is_only(origin)) {
             return Ok(None);
         }
         while place.held() >= self.limits.inbox_entries as u64 {
-            let of = self.log.place_of(user, place.trimmed + 1)?;
-            let oldest = place.drop_oldest(user, of, &mut self.directory.dirty);
-            self.log.remove_entries(user, oldest..oldest + 1);
+            let of = self.engine.place_of(user, place.trimmed + 1)?;
+            let oldest = place.drop_oldest(user, of, &mut self.directory.changed);
+            self.engine.remove_entries(user, oldest..oldest + 1);
         }
         place.numbered += 1;
-        self.log.put_entry(user, place.numbered, StreamEntry { content, origin });
+        self.engine.put_entry(user, place.numbered, StreamEntry { content, origin });
         Ok(Some(place.numbered))
     }
 
@@ -333,7 +190,7 @@ impl<L: Log> Embedded<L> {
         by: Option<Origin>,
         event: Bytes,
         batch: &mut Effects,
-    ) -> Result<Delivery, L::Error> {
+    ) -> Result<Delivery, E::Error> {
         let first = batch.recipients.len();
         for user in users {
             let origin = by.filter(|(by, _)| by == user).map(|(_, device)| device);
@@ -348,23 +205,23 @@ impl<L: Log> Embedded<L> {
 }
 
 /// What could wait is written down now.
-impl<L: Log> Drop for Embedded<L> {
+impl<E: Engine> Drop for EngineStore<E> {
     fn drop(&mut self) {
         while self.write_ack() > 0 {}
-        let dirty = std::mem::take(&mut self.directory.dirty);
-        if self.log.is_ready() {
-            self.log.commit(AT_LAST, &self.directory, dirty, <(Committed, Progress)>::default());
+        let changed = std::mem::take(&mut self.directory.changed);
+        if self.engine.is_ready() {
+            self.engine.commit(AT_LAST, &self.directory, changed, <(Committed, Progress)>::default());
         }
     }
 }
 
-impl<L: Log> fmt::Debug for Embedded<L> {
+impl<E: Engine> fmt::Debug for EngineStore<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Embedded").field("directory", &self.directory).finish_non_exhaustive()
+        f.debug_struct("EngineStore").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 
-impl<L: Log> Store for Embedded<L> {
+impl<E: Engine> Store for EngineStore<E> {
     /// Everything is in memory.
     fn prefetch(&mut self, _: Ticket, _: impl FnOnce(&mut ReadSet)) -> bool {
         true
@@ -402,15 +259,15 @@ impl<L: Log> Store for Embedded<L> {
     }
 
     fn is_broken(&self) -> bool {
-        self.log.is_broken()
+        self.engine.is_broken()
     }
 
     fn wants_commit(&self, now_ms: u64) -> bool {
-        self.acks.is_due(now_ms) && self.log.is_ready()
+        self.acks.is_due(now_ms) && self.engine.is_ready()
     }
 
     fn counts(&self) -> Counts {
-        let (commits, stalls) = self.log.commits_and_stalls();
+        let (commits, stalls) = self.engine.commits_and_stalls();
         Counts {
             users: self.directory.users.len(),
             conversations: self.directory.conversations.len(),
@@ -420,10 +277,10 @@ impl<L: Log> Store for Embedded<L> {
     }
 }
 
-impl<L: Log> Embedded<L> {
+impl<E: Engine> EngineStore<E> {
     fn try_commit(&mut self, batch: super::Batch) -> Result<(), super::Batch> {
         // What was numbered cannot be taken back, so there must be room before anything is.
-        if !self.log.is_ready() {
+        if !self.engine.is_ready() {
             return Err(batch);
         }
         let super::Batch { now_ms, last_id, writes } = batch;
@@ -443,7 +300,7 @@ impl<L: Log> Embedded<L> {
                 Err(error) => {
                     // Numbers were given that will not be stored: nothing more may be.
                     tracing::error!(%error, "the store cannot be read; it is opened anew in a few seconds");
-                    self.log.give_up();
+                    self.engine.give_up();
                     return Err(nothing);
                 }
             }
@@ -454,8 +311,8 @@ impl<L: Log> Embedded<L> {
         }
         self.directory.last_id = self.directory.last_id.max(last_id);
         let committed = Committed { outcomes, recipients: result.recipients };
-        let dirty = std::mem::take(&mut self.directory.dirty);
-        if self.log.commit(now_ms, &self.directory, dirty, (committed, result.progress)) {
+        let changed = std::mem::take(&mut self.directory.changed);
+        if self.engine.commit(now_ms, &self.directory, changed, (committed, result.progress)) {
             Ok(())
         } else {
             Err(nothing)
@@ -463,7 +320,7 @@ impl<L: Log> Embedded<L> {
     }
 
     fn poll_committed(&mut self) -> Option<Committed> {
-        let (committed, progress) = self.log.poll()?;
+        let (committed, progress) = self.engine.poll()?;
         for (conversation, seq) in progress.messages {
             self.directory.conversations.get_mut(conversation).durable = seq;
         }
@@ -474,7 +331,7 @@ impl<L: Log> Embedded<L> {
     }
 }
 
-impl<L: Log> Facts for Embedded<L> {
+impl<E: Engine> Facts for EngineStore<E> {
     fn find_user(&self, uid: &str) -> Option<UserId> {
         self.directory.users.find(uid)
     }
@@ -484,7 +341,7 @@ impl<L: Log> Facts for Embedded<L> {
             return Some(known);
         }
         let user = self.directory.users.insert(uid)?;
-        self.directory.dirty.push(Dirty::User(user));
+        self.directory.changed.push(Changed::User(user));
         Some(user)
     }
 

@@ -1,10 +1,10 @@
 //! What users do beside speaking: reading, relations, devices.
 
-use super::{Embedded, Log};
-use crate::im::store::directory::Dirty;
+use super::{Engine, EngineStore};
+use crate::im::store::directory::Changed;
 use crate::im::store::{ConversationId, Origin, Refusal, RelationChange, UserId};
 
-impl<L: Log> Embedded<L> {
+impl<E: Engine> EngineStore<E> {
     /// Who is to be told; `None`: nothing changed.
     pub(super) fn mark_read(
         &mut self,
@@ -37,7 +37,7 @@ impl<L: Log> Embedded<L> {
         }
         relations.set(user, other, own);
         relations.set(other, user, theirs);
-        self.directory.dirty.extend([Dirty::Relation(user, other), Dirty::Relation(other, user)]);
+        self.directory.changed.extend([Changed::Relation(user, other), Changed::Relation(other, user)]);
         let is_private = matches!(change, RelationChange::Block | RelationChange::Unblock);
         Ok(Some(if is_private { vec![user] } else { vec![user, other] }))
     }
@@ -67,7 +67,7 @@ impl<L: Log> Embedded<L> {
         let confirmed = device.confirmed.entry(conversation).or_default();
         if seq > *confirmed {
             *confirmed = seq;
-            self.directory.dirty.push(Dirty::Confirmed(user, device.number, conversation));
+            self.directory.changed.push(Changed::Confirmed(user, device.number, conversation));
         }
     }
 }

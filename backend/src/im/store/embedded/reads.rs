@@ -1,6 +1,6 @@
 //! Logins, and reads that are answered by a completion.
 
-use super::{Content, Embedded, Log, StreamEntry};
+use super::{Content, Engine, EngineStore, StreamEntry};
 use crate::im::store::directory::Directory;
 use crate::im::store::{
     Backlog, Completion, ConversationId, DeviceCursor, Entry, Facts, LAST_BYTES_MAX, Listed, Listing,
@@ -10,12 +10,12 @@ use crate::im::store::{
 /// Bytes that an entry of a list of conversations has at least, beside its newest message.
 const LISTED_BYTES: usize = 16;
 
-impl<L: Log> Embedded<L> {
+impl<E: Engine> EngineStore<E> {
     pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
         let Login { uid, device, platform, now_ms } = login;
         let user = self.try_user(uid)?;
-        let Directory { users, dirty, .. } = &mut self.directory;
-        let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, dirty);
+        let Directory { users, changed, .. } = &mut self.directory;
+        let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
         if cursor.is_new {
             for conversation in self.directory.users.get(user).conversations.clone() {
@@ -45,7 +45,7 @@ impl<L: Log> Embedded<L> {
             }
             Read::Profiles { uids } => {
                 let known = uids.iter().filter_map(|uid| self.directory.users.find(uid));
-                Completion::Profiles(known.filter_map(|user| self.log.profile(user)).collect())
+                Completion::Profiles(known.filter_map(|user| self.engine.profile(user)).collect())
             }
         }
     }
@@ -111,19 +111,23 @@ impl<L: Log> Embedded<L> {
         if first > place.durable_end || into.len() >= limit {
             return true;
         }
-        self.log.entries(user, first..=place.durable_end, &mut |position, StreamEntry { content, origin }| {
-            let entry = match content {
-                Content::Event(body) => Entry::Event { body, origin },
-                Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
-                Content::Lost => Entry::EventsDropped,
-                Content::Message(conversation, seq) => match self.log.message(conversation, seq) {
-                    Some(body) => Entry::Message { conversation, seq, body, origin },
-                    None => Entry::Dropped { conversation, first: seq },
-                },
-            };
-            into.push((position, entry));
-            into.len() < limit
-        })
+        self.engine.entries(
+            user,
+            first..=place.durable_end,
+            &mut |position, StreamEntry { content, origin }| {
+                let entry = match content {
+                    Content::Event(body) => Entry::Event { body, origin },
+                    Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
+                    Content::Lost => Entry::EventsDropped,
+                    Content::Message(conversation, seq) => match self.engine.message(conversation, seq) {
+                        Some(body) => Entry::Message { conversation, seq, body, origin },
+                        None => Entry::Dropped { conversation, first: seq },
+                    },
+                };
+                into.push((position, entry));
+                into.len() < limit
+            },
+        )
     }
 
     fn unconfirmed(&self, (user, device): Origin) -> Vec<(ConversationId, u64)> {

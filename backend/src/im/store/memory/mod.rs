@@ -6,9 +6,9 @@
 
 mod keys;
 
-use super::directory::{Directory, Dirty};
+use super::directory::{Changed, Directory};
 use super::dropped::Place;
-use super::embedded::{Embedded, Known, Log, Progress, StreamEntry};
+use super::embedded::{Engine, EngineStore, Known, Progress, StreamEntry};
 use super::{Committed, ConversationId, UserId};
 use crate::config::ImConfig;
 use bytes::Bytes;
@@ -19,14 +19,14 @@ use std::convert::Infallible;
 use std::ops::{Range, RangeInclusive};
 
 /// See the module.
-pub type Memory = Embedded<MemoryLog>;
+pub type Memory = EngineStore<MemoryEngine>;
 
 /// What a message costs beside its bytes, roughly.
 const MESSAGE_OVERHEAD_BYTES: usize = 96;
 
 /// Messages, keys, inboxes and profiles in memory.
 #[derive(Debug)]
-pub struct MemoryLog {
+pub struct MemoryEngine {
     keys: Keys,
     /// By conversation.
     histories: Vec<History>,
@@ -59,7 +59,7 @@ impl Memory {
     /// Empty, with the limits of `config`.
     pub fn new(config: &ImConfig) -> Self {
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
-        let log = MemoryLog {
+        let engine = MemoryEngine {
             keys: Keys::new(config.idempotency_entries_max, window_ms),
             histories: Vec::new(),
             inboxes: Vec::new(),
@@ -69,7 +69,7 @@ impl Memory {
             bytes_max: config.history_max,
             committed: VecDeque::new(),
         };
-        Self::over(Directory::new(config), log, config)
+        Self::over(Directory::new(config), engine, config)
     }
 }
 
@@ -86,7 +86,7 @@ impl Inbox {
     }
 }
 
-impl MemoryLog {
+impl MemoryEngine {
     fn drop_old_history(&mut self) {
         while self.bytes > self.bytes_max
             && self.order.len() > 1
@@ -109,7 +109,7 @@ fn grown<T: Default>(all: &mut Vec<T>, index: u32) -> &mut T {
     &mut all[index]
 }
 
-impl Log for MemoryLog {
+impl Engine for MemoryEngine {
     type Error = Infallible;
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Infallible> {
@@ -224,7 +224,7 @@ impl Log for MemoryLog {
         (0, 0) // nothing becomes durable
     }
 
-    fn commit(&mut self, _: u64, _: &Directory, _: Vec<Dirty>, done: (Committed, Progress)) -> bool {
+    fn commit(&mut self, _: u64, _: &Directory, _: Vec<Changed>, done: (Committed, Progress)) -> bool {
         self.committed.push_back(done);
         true
     }

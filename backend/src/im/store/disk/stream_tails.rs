@@ -19,7 +19,7 @@ const ROWS_AT_ONCE: usize = 2;
 
 /// What one commit makes longer.
 #[derive(Clone, PartialEq, prost::Message)]
-struct Touched {
+struct ChangedTails {
     #[prost(uint32, repeated, tag = "1")]
     conversations: Vec<u32>,
     #[prost(uint32, repeated, tag = "2")]
@@ -28,7 +28,7 @@ struct Touched {
 
 /// What is named, and by which commits.
 #[derive(Debug, Default)]
-pub(super) struct Ends {
+pub(super) struct StreamTails {
     /// Oldest first.
     rows: VecDeque<Row>,
     /// The last row that names it.
@@ -40,10 +40,10 @@ pub(super) struct Ends {
 struct Row {
     number: u64,
     at_ms: u64,
-    touched: Touched,
+    touched: ChangedTails,
 }
 
-impl Touched {
+impl ChangedTails {
     fn names(&self) -> impl Iterator<Item = (u8, u32)> {
         let conversations = self.conversations.iter().map(|number| (CONVERSATION, *number));
         conversations.chain(self.users.iter().map(|number| (USER, *number)))
@@ -66,14 +66,14 @@ fn key((kind, number): (u8, u32)) -> Vec<u8> {
     key
 }
 
-impl Ends {
+impl StreamTails {
     pub(super) fn load(tables: &Tables) -> Result<(Self, Written), DiskError> {
-        let (mut ends, mut written) = (Self::default(), Written::default());
+        let (mut tails, mut written) = (Self::default(), Written::default());
         let damaged = || DiskError::Damaged { what: "an end", problem: "its key or its value".into() };
         for entry in tables.touched.iter() {
             let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
             let number = u64::from_be_bytes(key[..].try_into().map_err(|_| damaged())?);
-            ends.push(number, 0, decode("what a commit made longer", &value)?);
+            tails.push(number, 0, decode("what a commit made longer", &value)?);
         }
         for entry in tables.ends.iter() {
             let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
@@ -85,14 +85,14 @@ impl Ends {
                 _ => return Err(damaged()),
             };
             let number = u32::from_be_bytes(rest);
-            if !ends.last.contains_key(&(kind, number)) {
+            if !tails.last.contains_key(&(kind, number)) {
                 all.insert(number, end);
             }
         }
-        Ok((ends, written))
+        Ok((tails, written))
     }
 
-    fn push(&mut self, number: u64, at_ms: u64, touched: Touched) {
+    fn push(&mut self, number: u64, at_ms: u64, touched: ChangedTails) {
         for name in touched.names() {
             self.last.insert(name, number);
         }
@@ -109,7 +109,7 @@ impl Ends {
         tables: &Tables,
         changes: &mut Vec<Change>,
     ) {
-        let mut touched = Touched {
+        let mut touched = ChangedTails {
             conversations: progress.messages.iter().map(|(conversation, _)| conversation.0).collect(),
             users: progress.entries.iter().map(|(user, _)| user.0).collect(),
         };

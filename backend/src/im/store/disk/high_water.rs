@@ -8,11 +8,11 @@
 //! The file is numbers of 8 bytes, big-endian: behind which seq conversations begin that are new, then the maximum of
 //! each section.
 
-use super::ends::Ends;
 use super::rows;
+use super::stream_tails::StreamTails;
 use super::tables::{Change, Tables};
 use crate::im::store::ConversationId;
-use crate::im::store::directory::{Directory, Dirty};
+use crate::im::store::directory::{Changed, Directory};
 use crate::im::store::embedded::Progress;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -25,7 +25,7 @@ pub(super) const STEP: u64 = 10_000;
 const SECTION: u32 = 1024;
 
 #[derive(Debug)]
-pub(super) struct Sequences {
+pub(super) struct HighWaterFile {
     /// Conversations that are new begin after this seq.
     pub(super) begin_after: u64,
     maxima: Vec<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Sequences {
 
 /// A new maximum.
 #[derive(Debug)]
-pub(super) struct Raise {
+pub(super) struct HighWater {
     section: usize,
     maximum: u64,
 }
@@ -44,7 +44,7 @@ fn section_of(conversation: usize) -> usize {
     conversation / SECTION as usize
 }
 
-impl Sequences {
+impl HighWaterFile {
     pub(super) fn open(path: &Path) -> io::Result<(Self, File)> {
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let mut bytes = Vec::new();
@@ -57,7 +57,7 @@ impl Sequences {
     }
 
     /// A conversation is to have a message with this seq.
-    pub(super) fn raise(&mut self, conversation: ConversationId, seq: u64) -> Option<Raise> {
+    pub(super) fn raise(&mut self, conversation: ConversationId, seq: u64) -> Option<HighWater> {
         let section = section_of(conversation.0 as usize);
         if self.maxima.len() <= section {
             self.maxima.resize(section + 1, 0);
@@ -67,7 +67,7 @@ impl Sequences {
             return None;
         }
         *maximum = seq + STEP;
-        Some(Raise { section, maximum: *maximum })
+        Some(HighWater { section, maximum: *maximum })
     }
 
     /// A step behind the last seq of each section that is there.
@@ -83,7 +83,7 @@ impl Sequences {
         &mut self,
         tables: &Tables,
         directory: &mut Directory,
-        ends: &mut Ends,
+        tails: &mut StreamTails,
     ) -> Vec<Change> {
         if self.is_new {
             self.guess(directory);
@@ -99,12 +99,12 @@ impl Sequences {
             let place = directory.conversations.get_mut(id);
             let first = place.numbered + 1;
             if place.skip_to(maximum) {
-                changes.push(rows::change(tables, directory, Dirty::Uncounted(id, first)));
+                changes.push(rows::change(tables, directory, Changed::Uncounted(id, first)));
                 progress.messages.push((id, maximum));
             }
         }
-        ends.note(0, &progress, directory, tables, &mut changes);
-        ends.write_all(directory, tables, &mut changes);
+        tails.note(0, &progress, directory, tables, &mut changes);
+        tails.write_all(directory, tables, &mut changes);
         changes
     }
 
@@ -117,7 +117,7 @@ impl Sequences {
     }
 }
 
-impl Raise {
+impl HighWater {
     pub(super) fn write(&self, file: &File) -> io::Result<()> {
         file.write_all_at(&self.maximum.to_be_bytes(), (self.section as u64 + 1) * 8)
     }

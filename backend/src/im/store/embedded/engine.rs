@@ -1,0 +1,122 @@
+//! The part of an embedded store that is behind the [`Engine`] trait: messages, keys, inbox entries, profiles.
+
+use crate::im::store::directory::{Changed, Directory};
+use crate::im::store::dropped::Place;
+use crate::im::store::{Committed, ConversationId, DeviceNumber, UserId};
+use bytes::Bytes;
+use moorline_proto::ids::MessageKey;
+use std::fmt::Display;
+use std::ops::{Range, RangeInclusive};
+
+/// The first result of a message key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub(in crate::im::store) conversation: ConversationId,
+    pub(in crate::im::store) seq: u64,
+    pub(in crate::im::store) id: u64,
+    pub(in crate::im::store) digest: u64,
+}
+
+/// What stands in an inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEntry {
+    pub(in crate::im::store) content: Content,
+    /// The user's own device that it comes from.
+    pub(in crate::im::store) origin: Option<DeviceNumber>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::im::store) enum Content {
+    Message(ConversationId, u64),
+    Event(Bytes),
+    /// Something that is damaged: whoever it was for has to ask.
+    Lost,
+}
+
+/// In the place of a conversation, where things that happened were dropped from an inbox.
+pub(in crate::im::store) const EVENTS: ConversationId = ConversationId(u32::MAX);
+
+impl Content {
+    pub(in crate::im::store) const fn place(&self) -> Place {
+        match self {
+            Self::Message(conversation, seq) => (*conversation, *seq),
+            Self::Event(_) | Self::Lost => (EVENTS, 0),
+        }
+    }
+}
+
+/// What a batch changes for readers once it is durable.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub(in crate::im::store) messages: Vec<(ConversationId, u64)>,
+    pub(in crate::im::store) entries: Vec<(UserId, u64)>,
+}
+
+/// The time of a store's last commit.
+pub(in crate::im::store) const AT_LAST: u64 = u64::MAX;
+
+/// Where an embedded store keeps messages, keys, inbox entries and profiles, and what makes it all durable.
+pub trait Engine {
+    /// Why it cannot be read.
+    type Error: Display;
+
+    /// A key that is not older than the window.
+    fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Self::Error>;
+    /// Remembers a key.
+    fn put_key(
+        &mut self,
+        now_ms: u64,
+        user: UserId,
+        key: MessageKey,
+        known: Known,
+    ) -> Result<(), Self::Error>;
+    /// The next message of a conversation.
+    fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
+    /// Another one in the place of an old one.
+    fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
+    /// `None`: it is gone.
+    fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes>;
+    /// Those that are there, by rising seq, until `each` says false. False: some could not be read.
+    fn messages(
+        &self,
+        conversation: ConversationId,
+        seqs: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, Bytes) -> bool,
+    ) -> bool;
+    /// The next entry of an inbox.
+    fn put_entry(&mut self, user: UserId, position: u64, entry: StreamEntry);
+    /// They are not needed any more.
+    fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
+    /// What an entry that is there stands for.
+    fn place_of(&self, user: UserId, position: u64) -> Result<Place, Self::Error>;
+    /// Those that are there, by rising position, until `each` says false. False: the next one could not be read.
+    fn entries(
+        &self,
+        user: UserId,
+        positions: RangeInclusive<u64>,
+        each: &mut dyn FnMut(u64, StreamEntry) -> bool,
+    ) -> bool;
+    /// Instead of an earlier one.
+    fn put_profile(&mut self, user: UserId, profile: Bytes);
+    /// A profile.
+    fn profile(&self, user: UserId) -> Option<Bytes>;
+    /// Whether a batch may be begun.
+    fn is_ready(&self) -> bool;
+    /// Nothing may become durable any more.
+    fn give_up(&mut self);
+    /// Nothing will.
+    fn is_broken(&self) -> bool;
+    /// See [`Counts`].
+    fn commits_and_stalls(&self) -> (u64, u64);
+    /// Makes durable what was put since the last call, and what is changed in the directory. False: it never will be. At
+    /// [`AT_LAST`] no other commit follows.
+    fn commit(
+        &mut self,
+        now_ms: u64,
+        directory: &Directory,
+        changed: Vec<Changed>,
+        done: (Committed, Progress),
+    ) -> bool;
+    /// The next batch that is durable.
+    fn poll(&mut self) -> Option<(Committed, Progress)>;
+}
