@@ -77,7 +77,7 @@ impl ApiCall {
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
             Self::Send { from: user, .. } | Self::Request { user, .. } => {
-                plan_users(std::slice::from_ref(user), set)
+                plan_users(std::slice::from_ref(user), set);
             }
             Self::Kick { user, .. } => set.add(Need::User(user.clone())),
             Self::Push { to: PushTo::Inboxes(users), .. } => {

@@ -1,7 +1,7 @@
 //! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
 
 use super::names;
-use super::sessions::{PendingNotifies, Session};
+use super::sessions::{LoginState, PendingNotifies, Session};
 use super::store::{
     self, Backlog, ConversationId, Delivery, DeviceNumber, Entry, LoggedIn, Login, Origin, Read, Recipient,
     Store, StreamPage, Ticket,
@@ -42,13 +42,13 @@ impl<S: Store> Im<S> {
             session.window.restart();
             return self.catch_up(now, id);
         }
-        if session.is_logging_in {
+        if session.state == LoginState::LoggingIn {
             return; // announced again before the login was complete
         }
         if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
             return self.out.kick(id, BAD_NAME);
         }
-        session.is_logging_in = true;
+        session.state = LoginState::LoggingIn;
         let platform = u32::try_from(login.platform).unwrap_or(0);
         let ConnUp { uid, device, .. } = login;
         let login = Login { uid, device, platform, now_ms: now.unix_ms };
@@ -65,7 +65,7 @@ impl<S: Store> Im<S> {
             }
             return;
         };
-        session.is_logging_in = false;
+        session.state = LoginState::Begun;
         let Some(LoggedIn { user, uid, device, cursor }) = login else {
             return self.out.kick(id, Kick::of(CloseReason::Busy));
         };
@@ -94,14 +94,14 @@ impl<S: Store> Im<S> {
         let ticket = self.read(Read::Backlog { of }, Waiting::Backlog(id));
         if let Some(session) = self.sessions.get_mut(id) {
             session.pending = PendingNotifies::default();
-            (session.reading, session.is_loading) = (Some(ticket), true);
+            (session.reading, session.state) = (Some(ticket), LoginState::Loading);
         }
         self.on_presence(now, id);
     }
 
     pub(super) fn on_backlog(&mut self, ticket: Ticket, id: SessionId, backlog: Backlog) {
         let Some(session) = self.sessions.get_mut(id).filter(|it| it.reading == Some(ticket)) else { return };
-        (session.reading, session.is_loading) = (None, false);
+        (session.reading, session.state) = (None, LoginState::Ready);
         session.end = session.end.max(backlog.end);
         session.pending.load(backlog.unconfirmed);
         self.pump(id);
@@ -239,7 +239,7 @@ impl<S: Store> Im<S> {
         if session.window.pushed() >= position || session.window.room(pushes_max) == 0 {
             return false;
         }
-        if session.window.pushed() + 1 < position || session.is_loading {
+        if session.window.pushed() + 1 < position || session.state != LoginState::Ready {
             self.pump(id);
             return false;
         }

@@ -26,10 +26,7 @@ pub(super) struct Session {
     pub(super) pending: PendingNotifies,
     /// The open read of the device's backlog, or of the user's stream. `None`: no read is open.
     pub(super) reading: Option<Ticket>,
-    /// The backlog is not known yet.
-    pub(super) is_loading: bool,
-    /// The login waits for the store.
-    pub(super) is_logging_in: bool,
+    pub(super) state: LoginState,
     /// Next session in the list of the same user.
     next: Option<SessionId>,
     /// The session is in its user's list: it is pushed to.
@@ -38,6 +35,19 @@ pub(super) struct Session {
     pub(super) kicked: Option<&'static Kick>,
     is_acked: bool,
     is_stalled: bool,
+}
+
+/// How far a login has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoginState {
+    /// The store has not been asked, or it refused.
+    Begun,
+    /// The store registers the device.
+    LoggingIn,
+    /// The backlog of the device is being read.
+    Loading,
+    /// The device gets what comes.
+    Ready,
 }
 
 impl Session {
@@ -53,8 +63,7 @@ impl Session {
             end: 0,
             pending: PendingNotifies::default(),
             reading: None,
-            is_loading: false,
-            is_logging_in: false,
+            state: LoginState::Begun,
             next: None,
             is_listed: false,
             kicked: None,
@@ -65,7 +74,7 @@ impl Session {
 
     /// Whether messages of large groups go to the device directly, instead of behind its backlog.
     pub(super) fn is_up_to_date(&self) -> bool {
-        !self.is_loading && self.window.pushed() >= self.end
+        self.state == LoginState::Ready && self.window.pushed() >= self.end
     }
 }
 

@@ -110,7 +110,7 @@ impl<S: Store> Im<S> {
         if self.store.prefetch(ticket, |set| task.plan(set)) {
             self.execute(task);
         } else {
-            self.open.insert(ticket, Waiting::Facts(session, task));
+            self.open.insert(ticket, Waiting::Facts(session, Box::new(task)));
             session.into_iter().for_each(|session| self.queues.begin(session));
         }
     }
@@ -177,14 +177,14 @@ impl<S: Store> Im<S> {
             }
             (Waiting::Facts(session, task), Completion::Prefetched) => {
                 session.into_iter().for_each(|session| self.queues.end(session));
-                self.execute(task);
+                self.execute(*task);
                 session.into_iter().for_each(|session| self.resume(session));
             }
             (Waiting::Request(question), completion) => {
                 let (asked, reply, then) = *question;
                 let session = asked.session;
                 session.into_iter().for_each(|session| self.queues.end(session));
-                self.on_read(asked, reply, then, completion);
+                self.on_read(&asked, reply, then, completion);
                 session.into_iter().for_each(|session| self.resume(session));
             }
             (Waiting::Login(session, now), Completion::LoggedIn(login)) => {

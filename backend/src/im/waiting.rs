@@ -35,7 +35,7 @@ pub(super) enum Waiting {
     /// A batch: one waiter for each write.
     Commit(Vec<Waiter>),
     /// A prefetch: the task, and the session whose queue waits for the task.
-    Facts(Option<SessionId>, Task),
+    Facts(Option<SessionId>, Box<Task>),
     /// A read for a request.
     Request(Box<(Asked, Reply, AfterRead)>),
     /// The login of a session, which began at this time.

@@ -135,7 +135,7 @@ impl Request {
             | Self::Recall(im::RecallRequest { conversation, .. })
             | Self::Join(im::GroupRequest { conversation, .. })
             | Self::Leave(im::GroupRequest { conversation, .. }) => {
-                set.add(Need::Named(conversation.clone(), Some(user)))
+                set.add(Need::Named(conversation.clone(), Some(user)));
             }
             Self::Members(im::GroupRequest { conversation, .. })
             | Self::Info(im::GroupRequest { conversation, .. }) => {
@@ -230,10 +230,10 @@ impl<S: Store> Im<S> {
     }
 
     /// Answers a request whose read is done.
-    pub(super) fn on_read(&mut self, asked: Asked, reply: Reply, then: AfterRead, completion: Completion) {
+    pub(super) fn on_read(&mut self, asked: &Asked, reply: Reply, then: AfterRead, completion: Completion) {
         match (then, completion) {
             (AfterRead::Pull(conversation, confirmed), Completion::Page(page)) => {
-                let answer = self.pull_answer(&asked, conversation, confirmed, page);
+                let answer = self.pull_answer(asked, conversation, confirmed, page);
                 self.answer_read(reply, answer);
             }
             (AfterRead::Listing, Completion::Listing(listing)) => {
@@ -250,7 +250,7 @@ impl<S: Store> Im<S> {
                 }
             }
             (AfterRead::Recalled(seq), Completion::Page(page)) => {
-                let answer = history::recall_answer(&asked, seq, page);
+                let answer = history::recall_answer(asked, seq, page);
                 self.answer(reply, Ok(answer));
             }
             (AfterRead::Profiles, Completion::Profiles(profiles)) => {

@@ -1,4 +1,5 @@
 //! The tests of behaviour on a store that answers at once.
+#![allow(clippy::duplicate_mod)] // the same tests run on two kinds of store
 
 #[path = "behaviour.rs"]
 mod behaviour;

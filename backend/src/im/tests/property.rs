@@ -566,7 +566,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn on_a_store_that_answers_late_nothing_changes(seed in any::<u64>(), steps in steps()) {
