@@ -1,23 +1,23 @@
 //! What every [`Store`] must do, as one function that its tests call.
 
+mod bench;
+
+#[cfg(test)]
+pub(super) use bench::stream_of;
+
 use super::store::{
-    Backlog, Batch, Command, Completion, ConversationId, Delivery, DeviceCursor, DeviceInfo, DeviceNumber,
-    Draft, Entry, Friendship, GroupChange, GroupEdit, GroupSettings, Listed, Listing, Login, Member, Need,
-    Origin, Outcome, Page, PageLimits, Read, Recall, Refusal, Relation, RelationChange, Role, SEQ_BYTES_MAX,
-    Store, Stored, Target, Ticket, UserId, Write,
+    DeviceNumber, Friendship, GroupChange, GroupEdit, GroupSettings, Origin, Outcome, PageLimits, Recall,
+    Refusal, RelationChange, Role, Store, Stored, Target, UserId, Write,
 };
-use crate::clock::Clock;
 use crate::config::{ImConfig, WhoMayWrite};
-use bytes::{Bytes, BytesMut};
-use moorline_proto::ids::MessageKey;
+use bench::Bench;
+use bytes::Bytes;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
 use moorline_proto::message::im::{Happened, happened};
 use prost::Message;
 use std::time::Duration;
 
-/// How long a batch may take to become durable here.
-const COMMIT_MAX: Duration = Duration::from_secs(30);
 const WIDE: PageLimits = PageLimits { messages: 1000, bytes: 1 << 20 };
 
 /// Runs every check, each on a fresh store of `open`.
@@ -43,259 +43,6 @@ pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     }));
     large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
     devices_and_profiles_are_kept(&mut fresh(ImConfig::default()));
-}
-
-struct Bench<S> {
-    store: S,
-    next_id: u64,
-    ticket: Ticket,
-}
-
-impl<S: Store> Bench<S> {
-    fn new(store: S) -> Self {
-        Self { store, next_id: 1, ticket: Ticket::FIRST }
-    }
-
-    fn next_ticket(&mut self) -> Ticket {
-        self.ticket = self.ticket.next();
-        self.ticket
-    }
-
-    /// The completion of a ticket, which is the only open one.
-    fn complete(&mut self, ticket: Ticket) -> Completion {
-        let clock = Clock::new();
-        let deadline = clock.read().instant + COMMIT_MAX;
-        loop {
-            if let Some((of, completion)) = self.store.poll() {
-                assert_eq!(of, ticket, "one completion per command");
-                return completion;
-            }
-            assert!(clock.read().instant < deadline, "the command was never completed");
-            std::thread::yield_now();
-        }
-    }
-
-    fn command(&mut self, command: Command) -> Completion {
-        let ticket = self.next_ticket();
-        assert!(self.store.submit(ticket, command).is_ok(), "an idle store takes a command");
-        self.complete(ticket)
-    }
-
-    /// Makes facts readable.
-    fn fetch(&mut self, needs: &[Need]) -> &mut S {
-        let ticket = self.next_ticket();
-        if !self.store.prefetch(ticket, |set| needs.iter().cloned().for_each(|need| set.add(need))) {
-            assert!(matches!(self.complete(ticket), Completion::Prefetched));
-        }
-        &mut self.store
-    }
-
-    fn user(&mut self, uid: &str) -> UserId {
-        let store = self.fetch(&[Need::NewUser(uid.into())]);
-        let user = store.try_user(uid).expect("room for users");
-        assert_eq!(store.try_user(uid), Some(user), "a uid keeps its number");
-        assert_eq!(store.uid(user), uid);
-        user
-    }
-
-    fn find_user(&mut self, uid: &str) -> Option<UserId> {
-        self.fetch(&[Need::User(uid.into())]).find_user(uid)
-    }
-
-    fn find(&mut self, id: &str) -> Option<ConversationId> {
-        self.fetch(&[Need::Named(id.into(), None)]).find(id)
-    }
-
-    fn conversation(&mut self, conversation: ConversationId) -> &S {
-        self.fetch(&[Need::Conversation(conversation, None)])
-    }
-
-    fn member(&mut self, conversation: ConversationId, user: UserId) -> Option<Member> {
-        self.fetch(&[Need::Conversation(conversation, Some(user))]).member(conversation, user)
-    }
-
-    fn members(&mut self, conversation: ConversationId) -> Vec<UserId> {
-        let store = self.fetch(&[Need::Members(conversation)]);
-        store.members(conversation, None).map(|member| member.user).collect()
-    }
-
-    fn relation(&mut self, user: UserId, other: UserId) -> Relation {
-        self.fetch(&[Need::Relation(user, other)]).relation(user, other)
-    }
-
-    fn relations(&mut self, user: UserId) -> Vec<UserId> {
-        let relations = self.fetch(&[Need::Relations(user)]).relations(user);
-        relations.into_iter().map(|(other, _)| other).collect()
-    }
-
-    fn devices(&mut self, user: UserId) -> Vec<DeviceInfo> {
-        self.fetch(&[Need::Devices(user)]).devices(user)
-    }
-
-    fn page(
-        &mut self,
-        conversation: ConversationId,
-        reader: UserId,
-        range: (u64, u64),
-        limits: PageLimits,
-    ) -> Result<Page, Refusal> {
-        match self.command(Command::Read(Read::Page { conversation, reader, range, limits })) {
-            Completion::Page(page) => page,
-            other => panic!("a page was answered by {other:?}"),
-        }
-    }
-
-    /// A user's conversations, newest membership first.
-    fn listing(&mut self, user: UserId) -> Vec<Listed> {
-        let read = Read::Conversations { user, after: String::new(), bytes: 1 << 20 };
-        match self.command(Command::Read(read)) {
-            Completion::Listing(Ok(Listing { entries, more: false })) => entries,
-            other => panic!("a list was answered by {other:?}"),
-        }
-    }
-
-    fn conversations(&mut self, user: UserId) -> Vec<String> {
-        self.listing(user).into_iter().map(|listed| listed.id).collect()
-    }
-
-    fn unread(&mut self, id: &str, user: UserId) -> u64 {
-        self.listing(user).into_iter().find(|listed| listed.id == id).map_or(0, |listed| listed.unread)
-    }
-
-    fn backlog(&mut self, user: UserId, device: DeviceNumber) -> Backlog {
-        match self.command(Command::Read(Read::Backlog { of: (user, device) })) {
-            Completion::Backlog(backlog) => backlog,
-            other => panic!("a backlog was answered by {other:?}"),
-        }
-    }
-
-    fn unconfirmed(&mut self, user: UserId, device: DeviceNumber) -> Vec<(ConversationId, u64)> {
-        self.backlog(user, device).unconfirmed
-    }
-
-    fn stream_end(&mut self, user: UserId) -> u64 {
-        self.backlog(user, DeviceNumber(0)).end
-    }
-
-    fn profile(&mut self, uid: &str) -> Option<Bytes> {
-        match self.command(Command::Read(Read::Profiles { uids: vec!["nobody".into(), uid.into()] })) {
-            Completion::Profiles(profiles) => profiles.into_iter().next(),
-            other => panic!("profiles were answered by {other:?}"),
-        }
-    }
-
-    fn commit(&mut self, now_ms: u64, writes: Vec<Write>) -> Vec<(Outcome, Vec<(UserId, u64)>)> {
-        let wanted = writes.len();
-        let batch = Batch { now_ms, last_id: self.next_id, writes };
-        let Completion::Committed(committed) = self.command(Command::Commit(batch)) else {
-            panic!("a batch is answered by Committed");
-        };
-        assert_eq!(committed.outcomes.len(), wanted, "one outcome per write");
-        let inboxes = |outcome: &Outcome| match outcome {
-            Outcome::Appended(Ok(Stored { delivery: Some(Delivery { recipients, .. }), .. }))
-            | Outcome::Created(Ok((_, Some(Delivery { recipients, .. }))))
-            | Outcome::Done(Ok(Some(Delivery { recipients, .. }))) => {
-                committed.recipients[recipients.clone()].iter().map(|it| (it.user, it.position)).collect()
-            }
-            _ => Vec::new(),
-        };
-        let inboxes: Vec<_> = committed.outcomes.iter().map(inboxes).collect();
-        committed.outcomes.into_iter().zip(inboxes).collect()
-    }
-
-    /// Users are called by one letter here.
-    fn name_of(&mut self, user: UserId) -> String {
-        let known = ('a'..='z').map(String::from).find(|uid| self.find_user(uid) == Some(user));
-        known.expect("a user of this test")
-    }
-
-    fn draft(&mut self, sender: UserId, device: u32, target: Target, key: u8, digest: u64) -> Write {
-        let id = self.next_id;
-        self.next_id += 1;
-        let push = Push { message_id: id, sender: self.name_of(sender), ..Default::default() };
-        let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
-        push.encode_raw(&mut body);
-        let (device, key) = (DeviceNumber(device), MessageKey([key; 16]));
-        Write::Append(Draft { sender, device, target, key, id, digest, body })
-    }
-
-    fn append(&mut self, draft: Write) -> Result<Stored, Refusal> {
-        let Some((Outcome::Appended(result), _)) = self.commit(0, vec![draft]).pop() else {
-            panic!("an Append is answered by Appended");
-        };
-        result
-    }
-
-    fn say(&mut self, sender: UserId, target: Target, key: u8) -> Stored {
-        let draft = self.draft(sender, 0, target, key, 7);
-        self.append(draft).expect("stored")
-    }
-
-    fn create(&mut self, creator: UserId, members: Vec<UserId>) -> Result<ConversationId, Refusal> {
-        let write = Write::CreateGroup { name: "g".into(), creator: by(creator), members, event: event() };
-        match self.commit(0, vec![write]).pop() {
-            Some((Outcome::Created(result), _)) => result.map(|(group, _)| group),
-            other => panic!("a new group was answered by {other:?}"),
-        }
-    }
-
-    /// Who was told.
-    fn done(&mut self, write: Write) -> Result<Vec<UserId>, Refusal> {
-        match self.commit(0, vec![write]).pop() {
-            Some((Outcome::Done(result), told)) => {
-                let told: Vec<_> = told.into_iter().map(|(user, _)| user).collect();
-                result.map(|_| told)
-            }
-            other => panic!("it was answered by {other:?}"),
-        }
-    }
-
-    fn change(
-        &mut self,
-        group: ConversationId,
-        who: UserId,
-        change: GroupChange,
-    ) -> Result<Vec<UserId>, Refusal> {
-        self.done(Write::ChangeGroup { conversation: group, by: by(who), change, event: event() })
-    }
-
-    fn relate(&mut self, who: UserId, other: UserId, change: RelationChange) -> Result<Vec<UserId>, Refusal> {
-        self.done(Write::Relate { by: by(who), other, change, event: event() })
-    }
-
-    fn login(&mut self, uid: &str, device: &str) -> DeviceCursor {
-        let login = Login { uid: uid.into(), device: device.into(), platform: 2, now_ms: 7 };
-        match self.command(Command::Login(login)) {
-            Completion::LoggedIn(Some(login)) => {
-                assert_eq!((&*login.uid, &*login.device), (uid, device));
-                login.cursor
-            }
-            other => panic!("a login was answered by {other:?}"),
-        }
-    }
-
-    fn acked(&mut self, user: UserId, device: DeviceNumber, position: u64) {
-        self.commit(0, vec![Write::Acked { user, device, position, gone_ms: 0 }]);
-    }
-
-    /// Positions and ids (0: dropped) after `after`.
-    fn stream(&mut self, user: UserId, after: u64) -> Vec<(u64, u64)> {
-        let read = Read::Stream { user, after, limit: 100, into: Vec::new() };
-        let Completion::Stream(page) = self.command(Command::Read(read)) else {
-            panic!("a stream is answered by Stream");
-        };
-        assert!(page.is_readable && page.after == after);
-        let entries = page.entries;
-        let id = |entry| match entry {
-            Entry::Message { body, .. } => Push::decode(body).expect("a Push").message_id,
-            Entry::Event { body, .. } => {
-                assert_eq!(body, event());
-                EVENT
-            }
-            Entry::Dropped { .. } | Entry::EventsDropped => 0,
-        };
-        entries.into_iter().map(|(position, entry)| (position, id(entry))).collect()
-    }
 }
 
 /// On a device that nobody has.
@@ -369,31 +116,6 @@ pub fn check_few_keys<S: Store>(store: S) {
     let mut say = |now_ms, key| say_at(bench, now_ms, key);
     assert_eq!([say(1, 1), say(1, 2), say(1, 1)], [1, 2, 1]);
     assert_eq!([say(1, 3), say(1, 1)], [3, 4], "the oldest makes room");
-}
-
-/// Number of entries in the stream of a user; nothing else is open.
-#[cfg(test)]
-pub(super) fn stream_of(store: &mut impl Store, uid: &str) -> usize {
-    let ticket = Ticket(std::num::NonZeroU64::MAX);
-    let mut complete = |command: Option<Command>| {
-        match command {
-            Some(command) => assert!(store.submit(ticket, command).is_ok(), "a read is always taken"),
-            None => {
-                if store.prefetch(ticket, |set| set.add(Need::NewUser(uid.into()))) {
-                    return (store.try_user(uid), 0);
-                }
-            }
-        }
-        loop {
-            match store.poll() {
-                Some((_, Completion::Prefetched)) => return (store.try_user(uid), 0),
-                Some((_, Completion::Stream(page))) => return (None, page.entries.len()),
-                _ => std::thread::yield_now(),
-            }
-        }
-    };
-    let user = complete(None).0.expect("room");
-    complete(Some(Command::Read(Read::Stream { user, after: 0, limit: 1000, into: Vec::new() }))).1
 }
 
 fn only_members_write_and_read<S: Store>(bench: &mut Bench<S>) {
