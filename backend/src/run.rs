@@ -12,6 +12,7 @@ use crate::im::{BackendMessage, Im, ImHandler};
 use crate::server::{Handler, Remote, Server};
 use crate::tokens::{Guarded, Tokens};
 use crate::webhook::Endpoints;
+use moorline_net::log::DroppedLines;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,12 +23,13 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a backend on this thread until `stop` is true, which is noticed within 250 ms; a signal handler may set it.
 /// `ready` gets the addresses once gateways can connect. A store that accepts no more writes, because its disk is
-/// full, is opened again until it does.
+/// full, is opened again until it does. The metrics page shows `dropped_lines`, which the log counts.
 ///
 /// # Errors
 /// [`BackendError`]: a setting is wrong, an address is in use, or polling fails.
 pub fn run(
     config: &BackendConfig,
+    dropped_lines: &DroppedLines,
     ready: impl FnOnce(Ready),
     stop: &Arc<AtomicBool>,
 ) -> Result<(), BackendError> {
@@ -37,7 +39,7 @@ pub fn run(
             tracing::warn!("no im.folder: messages are in memory, and gone with this process");
             let make = |config: &BackendConfig, remote: Remote<BackendMessage>| {
                 let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
-                make_im(config, im, remote)
+                make_im(config, im, remote, dropped_lines)
             };
             guard(config, make, ready, stop)
         }
@@ -52,7 +54,7 @@ pub fn run(
                     DurabilityPoint::System => Durability::System,
                 };
                 let store = Disk::open(&im.folder, im, durability, notify)?;
-                make_im(config, Im::new(im.clone(), config.node_number, store), remote)
+                make_im(config, Im::new(im.clone(), config.node_number, store), remote, dropped_lines)
             };
             guard(config, make, ready, stop)
         }
@@ -66,10 +68,11 @@ fn make_im<S: Store>(
     config: &BackendConfig,
     im: Im<S>,
     remote: Remote<BackendMessage>,
+    dropped_lines: &DroppedLines,
 ) -> Result<(ImHandler<S>, Option<Api>), BackendError> {
     let endpoints = Endpoints::start(config, &remote)?;
     let handler = ImHandler::new(im, move |call| endpoints.call(call));
-    Ok((handler, Api::start(&config.api, remote)?))
+    Ok((handler, Api::start(&config.api, remote, dropped_lines.clone())?))
 }
 
 /// Addresses of a backend.

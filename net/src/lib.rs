@@ -11,6 +11,7 @@
 //! | [`read_block`] | memory that one thread reads its sockets into | `client` |
 //! | [`clock`] | monotonic time that can stand still | `client` |
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
+//! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
 
@@ -20,6 +21,8 @@ pub mod accept;
 pub mod clock;
 #[cfg(feature = "client")]
 pub mod connect;
+#[cfg(feature = "server")]
+pub mod log;
 #[cfg(feature = "server")]
 pub mod mailbox;
 pub mod pause_word;

@@ -5,6 +5,7 @@ use crate::config::LogFormat;
 use crate::sys::clock;
 use clap::{Args, Subcommand};
 use moorline_backend::{BackendConfig, BackendError, import};
+use moorline_net::log::LogWriter;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,17 +88,20 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
 
 pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
-    logging::start(&args.log_level, LogFormat::Text)?;
+    let log = logging::start(&args.log_level, LogFormat::Text)?;
+    let outcome = run_logged(args, &config, &log);
+    log.flush();
+    outcome
+}
+
+fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Result<(), Failure> {
     let variables = std::env::vars_os().map(|(name, _)| name);
     let names: Vec<_> = variables.filter(|name| name.as_encoded_bytes().starts_with(b"MOORLINE__")).collect();
     if !names.is_empty() {
         tracing::warn!(?names, "variables set the gateway only: a backend has a file and --set");
     }
-    // A file that may not grow any more is a full disk, and no reason to end.
-    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
     if let Some(action) = &args.action {
-        return act(action, &config);
+        return act(action, config);
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -121,11 +125,9 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
         let store = if config.im.folder.as_os_str().is_empty() { "memory" } else { "disk" };
         let pid = std::process::id();
         let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
-        if say(&line).is_err() {
-            tracing::warn!(link = %ready.link, "nobody reads the ready line");
-        }
+        moorline_net::log::announce(line);
     };
-    moorline_backend::run(&config, ready, &stop).map_err(|error| match error {
+    moorline_backend::run(config, &log.dropped(), ready, &stop).map_err(|error| match error {
         BackendError::InvalidConfig { .. } | BackendError::ReadConfig { .. } => Failure::usage(error),
         other => Failure::failed(other),
     })

@@ -12,7 +12,7 @@
 //! Both end with this process, even by `kill -9`: then their standard input ends (`--until-eof`).
 
 use super::settings::SettingsArgs;
-use super::{Failure, backend, note, say, supervise};
+use super::{Failure, backend, note, supervise};
 use crate::sys::clock;
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -344,8 +344,7 @@ fn announce(backend: &str, gateway: &str) -> Result<(), Failure> {
          restart   moorline upgrade --admin {admin}   (the gateway; no client notices)\n\
          end       Ctrl-C\n"
     );
-    match say(&text) {
-        Ok(()) | Err(Failure::Unread) => Ok(()),
-        Err(failure) => Err(failure),
-    }
+    // A standard output that is gone or stuck holds up nothing.
+    moorline_net::log::announce(text);
+    Ok(())
 }

@@ -2,21 +2,28 @@
 
 use super::Failure;
 use crate::config::LogFormat;
+use moorline_net::log::LogWriter;
 use std::io;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging for the whole process, once.
-pub(super) fn start(level: &str, format: LogFormat) -> Result<(), Failure> {
+/// Starts logging for the whole process, once. No thread that logs waits for standard error.
+pub(super) fn start(level: &str, format: LogFormat) -> Result<LogWriter, Failure> {
     let filter =
         EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log level {level:?}: {error}")))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        // Otherwise a line that nobody reads ends the thread that wrote it.
-        .log_internal_errors(false);
+    let cannot_start =
+        |error: &dyn ToString| Failure::Failed(format!("cannot start logging: {}", error.to_string()));
+    let writer = LogWriter::start(io::stderr()).map_err(|error| cannot_start(&error))?;
+    // A log file at the process's file size limit is a full disk, and no reason to end.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())
+        .map_err(|error| cannot_start(&error))?;
+    let lines = writer.clone();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone());
     let started = match format {
         LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
         LogFormat::Json => lines.json().try_init(),
     };
-    started.map_err(|error| Failure::Failed(format!("cannot start logging: {error}")))
+    started.map_err(|error| cannot_start(&error))?;
+    writer.log_panics();
+    Ok(writer)
 }

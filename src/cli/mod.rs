@@ -158,15 +158,14 @@ pub fn main() -> ExitCode {
         Err(Failure::Faults(message)) => (4, message),
         Err(Failure::Busy(message)) => (5, message),
     };
-    for line in message.lines() {
-        note(&format!("moorline: {line}"));
-    }
+    let lines: Vec<_> = message.lines().map(|line| format!("moorline: {line}")).collect();
+    note(&lines.join("\n"));
     ExitCode::from(code)
 }
 
 fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
     let config = args.load().inspect_err(|_| args.hint())?.config;
-    logging::start(&config.log.level, config.log.format)?;
+    let log = logging::start(&config.log.level, config.log.format)?;
     if args.file.is_none() {
         tracing::info!("no -c: defaults, MOORLINE__ variables and --set apply");
     }
@@ -182,7 +181,9 @@ fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
             .spawn(watch)
             .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
-    Ok(gateway::run(config)?)
+    let outcome = gateway::run(config, &log);
+    log.flush();
+    Ok(outcome?)
 }
 
 /// Writes an answer to standard output.
@@ -194,7 +195,8 @@ fn say(text: &str) -> Result<(), Failure> {
     })
 }
 
-/// Writes a line to standard error; when that fails there is nobody left to tell.
+/// Writes a line to standard error, within 2 s or not at all: a reader that is stuck must not hold up a
+/// process that looks after others.
 fn note(line: &str) {
-    writeln!(io::stderr(), "{line}").ok();
+    moorline_net::log::write_within_deadline(io::stderr(), format!("{line}\n")).ok();
 }

@@ -19,6 +19,7 @@ use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
 use crate::worker::{Berth, Clock, Worker, WorkerParts};
 use mio::Poll;
+use moorline_net::log;
 use moorline_net::mailbox::{self, SendError, Sender};
 use moorline_net::stream::Stream;
 use moorline_proto::ids::ShardId;
@@ -303,8 +304,8 @@ impl Prepared {
 }
 
 impl Gateway {
-    /// One line for people, scripts and tests.
-    #[allow(clippy::print_stdout)] // the readiness line is this program's output
+    /// Prints the ready line for people, scripts and tests. A standard output that is closed or stuck
+    /// holds up nothing.
     pub(super) fn announce_ready(&self) {
         let admin = self.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address().to_string());
         let shown = self.status.restarts.show();
@@ -313,11 +314,11 @@ impl Gateway {
         let moved = last.map_or_else(String::new, |last| {
             format!(" sockets={} pause_ms={:.1}", last.sockets, last.pause_seconds * 1e3)
         });
-        println!(
-            "moorline ready listener={} admin={admin} pid={} generation={generation}{moved}",
+        log::announce(format!(
+            "moorline ready listener={} admin={admin} pid={} generation={generation}{moved}\n",
             self.address,
             std::process::id()
-        );
+        ));
     }
 
     /// Open client connections.

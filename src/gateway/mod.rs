@@ -17,6 +17,7 @@ mod threads;
 use crate::auth;
 use crate::config::{Config, ConfigError};
 use crate::snapshot::SnapshotError;
+use moorline_net::log::LogWriter;
 use std::io;
 use std::net::SocketAddr;
 
@@ -80,7 +81,7 @@ pub fn is_only_asked() -> bool {
 ///
 /// # Errors
 /// [`GatewayError`].
-pub fn run(config: Config) -> Result<(), GatewayError> {
+pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
     if is_only_asked() {
         auth::judge(&config.auth)?;
         return say(&handover::check_line());
@@ -94,8 +95,9 @@ pub fn run(config: Config) -> Result<(), GatewayError> {
     } else {
         assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
     };
+    gateway.metrics.watch_log(log.dropped());
     gateway.announce_ready();
-    let supervisor = stop::Supervisor { gateway, config, settings };
+    let supervisor = stop::Supervisor { gateway, config, settings, log: log.clone() };
     supervisor.serve(&signals)
 }
 

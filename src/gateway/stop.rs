@@ -7,6 +7,7 @@ use crate::admin::{ClientsOrder, RestartOrder};
 use crate::config::Config;
 use crate::sys::clock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use moorline_net::log::LogWriter;
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub(super) struct Supervisor {
     pub(super) gateway: Gateway,
     pub(super) config: Config,
     pub(super) settings: RunSettings,
+    pub(super) log: LogWriter,
 }
 
 impl Supervisor {
@@ -128,7 +130,7 @@ impl Supervisor {
     }
 
     fn restart(&self, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
-        let Self { gateway, config, settings } = self;
+        let Self { gateway, settings, config, .. } = self;
         match handover::restart(gateway, settings, order) {
             Outcome::Serving => Ok(()),
             Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
@@ -136,6 +138,7 @@ impl Supervisor {
                 tell_main_pid(config, pid);
                 signals.pass_on(pid);
                 tracing::info!(pid, "the new process serves; this one leaves");
+                self.log.flush();
                 // Without a destructor: what they would close is the new process's.
                 std::process::exit(0);
             }

@@ -3,18 +3,20 @@
 use super::board::Board;
 use super::process;
 use super::series::{Kind, Series};
+use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry as Exporter;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Knows every board. Locked at start and when somebody looks, never by who counts.
 #[derive(Debug, Default)]
 pub struct Registry {
     boards: Mutex<Vec<Arc<Board>>>,
+    dropped_lines: OnceLock<DroppedLines>,
 }
 
 impl Registry {
@@ -34,6 +36,11 @@ impl Registry {
         self.lock().push(board);
     }
 
+    /// Shows these counters of log lines from now on; before this call the page shows zeros.
+    pub fn watch_log(&self, dropped: DroppedLines) {
+        self.dropped_lines.set(dropped).ok();
+    }
+
     /// The sum of a counter or gauge over all boards and labels; 0 if there is none.
     pub fn sum(&self, name: &str) -> u64 {
         let boards = self.lock();
@@ -48,6 +55,8 @@ impl Registry {
         let mut exporter = Exporter::with_prefix(super::PREFIX);
         exporter.register_collector(Box::new(Snapshot { families: self.families() }));
         exporter.register_collector(Box::new(process::Figures::read()));
+        let dropped = self.dropped_lines.get().cloned().unwrap_or_default();
+        exporter.register_collector(Box::new(LogLines(dropped)));
         let mut page = String::with_capacity(16 << 10);
         prometheus_client::encoding::text::encode(&mut page, &exporter).expect("a String takes every write");
         page
@@ -116,6 +125,23 @@ impl Collector for Snapshot {
                     None => encode(&mut descriptor, series.kind, cells)?,
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+/// Counters of the process's log.
+#[derive(Debug)]
+struct LogLines(DroppedLines);
+
+impl Collector for LogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, lines) in [("queue_full", self.0.queue_full()), ("write_failed", self.0.write_failed())]
+        {
+            let labels = [("reason", reason)];
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&lines, None)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A running `moorline backend`.
@@ -34,6 +34,13 @@ impl Backend {
     /// Made by hand.
     pub(crate) fn of_command(command: Command) -> (Self, String) {
         let (process, line) = Process::start_command("backend", command);
+        let address = field(&line, "link=");
+        (Self { process, address }, line)
+    }
+
+    /// Made by hand, with another standard error.
+    pub(crate) fn of_command_logging(command: Command, log: Stdio) -> (Self, String) {
+        let (process, line) = Process::start_logging("backend", command, log);
         let address = field(&line, "link=");
         (Self { process, address }, line)
     }
@@ -97,6 +104,17 @@ impl Gateway {
         let (process, line) = Process::start_command("gateway", command);
         assert!(is_supervised || field::<u32>(&line, "pid=") == process.pid());
         Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
+    }
+
+    /// Made by hand, with another standard error.
+    pub(crate) fn of_command_logging(command: Command, log: Stdio) -> Self {
+        let (process, line) = Process::start_logging("gateway", command, log);
+        Self::of_process(process, field(&line, "listener="), field(&line, "admin="))
+    }
+
+    /// A process that is there already.
+    pub(crate) fn of_process(process: Process, listener: SocketAddr, admin: SocketAddr) -> Self {
+        Self { process, listener, admin, _nobody: None }
     }
 
     /// Under a process that stays while others serve.

@@ -43,6 +43,7 @@ mod kick;
 mod lateness;
 mod load;
 mod login;
+mod logs;
 mod mass_login;
 mod oracle;
 mod process;

@@ -47,24 +47,39 @@ impl Process {
     }
 
     /// Starts a command that the test made itself.
-    pub(crate) fn start_command(name: &'static str, mut command: Command) -> (Self, String) {
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let log = Arc::new(Mutex::new(String::new()));
-        let (stderr, copy) = (child.stderr.take().expect("piped"), Arc::clone(&log));
-        std::thread::spawn(move || keep(stderr, &copy));
+    pub(crate) fn start_command(name: &'static str, command: Command) -> (Self, String) {
+        Self::start_logging(name, command, Stdio::piped())
+    }
+
+    /// Starts such a command with another standard error than a pipe that this test reads.
+    pub(crate) fn start_logging(name: &'static str, mut command: Command, log: Stdio) -> (Self, String) {
+        let mut process = Self::of_child(name, command.stdout(Stdio::piped()).stderr(log));
         let (found, ready) = mpsc::channel();
-        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        let stdout = BufReader::new(process.child.stdout.take().expect("piped"));
         std::thread::spawn(move || {
             let is_ready = |line: &String| line.contains(" ready ");
             let mut lines = stdout.lines().map_while(Result::ok);
             lines.find(is_ready).map(|line| found.send(line));
             lines.for_each(drop);
         });
-        let process = Self { child, name, log };
         let line = ready.recv_timeout(READY_WITHIN);
         let line = line.unwrap_or_else(|_| panic!("{name} is not ready:\n{}", process.log()));
         (process, line)
+    }
+
+    /// Starts the program with this standard output, and waits for nothing.
+    pub(crate) fn spawn(name: &'static str, mut command: Command, output: Stdio) -> Self {
+        Self::of_child(name, command.stdout(output).stderr(Stdio::piped()))
+    }
+
+    fn of_child(name: &'static str, command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the program starts");
+        let log = Arc::new(Mutex::new(String::new()));
+        if let Some(stderr) = child.stderr.take() {
+            let copy = Arc::clone(&log);
+            std::thread::spawn(move || keep(stderr, &copy));
+        }
+        Self { child, name, log }
     }
 
     pub(crate) fn pid(&self) -> u32 {

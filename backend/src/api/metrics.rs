@@ -2,6 +2,7 @@
 
 use super::http::Answer;
 use crate::im::{Status, WebhookStatus};
+use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -13,7 +14,7 @@ use std::fmt;
 type OfService = fn(&WebhookStatus) -> u64;
 
 #[derive(Debug)]
-struct Figures(Status);
+struct Figures(Status, DroppedLines);
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -70,6 +71,12 @@ impl Collector for Figures {
                 ConstCounter::new(value(service)).encode(family.encode_family(&labels)?)?;
             }
         }
+        let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (reason, lines) in [("queue_full", self.1.queue_full()), ("write_failed", self.1.write_failed())]
+        {
+            ConstCounter::new(lines).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
         let help = "1 while the endpoint of a service fails.";
         let mut family = encoder.encode_descriptor("service_failing", help, None, MetricType::Gauge)?;
         for service in webhooks {
@@ -80,9 +87,9 @@ impl Collector for Figures {
     }
 }
 
-pub(super) fn page(status: &Status) -> Answer {
+pub(super) fn page(status: &Status, dropped_lines: &DroppedLines) -> Answer {
     let mut registry = Registry::with_prefix("moorline_backend");
-    registry.register_collector(Box::new(Figures(status.clone())));
+    registry.register_collector(Box::new(Figures(status.clone(), dropped_lines.clone())));
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("a String takes every write");
     Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", page)

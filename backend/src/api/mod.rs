@@ -15,6 +15,7 @@ use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::server::Remote;
 use crossbeam_channel::bounded;
 use http::{Answer, Incoming, Limits};
+use moorline_net::log::DroppedLines;
 use moorline_proto::message::client::Code;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -46,6 +47,7 @@ pub(crate) struct Api {
 /// What every connection needs.
 struct Shared {
     remote: Remote<BackendMessage>,
+    dropped_lines: DroppedLines,
     token: Vec<u8>,
     body_max: usize,
     is_ending: Arc<AtomicBool>,
@@ -57,6 +59,7 @@ impl Api {
     pub(crate) fn start(
         config: &ApiConfig,
         remote: Remote<BackendMessage>,
+        dropped_lines: DroppedLines,
     ) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
         let token = read_token(&config.token_file)?;
@@ -66,6 +69,7 @@ impl Api {
         let is_ending = Arc::new(AtomicBool::new(false));
         let shared = Arc::new(Shared {
             remote,
+            dropped_lines,
             token,
             body_max: config.body_max,
             is_ending: Arc::clone(&is_ending),
@@ -154,7 +158,8 @@ fn serve(stream: &TcpStream, shared: &Shared) {
         };
         limits.idle = IDLE;
         let keeps = request.keeps_alive && !shared.is_ending.load(Ordering::SeqCst);
-        let answer = routes::answer(&request, &shared.token, |call| ask(shared, call)).to(&request);
+        let answer = routes::answer(&request, &shared.token, &shared.dropped_lines, |call| ask(shared, call))
+            .to(&request);
         if answer.status == 401 {
             let peer = stream.peer_addr().ok();
             tracing::warn!(?peer, path = request.path, "a question to the server API without its token");

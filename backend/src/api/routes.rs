@@ -6,6 +6,7 @@ use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use moorline_net::log::DroppedLines;
 use moorline_proto::ids::ReadableId;
 use moorline_proto::message::client::{Code, Send, SendAck, send};
 use serde::Deserialize;
@@ -92,6 +93,7 @@ struct KickQuestion {
 pub(super) fn answer(
     request: &Request,
     token: &[u8],
+    dropped_lines: &DroppedLines,
     ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>,
 ) -> Answer {
     let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
@@ -104,7 +106,7 @@ pub(super) fn answer(
                 Err(Answer::error(503, "RETRY", "the store takes no writes now; the log says why"))
             }
         }),
-        ("/metrics", "GET") => status(ask).map(|status| metrics::page(&status)),
+        ("/metrics", "GET") => status(ask).map(|status| metrics::page(&status, dropped_lines)),
         ("/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _)
             if !is_admitted(request, token) =>
         {

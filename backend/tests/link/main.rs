@@ -9,6 +9,7 @@ mod rooms;
 use gateway::Gateway;
 use moorline_backend::BackendConfig;
 use moorline_backend::server::{Event, Handler, Now, Outbox, Remote, Server};
+use moorline_net::log::DroppedLines;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,7 +37,9 @@ impl Backend {
     fn run(config: BackendConfig) -> Self {
         let (ready, address) = mpsc::channel();
         let ready = move |here: moorline_backend::Ready| ready.send(here.link).expect("the test waits");
-        Self::start(&address, move |stop| moorline_backend::run(&config, ready, &stop).expect("runs"))
+        Self::start(&address, move |stop| {
+            moorline_backend::run(&config, &DroppedLines::default(), ready, &stop).expect("runs");
+        })
     }
 
     fn start(
