@@ -13,7 +13,7 @@ use std::time::Duration;
 /// 10,000 times a second and sends what is due in one go.
 const GRANULE_NANOS: u64 = 100_000;
 
-/// One timerfd, registered edge-triggered: an expiry is an event, and needs no read.
+/// A timerfd, registered edge-triggered: an expiry is an event, and needs no read.
 #[derive(Debug)]
 pub struct Alarm {
     timer: TimerFd,

@@ -15,7 +15,7 @@ use std::time::Duration;
 const READY_WITHIN: Duration = Duration::from_secs(15);
 /// A server ends within this after TERM, or is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
-/// How long one look at an ending child takes.
+/// Length of one wait for an ending child.
 const END_POLL: Duration = Duration::from_millis(20);
 
 /// A running server; dropping it ends it.
@@ -27,10 +27,10 @@ pub struct Server {
     output: mpsc::Receiver<String>,
 }
 
-/// What a server says when it can be talked to: "... ready listener=127.0.0.1:7000 pid=42".
+/// Ready line of a server: "... ready listener=127.0.0.1:7000 pid=42".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyLine {
-    /// Where it listens: the value of `listener` or `link`.
+    /// Listening address: the value of `listener` or `link`.
     pub address: SocketAddr,
 }
 
@@ -76,12 +76,12 @@ impl Server {
         Err(failed(format!("no ready line within {READY_WITHIN:?}; {status}")))
     }
 
-    /// Where it listens.
+    /// Listening address.
     pub const fn address(&self) -> SocketAddr {
         self.ready.address
     }
 
-    /// Its process.
+    /// Process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).expect("pids fit")
     }

@@ -1,4 +1,4 @@
-//! What a run of a size needs, what this machine has, and the command that closes the gap.
+//! Needs of a run, resources of this machine, and the command that closes each gap.
 
 use crate::preflight::DESCRIPTORS_RESERVED;
 use crate::report::environment::{field, kib_to_bytes, sysctl};
@@ -13,20 +13,20 @@ use std::time::Duration;
 
 /// Kernel memory of one end of an idle connection, in bytes, measured here (docs/benchmarks.md).
 const KERNEL_BYTES_PER_END: u64 = 4_096;
-/// What one client costs this program, with room for a scenario's part.
+/// Bytes that a client costs this program, with room for a scenario's part.
 const CLIENT_BYTES: u64 = 200;
-/// What one idle connection costs a Moorline gateway at most.
+/// Most bytes that an idle connection costs a Moorline gateway.
 const GATEWAY_BYTES: u64 = 256;
 /// A backlog that takes the connects of a moment, where the kernel allows it.
 const BACKLOG_WANTED: u64 = 4_096;
 /// A target that does not answer within this is not there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// How a need is met.
+/// State of a need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It is.
+    /// The need is met.
     Ok,
     /// A run works, and something may be slow.
     Warning,
@@ -34,31 +34,31 @@ pub enum State {
     Missing,
 }
 
-/// One row.
+/// A row of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Need {
-    /// What.
+    /// The need, in words.
     pub name: &'static str,
-    /// How much, in words.
+    /// The needed amount, in words.
     pub needed: String,
-    /// How much there is.
+    /// The available amount.
     pub found: String,
-    /// Whether that is enough.
+    /// State of the need.
     pub state: State,
-    /// What to do; empty if nothing.
+    /// Command that helps; empty: none is needed.
     pub fix: String,
 }
 
-/// What was asked for.
+/// Size of the run.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
-    /// Connections.
+    /// Number of connections.
     pub connections: u32,
-    /// Whether the server runs on this machine too.
+    /// True if the server runs on this machine, too.
     pub is_local: bool,
 }
 
-/// What this machine has. `None`: it cannot be told here, for example in a container.
+/// Resources of this machine. `None`: unknown here, for example in a container.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// Open files of this process: soft and hard.
@@ -84,7 +84,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Of this machine.
+    /// Reads the resources of this machine.
     pub fn here(sources: &Sources, server: Option<i32>) -> Self {
         let number = |name: &str| -> Option<u64> { sysctl(name)?.parse().ok() };
         let numbers = |name: &str| -> Option<Vec<u64>> {
@@ -251,7 +251,7 @@ fn conntrack(size: Size, facts: &Facts) -> Option<Need> {
     Some(number("net.netfilter.nf_conntrack_max", needed, facts.conntrack?, State::Missing, fix))
 }
 
-/// Whether somebody accepts connections there.
+/// True if a server accepts connections at the address.
 pub fn reach(target: SocketAddr) -> Need {
     let (name, needed) = ("target", format!("{target} accepts"));
     match TcpStream::connect_timeout(&target, ANSWER_WITHIN) {

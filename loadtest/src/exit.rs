@@ -1,4 +1,4 @@
-//! How a run can end: one exit code per kind, so that scripts need not read text.
+//! Exit codes: one per kind of result, so that scripts need not read text.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ pub enum Exit {
     Pass,
     /// The arguments make no sense.
     Usage,
-    /// This machine does not allow a run of this size, or the target is not loopback.
+    /// Exit code: this machine does not allow a run of this size, or the target is not loopback.
     Preflight,
-    /// Nobody answers at the target.
+    /// Exit code: the target does not answer.
     Unreachable,
     /// A message or a connection was lost, or a message duplicated, reordered or refused.
     Integrity,
@@ -77,7 +77,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why there is no report.
+/// Reason why a run has no report.
 #[derive(Debug, Error)]
 pub enum Failure {
     /// The arguments make no sense.
@@ -86,10 +86,10 @@ pub enum Failure {
     /// The machine or the safety rules do not allow it.
     #[error("{0}")]
     Preflight(String),
-    /// Nobody answers.
+    /// The target does not answer.
     #[error("cannot reach {target}: {why}")]
     Unreachable {
-        /// As given.
+        /// Address as given.
         target: String,
         /// The last error.
         why: String,
@@ -97,15 +97,15 @@ pub enum Failure {
     /// A server that should be measured did not start.
     #[error("{program} did not start: {why}")]
     Start {
-        /// Which program.
+        /// Path of the program.
         program: PathBuf,
-        /// Its last words.
+        /// Last lines of its output.
         why: String,
     },
-    /// One of the processes of this run failed.
+    /// A process of this run failed.
     #[error("{why}")]
     Part {
-        /// As what.
+        /// Exit code of the process.
         exit: Exit,
         /// In its words.
         why: String,
@@ -113,17 +113,17 @@ pub enum Failure {
     /// A file of the run could not be written or read.
     #[error("{path}: {why}")]
     File {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// Cause of the failure.
         why: String,
     },
     /// The loop's own system calls failed.
     #[error("{operation}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
-        /// What the system said.
+        /// Cause, from the system.
         source: io::Error,
     },
 }
@@ -140,12 +140,12 @@ impl Failure {
         move |error| Self::File { path, why: error.to_string() }
     }
 
-    /// What a process said of its end.
+    /// Reason that a process gave for its end.
     pub fn of_part(code: u8, why: String) -> Self {
         Self::Part { exit: Exit::of_code(code).unwrap_or(Exit::Preflight), why }
     }
 
-    /// Its exit code.
+    /// Exit code.
     pub const fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::Usage,

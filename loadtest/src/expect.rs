@@ -30,7 +30,7 @@ pub const FIGURES: [(&str, &str); 18] = [
     ("rss", "server's resident bytes"),
 ];
 
-/// How a figure is held against a value.
+/// Comparison of a figure with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     Less,
@@ -71,7 +71,7 @@ pub struct Expectation {
     value: f64,
 }
 
-/// Where figures come from.
+/// Source of figures.
 pub trait Figures {
     /// A figure by its name; `None`: this run has none such.
     fn figure(&self, name: &str) -> Option<f64>;
@@ -83,7 +83,7 @@ impl Expectation {
         &self.name
     }
 
-    /// Whether it is about so many messages or connections that went wrong.
+    /// True if the figure counts faults of messages or connections.
     pub fn judge(&self, figures: &impl Figures) -> Result<(), String> {
         match figures.figure(&self.name) {
             None => Err(format!("{self}: this run has no {}", self.name)),

@@ -58,7 +58,7 @@ impl Search {
     }
 }
 
-/// One try.
+/// A try at one rate.
 #[derive(Clone, Debug, Serialize)]
 pub struct Probe {
     /// Operations per second that were meant.
@@ -67,16 +67,16 @@ pub struct Probe {
     pub done_per_s: f64,
     /// 99 of 100 were not slower, in nanoseconds, by the scenario's main latency.
     pub p99: Option<u64>,
-    /// Why it does not hold.
+    /// Reason why the rate does not hold.
     pub failed: Option<String>,
 }
 
-/// What a search found.
+/// Result of a search.
 #[derive(Clone, Debug, Serialize)]
 pub struct Found {
     /// The highest rate that held.
     pub best: Option<f64>,
-    /// Whether the generator, not the server, was at its end above that.
+    /// True if the generator, not the server, was saturated above that rate.
     pub is_own_limit: bool,
     /// All tries, in order.
     pub probes: Vec<Probe>,

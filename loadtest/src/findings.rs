@@ -1,18 +1,18 @@
-//! What a scenario found, in a form that adds up over loops and processes.
+//! Results of a scenario, in a form that adds up over loops and processes.
 
 use crate::integrity::Tally;
 use crate::record::{Distributions, Latencies, Metric};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// What a scenario found.
+/// Results of a scenario.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Findings {
-    /// What went wrong with messages.
+    /// Faults of messages.
     pub tally: Tally,
     /// Latencies while measuring.
     pub latencies: Distributions,
-    /// How late the generator itself was; open loop only.
+    /// Lag of the generator itself; open loop only.
     pub lag: Latencies,
     /// Messages that were due while measuring; open loop only.
     pub offered: u64,
@@ -40,7 +40,7 @@ impl Findings {
     }
 }
 
-/// Where a scenario counts: the whole measuring time, and the last second of it.
+/// Counters of a scenario: the whole measuring time, and its last second.
 #[derive(Debug)]
 pub struct Recorder {
     /// The whole.
@@ -63,7 +63,7 @@ impl Recorder {
         }
     }
 
-    /// What was recorded of the main latency since this was last asked.
+    /// Main latencies recorded since the last call.
     pub fn take_second(&mut self) -> Latencies {
         let taken = self.second.clone();
         self.second.clear();

@@ -7,22 +7,22 @@ use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// What an answer is.
+/// Meaning of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The first for its cid, no later cid was answered before.
     InOrder {
-        /// When the message left.
+        /// Time at which the message left.
         sent_at: Instant,
     },
     /// The first for its cid, but a later cid was answered before.
     Overtaken {
-        /// When the message left.
+        /// Time at which the message left.
         sent_at: Instant,
     },
-    /// This cid was answered already.
+    /// The cid was answered already.
     Again,
-    /// This cid was never sent.
+    /// The cid was never sent.
     Unknown,
 }
 
@@ -61,7 +61,7 @@ impl Flight {
         (first..).zip(&self.sent_at).filter(|(_, at)| **at != ANSWERED).map(|(cid, _)| cid)
     }
 
-    /// When an unanswered cid left.
+    /// Time at which an unanswered cid left.
     pub fn sent_at(&self, cid: u32) -> Option<Instant> {
         let place = cid.checked_sub(self.answered_before + 1)?;
         self.sent_at.get(place as usize).copied().filter(|at| *at != ANSWERED)
@@ -89,7 +89,7 @@ impl Flight {
     }
 }
 
-/// How far back a late arrival is still told from a repeated one, in messages.
+/// Distance in messages up to which a late arrival is told from a repeated one.
 const ARRIVALS_WINDOW: u32 = 64;
 
 /// The messages one client gets from one other, numbered from 1 by the sender; 16 bytes.
@@ -101,14 +101,14 @@ pub struct Arrivals {
     seen: u64,
 }
 
-/// What an arrival is.
+/// Meaning of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// Later than all before it.
     InOrder,
     /// New, but a later one came before.
     Overtaken,
-    /// It came before, or lies so far back that it must have.
+    /// The message came before, or lies so far back that it must have.
     Again,
 }
 
@@ -131,7 +131,7 @@ impl Arrivals {
         Arrival::Overtaken
     }
 
-    /// How many of the `sent` messages never came.
+    /// Number of the `sent` messages that never came.
     pub const fn lost(&self, sent: u32) -> u32 {
         sent.saturating_sub(self.got)
     }
@@ -155,7 +155,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Whether nothing went wrong.
+    /// True without any fault.
     pub fn is_clean(&self) -> bool {
         *self == Self::default()
     }

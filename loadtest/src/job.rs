@@ -11,51 +11,51 @@ use crate::scenario::{Chat, Group, Hold, Load, Patience, Ping, Storm, StormRule}
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What the clients do once they are in.
+/// Traffic of logged-in clients.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Work {
-    /// Heartbeats.
+    /// Heartbeats only.
     Hold,
     /// Messages and their answers.
     Ping {
-        /// When they leave.
+        /// Pace of the heartbeats.
         load: Load,
         /// Bytes of a message.
         payload: u32,
     },
-    /// One to one in pairs.
+    /// Chat of pairs.
     Chat {
-        /// When messages leave.
+        /// Pace of the messages.
         load: Load,
         /// Bytes of a message.
         payload: u32,
-        /// What becomes of messages whose connection breaks.
+        /// Policy for messages whose connection breaks.
         patience: Patience,
     },
     /// Groups with one writer each.
     Group {
-        /// When messages leave.
+        /// Pace of the messages.
         load: Load,
         /// Bytes of a message.
         payload: u32,
-        /// How many groups.
+        /// Number of groups.
         groups: u32,
         /// Clients of each.
         members: u32,
     },
     /// A part of the fleet loses its connections and comes back.
     Storm {
-        /// When the messages of those who stay leave.
+        /// Pace of the messages of the remaining clients.
         load: Load,
         /// Bytes of a message.
         payload: u32,
-        /// How many stay, and when it breaks.
+        /// Number of remaining clients, and the time of the break.
         rule: StormRule,
     },
 }
 
-/// As whom clients log in.
+/// Identity of the clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
     /// User ids are this and a number.
@@ -71,18 +71,18 @@ pub struct Login {
 pub struct Job {
     /// The fleet.
     pub plan: Plan,
-    /// As whom.
+    /// Identity of the clients.
     pub login: Login,
     /// The traffic.
     pub work: Work,
 }
 
-/// What a run, or one process's part of it, found.
+/// Results of a run, or of one process's part.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Part {
     /// Phases and connections.
     pub ran: Ran,
-    /// Messages.
+    /// Results of messages.
     pub findings: Findings,
     /// The main latency since the last second that was told.
     pub rest: Latencies,
@@ -113,7 +113,7 @@ impl Job {
         run(&self.plan, self.work, moorline, overseer, stop)
     }
 
-    /// The same run over several processes: clients who talk with each other stay together.
+    /// Splits the run over several processes: clients that talk with each other stay together.
     pub fn split(&self, parts: u32) -> Vec<Self> {
         let mut first = self.plan.first;
         let jobs = self.work.split(self.plan.clients, parts).into_iter().enumerate();
@@ -133,7 +133,7 @@ impl Job {
 }
 
 impl Work {
-    /// Its name on the command line.
+    /// Name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hold => "hold",
@@ -156,7 +156,7 @@ impl Work {
         }
     }
 
-    /// The same traffic at another rate; closed loops stay as they are.
+    /// The traffic at another rate; closed loops are unchanged.
     #[must_use]
     pub const fn at_rate(mut self, new: f64) -> Self {
         if let Self::Ping { load, .. }

@@ -1,4 +1,4 @@
-//! When each event of a steady stream is meant to happen.
+//! Intended times of the events of a steady stream.
 
 use moorline_proto::time::Instant;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Beats {
         Self { schedule: Schedule::new(start, per_second), clients: u64::from(clients.max(1)) }
     }
 
-    /// When the next client beats.
+    /// Time of the next heartbeat.
     pub fn deadline(&self) -> Instant {
         self.schedule.deadline()
     }

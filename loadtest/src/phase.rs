@@ -10,13 +10,13 @@ use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Where a run stands.
+/// Phase of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Clients connect and log in.
     Ramp,
-    /// This loop's clients are in; those of the other processes may not be.
+    /// All clients of this loop are logged in; those of other processes may not be.
     Gather,
     /// Traffic flows and does not count yet.
     Warmup,
@@ -42,7 +42,7 @@ impl Phase {
     }
 }
 
-/// How long each stage may last; each has a bound, so a run has one.
+/// Longest time of each phase; each has a limit, so a run has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timeline {
     /// At most this long to log everyone in, and as long again to wait for the other processes.
@@ -67,7 +67,7 @@ impl Timeline {
     }
 }
 
-/// Whether a stage that may end early has done all it waits for.
+/// True if a phase that may end early has nothing left to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Something is still open.
@@ -90,12 +90,12 @@ impl Stage {
         Self { timeline, phase: Phase::Ramp, ends: now + timeline.ramp_max }
     }
 
-    /// Where the run stands.
+    /// Phase of the run.
     pub const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// When this stage ends at the latest.
+    /// Latest end of this phase.
     pub const fn deadline(&self) -> Instant {
         self.ends
     }

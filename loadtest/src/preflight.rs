@@ -1,4 +1,4 @@
-//! What this machine and the safety rules allow, asked before the first connect.
+//! Checks this machine and the safety rules before the first connect.
 
 use crate::exit::Failure;
 use crate::units;
@@ -12,10 +12,10 @@ pub const CLIENTS_MAX: u32 = 1 << 20;
 /// No phase of a run is longer, in seconds.
 pub const PHASE_SECONDS_MAX: u64 = 24 * 3_600;
 
-/// How many connections one process may hold, and why.
+/// Number of connections that one process may hold, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// Connections.
+    /// Number of connections.
     pub connections: u32,
     /// For the report: "fd limit 20,000 less 200 reserved".
     pub why: String,
@@ -58,7 +58,7 @@ pub fn clients(asked: Option<u32>, default: u32, room: &Room) -> Result<u32, Fai
     }
 }
 
-/// Whether a target outside this machine is wanted.
+/// True if a target outside this machine is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
     /// Only 127.0.0.0/8 and ::1.

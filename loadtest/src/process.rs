@@ -13,7 +13,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watched(Vec<i32>);
 
-/// What they have used so far.
+/// Usage of the watched processes so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Usage {
     /// User and system time of all threads, also of those that ended.
@@ -23,12 +23,12 @@ pub struct Usage {
 }
 
 impl Watched {
-    /// These processes.
+    /// Watches these processes.
     pub fn new(pids: impl IntoIterator<Item = i32>) -> Self {
         Self(pids.into_iter().collect())
     }
 
-    /// Whether nobody is watched.
+    /// True if no process is watched.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -16,7 +16,7 @@ const NANOS_MAX: u64 = 600_000_000_000;
 /// Shortest difference kept, in nanoseconds.
 const NANOS_MIN: u64 = 1_000;
 
-/// One distribution of latencies: three significant digits from 1 us to 10 min.
+/// Distribution of latencies: three significant digits from 1 us to 10 min.
 ///
 /// Between processes it travels as the pairs of value and count that it holds.
 #[derive(Clone, Debug)]
@@ -46,12 +46,12 @@ impl Latencies {
         self.0.reset();
     }
 
-    /// How many.
+    /// Number of values.
     pub fn len(&self) -> u64 {
         self.0.len()
     }
 
-    /// Whether there is none.
+    /// True if the distribution is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -98,7 +98,7 @@ impl Latencies {
         Ok(all)
     }
 
-    /// Appends a line of an HDR log, as HdrHistogram's tools read it: `from` the run's beginning, so long.
+    /// Appends a line of an HDR log, as HdrHistogram's tools read it: an interval of this length, `from` the run's beginning.
     pub fn write_hdr_line(&self, tag: &str, from: Duration, length: Duration, out: &mut Vec<u8>) {
         let mut serializer = V2DeflateSerializer::new();
         let mut log = IntervalLogWriterBuilder::new()
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for Latencies {
 /// The figures of one distribution, in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatencySummary {
-    /// Median.
+    /// The median.
     pub p50: u64,
     /// 9 of 10 are not longer.
     pub p90: u64,
@@ -139,9 +139,9 @@ pub struct LatencySummary {
     pub p999: u64,
     /// The longest.
     pub max: u64,
-    /// Their sum over their number.
+    /// Mean of the values.
     pub mean: f64,
-    /// How many there are.
+    /// Number of values.
     pub count: u64,
 }
 
@@ -161,7 +161,7 @@ impl LatencySummary {
     }
 }
 
-/// What a distribution is about. "Corrected": from the moment the message was meant to leave, so that
+/// Subject of a distribution. "Corrected": from the time at which the message was meant to leave, so that
 /// a stalled server cannot hide behind messages that were not sent; "raw": from when it left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,7 +194,7 @@ impl Metric {
         Self::Back,
     ];
 
-    /// Its name in files and expectations.
+    /// Name in files and expectations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -207,7 +207,7 @@ impl Metric {
         }
     }
 
-    /// What people read.
+    /// Name in reports.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Login => "login",
@@ -231,7 +231,7 @@ impl Distributions {
         self.0.entry(metric).or_default().record(latency);
     }
 
-    /// One of them, if anything was recorded.
+    /// The distribution of a subject, if anything was recorded.
     pub fn get(&self, metric: Metric) -> Option<&Latencies> {
         self.0.get(&metric).filter(|latencies| !latencies.is_empty())
     }
@@ -248,7 +248,7 @@ impl Distributions {
         self.0.entry(metric).or_default().merge(latencies);
     }
 
-    /// Those that hold anything.
+    /// Distributions that are not empty.
     pub fn iter(&self) -> impl Iterator<Item = (Metric, &Latencies)> {
         self.0.iter().map(|(metric, latencies)| (*metric, latencies)).filter(|(_, it)| !it.is_empty())
     }

@@ -15,30 +15,30 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How long one look at a running command takes.
+/// Length of one wait for a running command.
 const GLANCE: Duration = Duration::from_millis(50);
 /// A server that drains, and a command that restarts one, end within this, or are killed.
 const DRAIN_WITHIN: Duration = Duration::from_secs(120);
 
-/// What is done to the server, and when.
+/// Restarts to perform, with their times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartRule {
-    /// How.
+    /// Way of restarting.
     pub how: How,
     /// From the beginning of measuring to the first time.
     pub after: Duration,
     /// From one to the next.
     pub every: Duration,
-    /// How many times.
+    /// Number of restarts.
     pub times: u32,
 }
 
-/// How the server is restarted.
+/// Way of restarting the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum How {
-    /// Somebody else's command does it, and ends with 0 when it is done.
+    /// A command of the user does it, and exits with 0 when it is done.
     Command(String),
-    /// This program runs the server: it gets a signal, and is started again when it has ended.
+    /// moorload runs the server, sends it a signal, and starts it again when it has ended.
     Serve {
         /// The server's command line.
         command: String,

@@ -24,7 +24,7 @@ pub struct Sources {
     ports: Option<(u16, u16)>,
 }
 
-/// Where one connection comes from.
+/// Source of one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     address: Option<IpAddr>,
@@ -55,7 +55,7 @@ impl Sources {
         Self { addresses, ports: None }
     }
 
-    /// What was asked for, or what suits `clients` connections to `target`.
+    /// The requested sources, or those that suit `clients` connections to `target`.
     pub fn chosen(asked: Option<&Self>, ports: Option<(u16, u16)>, target: SocketAddr, clients: u32) -> Self {
         let sources = asked.cloned().unwrap_or_else(|| Self::for_target(target, clients));
         Self { ports, ..sources }
@@ -70,7 +70,7 @@ impl Sources {
         if first < PORT_MIN || last < first { Err(refuse()) } else { Ok((first, last)) }
     }
 
-    /// How many connections to one target fit, where that is known.
+    /// Number of connections to one target that fit, where that is known.
     pub fn capacity(&self) -> Option<u64> {
         let (first, last) = self.ports?;
         Some(self.addresses.len().max(1) as u64 * (u64::from(last - first) + 1))
@@ -87,12 +87,12 @@ impl Sources {
         Source { address, port }
     }
 
-    /// How many there are.
+    /// Number of values.
     pub fn len(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Whether the kernel chooses.
+    /// True if the kernel chooses.
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()
     }

@@ -28,7 +28,7 @@ fn is_sound(code: i32, report: &Value) -> bool {
     is_clean && (code == 0 || is_saturated)
 }
 
-/// How long a run waits for what is still under way: where something never comes it has to wait to the end, and
+/// Time that a run waits for messages under way: where one never comes the run waits to the end, and
 /// elsewhere a slow machine must not make what is late look lost.
 fn drain(fault: Fault) -> &'static str {
     use Fault::{Drop, Lose, LosePush, Reorder, ReorderPush};

@@ -19,7 +19,7 @@ const FIRST_LINK: usize = 1;
 /// Links it serves at most.
 const LINKS_MAX: usize = 64;
 
-/// One thread's backend.
+/// The backend of one thread.
 pub struct Acker {
     poll: Poll,
     listener: TcpListener,
@@ -29,7 +29,7 @@ pub struct Acker {
 }
 
 impl Acker {
-    /// Listens.
+    /// Opens the listening socket.
     pub fn bind(listen: SocketAddr) -> Result<Self, Failure> {
         let poll = Poll::new().map_err(Failure::io("create an epoll"))?;
         let mut listener = TcpListener::bind(listen).map_err(Failure::io("listen"))?;
@@ -39,7 +39,7 @@ impl Acker {
         Ok(Self { poll, listener, links: Slab::new(), input: vec![0; READ_BYTES], out: Vec::new() })
     }
 
-    /// Where it listens.
+    /// Listening address.
     pub fn address(&self) -> Result<SocketAddr, Failure> {
         self.listener.local_addr().map_err(Failure::io("ask for the address"))
     }

@@ -5,7 +5,7 @@ use super::wire::{self, Kind};
 use crate::dialect::{Ask, Broken, Dialect, Event, Message, Outcome, To};
 use bytes::Bytes;
 
-/// Who answers a message that is for nobody in particular.
+/// Uid that answers messages without a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uplink {
     /// The server itself.

@@ -29,10 +29,10 @@ use crate::terminal;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// How long the loops sleep at most before they look at the clock and at signals.
+/// Longest sleep of the loops before they check the clock and signals.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What to run.
+/// Program to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The server, forwarding to a backend if it has one.

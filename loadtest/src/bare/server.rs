@@ -24,7 +24,7 @@ const LISTENER: Token = Token(0);
 const FIRST_LINK: usize = 1;
 const FIRST_CLIENT: usize = FIRST_LINK + LINKS;
 
-/// Who is where: uids are dense numbers, so a multiplication hashes them well enough.
+/// Connections by uid: uids are dense numbers, so a multiplication hashes them well enough.
 type Places = HashMap<u32, u32, BuildHasherDefault<UidHasher>>;
 
 #[derive(Default)]
@@ -51,16 +51,16 @@ struct Client {
     uid: u32,
 }
 
-/// One thread's server.
+/// The server of one thread.
 pub struct BareServer {
     poll: Poll,
     listener: TcpListener,
     clients: Slab<Client>,
     places: Places,
     links: Vec<Stream>,
-    /// What goes out on each link at the end of this turn.
+    /// Bytes that go out on each link at the end of this turn.
     link_out: Vec<Vec<u8>>,
-    /// What goes back to the client that is being read.
+    /// Bytes that go back to the client that is being read.
     out: Vec<u8>,
     /// The delivery that is being written.
     delivery: Vec<u8>,
@@ -97,7 +97,7 @@ impl BareServer {
         })
     }
 
-    /// Where it listens.
+    /// Listening address.
     pub fn address(&self) -> Result<SocketAddr, Failure> {
         self.listener.local_addr().map_err(Failure::io("ask for the address"))
     }

@@ -38,7 +38,7 @@ impl Stream {
         Ok(Self { tcp, partial: None, unsent: None })
     }
 
-    /// One read: the bytes it put into `input`; 0 when the socket is empty.
+    /// Reads once; returns the number of bytes put into `input`, 0 when the socket is empty.
     #[inline]
     pub(super) fn read(&mut self, input: &mut [u8]) -> Result<usize, Gone> {
         loop {
@@ -52,7 +52,7 @@ impl Stream {
         }
     }
 
-    /// What came before and was not a whole frame.
+    /// Bytes of an incomplete frame from earlier reads.
     #[inline]
     pub(super) fn take_partial(&mut self) -> Kept {
         self.partial.take()

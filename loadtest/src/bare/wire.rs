@@ -5,7 +5,7 @@ pub(super) const HEADER_BYTES: usize = 5;
 /// Over it a stream is closed, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
-/// What a frame is, and its body.
+/// Kind and body of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -31,7 +31,7 @@ pub(super) enum Kind {
     All = 10,
 }
 
-/// The bytes are no frame.
+/// The bytes are not a valid frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 

@@ -24,7 +24,7 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// What a run of this size needs here, and the command that closes each gap.
+    /// Compares the needs of a run of this size with this machine, with the command that closes each gap.
     Doctor(DoctorArgs),
     /// Hold an idle fleet with heartbeats: memory per connection.
     Hold(HoldArgs),
@@ -32,7 +32,7 @@ pub(super) enum Command {
     Ping(PingArgs),
     /// Chat one to one, from end to end: each message checked where it arrives.
     Chat(ChatArgs),
-    /// One writer, many readers, in any number of groups.
+    /// Groups of a writer and many readers.
     Group(GroupArgs),
     /// Break a part of all connections in one moment: how long until 99 in 100 are back.
     Storm(StormArgs),
@@ -46,12 +46,12 @@ pub(super) enum Command {
     Report(ReportArgs),
     /// Run the bare reference server, or the backend behind it.
     Bare(BareArgs),
-    /// One process of a larger run; started by moorload itself.
+    /// Process of a larger run; started by moorload itself.
     #[command(hide = true)]
     Worker,
 }
 
-/// Who connects where, and how.
+/// Target and clients.
 #[derive(Clone, Debug, Args)]
 pub(super) struct FleetArgs {
     /// HOST:PORT of the gateway.
@@ -65,13 +65,13 @@ pub(super) struct FleetArgs {
     /// Logins under way at once.
     #[arg(long, default_value = "256", value_parser = parse_count)]
     pub(super) at_once: u32,
-    /// How long to measure.
+    /// Measuring time.
     #[arg(short = 'd', long = "duration", default_value = "30s", value_parser = parse_duration)]
     pub(super) duration: Duration,
     /// Time after the ramp that does not count.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub(super) warmup: Duration,
-    /// How long what is under way is waited for at the end, at most.
+    /// Longest wait at the end for messages under way.
     #[arg(long, default_value = "5s", value_parser = parse_duration)]
     pub(super) drain: Duration,
     /// Interval of the heartbeats of each connection.
@@ -101,10 +101,10 @@ pub(super) struct FleetArgs {
     /// Allow a target outside this machine.
     #[arg(long)]
     pub(super) allow_remote: bool,
-    /// What must hold, such as 'deliver.p99<20ms'; may be given several times.
+    /// Expectation that must hold, such as 'deliver.p99<20ms'; may be given several times.
     #[arg(long = "expect")]
     pub(super) expect: Vec<Expectation>,
-    /// What ends the run early when it holds for a second, such as 'deliver.p99>1s'.
+    /// Condition that ends the run early when it holds for a second, such as 'deliver.p99>1s'.
     #[arg(long = "abort")]
     pub(super) abort: Vec<Expectation>,
     #[command(flatten)]
@@ -114,9 +114,9 @@ pub(super) struct FleetArgs {
 /// Over how many processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Processes {
-    /// As few as hold the clients.
+    /// The smallest number that can hold the clients.
     Auto,
-    /// So many.
+    /// A fixed number.
     Fixed(u32),
 }
 
@@ -217,7 +217,7 @@ pub(super) struct GroupArgs {
     pub(super) fleet: FleetArgs,
     #[command(flatten)]
     pub(super) traffic: TrafficArgs,
-    /// How many groups.
+    /// Number of groups.
     #[arg(long, default_value = "10", value_parser = parse_count)]
     pub(super) groups: u32,
     /// Clients of each group, its writer included.
@@ -260,7 +260,7 @@ pub(super) struct RestartArgs {
     /// The server's own command line: moorload runs it, ends it with --signal and starts it again.
     #[arg(long)]
     pub(super) serve: Option<String>,
-    /// How the server of --serve is ended.
+    /// Signal that ends the server of --serve.
     #[arg(long, value_enum, default_value_t = SignalArg::Term)]
     pub(super) signal: SignalArg,
     /// Measuring time before the first restart.
@@ -269,7 +269,7 @@ pub(super) struct RestartArgs {
     /// Time from one restart to the next.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(super) every: Duration,
-    /// How many restarts.
+    /// Number of restarts.
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(super) times: u32,
     /// Connections must survive: one that is dropped fails the run.
@@ -281,13 +281,13 @@ pub(super) struct RestartArgs {
 pub(super) enum SignalArg {
     /// Let it finish what it does.
     Term,
-    /// As a crash.
+    /// KILL, like a crash.
     Kill,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct FindArgs {
-    /// Which scenario.
+    /// Scenario to search with.
     #[arg(value_enum)]
     pub(super) scenario: FindScenario,
     #[command(flatten)]
@@ -304,7 +304,7 @@ pub(super) struct FindArgs {
     /// Bytes of payload.
     #[arg(long, default_value = "128", value_parser = clap::value_parser!(u32).range(0..=i64::from(PAYLOAD_BYTES_MAX)))]
     pub(super) payload: u32,
-    /// How many groups, of `find group`.
+    /// Number of groups of `find group`.
     #[arg(long, default_value = "10", value_parser = parse_count)]
     pub(super) groups: u32,
     /// Clients of each group.
@@ -316,9 +316,9 @@ pub(super) struct FindArgs {
 pub(super) enum FindScenario {
     /// Messages and their answers.
     Ping,
-    /// One to one.
+    /// Pairs of clients.
     Chat,
-    /// One to many.
+    /// Groups of a writer and readers.
     Group,
 }
 
@@ -367,7 +367,7 @@ pub(super) struct CompareArgs {
     /// Figures, with commas between; all by default.
     #[arg(long, value_delimiter = ',')]
     pub(super) rows: Vec<Row>,
-    /// How Moorline checks logins.
+    /// Authentication mode of Moorline.
     #[arg(long, value_enum, default_value_t = AuthArg::Dev)]
     pub(super) auth: AuthArg,
     /// Further settings of `moorline run`, such as reactor.count=1.
@@ -391,7 +391,7 @@ pub(super) enum AuthArg {
 
 #[derive(Debug, Args)]
 pub(super) struct BareArgs {
-    /// Where to listen; loopback only.
+    /// Listening address; loopback only.
     #[arg(long, default_value = "127.0.0.1:0")]
     pub(super) listen: SocketAddr,
     /// Forward over links to this backend.

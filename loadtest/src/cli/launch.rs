@@ -1,4 +1,4 @@
-//! One run from its job to its report: monitor, processes, restarter, folder.
+//! Performs a run from its job to its report: monitor, processes, restarter, folder.
 
 use super::arguments::{FleetArgs, OutputArgs};
 use super::size::Size;
@@ -18,7 +18,7 @@ use crate::socket::Sources;
 use crate::terminal;
 use std::time::Duration;
 
-/// What a ramp may take beyond its own rate, and per client on a slow machine.
+/// Extra time of a ramp beyond its own rate, and per client on a slow machine.
 const RAMP_GRACE: Duration = Duration::from_secs(30);
 const RAMP_GRACE_EACH: Duration = Duration::from_millis(2);
 
@@ -36,7 +36,7 @@ pub(super) struct Launch {
     note: Option<String>,
 }
 
-/// What a run left behind.
+/// Results of a run.
 pub(super) struct Landed {
     pub(super) report: Report,
     part: Part,

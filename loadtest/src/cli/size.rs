@@ -1,4 +1,4 @@
-//! How many clients over how many processes.
+//! Number of clients and processes.
 
 use super::arguments::{FleetArgs, Processes};
 use crate::exit::Failure;
@@ -11,7 +11,7 @@ pub(super) struct Size {
     pub(super) clients: u32,
     /// Processes that share them.
     pub(super) processes: u32,
-    /// Why it is this size, if nobody chose it.
+    /// Reason for this size, if nobody chose it.
     pub(super) note: Option<String>,
 }
 

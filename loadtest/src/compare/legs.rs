@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// Logins under way at once.
 const LOGINS_AT_ONCE: u32 = 64;
-/// One heartbeat per client and second in the idle fleet.
+/// Interval of one heartbeat per client and second among idle clients.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// Where heartbeats are not what is measured, they are rare.
+/// Interval where heartbeats are not measured: rare.
 const BEAT_RARELY: Duration = Duration::from_secs(20);
 /// Unanswered messages per client in the open loop.
 const OPEN_WINDOW: u32 = 16;
@@ -35,19 +35,19 @@ pub(super) enum Leg {
     Idle,
     /// Closed loop through front and backend.
     Forward,
-    /// The same at half the ceiling, open loop.
+    /// Acked forwarding at half the ceiling, open loop.
     ForwardOpen,
     /// Closed loop, answered by the front server itself.
     Echo,
-    /// One to one in pairs.
+    /// Chat of pairs.
     Chat,
-    /// One writer to all, one message at a time.
+    /// A writer to all clients, one message at a time.
     FanOut,
-    /// The same with several messages under way.
+    /// Fan-out with several messages under way.
     FanOutBusy,
 }
 
-/// What a leg gave.
+/// Result of a leg.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     pub(super) figures: Vec<(Row, f64)>,
@@ -208,7 +208,7 @@ impl Drive<'_> {
     }
 }
 
-/// What all legs give: CPU seconds per million operations, and what went wrong.
+/// Figures of every leg: CPU seconds per million operations, and faults.
 fn measured(part: &Part, row: Row) -> Measured {
     let Part { ran, findings, .. } = part;
     let mut tally = findings.tally;

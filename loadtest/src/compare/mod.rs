@@ -23,10 +23,10 @@ pub const ROUNDS_MIN: u32 = 3;
 /// Most rounds.
 pub const ROUNDS_MAX: u32 = 99;
 
-/// What to compare and how large.
+/// Rows and sizes of a comparison.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where the servers' programs are.
+    /// Folder of the servers' programs.
     pub programs: Programs,
     /// Interleaved rounds.
     pub rounds: u32,
@@ -40,24 +40,24 @@ pub struct Options {
     pub measure: Duration,
     /// Bytes of a message's payload.
     pub payload_bytes: u32,
-    /// Which figures.
+    /// Rows to measure.
     pub rows: Vec<Row>,
     /// Only the table, and no line per leg.
     pub is_quiet: bool,
 }
 
-/// What came out.
+/// Result of a comparison.
 #[derive(Debug)]
 pub struct Comparison {
     /// Every sample.
     pub table: Table,
-    /// What went wrong on our side.
+    /// Faults on our side.
     pub ours: Tally,
-    /// What went wrong on the bare side.
+    /// Faults on the bare side.
     pub bare: Tally,
     /// Open-loop legs in which the generator itself was late: the latencies are not the servers' alone.
     pub late_legs: u32,
-    /// Whether a signal cut it short.
+    /// True if a signal ended the run early.
     pub is_interrupted: bool,
 }
 
@@ -72,7 +72,7 @@ impl Comparison {
     }
 }
 
-/// Measures.
+/// Runs the legs and measures.
 pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
     let mut comparison = Comparison {
         table: Table::default(),

@@ -7,10 +7,10 @@ use crate::process::Watched;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Who is measured.
+/// Side that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Moorline.
+    /// The gateway of Moorline.
     Ours,
     /// The bare server.
     Bare,
@@ -26,7 +26,7 @@ impl Side {
     }
 }
 
-/// How our side checks logins.
+/// Authentication mode of our side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Auth {
     /// Not at all: dev mode.
@@ -35,20 +35,20 @@ pub enum Auth {
     Jwt,
 }
 
-/// Where the servers' programs are, and how to start ours.
+/// Folder of the servers' programs, and arguments of ours.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// The `moorline` binary; without it only the bare side is measured.
     pub moorline: Option<PathBuf>,
     /// A binary that takes `bare ...` arguments.
     pub bare: PathBuf,
-    /// How our side checks logins.
+    /// Authentication mode of our side.
     pub auth: Auth,
     /// Further `--set` of `moorline run`.
     pub settings: Vec<String>,
 }
 
-/// What stands behind the front server.
+/// Backend behind the front server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
     /// A backend that answers everything.
@@ -57,7 +57,7 @@ pub(super) enum Behind {
     Im,
 }
 
-/// Whose CPU time a figure is about.
+/// Processes whose CPU time a figure counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     /// The front server alone: ours is the gateway.

@@ -17,11 +17,11 @@ pub enum Row {
     Heartbeat,
     /// A message answered by the backend.
     Forward,
-    /// How many of those per second, closed loop.
+    /// Operations per second, closed loop.
     ForwardCeiling,
     /// A message answered by the backend, at half the ceiling.
     ForwardOpen,
-    /// How long those took, from the moment they were meant to leave.
+    /// Latency from the intended time.
     ForwardOpenP99,
     /// A message answered by the front server itself.
     Echo,
@@ -29,7 +29,7 @@ pub enum Row {
     Chat,
     /// A message delivered to one of many, one message at a time.
     FanOut,
-    /// The same with four messages under way.
+    /// Fan-out with four messages under way.
     FanOutBusy,
 }
 
@@ -49,7 +49,7 @@ impl Row {
         Self::FanOutBusy,
     ];
 
-    /// Its name on the command line.
+    /// Name on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -66,7 +66,7 @@ impl Row {
         }
     }
 
-    /// Whether it is what an operation costs, the figure that each leg has one of.
+    /// True for the cost of an operation, of which each leg has one.
     pub const fn is_cpu(self) -> bool {
         matches!(
             self,
@@ -80,7 +80,7 @@ impl Row {
         )
     }
 
-    /// What it is and its unit.
+    /// Name and unit.
     const fn title(self) -> (&'static str, &'static str) {
         match self {
             Self::Idle => ("idle connection", "bytes"),
@@ -97,7 +97,7 @@ impl Row {
         }
     }
 
-    /// What ours should reach.
+    /// Bar for our side.
     const fn bar(self) -> &'static str {
         match self {
             Self::Idle => "<= 256 bytes",
@@ -120,14 +120,14 @@ impl std::str::FromStr for Row {
     }
 }
 
-/// One measured value.
+/// A measured value.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// In which round.
     pub round: u32,
     /// On which side.
     pub side: Side,
-    /// What it is.
+    /// Name of the figure.
     pub row: Row,
     /// In the row's unit.
     pub value: f64,
@@ -151,7 +151,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of these values; `None` if there are none.
+    /// Median, lowest and highest of these values; `None`: no values.
     pub fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         let (min, max) = (*values.first()?, *values.last()?);
@@ -174,20 +174,20 @@ impl Spread {
     }
 }
 
-/// One line, for programs.
+/// Row for programs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Line {
-    /// What it is.
+    /// Name of the figure.
     pub row: Row,
-    /// Its unit.
+    /// Unit of the values.
     pub unit: &'static str,
     /// The bare server's.
     pub bare: Option<Spread>,
-    /// Ours.
+    /// Values of our side.
     pub ours: Option<Spread>,
     /// Ours over bare, within each round.
     pub ratio: Option<Spread>,
-    /// What ours should reach.
+    /// Bar for our side.
     pub bar: &'static str,
 }
 
@@ -202,7 +202,7 @@ impl Table {
         self.samples.iter().filter(of).map(|sample| (sample.round, sample.value)).collect()
     }
 
-    /// One line per figure that was measured.
+    /// Lines of the table, one per measured figure.
     pub fn lines(&self) -> Vec<Line> {
         Row::ALL.into_iter().filter_map(|row| self.line(row)).collect()
     }

@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-/// How long the coordinator sleeps at most: a signal is seen this late.
+/// Longest sleep of the coordinator: a signal is seen at most this late.
 const GLANCE: Duration = Duration::from_millis(100);
 /// Between the order to begin and the beginning: it reaches all before.
 const HEAD_START: Duration = Duration::from_millis(200);

@@ -24,7 +24,7 @@ use crate::fleet::Second;
 use crate::job::Part;
 use serde::{Deserialize, Serialize};
 
-/// What a worker says.
+/// Message from a worker process.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {

@@ -1,4 +1,4 @@
-//! One process's part: a job on the first line of standard input, orders on the next ones, news on
+//! Part of one process: a job on the first line of standard input, orders on the next ones, news on
 //! standard output.
 
 use super::Word;

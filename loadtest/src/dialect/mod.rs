@@ -1,4 +1,4 @@
-//! What a wire must offer so that the fleet can speak it.
+//! Interface of a wire protocol that clients can use.
 //!
 //! The same loop, pacing and checks drive Moorline's protocol ([`Moorline`]) and the bare server's
 //! ([`crate::bare::BareClient`]): both sides of a comparison get exactly the same load.
@@ -11,9 +11,9 @@ pub use moorline::{Moorline, MoorlineOptions};
 use bytes::Bytes;
 use std::time::Duration;
 
-/// One side of a connection's conversation, without the connection.
+/// Client's side of a protocol, without the connection.
 pub trait Dialect {
-    /// What a connection keeps of a frame that spans reads; as small as possible between frames.
+    /// State of a frame that spans reads; as small as possible between frames.
     type Decoder: Default;
 
     /// Appends the login of client `who`.
@@ -42,30 +42,30 @@ pub trait Dialect {
 pub struct Message {
     /// The client that sends it.
     pub from: u32,
-    /// Its number on this connection, dense from 1.
+    /// Number of the message on this connection, dense from 1.
     pub cid: u32,
-    /// Its number among all of this client's: what makes it the same message when it is sent again.
+    /// Number among all messages of this client; the same when the message is sent again.
     pub number: u32,
-    /// Who gets it.
+    /// Receiver of the message.
     pub to: To,
     /// Highest delivery this client has handled.
     pub ack: u32,
-    /// What it carries.
+    /// Payload of the message.
     pub payload: Bytes,
 }
 
-/// Who gets a message.
+/// Receiver of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
-    /// Whoever answers behind the server: only the answer matters.
+    /// The backend itself: only the answer matters.
     Server,
-    /// One other client of the fleet.
+    /// Another client.
     Client(u32),
     /// Every other member of a group.
     Group(u32),
 }
 
-/// What a client may ask for beside sending messages.
+/// Requests of a client beside messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// A group that it is the first member of.
@@ -74,7 +74,7 @@ pub enum Ask {
     Join(u32),
 }
 
-/// What came from the server.
+/// Event from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The login is done.
@@ -83,21 +83,21 @@ pub enum Event {
     BeatBack,
     /// The answer to a message.
     Answer {
-        /// Which one.
+        /// Number of the request.
         cid: u32,
-        /// Whether it was done.
+        /// True if the server did it.
         outcome: Outcome,
     },
     /// A message of another client.
     Delivery {
-        /// Its number on this connection; 0: not to be acknowledged.
+        /// Number on this connection; 0: needs no ack.
         seq: u32,
-        /// What it carries.
+        /// Payload of the message.
         payload: Bytes,
     },
     /// Something that happened, or that there is something to pull: acknowledged like a message, and no message.
     Notice {
-        /// Its number on this connection; 0: not to be acknowledged.
+        /// Number on this connection; 0: needs no ack.
         seq: u32,
     },
     /// The server wants a sign of life or an ack now.
@@ -108,16 +108,16 @@ pub enum Event {
     Said(Outcome),
     /// The server ends the connection.
     Closing {
-        /// Why.
+        /// Reason, or close code.
         code: u32,
-        /// Nobody should come back earlier.
+        /// Shortest wait before the next connection.
         retry_after: Duration,
     },
     /// Anything else lawful.
     Other,
 }
 
-/// Whether the server did what a message asked for.
+/// Result of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Done, now or before.
@@ -128,6 +128,6 @@ pub enum Outcome {
     Refused,
 }
 
-/// The server's bytes are no frames of this wire.
+/// The server's bytes are not frames of this wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;

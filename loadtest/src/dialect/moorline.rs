@@ -15,7 +15,7 @@ use moorline_proto::message::{decode, encode, frame_of};
 use prost::Message as _;
 use std::time::Duration;
 
-/// How the clients present themselves.
+/// Agent of the clients.
 #[derive(Debug)]
 pub struct MoorlineOptions {
     /// User ids are this and a number.
@@ -24,7 +24,7 @@ pub struct MoorlineOptions {
     pub first: u32,
     /// Signs tokens; without it HELLO carries none, which a gateway in dev mode accepts.
     pub tokens: Option<TokenMint>,
-    /// How often a client beats: the least that PING promises.
+    /// Heartbeat interval of a client: the shortest that PING can promise.
     pub heartbeat: Duration,
 }
 

@@ -1,12 +1,12 @@
-//! What the generator keeps of one client.
+//! State of one client.
 
 use mio::net::TcpStream;
 use moorline_proto::time::Instant;
 
-/// Where a client stands.
+/// State of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Its turn has not come.
+    /// Not started yet.
     Absent,
     /// The connect is under way.
     Connecting,
@@ -14,24 +14,24 @@ pub(super) enum Stage {
     Greeting,
     /// Logged in.
     Active,
-    /// It lost its connection, or did not get one, and will try again.
+    /// Lost its connection, or could not connect, and will try again.
     Away,
-    /// It never got in, or it was dropped, and that is that.
+    /// Was never admitted, or was dropped, and stays out.
     Gone,
 }
 
-/// What can happen to a client.
+/// Input of a client's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
-    /// Its connect began.
+    /// The connect began.
     Started,
-    /// Its socket is connected.
+    /// The socket is connected.
     Connected,
     /// The server let it in.
     Welcomed,
     /// The socket is gone, the server said goodbye, or time is up: for good.
     Lost,
-    /// The same, but it tries again.
+    /// The connection ended, and the client tries again.
     Interrupted,
 }
 
@@ -54,7 +54,7 @@ impl Stage {
     }
 }
 
-/// One client: its socket, the ends of its byte streams, and what the scenario keeps (`X`).
+/// A client: its socket, the incomplete parts of its byte streams, and the scenario's state (`X`).
 #[derive(Debug)]
 pub struct Client<P, X> {
     pub(super) stream: Option<TcpStream>,
@@ -65,10 +65,10 @@ pub struct Client<P, X> {
     pub(super) tries: u8,
     /// The highest delivery handled.
     pub(super) heard: u32,
-    /// When the connect began.
+    /// Time of the connect.
     pub(super) since: Instant,
     pub(super) decoder: P,
-    /// What the socket did not take; none while the server reads.
+    /// Bytes that the socket did not take; `None` while the server reads.
     #[allow(clippy::box_collection)] // 8 bytes instead of 24, in every one of a million clients
     pub(super) unsent: Option<Box<Vec<u8>>>,
     /// The scenario's part.

@@ -27,7 +27,7 @@ const DELIVERIES_PER_ACK: u8 = 8;
 /// A delivery is acknowledged within this, if no message did it by the way [P-6.3].
 const ACK_WITHIN: Duration = Duration::from_millis(200);
 
-/// How the fleet stands.
+/// Counts of clients by state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Logged in now.
@@ -76,11 +76,11 @@ impl Counts {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Loss {
     pub(super) who: u32,
-    /// It was logged in.
+    /// True if the client was logged in.
     pub(super) was_active: bool,
     /// Tries in vain so far.
     pub(super) tries: u8,
-    /// What the server asked it to wait.
+    /// Wait that the server asked for.
     pub(super) at_least: Duration,
 }
 
@@ -92,7 +92,7 @@ pub struct Crew<D: Dialect, X> {
     registry: Registry,
     input: Box<[u8]>,
     out: Vec<u8>,
-    /// Whether clients without a connection try again.
+    /// True if clients without a connection try again.
     may_return: bool,
     pub(super) lost: VecDeque<Loss>,
     /// Clients that were asked to leave since the loop last looked, and within which time.
@@ -130,12 +130,12 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         self.clients.len() as u32
     }
 
-    /// Whether there is no client.
+    /// True without any client.
     pub fn is_empty(&self) -> bool {
         self.clients.is_empty()
     }
 
-    /// Whether a client is logged in.
+    /// True if a client is logged in.
     pub fn is_active(&self, who: u32) -> bool {
         self.clients[who as usize].stage == Stage::Active
     }
@@ -145,7 +145,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         &mut self.clients[who as usize].extra
     }
 
-    /// How the fleet stands.
+    /// Counts of clients by state.
     pub const fn counts(&self) -> &Counts {
         &self.counts
     }
@@ -271,7 +271,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         }
     }
 
-    /// What every scenario wants done about an event.
+    /// Actions on an event that all scenarios share.
     pub(super) fn on_event(&mut self, who: u32, event: &Event, now: Instant) {
         match event {
             Event::Welcome => {
@@ -315,7 +315,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         }
     }
 
-    /// When the next ack is due.
+    /// Time of the next ack.
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
         self.acks.front().map(|(at, _)| *at)
     }

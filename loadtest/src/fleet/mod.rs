@@ -39,7 +39,7 @@ const EVENTS_PER_TURN: usize = 1_024;
 const SECOND: Duration = Duration::from_secs(1);
 /// Clients that come back in one turn, so that a storm of them does not hold up the others.
 const RETURNS_PER_TURN: usize = 64;
-/// So many failed connects without a single success: nobody is there.
+/// Failed connects without a single success that mean: the target does not answer.
 const FAILED_CONNECTS_MAX: u32 = 8;
 const ALARM: Token = Token(usize::MAX - 1);
 const ORDERS: Token = Token(usize::MAX - 2);
@@ -59,7 +59,7 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Whether a signal came since this was last asked.
+    /// True if a signal came since the last call.
     pub fn take(&self) -> bool {
         self.0.load(Ordering::Relaxed) && self.0.swap(false, Ordering::Relaxed)
     }
@@ -127,7 +127,7 @@ struct Driver<'a, D: Dialect, S: Scenario<D>> {
     returns: Returns,
     departures: Departures,
     beats: Option<Beats>,
-    /// When traffic begins, once the overseer has said so.
+    /// Time at which traffic begins; `None` until the observer has set it.
     go_at: Option<Instant>,
     ran: Ran,
     heard: Vec<Event>,

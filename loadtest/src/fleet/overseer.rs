@@ -1,4 +1,4 @@
-//! Who watches a loop: this process itself, or the one that started it.
+//! Observer of a loop: this process itself, or the one that started it.
 
 use super::crew::Counts;
 use crate::exit::Failure;
@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// How a loop stands, told once a second.
+/// Progress of a loop, reported once a second.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Second {
-    /// Where the run stands.
+    /// Phase of the run.
     pub phase: Option<Phase>,
-    /// How the fleet stands.
+    /// Counts of clients by state.
     pub counts: Counts,
-    /// What the scenario has done so far.
+    /// Operations done so far.
     pub done: u64,
     /// The scenario's main latency in the last second.
     pub latencies: Latencies,
@@ -24,7 +24,7 @@ pub struct Second {
     pub own_cpu: Duration,
 }
 
-/// What a loop may be told.
+/// Order to a loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
     /// All parts of the run are in: traffic begins at this moment, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -33,7 +33,7 @@ pub enum Order {
     Stop,
 }
 
-/// Who watches a loop.
+/// Observer of a loop.
 pub trait Overseer {
     /// The loop's clients are about to connect.
     fn on_begin(&mut self) -> Result<(), Failure> {
@@ -47,17 +47,17 @@ pub trait Overseer {
     }
     /// A phase began.
     fn on_phase(&mut self, _phase: Phase, _now: Instant) {}
-    /// Where orders come from, if not as answers to the above.
+    /// Source of orders, if not as answers to the above.
     fn orders(&self) -> Option<RawFd> {
         None
     }
-    /// What came from there.
+    /// Next order from that source.
     fn take_orders(&mut self) -> Result<Vec<Order>, Failure> {
         Ok(Vec::new())
     }
 }
 
-/// Nobody watches.
+/// A loop without an observer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 

@@ -1,4 +1,4 @@
-//! What a run is to do, and what it left behind; both travel between processes.
+//! Plan of a run, and its results; both travel between processes.
 
 use super::crew::Counts;
 use super::ramp::RampRule;
@@ -13,51 +13,51 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-/// When heartbeats begin.
+/// Time at which heartbeats begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BeatsFrom {
     /// With the first login.
     Ramp,
-    /// When everyone is in, so that the cost of a login is measured alone.
+    /// After all logins, so that the cost of a login is measured alone.
     Warmup,
 }
 
-/// What a loop is to do, besides its scenario.
+/// Plan of a loop, without its scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Whom to talk to.
+    /// Target address.
     pub target: SocketAddr,
-    /// How many clients.
+    /// Number of clients.
     pub clients: u32,
     /// The number of the first of them, among all of the run.
     pub first: u32,
-    /// How they come in.
+    /// Ramp of the logins.
     pub ramp: RampRule,
-    /// Where they come from.
+    /// Source addresses and ports.
     pub sources: Sources,
-    /// How those who lost their connection come back; `None`: not at all.
+    /// Policy for clients that lost their connection; `None`: they stay out.
     pub returns: Option<ReturnRule>,
     /// Interval of the heartbeats, and when they begin.
     pub beats: (Duration, BeatsFrom),
-    /// How long everything takes.
+    /// Length of each phase.
     pub timeline: Timeline,
-    /// Whose CPU time and memory to note at each change of phase.
+    /// Processes whose CPU time and memory are noted at each change of phase.
     pub watched: Watched,
 }
 
 /// The state of things when a phase began.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Mark {
-    /// Which phase.
+    /// The phase.
     pub phase: Phase,
-    /// When it began.
+    /// Time at which it began.
     #[serde(with = "clock::nanos")]
     pub at: Instant,
-    /// What the watched processes had used.
+    /// Usage of the watched processes.
     pub usage: Option<Usage>,
     /// CPU time that this process had used.
     pub own_cpu: Duration,
-    /// What the scenario had done.
+    /// Operations that the scenario had done.
     pub done: u64,
     /// Heartbeats echoed.
     pub beats_back: u64,
@@ -65,16 +65,16 @@ pub struct Mark {
     pub active: u32,
 }
 
-/// What a loop left behind, besides what its scenario recorded.
+/// Results of a loop, without its scenario's.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Ran {
-    /// One per phase that was entered, the ramp first.
+    /// A mark per phase that was entered, the ramp first.
     pub marks: Vec<Mark>,
-    /// How the fleet stood at the end.
+    /// Counts of clients at the end.
     pub counts: Counts,
     /// Times from connect to WELCOME.
     pub login: Latencies,
-    /// Whether a signal or an order cut it short.
+    /// True if a signal or an order ended the loop early.
     pub is_interrupted: bool,
 }
 

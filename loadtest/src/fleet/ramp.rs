@@ -1,10 +1,10 @@
-//! Who connects when: at a rate, at most so many at once, or both.
+//! Pace of the logins: at a rate, with a limit of logins under way, or both.
 
 use crate::pace::Schedule;
 use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
 
-/// How fast clients come in.
+/// Pace of the logins.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RampRule {
     /// Connects per second; `None`: as fast as `at_once` lets them.
@@ -41,7 +41,7 @@ impl Ramp {
         Some(self.next - 1)
     }
 
-    /// When the next client is due; `None`: nobody is left, or only the end of a login can help.
+    /// Time of the next login; `None`: all clients began, or the limit of logins under way is reached.
     pub fn deadline(&self, under_way: u32) -> Option<Instant> {
         if self.next == self.clients || under_way >= self.at_once {
             return None;
@@ -49,7 +49,7 @@ impl Ramp {
         Some(self.schedule.as_ref().map_or(Instant::ZERO, Schedule::deadline))
     }
 
-    /// Whether all clients began.
+    /// True once all clients began.
     pub const fn is_over(&self) -> bool {
         self.next == self.clients
     }

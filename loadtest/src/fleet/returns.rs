@@ -1,4 +1,4 @@
-//! How clients that lost their connection come back: like the SDK, with full jitter and never before
+//! Reconnects of clients that lost their connection: like the SDK, with full jitter and never before
 //! the server allows it.
 
 use moorline_proto::time::Instant;
@@ -67,7 +67,7 @@ impl Departures {
         self.0.push(Reverse((now + window.mul_f64(random_part()), now, who)));
     }
 
-    /// Who leaves now, and when it was asked to.
+    /// Next client to leave, with the time of its GOAWAY.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<(u32, Instant)> {
         let Reverse((at, asked, who)) = *self.0.peek()?;
         (at <= now).then(|| {

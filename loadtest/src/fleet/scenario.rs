@@ -1,4 +1,4 @@
-//! What the loop asks of a kind of traffic.
+//! Interface of a kind of traffic.
 
 use super::Crew;
 use crate::dialect::{Dialect, Event};
@@ -8,7 +8,7 @@ use moorline_proto::time::Instant;
 
 /// A kind of traffic. The loop calls it; it sends through the crew.
 pub trait Scenario<D: Dialect> {
-    /// What it keeps per client; part of the client's bytes.
+    /// State per client; part of the client's bytes.
     type Extra: Default;
 
     /// A phase began.
@@ -19,7 +19,7 @@ pub trait Scenario<D: Dialect> {
     fn on_lost(&mut self, _crew: &mut Crew<D, Self::Extra>, _who: u32) {}
     /// A turn of the loop: send what is due.
     fn on_time(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}
-    /// When it next wants [`Scenario::on_time`], at the latest.
+    /// Latest time of the next [`Scenario::on_time`].
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -31,7 +31,7 @@ pub trait Scenario<D: Dialect> {
     fn is_settled(&self, crew: &Crew<D, Self::Extra>) -> bool;
     /// Operations done so far.
     fn done(&self) -> u64;
-    /// Where it counts.
+    /// Counters of the scenario.
     fn recorder(&mut self) -> &mut Recorder;
     /// The run is over: judge what is still open.
     fn finish(&mut self, _crew: &mut Crew<D, Self::Extra>, _now: Instant) {}

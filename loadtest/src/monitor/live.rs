@@ -8,17 +8,17 @@ use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
 
-/// Where the rows of a run are shown.
+/// Output of the rows of a run.
 #[derive(Debug)]
 pub enum Live {
-    /// Nowhere.
+    /// No output.
     Quiet,
-    /// One line each, to standard error.
+    /// A line per row, to standard error.
     Lines {
         /// Connections asked for.
         asked: u32,
     },
-    /// One line that is drawn anew, to standard error.
+    /// A line that is redrawn, to standard error.
     Bar(ProgressBar),
 }
 

@@ -1,4 +1,4 @@
-//! What a run looks like while it goes on: one row a second, on the terminal and for the files.
+//! Progress of a run: one row a second, on the terminal and for the files.
 //!
 //! Fed by the loop of this process, or by the coordinator of several. It may end a run early.
 
@@ -18,15 +18,15 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-/// One row a second.
+/// Interval of the rows.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One second of a run, over all its processes.
+/// A second of a run, over all its processes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// Seconds since the run began.
     pub at_s: f64,
-    /// Where the run stands: that of the process that is furthest behind.
+    /// Phase of the process that is furthest behind.
     pub phase: &'static str,
     /// Clients logged in.
     pub active: u32,
@@ -53,7 +53,7 @@ pub struct Row {
 pub struct Marker {
     /// Seconds since the run began.
     pub at_s: f64,
-    /// What.
+    /// The event, in words.
     pub label: String,
 }
 
@@ -89,15 +89,15 @@ pub struct Monitor {
     live: Live,
     main: Metric,
     abort: Vec<Expectation>,
-    /// Why the run was ended early.
+    /// Reason why the run was ended early.
     pub aborted: Option<String>,
-    /// What it looked like.
+    /// Rows of the run.
     pub rows: Vec<Row>,
-    /// What was done to the server.
+    /// Restarts of the server.
     pub markers: Markers,
     /// The main latency of each second, as lines of an HDR log.
     pub hdr_lines: Vec<u8>,
-    /// Who wants to know when measuring begins.
+    /// Receiver of the start of measuring.
     measure_news: Option<mpsc::Sender<Instant>>,
 }
 
@@ -216,7 +216,7 @@ impl Monitor {
         self.main
     }
 
-    /// How long ago the run began.
+    /// Time since the run began.
     pub fn age(&self) -> Duration {
         clock::now().saturating_since(self.began)
     }
@@ -250,7 +250,7 @@ impl Overseer for Monitor {
     }
 }
 
-/// What `--abort` can name: the main latency and a few counts, second by second.
+/// Figures that `--abort` can name: the main latency and a few counts, second by second.
 struct RowFigures<'a>(&'a Row, Metric);
 
 impl Figures for RowFigures<'_> {
@@ -269,7 +269,7 @@ impl Figures for RowFigures<'_> {
     }
 }
 
-/// Whether `--abort` can name this figure in a run with this main latency.
+/// True if `--abort` can name this figure in a run with this main latency.
 pub fn can_abort_on(name: &str, main: Metric) -> bool {
     let is_main = name.strip_prefix(main.name()).is_some_and(|rest| rest.starts_with('.'));
     is_main || ["rate", "dropped", "held", "rss"].contains(&name)

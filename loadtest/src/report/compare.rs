@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub struct Past {
     /// The folder's name.
     pub name: String,
-    /// Its summary.
+    /// Summary of the run.
     pub report: Report,
     latencies: BTreeMap<String, Latencies>,
 }
@@ -41,7 +41,7 @@ impl Past {
         Ok(Self { name, report, latencies })
     }
 
-    /// Whether its histograms say the same as its summary: how many there are of each.
+    /// True if its histograms agree with its summary in the number of values.
     pub fn is_consistent(&self) -> bool {
         let summaries = &self.report.latencies;
         summaries
@@ -57,7 +57,7 @@ pub struct Comparison {
     runs: Vec<Past>,
 }
 
-/// What a comparison shows, in this order, as far as a run has it.
+/// Figures of a comparison, in this order, as far as a run has them.
 const FIGURES: [&str; 12] = [
     "rate",
     "offered",
@@ -74,7 +74,7 @@ const FIGURES: [&str; 12] = [
 ];
 
 impl Comparison {
-    /// Of these.
+    /// Compares these runs.
     pub const fn new(base: Option<Past>, runs: Vec<Past>) -> Self {
         Self { base, runs }
     }
@@ -83,7 +83,7 @@ impl Comparison {
         self.base.iter().chain(&self.runs)
     }
 
-    /// One line per figure, one column per run; beside the base the change in percent.
+    /// Text with a line per figure and a column per run; beside the base the change in percent.
     pub fn text(&self) -> String {
         let mut out = String::new();
         let width = self.columns().map(|past| past.name.len()).max().unwrap_or(0).max(20) + 2;
@@ -129,7 +129,7 @@ impl Comparison {
         out.push('\n');
     }
 
-    /// The same as a page, with the percentile curves over each other.
+    /// Page with the same table, and the percentile curves over each other.
     pub fn page(&self) -> String {
         let main = |past: &Past| {
             let names = [Metric::Deliver, Metric::Answer, Metric::Login].map(Metric::name);

@@ -1,4 +1,4 @@
-//! Where a run took place, so that its figures can be read later.
+//! Environment of a run, so that its figures can be read later.
 
 use serde::Serialize;
 use std::fs;
@@ -10,7 +10,7 @@ pub struct Environment {
     pub program: String,
     /// The command line.
     pub arguments: Vec<String>,
-    /// When it began, RFC 3339 in UTC.
+    /// Start of the run, RFC 3339 in UTC.
     pub began: String,
     /// The kernel's version.
     pub kernel: String,
@@ -41,7 +41,7 @@ const SYSCTLS: [&str; 8] = [
 ];
 
 impl Environment {
-    /// Of this machine, now.
+    /// Reads the environment of this machine.
     pub fn now() -> Self {
         let word = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
         let limits = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE);

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where a run is written, made before the run so that a bad place is known at once.
+/// Folder of a run, made before the run so that a bad path is reported at once.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -43,7 +43,7 @@ impl Folder {
         Ok(Self { path, environment })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }

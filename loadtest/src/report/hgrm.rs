@@ -7,7 +7,7 @@ use std::fmt::Write;
 const TICKS_PER_HALF: u32 = 5;
 const NANOS_PER_MILLI: f64 = 1e6;
 
-/// One distribution, in milliseconds.
+/// Formats a distribution, in milliseconds.
 pub(super) fn table(latencies: &Latencies) -> String {
     let histogram = latencies.histogram();
     let mut out =

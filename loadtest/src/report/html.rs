@@ -10,7 +10,7 @@ use std::fmt::Write;
 const TEMPLATE: &str = include_str!("../../assets/report.html");
 const UPLOT_JS: &str = include_str!("../../assets/uPlot.iife.min.js");
 const UPLOT_CSS: &str = include_str!("../../assets/uPlot.min.css");
-/// Most points of a chart over time; longer runs are shown every so many seconds, by their worst.
+/// Most points of a chart over time; longer runs show the worst value of each interval.
 const POINTS_MAX: usize = 2_000;
 /// Points of a percentile curve per factor of ten of 1/(1-percentile).
 const CURVE_STEPS: i32 = 12;
@@ -164,7 +164,7 @@ fn latency_table(report: &Report, out: &mut String) {
     out.push_str("</table></div>");
 }
 
-/// One value per row, or per few rows of a long run.
+/// Values, one per row or per few rows of a long run.
 fn over_time(rows: &[Row]) -> Value {
     let every = rows.len().div_ceil(POINTS_MAX).max(1);
     let mut time = json!({});

@@ -1,4 +1,4 @@
-//! What a run found, as text for people, as JSON for programs, and as a folder with both and the charts.
+//! Report of a run: text for people, JSON for programs, and a folder with both and the charts.
 
 mod compare;
 pub mod environment;
@@ -32,18 +32,18 @@ const LATE: Duration = Duration::from_millis(1);
 /// The generator is saturated when one in a hundred sends left later than this after its moment:
 /// then its own delay, not the server's, is what the percentiles show.
 pub const LAG_P99_MAX: Duration = Duration::from_millis(10);
-/// A closed loop is the generator's own ceiling when it uses so much of a core.
+/// Share of a core above which a closed loop shows the generator's own ceiling.
 const BUSY_MAX: f64 = 0.95;
 
-/// Whether the generator's own lag makes a run say nothing about the server.
+/// True if the generator's own lag makes the run invalid.
 pub fn is_saturated(lag: &Latencies) -> bool {
     u128::from(lag.summary().p99) > LAG_P99_MAX.as_nanos()
 }
 
-/// What a lost connection means for the verdict.
+/// Meaning of a lost connection for the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drops {
-    /// None may be lost.
+    /// No connection may be lost.
     Fail,
     /// The server goes away on purpose: how many were lost is a figure.
     Count,
@@ -56,7 +56,7 @@ pub struct Report {
     pub schema: u32,
     /// "hold", "ping", "chat", "group", "storm", "restart".
     pub scenario: String,
-    /// Whom it talked to.
+    /// Target address.
     pub target: String,
     /// Seconds of measuring.
     pub seconds: f64,
@@ -72,7 +72,7 @@ pub struct Report {
     pub unsent: u64,
     /// Distributions by their names, in nanoseconds.
     pub latencies: BTreeMap<String, LatencySummary>,
-    /// What went wrong.
+    /// Faults of the run.
     pub integrity: Tally,
     /// Deliveries over a new connection that came before on the old one, which clients drop.
     pub repeated: u64,
@@ -84,9 +84,9 @@ pub struct Report {
     pub server: Option<ServerFigures>,
     /// Close codes the server gave, and how often.
     pub closed: BTreeMap<u32, u32>,
-    /// What was done to the server, and when.
+    /// Restarts of the server, with their times.
     pub markers: Vec<Marker>,
-    /// What was expected, and whether it was so.
+    /// Expectations and their results.
     pub expectations: Vec<Judged>,
     /// Sentences that belong to the figures.
     pub notes: Vec<String>,
@@ -110,7 +110,7 @@ pub struct Connections {
 /// The generator itself.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Generator {
-    /// How late it sent; open loop only.
+    /// Lag of the generator; open loop only.
     pub lag: Option<Lag>,
     /// Part of a core that its busiest process used while measuring.
     pub busy: Option<f64>,
@@ -130,9 +130,9 @@ pub struct Lag {
 /// An expectation and what became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Judged {
-    /// As it was written.
+    /// Expectation as written.
     pub expected: String,
-    /// What is wrong with it, if anything.
+    /// Reason why it failed; `None`: it holds.
     pub failed: Option<String>,
 }
 
@@ -143,13 +143,13 @@ pub struct ServerFigures {
     pub rss_before: u64,
     /// Resident bytes at the end of measuring.
     pub rss_after: u64,
-    /// Their difference over the connections held.
+    /// Growth divided by the connections held.
     pub bytes_per_connection: f64,
     /// CPU seconds per million logins.
     pub login_cpu_s_per_million: f64,
     /// CPU seconds while measuring.
     pub cpu_s: f64,
-    /// The same per million operations.
+    /// CPU seconds per million operations.
     pub cpu_s_per_million: f64,
 }
 
@@ -254,7 +254,7 @@ impl Report {
         (self.exit, self.verdict) = (exit.code(), exit.label().to_owned());
     }
 
-    /// How the program ends.
+    /// Exit code of the program.
     pub fn exit(&self) -> Exit {
         Exit::of_code(self.exit).unwrap_or(Exit::Integrity)
     }

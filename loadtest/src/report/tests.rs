@@ -1,4 +1,4 @@
-//! What the report says of made-up runs.
+//! Reports of made-up runs.
 
 use super::*;
 use crate::fleet::{BeatsFrom, Counts, Plan, RampRule};

@@ -1,4 +1,4 @@
-//! One to one: clients in pairs, every message checked where it arrives.
+//! Chat of clients in pairs; every message is checked where it arrives.
 //!
 //! Open loop: message `n` is client `n % clients`'s to its peer, at the moment it is meant for. Closed
 //! loop: each delivery is answered by the next message the other way, so that each pair always has one
@@ -18,26 +18,26 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-/// What an unanswered message leads to when its connection breaks or the server says RETRY.
+/// Policy for an unanswered message when its connection breaks or the server says RETRY.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Patience {
-    /// It is lost, or refused: the run fails.
+    /// The message counts as lost or refused: the run fails.
     None,
-    /// It is sent again with the same key, as apps do, over the next connection or after a pause.
+    /// The message is sent again with the same key, as apps do, over the next connection or after a pause.
     Again,
 }
 
 /// The pause before a message is sent again that the server did not take.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
-/// What one client has sent and got.
+/// Sent and received messages of a client.
 #[derive(Debug, Default)]
 pub struct Half {
     line: Line,
     arrivals: Arrivals,
     /// Messages that a former connection carried: cids of this one begin after them.
     cid_base: u32,
-    /// It lost a connection: what comes again is lawful [P-6.6].
+    /// True after a lost connection: repeated messages are lawful then [P-6.6].
     is_reborn: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct Chat {
     heard_at: Option<Instant>,
     /// Messages that wait to be sent again, by when.
     again: BinaryHeap<Reverse<(Instant, u32)>>,
-    /// What is meant to leave between these counts apart.
+    /// Messages that are due between these times count apart.
     storm: Option<(Instant, Instant)>,
     pub(super) recorder: Recorder,
 }

@@ -17,7 +17,7 @@ use moorline_proto::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// What one client has sent and got; a reader sends nothing.
+/// Sent and received messages of a client; a reader sends nothing.
 #[derive(Debug, Default)]
 pub struct Member {
     line: Option<Box<Line>>,
@@ -25,7 +25,7 @@ pub struct Member {
     is_in: bool,
 }
 
-/// What is known of a group.
+/// State of a group.
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
     is_open: bool,

@@ -9,21 +9,21 @@ use moorline_proto::time::Instant;
 /// Bytes of a lead; no message with deliveries is shorter.
 pub const LEAD_BYTES: u32 = 28;
 
-/// What a message says of itself.
+/// First bytes of a payload: run, sender, number, times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lead {
-    /// What an earlier run left in an inbox is none of ours.
+    /// Number of the run: messages that an earlier run left in an inbox are ignored.
     pub(super) run: u32,
     /// The sender, as a number of the fleet.
     pub(super) from: u32,
-    /// Its number among those of this sender, from 1.
+    /// Number among this sender's messages, from 1.
     pub(super) number: u32,
     pub(super) sent_at: Instant,
     pub(super) intended: Instant,
 }
 
 impl Lead {
-    /// A payload of so many bytes that begins with this.
+    /// Payload of this many bytes that begins with this lead.
     pub(super) fn payload(self, payload_bytes: u32) -> Bytes {
         let len = payload_bytes.max(LEAD_BYTES) as usize;
         let mut payload = BytesMut::with_capacity(len);
@@ -36,7 +36,7 @@ impl Lead {
         payload.freeze()
     }
 
-    /// What a payload begins with; `None` if it is too short to be ours.
+    /// Lead of a payload; `None`: the payload is too short.
     pub(super) fn of(payload: &[u8]) -> Option<Self> {
         let word = |at: usize| Some(u32::from_be_bytes(*payload.get(at..)?.first_chunk()?));
         let long = |at: usize| Some(u64::from_be_bytes(*payload.get(at..)?.first_chunk()?));

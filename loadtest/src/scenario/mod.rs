@@ -1,4 +1,4 @@
-//! What a fleet does once it is logged in. One file per scenario.
+//! Traffic of logged-in clients. One file per scenario.
 
 mod chat;
 mod group;

@@ -18,10 +18,10 @@ use std::time::Duration;
 /// Messages that come due in one turn of the loop, at most: beyond what anybody sends, the loop still turns.
 pub(super) const DUE_PER_TURN: usize = 16 << 10;
 
-/// When messages leave.
+/// Pace of the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Load {
-    /// As soon as fewer than this many of a sender are unanswered.
+    /// Closed loop: as soon as fewer than this many of a sender are unanswered.
     Closed {
         /// Unanswered messages per sender.
         window: u32,
@@ -43,7 +43,7 @@ impl Load {
     }
 }
 
-/// What one sender has under way.
+/// Messages that a sender has under way.
 #[derive(Debug, Default)]
 pub struct Line {
     pub(super) flight: Flight,
@@ -58,7 +58,7 @@ pub(super) struct Outflow {
     senders: u32,
     schedule: Option<Schedule>,
     phase: Phase,
-    /// How long after measuring a backlog may still leave; then only answers are waited for.
+    /// Time after measuring in which a backlog may still leave; then only answers are waited for.
     backlog_for: Duration,
     backlog_until: Instant,
     measured_from: Option<Instant>,
@@ -85,12 +85,12 @@ impl Outflow {
         matches!(self.load, Load::Closed { .. })
     }
 
-    /// Whether new messages may still leave.
+    /// True if new messages may still leave.
     pub(super) fn is_flowing(&self) -> bool {
         matches!(self.phase, Phase::Warmup | Phase::Measure)
     }
 
-    /// Whether this wire answers messages at all; the bare server does not where it delivers.
+    /// True if this wire answers messages; the bare server does not where it delivers.
     pub(super) const fn has_answers(&self) -> bool {
         self.answered > 0
     }
@@ -134,7 +134,7 @@ impl Outflow {
         Some(u32::try_from(n % u64::from(self.senders)).expect("below a u32"))
     }
 
-    /// Whether a sender's next message may leave now.
+    /// True if a sender's next message may leave now.
     pub(super) fn is_due(&self, line: &Line, now: Instant) -> bool {
         let is_due = match self.load {
             Load::Closed { .. } => self.is_flowing(),
@@ -155,7 +155,7 @@ impl Outflow {
         self.schedule.map_or(sent_at, |schedule| schedule.intended(n))
     }
 
-    /// Whether a message that was meant to leave then counts.
+    /// True if a message that was due at that time counts.
     pub(super) fn counts(&self, intended: Instant) -> bool {
         self.measured_from.is_some_and(|from| intended >= from)
     }

@@ -19,7 +19,7 @@ pub struct Ping {
 }
 
 impl Ping {
-    /// `clients` that send messages of `payload_bytes` under this load; a backlog may leave so long after.
+    /// `clients` that send messages of `payload_bytes` under this load; a backlog may leave for this time afterwards.
     pub fn new(load: Load, clients: u32, payload_bytes: u32, backlog_for: Duration) -> Self {
         Self {
             payload: vec![b'm'; payload_bytes as usize].into(),

@@ -11,17 +11,17 @@ use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// The storm is over when so many of those who went are back: 99 in 100.
+/// Share of the broken connections that ends the storm when they are back: 99 in 100.
 const BACK_PART: (u32, u32) = (99, 100);
 
 /// Connections that are broken in one turn of the loop: closing thousands in one go would stand
 /// in the way of the chat that is watched.
 const BREAKS_PER_TURN: u32 = 64;
 
-/// How a storm goes.
+/// Plan of a storm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StormRule {
-    /// The first so many clients stay, and chat.
+    /// Number of clients, from the first on, that stay and chat.
     pub stay: u32,
     /// Measuring time before it breaks.
     pub calm: Duration,
@@ -41,7 +41,7 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Those who stay chat under `load`.
+    /// The remaining clients chat under `load`.
     pub fn new(rule: StormRule, load: Load, payload_bytes: u32, backlog_for: Duration) -> Self {
         Self {
             chat: Chat::new(load, rule.stay, payload_bytes, Patience::None, backlog_for),

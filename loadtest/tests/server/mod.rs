@@ -14,10 +14,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// What it does wrong.
+/// Fault of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
     /// Every n-th SEND has no answer.
     Lose(u32),
@@ -29,7 +29,7 @@ pub(crate) enum Fault {
     Refuse(u32),
     /// The connection ends at the n-th SEND.
     Drop(u32),
-    /// Nobody gets in.
+    /// Admits no client.
     NoLogin,
     /// The n-th SEND of a connection and all after it wait this many milliseconds, once.
     Stall(u32, u64),
@@ -45,7 +45,7 @@ pub(crate) enum Fault {
     StrayPush(u32),
 }
 
-/// Who is there, and in which groups.
+/// Clients and their groups.
 #[derive(Default)]
 struct World {
     clients: BTreeMap<String, Receiver>,
@@ -77,7 +77,7 @@ pub(crate) fn start(fault: Fault) -> SocketAddr {
     address
 }
 
-/// One connection.
+/// A connection.
 struct Server {
     fault: Fault,
     world: Arc<Mutex<World>>,
