@@ -4,7 +4,7 @@
 //! sockets; start clients that are due; beat; let the scenario send what is due; move the phase on.
 
 mod client;
-mod crew;
+mod clients;
 mod overseer;
 mod plan;
 mod ramp;
@@ -12,7 +12,7 @@ mod returns;
 mod scenario;
 
 pub use client::Client;
-pub use crew::{Counts, Crew};
+pub use clients::{Clients, Counts};
 pub use overseer::{Alone, Order, Overseer, Second};
 pub use plan::{BeatsFrom, Mark, Plan, Ran};
 pub use ramp::{Ramp, RampRule};
@@ -83,13 +83,13 @@ pub fn run<D: Dialect, S: Scenario<D>>(
         added.map_err(Failure::io("listen for orders"))?;
     }
     overseer.on_begin()?;
-    let crew = Crew::new(dialect, plan.clients, plan.returns.is_some(), registry);
+    let clients = Clients::new(dialect, plan.clients, plan.returns.is_some(), registry);
     scenario.recorder().findings.client_bytes = size_of::<Client<D::Decoder, S::Extra>>() as u64;
-    let alarm = Alarm::new(crew.registry(), ALARM)?;
+    let alarm = Alarm::new(clients.registry(), ALARM)?;
     let now = clock::now();
     let mut driver = Driver {
         plan,
-        crew,
+        clients,
         scenario,
         overseer,
         stop,
@@ -107,16 +107,16 @@ pub fn run<D: Dialect, S: Scenario<D>>(
     };
     driver.enter(Phase::Ramp, now);
     driver.turn_until_over()?;
-    driver.scenario.finish(&mut driver.crew, clock::now());
-    let Driver { mut crew, mut ran, .. } = driver;
-    crew.counts.not_in += crew.counts.away + crew.counts.under_way;
-    (ran.counts, ran.login) = (crew.counts, crew.login);
+    driver.scenario.finish(&mut driver.clients, clock::now());
+    let Driver { mut clients, mut ran, .. } = driver;
+    clients.counts.not_in += clients.counts.away + clients.counts.under_way;
+    (ran.counts, ran.login) = (clients.counts, clients.login);
     Ok(ran)
 }
 
 struct Driver<'a, D: Dialect, S: Scenario<D>> {
     plan: &'a Plan,
-    crew: Crew<D, S::Extra>,
+    clients: Clients<D, S::Extra>,
     scenario: &'a mut S,
     overseer: &'a mut dyn Overseer,
     stop: &'a Stop,
@@ -154,8 +154,8 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             }
             self.start_clients(now)?;
             self.beat(now);
-            self.crew.send_due_acks(now);
-            self.scenario.on_time(&mut self.crew, now);
+            self.clients.send_due_acks(now);
+            self.scenario.on_time(&mut self.clients, now);
             self.handle_losses(now);
             self.advance(now)?;
             self.tell(now)?;
@@ -165,11 +165,11 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
 
     fn wait(&mut self, ready: &mut Events) -> Result<(), Failure> {
         let deadlines = [
-            self.ramp.deadline(self.crew.counts.under_way).filter(|_| self.stage.phase() == Phase::Ramp),
+            self.ramp.deadline(self.clients.counts.under_way).filter(|_| self.stage.phase() == Phase::Ramp),
             self.returns.deadline(),
             self.departures.deadline(),
             self.beats.map(|beats| beats.deadline()),
-            self.crew.ack_deadline(),
+            self.clients.ack_deadline(),
             self.scenario.deadline(),
             self.go_at.filter(|_| self.stage.phase() == Phase::Gather),
         ];
@@ -187,19 +187,19 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
 
     fn handle_socket(&mut self, who: u32, ready: &mio::event::Event, now: Instant) {
         if ready.is_writable() {
-            self.crew.handle_writable(who);
+            self.clients.handle_writable(who);
         }
         if !ready.is_readable() {
             return;
         }
         let mut heard = std::mem::take(&mut self.heard);
-        self.crew.read(who, ready.is_read_closed(), &mut heard);
+        self.clients.read(who, ready.is_read_closed(), &mut heard);
         for event in heard.drain(..) {
-            self.crew.on_event(who, &event, now);
+            self.clients.on_event(who, &event, now);
             let is_delivery = matches!(event, Event::Delivery { .. } | Event::Notice { .. });
-            self.scenario.on_event(&mut self.crew, who, event, now);
+            self.scenario.on_event(&mut self.clients, who, event, now);
             if is_delivery {
-                self.crew.ack_if_many(who);
+                self.clients.ack_if_many(who);
             }
         }
         self.heard = heard;
@@ -213,9 +213,9 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         if self.stage.phase() != Phase::Ramp {
             return Ok(());
         }
-        while let Some(who) = self.ramp.take_due(now, self.crew.counts.under_way) {
+        while let Some(who) = self.ramp.take_due(now, self.clients.counts.under_way) {
             self.start(who, now);
-            let counts = &self.crew.counts;
+            let counts = &self.clients.counts;
             if counts.active + counts.dropped == 0
                 && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX
             {
@@ -226,26 +226,26 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
     }
 
     fn start(&mut self, who: u32, now: Instant) {
-        self.crew.start(who, self.plan.target, self.plan.sources.of(self.plan.first + who), now);
+        self.clients.start(who, self.plan.target, self.plan.sources.of(self.plan.first + who), now);
     }
 
     fn beat(&mut self, now: Instant) {
         let Some(beats) = &mut self.beats else { return };
         while let Some(who) = beats.take_due(now) {
-            self.crew.beat(who);
+            self.clients.beat(who);
         }
     }
 
     fn handle_losses(&mut self, now: Instant) {
-        for (who, window) in self.crew.leaving.drain(..) {
+        for (who, window) in self.clients.leaving.drain(..) {
             self.departures.add(who, window, now);
         }
         while let Some((who, asked)) = self.departures.take_due(now) {
-            self.crew.leave(who, asked);
+            self.clients.leave(who, asked);
         }
-        while let Some(loss) = self.crew.lost.pop_front() {
+        while let Some(loss) = self.clients.lost.pop_front() {
             if loss.was_active {
-                self.scenario.on_lost(&mut self.crew, loss.who);
+                self.scenario.on_lost(&mut self.clients, loss.who);
             }
             if let Some(rule) = self.plan.returns {
                 self.returns.add(rule, loss.who, loss.tries, loss.at_least, now);
@@ -271,21 +271,21 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.interrupt(now);
             return Ok(());
         }
-        let counts = &self.crew.counts;
+        let counts = &self.clients.counts;
         let is_settled = match self.stage.phase() {
             Phase::Ramp => {
                 self.ramp.is_over()
                     && counts.under_way + counts.away == 0
-                    && self.scenario.is_ready(&self.crew)
+                    && self.scenario.is_ready(&self.clients)
             }
             Phase::Gather => self.go_at.is_some_and(|at| at <= now),
-            Phase::Drain => self.scenario.is_settled(&self.crew),
+            Phase::Drain => self.scenario.is_settled(&self.clients),
             _ => false,
         };
         let progress = if is_settled { Progress::Settled } else { Progress::Open };
         let Some(phase) = self.stage.advance(now, progress) else { return Ok(()) };
         if phase == Phase::Gather {
-            if self.crew.counts.active == 0 {
+            if self.clients.counts.active == 0 {
                 return Err(self.unreachable());
             }
             if let Some(order) = self.overseer.on_gathered(now)? {
@@ -314,11 +314,11 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             usage: self.plan.watched.usage(),
             own_cpu: clock::own_cpu(),
             done: self.scenario.done(),
-            beats_back: self.crew.counts.beats_back,
-            active: self.crew.counts.active,
+            beats_back: self.clients.counts.beats_back,
+            active: self.clients.counts.active,
         });
         self.overseer.on_phase(phase, now);
-        self.scenario.on_phase(&mut self.crew, phase, now);
+        self.scenario.on_phase(&mut self.clients, phase, now);
     }
 
     fn tell(&mut self, now: Instant) -> Result<(), Failure> {
@@ -326,10 +326,10 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             return Ok(());
         }
         self.second_at = if now < self.second_at + SECOND { self.second_at + SECOND } else { now + SECOND };
-        self.crew.expire_logins(now);
+        self.clients.expire_logins(now);
         let second = Second {
             phase: Some(self.stage.phase()),
-            counts: self.crew.counts.clone(),
+            counts: self.clients.counts.clone(),
             done: self.scenario.done(),
             latencies: self.scenario.recorder().take_second(),
             own_cpu: clock::own_cpu(),
@@ -341,7 +341,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
     }
 
     fn unreachable(&self) -> Failure {
-        let why = self.crew.counts.last_error.clone();
+        let why = self.clients.counts.last_error.clone();
         Failure::Unreachable {
             target: self.plan.target.to_string(),
             why: why.unwrap_or_else(|| "nobody got in".into()),

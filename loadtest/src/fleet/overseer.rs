@@ -1,6 +1,6 @@
 //! Observer of a loop: this process itself, or the one that started it.
 
-use super::crew::Counts;
+use super::clients::Counts;
 use crate::exit::Failure;
 use crate::phase::Phase;
 use crate::record::Latencies;

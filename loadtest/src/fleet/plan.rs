@@ -1,6 +1,6 @@
 //! Plan of a run, and its results; both travel between processes.
 
-use super::crew::Counts;
+use super::clients::Counts;
 use super::ramp::RampRule;
 use super::returns::ReturnRule;
 use crate::clock;

@@ -8,7 +8,7 @@ use super::lead::{self, Lead};
 use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, Outcome, To};
 use crate::findings::Recorder;
-use crate::fleet::{Crew, Scenario};
+use crate::fleet::{Clients, Scenario};
 use crate::integrity::{Arrival, Arrivals};
 use crate::phase::Phase;
 use crate::record::Metric;
@@ -92,31 +92,31 @@ impl Chat {
         };
     }
 
-    fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, who: u32, now: Instant) {
-        while crew.is_active(who) && self.outflow.is_due(&crew.extra(who).line, now) {
-            self.send(crew, who, now);
+    fn send_while_room<D: Dialect>(&mut self, clients: &mut Clients<D, Half>, who: u32, now: Instant) {
+        while clients.is_active(who) && self.outflow.is_due(&clients.extra(who).line, now) {
+            self.send(clients, who, now);
         }
     }
 
-    fn send<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, from: u32, now: Instant) {
-        let number = self.outflow.send(&mut crew.extra(from).line, now);
+    fn send<D: Dialect>(&mut self, clients: &mut Clients<D, Half>, from: u32, now: Instant) {
+        let number = self.outflow.send(&mut clients.extra(from).line, now);
         self.under_way += 1;
-        self.put(crew, from, number);
+        self.put(clients, from, number);
     }
 
     /// Writes an unanswered message, for the first time or again: the same bytes each time, for the
     /// same key with other content is a conflict.
-    fn put<D: Dialect>(&self, crew: &mut Crew<D, Half>, from: u32, number: u32) {
-        let sent_at = crew.extra(from).line.flight.sent_at(number).expect("it is unanswered");
+    fn put<D: Dialect>(&self, clients: &mut Clients<D, Half>, from: u32, number: u32) {
+        let sent_at = clients.extra(from).line.flight.sent_at(number).expect("it is unanswered");
         let intended = self.outflow.intended(from, number, sent_at);
         let payload = Lead { run: self.run, from, number, sent_at, intended }.payload(self.payload_bytes);
-        let cid = number - crew.extra(from).cid_base;
-        crew.send(Message { from, cid, number, to: To::Client(from ^ 1), ack: 0, payload });
+        let cid = number - clients.extra(from).cid_base;
+        clients.send(Message { from, cid, number, to: To::Client(from ^ 1), ack: 0, payload });
     }
 
     fn handle_delivery<D: Dialect>(
         &mut self,
-        crew: &mut Crew<D, Half>,
+        clients: &mut Clients<D, Half>,
         who: u32,
         payload: &[u8],
         now: Instant,
@@ -126,7 +126,7 @@ impl Chat {
             self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
             return;
         }
-        let half = crew.extra(who);
+        let half = clients.extra(who);
         let arrival = half.arrivals.arrive(lead.number);
         if arrival == Arrival::Again && half.is_reborn {
             self.recorder.findings.repeated += 1;
@@ -139,8 +139,8 @@ impl Chat {
         self.under_way -= 1;
         self.delivered += 1;
         self.record(lead, now);
-        if self.outflow.is_closed_loop() && self.outflow.is_flowing() && crew.is_active(who) {
-            self.send(crew, who, now);
+        if self.outflow.is_closed_loop() && self.outflow.is_flowing() && clients.is_active(who) {
+            self.send(clients, who, now);
         }
     }
 
@@ -158,7 +158,7 @@ impl Chat {
 
     fn handle_answer<D: Dialect>(
         &mut self,
-        crew: &mut Crew<D, Half>,
+        clients: &mut Clients<D, Half>,
         who: u32,
         (cid, outcome): (u32, Outcome),
         now: Instant,
@@ -167,28 +167,28 @@ impl Chat {
             self.again.push(Reverse((now + RETRY_PAUSE, who)));
             return;
         }
-        let half = crew.extra(who);
+        let half = clients.extra(who);
         let number = cid + half.cid_base;
         let is_first =
             self.outflow.handle_answer(&mut self.recorder, (who, &mut half.line), (number, outcome), now);
         self.under_way -= i64::from(is_first && outcome != Outcome::Done); // it will not arrive
         if !self.outflow.is_closed_loop() {
-            self.send_while_room(crew, who, now);
+            self.send_while_room(clients, who, now);
         }
     }
 
     /// Sends again what was told to wait.
-    fn send_again<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+    fn send_again<D: Dialect>(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         while let Some(Reverse((_, who))) = self.again.peek().copied().filter(|Reverse((at, _))| *at <= now) {
             self.again.pop();
-            self.put_unanswered(crew, who);
+            self.put_unanswered(clients, who);
         }
     }
 
-    fn put_unanswered<D: Dialect>(&self, crew: &mut Crew<D, Half>, who: u32) {
-        if crew.is_active(who) {
-            let open: Vec<u32> = crew.extra(who).line.flight.unanswered().collect();
-            open.into_iter().for_each(|number| self.put(crew, who, number));
+    fn put_unanswered<D: Dialect>(&self, clients: &mut Clients<D, Half>, who: u32) {
+        if clients.is_active(who) {
+            let open: Vec<u32> = clients.extra(who).line.flight.unanswered().collect();
+            open.into_iter().for_each(|number| self.put(clients, who, number));
         }
     }
 }
@@ -196,48 +196,48 @@ impl Chat {
 impl<D: Dialect> Scenario<D> for Chat {
     type Extra = Half;
 
-    fn on_phase(&mut self, crew: &mut Crew<D, Half>, phase: Phase, now: Instant) {
+    fn on_phase(&mut self, clients: &mut Clients<D, Half>, phase: Phase, now: Instant) {
         self.outflow.on_phase(phase, now);
         match phase {
             Phase::Warmup if self.outflow.is_closed_loop() => {
                 for who in (0..self.senders).step_by(2) {
-                    if crew.is_active(who) && crew.is_active(who ^ 1) {
-                        self.send(crew, who, now);
+                    if clients.is_active(who) && clients.is_active(who ^ 1) {
+                        self.send(clients, who, now);
                     }
                 }
             }
             Phase::Measure => self.heard_at = Some(now),
-            Phase::Over => (0..crew.len()).for_each(|who| crew.ack(who)),
+            Phase::Over => (0..clients.len()).for_each(|who| clients.ack(who)),
             _ => {}
         }
     }
 
-    fn on_event(&mut self, crew: &mut Crew<D, Half>, who: u32, event: Event, now: Instant) {
+    fn on_event(&mut self, clients: &mut Clients<D, Half>, who: u32, event: Event, now: Instant) {
         match event {
-            Event::Delivery { payload, .. } => self.handle_delivery(crew, who, &payload, now),
-            Event::Answer { cid, outcome } => self.handle_answer(crew, who, (cid, outcome), now),
+            Event::Delivery { payload, .. } => self.handle_delivery(clients, who, &payload, now),
+            Event::Answer { cid, outcome } => self.handle_answer(clients, who, (cid, outcome), now),
             // A new session after a lost one: cids begin anew.
-            Event::Welcome if crew.extra(who).is_reborn => {
-                let half = crew.extra(who);
+            Event::Welcome if clients.extra(who).is_reborn => {
+                let half = clients.extra(who);
                 half.cid_base = half.line.flight.sent() - half.line.flight.span();
-                self.put_unanswered(crew, who);
-                self.send_while_room(crew, who, now);
+                self.put_unanswered(clients, who);
+                self.send_while_room(clients, who, now);
             }
             _ => {}
         }
     }
 
-    fn on_lost(&mut self, crew: &mut Crew<D, Half>, who: u32) {
-        crew.extra(who).is_reborn = true;
+    fn on_lost(&mut self, clients: &mut Clients<D, Half>, who: u32) {
+        clients.extra(who).is_reborn = true;
     }
 
-    fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+    fn on_time(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         for _ in 0..DUE_PER_TURN {
             let Some(who) = self.outflow.take_due(&mut self.recorder, now) else { break };
-            crew.extra(who).line.due += 1;
-            self.send_while_room(crew, who, now);
+            clients.extra(who).line.due += 1;
+            self.send_while_room(clients, who, now);
         }
-        self.send_again(crew, now);
+        self.send_again(clients, now);
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -245,7 +245,7 @@ impl<D: Dialect> Scenario<D> for Chat {
         self.outflow.deadline().into_iter().chain(again).min()
     }
 
-    fn is_settled(&self, _crew: &Crew<D, Half>) -> bool {
+    fn is_settled(&self, _crew: &Clients<D, Half>) -> bool {
         self.under_way <= 0 && (!self.outflow.has_answers() || self.outflow.unanswered() == 0)
     }
 
@@ -257,14 +257,14 @@ impl<D: Dialect> Scenario<D> for Chat {
         &mut self.recorder
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+    fn finish(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         let has_answers = self.outflow.has_answers();
         for who in 0..self.senders {
-            let flight = &crew.extra(who).line.flight;
+            let flight = &clients.extra(who).line.flight;
             let (sent, unanswered) = (flight.sent(), flight.unanswered().count() as u64);
-            let lost = u64::from(crew.extra(who ^ 1).arrivals.lost(sent));
+            let lost = u64::from(clients.extra(who ^ 1).arrivals.lost(sent));
             if has_answers {
-                let line = &crew.extra(who).line;
+                let line = &clients.extra(who).line;
                 self.outflow.finish(&mut self.recorder, who, line, now);
             }
             // What was neither answered nor delivered is lost once.

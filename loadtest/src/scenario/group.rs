@@ -9,7 +9,7 @@ use super::lead::{self, Lead};
 use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Ask, Dialect, Event, Message, Outcome, To};
 use crate::findings::Recorder;
-use crate::fleet::{Crew, Scenario};
+use crate::fleet::{Clients, Scenario};
 use crate::integrity::{Arrival, Arrivals};
 use crate::phase::Phase;
 use crate::record::Metric;
@@ -83,58 +83,59 @@ impl Group {
     }
 
     /// Asks to be let in, where the wire has such a question.
-    fn ask<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, who: u32) {
+    fn ask<D: Dialect>(&mut self, clients: &mut Clients<D, Member>, who: u32) {
         let group = who / self.members;
         let what = if who == self.writer(group) { Ask::Create(group) } else { Ask::Join(group) };
-        if !crew.ask(who, what) {
-            self.settle(crew, who, true);
+        if !clients.ask(who, what) {
+            self.settle(clients, who, true);
         }
     }
 
-    fn settle<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, who: u32, is_in: bool) {
+    fn settle<D: Dialect>(&mut self, clients: &mut Clients<D, Member>, who: u32, is_in: bool) {
         self.settled += 1;
-        crew.extra(who).is_in = is_in;
+        clients.extra(who).is_in = is_in;
         self.recorder.findings.tally.refused += u64::from(!is_in);
         let group = who / self.members;
         if who == self.writer(group) && is_in {
             self.rooms[group as usize].is_open = true;
             let readers = who + 1..who + self.members;
             readers
-                .filter(|who| crew.is_active(*who))
+                .filter(|who| clients.is_active(*who))
                 .collect::<Vec<_>>()
                 .into_iter()
-                .for_each(|who| self.ask(crew, who));
+                .for_each(|who| self.ask(clients, who));
         }
     }
 
-    fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
+    fn send_while_room<D: Dialect>(&mut self, clients: &mut Clients<D, Member>, group: u32, now: Instant) {
         let from = self.writer(group);
-        while crew.is_active(from) && self.outflow.is_due(crew.extra(from).line.get_or_insert_default(), now)
+        while clients.is_active(from)
+            && self.outflow.is_due(clients.extra(from).line.get_or_insert_default(), now)
         {
             if let Some(window) = self.window
                 && self.rooms[group as usize].missing > (window - 1) * (self.members - 1)
             {
                 return;
             }
-            self.send(crew, group, now);
+            self.send(clients, group, now);
         }
     }
 
-    fn send<D: Dialect>(&mut self, crew: &mut Crew<D, Member>, group: u32, now: Instant) {
+    fn send<D: Dialect>(&mut self, clients: &mut Clients<D, Member>, group: u32, now: Instant) {
         let from = self.writer(group);
-        let readers = (from + 1..from + self.members).filter(|who| crew.is_active(*who)).count();
-        let number = self.outflow.send(crew.extra(from).line.get_or_insert_default(), now);
+        let readers = (from + 1..from + self.members).filter(|who| clients.is_active(*who)).count();
+        let number = self.outflow.send(clients.extra(from).line.get_or_insert_default(), now);
         let intended = self.outflow.intended(group, number, now);
         let payload =
             Lead { run: self.run, from, number, sent_at: now, intended }.payload(self.payload_bytes);
         self.under_way += i64::try_from(readers).unwrap_or(i64::MAX);
         self.rooms[group as usize].missing += u32::try_from(readers).unwrap_or(u32::MAX);
-        crew.send(Message { from, cid: number, number, to: To::Group(group), ack: 0, payload });
+        clients.send(Message { from, cid: number, number, to: To::Group(group), ack: 0, payload });
     }
 
     fn handle_delivery<D: Dialect>(
         &mut self,
-        crew: &mut Crew<D, Member>,
+        clients: &mut Clients<D, Member>,
         who: u32,
         payload: &[u8],
         now: Instant,
@@ -145,7 +146,7 @@ impl Group {
             self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
             return;
         }
-        let arrival = crew.extra(who).arrivals.arrive(lead.number);
+        let arrival = clients.extra(who).arrivals.arrive(lead.number);
         self.recorder.findings.tally.count_arrival(arrival);
         if arrival == Arrival::Again {
             return;
@@ -159,73 +160,73 @@ impl Group {
         let room = &mut self.rooms[group as usize];
         room.missing = room.missing.saturating_sub(1);
         if self.window.is_some() {
-            self.send_while_room(crew, group, now);
+            self.send_while_room(clients, group, now);
         }
     }
 
     fn handle_answer<D: Dialect>(
         &mut self,
-        crew: &mut Crew<D, Member>,
+        clients: &mut Clients<D, Member>,
         who: u32,
         (cid, outcome): (u32, Outcome),
         now: Instant,
     ) {
         let group = who / self.members;
-        let line = crew.extra(who).line.get_or_insert_default();
+        let line = clients.extra(who).line.get_or_insert_default();
         let is_first = self.outflow.handle_answer(&mut self.recorder, (group, line), (cid, outcome), now);
         if is_first && outcome != Outcome::Done {
             self.under_way -= i64::from(self.members - 1);
             let room = &mut self.rooms[group as usize];
             room.missing = room.missing.saturating_sub(self.members - 1);
         }
-        self.send_while_room(crew, group, now);
+        self.send_while_room(clients, group, now);
     }
 }
 
 impl<D: Dialect> Scenario<D> for Group {
     type Extra = Member;
 
-    fn on_phase(&mut self, crew: &mut Crew<D, Member>, phase: Phase, now: Instant) {
+    fn on_phase(&mut self, clients: &mut Clients<D, Member>, phase: Phase, now: Instant) {
         self.outflow.on_phase(phase, now);
         match phase {
             Phase::Warmup if self.outflow.is_closed_loop() => {
                 (0..self.rooms.len()).for_each(|group| {
-                    self.send_while_room(crew, u32::try_from(group).expect("below a u32"), now);
+                    self.send_while_room(clients, u32::try_from(group).expect("below a u32"), now);
                 });
             }
-            Phase::Over => (0..crew.len()).for_each(|who| crew.ack(who)),
+            Phase::Over => (0..clients.len()).for_each(|who| clients.ack(who)),
             _ => {}
         }
     }
 
-    fn on_event(&mut self, crew: &mut Crew<D, Member>, who: u32, event: Event, now: Instant) {
+    fn on_event(&mut self, clients: &mut Clients<D, Member>, who: u32, event: Event, now: Instant) {
         match event {
             Event::Welcome => {
                 let group = who / self.members;
                 if who == self.writer(group) || self.rooms[group as usize].is_open {
-                    self.ask(crew, who);
+                    self.ask(clients, who);
                 }
             }
             Event::Said(Outcome::Retry) => self.again.push_back((now + ASK_AGAIN_AFTER, who)),
-            Event::Said(outcome) if !crew.extra(who).is_in => {
-                self.settle(crew, who, outcome == Outcome::Done);
+            Event::Said(outcome) if !clients.extra(who).is_in => {
+                self.settle(clients, who, outcome == Outcome::Done);
             }
-            Event::Delivery { payload, .. } => self.handle_delivery(crew, who, &payload, now),
-            Event::Answer { cid, outcome } => self.handle_answer(crew, who, (cid, outcome), now),
+            Event::Delivery { payload, .. } => self.handle_delivery(clients, who, &payload, now),
+            Event::Answer { cid, outcome } => self.handle_answer(clients, who, (cid, outcome), now),
             _ => {}
         }
     }
 
-    fn on_time(&mut self, crew: &mut Crew<D, Member>, now: Instant) {
+    fn on_time(&mut self, clients: &mut Clients<D, Member>, now: Instant) {
         while let Some((_, who)) = self.again.front().copied().filter(|(at, _)| *at <= now) {
             self.again.pop_front();
-            self.ask(crew, who);
+            self.ask(clients, who);
         }
         for _ in 0..DUE_PER_TURN {
             let Some(group) = self.outflow.take_due(&mut self.recorder, now) else { break };
             let writer = self.writer(group);
-            crew.extra(writer).line.get_or_insert_default().due += 1;
-            self.send_while_room(crew, group, now);
+            clients.extra(writer).line.get_or_insert_default().due += 1;
+            self.send_while_room(clients, group, now);
         }
     }
 
@@ -234,11 +235,11 @@ impl<D: Dialect> Scenario<D> for Group {
         self.outflow.deadline().into_iter().chain(again).min()
     }
 
-    fn is_ready(&self, crew: &Crew<D, Member>) -> bool {
-        self.settled >= crew.counts().active
+    fn is_ready(&self, clients: &Clients<D, Member>) -> bool {
+        self.settled >= clients.counts().active
     }
 
-    fn is_settled(&self, _crew: &Crew<D, Member>) -> bool {
+    fn is_settled(&self, _crew: &Clients<D, Member>) -> bool {
         self.under_way <= 0 && (!self.outflow.has_answers() || self.outflow.unanswered() == 0)
     }
 
@@ -250,17 +251,17 @@ impl<D: Dialect> Scenario<D> for Group {
         &mut self.recorder
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, Member>, now: Instant) {
+    fn finish(&mut self, clients: &mut Clients<D, Member>, now: Instant) {
         for group in 0..u32::try_from(self.rooms.len()).expect("below a u32") {
             let writer = self.writer(group);
-            let line = crew.extra(writer).line.take().unwrap_or_default();
+            let line = clients.extra(writer).line.take().unwrap_or_default();
             let sent = line.flight.sent();
             if self.outflow.has_answers() {
                 self.outflow.finish(&mut self.recorder, group, &line, now);
             }
             for who in writer + 1..writer + self.members {
-                if crew.extra(who).is_in {
-                    self.recorder.findings.tally.lost += u64::from(crew.extra(who).arrivals.lost(sent));
+                if clients.extra(who).is_in {
+                    self.recorder.findings.tally.lost += u64::from(clients.extra(who).arrivals.lost(sent));
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::dialect::{Dialect, Event};
 use crate::findings::Recorder;
-use crate::fleet::{Crew, Scenario};
+use crate::fleet::{Clients, Scenario};
 use crate::phase::Phase;
 use crate::record::Metric;
 use moorline_proto::time::Instant;
@@ -23,14 +23,14 @@ impl Default for Hold {
 impl<D: Dialect> Scenario<D> for Hold {
     type Extra = ();
 
-    fn on_phase(&mut self, _crew: &mut Crew<D, ()>, _phase: Phase, _now: Instant) {}
+    fn on_phase(&mut self, _crew: &mut Clients<D, ()>, _phase: Phase, _now: Instant) {}
 
-    fn on_event(&mut self, crew: &mut Crew<D, ()>, _who: u32, _event: Event, _now: Instant) {
-        self.beats_back = crew.counts().beats_back;
+    fn on_event(&mut self, clients: &mut Clients<D, ()>, _who: u32, _event: Event, _now: Instant) {
+        self.beats_back = clients.counts().beats_back;
     }
 
-    fn is_settled(&self, crew: &Crew<D, ()>) -> bool {
-        let counts = crew.counts();
+    fn is_settled(&self, clients: &Clients<D, ()>) -> bool {
+        let counts = clients.counts();
         counts.beats_back >= counts.beats
     }
 
@@ -42,8 +42,8 @@ impl<D: Dialect> Scenario<D> for Hold {
         &mut self.recorder
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, ()>, _now: Instant) {
-        let counts = crew.counts();
+    fn finish(&mut self, clients: &mut Clients<D, ()>, _now: Instant) {
+        let counts = clients.counts();
         self.recorder.findings.tally.lost = counts.beats.saturating_sub(counts.beats_back);
     }
 }

@@ -3,7 +3,7 @@
 use super::outflow::{DUE_PER_TURN, Line, Load, Outflow};
 use crate::dialect::{Dialect, Event, Message, To};
 use crate::findings::Recorder;
-use crate::fleet::{Crew, Scenario};
+use crate::fleet::{Clients, Scenario};
 use crate::phase::Phase;
 use crate::record::Metric;
 use bytes::Bytes;
@@ -28,10 +28,10 @@ impl Ping {
         }
     }
 
-    fn send_while_room<D: Dialect>(&mut self, crew: &mut Crew<D, Line>, who: u32, now: Instant) {
-        while crew.is_active(who) && self.outflow.is_due(crew.extra(who), now) {
-            let cid = self.outflow.send(crew.extra(who), now);
-            crew.send(Message {
+    fn send_while_room<D: Dialect>(&mut self, clients: &mut Clients<D, Line>, who: u32, now: Instant) {
+        while clients.is_active(who) && self.outflow.is_due(clients.extra(who), now) {
+            let cid = self.outflow.send(clients.extra(who), now);
+            clients.send(Message {
                 from: who,
                 cid,
                 number: cid,
@@ -46,25 +46,25 @@ impl Ping {
 impl<D: Dialect> Scenario<D> for Ping {
     type Extra = Line;
 
-    fn on_phase(&mut self, crew: &mut Crew<D, Line>, phase: Phase, now: Instant) {
+    fn on_phase(&mut self, clients: &mut Clients<D, Line>, phase: Phase, now: Instant) {
         self.outflow.on_phase(phase, now);
         if phase == Phase::Warmup && self.outflow.is_closed_loop() {
-            (0..crew.len()).for_each(|who| self.send_while_room(crew, who, now));
+            (0..clients.len()).for_each(|who| self.send_while_room(clients, who, now));
         }
     }
 
-    fn on_event(&mut self, crew: &mut Crew<D, Line>, who: u32, event: Event, now: Instant) {
+    fn on_event(&mut self, clients: &mut Clients<D, Line>, who: u32, event: Event, now: Instant) {
         if let Event::Answer { cid, outcome } = event {
-            self.outflow.handle_answer(&mut self.recorder, (who, crew.extra(who)), (cid, outcome), now);
-            self.send_while_room(crew, who, now);
+            self.outflow.handle_answer(&mut self.recorder, (who, clients.extra(who)), (cid, outcome), now);
+            self.send_while_room(clients, who, now);
         }
     }
 
-    fn on_time(&mut self, crew: &mut Crew<D, Line>, now: Instant) {
+    fn on_time(&mut self, clients: &mut Clients<D, Line>, now: Instant) {
         for _ in 0..DUE_PER_TURN {
             let Some(who) = self.outflow.take_due(&mut self.recorder, now) else { break };
-            crew.extra(who).due += 1;
-            self.send_while_room(crew, who, now);
+            clients.extra(who).due += 1;
+            self.send_while_room(clients, who, now);
         }
     }
 
@@ -72,7 +72,7 @@ impl<D: Dialect> Scenario<D> for Ping {
         self.outflow.deadline()
     }
 
-    fn is_settled(&self, _crew: &Crew<D, Line>) -> bool {
+    fn is_settled(&self, _crew: &Clients<D, Line>) -> bool {
         self.outflow.unanswered() == 0
     }
 
@@ -84,9 +84,9 @@ impl<D: Dialect> Scenario<D> for Ping {
         &mut self.recorder
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, Line>, now: Instant) {
-        for who in 0..crew.len() {
-            let line = std::mem::take(crew.extra(who));
+    fn finish(&mut self, clients: &mut Clients<D, Line>, now: Instant) {
+        for who in 0..clients.len() {
+            let line = std::mem::take(clients.extra(who));
             self.outflow.finish(&mut self.recorder, who, &line, now);
         }
     }

@@ -4,7 +4,7 @@ use super::chat::{Chat, Half, Patience};
 use super::outflow::Load;
 use crate::dialect::{Dialect, Event};
 use crate::findings::Recorder;
-use crate::fleet::{Crew, Scenario};
+use crate::fleet::{Clients, Scenario};
 use crate::phase::Phase;
 use crate::record::Metric;
 use moorline_proto::time::Instant;
@@ -54,20 +54,20 @@ impl Storm {
         }
     }
 
-    fn break_some<D: Dialect>(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+    fn break_some<D: Dialect>(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         if self.broke_at.is_none() {
             self.broke_at = Some(now);
             self.chat.set_storm(now, true);
         }
-        let end = crew.len().min(self.next + BREAKS_PER_TURN);
+        let end = clients.len().min(self.next + BREAKS_PER_TURN);
         for who in self.next..end {
-            if crew.is_active(who) {
-                crew.break_off(who, now);
+            if clients.is_active(who) {
+                clients.break_off(who, now);
                 self.gone += 1;
             }
         }
         self.next = end;
-        if end == crew.len() {
+        if end == clients.len() {
             self.breaks_at = None;
         }
     }
@@ -85,33 +85,33 @@ impl Storm {
 impl<D: Dialect> Scenario<D> for Storm {
     type Extra = Half;
 
-    fn on_phase(&mut self, crew: &mut Crew<D, Half>, phase: Phase, now: Instant) {
+    fn on_phase(&mut self, clients: &mut Clients<D, Half>, phase: Phase, now: Instant) {
         if phase == Phase::Measure {
             self.breaks_at = Some(now + self.rule.calm);
         }
-        self.chat.on_phase(crew, phase, now);
+        self.chat.on_phase(clients, phase, now);
     }
 
-    fn on_event(&mut self, crew: &mut Crew<D, Half>, who: u32, event: Event, now: Instant) {
+    fn on_event(&mut self, clients: &mut Clients<D, Half>, who: u32, event: Event, now: Instant) {
         match (&event, self.broke_at) {
             (Event::Welcome, Some(since)) if who >= self.rule.stay => self.on_back(since, now),
-            _ => self.chat.on_event(crew, who, event, now),
+            _ => self.chat.on_event(clients, who, event, now),
         }
     }
 
-    fn on_time(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
+    fn on_time(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
         if self.breaks_at.is_some_and(|at| at <= now) {
-            self.break_some(crew, now);
+            self.break_some(clients, now);
         }
-        self.chat.on_time(crew, now);
+        self.chat.on_time(clients, now);
     }
 
     fn deadline(&self) -> Option<Instant> {
         Scenario::<D>::deadline(&self.chat).into_iter().chain(self.breaks_at).min()
     }
 
-    fn is_settled(&self, crew: &Crew<D, Half>) -> bool {
-        self.back == self.gone && self.chat.is_settled(crew)
+    fn is_settled(&self, clients: &Clients<D, Half>) -> bool {
+        self.back == self.gone && self.chat.is_settled(clients)
     }
 
     fn done(&self) -> u64 {
@@ -122,7 +122,7 @@ impl<D: Dialect> Scenario<D> for Storm {
         &mut self.chat.recorder
     }
 
-    fn finish(&mut self, crew: &mut Crew<D, Half>, now: Instant) {
-        self.chat.finish(crew, now);
+    fn finish(&mut self, clients: &mut Clients<D, Half>, now: Instant) {
+        self.chat.finish(clients, now);
     }
 }

@@ -86,9 +86,9 @@ pub(super) struct Loss {
 
 /// All clients of one loop.
 #[derive(Debug)]
-pub struct Crew<D: Dialect, X> {
+pub struct Clients<D: Dialect, X> {
     dialect: D,
-    clients: Vec<Client<D::Decoder, X>>,
+    all: Vec<Client<D::Decoder, X>>,
     registry: Registry,
     input: Box<[u8]>,
     out: Vec<u8>,
@@ -105,12 +105,12 @@ pub struct Crew<D: Dialect, X> {
     pub(super) login: Latencies,
 }
 
-impl<D: Dialect, X: Default> Crew<D, X> {
+impl<D: Dialect, X: Default> Clients<D, X> {
     pub(super) fn new(dialect: D, clients: u32, may_return: bool, registry: Registry) -> Self {
-        let clients = std::iter::repeat_with(Client::default).take(clients as usize).collect();
+        let all = std::iter::repeat_with(Client::default).take(clients as usize).collect();
         Self {
             dialect,
-            clients,
+            all,
             registry,
             input: vec![0; READ_BYTES].into_boxed_slice(),
             out: Vec::with_capacity(READ_BYTES),
@@ -127,22 +127,22 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     /// Number of clients, logged in or not.
     #[allow(clippy::cast_possible_truncation)] // made from a u32
     pub fn len(&self) -> u32 {
-        self.clients.len() as u32
+        self.all.len() as u32
     }
 
     /// True without any client.
     pub fn is_empty(&self) -> bool {
-        self.clients.is_empty()
+        self.all.is_empty()
     }
 
     /// True if a client is logged in.
     pub fn is_active(&self, who: u32) -> bool {
-        self.clients[who as usize].stage == Stage::Active
+        self.all[who as usize].stage == Stage::Active
     }
 
     /// The scenario's part of a client.
     pub fn extra(&mut self, who: u32) -> &mut X {
-        &mut self.clients[who as usize].extra
+        &mut self.all[who as usize].extra
     }
 
     /// Counts of clients by state.
@@ -156,7 +156,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
         if !self.is_active(who) {
             return false;
         }
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         client.owed = 0;
         message.ack = client.heard;
         self.out.clear();
@@ -175,26 +175,26 @@ impl<D: Dialect, X: Default> Crew<D, X> {
 
     /// Ends a client's connection because the server asked for it, unless it has another one since.
     pub(super) fn leave(&mut self, who: u32, asked: Instant) {
-        if self.is_active(who) && self.clients[who as usize].since <= asked {
+        if self.is_active(who) && self.all[who as usize].since <= asked {
             self.fail(who, None);
         }
     }
 
     /// Breaks a client's connection as a dying network does, without a goodbye.
     pub fn break_off(&mut self, who: u32, now: Instant) {
-        if let Some(stream) = &self.clients[who as usize].stream {
+        if let Some(stream) = &self.all[who as usize].stream {
             // The reset is what is wanted; without it the connection ends with a FIN.
             let _ = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
         let was_active = self.is_active(who);
-        self.clients[who as usize].since = now;
+        self.all[who as usize].since = now;
         self.fail(who, None);
         self.counts.dropped -= u32::from(was_active); // this one was meant to be lost
     }
 
     /// Acknowledges what a client has handled, if anything is owed.
     pub fn ack(&mut self, who: u32) {
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         if client.stage != Stage::Active || client.owed == 0 {
             return;
         }
@@ -215,7 +215,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
 
     pub(super) fn start(&mut self, who: u32, target: SocketAddr, source: Source, now: Instant) {
         self.step(who, Input::Started);
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         (client.since, client.owed, client.heard, client.decoder) = (now, 0, 0, D::Decoder::default());
         self.logins.push_back((now, who));
         let connected = socket::connect(target, source).and_then(|mut stream| {
@@ -224,13 +224,13 @@ impl<D: Dialect, X: Default> Crew<D, X> {
             Ok(stream)
         });
         match connected {
-            Ok(stream) => self.clients[who as usize].stream = Some(stream),
+            Ok(stream) => self.all[who as usize].stream = Some(stream),
             Err(error) => self.fail(who, Some(error.to_string())),
         }
     }
 
     pub(super) fn handle_writable(&mut self, who: u32) {
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         let Some(stream) = &mut client.stream else { return };
         if client.stage == Stage::Connecting {
             match stream.take_error() {
@@ -252,7 +252,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     /// Reads until the socket is empty; a short read says that it is.
     pub(super) fn read(&mut self, who: u32, is_closed: bool, events: &mut Vec<Event>) {
         loop {
-            let client = &mut self.clients[who as usize];
+            let client = &mut self.all[who as usize];
             let Some(stream) = &mut client.stream else { return };
             let len = match stream.read(&mut self.input) {
                 Ok(0) => return self.fail(who, None),
@@ -275,13 +275,13 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     pub(super) fn on_event(&mut self, who: u32, event: &Event, now: Instant) {
         match event {
             Event::Welcome => {
-                self.login.record(now.saturating_since(self.clients[who as usize].since));
-                self.clients[who as usize].tries = 0;
+                self.login.record(now.saturating_since(self.all[who as usize].since));
+                self.all[who as usize].tries = 0;
                 self.step(who, Input::Welcomed);
             }
             Event::BeatBack => self.counts.beats_back += 1,
             Event::Delivery { seq, .. } | Event::Notice { seq } if *seq > 0 => {
-                let client = &mut self.clients[who as usize];
+                let client = &mut self.all[who as usize];
                 client.heard = client.heard.max(*seq);
                 client.owed = client.owed.saturating_add(1);
                 if client.owed == 1 {
@@ -289,7 +289,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
                 }
             }
             Event::Probe => {
-                let client = &mut self.clients[who as usize];
+                let client = &mut self.all[who as usize];
                 client.owed = 0;
                 self.out.clear();
                 self.dialect.probe_reply(client.heard, &mut self.out);
@@ -310,7 +310,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
 
     /// After the scenario saw a delivery: ack if the sending of messages did not do it by the way.
     pub(super) fn ack_if_many(&mut self, who: u32) {
-        if self.clients[who as usize].owed >= DELIVERIES_PER_ACK {
+        if self.all[who as usize].owed >= DELIVERIES_PER_ACK {
             self.ack(who);
         }
     }
@@ -331,7 +331,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     /// Gives up logins that take too long.
     pub(super) fn expire_logins(&mut self, now: Instant) {
         while let Some((began, who)) = self.logins.front().copied() {
-            let client = &self.clients[who as usize];
+            let client = &self.all[who as usize];
             let is_open = client.stage.is_under_way() && client.since == began;
             if is_open && now.saturating_since(began) < LOGIN_WITHIN {
                 return;
@@ -344,7 +344,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     }
 
     fn write(&mut self, who: u32) {
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         let Some(stream) = &mut client.stream else { return };
         if let Some(unsent) = &mut client.unsent {
             unsent.extend_from_slice(&self.out);
@@ -377,7 +377,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
             self.counts.last_error = error;
         }
         let may_return = self.may_return;
-        let client = &mut self.clients[who as usize];
+        let client = &mut self.all[who as usize];
         client.stream = None; // closes it, which also takes it out of the poll
         client.unsent = None;
         if matches!(client.stage, Stage::Away | Stage::Gone) {
@@ -390,7 +390,7 @@ impl<D: Dialect, X: Default> Crew<D, X> {
     }
 
     fn step(&mut self, who: u32, input: Input) {
-        let stage = &mut self.clients[who as usize].stage;
+        let stage = &mut self.all[who as usize].stage;
         let before = *stage;
         let Some(after) = before.on(input) else {
             return self.fail(who, Some(format!("{input:?} when {before:?}")));
