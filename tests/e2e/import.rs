@@ -121,7 +121,7 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
                 r#"{{"message": {{"from": "ann", "to": {{"user": "ben"}}, "time_ms": 1, "text": "{}"}}}}"#,
                 "x".repeat(70_000)
             ),
-            "im.payload_max allows 61440",
+            "`im.payload_max` allows 61440",
         ),
     ] {
         let (code, out, err) = import(&folder, &format!("{good}\n\n{line}\n{good}\n"));
