@@ -43,10 +43,11 @@ pub enum Uplink {
         pin: Pin,
         /// SEND, REQ or an application command.
         command: Command,
-        /// The cid of a SEND, else 0.
-        seq: Seq,
-        /// It was, or may have been, forwarded before.
-        dup: bool,
+        /// The number by which the client knows the answer: the cid of a SEND, the id of a REQ, SUB or UNSUB; 0: no
+        /// answer comes.
+        number: u32,
+        /// The frame was, or may have been, forwarded before.
+        is_dup: bool,
         /// The client frame's body.
         body: Bytes,
     },
@@ -165,6 +166,8 @@ pub enum Downlink {
         command: Command,
         /// The cid of the SEND, else 0.
         cid: Seq,
+        /// False: the answer is RETRY, so the client will ask again.
+        is_final: bool,
         /// The whole body of that frame.
         body: Bytes,
     },

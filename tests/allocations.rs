@@ -165,7 +165,7 @@ fn a_message_allocates_as_often_as_stated() {
     };
     let asked = count((1..=MESSAGES).map(send).collect(), |(cid, bytes, body)| {
         rig.shard.handle_received(rig.now, key, bytes, &mut rig.outputs);
-        let answer = Downlink::Answer { key, command: Command::SendAck, cid, body };
+        let answer = Downlink::Answer { key, command: Command::SendAck, cid, is_final: true, body };
         rig.shard.handle_downlink(rig.now, answer, &mut rig.outputs);
         write(&mut rig);
     });

@@ -32,7 +32,7 @@ impl Answers {
         self.arena.reserve(answer.len() + 24); // two tags and two varints lead
         self.lead(up, code, 0);
         self.arena.put_slice(answer);
-        self.finish(up)
+        self.finish(up, code != i32::from(Code::Retry))
     }
 
     /// Tells the client to try `up` again.
@@ -40,7 +40,7 @@ impl Answers {
         let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
         let retry_after_ms = RETRY_AFTER_MS + spread;
         self.lead(up, Code::Retry.into(), retry_after_ms);
-        self.finish(up)
+        self.finish(up, false)
     }
 
     /// What the gateway knows of an answer.
@@ -61,14 +61,14 @@ impl Answers {
         }
     }
 
-    fn finish(&mut self, up: &Up) -> Downlink {
+    fn finish(&mut self, up: &Up, is_final: bool) -> Downlink {
         let body = self.arena.split().freeze();
         let (command, cid) = match up.command {
             Command::Req => (Command::Resp, 0),
             Command::Sub | Command::Unsub => (Command::SubAck, 0),
             _ => (Command::SendAck, up.number),
         };
-        Downlink::Answer { key: up.key, command, cid, body }
+        Downlink::Answer { key: up.key, command, cid, is_final, body }
     }
 }
 
@@ -91,7 +91,7 @@ mod tests {
         let mut answers = Answers::new();
         let backend = SendAck { seq: 4, conversation: "c".into(), ..Default::default() };
         let made = answers.answer(&up(Command::Send), Code::Dup.into(), &message::encode(&backend));
-        let Downlink::Answer { command: Command::SendAck, cid: 7, body, .. } = made else {
+        let Downlink::Answer { command: Command::SendAck, cid: 7, is_final: true, body, .. } = made else {
             panic!("{made:?}")
         };
         let whole: SendAck = message::decode(&body).expect("decodes");
@@ -106,7 +106,9 @@ mod tests {
         let (mut answers, mut random) = (Answers::new(), Random::new(5));
         let mut delays = Vec::new();
         for _ in 0..200 {
-            let Downlink::Answer { body, .. } = answers.retry(&up(Command::Send), &mut random) else {
+            let Downlink::Answer { is_final: false, body, .. } =
+                answers.retry(&up(Command::Send), &mut random)
+            else {
                 panic!()
             };
             let ack: SendAck = message::decode(&body).expect("decodes");

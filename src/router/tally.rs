@@ -77,8 +77,6 @@ counts! {
         Retries = counter "retries";
         /// Unanswered UPs taken back from a dead link to be sent again.
         Reroutes = counter "reroutes";
-        /// Client requests that did not decode.
-        BadRequests = counter "bad_requests";
         /// Application frames lost with a link or for want of one; nobody waits for them.
         UpsDropped = counter "ups_dropped";
         /// Announcements of slots to links begun.

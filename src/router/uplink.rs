@@ -2,30 +2,18 @@
 
 use super::tally::Count;
 use super::{Change, Router, Sides, Slot, Up};
-use crate::handoff::{Downlink, PushTicket, Target, Uplink};
-use bytes::Bytes;
-use moorline_proto::error::CloseReason;
-use moorline_proto::frame::Command;
+use crate::handoff::{PushTicket, Uplink};
 use moorline_proto::ids::{ConnKey, ShardId};
-use moorline_proto::message;
 use moorline_proto::message::backend::{Outcome, PushOutcome};
-
-/// A Req of which only the id is read: the rest is the backend's to judge, and costs nothing here.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-struct ReqLead {
-    #[prost(uint32, tag = "1")]
-    id: u32,
-}
 
 impl Router {
     pub(super) fn handle_item(&mut self, from: ShardId, item: Uplink) {
         let sides = &mut self.sides;
         match item {
             Uplink::Login { key, hello, .. } => self.logins.handle_login(sides, key, hello),
-            Uplink::Up { key, pin, command, seq, dup, body } => {
-                let Some(number) = number_of(sides, key, command, seq, &body) else { return };
+            Uplink::Up { key, pin, command, number, is_dup, body } => {
                 let (slot, taken_at) = (Slot::of(pin), sides.now);
-                self.ups.handle_up(sides, Up { key, slot, command, number, is_dup: dup, taken_at, body });
+                self.ups.handle_up(sides, Up { key, slot, command, number, is_dup, taken_at, body });
             }
             Uplink::ConnUp { pin, login } => self.handle_change(Slot::of(pin), Change::Up(login)),
             Uplink::ConnDown { key, pin, code } => {
@@ -49,23 +37,6 @@ impl Router {
     }
 }
 
-/// The number by which the answer will be known. `None`: the frame does not decode and its connection is ended.
-fn number_of(sides: &mut Sides, key: ConnKey, command: Command, cid: u32, body: &Bytes) -> Option<u32> {
-    match command {
-        Command::Send => Some(cid),
-        // SUB and UNSUB have their id in the same field.
-        Command::Req | Command::Sub | Command::Unsub => match message::decode::<ReqLead>(body) {
-            Ok(lead) => Some(lead.id),
-            Err(reason) => {
-                sides.counters[Count::BadRequests] += 1;
-                sides.shards.push(key.shard(), kick_of(key, reason));
-                None
-            }
-        },
-        _ => Some(0),
-    }
-}
-
 fn handle_outcome(sides: &mut Sides, ticket: PushTicket, key: ConnKey, outcome: Outcome) {
     let is_mine = ticket.worker == sides.number;
     let Some(link) = sides.links.of(&ticket).filter(|_| is_mine) else {
@@ -75,15 +46,4 @@ fn handle_outcome(sides: &mut Sides, ticket: PushTicket, key: ConnKey, outcome: 
     let (correlation, handle, outcome) = (ticket.correlation, key.as_u64(), outcome.into());
     link.push_outcome(PushOutcome { correlation, handle, outcome });
     sides.counters[Count::PushOutcomes] += 1;
-}
-
-/// Ends one connection for what it sent.
-fn kick_of(key: ConnKey, reason: CloseReason) -> Downlink {
-    Downlink::Kick {
-        target: Target::Connection(key),
-        login_version: 0,
-        code: reason.code(),
-        may_reconnect: reason.may_reconnect(),
-        reason: reason.text().trim().into(),
-    }
 }

@@ -22,8 +22,9 @@ impl Shard {
     pub fn handle_downlink(&mut self, now: Instant, downlink: Downlink, outputs: &mut Outputs) {
         match downlink {
             Downlink::Verdict { key, verdict } => self.on_verdict(now, key, verdict, outputs),
-            Downlink::Answer { key, command, cid, body } => {
-                self.on_answer(now, key, command, cid, body, outputs);
+            Downlink::Answer { key, command, cid, is_final, body } => {
+                let answered = (command == Command::SendAck).then_some((cid, is_final));
+                self.on_answer(now, key, answered, Frame::new(command, body), outputs);
             }
             Downlink::Push(push) => self.on_push(now, push, outputs),
             Downlink::Kick { target, login_version, code, may_reconnect, reason } => {
@@ -81,22 +82,22 @@ impl Shard {
         outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
     }
 
+    /// `answered`: cid of the answered SEND, and whether the answer is final; `None`: another request.
     fn on_answer(
         &mut self,
         now: Instant,
         key: ConnKey,
-        command: Command,
-        cid: Seq,
-        body: Bytes,
+        answered: Option<(Seq, bool)>,
+        answer: Frame,
         outputs: &mut Outputs,
     ) {
         let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
             self.seats.ledger.tally[Count::AnswersStale] += 1;
             return;
         };
-        self.gate.handle_answer(now, &mut seat, command, cid, &body);
+        self.gate.handle_answer(now, &mut seat, answered, &answer.body);
         self.fanouts.on_chat(now);
-        seat.send(Frame::new(command, body), outputs);
+        seat.send(answer, outputs);
         if let Err(reason) = seat.check_clogged() {
             self.seats.close(now, key, reason, outputs);
         }

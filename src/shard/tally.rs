@@ -74,6 +74,8 @@ counts! {
         Answers = counter "answers";
         /// Requests and repeated SENDs answered RETRY because too many of their client are outstanding.
         RefusedHere = counter "uplinks_refused";
+        /// Client requests that did not decode.
+        BadRequests = counter "bad_requests";
         /// Answers whose connection was gone.
         AnswersStale = counter "answers_stale";
         /// Pushes accepted for a session.

@@ -159,7 +159,7 @@ fn send(cid: Seq) -> Frame {
 
 fn cids(uplinks: &[Uplink]) -> Vec<(Seq, bool)> {
     let up = |uplink: &Uplink| match uplink {
-        Uplink::Up { seq, dup, .. } => Some((*seq, *dup)),
+        Uplink::Up { number, is_dup, .. } => Some((*number, *is_dup)),
         _ => None,
     };
     uplinks.iter().filter_map(up).collect()
@@ -176,14 +176,14 @@ fn sends_go_up_in_order_once_and_answers_come_back() {
     let ups = world.uplinks();
     assert_eq!(cids(&ups), [(1, false), (2, false), (3, false), (4, false)]);
     let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, body });
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, is_final: true, body });
     let frames = world.written(key);
     assert_eq!((frames[0].header.command, frames[0].header.ack), (Command::SendAck, 4));
     // An answer is remembered; what is not, is the durable key's business.
     world.frame(key, &send(1));
     assert!(world.uplinks().is_empty() && world.written(key)[0].header.flags.contains(Flags::DUP));
     let body = send_ack_body(2, Code::Retry, b"");
-    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 2, body });
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 2, is_final: false, body });
     world.written(key);
     world.frame(key, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, true)]);
@@ -345,15 +345,26 @@ fn one_client_cannot_have_any_number_of_questions_under_way() {
     assert_eq!((refusal.id, refusal.code(), refusal.retry_after_ms), (9_999, Code::Retry, 500));
     // A new SEND has its own bound; a repeated one counts.
     world.frame(key, &send(1));
-    let ack =
-        |code| Downlink::Answer { key, command: Command::SendAck, cid: 1, body: send_ack_body(1, code, b"") };
+    let ack = |code| Downlink::Answer {
+        key,
+        command: Command::SendAck,
+        cid: 1,
+        is_final: code != Code::Retry,
+        body: send_ack_body(1, code, b""),
+    };
     world.downlink(ack(Code::Retry));
     world.written(key);
     world.frame(key, &send(1));
     assert_eq!(cids(&world.uplinks()), [(1, false)]);
     let refusal = decode::<SendAck>(&world.written(key)[0].body).expect("a SENDACK");
     assert_eq!((refusal.cid, refusal.code()), (1, Code::Retry));
-    world.downlink(Downlink::Answer { key, command: Command::Resp, cid: 0, body: Bytes::new() });
+    world.downlink(Downlink::Answer {
+        key,
+        command: Command::Resp,
+        cid: 0,
+        is_final: true,
+        body: Bytes::new(),
+    });
     world.frame(key, &send(1));
     assert_eq!(cids(&world.uplinks()), [(1, true)]);
     // Application commands have no answer to wait for.
@@ -375,6 +386,19 @@ fn an_ack_may_end_the_connection_whose_frame_carries_it() {
         assert_eq!(world.shard.sessions(), 0, "over 10,000 bytes unread: {:?}", frame.header.command);
         assert!(cids(&world.uplinks()).is_empty(), "what a closed connection says is not passed on");
         assert_eq!(world.close_code(key), Some(CloseReason::Slow.code()));
+    }
+}
+
+#[test]
+fn a_request_that_does_not_decode_ends_its_connection() {
+    for command in [Command::Req, Command::Sub, Command::Unsub] {
+        let mut world = World::new();
+        let key = world.login("alice", "phone");
+        world.uplinks();
+        world.frame(key, &Frame::new(command, Bytes::from_static(b"\xFF\xFF")));
+        assert!(cids(&world.uplinks()).is_empty(), "the backend is not asked");
+        assert_eq!(world.close_code(key), Some(CloseReason::BadMessage.code()));
+        assert_eq!(world.shard.tally()[Count::BadRequests], 1);
     }
 }
 

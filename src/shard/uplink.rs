@@ -1,6 +1,6 @@
 //! Frames from clients for the backend: in order, at most once, within the limits.
 //!
-//! Example: alice sends SEND 7 twice. The first becomes `Up { seq: 7 }` for her worker. The second is dropped
+//! Example: alice sends SEND 7 twice. The first becomes `Up { number: 7 }` for her worker. The second is dropped
 //! while the answer is outstanding, and answered from memory afterwards [P-5.4].
 
 use super::bucket::Buckets;
@@ -15,7 +15,7 @@ use moorline_proto::dedupe::Verdict;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
-use moorline_proto::message::client::{Code, Req, Resp, SendAck, Sub, SubAck, Throttle};
+use moorline_proto::message::client::{Code, Resp, SendAck, Sub, SubAck, Throttle};
 use moorline_proto::message::{decode, frame_of};
 use moorline_proto::time::Instant;
 
@@ -36,8 +36,8 @@ const THROTTLE_MS: u32 = 1_000;
 struct Up {
     command: Command,
     lane: Lane,
-    /// The cid of a SEND, else 0.
-    cid: Seq,
+    /// The cid of a SEND, the id of a REQ, SUB or UNSUB; 0: no answer comes.
+    number: u32,
     /// Tells whether the frame was, or may have been, forwarded before.
     is_dup: bool,
     body: Bytes,
@@ -65,7 +65,7 @@ impl UplinkGate {
         let strict_max = seat.ledger.settings.uplink_window;
         let session = seat.session.as_mut().expect("SEND is lawful only with a session");
         let is_full = session.unanswered >= UNANSWERED_MAX;
-        let up = |is_dup, body| Up { command: Command::Send, lane, cid, is_dup, body };
+        let up = |is_dup, body| Up { command: Command::Send, lane, number: cid, is_dup, body };
         let verdict = match session.dedupe.check(cid) {
             Verdict::Next | Verdict::Early if cid > session.dedupe.base().saturating_add(strict_max) => {
                 Verdict::Beyond
@@ -122,7 +122,12 @@ impl UplinkGate {
         }
         seat.ledger.tally[Count::Sends] += released.len() as u64;
         for (cid, body) in released {
-            self.put_send(now, seat, Up { command: Command::Send, lane, cid, is_dup: false, body }, outputs);
+            self.put_send(
+                now,
+                seat,
+                Up { command: Command::Send, lane, number: cid, is_dup: false, body },
+                outputs,
+            );
         }
     }
 
@@ -133,9 +138,9 @@ impl UplinkGate {
             Ok(route) => forward(seat, route, up, outputs),
             Err(wait_ms) => {
                 if let Some(session) = &mut seat.session {
-                    session.dedupe.answer(up.cid);
+                    session.dedupe.answer(up.number);
                 }
-                answer_retry(seat, up.cid, wait_ms, outputs);
+                answer_retry(seat, up.number, wait_ms, outputs);
             }
         }
     }
@@ -152,39 +157,39 @@ impl UplinkGate {
         let (command, lane) = (frame.header.command, frame.header.lane);
         let session = seat.session.as_ref().expect("lawful only with a session");
         let is_full = session.unanswered >= UNANSWERED_MAX;
-        if matches!(command, Command::Sub | Command::Unsub) {
-            decode::<Sub>(&frame.body)?; // UNSUB has the same fields
-        }
+        let number = number_of(command, &frame.body).inspect_err(|_| {
+            seat.ledger.tally[Count::BadRequests] += 1;
+        })?;
         let is_app = matches!(command, Command::App(_));
         if is_full && !is_app {
             seat.ledger.tally[Count::RefusedHere] += 1;
-            refuse(seat, command, &frame.body, RETRY_AFTER_MS, outputs)?;
+            refuse(seat, command, number, RETRY_AFTER_MS, outputs);
             return seat.check_clogged();
         }
         match self.judge(now, seat, lane, outputs) {
             Ok(route) => {
-                forward(seat, route, Up { command, lane, cid: 0, is_dup: false, body: frame.body }, outputs);
+                forward(seat, route, Up { command, lane, number, is_dup: false, body: frame.body }, outputs);
             }
             Err(_) if is_app => seat.ledger.tally[Count::AppsDropped] += 1, // may be lost [P-2.3]
-            Err(wait_ms) => refuse(seat, command, &frame.body, wait_ms, outputs)?,
+            Err(wait_ms) => refuse(seat, command, number, wait_ms, outputs),
         }
         seat.check_clogged()
     }
 
-    /// Handles the backend's answer to a SEND or REQ. A RETRY is not final, so it is not remembered.
+    /// Handles the backend's answer to a SEND (`answered`: its cid, and whether the answer is final) or another
+    /// request. A RETRY is not final, so it is not remembered.
     pub(super) fn handle_answer(
         &mut self,
         now: Instant,
         seat: &mut Seat<'_>,
-        command: Command,
-        cid: Seq,
+        answered: Option<(Seq, bool)>,
         body: &Bytes,
     ) {
         let session = seat.session.as_mut().expect("an answer is for a session");
         session.unanswered = session.unanswered.saturating_sub(1);
-        if command == Command::SendAck {
+        if let Some((cid, is_final)) = answered {
             session.dedupe.answer(cid);
-            if !is_retry(body) {
+            if is_final {
                 self.results.store(now, session.login_version, cid, body);
             }
         }
@@ -246,13 +251,13 @@ impl UplinkGate {
 
 /// Sends a frame to the worker of its user.
 fn forward(seat: &mut Seat<'_>, route: Route, up: Up, outputs: &mut Outputs) {
-    let Up { command, lane, cid: seq, is_dup: dup, body } = up;
+    let Up { command, lane, number, is_dup, body } = up;
     if !matches!(command, Command::App(_))
         && let Some(session) = &mut seat.session
     {
         session.unanswered = session.unanswered.saturating_add(1);
     }
-    let up = Uplink::Up { key: seat.key, pin: route.pin, command, seq, dup, body };
+    let up = Uplink::Up { key: seat.key, pin: route.pin, command, number, is_dup, body };
     outputs.uplinks[route.index()].push(up);
     seat.pause_if_full(route, lane, outputs);
 }
@@ -264,34 +269,27 @@ fn answer_retry(seat: &mut Seat<'_>, cid: Seq, retry_after_ms: u32, outputs: &mu
 }
 
 /// Answers a request or a room command with RETRY.
-fn refuse(
-    seat: &mut Seat<'_>,
-    command: Command,
-    body: &Bytes,
-    retry_after_ms: u32,
-    outputs: &mut Outputs,
-) -> Result<(), CloseReason> {
+fn refuse(seat: &mut Seat<'_>, command: Command, id: u32, retry_after_ms: u32, outputs: &mut Outputs) {
     let code = Code::Retry.into();
     let answer = if command == Command::Req {
-        let id = decode::<Req>(body)?.id;
         frame_of(Command::Resp, &Resp { id, code, retry_after_ms, ..Default::default() })
     } else {
-        let id = decode::<Sub>(body)?.id; // UNSUB has the same fields
         frame_of(Command::SubAck, &SubAck { id, code, reason: String::new() })
     };
     seat.send(answer, outputs);
-    Ok(())
 }
 
-/// Returns whether a SENDACK asks for another try: its answer is not final.
-fn is_retry(body: &[u8]) -> bool {
-    /// The fields that the gateway writes, first.
+/// Reads the number by which the client knows the answer; 0: no answer comes.
+fn number_of(command: Command, body: &Bytes) -> Result<u32, CloseReason> {
+    /// A Req of which only the id is read: the rest is the backend's to judge, and costs nothing here.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
-    struct Lead {
+    struct ReqId {
         #[prost(uint32, tag = "1")]
-        cid: u32,
-        #[prost(enumeration = "Code", tag = "2")]
-        code: i32,
+        id: u32,
     }
-    <Lead as prost::Message>::decode(body).is_ok_and(|lead| lead.code == i32::from(Code::Retry))
+    match command {
+        Command::Req => decode::<ReqId>(body).map(|req| req.id),
+        Command::Sub | Command::Unsub => decode::<Sub>(body).map(|sub| sub.id), // UNSUB has the same fields
+        _ => Ok(0),
+    }
 }

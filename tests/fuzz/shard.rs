@@ -220,6 +220,7 @@ impl World {
             }
             11 => (Frame::new(Command::App(0x40), Bytes::new()), usize::from(number)),
             12 => (Frame::new(Command::Ping, Bytes::new()), usize::from(number)),
+            13 if number >= 240 => (Frame::new(Command::Req, Bytes::from_static(b"\xFF\xFF")), 1),
             13 => {
                 let req = Req { id: number.into(), method: "m".into(), ..Req::default() };
                 (frame_of(Command::Req, &req), usize::from(number / 8))
@@ -269,7 +270,7 @@ impl World {
             Command::Send => (Command::SendAck, number, send_ack_body(number, code, b"")),
             _ => (Command::Resp, 0, resp_body(number, code, b"")),
         };
-        let answer = Downlink::Answer { key, command, cid, body };
+        let answer = Downlink::Answer { key, command, cid, is_final: code != Code::Retry, body };
         self.shard.handle_downlink(self.now, answer, &mut self.outputs);
     }
 
@@ -385,7 +386,7 @@ impl World {
         for uplink in self.outputs.uplinks[0].drain(..) {
             match uplink {
                 Uplink::Login { key, hello, .. } => self.logins.push((key, hello)),
-                Uplink::Up { key, command, seq, .. } => self.questions.push((key, command, seq)),
+                Uplink::Up { key, command, number, .. } => self.questions.push((key, command, number)),
                 _ => {}
             }
         }

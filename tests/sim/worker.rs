@@ -9,10 +9,10 @@ use moorline::homes::Homes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
+use moorline_proto::ids::{ConnKey, Pin, ShardId};
 use moorline_proto::message::backend::ConnUp;
-use moorline_proto::message::client::{Code, Req, Resp, SendAck, Sub, SubAck};
-use moorline_proto::message::{self, encode};
+use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
+use moorline_proto::message::encode;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -83,7 +83,8 @@ impl Up {
             }
         };
         body.extend_from_slice(answer);
-        (self.key.shard(), Downlink::Answer { key: self.key, command, cid, body: body.into() })
+        let is_final = code != i32::from(Code::Retry);
+        (self.key.shard(), Downlink::Answer { key: self.key, command, cid, is_final, body: body.into() })
     }
 }
 
@@ -129,11 +130,13 @@ impl Worker {
                 };
                 self.to_shards.push((key.shard(), Downlink::Verdict { key, verdict }));
             }
-            Uplink::Up { key, command, seq, dup, body, .. } => {
-                let Some(number) = self.number_of(key, command, seq, &body) else { return };
+            Uplink::Up { key, command, number, is_dup: dup, body, .. } => {
                 let is_same = |up: &Up| (up.key, up.command, up.number) == (key, Command::Send, number);
                 let is_pending = self.pending.values().any(is_same);
-                assert!(dup || command != Command::Send || !is_pending, "cid {seq} of {key:?} comes twice");
+                assert!(
+                    dup || command != Command::Send || !is_pending,
+                    "cid {number} of {key:?} comes twice"
+                );
                 let deadline = scene.now + UP_TIMEOUT;
                 let up = Up { key, command, number, is_dup: dup, deadline, body };
                 if matches!(self.link, Link::Live) {
@@ -155,28 +158,6 @@ impl Worker {
             Uplink::Announced { request, logins, is_last } => {
                 self.on_announced(from, request, logins, is_last);
             }
-        }
-    }
-
-    fn number_of(&mut self, key: ConnKey, command: Command, cid: Seq, body: &Bytes) -> Option<u32> {
-        match command {
-            Command::Send => Some(cid),
-            Command::Req => {
-                let req: Result<Req, _> = message::decode(body);
-                if req.is_err() {
-                    let kick = Downlink::Kick {
-                        target: Target::Connection(key),
-                        login_version: 0,
-                        code: CloseReason::BadMessage.code(),
-                        may_reconnect: false,
-                        reason: String::new(),
-                    };
-                    self.to_shards.push((key.shard(), kick));
-                }
-                req.ok().map(|req| req.id)
-            }
-            Command::Sub | Command::Unsub => message::decode(body).ok().map(|Sub { id, .. }| id),
-            _ => Some(0),
         }
     }
 

@@ -78,7 +78,13 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     // What happens meanwhile waits.
     world.push(claim.key, 3, b"three");
     let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer { key: claim.key, command: Command::SendAck, cid: 1, body });
+    world.downlink(Downlink::Answer {
+        key: claim.key,
+        command: Command::SendAck,
+        cid: 1,
+        is_final: true,
+        body,
+    });
     assert!(world.written(claim.key).is_empty());
     world.uplinks();
     world.pass(KEEP / 2);

@@ -26,6 +26,7 @@ fn full_of_everything() -> World {
         key: alice,
         command: Command::SendAck,
         cid: 1,
+        is_final: true,
         body: Bytes::from_static(b"an answer"),
     });
     for number in 0..8 {

@@ -34,7 +34,7 @@ fn a_strict_listener_takes_one_send_at_a_time() {
     world.frame(key, &send(1));
     assert_eq!(cids(&world.uplinks()), [(1, false)], "the copy waits for the same answer");
     let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, body });
+    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, is_final: true, body });
     world.frame(key, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, false)]);
     world.frame(key, &send(3));
@@ -104,7 +104,7 @@ fn overload_sheds_bulk_then_groups_then_logins_and_never_single_chat() {
             world.frame(key, &send(cid).with_lane(lane));
             taken.push((level, lane, !cids(&world.uplinks()).is_empty()));
             let body = send_ack_body(cid, Code::Ok, b"");
-            world.downlink(Downlink::Answer { key, command: Command::SendAck, cid, body });
+            world.downlink(Downlink::Answer { key, command: Command::SendAck, cid, is_final: true, body });
             world.written(key);
         }
     }

@@ -61,9 +61,9 @@ impl User {
         ConnUp { handle: self.key.as_u64(), uid: self.uid.clone(), login_version: 1, ..Default::default() }
     }
 
-    fn up(&self, command: Command, seq: Seq, body: impl Into<Bytes>) -> Uplink {
+    fn up(&self, command: Command, number: u32, body: impl Into<Bytes>) -> Uplink {
         let (key, pin) = (self.key, self.pin);
-        Uplink::Up { key, pin, command, seq, dup: false, body: body.into() }
+        Uplink::Up { key, pin, command, number, is_dup: false, body: body.into() }
     }
 
     fn send(&self, cid: Seq) -> Uplink {
@@ -210,7 +210,7 @@ impl World {
 
     fn send_ack(&self, user: &User) -> SendAck {
         match self.downlink(user.key.shard()) {
-            Downlink::Answer { key, command: Command::SendAck, cid, body } if key == user.key => {
+            Downlink::Answer { key, command: Command::SendAck, cid, body, .. } if key == user.key => {
                 let ack: SendAck = message::decode(&body).expect("a SendAck");
                 assert_eq!(ack.cid, cid);
                 ack

@@ -18,7 +18,7 @@ fn a_subscription_is_the_backends_to_decide_and_its_binding_comes_first() {
     let world = World::start(settings(&[&backend]));
     let (mut peer, _) = backend.greet_announced(0);
     let sub = message::encode(&Sub { id: 5, room: "hall".into() });
-    world.mail(&user, vec![user.up(Command::Sub, 0, sub.clone()), user.up(Command::Unsub, 0, sub.clone())]);
+    world.mail(&user, vec![user.up(Command::Sub, 5, sub.clone()), user.up(Command::Unsub, 5, sub.clone())]);
     let (asked, up) = peer.up();
     assert_eq!((up.command, &up.body), (0x20, &sub));
     let (left, up) = peer.up();

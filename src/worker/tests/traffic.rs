@@ -25,7 +25,7 @@ fn sends_and_requests_are_answered_and_application_frames_pass() {
 
     let req = message::encode(&message::client::Req { id: 77, method: "m".into(), ..Default::default() });
     let app = user.up(Command::App(0x41), 0, "app");
-    world.mail(&user, vec![user.send(1), user.up(Command::Req, 0, req.clone()), app]);
+    world.mail(&user, vec![user.send(1), user.up(Command::Req, 77, req.clone()), app]);
     let (send, up) = peer.up();
     assert_eq!((up.handle, up.command, up.seq, up.dup), (user.key.as_u64(), 0x10, 1, false));
     assert_eq!(up.body, "user-0/1");
@@ -46,19 +46,6 @@ fn sends_and_requests_are_answered_and_application_frames_pass() {
     let down = peer.expect(Kind::ConnDown).message();
     assert_eq!(down, Ok(ConnDown { handle: user.key.as_u64(), code: 3004 }));
     world.await_count(Count::UpResults, 2);
-}
-
-#[test]
-fn a_request_that_does_not_decode_ends_its_connection() {
-    let (backend, user) = (Backend::bind(), User::new(0));
-    let world = World::start(settings(&[&backend]));
-    world.mail(&user, vec![user.up(Command::Req, 0, &b"\xFF\xFF"[..])]);
-    match world.downlink(user.key.shard()) {
-        Downlink::Kick { target, code, .. } => {
-            assert_eq!((target, code), (Target::Connection(user.key), CloseReason::BadMessage.code()));
-        }
-        other => panic!("{other:?}"),
-    }
 }
 
 #[test]
