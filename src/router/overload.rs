@@ -80,7 +80,7 @@ impl Overload {
 
     /// Looks at the load. `Some`: this is the level from now on.
     pub(super) fn poll(&mut self, now: Instant, waiting_frames: usize) -> Option<u8> {
-        if now.saturating_since(self.answered_at) > self.limits.hold {
+        if now.saturating_since(self.answered_at) >= self.limits.hold {
             self.average = 0; // nobody asks, so nobody waits
         }
         let load = self.load(waiting_frames);
@@ -113,7 +113,9 @@ impl Overload {
         if self.level == 0 {
             return None;
         }
-        Some(self.calm_since.map_or(self.answered_at + self.limits.hold, |since| since + self.limits.hold))
+        // Without an average only waiting frames keep the load up, and they do not leave without another input.
+        let forgets_at = (self.average > 0).then(|| self.answered_at + self.limits.hold);
+        self.calm_since.map_or(forgets_at, |since| Some(since + self.limits.hold))
     }
 
     /// The worse of the two, in thousandths of its threshold.
@@ -165,6 +167,21 @@ mod tests {
         assert_eq!(overload.poll(at(100), 0), Some(2));
         assert_eq!(overload.poll(at(2_200), 0), None);
         assert_eq!(overload.poll(at(4_200), 0), Some(1));
+    }
+
+    /// A worker slept not at all while its backend was away: the deadline lay in the past.
+    #[test]
+    fn no_deadline_stays_behind_while_frames_wait_and_no_answer_comes() {
+        let mut overload = Overload::new(LIMITS);
+        overload.record(at(0), Duration::from_secs(3));
+        assert_eq!(overload.poll(at(0), 1_500), Some(1));
+        assert_eq!(overload.next_deadline(), Some(at(2_000)), "then the slow answer is forgotten");
+        for millis in [2_000, 2_050, 2_150, 60_000] {
+            overload.poll(at(millis), 1_500);
+            assert_eq!(overload.next_deadline(), None, "only an input can change the load");
+        }
+        overload.poll(at(61_000), 0);
+        assert_eq!(overload.next_deadline(), Some(at(63_000)));
     }
 
     proptest! {
