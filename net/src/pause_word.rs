@@ -80,7 +80,9 @@ mod tests {
     #[test]
     #[allow(unsafe_code)] // loom's cell stands for the state that the loop owns
     fn a_paused_loop_touches_nothing_until_it_resumes() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
             let word = Arc::new(PauseWord::new());
             let state = Arc::new(UnsafeCell::new(0));
             let may_resume = Arc::new(AtomicBool::new(false));
