@@ -315,6 +315,14 @@ impl Stream {
         Ok(count)
     }
 
+    /// Sends small writes at once (`TCP_NODELAY`); other kinds do so anyway.
+    ///
+    /// # Errors
+    /// The peer is gone.
+    pub fn set_nodelay(&self) -> io::Result<()> {
+        self.as_tcp().map_or(Ok(()), |socket| socket.set_nodelay(true))
+    }
+
     /// Tells the peer that no more bytes follow.
     pub fn shutdown_write(&self) {
         // Fails only when the peer is gone already, which a read will show.

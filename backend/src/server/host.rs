@@ -19,7 +19,7 @@ use moorline_proto::message::backend::Auth;
 use moorline_proto::time::{Duration, Instant};
 
 /// Interval between two [`Event::Tick`], between which deadlines are not looked at.
-pub(super) const TICK: Duration = Duration::from_millis(250);
+const TICK: Duration = Duration::from_millis(250);
 
 /// Order to the owner of a [`LinkHost`].
 #[derive(Debug)]

@@ -17,27 +17,27 @@
 //! | `links` | state of each link: phase, decoder, credit, output buffer |
 //! | `route`, `rooms` | gateways and sessions; members of rooms |
 //! | `outbox`, `event` | words of the handler; events for it |
-//! | `reactor`, `stream`, `mailbox` | the event loop; its sockets; messages of other threads |
+//! | `reactor` | the event loop, over the sockets and the mailbox of `moorline_net` |
 
 mod event;
 mod frames;
 mod host;
 mod links;
-mod mailbox;
 mod outbox;
 mod reactor;
 mod rooms;
 mod route;
-mod stream;
 #[cfg(test)]
 mod tests;
 
 pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
 pub use host::{LinkHost, Output};
 pub use links::LinkEnd;
-pub use mailbox::{Remote, RemoteError};
 pub use outbox::{Kick, Outbox, PushSpec};
 pub use reactor::Server;
+
+/// Reaches the handler's thread from any other: [`Handler::handle_message`]. Cheap to clone.
+pub use moorline_net::mailbox::{SendError as RemoteError, Sender as Remote};
 
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;

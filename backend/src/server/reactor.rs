@@ -1,19 +1,21 @@
 //! Event loop with the sockets of all links: one thread, edge-triggered. All rules are in [`LinkHost`].
 //!
-//! Order of a turn: poll; read the clock once; accept; drain the mailbox; read ready links up to a budget; handle
-//! timeouts; let the handler end its turn; write every link with new bytes once.
+//! Order of a turn: poll; read the clock once; accept at most 64 links; drain the mailbox; read ready links up to a
+//! budget; handle timeouts; let the handler end its turn; write every link with new bytes once.
 
 use super::Handler;
 use super::event::{LinkId, Now};
-use super::host::{LinkHost, Output, TICK};
+use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
-use super::mailbox::{Mailbox, Remote, mailbox};
-use super::stream::{ReadBlock, Socket};
 use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
-use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::net::TcpListener;
+use mio::{Events, Poll, Token, Waker};
+use moorline_net::accept::{Accepted, Acceptor, Listener};
+use moorline_net::mailbox::{Receiver, Sender, mailbox};
+use moorline_net::read_block::ReadBlock;
+use moorline_net::stream::{Reading, Stream};
 use moorline_proto::time::Instant;
 use std::io;
 use std::net::SocketAddr;
@@ -35,11 +37,8 @@ const EVENTS: usize = 1024;
 #[derive(Debug)]
 pub struct Server<M> {
     poll: Poll,
-    listener: TcpListener,
+    acceptor: Acceptor,
     address: SocketAddr,
-    can_accept: bool,
-    /// Time of the next try after a failed accept; `None`: the last one did not fail.
-    accept_again_at: Option<Instant>,
     clock: Clock,
     host: LinkHost,
     /// Sockets by slot of [`LinkId`].
@@ -47,8 +46,8 @@ pub struct Server<M> {
     /// Slots of sockets with bytes to read.
     ready: Vec<usize>,
     block: ReadBlock,
-    mailbox: Mailbox<M>,
-    remote: Remote<M>,
+    mailbox: Receiver<M>,
+    remote: Sender<M>,
     /// The handler asked for another turn at once.
     is_again: bool,
 }
@@ -62,21 +61,18 @@ impl<M: Send + 'static> Server<M> {
         config.validate()?;
         let poll = Poll::new().map_err(failed("open a poll"))?;
         let listen_failed = |cause| BackendError::Listen { key: "listen", address: config.listen, cause };
-        let mut listener = TcpListener::bind(config.listen).map_err(listen_failed)?;
+        let listener = TcpListener::bind(config.listen).map_err(listen_failed)?;
         let address = listener.local_addr().map_err(listen_failed)?;
-        poll.registry()
-            .register(&mut listener, LISTENER, Interest::READABLE)
-            .map_err(failed("watch the listening socket"))?;
+        let mut acceptor = Acceptor::new(Listener::Tcp(listener), "links", "raise the open-files limit");
+        acceptor.register(poll.registry(), LISTENER).map_err(failed("watch the listening socket"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("open a waker"))?;
         let (remote, mailbox) = mailbox(config.link.mailbox, waker);
         let clock = Clock::new();
         let host = LinkHost::new(&config.link, config.node.clone(), clock.read().unix_ms);
         Ok(Self {
             poll,
-            listener,
+            acceptor,
             address,
-            can_accept: true,
-            accept_again_at: None,
             clock,
             host,
             sockets: Vec::new(),
@@ -94,7 +90,7 @@ impl<M: Send + 'static> Server<M> {
     }
 
     /// Returns a handle through which other threads reach [`Handler::handle_message`].
-    pub fn remote(&self) -> Remote<M> {
+    pub fn remote(&self) -> Sender<M> {
         self.remote.clone()
     }
 
@@ -128,7 +124,7 @@ impl<M: Send + 'static> Server<M> {
         let now = self.clock.read();
         for event in &*events {
             match event.token() {
-                LISTENER => self.can_accept = true,
+                LISTENER => self.acceptor.handle_edge(),
                 WAKER => {}
                 Token(slot) => self.on_readiness(slot, event),
             }
@@ -154,107 +150,85 @@ impl<M: Send + 'static> Server<M> {
     }
 
     fn timeout(&mut self) -> Duration {
-        let has_work = std::mem::take(&mut self.is_again) || self.can_accept || !self.ready.is_empty();
+        let has_work = std::mem::take(&mut self.is_again) || !self.ready.is_empty();
         if has_work || !self.mailbox.try_sleep() {
             return Duration::ZERO;
         }
-        let again_at = self.accept_again_at.unwrap_or(Instant::FAR_FUTURE);
-        self.host.next_deadline().min(again_at).saturating_since(self.clock.read().instant)
+        let accept_at = self.acceptor.next_deadline().unwrap_or(Instant::FAR_FUTURE);
+        self.host.next_deadline().min(accept_at).saturating_since(self.clock.read().instant)
     }
 
     fn on_readiness(&mut self, slot: usize, event: &mio::event::Event) {
         let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
-        socket.is_read_closed |= event.is_read_closed() || event.is_error();
-        if event.is_readable() || socket.is_read_closed {
-            socket.is_readable = true;
+        let edge = socket.stream.handle_event(event);
+        if edge.is_readable {
             list(&mut self.ready, socket);
         }
-        if event.is_writable() {
-            socket.is_writable = true;
+        if edge.became_writable {
             self.host.handle_link_writable(socket.id);
         }
     }
 
     fn accept(&mut self, now: Now) {
-        if self.accept_again_at.is_some_and(|at| at <= now.instant) {
-            (self.can_accept, self.accept_again_at) = (true, None);
-        }
         for _ in 0..ACCEPT_BUDGET {
-            if !self.can_accept {
-                return;
-            }
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.open(stream, peer, now),
-                Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Err(cause) => {
-                    self.can_accept = false;
-                    if cause.kind() != io::ErrorKind::WouldBlock {
-                        // The process is out of descriptors, most likely.
-                        self.accept_again_at = Some(now.instant + TICK);
-                        tracing::warn!(%cause, "cannot accept a link; the next try is in 250 ms");
-                    }
-                }
+            match self.acceptor.try_accept(now.instant) {
+                Accepted::Stream(stream, Some(peer)) => self.open(stream, peer, now),
+                Accepted::Stream(_, None) | Accepted::Gone => {}
+                Accepted::Nobody => return,
             }
         }
     }
 
-    fn open(&mut self, mut stream: TcpStream, peer: SocketAddr, now: Now) {
+    fn open(&mut self, mut stream: Stream, peer: SocketAddr, now: Now) {
         let Some(id) = self.host.handle_link_opened(now) else {
             tracing::warn!(%peer, "closed a new link: `link.links_max` links are open");
             return;
         };
         // A whole turn is written at once, so Nagle's algorithm would only delay.
-        stream.set_nodelay(true).ok();
+        stream.set_nodelay().ok();
         let slot = id.slot as usize;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(cause) = self.poll.registry().register(&mut stream, Token(slot), interest) {
+        if let Err(cause) = stream.register(self.poll.registry(), Token(slot)) {
             tracing::warn!(%peer, %cause, "cannot watch a new link");
             return self.host.handle_link_closed(now, id, LinkEnd::Io(cause));
         }
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] = Some(Socket {
-            id,
-            peer,
-            stream,
-            is_readable: false,
-            is_writable: true,
-            is_read_closed: false,
-            is_listed: false,
-            is_paused: false,
-        });
+        self.sockets[slot] = Some(Socket { id, peer, stream });
     }
 
     fn read<H: Handler<Message = M>>(&mut self, slot: usize, now: Now, handler: &mut H) {
         if let Some(Some(socket)) = self.sockets.get_mut(slot) {
-            socket.is_listed = false;
+            socket.stream.marks().is_listed = false;
         }
         let mut budget = READ_BUDGET_BYTES;
         loop {
             let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
-            if !socket.is_readable || socket.is_paused {
+            if !socket.stream.is_readable() || socket.stream.marks().is_held {
                 return;
             }
             if budget == 0 {
                 return list(&mut self.ready, socket);
             }
             let id = socket.id;
-            match socket.read(&mut self.block) {
-                Ok(Some(mut input)) => {
+            match socket.stream.read(&mut self.block) {
+                Ok(Reading::Bytes(mut input)) => {
                     budget = budget.saturating_sub(input.len());
                     while !input.is_empty() {
                         self.host.handle_link_bytes(now, id, &mut input);
                         self.perform(now, handler);
                     }
                 }
-                Ok(None) => return,
-                Err(end) => {
-                    self.host.handle_link_closed(now, id, end);
-                    return self.perform(now, handler);
-                }
+                Ok(Reading::Blocked) => return,
+                Ok(Reading::End) => return self.on_end(id, LinkEnd::Closed, now, handler),
+                Err(cause) => return self.on_end(id, LinkEnd::Io(cause), now, handler),
             }
         }
+    }
+
+    fn on_end<H: Handler<Message = M>>(&mut self, link: LinkId, end: LinkEnd, now: Now, handler: &mut H) {
+        self.host.handle_link_closed(now, link, end);
+        self.perform(now, handler);
     }
 
     /// Does what the link host asks for, in its order.
@@ -269,13 +243,13 @@ impl<M: Send + 'static> Server<M> {
                 Output::Close { link, end } => self.close(link, &end),
                 Output::Pause(link) => {
                     if let Some(socket) = socket_of(&mut self.sockets, link) {
-                        socket.is_paused = true;
+                        socket.stream.marks().is_held = true;
                     }
                 }
                 Output::Resume(link) => {
                     if let Some(socket) = socket_of(&mut self.sockets, link) {
-                        socket.is_paused = false;
-                        if socket.is_readable {
+                        socket.stream.marks().is_held = false;
+                        if socket.stream.is_readable() {
                             list(&mut self.ready, socket);
                         }
                     }
@@ -287,15 +261,19 @@ impl<M: Send + 'static> Server<M> {
 
     fn write(&mut self, link: LinkId, now: Now) {
         let Some(socket) = socket_of(&mut self.sockets, link) else { return };
-        match socket.write(self.host.unsent(link)) {
+        let unsent = self.host.unsent(link);
+        if unsent.is_empty() || !socket.stream.is_writable() {
+            return self.host.handle_link_sent(now, link, 0);
+        }
+        match socket.stream.write(unsent) {
             Ok(count) => self.host.handle_link_sent(now, link, count),
-            Err(end) => self.host.handle_link_closed(now, link, end),
+            Err(cause) => self.host.handle_link_closed(now, link, LinkEnd::Io(cause)),
         }
     }
 
     fn close(&mut self, link: LinkId, end: &LinkEnd) {
         let Some(socket) = socket_of(&mut self.sockets, link) else { return };
-        self.poll.registry().deregister(&mut socket.stream).ok();
+        socket.stream.deregister(self.poll.registry()).ok();
         let peer = socket.peer;
         match end {
             LinkEnd::Closed | LinkEnd::Io(_) => tracing::info!(%peer, "link down: {end}"),
@@ -305,17 +283,45 @@ impl<M: Send + 'static> Server<M> {
     }
 }
 
+/// One link's socket.
+#[derive(Debug)]
+struct Socket {
+    id: LinkId,
+    peer: SocketAddr,
+    /// Marked as held while the link host does not want its bytes.
+    stream: Stream,
+}
+
 fn socket_of(sockets: &mut [Option<Socket>], link: LinkId) -> Option<&mut Socket> {
     sockets.get_mut(link.slot as usize)?.as_mut().filter(|socket| socket.id == link)
 }
 
 fn list(ready: &mut Vec<usize>, socket: &mut Socket) {
-    if !socket.is_listed && !socket.is_paused {
-        socket.is_listed = true;
+    let marks = socket.stream.marks();
+    if !marks.is_listed && !marks.is_held {
+        marks.is_listed = true;
         ready.push(socket.id.slot as usize);
     }
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> BackendError {
     move |cause| BackendError::Poll { operation, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_net::accept::DESCRIPTOR_PAUSE;
+
+    #[test]
+    fn the_link_server_sleeps_through_the_descriptor_pause() {
+        let config =
+            BackendConfig { listen: "127.0.0.1:0".parse().expect("an address"), ..BackendConfig::default() };
+        let mut server = Server::<()>::bind(&config).expect("a free port");
+        server.host.handle_timeouts(server.clock.read()); // the next is a quarter of a second away
+        assert_eq!(server.timeout(), Duration::ZERO, "the queue was not looked at yet");
+        server.acceptor.pause_until(server.clock.read().instant + DESCRIPTOR_PAUSE);
+        let timeout = server.timeout();
+        assert!(!timeout.is_zero() && timeout <= DESCRIPTOR_PAUSE, "{timeout:?}");
+    }
 }
