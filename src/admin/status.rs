@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Status {
     /// Name toward backends.
     pub gateway: String,
-    /// Where clients connect, with the actual port.
-    pub listener: SocketAddr,
+    /// Listeners, with their actual ports.
+    pub listeners: Vec<ListenerStatus>,
     /// Reactor threads.
     pub reactors: usize,
     /// Worker threads.
@@ -33,7 +33,7 @@ impl Status {
     pub fn new(config: &Config, gateway: &str) -> Self {
         Self {
             gateway: gateway.to_owned(),
-            listener: config.listener.address,
+            listeners: Vec::new(),
             reactors: config.reactors(),
             workers: config.workers(),
             restarts: RestartControl::default(),
@@ -42,10 +42,11 @@ impl Status {
         }
     }
 
-    /// With the address that was really bound: settings may ask for port 0.
+    /// Sets the listeners that were really bound, by name: settings may ask for port 0.
     #[must_use]
-    pub fn listening_at(mut self, listener: SocketAddr) -> Self {
-        self.listener = listener;
+    pub fn listening_at(mut self, listeners: impl IntoIterator<Item = (String, SocketAddr)>) -> Self {
+        let status = |(name, address)| ListenerStatus { name, address };
+        self.listeners = listeners.into_iter().map(status).collect();
         self
     }
 
@@ -93,6 +94,15 @@ impl fmt::Display for Phase {
     }
 }
 
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct ListenerStatus {
+    /// Name in the settings, or the number from 1.
+    pub name: String,
+    /// Bound address.
+    pub address: SocketAddr,
+}
+
 /// The answer of `/v1/varz`, and what `moorline status` shows.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Varz {
@@ -108,8 +118,11 @@ pub struct Varz {
     pub uptime_seconds: f64,
     /// Whether new clients should come.
     pub phase: Phase,
-    /// Where clients connect.
-    pub listener: SocketAddr,
+    /// Address of the first listener; `None`: nothing is bound.
+    pub listener: Option<SocketAddr>,
+    /// All listeners.
+    #[serde(default)]
+    pub listeners: Vec<ListenerStatus>,
     /// Reactor threads.
     pub reactors: usize,
     /// Worker threads.
@@ -141,7 +154,8 @@ impl Varz {
             generation: status.restarts.show().generation,
             uptime_seconds: figures.uptime_seconds,
             phase: status.phase(registry),
-            listener: status.listener,
+            listener: status.listeners.first().map(|listener| listener.address),
+            listeners: status.listeners.clone(),
             reactors: status.reactors,
             workers: status.workers,
             connections: registry.sum(names::CONNECTIONS),

@@ -26,8 +26,10 @@ impl Rig {
         registry.add(Arc::clone(&board));
         let mut config = Config::default();
         config.gateway.id = "g1".into();
-        let status =
-            Arc::new(Status::new(&config, &config.gateway.id).listening_at(([127, 0, 0, 1], 4).into()));
+        let status = Arc::new(
+            Status::new(&config, &config.gateway.id)
+                .listening_at([("1".to_owned(), ([127, 0, 0, 1], 4).into())]),
+        );
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let admin =
             spawn_bounded(listener, Arc::clone(&status), Arc::clone(&registry), bounds).expect("starts");
@@ -97,7 +99,7 @@ fn metrics_and_status() {
     let varz: Varz = serde_json::from_str(body).expect("JSON");
     assert_eq!((varz.connections, varz.sessions, varz.links_up, varz.generation), (7, 5, 2, 0));
     assert_eq!((varz.phase, varz.pid, varz.gateway.as_str()), (Phase::Ready, std::process::id(), "g1"));
-    assert_eq!(varz.listener.port(), 4);
+    assert_eq!((varz.listener, varz.listeners.len()), (Some(([127, 0, 0, 1], 4).into()), 1));
     assert_eq!(rig.registry.sum("admin_requests"), 2);
 }
 

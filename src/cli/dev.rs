@@ -88,11 +88,8 @@ fn check_loopback(args: &DevArgs) -> Result<Duration, Failure> {
     sets.extend(args.sets.iter().cloned());
     let config = SettingsArgs { file: args.file.clone(), sets }.load()?.config;
     let backend = backend::settings(args.backend_config.clone(), args.backend_sets.clone())?;
-    let mut addresses = vec![
-        ("listener.address", Some(config.listener.address)),
-        ("listen", Some(backend.listen)),
-        ("api.listen", backend.api.listen),
-    ];
+    let mut addresses = vec![("listen", Some(backend.listen)), ("api.listen", backend.api.listen)];
+    addresses.extend(config.listeners.iter().map(|listener| ("listener.address", Some(listener.address))));
     if config.admin.enabled {
         addresses.push(("admin.address", Some(config.admin.address)));
     }

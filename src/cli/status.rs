@@ -48,11 +48,13 @@ fn summary(varz: &Varz) -> String {
     let uptime = varz.uptime_seconds as u64;
     let (hours, minutes, seconds) = (uptime / 3600, uptime / 60 % 60, uptime % 60);
     let mebibytes = varz.resident_bytes >> 20;
+    let listeners: Vec<_> =
+        varz.listeners.iter().map(|listener| format!("{} {}", listener.name, listener.address)).collect();
     format!(
         "{}: {}\n\
          moorline {}   pid {}   generation {}   up {hours}h {minutes:02}m {seconds:02}s\n\
          connections {}   sessions {}   links up {}\n\
-         listener {}   reactors {}   workers {}\n\
+         listeners {}   reactors {}   workers {}\n\
          memory {mebibytes} MiB   open files {}   threads {}   cpu {:.1} s\n",
         varz.gateway,
         varz.phase,
@@ -62,7 +64,7 @@ fn summary(varz: &Varz) -> String {
         varz.connections,
         varz.sessions,
         varz.links_up,
-        varz.listener,
+        listeners.join(", "),
         varz.reactors,
         varz.workers,
         varz.open_fds,

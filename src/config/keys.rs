@@ -145,6 +145,20 @@ pub const KEYS: &[Key] = &[
         "Connections per second of one address, after a burst of ten times as many; above it a newcomer is closed with throttled. 0: no limit.",
     ),
     key(
+        "listener",
+        "kind",
+        Kind::Choice(&["tcp"]),
+        "\"tcp\"",
+        "What clients speak there. tcp: frames over plain TCP.",
+    ),
+    key(
+        "listener",
+        "name",
+        Kind::Text,
+        "\"\"",
+        "Name in logs and in the status, and by which a hot restart knows a listener with port 0. At most 64 bytes, unique. Empty: its number, from 1.",
+    ),
+    key(
         "reactor",
         "count",
         Kind::Count,

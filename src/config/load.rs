@@ -121,6 +121,8 @@ pub struct Source {
     pub keys: &'static [Key],
     /// Settings of earlier versions.
     pub retired: &'static [Retired],
+    /// Sections of which a file may have several, as `[[section]]`: their value is a list of tables.
+    pub lists: &'static [&'static str],
     /// Of the environment variables, two underscores at its end.
     pub env_prefix: &'static str,
 }
@@ -136,12 +138,8 @@ impl Source {
         sets: &[String],
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<T>, ConfigError> {
-        let mut layers = Layers {
-            keys: self.keys,
-            retired: self.retired,
-            table: default_table(self.keys),
-            origins: BTreeMap::new(),
-        };
+        let mut layers =
+            Layers { source: *self, table: default_table(self.keys, self.lists), origins: BTreeMap::new() };
         if let Some(path) = file {
             layers.add_file::<T>(path)?;
         }
@@ -161,17 +159,26 @@ impl Source {
 }
 
 /// The defaults of `keys` as a value.
-pub(super) fn defaults<T: DeserializeOwned>(keys: &[Key]) -> T {
-    default_table(keys).try_into().expect("the table of keys matches the structs")
+pub(super) fn defaults<T: DeserializeOwned>(keys: &[Key], lists: &[&str]) -> T {
+    default_table(keys, lists).try_into().expect("the table of keys matches the structs")
 }
 
-fn default_table(keys: &[Key]) -> Table {
+/// Path of a value: `section.name`, and `section.2.name` in the second entry of a list.
+pub(super) fn path_of(section: &str, index: usize, name: &str) -> String {
+    if index == 0 { format!("{section}.{name}") } else { format!("{section}.{}.{name}", index + 1) }
+}
+
+fn default_table(keys: &[Key], lists: &[&str]) -> Table {
     let mut table = Table::new();
     for key in keys {
         let value = literal(key.default).expect("a default is a TOML literal");
         let section = table.entry(key.section).or_insert_with(|| Value::Table(Table::new()));
         let section = section.as_table_mut().expect("a section is a table");
         section.insert(key.name.to_owned(), value);
+    }
+    for list in lists {
+        let entry = table.remove(*list).expect("a list has keys");
+        table.insert((*list).to_owned(), Value::Array(vec![entry]));
     }
     table
 }
@@ -181,9 +188,17 @@ fn literal(text: &str) -> Option<Value> {
     table.get("value").filter(|_| table.len() == 1).cloned()
 }
 
+/// Place of a value.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    section: &'a str,
+    /// Entry of a list, from 0; 0 in a section that is not a list.
+    index: usize,
+    name: &'a str,
+}
+
 struct Layers {
-    keys: &'static [Key],
-    retired: &'static [Retired],
+    source: Source,
     table: Table,
     origins: BTreeMap<String, Origin>,
 }
@@ -202,21 +217,51 @@ impl Layers {
         for (section, content) in document.get_ref() {
             let origin = at(section.span().start);
             let section = section.get_ref().as_ref();
-            let DeValue::Table(entries) = content.get_ref() else {
-                let message =
-                    self.unknown_section(section).unwrap_or_else(|| "expected a [section]".to_owned());
-                return Err(problem(section, origin, message));
-            };
+            let tables = self.tables(section, content.get_ref());
+            let tables = tables.map_err(|message| problem(section, origin.clone(), message))?;
             if let Some(message) = self.unknown_section(section) {
                 return Err(problem("", origin, message));
             }
-            for (name, value) in entries {
-                let origin = at(name.span().start);
-                let value = owned(value).map_err(|m| problem(section, origin.clone(), m))?;
-                self.add::<T>(section, name.get_ref(), value, origin).map_err(ConfigError::Source)?;
+            for (index, entries) in tables.into_iter().enumerate() {
+                for (name, value) in entries {
+                    let origin = at(name.span().start);
+                    let value = owned(value).map_err(|m| problem(section, origin.clone(), m))?;
+                    let place = Place { section, index, name: name.get_ref() };
+                    self.add::<T>(place, value, origin).map_err(ConfigError::Source)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// The tables of a section: one, or those of a list, for which room is made.
+    fn tables<'a, 'b>(
+        &mut self,
+        section: &str,
+        content: &'b DeValue<'a>,
+    ) -> Result<Vec<&'b DeTable<'a>>, String> {
+        let is_list = self.source.lists.contains(&section);
+        let tables: Option<Vec<_>> = match content {
+            DeValue::Table(entries) => Some(vec![entries]),
+            DeValue::Array(list) if is_list => {
+                let table = |value: &'b Spanned<DeValue<'a>>| match value.get_ref() {
+                    DeValue::Table(entries) => Some(entries),
+                    _ => None,
+                };
+                list.iter().map(table).collect()
+            }
+            _ => None,
+        };
+        let expected = if is_list { "[section] or [[section]]" } else { "a [section]" };
+        let tables = tables.filter(|tables| !tables.is_empty());
+        let tables = tables
+            .ok_or_else(|| self.unknown_section(section).unwrap_or_else(|| format!("expected {expected}")))?;
+        if let Some(Value::Array(list)) = self.table.get_mut(section)
+            && let Some(default) = list.first().cloned()
+        {
+            list.resize(tables.len(), default);
+        }
+        Ok(tables)
     }
 
     fn add_set<T: DeserializeOwned>(&mut self, set: &str) -> Result<(), Problem> {
@@ -235,22 +280,29 @@ impl Layers {
         origin: Origin,
     ) -> Result<(), Problem> {
         let (section, name) = path.split_once('.').unwrap_or((path, ""));
-        let value = match self.find(section, name) {
+        let mut place = Place { section, index: 0, name };
+        if self.source.lists.contains(&section)
+            && let Some((number, name)) = name.split_once('.')
+            && let Some(index) = number.parse().ok().and_then(|number: usize| number.checked_sub(1))
+        {
+            place = Place { section, index, name };
+        }
+        let value = match self.find(section, place.name) {
             Some(key) => value_of(key.kind, text),
             // Refused by name just below, unless the setting is retired and asks for nothing.
             None => literal(text).unwrap_or_else(|| Value::String(text.to_owned())),
         };
-        self.add::<T>(section, name, value, origin)
+        self.add::<T>(place, value, origin)
     }
 
     fn add<T: DeserializeOwned>(
         &mut self,
-        section: &str,
-        name: &str,
+        place: Place<'_>,
         value: Value,
         origin: Origin,
     ) -> Result<(), Problem> {
-        let mut retired = self.retired.iter();
+        let Place { section, index, name } = place;
+        let mut retired = self.source.retired.iter();
         if let Some(retired) = retired.find(|retired| retired.section == section && retired.name == name) {
             if literal(retired.harmless).as_ref() == Some(&value) {
                 return Ok(());
@@ -262,9 +314,18 @@ impl Layers {
             let message = self.unknown_section(section).unwrap_or_else(|| self.unknown_key(section, name));
             return Err(Problem { key: String::new(), origin, message });
         };
-        let path = format!("{section}.{name}");
-        let slot = self.table.get_mut(section).and_then(|section| section.get_mut(name));
-        *slot.expect("every key has its default in the table") = value;
+        let path = path_of(section, index, name);
+        let entry = match self.table.get_mut(section).expect("every section has its defaults in the table") {
+            Value::Array(list) => {
+                let count = list.len();
+                list.get_mut(index).ok_or_else(|| {
+                    let message = format!("the settings have {count} of [[{section}]]; add one to the file");
+                    Problem { key: String::new(), origin: origin.clone(), message }
+                })?
+            }
+            entry => entry,
+        };
+        *entry.get_mut(name).expect("every key has its default in the table") = value;
         if let Err(error) = self.table.clone().try_into::<T>() {
             let reason = error.message().lines().next().unwrap_or("unreadable").to_owned();
             let message = format!("{reason}; expected {}", key.kind);
@@ -275,21 +336,21 @@ impl Layers {
     }
 
     fn find(&self, section: &str, name: &str) -> Option<&'static Key> {
-        self.keys.iter().find(|key| key.section == section && key.name == name)
+        self.source.keys.iter().find(|key| key.section == section && key.name == name)
     }
 
     fn unknown_section(&self, section: &str) -> Option<String> {
-        if self.keys.iter().any(|key| key.section == section) {
+        if self.source.keys.iter().any(|key| key.section == section) {
             return None;
         }
-        let mut sections: Vec<_> = self.keys.iter().map(|key| key.section).collect();
+        let mut sections: Vec<_> = self.source.keys.iter().map(|key| key.section).collect();
         sections.dedup();
         Some(format!("unknown section {section:?}; there are {}", sections.join(", ")))
     }
 
     fn unknown_key(&self, section: &str, name: &str) -> String {
         let known: Vec<_> =
-            self.keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
+            self.source.keys.iter().filter(|key| key.section == section).map(|key| key.name).collect();
         format!("unknown key {name:?} in section {section:?}; there are {}", known.join(", "))
     }
 }

@@ -32,8 +32,9 @@ use std::time::Duration;
 pub struct Config {
     /// This process.
     pub gateway: GatewayConfig,
-    /// Where clients connect.
-    pub listener: ListenerConfig,
+    /// Where clients connect: at least one, in order.
+    #[serde(rename = "listener")]
+    pub listeners: Vec<ListenerConfig>,
     /// The threads that own client sockets.
     pub reactor: ReactorConfig,
     /// The threads that own backend links.
@@ -70,24 +71,36 @@ pub struct GatewayConfig {
     pub alternates: Vec<String>,
 }
 
-/// `[listener]`
+/// `[listener]`, or one of several `[[listener]]`
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// Port 0: any free one.
+    /// Address to bind. Port 0: any free port.
     pub address: SocketAddr,
-    /// Connections the system holds before accept.
+    /// Connections that the system holds before they are accepted.
     pub backlog: u32,
-    /// What order SENDs may come in.
+    /// Order in which SENDs may come.
     pub uplink: Uplink,
-    /// Connections accepted per second; 0: no limit.
+    /// Connections accepted per second at this listener; 0: no limit.
     pub accept_rate: u32,
-    /// Connections that are not logged in.
+    /// Connections of the whole process that are not logged in, above which newcomers wait.
     pub handshakes_max: usize,
-    /// Connections of one address; 0: no limit.
+    /// Connections of one address to the whole process, above which a newcomer is refused; 0: no limit.
     pub address_connections: usize,
-    /// Connections per second of one address; 0: no limit.
+    /// Connections per second of one address, above which a newcomer is refused; 0: no limit.
     pub address_rate: u32,
+    /// Protocol that clients speak.
+    pub kind: ListenerKind,
+    /// Name; empty: the number, from 1 ([`Config::listener_name`]).
+    pub name: String,
+}
+
+/// Protocol that clients speak at a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListenerKind {
+    /// Frames over plain TCP.
+    Tcp,
 }
 
 /// What order SENDs may come in [P-5.4].
@@ -349,13 +362,17 @@ pub enum LogFormat {
 pub const REACTORS_MAX: usize = 256;
 /// Most workers: the pin's upper half chooses among them, and 256 is far past any use.
 pub const WORKERS_MAX: usize = 256;
+/// Most listeners.
+pub const LISTENERS_MAX: usize = 16;
+/// Sections of which there may be several.
+const LISTS: &[&str] = &["listener"];
 /// Variables with this prefix are settings: `MOORLINE__LISTENER__ADDRESS`.
 pub const ENV_PREFIX: &str = "MOORLINE__";
 
 impl Default for Config {
     /// The defaults of [`KEYS`], without validation across keys.
     fn default() -> Self {
-        load::defaults(KEYS)
+        load::defaults(KEYS, LISTS)
     }
 }
 
@@ -384,7 +401,8 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Loaded<Self>, ConfigError> {
         let loaded: Loaded<Self> =
-            Source { keys: KEYS, retired: RETIRED, env_prefix: ENV_PREFIX }.load(file, sets, env)?;
+            Source { keys: KEYS, retired: RETIRED, lists: LISTS, env_prefix: ENV_PREFIX }
+                .load(file, sets, env)?;
         validate::check(&loaded)?;
         Ok(loaded)
     }
@@ -392,6 +410,12 @@ impl Config {
     /// What is lawful and yet worth a loud word: for the log at start, and for `moorline check`.
     pub fn warnings(&self) -> Vec<String> {
         validate::warnings(self)
+    }
+
+    /// Returns a listener's name, or its number from 1 if it has none.
+    pub fn listener_name(&self, index: usize) -> String {
+        let name = self.listeners.get(index).map_or("", |listener| listener.name.as_str());
+        if name.is_empty() { (index + 1).to_string() } else { name.to_owned() }
     }
 
     /// `gateway.id`, or the host's name with the process id.

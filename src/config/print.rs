@@ -3,7 +3,7 @@
 //! All three are made from a table of [`Key`]s, so they cannot disagree.
 
 use super::keys::Key;
-use super::load::Loaded;
+use super::load::{Loaded, path_of};
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -23,11 +23,20 @@ pub fn default_toml(keys: &[Key]) -> String {
 pub fn effective_toml<T: Serialize>(keys: &[Key], loaded: &Loaded<T>) -> String {
     let table = toml::Table::try_from(&loaded.config).expect("settings are a table of plain values");
     let mut out = String::new();
-    for_each_section(keys, &mut out, |out, key| {
-        let value = &table[key.section][key.name];
-        let origin = loaded.origin(&format!("{}.{}", key.section, key.name));
-        _ = writeln!(out, "{} = {value} # {origin}", key.name);
-    });
+    for keys in keys.chunk_by(|one, next| one.section == next.section) {
+        let section = keys[0].section;
+        let one = std::slice::from_ref(&table[section]);
+        let entries = table[section].as_array().map_or(one, Vec::as_slice);
+        for (index, entry) in entries.iter().enumerate() {
+            let gap = if out.is_empty() { "" } else { "\n" };
+            let header = if entries.len() > 1 { format!("[[{section}]]") } else { format!("[{section}]") };
+            _ = writeln!(out, "{gap}{header}");
+            for Key { name, .. } in keys {
+                let origin = loaded.origin(&path_of(section, index, name));
+                _ = writeln!(out, "{name} = {} # {origin}", entry[name]);
+            }
+        }
+    }
     out
 }
 

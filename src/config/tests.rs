@@ -86,7 +86,7 @@ fn what_is_wrong_is_named_with_its_place() {
             "m.toml:3: unknown key \"adress\" in section \"listener\"; there are address, backlog",
         ),
         ("\n[lisener]", "m.toml:2: unknown section \"lisener\"; there are gateway, listener"),
-        ("listener = 3", "m.toml:1: listener: expected a [section]"),
+        ("listener = 3", "m.toml:1: listener: expected [section] or [[section]]"),
         (
             "[reactor]\ncount = \"four\"",
             "m.toml:2: reactor.count: invalid type: string \"four\", expected usize; expected whole number",
@@ -193,4 +193,45 @@ fn thread_counts_are_never_zero() {
     let config = Config::default();
     assert!(config.reactors() >= 1 && config.workers() >= 1);
     assert!(!config.gateway_id().is_empty());
+}
+
+#[test]
+fn several_listeners_are_a_list_and_one_may_stand_as_a_section() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nname = \"near\"\n\
+                [[listener]]\naddress = \"127.0.0.1:0\"\nbacklog = 7\n";
+    let loaded = load(text, &[("MOORLINE__LISTENER__2__ACCEPT_RATE", "5")], &[DEV]).expect("valid");
+    let listeners = &loaded.config.listeners;
+    assert_eq!(listeners.len(), 2);
+    assert_eq!((listeners[0].backlog, listeners[1].backlog), (4096, 7));
+    assert_eq!((listeners[0].accept_rate, listeners[1].accept_rate), (0, 5));
+    assert_eq!((loaded.config.listener_name(0), loaded.config.listener_name(1)), ("near".into(), "2".into()));
+    let printed = effective_toml(KEYS, &loaded);
+    assert_eq!(printed.matches("[[listener]]").count(), 2, "{printed}");
+    assert!(printed.contains("backlog = 7 # ") && printed.contains(".toml:6\n"), "{printed}");
+    assert_eq!(load(&printed, &[], &[]).expect("valid").config, loaded.config);
+    let one =
+        load("[listener]\nbacklog = 9\n", &[], &[DEV, "listener.1.accept_rate=3"]).expect("valid").config;
+    assert_eq!((one.listeners.len(), one.listeners[0].backlog, one.listeners[0].accept_rate), (1, 9, 3));
+}
+
+#[test]
+fn wrong_lists_of_listeners_are_refused_with_the_place() {
+    let two = |first: &str, second: &str| format!("[[listener]]\n{first}\n[[listener]]\n{second}\n");
+    let any = "address = \"127.0.0.1:0\"";
+    let cases = [
+        (two("", ""), "default: listener.2.address: two listeners have the address 127.0.0.1:7000"),
+        (two(any, "address = \"0.0.0.0:1\""), "must be on loopback and not 0.0.0.0:1"),
+        (two(any, "backlog = 0"), "m.toml:4: listener.2.backlog: 0 is out of range"),
+        (two("name = \"a\"", "name = \"a\""), "m.toml:4: listener.2.name: expected at most 64"),
+        (two(any, "uplink = \"strict\""), "m.toml:4: listener.2.uplink: all listeners must have the same"),
+        (two(any, "kind = \"tls\""), "m.toml:4: listener.2.kind: unknown variant `tls`, expected `tcp`"),
+        ("listener = []".into(), "m.toml:1: listener: expected [section] or [[section]]"),
+        ("[[drain]]".into(), "m.toml:1: drain: expected a [section]"),
+    ];
+    for (text, expected) in cases {
+        let said = refusal(&text, &[], &[DEV]);
+        assert!(said.contains(expected), "{text:?} gave {said:?}, expected {expected:?}");
+    }
+    let said = refusal("", &[], &[DEV, "listener.2.backlog=3"]);
+    assert!(said.contains("the settings have 1 of [[listener]]; add one to the file"), "{said}");
 }

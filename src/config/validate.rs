@@ -2,9 +2,9 @@
 //!
 //! Reports every broken rule at once, each with the origin of the value it blames.
 
-use super::load::{ConfigError, Loaded, Problem};
+use super::load::{ConfigError, Loaded, Problem, path_of};
 use super::units::{ByteSize, format_duration};
-use super::{AuthMode, Balance, Config, REACTORS_MAX, WORKERS_MAX};
+use super::{AuthMode, Balance, Config, LISTENERS_MAX, REACTORS_MAX, WORKERS_MAX};
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -16,11 +16,15 @@ const MIB: u64 = 1 << 20;
 /// Limit of `gateway.id` and `auth.audience`, in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Limit of a listener's name, in bytes.
+const LISTENER_NAME_BYTES_MAX: usize = 64;
+
 /// Checks everything.
 pub(super) fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
     let mut rules = Rules { loaded, problems: Vec::new() };
     let config = &loaded.config;
     check_identity(&mut rules, config);
+    check_listeners(&mut rules, config);
     check_threads(&mut rules, config);
     check_times(&mut rules, config);
     check_limits(&mut rules, config);
@@ -108,13 +112,17 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
     }
     let auth = &config.auth;
     match auth.mode {
-        AuthMode::Dev => rules.require(config.listener.address.ip().is_loopback(), "auth.mode", || {
-            format!(
-                "\"dev\" lets anybody in, so listener.address must be on loopback and not {}; use \
-                 auth.mode = \"jwt\" with auth.key_file, or a 127.0.0.1 listener",
-                config.listener.address
-            )
-        }),
+        AuthMode::Dev => {
+            for listener in &config.listeners {
+                rules.require(listener.address.ip().is_loopback(), "auth.mode", || {
+                    format!(
+                        "\"dev\" lets anybody in, so listener.address must be on loopback and not {}; use \
+                         auth.mode = \"jwt\" with auth.key_file, or a 127.0.0.1 listener",
+                        listener.address
+                    )
+                });
+            }
+        }
         AuthMode::Backend => {}
         AuthMode::Jwt => rules.require(!auth.key_file.as_os_str().is_empty(), "auth.key_file", || {
             "mode \"jwt\" needs a key file; name one, or for development on this machine only use \
@@ -135,8 +143,36 @@ fn check_identity(rules: &mut Rules<'_>, config: &Config) {
     );
 }
 
+fn check_listeners(rules: &mut Rules<'_>, config: &Config) {
+    let listeners = &config.listeners;
+    rules.require(listeners.len() <= LISTENERS_MAX, "listener.address", || {
+        format!("{} listeners, expected at most {LISTENERS_MAX}", listeners.len())
+    });
+    for (index, listener) in listeners.iter().enumerate() {
+        let key = |name: &str| path_of("listener", index, name);
+        let earlier = &listeners[..index];
+        rules.count(&key("backlog"), listener.backlog as usize, 1..=65_535);
+        rules.range(&key("accept_rate"), &listener.accept_rate, &(0..=1 << 24), ToString::to_string);
+        rules.count(&key("handshakes_max"), listener.handshakes_max, 16..=1 << 20);
+        rules.count(&key("address_connections"), listener.address_connections, 0..=1 << 24);
+        rules.range(&key("address_rate"), &listener.address_rate, &(0..=1 << 20), ToString::to_string);
+        let address = listener.address;
+        let is_taken = address.port() != 0 && earlier.iter().any(|other| other.address == address);
+        rules.require(!is_taken, &key("address"), || format!("two listeners have the address {address}"));
+        let name = &listener.name;
+        let is_name =
+            name.len() <= LISTENER_NAME_BYTES_MAX && name.bytes().all(|byte| byte.is_ascii_graphic());
+        let is_unique = name.is_empty() || earlier.iter().all(|other| other.name != *name);
+        rules.require(is_name && is_unique, &key("name"), || {
+            format!("expected at most {LISTENER_NAME_BYTES_MAX} visible ASCII characters that no other listener has")
+        });
+        rules.require(listener.uplink == listeners[0].uplink, &key("uplink"), || {
+            "all listeners must have the same uplink: a session may be resumed at any of them".to_owned()
+        });
+    }
+}
+
 fn check_threads(rules: &mut Rules<'_>, config: &Config) {
-    rules.count("listener.backlog", config.listener.backlog as usize, 1..=65_535);
     rules.count("reactor.count", config.reactor.count, 0..=REACTORS_MAX);
     rules.size("reactor.read_budget", config.reactor.read_budget, 4 * KIB..=16 * MIB);
     rules.count("reactor.accept_budget", config.reactor.accept_budget, 1..=4096);
@@ -190,11 +226,6 @@ fn check_limits(rules: &mut Rules<'_>, config: &Config) {
 
 fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     let limits = &config.limits;
-    let listener = &config.listener;
-    rules.range("listener.accept_rate", &listener.accept_rate, &(0..=1 << 24), ToString::to_string);
-    rules.count("listener.handshakes_max", listener.handshakes_max, 16..=1 << 20);
-    rules.count("listener.address_connections", listener.address_connections, 0..=1 << 24);
-    rules.range("listener.address_rate", &listener.address_rate, &(0..=1 << 20), ToString::to_string);
     rules.count("session.kept_max", config.session.kept_max, 0..=1 << 24);
     let session = &config.session;
     rules.count("session.mobile_max", session.mobile_max, 0..=32);

@@ -1,13 +1,15 @@
 //! A gateway made of what another process hands over.
 
 use super::GatewayError;
-use super::assembly::{Berths, Prepared, ReactorBerth, bind, bind_admin, reactor_berth};
+use super::assembly::{Berths, Prepared, ReactorBerth, bind_admin, reactor_berth};
+use super::listening::{self, InheritedListener, Matched};
 use crate::config::Config;
 use crate::homes::Homes;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::snapshot::{
-    AddressRecord, GROWN, GatewayHead, Records, SectionKind, Snapshot, SocketRef, SocketsRecord,
+    AddressRecord, GROWN, GatewayHead, ListenerRecord, Records, SectionKind, Snapshot, SocketRef,
+    SocketsRecord,
 };
 use crate::worker::Worker;
 use mio::{Poll, Registry};
@@ -82,6 +84,8 @@ impl Warm {
 pub(super) struct Origin<'a, 'b> {
     pub(super) inherited: &'a Inherited,
     pub(super) take: &'a mut SocketSource<'b>,
+    /// Time up to which each listener's accept rate is used, in nanoseconds.
+    pub(super) accepted: Vec<u64>,
     pub(super) streams: &'a mut Vec<Watched>,
     pub(super) connections: u64,
 }
@@ -114,7 +118,7 @@ impl Origin<'_, '_> {
         parts: ReactorParts,
     ) -> Result<Reactor, GatewayError> {
         if number >= self.inherited.head.shards as usize {
-            return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"));
+            return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listeners"));
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Shard, number)?;
@@ -144,10 +148,8 @@ impl Prepared {
         take: &mut SocketSource<'_>,
     ) -> Result<Self, GatewayError> {
         let failed = |name| GatewayError::system(name);
-        let listener =
-            inherited.head.listener.as_ref().ok_or(GatewayError::Takeover("no listening socket".into()))?;
-        let listener = TcpListener::from(take(listener).map_err(failed("take over the listening socket"))?);
-        let (listener, retired) = relocate(config, listener)?;
+        let Matched { sockets, accepted, retired } =
+            listening::inherit(config, listeners_of(&inherited.head, take)?)?;
         let admin_listener = match &inherited.head.admin {
             Some(socket) if config.admin.enabled => {
                 Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
@@ -172,9 +174,9 @@ impl Prepared {
         let more = Berths::open(config, homes.shards() - reactors.len(), workers)?;
         reactors.extend(more.reactors);
         let berths = Berths { reactors, ..more };
-        let origin = Origin { inherited, take, streams: &mut streams, connections: 0 };
+        let origin = Origin { inherited, take, accepted, streams: &mut streams, connections: 0 };
         let mut prepared =
-            Self::assemble(config, listener, admin_listener, birth, (homes, berths), Some(origin))?;
+            Self::assemble(config, sockets, admin_listener, birth, (homes, berths), Some(origin))?;
         prepared.retired = retired;
         let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
@@ -186,21 +188,22 @@ impl Prepared {
     }
 }
 
-/// Returns the listening socket: the inherited one, or a new one if the settings name another address by now.
-/// The second value is then the inherited socket, whose waiting connections are still admitted.
-fn relocate(
-    config: &Config,
-    inherited: TcpListener,
-) -> Result<(TcpListener, Option<TcpListener>), GatewayError> {
-    let wanted = config.listener.address;
-    let bound = inherited.local_addr().map_err(GatewayError::system("name the listening socket"))?;
-    let is_same = wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
-    if is_same {
-        return Ok((inherited, None));
+/// The listening sockets that the snapshot names.
+fn listeners_of(
+    head: &GatewayHead,
+    take: &mut SocketSource<'_>,
+) -> Result<Vec<InheritedListener>, GatewayError> {
+    let mut records = head.listeners.clone();
+    if records.is_empty() {
+        let (socket, accepted_until) = (head.listener, head.accepted_until);
+        records.push(ListenerRecord { socket, name: String::new(), accepted_until });
     }
-    let (listener, address) = bind(config)?;
-    tracing::warn!(%bound, %address, "listener.address has changed; the old one is given up");
-    Ok((listener, Some(inherited)))
+    let inherit = |ListenerRecord { socket, name, accepted_until }| {
+        let socket = socket.ok_or(GatewayError::Takeover("no listening socket".into()))?;
+        let socket = take(&socket).map_err(GatewayError::system("take over a listening socket"))?;
+        Ok(InheritedListener { name, socket: TcpListener::from(socket), accepted_until })
+    };
+    records.into_iter().map(inherit).collect()
 }
 
 fn section(snapshot: &Snapshot, kind: SectionKind, number: usize) -> Result<Records, GatewayError> {

@@ -2,6 +2,7 @@
 
 use super::GatewayError;
 use super::adopt::Origin;
+use super::listening::{self, ListeningSocket};
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin, Status};
 use crate::auth;
@@ -9,7 +10,7 @@ use crate::config::{Balance, Config};
 use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::homes::Homes;
 use crate::metrics::{Board, Registry};
-use crate::reactor::{self, Door, DoorLimits, Reactor, ReactorMail, ReactorParts};
+use crate::reactor::{self, Door, Reactor, ReactorMail, ReactorParts};
 use crate::router::{
     self, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits,
     RouterSettings,
@@ -25,9 +26,8 @@ use moorline_net::stream::Stream;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,8 +45,8 @@ const ORDER_TRIES: usize = 5_000;
 
 /// The running gateway.
 pub(super) struct Gateway {
-    pub(super) listener: TcpListener,
-    pub(super) address: SocketAddr,
+    /// Listening sockets, by number in the settings.
+    pub(super) listeners: Vec<ListeningSocket>,
     pub(super) admin_listener: Option<TcpListener>,
     pub(super) admin: Option<Admin>,
     pub(super) status: Arc<Status>,
@@ -68,8 +68,8 @@ pub(super) struct Gateway {
 
 /// A gateway whose threads have not begun: until then it reads and writes nothing.
 pub(super) struct Prepared {
-    pub(super) listener: TcpListener,
-    pub(super) address: SocketAddr,
+    /// Listening sockets, by number in the settings.
+    pub(super) listeners: Vec<ListeningSocket>,
     pub(super) admin_listener: Option<TcpListener>,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
@@ -86,8 +86,8 @@ pub(super) struct Prepared {
     pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
     pub(super) cap: usize,
-    /// Old listening socket after a change of its address; its waiting connections are still admitted.
-    pub(super) retired: Option<TcpListener>,
+    /// Listening sockets that the settings do not have any more; clients may wait in their queues.
+    pub(super) retired: Vec<TcpListener>,
     /// Connections that came with their socket.
     pub(super) connections_taken: u64,
 }
@@ -132,21 +132,23 @@ impl Common<'_> {
         &self,
         number: usize,
         inbox: mailbox::Receiver<ReactorMail>,
-        listener: &TcpListener,
+        listeners: &[ListeningSocket],
         seed: u64,
     ) -> Result<(Settings, ReactorParts), GatewayError> {
         let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
         let settings =
             Settings::new(self.config, shard, self.homes.clone(), self.workers.len(), self.birth, seed);
-        let cloned = listener.try_clone().map_err(GatewayError::system("share the listening socket"))?;
+        let share =
+            |listener: &ListeningSocket| listener.socket.try_clone().map(mio::net::TcpListener::from_std);
+        let shared = listeners.iter().map(share).collect::<io::Result<Vec<_>>>();
         let parts = ReactorParts {
-            listener: mio::net::TcpListener::from_std(cloned),
+            listeners: shared.map_err(GatewayError::system("share a listening socket"))?,
             door: Arc::clone(self.door),
             clock: clock::now,
             inbox,
             reactors: self.reactors.clone(),
             workers: self.workers.clone(),
-            board: board(self.metrics, reactor::series()),
+            board: board(self.metrics, reactor::series(listeners.len())),
             read_budget: self.config.reactor.read_budget.as_usize(),
             accept_budget: self.config.reactor.accept_budget,
         };
@@ -157,7 +159,7 @@ impl Common<'_> {
 impl Prepared {
     /// Makes a gateway that begins empty.
     pub(super) fn fresh(config: &Config) -> Result<Self, GatewayError> {
-        let (listener, _) = bind(config)?;
+        let listeners = listening::bind_all(config)?;
         let admin_listener = bind_admin(config)?;
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key)
@@ -165,26 +167,25 @@ impl Prepared {
         let birth = birth(ticket_key);
         let berths = Berths::open(config, config.reactors(), config.workers())?;
         let homes = Homes::new(config.reactors());
-        Self::assemble(config, listener, admin_listener, birth, (homes, berths), None)
+        Self::assemble(config, listeners, admin_listener, birth, (homes, berths), None)
     }
 
     pub(super) fn assemble(
         config: &Config,
-        listener: TcpListener,
+        listeners: Vec<ListeningSocket>,
         admin_listener: Option<TcpListener>,
         birth: Birth,
         (homes, berths): (Homes, Berths),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
         let cap = connections_max(config.limits.connections_max);
-        let address = listener.local_addr().map_err(GatewayError::system("name the listening socket"))?;
         let judge = auth::judge(&config.auth)?;
         let metrics = Arc::new(Registry::new());
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
-        let door = door(config, cap);
+        let door = Door::new(cap, listening::limits(config));
         let gateway_id = match &origin {
-            Some(Origin { inherited, .. }) => {
-                door.thaw(inherited.head.accepted_until);
+            Some(Origin { inherited, accepted, .. }) => {
+                (0..).zip(accepted).for_each(|(listener, until)| door.thaw(listener, *until));
                 inherited.addresses.iter().for_each(|address| door.thaw_address(address));
                 inherited.head.gateway_id.clone()
             }
@@ -213,21 +214,19 @@ impl Prepared {
         }
         let mut reactors = Vec::new();
         for (number, (_, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
-            let (settings, parts) = common.reactor_parts(number, inbox, &listener, random.next_u64())?;
+            let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
             let reactor = match &mut origin {
-                None => {
-                    Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listener"))?
-                }
+                None => Reactor::new(poll, settings, parts)
+                    .map_err(GatewayError::system("watch the listeners"))?,
                 Some(origin) => origin.thaw_reactor(number, poll, settings, parts)?,
             };
             reactors.push(reactor);
         }
         let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, .. } = common;
-        let status = Arc::new(Status::new(config, &gateway_id).listening_at(address));
+        let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
         metrics.add(status.restarts.board());
         Ok(Self {
-            listener,
-            address,
+            listeners,
             admin_listener,
             status,
             metrics,
@@ -243,7 +242,7 @@ impl Prepared {
             threads: (config.reactors(), config.workers()),
             workers_stop,
             cap,
-            retired: None,
+            retired: Vec::new(),
             connections_taken: origin.map_or(0, |origin| origin.connections),
         })
     }
@@ -261,16 +260,8 @@ impl Prepared {
         let mut units = self.reactors;
         units.iter_mut().for_each(|reactor| reactor.handle_thawed(unix_base_nanos));
         let reactor_threads = threads::start(units, reactors, SectionKind::Shard)?;
-        if let (Some(retired), Some(reactor)) = (self.retired, self.reactor_mail.first()) {
-            while let Ok((socket, _)) = retired.accept() {
-                socket.set_nonblocking(true).ok();
-                let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
-                if reactor.try_send(newcomer).is_err() {
-                    tracing::warn!(
-                        "rejected a connection queued on the old listener: the reactor's mailbox is full"
-                    );
-                }
-            }
+        if let Some(reactor) = self.reactor_mail.first() {
+            self.retired.into_iter().for_each(|retired| empty(&retired, reactor));
         }
         when_serving();
         let admin = match &self.admin_listener {
@@ -281,10 +272,15 @@ impl Prepared {
                 Some(spawned.map_err(GatewayError::system("start the admin thread"))?)
             }
         };
-        tracing::info!(listener = %self.address, reactors = reactor_threads.len(), workers = worker_threads.len(), connections_max = self.cap, "serving");
+        tracing::info!(
+            listener = listening::addresses(&self.listeners),
+            reactors = reactor_threads.len(),
+            workers = worker_threads.len(),
+            connections_max = self.cap,
+            "serving"
+        );
         Ok(Gateway {
-            listener: self.listener,
-            address: self.address,
+            listeners: self.listeners,
             admin_listener: self.admin_listener,
             admin,
             status: self.status,
@@ -316,7 +312,7 @@ impl Gateway {
         });
         log::announce(format!(
             "moorline ready listener={} admin={admin} pid={} generation={generation}{moved}\n",
-            self.address,
+            listening::addresses(&self.listeners),
             std::process::id()
         ));
     }
@@ -344,16 +340,11 @@ impl Gateway {
     /// Listens again.
     ///
     /// # Errors
-    /// Another process listens there now.
-    pub(super) fn undrain(&self, backlog: u32) -> io::Result<()> {
-        let socket = SockRef::from(&self.listener);
-        // A port that the system chose went back to it when the socket stopped to listen.
-        match socket.bind(&self.address.into()) {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EINVAL) => return Err(error),
-            Ok(()) | Err(_) => {} // invalid: it is bound still
-        }
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        self.door.set_listening(true);
+    /// The address where another process listens now.
+    pub(super) fn undrain(&self, config: &Config) -> Result<(), String> {
+        listening::reopen_all(&self.listeners, config)
+            .map_err(|(address, error)| format!("cannot listen at {address} again: {error}"))?;
+        (0..).zip(&self.listeners).for_each(|(listener, _)| _ = self.door.set_listening(listener, true));
         self.order(|| ReactorMail::Undrain);
         self.status.set_draining(false);
         Ok(())
@@ -398,6 +389,24 @@ impl Gateway {
     }
 }
 
+/// Lets in the clients that wait at an address that is given up.
+fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
+    let mut rejected = 0;
+    while let Ok((socket, _)) = retired.accept() {
+        socket.set_nonblocking(true).ok();
+        let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
+        rejected += u64::from(reactor.try_send(newcomer).is_err());
+    }
+    if rejected > 0 {
+        let address = retired.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
+        tracing::warn!(
+            rejected,
+            address,
+            "rejected connections that waited at a closed listener: the reactor's mailbox is full"
+        );
+    }
+}
+
 struct Sink(Sender<ReactorMail>);
 
 impl ShardSink for Sink {
@@ -426,42 +435,13 @@ fn board(metrics: &Registry, series: Vec<crate::metrics::Series>) -> Arc<Board> 
     board
 }
 
-fn door(config: &Config, connections_max: usize) -> Arc<Door> {
-    let listener = &config.listener;
-    Door::new(DoorLimits {
-        connections_max,
-        accept_rate: listener.accept_rate,
-        handshakes_max: listener.handshakes_max,
-        address_connections: listener.address_connections,
-        address_rate: listener.address_rate,
-    })
-}
-
-/// One listening socket for all reactors: one queue, which a reactor that is busy or gone cannot hold
-/// back (docs/adr/0002). Accepted sockets inherit `TCP_NODELAY`.
-pub(super) fn bind(config: &Config) -> Result<(TcpListener, SocketAddr), GatewayError> {
-    let address = config.listener.address;
-    let bind = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(config.listener.backlog).unwrap_or(i32::MAX))?;
-        let listener = TcpListener::from(socket);
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    };
-    bind().map_err(|source| GatewayError::Bind { key: "listener.address", address, source })
-}
-
 /// The admin address, if it is wanted.
 pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
     if !config.admin.enabled {
         return Ok(None);
     }
     let address = config.admin.address;
-    let failed = |source| GatewayError::Bind { key: "admin.address", address, source };
+    let failed = |source| GatewayError::Bind { key: "admin.address".into(), address, source };
     TcpListener::bind(address).map(Some).map_err(failed)
 }
 

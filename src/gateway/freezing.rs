@@ -1,10 +1,11 @@
 //! Pauses the running gateway, writes its state into a snapshot, and resumes it after a rollback.
 
 use super::assembly::{Gateway, unix_base};
+use super::listening::ListeningSocket;
 use super::threads::Thread;
 use crate::freeze::Order;
 use crate::reactor::ReactorMail;
-use crate::snapshot::{GatewayHead, Item, Section, SectionKind, SocketsRecord, Writer};
+use crate::snapshot::{GatewayHead, Item, ListenerRecord, Section, SectionKind, SocketsRecord, Writer};
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -108,13 +109,21 @@ impl Gateway {
     pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
         let mut section = Section::default();
         let mut addresses = Section::default();
-        head.accepted_until = self.door.freeze(&mut addresses);
+        let accepted = self.door.freeze(&mut addresses);
+        head.accepted_until = accepted.first().copied().unwrap_or_default();
         head.epoch = self.birth.epoch;
         head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
         head.shards = u32::try_from(self.reactor_mail.len()).expect("at most 256");
         head.workers = u32::try_from(self.worker_mail.len()).expect("at most 256");
         head.homes = self.homes.counts().iter().map(|count| u32::from(*count)).collect();
-        head.listener = Some(sockets::name_of(&self.listener)?.into());
+        for (ListeningSocket { name, socket, .. }, accepted_until) in self.listeners.iter().zip(accepted) {
+            let socket = Some(sockets::name_of(socket)?.into());
+            head.listener = head.listener.or(socket);
+            head.listeners.push(ListenerRecord { socket, name: name.clone(), accepted_until });
+        }
+        if head.listeners.len() == 1 {
+            head.listeners.clear(); // the form that every version reads
+        }
         if let Some(listener) = &self.admin_listener {
             head.admin = Some(sockets::name_of(listener)?.into());
         }

@@ -11,6 +11,7 @@ mod adopt;
 mod assembly;
 mod freezing;
 mod handover;
+mod listening;
 mod stop;
 mod threads;
 
@@ -28,7 +29,7 @@ pub enum GatewayError {
     #[error("cannot listen on {key} = \"{address}\": {source}; is another process using it?")]
     Bind {
         /// Configuration key.
-        key: &'static str,
+        key: String,
         /// Value of the key.
         address: SocketAddr,
         /// Cause.
@@ -77,7 +78,7 @@ pub fn is_only_asked() -> bool {
 /// a new process.
 ///
 /// Prints one line to standard output when it is ready:
-/// `moorline ready listener=ADDRESS admin=ADDRESS pid=PID`.
+/// `moorline ready listener=ADDRESS admin=ADDRESS pid=PID`; several listeners are separated by commas.
 ///
 /// # Errors
 /// [`GatewayError`].

@@ -116,11 +116,9 @@ impl Supervisor {
                 Ok(true)
             }
             ClientsOrder::Undrain => {
-                let listener = gateway.address;
-                let failed = |error| format!("cannot listen at {listener} again: {error}");
-                let outcome = gateway.undrain(config.listener.backlog).map_err(failed);
+                let outcome = gateway.undrain(config);
                 match &outcome {
-                    Ok(()) => tracing::info!(%listener, "clients may come again"),
+                    Ok(()) => tracing::info!("clients may come again"),
                     Err(problem) => tracing::error!(problem, "still draining"),
                 }
                 outcome.map(|()| false)

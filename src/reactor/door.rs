@@ -1,106 +1,115 @@
-//! Who may come in: limits that all reactors of a process share.
+//! Admission limits that all reactors of a process share.
 //!
-//! What a whole process can wait for (how fast it accepts, how many log in at once) leaves newcomers in
-//! the system's queue; what one address takes too much of is refused. Addresses are remembered only if
-//! one of their limits is set.
+//! A limit of the whole process (the accept rate, connections that are not logged in) leaves newcomers in the
+//! system's queue; an address that takes too much is refused. Counts are kept for the process, limits for each
+//! listener: a newcomer is judged by the limits of the listener where it came. Addresses are remembered only
+//! if one of their limits is set.
+//!
+//! Run-through: `listener.accept_rate = 100`. A thousand clients connect at once: the first ten are accepted,
+//! then `try_open` answers `Wait::Rate(10 ms from now)` and the reactor looks again at that time.
 
-use crate::snapshot::{AddressRecord, Item, Section};
-use bytes::Bytes;
+use super::addresses::Addresses;
+use super::pace::Pace;
+use crate::snapshot::{AddressRecord, Section};
 use moorline_proto::time::{Duration, Instant};
-use slab::Slab;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Addresses that are remembered though they have no connection: their rate is not earned back yet.
-const ABSENT_ADDRESSES_MAX: usize = 65_536;
-/// The absent ones are looked through no more often than this.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// Connections accepted at once after a calm: what a tenth of a second gives.
 const ACCEPT_BURST: Duration = Duration::from_millis(100);
-/// Connections of one address at once after a calm: what ten seconds give.
-const ADDRESS_BURST: Duration = Duration::from_secs(10);
-/// No address is remembered for this descriptor.
-const NOBODY: u32 = u32::MAX;
 
-/// The limits. Zero is none, but for the first and third.
+/// Limits of one listener.
 #[derive(Clone, Copy, Debug)]
-pub struct DoorLimits {
-    /// Open connections.
-    pub connections_max: usize,
-    /// Connections accepted per second.
+pub struct ListenerLimits {
+    /// Connections accepted per second at this listener; 0: no limit.
     pub accept_rate: u32,
-    /// Connections that are not logged in.
+    /// Connections of the process that are not logged in.
     pub handshakes_max: usize,
-    /// Connections of one address.
+    /// Connections of one address to the process; 0: no limit.
     pub address_connections: usize,
-    /// Connections per second of one address.
+    /// Connections per second of one address; 0: no limit.
     pub address_rate: u32,
 }
 
-/// Counts what all reactors let in.
+impl ListenerLimits {
+    const fn knows_addresses(&self) -> bool {
+        self.address_connections > 0 || self.address_rate > 0
+    }
+}
+
+/// Counts of the connections that all reactors let in.
 #[derive(Debug)]
 pub struct Door {
-    limits: DoorLimits,
-    /// The listening socket listens.
-    is_listening: AtomicBool,
+    /// Open connections of the process, at most.
+    connections_max: usize,
+    gates: Vec<Gate>,
     open: AtomicUsize,
     handshakes: AtomicUsize,
-    /// [`Pace`] of accepting, in nanoseconds.
-    accepted: AtomicU64,
     addresses: Option<Mutex<Addresses>>,
 }
 
-/// Why a newcomer is not let in.
+/// State of one listener that all reactors share.
+#[derive(Debug)]
+struct Gate {
+    limits: ListenerLimits,
+    /// The listening socket listens.
+    is_listening: AtomicBool,
+    /// Time up to which the accept rate is used ([`Pace`]), in nanoseconds.
+    accepted: AtomicU64,
+}
+
+/// Reason why a newcomer is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Of connections there are enough.
+    /// The process has as many connections as it may.
     Full,
-    /// Of its address there are enough, or they come too fast.
+    /// The address has too many connections, or they come too fast.
     Address,
 }
 
-/// Why nobody is let in for now.
+/// Reason why nobody is accepted for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// They come too fast.
+    /// Connections come too fast: look again then.
     Rate(Instant),
-    /// Too many are not logged in.
+    /// Too many connections are not logged in.
     Handshakes,
 }
 
 impl Door {
-    /// A door with these limits.
-    pub fn new(limits: DoorLimits) -> Arc<Self> {
-        let knows_addresses = limits.address_connections > 0 || limits.address_rate > 0;
+    /// Returns a door for at most `connections_max` connections and these listeners, by number.
+    pub fn new(connections_max: usize, listeners: impl IntoIterator<Item = ListenerLimits>) -> Arc<Self> {
+        let gate = |limits| Gate { limits, is_listening: AtomicBool::new(true), accepted: AtomicU64::new(0) };
+        let gates: Vec<_> = listeners.into_iter().map(gate).collect();
+        let knows_addresses = gates.iter().any(|gate| gate.limits.knows_addresses());
         Arc::new(Self {
-            limits,
-            is_listening: AtomicBool::new(true),
+            connections_max,
+            gates,
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
-            accepted: AtomicU64::new(0),
             addresses: knows_addresses.then(Mutex::default),
         })
     }
 
-    /// The listening socket listens from now on, or does not. Returns whether it did: a second shutdown would
-    /// break it for good.
-    pub fn set_listening(&self, is_listening: bool) -> bool {
-        self.is_listening.swap(is_listening, Ordering::SeqCst)
+    /// Notes whether a listening socket listens. Returns whether it did: a second shutdown would break the
+    /// socket for good.
+    pub fn set_listening(&self, listener: u8, is_listening: bool) -> bool {
+        self.gates[usize::from(listener)].is_listening.swap(is_listening, Ordering::SeqCst)
     }
 
-    /// Whether the next newcomer may be looked at now.
+    /// Returns whether the next newcomer may be accepted now.
     ///
     /// # Errors
-    /// What is to be waited for.
-    pub(super) fn try_open(&self, now: Instant) -> Result<(), Wait> {
-        if self.handshakes.load(Ordering::Relaxed) >= self.limits.handshakes_max {
+    /// The reason to wait.
+    pub(super) fn try_open(&self, listener: u8, now: Instant) -> Result<(), Wait> {
+        let gate = &self.gates[usize::from(listener)];
+        if self.handshakes.load(Ordering::Relaxed) >= gate.limits.handshakes_max {
             return Err(Wait::Handshakes);
         }
-        if let Some(pace) = Pace::of(self.limits.accept_rate, ACCEPT_BURST) {
-            let taken = self
+        if let Some(pace) = Pace::of(gate.limits.accept_rate, ACCEPT_BURST) {
+            let taken = gate
                 .accepted
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| pace.next(until, now).ok());
             if let Err(until) = taken {
@@ -111,75 +120,76 @@ impl Door {
         Ok(())
     }
 
-    /// Lets a newcomer in, as one that is not logged in yet.
+    /// Lets a newcomer in, as a connection that is not logged in yet.
     ///
     /// # Errors
-    /// Why not.
-    pub(super) fn try_enter(&self, socket: RawFd, from: IpAddr, now: Instant) -> Result<(), Refusal> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections_max {
+    /// The reason to refuse it.
+    pub(super) fn try_enter(
+        &self,
+        listener: u8,
+        socket: RawFd,
+        from: IpAddr,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         }
-        if let Some(addresses) = &self.addresses {
-            let mut addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            if !addresses.try_enter(self.limits, socket, from, now) {
-                self.open.fetch_sub(1, Ordering::Relaxed);
-                return Err(Refusal::Address);
-            }
+        let limits = self.gates[usize::from(listener)].limits;
+        if let Some(mut addresses) = self.addresses()
+            && !addresses.try_enter(limits, socket, from, now)
+        {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Address);
         }
         Ok(())
     }
 
-    /// A connection that another process let in is here now, whatever the limits are.
+    /// Counts in a connection that another process accepted, whatever the limits are.
     pub(super) fn readmit(&self, socket: RawFd, from: impl FnOnce() -> Option<IpAddr>, now: Instant) {
+        const NONE: ListenerLimits =
+            ListenerLimits { accept_rate: 0, handshakes_max: 0, address_connections: 0, address_rate: 0 };
         self.open.fetch_add(1, Ordering::Relaxed);
-        if let Some(addresses) = &self.addresses
+        if let Some(mut addresses) = self.addresses()
             && let Some(from) = from()
         {
-            let none = DoorLimits { address_connections: 0, address_rate: 0, ..self.limits };
-            addresses.lock().unwrap_or_else(PoisonError::into_inner).try_enter(none, socket, from, now);
+            addresses.try_enter(NONE, socket, from, now);
         }
     }
 
-    /// Writes down what newcomers must wait for: up to when the pace of accepting is used.
-    pub fn freeze(&self, out: &mut Section) -> u64 {
-        let Self { limits: _, is_listening: _, open: _, handshakes: _, accepted, addresses } = self;
-        if let Some(addresses) = addresses {
-            let addresses = addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            for (_, Address { name, open: _, until }) in &addresses.known {
-                let name = Bytes::copy_from_slice(&name.to_be_bytes());
-                out.put(Item::Address(AddressRecord { name, until: *until }));
-            }
+    /// Writes the rates of all addresses to `out`. Returns the time up to which each listener's accept rate is
+    /// used, in nanoseconds.
+    pub fn freeze(&self, out: &mut Section) -> Vec<u64> {
+        let Self { connections_max: _, gates, open: _, handshakes: _, addresses: _ } = self;
+        if let Some(addresses) = self.addresses() {
+            addresses.freeze(out);
         }
-        accepted.load(Ordering::Relaxed)
+        gates.iter().map(|gate| gate.accepted.load(Ordering::Relaxed)).collect()
     }
 
-    /// Reads the pace of accepting.
-    pub fn thaw(&self, accepted: u64) {
-        self.accepted.store(accepted, Ordering::Relaxed);
+    /// Reads the time up to which a listener's accept rate is used.
+    pub fn thaw(&self, listener: u8, accepted: u64) {
+        self.gates[usize::from(listener)].accepted.store(accepted, Ordering::Relaxed);
     }
 
     /// Reads up to when an address's rate is used.
     pub fn thaw_address(&self, record: &AddressRecord) {
-        if let Some(addresses) = &self.addresses
+        if let Some(mut addresses) = self.addresses()
             && let Ok(name) = record.name[..].try_into()
         {
-            addresses
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .thaw(u128::from_be_bytes(name), record.until);
+            addresses.thaw(u128::from_be_bytes(name), record.until);
         }
     }
 
-    /// A connection ends: say so before its descriptor closes, and can be another's.
+    /// Counts a connection out. Call it before the descriptor closes and can become another connection's.
     pub(super) fn leave(&self, socket: RawFd, now: Instant) {
         self.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(addresses) = &self.addresses {
-            addresses.lock().unwrap_or_else(PoisonError::into_inner).leave(socket, now);
+        if let Some(mut addresses) = self.addresses() {
+            addresses.leave(socket, now);
         }
     }
 
-    /// One reactor's connections that are not logged in were `before` and are `after`.
+    /// Notes that one reactor had `before` connections that are not logged in, and has `after` now.
     pub(super) fn count_handshakes(&self, before: usize, after: usize) {
         if after >= before {
             self.handshakes.fetch_add(after - before, Ordering::Relaxed);
@@ -187,170 +197,28 @@ impl Door {
             self.handshakes.fetch_sub(before - after, Ordering::Relaxed);
         }
     }
-}
 
-/// A steady rate with a burst (GCRA, ITU-T I.371): the only state is the time up to which it is used.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    gap: u64,
-    burst: u64,
-}
-
-impl Pace {
-    /// `None`: no limit.
-    fn of(rate: u32, burst: Duration) -> Option<Self> {
-        let gap = 1_000_000_000u64.checked_div(u64::from(rate))?;
-        Some(Self { gap, burst: u64::try_from(burst.as_nanos()).unwrap_or(u64::MAX).max(gap) })
-    }
-
-    /// The time up to which it is used after one more.
-    ///
-    /// # Errors
-    /// When there is room for one more.
-    fn next(self, until: u64, now: Instant) -> Result<u64, Instant> {
-        let used = until.max(now.as_nanos());
-        if used + self.gap - now.as_nanos() > self.burst {
-            return Err(Instant::from_nanos((used + self.gap).saturating_sub(self.burst)));
-        }
-        Ok(used + self.gap)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Addresses {
-    known: Slab<Address>,
-    by_name: HashMap<u128, u32>,
-    /// Slot of the address by descriptor.
-    by_socket: Vec<u32>,
-    absent: usize,
-    swept: Instant,
-}
-
-#[derive(Debug)]
-struct Address {
-    name: u128,
-    open: u32,
-    /// Of [`Pace`].
-    until: u64,
-}
-
-impl Addresses {
-    fn try_enter(&mut self, limits: DoorLimits, socket: RawFd, from: IpAddr, now: Instant) -> bool {
-        let name = name_of(from);
-        let known = self.by_name.get(&name).copied();
-        let (open, until) = known.map_or((0, 0), |slot| {
-            let address = &self.known[slot as usize];
-            (address.open, address.until)
-        });
-        if limits.address_connections > 0 && open as usize >= limits.address_connections {
-            return false;
-        }
-        let until = match Pace::of(limits.address_rate, ADDRESS_BURST).map(|pace| pace.next(until, now)) {
-            None => 0,
-            Some(Ok(until)) => until,
-            Some(Err(_)) => return false,
-        };
-        let slot = known.unwrap_or_else(|| {
-            let slot = self.known.insert(Address { name, open: 0, until });
-            let slot = u32::try_from(slot).expect("no more addresses than descriptors and absent ones");
-            self.by_name.insert(name, slot);
-            self.absent += 1;
-            slot
-        });
-        self.absent -= usize::from(open == 0);
-        let address = &mut self.known[slot as usize];
-        (address.open, address.until) = (open + 1, until);
-        let socket = usize::try_from(socket).expect("an open descriptor");
-        if self.by_socket.len() <= socket {
-            self.by_socket.resize(socket + 1, NOBODY);
-        }
-        self.by_socket[socket] = slot;
-        true
-    }
-
-    fn thaw(&mut self, name: u128, until: u64) {
-        let known = self.by_name.get(&name).copied();
-        let slot = known.or_else(|| {
-            if self.absent >= ABSENT_ADDRESSES_MAX {
-                return None;
-            }
-            let slot = u32::try_from(self.known.insert(Address { name, open: 0, until })).ok()?;
-            self.by_name.insert(name, slot);
-            self.absent += 1;
-            Some(slot)
-        });
-        if let Some(address) = slot.and_then(|slot| self.known.get_mut(slot as usize)) {
-            address.until = until;
-        }
-    }
-
-    fn leave(&mut self, socket: RawFd, now: Instant) {
-        let socket = usize::try_from(socket).expect("an open descriptor");
-        let Some(slot) = self.by_socket.get_mut(socket) else { return };
-        let slot = std::mem::replace(slot, NOBODY);
-        let Some(address) = self.known.get_mut(slot as usize) else { return };
-        address.open -= 1;
-        if address.open > 0 {
-            return;
-        }
-        let is_earned_back = address.until <= now.as_nanos();
-        self.absent += 1;
-        if self.absent >= ABSENT_ADDRESSES_MAX && now >= self.swept + SWEEP_PAUSE {
-            self.swept = now;
-            self.sweep(now);
-        }
-        // Better one address too many forgiven than memory without an end.
-        if is_earned_back || self.absent >= ABSENT_ADDRESSES_MAX {
-            self.forget(slot);
-        }
-    }
-
-    fn sweep(&mut self, now: Instant) {
-        let Self { known, by_name, absent, .. } = self;
-        known.retain(|_, address| {
-            let is_kept = address.open > 0 || address.until > now.as_nanos();
-            if !is_kept {
-                by_name.remove(&address.name);
-                *absent -= 1;
-            }
-            is_kept
-        });
-    }
-
-    fn forget(&mut self, slot: u32) {
-        if let Some(address) = self.known.try_remove(slot as usize) {
-            self.by_name.remove(&address.name);
-            self.absent -= 1;
-        }
-    }
-}
-
-/// What counts as one address: all of IPv4; of IPv6 the network that one customer has, a /64.
-fn name_of(address: IpAddr) -> u128 {
-    match address.to_canonical() {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => (u128::from(address) >> 64) << 64 | 1 << 63,
+    /// Locks the addresses; `None`: no limit needs them.
+    fn addresses(&self) -> Option<MutexGuard<'_, Addresses>> {
+        self.addresses.as_ref().map(|addresses| addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::addresses::{ABSENT_ADDRESSES_MAX, name_of};
     use super::*;
+    use bytes::Bytes;
 
     fn at(millis: u64) -> Instant {
         Instant::from_nanos(5_000_000_000 + millis * 1_000_000)
     }
 
-    fn door(change: impl FnOnce(&mut DoorLimits)) -> Arc<Door> {
-        let mut limits = DoorLimits {
-            connections_max: 100,
-            accept_rate: 0,
-            handshakes_max: 100,
-            address_connections: 0,
-            address_rate: 0,
-        };
+    fn door(change: impl FnOnce(&mut ListenerLimits)) -> Arc<Door> {
+        let mut limits =
+            ListenerLimits { accept_rate: 0, handshakes_max: 100, address_connections: 0, address_rate: 0 };
         change(&mut limits);
-        Door::new(limits)
+        Door::new(100, [limits])
     }
 
     fn home(number: u8) -> IpAddr {
@@ -363,7 +231,7 @@ mod tests {
         let (mut taken, mut waits) = (0, 0);
         let mut next = at(0);
         while next < at(10_000) {
-            match door.try_open(next) {
+            match door.try_open(0, next) {
                 Ok(()) => taken += 1,
                 Err(Wait::Rate(until)) => {
                     assert!(until > next && until <= next + Duration::from_millis(10));
@@ -379,22 +247,22 @@ mod tests {
     fn those_not_logged_in_are_counted_over_all_reactors() {
         let door = door(|limits| limits.handshakes_max = 3);
         door.count_handshakes(0, 2);
-        assert_eq!(door.try_open(at(0)), Ok(()));
+        assert_eq!(door.try_open(0, at(0)), Ok(()));
         door.count_handshakes(0, 1);
-        assert_eq!(door.try_open(at(0)), Err(Wait::Handshakes));
+        assert_eq!(door.try_open(0, at(0)), Err(Wait::Handshakes));
         door.count_handshakes(2, 0);
-        assert_eq!(door.try_open(at(0)), Ok(()));
+        assert_eq!(door.try_open(0, at(0)), Ok(()));
     }
 
     #[test]
     fn one_address_has_its_share_and_no_other_notices() {
         let door = door(|limits| limits.address_connections = 2);
-        assert_eq!(door.try_enter(5, home(1), at(0)), Ok(()));
-        assert_eq!(door.try_enter(6, home(1), at(0)), Ok(()));
-        assert_eq!(door.try_enter(7, home(1), at(0)), Err(Refusal::Address));
-        assert_eq!(door.try_enter(7, home(2), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 5, home(1), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 6, home(1), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 7, home(1), at(0)), Err(Refusal::Address));
+        assert_eq!(door.try_enter(0, 7, home(2), at(0)), Ok(()));
         door.leave(5, at(1));
-        assert_eq!(door.try_enter(5, home(1), at(1)), Ok(()));
+        assert_eq!(door.try_enter(0, 5, home(1), at(1)), Ok(()));
         for socket in [5, 6, 7] {
             door.leave(socket, at(2));
         }
@@ -408,12 +276,12 @@ mod tests {
         let door = door(|limits| limits.address_rate = 2);
         let mut taken = 0;
         for socket in 0..50 {
-            taken += usize::from(door.try_enter(socket, home(1), at(0)).is_ok());
+            taken += usize::from(door.try_enter(0, socket, home(1), at(0)).is_ok());
         }
         assert_eq!(taken, 20, "ten seconds' worth at once");
         (0..20).for_each(|socket| door.leave(socket, at(1)));
-        assert_eq!(door.try_enter(3, home(1), at(100)), Err(Refusal::Address), "it is remembered");
-        assert_eq!(door.try_enter(3, home(1), at(600)), Ok(()));
+        assert_eq!(door.try_enter(0, 3, home(1), at(100)), Err(Refusal::Address), "it is remembered");
+        assert_eq!(door.try_enter(0, 3, home(1), at(600)), Ok(()));
         door.leave(3, at(60_000));
         assert_eq!(door.addresses.as_ref().expect("limited").lock().expect("sound").known.len(), 0);
     }
@@ -424,23 +292,59 @@ mod tests {
         let count = u32::try_from(ABSENT_ADDRESSES_MAX + 1_000).expect("small");
         for number in 0..count {
             let address = IpAddr::from(number.to_be_bytes());
-            door.try_enter(1, address, at(0)).expect("its first");
+            door.try_enter(0, 1, address, at(0)).expect("its first");
             door.leave(1, at(0));
         }
         let known =
             |door: &Door| door.addresses.as_ref().expect("limited").lock().expect("sound").known.len();
         assert!(known(&door) < ABSENT_ADDRESSES_MAX, "{}", known(&door));
-        door.try_enter(1, home(1), at(5_000)).expect("its first");
+        door.try_enter(0, 1, home(1), at(5_000)).expect("its first");
         door.leave(1, at(5_000));
         assert!(known(&door) <= ABSENT_ADDRESSES_MAX);
     }
 
     #[test]
-    fn of_ipv6_a_network_counts() {
+    fn an_ipv6_network_counts_as_one_address() {
         let of = |text: &str| name_of(text.parse().expect("an address"));
         assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
         assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
         assert_ne!(of("::"), of("0.0.0.0"));
+    }
+
+    #[test]
+    fn a_readmitted_connection_keeps_the_rate_that_its_address_has_used() {
+        let limits =
+            ListenerLimits { accept_rate: 0, handshakes_max: 9, address_connections: 0, address_rate: 2 };
+        let old = Door::new(100, [limits]);
+        (0..20).for_each(|socket| old.try_enter(0, socket, home(1), at(0)).expect("within the burst"));
+        let used = old.addresses().expect("limited").known.iter().next().map(|(_, address)| address.until());
+        let next = Door::new(100, [limits]);
+        let name = Bytes::copy_from_slice(&name_of(home(1)).to_be_bytes());
+        next.thaw_address(&AddressRecord { name, until: used.expect("one") });
+        next.readmit(3, || Some(home(1)), at(1));
+        assert_eq!(next.try_enter(0, 4, home(1), at(1)), Err(Refusal::Address), "a restart is not a calm");
+    }
+
+    #[test]
+    fn each_listener_has_its_own_limits_over_the_same_counts() {
+        let narrow =
+            ListenerLimits { accept_rate: 1, handshakes_max: 1, address_connections: 1, address_rate: 0 };
+        let wide =
+            ListenerLimits { accept_rate: 0, handshakes_max: 9, address_connections: 2, address_rate: 0 };
+        let door = Door::new(100, [narrow, wide]);
+        assert_eq!(door.try_open(0, at(0)), Ok(()));
+        assert!(matches!(door.try_open(0, at(0)), Err(Wait::Rate(_))));
+        assert_eq!(door.try_open(1, at(0)), Ok(()), "it has a rate of its own");
+        assert_eq!(door.try_enter(0, 5, home(1), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 6, home(1), at(0)), Err(Refusal::Address));
+        assert_eq!(door.try_enter(1, 6, home(1), at(0)), Ok(()), "two are allowed here");
+        door.count_handshakes(0, 2);
+        assert_eq!(door.try_open(0, at(5_000)), Err(Wait::Handshakes));
+        assert_eq!(door.try_open(1, at(5_000)), Ok(()));
+        let used = door.freeze(&mut Section::default());
+        let next = Door::new(100, [narrow, wide]);
+        next.thaw(0, used[0]);
+        assert!(used[0] > 0 && used[1] == 0 && matches!(next.try_open(0, at(0)), Err(Wait::Rate(_))));
     }
 }

@@ -116,7 +116,7 @@ impl Reactor {
                 let key = ConnKey::from_u64(key);
                 let socket =
                     take(reactor.sockets.poll.registry(), key, &SocketRef { fd, cookie }).map_err(problem)?;
-                reactor.sockets.listener.readmit(&socket, now);
+                reactor.sockets.listeners.readmit(&socket, now);
                 streams.insert(key, socket);
             }
         }

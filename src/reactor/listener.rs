@@ -1,4 +1,4 @@
-//! Accepting: the listening socket that all reactors share, and who is let in.
+//! Accepting: the listening sockets that all reactors share, and who is let in.
 //!
 //! Run-through: a client connects. `try_accept` asks the [`Door`] whether the process may take a newcomer now
 //! (accept rate, connections that are not logged in); if not, accepting pauses and the client waits in the
@@ -6,8 +6,9 @@
 //! CLOSE with a code and a random time to come back, and everybody else is admitted.
 
 use super::door::{Door, Refusal, Wait};
+use super::token::Source;
+use mio::Registry;
 use mio::net::TcpListener;
-use mio::{Registry, Token};
 use moorline_net::accept::{self, Accepted, Acceptor};
 use moorline_net::stream::Stream;
 use moorline_proto::error::CloseReason;
@@ -38,14 +39,18 @@ pub(super) enum Arrival {
     Nobody,
 }
 
-/// One reactor's view of the listening socket that all reactors share.
+/// One reactor's view of the listening sockets that all reactors share, by listener number.
 #[derive(Debug)]
-pub(super) struct Listener {
-    acceptor: Acceptor,
+pub(super) struct Listeners {
+    acceptors: Vec<Acceptor>,
     door: Arc<Door>,
     random: Random,
+    /// Listener that is looked at first, so that a crowd at one does not starve the others.
+    first: usize,
     /// Connections of this reactor that are not logged in, as last told to the door.
     handshakes: usize,
+    /// Connections admitted, by listener.
+    pub(super) admitted: Vec<u64>,
     /// Times that newcomers waited because connections came too fast.
     pub(super) rate_waits: u64,
     /// Times that newcomers waited because too many connections were not logged in.
@@ -56,12 +61,16 @@ pub(super) struct Listener {
     pub(super) addresses_refused: u64,
 }
 
-impl Listener {
-    pub(super) const fn new(socket: TcpListener, door: Arc<Door>, seed: u64) -> Self {
+impl Listeners {
+    pub(super) fn new(sockets: Vec<TcpListener>, door: Arc<Door>, seed: u64) -> Self {
+        let acceptor = |socket| Acceptor::new(accept::Listener::Tcp(socket), "clients", ADVICE);
+        let acceptors: Vec<_> = sockets.into_iter().map(acceptor).collect();
         Self {
-            acceptor: Acceptor::new(accept::Listener::Tcp(socket), "clients", ADVICE),
+            admitted: vec![0; acceptors.len()],
+            acceptors,
             door,
             random: Random::new(seed),
+            first: 0,
             handshakes: 0,
             rate_waits: 0,
             handshake_waits: 0,
@@ -70,8 +79,11 @@ impl Listener {
         }
     }
 
-    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        self.acceptor.register(registry, token)
+    pub(super) fn register(&mut self, registry: &Registry) -> io::Result<()> {
+        for (listener, acceptor) in (0..).zip(&mut self.acceptors) {
+            acceptor.register(registry, Source::Listener(listener).into())?;
+        }
+        Ok(())
     }
 
     /// Counts a connection that another process accepted.
@@ -96,37 +108,57 @@ impl Listener {
         }
     }
 
-    /// Stops listening, for all reactors and processes that have the socket; or notes that it listens again.
+    /// Stops listening, for all reactors and processes that have the sockets; or notes that they listen again.
     pub(super) fn set_open(&mut self, is_open: bool) {
-        self.acceptor.set_open(is_open);
-        if !is_open && self.door.set_listening(false) {
-            // On Linux the socket can listen again later.
-            self.acceptor.shut_down();
+        for (listener, acceptor) in (0..).zip(&mut self.acceptors) {
+            acceptor.set_open(is_open);
+            if !is_open && self.door.set_listening(listener, false) {
+                // On Linux the socket can listen again later.
+                acceptor.shut_down();
+            }
         }
     }
 
-    /// Notes that newcomers may wait.
-    pub(super) const fn handle_edge(&mut self) {
-        self.acceptor.handle_edge();
+    /// Notes that newcomers may wait at a listener.
+    pub(super) fn handle_edge(&mut self, listener: u8) {
+        if let Some(acceptor) = self.acceptors.get_mut(usize::from(listener)) {
+            acceptor.handle_edge();
+        }
     }
 
     /// Returns how often the system refused a descriptor.
-    pub(super) const fn pauses(&self) -> u64 {
-        self.acceptor.pauses()
+    pub(super) fn pauses(&self) -> u64 {
+        self.acceptors.iter().map(Acceptor::pauses).sum()
     }
 
     /// Returns when to look again without an edge; `None`: when an edge comes.
-    pub(super) const fn next_deadline(&self) -> Option<Instant> {
-        self.acceptor.next_deadline()
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.acceptors.iter().filter_map(Acceptor::next_deadline).min()
     }
 
-    /// Takes at most one newcomer, so that the caller's budget bounds refused newcomers too.
+    /// Takes at most one newcomer, so that the caller's budget bounds refused newcomers too. Listeners have
+    /// their turn one after the other.
     pub(super) fn try_accept(&mut self, now: Instant) -> Arrival {
-        if !self.acceptor.is_ready(now) {
+        let count = self.acceptors.len();
+        for listener in (self.first..count).chain(0..self.first) {
+            match self.try_accept_at(listener, now) {
+                Arrival::Nobody => {}
+                arrival => {
+                    self.first = (listener + 1) % count;
+                    return arrival;
+                }
+            }
+        }
+        Arrival::Nobody
+    }
+
+    fn try_accept_at(&mut self, listener: usize, now: Instant) -> Arrival {
+        let (acceptor, number) = (&mut self.acceptors[listener], number(listener));
+        if !acceptor.is_ready(now) {
             return Arrival::Nobody;
         }
-        if let Err(wait) = self.door.try_open(now) {
-            self.acceptor.pause_until(match wait {
+        if let Err(wait) = self.door.try_open(number, now) {
+            acceptor.pause_until(match wait {
                 Wait::Rate(until) => {
                     self.rate_waits += 1;
                     until
@@ -138,25 +170,26 @@ impl Listener {
             });
             return Arrival::Nobody;
         }
-        match self.acceptor.try_accept(now) {
-            Accepted::Stream(stream, Some(from)) => self.judge(stream, from.ip(), now),
+        match acceptor.try_accept(now) {
+            Accepted::Stream(stream, Some(from)) => self.judge(listener, stream, from.ip(), now),
             Accepted::Stream(stream, None) => self.judge_waiting(stream, now),
             Accepted::Gone => Arrival::TurnedAway,
             Accepted::Nobody => Arrival::Nobody,
         }
     }
 
-    /// Judges a connection that another thread or process accepted.
+    /// Judges a connection from a listener that the settings do not have any more, by the limits of the first.
     pub(super) fn judge_waiting(&mut self, stream: Stream, now: Instant) -> Arrival {
         match address_of(&stream) {
-            Some(from) => self.judge(stream, from, now),
+            Some(from) => self.judge(0, stream, from, now),
             None => Arrival::TurnedAway, // it left
         }
     }
 
-    fn judge(&mut self, stream: Stream, from: IpAddr, now: Instant) -> Arrival {
-        let reason = match self.door.try_enter(stream.as_raw_fd(), from, now) {
+    fn judge(&mut self, listener: usize, stream: Stream, from: IpAddr, now: Instant) -> Arrival {
+        let reason = match self.door.try_enter(number(listener), stream.as_raw_fd(), from, now) {
             Ok(()) => {
+                self.admitted[listener] += 1;
                 self.count_handshakes(self.handshakes + 1);
                 return Arrival::Admitted(stream);
             }
@@ -186,6 +219,10 @@ impl Listener {
         // A fresh socket has room; if not, the close itself tells the client.
         stream.write(&bytes).ok();
     }
+}
+
+fn number(listener: usize) -> u8 {
+    u8::try_from(listener).expect("settings have at most 16 listeners")
 }
 
 fn address_of(stream: &Stream) -> Option<IpAddr> {

@@ -7,6 +7,7 @@
 //! Example: alice sends `hi`. epoll reports her socket; the reactor reads it, the shard decodes SEND and puts an
 //! uplink into the batch of her worker, and the end of the turn sends that batch with at most one wake.
 
+mod addresses;
 mod block;
 mod door;
 mod forward;
@@ -14,6 +15,7 @@ mod freezing;
 mod limit_log;
 mod listener;
 mod outbox;
+mod pace;
 mod parts;
 mod sockets;
 mod stream;
@@ -22,7 +24,7 @@ mod tally;
 mod tests;
 mod token;
 
-pub use door::{Door, DoorLimits};
+pub use door::{Door, ListenerLimits};
 pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use sockets::watch;
@@ -34,7 +36,7 @@ use crate::metrics::Board;
 use crate::shard::{Count, Executor, Moved, Outputs, Settings, Shard};
 use crate::snapshot::Section;
 use limit_log::LimitLog;
-use listener::{Arrival, Listener};
+use listener::{Arrival, Listeners};
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Waker};
 use moorline_net::mailbox::{Receiver, Sender};
@@ -99,11 +101,11 @@ impl Reactor {
     /// The system's, when the listener cannot be registered.
     pub fn new(poll: Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
         let now = (parts.clock)();
-        let listener = Listener::new(parts.listener, parts.door, settings.seed);
+        let listeners = Listeners::new(parts.listeners, parts.door, settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
             executor: Executor::default(),
-            sockets: Sockets::new(poll, listener, now)?,
+            sockets: Sockets::new(poll, listeners, now)?,
             shard: Shard::new(settings, now),
             clock: parts.clock,
             inbox: parts.inbox,
@@ -175,7 +177,7 @@ impl Reactor {
             return RETRY;
         }
         // A stopping reactor accepts no connection.
-        let listener = if self.is_stopping { None } else { self.sockets.listener.next_deadline() };
+        let listener = if self.is_stopping { None } else { self.sockets.listeners.next_deadline() };
         let deadlines = [self.shard.next_deadline(), listener];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
         deadline.saturating_since((self.clock)()).min(SLEEP_MAX)
@@ -207,7 +209,7 @@ impl Reactor {
                 }
             }
             ReactorMail::Newcomer(socket) => {
-                if let Arrival::Admitted(socket) = self.sockets.listener.judge_waiting(socket, now) {
+                if let Arrival::Admitted(socket) = self.sockets.listeners.judge_waiting(socket, now) {
                     let key = self.shard.handle_accepted(now);
                     self.attach(key, socket);
                 }
@@ -218,7 +220,7 @@ impl Reactor {
                 self.shard.handle_drain(now, &order, &mut self.outputs);
             }
             ReactorMail::Undrain => {
-                self.sockets.listener.set_open(true);
+                self.sockets.listeners.set_open(true);
                 self.shard.handle_undrain();
             }
             ReactorMail::Stop => {
@@ -231,7 +233,7 @@ impl Reactor {
     fn handle_event(&mut self, event: &Event) {
         match Source::from(event.token()) {
             Source::Waker => {}
-            Source::Listener => self.sockets.listener.handle_edge(),
+            Source::Listener(listener) => self.sockets.listeners.handle_edge(listener),
             Source::Connection(key) => {
                 let Some(stream) = self.sockets.streams.get_mut(key) else { return };
                 let edge = stream.handle_event(event);
@@ -250,7 +252,7 @@ impl Reactor {
             return;
         }
         for _ in 0..self.accept_budget {
-            match self.sockets.listener.try_accept(now) {
+            match self.sockets.listeners.try_accept(now) {
                 Arrival::Admitted(socket) => {
                     let key = self.shard.handle_accepted(now);
                     self.attach(key, socket);
@@ -265,7 +267,7 @@ impl Reactor {
     /// address. Connections that waited already are accepted, and asked to leave.
     fn close_door(&mut self, now: Instant) {
         for _ in 0..ACCEPT_AT_END_MAX {
-            match self.sockets.listener.try_accept(now) {
+            match self.sockets.listeners.try_accept(now) {
                 Arrival::Admitted(socket) => {
                     let key = self.shard.handle_accepted(now);
                     self.attach(key, socket);
@@ -274,7 +276,7 @@ impl Reactor {
                 Arrival::Nobody => break,
             }
         }
-        self.sockets.listener.set_open(false);
+        self.sockets.listeners.set_open(false);
     }
 
     /// Attaches a socket to its connection; without one, the socket closes.
@@ -335,7 +337,7 @@ impl Reactor {
     }
 
     fn publish(&mut self) {
-        self.sockets.listener.count_handshakes(self.shard.handshakes());
+        self.sockets.listeners.count_handshakes(self.shard.handshakes());
         self.log_limits();
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
         let waiting = self.sockets.ready.len() as u64;
@@ -344,25 +346,26 @@ impl Reactor {
             self.shard.tally(),
             &[
                 (ReactorCount::Turns, self.turns),
-                (ReactorCount::AcceptPauses, self.sockets.listener.pauses()),
-                (ReactorCount::AcceptRefused, self.sockets.listener.refused),
-                (ReactorCount::AddressesRefused, self.sockets.listener.addresses_refused),
-                (ReactorCount::AcceptRateWaits, self.sockets.listener.rate_waits),
-                (ReactorCount::HandshakeWaits, self.sockets.listener.handshake_waits),
+                (ReactorCount::AcceptPauses, self.sockets.listeners.pauses()),
+                (ReactorCount::AcceptRefused, self.sockets.listeners.refused),
+                (ReactorCount::AddressesRefused, self.sockets.listeners.addresses_refused),
+                (ReactorCount::AcceptRateWaits, self.sockets.listeners.rate_waits),
+                (ReactorCount::HandshakeWaits, self.sockets.listeners.handshake_waits),
                 (ReactorCount::WorkerMailboxFull, refusals),
                 (ReactorCount::ReadsWaiting, waiting),
             ],
+            &self.sockets.listeners.admitted,
         );
     }
 
     fn log_limits(&mut self) {
-        let Self { sockets: Sockets { listener, now, .. }, shard, limit_log, .. } = self;
+        let Self { sockets: Sockets { listeners, now, .. }, shard, limit_log, .. } = self;
         let own = [
-            (ReactorCount::AcceptPauses, listener.pauses()),
-            (ReactorCount::AcceptRefused, listener.refused),
-            (ReactorCount::AddressesRefused, listener.addresses_refused),
-            (ReactorCount::AcceptRateWaits, listener.rate_waits),
-            (ReactorCount::HandshakeWaits, listener.handshake_waits),
+            (ReactorCount::AcceptPauses, listeners.pauses()),
+            (ReactorCount::AcceptRefused, listeners.refused),
+            (ReactorCount::AddressesRefused, listeners.addresses_refused),
+            (ReactorCount::AcceptRateWaits, listeners.rate_waits),
+            (ReactorCount::HandshakeWaits, listeners.handshake_waits),
         ];
         let own = own.iter().map(|(count, value)| (ReactorCount::SERIES[*count as usize].name, *value));
         let tally = shard.tally();

@@ -35,9 +35,9 @@ pub enum ReactorMail {
 /// The fixed parts of a reactor, beside its shard's settings.
 #[derive(Debug)]
 pub struct ReactorParts {
-    /// The listening socket, shared with the other reactors.
-    pub listener: TcpListener,
-    /// Limits of accepting, shared with the other reactors.
+    /// The listening sockets by number, shared with the other reactors.
+    pub listeners: Vec<TcpListener>,
+    /// Admission limits, shared with the other reactors.
     pub door: Arc<Door>,
     /// Reads the clock.
     pub clock: fn() -> Instant,

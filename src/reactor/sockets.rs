@@ -4,7 +4,7 @@
 //! under the key `to` from now on, and the slot of `to` holds it.
 
 use super::block::WriteBlock;
-use super::listener::Listener;
+use super::listener::Listeners;
 use super::stream::{Streams, write_block};
 use super::token::Source;
 use crate::freeze;
@@ -32,7 +32,7 @@ pub fn watch(registry: &Registry, socket: &mut Stream, key: ConnKey) -> io::Resu
 #[derive(Debug)]
 pub(super) struct Sockets {
     pub(super) poll: Poll,
-    pub(super) listener: Listener,
+    pub(super) listeners: Listeners,
     pub(super) streams: Streams,
     /// Connections that may have bytes to read.
     pub(super) ready: VecDeque<ConnKey>,
@@ -46,15 +46,15 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
-    /// No sockets yet. Watches the listener.
+    /// No sockets yet. Watches the listeners.
     ///
     /// # Errors
-    /// The system's, when the listener cannot be registered.
-    pub(super) fn new(poll: Poll, mut listener: Listener, now: Instant) -> io::Result<Self> {
-        listener.register(poll.registry(), Source::Listener.into())?;
+    /// The system's, when a listener cannot be registered.
+    pub(super) fn new(poll: Poll, mut listeners: Listeners, now: Instant) -> io::Result<Self> {
+        listeners.register(poll.registry())?;
         Ok(Self {
             poll,
-            listener,
+            listeners,
             streams: Streams::default(),
             ready: VecDeque::new(),
             leaving: VecDeque::new(),
@@ -72,7 +72,7 @@ impl Sockets {
 
     /// Closes a socket that has no connection.
     pub(super) fn release(&self, socket: &Stream) {
-        self.listener.release(socket, self.now);
+        self.listeners.release(socket, self.now);
     }
 
     /// Notes that a socket may have bytes to read.

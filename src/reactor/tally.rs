@@ -1,5 +1,6 @@
 //! Counters that a reactor publishes: its shard's, and a few of its own.
 
+use crate::config::LISTENERS_MAX;
 use crate::metrics::{Board, Series, counts};
 use crate::shard::{Count, Tally};
 use moorline_proto::error::CloseReason;
@@ -29,16 +30,30 @@ counts! {
 /// Label of connections closed by the peer, in `moorline_closed` beside the close reasons.
 const BY_PEER: &str = "peer";
 
-/// The series of one reactor's board.
-pub fn series() -> Vec<Series> {
+/// Numbers of listeners, as the label `listener` has them.
+const LISTENERS: [&str; LISTENERS_MAX] =
+    ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
+
+/// The series of one reactor's board, with `listeners` listeners.
+pub fn series(listeners: usize) -> Vec<Series> {
+    let admitted = |number| {
+        Series::counter("admitted", "Connections admitted, by number of the listener.")
+            .labelled("listener", number)
+    };
+    let admitted = LISTENERS.into_iter().take(listeners).map(admitted);
     let closed = |label| Series::counter("closed", "Connections ended, by reason.").labelled("reason", label);
     let closes = CloseReason::ALL.iter().map(|reason| closed(reason.label()));
     let counts = Count::SERIES.iter().copied();
-    counts.chain(closes).chain([closed(BY_PEER)]).chain(ReactorCount::SERIES.iter().copied()).collect()
+    counts
+        .chain(closes)
+        .chain([closed(BY_PEER)])
+        .chain(ReactorCount::SERIES.iter().copied())
+        .chain(admitted)
+        .collect()
 }
 
 /// Publishes all counters, in the order of [`series`].
-pub(super) fn publish(board: &Board, tally: &Tally, own: &[(ReactorCount, u64)]) {
+pub(super) fn publish(board: &Board, tally: &Tally, own: &[(ReactorCount, u64)], admitted: &[u64]) {
     let shard = tally.counts().iter().chain(tally.closes()).chain([&tally.closed_by_peer]);
     for (index, value) in shard.enumerate() {
         board.set(index, *value);
@@ -46,5 +61,8 @@ pub(super) fn publish(board: &Board, tally: &Tally, own: &[(ReactorCount, u64)])
     let first = Count::ALL.len() + CloseReason::ALL.len() + 1;
     for (count, value) in own {
         board.set(first + *count as usize, *value);
+    }
+    for (index, value) in admitted.iter().enumerate() {
+        board.set(first + ReactorCount::ALL.len() + index, *value);
     }
 }

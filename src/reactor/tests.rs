@@ -14,33 +14,29 @@ use std::net::TcpStream as Client;
 /// Nothing here takes so many turns; a test that waits longer has failed.
 const TURNS_MAX: usize = 1_000;
 
-const LIMITS: DoorLimits = DoorLimits {
-    connections_max: 10,
-    accept_rate: 0,
-    handshakes_max: 1_000,
-    address_connections: 0,
-    address_rate: 0,
-};
+const LIMITS: ListenerLimits =
+    ListenerLimits { accept_rate: 0, handshakes_max: 1_000, address_connections: 0, address_rate: 0 };
 
 struct World {
     reactor: Reactor,
     mail: Sender<ReactorMail>,
     uplinks: Receiver<UplinkBatch>,
-    address: std::net::SocketAddr,
+    addresses: Vec<std::net::SocketAddr>,
 }
 
 impl World {
     fn new(connections_max: usize, accept_budget: usize) -> Self {
-        Self::with(DoorLimits { connections_max, ..LIMITS }, accept_budget)
+        Self::with(connections_max, &[LIMITS], accept_budget)
     }
 
-    fn with(limits: DoorLimits, accept_budget: usize) -> Self {
+    fn with(connections_max: usize, limits: &[ListenerLimits], accept_budget: usize) -> Self {
         let poll = Poll::new().expect("epoll");
         let (mail, inbox) = mailbox::mailbox(64, waker(poll.registry()).expect("eventfd"));
         let worker = Poll::new().expect("epoll");
         let (sender, uplinks) = mailbox::mailbox(64, waker(worker.registry()).expect("eventfd"));
-        let listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
-        let address = listener.local_addr().expect("bound");
+        let bind = |_| TcpListener::bind("127.0.0.1:0".parse().expect("an address")).expect("loopback");
+        let listeners: Vec<_> = limits.iter().map(bind).collect();
+        let addresses = listeners.iter().map(|listener| listener.local_addr().expect("bound")).collect();
         let mut settings = Settings::new(
             &crate::config::Config::default(),
             ShardId(0),
@@ -52,22 +48,22 @@ impl World {
         (settings.frame_rate, settings.user_rate) = (0, 0);
         settings.session_keep = moorline_proto::time::Duration::ZERO;
         let parts = ReactorParts {
-            listener,
-            door: Door::new(limits),
+            listeners,
+            door: Door::new(connections_max, limits.iter().copied()),
             clock: crate::sys::clock::now,
             inbox,
             reactors: vec![mail.clone()],
             workers: vec![sender],
-            board: Arc::new(Board::new(series())),
+            board: Arc::new(Board::new(series(limits.len()))),
             read_budget: 64 << 10,
             accept_budget,
         };
         let reactor = Reactor::new(poll, settings, parts).expect("epoll");
-        Self { reactor, mail, uplinks, address }
+        Self { reactor, mail, uplinks, addresses }
     }
 
     fn connect(&self) -> Client {
-        Client::connect(self.address).expect("loopback")
+        Client::connect(self.addresses[0]).expect("loopback")
     }
 
     /// Turns until `is_done` has what it wants.
@@ -120,7 +116,7 @@ fn a_crowd_at_the_cap_is_turned_away_within_the_accept_budget() {
     for refused in [2, 4, 6, 7] {
         let timeout = world.reactor.time_to_wait();
         world.reactor.run_turn(timeout).expect("epoll");
-        assert_eq!(world.reactor.sockets.listener.refused, refused);
+        assert_eq!(world.reactor.sockets.listeners.refused, refused);
     }
     for client in &mut crowd {
         let mut said = Vec::new();
@@ -136,7 +132,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     world.mail.try_send(ReactorMail::Stop).expect("room");
     let _knocks = world.connect();
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
-    world.reactor.sockets.listener.handle_edge();
+    world.reactor.sockets.listeners.handle_edge(0);
     assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
     assert!(!world.reactor.time_to_wait().is_zero());
 }
@@ -174,15 +170,15 @@ fn every_way_to_leave_frees_its_place() {
         world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
         while world.uplinks.try_recv().is_some() {}
     }
-    assert_eq!(world.reactor.sockets.listener.refused, 0);
+    assert_eq!(world.reactor.sockets.listeners.refused, 0);
 }
 
 #[test]
 fn newcomers_wait_while_too_many_are_not_logged_in() {
-    let mut world = World::with(DoorLimits { handshakes_max: 2, ..LIMITS }, 64);
+    let mut world = World::with(10, &[ListenerLimits { handshakes_max: 2, ..LIMITS }], 64);
     let (first, _second) = (world.connect(), world.connect());
     let mut third = world.connect();
-    world.turn_until(|world| (world.reactor.sockets.listener.handshake_waits > 0).then_some(()));
+    world.turn_until(|world| (world.reactor.sockets.listeners.handshake_waits > 0).then_some(()));
     assert_eq!(world.reactor.shard.seats(), 2);
     drop(first);
     let hello =
@@ -198,16 +194,30 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
 
 #[test]
 fn an_address_with_too_many_connections_hears_it_and_frees_its_places() {
-    let mut world = World::with(DoorLimits { address_connections: 2, ..LIMITS }, 64);
+    let mut world = World::with(10, &[ListenerLimits { address_connections: 2, ..LIMITS }], 64);
     for _ in 0..3 {
         let kept = [world.connect(), world.connect()];
         let mut over = world.connect();
-        let refused = world.reactor.sockets.listener.addresses_refused;
-        world.turn_until(|world| (world.reactor.sockets.listener.addresses_refused > refused).then_some(()));
+        let refused = world.reactor.sockets.listeners.addresses_refused;
+        world.turn_until(|world| (world.reactor.sockets.listeners.addresses_refused > refused).then_some(()));
         let mut said = Vec::new();
         over.read_to_end(&mut said).expect("refused politely");
         assert_eq!(said[1], Command::Close.byte());
         drop(kept);
         world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
     }
+}
+
+#[test]
+fn a_crowd_at_one_listener_does_not_starve_the_other() {
+    let mut world = World::with(100, &[LIMITS, LIMITS], 4);
+    let _crowd: Vec<_> = (0..40).map(|_| world.connect()).collect();
+    let _other = Client::connect(world.addresses[1]).expect("loopback");
+    world.turn_until(|world| (world.reactor.sockets.listeners.admitted[1] == 1).then_some(()));
+    assert!(
+        world.reactor.sockets.listeners.admitted[0] <= 8,
+        "{:?}",
+        world.reactor.sockets.listeners.admitted
+    );
+    world.turn_until(|world| (world.reactor.sockets.listeners.admitted[0] == 40).then_some(()));
 }

@@ -113,7 +113,7 @@ impl Settings {
             epoch: birth.epoch,
             unix_base_nanos: birth.unix_base_nanos,
             seed,
-            uplink_window: match config.listener.uplink {
+            uplink_window: match config.listeners[0].uplink {
                 Uplink::Window => WINDOW_FRAMES,
                 Uplink::Strict => 1,
             },

@@ -60,7 +60,9 @@ impl Backend {
 /// A running `moorline run`: development logins, two reactors, one worker unless told otherwise.
 pub(crate) struct Gateway {
     pub(crate) process: Process,
+    /// The first listener.
     pub(crate) listener: SocketAddr,
+    pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) admin: SocketAddr,
     /// The address of a backend that is not there.
     _nobody: Option<Nobody>,
@@ -103,7 +105,7 @@ impl Gateway {
         let is_supervised = command.get_args().any(|argument| argument == "--supervise");
         let (process, line) = Process::start_command("gateway", command);
         assert!(is_supervised || field::<u32>(&line, "pid=") == process.pid());
-        Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
+        Self::of(process, &line)
     }
 
     /// Made by hand, with another standard error.
@@ -114,7 +116,7 @@ impl Gateway {
 
     /// A process that is there already.
     pub(crate) fn of_process(process: Process, listener: SocketAddr, admin: SocketAddr) -> Self {
-        Self { process, listener, admin, _nobody: None }
+        Self { process, listener, listeners: vec![listener], admin, _nobody: None }
     }
 
     /// Under a process that stays while others serve.
@@ -124,15 +126,21 @@ impl Gateway {
         arguments.push("--supervise".to_owned());
         let (process, line) = Process::start("supervisor", &arguments);
         assert_ne!(field::<u32>(&line, "pid="), process.pid());
-        Self { listener: field(&line, "listener="), admin: field(&line, "admin="), process, _nobody: None }
+        Self::of(process, &line)
+    }
+
+    fn of(process: Process, line: &str) -> Self {
+        let all: String = field(line, "listener=");
+        let listeners: Vec<SocketAddr> =
+            all.split(',').map(|address| address.parse().expect("an address")).collect();
+        Self { listener: listeners[0], listeners, admin: field(line, "admin="), process, _nobody: None }
     }
 
     /// The gateway of a `moorline dev`, and the readiness line; the process is the supervising one.
     pub(crate) fn in_dev() -> (Self, String) {
         let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "drain.grace=1s"];
         let (process, line) = Process::start("dev", &arguments("dev", &[&free, DEFAULTS].concat()));
-        let (listener, admin) = (field(&line, "listener="), field(&line, "admin="));
-        (Self { listener, admin, process, _nobody: None }, line)
+        (Self::of(process, &line), line)
     }
 
     /// Asks the admin address: status code and body.

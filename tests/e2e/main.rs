@@ -41,6 +41,7 @@ mod hostile;
 mod import;
 mod kick;
 mod lateness;
+mod listeners;
 mod load;
 mod login;
 mod logs;

@@ -198,7 +198,7 @@ fn prepare(
     let inherited = Inherited { snapshot, head, addresses };
     let prepared = Prepared::adopted(config, warm, &inherited, &mut |socket| source.take(socket))?;
     let head = &inherited.head;
-    source.others = u64::from(head.listener.is_some()) + u64::from(head.admin.is_some());
+    source.others = head.listeners.len().max(1) as u64 + u64::from(head.admin.is_some());
     let numbers = inherited.head.restart_numbers;
     Ok(Ready { prepared, generation, frozen_at, history, numbers })
 }

@@ -18,7 +18,7 @@ pub struct GatewayHead {
     /// Workers.
     #[prost(uint32, tag = "4")]
     pub workers: u32,
-    /// The listening socket.
+    /// The listening socket; the first of several.
     #[prost(message, optional, tag = "5")]
     pub listener: Option<SocketRef>,
     /// The admin address's.
@@ -46,6 +46,23 @@ pub struct GatewayHead {
     /// Shard counts of the gateway's life, oldest first; empty: [`Self::shards`] all the time.
     #[prost(uint32, repeated, tag = "13")]
     pub homes: Vec<u32>,
+    /// All listening sockets, by number in the settings; empty: [`Self::listener`] is the only one.
+    #[prost(message, repeated, tag = "14")]
+    pub listeners: Vec<ListenerRecord>,
+}
+
+/// One of several listening sockets.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct ListenerRecord {
+    /// The socket.
+    #[prost(message, optional, tag = "1")]
+    pub socket: Option<SocketRef>,
+    /// Name in the settings of the process that wrote the snapshot, or the number from 1.
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Time up to which the accept rate is used, in nanoseconds.
+    #[prost(uint64, tag = "3")]
+    pub accepted_until: u64,
 }
 
 /// A backend that a gateway started itself. Read only to refuse it.
