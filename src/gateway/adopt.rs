@@ -105,7 +105,7 @@ impl Origin<'_, '_> {
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Worker, number)?;
-        let mut stream = |socket: &SocketRef| Ok(stream_of((self.take)(socket)?));
+        let mut stream = |socket: &SocketRef| Ok(Stream::thaw(StreamKind::Tcp, (self.take)(socket)?));
         Ok(worker.thaw(&mut records, now, &mut stream)?)
     }
 
@@ -210,8 +210,4 @@ fn section(snapshot: &Snapshot, kind: SectionKind, number: usize) -> Result<Reco
     let found = snapshot.sections(kind)?.into_iter().find(|(other, _)| *other as usize == number);
     let missing = || GatewayError::Takeover(format!("the snapshot has no section {kind:?} {number}"));
     found.map(|(_, records)| records).ok_or_else(missing)
-}
-
-fn stream_of(fd: OwnedFd) -> mio::net::TcpStream {
-    mio::net::TcpStream::from_std(std::net::TcpStream::from(fd))
 }

@@ -7,13 +7,13 @@ use crate::crew::Unit;
 use crate::router::LinkSocket;
 use crate::snapshot::{Records, Section, SnapshotError, SocketRef};
 use crate::sys::sockets;
-use mio::net::TcpStream;
+use moorline_net::stream::Stream;
 use moorline_proto::time::{Duration, Instant};
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 
 /// Gives the socket that a snapshot names.
-pub(super) type TakeSocket<'a> = dyn FnMut(&SocketRef) -> io::Result<TcpStream> + 'a;
+pub(super) type TakeSocket<'a> = dyn FnMut(&SocketRef) -> io::Result<Stream> + 'a;
 
 impl Unit for Worker {
     fn poll_fd(&self) -> RawFd {

@@ -1,11 +1,11 @@
 //! The loop of a worker's thread: one turn after the other, always in the same order.
 
 use super::Worker;
-use super::socket::Input;
 use super::token::Source;
 use crate::router::{Failure, LinkIndex};
 use mio::Events;
 use mio::event::Event;
+use moorline_net::stream::Reading;
 use moorline_proto::time::Duration;
 use std::io;
 use std::sync::atomic::Ordering;
@@ -120,12 +120,12 @@ impl Worker {
         while budget > 0 && self.router.takes_link_bytes() {
             let Some(socket) = &mut self.sockets[index.index()] else { return };
             match socket.read(&mut self.block) {
-                Ok(Input::Bytes(input)) => {
+                Ok(Reading::Bytes(input)) => {
                     budget = budget.saturating_sub(input.len().max(1));
                     self.router.handle_link_bytes(self.now, index, input);
                 }
-                Ok(Input::Drained) => return,
-                Ok(Input::Closed) => return self.lose(index, &Failure::Closed),
+                Ok(Reading::Blocked) => return,
+                Ok(Reading::End) => return self.lose(index, &Failure::Closed),
                 Err(error) => return self.lose(index, &error.into()),
             }
         }
