@@ -87,12 +87,12 @@ pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
         auth::judge(&config.auth)?;
         return say(&handover::check_line());
     }
-    let invitation = handover::Invitation::read()?;
+    let fds = handover::HandoverFds::read()?;
     let signals = stop::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let settings = handover::RunSettings::of_this_process(config.handover.timeout);
-    let gateway = if let Some(invitation) = invitation {
-        handover::take_over(invitation, &config)?
+    let gateway = if let Some(fds) = fds {
+        handover::take_over(fds, &config)?
     } else {
         assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
     };

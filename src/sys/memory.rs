@@ -87,16 +87,16 @@ impl Drop for Mapping {
 
 /// One word that both processes see and change.
 #[derive(Debug)]
-pub struct Word {
+pub struct SharedWord {
     page: NonNull<std::ffi::c_void>,
 }
 
 // SAFETY: it is only ever used as an atomic.
-unsafe impl Send for Word {}
+unsafe impl Send for SharedWord {}
 // SAFETY: it is only ever used as an atomic.
-unsafe impl Sync for Word {}
+unsafe impl Sync for SharedWord {}
 
-impl Word {
+impl SharedWord {
     /// A new word, zero, and the file that the other process maps.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Word {
     }
 }
 
-impl Drop for Word {
+impl Drop for SharedWord {
     fn drop(&mut self) {
         // SAFETY: mapped by `map`, and nothing borrows from it.
         unsafe { munmap(self.page, PAGE_BYTES.get()).ok() };

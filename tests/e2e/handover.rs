@@ -180,7 +180,7 @@ fn a_new_process_that_does_wrong_is_undone_at_every_step() {
         ("crashes at its start", "kill -SEGV $$".to_owned(), "signal: 11"),
         ("hangs at its start", "exec sleep 60".to_owned(), "was not warm in time"),
         ("closes its socket", "exec {talk}>&-; exec sleep 60".to_owned(), "closed its socket"),
-        ("says something else", "echo hello >&$talk; exec sleep 60".to_owned(), "says: hello"),
+        ("says something else", "echo hello >&$talk; exec sleep 60".to_owned(), "unexpected line: hello"),
         ("refuses what it was given", format!("{warm} echo failed: no >&$talk; exec sleep 60"), "failed: no"),
         ("ends with the snapshot", format!("{warm} exit 3"), "exit status: 3"),
         ("crashes with the snapshot", format!("{warm} kill -SEGV $$"), "signal: 11"),
@@ -209,7 +209,7 @@ fn a_new_process_that_does_wrong_is_undone_at_every_step() {
     assert!(restart.problem.contains("did not answer as a moorline"), "{}", restart.problem);
     set_permissions(plain.path(), Permissions::from_mode(0o777)).expect("our file");
     let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
-    assert!(restart.problem.contains("anybody may write it"), "{}", restart.problem);
+    assert!(restart.problem.contains("every user may write it"), "{}", restart.problem);
     let other = TempFile::new(b"\x7fELF\x02\x01\x01 of another machine");
     set_permissions(other.path(), Permissions::from_mode(0o755)).expect("our file");
     let (_, restart) = series.upgrade(&["--binary", &text(&other)]);

@@ -389,9 +389,10 @@ fn settings_that_changed_on_the_way_count_or_stop_it_before_anything_is_touched(
     let series = Series::start_file(file.path());
     let mut alice = Client::login(first, "alice", "d");
     let pid = series.pid();
-    for (more, problem) in
-        [("[nonsense]\nx = 1\n", "settings valid"), ("[limits]\nbody_max = \"many\"\n", "settings valid")]
-    {
+    for (more, problem) in [
+        ("[nonsense]\nx = 1\n", "settings are valid"),
+        ("[limits]\nbody_max = \"many\"\n", "settings are valid"),
+    ] {
         settings(&first.to_string(), more);
         let (code, restart) = series.upgrade(&[]);
         assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"));

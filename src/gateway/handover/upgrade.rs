@@ -1,0 +1,500 @@
+//! The executor of the parent's table: performs its actions, and feeds it their results and the child's messages.
+
+use super::super::assembly::Gateway;
+use super::channel::{ControlChannel, Message, Received};
+use super::commit_word::{COMMIT, CommitWord, RECLAIM};
+use super::history::{record_of, seconds};
+use super::parent::{Action, Input, State, Transition, Verdict};
+use super::{VARIABLE, check};
+use crate::admin::{Restart, RestartOrder, Step};
+use crate::failpoint;
+use crate::freeze;
+use crate::snapshot::{GROWN, GatewayHead, Header, SectionKind};
+use crate::sys::child::{self, Inherited};
+use crate::sys::{clock, memory, sockets};
+use moorline_proto::time::Instant;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// Time from the order to pause until all threads are paused and no message is under way.
+const FREEZE_MAX: Duration = Duration::from_millis(500);
+/// Time from the commit until the child has taken the sockets.
+const TOUCHED_MAX: Duration = Duration::from_secs(2);
+/// Time that a child has to start its threads after it took the sockets: they cannot be taken back.
+const RUNNING_MAX: Duration = Duration::from_secs(10);
+/// Looks for the exit status of a child that has closed the control channel.
+const EXIT_LOOKS: usize = 200;
+/// Interval of those looks; all threads may be paused meanwhile.
+const EXIT_LOOK: Duration = Duration::from_millis(1);
+/// Interval at which the child's process is looked for while a message is awaited.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Command line of the gateway, to start another process likewise.
+pub(in crate::gateway) struct RunSettings {
+    /// Arguments of the process, without its name.
+    pub(in crate::gateway) arguments: Vec<OsString>,
+    /// File that this process runs.
+    pub(in crate::gateway) binary: PathBuf,
+    /// Time for the check, the start and the move together (`handover.timeout`).
+    pub(in crate::gateway) timeout: Duration,
+}
+
+impl RunSettings {
+    /// Returns the settings of this process.
+    pub(in crate::gateway) fn of_this_process(timeout: Duration) -> Self {
+        let binary = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+        Self { arguments: std::env::args_os().skip(1).collect(), binary: undeleted(binary), timeout }
+    }
+}
+
+/// Removes the word that the system adds to the path of a running file that has been replaced.
+fn undeleted(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(text) => text.into(),
+        None => path,
+    }
+}
+
+/// Outcome of a restart.
+pub(in crate::gateway) enum Outcome {
+    /// The child with this process id serves; this process must leave without touching a socket.
+    Committed(u32),
+    /// The gateway continues to serve in this process.
+    Serving,
+    /// The child took the sockets and failed, for this cause: no process serves, and this one must end.
+    Torn(String),
+}
+
+/// Steps of an upgrade, with their times, as they happen.
+struct StepLog {
+    restart: Restart,
+    /// Begin of the step that runs.
+    began: Instant,
+}
+
+impl StepLog {
+    /// Notes the end of a step.
+    fn step(&mut self, name: &str, detail: impl Into<String>) {
+        let seconds = clock::machine_now().saturating_since(self.began).as_secs_f64();
+        let detail = detail.into();
+        tracing::info!(step = name, seconds, detail, "hot restart");
+        self.restart.steps.push(Step { name: name.into(), seconds, detail });
+        self.began = clock::machine_now();
+    }
+}
+
+/// Hands everything over to a new process, or continues to serve as if nothing had happened.
+pub(in crate::gateway) fn restart(
+    gateway: &Gateway,
+    settings: &RunSettings,
+    order: &RestartOrder,
+) -> Outcome {
+    let restarts = &gateway.status.restarts;
+    let number = restarts.begin();
+    let shown = restarts.show();
+    let binary = order.binary.clone().unwrap_or_else(|| settings.binary.clone());
+    let restart = Restart {
+        number,
+        unix_ms: clock::unix_nanos() / 1_000_000,
+        generation: shown.generation,
+        from: format!("{} {}", env!("CARGO_PKG_VERSION"), settings.binary.display()),
+        to: binary.display().to_string(),
+        previous_binary: settings.binary.display().to_string(),
+        ..Restart::default()
+    };
+    let deadline = clock::machine_now() + order.timeout.unwrap_or(settings.timeout);
+    let mut upgrade = Upgrade {
+        gateway,
+        arguments: &settings.arguments,
+        binary: &binary,
+        deadline,
+        is_dry_run: order.is_dry_run,
+        history: shown.restarts,
+        generation: shown.generation + 1,
+        log: StepLog { restart, began: clock::machine_now() },
+        child: None,
+        wait_until: deadline,
+        paused_at: None,
+        snapshot_bytes: 0,
+        wanted: None,
+        adopted_sockets: 0,
+        problem: String::new(),
+    };
+    let verdict = upgrade.run();
+    let Upgrade { mut log, child, paused_at, problem, .. } = upgrade;
+    match (verdict, child) {
+        (Verdict::Committed, Some(child)) => return Outcome::Committed(child.process.id()),
+        (Verdict::Torn, _) => return Outcome::Torn(problem),
+        (Verdict::DryRun, _) => log.restart.verdict = "dry_run".into(),
+        (Verdict::Committed | Verdict::RolledBack, _) => {
+            if let Some(Pause { machine_nanos, .. }) = paused_at {
+                log.restart.pause_seconds = seconds(clock::machine_nanos() - machine_nanos);
+            }
+            tracing::error!(problem, "hot restart rolled back; this process serves on");
+            log.step("roll back", "this process serves on");
+            (log.restart.verdict, log.restart.problem) = ("rolled_back".into(), problem);
+        }
+    }
+    restarts.end(log.restart);
+    Outcome::Serving
+}
+
+/// Moment of the pause.
+#[derive(Clone, Copy)]
+struct Pause {
+    /// The gateway's own time.
+    at: Instant,
+    /// `CLOCK_MONOTONIC`, in nanoseconds.
+    machine_nanos: u64,
+}
+
+/// The child, and what this process shares with it.
+struct ChildHandle {
+    process: Child,
+    channel: ControlChannel,
+    word: CommitWord,
+    /// Sealed file of the snapshot; empty until the pause.
+    snapshot: File,
+}
+
+impl ChildHandle {
+    /// Returns the exit status of a child that has ended, as a problem.
+    fn end(&mut self) -> Option<String> {
+        let status = self.process.try_wait().ok().flatten()?;
+        Some(format!("the new process ended with {status}"))
+    }
+}
+
+/// State of an upgrade.
+struct Upgrade<'a> {
+    gateway: &'a Gateway,
+    arguments: &'a [OsString],
+    binary: &'a Path,
+    /// End of the time for everything before the commit.
+    deadline: Instant,
+    is_dry_run: bool,
+    history: Vec<Restart>,
+    /// Generation of the child.
+    generation: u64,
+    log: StepLog,
+    /// `None`: not started yet, or ended and reaped.
+    child: Option<ChildHandle>,
+    /// Deadline of the state.
+    wait_until: Instant,
+    /// `None`: the threads are not, or not all, paused.
+    paused_at: Option<Pause>,
+    /// Length of the snapshot.
+    snapshot_bytes: u64,
+    /// Descriptor that the child asked for; `None`: none is asked for.
+    wanted: Option<RawFd>,
+    /// Sockets that the child has adopted, by its own count.
+    adopted_sockets: u64,
+    /// Text of the last input that can be a problem; the cause of a rollback, if it led to one.
+    problem: String,
+}
+
+impl Upgrade<'_> {
+    /// Drives the table to its end.
+    fn run(&mut self) -> Verdict {
+        let (mut state, mut action) = State::FIRST;
+        loop {
+            let input = self.perform(action);
+            if let State::Ended(verdict) = state {
+                return verdict;
+            }
+            let input = input.unwrap_or_else(|| self.wait(state));
+            (state, action) = match state.on(input) {
+                Transition::To(next, action) => (next, action),
+                Transition::Ignore => (state, Action::Nothing),
+            };
+        }
+    }
+
+    /// Performs an action; `None`: the next input comes from the child.
+    fn perform(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::Nothing => None,
+            Action::Check => Some(self.check()),
+            Action::Spawn => self.spawn().err().map(|problem| self.fail(Input::Failed, problem)),
+            Action::Pause => Some(match self.pause() {
+                Ok(()) => Input::Written,
+                Err(problem) => self.fail(Input::Failed, problem),
+            }),
+            Action::Announce => {
+                let (length, paused_nanos) = (self.snapshot_bytes, self.paused_at?.machine_nanos);
+                let input = self.send(&Message::Snapshot { length, paused_nanos });
+                failpoint::reach("old.told");
+                input
+            }
+            Action::SendSocket => {
+                let fd = self.wanted.take()?;
+                let sent =
+                    self.child().channel.send_socket(fd).map_err(cannot("send a socket to the new process"));
+                sent.err().map(|problem| self.fail(Input::Failed, problem))
+            }
+            Action::Commit => self.commit(),
+            Action::ReadWord => {
+                Some(if self.child().word.is_touched() { Input::WordTaken } else { Input::WordFree })
+            }
+            Action::AwaitRunning => {
+                self.wait_until = clock::machine_now() + RUNNING_MAX;
+                None
+            }
+            Action::Reclaim => Some(self.reclaim()),
+            Action::EndDryRun => {
+                self.note_warm();
+                self.end_child();
+                None
+            }
+            Action::EndChild => {
+                self.end_child();
+                None
+            }
+            Action::Resume => {
+                self.end_child();
+                self.gateway.resume_after_rollback(self.paused_at.map(|pause| pause.at));
+                None
+            }
+            Action::Leave => {
+                failpoint::reach("old.running");
+                None
+            }
+        }
+    }
+
+    /// Waits for the next message, the end of the child, or the deadline.
+    fn wait(&mut self, state: State) -> Input {
+        loop {
+            let received = self.child().channel.receive(Some(LOOK));
+            match received {
+                Ok(Received::Message(message)) => return self.input_of(&message),
+                Ok(Received::Nothing) => {}
+                Ok(Received::Closed) => return self.end_of_channel(state, "closed its socket"),
+                Err(error) => return self.end_of_channel(state, &format!("cannot be read from ({error})")),
+            }
+            if let Some(problem) = self.child().end() {
+                return self.fail(Input::ChildEnded, problem);
+            }
+            if self.is_late() {
+                return self.fail(Input::DeadlinePassed, late(state));
+            }
+        }
+    }
+
+    fn input_of(&mut self, message: &Message) -> Input {
+        let input = match message {
+            Message::Warm => Input::Warm,
+            // Without this look a child that asks without end would be served without end.
+            Message::Want(_) if self.is_late() => {
+                return self.fail(Input::DeadlinePassed, late(State::Moving));
+            }
+            Message::Want(fd) => {
+                self.wanted = Some(*fd);
+                Input::Want
+            }
+            Message::Ready(sockets) => {
+                self.adopted_sockets = *sockets;
+                Input::Ready
+            }
+            Message::Running => Input::Running,
+            Message::Failed(cause) => {
+                return self.fail(Input::Unexpected, format!("the new process failed: {cause}"));
+            }
+            Message::Snapshot { .. } | Message::Commit | Message::Other(_) => Input::Unexpected,
+        };
+        // Also a known message is a problem, in a state that does not expect it.
+        self.problem = format!("the new process sent an unexpected line: {message}");
+        input
+    }
+
+    /// Waits a moment for the exit status of a child that closed the channel: it says more than the closed channel.
+    fn end_of_channel(&mut self, state: State, how: &str) -> Input {
+        for _ in 0..EXIT_LOOKS {
+            if let Some(problem) = self.child().end() {
+                return self.fail(Input::ChildEnded, problem);
+            }
+            std::thread::park_timeout(EXIT_LOOK);
+        }
+        self.fail(Input::SocketClosed, format!("the new process {how} before it was {}", awaited(state)))
+    }
+
+    fn is_late(&self) -> bool {
+        clock::machine_now() >= self.wait_until
+    }
+
+    /// Keeps the cause of an input that ends the upgrade, or may end it.
+    fn fail(&mut self, input: Input, problem: String) -> Input {
+        self.problem = problem;
+        input
+    }
+
+    fn child(&mut self) -> &mut ChildHandle {
+        self.child.as_mut().expect("the table waits for a child only after it was started")
+    }
+
+    /// Sends a line; a channel that takes none is closed.
+    fn send(&mut self, message: &Message) -> Option<Input> {
+        let sent = self.child().channel.send(message).map_err(cannot("send to the new process"));
+        sent.err().map(|problem| self.fail(Input::SocketClosed, problem))
+    }
+
+    fn check(&mut self) -> Input {
+        if self.gateway.status.is_draining() {
+            let problem =
+                "check: cannot restart while the clients are asked to leave; run `moorline undrain` first";
+            return self.fail(Input::Failed, problem.into());
+        }
+        failpoint::reach("old.check");
+        match check::check(self.binary, self.arguments, self.deadline) {
+            Ok(version) => {
+                self.log.restart.to = format!("{version} {}", self.binary.display());
+                self.log.step("check", format!("{version}, settings valid"));
+                if self.is_dry_run { Input::DryRunChecked } else { Input::Checked }
+            }
+            Err(problem) => self.fail(Input::Failed, problem),
+        }
+    }
+
+    /// Starts the child, which watches all sockets while this process serves.
+    fn spawn(&mut self) -> Result<(), String> {
+        failpoint::try_reach("old.memory").map_err(cannot("make a file in memory"))?;
+        let (word, word_file) = CommitWord::create().map_err(cannot("share memory with a child"))?;
+        let snapshot = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
+        let sockets = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
+        // From now on closing a socket here may not end its connection.
+        freeze::set_shared(true);
+        let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
+        memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
+        let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
+        let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
+        failpoint::reach("old.spawn");
+        let mut process = self.start(&theirs, files, ours.as_raw_fd())?;
+        drop(theirs);
+        failpoint::reach("old.spawned");
+        // Only now: the child would inherit the copy that the channel makes of `ours`.
+        let channel = ControlChannel::new(ours).map_err(|error| {
+            process.kill().ok();
+            process.wait().ok();
+            cannot("share a socket")(error)
+        })?;
+        self.child = Some(ChildHandle { process, channel, word, snapshot });
+        Ok(())
+    }
+
+    /// Starts the binary with all sockets of this process, except for the parent's end of the channel.
+    fn start(
+        &self,
+        theirs: &UnixStream,
+        files: [&BorrowedFd<'_>; 3],
+        own_fd: RawFd,
+    ) -> Result<Child, String> {
+        let kept = |fd| Inherited { fd, cookie: None };
+        let mut inherited = vec![kept(theirs.as_raw_fd())];
+        inherited.extend(files.map(|file| kept(file.as_raw_fd())));
+        let value = inherited.iter().map(|one| one.fd.to_string()).collect::<Vec<_>>().join(",");
+        let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
+        let others = known.into_iter().filter(|fd| *fd != own_fd && *fd != theirs.as_raw_fd());
+        inherited
+            .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
+        let mut command = Command::new(self.binary);
+        command.args(self.arguments).env(VARIABLE, value);
+        child::inherit(&mut command, inherited);
+        command.spawn().map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))
+    }
+
+    fn note_warm(&mut self) {
+        let pid = self.child().process.id();
+        self.log.step("warm", format!("pid {pid}"));
+        failpoint::reach("old.warm");
+    }
+
+    /// Pauses all threads, and writes the snapshot.
+    fn pause(&mut self) -> Result<(), String> {
+        self.note_warm();
+        let freeze_deadline = self.deadline.min(clock::machine_now() + FREEZE_MAX);
+        let machine_nanos = clock::machine_nanos();
+        let (at, mut writer) = self.gateway.freeze(freeze_deadline, self.deadline)?;
+        self.paused_at = Some(Pause { at, machine_nanos });
+        self.log.step("freeze", "all threads are paused");
+        failpoint::reach("old.frozen");
+
+        let mut head = GatewayHead {
+            history: self.history.iter().map(record_of).collect(),
+            restart_numbers: self.gateway.status.restarts.numbers(),
+            ..GatewayHead::default()
+        };
+        head.history.push(record_of(&self.log.restart));
+        let head = self.gateway.freeze_head(head).map_err(cannot("name the listening sockets"))?;
+        writer.add(SectionKind::Gateway, 0, head);
+        let header = Header {
+            writer: env!("CARGO_PKG_VERSION").into(),
+            generation: self.generation,
+            frozen_at: at.as_nanos(),
+            critical: if self.gateway.has_grown { GROWN } else { 0 },
+            ..Header::default()
+        };
+        let mut parts = writer.finish(header);
+        failpoint::damage("old.damage", &mut parts);
+        self.snapshot_bytes = failpoint::try_reach("old.snapshot")
+            .and_then(|()| memory::write_sealed(&self.child().snapshot, &parts))
+            .map_err(cannot("write the snapshot into memory"))?;
+        self.log.step("snapshot", format!("{} bytes", self.snapshot_bytes));
+        Ok(())
+    }
+
+    /// Offers the sockets to the child.
+    fn commit(&mut self) -> Option<Input> {
+        self.log.step("adopt", format!("{} sockets", self.adopted_sockets));
+        failpoint::reach("old.ready");
+        assert!(self.child().word.swap(COMMIT), "the child swaps first only when this process is dead");
+        failpoint::reach("old.committed");
+        self.wait_until = clock::machine_now() + TOUCHED_MAX;
+        self.send(&Message::Commit)
+    }
+
+    /// Kills the child, and takes the sockets back if the child has not taken them.
+    fn reclaim(&mut self) -> Input {
+        let Self { child, problem, .. } = self;
+        let child = child.as_mut().expect("it was started before the commit");
+        child.process.kill().ok();
+        child.process.wait().ok();
+        if child.word.swap(RECLAIM) {
+            *problem = format!("after the commit: {problem}");
+            Input::WordWon
+        } else {
+            *problem = format!("the new process took over and failed: {problem}");
+            Input::WordLost
+        }
+    }
+
+    fn end_child(&mut self) {
+        if let Some(ChildHandle { mut process, .. }) = self.child.take() {
+            process.kill().ok();
+            process.wait().ok();
+        }
+        freeze::set_shared(false);
+    }
+}
+
+/// Returns the word for the child's progress that a state waits for.
+fn awaited(state: State) -> &'static str {
+    match state {
+        State::Checking | State::DryRun | State::Warming => "warm",
+        State::Freezing | State::Moving => "ready",
+        _ => "running",
+    }
+}
+
+fn late(state: State) -> String {
+    format!("the new process was not {} in time", awaited(state))
+}
+
+fn cannot(operation: &'static str) -> impl FnOnce(io::Error) -> String {
+    move |error| format!("cannot {operation}: {error}")
+}
