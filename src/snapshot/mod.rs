@@ -1,4 +1,4 @@
-//! The form in which a gateway's state goes to the process that takes over (`docs/handover.md`).
+//! Snapshot format: the state of a gateway, for the process that takes over (`docs/handover.md`).
 //!
 //! ```text
 //! "MOORSNAP" | header length u32 | header CRC-32C u32 | header | section | section | ...
@@ -9,8 +9,8 @@
 //! are never used again; a reader skips records that are marked as optional and that it does not know, and
 //! refuses a snapshot with an unknown one that is not, or with a [`Header::critical`] bit that it does not know.
 //!
-//! Bodies that many frames share are written once and named by number. Pure; every reader of it is bounded
-//! by the bytes that are there.
+//! Bodies that many frames share are written once and named by number. For example, a push to 500 sessions is one
+//! `Body` record, and 500 connections name it by number 1. Pure; every reader is bounded by the bytes that are there.
 
 mod records;
 
@@ -22,56 +22,56 @@ use std::collections::HashMap;
 
 const MAGIC: &[u8; 8] = b"MOORSNAP";
 const LEAD_BYTES: usize = MAGIC.len() + 4 + 4;
-/// Bytes of header: a directory of some hundred sections is far below it.
+/// Limit of the header, in bytes: a directory of some hundred sections is far below it.
 const HEADER_BYTES_MAX: usize = 1 << 20;
-/// The version that is written. A new major version is one that an older reader must not take.
+/// Version that is written. An older reader must refuse a newer major version.
 pub const VERSION: (u32, u32) = (1, 1);
-/// The oldest major version that is read.
+/// Oldest major version that is read.
 pub const MAJOR_MIN: u32 = 1;
-/// Bit of [`Header::critical`]: users may be at another shard or worker than their pin says, because there were fewer
-/// once.
+/// Bit of [`Header::critical`]: there were fewer shards or workers once, so users may be at another one than their pin
+/// determines.
 pub const GROWN: u64 = 1;
 /// Bits of [`Header::critical`] that this build knows.
 pub const CRITICAL_KNOWN: u64 = GROWN;
 
-/// Why a snapshot is not taken. It is refused before anything was touched.
+/// Reason to refuse a snapshot; no socket has been touched then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
-    /// It does not begin like one.
-    #[error("it is no snapshot of a gateway")]
+    /// The first bytes are not those of a snapshot.
+    #[error("the file is not a snapshot of a gateway")]
     Magic,
     /// Bytes are missing.
-    #[error("it is cut off: {wanted} bytes were promised, {there} are there")]
+    #[error("the snapshot is cut off: {wanted} bytes were announced, {there} are there")]
     CutOff {
-        /// Bytes that should be there.
+        /// Announced number of bytes.
         wanted: u64,
-        /// Bytes that are.
+        /// Number of bytes that are there.
         there: u64,
     },
     /// A checksum is wrong.
-    #[error("{what} is damaged: its checksum is wrong")]
+    #[error("{what} of the snapshot is damaged: the checksum is wrong")]
     Checksum {
         /// The header, or a section.
         what: String,
     },
-    /// It was written in a version that is not read here.
-    #[error("it has version {0}.{1}, and versions {MAJOR_MIN} to {newest} are read here", newest = VERSION.0)]
+    /// The version is not read here.
+    #[error("the snapshot has version {0}.{1}, and versions {MAJOR_MIN} to {newest} are read here", newest = VERSION.0)]
     Version(u32, u32),
-    /// It needs something that this build does not have.
-    #[error("it needs features that this build does not know (bits {0:#x})")]
+    /// The snapshot needs features that this build does not have.
+    #[error("the snapshot needs features that this build does not know (bits {0:#x})")]
     Critical(u64),
-    /// A record that this build does not know, and must.
+    /// A record is unknown, and not marked as optional.
     #[error("{section} has a record that this build does not know")]
     Unknown {
-        /// Which section.
+        /// Name of the section.
         section: String,
     },
     /// A value contradicts another one.
     #[error("{section}: {problem}")]
     Contradiction {
-        /// Which section.
+        /// Name of the section.
         section: String,
-        /// What is wrong.
+        /// Contradiction, for people.
         problem: String,
     },
 }
@@ -88,7 +88,7 @@ impl Writer {
         self.sections.push((kind, number, section.bytes));
     }
 
-    /// The bytes that lead, and then each section's.
+    /// Returns the magic number with the header, and then the bytes of each section.
     pub fn finish(self, mut header: Header) -> Vec<Vec<u8>> {
         (header.major, header.minor) = VERSION;
         let mut offset = 0;
@@ -108,34 +108,34 @@ impl Writer {
     }
 }
 
-/// Bytes of the length before a record.
+/// Bytes of the length before each record.
 const RECORD_LENGTH_BYTES: usize = 4;
 
-/// One section that is being written.
+/// A section that is being written.
 #[derive(Debug, Default)]
 pub struct Section {
     bytes: Vec<u8>,
-    /// Bodies that were written, by where they lie in memory.
+    /// Numbers of the written bodies, by address and length in memory.
     bodies: HashMap<(usize, usize), u32>,
 }
 
 impl Section {
-    /// A section of these bytes, for tests.
+    /// Makes a section of these bytes, for tests.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self { bytes, bodies: HashMap::new() }
     }
 
-    /// Its records.
+    /// Returns the encoded records.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    /// Its length in bytes.
+    /// Returns the length in bytes.
     pub const fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether nothing was written.
+    /// True if nothing is written yet.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -143,7 +143,7 @@ impl Section {
     /// Appends a record.
     pub fn put(&mut self, item: Item) {
         let record = Record { item: Some(item), is_optional: false };
-        // The length comes first and is known last: it has its room, as a varint of always as many bytes.
+        // The length comes first and is known last, so it is a varint of a fixed number of bytes.
         let begin = self.bytes.len() + RECORD_LENGTH_BYTES;
         self.bytes.resize(begin, 0);
         record.encode_raw(&mut self.bytes);
@@ -156,7 +156,7 @@ impl Section {
         assert_eq!(length, 0, "a record is far below 256 MiB");
     }
 
-    /// Makes room for so many bytes.
+    /// Reserves memory for at least `bytes` more bytes.
     pub fn reserve(&mut self, bytes: usize) {
         self.bytes.reserve(bytes);
     }
@@ -167,7 +167,7 @@ impl Section {
         self.bytes.extend_from_slice(&other.bytes);
     }
 
-    /// The number of a body, which is written before the record that names it; 0: empty.
+    /// Returns the number of a body, for the record that names it, and writes the body if it is new; 0: empty.
     pub fn body(&mut self, body: &Bytes) -> u32 {
         if body.is_empty() {
             return 0;
@@ -183,20 +183,20 @@ impl Section {
     }
 }
 
-/// A snapshot whose header was read and whose sections were compared with their checksums.
+/// A snapshot with a valid header and valid checksums.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// What it says of itself.
+    /// Header with the directory.
     pub header: Header,
     bytes: Bytes,
     begin: usize,
 }
 
 impl Snapshot {
-    /// Reads the header and compares every checksum.
+    /// Reads the header and compares every checksum; no record is read yet.
     ///
     /// # Errors
-    /// [`SnapshotError`]; nothing was interpreted then.
+    /// [`SnapshotError`].
     pub fn open(bytes: Bytes) -> Result<Self, SnapshotError> {
         let there = bytes.len() as u64;
         let cut_off = |wanted: u64| SnapshotError::CutOff { wanted, there };
@@ -244,14 +244,14 @@ impl Snapshot {
         let end = begin.and_then(|begin| begin.checked_add(entry.length));
         match (begin, end) {
             (Some(begin), Some(end)) if end <= there => {
-                let index = |at: u64| usize::try_from(at).expect("not above the length of what is there");
+                let index = |at: u64| usize::try_from(at).expect("not above the number of bytes");
                 Ok(self.bytes.slice(index(begin)..index(end)))
             }
             (_, end) => Err(SnapshotError::CutOff { wanted: end.unwrap_or(u64::MAX), there }),
         }
     }
 
-    /// The sections of a kind, by number.
+    /// Returns the sections of a kind, ordered by number.
     ///
     /// # Errors
     /// [`SnapshotError::CutOff`].
@@ -266,7 +266,7 @@ impl Snapshot {
     }
 }
 
-/// Reads the records of a section.
+/// Reader of the records of a section.
 #[derive(Debug)]
 pub struct Records {
     name: String,
@@ -276,17 +276,17 @@ pub struct Records {
 }
 
 impl Records {
-    /// Bytes of the whole section.
+    /// Returns the length of the whole section in bytes.
     pub const fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there is no record in it.
+    /// True if the section has no record.
     pub const fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// The next record that is no body; `None`: that was all.
+    /// Returns the next record, and keeps the bodies before it; `None`: the end of the section.
     ///
     /// # Errors
     /// [`SnapshotError`].
@@ -296,7 +296,7 @@ impl Records {
             let record = Record::decode_length_delimited(&mut self.bytes)
                 .map_err(|error| self.contradiction(error.to_string()))?;
             match record.item {
-                // Its own memory: a piece of the snapshot would keep all of it.
+                // A copy: a slice would keep the memory of the whole snapshot.
                 Some(Item::Body(body)) => self.bodies.push(Bytes::copy_from_slice(&body)),
                 Some(item) => return Ok(Some(item)),
                 None if record.is_optional => {}
@@ -306,10 +306,10 @@ impl Records {
         Ok(None)
     }
 
-    /// The body of a number.
+    /// Returns the body with this number; 0: the empty body.
     ///
     /// # Errors
-    /// [`SnapshotError::Contradiction`]: there is none.
+    /// [`SnapshotError::Contradiction`]: no record before this one has that body.
     pub fn body(&self, number: u32) -> Result<Bytes, SnapshotError> {
         match number.checked_sub(1) {
             None => Ok(Bytes::new()),
@@ -320,7 +320,7 @@ impl Records {
         }
     }
 
-    /// Something in this section is wrong.
+    /// Makes the error for a contradiction in this section.
     pub fn contradiction(&self, problem: impl Into<String>) -> SnapshotError {
         SnapshotError::Contradiction { section: self.name.clone(), problem: problem.into() }
     }

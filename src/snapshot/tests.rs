@@ -61,7 +61,7 @@ fn no_cut_and_no_flipped_bit_goes_unnoticed() {
     }
 }
 
-/// The same sections under another header.
+/// Writes the sections of [`written`] with another header.
 fn with_header(change: impl FnOnce(&mut Header)) -> Vec<u8> {
     let snapshot = Snapshot::open(written().into()).expect("whole");
     let mut header = snapshot.header.clone();
@@ -86,7 +86,7 @@ fn what_is_too_new_or_needs_what_is_not_there_is_refused() {
     assert_eq!(read(with_header(|header| header.major = 0)), Err(SnapshotError::Version(0, VERSION.1)));
     assert_eq!(read(with_header(|header| header.critical = 1 << 40)), Err(SnapshotError::Critical(1 << 40)));
     let said = SnapshotError::Version(2, 0).to_string();
-    assert_eq!(said, "it has version 2.0, and versions 1 to 1 are read here");
+    assert_eq!(said, "the snapshot has version 2.0, and versions 1 to 1 are read here");
     assert!(matches!(
         read(with_header(|header| header.sections[0].offset = 1 << 60)),
         Err(SnapshotError::CutOff { .. })

@@ -168,7 +168,7 @@ fn what_the_system_refuses_or_a_snapshot_that_is_damaged_ends_in_the_old_process
         ("old.memory ENOMEM", "Cannot allocate memory"),
         ("old.snapshot ENOSPC", "No space left on device"),
         ("old.snapshot ENOMEM", "Cannot allocate memory"),
-        ("old.damage cut", "it is cut off"),
+        ("old.damage cut", "is cut off"),
         ("old.damage flip", "damaged"),
         // A thread that does not come to rest in half a second.
         ("old.worker sleep:1000", "worker-0 did not"),

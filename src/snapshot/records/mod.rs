@@ -11,64 +11,64 @@ pub use worker::*;
 use bytes::Bytes;
 use std::fmt;
 
-/// What leads a snapshot.
+/// Head of a snapshot.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Header {
-    /// Version; [`super::Writer::finish`] sets it.
+    /// Major version; [`super::Writer::finish`] sets it.
     #[prost(uint32, tag = "1")]
     pub major: u32,
-    /// Version, of what older readers may skip.
+    /// Minor version: additions that an older reader may skip.
     #[prost(uint32, tag = "2")]
     pub minor: u32,
-    /// Features without which it must not be read, one bit each.
+    /// Features that a reader must know, one bit each.
     #[prost(uint64, tag = "3")]
     pub critical: u64,
-    /// Who wrote it.
+    /// Version of the build that wrote the snapshot.
     #[prost(string, tag = "4")]
     pub writer: String,
-    /// How many processes served before the one that takes over.
+    /// Number of processes that served before the one that takes over.
     #[prost(uint64, tag = "5")]
     pub generation: u64,
-    /// The gateway's own time at the freeze, in nanoseconds: it stands still until the thaw.
+    /// The gateway's own time at the pause, in nanoseconds; this clock stands still until the threads run again.
     #[prost(uint64, tag = "6")]
     pub frozen_at: u64,
-    /// Where the sections lie.
+    /// Directory of the sections.
     #[prost(message, repeated, tag = "7")]
     pub sections: Vec<SectionEntry>,
 }
 
-/// What a section holds.
+/// Kind of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum SectionKind {
-    /// None that is known.
+    /// A kind that this build does not know.
     Unspecified = 0,
-    /// What the process has once.
+    /// State that the process has once.
     Gateway = 1,
-    /// One shard, and the sockets of its connections.
+    /// A shard, and the sockets of its connections.
     Shard = 2,
-    /// One worker, and the sockets of its links.
+    /// A worker, and the sockets of its links.
     Worker = 3,
-    /// Sockets of one shard when the new process began, so that it can watch them before anything stops.
+    /// Sockets of a shard when the new process started, so that it can watch them before the pause.
     Sockets = 4,
 }
 
-/// Where a section lies.
+/// Place of a section.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct SectionEntry {
-    /// What it holds.
+    /// Kind, a [`SectionKind`].
     #[prost(enumeration = "SectionKind", tag = "1")]
     pub kind: i32,
-    /// Which of its kind.
+    /// Number of the shard or worker; 0 for a section that exists once.
     #[prost(uint32, tag = "2")]
     pub number: u32,
-    /// Bytes behind the header.
+    /// Offset from the end of the header, in bytes.
     #[prost(uint64, tag = "3")]
     pub offset: u64,
-    /// Its bytes.
+    /// Length in bytes.
     #[prost(uint64, tag = "4")]
     pub length: u64,
-    /// Its CRC-32C.
+    /// CRC-32C of the bytes.
     #[prost(fixed32, tag = "5")]
     pub crc: u32,
 }
@@ -79,83 +79,84 @@ impl fmt::Display for SectionEntry {
     }
 }
 
-/// Tag, length, value.
+/// A record: tag, length, value.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Record {
-    /// A reader that does not know it may skip it.
+    /// True if a reader that does not know the record may skip it.
     #[prost(bool, tag = "1")]
     pub is_optional: bool,
-    /// What it is.
+    /// Content; `None`: a tag that this build does not know.
     #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
     pub item: Option<Item>,
 }
 
-/// What a record can be.
+/// Content of a record.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub enum Item {
-    /// A body that later records name.
+    /// A body, which later records name by its number.
     #[prost(bytes = "bytes", tag = "2")]
     Body(Bytes),
-    /// Of the process.
+    /// State of the process.
     #[prost(message, tag = "3")]
     Gateway(GatewayHead),
-    /// An address whose rate is not earned back.
+    /// An address whose connection rate is partly used.
     #[prost(message, tag = "4")]
     Address(AddressRecord),
-    /// Of a shard.
+    /// State of a shard.
     #[prost(message, tag = "5")]
     Shard(Box<ShardHead>),
-    /// A connection, and its session.
+    /// A connection with its session.
     #[prost(message, tag = "6")]
     Connection(Box<ConnectionRecord>),
-    /// An answer that is remembered.
+    /// An answer that is kept for repeated SENDs.
     #[prost(message, tag = "7")]
     Answer(AnswerRecord),
     /// A room.
     #[prost(message, tag = "8")]
     Room(RoomRecord),
-    /// A push to many that waits.
+    /// A push to many receivers that is not finished.
     #[prost(message, tag = "9")]
     Fanout(FanoutRecord),
-    /// A user that said too much.
+    /// A user whose rate is partly used.
     #[prost(message, tag = "10")]
     UserSpent(UserSpentRecord),
-    /// A client that is not read for now.
+    /// A client whose reads are paused.
     #[prost(message, tag = "11")]
     Hold(HoldRecord),
-    /// Descriptors of the connections before it.
+    /// Descriptors of the connections before this record.
     #[prost(message, tag = "12")]
     Sockets(SocketsRecord),
-    /// Of a worker.
+    /// State of a worker.
     #[prost(message, tag = "13")]
     Worker(Box<WorkerHead>),
     /// A link.
     #[prost(message, tag = "14")]
     Link(Box<LinkRecord>),
-    /// A question on the link before it, in the order of their numbers.
+    /// A question on the link before this record; records are in the order of their numbers.
     #[prost(message, tag = "15")]
     Pending(PendingRecord),
-    /// Something that waits for a link, in the order of its line.
+    /// A parked frame or login, which waits for a link; records are in the order of the queue.
     #[prost(message, tag = "16")]
     Parked(ParkedRecord),
-    /// Logins that are being announced.
+    /// Logins that are being announced to a link.
     #[prost(message, tag = "17")]
     Announcement(AnnouncementRecord),
-    /// A HELLO that the backend of the link before it judges.
+    /// A HELLO that the backend of the link before this record verifies.
     #[prost(message, tag = "18")]
     Asked(AskedRecord),
-    /// A question of a backend that shards have not answered.
+    /// A question of a backend that some shards have not answered.
     #[prost(message, tag = "19")]
     Query(QueryRecord),
 }
 
-/// An inherited descriptor, and which socket it must be.
+/// An inherited descriptor, and the socket that it must be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct SocketRef {
-    /// Its number, the same in both processes.
+    /// Number of the descriptor, the same in both processes.
     #[prost(int32, tag = "1")]
     pub fd: i32,
-    /// `SO_COOKIE`: the system's name of the socket, never used again.
+    /// Cookie of the socket (`SO_COOKIE`), which the system never uses again; 0: see
+    /// [`SocketsRecord::cookies`].
     #[prost(fixed64, tag = "2")]
     pub cookie: u64,
 }

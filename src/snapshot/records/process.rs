@@ -1,30 +1,30 @@
-//! Of the process as a whole.
+//! Records of the process as a whole.
 
 use super::SocketRef;
 use bytes::Bytes;
 
-/// Of the process.
+/// State that the process has once.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GatewayHead {
-    /// When the first of these processes began, in Unix nanoseconds: sessions last as long as it.
+    /// Start of the first process of this series, in Unix nanoseconds; resumption tokens of another epoch are refused.
     #[prost(fixed64, tag = "1")]
     pub epoch: u64,
-    /// Makes and judges tickets.
+    /// Key that signs and verifies resumption tokens, 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub ticket_key: Bytes,
-    /// Shards.
+    /// Number of shards.
     #[prost(uint32, tag = "3")]
     pub shards: u32,
-    /// Workers.
+    /// Number of workers.
     #[prost(uint32, tag = "4")]
     pub workers: u32,
     /// The listening socket; the first of several.
     #[prost(message, optional, tag = "5")]
     pub listener: Option<SocketRef>,
-    /// The admin address's.
+    /// Socket of the admin address; `None`: it is not enabled.
     #[prost(message, optional, tag = "6")]
     pub admin: Option<SocketRef>,
-    /// Of the pace of accepting, in nanoseconds.
+    /// Time up to which the accept rate is used, in nanoseconds.
     #[prost(uint64, tag = "7")]
     pub accepted_until: u64,
     /// Backend that the gateway started itself (`backend.embedded`, until 0.1). Not written any more; a
@@ -34,16 +34,16 @@ pub struct GatewayHead {
     /// Restarts before this one, the newest last.
     #[prost(message, repeated, tag = "9")]
     pub history: Vec<RestartRecord>,
-    /// It drains.
+    /// True while the clients are asked to leave.
     #[prost(bool, tag = "10")]
     pub is_draining: bool,
-    /// Its name toward backends.
+    /// Name of the gateway towards backends.
     #[prost(string, tag = "11")]
     pub gateway_id: String,
-    /// Numbers of the restarts before this one, as the metrics have them.
+    /// Counters of the restarts before this one, in the order of the metrics.
     #[prost(uint64, repeated, tag = "12")]
     pub restart_numbers: Vec<u64>,
-    /// Shard counts of the gateway's life, oldest first; empty: [`Self::shards`] all the time.
+    /// Shard counts of this series of processes, oldest first; empty: always [`Self::shards`].
     #[prost(uint32, repeated, tag = "13")]
     pub homes: Vec<u32>,
     /// All listening sockets, by number in the settings; empty: [`Self::listener`] is the only one.
@@ -65,82 +65,82 @@ pub struct ListenerRecord {
     pub accepted_until: u64,
 }
 
-/// A backend that a gateway started itself. Read only to refuse it.
+/// A backend that a gateway started itself; read only to refuse it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct EmbeddedRecord {
     /// Process id.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
-    /// Address at which it listens.
+    /// Address at which the backend listens.
     #[prost(string, tag = "2")]
     pub address: String,
-    /// The pipe whose end it ends with.
+    /// Pipe to the backend, which ends when the pipe is closed.
     #[prost(int32, tag = "3")]
     pub input_fd: i32,
-    /// The pipe that ends with it.
+    /// Pipe from the backend.
     #[prost(int32, tag = "4")]
     pub output_fd: i32,
 }
 
-/// A restart that was tried.
+/// A hot restart, successful or not.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RestartRecord {
-    /// When, in Unix milliseconds.
+    /// Begin, in Unix milliseconds.
     #[prost(uint64, tag = "1")]
     pub unix_ms: u64,
-    /// Which generation it led to, or would have.
+    /// Generation that the restart led to, or would have led to.
     #[prost(uint64, tag = "2")]
     pub generation: u64,
     /// `committed`, `rolled_back` or `dry_run`.
     #[prost(string, tag = "3")]
     pub verdict: String,
-    /// Why not.
+    /// Cause of a rollback; empty: none.
     #[prost(string, tag = "4")]
     pub problem: String,
-    /// Sockets that moved.
+    /// Number of sockets that moved.
     #[prost(uint64, tag = "5")]
     pub sockets: u64,
-    /// From the freeze to the commit, or to the thaw, in nanoseconds.
+    /// Time from the pause to the commit, or to the rollback, in nanoseconds.
     #[prost(uint64, tag = "6")]
     pub pause_nanos: u64,
-    /// What was served before.
+    /// Version and file of the process before the restart.
     #[prost(string, tag = "7")]
     pub from: String,
-    /// What was served after, or would have been.
+    /// Version and file of the process after the restart.
     #[prost(string, tag = "8")]
     pub to: String,
-    /// The binary that served before.
+    /// File of the process before the restart.
     #[prost(string, tag = "9")]
     pub previous_binary: String,
-    /// Steps and how long they took.
+    /// Steps with their times.
     #[prost(message, repeated, tag = "10")]
     pub steps: Vec<StepRecord>,
-    /// Counts them.
+    /// Number of the restart, counted from 1 over all processes of the series.
     #[prost(uint64, tag = "11")]
     pub number: u64,
 }
 
-/// One step of a restart.
+/// A step of a restart.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct StepRecord {
-    /// Its name.
+    /// Name of the step.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// How long it took, in nanoseconds.
+    /// Duration in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub nanos: u64,
-    /// What there is to say.
+    /// Figures of the step, for people.
     #[prost(string, tag = "3")]
     pub detail: String,
 }
 
-/// The rate of an address.
+/// Used connection rate of a client address.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AddressRecord {
-    /// Its 16 bytes.
+    /// Address, as 16 bytes (IPv6).
     #[prost(bytes = "bytes", tag = "1")]
     pub name: Bytes,
-    /// Up to when it is used, in nanoseconds.
+    /// Time up to which the rate is used, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub until: u64,
 }

@@ -1,154 +1,154 @@
-//! Of a shard: connections, sessions, what is under way toward them.
+//! Records of a shard: connections, sessions, and the frames under way to them.
 
 use bytes::Bytes;
 
-/// Of a shard.
+/// State that a shard has once.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ShardHead {
-    /// The last generation that was given to a connection.
+    /// Last generation that was given to a connection.
     #[prost(uint32, tag = "1")]
     pub last_generation: u32,
-    /// The newest login.
+    /// Version of the newest login.
     #[prost(fixed64, tag = "2")]
     pub last_login_version: u64,
-    /// No more logins.
+    /// True if logins are refused, because the gateway drains.
     #[prost(bool, tag = "3")]
     pub is_draining: bool,
-    /// By number, as the metrics have them.
+    /// Values of the counters, in the order of [`Self::count_names`].
     #[prost(uint64, repeated, tag = "4")]
     pub counts: Vec<u64>,
-    /// The names of the counts.
+    /// Names of the counters.
     #[prost(string, repeated, tag = "5")]
     pub count_names: Vec<String>,
-    /// Ended connections by close code, two numbers each.
+    /// Ended connections by close code: pairs of code and count.
     #[prost(uint64, repeated, tag = "6")]
     pub closes: Vec<u64>,
-    /// Connections ended by the peer.
+    /// Number of connections that the peer ended.
     #[prost(uint64, tag = "7")]
     pub closed_by_peer: u64,
-    /// The half minute of the last digest.
+    /// Half minute of the last room digest.
     #[prost(uint32, tag = "8")]
     pub last_round: u32,
-    /// Memory is looked at then.
+    /// Time of the next release of unused memory, in nanoseconds.
     #[prost(uint64, tag = "9")]
     pub next_trim: u64,
-    /// Connections whose deadline has come.
+    /// Connections whose timer has fired and is not handled yet.
     #[prost(fixed64, repeated, tag = "10")]
     pub due: Vec<u64>,
-    /// Sessions without a socket, oldest first: seat and since when, two numbers each.
+    /// Detached sessions, oldest first: pairs of key and time of the detachment in nanoseconds.
     #[prost(fixed64, repeated, tag = "11")]
     pub kept: Vec<u64>,
-    /// By worker, then by lane: slots whose clients are held.
+    /// Slots whose clients are not read, as a bit set by worker, then by lane.
     #[prost(fixed64, repeated, tag = "12")]
     pub full: Vec<u64>,
-    /// By worker: overload level.
+    /// Overload level, by worker.
     #[prost(uint32, repeated, tag = "13")]
     pub overload: Vec<u32>,
-    /// When the last answer was remembered.
+    /// Time when the last answer was kept, in nanoseconds.
     #[prost(uint64, tag = "14")]
     pub stored_at: u64,
-    /// State of the dice.
+    /// State of the random numbers.
     #[prost(fixed64, tag = "15")]
     pub random: u64,
-    /// Until when somebody chats.
+    /// End of the chat traffic, in nanoseconds; fan-outs are paced until then.
     #[prost(uint64, tag = "16")]
     pub chat_until: u64,
-    /// Clients are asked to leave.
+    /// Drain that is under way; `None`: the shard does not drain.
     #[prost(message, optional, tag = "17")]
     pub drain: Option<DrainRecord>,
-    /// Connections that follow, for whoever makes room for them.
+    /// Number of the connection records that follow, for the reservation of memory.
     #[prost(uint32, tag = "18")]
     pub connections: u32,
 }
 
-/// Clients are being asked to leave.
+/// A drain that is under way.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DrainRecord {
-    /// From being asked until who stays is closed, in nanoseconds.
+    /// Time from the request to leave until a client is closed, in nanoseconds.
     #[prost(uint64, tag = "1")]
     pub grace: u64,
-    /// Clients asked per second; none: all at once.
+    /// Clients that are asked per second; `None`: all at once.
     #[prost(uint32, optional, tag = "2")]
     pub rate: Option<u32>,
-    /// Where they shall go.
+    /// Addresses of other gateways, which GOAWAY names.
     #[prost(string, repeated, tag = "3")]
     pub alternates: Vec<String>,
-    /// Since when.
+    /// Begin, in nanoseconds.
     #[prost(uint64, tag = "4")]
     pub began: u64,
-    /// So many were asked.
+    /// Number of clients that were asked.
     #[prost(uint64, tag = "5")]
     pub asked: u64,
-    /// Who is there then is closed.
+    /// Time when the clients that are left are closed, in nanoseconds; `None`: some are not asked yet.
     #[prost(uint64, optional, tag = "6")]
     pub ends: Option<u64>,
-    /// Connections to be asked, the next one last.
+    /// Connections that are not asked yet, the next one last.
     #[prost(fixed64, repeated, tag = "7")]
     pub unasked: Vec<u64>,
 }
 
-/// A connection. Its session goes with it.
+/// A connection with its session.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ConnectionRecord {
-    /// Slot and generation.
+    /// Key of the connection: slot and generation.
     #[prost(fixed64, tag = "1")]
     pub key: u64,
-    /// A [`StateRecord`].
+    /// State, a [`StateRecord`].
     #[prost(enumeration = "StateRecord", tag = "2")]
     pub state: i32,
-    /// The interval that the client promised, in seconds.
+    /// Heartbeat interval of the client, in seconds.
     #[prost(uint32, tag = "3")]
     pub heartbeat_s: u32,
-    /// When it was heard, in ticks of 2^24 ns modulo 2^32.
+    /// Time of the last received byte, in ticks of 2^24 ns modulo 2^32.
     #[prost(fixed32, tag = "4")]
     pub heard: u32,
-    /// Of the frames that it may send, in thousandths.
+    /// Used part of the frame rate, in thousandths of a frame.
     #[prost(uint32, tag = "5")]
     pub spent: u32,
-    /// Its timer, in nanoseconds.
+    /// Time of the timer, in nanoseconds.
     #[prost(fixed64, tag = "6")]
     pub timer: u64,
-    /// Bytes of a frame that is not complete.
+    /// Received bytes of an incomplete frame.
     #[prost(bytes = "bytes", tag = "7")]
     pub partial: Bytes,
-    /// Frames on their way out.
+    /// Frames that are not written yet, or not completely.
     #[prost(message, repeated, tag = "8")]
     pub outbound: Vec<FrameRecord>,
-    /// Bytes of the first that the client's system has.
+    /// Written bytes of the first of those frames.
     #[prost(uint32, tag = "9")]
     pub head_sent: u32,
-    /// Its session.
+    /// Session; `None`: the connection is not logged in.
     #[prost(message, optional, tag = "10")]
     pub session: Option<SessionRecord>,
 }
 
-/// The state of a connection.
+/// State of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub enum StateRecord {
-    /// None that is known.
+    /// A state that this build does not know.
     Unspecified = 0,
-    /// Only HELLO is heard.
+    /// Accepted; only HELLO is handled.
     AwaitHello = 1,
-    /// HELLO is judged.
+    /// HELLO is being verified.
     Authenticating = 2,
     /// Logged in.
     Active = 3,
-    /// Asked to leave.
+    /// Logged in, and asked to leave.
     Leaving = 4,
-    /// Without a socket.
+    /// Logged in, without a socket.
     Detached = 5,
-    /// Says its last word.
+    /// CLOSE is being written.
     Closing = 6,
 }
 
-/// A frame.
+/// A frame that is being written.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct FrameRecord {
-    /// The 16 bytes that lead it.
+    /// Header of the frame, 16 bytes.
     #[prost(bytes = "bytes", tag = "1")]
     pub head: Bytes,
-    /// Number of its body.
+    /// Number of the body; 0: empty.
     #[prost(uint32, tag = "2")]
     pub body: u32,
 }
@@ -156,160 +156,160 @@ pub struct FrameRecord {
 /// A session.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SessionRecord {
-    /// User: text, which is read without a copy.
+    /// User id: text, which is read without a copy.
     #[prost(bytes = "bytes", tag = "1")]
     pub uid: Bytes,
-    /// Device.
+    /// Device id: text, which is read without a copy.
     #[prost(bytes = "bytes", tag = "2")]
     pub device: Bytes,
-    /// Kind of device.
+    /// Platform of the device.
     #[prost(uint32, tag = "3")]
     pub platform: u32,
-    /// Questions that the backend has not answered.
+    /// Number of questions that the backend has not answered.
     #[prost(uint32, tag = "4")]
     pub unanswered: u32,
-    /// Which login.
+    /// Version of the login.
     #[prost(fixed64, tag = "5")]
     pub login_version: u64,
-    /// Uplink: every cid up to it is answered.
+    /// Uplink: highest cid up to which every SEND is answered.
     #[prost(uint32, tag = "6")]
     pub base: u32,
-    /// Uplink: every cid up to it was taken.
+    /// Uplink: highest cid up to which every SEND was forwarded.
     #[prost(uint32, tag = "7")]
     pub taken: u32,
-    /// Uplink: bit i is cid base + 1 + i.
+    /// Uplink: answered cids beyond `base`; bit i is cid base + 1 + i.
     #[prost(fixed64, tag = "8")]
     pub answered: u64,
     /// Downlink: number of the next reliable frame.
     #[prost(uint32, tag = "9")]
     pub next_seq: u32,
-    /// How often it was resumed.
+    /// Number of resumptions of the session.
     #[prost(uint32, tag = "10")]
     pub serial: u32,
-    /// Its client undoes LZ4.
+    /// True if the client accepts bodies that are compressed with LZ4.
     #[prost(bool, tag = "11")]
     pub accepts_lz4: bool,
-    /// Reliable frames toward it.
+    /// Reliable frames to the client; `None`: no frame was ever sent or waits.
     #[prost(message, optional, boxed, tag = "12")]
     pub flight: Option<Box<FlightRecord>>,
-    /// SENDs that came before their turn.
+    /// SENDs that arrived out of order, before a missing cid.
     #[prost(message, repeated, tag = "13")]
     pub early: Vec<EarlyRecord>,
-    /// The worker that speaks for its user.
+    /// Worker that routes the user's frames; `None`: the one that the user id determines.
     #[prost(uint32, optional, tag = "14")]
     pub worker: Option<u32>,
 }
 
-/// A SEND that came before its turn.
+/// A SEND that arrived out of order.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct EarlyRecord {
-    /// Its number.
+    /// Number of the SEND.
     #[prost(uint32, tag = "1")]
     pub cid: u32,
-    /// Number of its body.
+    /// Number of the body; 0: empty.
     #[prost(uint32, tag = "2")]
     pub body: u32,
 }
 
-/// Reliable frames toward a session.
+/// Reliable frames to a client.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FlightRecord {
     /// Smoothed round trip in microseconds; 0: unknown.
     #[prost(uint32, tag = "1")]
     pub srtt_micros: u32,
-    /// In flight, oldest first.
+    /// Frames that are sent and not acknowledged, oldest first.
     #[prost(message, repeated, tag = "2")]
     pub in_flight: Vec<InFlightRecord>,
-    /// What waits, lane by lane.
+    /// Frames that wait for the window, by lane.
     #[prost(message, repeated, tag = "3")]
     pub waiting: Vec<ParcelRecord>,
-    /// Since when something waits on the lanes that may.
+    /// Time since which a frame waits on a lane that may send, in nanoseconds; `None`: no frame waits.
     #[prost(uint64, optional, tag = "4")]
     pub waiting_since: Option<u64>,
-    /// When the oldest ack fell due.
+    /// Time when the oldest ack was found overdue, in nanoseconds; `None`: it is not.
     #[prost(uint64, optional, tag = "5")]
     pub overdue: Option<u64>,
-    /// What was done about it.
+    /// Number of steps taken since that time: ask, send again, close.
     #[prost(uint32, tag = "6")]
     pub steps: u32,
 }
 
-/// A frame in flight.
+/// A frame that is sent and not acknowledged.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct InFlightRecord {
-    /// Its number.
+    /// Number of the frame.
     #[prost(uint32, tag = "1")]
     pub seq: u32,
-    /// When it was sent.
+    /// Time of the first transmission, in nanoseconds.
     #[prost(fixed64, tag = "2")]
     pub sent_at: u64,
-    /// How often again.
+    /// Number of retransmissions.
     #[prost(uint32, tag = "3")]
     pub resent: u32,
-    /// Bytes that count.
+    /// Bytes that count against the window.
     #[prost(uint32, tag = "4")]
     pub bytes: u32,
-    /// What it is.
+    /// Content of the frame.
     #[prost(message, optional, tag = "5")]
     pub parcel: Option<ParcelRecord>,
 }
 
-/// A push toward one session.
+/// A push to one session.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ParcelRecord {
-    /// Who wants to know what becomes of it.
+    /// Reference of the push, to which its outcome is reported; `None`: no outcome is reported.
     #[prost(message, optional, tag = "1")]
     pub ticket: Option<TicketRecord>,
-    /// PUSH, NOTIFY or an application command.
+    /// Command: PUSH, NOTIFY or an application command.
     #[prost(uint32, tag = "2")]
     pub command: u32,
     /// Priority class.
     #[prost(uint32, tag = "3")]
     pub lane: u32,
-    /// Not to be sent after it; `u64::MAX`: no limit.
+    /// Time after which the push is not sent, in nanoseconds; `u64::MAX`: no limit.
     #[prost(fixed64, tag = "4")]
     pub expires_at: u64,
-    /// Number of its body.
+    /// Number of the body; 0: empty.
     #[prost(uint32, tag = "5")]
     pub body: u32,
-    /// Number of the compressed one.
+    /// Number of the compressed body; 0: the body is not compressed.
     #[prost(uint32, tag = "6")]
     pub packed: u32,
-    /// It takes the place of another with the same key.
+    /// Collapse key: the push replaces a waiting one with the same key; `None`: it replaces none.
     #[prost(string, optional, tag = "7")]
     pub collapse: Option<String>,
-    /// Pushes that it stands for.
+    /// References of the pushes that this one has replaced.
     #[prost(message, repeated, tag = "8")]
     pub also: Vec<TicketRecord>,
 }
 
-/// Names a push toward its backend.
+/// Reference of a push or a question of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct TicketRecord {
-    /// The worker whose link brought it.
+    /// Worker whose link received it.
     #[prost(uint32, tag = "1")]
     pub worker: u32,
-    /// That link.
+    /// Index of the link.
     #[prost(uint32, tag = "2")]
     pub link: u32,
-    /// Which life of it.
+    /// Generation of the link: number of its connection.
     #[prost(uint32, tag = "3")]
     pub generation: u32,
-    /// The link frame's correlation.
+    /// Correlation of the frame on the link.
     #[prost(uint64, tag = "4")]
     pub correlation: u64,
 }
 
-/// An answer that is remembered.
+/// An answer that is kept for repeated SENDs.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct AnswerRecord {
-    /// Login version of its session.
+    /// Login version of the session.
     #[prost(fixed64, tag = "1")]
     pub session: u64,
     /// Number of the SEND.
     #[prost(uint32, tag = "2")]
     pub cid: u32,
-    /// The SENDACK's body.
+    /// Body of the SENDACK.
     #[prost(bytes = "bytes", tag = "3")]
     pub bytes: Bytes,
 }
@@ -317,64 +317,64 @@ pub struct AnswerRecord {
 /// A room.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct RoomRecord {
-    /// Its name.
+    /// Name of the room.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// Its version.
+    /// Version of the member list.
     #[prost(uint64, tag = "2")]
     pub version: u64,
-    /// Who is in it.
+    /// Keys of the connections of the members.
     #[prost(fixed64, repeated, tag = "3")]
     pub members: Vec<u64>,
 }
 
-/// Pushes for the same receivers.
+/// Pushes to the same receivers.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FanoutRecord {
-    /// In order.
+    /// Pushes, in the order of delivery.
     #[prost(message, repeated, tag = "1")]
     pub pushes: Vec<ParcelRecord>,
-    /// Receivers to be served, the next one last.
+    /// Receivers that are not served yet, the next one last.
     #[prost(fixed64, repeated, tag = "2")]
     pub keys: Vec<u64>,
-    /// Some were served.
+    /// True if some receivers are served.
     #[prost(bool, tag = "3")]
     pub is_begun: bool,
 }
 
-/// A user that said too much.
+/// A user whose rate is partly used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct UserSpentRecord {
-    /// Pin.
+    /// Pin of the user: hash of the user id.
     #[prost(uint32, tag = "1")]
     pub who: u32,
-    /// In thousandths.
+    /// Used part of the rate, in thousandths of a frame.
     #[prost(uint32, tag = "2")]
     pub spent: u32,
-    /// As of then, in ticks.
+    /// Time of that value, in ticks of 2^24 ns modulo 2^32.
     #[prost(fixed32, tag = "3")]
     pub since: u32,
-    /// It was told.
+    /// True if the user was told to send less (THROTTLE).
     #[prost(bool, tag = "4")]
     pub was_told: bool,
 }
 
-/// A client that is not read for now.
+/// A client whose reads are paused.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub struct HoldRecord {
-    /// Which.
+    /// Key of the connection.
     #[prost(fixed64, tag = "1")]
     pub key: u64,
-    /// Until then.
+    /// End of a pause for the rate limit, in nanoseconds; `None`: the pause has another cause.
     #[prost(uint64, optional, tag = "2")]
     pub until: Option<u64>,
-    /// Until its worker has room for this user's.
+    /// Pin of the user, whose worker has no room; `None`: the pause has another cause.
     #[prost(uint32, optional, tag = "3")]
     pub pin: Option<u32>,
-    /// On this lane.
+    /// Lane on which the worker has no room.
     #[prost(uint32, tag = "4")]
     pub lane: u32,
-    /// Which worker.
+    /// Number of that worker; `None`: the one that the pin determines.
     #[prost(uint32, optional, tag = "5")]
     pub worker: Option<u32>,
 }
@@ -382,13 +382,13 @@ pub struct HoldRecord {
 /// Descriptors of connections, in the order of `keys`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SocketsRecord {
-    /// Which connections.
+    /// Keys of the connections.
     #[prost(fixed64, repeated, tag = "1")]
     pub keys: Vec<u64>,
-    /// Their descriptors.
+    /// Descriptors of the sockets.
     #[prost(int32, repeated, tag = "2")]
     pub fds: Vec<i32>,
-    /// Their cookies; 0: the socket that the new process watches under this key since it began.
+    /// Cookies; 0: the socket that the new process watches under this key since it started.
     #[prost(fixed64, repeated, tag = "3")]
     pub cookies: Vec<u64>,
 }

@@ -1,87 +1,87 @@
-//! Of a worker: links, questions, what waits for them.
+//! Records of a worker: links, questions, and the frames that wait for links.
 
 use super::{SocketRef, TicketRecord};
 use bytes::Bytes;
 use moorline_proto::message::backend::ConnUp;
 
-/// Of a worker.
+/// State that a worker has once.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct WorkerHead {
-    /// The last request to shards.
+    /// Number of the last request to shards.
     #[prost(uint32, tag = "1")]
     pub next_request: u32,
-    /// By slot: 0 without a link, else 1 + 2 x link, and one more while it is announced.
+    /// Links by slot: 0 without a link, else 1 + 2 x link, and one more while the link is announced.
     #[prost(uint32, repeated, tag = "2")]
     pub seats: Vec<u32>,
-    /// By number, as the metrics have them.
+    /// Values of the counters, in the order of [`Self::count_names`].
     #[prost(uint64, repeated, tag = "3")]
     pub counts: Vec<u64>,
-    /// The names of the counts.
+    /// Names of the counters.
     #[prost(string, repeated, tag = "4")]
     pub count_names: Vec<String>,
     /// Overload level.
     #[prost(uint32, tag = "5")]
     pub overload: u32,
-    /// Of answers, in nanoseconds.
+    /// Average latency of answers, in nanoseconds.
     #[prost(uint64, tag = "6")]
     pub average: u64,
-    /// What shards were told to hold, by lane.
+    /// Slots that shards were told not to read, as a bit set by lane.
     #[prost(fixed64, repeated, tag = "7")]
     pub held: Vec<u64>,
-    /// State of the dice.
+    /// State of the random numbers.
     #[prost(fixed64, tag = "8")]
     pub random: u64,
-    /// Endpoints, in order.
+    /// Addresses of the endpoints, in the order of the settings.
     #[prost(string, repeated, tag = "9")]
     pub endpoints: Vec<String>,
-    /// Links to each.
+    /// Number of links to each endpoint.
     #[prost(uint32, tag = "10")]
     pub links_each: u32,
 }
 
-/// A link that is connected.
+/// A connected link.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct LinkRecord {
-    /// Its place among the worker's links.
+    /// Index among the worker's links.
     #[prost(uint32, tag = "1")]
     pub index: u32,
-    /// Its socket.
+    /// Socket of the link.
     #[prost(message, optional, tag = "2")]
     pub socket: Option<SocketRef>,
-    /// Which life of it.
+    /// Generation of the link: number of its connection.
     #[prost(uint32, tag = "3")]
     pub generation: u32,
-    /// The backend wants no new work here.
+    /// True if the backend accepts no new work on this link.
     #[prost(bool, tag = "4")]
     pub is_draining: bool,
-    /// When it greeted.
+    /// Time of the HELLO from the backend, in nanoseconds.
     #[prost(uint64, tag = "5")]
     pub ready_at: u64,
-    /// When it was last heard.
+    /// Time of the last received byte, in nanoseconds.
     #[prost(uint64, tag = "6")]
     pub heard_at: u64,
-    /// When something was last sent.
+    /// Time of the last sent frame, in nanoseconds.
     #[prost(uint64, tag = "7")]
     pub sent_at: u64,
-    /// When it was last pinged.
+    /// Time of the last sent PING, in nanoseconds.
     #[prost(uint64, tag = "8")]
     pub pinged_at: u64,
-    /// Failures in a row.
+    /// Number of failures in a row.
     #[prost(uint32, tag = "9")]
     pub attempts: u32,
-    /// Questions that the backend takes.
+    /// Number of questions that the backend accepts.
     #[prost(uint32, tag = "10")]
     pub credit: u32,
-    /// Bytes that wait to be sent.
+    /// Bytes that are not written yet.
     #[prost(bytes = "bytes", tag = "11")]
     pub output: Bytes,
-    /// Bytes of a frame that is not complete.
+    /// Received bytes of an incomplete frame.
     #[prost(bytes = "bytes", tag = "12")]
     pub partial: Bytes,
     /// Number of the oldest question in the table.
     #[prost(uint64, tag = "13")]
     pub base: u64,
-    /// The same of HELLOs that are judged.
+    /// Number of the oldest HELLO that the backend verifies.
     #[prost(uint64, tag = "14")]
     pub asked_base: u64,
 }
@@ -89,10 +89,10 @@ pub struct LinkRecord {
 /// A question on a link.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PendingRecord {
-    /// Waits for its answer.
+    /// Frame that waits for its answer; `None`: the question is settled or has timed out.
     #[prost(message, optional, tag = "1")]
     pub up: Option<UpRecord>,
-    /// Until then; of one that timed out: forgotten then; 0: settled.
+    /// Deadline, in nanoseconds; after a timeout: time when it is forgotten; 0: settled.
     #[prost(uint64, tag = "2")]
     pub until: u64,
 }
@@ -100,133 +100,133 @@ pub struct PendingRecord {
 /// A client's frame for the backend.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct UpRecord {
-    /// Its connection.
+    /// Key of the connection.
     #[prost(fixed64, tag = "1")]
     pub key: u64,
-    /// Its user's slot.
+    /// Slot of the user.
     #[prost(uint32, tag = "2")]
     pub slot: u32,
-    /// Its command.
+    /// Command of the frame.
     #[prost(uint32, tag = "3")]
     pub command: u32,
-    /// What the answer is told by.
+    /// Number that the answer to the client names: cid of a SEND, number of a REQ.
     #[prost(uint32, tag = "4")]
     pub number: u32,
-    /// It may have been forwarded before.
+    /// True if the frame may have been forwarded before.
     #[prost(bool, tag = "5")]
     pub is_dup: bool,
-    /// When it was taken.
+    /// Time of the receipt, in nanoseconds.
     #[prost(fixed64, tag = "6")]
     pub taken_at: u64,
-    /// Number of its body.
+    /// Number of the body; 0: empty.
     #[prost(uint32, tag = "7")]
     pub body: u32,
 }
 
-/// Something that waits for a link.
+/// A frame, a login or the end of one, which waits for a link.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ParkedRecord {
-    /// Which line.
+    /// Slot whose queue it waits in.
     #[prost(uint32, tag = "1")]
     pub slot: u32,
-    /// A client's frame.
+    /// A client's frame; `None`: the record is something else.
     #[prost(message, optional, tag = "2")]
     pub up: Option<UpRecord>,
-    /// A login.
+    /// A login; `None`: the record is something else.
     #[prost(message, optional, tag = "3")]
     pub login: Option<LoginRecord>,
-    /// The end of one: its connection.
+    /// Connection of a login that has ended; `None`: the record is something else.
     #[prost(fixed64, optional, tag = "4")]
     pub ended: Option<u64>,
-    /// Its close code.
+    /// Close code of that end.
     #[prost(uint32, tag = "5")]
     pub code: u32,
 }
 
-/// A login, as the backend is told of it.
+/// A login, as it is announced to the backend.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct LoginRecord {
-    /// Its connection.
+    /// Key of the connection.
     #[prost(fixed64, tag = "1")]
     pub handle: u64,
-    /// User.
+    /// User id.
     #[prost(string, tag = "2")]
     pub uid: String,
-    /// Device.
+    /// Device id.
     #[prost(string, tag = "3")]
     pub device: String,
-    /// Kind of device.
+    /// Platform of the device.
     #[prost(int32, tag = "4")]
     pub platform: i32,
-    /// Which login.
+    /// Version of the login.
     #[prost(fixed64, tag = "5")]
     pub login_version: u64,
 }
 
-/// Logins that are being announced.
+/// Logins that are being announced to a link.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AnnouncementRecord {
-    /// Number of the request.
+    /// Number of the request to the shards.
     #[prost(uint32, tag = "1")]
     pub request: u32,
-    /// On which link.
+    /// Index of the link.
     #[prost(uint32, tag = "2")]
     pub link: u32,
-    /// Of which slots.
+    /// Slots whose logins are announced, as a bit set.
     #[prost(fixed64, tag = "3")]
     pub slots: u64,
-    /// Shards that have not said all.
+    /// Shards that have not named all their logins: true at their number.
     #[prost(bool, repeated, tag = "4")]
     pub silent: Vec<bool>,
-    /// What is left to be told.
+    /// Logins that are not announced yet.
     #[prost(message, repeated, tag = "5")]
     pub logins: Vec<LoginRecord>,
 }
 
-/// A HELLO that a backend judges.
+/// A HELLO that a backend verifies.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AskedRecord {
-    /// Its connection.
+    /// Key of the connection.
     #[prost(fixed64, tag = "1")]
     pub key: u64,
     /// The HELLO, encoded as on the wire; empty: settled or timed out.
     #[prost(bytes = "bytes", tag = "2")]
     pub hello: Bytes,
-    /// Until then; of one that timed out: forgotten then; 0: settled.
+    /// Deadline, in nanoseconds; after a timeout: time when it is forgotten; 0: settled.
     #[prost(uint64, tag = "3")]
     pub until: u64,
-    /// What it claims.
+    /// Identity that the HELLO claims.
     #[prost(message, optional, tag = "4")]
     pub admission: Option<AdmissionRecord>,
 }
 
-/// A user that is to be let in.
+/// An identity to be admitted.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AdmissionRecord {
-    /// User.
+    /// User id.
     #[prost(string, tag = "1")]
     pub uid: String,
-    /// Device.
+    /// Device id.
     #[prost(string, tag = "2")]
     pub device: String,
-    /// Kind of device.
+    /// Platform of the device.
     #[prost(int32, tag = "3")]
     pub platform: i32,
-    /// It undoes LZ4.
+    /// True if the client accepts bodies that are compressed with LZ4.
     #[prost(bool, tag = "4")]
     pub accepts_lz4: bool,
-    /// The session to go on with, encoded as on the wire.
+    /// Resumption token, encoded as on the wire; `None`: a new session.
     #[prost(bytes = "bytes", optional, tag = "5")]
     pub resume: Option<Bytes>,
 }
 
-/// A question of a backend.
+/// A question of a backend to the shards.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct QueryRecord {
-    /// Its name.
+    /// Reference of the question.
     #[prost(message, optional, tag = "1")]
     pub ticket: Option<TicketRecord>,
-    /// Shards that have not answered.
+    /// Number of shards that have not answered.
     #[prost(uint32, tag = "2")]
     pub left: u32,
 }
