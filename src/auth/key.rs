@@ -18,7 +18,7 @@ const SECRET_BYTES_MIN: usize = 32;
 /// DER of the `SubjectPublicKeyInfo` of every Ed25519 key, up to the key itself (RFC 8410, 4).
 const ED25519_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The key that verifies tokens of `algorithm`.
+/// Reads the key that verifies tokens of `algorithm`.
 pub(super) fn verifying(algorithm: Algorithm, path: &Path) -> Result<DecodingKey, AuthError> {
     match algorithm {
         Algorithm::HS256 => secret(path).map(|secret| DecodingKey::from_secret(&secret)),
@@ -46,8 +46,8 @@ fn ed25519_public_key(pem: &[u8]) -> Option<[u8; 32]> {
     VerifyingKey::from_bytes(&key).is_ok().then_some(key)
 }
 
-/// An HS256 secret: raw, or base64 behind `base64:`. A text loses the line ends after it, other bytes
-/// are taken as they are.
+/// Reads an HS256 secret: raw, or base64 after `base64:`. White space after a text is removed; other bytes are the
+/// secret as they are.
 pub(super) fn secret(path: &Path) -> Result<Vec<u8>, AuthError> {
     let mut bytes = read(path)?;
     if bytes.starts_with(b"-----BEGIN") {
@@ -58,8 +58,9 @@ pub(super) fn secret(path: &Path) -> Result<Vec<u8>, AuthError> {
     }
     if let Some(encoded) = bytes.strip_prefix(b"base64:") {
         let text = str::from_utf8(encoded).unwrap_or("").trim();
-        bytes =
-            BASE64.decode(text).map_err(|_| refused(path, "what follows base64: is not standard base64"))?;
+        bytes = BASE64
+            .decode(text)
+            .map_err(|_| refused(path, "the text after base64: is not standard base64"))?;
     }
     if bytes.len() < SECRET_BYTES_MIN {
         return Err(refused(
@@ -76,7 +77,7 @@ fn read(path: &Path) -> Result<Vec<u8>, AuthError> {
     let file = File::open(path).map_err(failed)?;
     file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > KEY_FILE_BYTES_MAX {
-        return Err(refused(path, "it is over 16 KiB, no key is"));
+        return Err(refused(path, "the file is over 16 KiB, which no key is"));
     }
     Ok(bytes)
 }

@@ -1,8 +1,9 @@
-//! Who a HELLO is from: local verification of its token, or a word that the backend is to be asked.
+//! Verification of a HELLO: locally by its token, or by the backend.
 //!
 //! Owns the verification key. Driven by workers, one call per login, never by a reactor: a signature
-//! check costs tens of microseconds. Reads no clock (the caller tells the time) and talks to nobody.
-//! What a token must say: `docs/configuration.md`, "Logging in".
+//! check costs tens of microseconds. Reads no clock (the caller passes the time) and does no IO after its start.
+//! The claims of a token: `docs/configuration.md`, "Logging in". For example, a client sends HELLO with `uid = "alice"`:
+//! its token must have `sub = "alice"` and not be expired; the result is an [`Admission`].
 
 mod crypto;
 mod key;
@@ -21,32 +22,33 @@ use moorline_proto::message::client::Hello;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Judges a HELLO.
+/// Verifies HELLOs.
 pub trait Verify: Send + Sync {
-    /// Who it is, or why not: [`CloseReason::AuthFailed`] or [`CloseReason::TokenExpired`].
+    /// Returns the verified identity.
     ///
     /// # Errors
-    /// The reason to close with; details are logged at debug level, without the token.
+    /// [`CloseReason::AuthFailed`] or [`CloseReason::TokenExpired`]; details are logged at debug level, without the
+    /// token.
     fn verify(&self, hello: &Hello, unix_now_s: u64) -> Result<Admission, CloseReason>;
 }
 
-/// Why there is no verifier: the key file.
+/// Failure to make a verifier or a token.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
-    /// It cannot be read.
+    /// The key file cannot be read.
     #[error("cannot read auth.key_file {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// Key file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// It holds no key of the configured algorithm.
+    /// The key file does not hold a key of the configured algorithm.
     #[error("auth.key_file {}: {problem}", path.display())]
     Key {
-        /// Which.
+        /// Key file.
         path: PathBuf,
-        /// What is wrong and what is expected.
+        /// Cause, and the expected content.
         problem: &'static str,
     },
     /// The token could not be made.
@@ -55,25 +57,25 @@ pub enum AuthError {
     /// The token would be refused by every gateway.
     #[error("{field} {value:?}: {problem}")]
     Grant {
-        /// uid or device.
+        /// Name of the value: `uid` or `device`.
         field: &'static str,
-        /// What was asked for.
+        /// Requested value.
         value: String,
-        /// Which rule it breaks.
+        /// Rule that the value breaks.
         problem: NameProblem,
     },
 }
 
-/// Who judges HELLOs.
+/// Place where HELLOs are verified.
 #[derive(Clone)]
 pub enum Judge {
-    /// This process.
+    /// In this process.
     Here(Arc<dyn Verify>),
-    /// The backend that speaks for the user ([B-4.1]).
+    /// In the backend that owns the user ([B-4.1]).
     Backend,
 }
 
-/// Who judges, by the settings. Reads the key file; says loudly when nothing is verified.
+/// Makes the verifier that the settings name. Reads the key file, and logs a warning if tokens are not verified.
 ///
 /// # Errors
 /// [`AuthError`].
@@ -81,14 +83,16 @@ pub fn judge(config: &AuthConfig) -> Result<Judge, AuthError> {
     match config.mode {
         AuthMode::Jwt => Ok(Judge::Here(Arc::new(token::JwtVerifier::new(config)?))),
         AuthMode::Dev => {
-            tracing::warn!("auth.mode = \"dev\": TOKENS ARE NOT VERIFIED, anyone is let in as anybody");
+            tracing::warn!(
+                "auth.mode = \"dev\": TOKENS ARE NOT VERIFIED, every client can log in as any user"
+            );
             Ok(Judge::Here(Arc::new(DevVerifier)))
         }
         AuthMode::Backend => Ok(Judge::Backend),
     }
 }
 
-/// Lets every well-formed HELLO in. Settings allow it on loopback listeners only.
+/// Admits every well-formed HELLO. The settings allow this on loopback listeners only.
 struct DevVerifier;
 
 impl Verify for DevVerifier {
@@ -97,7 +101,7 @@ impl Verify for DevVerifier {
     }
 }
 
-/// Checks the names that HELLO claims, the same in all modes, and nothing else.
+/// Checks the names in a HELLO, alike in all modes, and nothing else.
 pub(crate) fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
     for (field, name, bytes_max) in
         [("uid", &hello.uid, UID_BYTES_MAX), ("device", &hello.device, DEVICE_BYTES_MAX)]
@@ -116,24 +120,24 @@ pub(crate) fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
     })
 }
 
-/// Why a text is no user or device id.
+/// Reason why a text is not a user or device id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameProblem {
-    /// It has no byte.
+    /// The text is empty.
     #[error("is empty")]
     Empty,
-    /// It is over 64 bytes.
+    /// The text is longer than 64 bytes.
     #[error("is over 64 bytes")]
     Long,
-    /// It has a `:`, which separates names in conversation ids.
+    /// The text has a `:`, which separates names in conversation ids.
     #[error("contains ':'")]
     Colon,
-    /// It has a control character.
+    /// The text has a control character.
     #[error("contains a control character")]
     Control,
 }
 
-/// Whether a backend may name a user so.
+/// Checks a user id that a backend names.
 pub(crate) fn check_uid(uid: &str) -> Result<(), NameProblem> {
     check_name(uid, UID_BYTES_MAX)
 }

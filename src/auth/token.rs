@@ -1,4 +1,4 @@
-//! JSON web tokens: verified against one algorithm and one key, and signed for trying things out.
+//! JSON web tokens: verification against one algorithm and one key, and signing for tests and trials.
 
 use super::{AuthError, NameProblem, Verify, admit, check_name, crypto, key};
 use crate::config::{Algorithm, AuthConfig};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
-/// Limit of a token, in bytes: no HELLO may be larger.
+/// Limit of a token, in bytes: the limit of a HELLO.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
 
 /// Verifies signature, time, subject, device and audience.
@@ -22,7 +22,7 @@ pub(super) struct JwtVerifier {
     leeway_s: u64,
 }
 
-/// What a token says. Times may have fractions (RFC 7519, NumericDate).
+/// Claims of a token. Times may have fractions (RFC 7519, NumericDate).
 #[derive(Deserialize)]
 struct Claims {
     sub: String,
@@ -35,7 +35,7 @@ impl JwtVerifier {
     pub(super) fn new(config: &AuthConfig) -> Result<Self, AuthError> {
         crypto::install();
         let key = key::verifying(config.algorithm, &config.key_file)?;
-        // One algorithm only: a token cannot choose, so "none" and an HMAC made with a public key fail.
+        // One algorithm only: a token cannot choose, so "none" and an HMAC with a public key as secret fail.
         let mut validation = Validation::new(match config.algorithm {
             Algorithm::HS256 => jsonwebtoken::Algorithm::HS256,
             Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
@@ -90,7 +90,7 @@ impl Verify for JwtVerifier {
     }
 }
 
-/// Why a token is refused: for the log, the client hears the close reason only.
+/// Reason to refuse a token, for the log; the client learns the close reason only.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("the token is over 64 KiB")]
@@ -120,16 +120,16 @@ impl Refusal {
     }
 }
 
-/// What a token signed here allows.
+/// Claims of a token that is signed here.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// `sub`.
     pub uid: String,
-    /// `did`, if the token is bound to one device.
+    /// `did`; `None`: the token is valid for every device.
     pub device: Option<String>,
-    /// `aud`, if wanted.
+    /// `aud`; `None`: the token has no audience.
     pub audience: Option<String>,
-    /// From now to `exp`.
+    /// Time from now until `exp`.
     pub ttl: Duration,
 }
 
@@ -144,7 +144,7 @@ struct SignedClaims<'a> {
     aud: Option<&'a str>,
 }
 
-/// Signs an HS256 token with the secret in `key_file`: for trying things out, and for tests.
+/// Signs an HS256 token with the secret in `key_file`: for trials and tests.
 ///
 /// # Errors
 /// [`AuthError`].
