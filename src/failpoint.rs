@@ -1,8 +1,7 @@
-//! Places at which a test has a process end, hang, or find the system against it.
+//! Failpoints: places at which a test makes a process end or hang, or makes an operation fail.
 //!
-//! In debug builds and with the feature `failpoints`; elsewhere nothing of it is there. A file that the
-//! variable `MOORLINE_FAILPOINTS` names says what happens where, one place and action in a line, and is read
-//! anew each time:
+//! Compiled in debug builds and with the feature `failpoints` only. The environment variable `MOORLINE_FAILPOINTS`
+//! names a file with one place and action in each line, which is read again at each place:
 //!
 //! ```text
 //! old.frozen kill
@@ -10,35 +9,35 @@
 //! old.snapshot ENOSPC
 //! ```
 //!
-//! | action | what happens |
+//! | action | effect |
 //! |---|---|
 //! | `kill`, `crash` | the process ends by SIGKILL, SIGABRT |
 //! | `kill-parent` | its parent ends by SIGKILL |
-//! | `exit:N` | it ends with this code |
-//! | `stop` | it stops, until somebody continues it |
-//! | `hang`, `sleep:MS` | this thread goes no further, for a minute or so many milliseconds |
+//! | `exit:N` | the process ends with this code |
+//! | `stop` | the process stops (SIGSTOP) until it gets SIGCONT |
+//! | `hang`, `sleep:MS` | this thread waits for a minute, or for MS milliseconds |
 //! | `EMFILE`, `ENOMEM`, `ENOSPC` | [`try_reach`] fails |
-//! | `cut`, `flip` | [`damage`] takes the last byte away, changes one bit |
+//! | `cut`, `flip` | [`damage`] removes the last byte, or changes one bit |
 
-/// The variable that names the file.
+/// Environment variable that names the file.
 pub const VARIABLE: &str = "MOORLINE_FAILPOINTS";
 
-/// A place where nothing can fail.
+/// Performs the action of a place where no operation can fail.
 pub fn reach(place: &str) {
     try_reach(place).ok();
 }
 
-/// A place where the system may refuse.
+/// Performs the action of a place where an operation can fail.
 ///
 /// # Errors
-/// What the file says.
+/// Error that the file names.
 #[cfg(not(any(feature = "failpoints", debug_assertions)))]
 #[inline]
 pub const fn try_reach(_place: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Bytes that may be damaged before another process reads them.
+/// Damages bytes before another process reads them, if the file says so.
 #[cfg(not(any(feature = "failpoints", debug_assertions)))]
 #[inline]
 pub const fn damage(_place: &str, _parts: &mut [Vec<u8>]) {}
@@ -58,6 +57,7 @@ mod armed {
     use std::sync::OnceLock;
     use std::time::Duration;
 
+    /// Duration of `hang`.
     const HANG: Duration = Duration::from_secs(60);
 
     fn action_at(place: &str) -> Option<String> {
@@ -69,10 +69,10 @@ mod armed {
         Some(action.trim().to_owned())
     }
 
-    /// A place where the system may refuse.
+    /// Performs the action of a place where an operation can fail.
     ///
     /// # Errors
-    /// What the file says.
+    /// Error that the file names.
     pub fn try_reach(place: &str) -> io::Result<()> {
         let Some(action) = action_at(place) else { return Ok(()) };
         let (name, value) = action.split_once(':').unwrap_or((&action, ""));
@@ -87,7 +87,7 @@ mod armed {
             "EMFILE" => return Err(Errno::EMFILE.into()),
             "ENOMEM" => return Err(Errno::ENOMEM.into()),
             "ENOSPC" => return Err(Errno::ENOSPC.into()),
-            _ => tracing::error!(place, action, "no such action"),
+            _ => tracing::error!(place, action, "unknown failpoint action"),
         }
         Ok(())
     }
@@ -99,14 +99,14 @@ mod armed {
         }
     }
 
-    /// Bytes that may be damaged before another process reads them.
+    /// Damages bytes before another process reads them, if the file says so.
     pub fn damage(place: &str, parts: &mut [Vec<u8>]) {
         let Some(action) = action_at(place) else { return };
         let Some(last) = parts.iter_mut().rev().find(|part| !part.is_empty()) else { return };
         match action.as_str() {
             "cut" => _ = last.pop(),
             "flip" => last[0] ^= 1,
-            _ => tracing::error!(place, action, "no such damage"),
+            _ => tracing::error!(place, action, "unknown failpoint damage"),
         }
     }
 }

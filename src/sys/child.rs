@@ -1,4 +1,4 @@
-//! Child processes that do not outlive this one.
+//! Child processes: their end with this process, and the descriptors that they inherit.
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::prctl;
@@ -9,7 +9,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// The child gets TERM when the thread that starts it ends, even by KILL: start it from a thread that
+/// Makes the child get TERM when the thread that starts it ends, even by KILL. Start the child from a thread that
 /// lives as long as the process.
 #[allow(unsafe_code)]
 pub fn end_with_parent(command: &mut Command) {
@@ -26,24 +26,24 @@ pub fn end_with_parent(command: &mut Command) {
 /// A descriptor that a child inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inherited {
-    /// Its number, here and there.
+    /// Number of the descriptor, in both processes.
     pub fd: RawFd,
-    /// A socket that another thread may close meanwhile: then its number may be another's, which is not inherited.
-    /// `None`: nobody closes it.
+    /// Cookie of a socket that another thread may close before the child starts; if the number then belongs to another
+    /// descriptor, that one is not inherited. `None`: no thread closes the descriptor.
     pub cookie: Option<u64>,
 }
 
-/// The child inherits these descriptors under their numbers. This process's are not changed.
+/// Makes the child inherit these descriptors under their numbers. The descriptors of this process do not change.
 #[allow(unsafe_code)]
 pub fn inherit(command: &mut Command, inherited: Vec<Inherited>) {
     let clear = move || {
         for Inherited { fd, cookie } in &inherited {
-            // The standard library makes sockets of its own between the list and the fork: with one of those in the
-            // child, it would wait for the child's end.
+            // The standard library makes sockets of its own between the list and the fork. If the child inherited one
+            // of those, `spawn` would wait for the end of the child.
             if cookie.is_some() && super::sockets::cookie_of(*fd) != *cookie {
                 continue;
             }
-            // SAFETY: borrowed for one fcntl; one that was closed meanwhile is none.
+            // SAFETY: borrowed for one fcntl, which fails if the descriptor was closed meanwhile.
             let borrowed = unsafe { BorrowedFd::borrow_raw(*fd) };
             fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::empty())).ok();
         }

@@ -1,17 +1,17 @@
-//! What the machine allows this process.
+//! Limits that the system sets for this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one; answers what holds then.
+/// Raises the soft limit of open files to the hard limit, and returns the limit that holds then.
 pub fn raise_open_files() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1024 };
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft }
 }
 
-/// Descriptors that this process may still open.
+/// Returns the number of descriptors that this process may still open.
 ///
 /// # Errors
-/// The system's: not even one.
+/// `/proc` cannot be read, for want of a descriptor.
 pub fn free_files() -> std::io::Result<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let open =
@@ -19,7 +19,7 @@ pub fn free_files() -> std::io::Result<u64> {
     Ok(soft.saturating_sub(open.count() as u64))
 }
 
-/// Processors this process may use.
+/// Returns the number of processors that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

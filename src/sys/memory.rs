@@ -1,4 +1,4 @@
-//! Memory that two processes share: a sealed file for a snapshot, a word for a decision.
+//! Memory that two processes share: a sealed file for a snapshot, and an atomic word.
 
 #![allow(unsafe_code)]
 
@@ -12,20 +12,21 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+/// Size of the page of a [`SharedWord`], in bytes.
 const PAGE_BYTES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
-/// An empty file in memory.
+/// Makes an empty file in memory. `name`: for `/proc`.
 ///
 /// # Errors
-/// The system's: no memory, no descriptors.
+/// The system has no memory or no descriptor.
 pub fn file(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?.into())
 }
 
-/// Writes the parts one after the other and seals the file: nobody changes it any more.
+/// Writes the parts one after the other, seals the file against every change, and returns its length in bytes.
 ///
 /// # Errors
-/// The system's: no memory.
+/// The system has no memory.
 pub fn write_sealed(mut file: &File, parts: &[Vec<u8>]) -> io::Result<u64> {
     let mut length = 0;
     for part in parts {
@@ -38,40 +39,40 @@ pub fn write_sealed(mut file: &File, parts: &[Vec<u8>]) -> io::Result<u64> {
     Ok(length)
 }
 
-/// The bytes of a file that [`write_sealed`] wrote, without a copy.
+/// Maps a file that [`write_sealed`] wrote, without a copy.
 ///
 /// # Errors
-/// It is not sealed, so that it could change under its reader, or the system has no memory.
+/// The file is not sealed, so it could change under its reader; or the system has no memory.
 pub fn map_sealed(file: &impl AsFd) -> io::Result<Mapping> {
     let seals = SealFlag::from_bits_truncate(fcntl(file, FcntlArg::F_GET_SEALS)?);
     if !seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK) {
-        return Err(io::Error::other("it is not sealed"));
+        return Err(io::Error::other("the file is not sealed"));
     }
     let length = usize::try_from(nix::sys::stat::fstat(file)?.st_size).unwrap_or(0);
     let Some(size) = NonZeroUsize::new(length) else {
         return Ok(Mapping { address: NonNull::dangling(), length });
     };
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
-    // SAFETY: a new mapping at an address of the system's choice, of a file that nobody changes or shortens.
+    // SAFETY: a new mapping at an address of the system's choice, of a file that is sealed against changes.
     let address = unsafe { mmap(None, size, ProtFlags::PROT_READ, flags, file, 0)? };
     Ok(Mapping { address, length })
 }
 
-/// A file in memory, to be read.
+/// Mapped bytes of a file in memory.
 #[derive(Debug)]
 pub struct Mapping {
     address: NonNull<std::ffi::c_void>,
     length: usize,
 }
 
-// SAFETY: it is only ever read.
+// SAFETY: the mapping is only read.
 unsafe impl Send for Mapping {}
-// SAFETY: it is only ever read.
+// SAFETY: the mapping is only read.
 unsafe impl Sync for Mapping {}
 
 impl AsRef<[u8]> for Mapping {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: mapped by `map_sealed` for as long as this lives; without a byte it is dangling, and none is read.
+        // SAFETY: mapped by `map_sealed` for the life of `self`; without a byte the address is dangling, and not read.
         unsafe { std::slice::from_raw_parts(self.address.cast::<u8>().as_ptr(), self.length) }
     }
 }
@@ -85,32 +86,32 @@ impl Drop for Mapping {
     }
 }
 
-/// One word that both processes see and change.
+/// Atomic number in a page that two processes share.
 #[derive(Debug)]
 pub struct SharedWord {
     page: NonNull<std::ffi::c_void>,
 }
 
-// SAFETY: it is only ever used as an atomic.
+// SAFETY: the page is only used as an atomic.
 unsafe impl Send for SharedWord {}
-// SAFETY: it is only ever used as an atomic.
+// SAFETY: the page is only used as an atomic.
 unsafe impl Sync for SharedWord {}
 
 impl SharedWord {
-    /// A new word, zero, and the file that the other process maps.
+    /// Makes a word with the value 0, and the file that the other process maps.
     ///
     /// # Errors
-    /// The system's.
+    /// The system has no memory or no descriptor.
     pub fn create() -> io::Result<(Self, OwnedFd)> {
         let file = file("moorline-commit")?;
         file.set_len(PAGE_BYTES.get() as u64)?;
         Ok((Self::map(&file)?, file.into()))
     }
 
-    /// The word in a file that another process made.
+    /// Maps the word in a file that another process made.
     ///
     /// # Errors
-    /// The system's.
+    /// The system has no memory.
     pub fn map(file: &impl AsFd) -> io::Result<Self> {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping at an address of the system's choice; both sides made the file a page long.
@@ -118,18 +119,18 @@ impl SharedWord {
         Ok(Self { page })
     }
 
-    /// Changes it from `from` to `to`. False: it was something else.
+    /// Changes the word from `from` to `to`; false: the word has another value.
     pub fn swap(&self, from: u32, to: u32) -> bool {
         self.word().compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
-    /// What it is.
+    /// Returns the value.
     pub fn get(&self) -> u32 {
         self.word().load(Ordering::SeqCst)
     }
 
     fn word(&self) -> &AtomicU32 {
-        // SAFETY: the mapping is a page, aligned to one, and lives as long as this.
+        // SAFETY: the mapping is an aligned page, which lives as long as `self`.
         unsafe { self.page.cast::<AtomicU32>().as_ref() }
     }
 }

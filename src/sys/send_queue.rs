@@ -1,4 +1,4 @@
-//! How much of what was written to a socket the other end's system has not acknowledged.
+//! Length of a socket's send queue: written bytes that the peer's system has not acknowledged.
 
 #![allow(unsafe_code, missing_docs)] // docs of what a macro makes
 
@@ -9,10 +9,11 @@ mod raw {
     nix::ioctl_read_bad!(siocoutq, nix::libc::TIOCOUTQ, nix::libc::c_int);
 }
 
-/// Bytes in the send queue, sent or not, that are not acknowledged by the peer's TCP (SIOCOUTQ, tcp(7)).
+/// Returns the number of bytes in the send queue, sent or not, that the peer's TCP has not acknowledged (SIOCOUTQ,
+/// tcp(7)).
 ///
 /// # Errors
-/// The system's: it is no connected socket.
+/// `socket` is not a connected socket.
 pub fn undelivered(socket: &impl AsFd) -> io::Result<usize> {
     let mut bytes = 0;
     // SAFETY: the descriptor is borrowed for the call, and the kernel writes one int to `bytes`.

@@ -1,4 +1,4 @@
-//! Sockets that go from one process to another.
+//! Sockets that move from one process to another.
 
 #![allow(unsafe_code)]
 
@@ -11,34 +11,34 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Descriptors of one message; the system takes 253 and loses the rest (unix(7)).
+/// Descriptors of one message; the system accepts at most 253 (unix(7)).
 const FDS_PER_MESSAGE: usize = 253;
 
-/// Number and cookie of a socket. The cookie (`SO_COOKIE`) is never another socket's.
+/// Returns the number and the cookie (`SO_COOKIE`) of a socket; no other socket ever has the same cookie.
 ///
 /// # Errors
-/// It is no socket.
+/// The descriptor is not a socket.
 pub fn name_of(socket: &impl AsFd) -> io::Result<(RawFd, u64)> {
     Ok((socket.as_fd().as_raw_fd(), socket2::SockRef::from(socket).cookie()?))
 }
 
-/// The cookie of an inherited descriptor; `None`: it is not open, or no socket.
+/// Returns the cookie of an inherited descriptor; `None`: the descriptor is not open, or not a socket.
 pub fn cookie_of(fd: RawFd) -> Option<u64> {
-    // SAFETY: borrowed for one getsockopt, which fails if it is not open.
+    // SAFETY: borrowed for one getsockopt, which fails if the descriptor is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     socket2::SockRef::from(&borrowed).cookie().ok()
 }
 
-/// Waits until one of these open descriptors can be read, or the time is over.
+/// Waits until one of these open descriptors can be read, or the timeout has passed.
 ///
 /// # Errors
-/// The system's: no memory.
+/// The system has no memory.
 pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<()> {
-    // SAFETY: borrowed for one poll; one that is not open is reported by it as such.
+    // SAFETY: borrowed for one poll, which reports a descriptor that is not open.
     let borrow = |fd: &RawFd| unsafe { BorrowedFd::borrow_raw(*fd) };
     let mut polls: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::new(borrow(fd), PollFlags::POLLIN)).collect();
-    // Rounded up, so that a deadline is past when it returns.
+    // Rounded up, so that a deadline has passed when `poll` returns.
     let millis = timeout.as_nanos().div_ceil(1_000_000);
     match poll(&mut polls, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
         Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -46,19 +46,19 @@ pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<()> {
     }
 }
 
-/// Takes an inherited descriptor, which will not be inherited further.
+/// Takes ownership of an inherited descriptor, and marks it as not inherited by further processes.
 ///
 /// # Errors
-/// It is not open.
+/// The descriptor is not open.
 pub fn take(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: borrowed for one fcntl, which fails if it is not open.
+    // SAFETY: borrowed for one fcntl, which fails if the descriptor is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     fcntl(borrowed, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open, and whoever takes over takes each descriptor once.
+    // SAFETY: the descriptor is open, and the caller takes each descriptor once.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Open descriptors above the standard ones.
+/// Lists the open descriptors above the three standard ones.
 ///
 /// # Errors
 /// `/proc` cannot be read.
@@ -71,26 +71,26 @@ pub fn open_fds() -> io::Result<Vec<RawFd>> {
             fds.push(fd);
         }
     }
-    // The one that read the directory is closed again.
+    // The descriptor that read the directory is closed again.
     fds.retain(|fd| is_open(*fd));
     Ok(fds)
 }
 
 fn is_open(fd: RawFd) -> bool {
-    // SAFETY: borrowed for one fcntl, which fails if it is not open.
+    // SAFETY: borrowed for one fcntl, which fails if the descriptor is not open.
     fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_GETFD).is_ok()
 }
 
-/// Closes an inherited descriptor that nobody here owns.
+/// Closes an inherited descriptor that has no owner in this process.
 pub fn close_unowned(fd: RawFd) {
-    // SAFETY: the caller knows of no owner: it was inherited and not taken.
+    // SAFETY: the descriptor was inherited and not taken, so it has no owner.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
-/// Sends descriptors along, in messages of one byte each.
+/// Sends descriptors, in messages of one byte each.
 ///
 /// # Errors
-/// The other end is gone, or takes nothing for as long as `stream` waits.
+/// The peer has closed the socket, or reads nothing until the write timeout of `stream`.
 pub fn send_fds(stream: &UnixStream, fds: &[RawFd]) -> io::Result<()> {
     for chunk in fds.chunks(FDS_PER_MESSAGE) {
         let rights = [ControlMessage::ScmRights(chunk)];
@@ -100,10 +100,10 @@ pub fn send_fds(stream: &UnixStream, fds: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives so many descriptors.
+/// Receives `count` descriptors.
 ///
 /// # Errors
-/// The other end is gone, or some were lost on the way.
+/// The peer has closed the socket, or the system has lost a descriptor for want of room.
 pub fn receive_fds(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
     let mut fds = Vec::with_capacity(count);
     while fds.len() < count {
