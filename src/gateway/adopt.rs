@@ -1,4 +1,4 @@
-//! A gateway made of what another process hands over.
+//! Adoption: makes a gateway from the snapshot and the sockets of another process.
 
 use super::GatewayError;
 use super::assembly::{Berths, Prepared, ReactorBerth, bind_admin, reactor_berth};
@@ -21,20 +21,20 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-/// State that the process before this one hands over.
+/// State that the old process hands over.
 pub(super) struct Inherited {
     pub(super) snapshot: Snapshot,
     pub(super) head: GatewayHead,
     pub(super) addresses: Vec<AddressRecord>,
 }
 
-/// Mailboxes and polls of the reactors in a process that is about to take over, and the sockets that they watch already.
+/// Mailboxes and polls of the reactors before the takeover, and the sockets that they already watch.
 pub(super) struct Warm {
     reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
     streams: Vec<Watched>,
 }
 
-/// Sockets of one shard that are watched already, by slot.
+/// Already watched sockets of one shard, by slot.
 #[derive(Default)]
 pub(super) struct Watched(Vec<Option<(ConnKey, Stream)>>);
 
@@ -54,7 +54,7 @@ impl Watched {
 }
 
 impl Warm {
-    /// Watches every socket of `lists`, by shard, that `take` gives.
+    /// Watches the listed sockets of each shard, as far as `take` still has them.
     pub(super) fn up(
         lists: Vec<Vec<SocketsRecord>>,
         take: &mut dyn FnMut(&SocketRef) -> Option<OwnedFd>,
@@ -80,7 +80,7 @@ impl Warm {
     }
 }
 
-/// Material of a gateway that continues another process.
+/// Source of a gateway that continues another process.
 pub(super) struct Origin<'a, 'b> {
     pub(super) inherited: &'a Inherited,
     pub(super) take: &'a mut SocketSource<'b>,
@@ -90,7 +90,7 @@ pub(super) struct Origin<'a, 'b> {
     pub(super) connections: u64,
 }
 
-/// Gives the socket that a snapshot names.
+/// Source of the sockets that a snapshot names.
 pub(super) type SocketSource<'a> = dyn FnMut(&SocketRef) -> io::Result<OwnedFd> + 'a;
 
 impl Origin<'_, '_> {
@@ -101,7 +101,7 @@ impl Origin<'_, '_> {
     /// Restores the worker of this number; a worker beyond the old number begins empty.
     pub(super) fn thaw_worker(&mut self, number: usize, worker: &mut Worker) -> Result<(), GatewayError> {
         if number >= self.inherited.head.workers as usize {
-            return Ok(()); // it is new
+            return Ok(()); // a new worker
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Worker, number)?;
@@ -140,7 +140,7 @@ impl Origin<'_, '_> {
 }
 
 impl Prepared {
-    /// Makes a gateway that continues another process. Its sockets are watched, and neither read nor written.
+    /// Makes a gateway that continues another process. Its sockets are watched, and neither read nor written yet.
     pub(super) fn adopted(
         config: &Config,
         warm: Warm,
@@ -158,15 +158,17 @@ impl Prepared {
         };
         let head = &inherited.head;
         let ticket_key = head.ticket_key[..].try_into();
-        let ticket_key =
-            ticket_key.map_err(|_| GatewayError::Takeover("the ticket key has not 32 bytes".into()))?;
+        let ticket_key = ticket_key.map_err(|_| {
+            GatewayError::Takeover("the key of the resumption tokens does not have 32 bytes".into())
+        })?;
         let birth = Birth { epoch: head.epoch, unix_base_nanos: 0, ticket_key };
         if warm.reactors.len() != head.shards as usize {
-            return Err(GatewayError::Takeover("the lists of sockets are not one for each shard".into()));
+            return Err(GatewayError::Takeover("there is not one list of sockets for each shard".into()));
         }
         let known = if head.homes.is_empty() { vec![head.shards] } else { head.homes.clone() };
         let homes = Homes::thaw(&known).filter(|homes| homes.shards() == head.shards as usize);
-        let homes = homes.ok_or_else(|| GatewayError::Takeover(format!("shards as in {known:?}")))?;
+        let homes = homes
+            .ok_or_else(|| GatewayError::Takeover(format!("the shard counts {known:?} are not valid")))?;
         // Existing shards and workers stay: fewer threads share them, and more threads bring new ones.
         let homes = homes.grown_to(config.reactors());
         let workers = config.workers().max(head.workers as usize);
@@ -180,7 +182,7 @@ impl Prepared {
         prepared.retired = retired;
         let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
-        // Connections that ended since are not watched any more.
+        // These connections have ended since they were listed.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
             watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));
         }
@@ -188,7 +190,7 @@ impl Prepared {
     }
 }
 
-/// The listening sockets that the snapshot names.
+/// Takes the listening sockets that the snapshot names.
 fn listeners_of(
     head: &GatewayHead,
     take: &mut SocketSource<'_>,
@@ -199,7 +201,7 @@ fn listeners_of(
         records.push(ListenerRecord { socket, name: String::new(), accepted_until });
     }
     let inherit = |ListenerRecord { socket, name, accepted_until }| {
-        let socket = socket.ok_or(GatewayError::Takeover("no listening socket".into()))?;
+        let socket = socket.ok_or(GatewayError::Takeover("the snapshot has no listening socket".into()))?;
         let socket = take(&socket).map_err(GatewayError::system("take over a listening socket"))?;
         Ok(InheritedListener { name, socket: TcpListener::from(socket), accepted_until })
     };

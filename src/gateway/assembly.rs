@@ -34,13 +34,13 @@ use std::time::Duration;
 
 /// Messages in a reactor's mailbox.
 const REACTOR_MAIL_MAX: usize = 4096;
-/// Descriptors kept for everything that is not a client connection.
+/// Descriptors that are reserved for everything except client connections.
 const RESERVED_FDS: u64 = 100;
-/// Connections without a file limit that says otherwise.
+/// Limit of connections, unless the settings or the open-files limit are lower.
 const CONNECTIONS_DEFAULT: usize = 1 << 20;
-/// Pause between tries to put an order into a full mailbox.
+/// Interval of the attempts to put an order into a full mailbox.
 const ORDER_RETRY: Duration = Duration::from_millis(1);
-/// Tries, after which a reactor counts as stuck.
+/// Attempts after which a reactor counts as stuck.
 const ORDER_TRIES: usize = 5_000;
 
 /// The running gateway.
@@ -59,14 +59,14 @@ pub(super) struct Gateway {
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
     /// Shard counts of this gateway's life, oldest first.
     pub(super) homes: Homes,
-    /// There were fewer shards or workers once.
+    /// True if there were fewer shards or workers in an earlier process of this series.
     pub(super) has_grown: bool,
     pub(super) reactor_threads: Vec<Thread>,
     pub(super) worker_threads: Vec<Thread>,
     pub(super) workers_stop: Arc<AtomicBool>,
 }
 
-/// A gateway whose threads have not begun: until then it reads and writes nothing.
+/// A gateway whose threads have not started: it reads and writes nothing yet.
 pub(super) struct Prepared {
     /// Listening sockets, by number in the settings.
     pub(super) listeners: Vec<ListeningSocket>,
@@ -86,9 +86,9 @@ pub(super) struct Prepared {
     pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
     pub(super) cap: usize,
-    /// Listening sockets that the settings do not have any more; clients may wait in their queues.
+    /// Listening sockets that the settings do not name any more; connections that wait in their queues are admitted.
     pub(super) retired: Vec<TcpListener>,
-    /// Connections that came with their socket.
+    /// Number of connections that were adopted with their socket.
     pub(super) connections_taken: u64,
 }
 
@@ -157,7 +157,7 @@ impl Common<'_> {
 }
 
 impl Prepared {
-    /// Makes a gateway that begins empty.
+    /// Makes a gateway without connections.
     pub(super) fn fresh(config: &Config) -> Result<Self, GatewayError> {
         let listeners = listening::bind_all(config)?;
         let admin_listener = bind_admin(config)?;
@@ -252,7 +252,7 @@ impl Prepared {
         &self.status.restarts
     }
 
-    /// Begins all threads; `when_serving` before anybody can ask the admin address.
+    /// Starts all threads; calls `when_serving` before the admin address answers.
     pub(super) fn launch(self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
         let unix_base_nanos = unix_base();
         let (reactors, workers) = self.threads;
@@ -322,13 +322,14 @@ impl Gateway {
         self.metrics.sum(crate::metrics::names::CONNECTIONS)
     }
 
-    /// The name of a thread that ended though nobody asked it to.
+    /// Returns the name of a thread that ended without an order; `None`: all threads run.
     pub(super) fn ended_thread(&self) -> Option<String> {
         let mut threads = self.reactor_threads.iter().chain(&self.worker_threads);
         threads.find(|thread| thread.handle.is_finished()).map(|thread| thread.name.clone())
     }
 
-    /// Lets nobody in and asks every client to leave. `rate`: clients per second, of all reactors together.
+    /// Refuses logins and asks every client to leave. `rate`: clients per second of all reactors together; `None`: all
+    /// at once.
     pub(super) fn drain(&self, grace: Duration, rate: Option<u32>, alternates: &Arc<[String]>) {
         self.status.set_draining(true);
         let reactors = u32::try_from(self.reactor_mail.len()).unwrap_or(1);
@@ -337,10 +338,10 @@ impl Gateway {
         self.order(|| ReactorMail::Drain(order.clone()));
     }
 
-    /// Listens again.
+    /// Ends a drain, and listens again.
     ///
     /// # Errors
-    /// The address where another process listens now.
+    /// Another process listens at one of the addresses now.
     pub(super) fn undrain(&self, config: &Config) -> Result<(), String> {
         listening::reopen_all(&self.listeners, config)
             .map_err(|(address, error)| format!("cannot listen at {address} again: {error}"))?;
@@ -419,7 +420,7 @@ impl ShardSink for Sink {
     }
 }
 
-/// Poll and mailbox of a reactor; made before its thread, so that other threads get the sender.
+/// Poll and mailbox of a reactor, made before its thread so that other threads get the sender.
 pub(super) type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
 
 pub(super) fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
@@ -435,7 +436,7 @@ fn board(metrics: &Registry, series: Vec<crate::metrics::Series>) -> Arc<Board> 
     board
 }
 
-/// The admin address, if it is wanted.
+/// Opens the admin address; `None`: it is not enabled.
 pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
     if !config.admin.enabled {
         return Ok(None);
@@ -464,7 +465,7 @@ impl Berths {
     }
 }
 
-/// Unix nanoseconds at the gateway's own time zero.
+/// Returns the Unix time of zero on the gateway's own clock, in nanoseconds.
 pub(super) fn unix_base() -> u64 {
     clock::unix_nanos().saturating_sub(clock::now().as_nanos())
 }
@@ -518,7 +519,7 @@ fn router_settings(
     }
 }
 
-/// The configured cap, or what the open-files limit leaves; never more than that.
+/// Returns the limit of connections: the configured one, or the open-files limit if that is lower.
 fn connections_max(configured: usize) -> usize {
     let room = usize::try_from(limits::raise_open_files().saturating_sub(RESERVED_FDS)).unwrap_or(usize::MAX);
     match configured {

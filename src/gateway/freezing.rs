@@ -13,16 +13,16 @@ use moorline_proto::time::Instant;
 use std::io;
 use std::time::Duration;
 
-/// Descriptors in one record.
+/// Limit of descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
-/// Between looks at whether a thread stands still.
+/// Interval at which the pause of a thread is looked for.
 const LOOK: Duration = Duration::from_micros(50);
 
 impl Gateway {
-    /// Pauses every thread, with no message under way, by `deadline`, and writes the snapshot by `written`.
+    /// Pauses every thread by `deadline`, with no message under way, and collects the snapshot by `written`.
     ///
     /// # Errors
-    /// The cause; call [`Self::resume_after_rollback`] then.
+    /// The cause, for people; the caller calls [`Self::resume_after_rollback`].
     pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), String> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
@@ -33,7 +33,7 @@ impl Gateway {
         for Thread { name, conductor, .. } in self.threads() {
             while !conductor.stands() {
                 if clock::machine_now() >= deadline {
-                    return Err(format!("{name} did not stand still in time"));
+                    return Err(format!("{name} did not pause in time"));
                 }
                 std::thread::park_timeout(LOOK);
             }
@@ -46,13 +46,13 @@ impl Gateway {
                 conductor.order(Order::Step(reply));
                 is_busy |= replied
                     .recv_timeout(clock::until(deadline))
-                    .map_err(|_| format!("{name} did not hand over what it had in time"))?;
+                    .map_err(|_| format!("{name} did not hand over its messages in time"))?;
             }
             if !is_busy {
                 break;
             }
             if clock::machine_now() >= deadline {
-                return Err("messages between threads did not come to rest in time".into());
+                return Err("messages between threads were not all handled in time".into());
             }
         }
         let mut replies = Vec::new();
@@ -65,8 +65,8 @@ impl Gateway {
         for (Thread { name, kind, .. }, replied) in replies {
             let frozen = replied
                 .recv_timeout(clock::until(written))
-                .map_err(|_| format!("{name} was not written down in time"))?;
-            let frozen = frozen.map_err(|error| format!("{name} cannot be written down: {error}"))?;
+                .map_err(|_| format!("{name} did not write its state in time"))?;
+            let frozen = frozen.map_err(|error| format!("{name} cannot write its state: {error}"))?;
             sections.extend(frozen.into_iter().map(|(number, section)| (*kind, number, section)));
         }
         sections.sort_by_key(|(kind, number, _)| (*kind as u32, *number));
@@ -77,22 +77,23 @@ impl Gateway {
         Ok((frozen_at, writer))
     }
 
-    /// Lists the sockets of all connections, for a process that watches them before the pause.
+    /// Lists the sockets of all connections, for a new process that watches them before the pause.
     ///
     /// # Errors
-    /// A reactor that does not answer.
+    /// A reactor did not answer.
     pub(super) fn list_sockets(&self, deadline: Instant) -> Result<Writer, String> {
         let mut writer = Writer::default();
         for (number, sender) in (0u32..).zip(&self.reactor_mail) {
             let (reply, replied) = bounded(1);
             let list = sender.try_send(ReactorMail::List(reply)).ok();
             let all = list.and_then(|()| replied.recv_timeout(clock::until(deadline)).ok());
-            let all = all.ok_or_else(|| format!("reactor {number} did not name its sockets in time"))?;
+            let all = all.ok_or_else(|| format!("reactor {number} did not list its sockets in time"))?;
             let mut section = Section::default();
             for chunk in all.chunks(SOCKETS_PER_RECORD) {
                 let mut record = SocketsRecord::default();
                 for (key, fd) in chunk {
-                    // One that was closed meanwhile has none, or is another: the new process compares.
+                    // A socket that was closed meanwhile has no cookie, or the number is another socket's: the new
+                    // process compares.
                     let Some(cookie) = sockets::cookie_of(*fd) else { continue };
                     record.keys.push(key.as_u64());
                     record.fds.push(*fd);
@@ -105,7 +106,7 @@ impl Gateway {
         Ok(writer)
     }
 
-    /// Writes the section of the process as a whole.
+    /// Writes the section of the process.
     pub(super) fn freeze_head(&self, mut head: GatewayHead) -> io::Result<Section> {
         let mut section = Section::default();
         let mut addresses = Section::default();

@@ -1,9 +1,9 @@
-//! The whole gateway: assembly of its threads, signals, the orderly end.
+//! The whole gateway: assembly of its threads, signals, graceful shutdown, hot restart.
 //!
 //! ```text
 //!  clients ═══► reactor 0..R ──UplinkBatch──► worker 0..W ═══► backend links
 //!          ◄═══ (own shard) ◄─DownlinkBatch── (own links) ◄═══
-//!                  │ ▲ Move: a login goes to its user's home shard
+//!                  │ ▲ Move: a login goes to the shard that owns its user
 //!                  └─┘
 //! ```
 
@@ -32,7 +32,7 @@ pub enum GatewayError {
         key: String,
         /// Value of the key.
         address: SocketAddr,
-        /// Cause.
+        /// Error of the system.
         source: io::Error,
     },
     /// The system refused a resource.
@@ -40,7 +40,7 @@ pub enum GatewayError {
     System {
         /// Operation that failed.
         operation: &'static str,
-        /// Cause.
+        /// Error of the system.
         source: io::Error,
     },
     /// The verifier of tokens could not be made.
@@ -55,7 +55,7 @@ pub enum GatewayError {
     /// The snapshot of another process cannot be read.
     #[error("cannot take over: {0}")]
     Snapshot(#[from] SnapshotError),
-    /// A hot restart failed where there was no way back; clients come back by themselves.
+    /// A hot restart failed after the commit, and cannot be rolled back; the clients reconnect and resume.
     #[error("hot restart: {0}")]
     Torn(String),
     /// A thread ended by itself.
@@ -69,13 +69,12 @@ impl GatewayError {
     }
 }
 
-/// Returns true if this process was started only to say which snapshots it reads, before a hot restart.
+/// Returns true if this process was started only to answer the check before a hot restart.
 pub fn is_only_asked() -> bool {
     std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
 }
 
-/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 hands everything over to
-/// a new process.
+/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 starts a hot restart.
 ///
 /// Prints one line to standard output when it is ready:
 /// `moorline ready listener=ADDRESS admin=ADDRESS pid=PID`; several listeners are separated by commas.
@@ -102,7 +101,7 @@ pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
     supervisor.serve(&signals)
 }
 
-/// A line on standard output.
+/// Writes a line to standard output.
 fn say(line: &str) -> Result<(), GatewayError> {
     use std::io::Write as _;
     writeln!(io::stdout(), "{line}").map_err(GatewayError::system("write to standard output"))

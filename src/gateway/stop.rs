@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// Interval at which a drain counts the connections that are left.
 const LOOK: Duration = Duration::from_millis(50);
-/// Signals that may wait; further ones are dropped.
+/// Limit of waiting signals; further ones are dropped.
 const SIGNALS_MAX: usize = 16;
 
 /// The signals of this process, as a channel.
@@ -39,7 +39,7 @@ impl Signals {
     fn pass_on(&self, pid: u32) {
         let Ok(pid) = i32::try_from(pid) else { return };
         for signal in self.0.try_iter().filter(|signal| *signal != SIGUSR2) {
-            tracing::info!(signal, "a signal that came meanwhile goes to the new process");
+            tracing::info!(signal, "passed on a signal that came during the restart to the new process");
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::try_from(signal).ok()).ok();
         }
     }
@@ -54,13 +54,13 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Serves until a signal or the end of a thread, then stops, however it ended: whoever waits for the
-    /// threads waits for all of them. After a hot restart the process ends here.
+    /// Serves until a signal, an order or the end of a thread, then stops and joins all threads. After a hot restart
+    /// the process ends here.
     pub(super) fn serve(self, signals: &Signals) -> Result<(), GatewayError> {
         let outcome = self.wait(signals);
         let Self { gateway, .. } = self;
         if let Err(GatewayError::Torn(_)) = outcome {
-            std::mem::forget(gateway); // nobody is left to stop: the process ends as it is
+            std::mem::forget(gateway); // without a destructor: the sockets were given away
             return outcome;
         }
         tracing::info!("stopping");
@@ -82,8 +82,8 @@ impl Supervisor {
                     }
                     Ok(SIGUSR2) => {
                         let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
-                        // Those that wait already want the same. One that comes later, even in the moment
-                        // in which this one is undone, is another wish.
+                        // Signals that already wait are the same request. A later one, even during the rollback of
+                        // this restart, is a new request.
                         while is_next_restart(signals) {}
                         self.restart(&order, signals)?;
                     }
@@ -118,7 +118,7 @@ impl Supervisor {
             ClientsOrder::Undrain => {
                 let outcome = gateway.undrain(config);
                 match &outcome {
-                    Ok(()) => tracing::info!("clients may come again"),
+                    Ok(()) => tracing::info!("admitting clients again"),
                     Err(problem) => tracing::error!(problem, "still draining"),
                 }
                 outcome.map(|()| false)
@@ -137,23 +137,23 @@ impl Supervisor {
                 signals.pass_on(pid);
                 tracing::info!(pid, "the new process serves; this one leaves");
                 self.log.flush();
-                // Without a destructor: what they would close is the new process's.
+                // Without destructors, which would close sockets of the new process.
                 std::process::exit(0);
             }
         }
     }
 }
 
-/// Takes a signal that wants another restart; any other one stays.
+/// Takes the next signal if it requests a restart; any other signal stays in the channel.
 fn is_next_restart(signals: &Signals) -> bool {
     let Ok(signal) = signals.0.try_recv() else { return false };
     if signal != SIGUSR2 {
-        signals.1.try_send(signal).ok(); // it comes again
+        signals.1.try_send(signal).ok(); // received again later
     }
     signal == SIGUSR2
 }
 
-/// Asks everybody to leave; waits until they have, the grace is over, or a second signal comes.
+/// Asks all clients to leave; waits until they have left, the grace has passed, or a second signal comes.
 fn drain(gateway: &Gateway, signals: &Signals, grace: Duration) {
     tracing::info!(?grace, connections = gateway.connections(), "draining");
     let nowhere: Arc<[String]> = Arc::new([]);

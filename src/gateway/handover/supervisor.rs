@@ -5,13 +5,14 @@ use sd_notify::NotifyState;
 use std::io;
 use std::path::Path;
 
-/// This process serves.
+/// Announces that this process serves.
 pub(in crate::gateway) fn tell_ready(config: &Config) {
     notify(&[NotifyState::Ready]);
     write_pid(config, std::process::id());
 }
 
-/// Another process serves from now on. The old one says so: only it is trusted (`NotifyAccess=main`).
+/// Announces that another process serves. The old process sends this: systemd trusts only the main process
+/// (`NotifyAccess=main`).
 pub(in crate::gateway) fn tell_main_pid(config: &Config, pid: u32) {
     notify(&[NotifyState::MainPid(pid)]);
     write_pid(config, pid);
@@ -19,11 +20,11 @@ pub(in crate::gateway) fn tell_main_pid(config: &Config, pid: u32) {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell the supervisor");
+        tracing::warn!(%error, "cannot notify the supervisor");
     }
 }
 
-/// Whoever reads it finds the old number or the new one, never half of one.
+/// Replaces the pid file in one step, so that a reader never sees half of a number.
 fn write_pid(config: &Config, pid: u32) {
     let name = &config.handover.pid_file;
     if name.is_empty() {
@@ -31,7 +32,7 @@ fn write_pid(config: &Config, pid: u32) {
     }
     let write = || -> io::Result<()> {
         let path = Path::new(name);
-        // Old and new process write it, perhaps at once.
+        // The old and the new process may write at the same time.
         let new = path.with_extension(format!("{}.new", std::process::id()));
         std::fs::write(&new, format!("{pid}\n"))?;
         std::fs::rename(&new, path)
