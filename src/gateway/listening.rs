@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 
-/// One listening socket, which all reactors share: one queue, which a reactor that is busy or gone cannot hold
+/// A listening socket, which all reactors share: one queue, which a reactor that is busy or gone cannot hold
 /// back (docs/adr/0002).
 #[derive(Debug)]
 pub(super) struct ListeningSocket {

@@ -51,7 +51,7 @@ pub struct GatewayHead {
     pub listeners: Vec<ListenerRecord>,
 }
 
-/// One of several listening sockets.
+/// A listening socket.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct ListenerRecord {
     /// The socket.
