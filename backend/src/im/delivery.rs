@@ -1,5 +1,6 @@
 //! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
 
+use super::fanout::AskedPush;
 use super::names;
 use super::sessions::{LoginState, PendingNotifies, Session};
 use super::store::{
@@ -137,7 +138,7 @@ impl<S: Store> Im<S> {
         if first <= latest {
             let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
             let push = self.out.push(&[id], spec, &self.notify(conversation, first));
-            self.fanouts.ask(push, conversation, latest);
+            self.fanouts.ask(push, AskedPush { conversation, first, last: latest });
         }
     }
 

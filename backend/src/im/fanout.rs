@@ -29,8 +29,8 @@ pub(super) struct Fanouts {
     by_group: HashMap<ConversationId, Group>,
     /// Groups with something under way, in turn.
     order: VecDeque<ConversationId>,
-    /// Whose outcome says that a device has everything up to this seq.
-    asked: BTreeMap<PushId, (ConversationId, u64)>,
+    /// Pushes whose outcome says whether a device has the messages that they stand for.
+    asked: BTreeMap<PushId, AskedPush>,
     /// Members that may still be looked at in this turn.
     members_left: usize,
 }
@@ -54,6 +54,14 @@ struct Fanout {
     origin: Origin,
 }
 
+/// Messages of a large group that a push stands for: `first` to `last`, and everything before `first`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AskedPush {
+    pub(super) conversation: ConversationId,
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
 impl Fanouts {
     pub(super) fn push(&mut self, conversation: ConversationId, seq: u64, body: Bytes, origin: Origin) {
         let group = self.by_group.entry(conversation).or_default();
@@ -69,16 +77,16 @@ impl Fanouts {
         }
     }
 
-    /// The outcome of this push is wanted: acked, the device has everything up to `seq`.
-    pub(super) fn ask(&mut self, push: PushId, conversation: ConversationId, seq: u64) {
+    /// Remembers a push whose outcome is wanted.
+    pub(super) fn ask(&mut self, push: PushId, asked: AskedPush) {
         if self.asked.len() >= ASKED_MAX {
             self.asked.pop_first();
         }
-        self.asked.insert(push, (conversation, seq));
+        self.asked.insert(push, asked);
     }
 
-    /// What a device has that has acked this push.
-    pub(super) fn asked(&self, push: PushId) -> Option<(ConversationId, u64)> {
+    /// Messages that a push stands for; `None`: its outcome is not wanted.
+    pub(super) fn asked(&self, push: PushId) -> Option<AskedPush> {
         self.asked.get(&push).copied()
     }
 }
@@ -179,7 +187,7 @@ impl<S: Store> Im<S> {
             self.out.push(sessions, spec, &self.notify(conversation, fanout.first))
         };
         if want_ack {
-            self.fanouts.ask(push, conversation, fanout.seq);
+            self.fanouts.ask(push, AskedPush { conversation, first: fanout.first, last: fanout.seq });
         }
     }
 }

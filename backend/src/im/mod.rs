@@ -49,7 +49,7 @@ pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 use crate::config::ImConfig;
 use crate::server::{Event, Now, PushId, SessionId, Up};
 use api::Broadcasts;
-use fanout::Fanouts;
+use fanout::{AskedPush, Fanouts};
 use moorline_proto::frame::Command;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code};
@@ -262,10 +262,15 @@ impl<S: Store> Im<S> {
 
     fn on_pushed(&mut self, now: Now, session: SessionId, push: PushId, outcome: Outcome) {
         let Some(known) = self.sessions.get_mut(session) else { return };
-        if let Some((conversation, seq)) = self.fanouts.asked(push) {
+        if let Some(AskedPush { conversation, first, last }) = self.fanouts.asked(push) {
             if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
-                self.write(Write::Confirm { by, conversation, seq }, Waiter::Nobody);
+                self.write(Write::Confirm { by, conversation, seq: last }, Waiter::Nobody);
                 self.notify_next(session);
+            } else if !matches!(outcome, Outcome::Queued | Outcome::Offline) {
+                // A later push of the group would confirm these messages, which the device does not have.
+                known.pending.add(conversation, first);
+                known.window.stall_until(now.instant + RETRY_AFTER);
+                self.sessions.on_stalled(session);
             }
             return;
         }

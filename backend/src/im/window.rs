@@ -104,9 +104,14 @@ impl Window {
         true
     }
 
-    /// What comes next cannot be had now: at the next tick.
+    /// Stops the flow until the next tick: the next entry cannot be read now.
     pub(super) fn stall(&mut self) {
-        self.flow = Flow::Stalled(Instant::ZERO);
+        self.stall_until(Instant::ZERO);
+    }
+
+    /// Stops the flow until `retry_at`.
+    pub(super) fn stall_until(&mut self, retry_at: Instant) {
+        self.flow = Flow::Stalled(retry_at);
     }
 
     /// Opens the flow if its time has come. False: it stays stalled, or was not.

@@ -88,6 +88,23 @@ fn who_is_in_very_many_large_groups_is_told_of_them_bit_by_bit() {
     assert_eq!(told.len(), 100);
 }
 
+/// The message that it stood for is in no inbox, and the ack of a later message would confirm it.
+#[test]
+fn a_notify_that_the_gateway_did_not_take_is_sent_again() {
+    let mut bench = Bench::new(ImConfig { fanout_members_max: 1, ..ImConfig::default() });
+    let [alice, bob] = [(0, "alice"), (1, "bob")].map(|(slot, uid)| bench.login(slot, uid, "d", 1));
+    create(&mut bench, alice, &["bob"]);
+    bench.logout(bob);
+    bench.send(alice, conversation("group:g"), &key(1), b"one");
+    bench.login(1, "bob", "d", 2);
+    let notify = bench.pushes().pop().expect("a NOTIFY");
+    bench.outcome(&notify, Outcome::Full);
+    bench.send(alice, conversation("group:g"), &key(2), b"two");
+    assert_eq!(told(&mut bench), [""; 0], "not before the first message");
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(told(&mut bench), ["1 to 2"]);
+}
+
 /// Messages of each device that logs in: the seqs of PUSHes, and what NOTIFYs stand for.
 fn told(bench: &mut Bench) -> Vec<String> {
     let of = |pushed: Pushed| {
