@@ -113,8 +113,9 @@ mod tests {
         let me = Watched::new([i32::try_from(std::process::id()).unwrap()]);
         let before = me.usage().unwrap();
         assert!(before.rss_bytes > 100_000);
-        let filled = vec![1_u8; 8 << 20];
-        assert!(me.usage().unwrap().rss_bytes >= before.rss_bytes + (7 << 20), "{}", filled.len());
+        // Tests beside this one give memory back meanwhile, so no difference is looked at.
+        let filled = vec![1_u8; 128 << 20];
+        assert!(me.usage().unwrap().rss_bytes >= 128 << 20, "{}", filled.len());
         assert!(Watched::new([i32::MAX]).usage().is_none());
     }
 }

@@ -168,8 +168,6 @@ fn a_storm_breaks_its_part_and_waits_until_all_are_back() {
     assert!(is_sound(code, &report), "{report}");
     assert_eq!(report["latencies"]["back"]["count"], 30, "{report}");
     assert_eq!(report["connections"]["held"], 60, "{report}");
-    let slowest = report["latencies"]["back"]["max"].as_u64().unwrap();
-    assert!(slowest < 2_000_000_000 || is_saturated(code), "{report}");
 }
 
 #[test]
