@@ -9,7 +9,7 @@ use moorline_proto::keepalive::Attention;
 use moorline_proto::message::client::{Platform, Welcome};
 use moorline_proto::message::frame_of;
 use moorline_proto::time::{Duration, Instant};
-use moorline_sdk::core::{Core, CoreConfig, Event, NetworkId, TokenSource};
+use moorline_sdk::core::{Core, CoreConfig, Event, NetworkId, Notice, TokenSource};
 
 /// Half a round trip.
 const LATENCY: Duration = Duration::from_millis(40);
@@ -113,7 +113,7 @@ impl World {
                     self.core.handle_connected(self.now);
                     self.drain();
                 }
-                Event::Disconnected { .. } => {
+                Event::Notice(Notice::Disconnected { .. }) => {
                     self.losses += 1;
                     self.blind.push(self.now.saturating_since(self.passed_at + self.timeout));
                     self.is_connected = false;

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::frame::{Batch, Command, Decoder, Flags, Frame, encode_batch};
 use moorline_proto::message::client::Platform;
 use moorline_proto::time::{Duration, Instant};
-use moorline_sdk::core::{Backoff, Core, CoreConfig, Event, TokenSource, Tuning};
+use moorline_sdk::core::{Backoff, Core, CoreConfig, Event, Notice, TokenSource, Tuning};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Client {
                     assert_eq!(self.pipe, None, "one connection at a time");
                     wishes.push(Wish::Connect);
                 }
-                Event::Closed(_) => {
+                Event::Notice(Notice::Closed(_)) => {
                     self.is_over = true;
                     wishes.push(Wish::Tell(event));
                 }

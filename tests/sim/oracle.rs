@@ -6,7 +6,7 @@ use crate::ledger::Ledger;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::SendAck;
-use moorline_sdk::core::{Event, Message, Receipt, RequestId, SendFailure, SendId, Token};
+use moorline_sdk::core::{Event, Message, Notice, Receipt, RequestId, SendFailure, SendId, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One send of one application.
@@ -106,13 +106,17 @@ impl Oracle {
                 let is_final = life.requests.get_mut(id).expect("a result belongs to a request");
                 assert!(!std::mem::replace(is_final, true), "a second result of {id:?}");
             }
-            Event::Signal { conversation, sender, sender_device, payload } => {
+            Event::Notice(Notice::Signal { conversation, sender, sender_device, payload }) => {
                 assert_eq!(&**conversation, "group:g");
                 life.on_signal((sender.clone(), sender_device.clone()), payload);
             }
-            Event::RoomRefused { .. } => panic!("{:?}: {event:?}, but it is a member", life.device),
-            Event::Hole { .. } => panic!("{:?}: {event:?}, but no message is lost here", life.device),
-            Event::Closed(_) => life.is_closed = true,
+            Event::Notice(Notice::RoomRefused { .. }) => {
+                panic!("{:?}: {event:?}, but it is a member", life.device)
+            }
+            Event::Notice(Notice::Hole { .. }) => {
+                panic!("{:?}: {event:?}, but no message is lost here", life.device)
+            }
+            Event::Notice(Notice::Closed(_)) => life.is_closed = true,
             _ => {}
         }
     }

@@ -6,7 +6,7 @@ use crate::world::World;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Duration;
-use moorline_sdk::core::{Event, Repeat, SendRefused, Target};
+use moorline_sdk::core::{Event, Notice, Repeat, SendRefused, Target};
 
 /// The users, each with a device or two.
 pub(crate) const DEVICES: [(&str, &str); 4] =
@@ -83,10 +83,10 @@ impl World {
                 let busy = if self.scene.fault(rate) { 14_000 } else { 20 };
                 self.scene.within(busy, What::Handled(at, message.token));
             }
-            Event::Signal { .. } => self.scene.coverage.signals += 1,
-            Event::RoomEntered { .. } => self.scene.coverage.rooms_entered += 1,
+            Event::Notice(Notice::Signal { .. }) => self.scene.coverage.signals += 1,
+            Event::Notice(Notice::RoomEntered { .. }) => self.scene.coverage.rooms_entered += 1,
             Event::Response { result, .. } => self.scene.coverage.responses += u64::from(result.is_ok()),
-            Event::Closed(_) => {
+            Event::Notice(Notice::Closed(_)) => {
                 // The device comes back, unless another life of it is there.
                 let pause = [500, 8_000][self.scene.index(2)];
                 self.scene.within(pause, What::Login(at));

@@ -206,7 +206,7 @@ fn restore(
     let Some(store) = store else { return Ok(Vec::new()) };
     store.claim(uid, device)?;
     let followed =
-        store.places().filter(|(conversation, standing)| core.restore(conversation, *standing)).count();
+        store.places().filter(|(conversation, cursor)| core.restore(conversation, *cursor)).count();
     let known = store.places().count();
     if followed < known {
         tracing::warn!(followed, known, "more conversations in the store than tuning.conversations_max");

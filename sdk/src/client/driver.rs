@@ -3,12 +3,12 @@
 //! It holds the hub's lock only while it talks to the core, never while it does IO or calls the
 //! application's token provider (which may block: nothing else can happen without a token).
 
+use super::TokenProvider;
 use super::outcome::Outcome;
 use super::shared::{Hub, Notices, Shared};
 use super::socket::Socket;
 use super::token::Source;
-use super::{Notice, TokenProvider};
-use crate::core::{ClosedWhy, Event, Message, TokenWhy};
+use crate::core::{ClosedWhy, Event, Message, Notice, TokenWhy};
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Sender;
 use mio::event::Event as Readiness;
@@ -153,7 +153,7 @@ impl Driver {
                 socket.out.unsplit(out);
                 broken = socket.flush().err().map(|error| (socket.attempt, error));
             }
-            self.is_closing |= left.iter().any(|event| matches!(event, Event::Closed(_)));
+            self.is_closing |= left.iter().any(|event| matches!(event, Event::Notice(Notice::Closed(_))));
             let is_drained = left.is_empty();
             left.into_iter().for_each(|event| self.on_event(event));
             if let Some((attempt, error)) = broken
@@ -174,29 +174,11 @@ impl Driver {
             Event::TokenNeeded(why) => self.fetch_token(why),
             // The receiver lives as long as the client; the core bounds what is out.
             Event::Message(message) => drop(self.messages.send(message)),
-            Event::LoggedIn { resumed } => self.notices.put(Notice::LoggedIn { resumed }),
-            Event::Disconnected { why, retry_at } => {
-                let retry_in = retry_at.saturating_since(self.shared.clock.now());
-                self.notices.put(Notice::Disconnected { why, retry_in });
-            }
-            Event::Hole { conversation, from, to } => {
-                self.notices.put(Notice::Hole { conversation, from, to });
-            }
-            Event::Notify { conversation, latest } => self.notices.put(Notice::New { conversation, latest }),
-            Event::RoomEntered { room } => self.notices.put(Notice::RoomEntered { room }),
-            Event::RoomRefused { room, code, reason } => {
-                self.notices.put(Notice::RoomRefused { room, code, reason });
-            }
-            Event::Signal { conversation, sender, sender_device, payload } => {
-                self.notices.put(Notice::Signal { conversation, sender, sender_device, payload });
-            }
-            Event::App { command, body } => self.notices.put(Notice::App { command, body }),
-            Event::Kicked { code, reason, may_reconnect } => {
-                self.notices.put(Notice::Kicked { code, reason, may_reconnect });
-            }
-            Event::Closed(why) => {
-                self.notices.put(Notice::Closed(why.clone()));
-                self.closed = Some(why);
+            Event::Notice(notice) => {
+                if let Notice::Closed(why) = &notice {
+                    self.closed = Some(why.clone());
+                }
+                self.notices.put(notice);
             }
             Event::Sent(_) | Event::SendFailed { .. } | Event::Response { .. } => {}
         }

@@ -31,19 +31,18 @@ mod shared;
 mod socket;
 mod token;
 
+pub use crate::core::Notice;
 pub use builder::{BuildError, ClientBuilder};
 pub use pending::{Pending, SendError};
 pub use shared::Incoming;
 
 use crate::core::{
-    ClosedWhy, Core, Lost, Message, NetworkId, Repeat, RequestError, RequestRefused, SendRefused, Target,
-    TokenWhy,
+    ClosedWhy, Core, Message, NetworkId, Repeat, RequestError, RequestRefused, SendRefused, Target, TokenWhy,
 };
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::keepalive::Attention;
-use moorline_proto::message::client::Code;
 use moorline_proto::time::Instant;
 use outcome::Outcome;
 use shared::Shared;
@@ -53,82 +52,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 type TokenProvider = Box<dyn FnMut(TokenWhy) -> Option<String> + Send>;
-
-/// Events beside messages and results.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Logged in.
-    LoggedIn {
-        /// True if the gateway still had the session.
-        resumed: bool,
-    },
-    /// Not connected; the client comes back by itself.
-    Disconnected {
-        /// The reason.
-        why: Lost,
-        /// Wait before the next attempt.
-        retry_in: Duration,
-    },
-    /// Places of a conversation that could not be filled and were passed over.
-    Hole {
-        /// Conversation id.
-        conversation: Arc<str>,
-        /// First place.
-        from: u64,
-        /// Last place.
-        to: u64,
-    },
-    /// There is something new; the client pulls it by itself.
-    New {
-        /// Conversation id.
-        conversation: Arc<str>,
-        /// The newest place.
-        latest: u64,
-    },
-    /// The backend let this device into a room.
-    RoomEntered {
-        /// Name of the room.
-        room: Arc<str>,
-    },
-    /// The backend did not admit the client; the client does not ask again.
-    RoomRefused {
-        /// Name of the room.
-        room: Arc<str>,
-        /// Code of the answer.
-        code: Code,
-        /// In words, may be empty.
-        reason: String,
-    },
-    /// Signal of a member in a room of a conversation: not stored, true only now.
-    Signal {
-        /// Conversation id.
-        conversation: Arc<str>,
-        /// Uid of the sender.
-        sender: String,
-        /// On which device.
-        sender_device: String,
-        /// The application's content.
-        payload: Bytes,
-    },
-    /// A frame of an application command.
-    App {
-        /// The command byte.
-        command: u8,
-        /// The body.
-        body: Bytes,
-    },
-    /// The backend ended this login.
-    Kicked {
-        /// The close code.
-        code: u32,
-        /// In words.
-        reason: String,
-        /// True if the client will come back by itself.
-        may_reconnect: bool,
-    },
-    /// The last notice.
-    Closed(ClosedWhy),
-}
 
 /// No message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

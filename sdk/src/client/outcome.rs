@@ -1,7 +1,14 @@
 //! Result that one thread sets and others wait for.
 
+use crate::core::{Receipt, RequestError, SendFailure};
+use bytes::Bytes;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
+
+/// Final result of a send.
+pub(super) type SendOutcome = Outcome<Result<Receipt, SendFailure>>;
+/// Result of a request.
+pub(super) type RequestOutcome = Outcome<Result<Bytes, RequestError>>;
 
 #[derive(Debug)]
 pub(super) struct Outcome<T> {

@@ -1,6 +1,6 @@
 //! A message on its way.
 
-use super::shared::SendOutcome;
+use super::outcome::SendOutcome;
 use crate::core::{Receipt, SendFailure, SendId};
 use moorline_proto::ids::MessageKey;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! State shared by the application's threads and the client's own thread: the core and its waiting callers.
 
 use super::Notice;
-use super::outcome::Outcome;
+use super::outcome::{Outcome, RequestOutcome, SendOutcome};
 use super::pending::Pending;
 use crate::core::{
     ClosedWhy, Core, Message, Receipt, RequestError, RequestId, SendFailure, SendId, SendRefused, Target,
@@ -17,9 +17,6 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-pub(super) type SendOutcome = Outcome<Result<Receipt, SendFailure>>;
-pub(super) type RequestOutcome = Outcome<Result<Bytes, RequestError>>;
 
 /// The core and those who wait for it.
 #[derive(Debug)]
@@ -99,8 +96,8 @@ impl Hub {
 
     /// The application has something of this conversation safe.
     pub(super) fn note_place(&mut self, conversation: &str) {
-        if let (Some(store), Some(standing)) = (&mut self.store, self.core.standing(conversation)) {
-            store.place(conversation, standing);
+        if let (Some(store), Some(cursor)) = (&mut self.store, self.core.cursor(conversation)) {
+            store.place(conversation, cursor);
         }
     }
 }

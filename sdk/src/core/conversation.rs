@@ -3,7 +3,7 @@
 //! Pure data of the inbox. Places are delivered in order; a place is also filled by the core's own
 //! send (its SENDACK names it) and by a void range of a pull.
 
-use super::event::{Newest, Standing};
+use super::event::{ConversationCursor, Newest};
 use moorline_proto::message::client::Push;
 use moorline_proto::time::Instant;
 use std::collections::BTreeMap;
@@ -140,14 +140,14 @@ impl Conversation {
     }
 
     /// Goes on where an earlier life stood.
-    pub(super) fn restore(&mut self, Standing { start, next, newest }: Standing) {
+    pub(super) fn restore(&mut self, ConversationCursor { start, next, newest }: ConversationCursor) {
         (self.start, self.next, self.newest) = (start, next, newest);
     }
 
     /// `None`: nothing was seen yet.
-    pub(super) fn standing(&self) -> Option<Standing> {
+    pub(super) fn cursor(&self) -> Option<ConversationCursor> {
         let Self { start, next, newest, .. } = *self;
-        (next != 0).then_some(Standing { start, next, newest })
+        (next != 0).then_some(ConversationCursor { start, next, newest })
     }
 
     pub(super) fn begin(&mut self, seq: u64) {

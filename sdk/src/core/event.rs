@@ -5,7 +5,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{MessageKey, ReadableId};
 use moorline_proto::message::client::Code;
 pub use moorline_proto::message::im::happened::What as Happened;
-use moorline_proto::time::Instant;
+use moorline_proto::time::Duration;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Token(pub u64);
 
 /// Cursor of a client in a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct ConversationCursor {
     /// The place at which it began to listen; what lies before is history.
     pub start: u64,
     /// The first place that was not handled.
@@ -288,31 +288,20 @@ impl fmt::Display for ClosedWhy {
     }
 }
 
-/// An event, or an order for the driver.
+/// Output of a core. The driver performs [`Connect`](Self::Connect), [`Hangup`](Self::Hangup) and
+/// [`TokenNeeded`](Self::TokenNeeded); the other variants are for the application, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
     Connect {
-        /// Address to try first, if the gateway named another one.
+        /// Address to try first; `None`: the gateway named no other one.
         alternate: Option<Arc<str>>,
     },
-    /// Driver: write what `poll_transmit` gave so far as far as it goes, drop the socket (or the
+    /// Driver: write the bytes that `poll_transmit` gave as far as the socket takes them, drop the socket (or the
     /// attempt), and report nothing more about it.
     Hangup,
     /// Driver: fetch a token, then call `handle_token`.
     TokenNeeded(TokenWhy),
-    /// Logged in.
-    LoggedIn {
-        /// True if the gateway still had the session.
-        resumed: bool,
-    },
-    /// Not connected; the core comes back by itself.
-    Disconnected {
-        /// The reason.
-        why: Lost,
-        /// Wait before the next attempt.
-        retry_at: Instant,
-    },
     /// A send is durable: its one final result.
     Sent(Receipt),
     /// A send failed: its one final result.
@@ -326,15 +315,6 @@ pub enum Event {
     },
     /// A message, once and in its conversation's order.
     Message(Message),
-    /// Places of a conversation that could not be filled and were passed over.
-    Hole {
-        /// Conversation id.
-        conversation: Arc<str>,
-        /// First place.
-        from: u64,
-        /// Last place.
-        to: u64,
-    },
     /// A request's one result.
     Response {
         /// The request.
@@ -342,11 +322,39 @@ pub enum Event {
         /// The payload of the answer, or the reason why there is no answer.
         result: Result<Bytes, RequestError>,
     },
-    /// There is something new; the core pulls it by itself.
-    Notify {
+    /// Neither a message nor a result.
+    Notice(Notice),
+}
+
+/// Events for the application beside messages and results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Logged in.
+    LoggedIn {
+        /// True if the gateway still had the session.
+        resumed: bool,
+    },
+    /// Not connected; the client comes back by itself.
+    Disconnected {
+        /// The reason.
+        why: Lost,
+        /// Wait before the next attempt.
+        retry_in: Duration,
+    },
+    /// Seqs of a conversation that could not be filled and were passed over.
+    Hole {
         /// Conversation id.
         conversation: Arc<str>,
-        /// The newest place.
+        /// First seq.
+        from: u64,
+        /// Last seq.
+        to: u64,
+    },
+    /// There are new messages; the client pulls them by itself.
+    New {
+        /// Conversation id.
+        conversation: Arc<str>,
+        /// The newest seq.
         latest: u64,
     },
     /// The backend let this device into a room.
@@ -354,7 +362,7 @@ pub enum Event {
         /// Name of the room.
         room: Arc<str>,
     },
-    /// The backend did not admit the session; the core does not ask again.
+    /// The backend did not admit the session; the client does not ask again.
     RoomRefused {
         /// Name of the room.
         room: Arc<str>,
@@ -369,7 +377,7 @@ pub enum Event {
         conversation: Arc<str>,
         /// Uid of the sender.
         sender: String,
-        /// On which device.
+        /// Device of the sender.
         sender_device: String,
         /// The application's content.
         payload: Bytes,
@@ -387,12 +395,9 @@ pub enum Event {
         code: u32,
         /// In words.
         reason: String,
-        /// True if the core will come back by itself.
+        /// True if the client comes back by itself.
         may_reconnect: bool,
     },
     /// The last event: nothing more will happen.
     Closed(ClosedWhy),
 }
-
-/// Events on their way out.
-pub(super) type Events = std::collections::VecDeque<Event>;

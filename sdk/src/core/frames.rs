@@ -1,67 +1,40 @@
 //! Frames from the gateway: the state table decides whether a frame is lawful, this file what to do with it.
 
+use super::Core;
+use super::connection_state::Ending;
 use super::downlink::Admission;
-use super::event::{ClosedWhy, Event, Lost, Repeat, RequestError, TokenWhy};
-use super::inbox::{Hole, PULL_PAGE, PullFailure};
-use super::line::{EXPIRED_MAX, Phase};
+use super::event::{ClosedWhy, Event, Lost, Notice, RequestError};
+use super::inbox::PullFailure;
 use super::outbox::Uplink;
-use super::pulse::Pulse;
-use super::requests::{Answer, Owner, Question};
+use super::requests::{Answer, Owner};
 use super::rooms::Verdict;
-use super::{Core, TokenSource};
 use moorline_proto::PROTOCOL_VERSION;
-use moorline_proto::connection::client::{Event as LineEvent, Transition};
-use moorline_proto::error::{CloseReason, may_reconnect};
-use moorline_proto::frame::compress::ACCEPT_LZ4;
-use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Batch, Command, Flags, Frame};
-use moorline_proto::message::client::{
-    Close, Code, GoAway, Kick, Notify, Push, Resp, SendAck, Throttle, Welcome,
-};
-use moorline_proto::message::im::{ConversationsResponse, PullRequest, PullResponse, Signal};
-use moorline_proto::message::{decode, encode};
+use moorline_proto::connection::client::{Event as ProtocolEvent, Transition};
+use moorline_proto::error::CloseReason;
+use moorline_proto::frame::{Command, Flags, Frame};
+use moorline_proto::message::client::{Code, Kick, Notify, Push, Resp, SendAck, Throttle, Welcome};
+use moorline_proto::message::decode;
+use moorline_proto::message::im::{ConversationsResponse, PullResponse, Signal};
 use moorline_proto::time::{Duration, Instant};
 use prost::Message as _;
 
 /// The application command of signals [P-11.5].
 pub(super) const SIGNAL: u8 = 0x40;
-/// Time after which a pull of a hole counts as failed.
-const PULL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Core {
-    pub(super) fn handle_frame(&mut self, now: Instant, frame: Frame) {
-        let frame = match frame.into_plain(BODY_BYTES_CEILING) {
-            Ok(frame) => frame,
-            Err(reason) => return self.lose(now, Lost::Protocol(reason), None),
-        };
-        if !frame.header.flags.contains(Flags::BATCH) {
-            self.handle_single(now, &frame);
+    /// Takes one plain frame; the connection is up.
+    pub(super) fn handle_frame(&mut self, now: Instant, frame: &Frame) {
+        let Some(state) = self.connection.state() else {
+            // LOGOUT is out, and its answer is all that counts.
+            if frame.header.command == Command::Close {
+                self.end(now, Ending::Closed(ClosedWhy::LoggedOut));
+            }
             return;
-        }
-        for inner in Batch::new(frame.body) {
-            let inner = inner.and_then(|inner| inner.into_plain(BODY_BYTES_CEILING));
-            if !matches!(self.line.phase, Phase::Up(..) | Phase::LoggingOut(_)) {
-                return;
-            }
-            match inner {
-                Ok(inner) => self.handle_single(now, &inner),
-                Err(reason) => self.lose(now, Lost::Protocol(reason), None),
-            }
-        }
-    }
-
-    fn handle_single(&mut self, now: Instant, frame: &Frame) {
-        let state = match self.line.phase {
-            Phase::Up(state, _) => state,
-            Phase::LoggingOut(_) if frame.header.command == Command::Close => {
-                self.hang_up(ClosedWhy::LoggedOut);
-                return;
-            }
-            _ => return,
         };
         let seq = frame.header.seq;
-        let transition = state.on(LineEvent::Received(frame.header.command));
+        let transition = state.on(ProtocolEvent::Received(frame.header.command));
         if transition == Transition::Broken {
-            self.lose(now, Lost::Protocol(CloseReason::Unexpected), None);
+            self.end(now, Ending::lost(Lost::Protocol(CloseReason::Unexpected)));
             return;
         }
         if state.is_logged_in() {
@@ -73,22 +46,20 @@ impl Core {
                 Admission::New => {}
                 Admission::Again => return,
                 Admission::Beyond => {
-                    self.lose(now, Lost::Protocol(CloseReason::Window), None);
+                    self.end(now, Ending::lost(Lost::Protocol(CloseReason::Window)));
                     return;
                 }
             }
         }
         if let Transition::To(next) = transition {
-            if next.is_logged_in() && state.is_logged_in() {
-                self.line.phase = Phase::Up(next, Instant::FAR_FUTURE);
-            }
+            self.connection.on_state(next);
             if let Err(reason) = self.on_frame(now, frame) {
-                self.lose(now, Lost::Protocol(reason), None);
+                self.end(now, Ending::lost(Lost::Protocol(reason)));
                 return;
             }
         }
         let is_settled_here = !matches!(frame.header.command, Command::Push | Command::Notify);
-        if is_settled_here && self.line.is_logged_in() && state.is_logged_in() {
+        if is_settled_here && self.connection.is_logged_in() && state.is_logged_in() {
             self.inbox.settle(now, seq);
         }
     }
@@ -97,16 +68,22 @@ impl Core {
         let body = &frame.body;
         match frame.header.command {
             Command::Welcome => self.on_welcome(now, &decode(body)?)?,
-            Command::SendAck => self.on_send_ack(now, decode(body)?),
+            Command::SendAck => {
+                let ack: SendAck = decode(body)?;
+                if matches!(Code::try_from(ack.code), Ok(Code::Ok | Code::Dup)) {
+                    self.inbox.handle_own(now, &ack, &mut self.outputs);
+                }
+                self.outbox.handle_ack(now, ack, &mut self.random, &mut self.outputs);
+            }
             Command::Push => {
                 let push: Push = decode(body)?;
-                self.inbox.handle_push(now, frame.header.seq, push, &mut self.events);
+                self.inbox.handle_push(now, frame.header.seq, push, &mut self.outputs);
             }
             Command::Notify => {
                 let Notify { conversation, latest, first } = decode(body)?;
                 let conversation =
                     self.inbox.handle_notify(now, &conversation, latest, first, frame.header.seq);
-                self.events.push_back(Event::Notify { conversation, latest });
+                self.outputs.push(Event::Notice(Notice::New { conversation, latest }));
             }
             Command::Resp => {
                 let resp: Resp = decode(body)?;
@@ -114,32 +91,49 @@ impl Core {
                     self.on_answer(now, answer);
                 }
             }
-            // Any frame answers it, a PONG may not [P-7.5].
+            // Any frame answers a PING, a PONG must not [P-7.5].
             Command::Ping => self.inbox.downlink_mut().on_ack_wanted(now, 0),
-            Command::GoAway => self.on_go_away(now, decode(body)?),
+            Command::GoAway => {
+                self.connection.on_go_away(now, decode(body)?, &mut self.random);
+            }
             Command::Throttle => {
                 let throttle: Throttle = decode(body)?;
-                let until = now + Duration::from_millis(throttle.retry_after_ms.into());
-                self.line.throttled_until = Some(until);
+                self.connection.on_throttle(now, Duration::from_millis(throttle.retry_after_ms.into()));
             }
-            Command::Kick => self.on_kick(now, decode(body)?),
-            Command::Close => self.on_close(now, decode(body)?),
+            Command::Kick => {
+                let kick: Kick = decode(body)?;
+                let Kick { code, may_reconnect, reason } = kick.clone();
+                self.outputs.push(Event::Notice(Notice::Kicked { code, reason, may_reconnect }));
+                let ending = self.connection.on_kick(kick);
+                self.end(now, ending);
+            }
+            Command::Close => {
+                let ending = self.connection.on_close(decode(body)?);
+                self.end(now, ending);
+            }
             Command::App(SIGNAL) => {
                 let Signal { conversation, payload, sender, sender_device } = decode(body)?;
                 let conversation = conversation.into();
-                self.events.push_back(Event::Signal { conversation, sender, sender_device, payload });
+                self.outputs.push(Event::Notice(Notice::Signal {
+                    conversation,
+                    sender,
+                    sender_device,
+                    payload,
+                }));
             }
             Command::App(command) => {
-                self.events.push_back(Event::App { command, body: body.clone() });
+                self.outputs.push(Event::Notice(Notice::App { command, body: body.clone() }));
             }
             Command::SubAck => match self.rooms.handle_ack(now, decode(body)?) {
-                Some(Verdict::Entered(room)) => self.events.push_back(Event::RoomEntered { room }),
+                Some(Verdict::Entered(room)) => {
+                    self.outputs.push(Event::Notice(Notice::RoomEntered { room }));
+                }
                 Some(Verdict::Refused(room, code, reason)) => {
-                    self.events.push_back(Event::RoomRefused { room, code, reason });
+                    self.outputs.push(Event::Notice(Notice::RoomRefused { room, code, reason }));
                 }
                 None => {}
             },
-            // Heard, which is all they are for.
+            // Frames that only show that the gateway lives.
             _ => {}
         }
         Ok(())
@@ -149,83 +143,27 @@ impl Core {
         if welcome.version != u32::from(PROTOCOL_VERSION) {
             return Err(CloseReason::BadVersion);
         }
-        self.line.on_welcome(now, welcome);
-        let body_max = if welcome.body_max == 0 { BODY_BYTES_MAX } else { welcome.body_max };
-        let body_max = body_max.min(BODY_BYTES_CEILING) as usize;
-        let accepts_lz4 = welcome.accept & ACCEPT_LZ4 != 0;
-        self.uplink = Uplink { window: welcome.uplink_window, body_max, accepts_lz4 };
-        let patience = self.config.tuning.pong_timeout;
-        self.pulse = Some(Pulse::new(welcome, patience, now, &mut self.random));
+        self.connection.on_welcome(now, welcome);
+        self.uplink = Uplink::new(welcome);
+        self.transport.on_welcome(now, welcome, self.config.tuning.pong_timeout, &mut self.random);
         self.outbox.on_login(welcome.resumed);
         if !welcome.resumed {
             self.inbox.downlink_mut().on_new_session();
             self.rooms.on_new_session(now);
-            self.sync(now);
+            // A message that came meanwhile may be a hole at the end, which no push shows.
+            if self.inbox.is_following() {
+                self.requests.ask_latest(now, "");
+            }
         }
-        self.tune_pulse(now);
-        self.events.push_back(Event::LoggedIn { resumed: welcome.resumed });
+        self.outputs.push(Event::Notice(Notice::LoggedIn { resumed: welcome.resumed }));
         Ok(())
-    }
-
-    fn on_send_ack(&mut self, now: Instant, ack: SendAck) {
-        if matches!(Code::try_from(ack.code), Ok(Code::Ok | Code::Dup)) {
-            self.inbox.handle_own(now, &ack, &mut self.events);
-        }
-        self.outbox.handle_ack(now, ack, &mut self.random, &mut self.events);
-    }
-
-    fn on_go_away(&mut self, now: Instant, go_away: GoAway) {
-        let window = Duration::from_millis(go_away.window_ms.into());
-        let alternate = go_away.alternates.into_iter().next().map(Into::into);
-        self.line.on_go_away(now, window, alternate, &mut self.random);
-    }
-
-    fn on_kick(&mut self, now: Instant, kick: Kick) {
-        let Kick { code, may_reconnect, reason } = kick;
-        self.events.push_back(Event::Kicked { code, reason: reason.clone(), may_reconnect });
-        if may_reconnect {
-            self.line.forget_session();
-            self.lose(now, Lost::Told { code, reason }, None);
-        } else {
-            self.hang_up(ClosedWhy::Told { code, reason });
-        }
-    }
-
-    fn on_close(&mut self, now: Instant, close: Close) {
-        let Close { code, reason, retry_after_ms } = close;
-        let is_expired = code == CloseReason::TokenExpired.code();
-        if is_expired && self.config.token == TokenSource::Ask && self.line.expired < EXPIRED_MAX {
-            self.line.expired += 1;
-            self.line.token = None;
-            self.line.token_why = TokenWhy::Expired;
-            self.lose(now, Lost::Told { code, reason }, None);
-        } else if may_reconnect(code) {
-            let after = Duration::from_millis(retry_after_ms.into());
-            self.lose(now, Lost::Told { code, reason }, Some(after));
-        } else {
-            self.hang_up(ClosedWhy::Told { code, reason });
-        }
-    }
-
-    pub(super) fn ask_for(&mut self, now: Instant, hole: Hole) {
-        let Hole { conversation, from, to } = hole;
-        let pull =
-            PullRequest { conversation: conversation.to_string(), from, to, limit: PULL_PAGE, confirmed: 0 };
-        let question = Question {
-            owner: Owner::Gap { conversation, to },
-            method: "im.pull".into(),
-            payload: encode(&pull),
-            deadline: now + PULL_TIMEOUT,
-            repeat: Repeat::UntilAnswered,
-        };
-        self.requests.push(now, question);
     }
 
     pub(super) fn on_answer(&mut self, now: Instant, answer: Answer) {
         let Answer { id, owner, result } = answer;
         let (conversation, to) = match owner {
             Owner::Gap { conversation, to } => (conversation, to),
-            Owner::Application => return self.events.push_back(Event::Response { id, result }),
+            Owner::Application => return self.outputs.push(Event::Response { id, result }),
             Owner::Sync => {
                 let answer = result.ok().and_then(|payload| ConversationsResponse::decode(payload).ok());
                 let Some(answer) = answer else { return };
@@ -233,7 +171,7 @@ impl Core {
                     self.inbox.handle_latest(now, &it.id, it.latest);
                 }
                 if let Some(last) = answer.conversations.last().filter(|_| answer.more) {
-                    self.ask_latest(now, &last.id);
+                    self.requests.ask_latest(now, &last.id);
                 }
                 return;
             }
@@ -243,6 +181,6 @@ impl Core {
             Err(RequestError::Refused { code, .. }) if code != Code::Retry => Err(PullFailure::Never),
             Err(_) => Err(PullFailure::Later),
         };
-        self.inbox.handle_pull(now, &conversation, to, page, &mut self.random, &mut self.events);
+        self.inbox.handle_pull(now, &conversation, to, page, &mut self.random, &mut self.outputs);
     }
 }

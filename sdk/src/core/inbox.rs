@@ -7,7 +7,8 @@ use super::Tuning;
 use super::backoff::part_of;
 use super::conversation::{Conversation, Place, Repair};
 use super::downlink::{Admission, Downlink, Slot};
-use super::event::{Event, Events, Happened, Message, Standing, Token};
+use super::event::{ConversationCursor, Event, Happened, Message, Notice, Token};
+use super::output::Outputs;
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Push, SendAck};
 use moorline_proto::message::im::PullResponse;
@@ -68,7 +69,7 @@ struct Delivery {
 }
 
 impl Delivery {
-    fn deliver(&mut self, conversation: &Arc<str>, push: Push, events: &mut Events) -> Token {
+    fn deliver(&mut self, conversation: &Arc<str>, push: Push, outputs: &mut Outputs) -> Token {
         self.last_token += 1;
         let token = Token(self.last_token);
         let (seq, message_id) = (push.seq, push.message_id);
@@ -79,7 +80,7 @@ impl Delivery {
             message_id,
         });
         self.downlink.on_delivered(conversation, seq, token);
-        events.push_back(Event::Message(Message {
+        outputs.push(Event::Message(Message {
             token,
             message_id,
             conversation: Arc::clone(conversation),
@@ -158,23 +159,23 @@ impl Inbox {
     }
 
     /// Continues at this cursor. False: there are too many conversations.
-    pub(super) fn restore(&mut self, conversation: &str, standing: Standing) -> bool {
-        if standing.next == 0 || self.conversations.len() >= self.tuning.conversations_max {
+    pub(super) fn restore(&mut self, conversation: &str, cursor: ConversationCursor) -> bool {
+        if cursor.next == 0 || self.conversations.len() >= self.tuning.conversations_max {
             return false;
         }
         let name = self.intern(conversation);
-        self.conversations.get_mut(&name).expect("interned").restore(standing);
+        self.conversations.get_mut(&name).expect("interned").restore(cursor);
         true
     }
 
     /// Cursor of the application.
-    pub(super) fn standing(&self, conversation: &str) -> Option<Standing> {
-        let standing = self.conversations.get(conversation)?.standing()?;
+    pub(super) fn cursor(&self, conversation: &str) -> Option<ConversationCursor> {
+        let cursor = self.conversations.get(conversation)?.cursor()?;
         // What comes from before the start is outside the order, and known by its id.
-        let is_in_order = |seq: &u64| (standing.start..standing.next).contains(seq);
+        let is_in_order = |seq: &u64| (cursor.start..cursor.next).contains(seq);
         let out = self.delivery.unhandled.iter().filter(|out| *out.conversation == *conversation);
         let first = out.map(|out| out.seq).filter(is_in_order).min();
-        Some(Standing { next: first.unwrap_or(standing.next), ..standing })
+        Some(ConversationCursor { next: first.unwrap_or(cursor.next), ..cursor })
     }
 
     pub(super) const fn downlink(&self) -> &Downlink {
@@ -202,19 +203,19 @@ impl Inbox {
     }
 
     /// A PUSH under an admitted number.
-    pub(super) fn handle_push(&mut self, now: Instant, seq: Seq, push: Push, events: &mut Events) {
+    pub(super) fn handle_push(&mut self, now: Instant, seq: Seq, push: Push, outputs: &mut Outputs) {
         if self.delivery.unhandled.len() >= UNHANDLED_MAX {
             return; // neither delivered nor acked: it will come again
         }
         let name = self.intern(&push.conversation);
-        let slot = self.sort(now, &name, push, events);
+        let slot = self.sort(now, &name, push, outputs);
         if seq != 0 {
             self.delivery.downlink.set(now, seq, slot);
         }
         self.settle_holes(now, &name);
     }
 
-    fn sort(&mut self, now: Instant, name: &Arc<str>, push: Push, events: &mut Events) -> Slot {
+    fn sort(&mut self, now: Instant, name: &Arc<str>, push: Push, outputs: &mut Outputs) -> Slot {
         let delivery = &mut self.delivery;
         let conversation = self.conversations.get_mut(name).expect("interned");
         let (seq, id) = (push.seq, push.message_id);
@@ -227,14 +228,14 @@ impl Inbox {
         }
         let place = if seq == 0 { Place::Before } else { conversation.place(seq) };
         match place {
-            Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, events)),
+            Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, outputs)),
             Place::Before => delivery.slot_of(|out| out.message_id == id),
             Place::Passed => delivery.slot_of(|out| out.seq == seq && out.conversation == *name),
             Place::Next => {
                 conversation.next += 1;
                 conversation.on_delivered(seq, push.time_ms);
-                let token = delivery.deliver(name, push, events);
-                self.advance(now, name, events);
+                let token = delivery.deliver(name, push, outputs);
+                self.advance(now, name, outputs);
                 Slot::Delivered(token)
             }
             Place::Ahead => {
@@ -254,14 +255,14 @@ impl Inbox {
     }
 
     /// A SENDACK: the place is the core's own.
-    pub(super) fn handle_own(&mut self, now: Instant, ack: &SendAck, events: &mut Events) {
+    pub(super) fn handle_own(&mut self, now: Instant, ack: &SendAck, outputs: &mut Outputs) {
         let SendAck { conversation, seq, time_ms, .. } = ack;
         if conversation.is_empty() || *seq == 0 {
             return;
         }
         let name = self.intern(conversation);
         self.conversations.get_mut(&name).expect("interned").fill(*seq, *time_ms);
-        self.advance(now, &name, events);
+        self.advance(now, &name, outputs);
         self.settle_holes(now, &name);
     }
 
@@ -352,7 +353,7 @@ impl Inbox {
         to: u64,
         answer: Result<PullResponse, PullFailure>,
         random: &mut Random,
-        events: &mut Events,
+        outputs: &mut Outputs,
     ) {
         let Some(known) = self.conversations.get_mut(name) else { return };
         let before = known.next;
@@ -377,7 +378,7 @@ impl Inbox {
                 }
             }
         }
-        self.advance(now, name, events);
+        self.advance(now, name, outputs);
         let Some(known) = self.conversations.get_mut(name) else { return };
         let has_progress = known.next > before;
         if let Some(gap) = &mut known.gap {
@@ -386,22 +387,23 @@ impl Inbox {
             is_last_word |= gap.empty_pages >= EMPTY_PAGES_MAX;
         }
         if is_last_word {
-            self.pass_over(now, name, to, events);
+            self.pass_over(now, name, to, outputs);
         }
         self.settle_holes(now, name);
         self.schedule_pull(now, name, before, has_more, random);
     }
 
     /// After the last word on a hole nothing may stay open up to `to`; what is passed over is said aloud.
-    fn pass_over(&mut self, now: Instant, name: &Arc<str>, to: u64, events: &mut Events) {
+    fn pass_over(&mut self, now: Instant, name: &Arc<str>, to: u64, outputs: &mut Outputs) {
         while let Some(known) = self.conversations.get_mut(name) {
             let (next, end) = (known.next, known.hole_end().min(to));
             if !known.has_hole() || end < next {
                 return;
             }
             known.gap_mut().filled.add(next, end);
-            events.push_back(Event::Hole { conversation: Arc::clone(name), from: next, to: end });
-            self.advance(now, name, events);
+            let conversation = Arc::clone(name);
+            outputs.push(Event::Notice(Notice::Hole { conversation, from: next, to: end }));
+            self.advance(now, name, outputs);
         }
     }
 
@@ -445,12 +447,12 @@ impl Inbox {
     }
 
     /// Hands out everything that is in order now.
-    fn advance(&mut self, now: Instant, name: &Arc<str>, events: &mut Events) {
+    fn advance(&mut self, now: Instant, name: &Arc<str>, outputs: &mut Outputs) {
         let Some(known) = self.conversations.get_mut(name) else { return };
         let before = known.next;
         while let Some(push) = known.poll_ready() {
             self.held_bytes -= push.payload.len();
-            self.delivery.deliver(name, push, events);
+            self.delivery.deliver(name, push, outputs);
         }
         if known.next > before {
             self.delivery.downlink.on_passed(now, name, known.next);

@@ -14,13 +14,14 @@
 
 use super::Tuning;
 use super::backoff::part_of;
-use super::event::{Event, Events, Receipt, SendFailure, SendId, SendRefused, Target};
+use super::event::{Event, Receipt, SendFailure, SendId, SendRefused, Target};
+use super::output::Outputs;
 use bytes::Bytes;
 use moorline_proto::dedupe::WINDOW_FRAMES;
-use moorline_proto::frame::compress::try_compress;
-use moorline_proto::frame::{Command, Flags, Frame, Lane};
+use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
+use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Command, Flags, Frame, Lane};
 use moorline_proto::ids::{MessageKey, Seq};
-use moorline_proto::message::client::{self, Code, SendAck, send};
+use moorline_proto::message::client::{self, Code, SendAck, Welcome, send};
 use moorline_proto::message::frame_of;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
@@ -94,6 +95,21 @@ pub(super) struct Uplink {
     pub(super) accepts_lz4: bool,
 }
 
+impl Uplink {
+    /// The limits before the first login.
+    pub(super) const DEFAULT: Self =
+        Self { window: 0, body_max: BODY_BYTES_MAX as usize, accepts_lz4: false };
+
+    pub(super) fn new(welcome: &Welcome) -> Self {
+        let body_max = if welcome.body_max == 0 { BODY_BYTES_MAX } else { welcome.body_max };
+        Self {
+            window: welcome.uplink_window,
+            body_max: body_max.min(BODY_BYTES_CEILING) as usize,
+            accepts_lz4: welcome.accept & ACCEPT_LZ4 != 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Outbox {
     tuning: Arc<Tuning>,
@@ -102,6 +118,7 @@ pub(super) struct Outbox {
     ready: VecDeque<Arc<str>>,
     flights: BTreeMap<Seq, Flight>,
     next_cid: Seq,
+    last_id: u64,
     sends: usize,
     bytes: usize,
 }
@@ -114,6 +131,7 @@ impl Outbox {
             ready: VecDeque::new(),
             flights: BTreeMap::new(),
             next_cid: 1,
+            last_id: 0,
             sends: 0,
             bytes: 0,
         }
@@ -121,6 +139,12 @@ impl Outbox {
 
     pub(super) const fn len(&self) -> usize {
         self.sends
+    }
+
+    /// A message under the next id; [`Self::push`] takes it.
+    pub(super) const fn entry(&self, key: MessageKey, target: Target, kind: u32, payload: Bytes) -> Entry {
+        let id = SendId(self.last_id + 1);
+        Entry { id, key, target, kind, payload, put_off: Duration::ZERO, was_sent: false }
     }
 
     /// True if there is room for this message.
@@ -137,8 +161,11 @@ impl Outbox {
         Ok(())
     }
 
-    pub(super) fn push(&mut self, me: &str, entry: Entry, body_max: usize) -> Result<(), SendRefused> {
+    /// Takes a message of the user `me`.
+    pub(super) fn push(&mut self, me: &str, entry: Entry, body_max: usize) -> Result<SendId, SendRefused> {
         self.judge(&entry, body_max)?;
+        let id = entry.id;
+        self.last_id = id.0;
         self.sends += 1;
         self.bytes += entry.payload.len();
         let conversation = entry.target.conversation(me);
@@ -147,7 +174,7 @@ impl Outbox {
         if queue.len() == 1 {
             self.ready.push_back(conversation);
         }
-        Ok(())
+        Ok(id)
     }
 
     /// A login: the same session goes on with its cids, a new one starts from 1 in the same order.
@@ -165,7 +192,12 @@ impl Outbox {
     }
 
     /// The next SEND that may go out now.
-    pub(super) fn poll_frame(&mut self, now: Instant, uplink: Uplink, events: &mut Events) -> Option<Frame> {
+    pub(super) fn poll_frame(
+        &mut self,
+        now: Instant,
+        uplink: Uplink,
+        outputs: &mut Outputs,
+    ) -> Option<Frame> {
         let again = self.flights.iter().find(|(_, flight)| flight.phase == Phase::Again);
         if let Some(cid) = again.map(|(cid, _)| *cid) {
             return Some(self.send_head(now, cid, uplink));
@@ -177,7 +209,7 @@ impl Outbox {
                 let reason = format!("over the gateway's limit of {} bytes", uplink.body_max);
                 let failure = SendFailure::Refused { code: Code::TooLarge, reason };
                 let entry = self.take_head(conversation);
-                events.push_back(entry.failed(failure));
+                outputs.push(entry.failed(failure));
                 continue;
             }
             let cid = self.next_cid;
@@ -232,7 +264,7 @@ impl Outbox {
         now: Instant,
         ack: SendAck,
         random: &mut Random,
-        events: &mut Events,
+        outputs: &mut Outputs,
     ) {
         let Some(flight) = self.flights.get_mut(&ack.cid) else { return };
         let code = Code::try_from(ack.code).unwrap_or(Code::Invalid);
@@ -248,12 +280,12 @@ impl Outbox {
             head.put_off += cost;
             if head.put_off > self.tuning.send_retry_for {
                 let entry = self.finish(ack.cid);
-                events.push_back(entry.failed(SendFailure::PutOff));
+                outputs.push(entry.failed(SendFailure::PutOff));
             }
             return;
         }
         let entry = self.finish(ack.cid);
-        events.push_back(match code {
+        outputs.push(match code {
             Code::Ok | Code::Dup => Event::Sent(Receipt {
                 id: entry.id,
                 key: entry.key,
@@ -272,7 +304,7 @@ impl Outbox {
         &mut self,
         now: Instant,
         random: &mut Random,
-        events: &mut Events,
+        outputs: &mut Outputs,
     ) -> Expiry {
         let mut expiry = Expiry::Fine;
         let mut given_up = Vec::new();
@@ -292,7 +324,7 @@ impl Outbox {
         }
         for cid in given_up {
             let entry = self.finish(cid);
-            events.push_back(entry.failed(SendFailure::Unanswered));
+            outputs.push(entry.failed(SendFailure::Unanswered));
             expiry = Expiry::Stuck;
         }
         expiry
@@ -305,12 +337,12 @@ impl Outbox {
     }
 
     /// Everything without a result fails.
-    pub(super) fn close(&mut self, events: &mut Events) {
+    pub(super) fn close(&mut self, outputs: &mut Outputs) {
         self.flights.clear();
         self.ready = VecDeque::new();
         let mut left: Vec<Entry> = std::mem::take(&mut self.queues).into_values().flatten().collect();
         left.sort_by_key(|entry| entry.id);
-        events.extend(left.iter().map(|entry| entry.failed(SendFailure::Closed)));
+        left.iter().for_each(|entry| outputs.push(entry.failed(SendFailure::Closed)));
         (self.sends, self.bytes) = (0, 0);
     }
 

@@ -3,10 +3,13 @@
 //! Driven by [`Core`](super::Core). Every request has a deadline and exactly one result.
 
 use super::event::{Repeat, RequestError, RequestId};
+use super::inbox::{Hole, PULL_PAGE};
+use crate::im::{self, Call};
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::message::client::{Code, Req, Resp};
-use moorline_proto::message::frame_of;
+use moorline_proto::message::im::PullRequest;
+use moorline_proto::message::{encode, frame_of};
 use moorline_proto::time::{Duration, Instant};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,6 +17,11 @@ use std::sync::Arc;
 
 /// The wait after a RETRY that names none.
 const RETRY_PAUSE_DEFAULT: Duration = Duration::from_millis(500);
+
+/// Time after which a pull of a hole counts as failed.
+const PULL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for asking the newest seqs after a session that could not be resumed.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Receiver of the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +82,31 @@ impl Requests {
         }
         self.open.insert(self.last_id, (question, Phase::Waiting(now)));
         RequestId(self.last_id)
+    }
+
+    /// Asks for the messages of a hole.
+    pub(super) fn pull(&mut self, now: Instant, hole: Hole) {
+        let Hole { conversation, from, to } = hole;
+        let pull =
+            PullRequest { conversation: conversation.to_string(), from, to, limit: PULL_PAGE, confirmed: 0 };
+        self.push(
+            now,
+            Question {
+                owner: Owner::Gap { conversation, to },
+                method: "im.pull".into(),
+                payload: encode(&pull),
+                deadline: now + PULL_TIMEOUT,
+                repeat: Repeat::UntilAnswered,
+            },
+        );
+    }
+
+    /// Asks for the newest seqs of the conversations whose ids are after `after`.
+    pub(super) fn ask_latest(&mut self, now: Instant, after: &str) {
+        let Call { method, payload } = im::conversations(after);
+        let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);
+        let deadline = now + SYNC_TIMEOUT;
+        self.push(now, Question { owner, method: method.into(), payload, deadline, repeat });
     }
 
     /// The next REQ that may go out now.

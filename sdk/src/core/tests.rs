@@ -1,14 +1,13 @@
-//! A core and the gateway's end of its connection, step by step.
-
 //! The client core, driven frame by frame.
 
 use super::*;
-use moorline_proto::frame::{Flags, Header};
+use moorline_proto::frame::{Decoder, Flags, Header};
 use moorline_proto::message::client::{
-    self, Code, GoAway, Kick, Notify, Platform, Push, Req, Resp, Send, SendAck, Throttle, Welcome,
+    self, Close, Code, GoAway, Kick, Notify, Ping, Platform, Push, Req, Resp, Send, SendAck, Throttle,
+    Welcome,
 };
-use moorline_proto::message::decode;
 use moorline_proto::message::im::{PullRequest, PullResponse, VoidRange};
+use moorline_proto::message::{decode, encode};
 use prost::Message as _;
 
 /// A core and the gateway's end of its connection.
@@ -60,12 +59,12 @@ impl Rig {
         (self.gateway, self.dseq) = (Decoder::new(), 0);
         let resumed = welcome.resumed;
         self.frame(Command::Welcome, &Welcome { version: 1, uplink_window: 64, ..welcome });
-        assert_eq!(self.events(), [Event::LoggedIn { resumed }]);
+        assert_eq!(self.events(), [Event::Notice(Notice::LoggedIn { resumed })]);
     }
 
     fn relogin(&mut self) {
         self.core.handle_disconnected(self.now);
-        assert!(matches!(self.events()[..], [.., Event::Disconnected { .. }]));
+        assert!(matches!(self.events()[..], [.., Event::Notice(Notice::Disconnected { .. })]));
         self.tick_next();
         self.log_in(Welcome::default());
     }
@@ -252,7 +251,7 @@ fn no_answer_is_repeated_three_times_then_fails_and_the_session_is_given_up() {
     rig.say("bob", "b2");
     let mut tries = Vec::new();
     let mut events = Vec::new();
-    while !events.iter().any(|event| matches!(event, Event::Disconnected { .. })) {
+    while !events.iter().any(|event| matches!(event, Event::Notice(Notice::Disconnected { .. }))) {
         for frame in rig.frames() {
             match frame.header.command {
                 Command::Send => tries.push(frame.header.seq),
@@ -345,10 +344,12 @@ fn attempts_back_off_and_codes_decide_whether_to_come_back() {
     for _ in 0..12 {
         rig.tick_next();
         rig.core.handle_disconnected(rig.now);
-        let Some(Event::Disconnected { why: Lost::ConnectFailed, retry_at }) = rig.events().pop() else {
+        let Some(Event::Notice(Notice::Disconnected { why: Lost::ConnectFailed, retry_in })) =
+            rig.events().pop()
+        else {
             panic!()
         };
-        waits.push(retry_at.saturating_since(rig.now));
+        waits.push(retry_in);
     }
     assert!(waits[0] <= ms(500) && waits.iter().all(|wait| *wait <= ms(30_000)));
     assert!(waits.iter().any(|wait| *wait > ms(5_000)), "{waits:?}");
@@ -364,15 +365,18 @@ fn attempts_back_off_and_codes_decide_whether_to_come_back() {
         rig.frame(Command::Close, &Close { code, retry_after_ms: 9000, ..Close::default() });
         let events = rig.events();
         assert_eq!(events[0], Event::Hangup);
-        let Some(Event::Disconnected { retry_at, .. }) = events.last() else {
+        let Some(Event::Notice(Notice::Disconnected { retry_in, .. })) = events.last() else {
             assert!(
                 !comes_back && matches!(events[1], Event::SendFailed { failure: SendFailure::Closed, .. })
             );
-            assert!(matches!(events[2], Event::Closed(ClosedWhy::Told { .. })) && rig.core.is_closed());
+            assert!(
+                matches!(events[2], Event::Notice(Notice::Closed(ClosedWhy::Told { .. })))
+                    && rig.core.is_closed()
+            );
             assert_eq!(rig.core.next_deadline(), None);
             continue;
         };
-        assert!(comes_back && (ms(9000)..=ms(9500)).contains(&retry_at.saturating_since(rig.now)));
+        assert!(comes_back && (ms(9000)..=ms(9500)).contains(retry_in));
     }
 }
 
@@ -393,7 +397,10 @@ fn an_expired_token_is_fetched_anew_but_not_for_ever() {
             rig.tick_next();
         }
     }
-    assert!(matches!(rig.events().last(), Some(Event::Closed(ClosedWhy::Told { code: 3521, .. }))));
+    assert!(matches!(
+        rig.events().last(),
+        Some(Event::Notice(Notice::Closed(ClosedWhy::Told { code: 3521, .. })))
+    ));
 }
 
 #[test]
@@ -431,7 +438,7 @@ fn beats_only_when_idle_and_silence_ends_the_connection() {
     assert_eq!(rig.tick_next(), ms(10_000));
     assert!(matches!(
         rig.events()[..],
-        [Event::Hangup, Event::Disconnected { why: Lost::HeartbeatTimeout, .. }]
+        [Event::Hangup, Event::Notice(Notice::Disconnected { why: Lost::HeartbeatTimeout, .. })]
     ));
 }
 
@@ -452,9 +459,9 @@ fn a_kick_is_told_and_obeyed() {
         let mut rig = Rig::logged_in();
         rig.frame(Command::Kick, &Kick { code: 3530, may_reconnect, reason: owned("elsewhere") });
         let events = rig.events();
-        assert!(matches!(events[0], Event::Kicked { code: 3530, .. }));
+        assert!(matches!(events[0], Event::Notice(Notice::Kicked { code: 3530, .. })));
         assert_eq!(events[1], Event::Hangup);
-        assert_eq!(matches!(events[2], Event::Closed(_)), !may_reconnect);
+        assert_eq!(matches!(events[2], Event::Notice(Notice::Closed(_))), !may_reconnect);
         assert_eq!(rig.core.is_closed(), !may_reconnect);
     }
 }
@@ -513,7 +520,7 @@ fn a_hole_closes_by_itself_by_a_pull_or_aloud() {
     assert_eq!((pull.from, pull.to), (7, 7), "the rest at once");
     rig.answer(id, Code::NotMember, Bytes::new());
     let events = rig.events();
-    assert_eq!(events[0], Event::Hole { conversation: "group:g".into(), from: 7, to: 7 });
+    assert_eq!(events[0], Event::Notice(Notice::Hole { conversation: "group:g".into(), from: 7, to: 7 }));
     assert_eq!(events.len(), 3);
 }
 
@@ -605,10 +612,10 @@ fn a_backend_that_counts_anew_is_heard_by_one_who_only_sent() {
 #[test]
 fn a_restored_core_takes_what_comes_again_for_what_it_is() {
     let mut rig = Rig::new();
-    assert!(
-        rig.core
-            .restore("group:g", Standing { start: 3, next: 6, newest: Newest { place: 5, stored_ms: 50 } })
-    );
+    assert!(rig.core.restore(
+        "group:g",
+        ConversationCursor { start: 3, next: 6, newest: Newest { place: 5, stored_ms: 50 } }
+    ));
     rig.tick(ms(0));
     rig.log_in(Welcome::default());
     // Something that happened, without a place, is no measure of the messages.
@@ -618,8 +625,8 @@ fn a_restored_core_takes_what_comes_again_for_what_it_is() {
         rig.give(&frame_of(Command::Push, &push).with_seq(rig.dseq));
     }
     assert_eq!(rig.read(), [0, 2, 6], "3 to 5 were handled, 2 is from before the start");
-    let standing = Standing { start: 3, next: 7, newest: Newest { place: 6, stored_ms: 60 } };
-    assert_eq!(rig.core.standing("group:g"), Some(standing));
+    let cursor = ConversationCursor { start: 3, next: 7, newest: Newest { place: 6, stored_ms: 60 } };
+    assert_eq!(rig.core.cursor("group:g"), Some(cursor));
 }
 
 #[test]
@@ -688,7 +695,7 @@ fn logout_waits_for_the_gateway_and_ends_everything() {
     let events = rig.events();
     assert!(matches!(
         events[..],
-        [Event::Hangup, Event::SendFailed { .. }, Event::Closed(ClosedWhy::LoggedOut)]
+        [Event::Hangup, Event::SendFailed { .. }, Event::Notice(Notice::Closed(ClosedWhy::LoggedOut))]
     ));
 }
 
@@ -699,7 +706,7 @@ fn garbage_and_lawless_frames_end_the_connection_not_the_core() {
         rig.core.handle_bytes(rig.now, Bytes::copy_from_slice(bytes));
         assert!(matches!(
             rig.events()[..],
-            [Event::Hangup, Event::Disconnected { why: Lost::Protocol(_), .. }]
+            [Event::Hangup, Event::Notice(Notice::Disconnected { why: Lost::Protocol(_), .. })]
         ));
         assert!(!rig.core.is_closed());
     }

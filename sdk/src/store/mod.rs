@@ -6,7 +6,7 @@
 
 mod journal;
 
-use crate::core::{Newest, Standing, Target};
+use crate::core::{ConversationCursor, Newest, Target};
 use bytes::Bytes;
 use journal::{Journal, Record, record};
 use moorline_proto::ids::MessageKey;
@@ -74,7 +74,7 @@ pub struct FileStore {
     unsent: BTreeMap<u64, Unsent>,
     last_number: u64,
     /// Cursor of the application in each conversation.
-    places: BTreeMap<String, Standing>,
+    places: BTreeMap<String, ConversationCursor>,
 }
 
 impl FileStore {
@@ -114,7 +114,7 @@ impl FileStore {
             Some(record::What::Place(record::Place { conversation, next, start, newest, stored_ms })) => {
                 self.places.insert(
                     conversation,
-                    Standing { start, next, newest: Newest { place: newest, stored_ms } },
+                    ConversationCursor { start, next, newest: Newest { place: newest, stored_ms } },
                 );
             }
             None => {} // of a later version
@@ -146,8 +146,8 @@ impl FileStore {
         self.unsent.iter().map(|(number, unsent)| (*number, unsent))
     }
 
-    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, Standing)> {
-        self.places.iter().map(|(conversation, standing)| (conversation.as_str(), *standing))
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&str, ConversationCursor)> {
+        self.places.iter().map(|(conversation, cursor)| (conversation.as_str(), *cursor))
     }
 
     /// A message is taken; its number here.
@@ -167,10 +167,10 @@ impl FileStore {
     }
 
     /// The application stands there.
-    pub(crate) fn place(&mut self, conversation: &str, standing: Standing) {
-        if self.places.get(conversation) != Some(&standing) {
-            self.places.insert(conversation.to_owned(), standing);
-            self.note(&place_record(conversation, standing));
+    pub(crate) fn place(&mut self, conversation: &str, cursor: ConversationCursor) {
+        if self.places.get(conversation) != Some(&cursor) {
+            self.places.insert(conversation.to_owned(), cursor);
+            self.note(&place_record(conversation, cursor));
         }
     }
 
@@ -188,12 +188,15 @@ impl FileStore {
         }
         let owner = self.owner.iter().map(|owner| Record { what: Some(record::What::Owner(owner.clone())) });
         let unsent = self.unsent.iter().map(|(number, unsent)| unsent.record(*number));
-        let places = self.places.iter().map(|(conversation, standing)| place_record(conversation, *standing));
+        let places = self.places.iter().map(|(conversation, cursor)| place_record(conversation, *cursor));
         self.journal.rewrite(owner.chain(unsent).chain(places))
     }
 }
 
-fn place_record(conversation: &str, Standing { start, next, newest }: Standing) -> Record {
+fn place_record(
+    conversation: &str,
+    ConversationCursor { start, next, newest }: ConversationCursor,
+) -> Record {
     let (conversation, Newest { place, stored_ms }) = (conversation.to_owned(), newest);
     let place = record::Place { conversation, next, start, newest: place, stored_ms };
     Record { what: Some(record::What::Place(place)) }
@@ -234,8 +237,8 @@ mod tests {
         }
     }
 
-    fn standing(start: u64, next: u64) -> Standing {
-        Standing { start, next, newest: Newest { place: 2, stored_ms: 7 } }
+    fn cursor(start: u64, next: u64) -> ConversationCursor {
+        ConversationCursor { start, next, newest: Newest { place: 2, stored_ms: 7 } }
     }
 
     fn unsent(text: &str) -> Unsent {
@@ -243,8 +246,8 @@ mod tests {
         Unsent { key, target, kind: 7, payload: Bytes::copy_from_slice(text.as_bytes()) }
     }
 
-    fn see(store: &FileStore) -> (Vec<Unsent>, Vec<(String, Standing)>) {
-        let places = store.places().map(|(conversation, standing)| (conversation.to_owned(), standing));
+    fn see(store: &FileStore) -> (Vec<Unsent>, Vec<(String, ConversationCursor)>) {
+        let places = store.places().map(|(conversation, cursor)| (conversation.to_owned(), cursor));
         (store.unsent().map(|(_, unsent)| unsent.clone()).collect(), places.collect())
     }
 
@@ -256,10 +259,10 @@ mod tests {
         let first = store.put(unsent("a")).expect("written");
         store.put(unsent("bb")).expect("written");
         store.done(first);
-        store.place("c2c:ann:ben", standing(3, 8));
-        store.place("c2c:ann:ben", standing(3, 9));
+        store.place("c2c:ann:ben", cursor(3, 8));
+        store.place("c2c:ann:ben", cursor(3, 9));
         let before = see(&store);
-        assert_eq!(before, (vec![unsent("bb")], vec![("c2c:ann:ben".to_owned(), standing(3, 9))]));
+        assert_eq!(before, (vec![unsent("bb")], vec![("c2c:ann:ben".to_owned(), cursor(3, 9))]));
         assert!(matches!(FileStore::open(&place.0), Err(StoreError::InUse { .. })));
         drop(store);
         let mut store = FileStore::open(&place.0).expect("the same");
@@ -307,7 +310,7 @@ mod tests {
         for number in 0..20_000 {
             let id = store.put(unsent("a")).expect("written");
             store.done(id);
-            store.place("c2c:ann:ben", standing(1, number));
+            store.place("c2c:ann:ben", cursor(1, number));
         }
         let before = see(&store);
         let size = std::fs::metadata(&place.0).expect("there").len();

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::message::client::Platform;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
-use moorline_sdk::core::{Core, CoreConfig, Event, SendId, Target, Token, TokenSource};
+use moorline_sdk::core::{Core, CoreConfig, Event, Notice, SendId, Target, Token, TokenSource};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -272,7 +272,9 @@ impl World {
                 let name = message.conversation.to_string();
                 self.after(busy, What::Handled(at, message.token, name, message.seq));
             }
-            Event::Hole { .. } | Event::Closed(_) | Event::Kicked { .. } => panic!("{event:?}"),
+            Event::Notice(Notice::Hole { .. } | Notice::Closed(_) | Notice::Kicked { .. }) => {
+                panic!("{event:?}")
+            }
             _ => {}
         }
     }

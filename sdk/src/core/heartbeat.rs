@@ -1,6 +1,6 @@
 //! Heartbeats of one login: speak when idle, notice when nothing comes back.
 
-use moorline_proto::keepalive::{Bounds, Heartbeat};
+use moorline_proto::keepalive::{self, Bounds};
 use moorline_proto::message::client::Welcome;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
@@ -21,27 +21,31 @@ pub(super) enum Beat {
 }
 
 #[derive(Debug)]
-pub(super) struct Pulse {
-    heartbeat: Heartbeat,
+pub(super) struct Heartbeat {
+    schedule: keepalive::Heartbeat,
+    /// Time that the gateway has to answer a PING.
     patience: Duration,
-    /// Since when a PING has no answer.
+    /// Time of the PING without an answer; `None`: every PING was answered.
     asked_at: Option<Instant>,
+    /// True: the next poll writes a PING, whatever the schedule says.
     is_probe_due: bool,
+    /// Start of the silence of the gateway.
     quiet_since: Instant,
-    /// The PING without an answer followed a whole silent interval: its fate tells of the network.
+    /// True: the PING without an answer followed a whole silent interval, so its fate tells of the network.
     is_telling: bool,
+    /// Bounds of the interval from the gateway.
     bounds: Bounds,
 }
 
-impl Pulse {
+impl Heartbeat {
     pub(super) fn new(welcome: &Welcome, patience: Duration, now: Instant, random: &mut Random) -> Self {
         let or = |seconds: u32, default| if seconds == 0 { default } else { seconds };
         let min = or(welcome.heartbeat_min_s, INTERVAL_MIN_DEFAULT_S);
         let max = or(welcome.heartbeat_max_s, INTERVAL_MAX_DEFAULT_S).max(min);
         let bounds = Bounds { min: Duration::from_secs(min.into()), max: Duration::from_secs(max.into()) };
-        let heartbeat = Heartbeat::new(bounds, now, random);
+        let schedule = keepalive::Heartbeat::new(bounds, now, random);
         Self {
-            heartbeat,
+            schedule,
             patience,
             asked_at: None,
             is_probe_due: false,
@@ -51,13 +55,13 @@ impl Pulse {
         }
     }
 
-    /// Something other than a PING was sent.
-    pub(super) fn sent(&mut self, now: Instant) {
-        self.heartbeat.sent(now);
+    /// Notes that a frame other than a PING was sent.
+    pub(super) fn on_sent(&mut self, now: Instant) {
+        self.schedule.sent(now);
     }
 
-    /// Something was heard. True: it answers a PING that followed a whole silent interval.
-    pub(super) fn heard(&mut self, now: Instant) -> bool {
+    /// Notes that bytes arrived. True: they answer a PING that followed a whole silent interval.
+    pub(super) fn on_received(&mut self, now: Instant) -> bool {
         // An answer ends the silence that its PING has ended already: a round trip is no interval.
         self.quiet_since = self.asked_at.take().unwrap_or(now);
         std::mem::take(&mut self.is_telling)
@@ -75,8 +79,8 @@ impl Pulse {
 
     /// Beats at this interval from now on; a longer one is announced first [P-7.1].
     pub(super) fn set_interval(&mut self, interval: Duration, now: Instant) {
-        if interval != self.heartbeat.interval() {
-            self.heartbeat.set_interval(interval, now);
+        if interval != self.schedule.interval() {
+            self.schedule.set_interval(interval, now);
         }
     }
 
@@ -86,21 +90,21 @@ impl Pulse {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.asked_at.map_or_else(|| self.heartbeat.deadline(), |asked| asked + self.patience)
+        self.asked_at.map_or_else(|| self.schedule.deadline(), |asked| asked + self.patience)
     }
 
     pub(super) fn poll(&mut self, now: Instant) -> Beat {
         if self.asked_at.is_some() {
             return if self.deadline() <= now { Beat::Dead } else { Beat::Quiet };
         }
-        if !self.is_probe_due && self.heartbeat.deadline() > now {
+        if !self.is_probe_due && self.schedule.deadline() > now {
             return Beat::Quiet;
         }
         let silence = now.saturating_since(self.quiet_since);
-        self.is_telling = !self.is_probe_due && silence >= self.heartbeat.interval();
+        self.is_telling = !self.is_probe_due && silence >= self.schedule.interval();
         self.is_probe_due = false;
         self.asked_at = Some(now);
-        let promise = self.heartbeat.beat(now).as_secs().max(1);
+        let promise = self.schedule.beat(now).as_secs().max(1);
         Beat::Ping { next_s: u32::try_from(promise).unwrap_or(u32::MAX) }
     }
 }

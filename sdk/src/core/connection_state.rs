@@ -1,0 +1,439 @@
+//! State of the connection: its phase, the time of the next attempt, the session that a login may resume.
+//!
+//! Pure data of [`Core`](super::Core): inputs change the phase, and say how the connection ends. Example: a CLOSE with
+//! the code `TokenExpired` forgets the token, and the next attempt asks for another one.
+//!
+//! ```text
+//!            time                 driver              WELCOME
+//! Waiting ─────────► Connecting ─────────► Greeting ─────────► Active ──► Leaving
+//!    ▲  │ no token        │                    │                  │          │
+//!    │  └──► NeedToken    └────────────────────┴───────┬──────────┴──────────┘
+//!    └─────────────────────── lost ────────────────────┴── told to stop ──► Closed
+//! ```
+
+use super::backoff::part_of;
+use super::event::{ClosedWhy, Event, Lost, TokenWhy};
+use super::{Backoff, TokenSource};
+use bytes::Bytes;
+use moorline_proto::connection::client::State;
+use moorline_proto::error::{CloseReason, may_reconnect};
+use moorline_proto::message::client::{Close, GoAway, Kick, Resume, Welcome};
+use moorline_proto::random::Random;
+use moorline_proto::time::{Duration, Instant};
+use std::sync::Arc;
+
+/// A login that lasted this long starts the backoff anew.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
+/// Fresh tokens in a row that the gateway calls expired.
+const EXPIRED_MAX: u8 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Until the next attempt.
+    Waiting(Instant),
+    /// Until the driver brings a token.
+    NeedToken,
+    /// The driver connects; not after this moment.
+    Connecting(Instant),
+    /// A socket. Before WELCOME: not after this moment.
+    Up(State, Instant),
+    /// LOGOUT is out; the socket ends now or at this moment.
+    LoggingOut(Instant),
+    /// For good.
+    Closed,
+}
+
+/// End of a connection, or of the core.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The core comes back, after `after` and a random wait.
+    Lost { why: Lost, after: Duration },
+    /// The core is closed for good.
+    Closed(ClosedWhy),
+}
+
+impl Ending {
+    /// The core comes back after a random wait.
+    pub(super) const fn lost(why: Lost) -> Self {
+        Self::Lost { why, after: Duration::ZERO }
+    }
+}
+
+/// Action that is due.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// No action.
+    Nothing,
+    /// Connect, or ask for a token.
+    Connect,
+    /// Leave this gateway, as GOAWAY has asked.
+    Leave,
+    /// Look at the timers of the login.
+    Login,
+    /// End the connection.
+    End(Ending),
+}
+
+/// Values for the `resume` of a later HELLO.
+#[derive(Debug)]
+struct Session {
+    id: Bytes,
+    epoch: u64,
+    ticket: Bytes,
+}
+
+#[derive(Debug)]
+pub(super) struct ConnectionState {
+    phase: Phase,
+    policy: Backoff,
+    /// Attempts in a row that brought no lasting login.
+    failures: u32,
+    /// Time of the WELCOME; `None`: not logged in.
+    logged_in_at: Option<Instant>,
+    session: Option<Box<Session>>,
+    token: Option<Arc<str>>,
+    /// Reason of the next question for a token.
+    token_why: TokenWhy,
+    /// True: the driver can be asked for another token.
+    can_ask: bool,
+    /// Tokens in a row that the gateway has called expired.
+    expired: u8,
+    /// Time to leave after GOAWAY; `None`: stay.
+    leave_at: Option<Instant>,
+    /// Address of the next attempt; `None`: the driver's own.
+    alternate: Option<Arc<str>>,
+    /// End of a THROTTLE; `None`: there is none.
+    throttled_until: Option<Instant>,
+}
+
+impl ConnectionState {
+    pub(super) fn new(source: &TokenSource, policy: Backoff) -> Self {
+        let token = match source {
+            TokenSource::Fixed(token) => Some(Arc::clone(token)),
+            TokenSource::Ask => None,
+        };
+        Self {
+            phase: Phase::Waiting(Instant::ZERO),
+            policy,
+            failures: 0,
+            logged_in_at: None,
+            session: None,
+            token,
+            token_why: TokenWhy::First,
+            can_ask: *source == TokenSource::Ask,
+            expired: 0,
+            leave_at: None,
+            alternate: None,
+            throttled_until: None,
+        }
+    }
+
+    pub(super) const fn is_logged_in(&self) -> bool {
+        matches!(self.phase, Phase::Up(state, _) if state.is_logged_in())
+    }
+
+    /// True while the driver has a socket or makes one.
+    pub(super) const fn has_socket(&self) -> bool {
+        matches!(self.phase, Phase::Connecting(_) | Phase::Up(..) | Phase::LoggingOut(_))
+    }
+
+    /// True while frames are expected.
+    pub(super) const fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up(..) | Phase::LoggingOut(_))
+    }
+
+    /// True once nothing more may be asked of the core.
+    pub(super) const fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::LoggingOut(_))
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    pub(super) fn is_throttled(&self, now: Instant) -> bool {
+        self.throttled_until.is_some_and(|until| until > now)
+    }
+
+    /// True while a THROTTLE holds that no timeout has ended yet.
+    pub(super) const fn has_throttle(&self) -> bool {
+        self.throttled_until.is_some()
+    }
+
+    /// State of the protocol; `None`: there is no connection, or LOGOUT is out.
+    pub(super) const fn state(&self) -> Option<State> {
+        match self.phase {
+            Phase::Up(state, _) => Some(state),
+            _ => None,
+        }
+    }
+
+    pub(super) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    /// Starts an attempt that may last for `timeout`, or asks for a token; returns the order for the driver.
+    pub(super) fn connect(&mut self, now: Instant, timeout: Duration) -> Event {
+        if self.token.is_none() {
+            self.phase = Phase::NeedToken;
+            return Event::TokenNeeded(self.token_why);
+        }
+        self.phase = Phase::Connecting(now + timeout);
+        Event::Connect { alternate: self.alternate.take() }
+    }
+
+    /// Notes that the driver has a socket; false: it was not asked for one.
+    pub(super) fn on_connected(&mut self, now: Instant, timeout: Duration) -> bool {
+        let is_wanted = matches!(self.phase, Phase::Connecting(_));
+        if is_wanted {
+            self.phase = Phase::Up(State::Greeting, now + timeout);
+        }
+        is_wanted
+    }
+
+    /// Notes that the driver's socket or attempt is gone. `None`: there was none.
+    pub(super) fn on_socket_gone(&mut self, now: Instant) -> Option<Ending> {
+        let ending = match self.phase {
+            Phase::Connecting(_) => Ending::lost(Lost::ConnectFailed),
+            Phase::Up(..) => Ending::lost(Lost::SocketGone),
+            Phase::LoggingOut(_) => Ending::Closed(ClosedWhy::LoggedOut),
+            Phase::Waiting(_) | Phase::NeedToken | Phase::Closed => return None,
+        };
+        self.phase = Phase::Waiting(now); // there is no socket to hang up
+        Some(ending)
+    }
+
+    /// Takes the answer to a question for a token; false: no question is open.
+    pub(super) fn on_token(&mut self, token: Option<Arc<str>>) -> bool {
+        let is_wanted = self.phase == Phase::NeedToken;
+        if is_wanted {
+            self.token = token;
+        }
+        is_wanted
+    }
+
+    /// Names the action that is due, and ends a THROTTLE that is over.
+    pub(super) fn poll_due(&mut self, now: Instant) -> Due {
+        match self.phase {
+            Phase::Up(State::Active | State::Leaving, _) => {
+                if self.leave_at.is_some_and(|at| at <= now) {
+                    return Due::Leave;
+                }
+                self.throttled_until = self.throttled_until.filter(|until| *until > now);
+                Due::Login
+            }
+            Phase::Waiting(until) if until <= now => Due::Connect,
+            Phase::Connecting(until) if until <= now => Due::End(Ending::lost(Lost::ConnectFailed)),
+            Phase::LoggingOut(until) if until <= now => Due::End(Ending::Closed(ClosedWhy::LoggedOut)),
+            Phase::Up(State::Greeting | State::Offline, until) if until <= now => {
+                Due::End(Ending::lost(Lost::HandshakeTimeout))
+            }
+            _ => Due::Nothing,
+        }
+    }
+
+    /// Takes the next state of a login from the protocol's table.
+    pub(super) const fn on_state(&mut self, next: State) {
+        if next.is_logged_in() && self.is_logged_in() {
+            self.phase = Phase::Up(next, Instant::FAR_FUTURE);
+        }
+    }
+
+    pub(super) fn on_welcome(&mut self, now: Instant, welcome: &Welcome) {
+        self.phase = Phase::Up(State::Active, Instant::FAR_FUTURE);
+        self.logged_in_at = Some(now);
+        self.expired = 0;
+        let copy = Bytes::copy_from_slice; // a slice would hold the whole read buffer
+        self.session = (!welcome.ticket.is_empty()).then(|| {
+            let (id, ticket) = (copy(&welcome.session), copy(&welcome.ticket));
+            Box::new(Session { id, epoch: welcome.epoch, ticket })
+        });
+    }
+
+    pub(super) fn resume(&self, last_seq: u32, sack: u64) -> Option<Resume> {
+        let session = self.session.as_ref()?;
+        let (id, ticket) = (session.id.clone(), session.ticket.clone());
+        Some(Resume { session: id, epoch: session.epoch, last_seq, ticket, sack })
+    }
+
+    pub(super) fn forget_session(&mut self) {
+        self.session = None;
+    }
+
+    /// Takes the end of a connection or an attempt; returns the wait before the next one.
+    pub(super) fn on_lost(&mut self, now: Instant, after: Duration, random: &mut Random) -> Duration {
+        let lasted = self.logged_in_at.take().map(|since| now.saturating_since(since));
+        if lasted.is_some_and(|lasted| lasted >= STABLE_AFTER) {
+            self.failures = 0;
+        }
+        let wait = self.policy.wait(self.failures, random);
+        self.failures = self.failures.saturating_add(1);
+        self.throttled_until = None;
+        self.leave_at = None;
+        let wait = after + wait;
+        self.phase = Phase::Waiting(now + wait);
+        wait
+    }
+
+    /// Notes that the gateway was left on its request; the next attempt is due at once.
+    pub(super) fn on_left(&mut self, now: Instant) {
+        self.logged_in_at = None;
+        self.throttled_until = None;
+        self.leave_at = None;
+        self.phase = Phase::Waiting(now);
+    }
+
+    /// Takes a GOAWAY: leaves at a random moment of its window.
+    pub(super) fn on_go_away(&mut self, now: Instant, go_away: GoAway, random: &mut Random) {
+        let window = Duration::from_millis(go_away.window_ms.into());
+        self.alternate = go_away.alternates.into_iter().next().map(Into::into);
+        self.leave_at = Some(now + part_of(window, random));
+    }
+
+    /// Takes a THROTTLE.
+    pub(super) fn on_throttle(&mut self, now: Instant, retry_after: Duration) {
+        self.throttled_until = Some(now + retry_after);
+    }
+
+    /// Takes a KICK.
+    pub(super) fn on_kick(&mut self, kick: Kick) -> Ending {
+        let Kick { code, may_reconnect, reason } = kick;
+        if may_reconnect {
+            self.forget_session();
+            Ending::lost(Lost::Told { code, reason })
+        } else {
+            Ending::Closed(ClosedWhy::Told { code, reason })
+        }
+    }
+
+    /// Takes a CLOSE.
+    pub(super) fn on_close(&mut self, close: Close) -> Ending {
+        let Close { code, reason, retry_after_ms } = close;
+        let is_expired = code == CloseReason::TokenExpired.code();
+        if is_expired && self.can_ask && self.expired < EXPIRED_MAX {
+            self.expired += 1;
+            self.token = None;
+            self.token_why = TokenWhy::Expired;
+            Ending::lost(Lost::Told { code, reason })
+        } else if may_reconnect(code) {
+            Ending::Lost {
+                why: Lost::Told { code, reason },
+                after: Duration::from_millis(retry_after_ms.into()),
+            }
+        } else {
+            Ending::Closed(ClosedWhy::Told { code, reason })
+        }
+    }
+
+    /// Notes that LOGOUT is out; the gateway has `timeout` to answer.
+    pub(super) fn on_logout(&mut self, now: Instant, timeout: Duration) {
+        self.phase = Phase::LoggingOut(now + timeout);
+    }
+
+    /// Closes for good.
+    pub(super) fn close(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    /// Notes that the network is another one, so there is no reason to wait.
+    pub(super) fn on_network_changed(&mut self, now: Instant) {
+        self.failures = 0;
+        if let Phase::Waiting(until) = &mut self.phase {
+            *until = (*until).min(now);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Up(State::Active | State::Leaving, _) => {
+                [self.leave_at, self.throttled_until].into_iter().flatten().min()
+            }
+            Phase::Waiting(until)
+            | Phase::Connecting(until)
+            | Phase::Up(_, until)
+            | Phase::LoggingOut(until) => Some(until),
+            Phase::NeedToken | Phase::Closed => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn at(secs: u64) -> Instant {
+        Instant::ZERO + Duration::from_secs(secs)
+    }
+
+    fn state(source: &TokenSource) -> ConnectionState {
+        ConnectionState::new(source, Backoff::default())
+    }
+
+    fn logged_in() -> ConnectionState {
+        let mut state = state(&TokenSource::Fixed("token".into()));
+        assert_eq!(state.poll_due(at(0)), Due::Connect);
+        assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
+        assert!(state.on_connected(at(0), TIMEOUT) && !state.on_connected(at(0), TIMEOUT));
+        state.on_welcome(at(0), &Welcome::default());
+        assert!(state.is_logged_in());
+        state
+    }
+
+    #[test]
+    fn each_phase_has_its_deadline_and_its_ending() {
+        let mut state = state(&TokenSource::Fixed("token".into()));
+        state.connect(at(0), TIMEOUT);
+        assert_eq!((state.deadline(), state.poll_due(at(9))), (Some(at(10)), Due::Nothing));
+        assert_eq!(state.poll_due(at(10)), Due::End(Ending::lost(Lost::ConnectFailed)));
+        state.on_connected(at(10), TIMEOUT);
+        assert_eq!(state.poll_due(at(20)), Due::End(Ending::lost(Lost::HandshakeTimeout)));
+        state.on_welcome(at(11), &Welcome::default());
+        assert_eq!((state.deadline(), state.poll_due(at(99))), (None, Due::Login));
+        state.on_logout(at(12), TIMEOUT);
+        assert!(state.is_closing() && state.has_socket() && !state.is_logged_in());
+        assert_eq!(state.poll_due(at(22)), Due::End(Ending::Closed(ClosedWhy::LoggedOut)));
+        state.close();
+        assert_eq!((state.deadline(), state.on_socket_gone(at(23))), (None, None));
+    }
+
+    #[test]
+    fn a_lost_socket_needs_no_hangup_and_waits_grow() {
+        let (mut state, mut random) = (logged_in(), Random::new(1));
+        assert_eq!(state.on_socket_gone(at(1)), Some(Ending::lost(Lost::SocketGone)));
+        assert!(!state.has_socket());
+        let wait = state.on_lost(at(1), TIMEOUT, &mut random);
+        assert!(wait >= TIMEOUT && state.deadline() == Some(at(1) + wait));
+        state.on_network_changed(at(2));
+        assert_eq!(state.poll_due(at(2)), Due::Connect);
+    }
+
+    #[test]
+    fn go_away_leads_to_the_alternate_and_a_throttle_ends_by_itself() {
+        let (mut state, mut random) = (logged_in(), Random::new(1));
+        state.on_throttle(at(0), Duration::from_secs(1));
+        assert!(state.is_throttled(at(0)) && state.has_throttle());
+        assert_eq!((state.poll_due(at(1)), state.has_throttle()), (Due::Login, false));
+        let alternates = vec!["other:1".to_owned()];
+        state.on_go_away(at(1), GoAway { window_ms: 1000, alternates }, &mut random);
+        assert_eq!(state.poll_due(at(2)), Due::Leave);
+        state.on_left(at(2));
+        assert_eq!(state.poll_due(at(2)), Due::Connect);
+        assert_eq!(state.connect(at(2), TIMEOUT), Event::Connect { alternate: Some("other:1".into()) });
+    }
+
+    #[test]
+    fn an_expired_token_is_asked_for_again_at_most_three_times() {
+        let mut state = state(&TokenSource::Ask);
+        let close = || Close { code: CloseReason::TokenExpired.code(), ..Close::default() };
+        assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::First));
+        for _ in 0..EXPIRED_MAX {
+            assert!(state.on_token(Some("token".into())));
+            assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
+            assert!(matches!(state.on_close(close()), Ending::Lost { .. }));
+            assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::Expired));
+        }
+        assert!(matches!(state.on_close(close()), Ending::Closed(_)));
+    }
+}

@@ -1,0 +1,107 @@
+//! Outputs of a core on their way to its driver: events in the order of causes, and frames for one connection.
+//!
+//! One place takes them all, and keeps their order: the frames belong to the connection that stands before the
+//! first queued [`Event::Hangup`], so a driver that writes the frames first and performs the events after it never
+//! writes to a wrong connection. Example: GOAWAY expires. The core queues the frame CLOSE, then `Hangup`,
+//! `Notice(Disconnected)` and `Connect`; CLOSE goes to the old connection, and HELLO is queued only when the driver has
+//! performed `Connect` and answers with `handle_connected`.
+
+use super::event::Event;
+use bytes::BytesMut;
+use moorline_proto::frame::{Command, Frame};
+use moorline_proto::ids::Seq;
+use std::collections::VecDeque;
+
+/// Capacity of the queue of events that an idle core keeps.
+const IDLE_EVENTS_MAX: usize = 8;
+
+/// The one queue of outputs. Its length is bounded by the limits of what causes it: the outbox, the requests and the
+/// frames of one `handle_bytes`.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    frames: Vec<Frame>,
+    events: VecDeque<Event>,
+}
+
+impl Outputs {
+    /// Appends an event.
+    pub(super) fn push(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Appends a frame for the connection that stands now.
+    pub(super) fn write(&mut self, frame: Frame) {
+        debug_assert!(!self.events.contains(&Event::Hangup), "a frame for a connection that is hung up");
+        self.frames.push(frame);
+    }
+
+    /// True if there are frames to write.
+    pub(super) const fn has_frames(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// Forgets the frames of a connection that is gone.
+    pub(super) fn drop_frames(&mut self) {
+        self.frames.clear();
+    }
+
+    /// Encodes all frames, each with the cumulative `ack`; false: there are none.
+    pub(super) fn poll_transmit(&mut self, ack: Seq, out: &mut BytesMut) -> bool {
+        let frames = std::mem::take(&mut self.frames);
+        out.reserve(frames.iter().map(Frame::wire_len).sum());
+        let has_any = !frames.is_empty();
+        for frame in frames {
+            let ack = if frame.header.command == Command::Hello { 0 } else { ack };
+            frame.with_ack(ack).encode(out);
+        }
+        has_any
+    }
+
+    /// Takes the next event.
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front();
+        if event.is_none() && self.events.capacity() > IDLE_EVENTS_MAX {
+            self.events = VecDeque::new(); // an idle core holds no buffer
+        }
+        event
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Notice, TokenWhy};
+    use bytes::Bytes;
+
+    fn decoded(bytes: BytesMut) -> Vec<(Command, Seq)> {
+        let (mut bytes, mut decoder) = (bytes.freeze(), moorline_proto::frame::Decoder::new());
+        let frames = std::iter::from_fn(|| decoder.decode(&mut bytes, u32::MAX).expect("lawful"));
+        frames.map(|frame| (frame.header.command, frame.header.ack)).collect()
+    }
+
+    #[test]
+    fn events_keep_their_order_and_frames_carry_the_newest_ack() {
+        let (mut outputs, mut out) = (Outputs::default(), BytesMut::new());
+        assert!(!outputs.poll_transmit(1, &mut out));
+        outputs.push(Event::TokenNeeded(TokenWhy::First));
+        outputs.push(Event::Notice(Notice::LoggedIn { resumed: true }));
+        outputs.write(Frame::new(Command::Hello, Bytes::new()));
+        outputs.write(Frame::new(Command::Logout, Bytes::new()));
+        assert!(outputs.has_frames() && outputs.poll_transmit(7, &mut out));
+        assert_eq!(decoded(out), [(Command::Hello, 0), (Command::Logout, 7)]);
+        assert_eq!(outputs.poll_event(), Some(Event::TokenNeeded(TokenWhy::First)));
+        assert_eq!(outputs.poll_event(), Some(Event::Notice(Notice::LoggedIn { resumed: true })));
+        assert_eq!(outputs.poll_event(), None);
+    }
+
+    #[test]
+    fn frames_of_a_lost_connection_are_dropped_and_an_idle_queue_holds_no_buffer() {
+        let (mut outputs, mut out) = (Outputs::default(), BytesMut::new());
+        outputs.write(Frame::new(Command::Logout, Bytes::new()));
+        outputs.drop_frames();
+        assert!(!outputs.has_frames() && !outputs.poll_transmit(7, &mut out));
+        (0..100).for_each(|_| outputs.push(Event::Hangup));
+        while outputs.poll_event().is_some() {}
+        assert_eq!(outputs.events.capacity(), 0);
+    }
+}
