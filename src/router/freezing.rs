@@ -155,6 +155,9 @@ impl Router {
             sockets.push(LinkSocket { link: Some(link), socket });
         }
         let is_there = |link| sockets.iter().any(|socket| socket.link == Some(link));
+        for link in self.sides.links.indices().filter(|link| !is_there(*link)) {
+            self.sides.links[link].state.begin_after(self.sides.now);
+        }
         self.ups.slots.thaw(&head.seats, is_there);
         self.announcements = Announcements::thaw(head.next_request, announcements, is_there);
         for mut up in given_up.into_iter().rev() {

@@ -178,6 +178,13 @@ impl LinkState {
         self.pinged_at = Instant::from_nanos(record.pinged_at);
     }
 
+    /// Begins after the lives that this link had in another process, whose number is not known: links are tried at
+    /// most once a millisecond ([`DELAY_FLOOR`](super::backoff::DELAY_FLOOR)), so there were fewer than milliseconds.
+    pub(super) fn begin_after(&mut self, now: Instant) {
+        // It wraps after 49 days, and is only compared for equality.
+        self.generation = u32::try_from((now.as_nanos() / 1_000_000) & u64::from(u32::MAX)).unwrap_or(0);
+    }
+
     /// Where it is.
     pub(super) const fn phase(&self) -> Phase {
         self.phase
@@ -327,6 +334,23 @@ mod tests {
         state.on_sent(secs(18));
         state.on_heard(secs(18));
         assert_eq!(state.next_deadline(), secs(23), "traffic both ways needs no ping");
+    }
+
+    /// Outcomes of pushes name the generation: one that was sent by the life before must not reach this one.
+    #[test]
+    fn a_link_that_begins_anew_after_a_hot_restart_reuses_no_generation() {
+        let backoff = || Backoff::new(Duration::from_millis(1), Duration::from_millis(1));
+        let mut random = Random::new(1);
+        let mut before = LinkState::new(LinkTimes::default(), backoff());
+        let mut now = secs(0);
+        for _ in 0..1_000 {
+            assert!(matches!(before.poll_due(now), Some(Due::Connect)));
+            now += before.on_failed(now, &mut random);
+        }
+        let mut after = LinkState::new(LinkTimes::default(), backoff());
+        after.begin_after(now);
+        assert!(matches!(after.poll_due(now), Some(Due::Connect)));
+        assert!(after.generation() > before.generation(), "even if it was tried each millisecond");
     }
 
     #[test]
