@@ -259,14 +259,14 @@ impl<S: Store> Im<S> {
             commits,
             stalls,
             takes_writes: !self.store.is_broken(),
-            webhooks: self.webhooks.iter().map(|webhook| webhook.status().clone()).collect(),
+            webhooks: self.webhooks.statuses(),
             ..self.tally
         }
     }
 
     /// A user for whom the API speaks.
     fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
-        let user = self.users(&[uid.to_owned()])?[0];
+        let user = self.requests().users(&[uid.to_owned()])?[0];
         let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
         Ok(Asked { now, session: None, origin, uid: uid.into(), device })
     }
@@ -286,7 +286,7 @@ impl<S: Store> Im<S> {
         let body = encode(&push);
         let sessions: Vec<SessionId> = match to {
             PushTo::Inboxes(uids) => {
-                let mut users = match self.users(&uids) {
+                let mut users = match self.requests().users(&uids) {
                     Ok(users) => users,
                     Err(refused) => return self.answer_api(reply, Err(refused)),
                 };

@@ -97,7 +97,7 @@ impl<S: Store> Im<S> {
             session.pending = PendingNotifies::default();
             (session.reading, session.state) = (Some(ticket), LoginState::Loading);
         }
-        self.on_presence(now, id);
+        self.presences.on_change(now, of.0);
     }
 
     pub(super) fn on_backlog(&mut self, ticket: Ticket, id: SessionId, backlog: Backlog) {
@@ -176,8 +176,10 @@ impl<S: Store> Im<S> {
             let (user, device, position) = (*user, *device, window.acked());
             self.write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiter::Ack(id));
         }
-        self.on_presence(now, id);
-        self.unwatch(id);
+        if let Some((user, _)) = self.sessions.owner(id) {
+            self.presences.on_change(now, user);
+        }
+        self.presences.unwatch(id);
         self.sessions.remove(id);
     }
 
@@ -201,7 +203,7 @@ impl<S: Store> Im<S> {
         let mut sessions = std::mem::take(&mut self.scratch.target_sessions);
         for recipient in &recipients[delivery.recipients.clone()] {
             targets.extend(self.sessions.of(recipient.user).map(|it| (it.id, recipient.position)));
-            self.note_entry_for_webhooks(*recipient);
+            self.webhooks.note_entry(*recipient);
         }
         targets.retain(|(id, position)| {
             let is_direct = self.try_direct(*id, *position, origin, delivery.body.len());

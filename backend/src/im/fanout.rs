@@ -120,7 +120,10 @@ impl<S: Store> Im<S> {
         if group.round.is_empty() {
             std::mem::swap(&mut group.round, &mut group.waiting);
             group.done = None;
-            self.note_messages_for_webhooks(conversation, &group.round);
+            // Webhooks whose users are members get the messages of this round.
+            if let (Some(first), Some(last)) = (group.round.first(), group.round.last()) {
+                self.webhooks.note_messages(&self.store, conversation, first.first, last.seq);
+            }
         }
         if self.fan_out_slice(conversation, &mut group, slice) {
             group.round.clear();
@@ -128,13 +131,6 @@ impl<S: Store> Im<S> {
         if !group.round.is_empty() || !group.waiting.is_empty() {
             self.fanouts.by_group.insert(conversation, group);
             self.fanouts.order.push_back(conversation);
-        }
-    }
-
-    /// Services that are members are to get what the round stands for.
-    fn note_messages_for_webhooks(&mut self, conversation: ConversationId, round: &[Fanout]) {
-        if let (Some(first), Some(last)) = (round.first(), round.last()) {
-            self.note_for_webhooks(conversation, first.first, last.seq);
         }
     }
 

@@ -60,7 +60,7 @@ use receipts::Receipts;
 use sessions::Sessions;
 use store::{Batch, ConversationId, Entry, Origin, Store, Write};
 use waiting::{Open, Queues, Waiter, Waiting};
-use webhooks::Webhook;
+use webhooks::Webhooks;
 
 /// A refusal, for people.
 pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
@@ -87,7 +87,7 @@ pub struct Im<S> {
     receipts: Receipts,
     presences: Presences,
     broadcasts: Broadcasts,
-    webhooks: Vec<Webhook>,
+    webhooks: Webhooks,
     tally: Status,
     /// The batch of this turn, and what follows each of its writes.
     writes: Vec<Write>,
@@ -117,7 +117,7 @@ impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
     pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
         let mut im = Self {
-            webhooks: Self::webhooks_of(&config),
+            webhooks: Webhooks::new(&config),
             config,
             ids: MessageIds::after(node_number, store.last_id()),
             store,

@@ -2,8 +2,10 @@
 //!
 //! A change is told [`DEBOUNCE`] after it began, if it is still one: whoever only changes the network was never away.
 
-use super::request::Answer;
-use super::store::{Store, UserId};
+use super::refusal::Refused;
+use super::request::{Answer, Requests};
+use super::sessions::Sessions;
+use super::store::{Facts, Store, UserId};
 use super::tasks::{Asked, Task};
 use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec, SessionId};
@@ -41,38 +43,20 @@ struct Watched {
     is_due: bool,
 }
 
-impl<S: Store> Im<S> {
-    pub(super) fn presence(&mut self, asked: &Asked, request: &PresenceRequest) -> Answer {
-        let (user, _) = asked.origin;
-        let known: Vec<_> = request.users.iter().filter_map(|uid| self.store.find_user(uid)).collect();
-        if request.watch {
-            let session = asked.session.ok_or((Code::Denied, "only a login can watch"))?;
-            self.watch(session, &known)?;
-        }
-        let presences = known.iter().map(|other| self.presence_of(*other, user)).collect();
-        Ok(encode(&PresenceResponse { presences }))
-    }
-
-    /// As `asker` may see it.
-    fn presence_of(&self, user: UserId, asker: UserId) -> Presence {
-        let uid = self.store.uid(user).to_owned();
-        if self.store.relation(user, asker).is_blocked {
-            return Presence { user: uid, ..Presence::default() };
-        }
-        let seen_ms = self.store.devices(user).iter().map(|device| device.seen_ms).max().unwrap_or(0);
-        Presence { user: uid, platforms: self.platforms(user), seen_ms }
-    }
-
-    fn platforms(&self, user: UserId) -> Vec<u32> {
-        let mut platforms: Vec<_> = self.sessions.of(user).map(|session| session.platform).collect();
-        platforms.sort_unstable();
-        platforms.dedup();
-        platforms
-    }
-
-    fn watch(&mut self, session: SessionId, users: &[UserId]) -> Result<(), (Code, &'static str)> {
+impl Presences {
+    /// Watches `users`, instead of the users that the session watched before.
+    ///
+    /// # Errors
+    /// A user has too many watchers.
+    pub(super) fn watch(
+        &mut self,
+        facts: &impl Facts,
+        sessions: &Sessions,
+        session: SessionId,
+        users: &[UserId],
+    ) -> Result<(), Refused> {
         let is_crowded = |user: &UserId| {
-            let watched = self.presences.watchers.get(user);
+            let watched = self.watchers.get(user);
             watched.is_some_and(|it| it.by.len() >= WATCHERS_MAX && !it.by.contains(&session))
         };
         if users.iter().any(is_crowded) {
@@ -80,80 +64,122 @@ impl<S: Store> Im<S> {
         }
         self.unwatch(session);
         for user in users {
-            let platforms = self.platforms(*user);
-            let watched = self.presences.watchers.entry(*user).or_default();
+            let watched = self.watchers.entry(*user).or_default();
             if watched.by.is_empty() {
-                watched.told = platforms;
-                self.store.uid(*user).clone_into(&mut watched.uid);
+                watched.told = sessions.platforms(*user);
+                facts.uid(*user).clone_into(&mut watched.uid);
             }
             watched.by.insert(session);
         }
-        self.presences.watching.insert(session, users.to_vec());
+        self.watching.insert(session, users.to_vec());
         Ok(())
     }
 
+    /// Removes everything that a session watches.
     pub(super) fn unwatch(&mut self, session: SessionId) {
-        for user in self.presences.watching.remove(&session).into_iter().flatten() {
-            if let Some(watched) = self.presences.watchers.get_mut(&user) {
+        for user in self.watching.remove(&session).into_iter().flatten() {
+            if let Some(watched) = self.watchers.get_mut(&user) {
                 watched.by.remove(&session);
                 if watched.by.is_empty() {
-                    self.presences.watchers.remove(&user);
+                    self.watchers.remove(&user);
                 }
             }
         }
     }
 
-    /// A session came or goes.
-    pub(super) fn on_presence(&mut self, now: Now, session: SessionId) {
-        let Some((user, _)) = self.sessions.get(session).and_then(|session| session.owner) else { return };
-        if let Some(watched) = self.presences.watchers.get_mut(&user)
+    /// Notes that a session of `user` came or goes.
+    pub(super) fn on_change(&mut self, now: Now, user: UserId) {
+        if let Some(watched) = self.watchers.get_mut(&user)
             && !watched.is_due
         {
             watched.is_due = true;
-            self.presences.due.entry(now.instant + DEBOUNCE).or_default().insert(user);
+            self.due.entry(now.instant + DEBOUNCE).or_default().insert(user);
         }
     }
 
-    /// Tells watchers of changes that have lasted long enough.
-    pub(super) fn tell_presence(&mut self, now: Now) {
-        while let Some(first) = self.presences.due.first_entry()
+    /// Takes the changes that have lasted for [`DEBOUNCE`]: users, each with its watchers.
+    fn take_changes(&mut self, now: Now, sessions: &Sessions) -> Vec<(UserId, Vec<UserId>)> {
+        let mut changes = Vec::new();
+        while let Some(first) = self.due.first_entry()
             && *first.key() <= now.instant
         {
             for user in first.remove() {
-                let platforms = self.platforms(user);
-                let Some(watched) = self.presences.watchers.get_mut(&user) else { continue };
+                let Some(watched) = self.watchers.get_mut(&user) else { continue };
                 watched.is_due = false;
-                if watched.told == platforms {
-                    continue;
+                let platforms = sessions.platforms(user);
+                if watched.told != platforms {
+                    watched.told = platforms;
+                    let owners = watched.by.iter().filter_map(|id| sessions.owner(*id));
+                    changes.push((user, owners.map(|(watcher, _)| watcher).collect()));
                 }
-                watched.told = platforms;
-                let owner = |id: &SessionId| self.sessions.get(*id).and_then(|session| session.owner);
-                let watchers = watched.by.iter().filter_map(owner).map(|(watcher, _)| watcher).collect();
-                self.run(None, Task::Presence(now, user, watchers));
             }
         }
+        changes
     }
 
-    /// Tells those of these watchers who are not blocked whether a user is online.
-    pub(super) fn tell_presence_of(&mut self, now: Now, user: UserId, watchers: &[UserId]) {
-        let Some(watched) = self.presences.watchers.get(&user) else { return };
+    /// Returns the news of a user, and the sessions that get it: sessions of `watchers` that the user has not blocked.
+    /// `None`: nobody gets it.
+    fn news(
+        &self,
+        now: Now,
+        (user, watchers): (UserId, &[UserId]),
+        facts: &impl Facts,
+        sessions: &Sessions,
+    ) -> Option<(Presence, Vec<SessionId>)> {
+        let watched = self.watchers.get(&user)?;
         let may_know = |id: &SessionId| {
-            let watcher =
-                self.sessions.get(*id).and_then(|session| session.owner).map(|(watcher, _)| watcher);
-            watcher.is_some_and(|watcher| {
-                watchers.contains(&watcher) && !self.store.relation(user, watcher).is_blocked
+            sessions.owner(*id).is_some_and(|(watcher, _)| {
+                watchers.contains(&watcher) && !facts.relation(user, watcher).is_blocked
             })
         };
         let sessions: Vec<_> = watched.by.iter().copied().filter(may_know).collect();
-        if sessions.is_empty() {
-            return;
+        let (user, platforms) = (watched.uid.clone(), watched.told.clone());
+        (!sessions.is_empty()).then_some((Presence { user, platforms, seen_ms: now.unix_ms }, sessions))
+    }
+}
+
+impl<F: Facts> Requests<'_, F> {
+    pub(super) fn presence(&mut self, asked: &Asked, request: &PresenceRequest) -> Answer {
+        if request.users.len() > USERS_MAX {
+            return Err((Code::TooLarge, "at most 100 users at once"));
         }
-        let (uid, platforms) = (watched.uid.clone(), watched.told.clone());
-        let what = Some(happened::What::Presence(Presence { user: uid, platforms, seen_ms: now.unix_ms }));
+        let (user, _) = asked.origin;
+        let known: Vec<_> = request.users.iter().filter_map(|uid| self.facts.find_user(uid)).collect();
+        if request.watch {
+            let session = asked.session.ok_or((Code::Denied, "only a login can watch"))?;
+            self.presences.watch(self.facts, self.sessions, session, &known)?;
+        }
+        let presences = known.iter().map(|other| self.presence_of(*other, user)).collect();
+        Ok(encode(&PresenceResponse { presences }))
+    }
+
+    /// Returns the presence of `user` as `asker` may see it.
+    fn presence_of(&self, user: UserId, asker: UserId) -> Presence {
+        let uid = self.facts.uid(user).to_owned();
+        if self.facts.relation(user, asker).is_blocked {
+            return Presence { user: uid, ..Presence::default() };
+        }
+        let seen_ms = self.facts.devices(user).iter().map(|device| device.seen_ms).max().unwrap_or(0);
+        Presence { user: uid, platforms: self.sessions.platforms(user), seen_ms }
+    }
+}
+
+impl<S: Store> Im<S> {
+    /// Tells watchers of changes that have lasted long enough.
+    pub(super) fn tell_presence(&mut self, now: Now) {
+        for (user, watchers) in self.presences.take_changes(now, &self.sessions) {
+            self.run(None, Task::Presence(now, user, watchers));
+        }
+    }
+
+    /// Tells those of `watchers` that the user has not blocked whether the user is online.
+    pub(super) fn tell_presence_of(&mut self, now: Now, user: UserId, watchers: &[UserId]) {
+        let news = self.presences.news(now, (user, watchers), &self.store, &self.sessions);
+        let Some((presence, sessions)) = news else { return };
         let push = Push {
             message_id: self.ids.next(now.unix_ms),
             time_ms: now.unix_ms,
-            happened: encode(&Happened { what }),
+            happened: encode(&Happened { what: Some(happened::What::Presence(presence)) }),
             ..Push::default()
         };
         let spec = PushSpec { want_ack: false, ttl_ms: NEWS_TTL_MS, ..EVENT };

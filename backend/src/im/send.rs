@@ -4,10 +4,10 @@ use super::names;
 use super::output::Reply;
 use super::refusal::{NO_SESSION, Refused, USERS_FULL, refused};
 use super::request::{Then, peer};
-use super::store::{Draft, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
+use super::store::{Draft, Facts, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{Im, time_ms};
+use super::{Im, MessageIds, time_ms};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -28,26 +28,18 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
-        match self.try_draft(asked, send) {
+        let mut drafts = Drafts {
+            facts: &mut self.store,
+            ids: &mut self.ids,
+            push: &mut self.scratch.push,
+            payload_max: self.config.payload_max,
+        };
+        match drafts.try_draft(asked, send) {
             Ok(draft) => {
                 self.write(Write::Append(draft), Waiter::Request(reply, asked.origin, Then::Sent));
             }
             Err(refused) => self.refuse_send(reply, refused),
         }
-    }
-
-    fn try_draft(&mut self, asked: &Asked, send: Send) -> Result<Draft, Refused> {
-        let key =
-            <[u8; 16]>::try_from(&send.key[..]).map_err(|_| (Code::Invalid, "a message key has 16 bytes"))?;
-        if send.payload.len() > self.config.payload_max {
-            return Err((Code::TooLarge, "the payload is over im.payload_max"));
-        }
-        let (sender, device) = asked.origin;
-        let target = self.target(&asked.uid, send.target.as_ref())?;
-        let id = self.ids.next(asked.now.unix_ms);
-        let digest = digest(send.r#type, &send.payload);
-        let body = self.encode_push(asked, id, target, send);
-        Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
     }
 
     /// The author of an UP.
@@ -58,45 +50,6 @@ impl<S: Store> Im<S> {
         };
         let (uid, device) = (stands.uid.clone(), stands.device.clone());
         Ok(Asked { now, session: Some(session), origin, uid, device })
-    }
-
-    fn target(&mut self, sender: &str, target: Option<&send::Target>) -> Result<Target, Refused> {
-        let uid = match target {
-            None => return Err((Code::Invalid, "neither user nor conversation is set")),
-            Some(send::Target::User(uid)) => uid,
-            Some(send::Target::Conversation(id)) => match peer(sender, id)? {
-                Some(peer) => peer,
-                None => {
-                    return self.store.find(id).map(Target::Conversation).ok_or(refused(Refusal::NotFound));
-                }
-            },
-        };
-        if !names::is_valid(uid) {
-            return Err((Code::Invalid, "no user can have this uid"));
-        }
-        self.store.try_user(uid).map(Target::User).ok_or(USERS_FULL)
-    }
-
-    /// The body that every recipient gets; only its seq is missing.
-    fn encode_push(&mut self, asked: &Asked, id: u64, target: Target, send: Send) -> BytesMut {
-        let push = &mut self.scratch.push;
-        push.clear();
-        push.sender.push_str(&asked.uid);
-        push.sender_device.push_str(&asked.device);
-        match target {
-            Target::User(peer) => {
-                names::write_one_to_one(&mut push.conversation, &asked.uid, self.store.uid(peer));
-            }
-            Target::Conversation(conversation) => self.store.write_id(conversation, &mut push.conversation),
-        }
-        push.message_id = id;
-        push.time_ms = time_ms(id);
-        push.r#type = send.r#type;
-        push.payload = send.payload;
-        let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
-        push.encode_raw(&mut body);
-        push.payload = Bytes::new(); // lets go of the read buffer
-        body
     }
 
     pub(super) fn on_appended(
@@ -141,28 +94,87 @@ impl<S: Store> Im<S> {
             self.deliver(Some(stored.conversation), origin, &delivery, recipients);
         }
     }
+}
 
-    /// A push that tells of something that happened, to be sealed or sent as it is.
-    pub(super) fn encode_happened(
-        &mut self,
-        asked: &Asked,
-        conversation: &str,
-        what: happened::What,
-    ) -> (u64, BytesMut) {
+/// Parts of the backend that turn a SEND into a draft.
+struct Drafts<'a, F> {
+    facts: &'a mut F,
+    ids: &'a mut MessageIds,
+    /// Buffer of the push, so that a message costs few allocations.
+    push: &'a mut Push,
+    /// `im.payload_max`, in bytes.
+    payload_max: usize,
+}
+
+impl<F: Facts> Drafts<'_, F> {
+    fn try_draft(&mut self, asked: &Asked, send: Send) -> Result<Draft, Refused> {
+        let key =
+            <[u8; 16]>::try_from(&send.key[..]).map_err(|_| (Code::Invalid, "a message key has 16 bytes"))?;
+        if send.payload.len() > self.payload_max {
+            return Err((Code::TooLarge, "the payload is over im.payload_max"));
+        }
+        let (sender, device) = asked.origin;
+        let target = self.target(&asked.uid, send.target.as_ref())?;
         let id = self.ids.next(asked.now.unix_ms);
-        let push = Push {
-            message_id: id,
-            conversation: conversation.to_owned(),
-            sender: asked.uid.to_string(),
-            sender_device: asked.device.to_string(),
-            time_ms: time_ms(id),
-            happened: encode(&Happened { what: Some(what) }),
-            ..Push::default()
+        let digest = digest(send.r#type, &send.payload);
+        let body = self.encode_push(asked, id, target, send);
+        Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
+    }
+
+    fn target(&mut self, sender: &str, target: Option<&send::Target>) -> Result<Target, Refused> {
+        let uid = match target {
+            None => return Err((Code::Invalid, "neither user nor conversation is set")),
+            Some(send::Target::User(uid)) => uid,
+            Some(send::Target::Conversation(id)) => match peer(sender, id)? {
+                Some(peer) => peer,
+                None => {
+                    return self.facts.find(id).map(Target::Conversation).ok_or(refused(Refusal::NotFound));
+                }
+            },
         };
+        if !names::is_valid(uid) {
+            return Err((Code::Invalid, "no user can have this uid"));
+        }
+        self.facts.try_user(uid).map(Target::User).ok_or(USERS_FULL)
+    }
+
+    /// The body that every recipient gets; only its seq is missing.
+    fn encode_push(&mut self, asked: &Asked, id: u64, target: Target, send: Send) -> BytesMut {
+        let push = &mut *self.push;
+        push.clear();
+        push.sender.push_str(&asked.uid);
+        push.sender_device.push_str(&asked.device);
+        match target {
+            Target::User(peer) => {
+                names::write_one_to_one(&mut push.conversation, &asked.uid, self.facts.uid(peer));
+            }
+            Target::Conversation(conversation) => self.facts.write_id(conversation, &mut push.conversation),
+        }
+        push.message_id = id;
+        push.time_ms = time_ms(id);
+        push.r#type = send.r#type;
+        push.payload = send.payload;
         let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
         push.encode_raw(&mut body);
-        (id, body)
+        push.payload = Bytes::new(); // lets go of the read buffer
+        body
     }
+}
+
+/// Encodes a push that tells of something that happened. Its seq is missing, so that it can be sealed or sent as it is.
+pub(super) fn encode_happened(id: u64, asked: &Asked, conversation: &str, what: happened::What) -> BytesMut {
+    let push = Push {
+        message_id: id,
+        conversation: conversation.to_owned(),
+        sender: asked.uid.to_string(),
+        sender_device: asked.device.to_string(),
+        time_ms: time_ms(id),
+        happened: encode(&Happened { what: Some(what) }),
+        ..Push::default()
+    };
+    let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
+    push.encode_raw(&mut body);
+    body
 }
 
 /// Tells contents apart; not for secrets. Eight bytes per step of SplitMix64's finaliser.

@@ -1,6 +1,6 @@
 //! Who is online: the sessions of the link, and per user a list of those that are pushed to.
 
-use super::store::{ConversationId, DeviceNumber, Ticket, UserId};
+use super::store::{ConversationId, Origin, Ticket, UserId};
 use super::window::Window;
 use crate::server::{Kick, SessionId};
 use moorline_proto::message::backend::ConnUp;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(super) struct Session {
     pub(super) id: SessionId,
     /// The user and the device. `None`: the login is not complete, or it was refused and is being kicked.
-    pub(super) owner: Option<(UserId, DeviceNumber)>,
+    pub(super) owner: Option<Origin>,
     /// Name of the user; empty before the login is complete.
     pub(super) uid: Arc<str>,
     /// Name of the device, for the `sender_device` of its messages; empty before the login is complete.
@@ -167,7 +167,20 @@ impl Sessions {
         self.all.get_mut(id.slot())?.as_mut().filter(|session| session.id == id)
     }
 
-    /// How many there are.
+    /// Returns the user and the device of a session. `None`: the session is unknown, or its login is not complete.
+    pub(super) fn owner(&self, id: SessionId) -> Option<Origin> {
+        self.get(id)?.owner
+    }
+
+    /// Returns the platforms on which a user is online, in order.
+    pub(super) fn platforms(&self, user: UserId) -> Vec<u32> {
+        let mut platforms: Vec<_> = self.of(user).map(|session| session.platform).collect();
+        platforms.sort_unstable();
+        platforms.dedup();
+        platforms
+    }
+
+    /// Number of sessions.
     pub(super) const fn count(&self) -> usize {
         self.count
     }

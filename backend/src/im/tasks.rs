@@ -122,16 +122,16 @@ impl<S: Store> Im<S> {
             Task::Enter(asked, room, reply) => self.enter_room(&asked, room, reply),
             Task::Api(now, call, reply) => self.execute_api(now, call, reply),
             Task::Welcome(reply, conversation) => {
-                let answer = self.welcome(conversation);
+                let answer = self.requests().welcome(conversation);
                 self.answer(reply, Ok(answer));
             }
             Task::Left(reply, conversation, users) => self.on_left(reply, conversation, users),
             Task::Related(reply, user, other, uid) => {
-                let answer = self.relation_answer(user, other, uid);
+                let answer = self.requests().relation_answer(user, other, uid);
                 self.answer(reply, Ok(answer));
             }
             Task::Receipts(reply, conversation, seq, sender) => {
-                let answer = self.receipts_answer(conversation, seq, &sender);
+                let answer = self.requests().receipts_answer(conversation, seq, &sender);
                 self.answer(reply, Ok(answer));
             }
             Task::Notify(session, conversation) => self.notify_planned(session, conversation),
@@ -196,7 +196,7 @@ impl<S: Store> Im<S> {
                 self.on_backlog(ticket, session, backlog);
             }
             (Waiting::Stream(session), Completion::Stream(page)) => self.on_stream(ticket, session, page),
-            (Waiting::Webhook(index), completion) => self.on_webhook_read(index, completion),
+            (Waiting::Webhook(index), completion) => self.on_webhook_completion(index, completion),
             (waiting, completion) => unreachable!("the store answered {waiting:?} with {completion:?}"),
         }
     }

@@ -8,8 +8,8 @@
 //! one delivery; the endpoint answers 200, so the device of `bot` has acked.
 
 use super::store::{
-    self, Completion, ConversationId, Entry, Login, Origin, Page, PageLimits, Read, Recipient, Refusal,
-    Store, StreamPage, Write,
+    self, Completion, ConversationId, Entry, Facts, Login, Origin, Page, PageLimits, Read, Recipient,
+    Refusal, Store, StreamPage, Write,
 };
 use super::waiting::{Waiter, Waiting};
 use super::{Im, ImConfig};
@@ -65,8 +65,9 @@ pub enum WebhookResult {
     Failed,
 }
 
+/// One endpoint, and how far its user's stream and conversations are delivered to it.
 #[derive(Debug)]
-pub(super) struct Webhook {
+struct Webhook {
     /// The user and the device. `None`: the login is not complete.
     origin: Option<Origin>,
     batch_max: usize,
@@ -152,10 +153,6 @@ impl Webhook {
         }
     }
 
-    pub(super) const fn status(&self) -> &WebhookStatus {
-        &self.status
-    }
-
     /// Adds messages of a conversation that are in no inbox.
     fn add_due(&mut self, conversation: ConversationId, first: u64, latest: u64) {
         let due = self.due.entry(conversation).or_insert(Due { first, latest });
@@ -232,85 +229,197 @@ impl Webhook {
     }
 }
 
-impl<S: Store> Im<S> {
-    /// The webhooks of the configuration, by name.
-    pub(super) fn webhooks_of(config: &ImConfig) -> Vec<Webhook> {
-        let of = |(name, of): (&String, &crate::config::ServiceConfig)| {
-            Webhook::new(name, of.batch_max, of.give_up_after)
+/// One thing for a webhook's owner to do.
+#[derive(Debug)]
+enum WebhookStep {
+    /// Asks the store, and gives the completion to [`Webhooks::on_completion`].
+    Read(Read),
+    /// Makes the progress of the endpoint durable.
+    Write(Write),
+    /// Calls the endpoint.
+    Call(WebhookCall),
+}
+
+/// Result of a look for the next messages.
+enum Gathered {
+    /// The store is to be asked first.
+    Read(Read),
+    /// Encoded messages, and how far they go.
+    Messages(Vec<Bytes>, Until),
+}
+
+impl Webhook {
+    /// Returns the next step. `None`: there is nothing to deliver now, or a delivery or a read is under way.
+    fn next(&mut self, now: Now, index: usize) -> Option<WebhookStep> {
+        if self.in_flight.is_some() || self.next_try > now.instant {
+            return None;
+        }
+        let (mut messages, until) = match self.gather()? {
+            Gathered::Messages(messages, until) => (messages, until),
+            Gathered::Read(read) => {
+                self.is_reading = true;
+                return Some(WebhookStep::Read(read));
+            }
         };
-        config.services.iter().map(of).collect()
+        // The user knows its own messages.
+        messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != self.status.name));
+        if messages.is_empty() {
+            return self.on_delivered(until).map(WebhookStep::Write);
+        }
+        let failing = self.failing_since.map(|since| now.instant.saturating_since(since));
+        let is_last_try = failing.is_some_and(|failing| failing >= self.give_up_after);
+        self.in_flight = Some(until);
+        self.in_flight_count = messages.len() as u64;
+        Some(WebhookStep::Call(WebhookCall { webhook: index, messages, is_last_try }))
     }
 
-    pub(super) fn log_in_webhooks(&mut self) {
-        for index in 0..self.webhooks.len() {
-            let (uid, device) = (self.webhooks[index].status.name.clone(), DEVICE.to_owned());
-            let platform = u32::try_from(Platform::Bot as i32).unwrap_or(0);
-            let login = Login { uid, device, platform, now_ms: 0 };
-            self.ask(store::Command::Login(login), Waiting::Webhook(index));
+    /// Returns the next messages, or the read that they need. `None`: there are no messages, or a read is under way.
+    fn gather(&mut self) -> Option<Gathered> {
+        loop {
+            let (user, _) = self.origin.filter(|_| !self.is_reading)?;
+            if self.end > self.acked && self.stream.is_none() {
+                let (after, limit, into) = (self.acked, self.batch_max, Vec::new());
+                return Some(Gathered::Read(Read::Stream { user, after, limit, into }));
+            }
+            let (due, messages, end) = self.next_of_stream();
+            if !messages.is_empty() || due.is_none() && end > self.acked {
+                return Some(Gathered::Messages(messages, Until::Position(end)));
+            }
+            if self.stream.as_ref().is_some_and(|stream| stream.entries.is_empty()) {
+                self.stream = None; // not readable now
+            }
+            if due.is_none() {
+                self.passed.clear();
+            }
+            let conversation = due.or_else(|| self.due.keys().next().copied())?;
+            let first = self.due.get(&conversation)?.first;
+            let is_it = |history: &History| history.conversation == conversation && history.first == first;
+            if let Some(history) = self.history.take().filter(is_it) {
+                match self.next_of_history(history) {
+                    Some((messages, until)) => return Some(Gathered::Messages(messages, until)),
+                    None if self.due.contains_key(&conversation) => return None, // not readable now
+                    None => continue,
+                }
+            }
+            self.history = Some(History { conversation, first, end: self.end, page: None });
+            let limits = PageLimits { messages: self.batch_max, bytes: BYTES_MAX };
+            let range = (first, u64::MAX);
+            return Some(Gathered::Read(Read::Page { conversation, reader: user, range, limits }));
         }
     }
 
-    pub(super) fn on_webhook_read(&mut self, index: usize, completion: Completion) {
-        let webhook = &mut self.webhooks[index];
-        webhook.is_reading = false;
+    /// Takes a completion of the store. Returns the read that follows a login.
+    fn on_completion(&mut self, completion: Completion) -> Option<Read> {
+        self.is_reading = false;
         match completion {
             Completion::LoggedIn(Some(login)) => {
                 let of = (login.user, login.cursor.device);
-                (webhook.origin, webhook.acked, webhook.is_reading) = (Some(of), login.cursor.acked, true);
-                self.read(Read::Backlog { of }, Waiting::Webhook(index));
+                (self.origin, self.acked, self.is_reading) = (Some(of), login.cursor.acked, true);
+                return Some(Read::Backlog { of });
             }
             Completion::LoggedIn(None) => {
-                let webhook = &*webhook.status.name;
-                tracing::error!(webhook, "there is no room for this webhook's user among im.users_max users");
+                let webhook = &*self.status.name;
+                tracing::error!(webhook, "cannot log in the webhook's user: `im.users_max` users are known");
             }
             Completion::Backlog(backlog) => {
-                webhook.end = webhook.end.max(backlog.end);
+                self.end = self.end.max(backlog.end);
                 for (conversation, first) in backlog.unconfirmed {
-                    webhook.add_due(conversation, first, first);
+                    self.add_due(conversation, first, first);
                 }
             }
-            Completion::Stream(page) => webhook.stream = Some(page),
+            Completion::Stream(page) => self.stream = Some(page),
             Completion::Page(page) => {
-                if let Some(history) = &mut webhook.history {
+                if let Some(history) = &mut self.history {
                     history.page = Some(page);
                 }
             }
             other => unreachable!("a webhook did not ask for {other:?}"),
         }
+        None
     }
 
-    /// The next delivery; to be asked at the end of each turn, until there is none.
-    pub fn poll_webhook(&mut self, now: Now) -> Option<WebhookCall> {
-        (0..self.webhooks.len()).find_map(|index| self.poll_one(now, index))
+    /// Takes note that everything up to `until` is delivered or given up. Returns the write that makes this durable.
+    fn on_delivered(&mut self, until: Until) -> Option<Write> {
+        (self.failures, self.failing_since, self.next_try) = (0, None, Instant::ZERO);
+        (self.stream, self.history) = (None, None);
+        let by = self.origin?;
+        Some(match until {
+            Until::Position(position) => {
+                self.acked = position;
+                Write::Acked { user: by.0, device: by.1, position, gone_ms: 0 }
+            }
+            Until::Seq(conversation, passed) => {
+                let seq = passed.seq;
+                let before = self.passed.get(&conversation).map_or(0, |before| before.position);
+                let position = passed.position.max(before);
+                self.passed.insert(conversation, Passed { seq, position });
+                let due = self.due.remove(&conversation);
+                if let Some(Due { latest, .. }) = due.filter(|due| seq < due.latest) {
+                    self.due.insert(conversation, Due { first: seq + 1, latest });
+                }
+                Write::Confirm { by, conversation, seq }
+            }
+        })
     }
 
-    fn poll_one(&mut self, now: Now, index: usize) -> Option<WebhookCall> {
-        loop {
-            let webhook = &self.webhooks[index];
-            if webhook.in_flight.is_some() || webhook.next_try > now.instant {
-                return None;
-            }
-            let (mut messages, until) = self.gather(index)?;
-            let webhook = &mut self.webhooks[index];
-            // The user knows its own messages.
-            messages.retain(|body| decode::<Push>(body).is_ok_and(|push| push.sender != webhook.status.name));
-            if messages.is_empty() {
-                self.on_delivered(index, until);
-                continue;
-            }
-            let failing = webhook.failing_since.map(|since| now.instant.saturating_since(since));
-            let is_last_try = failing.is_some_and(|failing| failing >= webhook.give_up_after);
-            webhook.in_flight = Some(until);
-            webhook.in_flight_count = messages.len() as u64;
-            return Some(WebhookCall { webhook: index, messages, is_last_try });
+    /// Takes the result of the delivery that is under way. Returns the write that makes progress durable.
+    fn on_result(&mut self, now: Now, result: WebhookResult) -> Option<Write> {
+        let until = self.in_flight.take()?;
+        self.status.is_failing = result != WebhookResult::Delivered;
+        match result {
+            WebhookResult::Delivered => self.status.delivered += self.in_flight_count,
+            WebhookResult::GivenUp => self.status.given_up += self.in_flight_count,
+            WebhookResult::Failed => self.status.failed += 1,
         }
+        if result != WebhookResult::Failed {
+            return self.on_delivered(until);
+        }
+        (self.stream, self.history) = (None, None);
+        let pause = (PAUSE_MIN * (1 << self.failures.min(10))).min(PAUSE_MAX);
+        self.failures += 1;
+        self.failing_since.get_or_insert(now.instant);
+        self.next_try = now.instant + pause;
+        None
+    }
+}
+
+/// The webhooks of the configuration, by name.
+#[derive(Debug)]
+pub(super) struct Webhooks(Vec<Webhook>);
+
+impl Webhooks {
+    pub(super) fn new(config: &ImConfig) -> Self {
+        let of = |(name, of): (&String, &crate::config::ServiceConfig)| {
+            Webhook::new(name, of.batch_max, of.give_up_after)
+        };
+        Self(config.services.iter().map(of).collect())
     }
 
-    /// Notes messages of a large group, which are in no inbox. The group's members are at hand.
-    pub(super) fn note_for_webhooks(&mut self, conversation: ConversationId, first: u64, latest: u64) {
-        for webhook in &mut self.webhooks {
+    /// Returns the logins of the webhooks' users, in the order of the webhooks.
+    fn logins(&self) -> Vec<Login> {
+        let platform = u32::try_from(Platform::Bot as i32).unwrap_or(0);
+        let login = |webhook: &Webhook| {
+            let (uid, device) = (webhook.status.name.clone(), DEVICE.to_owned());
+            Login { uid, device, platform, now_ms: 0 }
+        };
+        self.0.iter().map(login).collect()
+    }
+
+    pub(super) fn statuses(&self) -> Vec<WebhookStatus> {
+        self.0.iter().map(|webhook| webhook.status.clone()).collect()
+    }
+
+    /// Notes messages of a large group, which bypass inboxes. A prefetch has covered the members of the group.
+    pub(super) fn note_messages(
+        &mut self,
+        facts: &impl Facts,
+        conversation: ConversationId,
+        first: u64,
+        latest: u64,
+    ) {
+        for webhook in &mut self.0 {
             if let Some((user, _)) = webhook.origin
-                && self.store.member(conversation, user).is_some()
+                && facts.member(conversation, user).is_some()
             {
                 webhook.add_due(conversation, first, latest);
             }
@@ -318,101 +427,50 @@ impl<S: Store> Im<S> {
     }
 
     /// Notes an entry of a stream.
-    pub(super) fn note_entry_for_webhooks(&mut self, recipient: Recipient) {
-        for webhook in &mut self.webhooks {
+    pub(super) fn note_entry(&mut self, recipient: Recipient) {
+        for webhook in &mut self.0 {
             if webhook.origin.is_some_and(|(user, _)| user == recipient.user) {
                 webhook.end = webhook.end.max(recipient.position);
             }
         }
     }
+}
 
-    /// The next messages, and how far they go. `None`: there are none, or the store is asked for them.
-    fn gather(&mut self, index: usize) -> Option<(Vec<Bytes>, Until)> {
-        loop {
-            let webhook = &mut self.webhooks[index];
-            let (user, _) = webhook.origin.filter(|_| !webhook.is_reading)?;
-            if webhook.end > webhook.acked && webhook.stream.is_none() {
-                let (after, limit, into) = (webhook.acked, webhook.batch_max, Vec::new());
-                self.read_for_webhook(index, Read::Stream { user, after, limit, into });
-                continue;
-            }
-            let (due, messages, end) = webhook.next_of_stream();
-            if !messages.is_empty() || due.is_none() && end > webhook.acked {
-                return Some((messages, Until::Position(end)));
-            }
-            if webhook.stream.as_ref().is_some_and(|stream| stream.entries.is_empty()) {
-                webhook.stream = None; // not readable now
-            }
-            if due.is_none() {
-                webhook.passed.clear();
-            }
-            let conversation = due.or_else(|| webhook.due.keys().next().copied())?;
-            let first = webhook.due.get(&conversation)?.first;
-            let is_it = |history: &History| history.conversation == conversation && history.first == first;
-            if let Some(history) = webhook.history.take().filter(is_it) {
-                match webhook.next_of_history(history) {
-                    Some(next) => return Some(next),
-                    None if webhook.due.contains_key(&conversation) => return None, // not readable now
-                    None => continue,
-                }
-            }
-            let end = webhook.end;
-            webhook.history = Some(History { conversation, first, end, page: None });
-            let limits = PageLimits { messages: webhook.batch_max, bytes: BYTES_MAX };
-            let range = (first, u64::MAX);
-            self.read_for_webhook(index, Read::Page { conversation, reader: user, range, limits });
+impl<S: Store> Im<S> {
+    pub(super) fn log_in_webhooks(&mut self) {
+        for (index, login) in self.webhooks.logins().into_iter().enumerate() {
+            self.ask(store::Command::Login(login), Waiting::Webhook(index));
         }
     }
 
-    fn read_for_webhook(&mut self, index: usize, read: Read) {
-        self.webhooks[index].is_reading = true;
-        self.read(read, Waiting::Webhook(index));
-        self.take_completions();
+    pub(super) fn on_webhook_completion(&mut self, index: usize, completion: Completion) {
+        if let Some(read) = self.webhooks.0[index].on_completion(completion) {
+            self.read(read, Waiting::Webhook(index));
+        }
     }
 
-    fn on_delivered(&mut self, index: usize, until: Until) {
-        let webhook = &mut self.webhooks[index];
-        (webhook.failures, webhook.failing_since, webhook.next_try) = (0, None, Instant::ZERO);
-        (webhook.stream, webhook.history) = (None, None);
-        let Some(by) = webhook.origin else { return };
-        let write = match until {
-            Until::Position(position) => {
-                webhook.acked = position;
-                Write::Acked { user: by.0, device: by.1, position, gone_ms: 0 }
-            }
-            Until::Seq(conversation, passed) => {
-                let seq = passed.seq;
-                let before = webhook.passed.get(&conversation).map_or(0, |before| before.position);
-                let position = passed.position.max(before);
-                webhook.passed.insert(conversation, Passed { seq, position });
-                let due = webhook.due.remove(&conversation);
-                if let Some(Due { latest, .. }) = due.filter(|due| seq < due.latest) {
-                    webhook.due.insert(conversation, Due { first: seq + 1, latest });
+    /// Returns the next delivery. The owner polls at the end of each turn until the result is `None`.
+    pub fn poll_webhook(&mut self, now: Now) -> Option<WebhookCall> {
+        for index in 0..self.webhooks.0.len() {
+            while let Some(step) = self.webhooks.0[index].next(now, index) {
+                match step {
+                    WebhookStep::Read(read) => {
+                        self.read(read, Waiting::Webhook(index));
+                        self.take_completions();
+                    }
+                    WebhookStep::Write(write) => self.write(write, Waiter::Nobody),
+                    WebhookStep::Call(call) => return Some(call),
                 }
-                Write::Confirm { by, conversation, seq }
             }
-        };
-        self.write(write, Waiter::Nobody);
+        }
+        None
     }
 
-    /// Takes the result of a delivery. A failed delivery is tried again; one that was given up is not.
+    /// Takes the result of a delivery. A failed delivery is tried again; a delivery that was given up is not.
     pub fn handle_webhook(&mut self, now: Now, index: usize, result: WebhookResult) {
-        let Some(webhook) = self.webhooks.get_mut(index) else { return };
-        let Some(until) = webhook.in_flight.take() else { return };
-        webhook.status.is_failing = result != WebhookResult::Delivered;
-        match result {
-            WebhookResult::Delivered => webhook.status.delivered += webhook.in_flight_count,
-            WebhookResult::GivenUp => webhook.status.given_up += webhook.in_flight_count,
-            WebhookResult::Failed => webhook.status.failed += 1,
+        let webhook = self.webhooks.0.get_mut(index);
+        if let Some(write) = webhook.and_then(|webhook| webhook.on_result(now, result)) {
+            self.write(write, Waiter::Nobody);
         }
-        if result != WebhookResult::Failed {
-            return self.on_delivered(index, until);
-        }
-        let webhook = &mut self.webhooks[index];
-        (webhook.stream, webhook.history) = (None, None);
-        let pause = (PAUSE_MIN * (1 << webhook.failures.min(10))).min(PAUSE_MAX);
-        webhook.failures += 1;
-        webhook.failing_since.get_or_insert(now.instant);
-        webhook.next_try = now.instant + pause;
     }
 }

@@ -1,11 +1,11 @@
 //! Groups: making them, coming and going, roles, silence, settings.
 
-use super::{Answer, Asked, Step, Then, fill, peer, plan_users};
+use super::{Answer, Asked, Requests, Step, Then, fill, peer, plan_users};
 use crate::im::output::Reply;
 use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal, Role,
-    Store, UserId, Write,
+    ConversationId, Delivery, Facts, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal,
+    Role, Store, UserId, Write,
 };
 use crate::im::{Im, names};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ const NOTICE_BYTES_MAX: usize = 4 << 10;
 /// Users that one change of a group names.
 const CHANGED_USERS_MAX: usize = 1000;
 
-impl<S: Store> Im<S> {
+impl<F: Facts> Requests<'_, F> {
     pub(super) fn create(&mut self, asked: &Asked, request: im::GroupCreateRequest) -> Result<Step, Refused> {
         if !names::is_valid(&request.group) {
             return Err((Code::Invalid, "a group's name has 1 to 64 bytes, no colon, no control character"));
@@ -102,13 +102,13 @@ impl<S: Store> Im<S> {
         if peer(&asked.uid, &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
-        let found = self.store.find(&request.conversation).ok_or(refused(Refusal::NotFound))?;
+        let found = self.facts.find(&request.conversation).ok_or(refused(Refusal::NotFound))?;
         Ok((found, request.conversation))
     }
 
     pub(super) fn group_members(&self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
         let peer = peer(&asked.uid, &request.conversation)?;
-        if let (Some(peer), None) = (peer, self.store.find(&request.conversation)) {
+        if let (Some(peer), None) = (peer, self.facts.find(&request.conversation)) {
             let mut members = vec![asked.uid.to_string(), peer.to_owned()];
             members.dedup();
             return Ok(Step::Answer(encode(&im::GroupResponse { members, more: false })));
@@ -119,8 +119,8 @@ impl<S: Store> Im<S> {
 
     /// Members whose uids come after `after`, in the order of their bytes.
     fn members_after(&self, conversation: ConversationId, after: &str) -> Vec<(&str, Member)> {
-        let members = self.store.members(conversation, None);
-        let named = members.map(|member| (self.store.uid(member.user), member));
+        let members = self.facts.members(conversation, None);
+        let named = members.map(|member| (self.facts.uid(member.user), member));
         let mut members: Vec<_> = named.filter(|(uid, _)| *uid > after).collect();
         members.sort_unstable_by_key(|(uid, _)| *uid);
         members
@@ -142,7 +142,7 @@ impl<S: Store> Im<S> {
 
     /// Whoever joins a small group is told who is there; of a large one, that it is large.
     pub(in crate::im) fn welcome(&self, conversation: ConversationId) -> Bytes {
-        if self.store.member_count(conversation) > self.config.fanout_members_max {
+        if self.facts.member_count(conversation) > self.config.fanout_members_max {
             return encode(&im::GroupResponse { members: Vec::new(), more: true });
         }
         self.members_answer(conversation, "")
@@ -153,7 +153,7 @@ impl<S: Store> Im<S> {
             return Err(refused(Refusal::Denied));
         }
         let conversation = self.own_conversation(asked, &request.conversation)?;
-        let settings = self.store.settings(conversation);
+        let settings = self.facts.settings(conversation);
         let room = self.answer_bytes_max().saturating_sub(settings.title.len() + settings.notice.len() + 32);
         let entries =
             self.members_after(conversation, &request.after).into_iter().map(|(uid, member)| im::Member {
@@ -163,11 +163,13 @@ impl<S: Store> Im<S> {
                 read: member.read,
             });
         let (members, more) = fill(room, entries);
-        let count = u32::try_from(self.store.member_count(conversation)).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.facts.member_count(conversation)).unwrap_or(u32::MAX);
         let answer = im::GroupInfoResponse { settings: Some(settings.into()), count, members, more };
         Ok(Step::Answer(encode(&answer)))
     }
+}
 
+impl<S: Store> Im<S> {
     pub(in crate::im) fn on_created(
         &mut self,
         reply: Reply,

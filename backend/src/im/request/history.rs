@@ -1,14 +1,14 @@
 //! History, the list of conversations, what was read, and taking messages back.
 
-use super::{AfterRead, Answer, Asked, Step, Then, fill, peer};
+use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill, peer};
 use crate::im::Im;
 use crate::im::output::Reply;
 use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
-    ConversationId, Draft, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
+    ConversationId, Draft, Facts, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
     Target, Write,
 };
-use crate::im::waiting::{Waiter, Waiting};
+use crate::im::waiting::Waiting;
 use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push};
@@ -30,7 +30,7 @@ struct PullAnswer {
     more: bool,
 }
 
-impl<S: Store> Im<S> {
+impl<F: Facts> Requests<'_, F> {
     pub(super) fn pull(&mut self, asked: &Asked, request: &im::PullRequest) -> Result<Step, Refused> {
         let to = if request.to == 0 { u64::MAX } else { request.to };
         let from = request.from.max(1);
@@ -38,7 +38,7 @@ impl<S: Store> Im<S> {
             return Err((Code::Invalid, "`from` is after `to`"));
         }
         let peer = peer(&asked.uid, &request.conversation)?;
-        let Some(conversation) = self.store.find(&request.conversation) else {
+        let Some(conversation) = self.facts.find(&request.conversation) else {
             // Two who have not spoken yet have an empty history.
             return peer.map(|_| Step::Answer(Bytes::new())).ok_or(refused(Refusal::NotFound));
         };
@@ -50,22 +50,6 @@ impl<S: Store> Im<S> {
         let limits = PageLimits { messages, bytes: self.answer_bytes_max() };
         let read = Read::Page { conversation, reader: asked.origin.0, range: (from, to), limits };
         Ok(Step::Read(read, AfterRead::Pull(conversation, request.confirmed)))
-    }
-
-    pub(super) fn pull_answer(
-        &mut self,
-        asked: &Asked,
-        conversation: ConversationId,
-        confirmed: u64,
-        page: Result<Page, Refusal>,
-    ) -> Answer {
-        let page = page.map_err(refused)?;
-        if confirmed > 0 {
-            self.write(Write::Confirm { by: asked.origin, conversation, seq: confirmed }, Waiter::Nobody);
-        }
-        let voids = page.voids.into_iter().map(|(from, to)| im::VoidRange { from, to }).collect();
-        let answer = PullAnswer { messages: page.messages, voids, latest: page.latest, more: page.more };
-        Ok(encode(&answer))
     }
 
     /// Lists conversations, the newest membership first.
@@ -91,7 +75,7 @@ impl<S: Store> Im<S> {
 
     pub(super) fn mark_read(&mut self, asked: &Asked, request: &im::ReadRequest) -> Result<Step, Refused> {
         let conversation = self.own_conversation(asked, &request.conversation)?;
-        let seq = request.seq.min(self.store.latest(conversation));
+        let seq = request.seq.min(self.facts.latest(conversation));
         let what = im::happened::What::Read(im::Read { user: asked.uid.to_string(), seq });
         let (_, event) = self.encode_happened(asked, &request.conversation, what);
         let write = Write::Read { conversation, by: asked.origin, seq, event: event.freeze() };
@@ -115,11 +99,11 @@ impl<S: Store> Im<S> {
         seq: u64,
         sender: &str,
     ) -> Bytes {
-        let sender = self.store.find_user(sender);
+        let sender = self.facts.find_user(sender);
         let (mut read, mut unread) = (Vec::new(), Vec::new());
         let (mut read_count, mut unread_count) = (0, 0);
         let mut room = self.answer_bytes_max();
-        for member in self.store.members(conversation, None) {
+        for member in self.facts.members(conversation, None) {
             // A member who came later is not asked to have read the message.
             if Some(member.user) == sender || member.visible_from > seq {
                 continue;
@@ -128,7 +112,7 @@ impl<S: Store> Im<S> {
             let (count, names) =
                 if has_read { (&mut read_count, &mut read) } else { (&mut unread_count, &mut unread) };
             *count += 1;
-            let uid = self.store.uid(member.user);
+            let uid = self.facts.uid(member.user);
             if let Some(left) = room.checked_sub(uid.len() + 3) {
                 room = left;
                 names.push(uid.to_owned());
@@ -152,7 +136,9 @@ impl<S: Store> Im<S> {
         let recall = Recall { draft, seq: *seq, message_id: *message_id };
         Ok(Step::Write(Write::Recall(recall), Then::Recalled(Box::new(asked.clone()))))
     }
+}
 
+impl<S: Store> Im<S> {
     pub(in crate::im) fn on_recalled(
         &mut self,
         reply: Reply,
@@ -179,6 +165,14 @@ impl<S: Store> Im<S> {
 }
 
 const ONE_MESSAGE: PageLimits = PageLimits { messages: 1, bytes: usize::MAX };
+
+/// Answers a pull with its page of history.
+pub(super) fn pull_answer(page: Result<Page, Refusal>) -> Answer {
+    let page = page.map_err(refused)?;
+    let voids = page.voids.into_iter().map(|(from, to)| im::VoidRange { from, to }).collect();
+    let answer = PullAnswer { messages: page.messages, voids, latest: page.latest, more: page.more };
+    Ok(encode(&answer))
+}
 
 /// Sender of the one message of a page.
 pub(super) fn sender_of(page: Result<Page, Refusal>) -> Result<String, Refused> {

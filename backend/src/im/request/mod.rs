@@ -6,13 +6,16 @@ mod people;
 
 use super::names::{self, Conversation};
 use super::output::Reply;
+use super::presence::{self, Presences};
 use super::refusal::{Refused, USERS_FULL, refused};
-use super::store::{Completion, ConversationId, Need, Read, ReadSet, Refusal, Store, UserId, Write};
+use super::send::encode_happened;
+use super::sessions::Sessions;
+use super::store::{Completion, ConversationId, Facts, Need, Read, ReadSet, Refusal, Store, UserId, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::{Waiter, Waiting};
-use super::{Im, presence};
+use super::{Im, ImConfig, MessageIds};
 use crate::server::{Now, ReplyTo, SessionId};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use moorline_proto::message::client::{Code, Req, Resp};
 use moorline_proto::message::{self, im};
 use prost::Message;
@@ -34,6 +37,8 @@ enum Step {
     Answer(Bytes),
     /// A write, and an answer when it is durable.
     Write(Write, Then),
+    /// The end of these logins of a removed device, a write, and an empty answer when it is durable.
+    EndLogins(Vec<SessionId>, Write),
     /// A read, and an answer when it is done.
     Read(Read, AfterRead),
 }
@@ -166,6 +171,17 @@ pub(super) fn plan_users(uids: &[String], set: &mut ReadSet) {
 }
 
 impl<S: Store> Im<S> {
+    /// Returns the parts of the backend that requests are judged on.
+    pub(super) fn requests(&mut self) -> Requests<'_, S> {
+        Requests {
+            config: &self.config,
+            facts: &mut self.store,
+            ids: &mut self.ids,
+            sessions: &self.sessions,
+            presences: &mut self.presences,
+        }
+    }
+
     pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
         let reply = Reply::Link(reply);
         let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
@@ -185,9 +201,14 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn execute_request(&mut self, asked: Asked, request: Request, reply: Reply) {
-        match self.step(&asked, request) {
+        match self.requests().step(&asked, request) {
             Ok(Step::Answer(payload)) => self.answer(reply, Ok(payload)),
             Ok(Step::Write(write, then)) => self.write(write, Waiter::Request(reply, asked.origin, then)),
+            Ok(Step::EndLogins(sessions, write)) => {
+                sessions.into_iter().for_each(|session| self.end_login(session, &people::REMOVED));
+                let then = Then::Answer(Bytes::new());
+                self.write(write, Waiter::Request(reply, asked.origin, then));
+            }
             Ok(Step::Read(read, then)) => {
                 asked.session.into_iter().for_each(|session| self.queues.begin(session));
                 self.read(read, Waiting::Request(Box::new((asked, reply, then))));
@@ -201,43 +222,19 @@ impl<S: Store> Im<S> {
         self.answer(reply, Err(refused));
     }
 
-    fn step(&mut self, asked: &Asked, request: Request) -> Result<Step, Refused> {
-        match request {
-            Request::Pull(request) => self.pull(asked, &request),
-            Request::Conversations(request) => Ok(self.conversations(asked, request)),
-            Request::Read(request) => self.mark_read(asked, &request),
-            Request::Receipts(request) => self.receipts_of(asked, &request),
-            Request::Recall(request) => self.recall(asked, &request),
-            Request::Create(request) => self.create(asked, request),
-            Request::Join(request) => self.join(asked, request),
-            Request::Leave(request) => self.leave(asked, request),
-            Request::Members(request) => self.group_members(asked, &request),
-            Request::Change(request) => self.change(asked, request),
-            Request::Info(request) => self.group_info(asked, &request),
-            Request::Relate(request) => self.relate(asked, request),
-            Request::Relations(request) => Ok(self.relations(asked, &request)),
-            Request::SetProfile(request) => Self::set_profile(asked, request),
-            Request::Profiles(request) => Self::profiles(request),
-            Request::Devices => Ok(self.devices(asked)),
-            Request::RemoveDevice(request) => self.remove_device(asked, &request),
-            Request::Presence(request) => {
-                if request.users.len() > presence::USERS_MAX {
-                    return Err((Code::TooLarge, "at most 100 users at once"));
-                }
-                self.presence(asked, &request).map(Step::Answer)
-            }
-        }
-    }
-
     /// Answers a request whose read is done.
     pub(super) fn on_read(&mut self, asked: &Asked, reply: Reply, then: AfterRead, completion: Completion) {
         match (then, completion) {
             (AfterRead::Pull(conversation, confirmed), Completion::Page(page)) => {
-                let answer = self.pull_answer(asked, conversation, confirmed, page);
+                if page.is_ok() && confirmed > 0 {
+                    let write = Write::Confirm { by: asked.origin, conversation, seq: confirmed };
+                    self.write(write, Waiter::Nobody);
+                }
+                let answer = history::pull_answer(page);
                 self.answer_read(reply, answer);
             }
             (AfterRead::Listing, Completion::Listing(listing)) => {
-                let answer = self.conversations_answer(listing);
+                let answer = self.requests().conversations_answer(listing);
                 self.answer_read(reply, answer);
             }
             (AfterRead::Receipts(conversation, seq), Completion::Page(page)) => {
@@ -254,7 +251,7 @@ impl<S: Store> Im<S> {
                 self.answer(reply, Ok(answer));
             }
             (AfterRead::Profiles, Completion::Profiles(profiles)) => {
-                let answer = self.profiles_answer(profiles);
+                let answer = self.requests().profiles_answer(profiles);
                 self.answer_read(reply, answer);
             }
             (then, completion) => unreachable!("the store answered {then:?} with {completion:?}"),
@@ -277,6 +274,53 @@ impl<S: Store> Im<S> {
             }
         }
     }
+}
+
+/// Parts of the backend that requests are judged on: alice asks to join `group:tea`, so [`Self::join`] reads the group and
+/// returns the write that makes her a member.
+#[derive(Debug)]
+pub(super) struct Requests<'a, F> {
+    pub(super) config: &'a ImConfig,
+    pub(super) facts: &'a mut F,
+    pub(super) ids: &'a mut MessageIds,
+    pub(super) sessions: &'a Sessions,
+    pub(super) presences: &'a mut Presences,
+}
+
+impl<F: Facts> Requests<'_, F> {
+    fn step(&mut self, asked: &Asked, request: Request) -> Result<Step, Refused> {
+        match request {
+            Request::Pull(request) => self.pull(asked, &request),
+            Request::Conversations(request) => Ok(self.conversations(asked, request)),
+            Request::Read(request) => self.mark_read(asked, &request),
+            Request::Receipts(request) => self.receipts_of(asked, &request),
+            Request::Recall(request) => self.recall(asked, &request),
+            Request::Create(request) => self.create(asked, request),
+            Request::Join(request) => self.join(asked, request),
+            Request::Leave(request) => self.leave(asked, request),
+            Request::Members(request) => self.group_members(asked, &request),
+            Request::Change(request) => self.change(asked, request),
+            Request::Info(request) => self.group_info(asked, &request),
+            Request::Relate(request) => self.relate(asked, request),
+            Request::Relations(request) => Ok(self.relations(asked, &request)),
+            Request::SetProfile(request) => people::set_profile(asked, request),
+            Request::Profiles(request) => people::profiles(request),
+            Request::Devices => Ok(self.devices(asked)),
+            Request::RemoveDevice(request) => self.remove_device(asked, &request),
+            Request::Presence(request) => self.presence(asked, &request).map(Step::Answer),
+        }
+    }
+
+    /// Encodes an event of a conversation; an empty name: of no conversation. Returns its message id and its body.
+    fn encode_happened(
+        &mut self,
+        asked: &Asked,
+        conversation: &str,
+        what: im::happened::What,
+    ) -> (u64, BytesMut) {
+        let id = self.ids.next(asked.now.unix_ms);
+        (id, encode_happened(id, asked, conversation, what))
+    }
 
     fn answer_bytes_max(&self) -> usize {
         self.config.payload_max.max(ANSWER_BYTES) + ANSWER_OVERHEAD_BYTES
@@ -288,14 +332,14 @@ impl<S: Store> Im<S> {
         if !uids.iter().all(|uid| names::is_valid(uid)) {
             return Err(BAD_UID);
         }
-        uids.iter().map(|uid| self.store.try_user(uid).ok_or(USERS_FULL)).collect()
+        uids.iter().map(|uid| self.facts.try_user(uid).ok_or(USERS_FULL)).collect()
     }
 
     /// A conversation that exists, and that the user is a member of.
     fn own_conversation(&self, asked: &Asked, id: &str) -> Result<ConversationId, Refused> {
         peer(&asked.uid, id)?;
-        let conversation = self.store.find(id).ok_or(refused(Refusal::NotFound))?;
-        self.store.member(conversation, asked.origin.0).ok_or(refused(Refusal::NotMember))?;
+        let conversation = self.facts.find(id).ok_or(refused(Refusal::NotFound))?;
+        self.facts.member(conversation, asked.origin.0).ok_or(refused(Refusal::NotMember))?;
         Ok(conversation)
     }
 }

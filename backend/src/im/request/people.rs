@@ -1,9 +1,8 @@
 //! Relations, profiles, devices.
 
-use super::{AfterRead, Answer, Asked, Step, Then, fill};
-use crate::im::Im;
+use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill};
 use crate::im::refusal::{Refused, refused};
-use crate::im::store::{Read, Refusal, Relation, Store, UserId, Write};
+use crate::im::store::{Facts, Read, Refusal, Relation, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -20,13 +19,14 @@ const EXTRA_BYTES_MAX: usize = 4 << 10;
 /// Profiles of one question.
 const PROFILES_MAX: usize = 100;
 
-static REMOVED: Kick = Kick {
+/// Kick of the logins of a removed device.
+pub(super) static REMOVED: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "The user has removed this device.",
 };
 
-impl<S: Store> Im<S> {
+impl<F: Facts> Requests<'_, F> {
     pub(super) fn relate(&mut self, asked: &Asked, request: im::RelationRequest) -> Result<Step, Refused> {
         let change = im::RelationChange::try_from(request.change)
             .map_err(|_| (Code::Invalid, "there is no such change of a relation"))?;
@@ -48,39 +48,18 @@ impl<S: Store> Im<S> {
 
     /// What the user makes of the other one now.
     pub(in crate::im) fn relation_answer(&self, user: UserId, other: UserId, uid: String) -> Bytes {
-        let relation = relation_message(uid, self.store.relation(user, other));
+        let relation = relation_message(uid, self.facts.relation(user, other));
         encode(&im::RelationResponse { relation: Some(relation) })
     }
 
     pub(super) fn relations(&self, asked: &Asked, request: &im::RelationsRequest) -> Step {
-        let all = self.store.relations(asked.origin.0).into_iter();
-        let named = all.map(|(other, relation)| (self.store.uid(other), relation));
+        let all = self.facts.relations(asked.origin.0).into_iter();
+        let named = all.map(|(other, relation)| (self.facts.uid(other), relation));
         let mut all: Vec<_> = named.filter(|(uid, _)| *uid > &*request.after).collect();
         all.sort_unstable_by_key(|(uid, _)| *uid);
         let entries = all.into_iter().map(|(uid, relation)| relation_message(uid.to_owned(), relation));
         let (relations, more) = fill(self.answer_bytes_max(), entries);
         Step::Answer(encode(&im::RelationsResponse { relations, more }))
-    }
-
-    pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Result<Step, Refused> {
-        let profile = request.profile.unwrap_or_default();
-        if profile.name.len() > NAME_BYTES_MAX
-            || profile.avatar.len() > AVATAR_BYTES_MAX
-            || profile.extra.len() > EXTRA_BYTES_MAX
-        {
-            return Err((Code::TooLarge, "a name has at most 256 bytes, an avatar 1 KiB, the rest 4 KiB"));
-        }
-        let (user, _) = asked.origin;
-        let profile = im::Profile { user: asked.uid.to_string(), ..profile };
-        let write = Write::SetProfile { user, profile: encode(&profile) };
-        Ok(Step::Write(write, Then::Answer(Bytes::new())))
-    }
-
-    pub(super) fn profiles(request: im::ProfileGetRequest) -> Result<Step, Refused> {
-        if request.users.len() > PROFILES_MAX {
-            return Err((Code::TooLarge, "at most 100 users at once"));
-        }
-        Ok(Step::Read(Read::Profiles { uids: request.users }, AfterRead::Profiles))
     }
 
     pub(super) fn profiles_answer(&self, profiles: Vec<Bytes>) -> Answer {
@@ -95,7 +74,7 @@ impl<S: Store> Im<S> {
     pub(super) fn devices(&self, asked: &Asked) -> Step {
         let (user, _) = asked.origin;
         let is_online = |number| self.sessions.of(user).any(|session| session.owner == Some((user, number)));
-        let devices = self.store.devices(user).into_iter().map(|device| im::Device {
+        let devices = self.facts.devices(user).into_iter().map(|device| im::Device {
             is_online: is_online(device.number),
             device: device.name,
             platform: device.platform,
@@ -105,12 +84,12 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn remove_device(
-        &mut self,
+        &self,
         asked: &Asked,
         request: &im::DeviceRemoveRequest,
     ) -> Result<Step, Refused> {
         let (user, _) = asked.origin;
-        let devices = self.store.devices(user);
+        let devices = self.facts.devices(user);
         let Some(device) = devices.iter().find(|device| device.name == request.device) else {
             return Ok(Step::Answer(Bytes::new())); // done before, perhaps
         };
@@ -119,12 +98,30 @@ impl<S: Store> Im<S> {
         }
         let owner = Some((user, device.number));
         let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
-        for session in theirs.collect::<Vec<_>>() {
-            self.end_login(session, &REMOVED);
-        }
         let write = Write::RemoveDevice { user, device: device.number };
-        Ok(Step::Write(write, Then::Answer(Bytes::new())))
+        Ok(Step::EndLogins(theirs.collect(), write))
     }
+}
+
+pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Result<Step, Refused> {
+    let profile = request.profile.unwrap_or_default();
+    if profile.name.len() > NAME_BYTES_MAX
+        || profile.avatar.len() > AVATAR_BYTES_MAX
+        || profile.extra.len() > EXTRA_BYTES_MAX
+    {
+        return Err((Code::TooLarge, "a name has at most 256 bytes, an avatar 1 KiB, the rest 4 KiB"));
+    }
+    let (user, _) = asked.origin;
+    let profile = im::Profile { user: asked.uid.to_string(), ..profile };
+    let write = Write::SetProfile { user, profile: encode(&profile) };
+    Ok(Step::Write(write, Then::Answer(Bytes::new())))
+}
+
+pub(super) fn profiles(request: im::ProfileGetRequest) -> Result<Step, Refused> {
+    if request.users.len() > PROFILES_MAX {
+        return Err((Code::TooLarge, "at most 100 users at once"));
+    }
+    Ok(Step::Read(Read::Profiles { uids: request.users }, AfterRead::Profiles))
 }
 
 fn relation_message(user: String, relation: Relation) -> im::Relation {
