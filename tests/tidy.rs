@@ -187,11 +187,7 @@ fn unsafe_code_is_allowed_in_sys_only() {
 const METHODS_MAX: usize = 40;
 /// Types above the limit that are being divided, by member, with what they may have until then. The list only
 /// shrinks.
-const LARGE_TYPES: &[(&str, &str, usize)] = &[
-    // 2026-11-29: the backend's logic.
-    // Requests, webhooks and presences have types of their own; deliveries and the server API follow.
-    ("backend", "Im", 90),
-];
+const LARGE_TYPES: &[(&str, &str, usize)] = &[];
 
 #[test]
 fn types_stay_small() {

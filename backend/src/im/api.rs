@@ -1,10 +1,12 @@
 //! What the server API asks (`docs/server-api.md`): to say something for a user, to push to devices, to ask for a user,
 //! to end logins, and how things stand.
 
-use super::output::Reply;
+use super::logins::Logins;
+use super::output::{Outputs, Reply};
 use super::refusal::Refused;
-use super::request::plan_users;
-use super::store::{Counts, DeviceNumber, Need, ReadSet, Store, Write};
+use super::request::{Requests, plan_users};
+use super::sessions::Sessions;
+use super::store::{Counts, DeviceNumber, Facts, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use super::{Im, Output, WebhookStatus, time_ms};
@@ -203,7 +205,7 @@ impl ApiAnswer {
         Self::new(code, resp.reason, resp.retry_after_ms, body)
     }
 
-    fn of(result: Result<ApiBody, Refused>) -> Self {
+    pub(super) fn of(result: Result<ApiBody, Refused>) -> Self {
         match result {
             Ok(body) => Self::new(Code::Ok, "", 0, body),
             Err((code, reason)) => Self::new(code, reason, 0, ApiBody::Nothing),
@@ -224,51 +226,41 @@ impl<S: Store> Im<S> {
 
     pub(super) fn execute_api(&mut self, now: Now, call: ApiCall, reply: ApiReply) {
         match call {
-            ApiCall::Send { from, send } => match self.asked_by_api(now, &from) {
+            ApiCall::Send { from, send } => match self.requests().asked_by_api(now, &from) {
                 Ok(asked) => self.run(None, Task::Send(asked, send, Reply::Api(reply))),
-                Err(refused) => self.answer_api(reply, Err(refused)),
+                Err(refused) => self.out.answer_api_result(reply, Err(refused)),
             },
-            ApiCall::Request { user, method, payload } => match self.asked_by_api(now, &user) {
+            ApiCall::Request { user, method, payload } => match self.requests().asked_by_api(now, &user) {
                 Ok(asked) => self.on_request(asked, &method, &payload, Reply::Api(reply)),
-                Err(refused) => self.answer_api(reply, Err(refused)),
+                Err(refused) => self.out.answer_api_result(reply, Err(refused)),
             },
             ApiCall::Push { to, kind, payload } => self.api_push(now, to, kind, payload, reply),
             ApiCall::Kick { user, device } => {
-                let kicked = self.api_kick(&user, device.as_deref());
-                self.answer_api(reply, Ok(ApiBody::Reached(kicked)));
+                let kicked = self.logins().end_logins(&user, device.as_deref());
+                self.out.answer_api_result(reply, Ok(ApiBody::Reached(kicked)));
             }
             ApiCall::Status => {
                 let status = self.status();
-                self.answer_api(reply, Ok(ApiBody::Status(status)));
+                self.out.answer_api_result(reply, Ok(ApiBody::Status(status)));
             }
         }
-    }
-
-    fn answer_api(&mut self, reply: ApiReply, result: Result<ApiBody, Refused>) {
-        self.out.answer_api(reply, ApiAnswer::of(result));
     }
 
     /// How things stand.
     pub fn status(&self) -> Status {
-        let Counts { users, conversations, commits, stalls } = self.store.counts();
+        let Counts { users, conversations, commits, stalls } = self.storage.store.counts();
         Status {
             users,
             conversations,
             sessions: self.sessions.count(),
-            committing: self.open.commits(),
+            committing: self.storage.open.commits(),
             commits,
             stalls,
-            takes_writes: !self.store.is_broken(),
+            refused: self.out.refused(),
+            takes_writes: !self.storage.store.is_broken(),
             webhooks: self.webhooks.statuses(),
             ..self.tally
         }
-    }
-
-    /// A user for whom the API speaks.
-    fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
-        let user = self.requests().users(&[uid.to_owned()])?[0];
-        let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
-        Ok(Asked { now, session: None, origin, uid: uid.into(), device })
     }
 
     fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {
@@ -279,7 +271,7 @@ impl<S: Store> Im<S> {
         };
         if payload.len() > self.config.payload_max || count > TARGETS_MAX {
             let reason = "the payload is over im.payload_max, or there are more than 10,000 targets";
-            return self.answer_api(reply, Err((Code::TooLarge, reason)));
+            return self.out.answer_api_result(reply, Err((Code::TooLarge, reason)));
         }
         let id = self.ids.next(now.unix_ms);
         let push = Push { message_id: id, time_ms: time_ms(id), r#type: kind, payload, ..Push::default() };
@@ -288,20 +280,21 @@ impl<S: Store> Im<S> {
             PushTo::Inboxes(uids) => {
                 let mut users = match self.requests().users(&uids) {
                     Ok(users) => users,
-                    Err(refused) => return self.answer_api(reply, Err(refused)),
+                    Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
                 };
                 users.sort_unstable();
                 users.dedup();
                 let waiter = Waiter::Told(reply, users.len());
-                return self.write(Write::Tell { users, event: body }, waiter);
+                return self.storage.write(Write::Tell { users, event: body }, waiter);
             }
             PushTo::Users(uids) => {
-                let known: BTreeSet<_> = uids.iter().filter_map(|uid| self.store.find_user(uid)).collect();
+                let known: BTreeSet<_> =
+                    uids.iter().filter_map(|uid| self.storage.store.find_user(uid)).collect();
                 known.into_iter().flat_map(|user| self.sessions.of(user)).map(|session| session.id).collect()
             }
             PushTo::Devices(devices) => {
                 let of = |(uid, device): &(String, String)| {
-                    let user = self.store.find_user(uid)?;
+                    let user = self.storage.store.find_user(uid)?;
                     self.sessions
                         .of(user)
                         .find(|session| *session.device == **device)
@@ -311,7 +304,7 @@ impl<S: Store> Im<S> {
             }
             PushTo::Room(room) => {
                 self.out.put(Output::PushRoom { room, from: None, spec: LIVE, body });
-                return self.answer_api(reply, Ok(ApiBody::Reached(0)));
+                return self.out.answer_api_result(reply, Ok(ApiBody::Reached(0)));
             }
             PushTo::Everyone if self.broadcasts.0.len() >= BROADCASTS_MAX => {
                 let reason = "16 pushes to everyone are under way";
@@ -320,34 +313,48 @@ impl<S: Store> Im<S> {
             }
             PushTo::Everyone => {
                 self.broadcasts.0.push_back((body, 0));
-                return self.answer_api(reply, Ok(ApiBody::Reached(0)));
+                return self.out.answer_api_result(reply, Ok(ApiBody::Reached(0)));
             }
         };
         if !sessions.is_empty() {
             self.out.push(&sessions, LIVE, &body);
         }
-        self.answer_api(reply, Ok(ApiBody::Reached(sessions.len())));
+        self.out.answer_api_result(reply, Ok(ApiBody::Reached(sessions.len())));
     }
+}
 
-    /// Takes pushes to everyone a bit further.
-    pub(super) fn broadcast(&mut self) {
-        let Some((body, next)) = self.broadcasts.0.front_mut() else { return };
-        let (sessions, is_done) = self.sessions.slice(*next, BROADCAST_SESSIONS_PER_TURN);
+impl Broadcasts {
+    /// Pushes the oldest payload to the sessions of the next slots.
+    pub(super) fn advance(&mut self, sessions: &Sessions, out: &mut Outputs) {
+        let Some((body, next)) = self.0.front_mut() else { return };
+        let (to, is_done) = sessions.slice(*next, BROADCAST_SESSIONS_PER_TURN);
         *next += BROADCAST_SESSIONS_PER_TURN;
-        if !sessions.is_empty() {
+        if !to.is_empty() {
             let spec = PushSpec { lane: Lane::Bulk, ..LIVE };
-            self.out.push(&sessions, spec, body);
+            out.push(&to, spec, body);
         }
         if is_done {
-            self.broadcasts.0.pop_front();
+            self.0.pop_front();
         }
-        if !self.broadcasts.0.is_empty() {
-            self.out.put(Output::TurnAgain);
+        if !self.0.is_empty() {
+            out.put(Output::TurnAgain);
         }
     }
+}
 
-    fn api_kick(&mut self, uid: &str, device: Option<&str>) -> usize {
-        let Some(user) = self.store.find_user(uid) else { return 0 };
+impl<F: Facts> Requests<'_, F> {
+    /// Returns the user for whom the API speaks.
+    fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
+        let user = self.users(&[uid.to_owned()])?[0];
+        let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
+        Ok(Asked { now, session: None, origin, uid: uid.into(), device })
+    }
+}
+
+impl<S: Store> Logins<'_, S> {
+    /// Ends the logins of a user, or those of one device. Returns the number of logins.
+    fn end_logins(&mut self, uid: &str, device: Option<&str>) -> usize {
+        let Some(user) = self.storage.store.find_user(uid) else { return 0 };
         let theirs = self.sessions.of(user).filter(|it| device.is_none_or(|device| *it.device == *device));
         let sessions: Vec<_> = theirs.map(|session| session.id).collect();
         for session in &sessions {

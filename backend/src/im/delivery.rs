@@ -1,103 +1,80 @@
-//! From the store to devices: logins, fan-out of new messages, and the pump for those behind.
+//! From the store to devices: pushes of new messages, and the pump for devices that are behind.
 
-use super::fanout::AskedPush;
-use super::names;
-use super::sessions::{LoginState, PendingNotifies, Session};
+use super::fanout::{AskedPush, Fanouts};
+use super::output::Outputs;
+use super::receipts::Receipts;
+use super::sessions::{LoginState, Sessions};
+use super::storage::Storage;
 use super::store::{
-    self, Backlog, ConversationId, Delivery, DeviceNumber, Entry, LoggedIn, Login, Origin, Read, Recipient,
-    Store, StreamPage, Ticket,
+    Backlog, ConversationId, Delivery, DeviceNumber, Entry, Facts, Origin, Read, Recipient, Store,
+    StreamPage, Ticket, Write,
 };
 use super::tasks::Task;
 use super::waiting::{Waiter, Waiting};
-use super::window::Window;
-use super::{Im, Write};
-use crate::server::{Kick, Now, PushSpec, SessionId};
+use super::webhooks::Webhooks;
+use super::{ImConfig, MessageIds, RETRY_AFTER, Scratch, Status};
+use crate::server::{Now, PushId, PushSpec, SessionId};
 use bytes::Bytes;
-use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::message::backend::ConnUp;
+use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::im::{Happened, Resync, happened};
 use moorline_proto::message::{client, encode};
+use moorline_proto::time::Instant;
 
-static TOO_MANY_DEVICES: Kick = Kick {
-    code: CloseReason::Kicked.code(),
-    may_reconnect: false,
-    reason: "The user has logged in on more devices than im.devices_max.",
-};
-const BAD_NAME: Kick = Kick {
-    code: CloseReason::Kicked.code(),
-    may_reconnect: false,
-    reason: "A uid and a device id have 1 to 64 bytes, no colon and no control character.",
-};
+/// Parts of the backend that decide what devices are pushed.
+pub(super) struct Deliveries<'a, S> {
+    pub(super) config: &'a ImConfig,
+    pub(super) storage: &'a mut Storage<S>,
+    pub(super) ids: &'a mut MessageIds,
+    pub(super) sessions: &'a mut Sessions,
+    pub(super) fanouts: &'a mut Fanouts,
+    pub(super) receipts: &'a mut Receipts,
+    pub(super) webhooks: &'a mut Webhooks,
+    pub(super) tally: &'a mut Status,
+    pub(super) scratch: &'a mut Scratch,
+    pub(super) out: &'a mut Outputs,
+}
 
-impl<S: Store> Im<S> {
-    pub(super) fn on_conn_up(&mut self, now: Now, id: SessionId, login: ConnUp, is_new: bool) {
-        if is_new {
-            self.sessions.insert(Session::new(id, &login));
-        }
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        if let Some(kick) = session.kicked {
-            return self.out.kick(id, *kick);
-        }
-        if session.owner.is_some() {
-            session.window.restart();
-            return self.catch_up(now, id);
-        }
-        if session.state == LoginState::LoggingIn {
-            return; // announced again before the login was complete
-        }
-        if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
-            return self.out.kick(id, BAD_NAME);
-        }
-        session.state = LoginState::LoggingIn;
-        let platform = u32::try_from(login.platform).unwrap_or(0);
-        let ConnUp { uid, device, .. } = login;
-        let login = Login { uid, device, platform, now_ms: now.unix_ms };
-        self.queues.begin(id);
-        self.ask(store::Command::Login(login), Waiting::Login(id, now));
-    }
-
-    pub(super) fn on_logged_in(&mut self, now: Now, id: SessionId, login: Option<LoggedIn>) {
-        let Some(session) = self.sessions.get_mut(id) else {
-            // The device left before its login was complete.
-            if let Some(LoggedIn { user, cursor, .. }) = login {
-                let (device, position, gone_ms) = (cursor.device, cursor.acked, now.unix_ms);
-                self.write(Write::Acked { user, device, position, gone_ms }, Waiter::Nobody);
+impl<S: Store> Deliveries<'_, S> {
+    pub(super) fn on_pushed(&mut self, now: Now, session: SessionId, push: PushId, outcome: Outcome) {
+        let Some(known) = self.sessions.get_mut(session) else { return };
+        if let Some(AskedPush { conversation, first, last }) = self.fanouts.asked(push) {
+            if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
+                self.storage.write(Write::Confirm { by, conversation, seq: last }, Waiter::Nobody);
+                self.notify_next(session);
+            } else if !matches!(outcome, Outcome::Queued | Outcome::Offline) {
+                // A later push of the group would confirm these messages, which the device does not have.
+                known.pending.add(conversation, first);
+                known.window.stall_until(now.instant + RETRY_AFTER);
+                self.sessions.on_stalled(session);
             }
             return;
-        };
-        session.state = LoginState::Begun;
-        let Some(LoggedIn { user, uid, device, cursor }) = login else {
-            return self.out.kick(id, Kick::of(CloseReason::Busy));
-        };
-        session.owner = Some((user, cursor.device));
-        (session.uid, session.device) = (uid, device);
-        session.window = Window::new(cursor.acked);
-        if let Some(forgotten) = cursor.forgotten {
-            let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
-            for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
-                self.end_login(session, &TOO_MANY_DEVICES);
-            }
         }
-        if self.sessions.get(id).is_some_and(|session| session.kicked.is_none()) {
-            self.catch_up(now, id);
+        if outcome == Outcome::Acked {
+            self.tally.acked += 1;
+            if known.window.on_acked(push) {
+                self.sessions.on_acked(session);
+            }
+            self.pump(session);
+        } else if outcome == Outcome::Queued {
+            // The client is away and its session is kept: the real outcome follows.
+        } else if outcome == Outcome::Offline {
+            known.window.on_failed(push, Instant::FAR_FUTURE); // its next ConnUp starts over
+        } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {
+            self.sessions.on_stalled(session);
         }
     }
 
-    /// Begins to push what a device has missed, from its last ack on.
-    fn catch_up(&mut self, now: Now, id: SessionId) {
-        if !self.judge(id) {
-            return;
+    /// Positions acked in this turn, one write per device.
+    pub(super) fn write_acks(&mut self) {
+        for id in self.sessions.take_acked() {
+            if let Some(session) = self.sessions.get(id)
+                && let Some((user, device)) = session.owner
+            {
+                let position = session.window.acked();
+                self.storage.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiter::Ack(id));
+            }
         }
-        // Listed first: what is stored from now on comes by itself, and what was stored before is in the backlog.
-        self.sessions.list(id);
-        let Some(of) = self.sessions.get(id).and_then(|session| session.owner) else { return };
-        let ticket = self.read(Read::Backlog { of }, Waiting::Backlog(id));
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.pending = PendingNotifies::default();
-            (session.reading, session.state) = (Some(ticket), LoginState::Loading);
-        }
-        self.presences.on_change(now, of.0);
     }
 
     pub(super) fn on_backlog(&mut self, ticket: Ticket, id: SessionId, backlog: Backlog) {
@@ -121,8 +98,9 @@ impl<S: Store> Im<S> {
     /// Notifies a device of one more group.
     pub(super) fn notify_next(&mut self, id: SessionId) {
         let next = self.sessions.get_mut(id).and_then(|session| session.pending.next());
-        if let Some(conversation) = next {
-            self.run(None, Task::Notify(id, conversation));
+        let Some(conversation) = next else { return };
+        if self.storage.prefetch(None, Task::Notify(id, conversation)).is_some() {
+            self.notify_planned(id, conversation);
         }
     }
 
@@ -134,59 +112,11 @@ impl<S: Store> Im<S> {
     }
 
     fn notify_from(&mut self, id: SessionId, conversation: ConversationId, first: u64) {
-        let latest = self.store.latest(conversation);
+        let latest = self.storage.store.latest(conversation);
         if first <= latest {
-            let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-            let push = self.out.push(&[id], spec, &self.notify(conversation, first));
+            let spec = PushSpec { command: Command::Notify, ..spec_of(&self.storage.store, conversation) };
+            let push = self.out.push(&[id], spec, &notify(&self.storage.store, conversation, first));
             self.fanouts.ask(push, AskedPush { conversation, first, last: latest });
-        }
-    }
-
-    /// Ends a login, and again whenever its gateway announces it, until that has heard of it.
-    pub(super) fn end_login(&mut self, id: SessionId, kick: &'static Kick) {
-        self.sessions.unlist(id);
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.kicked = Some(kick);
-        }
-        self.out.kick(id, *kick);
-    }
-
-    /// One device is logged in once: the newest login stays. Names the older one by its connection,
-    /// so a late kick cannot hit the newer. False: this login is the older.
-    fn judge(&mut self, id: SessionId) -> bool {
-        let Some(Session { owner: Some(owner), login_version, .. }) = self.sessions.get(id) else {
-            return false;
-        };
-        let (owner, version) = (*owner, *login_version);
-        let others = self.sessions.of(owner.0).filter(|it| it.owner == Some(owner) && it.id != id);
-        for (other, other_version) in others.map(|it| (it.id, it.login_version)).collect::<Vec<_>>() {
-            let older = if other_version > version { id } else { other };
-            self.sessions.unlist(older);
-            self.out.kick(older, Kick::of(CloseReason::Replaced));
-            if older == id {
-                return false;
-            }
-        }
-        true
-    }
-
-    pub(super) fn on_conn_down(&mut self, now: Now, id: SessionId) {
-        if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
-            // What it acked in this turn would else be lost with it.
-            let (user, device, position) = (*user, *device, window.acked());
-            self.write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiter::Ack(id));
-        }
-        if let Some((user, _)) = self.sessions.owner(id) {
-            self.presences.on_change(now, user);
-        }
-        self.presences.unwatch(id);
-        self.sessions.remove(id);
-    }
-
-    /// Gives something that happened to the devices of whoever is told.
-    pub(super) fn on_told(&mut self, origin: Origin, told: Option<&Delivery>, recipients: &[Recipient]) {
-        if let Some(delivery) = told {
-            self.deliver(None, origin, delivery, recipients);
         }
     }
 
@@ -220,7 +150,7 @@ impl<S: Store> Im<S> {
             is_direct
         });
         if !sessions.is_empty() {
-            let spec = conversation.map_or(EVENT, |conversation| self.spec_of(conversation));
+            let spec = conversation.map_or(EVENT, |conversation| spec_of(&self.storage.store, conversation));
             let push = self.out.push(&sessions, spec, &delivery.body);
             for (id, position) in targets.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
@@ -270,7 +200,7 @@ impl<S: Store> Im<S> {
         }
         let into = self.scratch.entries.pop().unwrap_or_default();
         let read = Read::Stream { user, after, limit: room.min(PUMP_ENTRIES), into };
-        let ticket = self.read(read, Waiting::Stream(id));
+        let ticket = self.storage.read(read, Waiting::Stream(id));
         if let Some(session) = self.sessions.get_mut(id) {
             session.reading = Some(ticket);
         }
@@ -334,7 +264,7 @@ impl<S: Store> Im<S> {
         let (first, last) = match &entry {
             Entry::Message { conversation, seq, .. } => (self.visible_from(id, *conversation), *seq),
             Entry::Dropped { conversation, first } => {
-                (self.visible_from(id, *conversation).max(*first), self.store.latest(*conversation))
+                (self.visible_from(id, *conversation).max(*first), self.storage.store.latest(*conversation))
             }
             Entry::Event { .. } | Entry::EventsDropped => (0, 0),
         };
@@ -347,11 +277,12 @@ impl<S: Store> Im<S> {
                 }
                 return true;
             }
-            Entry::Message { conversation, body, .. } => (self.spec_of(conversation), body),
+            Entry::Message { conversation, body, .. } => (spec_of(&self.storage.store, conversation), body),
             Entry::Event { body, .. } => (EVENT, body),
             Entry::Dropped { conversation, .. } => {
-                let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
-                (spec, self.notify(conversation, first))
+                let spec =
+                    PushSpec { command: Command::Notify, ..spec_of(&self.storage.store, conversation) };
+                (spec, notify(&self.storage.store, conversation, first))
             }
             Entry::EventsDropped => (EVENT, self.resync()),
         };
@@ -367,14 +298,8 @@ impl<S: Store> Im<S> {
     /// The first seq that a session's user may read; of a conversation of others, none.
     fn visible_from(&self, id: SessionId, conversation: ConversationId) -> u64 {
         let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
-        let member = user.and_then(|user| self.store.member(conversation, user));
+        let member = user.and_then(|user| self.storage.store.member(conversation, user));
         member.map_or(u64::MAX, |member| member.visible_from)
-    }
-
-    /// Stands for everything from `first` on; 0: for nothing.
-    pub(super) fn notify(&self, conversation: ConversationId, first: u64) -> Bytes {
-        let latest = self.store.latest(conversation);
-        encode(&client::Notify { conversation: self.id_of(conversation), latest, first })
     }
 
     /// Says that happenings were dropped from the inbox.
@@ -383,11 +308,18 @@ impl<S: Store> Im<S> {
         let happened = encode(&Happened { what: Some(happened::What::Resync(Resync {})) });
         encode(&client::Push { message_id, happened, ..Default::default() })
     }
+}
 
-    pub(super) fn spec_of(&self, conversation: ConversationId) -> PushSpec {
-        let lane = if self.store.is_group(conversation) { Lane::Group } else { Lane::Chat };
-        PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
-    }
+/// Encodes a NOTIFY that stands for all messages from `first` on.
+pub(super) fn notify(facts: &impl Facts, conversation: ConversationId, first: u64) -> Bytes {
+    let latest = facts.latest(conversation);
+    encode(&client::Notify { conversation: facts.id(conversation), latest, first })
+}
+
+/// Returns how messages of a conversation are pushed.
+pub(super) fn spec_of(facts: &impl Facts, conversation: ConversationId) -> PushSpec {
+    let lane = if facts.is_group(conversation) { Lane::Group } else { Lane::Chat };
+    PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
 }
 
 /// How whatever happened is pushed.

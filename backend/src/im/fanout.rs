@@ -3,9 +3,10 @@
 //! They are in no inbox, so nothing is lost when one does not arrive: a client finds the hole by the next one, or is
 //! told to pull when it logs in. A group with [`MESSAGES_MAX`] messages under way gets a NOTIFY instead of more.
 
+use super::Im;
+use super::delivery::{Deliveries, notify, spec_of};
 use super::store::{ConversationId, Origin, Store, UserId};
 use super::tasks::Task;
-use super::{Im, Output};
 use crate::server::{PushId, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
@@ -77,6 +78,11 @@ impl Fanouts {
         }
     }
 
+    /// Whether a group could go on in another turn.
+    pub(super) fn has_more(&self) -> bool {
+        !self.order.is_empty()
+    }
+
     /// Remembers a push whose outcome is wanted.
     pub(super) fn ask(&mut self, push: PushId, asked: AskedPush) {
         if self.asked.len() >= ASKED_MAX {
@@ -101,14 +107,9 @@ impl<S: Store> Im<S> {
             self.run(None, Task::FanOut(conversation));
         }
     }
+}
 
-    /// Begins the next turn at once if a group could go on.
-    pub(super) fn fan_out_again(&mut self) {
-        if !self.fanouts.order.is_empty() {
-            self.out.put(Output::TurnAgain);
-        }
-    }
-
+impl<S: Store> Deliveries<'_, S> {
     /// Takes the fan-out of one group a slice further; its members are at hand.
     pub(super) fn fan_out_group(&mut self, conversation: ConversationId) {
         let slice = MEMBERS_PER_SLICE.min(self.fanouts.members_left);
@@ -122,7 +123,7 @@ impl<S: Store> Im<S> {
             group.done = None;
             // Webhooks whose users are members get the messages of this round.
             if let (Some(first), Some(last)) = (group.round.first(), group.round.last()) {
-                self.webhooks.note_messages(&self.store, conversation, first.first, last.seq);
+                self.webhooks.note_messages(&self.storage.store, conversation, first.first, last.seq);
             }
         }
         if self.fan_out_slice(conversation, &mut group, slice) {
@@ -136,7 +137,7 @@ impl<S: Store> Im<S> {
 
     /// Pushes to the next members. True: all members are done.
     fn fan_out_slice(&mut self, conversation: ConversationId, group: &mut Group, slice: usize) -> bool {
-        let members = self.store.members(conversation, group.done);
+        let members = self.storage.store.members(conversation, group.done);
         let is_done = members.len() <= slice;
         let users: Vec<(UserId, u64)> =
             members.take(slice).map(|member| (member.user, member.visible_from)).collect();
@@ -175,12 +176,12 @@ impl<S: Store> Im<S> {
         }
         // Acks come in order, so one of them tells of all before.
         let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
-        let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
+        let spec = PushSpec { want_ack, ..spec_of(&self.storage.store, conversation) };
         let push = if let Some(body) = &fanout.body {
             self.out.push(sessions, spec, body)
         } else {
             let spec = PushSpec { command: Command::Notify, ..spec };
-            self.out.push(sessions, spec, &self.notify(conversation, fanout.first))
+            self.out.push(sessions, spec, &notify(&self.storage.store, conversation, fanout.first))
         };
         if want_ack {
             self.fanouts.ask(push, AskedPush { conversation, first: fanout.first, last: fanout.seq });

@@ -22,6 +22,7 @@ mod delivery;
 mod fanout;
 mod handler;
 mod ids;
+mod logins;
 pub mod names;
 mod output;
 mod presence;
@@ -31,6 +32,7 @@ mod request;
 mod room;
 mod send;
 mod sessions;
+mod storage;
 pub mod store;
 mod tasks;
 #[cfg(test)]
@@ -47,19 +49,21 @@ pub use output::Output;
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 
 use crate::config::ImConfig;
-use crate::server::{Event, Now, PushId, SessionId, Up};
+use crate::server::{Event, Now, SessionId, Up};
 use api::Broadcasts;
-use fanout::{AskedPush, Fanouts};
+use delivery::Deliveries;
+use fanout::Fanouts;
+use logins::Logins;
 use moorline_proto::frame::Command;
-use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{self, Code};
-use moorline_proto::time::{Duration, Instant};
+use moorline_proto::time::Duration;
 use output::Outputs;
-use presence::Presences;
+use presence::{Hints, Presences};
 use receipts::Receipts;
 use sessions::Sessions;
-use store::{Batch, ConversationId, Entry, Origin, Store, Write};
-use waiting::{Open, Queues, Waiter, Waiting};
+use storage::Storage;
+use store::{Entry, Origin, Store};
+use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
 
 /// A refusal, for people.
@@ -80,7 +84,7 @@ const BUSY_RETRY_MS: u32 = 1000;
 #[derive(Debug)]
 pub struct Im<S> {
     config: ImConfig,
-    store: S,
+    storage: Storage<S>,
     ids: MessageIds,
     sessions: Sessions,
     fanouts: Fanouts,
@@ -89,11 +93,6 @@ pub struct Im<S> {
     broadcasts: Broadcasts,
     webhooks: Webhooks,
     tally: Status,
-    /// The batch of this turn, and what follows each of its writes.
-    writes: Vec<Write>,
-    waiters: Vec<Waiter>,
-    /// Commands and prefetches that the store has not completed.
-    open: Open,
     queues: Queues,
     scratch: Scratch,
     out: Outputs,
@@ -120,21 +119,20 @@ impl<S: Store> Im<S> {
             webhooks: Webhooks::new(&config),
             config,
             ids: MessageIds::after(node_number, store.last_id()),
-            store,
+            storage: Storage::new(store),
             sessions: Sessions::default(),
             fanouts: Fanouts::default(),
             receipts: Receipts::default(),
             presences: Presences::default(),
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
-            writes: Vec::new(),
-            waiters: Vec::new(),
-            open: Open::default(),
             queues: Queues::default(),
             scratch: Scratch::default(),
             out: Outputs::default(),
         };
-        im.log_in_webhooks();
+        for (index, login) in im.webhooks.logins().into_iter().enumerate() {
+            im.storage.ask(store::Command::Login(login), Waiting::Webhook(index));
+        }
         im.take_completions();
         im
     }
@@ -143,9 +141,13 @@ impl<S: Store> Im<S> {
     pub fn handle(&mut self, now: Now, event: Event) {
         match event {
             Event::Up(up) => self.on_up(now, up),
-            Event::Pushed { session, push, outcome } => self.on_pushed(now, session, push, outcome),
-            Event::ConnUp { session, login, is_new, .. } => self.on_conn_up(now, session, login, is_new),
-            Event::ConnDown { session, .. } => self.on_conn_down(now, session),
+            Event::Pushed { session, push, outcome } => {
+                self.deliveries().on_pushed(now, session, push, outcome);
+            }
+            Event::ConnUp { session, login, is_new, .. } => {
+                self.logins().on_conn_up(now, session, login, is_new);
+            }
+            Event::ConnDown { session, .. } => self.logins().on_conn_down(now, session),
             Event::Tick => self.on_tick(now),
             // Sessions are announced again or end: each has an event of its own.
             Event::GatewayUp { .. }
@@ -154,21 +156,23 @@ impl<S: Store> Im<S> {
             | Event::LinkDown { .. }
             | Event::GatewayDown { .. } => {}
         }
-        if self.writes.len() >= BATCH_WRITES_MAX {
+        if self.storage.writes.len() >= BATCH_WRITES_MAX {
             self.commit(now);
-        } else if self.open.has_reads() {
+        } else if self.storage.open.has_reads() {
             self.take_completions();
         }
     }
 
     /// Ends a turn: gives the store its batch, and takes completions.
     pub fn handle_turn_end(&mut self, now: Now) {
-        self.write_acks();
+        self.deliveries().write_acks();
         self.commit(now);
         self.fan_out();
-        self.broadcast();
+        self.broadcasts.advance(&self.sessions, &mut self.out);
         self.take_completions();
-        self.fan_out_again();
+        if self.fanouts.has_more() {
+            self.out.put(Output::TurnAgain);
+        }
     }
 
     /// Takes the oldest output; to be asked after each input, until there is none.
@@ -183,12 +187,12 @@ impl<S: Store> Im<S> {
 
     /// The store, for another life of the backend. Writes that it was not given are lost.
     pub fn into_store(self) -> S {
-        self.store
+        self.storage.store
     }
 
     /// The store, for reading.
     pub fn store(&self) -> &S {
-        &self.store
+        &self.storage.store
     }
 
     fn on_up(&mut self, now: Now, up: Up) {
@@ -204,7 +208,10 @@ impl<S: Store> Im<S> {
 
     /// Begins an UP of a session that waits for nothing.
     fn begin_up(&mut self, now: Now, mut up: Up) {
-        let Some(reply) = up.reply.take() else { return self.on_app(&up) };
+        let Some(reply) = up.reply.take() else {
+            // Application commands have no answer; the one that is known here is the signal.
+            return room::signal(&self.sessions, &up).into_iter().for_each(|output| self.out.put(output));
+        };
         match up.command {
             Command::Send => self.on_send(now, up.session, up.body, reply),
             Command::Req => self.on_req(now, up.session, up.body, reply),
@@ -213,96 +220,58 @@ impl<S: Store> Im<S> {
         }
     }
 
-    fn write(&mut self, write: Write, waiter: Waiter) {
-        self.writes.push(write);
-        self.waiters.push(waiter);
-    }
-
-    /// Positions acked in this turn, one write per device.
-    fn write_acks(&mut self) {
-        for id in self.sessions.take_acked() {
-            if let Some(session) = self.sessions.get(id)
-                && let Some((user, device)) = session.owner
-            {
-                let position = session.window.acked();
-                self.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiter::Ack(id));
-            }
-        }
-    }
-
     fn commit(&mut self, now: Now) {
-        // A store that is busy gets more at once, with the turn in which it has made something durable.
-        let is_busy = self.open.commits() >= BATCHES_AT_ONCE && !self.store.is_broken();
-        let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
-        if !is_held && !self.writes.is_empty() {
-            let waiters = std::mem::take(&mut self.waiters);
-            let writes = std::mem::take(&mut self.writes);
-            if let Err(waiters) = self.try_commit(now, writes, waiters) {
-                waiters.into_iter().for_each(|waiter| self.on_busy(waiter));
-            }
+        for waiter in self.storage.commit(now, self.ids.last()) {
+            self.on_busy(waiter);
         }
         self.take_completions();
     }
 
-    /// Gives the store a batch.
-    ///
-    /// # Errors
-    /// The waiters: the store takes no more.
-    fn try_commit(&mut self, now: Now, writes: Vec<Write>, waiters: Vec<Waiter>) -> Result<(), Vec<Waiter>> {
-        let batch = Batch { now_ms: now.unix_ms, last_id: self.ids.last(), writes };
-        let ticket = self.open.next_ticket();
-        match self.store.submit(ticket, store::Command::Commit(batch)) {
-            Ok(()) => {
-                self.open.insert(ticket, Waiting::Commit(waiters));
-                Ok(())
-            }
-            Err(_) => Err(waiters),
+    /// Returns the parts of the backend that logins change.
+    fn logins(&mut self) -> Logins<'_, S> {
+        Logins {
+            storage: &mut self.storage,
+            sessions: &mut self.sessions,
+            presences: &mut self.presences,
+            queues: &mut self.queues,
+            out: &mut self.out,
         }
     }
 
-    fn on_pushed(&mut self, now: Now, session: SessionId, push: PushId, outcome: Outcome) {
-        let Some(known) = self.sessions.get_mut(session) else { return };
-        if let Some(AskedPush { conversation, first, last }) = self.fanouts.asked(push) {
-            if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
-                self.write(Write::Confirm { by, conversation, seq: last }, Waiter::Nobody);
-                self.notify_next(session);
-            } else if !matches!(outcome, Outcome::Queued | Outcome::Offline) {
-                // A later push of the group would confirm these messages, which the device does not have.
-                known.pending.add(conversation, first);
-                known.window.stall_until(now.instant + RETRY_AFTER);
-                self.sessions.on_stalled(session);
-            }
-            return;
+    /// Returns the parts of the backend that decide what devices are pushed.
+    fn deliveries(&mut self) -> Deliveries<'_, S> {
+        Deliveries {
+            config: &self.config,
+            storage: &mut self.storage,
+            ids: &mut self.ids,
+            sessions: &mut self.sessions,
+            fanouts: &mut self.fanouts,
+            receipts: &mut self.receipts,
+            webhooks: &mut self.webhooks,
+            tally: &mut self.tally,
+            scratch: &mut self.scratch,
+            out: &mut self.out,
         }
-        if outcome == Outcome::Acked {
-            self.tally.acked += 1;
-            if known.window.on_acked(push) {
-                self.sessions.on_acked(session);
-            }
-            self.pump(session);
-        } else if outcome == Outcome::Queued {
-            // The client is away and its session is kept: the real outcome follows.
-        } else if outcome == Outcome::Offline {
-            known.window.on_failed(push, Instant::FAR_FUTURE); // its next ConnUp starts over
-        } else if known.window.on_failed(push, now.instant + RETRY_AFTER) {
-            self.sessions.on_stalled(session);
+    }
+
+    /// Returns the parts of the backend that hints need.
+    fn hints(&mut self) -> Hints<'_, S> {
+        Hints {
+            facts: &self.storage.store,
+            ids: &mut self.ids,
+            sessions: &self.sessions,
+            receipts: &self.receipts,
+            presences: &self.presences,
+            out: &mut self.out,
         }
     }
 
     fn on_tick(&mut self, now: Now) {
         for session in self.sessions.take_due(now.instant) {
-            self.pump(session);
+            self.deliveries().pump(session);
         }
-        if self.writes.is_empty() && self.store.wants_commit(now.unix_ms) {
-            self.try_commit(now, Vec::new(), Vec::new()).ok();
-        }
+        self.storage.commit_late_writes(now, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);
-    }
-
-    fn id_of(&self, conversation: ConversationId) -> String {
-        let mut id = String::new();
-        self.store.write_id(conversation, &mut id);
-        id
     }
 }

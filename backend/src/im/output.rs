@@ -3,7 +3,9 @@
 //! alice sends `hi` to bob: the queue gets [`Output::AnswerSend`] for alice, then [`Output::Push`] for bob's devices.
 //! The owner drains the queue with [`super::Im::poll_output`] after each input and performs one output after the other.
 
-use super::{ApiAnswer, ApiReply, BUSY_RETRY_MS};
+use super::refusal::Refused;
+use super::request::Answer;
+use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS};
 use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
@@ -160,6 +162,8 @@ pub(super) struct Outputs {
     queue: VecDeque<Output>,
     last_push: u64,
     spare: Vec<Vec<SessionId>>,
+    /// SENDs and requests refused since the start.
+    refused: u64,
 }
 
 impl Outputs {
@@ -192,6 +196,46 @@ impl Outputs {
             Reply::Link(reply) => self.put(Output::AnswerReq { reply, code, answer }),
             Reply::Api(reply) => self.answer_api(reply, ApiAnswer::of_req(code, answer)),
         }
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&mut self, reply: Reply, result: Answer) {
+        match result {
+            Ok(payload) => self.answer_req(reply, Code::Ok, Resp { payload, ..Default::default() }),
+            Err((code, reason)) => {
+                self.answer_req(reply, code, Resp { reason: reason.to_owned(), ..Default::default() });
+            }
+        }
+    }
+
+    /// Refuses a SEND.
+    pub(super) fn refuse_send(&mut self, reply: Reply, (code, reason): Refused) {
+        self.refused += 1;
+        self.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
+    }
+
+    /// Refuses a request.
+    pub(super) fn refuse(&mut self, reply: Reply, refused: Refused) {
+        self.refused += 1;
+        self.answer(reply, Err(refused));
+    }
+
+    /// Answers a request whose read is done.
+    pub(super) fn answer_read(&mut self, reply: Reply, answer: Answer) {
+        match answer {
+            Ok(payload) => self.answer(reply, Ok(payload)),
+            Err(refused) => self.refuse(reply, refused),
+        }
+    }
+
+    /// Number of SENDs and requests refused since the start.
+    pub(super) const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Answers a call of the server API with its result.
+    pub(super) fn answer_api_result(&mut self, reply: ApiReply, result: Result<ApiBody, Refused>) {
+        self.answer_api(reply, ApiAnswer::of(result));
     }
 
     /// Answers an UP that finds the queue of its session full.

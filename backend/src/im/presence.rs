@@ -2,12 +2,13 @@
 //!
 //! A change is told [`DEBOUNCE`] after it began, if it is still one: whoever only changes the network was never away.
 
+use super::receipts::Receipts;
 use super::refusal::Refused;
 use super::request::{Answer, Requests};
 use super::sessions::Sessions;
 use super::store::{Facts, Store, UserId};
 use super::tasks::{Asked, Task};
-use super::{Im, delivery::EVENT};
+use super::{Im, MessageIds, delivery::EVENT, output::Outputs};
 use crate::server::{Now, PushSpec, SessionId};
 use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::encode;
@@ -171,10 +172,22 @@ impl<S: Store> Im<S> {
             self.run(None, Task::Presence(now, user, watchers));
         }
     }
+}
 
+/// Parts of the backend that hints need: pushes without an ack, which are dropped when they are late.
+pub(super) struct Hints<'a, F> {
+    pub(super) facts: &'a F,
+    pub(super) ids: &'a mut MessageIds,
+    pub(super) sessions: &'a Sessions,
+    pub(super) receipts: &'a Receipts,
+    pub(super) presences: &'a Presences,
+    pub(super) out: &'a mut Outputs,
+}
+
+impl<F: Facts> Hints<'_, F> {
     /// Tells those of `watchers` that the user has not blocked whether the user is online.
     pub(super) fn tell_presence_of(&mut self, now: Now, user: UserId, watchers: &[UserId]) {
-        let news = self.presences.news(now, (user, watchers), &self.store, &self.sessions);
+        let news = self.presences.news(now, (user, watchers), self.facts, self.sessions);
         let Some((presence, sessions)) = news else { return };
         let push = Push {
             message_id: self.ids.next(now.unix_ms),

@@ -1,7 +1,8 @@
 //! How many have read a message of a group: told to its sender, merged, and a hint only. Whoever wants to know who
 //! asks im.receipts.
 
-use super::store::{ConversationId, Store, UserId};
+use super::presence::Hints;
+use super::store::{ConversationId, Facts, Store, UserId};
 use super::tasks::Task;
 use super::{Im, delivery::EVENT};
 use crate::server::{Now, PushSpec};
@@ -55,12 +56,15 @@ impl<S: Store> Im<S> {
             self.run(None, Task::ReadCounts(now, group));
         }
     }
+}
 
+impl<F: Facts> Hints<'_, F> {
+    /// Tells the senders of a group's newest messages how many have read them.
     pub(super) fn tell_read_count(&mut self, now: Now, group: ConversationId) {
-        if self.store.member_count(group) > MEMBERS_MAX {
+        if self.facts.member_count(group) > MEMBERS_MAX {
             return;
         }
-        let reads: Vec<_> = self.store.members(group, None).map(|it| (it.user, it.read)).collect();
+        let reads: Vec<_> = self.facts.members(group, None).map(|it| (it.user, it.read)).collect();
         let mut by_sender: BTreeMap<UserId, Vec<ReadCount>> = BTreeMap::new();
         for &(seq, sender) in self.receipts.recent.get(&group).into_iter().flatten() {
             let has_read = |(user, read): &&(UserId, u64)| *user != sender && *read >= seq;
@@ -69,7 +73,7 @@ impl<S: Store> Im<S> {
                 by_sender.entry(sender).or_default().push(ReadCount { seq, count });
             }
         }
-        let conversation = self.id_of(group);
+        let conversation = self.facts.id(group);
         for (sender, counts) in by_sender {
             let sessions: Vec<_> = self.sessions.of(sender).map(|session| session.id).collect();
             if sessions.is_empty() {

@@ -2,7 +2,8 @@
 
 use super::refusal::refused;
 use super::request::peer;
-use super::store::{ConversationId, Refusal, Store, UserId};
+use super::sessions::Sessions;
+use super::store::{Facts, Refusal, Store};
 use super::tasks::{Asked, Task};
 use super::{Im, Output};
 use crate::server::{Now, PushSpec, ReplyTo, Up};
@@ -27,50 +28,42 @@ impl<S: Store> Im<S> {
             self.out.put(Output::LeaveRoom { session: up.session, room });
             return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "" });
         }
-        let asked = self.asked(now, up.session);
+        let asked = self.sessions.author(now, up.session);
         let judged = asked.and_then(|asked| Ok((peer(&asked.uid, &room)?.is_some(), asked)));
         let (code, reason) = match judged {
-            Ok((true, asked)) => return self.enter(&asked, room, reply), // one of the two
+            Ok((true, asked)) => {
+                return enter(&asked, room, reply).into_iter().for_each(|output| self.out.put(output)); // one of the two
+            }
             Ok((false, asked)) => return self.run(Some(up.session), Task::Enter(asked, room, reply)),
             Err(refused) => refused,
         };
         self.out.put(Output::AnswerSub { reply, code, reason });
     }
+}
 
-    /// Lets a member of a group enter its room.
-    pub(super) fn enter_room(&mut self, asked: &Asked, room: String, reply: ReplyTo) {
-        let (user, _) = asked.origin;
-        let refusal = match self.store.find(&room) {
-            Some(group) if self.store.member(group, user).is_some() => return self.enter(asked, room, reply),
-            Some(_) => Refusal::NotMember,
-            None => Refusal::NotFound,
-        };
-        let (code, reason) = refused(refusal);
-        self.out.put(Output::AnswerSub { reply, code, reason });
-    }
+/// Lets a member of a group enter its room, or refuses.
+pub(super) fn enter_group(facts: &impl Facts, asked: &Asked, room: String, reply: ReplyTo) -> Option<Output> {
+    let (user, _) = asked.origin;
+    let refusal = match facts.find(&room) {
+        Some(group) if facts.member(group, user).is_some() => return enter(asked, room, reply),
+        Some(_) => Refusal::NotMember,
+        None => Refusal::NotFound,
+    };
+    let (code, reason) = refused(refusal);
+    Some(Output::AnswerSub { reply, code, reason })
+}
 
-    fn enter(&mut self, asked: &Asked, room: String, reply: ReplyTo) {
-        if let Some(session) = asked.session {
-            self.out.put(Output::EnterRoom { reply, session, room });
-        }
-    }
+fn enter(asked: &Asked, room: String, reply: ReplyTo) -> Option<Output> {
+    Some(Output::EnterRoom { reply, session: asked.session?, room })
+}
 
-    /// Who leaves a group leaves its room.
-    pub(super) fn on_left_room(&mut self, user: UserId, conversation: ConversationId) {
-        let room = self.id_of(conversation);
-        for session in self.sessions.of(user) {
-            self.out.put(Output::LeaveRoom { session: session.id, room: room.clone() });
-        }
-    }
-
-    /// Application commands have no answer; the one that is known here is the signal.
-    pub(super) fn on_app(&mut self, up: &Up) {
-        let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
-        let Ok(asked) = self.asked(Now::default(), up.session) else { return };
-        let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
-        let room = signal.conversation.clone();
-        let body = encode(&Signal { sender, sender_device, ..signal });
-        let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
-        self.out.put(Output::PushRoom { room, from: Some(up.session), spec, body });
-    }
+/// Passes a signal to the room of its conversation. `None`: the UP is not a signal of a complete login.
+pub(super) fn signal(sessions: &Sessions, up: &Up) -> Option<Output> {
+    let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return None };
+    let asked = sessions.author(Now::default(), up.session).ok()?;
+    let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
+    let room = signal.conversation.clone();
+    let body = encode(&Signal { sender, sender_device, ..signal });
+    let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
+    Some(Output::PushRoom { room, from: Some(up.session), spec, body })
 }

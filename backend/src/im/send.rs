@@ -1,8 +1,9 @@
 //! SEND: what is wrong with it, or its way into the store and its answer.
 
+use super::delivery::Deliveries;
 use super::names;
 use super::output::Reply;
-use super::refusal::{NO_SESSION, Refused, USERS_FULL, refused};
+use super::refusal::{Refused, USERS_FULL, refused};
 use super::request::{Then, peer};
 use super::store::{Draft, Facts, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
 use super::tasks::{Asked, Task};
@@ -21,37 +22,29 @@ impl<S: Store> Im<S> {
     pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
         let reply = Reply::Link(reply);
         let decoded = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"));
-        match decoded.and_then(|send| Ok((send, self.asked(now, session)?))) {
+        match decoded.and_then(|send| Ok((send, self.sessions.author(now, session)?))) {
             Ok((send, asked)) => self.run(Some(session), Task::Send(asked, send, reply)),
-            Err(refused) => self.refuse_send(reply, refused),
+            Err(refused) => self.out.refuse_send(reply, refused),
         }
     }
 
     pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
         let mut drafts = Drafts {
-            facts: &mut self.store,
+            facts: &mut self.storage.store,
             ids: &mut self.ids,
             push: &mut self.scratch.push,
             payload_max: self.config.payload_max,
         };
         match drafts.try_draft(asked, send) {
             Ok(draft) => {
-                self.write(Write::Append(draft), Waiter::Request(reply, asked.origin, Then::Sent));
+                self.storage.write(Write::Append(draft), Waiter::Request(reply, asked.origin, Then::Sent));
             }
-            Err(refused) => self.refuse_send(reply, refused),
+            Err(refused) => self.out.refuse_send(reply, refused),
         }
     }
+}
 
-    /// The author of an UP.
-    pub(super) fn asked(&self, now: Now, session: SessionId) -> Result<Asked, Refused> {
-        let stands = self.sessions.get(session).filter(|session| session.kicked.is_none());
-        let Some((stands, origin)) = stands.and_then(|stands| Some((stands, stands.owner?))) else {
-            return Err(NO_SESSION);
-        };
-        let (uid, device) = (stands.uid.clone(), stands.device.clone());
-        Ok(Asked { now, session: Some(session), origin, uid, device })
-    }
-
+impl<S: Store> Deliveries<'_, S> {
     pub(super) fn on_appended(
         &mut self,
         reply: Reply,
@@ -61,12 +54,12 @@ impl<S: Store> Im<S> {
     ) {
         let stored = match result {
             Ok(stored) => stored,
-            Err(refusal) => return self.refuse_send(reply, refused(refusal)),
+            Err(refusal) => return self.out.refuse_send(reply, refused(refusal)),
         };
         let code = if stored.delivery.is_some() { Code::Ok } else { Code::Dup };
         let answer = SendAck {
             message_id: stored.id,
-            conversation: self.id_of(stored.conversation),
+            conversation: self.storage.store.id(stored.conversation),
             seq: stored.seq,
             time_ms: time_ms(stored.id),
             ..Default::default()
@@ -76,16 +69,11 @@ impl<S: Store> Im<S> {
         self.on_stored(origin, stored, recipients);
     }
 
-    fn refuse_send(&mut self, reply: Reply, (code, reason): Refused) {
-        self.tally.refused += 1;
-        self.out.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
-    }
-
     /// A new message goes out to whoever is online.
     pub(super) fn on_stored(&mut self, origin: Origin, stored: Stored, recipients: &[Recipient]) {
         let Some(delivery) = stored.delivery else { return };
         self.tally.stored += 1;
-        if self.store.is_group(stored.conversation) {
+        if self.storage.store.is_group(stored.conversation) {
             self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
         if delivery.is_read_fanout {

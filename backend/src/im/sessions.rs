@@ -1,8 +1,10 @@
 //! Who is online: the sessions of the link, and per user a list of those that are pushed to.
 
+use super::refusal::{NO_SESSION, Refused};
 use super::store::{ConversationId, Origin, Ticket, UserId};
+use super::tasks::Asked;
 use super::window::Window;
-use crate::server::{Kick, SessionId};
+use crate::server::{Kick, Now, SessionId};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
 use std::sync::Arc;
@@ -170,6 +172,17 @@ impl Sessions {
     /// Returns the user and the device of a session. `None`: the session is unknown, or its login is not complete.
     pub(super) fn owner(&self, id: SessionId) -> Option<Origin> {
         self.get(id)?.owner
+    }
+
+    /// Returns the author of an UP.
+    ///
+    /// # Errors
+    /// The login is not complete, or it was refused.
+    pub(super) fn author(&self, now: Now, id: SessionId) -> Result<Asked, Refused> {
+        let session = self.get(id).filter(|session| session.kicked.is_none()).ok_or(NO_SESSION)?;
+        let origin = session.owner.ok_or(NO_SESSION)?;
+        let (uid, device) = (session.uid.clone(), session.device.clone());
+        Ok(Asked { now, session: Some(id), origin, uid, device })
     }
 
     /// Returns the platforms on which a user is online, in order.

@@ -8,8 +8,9 @@ use super::names::{self, Conversation};
 use super::output::Reply;
 use super::refusal::refused;
 use super::request::{Request, Then};
+use super::room;
 use super::store::{
-    self, Completion, ConversationId, Need, Origin, Outcome, Read, ReadSet, Recipient, Store, Ticket, UserId,
+    Completion, ConversationId, Need, Origin, Outcome, ReadSet, Recipient, Store, Ticket, UserId,
 };
 use super::waiting::{Waiter, Waiting};
 use super::{BUSY_RETRY_MS, Im, NOBODY};
@@ -62,7 +63,7 @@ pub(super) enum Task {
 
 impl Task {
     /// Names the facts that the execution will read.
-    fn plan(&self, set: &mut ReadSet) {
+    pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
             Self::Send(asked, send, _) => match &send.target {
                 Some(send::Target::User(uid)) if names::is_valid(uid) => set.add(Need::NewUser(uid.clone())),
@@ -106,11 +107,9 @@ impl Task {
 impl<S: Store> Im<S> {
     /// Executes a task, at once or when its facts are there. A session's later UPs wait for it.
     pub(super) fn run(&mut self, session: Option<SessionId>, task: Task) {
-        let ticket = self.open.next_ticket();
-        if self.store.prefetch(ticket, |set| task.plan(set)) {
+        if let Some(task) = self.storage.prefetch(session, task) {
             self.execute(task);
         } else {
-            self.open.insert(ticket, Waiting::Facts(session, Box::new(task)));
             session.into_iter().for_each(|session| self.queues.begin(session));
         }
     }
@@ -119,40 +118,29 @@ impl<S: Store> Im<S> {
         match task {
             Task::Send(asked, send, reply) => self.execute_send(&asked, send, reply),
             Task::Request(asked, request, reply) => self.execute_request(asked, request, reply),
-            Task::Enter(asked, room, reply) => self.enter_room(&asked, room, reply),
+            Task::Enter(asked, room, reply) => {
+                let output = room::enter_group(&self.storage.store, &asked, room, reply);
+                output.into_iter().for_each(|output| self.out.put(output));
+            }
             Task::Api(now, call, reply) => self.execute_api(now, call, reply),
             Task::Welcome(reply, conversation) => {
                 let answer = self.requests().welcome(conversation);
-                self.answer(reply, Ok(answer));
+                self.out.answer(reply, Ok(answer));
             }
-            Task::Left(reply, conversation, users) => self.on_left(reply, conversation, users),
+            Task::Left(reply, conversation, users) => self.deliveries().on_left(reply, conversation, users),
             Task::Related(reply, user, other, uid) => {
                 let answer = self.requests().relation_answer(user, other, uid);
-                self.answer(reply, Ok(answer));
+                self.out.answer(reply, Ok(answer));
             }
             Task::Receipts(reply, conversation, seq, sender) => {
                 let answer = self.requests().receipts_answer(conversation, seq, &sender);
-                self.answer(reply, Ok(answer));
+                self.out.answer(reply, Ok(answer));
             }
-            Task::Notify(session, conversation) => self.notify_planned(session, conversation),
-            Task::FanOut(conversation) => self.fan_out_group(conversation),
-            Task::ReadCounts(now, group) => self.tell_read_count(now, group),
-            Task::Presence(now, user, watchers) => self.tell_presence_of(now, user, &watchers),
+            Task::Notify(session, conversation) => self.deliveries().notify_planned(session, conversation),
+            Task::FanOut(conversation) => self.deliveries().fan_out_group(conversation),
+            Task::ReadCounts(now, group) => self.hints().tell_read_count(now, group),
+            Task::Presence(now, user, watchers) => self.hints().tell_presence_of(now, user, &watchers),
         }
-    }
-
-    /// Asks the store for something that a completion answers.
-    pub(super) fn ask(&mut self, command: store::Command, waiting: Waiting) -> Ticket {
-        let ticket = self.open.next_ticket();
-        self.open.insert(ticket, waiting);
-        let taken = self.store.submit(ticket, command);
-        assert!(taken.is_ok(), "logins and reads are always taken");
-        ticket
-    }
-
-    /// Asks the store for a read.
-    pub(super) fn read(&mut self, read: Read, waiting: Waiting) -> Ticket {
-        self.ask(store::Command::Read(read), waiting)
     }
 
     /// The store may have completed something.
@@ -161,13 +149,13 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn take_completions(&mut self) {
-        while let Some((ticket, completion)) = self.store.poll() {
+        while let Some((ticket, completion)) = self.storage.store.poll() {
             self.on_completion(ticket, completion);
         }
     }
 
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
-        let Some(waiting) = self.open.take(ticket) else { return };
+        let Some(waiting) = self.storage.open.take(ticket) else { return };
         match (waiting, completion) {
             (Waiting::Commit(waiters), Completion::Committed(committed)) => {
                 assert_eq!(waiters.len(), committed.outcomes.len(), "one outcome per write");
@@ -189,14 +177,20 @@ impl<S: Store> Im<S> {
             }
             (Waiting::Login(session, now), Completion::LoggedIn(login)) => {
                 self.queues.end(session);
-                self.on_logged_in(now, session, login);
+                self.logins().on_logged_in(now, session, login);
                 self.resume(session);
             }
             (Waiting::Backlog(session), Completion::Backlog(backlog)) => {
-                self.on_backlog(ticket, session, backlog);
+                self.deliveries().on_backlog(ticket, session, backlog);
             }
-            (Waiting::Stream(session), Completion::Stream(page)) => self.on_stream(ticket, session, page),
-            (Waiting::Webhook(index), completion) => self.on_webhook_completion(index, completion),
+            (Waiting::Stream(session), Completion::Stream(page)) => {
+                self.deliveries().on_stream(ticket, session, page);
+            }
+            (Waiting::Webhook(index), completion) => {
+                if let Some(read) = self.webhooks.on_completion(index, completion) {
+                    self.storage.read(read, Waiting::Webhook(index));
+                }
+            }
             (waiting, completion) => unreachable!("the store answered {waiting:?} with {completion:?}"),
         }
     }
@@ -234,13 +228,13 @@ impl<S: Store> Im<S> {
     fn on_outcome(&mut self, waiter: Waiter, outcome: Outcome, recipients: &[Recipient]) {
         match (waiter, outcome) {
             (Waiter::Request(reply, origin, Then::Sent), Outcome::Appended(result)) => {
-                self.on_appended(reply, origin, result, recipients);
+                self.deliveries().on_appended(reply, origin, result, recipients);
             }
             (Waiter::Request(reply, _, Then::Recalled(asked)), Outcome::Appended(result)) => {
-                self.on_recalled(reply, *asked, result, recipients);
+                self.deliveries().on_recalled(reply, *asked, result, recipients);
             }
             (Waiter::Request(reply, origin, Then::Created), Outcome::Created(result)) => {
-                self.on_created(reply, origin, result, recipients);
+                self.deliveries().on_created(reply, origin, result, recipients);
             }
             (Waiter::Request(reply, origin, then), Outcome::Done(result)) => {
                 let told = match result {
@@ -249,16 +243,18 @@ impl<S: Store> Im<S> {
                         told
                     }
                     Err(refusal) => {
-                        self.answer(reply, Err(refused(refusal)));
+                        self.out.answer(reply, Err(refused(refusal)));
                         None
                     }
                 };
-                self.on_told(origin, told.as_ref(), recipients);
+                if let Some(delivery) = &told {
+                    self.deliveries().deliver(None, origin, delivery, recipients);
+                }
             }
             (Waiter::Told(reply, count), Outcome::Done(Ok(told))) => {
                 self.out.answer_api(reply, ApiAnswer::new(Code::Ok, "", 0, ApiBody::Reached(count)));
                 if let Some(delivery) = &told {
-                    self.deliver(None, NOBODY, delivery, recipients);
+                    self.deliveries().deliver(None, NOBODY, delivery, recipients);
                 }
             }
             (Waiter::Ack(_) | Waiter::Nobody, Outcome::Done(_)) => {}
@@ -273,12 +269,12 @@ impl<S: Store> Im<S> {
             Then::Left(conversation, users) => self.run(None, Task::Left(reply, conversation, users)),
             Then::Related(other, uid) => self.run(None, Task::Related(reply, user, other, uid)),
             Then::Read(conversation) => {
-                self.answer(reply, Ok(Bytes::new()));
+                self.out.answer(reply, Ok(Bytes::new()));
                 if has_changed {
                     self.receipts.on_read(conversation);
                 }
             }
-            Then::Answer(answer) => self.answer(reply, Ok(answer)),
+            Then::Answer(answer) => self.out.answer(reply, Ok(answer)),
             Then::Sent | Then::Recalled(_) | Then::Created => unreachable!("another kind of outcome"),
         }
     }

@@ -164,7 +164,10 @@ impl<S: Store> BenchOf<S> {
             let now = self.now;
             self.im().handle_turn_end(now);
             self.perform();
-            if self.im().open.is_empty() && self.im().queues.is_empty() && self.im().writes.is_empty() {
+            if self.im().storage.open.is_empty()
+                && self.im().queues.is_empty()
+                && self.im().storage.writes.is_empty()
+            {
                 return;
             }
             std::thread::yield_now();
@@ -178,7 +181,7 @@ impl<S: Store> BenchOf<S> {
             if let Some(call) = self.im().poll_webhook(now) {
                 return Some(call);
             }
-            if self.im().open.is_empty() {
+            if self.im().storage.open.is_empty() {
                 return None;
             }
             self.end_turn();
@@ -272,7 +275,7 @@ impl<S: Store> BenchOf<S> {
     }
 
     fn stream_of(&mut self, uid: &str) -> usize {
-        conformance::stream_of(&mut self.im().store, uid)
+        conformance::stream_of(&mut self.im().storage.store, uid)
     }
 }
 

@@ -8,8 +8,8 @@
 //! one delivery; the endpoint answers 200, so the device of `bot` has acked.
 
 use super::store::{
-    self, Completion, ConversationId, Entry, Facts, Login, Origin, Page, PageLimits, Read, Recipient,
-    Refusal, Store, StreamPage, Write,
+    Completion, ConversationId, Entry, Facts, Login, Origin, Page, PageLimits, Read, Recipient, Refusal,
+    Store, StreamPage, Write,
 };
 use super::waiting::{Waiter, Waiting};
 use super::{Im, ImConfig};
@@ -396,13 +396,18 @@ impl Webhooks {
     }
 
     /// Returns the logins of the webhooks' users, in the order of the webhooks.
-    fn logins(&self) -> Vec<Login> {
+    pub(super) fn logins(&self) -> Vec<Login> {
         let platform = u32::try_from(Platform::Bot as i32).unwrap_or(0);
         let login = |webhook: &Webhook| {
             let (uid, device) = (webhook.status.name.clone(), DEVICE.to_owned());
             Login { uid, device, platform, now_ms: 0 }
         };
         self.0.iter().map(login).collect()
+    }
+
+    /// Takes a completion for the webhook with this index. Returns the read that follows a login.
+    pub(super) fn on_completion(&mut self, index: usize, completion: Completion) -> Option<Read> {
+        self.0[index].on_completion(completion)
     }
 
     pub(super) fn statuses(&self) -> Vec<WebhookStatus> {
@@ -437,28 +442,16 @@ impl Webhooks {
 }
 
 impl<S: Store> Im<S> {
-    pub(super) fn log_in_webhooks(&mut self) {
-        for (index, login) in self.webhooks.logins().into_iter().enumerate() {
-            self.ask(store::Command::Login(login), Waiting::Webhook(index));
-        }
-    }
-
-    pub(super) fn on_webhook_completion(&mut self, index: usize, completion: Completion) {
-        if let Some(read) = self.webhooks.0[index].on_completion(completion) {
-            self.read(read, Waiting::Webhook(index));
-        }
-    }
-
     /// Returns the next delivery. The owner polls at the end of each turn until the result is `None`.
     pub fn poll_webhook(&mut self, now: Now) -> Option<WebhookCall> {
         for index in 0..self.webhooks.0.len() {
             while let Some(step) = self.webhooks.0[index].next(now, index) {
                 match step {
                     WebhookStep::Read(read) => {
-                        self.read(read, Waiting::Webhook(index));
+                        self.storage.read(read, Waiting::Webhook(index));
                         self.take_completions();
                     }
-                    WebhookStep::Write(write) => self.write(write, Waiter::Nobody),
+                    WebhookStep::Write(write) => self.storage.write(write, Waiter::Nobody),
                     WebhookStep::Call(call) => return Some(call),
                 }
             }
@@ -470,7 +463,7 @@ impl<S: Store> Im<S> {
     pub fn handle_webhook(&mut self, now: Now, index: usize, result: WebhookResult) {
         let webhook = self.webhooks.0.get_mut(index);
         if let Some(write) = webhook.and_then(|webhook| webhook.on_result(now, result)) {
-            self.write(write, Waiter::Nobody);
+            self.storage.write(write, Waiter::Nobody);
         }
     }
 }

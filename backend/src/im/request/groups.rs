@@ -1,13 +1,14 @@
 //! Groups: making them, coming and going, roles, silence, settings.
 
-use super::{Answer, Asked, Requests, Step, Then, fill, peer, plan_users};
+use super::{Asked, Requests, Step, Then, fill, peer, plan_users};
+use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
 use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
     ConversationId, Delivery, Facts, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal,
     Role, Store, UserId, Write,
 };
-use crate::im::{Im, names};
+use crate::im::{Output, names};
 use bytes::Bytes;
 use moorline_proto::message::client::Code;
 use moorline_proto::message::{encode, im};
@@ -169,7 +170,7 @@ impl<F: Facts> Requests<'_, F> {
     }
 }
 
-impl<S: Store> Im<S> {
+impl<S: Store> Deliveries<'_, S> {
     pub(in crate::im) fn on_created(
         &mut self,
         reply: Reply,
@@ -177,26 +178,28 @@ impl<S: Store> Im<S> {
         result: Result<(ConversationId, Option<Delivery>), Refusal>,
         recipients: &[Recipient],
     ) {
-        let said: Answer = match &result {
-            Ok((conversation, _)) => {
-                Ok(encode(&im::GroupCreateResponse { conversation: self.id_of(*conversation) }))
-            }
-            Err(refusal) => Err(refused(*refusal)),
+        let (conversation, told) = match result {
+            Ok(created) => created,
+            Err(refusal) => return self.out.answer(reply, Err(refused(refusal))),
         };
-        self.answer(reply, said);
-        if let Ok((_, told)) = result {
-            self.on_told(origin, told.as_ref(), recipients);
+        let answer = im::GroupCreateResponse { conversation: self.storage.store.id(conversation) };
+        self.out.answer(reply, Ok(encode(&answer)));
+        if let Some(delivery) = &told {
+            self.deliver(None, origin, delivery, recipients);
         }
     }
 
     /// Answers a change of a group. Users who have left are told nothing about the group any more.
     pub(in crate::im) fn on_left(&mut self, reply: Reply, conversation: ConversationId, users: Vec<UserId>) {
         for user in users {
-            if self.store.member(conversation, user).is_none() {
-                self.on_left_room(user, conversation);
+            if self.storage.store.member(conversation, user).is_none() {
+                let room = self.storage.store.id(conversation);
+                for session in self.sessions.of(user) {
+                    self.out.put(Output::LeaveRoom { session: session.id, room: room.clone() });
+                }
             }
         }
-        self.answer(reply, Ok(Bytes::new()));
+        self.out.answer(reply, Ok(Bytes::new()));
     }
 }
 

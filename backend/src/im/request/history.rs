@@ -1,7 +1,7 @@
 //! History, the list of conversations, what was read, and taking messages back.
 
 use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill, peer};
-use crate::im::Im;
+use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
 use crate::im::refusal::{Refused, refused};
 use crate::im::store::{
@@ -138,7 +138,7 @@ impl<F: Facts> Requests<'_, F> {
     }
 }
 
-impl<S: Store> Im<S> {
+impl<S: Store> Deliveries<'_, S> {
     pub(in crate::im) fn on_recalled(
         &mut self,
         reply: Reply,
@@ -148,11 +148,11 @@ impl<S: Store> Im<S> {
     ) {
         let stored = match result {
             Ok(stored) => stored,
-            Err(refusal) => return self.answer(reply, Err(refused(refusal))),
+            Err(refusal) => return self.out.answer(reply, Err(refused(refusal))),
         };
         if stored.delivery.is_some() {
             let answer = im::RecallResponse { seq: stored.seq, by_other_device: false };
-            self.answer(reply, Ok(encode(&answer)));
+            self.out.answer(reply, Ok(encode(&answer)));
             return self.on_stored(asked.origin, stored, recipients);
         }
         // Recalled before: the message that says so names the device.
@@ -160,7 +160,7 @@ impl<S: Store> Im<S> {
         let (reader, range) = (asked.origin.0, (seq, seq));
         let read = Read::Page { conversation, reader, range, limits: ONE_MESSAGE };
         let asked = Asked { session: None, ..asked };
-        self.read(read, Waiting::Request(Box::new((asked, reply, AfterRead::Recalled(seq)))));
+        self.storage.read(read, Waiting::Request(Box::new((asked, reply, AfterRead::Recalled(seq)))));
     }
 }
 

@@ -16,7 +16,7 @@ use super::waiting::{Waiter, Waiting};
 use super::{Im, ImConfig, MessageIds};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
-use moorline_proto::message::client::{Code, Req, Resp};
+use moorline_proto::message::client::{Code, Req};
 use moorline_proto::message::{self, im};
 use prost::Message;
 
@@ -175,7 +175,7 @@ impl<S: Store> Im<S> {
     pub(super) fn requests(&mut self) -> Requests<'_, S> {
         Requests {
             config: &self.config,
-            facts: &mut self.store,
+            facts: &mut self.storage.store,
             ids: &mut self.ids,
             sessions: &self.sessions,
             presences: &mut self.presences,
@@ -185,9 +185,9 @@ impl<S: Store> Im<S> {
     pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
         let reply = Reply::Link(reply);
         let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
-        match decoded.and_then(|req| Ok((req, self.asked(now, session)?))) {
+        match decoded.and_then(|req| Ok((req, self.sessions.author(now, session)?))) {
             Ok((Req { method, payload, .. }, asked)) => self.on_request(asked, &method, &payload, reply),
-            Err(refused) => self.answer(reply, Err(refused)),
+            Err(refused) => self.out.answer(reply, Err(refused)),
         }
     }
 
@@ -196,30 +196,27 @@ impl<S: Store> Im<S> {
         self.tally.requests += 1;
         match Request::decode(method, payload) {
             Ok(request) => self.run(asked.session, Task::Request(asked, request, reply)),
-            Err(refused) => self.refuse(reply, refused),
+            Err(refused) => self.out.refuse(reply, refused),
         }
     }
 
     pub(super) fn execute_request(&mut self, asked: Asked, request: Request, reply: Reply) {
         match self.requests().step(&asked, request) {
-            Ok(Step::Answer(payload)) => self.answer(reply, Ok(payload)),
-            Ok(Step::Write(write, then)) => self.write(write, Waiter::Request(reply, asked.origin, then)),
+            Ok(Step::Answer(payload)) => self.out.answer(reply, Ok(payload)),
+            Ok(Step::Write(write, then)) => {
+                self.storage.write(write, Waiter::Request(reply, asked.origin, then));
+            }
             Ok(Step::EndLogins(sessions, write)) => {
-                sessions.into_iter().for_each(|session| self.end_login(session, &people::REMOVED));
+                sessions.into_iter().for_each(|session| self.logins().end_login(session, &people::REMOVED));
                 let then = Then::Answer(Bytes::new());
-                self.write(write, Waiter::Request(reply, asked.origin, then));
+                self.storage.write(write, Waiter::Request(reply, asked.origin, then));
             }
             Ok(Step::Read(read, then)) => {
                 asked.session.into_iter().for_each(|session| self.queues.begin(session));
-                self.read(read, Waiting::Request(Box::new((asked, reply, then))));
+                self.storage.read(read, Waiting::Request(Box::new((asked, reply, then))));
             }
-            Err(refused) => self.refuse(reply, refused),
+            Err(refused) => self.out.refuse(reply, refused),
         }
-    }
-
-    fn refuse(&mut self, reply: Reply, refused: Refused) {
-        self.tally.refused += 1;
-        self.answer(reply, Err(refused));
     }
 
     /// Answers a request whose read is done.
@@ -228,14 +225,14 @@ impl<S: Store> Im<S> {
             (AfterRead::Pull(conversation, confirmed), Completion::Page(page)) => {
                 if page.is_ok() && confirmed > 0 {
                     let write = Write::Confirm { by: asked.origin, conversation, seq: confirmed };
-                    self.write(write, Waiter::Nobody);
+                    self.storage.write(write, Waiter::Nobody);
                 }
                 let answer = history::pull_answer(page);
-                self.answer_read(reply, answer);
+                self.out.answer_read(reply, answer);
             }
             (AfterRead::Listing, Completion::Listing(listing)) => {
                 let answer = self.requests().conversations_answer(listing);
-                self.answer_read(reply, answer);
+                self.out.answer_read(reply, answer);
             }
             (AfterRead::Receipts(conversation, seq), Completion::Page(page)) => {
                 match history::sender_of(page) {
@@ -243,35 +240,18 @@ impl<S: Store> Im<S> {
                         let session = asked.session;
                         self.run(session, Task::Receipts(reply, conversation, seq, sender));
                     }
-                    Err(refused) => self.refuse(reply, refused),
+                    Err(refused) => self.out.refuse(reply, refused),
                 }
             }
             (AfterRead::Recalled(seq), Completion::Page(page)) => {
                 let answer = history::recall_answer(asked, seq, page);
-                self.answer(reply, Ok(answer));
+                self.out.answer(reply, Ok(answer));
             }
             (AfterRead::Profiles, Completion::Profiles(profiles)) => {
                 let answer = self.requests().profiles_answer(profiles);
-                self.answer_read(reply, answer);
+                self.out.answer_read(reply, answer);
             }
             (then, completion) => unreachable!("the store answered {then:?} with {completion:?}"),
-        }
-    }
-
-    fn answer_read(&mut self, reply: Reply, answer: Answer) {
-        match answer {
-            Ok(payload) => self.answer(reply, Ok(payload)),
-            Err(refused) => self.refuse(reply, refused),
-        }
-    }
-
-    /// Answers a request.
-    pub(super) fn answer(&mut self, reply: Reply, result: Answer) {
-        match result {
-            Ok(payload) => self.out.answer_req(reply, Code::Ok, Resp { payload, ..Default::default() }),
-            Err((code, reason)) => {
-                self.out.answer_req(reply, code, Resp { reason: reason.to_owned(), ..Default::default() });
-            }
         }
     }
 }

@@ -67,6 +67,13 @@ pub trait Facts {
     /// Appends a conversation's id to `into`. Covered by [`Need::Conversation`], as are the next three.
     fn write_id(&self, conversation: ConversationId, into: &mut String);
 
+    /// Returns a conversation's id. Covered as [`Self::write_id`] is.
+    fn id(&self, conversation: ConversationId) -> String {
+        let mut id = String::new();
+        self.write_id(conversation, &mut id);
+        id
+    }
+
     /// Whether the conversation is a group.
     fn is_group(&self, conversation: ConversationId) -> bool;
 

@@ -1,0 +1,100 @@
+//! The store, with everything that it was asked and has not answered.
+//!
+//! alice sends `hi`: her draft becomes a [`Write`] with a [`Waiter`] for the answer; at the end of the turn
+//! [`Storage::commit`] submits the batch, and [`Open`] keeps the waiters under the ticket of the batch.
+
+use super::tasks::Task;
+use super::waiting::{Open, Waiter, Waiting};
+use super::{BATCH_WRITES_MAX, BATCHES_AT_ONCE};
+use crate::im::store::{self, Batch, Read, Store, Ticket, Write};
+use crate::server::{Now, SessionId};
+
+/// A store and its open questions.
+#[derive(Debug)]
+pub(super) struct Storage<S> {
+    pub(super) store: S,
+    /// Commands and prefetches that the store has not completed.
+    pub(super) open: Open,
+    /// Batch of this turn.
+    pub(super) writes: Vec<Write>,
+    /// What follows each write of the batch.
+    waiters: Vec<Waiter>,
+}
+
+impl<S: Store> Storage<S> {
+    pub(super) fn new(store: S) -> Self {
+        Self { store, open: Open::default(), writes: Vec::new(), waiters: Vec::new() }
+    }
+
+    /// Adds a write to the batch of this turn.
+    pub(super) fn write(&mut self, write: Write, waiter: Waiter) {
+        self.writes.push(write);
+        self.waiters.push(waiter);
+    }
+
+    /// Asks the store for something that a completion answers.
+    pub(super) fn ask(&mut self, command: store::Command, waiting: Waiting) -> Ticket {
+        let ticket = self.open.next_ticket();
+        self.open.insert(ticket, waiting);
+        let taken = self.store.submit(ticket, command);
+        assert!(taken.is_ok(), "logins and reads are always taken");
+        ticket
+    }
+
+    /// Asks the store for a read.
+    pub(super) fn read(&mut self, read: Read, waiting: Waiting) -> Ticket {
+        self.ask(store::Command::Read(read), waiting)
+    }
+
+    /// Prefetches the facts of a task. Returns the task if the facts are readable now; otherwise the task waits for
+    /// the completion, as does the queue of `session`.
+    pub(super) fn prefetch(&mut self, session: Option<SessionId>, task: Task) -> Option<Task> {
+        let ticket = self.open.next_ticket();
+        if self.store.prefetch(ticket, |set| task.plan(set)) {
+            return Some(task);
+        }
+        self.open.insert(ticket, Waiting::Facts(session, Box::new(task)));
+        None
+    }
+
+    /// Gives the store the batch of this turn, or holds a small batch while the store is busy. Returns the waiters of a
+    /// batch that the store did not take: nothing of it happened.
+    pub(super) fn commit(&mut self, now: Now, last_id: u64) -> Vec<Waiter> {
+        // A store that is busy gets more at once, with the turn in which it has made something durable.
+        let is_busy = self.open.commits() >= BATCHES_AT_ONCE && !self.store.is_broken();
+        let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
+        if is_held || self.writes.is_empty() {
+            return Vec::new();
+        }
+        let waiters = std::mem::take(&mut self.waiters);
+        let writes = std::mem::take(&mut self.writes);
+        self.try_commit(now, last_id, writes, waiters).err().unwrap_or_default()
+    }
+
+    /// Gives the store an empty batch if it wants to make acks durable.
+    pub(super) fn commit_late_writes(&mut self, now: Now, last_id: u64) {
+        if self.writes.is_empty() && self.store.wants_commit(now.unix_ms) {
+            self.try_commit(now, last_id, Vec::new(), Vec::new()).ok();
+        }
+    }
+
+    /// Gives the store a batch.
+    ///
+    /// # Errors
+    /// The waiters: the store takes no more.
+    fn try_commit(
+        &mut self,
+        now: Now,
+        last_id: u64,
+        writes: Vec<Write>,
+        waiters: Vec<Waiter>,
+    ) -> Result<(), Vec<Waiter>> {
+        let batch = Batch { now_ms: now.unix_ms, last_id, writes };
+        let ticket = self.open.next_ticket();
+        if self.store.submit(ticket, store::Command::Commit(batch)).is_err() {
+            return Err(waiters);
+        }
+        self.open.insert(ticket, Waiting::Commit(waiters));
+        Ok(())
+    }
+}
