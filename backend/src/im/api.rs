@@ -3,7 +3,7 @@
 
 use super::logins::Logins;
 use super::output::{Outputs, Reply};
-use super::refusal::Refused;
+use super::refusal::{Refused, refuse};
 use super::request::{Requests, plan_users};
 use super::sessions::Sessions;
 use super::store::{Counts, DeviceNumber, Facts, Need, ReadSet, Store, Write};
@@ -270,8 +270,8 @@ impl<S: Store> Im<S> {
             PushTo::Room(_) | PushTo::Everyone => 0,
         };
         if payload.len() > self.config.payload_max || count > TARGETS_MAX {
-            let reason = "the payload is over im.payload_max, or there are more than 10,000 targets";
-            return self.out.answer_api_result(reply, Err((Code::TooLarge, reason)));
+            let reason = "`payload` is larger than `im.payload_max`, or there are more than 10,000 targets";
+            return self.out.answer_api_result(reply, Err(refuse(Code::TooLarge, reason)));
         }
         let id = self.ids.next(now.unix_ms);
         let push = Push { message_id: id, time_ms: time_ms(id), r#type: kind, payload, ..Push::default() };
@@ -307,7 +307,7 @@ impl<S: Store> Im<S> {
                 return self.out.answer_api_result(reply, Ok(ApiBody::Reached(0)));
             }
             PushTo::Everyone if self.broadcasts.0.len() >= BROADCASTS_MAX => {
-                let reason = "16 pushes to everyone are under way";
+                let reason = "cannot push to everyone: 16 such pushes are under way; try again later";
                 let answer = ApiAnswer::new(Code::Retry, reason, 1000, ApiBody::Nothing);
                 return self.out.answer_api(reply, answer);
             }

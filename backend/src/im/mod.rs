@@ -66,9 +66,9 @@ use store::{Entry, Origin, Store};
 use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
 
-/// A refusal, for people.
+/// Returns the reason of a refusal, for people.
 pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
-    refusal::refused(refusal).1
+    refusal::code_and_reason(refusal).1
 }
 
 /// Writes in one batch of the store; more gain nothing and cost the last ones.

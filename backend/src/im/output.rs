@@ -10,6 +10,7 @@ use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Resp, SendAck};
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 /// Lists of sessions that are kept for later pushes, so that a push does not allocate.
@@ -45,7 +46,7 @@ pub enum Output {
         /// Result code.
         code: Code,
         /// Reason for people; empty with [`Code::Ok`].
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
     /// Answers a question of an unsupported kind, without a body.
     Refuse {
@@ -120,7 +121,7 @@ impl Output {
         match self {
             Self::AnswerSend { reply, code, answer } => out.answer_send(reply, code, answer),
             Self::AnswerReq { reply, code, answer } => out.answer_req(reply, code, answer),
-            Self::AnswerSub { reply, code, reason } => out.answer_sub(reply, code, reason),
+            Self::AnswerSub { reply, code, reason } => out.answer_sub(reply, code, &reason),
             Self::Refuse { reply, code } => out.answer(reply, code, Bytes::new()),
             Self::AnswerApi { reply, answer } => reply.give(answer),
             Self::Push { push, sessions, spec, body } => {
@@ -203,7 +204,7 @@ impl Outputs {
         match result {
             Ok(payload) => self.answer_req(reply, Code::Ok, Resp { payload, ..Default::default() }),
             Err((code, reason)) => {
-                self.answer_req(reply, code, Resp { reason: reason.to_owned(), ..Default::default() });
+                self.answer_req(reply, code, Resp { reason: reason.into_owned(), ..Default::default() });
             }
         }
     }
@@ -211,7 +212,7 @@ impl Outputs {
     /// Refuses a SEND.
     pub(super) fn refuse_send(&mut self, reply: Reply, (code, reason): Refused) {
         self.refused += 1;
-        self.answer_send(reply, code, SendAck { reason: reason.to_owned(), ..Default::default() });
+        self.answer_send(reply, code, SendAck { reason: reason.into_owned(), ..Default::default() });
     }
 
     /// Refuses a request.
@@ -240,7 +241,7 @@ impl Outputs {
 
     /// Answers an UP that finds the queue of its session full.
     pub(super) fn refuse_for_now(&mut self, command: Command, reply: ReplyTo) {
-        let reason = "too many questions of this session wait for an answer";
+        let reason = "the queue of this session is full: too many of its requests wait for an answer";
         let (code, retry_after_ms) = (Code::Retry, BUSY_RETRY_MS);
         match command {
             Command::Send => {
@@ -251,7 +252,7 @@ impl Outputs {
                 let answer = Resp { retry_after_ms, reason: reason.into(), ..Default::default() };
                 self.put(Output::AnswerReq { reply, code, answer });
             }
-            _ => self.put(Output::AnswerSub { reply, code, reason }),
+            _ => self.put(Output::AnswerSub { reply, code, reason: reason.into() }),
         }
     }
 

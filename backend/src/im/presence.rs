@@ -1,9 +1,10 @@
-//! Who is there: asked for, or watched.
+//! Presence: which users are online, on request or by watching.
 //!
-//! A change is told [`DEBOUNCE`] after it began, if it is still one: whoever only changes the network was never away.
+//! bob watches alice, and her phone changes its network: the session ends and another one begins. Watchers are told
+//! [`DEBOUNCE`] after a change if it still stands, so bob is told nothing.
 
 use super::receipts::Receipts;
-use super::refusal::Refused;
+use super::refusal::{Refused, refuse};
 use super::request::{Answer, Requests};
 use super::sessions::Sessions;
 use super::store::{Facts, Store, UserId};
@@ -16,21 +17,21 @@ use moorline_proto::message::im::{Happened, Presence, PresenceRequest, PresenceR
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// How long a change must last.
+/// Time that a change must last before watchers are told.
 const DEBOUNCE: Duration = Duration::from_secs(5);
-/// Users of one question, and watched by one session.
+/// Users of one request, and users that one session watches.
 pub(super) const USERS_MAX: usize = 100;
 /// Sessions that watch one user.
 const WATCHERS_MAX: usize = 1000;
-/// News that could not be sent for so long is not true any more, in milliseconds.
+/// Time after which unsent news is dropped, in milliseconds.
 const NEWS_TTL_MS: u32 = 5_000;
 
-/// Who watches whom, and what is not told yet.
+/// Watchers by user, and the changes that they have not been told.
 #[derive(Debug, Default)]
 pub(super) struct Presences {
     watchers: HashMap<UserId, Watched>,
     watching: HashMap<SessionId, Vec<UserId>>,
-    /// When to look.
+    /// Users whose change is to be told, by the time for it.
     due: BTreeMap<Instant, BTreeSet<UserId>>,
 }
 
@@ -39,8 +40,9 @@ struct Watched {
     by: BTreeSet<SessionId>,
     /// Name of the user.
     uid: String,
-    /// As the watchers know it.
+    /// Platforms of the user that the watchers were told.
     told: Vec<u32>,
+    /// The user is in [`Presences::due`].
     is_due: bool,
 }
 
@@ -61,7 +63,7 @@ impl Presences {
             watched.is_some_and(|it| it.by.len() >= WATCHERS_MAX && !it.by.contains(&session))
         };
         if users.iter().any(is_crowded) {
-            return Err((Code::Denied, "one of the users is watched by too many already: ask now and then"));
+            return Err(refuse(Code::Denied, "a user has 1000 watchers already; ask again without `watch`"));
         }
         self.unwatch(session);
         for user in users {
@@ -142,12 +144,14 @@ impl Presences {
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn presence(&mut self, asked: &Asked, request: &PresenceRequest) -> Answer {
         if request.users.len() > USERS_MAX {
-            return Err((Code::TooLarge, "at most 100 users at once"));
+            return Err(refuse(Code::TooLarge, "`users` names more than 100 users"));
         }
         let (user, _) = asked.origin;
         let known: Vec<_> = request.users.iter().filter_map(|uid| self.facts.find_user(uid)).collect();
         if request.watch {
-            let session = asked.session.ok_or((Code::Denied, "only a login can watch"))?;
+            let session = asked
+                .session
+                .ok_or_else(|| refuse(Code::Denied, "only a client can watch, not the server API"))?;
             self.presences.watch(self.facts, self.sessions, session, &known)?;
         }
         let presences = known.iter().map(|other| self.presence_of(*other, user)).collect();

@@ -1,5 +1,7 @@
-//! How many have read a message of a group: told to its sender, merged, and a hint only. Whoever wants to know who
-//! asks im.receipts.
+//! Read counts: how many members have read a message of a group.
+//!
+//! alice writes to a group, and five members read: at the next tick she gets one hint with the count 5. A hint may be lost;
+//! `im.receipts` returns the names.
 
 use super::presence::Hints;
 use super::store::{ConversationId, Facts, Store, UserId};
@@ -13,19 +15,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Newest messages of a group whose senders are told.
 const MESSAGES_MAX: usize = 32;
-/// Groups that are remembered; then all are forgotten, and told of again with their next messages.
+/// Groups that are remembered. At the limit all are forgotten, and come back with their next messages.
 const GROUPS_MAX: usize = 100_000;
 /// Groups looked at in one tick.
 const GROUPS_PER_TICK: usize = 256;
-/// Of a larger group nobody is told.
+/// Members of the largest group with read counts.
 const MEMBERS_MAX: usize = 200;
-/// A count that could not be sent for so long is not true any more, in milliseconds.
+/// Time after which an unsent count is dropped, in milliseconds.
 const HINT_TTL_MS: u32 = 5_000;
 
-/// Who wrote what lately, and where somebody has read.
+/// Newest messages by group, and groups in which a member has read since the last tick.
 #[derive(Debug, Default)]
 pub(super) struct Receipts {
+    /// Seq and sender of the newest messages of each group.
     recent: HashMap<ConversationId, VecDeque<(u64, UserId)>>,
+    /// Groups whose senders are to be told.
     read: BTreeSet<ConversationId>,
 }
 

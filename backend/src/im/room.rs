@@ -1,6 +1,8 @@
-//! Rooms: one per conversation, entered by members, for what is said only now.
+//! Rooms: one per conversation, entered by its members, for signals that are not stored.
+//!
+//! bob opens his chat with alice and enters its room by SUB; alice types, and her signal is pushed to the room.
 
-use super::refusal::refused;
+use super::refusal::{refused, undecodable};
 use super::request::peer;
 use super::sessions::Sessions;
 use super::store::{Facts, Refusal, Store};
@@ -11,22 +13,26 @@ use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Sub};
 use moorline_proto::message::im::Signal;
 use moorline_proto::message::{decode, encode};
+use prost::Message;
 
 /// The application command of signals [P-11.5].
 const SIGNAL: Command = Command::App(0x40);
-/// A signal that could not be sent for so long is not true any more, in milliseconds.
+/// Time after which an unsent signal is dropped, in milliseconds.
 const SIGNAL_TTL_MS: u32 = 5_000;
 
 impl<S: Store> Im<S> {
     /// SUB and UNSUB [P-2.5].
     pub(super) fn on_room(&mut self, now: Now, up: &Up, reply: ReplyTo) {
-        let Ok(Sub { room, .. }) = decode(&up.body) else {
-            let (code, reason) = (Code::Invalid, "the body is no Sub");
-            return self.out.put(Output::AnswerSub { reply, code, reason });
+        let Sub { room, .. } = match Sub::decode(up.body.clone()) {
+            Ok(sub) => sub,
+            Err(cause) => {
+                let (code, reason) = undecodable("Sub", &cause);
+                return self.out.put(Output::AnswerSub { reply, code, reason });
+            }
         };
         if up.command == Command::Unsub {
             self.out.put(Output::LeaveRoom { session: up.session, room });
-            return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "" });
+            return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "".into() });
         }
         let asked = self.sessions.author(now, up.session);
         let judged = asked.and_then(|asked| Ok((peer(&asked.uid, &room)?.is_some(), asked)));

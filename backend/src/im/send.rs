@@ -1,9 +1,9 @@
-//! SEND: what is wrong with it, or its way into the store and its answer.
+//! SEND: its draft or its refusal, and the answer when the message is stored.
 
 use super::delivery::Deliveries;
 use super::names;
 use super::output::Reply;
-use super::refusal::{Refused, USERS_FULL, refused};
+use super::refusal::{Refused, USERS_FULL, refuse, refused, undecodable};
 use super::request::{Then, peer};
 use super::store::{Draft, Facts, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
 use super::tasks::{Asked, Task};
@@ -21,7 +21,7 @@ use prost::Message;
 impl<S: Store> Im<S> {
     pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
         let reply = Reply::Link(reply);
-        let decoded = Send::decode(body).map_err(|_| (Code::Invalid, "the body is no Send"));
+        let decoded = Send::decode(body).map_err(|cause| undecodable("Send", &cause));
         match decoded.and_then(|send| Ok((send, self.sessions.author(now, session)?))) {
             Ok((send, asked)) => self.run(Some(session), Task::Send(asked, send, reply)),
             Err(refused) => self.out.refuse_send(reply, refused),
@@ -69,7 +69,7 @@ impl<S: Store> Deliveries<'_, S> {
         self.on_stored(origin, stored, recipients);
     }
 
-    /// A new message goes out to whoever is online.
+    /// Pushes a new message to the devices that are online.
     pub(super) fn on_stored(&mut self, origin: Origin, stored: Stored, recipients: &[Recipient]) {
         let Some(delivery) = stored.delivery else { return };
         self.tally.stored += 1;
@@ -96,10 +96,17 @@ struct Drafts<'a, F> {
 
 impl<F: Facts> Drafts<'_, F> {
     fn try_draft(&mut self, asked: &Asked, send: Send) -> Result<Draft, Refused> {
-        let key =
-            <[u8; 16]>::try_from(&send.key[..]).map_err(|_| (Code::Invalid, "a message key has 16 bytes"))?;
+        let key = <[u8; 16]>::try_from(&send.key[..])
+            .map_err(|_| refuse(Code::Invalid, format!("`key` has {} bytes, not 16", send.key.len())))?;
         if send.payload.len() > self.payload_max {
-            return Err((Code::TooLarge, "the payload is over im.payload_max"));
+            return Err(refuse(
+                Code::TooLarge,
+                format!(
+                    "`payload` has {} bytes; `im.payload_max` is {}",
+                    send.payload.len(),
+                    self.payload_max
+                ),
+            ));
         }
         let (sender, device) = asked.origin;
         let target = self.target(&asked.uid, send.target.as_ref())?;
@@ -111,22 +118,29 @@ impl<F: Facts> Drafts<'_, F> {
 
     fn target(&mut self, sender: &str, target: Option<&send::Target>) -> Result<Target, Refused> {
         let uid = match target {
-            None => return Err((Code::Invalid, "neither user nor conversation is set")),
+            None => return Err(refuse(Code::Invalid, "neither `user` nor `conversation` is set")),
             Some(send::Target::User(uid)) => uid,
             Some(send::Target::Conversation(id)) => match peer(sender, id)? {
                 Some(peer) => peer,
                 None => {
-                    return self.facts.find(id).map(Target::Conversation).ok_or(refused(Refusal::NotFound));
+                    return self
+                        .facts
+                        .find(id)
+                        .map(Target::Conversation)
+                        .ok_or_else(|| refused(Refusal::NotFound));
                 }
             },
         };
         if !names::is_valid(uid) {
-            return Err((Code::Invalid, "no user can have this uid"));
+            return Err(refuse(
+                Code::Invalid,
+                "`user` is not a valid user id: 1 to 64 bytes, no `:`, no control character",
+            ));
         }
         self.facts.try_user(uid).map(Target::User).ok_or(USERS_FULL)
     }
 
-    /// The body that every recipient gets; only its seq is missing.
+    /// Encodes the body that every recipient gets, without its seq.
     fn encode_push(&mut self, asked: &Asked, id: u64, target: Target, send: Send) -> BytesMut {
         let push = &mut *self.push;
         push.clear();
@@ -165,7 +179,7 @@ pub(super) fn encode_happened(id: u64, asked: &Asked, conversation: &str, what: 
     body
 }
 
-/// Tells contents apart; not for secrets. Eight bytes per step of SplitMix64's finaliser.
+/// Returns a digest that tells contents apart; it is not cryptographic. Each step of SplitMix64's finaliser takes 8 bytes.
 fn digest(kind: u32, payload: &[u8]) -> u64 {
     let lead = mix(u64::from(kind) << 32 ^ payload.len() as u64 ^ 0x6D6F_6F72);
     payload.chunks(8).fold(lead, |hash, chunk| {

@@ -3,7 +3,7 @@
 use super::{Asked, Requests, Step, Then, fill, peer, plan_users};
 use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
-use crate::im::refusal::{Refused, refused};
+use crate::im::refusal::{Refused, refuse, refused};
 use crate::im::store::{
     ConversationId, Delivery, Facts, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal,
     Role, Store, UserId, Write,
@@ -22,7 +22,10 @@ const CHANGED_USERS_MAX: usize = 1000;
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn create(&mut self, asked: &Asked, request: im::GroupCreateRequest) -> Result<Step, Refused> {
         if !names::is_valid(&request.group) {
-            return Err((Code::Invalid, "a group's name has 1 to 64 bytes, no colon, no control character"));
+            return Err(refuse(
+                Code::Invalid,
+                "`group` is not a valid group name: 1 to 64 bytes, no `:`, no control character",
+            ));
         }
         if request.members.len() > self.config.group_members_max {
             return Err(refused(Refusal::GroupFull));
@@ -70,15 +73,21 @@ impl<F: Facts> Requests<'_, F> {
         }
         let conversation = self.own_conversation(asked, &name)?;
         if add.len() + remove.len() > CHANGED_USERS_MAX {
-            return Err((Code::TooLarge, "at most 1000 users at once"));
+            return Err(refuse(Code::TooLarge, "`add` and `remove` name more than 1000 users"));
         }
         if let Some(settings) = &settings
             && (settings.title.len() > TITLE_BYTES_MAX || settings.notice.len() > NOTICE_BYTES_MAX)
         {
-            return Err((Code::TooLarge, "a title has at most 256 bytes, a notice 4 KiB"));
+            return Err(refuse(
+                Code::TooLarge,
+                "`title` has more than 256 bytes, or `notice` more than 4 KiB",
+            ));
         }
         if user.is_empty() != (set_role == Role::Unset && silent_until_ms.is_none()) {
-            return Err((Code::Invalid, "a user, and a role or a silence for that user: both or neither"));
+            return Err(refuse(
+                Code::Invalid,
+                "`user` is set without `role` and `silent_until_ms`, or one of them without `user`",
+            ));
         }
         let whose = if user.is_empty() { None } else { self.users(std::slice::from_ref(&user))?.pop() };
         let edit = GroupEdit {
@@ -103,7 +112,7 @@ impl<F: Facts> Requests<'_, F> {
         if peer(&asked.uid, &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
-        let found = self.facts.find(&request.conversation).ok_or(refused(Refusal::NotFound))?;
+        let found = self.facts.find(&request.conversation).ok_or_else(|| refused(Refusal::NotFound))?;
         Ok((found, request.conversation))
     }
 
@@ -141,7 +150,7 @@ impl<F: Facts> Requests<'_, F> {
         encode(&im::GroupResponse { members, more })
     }
 
-    /// Whoever joins a small group is told who is there; of a large one, that it is large.
+    /// Answers a join: the members of a small group; for a large group, only that there are more.
     pub(in crate::im) fn welcome(&self, conversation: ConversationId) -> Bytes {
         if self.facts.member_count(conversation) > self.config.fanout_members_max {
             return encode(&im::GroupResponse { members: Vec::new(), more: true });

@@ -1,9 +1,9 @@
-//! History, the list of conversations, what was read, and taking messages back.
+//! Requests about history, the list of conversations, read positions and recalls.
 
 use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill, peer};
 use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
-use crate::im::refusal::{Refused, refused};
+use crate::im::refusal::{Refused, refuse, refused};
 use crate::im::store::{
     ConversationId, Draft, Facts, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
     Target, Write,
@@ -13,9 +13,15 @@ use bytes::Bytes;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::{decode, encode, im};
+use std::borrow::Cow;
 
-const LEFT_MEANWHILE: Refused =
-    (Code::NotFound, "the conversation to go on after is none of yours any more: ask from the first on");
+/// Refusal of a list that would go on after a conversation that the user has left.
+const LEFT_MEANWHILE: Refused = (
+    Code::NotFound,
+    Cow::Borrowed(
+        "you are not a member of the conversation in `after` any more; list from the first one again",
+    ),
+);
 
 /// [`im::PullResponse`] with messages as they are stored; the same on the wire.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -35,12 +41,12 @@ impl<F: Facts> Requests<'_, F> {
         let to = if request.to == 0 { u64::MAX } else { request.to };
         let from = request.from.max(1);
         if from > to {
-            return Err((Code::Invalid, "`from` is after `to`"));
+            return Err(refuse(Code::Invalid, "`from` is larger than `to`"));
         }
         let peer = peer(&asked.uid, &request.conversation)?;
         let Some(conversation) = self.facts.find(&request.conversation) else {
-            // Two who have not spoken yet have an empty history.
-            return peer.map(|_| Step::Answer(Bytes::new())).ok_or(refused(Refusal::NotFound));
+            // Two users who have not written to each other have an empty history.
+            return peer.map(|_| Step::Answer(Bytes::new())).ok_or_else(|| refused(Refusal::NotFound));
         };
         let messages_max = self.config.pull_messages_max;
         let messages = match request.limit as usize {
@@ -128,7 +134,7 @@ impl<F: Facts> Requests<'_, F> {
         let by = asked.uid.to_string();
         let recalled = im::Recalled { seq: *seq, message_id: *message_id, by };
         let (id, body) = self.encode_happened(asked, name, im::happened::What::Recalled(recalled));
-        // The same wish has the same key, so it comes true once.
+        // The same recall has the same message key, so it is stored once.
         let mut key = *b"recall\0\0........";
         key[8..].copy_from_slice(&message_id.to_be_bytes());
         let target = Target::Conversation(conversation);
@@ -174,15 +180,15 @@ pub(super) fn pull_answer(page: Result<Page, Refusal>) -> Answer {
     Ok(encode(&answer))
 }
 
-/// Sender of the one message of a page.
+/// Returns the sender of the only message of a page.
 pub(super) fn sender_of(page: Result<Page, Refusal>) -> Result<String, Refused> {
     let page = page.map_err(refused)?;
-    let message = page.messages.first().ok_or(refused(Refusal::NotFound))?;
+    let message = page.messages.first().ok_or_else(|| refused(Refusal::NotFound))?;
     let message: Push = decode(message).map_err(|_| refused(Refusal::NotFound))?;
     Ok(message.sender)
 }
 
-/// Answer to a recall that was done before, by the message that says so.
+/// Answers a recall that was done before: the page holds the message that recalled.
 pub(super) fn recall_answer(asked: &Asked, seq: u64, page: Result<Page, Refusal>) -> Bytes {
     let said = page.ok().and_then(|page| decode::<Push>(page.messages.first()?).ok());
     let is_own = said.is_some_and(|said| *said.sender_device == *asked.device);

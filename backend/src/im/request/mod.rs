@@ -1,4 +1,4 @@
-//! REQ: everything a client asks for or does beside saying something (`docs/protocol.md`, section 11).
+//! REQ: all requests of clients other than SEND (`docs/protocol.md`, section 11).
 
 mod groups;
 mod history;
@@ -7,7 +7,7 @@ mod people;
 use super::names::{self, Conversation};
 use super::output::Reply;
 use super::presence::{self, Presences};
-use super::refusal::{Refused, USERS_FULL, refused};
+use super::refusal::{Refused, USERS_FULL, refuse, refused, undecodable};
 use super::send::encode_happened;
 use super::sessions::Sessions;
 use super::store::{Completion, ConversationId, Facts, Need, Read, ReadSet, Refusal, Store, UserId, Write};
@@ -17,21 +17,18 @@ use super::{Im, ImConfig, MessageIds};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::message::client::{Code, Req};
-use moorline_proto::message::{self, im};
-use prost::Message;
+use moorline_proto::message::im;
+use prost::{DecodeError, Message};
 
 /// An answer may always be this large, in bytes, whatever `im.payload_max` says.
 const ANSWER_BYTES: usize = 60 << 10;
 /// Room for what surrounds one payload of the largest size.
 const ANSWER_OVERHEAD_BYTES: usize = 1 << 10;
 
-pub(super) const BAD_PAYLOAD: Refused = (Code::Invalid, "the payload is no request of this method");
-const BAD_UID: Refused = (Code::Invalid, "no user can have one of these uids");
-
-/// The answer's payload, or why there is none.
+/// Payload of an answer, or its refusal.
 pub(super) type Answer = Result<Bytes, Refused>;
 
-/// What becomes of a request.
+/// Next step of a request.
 enum Step {
     /// An answer now.
     Answer(Bytes),
@@ -43,7 +40,7 @@ enum Step {
     Read(Read, AfterRead),
 }
 
-/// What follows a write.
+/// Step after a write.
 #[derive(Debug)]
 pub(super) enum Then {
     /// The answer to a SEND.
@@ -64,7 +61,7 @@ pub(super) enum Then {
     Answer(Bytes),
 }
 
-/// What follows a read.
+/// Step after a read.
 #[derive(Debug)]
 pub(super) enum AfterRead {
     /// A page of history. The device has everything of a conversation up to a seq, unless that is 0.
@@ -105,7 +102,7 @@ pub(super) enum Request {
 impl Request {
     fn decode(method: &str, payload: &Bytes) -> Result<Self, Refused> {
         fn of<M: Message + Default>(payload: &Bytes, request: fn(M) -> Request) -> Result<Request, Refused> {
-            message::decode(payload).map(request).map_err(|_| BAD_PAYLOAD)
+            M::decode(payload.clone()).map(request).map_err(|cause| bad_payload(&cause))
         }
         match method {
             "im.pull" => of(payload, Self::Pull),
@@ -126,7 +123,7 @@ impl Request {
             "im.devices" => Ok(Self::Devices),
             "im.device.remove" => of(payload, Self::RemoveDevice),
             "im.presence" => of(payload, Self::Presence),
-            _ => Err((Code::Unsupported, "no method of the IM backend")),
+            _ => Err(refuse(Code::Unsupported, "`method` is not a method of the IM backend")),
         }
     }
 
@@ -163,6 +160,11 @@ impl Request {
     }
 }
 
+/// Refuses a payload that cannot be decoded.
+pub(super) fn bad_payload(cause: &DecodeError) -> Refused {
+    refuse(Code::Invalid, format!("cannot decode the payload as the request of this method: {cause}"))
+}
+
 /// Names users who become known, if all of the names are valid.
 pub(super) fn plan_users(uids: &[String], set: &mut ReadSet) {
     if uids.iter().all(|uid| names::is_valid(uid)) {
@@ -184,7 +186,7 @@ impl<S: Store> Im<S> {
 
     pub(super) fn on_req(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
         let reply = Reply::Link(reply);
-        let decoded = Req::decode(body).map_err(|_| (Code::Invalid, "the body is no Req"));
+        let decoded = Req::decode(body).map_err(|cause| undecodable("Req", &cause));
         match decoded.and_then(|req| Ok((req, self.sessions.author(now, session)?))) {
             Ok((Req { method, payload, .. }, asked)) => self.on_request(asked, &method, &payload, reply),
             Err(refused) => self.out.answer(reply, Err(refused)),
@@ -306,25 +308,30 @@ impl<F: Facts> Requests<'_, F> {
         self.config.payload_max.max(ANSWER_BYTES) + ANSWER_OVERHEAD_BYTES
     }
 
-    /// Users by their names, who need not have been seen before.
+    /// Returns users by their names. An unknown user becomes known.
+    ///
+    /// # Errors
+    /// A name is not valid, or `im.users_max` users are known.
     pub(super) fn users(&mut self, uids: &[String]) -> Result<Vec<UserId>, Refused> {
-        // Judged before any name is remembered.
-        if !uids.iter().all(|uid| names::is_valid(uid)) {
-            return Err(BAD_UID);
+        // Validated before any name becomes known.
+        if let Some(at) = uids.iter().position(|uid| !names::is_valid(uid)) {
+            let reason =
+                format!("`uids[{at}]` is not a valid user id: 1 to 64 bytes, no `:`, no control character");
+            return Err(refuse(Code::Invalid, reason));
         }
         uids.iter().map(|uid| self.facts.try_user(uid).ok_or(USERS_FULL)).collect()
     }
 
-    /// A conversation that exists, and that the user is a member of.
+    /// Returns a conversation of which the author is a member.
     fn own_conversation(&self, asked: &Asked, id: &str) -> Result<ConversationId, Refused> {
         peer(&asked.uid, id)?;
-        let conversation = self.facts.find(id).ok_or(refused(Refusal::NotFound))?;
-        self.facts.member(conversation, asked.origin.0).ok_or(refused(Refusal::NotMember))?;
+        let conversation = self.facts.find(id).ok_or_else(|| refused(Refusal::NotFound))?;
+        self.facts.member(conversation, asked.origin.0).ok_or_else(|| refused(Refusal::NotMember))?;
         Ok(conversation)
     }
 }
 
-/// The other user of the one-to-one conversation `id` of the user `uid`; `None`: it is a group.
+/// Returns the other user of the one-to-one conversation `id` of the user `uid`; `None`: it is a group.
 pub(super) fn peer<'a>(uid: &str, id: &'a str) -> Result<Option<&'a str>, Refused> {
     match Conversation::parse(id) {
         None => Err(refused(Refusal::NotFound)),
@@ -335,11 +342,11 @@ pub(super) fn peer<'a>(uid: &str, id: &'a str) -> Result<Option<&'a str>, Refuse
     }
 }
 
-/// Takes entries while they fit; whether some did not. The first one is always taken.
+/// Takes entries while they fit in `room` bytes; the first entry is always taken. Returns whether an entry did not fit.
 fn fill<T: Message>(mut room: usize, entries: impl Iterator<Item = T>) -> (Vec<T>, bool) {
     let mut taken = Vec::new();
     for entry in entries {
-        // Its tag, and up to four bytes of length.
+        // The tag of the entry, and up to four bytes of length.
         let bytes = entry.encoded_len() + 5;
         if bytes > room && !taken.is_empty() {
             return (taken, true);

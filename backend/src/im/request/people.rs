@@ -1,7 +1,7 @@
 //! Relations, profiles, devices.
 
 use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill};
-use crate::im::refusal::{Refused, refused};
+use crate::im::refusal::{Refused, refuse, refused};
 use crate::im::store::{Facts, Read, Refusal, Relation, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;
@@ -29,9 +29,9 @@ pub(super) static REMOVED: Kick = Kick {
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn relate(&mut self, asked: &Asked, request: im::RelationRequest) -> Result<Step, Refused> {
         let change = im::RelationChange::try_from(request.change)
-            .map_err(|_| (Code::Invalid, "there is no such change of a relation"))?;
+            .map_err(|_| refuse(Code::Invalid, "`change` is not a known change of a relation"))?;
         if request.text.len() > TEXT_BYTES_MAX {
-            return Err((Code::TooLarge, "the text has at most 256 bytes"));
+            return Err(refuse(Code::TooLarge, "`text` has more than 256 bytes"));
         }
         let other = self.users(std::slice::from_ref(&request.user))?[0];
         let (by, change_code) = (asked.uid.to_string(), request.change);
@@ -46,7 +46,7 @@ impl<F: Facts> Requests<'_, F> {
         Ok(Step::Write(write, Then::Related(other, request.user)))
     }
 
-    /// What the user makes of the other one now.
+    /// Answers a change of a relation with the relation of `user` to `other`.
     pub(in crate::im) fn relation_answer(&self, user: UserId, other: UserId, uid: String) -> Bytes {
         let relation = relation_message(uid, self.facts.relation(user, other));
         encode(&im::RelationResponse { relation: Some(relation) })
@@ -66,7 +66,10 @@ impl<F: Facts> Requests<'_, F> {
         let profiles = profiles.into_iter().filter_map(|profile| im::Profile::decode(profile).ok());
         let (profiles, is_cut) = fill(self.answer_bytes_max(), profiles);
         if is_cut {
-            return Err((Code::TooLarge, "these profiles do not fit one answer: ask for fewer"));
+            return Err(refuse(
+                Code::TooLarge,
+                "these profiles do not fit in one answer; ask for fewer users",
+            ));
         }
         Ok(encode(&im::ProfileGetResponse { profiles }))
     }
@@ -109,7 +112,10 @@ pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Resu
         || profile.avatar.len() > AVATAR_BYTES_MAX
         || profile.extra.len() > EXTRA_BYTES_MAX
     {
-        return Err((Code::TooLarge, "a name has at most 256 bytes, an avatar 1 KiB, the rest 4 KiB"));
+        return Err(refuse(
+            Code::TooLarge,
+            "`name` has more than 256 bytes, `avatar` more than 1 KiB, or `extra` more than 4 KiB",
+        ));
     }
     let (user, _) = asked.origin;
     let profile = im::Profile { user: asked.uid.to_string(), ..profile };
@@ -119,7 +125,7 @@ pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Resu
 
 pub(super) fn profiles(request: im::ProfileGetRequest) -> Result<Step, Refused> {
     if request.users.len() > PROFILES_MAX {
-        return Err((Code::TooLarge, "at most 100 users at once"));
+        return Err(refuse(Code::TooLarge, "`users` names more than 100 users"));
     }
     Ok(Step::Read(Read::Profiles { uids: request.users }, AfterRead::Profiles))
 }
