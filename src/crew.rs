@@ -1,11 +1,11 @@
 //! A thread and its units: reactors, or workers.
 //!
 //! There are as many units as threads, unless the number of threads was lowered by a hot restart: units stay as long
-//! as their users may (`docs/handover.md`), and share the threads that are left. Between two turns the thread stands
-//! still if it is told to ([`crate::freeze`]).
+//! as their users may (`docs/handover.md`), and share the threads that are left. Between two turns the thread
+//! pauses if it is asked to ([`crate::pause`]).
 
 use crate::failpoint;
-use crate::freeze::{Frozen, Post, Stand};
+use crate::pause::{Frozen, Order, PausePoint};
 use crate::snapshot::Section;
 use crate::sys::sockets;
 use std::io;
@@ -39,14 +39,14 @@ pub trait Unit: Send + 'static {
 #[derive(Debug)]
 pub struct Crew<U> {
     units: Vec<(u32, U)>,
-    post: Post,
+    point: PausePoint,
     place: &'static str,
 }
 
 impl<U: Unit> Crew<U> {
-    /// One that is told at `post` to stand still. `place`: its failpoint.
-    pub const fn new(units: Vec<(u32, U)>, post: Post, place: &'static str) -> Self {
-        Self { units, post, place }
+    /// One that is asked at `point` to pause. `place`: its failpoint.
+    pub const fn new(units: Vec<(u32, U)>, point: PausePoint, place: &'static str) -> Self {
+        Self { units, point, place }
     }
 
     /// The units.
@@ -61,9 +61,9 @@ impl<U: Unit> Crew<U> {
     pub fn run(mut self) -> io::Result<()> {
         while !self.units.is_empty() {
             self.turn()?;
-            if self.post.is_called() {
+            if self.point.try_pause() {
                 failpoint::reach(self.place);
-                self.stand_still();
+                self.obey();
             }
         }
         Ok(())
@@ -92,9 +92,19 @@ impl<U: Unit> Crew<U> {
     }
 }
 
-impl<U: Unit> Stand for Crew<U> {
-    fn post(&self) -> &Post {
-        &self.post
+impl<U: Unit> Crew<U> {
+    /// Obeys the main thread between two turns, until it says to run again.
+    fn obey(&mut self) {
+        while let Some(order) = self.point.wait() {
+            // A main thread that has given up does not wait for the reply.
+            match order {
+                Order::Step(reply) => _ = reply.send(self.step()),
+                Order::Freeze(reply) => _ = reply.send(self.freeze()),
+                Order::Resume(unix_base_nanos) => {
+                    return self.units().for_each(|unit| unit.resume(unix_base_nanos));
+                }
+            }
+        }
     }
 
     fn step(&mut self) -> bool {
@@ -107,9 +117,5 @@ impl<U: Unit> Stand for Crew<U> {
             unit.freeze(&mut section).map(|()| (*number, section))
         };
         self.units.iter_mut().map(one).collect()
-    }
-
-    fn resume(&mut self, unix_base_nanos: u64) {
-        self.units().for_each(|unit| unit.resume(unix_base_nanos));
     }
 }

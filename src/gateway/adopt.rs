@@ -11,6 +11,7 @@ use crate::snapshot::{
     AddressRecord, GROWN, GatewayHead, ListenerRecord, Records, SectionKind, Snapshot, SocketRef,
     SocketsRecord,
 };
+use crate::sys::clock;
 use crate::worker::Worker;
 use mio::{Poll, Registry};
 use moorline_net::mailbox::Sender;
@@ -177,8 +178,14 @@ impl Prepared {
         reactors.extend(more.reactors);
         let berths = Berths { reactors, ..more };
         let origin = Origin { inherited, take, accepted, streams: &mut streams, connections: 0 };
-        let mut prepared =
-            Self::assemble(config, sockets, admin_listener, birth, (homes, berths), Some(origin))?;
+        let mut prepared = Self::assemble(
+            config,
+            sockets,
+            admin_listener,
+            (birth, clock::machine_clock()),
+            (homes, berths),
+            Some(origin),
+        )?;
         prepared.retired = retired;
         let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;

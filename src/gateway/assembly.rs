@@ -18,8 +18,9 @@ use crate::router::{
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
-use crate::worker::{Berth, Clock, Worker, WorkerParts};
+use crate::worker::{Berth, Worker, WorkerParts};
 use mio::Poll;
+use moorline_net::clock::Clock;
 use moorline_net::log;
 use moorline_net::mailbox::{self, SendError, Sender};
 use moorline_net::stream::Stream;
@@ -52,6 +53,7 @@ pub(super) struct Gateway {
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
     pub(super) door: Arc<Door>,
+    pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) node: String,
     /// Mailboxes of the reactors, by shard, and of the workers.
@@ -74,6 +76,7 @@ pub(super) struct Prepared {
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
     pub(super) door: Arc<Door>,
+    pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) node: String,
     pub(super) homes: Homes,
@@ -100,6 +103,7 @@ struct Common<'a> {
     node: &'a str,
     metrics: &'a Arc<Registry>,
     door: &'a Arc<Door>,
+    clock: &'a Clock,
     judge: auth::Judge,
     reactors: Vec<Sender<ReactorMail>>,
     workers: Vec<Sender<UplinkBatch>>,
@@ -121,7 +125,7 @@ impl Common<'_> {
             berth,
             shards: sinks.collect(),
             judge: self.judge.clone(),
-            clock: Clock { now: clock::now, unix_now_s: clock::unix_seconds },
+            clock: self.clock.clone(),
             stop: Arc::clone(&self.workers_stop),
             board: board(self.metrics, router::series()),
             registry: Some(Arc::clone(self.metrics)),
@@ -144,7 +148,7 @@ impl Common<'_> {
         let parts = ReactorParts {
             listeners: shared.map_err(GatewayError::system("share a listening socket"))?,
             door: Arc::clone(self.door),
-            clock: clock::now,
+            clock: self.clock.clone(),
             inbox,
             reactors: self.reactors.clone(),
             workers: self.workers.clone(),
@@ -164,17 +168,18 @@ impl Prepared {
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key)
             .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
-        let birth = birth(ticket_key);
+        let clock = clock::machine_clock();
+        let birth = birth(ticket_key, &clock);
         let berths = Berths::open(config, config.reactors(), config.workers())?;
         let homes = Homes::new(config.reactors());
-        Self::assemble(config, listeners, admin_listener, birth, (homes, berths), None)
+        Self::assemble(config, listeners, admin_listener, (birth, clock), (homes, berths), None)
     }
 
     pub(super) fn assemble(
         config: &Config,
         listeners: Vec<ListeningSocket>,
         admin_listener: Option<TcpListener>,
-        birth: Birth,
+        (birth, clock): (Birth, Clock),
         (homes, berths): (Homes, Berths),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
@@ -199,6 +204,7 @@ impl Prepared {
             node: &gateway_id,
             metrics: &metrics,
             door: &door,
+            clock: &clock,
             judge,
             reactors: reactor_berths.iter().map(|(sender, _)| sender.clone()).collect(),
             workers: worker_berths.iter().map(|(sender, _)| sender.clone()).collect(),
@@ -231,6 +237,7 @@ impl Prepared {
             status,
             metrics,
             door,
+            clock,
             birth,
             node: gateway_id,
             homes,
@@ -254,7 +261,7 @@ impl Prepared {
 
     /// Starts all threads; calls `when_serving` before the admin address answers.
     pub(super) fn launch(self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
-        let unix_base_nanos = unix_base();
+        let unix_base_nanos = unix_base(&self.clock);
         let (reactors, workers) = self.threads;
         let worker_threads = threads::start(self.workers, workers, SectionKind::Worker)?;
         let mut units = self.reactors;
@@ -286,6 +293,7 @@ impl Prepared {
             status: self.status,
             metrics: self.metrics,
             door: self.door,
+            clock: self.clock,
             birth: self.birth,
             node: self.node,
             homes: self.homes,
@@ -466,8 +474,8 @@ impl Berths {
 }
 
 /// Returns the Unix time of zero on the gateway's own clock, in nanoseconds.
-pub(super) fn unix_base() -> u64 {
-    clock::unix_nanos().saturating_sub(clock::now().as_nanos())
+pub(super) fn unix_base(clock: &Clock) -> u64 {
+    clock.unix_nanos().saturating_sub(clock.now().as_nanos())
 }
 
 fn router_settings(
@@ -536,7 +544,6 @@ fn connections_max(configured: usize) -> usize {
     }
 }
 
-fn birth(ticket_key: [u8; 32]) -> Birth {
-    let unix = clock::unix_nanos();
-    Birth { epoch: unix, unix_base_nanos: unix.saturating_sub(clock::now().as_nanos()), ticket_key }
+fn birth(ticket_key: [u8; 32], clock: &Clock) -> Birth {
+    Birth { epoch: clock.unix_nanos(), unix_base_nanos: unix_base(clock), ticket_key }
 }

@@ -3,7 +3,7 @@
 use super::assembly::{Gateway, unix_base};
 use super::listening::ListeningSocket;
 use super::threads::Thread;
-use crate::freeze::Order;
+use crate::pause::Order;
 use crate::reactor::ReactorMail;
 use crate::snapshot::{GatewayHead, Item, ListenerRecord, Section, SectionKind, SocketsRecord, Writer};
 use crate::sys::{clock, sockets};
@@ -27,23 +27,23 @@ impl Gateway {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
-        self.threads().for_each(|thread| thread.conductor.call());
+        self.threads().for_each(|thread| thread.pause.request());
         self.worker_mail.iter().for_each(|sender| _ = sender.wake());
         self.reactor_mail.iter().for_each(|sender| _ = sender.wake());
-        for Thread { name, conductor, .. } in self.threads() {
-            while !conductor.stands() {
+        for Thread { name, pause, .. } in self.threads() {
+            while !pause.is_paused() {
                 if clock::machine_now() >= deadline {
                     return Err(format!("{name} did not pause in time"));
                 }
                 std::thread::park_timeout(LOOK);
             }
         }
-        let frozen_at = clock::now();
+        let frozen_at = self.clock.now();
         loop {
             let mut is_busy = false;
-            for Thread { name, conductor, .. } in self.threads() {
+            for Thread { name, pause, .. } in self.threads() {
                 let (reply, replied) = bounded(1);
-                conductor.order(Order::Step(reply));
+                pause.order(Order::Step(reply));
                 is_busy |= replied
                     .recv_timeout(clock::until(deadline))
                     .map_err(|_| format!("{name} did not hand over its messages in time"))?;
@@ -58,7 +58,7 @@ impl Gateway {
         let mut replies = Vec::new();
         for thread in self.threads() {
             let (reply, replied) = bounded(1);
-            thread.conductor.order(Order::Freeze(reply));
+            thread.pause.order(Order::Freeze(reply));
             replies.push((thread, replied));
         }
         let mut sections = Vec::new();
@@ -138,10 +138,10 @@ impl Gateway {
     /// Resumes all threads at `frozen_at`, as if there had been no pause.
     pub(super) fn resume_after_rollback(&self, frozen_at: Option<Instant>) {
         if let Some(frozen_at) = frozen_at {
-            clock::go_on_from(frozen_at);
+            self.clock.go_on_from(frozen_at);
         }
-        let unix_base_nanos = unix_base();
-        self.threads().for_each(|thread| thread.conductor.dismiss(unix_base_nanos));
+        let unix_base_nanos = unix_base(&self.clock);
+        self.threads().for_each(|thread| thread.pause.resume(unix_base_nanos));
         if let Some(admin) = &self.admin {
             admin.set_paused(false);
         }

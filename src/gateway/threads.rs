@@ -2,7 +2,7 @@
 
 use super::GatewayError;
 use crate::crew::{Crew, Unit};
-use crate::freeze::{self, Conductor};
+use crate::pause::{self, PauseHandle};
 use crate::snapshot::SectionKind;
 use std::io;
 use std::thread::JoinHandle;
@@ -14,7 +14,7 @@ pub(super) struct Thread {
     /// Kind of its units in a snapshot.
     pub(super) kind: SectionKind,
     /// Control of its pause.
-    pub(super) conductor: Conductor,
+    pub(super) pause: PauseHandle,
     pub(super) handle: JoinHandle<io::Result<()>>,
 }
 
@@ -34,12 +34,12 @@ pub(super) fn start<U: Unit>(
         dealt[number as usize % threads].push((number, unit));
     }
     let start = |(number, units): (usize, Vec<(u32, U)>)| {
-        let (conductor, post) = freeze::post();
-        let crew = Crew::new(units, post, place);
+        let (pause, point) = pause::pause();
+        let crew = Crew::new(units, point, place);
         let name = format!("{name}-{number}");
         let named = std::thread::Builder::new().name(name.clone());
         let handle = named.spawn(move || crew.run()).map_err(GatewayError::system(operation))?;
-        Ok(Thread { name, kind, conductor, handle })
+        Ok(Thread { name, kind, pause, handle })
     };
     dealt.into_iter().enumerate().map(start).collect()
 }

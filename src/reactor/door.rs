@@ -47,6 +47,8 @@ pub struct Door {
     gates: Vec<Gate>,
     open: AtomicUsize,
     handshakes: AtomicUsize,
+    /// Another process has inherited the sockets: closing one here does not end its connection.
+    is_shared: AtomicBool,
     addresses: Option<Mutex<Addresses>>,
 }
 
@@ -89,6 +91,7 @@ impl Door {
             gates,
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
+            is_shared: AtomicBool::new(false),
             addresses: knows_addresses.then(Mutex::default),
         })
     }
@@ -97,6 +100,15 @@ impl Door {
     /// socket for good.
     pub fn set_listening(&self, listener: u8, is_listening: bool) -> bool {
         self.gates[usize::from(listener)].is_listening.swap(is_listening, Ordering::SeqCst)
+    }
+
+    /// Notes that another process has inherited the sockets, or that no other has them any more.
+    pub fn set_shared(&self, is_shared: bool) {
+        self.is_shared.store(is_shared, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
     }
 
     /// Returns whether the next newcomer may be accepted now.
@@ -160,7 +172,7 @@ impl Door {
     /// Writes the rates of all addresses to `out`. Returns the time up to which each listener's accept rate is
     /// used, in nanoseconds.
     pub fn freeze(&self, out: &mut Section) -> Vec<u64> {
-        let Self { connections_max: _, gates, open: _, handshakes: _, addresses: _ } = self;
+        let Self { connections_max: _, gates, open: _, handshakes: _, is_shared: _, addresses: _ } = self;
         if let Some(addresses) = self.addresses() {
             addresses.freeze(out);
         }

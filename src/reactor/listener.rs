@@ -93,11 +93,16 @@ impl Listeners {
 
     /// Frees the place of a connection that ends. Call it before the descriptor closes.
     pub(super) fn release(&self, stream: &Stream, now: Instant) {
-        if crate::freeze::is_shared() {
+        if self.door.is_shared() {
             // Another process has the socket too, and the peer would not notice this process's close alone.
             stream.shutdown_both();
         }
         self.door.leave(stream.as_raw_fd(), now);
+    }
+
+    /// Returns whether another process has the sockets too.
+    pub(super) fn is_shared(&self) -> bool {
+        self.door.is_shared()
     }
 
     /// Tells the other reactors how many connections of this one are not logged in.

@@ -39,6 +39,7 @@ use limit_log::LimitLog;
 use listener::{Arrival, Listeners};
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Waker};
+use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
 use moorline_net::stream::{Reading, Stream};
@@ -72,7 +73,7 @@ pub struct Reactor {
     outputs: Outputs,
     executor: Executor,
     sockets: Sockets,
-    clock: fn() -> Instant,
+    clock: Clock,
     inbox: Receiver<ReactorMail>,
     reactors: Vec<Sender<ReactorMail>>,
     outboxes: Vec<Outbox>,
@@ -100,7 +101,7 @@ impl Reactor {
     /// # Errors
     /// The system's, when the listener cannot be registered.
     pub fn new(poll: Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
-        let now = (parts.clock)();
+        let now = parts.clock.now();
         let listeners = Listeners::new(parts.listeners, parts.door, settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
@@ -130,7 +131,7 @@ impl Reactor {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => self.inbox.awake(),
         }
-        let now = (self.clock)();
+        let now = self.clock.now();
         self.sockets.now = now;
         self.turns += 1;
         self.handle_mail(now);
@@ -180,7 +181,7 @@ impl Reactor {
         let listener = if self.is_stopping { None } else { self.sockets.listeners.next_deadline() };
         let deadlines = [self.shard.next_deadline(), listener];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
-        deadline.saturating_since((self.clock)()).min(SLEEP_MAX)
+        deadline.saturating_since(self.clock.now()).min(SLEEP_MAX)
     }
 
     fn is_clogged(&self) -> bool {
@@ -406,7 +407,7 @@ impl Unit for Reactor {
     }
 
     fn resume(&mut self, unix_base_nanos: u64) {
-        self.sockets.now = (self.clock)();
+        self.sockets.now = self.clock.now();
         self.sockets.newcomers = None;
         self.shard.handle_thawed(unix_base_nanos);
     }

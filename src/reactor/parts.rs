@@ -5,10 +5,10 @@ use crate::handoff::{DownlinkBatch, UplinkBatch};
 use crate::metrics::Board;
 use crate::shard::{DrainOrder, Transfer};
 use mio::net::TcpListener;
+use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::stream::Stream;
 use moorline_proto::ids::ConnKey;
-use moorline_proto::time::Instant;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub struct ReactorParts {
     /// Admission limits, shared with the other reactors.
     pub door: Arc<Door>,
     /// Reads the clock.
-    pub clock: fn() -> Instant,
+    pub clock: Clock,
     /// This reactor's mailbox.
     pub inbox: Receiver<ReactorMail>,
     /// Mailboxes of all reactors, by shard.

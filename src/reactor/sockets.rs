@@ -7,7 +7,6 @@ use super::block::WriteBlock;
 use super::listener::Listeners;
 use super::stream::{Streams, write_block};
 use super::token::Source;
-use crate::freeze;
 use crate::shard::{self, Gather as _, Shard, Transfer, Written};
 use crate::sys::send_queue;
 use mio::{Poll, Registry};
@@ -85,7 +84,7 @@ impl Sockets {
 
     fn put(&mut self, key: ConnKey, socket: Stream, registered: io::Result<()>) -> bool {
         self.streams.insert(key, socket);
-        if self.newcomers.is_some() && !freeze::is_shared() {
+        if self.newcomers.is_some() && !self.listeners.is_shared() {
             self.newcomers = None; // the hot restart that asked has ended
         }
         if let Some(newcomers) = &mut self.newcomers {

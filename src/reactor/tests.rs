@@ -50,7 +50,7 @@ impl World {
         let parts = ReactorParts {
             listeners,
             door: Door::new(connections_max, limits.iter().copied()),
-            clock: crate::sys::clock::now,
+            clock: moorline_net::clock::Clock::default(),
             inbox,
             reactors: vec![mail.clone()],
             workers: vec![sender],

@@ -1,16 +1,18 @@
 //! The clock: the one place of the gateway that reads it.
 
+use moorline_net::clock::Clock;
 use moorline_proto::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Total duration of all pauses of this gateway, in nanoseconds.
-static FROZEN_NANOS: AtomicU64 = AtomicU64::new(0);
+/// Returns a clock that shows `CLOCK_MONOTONIC` until it is told to go on from another time. All processes of a
+/// machine share that time, so a snapshot's deadlines mean the same in the next process.
+pub fn machine_clock() -> Clock {
+    Clock::starting_at(machine_now())
+}
 
-/// Returns the gateway's own time: `CLOCK_MONOTONIC` without the pauses, so that no deadline comes nearer during a
-/// pause. All processes of a machine share `CLOCK_MONOTONIC`.
+/// Returns `CLOCK_MONOTONIC`, for a stopwatch.
 pub fn now() -> Instant {
-    Instant::from_nanos(machine_nanos().saturating_sub(FROZEN_NANOS.load(Ordering::Relaxed)))
+    machine_now()
 }
 
 /// Returns `CLOCK_MONOTONIC` in nanoseconds.
@@ -26,11 +28,6 @@ pub fn machine_now() -> Instant {
 /// Returns the time until a deadline of [`machine_now`]; zero if the deadline has passed.
 pub fn until(deadline: Instant) -> Duration {
     deadline.saturating_since(machine_now())
-}
-
-/// Ends a pause: the gateway's own time continues from `at`.
-pub fn go_on_from(at: Instant) {
-    FROZEN_NANOS.store(machine_nanos().saturating_sub(at.as_nanos()), Ordering::Relaxed);
 }
 
 /// Returns Unix time in nanoseconds.

@@ -36,7 +36,7 @@ impl Unit for Worker {
             is_busy = true;
             self.router.handle_uplink(self.now, batch);
         }
-        self.router.handle_logins(self.now, (self.clock.unix_now_s)(), usize::MAX);
+        self.router.handle_logins(self.now, self.clock.unix_seconds(), usize::MAX);
         self.router.hand_over();
         self.perform();
         is_busy || self.router.has_items()

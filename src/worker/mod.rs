@@ -29,6 +29,7 @@ use crate::handoff::{ShardSink, UplinkBatch};
 use crate::metrics::{Board, Registry};
 use crate::router::{Router, RouterSettings};
 use mio::{Events, Poll, Waker};
+use moorline_net::clock::Clock;
 use moorline_net::mailbox::{self, Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
 use moorline_proto::time::Instant;
@@ -37,15 +38,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use token::Source;
-
-/// Where a worker reads the time.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    /// The monotonic clock.
-    pub now: fn() -> Instant,
-    /// Whole seconds since 1970.
-    pub unix_now_s: fn() -> u64,
-}
 
 /// A worker's poll and mailbox, made before its thread so that shards can be given the sender.
 #[derive(Debug)]
@@ -113,7 +105,7 @@ impl Worker {
     pub fn new(parts: WorkerParts) -> Self {
         let WorkerParts { settings, berth, shards, judge, clock, stop, board, registry } = parts;
         assert_eq!(shards.len(), settings.homes.shards(), "one mailbox for each shard");
-        let (number, now) = (settings.number, (clock.now)());
+        let (number, now) = (settings.number, clock.now());
         let router = Router::new(settings, judge, now);
         Self {
             number,

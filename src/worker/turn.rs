@@ -35,14 +35,14 @@ impl Worker {
             assert!(error.kind() == io::ErrorKind::Interrupted, "polling our own descriptors: {error}");
         }
         self.mailbox.awake();
-        self.now = (self.clock.now)();
+        self.now = self.clock.now();
         for event in &events {
             self.handle_event(event);
         }
         self.events = events;
         self.drain_mailbox();
         if self.router.has_logins() {
-            self.router.handle_logins(self.now, (self.clock.unix_now_s)(), LOGINS_PER_TURN);
+            self.router.handle_logins(self.now, self.clock.unix_seconds(), LOGINS_PER_TURN);
         }
         for index in self.router.links() {
             self.read_link(index);

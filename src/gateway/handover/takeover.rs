@@ -243,7 +243,7 @@ impl Takeover<'_> {
         failpoint::reach("new.touched");
         let adopted = self.adopted.take().expect("the table starts only what was adopted");
         let Adopted { prepared, generation, frozen_at, mut history, numbers, .. } = adopted;
-        clock::go_on_from(frozen_at);
+        prepared.clock.go_on_from(frozen_at);
         self.times.touched = clock::machine_nanos();
         if let Some(last) = history.last_mut() {
             (last.verdict, last.generation, last.sockets) =

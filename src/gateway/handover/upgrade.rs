@@ -8,7 +8,6 @@ use super::parent::{Action, Input, State, Transition, Verdict};
 use super::{VARIABLE, check};
 use crate::admin::{Restart, RestartOrder, Step};
 use crate::failpoint;
-use crate::freeze;
 use crate::snapshot::{GROWN, GatewayHead, Header, SectionKind};
 use crate::sys::child::{self, Inherited};
 use crate::sys::{clock, memory, sockets};
@@ -368,7 +367,7 @@ impl Upgrade<'_> {
         let snapshot = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
         let sockets = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
         // From now on closing a socket here may not end its connection.
-        freeze::set_shared(true);
+        self.gateway.door.set_shared(true);
         let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
@@ -478,7 +477,7 @@ impl Upgrade<'_> {
             process.kill().ok();
             process.wait().ok();
         }
-        freeze::set_shared(false);
+        self.gateway.door.set_shared(false);
     }
 }
 

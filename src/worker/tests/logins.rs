@@ -4,7 +4,7 @@ use super::*;
 use moorline_proto::message::backend::{Auth, AuthResult};
 
 fn world(settings: RouterSettings) -> World {
-    World::start_judged(settings, crate::sys::clock::now, Judge::Backend)
+    World::start_judged(settings, Clock::default(), Judge::Backend)
 }
 
 fn hello(user: &User, token: &str) -> Uplink {

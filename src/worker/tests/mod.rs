@@ -148,15 +148,15 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
 
 impl World {
     fn start(settings: RouterSettings) -> Self {
-        Self::start_by(settings, crate::sys::clock::now)
+        Self::start_by(settings, crate::sys::clock::machine_clock())
     }
 
     /// With a clock of the test's own; wake the worker after moving it.
-    fn start_by(settings: RouterSettings, now: fn() -> Instant) -> Self {
-        Self::start_judged(settings, now, Judge::Here(Arc::new(Names)))
+    fn start_by(settings: RouterSettings, clock: Clock) -> Self {
+        Self::start_judged(settings, clock, Judge::Here(Arc::new(Names)))
     }
 
-    fn start_judged(settings: RouterSettings, now: fn() -> Instant, judge: Judge) -> Self {
+    fn start_judged(settings: RouterSettings, clock: Clock, judge: Judge) -> Self {
         let (mail, berth) = Berth::open(1024).expect("poll");
         let logins = Logins::default();
         let (mut sinks, mut shards, mut gates) = (Vec::<Box<dyn ShardSink>>::new(), Vec::new(), Vec::new());
@@ -172,7 +172,6 @@ impl World {
             shards.push(test);
         }
         let (board, stop) = (Arc::new(Board::new(crate::router::series())), Arc::new(AtomicBool::new(false)));
-        let clock = Clock { now, unix_now_s: crate::sys::clock::unix_seconds };
         let worker = Worker::new(WorkerParts {
             settings,
             berth,
@@ -183,7 +182,7 @@ impl World {
             board: Arc::clone(&board),
             registry: None,
         });
-        let crew = crate::crew::Crew::new(vec![(0, worker)], crate::freeze::post().1, "");
+        let crew = crate::crew::Crew::new(vec![(0, worker)], crate::pause::pause().1, "");
         let thread = std::thread::spawn(move || crew.run().expect("polls"));
         Self { mail, logins, shards, gates, board, stop, thread: Some(thread) }
     }

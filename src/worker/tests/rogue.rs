@@ -2,7 +2,6 @@
 
 use super::*;
 use moorline_proto::random::Random;
-use std::sync::atomic::AtomicU64;
 
 fn frame(kind: Kind, correlation: u64, message: &impl Message) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -93,18 +92,15 @@ fn a_first_frame_other_than_a_hello_of_our_version_closes() {
 
 #[test]
 fn a_backend_that_never_greets_or_falls_silent_is_left() {
-    static AHEAD_S: AtomicU64 = AtomicU64::new(0);
-    fn clock() -> Instant {
-        crate::sys::clock::now() + Duration::from_secs(AHEAD_S.load(Ordering::SeqCst))
-    }
+    let clock = Clock::default();
     let backend = Backend::bind();
     let mut settings = settings(&[&backend]);
     (settings.link.times.connect_timeout, settings.link.times.hello_timeout) = (PATIENCE, PATIENCE);
     settings.link.times.ping_interval = PATIENCE;
     settings.link.times.silence_max = 2 * PATIENCE;
-    let world = World::start_by(settings, clock);
+    let world = World::start_by(settings, clock.clone());
     let pass = |secs| {
-        AHEAD_S.fetch_add(secs, Ordering::SeqCst);
+        clock.go_on_from(clock.now() + Duration::from_secs(secs));
         world.mail.wake().expect("eventfd");
     };
     let mut mute = backend.accept();
