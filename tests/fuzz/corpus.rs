@@ -19,6 +19,8 @@ pub(crate) enum Golden {
     Packed,
     /// Scripts for a shard.
     Scripts,
+    /// What a link host goes through.
+    HostScripts,
 }
 
 fn root() -> PathBuf {
@@ -58,9 +60,10 @@ pub(crate) fn of(body: &str, golden_of: Golden) -> Vec<Vec<u8>> {
             plain.filter_map(|body: Vec<u8>| try_compress(&body).map(Vec::from)).collect()
         }
         Golden::Scripts => crate::shard::scripts(),
+        Golden::HostScripts => crate::host::scripts(),
     };
     let mut inputs = whole.clone();
-    if golden_of != Golden::Scripts {
+    if !matches!(golden_of, Golden::Scripts | Golden::HostScripts) {
         inputs.extend(whole.iter().flat_map(|input| (0..input.len()).map(|cut| input[..cut].to_vec())));
     }
     let file = root().join("tests/fuzz/corpus").join(format!("{body}.hex"));

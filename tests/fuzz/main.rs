@@ -13,6 +13,7 @@
 
 mod bodies;
 mod corpus;
+mod host;
 mod mutate;
 mod shard;
 
@@ -22,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Mutations in an ordinary run, over all bodies.
 const INPUTS_DEFAULT: u64 = 60_000;
-/// Cost of a whole shard, in inputs of the other bodies.
+/// Cost of a whole shard, or of a whole link host, in inputs of the other bodies.
 const SHARD_PARTS: u64 = 10;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -63,8 +64,8 @@ fn fuzz(name: &str, corpus: &[Vec<u8>], count: u64, body: impl Fn(&[u8])) {
 /// Share of [`INPUTS_DEFAULT`] or `FUZZ_INPUTS` for one of the cheap bodies.
 fn share() -> u64 {
     let all = number("FUZZ_INPUTS", INPUTS_DEFAULT);
-    // Four cheap ones and one that counts a tenth, rounded up so that the whole is reached.
-    (all * SHARD_PARTS).div_ceil(4 * SHARD_PARTS + 1)
+    // Four cheap ones and two that count a tenth each, rounded up so that the whole is reached.
+    (all * SHARD_PARTS).div_ceil(4 * SHARD_PARTS + 2)
 }
 
 #[test]
@@ -85,6 +86,13 @@ fn link_frames() {
 #[test]
 fn compressed_bodies() {
     fuzz("compress", &corpus::of("compress", corpus::Golden::Packed), share(), bodies::compress);
+}
+
+#[test]
+fn a_whole_link_host() {
+    let corpus = corpus::of("host", corpus::Golden::HostScripts);
+    fuzz("host", &corpus, share().div_ceil(SHARD_PARTS), host::body);
+    host::check_reach();
 }
 
 #[test]

@@ -24,20 +24,24 @@ const USERS: u8 = 3;
 static GOLDEN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| crate::corpus::golden("frames.json"));
 
 /// Bytes of a script; at its end there are only zeros.
-struct Script<'a>(&'a [u8]);
+pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Script<'a> {
-    fn byte(&mut self) -> u8 {
+    pub(crate) fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
         self.0 = rest;
         *first
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         usize::from(self.byte()) % bound.max(1)
     }
 
-    fn bytes(&mut self) -> &'a [u8] {
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn bytes(&mut self) -> &'a [u8] {
         let length = usize::from(self.byte()).min(self.0.len());
         let (head, rest) = self.0.split_at(length);
         self.0 = rest;
