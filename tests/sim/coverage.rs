@@ -55,6 +55,24 @@ coverage! {
     link_resends;
     /// Links that died.
     link_deaths;
+    /// Links that the backend did not read because they went over their credit.
+    credit_pauses;
+    /// Links that the backend did not read because they did not read either.
+    output_pauses;
+    /// Pushes that the backend answered FULL itself, because their link did not read.
+    full_pushes;
+    /// Links that the backend closed because they did not read for too long.
+    stalled_links;
+    /// Links that the backend closed because nothing came.
+    silent_links;
+    /// Sessions that ended because no link spoke for them in time.
+    expired_sessions;
+    /// Gateways that were given up because no link of theirs came in time.
+    expired_gateways;
+    /// Links that ended because their gateway had begun a newer epoch.
+    newer_epochs;
+    /// Rooms that were told anew because a gateway held other members.
+    room_repairs;
     /// RETRY answers of the backend.
     backend_retries;
     /// RETRY answers of a worker whose UP had no answer in time.

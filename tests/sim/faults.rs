@@ -2,6 +2,7 @@
 
 use moorline::config::Retransmit;
 use moorline::homes::Homes;
+use moorline_backend::config::LinkConfig;
 use moorline_proto::random::Random;
 use moorline_proto::time::Duration;
 
@@ -32,6 +33,15 @@ pub(crate) struct Faults {
     /// Time between deaths of a link; 0: it lives.
     pub(crate) link_life_ms: u64,
     pub(crate) link_away_ms_max: u64,
+    /// Bytes that one direction of a link holds.
+    pub(crate) link_room: usize,
+    /// Links that stand still for a while.
+    pub(crate) link_stall: u64,
+    /// Limits of the backend's end of links.
+    pub(crate) credit: u32,
+    pub(crate) output_max: usize,
+    pub(crate) stall_timeout: Duration,
+    pub(crate) lease: Duration,
     /// Messages that an application sits on for seconds.
     pub(crate) slow_application: u64,
     /// Pause between two things an application says.
@@ -71,6 +81,12 @@ impl Faults {
         Homes::new(self.first_shards.min(self.shards)).grown_to(self.shards)
     }
 
+    /// Limits of the backend's end of links.
+    pub(crate) fn link_config(&self) -> LinkConfig {
+        let &Self { credit, output_max, stall_timeout, lease, .. } = self;
+        LinkConfig { credit, output_max, stall_timeout, lease, ..LinkConfig::default() }
+    }
+
     pub(crate) fn new(random: &mut Random) -> Self {
         let mut pick =
             |choices: &[u64]| choices[usize::try_from(random.below(choices.len() as u64)).expect("small")];
@@ -90,6 +106,12 @@ impl Faults {
             lost: pick(&[0, 30, 100]),
             link_life_ms: pick(&[0, 1_500, 6_000]),
             link_away_ms_max: pick(&[100, 1_000, 5_000]),
+            link_room: usize::try_from(pick(&[600, 20_000, 1_000_000])).expect("small"),
+            link_stall: pick(&[0, 1, 3]),
+            credit: u32::try_from(pick(&[24, 64, 65_536])).expect("small"),
+            output_max: usize::try_from(pick(&[1_500, 100_000, 8 << 20])).expect("small"),
+            stall_timeout: Duration::from_millis(pick(&[700, 10_000])),
+            lease: Duration::from_millis(pick(&[1_200, 4_000, 12_000])),
             slow_application: pick(&[0, 8, 30]),
             talk_ms: pick(&[300, 700, 1_500]),
             hostiles: pick(&[0, 1, 3]),

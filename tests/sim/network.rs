@@ -1,13 +1,13 @@
 //! What happens between the parts: connections between clients and the gateway, links between workers
 //! and the backend.
 
-use crate::pipe::{Caller, Pipe, PipeId, Place, Way};
+use crate::bridge::Heard;
+use crate::pipe::{Caller, Delivery, Pipe, PipeId, Place, Way};
 use crate::scene::What;
 use crate::world::World;
 
-/// Delays between threads, and on a link, in microseconds.
+/// Delay between threads, in microseconds.
 pub(crate) const MAIL_MICROS: u64 = 300;
-const LINK_MICROS: u64 = 5_000;
 
 impl World {
     /// A SYN goes out: answered, refused or lost.
@@ -29,6 +29,7 @@ impl World {
             }
             Caller::Hostile(_) if is_refused => {}
             Caller::Hostile(_) => self.scene.within(20, What::Accept(shard, id)),
+            Caller::Link(_) => unreachable!("links go to the backend"),
         }
         if !self.scene.faults.is_calm && matches!(caller, Caller::Client(_)) {
             let knife = self.scene.faults.knife;
@@ -59,15 +60,19 @@ impl World {
             self.break_now(at, id);
         }
         if way == Way::Up {
-            if let Place::On(shard, key) = self.pipes[id].place {
-                self.reactors[shard].on_readable(&mut self.scene, key);
+            match self.pipes[id].place {
+                Place::On(shard, key) => self.reactors[shard].on_readable(&mut self.scene, key),
+                Place::Host(link) => self.backend.on_readable(&mut self.scene, link),
+                Place::Backlog | Place::Moving | Place::Closed => {}
             }
             return;
         }
-        if delivery.has_room
-            && let Place::On(shard, key) = self.pipes[id].place
-        {
-            self.reactors[shard].on_writable(&mut self.scene, key);
+        match self.pipes[id].place {
+            Place::On(shard, key) if delivery.has_room => {
+                self.reactors[shard].on_writable(&mut self.scene, key);
+            }
+            Place::Host(link) if delivery.has_room => self.backend.on_writable(&mut self.scene, link),
+            _ => {}
         }
         match self.pipes[id].caller {
             Caller::Client(at) if self.clients[at].pipe == Some(id) => {
@@ -81,6 +86,7 @@ impl World {
                 }
             }
             Caller::Hostile(at) if delivery.is_end => self.hostile_leaves(at),
+            Caller::Link(worker) => self.hear_link(worker, id, delivery),
             _ => {}
         }
     }
@@ -116,8 +122,10 @@ impl World {
             }
             What::GatewayGone(id) => {
                 self.pipes[id].tell_gateway();
-                if let Place::On(shard, key) = self.pipes[id].place {
-                    self.reactors[shard].on_readable(&mut self.scene, key);
+                match self.pipes[id].place {
+                    Place::On(shard, key) => self.reactors[shard].on_readable(&mut self.scene, key),
+                    Place::Host(link) => self.backend.on_readable(&mut self.scene, link),
+                    Place::Backlog | Place::Moving | Place::Closed => {}
                 }
             }
             _ => {}
@@ -133,71 +141,90 @@ impl World {
                 lane.push(&mut self.scene, item, MAIL_MICROS, what);
             }
             for item in std::mem::take(&mut self.workers[worker].to_backend) {
-                let lane = &mut self.to_backend[worker];
-                lane.push(&mut self.scene, item, LINK_MICROS, What::ToBackend(worker));
+                self.bridges[worker].say(item);
             }
+            self.bridges[worker].flush(&mut self.scene, &mut self.pipes);
         }
-        for (worker, item) in std::mem::take(&mut self.backend.out) {
-            // Said into a dead link: lost.
-            if self.workers[worker].has_link() {
-                let lane = &mut self.from_backend[worker];
-                lane.push(&mut self.scene, item, LINK_MICROS, What::FromBackend(worker));
-            }
-        }
+    }
+
+    /// A turn of the backend, and room that it made in the links.
+    pub(crate) fn backend_turn(&mut self) {
+        self.backend.turn(&mut self.scene, &mut self.pipes);
+        // What a bridge holds back goes out with the mail.
+        self.backend.unblocked.clear();
     }
 
     pub(crate) fn handle_link(&mut self, what: What) {
         match what {
-            What::ToBackend(worker) => {
-                for item in self.to_backend[worker].pop() {
-                    let generation = self.workers[worker].generation;
-                    self.backend.handle(&mut self.scene, worker, generation, item);
-                }
-            }
-            What::FromBackend(worker) => {
-                for item in self.from_backend[worker].pop() {
-                    self.workers[worker].handle_backend(&mut self.scene, item);
-                }
-            }
             What::LinkComes(worker) => {
-                self.workers[worker].on_link_up();
-                let life = self.scene.faults.link_life_ms;
+                let pipe = self.pipes.len();
+                let caller = Caller::Link(worker);
+                self.pipes.push(Pipe::new(&mut self.scene, caller));
+                self.bridges[worker].connect(pipe);
+                self.scene.within(20, What::LinkAccepted(pipe));
+                let (life, stall) = (self.scene.faults.link_life_ms, self.scene.faults.link_stall);
                 if life > 0 && !self.scene.faults.is_calm {
-                    self.scene.within(2 * life, What::LinkDies(worker));
+                    self.scene.within(2 * life, What::LinkDies(worker, pipe));
+                }
+                if self.scene.fault(stall) {
+                    self.scene.within(5_000, What::Stall(pipe));
                 }
             }
-            What::LinkDies(worker) if !self.scene.faults.is_calm && self.workers[worker].has_link() => {
+            What::LinkAccepted(pipe) if !self.pipes[pipe].is_broken() => {
+                self.backend.accept(&mut self.scene, &mut self.pipes, pipe);
+            }
+            What::LinkDies(worker, pipe)
+                if !self.scene.faults.is_calm && self.bridges[worker].pipe == Some(pipe) =>
+            {
                 self.scene.coverage.link_deaths += 1;
-                // Some of what was under way arrives at the backend all the same.
-                let arrives = self.scene.index(4);
-                for item in self.to_backend[worker].pop().into_iter().take(arrives) {
-                    let generation = self.workers[worker].generation;
-                    self.backend.handle(&mut self.scene, worker, generation, item);
+                self.pipes[pipe].break_off(&mut self.scene);
+                // Bytes that arrived are read before another link can be made.
+                if let Place::Host(link) = self.pipes[pipe].place {
+                    self.backend.on_readable(&mut self.scene, link);
                 }
-                self.cut_link(worker);
+                self.scene.within(1_000, What::LinkLost(worker, pipe));
+                // The backend may never hear of it, but for the silence.
+                if self.scene.random.one_in(3) {
+                    self.scene.within(1_000, What::GatewayGone(pipe));
+                }
+            }
+            What::LinkLost(worker, pipe) if self.bridges[worker].pipe == Some(pipe) => {
+                self.lose_link(worker, pipe);
             }
             _ => {}
         }
     }
 
-    fn cut_link(&mut self, worker: usize) {
-        self.to_backend[worker].cut();
-        self.from_backend[worker].cut();
-        self.backend.on_link_down(worker);
-        self.workers[worker].on_link_down(&mut self.scene);
+    /// The gateway's end of a link has ended.
+    fn lose_link(&mut self, worker: usize, pipe: PipeId) {
+        self.pipes[pipe].is_client_open = false;
+        self.pipes[pipe].finish(&mut self.scene, pipe, Way::Up);
+        if std::mem::take(&mut self.bridges[worker]).is_open {
+            self.workers[worker].on_link_down(&mut self.scene);
+        }
         let away = self.scene.faults.link_away_ms_max;
         self.scene.within(away, What::LinkComes(worker));
+    }
+
+    fn hear_link(&mut self, worker: usize, pipe: PipeId, delivery: Delivery) {
+        if self.bridges[worker].pipe != Some(pipe) {
+            return;
+        }
+        for heard in self.bridges[worker].hear(delivery.bytes) {
+            match heard {
+                Heard::Opened => self.workers[worker].on_link_up(),
+                Heard::Item(item) => self.workers[worker].handle_backend(&mut self.scene, item),
+            }
+        }
+        if delivery.is_end {
+            self.lose_link(worker, pipe);
+        }
     }
 
     /// All of the backend but what is durable is gone.
     pub(crate) fn kill_backend(&mut self) {
         self.scene.coverage.backend_deaths += 1;
-        for worker in 0..self.workers.len() {
-            if self.workers[worker].has_link() {
-                self.cut_link(worker);
-            }
-        }
-        self.backend.die(&self.scene);
+        self.backend.die(&mut self.scene, &mut self.pipes);
     }
 
     /// Every client loses its connection in this moment.

@@ -30,8 +30,10 @@ struct Life {
     open: BTreeMap<Token, (String, u64)>,
     /// Messages that the application has safe.
     handled: BTreeSet<(String, u64)>,
-    /// The last signal heard of each device.
-    signals: BTreeMap<Device, u64>,
+    /// Signals heard of each device.
+    signals: BTreeMap<Device, BTreeSet<u64>>,
+    /// Signals sent in the current session.
+    signals_sent: BTreeSet<u64>,
     is_closed: bool,
 }
 
@@ -58,6 +60,7 @@ impl Oracle {
             open: BTreeMap::new(),
             handled: BTreeSet::new(),
             signals: BTreeMap::new(),
+            signals_sent: BTreeSet::new(),
             is_closed: false,
         });
     }
@@ -76,6 +79,10 @@ impl Oracle {
         }
         let sent = Sent { key, conversation, payload, is_final: false };
         assert!(self.lives[life].sends.insert(id, sent).is_none(), "a send id is given once");
+    }
+
+    pub(crate) fn on_signal_sent(&mut self, life: usize, number: u64) {
+        self.lives[life].signals_sent.insert(number);
     }
 
     pub(crate) fn on_request(&mut self, life: usize, id: RequestId) {
@@ -106,6 +113,7 @@ impl Oracle {
                 let is_final = life.requests.get_mut(id).expect("a result belongs to a request");
                 assert!(!std::mem::replace(is_final, true), "a second result of {id:?}");
             }
+            Event::Notice(Notice::LoggedIn { resumed: false }) => life.signals_sent.clear(),
             Event::Notice(Notice::Signal { conversation, sender, sender_device, payload }) => {
                 assert_eq!(&**conversation, "group:g");
                 life.on_signal((sender.clone(), sender_device.clone()), payload);
@@ -219,13 +227,14 @@ impl Life {
         assert_eq!(receipt.key, sent.key);
     }
 
-    /// At most once, in order, and never its own.
+    /// Checks that a signal comes at most once, and not back to its own session.
     fn on_signal(&mut self, from: Device, payload: &[u8]) {
         let number = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
         let number: u64 = number.expect("a number was said");
-        assert_ne!(from, self.device, "its own signal");
-        let last = self.signals.insert(from, number);
-        assert!(last < Some(number), "{:?} hears signal {number} after {last:?}", self.device);
+        // A later session may hear a signal of an earlier one of its own device [P-11.5].
+        assert!(!self.signals_sent.contains(&number), "{:?} hears its own signal {number}", self.device);
+        let is_new = self.signals.entry(from).or_default().insert(number);
+        assert!(is_new, "{:?} hears signal {number} twice", self.device);
     }
 
     fn on_message(&mut self, message: &Message, ledger: &Ledger) {

@@ -4,6 +4,7 @@
 use crate::scene::{Scene, What};
 use crate::tap::Tap;
 use bytes::Bytes;
+use moorline_backend::server::LinkId;
 use moorline_proto::frame::Decoder;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
@@ -49,6 +50,8 @@ pub(crate) struct Flow {
 pub(crate) enum Caller {
     Client(usize),
     Hostile(usize),
+    /// The link of a worker: the backend is at the other end.
+    Link(usize),
 }
 
 /// Where the gateway's end is.
@@ -56,6 +59,8 @@ pub(crate) enum Caller {
 pub(crate) enum Place {
     Backlog,
     On(usize, ConnKey),
+    /// The other end of a link.
+    Host(LinkId),
     Moving,
     Closed,
 }
@@ -131,7 +136,7 @@ impl Pipe {
             is_client_open: true,
             is_broken: false,
             is_gateway_told: false,
-            room: scene.faults.room,
+            room: if matches!(caller, Caller::Link(_)) { scene.faults.link_room } else { scene.faults.room },
             latency_micros: [100, 5_000, 30_000][scene.index(3)],
             cut: scene.faults.cut,
             up: Flow::new(),

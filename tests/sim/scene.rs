@@ -31,13 +31,13 @@ pub(crate) enum What {
     UplinkMail(usize, usize),
     DownlinkMail(usize, usize),
     WorkerTimer(usize),
-    LinkDies(usize),
     LinkComes(usize),
-    ToBackend(usize),
-    FromBackend(usize),
+    LinkAccepted(PipeId),
+    LinkDies(usize, PipeId),
+    LinkLost(usize, PipeId),
     Answer(u64),
     BackendTurn,
-    Tick,
+    Console,
     Talk(usize),
     Handled(usize, Token),
     Burst,
@@ -204,10 +204,5 @@ impl<T> Lane<T> {
     /// What arrives now; nothing if the lane was cut meanwhile.
     pub(crate) fn pop(&mut self) -> Vec<T> {
         self.batches.pop_front().map_or_else(Vec::new, |(_, batch)| batch)
-    }
-
-    /// Cuts the lane: what was under way is lost.
-    pub(crate) fn cut(&mut self) {
-        self.batches.clear();
     }
 }

@@ -49,6 +49,7 @@ impl World {
             4..8 => {
                 self.talks += 1;
                 let payload = Bytes::from(self.talks.to_string());
+                self.oracle.on_signal_sent(at, self.talks);
                 self.clients[at].core.try_signal(now, "group:g", payload);
             }
             _ => {}
@@ -103,7 +104,7 @@ impl World {
             return;
         }
         let at = self.add_client(device);
-        for (key, conversation, payload) in self.oracle.uncertain(last, &self.backend.ledger) {
+        for (key, conversation, payload) in self.oracle.uncertain(last, &self.backend.witness.ledger) {
             let target = Target::Conversation(conversation.into());
             self.send(at, Some(key), target, payload);
         }

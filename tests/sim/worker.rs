@@ -1,7 +1,6 @@
 //! A worker with one link to the backend, as messages: the rules of `moorline::worker` for what is
 //! pending, parked, announced and sent again, without its sockets.
 
-use crate::backend::{FromBackend, ToBackend, is_question};
 use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
@@ -10,12 +9,61 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, Pin, ShardId};
-use moorline_proto::message::backend::ConnUp;
+use moorline_proto::message::backend::{ConnUp, Outcome};
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
 use moorline_proto::message::encode;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+/// From a gateway's worker.
+pub(crate) enum ToBackend {
+    Up { correlation: u64, handle: u64, command: Command, is_dup: bool, body: Bytes },
+    ConnUp(ConnUp),
+    ConnDown { handle: u64 },
+    Announce(Vec<ConnUp>),
+    Pushed { correlation: u64, handle: u64, outcome: Outcome },
+}
+
+/// To a gateway's worker.
+#[derive(Clone)]
+pub(crate) enum FromBackend {
+    Answer {
+        correlation: u64,
+        code: Code,
+        answer: Bytes,
+    },
+    Push {
+        correlation: u64,
+        handles: Vec<u64>,
+        lane: Lane,
+        body: Bytes,
+    },
+    Kick {
+        target: Target,
+        login_version: u64,
+        code: u32,
+        may_reconnect: bool,
+    },
+    /// In: the session enters the room; else it leaves.
+    Bind {
+        handle: u64,
+        room: String,
+        version: u64,
+        is_in: bool,
+    },
+    /// To everybody in a room but one.
+    PushRoom {
+        room: String,
+        except: u64,
+        body: Bytes,
+    },
+}
+
+/// Whether a client waits for an answer to it.
+pub(crate) const fn is_question(command: Command) -> bool {
+    matches!(command, Command::Send | Command::Req | Command::Sub | Command::Unsub)
+}
 
 /// An UP without an answer for so long is answered RETRY.
 const UP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -357,10 +405,6 @@ impl Worker {
             self.armed = Some(at);
             scene.at(at, What::WorkerTimer(self.number));
         }
-    }
-
-    pub(crate) const fn has_link(&self) -> bool {
-        !matches!(self.link, Link::Down)
     }
 
     pub(crate) const fn is_live(&self) -> bool {

@@ -1,13 +1,14 @@
 //! The parts, the event loop, and the phases of a run: chaos, calm until all is drained, stop.
 
-use crate::backend::{Backend, Device, FromBackend, ToBackend};
+use crate::backend::{Backend, Device};
+use crate::bridge::Bridge;
 use crate::client::{Client, Wish};
 use crate::coverage::Coverage;
 use crate::gateway::{Mail, Reactor};
 use crate::hostile::Hostile;
 use crate::network::MAIL_MICROS;
 use crate::oracle::Oracle;
-use crate::pipe::{Caller, Pipe, PipeId};
+use crate::pipe::{Caller, Pipe, PipeId, Way};
 use crate::scene::{Lane, Scene, What};
 use crate::talk::{DEVICES, USERS};
 use crate::worker::Worker;
@@ -29,6 +30,8 @@ pub(crate) struct World {
     pub(crate) pipes: Vec<Pipe>,
     pub(crate) reactors: Vec<Reactor>,
     pub(crate) workers: Vec<Worker>,
+    /// By worker.
+    pub(crate) bridges: Vec<Bridge>,
     pub(crate) backend: Backend,
     pub(crate) oracle: Oracle,
     /// By shard, then by worker.
@@ -37,8 +40,6 @@ pub(crate) struct World {
     pub(crate) downlinks: Vec<Vec<Lane<Downlink>>>,
     /// By old home, then by new home.
     moves: Vec<Vec<Lane<Move>>>,
-    pub(crate) to_backend: Vec<Lane<ToBackend>>,
-    pub(crate) from_backend: Vec<Lane<FromBackend>>,
     pub(crate) talks: u64,
     pub(crate) is_stopping: bool,
     pub(crate) is_listening: bool,
@@ -64,13 +65,12 @@ impl World {
             pipes: Vec::new(),
             reactors: (0..shards).map(|number| Reactor::new(number, &mut scene)).collect(),
             workers: (0..workers).map(|number| Worker::new(number, shards, scene.faults.homes())).collect(),
+            bridges: (0..workers).map(|_| Bridge::default()).collect(),
             backend: Backend::new(&USERS, &mut scene),
             oracle: Oracle::new(knows_long_silence),
             uplinks: lanes(shards, workers),
             downlinks: lanes(workers, shards),
             moves: lanes(shards, shards),
-            to_backend: (0..workers).map(|_| Lane::default()).collect(),
-            from_backend: (0..workers).map(|_| Lane::default()).collect(),
             talks: 0,
             is_stopping: false,
             is_listening: true,
@@ -119,7 +119,7 @@ impl World {
             }
             assert!(self.scene.now <= calm_at + CALM_MAX, "not drained: {}", self.what_is_left());
         }
-        self.oracle.check(&self.backend.ledger);
+        self.oracle.check(&self.backend.witness.ledger);
         self.stop();
         (std::mem::take(&mut self.scene.coverage), self.scene.digest())
     }
@@ -157,7 +157,7 @@ impl World {
                 let count = 1 + self.scene.random.below(45);
                 self.backend.announce(&mut self.scene, count);
             }
-            What::KickSomebody => self.backend.kick_somebody(&mut self.scene),
+            What::KickSomebody => self.backend.kick_somebody(&mut self.scene, &mut self.pipes),
             What::Storm => self.storm(),
             What::Suspend => {
                 self.scene.coverage.suspends += 1;
@@ -176,20 +176,24 @@ impl World {
     }
 
     /// What the gateway's process does; it waits while that stands still.
-    const fn is_of_gateway(what: What) -> bool {
+    fn is_of_gateway(&self, what: What) -> bool {
+        if let What::Deliver(pipe, Way::Down) = what {
+            return matches!(self.pipes[pipe].caller, Caller::Link(_));
+        }
         matches!(
             what,
             What::Turn(_)
                 | What::UplinkMail(..)
                 | What::DownlinkMail(..)
                 | What::WorkerTimer(_)
-                | What::FromBackend(_)
+                | What::LinkComes(_)
+                | What::LinkLost(..)
                 | What::Moved(..)
         )
     }
 
     fn handle(&mut self, what: What) {
-        if self.scene.now < self.scene.frozen_until && Self::is_of_gateway(what) {
+        if self.scene.now < self.scene.frozen_until && self.is_of_gateway(what) {
             return self.scene.at(self.scene.frozen_until, what);
         }
         match what {
@@ -222,15 +226,12 @@ impl World {
                 }
             }
             What::WorkerTimer(worker) => self.workers[worker].handle_timeout(&mut self.scene),
-            What::LinkDies(_) | What::LinkComes(_) | What::ToBackend(_) | What::FromBackend(_) => {
+            What::LinkComes(_) | What::LinkAccepted(_) | What::LinkDies(..) | What::LinkLost(..) => {
                 self.handle_link(what);
             }
-            What::Answer(number) => {
-                let lives: Vec<u32> = self.workers.iter().map(|worker| worker.generation).collect();
-                self.backend.on_answer_due(number, &lives);
-            }
-            What::BackendTurn => self.backend.turn(&mut self.scene),
-            What::Tick => self.backend.tick(&mut self.scene),
+            What::Answer(number) => self.backend.on_answer_due(&mut self.scene, number),
+            What::BackendTurn => self.backend_turn(),
+            What::Console => self.backend.on_console(&mut self.scene),
             What::Talk(at) => self.talk(at),
             What::Handled(at, _) if self.clients[at].is_over => {}
             What::Handled(at, token) => {
@@ -256,6 +257,7 @@ impl World {
                     worker.press(&mut self.scene, true);
                 }
                 self.end_hostiles();
+                self.backend.on_calm(&mut self.scene);
             }
         }
     }
@@ -269,7 +271,7 @@ impl World {
         let reactor = &mut self.reactors[shard];
         reactor.turn(&mut self.scene, &mut self.pipes);
         for claim in reactor.sockets.claims.drain(..) {
-            Oracle::check_claim(&claim, &self.backend.ledger);
+            Oracle::check_claim(&claim, &self.backend.witness.ledger);
         }
         for (worker, items) in reactor.outputs.uplinks.iter_mut().enumerate() {
             for item in items.drain(..) {
@@ -309,7 +311,7 @@ impl World {
                     self.clients[at].pipe = Some(pipe);
                 }
                 Wish::Tell(event) => {
-                    self.oracle.on_event(at, &event, &self.backend.ledger);
+                    self.oracle.on_event(at, &event, &self.backend.witness.ledger);
                     self.hear(at, &event);
                 }
             }
@@ -326,19 +328,20 @@ impl World {
             && self.clients.iter().all(is_idle)
             && self.workers.iter().all(|worker| worker.is_live() && worker.is_idle())
             && self.backend.is_idle()
-            && devices().iter().all(|device| self.oracle.has_all(device, &self.backend.ledger))
+            && devices().iter().all(|device| self.oracle.has_all(device, &self.backend.witness.ledger))
     }
 
     fn what_is_left(&self) -> String {
         let clients = self.clients.iter().filter(|client| !client.is_over).map(|client| {
             let core = &client.core;
-            let caught_up = self.oracle.has_all(&client.device, &self.backend.ledger);
+            let caught_up = self.oracle.has_all(&client.device, &self.backend.witness.ledger);
             let (messages, sends) = (core.messages_open(), core.sends_open());
             format!("{:?} {messages} messages {sends} sends caught up {caught_up}", client.device)
         });
         let workers = self.workers.iter().map(|worker| format!("worker idle {}", worker.is_idle()));
         let lines: Vec<String> = clients.chain(workers).collect();
-        format!("{lines:#?} settled {}", self.oracle.is_settled())
+        let backend = self.backend.what_is_left();
+        format!("{lines:#?} {backend} settled {}", self.oracle.is_settled())
     }
 
     /// Drains, stops, and finds nothing left.
@@ -365,6 +368,7 @@ impl World {
                 && world.workers.iter().all(Worker::is_idle)
         });
         assert_eq!(self.backend.sessions(), 0, "the backend still believes in sessions");
+        self.backend.report(&mut self.scene);
         for reactor in &mut self.reactors {
             reactor.check_empty();
             reactor.report(&mut self.scene);

@@ -1,0 +1,187 @@
+//! Listens in between the link host and `Im`: what is asked, answered, pushed and acknowledged, for the ledger.
+
+use crate::backend::Device;
+use crate::ledger::Ledger;
+use crate::scene::Scene;
+use moorline_backend::im::Output;
+use moorline_backend::server::{Event, LinkId, PushId, ReplyTo, SessionId, Up};
+use moorline_proto::frame::Command;
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::{self, Code, Req};
+use moorline_proto::message::decode;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The user that speaks for the system, by a gateway of its own.
+pub(crate) const SYSTEM: &str = "system";
+
+/// One login as the backend knows it.
+#[derive(Clone)]
+pub(crate) struct Login {
+    pub(crate) device: Device,
+    pub(crate) version: u64,
+    pub(crate) handle: u64,
+}
+
+/// Who waits for an answer.
+struct Asker {
+    device: Device,
+    send: Option<client::Send>,
+}
+
+pub(crate) struct Witness {
+    pub(crate) ledger: Ledger,
+    logins: BTreeMap<SessionId, Login>,
+    askers: BTreeMap<(LinkId, u64), Asker>,
+    /// Pushes without an outcome.
+    outstanding: BTreeSet<(PushId, SessionId)>,
+    pushed: BTreeSet<(Device, String, u64)>,
+}
+
+impl Witness {
+    pub(crate) fn new(users: &[&str]) -> Self {
+        Self {
+            ledger: Ledger::new(users),
+            logins: BTreeMap::new(),
+            askers: BTreeMap::new(),
+            outstanding: BTreeSet::new(),
+            pushed: BTreeSet::new(),
+        }
+    }
+
+    /// Another backend takes the place of this one.
+    pub(crate) fn on_death(&mut self) {
+        self.logins.clear();
+        self.askers.clear();
+        self.outstanding.clear();
+    }
+
+    /// Hears an event on its way to `Im`. `is_overdue`: time brought it, no frame did.
+    pub(crate) fn on_event(&mut self, scene: &mut Scene, event: &Event, is_overdue: bool) {
+        match event {
+            Event::ConnUp { session, login, is_new, .. } => {
+                let device = (login.uid.clone(), login.device.clone());
+                if login.uid != SYSTEM {
+                    self.ledger.on_device(&device);
+                }
+                let (version, handle) = (login.login_version, login.handle);
+                let known = self.logins.insert(*session, Login { device, version, handle });
+                assert_eq!(known.is_none(), *is_new, "{session:?} is new once");
+                self.outstanding.retain(|(_, of)| of != session);
+            }
+            Event::ConnDown { session, .. } => {
+                assert!(self.logins.remove(session).is_some(), "{session:?} ends once");
+                scene.coverage.expired_sessions += u64::from(is_overdue);
+                self.outstanding.retain(|(_, of)| of != session);
+            }
+            Event::GatewayDown { .. } => scene.coverage.expired_gateways += u64::from(is_overdue),
+            Event::Pushed { session, push, outcome } => {
+                assert!(self.logins.contains_key(session) || is_overdue, "{session:?} has ended");
+                if *outcome == Outcome::Queued {
+                    scene.coverage.queued_pushes += 1;
+                } else {
+                    self.outstanding.remove(&(*push, *session));
+                }
+                scene.coverage.full_pushes += u64::from(is_overdue && *outcome == Outcome::Full);
+            }
+            Event::Up(up) => self.on_up(scene, up),
+            _ => {}
+        }
+    }
+
+    fn on_up(&mut self, scene: &mut Scene, up: &Up) {
+        let device = self.logins[&up.session].device.clone();
+        let Some(reply) = &up.reply else { return };
+        if up.command == Command::Req {
+            let req = decode::<Req>(&up.body).ok();
+            scene.coverage.pulls += u64::from(req.is_some_and(|req| req.method == "im.pull"));
+        }
+        let send = (up.command == Command::Send).then(|| decode(&up.body).ok()).flatten();
+        let older = self.askers.insert((reply.link(), reply.correlation()), Asker { device, send });
+        assert!(older.is_none(), "a question is asked once");
+    }
+
+    /// The dice answer RETRY in the place of `Im`.
+    pub(crate) fn on_put_off(&mut self, reply: &ReplyTo) {
+        self.answered(reply);
+    }
+
+    fn answered(&mut self, reply: &ReplyTo) -> Asker {
+        let asker = self.askers.remove(&(reply.link(), reply.correlation()));
+        asker.expect("each question has one answer")
+    }
+
+    /// Hears what `Im` says. True: an answer that may come late.
+    pub(crate) fn on_output(&mut self, scene: &mut Scene, output: &Output) -> bool {
+        let asker = match output {
+            Output::AnswerSend { reply, code, answer } => {
+                let mut asker = self.answered(reply);
+                if let Some(send) = asker.send.take() {
+                    scene.coverage.duplicate_uplinks += u64::from(*code == Code::Dup);
+                    self.ledger.on_answer(&asker.device, send, *code, answer);
+                }
+                asker
+            }
+            Output::AnswerReq { reply, .. }
+            | Output::AnswerSub { reply, .. }
+            | Output::Refuse { reply, .. } => self.answered(reply),
+            // Who enters before the answer must not enter after he left.
+            Output::EnterRoom { reply, .. } => {
+                self.answered(reply);
+                return false;
+            }
+            Output::Push { push, sessions, spec, body } => {
+                self.on_push(scene, *push, sessions, spec.want_ack, body);
+                return false;
+            }
+            _ => return false,
+        };
+        asker.device.0 != SYSTEM
+    }
+
+    fn on_push(
+        &mut self,
+        scene: &mut Scene,
+        push: PushId,
+        sessions: &[SessionId],
+        want_ack: bool,
+        body: &bytes::Bytes,
+    ) {
+        let message: client::Push = decode(body).expect("a PUSH");
+        let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
+        // That the group was made is stored too, but is no message.
+        let is_said = message.happened.is_empty();
+        assert!(!is_said || stored == Some(&message), "what is pushed is what was stored");
+        scene.coverage.shared_pushes += u64::from(sessions.len() > 1);
+        for session in sessions {
+            let Some(login) = self.logins.get(session) else { continue };
+            let name = (login.device.clone(), message.conversation.clone(), message.seq);
+            scene.coverage.repeated_pushes += u64::from(!self.pushed.insert(name));
+            if want_ack {
+                self.outstanding.insert((push, *session));
+            }
+        }
+    }
+
+    /// Whether a session is one of an application.
+    pub(crate) fn is_honest(&self, session: SessionId) -> bool {
+        self.logins.get(&session).is_some_and(|login| login.device.0 != SYSTEM)
+    }
+
+    /// Some login of an application.
+    pub(crate) fn somebody(&self, scene: &mut Scene) -> Option<(SessionId, Login)> {
+        let is_honest = |login: &Login| self.ledger.devices().any(|device| *device == login.device);
+        let logins: Vec<_> = self.logins.iter().filter(|(_, login)| is_honest(login)).collect();
+        let (session, login) = logins.get(scene.index(logins.len().max(1)))?;
+        Some((**session, (*login).clone()))
+    }
+
+    /// Sessions of applications.
+    pub(crate) fn sessions(&self) -> usize {
+        self.logins.values().filter(|login| login.device.0 != SYSTEM).count()
+    }
+
+    /// Whether every push has its outcome.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outstanding.is_empty()
+    }
+}
