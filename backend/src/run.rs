@@ -114,7 +114,9 @@ fn serve<H: Handler>(
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
     let server = Server::bind(config)?;
-    let (mut handler, api) = make(config, server.remote())?;
+    // Dropped in reverse order: requests that the handler leaves unanswered are answered 504 by the API.
+    let (handler, api) = make(config, server.remote())?;
+    let mut handler = handler;
     let file = &config.tokens_file;
     let tokens = (!file.as_os_str().is_empty()).then(|| Tokens::load(file)).transpose()?;
     let place = Ready { link: server.address(), api: api.as_ref().map(Api::address) };

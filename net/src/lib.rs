@@ -11,6 +11,7 @@
 //! | [`read_block`] | memory that one thread reads its sockets into | `client` |
 //! | [`clock`] | monotonic time that can stand still | `client` |
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
+//! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
@@ -21,6 +22,8 @@ pub mod accept;
 pub mod clock;
 #[cfg(feature = "client")]
 pub mod connect;
+#[cfg(feature = "server")]
+pub mod http;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]

@@ -1,8 +1,8 @@
-//! The admin address: health, metrics and status over a deliberately small HTTP/1.1.
+//! The admin address: health, metrics, status and orders, over HTTP/1.1 (`moorline_net::http`).
 //!
-//! Owns one thread with its own poll and at most 16 connections; driven by the
-//! kernel, asks nobody anything: it reads the boards of [`Registry`] and the flags of [`Status`]. It
-//! has no login, so it belongs on loopback. Must not touch a client's connection.
+//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the boards of
+//! [`Registry`] and the flags of [`Status`], and leaves orders for the main thread. It has no login, so
+//! it belongs on loopback. Must not touch a client's connection.
 //!
 //! | path | answers |
 //! |---|---|
@@ -12,99 +12,118 @@
 //! | `/v1/varz` | [`Varz`] as JSON |
 //! | `/v1/restartz` | [`Restartz`] as JSON |
 //! | `/v1/drainz` | [`Drainz`] as JSON |
-//! | POST `/v1/drain`, `/v1/undrain` | 202 and the number that the order has in `/v1/drainz` |
-//! | POST `/v1/upgrade` | 202 and the number that the hot restart has in `/v1/restartz` |
+//! | POST `/v1/upgrade` | takes [`UpgradeArguments`]; 202 and the number that the hot restart has in `/v1/restartz` |
+//! | POST `/v1/drain`, `/v1/undrain` | takes [`DrainArguments`], or nothing; 202 and the number that the order has in `/v1/drainz` |
 
-mod connection;
 mod drains;
+mod orders;
 mod restarts;
 mod routes;
-mod server;
 mod status;
 #[cfg(test)]
 mod tests;
-mod token;
 
 pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz};
+pub use orders::{DrainArguments, ORDER_HEADER, UpgradeArguments};
 pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 
-use crate::metrics::{Board, Registry};
+use crate::metrics::{Board, Registry, Series};
+use moorline_net::http::{Event, Limits, Refusal, Request, Response, Server, Settings, StatusCode, header};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// What the responder allows itself and its visitors.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// Connections open at once; one more is closed unread.
-    pub(crate) connections: usize,
-    /// Bytes of a request's head; over it: 431.
-    pub(crate) request_bytes: usize,
-    /// From accept to the last byte of the answer; over it the connection is closed.
-    pub(crate) time: Duration,
-}
+/// Limits of the admin address.
+const LIMITS: Limits = Limits {
+    connections_max: 16,
+    head_bytes_max: 8 << 10,
+    body_bytes_max: 64 << 10,
+    first_idle: Duration::from_secs(2),
+    idle: Duration::from_secs(60),
+    transfer: Duration::from_secs(2),
+    handler: Duration::from_secs(2),
+};
 
-/// The bounds in force.
-pub(crate) const BOUNDS: Bounds =
-    Bounds { connections: 16, request_bytes: 8 << 10, time: Duration::from_secs(2) };
+const REFUSED: &str = "Admin connections refused or closed before their request was complete.";
+const SERIES: &[Series] = &[
+    Series::counter("admin_requests", "Requests answered at the admin address."),
+    Series::counter("admin_refused", REFUSED).labelled("reason", "too_many"),
+    Series::counter("admin_refused", REFUSED).labelled("reason", "too_slow"),
+    Series::counter("admin_evicted", "Idle admin connections closed to make room for new ones."),
+];
+const ANSWERED: usize = 0;
+const TOO_MANY: usize = 1;
+const TOO_SLOW: usize = 2;
+const EVICTED: usize = 3;
 
-/// The running responder.
+/// The running server of the admin address.
 #[derive(Debug)]
-pub struct Admin {
-    address: SocketAddr,
-    bell: Arc<mio::Waker>,
-    is_paused: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
+pub struct Admin(Server);
 
 impl Admin {
-    /// Where it listens.
+    /// The address where it listens, with the actual port.
     pub const fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 
-    /// Accepts no more visitors, or does again: another process may serve the address next.
+    /// Accepts no more connections, or accepts again: another process may serve the address next.
     pub fn set_paused(&self, is_paused: bool) {
-        self.is_paused.store(is_paused, std::sync::atomic::Ordering::SeqCst);
+        self.0.set_paused(is_paused);
     }
 
-    /// Ends the thread; open connections are closed.
+    /// Ends the thread within about 2 s; open connections are closed.
     pub fn stop(self) {
-        if let Err(error) = self.bell.wake() {
-            tracing::warn!(%error, "cannot wake the admin thread to end it");
-            return;
-        }
-        if self.thread.join().is_err() {
-            tracing::error!("the admin thread panicked");
-        }
+        self.0.stop();
     }
 }
 
-/// Serves `listener` in a thread of its own. Its own figures are added to `registry`.
+/// Serves `listener` in a thread of its own. The thread's own figures are added to `registry`.
 ///
 /// # Errors
 /// The system's: no poll, no thread.
 pub fn spawn(listener: TcpListener, status: Arc<Status>, registry: Arc<Registry>) -> io::Result<Admin> {
-    spawn_bounded(listener, status, registry, BOUNDS)
+    spawn_limited(listener, status, registry, LIMITS)
 }
 
-fn spawn_bounded(
+fn spawn_limited(
     listener: TcpListener,
     status: Arc<Status>,
     registry: Arc<Registry>,
-    bounds: Bounds,
+    limits: Limits,
 ) -> io::Result<Admin> {
-    let address = listener.local_addr()?;
-    let board = Arc::new(Board::new(server::SERIES));
+    let board = Arc::new(Board::new(SERIES));
     registry.add(Arc::clone(&board));
+    let count = move |event| {
+        let series = match event {
+            Event::Answered => ANSWERED,
+            Event::TooMany => TOO_MANY,
+            Event::TooSlow => TOO_SLOW,
+            Event::Evicted => EVICTED,
+        };
+        board.add(series, 1);
+    };
     let routes = routes::Routes::new(registry, status);
-    let is_paused = Arc::new(AtomicBool::new(false));
-    let (server, bell) = server::Server::new(listener, routes, board, bounds, Arc::clone(&is_paused))?;
-    let thread = std::thread::Builder::new().name("moorline-admin".to_owned()).spawn(move || server.run())?;
-    tracing::info!(%address, "admin address is up");
-    Ok(Admin { address, bell, is_paused, thread })
+    let handler = move || {
+        move |request: Request| {
+            let response = routes.answer(&request);
+            async { response }
+        }
+    };
+    let settings = Settings { thread: "moorline-admin", limits, refuse };
+    let server = Server::start(listener, settings, handler, count)?;
+    tracing::info!(address = %server.address(), "admin address is up");
+    Ok(Admin(server))
+}
+
+fn refuse(refusal: Refusal) -> Response {
+    let (status, text) = match refusal {
+        Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "16 admin connections are open\n"),
+        Refusal::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the request did not come in within 2 s\n"),
+        Refusal::NoLength => (StatusCode::LENGTH_REQUIRED, "a body needs a content-length\n"),
+        Refusal::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is over 64 KiB\n"),
+    };
+    let response = Response::new(status, routes::TEXT, text);
+    if refusal == Refusal::Busy { response.with(header::RETRY_AFTER, "1") } else { response }
 }

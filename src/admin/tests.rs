@@ -21,7 +21,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(bounds: Bounds) -> Self {
+    fn new(limits: Limits) -> Self {
         let (registry, board) = (Arc::new(Registry::new()), Arc::new(Board::new(SERIES)));
         registry.add(Arc::clone(&board));
         let mut config = Config::default();
@@ -32,7 +32,7 @@ impl Rig {
         );
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let admin =
-            spawn_bounded(listener, Arc::clone(&status), Arc::clone(&registry), bounds).expect("starts");
+            spawn_limited(listener, Arc::clone(&status), Arc::clone(&registry), limits).expect("starts");
         Self { admin: Some(admin), board, status, registry }
     }
 
@@ -65,7 +65,8 @@ fn read(stream: &mut TcpStream) -> String {
     text
 }
 
-const PATIENT: Bounds = Bounds { time: Duration::from_secs(30), ..BOUNDS };
+const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENT: Limits = Limits { first_idle: PATIENCE, transfer: PATIENCE, handler: PATIENCE, ..LIMITS };
 
 #[test]
 fn health_and_readiness() {
@@ -137,21 +138,75 @@ fn a_request_may_come_byte_by_byte_and_a_visitor_may_leave() {
 
 #[test]
 fn silent_visitors_are_closed_at_their_deadline() {
-    let rig = Rig::new(Bounds { time: Duration::from_millis(20), ..BOUNDS });
+    let short = Duration::from_millis(20);
+    let rig = Rig::new(Limits { first_idle: short, transfer: short, ..LIMITS });
     let (mut silent, mut halfway) = (rig.connect(), rig.connect());
     halfway.write_all(b"GET /healthz HT").expect("written");
-    assert_eq!((read(&mut silent), halfway.read(&mut [0; 1]).map_or(0, |count| count)), (String::new(), 0));
+    assert_eq!(read(&mut silent), "");
+    read(&mut halfway); // 408, unless its first bytes came too late
+
     assert_eq!(rig.registry.sum("admin_refused"), 2);
 }
 
 #[test]
-fn one_visitor_too_many_is_closed_and_the_others_are_served() {
-    let rig = Rig::new(Bounds { connections: 3, ..PATIENT });
+fn one_visitor_too_many_is_told_and_the_others_are_served() {
+    let rig = Rig::new(Limits { connections_max: 3, ..PATIENT });
     let mut open: Vec<_> = (0..3).map(|_| rig.connect()).collect();
-    let mut refused = rig.connect();
-    assert_eq!(read(&mut refused), "");
+    let refused = read(&mut rig.connect());
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nretry-after: 1\r\n"), "{refused}");
     let mut first = open.remove(0);
     first.write_all(b"GET /healthz HTTP/1.1\r\n\r\n").expect("written");
     assert!(read(&mut first).ends_with("ok\n"));
     assert_eq!(rig.registry.sum("admin_refused"), 1);
+}
+
+#[test]
+fn orders_take_json_and_for_one_more_version_headers() {
+    let rig = Rig::new(PATIENT);
+    let post = |path: &str, head: &str, body: &str| {
+        let length = body.len();
+        rig.ask(&format!("POST {path} HTTP/1.1\r\nhost: x\r\n{head}content-length: {length}\r\n\r\n{body}"))
+    };
+    let json = "content-type: application/json\r\n";
+    let answer = post("/v1/upgrade", json, r#"{"binary": "/b", "timeout_ms": 1500, "dry_run": true}"#);
+    assert!(answer.starts_with("HTTP/1.1 202 ") && answer.ends_with("\r\n\r\n1\n"), "{answer}");
+    let timeout = Some(Duration::from_millis(1500));
+    let order = RestartOrder { binary: Some("/b".into()), timeout, is_dry_run: true };
+    assert_eq!(rig.status.restarts.orders().try_recv(), Ok(order.clone()));
+    let arguments = UpgradeArguments { binary: Some("/b".into()), timeout_ms: Some(1500), dry_run: true };
+    let headers = arguments
+        .old_headers()
+        .iter()
+        .fold(String::new(), |text, (name, value)| text + name + ": " + value + "\r\n");
+    assert!(post("/v1/upgrade", &headers, "").starts_with("HTTP/1.1 202 "));
+    assert_eq!(rig.status.restarts.orders().try_recv(), Ok(order));
+
+    let drain = DrainArguments { grace_ms: Some(5), rate: Some(7), redirect: Some("h:1".into()) };
+    let body = serde_json::to_string(&drain).expect("JSON");
+    assert!(post("/v1/drain", json, &body).starts_with("HTTP/1.1 202 "));
+    assert!(post("/v1/undrain", json, "").starts_with("HTTP/1.1 409 "), "one at a time");
+    let wish =
+        DrainWish { grace: Some(Duration::from_millis(5)), rate: Some(7), redirect: Some("h:1".into()) };
+    assert_eq!(rig.status.drains.orders().try_recv(), Ok(ClientsOrder::Drain(wish)));
+    assert!(post("/v1/undrain", "moorline-order: undrain\r\n", "").starts_with("HTTP/1.1 202 "));
+    assert_eq!(rig.status.drains.orders().try_recv(), Ok(ClientsOrder::Undrain));
+
+    for (path, head, body, word) in [
+        ("/v1/upgrade", "", "{}", "application/json"),
+        ("/v1/upgrade", "content-type: text/plain\r\n", "{}", "application/json"),
+        ("/v1/upgrade", "moorline-order: drain\r\n", "", "application/json"),
+        ("/v1/upgrade", json, "{", "cannot decode"),
+        ("/v1/upgrade", json, r#"{"binry": "/b"}"#, "binry"),
+        ("/v1/undrain", json, r#"{"rate": 1}"#, "rate"),
+        ("/v1/drain", json, r#"{"rate": 0}"#, "rate"),
+        ("/v1/drain", json, r#"{"redirect": "x"}"#, "host:port"),
+        ("/v1/drain", "moorline-order: drain\r\nmoorline-rate: x\r\n", "", "moorline-rate"),
+    ] {
+        let answer = post(path, head, body);
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.contains(word),
+            "{path} {head} {body}: {answer}"
+        );
+    }
+    assert!(rig.get("/v1/upgrade").starts_with("HTTP/1.1 404 "));
 }

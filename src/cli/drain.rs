@@ -2,11 +2,11 @@
 
 use super::status::ask;
 use super::{Failure, note, say};
-use crate::admin::Drainz;
+use crate::admin::{DrainArguments, Drainz, ORDER_HEADER};
 use crate::config::is_host_port;
 use crate::sys::clock;
 use clap::Args;
-use std::fmt::Write as _;
+use moorline_net::http::{Method, Question};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -61,17 +61,11 @@ fn host_port(text: &str) -> Result<String, String> {
 
 /// Asks the clients of a running gateway to leave, and waits until they have.
 pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
-    let mut headers = String::from("moorline-order: drain\r\n");
-    if let Some(grace) = args.grace {
-        write!(headers, "moorline-grace-ms: {}\r\n", grace.as_millis()).ok();
-    }
-    if let Some(rate) = args.rate {
-        write!(headers, "moorline-rate: {rate}\r\n").ok();
-    }
-    if let Some(redirect) = &args.redirect {
-        write!(headers, "moorline-redirect: {redirect}\r\n").ok();
-    }
-    let began = order(args.admin, "/v1/drain", &headers)?;
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let arguments =
+        DrainArguments { grace_ms: args.grace.map(millis), rate: args.rate, redirect: args.redirect.clone() };
+    let json = serde_json::to_string(&arguments).map_err(Failure::failed)?;
+    let began = order(args.admin, "/v1/drain", arguments.old_headers(), json)?;
     if args.no_wait {
         return say(&format!("draining: {} connections are asked to leave\n", began.connections));
     }
@@ -104,18 +98,25 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
 
 /// Has a gateway that was drained let clients in again.
 pub(super) fn undrain(args: &UndrainArgs) -> Result<(), Failure> {
-    order(args.admin, "/v1/undrain", "moorline-order: undrain\r\n")?;
+    let headers = vec![(ORDER_HEADER, "undrain".to_owned())];
+    order(args.admin, "/v1/undrain", headers, "{}".to_owned())?;
     say("clients may come again\n")
 }
 
 /// Gives an order and waits until it is carried out.
-fn order(admin: SocketAddr, path: &str, headers: &str) -> Result<Drainz, Failure> {
+fn order(
+    admin: SocketAddr,
+    path: &str,
+    headers: Vec<(&'static str, String)>,
+    json: String,
+) -> Result<Drainz, Failure> {
     let failed = |error| {
         Failure::Failed(format!(
             "cannot order that at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
         ))
     };
-    let answer = ask(admin, "POST", path, headers).map_err(failed)?;
+    let question = Question { method: Method::POST, path, headers, json: Some(json) };
+    let answer = ask(admin, &question).map_err(failed)?;
     let number: u64 =
         answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
     let until = clock::machine_now() + PATIENCE;
@@ -135,6 +136,6 @@ fn order(admin: SocketAddr, path: &str, headers: &str) -> Result<Drainz, Failure
 
 fn look(admin: SocketAddr) -> Result<Drainz, Failure> {
     let failed = |error| Failure::Failed(format!("cannot read /v1/drainz of {admin}: {error}"));
-    let body = ask(admin, "GET", "/v1/drainz", "").map_err(failed)?;
+    let body = ask(admin, &Question::get("/v1/drainz")).map_err(failed)?;
     serde_json::from_str(&body).map_err(Failure::failed)
 }

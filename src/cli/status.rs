@@ -2,17 +2,16 @@
 
 use super::{Failure, say};
 use crate::admin::Varz;
-use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use moorline_net::http::{self, Answer, Question, StatusCode};
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// For the connection, and for each part of the answer.
+/// Longest wait for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Limit of the answer, in bytes.
-const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
-    let body = ask(admin, "GET", "/v1/varz", "").map_err(|error| {
+    let body = ask(admin, &Question::get("/v1/varz")).map_err(|error| {
         Failure::Failed(format!(
             "cannot get the status from {admin}: {error}; is the gateway running, and is this its \
              admin address (--admin)?"
@@ -25,21 +24,11 @@ pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
 }
 
 /// The body of an answer of the admin address.
-pub(super) fn ask(admin: SocketAddr, method: &str, path: &str, headers: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&admin, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("{method} {path} HTTP/1.1\r\nhost: {admin}\r\n{headers}\r\n").as_bytes())?;
-    let mut answer = String::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_string(&mut answer)?;
-    let (head, body) =
-        answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
-    match head.split(' ').nth(1) {
-        Some("200" | "202") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(format!(
-            "it says {:?}",
-            format!("{} {body}", head.lines().next().unwrap_or_default()).trim()
-        ))),
+pub(super) fn ask(admin: SocketAddr, question: &Question<'_>) -> io::Result<String> {
+    let Answer { status, body } = http::ask(admin, question, PATIENCE)?;
+    match status {
+        StatusCode::OK | StatusCode::ACCEPTED => Ok(body),
+        _ => Err(io::Error::other(format!("it says {:?}", format!("{status} {body}").trim()))),
     }
 }
 
@@ -89,7 +78,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let status = Arc::new(Status::new(&config, "g1"));
         let admin = admin::spawn(listener, status, Arc::new(Registry::new())).expect("starts");
-        let body = ask(admin.address(), "GET", "/v1/varz", "").expect("answers");
+        let body = ask(admin.address(), &Question::get("/v1/varz")).expect("answers");
         let shown = summary(&serde_json::from_str(&body).expect("JSON"));
         assert!(shown.starts_with("g1: not ready: no link to a backend is up\n"), "{shown}");
         assert!(shown.contains("connections 0   sessions 0   links up 0\n"), "{shown}");

@@ -2,9 +2,10 @@
 
 use super::status::ask;
 use super::{Failure, say};
-use crate::admin::{Restart, Restartz};
+use crate::admin::{Restart, Restartz, UpgradeArguments};
 use crate::sys::clock;
 use clap::Args;
+use moorline_net::http::{Method, Question};
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -76,25 +77,25 @@ fn order(
     is_dry_run: bool,
     is_json: bool,
 ) -> Result<(), Failure> {
-    let mut headers = String::from("moorline-order: upgrade\r\n");
-    if let Some(binary) = binary {
-        let text = binary.to_str().filter(|text| !text.contains(['\r', '\n']));
-        let text =
-            text.ok_or_else(|| Failure::Usage(format!("--binary {}: not a plain name", binary.display())))?;
-        write!(headers, "moorline-binary: {text}\r\n").ok();
-    }
-    if let Some(timeout) = timeout {
-        write!(headers, "moorline-timeout-ms: {}\r\n", timeout.as_millis()).ok();
-    }
-    if is_dry_run {
-        headers += "moorline-dry-run: 1\r\n";
-    }
+    let path = |binary: &Path| {
+        let text = binary.to_str().filter(|text| !text.contains(|c: char| c.is_control()));
+        let wrong = || Failure::Usage(format!("--binary {}: not a plain name", binary.display()));
+        text.map(str::to_owned).ok_or_else(wrong)
+    };
+    let arguments = UpgradeArguments {
+        binary: binary.map(path).transpose()?,
+        timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        dry_run: is_dry_run,
+    };
+    let json = serde_json::to_string(&arguments).map_err(Failure::failed)?;
     let failed = |error| {
         Failure::Failed(format!(
             "cannot order a hot restart at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
         ))
     };
-    let answer = ask(admin, "POST", "/v1/upgrade", &headers).map_err(failed)?;
+    let headers = arguments.old_headers();
+    let question = Question { method: Method::POST, path: "/v1/upgrade", headers, json: Some(json) };
+    let answer = ask(admin, &question).map_err(failed)?;
     let number: u64 =
         answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
     let until = clock::machine_now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
@@ -125,7 +126,7 @@ fn order(
 
 fn look(admin: SocketAddr) -> Result<Restartz, Failure> {
     let failed = |error| Failure::Failed(format!("cannot read /v1/restartz of {admin}: {error}"));
-    let body = ask(admin, "GET", "/v1/restartz", "").map_err(failed)?;
+    let body = ask(admin, &Question::get("/v1/restartz")).map_err(failed)?;
     serde_json::from_str(&body).map_err(Failure::failed)
 }
 

@@ -218,10 +218,11 @@ fn bad_http_gets_its_answer_and_nobody_else_notices() {
         (b"GET /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "401"),
     ] {
         let answer = api.raw(bytes);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+        // A request of HTTP/1.0 is answered as one.
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
     }
     let head = api.raw(b"HEAD /healthz HTTP/1.0\r\n\r\n");
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(head.starts_with("HTTP/1.0 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     assert!(api.raw(b"PUT /healthz HTTP/1.0\r\n\r\n").contains("\r\nallow: GET, HEAD\r\n"));
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     assert!(api.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));

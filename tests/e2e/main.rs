@@ -38,6 +38,7 @@ mod handover_faults;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_hostile;
 mod hostile;
+mod http;
 mod import;
 mod kick;
 mod lateness;

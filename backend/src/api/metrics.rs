@@ -1,6 +1,5 @@
 //! How things stand, as OpenMetrics text.
 
-use super::http::Answer;
 use crate::im::{Status, WebhookStatus};
 use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
@@ -10,6 +9,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+
+/// Media type of the page.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type OfService = fn(&WebhookStatus) -> u64;
 
@@ -87,10 +89,10 @@ impl Collector for Figures {
     }
 }
 
-pub(super) fn page(status: &Status, dropped_lines: &DroppedLines) -> Answer {
+pub(super) fn page(status: &Status, dropped_lines: &DroppedLines) -> String {
     let mut registry = Registry::with_prefix("moorline_backend");
     registry.register_collector(Box::new(Figures(status.clone(), dropped_lines.clone())));
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("a String takes every write");
-    Answer::text("application/openmetrics-text; version=1.0.0; charset=utf-8", page)
+    page
 }

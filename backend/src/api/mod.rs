@@ -1,61 +1,58 @@
-//! The server API: what an operator's own servers ask of the backend, as HTTP/1.1 with JSON (`docs/server-api.md`), and
-//! its metrics.
+//! The server API: requests of an operator's own servers to the backend, as HTTP/1.1 with JSON
+//! (`docs/server-api.md`), and the backend's metrics page.
 //!
-//! A thread per connection, a bounded number of them; each question goes to the backend's loop and waits for its answer.
+//! Example: a shop posts `/v1/messages`. The HTTP server's thread checks the token, makes an [`ApiCall`]
+//! of the body, gives it to the backend's loop by [`Remote`], and answers when the loop has answered.
 
-mod http;
 mod metrics;
+mod problem;
 pub(crate) mod requests;
 mod routes;
 
-use crate::clock::Clock;
 use crate::config::ApiConfig;
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::server::Remote;
-use crossbeam_channel::bounded;
-use http::{Answer, Incoming, Limits};
+use moorline_net::http::{Limits, Refusal, Request, Response, Server, Settings, StatusCode};
 use moorline_net::log::DroppedLines;
 use moorline_proto::message::client::Code;
-use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use problem::Problem;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-/// How long the backend's loop may take for an answer.
+/// Longest wait for an answer of the backend's loop.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a connection may say nothing between two questions.
-const IDLE: Duration = Duration::from_secs(60);
-/// How long a question may take to come in, and an answer to leave.
-const SLOW: Duration = Duration::from_secs(10);
-/// Shortest token, in bytes.
+/// Longest time of a handler: the loop's answer, and the work on it.
+const HANDLER_MAX: Duration = Duration::from_secs(15);
+/// Longest wait for a further request on a connection.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for the first request on a connection.
+const FIRST_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Longest time for a request to come in, and for an answer to go out.
+const TRANSFER_MAX: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+/// Bytes of the shortest token.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Before accepting is tried again after the system refused a descriptor.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The running API. Dropping it ends its thread; connections end with their next question.
+/// The running API. Dropping it closes idle connections, waits at most 2 s for running requests, and ends
+/// its thread.
 #[derive(Debug)]
-pub(crate) struct Api {
-    address: SocketAddr,
-    is_ending: Arc<AtomicBool>,
-    thread: Option<thread::JoinHandle<()>>,
-}
+pub(crate) struct Api(Server);
 
-/// What every connection needs.
+/// Parts of the API that all requests share.
 struct Shared {
     remote: Remote<BackendMessage>,
     dropped_lines: DroppedLines,
     token: Vec<u8>,
-    body_max: usize,
-    is_ending: Arc<AtomicBool>,
-    open: AtomicUsize,
 }
 
 impl Api {
-    /// Listens, if the configuration says where.
+    /// Listens; `None`: the configuration names no address.
     pub(crate) fn start(
         config: &ApiConfig,
         remote: Remote<BackendMessage>,
@@ -65,36 +62,29 @@ impl Api {
         let token = read_token(&config.token_file)?;
         let failed = |cause| BackendError::Listen { key: "api.listen", address: listen, cause };
         let listener = TcpListener::bind(listen).map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        let is_ending = Arc::new(AtomicBool::new(false));
-        let shared = Arc::new(Shared {
-            remote,
-            dropped_lines,
-            token,
-            body_max: config.body_max,
-            is_ending: Arc::clone(&is_ending),
-            open: AtomicUsize::new(0),
-        });
-        let connections_max = config.connections_max;
-        let run = move || accept(&listener, &shared, connections_max);
-        let thread = thread::Builder::new().name("api".into()).spawn(run).map_err(failed)?;
-        Ok(Some(Self { address, is_ending, thread: Some(thread) }))
+        let limits = Limits {
+            connections_max: config.connections_max,
+            head_bytes_max: HEAD_BYTES_MAX,
+            body_bytes_max: config.body_max,
+            first_idle: FIRST_IDLE_MAX,
+            idle: IDLE_MAX,
+            transfer: TRANSFER_MAX,
+            handler: HANDLER_MAX,
+        };
+        let shared = Arc::new(Shared { remote, dropped_lines, token });
+        let handler = move || {
+            move |request: Request| {
+                let shared = Arc::clone(&shared);
+                async move { shared.answer(&request).await }
+            }
+        };
+        let settings = Settings { thread: "api", limits, refuse };
+        Server::start(listener, settings, handler, |_| ()).map(|server| Some(Self(server))).map_err(failed)
     }
 
-    /// Where it listens; the real port if port 0 was asked for.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        self.is_ending.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
-        TcpStream::connect_timeout(&self.address, Duration::from_secs(1)).ok();
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+    /// The address where the API listens, with the actual port.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.0.address()
     }
 }
 
@@ -104,92 +94,69 @@ fn read_token(path: &Path) -> Result<Vec<u8>, BackendError> {
         .map_err(|cause| wrong(format!("cannot read {}: {cause}", path.display())))?;
     let token = text.trim().as_bytes().to_vec();
     if token.len() < TOKEN_BYTES_MIN {
-        return Err(wrong(format!("{} has to hold at least {TOKEN_BYTES_MIN} bytes", path.display())));
+        let path = path.display();
+        return Err(wrong(format!("the token in {path} is too short: at least {TOKEN_BYTES_MIN} bytes")));
     }
     Ok(token)
 }
 
-fn accept(listener: &TcpListener, shared: &Arc<Shared>, connections_max: usize) {
-    loop {
-        let accepted = listener.accept();
-        if shared.is_ending.load(Ordering::SeqCst) {
-            return;
+fn refuse(refusal: Refusal) -> Response {
+    let problem = match refusal {
+        Refusal::Busy => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "BUSY",
+            "`api.connections_max` connections are open",
+        ),
+        Refusal::TooSlow => {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "TIMEOUT", "the request did not come in within 10 s")
         }
-        match accepted {
-            Ok((stream, _)) if shared.open.load(Ordering::SeqCst) >= connections_max => {
-                let busy = Answer::error(503, "BUSY", "api.connections_max connections are open");
-                http::write(&stream, &busy, false, SLOW).ok();
-            }
-            Ok((stream, _)) => {
-                shared.open.fetch_add(1, Ordering::SeqCst);
-                let theirs = Arc::clone(shared);
-                let run = move || {
-                    serve(&stream, &theirs);
-                    theirs.open.fetch_sub(1, Ordering::SeqCst);
-                };
-                if let Err(cause) = thread::Builder::new().name("api-connection".into()).spawn(run) {
-                    shared.open.fetch_sub(1, Ordering::SeqCst);
-                    tracing::warn!(%cause, "cannot serve a connection of the server API");
-                }
-            }
-            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-            Err(cause) => {
-                tracing::warn!(%cause, "cannot accept at the server API, trying again shortly");
-                thread::park_timeout(ACCEPT_PAUSE);
-            }
+        Refusal::NoLength => {
+            Problem::new(StatusCode::LENGTH_REQUIRED, "INVALID", "a body needs a `Content-Length`")
         }
-    }
+        Refusal::BodyTooLarge => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE", "the body is over `api.body_max`")
+        }
+    };
+    problem.into_response()
 }
 
-/// Question by question, until one side has had enough.
-fn serve(stream: &TcpStream, shared: &Shared) {
-    let clock = Clock::new();
-    let mut incoming = Incoming::default();
-    // Who has asked nothing yet is nobody yet.
-    let mut limits = Limits { body_max: shared.body_max, idle: SLOW, slow: SLOW };
-    loop {
-        let request = match incoming.read(stream, limits, || clock.read().instant) {
-            Ok(Some(request)) => request,
-            Ok(None) => return,
-            Err(answer) => {
-                http::write(stream, &answer, false, SLOW).ok();
-                return;
-            }
-        };
-        limits.idle = IDLE;
-        let keeps = request.keeps_alive && !shared.is_ending.load(Ordering::SeqCst);
-        let answer = routes::answer(&request, &shared.token, &shared.dropped_lines, |call| ask(shared, call))
-            .to(&request);
-        if answer.status == 401 {
-            let peer = stream.peer_addr().ok();
-            tracing::warn!(?peer, path = request.path, "a question to the server API without its token");
+impl Shared {
+    async fn answer(&self, request: &Request) -> Response {
+        let answered = routes::answer(request, self).await;
+        let response = answered.unwrap_or_else(Problem::into_response);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let (peer, path) = (request.peer, request.path());
+            tracing::warn!(?peer, path, "a request to the server API without its token");
         }
-        if http::write(stream, &answer, keeps, SLOW).is_err() || !keeps {
-            return;
-        }
+        response
     }
-}
 
-/// Asks the backend's loop.
-fn ask(shared: &Shared, call: ApiCall) -> Result<ApiAnswer, Answer> {
-    let (sender, answers) = bounded(1);
-    if shared.remote.try_send(BackendMessage::Api(call, ApiReply::new(sender))).is_err() {
-        return Err(Answer::error(503, "RETRY", "link.mailbox questions wait already"));
+    /// Asks the backend's loop.
+    async fn ask(&self, call: ApiCall) -> Result<ApiAnswer, Problem> {
+        let (sender, answer) = oneshot::channel();
+        // A request that gave up has dropped its end.
+        let reply = ApiReply::new(|answer| _ = sender.send(answer));
+        if self.remote.try_send(BackendMessage::Api(call, reply)).is_err() {
+            let reason = "the backend's mailbox is full (`link.mailbox`)";
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", reason));
+        }
+        let answered = timeout(ANSWER_WITHIN, answer).await;
+        answered.ok().and_then(Result::ok).ok_or_else(|| {
+            let reason = "the backend did not answer in time; the request may still be carried out";
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "RETRY", reason)
+        })
     }
-    answers.recv_timeout(ANSWER_WITHIN).map_err(|_| {
-        Answer::error(504, "RETRY", "the backend did not answer in time; what was asked may yet be done")
-    })
 }
 
 /// The HTTP status of a result.
-const fn status_of(code: Code) -> u16 {
+const fn status_of(code: Code) -> StatusCode {
     match code {
-        Code::Ok | Code::Dup => 200,
-        Code::Invalid => 400,
-        Code::Denied | Code::NotMember => 403,
-        Code::NotFound | Code::Unsupported => 404,
-        Code::Conflict => 409,
-        Code::TooLarge => 413,
-        Code::Retry => 503,
+        Code::Ok | Code::Dup => StatusCode::OK,
+        Code::Invalid => StatusCode::BAD_REQUEST,
+        Code::Denied | Code::NotMember => StatusCode::FORBIDDEN,
+        Code::NotFound | Code::Unsupported => StatusCode::NOT_FOUND,
+        Code::Conflict => StatusCode::CONFLICT,
+        Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::Retry => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -1,12 +1,12 @@
-//! Paths, their questions as JSON, and what is made of the answers.
+//! Paths of the server API: request bodies as JSON, calls of the backend, answers as JSON.
 
-use super::http::{Answer, Request};
-use super::{metrics, requests, status_of};
+use super::problem::Problem;
+use super::{Shared, metrics, requests, status_of};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use moorline_net::log::DroppedLines;
+use moorline_net::http::{Method, Request, Response, StatusCode, has_bearer};
 use moorline_proto::ids::ReadableId;
 use moorline_proto::message::client::{Code, Send, SendAck, send};
 use serde::Deserialize;
@@ -89,78 +89,72 @@ struct KickQuestion {
     device: Option<String>,
 }
 
-/// Answers a request; `ask` asks the backend.
-pub(super) fn answer(
-    request: &Request,
-    token: &[u8],
-    dropped_lines: &DroppedLines,
-    ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>,
-) -> Answer {
-    let method = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
-    let result = match (request.path.as_str(), method) {
-        ("/healthz", "GET") => return Answer::text("text/plain", "ok\n".into()),
-        ("/readyz", "GET") => status(ask).and_then(|status| {
-            if status.takes_writes {
-                Ok(Answer::text("text/plain", "ok\n".into()))
-            } else {
-                Err(Answer::error(503, "RETRY", "the store takes no writes now; the log says why"))
+/// Answers a request.
+pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Response, Problem> {
+    let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+    let (path, is_get, is_post) = (request.path(), method == Method::GET, method == Method::POST);
+    match path {
+        "/healthz" if is_get => Ok(text("text/plain", "ok\n")),
+        "/readyz" if is_get => {
+            if status(shared).await?.takes_writes {
+                return Ok(text("text/plain", "ok\n"));
             }
-        }),
-        ("/metrics", "GET") => status(ask).map(|status| metrics::page(&status, dropped_lines)),
-        ("/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _)
-            if !is_admitted(request, token) =>
-        {
-            Err(Answer::error(
-                401,
-                "UNAUTHORIZED",
-                "needs Authorization: Bearer and the token of api.token_file",
-            ))
+            let reason = "the store takes no writes at present; the log names the cause";
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", reason))
         }
-        ("/v1/status", "GET") => status(ask).map(|status| Answer::json(&status_json(&status))),
-        ("/v1/messages", "POST") => message(request).and_then(ask).map(|answer| stored(&answer)),
-        ("/v1/push", "POST") => push(request).and_then(ask).map(|answer| reached(&answer)),
-        ("/v1/requests", "POST") => asked_for(request)
-            .and_then(|(call, method)| Ok((ask(call)?, method)))
-            .map(|(answer, method)| answered(&answer, method.as_deref())),
-        ("/v1/kick", "POST") => kick(request).and_then(ask).map(|answer| reached(&answer)),
-        ("/healthz" | "/readyz" | "/metrics" | "/v1/status", _) => Err(Answer::not_allowed("GET, HEAD")),
-        ("/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick", _) => Err(Answer::not_allowed("POST")),
-        _ => Err(Answer::error(404, "NOT_FOUND", "there is no such path; see docs/server-api.md")),
-    };
-    result.unwrap_or_else(|error| error)
+        "/metrics" if is_get => {
+            Ok(text(metrics::CONTENT_TYPE, metrics::page(&status(shared).await?, &shared.dropped_lines)))
+        }
+        "/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick"
+            if !has_bearer(request, &shared.token) =>
+        {
+            let reason = "needs `Authorization: Bearer` and the token of `api.token_file`";
+            Err(Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", reason))
+        }
+        "/v1/status" if is_get => Ok(json_of(&status_json(&status(shared).await?))),
+        "/v1/messages" if is_post => stored(&shared.ask(message(request)?).await?),
+        "/v1/push" if is_post => reached(&shared.ask(push(request)?).await?),
+        "/v1/requests" if is_post => {
+            let (call, method) = asked_for(request)?;
+            answered(&shared.ask(call).await?, method.as_deref())
+        }
+        "/v1/kick" if is_post => reached(&shared.ask(kick(request)?).await?),
+        "/healthz" | "/readyz" | "/metrics" | "/v1/status" => Err(Problem::not_allowed("GET, HEAD")),
+        "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick" => Err(Problem::not_allowed("POST")),
+        _ => Err(Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no such path; see docs/server-api.md")),
+    }
 }
 
-/// In a time that says nothing of how much was right.
-fn is_admitted(request: &Request, token: &[u8]) -> bool {
-    let given = request.authorization.as_deref().and_then(|value| value.split_at_checked(7));
-    let given = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer ")).map(|(_, given)| given);
-    let Some(given) = given.filter(|given| given.len() == token.len()) else { return false };
-    given.iter().zip(token).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+fn text(content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    Response::new(StatusCode::OK, content_type, body)
 }
 
-fn parse<T: DeserializeOwned>(request: &Request) -> Result<T, Answer> {
-    let wrong = |reason: &str| Answer::error(400, "INVALID", reason);
+fn json_of(value: &serde_json::Value) -> Response {
+    text("application/json", value.to_string())
+}
+
+fn parse<T: DeserializeOwned>(request: &Request) -> Result<T, Problem> {
     // A struct would be read from an array, too.
     if request.body.trim_ascii_start().first() != Some(&b'{') {
-        return Err(wrong("the body is no JSON object"));
+        return Err(Problem::invalid("the body is not a JSON object"));
     }
-    serde_json::from_slice(&request.body).map_err(|error| wrong(&error.to_string()))
+    serde_json::from_slice(&request.body).map_err(|error| Problem::invalid(error.to_string()))
 }
 
-fn decoded(content: Content) -> Result<Bytes, Answer> {
+fn decoded(content: Content) -> Result<Bytes, Problem> {
     match content {
         Content { text: Some(text), payload: None } => Ok(text.into()),
         Content { text: None, payload: Some(payload) } => base64_of(&payload),
-        _ => Err(Answer::error(400, "INVALID", "exactly one of text and payload is needed")),
+        _ => Err(Problem::invalid("exactly one of text and payload is needed")),
     }
 }
 
-fn base64_of(text: &str) -> Result<Bytes, Answer> {
+fn base64_of(text: &str) -> Result<Bytes, Problem> {
     let decoded = BASE64.decode(text);
-    decoded.map(Bytes::from).map_err(|error| Answer::error(400, "INVALID", &format!("payload: {error}")))
+    decoded.map(Bytes::from).map_err(|error| Problem::invalid(format!("payload: {error}")))
 }
 
-fn message(request: &Request) -> Result<ApiCall, Answer> {
+fn message(request: &Request) -> Result<ApiCall, Problem> {
     let MessageQuestion { from, to, r#type, text, payload, key } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
     let key = match key {
@@ -170,25 +164,26 @@ fn message(request: &Request) -> Result<ApiCall, Answer> {
     let target = match (to.user, to.conversation) {
         (Some(uid), None) => send::Target::User(uid),
         (None, Some(id)) => send::Target::Conversation(id),
-        _ => return Err(Answer::error(400, "INVALID", "to has exactly one of user and conversation")),
+        _ => return Err(Problem::invalid("to has exactly one of user and conversation")),
     };
     Ok(ApiCall::Send { from, send: Send { key, target: Some(target), r#type, payload } })
 }
 
-fn fresh_key() -> Result<Bytes, Answer> {
+fn fresh_key() -> Result<Bytes, Problem> {
     let mut key = [0; 16];
-    getrandom::fill(&mut key).map_err(|error| Answer::error(503, "RETRY", &error.to_string()))?;
+    getrandom::fill(&mut key)
+        .map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", error.to_string()))?;
     Ok(Bytes::copy_from_slice(&key))
 }
 
-fn key_of(text: &str) -> Result<[u8; 16], Answer> {
-    let wrong = || Answer::error(400, "INVALID", "a key is 32 hexadecimal digits");
+fn key_of(text: &str) -> Result<[u8; 16], Problem> {
+    let wrong = || Problem::invalid("a key is 32 hexadecimal digits");
     let is_hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let key = u128::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or_else(wrong)?;
     Ok(key.to_be_bytes())
 }
 
-fn push(request: &Request) -> Result<ApiCall, Answer> {
+fn push(request: &Request) -> Result<ApiCall, Problem> {
     let PushQuestion { to, r#type: kind, text, payload } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
     let PushTarget { inboxes, users, devices, room, everyone } = to;
@@ -204,13 +199,13 @@ fn push(request: &Request) -> Result<ApiCall, Answer> {
     .flatten();
     let (Some(to), None) = (named.next(), named.next()) else {
         let reason = "to has exactly one of inboxes, users, devices, room, and everyone, which is true";
-        return Err(Answer::error(400, "INVALID", reason));
+        return Err(Problem::invalid(reason));
     };
     Ok(ApiCall::Push { to, kind, payload })
 }
 
 /// With the name of the method if the answer is to be JSON.
-fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Answer> {
+fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Problem> {
     let RequestQuestion { user, method, request, payload } = parse(request)?;
     let answered_as = request.is_some().then(|| method.clone());
     let payload = match (request, payload) {
@@ -218,58 +213,58 @@ fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Answer> {
             let encoded = requests::encode(&method, &request);
             let encoded = encoded.ok_or_else(|| {
                 let reason = format!("no method {method:?}; they are those of docs/protocol.md, section 11");
-                Answer::error(404, "UNSUPPORTED", &reason)
+                Problem::new(StatusCode::NOT_FOUND, "UNSUPPORTED", reason)
             })?;
-            encoded.map_err(|error| Answer::error(400, "INVALID", &error))?
+            encoded.map_err(|error| Problem::invalid(error))?
         }
         (None, payload) => base64_of(&payload.unwrap_or_default())?,
         (Some(_), Some(_)) => {
-            return Err(Answer::error(400, "INVALID", "one of request and payload, not both"));
+            return Err(Problem::invalid("one of request and payload, not both"));
         }
     };
     Ok((ApiCall::Request { user, method, payload }, answered_as))
 }
 
-fn kick(request: &Request) -> Result<ApiCall, Answer> {
+fn kick(request: &Request) -> Result<ApiCall, Problem> {
     let KickQuestion { user, device } = parse(request)?;
     Ok(ApiCall::Kick { user, device })
 }
 
-fn refusal(answer: &ApiAnswer) -> Answer {
-    Answer::error(status_of(answer.code), answer.code.as_str_name(), &answer.reason)
+fn refusal(answer: &ApiAnswer) -> Problem {
+    Problem::new(status_of(answer.code), answer.code.as_str_name(), answer.reason.clone())
 }
 
-fn stored(answer: &ApiAnswer) -> Answer {
+fn stored(answer: &ApiAnswer) -> Result<Response, Problem> {
     let ApiBody::Stored(SendAck { message_id, conversation, seq, time_ms, .. }) = &answer.body else {
-        return refusal(answer);
+        return Err(refusal(answer));
     };
-    Answer::json(&json!({
+    Ok(json_of(&json!({
         "message_id": message_id.to_string(),
         "readable_id": ReadableId::new(*message_id, conversation).to_string(),
         "conversation": conversation,
         "seq": seq,
         "time_ms": time_ms,
         "is_repeat": answer.code == Code::Dup,
-    }))
+    })))
 }
 
-fn reached(answer: &ApiAnswer) -> Answer {
+fn reached(answer: &ApiAnswer) -> Result<Response, Problem> {
     match &answer.body {
-        ApiBody::Reached(count) => Answer::json(&json!({ "reached": count })),
-        _ => refusal(answer),
+        ApiBody::Reached(count) => Ok(json_of(&json!({ "reached": count }))),
+        _ => Err(refusal(answer)),
     }
 }
 
-fn answered(answer: &ApiAnswer, method: Option<&str>) -> Answer {
-    let ApiBody::Payload(payload) = &answer.body else { return refusal(answer) };
-    match method {
-        Some(method) => Answer::json(&json!({ "response": requests::decode(method, payload) })),
-        None => Answer::json(&json!({ "payload": BASE64.encode(payload) })),
-    }
+fn answered(answer: &ApiAnswer, method: Option<&str>) -> Result<Response, Problem> {
+    let ApiBody::Payload(payload) = &answer.body else { return Err(refusal(answer)) };
+    Ok(match method {
+        Some(method) => json_of(&json!({ "response": requests::decode(method, payload) })),
+        None => json_of(&json!({ "payload": BASE64.encode(payload) })),
+    })
 }
 
-fn status(ask: impl FnOnce(ApiCall) -> Result<ApiAnswer, Answer>) -> Result<Status, Answer> {
-    let answer = ask(ApiCall::Status)?;
+async fn status(shared: &Shared) -> Result<Status, Problem> {
+    let answer = shared.ask(ApiCall::Status).await?;
     match answer.body {
         ApiBody::Status(status) => Ok(status),
         _ => Err(refusal(&answer)),

@@ -12,12 +12,12 @@ use super::waiting::Waiter;
 use super::{Im, Output, WebhookStatus, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
-use crossbeam_channel::Sender;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
 use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::fmt;
 
 /// The device that whatever is done by the API, or imported, comes from. No user has so many, so all of them are told.
 pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
@@ -172,19 +172,24 @@ pub struct Status {
     pub webhooks: Vec<WebhookStatus>,
 }
 
-/// Where the answer goes; whoever gives up drops the other end.
-#[derive(Debug)]
-pub struct ApiReply(Sender<ApiAnswer>);
+/// Takes the one answer to a call. Dropping it without an answer tells the caller that none will come.
+pub struct ApiReply(Box<dyn FnOnce(ApiAnswer) + std::marker::Send>);
+
+impl fmt::Debug for ApiReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiReply")
+    }
+}
 
 impl ApiReply {
-    /// One answer will come.
-    pub fn new(to: Sender<ApiAnswer>) -> Self {
-        Self(to)
+    /// `give` takes the answer, in the backend's loop: it must not wait.
+    pub fn new(give: impl FnOnce(ApiAnswer) + std::marker::Send + 'static) -> Self {
+        Self(Box::new(give))
     }
 
     /// Gives the answer to the caller, who may have left.
     pub(super) fn give(self, answer: ApiAnswer) {
-        self.0.try_send(answer).ok();
+        (self.0)(answer);
     }
 }
 

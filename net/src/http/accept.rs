@@ -1,0 +1,163 @@
+//! The accept loop of a server: slots, eviction, pauses and the end.
+
+use super::connection::{Shared, Watch, refuse, serve};
+use super::socket::Socket;
+use super::{Event, Order, Refusal, Request, Response, Settings};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::Receiver;
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Sleep, sleep, timeout};
+
+/// Pause after the system refused a descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that are being told that there is no room; further ones are closed at once.
+const REFUSALS_MAX: usize = 16;
+/// Longest wait for running requests when the server stops.
+const STOP_MAX: Duration = Duration::from_secs(2);
+
+/// An open connection.
+struct Open {
+    task: AbortHandle,
+    watch: Rc<Watch>,
+}
+
+/// Input of the loop.
+enum Input {
+    Order(Option<Order>),
+    Accepted(io::Result<TcpStream>),
+    /// A task ended: a connection, or a refusal.
+    Ended(Result<(Id, ()), JoinError>),
+    /// The pause after a failed accept is over.
+    Continue,
+}
+
+/// State of the loop.
+pub(super) struct Accepting<F, E> {
+    listener: TcpListener,
+    orders: Receiver<Order>,
+    shared: Rc<Shared<F, E>>,
+    tasks: JoinSet<()>,
+    open: Vec<Open>,
+    is_paused: bool,
+    /// Set after the system refused a descriptor.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Failed accepts since the start.
+    failures: u64,
+}
+
+impl<F, A, E> Accepting<F, E>
+where
+    F: Fn(Request) -> A + 'static,
+    A: Future<Output = Response> + 'static,
+    E: Fn(Event) + 'static,
+{
+    pub(super) fn new(
+        listener: TcpListener,
+        settings: Settings,
+        handler: F,
+        on_event: E,
+        orders: Receiver<Order>,
+    ) -> Self {
+        Self {
+            listener,
+            orders,
+            shared: Rc::new(Shared { settings, handler, on_event }),
+            tasks: JoinSet::new(),
+            open: Vec::new(),
+            is_paused: false,
+            pause: None,
+            failures: 0,
+        }
+    }
+
+    /// Runs until the owner stops the server.
+    pub(super) async fn run(mut self) {
+        loop {
+            match poll_fn(|cx| self.poll_input(cx)).await {
+                Input::Order(Some(Order::Pause)) => {
+                    self.is_paused = true;
+                    self.close_idle();
+                }
+                Input::Order(Some(Order::Resume)) => self.is_paused = false,
+                Input::Order(Some(Order::Stop) | None) => break,
+                Input::Accepted(Ok(stream)) => self.admit(Socket::new(stream)),
+                Input::Accepted(Err(error)) => self.handle_accept_failure(&error),
+                Input::Ended(ended) => {
+                    let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                    self.open.retain(|open| open.task.id() != id);
+                }
+                Input::Continue => self.pause = None,
+            }
+        }
+        self.close_idle();
+        self.open.iter().filter(|open| open.watch.is_unasked()).for_each(|open| open.task.abort());
+        let Self { listener, mut tasks, .. } = self;
+        drop(listener);
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        timeout(STOP_MAX, ended).await.ok();
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        if let Poll::Ready(order) = self.orders.poll_recv(cx) {
+            return Poll::Ready(Input::Order(order));
+        }
+        if let Poll::Ready(Some(ended)) = self.tasks.poll_join_next_with_id(cx) {
+            return Poll::Ready(Input::Ended(ended));
+        }
+        if let Some(pause) = &mut self.pause {
+            return pause.as_mut().poll(cx).map(|()| Input::Continue);
+        }
+        if self.is_paused {
+            return Poll::Pending;
+        }
+        self.listener.poll_accept(cx).map(|accepted| Input::Accepted(accepted.map(|(stream, _)| stream)))
+    }
+
+    /// Gives a connection a slot, if need be that of the connection which has been idle longest.
+    fn admit(&mut self, socket: Socket) {
+        let Settings { limits, refuse: refusal, .. } = self.shared.settings;
+        if self.open.len() >= limits.connections_max && !self.evict() {
+            (self.shared.on_event)(Event::TooMany);
+            if self.tasks.len() < limits.connections_max + REFUSALS_MAX {
+                self.tasks.spawn_local(refuse(socket, refusal(Refusal::Busy)));
+            }
+            return;
+        }
+        let watch = Rc::new(Watch::new(limits));
+        let serving = serve(socket, Rc::clone(&watch), Rc::clone(&self.shared));
+        self.open.push(Open { task: self.tasks.spawn_local(serving), watch });
+    }
+
+    fn evict(&mut self) -> bool {
+        let idle = self.open.iter().enumerate().filter_map(|(at, open)| Some((open.watch.idle_since()?, at)));
+        let Some((_, at)) = idle.min() else { return false };
+        self.open.swap_remove(at).task.abort();
+        (self.shared.on_event)(Event::Evicted);
+        true
+    }
+
+    /// Closes connections between two requests, and the others after their answer.
+    fn close_idle(&self) {
+        for open in &self.open {
+            open.watch.close_after_answer();
+            if open.watch.idle_since().is_some() {
+                open.task.abort();
+            }
+        }
+    }
+
+    fn handle_accept_failure(&mut self, error: &io::Error) {
+        self.failures += 1;
+        if self.failures.is_power_of_two() {
+            let (thread, failures) = (self.shared.settings.thread, self.failures);
+            tracing::warn!(%error, thread, failures, "cannot accept an HTTP connection; trying again in 100 ms");
+        }
+        self.pause = Some(Box::pin(sleep(ACCEPT_PAUSE)));
+    }
+}

@@ -1,0 +1,240 @@
+//! One connection: its phases, their deadlines, and the way from hyper to the handler.
+//!
+//! ```text
+//! Waiting --first byte--> Receiving --body complete--> Handling --answer--> Sending --flushed--> Waiting
+//! ```
+//! Each phase has one deadline ([`Limits`]). A connection is closed at its deadline, after a 408 if its
+//! request was coming in.
+
+use super::socket::{Socket, Watched};
+use super::{Event, HEADERS_MAX, Limits, Refusal, Request, Response, Settings};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, EXPECT, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// Longest wait for the peer's close after the last answer.
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of the smallest buffer that hyper accepts.
+const HEAD_BYTES_MIN: usize = 8 << 10;
+
+/// Phase of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Waits for the first byte of a request.
+    Waiting,
+    /// Head or body come in.
+    Receiving,
+    /// The handler has the request.
+    Handling,
+    /// The answer goes out.
+    Sending,
+    /// Reads until the peer closes.
+    Lingering,
+}
+
+/// Phase and deadline of one connection.
+#[derive(Debug)]
+pub(super) struct Watch {
+    limits: Limits,
+    phase: Cell<Phase>,
+    deadline: Cell<Instant>,
+    /// Begin of the current phase.
+    since: Cell<Instant>,
+    has_answered: Cell<bool>,
+    is_closing: Cell<bool>,
+}
+
+impl Watch {
+    pub(super) fn new(limits: Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            limits,
+            phase: Cell::new(Phase::Waiting),
+            deadline: Cell::new(now + limits.first_idle),
+            since: Cell::new(now),
+            has_answered: Cell::new(false),
+            is_closing: Cell::new(false),
+        }
+    }
+
+    /// Begin of the wait for the next request; `None`: the connection is not between two requests.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (self.has_answered.get() && self.phase.get() == Phase::Waiting).then(|| self.since.get())
+    }
+
+    /// Whether no byte of a request has come in yet.
+    pub(super) fn is_unasked(&self) -> bool {
+        !self.has_answered.get() && self.phase.get() == Phase::Waiting
+    }
+
+    /// Has the connection end after its next answer.
+    pub(super) fn close_after_answer(&self) {
+        self.is_closing.set(true);
+    }
+
+    /// Bytes were read.
+    pub(super) fn handle_received(&self) {
+        if self.phase.get() == Phase::Waiting {
+            self.enter(Phase::Receiving, self.limits.transfer);
+        }
+    }
+
+    /// Everything that was to be written is written.
+    pub(super) fn handle_flushed(&self) {
+        if self.phase.get() == Phase::Sending {
+            self.has_answered.set(true);
+            self.enter(Phase::Waiting, self.limits.idle);
+        }
+    }
+
+    fn enter(&self, phase: Phase, within: Duration) {
+        let now = Instant::now();
+        self.phase.set(phase);
+        self.since.set(now);
+        self.deadline.set(now + within);
+    }
+}
+
+/// Parts of a server that its connections share.
+pub(super) struct Shared<F, E> {
+    pub(super) settings: Settings,
+    pub(super) handler: F,
+    pub(super) on_event: E,
+}
+
+/// Reason why a request gets no answer.
+#[derive(Debug)]
+struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the request ended before it was complete")
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
+/// Serves one connection to its end.
+pub(super) async fn serve<F, A, E>(socket: Socket, watch: Rc<Watch>, shared: Rc<Shared<F, E>>)
+where
+    F: Fn(Request) -> A + 'static,
+    A: Future<Output = Response> + 'static,
+    E: Fn(Event) + 'static,
+{
+    let socket = Rc::new(socket);
+    let peer = socket.peer();
+    let limits = shared.settings.limits;
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (watch, shared) = (Rc::clone(&watch), Rc::clone(&shared));
+        async move {
+            watch.handle_received(); // the head may have come with the request before it
+            let closes = is_old_command_line(&request);
+            let response = answer(request, peer, &watch, &shared).await?;
+            (shared.on_event)(Event::Answered);
+            watch.enter(Phase::Sending, limits.transfer);
+            let mut response = response.into_hyper();
+            if closes || watch.is_closing.get() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<hyper::Response<Full<Bytes>>, Unanswered>(response)
+        }
+    });
+    let watched = Watched { socket: Rc::clone(&socket), watch: Rc::clone(&watch) };
+    let mut http = http1::Builder::new();
+    http.half_close(true)
+        .header_read_timeout(None)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_MIN));
+    let outcome = within_deadline(&watch, http.serve_connection(watched, service)).await;
+    match (outcome, watch.phase.get()) {
+        (Some(Ok(())), _) => {}
+        // hyper has answered what is no HTTP, and dropped what was cut off.
+        (Some(Err(error)), _) => tracing::debug!(%error, ?peer, "an HTTP connection ended"),
+        (None, Phase::Receiving) => {
+            (shared.on_event)(Event::TooSlow);
+            socket.write_at_once(&(shared.settings.refuse)(Refusal::TooSlow).to_wire());
+        }
+        (None, _) if watch.is_unasked() => (shared.on_event)(Event::TooSlow),
+        (None, phase) => tracing::debug!(?phase, ?peer, "an HTTP connection is closed at its deadline"),
+    }
+    watch.enter(Phase::Lingering, LINGER_MAX);
+    socket.end_output();
+    timeout(LINGER_MAX, socket.linger()).await.ok();
+}
+
+/// Answers a connection that finds no room, and closes it.
+pub(super) async fn refuse(socket: Socket, response: Response) {
+    socket.write_at_once(&response.to_wire());
+    socket.end_output();
+    timeout(LINGER_MAX, socket.linger()).await.ok();
+}
+
+/// Drives `future` until it is ready or the watch's deadline, which may move meanwhile; `None`: the
+/// deadline passed.
+async fn within_deadline<T>(watch: &Watch, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    let mut sleep = pin!(sleep_until(watch.deadline.get()));
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        // Only the future moves the deadline, so looking after each of its turns is enough.
+        if sleep.deadline() != watch.deadline.get() {
+            sleep.as_mut().reset(watch.deadline.get());
+        }
+        sleep.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
+/// Reads the body and asks the handler.
+async fn answer<F, A, E>(
+    request: hyper::Request<Incoming>,
+    peer: Option<std::net::SocketAddr>,
+    watch: &Watch,
+    shared: &Shared<F, E>,
+) -> Result<Response, Unanswered>
+where
+    F: Fn(Request) -> A,
+    A: Future<Output = Response>,
+{
+    let Settings { limits, refuse, .. } = shared.settings;
+    let (head, body) = request.into_parts();
+    let refused = |refusal| {
+        // Its body stays unread, so the connection cannot go on.
+        watch.close_after_answer();
+        Ok(refuse(refusal))
+    };
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        return refused(Refusal::NoLength);
+    }
+    if body.size_hint().lower() > limits.body_bytes_max as u64 {
+        return refused(Refusal::BodyTooLarge);
+    }
+    let body = match Limited::new(body, limits.body_bytes_max).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return refused(Refusal::BodyTooLarge),
+        Err(_) => return Err(Unanswered),
+    };
+    watch.enter(Phase::Handling, limits.handler);
+    let request = Request { method: head.method, headers: head.headers, body, peer, uri: head.uri };
+    Ok((shared.handler)(request).await)
+}
+
+/// Whether a request comes from the command line of Moorline 0.1, which reads until the server closes:
+/// its request has no header but `host` and those of an order. Goes with the headers of an order.
+fn is_old_command_line(request: &hyper::Request<Incoming>) -> bool {
+    let headers = request.headers();
+    [CONNECTION, USER_AGENT, EXPECT].iter().all(|name| !headers.contains_key(name))
+}
