@@ -14,6 +14,7 @@
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
+//! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
 
 #[cfg(feature = "server")]
@@ -31,6 +32,8 @@ pub mod mailbox;
 pub mod pause_word;
 #[cfg(feature = "client")]
 pub mod read_block;
+#[cfg(feature = "server")]
+pub mod settings;
 #[cfg(feature = "client")]
 pub mod stream;
 pub mod wake_flag;
