@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 fn moorline(line: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
     let inherited = std::env::vars_os().map(|(name, _)| name);
-    for name in inherited.filter(|name| name.to_string_lossy().starts_with("MOORLINE__")) {
+    for name in inherited.filter(|name| name.to_string_lossy().starts_with("MOORLINE_")) {
         command.env_remove(name);
     }
     command.args(line.split_whitespace()).stdin(Stdio::null());
@@ -55,7 +55,7 @@ fn wrong_settings_are_code_two_and_nothing_on_stdout() {
     for command in ["run", "check", "config effective"] {
         let (code, out, err) = output(&format!("{command} -c {path}"));
         assert_eq!((code, out.as_str()), (Some(2), ""), "{command}: {err}");
-        assert!(err.contains(&format!("{path}:3: unknown key \"adress\"")), "{command}: {err}");
+        assert!(err.contains(&format!("{path}:3: unknown key `adress`")), "{command}: {err}");
     }
     let (code, _, err) = output("run");
     assert!(code == Some(2) && err.contains("auth.key_file") && err.contains("moorline dev"), "{err}");
@@ -82,6 +82,36 @@ fn a_variable_is_a_setting() {
     let printed = command.env("MOORLINE__DRAIN__GRACE", "7s").output().expect("starts").stdout;
     let printed = String::from_utf8(printed).expect("text");
     assert!(printed.contains("grace = \"7s\" # environment variable MOORLINE__DRAIN__GRACE\n"), "{printed}");
+}
+
+#[test]
+fn a_backend_checks_and_prints_its_settings() {
+    let (code, printed, _) = output("backend config default");
+    assert_eq!(code, Some(0));
+    let file = TempFile::new("backend.toml", &format!("{printed}[im.services.desk]\nurl = \"http://a/\"\n"));
+    let path = file.0.display();
+    let (code, out, err) = output(&format!("backend check -c {path}"));
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), &*format!("{path}: valid\n"), ""));
+    let mut command = moorline(&format!("backend config effective -c {path} --set im.outstanding=7"));
+    let printed = command.env("MOORLINE_BACKEND__LINK__LEASE", "1m").output().expect("starts").stdout;
+    let printed = String::from_utf8(printed).expect("text");
+    for line in [
+        "lease = \"60s\" # environment variable MOORLINE_BACKEND__LINK__LEASE\n",
+        "outstanding = 7 # --set im.outstanding\n",
+        "[im.services.desk]\nurl = \"http://a/\" # ",
+        "batch_max = 64 # default\n",
+    ] {
+        assert!(printed.contains(line), "{printed}");
+    }
+    let wrong =
+        TempFile::new("wrong.toml", "listen = \"8.8.8.8:1\"\n[im]\nfoldr = \"x\"\npayload_max = \"2MiB\"\n");
+    let (code, out, err) = output(&format!("backend check -c {}", wrong.0.display()));
+    assert_eq!((code, out.as_str(), err.lines().count()), (Some(2), "", 3), "every fault at once: {err}");
+    assert!(
+        err.contains("wrong.toml:1: listen: ") && err.contains("wrong.toml:4: im.payload_max: "),
+        "{err}"
+    );
+    assert!(err.contains("wrong.toml:3: unknown key `foldr` in [im]; did you mean `folder`?"), "{err}");
 }
 
 #[test]

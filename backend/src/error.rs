@@ -37,9 +37,9 @@ pub enum BackendError {
         /// Error of the system.
         cause: io::Error,
     },
-    /// The configuration is not valid TOML, or has an unknown key or a value of the wrong kind.
-    #[error("in the backend's configuration: {0}")]
-    ParseConfig(#[from] toml::de::Error),
+    /// Settings are not valid.
+    #[error(transparent)]
+    Settings(#[from] moorline_net::settings::SettingsError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] crate::im::store::DiskError),

@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use moorline_backend::BackendConfig;
+use moorline_backend::config::SCHEMA;
 use moorline_proto::link::{BODY_BYTES_MAX, HEADER_BYTES, Kind, encode};
 use moorline_proto::message::backend::LinkHello;
 use std::fmt::Write;
@@ -49,6 +50,18 @@ fn every_setting_has_its_row_and_default() {
         let row = documented.iter().find(|row| row[0] == key).unwrap_or_else(|| panic!("{key} has no row"));
         assert_eq!(row[1].trim_matches('`'), value, "{key}");
     }
+}
+
+#[test]
+fn the_reference_page_has_the_tables_of_this_program() {
+    let page = include_str!("../../docs/configuration.md");
+    let tables = page.split("\n## Settings of the backend\n").nth(1).expect("the page has the tables");
+    let tables = tables.split("\n## ").next().expect("a section").trim();
+    assert_eq!(
+        tables,
+        SCHEMA.reference_markdown().trim(),
+        "paste the output of `moorline backend config doc`"
+    );
 }
 
 #[test]

@@ -23,8 +23,8 @@ const END_WITHIN: Duration = Duration::from_secs(4);
 const LOOK: Duration = Duration::from_millis(50);
 /// Readiness lines that wait to be looked at: one for each process of a series.
 const LINES_MAX: usize = 16;
-/// Prefix of the environment variables that set a gateway.
-const ENV_PREFIX: &str = "MOORLINE__";
+/// Prefixes of the environment variables that set a gateway or a backend.
+const ENV_PREFIXES: [&str; 2] = ["MOORLINE__", "MOORLINE_BACKEND__"];
 /// Word of a readiness line after the program's name.
 const READY: &str = " ready ";
 
@@ -220,7 +220,7 @@ impl Drop for Server {
 /// Settings of the user's own gateway are not the demo's.
 fn forget_settings(command: &mut Command) {
     for (variable, _) in std::env::vars_os() {
-        if variable.to_string_lossy().starts_with(ENV_PREFIX) {
+        if ENV_PREFIXES.iter().any(|prefix| variable.to_string_lossy().starts_with(prefix)) {
             command.env_remove(variable);
         }
     }

@@ -1,4 +1,7 @@
 //! Numbers as people write them: "1m" connections, "20k/s", "500ms", and back.
+//!
+//! The grammar is that of the settings of all programs, and the code is not: an instrument must not share bugs with what
+//! it measures. `net/vectors/units.tsv` lists texts and what they mean; both are held to it.
 
 use std::time::Duration;
 
@@ -27,11 +30,9 @@ pub fn parse_number(text: &str) -> Result<f64, String> {
     parse_scaled(text)
 }
 
-/// Reads "256B", "64KiB" or "1.5MiB"; `None`: it has no such unit.
+/// Reads "256B", "64KiB" or "1.5MiB"; `None`: the text is not a size.
 pub fn parse_bytes(text: &str) -> Option<f64> {
-    let scales = [("KiB", 1_024.0), ("MiB", 1_048_576.0), ("GiB", 1_073_741_824.0), ("B", 1.0)];
-    let (number, scale) = scales.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
-    number.trim().parse::<f64>().ok().map(|number| number * scale)
+    scaled(text, &[("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)]).map(|bytes| bytes as f64)
 }
 
 /// Reads "30%" or "0.3" as a part from 0 to 1.
@@ -44,24 +45,43 @@ pub fn parse_part(text: &str) -> Result<f64, String> {
     part.ok_or_else(|| format!("{text:?} is no part of a whole: write 30% or 0.3"))
 }
 
-/// Reads "500us", "500ms", "10s", "2m" or "1h".
+/// Reads "500us", "1.5ms", "10s", "2m", "1h" or "7d".
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let nanos = scaled(
+        text,
+        &[
+            ("ns", 1),
+            ("us", 1_000),
+            ("ms", 1_000_000),
+            ("s", 1_000_000_000),
+            ("m", 60_000_000_000),
+            ("h", 3_600_000_000_000),
+            ("d", 86_400_000_000_000),
+        ],
+    );
     let refuse = || format!("{text:?} is not a time: write it with its unit, such as 500ms, 10s or 2m");
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(refuse)?;
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| refuse())?;
-    let seconds = match unit {
-        "us" => number / 1e6,
-        "ms" => number / 1e3,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3_600.0,
-        _ => return Err(refuse()),
-    };
-    if !(0.0..=1e6).contains(&seconds) {
-        return Err(refuse());
+    nanos.map(Duration::from_nanos).ok_or_else(refuse)
+}
+
+/// Digits of a number with a unit, before and after the point together: more do not fit into 64 bits anyway.
+const DIGITS_MAX: usize = 30;
+
+/// Multiplies a decimal number by its unit, which follows, perhaps behind spaces. `None`: no such unit, or not a whole
+/// number of the smallest unit.
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| c != '.' && !c.is_ascii_digit())?);
+    let factor =
+        units.iter().find_map(|(name, factor)| (*name == unit.trim_start_matches(' ')).then_some(*factor))?;
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+    let is_number = !whole.is_empty() && !fraction.is_empty() && !fraction.contains('.');
+    let digits = format!("{whole}{fraction}");
+    if !is_number || digits.len() > DIGITS_MAX {
+        return None;
     }
-    Ok(Duration::from_secs_f64(seconds))
+    let parts = digits.parse::<u128>().ok()?.checked_mul(factor.into())?;
+    let per_unit = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
+    let value = parts.is_multiple_of(per_unit).then_some(parts / per_unit)?;
+    u64::try_from(value).ok()
 }
 
 fn parse_scaled(text: &str) -> Result<f64, String> {
@@ -71,12 +91,9 @@ fn parse_scaled(text: &str) -> Result<f64, String> {
         Some(number) => (number, 1e6),
         None => (lower.as_str(), 1.0),
     };
-    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a number"))?;
-    if value.is_finite() && value >= 0.0 {
-        Ok(value * scale)
-    } else {
-        Err(format!("{text:?} is not a number"))
-    }
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let value = number.parse::<f64>().ok().filter(|_| is_plain);
+    value.map(|value| value * scale).ok_or_else(|| format!("{text:?} is not a number"))
 }
 
 /// 1234567 as "1,234,567".
@@ -126,6 +143,23 @@ pub fn three_digits(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Shared with the settings of the programs.
+    const VECTORS: &str = include_str!("../../net/vectors/units.tsv");
+
+    #[test]
+    fn texts_mean_what_they_mean_in_settings() {
+        for line in VECTORS.lines().filter(|line| !line.starts_with('#')) {
+            let [kind, text, value] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("{line:?}") };
+            let read = match kind {
+                "duration" => parse_duration(text).map(|it| it.as_nanos().to_string()).ok(),
+                "size" => parse_bytes(text).map(|it| it.to_string()),
+                "rate" => parse_rate(text).map(|it| it.to_string()).ok(),
+                _ => panic!("{line:?} has no kind"),
+            };
+            assert_eq!(read.as_deref().unwrap_or("-"), value, "{line:?}");
+        }
+    }
 
     #[test]
     fn people_write_numbers_like_this() {

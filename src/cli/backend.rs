@@ -1,15 +1,18 @@
 //! `moorline backend`: the reference backend in this process.
 
+use super::settings::{say_valid, variables, warn};
 use super::{Failure, logging, say};
 use crate::config::LogFormat;
 use crate::sys::clock;
 use clap::{Args, Subcommand};
+use moorline_backend::config::SCHEMA;
+use moorline_backend::tokens::Tokens;
 use moorline_backend::{BackendConfig, BackendError, import};
 use moorline_net::log::LogWriter;
+use moorline_net::settings::Loaded;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use toml::{Table, Value};
 
 #[derive(Debug, Args)]
 pub(super) struct BackendArgs {
@@ -18,7 +21,7 @@ pub(super) struct BackendArgs {
     /// Settings file in TOML; without it the defaults apply
     #[arg(short = 'c', long = "config", value_name = "FILE", global = true)]
     file: Option<PathBuf>,
-    /// Override one setting, as often as needed; beats the file
+    /// Override one setting, as often as needed; beats MOORLINE_BACKEND__SECTION__KEY, which beats the file
     #[arg(long = "set", value_name = "[SECTION.]KEY=VALUE", global = true)]
     sets: Vec<String>,
     /// End when standard input ends: for a parent that holds its other end, and may be killed
@@ -31,6 +34,13 @@ pub(super) struct BackendArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Validate settings and the list of tokens; 0: valid, 2: what is wrong, where, and what is expected
+    Check,
+    /// Print settings
+    Config {
+        #[command(subcommand)]
+        what: Printed,
+    },
     /// Put an export of conversations into im.folder, which no backend may have open
     Import {
         /// JSON lines, as docs/im.md says; - is standard input
@@ -60,6 +70,16 @@ enum Action {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Printed {
+    /// A settings file that holds every key with its default and meaning
+    Default,
+    /// The values in force, each with where it came from
+    Effective,
+    /// The reference tables, in Markdown
+    Doc,
+}
+
 fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
     let start = clock::now();
     let progress = |lines: u64| tracing::info!(lines, "on the way");
@@ -72,6 +92,7 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
             let opened = std::fs::File::open(export).map_err(failed)?;
             import::import(config, std::io::BufReader::new(opened), progress)
         }
+        Action::Check | Action::Config { .. } => return Ok(()), // done without a store
         Action::Seed { users, groups, members, messages, payload, seed } => {
             let (users, groups, members, messages) = (*users, *groups, *members, *messages);
             let wanted = import::Seed { users, groups, members, messages, payload: *payload, seed: *seed };
@@ -87,6 +108,11 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
 }
 
 pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
+    match &args.action {
+        Some(Action::Check) => return check(args),
+        Some(Action::Config { what }) => return print(args, what),
+        Some(Action::Import { .. } | Action::Seed { .. }) | None => {}
+    }
     let config = load(args)?;
     let log = logging::start(&args.log_level, LogFormat::Text)?;
     let outcome = run_logged(args, &config, &log);
@@ -95,11 +121,6 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
 }
 
 fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Result<(), Failure> {
-    let variables = std::env::vars_os().map(|(name, _)| name);
-    let names: Vec<_> = variables.filter(|name| name.as_encoded_bytes().starts_with(b"MOORLINE__")).collect();
-    if !names.is_empty() {
-        tracing::warn!(?names, "variables set the gateway only: a backend has a file and --set");
-    }
     if let Some(action) = &args.action {
         return act(action, config);
     }
@@ -128,68 +149,42 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         moorline_net::log::announce(line);
     };
     moorline_backend::run(config, &log.dropped(), ready, &stop).map_err(|error| match error {
-        BackendError::InvalidConfig { .. } | BackendError::ReadConfig { .. } => Failure::usage(error),
+        BackendError::Settings(_) | BackendError::InvalidConfig { .. } | BackendError::ReadConfig { .. } => {
+            Failure::usage(error)
+        }
         other => Failure::failed(other),
     })
 }
 
-/// The settings that a backend with this file and these flags has.
+/// Returns the settings that a backend with this file and these flags has.
 pub(super) fn settings(file: Option<PathBuf>, sets: Vec<String>) -> Result<BackendConfig, Failure> {
     load(&BackendArgs { action: None, file, sets, until_eof: false, log_level: String::new() })
 }
 
-/// The file alone first, so that its mistakes are reported with their lines; then each flag.
 pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
-    let mut table = Table::new();
-    if let Some(path) = &args.file {
-        let named =
-            |error: &dyn ToString| Failure::Usage(format!("{}: {}", path.display(), error.to_string()));
-        let text = std::fs::read_to_string(path).map_err(|error| named(&error))?;
-        BackendConfig::read(&text).map_err(|error| named(&error))?;
-        table = toml::from_str(&text).map_err(|error| named(&error))?;
-    }
-    let mut config = BackendConfig::default();
-    if !table.is_empty() {
-        config = parse(&table)?;
-    }
-    for set in &args.sets {
-        let refused = |problem: String| Failure::Usage(format!("--set {set}: {problem}"));
-        insert(&mut table, set).map_err(refused)?;
-        config = parse(&table).map_err(|failure| match failure {
-            Failure::Usage(problem) => refused(problem),
-            other => other,
-        })?;
-    }
-    // All of them together: one may need another.
-    config.validate().map_err(|error| {
-        let BackendError::InvalidConfig { key, .. } = &error else { return Failure::usage(error) };
-        let named = args.sets.iter().rev().find(|set| set.trim_start().starts_with(key));
-        Failure::Usage(named.map_or_else(|| error.to_string(), |set| format!("--set {set}: {error}")))
-    })?;
-    Ok(config)
+    load_with_origins(args).map(|loaded| loaded.config)
 }
 
-fn parse(table: &Table) -> Result<BackendConfig, Failure> {
-    let text = toml::to_string(table).map_err(Failure::usage)?;
-    BackendConfig::read(&text).map_err(Failure::usage)
+fn load_with_origins(args: &BackendArgs) -> Result<Loaded<BackendConfig>, Failure> {
+    let loaded = BackendConfig::load(args.file.as_deref(), &args.sets, variables());
+    let loaded = loaded.map_err(Failure::usage)?;
+    warn(&loaded.warnings);
+    Ok(loaded)
 }
 
-fn insert(table: &mut Table, set: &str) -> Result<(), String> {
-    let (path, text) = set.split_once('=').ok_or("expected key=value or section.key=value")?;
-    let value = literal(text.trim());
-    let (sections, name) = path.trim().rsplit_once('.').unwrap_or(("", path.trim()));
-    let mut place = table;
-    for section in sections.split('.').filter(|section| !section.is_empty()) {
-        let slot = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
-        place = slot.as_table_mut().ok_or_else(|| format!("{section} is no section"))?;
+/// Validates settings, and reads the list of tokens that they name.
+fn check(args: &BackendArgs) -> Result<(), Failure> {
+    let config = load(args)?;
+    if !config.tokens_file.as_os_str().is_empty() {
+        Tokens::load(&config.tokens_file).map_err(Failure::usage)?;
     }
-    place.insert(name.to_owned(), value);
-    Ok(())
+    say_valid(args.file.as_deref())
 }
 
-/// A TOML value as it stands, else text: `--set listen=127.0.0.1:0` needs no quotes.
-fn literal(text: &str) -> Value {
-    let table: Option<Table> = toml::from_str(&format!("value = {text}")).ok();
-    let value = table.and_then(|mut table| table.remove("value").filter(|_| table.is_empty()));
-    value.unwrap_or_else(|| Value::String(text.to_owned()))
+fn print(args: &BackendArgs, what: &Printed) -> Result<(), Failure> {
+    match what {
+        Printed::Default => say(&SCHEMA.default_toml()),
+        Printed::Effective => say(&SCHEMA.effective_toml(&load_with_origins(args)?)),
+        Printed::Doc => say(&SCHEMA.reference_markdown()),
+    }
 }

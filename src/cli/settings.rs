@@ -2,9 +2,9 @@
 
 use super::{Failure, note, say};
 use crate::auth;
-use crate::config::{Config, KEYS, Loaded, default_toml, effective_toml, reference_markdown};
+use crate::config::{Config, Loaded, SCHEMA};
 use clap::{Args, Subcommand};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Sources of the gateway's settings.
 #[derive(Clone, Debug, Args)]
@@ -40,27 +40,41 @@ impl SettingsArgs {
     }
 
     pub(super) fn load(&self) -> Result<Loaded<Config>, Failure> {
-        // Names and values that are no Unicode are none of ours.
-        let env = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load_with_origins(self.file.as_deref(), &self.sets, env).map_err(Failure::usage)
+        let loaded = Config::load_with_origins(self.file.as_deref(), &self.sets, variables());
+        let loaded = loaded.map_err(Failure::usage)?;
+        warn(&loaded.warnings);
+        Ok(loaded)
     }
+}
+
+/// Returns the environment. Names and values that are not Unicode belong to other programs.
+pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Writes warnings to standard error.
+pub(super) fn warn(warnings: &[String]) {
+    warnings.iter().for_each(|warning| note(&format!("warning: {warning}")));
+}
+
+/// Says that settings are valid.
+pub(super) fn say_valid(file: Option<&Path>) -> Result<(), Failure> {
+    let name = file.map_or_else(|| "settings".to_owned(), |file| file.display().to_string());
+    say(&format!("{name}: valid\n"))
 }
 
 pub(super) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     let config = args.load()?.config;
     auth::judge(&config.auth).map_err(Failure::usage)?;
-    for warning in config.warnings() {
-        note(&format!("warning: {warning}"));
-    }
-    let name = args.file.as_ref().map_or_else(|| "settings".to_owned(), |file| file.display().to_string());
-    say(&format!("{name}: valid\n"))
+    warn(&config.warnings());
+    say_valid(args.file.as_deref())
 }
 
 pub(super) fn print(what: &Printed) -> Result<(), Failure> {
     match what {
-        Printed::Default => say(&default_toml(KEYS)),
-        Printed::Effective(args) => say(&effective_toml(KEYS, &args.load()?)),
-        Printed::Doc => say(&reference_markdown(KEYS)),
+        Printed::Default => say(&SCHEMA.default_toml()),
+        Printed::Effective(args) => say(&SCHEMA.effective_toml(&args.load()?)),
+        Printed::Doc => say(&SCHEMA.reference_markdown()),
     }
 }

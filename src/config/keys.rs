@@ -3,84 +3,23 @@
 //! Everything printed about settings comes from here, and the defaults too. A row without a field in
 //! the structs, or a field without a row, fails when the defaults are first built.
 
-use super::load::Retired;
-use std::fmt;
+use moorline_net::settings::{Key, Kind, Renamed, Retired, Schema, key};
 
+/// Variables with this prefix are settings: `MOORLINE__LISTENER__ADDRESS`.
+pub const ENV_PREFIX: &str = "MOORLINE__";
+/// Settings of the gateway, for the loader.
+pub const SCHEMA: Schema = Schema { keys: KEYS, renamed: RENAMED, retired: RETIRED, env_prefix: ENV_PREFIX };
+/// Old names, read with a warning for one release.
+const RENAMED: &[Renamed] = &[];
+/// Settings of earlier versions.
+const RETIRED: &[Retired] =
+    &[Retired { key: "backend.embedded", harmless: "false", advice: EMBEDDED_ADVICE }];
 /// Advice to whoever used `backend.embedded`.
 pub const EMBEDDED_ADVICE: &str = "for development run `moorline dev`, which starts a gateway and a backend; \
                                    otherwise start `moorline backend` and name it in backend.endpoints";
 
-/// Settings of earlier versions.
-pub const RETIRED: &[Retired] =
-    &[Retired { section: "backend", name: "embedded", harmless: "false", advice: EMBEDDED_ADVICE }];
-
-/// One setting.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// The TOML table it stands in.
-    pub section: &'static str,
-    /// Its name there.
-    pub name: &'static str,
-    /// What a value looks like.
-    pub kind: Kind,
-    /// The default, as it is written in TOML.
-    pub default: &'static str,
-    /// What it does, in one or two sentences.
-    pub help: &'static str,
-}
-
-/// What a value looks like, and how the text of a flag or variable becomes one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Any text.
-    Text,
-    /// One of these words.
-    Choice(&'static [&'static str]),
-    /// A whole number.
-    Count,
-    /// `true` or `false`.
-    Switch,
-    /// A size in bytes with its unit.
-    Size,
-    /// A duration with its unit.
-    Duration,
-    /// IP address and port.
-    Address,
-    /// A list of IP addresses with ports.
-    Addresses,
-    /// A list of texts.
-    Texts,
-    /// A list of whole numbers.
-    Counts,
-    /// A file's path, from the working directory.
-    Path,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text => f.write_str("text"),
-            Self::Choice(words) => {
-                for (i, word) in words.iter().enumerate() {
-                    write!(f, "{}\"{word}\"", if i == 0 { "" } else { " or " })?;
-                }
-                Ok(())
-            }
-            Self::Count => f.write_str("whole number"),
-            Self::Switch => f.write_str("true or false"),
-            Self::Size => f.write_str("size, such as \"64KiB\""),
-            Self::Duration => f.write_str("duration, such as \"30s\""),
-            Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
-            Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
-            Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
-            Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
-            Self::Path => f.write_str("file path"),
-        }
-    }
-}
-
 /// Every setting of the gateway, in the order in which it is printed.
-pub const KEYS: &[Key] = &[
+const KEYS: &[Key] = &[
     key(
         "gateway",
         "id",
@@ -96,63 +35,63 @@ pub const KEYS: &[Key] = &[
         "Other gateways, host:port, named to clients at login and when this one drains. At most 8.",
     ),
     key(
-        "listener",
+        "listener[]",
         "address",
         Kind::Address,
         "\"127.0.0.1:7000\"",
         "Where clients connect. Port 0 takes any free one; the ready line names it.",
     ),
     key(
-        "listener",
+        "listener[]",
         "backlog",
         Kind::Count,
         "4096",
         "Connections the system holds until they are accepted, 1 to 65535. The system's own limit (net.core.somaxconn) caps it.",
     ),
     key(
-        "listener",
+        "listener[]",
         "uplink",
         Kind::Choice(&["window", "strict"]),
         "\"window\"",
         "window: a client may have 64 SENDs under way, and they may come out of order. strict: one, in order.",
     ),
     key(
-        "listener",
+        "listener[]",
         "accept_rate",
         Kind::Count,
         "0",
         "Connections accepted per second, all reactors together; above it newcomers wait in the backlog. 0: no limit.",
     ),
     key(
-        "listener",
+        "listener[]",
         "handshakes_max",
         Kind::Count,
         "16384",
         "Connections that are not logged in yet; above it newcomers wait in the backlog. 16 to 1048576.",
     ),
     key(
-        "listener",
+        "listener[]",
         "address_connections",
         Kind::Count,
         "0",
         "Connections of one address (of IPv6: one /64); above it a newcomer is closed with throttled. 0: no limit.",
     ),
     key(
-        "listener",
+        "listener[]",
         "address_rate",
         Kind::Count,
         "0",
         "Connections per second of one address, after a burst of ten times as many; above it a newcomer is closed with throttled. 0: no limit.",
     ),
     key(
-        "listener",
+        "listener[]",
         "kind",
         Kind::Choice(&["tcp"]),
         "\"tcp\"",
         "What clients speak there. tcp: frames over plain TCP.",
     ),
     key(
-        "listener",
+        "listener[]",
         "name",
         Kind::Text,
         "\"\"",
@@ -488,13 +427,3 @@ pub const KEYS: &[Key] = &[
         "text for people, json for machines. Logs go to stderr.",
     ),
 ];
-
-const fn key(
-    section: &'static str,
-    name: &'static str,
-    kind: Kind,
-    default: &'static str,
-    help: &'static str,
-) -> Key {
-    Key { section, name, kind, default, help }
-}

@@ -1,24 +1,20 @@
 //! Validated settings of the gateway: what `moorline.toml`, `MOORLINE__*` and `--set` say together.
 //!
-//! Owns the table of all keys ([`KEYS`]: default, kind, help), the layering of the sources with the
-//! origin of every value, validation across keys, and the printed forms. Driven once at start by the
-//! command line; everybody else reads the finished [`Config`]. Opens no socket and reads no secret:
-//! secrets are files that their owner reads.
+//! Owns the table of all keys ([`SCHEMA`]: default, form, help) and the rules between values; the loader is
+//! [`moorline_net::settings`]. Driven once at start by the command line; everybody else reads the finished [`Config`].
+//! Opens no socket and reads no secret: secrets are files that their owner reads.
 
 mod keys;
-mod load;
-mod print;
 #[cfg(test)]
 mod tests;
-mod units;
 mod validate;
 
-pub use keys::{EMBEDDED_ADVICE, KEYS, Key, Kind, RETIRED};
-pub use load::{ConfigError, Loaded, Origin, Problem, Retired, Source};
-pub use print::{default_toml, effective_toml, reference_markdown};
-pub use units::{ByteSize, UnitError, format_duration, parse_duration};
+pub use keys::{EMBEDDED_ADVICE, ENV_PREFIX, SCHEMA};
+pub use moorline_net::settings::units::{ByteSize, UnitError, format_duration, parse_duration};
+pub use moorline_net::settings::{Loaded, SettingsError};
 pub use validate::is_host_port;
 
+use moorline_net::settings::units;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -26,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// All settings. Their meaning, defaults and limits: `docs/configuration.md`, made from [`KEYS`].
+/// All settings. Their meaning, defaults and limits: `docs/configuration.md`, made from [`SCHEMA`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -364,15 +360,11 @@ pub const REACTORS_MAX: usize = 256;
 pub const WORKERS_MAX: usize = 256;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 16;
-/// Sections of which there may be several.
-const LISTS: &[&str] = &["listener"];
-/// Variables with this prefix are settings: `MOORLINE__LISTENER__ADDRESS`.
-pub const ENV_PREFIX: &str = "MOORLINE__";
 
 impl Default for Config {
-    /// The defaults of [`KEYS`], without validation across keys.
+    /// The defaults of [`SCHEMA`], without validation across keys.
     fn default() -> Self {
-        load::defaults(KEYS, LISTS)
+        SCHEMA.defaults()
     }
 }
 
@@ -382,12 +374,12 @@ impl Config {
     /// Of `env` only names with [`ENV_PREFIX`] are looked at; pass `std::env::vars()`.
     ///
     /// # Errors
-    /// [`ConfigError`], naming the file and line, the variable or the flag.
+    /// [`SettingsError`], naming the file and line, the variable or the flag.
     pub fn load(
         file: Option<&Path>,
         sets: &[String],
         env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    ) -> Result<Self, SettingsError> {
         Self::load_with_origins(file, sets, env).map(|loaded| loaded.config)
     }
 
@@ -399,12 +391,8 @@ impl Config {
         file: Option<&Path>,
         sets: &[String],
         env: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Loaded<Self>, ConfigError> {
-        let loaded: Loaded<Self> =
-            Source { keys: KEYS, retired: RETIRED, lists: LISTS, env_prefix: ENV_PREFIX }
-                .load(file, sets, env)?;
-        validate::check(&loaded)?;
-        Ok(loaded)
+    ) -> Result<Loaded<Self>, SettingsError> {
+        SCHEMA.load(file, sets, env, validate::check)
     }
 
     /// What is lawful and yet worth a loud word: for the log at start, and for `moorline check`.

@@ -2,13 +2,12 @@
 //!
 //! Reports every broken rule at once, each with the origin of the value it blames.
 
-use super::load::{ConfigError, Loaded, Problem, path_of};
-use super::units::{ByteSize, format_duration};
-use super::{AuthMode, Balance, Config, LISTENERS_MAX, REACTORS_MAX, WORKERS_MAX};
+use super::{AuthMode, Balance, Config, LISTENERS_MAX, REACTORS_MAX, WORKERS_MAX, format_duration};
+use moorline_net::settings::{self, path_of};
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
-use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::time::Duration;
+
+type Rules<'a> = settings::Rules<'a, Config>;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -20,17 +19,15 @@ const NAME_BYTES_MAX: usize = 128;
 const LISTENER_NAME_BYTES_MAX: usize = 64;
 
 /// Checks everything.
-pub(super) fn check(loaded: &Loaded<Config>) -> Result<(), ConfigError> {
-    let mut rules = Rules { loaded, problems: Vec::new() };
-    let config = &loaded.config;
-    check_identity(&mut rules, config);
-    check_listeners(&mut rules, config);
-    check_threads(&mut rules, config);
-    check_times(&mut rules, config);
-    check_limits(&mut rules, config);
-    check_protection(&mut rules, config);
-    check_backend(&mut rules, config);
-    if rules.problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(rules.problems)) }
+pub(super) fn check(rules: &mut Rules<'_>) {
+    let config = rules.config();
+    check_identity(rules, config);
+    check_listeners(rules, config);
+    check_threads(rules, config);
+    check_times(rules, config);
+    check_limits(rules, config);
+    check_protection(rules, config);
+    check_backend(rules, config);
 }
 
 /// What is lawful and yet worth a loud word.
@@ -51,57 +48,6 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         ));
     }
     warnings
-}
-
-struct Rules<'a> {
-    loaded: &'a Loaded<Config>,
-    problems: Vec<Problem>,
-}
-
-impl Rules<'_> {
-    fn require(&mut self, is_met: bool, key: &str, message: impl FnOnce() -> String) {
-        if !is_met {
-            let origin = self.loaded.origin(key);
-            self.problems.push(Problem { key: key.to_owned(), origin, message: message() });
-        }
-    }
-
-    fn count(&mut self, key: &str, value: usize, range: RangeInclusive<usize>) {
-        self.range(key, &value, &range, ToString::to_string);
-    }
-
-    fn size(&mut self, key: &str, value: ByteSize, range: RangeInclusive<u64>) {
-        let range = ByteSize::new(*range.start())..=ByteSize::new(*range.end());
-        self.range(key, &value, &range, ToString::to_string);
-    }
-
-    fn time(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
-        self.range(key, &value, &range, |duration| format_duration(*duration));
-    }
-
-    fn range<T: PartialOrd>(
-        &mut self,
-        key: &str,
-        value: &T,
-        range: &RangeInclusive<T>,
-        show: fn(&T) -> String,
-    ) {
-        self.require(range.contains(value), key, || {
-            format!(
-                "{} is out of range, expected {} to {}",
-                show(value),
-                show(range.start()),
-                show(range.end())
-            )
-        });
-    }
-
-    /// `value` of `key` must not be under `floor` of `other`.
-    fn at_least<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, other: &str, floor: T) {
-        self.require(value >= floor, key, || {
-            format!("{value} is less than {other} = {floor}, raise it or lower {other}")
-        });
-    }
 }
 
 fn check_identity(rules: &mut Rules<'_>, config: &Config) {

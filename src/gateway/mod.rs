@@ -16,7 +16,7 @@ mod stop;
 mod threads;
 
 use crate::auth;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, SettingsError};
 use crate::snapshot::SnapshotError;
 use moorline_net::log::LogWriter;
 use std::io;
@@ -48,7 +48,7 @@ pub enum GatewayError {
     Auth(#[from] crate::auth::AuthError),
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] SettingsError),
     /// The state of another process cannot be taken over.
     #[error("cannot take over: {0}")]
     Takeover(String),

@@ -18,7 +18,9 @@ const READY_WITHIN: Duration = Duration::from_secs(120);
 pub(crate) fn program<S: AsRef<str>>(arguments: &[S]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("MOORLINE__") {
+        if name.to_string_lossy().starts_with("MOORLINE__")
+            || name.to_string_lossy().starts_with("MOORLINE_BACKEND__")
+        {
             command.env_remove(name);
         }
     }

@@ -1,4 +1,6 @@
-//! Settings of a backend process (TOML; an unknown key is an error).
+//! Settings of a backend process: what `backend.toml`, `MOORLINE_BACKEND__*` and `--set` say together.
+//!
+//! The loader is [`moorline_net::settings`], the table of keys [`SCHEMA`].
 //!
 //! ```toml
 //! listen = "127.0.0.1:7100"   # loopback or private: the link is not encrypted
@@ -15,12 +17,18 @@
 //! idempotency_window = "7d"
 //! ```
 
-mod units;
+mod keys;
+#[cfg(test)]
+mod tests;
+mod validate;
 
-use crate::error::BackendError;
+pub use keys::{ENV_PREFIX, SCHEMA};
+pub use validate::PAYLOAD_BYTES_CEILING;
+
+use moorline_net::settings::{Loaded, Rules, SettingsError, units};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -39,7 +47,7 @@ pub enum HandlerKind {
 
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct BackendConfig {
     /// Where gateways connect. Loopback or private addresses only; port 0: the system's choice.
     pub listen: SocketAddr,
@@ -61,23 +69,15 @@ pub struct BackendConfig {
 }
 
 impl Default for BackendConfig {
+    /// The defaults of [`SCHEMA`].
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7100)),
-            handler: HandlerKind::Im,
-            node: "backend".into(),
-            node_number: 0,
-            tokens_file: PathBuf::new(),
-            link: LinkConfig::default(),
-            im: ImConfig::default(),
-            api: ApiConfig::default(),
-        }
+        SCHEMA.defaults()
     }
 }
 
 /// Limits and times of the link (`docs/backend.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct LinkConfig {
     /// Unanswered UPs accepted per link. Over it the link is not read until answers went out.
     pub credit: u32,
@@ -111,28 +111,16 @@ pub struct LinkConfig {
 
 impl Default for LinkConfig {
     fn default() -> Self {
-        Self {
-            credit: 65_536,
-            links_max: 1024,
-            gateways_max: 256,
-            sessions_max: 4_000_000,
-            rooms_max: 1_000_000,
-            output_max: 8 << 20,
-            stall_timeout: Duration::from_secs(10),
-            hello_timeout: Duration::from_secs(5),
-            silence_timeout: Duration::from_secs(15),
-            lease: Duration::from_secs(30),
-            mailbox: 4096,
-        }
+        BackendConfig::default().link
     }
 }
 
 /// The server API (`docs/server-api.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct ApiConfig {
     /// Where it listens. Loopback or private addresses only; port 0: the system's choice. Without it there is none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
     /// A file with the token that questions must carry: text of at least 16 bytes, without the space around it.
     pub token_file: PathBuf,
@@ -145,7 +133,7 @@ pub struct ApiConfig {
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { listen: None, token_file: PathBuf::new(), connections_max: 64, body_max: 1 << 20 }
+        BackendConfig::default().api
     }
 }
 
@@ -173,7 +161,7 @@ pub enum WhoMayWrite {
 
 /// Limits of the IM backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct ImConfig {
     /// Where everything is stored. Empty: in memory, gone with the process.
     pub folder: PathBuf,
@@ -228,7 +216,7 @@ pub struct ImConfig {
 
 /// An HTTP endpoint that gets what users say to a service (`docs/server-api.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
     /// Where it is: `http://` or `https://`.
     pub url: String,
@@ -245,248 +233,37 @@ pub struct ServiceConfig {
     pub give_up_after: Duration,
 }
 
-impl ServiceConfig {
-    fn validate(&self, name: &str) -> Result<(), &'static str> {
-        // It is the name of a file too.
-        if !crate::im::names::is_valid(name) || name.contains('/') || name.starts_with('.') {
-            return Err(
-                "a service needs a name that a user can have, without / and not beginning with a dot",
-            );
-        }
-        let url: Option<ureq::http::Uri> = self.url.parse().ok();
-        let is_url = url.is_some_and(|url| {
-            let is_http = matches!(url.scheme_str(), Some("http" | "https"));
-            let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());
-            // A port that is none is not told apart from none.
-            let has_port = url.port_u16().is_some_and(|port| port > 0);
-            is_http && url.host().is_some_and(|host| !host.is_empty() && (has_port || at == Some(host)))
-        });
-        if !is_url {
-            return Err("url must be http:// or https:// with a host, and a port from 1 to 65535 if any");
-        }
-        if self.batch_max == 0 || self.timeout.is_zero() || self.give_up_after.is_zero() {
-            return Err("batch_max, timeout and give_up_after must be above 0");
-        }
-        Ok(())
-    }
-}
-
 impl Default for ServiceConfig {
     fn default() -> Self {
-        Self {
-            url: String::new(),
-            secret_file: PathBuf::new(),
-            timeout: Duration::from_secs(5),
-            batch_max: 64,
-            give_up_after: Duration::from_secs(86_400),
-        }
+        SCHEMA.defaults_of("im.services.*")
     }
 }
 
 impl Default for ImConfig {
     fn default() -> Self {
-        Self {
-            folder: PathBuf::new(),
-            durability: DurabilityPoint::Disk,
-            payload_max: 60 << 10,
-            inbox_entries_max: 10_000,
-            idempotency_window: Duration::from_secs(7 * 86_400),
-            idempotency_entries_max: 2_000_000,
-            outstanding: 64,
-            outstanding_bytes: 128 << 10,
-            pull_messages_max: 500,
-            group_members_max: 10_000,
-            fanout_members_max: 200,
-            fanout_entries_per_hour: 100_000,
-            who_may_write: WhoMayWrite::Anyone,
-            recall_window: Duration::from_secs(86_400),
-            relations_max: 5000,
-            devices_max: 32,
-            users_max: 10_000_000,
-            conversations_max: 10_000_000,
-            history_max: 1 << 30,
-            services: BTreeMap::new(),
-        }
+        BackendConfig::default().im
     }
 }
 
 impl BackendConfig {
-    /// Reads and validates a file.
+    /// Reads and validates: `sets` ("section.key=value") over `env` over `file` over the defaults. Of `env` only names with
+    /// [`ENV_PREFIX`] are looked at.
     ///
     /// # Errors
-    /// [`BackendError`]: the file, its syntax, or a value.
-    pub fn load(path: &Path) -> Result<Self, BackendError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| BackendError::ReadConfig {
-            what: "the configuration",
-            path: path.to_owned(),
-            cause,
-        })?;
-        Self::parse(&text)
+    /// [`SettingsError`] with every fault, each with its place.
+    pub fn load(
+        file: Option<&Path>,
+        sets: &[String],
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded<Self>, SettingsError> {
+        SCHEMA.load(file, sets, env, validate::check)
     }
 
-    /// Reads and validates TOML text.
+    /// Checks the rules between values of settings that a program made up itself.
     ///
     /// # Errors
-    /// [`BackendError`]: its syntax, or a value.
-    pub fn parse(text: &str) -> Result<Self, BackendError> {
-        let config = Self::read(text)?;
-        config.validate()?;
-        Ok(config)
-    }
-
-    /// Reads TOML text, of which other settings may still change something; see [`Self::validate`].
-    ///
-    /// # Errors
-    /// [`BackendError`]: its syntax, an unknown key, or a value of another kind.
-    pub fn read(text: &str) -> Result<Self, BackendError> {
-        Ok(toml::from_str(text)?)
-    }
-
-    /// Checks every value's range.
-    ///
-    /// # Errors
-    /// [`BackendError::InvalidConfig`] with the first bad one.
-    pub fn validate(&self) -> Result<(), BackendError> {
-        let wrong = |key, reason: &str| Err(BackendError::InvalidConfig { key, reason: reason.into() });
-        if !is_private(self.listen.ip()) {
-            return wrong("listen", "the link is not encrypted: use a loopback or private address");
-        }
-        if self.api.listen.is_some_and(|listen| !is_private(listen.ip())) {
-            return wrong("api.listen", "the API is not encrypted: use a loopback or private address");
-        }
-        if self.api.listen.is_some() && self.handler != HandlerKind::Im {
-            return wrong("api.listen", "only the handler im has the server API");
-        }
-        if self.api.listen.is_some() && self.api.token_file.as_os_str().is_empty() {
-            return wrong(
-                "api.listen",
-                "the API needs api.token_file, a file with a token of at least 16 bytes",
-            );
-        }
-        if self.node_number > 1023 {
-            return wrong("node_number", "must be 0..=1023");
-        }
-        for (key, value) in [
-            ("link.credit", self.link.credit as usize),
-            ("link.links_max", self.link.links_max),
-            ("link.gateways_max", self.link.gateways_max),
-            ("link.sessions_max", self.link.sessions_max),
-            ("link.rooms_max", self.link.rooms_max),
-            ("link.output_max", self.link.output_max),
-            ("link.mailbox", self.link.mailbox),
-            ("im.payload_max", self.im.payload_max),
-            ("im.inbox_entries_max", self.im.inbox_entries_max),
-            ("im.idempotency_entries_max", self.im.idempotency_entries_max),
-            ("im.outstanding", self.im.outstanding),
-            ("im.pull_messages_max", self.im.pull_messages_max),
-            ("im.group_members_max", self.im.group_members_max),
-            ("im.fanout_members_max", self.im.fanout_members_max),
-            ("im.relations_max", self.im.relations_max),
-            ("api.connections_max", self.api.connections_max),
-            ("api.body_max", self.api.body_max),
-            ("im.devices_max", self.im.devices_max),
-            ("im.users_max", self.im.users_max),
-            ("im.conversations_max", self.im.conversations_max),
-        ] {
-            // Ids of users, sessions and conversations are 32 bits.
-            if value == 0 || u32::try_from(value).is_err() {
-                return wrong(key, "must be from 1 to 4294967295");
-            }
-        }
-        for (key, value) in [
-            ("link.stall_timeout", self.link.stall_timeout),
-            ("link.hello_timeout", self.link.hello_timeout),
-            ("link.silence_timeout", self.link.silence_timeout),
-            ("link.lease", self.link.lease),
-            ("im.idempotency_window", self.im.idempotency_window),
-        ] {
-            if value.is_zero() {
-                return wrong(key, "must be longer than 0");
-            }
-        }
-        if self.im.history_max < self.im.payload_max {
-            return wrong("im.history_max", "must be at least im.payload_max");
-        }
-        if self.im.payload_max > PAYLOAD_BYTES_CEILING {
-            return wrong("im.payload_max", "must be at most 1020KiB: a PUSH body is at most 1 MiB");
-        }
-        self.validate_services()
-    }
-
-    fn validate_services(&self) -> Result<(), BackendError> {
-        let wrong = |reason: String| Err(BackendError::InvalidConfig { key: "im.services", reason });
-        if self.im.services.len() > SERVICES_MAX {
-            return wrong("at most 64 services: each has a thread".into());
-        }
-        for (name, service) in &self.im.services {
-            if let Err(reason) = service.validate(name) {
-                return wrong(format!("{name:?}: {reason}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Each has a thread.
-const SERVICES_MAX: usize = 64;
-
-/// No configuration may allow a larger payload, in bytes: the rest of a PUSH needs room in 1 MiB.
-pub const PAYLOAD_BYTES_CEILING: usize = 1020 << 10;
-
-fn is_private(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_overrides_defaults_and_units_are_read() {
-        let text = "listen = '10.0.0.1:0'\nhandler = 'acker'\n[link]\ncredit = 7\nlease = '250ms'\n[im]\npayload_max = '1KiB'\n";
-        let config = BackendConfig::parse(text).expect("valid");
-        assert_eq!((config.handler, config.link.credit), (HandlerKind::Acker, 7));
-        assert_eq!((config.link.lease, config.im.payload_max), (Duration::from_millis(250), 1024));
-        assert_eq!(config.im.outstanding, ImConfig::default().outstanding);
-    }
-
-    #[test]
-    fn what_is_written_is_read_again() {
-        let text = toml::to_string(&BackendConfig::default()).expect("serialises");
-        assert!(text.contains("idempotency_window = \"7d\"") && text.contains("history_max = \"1GiB\""));
-        assert_eq!(BackendConfig::parse(&text).expect("parses"), BackendConfig::default());
-    }
-
-    #[test]
-    fn unknown_keys_and_public_addresses_are_refused() {
-        let unknown = BackendConfig::parse("[link]\ncredits = 1").expect_err("unknown key");
-        assert!(unknown.to_string().contains("credits"), "{unknown}");
-        let public = BackendConfig::parse("listen = '0.0.0.0:7100'").expect_err("not private");
-        assert!(public.to_string().starts_with("`listen`"), "{public}");
-        assert!(BackendConfig::parse("[im]\noutstanding = 0").is_err());
-        assert!(BackendConfig::parse("[im]\npayload_max = '2MiB'").is_err());
-        assert!(BackendConfig::parse("[link]\nlease = '5 parsecs'").is_err());
-        let refused = |text: &str| BackendConfig::parse(text).expect_err(text).to_string();
-        assert!(refused("[im]\npayload_max = 60000").contains("`60000` is no size"));
-        assert!(refused("[link]\nsilence_timeout = '0s'").starts_with("`link.silence_timeout`"));
-        assert!(refused("[im]\nidempotency_window = '0s'").starts_with("`im.idempotency_window`"));
-        for (service, problem) in [
-            ("'../out'.url = 'http://a/'", "without /"),
-            ("desk.url = 'http://'", "with a host"),
-            ("desk.url = 'http://a b/'", "with a host"),
-            ("desk.url = 'http://a:99999/'", "with a host"),
-            ("desk = {url = 'http://a/', timeout = '0s'}", "above 0"),
-        ] {
-            let said = refused(&format!("[im.services]\n{service}"));
-            assert!(said.contains(problem), "{service}: {said}");
-        }
-        let api = |text: &str| BackendConfig::parse(&format!("{text}\n[api]\nlisten = '127.0.0.1:0'"));
-        let no_token = api("").expect_err("no token").to_string();
-        assert!(no_token.contains("api.token_file"), "{no_token}");
-        let public = BackendConfig::parse("[api]\nlisten = '0.0.0.0:7200'\ntoken_file = 't'");
-        assert!(public.expect_err("not private").to_string().starts_with("`api.listen`"));
+    /// [`SettingsError::Invalid`] with every broken rule.
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        Rules::check(self, validate::check)
     }
 }

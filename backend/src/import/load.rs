@@ -60,7 +60,7 @@ pub(super) struct Importer {
 
 impl Importer {
     pub(super) fn open(config: &BackendConfig) -> Result<Self, ImportError> {
-        config.validate()?;
+        config.validate().map_err(BackendError::from)?;
         if config.im.folder.as_os_str().is_empty() {
             return Err(ImportError::NoFolder);
         }

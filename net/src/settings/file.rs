@@ -93,20 +93,25 @@ impl Layers {
         match (container, value.get_ref()) {
             (Container::Section, DeValue::Table(table)) => self.walk::<T>(path, table, false, lines),
             (Container::List(section), DeValue::Table(_)) => {
-                self.element::<T>(section, "0", value, origin, lines)
+                self.open_list(section, 1);
+                self.element::<T>(section, "1", value, origin, lines);
             }
-            (Container::List(section), DeValue::Array(items)) => {
-                for (index, item) in items.iter().enumerate() {
+            (Container::List(section), DeValue::Array(items)) if !items.is_empty() => {
+                self.open_list(section, items.len());
+                for (number, item) in (1..).zip(items.iter()) {
                     let origin = lines.at(item.span().start);
-                    self.element::<T>(section, &index.to_string(), item, origin, lines);
+                    self.element::<T>(section, &u32::to_string(&number), item, origin, lines);
                 }
             }
             (Container::Names(section), DeValue::Table(table)) => {
                 for (name, item) in table {
+                    if item.get_ref().is_table() {
+                        self.open(section, name.get_ref());
+                    }
                     self.element::<T>(section, name.get_ref(), item, lines.at(name.span().start), lines);
                 }
             }
-            (Container::List(_), _) => self.blame(path, origin, format!("expected [[{path}]] tables")),
+            (Container::List(_), _) => self.blame(path, origin, format!("expected [{path}] or [[{path}]]")),
             (Container::Section | Container::Names(_), _) => {
                 self.blame(path, origin, format!("expected a section [{path}]"));
             }
@@ -126,10 +131,7 @@ impl Layers {
         let DeValue::Table(table) = value.get_ref() else {
             return self.blame(&path, origin, format!("expected a table [{path}]"));
         };
-        match self.open(section, name) {
-            Ok(()) => self.walk::<T>(&path, table, true, lines),
-            Err(message) => self.blame(&path, origin, message),
-        }
+        self.walk::<T>(&path, table, true, lines);
     }
 
     /// Tells which kind of container a path of a file opens. `None`: a key, or unknown.

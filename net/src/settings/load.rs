@@ -124,6 +124,11 @@ impl Schema {
     }
 }
 
+/// Returns the path of a value in a list: `listener.backlog` in the first table, `listener.2.backlog` in the second.
+pub fn path_of(section: &str, index: usize, name: &str) -> String {
+    if index == 0 { format!("{section}.{name}") } else { format!("{section}.{}.{name}", index + 1) }
+}
+
 /// Returns the table at a path, made where it is not there.
 fn table_mut<'a>(root: &'a mut Table, path: &str) -> &'a mut Table {
     path.split('.').filter(|name| !name.is_empty()).fold(root, |table, name| {
@@ -149,7 +154,7 @@ enum Element {
 struct Place {
     key: &'static Key,
     element: Element,
-    /// Path without abbreviations: `listener.0.address`.
+    /// Path as [`path_of`] writes it.
     full: String,
 }
 
@@ -273,24 +278,25 @@ impl Layers {
                 let list = table_mut(&mut self.table, head).get_mut(name).and_then(Value::as_array_mut);
                 let list = list.expect("a list of the defaults");
                 let count = list.len();
-                if *index == count && count < LIST_MAX {
-                    list.push(defaults());
-                }
-                list.get_mut(*index).ok_or_else(|| {
-                    format!("there are {count} [[{path}]] tables, so the next is number {count}; at most {LIST_MAX}")
-                })?
+                list.get_mut(*index)
+                    .ok_or_else(|| format!("the settings have {count} of [[{path}]]; add one to the file"))?
             }
         };
         Ok(slot.as_table_mut().expect("a table of the defaults"))
     }
 
-    /// Makes the table of a list or of a name that a file opens.
-    pub(super) fn open(&mut self, section: &'static str, name: &str) -> Result<(), String> {
-        let element = match shape_of(section).1 {
-            Shape::List => Element::Index(name.parse().expect("a number")),
-            Shape::Named | Shape::One => Element::Name(name.to_owned()),
-        };
-        self.ensure(section, &element).map(drop)
+    /// Makes the table of a name that a file opens.
+    pub(super) fn open(&mut self, section: &'static str, name: &str) {
+        let made = self.ensure(section, &Element::Name(name.to_owned()));
+        made.expect("only lists have limits");
+    }
+
+    /// Makes the tables of a list that a file opens.
+    pub(super) fn open_list(&mut self, section: &'static str, count: usize) {
+        let list = Value::Array(vec![Value::Table(self.schema.element(section)); count.min(LIST_MAX)]);
+        let (path, _) = shape_of(section);
+        let (head, name) = path.rsplit_once('.').unwrap_or(("", path));
+        table_mut(&mut self.table, head).insert(name.to_owned(), list);
     }
 
     /// Finds the key of a path.
@@ -305,10 +311,13 @@ impl Layers {
                     below.filter(|name| !name.is_empty()).map(|name| Element::Name(name.to_owned()))
                 }
                 Shape::List if head == section => Some(Element::Index(0)),
-                Shape::List => below.and_then(|index| index.parse().ok()).map(Element::Index),
+                Shape::List => {
+                    let number = below.and_then(|number| number.parse::<usize>().ok());
+                    number.and_then(|number| number.checked_sub(1)).map(Element::Index)
+                }
             }?;
             let full = match &element {
-                Element::Index(index) => format!("{section}.{index}.{name}"),
+                Element::Index(index) => path_of(section, *index, name),
                 Element::Only | Element::Name(_) => path.to_owned(),
             };
             Some(Place { key, element, full })

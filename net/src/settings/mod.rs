@@ -18,6 +18,6 @@ mod tests;
 pub mod units;
 
 pub use key::{Key, Kind, Renamed, Retired, key};
-pub use load::Schema;
+pub use load::{Schema, path_of};
 pub use problem::{Loaded, Origin, Problem, SettingsError};
 pub use rules::Rules;

@@ -50,8 +50,10 @@ impl Schema {
                     let list = root.get(path).and_then(Value::as_array).expect("a list of the struct");
                     for (index, element) in list.iter().enumerate() {
                         let element = element.as_table().expect("a list of tables");
-                        write_head(&mut out, &format!("[[{path}]]"));
-                        self.write_values(&mut out, loaded, section, &format!("{path}.{index}"), element);
+                        let head = if list.len() > 1 { format!("[[{path}]]") } else { format!("[{path}]") };
+                        write_head(&mut out, &head);
+                        let at = if index == 0 { path.to_owned() } else { format!("{path}.{}", index + 1) };
+                        self.write_values(&mut out, loaded, section, &at, element);
                     }
                 }
             }
@@ -97,8 +99,7 @@ fn table_at<'a>(root: &'a Table, path: &str) -> Option<&'a Table> {
 fn head(section: &'static str) -> String {
     match shape_of(section) {
         ("", _) => String::new(),
-        (path, Shape::One) => format!("[{path}]"),
-        (path, Shape::List) => format!("[[{path}]]"),
+        (path, Shape::One | Shape::List) => format!("[{path}]"),
         (path, Shape::Named) => format!("[{path}.NAME]"),
     }
 }

@@ -1,0 +1,139 @@
+//! Rules that one value alone cannot break: ranges, and values that must fit each other.
+
+use super::{BackendConfig, HandlerKind, ServiceConfig};
+use moorline_net::settings;
+use std::net::IpAddr;
+
+type Rules<'a> = settings::Rules<'a, BackendConfig>;
+
+/// Services at once: each has a thread.
+const SERVICES_MAX: usize = 64;
+/// Number of the last node: ids have ten bits for it.
+const NODE_MAX: usize = 1023;
+/// Limit of every payload, in bytes: the rest of a PUSH needs room in 1 MiB.
+pub const PAYLOAD_BYTES_CEILING: usize = 1020 << 10;
+
+/// Checks everything.
+pub(super) fn check(rules: &mut Rules<'_>) {
+    check_addresses(rules);
+    check_counts(rules);
+    check_times(rules);
+    check_services(rules);
+}
+
+fn check_addresses(rules: &mut Rules<'_>) {
+    let BackendConfig { listen, api, handler, .. } = rules.config();
+    rules.require(is_private(listen.ip()), "listen", || {
+        format!("{listen} is public and the link is not encrypted; use a loopback or private address")
+    });
+    let Some(listen) = api.listen else { return };
+    rules.require(is_private(listen.ip()), "api.listen", || {
+        format!("{listen} is public and the API is not encrypted; use a loopback or private address")
+    });
+    rules.require(*handler == HandlerKind::Im, "api.listen", || {
+        "only the handler \"im\" has the server API; set handler = \"im\", or leave api.listen empty".into()
+    });
+    rules.require(!api.token_file.as_os_str().is_empty(), "api.listen", || {
+        "the API needs a token; set api.token_file to a file with a token of at least 16 bytes".into()
+    });
+}
+
+fn check_counts(rules: &mut Rules<'_>) {
+    let BackendConfig { link, im, api, node_number, .. } = rules.config();
+    rules.count("node_number", usize::from(*node_number), 0..=NODE_MAX);
+    for (key, value) in [
+        ("link.credit", link.credit as usize),
+        ("link.links_max", link.links_max),
+        ("link.gateways_max", link.gateways_max),
+        ("link.sessions_max", link.sessions_max),
+        ("link.rooms_max", link.rooms_max),
+        ("link.mailbox", link.mailbox),
+        ("im.inbox_entries_max", im.inbox_entries_max),
+        ("im.idempotency_entries_max", im.idempotency_entries_max),
+        ("im.outstanding", im.outstanding),
+        ("im.pull_messages_max", im.pull_messages_max),
+        ("im.group_members_max", im.group_members_max),
+        ("im.fanout_members_max", im.fanout_members_max),
+        ("im.relations_max", im.relations_max),
+        ("im.devices_max", im.devices_max),
+        ("im.users_max", im.users_max),
+        ("im.conversations_max", im.conversations_max),
+        ("api.connections_max", api.connections_max),
+    ] {
+        // Ids of users, sessions and conversations are 32 bits.
+        rules.count(key, value, 1..=u32::MAX as usize);
+    }
+    for (key, value) in [
+        ("link.output_max", link.output_max),
+        ("im.payload_max", im.payload_max),
+        ("api.body_max", api.body_max),
+    ] {
+        rules.size(key, size(value), 1..=u64::from(u32::MAX));
+    }
+    rules.require(im.payload_max <= PAYLOAD_BYTES_CEILING, "im.payload_max", || {
+        format!("{} is too large: a PUSH body is at most 1MiB; set at most 1020KiB", size(im.payload_max))
+    });
+    rules.at_least("im.history_max", size(im.history_max), "im.payload_max", size(im.payload_max));
+}
+
+fn check_times(rules: &mut Rules<'_>) {
+    let BackendConfig { link, im, .. } = rules.config();
+    for (key, value) in [
+        ("link.stall_timeout", link.stall_timeout),
+        ("link.hello_timeout", link.hello_timeout),
+        ("link.silence_timeout", link.silence_timeout),
+        ("link.lease", link.lease),
+        ("im.idempotency_window", im.idempotency_window),
+    ] {
+        rules.require(!value.is_zero(), key, || "0s is out of range, expected more".into());
+    }
+}
+
+fn check_services(rules: &mut Rules<'_>) {
+    let services = &rules.config().im.services;
+    rules.require(services.len() <= SERVICES_MAX, "im.services", || {
+        format!("{} services are too many: each has a thread; name at most {SERVICES_MAX}", services.len())
+    });
+    for (name, service) in services {
+        // It is the name of a file too.
+        let is_named = crate::im::names::is_valid(name) && !name.contains('/') && !name.starts_with('.');
+        rules.require(is_named, &format!("im.services.{name}"), || {
+            "a service needs a name that a user can have, without / and not beginning with a dot".into()
+        });
+        rules.require(has_url(service), &format!("im.services.{name}.url"), || {
+            format!(
+                "`{}` is not http:// or https:// with a host, and a port from 1 to 65535 if any",
+                service.url
+            )
+        });
+        for (key, is_above) in [
+            ("batch_max", service.batch_max > 0),
+            ("timeout", !service.timeout.is_zero()),
+            ("give_up_after", !service.give_up_after.is_zero()),
+        ] {
+            rules.require(is_above, &format!("im.services.{name}.{key}"), || "must be above 0".into());
+        }
+    }
+}
+
+fn has_url(service: &ServiceConfig) -> bool {
+    let url: Option<ureq::http::Uri> = service.url.parse().ok();
+    url.is_some_and(|url| {
+        let is_http = matches!(url.scheme_str(), Some("http" | "https"));
+        let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());
+        // A port that is none is not told apart from none.
+        let has_port = url.port_u16().is_some_and(|port| port > 0);
+        is_http && url.host().is_some_and(|host| !host.is_empty() && (has_port || at == Some(host)))
+    })
+}
+
+fn size(bytes: usize) -> settings::units::ByteSize {
+    settings::units::ByteSize::new(bytes as u64)
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    }
+}
