@@ -121,7 +121,7 @@ impl World {
             0 => self.open(),
             1..=3 => {
                 let (node, epoch) = (format!("g{}", script.below(NAMES)), script.below(3) as u64);
-                let version_max = if script.below(8) == 0 { 0 } else { 1 };
+                let version_max = u32::from(script.below(8) != 0);
                 let hello = LinkHello { version_min: 1, version_max, node, epoch, ..LinkHello::default() };
                 self.say(script, Kind::Hello, 0, &hello);
             }

@@ -47,7 +47,7 @@ impl Bridge {
             }
             ToBackend::ConnUp(login) => encode(out, Kind::ConnUp, 0, 0, &login),
             ToBackend::ConnDown { handle } => {
-                encode(out, Kind::ConnDown, 0, 0, &ConnDown { handle, code: 0 })
+                encode(out, Kind::ConnDown, 0, 0, &ConnDown { handle, code: 0 });
             }
             ToBackend::Announce(connections) => {
                 encode(out, Kind::Announce, 0, 0, &Announce { connections, more: false });

@@ -23,6 +23,7 @@ use prost::Message;
 /// Correlation of the request that makes the group.
 const CREATE: u64 = 1;
 
+#[allow(clippy::struct_excessive_bools)] // facts of a scripted gateway
 #[derive(Default)]
 pub(crate) struct Console {
     link: Option<LinkId>,

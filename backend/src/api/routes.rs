@@ -215,7 +215,7 @@ fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Problem> {
                 let reason = format!("no method {method:?}; they are those of docs/protocol.md, section 11");
                 Problem::new(StatusCode::NOT_FOUND, "UNSUPPORTED", reason)
             })?;
-            encoded.map_err(|error| Problem::invalid(error))?
+            encoded.map_err(Problem::invalid)?
         }
         (None, payload) => base64_of(&payload.unwrap_or_default())?,
         (Some(_), Some(_)) => {
