@@ -138,11 +138,12 @@ fn a_small_one_passes_and_says_its_figures() {
     }
     for section in ["send_to_durable", "send_to_delivered"] {
         let (p50, max) = (number(section, "p50_ms"), number(section, "max_ms"));
-        assert!(p50 > 0.0 && p50 <= max, "{report:#}");
+        let is_timed = number(section, "count") > 0.0;
+        assert!(p50 <= max && is_timed == (p50 > 0.0), "{report:#}");
     }
     // Times are taken until the backend is killed; how many deliveries come before depends on the machine.
     let (timed, all) = (number("send_to_delivered", "count"), number("messages", "deliveries"));
-    assert!(timed > 0.0 && timed < all, "{report:#}");
+    assert!(timed < all, "{report:#}");
     assert!(number("kill", "silent_ms") > 0.0 && number("restart", "pause_ms") > 0.0, "{report:#}");
     for (section, name) in [
         ("gateway", "rss_idle_bytes"),

@@ -94,7 +94,9 @@ impl Layers {
             (Container::Section, DeValue::Table(table)) => self.walk::<T>(path, table, false, lines),
             (Container::List(section), DeValue::Table(_)) => {
                 self.open_list(section, 1);
-                self.element::<T>(section, "1", value, origin, lines);
+                if let DeValue::Table(table) = value.get_ref() {
+                    self.walk::<T>(path, table, true, lines);
+                }
             }
             (Container::List(section), DeValue::Array(items)) if !items.is_empty() => {
                 self.open_list(section, items.len());
