@@ -12,19 +12,19 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-/// What a thread has turn by turn.
+/// An event loop that a thread runs turn by turn.
 pub trait Unit: Send + 'static {
-    /// Its epoll.
+    /// Descriptor of the loop's epoll.
     fn poll_fd(&self) -> RawFd;
     /// For how long the next turn may wait. From then on senders wake it.
     fn timeout(&mut self) -> Duration;
-    /// One turn of its loop, which waits so long for events at most. False: it has ended.
+    /// Runs a turn, which waits for events for at most `timeout`. False: the loop has ended.
     ///
     /// # Errors
     /// The system's, when polling fails: the process cannot go on.
     fn turn(&mut self, timeout: Duration) -> io::Result<bool>;
     /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
-    /// Whether there was or is anything.
+    /// True if there was or is anything.
     fn step(&mut self) -> bool;
     /// Writes everything down. No message is under way then.
     ///

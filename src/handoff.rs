@@ -1,4 +1,4 @@
-//! What crosses threads: the messages between a reactor's shard and the workers.
+//! Messages between threads: from a reactor's shard to the workers and back.
 //!
 //! Plain data, importing only the protocol. [`Uplink`] goes from a shard to the worker of the user's
 //! pin, [`Downlink`] from a worker to the shard that a [`ConnKey`] or a user's pin names. Both travel
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Items of one turn from one shard to one worker.
 #[derive(Debug)]
 pub struct UplinkBatch {
-    /// Who sends.
+    /// Sending shard.
     pub from: ShardId,
     /// In the order they happened.
     pub items: Vec<Uplink>,
@@ -32,14 +32,14 @@ pub enum Uplink {
         key: ConnKey,
         /// Pin of the uid it claims.
         pin: Pin,
-        /// What it said.
+        /// The HELLO.
         hello: Box<Hello>,
     },
     /// A client's frame for the backend. SEND and REQ are answered by [`Downlink::Answer`].
     Up {
         /// The connection it came from.
         key: ConnKey,
-        /// Its user's pin.
+        /// Pin of the user.
         pin: Pin,
         /// SEND, REQ or an application command.
         command: Command,
@@ -53,43 +53,43 @@ pub enum Uplink {
     },
     /// A login was admitted; `login.handle` is the connection.
     ConnUp {
-        /// Its user's pin.
+        /// Pin of the user.
         pin: Pin,
-        /// As it goes to the backend.
+        /// The login as the backend gets it.
         login: Box<ConnUp>,
     },
     /// A login ended.
     ConnDown {
         /// The connection that was.
         key: ConnKey,
-        /// Its user's pin.
+        /// Pin of the user.
         pin: Pin,
         /// The close code; 0: the peer left without a word.
         code: u32,
     },
-    /// What became of a push that wanted to know.
+    /// Outcome of a push whose outcome is wanted.
     Pushed {
-        /// Which push.
+        /// The push.
         ticket: PushTicket,
-        /// Which connection.
+        /// The connection.
         key: ConnKey,
-        /// What became of it.
+        /// The outcome.
         outcome: Outcome,
     },
-    /// What this shard holds of the rooms of this worker's users; every shard speaks in every round.
+    /// Digest of the rooms of this worker's users; every shard sends one in every round.
     Digest {
-        /// Which half minute, the same for all shards.
+        /// Number of the half minute, the same for all shards.
         round: u32,
         /// By [`Pin::slot`], in no order.
         rooms: Vec<(u32, RoomDigest)>,
-        /// This shard has no more.
+        /// True in the shard's last message.
         is_last: bool,
     },
     /// Answers [`Downlink::Query`].
     Held {
         /// The question's name.
         ticket: PushTicket,
-        /// What this shard holds.
+        /// Sessions and rooms that this shard holds.
         held: QueryResult,
     },
     /// Answers [`Downlink::Announce`], in chunks.
@@ -98,7 +98,7 @@ pub enum Uplink {
         request: u32,
         /// Logins with their pins.
         logins: Vec<(Pin, ConnUp)>,
-        /// This shard has no more.
+        /// True in the shard's last message.
         is_last: bool,
     },
 }
@@ -108,9 +108,9 @@ pub enum Uplink {
 pub struct PushTicket {
     /// The worker whose link brought it.
     pub worker: u16,
-    /// That worker's link.
+    /// Number of the worker's link.
     pub link: u16,
-    /// Which life of that link: outcomes of an earlier one are dropped.
+    /// Generation of the link: outcomes of an earlier one are dropped.
     pub link_generation: u32,
     /// The link frame's correlation.
     pub correlation: u64,
@@ -139,7 +139,7 @@ pub struct DownlinkBatch {
     pub items: Vec<Downlink>,
 }
 
-/// Where a worker puts what one shard shall have: the mailbox of that shard's reactor.
+/// Mailbox of a shard's reactor, as a worker sees it.
 pub trait ShardSink: Send {
     /// Hands a batch over and wakes the reactor if it sleeps. Never blocks.
     ///
@@ -175,38 +175,38 @@ pub enum Downlink {
     Push(Push),
     /// End a login.
     Kick {
-        /// Who.
+        /// Target of the order.
         target: Target,
         /// With a user or device: only logins up to this version; 0: any.
         login_version: u64,
         /// The close code to give.
         code: u32,
-        /// Whether the client may come back by itself.
+        /// True if the client may come back by itself.
         may_reconnect: bool,
         /// For people.
         reason: String,
     },
     /// Sessions enter a room.
     Bind {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
-        /// Of the room, growing.
+        /// Version of the room; it only grows.
         version: u64,
-        /// Who.
+        /// Target of the order.
         keys: Vec<ConnKey>,
-        /// These are all of `worker`'s users in `slots`: others of those leave.
+        /// `Some`: the keys are all sessions of `worker`'s users in `slots`; other sessions of those users leave.
         reset: Option<(u16, u64)>,
     },
     /// Sessions leave a room.
     Unbind {
-        /// Which.
+        /// Name of the room.
         room: Arc<str>,
-        /// Of the room, growing.
+        /// Version of the room; it only grows.
         version: u64,
-        /// Who.
+        /// Target of the order.
         keys: Vec<ConnKey>,
     },
-    /// What do you hold? Answered by [`Uplink::Held`].
+    /// Question about sessions and rooms, answered by [`Uplink::Held`].
     Query {
         /// Comes back with the answer.
         ticket: PushTicket,
@@ -215,25 +215,25 @@ pub enum Downlink {
         /// Every session bound to this room; empty: none.
         room: Box<str>,
     },
-    /// Which clients this shard may not read, because their frames would only wait at the worker.
+    /// Clients that this shard must not read, because their frames would only wait at the worker.
     Hold {
-        /// Whose users.
+        /// The worker whose users are meant.
         worker: u16,
         /// By the lane of a client's last uplink; bit i: users with [`Pin::slot`] i. Replaces the last one.
         slots: [u64; Lane::ALL.len()],
     },
-    /// How overloaded a worker is: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
+    /// Overload level of a worker: 0 normal, 1 bulk is shed, 2 also groups, 3 logins are refused.
     Overload {
-        /// Which worker.
+        /// The worker.
         worker: u16,
-        /// Its level.
+        /// The level.
         level: u8,
     },
     /// Name every login of these pins: a link changed. Answered by [`Uplink::Announced`].
     Announce {
         /// The asking worker.
         worker: u16,
-        /// Its number for this request.
+        /// Number of the request.
         request: u32,
         /// Bit i: pins with [`Pin::slot`] i, of this worker.
         slots: u64,
@@ -243,13 +243,13 @@ pub enum Downlink {
 /// A verified user.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
-    /// As the token says.
+    /// Uid from the token.
     pub uid: String,
-    /// As HELLO says, or as the token binds it.
+    /// Device from HELLO, or bound by the token.
     pub device: String,
-    /// As HELLO says: a number of `client::Platform`.
+    /// Platform from HELLO: a number of `client::Platform`.
     pub platform: i32,
-    /// It can undo LZ4 [P-1.9].
+    /// True if the client can decompress LZ4 [P-1.9].
     pub accepts_lz4: bool,
     /// The session that it wants to go on with [P-3.10]; not judged yet.
     pub resume: Option<Box<Resume>>,
@@ -258,9 +258,9 @@ pub struct Admission {
 /// One payload for some connections of one shard.
 #[derive(Clone, Debug)]
 pub struct Push {
-    /// Where outcomes go, if they are wanted.
+    /// Reference for outcomes; `None`: they are not wanted.
     pub ticket: Option<PushTicket>,
-    /// Who.
+    /// Target of the order.
     pub targets: Vec<Target>,
     /// PUSH, NOTIFY or an application command.
     pub command: Command,
@@ -274,11 +274,11 @@ pub struct Push {
     pub packed: Option<Bytes>,
     /// Not to this one, of a room.
     pub except: Option<ConnKey>,
-    /// It takes the place of a push with the same key that still waits.
+    /// Collapse key: the push replaces a waiting one with the same key.
     pub collapse: Option<Arc<str>>,
 }
 
-/// Whom a push or a kick means.
+/// Target of a push or a kick.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// One connection.

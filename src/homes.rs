@@ -1,4 +1,4 @@
-//! Where users are at home: which shard decides about a user.
+//! Owning shards: which shard decides about a user.
 //!
 //! As long as there are as many shards as ever, a user's pin says it. After a hot restart with more, those who are
 //! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the home of later
@@ -15,13 +15,13 @@ pub const SHARDS_MAX: usize = 256;
 pub struct Homes(Arc<[u16]>);
 
 impl Homes {
-    /// Of a gateway that begins with so many shards, 1 to [`SHARDS_MAX`].
+    /// Map of a gateway that begins with this many shards, 1 to [`SHARDS_MAX`].
     pub fn new(shards: usize) -> Self {
         let count = u16::try_from(shards.clamp(1, SHARDS_MAX)).expect("at most 256");
         Self(Arc::new([count]))
     }
 
-    /// As they were written down; `None`: they cannot have been.
+    /// Restores the map from a snapshot; `None`: the counts are not valid.
     pub fn thaw(counts: &[u32]) -> Option<Self> {
         let is_growing = counts.windows(2).all(|pair| pair[0] < pair[1]);
         let one = |count: &u32| u16::try_from(*count).ok().filter(|count| (1..=256).contains(count));
@@ -37,7 +37,7 @@ impl Homes {
         if is_more { Self(self.0.iter().copied().chain([count]).collect()) } else { self.clone() }
     }
 
-    /// As they are written down.
+    /// Shard counts for the snapshot, oldest first.
     pub fn counts(&self) -> &[u16] {
         &self.0
     }
@@ -47,12 +47,12 @@ impl Homes {
         self.0.last().copied().unwrap_or(1).into()
     }
 
-    /// Where a user is looked for first.
+    /// First shard to look for a user.
     pub fn first(&self, pin: Pin) -> ShardId {
         pin.shard(self.0[0].into())
     }
 
-    /// Where a user is looked for next who is not at `shard`; `None`: nowhere, it is their home.
+    /// Next shard to look for a user that is not at `shard`; `None`: `shard` owns the user.
     pub fn after(&self, pin: Pin, shard: ShardId) -> Option<ShardId> {
         if self.0.len() == 1 {
             return None;

@@ -100,7 +100,7 @@ pub enum DemoError {
     System {
         /// Operation that failed.
         operation: &'static str,
-        /// Cause.
+        /// Cause of the failure.
         source: io::Error,
     },
     /// A server did not come up, or did not stay.
@@ -108,7 +108,7 @@ pub enum DemoError {
     Server {
         /// `gateway` or `backend`.
         name: &'static str,
-        /// Cause.
+        /// Cause of the failure.
         problem: String,
     },
     /// Clients were told to stay away.
@@ -116,7 +116,7 @@ pub enum DemoError {
     Logins {
         /// Logins that stood.
         done: u32,
-        /// Clients.
+        /// Number of clients.
         of: u32,
         /// The last failure.
         why: String,
@@ -138,7 +138,7 @@ pub enum DemoError {
     /// Any of the others, with the logs that may explain it.
     #[error("{cause}; logs: {logs}")]
     Logged {
-        /// Cause.
+        /// Cause of the failure.
         cause: Box<DemoError>,
         /// Folder of the logs.
         logs: PathBuf,

@@ -24,7 +24,7 @@ pub(crate) fn millis(value: f64) -> String {
     }
 }
 
-/// Mebibytes.
+/// Size in mebibytes.
 pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", ratio(bytes, 1 << 20))
 }

@@ -23,7 +23,7 @@ pub const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 /// A listening socket of any kind.
 #[derive(Debug)]
 pub enum Listener {
-    /// TCP.
+    /// A TCP socket.
     Tcp(TcpListener),
     /// Unix-domain socket.
     Unix(UnixListener),

@@ -113,7 +113,7 @@ pub struct Edge {
 /// Kind of a stream, for a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamKind {
-    /// TCP.
+    /// A TCP socket.
     Tcp,
     /// Unix-domain socket.
     Unix,

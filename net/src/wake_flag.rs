@@ -19,7 +19,7 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 #[cfg(not(all(loom, test)))]
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Whether the receiver sleeps, or is about to.
+/// True if the receiver sleeps, or is about to.
 #[derive(Debug)]
 pub struct WakeFlag {
     is_asleep: AtomicBool,

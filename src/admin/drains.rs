@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// What is to be done about the clients.
+/// Order about the clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientsOrder {
     /// Ask them to leave.
@@ -14,14 +14,14 @@ pub enum ClientsOrder {
     Undrain,
 }
 
-/// How clients are to be asked to leave.
+/// Way of asking clients to leave.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DrainWish {
     /// From being asked until who stayed is closed; `None`: as the settings say.
     pub grace: Option<Duration>,
     /// Clients asked per second, by all reactors together; `None`: all at once.
     pub rate: Option<u32>,
-    /// Where they shall go, host:port; `None`: where the settings say.
+    /// Address that clients should go to, host:port; `None`: the addresses of the settings.
     pub redirect: Option<String>,
 }
 
@@ -32,7 +32,7 @@ pub struct Drainz {
     pub number: u64,
     /// Clients are asked to leave, or have left.
     pub is_draining: bool,
-    /// Why the last order was not carried out; empty if it was.
+    /// Reason why the last order was not carried out; empty if it was.
     pub problem: String,
     /// Since when, in Unix milliseconds.
     pub since_unix_ms: u64,
@@ -40,7 +40,7 @@ pub struct Drainz {
     pub connections: u64,
 }
 
-/// Where drains are ordered and remembered.
+/// Control of drains: takes orders and remembers results.
 #[derive(Debug)]
 pub struct DrainControl {
     orders: Sender<ClientsOrder>,
@@ -62,7 +62,7 @@ impl DrainControl {
         self.orders.try_send(order).ok().map(|()| number)
     }
 
-    /// Where orders come out.
+    /// Receiver of orders.
     pub const fn orders(&self) -> &Receiver<ClientsOrder> {
         &self.taken
     }
@@ -80,7 +80,7 @@ impl DrainControl {
         }
     }
 
-    /// As it is shown, but for [`Drainz::connections`].
+    /// State for `/v1/drainz`, without [`Drainz::connections`].
     pub fn show(&self) -> Drainz {
         self.state().clone()
     }

@@ -44,10 +44,10 @@ const CELLS: usize = PAUSES + PAUSE_BOUNDS.len() + 2;
 /// Restarts that are remembered.
 const REMEMBERED_MAX: usize = 16;
 
-/// What a restart is to do.
+/// Order of a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartOrder {
-    /// What to run; `None`: the file that this process was started from, as it is now.
+    /// Binary to start; `None`: the file that this process was started from, as it is now.
     pub binary: Option<PathBuf>,
     /// For everything up to the commit; `None`: as the settings say.
     pub timeout: Option<Duration>,
@@ -60,23 +60,23 @@ pub struct RestartOrder {
 pub struct Restart {
     /// Counts the restarts that were tried, over all processes, from 1.
     pub number: u64,
-    /// When it began, in Unix milliseconds.
+    /// Start, in Unix milliseconds.
     pub unix_ms: u64,
     /// The generation that serves after it.
     pub generation: u64,
     /// `committed`, `rolled_back` or `dry_run`.
     pub verdict: String,
-    /// Why it was not committed; empty if it was.
+    /// Reason why it was not committed; empty if it was.
     pub problem: String,
     /// Sockets that moved.
     pub sockets: u64,
-    /// For so long nothing was read or written, in seconds.
+    /// Pause in which nothing was read or written, in seconds.
     pub pause_seconds: f64,
     /// Version and binary that served before.
     pub from: String,
     /// Version and binary that was to serve after.
     pub to: String,
-    /// Where the binary lies that served before.
+    /// Path of the binary that served before.
     pub previous_binary: String,
     /// The steps, in order.
     pub steps: Vec<Step>,
@@ -85,20 +85,20 @@ pub struct Restart {
 /// One step of a restart.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Step {
-    /// Its name.
+    /// Name of the step.
     pub name: String,
-    /// How long it took.
+    /// Length of the step.
     pub seconds: f64,
-    /// What there is to say.
+    /// Detail for people.
     pub detail: String,
 }
 
 /// The answer of `/v1/restartz`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Restartz {
-    /// Which process of a series this is; 0: the first.
+    /// Generation: number of this process in a series; 0: the first.
     pub generation: u64,
-    /// This process.
+    /// Process id of this process.
     pub pid: u32,
     /// One is under way.
     pub is_under_way: bool,
@@ -110,14 +110,14 @@ pub struct Restartz {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderWay;
 
-/// Where restarts are ordered and remembered.
+/// Control of restarts: takes orders and remembers results.
 #[derive(Debug)]
 pub struct RestartControl {
     orders: Sender<RestartOrder>,
     taken: Receiver<RestartOrder>,
     state: Mutex<Restartz>,
     board: Arc<Board>,
-    /// What is on the board.
+    /// Published figures.
     cells: Mutex<[u64; CELLS]>,
 }
 
@@ -147,7 +147,7 @@ impl RestartControl {
         }
     }
 
-    /// Where orders come out.
+    /// Receiver of orders.
     pub const fn orders(&self) -> &Receiver<RestartOrder> {
         &self.taken
     }
@@ -159,7 +159,7 @@ impl RestartControl {
         state.next_number()
     }
 
-    /// It is over, or was over when this process began.
+    /// Records a restart that is over, or was over when this process began.
     pub fn end(&self, restart: Restart) {
         self.count(&restart);
         let mut state = self.state();
@@ -169,7 +169,7 @@ impl RestartControl {
         state.restarts.drain(..over);
     }
 
-    /// What processes before this one remembered.
+    /// History of earlier processes.
     pub fn resume(&self, generation: u64, cells: &[u64], restarts: Vec<Restart>) {
         for (mine, theirs) in self.cells().iter_mut().zip(cells) {
             *mine = *theirs;
@@ -183,7 +183,7 @@ impl RestartControl {
         last.into_iter().for_each(|last| self.end(last));
     }
 
-    /// Where its numbers are shown.
+    /// Counters for the metrics page.
     pub fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
     }
@@ -213,7 +213,7 @@ impl RestartControl {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As it is shown.
+    /// State for `/v1/restartz`.
     pub fn show(&self) -> Restartz {
         self.state().clone()
     }

@@ -1,4 +1,4 @@
-//! What the process says about itself as a whole.
+//! Status of the process as a whole.
 
 use super::drains::DrainControl;
 use super::restarts::RestartControl;
@@ -23,13 +23,13 @@ pub struct Status {
     pub workers: usize,
     /// Hot restarts.
     pub restarts: RestartControl,
-    /// Drains.
+    /// The gateway drains.
     pub drains: DrainControl,
     is_draining: AtomicBool,
 }
 
 impl Status {
-    /// Of a process with these settings, which serves.
+    /// Status of a serving process with these settings.
     pub fn new(config: &Config, gateway: &str) -> Self {
         Self {
             gateway: gateway.to_owned(),
@@ -55,12 +55,12 @@ impl Status {
         self.is_draining.store(is_draining, Ordering::Relaxed);
     }
 
-    /// Whether clients are asked to leave.
+    /// True if clients are asked to leave.
     pub fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Relaxed)
     }
 
-    /// Whether new clients should come, as `/readyz` says.
+    /// True if new clients should come, as `/readyz` says.
     pub fn phase(&self, registry: &Registry) -> Phase {
         if self.is_draining() {
             Phase::Draining
@@ -72,11 +72,11 @@ impl Status {
     }
 }
 
-/// Whether new clients should come.
+/// True if new clients should come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Yes.
+    /// The gateway is ready.
     Ready,
     /// No: no link to a backend is up.
     NoBackend,
@@ -106,17 +106,17 @@ pub struct ListenerStatus {
 /// The answer of `/v1/varz`, and what `moorline status` shows.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Varz {
-    /// Of the program.
+    /// Version of the program.
     pub version: String,
     /// Name toward backends.
     pub gateway: String,
     /// Process id.
     pub pid: u32,
-    /// Which process of a series of hot restarts; 0: the first.
+    /// Generation: number of this process in a series of hot restarts; 0: the first.
     pub generation: u64,
     /// Since this process started.
     pub uptime_seconds: f64,
-    /// Whether new clients should come.
+    /// True if new clients should come.
     pub phase: Phase,
     /// Address of the first listener; `None`: nothing is bound.
     pub listener: Option<SocketAddr>,
@@ -137,14 +137,14 @@ pub struct Varz {
     pub resident_bytes: u64,
     /// Open file descriptors.
     pub open_fds: u64,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
     /// Processor time used.
     pub cpu_seconds: f64,
 }
 
 impl Varz {
-    /// As of now.
+    /// Reads the figures now.
     pub fn read(status: &Status, registry: &Registry) -> Self {
         let figures = Figures::read();
         Self {

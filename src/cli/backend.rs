@@ -64,7 +64,7 @@ enum Action {
         /// Bytes of each message
         #[arg(long, default_value_t = 100)]
         payload: usize,
-        /// The same seed makes the same, in an empty store
+        /// Seed of the generator: the same seed makes the same data in an empty store
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },

@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, as text for people or JSON for machines.
+//! Log lines on standard error, as text for people or JSON for machines.
 
 use super::Failure;
 use crate::config::LogFormat;

@@ -26,34 +26,34 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// This process.
+    /// Process id of this process.
     pub gateway: GatewayConfig,
-    /// Where clients connect: at least one, in order.
+    /// Listeners for clients: at least one, in order.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
     /// The threads that own client sockets.
     pub reactor: ReactorConfig,
     /// The threads that own backend links.
     pub worker: WorkerConfig,
-    /// Who may log in.
+    /// Authentication of logins.
     pub auth: AuthConfig,
-    /// How long sessions outlive their connections.
+    /// Time for which sessions outlive their connections.
     pub session: SessionConfig,
-    /// What interval a client may promise.
+    /// Interval that a client may promise.
     pub heartbeat: HeartbeatConfig,
-    /// How the process ends.
+    /// End of the process.
     pub drain: DrainConfig,
     /// Hot restarts.
     pub handover: HandoverConfig,
-    /// What one process and one connection may hold.
+    /// Limits of the process and of one connection.
     pub limits: LimitsConfig,
-    /// Who answers.
+    /// Backends that answer.
     pub backend: BackendConfig,
-    /// When load is shed.
+    /// Conditions for shedding load.
     pub overload: OverloadConfig,
     /// Health, metrics, status.
     pub admin: AdminConfig,
-    /// What is logged.
+    /// Log level and format.
     pub log: LogConfig,
 }
 
@@ -99,7 +99,7 @@ pub enum ListenerKind {
     Tcp,
 }
 
-/// What order SENDs may come in [P-5.4].
+/// Order in which SENDs may come [P-5.4].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Uplink {
@@ -113,12 +113,12 @@ pub enum Uplink {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
-    /// How long a session waits for its client; 0: not at all.
+    /// Time that a detached session waits for its client; 0: it ends at once.
     #[serde(with = "units::duration")]
     pub keep: Duration,
     /// Sessions that wait so, in the whole process.
     pub kept_max: usize,
-    /// How long after its login a ticket is good.
+    /// Lifetime of a ticket after the login.
     #[serde(with = "units::duration")]
     pub ticket_ttl: Duration,
     /// Phones and tablets of one user; 0: no limit of their own.
@@ -138,7 +138,7 @@ pub struct OverloadConfig {
     pub latency: Duration,
     /// More frames that wait for a link count as overload.
     pub queue_frames: usize,
-    /// How long it must be calm before the next milder level.
+    /// Calm time before the next milder level.
     #[serde(with = "units::duration")]
     pub hold: Duration,
 }
@@ -169,7 +169,7 @@ pub struct WorkerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
-    /// Whether tokens are verified.
+    /// True if tokens are verified.
     pub mode: AuthMode,
     /// The one signature algorithm accepted.
     pub algorithm: Algorithm,
@@ -177,12 +177,12 @@ pub struct AuthConfig {
     pub key_file: PathBuf,
     /// The `aud` a token must have; empty: not looked at.
     pub audience: String,
-    /// How far clocks may differ.
+    /// Largest difference between clocks.
     #[serde(with = "units::duration")]
     pub leeway: Duration,
 }
 
-/// Whether tokens are verified.
+/// True if tokens are verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMode {
@@ -210,7 +210,7 @@ pub struct HeartbeatConfig {
     /// Shortest interval a client may promise.
     #[serde(with = "units::duration")]
     pub min: Duration,
-    /// Longest.
+    /// Longest interval.
     #[serde(with = "units::duration")]
     pub max: Duration,
 }
@@ -250,7 +250,7 @@ pub struct LimitsConfig {
     pub handshake_timeout: Duration,
     /// Reliable frames sent to one connection and not acknowledged.
     pub downlink_frames: usize,
-    /// Their bytes.
+    /// Bytes of the frames.
     pub downlink_bytes: ByteSize,
     /// Bytes queued for one connection; over it the connection is closed as slow.
     pub queue_bytes: ByteSize,
@@ -258,12 +258,12 @@ pub struct LimitsConfig {
     pub queue_frames: usize,
     /// Bytes queued for one connection; over it pushes that may wait become NOTIFYs.
     pub collapse_bytes: ByteSize,
-    /// How long a push that may wait does so for others; 0: not at all.
+    /// Longest wait of a push for company; 0: pushes do not wait.
     #[serde(with = "units::duration")]
     pub batch_age: Duration,
     /// Pushes that end such a wait.
     pub batch_frames: usize,
-    /// What follows an overdue ack.
+    /// Reaction to an overdue ack.
     pub retransmit: Retransmit,
     /// Frames per second of one connection; 0: no limit.
     pub frame_rate: usize,
@@ -275,7 +275,7 @@ pub struct LimitsConfig {
     pub compress_min: ByteSize,
 }
 
-/// What follows an overdue ack [P-6.5].
+/// Reaction to an overdue ack [P-6.5].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Retransmit {
@@ -289,7 +289,7 @@ pub enum Retransmit {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendConfig {
-    /// Where backends listen for links.
+    /// Addresses of backends.
     pub endpoints: Vec<SocketAddr>,
     /// Links of every worker to every endpoint.
     pub links_per_worker: usize,
@@ -298,7 +298,7 @@ pub struct BackendConfig {
     pub up_timeout: Duration,
     /// Frames of one worker that may wait for a link.
     pub parked_frames: usize,
-    /// Their bytes.
+    /// Bytes of the frames.
     pub parked_bytes: ByteSize,
     /// First pause before a broken link is opened again.
     #[serde(with = "units::duration")]
@@ -306,19 +306,19 @@ pub struct BackendConfig {
     /// Longest pause.
     #[serde(with = "units::duration")]
     pub reconnect_max: Duration,
-    /// How users are spread over endpoints.
+    /// Rule that spreads users over endpoints.
     pub balance: Balance,
     /// With [`Balance::Weighted`]: one for each endpoint.
     pub weights: Vec<u32>,
 }
 
-/// How users are spread over endpoints.
+/// Rule that spreads users over endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Evenly over links, away from slow ones.
     LeastLoaded,
-    /// The same endpoint from every gateway.
+    /// Consistent hashing: a user has the same endpoint from every gateway.
     Hash,
     /// By weight.
     Weighted,
@@ -330,7 +330,7 @@ pub enum Balance {
 pub struct AdminConfig {
     /// Port 0: any free one.
     pub address: SocketAddr,
-    /// Whether it is served at all.
+    /// True if it is served at all.
     pub enabled: bool,
 }
 
@@ -344,7 +344,7 @@ pub struct LogConfig {
     pub format: LogFormat,
 }
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -383,7 +383,7 @@ impl Config {
         Self::load_with_origins(file, sets, env).map(|loaded| loaded.config)
     }
 
-    /// As [`Self::load`], and tells where each value came from.
+    /// Loads the settings like [`Self::load`], with the origin of each value.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -395,7 +395,7 @@ impl Config {
         SCHEMA.load(file, sets, env, validate::check)
     }
 
-    /// What is lawful and yet worth a loud word: for the log at start, and for `moorline check`.
+    /// Warnings about lawful settings: for the log at start, and for `moorline check`.
     pub fn warnings(&self) -> Vec<String> {
         validate::warnings(self)
     }

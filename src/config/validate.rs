@@ -30,7 +30,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     check_backend(rules, config);
 }
 
-/// What is lawful and yet worth a loud word.
+/// Warnings about lawful settings.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     if config.auth.mode == AuthMode::Dev {
@@ -226,7 +226,7 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     });
 }
 
-/// Whether it names a gateway: host:port, short enough to be told to clients.
+/// True if it names a gateway: host:port, short enough to be told to clients.
 pub fn is_host_port(name: &str) -> bool {
     let is_port = |port: &str| port.parse().is_ok_and(|port: u16| port > 0);
     let is_host = |host: &str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());

@@ -1,4 +1,4 @@
-//! Where figures are kept: [`Tally`] in the thread that counts, [`Board`] where others can read.
+//! Figures: [`Tally`] in the thread that counts, [`Board`] where others can read.
 
 use super::series::{Kind, Series};
 use std::borrow::Cow;
@@ -85,7 +85,7 @@ impl Tally {
         self.cells[self.layout.scalar(index)]
     }
 
-    /// Counts `value` in the histogram at `index`. Panics if it is none.
+    /// Counts `value` in the histogram at `index`. Panics if the series is not a histogram.
     pub fn observe(&mut self, index: usize, value: u64) {
         let Kind::Histogram { bounds, .. } = self.layout.series[index].kind else {
             panic!("series {index} is a histogram");

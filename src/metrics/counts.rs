@@ -23,7 +23,7 @@ macro_rules! counts {
         impl $name {
             /// All of them, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-            /// What they are exported as, in the same order.
+            /// Exported series, in the same order.
             pub const SERIES: &'static [$crate::metrics::Series] =
                 &[$($crate::metrics::Series::$kind($metric, concat!($($doc,)+).trim_ascii()),)+];
         }

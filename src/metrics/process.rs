@@ -1,4 +1,4 @@
-//! What the system says about this process, read from `/proc` when somebody looks.
+//! Figures of this process from the system, read from `/proc` on request.
 //!
 //! A figure that cannot be read is zero: the page must not fail for it.
 
@@ -18,7 +18,7 @@ pub struct Figures {
     pub resident_bytes: u64,
     /// Open file descriptors.
     pub open_fds: u64,
-    /// Threads.
+    /// Number of threads.
     pub threads: u64,
     /// Processor time used, user and system.
     pub cpu_seconds: f64,

@@ -1,4 +1,4 @@
-//! What a figure is called, means and how it moves. Plain data, usable in consts.
+//! Name, meaning and kind of a figure. Plain data, usable in consts.
 
 /// One series: a name, perhaps one label, and how it moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -7,24 +7,24 @@ pub struct Series {
     pub name: &'static str,
     /// One sentence.
     pub help: &'static str,
-    /// How it moves.
+    /// Kind of the series.
     pub kind: Kind,
     /// Key and value. Series of one name differ in the value only.
     pub label: Option<(&'static str, &'static str)>,
 }
 
-/// How a figure moves.
+/// Kind of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Only grows.
     Counter,
     /// A level.
     Gauge,
-    /// How often a value was at most each bound.
+    /// Number of values up to each bound.
     Histogram {
         /// Rising, in the unit that is observed.
         bounds: &'static [u64],
-        /// What one observed unit is in the exported one: [`SECONDS`] for nanoseconds, 1 for bytes.
+        /// Factor from the observed to the exported unit: [`SECONDS`] for nanoseconds, 1 for bytes.
         scale: f64,
     },
 }
@@ -68,7 +68,7 @@ impl Series {
         }
     }
 
-    /// Whether a scraper will take it.
+    /// True if a scraper will take it.
     pub(super) fn is_well_named(&self) -> bool {
         let is_word = |word: &str| {
             word.starts_with(|c: char| c.is_ascii_lowercase())

@@ -11,7 +11,7 @@ use moorline_proto::message::{client::Hello, frame_of};
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
 
-/// Nothing here takes so many turns; a test that waits longer has failed.
+/// Limit of turns; a test that waits longer has failed.
 const TURNS_MAX: usize = 1_000;
 
 const LIMITS: ListenerLimits =

@@ -76,7 +76,7 @@ impl Announcement {
         Some(Announce { connections, more: !self.is_finished })
     }
 
-    /// Whether the last frame was taken.
+    /// True if the last frame was taken.
     const fn is_finished(&self) -> bool {
         self.is_finished
     }

@@ -1,4 +1,4 @@
-//! Whether an endpoint that is connected also answers. Pure.
+//! True if an endpoint that is connected also answers. Pure.
 //!
 //! ```text
 //! Closed --too many timeouts--> Open --time--> Trial --answers, or a calm--> Closed

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// An endpoint on trial weighs one part of so many.
 const TRIAL_PARTS: u32 = 16;
-/// Each answer moves the average by one part of so many.
+/// Each answer moves the average by one part of this many.
 const AVERAGE_PARTS: u64 = 16;
 /// Slower than so many times the fastest: half the weight; down to a quarter.
 const SLOW_TIMES: u64 = 3;
@@ -20,12 +20,12 @@ const SLOW_MIN: Duration = Duration::from_millis(20);
 /// Halvings of the weight of a slow one.
 const SLOWNESS_MAX: u32 = 2;
 
-/// How users are spread over endpoints.
+/// Rule that spreads users over endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Balance {
     /// Evenly over links, away from slow ones.
     LeastLoaded,
-    /// The same endpoint from every gateway.
+    /// Consistent hashing: a user has the same endpoint from every gateway.
     Hash,
     /// One weight for each endpoint.
     Weighted(Vec<u32>),
@@ -82,7 +82,7 @@ impl Endpoints {
         }
     }
 
-    /// A question on this link was answered so long after it was asked. True: weights have changed.
+    /// Counts an answer of this link and its latency. True: weights have changed.
     pub(super) fn on_answer(&mut self, now: Instant, link: LinkIndex, took: Duration) -> bool {
         let endpoint = self.of(link);
         let took = nanos_of(took);
@@ -99,7 +99,7 @@ impl Endpoints {
         endpoint.wants_trip |= endpoint.breaker.on_timeout(now);
     }
 
-    /// How much this link should have beside others; `None`: nothing.
+    /// Weight of this link beside others; `None`: no slots.
     fn weight(&mut self, now: Instant, link: LinkIndex) -> Option<u32> {
         let place = self.place(link);
         let endpoint = &mut self.all[place];
@@ -173,7 +173,7 @@ impl Endpoints {
         self.all.len() < 2
     }
 
-    /// Whether links of other endpoints could do the work of the endpoint at `place`.
+    /// True if links of other endpoints could do the work of the endpoint at `place`.
     pub(super) fn has_other(&self, place: usize, targets: &[Target]) -> bool {
         let is_well = |other: &Target| other.weight >= WEIGHT >> SLOWNESS_MAX;
         targets.iter().any(|target| self.place(target.link) != place && is_well(target))
@@ -209,7 +209,7 @@ impl Endpoints {
     }
 }
 
-/// The same in every gateway.
+/// Hash of the endpoint, the same in every gateway.
 fn name_of(address: SocketAddr) -> u64 {
     let ip = match address.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),

@@ -23,7 +23,7 @@ use std::io;
 pub struct LinkSocket {
     /// The link that goes on with it; `None`: its backend is not an endpoint any more, so close it.
     pub link: Option<LinkIndex>,
-    /// Its name in the snapshot.
+    /// Name in the snapshot.
     pub socket: SocketRef,
 }
 

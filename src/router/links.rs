@@ -159,7 +159,7 @@ impl Link {
         if self.is_connected() { self.decoder.decode(input) } else { Ok(None) }
     }
 
-    /// Whether bytes can be exchanged.
+    /// True if bytes can be exchanged.
     pub(super) const fn is_connected(&self) -> bool {
         !matches!(self.state.phase(), Phase::Waiting(_) | Phase::Connecting(_))
     }
@@ -169,12 +169,12 @@ impl Link {
         &self.output
     }
 
-    /// Whether bulk (UP, ANNOUNCE) may be added to the output.
+    /// True if bulk (UP, ANNOUNCE) may be added to the output.
     pub(super) fn has_output_room(&self) -> bool {
         self.state.is_open() && self.output.len() < self.output_max
     }
 
-    /// Whether this UP may be sent now: there is room in the output and, for a question, credit.
+    /// True if this UP may be sent now: there is room in the output and, for a question, credit.
     pub(super) fn has_room_for(&self, up: &Up) -> bool {
         self.has_output_room() && (!up.is_question() || self.pending.has_room(self.credit))
     }

@@ -88,7 +88,7 @@ impl Logins {
         self.asked[link.index()] = Pending::thaw(forget_after, base, asked);
     }
 
-    /// Whether HELLOs wait to be judged.
+    /// True if HELLOs wait to be judged.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }

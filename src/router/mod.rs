@@ -106,7 +106,7 @@ pub struct RouterSettings {
     pub endpoints: Vec<SocketAddr>,
     /// Links to each endpoint.
     pub links_per_endpoint: usize,
-    /// How users are spread over endpoints.
+    /// Rule that spreads users over endpoints.
     pub balance: Balance,
     /// Settings that all links share.
     pub link: LinkSettings,
@@ -122,7 +122,7 @@ pub struct RouterSettings {
     pub homes: Homes,
 }
 
-/// What a router asks of its owner.
+/// Order to the owner of a router.
 #[derive(Debug)]
 pub enum Output {
     /// Begin to connect; answered by [`Router::handle_link_connected`] or [`Router::handle_link_closed`].
@@ -141,7 +141,7 @@ pub enum Output {
     Deliver {
         /// The shard.
         shard: ShardId,
-        /// Its items of this turn.
+        /// Items of this turn.
         batch: DownlinkBatch,
     },
     /// Measure the load of the process; answered by [`Router::handle_load`].
@@ -294,22 +294,22 @@ impl Router {
         deadlines.into_iter().min().unwrap_or(Instant::FAR_FUTURE)
     }
 
-    /// Whether HELLOs wait to be judged.
+    /// True if HELLOs wait to be judged.
     pub fn has_logins(&self) -> bool {
         self.logins.is_waiting()
     }
 
-    /// Whether bytes of links may be handed in: the shards take what follows from them.
+    /// True if bytes of links may be handed in: the shards take what follows from them.
     pub fn takes_link_bytes(&self) -> bool {
         self.sides.shards.longest() < OUTBOX_ITEMS_MAX
     }
 
-    /// Whether batches of shards may be handed in: the shards take what follows from them.
+    /// True if batches of shards may be handed in: the shards take what follows from them.
     pub fn takes_batches(&self) -> bool {
         self.sides.shards.longest() < OUTBOX_ITEMS_HARD_MAX
     }
 
-    /// Whether items wait for shards.
+    /// True if items wait for shards.
     pub fn has_items(&self) -> bool {
         !self.sides.shards.is_empty()
     }

@@ -73,7 +73,7 @@ impl Outbox {
         self.longest
     }
 
-    /// Whether no item waits.
+    /// True if no item waits.
     pub(super) const fn is_empty(&self) -> bool {
         self.longest == 0
     }

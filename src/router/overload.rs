@@ -14,20 +14,20 @@ use moorline_proto::time::{Duration, Instant, nanos_of};
 const LEVEL_MAX: u8 = 3;
 /// No two steps up within this time.
 const CLIMB_INTERVAL: Duration = Duration::from_millis(100);
-/// Each answer moves the average by one part of so many.
+/// Each answer moves the average by one part of this many.
 const AVERAGE_PARTS: u64 = 16;
 /// Load in parts of the threshold: over it, and calm.
 const OVER: u64 = 1_000;
 const CALM: u64 = 500;
 
-/// What counts as overload.
+/// Limits that define overload.
 #[derive(Clone, Copy, Debug)]
 pub struct OverloadLimits {
     /// An average answer slower than this.
     pub latency: Duration,
     /// More frames than this that wait for a link.
     pub queue_frames: usize,
-    /// How long it must be calm before the next milder level.
+    /// Calm time before the next milder level.
     pub hold: Duration,
 }
 
@@ -35,7 +35,7 @@ pub struct OverloadLimits {
 pub(super) struct Overload {
     limits: OverloadLimits,
     level: u8,
-    /// Of answers, in nanoseconds.
+    /// Average latency of answers, in nanoseconds.
     average: u64,
     answered_at: Instant,
     climbed_at: Instant,
@@ -66,12 +66,12 @@ impl Overload {
         (self.answered_at, self.climbed_at) = (now, now);
     }
 
-    /// How much is shed now.
+    /// Overload level.
     pub(super) const fn level(&self) -> u8 {
         self.level
     }
 
-    /// An answer came, or its time was up, so long after its question.
+    /// Counts the latency of an answer, or of a question that timed out.
     pub(super) fn record(&mut self, now: Instant, took: Duration) {
         self.answered_at = now;
         let took = nanos_of(took);
@@ -108,7 +108,7 @@ impl Overload {
         Some(self.level)
     }
 
-    /// When to look again though nothing happens; `None`: no need.
+    /// Time of the next look without an event; `None`: not needed.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         if self.level == 0 {
             return None;

@@ -1,4 +1,4 @@
-//! What waits for a link, slot by slot, in order. Pure.
+//! Frames that wait for a link, slot by slot, in order. Pure.
 //!
 //! UPs wait here when their slot has no announced link, or the link has no credit or no room. Login
 //! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
@@ -9,12 +9,12 @@ use moorline_proto::message::backend::{ConnDown, ConnUp};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 
-/// How much may wait.
+/// Limits of waiting frames.
 #[derive(Clone, Copy, Debug)]
 pub struct ParkingLimits {
     /// UPs; more are refused.
     pub frames: usize,
-    /// Their bodies' bytes; more are refused.
+    /// Bytes of the bodies; more are refused.
     pub bytes: usize,
     /// Login changes; above it their slot is announced anew, or its link given up.
     pub changes: usize,
@@ -35,7 +35,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// As the backend is told of an end.
+    /// The end of a login for the backend.
     pub(super) const fn down(key: ConnKey, code: u32) -> ConnDown {
         ConnDown { handle: key.as_u64(), code }
     }
@@ -78,17 +78,17 @@ impl Parking {
         self.frames
     }
 
-    /// Their bodies' bytes.
+    /// Bytes of the bodies.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What waits of one slot, login changes included.
+    /// Number of waiting items of one slot, login changes included.
     pub(super) fn len_of(&self, slot: Slot) -> usize {
         self.lines[slot.index()].len()
     }
 
-    /// Whether nothing of this slot waits.
+    /// True if nothing of this slot waits.
     pub(super) const fn is_empty(&self, slot: Slot) -> bool {
         !self.occupied.contains(slot)
     }

@@ -1,4 +1,4 @@
-//! What was asked on a link and waits for its answer. Pure.
+//! Questions on a link that wait for an answer. Pure.
 //!
 //! Correlations are dense, so the table is a ring indexed by `correlation - base`: no hashing, no
 //! allocation per entry. An entry whose time is up still counts as unanswered toward the backend's
@@ -28,10 +28,10 @@ enum Entry<T> {
     Settled,
 }
 
-/// What an answer's correlation stands for.
+/// Meaning of an answer's correlation.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken<T> {
-    /// This question.
+    /// The question that waits.
     Answered(T),
     /// A question that was settled before: its time was up, or it was answered already.
     Late,
@@ -117,7 +117,7 @@ impl<T> Pending<T> {
         self.unanswered
     }
 
-    /// Whether one more may be asked of a backend that accepts `credit` unanswered ones.
+    /// True if one more may be asked of a backend that accepts `credit` unanswered ones.
     pub(super) fn has_room(&self, credit: usize) -> bool {
         self.unanswered < credit && self.ring.len() < SPAN_MAX
     }

@@ -1,4 +1,4 @@
-//! Which link speaks for which users: 64 slots of pins, each on one link at a time. Pure.
+//! Assignment of users to links: 64 slots of pins, each on one link at a time. Pure.
 //!
 //! ```text
 //! Unassigned --assign--> Announcing(link) --set_live--> Live(link)
@@ -29,12 +29,12 @@ impl Slot {
         u8::try_from(number).ok().filter(|number| usize::from(*number) < SLOTS).map(Self)
     }
 
-    /// As a number, which [`Self::from_number`] takes.
+    /// Number of the slot, for [`Self::from_number`].
     pub fn number(self) -> u32 {
         self.0.into()
     }
 
-    /// As an index into per-slot arrays.
+    /// Index into per-slot arrays.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -53,7 +53,7 @@ impl SlotSet {
         Self(bits)
     }
 
-    /// As it crosses threads.
+    /// Bits that cross threads.
     pub(super) const fn bits(self) -> u64 {
         self.0
     }
@@ -68,17 +68,17 @@ impl SlotSet {
         self.0 &= !(1 << slot.0);
     }
 
-    /// Whether it is in.
+    /// True if it is in.
     pub(super) const fn contains(self, slot: Slot) -> bool {
         self.0 >> slot.0 & 1 == 1
     }
 
-    /// Whether none is in.
+    /// True if none is in.
     pub(super) const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Those in either.
+    /// Union of both sets.
     #[must_use]
     pub(super) const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -107,13 +107,13 @@ impl SlotSet {
 pub struct LinkIndex(pub u16);
 
 impl LinkIndex {
-    /// As an index into per-link arrays.
+    /// Index into per-link arrays.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// Where a slot is.
+/// State of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SlotState {
     /// No link can take it.
@@ -134,21 +134,21 @@ pub(super) struct Slots {
 /// A link that takes slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
-    /// Which.
+    /// Name of the room.
     pub(super) link: LinkIndex,
-    /// Its part beside the others; of [`WEIGHT`] at most when slots go by hash. Above 0.
+    /// Weight beside the others; at most [`WEIGHT`] when slots go by hash. Above 0.
     pub(super) weight: u32,
-    /// What its endpoint is called in every gateway.
+    /// Hash of the endpoint's name, the same in every gateway.
     pub(super) endpoint: u64,
 }
 
-/// What an endpoint that is as good as any weighs.
+/// Weight of a healthy endpoint.
 pub(super) const WEIGHT: u32 = 1_000;
 
-/// How slots are spread over targets.
+/// Rule that spreads slots over targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Spread {
-    /// As many for each as its weight says.
+    /// In proportion to the weights.
     ByWeight,
     /// A slot goes to the same endpoint from every worker and gateway that has the same endpoints
     /// (rendezvous hashing, Thaler and Ravishankar, 1998): when one is lost, only its slots move.
@@ -176,7 +176,7 @@ impl Slots {
         states.iter().map(number).collect()
     }
 
-    /// Reads them; a state on a link for which `is_there` is false is none.
+    /// Restores the slots; a slot on a link for which `is_there` is false becomes unassigned.
     pub(super) fn thaw(&mut self, states: &[u32], is_there: impl Fn(LinkIndex) -> bool) {
         for (state, number) in self.states.iter_mut().zip(states) {
             let Some(rest) = number.checked_sub(1) else { continue };
@@ -188,7 +188,7 @@ impl Slots {
         }
     }
 
-    /// Where a slot is.
+    /// State of a slot.
     pub(super) const fn state(&self, slot: Slot) -> SlotState {
         self.states[slot.index()]
     }
@@ -228,20 +228,20 @@ impl Slots {
         self.place(free, targets, spread)
     }
 
-    /// Moves live slots outside `busy` to where they should be, and off links that are no targets.
+    /// Moves live slots outside `busy` to their best links, and off links that are not targets.
     pub(super) fn rebalance(&mut self, targets: &[Target], spread: Spread, busy: SlotSet) -> Moves {
         let movable = self.select(|slot, state| matches!(state, SlotState::Live(_)) && !busy.contains(slot));
         self.place(movable, targets, spread)
     }
 
-    /// Whether [`Self::rebalance`] would have nothing to move even if no slot were busy.
+    /// True if [`Self::rebalance`] would have nothing to move even if no slot were busy.
     pub(super) fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
         let loads = self.loads(targets);
         let is_home = |slot: Slot| self.better(slot, targets, &loads, spread).is_none();
         targets.is_empty() || self.select(|_, _| true).iter().all(is_home)
     }
 
-    /// These slots wait for a new announcement on the link they are on.
+    /// Marks slots that wait for a new announcement on their link.
     pub(super) fn set_announcing(&mut self, slot: Slot) -> Option<LinkIndex> {
         let state = &mut self.states[slot.index()];
         let (SlotState::Announcing(link) | SlotState::Live(link)) = *state else { return None };
@@ -327,7 +327,7 @@ impl Slots {
     }
 }
 
-/// Where a slot goes by hash. A target of less weight takes only so many of the slots that are its own.
+/// Target of a slot by hash. A target of less weight takes only its share of its own slots.
 fn home(slot: Slot, targets: &[Target]) -> Option<usize> {
     let name = mix(u64::from(slot.0) + 1);
     let takes = |target: &Target| mix(name) % u64::from(WEIGHT) < u64::from(target.weight);

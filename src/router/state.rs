@@ -25,11 +25,11 @@ pub struct LinkTimes {
     pub connect_timeout: Duration,
     /// From connected to the backend's HELLO.
     pub hello_timeout: Duration,
-    /// Without traffic for so long, a PING is sent.
+    /// Time without traffic after which a PING is sent.
     pub ping_interval: Duration,
-    /// Nothing heard for so long: dead.
+    /// Time without a received byte after which a link is dead.
     pub silence_max: Duration,
-    /// Ready for so long: the next failure counts as the first.
+    /// Time of being ready after which the next failure counts as the first.
     pub stable_after: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Default for LinkTimes {
     }
 }
 
-/// Where a link is in its life.
+/// Phase of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Closed; tries again then.
@@ -60,7 +60,7 @@ pub(super) enum Phase {
     Draining,
 }
 
-/// What time asks of a link.
+/// Action that is due on a link.
 #[derive(Debug)]
 pub(super) enum Due {
     /// Connect now; the phase is `Connecting` already.
@@ -71,7 +71,7 @@ pub(super) enum Due {
     Close(Failure),
 }
 
-/// Why a link was closed.
+/// Reason why a link was closed.
 #[derive(Debug)]
 pub enum Failure {
     /// The system would not connect, read or write.
@@ -86,7 +86,7 @@ pub enum Failure {
     Closed,
     /// The backend does not read what it is sent; bytes that wait.
     Clogged(usize),
-    /// So many login changes wait for the backend that no more may.
+    /// Too many login changes wait for the backend.
     Behind(usize),
     /// The backend takes questions and does not answer: it is left alone for a while.
     Tripped,
@@ -185,12 +185,12 @@ impl LinkState {
         self.generation = u32::try_from((now.as_nanos() / 1_000_000) & u64::from(u32::MAX)).unwrap_or(0);
     }
 
-    /// Where it is.
+    /// Phase of the link.
     pub(super) const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Which connection of this link; grows with each try.
+    /// Generation: counts the connections of this link.
     pub(super) const fn generation(&self) -> u32 {
         self.generation
     }
@@ -200,7 +200,7 @@ impl LinkState {
         self.backoff.attempts()
     }
 
-    /// Whether frames are exchanged.
+    /// True if frames are exchanged.
     pub(super) const fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Ready | Phase::Draining)
     }
@@ -242,14 +242,14 @@ impl LinkState {
         delay
     }
 
-    /// Of a link that waits: it is tried again then.
+    /// Time of the next try of a waiting link.
     pub(super) const fn wait_until(&mut self, at: Instant) {
         if let Phase::Waiting(_) = self.phase {
             self.phase = Phase::Waiting(at);
         }
     }
 
-    /// When [`Self::poll_due`] has something to say.
+    /// Time of the next action of [`Self::poll_due`].
     pub(super) fn next_deadline(&self) -> Instant {
         match self.phase {
             Phase::Waiting(at) | Phase::Connecting(at) | Phase::Greeting(at) => at,
@@ -257,7 +257,7 @@ impl LinkState {
         }
     }
 
-    /// What is due at `now`; ask until `None`.
+    /// Next action that is due at `now`; call until `None`.
     pub(super) fn poll_due(&mut self, now: Instant) -> Option<Due> {
         match self.phase {
             Phase::Waiting(at) if now >= at => {

@@ -1,4 +1,4 @@
-//! What a worker counts: plain numbers, published to its board once per loop turn.
+//! Counters of a worker: plain numbers, published to its board once per loop turn.
 
 use crate::metrics::{SECONDS, Series, counts};
 use crate::snapshot::WorkerHead;
@@ -26,12 +26,12 @@ const UP_LATENCY: Series = Series::histogram(
     LATENCY_BOUNDS,
     SECONDS,
 );
-/// How many counts there are.
+/// Number of counters.
 const COUNTS: usize = Count::ALL.len();
 /// Buckets, one more for what is above, and the sum.
 const CELLS: usize = COUNTS + LATENCY_BOUNDS.len() + 2;
 
-/// What a worker's [`Board`](crate::metrics::Board) holds.
+/// Contents of a worker's [`Board`](crate::metrics::Board).
 pub fn series() -> Vec<Series> {
     Count::SERIES.iter().copied().chain([UP_LATENCY]).collect()
 }
@@ -105,7 +105,7 @@ counts! {
         Compressed = counter "link_pushes_compressed";
         /// Times that it changed whose clients are not read.
         HoldChanges = counter "backpressure_changes";
-        /// How much load is shed: 0 normal, 1 bulk, 2 group too, 3 logins are refused.
+        /// Overload level: 0 normal, 1 bulk is shed, 2 also groups, 3 logins are refused.
         Overload = gauge "overload_level";
         /// Times that this changed.
         OverloadChanges = counter "overload_changes";

@@ -11,22 +11,22 @@ use moorline_proto::time::Instant;
 pub(super) struct Up {
     /// The connection it came from.
     pub(super) key: ConnKey,
-    /// Its user's slot.
+    /// Slot of the user.
     pub(super) slot: Slot,
     /// SEND, REQ, SUB, UNSUB or an application command.
     pub(super) command: Command,
-    /// What the answer is told by: a SEND's cid, an id, or 0 if there is none.
+    /// Number that names the answer: a SEND's cid, a request's id; 0: no answer.
     pub(super) number: u32,
-    /// It was, or may have been, forwarded before.
+    /// True if the frame was, or may have been, forwarded before.
     pub(super) is_dup: bool,
-    /// When the worker took it.
+    /// Time at which the worker took it.
     pub(super) taken_at: Instant,
     /// The client frame's body.
     pub(super) body: Bytes,
 }
 
 impl Up {
-    /// Whether the backend answers it.
+    /// True if the backend answers it.
     pub(super) const fn is_question(&self) -> bool {
         !matches!(self.command, Command::App(_))
     }

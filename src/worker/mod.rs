@@ -63,7 +63,7 @@ impl Berth {
 pub struct WorkerParts {
     /// Settings of its router.
     pub settings: RouterSettings,
-    /// Its poll and mailbox.
+    /// Poll and mailbox.
     pub berth: Berth,
     /// Mailboxes of the shards, by number.
     pub shards: Vec<Box<dyn ShardSink>>,

@@ -1,9 +1,9 @@
-//! What a worker's poll watches, to and from mio's token: the only place that knows the numbers.
+//! Sources of a worker's poll, to and from mio's token: the only place that knows the numbers.
 
 use crate::router::LinkIndex;
 use mio::Token;
 
-/// Where an event comes from.
+/// Source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// A shard woke this worker.

@@ -20,7 +20,7 @@ const READ_BUDGET_BYTES: usize = 256 << 10;
 pub(super) const EVENTS_PER_TURN: usize = 256;
 /// Longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
-/// How long a stopping worker tries to send what it has.
+/// Time that a stopping worker tries to send its output.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
 impl Worker {

@@ -22,7 +22,7 @@ pub(crate) struct Bridge {
     pub(crate) is_open: bool,
 }
 
-/// What a frame means to the worker.
+/// Meaning of a frame to the worker.
 pub(crate) enum Heard {
     Opened,
     Item(FromBackend),

@@ -24,7 +24,7 @@ pub(crate) struct Client {
     pub(crate) is_over: bool,
 }
 
-/// What the world must do for a client.
+/// Order of a client to the world.
 #[derive(Debug)]
 pub(crate) enum Wish {
     Connect,

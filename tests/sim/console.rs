@@ -38,7 +38,7 @@ pub(crate) struct Console {
     life: u64,
     correlation: u64,
     news: u64,
-    /// What this gateway believes of its client's only room.
+    /// Membership of the client's only room, as this gateway believes.
     is_in_room: bool,
     users: Vec<String>,
 }
@@ -219,7 +219,7 @@ impl Console {
         self.say(Kind::Digest, 0, &Digest { rooms, ..Digest::default() });
     }
 
-    /// Whether its client is in the room, as it asked to be.
+    /// True if its client is in the room, as it asked to be.
     pub(crate) const fn is_idle(&self) -> bool {
         self.is_in_room
     }

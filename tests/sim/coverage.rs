@@ -1,4 +1,4 @@
-//! What really occurred: a run that reached nothing proves nothing.
+//! Counts of faults and repairs that occurred: a run that reached nothing proves nothing.
 
 use moorline_proto::frame::HEADER_BYTES;
 use std::fmt;
@@ -9,7 +9,7 @@ macro_rules! coverage {
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub(crate) struct Coverage {
             $($(#[doc = $doc])+ pub(crate) $name: u64,)+
-            /// Connections cut behind so many bytes of a header; 0: between frames.
+            /// Connections cut behind this many bytes of a header; 0: between frames.
             pub(crate) header_cuts: [u64; HEADER_BYTES],
         }
 
@@ -143,7 +143,7 @@ coverage! {
     detaches;
     /// Sessions that went on with another connection.
     resumes;
-    /// Of those, with the older connection still open.
+    /// Resumes with the older connection still open.
     takeovers;
     /// Logins that asked to go on with a session in vain.
     resumes_refused;
@@ -174,7 +174,7 @@ coverage! {
 }
 
 impl Coverage {
-    /// What never occurred.
+    /// Faults and repairs that never occurred.
     pub(crate) fn missing(&self) -> Vec<String> {
         self.rows().into_iter().filter(|row| row.1 == 0).map(|row| row.0).collect()
     }

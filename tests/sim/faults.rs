@@ -1,4 +1,4 @@
-//! How rough a run is: drawn once per seed, so that seeds differ in kind and not only in luck.
+//! Severity of a run: drawn once per seed, so that seeds differ in kind and not only in luck.
 
 use moorline::config::Retransmit;
 use moorline::homes::Homes;
@@ -12,10 +12,10 @@ pub(crate) struct Faults {
     /// The drain: nothing goes wrong any more.
     pub(crate) is_calm: bool,
     pub(crate) shards: usize,
-    /// Shards before there were so many.
+    /// Number of shards before the growth.
     pub(crate) first_shards: usize,
     pub(crate) workers: usize,
-    /// How long things go wrong.
+    /// Time during which faults occur.
     pub(crate) chaos: Duration,
     /// Longest life of a connection.
     pub(crate) life_ms: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Faults {
     /// Pause between two things an application says.
     pub(crate) talk_ms: u64,
     pub(crate) hostiles: u64,
-    /// How long sessions wait for their clients.
+    /// Time that detached sessions wait for their clients.
     pub(crate) keep: Duration,
     /// Frames per second of a connection, uplinks per second of a user; 0: any number.
     pub(crate) frame_rate: u32,
@@ -55,7 +55,7 @@ pub(crate) struct Faults {
     /// Bytes queued for one client above which pushes that may wait become NOTIFYs.
     pub(crate) collapse_bytes: usize,
     pub(crate) retransmit: Retransmit,
-    /// How long pushes that may wait do so for others.
+    /// Longest wait of pushes for company.
     pub(crate) batch_age: Duration,
     /// Connections that break behind an exact byte.
     pub(crate) knife: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Faults {
 const ASKING_MS: u64 = 8_000;
 
 impl Faults {
-    /// Where users are at home: in half the seeds there were fewer shards once.
+    /// Owning shards: in half of the seeds there were fewer shards once.
     pub(crate) fn homes(&self) -> Homes {
         Homes::new(self.first_shards.min(self.shards)).grown_to(self.shards)
     }
@@ -133,7 +133,7 @@ impl Faults {
         }
     }
 
-    /// Whether a client may hear nothing of a message for longer than it goes on asking: because the gateway
+    /// True if a client may hear nothing of a message for longer than it goes on asking: because the gateway
     /// stands still or does not read, or because a stalled connection comes on top of a backend that is away.
     pub(crate) fn know_long_silence(&self) -> bool {
         let stalls_ms = if self.stall == 0 { 0 } else { self.stall_ms_max };

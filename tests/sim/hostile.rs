@@ -105,7 +105,7 @@ impl World {
         }
     }
 
-    /// Its end of the connection is gone.
+    /// The client's end of the connection is gone.
     pub(crate) fn hostile_leaves(&mut self, at: usize) {
         let Hostile { pipe, is_over, .. } = self.hostiles[at];
         if !is_over {
@@ -115,7 +115,7 @@ impl World {
         }
     }
 
-    /// Who is still there hangs up; the silent ones do not even do that.
+    /// Clients that are still there hang up; silent ones do not.
     pub(crate) fn end_hostiles(&mut self) {
         for at in 0..self.hostiles.len() {
             if self.hostiles[at].manner != Manner::SilentAfterLogin {

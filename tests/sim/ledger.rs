@@ -1,4 +1,4 @@
-//! What the backend said that it stored, and whom it concerns: the truth that clients are held to.
+//! Messages that the backend stored, and their receivers: the truth for the clients' check.
 
 use crate::backend::Device;
 use bytes::Bytes;
@@ -26,7 +26,7 @@ pub(crate) struct Ledger {
     pub(crate) conversations: BTreeMap<String, Vec<Stored>>,
     keys: BTreeMap<Bytes, (String, u64)>,
     streams: BTreeMap<String, Vec<Entry>>,
-    /// How many entries there were when a device was first seen.
+    /// Number of entries when a device was first seen.
     starts: BTreeMap<Device, usize>,
 }
 
@@ -94,7 +94,7 @@ impl Ledger {
         self.conversations.get(conversation)?.get(place)
     }
 
-    /// What a device must hear of: everything since it was first seen, but its own.
+    /// Messages that a device must get: everything since it was first seen, except its own.
     pub(crate) fn expected(&self, device: &Device) -> impl Iterator<Item = &Entry> {
         let start = self.starts.get(device).map_or(usize::MAX, |start| *start);
         let stream = self.streams.get(&device.0).into_iter().flatten();

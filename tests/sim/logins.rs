@@ -1,4 +1,4 @@
-//! What one shard tells the workers, held against itself: logins begin and end once, newer ones have
+//! Checks a shard's messages to the workers: logins begin and end once, newer ones have
 //! larger versions, a device is logged in once, every push has one outcome.
 
 use crate::backend::{Device, KICKED_BY_NAME};

@@ -1,4 +1,4 @@
-//! What happens between the parts: connections between clients and the gateway, links between workers
+//! Network between the parts: connections between clients and the gateway, links between workers
 //! and the backend.
 
 use crate::bridge::Heard;
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    /// What workers and backend have to say sets off.
+    /// Messages of workers and backend start their way.
     pub(crate) fn deliver_mail(&mut self) {
         for worker in 0..self.workers.len() {
             for (shard, item) in std::mem::take(&mut self.workers[worker].to_shards) {

@@ -1,4 +1,4 @@
-//! What must be true of every application: one result per send, messages once and in order, and in
+//! Promises to every application: one result per send, messages once and in order, and in
 //! the end everything.
 
 use crate::backend::Device;
@@ -151,7 +151,7 @@ impl Oracle {
         wanted.map(|sent| (sent.key, sent.conversation.clone(), sent.payload.clone())).collect()
     }
 
-    /// Whether each life has its results.
+    /// True if each life has its results.
     pub(crate) fn is_settled(&self) -> bool {
         let is_settled = |life: &Life| {
             life.sends.values().all(|sent| sent.is_final) && life.requests.values().all(|is_final| *is_final)
@@ -159,7 +159,7 @@ impl Oracle {
         self.lives.iter().all(is_settled)
     }
 
-    /// Whether everything that a device must hear of is safe with one of its lives.
+    /// True if everything that a device must hear of is safe with one of its lives.
     pub(crate) fn has_all(&self, device: &Device, ledger: &Ledger) -> bool {
         let lives = || self.lives.iter().filter(|life| life.device == *device);
         ledger.expected(device).all(|entry| {
@@ -203,7 +203,7 @@ impl Oracle {
         }
     }
 
-    /// What an application said in a conversation is stored in the order in which it said it.
+    /// Messages of an application in a conversation are stored in the order in which it sent them.
     fn check_order(&self, life: &Life, ledger: &Ledger) {
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
         for sent in life.sends.values().filter(|sent| !self.reused.contains(&sent.key)) {

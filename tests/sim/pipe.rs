@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 /// Index of a connection in the world's list.
 pub(crate) type PipeId = usize;
 
-/// Which direction.
+/// Direction of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// Client to gateway.
@@ -45,7 +45,7 @@ pub(crate) struct Flow {
     is_writer_blocked: bool,
 }
 
-/// Who is at the client's end.
+/// Client at this end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     Client(usize),
@@ -54,7 +54,7 @@ pub(crate) enum Caller {
     Link(usize),
 }
 
-/// Where the gateway's end is.
+/// Reactor at the gateway's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Backlog,
@@ -80,11 +80,11 @@ pub(crate) struct Pipe {
     cut: u64,
     up: Flow,
     down: Flow,
-    /// It breaks behind an exact byte.
+    /// The connection breaks behind an exact byte.
     knife: Option<Knife>,
 }
 
-/// Ends a connection behind so many more bytes of one direction.
+/// Ends a connection behind this many more bytes of one direction.
 #[derive(Debug)]
 struct Knife {
     way: Way,
@@ -93,7 +93,7 @@ struct Knife {
     decoder: Decoder,
 }
 
-/// What reading gave.
+/// Result of a read.
 #[derive(Debug)]
 pub(crate) enum Read {
     Bytes(Vec<u8>),
@@ -101,7 +101,7 @@ pub(crate) enum Read {
     Ended,
 }
 
-/// What a delivery did.
+/// Result of a delivery.
 #[derive(Debug, Default)]
 pub(crate) struct Delivery {
     /// For the client; bytes for the gateway wait to be read.
@@ -204,7 +204,7 @@ impl Pipe {
         }
     }
 
-    /// Whether the writer is done.
+    /// True if the writer is done.
     pub(crate) fn is_finished(&mut self, way: Way) -> bool {
         self.flow(way).end != End::Open
     }
@@ -273,7 +273,7 @@ impl Pipe {
         if self.is_broken { usize::MAX } else { self.down.queue.len() }
     }
 
-    /// Whether a read would not block.
+    /// True if a read would not block.
     pub(crate) fn is_readable(&self) -> bool {
         self.is_gateway_told || !self.up.arrived.is_empty() || self.up.end == End::Arrived
     }

@@ -1,4 +1,4 @@
-//! What every part shares: the clock, the heap of things to come, the dice, the trace.
+//! State that every part shares: the clock, the heap of events, the dice, the trace.
 
 use crate::coverage::Coverage;
 use crate::faults::Faults;
@@ -201,7 +201,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// What arrives now; nothing if the lane was cut meanwhile.
+    /// Items that arrive now; none if the lane was cut meanwhile.
     pub(crate) fn pop(&mut self) -> Vec<T> {
         self.batches.pop_front().map_or_else(Vec::new, |(_, batch)| batch)
     }

@@ -1,4 +1,4 @@
-//! What applications do: say something, ask something, restart, log in a second time.
+//! Actions of applications: send, ask, restart, log in a second time.
 
 use crate::backend::Device;
 use crate::scene::What;
@@ -75,7 +75,7 @@ impl World {
         self.oracle.on_send(at, id, key, conversation, payload);
     }
 
-    /// What the application does with an event.
+    /// Reaction of the application to an event.
     pub(crate) fn hear(&mut self, at: usize, event: &Event) {
         match event {
             Event::Message(message) => {

@@ -42,7 +42,7 @@ pub(crate) struct Tap {
     promised: Duration,
 }
 
-/// What a message on the wire claims, for the backend to confirm.
+/// Claim of a message on the wire, for the backend to confirm.
 pub(crate) type Claims = Vec<SendAck>;
 
 impl Tap {
@@ -184,12 +184,12 @@ impl Tap {
         assert!(since >= patience, "ended after {since:?} of silence, {patience:?} were promised");
     }
 
-    /// Whether WELCOME is out.
+    /// True if WELCOME is out.
     pub(crate) const fn is_welcome(&self) -> bool {
         self.is_welcome
     }
 
-    /// Whether the last frame is out.
+    /// True if the last frame is out.
     pub(crate) const fn is_over(&self) -> bool {
         self.is_over
     }

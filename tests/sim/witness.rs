@@ -22,7 +22,7 @@ pub(crate) struct Login {
     pub(crate) handle: u64,
 }
 
-/// Who waits for an answer.
+/// Waiting requests.
 struct Asker {
     device: Device,
     send: Option<client::Send>,
@@ -162,7 +162,7 @@ impl Witness {
         }
     }
 
-    /// Whether a session is one of an application.
+    /// True if a session is one of an application.
     pub(crate) fn is_honest(&self, session: SessionId) -> bool {
         self.logins.get(&session).is_some_and(|login| login.device.0 != SYSTEM)
     }
@@ -180,7 +180,7 @@ impl Witness {
         self.logins.values().filter(|login| login.device.0 != SYSTEM).count()
     }
 
-    /// Whether every push has its outcome.
+    /// True if every push has its outcome.
     pub(crate) fn is_idle(&self) -> bool {
         self.outstanding.is_empty()
     }

@@ -60,12 +60,12 @@ pub(crate) enum FromBackend {
     },
 }
 
-/// Whether a client waits for an answer to it.
+/// True if a client waits for an answer to it.
 pub(crate) const fn is_question(command: Command) -> bool {
     matches!(command, Command::Send | Command::Req | Command::Sub | Command::Unsub)
 }
 
-/// An UP without an answer for so long is answered RETRY.
+/// Time after which an UP without an answer is answered RETRY.
 const UP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A client's frame on its way to the backend.
@@ -85,7 +85,7 @@ enum Parked {
 
 enum Link {
     Down,
-    /// Which shards have not yet named their logins.
+    /// Shards that have not yet named their logins.
     Announcing {
         request: u32,
         silent: Vec<bool>,

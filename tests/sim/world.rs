@@ -175,7 +175,7 @@ impl World {
         }
     }
 
-    /// What the gateway's process does; it waits while that stands still.
+    /// Turn of the gateway's process; it waits during a pause.
     fn is_of_gateway(&self, what: What) -> bool {
         if let What::Deliver(pipe, Way::Down) = what {
             return matches!(self.pipes[pipe].caller, Caller::Link(_));

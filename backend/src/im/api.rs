@@ -166,7 +166,7 @@ pub struct Status {
     pub commits: u64,
     /// Commits that had to wait, the engine being behind with writing tables out.
     pub stalls: u64,
-    /// Whether the store takes writes.
+    /// True if the store takes writes.
     pub takes_writes: bool,
     /// Webhooks, by name.
     pub webhooks: Vec<WebhookStatus>,

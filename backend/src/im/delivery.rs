@@ -163,7 +163,7 @@ impl<S: Store> Deliveries<'_, S> {
         (self.scratch.targets, self.scratch.target_sessions) = (targets, sessions);
     }
 
-    /// Whether this device takes the entry at `position` as its next. If not it has it, wrote it, or
+    /// True if this device takes the entry at `position` as its next. If not it has it, wrote it, or
     /// is behind and catches up by itself.
     fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, bytes: usize) -> bool {
         let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);

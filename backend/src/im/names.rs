@@ -5,7 +5,7 @@
 /// Longest user id, device id or group name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// Whether `name` may name a user, a device or a group: 1 to 64 bytes, no `:`, no control character.
+/// True if `name` may name a user, a device or a group: 1 to 64 bytes, no `:`, no control character.
 pub fn is_valid(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(|c: char| c == ':' || c.is_control())
 }

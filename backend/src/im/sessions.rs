@@ -74,7 +74,7 @@ impl Session {
         }
     }
 
-    /// Whether messages of large groups go to the device directly, instead of behind its backlog.
+    /// True if messages of large groups go to the device directly, instead of behind its backlog.
     pub(super) fn is_up_to_date(&self) -> bool {
         self.state == LoginState::Ready && self.window.pushed() >= self.end
     }

@@ -85,12 +85,12 @@ impl Open {
         self.commits
     }
 
-    /// Whether anything but a batch is open.
+    /// True if anything but a batch is open.
     pub(super) fn has_reads(&self) -> bool {
         self.by_ticket.len() > self.commits
     }
 
-    /// Whether nothing is open.
+    /// True if nothing is open.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.by_ticket.is_empty()
@@ -148,7 +148,7 @@ impl Queues {
         next
     }
 
-    /// Whether no session waits.
+    /// True if no session waits.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()

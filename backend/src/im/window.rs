@@ -6,7 +6,7 @@ use crate::server::PushId;
 use moorline_proto::time::Instant;
 use std::collections::VecDeque;
 
-/// Whether pushes go on.
+/// True if pushes go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     /// Yes, while the window has room.
@@ -51,7 +51,7 @@ impl Window {
         if self.flow == Flow::Open { pushes_max.saturating_sub(self.in_flight.len()) } else { 0 }
     }
 
-    /// Whether so many more bytes may be in flight. Alone, any push may.
+    /// True if so many more bytes may be in flight. Alone, any push may.
     pub(super) fn fits(&self, bytes: usize, bytes_max: usize) -> bool {
         self.bytes == 0 || self.bytes + bytes <= bytes_max
     }

@@ -79,7 +79,7 @@ impl Gateway {
         frame
     }
 
-    /// Whether the backend has ended the link, once everything it had said is read.
+    /// True if the backend has ended the link, once everything it had said is read.
     pub(crate) fn is_closed(&mut self) -> bool {
         while self.next().is_some() {}
         true

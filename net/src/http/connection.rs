@@ -73,7 +73,7 @@ impl Watch {
         (self.has_answered.get() && self.phase.get() == Phase::Waiting).then(|| self.since.get())
     }
 
-    /// Whether no byte of a request has come in yet.
+    /// True if no byte of a request has come in yet.
     pub(super) fn is_unasked(&self) -> bool {
         !self.has_answered.get() && self.phase.get() == Phase::Waiting
     }
@@ -232,7 +232,7 @@ where
     Ok((shared.handler)(request).await)
 }
 
-/// Whether a request comes from the command line of Moorline 0.1, which reads until the server closes:
+/// True if a request comes from the command line of Moorline 0.1, which reads until the server closes:
 /// its request has no header but `host` and those of an order. Goes with the headers of an order.
 fn is_old_command_line(request: &hyper::Request<Incoming>) -> bool {
     let headers = request.headers();

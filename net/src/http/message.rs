@@ -31,7 +31,7 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Whether the body is declared as JSON. A page in a browser cannot send this type to another
+    /// True if the body is declared as JSON. A page in a browser cannot send this type to another
     /// origin without asking the server first.
     pub fn is_json(&self) -> bool {
         let kind = self.header(CONTENT_TYPE.as_str()).and_then(|kind| kind.split(';').next());

@@ -65,7 +65,7 @@ impl Rig {
         stream
     }
 
-    /// Whatever bytes, and all that comes back.
+    /// Sends any bytes and returns all bytes that come back.
     fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).ok(); // it may close before it has read all

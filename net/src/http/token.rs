@@ -4,7 +4,7 @@ use super::Request;
 use hyper::header::{AUTHORIZATION, HeaderValue};
 use subtle::ConstantTimeEq as _;
 
-/// Whether a request carries this token as its Bearer token. The time that the answer takes shows the
+/// True if a request carries this token as its Bearer token. The time that the answer takes shows the
 /// length of a wrong token at most, and nothing of the right one's bytes.
 pub fn has_bearer(request: &Request, token: &[u8]) -> bool {
     let value = request.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);

@@ -59,7 +59,7 @@ impl Renamed {
     }
 }
 
-/// How many tables a section stands for.
+/// Number of tables of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// One: `[log]`, or the top of the file.

@@ -143,7 +143,7 @@ pub(super) enum Given<'a> {
     Text(&'a str),
 }
 
-/// Which table of a section.
+/// Table of a section.
 enum Element {
     Only,
     Index(usize),

@@ -1,4 +1,4 @@
-//! What is wrong with settings: each fault with its place and the way out.
+//! Faults of settings: each with its place and the fix.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,7 +55,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Why there are no settings.
+/// Reason why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
@@ -63,7 +63,7 @@ pub enum SettingsError {
     Read {
         /// Path as it was given.
         path: PathBuf,
-        /// Cause.
+        /// Cause of the failure.
         source: std::io::Error,
     },
     /// All faults of all sources, in the order of the sources.

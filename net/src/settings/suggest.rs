@@ -1,4 +1,4 @@
-//! What to say of a name that no setting has.
+//! Suggestion for a name that no setting has.
 
 use super::key::{Shape, shape_of};
 use super::load::Schema;

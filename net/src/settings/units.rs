@@ -26,7 +26,7 @@ const TIME_UNITS: [(&str, u64); 7] = [
 const WRITTEN_TIME_UNITS: [(&str, u64); 5] =
     [TIME_UNITS[0], TIME_UNITS[3], TIME_UNITS[4], TIME_UNITS[5], TIME_UNITS[6]];
 
-/// What a text with a unit has to look like.
+/// Form of a text with a unit.
 pub(super) const SIZE_EXPECTED: &str = "a size: a number with B, KiB, MiB or GiB, such as \"64KiB\"";
 /// See [`SIZE_EXPECTED`].
 pub(super) const TIME_EXPECTED: &str = "a duration: a number with ns, us, ms, s, m, h or d, such as \"30s\"";
@@ -35,7 +35,7 @@ const RATE_EXPECTED: &str = "a rate: a number above 0 per second, such as \"500/
 /// Events per second above which a rate is a mistake.
 const RATE_MAX: f64 = 1e8;
 
-/// Why a text is not a size, a duration or a rate.
+/// Reason why a text is not a size, a duration or a rate.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnitError {
     /// The text is not a number followed by a known unit, or not a whole number of the smallest unit.
@@ -43,7 +43,7 @@ pub enum UnitError {
     Malformed {
         /// Text that was given.
         text: String,
-        /// What is accepted.
+        /// Accepted form.
         expected: &'static str,
     },
     /// The number does not fit.

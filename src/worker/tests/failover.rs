@@ -163,7 +163,7 @@ fn too_many_waiting_login_changes_become_one_announcement() {
     peer.expect_nothing_before_pong();
 }
 
-/// Its login change waited behind a frame when the link died, and its end came while there was none.
+/// The login change waited behind a frame when the link died, and the end came while there was no link.
 #[test]
 fn who_left_between_two_links_is_not_said_to_be_there() {
     let (backend, user) = (Backend::bind(), User::new(0));

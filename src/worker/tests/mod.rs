@@ -31,7 +31,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-/// Nothing here takes so long; a test that waits for it has failed.
+/// Longest wait; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHARDS: usize = 3;
 
@@ -197,7 +197,7 @@ impl World {
         self.mail.try_send(UplinkBatch { from: user.key.shard(), items }).expect("room");
     }
 
-    /// What the worker sends a shard next, but for whom not to read.
+    /// Next message of the worker to a shard, without read pauses.
     fn downlink(&self, shard: ShardId) -> Downlink {
         let mut items = std::iter::from_fn(|| Some(self.any_downlink(shard)));
         items.find(|item| !matches!(item, Downlink::Hold { .. })).expect("endless")

@@ -70,7 +70,7 @@ pub(super) enum AfterRead {
     Listing,
     /// Users who have read the message with this seq.
     Receipts(ConversationId, u64),
-    /// Whether another device was earlier with the same recall, which has this seq.
+    /// True if another device was earlier with the same recall, which has this seq.
     Recalled(u64),
     /// Profiles.
     Profiles,

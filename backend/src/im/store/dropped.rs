@@ -36,7 +36,7 @@ impl Dropped {
         }
     }
 
-    /// Whether nothing is left.
+    /// True if nothing is left.
     pub(super) fn is_empty(&self) -> bool {
         self.by_position.is_empty()
     }

@@ -80,7 +80,7 @@ impl Conversation {
         }
     }
 
-    /// Whether a member may speak now.
+    /// True if a member may speak now.
     pub(in crate::im::store) fn judge_speaker(&self, user: UserId, now_ms: u64) -> Result<(), Refusal> {
         let member = self.member(user).ok_or(Refusal::NotMember)?;
         let is_silent = self.settings.as_ref().is_some_and(|settings| settings.is_silent);

@@ -168,7 +168,7 @@ impl User {
         self.numbered - self.trimmed
     }
 
-    /// Whether the user has no other device.
+    /// True if the user has no other device.
     pub(in crate::im::store) fn is_only(&self, device: DeviceNumber) -> bool {
         matches!(&self.devices[..], [only] if only.number == device)
     }

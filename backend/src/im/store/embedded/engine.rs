@@ -100,7 +100,7 @@ pub trait Engine {
     fn put_profile(&mut self, user: UserId, profile: Bytes);
     /// A profile.
     fn profile(&self, user: UserId) -> Option<Bytes>;
-    /// Whether a batch may be begun.
+    /// True if a batch may be begun.
     fn is_ready(&self) -> bool;
     /// Nothing may become durable any more.
     fn give_up(&mut self);
