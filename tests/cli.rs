@@ -103,8 +103,10 @@ fn a_backend_checks_and_prints_its_settings() {
     ] {
         assert!(printed.contains(line), "{printed}");
     }
-    let wrong =
-        TempFile::new("wrong-backend.toml", "listen = \"8.8.8.8:1\"\n[im]\nfoldr = \"x\"\npayload_max = \"2MiB\"\n");
+    let wrong = TempFile::new(
+        "wrong-backend.toml",
+        "listen = \"8.8.8.8:1\"\n[im]\nfoldr = \"x\"\npayload_max = \"2MiB\"\n",
+    );
     let (code, out, err) = output(&format!("backend check -c {}", wrong.0.display()));
     assert_eq!((code, out.as_str(), err.lines().count()), (Some(2), "", 3), "every fault at once: {err}");
     assert!(

@@ -156,6 +156,11 @@ impl Announcements {
         }
     }
 
+    /// True if a slot is on its way to a link.
+    pub(super) fn is_on(&self, link: LinkIndex, slot: Slot) -> bool {
+        self.all.iter().any(|one| one.link == link && one.slots.contains(slot))
+    }
+
     /// Forgets what was to be announced on a link that is gone.
     pub(super) fn on_link_closed(&mut self, link: LinkIndex) {
         self.all.retain(|announcement| announcement.link != link);

@@ -23,6 +23,7 @@
 //! | `uplink` | input of shards |
 //! | `inbound` | input of links |
 //! | `failover` | links come and go: slots, announcements, re-sending |
+//! | `check` | invariants, for tests |
 //! | `freezing` | the state written down, and read in the process that takes over |
 //! | `links`, `state`, `pending`, `backoff` | a link: its buffers, phase, questions, retries |
 //! | `slots`, `endpoints`, `breaker` | which link takes which users |
@@ -35,6 +36,7 @@ mod announce;
 mod answers;
 mod backoff;
 mod breaker;
+mod check;
 mod endpoints;
 mod failover;
 mod freezing;

@@ -220,6 +220,26 @@ impl Parking {
         next
     }
 
+    /// Panics if the counts contradict the lines.
+    pub(super) fn check(&self) {
+        let (mut frames, mut bytes, mut changes) = (0, 0, 0);
+        for (number, line) in (0..).zip(&self.lines) {
+            let slot = Slot::from_number(number).expect("64 slots");
+            assert_eq!(
+                line.is_empty(),
+                self.is_empty(slot),
+                "slot {number} is listed as occupied, or is not"
+            );
+            for parked in line {
+                match parked {
+                    Parked::Up(up) => (frames, bytes) = (frames + 1, bytes + up.body.len()),
+                    Parked::Change(_) => changes += 1,
+                }
+            }
+        }
+        assert_eq!((frames, bytes, changes), (self.frames, self.bytes, self.changes), "parked items");
+    }
+
     fn note_up(&mut self, up: &Up) {
         self.frames += 1;
         self.bytes += up.body.len();

@@ -203,6 +203,11 @@ impl Slots {
         self.waiting[slot.index()] -= 1;
     }
 
+    /// Unanswered questions of a slot.
+    pub(super) const fn waiting(&self, slot: Slot) -> u32 {
+        self.waiting[slot.index()]
+    }
+
     /// Slots with unanswered questions.
     pub(super) fn busy(&self) -> SlotSet {
         self.select(|slot, _| self.waiting[slot.index()] > 0)

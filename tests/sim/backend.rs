@@ -243,7 +243,10 @@ impl Backend {
                     self.relay(scene);
                 }
                 Output::Auth { question, judge } => {
-                    if scene.fault(30) {
+                    let lost = scene.faults.auth_lost;
+                    if scene.fault(lost) {
+                        scene.note(|| "  a login is never judged".into());
+                    } else if scene.fault(30) {
                         self.host.outbox().refuse(judge, CloseReason::Busy, "told by the dice");
                     } else {
                         self.host.outbox().admit(judge, &question.uid);

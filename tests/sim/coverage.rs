@@ -55,6 +55,44 @@ coverage! {
     link_resends;
     /// Links that died.
     link_deaths;
+    /// Links that died without a word to either end.
+    link_silent_deaths;
+    /// Connections to the backend that were refused.
+    link_refusals;
+    /// Connections to the backend of which nobody heard.
+    link_syns_lost;
+    /// Writes to a link that its kernel took a part of, or nothing.
+    link_partial_writes;
+    /// Links that a router closed because too many bytes waited for them.
+    links_clogged;
+    /// Slots that moved to another link though their own was open.
+    slot_moves;
+    /// Announcements of slots begun.
+    announces;
+    /// Logins that announcements named.
+    logins_announced;
+    /// Login changes that an announcement made needless.
+    changes_skipped;
+    /// UPs that were refused because too many waited.
+    ups_refused;
+    /// Endpoints that were left alone because they did not answer.
+    breaker_trips;
+    /// Batches that a full mailbox refused.
+    batches_refused;
+    /// Times that a router changed which clients are held.
+    router_holds;
+    /// Times that a router changed how much load is shed.
+    router_overloads;
+    /// Digests that routers sent.
+    digests;
+    /// Outcomes of pushes whose link was gone.
+    stale_outcomes;
+    /// Pushes to many that a router compressed.
+    pushes_compressed;
+    /// Logins that no backend judged in time.
+    auth_timeouts;
+    /// States of a router that moved to another process.
+    router_restarts;
     /// Links that the backend did not read because they went over their credit.
     credit_pauses;
     /// Links that the backend did not read because they did not read either.

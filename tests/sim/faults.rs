@@ -37,6 +37,23 @@ pub(crate) struct Faults {
     pub(crate) link_room: usize,
     /// Links that stand still for a while.
     pub(crate) link_stall: u64,
+    /// Connections to the backend that are refused, or whose SYN is lost.
+    pub(crate) link_refused: u64,
+    /// Links that break without a word to either end.
+    pub(crate) link_silent: u64,
+    /// Addresses of the backend, and links of each worker to each.
+    pub(crate) endpoints: usize,
+    pub(crate) links_per_endpoint: usize,
+    /// Slots go to endpoints by hash.
+    pub(crate) is_by_hash: bool,
+    /// The backend judges logins, and forgets to answer once in so many.
+    pub(crate) is_backend_judge: bool,
+    pub(crate) auth_lost: u64,
+    /// Limits of the gateway's end of links.
+    pub(crate) link_output_max: usize,
+    pub(crate) parked_frames: usize,
+    pub(crate) parked_changes: usize,
+    pub(crate) overload_frames: usize,
     /// Limits of the backend's end of links.
     pub(crate) credit: u32,
     pub(crate) output_max: usize,
@@ -108,6 +125,17 @@ impl Faults {
             link_away_ms_max: pick(&[100, 1_000, 5_000]),
             link_room: usize::try_from(pick(&[600, 20_000, 1_000_000])).expect("small"),
             link_stall: pick(&[0, 1, 3]),
+            link_refused: pick(&[0, 3, 10]),
+            link_silent: pick(&[0, 0, 0, 3]),
+            endpoints: usize::try_from(pick(&[1, 2])).expect("small"),
+            links_per_endpoint: usize::try_from(pick(&[1, 1, 2])).expect("small"),
+            is_by_hash: pick(&[0, 0, 1]) == 1,
+            is_backend_judge: pick(&[0, 1]) == 1,
+            auth_lost: pick(&[0, 10]),
+            link_output_max: usize::try_from(pick(&[400, 4_000, 4 << 20])).expect("small"),
+            parked_frames: usize::try_from(pick(&[3, 1_000])).expect("small"),
+            parked_changes: usize::try_from(pick(&[2, 1_000])).expect("small"),
+            overload_frames: usize::try_from(pick(&[4, 1_000])).expect("small"),
             credit: u32::try_from(pick(&[24, 64, 65_536])).expect("small"),
             output_max: usize::try_from(pick(&[1_500, 100_000, 8 << 20])).expect("small"),
             stall_timeout: Duration::from_millis(pick(&[700, 10_000])),
@@ -138,6 +166,7 @@ impl Faults {
     pub(crate) fn know_long_silence(&self) -> bool {
         let stalls_ms = if self.stall == 0 { 0 } else { self.stall_ms_max };
         let stands_still = [self.freeze_ms, self.suspend_ms, self.pressure_ms].iter().any(|pause| *pause > 0);
-        stands_still || stalls_ms + self.link_away_ms_max >= ASKING_MS
+        let is_unnoticed = self.link_silent > 0 || self.link_stall > 0;
+        stands_still || is_unnoticed || stalls_ms + self.link_away_ms_max >= ASKING_MS
     }
 }

@@ -19,11 +19,11 @@ pub(crate) struct Logins {
     pushes: BTreeSet<Name>,
 }
 
-/// Worker, life of its link, number there, connection.
-type Name = (u16, u32, u64, ConnKey);
+/// Worker, link, life of that link, number there, connection.
+type Name = (u16, u16, u32, u64, ConnKey);
 
 const fn name(ticket: &PushTicket, key: ConnKey) -> Name {
-    (ticket.worker, ticket.link_generation, ticket.correlation, key)
+    (ticket.worker, ticket.link, ticket.link_generation, ticket.correlation, key)
 }
 
 impl Logins {

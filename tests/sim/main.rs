@@ -1,8 +1,8 @@
-//! The access layer on a virtual clock: real client cores, simulated TCP, real shards, simulated
-//! workers, the real link host and the real instant-messaging backend.
+//! The access layer on a virtual clock: real client cores, simulated TCP, real shards, real
+//! routers, the real link host and the real instant-messaging backend.
 //!
 //! ```text
-//!  Core ◄──pipe──► Reactor{Shard} ◄──mail──► Worker ◄──pipe──► Backend{LinkHost, Im}
+//!  Core ◄──pipe──► Reactor{Shard} ◄──mail──► Worker{Router} ◄──pipe──► Backend{LinkHost, Im}
 //!   └── events ──► Oracle ◄──────────── what is stored ───────────┘
 //! ```
 //!
@@ -18,15 +18,13 @@
 //! | `pipe`, `tap` | a TCP connection; a decoder that listens in and checks |
 //! | `client`, `talk`, `hostile` | the driver of a `Core`; what applications do; connections that misbehave |
 //! | `gateway`, `sockets` | a reactor's loop around a `Shard`; its sockets, which the shipped executor drives |
-//! | `logins`, `worker` | what a shard tells of logins; a worker's rules |
-//! | `bridge` | a worker's messages as frames on a link |
+//! | `logins`, `worker` | what a shard tells of logins; a worker's loop around a `Router` |
 //! | `backend`, `console` | the loop around the shipped `LinkHost` and `Im`; a second gateway, without a pipe |
 //! | `witness`, `ledger` | what passes between `LinkHost` and `Im`; what `Im` said that it stored |
 //! | `oracle` | what must be true of sends and messages |
 //! | `faults`, `coverage` | what goes wrong; what really occurred |
 
 mod backend;
-mod bridge;
 mod client;
 mod console;
 mod coverage;

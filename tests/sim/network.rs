@@ -1,10 +1,10 @@
 //! Network between the parts: connections between clients and the gateway, links between workers
 //! and the backend.
 
-use crate::bridge::Heard;
-use crate::pipe::{Caller, Delivery, Pipe, PipeId, Place, Way};
+use crate::pipe::{Caller, Pipe, PipeId, Place, Way};
 use crate::scene::What;
 use crate::world::World;
+use moorline::router::LinkIndex;
 
 /// Delay between threads, in microseconds.
 pub(crate) const MAIL_MICROS: u64 = 300;
@@ -86,7 +86,7 @@ impl World {
                 }
             }
             Caller::Hostile(at) if delivery.is_end => self.hostile_leaves(at),
-            Caller::Link(worker) => self.hear_link(worker, id, delivery),
+            Caller::Link(worker) => self.workers[worker].on_delivery(&mut self.scene, id, delivery),
             _ => {}
         }
     }
@@ -132,92 +132,87 @@ impl World {
         }
     }
 
-    /// Messages of workers and backend start their way.
+    /// What workers have to say sets off, and the links that they wish for.
     pub(crate) fn deliver_mail(&mut self) {
         for worker in 0..self.workers.len() {
-            for (shard, item) in std::mem::take(&mut self.workers[worker].to_shards) {
-                let lane = &mut self.downlinks[worker][shard.index()];
+            for (shard, batch) in std::mem::take(&mut self.workers[worker].batches) {
                 let what = What::DownlinkMail(worker, shard.index());
-                lane.push(&mut self.scene, item, MAIL_MICROS, what);
+                for item in batch.items {
+                    let lane = &mut self.downlinks[worker][shard.index()];
+                    lane.push(&mut self.scene, item, MAIL_MICROS, what);
+                }
             }
-            for item in std::mem::take(&mut self.workers[worker].to_backend) {
-                self.bridges[worker].say(item);
+            for link in std::mem::take(&mut self.workers[worker].wishes) {
+                self.connect_link(worker, link);
             }
-            self.bridges[worker].flush(&mut self.scene, &mut self.pipes);
+        }
+    }
+
+    /// A SYN to the backend goes out: answered, refused or lost.
+    fn connect_link(&mut self, worker: usize, link: LinkIndex) {
+        let pipe = self.pipes.len();
+        self.pipes.push(Pipe::new(&mut self.scene, Caller::Link(worker)));
+        self.workers[worker].on_connecting(link, pipe);
+        let refused = self.scene.faults.link_refused;
+        let is_away = self.scene.now < self.endpoint_away_until && !self.scene.faults.is_calm;
+        if is_away || self.scene.fault(refused) {
+            self.scene.coverage.link_refusals += 1;
+            return self.scene.within(20, What::LinkLost(worker, pipe));
+        }
+        if self.scene.fault(refused) {
+            self.scene.coverage.link_syns_lost += 1;
+            return;
+        }
+        self.scene.within(20, What::LinkConnected(worker, pipe));
+        self.scene.within(20, What::LinkAccepted(pipe));
+        let (life, stall) = (self.scene.faults.link_life_ms, self.scene.faults.link_stall);
+        if life > 0 && !self.scene.faults.is_calm {
+            self.scene.within(2 * life, What::LinkDies(worker, pipe));
+        }
+        if self.scene.fault(stall) {
+            self.scene.within(5_000, What::Stall(pipe));
         }
     }
 
     /// A turn of the backend, and room that it made in the links.
     pub(crate) fn backend_turn(&mut self) {
         self.backend.turn(&mut self.scene, &mut self.pipes);
-        // What a bridge holds back goes out with the mail.
-        self.backend.unblocked.clear();
+        for pipe in std::mem::take(&mut self.backend.unblocked) {
+            if let Caller::Link(worker) = self.pipes[pipe].caller {
+                self.workers[worker].on_writable(&mut self.scene, pipe);
+            }
+        }
     }
 
     pub(crate) fn handle_link(&mut self, what: What) {
         match what {
-            What::LinkComes(worker) => {
-                let pipe = self.pipes.len();
-                let caller = Caller::Link(worker);
-                self.pipes.push(Pipe::new(&mut self.scene, caller));
-                self.bridges[worker].connect(pipe);
-                self.scene.within(20, What::LinkAccepted(pipe));
-                let (life, stall) = (self.scene.faults.link_life_ms, self.scene.faults.link_stall);
-                if life > 0 && !self.scene.faults.is_calm {
-                    self.scene.within(2 * life, What::LinkDies(worker, pipe));
-                }
-                if self.scene.fault(stall) {
-                    self.scene.within(5_000, What::Stall(pipe));
-                }
-            }
+            What::LinkConnected(worker, pipe) => self.workers[worker].on_connected(&mut self.scene, pipe),
             What::LinkAccepted(pipe) if !self.pipes[pipe].is_broken() => {
                 self.backend.accept(&mut self.scene, &mut self.pipes, pipe);
             }
-            What::LinkDies(worker, pipe)
-                if !self.scene.faults.is_calm && self.bridges[worker].pipe == Some(pipe) =>
-            {
+            What::LinkDies(worker, pipe) if !self.scene.faults.is_calm && self.workers[worker].has(pipe) => {
                 self.scene.coverage.link_deaths += 1;
                 self.pipes[pipe].break_off(&mut self.scene);
                 // Bytes that arrived are read before another link can be made.
                 if let Place::Host(link) = self.pipes[pipe].place {
                     self.backend.on_readable(&mut self.scene, link);
                 }
-                self.scene.within(1_000, What::LinkLost(worker, pipe));
+                let (silent, away) = (self.scene.faults.link_silent, self.scene.faults.link_away_ms_max);
+                if self.scene.random.one_in(2) {
+                    self.endpoint_away_until = self.scene.now + self.scene.micros(away * 1_000);
+                }
+                if self.scene.fault(silent) {
+                    self.scene.coverage.link_silent_deaths += 1;
+                } else {
+                    self.scene.within(1_000, What::LinkLost(worker, pipe));
+                }
                 // The backend may never hear of it, but for the silence.
                 if self.scene.random.one_in(3) {
                     self.scene.within(1_000, What::GatewayGone(pipe));
                 }
             }
-            What::LinkLost(worker, pipe) if self.bridges[worker].pipe == Some(pipe) => {
-                self.lose_link(worker, pipe);
-            }
+            What::LinkLost(worker, pipe) => self.workers[worker].on_lost(&mut self.scene, pipe),
             _ => {}
-        }
-    }
-
-    /// The gateway's end of a link has ended.
-    fn lose_link(&mut self, worker: usize, pipe: PipeId) {
-        self.pipes[pipe].is_client_open = false;
-        self.pipes[pipe].finish(&mut self.scene, pipe, Way::Up);
-        if std::mem::take(&mut self.bridges[worker]).is_open {
-            self.workers[worker].on_link_down(&mut self.scene);
-        }
-        let away = self.scene.faults.link_away_ms_max;
-        self.scene.within(away, What::LinkComes(worker));
-    }
-
-    fn hear_link(&mut self, worker: usize, pipe: PipeId, delivery: Delivery) {
-        if self.bridges[worker].pipe != Some(pipe) {
-            return;
-        }
-        for heard in self.bridges[worker].hear(delivery.bytes) {
-            match heard {
-                Heard::Opened => self.workers[worker].on_link_up(),
-                Heard::Item(item) => self.workers[worker].handle_backend(&mut self.scene, item),
-            }
-        }
-        if delivery.is_end {
-            self.lose_link(worker, pipe);
         }
     }
 

@@ -50,7 +50,7 @@ pub(crate) struct Flow {
 pub(crate) enum Caller {
     Client(usize),
     Hostile(usize),
-    /// The link of a worker: the backend is at the other end.
+    /// A link of this worker: the backend is at the other end.
     Link(usize),
 }
 

@@ -1,356 +1,357 @@
-//! A worker with one link to the backend, as messages: the rules of `moorline::worker` for what is
-//! pending, parked, announced and sent again, without its sockets.
+//! A worker's loop around a real `Router`: the same order of work as `moorline::worker`, with pipes for sockets
+//! and the scene for a clock.
+//!
+//! alice's shard hands a batch over, which stirs the worker. Its turn gives the router the batch, the bytes that
+//! arrived on links, and the time; then it performs the router's orders: bytes into pipes, batches for the shards.
 
+use crate::pipe::{Delivery, Pipe, PipeId, Way};
 use crate::scene::{Scene, What};
 use bytes::Bytes;
-use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
-use moorline::homes::Homes;
+use moorline::auth::{Judge, Verify};
+use moorline::handoff::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
+use moorline::router::{
+    Balance, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits, ParkingLimits,
+    Router, RouterSettings, Slot,
+};
+use moorline::snapshot::{Header, Section, SectionKind, Snapshot, SocketRef, Writer};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::compress::{ACCEPT_LZ4, try_compress};
-use moorline_proto::frame::{Command, Lane};
-use moorline_proto::ids::{ConnKey, Pin, ShardId};
-use moorline_proto::message::backend::{ConnUp, Outcome};
-use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
-use moorline_proto::message::encode;
+use moorline_proto::frame::compress::ACCEPT_LZ4;
+use moorline_proto::ids::ShardId;
+use moorline_proto::message::backend::LinkHello;
+use moorline_proto::message::client::Hello;
+use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex};
 
-/// From a gateway's worker.
-pub(crate) enum ToBackend {
-    Up { correlation: u64, handle: u64, command: Command, is_dup: bool, body: Bytes },
-    ConnUp(ConnUp),
-    ConnDown { handle: u64 },
-    Announce(Vec<ConnUp>),
-    Pushed { correlation: u64, handle: u64, outcome: Outcome },
-}
-
-/// To a gateway's worker.
-#[derive(Clone)]
-pub(crate) enum FromBackend {
-    Answer {
-        correlation: u64,
-        code: Code,
-        answer: Bytes,
-    },
-    Push {
-        correlation: u64,
-        handles: Vec<u64>,
-        lane: Lane,
-        body: Bytes,
-    },
-    Kick {
-        target: Target,
-        login_version: u64,
-        code: u32,
-        may_reconnect: bool,
-    },
-    /// In: the session enters the room; else it leaves.
-    Bind {
-        handle: u64,
-        room: String,
-        version: u64,
-        is_in: bool,
-    },
-    /// To everybody in a room but one.
-    PushRoom {
-        room: String,
-        except: u64,
-        body: Bytes,
-    },
-}
-
-/// True if a client waits for an answer to it.
-pub(crate) const fn is_question(command: Command) -> bool {
-    matches!(command, Command::Send | Command::Req | Command::Sub | Command::Unsub)
-}
-
-/// Time after which an UP without an answer is answered RETRY.
+/// Time after which an unanswered UP is answered RETRY.
 const UP_TIMEOUT: Duration = Duration::from_secs(3);
+/// HELLOs judged in one turn.
+const LOGINS_PER_TURN: usize = 2;
+/// Turns between two moves of a router's state to another process, at least: each is followed by a turn at once.
+const RESTART_TURNS_MIN: u64 = 7;
+/// One of so many logins is refused for now by a worker that judges itself.
+const REFUSED_OF: u64 = 30;
 
-/// A client's frame on its way to the backend.
-struct Up {
-    key: ConnKey,
-    command: Command,
-    number: u32,
-    is_dup: bool,
-    deadline: Instant,
-    body: Bytes,
+/// The gateway's end of a link.
+struct Connection {
+    pipe: PipeId,
+    is_connected: bool,
+    is_writable: bool,
+    /// Bytes with this end's kernel.
+    arrived: Vec<Bytes>,
+    /// The end of the connection, behind the bytes.
+    end: Option<Failure>,
 }
 
-enum Parked {
-    Up(Up),
-    Change(ToBackend),
-}
+/// Judges HELLOs by the dice.
+struct Dice(Mutex<Random>);
 
-enum Link {
-    Down,
-    /// Shards that have not yet named their logins.
-    Announcing {
-        request: u32,
-        silent: Vec<bool>,
-        logins: Vec<ConnUp>,
-    },
-    Live,
+impl Verify for Dice {
+    fn verify(&self, hello: &Hello, _unix_now_s: u64) -> Result<Admission, CloseReason> {
+        if self.0.lock().expect("one thread").one_in(REFUSED_OF) {
+            return Err(CloseReason::Busy);
+        }
+        Ok(Admission {
+            uid: hello.uid.clone(),
+            device: hello.device.clone(),
+            platform: hello.platform,
+            accepts_lz4: hello.accept & ACCEPT_LZ4 != 0,
+            resume: hello.resume.clone().map(Box::new),
+        })
+    }
 }
 
 pub(crate) struct Worker {
     number: usize,
-    shards: usize,
-    homes: Homes,
-    link: Link,
-    pub(crate) generation: u32,
-    next_request: u32,
-    next_correlation: u64,
-    pending: BTreeMap<u64, Up>,
-    parked: VecDeque<Parked>,
-    timed_out: Vec<u64>,
-    armed: Option<Instant>,
-    pub(crate) to_backend: Vec<ToBackend>,
-    pub(crate) to_shards: Vec<(ShardId, Downlink)>,
+    router: Router,
+    settings: RouterSettings,
+    judge: Judge,
+    /// By link.
+    connections: Vec<Option<Connection>>,
+    mail: VecDeque<UplinkBatch>,
+    /// Times at which turns will come.
+    turns: BTreeSet<Instant>,
+    turns_done: u64,
+    /// Links that are to be connected.
+    pub(crate) wishes: Vec<LinkIndex>,
+    pub(crate) batches: Vec<(ShardId, DownlinkBatch)>,
 }
 
-impl Up {
-    const fn is_question(&self) -> bool {
-        is_question(self.command)
-    }
-
-    fn answer(&self, code: i32, retry_after_ms: u32, answer: &[u8]) -> (ShardId, Downlink) {
-        let (command, cid, mut body) = match self.command {
-            Command::Req => {
-                let lead = Resp { id: self.number, code, retry_after_ms, ..Resp::default() };
-                (Command::Resp, 0, encode(&lead).to_vec())
-            }
-            Command::Sub | Command::Unsub => {
-                let lead = SubAck { id: self.number, code, ..SubAck::default() };
-                (Command::SubAck, 0, encode(&lead).to_vec())
-            }
-            _ => {
-                let lead = SendAck { cid: self.number, code, retry_after_ms, ..SendAck::default() };
-                (Command::SendAck, self.number, encode(&lead).to_vec())
-            }
-        };
-        body.extend_from_slice(answer);
-        let is_final = code != i32::from(Code::Retry);
-        (self.key.shard(), Downlink::Answer { key: self.key, command, cid, is_final, body: body.into() })
+fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
+    let faults = &scene.faults;
+    let hello =
+        LinkHello { version_min: 1, version_max: 1, node: "g".into(), epoch: 1, ..LinkHello::default() };
+    let address = |number: usize| ([10, 0, 0, u8::try_from(number + 1).expect("few")], 7100).into();
+    RouterSettings {
+        number: u16::try_from(number).expect("few workers"),
+        endpoints: (0..faults.endpoints).map(address).collect(),
+        links_per_endpoint: faults.links_per_endpoint,
+        balance: if faults.is_by_hash { Balance::Hash } else { Balance::LeastLoaded },
+        link: LinkSettings {
+            hello,
+            times: LinkTimes::default(),
+            reconnect_min: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(1),
+            up_timeout: UP_TIMEOUT,
+            output_max: faults.link_output_max,
+        },
+        parking: ParkingLimits {
+            frames: faults.parked_frames,
+            bytes: 1 << 20,
+            changes: faults.parked_changes,
+        },
+        overload: OverloadLimits {
+            latency: Duration::from_millis(500),
+            queue_frames: faults.overload_frames,
+            hold: Duration::from_secs(1),
+        },
+        compress_min: 200,
+        seed: scene.random.next_u64(),
+        homes: scene.faults.homes(),
     }
 }
 
 impl Worker {
-    pub(crate) fn new(number: usize, shards: usize, homes: Homes) -> Self {
+    pub(crate) fn new(number: usize, scene: &mut Scene) -> Self {
+        let settings = settings(number, scene);
+        let judge = if scene.faults.is_backend_judge {
+            Judge::Backend
+        } else {
+            Judge::Here(Arc::new(Dice(Mutex::new(Random::new(scene.random.next_u64())))))
+        };
+        let router = Router::new(settings.clone(), judge.clone(), scene.now);
         Self {
             number,
-            shards,
-            homes,
-            link: Link::Down,
-            generation: 0,
-            next_request: 0,
-            next_correlation: 0,
-            pending: BTreeMap::new(),
-            parked: VecDeque::new(),
-            timed_out: Vec::new(),
-            armed: None,
-            to_backend: Vec::new(),
-            to_shards: Vec::new(),
+            connections: router.links().map(|_| None).collect(),
+            router,
+            settings,
+            judge,
+            mail: VecDeque::new(),
+            turns: BTreeSet::new(),
+            turns_done: 0,
+            wishes: Vec::new(),
+            batches: Vec::new(),
         }
     }
 
-    pub(crate) fn handle_uplink(&mut self, scene: &mut Scene, from: ShardId, item: Uplink) {
-        match item {
-            Uplink::Login { key, pin, hello } => {
-                assert_eq!(
-                    pin.worker(scene.faults.workers),
-                    self.number,
-                    "a login comes to its pin's worker"
-                );
-                let admission = Admission {
-                    uid: hello.uid,
-                    device: hello.device,
-                    platform: hello.platform,
-                    accepts_lz4: hello.accept & ACCEPT_LZ4 != 0,
-                    resume: hello.resume.map(Box::new),
-                };
-                let verdict = if scene.fault(30) {
-                    scene.coverage.refusals += 1;
-                    Err(CloseReason::Busy)
-                } else {
-                    Ok(admission)
-                };
-                self.to_shards.push((key.shard(), Downlink::Verdict { key, verdict }));
-            }
-            Uplink::Up { key, command, number, is_dup: dup, body, .. } => {
-                let is_same = |up: &Up| (up.key, up.command, up.number) == (key, Command::Send, number);
-                let is_pending = self.pending.values().any(is_same);
-                assert!(
-                    dup || command != Command::Send || !is_pending,
-                    "cid {number} of {key:?} comes twice"
-                );
-                let deadline = scene.now + UP_TIMEOUT;
-                let up = Up { key, command, number, is_dup: dup, deadline, body };
-                if matches!(self.link, Link::Live) {
-                    self.send(up);
-                } else {
-                    self.parked.push_back(Parked::Up(up));
+    /// A turn no later than `wait` from now.
+    pub(crate) fn wake(&mut self, scene: &mut Scene, wait: Duration) {
+        let at = scene.now + wait;
+        if self.turns.first().is_none_or(|first| *first > at) {
+            self.turns.insert(at);
+            scene.at(at, What::WorkerTurn(self.number));
+        }
+    }
+
+    /// Something woke the poll.
+    fn stir(&mut self, scene: &mut Scene) {
+        let wait = scene.micros(300);
+        self.wake(scene, wait);
+    }
+
+    pub(crate) fn on_mail(&mut self, scene: &mut Scene, from: ShardId, items: Vec<Uplink>) {
+        self.mail.push_back(UplinkBatch { from, items });
+        self.stir(scene);
+    }
+
+    /// A pipe was made for this link.
+    pub(crate) fn on_connecting(&mut self, link: LinkIndex, pipe: PipeId) {
+        let connection =
+            Connection { pipe, is_connected: false, is_writable: true, arrived: Vec::new(), end: None };
+        self.connections[link.index()] = Some(connection);
+    }
+
+    fn at(&mut self, pipe: PipeId) -> Option<&mut Connection> {
+        self.connections.iter_mut().flatten().find(|connection| connection.pipe == pipe)
+    }
+
+    /// True if a pipe is one of this worker's links still.
+    pub(crate) fn has(&self, pipe: PipeId) -> bool {
+        self.connections.iter().flatten().any(|connection| connection.pipe == pipe)
+    }
+
+    /// The backend's kernel took the connection.
+    pub(crate) fn on_connected(&mut self, scene: &mut Scene, pipe: PipeId) {
+        let Some(connection) = self.at(pipe) else { return };
+        connection.is_connected = true;
+        self.stir(scene);
+    }
+
+    /// Bytes or the end of the stream arrived.
+    pub(crate) fn on_delivery(&mut self, scene: &mut Scene, pipe: PipeId, delivery: Delivery) {
+        let Some(connection) = self.at(pipe) else { return };
+        if !delivery.bytes.is_empty() {
+            connection.arrived.push(delivery.bytes.into());
+        }
+        if delivery.is_end {
+            connection.end = Some(Failure::Closed);
+        }
+        self.stir(scene);
+    }
+
+    /// The connection was refused or broke.
+    pub(crate) fn on_lost(&mut self, scene: &mut Scene, pipe: PipeId) {
+        let Some(connection) = self.at(pipe) else { return };
+        connection.end = Some(Failure::Io(io::ErrorKind::ConnectionReset.into()));
+        self.stir(scene);
+    }
+
+    /// The backend read, so there is room.
+    pub(crate) fn on_writable(&mut self, scene: &mut Scene, pipe: PipeId) {
+        let Some(connection) = self.at(pipe) else { return };
+        connection.is_writable = true;
+        self.stir(scene);
+    }
+
+    pub(crate) fn turn(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        // All that are due: the clock may have jumped.
+        self.turns = self.turns.split_off(&(scene.now + Duration::from_nanos(1)));
+        let before = self.slots();
+        for index in 0..self.connections.len() {
+            self.finish_connect(scene, index);
+        }
+        while self.router.takes_batches()
+            && let Some(batch) = self.mail.pop_front()
+        {
+            self.router.handle_uplink(scene.now, batch);
+        }
+        self.router.handle_logins(scene.now, 1_700_000_000, LOGINS_PER_TURN);
+        for link in self.router.links() {
+            self.read(scene, pipes, link);
+        }
+        self.router.handle_timeouts(scene.now);
+        self.router.handle_turn_end(scene.now);
+        self.perform(scene, pipes);
+        self.router.check();
+        self.note(scene, &before);
+        self.turns_done += 1;
+        let restart_turns = scene.faults.restart_turns;
+        if restart_turns > 0 && self.turns_done.is_multiple_of(restart_turns.max(RESTART_TURNS_MIN)) {
+            self.restart(scene, pipes);
+        }
+        let can_write = |link: LinkIndex| {
+            let connection = self.connections[link.index()].as_ref();
+            connection.is_some_and(|one| one.is_writable) && !self.router.link_output(link).is_empty()
+        };
+        let deadline = self.router.next_deadline();
+        if deadline <= scene.now || !self.mail.is_empty() || self.router.links().any(can_write) {
+            self.stir(scene);
+        } else if deadline < Instant::FAR_FUTURE {
+            // A kernel wakes late, never early.
+            let late = scene.micros(200);
+            self.wake(scene, deadline.saturating_since(scene.now) + late);
+        }
+    }
+
+    fn finish_connect(&mut self, scene: &Scene, index: usize) {
+        let Some(connection) = &mut self.connections[index] else { return };
+        if std::mem::take(&mut connection.is_connected) {
+            let link = LinkIndex(u16::try_from(index).expect("few links"));
+            self.router.handle_link_connected(scene.now, link);
+        }
+    }
+
+    fn read(&mut self, scene: &mut Scene, pipes: &mut [Pipe], link: LinkIndex) {
+        let Some(connection) = &mut self.connections[link.index()] else { return };
+        let (arrived, end) = (std::mem::take(&mut connection.arrived), connection.end.take());
+        for bytes in arrived {
+            self.router.handle_link_bytes(scene.now, link, bytes);
+        }
+        if let Some(why) = end {
+            self.close(scene, pipes, link);
+            self.router.handle_link_closed(scene.now, link, &why);
+        }
+    }
+
+    fn close(&mut self, scene: &mut Scene, pipes: &mut [Pipe], link: LinkIndex) {
+        if let Some(Connection { pipe, .. }) = self.connections[link.index()].take() {
+            pipes[pipe].is_client_open = false;
+            pipes[pipe].finish(scene, pipe, Way::Up);
+        }
+    }
+
+    /// Does what the router has ordered, in its order.
+    fn perform(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                Output::Connect { link, .. } => self.wishes.push(link),
+                Output::Close(link) => {
+                    self.wishes.retain(|other| *other != link);
+                    self.close(scene, pipes, link);
                 }
-                self.arm(scene);
-            }
-            Uplink::ConnUp { login, .. } => self.change(ToBackend::ConnUp(*login)),
-            Uplink::ConnDown { key, .. } => self.change(ToBackend::ConnDown { handle: key.as_u64() }),
-            Uplink::Pushed { ticket, key, outcome } => {
-                if ticket.link_generation == self.generation && !matches!(self.link, Link::Down) {
-                    let (correlation, handle) = (ticket.correlation, key.as_u64());
-                    self.to_backend.push(ToBackend::Pushed { correlation, handle, outcome });
+                Output::Write(link) => self.write(scene, pipes, link),
+                Output::Deliver { shard, batch } if scene.fault(50) => {
+                    scene.coverage.batches_refused += 1;
+                    self.router.handle_batch_refused(shard, batch);
                 }
-            }
-            Uplink::Digest { .. } | Uplink::Held { .. } => {}
-            Uplink::Announced { request, logins, is_last } => {
-                self.on_announced(from, request, logins, is_last);
+                Output::Deliver { shard, batch } => self.batches.push((shard, batch)),
+                Output::MeasureLoad => self.router.handle_load(Load::default()),
             }
         }
     }
 
-    fn change(&mut self, change: ToBackend) {
-        match self.link {
-            Link::Down => {} // the announcement to come names who is there then
-            Link::Announcing { .. } => self.parked.push_back(Parked::Change(change)),
-            Link::Live => self.to_backend.push(change),
-        }
+    fn write(&mut self, scene: &mut Scene, pipes: &mut [Pipe], link: LinkIndex) {
+        let Some(connection) = &mut self.connections[link.index()] else { return };
+        let bytes = self.router.link_output(link);
+        let sent = if connection.is_writable {
+            pipes[connection.pipe].write(scene, connection.pipe, Way::Up, bytes)
+        } else {
+            0
+        };
+        connection.is_writable = sent == bytes.len();
+        scene.coverage.link_partial_writes += u64::from(sent < bytes.len());
+        scene.coverage.links_clogged += u64::from(bytes.len() - sent > 2 * self.settings.link.output_max);
+        self.router.handle_link_sent(scene.now, link, sent);
     }
 
-    fn send(&mut self, up: Up) {
-        self.next_correlation += 1;
-        let correlation = self.next_correlation;
-        self.to_backend.push(ToBackend::Up {
-            correlation,
-            handle: up.key.as_u64(),
-            command: up.command,
-            is_dup: up.is_dup,
-            body: up.body.clone(),
-        });
-        if up.is_question() {
-            self.pending.insert(correlation, up);
-        }
+    fn slots(&self) -> Vec<Option<LinkIndex>> {
+        (0..).map_while(Slot::from_number).map(|slot| self.router.link_of(slot)).collect()
     }
 
-    fn on_announced(&mut self, from: ShardId, asked: u32, named: Vec<(Pin, ConnUp)>, is_last: bool) {
-        let Link::Announcing { request, silent, logins } = &mut self.link else { return };
-        if asked != *request {
-            return;
-        }
-        logins.extend(named.into_iter().map(|(_, login)| login));
-        silent[from.index()] &= !is_last;
-        if silent.contains(&true) {
-            return;
-        }
-        self.to_backend.push(ToBackend::Announce(std::mem::take(logins)));
-        self.link = Link::Live;
-        for parked in std::mem::take(&mut self.parked) {
-            match parked {
-                Parked::Up(up) => self.send(up),
-                Parked::Change(change) => self.to_backend.push(change),
-            }
-        }
+    /// Counts slots that left a link that is open still.
+    fn note(&self, scene: &mut Scene, before: &[Option<LinkIndex>]) {
+        let has_moved = |(before, now): (&Option<LinkIndex>, &Option<LinkIndex>)| {
+            before != now && before.is_some_and(|link| self.router.is_open(link))
+        };
+        let moved = before.iter().zip(&self.slots()).filter(|pair| has_moved(*pair)).count();
+        scene.coverage.slot_moves += moved as u64;
     }
 
-    /// A new life of the link: who is here?
-    pub(crate) fn on_link_up(&mut self) {
-        assert!(matches!(self.link, Link::Down));
-        self.generation += 1;
-        self.next_request += 1;
-        let request = self.next_request;
-        self.link = Link::Announcing { request, silent: vec![true; self.shards], logins: Vec::new() };
-        for shard in 0..self.shards {
-            let worker = u16::try_from(self.number).expect("few workers");
-            let ask = Downlink::Announce { worker, request, slots: u64::MAX };
-            self.to_shards.push((ShardId(u8::try_from(shard).expect("few shards")), ask));
+    /// The state goes through a snapshot, as to another process. Open links keep their pipes, others begin anew.
+    fn restart(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        if self.router.has_items() || self.router.has_logins() {
+            return; // a thread that stands still has handed over and judged everything
         }
-    }
-
-    /// The link is gone: what was not answered goes out again, in order, before all else.
-    pub(crate) fn on_link_down(&mut self, scene: &mut Scene) {
-        self.link = Link::Down;
-        self.parked.retain(|parked| matches!(parked, Parked::Up(_)));
-        for (_, mut up) in std::mem::take(&mut self.pending).into_iter().rev() {
-            up.is_dup = true;
-            scene.coverage.link_resends += 1;
-            self.parked.push_front(Parked::Up(up));
-        }
-    }
-
-    pub(crate) fn handle_backend(&mut self, scene: &mut Scene, item: FromBackend) {
-        match item {
-            FromBackend::Answer { correlation, code, answer } => {
-                if let Some(up) = self.pending.remove(&correlation) {
-                    let retry_after_ms = if code == Code::Retry { 100 } else { 0 };
-                    self.to_shards.push(up.answer(code.into(), retry_after_ms, &answer));
-                } else {
-                    scene.coverage.late_answers += u64::from(self.timed_out.contains(&correlation));
-                }
-            }
-            FromBackend::Push { correlation, handles, lane, body } => {
-                let ticket = PushTicket {
-                    worker: u16::try_from(self.number).expect("few workers"),
-                    link: 0,
-                    link_generation: self.generation,
-                    correlation,
-                };
-                let mut by_shard: BTreeMap<ShardId, Vec<Target>> = BTreeMap::new();
-                for key in handles.into_iter().map(ConnKey::from_u64) {
-                    by_shard.entry(key.shard()).or_default().push(Target::Connection(key));
-                }
-                for (shard, targets) in by_shard {
-                    let (command, body) = (Command::Push, body.clone());
-                    let expires_at = Instant::FAR_FUTURE;
-                    let (packed, collapse, ticket) = (try_compress(&body), None, Some(ticket));
-                    let except = None;
-                    let push =
-                        Push { ticket, targets, command, lane, expires_at, body, packed, except, collapse };
-                    self.to_shards.push((shard, Downlink::Push(push)));
-                }
-            }
-            FromBackend::Bind { handle, room, version, is_in } => {
-                let (key, room) = (ConnKey::from_u64(handle), room.into());
-                let keys = vec![key];
-                let order = if is_in {
-                    Downlink::Bind { room, version, keys, reset: None }
-                } else {
-                    Downlink::Unbind { room, version, keys }
-                };
-                self.to_shards.push((key.shard(), order));
-            }
-            FromBackend::PushRoom { room, except, body } => {
-                let room: Arc<str> = room.into();
-                for shard in (0..self.shards).map(|shard| ShardId(u8::try_from(shard).expect("few shards"))) {
-                    let push = Push {
-                        ticket: None,
-                        targets: vec![Target::Room(Arc::clone(&room))],
-                        command: Command::App(0x40),
-                        lane: Lane::Chat,
-                        expires_at: Instant::FAR_FUTURE,
-                        body: body.clone(),
-                        packed: None,
-                        except: Some(ConnKey::from_u64(except)),
-                        collapse: None,
-                    };
-                    self.to_shards.push((shard, Downlink::Push(push)));
-                }
-            }
-            FromBackend::Kick { target, login_version, code, may_reconnect } => {
-                let shard = match &target {
-                    Target::Connection(key) => key.shard(),
-                    Target::Room(_) => panic!("a kick names a login"),
-                    Target::User(uid) | Target::Device(uid, _) => self.homes.first(Pin::of(uid)),
-                };
-                let reason = String::from("told by the backend");
-                self.to_shards
-                    .push((shard, Downlink::Kick { target, login_version, code, may_reconnect, reason }));
+        let mut section = Section::default();
+        let mut name_of = |link: LinkIndex| Ok(SocketRef { fd: link.0.into(), cookie: 1 });
+        self.router.freeze(&mut section, &mut name_of).expect("sockets have names");
+        let mut writer = Writer::default();
+        writer.add(SectionKind::Worker, 0, section);
+        let bytes = writer.finish(Header::default()).concat();
+        let snapshot = Snapshot::open(bytes.into()).expect("just written");
+        let (_, mut records) = snapshot.sections(SectionKind::Worker).expect("whole").remove(0);
+        let mut router = Router::new(self.settings.clone(), self.judge.clone(), scene.now);
+        let sockets = router.thaw(scene.now, &mut records).expect("just written");
+        self.router = router;
+        for link in self.router.links() {
+            if sockets.iter().all(|socket| socket.link != Some(link)) {
+                self.wishes.retain(|other| *other != link);
+                self.close(scene, pipes, link);
             }
         }
+        scene.coverage.router_restarts += 1;
+        self.router.check();
+        let mut again = Section::default();
+        self.router.freeze(&mut again, &mut name_of).expect("sockets have names");
+        assert_eq!(again.len(), records.len(), "what was read is what is written");
     }
 
-    /// Other clients of this worker are not to be read, and other load is shed, than before.
+    /// Other clients of this worker are not to be read, and other load is shed, than before. These words do not
+    /// come from the router, whose own would be rare.
     pub(crate) fn press(&mut self, scene: &mut Scene, is_over: bool) {
-        let worker = u16::try_from(self.number).expect("few workers");
+        let worker = self.settings.number;
         let mask = |scene: &mut Scene| match scene.index(3) {
             _ if is_over => 0,
             0 => scene.random.next_u64(),
@@ -359,60 +360,41 @@ impl Worker {
         };
         let slots = [(); 4].map(|()| mask(scene));
         let level = if is_over { 0 } else { u8::try_from(scene.index(4)).expect("small") };
-        for shard in (0..self.shards).map(|shard| ShardId(u8::try_from(shard).expect("few shards"))) {
-            self.to_shards.push((shard, Downlink::Hold { worker, slots }));
-            self.to_shards.push((shard, Downlink::Overload { worker, level }));
+        for shard in (0..scene.faults.shards).map(|shard| ShardId(u8::try_from(shard).expect("few shards"))) {
+            let items = vec![Downlink::Hold { worker, slots }, Downlink::Overload { worker, level }];
+            self.batches.push((shard, DownlinkBatch { items }));
         }
     }
 
-    /// Answers RETRY to what waited too long, sent or not.
-    pub(crate) fn handle_timeout(&mut self, scene: &mut Scene) {
-        if self.armed.is_none_or(|armed| armed > scene.now) {
-            return;
-        }
-        self.armed = None;
-        let now = scene.now;
-        let mut gone = Vec::new();
-        for (correlation, up) in std::mem::take(&mut self.pending) {
-            if up.deadline <= now {
-                self.timed_out.push(correlation);
-                gone.push(up);
-            } else {
-                self.pending.insert(correlation, up);
-            }
-        }
-        for parked in std::mem::take(&mut self.parked) {
-            match parked {
-                Parked::Up(up) if up.deadline <= now => gone.push(up),
-                other => self.parked.push_back(other),
-            }
-        }
-        for up in gone.iter().filter(|up| up.is_question()) {
-            scene.coverage.timeout_retries += 1;
-            let retry_after_ms = 100 + u32::try_from(scene.random.below(400)).expect("small");
-            self.to_shards.push(up.answer(Code::Retry.into(), retry_after_ms, b""));
-        }
-        self.arm(scene);
-    }
-
-    fn arm(&mut self, scene: &mut Scene) {
-        let parked = self.parked.iter().filter_map(|parked| match parked {
-            Parked::Up(up) => Some(up.deadline),
-            Parked::Change(_) => None,
-        });
-        let Some(at) = self.pending.values().map(|up| up.deadline).chain(parked).min() else { return };
-        if self.armed.is_none_or(|armed| armed > at || armed < scene.now) {
-            self.armed = Some(at);
-            scene.at(at, What::WorkerTimer(self.number));
+    /// Adds the router's numbers to the coverage.
+    pub(crate) fn report(&mut self, scene: &mut Scene) {
+        let counters = self.router.counters();
+        let seen = &mut scene.coverage;
+        assert_eq!(counters[Count::LinkErrors], 0, "worker {}: a backend broke the rules", self.number);
+        let rows = [
+            (&mut seen.link_resends, Count::Reroutes),
+            (&mut seen.timeout_retries, Count::UpTimeouts),
+            (&mut seen.late_answers, Count::LateResults),
+            (&mut seen.ups_refused, Count::UpsRefused),
+            (&mut seen.breaker_trips, Count::BreakerTrips),
+            (&mut seen.announces, Count::Announces),
+            (&mut seen.logins_announced, Count::LoginsAnnounced),
+            (&mut seen.changes_skipped, Count::ChangesSkipped),
+            (&mut seen.router_holds, Count::HoldChanges),
+            (&mut seen.router_overloads, Count::OverloadChanges),
+            (&mut seen.digests, Count::Digests),
+            (&mut seen.stale_outcomes, Count::OutcomesStale),
+            (&mut seen.pushes_compressed, Count::Compressed),
+            (&mut seen.refusals, Count::LoginsRefused),
+            (&mut seen.auth_timeouts, Count::LoginsUnjudged),
+        ];
+        for (row, count) in rows {
+            *row += counters[count];
         }
     }
 
-    pub(crate) const fn is_live(&self) -> bool {
-        matches!(self.link, Link::Live)
-    }
-
-    /// Nothing waits for the backend.
+    /// Every slot is live on a link, and nothing waits for the backend.
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.parked.is_empty() && self.to_backend.is_empty()
+        self.router.is_settled() && self.mail.is_empty() && self.batches.is_empty()
     }
 }

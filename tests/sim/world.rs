@@ -1,7 +1,6 @@
 //! The parts, the event loop, and the phases of a run: chaos, calm until all is drained, stop.
 
 use crate::backend::{Backend, Device};
-use crate::bridge::Bridge;
 use crate::client::{Client, Wish};
 use crate::coverage::Coverage;
 use crate::gateway::{Mail, Reactor};
@@ -19,6 +18,8 @@ use moorline_proto::time::{Duration, Instant};
 
 /// After the chaos, all must be drained within this time.
 const CALM_MAX: Duration = Duration::from_secs(300);
+/// Steps of a run; one that takes more has a part that does not sleep.
+const STEPS_MAX: u64 = 400_000;
 /// GOAWAY's window at the stop, and what a stopped gateway may take to be empty.
 const LEAVE: Duration = Duration::from_secs(1);
 const EMPTY_AFTER: Duration = Duration::from_secs(30);
@@ -30,8 +31,8 @@ pub(crate) struct World {
     pub(crate) pipes: Vec<Pipe>,
     pub(crate) reactors: Vec<Reactor>,
     pub(crate) workers: Vec<Worker>,
-    /// By worker.
-    pub(crate) bridges: Vec<Bridge>,
+    /// Connections to the backend are refused before this.
+    pub(crate) endpoint_away_until: Instant,
     pub(crate) backend: Backend,
     pub(crate) oracle: Oracle,
     /// By shard, then by worker.
@@ -64,8 +65,8 @@ impl World {
             hostiles: Vec::new(),
             pipes: Vec::new(),
             reactors: (0..shards).map(|number| Reactor::new(number, &mut scene)).collect(),
-            workers: (0..workers).map(|number| Worker::new(number, shards, scene.faults.homes())).collect(),
-            bridges: (0..workers).map(|_| Bridge::default()).collect(),
+            workers: (0..workers).map(|number| Worker::new(number, &mut scene)).collect(),
+            endpoint_away_until: Instant::ZERO,
             backend: Backend::new(&USERS, &mut scene),
             oracle: Oracle::new(knows_long_silence),
             uplinks: lanes(shards, workers),
@@ -84,8 +85,9 @@ impl World {
         for (uid, device) in DEVICES {
             self.add_client((uid.into(), device.into()));
         }
-        for worker in 0..self.workers.len() {
-            self.scene.within(200, What::LinkComes(worker));
+        for worker in &mut self.workers {
+            let wait = self.scene.micros(200_000);
+            worker.wake(&mut self.scene, wait);
         }
         for _ in 0..self.scene.faults.hostiles {
             self.scene.within(2_000, What::Hostile);
@@ -118,6 +120,11 @@ impl World {
                 break;
             }
             assert!(self.scene.now <= calm_at + CALM_MAX, "not drained: {}", self.what_is_left());
+            assert!(
+                self.scene.coverage.steps < STEPS_MAX,
+                "some part does not sleep: {}",
+                self.what_is_left()
+            );
         }
         self.oracle.check(&self.backend.witness.ledger);
         self.stop();
@@ -185,9 +192,7 @@ impl World {
             What::Turn(_)
                 | What::UplinkMail(..)
                 | What::DownlinkMail(..)
-                | What::WorkerTimer(_)
-                | What::LinkComes(_)
-                | What::LinkLost(..)
+                | What::WorkerTurn(_)
                 | What::Moved(..)
         )
     }
@@ -216,17 +221,16 @@ impl World {
             What::Turn(shard) => self.turn(shard),
             What::UplinkMail(shard, worker) => {
                 let from = ShardId(u8::try_from(shard).expect("few shards"));
-                for item in self.uplinks[shard][worker].pop() {
-                    self.workers[worker].handle_uplink(&mut self.scene, from, item);
-                }
+                let items = self.uplinks[shard][worker].pop();
+                self.workers[worker].on_mail(&mut self.scene, from, items);
             }
             What::DownlinkMail(worker, shard) => {
                 for item in self.downlinks[worker][shard].pop() {
                     self.mail(shard, Mail::Downlink(item));
                 }
             }
-            What::WorkerTimer(worker) => self.workers[worker].handle_timeout(&mut self.scene),
-            What::LinkComes(_) | What::LinkAccepted(_) | What::LinkDies(..) | What::LinkLost(..) => {
+            What::WorkerTurn(worker) => self.workers[worker].turn(&mut self.scene, &mut self.pipes),
+            What::LinkConnected(..) | What::LinkAccepted(_) | What::LinkDies(..) | What::LinkLost(..) => {
                 self.handle_link(what);
             }
             What::Answer(number) => self.backend.on_answer_due(&mut self.scene, number),
@@ -326,7 +330,7 @@ impl World {
         };
         self.oracle.is_settled()
             && self.clients.iter().all(is_idle)
-            && self.workers.iter().all(|worker| worker.is_live() && worker.is_idle())
+            && self.workers.iter().all(Worker::is_idle)
             && self.backend.is_idle()
             && devices().iter().all(|device| self.oracle.has_all(device, &self.backend.witness.ledger))
     }
@@ -369,6 +373,7 @@ impl World {
         });
         assert_eq!(self.backend.sessions(), 0, "the backend still believes in sessions");
         self.backend.report(&mut self.scene);
+        self.workers.iter_mut().for_each(|worker| worker.report(&mut self.scene));
         for reactor in &mut self.reactors {
             reactor.check_empty();
             reactor.report(&mut self.scene);

@@ -78,7 +78,7 @@ impl Fanouts {
         }
     }
 
-    /// Whether a group could go on in another turn.
+    /// True if a group could go on in another turn.
     pub(super) fn has_more(&self) -> bool {
         !self.order.is_empty()
     }

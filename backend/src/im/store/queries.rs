@@ -36,10 +36,10 @@ pub trait Store: Facts {
     /// Takes the next completion.
     fn poll(&mut self) -> Option<(Ticket, Completion)>;
 
-    /// Whether nothing will become durable any more: its disk is full, or cannot be read.
+    /// True if nothing will become durable any more: its disk is full, or cannot be read.
     fn is_broken(&self) -> bool;
 
-    /// Whether writes that may be made durable late, such as acks, are due: with the next batch, or with an empty one.
+    /// True if writes that may be made durable late, such as acks, are due: with the next batch, or with an empty one.
     fn wants_commit(&self, now_ms: u64) -> bool;
 
     /// The `last_id` of the last batch, also of an earlier life of the backend.
@@ -74,7 +74,7 @@ pub trait Facts {
         id
     }
 
-    /// Whether the conversation is a group.
+    /// True if the conversation is a group.
     fn is_group(&self, conversation: ConversationId) -> bool;
 
     /// Newest durable seq; 0: no message yet.
