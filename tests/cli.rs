@@ -110,10 +110,14 @@ fn a_backend_checks_and_prints_its_settings() {
     let (code, out, err) = output(&format!("backend check -c {}", wrong.0.display()));
     assert_eq!((code, out.as_str(), err.lines().count()), (Some(2), "", 3), "every fault at once: {err}");
     assert!(
-        err.contains("wrong.toml:1: listen: ") && err.contains("wrong.toml:4: im.payload_max: "),
+        err.contains("wrong-backend.toml:1: listen: ")
+            && err.contains("wrong-backend.toml:4: im.payload_max: "),
         "{err}"
     );
-    assert!(err.contains("wrong.toml:3: unknown key `foldr` in [im]; did you mean `folder`?"), "{err}");
+    assert!(
+        err.contains("wrong-backend.toml:3: unknown key `foldr` in [im]; did you mean `folder`?"),
+        "{err}"
+    );
 }
 
 #[test]
