@@ -1,4 +1,4 @@
-//! What stands behind a Moorline gateway: the server side of the gateway-backend link as a small
+//! Backend of a Moorline gateway: the server side of the gateway-backend link as a small
 //! library, and the reference instant-messaging backend on it.
 //!
 //! | module | holds | may import |

@@ -80,7 +80,7 @@ fn make_im<S: Store>(
 pub struct Ready {
     /// Address for gateways.
     pub link: SocketAddr,
-    /// Address of the server API; `None`: there is none.
+    /// Address of the server API; `None`: the API is off.
     pub api: Option<SocketAddr>,
 }
 

@@ -24,9 +24,9 @@ use ureq::tls::{TlsConfig, TlsProvider};
 
 /// A shorter secret could be guessed.
 const SECRET_BYTES_MIN: usize = 16;
-/// Where what was given up is written, in `im.folder`.
+/// Folder of deliveries that were given up, in `im.folder`.
 const UNDELIVERED: &str = "undelivered";
-/// How long the result of a delivery waits for room in the mailbox before it is given in again.
+/// Time that the result of a delivery waits for room in the mailbox before it is given in again.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(50);
 
 /// The threads, by the order of the services' names. Dropping it ends them once they have answered.
@@ -168,7 +168,7 @@ impl Endpoint {
         }
     }
 
-    /// What nobody would take is written down. False: not even that.
+    /// Writes down a delivery that the endpoint would not take. False: it could not be written.
     fn give_up(&self, body: &str) -> bool {
         let Some(folder) = &self.undelivered else {
             tracing::error!(service = self.name, "given up, and there is no im.folder to keep it in");
@@ -192,7 +192,7 @@ impl Endpoint {
     }
 }
 
-/// Of `<timestamp>.<body>`, HMAC-SHA-256 (RFC 2104) under the secret.
+/// HMAC-SHA-256 (RFC 2104) of `<timestamp>.<body>` under the secret.
 fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     mac.update(timestamp.as_bytes());
@@ -202,7 +202,7 @@ fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
     digest.iter().fold(String::from("v1="), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
-/// As JSON; what is no UTF-8 is Base64 in `payload`.
+/// The message as JSON; content that is not UTF-8 is Base64 in `payload`.
 fn message(push: &Push) -> Value {
     let mut value = json!({
         "message_id": push.message_id.to_string(),

@@ -77,7 +77,7 @@ impl Judged {
         if measured.kill.is_none() {
             doubts.push("after the backend was killed, no message was durable in time".to_owned());
         }
-        // Words about messages that a client did not take are no faults.
+        // Words about messages that a client did not take are not faults.
         if !faults.is_empty() {
             faults.extend(verdict.faults.iter().cloned());
         }

@@ -4,7 +4,7 @@
 //! A write to such a stream blocks or fails, and must cost the reader its lines, never a client its
 //! messages. Example: reactor 3 logs `connection closed`. [`LogWriter::write`] puts the line into a queue
 //! and returns; the thread `log-writer` writes the line to standard error. If the pipe has been full for
-//! so long that the queue is full too, the line is dropped and counted, and the thread logs the number
+//! longer than the queue has room, the line is dropped and counted, and the thread logs the number
 //! of dropped lines as soon as the pipe takes lines again.
 //!
 //! The thread does not survive `fork`. No code of Moorline logs between `fork` and `exec`; the program

@@ -35,7 +35,7 @@ fn expect_healthy(address: SocketAddr) {
     assert!(raw(address, GET).ends_with("\r\n\r\nok\n"), "{address}");
 }
 
-/// What both servers do alike.
+/// Behaviour that both servers share.
 fn attack(address: SocketAddr) {
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000));
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(1000));

@@ -1,4 +1,4 @@
-//! How late this machine runs a thread that is due: what a bound on time has to allow for.
+//! Lateness of a due thread on this machine: the allowance of every bound on time.
 //!
 //! A test machine may have twenty runnable threads on two cores. A thread of this module asks to be woken after
 //! 5 ms, again and again, and notes how much later it ran. A bound on a time that the product needs is then

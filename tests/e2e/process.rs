@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-/// How long a process may take to be ready: ends a hang, and says nothing of the time that it should take.
+/// Longest wait for a process to be ready. It ends a hang, and says nothing about the time that is normal.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// The program with `arguments` and without the settings of whoever runs the tests.

@@ -19,7 +19,7 @@ pub(crate) enum Golden {
     Packed,
     /// Scripts for a shard.
     Scripts,
-    /// What a link host goes through.
+    /// Scripts for a link host.
     HostScripts,
 }
 

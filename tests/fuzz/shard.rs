@@ -438,7 +438,7 @@ pub(crate) fn check_reach() {
     let closes = CloseReason::ALL.iter().map(|reason| format!("{reason:?}"));
     let never: Vec<String> =
         counts.chain(closes).zip(reached).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
-    // Another shard, the worker or the reactor does these; or no script is so long.
+    // Another shard, the worker or the reactor does these; or scripts are too short for them.
     let elsewhere = "Connections Detached Paused Sessions Users Rooms QueuedBytes Timers Moved Fanouts FanoutsRefused \
                      RoomsRefused RefusedHere Unavailable Internal TokenExpired";
 

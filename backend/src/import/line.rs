@@ -9,7 +9,7 @@ const LINE_BYTES_MAX: usize = 4 << 20;
 /// Lines between two reports of progress.
 const PROGRESS_LINES: u64 = 10_000;
 
-/// One line of an export.
+/// A line of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Line {
@@ -27,7 +27,7 @@ pub enum Line {
     Message {
         /// uid of the sender.
         from: String,
-        /// Receiver.
+        /// Receiver of the message.
         to: To,
         /// Time of sending, in Unix milliseconds.
         time_ms: u64,
@@ -56,7 +56,7 @@ pub enum Line {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum To {
-    /// One user.
+    /// A user.
     User(String),
     /// A group, or another conversation that exists, by its id.
     Conversation(String),

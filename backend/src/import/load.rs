@@ -51,7 +51,7 @@ pub(super) struct Importer {
     /// Groups that the open batch creates; bounded as the batch is.
     created: Vec<Created>,
     committing: VecDeque<Vec<u64>>,
-    /// Of the next batch.
+    /// Lines of the next batch.
     ticket: Ticket,
     imported: Imported,
     now_ms: u64,

@@ -12,7 +12,7 @@ use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
 
-/// One epoch of a gateway process.
+/// An epoch of a gateway process.
 #[derive(Debug)]
 pub(super) struct Gateway {
     pub(super) node: String,
@@ -37,7 +37,7 @@ pub(super) struct Session {
 /// Reachability of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// This link speaks for the session.
+    /// True: this link speaks for the session.
     Link(LinkId),
     /// The link died. The session is forgotten at this time unless it is announced again.
     Nowhere(Instant),

@@ -1,4 +1,4 @@
-//! What is bounded, and what becomes of links that break the rules.
+//! Limits, and the end of links that break the rules.
 
 use crate::gateway::{Gateway, send_body};
 use crate::{Backend, Order, config, next};

@@ -33,7 +33,7 @@ struct Backend {
 }
 
 impl Backend {
-    /// What `moorline backend` runs.
+    /// Starts the server of `moorline backend`.
     fn run(config: BackendConfig) -> Self {
         let (ready, address) = mpsc::channel();
         let ready = move |here: moorline_backend::Ready| ready.send(here.link).expect("the test waits");

@@ -159,7 +159,7 @@ where
     let outcome = within_deadline(&watch, http.serve_connection(watched, service)).await;
     match (outcome, watch.phase.get()) {
         (Some(Ok(())), _) => {}
-        // hyper has answered what is no HTTP, and dropped what was cut off.
+        // hyper has answered bytes that are not HTTP, and dropped requests that were cut off.
         (Some(Err(error)), _) => tracing::debug!(%error, ?peer, "an HTTP connection ended"),
         (None, Phase::Receiving) => {
             (shared.on_event)(Event::TooSlow);

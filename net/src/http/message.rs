@@ -56,7 +56,7 @@ impl Response {
         Self { status, headers, body: body.into() }
     }
 
-    /// The same answer with one header more.
+    /// Adds a header to the answer.
     #[must_use]
     pub fn with(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.insert(name, HeaderValue::from_static(value));

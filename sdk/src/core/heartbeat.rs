@@ -62,7 +62,7 @@ impl Heartbeat {
 
     /// Notes that bytes arrived. True: they answer a PING that followed a whole silent interval.
     pub(super) fn on_received(&mut self, now: Instant) -> bool {
-        // An answer ends the silence that its PING has ended already: a round trip is no interval.
+        // An answer ends the silence that its PING has ended already: a round trip is not an interval.
         self.quiet_since = self.asked_at.take().unwrap_or(now);
         std::mem::take(&mut self.is_telling)
     }

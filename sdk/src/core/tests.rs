@@ -618,7 +618,7 @@ fn a_restored_core_takes_what_comes_again_for_what_it_is() {
     ));
     rig.tick(ms(0));
     rig.log_in(Welcome::default());
-    // Something that happened, without a place, is no measure of the messages.
+    // An event without a seq says nothing about the order of messages.
     for (id, seq, time_ms) in [(1, 0, 10), (4, 4, 40), (5, 5, 50), (2, 2, 20), (4, 4, 40), (6, 6, 60)] {
         rig.dseq += 1;
         let push = Push { message_id: id, time_ms, ..message(seq) };
