@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 
 /// Filled ranges that are remembered; a forgotten one is pulled again.
 const RANGES_MAX: usize = 64;
+/// Largest seq of a message: there must be a next one. No honest backend comes near it.
+pub(super) const SEQ_MAX: u64 = u64::MAX - 1;
 
 /// Places without a message, as disjoint rising ranges.
 #[derive(Debug, Default)]
@@ -17,6 +19,7 @@ pub(super) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
     pub(super) fn add(&mut self, from: u64, to: u64) {
+        let to = to.min(SEQ_MAX);
         if from > to {
             return;
         }
@@ -160,6 +163,9 @@ impl Conversation {
 
     /// The core's own send took this place.
     pub(super) fn fill(&mut self, seq: u64, time_ms: u64) {
+        if seq > SEQ_MAX {
+            return;
+        }
         if self.next == 0 && seq == 1 {
             self.begin(1); // nothing can be below
         }
@@ -247,6 +253,17 @@ mod tests {
         ranges.add(400, 400);
         ranges.add(2, 3);
         assert_eq!((ranges.0.len(), ranges.end_at(2)), (RANGES_MAX, Some(3)));
+    }
+
+    #[test]
+    fn a_filled_range_up_to_the_last_number_ends() {
+        let mut conversation = Conversation::default();
+        conversation.begin(5);
+        conversation.gap_mut().filled.add(5, u64::MAX);
+        assert!(conversation.poll_ready().is_none());
+        assert_eq!(conversation.next, u64::MAX);
+        conversation.fill(u64::MAX, 1);
+        assert!(conversation.poll_ready().is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use super::Tuning;
 use super::backoff::part_of;
-use super::conversation::{Conversation, Place, Repair};
+use super::conversation::{Conversation, Place, Repair, SEQ_MAX};
 use super::downlink::{Admission, Downlink, Slot};
 use super::event::{ConversationCursor, Event, Happened, Message, Notice, Token};
 use super::output::Outputs;
@@ -226,7 +226,7 @@ impl Inbox {
             conversation.begin(seq);
             delivery.downlink.on_passed(now, name, u64::MAX);
         }
-        let place = if seq == 0 { Place::Before } else { conversation.place(seq) };
+        let place = if seq == 0 || seq > SEQ_MAX { Place::Before } else { conversation.place(seq) };
         match place {
             Place::Before if delivery.is_new(id) => Slot::Delivered(delivery.deliver(name, push, outputs)),
             Place::Before => delivery.slot_of(|out| out.message_id == id),
