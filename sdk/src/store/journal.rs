@@ -7,9 +7,9 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 /// The first bytes of every store, with its version.
-const MAGIC: &[u8] = b"moorline store 1\n";
+pub(super) const MAGIC: &[u8] = b"moorline store 1\n";
 /// Length of a record, its complement, and CRC-32C, little-endian.
-const HEAD_BYTES: usize = 12;
+pub(super) const HEAD_BYTES: usize = 12;
 /// No record is longer.
 const RECORD_BYTES_MAX: usize = 4 << 20;
 /// A smaller file is never written anew.
@@ -161,19 +161,27 @@ impl Journal {
     }
 }
 
-fn frame(record: &Record) -> Vec<u8> {
+/// Encodes a record behind its head.
+pub(super) fn frame(record: &Record) -> Vec<u8> {
     let body = record.encode_to_vec();
     let mut framed = Vec::with_capacity(HEAD_BYTES + body.len());
-    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
-    framed.extend_from_slice(&length.to_le_bytes());
-    framed.extend_from_slice(&(!length).to_le_bytes());
-    framed.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
+    framed.extend_from_slice(&head(&body));
     framed.extend_from_slice(&body);
     framed
 }
 
+/// Returns the head of a record: its length, the complement, and the checksum.
+pub(super) fn head(body: &[u8]) -> [u8; HEAD_BYTES] {
+    let length = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let mut head = [0; HEAD_BYTES];
+    head[..4].copy_from_slice(&length.to_le_bytes());
+    head[4..8].copy_from_slice(&(!length).to_le_bytes());
+    head[8..].copy_from_slice(&crc32c::crc32c(body).to_le_bytes());
+    head
+}
+
 /// All whole records, and where they end; or where the damage is.
-fn read(held: &[u8]) -> Result<(Vec<Record>, u64), u64> {
+pub(super) fn read(held: &[u8]) -> Result<(Vec<Record>, u64), u64> {
     if held.len() < MAGIC.len() {
         return if MAGIC.starts_with(held) { Ok((Vec::new(), 0)) } else { Err(0) };
     }

@@ -4,6 +4,8 @@
 //! was cut off by the end of the process, at the end of the file, is dropped: nobody was told that it was taken. Damage
 //! before that is an error.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod journal;
 
 use crate::core::{ConversationCursor, Newest, Target};
@@ -152,11 +154,12 @@ impl FileStore {
 
     /// A message is taken; its number here.
     pub(crate) fn put(&mut self, unsent: Unsent) -> io::Result<u64> {
-        self.last_number += 1;
-        let record = unsent.record(self.last_number);
-        self.journal.append(&record, true)?;
-        self.unsent.insert(self.last_number, unsent);
-        Ok(self.last_number)
+        let number = self.last_number.checked_add(1);
+        let number = number.ok_or_else(|| io::Error::other("the numbers of sends are used up"))?;
+        self.journal.append(&unsent.record(number), true)?;
+        self.last_number = number;
+        self.unsent.insert(number, unsent);
+        Ok(number)
     }
 
     /// Removes a send that has its result. If that cannot be written, the message is sent once more, and stored once.
@@ -320,6 +323,17 @@ mod tests {
         assert_eq!(see(&store), before);
         store.done(kept);
         assert_eq!(see(&store).0, []);
+    }
+
+    #[test]
+    fn a_send_behind_the_last_number_is_refused_and_does_not_become_the_first() {
+        let place = Place::new();
+        let mut store = FileStore::open(&place.0).expect("new");
+        store.journal.append(&unsent("last").record(u64::MAX), true).expect("written");
+        drop(store);
+        let mut store = FileStore::open(&place.0).expect("the same");
+        assert!(store.put(unsent("one more")).is_err());
+        assert_eq!(see(&store).0, [unsent("last")]);
     }
 
     #[test]
