@@ -1,21 +1,29 @@
-//! Hostile bytes for everything that reads bytes: each body takes one input and must not panic, whatever
-//! it is; what it can check beside that, it does.
+//! Hostile bytes for everything that reads bytes: each body takes one input and must not panic, whatever the input is. A body
+//! also checks what it can: that frames do not depend on how bytes are cut, that the parts of a state machine agree.
 //!
-//! The ordinary run replays the corpus (the golden frames of `proto/vectors`, every truncation of each, and
-//! the inputs of `corpus/`), then a few thousand mutations of it. More of them, and others:
+//! The ordinary run replays the corpus (golden bytes of `proto/vectors` with every truncation of each, golden snapshots,
+//! scripts, and the files of `fuzz/corpus`), then a few thousand mutations of it. `fuzz/run.sh` runs the same bodies by
+//! coverage. More mutations, and others:
 //!
 //! ```text
 //! FUZZ_INPUTS=10000000 cargo test --release --test fuzz -- --nocapture
 //! FUZZ_SEED=7 cargo test --test fuzz
+//! FUZZ_SEEDS=write cargo test --test fuzz seeds      # writes fuzz/corpus/*/seed-*
 //! ```
 //!
-//! An input that fails is printed as hex: put it on a line of `corpus/BODY.hex` and it is replayed for ever.
+//! An input that fails is printed as hex. Put it into a file, and the ordinary run replays it for ever:
+//! `xxd -r -p >fuzz/corpus/TARGET/what-it-showed`.
 
 mod bodies;
 mod corpus;
-mod host;
+mod golden;
+mod link_host;
 mod mutate;
+mod router;
+mod script;
+mod sdk_core;
 mod shard;
+mod snapshot;
 
 use mutate::Mutator;
 use std::fmt::Write;
@@ -23,8 +31,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Mutations in an ordinary run, over all bodies.
 const INPUTS_DEFAULT: u64 = 60_000;
-/// Cost of a whole shard, or of a whole link host, in inputs of the other bodies.
-const SHARD_PARTS: u64 = 10;
+/// Cost of a whole state machine, in inputs of a decoder.
+const MACHINE_PARTS: u64 = 10;
+/// Targets that are decoders, and targets that are state machines.
+const TARGETS: (u64, u64) = (4, 5);
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -61,45 +71,75 @@ fn fuzz(name: &str, corpus: &[Vec<u8>], count: u64, body: impl Fn(&[u8])) {
     println!("{name:<12}{:>12} inputs of the corpus{count:>14} mutations", corpus.len());
 }
 
-/// Share of [`INPUTS_DEFAULT`] or `FUZZ_INPUTS` for one of the cheap bodies.
+/// Share of [`INPUTS_DEFAULT`] or `FUZZ_INPUTS` for one of the decoders.
 fn share() -> u64 {
-    let all = number("FUZZ_INPUTS", INPUTS_DEFAULT);
-    // Four cheap ones and two that count a tenth each, rounded up so that the whole is reached.
-    (all * SHARD_PARTS).div_ceil(4 * SHARD_PARTS + 2)
+    let (decoders, machines) = TARGETS;
+    // A state machine counts a tenth, rounded up so that the whole is reached.
+    (number("FUZZ_INPUTS", INPUTS_DEFAULT) * MACHINE_PARTS).div_ceil(decoders * MACHINE_PARTS + machines)
+}
+
+/// Share for one of the state machines.
+fn machine_share() -> u64 {
+    share().div_ceil(MACHINE_PARTS)
 }
 
 #[test]
 fn frames() {
-    fuzz("frame", &corpus::of("frame", corpus::Golden::Client), share(), bodies::frame);
+    fuzz("frame", &corpus::of("frame"), share(), bodies::frame);
 }
 
 #[test]
 fn messages() {
-    fuzz("message", &corpus::of("message", corpus::Golden::Bodies), share(), bodies::message);
+    fuzz("message", &corpus::of("message"), share(), bodies::message);
 }
 
 #[test]
 fn link_frames() {
-    fuzz("link", &corpus::of("link", corpus::Golden::Link), share(), bodies::link);
+    fuzz("link", &corpus::of("link"), share(), bodies::link);
 }
 
 #[test]
 fn compressed_bodies() {
-    fuzz("compress", &corpus::of("compress", corpus::Golden::Packed), share(), bodies::compress);
-}
-
-#[test]
-fn a_whole_link_host() {
-    let corpus = corpus::of("host", corpus::Golden::HostScripts);
-    fuzz("host", &corpus, share().div_ceil(SHARD_PARTS), host::body);
-    host::check_reach();
+    fuzz("compress", &corpus::of("compress"), share(), bodies::compress);
 }
 
 #[test]
 fn a_whole_shard() {
-    let corpus = corpus::of("shard", corpus::Golden::Scripts);
+    let corpus = corpus::of("shard");
     // Every truncation of every golden frame, said by a client that is logged in.
     fuzz("golden", &shard::golden_scripts(), 0, shard::body);
-    fuzz("shard", &corpus, share().div_ceil(SHARD_PARTS), shard::body);
+    fuzz("shard", &corpus, machine_share(), shard::body);
     shard::check_reach();
+}
+
+#[test]
+fn snapshots() {
+    fuzz("snapshot", &corpus::of("snapshot"), machine_share(), snapshot::body);
+}
+
+#[test]
+fn a_client_core_against_a_hostile_gateway() {
+    fuzz("sdk_core", &corpus::of("sdk_core"), machine_share(), sdk_core::body);
+}
+
+#[test]
+fn a_link_host_against_hostile_gateways() {
+    fuzz("link_host", &corpus::of("link_host"), machine_share(), link_host::body);
+}
+
+#[test]
+fn a_router_against_hostile_backends() {
+    fuzz("router", &corpus::of("router"), machine_share(), router::body);
+}
+
+#[test]
+fn seeds() {
+    if std::env::var("FUZZ_SEEDS").is_ok_and(|value| value == "write") {
+        corpus::write_seeds();
+    }
+    let (decoders, machines) = TARGETS;
+    assert_eq!(corpus::TARGETS.len() as u64, decoders + machines);
+    for (target, _) in corpus::TARGETS {
+        assert!(corpus::of(target).len() > 10, "{target} has few inputs");
+    }
 }

@@ -1,6 +1,7 @@
 //! A whole shard, driven by a script: what clients say, byte by byte or frame by frame, and everything that
 //! workers, time and the system do to it. After each step all parts must agree; at the end nothing is left.
 
+use crate::script::Script;
 use bytes::Bytes;
 use moorline::config::Retransmit;
 use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
@@ -21,33 +22,7 @@ const SOCKETS_MAX: usize = 6;
 /// Users; each has two devices.
 const USERS: u8 = 3;
 /// Frames that clients may say whole.
-static GOLDEN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| crate::corpus::golden("frames.json"));
-
-/// Bytes of a script; at its end there are only zeros.
-pub(crate) struct Script<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Script<'a> {
-    pub(crate) fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::from(self.byte()) % bound.max(1)
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn bytes(&mut self) -> &'a [u8] {
-        let length = usize::from(self.byte()).min(self.0.len());
-        let (head, rest) = self.0.split_at(length);
-        self.0 = rest;
-        head
-    }
-}
+static GOLDEN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| crate::golden::golden("frames.json"));
 
 struct World {
     shard: Shard,
@@ -66,7 +41,7 @@ struct World {
     names: Vec<(ConnKey, u8)>,
 }
 
-fn settings() -> Settings {
+fn small_settings() -> Settings {
     Settings {
         body_bytes_max: 1_024,
         hello_bytes_max: 256,
@@ -98,7 +73,7 @@ thread_local! {
 
 impl World {
     fn new(script: &mut Script<'_>) -> Self {
-        let mut settings = SETTINGS.with(|cell| cell.get_or_init(settings).clone());
+        let mut settings = settings();
         let kind = script.byte();
         settings.retransmit = if kind & 1 == 0 { Retransmit::Probe } else { Retransmit::Classic };
         settings.uplink_window = if kind & 2 == 0 { 64 } else { 1 };
@@ -429,6 +404,11 @@ pub(crate) fn body(input: &[u8]) {
         world.step(&mut script);
     }
     world.end();
+}
+
+/// Returns settings with small limits.
+pub(crate) fn settings() -> Settings {
+    SETTINGS.with(|cell| cell.get_or_init(small_settings).clone())
 }
 
 /// Panics unless all that protects a shard was reached: scripts that only knock at the door prove nothing.

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const FOLDERS: &[&str] = &["src", "tests", "benches", "proto", "net", "sdk", "backend", "loadtest", "demo"];
+const FOLDERS: &[&str] =
+    &["src", "tests", "benches", "fuzz", "proto", "net", "sdk", "backend", "loadtest", "demo"];
 /// Lines of a file; at 400 one should think.
 const LINES_MAX: usize = 600;
 /// Lines of a file of tests.

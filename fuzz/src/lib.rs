@@ -1,0 +1,67 @@
+//! The fuzz bodies, one function per target. The ordinary tests run the same functions: most of them are files of `tests/fuzz`,
+//! and what is private to a crate has its body there, under `#[cfg(any(test, fuzzing))]`.
+
+// The ordinary run also makes seeds, and not every feature needs every file.
+#![allow(dead_code)]
+
+#[path = "../../tests/fuzz/bodies.rs"]
+mod bodies;
+#[path = "../../tests/fuzz/golden.rs"]
+mod golden;
+#[cfg(feature = "backend")]
+#[path = "../../tests/fuzz/link_host.rs"]
+mod link_host;
+#[cfg(feature = "gateway")]
+#[path = "../../tests/fuzz/router.rs"]
+mod router;
+#[path = "../../tests/fuzz/script.rs"]
+mod script;
+#[cfg(feature = "sdk")]
+#[path = "../../tests/fuzz/sdk_core.rs"]
+mod sdk_core;
+#[cfg(feature = "gateway")]
+#[path = "../../tests/fuzz/shard.rs"]
+mod shard;
+#[cfg(feature = "gateway")]
+#[path = "../../tests/fuzz/snapshot.rs"]
+mod snapshot;
+
+/// The bodies by the name of their target.
+pub mod target {
+    macro_rules! targets {
+        ($($(#[$of:meta])* $name:ident = $body:path;)+) => {
+            $($(#[$of])* pub fn $name(input: &[u8]) {
+                $body(input);
+            })+
+        };
+    }
+
+    targets! {
+        /// Client frames.
+        frame = crate::bodies::frame;
+        /// Every message of the schema.
+        message = crate::bodies::message;
+        /// Link frames.
+        link = crate::bodies::link;
+        /// Compressed bodies.
+        compress = crate::bodies::compress;
+        /// A whole shard, with clients, workers and time.
+        #[cfg(feature = "gateway")]
+        shard = crate::shard::body;
+        /// Snapshots: files, and arbitrary records behind valid checksums.
+        #[cfg(feature = "gateway")]
+        snapshot = crate::snapshot::body;
+        /// A worker's router against hostile backends.
+        #[cfg(feature = "gateway")]
+        router = crate::router::body;
+        /// A client core against a hostile gateway.
+        #[cfg(feature = "sdk")]
+        sdk_core = crate::sdk_core::body;
+        /// The journal of a client's store.
+        #[cfg(feature = "sdk")]
+        sdk_store = moorline_sdk::store::fuzz::body;
+        /// The backend's link host against hostile gateways.
+        #[cfg(feature = "backend")]
+        link_host = crate::link_host::body;
+    }
+}

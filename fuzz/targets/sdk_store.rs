@@ -1,0 +1,4 @@
+//! Target `sdk_store`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| moorline_fuzz::target::sdk_store(input));
