@@ -126,7 +126,7 @@ impl From<PushTicket> for TicketRecord {
 impl From<TicketRecord> for PushTicket {
     fn from(record: TicketRecord) -> Self {
         let TicketRecord { worker, link, generation: link_generation, correlation } = record;
-        // A worker or link that cannot be is none: the outcome is dropped as stale.
+        // An impossible worker or link number names no link: the outcome is dropped as stale.
         let number = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
         Self { worker: number(worker), link: number(link), link_generation, correlation }
     }

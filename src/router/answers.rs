@@ -43,7 +43,7 @@ impl Answers {
         self.finish(up, false)
     }
 
-    /// What the gateway knows of an answer.
+    /// The gateway's knowledge of an answer.
     fn lead(&mut self, up: &Up, code: i32, retry_after_ms: u32) {
         let number = up.number;
         match up.command {

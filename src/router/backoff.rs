@@ -1,4 +1,4 @@
-//! How long to wait before the next try: exponential, with full jitter. Pure.
+//! Wait before the next try: exponential, with full jitter. Pure.
 //!
 //! Full jitter (uniform over the whole interval) spreads the links of many workers and gateways best
 //! when all lost the same backend at the same moment.
@@ -37,7 +37,7 @@ impl Backoff {
         self.attempts
     }
 
-    /// Goes on after so many failures.
+    /// Continues after this many failures.
     pub(super) const fn resume(&mut self, attempts: u32) {
         self.attempts = attempts;
     }

@@ -13,11 +13,11 @@
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant, nanos_of};
 
-/// Timeouts and answers of so long ago, up to twice as long, count together.
+/// Window in which timeouts and answers count together; up to twice as long.
 const WINDOW: Duration = Duration::from_secs(5);
 /// Fewer timeouts than this say nothing.
 const TIMEOUTS_MIN: u32 = 8;
-/// It is left alone for half of this to all of it; twice as long each time it fails its trial.
+/// Rest of an open breaker, half of it at least; twice as long each time a trial fails.
 const OPEN_FIRST: Duration = Duration::from_secs(2);
 /// And at most for this.
 const OPEN_MAX: Duration = Duration::from_secs(60);
@@ -26,14 +26,14 @@ const TRIAL_ANSWERS: u32 = 16;
 /// Without a question a trial is passed after this.
 const TRIAL_CALM: Duration = Duration::from_secs(10);
 
-/// How many users an endpoint may have.
+/// Share of users that an endpoint may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Share {
-    /// As many as any.
+    /// The full share.
     Full,
     /// A few, to see.
     Trial,
-    /// None.
+    /// No users.
     Nothing,
 }
 
@@ -118,7 +118,7 @@ impl Breaker {
         until
     }
 
-    /// There is no other endpoint: what does not answer is better than nothing. True: it was open.
+    /// Closes the breaker, because there is no other endpoint. True: it was open.
     pub(super) fn force(&mut self, now: Instant) -> bool {
         let is_open = matches!(self.state, State::Open { .. });
         if is_open {
@@ -127,7 +127,7 @@ impl Breaker {
         is_open
     }
 
-    /// How many users the endpoint may have.
+    /// Share of users that the endpoint may have.
     pub(super) fn share(&mut self, now: Instant) -> Share {
         self.begin_trial(now);
         match self.state {
@@ -163,7 +163,7 @@ mod tests {
         Instant::from_nanos(1_000_000_000_000 + millis * 1_000_000)
     }
 
-    /// As many timeouts as it takes.
+    /// Number of timeouts that open the breaker.
     fn timeouts(breaker: &mut Breaker, now: Instant) -> u32 {
         (1..100).find(|_| breaker.on_timeout(now)).expect("it trips")
     }

@@ -1,19 +1,19 @@
-//! Which backend gets how many users: balance, slow endpoints, and those that do not answer.
+//! Users of each backend: balance, slow endpoints, and endpoints that do not answer.
 
 use super::{Breaker, LinkIndex, Links, Phase, Share, Spread, Target, WEIGHT};
 use moorline_proto::random::{Random, mix};
 use moorline_proto::time::{Duration, Instant, nanos_of};
 use std::net::SocketAddr;
 
-/// How often weights are looked at.
+/// Interval of adjusting weights.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// An endpoint on trial weighs one part of so many.
+/// Divisor of the weight of an endpoint on trial.
 const TRIAL_PARTS: u32 = 16;
 /// Each answer moves the average by one part of this many.
 const AVERAGE_PARTS: u64 = 16;
-/// Slower than so many times the fastest: half the weight; down to a quarter.
+/// Latency, as a multiple of the fastest, above which the weight is halved, down to a quarter.
 const SLOW_TIMES: u64 = 3;
-/// Not slower than so many times the fastest: the weight comes back.
+/// Latency, as a multiple of the fastest, up to which the weight comes back.
 const FAST_TIMES: u64 = 2;
 /// Answers faster than this are fast, whatever others do.
 const SLOW_MIN: Duration = Duration::from_millis(20);
@@ -42,10 +42,10 @@ pub(super) struct Endpoints {
 
 #[derive(Debug)]
 struct Endpoint {
-    /// What it is called in every gateway.
+    /// Hash of the endpoint's name, the same in every gateway.
     name: u64,
     breaker: Breaker,
-    /// Of its answers since the last look, in nanoseconds; 0: none.
+    /// Average latency of answers since the last look, in nanoseconds; 0: no answer.
     average: u64,
     /// Halvings of its weight.
     slowness: u32,

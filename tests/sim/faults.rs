@@ -46,7 +46,7 @@ pub(crate) struct Faults {
     pub(crate) links_per_endpoint: usize,
     /// Slots go to endpoints by hash.
     pub(crate) is_by_hash: bool,
-    /// The backend judges logins, and forgets to answer once in so many.
+    /// The backend judges logins, and forgets to answer once in this many.
     pub(crate) is_backend_judge: bool,
     pub(crate) auth_lost: u64,
     /// Limits of the gateway's end of links.

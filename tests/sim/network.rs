@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    /// What workers have to say sets off, and the links that they wish for.
+    /// Messages of workers start their way, and the links that they wish for.
     pub(crate) fn deliver_mail(&mut self) {
         for worker in 0..self.workers.len() {
             for (shard, batch) in std::mem::take(&mut self.workers[worker].batches) {

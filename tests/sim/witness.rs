@@ -148,7 +148,7 @@ impl Witness {
     ) {
         let message: client::Push = decode(body).expect("a PUSH");
         let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
-        // That the group was made is stored too, but is no message.
+        // That the group was made is stored too, but is not a message.
         let is_said = message.happened.is_empty();
         assert!(!is_said || stored == Some(&message), "what is pushed is what was stored");
         scene.coverage.shared_pushes += u64::from(sessions.len() > 1);

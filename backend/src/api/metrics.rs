@@ -1,4 +1,4 @@
-//! How things stand, as OpenMetrics text.
+//! Metrics of the backend, as OpenMetrics text.
 
 use crate::im::{Status, WebhookStatus};
 use moorline_net::log::DroppedLines;

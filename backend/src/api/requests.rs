@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 static TYPES: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(SCHEMA).expect("a test holds it to the schema"));
 
-/// What a method takes and answers, in `moorline.im.v1`.
+/// Request and answer messages of a method, in `moorline.im.v1`.
 const METHODS: [(&str, &str, &str); 18] = [
     ("im.pull", "PullRequest", "PullResponse"),
     ("im.conversations", "ConversationsRequest", "ConversationsResponse"),
@@ -50,7 +50,7 @@ fn im_type(name: &str) -> MessageDescriptor {
     type_of(&format!("moorline.im.v1.{name}"))
 }
 
-/// A request in the form that the method takes, or what is wrong with which field. `None`: there is no such method.
+/// Encodes a request in the form that the method takes, or names the wrong field. `None`: there is not a method of this name.
 pub(super) fn encode(method: &str, request: &Value) -> Option<Result<Bytes, String>> {
     let (_, takes, _) = METHODS.iter().find(|(name, ..)| *name == method)?;
     let options = DeserializeOptions::new().deny_unknown_fields(true);
@@ -63,13 +63,13 @@ pub(super) fn encode(method: &str, request: &Value) -> Option<Result<Bytes, Stri
     }))
 }
 
-/// What a method has answered. `None`: it is no such thing.
+/// Decodes the answer of a method. `None`: the bytes are not a valid answer.
 pub(super) fn decode(method: &str, answer: &[u8]) -> Option<Value> {
     let (_, _, answers) = METHODS.iter().find(|(name, ..)| *name == method)?;
     to_json(im_type(answers), answer, 0)
 }
 
-/// What happened, as a service is told.
+/// A conversation event, as a webhook gets it.
 pub(crate) fn happened(encoded: &[u8]) -> Option<Value> {
     to_json(im_type("Happened"), encoded, 0)
 }

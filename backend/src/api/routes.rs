@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-/// What a message or a push carries: exactly one of the two.
+/// Content of a message or a push: exactly one of the two.
 #[derive(Debug, Deserialize)]
 struct Content {
     /// UTF-8, as it is.
@@ -76,7 +76,7 @@ struct DeviceName {
 struct RequestQuestion {
     user: String,
     method: String,
-    /// As JSON; answered alike.
+    /// Request as JSON, with its answer as JSON.
     request: Option<serde_json::Value>,
     /// Encoded, as Base64; answered alike.
     payload: Option<String>,

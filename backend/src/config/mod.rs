@@ -32,7 +32,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Which handler answers the gateway.
+/// Handler that answers the gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HandlerKind {
@@ -49,9 +49,9 @@ pub enum HandlerKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendConfig {
-    /// Where gateways connect. Loopback or private addresses only; port 0: the system's choice.
+    /// Listening address for gateways. Loopback or private addresses only; port 0: the system's choice.
     pub listen: SocketAddr,
-    /// Who answers.
+    /// Handler of the backend.
     pub handler: HandlerKind,
     /// This backend's name in its link HELLO, for logs.
     pub node: String,
@@ -93,16 +93,16 @@ pub struct LinkConfig {
     /// not read.
     #[serde(with = "units::bytes")]
     pub output_max: usize,
-    /// How long a link may stay over `output_max` before it is closed.
+    /// Time that a link may stay over `output_max` before it is closed.
     #[serde(with = "units::duration")]
     pub stall_timeout: Duration,
-    /// How long a new link may take to say HELLO.
+    /// Longest time until the HELLO of a new link.
     #[serde(with = "units::duration")]
     pub hello_timeout: Duration,
-    /// A link silent for so long is dead; a PING goes out after a third of it.
+    /// Silence after which a link is dead; a PING goes out after a third of it.
     #[serde(with = "units::duration")]
     pub silence_timeout: Duration,
-    /// How long sessions are kept without a link that speaks for them.
+    /// Time that sessions are kept without a link that speaks for them.
     #[serde(with = "units::duration")]
     pub lease: Duration,
     /// Messages that may wait in the mailbox for other threads.
@@ -119,7 +119,7 @@ impl Default for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig {
-    /// Where it listens. Loopback or private addresses only; port 0: the system's choice. Without it there is none.
+    /// Listening address of the server API. Loopback or private addresses only; port 0: the system's choice. `None`: the API is off.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
     /// A file with the token that questions must carry: text of at least 16 bytes, without the space around it.
@@ -148,7 +148,7 @@ pub enum DurabilityPoint {
     System,
 }
 
-/// Who may write to whom, one to one; a block forbids it always.
+/// Rule for writing one to one; a block always forbids it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhoMayWrite {
@@ -163,7 +163,7 @@ pub enum WhoMayWrite {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImConfig {
-    /// Where everything is stored. Empty: in memory, gone with the process.
+    /// Folder of the store. Empty: in memory, gone with the process.
     pub folder: PathBuf,
     /// When a SEND is answered.
     pub durability: DurabilityPoint,
@@ -173,7 +173,7 @@ pub struct ImConfig {
     pub payload_max: usize,
     /// Entries a user's inbox keeps for devices that have not acked them.
     pub inbox_entries_max: usize,
-    /// How long a message key is remembered.
+    /// Time that a message key is remembered.
     #[serde(with = "units::duration")]
     pub idempotency_window: Duration,
     /// Message keys that the memory store remembers; over it the oldest is forgotten early. About 120 bytes each.
@@ -193,9 +193,9 @@ pub struct ImConfig {
     pub fanout_members_max: usize,
     /// So does one whose messages would make more inbox entries than this in an hour.
     pub fanout_entries_per_hour: u64,
-    /// Who may write to whom, one to one.
+    /// Rule for writing one to one.
     pub who_may_write: WhoMayWrite,
-    /// How long after it was stored a message may be taken back.
+    /// Time after storing in which a message may be recalled.
     #[serde(with = "units::duration")]
     pub recall_window: Duration,
     /// Friends, requests and blocks of one user.
@@ -218,12 +218,12 @@ pub struct ImConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceConfig {
-    /// Where it is: `http://` or `https://`.
+    /// Address of the endpoint: `http://` or `https://`.
     pub url: String,
     /// A file with the secret that deliveries are signed with: text, better of 16 bytes or more, without the space around it. Empty:
     /// they are not signed.
     pub secret_file: PathBuf,
-    /// How long one delivery may take.
+    /// Longest time of one delivery.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
     /// Messages of one delivery.

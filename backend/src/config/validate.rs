@@ -121,7 +121,7 @@ fn has_url(service: &ServiceConfig) -> bool {
     url.is_some_and(|url| {
         let is_http = matches!(url.scheme_str(), Some("http" | "https"));
         let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());
-        // A port that is none is not told apart from none.
+        // An invalid port is treated like a missing one.
         let has_port = url.port_u16().is_some_and(|port| port > 0);
         is_http && url.host().is_some_and(|host| !host.is_empty() && (has_port || at == Some(host)))
     })

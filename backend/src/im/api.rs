@@ -1,4 +1,4 @@
-//! What the server API asks (`docs/server-api.md`): to say something for a user, to push to devices, to ask for a user,
+//! Calls of the server API (`docs/server-api.md`): to send for a user, to push to devices, to ask for a user,
 //! to end logins, and how things stand.
 
 use super::logins::Logins;
@@ -19,7 +19,7 @@ use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 
-/// The device that whatever is done by the API, or imported, comes from. No user has so many, so all of them are told.
+/// Device number of everything that the API or an import does. No user has that many devices, so all of them are notified.
 pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 const API_DEVICE_NAME: &str = "api";
 /// Users or devices of one push.
@@ -40,14 +40,14 @@ static KICKED: Kick = Kick {
 pub enum ApiCall {
     /// A user says something, stored like a SEND.
     Send {
-        /// Who.
+        /// The sender.
         from: String,
-        /// What.
+        /// The message.
         send: Send,
     },
     /// Something for devices that are online, or for the inboxes of users. It is in no conversation.
     Push {
-        /// Whom.
+        /// The receiver.
         to: PushTo,
         /// The application's content type.
         kind: u32,
@@ -56,21 +56,21 @@ pub enum ApiCall {
     },
     /// A request of section 11 of the protocol, for a user.
     Request {
-        /// Who.
+        /// The user.
         user: String,
-        /// Which.
+        /// Name of the method.
         method: String,
-        /// Encoded.
+        /// The encoded request.
         payload: Bytes,
     },
     /// Ends logins.
     Kick {
-        /// Whose.
+        /// The user.
         user: String,
         /// Only of this device.
         device: Option<String>,
     },
-    /// How things stand.
+    /// Status of the backend.
     Status,
 }
 
@@ -96,16 +96,16 @@ impl ApiCall {
     }
 }
 
-/// Whom a push is for.
+/// Receivers of a push.
 #[derive(Debug)]
 pub enum PushTo {
     /// Every device of these users, through their inboxes, until each has it.
     Inboxes(Vec<String>),
-    /// What is online of these users.
+    /// Online devices of these users.
     Users(Vec<String>),
     /// These devices, if they are online: user and device.
     Devices(Vec<(String, String)>),
-    /// Who is in a room.
+    /// Members of a room.
     Room(String),
     /// Whoever is online.
     Everyone,
@@ -116,30 +116,30 @@ pub enum PushTo {
 pub struct ApiAnswer {
     /// [`Code::Ok`] and [`Code::Dup`]: done.
     pub code: Code,
-    /// Why not.
+    /// Reason of the refusal.
     pub reason: String,
     /// When to try again, in milliseconds, with [`Code::Retry`].
     pub retry_after_ms: u32,
-    /// What was asked for.
+    /// The requested data.
     pub body: ApiBody,
 }
 
-/// What was asked for.
+/// The requested data.
 #[derive(Debug)]
 pub enum ApiBody {
     /// Nothing, or it was refused.
     Nothing,
     /// A message's place.
     Stored(SendAck),
-    /// How many sessions, or inboxes, it went to; of a room and everyone 0.
+    /// Number of sessions, or inboxes, that it went to; 0 for a room and for everyone.
     Reached(usize),
     /// The answer to a request.
     Payload(Bytes),
-    /// How things stand.
+    /// Status of the backend.
     Status(Status),
 }
 
-/// How things stand; counts since the start.
+/// Status of the backend; counts since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Users that are known.
@@ -158,11 +158,11 @@ pub struct Status {
     pub refused: u64,
     /// SENDs and requests put off, the store being busy.
     pub put_off: u64,
-    /// Requests.
+    /// Requests answered.
     pub requests: u64,
     /// Pushes that were acknowledged, by session.
     pub acked: u64,
-    /// Commits that became durable; without `im.folder` there are none.
+    /// Commits that became durable; 0 without `im.folder`.
     pub commits: u64,
     /// Commits that had to wait, the engine being behind with writing tables out.
     pub stalls: u64,
@@ -251,7 +251,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// How things stand.
+    /// Status of the backend.
     pub fn status(&self) -> Status {
         let Counts { users, conversations, commits, stalls } = self.storage.store.counts();
         Status {

@@ -322,7 +322,7 @@ pub(super) fn spec_of(facts: &impl Facts, conversation: ConversationId) -> PushS
     PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
 }
 
-/// How whatever happened is pushed.
+/// Push options of conversation events.
 pub(super) const EVENT: PushSpec =
     PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
 

@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 const MESSAGES_MAX: usize = 5;
 /// Members looked at in one turn of the loop, all groups together.
 const MEMBERS_PER_TURN: usize = 32_768;
-/// Of one group, before it is another one's turn. A group of the largest size in one piece: the gateway joins pushes to
+/// Members of one group, before it is another group's turn. A group of the largest size in one piece: the gateway joins pushes to
 /// exactly the same receivers, and takes its own time over them.
 const MEMBERS_PER_SLICE: usize = 16_384;
-/// How often devices are asked whether they have what they were pushed: every so many messages of a group.
+/// Messages of a group between two pushes whose outcome is wanted.
 const ASK_EVERY: u64 = 32;
 /// Pushes that are remembered for that; of older ones the outcome comes to nothing, and devices are asked again.
 const ASKED_MAX: usize = 65_536;

@@ -6,7 +6,7 @@ use crate::server::{Event, Handler, Now, Outbox};
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
 
-/// How long a store that takes no more writes still answers reads, before it is to be opened anew.
+/// Time that a store without writes still answers reads, before it is opened again.
 const BROKEN_FOR: Duration = Duration::from_secs(5);
 
 /// The IM backend as a [`Handler`].
@@ -17,7 +17,7 @@ pub struct ImHandler<S> {
     broken_since: Option<Instant>,
 }
 
-/// What other threads tell it, through its [`crate::server::Remote`].
+/// Messages from other threads, through [`crate::server::Remote`].
 #[derive(Debug)]
 pub enum BackendMessage {
     /// The store has made something durable: look.

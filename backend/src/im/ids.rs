@@ -22,7 +22,7 @@ impl MessageIds {
         Self { node: u64::from(node) & ((1 << NODE_BITS) - 1), last: 0 }
     }
 
-    /// The same, all of them larger than `last`, which an earlier life of the node gave out: its clock may have gone
+    /// Ids that are all larger than `last`, which an earlier process of the node gave: its clock may have gone
     /// back since.
     pub fn after(node: u16, last: u64) -> Self {
         let count = last & ((1 << COUNT_BITS) - 1);

@@ -75,9 +75,9 @@ pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
 pub const BATCH_WRITES_MAX: usize = 256;
 /// Batches that the store has before small ones wait for each other.
 const BATCHES_AT_ONCE: usize = 2;
-/// How long a device rests whose gateway would not take a push.
+/// Pause of a device whose gateway did not take a push.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// What a client is told to wait when the store is busy, in milliseconds.
+/// Wait that a client is told when the store is busy, in milliseconds.
 const BUSY_RETRY_MS: u32 = 1000;
 
 /// The backend's whole logic.
@@ -175,7 +175,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// Takes the oldest output; to be asked after each input, until there is none.
+    /// Takes the oldest output; call it after each input, until it returns `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.poll()
     }

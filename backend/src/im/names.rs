@@ -10,10 +10,10 @@ pub fn is_valid(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(|c: char| c == ':' || c.is_control())
 }
 
-/// What a conversation id says.
+/// Kind of a conversation id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conversation<'a> {
-    /// Of these two, in byte order; both the same for notes to oneself.
+    /// The two uids in byte order; both equal for notes to oneself.
     OneToOne(&'a str, &'a str),
     /// A group's name.
     Group(&'a str),

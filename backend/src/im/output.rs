@@ -68,9 +68,9 @@ pub enum Output {
         push: PushId,
         /// Receivers, at least one. [`super::Im::reuse`] takes the list back.
         sessions: Vec<SessionId>,
-        /// How the push is sent.
+        /// Push options.
         spec: PushSpec,
-        /// Payload.
+        /// Body of the push.
         body: Bytes,
     },
     /// Sends a payload to the members of a room.
@@ -80,9 +80,9 @@ pub enum Output {
         /// Sender, which does not get the payload. If the sender is not in the room, nothing is sent. `None`: the
         /// server API, which reaches every member.
         from: Option<SessionId>,
-        /// How the push is sent.
+        /// Push options.
         spec: PushSpec,
-        /// Payload.
+        /// Body of the push.
         body: Bytes,
     },
     /// Ends a login.

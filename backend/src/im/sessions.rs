@@ -1,4 +1,4 @@
-//! Who is online: the sessions of the link, and per user a list of those that are pushed to.
+//! Online sessions: all of them, and per user a list of those that are pushed to.
 
 use super::refusal::{NO_SESSION, Refused};
 use super::store::{ConversationId, Origin, Ticket, UserId};
@@ -39,7 +39,7 @@ pub(super) struct Session {
     is_stalled: bool,
 }
 
-/// How far a login has come.
+/// State of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LoginState {
     /// The store has not been asked, or it refused.
@@ -95,7 +95,7 @@ pub(super) struct PendingNotifies {
 struct PendingNotify {
     conversation: ConversationId,
     first: u64,
-    /// Its notification is on its way.
+    /// True while the notification is on its way.
     is_taken: bool,
 }
 
@@ -257,7 +257,7 @@ impl Sessions {
         }
     }
 
-    /// Its acked position moved.
+    /// Notes that the acked position moved.
     pub(super) fn on_acked(&mut self, id: SessionId) {
         if let Some(session) = self.get_mut(id)
             && !session.is_acked
@@ -277,7 +277,7 @@ impl Sessions {
         acked
     }
 
-    /// Its window is stalled.
+    /// Notes that the window is stalled.
     pub(super) fn on_stalled(&mut self, id: SessionId) {
         if let Some(session) = self.get_mut(id)
             && !session.is_stalled

@@ -17,7 +17,7 @@ pub(super) struct Storage<S> {
     pub(super) open: Open,
     /// Batch of this turn.
     pub(super) writes: Vec<Write>,
-    /// What follows each write of the batch.
+    /// Waiters for each write of the batch.
     waiters: Vec<Waiter>,
 }
 

@@ -54,7 +54,7 @@ struct Recorder {
     kicks: Vec<(SessionId, u32)>,
     subs: Vec<(u64, Code)>,
     rooms: BTreeSet<(SessionId, String)>,
-    /// What was said to rooms.
+    /// Pushes to rooms.
     said: Vec<(String, PushSpec, Bytes)>,
     comes_back: bool,
 }
@@ -265,7 +265,7 @@ impl<S: Store> BenchOf<S> {
         }
     }
 
-    /// What was pushed since the last call.
+    /// Pushes since the last call.
     fn pushes(&mut self) -> Vec<Pushed> {
         std::mem::take(&mut self.out.pushes)
     }

@@ -1,4 +1,4 @@
-//! What waits for the store: commands and prefetches without a completion, and UPs behind them.
+//! Operations that wait for the store: commands and prefetches without a completion, and UPs behind them.
 //!
 //! carol sends a SEND and then asks for her devices. The SEND names a user that a store behind a network has to look up:
 //! its task waits in [`Open`] under a ticket, and the request in the queue of carol's session, so that both take effect in
@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 /// UPs of one session that wait for each other. The credit of a link is the limit in practice.
 const QUEUE_MAX: usize = 4096;
 
-/// What follows one write once it is durable.
+/// Waiter for a write that becomes durable.
 #[derive(Debug)]
 pub(super) enum Waiter {
     /// The answer to a SEND or a request of a user, on one of the user's devices.
@@ -25,11 +25,11 @@ pub(super) enum Waiter {
     Told(ApiReply, usize),
     /// Nothing. The ack of this session is given again if the store is busy.
     Ack(SessionId),
-    /// Nothing.
+    /// No waiter.
     Nobody,
 }
 
-/// What a completion is for.
+/// Purpose of a completion.
 #[derive(Debug)]
 pub(super) enum Waiting {
     /// A batch: one waiter for each write.

@@ -35,7 +35,7 @@ pub struct WebhookCall {
     pub webhook: usize,
     /// Encoded [`Push`]es, in order.
     pub messages: Vec<Bytes>,
-    /// The endpoint has failed for so long that this try is the last: whatever its result, the next messages follow.
+    /// The endpoint has failed for the longest allowed time, so this try is the last: the next messages follow in any case.
     pub is_last_try: bool,
 }
 
@@ -122,7 +122,7 @@ struct History {
     page: Option<Result<Page, Refusal>>,
 }
 
-/// How far a delivery goes.
+/// End of a delivery.
 #[derive(Clone, Copy, Debug)]
 enum Until {
     /// To a position of the inbox.

@@ -1,4 +1,4 @@
-//! What one device has been pushed and has acked, as positions in its user's stream.
+//! Window of a device: pushed and acknowledged positions in its user's stream.
 //!
 //! Pure. `acked <= pushed` always; everything in between is in flight, in stream order.
 
@@ -46,12 +46,12 @@ impl Window {
         self.pushed
     }
 
-    /// How many more entries may go out now, if their bytes fit.
+    /// Number of further entries that may go out now, if their bytes fit.
     pub(super) fn room(&self, pushes_max: usize) -> usize {
         if self.flow == Flow::Open { pushes_max.saturating_sub(self.in_flight.len()) } else { 0 }
     }
 
-    /// True if so many more bytes may be in flight. Alone, any push may.
+    /// True if this many more bytes may be in flight. A single push always may.
     pub(super) fn fits(&self, bytes: usize, bytes_max: usize) -> bool {
         self.bytes == 0 || self.bytes + bytes <= bytes_max
     }
@@ -93,7 +93,7 @@ impl Window {
         self.settle()
     }
 
-    /// It did not reach the device, so nothing behind it counts either. True: it was in flight.
+    /// Takes back a push that did not reach the device, and all pushes behind it. True: it was in flight.
     pub(super) fn on_failed(&mut self, push: PushId, retry_at: Instant) -> bool {
         let Some(index) = self.find(push) else { return false };
         for dropped in self.in_flight.drain(index..) {

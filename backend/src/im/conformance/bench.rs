@@ -13,7 +13,7 @@ use moorline_proto::message::client::Push;
 use prost::Message;
 use std::time::Duration;
 
-/// How long a command may take here.
+/// Longest time of a command.
 const COMMIT_MAX: Duration = Duration::from_secs(30);
 
 pub(super) struct Bench<S> {
@@ -221,7 +221,7 @@ impl<S: Store> Bench<S> {
         }
     }
 
-    /// Who was told.
+    /// Notified users.
     pub(super) fn done(&mut self, write: Write) -> Result<Vec<UserId>, Refusal> {
         match self.commit(0, vec![write]).pop() {
             Some((Outcome::Done(result), told)) => {

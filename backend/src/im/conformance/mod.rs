@@ -1,4 +1,4 @@
-//! What every [`Store`] must do, as one function that its tests call.
+//! Duties of every [`Store`], as one function that its tests call.
 
 mod bench;
 

@@ -72,7 +72,7 @@ pub(super) enum AfterRead {
     Receipts(ConversationId, u64),
     /// True if another device was earlier with the same recall, which has this seq.
     Recalled(u64),
-    /// Profiles.
+    /// Profiles of the users.
     Profiles,
 }
 

@@ -1,4 +1,4 @@
-//! What a [`super::Store`] is asked: writes in batches, logins and reads.
+//! Commands to a [`super::Store`]: writes in batches, logins and reads.
 //!
 //! alice sends `hi` to bob: at the end of the turn the batch with her [`Write::Append`] is submitted as one
 //! [`Command::Commit`]; [`super::Completion::Committed`] follows once the batch is durable.
@@ -103,7 +103,7 @@ pub enum Read {
     /// Reads profiles by the names of their users; of unknown users, and of users without a profile, none. Answered by
     /// [`super::Completion::Profiles`].
     Profiles {
-        /// Names.
+        /// Names that the facts must cover.
         uids: Vec<String>,
     },
 }
@@ -120,7 +120,7 @@ pub enum Target {
 /// A message that wants a seq.
 #[derive(Debug)]
 pub struct Draft {
-    /// Who wrote it.
+    /// Author of the message.
     pub sender: UserId,
     /// On which device; it is not pushed there.
     pub device: DeviceNumber,
@@ -130,7 +130,7 @@ pub struct Draft {
     pub key: MessageKey,
     /// The message id.
     pub id: u64,
-    /// Of its content; the same key with another digest or target is a conflict.
+    /// Digest of the content; the same key with another digest or target is a conflict.
     pub digest: u64,
     /// An encoded [`moorline_proto::message::client::Push`] without its seq, with
     /// [`SEQ_BYTES_MAX`] of spare room.
@@ -140,11 +140,11 @@ pub struct Draft {
 /// A message that takes another one back.
 #[derive(Debug)]
 pub struct Recall {
-    /// What says so; its target is the conversation, its sender who takes it back.
+    /// Message that announces the recall; its target is the conversation, its sender recalls.
     pub draft: Draft,
-    /// Which one.
+    /// Seq of the message.
     pub seq: u64,
-    /// Its id.
+    /// Id of the message.
     pub message_id: u64,
 }
 
@@ -170,77 +170,77 @@ pub enum Write {
     Recall(Recall),
     /// A group; the creator is its first member and its owner. By the same creator again: no change, the same id.
     CreateGroup {
-        /// Its name, valid.
+        /// Valid name of the group.
         name: String,
-        /// Who makes it, on which device.
+        /// Creator, with the device.
         creator: Origin,
-        /// Who else is in it.
+        /// Other members.
         members: Vec<UserId>,
-        /// What all are told.
+        /// Event for all members.
         event: Bytes,
     },
-    /// Changes a group as a whole or not at all. Members, and who is none any more, are told if anything changed; of
+    /// Changes a group as a whole or not at all. Members, and removed users, are notified if anything changed; of
     /// a group that is read by cursor nobody is.
     ChangeGroup {
         /// A group.
         conversation: ConversationId,
         /// By whom, on which device.
         by: Origin,
-        /// How.
+        /// The change.
         change: GroupChange,
-        /// What all are told.
+        /// Event for all members.
         event: Bytes,
     },
     /// The user has read everything up to `seq`. The user's other devices are told, and one to one the other user.
     Read {
-        /// Where.
+        /// The conversation.
         conversation: ConversationId,
-        /// Who, on which device.
+        /// User, with the device.
         by: Origin,
         /// Up to here, at most to the newest.
         seq: u64,
-        /// What they are told.
+        /// Event for the receivers.
         event: Bytes,
     },
-    /// What one user makes of another. The user's other devices are told if that changed, and the other user unless it
+    /// Changes the relation of one user to another. The user's other devices are notified of a change, and the other user unless it
     /// is a block.
     Relate {
-        /// Who, on which device.
+        /// User, with the device.
         by: Origin,
-        /// Of whom.
+        /// The other user.
         other: UserId,
-        /// How it changes.
+        /// The change.
         change: RelationChange,
-        /// What they are told.
+        /// Event for the receivers.
         event: Bytes,
     },
     /// Something is said to a user beside all conversations.
     Tell {
-        /// Whom.
+        /// The users.
         users: Vec<UserId>,
-        /// What.
+        /// The encoded event.
         event: Bytes,
     },
-    /// What a user says of himself, instead of what was said before.
+    /// Replaces the profile of a user.
     SetProfile {
-        /// Who.
+        /// The user.
         user: UserId,
-        /// What, for [`Store::profile`].
+        /// The profile, for [`Store::profile`].
         profile: Bytes,
     },
-    /// The device is none of the user's any more. Unknown: no change.
+    /// Removes a device of the user. Unknown: no change.
     RemoveDevice {
-        /// Whose.
+        /// The user.
         user: UserId,
-        /// Which.
+        /// The device.
         device: DeviceNumber,
     },
     /// The device has everything up to this position of its user's stream. May be made durable later
     /// than its outcome says: losing it means that messages are pushed again.
     Acked {
-        /// Whose.
+        /// The user.
         user: UserId,
-        /// Which device; one that is forgotten does nothing.
+        /// Number of the device; a forgotten device has no effect.
         device: DeviceNumber,
         /// Up to here.
         position: u64,
@@ -251,7 +251,7 @@ pub enum Write {
     Confirm {
         /// Whose, and which device.
         by: Origin,
-        /// Of which conversation.
+        /// The conversation.
         conversation: ConversationId,
         /// Up to here.
         seq: u64,
@@ -261,9 +261,9 @@ pub enum Write {
 /// A change of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupChange {
-    /// Who asks becomes a member from the next message on. A member: no change.
+    /// The user becomes a member from the next message on. A member: no change.
     Join,
-    /// Who asks is no member any more. No member: no change. After the owner the administrator, else the member, that
+    /// The user leaves. Not a member: no change. After the owner the administrator, else the member, that
     /// has been in it longest is the owner.
     Leave,
     /// By an administrator or the owner; by any member to add somebody, unless that takes an invitation.
@@ -285,12 +285,12 @@ pub struct GroupEdit {
     pub settings: Option<GroupSettings>,
 }
 
-/// What a group says of itself.
+/// Settings of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupSettings {
-    /// What it is called.
+    /// Title of the group.
     pub title: String,
-    /// What its members should know.
+    /// Notice for the members.
     pub notice: String,
     /// Nobody joins by himself.
     pub by_invitation: bool,

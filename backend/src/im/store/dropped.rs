@@ -1,4 +1,4 @@
-//! What is left of inbox entries that made room for newer ones: per conversation, the position of the last, and the seq
+//! Marks of inbox entries that made room for newer ones: per conversation, the position of the last, and the seq
 //! of the first.
 //!
 //! There a device is told to pull. At most one position for each conversation of the user.
@@ -41,7 +41,7 @@ impl Dropped {
         self.by_position.is_empty()
     }
 
-    /// What was dropped after `position`, in order.
+    /// Marks of entries dropped after `position`, in order.
     pub(super) fn after(&self, position: u64) -> impl Iterator<Item = (u64, Place)> + '_ {
         let later = (Bound::Excluded(position), Bound::Unbounded);
         self.by_position.range(later).map(|(position, place)| (*position, *place))

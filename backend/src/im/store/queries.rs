@@ -1,4 +1,4 @@
-//! What a [`super::Store`] answers: completions, and the facts that an operation reads while it is executed.
+//! Answers of a [`super::Store`]: completions, and the facts that an operation reads while it is executed.
 //!
 //! An operation is planned (it names the facts that it will read), its facts are prefetched, then it is executed without
 //! another wait: alice joins `group:tea`, so the plan is that conversation and her membership; the store has both, or
@@ -45,7 +45,7 @@ pub trait Store: Facts {
     /// The `last_id` of the last batch, also of an earlier life of the backend.
     fn last_id(&self) -> u64;
 
-    /// How much the store holds, and what it did.
+    /// Contents and counters of the store.
     fn counts(&self) -> Counts;
 }
 
@@ -97,7 +97,7 @@ pub trait Facts {
         after: Option<UserId>,
     ) -> impl ExactSizeIterator<Item = Member> + '_;
 
-    /// What `user` makes of `other`. Covered by [`Need::Relation`], [`Need::Presence`] and [`Need::Relations`].
+    /// Relation of `user` to `other`. Covered by [`Need::Relation`], [`Need::Presence`] and [`Need::Relations`].
     fn relation(&self, user: UserId, other: UserId) -> Relation;
 
     /// All relations of `user`, in unspecified order. Covered by [`Need::Relations`].
@@ -122,7 +122,7 @@ pub enum Need {
     NamedMembers(String),
     /// All members of a conversation and their names. Covers what [`Need::Conversation`] covers.
     Members(ConversationId),
-    /// What the first user makes of the second.
+    /// Relation of the first user to the second.
     Relation(UserId, UserId),
     /// All relations of a user, and the names of the others.
     Relations(UserId),
@@ -177,7 +177,7 @@ pub struct LoggedIn {
     pub cursor: DeviceCursor,
 }
 
-/// What a device may have missed.
+/// Entries and groups that a device may have missed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Position of the last entry that was ever put into the user's stream.
@@ -231,14 +231,14 @@ pub struct Listed {
 /// A message that is larger than this is not shown in a list of conversations, in bytes.
 pub const LAST_BYTES_MAX: usize = 4 << 10;
 
-/// What became of one [`Write`].
+/// Outcome of a [`Write`].
 #[derive(Debug)]
 pub enum Outcome {
-    /// Of [`Write::Append`] and [`Write::Recall`].
+    /// Outcome of [`Write::Append`] and [`Write::Recall`].
     Appended(Result<Stored, Refusal>),
-    /// Of [`Write::CreateGroup`], and who is told of it.
+    /// Outcome of [`Write::CreateGroup`], with its event.
     Created(Result<(ConversationId, Option<Delivery>), Refusal>),
-    /// Of all others, and who is told of it.
+    /// Outcome of all other writes, with their event.
     Done(Result<Option<Delivery>, Refusal>),
 }
 
@@ -258,14 +258,14 @@ pub struct Committed {
     pub recipients: Vec<Recipient>,
 }
 
-/// What stands at one position of a user's stream.
+/// Entry at a position of a user's stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A message.
     Message {
-        /// Where it belongs.
+        /// Conversation of the message.
         conversation: ConversationId,
-        /// Its number there.
+        /// Seq of the message.
         seq: u64,
         /// The encoded push.
         body: Bytes,
@@ -282,7 +282,7 @@ pub enum Entry {
     /// Messages of this conversation were dropped from the inbox, the last of them here. They are in
     /// the history.
     Dropped {
-        /// Which to pull.
+        /// Conversation to pull.
         conversation: ConversationId,
         /// The seq of the first of them.
         first: u64,
@@ -294,7 +294,7 @@ pub enum Entry {
 /// Limits of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimits {
-    /// Messages.
+    /// Number of messages.
     pub messages: usize,
     /// Bytes of messages; one message is always given.
     pub bytes: usize,

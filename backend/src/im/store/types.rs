@@ -22,15 +22,15 @@ pub type Origin = (UserId, DeviceNumber);
 /// A membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Whose.
+    /// The user.
     pub user: UserId,
     /// [`Role::Member`] in a conversation of two.
     pub role: Role,
     /// First seq that this membership may read; from 1.
     pub visible_from: u64,
-    /// It has read everything up to here.
+    /// Read mark of the member.
     pub read: u64,
-    /// It may not speak before this Unix time in milliseconds.
+    /// Unix time in milliseconds before which the member may not send.
     pub silent_until_ms: u64,
     /// Grows with each membership of anybody: the order of a user's conversations.
     pub since: u64,
@@ -42,7 +42,7 @@ impl Member {
     }
 }
 
-/// What one user makes of another.
+/// Relation of one user to another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Relation {
     /// Agreed by both, or asked by one.
@@ -54,17 +54,17 @@ pub struct Relation {
 /// A device that a user is known to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// As the client calls it.
+    /// Device id from the client.
     pub name: String,
-    /// Its number.
+    /// Number of the device.
     pub number: DeviceNumber,
-    /// As the client said: a [`moorline_proto::message::client::Platform`].
+    /// Platform from the client: a [`moorline_proto::message::client::Platform`].
     pub platform: u32,
     /// When it came, or went, in Unix milliseconds.
     pub seen_ms: u64,
 }
 
-/// How much is in a store, and what it has done since it was opened.
+/// Contents of a store, and its counters since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Users that are known.
@@ -77,26 +77,26 @@ pub struct Counts {
     pub stalls: u64,
 }
 
-/// Why an operation is refused. Nothing was changed.
+/// Reason why an operation is refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The user is no member.
+    /// The user is not a member.
     NotMember,
-    /// There is no such conversation or message.
+    /// The conversation or message does not exist.
     NotFound,
     /// The key is known with other content, or the group belongs to another creator.
     Conflict,
     /// Not for this kind of conversation, or not with oneself.
     Denied,
-    /// It takes a role that the user does not have.
+    /// The operation needs a role that the user does not have.
     NotAllowed,
     /// The user may not speak here now.
     Silent,
     /// One of the two has blocked the other.
     Blocked,
-    /// Only friends may write, and these are none.
+    /// Only friends may write, and these users are not friends.
     NotFriends,
-    /// It is older than `recall_window`.
+    /// The message is older than `recall_window`.
     TooLate,
     /// The group has `group_members_max` members.
     GroupFull,
@@ -111,44 +111,44 @@ pub enum Refusal {
 /// A stored message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Where.
+    /// The conversation.
     pub conversation: ConversationId,
-    /// Its number there, dense from 1.
+    /// Seq in the conversation, dense from 1.
     pub seq: u64,
-    /// Its id: of a duplicate, that of the first try.
+    /// Message id; for a duplicate, the id of the first try.
     pub id: u64,
     /// `None`: a duplicate, stored before. Else what is to be delivered.
     pub delivery: Option<Delivery>,
 }
 
-/// What a new message, or something that happened, brings about.
+/// Effects of a new message or a conversation event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// The encoded push.
     pub body: Bytes,
     /// Whose inboxes: a range of [`Committed::recipients`].
     pub recipients: Range<usize>,
-    /// It is in no inbox: whoever is a member and online is to hear of it, the others pull it.
+    /// True for a message that is in no inbox: online members get a push, the others pull it.
     pub is_read_fanout: bool,
 }
 
 /// One inbox that got one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipient {
-    /// Whose.
+    /// The user.
     pub user: UserId,
     /// At which position of the user's stream.
     pub position: u64,
 }
 
-/// What a device's login found.
+/// Result of a device's login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceCursor {
-    /// Its number.
+    /// Number of the device.
     pub device: DeviceNumber,
-    /// It has everything up to here; 0 for a new device, which gets what the inbox still holds.
+    /// Acknowledged position; 0 for a new device, which gets everything in the inbox.
     pub acked: u64,
-    /// It was not known before.
+    /// True for a new device.
     pub is_new: bool,
     /// Forgotten in its favour: the device of this user whose login is longest ago.
     pub forgotten: Option<DeviceNumber>,

@@ -189,7 +189,7 @@ fn what_is_in_no_inbox_overtakes_nothing() {
     assert_eq!(heard, ["1", "2", "3", "from 4"]);
 }
 
-/// What a full inbox dropped, and what was put into none, comes from the history: everything, once, in the order of each
+/// Messages that a full inbox dropped, and those in no inbox, come from the history: everything, once, in the order of each
 /// conversation; what fails comes again.
 #[test]
 fn services_get_what_is_in_no_inbox() {

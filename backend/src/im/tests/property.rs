@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const USERS: usize = 3;
-/// Of each user.
+/// Number of devices of each user.
 const DEVICES: usize = 2;
 const GROUP: &str = "group:g";
 
@@ -64,9 +64,9 @@ struct Device {
     queue: VecDeque<Pushed>,
     /// The seqs it has, by conversation.
     has: BTreeMap<String, BTreeSet<u64>>,
-    /// What it has and knows to be taken back.
+    /// Messages that the device has and knows to be recalled.
     recalled: BTreeSet<(String, u64)>,
-    /// How far it knows users to have read.
+    /// Read marks that the device knows.
     reads: BTreeMap<(String, String), u64>,
 }
 
@@ -111,7 +111,7 @@ struct Sent {
     id: u64,
 }
 
-/// What is random in a world, and what it promises.
+/// A random world, and the promises that hold in it.
 struct World<S> {
     bench: BenchOf<S>,
     /// Another life of the store.
@@ -121,7 +121,7 @@ struct World<S> {
     /// By user: what each of its devices must have in the end.
     expected: Vec<BTreeMap<String, BTreeSet<u64>>>,
     sent: Vec<Sent>,
-    /// Where something was taken back, and the place that says so.
+    /// Recalled messages, with the seqs that announce the recalls.
     recalls: BTreeMap<(String, u64), u64>,
     latest: BTreeMap<String, u64>,
     /// With the first seq of the group that the membership may read.
@@ -344,7 +344,7 @@ impl<S: Store> World<S> {
         }
     }
 
-    /// What a client does with a push.
+    /// Reaction of a client to a push.
     fn take(&mut self, device: usize, session: SessionId, pushed: &Pushed) {
         let own = uid(device / DEVICES);
         let (conversation, from, through) = if pushed.command == Command::Notify {

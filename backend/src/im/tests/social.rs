@@ -17,7 +17,7 @@ fn bench() -> Bench {
 }
 
 impl Bench {
-    /// What happened, by session, of what was pushed since the last call.
+    /// Conversation events by session, among the pushes since the last call.
     pub(super) fn happened(&mut self) -> Vec<(SessionId, What)> {
         let pushes = self.pushes().into_iter().filter(|it| it.command == Command::Push);
         let told = pushes.filter_map(|it| {
@@ -253,7 +253,7 @@ fn profiles_and_devices() {
     assert_eq!(devices.devices.len(), 1);
 }
 
-/// What waited in the inbox of somebody who is no member any more, or is one anew.
+/// Entries in the inbox of a user who has left a group, or has joined again.
 #[test]
 fn who_has_left_reads_no_more() {
     let mut bench = bench();

@@ -94,7 +94,7 @@ impl Conversation {
         self.uncounted.insert(from, to);
     }
 
-    /// How far the range goes that begins there.
+    /// End of the range that begins there.
     pub(in crate::im::store) fn uncounted_from(&self, from: u64) -> Option<u64> {
         self.uncounted.get(&from).copied()
     }

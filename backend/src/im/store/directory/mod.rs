@@ -1,4 +1,4 @@
-//! Who there is, in which conversations, and how far everything goes: what an embedded store holds in memory.
+//! Memory of an embedded store: users, conversations, and the ends of everything.
 //!
 //! Whatever changes here says so in [`Changed`]; a store that outlives its process writes down, with each batch, what
 //! those objects are by then.
@@ -15,24 +15,24 @@ use super::{ConversationId, DeviceNumber, Member, UserId};
 use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
 
-/// What changed.
+/// Changed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Changed {
-    /// It is new.
+    /// A new object.
     User(UserId),
-    /// Of a user: a device, or it is gone.
+    /// A device of a user, new, changed or removed.
     Device(UserId, DeviceNumber),
-    /// How much of a conversation a device has confirmed.
+    /// Confirmed seq of a device in a conversation.
     Confirmed(UserId, DeviceNumber, ConversationId),
-    /// Of a user: how far the inbox is trimmed.
+    /// Trimmed position of a user's inbox.
     Inbox(UserId),
-    /// Its kind, its settings, how it is fanned out.
+    /// Kind, settings and fan-out of a conversation.
     Conversation(ConversationId),
     /// A member, or it is gone.
     Member(ConversationId, UserId),
     /// A seq that does not count as unread.
     Uncounted(ConversationId, u64),
-    /// What the first makes of the second.
+    /// Relation of the first user to the second.
     Relation(UserId, UserId),
 }
 

@@ -1,4 +1,4 @@
-//! What users make of each other: friends, requests, blocks.
+//! Relations between users: friends, requests, blocks.
 
 use crate::im::store::{Friendship, Refusal, Relation, RelationChange, UserId};
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 #[derive(Debug)]
 pub(in crate::im::store) struct Relations {
     all: BTreeMap<(UserId, UserId), Relation>,
-    /// Of one user.
+    /// Relations of one user.
     max: usize,
 }
 
@@ -16,7 +16,7 @@ impl Relations {
         Self { all: BTreeMap::new(), max }
     }
 
-    /// What `user` makes of `other`.
+    /// Relation of `user` to `other`.
     pub(in crate::im::store) fn get(&self, user: UserId, other: UserId) -> Relation {
         self.all.get(&(user, other)).copied().unwrap_or_default()
     }
@@ -39,7 +39,7 @@ impl Relations {
         self.all.contains_key(&(user, other)) || self.of(user).count() < self.max
     }
 
-    /// What both make of each other afterwards.
+    /// Relations of both users after the change.
     pub(in crate::im::store) fn judge(
         &self,
         user: UserId,

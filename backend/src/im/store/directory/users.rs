@@ -39,7 +39,7 @@ pub(in crate::im::store) struct Device {
     pub(in crate::im::store) login: u64,
     /// When it came, or went.
     pub(in crate::im::store) seen_ms: u64,
-    /// What it has confirmed of conversations that are read by cursor.
+    /// Confirmed seqs of conversations that are read by cursor.
     pub(in crate::im::store) confirmed: BTreeMap<ConversationId, u64>,
 }
 
@@ -136,7 +136,7 @@ impl Users {
         cursor
     }
 
-    /// The device has everything up to `position`. False: that was known, or there is no such device.
+    /// Notes that the device has everything up to `position`. False: that was known, or the device is unknown.
     pub(in crate::im::store) fn on_acked(&mut self, id: UserId, device: DeviceNumber, position: u64) -> bool {
         let user = self.get_mut(id);
         match user.device_mut(device) {
@@ -147,7 +147,7 @@ impl Users {
         true
     }
 
-    /// It is no device of this user any more.
+    /// Removes the device from the user.
     pub(in crate::im::store) fn remove_device(
         &mut self,
         id: UserId,
@@ -208,7 +208,7 @@ impl User {
         device.number
     }
 
-    /// What every device has is gone.
+    /// Removes entries that every device has.
     fn trim(&mut self) {
         let Some(acked) = self.devices.iter().map(|it| it.acked).min() else { return };
         if let Some(dropped) = &mut self.dropped {

@@ -19,13 +19,13 @@ pub(super) const WAITING_MAX: usize = 64;
 const CHANGES_MAX: usize = 4096;
 /// Bytes of journals above which a commit waits for the engine to write tables out: what has to be read at the next start.
 const BEHIND_BYTES: u64 = 2 * JOURNAL_BYTES_MAX;
-/// It looks every so many commits; then how often, and how many times at most.
+/// Commits between two looks at the engine; then the interval and the largest number of looks.
 const ENGINE_EVERY: u64 = 16;
 const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 const ENGINE_LOOKS_MAX: u32 = 5000;
-/// How often the side file is written.
+/// Interval of writing the side file.
 const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// The same, when nothing more comes.
+/// Interval of writing the side file when no commit follows.
 const SIDE_FILE_WAIT: std::time::Duration = std::time::Duration::from_millis(1010);
 /// When there is nothing to write down.
 const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -33,7 +33,7 @@ const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
 /// A batch on its way.
 pub(super) struct Job {
     pub(super) changes: Vec<Change>,
-    /// What it comes to, once it is durable.
+    /// Outcome of the batch, once it is durable.
     pub(super) done: (Committed, Progress),
     /// Message keys that can be looked up in the tables then.
     pub(super) keys: Vec<Vec<u8>>,
@@ -49,7 +49,7 @@ pub(super) struct Files {
     pub(super) high_water: File,
 }
 
-/// What the thread has done.
+/// Counters of the thread.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) commits: AtomicU64,
@@ -57,7 +57,7 @@ pub(super) struct Tally {
     pub(super) stalls: AtomicU64,
 }
 
-/// What the thread is given, and what comes back.
+/// Input of the thread, and its results.
 pub(super) struct Committer {
     pub(super) jobs: Sender<Job>,
     pub(super) done: Receiver<Job>,
@@ -225,7 +225,7 @@ impl Work {
     }
 }
 
-/// What the side file says of so many commits; always as long.
+/// Text of the side file for this number of commits; always of the same length.
 pub(super) fn side_line(commits: u64) -> String {
     format!("{commits:020}\n")
 }

@@ -19,7 +19,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-/// How far a maximum is raised: seqs for one write and one fsync.
+/// Step of a high water mark: seqs for one write and one fsync.
 pub(super) const STEP: u64 = 10_000;
 /// Conversations that share a maximum.
 const SECTION: u32 = 1024;

@@ -1,11 +1,11 @@
-//! Which journals of the engine are complete, and what is in them, in a file beside the database.
+//! List of the engine's complete journals and their checksums, in a file beside the database.
 //!
 //! The engine reads each of its journals by itself, and cuts off whatever it cannot read at the end of one, for that is how the
 //! newest one looks when the process was killed. The number of commits shows whether the newest one lost more than that; an older
 //! one does not change any more until it is removed, so its length and checksum are kept, and compared before the engine
 //! opens it.
 //!
-//! The file has a title, and a line for each: name, length in bytes without the zeros at its end, CRC-32C of so much in hexadecimal.
+//! The file has a title, and a line for each journal: name, length in bytes without the zeros at its end, CRC-32C of that length in hexadecimal.
 
 use super::DiskError;
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use std::path::{Path, PathBuf};
 /// Beside the database.
 pub(super) const LIST: &str = "journals";
 const EXTENSION: &str = ".jnl";
-/// The first line: an empty file is no list of none.
+/// Title line: an empty file is not an empty list.
 const TITLE: &str = "complete journals\n";
 /// Bytes that are read at once.
 const BLOCK: usize = 64 << 10;
 
-/// What a complete journal is like, without the zeros at its end: the engine makes room in advance, and gives it back when it
+/// Length and checksum of a complete journal, without the zeros at its end: the engine makes room in advance, and gives it back when it
 /// reads the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seal {
@@ -34,7 +34,7 @@ struct Seal {
 pub(super) struct Journals {
     database: PathBuf,
     list: PathBuf,
-    /// As they were written down last; what an earlier life has written does not count.
+    /// Journals as last written; those of an earlier process do not count.
     known: Option<BTreeMap<u64, Seal>>,
 }
 

@@ -1,4 +1,4 @@
-//! What is on disk, into memory: everything but messages, keys, inbox entries and profiles.
+//! Loads the database into memory: everything except messages, keys, inbox entries and profiles.
 
 use super::DiskError;
 use super::stream_tails::Written;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How often it looks for new ones; filling one takes longer.
+/// Interval of looking for new memtables; filling one takes longer.
 const EVERY: Duration = Duration::from_millis(100);
 
 pub(super) struct Memtables {

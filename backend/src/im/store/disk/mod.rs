@@ -55,13 +55,13 @@ pub enum Durability {
     System,
 }
 
-/// Why a store cannot be opened or read.
+/// Reason why a store cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
     /// The folder or the side file.
     #[error("cannot {operation} {}: {cause}", path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// With what.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum DiskError {
     /// The database.
     #[error("the store cannot {operation}: {cause}")]
     Engine {
-        /// What was tried.
+        /// The operation.
         operation: &'static str,
         /// The engine's word.
         cause: Box<fjall::Error>,
@@ -79,7 +79,7 @@ pub enum DiskError {
     /// The database cannot be opened.
     #[error("the store in {} cannot be opened: {cause}; if that is damage, restore it from a copy", folder.display())]
     Open {
-        /// Where.
+        /// Folder of the store.
         folder: PathBuf,
         /// The engine's word.
         cause: Box<fjall::Error>,
@@ -87,9 +87,9 @@ pub enum DiskError {
     /// A record that cannot be.
     #[error("the store is damaged: {what}: {problem}; restore it from a copy")]
     Damaged {
-        /// Which record.
+        /// Key of the record.
         what: &'static str,
-        /// What is wrong with it.
+        /// Cause of the damage.
         problem: String,
     },
     /// The number of commits is damaged.
@@ -98,13 +98,13 @@ pub enum DiskError {
          behind every seq that was given", path.display()
     )]
     SideFile {
-        /// Which file.
+        /// Name of the file.
         path: PathBuf,
     },
     /// Somebody else has the store.
     #[error("the store in {} is open in another process: stop that one, or name another im.folder", folder.display())]
     Locked {
-        /// Where.
+        /// Folder of the store.
         folder: PathBuf,
     },
     /// A part of it is not what it was.
@@ -113,11 +113,11 @@ pub enum DiskError {
          every seq that was given", folder.display(), path.display(), folder.join(SIDE_FILE).display()
     )]
     Altered {
-        /// Where.
+        /// Folder of the store.
         folder: PathBuf,
-        /// Which file.
+        /// Name of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Cause of the damage.
         problem: String,
     },
     /// Commits are missing.
@@ -127,9 +127,9 @@ pub enum DiskError {
         side_file.display()
     )]
     Lost {
-        /// Where.
+        /// Folder of the store.
         folder: PathBuf,
-        /// What says so.
+        /// Error of the engine.
         side_file: PathBuf,
         /// Commits that are there.
         found: u64,
@@ -172,12 +172,12 @@ pub struct DiskEngine {
     new_keys: HashMap<Vec<u8>, KeyRecord>,
     /// Inbox entries that are not durable yet.
     new_entries: HashMap<(UserId, u64), Place>,
-    /// Of the next batch.
+    /// Changes of the next batch.
     changes: Vec<Change>,
     keys: Vec<Vec<u8>>,
     tails: StreamTails,
     high_water: HighWaterFile,
-    /// Of the next batch too.
+    /// High water marks of the next batch.
     new_high_water: Vec<HighWater>,
     window_ms: u64,
 }
@@ -261,14 +261,14 @@ impl Disk {
     }
 }
 
-/// What the side file says.
+/// Contents of the side file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Noted {
-    /// There were so many commits.
+    /// Number of commits.
     Commits(u64),
-    /// There is none: the store is new, or goes on with what it has.
+    /// No file: the store is new, or goes on with the rest.
     Nothing,
-    /// It should say so and does not.
+    /// The file is damaged.
     Damaged,
 }
 

@@ -1,4 +1,4 @@
-//! What an object of the directory is in the tables.
+//! Rows of the directory's objects in the tables.
 
 use super::tables::{
     self, Change, ConversationRecord, DeviceRecord, InboxRecord, MemberRecord, RelationRecord, Tables,
@@ -73,7 +73,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
     }
 }
 
-/// The same of something that is a conversation's.
+/// Row of an object of a conversation.
 fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> Row<'a> {
     match changed {
         Changed::Conversation(id) => {

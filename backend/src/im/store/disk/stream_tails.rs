@@ -1,4 +1,4 @@
-//! How far each conversation and each inbox goes, so that opening need not look at all of them.
+//! Ends of conversations and inboxes, so that opening need not look at all of them.
 //!
 //! Each commit names what it makes longer (`touched`). A name that has not come again for a while has its end written down
 //! (`ends`), and a row of names goes when all of them have: bit by bit, with other commits. Opening reads the ends, and
@@ -12,12 +12,12 @@ use crate::im::store::{ConversationId, UserId};
 use prost::Message;
 use std::collections::{HashMap, VecDeque};
 
-/// How long a row of names stays, in milliseconds.
+/// Time that a row of names stays, in milliseconds.
 const AFTER_MS: u64 = 2_000;
 /// Rows that go with one commit: more than the one that comes with it.
 const ROWS_AT_ONCE: usize = 2;
 
-/// What one commit makes longer.
+/// Conversations and inboxes that one commit makes longer.
 #[derive(Clone, PartialEq, prost::Message)]
 struct ChangedTails {
     #[prost(uint32, repeated, tag = "1")]
@@ -26,7 +26,7 @@ struct ChangedTails {
     users: Vec<u32>,
 }
 
-/// What is named, and by which commits.
+/// Names, and the commits that wrote them.
 #[derive(Debug, Default)]
 pub(super) struct StreamTails {
     /// Oldest first.
@@ -50,7 +50,7 @@ impl ChangedTails {
     }
 }
 
-/// As they were written down.
+/// Ends as written.
 #[derive(Debug, Default)]
 pub(super) struct Written {
     conversations: HashMap<u32, u64>,

@@ -34,7 +34,7 @@ const MEMTABLE_BYTES: u64 = 16 << 20;
 pub(super) const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// The thread that opens the engine, and starts its threads.
 const OPENER: &str = "opens the store";
-/// Of threads that nobody waits for.
+/// Niceness of background threads.
 const NICENESS: i32 = 5;
 /// Blocks that were read.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -68,7 +68,7 @@ pub(super) const KEYS_END: &[u8] = b"keys_end";
 pub(super) struct UserRecord {
     #[prost(string, tag = "1")]
     pub(super) uid: String,
-    /// Of devices that are not known any more: each has a number of its own.
+    /// Next device number; numbers of removed devices are not used again.
     #[prost(uint32, tag = "2")]
     pub(super) next_device: u32,
 }
@@ -101,7 +101,7 @@ pub(super) struct InboxRecord {
     /// Entries up to this position are gone.
     #[prost(uint64, tag = "1")]
     pub(super) trimmed: u64,
-    /// Where devices are told to pull: position, conversation and from which seq, three numbers each.
+    /// Dropped entries: position, conversation and first seq, three numbers each.
     #[prost(uint64, repeated, tag = "2")]
     pub(super) dropped: Vec<u64>,
 }
@@ -120,7 +120,7 @@ pub(super) struct ConversationRecord {
     pub(super) settings: Option<im::GroupSettings>,
     #[prost(bool, tag = "5")]
     pub(super) is_read_fanout: bool,
-    /// As of the last change of how it is fanned out; while it is read by cursor, up to its newest message.
+    /// Seq of the last change of the fan-out; while the group is read by cursor, the newest seq.
     #[prost(uint64, tag = "6")]
     pub(super) unstreamed: u64,
     #[prost(uint64, tag = "7")]
@@ -229,7 +229,7 @@ pub(super) fn nicely<T: Send>(start: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// The engine returns errors for most damage, and asserts that there is none of some kinds. That ends a process that does not
+/// The engine returns errors for most damage, and panics for some kinds. That ends a process that does not
 /// unwind, so what it means is said before.
 fn open_engine(
     folder: &Path,
@@ -439,7 +439,7 @@ pub(super) fn key_of(sender: u32, key: MessageKey) -> Vec<u8> {
     bytes
 }
 
-/// What [`pair`] and [`place`] made; one number alone has 0 behind it.
+/// Reads the numbers of [`pair`] and [`place`]; a single number has 0 behind it.
 pub(super) fn numbers(key: &[u8]) -> Result<(u32, u64), DiskError> {
     let damaged = || DiskError::Damaged { what: "a key of a table", problem: format!("{} bytes", key.len()) };
     let (first, rest) = key.split_first_chunk().ok_or_else(damaged)?;

@@ -28,7 +28,7 @@ impl Acks {
     }
 }
 
-/// How long an ack waits to be written down together with those that follow it, in milliseconds. What is lost is pushed
+/// Time that an ack waits to be written together with later ones, in milliseconds. Entries whose ack is lost are pushed
 /// again.
 pub(super) const ACKS_AFTER_MS: u64 = 1000;
 /// Changes that acks add to a batch with few others, and to one without any: a commit that takes long holds up everybody.

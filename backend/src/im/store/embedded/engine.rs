@@ -17,7 +17,7 @@ pub struct Known {
     pub(in crate::im::store) digest: u64,
 }
 
-/// What stands in an inbox.
+/// Entry of an inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamEntry {
     pub(in crate::im::store) content: Content,
@@ -45,7 +45,7 @@ impl Content {
     }
 }
 
-/// What a batch changes for readers once it is durable.
+/// Changes of a batch for readers, once it is durable.
 #[derive(Debug, Default)]
 pub struct Progress {
     pub(in crate::im::store) messages: Vec<(ConversationId, u64)>,
@@ -55,9 +55,9 @@ pub struct Progress {
 /// The time of a store's last commit.
 pub(in crate::im::store) const AT_LAST: u64 = u64::MAX;
 
-/// Where an embedded store keeps messages, keys, inbox entries and profiles, and what makes it all durable.
+/// Storage of messages, keys, inbox entries and profiles, with their durability.
 pub trait Engine {
-    /// Why it cannot be read.
+    /// Reason why it cannot be read.
     type Error: Display;
 
     /// A key that is not older than the window.
@@ -87,7 +87,7 @@ pub trait Engine {
     fn put_entry(&mut self, user: UserId, position: u64, entry: StreamEntry);
     /// They are not needed any more.
     fn remove_entries(&mut self, user: UserId, positions: Range<u64>);
-    /// What an entry that is there stands for.
+    /// Meaning of a stored entry.
     fn place_of(&self, user: UserId, position: u64) -> Result<Place, Self::Error>;
     /// Those that are there, by rising position, until `each` says false. False: the next one could not be read.
     fn entries(

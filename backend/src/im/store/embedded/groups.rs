@@ -33,7 +33,7 @@ impl<E: Engine> EngineStore<E> {
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
     }
 
-    /// Who is no member any more; `None`: nothing changed.
+    /// Removed members; `None`: nothing changed.
     pub(super) fn change_group(
         &mut self,
         conversation: ConversationId,
@@ -172,7 +172,7 @@ impl<E: Engine> EngineStore<E> {
         has_changed.then_some(gone)
     }
 
-    /// Tells the members, and those who are none any more. Of a group that is read by cursor, nobody.
+    /// Notifies the members and removed users; in a group that is read by cursor, nobody.
     pub(super) fn tell_members(
         &mut self,
         conversation: ConversationId,

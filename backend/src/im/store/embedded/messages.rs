@@ -59,7 +59,7 @@ impl<E: Engine> EngineStore<E> {
         }))
     }
 
-    /// Where the message goes, if it may.
+    /// Conversation of the message, if the sender may write.
     fn judge_append(
         &mut self,
         now_ms: u64,
@@ -174,7 +174,7 @@ impl<E: Engine> EngineStore<E> {
         Ok(Ok(stored))
     }
 
-    /// What is left of the message, if it may be taken back.
+    /// Emptied message, if it may be recalled.
     fn judge_recall(
         &self,
         now_ms: u64,

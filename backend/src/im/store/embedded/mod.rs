@@ -47,7 +47,7 @@ pub struct EngineStore<E: Engine> {
     done: VecDeque<(Ticket, Completion)>,
 }
 
-/// What a batch brings about.
+/// Effects of a batch.
 #[derive(Debug, Default)]
 struct Effects {
     recipients: Vec<Recipient>,
@@ -204,7 +204,7 @@ impl<E: Engine> EngineStore<E> {
     }
 }
 
-/// What could wait is written down now.
+/// Writes delayed changes now.
 impl<E: Engine> Drop for EngineStore<E> {
     fn drop(&mut self) {
         while self.write_ack() > 0 {}

@@ -1,11 +1,11 @@
-//! What users do beside speaking: reading, relations, devices.
+//! Operations of users beside messages: read marks, relations, devices.
 
 use super::{Engine, EngineStore};
 use crate::im::store::directory::Changed;
 use crate::im::store::{ConversationId, Origin, Refusal, RelationChange, UserId};
 
 impl<E: Engine> EngineStore<E> {
-    /// Who is to be told; `None`: nothing changed.
+    /// Users to notify; `None`: nothing changed.
     pub(super) fn mark_read(
         &mut self,
         conversation: ConversationId,
@@ -22,7 +22,7 @@ impl<E: Engine> EngineStore<E> {
         Ok(Some([user].into_iter().chain(peer).collect()))
     }
 
-    /// Who is to be told; `None`: nothing changed.
+    /// Users to notify; `None`: nothing changed.
     pub(super) fn relate(
         &mut self,
         (user, _): Origin,

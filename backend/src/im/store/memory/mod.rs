@@ -21,7 +21,7 @@ use std::ops::{Range, RangeInclusive};
 /// See the module.
 pub type Memory = EngineStore<MemoryEngine>;
 
-/// What a message costs beside its bytes, roughly.
+/// Estimated memory of a message beside its bytes.
 const MESSAGE_OVERHEAD_BYTES: usize = 96;
 
 /// Messages, keys, inboxes and profiles in memory.
