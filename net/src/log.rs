@@ -2,7 +2,7 @@
 //!
 //! A reader of a log may stop reading (`moorline run 2>&1 | less`), go away, or be a disk that is full.
 //! A write to such a stream blocks or fails, and must cost the reader its lines, never a client its
-//! messages. Example: reactor 3 logs `connection closed`. [`LogWriter::write`] puts the line into a queue
+//! messages. Example: reactor 3 logs `connection closed`. `LogWriter::write` puts the line into a queue
 //! and returns; the thread `log-writer` writes the line to standard error. If the pipe has been full for
 //! longer than the queue has room, the line is dropped and counted, and the thread logs the number
 //! of dropped lines as soon as the pipe takes lines again.

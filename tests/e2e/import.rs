@@ -105,13 +105,13 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
         ),
         (
             r#"{"message": {"from": "eve", "to": {"conversation": "c2c:ann:ben"}, "time_ms": 1, "text": ""}}"#,
-            "no member",
+            "not a member",
         ),
         (
             r#"{"message": {"from": "eve", "to": {"conversation": "group:x"}, "time_ms": 1, "text": ""}}"#,
             "no conversation",
         ),
-        (r#"{"read": {"user": "eve", "conversation": "c2c:ann:ben", "seq": 1}}"#, "no member"),
+        (r#"{"read": {"user": "eve", "conversation": "c2c:ann:ben", "seq": 1}}"#, "not a member"),
         (
             r#"{"message": {"from": "ann", "to": {"user": "ben"}, "time_ms": 1700000000000000, "text": "microseconds"}}"#,
             "more than a day ahead",
@@ -139,7 +139,7 @@ fn a_wrong_line_is_named_and_the_lines_before_it_are_stored() {
     };
     let lines = [say("ann", "one"), say("eve", "two"), say("ann", "three")].join("\n");
     let (code, _, err) = import(&folder, &format!("{group}\n{lines}"));
-    assert!(code == Some(1) && err.contains("line 3: you are no member"), "{err}");
+    assert!(code == Some(1) && err.contains("line 3: you are not a member"), "{err}");
     let mended = group.replace("[]", "[\"eve\"]");
     let (_, out, err) = import(&folder, &format!("{mended}\n{lines}"));
     assert!(out.starts_with("messages 2  repeated 1  groups 1 "), "{out}{err}");

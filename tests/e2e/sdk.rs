@@ -238,7 +238,7 @@ fn friends_groups_receipts_and_recalls() {
     };
     ann.change_group(&change, PATIENCE).expect("she owns it");
     let refused = ben.send(Target::group("tea"), 1, "hm").expect("taken").wait_durable(PATIENCE);
-    assert!(refused.is_err_and(|error| error.to_string().contains("may not speak")));
+    assert!(refused.is_err_and(|error| error.to_string().contains("silenced")));
     let info = ben.group_info(&group, "", PATIENCE).expect("a member");
     assert_eq!((info.settings.expect("set").title.as_str(), info.count), ("Tea", 2));
     let sent =

@@ -31,7 +31,7 @@ const UP_TIMEOUT: Duration = Duration::from_secs(3);
 const LOGINS_PER_TURN: usize = 2;
 /// Turns between two moves of a router's state to another process, at least: each is followed by a turn at once.
 const RESTART_TURNS_MIN: u64 = 7;
-/// One of so many logins is refused for now by a worker that judges itself.
+/// One of this many logins is refused for now by a worker that judges itself.
 const REFUSED_OF: u64 = 30;
 
 /// The gateway's end of a link.

@@ -198,7 +198,7 @@ impl Sessions {
         self.count
     }
 
-    /// Those in so many slots from `first` on that are pushed to; whether these were the last.
+    /// Sessions in `slots` slots from `first` on that are pushed to; true if these were the last.
     pub(super) fn slice(&self, first: usize, slots: usize) -> (Vec<SessionId>, bool) {
         let end = self.all.len().min(first + slots);
         let listed = self.all[first.min(end)..end].iter().flatten().filter(|session| session.is_listed);

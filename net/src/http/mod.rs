@@ -3,7 +3,7 @@
 //! The protocol is hyper's; sockets, limits and deadlines are this module's. A server is one thread with
 //! a current-thread runtime of its own: it never runs in a reactor, and a handler never blocks a client's
 //! connection. Example: a visitor posts `/v1/push`. The accept loop gives the connection a slot, hyper
-//! reads the head, [`connection`] reads the body within the limits, the handler answers, and the
+//! reads the head, `connection` reads the body within the limits, the handler answers, and the
 //! connection waits for the next request.
 //!
 //! | limit | what happens at the limit |

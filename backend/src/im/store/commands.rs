@@ -225,7 +225,7 @@ pub enum Write {
     SetProfile {
         /// The user.
         user: UserId,
-        /// The profile, for [`Store::profile`].
+        /// The profile, for `Facts::profile`.
         profile: Bytes,
     },
     /// Removes a device of the user. Unknown: no change.

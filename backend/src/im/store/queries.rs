@@ -231,12 +231,12 @@ pub struct Listed {
 /// A message that is larger than this is not shown in a list of conversations, in bytes.
 pub const LAST_BYTES_MAX: usize = 4 << 10;
 
-/// Outcome of a [`Write`].
+/// Outcome of a [`super::Write`].
 #[derive(Debug)]
 pub enum Outcome {
-    /// Outcome of [`Write::Append`] and [`Write::Recall`].
+    /// Outcome of [`super::Write::Append`] and [`super::Write::Recall`].
     Appended(Result<Stored, Refusal>),
-    /// Outcome of [`Write::CreateGroup`], with its event.
+    /// Outcome of [`super::Write::CreateGroup`], with its event.
     Created(Result<(ConversationId, Option<Delivery>), Refusal>),
     /// Outcome of all other writes, with their event.
     Done(Result<Option<Delivery>, Refusal>),

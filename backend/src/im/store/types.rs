@@ -126,7 +126,7 @@ pub struct Stored {
 pub struct Delivery {
     /// The encoded push.
     pub body: Bytes,
-    /// Whose inboxes: a range of [`Committed::recipients`].
+    /// Whose inboxes: a range of [`super::Committed::recipients`].
     pub recipients: Range<usize>,
     /// True for a message that is in no inbox: online members get a push, the others pull it.
     pub is_read_fanout: bool,
