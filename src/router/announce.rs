@@ -86,31 +86,23 @@ impl Announcement {
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
     all: Vec<Announcement>,
-    /// Number of the last request to the shards.
-    last_request: u32,
 }
 
 impl Announcements {
-    /// Number of the last request, and the announcements that are not finished.
-    pub(super) fn freeze(&self) -> (u32, impl Iterator<Item = AnnouncementRecord>) {
-        (self.last_request, self.all.iter().map(Announcement::freeze))
+    /// The announcements that are not finished.
+    pub(super) fn freeze(&self) -> impl Iterator<Item = AnnouncementRecord> {
+        self.all.iter().map(Announcement::freeze)
     }
 
     /// Reads what [`Self::freeze`] gave, except for announcements on links for which `is_there` is false.
-    pub(super) fn thaw(
-        last_request: u32,
-        records: &[AnnouncementRecord],
-        is_there: impl Fn(LinkIndex) -> bool,
-    ) -> Self {
-        let all = records.iter().map(Announcement::thaw).filter(|one| is_there(one.link)).collect();
-        Self { all, last_request }
+    pub(super) fn thaw(records: &[AnnouncementRecord], is_there: impl Fn(LinkIndex) -> bool) -> Self {
+        Self { all: records.iter().map(Announcement::thaw).filter(|one| is_there(one.link)).collect() }
     }
 
     /// Asks every shard for the logins of slots that go to a link.
     pub(super) fn begin(&mut self, sides: &mut Sides, moves: Moves) {
         for (link, slots) in moves {
-            self.last_request = self.last_request.wrapping_add(1);
-            let (worker, request) = (sides.number, self.last_request);
+            let (worker, request) = (sides.number, sides.next_announcement());
             sides.counters[Count::Announces] += 1;
             self.all.push(Announcement::new(request, link, slots, sides.shards.shards()));
             sides.shards.push_to_all(|| Downlink::Announce { worker, request, slots: slots.bits() });
@@ -146,7 +138,8 @@ impl Announcements {
                 && let Some(frame) = announcement.next_frame()
             {
                 sides.counters[Count::LoginsAnnounced] += frame.connections.len() as u64;
-                link.send(Kind::Announce, 0, &frame);
+                announcement.slots.iter().for_each(|slot| link.note_said(slot));
+                link.send(Kind::Announce, announcement.request.into(), &frame);
             }
             if announcement.is_finished() {
                 slots.set_live(announcement.slots);

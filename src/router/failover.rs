@@ -1,11 +1,11 @@
 //! Links come and go: which link takes which slot, which logins are announced there, and what is sent again.
 //!
 //! The order that a backend sees on a link for one slot: ANNOUNCE of all its logins, then the UPs that an
-//! earlier link left unanswered (with `dup`, in their old order), then what waited meanwhile, then
-//! new UPs. So a user's frames reach the backend in order across any number of failures.
+//! earlier link left unanswered (with `dup`, in their old order), then the ends of logins that may not have been
+//! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any number of failures.
 
 use super::tally::Count;
-use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet};
+use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState};
 
 impl Router {
     /// A link greeted: it takes slots that have no link, then its share of idle slots.
@@ -25,6 +25,7 @@ impl Router {
         let (number, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
         let (address, was_open, attempts) = (link.address(), link.state.is_open(), link.state.attempts());
+        let ends = link.said.ends().collect();
         let retry_in = link.close(now, &mut self.sides.random);
         if was_open || attempts == 0 {
             tracing::warn!(worker = number, link = index.0, %address, %failure, ?retry_in, "link down");
@@ -42,7 +43,7 @@ impl Router {
             // The next announcement names them, if they last until then.
             self.sides.counters[Count::ChangesSkipped] += self.ups.parking.drop_logins(slot) as u64;
         }
-        self.ups.take_back(&mut self.sides, unanswered);
+        self.ups.take_back(&mut self.sides, unanswered, ends);
         if !self.assign() {
             self.endpoints.force_breakers(now, &mut self.sides.links);
         }
@@ -75,26 +76,51 @@ impl Router {
         !targets.is_empty()
     }
 
-    /// Moves idle slots to where they should be, as far as they are idle now.
+    /// Moves idle slots to where they should be, as far as they are idle now and their links' backends have read
+    /// what was said of them.
     pub(super) fn rebalance(&mut self) {
         let spread = self.endpoints.spread();
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
         let busy = self.ups.slots.busy().union(self.ups.parking.occupied());
-        let moves = self.ups.slots.rebalance(&targets, spread, busy);
+        let unread = |index: LinkIndex| self.sides.links[index].said.unread(self.ups.slots.live_on(index));
+        let all_unread = self.sides.links.indices().map(unread).fold(SlotSet::EMPTY, SlotSet::union);
+        let moves = self.ups.slots.rebalance(&targets, spread, busy.union(all_unread));
         self.announcements.begin(&mut self.sides, moves);
-        self.needs_balance = !self.ups.slots.is_balanced(&targets, spread);
+        let away = self.ups.slots.away(&targets, spread);
+        self.needs_balance = !away.is_empty();
+        for slot in away.iter().filter(|slot| all_unread.contains(*slot) && !busy.contains(*slot)) {
+            if let SlotState::Live(link) = self.ups.slots.state(slot) {
+                self.sides.links[link].send_barrier();
+            }
+        }
     }
 
-    /// Too many login changes wait: announces this slot again instead of its waiting logins. If no login waits,
-    /// gives its link up, and the backend forgets what ended together with the link.
-    pub(super) fn on_changes_full(&mut self, slot: Slot, link: LinkIndex, change: Change) {
+    /// Too many login changes wait. If logins of this slot wait, the slot is announced again instead. If none does, its
+    /// link, which takes nothing, is given up. At twice the limit every link is: then the backend forgets by itself
+    /// what ended meanwhile.
+    pub(super) fn on_changes_full(&mut self, slot: Slot, change: Change) {
         let dropped = self.ups.parking.drop_logins(slot);
         self.sides.counters[Count::ChangesSkipped] += dropped as u64;
-        if dropped == 0 {
-            return self.fail_link(link, &Failure::Behind(self.settings.parking.changes));
+        if dropped > 0 {
+            return self.announce_instead(slot, change);
         }
+        if !self.ups.parking.has_spare() {
+            return self.start_over();
+        }
+        if let SlotState::Live(link) = self.ups.slots.state(slot) {
+            self.fail_link(link, &Failure::Behind(self.settings.parking.changes));
+            if matches!(change, Change::Up(_)) {
+                self.sides.counters[Count::ChangesSkipped] += 1; // the announcement that has begun names it
+                return;
+            }
+        }
+        self.ups.parking.park_change(slot, change);
+    }
+
+    /// Announces a slot again; only the end of a login is still to be told.
+    fn announce_instead(&mut self, slot: Slot, change: Change) {
         if matches!(change, Change::Down { .. }) {
-            self.ups.parking.try_park_change(slot, change).expect("there is room since logins were dropped");
+            self.ups.parking.park_change(slot, change);
         } else {
             self.sides.counters[Count::ChangesSkipped] += 1;
         }
@@ -104,5 +130,15 @@ impl Router {
             slots.insert(slot);
             self.announcements.begin(&mut self.sides, vec![(link, slots)]);
         }
+    }
+
+    /// Gives every link up, and forgets the changes that wait: the change at hand is not told either.
+    fn start_over(&mut self) {
+        for index in self.sides.links.indices() {
+            if self.sides.links[index].state.is_open() {
+                self.fail_link(index, &Failure::Behind(2 * self.settings.parking.changes));
+            }
+        }
+        self.sides.counters[Count::ChangesSkipped] += 1 + self.ups.parking.drop_changes() as u64;
     }
 }

@@ -6,7 +6,7 @@
 use super::announce::Announcements;
 use super::logins::Asked;
 use super::tally::Count;
-use super::{Change, LinkIndex, Parked, Router, Slot, Up};
+use super::{Change, End, LinkIndex, Parked, Router, Slot, Up};
 use crate::snapshot::{
     AnnouncementRecord, Item, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord, Records,
     Section, SnapshotError, SocketRef, UpRecord, WorkerHead,
@@ -58,9 +58,8 @@ impl Router {
             is_hurried: _,
         } = self;
         let (level, average) = ups.overload.freeze();
-        let (next_request, announcements) = announcements.freeze();
         out.put(Item::Worker(Box::new(WorkerHead {
-            next_request,
+            next_request: sides.last_announcement,
             seats: ups.slots.freeze(),
             counts: sides.counters.cells().to_vec(),
             count_names: Count::SERIES.iter().map(|series| series.name.to_owned()).collect(),
@@ -86,7 +85,7 @@ impl Router {
             asked.for_each(|record| out.put(Item::Asked(record)));
         }
         ups.parking.iter().for_each(|(slot, parked)| freeze_parked(slot, parked, out));
-        announcements.for_each(|record| out.put(Item::Announcement(record)));
+        announcements.freeze().for_each(|record| out.put(Item::Announcement(record)));
         rooms.freeze(sides.number).for_each(|record| out.put(Item::Query(record)));
         Ok(())
     }
@@ -141,6 +140,8 @@ impl Router {
         for Thawing { record, pending, asked } in thawing {
             let socket = record.socket.ok_or_else(|| from.contradiction("a link has no socket"))?;
             let Some(link) = self.place_of(&record, head) else {
+                let ends = record.ends.iter().filter_map(End::thaw);
+                ends.rev().for_each(|end| self.ups.parking.requeue_end(end));
                 given_up.extend(pending.into_iter().filter_map(|(up, _)| up));
                 sockets.push(LinkSocket { link: None, socket });
                 continue;
@@ -159,7 +160,8 @@ impl Router {
             self.sides.links[link].state.begin_after(self.sides.now);
         }
         self.ups.slots.thaw(&head.seats, is_there);
-        self.announcements = Announcements::thaw(head.next_request, announcements, is_there);
+        self.sides.last_announcement = head.next_request;
+        self.announcements = Announcements::thaw(announcements, is_there);
         for mut up in given_up.into_iter().rev() {
             up.is_dup = true;
             self.ups.parking.requeue(up);
@@ -202,6 +204,21 @@ fn freeze_parked(slot: Slot, parked: &Parked, out: &mut Section) {
         }
     }
     out.put(Item::Parked(record));
+}
+
+impl From<End> for ParkedRecord {
+    fn from(end: End) -> Self {
+        let End { slot, key, code } = end;
+        Self { slot: slot.number(), ended: Some(key.as_u64()), code, ..Self::default() }
+    }
+}
+
+impl End {
+    /// Reads an end that a link kept; `None`: the record is of something else.
+    pub(super) fn thaw(record: &ParkedRecord) -> Option<Self> {
+        let (slot, key) = (Slot::from_number(record.slot)?, ConnKey::from_u64(record.ended?));
+        Some(Self { slot, key, code: record.code })
+    }
 }
 
 fn freeze_up(up: &Up, out: &mut Section) -> UpRecord {

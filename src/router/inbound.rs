@@ -95,7 +95,14 @@ impl Router {
                 self.needs_balance = true;
                 Ok(())
             }
-            Kind::Pong | Kind::Credit => Ok(()),
+            Kind::Pong => {
+                link.said.on_pong(frame.correlation);
+                if link.said.wants_barrier() {
+                    link.send_barrier();
+                }
+                Ok(())
+            }
+            Kind::Credit => Ok(()),
             kind => Err(LinkError::Unexpected(kind)),
         }
     }

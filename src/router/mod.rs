@@ -25,7 +25,7 @@
 //! | `failover` | links come and go: slots, announcements, re-sending |
 //! | `check` | invariants, for tests |
 //! | `freezing` | the state written down, and read in the process that takes over |
-//! | `links`, `state`, `pending`, `backoff` | a link: its buffers, phase, questions, retries |
+//! | `links`, `state`, `pending`, `said`, `backoff` | a link: its buffers, phase, questions, what was read, retries |
 //! | `slots`, `endpoints`, `breaker` | which link takes which users |
 //! | `ups`, `parking`, `answers` | client frames: sent, waiting, answered |
 //! | `announce`, `outbox` | announcements; batches for shards |
@@ -50,6 +50,7 @@ mod pending;
 mod pressure;
 mod push;
 mod rooms;
+mod said;
 mod sides;
 mod slots;
 mod state;
@@ -87,6 +88,7 @@ use pending::{Pending, Taken};
 use pressure::Pressure;
 use push::Pushes;
 use rooms::Rooms;
+use said::{End, Said};
 use sides::Sides;
 use slots::{Moves, SLOTS, SlotSet, SlotState, Slots, Spread, Target, WEIGHT};
 use state::{Due, LinkState, Phase};
@@ -214,7 +216,7 @@ impl Router {
                         let address = self.sides.links[index].address();
                         self.sides.outputs.push_back(Output::Connect { link: index, address });
                     }
-                    Due::Ping => self.sides.links[index].send_empty(moorline_proto::link::Kind::Ping, 0),
+                    Due::Ping => self.sides.links[index].send_ping(),
                     Due::Close(failure) => self.fail_link(index, &failure),
                 }
             }
@@ -322,6 +324,7 @@ impl Router {
         counters[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
         counters[Count::BreakersOpen] = endpoints.breakers_open(*now);
         counters[Count::UpsPending] = links.iter().map(|link| link.pending.len() as u64).sum();
+        counters[Count::EndsUnread] = links.iter().map(|link| link.said.ends().len() as u64).sum();
         counters[Count::UpsParked] = ups.parking.frames() as u64;
         counters[Count::UpsParkedBytes] = ups.parking.bytes() as u64;
         counters

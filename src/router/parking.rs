@@ -3,9 +3,9 @@
 //! UPs wait here when their slot has no announced link, or the link has no credit or no room. Login
 //! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
 
-use super::{SLOTS, Slot, SlotSet, Up};
+use super::{End, SLOTS, Slot, SlotSet, Up};
 use moorline_proto::ids::ConnKey;
-use moorline_proto::message::backend::{ConnDown, ConnUp};
+use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ pub struct ParkingLimits {
     pub frames: usize,
     /// Bytes of the bodies; more are refused.
     pub bytes: usize,
-    /// Login changes; above it their slot is announced anew, or its link given up.
+    /// Login changes; above it their slot is announced anew, or its link given up. At twice this number all links are.
     pub changes: usize,
 }
 
@@ -34,13 +34,6 @@ pub(super) enum Change {
     Down { key: ConnKey, code: u32 },
 }
 
-impl Change {
-    /// The end of a login for the backend.
-    pub(super) const fn down(key: ConnKey, code: u32) -> ConnDown {
-        ConnDown { handle: key.as_u64(), code }
-    }
-}
-
 /// The lines of all slots.
 #[derive(Debug)]
 pub(super) struct Parking {
@@ -52,6 +45,8 @@ pub(super) struct Parking {
     frames: usize,
     bytes: usize,
     changes: usize,
+    /// Logins that began, by slot.
+    logins: [usize; SLOTS],
 }
 
 impl Parking {
@@ -65,6 +60,7 @@ impl Parking {
             frames: 0,
             bytes: 0,
             changes: 0,
+            logins: [0; SLOTS],
         }
     }
 
@@ -112,15 +108,46 @@ impl Parking {
         self.lines[up.slot.index()].push_front(Parked::Up(up));
     }
 
+    /// Puts the end of a login back to the head of its line. Never refused: what a link remembers is bounded.
+    pub(super) fn requeue_end(&mut self, end: End) {
+        let End { slot, key, code } = end;
+        self.changes += 1;
+        self.occupied.insert(slot);
+        self.lines[slot.index()].push_front(Parked::Change(Change::Down { key, code }));
+    }
+
     /// Puts a login change at the end of a slot's line, or gives it back: too many wait.
     pub(super) fn try_park_change(&mut self, slot: Slot, change: Change) -> Result<(), Change> {
         if self.changes >= self.limits.changes {
             return Err(change);
         }
-        self.changes += 1;
+        self.park_change(slot, change);
+        Ok(())
+    }
+
+    /// True if [`Self::park_change`] may be called.
+    pub(super) const fn has_spare(&self) -> bool {
+        self.changes < self.limits.changes.saturating_mul(2)
+    }
+
+    /// Puts a login change that may not be lost at the end of a slot's line, above the limit.
+    pub(super) fn park_change(&mut self, slot: Slot, change: Change) {
+        self.note_change(slot, &change);
         self.occupied.insert(slot);
         self.lines[slot.index()].push_back(Parked::Change(change));
-        Ok(())
+    }
+
+    /// Forgets every login change. Returns how many.
+    pub(super) fn drop_changes(&mut self) -> usize {
+        for slot in self.occupied.iter() {
+            let line = &mut self.lines[slot.index()];
+            line.retain(|parked| matches!(parked, Parked::Up(_)));
+            if line.is_empty() {
+                self.occupied.remove(slot);
+            }
+        }
+        self.logins = [0; SLOTS];
+        std::mem::take(&mut self.changes)
     }
 
     /// Every line from its head on.
@@ -133,7 +160,7 @@ impl Parking {
     pub(super) fn thaw(&mut self, slot: Slot, parked: Parked) {
         match &parked {
             Parked::Up(up) => self.note_up(up),
-            Parked::Change(_) => self.changes += 1,
+            Parked::Change(change) => self.note_change(slot, change),
         }
         self.occupied.insert(slot);
         self.lines[slot.index()].push_back(parked);
@@ -152,7 +179,10 @@ impl Parking {
                 self.frames -= 1;
                 self.bytes -= up.body.len();
             }
-            Parked::Change(_) => self.changes -= 1,
+            Parked::Change(change) => {
+                self.changes -= 1;
+                self.logins[slot.index()] -= usize::from(matches!(change, Change::Up(_)));
+            }
         }
         if self.lines[slot.index()].is_empty() {
             self.occupied.remove(slot);
@@ -167,10 +197,12 @@ impl Parking {
     /// Forgets the logins that began in a slot: it is announced anew, which names those that last.
     /// What ended is still to be told. Returns how many.
     pub(super) fn drop_logins(&mut self, slot: Slot) -> usize {
+        let dropped = std::mem::take(&mut self.logins[slot.index()]);
+        if dropped == 0 {
+            return 0;
+        }
         let line = &mut self.lines[slot.index()];
-        let before = line.len();
         line.retain(|parked| !matches!(parked, Parked::Change(Change::Up(_))));
-        let dropped = before - line.len();
         self.changes -= dropped;
         if line.is_empty() {
             self.occupied.remove(slot);
@@ -208,14 +240,14 @@ impl Parking {
             }
             match self.pop(slot) {
                 Some(Parked::Up(up)) => on_timeout(up),
-                Some(change) => changes.push(change),
+                Some(Parked::Change(change)) => changes.push(change),
                 None => {}
             }
         };
         for change in changes.into_iter().rev() {
-            self.changes += 1;
+            self.note_change(slot, &change);
             self.occupied.insert(slot);
-            self.lines[slot.index()].push_front(change);
+            self.lines[slot.index()].push_front(Parked::Change(change));
         }
         next
     }
@@ -230,14 +262,24 @@ impl Parking {
                 self.is_empty(slot),
                 "slot {number} is listed as occupied, or is not"
             );
+            let mut logins = 0;
             for parked in line {
                 match parked {
                     Parked::Up(up) => (frames, bytes) = (frames + 1, bytes + up.body.len()),
-                    Parked::Change(_) => changes += 1,
+                    Parked::Change(change) => {
+                        changes += 1;
+                        logins += usize::from(matches!(change, Change::Up(_)));
+                    }
                 }
             }
+            assert_eq!(logins, self.logins[slot.index()], "logins of slot {number}");
         }
         assert_eq!((frames, bytes, changes), (self.frames, self.bytes, self.changes), "parked items");
+    }
+
+    fn note_change(&mut self, slot: Slot, change: &Change) {
+        self.changes += 1;
+        self.logins[slot.index()] += usize::from(matches!(change, Change::Up(_)));
     }
 
     fn note_up(&mut self, up: &Up) {

@@ -21,12 +21,30 @@ pub(super) struct Sides {
     pub(super) outputs: VecDeque<Output>,
     pub(super) counters: Tally,
     pub(super) random: Random,
+    /// Number of the last announcement. ANNOUNCE carries its own number and CONN_UP carries the last one, so that a
+    /// backend which reads links out of order knows which of them speaks for a session [B-6.1].
+    pub(super) last_announcement: u32,
 }
 
 impl Sides {
     pub(super) fn new(number: u16, links: Links, shards: usize, seed: u64, now: Instant) -> Self {
         let (shards, outputs, counters) = (Outbox::new(shards), VecDeque::new(), Tally::default());
-        Self { number, now, links, shards, outputs, counters, random: Random::new(seed) }
+        Self {
+            number,
+            now,
+            links,
+            shards,
+            outputs,
+            counters,
+            random: Random::new(seed),
+            last_announcement: 0,
+        }
+    }
+
+    /// Number of a new announcement, above all earlier ones: at one a second they last for 136 years.
+    pub(super) const fn next_announcement(&mut self) -> u32 {
+        self.last_announcement = self.last_announcement.wrapping_add(1);
+        self.last_announcement
     }
 
     /// Names a push or a question toward the backend that sent it.

@@ -239,11 +239,16 @@ impl Slots {
         self.place(movable, targets, spread)
     }
 
-    /// True if [`Self::rebalance`] would have nothing to move even if no slot were busy.
-    pub(super) fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
+    /// Slots that should move, busy or not.
+    pub(super) fn away(&self, targets: &[Target], spread: Spread) -> SlotSet {
         let loads = self.loads(targets);
-        let is_home = |slot: Slot| self.better(slot, targets, &loads, spread).is_none();
-        targets.is_empty() || self.select(|_, _| true).iter().all(is_home)
+        self.select(|slot, _| self.better(slot, targets, &loads, spread).is_some())
+    }
+
+    /// True if [`Self::rebalance`] would have nothing to move even if no slot were busy.
+    #[cfg(test)]
+    fn is_balanced(&self, targets: &[Target], spread: Spread) -> bool {
+        self.away(targets, spread).is_empty()
     }
 
     /// Marks slots that wait for a new announcement on their link.

@@ -65,6 +65,8 @@ counts! {
         UpsParked = gauge "ups_parked";
         /// Bodies of the UPs that wait, in bytes.
         UpsParkedBytes = gauge "ups_parked_bytes";
+        /// Ends of logins that backends may not have read, on all links.
+        EndsUnread = gauge "ends_unread";
         /// UPs refused because too many waited.
         UpsRefused = counter "ups_refused";
         /// UPs that had no answer in time.

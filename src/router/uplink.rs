@@ -31,8 +31,8 @@ impl Router {
     }
 
     fn handle_change(&mut self, slot: Slot, change: Change) {
-        if let Err((link, change)) = self.ups.handle_change(&mut self.sides, slot, change) {
-            self.on_changes_full(slot, link, change);
+        if let Err(change) = self.ups.handle_change(&mut self.sides, slot, change) {
+            self.on_changes_full(slot, change);
         }
     }
 }

@@ -3,8 +3,8 @@
 use super::parking::ParkingLimits;
 use super::tally::Count;
 use super::{
-    Answers, Change, Endpoints, LinkIndex, Overload, OverloadLimits, Parked, Parking, Sides, Slot, SlotState,
-    Slots, Taken, Up,
+    Answers, Change, End, Endpoints, LinkIndex, Overload, OverloadLimits, Parked, Parking, Sides, Slot,
+    SlotState, Slots, Taken, Up,
 };
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::UpResult;
@@ -69,7 +69,12 @@ impl Ups {
         frame: &LinkFrame,
     ) -> Result<bool, LinkError> {
         let result: UpResult = frame.message()?;
-        match sides.links[index].pending.take(frame.correlation) {
+        let link = &mut sides.links[index];
+        let taken = link.pending.take(frame.correlation);
+        if !matches!(taken, Taken::Unknown) {
+            link.said.on_answer(frame.correlation);
+        }
+        match taken {
             Taken::Answered(up) => {
                 sides.counters[Count::UpResults] += 1;
                 let took = sides.now.saturating_since(up.taken_at);
@@ -109,8 +114,9 @@ impl Ups {
         self.timed_out = timed_out;
     }
 
-    /// Puts UPs that a dead link left unanswered back to the heads of their lines, in order.
-    pub(super) fn take_back(&mut self, sides: &mut Sides, unanswered: Vec<Up>) {
+    /// Puts what a dead link left unread back to the heads of the lines, in order: UPs without an answer, then ends.
+    pub(super) fn take_back(&mut self, sides: &mut Sides, unanswered: Vec<Up>, ends: Vec<End>) {
+        ends.into_iter().rev().for_each(|end| self.parking.requeue_end(end));
         for mut up in unanswered.into_iter().rev() {
             up.is_dup = true;
             self.slots.on_settled(up.slot);
@@ -132,7 +138,8 @@ impl Ups {
                 let link = &sides.links[index];
                 let has_room = match front {
                     Parked::Up(up) => link.has_room_for(up),
-                    Parked::Change(_) => link.has_output_room(),
+                    Parked::Change(Change::Up(_)) => link.has_output_room(),
+                    Parked::Change(Change::Down { .. }) => link.has_room_for_end(),
                 };
                 if !has_room {
                     break;
@@ -144,35 +151,44 @@ impl Ups {
                         }
                         sides.links[index].send_up(up);
                     }
-                    Parked::Change(change) => send_change(sides, index, &change),
+                    Parked::Change(change) => send_change(sides, index, slot, &change),
                 }
             }
         }
     }
 
-    /// Sends a login change, or parks it behind what waits of its slot. `Err`: too many changes wait on this link.
+    /// Sends a login change, or parks it behind what waits of its slot. `Err`: too many changes wait.
     pub(super) fn handle_change(
         &mut self,
         sides: &mut Sides,
         slot: Slot,
         change: Change,
-    ) -> Result<(), (LinkIndex, Change)> {
-        match self.slots.state(slot) {
-            // The announcement to come names the logins of its time; the backend drops the others itself.
-            SlotState::Unassigned => sides.counters[Count::ChangesSkipped] += 1,
-            SlotState::Live(link) if self.parking.is_empty(slot) => send_change(sides, link, &change),
-            SlotState::Live(link) | SlotState::Announcing(link) => {
-                return self.parking.try_park_change(slot, change).map_err(|change| (link, change));
+    ) -> Result<(), Change> {
+        match (self.slots.state(slot), &change) {
+            // The announcement to come names the logins of its time.
+            (SlotState::Unassigned, Change::Up(_)) => sides.counters[Count::ChangesSkipped] += 1,
+            (SlotState::Live(link), Change::Up(_)) if self.parking.is_empty(slot) => {
+                send_change(sides, link, slot, &change);
             }
+            (SlotState::Live(link), Change::Down { .. })
+                if self.parking.is_empty(slot) && sides.links[link].said.has_room_for_end() =>
+            {
+                send_change(sides, link, slot, &change);
+            }
+            // An end is told in any case: the session may be known by a link that lives, which spoke for it before.
+            _ => return self.parking.try_park_change(slot, change),
         }
         Ok(())
     }
 }
 
-fn send_change(sides: &mut Sides, link: LinkIndex, change: &Change) {
-    let link = &mut sides.links[link];
+fn send_change(sides: &mut Sides, link: LinkIndex, slot: Slot, change: &Change) {
+    let (link, number) = (&mut sides.links[link], sides.last_announcement);
     match change {
-        Change::Up(login) => link.send(Kind::ConnUp, 0, login.as_ref()),
-        Change::Down { key, code } => link.send(Kind::ConnDown, 0, &Change::down(*key, *code)),
+        Change::Up(login) => {
+            link.note_said(slot);
+            link.send(Kind::ConnUp, number.into(), login.as_ref());
+        }
+        &Change::Down { key, code } => link.send_end(End { slot, key, code }),
     }
 }

@@ -34,9 +34,9 @@ impl LinkHost {
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
             Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
-            Kind::ConnUp => self.on_conn_up(gateway, link, frame.message()?),
+            Kind::ConnUp => self.on_conn_up(gateway, link, frame.correlation, frame.message()?),
             Kind::ConnDown => self.on_conn_down(gateway, &frame.message()?),
-            Kind::Announce => self.on_announce(gateway, link, frame.message()?),
+            Kind::Announce => self.on_announce(gateway, link, frame.correlation, frame.message()?),
             Kind::Ping => {
                 self.out.links.put(link, Kind::Pong, frame.correlation, 0, &());
             }
@@ -121,10 +121,13 @@ impl LinkHost {
         is_newer.then_some(id)
     }
 
-    fn on_conn_up(&mut self, gateway: GatewayId, link: LinkId, login: ConnUp) {
+    /// Adds a session, or moves it to this link, unless a later announcement has moved it to another one.
+    fn on_conn_up(&mut self, gateway: GatewayId, link: LinkId, announcement: u64, login: ConnUp) {
         let (handle, version) = (login.handle, login.login_version);
-        let (session, is_new) = match self.out.routes.on_login(gateway, link, handle, version) {
+        let (session, is_new) = match self.out.routes.on_login(gateway, (link, announcement), handle, version)
+        {
             Login::New(session) => (session, true),
+            Login::Overtaken => return,
             Login::Again(session) => {
                 self.out.bind_again(session);
                 (session, false)
@@ -141,10 +144,10 @@ impl LinkHost {
         self.emit(Event::ConnUp { session, gateway, login, is_new });
     }
 
-    fn on_announce(&mut self, gateway: GatewayId, link: LinkId, announce: Announce) {
+    fn on_announce(&mut self, gateway: GatewayId, link: LinkId, number: u64, announce: Announce) {
         let (sessions, more) = (announce.connections.len(), announce.more);
         for login in announce.connections {
-            self.on_conn_up(gateway, link, login);
+            self.on_conn_up(gateway, link, number, login);
         }
         self.emit(Event::Announced { link, sessions, more });
     }

@@ -32,6 +32,8 @@ pub(super) struct Session {
     pub(super) handle: u64,
     pub(super) login_version: u64,
     pub(super) place: Place,
+    /// Number of the announcement that chose the place; 0: the gateway numbers none.
+    announcement: u64,
 }
 
 /// Reachability of a session.
@@ -48,6 +50,8 @@ pub(super) enum Place {
 pub(super) enum Login {
     New(SessionId),
     Again(SessionId),
+    /// A later announcement has moved the session to another link: this one was read too late.
+    Overtaken,
     /// `link.sessions_max` sessions are known.
     TableFull,
 }
@@ -101,10 +105,21 @@ impl Routes {
         expired.map(|(id, _)| *id).collect()
     }
 
-    /// Adds a session, or moves a known one, to `link`.
-    pub(super) fn on_login(&mut self, gateway: GatewayId, link: LinkId, handle: u64, version: u64) -> Login {
+    /// Adds a session, or moves a known one, to a link, as the announcement of this number says (0: without number).
+    pub(super) fn on_login(
+        &mut self,
+        gateway: GatewayId,
+        (link, announcement): (LinkId, u64),
+        handle: u64,
+        version: u64,
+    ) -> Login {
         if let Some(id) = self.find(gateway, handle) {
-            self.sessions[id.slot()].place = Place::Link(link);
+            let session = &mut self.sessions[id.slot()];
+            if announcement != 0 && announcement < session.announcement {
+                return Login::Overtaken;
+            }
+            session.announcement = announcement;
+            session.place = Place::Link(link);
             return Login::Again(id);
         }
         if self.sessions.len() >= self.sessions_max {
@@ -113,8 +128,9 @@ impl Routes {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1);
         let place = Place::Link(link);
+        let login_version = version;
         let slot =
-            self.sessions.insert(Session { generation, gateway, handle, login_version: version, place });
+            self.sessions.insert(Session { generation, gateway, handle, login_version, place, announcement });
         let id = SessionId { slot: u32::try_from(slot).expect("sessions_max fits u32"), generation };
         self.by_handle.insert((gateway, handle), id);
         Login::New(id)

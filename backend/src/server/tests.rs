@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::link::{Kind, LinkDecoder, LinkFrame, encode};
-use moorline_proto::message::backend::{ConnDown, ConnUp, LinkHello, Outcome, Up};
+use moorline_proto::message::backend::{Announce, ConnDown, ConnUp, LinkHello, Outcome, Up};
 use moorline_proto::message::client::Code;
 use moorline_proto::time::Duration;
 use prost::Message;
@@ -203,6 +203,47 @@ fn sessions_and_gateway_outlive_their_link_for_the_lease() {
         panic!("{outputs:?}")
     };
     assert_eq!(gone, session);
+}
+
+/// The gateway gave `old` up and announced the session on `new`; the backend reads what `old` held last.
+#[test]
+fn an_announcement_that_was_overtaken_moves_nothing() {
+    let config = LinkConfig::default();
+    let mut desk = Desk::new(&config);
+    let (old, new) = (desk.greeted(1), desk.greeted(1));
+    let login = ConnUp { handle: 1, uid: "alice".into(), ..ConnUp::default() };
+    let announce = || Announce { connections: vec![login.clone()], more: false };
+    desk.say(new, Kind::Announce, 2, &announce());
+    let [Output::Event(Event::ConnUp { session, is_new: true, .. }), ..] = desk.drain()[..] else {
+        panic!("a session")
+    };
+    desk.say(old, Kind::Announce, 1, &announce());
+    desk.say(old, Kind::ConnUp, 1, &login);
+    let outputs = desk.drain();
+    assert!(matches!(outputs[..], [Output::Event(Event::Announced { .. })]), "{outputs:?}");
+    desk.host.handle_link_closed(desk.now, old, LinkEnd::Closed);
+    desk.drain();
+    let step = config.silence_timeout / 2;
+    for _ in 0..=config.lease.as_nanos() / step.as_nanos() {
+        desk.say(new, Kind::Pong, 0, &());
+        let outputs = desk.pass(step);
+        assert!(!outputs.iter().any(|it| matches!(it, Output::Event(Event::ConnDown { .. }))), "{outputs:?}");
+    }
+    desk.host.outbox().kick(session, Kick::of(CloseReason::Kicked));
+    assert!(desk.turn_end().iter().any(|frame| frame.kind == Kind::Kick), "the session is reachable");
+}
+
+/// A gateway that numbers no announcements, and one that goes on in its place.
+#[test]
+fn an_announcement_without_a_number_is_always_applied() {
+    let mut desk = Desk::new(&LinkConfig::default());
+    let (first, second) = (desk.greeted(1), desk.greeted(1));
+    let login = ConnUp { handle: 1, ..ConnUp::default() };
+    for (link, number) in [(first, 7), (second, 0), (first, 3)] {
+        desk.say(link, Kind::ConnUp, number, &login);
+        let outputs = desk.drain();
+        assert!(matches!(outputs[..], [Output::Event(Event::ConnUp { .. })]), "{outputs:?}");
+    }
 }
 
 #[test]

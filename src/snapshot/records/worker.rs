@@ -84,6 +84,12 @@ pub struct LinkRecord {
     /// Number of the oldest HELLO that the backend verifies.
     #[prost(uint64, tag = "14")]
     pub asked_base: u64,
+    /// Number of the last PING that asks what was read.
+    #[prost(uint64, tag = "15")]
+    pub barriers: u64,
+    /// Ends of logins that the backend may not have read.
+    #[prost(message, repeated, tag = "16")]
+    pub ends: Vec<ParkedRecord>,
 }
 
 /// A question on a link.

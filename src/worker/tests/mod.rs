@@ -29,6 +29,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 
 /// Longest wait; a test that waits longer has failed.
@@ -285,11 +286,18 @@ impl Backend {
         let (stream, _) = self.0.accept().expect("the gateway connects");
         stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
         stream.set_nodelay(true).expect("nodelay");
-        Peer { stream, decoder: LinkDecoder::new(), input: Bytes::new() }
+        Peer { stream, decoder: LinkDecoder::new(), input: Bytes::new(), frames: None }
     }
 
-    /// The gateway's next connection, greeted.
+    /// The gateway's next connection, greeted; its PINGs are answered.
     fn greet(&self, credit: u32) -> Peer {
+        let mut peer = self.greet_by_hand(credit);
+        peer.read_on();
+        peer
+    }
+
+    /// The gateway's next connection, greeted; nobody reads it but the test.
+    fn greet_by_hand(&self, credit: u32) -> Peer {
         let mut peer = self.accept();
         let hello: LinkHello = peer.expect(Kind::Hello).message().expect("decodes");
         assert_eq!((hello.node.as_str(), hello.epoch, hello.version_max), ("gw", 5, 1));
@@ -310,11 +318,47 @@ struct Peer {
     stream: TcpStream,
     decoder: LinkDecoder,
     input: Bytes,
+    /// Frames from the thread that reads; `None`: the test itself reads.
+    frames: Option<mpsc::Receiver<LinkFrame>>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stream.shutdown(Shutdown::Both).ok(); // the reading thread has the socket, too
+    }
 }
 
 impl Peer {
+    /// Reads in a thread from now on, which answers PING at once, as every backend does.
+    fn read_on(&mut self) {
+        let (sender, frames) = mpsc::channel();
+        let stream = self.stream.try_clone().expect("a descriptor is free");
+        stream.set_read_timeout(None).expect("no timeout");
+        let (decoder, input) = (LinkDecoder::new(), Bytes::new());
+        let mut reader = Self { stream, decoder, input, frames: None };
+        std::mem::swap(&mut reader.decoder, &mut self.decoder);
+        std::mem::swap(&mut reader.input, &mut self.input);
+        std::thread::spawn(move || {
+            while let Some(frame) = reader.next() {
+                if frame.kind == Kind::Ping {
+                    reader.send(Kind::Pong, frame.correlation, 0, &());
+                } else if sender.send(frame).is_err() {
+                    return;
+                }
+            }
+        });
+        self.frames = Some(frames);
+    }
+
     /// The next frame; `None`: the gateway closed.
     fn next(&mut self) -> Option<LinkFrame> {
+        if let Some(frames) = &self.frames {
+            return match frames.recv_timeout(PATIENCE) {
+                Ok(frame) => Some(frame),
+                Err(RecvTimeoutError::Disconnected) => None,
+                Err(RecvTimeoutError::Timeout) => panic!("the gateway says nothing"),
+            };
+        }
         loop {
             if let Some(frame) = self.decoder.decode(&mut self.input).expect("the gateway speaks well") {
                 return Some(frame);

@@ -107,7 +107,8 @@ fn a_backend_that_never_greets_or_falls_silent_is_left() {
     mute.expect(Kind::Hello);
     pass(21);
     assert!(mute.next().is_none());
-    let (mut silent, _) = backend.greet_announced(0);
+    let mut silent = backend.greet_by_hand(0);
+    silent.announced();
     pass(21);
     silent.expect(Kind::Ping);
     pass(21);
@@ -121,7 +122,8 @@ fn a_backend_that_does_not_read_is_left_before_its_output_grows() {
     let mut settings = settings(&[&backend]);
     settings.link.output_max = 64 << 10;
     let world = World::start(settings);
-    let (mut peer, _) = backend.greet_announced(0);
+    let mut peer = backend.greet_by_hand(0);
+    peer.announced();
     let key = ConnKey::new(user.key.shard(), 0, 0);
     let mut mails = 0;
     // Login changes pass the limit for UPs; twice of it closes the link.

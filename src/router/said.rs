@@ -1,0 +1,209 @@
+//! What the backend is known to have read of a link, slot by slot. Pure.
+//!
+//! An answer proves that its question and all frames before it were read, and so does the PONG of a *barrier*, a PING
+//! of its own number. Two rules rest on it, because frames of two links are read in any order, or not at all:
+//!
+//! - A slot leaves a link that lives only when everything that was said of the slot there has been read. Else a login
+//!   could be read after its end, and would never end.
+//! - The end of a login is kept until it has been read. When the link dies before, it is told again on the next one:
+//!   the link that the backend believes to speak for the session may be another one, which lives.
+
+use super::{SLOTS, Slot, SlotSet};
+use moorline_proto::ids::ConnKey;
+use std::collections::VecDeque;
+
+/// Ends of logins that one link keeps; further ends wait in their lines.
+const ENDS_MAX: usize = 8192;
+/// A barrier is sent at each multiple of this many ends.
+const ENDS_PER_BARRIER: usize = 1024;
+
+/// The end of a login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) slot: Slot,
+    pub(super) key: ConnKey,
+    /// Close code; 0: the client left without one.
+    pub(super) code: u32,
+}
+
+/// Position of a frame on its link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Position {
+    /// The first question that is not before the frame.
+    question: u64,
+    /// The first barrier behind the frame.
+    barrier: u64,
+}
+
+/// Positions of one connection.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Last frame of each slot.
+    last: [Position; SLOTS],
+    /// Largest number of a question that was answered, and of a barrier.
+    read: Position,
+    /// Barriers that were sent.
+    barriers: u64,
+    /// Ends that may not have been read, in the order in which they were said.
+    ends: VecDeque<(Position, End)>,
+}
+
+impl Said {
+    /// A connection on which nothing was said.
+    pub(super) const fn new() -> Self {
+        let start = Position { question: 0, barrier: 0 };
+        Self { last: [start; SLOTS], read: start, barriers: 0, ends: VecDeque::new() }
+    }
+
+    /// A connection that another process has spoken on, up to this question and this barrier: nothing is known to
+    /// have been read.
+    pub(super) fn thaw(next_question: u64, barriers: u64, ends: impl Iterator<Item = End>) -> Self {
+        let last = Position { question: next_question, barrier: barriers + 1 };
+        let ends = ends.map(|end| (last, end)).collect();
+        Self { last: [last; SLOTS], read: Position::default(), barriers, ends }
+    }
+
+    /// Number of the last barrier, for the snapshot.
+    pub(super) const fn barriers(&self) -> u64 {
+        self.barriers
+    }
+
+    /// A frame of this slot is said now. `question`: its own number, or that of the next question.
+    pub(super) const fn on_said(&mut self, slot: Slot, question: u64) {
+        self.last[slot.index()] = Position { question, barrier: self.barriers + 1 };
+    }
+
+    /// True if one more end may be said.
+    pub(super) fn has_room_for_end(&self) -> bool {
+        self.ends.len() < ENDS_MAX
+    }
+
+    /// A login's end is said now, before the question of this number.
+    pub(super) fn on_end(&mut self, end: End, question: u64) {
+        self.on_said(end.slot, question);
+        self.ends.push_back((self.last[end.slot.index()], end));
+    }
+
+    /// Ends that may not have been read, in order.
+    pub(super) fn ends(&self) -> impl ExactSizeIterator<Item = End> {
+        self.ends.iter().map(|(_, end)| *end)
+    }
+
+    /// True if so many ends wait that a barrier is due.
+    pub(super) fn wants_barrier(&self) -> bool {
+        self.ends.len() >= ENDS_PER_BARRIER && self.barriers <= self.read.barrier
+    }
+
+    /// The backend answered this question.
+    pub(super) fn on_answer(&mut self, question: u64) {
+        self.read.question = self.read.question.max(question);
+        self.forget_ends();
+    }
+
+    /// The backend answered a PING of this number.
+    pub(super) fn on_pong(&mut self, number: u64) {
+        if number <= self.barriers {
+            self.read.barrier = self.read.barrier.max(number);
+            self.forget_ends();
+        }
+    }
+
+    fn forget_ends(&mut self) {
+        while self.ends.front().is_some_and(|(at, _)| self.is_read(*at)) {
+            self.ends.pop_front();
+        }
+        if self.ends.is_empty() {
+            self.ends.shrink_to(ENDS_PER_BARRIER);
+        }
+    }
+
+    const fn is_read(&self, at: Position) -> bool {
+        at.question <= self.read.question || at.barrier <= self.read.barrier
+    }
+
+    /// Number of a new barrier; `None`: the last one is not answered yet.
+    pub(super) fn next_barrier(&mut self) -> Option<u64> {
+        if self.barriers > self.read.barrier {
+            return None;
+        }
+        self.barriers += 1;
+        Some(self.barriers)
+    }
+
+    /// Those of `slots` of which something may not have been read.
+    pub(super) fn unread(&self, slots: SlotSet) -> SlotSet {
+        let mut unread = SlotSet::EMPTY;
+        for slot in slots.iter() {
+            if !self.is_read(self.last[slot.index()]) {
+                unread.insert(slot);
+            }
+        }
+        unread
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slots(numbers: &[u32]) -> SlotSet {
+        let mut set = SlotSet::EMPTY;
+        numbers.iter().for_each(|number| set.insert(Slot::from_number(*number).expect("below 64")));
+        set
+    }
+
+    fn end(slot: u32) -> End {
+        End { slot: Slot::from_number(slot).expect("below 64"), key: ConnKey::from_u64(1), code: 0 }
+    }
+
+    #[test]
+    fn an_answer_proves_what_was_said_before_its_question() {
+        let (mut said, all) = (Said::new(), slots(&[1, 2, 3]));
+        assert!(said.unread(all).is_empty());
+        said.on_said(Slot::from_number(1).expect("a slot"), 1); // a login
+        said.on_said(Slot::from_number(2).expect("a slot"), 1); // question 1
+        said.on_said(Slot::from_number(3).expect("a slot"), 2); // another login
+        said.on_answer(1);
+        assert_eq!(said.unread(all), slots(&[3]), "the login before question 1 was read, that behind it not");
+    }
+
+    #[test]
+    fn a_barrier_proves_what_was_said_before_it_and_nothing_later() {
+        let (mut said, all) = (Said::new(), slots(&[1, 2]));
+        said.on_said(Slot::from_number(1).expect("a slot"), 1);
+        assert_eq!(said.next_barrier(), Some(1));
+        assert_eq!(said.next_barrier(), None, "one at a time");
+        said.on_said(Slot::from_number(2).expect("a slot"), 1);
+        said.on_pong(7); // of nobody's PING
+        assert_eq!(said.unread(all), slots(&[1, 2]));
+        said.on_pong(1);
+        assert_eq!(said.unread(all), slots(&[2]));
+    }
+
+    #[test]
+    fn the_answer_to_a_barrier_of_the_process_before_proves_nothing() {
+        let (mut said, all) = (Said::thaw(5, 3, std::iter::once(end(1))), slots(&[1]));
+        said.on_pong(3);
+        assert_eq!((said.unread(all), said.ends().count()), (slots(&[1]), 1));
+        let barrier = said.next_barrier().expect("a barrier is free");
+        said.on_pong(barrier);
+        assert!(said.unread(all).is_empty() && said.ends().count() == 0);
+    }
+
+    #[test]
+    fn ends_are_kept_until_they_were_read_and_are_bounded() {
+        let mut said = Said::new();
+        said.on_end(end(1), 1);
+        said.on_end(end(2), 2);
+        said.on_answer(1);
+        assert_eq!(said.ends().collect::<Vec<_>>(), [end(2)]);
+        for _ in 1..ENDS_MAX {
+            said.on_end(end(3), 2);
+        }
+        assert!(said.wants_barrier() && !said.has_room_for_end());
+        let barrier = said.next_barrier().expect("a barrier is free");
+        assert!(!said.wants_barrier(), "one at a time");
+        said.on_pong(barrier);
+        assert!(said.has_room_for_end() && said.ends().count() == 0);
+    }
+}
