@@ -68,8 +68,11 @@ fn now(scene: &Scene) -> Now {
 
 impl Backend {
     pub(crate) fn new(users: &[&str], scene: &mut Scene) -> Self {
-        // Fewer or more than fit the window at the gateway; fewer than its queue.
-        let im_config = ImConfig { outstanding: [8, 64, 96][scene.index(3)], ..ImConfig::default() };
+        // Fewer or more than fit the window at the gateway; fewer than its queue. What acknowledges them all, in one
+        // turn, must fit the gateway's output: else it takes a backend that reads for one that does not.
+        let most = if scene.faults.link_output_max < 1_000 { 24 } else { 96 };
+        let outstanding = [8, 64, 96][scene.index(3)].min(most);
+        let im_config = ImConfig { outstanding, ..ImConfig::default() };
         let link_config = scene.faults.link_config();
         let mut backend = Self {
             host: LinkHost::new(&link_config, "b".into(), 1),
@@ -237,6 +240,9 @@ impl Backend {
                         && let Some(socket) = self.sockets.get_mut(link)
                     {
                         socket.is_greeted = true;
+                    }
+                    if !matches!(event, Event::Up(_) | Event::Pushed { .. } | Event::Tick) {
+                        scene.note(|| format!("  host: {event:?}"));
                     }
                     self.witness.on_event(scene, &event, is_overdue);
                     self.handle(scene, event);

@@ -8,8 +8,9 @@
 //!
 //! One seed decides everything: who says what when, how bytes are cut, what breaks. Every step checks
 //! what holds always; the end checks that everything accepted was delivered and nothing is left.
-//! `SIM_SEED=n` runs one seed and prints its coverage, `SIM_SEEDS=n` runs seeds 0 to n - 1. A failure
-//! prints the seed, the step and the last events.
+//! `SIM_SEED=n` runs one seed and prints its coverage, `SIM_TRACE=n` shows its last n events if it fails,
+//! `SIM_SEEDS=n` runs seeds 0 to n - 1. A run lists the seeds that failed, then shows the first one's step and
+//! last events.
 //!
 //! | module | holds |
 //! |---|---|
@@ -54,6 +55,8 @@ use world::World;
 const SEEDS: u64 = 256;
 /// Threads that share them.
 const THREADS: usize = 2;
+/// Failed seeds after which a run gives up.
+const FAILURES: usize = 16;
 
 fn number_of(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -65,7 +68,7 @@ fn coverage_of_all_seeds() -> &'static Coverage {
     static RUN: OnceLock<Coverage> = OnceLock::new();
     RUN.get_or_init(|| {
         let seeds = number_of("SIM_SEEDS").unwrap_or(SEEDS);
-        let (next, total) = (AtomicU64::new(0), Mutex::new(Coverage::default()));
+        let (next, total) = (AtomicU64::new(0), Mutex::new((Coverage::default(), Vec::new())));
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 scope.spawn(|| {
@@ -74,22 +77,27 @@ fn coverage_of_all_seeds() -> &'static Coverage {
                         if seed >= seeds {
                             break;
                         }
-                        let seen = run(seed);
-                        total.lock().expect("no run panics while adding").add(&seen);
+                        let seen = panic::catch_unwind(|| World::new(seed, false).run());
+                        let mut total = total.lock().expect("no run panics while adding");
+                        match seen {
+                            Ok((seen, _)) => total.0.add(&seen),
+                            Err(_) => total.1.push(seed),
+                        }
+                        if total.1.len() >= FAILURES {
+                            break;
+                        }
                     }
                 });
             }
         });
-        total.into_inner().expect("all runs are over")
+        let (coverage, mut failed) = total.into_inner().expect("all runs are over");
+        failed.sort_unstable();
+        if let Some(first) = failed.first() {
+            println!("seeds that failed: {failed:?}; the first one again, with a trace:");
+            World::new(*first, true).run();
+        }
+        coverage
     })
-}
-
-/// One seed; one that fails is run again with a trace to show how it came to that.
-fn run(seed: u64) -> Coverage {
-    match panic::catch_unwind(|| World::new(seed, false).run()) {
-        Ok((coverage, _)) => coverage,
-        Err(_) => World::new(seed, true).run().0,
-    }
 }
 
 #[test]

@@ -193,10 +193,6 @@ impl World {
             What::LinkDies(worker, pipe) if !self.scene.faults.is_calm && self.workers[worker].has(pipe) => {
                 self.scene.coverage.link_deaths += 1;
                 self.pipes[pipe].break_off(&mut self.scene);
-                // Bytes that arrived are read before another link can be made.
-                if let Place::Host(link) = self.pipes[pipe].place {
-                    self.backend.on_readable(&mut self.scene, link);
-                }
                 let (silent, away) = (self.scene.faults.link_silent, self.scene.faults.link_away_ms_max);
                 if self.scene.random.one_in(2) {
                     self.endpoint_away_until = self.scene.now + self.scene.micros(away * 1_000);

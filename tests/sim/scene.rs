@@ -9,7 +9,7 @@ use moorline_sdk::core::Token;
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Events kept for a failure's report.
+/// Events kept for a failure's report, unless `SIM_TRACE` says how many.
 const TRACE_MAX: usize = 200;
 /// Steps at one moment, after which time counts as standing still.
 const STEPS_AT_ONCE_MAX: u64 = 20_000;
@@ -87,6 +87,7 @@ pub(crate) struct Scene {
     steps_here: u64,
     digest: u64,
     trace: Option<VecDeque<String>>,
+    trace_max: usize,
 }
 
 impl Scene {
@@ -104,6 +105,8 @@ impl Scene {
             steps_here: 0,
             digest: 0,
             trace: is_traced.then(VecDeque::new),
+            trace_max: crate::number_of("SIM_TRACE")
+                .map_or(TRACE_MAX, |lines| usize::try_from(lines).expect("small")),
         }
     }
 
@@ -155,7 +158,7 @@ impl Scene {
 
     pub(crate) fn note(&mut self, text: impl FnOnce() -> String) {
         let Some(trace) = &mut self.trace else { return };
-        if trace.len() == TRACE_MAX {
+        if trace.len() >= self.trace_max {
             trace.pop_front();
         }
         let (micros, step) = (self.now.as_nanos() / 1000, self.coverage.steps);
