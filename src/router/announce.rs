@@ -138,7 +138,7 @@ impl Announcements {
                 && let Some(frame) = announcement.next_frame()
             {
                 sides.counters[Count::LoginsAnnounced] += frame.connections.len() as u64;
-                announcement.slots.iter().for_each(|slot| link.note_said(slot));
+                announcement.slots.iter().for_each(|slot| link.note_sent(slot));
                 link.send(Kind::Announce, announcement.request.into(), &frame);
             }
             if announcement.is_finished() {

@@ -25,7 +25,7 @@ impl Router {
         let (number, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
         let (address, was_open, attempts) = (link.address(), link.state.is_open(), link.state.attempts());
-        let ends = link.said.ends().collect();
+        let ends = link.confirmed.ends().collect();
         let retry_in = link.close(now, &mut self.sides.random);
         if was_open || attempts == 0 {
             tracing::warn!(worker = number, link = index.0, %address, %failure, ?retry_in, "link down");
@@ -77,18 +77,20 @@ impl Router {
     }
 
     /// Moves idle slots to where they should be, as far as they are idle now and their links' backends have read
-    /// what was said of them.
+    /// what was sent of them.
     pub(super) fn rebalance(&mut self) {
         let spread = self.endpoints.spread();
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
         let busy = self.ups.slots.busy().union(self.ups.parking.occupied());
-        let unread = |index: LinkIndex| self.sides.links[index].said.unread(self.ups.slots.live_on(index));
-        let all_unread = self.sides.links.indices().map(unread).fold(SlotSet::EMPTY, SlotSet::union);
-        let moves = self.ups.slots.rebalance(&targets, spread, busy.union(all_unread));
+        let unconfirmed =
+            |index: LinkIndex| self.sides.links[index].confirmed.unconfirmed(self.ups.slots.live_on(index));
+        let all_unconfirmed =
+            self.sides.links.indices().map(unconfirmed).fold(SlotSet::EMPTY, SlotSet::union);
+        let moves = self.ups.slots.rebalance(&targets, spread, busy.union(all_unconfirmed));
         self.announcements.begin(&mut self.sides, moves);
         let away = self.ups.slots.away(&targets, spread);
         self.needs_balance = !away.is_empty();
-        for slot in away.iter().filter(|slot| all_unread.contains(*slot) && !busy.contains(*slot)) {
+        for slot in away.iter().filter(|slot| all_unconfirmed.contains(*slot) && !busy.contains(*slot)) {
             if let SlotState::Live(link) = self.ups.slots.state(slot) {
                 self.sides.links[link].send_barrier();
             }

@@ -96,8 +96,8 @@ impl Router {
                 Ok(())
             }
             Kind::Pong => {
-                link.said.on_pong(frame.correlation);
-                if link.said.wants_barrier() {
+                link.confirmed.on_pong(frame.correlation);
+                if link.confirmed.wants_barrier() {
                     link.send_barrier();
                 }
                 Ok(())

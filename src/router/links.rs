@@ -5,7 +5,7 @@
 //! opens the link: from then on UPs are appended to the output as far as credit and room allow, and the owner
 //! writes that output once per turn.
 
-use super::{Backoff, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Said, Slot, Up};
+use super::{Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Up};
 use crate::handoff::PushTicket;
 use crate::snapshot::{LinkRecord, ParkedRecord};
 use bytes::{Buf, Bytes, BytesMut};
@@ -55,7 +55,7 @@ pub(super) struct Link {
     /// UPs without an answer.
     pub(super) pending: Pending<Up>,
     /// What the backend has read of the connection.
-    pub(super) said: Said,
+    pub(super) confirmed: Confirmed,
     address: SocketAddr,
     output: BytesMut,
     decoder: LinkDecoder,
@@ -72,7 +72,7 @@ impl Link {
         Self {
             state: LinkState::new(settings.times, backoff),
             pending: Pending::new(settings.up_timeout.saturating_mul(FORGET_TIMEOUTS)),
-            said: Said::new(),
+            confirmed: Confirmed::new(),
             address,
             output: BytesMut::new(),
             decoder: LinkDecoder::new(),
@@ -89,7 +89,7 @@ impl Link {
         let Self {
             state,
             pending,
-            said,
+            confirmed,
             address: _,
             output,
             decoder,
@@ -103,8 +103,8 @@ impl Link {
             output: Bytes::copy_from_slice(output),
             partial: Bytes::copy_from_slice(decoder.partial()),
             base: pending.freeze().0,
-            barriers: said.barriers(),
-            ends: said.ends().map(ParkedRecord::from).collect(),
+            barriers: confirmed.barriers(),
+            ends: confirmed.ends().map(ParkedRecord::from).collect(),
             ..LinkRecord::default()
         };
         state.freeze(&mut record)?;
@@ -119,7 +119,7 @@ impl Link {
         self.state.thaw(record);
         self.credit = (record.credit as usize).min(CREDIT_MAX);
         self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
-        self.said = Said::thaw(self.pending.next_correlation(), record.barriers, ends);
+        self.confirmed = Confirmed::thaw(self.pending.next_correlation(), record.barriers, ends);
         matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
     }
 
@@ -134,7 +134,7 @@ impl Link {
         self.output = BytesMut::new();
         self.decoder = LinkDecoder::new();
         self.outcomes = Vec::new();
-        self.said = Said::new();
+        self.confirmed = Confirmed::new();
         self.credit = CREDIT_DEFAULT;
         self.state.on_failed(now, random)
     }
@@ -193,7 +193,7 @@ impl Link {
         if !self.is_connected() {
             return;
         }
-        self.note_said(up.slot);
+        self.note_sent(up.slot);
         let correlation = if up.is_question() { self.pending.next_correlation() } else { 0 };
         let message = backend::Up {
             handle: up.key.as_u64(),
@@ -210,15 +210,15 @@ impl Link {
         }
     }
 
-    /// Notes that a frame of this slot is said now.
-    pub(super) fn note_said(&mut self, slot: Slot) {
-        self.said.on_said(slot, self.pending.next_correlation());
+    /// Notes that a frame of this slot is sent now.
+    pub(super) fn note_sent(&mut self, slot: Slot) {
+        self.confirmed.on_sent(slot, self.pending.next_correlation());
     }
 
     /// Asks the backend to confirm that it has read everything so far, unless it is asked already.
     pub(super) fn send_barrier(&mut self) {
         if self.has_output_room()
-            && let Some(number) = self.said.next_barrier()
+            && let Some(number) = self.confirmed.next_barrier()
         {
             self.send_empty(Kind::Ping, number);
         }
@@ -226,21 +226,21 @@ impl Link {
 
     /// Asks the backend for a sign of life: a barrier, or a PING of number 0 while a barrier is under way.
     pub(super) fn send_ping(&mut self) {
-        let number = if self.state.is_open() { self.said.next_barrier() } else { None };
+        let number = if self.state.is_open() { self.confirmed.next_barrier() } else { None };
         self.send_empty(Kind::Ping, number.unwrap_or(0));
     }
 
-    /// True if the end of a login may be said now.
+    /// True if the end of a login may be sent now.
     pub(super) fn has_room_for_end(&self) -> bool {
-        self.has_output_room() && self.said.has_room_for_end()
+        self.has_output_room() && self.confirmed.has_room_for_end()
     }
 
     /// Encodes the end of a login, which is remembered until the backend has read it.
     pub(super) fn send_end(&mut self, end: End) {
-        self.said.on_end(end, self.pending.next_correlation());
+        self.confirmed.on_end(end, self.pending.next_correlation());
         let End { key, code, .. } = end;
         self.send(Kind::ConnDown, 0, &ConnDown { handle: key.as_u64(), code });
-        if self.said.wants_barrier() {
+        if self.confirmed.wants_barrier() {
             self.send_barrier();
         }
     }

@@ -25,7 +25,7 @@
 //! | `failover` | links come and go: slots, announcements, re-sending |
 //! | `check` | invariants, for tests |
 //! | `freezing` | the state written down, and read in the process that takes over |
-//! | `links`, `state`, `pending`, `said`, `backoff` | a link: its buffers, phase, questions, what was read, retries |
+//! | `links`, `state`, `pending`, `confirmed`, `backoff` | a link: its buffers, phase, questions, what was read, retries |
 //! | `slots`, `endpoints`, `breaker` | which link takes which users |
 //! | `ups`, `parking`, `answers` | client frames: sent, waiting, answered |
 //! | `announce`, `outbox` | announcements; batches for shards |
@@ -37,6 +37,7 @@ mod answers;
 mod backoff;
 mod breaker;
 mod check;
+mod confirmed;
 mod endpoints;
 mod failover;
 mod freezing;
@@ -50,7 +51,6 @@ mod pending;
 mod pressure;
 mod push;
 mod rooms;
-mod said;
 mod sides;
 mod slots;
 mod state;
@@ -76,6 +76,7 @@ use announce::Announcements;
 use answers::Answers;
 use backoff::Backoff;
 use breaker::{Breaker, Share};
+use confirmed::{Confirmed, End};
 use endpoints::Endpoints;
 use links::Links;
 use logins::Logins;
@@ -88,7 +89,6 @@ use pending::{Pending, Taken};
 use pressure::Pressure;
 use push::Pushes;
 use rooms::Rooms;
-use said::{End, Said};
 use sides::Sides;
 use slots::{Moves, SLOTS, SlotSet, SlotState, Slots, Spread, Target, WEIGHT};
 use state::{Due, LinkState, Phase};
@@ -324,7 +324,7 @@ impl Router {
         counters[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
         counters[Count::BreakersOpen] = endpoints.breakers_open(*now);
         counters[Count::UpsPending] = links.iter().map(|link| link.pending.len() as u64).sum();
-        counters[Count::EndsUnread] = links.iter().map(|link| link.said.ends().len() as u64).sum();
+        counters[Count::EndsUnconfirmed] = links.iter().map(|link| link.confirmed.ends().len() as u64).sum();
         counters[Count::UpsParked] = ups.parking.frames() as u64;
         counters[Count::UpsParkedBytes] = ups.parking.bytes() as u64;
         counters

@@ -66,7 +66,7 @@ counts! {
         /// Bodies of the UPs that wait, in bytes.
         UpsParkedBytes = gauge "ups_parked_bytes";
         /// Ends of logins that backends may not have read, on all links.
-        EndsUnread = gauge "ends_unread";
+        EndsUnconfirmed = gauge "ends_unconfirmed";
         /// UPs refused because too many waited.
         UpsRefused = counter "ups_refused";
         /// UPs that had no answer in time.

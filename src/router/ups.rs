@@ -72,7 +72,7 @@ impl Ups {
         let link = &mut sides.links[index];
         let taken = link.pending.take(frame.correlation);
         if !matches!(taken, Taken::Unknown) {
-            link.said.on_answer(frame.correlation);
+            link.confirmed.on_answer(frame.correlation);
         }
         match taken {
             Taken::Answered(up) => {
@@ -171,7 +171,7 @@ impl Ups {
                 send_change(sides, link, slot, &change);
             }
             (SlotState::Live(link), Change::Down { .. })
-                if self.parking.is_empty(slot) && sides.links[link].said.has_room_for_end() =>
+                if self.parking.is_empty(slot) && sides.links[link].confirmed.has_room_for_end() =>
             {
                 send_change(sides, link, slot, &change);
             }
@@ -186,7 +186,7 @@ fn send_change(sides: &mut Sides, link: LinkIndex, slot: Slot, change: &Change) 
     let (link, number) = (&mut sides.links[link], sides.last_announcement);
     match change {
         Change::Up(login) => {
-            link.note_said(slot);
+            link.note_sent(slot);
             link.send(Kind::ConnUp, number.into(), login.as_ref());
         }
         &Change::Down { key, code } => link.send_end(End { slot, key, code }),

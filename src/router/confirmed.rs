@@ -3,7 +3,7 @@
 //! An answer proves that its question and all frames before it were read, and so does the PONG of a *barrier*, a PING
 //! of its own number. Two rules rest on it, because frames of two links are read in any order, or not at all:
 //!
-//! - A slot leaves a link that lives only when everything that was said of the slot there has been read. Else a login
+//! - A slot leaves a link that lives only when everything that was sent of the slot there has been read. Else a login
 //!   could be read after its end, and would never end.
 //! - The end of a login is kept until it has been read. When the link dies before, it is told again on the next one:
 //!   the link that the backend believes to speak for the session may be another one, which lives.
@@ -37,19 +37,19 @@ struct Position {
 
 /// Positions of one connection.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(super) struct Confirmed {
     /// Last frame of each slot.
     last: [Position; SLOTS],
     /// Largest number of a question that was answered, and of a barrier.
     read: Position,
     /// Barriers that were sent.
     barriers: u64,
-    /// Ends that may not have been read, in the order in which they were said.
+    /// Ends that may not have been read, in the order in which they were confirmed.
     ends: VecDeque<(Position, End)>,
 }
 
-impl Said {
-    /// A connection on which nothing was said.
+impl Confirmed {
+    /// A connection on which nothing was confirmed.
     pub(super) const fn new() -> Self {
         let start = Position { question: 0, barrier: 0 };
         Self { last: [start; SLOTS], read: start, barriers: 0, ends: VecDeque::new() }
@@ -68,19 +68,19 @@ impl Said {
         self.barriers
     }
 
-    /// A frame of this slot is said now. `question`: its own number, or that of the next question.
-    pub(super) const fn on_said(&mut self, slot: Slot, question: u64) {
+    /// A frame of this slot is sent now. `question`: its own number, or that of the next question.
+    pub(super) const fn on_sent(&mut self, slot: Slot, question: u64) {
         self.last[slot.index()] = Position { question, barrier: self.barriers + 1 };
     }
 
-    /// True if one more end may be said.
+    /// True if one more end may be confirmed.
     pub(super) fn has_room_for_end(&self) -> bool {
         self.ends.len() < ENDS_MAX
     }
 
-    /// A login's end is said now, before the question of this number.
+    /// A login's end is sent now, before the question of this number.
     pub(super) fn on_end(&mut self, end: End, question: u64) {
-        self.on_said(end.slot, question);
+        self.on_sent(end.slot, question);
         self.ends.push_back((self.last[end.slot.index()], end));
     }
 
@@ -131,14 +131,14 @@ impl Said {
     }
 
     /// Those of `slots` of which something may not have been read.
-    pub(super) fn unread(&self, slots: SlotSet) -> SlotSet {
-        let mut unread = SlotSet::EMPTY;
+    pub(super) fn unconfirmed(&self, slots: SlotSet) -> SlotSet {
+        let mut unconfirmed = SlotSet::EMPTY;
         for slot in slots.iter() {
             if !self.is_read(self.last[slot.index()]) {
-                unread.insert(slot);
+                unconfirmed.insert(slot);
             }
         }
-        unread
+        unconfirmed
     }
 }
 
@@ -157,53 +157,57 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_proves_what_was_said_before_its_question() {
-        let (mut said, all) = (Said::new(), slots(&[1, 2, 3]));
-        assert!(said.unread(all).is_empty());
-        said.on_said(Slot::from_number(1).expect("a slot"), 1); // a login
-        said.on_said(Slot::from_number(2).expect("a slot"), 1); // question 1
-        said.on_said(Slot::from_number(3).expect("a slot"), 2); // another login
-        said.on_answer(1);
-        assert_eq!(said.unread(all), slots(&[3]), "the login before question 1 was read, that behind it not");
+    fn an_answer_proves_what_was_sent_before_its_question() {
+        let (mut confirmed, all) = (Confirmed::new(), slots(&[1, 2, 3]));
+        assert!(confirmed.unconfirmed(all).is_empty());
+        confirmed.on_sent(Slot::from_number(1).expect("a slot"), 1); // a login
+        confirmed.on_sent(Slot::from_number(2).expect("a slot"), 1); // question 1
+        confirmed.on_sent(Slot::from_number(3).expect("a slot"), 2); // another login
+        confirmed.on_answer(1);
+        assert_eq!(
+            confirmed.unconfirmed(all),
+            slots(&[3]),
+            "the login before question 1 was read, that behind it not"
+        );
     }
 
     #[test]
-    fn a_barrier_proves_what_was_said_before_it_and_nothing_later() {
-        let (mut said, all) = (Said::new(), slots(&[1, 2]));
-        said.on_said(Slot::from_number(1).expect("a slot"), 1);
-        assert_eq!(said.next_barrier(), Some(1));
-        assert_eq!(said.next_barrier(), None, "one at a time");
-        said.on_said(Slot::from_number(2).expect("a slot"), 1);
-        said.on_pong(7); // of nobody's PING
-        assert_eq!(said.unread(all), slots(&[1, 2]));
-        said.on_pong(1);
-        assert_eq!(said.unread(all), slots(&[2]));
+    fn a_barrier_proves_what_was_sent_before_it_and_nothing_later() {
+        let (mut confirmed, all) = (Confirmed::new(), slots(&[1, 2]));
+        confirmed.on_sent(Slot::from_number(1).expect("a slot"), 1);
+        assert_eq!(confirmed.next_barrier(), Some(1));
+        assert_eq!(confirmed.next_barrier(), None, "one at a time");
+        confirmed.on_sent(Slot::from_number(2).expect("a slot"), 1);
+        confirmed.on_pong(7); // of nobody's PING
+        assert_eq!(confirmed.unconfirmed(all), slots(&[1, 2]));
+        confirmed.on_pong(1);
+        assert_eq!(confirmed.unconfirmed(all), slots(&[2]));
     }
 
     #[test]
     fn the_answer_to_a_barrier_of_the_process_before_proves_nothing() {
-        let (mut said, all) = (Said::thaw(5, 3, std::iter::once(end(1))), slots(&[1]));
-        said.on_pong(3);
-        assert_eq!((said.unread(all), said.ends().count()), (slots(&[1]), 1));
-        let barrier = said.next_barrier().expect("a barrier is free");
-        said.on_pong(barrier);
-        assert!(said.unread(all).is_empty() && said.ends().count() == 0);
+        let (mut confirmed, all) = (Confirmed::thaw(5, 3, std::iter::once(end(1))), slots(&[1]));
+        confirmed.on_pong(3);
+        assert_eq!((confirmed.unconfirmed(all), confirmed.ends().count()), (slots(&[1]), 1));
+        let barrier = confirmed.next_barrier().expect("a barrier is free");
+        confirmed.on_pong(barrier);
+        assert!(confirmed.unconfirmed(all).is_empty() && confirmed.ends().count() == 0);
     }
 
     #[test]
     fn ends_are_kept_until_they_were_read_and_are_bounded() {
-        let mut said = Said::new();
-        said.on_end(end(1), 1);
-        said.on_end(end(2), 2);
-        said.on_answer(1);
-        assert_eq!(said.ends().collect::<Vec<_>>(), [end(2)]);
+        let mut confirmed = Confirmed::new();
+        confirmed.on_end(end(1), 1);
+        confirmed.on_end(end(2), 2);
+        confirmed.on_answer(1);
+        assert_eq!(confirmed.ends().collect::<Vec<_>>(), [end(2)]);
         for _ in 1..ENDS_MAX {
-            said.on_end(end(3), 2);
+            confirmed.on_end(end(3), 2);
         }
-        assert!(said.wants_barrier() && !said.has_room_for_end());
-        let barrier = said.next_barrier().expect("a barrier is free");
-        assert!(!said.wants_barrier(), "one at a time");
-        said.on_pong(barrier);
-        assert!(said.has_room_for_end() && said.ends().count() == 0);
+        assert!(confirmed.wants_barrier() && !confirmed.has_room_for_end());
+        let barrier = confirmed.next_barrier().expect("a barrier is free");
+        assert!(!confirmed.wants_barrier(), "one at a time");
+        confirmed.on_pong(barrier);
+        assert!(confirmed.has_room_for_end() && confirmed.ends().count() == 0);
     }
 }
