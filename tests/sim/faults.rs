@@ -112,7 +112,7 @@ impl Faults {
             shards: usize::try_from(pick(&[2, 2, 3])).expect("small"),
             first_shards: usize::try_from(pick(&[1, 2, 3])).expect("small"),
             workers: usize::try_from(pick(&[1, 2])).expect("small"),
-            chaos: Duration::from_millis(pick(&[3_000, 5_000, 8_000])),
+            chaos: Duration::from_millis(pick(&[3_000, 5_000, 7_500])),
             life_ms: pick(&[1_500, 4_000, 20_000, 100_000]),
             stall: pick(&[0, 2, 4]),
             stall_ms_max: pick(&[300, 3_000, 8_000]),

@@ -91,6 +91,15 @@ impl World {
         }
     }
 
+    /// A client that has not heard that its connection broke hears of it: an answer is not waited for in vain.
+    pub(crate) fn tell_clients_of_broken_pipes(&mut self) {
+        for at in 0..self.clients.len() {
+            if let Some(id) = self.clients[at].pipe.filter(|id| self.pipes[*id].is_broken()) {
+                self.scene.within(20, What::ClientGone(at, id));
+            }
+        }
+    }
+
     /// Nobody is told that this connection is gone.
     pub(crate) fn cut_silently(&mut self, id: PipeId) {
         self.pipes[id].break_off(&mut self.scene);

@@ -262,6 +262,7 @@ impl World {
                 }
                 self.end_hostiles();
                 self.backend.on_calm(&mut self.scene);
+                self.tell_clients_of_broken_pipes();
             }
         }
     }
