@@ -9,10 +9,10 @@ pub struct LinkHello {
     /// gateway id or backend id
     #[prost(string, tag = "3")]
     pub node: ::prost::alloc::string::String,
-    /// of that process; grows
+    /// epoch of this process; a later start has a larger one
     #[prost(fixed64, tag = "4")]
     pub epoch: u64,
-    /// connections this gateway can hold
+    /// connections that the gateway can hold
     #[prost(uint32, tag = "5")]
     pub capacity: u32,
     #[prost(string, tag = "6")]
@@ -29,7 +29,7 @@ pub struct ConnUp {
     pub device: ::prost::alloc::string::String,
     #[prost(enumeration = "super::super::v1::Platform", tag = "4")]
     pub platform: i32,
-    /// grows with each login of a device
+    /// larger for each later login of the same device
     #[prost(fixed64, tag = "5")]
     pub login_version: u64,
 }
@@ -38,11 +38,11 @@ pub struct ConnUp {
 pub struct ConnDown {
     #[prost(fixed64, tag = "1")]
     pub handle: u64,
-    /// close code; 0: the peer left without a word
+    /// close code; 0: the client left without one
     #[prost(uint32, tag = "2")]
     pub code: u32,
 }
-/// 04, gateway to backend: after a relink, every connection this link speaks for.
+/// 04, gateway to backend: all sessions of the users that are assigned to this link from now on.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Announce {
     #[prost(message, repeated, tag = "1")]
@@ -50,7 +50,7 @@ pub struct Announce {
     #[prost(bool, tag = "2")]
     pub more: bool,
 }
-/// 05 and 06, correlated.
+/// 05, gateway to backend; 06 is the answer, with the same correlation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Auth {
     #[prost(string, tag = "1")]
@@ -64,7 +64,7 @@ pub struct Auth {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AuthResult {
-    /// 0, or the close code to refuse with
+    /// 0: admitted; else the close code for the client
     #[prost(uint32, tag = "1")]
     pub code: u32,
     #[prost(string, tag = "2")]
@@ -72,21 +72,21 @@ pub struct AuthResult {
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
-/// 07, correlated; 08 is its answer.
+/// 07, gateway to backend; 08 is the answer, with the same correlation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Up {
     #[prost(fixed64, tag = "1")]
     pub handle: u64,
-    /// the client frame's command
+    /// command of the client's frame
     #[prost(uint32, tag = "2")]
     pub command: u32,
-    /// the client frame's seq
+    /// cid of a SEND; 0: another command
     #[prost(uint32, tag = "3")]
     pub seq: u32,
-    /// was, or may have been, forwarded before
+    /// set if the frame was, or may have been, forwarded before
     #[prost(bool, tag = "4")]
     pub dup: bool,
-    /// the client frame's body, as it came
+    /// body of the client's frame, unchanged
     #[prost(bytes = "bytes", tag = "5")]
     pub body: ::prost::bytes::Bytes,
 }
@@ -98,7 +98,7 @@ pub struct UpResult {
     #[prost(bytes = "bytes", tag = "2")]
     pub answer: ::prost::bytes::Bytes,
 }
-/// 09, backend to gateway; 0A answers when want_ack is set.
+/// 09, backend to gateway; 0A is the answer if want_ack is set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Push {
     #[prost(fixed64, repeated, tag = "1")]
@@ -117,13 +117,13 @@ pub struct Push {
     pub want_ack: bool,
     #[prost(uint32, tag = "7")]
     pub ttl_ms: u32,
-    /// takes the place of one with the same key that still waits
+    /// replaces an unsent push with the same key and lane
     #[prost(string, tag = "8")]
     pub collapse_key: ::prost::alloc::string::String,
     /// one payload for every target
     #[prost(bytes = "bytes", tag = "9")]
     pub body: ::prost::bytes::Bytes,
-    /// of a room: not this one
+    /// with room: handle of a session that gets nothing; 0: no such session
     #[prost(fixed64, tag = "10")]
     pub except: u64,
 }
@@ -134,7 +134,7 @@ pub struct PushResult {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushOutcome {
-    /// of the PUSH
+    /// correlation of the PUSH
     #[prost(fixed64, tag = "1")]
     pub correlation: u64,
     #[prost(fixed64, tag = "2")]
@@ -152,7 +152,7 @@ pub struct Bind {
     /// grows with each change of this room
     #[prost(fixed64, tag = "3")]
     pub version: u64,
-    /// these are all: members that this link speaks for and are not named leave
+    /// handles is complete: other members among the users of this link leave the room
     #[prost(bool, tag = "4")]
     pub reset: bool,
 }
@@ -165,7 +165,7 @@ pub struct Unbind {
     #[prost(fixed64, tag = "3")]
     pub version: u64,
 }
-/// 0D, gateway to backend, every half minute: the rooms of the sessions this link speaks for.
+/// 0D, gateway to backend, every 30 s on each link: rooms of the sessions of this link.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Digest {
     #[prost(uint32, tag = "1")]
@@ -182,10 +182,10 @@ pub struct RoomDigest {
     pub room: ::prost::alloc::string::String,
     #[prost(uint32, tag = "2")]
     pub members: u32,
-    /// xor over the members' mixed handles
+    /// xor over the members' handles, each mixed by the finaliser of SplitMix64
     #[prost(fixed64, tag = "3")]
     pub hash: u64,
-    /// the largest one applied
+    /// largest version that was applied
     #[prost(fixed64, tag = "4")]
     pub version: u64,
 }
@@ -194,16 +194,16 @@ pub struct RoomDigest {
 pub struct Kick {
     #[prost(fixed64, tag = "1")]
     pub handle: u64,
-    /// with handle = 0: every device of this user, or
+    /// with handle 0: all devices of this user
     #[prost(string, tag = "2")]
     pub uid: ::prost::alloc::string::String,
-    /// this one
+    /// with uid: only this device
     #[prost(string, tag = "3")]
     pub device: ::prost::alloc::string::String,
-    /// with uid: only logins up to this one; 0: any
+    /// with uid: only logins up to this version; 0: all
     #[prost(fixed64, tag = "4")]
     pub login_version: u64,
-    /// close code to give
+    /// close code for the client; 0: 3531
     #[prost(uint32, tag = "5")]
     pub code: u32,
     #[prost(bool, tag = "6")]
@@ -211,7 +211,7 @@ pub struct Kick {
     #[prost(string, tag = "7")]
     pub reason: ::prost::alloc::string::String,
 }
-/// 0F, backend to gateway, correlated; 15 answers: what does this gateway hold?
+/// 0F, backend to gateway: asks for the sessions of a user or of a room; 15 is the answer, with the same correlation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Query {
     #[prost(string, tag = "1")]
@@ -221,26 +221,26 @@ pub struct Query {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryResult {
-    /// of the uid
+    /// logins of the user
     #[prost(message, repeated, tag = "1")]
     pub logins: ::prost::alloc::vec::Vec<ConnUp>,
-    /// of the room
+    /// sessions of the room
     #[prost(fixed64, repeated, tag = "2")]
     pub handles: ::prost::alloc::vec::Vec<u64>,
     /// a further frame of this answer follows
     #[prost(bool, tag = "3")]
     pub more: bool,
 }
-/// 10, gateway to backend, every few seconds.
+/// 10, gateway to backend, every 5 s on one link of each backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Stats {
     /// open sockets of clients
     #[prost(uint32, tag = "1")]
     pub connections: u32,
-    /// logins, those whose client is away included
+    /// logins, including those whose client is away
     #[prost(uint32, tag = "2")]
     pub sessions: u32,
-    /// of limits.connections_max
+    /// connections in thousandths of limits.connections_max
     #[prost(uint32, tag = "3")]
     pub load_permille: u32,
     /// logins whose client is away
@@ -249,11 +249,11 @@ pub struct Stats {
     /// 0 normal, 1 bulk shed, 2 group shed, 3 logins refused
     #[prost(uint32, tag = "5")]
     pub overload: u32,
-    /// waiting toward clients
+    /// bytes that wait to be sent to clients
     #[prost(uint64, tag = "6")]
     pub queued_bytes: u64,
 }
-/// 11, either direction: no new work on this link, please.
+/// 11, either direction: asks for no new work on this link.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Drain {
     #[prost(uint32, tag = "1")]
@@ -270,7 +270,7 @@ pub enum Outcome {
     Full = 2,
     /// older than ttl_ms before it could be sent, or superseded by its collapse_key
     Expired = 3,
-    /// not final: the client is away, the session is kept and holds it
+    /// not final: the client is away, and the push waits in its session
     Queued = 4,
 }
 impl Outcome {
