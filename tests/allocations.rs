@@ -4,7 +4,7 @@
 //! Counts what this thread asks of the allocator while a shard handles frames.
 
 use bytes::Bytes;
-use moorline::handoff::{Admission, Downlink, Push, Target};
+use moorline::messages::{Admission, Downlink, Push, Target};
 use moorline::shard::{Count, Output, Outputs, Settings, Shard};
 use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::ConnKey;
@@ -111,8 +111,8 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
         rig.turn(key, ping.clone());
         rig.turn(key, ack.clone());
     }
-    let moves = rig.shard.tally()[Count::TimerMoves];
-    let beats = rig.shard.tally()[Count::Pings];
+    let moves = rig.shard.counters()[Count::TimerMoves];
+    let beats = rig.shard.counters()[Count::Pings];
     let allocations = ALLOCATIONS.get();
     for _ in 0..BEATS {
         rig.now += Duration::from_millis(10); // within the rate of one connection
@@ -121,9 +121,9 @@ fn a_heartbeat_allocates_nothing_and_touches_no_timer() {
         rig.write();
     }
     let asked = ALLOCATIONS.get() - allocations;
-    assert_eq!(rig.shard.tally()[Count::Pings] - beats, BEATS);
+    assert_eq!(rig.shard.counters()[Count::Pings] - beats, BEATS);
     assert_eq!(asked, 0, "allocations for {BEATS} heartbeats and as many acks");
-    assert_eq!(rig.shard.tally()[Count::TimerMoves], moves, "timer operations");
+    assert_eq!(rig.shard.counters()[Count::TimerMoves], moves, "timer operations");
 }
 
 /// In a shard, from a SEND to its UP and from the backend's answer to SENDACK: the counter that a buffer gets when
@@ -194,5 +194,5 @@ fn a_message_allocates_as_often_as_stated() {
     let per_push = asked / u64::from(MESSAGES / 2);
     println!("{per_send} allocations per SEND with its answer, {per_push} per PUSH with its ack");
     assert_eq!((per_send, per_push), (ALLOCATIONS_PER_SEND, ALLOCATIONS_PER_PUSH));
-    assert_eq!(rig.shard.tally()[Count::PushesAcked], u64::from(MESSAGES));
+    assert_eq!(rig.shard.counters()[Count::PushesAcked], u64::from(MESSAGES));
 }

@@ -1,6 +1,6 @@
 //! The admin address: health, metrics, status and orders, over HTTP/1.1 (`moorline_net::http`).
 //!
-//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the boards of
+//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the counter_sets of
 //! [`Registry`] and the flags of [`Status`], and leaves orders for the main thread. It has no login, so
 //! it belongs on loopback. Must not touch a client's connection.
 //!
@@ -28,7 +28,7 @@ pub use orders::{DrainArguments, ORDER_HEADER, UpgradeArguments};
 pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 
-use crate::metrics::{Board, Registry, Series};
+use crate::metrics::{CounterSet, Metric, Registry};
 use moorline_net::http::{Event, Limits, Refusal, Request, Response, Server, Settings, StatusCode, header};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -47,11 +47,11 @@ const LIMITS: Limits = Limits {
 };
 
 const REFUSED: &str = "Admin connections refused or closed before their request was complete.";
-const SERIES: &[Series] = &[
-    Series::counter("admin_requests", "Requests answered at the admin address."),
-    Series::counter("admin_refused", REFUSED).labelled("reason", "too_many"),
-    Series::counter("admin_refused", REFUSED).labelled("reason", "too_slow"),
-    Series::counter("admin_evicted", "Idle admin connections closed to make room for new ones."),
+const METRICS: &[Metric] = &[
+    Metric::counter("admin_requests", "Requests answered at the admin address."),
+    Metric::counter("admin_refused", REFUSED).labelled("reason", "too_many"),
+    Metric::counter("admin_refused", REFUSED).labelled("reason", "too_slow"),
+    Metric::counter("admin_evicted", "Idle admin connections closed to make room for new ones."),
 ];
 const ANSWERED: usize = 0;
 const TOO_MANY: usize = 1;
@@ -93,16 +93,16 @@ fn spawn_limited(
     registry: Arc<Registry>,
     limits: Limits,
 ) -> io::Result<Admin> {
-    let board = Arc::new(Board::new(SERIES));
-    registry.add(Arc::clone(&board));
+    let counter_set = Arc::new(CounterSet::new(METRICS));
+    registry.add(Arc::clone(&counter_set));
     let count = move |event| {
-        let series = match event {
+        let metric = match event {
             Event::Answered => ANSWERED,
             Event::TooMany => TOO_MANY,
             Event::TooSlow => TOO_SLOW,
             Event::Evicted => EVICTED,
         };
-        board.add(series, 1);
+        counter_set.add(metric, 1);
     };
     let routes = routes::Routes::new(registry, status);
     let handler = move || {

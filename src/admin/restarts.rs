@@ -1,6 +1,6 @@
 //! Hot restarts as `/v1/restartz` shows them, and the orders for them.
 
-use crate::metrics::{Board, SECONDS, Series};
+use crate::metrics::{CounterSet, Metric, SECONDS};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -23,13 +23,13 @@ const PAUSE_BOUNDS: &[u64] = &[
 ];
 const VERDICTS: [&str; 3] = ["committed", "rolled_back", "dry_run"];
 const HELP: &str = "Hot restarts that were tried, over all processes.";
-const SERIES: &[Series] = &[
-    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[0]),
-    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[1]),
-    Series::counter("restarts", HELP).labelled("verdict", VERDICTS[2]),
-    Series::gauge("restart_sockets", "Sockets that moved in the last hot restart."),
-    Series::gauge("generation", "Which process of a series of hot restarts this is; 0: the first."),
-    Series::histogram(
+const METRICS: &[Metric] = &[
+    Metric::counter("restarts", HELP).labelled("verdict", VERDICTS[0]),
+    Metric::counter("restarts", HELP).labelled("verdict", VERDICTS[1]),
+    Metric::counter("restarts", HELP).labelled("verdict", VERDICTS[2]),
+    Metric::gauge("restart_sockets", "Sockets that moved in the last hot restart."),
+    Metric::gauge("generation", "Which process of a series of hot restarts this is; 0: the first."),
+    Metric::histogram(
         "restart_pause_seconds",
         "For so long hot restarts stood still, those that were rolled back too.",
         PAUSE_BOUNDS,
@@ -116,7 +116,7 @@ pub struct RestartControl {
     orders: Sender<RestartOrder>,
     taken: Receiver<RestartOrder>,
     state: Mutex<Restartz>,
-    board: Arc<Board>,
+    counter_set: Arc<CounterSet>,
     /// Published figures.
     cells: Mutex<[u64; CELLS]>,
 }
@@ -126,8 +126,8 @@ impl Default for RestartControl {
         // One at a time; a second order is told so.
         let (orders, taken) = bounded(1);
         let state = Restartz { pid: std::process::id(), ..Restartz::default() };
-        let board = Arc::new(Board::new(SERIES));
-        Self { orders, taken, state: Mutex::new(state), board, cells: Mutex::new([0; CELLS]) }
+        let counter_set = Arc::new(CounterSet::new(METRICS));
+        Self { orders, taken, state: Mutex::new(state), counter_set, cells: Mutex::new([0; CELLS]) }
     }
 }
 
@@ -184,8 +184,8 @@ impl RestartControl {
     }
 
     /// Counters for the metrics page.
-    pub fn board(&self) -> Arc<Board> {
-        Arc::clone(&self.board)
+    pub fn counter_set(&self) -> Arc<CounterSet> {
+        Arc::clone(&self.counter_set)
     }
 
     /// The numbers, for the process that takes over.
@@ -206,7 +206,7 @@ impl RestartControl {
         }
         cells[SOCKETS] = restart.sockets;
         cells[GENERATION] = restart.generation;
-        self.board.publish(&*cells);
+        self.counter_set.publish(&*cells);
     }
 
     fn cells(&self) -> std::sync::MutexGuard<'_, [u64; CELLS]> {

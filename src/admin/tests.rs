@@ -2,28 +2,28 @@
 
 use super::*;
 use crate::config::Config;
-use crate::metrics::{Series, names};
+use crate::metrics::{Metric, names};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 
-const SERIES: &[Series] = &[
-    Series::gauge(names::CONNECTIONS, "Open client connections."),
-    Series::gauge(names::SESSIONS, "Sessions."),
-    Series::gauge(names::LINKS_UP, "Links that are up."),
+const METRICS: &[Metric] = &[
+    Metric::gauge(names::CONNECTIONS, "Open client connections."),
+    Metric::gauge(names::SESSIONS, "Sessions."),
+    Metric::gauge(names::LINKS_UP, "Links that are up."),
 ];
 const LINKS: usize = 2;
 
 struct Rig {
     admin: Option<Admin>,
-    board: Arc<Board>,
+    counter_set: Arc<CounterSet>,
     status: Arc<Status>,
     registry: Arc<Registry>,
 }
 
 impl Rig {
     fn new(limits: Limits) -> Self {
-        let (registry, board) = (Arc::new(Registry::new()), Arc::new(Board::new(SERIES)));
-        registry.add(Arc::clone(&board));
+        let (registry, counter_set) = (Arc::new(Registry::new()), Arc::new(CounterSet::new(METRICS)));
+        registry.add(Arc::clone(&counter_set));
         let mut config = Config::default();
         config.gateway.id = "g1".into();
         let status = Arc::new(
@@ -33,7 +33,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let admin =
             spawn_limited(listener, Arc::clone(&status), Arc::clone(&registry), limits).expect("starts");
-        Self { admin: Some(admin), board, status, registry }
+        Self { admin: Some(admin), counter_set, status, registry }
     }
 
     fn connect(&self) -> TcpStream {
@@ -74,7 +74,7 @@ fn health_and_readiness() {
     assert!(rig.get("/healthz").starts_with("HTTP/1.1 200 OK\r\n"));
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 503 ") && said.ends_with("no link to a backend is up\n"), "{said}");
-    rig.board.set(LINKS, 1);
+    rig.counter_set.set(LINKS, 1);
     let said = rig.get("/readyz");
     assert!(said.starts_with("HTTP/1.1 200 ") && said.ends_with("\r\n\r\nready\n"), "{said}");
     rig.status.set_draining(true);
@@ -86,7 +86,7 @@ fn health_and_readiness() {
 #[test]
 fn metrics_and_status() {
     let rig = Rig::new(PATIENT);
-    rig.board.publish(&[7, 5, 2]);
+    rig.counter_set.publish(&[7, 5, 2]);
     let said = rig.get("/metrics?x=1");
     assert!(
         said.contains("content-type: application/openmetrics-text; version=1.0.0")

@@ -14,7 +14,7 @@ mod token;
 pub use token::{Grant, sign};
 
 use crate::config::{AuthConfig, AuthMode};
-use crate::handoff::Admission;
+use crate::messages::Admission;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};

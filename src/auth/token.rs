@@ -2,7 +2,7 @@
 
 use super::{AuthError, NameProblem, Verify, admit, check_name, crypto, key};
 use crate::config::{Algorithm, AuthConfig};
-use crate::handoff::Admission;
+use crate::messages::Admission;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{DecodingKey, EncodingKey, Header, Validation};
 use moorline_proto::error::CloseReason;

@@ -1,12 +1,12 @@
 //! Adoption: makes a gateway from the snapshot and the sockets of another process.
 
 use super::GatewayError;
-use super::assembly::{Berths, Prepared, ReactorBerth, bind_admin, reactor_berth};
+use super::assembly::{Inboxes, Prepared, ReactorBerth, bind_admin, reactor_berth};
 use super::listening::{self, InheritedListener, Matched};
 use crate::config::Config;
-use crate::homes::Homes;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
+use crate::shard_map::ShardMap;
 use crate::snapshot::{
     AddressRecord, GROWN, GatewayHead, ListenerRecord, Records, SectionKind, Snapshot, SocketRef,
     SocketsRecord,
@@ -49,8 +49,8 @@ impl Watched {
     }
 
     fn take(&mut self, key: ConnKey) -> Option<Stream> {
-        let seat = self.0.get_mut(key.slot() as usize)?;
-        seat.take_if(|(other, _)| *other == key).map(|(_, stream)| stream)
+        let client = self.0.get_mut(key.slot() as usize)?;
+        client.take_if(|(other, _)| *other == key).map(|(_, stream)| stream)
     }
 }
 
@@ -166,28 +166,28 @@ impl Prepared {
         if warm.reactors.len() != head.shards as usize {
             return Err(GatewayError::Takeover("there is not one list of sockets for each shard".into()));
         }
-        let known = if head.homes.is_empty() { vec![head.shards] } else { head.homes.clone() };
-        let homes = Homes::thaw(&known).filter(|homes| homes.shards() == head.shards as usize);
-        let homes = homes
+        let known = if head.shard_map.is_empty() { vec![head.shards] } else { head.shard_map.clone() };
+        let shard_map = ShardMap::thaw(&known).filter(|shard_map| shard_map.shards() == head.shards as usize);
+        let shard_map = shard_map
             .ok_or_else(|| GatewayError::Takeover(format!("the shard counts {known:?} are not valid")))?;
         // Existing shards and workers stay: fewer threads share them, and more threads bring new ones.
-        let homes = homes.grown_to(config.reactors());
+        let shard_map = shard_map.grown_to(config.reactors());
         let workers = config.workers().max(head.workers as usize);
         let Warm { mut reactors, mut streams } = warm;
-        let more = Berths::open(config, homes.shards() - reactors.len(), workers)?;
+        let more = Inboxes::open(config, shard_map.shards() - reactors.len(), workers)?;
         reactors.extend(more.reactors);
-        let berths = Berths { reactors, ..more };
+        let inboxes = Inboxes { reactors, ..more };
         let origin = Origin { inherited, take, accepted, streams: &mut streams, connections: 0 };
         let mut prepared = Self::assemble(
             config,
             sockets,
             admin_listener,
             (birth, clock::machine_clock()),
-            (homes, berths),
+            (shard_map, inboxes),
             Some(origin),
         )?;
         prepared.retired = retired;
-        let has_more = prepared.homes.shards() > head.shards as usize || workers > head.workers as usize;
+        let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {

@@ -7,18 +7,18 @@ use super::threads::{self, Thread};
 use crate::admin::{self, Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
-use crate::handoff::{DownlinkBatch, ShardSink, UplinkBatch};
-use crate::homes::Homes;
-use crate::metrics::{Board, Registry};
+use crate::messages::{DownlinkBatch, ShardSink, UplinkBatch};
+use crate::metrics::{CounterSet, Registry};
 use crate::reactor::{self, Door, Reactor, ReactorMail, ReactorParts};
 use crate::router::{
     self, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits,
     RouterSettings,
 };
 use crate::shard::{Birth, DrainOrder, Settings};
+use crate::shard_map::ShardMap;
 use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
-use crate::worker::{Berth, Worker, WorkerParts};
+use crate::worker::{Inbox, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::clock::Clock;
 use moorline_net::log;
@@ -60,7 +60,7 @@ pub(super) struct Gateway {
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
     /// Shard counts of this gateway's life, oldest first.
-    pub(super) homes: Homes,
+    pub(super) shard_map: ShardMap,
     /// True if there were fewer shards or workers in an earlier process of this series.
     pub(super) has_grown: bool,
     pub(super) reactor_threads: Vec<Thread>,
@@ -79,7 +79,7 @@ pub(super) struct Prepared {
     pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) node: String,
-    pub(super) homes: Homes,
+    pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
     pub(super) reactors: Vec<Reactor>,
@@ -99,7 +99,7 @@ pub(super) struct Prepared {
 struct Common<'a> {
     config: &'a Config,
     birth: Birth,
-    homes: &'a Homes,
+    shard_map: &'a ShardMap,
     node: &'a str,
     metrics: &'a Arc<Registry>,
     door: &'a Arc<Door>,
@@ -111,7 +111,7 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn worker(&self, number: usize, berth: Berth, seed: u64) -> Worker {
+    fn worker(&self, number: usize, inbox: Inbox, seed: u64) -> Worker {
         let sinks = self.reactors.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
         Worker::new(WorkerParts {
             settings: router_settings(
@@ -120,14 +120,14 @@ impl Common<'_> {
                 number,
                 self.birth.epoch,
                 seed,
-                self.homes.clone(),
+                self.shard_map.clone(),
             ),
-            berth,
+            inbox,
             shards: sinks.collect(),
             judge: self.judge.clone(),
             clock: self.clock.clone(),
             stop: Arc::clone(&self.workers_stop),
-            board: board(self.metrics, router::series()),
+            counter_set: counter_set(self.metrics, router::metrics()),
             registry: Some(Arc::clone(self.metrics)),
         })
     }
@@ -141,7 +141,7 @@ impl Common<'_> {
     ) -> Result<(Settings, ReactorParts), GatewayError> {
         let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
         let settings =
-            Settings::new(self.config, shard, self.homes.clone(), self.workers.len(), self.birth, seed);
+            Settings::new(self.config, shard, self.shard_map.clone(), self.workers.len(), self.birth, seed);
         let share =
             |listener: &ListeningSocket| listener.socket.try_clone().map(mio::net::TcpListener::from_std);
         let shared = listeners.iter().map(share).collect::<io::Result<Vec<_>>>();
@@ -152,7 +152,7 @@ impl Common<'_> {
             inbox,
             reactors: self.reactors.clone(),
             workers: self.workers.clone(),
-            board: board(self.metrics, reactor::series(listeners.len())),
+            counter_set: counter_set(self.metrics, reactor::metrics(listeners.len())),
             read_budget: self.config.reactor.read_budget.as_usize(),
             accept_budget: self.config.reactor.accept_budget,
         };
@@ -170,9 +170,9 @@ impl Prepared {
             .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
         let clock = clock::machine_clock();
         let birth = birth(ticket_key, &clock);
-        let berths = Berths::open(config, config.reactors(), config.workers())?;
-        let homes = Homes::new(config.reactors());
-        Self::assemble(config, listeners, admin_listener, (birth, clock), (homes, berths), None)
+        let inboxes = Inboxes::open(config, config.reactors(), config.workers())?;
+        let shard_map = ShardMap::new(config.reactors());
+        Self::assemble(config, listeners, admin_listener, (birth, clock), (shard_map, inboxes), None)
     }
 
     pub(super) fn assemble(
@@ -180,7 +180,7 @@ impl Prepared {
         listeners: Vec<ListeningSocket>,
         admin_listener: Option<TcpListener>,
         (birth, clock): (Birth, Clock),
-        (homes, berths): (Homes, Berths),
+        (shard_map, inboxes): (ShardMap, Inboxes),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
         let cap = connections_max(config.limits.connections_max);
@@ -196,30 +196,30 @@ impl Prepared {
             }
             None => config.gateway_id(),
         };
-        let Berths { reactors: reactor_berths, workers: worker_berths } = berths;
+        let Inboxes { reactors: reactor_inboxes, workers: worker_inboxes } = inboxes;
         let common = Common {
             config,
             birth,
-            homes: &homes,
+            shard_map: &shard_map,
             node: &gateway_id,
             metrics: &metrics,
             door: &door,
             clock: &clock,
             judge,
-            reactors: reactor_berths.iter().map(|(sender, _)| sender.clone()).collect(),
-            workers: worker_berths.iter().map(|(sender, _)| sender.clone()).collect(),
+            reactors: reactor_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
+            workers: worker_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
             workers_stop: Arc::new(AtomicBool::new(false)),
         };
         let mut workers = Vec::new();
-        for (number, (_, berth)) in worker_berths.into_iter().enumerate() {
-            let mut worker = common.worker(number, berth, random.next_u64());
+        for (number, (_, inbox)) in worker_inboxes.into_iter().enumerate() {
+            let mut worker = common.worker(number, inbox, random.next_u64());
             if let Some(origin) = &mut origin {
                 origin.thaw_worker(number, &mut worker)?;
             }
             workers.push(worker);
         }
         let mut reactors = Vec::new();
-        for (number, (_, (poll, inbox))) in reactor_berths.into_iter().enumerate() {
+        for (number, (_, (poll, inbox))) in reactor_inboxes.into_iter().enumerate() {
             let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
             let reactor = match &mut origin {
                 None => Reactor::new(poll, settings, parts)
@@ -230,7 +230,7 @@ impl Prepared {
         }
         let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, .. } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
-        metrics.add(status.restarts.board());
+        metrics.add(status.restarts.counter_set());
         Ok(Self {
             listeners,
             admin_listener,
@@ -240,7 +240,7 @@ impl Prepared {
             clock,
             birth,
             node: gateway_id,
-            homes,
+            shard_map,
             has_grown: false,
             reactor_mail,
             reactors,
@@ -296,7 +296,7 @@ impl Prepared {
             clock: self.clock,
             birth: self.birth,
             node: self.node,
-            homes: self.homes,
+            shard_map: self.shard_map,
             has_grown: self.has_grown,
             reactor_mail: self.reactor_mail,
             worker_mail: self.worker_mail,
@@ -438,10 +438,10 @@ pub(super) fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)>
     Ok((sender, (poll, inbox)))
 }
 
-fn board(metrics: &Registry, series: Vec<crate::metrics::Series>) -> Arc<Board> {
-    let board = Arc::new(Board::new(series));
-    metrics.add(Arc::clone(&board));
-    board
+fn counter_set(registry: &Registry, metrics: Vec<crate::metrics::Metric>) -> Arc<CounterSet> {
+    let counter_set = Arc::new(CounterSet::new(metrics));
+    registry.add(Arc::clone(&counter_set));
+    counter_set
 }
 
 /// Opens the admin address; `None`: it is not enabled.
@@ -455,16 +455,16 @@ pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, Gateway
 }
 
 /// Polls and mailboxes of all threads.
-pub(super) struct Berths {
+pub(super) struct Inboxes {
     pub(super) reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
-    pub(super) workers: Vec<(Sender<UplinkBatch>, Berth)>,
+    pub(super) workers: Vec<(Sender<UplinkBatch>, Inbox)>,
 }
 
-impl Berths {
+impl Inboxes {
     pub(super) fn open(config: &Config, reactors: usize, workers: usize) -> Result<Self, GatewayError> {
         let reactor = |_| reactor_berth().map_err(GatewayError::system("make a reactor's epoll"));
         let worker = |_| {
-            Berth::open(config.worker.queue_batches).map_err(GatewayError::system("make a worker's epoll"))
+            Inbox::open(config.worker.queue_batches).map_err(GatewayError::system("make a worker's epoll"))
         };
         Ok(Self {
             reactors: (0..reactors).map(reactor).collect::<Result<_, _>>()?,
@@ -484,7 +484,7 @@ fn router_settings(
     number: usize,
     epoch: u64,
     seed: u64,
-    homes: Homes,
+    shard_map: ShardMap,
 ) -> RouterSettings {
     let backend = &config.backend;
     RouterSettings {
@@ -523,7 +523,7 @@ fn router_settings(
         },
         compress_min: config.limits.compress_min.as_usize(),
         seed,
-        homes,
+        shard_map,
     }
 }
 

@@ -116,7 +116,7 @@ impl Gateway {
         head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
         head.shards = u32::try_from(self.reactor_mail.len()).expect("at most 256");
         head.workers = u32::try_from(self.worker_mail.len()).expect("at most 256");
-        head.homes = self.homes.counts().iter().map(|count| u32::from(*count)).collect();
+        head.shard_map = self.shard_map.counts().iter().map(|count| u32::from(*count)).collect();
         for (ListeningSocket { name, socket, .. }, accepted_until) in self.listeners.iter().zip(accepted) {
             let socket = Some(sockets::name_of(socket)?.into());
             head.listener = head.listener.or(socket);

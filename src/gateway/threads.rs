@@ -1,9 +1,9 @@
-//! The threads of a gateway, and how units are dealt to them.
+//! The threads of a gateway, and how loops are dealt to them.
 
 use super::GatewayError;
-use crate::crew::{Crew, Unit};
 use crate::pause::{self, PauseHandle};
 use crate::snapshot::SectionKind;
+use crate::thread_group::{EventLoop, ThreadGroup};
 use std::io;
 use std::thread::JoinHandle;
 
@@ -11,16 +11,16 @@ use std::thread::JoinHandle;
 pub(super) struct Thread {
     /// Name for the system and the log.
     pub(super) name: String,
-    /// Kind of its units in a snapshot.
+    /// Kind of its loops in a snapshot.
     pub(super) kind: SectionKind,
     /// Control of its pause.
     pub(super) pause: PauseHandle,
     pub(super) handle: JoinHandle<io::Result<()>>,
 }
 
-/// Starts `threads` threads, or as many as there are units, and deals the units to them in turn.
-pub(super) fn start<U: Unit>(
-    units: Vec<U>,
+/// Starts `threads` threads, or as many as there are loops, and deals the loops to them in turn.
+pub(super) fn start<U: EventLoop>(
+    loops: Vec<U>,
     threads: usize,
     kind: SectionKind,
 ) -> Result<Vec<Thread>, GatewayError> {
@@ -28,17 +28,17 @@ pub(super) fn start<U: Unit>(
         SectionKind::Worker => ("worker", "old.worker", "start a worker"),
         _ => ("reactor", "old.reactor", "start a reactor"),
     };
-    let threads = threads.clamp(1, units.len().max(1));
+    let threads = threads.clamp(1, loops.len().max(1));
     let mut dealt: Vec<Vec<(u32, U)>> = (0..threads).map(|_| Vec::new()).collect();
-    for (number, unit) in (0u32..).zip(units) {
-        dealt[number as usize % threads].push((number, unit));
+    for (number, event_loop) in (0u32..).zip(loops) {
+        dealt[number as usize % threads].push((number, event_loop));
     }
-    let start = |(number, units): (usize, Vec<(u32, U)>)| {
+    let start = |(number, loops): (usize, Vec<(u32, U)>)| {
         let (pause, point) = pause::pause();
-        let crew = Crew::new(units, point, place);
+        let group = ThreadGroup::new(loops, point, place);
         let name = format!("{name}-{number}");
         let named = std::thread::Builder::new().name(name.clone());
-        let handle = named.spawn(move || crew.run()).map_err(GatewayError::system(operation))?;
+        let handle = named.spawn(move || group.run()).map_err(GatewayError::system(operation))?;
         Ok(Thread { name, kind, pause, handle })
     };
     dealt.into_iter().enumerate().map(start).collect()

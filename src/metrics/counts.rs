@@ -1,6 +1,6 @@
 //! Declares the numbers of one owner once: the enum that code counts with, and the series it exports.
 
-/// An enum of counters and gauges, with `ALL` and the `SERIES` they are exported as. The first line of
+/// An enum of counters and gauges, with `ALL` and the `METRICS` they are exported as. The first line of
 /// a variant's documentation is the help text on the page.
 ///
 /// ```text
@@ -24,8 +24,8 @@ macro_rules! counts {
             /// All of them, in order.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
             /// Exported series, in the same order.
-            pub const SERIES: &'static [$crate::metrics::Series] =
-                &[$($crate::metrics::Series::$kind($metric, concat!($($doc,)+).trim_ascii()),)+];
+            pub const METRICS: &'static [$crate::metrics::Metric] =
+                &[$($crate::metrics::Metric::$kind($metric, concat!($($doc,)+).trim_ascii()),)+];
         }
     };
 }

@@ -2,61 +2,61 @@
 //!
 //! Owns the description of series, the cells that cross threads, and the OpenMetrics page. A hot path
 //! counts in plain numbers of its own and publishes them once per loop turn, so it pays neither a lock
-//! nor a read-modify-write; the page sums equal series over all boards. Never holds a user id, a device
+//! nor a read-modify-write; the page sums equal series over all counter_sets. Never holds a user id, a device
 //! or an address, and every series is there, at zero, from the start.
 //!
 //! ```
-//! use moorline::metrics::{Board, Registry, SECONDS, Series, Tally};
+//! use moorline::metrics::{CounterSet, Registry, SECONDS, Metric, Counters};
 //! use std::sync::Arc;
 //!
 //! // Described once; usable in consts and by code that knows no atomics.
 //! const OPEN: usize = 0;
 //! const CLOSED_SLOW: usize = 1;
 //! const ANSWER: usize = 2;
-//! const SERIES: &[Series] = &[
-//!     Series::gauge("connections", "Open client connections."),
-//!     Series::counter("closed", "Connections ended.").labelled("reason", "slow"),
-//!     Series::histogram("answer_seconds", "From UP to its answer.", &[1_000_000, 10_000_000], SECONDS),
+//! const METRICS: &[Metric] = &[
+//!     Metric::gauge("connections", "Open client connections."),
+//!     Metric::counter("closed", "Connections ended.").labelled("reason", "slow"),
+//!     Metric::histogram("answer_seconds", "From UP to its answer.", &[1_000_000, 10_000_000], SECONDS),
 //! ];
 //!
 //! // The owner counts in plain numbers ...
-//! let mut tally = Tally::new(SERIES);
-//! tally.set(OPEN, 3);
-//! tally.add(CLOSED_SLOW, 1);
-//! tally.observe(ANSWER, 2_000_000); // nanoseconds, exported in seconds
+//! let mut counters = Counters::new(METRICS);
+//! counters.set(OPEN, 3);
+//! counters.add(CLOSED_SLOW, 1);
+//! counters.observe(ANSWER, 2_000_000); // nanoseconds, exported in seconds
 //!
-//! // ... and publishes once per turn to its board, of which the registry knows.
+//! // ... and publishes once per turn to its counter_set, of which the registry knows.
 //! let registry = Arc::new(Registry::new());
-//! let board = Arc::new(Board::new(SERIES));
-//! registry.add(Arc::clone(&board));
-//! board.publish(tally.cells());
+//! let counter_set = Arc::new(CounterSet::new(METRICS));
+//! registry.add(Arc::clone(&counter_set));
+//! counter_set.publish(counters.cells());
 //!
 //! assert_eq!(registry.sum("connections"), 3);
 //! assert!(registry.page().contains("moorline_closed_total{reason=\"slow\"} 1\n"));
 //! ```
 //!
 //! Who needs no histogram may keep a plain `[u64; N]` in the order of its series and publish that. A
-//! thread that counts rarely calls [`Board::add`] and [`Board::set`] directly.
+//! thread that counts rarely calls [`CounterSet::add`] and [`CounterSet::set`] directly.
 
-mod board;
+mod counter_set;
 mod counts;
+mod metric;
 mod page;
 pub mod process;
-mod series;
 #[cfg(test)]
 mod tests;
 
-pub use board::{Board, Tally};
+pub use counter_set::{CounterSet, Counters};
 pub(crate) use counts::counts;
+pub use metric::{Kind, Metric, SECONDS};
 pub use page::Registry;
-pub use series::{Kind, SECONDS, Series};
 
 /// Prefix of every name on the page.
 pub const PREFIX: &str = "moorline";
 /// Media type of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Series that `/readyz` and `/v1/varz` look at; who owns the figure uses the name.
+/// Metric that `/readyz` and `/v1/varz` look at; who owns the figure uses the name.
 pub mod names {
     /// Open client connections.
     pub const CONNECTIONS: &str = "connections";

@@ -1,8 +1,8 @@
-//! The registry of boards, and its page in OpenMetrics text.
+//! The registry of counter_sets, and its page in OpenMetrics text.
 
-use super::board::Board;
+use super::counter_set::CounterSet;
+use super::metric::{Kind, Metric};
 use super::process;
-use super::series::{Kind, Series};
 use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Knows every board. Locked at start and when somebody looks, never by who counts.
+/// Knows every counter_set. Locked at start and when somebody looks, never by who counts.
 #[derive(Debug, Default)]
 pub struct Registry {
-    boards: Mutex<Vec<Arc<Board>>>,
+    counter_sets: Mutex<Vec<Arc<CounterSet>>>,
     dropped_lines: OnceLock<DroppedLines>,
 }
 
@@ -25,15 +25,15 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds one thread's board. Panics if a name is malformed or stands for two kinds of series:
+    /// Adds one thread's counter_set. Panics if a name is malformed or stands for two kinds of series:
     /// found at start, by any test.
-    pub fn add(&self, board: Arc<Board>) {
+    pub fn add(&self, counter_set: Arc<CounterSet>) {
         let mut families = self.families();
-        for (series, cells) in board.read() {
-            assert!(series.is_well_named(), "series name {:?}", series.name);
-            merge(&mut families, series, &cells);
+        for (metric, cells) in counter_set.read() {
+            assert!(metric.is_well_named(), "series name {:?}", metric.name);
+            merge(&mut families, metric, &cells);
         }
-        self.lock().push(board);
+        self.lock().push(counter_set);
     }
 
     /// Shows these counters of log lines from now on; before this call the page shows zeros.
@@ -41,13 +41,13 @@ impl Registry {
         self.dropped_lines.set(dropped).ok();
     }
 
-    /// The sum of a counter or gauge over all boards and labels; 0 if there is none.
+    /// The sum of a counter or gauge over all counter_sets and labels; 0 if there is none.
     pub fn sum(&self, name: &str) -> u64 {
-        let boards = self.lock();
-        let of_board = |board: &Arc<Board>| -> u64 {
-            board.read().filter(|(series, _)| series.name == name).map(|(_, cells)| cells[0]).sum()
+        let counter_sets = self.lock();
+        let of_board = |counter_set: &Arc<CounterSet>| -> u64 {
+            counter_set.read().filter(|(metric, _)| metric.name == name).map(|(_, cells)| cells[0]).sum()
         };
-        boards.iter().map(of_board).sum()
+        counter_sets.iter().map(of_board).sum()
     }
 
     /// Everything, as OpenMetrics text; process figures included.
@@ -64,17 +64,17 @@ impl Registry {
 
     fn families(&self) -> BTreeMap<&'static str, Family> {
         let mut families = BTreeMap::new();
-        for board in self.lock().iter() {
-            for (series, cells) in board.read() {
-                merge(&mut families, series, &cells);
+        for counter_set in self.lock().iter() {
+            for (metric, cells) in counter_set.read() {
+                merge(&mut families, metric, &cells);
             }
         }
         families
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Board>>> {
-        // A list of boards is whole at every moment.
-        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<CounterSet>>> {
+        // A list of counter_sets is whole at every moment.
+        self.counter_sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,26 +82,26 @@ type Label = (&'static str, &'static str);
 
 #[derive(Debug)]
 struct Family {
-    first: Series,
+    first: Metric,
     members: Vec<(Option<Label>, Vec<u64>)>,
 }
 
-fn merge(families: &mut BTreeMap<&'static str, Family>, series: &Series, cells: &[u64]) {
+fn merge(families: &mut BTreeMap<&'static str, Family>, metric: &Metric, cells: &[u64]) {
     let family =
-        families.entry(series.name).or_insert_with(|| Family { first: *series, members: Vec::new() });
-    let is_same_label = family.first.label.map(|(key, _)| key) == series.label.map(|(key, _)| key);
+        families.entry(metric.name).or_insert_with(|| Family { first: *metric, members: Vec::new() });
+    let is_same_label = family.first.label.map(|(key, _)| key) == metric.label.map(|(key, _)| key);
     assert!(
-        family.first.kind == series.kind && is_same_label,
+        family.first.kind == metric.kind && is_same_label,
         "series {:?} has one kind and one label key",
-        series.name
+        metric.name
     );
-    match family.members.iter_mut().find(|(label, _)| *label == series.label) {
+    match family.members.iter_mut().find(|(label, _)| *label == metric.label) {
         Some((_, sums)) => {
             for (sum, cell) in sums.iter_mut().zip(cells) {
                 *sum = sum.wrapping_add(*cell);
             }
         }
-        None => family.members.push((series.label, cells.to_vec())),
+        None => family.members.push((metric.label, cells.to_vec())),
     }
 }
 
@@ -113,16 +113,16 @@ struct Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for family in self.families.values() {
-            let series = &family.first;
-            let help = series.help.trim();
+            let metric = &family.first;
+            let help = metric.help.trim();
             let mut descriptor =
-                encoder.encode_descriptor(series.name, help, None, metric_type(series.kind))?;
+                encoder.encode_descriptor(metric.name, help, None, metric_type(metric.kind))?;
             for (label, cells) in &family.members {
                 match label {
                     Some(label) => {
-                        encode(&mut descriptor.encode_family(&[*label])?, series.kind, cells)?;
+                        encode(&mut descriptor.encode_family(&[*label])?, metric.kind, cells)?;
                     }
-                    None => encode(&mut descriptor, series.kind, cells)?,
+                    None => encode(&mut descriptor, metric.kind, cells)?,
                 }
             }
         }

@@ -3,32 +3,32 @@
 use super::*;
 use std::sync::Arc;
 
-const SERIES: &[Series] = &[
-    Series::counter("closed", "Connections ended.").labelled("reason", "slow"),
-    Series::counter("closed", "Connections ended.").labelled("reason", "kicked"),
-    Series::histogram("wait_seconds", "How long.", &[1_000_000_000, 2_000_000_000], SECONDS),
-    Series::gauge("connections", "Open connections."),
+const METRICS: &[Metric] = &[
+    Metric::counter("closed", "Connections ended.").labelled("reason", "slow"),
+    Metric::counter("closed", "Connections ended.").labelled("reason", "kicked"),
+    Metric::histogram("wait_seconds", "How long.", &[1_000_000_000, 2_000_000_000], SECONDS),
+    Metric::gauge("connections", "Open connections."),
 ];
 
 #[test]
 fn equal_series_are_summed_over_boards() {
     let registry = Registry::new();
-    let boards = [Arc::new(Board::new(SERIES)), Arc::new(Board::new(SERIES))];
-    for board in &boards {
-        registry.add(Arc::clone(board));
+    let counter_sets = [Arc::new(CounterSet::new(METRICS)), Arc::new(CounterSet::new(METRICS))];
+    for counter_set in &counter_sets {
+        registry.add(Arc::clone(counter_set));
     }
-    let mut tally = Tally::new(SERIES);
-    tally.add(0, 2);
-    tally.set(3, 7);
+    let mut counters = Counters::new(METRICS);
+    counters.add(0, 2);
+    counters.set(3, 7);
     for value in [1_000_000_000, 1_500_000_000, 9_000_000_000] {
-        tally.observe(2, value);
+        counters.observe(2, value);
     }
-    boards[0].publish(tally.cells());
-    boards[1].add(3, 5);
-    boards[1].add(3, 5);
-    boards[1].set(1, 1);
+    counter_sets[0].publish(counters.cells());
+    counter_sets[1].add(3, 5);
+    counter_sets[1].add(3, 5);
+    counter_sets[1].set(1, 1);
     assert_eq!((registry.sum("connections"), registry.sum("closed"), registry.sum("nothing")), (17, 3, 0));
-    assert_eq!((boards[1].get(3), tally.get(0)), (10, 2));
+    assert_eq!((counter_sets[1].get(3), counters.get(0)), (10, 2));
     let page = registry.page();
     for line in [
         "# HELP moorline_closed Connections ended.",
@@ -52,7 +52,7 @@ fn equal_series_are_summed_over_boards() {
 #[test]
 fn every_series_is_there_before_anything_happened() {
     let registry = Registry::new();
-    registry.add(Arc::new(Board::new(SERIES.to_vec())));
+    registry.add(Arc::new(CounterSet::new(METRICS.to_vec())));
     assert!(registry.page().contains("moorline_closed_total{reason=\"kicked\"} 0\n"));
     assert!(registry.page().contains("moorline_wait_seconds_count 0\n"));
 }
@@ -61,12 +61,12 @@ fn every_series_is_there_before_anything_happened() {
 #[should_panic(expected = "one kind")]
 fn one_name_cannot_be_two_things() {
     let registry = Registry::new();
-    registry.add(Arc::new(Board::new(SERIES)));
-    registry.add(Arc::new(Board::new(vec![Series::counter("connections", "x")])));
+    registry.add(Arc::new(CounterSet::new(METRICS)));
+    registry.add(Arc::new(CounterSet::new(vec![Metric::counter("connections", "x")])));
 }
 
 #[test]
 #[should_panic(expected = "Sends_total")]
 fn a_name_no_scraper_takes_is_refused() {
-    Registry::new().add(Arc::new(Board::new(vec![Series::counter("Sends_total", "x")])));
+    Registry::new().add(Arc::new(CounterSet::new(vec![Metric::counter("Sends_total", "x")])));
 }

@@ -2,7 +2,7 @@
 //! connections that move.
 
 use super::{Reactor, ReactorMail};
-use crate::handoff::DownlinkBatch;
+use crate::messages::DownlinkBatch;
 use crate::shard::Transfer;
 use moorline_net::mailbox::SendError;
 use moorline_net::stream::Stream;

@@ -38,7 +38,7 @@ impl Reactor {
             inbox: _,
             reactors: _,
             outboxes: _,
-            board: _,
+            counter_set: _,
             limit_log: _,
             read_budget: _,
             accept_budget: _,

@@ -9,6 +9,7 @@
 
 mod addresses;
 mod block;
+mod counters;
 mod door;
 mod forward;
 mod freezing;
@@ -19,22 +20,21 @@ mod pace;
 mod parts;
 mod sockets;
 mod stream;
-mod tally;
 #[cfg(test)]
 mod tests;
 mod token;
 
+pub use counters::{ReactorCount, metrics};
 pub use door::{Door, ListenerLimits};
 pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use sockets::watch;
-pub use tally::{ReactorCount, series};
 
-use crate::crew::Unit;
-use crate::handoff::DownlinkBatch;
-use crate::metrics::Board;
+use crate::messages::DownlinkBatch;
+use crate::metrics::CounterSet;
 use crate::shard::{Count, Executor, Moved, Outputs, Settings, Shard};
 use crate::snapshot::Section;
+use crate::thread_group::EventLoop;
 use limit_log::LimitLog;
 use listener::{Arrival, Listeners};
 use mio::event::Event;
@@ -77,7 +77,7 @@ pub struct Reactor {
     inbox: Receiver<ReactorMail>,
     reactors: Vec<Sender<ReactorMail>>,
     outboxes: Vec<Outbox>,
-    board: Arc<Board>,
+    counter_set: Arc<CounterSet>,
     limit_log: LimitLog,
     read_budget: usize,
     accept_budget: usize,
@@ -112,7 +112,7 @@ impl Reactor {
             inbox: parts.inbox,
             reactors: parts.reactors,
             outboxes: parts.workers.into_iter().map(Outbox::new).collect(),
-            board: parts.board,
+            counter_set: parts.counter_set,
             limit_log: LimitLog::default(),
             read_budget: parts.read_budget,
             accept_budget: parts.accept_budget,
@@ -152,7 +152,7 @@ impl Reactor {
         }
         self.hand_over();
         self.publish();
-        Ok(!(self.is_stopping && self.shard.seats() == 0))
+        Ok(!(self.is_stopping && self.shard.clients() == 0))
     }
 
     /// Performs all outputs of the shard; writes wait for [`Self::write`].
@@ -342,9 +342,9 @@ impl Reactor {
         self.log_limits();
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
         let waiting = self.sockets.ready.len() as u64;
-        tally::publish(
-            &self.board,
-            self.shard.tally(),
+        counters::publish(
+            &self.counter_set,
+            self.shard.counters(),
             &[
                 (ReactorCount::Turns, self.turns),
                 (ReactorCount::AcceptPauses, self.sockets.listeners.pauses()),
@@ -368,16 +368,17 @@ impl Reactor {
             (ReactorCount::AcceptRateWaits, listeners.rate_waits),
             (ReactorCount::HandshakeWaits, listeners.handshake_waits),
         ];
-        let own = own.iter().map(|(count, value)| (ReactorCount::SERIES[*count as usize].name, *value));
-        let tally = shard.tally();
-        let shard = Count::LIMITS.iter().map(|count| (Count::SERIES[*count as usize].name, tally[*count]));
-        if let Some(limits) = limit_log.look(*now, own.chain(shard).chain([tally.slow()])) {
+        let own = own.iter().map(|(count, value)| (ReactorCount::METRICS[*count as usize].name, *value));
+        let counters = shard.counters();
+        let shard =
+            Count::LIMITS.iter().map(|count| (Count::METRICS[*count as usize].name, counters[*count]));
+        if let Some(limits) = limit_log.look(*now, own.chain(shard).chain([counters.slow()])) {
             tracing::warn!(%limits, "limits were hit");
         }
     }
 }
 
-impl Unit for Reactor {
+impl EventLoop for Reactor {
     fn poll_fd(&self) -> RawFd {
         self.sockets.poll.as_raw_fd()
     }

@@ -1,6 +1,6 @@
 //! Batches for one worker. A batch that the mailbox refuses waits here, in order.
 
-use crate::handoff::{Uplink, UplinkBatch};
+use crate::messages::{Uplink, UplinkBatch};
 use moorline_net::mailbox::{SendError, Sender};
 use moorline_proto::ids::ShardId;
 

@@ -1,8 +1,8 @@
 //! The parts of a reactor, and the messages to it.
 
 use super::Door;
-use crate::handoff::{DownlinkBatch, UplinkBatch};
-use crate::metrics::Board;
+use crate::messages::{DownlinkBatch, UplinkBatch};
+use crate::metrics::CounterSet;
 use crate::shard::{DrainOrder, Transfer};
 use mio::net::TcpListener;
 use moorline_net::clock::Clock;
@@ -47,8 +47,8 @@ pub struct ReactorParts {
     pub reactors: Vec<Sender<ReactorMail>>,
     /// Mailboxes of all workers.
     pub workers: Vec<Sender<UplinkBatch>>,
-    /// Board on which the counters are published.
-    pub board: Arc<Board>,
+    /// CounterSet on which the counters are published.
+    pub counter_set: Arc<CounterSet>,
     /// Bytes read from one connection in one turn at most.
     pub read_budget: usize,
     /// Connections accepted in one turn at most.

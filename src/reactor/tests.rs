@@ -1,7 +1,7 @@
 //! One reactor on its own poll, turn by turn, between real sockets and mailboxes.
 
 use super::*;
-use crate::handoff::{Admission, Downlink, Uplink, UplinkBatch};
+use crate::messages::{Admission, Downlink, Uplink, UplinkBatch};
 use bytes::Bytes;
 use mio::net::TcpListener;
 use moorline_net::mailbox;
@@ -40,7 +40,7 @@ impl World {
         let mut settings = Settings::new(
             &crate::config::Config::default(),
             ShardId(0),
-            crate::homes::Homes::new(1),
+            crate::shard_map::ShardMap::new(1),
             1,
             crate::shard::Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] },
             1,
@@ -54,7 +54,7 @@ impl World {
             inbox,
             reactors: vec![mail.clone()],
             workers: vec![sender],
-            board: Arc::new(Board::new(series(limits.len()))),
+            counter_set: Arc::new(CounterSet::new(metrics(limits.len()))),
             read_budget: 64 << 10,
             accept_budget,
         };
@@ -133,7 +133,7 @@ fn a_stopping_reactor_sleeps_though_somebody_knocks() {
     let _knocks = world.connect();
     world.turn_until(|world| world.reactor.is_stopping.then_some(()));
     world.reactor.sockets.listeners.handle_edge(0);
-    assert_eq!(world.reactor.shard.seats(), 1, "it lingers");
+    assert_eq!(world.reactor.shard.clients(), 1, "it lingers");
     assert!(!world.reactor.time_to_wait().is_zero());
 }
 
@@ -167,7 +167,7 @@ fn every_way_to_leave_frees_its_place() {
             }
         }
         drop(second);
-        world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
+        world.turn_until(|world| (world.reactor.shard.clients() == 0).then_some(()));
         while world.uplinks.try_recv().is_some() {}
     }
     assert_eq!(world.reactor.sockets.listeners.refused, 0);
@@ -179,7 +179,7 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
     let (first, _second) = (world.connect(), world.connect());
     let mut third = world.connect();
     world.turn_until(|world| (world.reactor.sockets.listeners.handshake_waits > 0).then_some(()));
-    assert_eq!(world.reactor.shard.seats(), 2);
+    assert_eq!(world.reactor.shard.clients(), 2);
     drop(first);
     let hello =
         Hello { version_min: 1, version_max: 1, uid: "c".into(), device: "d".into(), ..Hello::default() };
@@ -204,7 +204,7 @@ fn an_address_with_too_many_connections_hears_it_and_frees_its_places() {
         over.read_to_end(&mut said).expect("refused politely");
         assert_eq!(said[1], Command::Close.byte());
         drop(kept);
-        world.turn_until(|world| (world.reactor.shard.seats() == 0).then_some(()));
+        world.turn_until(|world| (world.reactor.shard.clients() == 0).then_some(()));
     }
 }
 

@@ -1,8 +1,8 @@
 //! One announcement: the logins of some slots, gathered from every shard for one link. Pure.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{LinkIndex, Moves, Sides, Slot, SlotSet, Slots};
-use crate::handoff::Downlink;
+use crate::messages::Downlink;
 use crate::snapshot::{AnnouncementRecord, LoginRecord};
 use moorline_proto::ids::{Pin, ShardId};
 use moorline_proto::link::Kind;

@@ -1,7 +1,7 @@
 //! Bodies of SENDACK, RESP and SUBACK, cut from one arena so that an answer costs no allocation.
 
 use super::Up;
-use crate::handoff::Downlink;
+use crate::messages::Downlink;
 use bytes::{BufMut, BytesMut};
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};

@@ -1,4 +1,4 @@
-//! What the backend is known to have read of a link, slot by slot. Pure.
+//! Frames of a link that the backend has read for certain, slot by slot. Pure.
 //!
 //! An answer proves that its question and all frames before it were read, and so does the PONG of a *barrier*, a PING
 //! of its own number. Two rules rest on it, because frames of two links are read in any order, or not at all:
@@ -89,7 +89,7 @@ impl Confirmed {
         self.ends.iter().map(|(_, end)| *end)
     }
 
-    /// True if so many ends wait that a barrier is due.
+    /// True if [`ENDS_PER_BARRIER`] ends wait and no barrier is under way.
     pub(super) fn wants_barrier(&self) -> bool {
         self.ends.len() >= ENDS_PER_BARRIER && self.barriers <= self.read.barrier
     }

@@ -4,7 +4,7 @@
 //! earlier link left unanswered (with `dup`, in their old order), then the ends of logins that may not have been
 //! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any number of failures.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState};
 
 impl Router {
@@ -97,9 +97,9 @@ impl Router {
         }
     }
 
-    /// Too many login changes wait. If logins of this slot wait, the slot is announced again instead. If none does, its
-    /// link, which takes nothing, is given up. At twice the limit every link is: then the backend forgets by itself
-    /// what ended meanwhile.
+    /// Handles a login change that does not fit the parking. If logins of this slot wait, the slot is announced again
+    /// instead. If none does, the slot's link is closed, because it accepts nothing. At twice the limit every open link
+    /// is closed and all waiting changes are dropped: the backend ends those sessions with the lease.
     pub(super) fn on_changes_full(&mut self, slot: Slot, change: Change) {
         let dropped = self.ups.parking.drop_logins(slot);
         self.sides.counters[Count::ChangesSkipped] += dropped as u64;
@@ -107,7 +107,13 @@ impl Router {
             return self.announce_instead(slot, change);
         }
         if !self.ups.parking.has_spare() {
-            return self.start_over();
+            for index in self.sides.links.indices() {
+                if self.sides.links[index].state.is_open() {
+                    self.fail_link(index, &Failure::Behind(2 * self.settings.parking.changes));
+                }
+            }
+            self.sides.counters[Count::ChangesSkipped] += 1 + self.ups.parking.drop_changes() as u64;
+            return;
         }
         if let SlotState::Live(link) = self.ups.slots.state(slot) {
             self.fail_link(link, &Failure::Behind(self.settings.parking.changes));
@@ -132,15 +138,5 @@ impl Router {
             slots.insert(slot);
             self.announcements.begin(&mut self.sides, vec![(link, slots)]);
         }
-    }
-
-    /// Gives every link up, and forgets the changes that wait: the change at hand is not told either.
-    fn start_over(&mut self) {
-        for index in self.sides.links.indices() {
-            if self.sides.links[index].state.is_open() {
-                self.fail_link(index, &Failure::Behind(2 * self.settings.parking.changes));
-            }
-        }
-        self.sides.counters[Count::ChangesSkipped] += 1 + self.ups.parking.drop_changes() as u64;
     }
 }

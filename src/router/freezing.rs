@@ -4,8 +4,8 @@
 //! was not open is not written down: it is tried anew. Breakers begin closed.
 
 use super::announce::Announcements;
+use super::counters::Count;
 use super::logins::Asked;
-use super::tally::Count;
 use super::{Change, End, LinkIndex, Parked, Router, Slot, Up};
 use crate::snapshot::{
     AnnouncementRecord, Item, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord, Records,
@@ -60,9 +60,9 @@ impl Router {
         let (level, average) = ups.overload.freeze();
         out.put(Item::Worker(Box::new(WorkerHead {
             next_request: sides.last_announcement,
-            seats: ups.slots.freeze(),
+            slots: ups.slots.freeze(),
             counts: sides.counters.cells().to_vec(),
-            count_names: Count::SERIES.iter().map(|series| series.name.to_owned()).collect(),
+            count_names: Count::METRICS.iter().map(|metric| metric.name.to_owned()).collect(),
             overload: level.into(),
             average,
             held: pressure.freeze(),
@@ -159,7 +159,7 @@ impl Router {
         for link in self.sides.links.indices().filter(|link| !is_there(*link)) {
             self.sides.links[link].state.begin_after(self.sides.now);
         }
-        self.ups.slots.thaw(&head.seats, is_there);
+        self.ups.slots.thaw(&head.slots, is_there);
         self.sides.last_announcement = head.next_request;
         self.announcements = Announcements::thaw(announcements, is_there);
         for mut up in given_up.into_iter().rev() {

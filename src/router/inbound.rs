@@ -1,7 +1,7 @@
 //! Input of links: connections that were made or lost, and the frames of backends. A frame that breaks the rules
 //! closes its link.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{Failure, LinkIndex, Phase, Rooms, Router};
 use bytes::Bytes;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};

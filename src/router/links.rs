@@ -6,7 +6,7 @@
 //! writes that output once per turn.
 
 use super::{Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Up};
-use crate::handoff::PushTicket;
+use crate::messages::PushRef;
 use crate::snapshot::{LinkRecord, ParkedRecord};
 use bytes::{Buf, Bytes, BytesMut};
 use moorline_proto::frame::Command;
@@ -54,7 +54,7 @@ pub(super) struct Link {
     pub(super) state: LinkState,
     /// UPs without an answer.
     pub(super) pending: Pending<Up>,
-    /// What the backend has read of the connection.
+    /// Frames of the connection that the backend has read for certain.
     pub(super) confirmed: Confirmed,
     address: SocketAddr,
     output: BytesMut,
@@ -324,7 +324,7 @@ impl Links {
     }
 
     /// The link that a push or a question came from, while the connection is the same.
-    pub(super) fn of(&mut self, ticket: &PushTicket) -> Option<&mut Link> {
+    pub(super) fn of(&mut self, ticket: &PushRef) -> Option<&mut Link> {
         self.0
             .get_mut(usize::from(ticket.link))
             .filter(|link| link.state.generation() == ticket.link_generation && link.state.is_open())

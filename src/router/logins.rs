@@ -1,9 +1,9 @@
 //! HELLOs: judged here, or by the backend that speaks for the user. Pure.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{Endpoints, LinkIndex, Pending, Sides, Slot, SlotState, Slots, Taken};
 use crate::auth::{self, Judge};
-use crate::handoff::{Admission, Downlink};
+use crate::messages::{Admission, Downlink};
 use crate::snapshot::{AdmissionRecord, AskedRecord, Records, SnapshotError};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, Pin};

@@ -38,6 +38,7 @@ mod backoff;
 mod breaker;
 mod check;
 mod confirmed;
+mod counters;
 mod endpoints;
 mod failover;
 mod freezing;
@@ -54,11 +55,11 @@ mod rooms;
 mod sides;
 mod slots;
 mod state;
-mod tally;
 mod up;
 mod uplink;
 mod ups;
 
+pub use counters::{Count, Counters, metrics};
 pub use endpoints::Balance;
 pub use freezing::LinkSocket;
 pub use links::LinkSettings;
@@ -67,11 +68,10 @@ pub use parking::ParkingLimits;
 pub use pressure::Load;
 pub use slots::{LinkIndex, Slot};
 pub use state::{Failure, LinkTimes};
-pub use tally::{Count, Tally, series};
 
 use crate::auth::Judge;
-use crate::handoff::{DownlinkBatch, UplinkBatch};
-use crate::homes::Homes;
+use crate::messages::{DownlinkBatch, UplinkBatch};
+use crate::shard_map::ShardMap;
 use announce::Announcements;
 use answers::Answers;
 use backoff::Backoff;
@@ -123,7 +123,7 @@ pub struct RouterSettings {
     /// Seed of the jitter.
     pub seed: u64,
     /// Shards of the process, and which of them owns a user.
-    pub homes: Homes,
+    pub shard_map: ShardMap,
 }
 
 /// Order to the owner of a router.
@@ -172,8 +172,8 @@ pub struct Router {
 impl Router {
     /// A router whose links are closed and due at once.
     pub fn new(settings: RouterSettings, judge: Judge, now: Instant) -> Self {
-        let RouterSettings { number, link, homes, .. } = &settings;
-        let (shards, balance) = (homes.shards(), settings.balance.clone());
+        let RouterSettings { number, link, shard_map, .. } = &settings;
+        let (shards, balance) = (shard_map.shards(), settings.balance.clone());
         let links = Links::new(&settings.endpoints, settings.links_per_endpoint, link);
         let capacity = link.hello.capacity;
         Self {
@@ -181,8 +181,8 @@ impl Router {
             ups: Ups::new(settings.parking, settings.overload, link.up_timeout),
             announcements: Announcements::default(),
             logins: Logins::new(judge, links.indices().count(), link.up_timeout),
-            pushes: Pushes::new(homes.clone(), settings.compress_min, shards),
-            rooms: Rooms::new(homes.clone()),
+            pushes: Pushes::new(shard_map.clone(), settings.compress_min, shards),
+            rooms: Rooms::new(shard_map.clone()),
             pressure: Pressure::new(capacity, *number == 0),
             needs_balance: false,
             is_hurried: false,
@@ -319,7 +319,7 @@ impl Router {
     }
 
     /// All figures, as of now.
-    pub fn counters(&mut self) -> &Tally {
+    pub fn counters(&mut self) -> &Counters {
         let Self { sides: Sides { counters, links, now, .. }, ups, endpoints, .. } = self;
         counters[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
         counters[Count::BreakersOpen] = endpoints.breakers_open(*now);

@@ -1,7 +1,7 @@
 //! Items for the shards: gathered over a turn, handed over as one batch per shard and turn. Pure.
 
 use super::Output;
-use crate::handoff::{Downlink, DownlinkBatch};
+use crate::messages::{Downlink, DownlinkBatch};
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;

@@ -3,9 +3,9 @@
 //! A slot whose line of waiting frames grows holds its clients lane by lane, the least urgent first: their
 //! connections are not read before the line is shorter. Users of other slots notice nothing.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{Output, Overload, Parking, Sides, Ups};
-use crate::handoff::Downlink;
+use crate::messages::Downlink;
 use moorline_proto::frame::Lane;
 use moorline_proto::link::Kind;
 use moorline_proto::message::backend::Stats;

@@ -1,9 +1,9 @@
 //! Pushes and kicks of backends, split by shard. Pure.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{LinkIndex, Rooms, Sides};
-use crate::handoff::{Downlink, Push, PushTicket, Target};
-use crate::homes::Homes;
+use crate::messages::{Downlink, Push, PushRef, Target};
+use crate::shard_map::ShardMap;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Lane};
@@ -16,7 +16,7 @@ use prost::Message;
 /// Splits the pushes of backends; its memory is used again for every push.
 #[derive(Debug)]
 pub(super) struct Pushes {
-    homes: Homes,
+    shard_map: ShardMap,
     compress_min: usize,
     message: backend::Push,
     /// By shard.
@@ -25,9 +25,9 @@ pub(super) struct Pushes {
 
 impl Pushes {
     /// `compress_min`: shortest body of a push to many that is compressed, in bytes; 0: no body is compressed.
-    pub(super) fn new(homes: Homes, compress_min: usize, shards: usize) -> Self {
+    pub(super) fn new(shard_map: ShardMap, compress_min: usize, shards: usize) -> Self {
         let targets = (0..shards).map(|_| Vec::new()).collect();
-        Self { homes, compress_min, message: backend::Push::default(), targets }
+        Self { shard_map, compress_min, message: backend::Push::default(), targets }
     }
 
     /// Splits a push by shard; the body is shared.
@@ -94,7 +94,7 @@ impl Pushes {
             }
         }
         for uid in uids {
-            let shard = self.homes.first(Pin::of(&uid));
+            let shard = self.shard_map.first(Pin::of(&uid));
             self.targets[shard.index()].push(Target::User(uid.into_boxed_str()));
         }
         for (shard, targets) in (0u8..).zip(&mut self.targets) {
@@ -115,7 +115,7 @@ impl Pushes {
         } else if kick.uid.is_empty() {
             return Err(LinkError::Body(Kind::Kick));
         } else {
-            let shard = self.homes.first(Pin::of(&kick.uid));
+            let shard = self.shard_map.first(Pin::of(&kick.uid));
             let uid = kick.uid.into_boxed_str();
             let target = if kick.device.is_empty() {
                 Target::User(uid)
@@ -132,9 +132,9 @@ impl Pushes {
 }
 
 /// Answers for a target that cannot be connected here.
-fn on_unroutable(sides: &mut Sides, index: LinkIndex, ticket: Option<PushTicket>, handle: u64) {
+fn on_unroutable(sides: &mut Sides, index: LinkIndex, ticket: Option<PushRef>, handle: u64) {
     sides.counters[Count::PushUnroutable] += 1;
-    if let Some(PushTicket { correlation, .. }) = ticket {
+    if let Some(PushRef { correlation, .. }) = ticket {
         let outcome = Outcome::Offline.into();
         sides.links[index].push_outcome(PushOutcome { correlation, handle, outcome });
     }

@@ -3,11 +3,11 @@
 //! The backend binds and unbinds; each shard mirrors its own sessions. The digests of one round are gathered from
 //! all shards; every live link is sent the digest of the users that it speaks for.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{LinkIndex, Sides, Slot, Slots};
-use crate::handoff::{Downlink, Push, PushTicket, Target};
-use crate::homes::Homes;
-use crate::snapshot::{QueryRecord, TicketRecord};
+use crate::messages::{Downlink, Push, PushRef, Target};
+use crate::shard_map::ShardMap;
+use crate::snapshot::{PushRefRecord, QueryRecord};
 use moorline_proto::ids::{Pin, ShardId};
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::{Bind, Digest, Query, QueryResult, RoomDigest, Unbind};
@@ -35,32 +35,32 @@ struct Round {
 /// Digests on their way to the backends, and questions on their way to the shards.
 #[derive(Debug)]
 pub(super) struct Rooms {
-    homes: Homes,
+    shard_map: ShardMap,
     round: Round,
     /// By link, generation and correlation: number of shards that have not answered.
     queries: BTreeMap<(u16, u32, u64), usize>,
 }
 
-fn name(ticket: &PushTicket) -> (u16, u32, u64) {
+fn name(ticket: &PushRef) -> (u16, u32, u64) {
     (ticket.link, ticket.link_generation, ticket.correlation)
 }
 
 impl Rooms {
-    pub(super) fn new(homes: Homes) -> Self {
-        Self { homes, round: Round::default(), queries: BTreeMap::new() }
+    pub(super) fn new(shard_map: ShardMap) -> Self {
+        Self { shard_map, round: Round::default(), queries: BTreeMap::new() }
     }
 
     /// Writes the questions down; the next digest repairs what an unfinished round would have.
     pub(super) fn freeze(&self, worker: u16) -> impl Iterator<Item = QueryRecord> {
         self.queries.iter().map(move |((link, generation, correlation), left)| {
             let (worker, link) = (worker.into(), u32::from(*link));
-            let ticket = TicketRecord { worker, link, generation: *generation, correlation: *correlation };
+            let ticket = PushRefRecord { worker, link, generation: *generation, correlation: *correlation };
             QueryRecord { ticket: Some(ticket), left: u32::try_from(*left).unwrap_or(0) }
         })
     }
 
     /// Reads a question that [`Self::freeze`] gave.
-    pub(super) fn thaw(&mut self, ticket: TicketRecord, left: u32) {
+    pub(super) fn thaw(&mut self, ticket: PushRefRecord, left: u32) {
         self.queries.insert(name(&ticket.into()), left as usize);
     }
 
@@ -116,7 +116,7 @@ impl Rooms {
         }
         let ticket = sides.ticket(index, frame.correlation);
         let asked: Vec<ShardId> = if room.is_empty() {
-            vec![self.homes.first(Pin::of(&uid))]
+            vec![self.shard_map.first(Pin::of(&uid))]
         } else {
             sides.shards.ids().collect()
         };
@@ -129,7 +129,7 @@ impl Rooms {
     }
 
     /// Passes a shard's part of an answer on; `more` is set until the last shard has answered.
-    pub(super) fn handle_held(&mut self, sides: &mut Sides, ticket: PushTicket, mut held: QueryResult) {
+    pub(super) fn handle_held(&mut self, sides: &mut Sides, ticket: PushRef, mut held: QueryResult) {
         let Some(left) = self.queries.get_mut(&name(&ticket)) else { return };
         *left -= usize::from(!held.more);
         held.more = *left > 0;

@@ -1,8 +1,8 @@
 //! Both sides of a router: its links toward backends, its lanes toward shards, the orders to its owner, and the
 //! counters of everything that passes. Every part of a router works on them. Pure.
 
-use super::{LinkIndex, Links, Outbox, Output, Tally};
-use crate::handoff::PushTicket;
+use super::{Counters, LinkIndex, Links, Outbox, Output};
+use crate::messages::PushRef;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ pub(super) struct Sides {
     /// Orders to the owner, in the order of their causes. At most one write per link and one batch per shard of
     /// each turn, beside connects and closes.
     pub(super) outputs: VecDeque<Output>,
-    pub(super) counters: Tally,
+    pub(super) counters: Counters,
     pub(super) random: Random,
     /// Number of the last announcement. ANNOUNCE carries its own number and CONN_UP carries the last one, so that a
     /// backend which reads links out of order knows which of them speaks for a session [B-6.1].
@@ -28,7 +28,7 @@ pub(super) struct Sides {
 
 impl Sides {
     pub(super) fn new(number: u16, links: Links, shards: usize, seed: u64, now: Instant) -> Self {
-        let (shards, outputs, counters) = (Outbox::new(shards), VecDeque::new(), Tally::default());
+        let (shards, outputs, counters) = (Outbox::new(shards), VecDeque::new(), Counters::default());
         Self {
             number,
             now,
@@ -48,8 +48,8 @@ impl Sides {
     }
 
     /// Names a push or a question toward the backend that sent it.
-    pub(super) fn ticket(&self, link: LinkIndex, correlation: u64) -> PushTicket {
+    pub(super) fn ticket(&self, link: LinkIndex, correlation: u64) -> PushRef {
         let link_generation = self.links[link].state.generation();
-        PushTicket { worker: self.number, link: link.0, link_generation, correlation }
+        PushRef { worker: self.number, link: link.0, link_generation, correlation }
     }
 }

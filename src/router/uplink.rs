@@ -1,8 +1,8 @@
 //! Input of shards: HELLOs to judge, client frames, login changes, outcomes of pushes.
 
-use super::tally::Count;
+use super::counters::Count;
 use super::{Change, Router, Sides, Slot, Up};
-use crate::handoff::{PushTicket, Uplink};
+use crate::messages::{PushRef, Uplink};
 use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::message::backend::{Outcome, PushOutcome};
 
@@ -37,7 +37,7 @@ impl Router {
     }
 }
 
-fn handle_outcome(sides: &mut Sides, ticket: PushTicket, key: ConnKey, outcome: Outcome) {
+fn handle_outcome(sides: &mut Sides, ticket: PushRef, key: ConnKey, outcome: Outcome) {
     let is_mine = ticket.worker == sides.number;
     let Some(link) = sides.links.of(&ticket).filter(|_| is_mine) else {
         sides.counters[Count::OutcomesStale] += 1;

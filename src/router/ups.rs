@@ -1,7 +1,7 @@
 //! Client frames on their way to backends: sent, parked, answered, timed out. Pure.
 
+use super::counters::Count;
 use super::parking::ParkingLimits;
-use super::tally::Count;
 use super::{
     Answers, Change, End, Endpoints, LinkIndex, Overload, OverloadLimits, Parked, Parking, Sides, Slot,
     SlotState, Slots, Taken, Up,

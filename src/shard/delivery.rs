@@ -11,12 +11,12 @@
 //! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
 //! ```
 
+use super::client::Client;
 use super::flight::Flight;
 use super::parcel::Parcel;
-use super::seat::Seat;
 use super::{Count, Output, Outputs};
 use crate::config::Retransmit;
-use crate::handoff::{Push, PushTicket, Uplink};
+use crate::messages::{Push, PushRef, Uplink};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
@@ -37,7 +37,7 @@ const CLASSIC_RESENDS: u8 = 3;
 /// Shortest time between two checks of a timer.
 const NEXT_CHECK: Duration = Duration::from_millis(1);
 
-impl Seat<'_> {
+impl Client<'_> {
     /// Delivers one push: queues it behind the window, and sends what the window has room for.
     ///
     /// # Errors
@@ -80,21 +80,21 @@ impl Seat<'_> {
         });
         match queued.expect("a push is for a session") {
             Queued::Full => {
-                self.ledger.tally[Count::PushesFull] += 1;
+                self.ledger.counters[Count::PushesFull] += 1;
                 report(push.ticket, key, Outcome::Full, outputs);
                 return Err(CloseReason::Slow);
             }
             Queued::Collapsed(refused) => {
-                self.ledger.tally[Count::PushesCollapsed] += 1;
+                self.ledger.counters[Count::PushesCollapsed] += 1;
                 report(refused, key, Outcome::Full, outputs);
             }
             Queued::Waits(None) => {}
             Queued::Waits(Some(older)) => {
-                self.ledger.tally[Count::PushesSuperseded] += 1;
+                self.ledger.counters[Count::PushesSuperseded] += 1;
                 report_all(&older, key, Outcome::Expired, outputs);
             }
         }
-        self.ledger.tally[Count::Pushes] += 1;
+        self.ledger.counters[Count::Pushes] += 1;
         Ok(())
     }
 
@@ -107,15 +107,16 @@ impl Seat<'_> {
             return Ok(());
         }
         let mut merged = self.take_merged();
-        let next = |merged: &[Frame], seat: &mut Self| {
-            seat.with_flight(|session, settings| {
-                let (accepts_lz4, flight) = (session.accepts_lz4, session.flight.as_mut()?);
-                let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, settings.batching());
-                let next = flight.next(now, accepts_lz4, is_batch_due);
-                session.next_seq = flight.window.next_seq();
-                next
-            })
-            .flatten()
+        let next = |merged: &[Frame], client: &mut Self| {
+            client
+                .with_flight(|session, settings| {
+                    let (accepts_lz4, flight) = (session.accepts_lz4, session.flight.as_mut()?);
+                    let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, settings.batching());
+                    let next = flight.next(now, accepts_lz4, is_batch_due);
+                    session.next_seq = flight.window.next_seq();
+                    next
+                })
+                .flatten()
         };
         while let Some(next) = next(&merged, self) {
             match next {
@@ -124,7 +125,7 @@ impl Seat<'_> {
                 }
                 Ok(frame) => self.send(frame, outputs),
                 Err(expired) => {
-                    self.ledger.tally[Count::PushesExpired] += 1;
+                    self.ledger.counters[Count::PushesExpired] += 1;
                     report_all(&expired, self.key, Outcome::Expired, outputs);
                 }
             }
@@ -151,7 +152,7 @@ impl Seat<'_> {
         if merged.len() < 2 {
             return merged.drain(..).for_each(|frame| self.send(frame, outputs));
         }
-        self.ledger.tally[Count::Batches] += 1;
+        self.ledger.counters[Count::Batches] += 1;
         let lane = merged[0].header.lane;
         let mut batch = encode_batch(merged).with_lane(lane);
         let accepts_lz4 = self.session.as_ref().is_some_and(|session| session.accepts_lz4);
@@ -215,7 +216,7 @@ impl Seat<'_> {
             acked += 1;
             report_all(&parcel, key, Outcome::Acked, outputs);
         });
-        self.ledger.tally[Count::PushesAcked] += acked;
+        self.ledger.counters[Count::PushesAcked] += acked;
         is_known.then_some(acked)
     }
 
@@ -241,7 +242,7 @@ impl Seat<'_> {
         let step = flight.next_step(now);
         match mode {
             Retransmit::Probe if step == 0 => {
-                self.ledger.tally[Count::AckProbes] += 1;
+                self.ledger.counters[Count::AckProbes] += 1;
                 self.send(Frame::new(Command::Ping, Bytes::new()).with_flags(Flags::ACK_REQ), outputs);
             }
             Retransmit::Probe if step < PROBE_STEPS => outputs.push(Output::CheckSendQueue(self.key)),
@@ -267,7 +268,7 @@ impl Seat<'_> {
         let accepts_lz4 = session.accepts_lz4;
         let Some(flight) = session.flight.as_mut() else { return };
         let frames = flight.resend(now, accepts_lz4);
-        self.ledger.tally[Count::PushesAgain] += frames.len() as u64;
+        self.ledger.counters[Count::PushesAgain] += frames.len() as u64;
         frames.into_iter().for_each(|frame| self.send(frame, outputs));
     }
 
@@ -308,7 +309,7 @@ impl Seat<'_> {
 enum Queued {
     Full,
     /// A NOTIFY stands for it; a push that it cannot stand for comes back.
-    Collapsed(Option<PushTicket>),
+    Collapsed(Option<PushRef>),
     /// The push waits; an older one whose place it took comes back.
     Waits(Option<Parcel>),
 }
@@ -326,7 +327,7 @@ fn collapsed(push: &Parcel) -> Option<Parcel> {
 }
 
 /// Reports the outcome of a push to the backend, if it asked for that.
-pub(super) fn report(ticket: Option<PushTicket>, key: ConnKey, outcome: Outcome, outputs: &mut Outputs) {
+pub(super) fn report(ticket: Option<PushRef>, key: ConnKey, outcome: Outcome, outputs: &mut Outputs) {
     let Some(ticket) = ticket else { return };
     if let Some(worker) = outputs.uplinks.get_mut(usize::from(ticket.worker)) {
         worker.push(Uplink::Pushed { ticket, key, outcome });

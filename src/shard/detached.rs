@@ -10,7 +10,7 @@
 //!    └──── HELLO with its token ─────────┘   (also from Active: the old socket is half dead)
 //! ```
 
-use super::seats::Seats;
+use super::clients::Clients;
 use super::{Count, Outputs};
 use moorline_proto::connection::server::{Event, Transition};
 use moorline_proto::ids::ConnKey;
@@ -70,7 +70,7 @@ impl Detached {
     }
 }
 
-impl Seats {
+impl Clients {
     /// Detaches the session of a connection that lost its socket. False: there is no session, or sessions are
     /// not kept; then the caller ends the connection.
     pub(super) fn try_detach(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) -> bool {
@@ -79,19 +79,19 @@ impl Seats {
         if keep.is_zero() || max == 0 {
             return false;
         }
-        let Some(mut seat) = self.seat(key) else { return false };
-        let Transition::To(state) = seat.connection.state.on(Event::Detaching) else { return false };
-        seat.connection.enter(state, now);
-        seat.drop_socket(outputs);
-        if let Some(session) = &mut seat.session {
+        let Some(mut client) = self.client(key) else { return false };
+        let Transition::To(state) = client.connection.state.on(Event::Detaching) else { return false };
+        client.connection.enter(state, now);
+        client.drop_socket(outputs);
+        if let Some(session) = &mut client.session {
             session.early = None; // the client sends these SENDs again
         }
-        seat.arm(now + keep);
-        self.ledger.tally[Count::Detaches] += 1;
+        client.arm(now + keep);
+        self.ledger.counters[Count::Detaches] += 1;
         self.detached.add(key, now);
         while let Some((oldest, since)) = self.detached.take_over(max) {
             if self.connection(oldest).is_some_and(|connection| connection.is_detached_since(since)) {
-                self.ledger.tally[Count::DetachedOverMax] += 1;
+                self.ledger.counters[Count::DetachedOverMax] += 1;
                 self.forget(oldest, 0, outputs);
             }
         }

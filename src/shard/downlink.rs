@@ -8,7 +8,7 @@ use super::ending::KickOrder;
 use super::fanout::FANOUT_MIN;
 use super::login::{Newcomer, Transfer};
 use super::{Count, Output, Outputs, Shard};
-use crate::handoff::{Admission, Downlink, Push, Target};
+use crate::messages::{Admission, Downlink, Push, Target};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
@@ -31,24 +31,24 @@ impl Shard {
                 let order = KickOrder { login_version, code, may_reconnect, reason };
                 self.on_kick(now, target, order, outputs);
             }
-            Downlink::Bind { room, version, keys, reset } => self.seats.bind(&room, version, &keys, reset),
+            Downlink::Bind { room, version, keys, reset } => self.clients.bind(&room, version, &keys, reset),
             Downlink::Unbind { room, version, keys } => {
-                keys.iter().for_each(|key| self.seats.rooms.unbind(&room, version, *key));
+                keys.iter().for_each(|key| self.clients.rooms.unbind(&room, version, *key));
             }
             Downlink::Query { ticket, uid, room } => match self.home_after(&uid) {
                 Some(home) => outputs.forwards.push((home, Downlink::Query { ticket, uid, room })),
-                None => self.seats.answer_query(ticket, &uid, &room, outputs),
+                None => self.clients.answer_query(ticket, &uid, &room, outputs),
             },
             Downlink::Hold { worker, slots } => {
-                for key in self.seats.ledger.pauses.set_full(worker, slots) {
-                    if let Some(mut seat) = self.seats.seat(key) {
-                        seat.try_end_pause(now, outputs);
+                for key in self.clients.ledger.pauses.set_full(worker, slots) {
+                    if let Some(mut client) = self.clients.client(key) {
+                        client.try_end_pause(now, outputs);
                     }
                 }
             }
-            Downlink::Overload { worker, level } => self.seats.ledger.pauses.set_overload(worker, level),
+            Downlink::Overload { worker, level } => self.clients.ledger.pauses.set_overload(worker, level),
             Downlink::Announce { worker, request, slots } => {
-                self.seats.announce(worker, request, slots, outputs);
+                self.clients.announce(worker, request, slots, outputs);
             }
         }
     }
@@ -60,25 +60,25 @@ impl Shard {
         verdict: Result<Admission, CloseReason>,
         outputs: &mut Outputs,
     ) {
-        let state = self.seats.connection(key).map(|connection| connection.state);
+        let state = self.clients.connection(key).map(|connection| connection.state);
         if state != Some(State::Authenticating) {
             return;
         }
         let admission = match verdict {
             Ok(admission) => admission,
-            Err(reason) => return self.seats.close(now, key, reason, outputs),
+            Err(reason) => return self.clients.close(now, key, reason, outputs),
         };
-        let settings = &self.seats.ledger.settings;
-        let first = settings.homes.first(Pin::of(&admission.uid));
+        let settings = &self.clients.ledger.settings;
+        let first = settings.shard_map.first(Pin::of(&admission.uid));
         let home = if first == settings.shard { self.home_after(&admission.uid) } else { Some(first) };
         let Some(home) = home else {
             let newcomer = Newcomer { key, has_socket: true };
-            self.logins.admit(now, &mut self.seats, newcomer, &admission, outputs);
+            self.logins.admit(now, &mut self.clients, newcomer, &admission, outputs);
             return;
         };
-        let connection = self.seats.take(key);
+        let connection = self.clients.take(key);
         let partial = Bytes::copy_from_slice(connection.decoder.partial());
-        self.seats.ledger.tally[Count::Moved] += 1;
+        self.clients.ledger.counters[Count::Moved] += 1;
         outputs.push(Output::Move(key, Box::new(Transfer { home, admission, partial })));
     }
 
@@ -91,15 +91,15 @@ impl Shard {
         answer: Frame,
         outputs: &mut Outputs,
     ) {
-        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
-            self.seats.ledger.tally[Count::AnswersStale] += 1;
+        let Some(mut client) = self.clients.client(key).filter(|client| client.session.is_some()) else {
+            self.clients.ledger.counters[Count::AnswersStale] += 1;
             return;
         };
-        self.gate.handle_answer(now, &mut seat, answered, &answer.body);
+        self.gate.handle_answer(now, &mut client, answered, &answer.body);
         self.fanouts.on_chat(now);
-        seat.send(answer, outputs);
-        if let Err(reason) = seat.check_clogged() {
-            self.seats.close(now, key, reason, outputs);
+        client.send(answer, outputs);
+        if let Err(reason) = client.check_clogged() {
+            self.clients.close(now, key, reason, outputs);
         }
     }
 
@@ -120,9 +120,9 @@ impl Shard {
                 outputs.forwards.push((home, Downlink::Push(part)));
                 continue;
             }
-            let found = self.seats.resolve(&target);
+            let found = self.clients.resolve(&target);
             if found.is_empty() && !matches!(target, Target::Room(_)) {
-                self.seats.ledger.tally[Count::PushesOffline] += 1;
+                self.clients.ledger.counters[Count::PushesOffline] += 1;
                 report(push.ticket, ConnKey::from_u64(0), Outcome::Offline, outputs);
             }
             keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
@@ -130,7 +130,7 @@ impl Shard {
         if keys.len() > FANOUT_MIN {
             let is_begun = self.fanouts.try_begin(push, keys, outputs);
             let count = if is_begun { Count::Fanouts } else { Count::FanoutsRefused };
-            self.seats.ledger.tally[count] += 1;
+            self.clients.ledger.counters[count] += 1;
             return;
         }
         keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
@@ -138,21 +138,21 @@ impl Shard {
 
     /// Delivers one push to one session.
     pub(super) fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
-        let Some(mut seat) = self.seats.seat(key).filter(|seat| seat.session.is_some()) else {
-            self.seats.ledger.tally[Count::PushesOffline] += 1;
+        let Some(mut client) = self.clients.client(key).filter(|client| client.session.is_some()) else {
+            self.clients.ledger.counters[Count::PushesOffline] += 1;
             return report(push.ticket, key, Outcome::Offline, outputs);
         };
         if push.lane <= Lane::Chat {
             self.fanouts.on_chat(now);
         }
-        if let Err(reason) = seat.deliver(now, push, outputs) {
-            self.seats.close(now, key, reason, outputs);
+        if let Err(reason) = client.deliver(now, push, outputs) {
+            self.clients.close(now, key, reason, outputs);
         }
     }
 
     fn on_kick(&mut self, now: Instant, target: Target, order: KickOrder, outputs: &mut Outputs) {
         let Some(home) = self.home_of_target(&target) else {
-            return self.seats.kick(now, &target, &order, outputs);
+            return self.clients.kick(now, &target, &order, outputs);
         };
         let KickOrder { login_version, code, may_reconnect, reason } = order;
         let kick = Downlink::Kick { target, login_version, code, may_reconnect, reason };
@@ -161,9 +161,9 @@ impl Shard {
 
     /// The shard that may own a user who has no session here; `None`: this one owns the user.
     pub(super) fn home_after(&self, uid: &str) -> Option<ShardId> {
-        let settings = &self.seats.ledger.settings;
-        let home = settings.homes.after(Pin::of(uid), settings.shard)?;
-        self.seats.registry.of_user(uid).is_empty().then_some(home)
+        let settings = &self.clients.ledger.settings;
+        let home = settings.shard_map.after(Pin::of(uid), settings.shard)?;
+        self.clients.registry.of_user(uid).is_empty().then_some(home)
     }
 
     fn home_of_target(&self, target: &Target) -> Option<ShardId> {

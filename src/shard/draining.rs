@@ -109,14 +109,14 @@ impl Shard {
     pub fn handle_drain(&mut self, now: Instant, order: &DrainOrder, outputs: &mut Outputs) {
         let mut order = order.clone();
         if order.alternates.is_empty() {
-            order.alternates = Arc::clone(&self.seats.ledger.settings.alternates);
+            order.alternates = Arc::clone(&self.clients.ledger.settings.alternates);
         }
         self.is_draining = true;
         let mut unasked = Vec::new();
-        for key in self.seats.table.keys() {
-            match self.seats.connection(key).expect("listed").state.on(Event::Draining) {
+        for key in self.clients.table.keys() {
+            match self.clients.connection(key).expect("listed").state.on(Event::Draining) {
                 Transition::To(_) => unasked.push(key),
-                Transition::Close(reason) => self.seats.close(now, key, reason, outputs),
+                Transition::Close(reason) => self.clients.close(now, key, reason, outputs),
                 Transition::Ignore => {}
             }
         }
@@ -134,15 +134,15 @@ impl Shard {
     pub(super) fn tend_drain(&mut self, now: Instant, outputs: &mut Outputs) {
         let Some(mut drain) = self.drain.take() else { return };
         if drain.ends.is_some_and(|ends| now >= ends) {
-            return self.seats.close_all(now, CloseReason::GoingAway, outputs);
+            return self.clients.close_all(now, CloseReason::GoingAway, outputs);
         }
         for _ in 0..drain.due(now) {
             let Some(key) = drain.unasked.pop() else { break };
             drain.asked += 1;
-            let Some(mut seat) = self.seats.seat(key) else { continue };
-            if let Transition::To(state @ State::Leaving) = seat.connection.state.on(Event::Draining) {
-                seat.connection.state = state;
-                seat.send(drain.goaway.clone(), outputs);
+            let Some(mut client) = self.clients.client(key) else { continue };
+            if let Transition::To(state @ State::Leaving) = client.connection.state.on(Event::Draining) {
+                client.connection.state = state;
+                client.send(drain.goaway.clone(), outputs);
             }
         }
         if drain.unasked.is_empty() && drain.ends.is_none() {

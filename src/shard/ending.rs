@@ -3,11 +3,11 @@
 //! Example: bob does not read. His session ends at once and what was not acknowledged goes back to the
 //! backend; his connection lingers until CLOSE(SLOW) is written, at most 2 s.
 
+use super::clients::Clients;
 use super::connection::NO_SESSION;
 use super::delivery::report_all;
-use super::seats::Seats;
 use super::{Count, Output, Outputs};
-use crate::handoff::{Target, Uplink};
+use crate::messages::{Target, Uplink};
 use moorline_proto::connection::server::{Event, State, Transition};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Frame};
@@ -31,7 +31,7 @@ pub(super) struct KickOrder {
     pub(super) reason: String,
 }
 
-impl Seats {
+impl Clients {
     /// Sends CLOSE and ends the session at once; the socket closes when the frame is written, or after the
     /// linger.
     pub(super) fn close(&mut self, now: Instant, key: ConnKey, reason: CloseReason, outputs: &mut Outputs) {
@@ -43,7 +43,7 @@ impl Seats {
             _ => 0,
         };
         if self.end(now, key, reason.code(), close_frame(reason, retry_after_ms), outputs) {
-            self.ledger.tally.closed(reason);
+            self.ledger.counters.closed(reason);
         }
     }
 
@@ -56,10 +56,10 @@ impl Seats {
 
     /// Ends a session whose device logged in again.
     pub(super) fn replace(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        self.ledger.tally[Count::Replaced] += 1;
+        self.ledger.counters[Count::Replaced] += 1;
         let reason = CloseReason::Replaced;
         if self.end(now, key, reason.code(), replaced_frame(), outputs) {
-            self.ledger.tally.closed(reason);
+            self.ledger.counters.closed(reason);
         }
     }
 
@@ -74,7 +74,7 @@ impl Seats {
             }
             let kick = Kick { code: *code, may_reconnect: *may_reconnect, reason: reason.clone() };
             if self.end(now, key, *code, frame_of(Command::Kick, &kick), outputs) {
-                self.ledger.tally.closed(CloseReason::from_code(*code).unwrap_or(CloseReason::Kicked));
+                self.ledger.counters.closed(CloseReason::from_code(*code).unwrap_or(CloseReason::Kicked));
             }
         }
     }
@@ -85,10 +85,10 @@ impl Seats {
         if self.ledger.settings.session_keep.is_zero() || !may_detach {
             return self.close(now, key, reason, outputs);
         }
-        if let Some(mut seat) = self.seat(key) {
-            seat.send_final(close_frame(reason, 0), outputs);
+        if let Some(mut client) = self.client(key) {
+            client.send_final(close_frame(reason, 0), outputs);
         }
-        self.ledger.tally.closed(reason);
+        self.ledger.counters.closed(reason);
         if !self.try_detach(now, key, outputs) {
             self.forget(key, reason.code(), outputs);
         }
@@ -97,21 +97,21 @@ impl Seats {
     /// Ends the session, queues the last frame behind a half-written one, and lets the socket linger. True: a
     /// connection was ended.
     fn end(&mut self, now: Instant, key: ConnKey, code: u32, last: Frame, outputs: &mut Outputs) -> bool {
-        let Some(mut seat) = self.seat(key) else { return false };
-        if seat.connection.state == State::Detached {
+        let Some(mut client) = self.client(key) else { return false };
+        if client.connection.state == State::Detached {
             self.forget(key, code, outputs);
             return false; // the connection had ended before
         }
-        let Transition::To(state) = seat.connection.state.on(Event::Ending) else { return false };
-        seat.connection.enter(state, now);
+        let Transition::To(state) = client.connection.state.on(Event::Ending) else { return false };
+        client.connection.enter(state, now);
         if code == CloseReason::Slow.code() {
-            seat.drop_unsent();
+            client.drop_unsent();
         }
         self.end_session(key, code, outputs);
-        let mut seat = self.seat(key).expect("only its session ended");
-        seat.ledger.pauses.forget(key);
-        seat.send(last, outputs);
-        seat.arm(now + seat.ledger.settings.linger);
+        let mut client = self.client(key).expect("only its session ended");
+        client.ledger.pauses.forget(key);
+        client.send(last, outputs);
+        client.arm(now + client.ledger.settings.linger);
         true
     }
 
@@ -140,7 +140,7 @@ impl Seats {
         self.rooms.forget(key);
         self.ledger.count_gone(None, Some(&session));
         for parcel in session.flight.into_iter().flat_map(|flight| flight.into_unacked()) {
-            self.ledger.tally[Count::PushesOffline] += 1;
+            self.ledger.counters[Count::PushesOffline] += 1;
             report_all(&parcel, key, Outcome::Offline, outputs);
         }
         outputs.uplinks[route.index()].push(Uplink::ConnDown { key, pin: route.pin, code });

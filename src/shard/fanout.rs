@@ -14,7 +14,7 @@
 use super::Outputs;
 use super::delivery::report;
 use super::parcel::Parcel;
-use crate::handoff::Push;
+use crate::messages::Push;
 use crate::snapshot::{FanoutRecord, Item, ParcelRecord, Records, Section, SnapshotError};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;

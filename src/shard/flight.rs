@@ -4,7 +4,7 @@
 //! it alone waits on `Chat`, and is sent first when an ack makes room.
 
 use super::parcel::Parcel;
-use crate::handoff::PushTicket;
+use crate::messages::PushRef;
 use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotError};
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
@@ -152,7 +152,7 @@ impl Flight {
 
     /// Puts a NOTIFY that stands for a push at the end of its lane. It takes the place of an older NOTIFY with
     /// its collapse key, and stands for the pushes of that one too. Returns the ticket if there are too many.
-    pub(super) fn wait_collapsed(&mut self, parcel: Parcel, now: Instant) -> Option<PushTicket> {
+    pub(super) fn wait_collapsed(&mut self, parcel: Parcel, now: Instant) -> Option<PushRef> {
         let (lane, key) = (parcel.lane as usize, parcel.collapse.clone());
         let mut older = self.wait(parcel, now)?;
         let newer =

@@ -4,10 +4,10 @@
 //! by sockets, workers and time. Everything else is recomputed: timers from their deadlines, chains of sessions
 //! from the order of logins, sums from what they count.
 
+use super::clients::Clients;
 use super::connection::Connection;
 use super::detached::Detached;
 use super::draining::Drain;
-use super::seats::Seats;
 use super::session::Session;
 use super::table::Table;
 use super::{Output, Outputs, Settings, Shard};
@@ -36,8 +36,8 @@ impl Shard {
     /// Writes the shard. All outputs must have been performed before, except [`Output::Write`] and
     /// [`Output::PauseReads`], which [`Self::thaw`] emits again.
     pub fn freeze(&self, out: &mut Section) {
-        let Self { seats, logins, gate, fanouts, next_trim, is_draining, drain } = self;
-        let Seats { table, registry, rooms, detached, ledger } = seats;
+        let Self { clients, logins, gate, fanouts, next_trim, is_draining, drain } = self;
+        let Clients { table, registry, rooms, detached, ledger } = clients;
         let (mut head, mut later) = (ShardHead::default(), Section::default());
         head.last_generation = table.last_generation();
         head.connections = u32::try_from(table.len()).expect("bounded by SLOTS_MAX");
@@ -83,51 +83,51 @@ impl Shard {
         shard.drain = head.drain.as_ref().map(|drain| Box::new(Drain::thaw(drain)));
         shard.logins.thaw(head.last_login_version);
         shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));
-        shard.seats.rooms.thaw(head.last_round);
-        shard.seats.ledger.thaw(&head);
+        shard.clients.rooms.thaw(head.last_round);
+        shard.clients.ledger.thaw(&head);
         let room = (head.connections as usize).min(records.len() / CONNECTION_BYTES_MIN);
         let mut loaded =
             Loaded { connections: Vec::with_capacity(room), sessions: Vec::with_capacity(room), detached: 0 };
-        shard.seats.registry.reserve(room);
+        shard.clients.registry.reserve(room);
         let mut item = records.next()?;
         while let Some(Item::Connection(record)) = item {
-            shard.seats.thaw_connection(&record, &mut loaded, records, outputs)?;
+            shard.clients.thaw_connection(&record, &mut loaded, records, outputs)?;
             item = records.next()?;
         }
         // Version 1.0 did not write the number.
         if head.connections != 0 && head.connections as usize != loaded.connections.len() {
             return Err(records.contradiction("connections are missing"));
         }
-        shard.seats.thaw_sessions(loaded, &head, records)?;
+        shard.clients.thaw_sessions(loaded, &head, records)?;
         while let Some(record) = item {
             match record {
                 Item::Answer(answer) => shard.gate.thaw_answer(Instant::from_nanos(head.stored_at), &answer),
-                Item::Room(room) => shard.seats.thaw_room(&room, records)?,
+                Item::Room(room) => shard.clients.thaw_room(&room, records)?,
                 Item::Fanout(fanout) => shard.fanouts.thaw(&fanout, records)?,
                 Item::UserSpent(spent) => shard.gate.thaw_user(spent),
-                Item::Hold(hold) => shard.seats.ledger.pauses.thaw_one(hold, outputs),
+                Item::Hold(hold) => shard.clients.ledger.pauses.thaw_one(hold, outputs),
                 record => other(record)?,
             }
             item = records.next()?;
         }
-        let is_there = |key: &ConnKey| shard.seats.connection(*key).is_some();
+        let is_there = |key: &ConnKey| shard.clients.connection(*key).is_some();
         let due = head.due.iter().map(|key| ConnKey::from_u64(*key)).filter(is_there).collect();
-        shard.seats.ledger.timers.thaw(due);
+        shard.clients.ledger.timers.thaw(due);
         Ok(shard)
     }
 
     /// Connections that have a socket.
     pub fn with_sockets(&self) -> impl Iterator<Item = ConnKey> + '_ {
-        self.seats.with_sockets()
+        self.clients.with_sockets()
     }
 
     /// Takes over the Unix time of the gateway's time zero: the gateway's time stood still meanwhile.
     pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
-        self.seats.ledger.settings.unix_base_nanos = unix_base_nanos;
+        self.clients.ledger.settings.unix_base_nanos = unix_base_nanos;
     }
 }
 
-impl Seats {
+impl Clients {
     fn thaw_connection(
         &mut self,
         record: &ConnectionRecord,

@@ -6,13 +6,13 @@
 //! Example: alice's phone connects to shard 1 and sends HELLO. Worker 0 admits it. Shard 0 owns alice, so
 //! the socket moves there with the admission; shard 0 ends the phone's older login and sends WELCOME.
 
+use super::client::Client;
+use super::clients::Clients;
 use super::ending::replaced_frame;
 use super::resume_token::{ResumeToken, ResumeTokens, session_id};
-use super::seat::Seat;
-use super::seats::Seats;
 use super::session::{Names, Route, Session};
 use super::{Count, Output, Outputs, Settings};
-use crate::handoff::{Admission, Uplink};
+use crate::messages::{Admission, Uplink};
 use bytes::Bytes;
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::connection::server::{Event, State, Transition};
@@ -79,18 +79,18 @@ impl Logins {
     pub(super) fn admit(
         &mut self,
         now: Instant,
-        seats: &mut Seats,
+        clients: &mut Clients,
         newcomer: Newcomer,
         who: &Admission,
         outputs: &mut Outputs,
     ) -> ConnKey {
-        if let Some(key) = self.resumable(now, seats, who) {
-            self.resume(now, seats, newcomer, key, who, outputs);
+        if let Some(key) = self.resumable(now, clients, who) {
+            self.resume(now, clients, newcomer, key, who, outputs);
             return key;
         }
-        seats.ledger.tally[Count::ResumesRefused] += u64::from(who.resume.is_some());
-        if let Err(reason) = self.begin(now, seats, newcomer.key, who, outputs) {
-            seats.close(now, newcomer.key, reason, outputs);
+        clients.ledger.counters[Count::ResumesRefused] += u64::from(who.resume.is_some());
+        if let Err(reason) = self.begin(now, clients, newcomer.key, who, outputs) {
+            clients.close(now, newcomer.key, reason, outputs);
         }
         newcomer.key
     }
@@ -102,23 +102,23 @@ impl Logins {
     fn begin(
         &mut self,
         now: Instant,
-        seats: &mut Seats,
+        clients: &mut Clients,
         key: ConnKey,
         who: &Admission,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        if seats.ledger.pauses.refuses_logins() {
-            seats.ledger.tally[Count::LoginsShed] += 1;
+        if clients.ledger.pauses.refuses_logins() {
+            clients.ledger.counters[Count::LoginsShed] += 1;
             return Err(CloseReason::Busy);
         }
-        if let Some(older) = seats.key_of_device(&who.uid, &who.device) {
-            seats.replace(now, older, outputs);
+        if let Some(older) = clients.key_of_device(&who.uid, &who.device) {
+            clients.replace(now, older, outputs);
         }
-        if let Some(oldest) = device_too_many(seats, who) {
-            seats.replace(now, oldest, outputs);
+        if let Some(oldest) = device_too_many(clients, who) {
+            clients.replace(now, oldest, outputs);
         }
-        let settings = &seats.ledger.settings;
-        if seats.of_user(&who.uid).count() >= settings.devices_max {
+        let settings = &clients.ledger.settings;
+        if clients.of_user(&who.uid).count() >= settings.devices_max {
             return Err(CloseReason::Throttled);
         }
         let version = settings.unix_nanos(now).max(self.last_version + 1);
@@ -126,29 +126,29 @@ impl Logins {
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
         let mut session = Session::new(names, key.slot(), version);
         session.accepts_lz4 = who.accepts_lz4;
-        let known = seats.registry.worker_of(&who.uid, session.pin);
+        let known = clients.registry.worker_of(&who.uid, session.pin);
         session.worker = known.unwrap_or_else(|| Route::of(session.pin, settings.workers).worker);
         let (route, login) = (session.route(), session.login(key.as_u64()));
 
-        let mut seat = seats.log_in(key, session);
-        let Transition::To(state) = seat.connection.state.on(Event::Admitted) else {
+        let mut client = clients.log_in(key, session);
+        let Transition::To(state) = client.connection.state.on(Event::Admitted) else {
             unreachable!("only a connection that waits for its verdict is admitted");
         };
-        seat.connection.enter(state, now);
-        seat.restart_heartbeat(now);
-        seat.ledger.tally[Count::Logins] += 1;
-        let welcome = self.welcome(now, &seat);
-        seat.send(frame_of(Command::Welcome, &welcome), outputs);
+        client.connection.enter(state, now);
+        client.restart_heartbeat(now);
+        client.ledger.counters[Count::Logins] += 1;
+        let welcome = self.welcome(now, &client);
+        client.send(frame_of(Command::Welcome, &welcome), outputs);
         outputs.uplinks[route.index()].push(Uplink::ConnUp { pin: route.pin, login: Box::new(login) });
         Ok(())
     }
 
     /// The session that this login may resume; `None`: it begins a new one.
-    fn resumable(&self, now: Instant, seats: &Seats, who: &Admission) -> Option<ConnKey> {
+    fn resumable(&self, now: Instant, clients: &Clients, who: &Admission) -> Option<ConnKey> {
         let resume = who.resume.as_deref()?;
-        let settings = &seats.ledger.settings;
+        let settings = &clients.ledger.settings;
         let token = self.tokens.open(&resume.ticket, settings.unix_millis(now) / 1_000)?;
-        let session = seats.session(token.key)?;
+        let session = clients.session(token.key)?;
         let is_it = resume.epoch == settings.epoch
             && resume.session[..] == token.session().0
             && session.login_version == token.login_version
@@ -167,58 +167,58 @@ impl Logins {
     fn resume(
         &self,
         now: Instant,
-        seats: &mut Seats,
+        clients: &mut Clients,
         newcomer: Newcomer,
         key: ConnKey,
         who: &Admission,
         outputs: &mut Outputs,
     ) {
-        let decoder = seats.take(newcomer.key).decoder;
-        let mut seat = seats.seat(key).expect("found by its token");
-        let is_detached = seat.connection.state == State::Detached;
+        let decoder = clients.take(newcomer.key).decoder;
+        let mut client = clients.client(key).expect("found by its token");
+        let is_detached = client.connection.state == State::Detached;
         if !is_detached {
-            seat.ledger.tally[Count::Takeovers] += 1;
-            seat.send_final(replaced_frame(), outputs);
-            seat.drop_socket(outputs);
-            seat.ledger.tally.closed(CloseReason::Replaced);
+            client.ledger.counters[Count::Takeovers] += 1;
+            client.send_final(replaced_frame(), outputs);
+            client.drop_socket(outputs);
+            client.ledger.counters.closed(CloseReason::Replaced);
         }
         if newcomer.has_socket {
             outputs.push(Output::Reattach { from: newcomer.key, to: key });
         }
-        let Transition::To(state) = seat.connection.state.on(Event::Resumed) else {
+        let Transition::To(state) = client.connection.state.on(Event::Resumed) else {
             unreachable!("a connection with a session can be resumed");
         };
-        seat.connection.enter(state, now);
-        seat.connection.decoder = decoder;
-        seat.restart_heartbeat(now);
-        seat.ledger.tally[Count::Resumes] += 1;
+        client.connection.enter(state, now);
+        client.connection.decoder = decoder;
+        client.restart_heartbeat(now);
+        client.ledger.counters[Count::Resumes] += 1;
         let Resume { last_seq, sack, .. } = **who.resume.as_ref().expect("it was judged");
-        let session = seat.session.as_mut().expect("found by its token");
+        let session = client.session.as_mut().expect("found by its token");
         session.serial += 1;
         session.accepts_lz4 = who.accepts_lz4;
         let cid_answered = session.dedupe.base();
         let replay = session.flight.as_ref().map_or(0, |flight| flight.replay_len(last_seq, sack));
-        let welcome = Welcome { resumed: true, cid_answered, replay, ..self.welcome(now, &seat) };
-        seat.send(frame_of(Command::Welcome, &welcome), outputs);
-        let replayed = seat.replay(now, last_seq, sack, outputs);
+        let welcome = Welcome { resumed: true, cid_answered, replay, ..self.welcome(now, &client) };
+        client.send(frame_of(Command::Welcome, &welcome), outputs);
+        let replayed = client.replay(now, last_seq, sack, outputs);
         if is_detached {
-            seats.detached.remove_one();
+            clients.detached.remove_one();
         }
         if let Err(reason) = replayed {
-            seats.close(now, key, reason, outputs);
+            clients.close(now, key, reason, outputs);
         }
     }
 
     /// WELCOME to a session, as if it were new.
-    fn welcome(&self, now: Instant, seat: &Seat<'_>) -> Welcome {
-        let (settings, session) = (&seat.ledger.settings, seat.session.as_ref().expect("logged in"));
+    fn welcome(&self, now: Instant, client: &Client<'_>) -> Welcome {
+        let (settings, session) = (&client.ledger.settings, client.session.as_ref().expect("logged in"));
         let login_version = session.login_version;
         let expires_s = settings.unix_millis(now) / 1_000 + settings.ticket_ttl.as_secs();
-        let token = ResumeToken { key: seat.key, login_version, serial: session.serial, expires_s };
+        let token = ResumeToken { key: client.key, login_version, serial: session.serial, expires_s };
         let is_kept = !settings.session_keep.is_zero();
         Welcome {
             version: u32::from(PROTOCOL_VERSION),
-            session: Bytes::copy_from_slice(&session_id(seat.key, login_version).0),
+            session: Bytes::copy_from_slice(&session_id(client.key, login_version).0),
             epoch: settings.epoch,
             ticket: if is_kept { self.tokens.seal(&token) } else { Bytes::new() },
             heartbeat_min_s: u32::from(settings.heartbeat_s.0),
@@ -251,10 +251,10 @@ pub(super) fn decode_hello(body: &Bytes) -> Result<Hello, CloseReason> {
 
 /// The session that ends because its user has enough devices of the new login's kind: the newer login wins
 /// [P-3.9].
-fn device_too_many(seats: &Seats, who: &Admission) -> Option<ConnKey> {
+fn device_too_many(clients: &Clients, who: &Admission) -> Option<ConnKey> {
     let kind = DeviceKind::of(who.platform)?;
-    let most = seats.ledger.settings.devices_of_kind[kind as usize];
-    let alike = seats.of_user(&who.uid).filter(|(_, it)| DeviceKind::of(it.platform()) == Some(kind));
+    let most = clients.ledger.settings.devices_of_kind[kind as usize];
+    let alike = clients.of_user(&who.uid).filter(|(_, it)| DeviceKind::of(it.platform()) == Some(kind));
     let alike: Vec<ConnKey> = alike.map(|(key, _)| key).collect();
     if most > 0 && alike.len() >= most { alike.last().copied() } else { None }
 }

@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `table`, `connection` | sockets: slab slots with generations |
 //! | `registry`, `session` | users and their devices' logins |
-//! | `seats`, `seat` | both together, and the count of bytes that wait |
+//! | `clients`, `client` | both together, and the count of bytes that wait |
 //! | `login`, `resume_token` | the session that an admitted connection gets: a new one, or its old one |
 //! | `detached` | sessions without a connection |
 //! | `uplink`, `results` | frames from clients; the last answers |
@@ -30,7 +30,10 @@
 //! | `outputs`, `executor` | operations that the owner performs; their execution |
 
 mod bucket;
+mod client;
+mod clients;
 mod connection;
+mod counters;
 mod delivery;
 mod detached;
 mod downlink;
@@ -48,28 +51,26 @@ mod registry;
 mod results;
 mod resume_token;
 mod rooms;
-mod seat;
-mod seats;
 mod session;
 mod settings;
 mod table;
-mod tally;
 #[cfg(test)]
 mod tests;
 mod throttling;
 mod timers;
 mod uplink;
 
+pub use counters::{Count, Counters};
 pub use draining::DrainOrder;
 pub use executor::{Executor, Sockets, Written};
 pub use login::{Moved, Transfer};
 pub use outbound::Gather;
 pub use outputs::{Output, Outputs};
 pub use settings::{Birth, Settings};
-pub use tally::{Count, Tally};
 
-use crate::handoff::Uplink;
+use crate::messages::Uplink;
 use bytes::Bytes;
+use clients::Clients;
 use draining::Drain;
 use fanout::Fanouts;
 use login::{Logins, Newcomer, decode_hello};
@@ -80,7 +81,6 @@ use moorline_proto::ids::{ConnKey, Pin, ShardId};
 use moorline_proto::message::client::Close;
 use moorline_proto::message::decode;
 use moorline_proto::time::{Duration, Instant};
-use seats::Seats;
 use timers::Due;
 use uplink::UplinkGate;
 
@@ -90,7 +90,7 @@ const TRIM: Duration = Duration::from_secs(1);
 /// One reactor's entire state: decides what each input means; its parts keep the state.
 #[derive(Debug)]
 pub struct Shard {
-    seats: Seats,
+    clients: Clients,
     logins: Logins,
     gate: UplinkGate,
     fanouts: Fanouts,
@@ -104,7 +104,7 @@ impl Shard {
     pub fn new(settings: Settings, now: Instant) -> Self {
         Self {
             logins: Logins::new(&settings),
-            seats: Seats::new(settings, now),
+            clients: Clients::new(settings, now),
             gate: UplinkGate::default(),
             fanouts: Fanouts::default(),
             next_trim: now,
@@ -115,33 +115,33 @@ impl Shard {
 
     /// Number of this shard.
     pub const fn id(&self) -> ShardId {
-        self.seats.ledger.settings.shard
+        self.clients.ledger.settings.shard
     }
 
     /// Number of connections, logged in or not, and of detached sessions.
-    pub fn seats(&self) -> usize {
-        self.seats.table.len()
+    pub fn clients(&self) -> usize {
+        self.clients.table.len()
     }
 
     /// Number of logged-in sessions.
     pub fn sessions(&self) -> usize {
-        self.seats.registry.len()
+        self.clients.registry.len()
     }
 
     /// Number of connections that are not logged in: not yet, or not any more.
     pub fn handshakes(&self) -> usize {
-        self.seats() - self.sessions()
+        self.clients() - self.sessions()
     }
 
     /// The counters, with the levels brought up to date.
-    pub fn tally(&mut self) -> &Tally {
-        self.seats.tally()
+    pub fn counters(&mut self) -> &Counters {
+        self.clients.counters()
     }
 
     /// Handles an accepted socket; it belongs to the returned key. `None`: this shard is full, close it.
     pub fn handle_accepted(&mut self, now: Instant) -> Option<ConnKey> {
-        self.seats.ledger.tally[Count::Accepted] += 1;
-        self.seats.connect(now)
+        self.clients.ledger.counters[Count::Accepted] += 1;
+        self.clients.connect(now)
     }
 
     /// Handles a logged-in connection that arrives from the shard that accepted it, or from one that does not
@@ -156,30 +156,30 @@ impl Shard {
             transfer.home = home;
             return Moved::On(transfer);
         }
-        let Some(key) = self.seats.connect(now) else { return Moved::Full };
-        let seat = self.seats.seat(key).expect("just inserted");
-        seat.connection.state = State::Authenticating;
+        let Some(key) = self.clients.connect(now) else { return Moved::Full };
+        let client = self.clients.client(key).expect("just inserted");
+        client.connection.state = State::Authenticating;
         if self.is_draining {
-            self.seats.close(now, key, CloseReason::GoingAway, outputs);
+            self.clients.close(now, key, CloseReason::GoingAway, outputs);
             return Moved::Here(key);
         }
         let newcomer = Newcomer { key, has_socket: false };
-        let key = self.logins.admit(now, &mut self.seats, newcomer, &transfer.admission, outputs);
+        let key = self.logins.admit(now, &mut self.clients, newcomer, &transfer.admission, outputs);
         self.handle_received(now, key, transfer.partial, outputs);
         Moved::Here(key)
     }
 
     /// Handles bytes from a client.
     pub fn handle_received(&mut self, now: Instant, key: ConnKey, mut bytes: Bytes, outputs: &mut Outputs) {
-        let Seats { table, ledger, .. } = &mut self.seats;
-        ledger.tally[Count::BytesIn] += bytes.len() as u64;
+        let Clients { table, ledger, .. } = &mut self.clients;
+        ledger.counters[Count::BytesIn] += bytes.len() as u64;
         if let Some(connection) = table.get_mut(key)
             && connection.state.is_logged_in()
         {
             connection.note_rx(ledger.settings.frame_fill(), now);
         }
         loop {
-            let Seats { table, ledger, .. } = &mut self.seats;
+            let Clients { table, ledger, .. } = &mut self.clients;
             let Some(connection) = table.get_mut(key) else { return };
             let body_max = match connection.state {
                 State::Closing | State::Detached => return,
@@ -192,7 +192,7 @@ impl Shard {
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = outcome {
-                self.seats.close(now, key, reason, outputs);
+                self.clients.close(now, key, reason, outputs);
                 return;
             }
         }
@@ -200,7 +200,8 @@ impl Shard {
 
     /// Gathers the next bytes of a connection, at most about `bytes_max`.
     pub fn gather(&self, key: ConnKey, out: &mut impl Gather, bytes_max: usize) {
-        if let Some(outbound) = self.seats.connection(key).and_then(|connection| connection.outbound.as_ref())
+        if let Some(outbound) =
+            self.clients.connection(key).and_then(|connection| connection.outbound.as_ref())
         {
             outbound.gather(out, bytes_max);
         }
@@ -208,8 +209,8 @@ impl Shard {
 
     /// Handles a write: the socket took `sent` of the gathered bytes; 0: it takes nothing for now.
     pub fn handle_sent(&mut self, key: ConnKey, sent: usize, outputs: &mut Outputs) {
-        if let Some(mut seat) = self.seats.seat(key) {
-            seat.note_sent(sent, outputs);
+        if let Some(mut client) = self.clients.client(key) {
+            client.note_sent(sent, outputs);
         }
     }
 
@@ -221,34 +222,34 @@ impl Shard {
         undelivered: usize,
         outputs: &mut Outputs,
     ) {
-        if let Some(mut seat) = self.seats.seat(key) {
-            seat.handle_send_queue(now, undelivered, outputs);
+        if let Some(mut client) = self.clients.client(key) {
+            client.handle_send_queue(now, undelivered, outputs);
         }
     }
 
     /// Handles the end of a socket: the peer closed or reset it.
     pub fn handle_peer_closed(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        let Some(connection) = self.seats.connection(key) else { return };
+        let Some(connection) = self.clients.connection(key) else { return };
         match connection.state {
             State::Detached => return, // the socket was given up before
             State::Closing => {}
-            _ => self.seats.ledger.tally.closed_by_peer += 1,
+            _ => self.clients.ledger.counters.closed_by_peer += 1,
         }
-        if self.is_draining || !self.seats.try_detach(now, key, outputs) {
-            self.seats.forget(key, 0, outputs);
+        if self.is_draining || !self.clients.try_detach(now, key, outputs) {
+            self.clients.forget(key, 0, outputs);
         }
     }
 
     /// Ends every connection: the gateway stops.
     pub fn handle_stop(&mut self, now: Instant, outputs: &mut Outputs) {
         self.is_draining = true;
-        self.seats.close_all(now, CloseReason::GoingAway, outputs);
+        self.clients.close_all(now, CloseReason::GoingAway, outputs);
     }
 
     /// Nothing is due before this.
     pub fn next_deadline(&self) -> Option<Instant> {
         let drain = self.drain.as_ref().map(|drain| drain.deadline());
-        let deadlines = [self.seats.ledger.timers.next_deadline(), self.fanouts.deadline(), drain];
+        let deadlines = [self.clients.ledger.timers.next_deadline(), self.fanouts.deadline(), drain];
         deadlines.into_iter().flatten().min()
     }
 
@@ -256,11 +257,11 @@ impl Shard {
     pub fn handle_timeouts(&mut self, now: Instant, outputs: &mut Outputs) {
         if now >= self.next_trim {
             self.next_trim = now + TRIM;
-            self.gate.trim(self.seats.ledger.settings.user_fill(), now);
-            self.seats.rooms.send_digest(now, outputs);
+            self.gate.trim(self.clients.ledger.settings.user_fill(), now);
+            self.clients.rooms.send_digest(now, outputs);
         }
-        self.seats.fire(now);
-        for key in self.seats.ledger.timers.take_due() {
+        self.clients.fire(now);
+        for key in self.clients.ledger.timers.take_due() {
             self.on_due(now, key, outputs);
         }
         self.tend_drain(now, outputs);
@@ -289,39 +290,39 @@ impl Shard {
 
     /// Panics unless all parts agree. For tests and the simulator.
     pub fn check(&self) {
-        self.seats.check();
+        self.clients.check();
     }
 
     fn on_due(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
-        let Some(mut seat) = self.seats.seat(key) else { return }; // it ended meanwhile
-        let (at, due) = seat.deadline(now);
+        let Some(mut client) = self.clients.client(key) else { return }; // it ended meanwhile
+        let (at, due) = client.deadline(now);
         if at > now {
-            return seat.arm(at); // bytes came meanwhile
+            return client.arm(at); // bytes came meanwhile
         }
         let outcome = match due {
             Due::Handshake => Err(CloseReason::HandshakeTimeout),
             Due::Heartbeat => {
-                self.seats.end_silent(now, key, !self.is_draining, outputs);
+                self.clients.end_silent(now, key, !self.is_draining, outputs);
                 Ok(())
             }
-            Due::Ack => seat.handle_ack_overdue(now, outputs),
-            Due::Batch => seat.pump(now, outputs),
+            Due::Ack => client.handle_ack_overdue(now, outputs),
+            Due::Batch => client.pump(now, outputs),
             Due::Pause => {
-                seat.try_end_pause(now, outputs);
+                client.try_end_pause(now, outputs);
                 Ok(())
             }
             Due::Linger => {
-                self.seats.forget(key, 0, outputs);
+                self.clients.forget(key, 0, outputs);
                 Ok(())
             }
             Due::Expiry => {
-                seat.ledger.tally[Count::DetachedExpired] += 1;
-                self.seats.forget(key, 0, outputs);
+                client.ledger.counters[Count::DetachedExpired] += 1;
+                self.clients.forget(key, 0, outputs);
                 Ok(())
             }
         };
         if let Err(reason) = outcome {
-            self.seats.close(now, key, reason, outputs);
+            self.clients.close(now, key, reason, outputs);
         }
     }
 
@@ -336,10 +337,10 @@ impl Shard {
         if is_single {
             return self.on_frame(now, key, frame, outputs);
         }
-        if !self.seats.connection(key).is_some_and(|connection| connection.state.is_logged_in()) {
+        if !self.clients.connection(key).is_some_and(|connection| connection.state.is_logged_in()) {
             return Err(CloseReason::Unexpected);
         }
-        let body_max = self.seats.ledger.settings.body_bytes_max;
+        let body_max = self.clients.ledger.settings.body_bytes_max;
         let frame = frame.into_plain(body_max)?;
         if !frame.header.flags.contains(Flags::BATCH) {
             return self.on_frame(now, key, frame, outputs);
@@ -355,41 +356,41 @@ impl Shard {
         frame: Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        self.seats.ledger.tally[Count::FramesIn] += 1;
-        let Some(mut seat) = self.seats.seat(key) else { return Ok(()) };
-        let (command, is_logged_in) = (frame.header.command, seat.is_logged_in());
+        self.clients.ledger.counters[Count::FramesIn] += 1;
+        let Some(mut client) = self.clients.client(key) else { return Ok(()) };
+        let (command, is_logged_in) = (frame.header.command, client.is_logged_in());
         if is_logged_in {
-            seat.spend_frame(now, outputs);
+            client.spend_frame(now, outputs);
         }
-        match seat.connection.state.on(Event::Received(command)) {
+        match client.connection.state.on(Event::Received(command)) {
             Transition::Ignore if !is_logged_in => return Ok(()),
             Transition::Close(reason) => return Err(reason),
             // Dropped but for its header [P-2.2]; closing has work to do first, see `ending`.
             Transition::Ignore | Transition::To(State::Closing) => {}
-            Transition::To(state) => seat.connection.state = state,
+            Transition::To(state) => client.connection.state = state,
         }
-        if seat.is_logged_in() {
+        if client.is_logged_in() {
             if frame.header.ack != 0 {
-                seat.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
+                client.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
             }
             if frame.header.flags.contains(Flags::ACK_REQ) && command != Command::Send {
-                seat.send(Frame::new(Command::Ack, Bytes::new()), outputs);
-                seat.check_clogged()?;
+                client.send(Frame::new(Command::Ack, Bytes::new()), outputs);
+                client.check_clogged()?;
             }
         }
         match command {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
-            Command::Ping => seat.handle_ping(now, &frame.body, outputs),
-            Command::Send => self.gate.handle_send(now, &mut seat, frame, outputs),
+            Command::Ping => client.handle_ping(now, &frame.body, outputs),
+            Command::Send => self.gate.handle_send(now, &mut client, frame, outputs),
             Command::Req | Command::Sub | Command::Unsub | Command::App(_) => {
-                self.gate.handle_unnumbered(now, &mut seat, frame, outputs)
+                self.gate.handle_unnumbered(now, &mut client, frame, outputs)
             }
-            Command::Ack => seat.handle_ack_frame(now, &frame, outputs),
+            Command::Ack => client.handle_ack_frame(now, &frame, outputs),
             Command::Logout => Err(CloseReason::LoggedOut),
             Command::Close => {
                 let code = decode::<Close>(&frame.body).map_or(0, |close| close.code);
-                seat.ledger.tally.closed_by_peer += 1;
-                self.seats.forget(key, code, outputs);
+                client.ledger.counters.closed_by_peer += 1;
+                self.clients.forget(key, code, outputs);
                 Ok(())
             }
             _ => Ok(()),
@@ -407,18 +408,18 @@ impl Shard {
         if self.is_draining {
             return Err(CloseReason::GoingAway);
         }
-        let seat = self.seats.seat(key).expect("its frame is being handled");
+        let client = self.clients.client(key).expect("its frame is being handled");
         // Resuming a session costs the backend nothing, so it stays possible.
-        let memory_max = seat.ledger.settings.memory_bytes_max.saturating_mul(2);
-        let is_short_of_memory = seat.ledger.queued_bytes() > memory_max;
-        if (seat.ledger.pauses.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
-            seat.ledger.tally[Count::LoginsShed] += 1;
+        let memory_max = client.ledger.settings.memory_bytes_max.saturating_mul(2);
+        let is_short_of_memory = client.ledger.queued_bytes() > memory_max;
+        if (client.ledger.pauses.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
+            client.ledger.counters[Count::LoginsShed] += 1;
             return Err(CloseReason::Busy);
         }
-        seat.connection.enter(State::Authenticating, now);
+        client.connection.enter(State::Authenticating, now);
         let pin = Pin::of(&hello.uid);
         let login = Uplink::Login { key, pin, hello: Box::new(hello) };
-        outputs.uplinks[pin.worker(seat.ledger.settings.workers)].push(login);
+        outputs.uplinks[pin.worker(client.ledger.settings.workers)].push(login);
         Ok(())
     }
 }

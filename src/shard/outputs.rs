@@ -6,7 +6,7 @@
 //! WELCOME the new one.
 
 use super::Transfer;
-use crate::handoff::{Downlink, Uplink};
+use crate::messages::{Downlink, Uplink};
 use moorline_proto::ids::{ConnKey, ShardId};
 use std::collections::VecDeque;
 

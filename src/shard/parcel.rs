@@ -3,8 +3,8 @@
 //! Example: a PUSH for a group of three becomes three parcels that share one body. One that is replaced by a NOTIFY
 //! gives it its ticket, so that the backend learns the outcome of both.
 
-use crate::handoff::{Push, PushTicket};
-use crate::snapshot::{ParcelRecord, Records, Section, SnapshotError, TicketRecord};
+use crate::messages::{Push, PushRef};
+use crate::snapshot::{ParcelRecord, PushRefRecord, Records, Section, SnapshotError};
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// One push toward one session.
 #[derive(Clone, Debug)]
 pub(super) struct Parcel {
-    pub(super) ticket: Option<PushTicket>,
+    pub(super) ticket: Option<PushRef>,
     pub(super) command: Command,
     pub(super) lane: Lane,
     pub(super) expires_at: Instant,
@@ -22,7 +22,7 @@ pub(super) struct Parcel {
     pub(super) packed: Option<Bytes>,
     pub(super) collapse: Option<Arc<str>>,
     /// Tickets of other pushes that this one stands for.
-    pub(super) also: Vec<PushTicket>,
+    pub(super) also: Vec<PushRef>,
 }
 
 impl Parcel {
@@ -42,7 +42,7 @@ impl Parcel {
     }
 
     /// Tickets of the push and of all others that it stands for.
-    pub(super) fn tickets(&self) -> impl Iterator<Item = PushTicket> + '_ {
+    pub(super) fn tickets(&self) -> impl Iterator<Item = PushRef> + '_ {
         self.ticket.into_iter().chain(self.also.iter().copied())
     }
 
@@ -58,14 +58,14 @@ impl Parcel {
     pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
         let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
         ParcelRecord {
-            ticket: ticket.map(TicketRecord::from),
+            ticket: ticket.map(PushRefRecord::from),
             command: command.byte().into(),
             lane: *lane as u32,
             expires_at: expires_at.as_nanos(),
             body: out.body(body),
             packed: packed.as_ref().map_or(0, |packed| out.body(packed)),
             collapse: collapse.as_deref().map(str::to_owned),
-            also: also.iter().copied().map(TicketRecord::from).collect(),
+            also: also.iter().copied().map(PushRefRecord::from).collect(),
         }
     }
 
@@ -74,14 +74,14 @@ impl Parcel {
         let ParcelRecord { ticket, command, lane, expires_at, body, packed, collapse, also } = record;
         let command = u8::try_from(*command).ok().and_then(Command::from_byte);
         Ok(Self {
-            ticket: ticket.map(PushTicket::from),
+            ticket: ticket.map(PushRef::from),
             command: command.ok_or_else(|| from.contradiction("a push has no command"))?,
             lane: Lane::from_number(*lane),
             expires_at: Instant::from_nanos(*expires_at),
             body: from.body(*body)?,
             packed: if *packed == 0 { None } else { Some(from.body(*packed)?) },
             collapse: collapse.as_deref().map(Arc::from),
-            also: also.iter().copied().map(PushTicket::from).collect(),
+            also: also.iter().copied().map(PushRef::from).collect(),
         })
     }
 

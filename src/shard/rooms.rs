@@ -8,7 +8,7 @@
 
 use super::Outputs;
 use super::session::Route;
-use crate::handoff::Uplink;
+use crate::messages::Uplink;
 use crate::snapshot::{Item, RoomRecord, Section};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::RoomDigest;

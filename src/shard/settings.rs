@@ -3,7 +3,7 @@
 use super::bucket::Fill;
 use super::flight::Batching;
 use crate::config::{Config, Retransmit, Uplink};
-use crate::homes::Homes;
+use crate::shard_map::ShardMap;
 use moorline_proto::dedupe::WINDOW_FRAMES;
 use moorline_proto::ids::ShardId;
 use moorline_proto::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub struct Settings {
     /// Number of the shard.
     pub shard: ShardId,
     /// Owning shards of users.
-    pub homes: Homes,
+    pub shard_map: ShardMap,
     /// Workers that uplinks are spread over.
     pub workers: usize,
     /// Largest frame body, in bytes.
@@ -85,17 +85,17 @@ impl Settings {
     pub fn new(
         config: &Config,
         shard: ShardId,
-        homes: Homes,
+        shard_map: ShardMap,
         workers: usize,
         birth: Birth,
         seed: u64,
     ) -> Self {
         let seconds = |duration: Duration| u16::try_from(duration.as_secs()).unwrap_or(u16::MAX);
         let limits = &config.limits;
-        let shards = homes.shards();
+        let shards = shard_map.shards();
         Self {
             shard,
-            homes,
+            shard_map,
             workers,
             body_bytes_max: limits.body_max.as_u32(),
             hello_bytes_max: limits.hello_max.as_u32(),
@@ -162,7 +162,7 @@ impl Default for Settings {
     /// The only shard with one worker, by the defaults of the configuration.
     fn default() -> Self {
         let birth = Birth { epoch: 1, unix_base_nanos: 0, ticket_key: [1; 32] };
-        Self::new(&Config::default(), ShardId(0), Homes::new(1), 1, birth, 1)
+        Self::new(&Config::default(), ShardId(0), ShardMap::new(1), 1, birth, 1)
     }
 }
 

@@ -7,8 +7,8 @@ mod freezing;
 mod limits;
 
 use super::*;
-use crate::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
-use crate::homes::Homes;
+use crate::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};
+use crate::shard_map::ShardMap;
 use moorline_proto::frame::{Decoder, Lane};
 use moorline_proto::ids::{Pin, Seq};
 use moorline_proto::message::backend::Outcome;
@@ -119,7 +119,7 @@ impl World {
     }
 
     fn push_on(&mut self, lane: Lane, key: ConnKey, correlation: u64, body: &'static [u8]) {
-        let ticket = PushTicket { worker: 0, link: 0, link_generation: 0, correlation };
+        let ticket = PushRef { worker: 0, link: 0, link_generation: 0, correlation };
         self.downlink(Downlink::Push(Push {
             ticket: Some(ticket),
             targets: vec![Target::Connection(key)],
@@ -196,7 +196,7 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
     let now = Instant::from_nanos(1_000_000_000);
     let home = Pin::of("alice").shard(2);
     let other = ShardId(1 - home.0);
-    let shard = |id| Shard::new(Settings { shard: id, homes: Homes::new(2), ..settings() }, now);
+    let shard = |id| Shard::new(Settings { shard: id, shard_map: ShardMap::new(2), ..settings() }, now);
     let (mut first, mut second, mut outputs) = (shard(other), shard(home), Outputs::new(1));
     let key = first.handle_accepted(now).expect("room");
     let hello = Hello {
@@ -216,14 +216,14 @@ fn a_connection_moves_to_its_users_home_with_its_bytes() {
         Admission { uid: "alice".into(), device: "d".into(), platform: 1, ..Admission::default() };
     first.handle_downlink(now, Downlink::Verdict { key, verdict: Ok(admission) }, &mut outputs);
     first.check();
-    assert_eq!(first.seats(), 0);
+    assert_eq!(first.clients(), 0);
     let moved = std::iter::from_fn(|| outputs.poll_output()).find_map(|output| match output {
         Output::Move(key, transfer) => Some((key, transfer)),
         _ => None,
     });
     let (moved, transfer) = moved.expect("it moves");
     assert_eq!((moved, transfer.home), (key, home));
-    let key = seat(second.handle_moved(now, transfer, &mut outputs));
+    let key = client(second.handle_moved(now, transfer, &mut outputs));
     second.handle_received(now, key, Bytes::copy_from_slice(&ping[7..]), &mut outputs);
     second.check();
     let mut world = World { shard: second, now, outputs };
@@ -398,7 +398,7 @@ fn a_request_that_does_not_decode_ends_its_connection() {
         world.frame(key, &Frame::new(command, Bytes::from_static(b"\xFF\xFF")));
         assert!(cids(&world.uplinks()).is_empty(), "the backend is not asked");
         assert_eq!(world.close_code(key), Some(CloseReason::BadMessage.code()));
-        assert_eq!(world.shard.tally()[Count::BadRequests], 1);
+        assert_eq!(world.shard.counters()[Count::BadRequests], 1);
     }
 }
 
@@ -417,11 +417,11 @@ fn silence_ends_a_connection_in_each_of_its_states() {
     let mut world = World::new();
     let silent = world.accept();
     world.pass(Duration::from_millis(4_900));
-    assert_eq!(world.shard.seats(), 1);
+    assert_eq!(world.shard.clients(), 1);
     world.pass(Duration::from_millis(200));
     assert_eq!(world.close_code(silent), Some(CloseReason::HandshakeTimeout.code()));
     world.pass(Duration::from_secs(3));
-    assert_eq!((world.shard.seats(), world.closes()), (0, vec![silent]));
+    assert_eq!((world.shard.clients(), world.closes()), (0, vec![silent]));
 
     let key = world.login("bob", "phone");
     world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 60 }));
@@ -459,7 +459,7 @@ fn an_overdue_ack_is_asked_for_and_then_ends_the_connection() {
     assert_eq!((probe.header.command, probe.header.flags), (Command::Ping, Flags::ACK_REQ));
     (0..20).for_each(|_| world.pass(Duration::from_secs(1)));
     assert_eq!(world.outcomes(), [(1, Outcome::Offline)]);
-    assert_eq!(world.shard.tally().closes()[CloseReason::AckTimeout as usize], 1);
+    assert_eq!(world.shard.counters().closes()[CloseReason::AckTimeout as usize], 1);
 }
 
 #[test]
@@ -468,12 +468,12 @@ fn pushes_during_a_probe_do_not_hurry_its_timer() {
     let key = world.login("bob", "phone");
     world.push(key, 1, b"hello");
     world.pass(Duration::from_secs(4));
-    let moves = world.shard.tally()[Count::TimerMoves];
+    let moves = world.shard.counters()[Count::TimerMoves];
     for i in 2..=4 {
         world.push(key, i, b"hello");
         world.pass(Duration::from_millis(20));
     }
-    let later = world.shard.tally()[Count::TimerMoves];
+    let later = world.shard.counters()[Count::TimerMoves];
     assert!(later - moves <= 1, "the answer has ten seconds, {} timer moves", later - moves);
 }
 
@@ -536,8 +536,8 @@ fn an_announcement_names_the_asked_logins() {
     assert_eq!(logins.len(), expected);
 }
 
-/// The seat that an arrival got.
-fn seat(moved: Moved) -> ConnKey {
+/// The client that an arrival got.
+fn client(moved: Moved) -> ConnKey {
     match moved {
         Moved::Here(key) => key,
         other => panic!("{other:?}"),

@@ -4,11 +4,11 @@
 //! while the answer is outstanding, and answered from memory afterwards [P-5.4].
 
 use super::bucket::Buckets;
+use super::client::Client;
 use super::results::Results;
-use super::seat::Seat;
 use super::session::Route;
 use super::{Count, Outputs};
-use crate::handoff::Uplink;
+use crate::messages::Uplink;
 use crate::snapshot::{AnswerRecord, Section, UserSpentRecord};
 use bytes::Bytes;
 use moorline_proto::dedupe::Verdict;
@@ -57,13 +57,13 @@ impl UplinkGate {
     pub(super) fn handle_send(
         &mut self,
         now: Instant,
-        seat: &mut Seat<'_>,
+        client: &mut Client<'_>,
         frame: Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
         let (cid, lane) = (frame.header.seq, frame.header.lane);
-        let strict_max = seat.ledger.settings.uplink_window;
-        let session = seat.session.as_mut().expect("SEND is lawful only with a session");
+        let strict_max = client.ledger.settings.uplink_window;
+        let session = client.session.as_mut().expect("SEND is lawful only with a session");
         let is_full = session.unanswered >= UNANSWERED_MAX;
         let up = |is_dup, body| Up { command: Command::Send, lane, number: cid, is_dup, body };
         let verdict = match session.dedupe.check(cid) {
@@ -75,10 +75,10 @@ impl UplinkGate {
         match verdict {
             Verdict::Next => {
                 session.dedupe.take(cid);
-                seat.ledger.tally[Count::Sends] += 1;
+                client.ledger.counters[Count::Sends] += 1;
                 let is_dup = frame.header.flags.contains(Flags::DUP);
-                self.put_send(now, seat, up(is_dup, frame.body), outputs);
-                self.release_early(now, seat, lane, outputs);
+                self.put_send(now, client, up(is_dup, frame.body), outputs);
+                self.release_early(now, client, lane, outputs);
             }
             Verdict::Early => {
                 let held = session.early.get_or_insert_default();
@@ -86,30 +86,30 @@ impl UplinkGate {
                 if held.values().map(Bytes::len).sum::<usize>() > EARLY_BYTES_MAX {
                     return Err(CloseReason::Window);
                 }
-                seat.ledger.tally[Count::SendsEarly] += 1;
+                client.ledger.counters[Count::SendsEarly] += 1;
             }
-            Verdict::Pending => seat.ledger.tally[Count::SendsAgain] += 1,
+            Verdict::Pending => client.ledger.counters[Count::SendsAgain] += 1,
             Verdict::Answered => {
                 let answer = self.results.get(session.login_version, cid);
-                seat.ledger.tally[Count::SendsAgain] += 1;
+                client.ledger.counters[Count::SendsAgain] += 1;
                 if let Some(body) = answer {
-                    seat.ledger.tally[Count::SendsReplayed] += 1;
-                    seat.send(Frame::new(Command::SendAck, body).with_flags(Flags::DUP), outputs);
+                    client.ledger.counters[Count::SendsReplayed] += 1;
+                    client.send(Frame::new(Command::SendAck, body).with_flags(Flags::DUP), outputs);
                 } else if is_full {
-                    seat.ledger.tally[Count::RefusedHere] += 1;
-                    answer_retry(seat, cid, RETRY_AFTER_MS, outputs);
+                    client.ledger.counters[Count::RefusedHere] += 1;
+                    answer_retry(client, cid, RETRY_AFTER_MS, outputs);
                 } else {
-                    self.put_send(now, seat, up(true, frame.body), outputs);
+                    self.put_send(now, client, up(true, frame.body), outputs);
                 }
             }
             Verdict::Beyond => return Err(CloseReason::Window),
         }
-        seat.check_clogged()
+        client.check_clogged()
     }
 
     /// Forwards SENDs that waited for the one that was just taken.
-    fn release_early(&mut self, now: Instant, seat: &mut Seat<'_>, lane: Lane, outputs: &mut Outputs) {
-        let Some(session) = &mut seat.session else { return };
+    fn release_early(&mut self, now: Instant, client: &mut Client<'_>, lane: Lane, outputs: &mut Outputs) {
+        let Some(session) = &mut client.session else { return };
         let Some(mut held) = session.early.take() else { return };
         let mut released: Vec<(Seq, Bytes)> = Vec::new();
         while let Some(body) = held.remove(&(session.dedupe.taken() + 1)) {
@@ -120,11 +120,11 @@ impl UplinkGate {
         if !held.is_empty() {
             session.early = Some(held);
         }
-        seat.ledger.tally[Count::Sends] += released.len() as u64;
+        client.ledger.counters[Count::Sends] += released.len() as u64;
         for (cid, body) in released {
             self.put_send(
                 now,
-                seat,
+                client,
                 Up { command: Command::Send, lane, number: cid, is_dup: false, body },
                 outputs,
             );
@@ -133,14 +133,14 @@ impl UplinkGate {
 
     /// Forwards a SEND whose cid was taken, or answers RETRY if its user is above the rate limit or the lane
     /// is shed.
-    fn put_send(&mut self, now: Instant, seat: &mut Seat<'_>, up: Up, outputs: &mut Outputs) {
-        match self.judge(now, seat, up.lane, outputs) {
-            Ok(route) => forward(seat, route, up, outputs),
+    fn put_send(&mut self, now: Instant, client: &mut Client<'_>, up: Up, outputs: &mut Outputs) {
+        match self.judge(now, client, up.lane, outputs) {
+            Ok(route) => forward(client, route, up, outputs),
             Err(wait_ms) => {
-                if let Some(session) = &mut seat.session {
+                if let Some(session) = &mut client.session {
                     session.dedupe.answer(up.number);
                 }
-                answer_retry(seat, up.number, wait_ms, outputs);
+                answer_retry(client, up.number, wait_ms, outputs);
             }
         }
     }
@@ -150,30 +150,35 @@ impl UplinkGate {
     pub(super) fn handle_unnumbered(
         &mut self,
         now: Instant,
-        seat: &mut Seat<'_>,
+        client: &mut Client<'_>,
         frame: Frame,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
         let (command, lane) = (frame.header.command, frame.header.lane);
-        let session = seat.session.as_ref().expect("lawful only with a session");
+        let session = client.session.as_ref().expect("lawful only with a session");
         let is_full = session.unanswered >= UNANSWERED_MAX;
         let number = number_of(command, &frame.body).inspect_err(|_| {
-            seat.ledger.tally[Count::BadRequests] += 1;
+            client.ledger.counters[Count::BadRequests] += 1;
         })?;
         let is_app = matches!(command, Command::App(_));
         if is_full && !is_app {
-            seat.ledger.tally[Count::RefusedHere] += 1;
-            refuse(seat, command, number, RETRY_AFTER_MS, outputs);
-            return seat.check_clogged();
+            client.ledger.counters[Count::RefusedHere] += 1;
+            refuse(client, command, number, RETRY_AFTER_MS, outputs);
+            return client.check_clogged();
         }
-        match self.judge(now, seat, lane, outputs) {
+        match self.judge(now, client, lane, outputs) {
             Ok(route) => {
-                forward(seat, route, Up { command, lane, number, is_dup: false, body: frame.body }, outputs);
+                forward(
+                    client,
+                    route,
+                    Up { command, lane, number, is_dup: false, body: frame.body },
+                    outputs,
+                );
             }
-            Err(_) if is_app => seat.ledger.tally[Count::AppsDropped] += 1, // may be lost [P-2.3]
-            Err(wait_ms) => refuse(seat, command, number, wait_ms, outputs),
+            Err(_) if is_app => client.ledger.counters[Count::AppsDropped] += 1, // may be lost [P-2.3]
+            Err(wait_ms) => refuse(client, command, number, wait_ms, outputs),
         }
-        seat.check_clogged()
+        client.check_clogged()
     }
 
     /// Handles the backend's answer to a SEND (`answered`: its cid, and whether the answer is final) or another
@@ -181,11 +186,11 @@ impl UplinkGate {
     pub(super) fn handle_answer(
         &mut self,
         now: Instant,
-        seat: &mut Seat<'_>,
+        client: &mut Client<'_>,
         answered: Option<(Seq, bool)>,
         body: &Bytes,
     ) {
-        let session = seat.session.as_mut().expect("an answer is for a session");
+        let session = client.session.as_mut().expect("an answer is for a session");
         session.unanswered = session.unanswered.saturating_sub(1);
         if let Some((cid, is_final)) = answered {
             session.dedupe.answer(cid);
@@ -193,7 +198,7 @@ impl UplinkGate {
                 self.results.store(now, session.login_version, cid, body);
             }
         }
-        seat.ledger.tally[Count::Answers] += 1;
+        client.ledger.counters[Count::Answers] += 1;
     }
 
     /// Decides whether an uplink may go to the backend now, and on which way.
@@ -203,25 +208,25 @@ impl UplinkGate {
     fn judge(
         &mut self,
         now: Instant,
-        seat: &mut Seat<'_>,
+        client: &mut Client<'_>,
         lane: Lane,
         outputs: &mut Outputs,
     ) -> Result<Route, u32> {
-        let route = seat.route().expect("lawful only with a session");
-        if seat.ledger.pauses.is_shed(route, lane) {
-            seat.ledger.tally[Count::Shed] += 1;
-            let wait = SHED_AFTER_MS + seat.ledger.random.below(SHED_SPREAD_MS);
+        let route = client.route().expect("lawful only with a session");
+        if client.ledger.pauses.is_shed(route, lane) {
+            client.ledger.counters[Count::Shed] += 1;
+            let wait = SHED_AFTER_MS + client.ledger.random.below(SHED_SPREAD_MS);
             return Err(u32::try_from(wait).unwrap_or(u32::MAX));
         }
-        let fill = seat.ledger.settings.user_fill();
+        let fill = client.ledger.settings.user_fill();
         let Err(over) = self.users_spent.try_spend(route.pin.0, fill, now) else { return Ok(route) };
-        seat.ledger.tally[Count::UserRefusals] += 1;
+        client.ledger.counters[Count::UserRefusals] += 1;
         let wait_ms = u32::try_from(over.wait.as_millis()).unwrap_or(u32::MAX).max(1);
         if over.is_news {
-            seat.ledger.tally[Count::Throttles] += 1;
+            client.ledger.counters[Count::Throttles] += 1;
             let reason = "this user says more than limits.user_rate".to_owned();
             let throttle = Throttle { retry_after_ms: wait_ms.max(THROTTLE_MS), reason };
-            seat.send(frame_of(Command::Throttle, &throttle), outputs);
+            client.send(frame_of(Command::Throttle, &throttle), outputs);
         }
         Err(wait_ms.max(RETRY_AFTER_MS))
     }
@@ -250,33 +255,33 @@ impl UplinkGate {
 }
 
 /// Sends a frame to the worker of its user.
-fn forward(seat: &mut Seat<'_>, route: Route, up: Up, outputs: &mut Outputs) {
+fn forward(client: &mut Client<'_>, route: Route, up: Up, outputs: &mut Outputs) {
     let Up { command, lane, number, is_dup, body } = up;
     if !matches!(command, Command::App(_))
-        && let Some(session) = &mut seat.session
+        && let Some(session) = &mut client.session
     {
         session.unanswered = session.unanswered.saturating_add(1);
     }
-    let up = Uplink::Up { key: seat.key, pin: route.pin, command, number, is_dup, body };
+    let up = Uplink::Up { key: client.key, pin: route.pin, command, number, is_dup, body };
     outputs.uplinks[route.index()].push(up);
-    seat.pause_if_full(route, lane, outputs);
+    client.pause_if_full(route, lane, outputs);
 }
 
 /// Answers a SEND with RETRY.
-fn answer_retry(seat: &mut Seat<'_>, cid: Seq, retry_after_ms: u32, outputs: &mut Outputs) {
+fn answer_retry(client: &mut Client<'_>, cid: Seq, retry_after_ms: u32, outputs: &mut Outputs) {
     let answer = SendAck { cid, code: Code::Retry.into(), retry_after_ms, ..Default::default() };
-    seat.send(frame_of(Command::SendAck, &answer), outputs);
+    client.send(frame_of(Command::SendAck, &answer), outputs);
 }
 
 /// Answers a request or a room command with RETRY.
-fn refuse(seat: &mut Seat<'_>, command: Command, id: u32, retry_after_ms: u32, outputs: &mut Outputs) {
+fn refuse(client: &mut Client<'_>, command: Command, id: u32, retry_after_ms: u32, outputs: &mut Outputs) {
     let code = Code::Retry.into();
     let answer = if command == Command::Req {
         frame_of(Command::Resp, &Resp { id, code, retry_after_ms, ..Default::default() })
     } else {
         frame_of(Command::SubAck, &SubAck { id, code, reason: String::new() })
     };
-    seat.send(answer, outputs);
+    client.send(answer, outputs);
 }
 
 /// Reads the number by which the client knows the answer; 0: no answer comes.

@@ -3,10 +3,10 @@
 use super::Worker;
 use super::socket::Socket;
 use super::token::Source;
-use crate::crew::Unit;
 use crate::router::LinkSocket;
 use crate::snapshot::{Records, Section, SnapshotError, SocketRef};
 use crate::sys::sockets;
+use crate::thread_group::EventLoop;
 use moorline_net::stream::Stream;
 use moorline_proto::time::{Duration, Instant};
 use std::io;
@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 /// Gives the socket that a snapshot names.
 pub(super) type TakeSocket<'a> = dyn FnMut(&SocketRef) -> io::Result<Stream> + 'a;
 
-impl Unit for Worker {
+impl EventLoop for Worker {
     fn poll_fd(&self) -> RawFd {
         self.poll.as_raw_fd()
     }

@@ -2,7 +2,7 @@
 //! endpoint.
 //!
 //! Owns: thread, poll, mailbox, sockets. The router decides everything else. A worker knows reactors only through
-//! [`crate::handoff`] and [`moorline_net::mailbox`]. Must not block: no lock, no blocking call, one clock read per turn.
+//! [`crate::messages`] and [`moorline_net::mailbox`]. Must not block: no lock, no blocking call, one clock read per turn.
 //!
 //! Run-through: a shard's batch wakes the worker's poll. The turn reads the clock, gives the batch to the router,
 //! reads the links that have bytes, fires deadlines, and then does what the router has ordered: one write per link,
@@ -25,8 +25,8 @@ mod turn;
 mod tests;
 
 use crate::auth::Judge;
-use crate::handoff::{ShardSink, UplinkBatch};
-use crate::metrics::{Board, Registry};
+use crate::messages::{ShardSink, UplinkBatch};
+use crate::metrics::{CounterSet, Registry};
 use crate::router::{Router, RouterSettings};
 use mio::{Events, Poll, Waker};
 use moorline_net::clock::Clock;
@@ -41,12 +41,12 @@ use token::Source;
 
 /// A worker's poll and mailbox, made before its thread so that shards can be given the sender.
 #[derive(Debug)]
-pub struct Berth {
+pub struct Inbox {
     poll: Poll,
     mailbox: Receiver<UplinkBatch>,
 }
 
-impl Berth {
+impl Inbox {
     /// A poll, and a mailbox of at most `batches_max` batches that wakes it.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ pub struct WorkerParts {
     /// Settings of its router.
     pub settings: RouterSettings,
     /// Poll and mailbox.
-    pub berth: Berth,
+    pub inbox: Inbox,
     /// Mailboxes of the shards, by number.
     pub shards: Vec<Box<dyn ShardSink>>,
     /// Judge of HELLOs.
@@ -74,8 +74,8 @@ pub struct WorkerParts {
     /// Set this and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
     /// and ends.
     pub stop: Arc<AtomicBool>,
-    /// Figures are published here once per turn: a board of [`crate::router::series`].
-    pub board: Arc<Board>,
+    /// Figures are published here once per turn: a counter_set of [`crate::router::metrics`].
+    pub counter_set: Arc<CounterSet>,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
     pub registry: Option<Arc<Registry>>,
 }
@@ -89,7 +89,7 @@ pub struct Worker {
     mailbox: Receiver<UplinkBatch>,
     shards: Vec<Box<dyn ShardSink>>,
     stop: Arc<AtomicBool>,
-    board: Arc<Board>,
+    counter_set: Arc<CounterSet>,
     registry: Option<Arc<Registry>>,
     /// By link; `None`: the link has no connection.
     sockets: Vec<Option<Socket>>,
@@ -103,8 +103,8 @@ pub struct Worker {
 impl Worker {
     /// A worker without connections. Panics if there is not one mailbox for each shard.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, berth, shards, judge, clock, stop, board, registry } = parts;
-        assert_eq!(shards.len(), settings.homes.shards(), "one mailbox for each shard");
+        let WorkerParts { settings, inbox, shards, judge, clock, stop, counter_set, registry } = parts;
+        assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
         let (number, now) = (settings.number, clock.now());
         let router = Router::new(settings, judge, now);
         Self {
@@ -112,11 +112,11 @@ impl Worker {
             sockets: router.links().map(|_| None).collect(),
             router,
             clock,
-            poll: berth.poll,
-            mailbox: berth.mailbox,
+            poll: inbox.poll,
+            mailbox: inbox.mailbox,
             shards,
             stop,
-            board,
+            counter_set,
             registry,
             block: ReadBlock::default(),
             now,

@@ -3,7 +3,7 @@
 use super::Worker;
 use super::socket::Socket;
 use super::token::Source;
-use crate::handoff::DownlinkBatch;
+use crate::messages::DownlinkBatch;
 use crate::metrics::names;
 use crate::router::{Failure, LinkIndex, Load, Output};
 use moorline_proto::ids::ShardId;

@@ -50,7 +50,7 @@ impl Worker {
         self.router.handle_timeouts(self.now);
         self.router.handle_turn_end(self.now);
         self.perform();
-        self.board.publish(self.router.counters().cells());
+        self.counter_set.publish(self.router.counters().cells());
         true
     }
 

@@ -11,11 +11,13 @@ use moorline::sys::clock;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::client::{Code, Push};
 use moorline_proto::message::decode;
-use moorline_proto::message::im::Happened as HappenedIn;
+use moorline_proto::message::im::Happened;
 use moorline_proto::random::Random;
 use moorline_sdk::Platform;
 use moorline_sdk::client::{CallError, Client, Notice, Pending};
-use moorline_sdk::core::{Backoff, Happened, Message, Receipt, RequestError, SendFailure, Target, Tuning};
+use moorline_sdk::core::{
+    Backoff, ConversationEvent, Message, Receipt, RequestError, SendFailure, Target, Tuning,
+};
 use moorline_sdk::im::Conversation;
 use moorline_sdk::store::FileStore;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +74,7 @@ impl View {
             self.messages.entry(conversation.to_owned()).or_default().push((message.seq, text));
             // Who takes something back has read nothing for that.
             let recalled = match message.happened.as_deref() {
-                Some(Happened::Recalled(it)) => it.seq,
+                Some(ConversationEvent::Recalled(it)) => it.seq,
                 _ => message.seq,
             };
             if recalled == message.seq {
@@ -80,10 +82,12 @@ impl View {
             }
         }
         match message.happened.as_deref() {
-            Some(Happened::Recalled(it)) => _ = self.recalled.insert((conversation.to_owned(), it.seq)),
-            Some(Happened::Read(it)) => self.on_read(conversation, &it.user, it.seq),
-            Some(Happened::Resync(_)) => self.has_to_ask = true,
-            Some(Happened::Group(_)) => _ = self.told.insert(conversation.to_owned()),
+            Some(ConversationEvent::Recalled(it)) => {
+                _ = self.recalled.insert((conversation.to_owned(), it.seq));
+            }
+            Some(ConversationEvent::Read(it)) => self.on_read(conversation, &it.user, it.seq),
+            Some(ConversationEvent::Resync(_)) => self.has_to_ask = true,
+            Some(ConversationEvent::Group(_)) => _ = self.told.insert(conversation.to_owned()),
             _ => {}
         }
     }
@@ -139,9 +143,9 @@ fn uid(user: usize) -> String {
 
 /// The seq that a message takes back.
 fn recalled(push: &Push) -> Option<u64> {
-    let happened: HappenedIn = decode(&push.happened).expect("a Happened");
+    let happened: Happened = decode(&push.happened).expect("a ConversationEvent");
     match happened.what? {
-        Happened::Recalled(it) => Some(it.seq),
+        ConversationEvent::Recalled(it) => Some(it.seq),
         _ => None,
     }
 }

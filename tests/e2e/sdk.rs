@@ -5,7 +5,7 @@ use crate::process::TempFile;
 use crate::{PATIENCE, until};
 use moorline_sdk::Platform;
 use moorline_sdk::client::{Client, Incoming, Notice};
-use moorline_sdk::core::{ClosedWhy, Happened, SendRefused, Target};
+use moorline_sdk::core::{ClosedWhy, ConversationEvent, SendRefused, Target};
 use moorline_sdk::im::{Friendship, GroupChangeRequest, GroupSettings, Profile, RelationChange};
 use moorline_sdk::store::FileStore;
 use nix::sys::signal::Signal;
@@ -51,7 +51,7 @@ fn two_people_and_a_group_chat() {
     for told in [&ben, &bens_laptop] {
         let told = told.recv_timeout(PATIENCE).expect("that it was made");
         assert!(
-            matches!(told.happened.as_deref(), Some(Happened::Group(changed)) if changed.by == "ann"),
+            matches!(told.happened.as_deref(), Some(ConversationEvent::Group(changed)) if changed.by == "ann"),
             "{told:?}"
         );
     }
@@ -195,19 +195,21 @@ fn friends_groups_receipts_and_recalls() {
     let gateway = Gateway::start(&backend, &[]);
     let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
     let pad = connect(gateway.listener, "ben", "pad");
-    let told = |client: &Client| -> Happened {
+    let told = |client: &Client| -> ConversationEvent {
         let message = client.recv_timeout(PATIENCE).expect("comes");
         message.happened.as_deref().unwrap_or_else(|| panic!("{:?}", *message)).clone()
     };
     let asked = ann.relate("ben", RelationChange::Befriend, "from school", PATIENCE).expect("asked");
     assert_eq!(asked.friendship(), Friendship::Asked);
     for client in [&ben, &pad] {
-        assert!(matches!(told(client), Happened::Relation(it) if it.by == "ann" && it.text == "from school"));
+        assert!(
+            matches!(told(client), ConversationEvent::Relation(it) if it.by == "ann" && it.text == "from school")
+        );
     }
     let agreed = ben.relate("ann", RelationChange::Befriend, "", PATIENCE).expect("agreed");
     assert_eq!(agreed.friendship(), Friendship::Friends);
-    assert!(matches!(told(&ann), Happened::Relation(it) if it.by == "ben"));
-    assert!(matches!(told(&pad), Happened::Relation(it) if it.by == "ben"), "his other device");
+    assert!(matches!(told(&ann), ConversationEvent::Relation(it) if it.by == "ben"));
+    assert!(matches!(told(&pad), ConversationEvent::Relation(it) if it.by == "ben"), "his other device");
     assert_eq!(ann.relations(PATIENCE).expect("hers")[0].friendship(), Friendship::Friends);
 
     let sent =
@@ -215,12 +217,12 @@ fn friends_groups_receipts_and_recalls() {
     assert_eq!((receive(&ben, 1), receive(&pad, 1)), (vec!["secret".to_owned()], vec!["secret".to_owned()]));
     ben.read(&sent.conversation, sent.seq, PATIENCE).expect("read");
     for client in [&ann, &pad] {
-        assert!(matches!(told(client), Happened::Read(it) if it.user == "ben" && it.seq == 1));
+        assert!(matches!(told(client), ConversationEvent::Read(it) if it.user == "ben" && it.seq == 1));
     }
     ann.recall(&sent.conversation, sent.seq, sent.message_id, PATIENCE).expect("taken back");
     for client in [&ben, &pad] {
         assert!(
-            matches!(told(client), Happened::Recalled(it) if it.seq == 1 && it.message_id == sent.message_id)
+            matches!(told(client), ConversationEvent::Recalled(it) if it.seq == 1 && it.message_id == sent.message_id)
         );
     }
     let history = pad.pull(&sent.conversation, 1, 0, 0, PATIENCE).expect("a page");
@@ -248,7 +250,7 @@ fn friends_groups_receipts_and_recalls() {
     assert_eq!((receipts.read, receipts.unread_count), (vec!["ben".to_owned()], 0));
     until("she is told that one has read", || {
         let message = ann.recv_timeout(PATIENCE).expect("comes");
-        matches!(message.happened.as_deref(), Some(Happened::ReadCounts(it)) if it.counts[0].count == 1)
+        matches!(message.happened.as_deref(), Some(ConversationEvent::ReadCounts(it)) if it.counts[0].count == 1)
             .then_some(())
     });
     let there = ann.presence(&["ben"], true, PATIENCE).expect("a friend");

@@ -8,12 +8,12 @@
 use crate::script::Script;
 use bytes::{Bytes, BytesMut};
 use moorline::auth::Judge;
-use moorline::handoff::{Downlink, DownlinkBatch, PushTicket, Uplink, UplinkBatch};
-use moorline::homes::Homes;
+use moorline::messages::{Downlink, DownlinkBatch, PushRef, Uplink, UplinkBatch};
 use moorline::router::{
     Balance, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits, ParkingLimits,
     Router, RouterSettings,
 };
+use moorline::shard_map::ShardMap;
 use moorline::snapshot::{Section, SocketRef};
 use moorline_proto::frame::Command;
 use moorline_proto::ids::{ConnKey, Pin, ShardId};
@@ -67,7 +67,7 @@ struct World {
     /// Announcements that shards owe.
     requests: Vec<(ShardId, u32, u64)>,
     /// Tickets of pushes and questions.
-    tickets: Vec<PushTicket>,
+    tickets: Vec<PushRef>,
     last_number: u32,
     /// Batches that shards refuse.
     refusals: u8,
@@ -78,7 +78,7 @@ pub(crate) fn settings() -> RouterSettings {
     let hello =
         LinkHello { version_min: 1, version_max: 1, node: "gw".into(), epoch: 5, ..LinkHello::default() };
     RouterSettings {
-        homes: Homes::new(SHARDS),
+        shard_map: ShardMap::new(SHARDS),
         number: 0,
         endpoints: [1, 2].map(|port| ([127, 0, 0, 1], port).into()).into(),
         links_per_endpoint: 1,
@@ -109,9 +109,9 @@ fn user(number: u8) -> (String, Pin, ConnKey) {
     (uid, pin, key)
 }
 
-fn ticket(number: u8) -> PushTicket {
+fn ticket(number: u8) -> PushRef {
     let generation = u32::from(number / 4);
-    PushTicket {
+    PushRef {
         worker: 0,
         link: u16::from(number % 4),
         link_generation: generation,
@@ -312,7 +312,7 @@ impl World {
         (key.shard(), item)
     }
 
-    fn ticket(&self, script: &mut Script<'_>) -> PushTicket {
+    fn ticket(&self, script: &mut Script<'_>) -> PushRef {
         let number = script.byte();
         let known = self.tickets.iter().rev().nth(usize::from(number % 4)).copied();
         known.filter(|_| number < 200).unwrap_or_else(|| ticket(number))

@@ -4,7 +4,7 @@
 use crate::script::Script;
 use bytes::Bytes;
 use moorline::config::Retransmit;
-use moorline::handoff::{Admission, Downlink, Push, PushTicket, Target, Uplink};
+use moorline::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};
 use moorline::shard::{Count, DrainOrder, Output, Outputs, Settings, Shard};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Decoder, Frame, Lane};
@@ -275,7 +275,7 @@ impl World {
         };
         let body = encode(&message);
         let lane = Lane::ALL[usize::from(kind >> 2) % Lane::ALL.len()];
-        let ticket = (kind & 1 == 1).then_some(PushTicket {
+        let ticket = (kind & 1 == 1).then_some(PushRef {
             worker: 0,
             link: 0,
             link_generation: 0,
@@ -317,7 +317,7 @@ impl World {
             4 => Downlink::Overload { worker: 0, level: script.byte() % 4 },
             5 => Downlink::Announce { worker: 0, request: 1, slots: u64::MAX },
             _ => {
-                let ticket = PushTicket { worker: 0, link: 0, link_generation: 0, correlation: 1 };
+                let ticket = PushRef { worker: 0, link: 0, link_generation: 0, correlation: 1 };
                 Downlink::Query { ticket, uid: "u1".into(), room: "room".into() }
             }
         };
@@ -380,17 +380,17 @@ impl World {
             self.now += Duration::from_secs(1);
             self.shard.handle_timeouts(self.now, &mut self.outputs);
             self.shard.handle_fanout(self.now, &mut self.outputs);
-            if self.shard.seats() == 0 && !self.shard.has_fanout(self.now) {
+            if self.shard.clients() == 0 && !self.shard.has_fanout(self.now) {
                 break;
             }
         }
         self.shard.check();
-        assert_eq!((self.shard.seats(), self.shard.sessions()), (0, 0), "seats and sessions are left");
-        let tally = self.shard.tally();
-        assert_eq!(tally[Count::QueuedBytes], 0, "bytes are left");
-        assert_eq!(tally[Count::Rooms], 0, "rooms are left");
+        assert_eq!((self.shard.clients(), self.shard.sessions()), (0, 0), "seats and sessions are left");
+        let counters = self.shard.counters();
+        assert_eq!(counters[Count::QueuedBytes], 0, "bytes are left");
+        assert_eq!(counters[Count::Rooms], 0, "rooms are left");
         REACHED.with_borrow_mut(|reached| {
-            let counts = tally.counts().iter().chain(tally.closes());
+            let counts = counters.counts().iter().chain(counters.closes());
             reached.resize(counts.clone().count(), 0);
             reached.iter_mut().zip(counts).for_each(|(reached, count)| *reached += count);
         });

@@ -6,7 +6,7 @@ use crate::pipe::{Pipe, PipeId, Read};
 use crate::scene::{Scene, What};
 use crate::sockets::{Simulated, Sockets};
 use crate::tap::{DOWNLINK_FRAMES, HEARTBEAT_S};
-use moorline::handoff::{Downlink, Uplink};
+use moorline::messages::{Downlink, Uplink};
 use moorline::shard::{Count, DrainOrder, Executor, Moved, Output, Outputs, Settings, Shard, Transfer};
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
@@ -45,7 +45,7 @@ pub(crate) struct Reactor {
 pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
     Settings {
         shard: ShardId(u8::try_from(number).expect("few shards")),
-        homes: scene.faults.homes(),
+        shard_map: scene.faults.shard_map(),
         workers: scene.faults.workers,
         downlink: WindowLimits {
             frames_max: u16::try_from(DOWNLINK_FRAMES).expect("small"),
@@ -275,25 +275,25 @@ impl Reactor {
 
     /// Adds the shard's numbers to the coverage.
     pub(crate) fn report(&mut self, scene: &mut Scene) {
-        let tally = self.shard.tally();
-        let closes = |reason: CloseReason| tally.closes()[reason as usize];
+        let counters = self.shard.counters();
+        let closes = |reason: CloseReason| counters.closes()[reason as usize];
         let seen = &mut scene.coverage;
-        seen.kicks_by_newer_login += tally[Count::Replaced];
-        seen.detaches += tally[Count::Detaches];
-        seen.resumes += tally[Count::Resumes];
-        seen.takeovers += tally[Count::Takeovers];
-        seen.resumes_refused += tally[Count::ResumesRefused];
-        seen.sessions_given_up += tally[Count::DetachedExpired];
-        seen.pushes_again += tally[Count::PushesAgain];
-        seen.sends_replayed += tally[Count::SendsReplayed];
-        seen.collapsed_pushes += tally[Count::PushesCollapsed];
-        seen.rate_holds += tally[Count::RatePauses];
-        seen.backpressure_holds += tally[Count::BackpressurePauses];
-        seen.shed_uplinks += tally[Count::Shed];
-        seen.shed_logins += tally[Count::LoginsShed];
-        seen.user_refusals += tally[Count::UserRefusals];
-        seen.ack_probes += tally[Count::AckProbes];
-        seen.early_sends += tally[Count::SendsEarly];
+        seen.kicks_by_newer_login += counters[Count::Replaced];
+        seen.detaches += counters[Count::Detaches];
+        seen.resumes += counters[Count::Resumes];
+        seen.takeovers += counters[Count::Takeovers];
+        seen.resumes_refused += counters[Count::ResumesRefused];
+        seen.sessions_given_up += counters[Count::DetachedExpired];
+        seen.pushes_again += counters[Count::PushesAgain];
+        seen.sends_replayed += counters[Count::SendsReplayed];
+        seen.collapsed_pushes += counters[Count::PushesCollapsed];
+        seen.rate_holds += counters[Count::RatePauses];
+        seen.backpressure_holds += counters[Count::BackpressurePauses];
+        seen.shed_uplinks += counters[Count::Shed];
+        seen.shed_logins += counters[Count::LoginsShed];
+        seen.user_refusals += counters[Count::UserRefusals];
+        seen.ack_probes += counters[Count::AckProbes];
+        seen.early_sends += counters[Count::SendsEarly];
         seen.heartbeat_timeouts += closes(CloseReason::HeartbeatTimeout);
         seen.handshake_timeouts += closes(CloseReason::HandshakeTimeout);
         seen.ack_timeouts += closes(CloseReason::AckTimeout);
@@ -304,9 +304,9 @@ impl Reactor {
 
     /// After a stop: nothing is left.
     pub(crate) fn check_empty(&mut self) {
-        let tally = self.shard.tally().clone();
+        let counters = self.shard.counters().clone();
         for count in [Count::Connections, Count::Sessions, Count::Users, Count::Timers] {
-            assert_eq!(tally[count], 0, "{count:?} of shard {} are left", self.number);
+            assert_eq!(counters[count], 0, "{count:?} of shard {} are left", self.number);
         }
         self.logins.check_empty();
         assert!(self.sockets.is_empty() && self.mail.is_empty(), "sockets or mail are left");

@@ -2,7 +2,7 @@
 //! larger versions, a device is logged in once, every push has one outcome.
 
 use crate::backend::{Device, KICKED_BY_NAME};
-use moorline::handoff::{Downlink, PushTicket, Target, Uplink};
+use moorline::messages::{Downlink, PushRef, Target, Uplink};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ pub(crate) struct Logins {
 /// Worker, link, life of that link, number there, connection.
 type Name = (u16, u16, u32, u64, ConnKey);
 
-const fn name(ticket: &PushTicket, key: ConnKey) -> Name {
+const fn name(ticket: &PushRef, key: ConnKey) -> Name {
     (ticket.worker, ticket.link, ticket.link_generation, ticket.correlation, key)
 }
 

@@ -8,7 +8,7 @@ use crate::pipe::{Delivery, Pipe, PipeId, Way};
 use crate::scene::{Scene, What};
 use bytes::Bytes;
 use moorline::auth::{Judge, Verify};
-use moorline::handoff::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
+use moorline::messages::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
 use moorline::router::{
     Balance, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits, ParkingLimits,
     Router, RouterSettings, Slot,
@@ -109,7 +109,7 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
         },
         compress_min: 200,
         seed: scene.random.next_u64(),
-        homes: scene.faults.homes(),
+        shard_map: scene.faults.shard_map(),
     }
 }
 

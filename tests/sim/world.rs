@@ -11,7 +11,7 @@ use crate::pipe::{Caller, Pipe, PipeId, Way};
 use crate::scene::{Lane, Scene, What};
 use crate::talk::{DEVICES, USERS};
 use crate::worker::Worker;
-use moorline::handoff::{Downlink, Uplink};
+use moorline::messages::{Downlink, Uplink};
 use moorline::shard::Transfer;
 use moorline_proto::ids::ShardId;
 use moorline_proto::time::{Duration, Instant};
@@ -367,7 +367,7 @@ impl World {
             self.mail(shard, Mail::Stop);
         }
         self.run_until(self.scene.now + EMPTY_AFTER, |world| {
-            let is_empty = |reactor: &Reactor| reactor.shard.seats() == 0 && reactor.mail.is_empty();
+            let is_empty = |reactor: &Reactor| reactor.shard.clients() == 0 && reactor.mail.is_empty();
             world.reactors.iter().all(is_empty)
                 && world.backend.sessions() == 0
                 && world.workers.iter().all(Worker::is_idle)

@@ -210,7 +210,7 @@ impl Client {
     }
 
     /// Returns the presence of at most 100 users at once; with `watch` changes come as messages with
-    /// [`Happened::Presence`](crate::core::Happened), as long as this login lasts.
+    /// [`ConversationEvent::Presence`](crate::core::ConversationEvent), as long as this login lasts.
     ///
     /// # Errors
     /// [`CallError`].

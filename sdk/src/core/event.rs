@@ -4,7 +4,7 @@ use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{MessageKey, ReadableId};
 use moorline_proto::message::client::Code;
-pub use moorline_proto::message::im::happened::What as Happened;
+pub use moorline_proto::message::im::happened::What as ConversationEvent;
 use moorline_proto::time::Duration;
 use std::fmt;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub struct Message {
     /// Time of storing, Unix milliseconds.
     pub time_ms: u64,
     /// Conversation event of the IM backend; kind and payload are then not set.
-    pub happened: Option<Box<Happened>>,
+    pub happened: Option<Box<ConversationEvent>>,
 }
 
 impl Message {

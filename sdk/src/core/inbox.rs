@@ -7,7 +7,7 @@ use super::Tuning;
 use super::backoff::part_of;
 use super::conversation::{Conversation, Place, Repair, SEQ_MAX};
 use super::downlink::{Admission, Downlink, Slot};
-use super::event::{ConversationCursor, Event, Happened, Message, Notice, Token};
+use super::event::{ConversationCursor, ConversationEvent, Event, Message, Notice, Token};
 use super::output::Outputs;
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Push, SendAck};
@@ -118,7 +118,7 @@ impl Delivery {
 }
 
 /// An event of a later backend that this client does not know counts as a message without content.
-fn happened(bytes: &[u8]) -> Option<Box<Happened>> {
+fn happened(bytes: &[u8]) -> Option<Box<ConversationEvent>> {
     if bytes.is_empty() {
         return None;
     }

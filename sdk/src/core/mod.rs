@@ -34,7 +34,7 @@ mod transport;
 pub use backoff::Backoff;
 pub use config::{CoreConfig, InvalidName, TokenSource, Tuning};
 pub use event::{
-    ClosedWhy, ConversationCursor, Event, Happened, Lost, Message, Newest, Notice, Receipt, Repeat,
+    ClosedWhy, ConversationCursor, ConversationEvent, Event, Lost, Message, Newest, Notice, Receipt, Repeat,
     RequestError, RequestId, RequestRefused, SendFailure, SendId, SendRefused, Target, Token, TokenWhy,
 };
 pub use networks::NetworkId;

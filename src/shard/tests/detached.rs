@@ -40,13 +40,13 @@ impl World {
         self.frame(key, &frame_of(Command::Hello, &hello));
         let admission = Admission { uid, device, resume: resume.map(Box::new), ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
-        let seat = self.outputs.iter().find_map(|output| match output {
+        let client = self.outputs.iter().find_map(|output| match output {
             Output::Reattach { from, to } if *from == key => Some(*to),
             _ => None,
         });
-        let seat = seat.unwrap_or(key);
-        let frames = self.written(seat);
-        (seat, frames)
+        let client = client.unwrap_or(key);
+        let frames = self.written(client);
+        (client, frames)
     }
 
     fn login_kept(&mut self, uid: &str) -> Claim {
@@ -74,7 +74,7 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     world.uplinks();
     world.lose(claim.key);
     assert!(world.uplinks().is_empty(), "the backend sees nothing of it");
-    assert_eq!((world.shard.tally()[Count::Detached], world.shard.tally()[Count::Connections]), (1, 0));
+    assert_eq!((world.shard.counters()[Count::Detached], world.shard.counters()[Count::Connections]), (1, 0));
     // What happens meanwhile waits.
     world.push(claim.key, 3, b"three");
     let body = send_ack_body(1, Code::Ok, b"");
@@ -90,8 +90,8 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     world.pass(KEEP / 2);
     // It had handled the first push, and the ack was lost.
     claim.resume.last_seq = 1;
-    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
-    assert_eq!(seat, claim.key, "the session keeps its name");
+    let (client, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+    assert_eq!(client, claim.key, "the session keeps its name");
     let welcome = welcome_of(&frames[0]);
     assert!(welcome.resumed && welcome.session == claim.resume.session && welcome.replay == 1);
     assert_eq!(welcome.cid_answered, 1);
@@ -101,12 +101,12 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     assert!(is_dup(&frames[1]) && !is_dup(&frames[2]));
     // The answer that it missed comes from memory, and the next cid is lawful.
     world.uplinks();
-    world.frame(seat, &send(1).with_flags(Flags::DUP));
-    let answer: SendAck = decode(&world.written(seat)[0].body).expect("a SENDACK");
+    world.frame(client, &send(1).with_flags(Flags::DUP));
+    let answer: SendAck = decode(&world.written(client)[0].body).expect("a SENDACK");
     assert_eq!((answer.cid, answer.code()), (1, Code::Ok));
-    world.frame(seat, &send(2));
+    world.frame(client, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, false)]);
-    assert_eq!(world.shard.tally()[Count::Resumes], 1);
+    assert_eq!(world.shard.counters()[Count::Resumes], 1);
 }
 
 type Spoil = fn(&mut Resume);
@@ -137,9 +137,9 @@ fn a_ticket_is_good_once_for_its_own_session_and_in_time() {
         world.uplinks();
         claim.resume.last_seq = 1;
         spoil(&mut claim.resume);
-        let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
+        let (client, frames) = world.greet("alice", "phone", Some(claim.resume));
         let welcome = welcome_of(&frames[0]);
-        assert!(!welcome.resumed && seat != claim.key, "{why}");
+        assert!(!welcome.resumed && client != claim.key, "{why}");
         assert_eq!(world.outcomes(), [(2, Outcome::Offline)], "{why}: the backend gets it back");
     }
 }
@@ -151,17 +151,17 @@ fn a_ticket_of_another_user_or_an_older_one_is_worth_nothing() {
     let (_, frames) = world.greet("mallory", "phone", Some(claim.resume.clone()));
     assert!(!welcome_of(&frames[0]).resumed);
     world.lose(claim.key);
-    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+    let (client, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
     let fresh = welcome_of(&frames[0]);
     assert!(fresh.resumed && fresh.ticket != claim.resume.ticket);
-    world.lose(seat);
+    world.lose(client);
     // That WELCOME may have been lost, so the ticket before it is good once more, and not a third time.
-    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+    let (client, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
     assert!(welcome_of(&frames[0]).resumed);
-    world.lose(seat);
+    world.lose(client);
     let (other, frames) = world.greet("alice", "phone", Some(claim.resume));
-    assert!(!welcome_of(&frames[0]).resumed && other != seat, "that ticket was used");
-    assert_eq!(world.shard.tally()[Count::ResumesRefused], 2);
+    assert!(!welcome_of(&frames[0]).resumed && other != client, "that ticket was used");
+    assert_eq!(world.shard.counters()[Count::ResumesRefused], 2);
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn a_session_that_nobody_comes_back_to_ends_and_gives_everything_back() {
     world.pass(KEEP * 9 / 10);
     assert_eq!(world.shard.sessions(), 1);
     world.pass(KEEP / 5);
-    assert_eq!((world.shard.sessions(), world.shard.seats()), (0, 0));
+    assert_eq!((world.shard.sessions(), world.shard.clients()), (0, 0));
     let uplinks = world.uplinks();
     let is_offline = |it: &&Uplink| matches!(it, Uplink::Pushed { outcome: Outcome::Offline, .. });
     assert_eq!(uplinks.iter().filter(is_offline).count(), 2);
@@ -198,8 +198,8 @@ fn a_session_that_nobody_comes_back_to_ends_and_gives_everything_back() {
 fn a_half_dead_connection_is_taken_over() {
     let mut world = world(|_| ());
     let claim = world.login_kept("alice");
-    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
-    assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
+    let (client, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(client == claim.key && welcome_of(&frames[0]).resumed);
     let operations = world.operations();
     let at = operations.iter().position(|it| matches!(it, Output::FinalBytes(..))).expect("a last frame");
     let [
@@ -211,13 +211,13 @@ fn a_half_dead_connection_is_taken_over() {
     else {
         panic!("the old socket hears its end and closes before the new one is attached: {operations:?}")
     };
-    assert_eq!([key, closed, to, written], [&seat; 4]);
+    assert_eq!([key, closed, to, written], [&client; 4]);
     let mut last = Bytes::copy_from_slice(last);
     let frame = Decoder::new().decode(&mut last, u32::MAX).expect("a frame").expect("whole");
     let kick: Kick = decode(&frame.body).expect("a KICK");
     assert_eq!((kick.code, kick.may_reconnect), (CloseReason::Replaced.code(), false));
     assert!(world.uplinks().iter().all(|it| !matches!(it, Uplink::ConnDown { .. } | Uplink::ConnUp { .. })));
-    assert_eq!(world.shard.tally()[Count::Takeovers], 1);
+    assert_eq!(world.shard.counters()[Count::Takeovers], 1);
 }
 
 #[test]
@@ -236,8 +236,8 @@ fn silence_ends_the_connection_and_not_the_session() {
     let close: Close = decode(&frame.body).expect("a CLOSE");
     assert_eq!(close.code, CloseReason::HeartbeatTimeout.code());
     assert_eq!((*closed, world.shard.sessions()), (claim.key, 1));
-    let (seat, frames) = world.greet("alice", "phone", Some(claim.resume));
-    assert!(seat == claim.key && welcome_of(&frames[0]).resumed);
+    let (client, frames) = world.greet("alice", "phone", Some(claim.resume));
+    assert!(client == claim.key && welcome_of(&frames[0]).resumed);
 }
 
 #[test]
@@ -263,12 +263,12 @@ fn a_kick_and_a_newer_login_end_a_session_that_waits() {
         may_reconnect: false,
         reason: String::new(),
     });
-    assert_eq!((world.shard.sessions(), world.shard.seats()), (0, 0));
+    assert_eq!((world.shard.sessions(), world.shard.clients()), (0, 0));
     let claim = world.login_kept("alice");
     world.lose(claim.key);
     world.uplinks();
-    let (seat, _) = world.greet("alice", "phone", None);
-    assert!(seat != claim.key && world.shard.sessions() == 1);
+    let (client, _) = world.greet("alice", "phone", None);
+    assert!(client != claim.key && world.shard.sessions() == 1);
     let code = |it: Uplink| if let Uplink::ConnDown { code, .. } = it { Some(code) } else { None };
     let codes: Vec<_> = world.uplinks().into_iter().filter_map(code).collect();
     assert_eq!(codes, [CloseReason::Replaced.code()]);
@@ -283,7 +283,7 @@ fn of_too_many_waiting_sessions_the_oldest_ends() {
         world.shard.handle_peer_closed(world.now, claim.key, &mut world.outputs);
     }
     world.shard.check();
-    assert_eq!((world.shard.sessions(), world.shard.tally()[Count::DetachedOverMax]), (2, 1));
+    assert_eq!((world.shard.sessions(), world.shard.counters()[Count::DetachedOverMax]), (2, 1));
     let (_, frames) = world.greet("a", "phone", Some(claims[0].resume.clone()));
     assert!(!welcome_of(&frames[0]).resumed);
     let (_, frames) = world.greet("c", "phone", Some(claims[2].resume.clone()));
@@ -299,7 +299,7 @@ fn a_drain_ends_what_waits_and_keeps_nobody() {
     world.shard.check();
     assert_eq!(world.shard.sessions(), 1);
     world.shard.handle_peer_closed(world.now, there.key, &mut world.outputs);
-    assert_eq!(world.shard.seats(), 0);
+    assert_eq!(world.shard.clients(), 0);
 }
 
 #[test]
@@ -314,10 +314,10 @@ fn one_that_makes_room_for_another_may_have_been_due_itself() {
         world.pass(before.saturating_sub(Duration::from_secs(10)) + Duration::from_secs(seconds));
         world.lose(waiting.key);
         world.pass(KEEP + Duration::from_secs(20));
-        made_room += world.shard.tally()[Count::DetachedOverMax];
-        assert!(world.shard.seats.connection(waiting.key).is_none());
+        made_room += world.shard.counters()[Count::DetachedOverMax];
+        assert!(world.shard.clients.connection(waiting.key).is_none());
         world.pass(KEEP + Duration::from_secs(20));
-        assert!(world.shard.seats.connection(silent.key).is_none());
+        assert!(world.shard.clients.connection(silent.key).is_none());
     }
     assert!(made_room > 0, "or it is not about what it says");
 }

@@ -1,7 +1,7 @@
 //! The executor: order of operations, one write per connection and turn, and keys that are gone.
 
 use super::*;
-use crate::handoff::Admission;
+use crate::messages::Admission;
 use moorline_proto::message::client::Resume;
 
 /// Sockets that record what is done to them.
@@ -133,7 +133,7 @@ fn a_broken_socket_ends_its_connection() {
     world.push(key, 1, b"hello");
     world.write(&mut executor, &mut sockets);
     assert_eq!(sockets.taken(), ["write 21", "close"]);
-    assert_eq!(world.shard.seats(), 0);
+    assert_eq!(world.shard.clients(), 0);
 }
 
 #[test]

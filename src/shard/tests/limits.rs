@@ -55,7 +55,7 @@ fn a_connection_over_its_rate_is_not_read_for_a_while() {
     assert!(world.pauses().is_empty());
     world.pass(Duration::from_millis(100));
     assert_eq!(world.pauses(), [(key, false)]);
-    assert_eq!(world.shard.tally()[Count::Paused], 0);
+    assert_eq!(world.shard.counters()[Count::Paused], 0);
     // Not being read is not silence.
     assert_eq!(world.shard.sessions(), 1);
 }
@@ -88,7 +88,7 @@ fn a_user_over_the_rate_is_told_once_and_answered_retry() {
     let refusal: SubAck = decode(&world.written(phone)[0].body).expect("a SUBACK");
     assert_eq!((refusal.id, refusal.code()), (7, Code::Retry));
     world.frame(phone, &Frame::new(Command::App(0x40), Bytes::new()));
-    assert_eq!(world.shard.tally()[Count::AppsDropped], 1);
+    assert_eq!(world.shard.counters()[Count::AppsDropped], 1);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn too_much_memory_in_use_shrinks_queues_and_then_refuses_logins() {
     let newcomer = world.accept();
     let hello =
         Hello { version_min: 1, version_max: 1, uid: "eve".into(), device: "d".into(), ..Hello::default() };
-    world.shard.seats.ledger.settings.memory_bytes_max = 100;
+    world.shard.clients.ledger.settings.memory_bytes_max = 100;
     world.frame(newcomer, &frame_of(Command::Hello, &hello));
     assert_eq!(world.close_code(newcomer), Some(CloseReason::Busy.code()));
 }
@@ -173,11 +173,11 @@ fn only_clients_whose_frames_would_wait_are_held() {
     assert_eq!(cids(&world.uplinks()).len(), 3, "what was read is passed on all the same");
     // However long it takes, a held client is not given up.
     (0..1_000).for_each(|_| world.pass(Duration::from_secs(1)));
-    assert_eq!(world.shard.tally()[Count::Paused], 1);
+    assert_eq!(world.shard.counters()[Count::Paused], 1);
     world.downlink(Downlink::Hold { worker: 0, slots: [0; Lane::ALL.len()] });
     assert_eq!(world.pauses(), [(alice, false)]);
     world.pass(Duration::from_secs(1));
-    assert_eq!(world.shard.tally()[Count::Sessions], 1, "bob said nothing for long, alice could not");
+    assert_eq!(world.shard.counters()[Count::Sessions], 1, "bob said nothing for long, alice could not");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn what_may_wait_goes_out_together() {
     world.pass(Duration::from_millis(1_050));
     let [alone] = &world.written(key)[..] else { panic!("one frame") };
     assert!(!alone.header.flags.contains(Flags::BATCH) && alone.header.seq == 5);
-    assert_eq!(world.shard.tally()[Count::Batches], 1);
+    assert_eq!(world.shard.counters()[Count::Batches], 1);
 }
 
 #[test]

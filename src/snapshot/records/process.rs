@@ -45,7 +45,7 @@ pub struct GatewayHead {
     pub restart_numbers: Vec<u64>,
     /// Shard counts of this series of processes, oldest first; empty: always [`Self::shards`].
     #[prost(uint32, repeated, tag = "13")]
-    pub homes: Vec<u32>,
+    pub shard_map: Vec<u32>,
     /// All listening sockets, by number in the settings; empty: [`Self::listener`] is the only one.
     #[prost(message, repeated, tag = "14")]
     pub listeners: Vec<ListenerRecord>,

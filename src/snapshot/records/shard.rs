@@ -259,7 +259,7 @@ pub struct InFlightRecord {
 pub struct ParcelRecord {
     /// Reference of the push, to which its outcome is reported; `None`: no outcome is reported.
     #[prost(message, optional, tag = "1")]
-    pub ticket: Option<TicketRecord>,
+    pub ticket: Option<PushRefRecord>,
     /// Command: PUSH, NOTIFY or an application command.
     #[prost(uint32, tag = "2")]
     pub command: u32,
@@ -280,12 +280,12 @@ pub struct ParcelRecord {
     pub collapse: Option<String>,
     /// References of the pushes that this one has replaced.
     #[prost(message, repeated, tag = "8")]
-    pub also: Vec<TicketRecord>,
+    pub also: Vec<PushRefRecord>,
 }
 
 /// Reference of a push or a question of a backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
-pub struct TicketRecord {
+pub struct PushRefRecord {
     /// Worker whose link received it.
     #[prost(uint32, tag = "1")]
     pub worker: u32,

@@ -1,6 +1,6 @@
 //! Records of a worker: links, questions, and the frames that wait for links.
 
-use super::{SocketRef, TicketRecord};
+use super::{PushRefRecord, SocketRef};
 use bytes::Bytes;
 use moorline_proto::message::backend::ConnUp;
 
@@ -12,7 +12,7 @@ pub struct WorkerHead {
     pub next_request: u32,
     /// Links by slot: 0 without a link, else 1 + 2 x link, and one more while the link is announced.
     #[prost(uint32, repeated, tag = "2")]
-    pub seats: Vec<u32>,
+    pub slots: Vec<u32>,
     /// Values of the counters, in the order of [`Self::count_names`].
     #[prost(uint64, repeated, tag = "3")]
     pub counts: Vec<u64>,
@@ -231,7 +231,7 @@ pub struct AdmissionRecord {
 pub struct QueryRecord {
     /// Reference of the question.
     #[prost(message, optional, tag = "1")]
-    pub ticket: Option<TicketRecord>,
+    pub ticket: Option<PushRefRecord>,
     /// Number of shards that have not answered.
     #[prost(uint32, tag = "2")]
     pub left: u32,

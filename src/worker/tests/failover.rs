@@ -294,7 +294,7 @@ fn an_endpoint_that_does_not_answer_is_left_alone_and_then_tried_with_a_few() {
     });
     users.iter().for_each(|user| world.mail(user, vec![user.send(1)]));
     world.await_count(Count::BreakerTrips, 1);
-    assert_eq!(world.board.get(Count::LinkFailures as usize), 1, "the silent one is closed");
+    assert_eq!(world.counter_set.get(Count::LinkFailures as usize), 1, "the silent one is closed");
     while quiet.next().is_some() {}
     world.await_count(Count::BreakersOpen, 1);
     // It is tried again after a second or two, with a few of the users.

@@ -9,11 +9,11 @@ mod traffic;
 
 use super::*;
 use crate::auth::Verify;
-use crate::handoff::{Admission, Downlink, DownlinkBatch, Uplink};
-use crate::homes::Homes;
+use crate::messages::{Admission, Downlink, DownlinkBatch, Uplink};
 use crate::router::{
     Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot,
 };
+use crate::shard_map::ShardMap;
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel as channel;
 use moorline_proto::error::CloseReason;
@@ -79,7 +79,7 @@ struct World {
     logins: Logins,
     shards: Vec<channel::Receiver<Downlink>>,
     gates: Vec<Arc<AtomicBool>>,
-    board: Arc<Board>,
+    counter_set: Arc<CounterSet>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -130,7 +130,7 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
         output_max: LINK_OUTPUT_MAX,
     };
     RouterSettings {
-        homes: Homes::new(SHARDS),
+        shard_map: ShardMap::new(SHARDS),
         number: 4,
         endpoints: endpoints.iter().map(|backend| backend.address()).collect(),
         links_per_endpoint: 1,
@@ -158,7 +158,7 @@ impl World {
     }
 
     fn start_judged(settings: RouterSettings, clock: Clock, judge: Judge) -> Self {
-        let (mail, berth) = Berth::open(1024).expect("poll");
+        let (mail, inbox) = Inbox::open(1024).expect("poll");
         let logins = Logins::default();
         let (mut sinks, mut shards, mut gates) = (Vec::<Box<dyn ShardSink>>::new(), Vec::new(), Vec::new());
         for shard in 0..SHARDS {
@@ -172,20 +172,21 @@ impl World {
             sinks.push(Box::new(FakeShard { queue, is_shut }));
             shards.push(test);
         }
-        let (board, stop) = (Arc::new(Board::new(crate::router::series())), Arc::new(AtomicBool::new(false)));
+        let (counter_set, stop) =
+            (Arc::new(CounterSet::new(crate::router::metrics())), Arc::new(AtomicBool::new(false)));
         let worker = Worker::new(WorkerParts {
             settings,
-            berth,
+            inbox,
             shards: sinks,
             judge,
             clock,
             stop: Arc::clone(&stop),
-            board: Arc::clone(&board),
+            counter_set: Arc::clone(&counter_set),
             registry: None,
         });
-        let crew = crate::crew::Crew::new(vec![(0, worker)], crate::pause::pause().1, "");
-        let thread = std::thread::spawn(move || crew.run().expect("polls"));
-        Self { mail, logins, shards, gates, board, stop, thread: Some(thread) }
+        let group = crate::thread_group::ThreadGroup::new(vec![(0, worker)], crate::pause::pause().1, "");
+        let thread = std::thread::spawn(move || group.run().expect("polls"));
+        Self { mail, logins, shards, gates, counter_set, stop, thread: Some(thread) }
     }
 
     /// Logs a user in, as its shard would.
@@ -222,8 +223,12 @@ impl World {
     /// Waits until a published number is at least `wanted`.
     fn await_count(&self, count: Count, wanted: u64) {
         let until = crate::sys::clock::now() + PATIENCE;
-        while self.board.get(count as usize) < wanted {
-            assert!(crate::sys::clock::now() < until, "{count:?} stays {}", self.board.get(count as usize));
+        while self.counter_set.get(count as usize) < wanted {
+            assert!(
+                crate::sys::clock::now() < until,
+                "{count:?} stays {}",
+                self.counter_set.get(count as usize)
+            );
             std::thread::yield_now();
         }
     }

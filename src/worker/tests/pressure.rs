@@ -36,7 +36,7 @@ fn a_line_that_grows_holds_its_own_clients_lane_by_lane_and_lets_go_again() {
             other => panic!("{other:?}"),
         };
     }
-    assert_eq!(world.board.get(Count::UpsRefused as usize), 0, "nothing was turned away");
+    assert_eq!(world.counter_set.get(Count::UpsRefused as usize), 0, "nothing was turned away");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn a_first_frame_other_than_a_hello_of_our_version_closes() {
         assert!(peer.next().is_none());
     }
     world.await_count(Count::LinkErrors, 2);
-    assert_eq!(world.board.get(Count::LinksUp as usize), 0);
+    assert_eq!(world.counter_set.get(Count::LinksUp as usize), 0);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_backend_that_does_not_read_is_left_before_its_output_grows() {
     let key = ConnKey::new(user.key.shard(), 0, 0);
     let mut mails = 0;
     // Login changes pass the limit for UPs; twice of it closes the link.
-    while world.board.get(Count::LinkFailures as usize) == 0 {
+    while world.counter_set.get(Count::LinkFailures as usize) == 0 {
         let down = || Uplink::ConnDown { key, pin: user.pin, code: 3004 };
         let items = (0..1_000).map(|_| down()).collect();
         mails += usize::from(world.mail.try_send(UplinkBatch { from: key.shard(), items }).is_ok());

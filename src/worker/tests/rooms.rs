@@ -1,7 +1,7 @@
 //! Rooms: subscriptions, bindings, one push for all, digests and questions.
 
 use super::*;
-use crate::handoff::{Push, Target};
+use crate::messages::{Push, Target};
 use moorline_proto::message::backend::{Bind, Digest, Query, QueryResult, RoomDigest, Unbind};
 use moorline_proto::message::client::{Sub, SubAck};
 

@@ -1,7 +1,7 @@
 //! Healthy links: answers, time, credit, pushes, logins.
 
 use super::*;
-use crate::handoff::{Push, PushTicket, Target};
+use crate::messages::{Push, PushRef, Target};
 use moorline_proto::frame::Lane;
 use moorline_proto::message::backend::{ConnDown, Kick, Outcome, PushOutcome, PushResult};
 
@@ -75,7 +75,7 @@ fn credit_bounds_what_is_unanswered_and_order_holds() {
     assert_eq!(up.seq, 1);
     assert_eq!(peer.up().1.seq, 2);
     peer.expect_nothing_before_pong();
-    assert_eq!(world.board.get(Count::UpsParked as usize), 4);
+    assert_eq!(world.counter_set.get(Count::UpsParked as usize), 4);
     peer.answer(first, 1);
     assert_eq!(peer.up().1.seq, 3);
     peer.expect_nothing_before_pong();
@@ -139,7 +139,7 @@ fn pushes_are_split_by_shard_and_outcomes_go_back_together() {
     let result: PushResult = peer.expect(Kind::PushResult).message().expect("decodes");
     assert_eq!(result.outcomes, [offline]);
 
-    let stale = PushTicket { link_generation: tickets[0].link_generation + 1, ..tickets[0] };
+    let stale = PushRef { link_generation: tickets[0].link_generation + 1, ..tickets[0] };
     let pushed = |ticket, user: &User, outcome| Uplink::Pushed { ticket, key: user.key, outcome };
     let items = vec![
         pushed(stale, &users[0], Outcome::Acked),
@@ -268,12 +268,12 @@ fn a_shard_that_takes_nothing_stops_the_reading_of_links_and_loses_nothing() {
             Ok(0) => break false,
             Ok(len) => sent += len,
             // The worker stopped reading, or this machine did not let it.
-            Err(_) if world.board.get(Count::Pushes as usize) < 16_384 && patience > 0 => patience -= 1,
+            Err(_) if world.counter_set.get(Count::Pushes as usize) < 16_384 && patience > 0 => patience -= 1,
             Err(_) => break true,
         }
     };
     assert!(stopped, "40 MB fit into a worker whose shard takes nothing");
-    let taken = world.board.get(Count::Pushes as usize);
+    let taken = world.counter_set.get(Count::Pushes as usize);
     assert!((16_384..PUSHES).contains(&taken), "read {taken}");
     world.gates[0].store(false, Ordering::SeqCst);
     peer.stream.set_write_timeout(Some(PATIENCE)).expect("timeout");

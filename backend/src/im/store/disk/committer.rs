@@ -51,7 +51,7 @@ pub(super) struct Files {
 
 /// Counters of the thread.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(super) struct Counters {
     pub(super) commits: AtomicU64,
     /// See [`Work::wait_for_engine`].
     pub(super) stalls: AtomicU64,
@@ -63,7 +63,7 @@ pub(super) struct Committer {
     pub(super) done: Receiver<Job>,
     /// A commit failed: nothing more becomes durable.
     pub(super) is_broken: Arc<AtomicBool>,
-    pub(super) tally: Arc<Tally>,
+    pub(super) counters: Arc<Counters>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -80,8 +80,8 @@ impl Committer {
         let (finished, done) = bounded(2 * WAITING_MAX);
         let is_broken = Arc::new(AtomicBool::new(false));
         let broken = Arc::clone(&is_broken);
-        let tally = Arc::new(Tally::default());
-        let counted = Arc::clone(&tally);
+        let counters = Arc::new(Counters::default());
+        let counted = Arc::clone(&counters);
         let run = move || {
             let clock = Clock::new();
             let mut work = Work {
@@ -92,7 +92,7 @@ impl Committer {
                 clock,
                 side_file_at: None,
                 noted: commits,
-                tally: counted,
+                counters: counted,
             };
             // Whoever looks at what is done may be gone at the end; what waits is committed all the same.
             loop {
@@ -124,7 +124,7 @@ impl Committer {
             work.write_side_file();
         };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(run)?;
-        Ok(Self { jobs, done, is_broken, tally, thread: Some(thread) })
+        Ok(Self { jobs, done, is_broken, counters, thread: Some(thread) })
     }
 }
 
@@ -148,7 +148,7 @@ struct Work {
     side_file_at: Option<moorline_proto::time::Instant>,
     /// The number of commits that it has.
     noted: u64,
-    tally: Arc<Tally>,
+    counters: Arc<Counters>,
 }
 
 impl Work {
@@ -180,7 +180,7 @@ impl Work {
         batch.insert(&self.tables.meta, COMMITS, (self.commits + 1).to_be_bytes());
         batch.commit()?;
         self.commits += 1;
-        self.tally.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl Work {
                 break;
             }
             if look == 0 {
-                self.tally.stalls.fetch_add(1, Ordering::Relaxed);
+                self.counters.stalls.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!("the engine is behind: a commit waits");
             }
             std::thread::park_timeout(ENGINE_LOOK);

@@ -467,8 +467,8 @@ impl Engine for DiskEngine {
     }
 
     fn commits_and_stalls(&self) -> (u64, u64) {
-        let tally = &self.committer.tally;
-        (tally.commits.load(Ordering::Relaxed), tally.stalls.load(Ordering::Relaxed))
+        let counters = &self.committer.counters;
+        (counters.commits.load(Ordering::Relaxed), counters.stalls.load(Ordering::Relaxed))
     }
 
     fn commit(

@@ -1,17 +1,17 @@
 //! All connections and sessions of one shard, and the lookups between them.
 //!
 //! Example: a push for the user `bob` is resolved to the keys of bob's two devices; each key gives a
-//! [`Seat`], to which the push is delivered.
+//! [`Client`], to which the push is delivered.
 
+use super::client::{Client, Ledger};
 use super::connection::{Connection, NO_SESSION};
 use super::detached::Detached;
 use super::registry::Registry;
 use super::rooms::Rooms;
-use super::seat::{Ledger, Seat};
 use super::session::Session;
 use super::table::Table;
-use super::{Count, Outputs, Settings, Tally};
-use crate::handoff::{PushTicket, Target, Uplink};
+use super::{Count, Counters, Outputs, Settings};
+use crate::messages::{PushRef, Target, Uplink};
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::QueryResult;
@@ -25,7 +25,7 @@ const HELD_MAX: usize = 4096;
 
 /// Connections, sessions, and what ends with them: their rooms, and their place among the detached.
 #[derive(Debug)]
-pub(super) struct Seats {
+pub(super) struct Clients {
     pub(super) table: Table,
     pub(super) registry: Registry,
     pub(super) rooms: Rooms,
@@ -33,7 +33,7 @@ pub(super) struct Seats {
     pub(super) ledger: Ledger,
 }
 
-impl Seats {
+impl Clients {
     pub(super) fn new(settings: Settings, now: Instant) -> Self {
         Self {
             table: Table::new(settings.shard),
@@ -45,11 +45,11 @@ impl Seats {
     }
 
     /// A connection with its session; `None`: it is gone.
-    pub(super) fn seat(&mut self, key: ConnKey) -> Option<Seat<'_>> {
+    pub(super) fn client(&mut self, key: ConnKey) -> Option<Client<'_>> {
         let Self { table, registry, ledger, .. } = self;
         let connection = table.get_mut(key)?;
         let session = registry.get_mut(connection.session);
-        Some(Seat { key, connection, session, ledger })
+        Some(Client { key, connection, session, ledger })
     }
 
     pub(super) fn connection(&self, key: ConnKey) -> Option<&Connection> {
@@ -94,7 +94,7 @@ impl Seats {
         let Self { table, ledger, .. } = self;
         let deadline = now + ledger.settings.handshake_timeout;
         table.insert(|key| {
-            ledger.tally[Count::TimerMoves] += 1;
+            ledger.counters[Count::TimerMoves] += 1;
             Connection::new(key.generation(), ledger.timers.insert(deadline, key.slot()), now)
         })
     }
@@ -108,12 +108,12 @@ impl Seats {
     }
 
     /// Gives a connection its session.
-    pub(super) fn log_in(&mut self, key: ConnKey, session: Session) -> Seat<'_> {
+    pub(super) fn log_in(&mut self, key: ConnKey, session: Session) -> Client<'_> {
         let slot = self.registry.insert(session);
         let connection = self.table.get_mut(key).expect("it is being admitted");
         assert_eq!(connection.session, NO_SESSION, "a connection logs in once");
         connection.session = slot;
-        self.seat(key).expect("it is being admitted")
+        self.client(key).expect("it is being admitted")
     }
 
     /// Fires what is due: each of these connections gets a timer again before one is acted upon, for an action
@@ -122,10 +122,10 @@ impl Seats {
         let fired = self.ledger.timers.fire(now);
         for slot in &fired {
             let key = self.table.key_of(*slot).expect("a connection that ends takes its timer along");
-            let seat = self.seat(key).expect("its timer fired");
-            let (at, _) = seat.deadline(now);
-            seat.connection.timer = seat.ledger.timers.fire_again(now, at, key);
-            seat.ledger.tally[Count::TimerMoves] += 1;
+            let client = self.client(key).expect("its timer fired");
+            let (at, _) = client.deadline(now);
+            client.connection.timer = client.ledger.timers.fire_again(now, at, key);
+            client.ledger.counters[Count::TimerMoves] += 1;
         }
         self.ledger.timers.end_fire(fired);
     }
@@ -144,7 +144,7 @@ impl Seats {
         for key in keys {
             let Some(route) = self.session(*key).map(Session::route) else { continue };
             if !self.rooms.try_bind(room, version, *key, route) {
-                self.ledger.tally[Count::RoomsRefused] += 1;
+                self.ledger.counters[Count::RoomsRefused] += 1;
             }
         }
     }
@@ -166,7 +166,7 @@ impl Seats {
     }
 
     /// Answers a query for a user's logins and a room's members.
-    pub(super) fn answer_query(&self, ticket: PushTicket, uid: &str, room: &str, outputs: &mut Outputs) {
+    pub(super) fn answer_query(&self, ticket: PushRef, uid: &str, room: &str, outputs: &mut Outputs) {
         let Some(out) = outputs.uplinks.get_mut(usize::from(ticket.worker)) else { return };
         let logins = if uid.is_empty() {
             Vec::new()
@@ -191,7 +191,7 @@ impl Seats {
     }
 
     /// The counters, with the levels brought up to date.
-    pub(super) fn tally(&mut self) -> &Tally {
+    pub(super) fn counters(&mut self) -> &Counters {
         let Self { table, registry, rooms, detached, ledger } = self;
         let levels = [
             (Count::Connections, table.len() - detached.len()),
@@ -203,8 +203,8 @@ impl Seats {
             (Count::Users, registry.users()),
             (Count::Timers, ledger.timers.len()),
         ];
-        levels.into_iter().for_each(|(count, level)| ledger.tally[count] = level as u64);
-        &ledger.tally
+        levels.into_iter().for_each(|(count, level)| ledger.counters[count] = level as u64);
+        &ledger.counters
     }
 
     /// Panics unless table, registry, wheel and byte counts agree.

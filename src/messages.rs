@@ -4,7 +4,7 @@
 //! pin, [`Downlink`] from a worker to the shard that a [`ConnKey`] or a user's pin names. Both travel
 //! in batches: one channel send and at most one wake per loop turn and peer.
 
-use crate::snapshot::TicketRecord;
+use crate::snapshot::PushRefRecord;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
@@ -70,7 +70,7 @@ pub enum Uplink {
     /// Outcome of a push whose outcome is wanted.
     Pushed {
         /// The push.
-        ticket: PushTicket,
+        ticket: PushRef,
         /// The connection.
         key: ConnKey,
         /// The outcome.
@@ -88,7 +88,7 @@ pub enum Uplink {
     /// Answers [`Downlink::Query`].
     Held {
         /// The question's name.
-        ticket: PushTicket,
+        ticket: PushRef,
         /// Sessions and rooms that this shard holds.
         held: QueryResult,
     },
@@ -105,7 +105,7 @@ pub enum Uplink {
 
 /// Names a push toward the backend that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PushTicket {
+pub struct PushRef {
     /// The worker whose link brought it.
     pub worker: u16,
     /// Number of the worker's link.
@@ -116,16 +116,16 @@ pub struct PushTicket {
     pub correlation: u64,
 }
 
-impl From<PushTicket> for TicketRecord {
-    fn from(ticket: PushTicket) -> Self {
-        let PushTicket { worker, link, link_generation: generation, correlation } = ticket;
+impl From<PushRef> for PushRefRecord {
+    fn from(ticket: PushRef) -> Self {
+        let PushRef { worker, link, link_generation: generation, correlation } = ticket;
         Self { worker: worker.into(), link: link.into(), generation, correlation }
     }
 }
 
-impl From<TicketRecord> for PushTicket {
-    fn from(record: TicketRecord) -> Self {
-        let TicketRecord { worker, link, generation: link_generation, correlation } = record;
+impl From<PushRefRecord> for PushRef {
+    fn from(record: PushRefRecord) -> Self {
+        let PushRefRecord { worker, link, generation: link_generation, correlation } = record;
         // An impossible worker or link number names no link: the outcome is dropped as stale.
         let number = |number: u32| u16::try_from(number).unwrap_or(u16::MAX);
         Self { worker: number(worker), link: number(link), link_generation, correlation }
@@ -209,7 +209,7 @@ pub enum Downlink {
     /// Question about sessions and rooms, answered by [`Uplink::Held`].
     Query {
         /// Comes back with the answer.
-        ticket: PushTicket,
+        ticket: PushRef,
         /// Every login of this user; empty: none.
         uid: Box<str>,
         /// Every session bound to this room; empty: none.
@@ -259,7 +259,7 @@ pub struct Admission {
 #[derive(Clone, Debug)]
 pub struct Push {
     /// Reference for outcomes; `None`: they are not wanted.
-    pub ticket: Option<PushTicket>,
+    pub ticket: Option<PushRef>,
     /// Target of the order.
     pub targets: Vec<Target>,
     /// PUSH, NOTIFY or an application command.

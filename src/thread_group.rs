@@ -1,6 +1,6 @@
-//! A thread and its units: reactors, or workers.
+//! A thread and its loops: reactors, or workers.
 //!
-//! There are as many units as threads, unless the number of threads was lowered by a hot restart: units stay as long
+//! There are as many loops as threads, unless the number of threads was lowered by a hot restart: loops stay as long
 //! as their users may (`docs/handover.md`), and share the threads that are left. Between two turns the thread
 //! pauses if it is asked to ([`crate::pause`]).
 
@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// An event loop that a thread runs turn by turn.
-pub trait Unit: Send + 'static {
+pub trait EventLoop: Send + 'static {
     /// Descriptor of the loop's epoll.
     fn poll_fd(&self) -> RawFd;
     /// For how long the next turn may wait. From then on senders wake it.
@@ -35,31 +35,31 @@ pub trait Unit: Send + 'static {
     fn resume(&mut self, unix_base_nanos: u64);
 }
 
-/// The units of one thread, by number.
+/// The loops of one thread, by number.
 #[derive(Debug)]
-pub struct Crew<U> {
-    units: Vec<(u32, U)>,
+pub struct ThreadGroup<U> {
+    loops: Vec<(u32, U)>,
     point: PausePoint,
     place: &'static str,
 }
 
-impl<U: Unit> Crew<U> {
+impl<U: EventLoop> ThreadGroup<U> {
     /// One that is asked at `point` to pause. `place`: its failpoint.
-    pub const fn new(units: Vec<(u32, U)>, point: PausePoint, place: &'static str) -> Self {
-        Self { units, point, place }
+    pub const fn new(loops: Vec<(u32, U)>, point: PausePoint, place: &'static str) -> Self {
+        Self { loops, point, place }
     }
 
-    /// The units.
-    pub fn units(&mut self) -> impl Iterator<Item = &mut U> {
-        self.units.iter_mut().map(|(_, unit)| unit)
+    /// The loops.
+    pub fn loops(&mut self) -> impl Iterator<Item = &mut U> {
+        self.loops.iter_mut().map(|(_, event_loop)| event_loop)
     }
 
-    /// Runs until all units have ended.
+    /// Runs until all loops have ended.
     ///
     /// # Errors
     /// The system's, when polling fails: the process cannot go on.
     pub fn run(mut self) -> io::Result<()> {
-        while !self.units.is_empty() {
+        while !self.loops.is_empty() {
             self.turn()?;
             if self.point.try_pause() {
                 failpoint::reach(self.place);
@@ -70,14 +70,15 @@ impl<U: Unit> Crew<U> {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let mut timeout = self.units.iter_mut().map(|(_, unit)| unit.timeout()).min().unwrap_or_default();
-        if self.units.len() > 1 && !timeout.is_zero() {
+        let mut timeout =
+            self.loops.iter_mut().map(|(_, event_loop)| event_loop.timeout()).min().unwrap_or_default();
+        if self.loops.len() > 1 && !timeout.is_zero() {
             self.wait(timeout)?;
             timeout = Duration::ZERO;
         }
         let mut outcome = Ok(());
-        self.units.retain_mut(|(_, unit)| {
-            unit.turn(timeout).unwrap_or_else(|error| {
+        self.loops.retain_mut(|(_, event_loop)| {
+            event_loop.turn(timeout).unwrap_or_else(|error| {
                 outcome = Err(error);
                 false
             })
@@ -85,14 +86,14 @@ impl<U: Unit> Crew<U> {
         outcome
     }
 
-    /// Waits until one of several units has something to do.
+    /// Waits until one of several loops has something to do.
     fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let polls: Vec<RawFd> = self.units.iter().map(|(_, unit)| unit.poll_fd()).collect();
+        let polls: Vec<RawFd> = self.loops.iter().map(|(_, event_loop)| event_loop.poll_fd()).collect();
         sockets::wait_readable(&polls, timeout)
     }
 }
 
-impl<U: Unit> Crew<U> {
+impl<U: EventLoop> ThreadGroup<U> {
     /// Obeys the main thread between two turns, until it says to run again.
     fn obey(&mut self) {
         while let Some(order) = self.point.wait() {
@@ -101,21 +102,21 @@ impl<U: Unit> Crew<U> {
                 Order::Step(reply) => _ = reply.send(self.step()),
                 Order::Freeze(reply) => _ = reply.send(self.freeze()),
                 Order::Resume(unix_base_nanos) => {
-                    return self.units().for_each(|unit| unit.resume(unix_base_nanos));
+                    return self.loops().for_each(|event_loop| event_loop.resume(unix_base_nanos));
                 }
             }
         }
     }
 
     fn step(&mut self) -> bool {
-        self.units.iter_mut().fold(false, |is_busy, (_, unit)| unit.step() | is_busy)
+        self.loops.iter_mut().fold(false, |is_busy, (_, event_loop)| event_loop.step() | is_busy)
     }
 
     fn freeze(&mut self) -> io::Result<Frozen> {
-        let one = |(number, unit): &mut (u32, U)| {
+        let one = |(number, event_loop): &mut (u32, U)| {
             let mut section = Section::default();
-            unit.freeze(&mut section).map(|()| (*number, section))
+            event_loop.freeze(&mut section).map(|()| (*number, section))
         };
-        self.units.iter_mut().map(one).collect()
+        self.loops.iter_mut().map(one).collect()
     }
 }

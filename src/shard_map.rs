@@ -1,8 +1,8 @@
 //! Owning shards: which shard decides about a user.
 //!
 //! As long as there are as many shards as ever, a user's pin says it. After a hot restart with more, those who are
-//! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the home of later
-//! times. So a user is looked for in one home after the other, and is in one only.
+//! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the owning shard of later
+//! times. So a user is looked for in one owning shard after the other, and is in one only.
 
 use moorline_proto::ids::{Pin, ShardId};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ pub const SHARDS_MAX: usize = 256;
 
 /// The shard counts of a gateway's life, oldest first, each larger than the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Homes(Arc<[u16]>);
+pub struct ShardMap(Arc<[u16]>);
 
-impl Homes {
+impl ShardMap {
     /// Map of a gateway that begins with this many shards, 1 to [`SHARDS_MAX`].
     pub fn new(shards: usize) -> Self {
         let count = u16::try_from(shards.clamp(1, SHARDS_MAX)).expect("at most 256");
@@ -58,12 +58,12 @@ impl Homes {
             return None;
         }
         let mut seen = Vec::with_capacity(self.0.len());
-        for home in self.0.iter().map(|count| pin.shard((*count).into())) {
-            if seen.last() == Some(&shard) && !seen.contains(&home) {
-                return Some(home);
+        for owner in self.0.iter().map(|count| pin.shard((*count).into())) {
+            if seen.last() == Some(&shard) && !seen.contains(&owner) {
+                return Some(owner);
             }
-            if !seen.contains(&home) {
-                seen.push(home);
+            if !seen.contains(&owner) {
+                seen.push(owner);
             }
         }
         None
@@ -77,13 +77,13 @@ mod tests {
 
     #[test]
     fn every_chain_ends_and_visits_a_home_once() {
-        let homes = Homes::new(2).grown_to(3).grown_to(3).grown_to(2).grown_to(7).grown_to(8);
-        assert_eq!((homes.counts(), homes.shards()), (&[2, 3, 7, 8][..], 8));
+        let shard_map = ShardMap::new(2).grown_to(3).grown_to(3).grown_to(2).grown_to(7).grown_to(8);
+        assert_eq!((shard_map.counts(), shard_map.shards()), (&[2, 3, 7, 8][..], 8));
         for number in 0..2_000 {
             let pin = Pin(u32::try_from(mix(number) >> 32).expect("32 bits"));
-            let (mut at, mut seen) = (homes.first(pin), vec![homes.first(pin)]);
+            let (mut at, mut seen) = (shard_map.first(pin), vec![shard_map.first(pin)]);
             assert_eq!(at, pin.shard(2));
-            while let Some(next) = homes.after(pin, at) {
+            while let Some(next) = shard_map.after(pin, at) {
                 assert!(!seen.contains(&next) && next.index() < 8);
                 seen.push(next);
                 at = next;
@@ -92,14 +92,14 @@ mod tests {
                 assert!(seen.contains(&pin.shard(count)));
             }
         }
-        assert_eq!(Homes::new(4).after(Pin(1), ShardId(1)), None);
+        assert_eq!(ShardMap::new(4).after(Pin(1), ShardId(1)), None);
     }
 
     #[test]
     fn what_cannot_have_been_is_refused() {
-        assert_eq!(Homes::thaw(&[2, 4]), Some(Homes::new(2).grown_to(4)));
+        assert_eq!(ShardMap::thaw(&[2, 4]), Some(ShardMap::new(2).grown_to(4)));
         for counts in [&[][..], &[0], &[4, 2], &[2, 2], &[0, 300]] {
-            assert_eq!(Homes::thaw(counts), None, "{counts:?}");
+            assert_eq!(ShardMap::thaw(counts), None, "{counts:?}");
         }
     }
 }

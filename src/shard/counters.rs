@@ -135,20 +135,20 @@ impl Count {
 
 /// Counters of one shard.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct Counters {
     counts: [u64; Count::ALL.len()],
     closes: [u64; CloseReason::ALL.len()],
     /// Connections that the peer ended without CLOSE.
     pub closed_by_peer: u64,
 }
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
         Self { counts: [0; Count::ALL.len()], closes: [0; CloseReason::ALL.len()], closed_by_peer: 0 }
     }
 }
 
-impl Tally {
+impl Counters {
     /// Counters in the order of [`Count::ALL`].
     pub const fn counts(&self) -> &[u64] {
         &self.counts
@@ -168,7 +168,7 @@ impl Tally {
     pub(super) fn freeze(&self, head: &mut ShardHead) {
         let Self { counts, closes, closed_by_peer } = self;
         head.counts = counts.to_vec();
-        head.count_names = Count::SERIES.iter().map(|series| series.name.to_owned()).collect();
+        head.count_names = Count::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
         let codes = CloseReason::ALL.iter().map(|reason| u64::from(reason.code()));
         head.closes = codes.zip(closes).flat_map(|(code, count)| [code, *count]).collect();
         head.closed_by_peer = *closed_by_peer;
@@ -176,19 +176,19 @@ impl Tally {
 
     /// Reads the counters.
     pub(super) fn thaw(head: &ShardHead) -> Self {
-        let mut tally = Self { closed_by_peer: head.closed_by_peer, ..Self::default() };
+        let mut counters = Self { closed_by_peer: head.closed_by_peer, ..Self::default() };
         for (name, value) in head.count_names.iter().zip(&head.counts) {
-            if let Some(index) = Count::SERIES.iter().position(|series| series.name == name) {
-                tally.counts[index] = *value;
+            if let Some(index) = Count::METRICS.iter().position(|metric| metric.name == name) {
+                counters.counts[index] = *value;
             }
         }
         for [code, count] in head.closes.as_chunks().0 {
             let code = u32::try_from(*code).unwrap_or(0);
             if let Some(index) = CloseReason::ALL.iter().position(|reason| reason.code() == code) {
-                tally.closes[index] = *count;
+                counters.closes[index] = *count;
             }
         }
-        tally
+        counters
     }
 
     /// Counts an ended connection.
@@ -197,14 +197,14 @@ impl Tally {
     }
 }
 
-impl Index<Count> for Tally {
+impl Index<Count> for Counters {
     type Output = u64;
     fn index(&self, count: Count) -> &u64 {
         &self.counts[count as usize]
     }
 }
 
-impl IndexMut<Count> for Tally {
+impl IndexMut<Count> for Counters {
     fn index_mut(&mut self, count: Count) -> &mut u64 {
         &mut self.counts[count as usize]
     }

@@ -1,7 +1,7 @@
 //! One connection with its session, and everything that is done to it; here the bytes that wait for clients
 //! are counted, and nowhere else.
 //!
-//! Example: a PING arrives for alice's connection. Her seat takes over the promised interval and sends PONG:
+//! Example: a PING arrives for alice's connection. Her client takes over the promised interval and sends PONG:
 //! the frame is queued with the current ack, its 16 bytes are counted as waiting, and `Write(alice)` is
 //! emitted.
 
@@ -10,7 +10,7 @@ use super::outbound::OutboundPool;
 use super::session::{Route, Session};
 use super::throttling::ReadPauses;
 use super::timers::{Due, Timers};
-use super::{Count, Output, Outputs, Settings, Tally};
+use super::{Count, Counters, Output, Outputs, Settings};
 use crate::snapshot::{Section, ShardHead};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
@@ -23,11 +23,11 @@ use moorline_proto::message::decode;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 
-/// Everything that the seats of one shard share: limits, counters, timers, pauses, and memory for queues.
+/// Everything that the clients of one shard share: limits, counters, timers, pauses, and memory for queues.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pub(super) settings: Settings,
-    pub(super) tally: Tally,
+    pub(super) counters: Counters,
     pub(super) timers: Timers,
     pub(super) pauses: ReadPauses,
     pub(super) random: Random,
@@ -41,7 +41,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(settings: Settings, now: Instant) -> Self {
         Self {
-            tally: Tally::default(),
+            counters: Counters::default(),
             timers: Timers::new(now),
             pauses: ReadPauses::new(settings.workers),
             random: Random::new(settings.seed),
@@ -59,8 +59,9 @@ impl Ledger {
 
     /// Writes counters, due connections, pauses and dice.
     pub(super) fn freeze(&self, head: &mut ShardHead, out: &mut Section) {
-        let Self { settings: _, tally, timers, pauses, random, pool: _, queued_bytes: _, merged: _ } = self;
-        tally.freeze(head);
+        let Self { settings: _, counters, timers, pauses, random, pool: _, queued_bytes: _, merged: _ } =
+            self;
+        counters.freeze(head);
         head.due = timers.freeze();
         (head.full, head.overload) = pauses.freeze(out);
         head.random = random.state();
@@ -69,7 +70,7 @@ impl Ledger {
     /// Reads counters, the workers' reports and dice.
     pub(super) fn thaw(&mut self, head: &ShardHead) {
         self.random = Random::new(head.random);
-        self.tally = Tally::thaw(head);
+        self.counters = Counters::thaw(head);
         self.pauses.thaw(&head.full, &head.overload);
     }
 
@@ -87,14 +88,14 @@ impl Ledger {
 
 /// One connection of a shard and its session; `None`: not logged in, or not any more.
 #[derive(Debug)]
-pub(super) struct Seat<'a> {
+pub(super) struct Client<'a> {
     pub(super) key: ConnKey,
     pub(super) connection: &'a mut Connection,
     pub(super) session: Option<&'a mut Session>,
     pub(super) ledger: &'a mut Ledger,
 }
 
-impl Seat<'_> {
+impl Client<'_> {
     pub(super) const fn is_logged_in(&self) -> bool {
         self.connection.state.is_logged_in()
     }
@@ -113,7 +114,7 @@ impl Seat<'_> {
         if let Some(session) = &self.session {
             frame.header.ack = session.dedupe.taken();
         }
-        self.ledger.tally[Count::FramesOut] += 1;
+        self.ledger.counters[Count::FramesOut] += 1;
         self.ledger.queued_bytes += frame.wire_len();
         self.connection.outbound.get_or_insert_with(|| self.ledger.pool.take()).push(frame);
         if !self.connection.is_write_due {
@@ -126,7 +127,7 @@ impl Seat<'_> {
     pub(super) fn note_sent(&mut self, sent: usize, outputs: &mut Outputs) {
         self.connection.is_write_due = false;
         let Some(outbound) = self.connection.outbound.as_mut() else { return };
-        self.ledger.tally[Count::BytesOut] += sent as u64;
+        self.ledger.counters[Count::BytesOut] += sent as u64;
         self.ledger.queued_bytes -= sent;
         outbound.advance(sent);
         if outbound.bytes() == 0 {
@@ -165,7 +166,7 @@ impl Seat<'_> {
         if self.connection.heartbeat_s < earlier {
             self.arm_heartbeat(now);
         }
-        self.ledger.tally[Count::Pings] += 1;
+        self.ledger.counters[Count::Pings] += 1;
         self.send(Frame::new(Command::Pong, Bytes::new()), outputs);
         self.check_clogged()
     }
@@ -173,7 +174,7 @@ impl Seat<'_> {
     /// Counts a frame against the connection's rate limit; above it, reading pauses.
     pub(super) fn spend_frame(&mut self, now: Instant, outputs: &mut Outputs) {
         if let Some(wait) = self.connection.spent.spend(self.ledger.settings.frame_fill()) {
-            self.ledger.tally[Count::RatePauses] += 1;
+            self.ledger.counters[Count::RatePauses] += 1;
             self.ledger.pauses.pause_until(self.key, now + wait, outputs);
             self.arm(now + wait);
         }
@@ -182,7 +183,7 @@ impl Seat<'_> {
     /// Pauses reading if the worker of the user has no room for frames of this lane.
     pub(super) fn pause_if_full(&mut self, route: Route, lane: Lane, outputs: &mut Outputs) {
         if self.ledger.pauses.pause_if_full(self.key, route, lane, outputs) {
-            self.ledger.tally[Count::BackpressurePauses] += 1;
+            self.ledger.counters[Count::BackpressurePauses] += 1;
         }
     }
 
@@ -196,7 +197,7 @@ impl Seat<'_> {
     /// Makes the connection's timer fire no later than `at`.
     pub(super) fn arm(&mut self, at: Instant) {
         if self.ledger.timers.arm(&mut self.connection.timer, at, self.key.slot()) {
-            self.ledger.tally[Count::TimerMoves] += 1;
+            self.ledger.counters[Count::TimerMoves] += 1;
         }
     }
 

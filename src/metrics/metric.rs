@@ -2,14 +2,14 @@
 
 /// One series: a name, perhaps one label, and how it moves.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Series {
+pub struct Metric {
     /// Without the prefix and without `_total`: `[a-z][a-z0-9_]*`, a unit at its end if it has one.
     pub name: &'static str,
     /// One sentence.
     pub help: &'static str,
     /// Kind of the series.
     pub kind: Kind,
-    /// Key and value. Series of one name differ in the value only.
+    /// Key and value. Metric of one name differ in the value only.
     pub label: Option<(&'static str, &'static str)>,
 }
 
@@ -32,7 +32,7 @@ pub enum Kind {
 /// The scale of histograms that observe nanoseconds and export seconds.
 pub const SECONDS: f64 = 1e-9;
 
-impl Series {
+impl Metric {
     /// A figure that only grows.
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, help, kind: Kind::Counter, label: None }

@@ -1,28 +1,28 @@
-//! Figures: [`Tally`] in the thread that counts, [`Board`] where others can read.
+//! Figures: [`Counters`] in the thread that counts, [`CounterSet`] where others can read.
 
-use super::series::{Kind, Series};
+use super::metric::{Kind, Metric};
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One thread's figures, readable by all. Written by that thread alone.
 #[derive(Debug)]
-pub struct Board {
+pub struct CounterSet {
     layout: Layout,
     cells: Box<[AtomicU64]>,
 }
 
-impl Board {
-    /// A board of these series, all zero.
-    pub fn new(series: impl Into<Cow<'static, [Series]>>) -> Self {
-        let layout = Layout::new(series.into());
+impl CounterSet {
+    /// A counter_set of these series, all zero.
+    pub fn new(metrics: impl Into<Cow<'static, [Metric]>>) -> Self {
+        let layout = Layout::new(metrics.into());
         let cells = (0..layout.len).map(|_| AtomicU64::new(0)).collect();
         Self { layout, cells }
     }
 
-    /// Replaces every cell: the numbers of a [`Tally`] of the same series, or of an array in their
+    /// Replaces every cell: the numbers of a [`Counters`] of the same series, or of an array in their
     /// order. Panics if the lengths differ.
     pub fn publish(&self, cells: &[u64]) {
-        assert_eq!(cells.len(), self.cells.len(), "a tally and its board have the same series");
+        assert_eq!(cells.len(), self.cells.len(), "a counters and its counter_set have the same series");
         for (cell, value) in self.cells.iter().zip(cells) {
             cell.store(*value, Ordering::Relaxed);
         }
@@ -46,25 +46,25 @@ impl Board {
     }
 
     /// Each series with its cells as they are now.
-    pub(super) fn read(&self) -> impl Iterator<Item = (&Series, Vec<u64>)> {
-        self.layout.series.iter().zip(&self.layout.starts).map(|(series, start)| {
-            let cells = &self.cells[*start..*start + series.cells()];
-            (series, cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect())
+    pub(super) fn read(&self) -> impl Iterator<Item = (&Metric, Vec<u64>)> {
+        self.layout.metrics.iter().zip(&self.layout.starts).map(|(metric, start)| {
+            let cells = &self.cells[*start..*start + metric.cells()];
+            (metric, cells.iter().map(|cell| cell.load(Ordering::Relaxed)).collect())
         })
     }
 }
 
 /// Plain figures of one owner: no atomics, no allocation after the first.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct Counters {
     layout: Layout,
     cells: Box<[u64]>,
 }
 
-impl Tally {
-    /// A tally of these series, all zero.
-    pub fn new(series: impl Into<Cow<'static, [Series]>>) -> Self {
-        let layout = Layout::new(series.into());
+impl Counters {
+    /// A counters of these series, all zero.
+    pub fn new(metrics: impl Into<Cow<'static, [Metric]>>) -> Self {
+        let layout = Layout::new(metrics.into());
         let cells = vec![0; layout.len].into();
         Self { layout, cells }
     }
@@ -87,7 +87,7 @@ impl Tally {
 
     /// Counts `value` in the histogram at `index`. Panics if the series is not a histogram.
     pub fn observe(&mut self, index: usize, value: u64) {
-        let Kind::Histogram { bounds, .. } = self.layout.series[index].kind else {
+        let Kind::Histogram { bounds, .. } = self.layout.metrics[index].kind else {
             panic!("series {index} is a histogram");
         };
         let start = self.layout.starts[index];
@@ -97,7 +97,7 @@ impl Tally {
         *sum = sum.wrapping_add(value);
     }
 
-    /// For [`Board::publish`].
+    /// For [`CounterSet::publish`].
     pub fn cells(&self) -> &[u64] {
         &self.cells
     }
@@ -105,15 +105,15 @@ impl Tally {
 
 #[derive(Clone, Debug)]
 struct Layout {
-    series: Cow<'static, [Series]>,
+    metrics: Cow<'static, [Metric]>,
     starts: Box<[usize]>,
     len: usize,
 }
 
 impl Layout {
-    fn new(series: Cow<'static, [Series]>) -> Self {
+    fn new(metrics: Cow<'static, [Metric]>) -> Self {
         let mut len = 0;
-        let starts = series
+        let starts = metrics
             .iter()
             .map(|one| {
                 let start = len;
@@ -121,11 +121,11 @@ impl Layout {
                 start
             })
             .collect();
-        Self { series, starts, len }
+        Self { metrics, starts, len }
     }
 
     fn scalar(&self, index: usize) -> usize {
-        debug_assert!(self.series[index].cells() == 1, "series {index} is a histogram");
+        debug_assert!(self.metrics[index].cells() == 1, "series {index} is a histogram");
         self.starts[index]
     }
 }

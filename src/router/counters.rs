@@ -1,6 +1,6 @@
-//! Counters of a worker: plain numbers, published to its board once per loop turn.
+//! Counters of a worker: plain numbers, published to its counter_set once per loop turn.
 
-use crate::metrics::{SECONDS, Series, counts};
+use crate::metrics::{Metric, SECONDS, counts};
 use crate::snapshot::WorkerHead;
 use moorline_proto::time::{Duration, nanos_of};
 use std::ops::{Index, IndexMut};
@@ -20,7 +20,7 @@ const LATENCY_BOUNDS: &[u64] = &[
     1_000_000_000,
     3_000_000_000,
 ];
-const UP_LATENCY: Series = Series::histogram(
+const UP_LATENCY: Metric = Metric::histogram(
     "up_seconds",
     "From a client frame taken by a worker to the backend's answer.",
     LATENCY_BOUNDS,
@@ -31,9 +31,9 @@ const COUNTS: usize = Count::ALL.len();
 /// Buckets, one more for what is above, and the sum.
 const CELLS: usize = COUNTS + LATENCY_BOUNDS.len() + 2;
 
-/// Contents of a worker's [`Board`](crate::metrics::Board).
-pub fn series() -> Vec<Series> {
-    Count::SERIES.iter().copied().chain([UP_LATENCY]).collect()
+/// Contents of a worker's [`CounterSet`](crate::metrics::CounterSet).
+pub fn metrics() -> Vec<Metric> {
+    Count::METRICS.iter().copied().chain([UP_LATENCY]).collect()
 }
 
 counts! {
@@ -132,18 +132,18 @@ counts! {
 
 /// All numbers of one worker.
 #[derive(Clone, Debug)]
-pub struct Tally {
+pub struct Counters {
     cells: [u64; CELLS],
 }
 
-impl Default for Tally {
+impl Default for Counters {
     fn default() -> Self {
         Self { cells: [0; CELLS] }
     }
 }
 
-impl Tally {
-    /// The numbers, as [`series`] lays them out.
+impl Counters {
+    /// The numbers, as [`metrics`] lays them out.
     pub const fn cells(&self) -> &[u64] {
         &self.cells
     }
@@ -151,7 +151,7 @@ impl Tally {
     /// Goes on counting, by name; the latencies if they have the same buckets.
     pub(super) fn thaw(&mut self, head: &WorkerHead) {
         for (name, value) in head.count_names.iter().zip(&head.counts) {
-            if let Some(index) = Count::SERIES.iter().position(|series| series.name == name) {
+            if let Some(index) = Count::METRICS.iter().position(|metric| metric.name == name) {
                 self.cells[index] = *value;
             }
         }
@@ -169,14 +169,14 @@ impl Tally {
     }
 }
 
-impl Index<Count> for Tally {
+impl Index<Count> for Counters {
     type Output = u64;
     fn index(&self, count: Count) -> &u64 {
         &self.cells[count as usize]
     }
 }
 
-impl IndexMut<Count> for Tally {
+impl IndexMut<Count> for Counters {
     fn index_mut(&mut self, count: Count) -> &mut u64 {
         &mut self.cells[count as usize]
     }
@@ -185,20 +185,20 @@ impl IndexMut<Count> for Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Board, Registry, names};
+    use crate::metrics::{CounterSet, Registry, names};
     use std::sync::Arc;
 
     #[test]
     fn numbers_reach_the_page_under_their_names() {
-        let mut tally = Tally::default();
-        tally[Count::LinksUp] = 2;
-        tally[Count::Turns] = 7;
+        let mut counters = Counters::default();
+        counters[Count::LinksUp] = 2;
+        counters[Count::Turns] = 7;
         for micros in [0, 250, 251, 4_000_000] {
-            tally.record_latency(Duration::from_micros(micros));
+            counters.record_latency(Duration::from_micros(micros));
         }
-        let (registry, board) = (Registry::new(), Arc::new(Board::new(series())));
-        board.publish(tally.cells());
-        registry.add(board);
+        let (registry, counter_set) = (Registry::new(), Arc::new(CounterSet::new(metrics())));
+        counter_set.publish(counters.cells());
+        registry.add(counter_set);
         assert_eq!((registry.sum(names::LINKS_UP), registry.sum("worker_turns")), (2, 7));
         let page = registry.page();
         for line in [
@@ -213,11 +213,11 @@ mod tests {
 
     #[test]
     fn every_series_has_a_name_of_its_own_and_a_text() {
-        let all = series();
-        for (i, series) in all.iter().enumerate() {
-            assert!(series.help.ends_with('.'), "{}: {:?}", series.name, series.help);
-            assert!(all[..i].iter().all(|other| other.name != series.name), "{} twice", series.name);
+        let all = metrics();
+        for (i, metric) in all.iter().enumerate() {
+            assert!(metric.help.ends_with('.'), "{}: {:?}", metric.name, metric.help);
+            assert!(all[..i].iter().all(|other| other.name != metric.name), "{} twice", metric.name);
         }
-        assert_eq!(all.iter().map(Series::cells).sum::<usize>(), CELLS);
+        assert_eq!(all.iter().map(Metric::cells).sum::<usize>(), CELLS);
     }
 }

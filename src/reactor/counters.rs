@@ -1,8 +1,8 @@
 //! Counters that a reactor publishes: its shard's, and a few of its own.
 
 use crate::config::LISTENERS_MAX;
-use crate::metrics::{Board, Series, counts};
-use crate::shard::{Count, Tally};
+use crate::metrics::{CounterSet, Metric, counts};
+use crate::shard::{Count, Counters};
 use moorline_proto::error::CloseReason;
 
 counts! {
@@ -34,35 +34,40 @@ const BY_PEER: &str = "peer";
 const LISTENERS: [&str; LISTENERS_MAX] =
     ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
 
-/// The series of one reactor's board, with `listeners` listeners.
-pub fn series(listeners: usize) -> Vec<Series> {
+/// The series of one reactor's counter_set, with `listeners` listeners.
+pub fn metrics(listeners: usize) -> Vec<Metric> {
     let admitted = |number| {
-        Series::counter("admitted", "Connections admitted, by number of the listener.")
+        Metric::counter("admitted", "Connections admitted, by number of the listener.")
             .labelled("listener", number)
     };
     let admitted = LISTENERS.into_iter().take(listeners).map(admitted);
-    let closed = |label| Series::counter("closed", "Connections ended, by reason.").labelled("reason", label);
+    let closed = |label| Metric::counter("closed", "Connections ended, by reason.").labelled("reason", label);
     let closes = CloseReason::ALL.iter().map(|reason| closed(reason.label()));
-    let counts = Count::SERIES.iter().copied();
+    let counts = Count::METRICS.iter().copied();
     counts
         .chain(closes)
         .chain([closed(BY_PEER)])
-        .chain(ReactorCount::SERIES.iter().copied())
+        .chain(ReactorCount::METRICS.iter().copied())
         .chain(admitted)
         .collect()
 }
 
-/// Publishes all counters, in the order of [`series`].
-pub(super) fn publish(board: &Board, tally: &Tally, own: &[(ReactorCount, u64)], admitted: &[u64]) {
-    let shard = tally.counts().iter().chain(tally.closes()).chain([&tally.closed_by_peer]);
+/// Publishes all counters, in the order of [`metrics`].
+pub(super) fn publish(
+    counter_set: &CounterSet,
+    counters: &Counters,
+    own: &[(ReactorCount, u64)],
+    admitted: &[u64],
+) {
+    let shard = counters.counts().iter().chain(counters.closes()).chain([&counters.closed_by_peer]);
     for (index, value) in shard.enumerate() {
-        board.set(index, *value);
+        counter_set.set(index, *value);
     }
     let first = Count::ALL.len() + CloseReason::ALL.len() + 1;
     for (count, value) in own {
-        board.set(first + *count as usize, *value);
+        counter_set.set(first + *count as usize, *value);
     }
     for (index, value) in admitted.iter().enumerate() {
-        board.set(first + ReactorCount::ALL.len() + index, *value);
+        counter_set.set(first + ReactorCount::ALL.len() + index, *value);
     }
 }
