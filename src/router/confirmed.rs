@@ -44,12 +44,12 @@ pub(super) struct Confirmed {
     read: Position,
     /// Barriers that were sent.
     barriers: u64,
-    /// Ends that may not have been read, in the order in which they were confirmed.
+    /// Ends that may not have been read, in the order in which they were sent.
     ends: VecDeque<(Position, End)>,
 }
 
 impl Confirmed {
-    /// A connection on which nothing was confirmed.
+    /// A connection on which nothing was sent.
     pub(super) const fn new() -> Self {
         let start = Position { question: 0, barrier: 0 };
         Self { last: [start; SLOTS], read: start, barriers: 0, ends: VecDeque::new() }
