@@ -389,10 +389,10 @@ pub(super) struct Webhooks(Vec<Webhook>);
 
 impl Webhooks {
     pub(super) fn new(config: &ImConfig) -> Self {
-        let of = |(name, of): (&String, &crate::config::ServiceConfig)| {
+        let of = |(name, of): (&String, &crate::config::WebhookConfig)| {
             Webhook::new(name, of.batch_max, of.give_up_after)
         };
-        Self(config.services.iter().map(of).collect())
+        Self(config.webhooks.iter().map(of).collect())
     }
 
     /// Returns the logins of the webhooks' users, in the order of the webhooks.

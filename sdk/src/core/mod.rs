@@ -139,6 +139,10 @@ impl Core {
             match self.transport.poll_frame(&mut received) {
                 Ok(Some(frame)) => self.handle_frame(now, &frame),
                 Ok(None) => break,
+                // After LOGOUT the answer alone counts, and there will be none.
+                Err(_) if self.connection.state().is_none() => {
+                    self.end(now, Ending::Closed(ClosedWhy::LoggedOut));
+                }
                 Err(reason) => self.end(now, Ending::lost(Lost::Protocol(reason))),
             }
         }

@@ -700,6 +700,15 @@ fn logout_waits_for_the_gateway_and_ends_everything() {
 }
 
 #[test]
+fn garbage_in_the_place_of_the_answer_to_logout_ends_everything_too() {
+    let mut rig = Rig::logged_in();
+    rig.core.logout(rig.now);
+    rig.core.handle_bytes(rig.now, Bytes::from_static(b"HTTP/1.1 400"));
+    assert!(matches!(rig.events()[..], [Event::Hangup, Event::Notice(Notice::Closed(ClosedWhy::LoggedOut))]));
+    assert!(rig.core.is_closed());
+}
+
+#[test]
 fn garbage_and_lawless_frames_end_the_connection_not_the_core() {
     for bytes in [&b"HTTP/1.1 400"[..], &[0xA1, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
         let mut rig = Rig::logged_in();

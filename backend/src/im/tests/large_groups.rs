@@ -2,7 +2,7 @@
 
 use super::social::create;
 use super::*;
-use crate::config::ServiceConfig;
+use crate::config::WebhookConfig;
 use crate::im::WebhookResult;
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{GroupCreateRequest, GroupCreateResponse, GroupRequest, GroupResponse};
@@ -193,9 +193,9 @@ fn what_is_in_no_inbox_overtakes_nothing() {
 /// conversation; what fails comes again.
 #[test]
 fn services_get_what_is_in_no_inbox() {
-    let service = ServiceConfig { batch_max: 2, ..ServiceConfig::default() };
-    let services = [("bot".to_owned(), service)].into_iter().collect();
-    let config = ImConfig { fanout_members_max: 2, inbox_entries_max: 3, services, ..ImConfig::default() };
+    let service = WebhookConfig { batch_max: 2, ..WebhookConfig::default() };
+    let webhooks = [("bot".to_owned(), service)].into_iter().collect();
+    let config = ImConfig { fanout_members_max: 2, inbox_entries_max: 3, webhooks, ..ImConfig::default() };
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "d", 1);
     let mut heard: Vec<(String, u64)> = Vec::new();
@@ -246,9 +246,9 @@ fn services_get_what_is_in_no_inbox() {
 /// An inbox that drops more before what it dropped first was delivered.
 #[test]
 fn services_get_what_is_dropped_again() {
-    let service = ServiceConfig { batch_max: 1, ..ServiceConfig::default() };
-    let services = [("bot".to_owned(), service)].into_iter().collect();
-    let config = ImConfig { inbox_entries_max: 3, services, ..ImConfig::default() };
+    let service = WebhookConfig { batch_max: 1, ..WebhookConfig::default() };
+    let webhooks = [("bot".to_owned(), service)].into_iter().collect();
+    let config = ImConfig { inbox_entries_max: 3, webhooks, ..ImConfig::default() };
     let mut bench = Bench::new(config);
     let (alice, carol) = (bench.login(0, "alice", "d", 1), bench.login(1, "carol", "d", 1));
     let mut heard = BTreeSet::new();

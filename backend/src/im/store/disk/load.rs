@@ -46,12 +46,12 @@ fn pair(key: &[u8], what: &'static str) -> Result<(u32, u32), DiskError> {
     Ok((first, u32::try_from(second).map_err(|_| damaged(what, "its key"))?))
 }
 
-fn known_user(directory: &Directory, user: u32, what: &'static str) -> Result<UserId, DiskError> {
+pub(super) fn known_user(directory: &Directory, user: u32, what: &'static str) -> Result<UserId, DiskError> {
     let is_known = (user as usize) < directory.users.len();
     is_known.then_some(UserId(user)).ok_or_else(|| damaged(what, "of nobody"))
 }
 
-fn known_conversation(
+pub(super) fn known_conversation(
     directory: &Directory,
     conversation: u32,
     what: &'static str,
@@ -96,7 +96,8 @@ fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         let id = known_user(directory, user, "a device")?;
         let user = directory.users.get_mut(id);
         logins = logins.max(record.login);
-        user.next_device = user.next_device.max(number + 1);
+        let next = number.checked_add(1).ok_or_else(|| damaged("a device", "its number is the last one"))?;
+        user.next_device = user.next_device.max(next);
         let DeviceRecord { name, acked, login, platform, seen_ms } = record;
         let (name, number, confirmed) = (name.into(), DeviceNumber(number), BTreeMap::new());
         user.devices.push(Device { name, number, platform, acked, login, seen_ms, confirmed });

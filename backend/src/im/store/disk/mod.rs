@@ -222,6 +222,7 @@ impl Disk {
         }
         let (mut tails, written) = StreamTails::load(&tables)?;
         let mut directory = load::directory(&tables, &written, config)?;
+        tails.check(&directory)?;
         let high_water_path = folder.join(HIGH_WATER);
         let (mut high_water, high_water_open) =
             HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;

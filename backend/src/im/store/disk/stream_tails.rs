@@ -4,8 +4,8 @@
 //! (`ends`), and a row of names goes when all of them have: bit by bit, with other commits. Opening reads the ends, and
 //! looks only at what is named still.
 
-use super::DiskError;
 use super::tables::{Change, Tables, decode};
+use super::{DiskError, load};
 use crate::im::store::directory::Directory;
 use crate::im::store::embedded::Progress;
 use crate::im::store::{ConversationId, UserId};
@@ -73,6 +73,9 @@ impl StreamTails {
         for entry in tables.touched.iter() {
             let (key, value) = entry.into_inner().map_err(DiskError::engine("read a table"))?;
             let number = u64::from_be_bytes(key[..].try_into().map_err(|_| damaged())?);
+            if number == u64::MAX {
+                return Err(damaged());
+            }
             tails.push(number, 0, decode("what a commit made longer", &value)?);
         }
         for entry in tables.ends.iter() {
@@ -90,6 +93,21 @@ impl StreamTails {
             }
         }
         Ok((tails, written))
+    }
+
+    /// Checks that every name is one of a conversation or a user that there is.
+    ///
+    /// # Errors
+    /// [`DiskError::Damaged`]
+    pub(super) fn check(&self, directory: &Directory) -> Result<(), DiskError> {
+        const WHAT: &str = "what a commit made longer";
+        for (kind, number) in self.last.keys() {
+            match *kind {
+                CONVERSATION => _ = load::known_conversation(directory, *number, WHAT)?,
+                _ => _ = load::known_user(directory, *number, WHAT)?,
+            }
+        }
+        Ok(())
     }
 
     fn push(&mut self, number: u64, at_ms: u64, touched: ChangedTails) {
