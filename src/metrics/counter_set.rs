@@ -12,7 +12,7 @@ pub struct CounterSet {
 }
 
 impl CounterSet {
-    /// A counter_set of these series, all zero.
+    /// A counter set of these series, all zero.
     pub fn new(metrics: impl Into<Cow<'static, [Metric]>>) -> Self {
         let layout = Layout::new(metrics.into());
         let cells = (0..layout.len).map(|_| AtomicU64::new(0)).collect();
@@ -22,7 +22,7 @@ impl CounterSet {
     /// Replaces every cell: the numbers of a [`Counters`] of the same series, or of an array in their
     /// order. Panics if the lengths differ.
     pub fn publish(&self, cells: &[u64]) {
-        assert_eq!(cells.len(), self.cells.len(), "a counters and its counter_set have the same series");
+        assert_eq!(cells.len(), self.cells.len(), "the counters and their set have the same metrics");
         for (cell, value) in self.cells.iter().zip(cells) {
             cell.store(*value, Ordering::Relaxed);
         }
@@ -62,7 +62,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// A counters of these series, all zero.
+    /// Counters of these series, all zero.
     pub fn new(metrics: impl Into<Cow<'static, [Metric]>>) -> Self {
         let layout = Layout::new(metrics.into());
         let cells = vec![0; layout.len].into();

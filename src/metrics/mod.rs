@@ -2,7 +2,7 @@
 //!
 //! Owns the description of series, the cells that cross threads, and the OpenMetrics page. A hot path
 //! counts in plain numbers of its own and publishes them once per loop turn, so it pays neither a lock
-//! nor a read-modify-write; the page sums equal series over all counter_sets. Never holds a user id, a device
+//! nor a read-modify-write; the page sums equal series over all counter sets. Never holds a user id, a device
 //! or an address, and every series is there, at zero, from the start.
 //!
 //! ```
@@ -25,11 +25,11 @@
 //! counters.add(CLOSED_SLOW, 1);
 //! counters.observe(ANSWER, 2_000_000); // nanoseconds, exported in seconds
 //!
-//! // ... and publishes once per turn to its counter_set, of which the registry knows.
+//! // ... and publishes once per turn to its counter set, of which the registry knows.
 //! let registry = Arc::new(Registry::new());
-//! let counter_set = Arc::new(CounterSet::new(METRICS));
-//! registry.add(Arc::clone(&counter_set));
-//! counter_set.publish(counters.cells());
+//! let counter set = Arc::new(CounterSet::new(METRICS));
+//! registry.add(Arc::clone(&counter set));
+//! counter set.publish(counters.cells());
 //!
 //! assert_eq!(registry.sum("connections"), 3);
 //! assert!(registry.page().contains("moorline_closed_total{reason=\"slow\"} 1\n"));
@@ -56,7 +56,7 @@ pub const PREFIX: &str = "moorline";
 /// Media type of the page.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Metric that `/readyz` and `/v1/varz` look at; who owns the figure uses the name.
+/// Names of metrics that more than one module uses.
 pub mod names {
     /// Open client connections.
     pub const CONNECTIONS: &str = "connections";
@@ -64,4 +64,22 @@ pub mod names {
     pub const SESSIONS: &str = "sessions";
     /// Links to a backend that are open and greeted.
     pub const LINKS_UP: &str = "links_up";
+
+    /// Old name, new name, and help of the old one. The page lists both until the next release, and a snapshot of an
+    /// older build is read under the new name.
+    pub const RENAMED: &[(&str, &str, &str)] = &[
+        ("held", "read_paused", "Old name of read_paused, until the next release."),
+        ("kept_in_vain", "detached_expired", "Old name of detached_expired, until the next release."),
+        ("kept_over_max", "detached_over_max", "Old name of detached_over_max, until the next release."),
+        (
+            "backpressure_holds",
+            "backpressure_pauses",
+            "Old name of backpressure_pauses, until the next release.",
+        ),
+    ];
+
+    /// Returns the name of today for a name that may be an old one.
+    pub fn current(name: &str) -> &str {
+        RENAMED.iter().find(|(old, ..)| *old == name).map_or(name, |(_, new, _)| new)
+    }
 }

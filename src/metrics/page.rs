@@ -1,4 +1,4 @@
-//! The registry of counter_sets, and its page in OpenMetrics text.
+//! The registry of counter sets, and its page in OpenMetrics text.
 
 use super::counter_set::CounterSet;
 use super::metric::{Kind, Metric};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Knows every counter_set. Locked at start and when somebody looks, never by who counts.
+/// Knows every counter set. Locked at start and when somebody looks, never by who counts.
 #[derive(Debug, Default)]
 pub struct Registry {
     counter_sets: Mutex<Vec<Arc<CounterSet>>>,
@@ -25,7 +25,7 @@ impl Registry {
         Self::default()
     }
 
-    /// Adds one thread's counter_set. Panics if a name is malformed or stands for two kinds of series:
+    /// Adds one thread's counter set. Panics if a name is malformed or stands for two kinds of series:
     /// found at start, by any test.
     pub fn add(&self, counter_set: Arc<CounterSet>) {
         let mut families = self.families();
@@ -41,19 +41,27 @@ impl Registry {
         self.dropped_lines.set(dropped).ok();
     }
 
-    /// The sum of a counter or gauge over all counter_sets and labels; 0 if there is none.
+    /// The sum of a counter or gauge over all counter sets and labels; 0 if there is none.
     pub fn sum(&self, name: &str) -> u64 {
         let counter_sets = self.lock();
-        let of_board = |counter_set: &Arc<CounterSet>| -> u64 {
+        let of_set = |counter_set: &Arc<CounterSet>| -> u64 {
             counter_set.read().filter(|(metric, _)| metric.name == name).map(|(_, cells)| cells[0]).sum()
         };
-        counter_sets.iter().map(of_board).sum()
+        counter_sets.iter().map(of_set).sum()
     }
 
     /// Everything, as OpenMetrics text; process figures included.
     pub fn page(&self) -> String {
         let mut exporter = Exporter::with_prefix(super::PREFIX);
-        exporter.register_collector(Box::new(Snapshot { families: self.families() }));
+        let mut families = self.families();
+        for (old, new, help) in super::names::RENAMED {
+            if let Some(Family { first, members }) = families.get(new) {
+                let first = Metric { name: old, help, ..*first };
+                let members = members.clone();
+                families.insert(old, Family { first, members });
+            }
+        }
+        exporter.register_collector(Box::new(Snapshot { families }));
         exporter.register_collector(Box::new(process::Figures::read()));
         let dropped = self.dropped_lines.get().cloned().unwrap_or_default();
         exporter.register_collector(Box::new(LogLines(dropped)));
@@ -73,7 +81,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<CounterSet>>> {
-        // A list of counter_sets is whole at every moment.
+        // A list of counter sets is whole at every moment.
         self.counter_sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,19 @@ const METRICS: &[Metric] = &[
 ];
 
 #[test]
+fn a_renamed_metric_is_on_the_page_under_both_names() {
+    const METRICS: &[Metric] = &[Metric::counter("detached_expired", "Sessions.")];
+    let (registry, counters) = (Registry::new(), Arc::new(CounterSet::new(METRICS)));
+    counters.add(0, 3);
+    registry.add(counters);
+    let page = registry.page();
+    for line in ["moorline_detached_expired_total 3", "moorline_kept_in_vain_total 3"] {
+        assert!(page.lines().any(|got| got == line), "{line} in {page}");
+    }
+    assert_eq!((names::current("kept_in_vain"), names::current("sends")), ("detached_expired", "sends"));
+}
+
+#[test]
 fn equal_series_are_summed_over_boards() {
     let registry = Registry::new();
     let counter_sets = [Arc::new(CounterSet::new(METRICS)), Arc::new(CounterSet::new(METRICS))];

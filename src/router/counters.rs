@@ -1,6 +1,6 @@
-//! Counters of a worker: plain numbers, published to its counter_set once per loop turn.
+//! Counters of a worker: plain numbers, published to its counter set once per loop turn.
 
-use crate::metrics::{Metric, SECONDS, counts};
+use crate::metrics::{Metric, SECONDS, counts, names};
 use crate::snapshot::WorkerHead;
 use moorline_proto::time::{Duration, nanos_of};
 use std::ops::{Index, IndexMut};
@@ -151,6 +151,7 @@ impl Counters {
     /// Goes on counting, by name; the latencies if they have the same buckets.
     pub(super) fn thaw(&mut self, head: &WorkerHead) {
         for (name, value) in head.count_names.iter().zip(&head.counts) {
+            let name = names::current(name);
             if let Some(index) = Count::METRICS.iter().position(|metric| metric.name == name) {
                 self.cells[index] = *value;
             }
@@ -185,7 +186,7 @@ impl IndexMut<Count> for Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{CounterSet, Registry, names};
+    use crate::metrics::{CounterSet, Registry};
     use std::sync::Arc;
 
     #[test]

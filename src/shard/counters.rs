@@ -1,6 +1,6 @@
 //! Counters of a shard: plain numbers, which its reactor publishes once per turn.
 
-use crate::metrics::counts;
+use crate::metrics::{counts, names};
 use crate::snapshot::ShardHead;
 use moorline_proto::error::CloseReason;
 use std::ops::{Index, IndexMut};
@@ -13,7 +13,7 @@ counts! {
         /// Detached sessions: their connection was lost, and their client may resume.
         Detached = gauge "detached";
         /// Connections whose reading is paused.
-        Paused = gauge "held";
+        Paused = gauge "read_paused";
         /// Logged-in sessions.
         Sessions = gauge "sessions";
         /// Users with at least one session.
@@ -29,7 +29,7 @@ counts! {
         /// Sessions detached because their connection was lost.
         Detaches = counter "detaches";
         /// Detached sessions that expired before their client resumed.
-        DetachedExpired = counter "kept_in_vain";
+        DetachedExpired = counter "detached_expired";
         /// Sessions resumed on another connection.
         Resumes = counter "resumes";
         /// Sessions resumed while their older connection was still open.
@@ -37,7 +37,7 @@ counts! {
         /// Logins that asked to resume a session and got a new one.
         ResumesRefused = counter "resumes_refused";
         /// Detached sessions that ended early because there were too many.
-        DetachedOverMax = counter "kept_over_max";
+        DetachedOverMax = counter "detached_over_max";
         /// Pauses of reading because a connection exceeded its rate limit.
         RatePauses = counter "frame_rate_exceeded";
         /// Uplinks refused because their user exceeded the rate limit.
@@ -47,7 +47,7 @@ counts! {
         /// THROTTLE frames sent.
         Throttles = counter "throttles";
         /// Pauses of reading because the worker of a connection has no room.
-        BackpressurePauses = counter "backpressure_holds";
+        BackpressurePauses = counter "backpressure_pauses";
         /// Uplinks refused because the backend is overloaded.
         Shed = counter "uplinks_shed";
         /// Logins refused because the backend is overloaded, or too much memory is in use.
@@ -178,6 +178,7 @@ impl Counters {
     pub(super) fn thaw(head: &ShardHead) -> Self {
         let mut counters = Self { closed_by_peer: head.closed_by_peer, ..Self::default() };
         for (name, value) in head.count_names.iter().zip(&head.counts) {
+            let name = names::current(name);
             if let Some(index) = Count::METRICS.iter().position(|metric| metric.name == name) {
                 counters.counts[index] = *value;
             }

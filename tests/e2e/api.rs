@@ -300,8 +300,8 @@ fn a_service_gets_what_is_said_to_it_in_order_until_it_has_taken_it() {
     let (secret, folder) = (TempFile::new("a secret\n"), StoreFolder::new());
     let sets = [
         folder.set(),
-        format!("im.services.helpdesk.url=\"http://{address}/im\""),
-        format!("im.services.helpdesk.secret_file=\"{}\"", secret.path().display()),
+        format!("im.webhooks.helpdesk.url=\"http://{address}/im\""),
+        format!("im.webhooks.helpdesk.secret_file=\"{}\"", secret.path().display()),
     ];
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
     let mut backend = Backend::start_with(&[&["listen=127.0.0.1:0"], &sets[..]].concat());
@@ -350,8 +350,8 @@ fn a_service_gets_what_is_said_in_a_large_group() {
     let sets = [
         folder.set(),
         "im.fanout_members_max=1".to_owned(),
-        format!("im.services.helpdesk.url=\"http://{address}/im\""),
-        format!("im.services.helpdesk.secret_file=\"{}\"", secret.path().display()),
+        format!("im.webhooks.helpdesk.url=\"http://{address}/im\""),
+        format!("im.webhooks.helpdesk.secret_file=\"{}\"", secret.path().display()),
     ];
     let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
     let mut backend = Backend::start_with(&[&["listen=127.0.0.1:0"], &sets[..]].concat());
@@ -385,8 +385,8 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     let folder = StoreFolder::new();
     let api = Api::start(&[
         &folder.set(),
-        &format!("im.services.helpdesk.url=\"http://{gone}/im\""),
-        "im.services.helpdesk.give_up_after=\"1s\"",
+        &format!("im.webhooks.helpdesk.url=\"http://{gone}/im\""),
+        "im.webhooks.helpdesk.give_up_after=\"1s\"",
         "im.durability=system",
     ]);
     let gateway = Gateway::start(&api.backend, &[]);

@@ -206,7 +206,9 @@ fn attack(gateway: SocketAddr, seed: u64, until: Instant) -> Vec<(&'static str, 
 
 /// Only the two of the chat are left.
 fn until_alone(gateway: &Gateway) {
-    for (gauge, value) in [("connections", 2), ("sessions", 2), ("users", 2), ("detached", 0), ("held", 0)] {
+    for (gauge, value) in
+        [("connections", 2), ("sessions", 2), ("users", 2), ("detached", 0), ("read_paused", 0)]
+    {
         gateway.until_metric(gauge, value);
     }
     // What the chat says right now may wait for a moment.

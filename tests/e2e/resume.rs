@@ -140,7 +140,7 @@ fn goodbye_ends_a_session_and_time_does() {
     gateway.until_sessions(0);
     drop(Client::login(gateway.listener, "bob", "d"));
     gateway.until_metric("detached", 1);
-    gateway.until_metric("kept_in_vain_total", 1);
+    gateway.until_metric("detached_expired_total", 1);
     until("nothing is left", || {
         let metrics = gateway.metrics();
         let is_empty =

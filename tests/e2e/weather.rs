@@ -133,7 +133,9 @@ fn after_bad_weather_everything_is_as_before() {
         gateway.until_metric("links_up", 1);
         let descriptors = || gateway.process.descriptors().len();
         until(&format!("at most {fds} descriptors are open"), || (descriptors() <= fds).then_some(()));
-        for name in ["detached", "queued_bytes", "timers", "held", "rooms", "ups_pending", "ups_parked"] {
+        for name in
+            ["detached", "queued_bytes", "timers", "read_paused", "rooms", "ups_pending", "ups_parked"]
+        {
             gateway.until_metric(name, 0);
         }
         resident.push(gateway.process.resident_kib());
