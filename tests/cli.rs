@@ -88,7 +88,7 @@ fn a_variable_is_a_setting() {
 fn a_backend_checks_and_prints_its_settings() {
     let (code, printed, _) = output("backend config default");
     assert_eq!(code, Some(0));
-    let file = TempFile::new("backend.toml", &format!("{printed}[im.services.desk]\nurl = \"http://a/\"\n"));
+    let file = TempFile::new("backend.toml", &format!("{printed}[im.webhooks.desk]\nurl = \"http://a/\"\n"));
     let path = file.0.display();
     let (code, out, err) = output(&format!("backend check -c {path}"));
     assert_eq!((code, out.as_str(), err.as_str()), (Some(0), &*format!("{path}: valid\n"), ""));
@@ -98,7 +98,7 @@ fn a_backend_checks_and_prints_its_settings() {
     for line in [
         "lease = \"60s\" # environment variable MOORLINE_BACKEND__LINK__LEASE\n",
         "outstanding = 7 # --set im.outstanding\n",
-        "[im.services.desk]\nurl = \"http://a/\" # ",
+        "[im.webhooks.desk]\nurl = \"http://a/\" # ",
         "batch_max = 64 # default\n",
     ] {
         assert!(printed.contains(line), "{printed}");

@@ -1,7 +1,7 @@
 //! Delivers to the endpoints of services, over HTTP: one thread for each, signed, in order (`docs/server-api.md`).
 
 use crate::clock::Clock;
-use crate::config::{BackendConfig, ServiceConfig};
+use crate::config::{BackendConfig, WebhookConfig};
 use crate::error::BackendError;
 use crate::im::{BackendMessage, WebhookCall, WebhookResult};
 use crate::server::{Remote, RemoteError};
@@ -42,7 +42,7 @@ impl Endpoints {
         remote: &Remote<BackendMessage>,
     ) -> Result<Self, BackendError> {
         let mut calls = Vec::new();
-        for (name, service) in &config.im.services {
+        for (name, service) in &config.im.webhooks {
             let endpoint = Endpoint::new(name, service, &config.im.folder)?;
             // One delivery of a service is under way at a time.
             let (sender, receiver) = bounded(1);
@@ -77,8 +77,8 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    fn new(name: &str, service: &ServiceConfig, folder: &Path) -> Result<Self, BackendError> {
-        let wrong = |reason: String| BackendError::InvalidConfig { key: "im.services", reason };
+    fn new(name: &str, service: &WebhookConfig, folder: &Path) -> Result<Self, BackendError> {
+        let wrong = |reason: String| BackendError::InvalidConfig { key: "im.webhooks", reason };
         let secret = if service.secret_file.as_os_str().is_empty() {
             tracing::warn!(
                 service = name,

@@ -1,6 +1,6 @@
 //! The admin address: health, metrics, status and orders, over HTTP/1.1 (`moorline_net::http`).
 //!
-//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the counter_sets of
+//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the counter sets of
 //! [`Registry`] and the flags of [`Status`], and leaves orders for the main thread. It has no login, so
 //! it belongs on loopback. Must not touch a client's connection.
 //!

@@ -34,7 +34,7 @@ const BY_PEER: &str = "peer";
 const LISTENERS: [&str; LISTENERS_MAX] =
     ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"];
 
-/// The series of one reactor's counter_set, with `listeners` listeners.
+/// The series of one reactor's counter set, with `listeners` listeners.
 pub fn metrics(listeners: usize) -> Vec<Metric> {
     let admitted = |number| {
         Metric::counter("admitted", "Connections admitted, by number of the listener.")

@@ -1,7 +1,7 @@
 //! One connection with its session, and everything that is done to it; here the bytes that wait for clients
 //! are counted, and nowhere else.
 //!
-//! Example: a PING arrives for alice's connection. Her client takes over the promised interval and sends PONG:
+//! Example: a PING arrives for alice's connection. Its [`Client`] stores the promised interval and queues PONG:
 //! the frame is queued with the current ack, its 16 bytes are counted as waiting, and `Write(alice)` is
 //! emitted.
 

@@ -74,7 +74,7 @@ pub struct WorkerParts {
     /// Set this and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
     /// and ends.
     pub stop: Arc<AtomicBool>,
-    /// Figures are published here once per turn: a counter_set of [`crate::router::metrics`].
+    /// Figures are published here once per turn: a counter set of [`crate::router::metrics`].
     pub counter_set: Arc<CounterSet>,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
     pub registry: Option<Arc<Registry>>,

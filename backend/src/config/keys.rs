@@ -7,7 +7,7 @@ pub const ENV_PREFIX: &str = "MOORLINE_BACKEND__";
 /// Settings of the backend, for the loader.
 pub const SCHEMA: Schema = Schema { keys: KEYS, renamed: RENAMED, retired: RETIRED, env_prefix: ENV_PREFIX };
 /// Old names, read with a warning for one release.
-const RENAMED: &[Renamed] = &[];
+const RENAMED: &[Renamed] = &[Renamed { old: "im.services", new: "im.webhooks" }];
 /// Settings of earlier versions.
 const RETIRED: &[Retired] = &[];
 
@@ -199,23 +199,23 @@ const KEYS: &[Key] = &[
         "Bytes of messages that the memory store keeps. Above this number, the oldest message is dropped. At least payload_max.",
     ),
     key(
-        "im.services.*",
+        "im.webhooks.*",
         "url",
         Kind::Text,
         "\"\"",
         "HTTP endpoint that answers for the user of this name: http:// or https:// with a host.",
     ),
     key(
-        "im.services.*",
+        "im.webhooks.*",
         "secret_file",
         Kind::Path,
         "\"\"",
         "File with the secret that signs deliveries, at least 16 bytes; white space around it is ignored. Empty: deliveries are not signed.",
     ),
-    key("im.services.*", "timeout", Kind::Duration, "\"5s\"", "How long one delivery may take."),
-    key("im.services.*", "batch_max", Kind::Count, "64", "Messages in one delivery."),
+    key("im.webhooks.*", "timeout", Kind::Duration, "\"5s\"", "How long one delivery may take."),
+    key("im.webhooks.*", "batch_max", Kind::Count, "64", "Messages in one delivery."),
     key(
-        "im.services.*",
+        "im.webhooks.*",
         "give_up_after",
         Kind::Duration,
         "\"1d\"",

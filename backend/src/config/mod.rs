@@ -211,13 +211,13 @@ pub struct ImConfig {
     pub history_max: usize,
     /// Users that are answered by an HTTP endpoint, by uid.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub services: BTreeMap<String, ServiceConfig>,
+    pub webhooks: BTreeMap<String, WebhookConfig>,
 }
 
 /// An HTTP endpoint that gets what users say to a service (`docs/server-api.md`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ServiceConfig {
+pub struct WebhookConfig {
     /// Address of the endpoint: `http://` or `https://`.
     pub url: String,
     /// A file with the secret that deliveries are signed with: text, better of 16 bytes or more, without the space around it. Empty:
@@ -233,9 +233,9 @@ pub struct ServiceConfig {
     pub give_up_after: Duration,
 }
 
-impl Default for ServiceConfig {
+impl Default for WebhookConfig {
     fn default() -> Self {
-        SCHEMA.defaults_of("im.services.*")
+        SCHEMA.defaults_of("im.webhooks.*")
     }
 }
 

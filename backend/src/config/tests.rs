@@ -26,6 +26,16 @@ fn what_is_written_is_read_again() {
 }
 
 #[test]
+fn webhooks_are_read_under_their_old_name_with_a_warning() {
+    let text = "[im.services.desk]\nurl = 'http://a/'\n";
+    let loaded = SCHEMA.load_text(Path::new("b.toml"), text, &[], [], validate::check);
+    let loaded: moorline_net::settings::Loaded<BackendConfig> = loaded.expect("valid");
+    assert_eq!(loaded.config.im.webhooks["desk"].url, "http://a/");
+    let [warning] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
+    assert!(warning.contains("`im.services` is now called `im.webhooks`"), "{warning}");
+}
+
+#[test]
 fn every_fault_is_named_with_its_place() {
     for (text, expected) in [
         ("[link]\ncredits = 1", "b.toml:2: unknown key `credits` in [link]; did you mean `credit`?"),
@@ -38,13 +48,13 @@ fn every_fault_is_named_with_its_place() {
         ("[link]\nsilence_timeout = '0s'", "b.toml:2: link.silence_timeout: 0s is out of range"),
         ("node_number = 1024", "b.toml:1: node_number: 1024 is out of range, expected 0 to 1023"),
         ("node_number = 70000", "b.toml:1: node_number: `70000` is out of range"),
-        ("[im.services]\n'../out'.url = 'http://a/'", "im.services.../out: a service needs a name"),
-        ("[im.services]\ndesk.url = 'http://'", "b.toml:2: im.services.desk.url: `http://` is not"),
-        ("[im.services]\ndesk.url = 'http://a b/'", "with a host"),
-        ("[im.services]\ndesk.url = 'http://a:99999/'", "with a host"),
+        ("[im.webhooks]\n'../out'.url = 'http://a/'", "im.webhooks.../out: a webhook needs a name"),
+        ("[im.webhooks]\ndesk.url = 'http://'", "b.toml:2: im.webhooks.desk.url: `http://` is not"),
+        ("[im.webhooks]\ndesk.url = 'http://a b/'", "with a host"),
+        ("[im.webhooks]\ndesk.url = 'http://a:99999/'", "with a host"),
         (
-            "[im.services.desk]\nurl = 'http://a/'\ntimeout = '0s'",
-            "b.toml:3: im.services.desk.timeout: must be above 0",
+            "[im.webhooks.desk]\nurl = 'http://a/'\ntimeout = '0s'",
+            "b.toml:3: im.webhooks.desk.timeout: must be above 0",
         ),
         ("[api]\nlisten = '127.0.0.1:0'", "b.toml:2: api.listen: the API needs a token; set api.token_file"),
         ("[api]\nlisten = '8.8.8.8:1'\ntoken_file = 't'", "b.toml:2: api.listen: 8.8.8.8:1 is public"),

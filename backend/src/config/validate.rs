@@ -1,13 +1,13 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
-use super::{BackendConfig, HandlerKind, ServiceConfig};
+use super::{BackendConfig, HandlerKind, WebhookConfig};
 use moorline_net::settings;
 use std::net::IpAddr;
 
 type Rules<'a> = settings::Rules<'a, BackendConfig>;
 
 /// Services at once: each has a thread.
-const SERVICES_MAX: usize = 64;
+const WEBHOOKS_MAX: usize = 64;
 /// Number of the last node: ids have ten bits for it.
 const NODE_MAX: usize = 1023;
 /// Limit of every payload, in bytes: the rest of a PUSH needs room in 1 MiB.
@@ -18,7 +18,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     check_addresses(rules);
     check_counts(rules);
     check_times(rules);
-    check_services(rules);
+    check_webhooks(rules);
 }
 
 fn check_addresses(rules: &mut Rules<'_>) {
@@ -89,35 +89,35 @@ fn check_times(rules: &mut Rules<'_>) {
     }
 }
 
-fn check_services(rules: &mut Rules<'_>) {
-    let services = &rules.config().im.services;
-    rules.require(services.len() <= SERVICES_MAX, "im.services", || {
-        format!("{} services are too many: each has a thread; name at most {SERVICES_MAX}", services.len())
+fn check_webhooks(rules: &mut Rules<'_>) {
+    let webhooks = &rules.config().im.webhooks;
+    rules.require(webhooks.len() <= WEBHOOKS_MAX, "im.webhooks", || {
+        format!("{} webhooks are too many: each has a thread; name at most {WEBHOOKS_MAX}", webhooks.len())
     });
-    for (name, service) in services {
+    for (name, webhook) in webhooks {
         // It is the name of a file too.
         let is_named = crate::im::names::is_valid(name) && !name.contains('/') && !name.starts_with('.');
-        rules.require(is_named, &format!("im.services.{name}"), || {
-            "a service needs a name that a user can have, without / and not beginning with a dot".into()
+        rules.require(is_named, &format!("im.webhooks.{name}"), || {
+            "a webhook needs a name that a user can have, without / and not beginning with a dot".into()
         });
-        rules.require(has_url(service), &format!("im.services.{name}.url"), || {
+        rules.require(has_url(webhook), &format!("im.webhooks.{name}.url"), || {
             format!(
                 "`{}` is not http:// or https:// with a host, and a port from 1 to 65535 if any",
-                service.url
+                webhook.url
             )
         });
         for (key, is_above) in [
-            ("batch_max", service.batch_max > 0),
-            ("timeout", !service.timeout.is_zero()),
-            ("give_up_after", !service.give_up_after.is_zero()),
+            ("batch_max", webhook.batch_max > 0),
+            ("timeout", !webhook.timeout.is_zero()),
+            ("give_up_after", !webhook.give_up_after.is_zero()),
         ] {
-            rules.require(is_above, &format!("im.services.{name}.{key}"), || "must be above 0".into());
+            rules.require(is_above, &format!("im.webhooks.{name}.{key}"), || "must be above 0".into());
         }
     }
 }
 
-fn has_url(service: &ServiceConfig) -> bool {
-    let url: Option<ureq::http::Uri> = service.url.parse().ok();
+fn has_url(webhook: &WebhookConfig) -> bool {
+    let url: Option<ureq::http::Uri> = webhook.url.parse().ok();
     url.is_some_and(|url| {
         let is_http = matches!(url.scheme_str(), Some("http" | "https"));
         let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());

@@ -7,8 +7,8 @@ use toml::Value;
 /// One setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Key {
-    /// TOML table that holds it. Empty: the top of the file. `listener[]`: each table of a list. `im.services.*`: each
-    /// table that has a name of its own under `im.services`.
+    /// TOML table that holds it. Empty: the top of the file. `listener[]`: each table of a list. `im.webhooks.*`: each
+    /// table that has a name of its own under `im.webhooks`.
     pub section: &'static str,
     /// Name in that table.
     pub name: &'static str,
@@ -66,7 +66,7 @@ pub(super) enum Shape {
     One,
     /// A list: `[[listener]]`.
     List,
-    /// One for each name: `[im.services.NAME]`.
+    /// One for each name: `[im.webhooks.NAME]`.
     Named,
 }
 

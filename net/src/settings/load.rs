@@ -84,7 +84,7 @@ impl Schema {
         self.default_table().try_into().expect("the table of keys matches the structs")
     }
 
-    /// Returns the defaults of one table of a list or with a name, such as `im.services.*`.
+    /// Returns the defaults of one table of a list or with a name, such as `im.webhooks.*`.
     pub fn defaults_of<T: DeserializeOwned>(&self, section: &str) -> T {
         self.element(section).try_into().expect("the table of keys matches the structs")
     }

@@ -86,7 +86,7 @@ pub struct Loaded<T> {
 }
 
 impl<T> Loaded<T> {
-    /// Returns the place of a value. Keys are `section.key`, `listener.2.address` for the second of a list, `im.services.NAME.url`.
+    /// Returns the place of a value. Keys are `section.key`, `listener.2.address` for the second of a list, `im.webhooks.NAME.url`.
     pub fn origin(&self, key: &str) -> Origin {
         self.origins.get(key).cloned().unwrap_or(Origin::Default)
     }
