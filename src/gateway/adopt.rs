@@ -1,7 +1,7 @@
 //! Adoption: makes a gateway from the snapshot and the sockets of another process.
 
 use super::GatewayError;
-use super::assembly::{Inboxes, Prepared, ReactorBerth, bind_admin, reactor_berth};
+use super::assembly::{Inboxes, Prepared, ReactorInbox, bind_admin, reactor_inbox};
 use super::listening::{self, InheritedListener, Matched};
 use crate::config::Config;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
@@ -31,7 +31,7 @@ pub(super) struct Inherited {
 
 /// Mailboxes and polls of the reactors before the takeover, and the sockets that they already watch.
 pub(super) struct Warm {
-    reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    reactors: Vec<(Sender<ReactorMail>, ReactorInbox)>,
     streams: Vec<Watched>,
 }
 
@@ -63,7 +63,7 @@ impl Warm {
         let mut warm = Self { reactors: Vec::new(), streams: Vec::new() };
         for list in lists {
             let (sender, (poll, inbox)) =
-                reactor_berth().map_err(GatewayError::system("make a reactor's epoll"))?;
+                reactor_inbox().map_err(GatewayError::system("make a reactor's epoll"))?;
             let mut watched = Watched::default();
             for SocketsRecord { keys, fds, cookies } in list {
                 for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {

@@ -429,9 +429,9 @@ impl ShardSink for Sink {
 }
 
 /// Poll and mailbox of a reactor, made before its thread so that other threads get the sender.
-pub(super) type ReactorBerth = (Poll, mailbox::Receiver<ReactorMail>);
+pub(super) type ReactorInbox = (Poll, mailbox::Receiver<ReactorMail>);
 
-pub(super) fn reactor_berth() -> io::Result<(Sender<ReactorMail>, ReactorBerth)> {
+pub(super) fn reactor_inbox() -> io::Result<(Sender<ReactorMail>, ReactorInbox)> {
     let poll = Poll::new()?;
     let waker = reactor::waker(poll.registry())?;
     let (sender, inbox) = mailbox::mailbox(REACTOR_MAIL_MAX, waker);
@@ -456,13 +456,13 @@ pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, Gateway
 
 /// Polls and mailboxes of all threads.
 pub(super) struct Inboxes {
-    pub(super) reactors: Vec<(Sender<ReactorMail>, ReactorBerth)>,
+    pub(super) reactors: Vec<(Sender<ReactorMail>, ReactorInbox)>,
     pub(super) workers: Vec<(Sender<UplinkBatch>, Inbox)>,
 }
 
 impl Inboxes {
     pub(super) fn open(config: &Config, reactors: usize, workers: usize) -> Result<Self, GatewayError> {
-        let reactor = |_| reactor_berth().map_err(GatewayError::system("make a reactor's epoll"));
+        let reactor = |_| reactor_inbox().map_err(GatewayError::system("make a reactor's epoll"));
         let worker = |_| {
             Inbox::open(config.worker.queue_batches).map_err(GatewayError::system("make a worker's epoll"))
         };

@@ -27,9 +27,9 @@
 //!
 //! // ... and publishes once per turn to its counter set, of which the registry knows.
 //! let registry = Arc::new(Registry::new());
-//! let counter set = Arc::new(CounterSet::new(METRICS));
-//! registry.add(Arc::clone(&counter set));
-//! counter set.publish(counters.cells());
+//! let counter_set = Arc::new(CounterSet::new(METRICS));
+//! registry.add(Arc::clone(&counter_set));
+//! counter_set.publish(counters.cells());
 //!
 //! assert_eq!(registry.sum("connections"), 3);
 //! assert!(registry.page().contains("moorline_closed_total{reason=\"slow\"} 1\n"));
