@@ -60,7 +60,9 @@ impl Confirmed {
     pub(super) fn thaw(next_question: u64, barriers: u64, ends: impl Iterator<Item = End>) -> Self {
         let last = Position { question: next_question, barrier: barriers + 1 };
         let ends = ends.map(|end| (last, end)).collect();
-        Self { last: [last; SLOTS], read: Position::default(), barriers, ends }
+        // Whether the last barrier was answered is not known, and does not matter: it proves nothing of `last`.
+        let read = Position { question: 0, barrier: barriers };
+        Self { last: [last; SLOTS], read, barriers, ends }
     }
 
     /// Number of the last barrier, for the snapshot.
@@ -192,6 +194,16 @@ mod tests {
         let barrier = confirmed.next_barrier().expect("a barrier is free");
         confirmed.on_pong(barrier);
         assert!(confirmed.unconfirmed(all).is_empty() && confirmed.ends().count() == 0);
+    }
+
+    #[test]
+    fn a_connection_of_the_process_before_can_be_asked_though_its_last_barrier_was_answered() {
+        let mut confirmed = Confirmed::thaw(5, 3, std::iter::once(end(1)));
+        let barrier = confirmed.next_barrier().expect("a barrier is free");
+        confirmed.on_pong(3); // late, of the process before
+        assert_eq!(confirmed.ends().len(), 1);
+        confirmed.on_pong(barrier);
+        assert!(confirmed.unconfirmed(slots(&[1])).is_empty() && confirmed.ends().len() == 0);
     }
 
     #[test]

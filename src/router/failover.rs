@@ -2,7 +2,8 @@
 //!
 //! The order that a backend sees on a link for one slot: ANNOUNCE of all its logins, then the UPs that an
 //! earlier link left unanswered (with `dup`, in their old order), then the ends of logins that may not have been
-//! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any number of failures.
+//! read there, then what waited meanwhile, then new UPs. So a user's frames reach the backend in order across any
+//! number of failures.
 
 use super::counters::Count;
 use super::{Change, Failure, LinkIndex, Output, Router, Slot, SlotSet, SlotState};
