@@ -199,9 +199,7 @@ fn freeze_parked(slot: Slot, parked: &Parked, out: &mut Section) {
     match parked {
         Parked::Up(up) => record.up = Some(freeze_up(up, out)),
         Parked::Change(Change::Up(login)) => record.login = Some(LoginRecord::from(login.as_ref())),
-        Parked::Change(Change::Down { key, code }) => {
-            (record.ended, record.code) = (Some(key.as_u64()), *code);
-        }
+        &Parked::Change(Change::Down { key, code }) => record = End { slot, key, code }.into(),
     }
     out.put(Item::Parked(record));
 }

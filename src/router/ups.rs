@@ -164,18 +164,17 @@ impl Ups {
         slot: Slot,
         change: Change,
     ) -> Result<(), Change> {
-        match (self.slots.state(slot), &change) {
+        let is_end = matches!(change, Change::Down { .. });
+        match self.slots.state(slot) {
             // The announcement to come names the logins of its time.
-            (SlotState::Unassigned, Change::Up(_)) => sides.counters[Count::ChangesSkipped] += 1,
-            (SlotState::Live(link), Change::Up(_)) if self.parking.is_empty(slot) => {
-                send_change(sides, link, slot, &change);
-            }
-            (SlotState::Live(link), Change::Down { .. })
-                if self.parking.is_empty(slot) && sides.links[link].confirmed.has_room_for_end() =>
+            SlotState::Unassigned if !is_end => sides.counters[Count::ChangesSkipped] += 1,
+            SlotState::Live(link)
+                if self.parking.is_empty(slot)
+                    && (!is_end || sides.links[link].confirmed.has_room_for_end()) =>
             {
                 send_change(sides, link, slot, &change);
             }
-            // An end is told in any case: the session may be known by a link that lives, which spoke for it before.
+            // An end is told in any case: another link, which lives, may have spoken for the session before.
             _ => return self.parking.try_park_change(slot, change),
         }
         Ok(())
