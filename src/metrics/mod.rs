@@ -6,7 +6,7 @@
 //! or an address, and every series is there, at zero, from the start.
 //!
 //! ```
-//! use moorline::metrics::{CounterSet, Registry, SECONDS, Metric, Counters};
+//! use moorline::metrics::{CounterSet, Counters, Metric, Registry, SECONDS};
 //! use std::sync::Arc;
 //!
 //! // Described once; usable in consts and by code that knows no atomics.
