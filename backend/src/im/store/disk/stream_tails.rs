@@ -190,3 +190,19 @@ impl Written {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_of_nobody_and_of_no_conversation_are_damage() {
+        let directory = Directory::new(&crate::config::ImConfig::default());
+        for (conversations, users) in [(vec![0], vec![]), (vec![], vec![7])] {
+            let mut tails = StreamTails::default();
+            tails.push(1, 0, ChangedTails { conversations, users });
+            assert!(matches!(tails.check(&directory), Err(DiskError::Damaged { .. })));
+        }
+        assert!(StreamTails::default().check(&directory).is_ok());
+    }
+}
