@@ -2,8 +2,10 @@
 
 use super::StoreError;
 use prost::Message as _;
+use std::fs::Permissions;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The first bytes of every store, with its version.
@@ -16,6 +18,9 @@ const RECORD_BYTES_MAX: usize = 4 << 20;
 const SMALL_BYTES: u64 = 256 << 10;
 /// Records that may be past for each that is not.
 const PAST_PER_RECORD: usize = 4;
+
+/// Rights of the file: messages are for nobody but the user.
+const MODE: u32 = 0o600;
 
 /// A change.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -95,12 +100,14 @@ impl Journal {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(MODE)
             .open(path)
             .map_err(failed("open"))?;
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => StoreError::InUse { path: path.to_owned() },
             TryLockError::Error(cause) => failed("lock")(cause),
         })?;
+        keep_to_owner(path, &file);
         let mut held = Vec::new();
         file.read_to_end(&mut held).map_err(failed("read"))?;
         let (records, end) = read(&held).map_err(|at| StoreError::Damaged { path: path.to_owned(), at })?;
@@ -150,14 +157,23 @@ impl Journal {
             written.extend(frame(&record));
             count += 1;
         }
-        let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(&path)?;
         file.try_lock().map_err(|_| io::Error::other("another client writes it anew"))?;
+        keep_to_owner(Path::new(&path), &file);
         file.set_len(0)?; // left over by an earlier life
         file.write_all(&written)?;
         file.sync_data()?;
         std::fs::rename(&path, &self.path)?;
         (self.file, self.bytes, self.records) = (file, written.len() as u64, count);
         Ok(())
+    }
+}
+
+/// Takes the rights of others from a file: an earlier version made it with those of the umask.
+fn keep_to_owner(path: &Path, file: &File) {
+    let is_open = file.metadata().is_ok_and(|known| known.permissions().mode() & 0o077 != 0);
+    if is_open && let Err(error) = file.set_permissions(Permissions::from_mode(MODE)) {
+        tracing::warn!(%error, path = %path.display(), "others may read the store, and that cannot be changed");
     }
 }
 

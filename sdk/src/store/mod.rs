@@ -67,7 +67,7 @@ pub(crate) struct Unsent {
 /// A client's store in a file; give it to [`ClientBuilder::store`](crate::client::ClientBuilder::store).
 ///
 /// What was taken by `send` survives the end of the process; with [`Self::synced`] that of the machine too, at an fsync for
-/// each send.
+/// each send. Nobody but the user may read the file (mode 0600); its folder is the application's.
 #[derive(Debug)]
 pub struct FileStore {
     journal: Journal,
@@ -350,6 +350,24 @@ mod tests {
         drop(store);
         let store = FileStore::open(&place.0).expect("the same");
         assert_eq!(see(&store).0, [unsent("kept")]);
+    }
+
+    #[test]
+    fn nobody_but_the_user_may_read_the_file() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = Place::new();
+        let mode = || std::fs::metadata(&place.0).expect("there").permissions().mode() & 0o777;
+        drop(FileStore::open(&place.0).expect("new"));
+        assert_eq!(mode(), 0o600);
+        // A file of an earlier version, and one that is written anew.
+        std::fs::set_permissions(&place.0, std::fs::Permissions::from_mode(0o644)).expect("ours");
+        let mut store = FileStore::open(&place.0).expect("the same");
+        assert_eq!(mode(), 0o600);
+        for _ in 0..20_000 {
+            let id = store.put(unsent("a")).expect("written");
+            store.done(id);
+        }
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]
