@@ -226,6 +226,7 @@ fn show_notices(notices: &Receiver<Notice>) {
             }
             Notice::New { .. }
             | Notice::App { .. }
+            | Notice::FrameDropped { .. }
             | Notice::RoomEntered { .. }
             | Notice::RoomRefused { .. } => {}
         }

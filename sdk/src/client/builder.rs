@@ -23,6 +23,7 @@ type Handler = Box<dyn FnMut(&Message) + Send>;
 /// Settings of a client; see [`Client::builder`].
 pub struct ClientBuilder {
     endpoint: String,
+    alternates: Vec<String>,
     uid: String,
     device: String,
     platform: Platform,
@@ -58,6 +59,7 @@ impl ClientBuilder {
     pub(super) fn new(endpoint: &str) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
+            alternates: Vec::new(),
             uid: String::new(),
             device: "default".to_owned(),
             platform: Platform::Unknown,
@@ -68,6 +70,15 @@ impl ClientBuilder {
             handler: None,
             store: None,
         }
+    }
+
+    /// Gateways, each `tcp://host:port`, that the client may be sent to. A gateway that stops can name other addresses; the
+    /// client sends its token there, so it goes to an address only if the address is in this list. Names are compared as
+    /// they are written, letter case aside. Default: none, so the client comes back to its own endpoint.
+    #[must_use]
+    pub fn alternates<'a>(mut self, endpoints: impl IntoIterator<Item = &'a str>) -> Self {
+        self.alternates = endpoints.into_iter().map(str::to_owned).collect();
+        self
     }
 
     /// User and device that log in. Required.
@@ -146,17 +157,16 @@ impl ClientBuilder {
     /// # Errors
     /// [`BuildError`]. An unreachable gateway is not an error here: see [`Client::notices`].
     pub fn build(self) -> Result<Client, BuildError> {
-        let address = self.endpoint.strip_prefix("tcp://").unwrap_or(&self.endpoint);
-        let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-        if port.is_none_or(|(host, _)| host.is_empty() || host.contains('/')) {
-            return Err(BuildError::Endpoint { endpoint: self.endpoint });
-        }
+        let address = address_of(&self.endpoint)?;
+        let alternates = self.alternates.iter().map(|endpoint| address_of(endpoint).map(Into::into));
+        let alternates = alternates.collect::<Result<_, _>>()?;
         let token = match (&self.provider, self.token) {
             (Some(_), _) => TokenSource::Ask,
             (None, token) => TokenSource::Fixed(token.unwrap_or_default().into()),
         };
         let mut config = CoreConfig::new(&self.uid, &self.device, self.platform, token);
         config.check()?;
+        config.alternates = alternates;
         config.tuning = Arc::new(self.tuning);
         let me = Arc::clone(&config.uid);
         let mut store = self.store;
@@ -174,7 +184,7 @@ impl ClientBuilder {
             endpoint: address.to_owned(),
             provider: self.provider,
             messages: message_sender,
-            notices: Notices { sender, receiver: receiver.clone() },
+            notices: Notices::new(sender, receiver.clone()),
             linger: self.linger,
             socket: None,
             attempts: 0,
@@ -231,6 +241,14 @@ fn handle_all(mut handler: Handler, messages: &Receiver<Message>, shared: &Arc<S
         }
         handler(&Incoming::new(message, Arc::clone(shared))); // dropped, and so acked, after it
     }
+}
+
+/// `host:port` of `tcp://host:port`.
+fn address_of(endpoint: &str) -> Result<&str, BuildError> {
+    let address = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
+    let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let is_valid = port.is_some_and(|(host, _)| !host.is_empty() && !host.contains('/'));
+    if is_valid { Ok(address) } else { Err(BuildError::Endpoint { endpoint: endpoint.to_owned() }) }
 }
 
 fn seed() -> std::io::Result<u64> {

@@ -13,7 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use moorline_net::clock::Clock;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -199,19 +199,56 @@ impl Drop for Incoming {
     }
 }
 
+/// Bytes of the notices that wait for their reader.
+const NOTICE_BYTES_MAX: usize = 2 << 20;
+
 /// Notices that nobody reads make room for newer ones.
 #[derive(Debug)]
 pub(super) struct Notices {
-    pub(super) sender: Sender<Notice>,
-    pub(super) receiver: Receiver<Notice>,
+    sender: Sender<Notice>,
+    receiver: Receiver<Notice>,
+    /// Bytes of the notices put last, oldest first. As many of them wait as the receiver says.
+    sizes: VecDeque<usize>,
 }
 
 impl Notices {
-    pub(super) fn put(&self, notice: Notice) {
+    pub(super) const fn new(sender: Sender<Notice>, receiver: Receiver<Notice>) -> Self {
+        Self { sender, receiver, sizes: VecDeque::new() }
+    }
+
+    pub(super) fn put(&mut self, notice: Notice) {
+        let bytes = notice.bytes();
+        let read = self.sizes.len().saturating_sub(self.receiver.len());
+        self.sizes.drain(..read);
+        while self.sizes.iter().sum::<usize>() + bytes > NOTICE_BYTES_MAX && self.sizes.pop_front().is_some()
+        {
+            let _ = self.receiver.try_recv();
+        }
+        self.sizes.push_back(bytes);
         let mut notice = notice;
         while let Err(TrySendError::Full(back)) = self.sender.try_send(notice) {
             let _ = self.receiver.try_recv();
             notice = back;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_that_nobody_reads_are_bounded_in_number_and_bytes() {
+        let (sender, receiver) = crossbeam_channel::bounded(16);
+        let mut notices = Notices::new(sender, receiver.clone());
+        let app = |command: u8, bytes| Notice::App { command, body: Bytes::from(vec![0; bytes]) };
+        (0..100).for_each(|number| notices.put(app(number, 1)));
+        assert_eq!(receiver.len(), 16);
+        (0..100).for_each(|number| notices.put(app(number, 300 << 10)));
+        assert_eq!(receiver.len(), 6, "of 2 MiB");
+        let kept: Vec<Notice> = receiver.try_iter().collect();
+        assert_eq!(kept.last(), Some(&app(99, 300 << 10)), "the newest are kept");
+        (0..8).for_each(|number| notices.put(app(number, 1)));
+        assert_eq!(receiver.len(), 8, "what was read makes room");
     }
 }

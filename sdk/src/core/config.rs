@@ -26,6 +26,9 @@ pub struct CoreConfig {
     pub platform: Platform,
     /// The proof of who it is.
     pub token: TokenSource,
+    /// Addresses, `host:port`, that a gateway may send this client to with GOAWAY. The client sends its token there, so
+    /// other addresses are not followed. Default: none, so the client comes back to the address that it has.
+    pub alternates: Arc<[Arc<str>]>,
     /// Client software, for the gateway's logs.
     pub agent: Arc<str>,
     /// Times and limits; many cores share one.
@@ -50,6 +53,7 @@ impl CoreConfig {
             device: device.into(),
             platform,
             token,
+            alternates: Arc::new([]),
             agent: concat!("moorline-sdk/", env!("CARGO_PKG_VERSION")).into(),
             tuning: Arc::new(Tuning::default()),
         }
@@ -101,8 +105,11 @@ pub struct Tuning {
     pub logout_timeout: Duration,
     /// Conversations whose position is remembered; the one longest unused is forgotten. Default 1,024.
     pub conversations_max: usize,
-    /// Payload bytes of messages that wait behind a hole; more are pulled again later. Default 1 MiB.
+    /// Memory of messages that wait behind a hole, in bytes; more are pulled again later. Default 1 MiB.
     pub held_bytes_max: usize,
+    /// Memory of messages with the application, in bytes; a message that comes then is neither delivered nor acked, and
+    /// comes again. Default 16 MiB.
+    pub unhandled_bytes_max: usize,
     /// Shortest SEND that is compressed, in bytes of body; 0: none is. Default 1 KiB.
     pub compress_min: usize,
 }
@@ -124,6 +131,7 @@ impl Default for Tuning {
             logout_timeout: Duration::from_secs(2),
             conversations_max: 1024,
             held_bytes_max: 1 << 20,
+            unhandled_bytes_max: 16 << 20,
             compress_min: 1 << 10,
         }
     }

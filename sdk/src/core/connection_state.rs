@@ -13,6 +13,7 @@
 
 use super::backoff::part_of;
 use super::event::{ClosedWhy, Event, Lost, TokenWhy};
+use super::limits;
 use super::{Backoff, TokenSource};
 use bytes::Bytes;
 use moorline_proto::connection::client::State;
@@ -244,7 +245,10 @@ impl ConnectionState {
         self.logged_in_at = Some(now);
         self.expired = 0;
         let copy = Bytes::copy_from_slice; // a slice would hold the whole read buffer
-        self.session = (!welcome.ticket.is_empty()).then(|| {
+        // One that is too long for a HELLO would keep the client from ever logging in again.
+        let has_ticket = (1..=limits::TICKET_BYTES_MAX).contains(&welcome.ticket.len())
+            && welcome.session.len() <= limits::TICKET_BYTES_MAX;
+        self.session = has_ticket.then(|| {
             let (id, ticket) = (copy(&welcome.session), copy(&welcome.ticket));
             Box::new(Session { id, epoch: welcome.epoch, ticket })
         });
@@ -275,18 +279,31 @@ impl ConnectionState {
         wait
     }
 
-    /// Notes that the gateway was left on its request; the next attempt is due at once.
-    pub(super) fn on_left(&mut self, now: Instant) {
-        self.logged_in_at = None;
-        self.throttled_until = None;
-        self.leave_at = None;
-        self.phase = Phase::Waiting(now);
+    /// Notes that the gateway was left on its request; returns the wait before the next attempt. There is none after a
+    /// login that lasted: gateways that send a client to each other must not make it hurry.
+    pub(super) fn on_left(&mut self, now: Instant, random: &mut Random) -> Duration {
+        let lasted = self.logged_in_at.is_some_and(|since| now.saturating_since(since) >= STABLE_AFTER);
+        if lasted {
+            (self.logged_in_at, self.failures) = (None, 0);
+            (self.throttled_until, self.leave_at) = (None, None);
+            self.phase = Phase::Waiting(now);
+            return Duration::ZERO;
+        }
+        self.on_lost(now, Duration::ZERO, random)
     }
 
-    /// Takes a GOAWAY: leaves at a random moment of its window.
-    pub(super) fn on_go_away(&mut self, now: Instant, go_away: GoAway, random: &mut Random) {
-        let window = Duration::from_millis(go_away.window_ms.into());
-        self.alternate = go_away.alternates.into_iter().next().map(Into::into);
+    /// Takes a GOAWAY: leaves at a random moment of its window, for the first of its addresses that is in `known`.
+    pub(super) fn on_go_away(
+        &mut self,
+        now: Instant,
+        go_away: &GoAway,
+        known: &[Arc<str>],
+        random: &mut Random,
+    ) {
+        let window = limits::pause(go_away.window_ms);
+        let named = go_away.alternates.iter().take(limits::ALTERNATES_MAX);
+        let followed = named.filter_map(|named| known.iter().find(|known| known.eq_ignore_ascii_case(named)));
+        self.alternate = followed.into_iter().next().map(Arc::clone);
         self.leave_at = Some(now + part_of(window, random));
     }
 
@@ -316,10 +333,7 @@ impl ConnectionState {
             self.token_why = TokenWhy::Expired;
             Ending::lost(Lost::Told { code, reason })
         } else if may_reconnect(code) {
-            Ending::Lost {
-                why: Lost::Told { code, reason },
-                after: Duration::from_millis(retry_after_ms.into()),
-            }
+            Ending::Lost { why: Lost::Told { code, reason }, after: limits::pause(retry_after_ms) }
         } else {
             Ending::Closed(ClosedWhy::Told { code, reason })
         }
@@ -416,11 +430,12 @@ mod tests {
         assert!(state.is_throttled(at(0)) && state.has_throttle());
         assert_eq!((state.poll_due(at(1)), state.has_throttle()), (Due::Login, false));
         let alternates = vec!["other:1".to_owned()];
-        state.on_go_away(at(1), GoAway { window_ms: 1000, alternates }, &mut random);
-        assert_eq!(state.poll_due(at(2)), Due::Leave);
-        state.on_left(at(2));
-        assert_eq!(state.poll_due(at(2)), Due::Connect);
-        assert_eq!(state.connect(at(2), TIMEOUT), Event::Connect { alternate: Some("other:1".into()) });
+        let known = ["other:1".into()];
+        state.on_go_away(at(8), &GoAway { window_ms: 1000, alternates }, &known, &mut random);
+        assert_eq!(state.poll_due(at(9)), Due::Leave);
+        assert_eq!(state.on_left(at(9), &mut random), Duration::ZERO);
+        assert_eq!(state.poll_due(at(9)), Due::Connect);
+        assert_eq!(state.connect(at(9), TIMEOUT), Event::Connect { alternate: Some("other:1".into()) });
     }
 
     #[test]

@@ -4,14 +4,13 @@
 //! send (its SENDACK names it) and by a void range of a pull.
 
 use super::event::{ConversationCursor, Newest};
+use super::limits::{self, SEQ_MAX};
 use moorline_proto::message::client::Push;
 use moorline_proto::time::Instant;
 use std::collections::BTreeMap;
 
 /// Filled ranges that are remembered; a forgotten one is pulled again.
 const RANGES_MAX: usize = 64;
-/// Largest seq of a message: there must be a next one. No honest backend comes near it.
-pub(super) const SEQ_MAX: u64 = u64::MAX - 1;
 
 /// Places without a message, as disjoint rising ranges.
 #[derive(Debug, Default)]
@@ -207,7 +206,7 @@ impl Conversation {
         Some(push)
     }
 
-    /// After the last `poll_ready`: forgets what is passed; returns the payload bytes set free.
+    /// After the last `poll_ready`: forgets what is passed; returns the memory set free, in bytes.
     pub(super) fn tidy(&mut self) -> usize {
         let next = self.next;
         let Some(gap) = &mut self.gap else { return 0 };
@@ -221,13 +220,13 @@ impl Conversation {
         if is_over && gap.repair != Repair::Asked {
             self.gap = None;
         }
-        passed.values().map(|push| push.payload.len()).sum()
+        passed.values().map(limits::held_cost).sum()
     }
 
-    /// Payload bytes of what waits behind the hole.
+    /// Memory of the messages that wait behind the hole, in bytes.
     pub(super) fn held_bytes(&self) -> usize {
         let held = self.gap.iter().flat_map(|gap| gap.held.values());
-        held.map(|push| push.payload.len()).sum()
+        held.map(limits::held_cost).sum()
     }
 }
 
@@ -261,7 +260,7 @@ mod tests {
         conversation.begin(5);
         conversation.gap_mut().filled.add(5, u64::MAX);
         assert!(conversation.poll_ready().is_none());
-        assert_eq!(conversation.next, u64::MAX);
+        assert_eq!(conversation.next, SEQ_MAX + 1);
         conversation.fill(u64::MAX, 1);
         assert!(conversation.poll_ready().is_none());
     }

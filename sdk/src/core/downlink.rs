@@ -82,7 +82,7 @@ impl Downlink {
 
     /// Judges a number and makes room for it.
     pub(super) fn admit(&mut self, now: Instant, seq: Seq) -> Admission {
-        let Some(ahead) = seq.checked_sub(self.base + 1) else {
+        let Some(ahead) = seq.checked_sub(self.base).and_then(|ahead| ahead.checked_sub(1)) else {
             self.set_due(now + self.delay); // the gateway missed our ack
             return Admission::Again;
         };

@@ -294,7 +294,7 @@ impl fmt::Display for ClosedWhy {
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
     Connect {
-        /// Address to try first; `None`: the gateway named no other one.
+        /// Address to connect to, one of [`CoreConfig::alternates`](super::CoreConfig::alternates); `None`: the driver's own.
         alternate: Option<Arc<str>>,
     },
     /// Driver: write the bytes that `poll_transmit` gave as far as the socket takes them, drop the socket (or the
@@ -324,6 +324,28 @@ pub enum Event {
     },
     /// Neither a message nor a result.
     Notice(Notice),
+}
+
+impl Notice {
+    /// Memory that the notice takes beside its own size, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Signal { conversation, sender, sender_device, payload } => {
+                conversation.len() + sender.len() + sender_device.len() + payload.len()
+            }
+            Self::App { body, .. } => body.len(),
+            Self::Hole { conversation, .. } | Self::New { conversation, .. } => conversation.len(),
+            Self::RoomEntered { room } => room.len(),
+            Self::RoomRefused { room, reason, .. } => room.len() + reason.len(),
+            Self::Kicked { reason, .. }
+            | Self::Disconnected { why: Lost::Told { reason, .. }, .. }
+            | Self::Closed(ClosedWhy::Told { reason, .. }) => reason.len(),
+            Self::LoggedIn { .. }
+            | Self::Disconnected { .. }
+            | Self::FrameDropped { .. }
+            | Self::Closed(_) => 0,
+        }
+    }
 }
 
 /// Events for the application beside messages and results.
@@ -381,6 +403,14 @@ pub enum Notice {
         sender_device: String,
         /// The application's content.
         payload: Bytes,
+    },
+    /// A frame had a value that no valid frame has, for example a name of 1 MiB. The client dropped the frame and
+    /// acknowledged it, so that it does not come again.
+    FrameDropped {
+        /// The command byte.
+        command: u8,
+        /// The value, in words.
+        reason: &'static str,
     },
     /// A frame of another application command, 0x41 to 0xBF.
     App {

@@ -1,5 +1,6 @@
 //! Heartbeats of one login: speak when idle, notice when nothing comes back.
 
+use super::limits::HEARTBEAT_MAX_S;
 use moorline_proto::keepalive::{self, Bounds};
 use moorline_proto::message::client::Welcome;
 use moorline_proto::random::Random;
@@ -40,8 +41,9 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     pub(super) fn new(welcome: &Welcome, patience: Duration, now: Instant, random: &mut Random) -> Self {
         let or = |seconds: u32, default| if seconds == 0 { default } else { seconds };
-        let min = or(welcome.heartbeat_min_s, INTERVAL_MIN_DEFAULT_S);
-        let max = or(welcome.heartbeat_max_s, INTERVAL_MAX_DEFAULT_S).max(min);
+        // A gateway that wants no heartbeat for years would keep the client from noticing its end.
+        let min = or(welcome.heartbeat_min_s, INTERVAL_MIN_DEFAULT_S).min(HEARTBEAT_MAX_S);
+        let max = or(welcome.heartbeat_max_s, INTERVAL_MAX_DEFAULT_S).clamp(min, HEARTBEAT_MAX_S);
         let bounds = Bounds { min: Duration::from_secs(min.into()), max: Duration::from_secs(max.into()) };
         let schedule = keepalive::Heartbeat::new(bounds, now, random);
         Self {

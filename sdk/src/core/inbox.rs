@@ -5,16 +5,19 @@
 
 use super::Tuning;
 use super::backoff::part_of;
-use super::conversation::{Conversation, Place, Repair, SEQ_MAX};
+use super::conversation::{Conversation, Place, Repair};
 use super::downlink::{Admission, Downlink, Slot};
 use super::event::{ConversationCursor, ConversationEvent, Event, Message, Notice, Token};
+use super::limits::{self, SEQ_MAX};
 use super::output::Outputs;
+use bytes::Bytes;
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Push, SendAck};
 use moorline_proto::message::im::PullResponse;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use prost::Message as _;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -57,6 +60,8 @@ struct Unhandled {
     conversation: Arc<str>,
     seq: u64,
     message_id: u64,
+    /// Memory of the message, in bytes.
+    cost: usize,
 }
 
 /// Hands messages out and knows which are still out.
@@ -64,6 +69,8 @@ struct Unhandled {
 struct Delivery {
     downlink: Downlink,
     unhandled: VecDeque<Unhandled>,
+    /// Sum of their `cost`.
+    unhandled_bytes: usize,
     recent: VecDeque<u64>,
     last_token: u64,
 }
@@ -72,12 +79,14 @@ impl Delivery {
     fn deliver(&mut self, conversation: &Arc<str>, push: Push, outputs: &mut Outputs) -> Token {
         self.last_token += 1;
         let token = Token(self.last_token);
-        let (seq, message_id) = (push.seq, push.message_id);
+        let (seq, message_id, cost) = (push.seq, push.message_id, limits::delivered_cost(&push));
+        self.unhandled_bytes += cost;
         self.unhandled.push_back(Unhandled {
             token,
             conversation: Arc::clone(conversation),
             seq,
             message_id,
+            cost,
         });
         self.downlink.on_delivered(conversation, seq, token);
         outputs.push(Event::Message(Message {
@@ -88,7 +97,7 @@ impl Delivery {
             sender: push.sender,
             sender_device: push.sender_device,
             kind: push.r#type,
-            payload: push.payload,
+            payload: Bytes::copy_from_slice(&push.payload), // a slice would hold the whole block that was read
             time_ms: push.time_ms,
             happened: happened(&push.happened),
         }));
@@ -117,6 +126,12 @@ impl Delivery {
     }
 }
 
+/// A message that waits, in memory of its own: a slice would hold the whole block that was read.
+fn owned(push: Push) -> Push {
+    let (payload, happened) = (Bytes::copy_from_slice(&push.payload), Bytes::copy_from_slice(&push.happened));
+    Push { payload, happened, ..push }
+}
+
 /// An event of a later backend that this client does not know counts as a message without content.
 fn happened(bytes: &[u8]) -> Option<Box<ConversationEvent>> {
     if bytes.is_empty() {
@@ -143,6 +158,7 @@ impl Inbox {
         let delivery = Delivery {
             downlink: Downlink::new(tuning.ack_delay),
             unhandled: VecDeque::new(),
+            unhandled_bytes: 0,
             recent: VecDeque::new(),
             last_token: 0,
         };
@@ -160,7 +176,8 @@ impl Inbox {
 
     /// Continues at this cursor. False: there are too many conversations.
     pub(super) fn restore(&mut self, conversation: &str, cursor: ConversationCursor) -> bool {
-        if cursor.next == 0 || self.conversations.len() >= self.tuning.conversations_max {
+        let is_possible = cursor.next != 0 && cursor.start <= cursor.next && cursor.next <= SEQ_MAX + 1;
+        if !is_possible || self.conversations.len() >= self.tuning.conversations_max {
             return false;
         }
         let name = self.intern(conversation);
@@ -186,6 +203,18 @@ impl Inbox {
         &mut self.delivery.downlink
     }
 
+    /// Memory of the messages that wait behind holes, in bytes.
+    #[cfg(test)]
+    pub(super) const fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Messages that wait behind holes.
+    #[cfg(test)]
+    pub(super) fn held_count(&self) -> usize {
+        self.conversations.values().filter_map(|known| known.gap.as_ref()).map(|gap| gap.held.len()).sum()
+    }
+
     pub(super) fn unhandled(&self) -> usize {
         self.delivery.unhandled.len()
     }
@@ -204,7 +233,9 @@ impl Inbox {
 
     /// A PUSH under an admitted number.
     pub(super) fn handle_push(&mut self, now: Instant, seq: Seq, push: Push, outputs: &mut Outputs) {
-        if self.delivery.unhandled.len() >= UNHANDLED_MAX {
+        let is_full = self.delivery.unhandled.len() >= UNHANDLED_MAX
+            || self.delivery.unhandled_bytes >= self.tuning.unhandled_bytes_max;
+        if is_full {
             return; // neither delivered nor acked: it will come again
         }
         let name = self.intern(&push.conversation);
@@ -241,13 +272,13 @@ impl Inbox {
             Place::Ahead => {
                 let gap = conversation.gap_mut();
                 gap.latest = gap.latest.max(seq);
-                let has_room = self.held_bytes + push.payload.len() <= self.tuning.held_bytes_max;
+                let has_room = self.held_bytes + limits::held_cost(&push) <= self.tuning.held_bytes_max;
                 if gap.filled.end_at(seq).is_some() {
                     return Slot::Handled;
                 }
                 if has_room && !gap.held.contains_key(&seq) {
-                    self.held_bytes += push.payload.len();
-                    gap.held.insert(seq, push);
+                    self.held_bytes += limits::held_cost(&push);
+                    gap.held.insert(seq, owned(push));
                 }
                 Slot::Held { conversation: Arc::clone(name), seq }
             }
@@ -257,7 +288,7 @@ impl Inbox {
     /// A SENDACK: the place is the core's own.
     pub(super) fn handle_own(&mut self, now: Instant, ack: &SendAck, outputs: &mut Outputs) {
         let SendAck { conversation, seq, time_ms, .. } = ack;
-        if conversation.is_empty() || *seq == 0 {
+        if conversation.is_empty() || *seq == 0 || limits::check_place(conversation, *seq).is_err() {
             return;
         }
         let name = self.intern(conversation);
@@ -301,7 +332,7 @@ impl Inbox {
 
     /// Places up to `latest` exist in a conversation; one that is not followed stays so.
     pub(super) fn handle_latest(&mut self, now: Instant, conversation: &str, latest: u64) {
-        if self.conversations.get(conversation).is_some_and(|known| known.next != 0) {
+        if latest <= SEQ_MAX && self.conversations.get(conversation).is_some_and(|known| known.next != 0) {
             self.handle_notify(now, conversation, latest, 0, 0);
         }
     }
@@ -311,6 +342,7 @@ impl Inbox {
         let at = self.delivery.unhandled.binary_search_by_key(&token, |unhandled| unhandled.token);
         if let Ok(at) = at {
             let done = self.delivery.unhandled.remove(at).expect("just found");
+            self.delivery.unhandled_bytes -= done.cost;
             self.delivery.downlink.on_handled(now, token);
             self.settle_notified(now, &done.conversation);
         }
@@ -319,9 +351,15 @@ impl Inbox {
         }
     }
 
+    /// True unless the application has so much to handle that nothing should be added.
+    fn may_pull(&self) -> bool {
+        self.delivery.unhandled.len() < UNHANDLED_PULL_MAX
+            && self.delivery.unhandled_bytes < self.tuning.unhandled_bytes_max / 2
+    }
+
     /// The next hole to pull.
     pub(super) fn poll_hole(&mut self, now: Instant) -> Option<Hole> {
-        if self.open.is_empty() || self.delivery.unhandled.len() >= UNHANDLED_PULL_MAX {
+        if self.open.is_empty() || !self.may_pull() {
             return None;
         }
         let mut asked = 0;
@@ -368,13 +406,14 @@ impl Inbox {
             for range in &page.voids {
                 gap.filled.add(range.from.max(before), range.to);
             }
-            for push in page.messages {
+            let asked_for = |push: &Push| (before..=to).contains(&push.seq);
+            for push in page.messages.into_iter().filter(asked_for).take(PULL_PAGE as usize) {
                 let is_own = push.sender == *self.uid && push.sender_device == *self.device;
-                if is_own && push.seq >= before {
+                if is_own {
                     gap.filled.add(push.seq, push.seq);
-                } else if push.seq >= before && !gap.held.contains_key(&push.seq) {
-                    self.held_bytes += push.payload.len();
-                    gap.held.insert(push.seq, push);
+                } else if let Entry::Vacant(place) = gap.held.entry(push.seq) {
+                    self.held_bytes += limits::held_cost(&push);
+                    place.insert(owned(push));
                 }
             }
         }
@@ -389,8 +428,21 @@ impl Inbox {
         if is_last_word {
             self.pass_over(now, name, to, outputs);
         }
+        self.trim_held(name); // not before: what is passed over is said aloud, and so would be what was forgotten
         self.settle_holes(now, name);
         self.schedule_pull(now, name, before, has_more, random);
+    }
+
+    /// Forgets the last of the messages that wait behind a hole until all that wait fit: a page may hold more than that.
+    /// They are pulled again.
+    fn trim_held(&mut self, name: &Arc<str>) {
+        let gap = self.conversations.get_mut(name).and_then(|known| known.gap.as_mut());
+        let Some(gap) = gap else { return };
+        while self.held_bytes > self.tuning.held_bytes_max
+            && let Some((_, push)) = gap.held.pop_last()
+        {
+            self.held_bytes -= limits::held_cost(&push);
+        }
     }
 
     /// After the last word on a hole nothing may stay open up to `to`; what is passed over is said aloud.
@@ -431,7 +483,7 @@ impl Inbox {
 
     /// Time at which a hole must be pulled; only while logged in.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.open.is_empty() || self.delivery.unhandled.len() >= UNHANDLED_PULL_MAX {
+        if self.open.is_empty() || !self.may_pull() {
             return None; // `handled` goes on with it
         }
         let gaps = self.open.iter().filter_map(|name| self.conversations.get(name)?.gap.as_ref());
@@ -451,7 +503,7 @@ impl Inbox {
         let Some(known) = self.conversations.get_mut(name) else { return };
         let before = known.next;
         while let Some(push) = known.poll_ready() {
-            self.held_bytes -= push.payload.len();
+            self.held_bytes -= limits::held_cost(&push);
             self.delivery.deliver(name, push, outputs);
         }
         if known.next > before {

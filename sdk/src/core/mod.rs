@@ -23,6 +23,7 @@ mod event;
 mod frames;
 mod heartbeat;
 mod inbox;
+mod limits;
 mod networks;
 mod outbox;
 mod output;
@@ -181,11 +182,12 @@ impl Core {
             Due::Leave => {
                 self.forget_connection(now);
                 self.transport.say_goodbye(now, &mut self.outputs);
-                self.connection.on_left(now);
+                let retry_in = self.connection.on_left(now, &mut self.random);
                 self.outputs.push(Event::Hangup);
-                let (why, retry_in) = (Lost::GoAway, Duration::ZERO);
-                self.outputs.push(Event::Notice(Notice::Disconnected { why, retry_in }));
-                self.outputs.push(self.connection.connect(now, self.config.tuning.connect_timeout));
+                self.outputs.push(Event::Notice(Notice::Disconnected { why: Lost::GoAway, retry_in }));
+                if retry_in.is_zero() {
+                    self.outputs.push(self.connection.connect(now, self.config.tuning.connect_timeout));
+                }
             }
             Due::Login => match self.outbox.handle_timeout(now, &mut self.random, &mut self.outputs) {
                 Expiry::Fine => self.beat(now),

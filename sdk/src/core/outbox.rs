@@ -15,6 +15,7 @@
 use super::Tuning;
 use super::backoff::part_of;
 use super::event::{Event, Receipt, SendFailure, SendId, SendRefused, Target};
+use super::limits;
 use super::output::Outputs;
 use bytes::Bytes;
 use moorline_proto::dedupe::WINDOW_FRAMES;
@@ -270,7 +271,7 @@ impl Outbox {
         let code = Code::try_from(ack.code).unwrap_or(Code::Invalid);
         if code == Code::Retry {
             flight.is_answered = true;
-            let named = Duration::from_millis(ack.retry_after_ms.into());
+            let named = limits::pause(ack.retry_after_ms);
             let pause = if named.is_zero() { RETRY_PAUSE_DEFAULT } else { named.max(RETRY_PAUSE_MIN) };
             let pause = pause + part_of(pause / 4, random);
             let cost = now.saturating_since(flight.sent_at) + pause;
@@ -295,7 +296,7 @@ impl Outbox {
                 seq: ack.seq,
                 time_ms: ack.time_ms,
             }),
-            code => entry.failed(SendFailure::Refused { code, reason: ack.reason }),
+            code => entry.failed(SendFailure::Refused { code, reason: limits::reason(ack.reason) }),
         });
     }
 

@@ -6,7 +6,7 @@
 //! `Notice(Disconnected)` and `Connect`; CLOSE goes to the old connection, and HELLO is queued only when the driver has
 //! performed `Connect` and answers with `handle_connected`.
 
-use super::event::Event;
+use super::event::{Event, Notice};
 use bytes::BytesMut;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::ids::Seq;
@@ -15,17 +15,33 @@ use std::collections::VecDeque;
 /// Capacity of the queue of events that an idle core keeps.
 const IDLE_EVENTS_MAX: usize = 8;
 
-/// The one queue of outputs. Its length is bounded by the limits of what causes it: the outbox, the requests and the
-/// frames of one `handle_bytes`.
+/// Notices without an answer to them that wait for the driver: a compressed frame of 32 KiB can hold 270,000.
+const UNASKED_MAX: usize = 256;
+/// Bytes of them.
+const UNASKED_BYTES_MAX: usize = 1 << 20;
+
+/// The one queue of outputs. Its length is bounded by the limits of what causes it: the outbox, the requests, the messages
+/// that the application has; and [`UNASKED_MAX`] for what a gateway says without being asked.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     frames: Vec<Frame>,
     events: VecDeque<Event>,
+    /// Notices in `events` that nobody asked for, and their bytes.
+    unasked: usize,
+    unasked_bytes: usize,
 }
 
 impl Outputs {
-    /// Appends an event.
+    /// Appends an event. A notice that nobody asked for is dropped when too many of them wait: an honest gateway sends no
+    /// more than its window before the driver has drained the core.
     pub(super) fn push(&mut self, event: Event) {
+        if let Some(bytes) = unasked_bytes(&event) {
+            if self.unasked >= UNASKED_MAX || self.unasked_bytes >= UNASKED_BYTES_MAX {
+                return;
+            }
+            self.unasked += 1;
+            self.unasked_bytes += bytes;
+        }
         self.events.push_back(event);
     }
 
@@ -60,6 +76,10 @@ impl Outputs {
     /// Takes the next event.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front();
+        if let Some(bytes) = event.as_ref().and_then(unasked_bytes) {
+            self.unasked -= 1;
+            self.unasked_bytes -= bytes;
+        }
         if event.is_none() && self.events.capacity() > IDLE_EVENTS_MAX {
             self.events = VecDeque::new(); // an idle core holds no buffer
         }
@@ -67,10 +87,20 @@ impl Outputs {
     }
 }
 
+/// Bytes of a notice that a gateway can cause without being asked; `None`: its number is bounded in another way.
+fn unasked_bytes(event: &Event) -> Option<usize> {
+    let Event::Notice(notice) = event else { return None };
+    let is_unasked = matches!(
+        notice,
+        Notice::New { .. } | Notice::Signal { .. } | Notice::App { .. } | Notice::FrameDropped { .. }
+    );
+    is_unasked.then(|| notice.bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::{Notice, TokenWhy};
+    use crate::core::TokenWhy;
     use bytes::Bytes;
 
     fn decoded(bytes: BytesMut) -> Vec<(Command, Seq)> {
@@ -92,6 +122,24 @@ mod tests {
         assert_eq!(outputs.poll_event(), Some(Event::TokenNeeded(TokenWhy::First)));
         assert_eq!(outputs.poll_event(), Some(Event::Notice(Notice::LoggedIn { resumed: true })));
         assert_eq!(outputs.poll_event(), None);
+    }
+
+    #[test]
+    fn notices_that_nobody_asked_for_are_bounded_in_number_and_bytes() {
+        let mut outputs = Outputs::default();
+        let signal = |bytes| {
+            let (conversation, payload) = ("group:g".into(), Bytes::from(vec![7; bytes]));
+            let (sender, sender_device) = (String::new(), String::new());
+            Event::Notice(Notice::Signal { conversation, sender, sender_device, payload })
+        };
+        (0..10_000).for_each(|_| outputs.push(signal(1)));
+        outputs.push(Event::Notice(Notice::LoggedIn { resumed: false }));
+        assert_eq!(outputs.events.len(), UNASKED_MAX + 1, "what the client itself caused has room");
+        while outputs.poll_event().is_some() {}
+        (0..100).for_each(|_| outputs.push(signal(300_000)));
+        assert_eq!(outputs.events.len(), 4);
+        while outputs.poll_event().is_some() {}
+        assert_eq!((outputs.unasked, outputs.unasked_bytes), (0, 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::event::{Repeat, RequestError, RequestId};
 use super::inbox::{Hole, PULL_PAGE};
+use super::limits;
 use crate::im::{self, Call};
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Frame};
@@ -15,8 +16,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The wait after a RETRY that names none.
+/// The wait after a RETRY that names none, and the shortest one.
 const RETRY_PAUSE_DEFAULT: Duration = Duration::from_millis(500);
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Time after which a pull of a hole counts as failed.
 const PULL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +35,10 @@ pub(super) enum Owner {
         to: u64,
     },
     /// The newest places, after a session that could not be resumed.
-    Sync,
+    Sync {
+        /// Pages before this one.
+        page: u32,
+    },
 }
 
 /// Method and payload.
@@ -102,9 +107,9 @@ impl Requests {
     }
 
     /// Asks for the newest seqs of the conversations whose ids are after `after`.
-    pub(super) fn ask_latest(&mut self, now: Instant, after: &str) {
+    pub(super) fn ask_latest(&mut self, now: Instant, after: &str, page: u32) {
         let Call { method, payload } = im::conversations(after);
-        let (owner, repeat) = (Owner::Sync, Repeat::UntilAnswered);
+        let (owner, repeat) = (Owner::Sync { page }, Repeat::UntilAnswered);
         let deadline = now + SYNC_TIMEOUT;
         self.push(now, Question { owner, method: method.into(), payload, deadline, repeat });
     }
@@ -123,8 +128,8 @@ impl Requests {
         let (question, phase) = self.open.get_mut(&resp.id)?;
         let code = Code::try_from(resp.code).unwrap_or(Code::Invalid);
         if code == Code::Retry && question.repeat == Repeat::UntilAnswered {
-            let named = Duration::from_millis(resp.retry_after_ms.into());
-            let at = now + if named.is_zero() { RETRY_PAUSE_DEFAULT } else { named };
+            let named = limits::pause(resp.retry_after_ms);
+            let at = now + if named.is_zero() { RETRY_PAUSE_DEFAULT } else { named.max(RETRY_PAUSE_MIN) };
             if at < question.deadline {
                 *phase = Phase::Waiting(at);
                 return None;
@@ -132,7 +137,7 @@ impl Requests {
         }
         let result = match code {
             Code::Ok | Code::Dup => Ok(resp.payload),
-            code => Err(RequestError::Refused { code, reason: resp.reason }),
+            code => Err(RequestError::Refused { code, reason: limits::reason(resp.reason) }),
         };
         self.take(resp.id, result)
     }

@@ -1,6 +1,7 @@
 //! The client core, driven frame by frame.
 
 mod connection;
+mod hostile;
 mod inbox;
 mod sends;
 
@@ -164,7 +165,7 @@ fn config() -> CoreConfig {
 
 fn message(seq: u64) -> Push {
     Push {
-        message_id: 1000 + seq,
+        message_id: seq.wrapping_add(1000),
         conversation: "group:g".into(),
         seq,
         sender: "bob".into(),

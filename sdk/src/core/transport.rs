@@ -10,7 +10,7 @@ use super::networks::{NetworkId, Networks};
 use super::output::Outputs;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{BODY_BYTES_CEILING, Batch, Command, Decoder, Flags, Frame};
+use moorline_proto::frame::{BODY_BYTES_CEILING, BODY_BYTES_MAX, Batch, Command, Decoder, Flags, Frame};
 use moorline_proto::keepalive::Attention;
 use moorline_proto::message::client::{Close, Ping, Welcome};
 use moorline_proto::message::{encode, frame_of};
@@ -23,11 +23,13 @@ pub(super) struct Received {
     bytes: Bytes,
     /// Rest of the batch that is being taken apart; `None`: the next frame comes from `bytes`.
     batch: Option<Batch>,
+    /// True if the batch came compressed, so no frame in it may be.
+    is_unpacked: bool,
 }
 
 impl Received {
     pub(super) const fn new(bytes: Bytes) -> Self {
-        Self { bytes, batch: None }
+        Self { bytes, batch: None, is_unpacked: false }
     }
 }
 
@@ -47,15 +49,22 @@ impl Transport {
     /// Takes the next plain frame out of the bytes; the frames of a batch one by one. `None`: the rest of a frame has not
     /// arrived.
     pub(super) fn poll_frame(&mut self, received: &mut Received) -> Result<Option<Frame>, CloseReason> {
+        // Down, a body may be longer than the limit that WELCOME tells for frames up [P-1.4]; WELCOME itself is short.
+        let body_max = if self.heartbeat.is_some() { BODY_BYTES_CEILING } else { BODY_BYTES_MAX };
         loop {
             if let Some(inner) = received.batch.as_mut().and_then(Batch::next) {
-                return inner?.into_plain(BODY_BYTES_CEILING).map(Some);
+                let inner = inner?;
+                if received.is_unpacked && inner.header.flags.contains(Flags::COMPRESSED) {
+                    return Err(CloseReason::BadBatch); // each level of compression multiplies the work for a byte
+                }
+                return inner.into_plain(body_max).map(Some);
             }
             received.batch = None;
-            let Some(frame) = self.decoder.decode(&mut received.bytes, BODY_BYTES_CEILING)? else {
+            let Some(frame) = self.decoder.decode(&mut received.bytes, body_max)? else {
                 return Ok(None);
             };
-            let frame = frame.into_plain(BODY_BYTES_CEILING)?;
+            received.is_unpacked = frame.header.flags.contains(Flags::COMPRESSED);
+            let frame = frame.into_plain(body_max)?;
             if !frame.header.flags.contains(Flags::BATCH) {
                 return Ok(Some(frame));
             }

@@ -83,8 +83,13 @@ fn an_expired_token_is_fetched_anew_but_not_for_ever() {
 
 #[test]
 fn go_away_leads_elsewhere_within_the_window_and_nothing_is_lost() {
-    let mut rig = Rig::logged_in();
-    rig.frame(Command::GoAway, &GoAway { window_ms: 4000, alternates: vec![owned("other:1")] });
+    let mut rig = Rig::with(CoreConfig { alternates: Arc::new(["other:1".into()]), ..config() });
+    rig.tick(ms(0));
+    rig.log_in(Welcome::default());
+    rig.tick(ms(5000)); // a login that lasted
+    rig.frames();
+    let alternates = vec![owned("evil:1"), owned("Other:1")];
+    rig.frame(Command::GoAway, &GoAway { window_ms: 4000, alternates });
     rig.say("bob", "x");
     assert_eq!(rig.texts(), [(1, owned("x"))], "everything still works");
     assert!(rig.tick_next() <= ms(4000));

@@ -65,7 +65,9 @@ fn a_notify_is_pulled_and_a_failing_pull_is_tried_again_for_ever() {
     let mut rig = Rig::logged_in();
     rig.push(1);
     rig.read();
-    rig.frame(Command::Notify, &Notify { conversation: owned("group:g"), latest: 2, first: 0 });
+    rig.dseq += 1;
+    let notify = Notify { conversation: owned("group:g"), latest: 2, first: 0 };
+    rig.give(&frame_of(Command::Notify, &notify).with_seq(rig.dseq));
     rig.events();
     for turn in 0..20 {
         let id = loop {
