@@ -2,18 +2,19 @@
 //!
 //! For example, a script connects, lets the gateway send a WELCOME with a window of 0 and a PUSH with place 2^64 - 1,
 //! sends a message, loses the connection and lets an hour pass. The core must not panic, must write valid frames only, must
-//! not ask for a timer in the past for ever, and must give each send and each request one result.
+//! not ask for a timer in the past for ever or for one in days, must connect to listed addresses only, must bound what it
+//! hands out, and must give each send and each request one result.
 
 use crate::script::Script;
 use bytes::{Bytes, BytesMut};
 use moorline_proto::frame::compress::try_compress;
-use moorline_proto::frame::{BODY_BYTES_CEILING, Command, Decoder, Flags, Frame, Lane};
+use moorline_proto::frame::{BODY_BYTES_CEILING, Command, Decoder, Flags, Frame, Lane, encode_batch};
 use moorline_proto::message::client::{
     Ack, Close, GoAway, Kick, Notify, Platform, Push, Resp, SendAck, SubAck, Throttle, Welcome,
 };
 use moorline_proto::message::encode;
 use moorline_proto::message::frame_of;
-use moorline_proto::message::im::{PullResponse, VoidRange};
+use moorline_proto::message::im::{Conversation, ConversationsResponse, PullResponse, VoidRange};
 use moorline_proto::time::{Duration, Instant};
 use moorline_sdk::core::{
     ConversationCursor, Core, CoreConfig, Event, NetworkId, Newest, Notice, Repeat, RequestId, SendId,
@@ -27,7 +28,15 @@ const DEADLINES_MAX: usize = 1_000;
 /// Events that may follow from one input.
 const EVENTS_MAX: usize = 10_000;
 /// Values at which places, times and limits tend to be wrong.
-const EDGES: [u64; 8] = [0, 1, 2, 63, 1 << 31, 0xffff_ffff, u64::MAX - 1, u64::MAX];
+const EDGES: [u64; 8] = [0, 1, 63, (1 << 63) - 1, 1 << 63, 0xffff_ffff, u64::MAX - 1, u64::MAX];
+/// Longest time that a core may wait for anything: a heartbeat of an hour, with its jitter. Requests are asked for less.
+const WAIT_MAX: Duration = Duration::from_secs(2 * 3600);
+/// Addresses that the application has listed.
+const LISTED: [&str; 2] = ["other:1", "third:1"];
+/// Bytes that the application may hold without giving anything back.
+const UNHANDLED_BYTES_MAX: usize = 20_000;
+/// Notices that may follow from one input: those that nobody asked for, and those of rooms, holes and connections.
+const NOTICES_MAX: usize = 256 + 1_024;
 
 static GOLDEN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| crate::golden::golden("frames.json"));
 
@@ -44,7 +53,8 @@ struct World {
     socket: Socket,
     sends: BTreeSet<SendId>,
     requests: BTreeSet<RequestId>,
-    tokens: Vec<Token>,
+    /// Messages with the application, and their bytes.
+    tokens: Vec<(Token, usize)>,
     decoder: Decoder,
     is_closed: bool,
 }
@@ -55,7 +65,8 @@ fn tuning() -> Tuning {
         outbox_bytes_max: 2_000,
         requests_max: 4,
         conversations_max: 4,
-        held_bytes_max: 300,
+        held_bytes_max: 3_000,
+        unhandled_bytes_max: UNHANDLED_BYTES_MAX,
         compress_min: 100,
         ..Tuning::default()
     }
@@ -73,8 +84,11 @@ fn short(script: &mut Script<'_>) -> u32 {
 }
 
 fn conversation(script: &mut Script<'_>) -> String {
-    ["c2c:alice:bob", "group:g", "group:h", "c2c:alice:carol", "group:i", "", "nonsense"][script.below(7)]
-        .into()
+    let names = ["c2c:alice:bob", "group:g", "group:h", "c2c:alice:carol", "group:i", "", "nonsense"];
+    match script.byte() {
+        at @ 0..248 => names[usize::from(at) % names.len()].into(),
+        length => "n".repeat(usize::from(length - 248) * 64), // up to 192 is a name
+    }
 }
 
 impl World {
@@ -83,6 +97,7 @@ impl World {
         let token = if kind & 1 == 0 { TokenSource::Ask } else { TokenSource::Fixed("t".into()) };
         let mut config = CoreConfig::new("alice", "phone", Platform::Linux, token);
         config.tuning = Arc::new(tuning());
+        config.alternates = LISTED.iter().map(|address| Arc::from(*address)).collect();
         let mut core = Core::new(config, u64::from(kind));
         let mut sends = BTreeSet::new();
         if kind & 2 != 0 {
@@ -139,7 +154,7 @@ impl World {
             16 => self.send(script),
             17 => self.request(script),
             18 if !self.tokens.is_empty() => {
-                let token = self.tokens.swap_remove(script.below(self.tokens.len()));
+                let (token, _) = self.tokens.swap_remove(script.below(self.tokens.len()));
                 self.core.handled(self.now, token);
             }
             19 => self.now += Duration::from_millis(u64::from(script.byte()) * 4),
@@ -190,6 +205,23 @@ impl World {
                 let mut inner = Vec::new();
                 (0..=script.byte() % 3).for_each(|_| frame.encode(&mut inner));
                 Frame::new(frame.header.command, inner.into()).with_flags(Flags::BATCH).encode(&mut bytes);
+            }
+            2 => {
+                // Compressed frames in a compressed batch, or plain ones.
+                let packed = try_compress(&frame.body).filter(|_| script.byte().is_multiple_of(2));
+                let inner = match packed {
+                    Some(packed) => Frame::new(frame.header.command, packed)
+                        .with_seq(frame.header.seq)
+                        .with_flags(Flags::COMPRESSED),
+                    None => frame.clone(),
+                };
+                let batch = encode_batch(&vec![inner; 1 + script.below(128)]);
+                let packed = try_compress(&batch.body);
+                let flags =
+                    if packed.is_some() { Flags::BATCH.with(Flags::COMPRESSED) } else { Flags::BATCH };
+                Frame::new(batch.header.command, packed.unwrap_or(batch.body))
+                    .with_flags(flags)
+                    .encode(&mut bytes);
             }
             _ => frame.encode(&mut bytes),
         }
@@ -247,8 +279,21 @@ impl World {
             let answer = SubAck { id, code, ..SubAck::default() };
             return self.say(script, &frame_of(Command::SubAck, &answer));
         }
-        let payload = if script.byte().is_multiple_of(4) {
+        let kind = script.byte() % 8;
+        let payload = if kind == 0 {
             Bytes::copy_from_slice(script.bytes())
+        } else if kind == 1 {
+            let of = |script: &mut Script<'_>| Conversation {
+                id: conversation(script),
+                latest: number(script),
+                ..Conversation::default()
+            };
+            let conversations = (0..script.byte() % 4).map(|_| of(script)).collect();
+            encode(&ConversationsResponse { conversations, more: script.byte().is_multiple_of(2) })
+        } else if kind == 2 {
+            // Empty messages: two bytes each on the wire.
+            let messages = vec![Push::default(); 1 + script.below(200) * 40];
+            encode(&pull_response(messages, Vec::new(), script))
         } else {
             let messages = (0..script.byte() % 4).map(|_| Self::message(script)).collect();
             let voids = (0..script.byte() % 3)
@@ -266,7 +311,9 @@ impl World {
         let frame = match kind % 4 {
             0 => frame_of(Command::Close, &Close { code, reason, retry_after_ms: short(script) }),
             1 => frame_of(Command::Kick, &Kick { code, may_reconnect: kind & 4 != 0, reason }),
-            2 => frame_of(Command::GoAway, &GoAway { window_ms: short(script), alternates: vec![reason] }),
+            2 => {
+                frame_of(Command::GoAway, &GoAway { window_ms: short(script), alternates: addresses(script) })
+            }
             _ => frame_of(Command::Throttle, &Throttle { retry_after_ms: short(script), reason }),
         };
         self.say(script, &frame);
@@ -282,7 +329,7 @@ impl World {
 
     fn request(&mut self, script: &mut Script<'_>) {
         let repeat = if script.byte().is_multiple_of(2) { Repeat::Once } else { Repeat::UntilAnswered };
-        let timeout = Duration::from_secs(number(script).min(100_000));
+        let timeout = Duration::from_secs(number(script).min(7_000));
         if let Ok(id) = self.core.request(self.now, "m", Bytes::from_static(b"what"), repeat, timeout) {
             assert!(self.requests.insert(id), "{id:?} twice");
         }
@@ -310,17 +357,29 @@ impl World {
                 frame.into_plain(BODY_BYTES_CEILING).expect("a valid body");
             }
         }
+        let mut notices = 0;
         for count in 0.. {
             assert!(count < EVENTS_MAX, "events without end");
             let Some(event) = self.core.poll_event() else { break };
+            notices += usize::from(matches!(event, Event::Notice(_)));
             self.on_event(event);
+        }
+        assert!(notices <= NOTICES_MAX, "{notices} notices of one input");
+        // One message may be above the limit, and what waited behind a hole comes at once.
+        let held: usize = self.tokens.iter().map(|(_, bytes)| bytes + 256).sum();
+        assert!(held <= UNHANDLED_BYTES_MAX + 70_000, "the application holds {held} bytes");
+        if let Some(at) = self.core.next_deadline() {
+            let wait = at.saturating_since(self.now);
+            assert!(wait <= WAIT_MAX, "waits for {wait:?}");
         }
     }
 
     fn on_event(&mut self, event: Event) {
         assert!(!self.is_closed, "{event:?} behind Closed");
         match event {
-            Event::Connect { .. } => {
+            Event::Connect { alternate } => {
+                let is_listed = alternate.as_deref().is_none_or(|address| LISTED.contains(&address));
+                assert!(is_listed, "connects to {alternate:?}");
                 assert_eq!(self.socket, Socket::None, "one connection at a time");
                 self.socket = Socket::Connecting;
             }
@@ -332,7 +391,10 @@ impl World {
             Event::Sent(receipt) => assert!(self.sends.remove(&receipt.id), "{receipt:?}"),
             Event::SendFailed { id, .. } => assert!(self.sends.remove(&id), "{id:?}"),
             Event::Response { id, .. } => assert!(self.requests.remove(&id), "{id:?}"),
-            Event::Message(message) => self.tokens.push(message.token),
+            Event::Message(message) => {
+                let bytes = message.payload.len() + message.sender.len() + message.conversation.len();
+                self.tokens.push((message.token, bytes));
+            }
             Event::Notice(Notice::Closed(_)) => self.is_closed = true,
             Event::Notice(_) => {}
         }
@@ -359,6 +421,11 @@ impl World {
         assert!(self.requests.is_empty(), "{:?} have no result", self.requests);
         assert_eq!(self.core.sends_open(), 0);
     }
+}
+
+fn addresses(script: &mut Script<'_>) -> Vec<String> {
+    let known = ["other:1", "THIRD:1", "evil:1", ""];
+    (0..script.byte() % 4).map(|_| known[script.below(known.len())].to_owned()).collect()
 }
 
 fn pull_response(messages: Vec<Push>, voids: Vec<VoidRange>, script: &mut Script<'_>) -> PullResponse {
