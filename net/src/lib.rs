@@ -13,6 +13,7 @@
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
+//! | [`log_rate`] | a log line that strangers can cause, at most once in 10 s | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
@@ -27,6 +28,8 @@ pub mod connect;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod log;
+#[cfg(feature = "server")]
+pub mod log_rate;
 #[cfg(feature = "server")]
 pub mod mailbox;
 pub mod pause_word;

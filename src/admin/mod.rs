@@ -41,7 +41,7 @@ const LIMITS: Limits = Limits {
     head_bytes_max: 8 << 10,
     body_bytes_max: 64 << 10,
     first_idle: Duration::from_secs(2),
-    idle: Duration::from_secs(60),
+    idle: Duration::from_secs(2), // this address knows no caller
     transfer: Duration::from_secs(2),
     handler: Duration::from_secs(2),
 };
@@ -51,7 +51,7 @@ const METRICS: &[Metric] = &[
     Metric::counter("admin_requests", "Requests answered at the admin address."),
     Metric::counter("admin_refused", REFUSED).labelled("reason", "too_many"),
     Metric::counter("admin_refused", REFUSED).labelled("reason", "too_slow"),
-    Metric::counter("admin_evicted", "Idle admin connections closed to make room for new ones."),
+    Metric::counter("admin_evicted", "Silent admin connections closed to make room for new ones."),
 ];
 const ANSWERED: usize = 0;
 const TOO_MANY: usize = 1;
@@ -104,6 +104,7 @@ fn spawn_limited(
         };
         counter_set.add(metric, 1);
     };
+    let names = status.names.clone();
     let routes = routes::Routes::new(registry, status);
     let handler = move || {
         move |request: Request| {
@@ -111,7 +112,7 @@ fn spawn_limited(
             async { response }
         }
     };
-    let settings = Settings { thread: "moorline-admin", limits, refuse };
+    let settings = Settings::new("moorline-admin", limits, refuse).with_names(names);
     let server = Server::start(listener, settings, handler, count)?;
     tracing::info!(address = %server.address(), "admin address is up");
     Ok(Admin(server))
@@ -120,6 +121,13 @@ fn spawn_limited(
 fn refuse(refusal: Refusal) -> Response {
     let (status, text) = match refusal {
         Refusal::Busy => (StatusCode::SERVICE_UNAVAILABLE, "16 admin connections are open\n"),
+        Refusal::BadHead => {
+            (StatusCode::BAD_REQUEST, "a header is missing or doubled, or a line ends with LF alone\n")
+        }
+        Refusal::WrongHost => {
+            (StatusCode::MISDIRECTED_REQUEST, "Host is not an IP address, localhost or one of admin.names\n")
+        }
+        Refusal::ForeignOrigin => (StatusCode::FORBIDDEN, "a page of another origin may not ask here\n"),
         Refusal::TooSlow => (StatusCode::REQUEST_TIMEOUT, "the request did not come in within 2 s\n"),
         Refusal::NoLength => (StatusCode::LENGTH_REQUIRED, "a body needs a content-length\n"),
         Refusal::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is over 64 KiB\n"),

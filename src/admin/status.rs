@@ -17,6 +17,8 @@ pub struct Status {
     pub gateway: String,
     /// Listeners, with their actual ports.
     pub listeners: Vec<ListenerStatus>,
+    /// Host names of the admin address.
+    pub names: Vec<String>,
     /// Reactor threads.
     pub reactors: usize,
     /// Worker threads.
@@ -34,6 +36,7 @@ impl Status {
         Self {
             gateway: gateway.to_owned(),
             listeners: Vec::new(),
+            names: config.admin.names.clone(),
             reactors: config.reactors(),
             workers: config.workers(),
             restarts: RestartControl::default(),

@@ -431,6 +431,13 @@ const KEYS: &[Key] = &[
     ),
     key("admin", "enabled", Kind::Switch, "true", "Whether the admin address is served."),
     key(
+        "admin",
+        "names",
+        Kind::Texts,
+        "[]",
+        "Host names by which the admin address may be asked, beside IP addresses and localhost, without a port. A request for another host is answered 421. At most 16.",
+    ),
+    key(
         "log",
         "level",
         Kind::Text,

@@ -332,6 +332,8 @@ pub struct AdminConfig {
     pub address: SocketAddr,
     /// True if it is served at all.
     pub enabled: bool,
+    /// Host names by which it is asked, beside IP addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 /// `[log]`

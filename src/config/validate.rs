@@ -3,6 +3,7 @@
 //! Reports every broken rule at once, each with the origin of the value it blames.
 
 use super::{AuthMode, Balance, Config, LISTENERS_MAX, REACTORS_MAX, WORKERS_MAX, format_duration};
+use moorline_net::http::is_host_name;
 use moorline_net::settings::{self, path_of};
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
 use std::time::Duration;
@@ -14,6 +15,9 @@ const MIB: u64 = 1 << 20;
 
 /// Limit of `gateway.id` and `auth.audience`, in bytes.
 const NAME_BYTES_MAX: usize = 128;
+
+/// Limit of `admin.names`.
+const NAMES_MAX: usize = 16;
 
 /// Limit of a listener's name, in bytes.
 const LISTENER_NAME_BYTES_MAX: usize = 64;
@@ -185,6 +189,11 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     rules.size("limits.memory_watermark", limits.memory_watermark, MIB..=1 << 40);
     rules.size("limits.compress_min", limits.compress_min, 0..=u64::from(BODY_BYTES_CEILING));
     rules.count("overload.queue_frames", config.overload.queue_frames, 16..=1 << 20);
+    let names = &config.admin.names;
+    let is_valid = names.len() <= NAMES_MAX && names.iter().all(|name| is_host_name(name));
+    rules.require(is_valid, "admin.names", || {
+        format!("expected at most {NAMES_MAX} host names without a port, such as \"gw1.internal\"")
+    });
     let alternates = &config.gateway.alternates;
     let is_named = |name: &String| is_host_port(name);
     rules.require(alternates.len() <= 8 && alternates.iter().all(is_named), "gateway.alternates", || {

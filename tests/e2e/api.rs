@@ -127,7 +127,7 @@ fn it_speaks_for_users_and_pushes_to_whoever_is_there() {
     let (status, answer) = api.post("/v1/kick", &json!({ "user": "ann" }));
     assert_eq!((status, &answer["reached"]), (200, &json!(1)));
     assert_eq!(ann.end().code(), 3531);
-    let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     assert!(page.contains("moorline_backend_stored_total 2\n") && page.ends_with("# EOF\n"), "{page}");
     assert!(page.contains("moorline_backend_repeated_total 1\n"), "{page}");
 }
@@ -208,16 +208,29 @@ fn base64_of(text: &str) -> Vec<u8> {
 fn bad_http_gets_its_answer_and_nobody_else_notices() {
     let api = Api::start(&["api.connections_max=2", "api.body_max=100B"]);
     for (bytes, status) in [
-        (&b"\x16\x03\x01 hello\r\n\r\n"[..], "400"),
-        (b"POST /v1/push HTTP/1.1\r\ncontent-length: 101\r\n\r\n", "413"),
-        (b"POST /v1/push HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "400"),
-        (b"POST /v1/push HTTP/1.1\r\ncontent-length: -1\r\n\r\n", "400"),
-        (b"POST /v1/push HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n", "411"),
-        (b"GET /healthz HTTP/1.0\r\n\r\n", "200"),
-        (b"GET http://here/readyz?now HTTP/1.0\r\n\r\n", "200"),
-        (b"GET /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "401"),
+        ("\x16\x03\x01 hello\r\n\r\n", "400"),
+        ("POST /v1/push HTTP/1.1\r\nhost: localhost\r\nTOKENcontent-length: 101\r\n\r\n", "413"),
+        ("POST /v1/push HTTP/1.1\r\nhost: localhost\r\ncontent-length: 101\r\n\r\n", "401"),
+        (
+            "POST /v1/push HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n",
+            "400",
+        ),
+        ("POST /v1/push HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n", "400"),
+        ("POST /v1/push HTTP/1.1\r\nhost: localhost\r\nTOKENtransfer-encoding: chunked\r\n\r\n", "411"),
+        ("POST /v1/push HTTP/1.1\r\nhost: localhost\r\nTOKENTOKENcontent-length: 2\r\n\r\n{}", "400"),
+        ("GET /v1/status HTTP/1.1\r\nhost: localhost\nconnection: close\r\n\r\n", "400"),
+        ("GET /v1/status HTTP/1.1\r\nconnection: close\r\n\r\n", "400"),
+        ("GET /healthz HTTP/1.0\r\n\r\n", "200"),
+        ("GET http://localhost/readyz?now HTTP/1.0\r\n\r\n", "200"),
+        ("GET /v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n", "401"),
+        ("GET /v1/status HTTP/1.1\r\nhost: rebound.example\r\nTOKENconnection: close\r\n\r\n", "421"),
+        (
+            "GET /v1/status HTTP/1.1\r\nhost: localhost\r\norigin: http://evil.example\r\nTOKENconnection: close\r\n\r\n",
+            "403",
+        ),
     ] {
-        let answer = api.raw(bytes);
+        let token = format!("authorization: Bearer {TOKEN}\r\n");
+        let answer = api.raw(bytes.replace("TOKEN", &token).as_bytes());
         // A request of HTTP/1.0 is answered as one.
         assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
     }
@@ -226,14 +239,17 @@ fn bad_http_gets_its_answer_and_nobody_else_notices() {
     assert!(api.raw(b"PUT /healthz HTTP/1.0\r\n\r\n").contains("\r\nallow: GET, HEAD\r\n"));
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000));
     assert!(api.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
-    assert_eq!(api.raw(b"POST /v1/push HTTP/1.1\r\ncontent-length: 50\r\n\r\n{"), "", "half a question");
-    // Two that wait are all there may be; one that goes makes room.
-    let held: Vec<_> = (0..2).map(|_| TcpStream::connect(api.address).expect("it listens")).collect();
-    until("a third one is told", || {
-        api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 503 ").then_some(())
-    });
-    drop(held);
-    until("there is room", || api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 200 ").then_some(()));
+    let half = format!(
+        "POST /v1/push HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 50\r\n\r\n{{"
+    );
+    assert_eq!(api.raw(half.as_bytes()), "", "half a question");
+    // More silent visitors than there are places shut out nobody.
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(api.address).expect("it listens")).collect();
+    for _ in 0..10 {
+        assert!(api.raw(b"GET /healthz HTTP/1.0\r\n\r\n").contains(" 200 "));
+        assert_eq!(api.post("/v1/kick", &json!({ "user": "nobody" })).0, 200);
+    }
+    drop(silent);
 }
 
 /// Requests that a webhook's endpoint received.
@@ -400,7 +416,7 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     assert_eq!(line["messages"][0]["text"], "anybody?");
     assert!(ann.is_quiet_for(Duration::from_millis(5)), "she is not bothered");
     let page = until("it is counted", || {
-        let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         page.contains("moorline_backend_service_given_up_total{service=\"helpdesk\"} 1\n").then_some(page)
     });
     assert!(page.contains("moorline_backend_service_failing{service=\"helpdesk\"} 1\n"), "{page}");

@@ -13,14 +13,18 @@ use crate::config::ApiConfig;
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::server::Remote;
-use moorline_net::http::{Limits, Refusal, Request, Response, Server, Settings, StatusCode};
+use moorline_net::http::{
+    Caller, Head, Limits, Refusal, Request, Response, Server, Settings, StatusCode, bearer,
+};
 use moorline_net::log::DroppedLines;
+use moorline_net::log_rate::LogRate;
 use moorline_proto::message::client::Code;
 use problem::Problem;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -28,9 +32,9 @@ use tokio::time::timeout;
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Longest time of a handler: the loop's answer, and the work on it.
 const HANDLER_MAX: Duration = Duration::from_secs(15);
-/// Longest wait for a further request on a connection.
+/// Longest wait of a caller with a valid token for a further request on a connection.
 const IDLE_MAX: Duration = Duration::from_secs(60);
-/// Longest wait for the first request on a connection.
+/// Longest wait for a request on another connection.
 const FIRST_IDLE_MAX: Duration = Duration::from_secs(10);
 /// Longest time for a request to come in, and for an answer to go out.
 const TRANSFER_MAX: Duration = Duration::from_secs(10);
@@ -49,6 +53,7 @@ struct Shared {
     remote: Remote<BackendMessage>,
     dropped_lines: DroppedLines,
     token: Vec<u8>,
+    strangers: LogRate,
 }
 
 impl Api {
@@ -71,14 +76,17 @@ impl Api {
             transfer: TRANSFER_MAX,
             handler: HANDLER_MAX,
         };
-        let shared = Arc::new(Shared { remote, dropped_lines, token });
+        let shared = Arc::new(Shared { remote, dropped_lines, token, strangers: LogRate::default() });
+        let judging = Arc::clone(&shared);
         let handler = move || {
             move |request: Request| {
                 let shared = Arc::clone(&shared);
                 async move { shared.answer(&request).await }
             }
         };
-        let settings = Settings { thread: "api", limits, refuse };
+        let settings = Settings::new("api", limits, refuse)
+            .with_names(config.names.clone())
+            .with_judge(move |head| judging.judge(head).map_err(|problem| Box::new(problem.into_response())));
         Server::start(listener, settings, handler, |_| ()).map(|server| Some(Self(server))).map_err(failed)
     }
 
@@ -107,6 +115,18 @@ fn refuse(refusal: Refusal) -> Response {
             "BUSY",
             "`api.connections_max` connections are open",
         ),
+        Refusal::BadHead => {
+            let reason = "a header is missing or doubled, or a line of the head ends with LF alone";
+            Problem::invalid(reason)
+        }
+        Refusal::WrongHost => Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "DENIED",
+            "`Host` is not an IP address, `localhost` or one of `api.names`",
+        ),
+        Refusal::ForeignOrigin => {
+            Problem::new(StatusCode::FORBIDDEN, "DENIED", "a page of another origin may not ask here")
+        }
         Refusal::TooSlow => {
             Problem::new(StatusCode::REQUEST_TIMEOUT, "TIMEOUT", "the request did not come in within 10 s")
         }
@@ -122,13 +142,23 @@ fn refuse(refusal: Refusal) -> Response {
 
 impl Shared {
     async fn answer(&self, request: &Request) -> Response {
-        let answered = routes::answer(request, self).await;
-        let response = answered.unwrap_or_else(Problem::into_response);
-        if response.status() == StatusCode::UNAUTHORIZED {
-            let (peer, path) = (request.peer, request.path());
-            tracing::warn!(?peer, path, "a request to the server API without its token");
+        routes::answer(request, self).await.unwrap_or_else(Problem::into_response)
+    }
+
+    /// Judges a request before its body is read.
+    fn judge(&self, head: &Head<'_>) -> Result<Caller, Problem> {
+        if !routes::needs_token(head.path()) {
+            return Ok(Caller::Stranger);
         }
-        response
+        if bearer(head.headers).is_some_and(|given| bool::from(given.ct_eq(&self.token))) {
+            return Ok(Caller::Known(0));
+        }
+        if let Some(left_out) = self.strangers.try_pass() {
+            let (peer, path) = (head.peer, head.path());
+            tracing::warn!(?peer, path, left_out, "refused a request to the server API without its token");
+        }
+        let reason = "needs `Authorization: Bearer` and the token of `api.token_file`";
+        Err(Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", reason))
     }
 
     /// Asks the backend's loop.

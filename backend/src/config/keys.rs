@@ -240,7 +240,7 @@ const KEYS: &[Key] = &[
         "connections_max",
         Kind::Count,
         "64",
-        "Connections at once. A further one closes the connection that has been idle longest. If no connection is idle, the further one is answered 503.",
+        "Connections at once. A further one closes the connection that has been silent longest, first of those without a valid token. If every connection is being answered, the further one is answered 503. /healthz and /readyz have 8 places more.",
     ),
     key(
         "api",
@@ -248,5 +248,12 @@ const KEYS: &[Key] = &[
         Kind::Size,
         "\"1MiB\"",
         "Bytes of one request body. A larger one is answered 413.",
+    ),
+    key(
+        "api",
+        "names",
+        Kind::Texts,
+        "[]",
+        "Host names by which the API may be asked, beside IP addresses and localhost, without a port. A request for another host is answered 421. At most 16.",
     ),
 ];

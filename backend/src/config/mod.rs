@@ -129,6 +129,8 @@ pub struct ApiConfig {
     /// Bytes of a question.
     #[serde(with = "units::bytes")]
     pub body_max: usize,
+    /// Host names by which the API is asked, beside IP addresses and `localhost`.
+    pub names: Vec<String>,
 }
 
 impl Default for ApiConfig {

@@ -1,6 +1,7 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
 use super::{BackendConfig, HandlerKind, WebhookConfig};
+use moorline_net::http::is_host_name;
 use moorline_net::settings;
 use std::net::IpAddr;
 
@@ -8,6 +9,8 @@ type Rules<'a> = settings::Rules<'a, BackendConfig>;
 
 /// Services at once: each has a thread.
 const WEBHOOKS_MAX: usize = 64;
+/// Limit of `api.names`.
+const NAMES_MAX: usize = 16;
 /// Number of the last node: ids have ten bits for it.
 const NODE_MAX: usize = 1023;
 /// Limit of every payload, in bytes: the rest of a PUSH needs room in 1 MiB.
@@ -25,6 +28,10 @@ fn check_addresses(rules: &mut Rules<'_>) {
     let BackendConfig { listen, api, handler, .. } = rules.config();
     rules.require(is_private(listen.ip()), "listen", || {
         format!("{listen} is public and the link is not encrypted; use a loopback or private address")
+    });
+    let is_valid = api.names.len() <= NAMES_MAX && api.names.iter().all(|name| is_host_name(name));
+    rules.require(is_valid, "api.names", || {
+        format!("expected at most {NAMES_MAX} host names without a port, such as \"im.internal\"")
     });
     let Some(listen) = api.listen else { return };
     rules.require(is_private(listen.ip()), "api.listen", || {

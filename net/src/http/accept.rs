@@ -18,6 +18,8 @@ use tokio::time::{Sleep, sleep, timeout};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that are being told that there is no room; further ones are closed at once.
 const REFUSALS_MAX: usize = 16;
+/// Connections beyond the limit that may ask for health and nothing else.
+const HEALTH_PLACES: usize = 8;
 /// Longest wait for running requests when the server stops.
 const STOP_MAX: Duration = Duration::from_secs(2);
 
@@ -119,24 +121,30 @@ where
         self.listener.poll_accept(cx).map(|accepted| Input::Accepted(accepted.map(|(stream, _)| stream)))
     }
 
-    /// Gives a connection a slot, if need be that of the connection which has been idle longest.
+    /// Gives a connection a place, if need be that of the connection which has been silent longest, or one of the
+    /// places for health.
     fn admit(&mut self, socket: Socket) {
         let Settings { limits, refuse: refusal, .. } = self.shared.settings;
-        if self.open.len() >= limits.connections_max && !self.evict() {
+        let reserved = self.open.iter().filter(|open| open.watch.is_reserved()).count();
+        let is_full = self.open.len() - reserved >= limits.connections_max && !self.evict(false);
+        if is_full && reserved >= HEALTH_PLACES && !self.evict(true) {
             (self.shared.on_event)(Event::TooMany);
-            if self.tasks.len() < limits.connections_max + REFUSALS_MAX {
+            if self.tasks.len() < limits.connections_max + HEALTH_PLACES + REFUSALS_MAX {
                 self.tasks.spawn_local(refuse(socket, refusal(Refusal::Busy)));
             }
             return;
         }
-        let watch = Rc::new(Watch::new(limits));
+        let watch = Rc::new(Watch::new(limits, is_full));
         let serving = serve(socket, Rc::clone(&watch), Rc::clone(&self.shared));
         self.open.push(Open { task: self.tasks.spawn_local(serving), watch });
     }
 
-    fn evict(&mut self) -> bool {
-        let idle = self.open.iter().enumerate().filter_map(|(at, open)| Some((open.watch.idle_since()?, at)));
-        let Some((_, at)) = idle.min() else { return false };
+    /// Closes the connection that has been silent longest, among those with a place of the health paths or among
+    /// the others. False: there is none.
+    fn evict(&mut self, is_reserved: bool) -> bool {
+        let open = self.open.iter().enumerate().filter(|(_, open)| open.watch.is_reserved() == is_reserved);
+        let silent = open.filter_map(|(at, open)| Some((open.watch.evictable()?, at)));
+        let Some((_, at)) = silent.min() else { return false };
         self.open.swap_remove(at).task.abort();
         (self.shared.on_event)(Event::Evicted);
         true

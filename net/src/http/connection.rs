@@ -6,8 +6,9 @@
 //! Each phase has one deadline ([`Limits`]). A connection is closed at its deadline, after a 408 if its
 //! request was coming in.
 
+use super::head::{self, Head, LineEnds};
 use super::socket::{Socket, Watched};
-use super::{Event, HEADERS_MAX, Limits, Refusal, Request, Response, Settings};
+use super::{Caller, Event, HEADERS_MAX, HEALTH_PATHS, Limits, Refusal, Request, Response, Settings};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
@@ -25,6 +26,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 /// Longest wait for the peer's close after the last answer.
 const LINGER_MAX: Duration = Duration::from_secs(1);
 
+/// Bytes of a stranger's body.
+const STRANGER_BODY_BYTES_MAX: usize = 64 << 10;
 /// Bytes of the smallest buffer that hyper accepts.
 const HEAD_BYTES_MIN: usize = 8 << 10;
 
@@ -53,10 +56,15 @@ pub(super) struct Watch {
     since: Cell<Instant>,
     has_answered: Cell<bool>,
     is_closing: Cell<bool>,
+    /// Caller of the last request whose head was judged.
+    caller: Cell<Caller>,
+    has_bad_head: Cell<bool>,
+    /// The connection has a place of the health paths.
+    is_reserved: bool,
 }
 
 impl Watch {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, is_reserved: bool) -> Self {
         let now = Instant::now();
         Self {
             limits,
@@ -65,12 +73,42 @@ impl Watch {
             since: Cell::new(now),
             has_answered: Cell::new(false),
             is_closing: Cell::new(false),
+            caller: Cell::default(),
+            has_bad_head: Cell::new(false),
+            is_reserved,
         }
     }
 
     /// Begin of the wait for the next request; `None`: the connection is not between two requests.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (self.has_answered.get() && self.phase.get() == Phase::Waiting).then(|| self.since.get())
+    }
+
+    /// True if the connection has a place of the health paths.
+    pub(super) const fn is_reserved(&self) -> bool {
+        self.is_reserved
+    }
+
+    /// Rank among connections that may make room for a new one: strangers first, each by the begin of its phase.
+    /// `None`: a handler has its request, or it is a known caller that is not idle.
+    pub(super) fn evictable(&self) -> Option<(bool, Instant)> {
+        let is_known = self.caller.get() != Caller::Stranger;
+        match self.phase.get() {
+            Phase::Handling => None,
+            Phase::Receiving | Phase::Sending if is_known => None,
+            Phase::Waiting => Some((is_known, self.since.get())),
+            Phase::Receiving | Phase::Sending | Phase::Lingering => Some((false, self.since.get())),
+        }
+    }
+
+    /// True if a head that is not valid came in: hyper has not seen it.
+    pub(super) fn has_bad_head(&self) -> bool {
+        self.has_bad_head.get()
+    }
+
+    /// A head that is not valid came in.
+    pub(super) fn handle_bad_head(&self) {
+        self.has_bad_head.set(true);
     }
 
     /// True if no byte of a request has come in yet.
@@ -94,7 +132,8 @@ impl Watch {
     pub(super) fn handle_flushed(&self) {
         if self.phase.get() == Phase::Sending {
             self.has_answered.set(true);
-            self.enter(Phase::Waiting, self.limits.idle);
+            let is_known = self.caller.get() != Caller::Stranger;
+            self.enter(Phase::Waiting, if is_known { self.limits.idle } else { self.limits.first_idle });
         }
     }
 
@@ -139,7 +178,7 @@ where
         let (watch, shared) = (Rc::clone(&watch), Rc::clone(&shared));
         async move {
             watch.handle_received(); // the head may have come with the request before it
-            let closes = is_old_command_line(&request);
+            let closes = is_old_command_line(&request) || watch.is_reserved;
             let response = answer(request, peer, &watch, &shared).await?;
             (shared.on_event)(Event::Answered);
             watch.enter(Phase::Sending, limits.transfer);
@@ -150,7 +189,8 @@ where
             Ok::<hyper::Response<Full<Bytes>>, Unanswered>(response)
         }
     });
-    let watched = Watched { socket: Rc::clone(&socket), watch: Rc::clone(&watch) };
+    let (lines, watched_by) = (LineEnds::default(), Rc::clone(&watch));
+    let watched = Watched { socket: Rc::clone(&socket), watch: watched_by, lines };
     let mut http = http1::Builder::new();
     http.half_close(true)
         .header_read_timeout(None)
@@ -158,6 +198,9 @@ where
         .max_buf_size(limits.head_bytes_max.max(HEAD_BYTES_MIN));
     let outcome = within_deadline(&watch, http.serve_connection(watched, service)).await;
     match (outcome, watch.phase.get()) {
+        (Some(_), _) if watch.has_bad_head() => {
+            socket.write_at_once(&(shared.settings.refuse)(Refusal::BadHead).to_wire());
+        }
         (Some(Ok(())), _) => {}
         // hyper has answered bytes that are not HTTP, and dropped requests that were cut off.
         (Some(Err(error)), _) => tracing::debug!(%error, ?peer, "an HTTP connection ended"),
@@ -198,7 +241,7 @@ async fn within_deadline<T>(watch: &Watch, future: impl Future<Output = T>) -> O
     .await
 }
 
-/// Reads the body and asks the handler.
+/// Judges the head, reads the body and asks the handler.
 async fn answer<F, A, E>(
     request: hyper::Request<Incoming>,
     peer: Option<std::net::SocketAddr>,
@@ -208,27 +251,48 @@ async fn answer<F, A, E>(
 where
     F: Fn(Request) -> A,
     A: Future<Output = Response>,
+    E: Fn(Event),
 {
-    let Settings { limits, refuse, .. } = shared.settings;
+    let Settings { limits, refuse, names, judge, .. } = &shared.settings;
     let (head, body) = request.into_parts();
     let refused = |refusal| {
         // Its body stays unread, so the connection cannot go on.
         watch.close_after_answer();
         Ok(refuse(refusal))
     };
+    watch.caller.set(Caller::Stranger);
+    if let Err(refusal) = head::check(&head, names) {
+        return refused(refusal);
+    }
+    if watch.is_reserved && !HEALTH_PATHS.contains(&head.uri.path()) {
+        (shared.on_event)(Event::TooMany);
+        return refused(Refusal::Busy);
+    }
+    let caller = match judge(&Head { method: &head.method, headers: &head.headers, peer, uri: &head.uri }) {
+        Ok(caller) => caller,
+        Err(response) => {
+            watch.close_after_answer();
+            return Ok(*response);
+        }
+    };
+    watch.caller.set(caller);
     if head.headers.contains_key(TRANSFER_ENCODING) {
         return refused(Refusal::NoLength);
     }
-    if body.size_hint().lower() > limits.body_bytes_max as u64 {
+    let body_bytes_max = match caller {
+        Caller::Known(_) => limits.body_bytes_max,
+        Caller::Stranger => limits.body_bytes_max.min(STRANGER_BODY_BYTES_MAX),
+    };
+    if body.size_hint().lower() > body_bytes_max as u64 {
         return refused(Refusal::BodyTooLarge);
     }
-    let body = match Limited::new(body, limits.body_bytes_max).collect().await {
+    let body = match Limited::new(body, body_bytes_max).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return refused(Refusal::BodyTooLarge),
         Err(_) => return Err(Unanswered),
     };
     watch.enter(Phase::Handling, limits.handler);
-    let request = Request { method: head.method, headers: head.headers, body, peer, uri: head.uri };
+    let request = Request { method: head.method, headers: head.headers, body, peer, caller, uri: head.uri };
     Ok((shared.handler)(request).await)
 }
 

@@ -1,5 +1,6 @@
 //! A request as handlers see it, and their answer.
 
+use super::Caller;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -17,6 +18,8 @@ pub struct Request {
     pub body: Bytes,
     /// Address of the visitor; `None`: the system did not tell it.
     pub peer: Option<SocketAddr>,
+    /// Caller, as the server's judge knows it.
+    pub caller: Caller,
     pub(super) uri: Uri,
 }
 

@@ -8,9 +8,13 @@
 //!
 //! | limit | what happens at the limit |
 //! |---|---|
-//! | [`Limits::connections_max`] | the connection that has been idle longest after an answer is closed; if there is none, the new one is answered 503 |
+//! | [`Limits::connections_max`] | the stranger that has been silent longest is closed, or else the known caller that has been idle longest; if everybody is being answered, the new one is answered 503 |
+//! | places of [`HEALTH_PATHS`] | 8 connections beyond the limit may ask for health and nothing else |
+//! | a head that ends a line with LF alone, or has two of a header that must be there once | 400 |
+//! | a `Host` that is not an IP address, `localhost` or one of [`Settings::names`] | 421 |
+//! | an `Origin` of another host | 403 |
 //! | [`Limits::head_bytes_max`], [`HEADERS_MAX`] | 431, by hyper, without a body |
-//! | [`Limits::body_bytes_max`] | 413 |
+//! | [`Limits::body_bytes_max`], 64 KiB of a stranger | 413 |
 //! | a body without `Content-Length` | 411 |
 //! | [`Limits::first_idle`], [`Limits::idle`] | the connection is closed |
 //! | [`Limits::transfer`] | 408 while the request comes in; closed while the answer goes out |
@@ -21,6 +25,7 @@
 mod accept;
 mod client;
 mod connection;
+mod head;
 mod message;
 mod socket;
 #[cfg(test)]
@@ -28,14 +33,16 @@ mod tests;
 mod token;
 
 pub use client::{Answer, Question, ask};
+pub use head::{Head, is_host_name};
 pub use hyper::{Method, StatusCode, header};
 pub use message::{Request, Response};
-pub use token::has_bearer;
+pub use token::bearer;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -56,9 +63,9 @@ pub struct Limits {
     pub head_bytes_max: usize,
     /// Bytes of a request's body.
     pub body_bytes_max: usize,
-    /// Longest wait for the first byte of the first request.
+    /// Longest wait of a stranger for the first byte of a request.
     pub first_idle: Duration,
-    /// Longest wait for the first byte of a later request.
+    /// Longest wait of a known caller for the first byte of a later request.
     pub idle: Duration,
     /// Longest time from the first byte of a request to its last one, and from the answer to its last byte.
     pub transfer: Duration,
@@ -71,6 +78,12 @@ pub struct Limits {
 pub enum Refusal {
     /// [`Limits::connections_max`] connections are open: 503.
     Busy,
+    /// A line of the head ends with LF alone, or a header that must be there once is not: 400.
+    BadHead,
+    /// The request is for another host: 421.
+    WrongHost,
+    /// A page of another origin sent the request: 403.
+    ForeignOrigin,
     /// The request did not come in within [`Limits::transfer`]: 408.
     TooSlow,
     /// The body has no `Content-Length`: 411.
@@ -88,12 +101,28 @@ pub enum Event {
     TooMany,
     /// A connection was closed because its request did not come in in time.
     TooSlow,
-    /// An idle connection was closed to make room for a new one.
+    /// A silent connection was closed to make room for a new one.
     Evicted,
 }
 
+/// Paths that have places of their own, so that a crowd of visitors does not look like the end of the process.
+pub const HEALTH_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Origin of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caller {
+    /// The request carries no proof. Its connection makes room for others first.
+    #[default]
+    Stranger,
+    /// The server knows the caller by this number.
+    Known(usize),
+}
+
+/// Judges a request by its head, before its body is read. An error is the answer.
+pub type Judge = Arc<dyn Fn(&Head<'_>) -> Result<Caller, Box<Response>> + Send + Sync>;
+
 /// Parts of a server that differ between its users.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Settings {
     /// Name of the thread.
     pub thread: &'static str,
@@ -101,6 +130,10 @@ pub struct Settings {
     pub limits: Limits,
     /// Answer to a request that is refused before the handler is asked.
     pub refuse: fn(Refusal) -> Response,
+    /// Host names of the server, beside its IP addresses and `localhost`.
+    pub names: Vec<String>,
+    /// Judge of requests.
+    pub judge: Judge,
 }
 
 /// A running server. Dropping it stops the thread.
@@ -117,6 +150,28 @@ enum Order {
     Pause,
     Resume,
     Stop,
+}
+
+impl Settings {
+    /// Settings of a server that is reached by its IP addresses and knows no caller.
+    pub fn new(thread: &'static str, limits: Limits, refuse: fn(Refusal) -> Response) -> Self {
+        Self { thread, limits, refuse, names: Vec::new(), judge: Arc::new(|_| Ok(Caller::Stranger)) }
+    }
+
+    /// Gives the server host names.
+    #[must_use]
+    pub fn with_names(self, names: Vec<String>) -> Self {
+        Self { names, ..self }
+    }
+
+    /// Has requests judged before their bodies are read.
+    #[must_use]
+    pub fn with_judge(
+        self,
+        judge: impl Fn(&Head<'_>) -> Result<Caller, Box<Response>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { judge: Arc::new(judge), ..self }
+    }
 }
 
 impl fmt::Debug for Settings {
@@ -152,12 +207,13 @@ impl Server {
             tokio::net::TcpListener::from_std(listener)?
         };
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        let name = settings.thread;
         let run = move || {
             let tasks = LocalSet::new();
             let accepting = accept::Accepting::new(listener, settings, handler(), on_event, taken);
             tasks.block_on(&runtime, accepting.run());
         };
-        let thread = std::thread::Builder::new().name(settings.thread.into()).spawn(run)?;
+        let thread = std::thread::Builder::new().name(name.into()).spawn(run)?;
         Ok(Self { address, orders, thread: Some(thread) })
     }
 

@@ -1,6 +1,7 @@
 //! One accepted socket, shared by hyper and the task that watches its deadline.
 
 use super::connection::Watch;
+use super::head::LineEnds;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, IoSlice};
@@ -70,6 +71,7 @@ impl Drop for Socket {
 pub(super) struct Watched {
     pub(super) socket: Rc<Socket>,
     pub(super) watch: Rc<Watch>,
+    pub(super) lines: LineEnds,
 }
 
 impl Read for Watched {
@@ -78,7 +80,8 @@ impl Read for Watched {
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &self.socket.0;
+        let Self { socket, watch, lines } = self.get_mut();
+        let stream = &socket.0;
         let mut chunk = [0; CHUNK_BYTES];
         let wanted = CHUNK_BYTES.min(buffer.remaining());
         loop {
@@ -86,7 +89,11 @@ impl Read for Watched {
             match stream.try_read(&mut chunk[..wanted]) {
                 Ok(count) => {
                     if count > 0 {
-                        self.watch.handle_received();
+                        watch.handle_received();
+                    }
+                    if !lines.take(&chunk[..count]) {
+                        watch.handle_bad_head();
+                        return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                     }
                     buffer.put_slice(&chunk[..count]);
                     return Poll::Ready(Ok(()));
@@ -127,7 +134,10 @@ impl Write for Watched {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.end_output();
+        // The answer to a bad head comes from elsewhere.
+        if !self.watch.has_bad_head() {
+            self.socket.end_output();
+        }
         Poll::Ready(Ok(()))
     }
 

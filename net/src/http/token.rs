@@ -1,13 +1,11 @@
-//! The Bearer token (RFC 6750), compared in constant time.
+//! The Bearer token (RFC 6750).
 
-use super::Request;
-use hyper::header::{AUTHORIZATION, HeaderValue};
-use subtle::ConstantTimeEq as _;
+use hyper::header::{AUTHORIZATION, HeaderMap};
 
-/// True if a request carries this token as its Bearer token. The time that the answer takes shows the
-/// length of a wrong token at most, and nothing of the right one's bytes.
-pub fn has_bearer(request: &Request, token: &[u8]) -> bool {
-    let value = request.headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
-    let Some((scheme, given)) = value.and_then(|value| value.split_at_checked(7)) else { return false };
-    scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(token))
+/// The Bearer token of a request; `None`: there is none, or more than one.
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
