@@ -94,6 +94,11 @@ impl Conversation {
         self.uncounted.insert(from, to);
     }
 
+    /// Ranges that do not count as unread: first and last seq, in order.
+    pub(in crate::im::store) fn uncounted(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.uncounted.iter().map(|(first, last)| (*first, *last))
+    }
+
     /// End of the range that begins there.
     pub(in crate::im::store) fn uncounted_from(&self, from: u64) -> Option<u64> {
         self.uncounted.get(&from).copied()

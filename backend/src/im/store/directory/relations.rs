@@ -29,6 +29,11 @@ impl Relations {
         }
     }
 
+    /// Users that have a relation to somebody; one may come more than once.
+    pub(in crate::im::store) fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+        self.all.keys().map(|(user, _)| *user)
+    }
+
     /// Those of a user, in the order of the others.
     pub(in crate::im::store) fn of(&self, user: UserId) -> impl Iterator<Item = (UserId, Relation)> + '_ {
         let all = self.all.range((user, UserId(0))..=(user, UserId(u32::MAX)));

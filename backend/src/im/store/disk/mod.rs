@@ -13,6 +13,7 @@
 //! goes to a side file about once a second, and a database that has fewer commits than that is refused. Without the
 //! side file it goes on without what it lost, behind every seq that was given ([`high_water`]).
 
+mod check;
 mod committer;
 mod high_water;
 mod journals;
@@ -223,6 +224,7 @@ impl Disk {
         let (mut tails, written) = StreamTails::load(&tables)?;
         let mut directory = load::directory(&tables, &written, config)?;
         tails.check(&directory)?;
+        check::directory(&directory)?;
         let high_water_path = folder.join(HIGH_WATER);
         let (mut high_water, high_water_open) =
             HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
@@ -242,22 +244,9 @@ impl Disk {
         };
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
-        let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
             .map_err(file_error("start a thread for", folder))?;
-        let engine = DiskEngine {
-            tables,
-            committer,
-            memtables,
-            new_keys: HashMap::new(),
-            new_entries: HashMap::new(),
-            changes: Vec::new(),
-            keys: Vec::new(),
-            tails,
-            high_water,
-            new_high_water: Vec::new(),
-            window_ms,
-        };
+        let engine = DiskEngine::new(tables, (committer, memtables), tails, high_water, config);
         Ok(Self::over(directory, engine, config))
     }
 }
@@ -285,6 +274,29 @@ impl Disk {
 }
 
 impl DiskEngine {
+    fn new(
+        tables: Tables,
+        (committer, memtables): (Committer, Memtables),
+        tails: StreamTails,
+        high_water: HighWaterFile,
+        config: &ImConfig,
+    ) -> Self {
+        let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            tables,
+            committer,
+            memtables,
+            new_keys: HashMap::new(),
+            new_entries: HashMap::new(),
+            changes: Vec::new(),
+            keys: Vec::new(),
+            tails,
+            high_water,
+            new_high_water: Vec::new(),
+            window_ms,
+        }
+    }
+
     fn put(&mut self, table: &fjall::Keyspace, key: Vec<u8>, value: impl AsRef<[u8]>) {
         self.changes.push(Change::put(table, key, value));
     }

@@ -1,0 +1,181 @@
+//! Checks of what was loaded: everything that is named exists, and every number has a next one.
+//!
+//! The engine's checksums find bytes that were changed on the disk. Records that could never have been written, by a fault of
+//! this program or by somebody's hand, are found here: opening fails with [`DiskError::Damaged`], and later code may rely on
+//! what it reads. Example: a group whose creator does not exist would end the backend when somebody asks for the group.
+
+use super::DiskError;
+use super::load::known_user;
+use crate::im::store::directory::{Conversations, Directory, Kind, Users};
+use crate::im::store::{ConversationId, UserId};
+
+/// Largest number of anything that rises by one: there must be a next one, and room for a step of many.
+const NUMBER_MAX: u64 = 1 << 62;
+/// Entries of one inbox. `im.inbox_entries_max` may have been anything; the entries are removed in one batch.
+const HELD_MAX: u64 = 10_000_000;
+
+fn damaged(what: &'static str, problem: impl Into<String>) -> DiskError {
+    DiskError::Damaged { what, problem: problem.into() }
+}
+
+fn has_next(numbers: &[u64], what: &'static str) -> Result<(), DiskError> {
+    match numbers.iter().find(|number| **number > NUMBER_MAX) {
+        None => Ok(()),
+        Some(number) => Err(damaged(what, format!("the number {number} has none behind it"))),
+    }
+}
+
+/// Checks all of it.
+///
+/// # Errors
+/// [`DiskError::Damaged`]
+pub(super) fn directory(directory: &Directory) -> Result<(), DiskError> {
+    has_next(&[directory.last_id >> 2, directory.memberships, directory.users.logins], "a counter")?;
+    for id in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId) {
+        user(&directory.users, id)?;
+        for (other, _) in directory.relations.of(id) {
+            known_user(directory, other.0, "a relation")?;
+        }
+    }
+    if directory.relations.users().any(|user| user.0 as usize >= directory.users.len()) {
+        return Err(damaged("a relation", "of nobody"));
+    }
+    for id in directory.conversations.all() {
+        conversation(directory, id)?;
+    }
+    Ok(())
+}
+
+fn user(users: &Users, id: UserId) -> Result<(), DiskError> {
+    let user = users.get(id);
+    has_next(&[user.numbered, user.trimmed], "an inbox")?;
+    if user.numbered < user.trimmed || user.held() > HELD_MAX {
+        return Err(damaged("an inbox", format!("it holds entries {} to {}", user.trimmed, user.numbered)));
+    }
+    if user.next_device == u32::MAX {
+        return Err(damaged("a user", "there is no number for another device"));
+    }
+    for (position, (_, seq)) in user.dropped_after(0) {
+        has_next(&[position, seq], "an inbox")?;
+    }
+    for device in &user.devices {
+        has_next(&[device.login], "a device")?;
+        for seq in device.confirmed.values() {
+            has_next(&[*seq], "a confirmation")?;
+        }
+    }
+    Ok(())
+}
+
+fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskError> {
+    const WHAT: &str = "a conversation";
+    let place = directory.conversations.get(id);
+    match &place.kind {
+        Kind::OneToOne(a, b) => {
+            known_user(directory, a.0, WHAT)?;
+            known_user(directory, b.0, WHAT)?;
+        }
+        Kind::Group { creator, .. } => _ = known_user(directory, creator.0, WHAT)?,
+    }
+    if found_by_name(&directory.conversations, &place.kind) != Some(id) {
+        return Err(damaged(WHAT, format!("number {} has the name of another one", id.0)));
+    }
+    has_next(&[place.numbered, place.unstreamed, place.unstreamed_from, place.began_after], WHAT)?;
+    let mut behind = 0;
+    for (first, last) in place.uncounted() {
+        if first <= behind || last < first || last > NUMBER_MAX {
+            return Err(damaged("a recall", format!("from {first} to {last}")));
+        }
+        behind = last;
+    }
+    for member in &place.members {
+        has_next(&[member.visible_from, member.read, member.since], "a membership")?;
+        if member.visible_from == 0 {
+            return Err(damaged("a membership", "it may read from seq 0"));
+        }
+    }
+    Ok(())
+}
+
+fn found_by_name(conversations: &Conversations, kind: &Kind) -> Option<ConversationId> {
+    match kind {
+        Kind::OneToOne(a, b) => conversations.one_to_one(*a, *b),
+        Kind::Group { name, .. } => conversations.group(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ImConfig;
+    use crate::im::store::{Member, Relation, Role};
+
+    /// Two users, a conversation of both, and a group of the first.
+    fn whole() -> Directory {
+        let mut whole = Directory::new(&ImConfig::default());
+        for uid in ["ann", "ben"] {
+            whole.users.insert(uid).expect("room");
+        }
+        let members = [UserId(0), UserId(1)].map(|user| Member::new(user, Role::Member, 1));
+        whole.open(Kind::OneToOne(UserId(0), UserId(1)), &members).expect("room");
+        whole.open(Kind::Group { name: "g".into(), creator: UserId(0) }, &members[..1]).expect("room");
+        whole
+    }
+
+    fn refused(damage: impl FnOnce(&mut Directory)) -> bool {
+        let mut directory = whole();
+        damage(&mut directory);
+        matches!(super::directory(&directory), Err(DiskError::Damaged { .. }))
+    }
+
+    const PAIR: ConversationId = ConversationId(0);
+
+    #[test]
+    fn what_was_written_by_a_store_passes() {
+        assert!(!refused(|_| ()));
+        assert!(!refused(|whole| _ = whole.conversations.get_mut(PAIR).skip_to(50_000)));
+    }
+
+    #[test]
+    fn names_of_nobody_are_damage() {
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(0), UserId(7)))));
+        let group = |creator| Kind::Group { name: "h".into(), creator };
+        assert!(refused(|whole| _ = whole.conversations.open(group(UserId(7)))));
+        let blocked = Relation { is_blocked: true, ..Relation::default() };
+        assert!(refused(|whole| whole.relations.set(UserId(0), UserId(7), blocked)));
+        assert!(refused(|whole| whole.relations.set(UserId(7), UserId(0), blocked)));
+    }
+
+    #[test]
+    fn two_conversations_of_one_name_are_damage() {
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(0), UserId(1)))));
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(1), UserId(0)))));
+        let again = Kind::Group { name: "g".into(), creator: UserId(1) };
+        assert!(refused(|whole| _ = whole.conversations.open(again)));
+    }
+
+    #[test]
+    fn numbers_with_nothing_behind_them_are_damage() {
+        assert!(refused(|whole| whole.memberships = u64::MAX));
+        assert!(refused(|whole| whole.users.logins = u64::MAX));
+        assert!(refused(|whole| whole.users.get_mut(UserId(1)).next_device = u32::MAX));
+        assert!(refused(|whole| whole.users.get_mut(UserId(1)).numbered = u64::MAX));
+        assert!(refused(|whole| whole.users.get_mut(UserId(1)).numbered = HELD_MAX + 1));
+        assert!(refused(|whole| whole.users.get_mut(UserId(1)).trimmed = 1));
+        assert!(refused(|whole| whole.conversations.get_mut(PAIR).numbered = u64::MAX));
+        assert!(refused(|whole| whole.conversations.get_mut(PAIR).members[0].read = u64::MAX));
+        assert!(refused(|whole| whole.conversations.get_mut(PAIR).members[0].visible_from = 0));
+    }
+
+    #[test]
+    fn ranges_that_end_before_they_begin_or_overlap_are_damage() {
+        for ranges in [&[(9, 8)][..], &[(0, 3)], &[(1, 5), (5, 6)], &[(1, u64::MAX)]] {
+            let damage = |whole: &mut Directory| {
+                ranges
+                    .iter()
+                    .for_each(|(first, last)| whole.conversations.get_mut(PAIR).uncount(*first, *last));
+            };
+            assert!(refused(damage), "{ranges:?}");
+        }
+    }
+}
