@@ -20,6 +20,8 @@ mod clock;
 pub mod config;
 pub mod echo;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod im;
 pub mod import;
 mod run;

@@ -63,5 +63,11 @@ pub mod target {
         /// The backend's link host against hostile gateways.
         #[cfg(feature = "backend")]
         link_host = crate::link_host::body;
+        /// Bodies and answers of the backend's server API.
+        #[cfg(feature = "backend")]
+        backend_api = moorline_backend::fuzz::api;
+        /// Records of the backend's database.
+        #[cfg(feature = "backend")]
+        backend_disk = moorline_backend::fuzz::disk;
     }
 }

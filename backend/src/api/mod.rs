@@ -4,6 +4,8 @@
 //! Example: a shop posts `/v1/messages`. The HTTP server's thread checks the token, makes an [`ApiCall`]
 //! of the body, gives it to the backend's loop by [`Remote`], and answers when the loop has answered.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod metrics;
 mod problem;
 pub(crate) mod requests;

@@ -153,7 +153,7 @@ fn base64_of(text: &str) -> Result<Bytes, Problem> {
     decoded.map(Bytes::from).map_err(|error| Problem::invalid(format!("payload: {error}")))
 }
 
-fn message(request: &Request) -> Result<ApiCall, Problem> {
+pub(super) fn message(request: &Request) -> Result<ApiCall, Problem> {
     let MessageQuestion { from, to, r#type, text, payload, key } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
     let key = match key {
@@ -182,7 +182,7 @@ fn key_of(text: &str) -> Result<[u8; 16], Problem> {
     Ok(key.to_be_bytes())
 }
 
-fn push(request: &Request) -> Result<ApiCall, Problem> {
+pub(super) fn push(request: &Request) -> Result<ApiCall, Problem> {
     let PushQuestion { to, r#type: kind, text, payload } = parse(request)?;
     let payload = decoded(Content { text, payload })?;
     let PushTarget { inboxes, users, devices, room, everyone } = to;
@@ -204,7 +204,7 @@ fn push(request: &Request) -> Result<ApiCall, Problem> {
 }
 
 /// With the name of the method if the answer is to be JSON.
-fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Problem> {
+pub(super) fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Problem> {
     let RequestQuestion { user, method, request, payload } = parse(request)?;
     let answered_as = request.is_some().then(|| method.clone());
     let payload = match (request, payload) {
@@ -224,7 +224,7 @@ fn asked_for(request: &Request) -> Result<(ApiCall, Option<String>), Problem> {
     Ok((ApiCall::Request { user, method, payload }, answered_as))
 }
 
-fn kick(request: &Request) -> Result<ApiCall, Problem> {
+pub(super) fn kick(request: &Request) -> Result<ApiCall, Problem> {
     let KickQuestion { user, device } = parse(request)?;
     Ok(ApiCall::Kick { user, device })
 }

@@ -34,7 +34,7 @@ mod token;
 
 pub use client::{Answer, Question, ask};
 pub use head::{Head, is_host_name};
-pub use hyper::{Method, StatusCode, header};
+pub use hyper::{Method, StatusCode, Uri, header};
 pub use message::{Request, Response};
 pub use token::bearer;
 

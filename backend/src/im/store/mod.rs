@@ -16,6 +16,8 @@ mod queries;
 mod types;
 
 pub use commands::*;
+#[cfg(any(test, fuzzing))]
+pub use disk::fuzz;
 pub use disk::{Disk, DiskError, Durability};
 pub use memory::Memory;
 pub use moorline_proto::message::im::{Friendship, RelationChange, Role};

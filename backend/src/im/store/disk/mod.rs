@@ -15,6 +15,8 @@
 
 mod check;
 mod committer;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod high_water;
 mod journals;
 mod load;
