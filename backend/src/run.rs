@@ -119,7 +119,7 @@ fn serve<H: Handler>(
     let mut handler = handler;
     let file = &config.tokens_file;
     let tokens = (!file.as_os_str().is_empty()).then(|| Tokens::load(file)).transpose()?;
-    let place = Ready { link: server.address(), api: api.as_ref().map(Api::address) };
+    let place = Ready { link: server.address(), api: api.as_ref().and_then(Api::address) };
     (config.listen, config.api.listen) = (place.link, place.api);
     tracing::info!(address = %place.link, handler = ?config.handler, "backend listens");
     ready(place);

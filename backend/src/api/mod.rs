@@ -93,8 +93,8 @@ impl Api {
     }
 
     /// The address where the API listens, with the actual port.
-    pub(crate) const fn address(&self) -> SocketAddr {
-        self.0.address()
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
+        self.0.address().tcp()
     }
 }
 
@@ -157,7 +157,7 @@ impl Shared {
         }
         if let Some(left_out) = self.strangers.try_pass() {
             let (peer, path) = (head.peer, head.path());
-            tracing::warn!(?peer, path, left_out, "refused a request to the server API without its token");
+            tracing::warn!(%peer, path, left_out, "refused a request to the server API without its token");
         }
         let reason = "needs `Authorization: Bearer` and the token of `api.token_file`";
         Err(Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", reason))

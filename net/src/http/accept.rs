@@ -1,7 +1,7 @@
 //! The accept loop of a server: slots, eviction, pauses and the end.
 
 use super::connection::{Shared, Watch, refuse, serve};
-use super::socket::Socket;
+use super::socket::{self, Socket};
 use super::{Event, Order, Refusal, Request, Response, Settings};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Sleep, sleep, timeout};
@@ -32,7 +31,7 @@ struct Open {
 /// Input of the loop.
 enum Input {
     Order(Option<Order>),
-    Accepted(io::Result<TcpStream>),
+    Accepted(io::Result<Socket>),
     /// A task ended: a connection, or a refusal.
     Ended(Result<(Id, ()), JoinError>),
     /// The pause after a failed accept is over.
@@ -41,7 +40,7 @@ enum Input {
 
 /// State of the loop.
 pub(super) struct Accepting<F, E> {
-    listener: TcpListener,
+    listener: socket::Accepting,
     orders: Receiver<Order>,
     shared: Rc<Shared<F, E>>,
     tasks: JoinSet<()>,
@@ -60,7 +59,7 @@ where
     E: Fn(Event) + 'static,
 {
     pub(super) fn new(
-        listener: TcpListener,
+        listener: socket::Accepting,
         settings: Settings,
         handler: F,
         on_event: E,
@@ -88,7 +87,7 @@ where
                 }
                 Input::Order(Some(Order::Resume)) => self.is_paused = false,
                 Input::Order(Some(Order::Stop) | None) => break,
-                Input::Accepted(Ok(stream)) => self.admit(Socket::new(stream)),
+                Input::Accepted(Ok(socket)) => self.admit(socket),
                 Input::Accepted(Err(error)) => self.handle_accept_failure(&error),
                 Input::Ended(ended) => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
@@ -118,7 +117,7 @@ where
         if self.is_paused {
             return Poll::Pending;
         }
-        self.listener.poll_accept(cx).map(|accepted| Input::Accepted(accepted.map(|(stream, _)| stream)))
+        self.listener.poll_accept(cx).map(Input::Accepted)
     }
 
     /// Gives a connection a place, if need be that of the connection which has been silent longest, or one of the

@@ -1,6 +1,7 @@
 //! One request to an HTTP server, for command lines: blocking, with one deadline, over a connection of
 //! its own.
 
+use super::address::Address;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
@@ -9,12 +10,11 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::{Method, StatusCode};
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// Bytes of an answer's body.
@@ -55,7 +55,7 @@ impl<'a> Question<'a> {
 ///
 /// # Errors
 /// The connection's, `TimedOut`, or `InvalidData`: the answer is not HTTP, not text, or over 1 MiB.
-pub fn ask(address: SocketAddr, question: &Question<'_>, within: Duration) -> io::Result<Answer> {
+pub fn ask(address: &Address, question: &Question<'_>, within: Duration) -> io::Result<Answer> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     runtime.block_on(async {
         let answer = timeout(within, ask_now(address, question)).await;
@@ -63,14 +63,24 @@ pub fn ask(address: SocketAddr, question: &Question<'_>, within: Duration) -> io
     })
 }
 
-async fn ask_now(address: SocketAddr, question: &Question<'_>) -> io::Result<Answer> {
+async fn ask_now(address: &Address, question: &Question<'_>) -> io::Result<Answer> {
+    match address {
+        Address::Tcp(tcp) => ask_over(TcpStream::connect(tcp).await?, &tcp.to_string(), question).await,
+        Address::Unix(path) => ask_over(UnixStream::connect(path).await?, "localhost", question).await,
+    }
+}
+
+async fn ask_over<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    host: &str,
+    question: &Question<'_>,
+) -> io::Result<Answer> {
     let invalid = |error: &dyn ToString| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) = http1::handshake(Plain(stream)).await.map_err(|error| invalid(&error))?;
     let mut request = hyper::Request::builder()
         .method(&question.method)
         .uri(question.path)
-        .header(HOST, address.to_string())
+        .header(HOST, host)
         .header(USER_AGENT, concat!("moorline/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close");
     for (name, value) in &question.headers {
@@ -99,9 +109,9 @@ async fn ask_now(address: SocketAddr, question: &Question<'_>) -> io::Result<Ans
 }
 
 /// A socket as hyper reads and writes it.
-struct Plain(TcpStream);
+struct Plain<S>(S);
 
-impl Read for Plain {
+impl<S: AsyncRead + Unpin> Read for Plain<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +126,7 @@ impl Read for Plain {
     }
 }
 
-impl Write for Plain {
+impl<S: AsyncWrite + Unpin> Write for Plain<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }

@@ -6,6 +6,7 @@
 //! Each phase has one deadline ([`Limits`]). A connection is closed at its deadline, after a 408 if its
 //! request was coming in.
 
+use super::address::Peer;
 use super::head::{self, Head, LineEnds};
 use super::socket::{Socket, Watched};
 use super::{Caller, Event, HEADERS_MAX, HEALTH_PATHS, Limits, Refusal, Request, Response, Settings};
@@ -203,13 +204,13 @@ where
         }
         (Some(Ok(())), _) => {}
         // hyper has answered bytes that are not HTTP, and dropped requests that were cut off.
-        (Some(Err(error)), _) => tracing::debug!(%error, ?peer, "an HTTP connection ended"),
+        (Some(Err(error)), _) => tracing::debug!(%error, %peer, "an HTTP connection ended"),
         (None, Phase::Receiving) => {
             (shared.on_event)(Event::TooSlow);
             socket.write_at_once(&(shared.settings.refuse)(Refusal::TooSlow).to_wire());
         }
         (None, _) if watch.is_unasked() => (shared.on_event)(Event::TooSlow),
-        (None, phase) => tracing::debug!(?phase, ?peer, "an HTTP connection is closed at its deadline"),
+        (None, phase) => tracing::debug!(?phase, %peer, "an HTTP connection is closed at its deadline"),
     }
     watch.enter(Phase::Lingering, LINGER_MAX);
     socket.end_output();
@@ -244,7 +245,7 @@ async fn within_deadline<T>(watch: &Watch, future: impl Future<Output = T>) -> O
 /// Judges the head, reads the body and asks the handler.
 async fn answer<F, A, E>(
     request: hyper::Request<Incoming>,
-    peer: Option<std::net::SocketAddr>,
+    peer: Peer,
     watch: &Watch,
     shared: &Shared<F, E>,
 ) -> Result<Response, Unanswered>

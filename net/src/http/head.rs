@@ -6,10 +6,11 @@
 //! `http://127.0.0.1:7200/v1/kick`. The browser adds `Origin: http://evil.example`, and the answer is 403.
 
 use super::Refusal;
+use super::address::Peer;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Method, Uri, Version};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Bytes of a header line that are kept, to read `Content-Length`: 20 digits and white space fit.
 const LINE_BYTES_KEPT: usize = 64;
@@ -23,8 +24,8 @@ pub struct Head<'a> {
     pub method: &'a Method,
     /// Headers of the request.
     pub headers: &'a HeaderMap,
-    /// Address of the visitor; `None`: the system did not tell it.
-    pub peer: Option<SocketAddr>,
+    /// Visitor, as the system names it.
+    pub peer: Peer,
     pub(super) uri: &'a Uri,
 }
 

@@ -1,11 +1,11 @@
 //! A request as handlers see it, and their answer.
 
 use super::Caller;
+use super::address::Peer;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode, Uri};
-use std::net::SocketAddr;
 
 /// One request, whole.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Body of the request; empty if there is none.
     pub body: Bytes,
-    /// Address of the visitor; `None`: the system did not tell it.
-    pub peer: Option<SocketAddr>,
+    /// Visitor, as the system names it.
+    pub peer: Peer,
     /// Caller, as the server's judge knows it.
     pub caller: Caller,
     pub(super) uri: Uri,

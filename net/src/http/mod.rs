@@ -23,6 +23,7 @@
 //! Each connection has at most one request in a handler, so [`Limits::connections_max`] bounds those too.
 
 mod accept;
+mod address;
 mod client;
 mod connection;
 mod head;
@@ -32,16 +33,17 @@ mod socket;
 mod tests;
 mod token;
 
+pub use address::{Address, Peer};
 pub use client::{Answer, Question, ask};
 pub use head::{Head, is_host_name};
 pub use hyper::{Method, StatusCode, Uri, header};
 pub use message::{Request, Response};
+pub use socket::Listener;
 pub use token::bearer;
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -139,7 +141,7 @@ pub struct Settings {
 /// A running server. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
+    address: Address,
     orders: mpsc::Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
@@ -190,7 +192,7 @@ impl Server {
     /// # Errors
     /// The system's: no address, no thread.
     pub fn start<F, A>(
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         settings: Settings,
         handler: impl FnOnce() -> F + Send + 'static,
         on_event: impl Fn(Event) + Send + 'static,
@@ -199,12 +201,12 @@ impl Server {
         F: Fn(Request) -> A + 'static,
         A: Future<Output = Response> + 'static,
     {
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
+        let listener = listener.into();
+        let address = listener.address()?;
         let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
         let listener = {
             let _entered = runtime.enter();
-            tokio::net::TcpListener::from_std(listener)?
+            socket::Accepting::new(listener)?
         };
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
         let name = settings.thread;
@@ -218,8 +220,8 @@ impl Server {
     }
 
     /// The address where the server listens, with the actual port.
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Accepts no more connections, or accepts again: another process may serve the address next. A

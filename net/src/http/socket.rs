@@ -1,44 +1,144 @@
-//! One accepted socket, shared by hyper and the task that watches its deadline.
+//! Listening and accepted sockets of both kinds; an accepted one is shared by hyper and the task that watches its deadline.
 
+use super::address::{Address, Peer};
 use super::connection::Watch;
 use super::head::LineEnds;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 8 << 10;
 /// Bytes that a lingering close reads and drops.
 const LINGER_BYTES_MAX: usize = 256 << 10;
 
+/// Listening socket of a server.
+#[derive(Debug)]
+pub enum Listener {
+    /// At an IP address.
+    Tcp(std::net::TcpListener),
+    /// At a path.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl From<std::net::TcpListener> for Listener {
+    fn from(listener: std::net::TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl From<std::os::unix::net::UnixListener> for Listener {
+    fn from(listener: std::os::unix::net::UnixListener) -> Self {
+        Self::Unix(listener)
+    }
+}
+
+impl Listener {
+    pub(super) fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            Self::Unix(listener) => {
+                let path = listener.local_addr()?.as_pathname().map(std::path::Path::to_path_buf);
+                path.map(Address::Unix).ok_or_else(|| io::Error::other("the socket has no path"))
+            }
+        }
+    }
+}
+
+/// Listening socket inside of a runtime.
+#[derive(Debug)]
+pub(super) enum Accepting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Accepting {
+    /// Call inside of the runtime.
+    pub(super) fn new(listener: Listener) -> io::Result<Self> {
+        match listener {
+            Listener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
+            Listener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                UnixListener::from_std(listener).map(Self::Unix)
+            }
+        }
+    }
+
+    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| Socket(Stream::Tcp(stream))),
+            Self::Unix(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, _)| Socket(Stream::Unix(stream)))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Calls the same method of either kind.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $call,
+            Stream::Unix($inner) => $call,
+        }
+    };
+}
+
 /// A socket that ends for its peer when it is dropped, also while a process that is about to take over
 /// has a copy of the descriptor.
 #[derive(Debug)]
-pub(super) struct Socket(TcpStream);
+pub(super) struct Socket(Stream);
 
 impl Socket {
-    pub(super) const fn new(stream: TcpStream) -> Self {
-        Self(stream)
+    pub(super) fn peer(&self) -> Peer {
+        match &self.0 {
+            Stream::Tcp(stream) => stream.peer_addr().map_or(Peer::Unknown, Peer::Address),
+            Stream::Unix(stream) => stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::User {
+                uid: peer.uid(),
+                gid: peer.gid(),
+                pid: peer.pid(),
+            }),
+        }
     }
 
-    pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.0.peer_addr().ok()
+    fn raw_fd(&self) -> RawFd {
+        either!(&self.0, stream => stream.as_raw_fd())
+    }
+
+    fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
+        either!(&self.0, stream => stream.try_read(chunk))
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        either!(&self.0, stream => stream.try_write(bytes))
+    }
+
+    fn try_write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(&self.0, stream => stream.try_write_vectored(parts))
     }
 
     /// Writes as much as the socket takes at once: an answer to a connection that is about to end.
     pub(super) fn write_at_once(&self, bytes: &[u8]) {
-        self.0.try_write(bytes).ok();
+        self.try_write(bytes).ok();
     }
 
     /// Tells the peer that nothing more comes.
     pub(super) fn end_output(&self) {
-        shutdown(self.0.as_raw_fd(), Shutdown::Write).ok();
+        shutdown(self.raw_fd(), Shutdown::Write).ok();
     }
 
     /// Reads and drops until the peer closes, or has sent too much: closing over unread bytes would reset
@@ -47,10 +147,10 @@ impl Socket {
         let mut chunk = [0; CHUNK_BYTES];
         let mut left = LINGER_BYTES_MAX;
         while left > 0 {
-            if self.0.readable().await.is_err() {
+            if either!(&self.0, stream => stream.readable().await).is_err() {
                 return;
             }
-            match self.0.try_read(&mut chunk) {
+            match self.try_read(&mut chunk) {
                 Ok(0) => return,
                 Ok(count) => left = left.saturating_sub(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -62,7 +162,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        shutdown(self.0.as_raw_fd(), Shutdown::Both).ok();
+        shutdown(self.raw_fd(), Shutdown::Both).ok();
     }
 }
 
@@ -81,12 +181,11 @@ impl Read for Watched {
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let Self { socket, watch, lines } = self.get_mut();
-        let stream = &socket.0;
         let mut chunk = [0; CHUNK_BYTES];
         let wanted = CHUNK_BYTES.min(buffer.remaining());
         loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(&mut chunk[..wanted]) {
+            ready!(either!(&socket.0, stream => stream.poll_read_ready(cx)))?;
+            match socket.try_read(&mut chunk[..wanted]) {
                 Ok(count) => {
                     if count > 0 {
                         watch.handle_received();
@@ -109,12 +208,11 @@ impl Watched {
     fn poll_with(
         &self,
         cx: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let stream = &self.socket.0;
         loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match write(stream) {
+            ready!(either!(&self.socket.0, stream => stream.poll_write_ready(cx)))?;
+            match write(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -124,7 +222,7 @@ impl Watched {
 
 impl Write for Watched {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |stream| stream.try_write(bytes))
+        self.poll_with(cx, |socket| socket.try_write(bytes))
     }
 
     /// hyper flushes when all of an answer is written.
@@ -150,6 +248,6 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(cx, |stream| stream.try_write_vectored(parts))
+        self.poll_with(cx, |socket| socket.try_write_vectored(parts))
     }
 }

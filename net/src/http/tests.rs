@@ -46,7 +46,7 @@ fn refuse(refusal: Refusal) -> Response {
 
 impl Rig {
     fn new(limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let counts = Arc::new(Counts::default());
         let theirs = Arc::clone(&counts);
         let judge = |head: &Head<'_>| match bearer(head.headers) {
@@ -68,7 +68,7 @@ impl Rig {
     }
 
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.server.address()).expect("connects");
+        let stream = TcpStream::connect(self.server.address().tcp().expect("TCP")).expect("connects");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         stream
     }
@@ -239,7 +239,7 @@ fn the_stranger_that_is_silent_longest_makes_room() {
 #[test]
 fn health_has_places_of_its_own_while_everybody_is_being_answered() {
     let (entered, in_handler) = std::sync::mpsc::channel();
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let theirs = Arc::clone(&gate);
     let handler = move || {
@@ -257,7 +257,7 @@ fn health_has_places_of_its_own_while_everybody_is_being_answered() {
     let settings = Settings::new("http-test", LIMITS, refuse);
     let server = Server::start(listener, settings, handler, |_| ()).expect("starts");
     let ask = |path: &str| {
-        let mut stream = TcpStream::connect(server.address()).expect("connects");
+        let mut stream = TcpStream::connect(server.address().tcp().expect("TCP")).expect("connects");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nuser-agent: t\r\n\r\n");
         stream.write_all(request.as_bytes()).expect("written");
@@ -273,8 +273,9 @@ fn health_has_places_of_its_own_while_everybody_is_being_answered() {
         assert!(rest(&mut ask(path)).ends_with("done\n"), "{path}");
     }
     // Silent visitors take these places from nobody either.
-    let silent: Vec<_> =
-        (0..20).map(|_| TcpStream::connect(server.address()).expect("the kernel takes it")).collect();
+    let silent: Vec<_> = (0..20)
+        .map(|_| TcpStream::connect(server.address().tcp().expect("TCP")).expect("the kernel takes it"))
+        .collect();
     assert!(rest(&mut ask("/healthz")).ends_with("done\n"));
     drop(silent);
     gate.add_permits(slow.len());
@@ -310,7 +311,7 @@ fn a_server_stops_whatever_its_visitors_do() {
     halfway.write_all(b"GET /healthz HT").expect("written");
     idle.write_all(GET).expect("written");
     one(&mut idle);
-    let address = rig.server.address();
+    let address = rig.server.address().tcp().expect("TCP");
     drop(rig);
     TcpStream::connect(address).expect_err("nobody listens");
     for stream in [&mut silent, &mut halfway, &mut idle] {
@@ -324,12 +325,31 @@ fn the_client_asks_and_is_answered_in_time() {
     let question = Question { method: Method::POST, json: Some("{}".into()), ..Question::get("/x?y") };
     let answer = ask(rig.server.address(), &question, Duration::from_secs(20)).expect("answered");
     assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "POST /x 2\n"));
-    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = silent.local_addr().expect("bound");
-    let error = ask(address, &Question::get("/"), Duration::from_millis(50)).expect_err("no answer");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("bound").into();
+    let error = ask(&address, &Question::get("/"), Duration::from_millis(50)).expect_err("no answer");
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     drop(silent);
-    ask(address, &Question::get("/"), Duration::from_secs(20)).expect_err("nobody listens");
+    ask(&address, &Question::get("/"), Duration::from_secs(20)).expect_err("nobody listens");
+}
+
+#[test]
+fn a_visitor_of_a_unix_socket_is_known_by_its_user() {
+    let path = std::env::temp_dir().join(format!("moorline-http-{}.sock", std::process::id()));
+    std::fs::remove_file(&path).ok();
+    let listener = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+    let settings = Settings::new("http-test", LIMITS, refuse);
+    let handler = || {
+        |request: Request| async move { Response::new(StatusCode::OK, "text/plain", request.peer.to_string()) }
+    };
+    let server = Server::start(listener, settings, handler, |_| ()).expect("starts");
+    let answer = ask(server.address(), &Question::get("/"), Duration::from_secs(20)).expect("answered");
+    let uid = std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own));
+    assert_eq!(answer.body, format!("uid {}, pid {}", uid.expect("proc"), std::process::id()));
+    assert_eq!("/a/b".parse(), Ok(Address::Unix("/a/b".into())));
+    assert_eq!(server.address().to_string().parse().as_ref(), Ok(server.address()));
+    drop(server);
+    std::fs::remove_file(&path).ok();
 }
 
 #[test]
@@ -353,7 +373,7 @@ fn a_request_is_for_this_server_and_from_no_foreign_page() {
     let rig = Rig::new(LIMITS);
     let head =
         |lines: &str| rig.raw(format!("GET /a HTTP/1.1\r\nuser-agent: test\r\n{lines}\r\n").as_bytes());
-    let own = rig.server.address();
+    let own = rig.server.address().tcp().expect("TCP");
     for (lines, status) in [
         (String::new(), "400"),
         ("host: localhost\r\n".into(), "200"),
