@@ -1,7 +1,8 @@
 //! The run folder: logs of the processes, thrown away unless they are wanted.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// Tries for a name that is free.
@@ -20,7 +21,7 @@ impl RunFolder {
         let mut outcome = Err(io::Error::from(io::ErrorKind::AlreadyExists));
         for number in 0..NAMES_MAX {
             let path = std::env::temp_dir().join(format!("moorline-demo-{pid}-{number}"));
-            outcome = fs::create_dir(&path).map(|()| Self { path, is_kept: false });
+            outcome = DirBuilder::new().mode(0o700).create(&path).map(|()| Self { path, is_kept: false });
             if !matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::AlreadyExists) {
                 break;
             }

@@ -59,8 +59,10 @@ use report::{ClientFigures, Parts, SizeFigures};
 use roster::{Kind, Roster};
 use server::Server;
 use size::{Machine, Size};
+use std::fs::Permissions;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +73,8 @@ use stop::Stop;
 pub struct Options {
     /// The `moorline` executable: gateway and backend are processes of it.
     pub program: PathBuf,
+    /// True if the program is copied into the demo's own folder, and run from there.
+    pub is_copied: bool,
     /// Client connections; lowered to what the machine allows.
     pub connections: Option<u32>,
     /// Length of the chat.
@@ -196,7 +200,16 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
     let drawn = || getrandom::u64().map_or(1, |seed| seed >> 32);
     let seed = options.seed.unwrap_or_else(drawn);
 
-    let mut servers = start(&options.program, folder, stop)?;
+    let program = if options.is_copied {
+        let copy = folder.path().join("moorline");
+        std::fs::copy(&options.program, &copy)
+            .and_then(|_| std::fs::set_permissions(&copy, Permissions::from_mode(0o700)))
+            .map_err(system("copy the program into the demo's folder"))?;
+        copy
+    } else {
+        options.program.clone()
+    };
+    let mut servers = start(&program, folder, stop)?;
     let (gateway, admin) = (servers.gateway.address("listener")?, servers.gateway.address("admin")?);
     progress.say(&format!(
         "gateway {gateway} (pid {})   backend pid {}   admin http://{admin}",

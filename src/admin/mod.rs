@@ -1,23 +1,29 @@
-//! The admin address: health, metrics, status and orders, over HTTP/1.1 (`moorline_net::http`).
+//! Administration: health and metrics at the admin address, status and orders at the admin socket, over HTTP/1.1
+//! (`moorline_net::http`).
 //!
-//! Owns one thread and at most 16 connections; asks no other thread anything: it reads the counter sets of
-//! [`Registry`] and the flags of [`Status`], and leaves orders for the main thread. It has no login, so
-//! it belongs on loopback. Must not touch a client's connection.
+//! Being able to reach the admin address grants nothing but health and metrics. Everything else is served at a Unix
+//! socket and judged by the credentials of the process that connected (`roles`). Each of the two owns a thread and at
+//! most 16 connections; it asks no other thread anything: it reads the counter sets of [`Registry`] and the flags of
+//! [`Status`], and leaves orders for the main thread. Must not touch a client's connection.
 //!
-//! | path | answers |
-//! |---|---|
-//! | `/healthz` | 200 as long as this process serves anything |
-//! | `/readyz` | 200; 503 while draining or while no link to a backend is up |
-//! | `/metrics` | OpenMetrics text |
-//! | `/v1/varz` | [`Varz`] as JSON |
-//! | `/v1/restartz` | [`Restartz`] as JSON |
-//! | `/v1/drainz` | [`Drainz`] as JSON |
-//! | POST `/v1/upgrade` | takes [`UpgradeArguments`]; 202 and the number that the hot restart has in `/v1/restartz` |
-//! | POST `/v1/drain`, `/v1/undrain` | takes [`DrainArguments`], or nothing; 202 and the number that the order has in `/v1/drainz` |
+//! | path | for | answers |
+//! |---|---|---|
+//! | `/healthz` | anybody | 200 as long as this process serves anything |
+//! | `/readyz` | anybody | 200; 503 while draining or while no link to a backend is up |
+//! | `/metrics` | anybody | OpenMetrics text |
+//! | `/v1/varz` | group | [`Varz`] as JSON |
+//! | `/v1/restartz` | group | [`Restartz`] as JSON |
+//! | `/v1/drainz` | group | [`Drainz`] as JSON |
+//! | POST `/v1/drain`, `/v1/undrain` | group | takes [`DrainArguments`], or nothing; 202 and the number that the order has in `/v1/drainz` |
+//! | POST `/v1/upgrade` | operator | takes [`UpgradeArguments`]; 202 and the number that the hot restart has in `/v1/restartz` |
+//!
+//! Operators are root and the gateway's own user; the group is `admin.group`. Who may not is answered 403.
 
 mod drains;
 mod orders;
+mod place;
 mod restarts;
+mod roles;
 mod routes;
 mod status;
 #[cfg(test)]
@@ -25,13 +31,22 @@ mod tests;
 
 pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz};
 pub use orders::{DrainArguments, ORDER_HEADER, UpgradeArguments};
+pub(crate) use place::judge as judge_socket;
+pub use place::{default_socket, likely_sockets};
 pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 
 use crate::metrics::{CounterSet, Metric, Registry};
-use moorline_net::http::{Event, Limits, Refusal, Request, Response, Server, Settings, StatusCode, header};
+use moorline_net::http::{
+    Address, Event, Limits, Listener, Refusal, Request, Response, Server, Settings, StatusCode, header,
+};
+use nix::unistd::Gid;
+use roles::Roles;
+use routes::Place;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,64 +73,97 @@ const TOO_MANY: usize = 1;
 const TOO_SLOW: usize = 2;
 const EVICTED: usize = 3;
 
-/// The running server of the admin address.
+/// Sockets of the administration.
 #[derive(Debug)]
-pub struct Admin(Server);
+pub struct Listeners {
+    /// At the admin address.
+    pub address: TcpListener,
+    /// At the admin socket, with the id of the group that may read and drain; `None`: no orders are taken.
+    pub socket: Option<(UnixListener, Option<Gid>)>,
+}
+
+/// The running servers of the admin address and the admin socket.
+#[derive(Debug)]
+pub struct Admin {
+    address: Server,
+    socket: Option<Server>,
+}
 
 impl Admin {
     /// The address where it listens, with the actual port.
-    pub const fn address(&self) -> SocketAddr {
-        self.0.address()
+    pub fn address(&self) -> SocketAddr {
+        self.address.address().tcp().expect("a TCP listener has a TCP address")
+    }
+
+    /// Path of the admin socket; `None`: there is none.
+    pub fn socket(&self) -> Option<&Address> {
+        self.socket.as_ref().map(Server::address)
     }
 
     /// Accepts no more connections, or accepts again: another process may serve the address next.
     pub fn set_paused(&self, is_paused: bool) {
-        self.0.set_paused(is_paused);
+        self.servers().for_each(|server| server.set_paused(is_paused));
     }
 
-    /// Ends the thread within about 2 s; open connections are closed.
+    /// Ends the threads within about 2 s; open connections are closed.
     pub fn stop(self) {
-        self.0.stop();
+        let Self { address, socket } = self;
+        address.stop();
+        socket.into_iter().for_each(Server::stop);
+    }
+
+    fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.address).chain(&self.socket)
     }
 }
 
-/// Serves `listener` in a thread of its own. The thread's own figures are added to `registry`.
+/// Serves both sockets, each in a thread of its own. The threads' own figures are added to `registry`.
 ///
 /// # Errors
 /// The system's: no poll, no thread.
-pub fn spawn(listener: TcpListener, status: Arc<Status>, registry: Arc<Registry>) -> io::Result<Admin> {
-    spawn_limited(listener, status, registry, LIMITS)
+pub fn spawn(listeners: Listeners, status: &Arc<Status>, registry: &Arc<Registry>) -> io::Result<Admin> {
+    spawn_limited(listeners, status, registry, LIMITS)
 }
 
 fn spawn_limited(
-    listener: TcpListener,
-    status: Arc<Status>,
-    registry: Arc<Registry>,
+    Listeners { address, socket }: Listeners,
+    status: &Arc<Status>,
+    registry: &Arc<Registry>,
     limits: Limits,
 ) -> io::Result<Admin> {
-    let counter_set = Arc::new(CounterSet::new(METRICS));
-    registry.add(Arc::clone(&counter_set));
-    let count = move |event| {
-        let metric = match event {
-            Event::Answered => ANSWERED,
-            Event::TooMany => TOO_MANY,
-            Event::TooSlow => TOO_SLOW,
-            Event::Evicted => EVICTED,
+    let start = |listener: Listener, thread, place| {
+        let counter_set = Arc::new(CounterSet::new(METRICS));
+        registry.add(Arc::clone(&counter_set));
+        let count = move |event| {
+            let metric = match event {
+                Event::Answered => ANSWERED,
+                Event::TooMany => TOO_MANY,
+                Event::TooSlow => TOO_SLOW,
+                Event::Evicted => EVICTED,
+            };
+            counter_set.add(metric, 1);
         };
-        counter_set.add(metric, 1);
+        let routes = routes::Routes { registry: Arc::clone(registry), status: Arc::clone(status), place };
+        let handler = move || {
+            move |request: Request| {
+                let response = routes.answer(&request);
+                async { response }
+            }
+        };
+        let settings = Settings::new(thread, limits, refuse).with_names(status.names.clone());
+        Server::start(listener, settings, handler, count)
     };
-    let names = status.names.clone();
-    let routes = routes::Routes::new(registry, status);
-    let handler = move || {
-        move |request: Request| {
-            let response = routes.answer(&request);
-            async { response }
+    let socket = match socket {
+        Some((socket, group)) => {
+            Some(start(socket.into(), "admin-socket", Place::Socket(Roles::new(group)))?)
         }
+        None => None,
     };
-    let settings = Settings::new("moorline-admin", limits, refuse).with_names(names);
-    let server = Server::start(listener, settings, handler, count)?;
-    tracing::info!(address = %server.address(), "admin address is up");
-    Ok(Admin(server))
+    let path = socket.as_ref().map(|server| PathBuf::from(server.address().to_string()));
+    let address = start(address.into(), "moorline-admin", Place::Address(path.clone()))?;
+    let (shown, path) = (address.address(), path.as_deref().map(Path::display));
+    tracing::info!(address = %shown, socket = path.map(tracing::field::display), "admin address is up");
+    Ok(Admin { address, socket })
 }
 
 fn refuse(refusal: Refusal) -> Response {

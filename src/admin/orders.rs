@@ -1,17 +1,17 @@
-//! Arguments of the orders at the admin address: JSON bodies, and the headers of version 0.1.
+//! Arguments of the orders at the admin socket: JSON bodies.
 //!
-//! The headers are still read, with a warning, and `moorline upgrade` still sends them beside the body:
-//! a gateway of 0.1 that it upgrades knows only the headers. Both go with the next version.
+//! `moorline upgrade` also writes the headers of version 0.1: a gateway of 0.1 that it upgrades knows only those. They go
+//! with the next version.
 
 use super::drains::DrainWish;
 use super::restarts::RestartOrder;
-use crate::config::is_host_port;
 use moorline_net::http::Request;
 use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Header that names the order. A page in a browser cannot send it to another origin.
+/// Header that names the order for a gateway of version 0.1.
 pub const ORDER_HEADER: &str = "moorline-order";
 const BINARY_HEADER: &str = "moorline-binary";
 const TIMEOUT_HEADER: &str = "moorline-timeout-ms";
@@ -19,6 +19,10 @@ const DRY_RUN_HEADER: &str = "moorline-dry-run";
 const GRACE_HEADER: &str = "moorline-grace-ms";
 const RATE_HEADER: &str = "moorline-rate";
 const REDIRECT_HEADER: &str = "moorline-redirect";
+/// Time of an upgrade, as `handover.timeout`.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// The longest grace of a drain, as `drain.grace`.
+const GRACE_MAX: Duration = Duration::from_secs(3600);
 /// The highest rate of a drain, in clients per second.
 const RATE_MAX: u32 = 1_000_000;
 
@@ -67,21 +71,15 @@ impl UpgradeArguments {
     }
 
     pub(super) fn of(request: &Request) -> Result<RestartOrder, String> {
-        let arguments = read(request, "upgrade", |header| {
-            let number =
-                |name| header(name).map(|text| text.parse().map_err(|_| format!("{name}: not a number")));
-            Ok(Self {
-                binary: header(BINARY_HEADER).map(str::to_owned),
-                timeout_ms: number(TIMEOUT_HEADER).transpose()?,
-                dry_run: header(DRY_RUN_HEADER) == Some("1"),
-            })
-        })?;
-        let Self { binary, timeout_ms, dry_run } = arguments;
-        Ok(RestartOrder {
-            binary: binary.map(PathBuf::from),
-            timeout: timeout_ms.map(Duration::from_millis),
-            is_dry_run: dry_run,
-        })
+        let Self { binary, timeout_ms, dry_run } = read(request, "upgrade")?;
+        let timeout = timeout_ms.map(Duration::from_millis);
+        if timeout.is_some_and(|timeout| !TIMEOUT.contains(&timeout)) {
+            return Err("timeout_ms: expected 1000 to 600000".to_owned());
+        }
+        if binary.as_deref().is_some_and(|binary| !binary.starts_with('/')) {
+            return Err("binary: expected an absolute path".to_owned());
+        }
+        Ok(RestartOrder { binary: binary.map(PathBuf::from), timeout, is_dry_run: dry_run })
     }
 }
 
@@ -95,50 +93,41 @@ impl DrainArguments {
         headers
     }
 
-    pub(super) fn of(request: &Request) -> Result<DrainWish, String> {
-        let arguments = read(request, "drain", |header| {
-            let wrong = |name| format!("{name}: not a number");
-            Ok(Self {
-                grace_ms: header(GRACE_HEADER)
-                    .map(str::parse)
-                    .transpose()
-                    .map_err(|_| wrong(GRACE_HEADER))?,
-                rate: header(RATE_HEADER).map(str::parse).transpose().map_err(|_| wrong(RATE_HEADER))?,
-                redirect: header(REDIRECT_HEADER).map(str::to_owned),
-            })
-        })?;
-        let Self { grace_ms, rate, redirect } = arguments;
+    /// `alternates`: the addresses that clients may be sent to.
+    pub(super) fn of(request: &Request, alternates: &[String]) -> Result<DrainWish, String> {
+        let Self { grace_ms, rate, redirect } = read(request, "drain")?;
+        let grace = grace_ms.map(Duration::from_millis);
+        if grace.is_some_and(|grace| grace > GRACE_MAX) {
+            return Err("grace_ms: expected at most 3600000".to_owned());
+        }
         if rate.is_some_and(|rate| !(1..=RATE_MAX).contains(&rate)) {
             return Err(format!("rate: expected clients per second, 1 to {RATE_MAX}"));
         }
-        if redirect.as_deref().is_some_and(|redirect| !is_host_port(redirect)) {
-            return Err("redirect: expected host:port".to_owned());
+        if let Some(redirect) = &redirect
+            && !alternates.contains(redirect)
+        {
+            // Clients send their tokens there.
+            return Err(format!(
+                "redirect: {redirect:?} is not in gateway.alternates, which has {alternates:?}; add it there and upgrade"
+            ));
         }
-        Ok(DrainWish { grace: grace_ms.map(Duration::from_millis), rate, redirect })
+        Ok(DrainWish { grace, rate, redirect })
     }
 }
 
 /// Checks an undrain order, which has no arguments.
 pub(super) fn check_undrain(request: &Request) -> Result<(), String> {
-    read(request, "undrain", |_| Ok(NoArguments {})).map(drop)
+    read::<NoArguments>(request, "undrain").map(drop)
 }
 
-/// Arguments from the JSON body, or else by `from_headers` from the headers of version 0.1.
-fn read<'r, T: Default + for<'de> Deserialize<'de>>(
-    request: &'r Request,
-    order: &str,
-    from_headers: impl FnOnce(&dyn Fn(&str) -> Option<&'r str>) -> Result<T, String>,
-) -> Result<T, String> {
-    if request.is_json() {
-        if request.body.trim_ascii().is_empty() {
-            return Ok(T::default());
-        }
-        return serde_json::from_slice(&request.body)
-            .map_err(|error| format!("cannot decode the body of the order {order}: {error}"));
-    }
-    if request.header(ORDER_HEADER) != Some(order) {
+/// Reads the JSON body; an empty body has no arguments.
+fn read<T: Default + for<'de> Deserialize<'de>>(request: &Request, order: &str) -> Result<T, String> {
+    if !request.is_json() {
         return Err(format!("the order {order} needs `content-type: application/json` and a JSON object"));
     }
-    tracing::warn!(order, "`moorline-` headers of an order are deprecated; send a JSON body");
-    from_headers(&|name| request.header(name))
+    if request.body.trim_ascii().is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(&request.body)
+        .map_err(|error| format!("cannot decode the body of the order {order}: {error}"))
 }

@@ -3,49 +3,136 @@
 use super::drains::{ClientsOrder, Drainz};
 use super::orders::{DrainArguments, UpgradeArguments, check_undrain};
 use super::restarts::UnderWay;
+use super::roles::{Role, Roles};
 use super::status::{Phase, Status, Varz};
 use crate::metrics::{self, Registry, names};
 use moorline_net::http::{Method, Request, Response, StatusCode, header};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
+/// Paths at the admin address.
+const OPEN_PATHS: &str = "/healthz, /readyz, /metrics";
+/// Paths at the admin socket.
 const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz and POST /v1/upgrade, /v1/drain, /v1/undrain";
 
-/// Paths of the admin address.
+/// Place where a server listens.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    /// At the admin address, where nobody is known; the path is that of the socket, if there is one.
+    Address(Option<PathBuf>),
+    /// At the admin socket.
+    Socket(Roles),
+}
+
+/// Paths of one server.
 #[derive(Debug)]
 pub(super) struct Routes {
-    registry: Arc<Registry>,
-    status: Arc<Status>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) status: Arc<Status>,
+    pub(super) place: Place,
+}
+
+/// Purpose of a request.
+enum Wanted {
+    Show,
+    Order(Order),
+    /// A path that does not exist, or a method that it does not have; the method that it has.
+    Nothing(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Order {
+    Upgrade,
+    Drain,
+    Undrain,
+}
+
+impl Order {
+    const fn role(self) -> Role {
+        match self {
+            Self::Upgrade => Role::Operator,
+            Self::Drain | Self::Undrain => Role::Group,
+        }
+    }
 }
 
 impl Routes {
-    pub(super) const fn new(registry: Arc<Registry>, status: Arc<Status>) -> Self {
-        Self { registry, status }
-    }
-
     pub(super) fn answer(&self, request: &Request) -> Response {
-        match (&request.method, request.path()) {
-            (&Method::POST, "/v1/upgrade") => {
-                let order = UpgradeArguments::of(request);
-                taken(order.map(|order| self.status.restarts.try_order(order)))
-            }
-            (&Method::POST, "/v1/drain") => {
-                let order = DrainArguments::of(request);
-                taken(order.map(|wish| self.order_clients(ClientsOrder::Drain(wish))))
-            }
-            (&Method::POST, "/v1/undrain") => {
-                let order = check_undrain(request);
-                taken(order.map(|()| self.order_clients(ClientsOrder::Undrain)))
-            }
-            (&Method::GET | &Method::HEAD, path) => self.show(path),
-            (method, path) => {
-                let is_order = matches!(path, "/v1/upgrade" | "/v1/drain" | "/v1/undrain");
-                let allow = if is_order { "POST" } else { "GET, HEAD" };
-                let body = format!("{method} is not served here; use {allow}\n");
+        let path = request.path();
+        let order = match path {
+            "/v1/upgrade" => Some(Order::Upgrade),
+            "/v1/drain" => Some(Order::Drain),
+            "/v1/undrain" => Some(Order::Undrain),
+            _ => None,
+        };
+        let wanted = match (&request.method, order) {
+            (&Method::POST, Some(order)) => Wanted::Order(order),
+            (_, Some(_)) => Wanted::Nothing("POST"),
+            (&Method::GET | &Method::HEAD, None) => Wanted::Show,
+            (_, None) => Wanted::Nothing("GET, HEAD"),
+        };
+        let needed = match wanted {
+            Wanted::Order(order) => order.role(),
+            Wanted::Show | Wanted::Nothing(_) if path.starts_with("/v1/") => Role::Group,
+            Wanted::Show | Wanted::Nothing(_) => Role::Anybody,
+        };
+        let role = match &self.place {
+            Place::Address(_) => Role::Anybody,
+            Place::Socket(roles) => roles.of(request.peer),
+        };
+        if role < needed {
+            return self.forbid(request, needed);
+        }
+        match wanted {
+            Wanted::Show => self.show(path),
+            Wanted::Order(order) => self.take(order, request),
+            Wanted::Nothing(allow) => {
+                let body = format!("{} is not served here; use {allow}\n", request.method);
                 Response::new(StatusCode::METHOD_NOT_ALLOWED, TEXT, body).with(header::ALLOW, allow)
             }
         }
+    }
+
+    fn forbid(&self, request: &Request, needed: Role) -> Response {
+        let path = request.path();
+        let body = match &self.place {
+            Place::Address(Some(socket)) => {
+                let socket = socket.display();
+                format!(
+                    "{path} is served at the Unix socket {socket} only, for example by `moorline status --admin {socket}`; \
+                     here are {OPEN_PATHS}\n"
+                )
+            }
+            Place::Address(None) => {
+                format!(
+                    "{path} is served at the admin socket only, and this gateway has none; here are {OPEN_PATHS}\n"
+                )
+            }
+            Place::Socket(_) if needed == Role::Operator => {
+                format!("{path} is for root and the gateway's own user, and this is {}\n", request.peer)
+            }
+            Place::Socket(_) => format!(
+                "{path} is for root, the gateway's own user and the group admin.group, and this is {}\n",
+                request.peer
+            ),
+        };
+        Response::new(StatusCode::FORBIDDEN, TEXT, body)
+    }
+
+    fn take(&self, order: Order, request: &Request) -> Response {
+        let taken = match order {
+            Order::Upgrade => {
+                UpgradeArguments::of(request).map(|order| self.status.restarts.try_order(order))
+            }
+            Order::Drain => DrainArguments::of(request, &self.status.alternates)
+                .map(|wish| self.order_clients(ClientsOrder::Drain(wish))),
+            Order::Undrain => check_undrain(request).map(|()| self.order_clients(ClientsOrder::Undrain)),
+        };
+        let (peer, number) = (request.peer, taken.as_ref().ok().and_then(|taken| taken.as_ref().ok()));
+        tracing::info!(?order, %peer, number, "order");
+        answer(taken)
     }
 
     fn order_clients(&self, order: ClientsOrder) -> Result<u64, UnderWay> {
@@ -53,6 +140,10 @@ impl Routes {
     }
 
     fn show(&self, path: &str) -> Response {
+        let paths = match self.place {
+            Place::Address(_) => OPEN_PATHS,
+            Place::Socket(_) => PATHS,
+        };
         match path {
             "/healthz" => Response::new(StatusCode::OK, TEXT, "ok\n"),
             "/readyz" => {
@@ -68,17 +159,14 @@ impl Routes {
                 let connections = self.registry.sum(names::CONNECTIONS);
                 json(&Drainz { connections, ..self.status.drains.show() })
             }
-            "/" => Response::new(StatusCode::OK, TEXT, format!("moorline admin; here are {PATHS}\n")),
-            _ => {
-                let body = format!("no {path} here; there are {PATHS}\n");
-                Response::new(StatusCode::NOT_FOUND, TEXT, body)
-            }
+            "/" => Response::new(StatusCode::OK, TEXT, format!("moorline admin; here are {paths}\n")),
+            _ => Response::new(StatusCode::NOT_FOUND, TEXT, format!("no {path} here; there are {paths}\n")),
         }
     }
 }
 
 /// Answer to an order: its number, or the reason why it is not taken.
-fn taken(order: Result<Result<u64, UnderWay>, String>) -> Response {
+fn answer(order: Result<Result<u64, UnderWay>, String>) -> Response {
     match order {
         Ok(Ok(number)) => Response::new(StatusCode::ACCEPTED, TEXT, format!("{number}\n")),
         Ok(Err(UnderWay)) => Response::new(StatusCode::CONFLICT, TEXT, "another order is under way\n"),

@@ -19,6 +19,8 @@ pub struct Status {
     pub listeners: Vec<ListenerStatus>,
     /// Host names of the admin address.
     pub names: Vec<String>,
+    /// Other gateways (`gateway.alternates`): a drain may send clients there and nowhere else.
+    pub alternates: Vec<String>,
     /// Reactor threads.
     pub reactors: usize,
     /// Worker threads.
@@ -37,6 +39,7 @@ impl Status {
             gateway: gateway.to_owned(),
             listeners: Vec::new(),
             names: config.admin.names.clone(),
+            alternates: config.gateway.alternates.clone(),
             reactors: config.reactors(),
             workers: config.workers(),
             restarts: RestartControl::default(),

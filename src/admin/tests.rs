@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::metrics::{Metric, names};
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
 
 const METRICS: &[Metric] = &[
     Metric::gauge(names::CONNECTIONS, "Open client connections."),
@@ -18,6 +19,7 @@ struct Rig {
     counter_set: Arc<CounterSet>,
     status: Arc<Status>,
     registry: Arc<Registry>,
+    folder: PathBuf,
 }
 
 impl Rig {
@@ -26,14 +28,20 @@ impl Rig {
         registry.add(Arc::clone(&counter_set));
         let mut config = Config::default();
         config.gateway.id = "g1".into();
+        config.gateway.alternates = vec!["h:1".into()];
         let status = Arc::new(
             Status::new(&config, &config.gateway.id)
                 .listening_at([("1".to_owned(), ([127, 0, 0, 1], 4).into())]),
         );
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let admin =
-            spawn_limited(listener, Arc::clone(&status), Arc::clone(&registry), limits).expect("starts");
-        Self { admin: Some(admin), counter_set, status, registry }
+        let address = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = address.local_addr().expect("bound").port();
+        let folder = std::env::temp_dir().join(format!("moorline-admin-{port}"));
+        std::fs::remove_dir_all(&folder).ok();
+        std::fs::create_dir(&folder).expect("made");
+        let socket = UnixListener::bind(folder.join("admin.sock")).expect("bound");
+        let listeners = Listeners { address, socket: Some((socket, None)) };
+        let admin = spawn_limited(listeners, &status, &registry, limits).expect("starts");
+        Self { admin: Some(admin), counter_set, status, registry, folder }
     }
 
     fn connect(&self) -> TcpStream {
@@ -51,11 +59,26 @@ impl Rig {
     fn get(&self, path: &str) -> String {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
     }
+
+    /// Asks at the socket.
+    fn ask_known(&self, request: &str) -> String {
+        let mut stream = UnixStream::connect(self.folder.join("admin.sock")).expect("connects");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        stream.write_all(request.as_bytes()).expect("written");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("answered and closed in time");
+        text
+    }
+
+    fn get_known(&self, path: &str) -> String {
+        self.ask_known(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"))
+    }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         self.admin.take().expect("runs").stop();
+        std::fs::remove_dir_all(&self.folder).ok();
     }
 }
 
@@ -95,7 +118,7 @@ fn metrics_and_status() {
     assert!(
         said.contains("\nmoorline_connections 7\n") && said.contains("\nmoorline_admin_requests_total 0\n")
     );
-    let said = rig.get("/v1/varz");
+    let said = rig.get_known("/v1/varz");
     let (_, body) = said.split_once("\r\n\r\n").expect("a head and a body");
     let varz: Varz = serde_json::from_str(body).expect("JSON");
     assert_eq!((varz.connections, varz.sessions, varz.links_up, varz.generation), (7, 5, 2, 0));
@@ -166,11 +189,31 @@ fn a_silent_visitor_makes_room_and_foreign_pages_are_refused() {
 }
 
 #[test]
-fn orders_take_json_and_for_one_more_version_headers() {
+fn whoever_reaches_the_address_gets_health_and_metrics_and_nothing_else() {
+    let rig = Rig::new(PATIENT);
+    for path in ["/v1/varz", "/v1/restartz", "/v1/drainz", "/v1/nothing"] {
+        let said = rig.get(path);
+        assert!(said.starts_with("HTTP/1.1 403 ") && said.contains("admin.sock"), "{path}: {said}");
+    }
+    for path in ["/v1/upgrade", "/v1/drain", "/v1/undrain"] {
+        for head in ["content-type: application/json\r\n", "moorline-order: upgrade\r\n", ""] {
+            let request =
+                format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{head}content-length: 2\r\n\r\n{{}}");
+            let said = rig.ask(&request);
+            assert!(said.starts_with("HTTP/1.1 403 "), "{path}: {said}");
+        }
+    }
+    assert!(rig.status.restarts.orders().is_empty() && rig.status.drains.orders().is_empty());
+    assert!(rig.get_known("/v1/drainz").starts_with("HTTP/1.1 200 "));
+    assert!(rig.get_known("/healthz").starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn orders_take_json_within_the_bounds_of_the_settings() {
     let rig = Rig::new(PATIENT);
     let post = |path: &str, head: &str, body: &str| {
         let length = body.len();
-        rig.ask(&format!(
+        rig.ask_known(&format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\n{head}content-length: {length}\r\n\r\n{body}"
         ))
     };
@@ -179,13 +222,6 @@ fn orders_take_json_and_for_one_more_version_headers() {
     assert!(answer.starts_with("HTTP/1.1 202 ") && answer.ends_with("\r\n\r\n1\n"), "{answer}");
     let timeout = Some(Duration::from_millis(1500));
     let order = RestartOrder { binary: Some("/b".into()), timeout, is_dry_run: true };
-    assert_eq!(rig.status.restarts.orders().try_recv(), Ok(order.clone()));
-    let arguments = UpgradeArguments { binary: Some("/b".into()), timeout_ms: Some(1500), dry_run: true };
-    let headers = arguments
-        .old_headers()
-        .iter()
-        .fold(String::new(), |text, (name, value)| text + name + ": " + value + "\r\n");
-    assert!(post("/v1/upgrade", &headers, "").starts_with("HTTP/1.1 202 "));
     assert_eq!(rig.status.restarts.orders().try_recv(), Ok(order));
 
     let drain = DrainArguments { grace_ms: Some(5), rate: Some(7), redirect: Some("h:1".into()) };
@@ -195,19 +231,24 @@ fn orders_take_json_and_for_one_more_version_headers() {
     let wish =
         DrainWish { grace: Some(Duration::from_millis(5)), rate: Some(7), redirect: Some("h:1".into()) };
     assert_eq!(rig.status.drains.orders().try_recv(), Ok(ClientsOrder::Drain(wish)));
-    assert!(post("/v1/undrain", "moorline-order: undrain\r\n", "").starts_with("HTTP/1.1 202 "));
+    assert!(post("/v1/undrain", json, "").starts_with("HTTP/1.1 202 "));
     assert_eq!(rig.status.drains.orders().try_recv(), Ok(ClientsOrder::Undrain));
 
     for (path, head, body, word) in [
         ("/v1/upgrade", "", "{}", "application/json"),
         ("/v1/upgrade", "content-type: text/plain\r\n", "{}", "application/json"),
-        ("/v1/upgrade", "moorline-order: drain\r\n", "", "application/json"),
+        ("/v1/upgrade", "moorline-order: upgrade\r\n", "", "application/json"),
         ("/v1/upgrade", json, "{", "cannot decode"),
         ("/v1/upgrade", json, r#"{"binry": "/b"}"#, "binry"),
+        ("/v1/upgrade", json, r#"{"binary": "moorline"}"#, "absolute path"),
+        ("/v1/upgrade", json, r#"{"binary": "./moorline"}"#, "absolute path"),
+        ("/v1/upgrade", json, r#"{"timeout_ms": 999}"#, "timeout_ms"),
+        ("/v1/upgrade", json, r#"{"timeout_ms": 99999999999}"#, "timeout_ms"),
         ("/v1/undrain", json, r#"{"rate": 1}"#, "rate"),
         ("/v1/drain", json, r#"{"rate": 0}"#, "rate"),
-        ("/v1/drain", json, r#"{"redirect": "x"}"#, "host:port"),
-        ("/v1/drain", "moorline-order: drain\r\nmoorline-rate: x\r\n", "", "moorline-rate"),
+        ("/v1/drain", json, r#"{"grace_ms": 3600001}"#, "grace_ms"),
+        ("/v1/drain", json, r#"{"redirect": "x"}"#, "gateway.alternates"),
+        ("/v1/drain", json, r#"{"redirect": "evil.example:7000"}"#, "gateway.alternates"),
     ] {
         let answer = post(path, head, body);
         assert!(
@@ -215,5 +256,5 @@ fn orders_take_json_and_for_one_more_version_headers() {
             "{path} {head} {body}: {answer}"
         );
     }
-    assert!(rig.get("/v1/upgrade").starts_with("HTTP/1.1 404 "));
+    assert!(rig.get_known("/v1/upgrade").starts_with("HTTP/1.1 405 "));
 }

@@ -2,6 +2,7 @@
 
 use super::{Failure, say};
 use crate::config::parse_duration;
+use crate::sys::executable::Executable;
 use clap::Args;
 use moorline_demo::{Judgement, Logs, Options};
 use std::time::Duration;
@@ -38,8 +39,11 @@ pub(super) struct DemoArgs {
 pub(super) fn run(args: &DemoArgs) -> Result<(), Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::Failed(format!("cannot find the own executable: {error}")))?;
+    // Where the group may write, as in a source tree under umask 002, a gateway refuses to run its own program anew.
+    let is_copied = Executable::open(&program).is_err();
     let report = moorline_demo::run(&Options {
         program,
+        is_copied,
         connections: args.connections,
         chat: args.duration,
         rate: args.rate,

@@ -328,17 +328,18 @@ fn announce(backend: &str, gateway: &str) -> Result<(), Failure> {
     let (listener, link) = (address(gateway, "listener")?, address(backend, "link")?);
     let field = |line, name| value(line, name).unwrap_or("?");
     let admin = field(gateway, "admin");
+    let socket = Some(field(gateway, "socket")).filter(|socket| *socket != "off").unwrap_or(admin);
     let api = value(backend, "api").map(|api| format!(" api={api}")).unwrap_or_default();
     let (gateway_pid, backend_pid) = (field(gateway, "pid"), field(backend, "pid"));
     let store = field(backend, "store");
     let text = format!(
-        "moorline dev ready listener={listener} admin={admin} link={link}{api} gateway_pid={gateway_pid} \
+        "moorline dev ready listener={listener} admin={admin} socket={socket} link={link}{api} gateway_pid={gateway_pid} \
          backend_pid={backend_pid} store={store}\n\
          connect   clients to {listener}, as any user; two people: in the repository run\n\
         \u{20}         cargo run -p moorline-sdk --example chat -- --server {listener} --me alice --to bob\n\
         \u{20}         cargo run -p moorline-sdk --example chat -- --server {listener} --me bob --to alice\n\
-         status    moorline status --admin {admin}\n\
-         restart   moorline upgrade --admin {admin}   (the gateway; no client notices)\n\
+         status    moorline status --admin {socket}\n\
+         restart   moorline upgrade --admin {socket}   (the gateway; no client notices)\n\
          end       Ctrl-C\n"
     );
     // A standard output that is gone or stuck holds up nothing.

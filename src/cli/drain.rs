@@ -1,13 +1,12 @@
 //! `moorline drain` and `moorline undrain`: sends clients elsewhere, and lets them come again.
 
-use super::status::ask;
+use super::admin::{AdminArgs, Running};
 use super::{Failure, note, say};
 use crate::admin::{DrainArguments, Drainz, ORDER_HEADER};
 use crate::config::is_host_port;
 use crate::sys::clock;
 use clap::Args;
 use moorline_net::http::{Method, Question};
-use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Between looks at how far it is.
@@ -19,16 +18,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(super) struct DrainArgs {
-    /// The gateway's admin address
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// From being asked until a client that stayed is closed; default: drain.grace
     #[arg(long, value_name = "TIME", value_parser = duration)]
     grace: Option<Duration>,
     /// Clients asked per second, such as 500/s; default: all at once, and they spread themselves over the grace
     #[arg(long, value_name = "RATE", value_parser = rate)]
     rate: Option<u32>,
-    /// Address for the clients to go to; default: gateway.alternates, else the address they came to
+    /// Address for the clients to go to, one of gateway.alternates; default: gateway.alternates, else the address they came to
     #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
     redirect: Option<String>,
     /// Do not wait until they have left
@@ -38,9 +36,8 @@ pub(super) struct DrainArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct UndrainArgs {
-    /// The gateway's admin address
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -65,7 +62,8 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     let arguments =
         DrainArguments { grace_ms: args.grace.map(millis), rate: args.rate, redirect: args.redirect.clone() };
     let json = serde_json::to_string(&arguments).map_err(Failure::failed)?;
-    let began = order(args.admin, "/v1/drain", arguments.old_headers(), json)?;
+    let gateway = args.admin.find()?;
+    let began = order(&gateway, "/v1/drain", arguments.old_headers(), json)?;
     if args.no_wait {
         return say(&format!("draining: {} connections are asked to leave\n", began.connections));
     }
@@ -73,7 +71,7 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     let (mut said_at, mut before) = (start, began.connections);
     note(&format!("draining {before} connections"));
     loop {
-        let now = look(args.admin)?;
+        let now = look(&gateway)?;
         if !now.is_draining {
             return Err(Failure::Failed("somebody ended the drain with undrain".into()));
         }
@@ -99,43 +97,38 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
 /// Has a gateway that was drained let clients in again.
 pub(super) fn undrain(args: &UndrainArgs) -> Result<(), Failure> {
     let headers = vec![(ORDER_HEADER, "undrain".to_owned())];
-    order(args.admin, "/v1/undrain", headers, "{}".to_owned())?;
+    order(&args.admin.find()?, "/v1/undrain", headers, "{}".to_owned())?;
     say("clients may come again\n")
 }
 
 /// Gives an order and waits until it is carried out.
 fn order(
-    admin: SocketAddr,
+    gateway: &Running,
     path: &str,
     headers: Vec<(&'static str, String)>,
     json: String,
 ) -> Result<Drainz, Failure> {
-    let failed = |error| {
-        Failure::Failed(format!(
-            "cannot order that at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
-        ))
-    };
     let question = Question { method: Method::POST, path, headers, json: Some(json) };
-    let answer = ask(admin, &question).map_err(failed)?;
+    let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order that at", &error))?;
     let number: u64 =
-        answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
+        answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
     let until = clock::machine_now() + PATIENCE;
     loop {
-        let shown = look(admin)?;
+        let shown = look(gateway)?;
         if shown.number >= number {
             return if shown.problem.is_empty() { Ok(shown) } else { Err(Failure::Failed(shown.problem)) };
         }
         if clock::machine_now() >= until {
             return Err(Failure::Failed(format!(
-                "{admin} took the order and has not carried it out in 10 s"
+                "{gateway} took the order and has not carried it out in 10 s"
             )));
         }
         std::thread::park_timeout(LOOK);
     }
 }
 
-fn look(admin: SocketAddr) -> Result<Drainz, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot read /v1/drainz of {admin}: {error}"));
-    let body = ask(admin, &Question::get("/v1/drainz")).map_err(failed)?;
+fn look(gateway: &Running) -> Result<Drainz, Failure> {
+    let failed = |error| gateway.cannot("read /v1/drainz of", &error);
+    let body = gateway.ask(&Question::get("/v1/drainz")).map_err(failed)?;
     serde_json::from_str(&body).map_err(Failure::failed)
 }

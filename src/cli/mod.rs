@@ -4,6 +4,7 @@
 //! standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! settings; of a demo also 4 a proven fault, 5 too busy to judge.
 
+mod admin;
 mod backend;
 mod demo;
 mod dev;
@@ -22,7 +23,6 @@ use crate::gateway::{self, GatewayError};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::error::Error;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,9 +65,8 @@ enum Command {
     },
     /// Show how a running gateway is
     Status {
-        /// The gateway's admin address
-        #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
-        admin: SocketAddr,
+        #[command(flatten)]
+        admin: admin::AdminArgs,
         /// Print the JSON of /v1/varz
         #[arg(long)]
         json: bool,
@@ -131,6 +130,7 @@ impl From<GatewayError> for Failure {
 
 /// Reads the arguments, does what they say, and tells the exit code.
 pub fn main() -> ExitCode {
+    gateway::restore_process_name();
     let outcome = match Arguments::parse().command {
         Command::Run { supervise, .. } if supervise::is_wanted(supervise) => match supervise::run() {
             Ok(code) => return ExitCode::from(code),
@@ -142,7 +142,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => settings::check(&args),
         Command::Config { what } => settings::print(&what),
-        Command::Status { admin, json } => status::show(admin, json),
+        Command::Status { admin, json } => status::show(&admin, json),
         Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Rollback(args) => upgrade::rollback(&args),
         Command::Drain(args) => drain::drain(&args),

@@ -1,35 +1,19 @@
-//! `moorline status`: asks a running gateway's admin address.
+//! `moorline status`: asks a running gateway.
 
+use super::admin::AdminArgs;
 use super::{Failure, say};
 use crate::admin::Varz;
-use moorline_net::http::{self, Answer, Question, StatusCode};
-use std::io;
-use std::net::SocketAddr;
-use std::time::Duration;
+use moorline_net::http::Question;
 
-/// Longest wait for the whole answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-pub(super) fn show(admin: SocketAddr, is_json: bool) -> Result<(), Failure> {
-    let body = ask(admin, &Question::get("/v1/varz")).map_err(|error| {
-        Failure::Failed(format!(
-            "cannot get the status from {admin}: {error}; is the gateway running, and is this its \
-             admin address (--admin)?"
-        ))
-    })?;
+pub(super) fn show(admin: &AdminArgs, is_json: bool) -> Result<(), Failure> {
+    let gateway = admin.find()?;
+    let body = gateway
+        .ask(&Question::get("/v1/varz"))
+        .map_err(|error| gateway.cannot("get the status from", &error))?;
     let varz: Varz = serde_json::from_str(&body).map_err(|error| {
-        Failure::Failed(format!("{admin} answers, but not as a moorline of this version does: {error}"))
+        Failure::Failed(format!("{gateway} answers, but not as a moorline of this version does: {error}"))
     })?;
     if is_json { say(&body) } else { say(&summary(&varz)) }
-}
-
-/// The body of an answer of the admin address.
-pub(super) fn ask(admin: SocketAddr, question: &Question<'_>) -> io::Result<String> {
-    let Answer { status, body } = http::ask(admin, question, PATIENCE)?;
-    match status {
-        StatusCode::OK | StatusCode::ACCEPTED => Ok(body),
-        _ => Err(io::Error::other(format!("it says {:?}", format!("{status} {body}").trim()))),
-    }
 }
 
 fn summary(varz: &Varz) -> String {
@@ -65,31 +49,28 @@ fn summary(varz: &Varz) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{self, Status};
+    use crate::admin::Status;
     use crate::config::Config;
     use crate::metrics::Registry;
     use std::net::TcpListener;
-    use std::sync::Arc;
 
     #[test]
     fn a_running_gateway_is_shown() {
         let mut config = Config::default();
         config.gateway.id = "g1".into();
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let status = Arc::new(Status::new(&config, "g1"));
-        let admin = admin::spawn(listener, status, Arc::new(Registry::new())).expect("starts");
-        let body = ask(admin.address(), &Question::get("/v1/varz")).expect("answers");
+        let varz = Varz::read(&Status::new(&config, "g1"), &Registry::new());
+        let body = serde_json::to_string(&varz).expect("JSON");
         let shown = summary(&serde_json::from_str(&body).expect("JSON"));
         assert!(shown.starts_with("g1: not ready: no link to a backend is up\n"), "{shown}");
         assert!(shown.contains("connections 0   sessions 0   links up 0\n"), "{shown}");
-        admin.stop();
     }
 
     #[test]
     fn nobody_there_is_said_with_the_fix() {
         let free =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let Err(Failure::Failed(said)) = show(free, false) else { panic!("nobody listens on {free}") };
+        let admin = AdminArgs { admin: Some(free.into()), file: None };
+        let Err(Failure::Failed(said)) = show(&admin, false) else { panic!("nobody listens on {free}") };
         assert!(said.contains(&free.to_string()) && said.contains("--admin"), "{said}");
     }
 }

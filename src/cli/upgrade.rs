@@ -1,13 +1,12 @@
 //! `moorline upgrade` and `moorline rollback`: orders a hot restart and waits for its verdict.
 
-use super::status::ask;
+use super::admin::{AdminArgs, Running};
 use super::{Failure, say};
 use crate::admin::{Restart, Restartz, UpgradeArguments};
 use crate::sys::clock;
 use clap::Args;
 use moorline_net::http::{Method, Question};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,9 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
-    /// The gateway's admin address
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Binary to run; without it the file that the gateway was started from, as it is now
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -37,9 +35,8 @@ pub(super) struct UpgradeArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RollbackArgs {
-    /// The gateway's admin address
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:7080")]
-    admin: SocketAddr,
+    #[command(flatten)]
+    admin: AdminArgs,
     /// Print the JSON of the restart
     #[arg(long)]
     json: bool,
@@ -57,21 +54,22 @@ pub(super) fn upgrade(args: &UpgradeArgs) -> Result<(), Failure> {
         }
         None => None,
     };
-    order(args.admin, binary.as_deref(), args.timeout, args.dry_run, args.json)
+    order(&args.admin.find()?, binary.as_deref(), args.timeout, args.dry_run, args.json)
 }
 
 /// Runs the binary again that served before the last hot restart that was committed.
 pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
-    let restarts = look(args.admin)?.restarts;
+    let gateway = args.admin.find()?;
+    let restarts = look(&gateway)?.restarts;
     let last = restarts.iter().rev().find(|restart| restart.verdict == "committed");
     let last = last.ok_or_else(|| {
         Failure::Failed("no hot restart was committed: there is nothing to go back to".into())
     })?;
-    order(args.admin, Some(Path::new(&last.previous_binary)), None, false, args.json)
+    order(&gateway, Some(Path::new(&last.previous_binary)), None, false, args.json)
 }
 
 fn order(
-    admin: SocketAddr,
+    gateway: &Running,
     binary: Option<&Path>,
     timeout: Option<Duration>,
     is_dry_run: bool,
@@ -88,27 +86,22 @@ fn order(
         dry_run: is_dry_run,
     };
     let json = serde_json::to_string(&arguments).map_err(Failure::failed)?;
-    let failed = |error| {
-        Failure::Failed(format!(
-            "cannot order a hot restart at {admin}: {error}; is the gateway running, and is this its admin address (--admin)?"
-        ))
-    };
     let headers = arguments.old_headers();
     let question = Question { method: Method::POST, path: "/v1/upgrade", headers, json: Some(json) };
-    let answer = ask(admin, &question).map_err(failed)?;
+    let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order a hot restart at", &error))?;
     let number: u64 =
-        answer.trim().parse().map_err(|_| Failure::Failed(format!("{admin} answers {answer:?}")))?;
+        answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
     let until = clock::machine_now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
     let restart = loop {
         // While it moves, the address may be nobody's for a moment.
-        if let Ok(shown) = look(admin)
+        if let Ok(shown) = look(gateway)
             && let Some(restart) = shown.restarts.into_iter().find(|restart| restart.number == number)
         {
             break restart;
         }
         if clock::machine_now() >= until {
             return Err(Failure::Failed(format!(
-                "no verdict in time; look at http://{admin}/v1/restartz and the gateway's log"
+                "no verdict in time; look at /v1/restartz of {gateway} and the gateway's log"
             )));
         }
         std::thread::park_timeout(LOOK);
@@ -124,9 +117,9 @@ fn order(
     }
 }
 
-fn look(admin: SocketAddr) -> Result<Restartz, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot read /v1/restartz of {admin}: {error}"));
-    let body = ask(admin, &Question::get("/v1/restartz")).map_err(failed)?;
+fn look(gateway: &Running) -> Result<Restartz, Failure> {
+    let failed = |error| gateway.cannot("read /v1/restartz of", &error);
+    let body = gateway.ask(&Question::get("/v1/restartz")).map_err(failed)?;
     serde_json::from_str(&body).map_err(Failure::failed)
 }
 

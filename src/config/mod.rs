@@ -334,6 +334,10 @@ pub struct AdminConfig {
     pub enabled: bool,
     /// Host names by which it is asked, beside IP addresses and `localhost`.
     pub names: Vec<String>,
+    /// Path of the Unix socket for orders and status; empty: `admin::default_socket`.
+    pub socket: PathBuf,
+    /// Group whose members may read, drain and undrain at the socket; empty: nobody but root and the gateway's user.
+    pub group: String,
 }
 
 /// `[log]`

@@ -46,8 +46,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
     }
     if config.admin.enabled && !config.admin.address.ip().is_loopback() {
         warnings.push(format!(
-            "admin.address {} is not on loopback: health, metrics and status are readable without login \
-             by all who reach it",
+            "admin.address {} is not on loopback: health and metrics are readable without login by all who reach it",
             config.admin.address
         ));
     }

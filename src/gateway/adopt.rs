@@ -1,7 +1,8 @@
 //! Adoption: makes a gateway from the snapshot and the sockets of another process.
 
 use super::GatewayError;
-use super::assembly::{Inboxes, Prepared, ReactorInbox, bind_admin, reactor_inbox};
+use super::admin_sockets::AdminSockets;
+use super::assembly::{Inboxes, Prepared, ReactorInbox, reactor_inbox};
 use super::listening::{self, InheritedListener, Matched};
 use crate::config::Config;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
@@ -21,6 +22,7 @@ use moorline_proto::time::Instant;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 /// State that the old process hands over.
 pub(super) struct Inherited {
@@ -151,12 +153,17 @@ impl Prepared {
         let failed = |name| GatewayError::system(name);
         let Matched { sockets, accepted, retired } =
             listening::inherit(config, listeners_of(&inherited.head, take)?)?;
-        let admin_listener = match &inherited.head.admin {
-            Some(socket) if config.admin.enabled => {
-                Some(TcpListener::from(take(socket).map_err(failed("take over the admin socket"))?))
-            }
-            _ => bind_admin(config)?,
+        let mut admin_fd = |socket: &Option<SocketRef>| {
+            let taken = socket.as_ref().map(&mut *take).transpose();
+            taken.map_err(failed("take over an admin socket"))
         };
+        let (admin, admin_socket) =
+            (admin_fd(&inherited.head.admin)?, admin_fd(&inherited.head.admin_socket)?);
+        let admin_sockets = AdminSockets::inherit(
+            config,
+            admin.map(TcpListener::from),
+            admin_socket.map(UnixListener::from),
+        )?;
         let head = &inherited.head;
         let ticket_key = head.ticket_key[..].try_into();
         let ticket_key = ticket_key.map_err(|_| {
@@ -181,7 +188,7 @@ impl Prepared {
         let mut prepared = Self::assemble(
             config,
             sockets,
-            admin_listener,
+            admin_sockets,
             (birth, clock::machine_clock()),
             (shard_map, inboxes),
             Some(origin),

@@ -1,6 +1,7 @@
 //! Assembles the threads and the mailboxes between them.
 
 use super::GatewayError;
+use super::admin_sockets::AdminSockets;
 use super::adopt::Origin;
 use super::listening::{self, ListeningSocket};
 use super::threads::{self, Thread};
@@ -48,7 +49,7 @@ const ORDER_TRIES: usize = 5_000;
 pub(super) struct Gateway {
     /// Listening sockets, by number in the settings.
     pub(super) listeners: Vec<ListeningSocket>,
-    pub(super) admin_listener: Option<TcpListener>,
+    pub(super) admin_sockets: AdminSockets,
     pub(super) admin: Option<Admin>,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
@@ -72,7 +73,7 @@ pub(super) struct Gateway {
 pub(super) struct Prepared {
     /// Listening sockets, by number in the settings.
     pub(super) listeners: Vec<ListeningSocket>,
-    pub(super) admin_listener: Option<TcpListener>,
+    pub(super) admin_sockets: AdminSockets,
     pub(super) status: Arc<Status>,
     pub(super) metrics: Arc<Registry>,
     pub(super) door: Arc<Door>,
@@ -164,7 +165,7 @@ impl Prepared {
     /// Makes a gateway without connections.
     pub(super) fn fresh(config: &Config) -> Result<Self, GatewayError> {
         let listeners = listening::bind_all(config)?;
-        let admin_listener = bind_admin(config)?;
+        let admin_sockets = AdminSockets::bind(config)?;
         let mut ticket_key = [0; 32];
         getrandom::fill(&mut ticket_key)
             .map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
@@ -172,13 +173,13 @@ impl Prepared {
         let birth = birth(ticket_key, &clock);
         let inboxes = Inboxes::open(config, config.reactors(), config.workers())?;
         let shard_map = ShardMap::new(config.reactors());
-        Self::assemble(config, listeners, admin_listener, (birth, clock), (shard_map, inboxes), None)
+        Self::assemble(config, listeners, admin_sockets, (birth, clock), (shard_map, inboxes), None)
     }
 
     pub(super) fn assemble(
         config: &Config,
         listeners: Vec<ListeningSocket>,
-        admin_listener: Option<TcpListener>,
+        admin_sockets: AdminSockets,
         (birth, clock): (Birth, Clock),
         (shard_map, inboxes): (ShardMap, Inboxes),
         mut origin: Option<Origin<'_, '_>>,
@@ -233,7 +234,7 @@ impl Prepared {
         metrics.add(status.restarts.counter_set());
         Ok(Self {
             listeners,
-            admin_listener,
+            admin_sockets,
             status,
             metrics,
             door,
@@ -260,7 +261,7 @@ impl Prepared {
     }
 
     /// Starts all threads; calls `when_serving` before the admin address answers.
-    pub(super) fn launch(self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
+    pub(super) fn launch(mut self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
         let unix_base_nanos = unix_base(&self.clock);
         let (reactors, workers) = self.threads;
         let worker_threads = threads::start(self.workers, workers, SectionKind::Worker)?;
@@ -271,14 +272,9 @@ impl Prepared {
             self.retired.into_iter().for_each(|retired| empty(&retired, reactor));
         }
         when_serving();
-        let admin = match &self.admin_listener {
-            None => None,
-            Some(listener) => {
-                let cloned = listener.try_clone().map_err(GatewayError::system("share the admin socket"))?;
-                let spawned = admin::spawn(cloned, Arc::clone(&self.status), Arc::clone(&self.metrics));
-                Some(spawned.map_err(GatewayError::system("start the admin thread"))?)
-            }
-        };
+        let shared = self.admin_sockets.share().map_err(GatewayError::system("share the admin sockets"))?;
+        let spawn = |shared| admin::spawn(shared, &self.status, &self.metrics);
+        let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
         tracing::info!(
             listener = listening::addresses(&self.listeners),
             reactors = reactor_threads.len(),
@@ -288,7 +284,7 @@ impl Prepared {
         );
         Ok(Gateway {
             listeners: self.listeners,
-            admin_listener: self.admin_listener,
+            admin_sockets: self.admin_sockets,
             admin,
             status: self.status,
             metrics: self.metrics,
@@ -311,7 +307,9 @@ impl Gateway {
     /// Prints the ready line for people, scripts and tests. A standard output that is closed or stuck
     /// holds up nothing.
     pub(super) fn announce_ready(&self) {
-        let admin = self.admin.as_ref().map_or_else(|| "off".to_owned(), |admin| admin.address().to_string());
+        let off = || "off".to_owned();
+        let admin = self.admin.as_ref().map_or_else(off, |admin| admin.address().to_string());
+        let socket = self.admin.as_ref().and_then(Admin::socket).map_or_else(off, ToString::to_string);
         let shown = self.status.restarts.show();
         let generation = shown.generation;
         let last = shown.restarts.last().filter(|_| generation > 0);
@@ -319,7 +317,7 @@ impl Gateway {
             format!(" sockets={} pause_ms={:.1}", last.sockets, last.pause_seconds * 1e3)
         });
         log::announce(format!(
-            "moorline ready listener={} admin={admin} pid={} generation={generation}{moved}\n",
+            "moorline ready listener={} admin={admin} socket={socket} pid={} generation={generation}{moved}\n",
             listening::addresses(&self.listeners),
             std::process::id()
         ));
@@ -442,16 +440,6 @@ fn counter_set(registry: &Registry, metrics: Vec<crate::metrics::Metric>) -> Arc
     let counter_set = Arc::new(CounterSet::new(metrics));
     registry.add(Arc::clone(&counter_set));
     counter_set
-}
-
-/// Opens the admin address; `None`: it is not enabled.
-pub(super) fn bind_admin(config: &Config) -> Result<Option<TcpListener>, GatewayError> {
-    if !config.admin.enabled {
-        return Ok(None);
-    }
-    let address = config.admin.address;
-    let failed = |source| GatewayError::Bind { key: "admin.address".into(), address, source };
-    TcpListener::bind(address).map(Some).map_err(failed)
 }
 
 /// Polls and mailboxes of all threads.

@@ -125,9 +125,10 @@ impl Gateway {
         if head.listeners.len() == 1 {
             head.listeners.clear(); // the form that every version reads
         }
-        if let Some(listener) = &self.admin_listener {
-            head.admin = Some(sockets::name_of(listener)?.into());
-        }
+        let admin = &self.admin_sockets;
+        head.admin = admin.address.as_ref().map(sockets::name_of).transpose()?.map(Into::into);
+        let socket = admin.socket.as_ref().map(|socket| sockets::name_of(&socket.listener));
+        head.admin_socket = socket.transpose()?.map(Into::into);
         head.is_draining = self.status.is_draining();
         head.gateway_id.clone_from(&self.node);
         section.put(Item::Gateway(head));

@@ -7,6 +7,7 @@
 //!                  └─┘
 //! ```
 
+mod admin_sockets;
 mod adopt;
 mod assembly;
 mod freezing;
@@ -19,8 +20,11 @@ use crate::auth;
 use crate::config::{Config, SettingsError};
 use crate::snapshot::SnapshotError;
 use moorline_net::log::LogWriter;
+use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 /// Reason why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,17 @@ pub enum GatewayError {
         /// Error of the system.
         source: io::Error,
     },
+    /// The admin socket could not be bound.
+    #[error("cannot listen on admin.socket = \"{}\": {problem}", path.display())]
+    AdminSocket {
+        /// Value of the key.
+        path: PathBuf,
+        /// Cause, for people.
+        problem: String,
+    },
+    /// The system has no such group.
+    #[error("admin.group = \"{0}\": the system has no group of this name")]
+    AdminGroup(String),
     /// The system refused a resource.
     #[error("cannot {operation}: {source}")]
     System {
@@ -69,6 +84,19 @@ impl GatewayError {
     }
 }
 
+/// Gives a process that a hot restart started the name of its program back: it was run by a descriptor, and the system
+/// named it by that number.
+pub fn restore_process_name() {
+    if std::env::var_os(handover::VARIABLE).is_none() {
+        return;
+    }
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let name = program.as_deref().and_then(Path::file_name).map(|name| CString::new(name.as_bytes()));
+    if let Some(Ok(name)) = name {
+        nix::sys::prctl::set_name(&name).ok(); // only its name in lists of processes
+    }
+}
+
 /// Returns true if this process was started only to answer the check before a hot restart.
 pub fn is_only_asked() -> bool {
     std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
@@ -77,7 +105,7 @@ pub fn is_only_asked() -> bool {
 /// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 starts a hot restart.
 ///
 /// Prints one line to standard output when it is ready:
-/// `moorline ready listener=ADDRESS admin=ADDRESS pid=PID`; several listeners are separated by commas.
+/// `moorline ready listener=ADDRESS admin=ADDRESS socket=PATH pid=PID`; several listeners are separated by commas.
 ///
 /// # Errors
 /// [`GatewayError`].

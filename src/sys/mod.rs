@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod clock;
+pub mod executable;
 pub mod limits;
 pub mod memory;
 pub mod send_queue;

@@ -115,7 +115,7 @@ fn order(gateway: &Gateway, arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_drain_at_a_rate_sends_people_elsewhere_one_by_one() {
     let backend = Backend::start();
-    let gateway = Gateway::start(&backend, &[]);
+    let gateway = Gateway::start(&backend, &["gateway.alternates=[\"gw2.example:7000\"]"]);
     let mut people: Vec<_> =
         (0..12).map(|number| Client::login(gateway.listener, &format!("u{number}"), "d")).collect();
     let started = clock::now();
@@ -194,5 +194,5 @@ fn an_order_that_cannot_be_is_refused_with_what_was_expected() {
         let (code, said) = order(&gateway, &arguments);
         assert!(code == Some(2) && said.contains(expected), "{arguments:?}: {said}");
     }
-    assert_eq!(gateway.get("/v1/drain").0, 404, "a GET orders nothing");
+    assert_eq!(gateway.get("/v1/drain").0, 405, "a GET orders nothing");
 }

@@ -5,9 +5,11 @@ use crate::until;
 use moorline::admin::Varz;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use std::collections::BTreeMap;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -151,13 +153,22 @@ impl Gateway {
         (code.unwrap_or_else(|| panic!("no status: {head:?}")), body.to_owned())
     }
 
+    /// Asks the admin address, or the admin socket for what only that has.
     pub(crate) fn try_get(&self, path: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(self.admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
+        let patience = Some(Duration::from_secs(10));
+        if path.starts_with("/v1/") {
+            let stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(patience)?;
+            return ask(stream, path);
+        }
+        let stream = TcpStream::connect(self.admin)?;
+        stream.set_read_timeout(patience)?;
+        ask(stream, path)
+    }
+
+    /// Path of the admin socket, unless the settings say another one.
+    pub(crate) fn socket(&self) -> PathBuf {
+        moorline::admin::default_socket(self.admin)
     }
 
     pub(crate) fn varz(&self) -> Varz {
@@ -215,6 +226,13 @@ impl Gateway {
     pub(crate) fn until_ready(&self) {
         until("/readyz says 200", || (self.get("/readyz").0 == 200).then_some(()));
     }
+}
+
+fn ask(mut stream: impl Read + Write, path: &str) -> std::io::Result<String> {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn closed(reason: &str) -> String {

@@ -159,7 +159,7 @@ fn wrong(what: &str) -> TempFile {
     let script = format!(
         "#!/bin/bash\nif [ \"$MOORLINE_HANDOVER\" = check ]; then exec {} \"$@\"; fi\n\
          talk=${{MOORLINE_HANDOVER%%,*}}\n{what}\n",
-        env!("CARGO_BIN_EXE_moorline")
+        crate::process::binary().display()
     );
     let file = TempFile::new(script);
     set_permissions(file.path(), Permissions::from_mode(0o755)).expect("our file");
@@ -203,13 +203,17 @@ fn a_new_process_that_does_wrong_is_undone_at_every_step() {
     let plain = TempFile::new("#!/bin/sh\nexit 0\n");
     let text = |file: &TempFile| file.path().to_str().expect("text").to_owned();
     let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
-    assert!(restart.problem.contains("cannot run"), "not executable: {}", restart.problem);
+    assert!(
+        restart.problem.contains("not a regular file that this user may run"),
+        "not executable: {}",
+        restart.problem
+    );
     set_permissions(plain.path(), Permissions::from_mode(0o755)).expect("our file");
     let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
-    assert!(restart.problem.contains("did not answer as a moorline"), "{}", restart.problem);
+    assert!(restart.problem.contains("is not a moorline that can take over"), "{}", restart.problem);
     set_permissions(plain.path(), Permissions::from_mode(0o777)).expect("our file");
     let (_, restart) = series.upgrade(&["--binary", &text(&plain)]);
-    assert!(restart.problem.contains("every user may write it"), "{}", restart.problem);
+    assert!(restart.problem.contains("can be written by its group or by others"), "{}", restart.problem);
     let other = TempFile::new(b"\x7fELF\x02\x01\x01 of another machine");
     set_permissions(other.path(), Permissions::from_mode(0o755)).expect("our file");
     let (_, restart) = series.upgrade(&["--binary", &text(&other)]);

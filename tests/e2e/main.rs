@@ -19,6 +19,7 @@
 
 mod admin;
 mod api;
+mod authority;
 mod backend_death;
 mod bad_input;
 mod beside;

@@ -1,22 +1,47 @@
 //! A child of the test: started, watched, and ended with the test.
 
 use crate::until;
+use moorline::sys::executable::Executable;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::time::Duration;
 
 /// Longest wait for a process to be ready. It ends a hang, and says nothing about the time that is normal.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
+/// The program under test. A gateway runs no file anew that its group may write, and under umask 002 the build folder
+/// is so: then a copy elsewhere is used.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_moorline"));
+        if Executable::open(built).is_ok() {
+            return built.to_owned();
+        }
+        let user = nix::unistd::geteuid();
+        let folder = std::env::temp_dir().join(format!("moorline-e2e-program-{user}"));
+        std::fs::create_dir(&folder).ok(); // the one of an earlier run is used again
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o700)).expect("our folder");
+        let copy = folder.join("moorline");
+        let new = folder.join(format!("new-{}", std::process::id()));
+        std::fs::copy(built, &new).expect("the temp folder takes files");
+        std::fs::set_permissions(&new, Permissions::from_mode(0o700)).expect("our file");
+        std::fs::rename(new, &copy).expect("one folder");
+        copy
+    });
+    &BINARY
+}
+
 /// The program with `arguments` and without the settings of whoever runs the tests.
 pub(crate) fn program<S: AsRef<str>>(arguments: &[S]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    let mut command = Command::new(binary());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("MOORLINE__")
             || name.to_string_lossy().starts_with("MOORLINE_BACKEND__")

@@ -1,4 +1,4 @@
-//! Where a server listens and whom a client asks: a TCP port or a Unix socket.
+//! Addresses of servers and of their visitors: a TCP port, or a Unix socket.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -67,9 +67,9 @@ pub enum Peer {
     User {
         /// User of the process that connected.
         uid: u32,
-        /// Its group.
+        /// Group id of that process.
         gid: u32,
-        /// Its process, which may have ended; `None`: it is in another pid namespace.
+        /// Process id; `None`: the process is in another pid namespace.
         pid: Option<i32>,
     },
     /// The system does not tell.

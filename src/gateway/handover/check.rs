@@ -1,4 +1,4 @@
-//! The check before a hot restart: owner of the binary, room for a second process, versions of snapshots.
+//! The check before a hot restart: who can change the binary, room for a second process, versions of snapshots.
 //!
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
 //! `moorline-handover version=0.2.0 reads=1-1 writes=1.1`, and a process that writes version 1 accepts the binary.
@@ -7,19 +7,28 @@ use super::{CHECK, VARIABLE};
 use crate::failpoint;
 use crate::metrics::process::Figures;
 use crate::snapshot::{MAJOR_MIN, VERSION};
+use crate::sys::executable::Executable;
 use crate::sys::{clock, limits};
 use moorline_proto::time::Instant;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use std::ffi::OsString;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// First word of the line that answers the check.
 const ANSWER: &str = "moorline-handover";
-/// Bytes of the answer; the rest is ignored.
-const ANSWER_BYTES_MAX: u64 = 4 << 10;
+/// Bytes of each output of a checked binary; one that writes more is ended.
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
+/// Lines of its standard error that the verdict has.
+const ERROR_LINES_MAX: usize = 4;
 /// Descriptors that must be free: those that a restart opens, and some for clients that connect meanwhile.
 const FILES_NEEDED: u64 = 32;
 /// Memory that must be available, in percent of the resident size of this process.
@@ -33,30 +42,32 @@ pub(in crate::gateway) fn check_line() -> String {
     format!("{ANSWER} version={} reads={MAJOR_MIN}-{major} writes={major}.{minor}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Opens the binary of an order, and judges it.
+///
+/// # Errors
+/// The cause, for people.
+pub(super) fn open(binary: &Path) -> Result<Executable, String> {
+    let executable = Executable::open(binary).map_err(|error| format!("check: {error}"))?;
+    // A program of root's that is not this one, such as a shell, would take the arguments for its own.
+    match executable.contains(VARIABLE.as_bytes()) {
+        Ok(true) => Ok(executable),
+        Ok(false) => Err(format!("check: {} is not a moorline that can take over", binary.display())),
+        Err(error) => Err(format!("check: cannot read {}: {error}", binary.display())),
+    }
+}
+
 /// Checks a binary until `deadline`, and returns its version.
 ///
 /// # Errors
 /// The cause, for people.
-pub(super) fn check(binary: &Path, arguments: &[OsString], deadline: Instant) -> Result<String, String> {
-    check_owner(binary)?;
+pub(super) fn check(
+    binary: &Executable,
+    arguments: &[OsString],
+    deadline: Instant,
+) -> Result<String, String> {
     check_room()?;
     let answer = ask(binary, arguments, deadline)?;
     version_of(&answer)
-}
-
-/// Refuses a file that somebody else can change.
-fn check_owner(binary: &Path) -> Result<(), String> {
-    let metadata = std::fs::metadata(binary)
-        .map_err(|error| format!("check: cannot read the attributes of {}: {error}", binary.display()))?;
-    let own = nix::unistd::geteuid().as_raw();
-    if (metadata.uid() != own && metadata.uid() != 0) || metadata.mode() & 0o002 != 0 {
-        return Err(format!(
-            "check: cannot run {}: it belongs to another user, or every user may write it; give it to this user or \
-             root, and take the permission away (chmod o-w)",
-            binary.display()
-        ));
-    }
-    Ok(())
 }
 
 /// Refuses a restart for which descriptors or memory would not suffice.
@@ -79,39 +90,106 @@ fn check_room() -> Result<(), String> {
 }
 
 /// Runs the binary, and returns the line that answers the check.
-fn ask(binary: &Path, arguments: &[OsString], deadline: Instant) -> Result<String, String> {
-    let path = binary.display();
-    let failed = |error: std::io::Error| format!("check: cannot wait for {path}: {error}");
-    let mut child = Command::new(binary)
-        .args(arguments)
-        .env(VARIABLE, CHECK)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(|error| format!("check: cannot run {path}: {error}"))?;
-    let status = loop {
-        if let Some(status) = child.try_wait().map_err(failed)? {
-            break status;
+///
+/// Its process group is ended when it has answered, whoever else is in it and whatever they hold open.
+fn ask(binary: &Executable, arguments: &[OsString], deadline: Instant) -> Result<String, String> {
+    let path = binary.path().display();
+    let failed = |error: io::Error| format!("check: cannot run {path}: {error}");
+    let mut command = binary.command().map_err(failed)?;
+    command.args(arguments).env(VARIABLE, CHECK).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().map_err(failed)?;
+    let outcome = listen(&mut child, deadline);
+    // The child is not reaped before, so that the group's number is still its own.
+    let group = i32::try_from(child.id()).map(Pid::from_raw);
+    group.ok().map(|group| killpg(group, Signal::SIGKILL));
+    let status = child.wait().map_err(|error| format!("check: cannot wait for {path}: {error}"))?;
+    let Said { output, errors } = outcome?;
+    let answer = output.lines().find_map(|line| line.strip_prefix(ANSWER));
+    answer.map(str::to_owned).ok_or_else(|| {
+        let reason = if errors.is_empty() { "check that the settings are valid for it" } else { &errors };
+        format!(
+            "check: {path} ended with {status} and did not answer as a moorline that can take over: {reason}"
+        )
+    })
+}
+
+/// Output of a checked binary.
+struct Said {
+    output: String,
+    /// The last lines of its standard error.
+    errors: String,
+}
+
+/// Reads what the binary says until it ends.
+fn listen(child: &mut Child, deadline: Instant) -> Result<Said, String> {
+    let failed = |error: io::Error| format!("check: cannot read what the binary says: {error}");
+    let stdout = child.stdout.take().map(OwnedFd::from);
+    let stderr = child.stderr.take().map(OwnedFd::from);
+    let mut pipes =
+        [stdout, stderr].map(|pipe| pipe.map(|fd| Pipe { file: File::from(fd), bytes: Vec::new() }));
+    for pipe in pipes.iter().flatten() {
+        let is_set = fcntl(&pipe.file, FcntlArg::F_SETFL(OFlag::O_RDONLY | OFlag::O_NONBLOCK));
+        is_set.map_err(|errno| failed(errno.into()))?;
+    }
+    loop {
+        // Looked for first: what it wrote before its end is in the pipe then.
+        let has_ended = has_ended(child)?;
+        for pipe in pipes.iter_mut().flatten() {
+            pipe.read().map_err(failed)?;
+            if pipe.bytes.len() > OUTPUT_BYTES_MAX {
+                return Err(format!("check: the binary writes more than {OUTPUT_BYTES_MAX} bytes"));
+            }
+        }
+        if has_ended {
+            let [output, errors] = pipes.map(|pipe| pipe.map_or_else(Vec::new, |pipe| pipe.bytes));
+            let errors = String::from_utf8_lossy(&errors);
+            let lines: Vec<_> = errors.lines().filter(|line| !line.trim().is_empty()).collect();
+            let last = lines.len().saturating_sub(ERROR_LINES_MAX);
+            return Ok(Said {
+                output: String::from_utf8_lossy(&output).into(),
+                errors: lines[last..].join("; "),
+            });
         }
         if clock::machine_now() >= deadline {
-            child.kill().ok();
-            child.wait().ok();
             return Err("check: the binary did not end in time".into());
         }
         std::thread::park_timeout(LOOK);
-    };
-    let mut output = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(ANSWER_BYTES_MAX).read_to_string(&mut output).ok();
     }
-    let answer = output.lines().find_map(|line| line.strip_prefix(ANSWER));
-    answer.map(str::to_owned).ok_or_else(|| {
-        format!(
-            "check: {path} ended with {status} and did not answer as a moorline that can take over; check that the \
-             settings are valid for it"
-        )
-    })
+}
+
+/// Returns true if the child has ended, and does not reap it.
+fn has_ended(child: &Child) -> Result<bool, String> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    match waitid(Id::Pid(pid), flags) {
+        Ok(WaitStatus::StillAlive) => Ok(false),
+        Ok(_) => Ok(true),
+        Err(error) => Err(format!("check: cannot wait for the binary: {error}")),
+    }
+}
+
+/// One of the binary's outputs.
+struct Pipe {
+    file: File,
+    bytes: Vec<u8>,
+}
+
+impl Pipe {
+    /// Reads what there is, up to a little more than the limit.
+    fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; 4096];
+        while self.bytes.len() <= OUTPUT_BYTES_MAX {
+            match self.file.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(count) => self.bytes.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Returns the version in an answer, if that version reads the snapshots of this build.

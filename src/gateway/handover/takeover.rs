@@ -344,7 +344,9 @@ fn prepare(
     let inherited = Inherited { snapshot, head, addresses };
     let prepared = Prepared::adopted(config, warm, &inherited, &mut |socket| source.take(socket))?;
     let head = inherited.head;
-    let listeners = head.listeners.len().max(1) as u64 + u64::from(head.admin.is_some());
+    let listeners = head.listeners.len().max(1) as u64
+        + u64::from(head.admin.is_some())
+        + u64::from(head.admin_socket.is_some());
     Ok(Adopted { prepared, generation, frozen_at, history, numbers: head.restart_numbers, listeners })
 }
 

@@ -10,6 +10,7 @@ use crate::admin::{Restart, RestartOrder, Step};
 use crate::failpoint;
 use crate::snapshot::{GROWN, GatewayHead, Header, SectionKind};
 use crate::sys::child::{self, Inherited};
+use crate::sys::executable::Executable;
 use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
 use std::ffi::OsString;
@@ -18,7 +19,7 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 /// Time from the order to pause until all threads are paused and no message is under way.
@@ -112,6 +113,7 @@ pub(in crate::gateway) fn restart(
         gateway,
         arguments: &settings.arguments,
         binary: &binary,
+        executable: None,
         deadline,
         is_dry_run: order.is_dry_run,
         history: shown.restarts,
@@ -175,6 +177,8 @@ struct Upgrade<'a> {
     gateway: &'a Gateway,
     arguments: &'a [OsString],
     binary: &'a Path,
+    /// The file that was judged, checked and is run; `None`: not opened yet.
+    executable: Option<Executable>,
     /// End of the time for everything before the commit.
     deadline: Instant,
     is_dry_run: bool,
@@ -350,7 +354,11 @@ impl Upgrade<'_> {
             return self.fail(Input::Failed, problem.into());
         }
         failpoint::reach("old.check");
-        match check::check(self.binary, self.arguments, self.deadline) {
+        let checked = check::open(self.binary).and_then(|executable| {
+            let executable = self.executable.insert(executable);
+            check::check(executable, self.arguments, self.deadline)
+        });
+        match checked {
             Ok(version) => {
                 self.log.restart.to = format!("{version} {}", self.binary.display());
                 self.log.step("check", format!("{version}, settings valid"));
@@ -401,7 +409,8 @@ impl Upgrade<'_> {
         let others = known.into_iter().filter(|fd| *fd != own_fd && *fd != theirs.as_raw_fd());
         inherited
             .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
-        let mut command = Command::new(self.binary);
+        let executable = self.executable.as_ref().expect("the table starts only what was checked");
+        let mut command = executable.command().map_err(cannot("read the new binary"))?;
         command.args(self.arguments).env(VARIABLE, value);
         child::inherit(&mut command, inherited);
         command.spawn().map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))

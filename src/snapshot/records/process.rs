@@ -49,6 +49,9 @@ pub struct GatewayHead {
     /// All listening sockets, by number in the settings; empty: [`Self::listener`] is the only one.
     #[prost(message, repeated, tag = "14")]
     pub listeners: Vec<ListenerRecord>,
+    /// Unix socket for orders; `None`: not served, or written by a version that had none.
+    #[prost(message, optional, tag = "15")]
+    pub admin_socket: Option<SocketRef>,
 }
 
 /// A listening socket.

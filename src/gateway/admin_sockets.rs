@@ -1,0 +1,321 @@
+//! The sockets of the administration: bound, inherited, and removed.
+//!
+//! Run-through: a gateway of root starts with the default settings, makes `/run/moorline` with mode 0700 and listens at
+//! `/run/moorline/admin-127.0.0.1-7080.sock` with mode 0600. A hot restart hands both sockets over. The last process of the
+//! series removes the path when it ends. Was it killed, the next start finds a path where nobody listens, and removes it.
+
+use super::GatewayError;
+use crate::admin;
+use crate::config::Config;
+use crate::sys::clock;
+use nix::unistd::{Gid, Group, chown, geteuid};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+/// Entries of the folder that one start looks at.
+const SWEPT_MAX: usize = 1024;
+/// Age in seconds from which a socket that refuses is removed.
+const SWEPT_AGE_S: i64 = 60;
+
+/// Sockets of the administration.
+#[derive(Debug, Default)]
+pub(super) struct AdminSockets {
+    /// `None`: `admin.enabled` is false.
+    pub(super) address: Option<TcpListener>,
+    /// `None`: not enabled, or the default path could not be used.
+    pub(super) socket: Option<AdminSocket>,
+    /// Path of the process before this one that the settings do not want any more.
+    retired: Option<PathBuf>,
+}
+
+/// The Unix socket for orders.
+#[derive(Debug)]
+pub(super) struct AdminSocket {
+    pub(super) listener: UnixListener,
+    group: Option<Gid>,
+    path: PathBuf,
+    /// True if this process removes the path when it ends.
+    is_own: bool,
+}
+
+impl AdminSockets {
+    /// Binds what the settings want.
+    pub(super) fn bind(config: &Config) -> Result<Self, GatewayError> {
+        Self::inherit(config, None, None)
+    }
+
+    /// Takes over the sockets of another process, and binds what is missing. The other process can still serve on.
+    pub(super) fn inherit(
+        config: &Config,
+        address: Option<TcpListener>,
+        socket: Option<UnixListener>,
+    ) -> Result<Self, GatewayError> {
+        let old = socket.as_ref().and_then(path_of);
+        if !config.admin.enabled {
+            return Ok(Self { retired: old, ..Self::default() });
+        }
+        let address = if let Some(inherited) = address {
+            inherited
+        } else {
+            let address = config.admin.address;
+            let failed = |source| GatewayError::Bind { key: "admin.address".into(), address, source };
+            TcpListener::bind(address).map_err(failed)?
+        };
+        let socket = AdminSocket::of(config, &address, socket)?;
+        let retired = old.filter(|old| socket.as_ref().is_none_or(|socket| socket.path != *old));
+        Ok(Self { address: Some(address), socket, retired })
+    }
+
+    /// Copies the descriptors, for the threads that serve them; `None`: nothing is served. From now on this process
+    /// serves, and the paths are its own.
+    pub(super) fn share(&mut self) -> io::Result<Option<admin::Listeners>> {
+        if let Some(path) = self.retired.take() {
+            tracing::info!(path = %path.display(), "the admin socket has another path now");
+            fs::remove_file(path).ok();
+        }
+        let Some(address) = &self.address else { return Ok(None) };
+        let socket = match &mut self.socket {
+            Some(socket) => {
+                socket.is_own = true;
+                Some((socket.listener.try_clone()?, socket.group))
+            }
+            None => None,
+        };
+        Ok(Some(admin::Listeners { address: address.try_clone()?, socket }))
+    }
+}
+
+impl AdminSocket {
+    /// Takes over a socket if it is the one that the settings want, or binds another one.
+    fn of(
+        config: &Config,
+        address: &TcpListener,
+        inherited: Option<UnixListener>,
+    ) -> Result<Option<Self>, GatewayError> {
+        let group = group(&config.admin.group)?;
+        let is_default = config.admin.socket.as_os_str().is_empty();
+        let path = if is_default {
+            let address = address.local_addr().map_err(GatewayError::system("name the admin address"))?;
+            admin::default_socket(address)
+        } else {
+            config.admin.socket.clone()
+        };
+        let result = match inherited {
+            Some(listener) if path_of(&listener).as_ref() == Some(&path) => {
+                permit(&path, group).map(|()| Self { listener, group, path: path.clone(), is_own: false })
+            }
+            _ => Self::bind(path.clone(), group),
+        };
+        match result {
+            Ok(socket) => Ok(Some(socket)),
+            Err(problem) if is_default => {
+                tracing::warn!(
+                    path = %path.display(),
+                    problem,
+                    "no admin socket: status and orders are off, signals work; name a path with admin.socket"
+                );
+                Ok(None)
+            }
+            Err(problem) => Err(GatewayError::AdminSocket { path, problem }),
+        }
+    }
+
+    fn bind(path: PathBuf, group: Option<Gid>) -> Result<Self, String> {
+        admin::judge_socket(&path)?;
+        let folder = path.parent().ok_or("the path has no folder")?;
+        prepare(folder, group)?;
+        sweep(folder);
+        remove_stale(&path)?;
+        let listener = UnixListener::bind(&path).map_err(|error| error.to_string())?;
+        permit(&path, group)?;
+        Ok(Self { listener, group, path, is_own: true })
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        if self.is_own {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn path_of(listener: &UnixListener) -> Option<PathBuf> {
+    listener.local_addr().ok()?.as_pathname().map(Path::to_path_buf)
+}
+
+/// Finds the group by its name or number; `None`: the name is empty.
+fn group(name: &str) -> Result<Option<Gid>, GatewayError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let found = match name.parse::<u32>() {
+        Ok(number) => Some(Gid::from_raw(number)),
+        Err(_) => Group::from_name(name).ok().flatten().map(|group| group.gid),
+    };
+    found.map(Some).ok_or_else(|| GatewayError::AdminGroup(name.into()))
+}
+
+/// Makes the folder if it is missing, and refuses one in which others could replace the socket.
+fn prepare(folder: &Path, group: Option<Gid>) -> Result<(), String> {
+    let failed = |what: &str, error: &dyn ToString| {
+        format!("cannot {what} the folder {}: {}", folder.display(), error.to_string())
+    };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => {
+            if group.is_some() {
+                chown(folder, None, group).map_err(|error| failed("give the group", &error))?;
+                let mode = Permissions::from_mode(0o750);
+                fs::set_permissions(folder, mode).map_err(|error| failed("open to the group", &error))?;
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed("make", &error)),
+    }
+    let found = fs::symlink_metadata(folder).map_err(|error| failed("look at", &error))?;
+    let is_sticky = found.uid() == 0 && found.mode() & 0o1000 != 0;
+    if !found.is_dir() || (found.uid() != 0 && found.uid() != geteuid().as_raw()) {
+        return Err(format!("{} is not a folder of this user or of root", folder.display()));
+    }
+    if found.mode() & 0o022 != 0 && !is_sticky {
+        return Err(format!("others may write in {}; take that away (chmod go-w)", folder.display()));
+    }
+    Ok(())
+}
+
+/// Removes sockets of other gateways that were killed: their ports, and so their names, may never come again.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    let now = i64::try_from(clock::unix_nanos() / 1_000_000_000).unwrap_or(0);
+    for entry in entries.take(SWEPT_MAX).flatten() {
+        let name = entry.file_name();
+        let is_ours = name.to_str().is_some_and(|name| name.starts_with("admin-"));
+        // A socket refuses for a moment between its bind and its listen.
+        let made = entry.metadata().map_or(i64::MAX, |found| found.mtime());
+        if is_ours && made.saturating_add(SWEPT_AGE_S) < now {
+            remove_stale(&entry.path()).ok();
+        }
+    }
+}
+
+/// Removes the socket of a process that was killed.
+fn remove_stale(path: &Path) -> Result<(), String> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err("the path exists and is not a socket".into());
+    }
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?; // a full queue must not hold up the start
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    match connect() {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|error| format!("cannot remove the socket of an earlier process: {error}")),
+        Ok(()) | Err(_) => Err("another process listens there".into()),
+    }
+}
+
+/// Sets owner and mode: 0600, or 0660 for the group.
+fn permit(path: &Path, group: Option<Gid>) -> Result<(), String> {
+    let mode = if group.is_some() { 0o660 } else { 0o600 };
+    if group.is_some() {
+        chown(path, None, group)
+            .map_err(|error| format!("cannot give the socket to admin.group: {error}"))?;
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .map_err(|error| format!("cannot set the mode of the socket: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("moorline-{name}-{}", std::process::id()));
+            fs::remove_dir_all(&path).ok();
+            DirBuilder::new().mode(0o700).create(&path).expect("made");
+            Self(path)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    fn config(socket: PathBuf) -> Config {
+        let mut config = Config::default();
+        config.admin.address = ([127, 0, 0, 1], 0).into();
+        config.admin.socket = socket;
+        config
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).expect("there").mode() & 0o7777
+    }
+
+    #[test]
+    fn the_socket_and_its_folder_are_for_this_user_only_and_go_with_the_process() {
+        let folder = Folder::new("admin-modes");
+        let path = folder.0.join("run/a.sock");
+        let sockets = AdminSockets::bind(&config(path.clone())).expect("bound");
+        assert_eq!((mode(&path), mode(&folder.0.join("run"))), (0o600, 0o700));
+        drop(sockets);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_where_somebody_listens_is_refused_and_a_stale_one_is_replaced() {
+        let folder = Folder::new("admin-stale");
+        let path = folder.0.join("a.sock");
+        let first = UnixListener::bind(&path).expect("bound");
+        let said = AdminSockets::bind(&config(path.clone())).expect_err("in use").to_string();
+        assert!(said.contains("a.sock") && said.contains("another process listens there"), "{said}");
+        drop(first); // as after a kill: the path stays
+        assert!(path.exists());
+        AdminSockets::bind(&config(path.clone())).expect("bound");
+        fs::write(&path, "mine").expect("written");
+        AdminSockets::bind(&config(path.clone())).expect_err("not a socket");
+        assert_eq!(fs::read(&path).expect("still there"), b"mine");
+    }
+
+    #[test]
+    fn a_folder_where_others_may_write_is_refused() {
+        let folder = Folder::new("admin-open");
+        fs::set_permissions(&folder.0, Permissions::from_mode(0o770)).expect("set");
+        let said = AdminSockets::bind(&config(folder.0.join("a.sock"))).expect_err("refused").to_string();
+        assert!(said.contains("others may write") && said.contains("chmod go-w"), "{said}");
+        let link = folder.0.join("link");
+        std::os::unix::fs::symlink("/tmp", &link).expect("made");
+        AdminSockets::bind(&config(link.join("a.sock"))).expect_err("a link is not a folder");
+    }
+
+    #[test]
+    fn an_inherited_socket_is_kept_and_another_path_replaces_it() {
+        let folder = Folder::new("admin-inherit");
+        let (a, b) = (folder.0.join("a.sock"), folder.0.join("b.sock"));
+        let old = UnixListener::bind(&a).expect("bound");
+        let clone = old.try_clone().expect("a descriptor");
+        let kept = AdminSockets::inherit(&config(a.clone()), None, Some(clone)).expect("kept");
+        assert!(!kept.socket.as_ref().expect("there").is_own, "the old process may serve on");
+        drop(kept);
+        assert!(a.exists());
+        let clone = old.try_clone().expect("a descriptor");
+        drop(AdminSockets::inherit(&config(b.clone()), None, Some(clone)).expect("bound"));
+        assert_eq!((a.exists(), b.exists()), (true, false), "it did not take over");
+        let mut moved = AdminSockets::inherit(&config(b.clone()), None, Some(old)).expect("bound");
+        moved.share().expect("descriptors");
+        assert_eq!((a.exists(), b.exists()), (false, true));
+        drop(moved);
+    }
+}

@@ -1,0 +1,409 @@
+//! A program that is opened once, judged by its descriptor, and run by that descriptor.
+//!
+//! A check by name says nothing about the file that a later start by name runs: whoever can write in one folder of the path
+//! replaces it in between. So the path is walked from `/`, component by component and by descriptors, and every folder on the
+//! way is judged, those of symbolic links too. What is run in the end is the file that was judged, whatever the path names by
+//! then.
+//!
+//! For example, `/opt/moorline/current/moorline` with `current -> v2` opens `/`, `opt`, `moorline`, reads the link `current` in a
+//! folder that nobody else may write, and opens `v2` and `moorline`.
+
+use super::child::{self, Inherited};
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
+use nix::unistd::{AccessFlags, Uid, faccessat, geteuid};
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+/// Symbolic links on the way to a program.
+const LINKS_MAX: usize = 40;
+/// Components on the way to a program, with those of links.
+const COMPONENTS_MAX: usize = 512;
+/// Bytes read at once in the search for a mark.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Reason why a program is not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutableError {
+    /// The path is not absolute.
+    #[error("{} is not an absolute path", .0.display())]
+    NotAbsolute(PathBuf),
+    /// The system refused an operation.
+    #[error("cannot open {}: {source}", path.display())]
+    System {
+        /// File or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// More than 40 links or 512 components.
+    #[error("{} has too many links or folders on its way", .0.display())]
+    TooLong(PathBuf),
+    /// Not a file that can be run.
+    #[error("{} is not a regular file that this user may run", .0.display())]
+    NotAProgram(PathBuf),
+    /// Somebody else could replace it.
+    #[error(
+        "{} belongs to uid {owner}, who is neither root nor this user; give it to this user or root (chown), or use another file",
+        path.display()
+    )]
+    Owner {
+        /// File, folder or link.
+        path: PathBuf,
+        /// User id of the owner.
+        owner: u32,
+    },
+    /// Somebody else may write it.
+    #[error("{} can be written by its group or by others; take that away (chmod go-w {})", .0.display(), .0.display())]
+    Writable(PathBuf),
+}
+
+/// A program that was judged.
+#[derive(Debug)]
+pub struct Executable {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Executable {
+    /// Opens the program at this absolute path.
+    ///
+    /// # Errors
+    /// [`ExecutableError`]: the first thing on the way that somebody else than root and this user can change, or that does not
+    /// exist.
+    pub fn open(path: &Path) -> Result<Self, ExecutableError> {
+        Walk { own: geteuid(), way: PathBuf::from("/"), links: 0, components: 0 }.open(path)
+    }
+
+    /// The path by which it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns a command that runs this very file, under the name of its path. Run it before the executable is dropped.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn command(&self) -> io::Result<Command> {
+        let mut command = Command::new(self.fd_path());
+        command.arg0(&self.path);
+        let mut begin = [0; 2];
+        let read = std::fs::File::open(self.fd_path())?.read(&mut begin)?;
+        if begin[..read] == *b"#!" {
+            // The interpreter opens the script by the number of the descriptor.
+            child::inherit(&mut command, vec![Inherited { fd: self.fd.as_raw_fd(), cookie: None }]);
+        }
+        Ok(command)
+    }
+
+    fn fd_path(&self) -> String {
+        format!("/proc/self/fd/{}", self.fd.as_raw_fd())
+    }
+
+    /// Returns true if the file contains these bytes; reads all of it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn contains(&self, mark: &[u8]) -> io::Result<bool> {
+        let mut file = std::fs::File::open(self.fd_path())?;
+        let mut window = Vec::with_capacity(CHUNK_BYTES + mark.len());
+        loop {
+            let read = file.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window)?;
+            if window.windows(mark.len()).any(|bytes| bytes == mark) {
+                return Ok(true);
+            }
+            if read == 0 {
+                return Ok(false);
+            }
+            // The mark may begin in this chunk and end in the next one.
+            window.drain(..window.len().saturating_sub(mark.len()));
+        }
+    }
+}
+
+/// Way through the folders.
+struct Walk {
+    own: Uid,
+    /// Path so far, for messages.
+    way: PathBuf,
+    links: usize,
+    components: usize,
+}
+
+impl Walk {
+    fn open(mut self, path: &Path) -> Result<Executable, ExecutableError> {
+        if !path.is_absolute() {
+            return Err(ExecutableError::NotAbsolute(path.into()));
+        }
+        let mut folder = self.root()?;
+        let mut rest = components(path);
+        while let Some(name) = rest.pop_front() {
+            self.components += 1;
+            if self.components > COMPONENTS_MAX {
+                return Err(ExecutableError::TooLong(path.into()));
+            }
+            if name == ".." {
+                self.way.pop();
+            } else {
+                self.way.push(&name);
+            }
+            let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let fd = openat(&folder, name.as_os_str(), flags, Mode::empty())
+                .map_err(|error| self.system(error))?;
+            let found = fstat(&fd).map_err(|error| self.system(error))?;
+            match kind(&found) {
+                SFlag::S_IFLNK => {
+                    self.judge_owner(&found)?;
+                    self.links += 1;
+                    if self.links > LINKS_MAX {
+                        return Err(ExecutableError::TooLong(path.into()));
+                    }
+                    let target = readlinkat(&fd, "").map_err(|error| self.system(error))?;
+                    self.way.pop();
+                    let target = Path::new(&target);
+                    if target.is_absolute() {
+                        folder = self.root()?;
+                    }
+                    for name in components(target).into_iter().rev() {
+                        rest.push_front(name);
+                    }
+                }
+                SFlag::S_IFDIR => {
+                    self.judge_folder(&found)?;
+                    folder = fd;
+                }
+                SFlag::S_IFREG if rest.is_empty() => {
+                    self.judge_owner(&found)?;
+                    if found.st_mode & 0o022 != 0 {
+                        return Err(ExecutableError::Writable(self.way));
+                    }
+                    // The kernel would say so only after the fork.
+                    let may_run =
+                        faccessat(&fd, "", AccessFlags::X_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH);
+                    if may_run.is_err() {
+                        return Err(ExecutableError::NotAProgram(self.way));
+                    }
+                    return Ok(Executable { fd, path: path.into() });
+                }
+                _ => return Err(ExecutableError::NotAProgram(self.way)),
+            }
+        }
+        Err(ExecutableError::NotAProgram(self.way))
+    }
+
+    /// Begins at the root, which is judged like any folder.
+    fn root(&mut self) -> Result<OwnedFd, ExecutableError> {
+        self.way = PathBuf::from("/");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let fd = open("/", flags, Mode::empty()).map_err(|error| self.system(error))?;
+        self.judge_folder(&fstat(fd.as_fd()).map_err(|error| self.system(error))?)?;
+        Ok(fd)
+    }
+
+    fn judge_folder(&self, found: &FileStat) -> Result<(), ExecutableError> {
+        self.judge_owner(found)?;
+        // In a folder of root with the sticky bit, such as /tmp, nobody can replace what belongs to another user.
+        let is_sticky = found.st_uid == 0 && found.st_mode & 0o1000 != 0;
+        if found.st_mode & 0o022 != 0 && !is_sticky {
+            return Err(ExecutableError::Writable(self.way.clone()));
+        }
+        Ok(())
+    }
+
+    fn judge_owner(&self, found: &FileStat) -> Result<(), ExecutableError> {
+        if found.st_uid == 0 || found.st_uid == self.own.as_raw() {
+            return Ok(());
+        }
+        Err(ExecutableError::Owner { path: self.way.clone(), owner: found.st_uid })
+    }
+
+    fn system(&self, error: Errno) -> ExecutableError {
+        ExecutableError::System { path: self.way.clone(), source: error.into() }
+    }
+}
+
+fn kind(found: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits())
+}
+
+/// Returns the names on a way, without its root and without those that stay where they are.
+fn components(path: &Path) -> VecDeque<OsString> {
+    let name = |component: Component<'_>| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::from_bytes(b"..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new() -> Self {
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path =
+                std::env::temp_dir().join(format!("moorline-executable-{}-{number}", std::process::id()));
+            fs::create_dir(&path).expect("made");
+            chmod(&path, 0o700);
+            Self(path)
+        }
+
+        /// A file that could be run.
+        fn program(&self, name: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, "x").expect("written");
+            chmod(&path, 0o755);
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    fn chmod(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("ours");
+    }
+
+    fn refused(path: &Path) -> String {
+        Executable::open(path).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn the_file_that_was_judged_is_run_whatever_its_path_names_by_then() {
+        let folder = Folder::new();
+        let path = folder.0.join("new");
+        fs::copy(std::env::current_exe().expect("this test"), &path).expect("copied");
+        chmod(&path, 0o755);
+        let executable = Executable::open(&path).expect("ours");
+        fs::remove_file(&path).expect("ours");
+        folder.program("new");
+        let output = executable
+            .command()
+            .expect("readable")
+            .arg("--list")
+            .stdout(Stdio::piped())
+            .output()
+            .expect("runs");
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(said.contains("the_file_that_was_judged_is_run"), "{said}");
+        Command::new(&path).output().expect_err("the path names another file");
+    }
+
+    #[test]
+    fn a_script_is_run_by_its_descriptor_too() {
+        let folder = Folder::new();
+        let path = folder.0.join("script");
+        fs::write(&path, "#!/bin/sh\necho judged \"$1\"\n").expect("written");
+        chmod(&path, 0o755);
+        let executable = Executable::open(&path).expect("ours");
+        fs::write(folder.0.join("other"), "#!/bin/sh\necho replaced\n").expect("written");
+        fs::rename(folder.0.join("other"), &path).expect("ours");
+        let mut command = executable.command().expect("readable");
+        let output = command.arg("x").stdout(Stdio::piped()).output().expect("runs");
+        assert_eq!(output.stdout, b"judged x\n");
+    }
+
+    #[test]
+    fn a_link_is_followed_inside_of_judged_folders_and_never_without_end() {
+        let folder = Folder::new();
+        fs::create_dir(folder.0.join("v2")).expect("made");
+        chmod(&folder.0.join("v2"), 0o755);
+        let path = folder.program("v2/moorline");
+        symlink("v2", folder.0.join("current")).expect("made");
+        symlink(&path, folder.0.join("absolute")).expect("made");
+        symlink("../current/./moorline", folder.0.join("v2/up")).expect("made");
+        for way in ["current/moorline", "absolute", "v2/up", "current/../v2/moorline"] {
+            Executable::open(&folder.0.join(way)).unwrap_or_else(|error| panic!("{way}: {error}"));
+        }
+        symlink("round", folder.0.join("round")).expect("made");
+        assert!(refused(&folder.0.join("round")).contains("too many links"));
+        symlink("nowhere", folder.0.join("broken")).expect("made");
+        assert!(refused(&folder.0.join("broken")).contains("nowhere"));
+    }
+
+    #[test]
+    fn what_others_may_write_is_refused_by_name_also_behind_a_link() {
+        let folder = Folder::new();
+        let open = folder.0.join("open");
+        fs::create_dir(&open).expect("made");
+        chmod(&open, 0o755);
+        let path = folder.program("open/moorline");
+        symlink("open/moorline", folder.0.join("link")).expect("made");
+        for mode in [0o775, 0o757, 0o1777 & !0o1000] {
+            chmod(&open, mode);
+            for path in [&path, &folder.0.join("link")] {
+                let said = refused(path);
+                assert!(said.contains("chmod go-w") && said.contains("/open can be"), "{mode:o}: {said}");
+            }
+        }
+        chmod(&open, 0o755);
+        for mode in [0o775, 0o757] {
+            chmod(&path, mode);
+            assert!(refused(&path).contains("moorline"), "{mode:o}");
+        }
+        chmod(&path, 0o755);
+        Executable::open(&path).expect("ours again");
+    }
+
+    #[test]
+    fn only_regular_files_that_can_be_run_are_programs() {
+        let folder = Folder::new();
+        let path = folder.program("moorline");
+        chmod(&path, 0o644);
+        assert!(refused(&path).contains("not a regular file that this user may run"));
+        assert!(refused(&folder.0).contains("not a regular file"));
+        assert!(refused(Path::new("/dev/null")).contains("not a regular file"));
+        assert!(refused(Path::new("moorline")).contains("absolute"));
+        assert!(refused(&folder.0.join("none")).contains("No such file"));
+        assert!(refused(&path.join("below")).contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_refused() {
+        let folder = Folder::new();
+        let path = folder.program("moorline");
+        let other = Walk { own: Uid::from_raw(4711), way: PathBuf::from("/"), links: 0, components: 0 };
+        // For root itself everything of root is its own.
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(4712), None).expect("root may");
+        }
+        let said = other.open(&path).expect_err("not theirs").to_string();
+        assert!(said.contains("belongs to uid"), "{said}");
+    }
+
+    #[test]
+    fn a_mark_is_found_across_chunks() {
+        let folder = Folder::new();
+        let path = folder.0.join("file");
+        let mark = b"moorline-mark";
+        for at in [0, CHUNK_BYTES - 5, 3 * CHUNK_BYTES - 1] {
+            let mut bytes = vec![b'x'; 4 * CHUNK_BYTES];
+            bytes[at..at + mark.len()].copy_from_slice(mark);
+            fs::write(&path, bytes).expect("written");
+            chmod(&path, 0o700);
+            assert!(Executable::open(&path).expect("ours").contains(mark).expect("read"), "{at}");
+        }
+        assert!(
+            !Executable::open(Path::new("/bin/sh")).map_or(Ok(false), |sh| sh.contains(mark)).expect("read")
+        );
+    }
+}
