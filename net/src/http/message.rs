@@ -26,7 +26,7 @@ pub struct Request {
 impl Request {
     /// A request that came over no connection.
     pub const fn new(method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Self {
-        Self { method, headers, body, peer: None, caller: Caller::Stranger, uri }
+        Self { method, headers, body, peer: Peer::Unknown, caller: Caller::Stranger, uri }
     }
 
     /// The path without query and authority.
