@@ -42,7 +42,7 @@ macro_rules! close_reasons {
 close_reasons! {
     /// The gateway is going away; another one, or this one again, will serve.
     GoingAway = 3000, "going_away";
-    /// The gateway takes no new logins for now.
+    /// The gateway takes no new logins for now, or memory is short.
     Busy = 3001, "busy";
     /// The client does not read what it is sent.
     Slow = 3002, "slow";
@@ -58,6 +58,8 @@ close_reasons! {
     Throttled = 3007, "throttled";
     /// A fault of the gateway.
     Internal = 3008, "internal";
+    /// A frame was not complete in time, or a SEND was missing before others for too long.
+    Incomplete = 3009, "incomplete";
     /// The first byte is not a frame of this protocol.
     BadMagic = 3500, "bad_magic";
     /// The protocol version is not spoken here.

@@ -37,10 +37,19 @@ pub(crate) fn frame(input: &[u8]) {
     assert_eq!(written, input[..written.len()], "as it was read");
     for frame in whole.0 {
         assert!(frame.body.len() <= BODY_MAX as usize);
+        let (cost, was_packed) = (frame.unpack_cost(), frame.header.flags.contains(Flags::COMPRESSED));
         let Ok(plain) = frame.into_plain(BODY_MAX) else { continue };
-        assert!(plain.body.len() <= BODY_MAX as usize);
+        assert!(plain.body.len() <= plain.body_max(BODY_MAX) as usize);
+        if was_packed {
+            assert_eq!(
+                cost,
+                Ok(u32::try_from(plain.body.len()).expect("limited").div_ceil(1_024)),
+                "told before"
+            );
+        }
         if plain.header.flags.contains(Flags::BATCH) {
-            assert!(Batch::new(plain.body).count() <= moorline_proto::frame::BATCH_FRAMES_MAX);
+            let batch = if was_packed { Batch::of_packed(plain.body) } else { Batch::new(plain.body) };
+            assert!(batch.count() <= moorline_proto::frame::BATCH_FRAMES_MAX);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Frames inside a BATCH body [P-1.7]: complete, at least one, at most
-//! [`BATCH_FRAMES_MAX`](super::BATCH_FRAMES_MAX), never nested.
+//! [`BATCH_FRAMES_MAX`](super::BATCH_FRAMES_MAX), never nested, and compressed only if the batch was not.
 
 use super::{BATCH_FRAMES_MAX, Command, Decoder, Flags, Frame};
 use crate::error::CloseReason;
@@ -11,12 +11,37 @@ pub struct Batch {
     rest: Bytes,
     frames_left: usize,
     is_empty: bool,
+    /// The batch itself was compressed: then no frame inside may be [P-1.9].
+    was_packed: bool,
 }
 
 impl Batch {
-    /// Iterates over the body of a frame with the BATCH flag.
+    /// Iterates over the body of a frame with the BATCH flag that was not compressed.
     pub fn new(body: Bytes) -> Self {
-        Self { is_empty: body.is_empty(), rest: body, frames_left: BATCH_FRAMES_MAX }
+        Self { is_empty: body.is_empty(), rest: body, frames_left: BATCH_FRAMES_MAX, was_packed: false }
+    }
+
+    /// Iterates over the decompressed body of a frame with the flags BATCH and COMPRESSED. A compressed frame inside
+    /// is a fault: a few bytes would grow twice.
+    pub fn of_packed(plain_body: Bytes) -> Self {
+        Self { was_packed: true, ..Self::new(plain_body) }
+    }
+
+    /// Returns whether all frames were taken.
+    pub const fn is_over(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// The frames that were not taken, as they are on the wire, for [`Decoder::hold_first`].
+    ///
+    /// # Errors
+    /// `BadBatch` if one of them breaks a rule.
+    pub fn into_rest(mut self) -> Result<Bytes, CloseReason> {
+        let rest = self.rest.clone();
+        while let Some(frame) = self.next() {
+            frame?;
+        }
+        Ok(rest)
     }
 
     fn next_frame(&mut self) -> Result<Frame, CloseReason> {
@@ -25,7 +50,8 @@ impl Batch {
         }
         self.frames_left -= 1;
         let frame = Decoder::new().decode(&mut self.rest, u32::MAX)?.ok_or(CloseReason::BadBatch)?;
-        if frame.header.flags.contains(Flags::BATCH) {
+        let flags = frame.header.flags;
+        if flags.contains(Flags::BATCH) || (self.was_packed && flags.contains(Flags::COMPRESSED)) {
             return Err(CloseReason::BadBatch);
         }
         Ok(frame)

@@ -1,5 +1,7 @@
 //! The command byte.
 
+use super::SMALL_BODY_BYTES_MAX;
+
 macro_rules! commands {
     ($($(#[doc = $doc:literal])+ $name:ident = $byte:literal;)+) => {
         /// The command byte of a frame (`docs/protocol.md` section 2).
@@ -76,4 +78,16 @@ commands! {
     Throttle = 0x33;
     /// Last frame, with a code.
     Close = 0x3F;
+}
+
+impl Command {
+    /// The longest body of this command, in bytes, if `limit` is the limit of all bodies. A command that carries a
+    /// number or a name has a small body, so that nobody pays for the decoding of a large one.
+    pub const fn body_max(self, limit: u32) -> u32 {
+        let is_small = matches!(
+            self,
+            Self::Ping | Self::Pong | Self::Ack | Self::Sub | Self::Unsub | Self::Logout | Self::Close
+        );
+        if is_small && limit > SMALL_BODY_BYTES_MAX { SMALL_BODY_BYTES_MAX } else { limit }
+    }
 }

@@ -31,15 +31,24 @@ pub fn try_compress(body: &[u8]) -> Option<Bytes> {
     })
 }
 
+/// Plain bytes that cost a receiver about as much work as a frame.
+const PLAIN_BYTES_PER_FRAME: u32 = 1 << 10;
+
+/// Length of the plain body that a compressed body announces, in bytes; nothing is decompressed.
+///
+/// # Errors
+/// `BadMessage` if the body is too short to announce a length.
+pub fn plain_len(body: &[u8]) -> Result<u32, CloseReason> {
+    body.first_chunk().map(|head| u32::from_be_bytes(*head)).ok_or(CloseReason::BadMessage)
+}
+
 /// The plain form of a compressed body.
 ///
 /// # Errors
 /// `TooLarge` if the announced length is over `plain_max` bytes; `BadMessage` if the block is damaged or has another length.
 pub fn decompress(body: &[u8], plain_max: u32) -> Result<Bytes, CloseReason> {
-    let Some((head, packed)) = body.split_first_chunk::<LENGTH_BYTES>() else {
-        return Err(CloseReason::BadMessage);
-    };
-    let plain = u32::from_be_bytes(*head);
+    let plain = plain_len(body)?;
+    let packed = &body[LENGTH_BYTES..];
     if plain > plain_max {
         return Err(CloseReason::TooLarge);
     }
@@ -52,7 +61,20 @@ pub fn decompress(body: &[u8], plain_max: u32) -> Result<Bytes, CloseReason> {
 }
 
 impl Frame {
-    /// The frame with a plain body; a frame without the flag COMPRESSED comes back unchanged.
+    /// Work of decompressing the body, in frames: one for each KiB that the body announces; 0: the body is plain. To
+    /// be paid before [`Self::into_plain`] is called [P-10.2].
+    ///
+    /// # Errors
+    /// As [`plain_len`].
+    pub fn unpack_cost(&self) -> Result<u32, CloseReason> {
+        if !self.header.flags.contains(Flags::COMPRESSED) {
+            return Ok(0);
+        }
+        plain_len(&self.body).map(|plain| plain.div_ceil(PLAIN_BYTES_PER_FRAME))
+    }
+
+    /// The frame with a plain body; a frame without the flag COMPRESSED comes back unchanged. A small command has a
+    /// small plain body too.
     ///
     /// # Errors
     /// As [`decompress`].
@@ -60,7 +82,7 @@ impl Frame {
         if !self.header.flags.contains(Flags::COMPRESSED) {
             return Ok(self);
         }
-        self.body = decompress(&self.body, plain_max)?;
+        self.body = decompress(&self.body, self.body_max(plain_max))?;
         self.header.flags = self.header.flags.without(Flags::COMPRESSED);
         self.header.body_len = u32::try_from(self.body.len()).map_err(|_| CloseReason::TooLarge)?;
         Ok(self)
@@ -95,6 +117,23 @@ mod tests {
                 prop_assert!(plain.len() <= 4096);
             }
         }
+    }
+
+    #[test]
+    fn a_frame_tells_what_decompressing_costs_before_it_is_done() {
+        let packed = try_compress(&[0; 64 << 10]).expect("zeros");
+        let frame = |command, flags| Frame::new(command, packed.clone()).with_flags(flags);
+        assert_eq!(frame(Command::Send, Flags::default()).unpack_cost(), Ok(0));
+        assert_eq!(frame(Command::Send, Flags::COMPRESSED).unpack_cost(), Ok(64));
+        let claim = Frame::new(Command::Send, Bytes::from_static(&[0xFF; 4])).with_flags(Flags::COMPRESSED);
+        assert_eq!(claim.unpack_cost(), Ok(1 << 22), "judged before it is believed");
+        let cut = Frame::new(Command::Send, Bytes::from_static(&[0; 3])).with_flags(Flags::COMPRESSED);
+        assert_eq!(cut.unpack_cost(), Err(CloseReason::BadMessage));
+        for command in [Command::Ack, Command::Ping, Command::Sub, Command::Close] {
+            let small = frame(command, Flags::COMPRESSED).into_plain(64 << 10);
+            assert_eq!(small, Err(CloseReason::TooLarge), "{command:?}");
+        }
+        assert!(frame(Command::Ack, Flags::COMPRESSED.with(Flags::BATCH)).into_plain(64 << 10).is_ok());
     }
 
     #[test]

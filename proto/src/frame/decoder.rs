@@ -10,9 +10,28 @@ use bytes::{Bytes, BytesMut};
 /// Between frames it owns nothing (8 bytes of null pointer). A frame that lies whole in the input is
 /// handed out as a slice of it; only a frame that spans reads is gathered in a buffer of its own,
 /// which grows with the bytes that really came, never by what a header claims [P-1.8].
+///
+/// A receiver that stops in the middle of its input gives the rest back with [`Self::hold`]; it comes again before
+/// later input.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    partial: Option<Box<BytesMut>>,
+    partial: Option<Box<Partial>>,
+}
+
+/// Bytes that wait: a part of a frame, or frames that were given back.
+#[derive(Debug)]
+struct Partial {
+    bytes: BytesMut,
+    /// Number of the owner's; 0: none was set.
+    mark: u32,
+    /// Length of the memory that `bytes` is the rest of; 0: the memory is that of `bytes` alone.
+    block: usize,
+}
+
+impl Partial {
+    fn new(bytes: &[u8]) -> Box<Self> {
+        Box::new(Self { bytes: BytesMut::from(bytes), mark: 0, block: 0 })
+    }
 }
 
 impl Decoder {
@@ -42,20 +61,62 @@ impl Decoder {
         Ok(Some(Frame { header, body }))
     }
 
-    /// Bytes of an unfinished frame.
-    pub fn partial_len(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.len())
+    /// Keeps the rest of the input, which may hold whole frames, for the next call of [`Self::decode`].
+    pub fn hold(&mut self, input: &mut Bytes) {
+        match &mut self.partial {
+            _ if input.is_empty() => {}
+            Some(partial) => partial.bytes.extend_from_slice(input),
+            None => self.partial = Some(Partial::new(input)),
+        }
+        input.clear();
     }
 
-    /// The bytes of an unfinished frame: fed to a new decoder, they put it where this one is.
+    /// Keeps whole frames that come before everything else that this decoder keeps: the rest of a batch.
+    pub fn hold_first(&mut self, frames: &[u8]) {
+        let later = self.partial.take();
+        let Some(first) = (!frames.is_empty()).then(|| Partial::new(frames)) else {
+            self.partial = later;
+            return;
+        };
+        let first = self.partial.insert(first);
+        if let Some(later) = later {
+            first.bytes.extend_from_slice(&later.bytes);
+        }
+    }
+
+    /// A number of the owner's that stays with the unfinished frame, such as the time when it began; 0 at first.
+    /// `None`: no frame is unfinished.
+    pub fn mark(&mut self) -> Option<&mut u32> {
+        self.partial.as_mut().map(|partial| &mut partial.mark)
+    }
+
+    /// The number that was set with [`Self::mark`]; 0: none.
+    pub fn marked(&self) -> u32 {
+        self.partial.as_ref().map_or(0, |partial| partial.mark)
+    }
+
+    /// Bytes of an unfinished frame, and of frames that were given back.
+    pub fn partial_len(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.bytes.len())
+    }
+
+    /// Memory that the unfinished frame, and the frames that were given back, take, in bytes.
+    pub fn held_bytes(&self) -> usize {
+        let held =
+            |partial: &Box<Partial>| partial.bytes.capacity().max(partial.block) + size_of::<Partial>();
+        self.partial.as_ref().map_or(0, held)
+    }
+
+    /// The bytes of an unfinished frame, and of frames that were given back: held by a new decoder, they put it
+    /// where this one is.
     pub fn partial(&self) -> &[u8] {
-        self.partial.as_deref().map_or(&[], |partial| partial)
+        self.partial.as_deref().map_or(&[], |partial| &partial.bytes)
     }
 
     fn keep(&mut self, input: &mut Bytes) -> Result<Option<Frame>, CloseReason> {
         if let Some(first) = input.first() {
             check_first_byte(*first)?;
-            self.partial = Some(Box::new(BytesMut::from(&input[..])));
+            self.partial = Some(Partial::new(input));
             input.clear();
         }
         Ok(None)
@@ -63,30 +124,45 @@ impl Decoder {
 
     fn resume(
         &mut self,
-        mut partial: Box<BytesMut>,
+        mut partial: Box<Partial>,
         input: &mut Bytes,
         body_max: u32,
     ) -> Result<Option<Frame>, CloseReason> {
-        fill(&mut partial, input, HEADER_BYTES);
-        let Some((head, _)) = partial.split_first_chunk::<HEADER_BYTES>() else {
-            self.partial = Some(partial);
-            return Ok(None);
+        fill(&mut partial.bytes, input, HEADER_BYTES);
+        let Some((head, _)) = partial.bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return self.keep_on(partial);
         };
         let header = checked_header(head, body_max)?;
         let wire_len = HEADER_BYTES + header.body_len as usize;
-        fill(&mut partial, input, wire_len);
-        if partial.len() < wire_len {
-            self.partial = Some(partial);
-            return Ok(None);
+        fill(&mut partial.bytes, input, wire_len);
+        if partial.bytes.len() < wire_len {
+            return self.keep_on(partial);
         }
-        let body = partial.freeze().slice(HEADER_BYTES..);
+        let block = partial.block.max(partial.bytes.capacity());
+        let body = partial.bytes.split_to(wire_len).freeze().slice(HEADER_BYTES..);
+        if !partial.bytes.is_empty() {
+            (partial.block, partial.mark) = (block, 0);
+            self.partial = Some(partial);
+        }
         Ok(Some(Frame { header, body }))
+    }
+
+    /// Keeps a frame that is still unfinished, in memory of its own: the frames before it may be gone.
+    fn keep_on(&mut self, mut partial: Box<Partial>) -> Result<Option<Frame>, CloseReason> {
+        if let Some(first) = partial.bytes.first() {
+            check_first_byte(*first)?;
+        }
+        if partial.block > 0 {
+            partial = Box::new(Partial { mark: partial.mark, ..*Partial::new(&partial.bytes) });
+        }
+        self.partial = Some(partial);
+        Ok(None)
     }
 }
 
 fn checked_header(head: &[u8; HEADER_BYTES], body_max: u32) -> Result<Header, CloseReason> {
     let header = Header::parse(head)?;
-    if header.body_len > body_max {
+    if header.body_len > header.body_max(body_max) {
         return Err(CloseReason::TooLarge);
     }
     Ok(header)

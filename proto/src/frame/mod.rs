@@ -26,6 +26,8 @@ pub const BODY_BYTES_MAX: u32 = 64 << 10;
 pub const BODY_BYTES_CEILING: u32 = 1 << 20;
 /// Limit of a HELLO body, in bytes.
 pub const HELLO_BYTES_MAX: u32 = 4 << 10;
+/// Limit of the body of a small command, in bytes [P-10.1].
+pub const SMALL_BODY_BYTES_MAX: u32 = 256;
 /// Frames in one batch.
 pub const BATCH_FRAMES_MAX: usize = 128;
 
@@ -161,6 +163,11 @@ impl Header {
         Ok(header)
     }
 
+    /// The longest body that may follow, see [`Frame::body_max`].
+    const fn body_max(&self, limit: u32) -> u32 {
+        if self.flags.contains(Flags::BATCH) { limit } else { self.command.body_max(limit) }
+    }
+
     /// Writes the 16 bytes.
     pub const fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let class = self.lane as u8 | if self.reliable { RELIABLE_BIT } else { 0 };
@@ -257,6 +264,12 @@ impl Frame {
     /// Bytes on the wire.
     pub fn wire_len(&self) -> usize {
         HEADER_BYTES + self.body.len()
+    }
+
+    /// The longest body that this frame may have, compressed or plain, if `limit` is the limit of all bodies: a
+    /// small command has a small body [P-10.1], but a batch is as long as any frame.
+    pub const fn body_max(&self, limit: u32) -> u32 {
+        self.header.body_max(limit)
     }
 
     /// Appends the frame's bytes.

@@ -9,7 +9,8 @@ fn any_frame() -> impl Strategy<Value = Frame> {
     let command = any::<u8>().prop_filter_map("refused commands", Command::from_byte);
     let body = proptest::collection::vec(any::<u8>(), 0..300);
     (command, 0u32..4, any::<u32>(), any::<u32>(), body, 0u8..4).prop_map(
-        |(command, lane, seq, ack, body, flags)| {
+        |(command, lane, seq, ack, mut body, flags): (Command, _, _, _, Vec<u8>, _)| {
+            body.truncate(command.body_max(u32::MAX) as usize);
             Frame::new(command, body.into())
                 .with_lane(Lane::from_number(lane))
                 .with_seq(seq)
@@ -36,6 +37,29 @@ proptest! {
             prop_assert!(chunk.is_empty());
         }
         prop_assert_eq!(decoder.partial_len(), 0);
+        prop_assert_eq!(got, frames);
+    }
+
+    #[test]
+    fn input_that_was_given_back_comes_again_in_its_order(frames in proptest::collection::vec(any_frame(), 1..8), cuts in proptest::collection::vec(1usize..400, 1..50), holds in proptest::collection::vec(any::<bool>(), 1..20)) {
+        let mut wire = BytesMut::new();
+        for frame in &frames {
+            frame.encode(&mut wire);
+        }
+        let (mut wire, mut decoder, mut got) = (wire.freeze(), Decoder::new(), Vec::new());
+        let (mut cuts, mut holds) = (cuts.iter().cycle(), holds.iter().cycle());
+        while got.len() < frames.len() {
+            let mut chunk = wire.split_to((*cuts.next().expect("cycle")).min(wire.len()));
+            while let Some(frame) = decoder.decode(&mut chunk, BODY_BYTES_MAX).expect("valid") {
+                got.push(frame);
+                if *holds.next().expect("cycle") {
+                    decoder.hold(&mut chunk);
+                    prop_assert!(decoder.held_bytes() >= decoder.partial_len() && chunk.is_empty());
+                    break;
+                }
+            }
+        }
+        prop_assert_eq!((decoder.partial_len(), decoder.held_bytes()), (0, 0));
         prop_assert_eq!(got, frames);
     }
 
@@ -104,6 +128,52 @@ fn broken_batches_are_refused() {
     let mut long = BytesMut::new();
     (0..=BATCH_FRAMES_MAX).for_each(|_| ping.encode(&mut long));
     assert_eq!(verdict(long.freeze()), Err(CloseReason::BadBatch));
+}
+
+#[test]
+fn a_compressed_batch_holds_no_compressed_frame() {
+    let frame = Frame::new(Command::Send, Bytes::from_static(&[0; 8])).with_flags(Flags::COMPRESSED);
+    let body = encode_batch(&[Frame::new(Command::Ping, Bytes::new()), frame]).body;
+    assert_eq!(Batch::new(body.clone()).filter_map(Result::ok).count(), 2);
+    let last = Batch::of_packed(body).last();
+    assert_eq!(last, Some(Err(CloseReason::BadBatch)));
+}
+
+#[test]
+fn a_small_command_has_a_small_body() {
+    for command in
+        [Command::Ping, Command::Ack, Command::Sub, Command::Unsub, Command::Logout, Command::Close]
+    {
+        let verdict = |length, flags| {
+            let header = Header { body_len: length, flags, ..Frame::new(command, Bytes::new()).header };
+            Decoder::new().decode(&mut Bytes::copy_from_slice(&header.to_bytes()), BODY_BYTES_MAX)
+        };
+        assert_eq!(verdict(SMALL_BODY_BYTES_MAX, Flags::default()), Ok(None), "{command:?}");
+        assert_eq!(verdict(SMALL_BODY_BYTES_MAX + 1, Flags::default()), Err(CloseReason::TooLarge));
+        assert_eq!(verdict(SMALL_BODY_BYTES_MAX + 1, Flags::COMPRESSED), Err(CloseReason::TooLarge));
+        assert_eq!(
+            verdict(BODY_BYTES_MAX, Flags::BATCH),
+            Ok(None),
+            "a batch is not the command that it begins with"
+        );
+    }
+    for reason in CloseReason::ALL {
+        assert!(reason.text().len() + 32 < SMALL_BODY_BYTES_MAX as usize, "{reason} fits into CLOSE");
+    }
+}
+
+#[test]
+fn an_unfinished_frame_keeps_nothing_of_the_frames_before_it() {
+    let (mut wire, mut decoder) = (BytesMut::new(), Decoder::new());
+    (0..2_000).for_each(|_| Frame::new(Command::Ping, Bytes::new()).encode(&mut wire));
+    wire.truncate(wire.len() - 1);
+    decoder.hold(&mut wire.freeze());
+    assert!(decoder.held_bytes() >= 31_999);
+    let mut none = Bytes::new();
+    while decoder.decode(&mut none, BODY_BYTES_MAX).expect("valid").is_some() {
+        assert!(decoder.held_bytes() >= 31_999, "the memory stays as long as a part of it is used");
+    }
+    assert!(decoder.partial_len() == 15 && decoder.held_bytes() < 100, "{}", decoder.held_bytes());
 }
 
 #[test]

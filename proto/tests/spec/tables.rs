@@ -5,6 +5,7 @@ use moorline_proto::connection::{client, server};
 use moorline_proto::error::{CloseReason, may_reconnect};
 use moorline_proto::frame::{
     BATCH_FRAMES_MAX, BODY_BYTES_CEILING, BODY_BYTES_MAX, Command, FIRST_BYTE, Flags, HELLO_BYTES_MAX,
+    SMALL_BODY_BYTES_MAX,
 };
 use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};
 use moorline_proto::{PROTOCOL_VERSION, dedupe};
@@ -155,6 +156,7 @@ fn limits() {
     };
     assert_eq!(value("body"), BODY_BYTES_MAX as usize);
     assert_eq!(value("body before WELCOME"), HELLO_BYTES_MAX as usize);
+    assert_eq!(value("body of a small command"), SMALL_BODY_BYTES_MAX as usize);
     assert_eq!(value("frames in a batch"), BATCH_FRAMES_MAX);
     assert_eq!(value("uid"), UID_BYTES_MAX);
     assert_eq!(value("device id"), DEVICE_BYTES_MAX);
