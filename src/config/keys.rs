@@ -256,6 +256,13 @@ const KEYS: &[Key] = &[
     ),
     key(
         "limits",
+        "frame_timeout",
+        Kind::Duration,
+        "\"60s\"",
+        "Time from the first byte of a client's frame to its last, after the login. A slower client is closed with incomplete. Time in which the gateway does not read the client does not count. 1s to 1h.",
+    ),
+    key(
+        "limits",
         "downlink_frames",
         Kind::Count,
         "32",
@@ -315,7 +322,7 @@ const KEYS: &[Key] = &[
         "frame_rate",
         Kind::Count,
         "1000",
-        "Frames per second of one connection, after a burst of twice this number. Above this rate, the connection is not read for a while. Checked after each read of at most 64KiB, so one read may exceed the rate. 0: no limit.",
+        "Frames per second of one connection, after a burst of twice this number. Decompressing counts too, one frame for each KiB. Above this rate, frames wait and the connection is not read until the rate allows another one. 0: no limit.",
     ),
     key(
         "limits",
@@ -329,7 +336,7 @@ const KEYS: &[Key] = &[
         "memory_watermark",
         Kind::Size,
         "\"256MiB\"",
-        "Bytes queued for all clients; each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter. Above twice as much, new logins are refused. 1MiB or more.",
+        "Bytes queued for all clients, and received bytes that wait: unfinished frames, frames above frame_rate, SENDs before their turn. Each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter, and a client of which more than 4KiB of input wait is closed with busy. Above twice as much, new logins are refused. 1MiB or more.",
     ),
     key(
         "limits",

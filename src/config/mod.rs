@@ -248,6 +248,9 @@ pub struct LimitsConfig {
     /// From accept to a complete HELLO.
     #[serde(with = "units::duration")]
     pub handshake_timeout: Duration,
+    /// From the first byte of a frame to the last.
+    #[serde(with = "units::duration")]
+    pub frame_timeout: Duration,
     /// Reliable frames sent to one connection and not acknowledged.
     pub downlink_frames: usize,
     /// Bytes of the frames.

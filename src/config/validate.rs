@@ -148,6 +148,7 @@ fn check_times(rules: &mut Rules<'_>, config: &Config) {
     rules.time("drain.grace", config.drain.grace, Duration::ZERO..=HOUR);
     let handshake = Duration::from_millis(100)..=SECOND * 300;
     rules.time("limits.handshake_timeout", config.limits.handshake_timeout, handshake);
+    rules.time("limits.frame_timeout", config.limits.frame_timeout, SECOND..=HOUR);
     rules.time("session.keep", config.session.keep, Duration::ZERO..=HOUR);
     rules.time("session.ticket_ttl", config.session.ticket_ttl, SECOND * 60..=HOUR * 8760);
     rules.time("overload.latency", config.overload.latency, Duration::from_millis(1)..=SECOND * 60);

@@ -1,10 +1,10 @@
 //! Rate limits as token buckets: eight bytes each, and nothing while they are full.
 //!
-//! A bucket holds the tokens that were spent and not yet earned back, so a full bucket is zero. Spending may
-//! exceed the burst by the frames of one read; the owner waits for the debt.
+//! A bucket holds the tokens that were spent and not yet earned back, so a full bucket is zero. A client's spending
+//! may exceed the burst by one frame; the next frames wait until the debt is earned back.
 //!
-//! Example: at 100 frames per second a client sends 250 at once. 200 are within the burst; its socket is not
-//! read for the 500 ms in which the other 50 are earned back.
+//! Example: at 100 frames per second a client sends 250 at once. 200 are within the burst and one exceeds it; the
+//! other 49 are kept as they came, and its socket is not read, until another frame is earned.
 
 use crate::snapshot::{Item, Section, UserSpentRecord};
 use moorline_proto::time::{Duration, Instant};
@@ -68,12 +68,12 @@ impl Spent {
         }
     }
 
-    /// Spends one token. `Some`: the burst is exceeded, and this is the time until it is not.
-    pub(super) fn spend(&mut self, fill: Fill) -> Option<Duration> {
+    /// Spends tokens. `Some`: the burst is exceeded, and this is the time until it is not.
+    pub(super) fn spend(&mut self, fill: Fill, tokens: u32) -> Option<Duration> {
         if fill.rate == 0 {
             return None;
         }
-        self.0 = self.0.saturating_add(PARTS);
+        self.0 = self.0.saturating_add(PARTS.saturating_mul(tokens));
         let burst = 2 * u64::from(fill.rate) * u64::from(PARTS);
         let debt = u64::from(self.0).saturating_sub(burst);
         (debt > 0).then(|| Duration::from_millis(debt.div_ceil(u64::from(fill.rate))))
@@ -123,7 +123,7 @@ impl Buckets {
         spent.refill(fill, *since, now);
         *since = Stamp::of(now);
         let before = *spent;
-        let Some(wait) = spent.spend(fill) else {
+        let Some(wait) = spent.spend(fill, 1) else {
             *was_notified &= spent.0 > fill.rate; // notified again only after it was well within
             return Ok(());
         };
@@ -186,21 +186,32 @@ mod tests {
     #[test]
     fn a_burst_is_free_and_then_the_rate_holds() {
         let (mut spent, mut since) = (Spent::default(), Stamp::of(at(0)));
-        assert!((0..200).all(|_| spent.spend(FILL).is_none()), "twice the rate at once");
-        assert_eq!(spent.spend(FILL), Some(Duration::from_millis(10)));
+        assert!((0..200).all(|_| spent.spend(FILL, 1).is_none()), "twice the rate at once");
+        assert_eq!(spent.spend(FILL, 1), Some(Duration::from_millis(10)));
         let mut taken = 0;
         for millis in (0..10_000).step_by(5) {
             spent.refill(FILL, since, at(millis));
             since = Stamp::of(at(millis));
             for _ in 0..10 {
                 let before = spent;
-                match spent.spend(FILL) {
+                match spent.spend(FILL, 1) {
                     None => taken += 1,
                     Some(_) => spent = before,
                 }
             }
         }
         assert!((900..=1_000).contains(&taken), "{taken} in ten seconds");
+    }
+
+    #[test]
+    fn work_that_is_worth_many_frames_is_paid_at_once() {
+        let mut spent = Spent::default();
+        assert_eq!(spent.spend(FILL, 200), None);
+        assert_eq!(spent.spend(FILL, 65), Some(Duration::from_millis(650)));
+        assert!(
+            spent.spend(FILL, u32::MAX).is_some_and(|wait| wait > Duration::from_secs(10_000)),
+            "no overflow"
+        );
     }
 
     #[test]

@@ -23,6 +23,9 @@ use moorline_proto::message::decode;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 
+/// Memory of input of one client that may wait above the watermark, in bytes.
+const INPUT_FREE: usize = 4 << 10;
+
 /// Everything that the clients of one shard share: limits, counters, timers, pauses, and memory for queues.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -34,6 +37,8 @@ pub(super) struct Ledger {
     pool: OutboundPool,
     /// Bytes that wait for clients, in sockets' queues and behind windows.
     queued_bytes: usize,
+    /// Memory of input that waits: unfinished frames, frames of paused clients, SENDs before their turn; in bytes.
+    input_bytes: usize,
     /// Frames that go out together; the memory is reused.
     merged: Vec<Frame>,
 }
@@ -47,6 +52,7 @@ impl Ledger {
             random: Random::new(settings.seed),
             pool: OutboundPool::default(),
             queued_bytes: 0,
+            input_bytes: 0,
             merged: Vec::new(),
             settings,
         }
@@ -57,10 +63,29 @@ impl Ledger {
         self.queued_bytes
     }
 
+    /// Memory of input that waits, in bytes.
+    pub(super) const fn input_bytes(&self) -> usize {
+        self.input_bytes
+    }
+
+    /// Returns whether more bytes wait, toward clients and from them, than `times` the watermark.
+    pub(super) const fn is_above_watermark(&self, times: usize) -> bool {
+        self.queued_bytes + self.input_bytes > self.settings.memory_bytes_max.saturating_mul(times)
+    }
+
     /// Writes counters, due connections, pauses and dice.
     pub(super) fn freeze(&self, head: &mut ShardHead, out: &mut Section) {
-        let Self { settings: _, counters, timers, pauses, random, pool: _, queued_bytes: _, merged: _ } =
-            self;
+        let Self {
+            settings: _,
+            counters,
+            timers,
+            pauses,
+            random,
+            pool: _,
+            queued_bytes: _,
+            input_bytes: _,
+            merged: _,
+        } = self;
         counters.freeze(head);
         head.due = timers.freeze();
         (head.full, head.overload) = pauses.freeze(out);
@@ -77,12 +102,15 @@ impl Ledger {
     /// Counts what a connection and its session brought along from a snapshot.
     pub(super) fn count_thawed(&mut self, connection: &Connection, session: Option<&Session>) {
         self.queued_bytes += connection.unsent() + session.map_or(0, Session::waiting_bytes);
+        self.input_bytes += connection.held_bytes() + session.map_or(0, Session::early_bytes);
     }
 
     /// Counts what a connection, or a session, took along that is gone.
     pub(super) fn count_gone(&mut self, connection: Option<&Connection>, session: Option<&Session>) {
         self.queued_bytes -=
             connection.map_or(0, Connection::unsent) + session.map_or(0, Session::waiting_bytes);
+        self.input_bytes -=
+            connection.map_or(0, Connection::held_bytes) + session.map_or(0, Session::early_bytes);
     }
 }
 
@@ -171,9 +199,9 @@ impl Client<'_> {
         self.check_clogged()
     }
 
-    /// Counts a frame against the connection's rate limit; above it, reading pauses.
-    pub(super) fn spend_frame(&mut self, now: Instant, outputs: &mut Outputs) {
-        if let Some(wait) = self.connection.spent.spend(self.ledger.settings.frame_fill()) {
+    /// Counts frames, or work that is worth as much, against the connection's rate limit; above it, reading pauses.
+    pub(super) fn spend(&mut self, now: Instant, frames: u32, outputs: &mut Outputs) {
+        if let Some(wait) = self.connection.spent.spend(self.ledger.settings.frame_fill(), frames) {
             self.ledger.counters[Count::RatePauses] += 1;
             self.ledger.pauses.pause_until(self.key, now + wait, outputs);
             self.arm(now + wait);
@@ -187,11 +215,56 @@ impl Client<'_> {
         }
     }
 
-    /// Reads the client again if no cause of a pause is left. Its silence begins now.
-    pub(super) fn try_end_pause(&mut self, now: Instant, outputs: &mut Outputs) {
-        if self.ledger.pauses.try_end(now, self.key, outputs) {
+    /// Reads the client again if no cause of a pause is left. Its silence begins now. True: frames that wait for
+    /// their turn are to be handled.
+    pub(super) fn try_end_pause(&mut self, now: Instant, outputs: &mut Outputs) -> bool {
+        let is_over = self.ledger.pauses.try_end(now, self.key, outputs);
+        if is_over {
             self.connection.note_rx(self.ledger.settings.frame_fill(), now);
+            if let Some(early) = self.session.as_mut().and_then(|session| session.early.as_mut()) {
+                early.restart(now);
+                let hole = early.deadline();
+                self.arm(hole);
+            }
         }
+        is_over
+    }
+
+    /// Counts the memory of the input that waits while `change` changes it.
+    pub(super) fn with_input<T>(&mut self, change: impl FnOnce(&mut Decoder) -> T) -> T {
+        let before = self.connection.held_bytes();
+        let changed = change(&mut self.connection.decoder);
+        self.ledger.input_bytes = self.ledger.input_bytes + self.connection.held_bytes() - before;
+        changed
+    }
+
+    /// Counts the memory of the SENDs before their turn while `change` changes them.
+    pub(super) fn with_early<T>(&mut self, change: impl FnOnce(&mut Session) -> T) -> Option<T> {
+        let session = self.session.as_mut()?;
+        let before = session.early_bytes();
+        let changed = change(session);
+        self.ledger.input_bytes = self.ledger.input_bytes + session.early_bytes() - before;
+        Some(changed)
+    }
+
+    /// Checks the input that waits after a read: the timer of an unfinished frame, and memory.
+    ///
+    /// # Errors
+    /// [`CloseReason::Busy`]: memory is short.
+    pub(super) fn check_input(&mut self, now: Instant) -> Result<(), CloseReason> {
+        let held = self.connection.held_bytes();
+        if held > INPUT_FREE && self.is_logged_in() && self.ledger.is_above_watermark(1) {
+            self.ledger.counters[Count::InputShed] += 1;
+            return Err(CloseReason::Busy);
+        }
+        if held > 0
+            && self.is_logged_in()
+            && !self.ledger.pauses.is_paused(self.key)
+            && self.connection.note_unfinished(now)
+        {
+            self.arm(now + self.ledger.settings.frame_timeout);
+        }
+        Ok(())
     }
 
     /// Makes the connection's timer fire no later than `at`.
@@ -229,13 +302,24 @@ impl Client<'_> {
                     }
                 };
                 let session = self.session.as_ref().expect("logged in");
-                let Some(flight) = session.flight.as_ref() else { return heartbeat };
+                let input = if heartbeat.1 == Due::Pause { None } else { self.input_deadline(session, now) };
+                let nearest = input.filter(|at| *at < heartbeat.0).map_or(heartbeat, |at| (at, Due::Input));
+                let Some(flight) = session.flight.as_ref() else { return nearest };
                 let ack = flight.ack_deadline().map(|at| (at, Due::Ack));
                 let batch = flight.batch_deadline(settings.batching()).map(|at| (at, Due::Batch));
-                let all = [Some(heartbeat), ack, batch].into_iter().flatten();
+                let all = [Some(nearest), ack, batch].into_iter().flatten();
                 all.min_by_key(|(at, _)| *at).expect("one at least")
             }
         }
+    }
+
+    /// Time at which input that waits is late: an unfinished frame, or a SEND that others wait for. A client that is
+    /// not read is not late.
+    fn input_deadline(&self, session: &Session, now: Instant) -> Option<Instant> {
+        let hole = session.early.as_ref().map(|early| early.deadline());
+        let began = self.connection.frame_began(now);
+        let frame = began.map(|began| began + self.ledger.settings.frame_timeout);
+        hole.into_iter().chain(frame).min()
     }
 
     /// Drops all frames of which no byte was sent: the client does not read.
@@ -259,9 +343,15 @@ impl Client<'_> {
         outputs.push(Output::FinalBytes(self.key, bytes.into()));
     }
 
+    /// Drops unfinished frames, frames that wait for their turn, and SENDs before theirs.
+    pub(super) fn drop_input(&mut self) {
+        self.with_input(|decoder| *decoder = Decoder::new());
+        self.with_early(|session| session.early = None);
+    }
+
     /// Gives back what only a socket needs, and closes the socket.
     pub(super) fn drop_socket(&mut self, outputs: &mut Outputs) {
-        self.connection.decoder = Decoder::new();
+        self.drop_input();
         self.connection.is_write_due = false;
         self.ledger.queued_bytes -= self.connection.outbound.take().map_or(0, |outbound| outbound.bytes());
         self.ledger.pauses.forget(self.key);

@@ -103,6 +103,7 @@ impl Clients {
     pub(super) fn take(&mut self, key: ConnKey) -> Connection {
         let connection = self.table.remove(key).expect("it was just looked up");
         assert_eq!(connection.session, NO_SESSION, "a session does not go elsewhere");
+        self.ledger.count_gone(Some(&connection), None);
         self.ledger.timers.cancel(connection.timer);
         connection
     }
@@ -198,6 +199,7 @@ impl Clients {
             (Count::Detached, detached.len()),
             (Count::Rooms, rooms.len()),
             (Count::QueuedBytes, ledger.queued_bytes()),
+            (Count::InputBytes, ledger.input_bytes()),
             (Count::Paused, ledger.pauses.len()),
             (Count::Sessions, registry.len()),
             (Count::Users, registry.users()),
@@ -217,6 +219,9 @@ impl Clients {
         let unsent: usize = connections.clone().map(|(_, connection)| connection.unsent()).sum();
         let waiting: usize = registry.iter().map(Session::waiting_bytes).sum();
         assert_eq!(ledger.queued_bytes(), unsent + waiting, "every byte that waits is counted");
+        let held: usize = connections.clone().map(|(_, connection)| connection.held_bytes()).sum();
+        let early: usize = registry.iter().map(Session::early_bytes).sum();
+        assert_eq!(ledger.input_bytes(), held + early, "all input that waits is counted");
         assert_eq!(ledger.timers.len(), table.len(), "one timer per connection");
         let (mut logged_in, mut detached_len) = (0, 0);
         for (key, connection) in connections {

@@ -6,7 +6,7 @@ use super::session::Session;
 use crate::snapshot::{ConnectionRecord, Records, Section, SnapshotError, StateRecord};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
-use moorline_proto::frame::Decoder;
+use moorline_proto::frame::{Decoder, check_first_byte};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use moorline_proto::wheel::TimerKey;
@@ -80,6 +80,24 @@ impl Connection {
         self.state == State::Detached && self.since == Stamp::of(time)
     }
 
+    /// Memory that unfinished frames, and frames that wait for their turn, take.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.decoder.held_bytes()
+    }
+
+    /// Time when the unfinished frame began; `None`: none is unfinished, or it waits for its turn.
+    pub(super) fn frame_began(&self, now: Instant) -> Option<Instant> {
+        let mark = self.decoder.marked();
+        (mark != 0).then(|| Stamp::from_ticks(mark).before(now))
+    }
+
+    /// Notes the time of an unfinished frame's first bytes. True: it has just begun.
+    pub(super) fn note_unfinished(&mut self, now: Instant) -> bool {
+        let Some(mark @ 0) = self.decoder.mark() else { return false };
+        *mark = Stamp::of(now).ticks().max(1);
+        true
+    }
+
     /// Bytes that wait to be written.
     pub(super) fn unsent(&self) -> usize {
         self.outbound.as_ref().map_or(0, |outbound| outbound.bytes())
@@ -130,13 +148,16 @@ impl Connection {
     pub(super) fn thaw(
         record: &ConnectionRecord,
         timer: TimerKey,
+        now: Instant,
         from: &Records,
     ) -> Result<Self, SnapshotError> {
-        let mut decoder = Decoder::new();
-        // The decoder gets memory of its own. The frame is unfinished: whatever could be decoded was.
-        let unfinished = decoder.decode(&mut Bytes::copy_from_slice(&record.partial), u32::MAX);
-        if !matches!(unfinished, Ok(None)) {
+        if record.partial.first().is_some_and(|first| check_first_byte(*first).is_err()) {
             return Err(from.contradiction("an unfinished frame is not valid"));
+        }
+        let mut decoder = Decoder::new();
+        decoder.hold_first(&record.partial); // in memory of its own
+        if let Some(mark) = decoder.mark() {
+            *mark = Stamp::of(now).ticks();
         }
         let outbound = if record.outbound.is_empty() {
             None

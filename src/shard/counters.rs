@@ -38,6 +38,8 @@ counts! {
         ResumesRefused = counter "resumes_refused";
         /// Detached sessions that ended early because there were too many.
         DetachedOverMax = counter "detached_over_max";
+        /// Connections closed because their input would wait while too much memory is in use.
+        InputShed = counter "input_shed";
         /// Pauses of reading because a connection exceeded its rate limit.
         RatePauses = counter "frame_rate_exceeded";
         /// Uplinks refused because their user exceeded the rate limit.
@@ -106,6 +108,10 @@ counts! {
         RoomsRefused = counter "rooms_refused";
         /// Bytes that wait for clients.
         QueuedBytes = gauge "queued_bytes";
+        /// Memory of input that waits, in bytes: unfinished frames, frames above the rate limit, SENDs before their turn.
+        InputBytes = gauge "input_bytes";
+        /// Plain bytes that compressed frames of clients announced.
+        UnpackedBytes = counter "client_unpacked_bytes";
         /// Probes for overdue acks.
         AckProbes = counter "ack_probes";
         /// Entries in the timing wheel.
@@ -119,6 +125,7 @@ impl Count {
     /// Counters that tell that a limit was reached.
     pub const LIMITS: &'static [Self] = &[
         Self::DetachedOverMax,
+        Self::InputShed,
         Self::RatePauses,
         Self::UserRefusals,
         Self::AppsDropped,

@@ -59,7 +59,7 @@ impl Client<'_> {
     /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9].
     fn queue(&mut self, now: Instant, push: &Push, outputs: &mut Outputs) -> Result<(), CloseReason> {
         let (key, unsent) = (self.key, self.connection.unsent());
-        let is_short = self.ledger.queued_bytes() > self.ledger.settings.memory_bytes_max;
+        let is_short = self.ledger.is_above_watermark(1);
         let parts = if is_short { MEMORY_PARTS } else { 1 };
         let queued = self.with_flight(|session, settings| {
             let next_seq = session.next_seq;

@@ -82,10 +82,7 @@ impl Clients {
         let Some(mut client) = self.client(key) else { return false };
         let Transition::To(state) = client.connection.state.on(Event::Detaching) else { return false };
         client.connection.enter(state, now);
-        client.drop_socket(outputs);
-        if let Some(session) = &mut client.session {
-            session.early = None; // the client sends these SENDs again
-        }
+        client.drop_socket(outputs); // SENDs before their turn come again
         client.arm(now + keep);
         self.ledger.counters[Count::Detaches] += 1;
         self.detached.add(key, now);

@@ -41,9 +41,7 @@ impl Shard {
             },
             Downlink::Hold { worker, slots } => {
                 for key in self.clients.ledger.pauses.set_full(worker, slots) {
-                    if let Some(mut client) = self.clients.client(key) {
-                        client.try_end_pause(now, outputs);
-                    }
+                    self.try_end_pause(now, key, outputs);
                 }
             }
             Downlink::Overload { worker, level } => self.clients.ledger.pauses.set_overload(worker, level),

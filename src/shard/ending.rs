@@ -104,6 +104,7 @@ impl Clients {
         }
         let Transition::To(state) = client.connection.state.on(Event::Ending) else { return false };
         client.connection.enter(state, now);
+        client.drop_input();
         if code == CloseReason::Slow.code() {
             client.drop_unsent();
         }

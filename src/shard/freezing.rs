@@ -91,7 +91,7 @@ impl Shard {
         shard.clients.registry.reserve(room);
         let mut item = records.next()?;
         while let Some(Item::Connection(record)) = item {
-            shard.clients.thaw_connection(&record, &mut loaded, records, outputs)?;
+            shard.clients.thaw_connection(now, &record, &mut loaded, records, outputs)?;
             item = records.next()?;
         }
         // Version 1.0 did not write the number.
@@ -130,6 +130,7 @@ impl Shard {
 impl Clients {
     fn thaw_connection(
         &mut self,
+        now: Instant,
         record: &ConnectionRecord,
         loaded: &mut Loaded,
         from: &Records,
@@ -147,14 +148,14 @@ impl Clients {
             return Err(from.contradiction("connections are not in the order of their slots"));
         }
         let timer = self.ledger.timers.insert(Instant::from_nanos(record.timer), key.slot());
-        let mut connection = Connection::thaw(record, timer, from)?;
+        let mut connection = Connection::thaw(record, timer, now, from)?;
         if connection.outbound.is_some() {
             connection.is_write_due = true;
             outputs.push(Output::Write(key));
         }
         loaded.detached += usize::from(state == State::Detached);
         let session = record.session.as_ref().map(|session| {
-            let limits = (self.ledger.settings.downlink, self.ledger.settings.workers);
+            let limits = (self.ledger.settings.downlink, self.ledger.settings.workers, now);
             Session::thaw(session, key.slot(), limits, from)
         });
         let session = session.transpose()?;

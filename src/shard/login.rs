@@ -189,7 +189,7 @@ impl Logins {
             unreachable!("a connection with a session can be resumed");
         };
         client.connection.enter(state, now);
-        client.connection.decoder = decoder;
+        client.with_input(|held| *held = decoder);
         client.restart_heartbeat(now);
         client.ledger.counters[Count::Resumes] += 1;
         let Resume { last_seq, sack, .. } = **who.resume.as_ref().expect("it was judged");

@@ -20,7 +20,8 @@
 //! | `clients`, `client` | both together, and the count of bytes that wait |
 //! | `login`, `resume_token` | the session that an admitted connection gets: a new one, or its old one |
 //! | `detached` | sessions without a connection |
-//! | `uplink`, `results` | frames from clients; the last answers |
+//! | `input` | bytes from clients: frames, batches, and what waits |
+//! | `uplink`, `early`, `results` | frames for the backend; SENDs before their turn; the last answers |
 //! | `bucket`, `throttling` | rate limits; sockets that are not read for a while |
 //! | `downlink` | messages from workers: verdicts, answers, pushes, kicks |
 //! | `delivery`, `flight`, `parcel`, `outbound` | frames to clients: pushes, lanes, window, acks; bytes to write |
@@ -38,11 +39,13 @@ mod delivery;
 mod detached;
 mod downlink;
 mod draining;
+mod early;
 mod ending;
 mod executor;
 mod fanout;
 mod flight;
 mod freezing;
+mod input;
 mod login;
 mod outbound;
 mod outputs;
@@ -74,12 +77,9 @@ use clients::Clients;
 use draining::Drain;
 use fanout::Fanouts;
 use login::{Logins, Newcomer, decode_hello};
-use moorline_proto::connection::server::{Event, State, Transition};
+use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Batch, Command, Flags, Frame};
 use moorline_proto::ids::{ConnKey, Pin, ShardId};
-use moorline_proto::message::client::Close;
-use moorline_proto::message::decode;
 use moorline_proto::time::{Duration, Instant};
 use timers::Due;
 use uplink::UplinkGate;
@@ -167,35 +167,6 @@ impl Shard {
         let key = self.logins.admit(now, &mut self.clients, newcomer, &transfer.admission, outputs);
         self.handle_received(now, key, transfer.partial, outputs);
         Moved::Here(key)
-    }
-
-    /// Handles bytes from a client.
-    pub fn handle_received(&mut self, now: Instant, key: ConnKey, mut bytes: Bytes, outputs: &mut Outputs) {
-        let Clients { table, ledger, .. } = &mut self.clients;
-        ledger.counters[Count::BytesIn] += bytes.len() as u64;
-        if let Some(connection) = table.get_mut(key)
-            && connection.state.is_logged_in()
-        {
-            connection.note_rx(ledger.settings.frame_fill(), now);
-        }
-        loop {
-            let Clients { table, ledger, .. } = &mut self.clients;
-            let Some(connection) = table.get_mut(key) else { return };
-            let body_max = match connection.state {
-                State::Closing | State::Detached => return,
-                State::AwaitHello | State::Authenticating => ledger.settings.hello_bytes_max,
-                State::Active | State::Leaving => ledger.settings.body_bytes_max,
-            };
-            let outcome = match connection.decoder.decode(&mut bytes, body_max) {
-                Ok(Some(frame)) => self.on_frame_or_batch(now, key, frame, outputs),
-                Ok(None) => return,
-                Err(reason) => Err(reason),
-            };
-            if let Err(reason) = outcome {
-                self.clients.close(now, key, reason, outputs);
-                return;
-            }
-        }
     }
 
     /// Gathers the next bytes of a connection, at most about `bytes_max`.
@@ -307,8 +278,9 @@ impl Shard {
             }
             Due::Ack => client.handle_ack_overdue(now, outputs),
             Due::Batch => client.pump(now, outputs),
+            Due::Input => Err(CloseReason::Incomplete),
             Due::Pause => {
-                client.try_end_pause(now, outputs);
+                self.try_end_pause(now, key, outputs);
                 Ok(())
             }
             Due::Linger => {
@@ -326,77 +298,6 @@ impl Shard {
         }
     }
 
-    fn on_frame_or_batch(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        frame: Frame,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
-        let is_single = frame.header.flags.0 & (Flags::BATCH.0 | Flags::COMPRESSED.0) == 0;
-        if is_single {
-            return self.on_frame(now, key, frame, outputs);
-        }
-        if !self.clients.connection(key).is_some_and(|connection| connection.state.is_logged_in()) {
-            return Err(CloseReason::Unexpected);
-        }
-        let body_max = self.clients.ledger.settings.body_bytes_max;
-        let frame = frame.into_plain(body_max)?;
-        if !frame.header.flags.contains(Flags::BATCH) {
-            return self.on_frame(now, key, frame, outputs);
-        }
-        Batch::new(frame.body)
-            .try_for_each(|frame| self.on_frame(now, key, frame?.into_plain(body_max)?, outputs))
-    }
-
-    fn on_frame(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        frame: Frame,
-        outputs: &mut Outputs,
-    ) -> Result<(), CloseReason> {
-        self.clients.ledger.counters[Count::FramesIn] += 1;
-        let Some(mut client) = self.clients.client(key) else { return Ok(()) };
-        let (command, is_logged_in) = (frame.header.command, client.is_logged_in());
-        if is_logged_in {
-            client.spend_frame(now, outputs);
-        }
-        match client.connection.state.on(Event::Received(command)) {
-            Transition::Ignore if !is_logged_in => return Ok(()),
-            Transition::Close(reason) => return Err(reason),
-            // Dropped but for its header [P-2.2]; closing has work to do first, see `ending`.
-            Transition::Ignore | Transition::To(State::Closing) => {}
-            Transition::To(state) => client.connection.state = state,
-        }
-        if client.is_logged_in() {
-            if frame.header.ack != 0 {
-                client.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
-            }
-            if frame.header.flags.contains(Flags::ACK_REQ) && command != Command::Send {
-                client.send(Frame::new(Command::Ack, Bytes::new()), outputs);
-                client.check_clogged()?;
-            }
-        }
-        match command {
-            Command::Hello => self.on_hello(now, key, &frame.body, outputs),
-            Command::Ping => client.handle_ping(now, &frame.body, outputs),
-            Command::Send => self.gate.handle_send(now, &mut client, frame, outputs),
-            Command::Req | Command::Sub | Command::Unsub | Command::App(_) => {
-                self.gate.handle_unnumbered(now, &mut client, frame, outputs)
-            }
-            Command::Ack => client.handle_ack_frame(now, &frame, outputs),
-            Command::Logout => Err(CloseReason::LoggedOut),
-            Command::Close => {
-                let code = decode::<Close>(&frame.body).map_or(0, |close| close.code);
-                client.ledger.counters.closed_by_peer += 1;
-                self.clients.forget(key, code, outputs);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn on_hello(
         &mut self,
         now: Instant,
@@ -410,8 +311,7 @@ impl Shard {
         }
         let client = self.clients.client(key).expect("its frame is being handled");
         // Resuming a session costs the backend nothing, so it stays possible.
-        let memory_max = client.ledger.settings.memory_bytes_max.saturating_mul(2);
-        let is_short_of_memory = client.ledger.queued_bytes() > memory_max;
+        let is_short_of_memory = client.ledger.is_above_watermark(2);
         if (client.ledger.pauses.refuses_logins() || is_short_of_memory) && hello.resume.is_none() {
             client.ledger.counters[Count::LoginsShed] += 1;
             return Err(CloseReason::Busy);

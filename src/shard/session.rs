@@ -1,13 +1,14 @@
 //! One device's login.
 
+use super::early::Early;
 use super::flight::Flight;
 use crate::snapshot::{EarlyRecord, Records, Section, SessionRecord, SnapshotError};
 use bytes::Bytes;
 use moorline_proto::dedupe::Dedupe;
 use moorline_proto::ids::{DEVICE_BYTES_MAX, Pin, Seq, UID_BYTES_MAX};
 use moorline_proto::message::backend::ConnUp;
+use moorline_proto::time::Instant;
 use moorline_proto::window::WindowLimits;
-use std::collections::BTreeMap;
 
 /// End of a user's chain of sessions.
 pub(super) const NO_NEXT: u32 = u32::MAX;
@@ -41,9 +42,8 @@ pub(super) struct Session {
     pub(super) accepts_lz4: bool,
     /// Outstanding reliable downlink frames; `None`: there are none.
     pub(super) flight: Option<Box<Flight>>,
-    /// SENDs that came before their turn, by cid, at most a dedupe window; `None`: there are none.
-    #[allow(clippy::box_collection)] // 8 idle bytes rather than 24
-    pub(super) early: Option<Box<BTreeMap<Seq, Bytes>>>,
+    /// SENDs that came before their turn; `None`: there are none.
+    pub(super) early: Option<Box<Early>>,
 }
 
 /// The way of a user's uplinks.
@@ -135,7 +135,7 @@ impl Session {
             early: early
                 .iter()
                 .flat_map(|early| early.iter())
-                .map(|(cid, body)| EarlyRecord { cid: *cid, body: out.body(body) })
+                .map(|(cid, body)| EarlyRecord { cid, body: out.body(body) })
                 .collect(),
         }
     }
@@ -144,7 +144,7 @@ impl Session {
     pub(super) fn thaw(
         record: &SessionRecord,
         connection: u32,
-        (limits, workers): (WindowLimits, usize),
+        (limits, workers, now): (WindowLimits, usize, Instant),
         from: &Records,
     ) -> Result<Self, SnapshotError> {
         let SessionRecord { uid, device, platform, unanswered, login_version, next_seq, serial, .. } = record;
@@ -174,9 +174,10 @@ impl Session {
             session.flight = Some(Box::new(Flight::thaw(flight, limits, *next_seq, from)?));
         }
         if !record.early.is_empty() {
-            let one = |early: &EarlyRecord| Ok((early.cid, from.body(early.body)?));
-            let early = record.early.iter().map(one).collect::<Result<BTreeMap<_, _>, _>>()?;
-            session.early = Some(Box::new(early));
+            let early = session.early.insert(Box::new(Early::new(now)));
+            for EarlyRecord { cid, body } in &record.early {
+                early.insert(*cid, &from.body(*body)?);
+            }
         }
         Ok(session)
     }
@@ -200,6 +201,11 @@ impl Session {
     /// Bytes of pushes that wait behind the window.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.flight.as_ref().map_or(0, |flight| flight.waiting_bytes())
+    }
+
+    /// Bytes of SENDs that came before their turn.
+    pub(super) fn early_bytes(&self) -> usize {
+        self.early.as_ref().map_or(0, |early| early.bytes())
     }
 
     /// The login as the backend is told of it.

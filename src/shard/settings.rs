@@ -30,6 +30,8 @@ pub struct Settings {
     pub hello_bytes_max: u32,
     /// Longest time until HELLO arrives, and again until it is judged.
     pub handshake_timeout: Duration,
+    /// Longest time until a frame that has begun is complete.
+    pub frame_timeout: Duration,
     /// Reliable frames in flight toward one session.
     pub downlink: WindowLimits,
     /// Bytes that may wait for one client in its socket's queue, and again behind its window.
@@ -100,6 +102,7 @@ impl Settings {
             body_bytes_max: limits.body_max.as_u32(),
             hello_bytes_max: limits.hello_max.as_u32(),
             handshake_timeout: limits.handshake_timeout,
+            frame_timeout: limits.frame_timeout,
             downlink: WindowLimits {
                 frames_max: u16::try_from(limits.downlink_frames).unwrap_or(u16::MAX),
                 bytes_max: limits.downlink_bytes.as_u32(),

@@ -4,12 +4,13 @@ mod detached;
 mod execution;
 mod fanouts;
 mod freezing;
+mod input;
 mod limits;
 
 use super::*;
 use crate::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};
 use crate::shard_map::ShardMap;
-use moorline_proto::frame::{Decoder, Lane};
+use moorline_proto::frame::{Batch, Command, Decoder, Flags, Frame, Lane};
 use moorline_proto::ids::{Pin, Seq};
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::message::client::{Ack, Close, Code, Hello, Kick, Ping, Req, Resp, SendAck, Welcome};

@@ -44,6 +44,11 @@ impl ReadPauses {
         self.paused.len()
     }
 
+    /// Returns whether a client is paused: its frames wait.
+    pub(super) fn is_paused(&self, key: ConnKey) -> bool {
+        !self.paused.is_empty() && self.paused.contains_key(&key)
+    }
+
     /// Pauses a client above its rate limit until `until`.
     pub(super) fn pause_until(&mut self, key: ConnKey, until: Instant, outputs: &mut Outputs) {
         self.pause(key, outputs).until = Some(until);

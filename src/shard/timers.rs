@@ -34,6 +34,8 @@ pub(super) enum Due {
     Linger,
     /// The client of a detached session did not resume.
     Expiry,
+    /// A frame is not complete, or a SEND is missing before others, for too long.
+    Input,
     /// Reading is paused: check whether it may go on.
     Pause,
 }

@@ -5,6 +5,7 @@
 
 use super::bucket::Buckets;
 use super::client::Client;
+use super::early::Early;
 use super::results::Results;
 use super::session::Route;
 use super::{Count, Outputs};
@@ -18,12 +19,16 @@ use moorline_proto::ids::Seq;
 use moorline_proto::message::client::{Code, Resp, SendAck, Sub, SubAck, Throttle};
 use moorline_proto::message::{decode, frame_of};
 use moorline_proto::time::Instant;
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
 /// Bytes of SENDs that one session may have held out of order.
 const EARLY_BYTES_MAX: usize = 256 << 10;
 /// SENDs and REQs of one session without an answer [P-10.1]. Above it a REQ or a repeated SEND is
 /// answered RETRY here; a SEND that is new has the dedupe window as its bound.
 pub(super) const UNANSWERED_MAX: u16 = 512;
+/// Fields of a REQ at most, known or not [P-10.1].
+const REQ_FIELDS_MAX: usize = 32;
 /// Wait that such a RETRY asks for, in milliseconds.
 const RETRY_AFTER_MS: u32 = 500;
 /// Shortest wait that a RETRY in overload asks for, in milliseconds, and the random part on top.
@@ -80,14 +85,7 @@ impl UplinkGate {
                 self.put_send(now, client, up(is_dup, frame.body), outputs);
                 self.release_early(now, client, lane, outputs);
             }
-            Verdict::Early => {
-                let held = session.early.get_or_insert_default();
-                held.insert(cid, Bytes::copy_from_slice(&frame.body));
-                if held.values().map(Bytes::len).sum::<usize>() > EARLY_BYTES_MAX {
-                    return Err(CloseReason::Window);
-                }
-                client.ledger.counters[Count::SendsEarly] += 1;
-            }
+            Verdict::Early => hold_early(now, client, cid, &frame.body)?,
             Verdict::Pending => client.ledger.counters[Count::SendsAgain] += 1,
             Verdict::Answered => {
                 let answer = self.results.get(session.login_version, cid);
@@ -109,17 +107,22 @@ impl UplinkGate {
 
     /// Forwards SENDs that waited for the one that was just taken.
     fn release_early(&mut self, now: Instant, client: &mut Client<'_>, lane: Lane, outputs: &mut Outputs) {
-        let Some(session) = &mut client.session else { return };
-        let Some(mut held) = session.early.take() else { return };
-        let mut released: Vec<(Seq, Bytes)> = Vec::new();
-        while let Some(body) = held.remove(&(session.dedupe.taken() + 1)) {
-            let cid = session.dedupe.taken() + 1;
-            session.dedupe.take(cid);
-            released.push((cid, body));
+        if client.session.as_ref().is_none_or(|session| session.early.is_none()) {
+            return;
         }
-        if !held.is_empty() {
-            session.early = Some(held);
-        }
+        let released = client.with_early(|session| {
+            let mut released: Vec<(Seq, Bytes)> = Vec::new();
+            let Some(early) = session.early.as_mut() else { return released };
+            while let Some(body) = early.take(session.dedupe.taken() + 1) {
+                let cid = session.dedupe.taken() + 1;
+                session.dedupe.take(cid);
+                released.push((cid, body));
+            }
+            early.restart(now);
+            session.early.take_if(|early| early.is_empty());
+            released
+        });
+        let released = released.unwrap_or_default();
         client.ledger.counters[Count::Sends] += released.len() as u64;
         for (cid, body) in released {
             self.put_send(
@@ -254,6 +257,29 @@ impl UplinkGate {
     }
 }
 
+/// Keeps a SEND that came before its turn.
+///
+/// # Errors
+/// [`CloseReason::Window`]: too much of the session waits. [`CloseReason::Busy`]: memory is short.
+fn hold_early(now: Instant, client: &mut Client<'_>, cid: Seq, body: &Bytes) -> Result<(), CloseReason> {
+    if client.ledger.is_above_watermark(1) {
+        client.ledger.counters[Count::InputShed] += 1;
+        return Err(CloseReason::Busy);
+    }
+    let held = client.with_early(|session| {
+        let early = session.early.get_or_insert_with(|| Box::new(Early::new(now)));
+        early.insert(cid, body);
+        (early.bytes(), early.deadline())
+    });
+    let (bytes, deadline) = held.expect("SEND is lawful only with a session");
+    if bytes > EARLY_BYTES_MAX {
+        return Err(CloseReason::Window);
+    }
+    client.arm(deadline);
+    client.ledger.counters[Count::SendsEarly] += 1;
+    Ok(())
+}
+
 /// Sends a frame to the worker of its user.
 fn forward(client: &mut Client<'_>, route: Route, up: Up, outputs: &mut Outputs) {
     let Up { command, lane, number, is_dup, body } = up;
@@ -286,15 +312,60 @@ fn refuse(client: &mut Client<'_>, command: Command, id: u32, retry_after_ms: u3
 
 /// Reads the number by which the client knows the answer; 0: no answer comes.
 fn number_of(command: Command, body: &Bytes) -> Result<u32, CloseReason> {
-    /// A Req of which only the id is read: the rest is the backend's to judge, and costs nothing here.
+    match command {
+        Command::Req => request_id(body),
+        Command::Sub | Command::Unsub => decode::<Sub>(body).map(|sub| sub.id), // UNSUB has the same fields
+        _ => Ok(0),
+    }
+}
+
+/// Reads the id of a REQ. Only the fields on the top level are walked, and not many: the rest is the backend's to
+/// judge, and costs nothing here.
+///
+/// # Errors
+/// [`CloseReason::BadMessage`]: not a message, or one with more than [`REQ_FIELDS_MAX`] fields.
+fn request_id(mut body: &[u8]) -> Result<u32, CloseReason> {
+    /// A Req of which only the id is read.
     #[derive(Clone, PartialEq, Eq, prost::Message)]
     struct ReqId {
         #[prost(uint32, tag = "1")]
         id: u32,
     }
-    match command {
-        Command::Req => decode::<ReqId>(body).map(|req| req.id),
-        Command::Sub | Command::Unsub => decode::<Sub>(body).map(|sub| sub.id), // UNSUB has the same fields
-        _ => Ok(0),
+    let mut req = ReqId::default();
+    for _ in 0..REQ_FIELDS_MAX {
+        if body.is_empty() {
+            return Ok(req.id);
+        }
+        let before = body;
+        let (tag, wire_type) = decode_key(&mut body).map_err(|_| CloseReason::BadMessage)?;
+        if matches!(wire_type, WireType::StartGroup | WireType::EndGroup) {
+            return Err(CloseReason::BadMessage); // proto3 has no groups
+        }
+        skip_field(wire_type, tag, &mut body, DecodeContext::default())
+            .map_err(|_| CloseReason::BadMessage)?;
+        let field = &before[..before.len() - body.len()];
+        req.merge(field).map_err(|_| CloseReason::BadMessage)?;
+    }
+    if body.is_empty() { Ok(req.id) } else { Err(CloseReason::BadMessage) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::message::client::Req;
+
+    #[test]
+    fn a_request_is_known_by_its_id_at_a_bounded_cost() {
+        let req = Req { id: 7, method: "im.pull".into(), payload: vec![1; 300].into() };
+        assert_eq!(request_id(&req.encode_to_vec()), Ok(7));
+        assert_eq!(request_id(&[0x12, 1, b'm', 0x08, 5, 0x08, 9]), Ok(9), "any order, the last one counts");
+        assert_eq!(request_id(&[]), Ok(0));
+        let unknown = [0x78, 1];
+        assert_eq!(request_id(&unknown.repeat(REQ_FIELDS_MAX)), Ok(0));
+        for bad in
+            [&unknown.repeat(REQ_FIELDS_MAX + 1)[..], &[0x0B, 0x0C], &[0x12, 9, 1], &[0x08], &[0x0A, 1, 1]]
+        {
+            assert_eq!(request_id(bad), Err(CloseReason::BadMessage), "{bad:?}");
+        }
     }
 }

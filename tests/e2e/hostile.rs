@@ -11,8 +11,9 @@ use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
 use crate::soak;
 use bytes::Bytes;
 use moorline::sys::clock;
-use moorline_proto::frame::{Command, Frame, Lane};
-use moorline_proto::message::client::{Code, Ping, Sub};
+use moorline_proto::frame::compress::try_compress;
+use moorline_proto::frame::{Command, Flags, Frame, Lane, encode_batch};
+use moorline_proto::message::client::{Code, Ping, Req, Sub};
 use moorline_proto::message::frame_of;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
@@ -25,6 +26,7 @@ const SETTINGS: &[&str] = &[
     "limits.frame_rate=200",
     "limits.user_rate=50",
     "limits.handshake_timeout=1s",
+    "limits.frame_timeout=1s",
     "limits.downlink_bytes=16KiB",
     "limits.queue_bytes=64KiB",
     "session.keep=2s",
@@ -41,6 +43,8 @@ type Attack = fn(SocketAddr, &mut Random) -> u64;
 const ENEMIES: &[(&str, Attack)] = &[
     ("slow reader", read_slowly),
     ("heartbeat flood", flood_with_pings),
+    ("bomb", bomb),
+    ("unfinished", leave_unfinished),
     ("message flood", flood_with_messages),
     ("SUB flood", flood_with_rooms),
     ("garbage", talk_rubbish),
@@ -85,6 +89,44 @@ fn flood_with_pings(gateway: SocketAddr, random: &mut Random) -> u64 {
     let took = clock::now().saturating_since(started);
     assert!(took > Duration::from_millis(450), "not held: {took:?}");
     1
+}
+
+/// A read full of compressed frames, each of which announces 63 KiB: they are paid for one by one, so most wait.
+fn bomb(gateway: SocketAddr, random: &mut Random) -> u64 {
+    let mut client = Client::login(gateway, &name("bomber", random), "d");
+    let req = Req { id: 1, method: "no.such".into(), payload: vec![0; 63 << 10].into() };
+    let body = try_compress(&frame_of(Command::Req, &req).body).expect("zeros");
+    let packed = Frame::new(Command::Req, body).with_flags(Flags::COMPRESSED);
+    if random.one_in(2) {
+        client.write(&bytes_of(&packed).repeat(200));
+        client.until("an answer to the first", |heard| !heard.responses.is_empty());
+        return 1;
+    }
+    let body = try_compress(&encode_batch(&vec![packed; 100]).body).expect("alike");
+    let twice = Frame::new(Command::Req, body).with_flags(Flags::BATCH.with(Flags::COMPRESSED));
+    client.put(&twice);
+    assert_eq!(client.end().code(), moorline_proto::error::CloseReason::BadBatch.code());
+    1
+}
+
+/// Most of a large frame, or SENDs behind a missing one, and no more until it is closed.
+fn leave_unfinished(gateway: SocketAddr, random: &mut Random) -> u64 {
+    const AT_ONCE: u64 = 10;
+    let me = name("idler", random);
+    let mut clients: Vec<_> =
+        (0..AT_ONCE).map(|device| Client::login(gateway, &me, &device.to_string())).collect();
+    for client in &mut clients {
+        let body = message(1, &me, &[1; 60_000]);
+        if random.one_in(2) {
+            client.write(&bytes_of(&send_frame(1, &body))[..50_000]);
+        } else {
+            client.put(&send_frame(2, &message(2, &me, &[1; 4_000])));
+        }
+    }
+    for client in &mut clients {
+        assert_eq!(client.end().code(), moorline_proto::error::CloseReason::Incomplete.code());
+    }
+    AT_ONCE
 }
 
 /// A window full of SENDs, again and again: over `limits.user_rate` they are answered RETRY, each one.
@@ -241,7 +283,7 @@ fn enemies_of_every_kind_do_not_disturb_a_chat_and_leave_nothing() {
     assert!(beside.count > 0 && beside.p99 <= chat_within, "the chat: {beside:?}, {chat_within:?} allowed");
     assert!(after.0 <= before.0 + GROWTH_KIB, "memory: before {before:?}, after {after:?}");
     assert!(after.1 <= before.1 + 1, "descriptors: before {before:?}, after {after:?}");
-    let closed = ["slow", "handshake_timeout", "too_large", "bad_magic"];
+    let closed = ["slow", "handshake_timeout", "incomplete", "too_large", "bad_batch", "bad_magic"];
     let closed = closed.map(|reason| format!("closed_total{{reason=\"{reason}\"}}"));
     let limits = ["frame_rate_exceeded_total", "user_rate_exceeded_total", "throttles_total"];
     for name in limits.iter().copied().chain(closed.iter().map(String::as_str)) {

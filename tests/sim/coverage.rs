@@ -139,6 +139,10 @@ coverage! {
     heartbeat_timeouts;
     /// Connections that never said HELLO in time.
     handshake_timeouts;
+    /// Connections that ended for a frame, or a SEND before others, that did not come.
+    incomplete_closes;
+    /// Plain bytes that compressed frames of clients announced.
+    unpacked_bytes;
     /// Overdue acks that were asked for.
     ack_probes;
     /// Connections that ended for want of an ack.

@@ -59,6 +59,7 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         seed: scene.random.next_u64(),
         session_keep: scene.faults.keep,
         kept_max: scene.faults.kept,
+        frame_timeout: Duration::from_secs(20),
         frame_rate: scene.faults.frame_rate,
         user_rate: scene.faults.user_rate,
         collapse_bytes_max: scene.faults.collapse_bytes,
@@ -296,6 +297,8 @@ impl Reactor {
         seen.early_sends += counters[Count::SendsEarly];
         seen.heartbeat_timeouts += closes(CloseReason::HeartbeatTimeout);
         seen.handshake_timeouts += closes(CloseReason::HandshakeTimeout);
+        seen.incomplete_closes += closes(CloseReason::Incomplete);
+        seen.unpacked_bytes += counters[Count::UnpackedBytes];
         seen.ack_timeouts += closes(CloseReason::AckTimeout);
         seen.slow_closes += closes(CloseReason::Slow);
         let bad = CloseReason::ALL.iter().filter(|reason| (3500..3520).contains(&reason.code()));

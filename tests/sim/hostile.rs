@@ -5,6 +5,7 @@ use crate::pipe::{Caller, PipeId, Way};
 use crate::scene::What;
 use crate::world::World;
 use bytes::Bytes;
+use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Flags, Frame, encode_batch};
 use moorline_proto::message::client::{Ack, Hello, Ping, Req, Send, Sub, send};
 use moorline_proto::message::frame_of;
@@ -21,9 +22,13 @@ enum Manner {
     OutOfOrder,
     /// Cannot wait for WELCOME: a part of its next frame comes along with HELLO.
     Eager,
+    /// Sends few bytes that announce many, and floods of small frames in one compressed batch.
+    Bombing,
+    /// Leaves a frame unfinished, or a SEND missing before others, and stays.
+    Unfinished,
 }
 
-const MANNERS: [Manner; 8] = [
+const MANNERS: [Manner; 10] = [
     Manner::Noise,
     Manner::Silent,
     Manner::SilentAfterLogin,
@@ -32,6 +37,8 @@ const MANNERS: [Manner; 8] = [
     Manner::Confused,
     Manner::OutOfOrder,
     Manner::Eager,
+    Manner::Bombing,
+    Manner::Unfinished,
 ];
 
 pub(crate) struct Hostile {
@@ -88,6 +95,10 @@ impl World {
             }
             bytes.extend_from_slice(&ping[..7]);
         }
+        if manner == Manner::Unfinished && turns == 2 && at.is_multiple_of(2) {
+            let cut = 1 + self.scene.index(bytes.len() - 1);
+            bytes.truncate(cut);
+        }
         let taken = self.pipes[pipe].write(&mut self.scene, pipe, Way::Up, &bytes);
         let is_done = taken < bytes.len() || turns > 60;
         match manner {
@@ -101,6 +112,8 @@ impl World {
             }
             Manner::Eager => self.scene.after(Duration::from_secs(1), What::HostileSpeaks(at)),
             Manner::Flooding if turns > 60 => {}
+            Manner::Bombing if turns > 20 => {}
+            Manner::Unfinished if turns > 2 => {}
             _ => self.scene.within(200, What::HostileSpeaks(at)),
         }
     }
@@ -148,6 +161,12 @@ impl World {
                 let cid = 2 * turn - 1;
                 vec![self.message(cid + 1), self.message(cid)]
             }
+            Manner::Bombing => vec![self.bomb(turn)],
+            // The last one, or a part of it, is what the gateway waits behind.
+            Manner::Unfinished => {
+                let first = 2 * turn;
+                (first..first + 3).map(|cid| self.message(cid)).collect()
+            }
             Manner::SilentAfterLogin => vec![frame_of(Command::Ping, &Ping { next_s: 1 })],
             Manner::Confused => vec![self.confusion(turn)],
             _ => Vec::new(),
@@ -159,6 +178,22 @@ impl World {
         let target = Some(send::Target::User("nobody".into()));
         let send = Send { key: key.into(), r#type: 1, payload: Bytes::from_static(b"psst"), target };
         frame_of(Command::Send, &send).with_seq(cid)
+    }
+
+    /// Few bytes, much work.
+    fn bomb(&mut self, id: u32) -> Frame {
+        let packed = |frame: &Frame| {
+            let body = try_compress(&frame.body).expect("zeros");
+            Frame::new(frame.header.command, body).with_flags(frame.header.flags.with(Flags::COMPRESSED))
+        };
+        let req = Req { id, method: "no.such".into(), payload: vec![0; 2_000].into() };
+        let large = packed(&frame_of(Command::Req, &req));
+        match self.scene.index(4) {
+            0 => large,
+            1 => encode_batch(&vec![large; 8]),
+            2 => packed(&Frame::new(Command::Ignorable(0xC0), vec![0; 60_000].into())),
+            _ => packed(&encode_batch(&vec![frame_of(Command::Ping, &Ping { next_s: 9 }); 100])),
+        }
     }
 
     /// Mostly lawful, then not.

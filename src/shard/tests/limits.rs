@@ -3,7 +3,7 @@
 use super::*;
 use moorline_proto::message::client::{Resume, Sub, SubAck, Throttle};
 
-fn world(change: impl FnOnce(&mut Settings)) -> World {
+pub(super) fn world(change: impl FnOnce(&mut Settings)) -> World {
     let mut settings = settings();
     change(&mut settings);
     let now = Instant::from_nanos(1_000_000_000);
@@ -12,7 +12,7 @@ fn world(change: impl FnOnce(&mut Settings)) -> World {
 
 impl World {
     /// Connections whose reading the shard paused (true) or resumed since the last call.
-    fn pauses(&mut self) -> Vec<(ConnKey, bool)> {
+    pub(super) fn pauses(&mut self) -> Vec<(ConnKey, bool)> {
         let pause = |output| match output {
             Output::PauseReads(key) => Some((key, true)),
             Output::ResumeReads(key) => Some((key, false)),
@@ -22,7 +22,7 @@ impl World {
     }
 }
 
-fn ping() -> Frame {
+pub(super) fn ping() -> Frame {
     frame_of(Command::Ping, &Ping { next_s: 30 })
 }
 
@@ -49,12 +49,19 @@ fn a_connection_over_its_rate_is_not_read_for_a_while() {
     assert!(world.pauses().is_empty(), "a burst of twice the rate");
     world.frame(key, &ping());
     assert_eq!(world.pauses(), [(key, true)]);
-    // What was read already is handled all the same.
-    assert_eq!(world.written(key).len(), 21);
+    assert_eq!(world.written(key).len(), 21, "the frame that exceeds the rate is the last one");
+    let frames = [ping(), ping(), ping()];
+    let mut bytes = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut bytes));
+    world.bytes(key, &bytes);
+    assert!(world.written(key).is_empty(), "the rate is judged per frame, not per read");
     world.pass(Duration::from_millis(50));
     assert!(world.pauses().is_empty());
     world.pass(Duration::from_millis(100));
-    assert_eq!(world.pauses(), [(key, false)]);
+    assert_eq!(world.pauses(), [(key, false), (key, true)], "one more, and then it is above the rate again");
+    assert_eq!(world.written(key).len(), 1);
+    (0..10).for_each(|_| world.pass(Duration::from_millis(50)));
+    assert_eq!((world.written(key).len(), world.pauses().last()), (2, Some(&(key, false))));
     assert_eq!(world.shard.counters()[Count::Paused], 0);
     // Not being read is not silence.
     assert_eq!(world.shard.sessions(), 1);
