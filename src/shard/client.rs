@@ -23,7 +23,7 @@ use moorline_proto::message::decode;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
 
-/// Memory of input of one client that may wait above the watermark, in bytes.
+/// Memory of input of one client that may wait above the watermark, in bytes [P-10.3].
 const INPUT_FREE: usize = 4 << 10;
 
 /// Everything that the clients of one shard share: limits, counters, timers, pauses, and memory for queues.
