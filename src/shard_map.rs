@@ -1,8 +1,12 @@
 //! Owning shards: which shard decides about a user.
 //!
-//! As long as there are as many shards as ever, a user's pin says it. After a hot restart with more, those who are
+//! As long as there are as many shards as ever, a user's pin says it ([`UserKey`]). After a hot restart with more, those who are
 //! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the owning shard of later
 //! times. So a user is looked for in one owning shard after the other, and is in one only.
+
+mod user_key;
+
+pub use user_key::{Pins, USER_KEY_BYTES, UserKey};
 
 use moorline_proto::ids::{Pin, ShardId};
 use std::sync::Arc;
@@ -10,15 +14,20 @@ use std::sync::Arc;
 /// Shards, at most.
 pub const SHARDS_MAX: usize = 256;
 
-/// The shard counts of a gateway's life, oldest first, each larger than the one before.
+/// The shard counts of a gateway's life, oldest first, each larger than the one before; and the key of the hash that
+/// decides between users.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardMap(Arc<[u16]>);
+pub struct ShardMap {
+    counts: Arc<[u16]>,
+    key: UserKey,
+}
 
 impl ShardMap {
     /// Map of a gateway that begins with this many shards, 1 to [`SHARDS_MAX`].
+    /// Everybody knows the key of its hash: see [`Self::with_key`].
     pub fn new(shards: usize) -> Self {
         let count = u16::try_from(shards.clamp(1, SHARDS_MAX)).expect("at most 256");
-        Self(Arc::new([count]))
+        Self { counts: Arc::new([count]), key: UserKey::NONE }
     }
 
     /// Restores the map from a snapshot; `None`: the counts are not valid.
@@ -26,39 +35,58 @@ impl ShardMap {
         let is_growing = counts.windows(2).all(|pair| pair[0] < pair[1]);
         let one = |count: &u32| u16::try_from(*count).ok().filter(|count| (1..=256).contains(count));
         let counts = counts.iter().map(one).collect::<Option<Vec<u16>>>()?;
-        (is_growing && !counts.is_empty()).then(|| Self(counts.into()))
+        (is_growing && !counts.is_empty()).then(|| Self { counts: counts.into(), key: UserKey::NONE })
+    }
+
+    /// The map with this key of its hash.
+    #[must_use]
+    pub fn with_key(self, key: UserKey) -> Self {
+        Self { key, ..self }
+    }
+
+    /// Key of the hash that decides between users.
+    pub const fn key(&self) -> UserKey {
+        self.key
+    }
+
+    /// The pin of a user id: it chooses the user's shard, worker and link.
+    pub fn pin(&self, uid: &str) -> Pin {
+        self.key.pin(uid)
     }
 
     /// With more shards, if there are more.
     #[must_use]
     pub fn grown_to(&self, shards: usize) -> Self {
         let count = u16::try_from(shards.min(SHARDS_MAX)).expect("at most 256");
-        let is_more = self.0.last().is_none_or(|last| *last < count);
-        if is_more { Self(self.0.iter().copied().chain([count]).collect()) } else { self.clone() }
+        let is_more = self.counts.last().is_none_or(|last| *last < count);
+        let Self { counts, key } = self;
+        let counts =
+            if is_more { counts.iter().copied().chain([count]).collect() } else { Arc::clone(counts) };
+        Self { counts, key: *key }
     }
 
     /// Shard counts for the snapshot, oldest first.
     pub fn counts(&self) -> &[u16] {
-        &self.0
+        &self.counts
     }
 
     /// Shards that there are.
     pub fn shards(&self) -> usize {
-        self.0.last().copied().unwrap_or(1).into()
+        self.counts.last().copied().unwrap_or(1).into()
     }
 
     /// First shard to look for a user.
     pub fn first(&self, pin: Pin) -> ShardId {
-        pin.shard(self.0[0].into())
+        pin.shard(self.counts[0].into())
     }
 
     /// Next shard to look for a user that is not at `shard`; `None`: `shard` owns the user.
     pub fn after(&self, pin: Pin, shard: ShardId) -> Option<ShardId> {
-        if self.0.len() == 1 {
+        if self.counts.len() == 1 {
             return None;
         }
-        let mut seen = Vec::with_capacity(self.0.len());
-        for owner in self.0.iter().map(|count| pin.shard((*count).into())) {
+        let mut seen = Vec::with_capacity(self.counts.len());
+        for owner in self.counts.iter().map(|count| pin.shard((*count).into())) {
             if seen.last() == Some(&shard) && !seen.contains(&owner) {
                 return Some(owner);
             }

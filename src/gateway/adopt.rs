@@ -7,13 +7,14 @@ use super::listening::{self, InheritedListener, Matched};
 use crate::config::Config;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
-use crate::shard_map::ShardMap;
+use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
-    AddressRecord, GROWN, GatewayHead, ListenerRecord, Records, SectionKind, Snapshot, SocketRef,
+    AddressRecord, GROWN, GatewayHead, ListenerRecord, PinsRecord, Records, SectionKind, Snapshot, SocketRef,
     SocketsRecord,
 };
 use crate::sys::clock;
 use crate::worker::Worker;
+use bytes::Bytes;
 use mio::{Poll, Registry};
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::{Stream, StreamKind};
@@ -175,10 +176,11 @@ impl Prepared {
         }
         let known = if head.shard_map.is_empty() { vec![head.shards] } else { head.shard_map.clone() };
         let shard_map = ShardMap::thaw(&known).filter(|shard_map| shard_map.shards() == head.shards as usize);
+        let key = user_key(head)?;
         let shard_map = shard_map
             .ok_or_else(|| GatewayError::Takeover(format!("the shard counts {known:?} are not valid")))?;
         // Existing shards and workers stay: fewer threads share them, and more threads bring new ones.
-        let shard_map = shard_map.grown_to(config.reactors());
+        let shard_map = shard_map.with_key(key).grown_to(config.reactors());
         let workers = config.workers().max(head.workers as usize);
         let Warm { mut reactors, mut streams } = warm;
         let more = Inboxes::open(config, shard_map.shards() - reactors.len(), workers)?;
@@ -202,6 +204,39 @@ impl Prepared {
         }
         Ok(prepared)
     }
+}
+
+/// Makes the key of the hash that decides between users.
+pub(super) fn new_user_key(pins: Pins) -> Result<UserKey, GatewayError> {
+    let mut key = [0; USER_KEY_BYTES];
+    getrandom::fill(&mut key).map_err(|error| GatewayError::system("ask for random bytes")(error.into()))?;
+    Ok(UserKey::new(key, pins))
+}
+
+/// The form of the key for the snapshot.
+pub(super) fn record_of(key: UserKey) -> (Bytes, PinsRecord) {
+    let pins = match key.pins() {
+        Pins::Plain => PinsRecord::Plain,
+        Pins::Keyed => PinsRecord::Keyed,
+        Pins::KeyedButSlot => PinsRecord::KeyedButSlot,
+    };
+    (Bytes::copy_from_slice(key.bytes()), pins)
+}
+
+/// Takes over the key of the hash that decides between users; a snapshot without one gets a new key for the users' rates.
+fn user_key(head: &GatewayHead) -> Result<UserKey, GatewayError> {
+    if head.user_key.is_empty() {
+        return new_user_key(Pins::Plain);
+    }
+    let key = head.user_key[..].try_into();
+    let key =
+        key.map_err(|_| GatewayError::Takeover("the key of the users' hash does not have 16 bytes".into()))?;
+    let pins = match head.pins() {
+        PinsRecord::Plain => Pins::Plain,
+        PinsRecord::Keyed => Pins::Keyed,
+        PinsRecord::KeyedButSlot => Pins::KeyedButSlot,
+    };
+    Ok(UserKey::new(key, pins))
 }
 
 /// Takes the listening sockets that the snapshot names.

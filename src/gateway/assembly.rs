@@ -2,7 +2,7 @@
 
 use super::GatewayError;
 use super::admin_sockets::AdminSockets;
-use super::adopt::Origin;
+use super::adopt::{self, Origin};
 use super::listening::{self, ListeningSocket};
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin, Status};
@@ -16,7 +16,7 @@ use crate::router::{
     RouterSettings,
 };
 use crate::shard::{Birth, DrainOrder, Settings};
-use crate::shard_map::ShardMap;
+use crate::shard_map::{Pins, ShardMap};
 use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
 use crate::worker::{Inbox, Worker, WorkerParts};
@@ -172,7 +172,10 @@ impl Prepared {
         let clock = clock::machine_clock();
         let birth = birth(ticket_key, &clock);
         let inboxes = Inboxes::open(config, config.reactors(), config.workers())?;
-        let shard_map = ShardMap::new(config.reactors());
+        // The same endpoint speaks for a user in every gateway only if all of them know the user's slot.
+        let is_by_hash = config.backend.balance == Balance::Hash;
+        let key = adopt::new_user_key(if is_by_hash { Pins::KeyedButSlot } else { Pins::Keyed })?;
+        let shard_map = ShardMap::new(config.reactors()).with_key(key);
         Self::assemble(config, listeners, admin_sockets, (birth, clock), (shard_map, inboxes), None)
     }
 

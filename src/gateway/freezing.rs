@@ -1,11 +1,15 @@
 //! Pauses the running gateway, writes its state into a snapshot, and resumes it after a rollback.
 
+use super::adopt;
 use super::assembly::{Gateway, unix_base};
 use super::listening::ListeningSocket;
 use super::threads::Thread;
 use crate::pause::Order;
 use crate::reactor::ReactorMail;
-use crate::snapshot::{GatewayHead, Item, ListenerRecord, Section, SectionKind, SocketsRecord, Writer};
+use crate::shard_map::Pins;
+use crate::snapshot::{
+    GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord, Writer,
+};
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -116,6 +120,9 @@ impl Gateway {
         head.ticket_key = Bytes::copy_from_slice(&self.birth.ticket_key);
         head.shards = u32::try_from(self.reactor_mail.len()).expect("at most 256");
         head.workers = u32::try_from(self.worker_mail.len()).expect("at most 256");
+        let (user_key, pins) = adopt::record_of(self.shard_map.key());
+        head.user_key = user_key;
+        head.set_pins(pins);
         head.shard_map = self.shard_map.counts().iter().map(|count| u32::from(*count)).collect();
         for (ListeningSocket { name, socket, .. }, accepted_until) in self.listeners.iter().zip(accepted) {
             let socket = Some(sockets::name_of(socket)?.into());
@@ -134,6 +141,13 @@ impl Gateway {
         section.put(Item::Gateway(head));
         section.append(&addresses);
         Ok(section)
+    }
+
+    /// Facts that a process must know to go on from the snapshot, as bits of its header.
+    pub(super) fn critical(&self) -> u64 {
+        let grown = if self.has_grown { GROWN } else { 0 };
+        let keyed = if self.shard_map.key().pins() == Pins::Plain { 0 } else { KEYED };
+        grown | keyed
     }
 
     /// Resumes all threads at `frozen_at`, as if there had been no pause.

@@ -4,9 +4,10 @@ use super::counters::Count;
 use super::{Endpoints, LinkIndex, Pending, Sides, Slot, SlotState, Slots, Taken};
 use crate::auth::{self, Judge};
 use crate::messages::{Admission, Downlink};
+use crate::shard_map::UserKey;
 use crate::snapshot::{AdmissionRecord, AskedRecord, Records, SnapshotError};
 use moorline_proto::error::CloseReason;
-use moorline_proto::ids::{ConnKey, Pin};
+use moorline_proto::ids::ConnKey;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message;
 use moorline_proto::message::backend::{Auth, AuthResult};
@@ -67,13 +68,15 @@ pub(super) struct Logins {
     /// By link.
     asked: Vec<Pending<Asked>>,
     up_timeout: Duration,
+    /// Key of the users' pins.
+    key: UserKey,
 }
 
 impl Logins {
-    pub(super) fn new(judge: Judge, links: usize, up_timeout: Duration) -> Self {
+    pub(super) fn new(judge: Judge, links: usize, up_timeout: Duration, key: UserKey) -> Self {
         let forget_after = up_timeout.saturating_mul(FORGET_TIMEOUTS);
         let asked = (0..links).map(|_| Pending::new(forget_after)).collect();
-        Self { judge, waiting: VecDeque::new(), asked, up_timeout }
+        Self { judge, waiting: VecDeque::new(), asked, up_timeout, key }
     }
 
     /// First number and records of the questions that a link's backend is judging.
@@ -138,7 +141,7 @@ impl Logins {
         let has_room = |link: &LinkIndex| {
             sides.links[*link].has_output_room() && self.asked[link.index()].has_room(ASKED_MAX)
         };
-        let own = match slots.state(Slot::of(Pin::of(uid))) {
+        let own = match slots.state(Slot::of(self.key.pin(uid))) {
             SlotState::Live(link) => Some(link),
             SlotState::Announcing(_) | SlotState::Unassigned => None,
         };

@@ -180,7 +180,7 @@ impl Router {
             endpoints: Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance),
             ups: Ups::new(settings.parking, settings.overload, link.up_timeout),
             announcements: Announcements::default(),
-            logins: Logins::new(judge, links.indices().count(), link.up_timeout),
+            logins: Logins::new(judge, links.indices().count(), link.up_timeout, shard_map.key()),
             pushes: Pushes::new(shard_map.clone(), settings.compress_min, shards),
             rooms: Rooms::new(shard_map.clone()),
             pressure: Pressure::new(capacity, *number == 0),

@@ -7,7 +7,7 @@ use crate::shard_map::ShardMap;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::ids::{ConnKey, Pin, ShardId};
+use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, Kick, Outcome, PushOutcome};
 use moorline_proto::time::{Duration, Instant};
@@ -94,7 +94,7 @@ impl Pushes {
             }
         }
         for uid in uids {
-            let shard = self.shard_map.first(Pin::of(&uid));
+            let shard = self.shard_map.first(self.shard_map.pin(&uid));
             self.targets[shard.index()].push(Target::User(uid.into_boxed_str()));
         }
         for (shard, targets) in (0u8..).zip(&mut self.targets) {
@@ -115,7 +115,7 @@ impl Pushes {
         } else if kick.uid.is_empty() {
             return Err(LinkError::Body(Kind::Kick));
         } else {
-            let shard = self.shard_map.first(Pin::of(&kick.uid));
+            let shard = self.shard_map.first(self.shard_map.pin(&kick.uid));
             let uid = kick.uid.into_boxed_str();
             let target = if kick.device.is_empty() {
                 Target::User(uid)

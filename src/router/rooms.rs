@@ -116,7 +116,7 @@ impl Rooms {
         }
         let ticket = sides.ticket(index, frame.correlation);
         let asked: Vec<ShardId> = if room.is_empty() {
-            vec![self.shard_map.first(Pin::of(&uid))]
+            vec![self.shard_map.first(self.shard_map.pin(&uid))]
         } else {
             sides.shards.ids().collect()
         };

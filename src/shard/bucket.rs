@@ -97,7 +97,7 @@ impl Spent {
 /// Buckets by number; only those that are not full take memory.
 #[derive(Debug, Default)]
 pub(super) struct Buckets {
-    all: HashMap<u32, (Spent, Stamp, bool)>,
+    all: HashMap<u64, (Spent, Stamp, bool)>,
 }
 
 /// Refusal: the burst is exceeded.
@@ -114,7 +114,7 @@ impl Buckets {
     ///
     /// # Errors
     /// [`Over`]: nothing was spent.
-    pub(super) fn try_spend(&mut self, who: u32, fill: Fill, now: Instant) -> Result<(), Over> {
+    pub(super) fn try_spend(&mut self, who: u64, fill: Fill, now: Instant) -> Result<(), Over> {
         if fill.rate == 0 {
             return Ok(());
         }
@@ -135,15 +135,17 @@ impl Buckets {
     pub(super) fn freeze(&self, out: &mut Section) {
         let Self { all } = self;
         for (who, (spent, since, was_notified)) in all {
-            let (who, spent, since, was_told) = (*who, spent.0, since.0, *was_notified);
-            out.put(Item::UserSpent(UserSpentRecord { who, spent, since, was_told }));
+            let (number, spent, since, was_told) = (Some(*who), spent.0, since.0, *was_notified);
+            out.put(Item::UserSpent(UserSpentRecord { who: 0, spent, since, was_told, number }));
         }
     }
 
-    /// Reads one bucket.
+    /// Reads one bucket. Those of versions that knew users by their pins are left: several users may share one.
     pub(super) fn thaw(&mut self, record: UserSpentRecord) {
-        let UserSpentRecord { who, spent, since, was_told } = record;
-        self.all.insert(who, (Spent(spent), Stamp(since), was_told));
+        let UserSpentRecord { who: _, spent, since, was_told, number } = record;
+        if let Some(number) = number {
+            self.all.insert(number, (Spent(spent), Stamp(since), was_told));
+        }
     }
 
     /// Forgets full buckets.

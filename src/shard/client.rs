@@ -133,6 +133,12 @@ impl Client<'_> {
         self.session.as_ref().map(|session| session.route())
     }
 
+    /// Number of the user, which no other user has; 0: not logged in.
+    pub(super) fn user(&self) -> u64 {
+        let key = self.ledger.settings.shard_map.key();
+        self.session.as_ref().map_or(0, |session| key.number(session.uid()))
+    }
+
     /// Queues a frame with the current ack, and asks for a write. A detached session has no socket: what
     /// matters waits in its flight.
     pub(super) fn send(&mut self, mut frame: Frame, outputs: &mut Outputs) {

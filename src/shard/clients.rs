@@ -37,7 +37,7 @@ impl Clients {
     pub(super) fn new(settings: Settings, now: Instant) -> Self {
         Self {
             table: Table::new(settings.shard),
-            registry: Registry::default(),
+            registry: Registry::new(settings.shard_map.key()),
             rooms: Rooms::default(),
             detached: Detached::default(),
             ledger: Ledger::new(settings, now),

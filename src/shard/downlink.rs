@@ -13,7 +13,7 @@ use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Frame, Lane};
-use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
+use moorline_proto::ids::{ConnKey, Seq, ShardId};
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::time::Instant;
 
@@ -67,7 +67,7 @@ impl Shard {
             Err(reason) => return self.clients.close(now, key, reason, outputs),
         };
         let settings = &self.clients.ledger.settings;
-        let first = settings.shard_map.first(Pin::of(&admission.uid));
+        let first = settings.shard_map.first(settings.shard_map.pin(&admission.uid));
         let home = if first == settings.shard { self.home_after(&admission.uid) } else { Some(first) };
         let Some(home) = home else {
             let newcomer = Newcomer { key, has_socket: true };
@@ -160,7 +160,7 @@ impl Shard {
     /// The shard that may own a user who has no session here; `None`: this one owns the user.
     pub(super) fn home_after(&self, uid: &str) -> Option<ShardId> {
         let settings = &self.clients.ledger.settings;
-        let home = settings.shard_map.after(Pin::of(uid), settings.shard)?;
+        let home = settings.shard_map.after(settings.shard_map.pin(uid), settings.shard)?;
         self.clients.registry.of_user(uid).is_empty().then_some(home)
     }
 

@@ -154,10 +154,10 @@ impl Clients {
             outputs.push(Output::Write(key));
         }
         loaded.detached += usize::from(state == State::Detached);
-        let session = record.session.as_ref().map(|session| {
-            let limits = (self.ledger.settings.downlink, self.ledger.settings.workers, now);
-            Session::thaw(session, key.slot(), limits, from)
-        });
+        let session = record
+            .session
+            .as_ref()
+            .map(|session| Session::thaw(session, key.slot(), (&self.ledger.settings, now), from));
         let session = session.transpose()?;
         self.ledger.count_thawed(&connection, session.as_ref());
         loaded.sessions.extend(session.map(|session| (session, loaded.connections.len())));

@@ -124,7 +124,8 @@ impl Logins {
         let version = settings.unix_nanos(now).max(self.last_version + 1);
         self.last_version = version;
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
-        let mut session = Session::new(names, key.slot(), version);
+        let pin = settings.shard_map.pin(&who.uid);
+        let mut session = Session::new(names, pin, key.slot(), version);
         session.accepts_lz4 = who.accepts_lz4;
         let known = clients.registry.worker_of(&who.uid, session.pin);
         session.worker = known.unwrap_or_else(|| Route::of(session.pin, settings.workers).worker);

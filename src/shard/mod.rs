@@ -79,7 +79,7 @@ use fanout::Fanouts;
 use login::{Logins, Newcomer, decode_hello};
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
-use moorline_proto::ids::{ConnKey, Pin, ShardId};
+use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::time::{Duration, Instant};
 use timers::Due;
 use uplink::UplinkGate;
@@ -317,7 +317,7 @@ impl Shard {
             return Err(CloseReason::Busy);
         }
         client.connection.enter(State::Authenticating, now);
-        let pin = Pin::of(&hello.uid);
+        let pin = client.ledger.settings.shard_map.pin(&hello.uid);
         let login = Uplink::Login { key, pin, hello: Box::new(hello) };
         outputs.uplinks[pin.worker(client.ledger.settings.workers)].push(login);
         Ok(())

@@ -1,19 +1,26 @@
 //! Users and their sessions. A user belongs to one shard only, so this table is authoritative.
 
 use super::session::{NO_NEXT, Session};
+use crate::shard_map::UserKey;
 use hashbrown::HashTable;
 use moorline_proto::ids::Pin;
 use moorline_proto::random::mix;
 use slab::Slab;
 
 /// The sessions, and a table from uid to the first of a user's chain of sessions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Registry {
+    key: UserKey,
     sessions: Slab<Session>,
     users: HashTable<u32>,
 }
 
 impl Registry {
+    /// No sessions; `key` is that of the sessions' pins.
+    pub(super) const fn new(key: UserKey) -> Self {
+        Self { key, sessions: Slab::new(), users: HashTable::new() }
+    }
+
     pub(super) fn get(&self, slot: u32) -> Option<&Session> {
         self.sessions.get(slot as usize)
     }
@@ -40,7 +47,7 @@ impl Registry {
         let head = self.head(session.uid(), pin);
         session.next_of_user = head.unwrap_or(NO_NEXT);
         let slot = u32::try_from(self.sessions.insert(session)).expect("sessions are bounded by SLOTS_MAX");
-        let Self { sessions, users } = self;
+        let Self { sessions, users, .. } = self;
         if let Some(head) = head {
             let entry = users.find_mut(hash(pin), |slot| *slot == head).expect("the head was just found");
             *entry = slot;
@@ -52,7 +59,7 @@ impl Registry {
 
     /// Reserves memory for this number of further sessions.
     pub(super) fn reserve(&mut self, sessions: usize) {
-        let Self { sessions: known, users } = self;
+        let Self { sessions: known, users, .. } = self;
         known.reserve(sessions);
         users.reserve(sessions, |slot| hash(known[*slot as usize].pin));
     }
@@ -84,7 +91,7 @@ impl Registry {
     /// Slots of a user's sessions, newest first.
     pub(super) fn of_user(&self, uid: &str) -> Vec<u32> {
         let mut slots = Vec::new();
-        let mut at = self.head(uid, Pin::of(uid)).unwrap_or(NO_NEXT);
+        let mut at = self.head(uid, self.key.pin(uid)).unwrap_or(NO_NEXT);
         while at != NO_NEXT {
             slots.push(at);
             at = self.sessions[at as usize].next_of_user;
@@ -133,7 +140,7 @@ mod tests {
 
     #[test]
     fn agrees_with_a_plain_list_under_random_use() {
-        let (mut registry, mut random, mut list) = (Registry::default(), Random::new(1), Vec::new());
+        let (mut registry, mut random, mut list) = (Registry::new(UserKey::NONE), Random::new(1), Vec::new());
         for _ in 0..5_000 {
             if random.one_in(2) && !list.is_empty() {
                 let at = usize::try_from(random.below(list.len() as u64)).expect("small");
@@ -143,7 +150,7 @@ mod tests {
             } else {
                 let (uid, device) = (format!("u{}", random.below(20)), format!("d{}", random.next_u64()));
                 let names = Names { uid: &uid, device: &device, platform: 0 };
-                let slot = registry.insert(Session::new(names, 0, 1));
+                let slot = registry.insert(Session::new(names, Pin::of(&uid), 0, 1));
                 list.push((slot, uid, device));
             }
             registry.check();

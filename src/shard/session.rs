@@ -1,5 +1,6 @@
 //! One device's login.
 
+use super::Settings;
 use super::early::Early;
 use super::flight::Flight;
 use crate::snapshot::{EarlyRecord, Records, Section, SessionRecord, SnapshotError};
@@ -8,7 +9,6 @@ use moorline_proto::dedupe::Dedupe;
 use moorline_proto::ids::{DEVICE_BYTES_MAX, Pin, Seq, UID_BYTES_MAX};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
-use moorline_proto::window::WindowLimits;
 
 /// End of a user's chain of sessions.
 pub(super) const NO_NEXT: u32 = u32::MAX;
@@ -75,7 +75,7 @@ pub(super) struct Names<'a> {
 }
 
 impl Session {
-    pub(super) fn new(who: Names<'_>, connection: u32, login_version: u64) -> Self {
+    pub(super) fn new(who: Names<'_>, pin: Pin, connection: u32, login_version: u64) -> Self {
         let mut names = String::with_capacity(who.uid.len() + who.device.len());
         names.push_str(who.uid);
         names.push_str(who.device);
@@ -85,7 +85,7 @@ impl Session {
             platform: u8::try_from(who.platform).unwrap_or(0),
             unanswered: 0,
             connection,
-            pin: Pin::of(who.uid),
+            pin,
             next_of_user: NO_NEXT,
             login_version,
             dedupe: Dedupe::new(),
@@ -144,7 +144,7 @@ impl Session {
     pub(super) fn thaw(
         record: &SessionRecord,
         connection: u32,
-        (limits, workers, now): (WindowLimits, usize, Instant),
+        (settings, now): (&Settings, Instant),
         from: &Records,
     ) -> Result<Self, SnapshotError> {
         let SessionRecord { uid, device, platform, unanswered, login_version, next_seq, serial, .. } = record;
@@ -154,7 +154,8 @@ impl Session {
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| from.contradiction("a name is not UTF-8"));
         let (uid, device) = (text(uid)?, text(device)?);
         let platform = i32::try_from(*platform).unwrap_or(0);
-        let mut session = Self::new(Names { uid, device, platform }, connection, *login_version);
+        let (pin, workers) = (settings.shard_map.pin(uid), settings.workers);
+        let mut session = Self::new(Names { uid, device, platform }, pin, connection, *login_version);
         let small = |number: u32| {
             u16::try_from(number).map_err(|_| from.contradiction("a session's number is too large"))
         };
@@ -171,7 +172,7 @@ impl Session {
         }
         .ok_or_else(|| from.contradiction("a session's worker does not exist"))?;
         if let Some(flight) = &record.flight {
-            session.flight = Some(Box::new(Flight::thaw(flight, limits, *next_seq, from)?));
+            session.flight = Some(Box::new(Flight::thaw(flight, settings.downlink, *next_seq, from)?));
         }
         if !record.early.is_empty() {
             let early = session.early.insert(Box::new(Early::new(now)));

@@ -52,7 +52,7 @@ struct Up {
 #[derive(Debug, Default)]
 pub(super) struct UplinkGate {
     results: Results,
-    /// Uplinks spent of each user's rate limit, by pin.
+    /// Uplinks spent of each user's rate limit, by the user's number.
     users_spent: Buckets,
 }
 
@@ -222,7 +222,7 @@ impl UplinkGate {
             return Err(u32::try_from(wait).unwrap_or(u32::MAX));
         }
         let fill = client.ledger.settings.user_fill();
-        let Err(over) = self.users_spent.try_spend(route.pin.0, fill, now) else { return Ok(route) };
+        let Err(over) = self.users_spent.try_spend(client.user(), fill, now) else { return Ok(route) };
         client.ledger.counters[Count::UserRefusals] += 1;
         let wait_ms = u32::try_from(over.wait.as_millis()).unwrap_or(u32::MAX).max(1);
         if over.is_news {

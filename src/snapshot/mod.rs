@@ -25,14 +25,16 @@ const LEAD_BYTES: usize = MAGIC.len() + 4 + 4;
 /// Limit of the header, in bytes: a directory of some hundred sections is far below it.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 /// Version that is written. An older reader must refuse a newer major version.
-pub const VERSION: (u32, u32) = (1, 1);
+pub const VERSION: (u32, u32) = (1, 2);
 /// Oldest major version that is read.
 pub const MAJOR_MIN: u32 = 1;
 /// Bit of [`Header::critical`]: there were fewer shards or workers once, so users may be at another one than their pin
 /// determines.
 pub const GROWN: u64 = 1;
+/// Bit of [`Header::critical`]: some of the users' pins come from a hash with a key.
+pub const KEYED: u64 = 2;
 /// Bits of [`Header::critical`] that this build knows.
-pub const CRITICAL_KNOWN: u64 = GROWN;
+pub const CRITICAL_KNOWN: u64 = GROWN | KEYED;
 
 /// Reason to refuse a snapshot; no socket has been touched then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

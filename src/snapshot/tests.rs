@@ -9,7 +9,13 @@ fn written() -> Vec<u8> {
     for number in 0..3 {
         let (pin, body) = (number, shard.body(&shared));
         assert_eq!(body, 1, "one body, however often it is named");
-        shard.put(Item::UserSpent(UserSpentRecord { who: pin, spent: body, since: 3, was_told: true }));
+        shard.put(Item::UserSpent(UserSpentRecord {
+            who: pin,
+            spent: body,
+            since: 3,
+            was_told: true,
+            number: None,
+        }));
     }
     let mut worker = Section::default();
     worker.put(Item::Query(QueryRecord { ticket: None, left: 9 }));

@@ -298,7 +298,7 @@ fn over_the_cap_a_newcomer_is_told_to_come_later() {
 /// Asks and asks, and reads nothing: the answers fill the kernel's buffers, then the gateway's queue.
 #[test]
 fn who_asks_and_does_not_read_is_closed_as_slow() {
-    let gateway = Gateway::alone(&["limits.queue_bytes=64KiB"]);
+    let gateway = Gateway::alone(&["limits.queue_bytes=64KiB", "limits.frame_rate=0"]);
     let mut beside = Client::login(gateway.listener, "bob", "d");
     let mut client = Client::login(gateway.listener, "mallory", "d");
     let subs: Vec<_> = (0..64).map(|id| frame_of(Command::Sub, &Sub { id, room: String::new() })).collect();

@@ -1,7 +1,7 @@
 //! Severity of a run: drawn once per seed, so that seeds differ in kind and not only in luck.
 
 use moorline::config::Retransmit;
-use moorline::shard_map::ShardMap;
+use moorline::shard_map::{Pins, ShardMap, UserKey};
 use moorline_backend::config::LinkConfig;
 use moorline_proto::random::Random;
 use moorline_proto::time::Duration;
@@ -95,7 +95,8 @@ const ASKING_MS: u64 = 8_000;
 impl Faults {
     /// Owning shards: in half of the seeds there were fewer shards once.
     pub(crate) fn shard_map(&self) -> ShardMap {
-        ShardMap::new(self.first_shards.min(self.shards)).grown_to(self.shards)
+        let key = UserKey::new([5; 16], if self.is_by_hash { Pins::KeyedButSlot } else { Pins::Keyed });
+        ShardMap::new(self.first_shards.min(self.shards)).with_key(key).grown_to(self.shards)
     }
 
     /// Limits of the backend's end of links.

@@ -73,8 +73,11 @@ impl World {
         if is_over {
             return;
         }
-        if manner == Manner::Eager && turns > 0 && !self.pipes[pipe].tap.is_welcome() {
-            // Its next frame may begin before WELCOME, and not end.
+        if matches!(manner, Manner::Eager | Manner::Unfinished)
+            && turns > 0
+            && !self.pipes[pipe].tap.is_welcome()
+        {
+            // Its next frame must not end before WELCOME.
             return self.scene.after(Duration::from_secs(1), What::HostileSpeaks(at));
         }
         self.hostiles[at].turns += 1;
@@ -131,7 +134,8 @@ impl World {
     /// Clients that are still there hang up; silent ones do not.
     pub(crate) fn end_hostiles(&mut self) {
         for at in 0..self.hostiles.len() {
-            if self.hostiles[at].manner != Manner::SilentAfterLogin {
+            let Hostile { manner, turns, .. } = self.hostiles[at];
+            if manner != Manner::SilentAfterLogin && (manner != Manner::Unfinished || turns < 3) {
                 self.hostile_leaves(at);
             }
         }

@@ -8,7 +8,7 @@ use super::parent::{Action, Input, State, Transition, Verdict};
 use super::{VARIABLE, check};
 use crate::admin::{Restart, RestartOrder, Step};
 use crate::failpoint;
-use crate::snapshot::{GROWN, GatewayHead, Header, SectionKind};
+use crate::snapshot::{GatewayHead, Header, SectionKind};
 use crate::sys::child::{self, Inherited};
 use crate::sys::executable::Executable;
 use crate::sys::{clock, memory, sockets};
@@ -444,7 +444,7 @@ impl Upgrade<'_> {
             writer: env!("CARGO_PKG_VERSION").into(),
             generation: self.generation,
             frozen_at: at.as_nanos(),
-            critical: if self.gateway.has_grown { GROWN } else { 0 },
+            critical: self.gateway.critical(),
             ..Header::default()
         };
         let mut parts = writer.finish(header);

@@ -8,7 +8,7 @@ use crate::snapshot::{Header, Item, Section, SectionKind, Snapshot, SnapshotErro
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/snapshots");
 /// The newest one.
-const NEWEST: &str = "1.1.snapshot";
+const NEWEST: &str = "1.2.snapshot";
 
 /// One of everything that a shard can have on its way.
 fn full_of_everything() -> World {

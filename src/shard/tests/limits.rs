@@ -1,6 +1,7 @@
 //! Rate limits, paused reading, batches, and load shedding.
 
 use super::*;
+use crate::shard_map::{Pins, UserKey};
 use moorline_proto::message::client::{Resume, Sub, SubAck, Throttle};
 
 pub(super) fn world(change: impl FnOnce(&mut Settings)) -> World {
@@ -96,6 +97,28 @@ fn a_user_over_the_rate_is_told_once_and_answered_retry() {
     assert_eq!((refusal.id, refusal.code()), (7, Code::Retry));
     world.frame(phone, &Frame::new(Command::App(0x40), Bytes::new()));
     assert_eq!(world.shard.counters()[Count::AppsDropped], 1);
+}
+
+#[test]
+fn a_user_who_chose_a_colliding_id_silences_nobody() {
+    let mut uids = std::collections::HashMap::new();
+    let mut pairs = (0..).map(|number| format!("m-{number}"));
+    let (mallory, victim) = pairs
+        .find_map(|uid| uids.insert(Pin::of(&uid).0, uid.clone()).map(|other| (other, uid)))
+        .expect("of so many some are alike");
+    let keys = [UserKey::NONE, UserKey::new([7; 16], Pins::Plain), UserKey::new([7; 16], Pins::Keyed)];
+    for key in keys {
+        let mut world = world(|settings| {
+            settings.user_rate = 5;
+            settings.shard_map = ShardMap::new(1).with_key(key);
+        });
+        let (loud, quiet) = (world.login(&mallory, "d"), world.login(&victim, "d"));
+        world.uplinks();
+        (1..=30).for_each(|cid| world.frame(loud, &send(cid)));
+        assert_eq!(cids(&world.uplinks()).len(), 10, "mallory is at the limit");
+        (1..=10).for_each(|cid| world.frame(quiet, &send(cid)));
+        assert_eq!(cids(&world.uplinks()).len(), 10, "and the other one's rate is untouched");
+    }
 }
 
 #[test]

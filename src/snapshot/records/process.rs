@@ -52,6 +52,24 @@ pub struct GatewayHead {
     /// Unix socket for orders; `None`: not served, or written by a version that had none.
     #[prost(message, optional, tag = "15")]
     pub admin_socket: Option<SocketRef>,
+    /// Key of the hash that decides between users, 16 bytes; empty: the version that wrote the snapshot had none.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub user_key: Bytes,
+    /// Part of the users' pins that comes from the keyed hash, a [`PinsRecord`].
+    #[prost(enumeration = "PinsRecord", tag = "17")]
+    pub pins: i32,
+}
+
+/// Part of the users' pins that comes from the keyed hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum PinsRecord {
+    /// None: the first process of the series had no key.
+    Plain = 0,
+    /// All.
+    Keyed = 1,
+    /// All but the slot.
+    KeyedButSlot = 2,
 }
 
 /// A listening socket.

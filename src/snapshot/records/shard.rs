@@ -345,7 +345,7 @@ pub struct FanoutRecord {
 /// A user whose rate is partly used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
 pub struct UserSpentRecord {
-    /// Pin of the user: hash of the user id.
+    /// Pin of the user: hash of the user id. Not written any more.
     #[prost(uint32, tag = "1")]
     pub who: u32,
     /// Used part of the rate, in thousandths of a frame.
@@ -357,6 +357,9 @@ pub struct UserSpentRecord {
     /// True if the user was told to send less (THROTTLE).
     #[prost(bool, tag = "4")]
     pub was_told: bool,
+    /// Number of the user: keyed hash of the user id; `None`: the record knows the pin only.
+    #[prost(fixed64, optional, tag = "5")]
+    pub number: Option<u64>,
 }
 
 /// A client whose reads are paused.
