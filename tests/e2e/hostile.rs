@@ -116,11 +116,11 @@ fn leave_unfinished(gateway: SocketAddr, random: &mut Random) -> u64 {
     let mut clients: Vec<_> =
         (0..AT_ONCE).map(|device| Client::login(gateway, &me, &device.to_string())).collect();
     for client in &mut clients {
-        let body = message(1, &me, &[1; 60_000]);
+        let body = message(1, &me, &vec![1; 60_000]);
         if random.one_in(2) {
             client.write(&bytes_of(&send_frame(1, &body))[..50_000]);
         } else {
-            client.put(&send_frame(2, &message(2, &me, &[1; 4_000])));
+            client.put(&send_frame(2, &message(2, &me, &vec![1; 4_000])));
         }
     }
     for client in &mut clients {

@@ -36,9 +36,9 @@ impl Batch {
     ///
     /// # Errors
     /// `BadBatch` if one of them breaks a rule.
-    pub fn into_rest(mut self) -> Result<Bytes, CloseReason> {
+    pub fn into_rest(self) -> Result<Bytes, CloseReason> {
         let rest = self.rest.clone();
-        while let Some(frame) = self.next() {
+        for frame in self {
             frame?;
         }
         Ok(rest)

@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_frame_tells_what_decompressing_costs_before_it_is_done() {
-        let packed = try_compress(&[0; 64 << 10]).expect("zeros");
+        let packed = try_compress(&vec![0; 64 << 10]).expect("zeros");
         let frame = |command, flags| Frame::new(command, packed.clone()).with_flags(flags);
         assert_eq!(frame(Command::Send, Flags::default()).unpack_cost(), Ok(0));
         assert_eq!(frame(Command::Send, Flags::COMPRESSED).unpack_cost(), Ok(64));

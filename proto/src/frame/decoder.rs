@@ -29,8 +29,8 @@ struct Partial {
 }
 
 impl Partial {
-    fn new(bytes: &[u8]) -> Box<Self> {
-        Box::new(Self { bytes: BytesMut::from(bytes), mark: 0, block: 0 })
+    fn new(bytes: &[u8]) -> Self {
+        Self { bytes: BytesMut::from(bytes), mark: 0, block: 0 }
     }
 }
 
@@ -66,7 +66,7 @@ impl Decoder {
         match &mut self.partial {
             _ if input.is_empty() => {}
             Some(partial) => partial.bytes.extend_from_slice(input),
-            None => self.partial = Some(Partial::new(input)),
+            None => self.partial = Some(Box::new(Partial::new(input))),
         }
         input.clear();
     }
@@ -74,7 +74,7 @@ impl Decoder {
     /// Keeps whole frames that come before everything else that this decoder keeps: the rest of a batch.
     pub fn hold_first(&mut self, frames: &[u8]) {
         let later = self.partial.take();
-        let Some(first) = (!frames.is_empty()).then(|| Partial::new(frames)) else {
+        let Some(first) = (!frames.is_empty()).then(|| Box::new(Partial::new(frames))) else {
             self.partial = later;
             return;
         };
@@ -102,9 +102,8 @@ impl Decoder {
 
     /// Memory that the unfinished frame, and the frames that were given back, take, in bytes.
     pub fn held_bytes(&self) -> usize {
-        let held =
-            |partial: &Box<Partial>| partial.bytes.capacity().max(partial.block) + size_of::<Partial>();
-        self.partial.as_ref().map_or(0, held)
+        let held = |partial: &Partial| partial.bytes.capacity().max(partial.block) + size_of::<Partial>();
+        self.partial.as_deref().map_or(0, held)
     }
 
     /// The bytes of an unfinished frame, and of frames that were given back: held by a new decoder, they put it
@@ -116,7 +115,7 @@ impl Decoder {
     fn keep(&mut self, input: &mut Bytes) -> Result<Option<Frame>, CloseReason> {
         if let Some(first) = input.first() {
             check_first_byte(*first)?;
-            self.partial = Some(Partial::new(input));
+            self.partial = Some(Box::new(Partial::new(input)));
             input.clear();
         }
         Ok(None)
@@ -153,7 +152,7 @@ impl Decoder {
             check_first_byte(*first)?;
         }
         if partial.block > 0 {
-            partial = Box::new(Partial { mark: partial.mark, ..*Partial::new(&partial.bytes) });
+            partial = Box::new(Partial { mark: partial.mark, ..Partial::new(&partial.bytes) });
         }
         self.partial = Some(partial);
         Ok(None)
