@@ -21,9 +21,9 @@ pub enum Pins {
     /// None: the gateway began with a version that had no key, and its users stay where they are.
     #[default]
     Plain,
-    /// All.
+    /// All bits of a pin.
     Keyed,
-    /// All but the slot, which chooses the same endpoint for a user in every gateway (`backend.balance = "hash"`).
+    /// All bits but those of the slot, which chooses the same endpoint for a user in every gateway (`backend.balance = "hash"`).
     KeyedButSlot,
 }
 

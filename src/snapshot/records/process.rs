@@ -66,9 +66,9 @@ pub struct GatewayHead {
 pub enum PinsRecord {
     /// None: the first process of the series had no key.
     Plain = 0,
-    /// All.
+    /// All bits of a pin.
     Keyed = 1,
-    /// All but the slot.
+    /// All bits but those of the slot.
     KeyedButSlot = 2,
 }
 
