@@ -34,6 +34,7 @@ echo "fuzz: target $target, at most $runs runs and ${FUZZ_SECONDS:-3600} s, sani
 case $target in
     shard | snapshot | router) features=gateway ;;
     sdk_*) features=sdk ;;
+    http_*) features=net ;;
     link_host | backend_*) features=backend ;;
     *) features= ;;
 esac

@@ -63,6 +63,9 @@ pub mod target {
         /// The backend's link host against hostile gateways.
         #[cfg(feature = "backend")]
         link_host = crate::link_host::body;
+        /// Heads of HTTP requests, and where they come from.
+        #[cfg(feature = "net")]
+        http_head = moorline_net::http::fuzz::body;
         /// Bodies and answers of the backend's server API.
         #[cfg(feature = "backend")]
         backend_api = moorline_backend::fuzz::api;

@@ -26,6 +26,8 @@ mod accept;
 mod address;
 mod client;
 mod connection;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod message;
 mod socket;
