@@ -23,14 +23,14 @@ use std::time::Duration;
 const TOKEN: &str = "a token of sixteen bytes and more";
 
 /// A backend with the server API.
-struct Api {
-    backend: Backend,
+pub(crate) struct Api {
+    pub(crate) backend: Backend,
     address: SocketAddr,
     _token: TempFile,
 }
 
 impl Api {
-    fn start(sets: &[&str]) -> Self {
+    pub(crate) fn start(sets: &[&str]) -> Self {
         let token = TempFile::new(TOKEN);
         let file = format!("api.token_file=\"{}\"", token.path().display());
         let (backend, line) = Backend::start_saying(
@@ -39,6 +39,16 @@ impl Api {
         let address = line.split("api=").nth(1).and_then(|rest| rest.split_whitespace().next());
         let address = address.and_then(|address| address.parse().ok()).expect("an address of the API");
         Self { backend, address, _token: token }
+    }
+
+    /// Sessions that the backend knows.
+    pub(crate) fn sessions(&self) -> u64 {
+        let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
+        let request = config.build().new_agent().get(format!("http://{}/v1/status", self.address));
+        let mut answer = request.header("authorization", format!("Bearer {TOKEN}")).call().expect("a status");
+        let status: Value =
+            serde_json::from_str(&answer.body_mut().read_to_string().expect("UTF-8")).expect("JSON");
+        status["sessions"].as_u64().expect("a number")
     }
 
     /// Status and body.

@@ -43,6 +43,7 @@ mod http;
 mod import;
 mod kick;
 mod lateness;
+mod link_storm;
 mod listeners;
 mod load;
 mod login;

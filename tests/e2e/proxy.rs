@@ -5,8 +5,8 @@ use moorline_proto::random::Random;
 use socket2::SockRef;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -30,6 +30,11 @@ pub(crate) struct Weather {
     pub(crate) half_close: u64,
 }
 
+impl Weather {
+    /// Everything passes at once.
+    pub(crate) const FINE: Self = Self { drip: 0, delay: 0, stall: 0, cut: 0, half_close: 0 };
+}
+
 /// Counts of faults so far.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -49,6 +54,8 @@ impl Seen {
 }
 
 struct Sky {
+    /// One end of each connection that was made.
+    streams: Mutex<Vec<TcpStream>>,
     weather: Weather,
     is_calm: AtomicBool,
     is_over: AtomicBool,
@@ -68,7 +75,8 @@ impl Proxy {
         SockRef::from(&listener).set_read_timeout(Some(LOOK)).expect("a timeout bounds accept");
         let address = listener.local_addr().expect("bound");
         let (is_calm, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-        let sky = Arc::new(Sky { weather, is_calm, is_over, seen: Seen::default() });
+        let sky =
+            Arc::new(Sky { streams: Mutex::default(), weather, is_calm, is_over, seen: Seen::default() });
         let above = Arc::clone(&sky);
         let thread = std::thread::spawn(move || serve(&listener, to, &above, seed));
         Self { address, sky, thread: Some(thread) }
@@ -81,6 +89,17 @@ impl Proxy {
 
     pub(crate) fn storm_again(&self) {
         self.sky.is_calm.store(false, Ordering::SeqCst);
+    }
+
+    /// Ends all connections that stand: every second one by a reset, in which bytes under way are lost.
+    pub(crate) fn end_all(&self) {
+        let streams = std::mem::take(&mut *self.sky.streams.lock().expect("nobody panics with it"));
+        for (number, stream) in streams.into_iter().enumerate() {
+            if number % 2 == 0 {
+                SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok();
+            }
+            stream.shutdown(Shutdown::Both).ok(); // it may have ended by itself
+        }
     }
 
     pub(crate) fn seen(&self) -> &Seen {
@@ -109,6 +128,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, sky: &Arc<Sky>, seed: u64) {
             stream.set_write_timeout(Some(Duration::from_secs(30))).expect("a socket");
         }
         let both = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
+        sky.streams.lock().expect("nobody panics with it").push(both(&far));
         for (from, to) in [(both(&near), both(&far)), (far, near)] {
             let (sky, random) = (Arc::clone(sky), Random::new(random.next_u64()));
             std::thread::spawn(move || Pump { from, to, sky, random }.run());
