@@ -100,12 +100,13 @@ impl World {
     }
 
     fn drain(&mut self) {
-        let mut out = BytesMut::new();
-        if self.core.poll_transmit(&mut out) {
-            self.transmit(out.freeze());
-        }
         while let Some(event) = self.core.poll_event() {
             match event {
+                Event::Transmit => {
+                    let mut out = BytesMut::new();
+                    self.core.poll_transmit(&mut out);
+                    self.transmit(out.freeze());
+                }
                 Event::Connect { .. } => {
                     (self.is_connected, self.is_forgotten, self.has_beaten) = (true, false, false);
                     (self.decoder, self.coming, self.beaten_at) = (Decoder::new(), Vec::new(), None);

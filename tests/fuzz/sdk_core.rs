@@ -347,16 +347,6 @@ impl World {
 
     /// Drains the core, as its driver does after every call.
     fn settle(&mut self) {
-        let mut written = BytesMut::new();
-        self.core.poll_transmit(&mut written);
-        if self.socket == Socket::Up {
-            let mut written = written.freeze();
-            while let Some(frame) =
-                self.decoder.decode(&mut written, BODY_BYTES_CEILING).expect("valid frames")
-            {
-                frame.into_plain(BODY_BYTES_CEILING).expect("a valid body");
-            }
-        }
         let mut notices = 0;
         for count in 0.. {
             assert!(count < EVENTS_MAX, "events without end");
@@ -364,6 +354,7 @@ impl World {
             notices += usize::from(matches!(event, Event::Notice(_)));
             self.on_event(event);
         }
+        assert!(!self.core.poll_transmit(&mut BytesMut::new()), "frames that no event announced");
         assert!(notices <= NOTICES_MAX, "{notices} notices of one input");
         // One message may be above the limit, and what waited behind a hole comes at once.
         let held: usize = self.tokens.iter().map(|(_, bytes)| bytes + 256).sum();
@@ -374,9 +365,24 @@ impl World {
         }
     }
 
+    /// Writes what the core has to say, if there is somebody to hear it.
+    fn transmit(&mut self) {
+        let mut written = BytesMut::new();
+        self.core.poll_transmit(&mut written);
+        if self.socket == Socket::Up {
+            let mut written = written.freeze();
+            while let Some(frame) =
+                self.decoder.decode(&mut written, BODY_BYTES_CEILING).expect("valid frames")
+            {
+                frame.into_plain(BODY_BYTES_CEILING).expect("a valid body");
+            }
+        }
+    }
+
     fn on_event(&mut self, event: Event) {
         assert!(!self.is_closed, "{event:?} behind Closed");
         match event {
+            Event::Transmit => self.transmit(),
             Event::Connect { alternate } => {
                 let is_listed = alternate.as_deref().is_none_or(|address| LISTED.contains(&address));
                 assert!(is_listed, "connects to {alternate:?}");

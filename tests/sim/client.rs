@@ -64,17 +64,12 @@ impl Client {
 
     /// The driver's duty after every call into the core.
     pub(crate) fn drain(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) -> Vec<Wish> {
-        let mut out = BytesMut::new();
-        if self.core.poll_transmit(&mut out) {
-            self.hold(scene, out.freeze());
-            let waits = !self.held.is_empty() && self.core.is_logged_in() && scene.random.one_in(3);
-            match self.pipe {
-                Some(pipe) if waits => scene.within(20, What::Flush(self.number, pipe)),
-                _ => self.release(scene, pipes),
-            }
-        }
         let mut wishes = Vec::new();
         while let Some(event) = self.core.poll_event() {
+            if event == Event::Transmit {
+                self.transmit(scene, pipes);
+                continue;
+            }
             scene.note(|| format!("  client {} {:?}: {event:?}", self.number, self.device));
             match event {
                 Event::Hangup => self.hang_up(scene, pipes),
@@ -91,6 +86,19 @@ impl Client {
         }
         self.arm(scene);
         wishes
+    }
+
+    /// Writes what the core has to say, or keeps it for a while.
+    fn transmit(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        let mut out = BytesMut::new();
+        if self.core.poll_transmit(&mut out) {
+            self.hold(scene, out.freeze());
+            let waits = !self.held.is_empty() && self.core.is_logged_in() && scene.random.one_in(3);
+            match self.pipe {
+                Some(pipe) if waits => scene.within(20, What::Flush(self.number, pipe)),
+                _ => self.release(scene, pipes),
+            }
+        }
     }
 
     fn arm(&mut self, scene: &mut Scene) {

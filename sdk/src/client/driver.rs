@@ -141,9 +141,11 @@ impl Driver {
             let mut out = BytesMut::new();
             let mut left = Vec::new();
             let (mut hub, _) = self.shared.hub();
-            hub.core.poll_transmit(&mut out);
             while let Some(event) = hub.core.poll_event() {
-                if let Some(event) = settle(&mut hub, event) {
+                if event == Event::Transmit {
+                    // No frame is queued behind a Hangup, so all bytes of a round are for the socket that stands.
+                    hub.core.poll_transmit(&mut out);
+                } else if let Some(event) = settle(&mut hub, event) {
                     left.push(event);
                 }
             }
@@ -180,7 +182,7 @@ impl Driver {
                 }
                 self.notices.put(notice);
             }
-            Event::Sent(_) | Event::SendFailed { .. } | Event::Response { .. } => {}
+            Event::Transmit | Event::Sent(_) | Event::SendFailed { .. } | Event::Response { .. } => {}
         }
     }
 

@@ -288,8 +288,8 @@ impl fmt::Display for ClosedWhy {
     }
 }
 
-/// Output of a core. The driver performs [`Connect`](Self::Connect), [`Hangup`](Self::Hangup) and
-/// [`TokenNeeded`](Self::TokenNeeded); the other variants are for the application, in this order.
+/// Output of a core. The driver performs [`Connect`](Self::Connect), [`Transmit`](Self::Transmit),
+/// [`Hangup`](Self::Hangup) and [`TokenNeeded`](Self::TokenNeeded); the other variants are for the application, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// Driver: connect now, then call `handle_connected` or `handle_disconnected`.
@@ -297,8 +297,11 @@ pub enum Event {
         /// Address to connect to, one of [`CoreConfig::alternates`](super::CoreConfig::alternates); `None`: the driver's own.
         alternate: Option<Arc<str>>,
     },
-    /// Driver: write the bytes that `poll_transmit` gave as far as the socket takes them, drop the socket (or the
-    /// attempt), and report nothing more about it.
+    /// Driver: write the bytes that [`Core::poll_transmit`](super::Core::poll_transmit) gives now to the connection that
+    /// stands. There may be none: the connection was lost meanwhile.
+    Transmit,
+    /// Driver: drop the socket (or the attempt), after the socket has taken what it can of the bytes before, and report
+    /// nothing more about it.
     Hangup,
     /// Driver: fetch a token, then call `handle_token`.
     TokenNeeded(TokenWhy),

@@ -6,7 +6,7 @@
 //! ```text
 //!  driver                         Core                                   driver / application
 //!  handle_timeout   ─────►  connection (login, backoff, session)  ─────►  Event::Connect, Hangup, TokenNeeded
-//!  handle_connected         transport  (frames, heartbeats)       ─────►  poll_transmit: bytes
+//!  handle_connected         transport  (frames, heartbeats)       ─────►  Transmit: poll_transmit gives the bytes
 //!  handle_bytes             outbox     (sends, cids, retries)     ─────►  Sent, SendFailed
 //!  handle_disconnected      inbox      (order, holes, acks)       ─────►  Message
 //!  send, request, handled   requests   (answers, pulls)           ─────►  Response
@@ -67,10 +67,9 @@ const REQUEST_OVERHEAD_BYTES: usize = 256;
 /// # The contract with its driver
 /// 1. **Inputs** are the methods `handle_*` and the calls of the application. Each takes the time, changes the state and
 ///    appends to one queue of outputs. It never waits.
-/// 2. **Outputs** come out in the order of causes. After **every** input the driver drains the core:
-///    [`Core::poll_transmit`] once, then [`Core::poll_event`] until it returns `None`. The bytes belong to the connection
-///    that stands before the first [`Event::Hangup`] in the queue; so written first they are never written to a wrong one.
-///    Bytes that are not written when a connection ends are lost, and the core sends again what matters.
+/// 2. **Outputs** are one queue in the order of causes. After **every** input the driver drains it: [`Core::poll_event`]
+///    until it returns `None`. At [`Event::Transmit`] it writes the bytes of [`Core::poll_transmit`] to the connection that
+///    stands. Bytes that are not written when a connection ends are lost, and the core sends again what matters.
 /// 3. **Time**: nothing is due before [`Core::next_deadline`]; [`Core::handle_timeout`] does what is due.
 ///
 /// An idle core holds no buffer: 800 bytes of its own, and under 2 KiB more for a dozen conversations.
@@ -226,8 +225,8 @@ impl Core {
 
     // ---- What the driver takes out -------------------------------------------------------------
 
-    /// Appends the bytes to write to `out`; false: there is nothing to write. The bytes belong to the connection
-    /// that stands now: after [`Event::Hangup`] or a disconnect, unwritten ones are to be dropped.
+    /// Appends the bytes to write to `out`; false: there is nothing to write. Called at [`Event::Transmit`]: the bytes belong
+    /// to the connection that stands then.
     pub fn poll_transmit(&mut self, out: &mut BytesMut) -> bool {
         self.outputs.poll_transmit(self.inbox.downlink().base(), out)
     }

@@ -1,10 +1,9 @@
-//! Outputs of a core on their way to its driver: events in the order of causes, and frames for one connection.
+//! Outputs of a core on their way to its driver: one queue of events in the order of causes.
 //!
-//! One place takes them all, and keeps their order: the frames belong to the connection that stands before the
-//! first queued [`Event::Hangup`], so a driver that writes the frames first and performs the events after it never
-//! writes to a wrong connection. Example: GOAWAY expires. The core queues the frame CLOSE, then `Hangup`,
-//! `Notice(Disconnected)` and `Connect`; CLOSE goes to the old connection, and HELLO is queued only when the driver has
-//! performed `Connect` and answers with `handle_connected`.
+//! Frames are announced in the queue by [`Event::Transmit`], and their bytes are gathered when the driver comes to it, with
+//! the newest ack. So a driver that performs the events in their order never writes to a wrong connection. Example: GOAWAY
+//! expires. The core queues `Transmit` (of CLOSE), `Hangup`, `Notice(Disconnected)` and `Connect`; CLOSE goes to the old
+//! connection, and HELLO is queued only when the driver has performed `Connect` and answers with `handle_connected`.
 
 use super::event::{Event, Notice};
 use bytes::BytesMut;
@@ -24,8 +23,11 @@ const UNASKED_BYTES_MAX: usize = 1 << 20;
 /// that the application has; and [`UNASKED_MAX`] for what a gateway says without being asked.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
-    frames: Vec<Frame>,
     events: VecDeque<Event>,
+    /// Frames that an [`Event::Transmit`] in the queue stands for.
+    frames: Vec<Frame>,
+    /// True while there is one in the queue.
+    has_transmit: bool,
     /// Notices in `events` that nobody asked for, and their bytes.
     unasked: usize,
     unasked_bytes: usize,
@@ -48,6 +50,9 @@ impl Outputs {
     /// Appends a frame for the connection that stands now.
     pub(super) fn write(&mut self, frame: Frame) {
         debug_assert!(!self.events.contains(&Event::Hangup), "a frame for a connection that is hung up");
+        if !std::mem::replace(&mut self.has_transmit, true) {
+            self.events.push_back(Event::Transmit);
+        }
         self.frames.push(frame);
     }
 
@@ -76,6 +81,7 @@ impl Outputs {
     /// Takes the next event.
     pub(super) fn poll_event(&mut self) -> Option<Event> {
         let event = self.events.pop_front();
+        self.has_transmit &= event != Some(Event::Transmit);
         if let Some(bytes) = event.as_ref().and_then(unasked_bytes) {
             self.unasked -= 1;
             self.unasked_bytes -= bytes;
@@ -121,7 +127,26 @@ mod tests {
         assert_eq!(decoded(out), [(Command::Hello, 0), (Command::Logout, 7)]);
         assert_eq!(outputs.poll_event(), Some(Event::TokenNeeded(TokenWhy::First)));
         assert_eq!(outputs.poll_event(), Some(Event::Notice(Notice::LoggedIn { resumed: true })));
+        assert_eq!(outputs.poll_event(), Some(Event::Transmit));
         assert_eq!(outputs.poll_event(), None);
+    }
+
+    #[test]
+    fn frames_have_their_place_among_the_events() {
+        let mut outputs = Outputs::default();
+        let frame = || Frame::new(Command::Close, Bytes::new());
+        outputs.push(Event::Notice(Notice::LoggedIn { resumed: true }));
+        outputs.write(frame());
+        outputs.write(frame());
+        outputs.push(Event::Hangup);
+        let order: Vec<Event> = std::iter::from_fn(|| outputs.poll_event()).collect();
+        assert_eq!(
+            order,
+            [Event::Notice(Notice::LoggedIn { resumed: true }), Event::Transmit, Event::Hangup]
+        );
+        outputs.drop_frames();
+        outputs.write(frame());
+        assert_eq!(outputs.poll_event(), Some(Event::Transmit), "the next frame is announced again");
     }
 
     #[test]

@@ -205,11 +205,6 @@ impl World {
 
     /// The driver's duty after every call into a core.
     fn drain(&mut self, at: usize) {
-        let mut out = BytesMut::new();
-        self.clients[at].core.poll_transmit(&mut out);
-        if let Some(pipe) = self.clients[at].pipe {
-            self.write_up(pipe, &out);
-        }
         while let Some(event) = self.clients[at].core.poll_event() {
             self.on_event(at, event);
         }
@@ -225,6 +220,13 @@ impl World {
     fn on_event(&mut self, at: usize, event: Event) {
         let client = &mut self.clients[at];
         match event {
+            Event::Transmit => {
+                let mut out = BytesMut::new();
+                client.core.poll_transmit(&mut out);
+                if let Some(pipe) = client.pipe {
+                    self.write_up(pipe, &out);
+                }
+            }
             Event::Connect { .. } => {
                 assert_eq!(client.pipe, None, "one connection at a time");
                 let pipe = self.pipes.len();
