@@ -427,8 +427,10 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     assert!(ann.is_quiet_for(Duration::from_millis(5)), "she is not bothered");
     let page = until("it is counted", || {
         let page = api.raw(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        page.contains("moorline_backend_service_given_up_total{service=\"helpdesk\"} 1\n").then_some(page)
+        page.contains("moorline_backend_webhook_given_up_total{webhook=\"helpdesk\"} 1\n").then_some(page)
     });
+    assert!(page.contains("moorline_backend_webhook_failing{webhook=\"helpdesk\"} 1\n"), "{page}");
+    // The names of version 0.1 are there until the next release.
     assert!(page.contains("moorline_backend_service_failing{service=\"helpdesk\"} 1\n"), "{page}");
     assert!(!page.contains("moorline_backend_commits_total 0\n"), "{page}");
 }

@@ -13,7 +13,11 @@ use std::fmt;
 /// Media type of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type OfService = fn(&WebhookStatus) -> u64;
+type OfWebhook = fn(&WebhookStatus) -> u64;
+
+/// Names of the figures of webhooks, and of their label: the present one, and the one of version 0.1, which is listed until
+/// the next release.
+const WEBHOOK_NAMES: [&str; 2] = ["webhook", "service"];
 
 #[derive(Debug)]
 struct Figures(Status, DroppedLines);
@@ -59,34 +63,43 @@ impl Collector for Figures {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        let of_services: [(_, _, OfService); 3] = [
-            ("service_delivered", "Messages the endpoint of a service took.", |it| it.delivered),
-            ("service_failed", "Deliveries to the endpoint that failed; each is tried again.", |it| {
-                it.failed
-            }),
-            ("service_given_up", "Messages that were given up.", |it| it.given_up),
-        ];
-        for (name, help, value) in of_services {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for service in webhooks {
-                let labels = [("service", &*service.name)];
-                ConstCounter::new(value(service)).encode(family.encode_family(&labels)?)?;
-            }
-        }
+        encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (reason, lines) in [("queue_full", self.1.queue_full()), ("write_failed", self.1.write_failed())]
         {
             ConstCounter::new(lines).encode(family.encode_family(&[("reason", reason)])?)?;
         }
-        let help = "1 while the endpoint of a service fails.";
-        let mut family = encoder.encode_descriptor("service_failing", help, None, MetricType::Gauge)?;
-        for service in webhooks {
-            let labels = [("service", &*service.name)];
-            ConstGauge::new(i64::from(service.is_failing)).encode(family.encode_family(&labels)?)?;
-        }
         Ok(())
     }
+}
+
+fn encode_webhooks(
+    encoder: &mut DescriptorEncoder<'_>,
+    webhooks: &[WebhookStatus],
+) -> Result<(), fmt::Error> {
+    let counters: [(_, _, OfWebhook); 3] = [
+        ("delivered", "Messages that the endpoint of a webhook took.", |it| it.delivered),
+        ("failed", "Deliveries to the endpoint that failed; each is tried again.", |it| it.failed),
+        ("given_up", "Messages that were given up.", |it| it.given_up),
+    ];
+    for prefix in WEBHOOK_NAMES {
+        for (name, help, value) in counters {
+            let name = format!("{prefix}_{name}");
+            let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            for webhook in webhooks {
+                let labels = [(prefix, &*webhook.name)];
+                ConstCounter::new(value(webhook)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let (name, help) = (format!("{prefix}_failing"), "1 while the endpoint of a webhook fails.");
+        let mut family = encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?;
+        for webhook in webhooks {
+            let labels = [(prefix, &*webhook.name)];
+            ConstGauge::new(i64::from(webhook.is_failing)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn page(status: &Status, dropped_lines: &DroppedLines) -> String {

@@ -287,15 +287,18 @@ fn status_json(status: &Status) -> serde_json::Value {
         takes_writes,
         webhooks,
     } = status;
-    let services: Vec<_> = webhooks.iter().map(service_json).collect();
+    let webhooks: Vec<_> = webhooks.iter().map(webhook_json).collect();
     json!({
         "users": users, "conversations": conversations, "sessions": sessions, "committing": committing,
         "stored": stored, "repeated": repeated, "refused": refused, "put_off": put_off, "requests": requests,
-        "acked": acked, "commits": commits, "stalls": stalls, "takes_writes": takes_writes, "services": services,
+        "acked": acked, "commits": commits, "stalls": stalls, "takes_writes": takes_writes,
+        "webhooks": webhooks.clone(),
+        // The name of version 0.1, until the next release.
+        "services": webhooks,
     })
 }
 
-fn service_json(status: &WebhookStatus) -> serde_json::Value {
+fn webhook_json(status: &WebhookStatus) -> serde_json::Value {
     let WebhookStatus { name, delivered, failed, given_up, is_failing } = status;
     json!({
         "name": name, "delivered": delivered, "failed": failed, "given_up": given_up, "is_failing": is_failing,
