@@ -203,3 +203,93 @@ impl<F: Facts> Hints<'_, F> {
         self.out.push(&sessions, spec, &encode(&push));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ImConfig;
+    use crate::im::sessions::Session;
+    use crate::im::store::{DeviceNumber, Memory};
+    use moorline_proto::message::backend::ConnUp;
+
+    const ANN: UserId = UserId(0);
+    const BEN: UserId = UserId(1);
+
+    fn at(secs: u64) -> Now {
+        Now { instant: Instant::ZERO + Duration::from_secs(secs), unix_ms: secs * 1_000 }
+    }
+
+    /// Two users, of whom ben is online with one session.
+    fn world() -> (Memory, Sessions, SessionId) {
+        let mut facts = Memory::new(&ImConfig::default());
+        assert_eq!((facts.try_user("ann"), facts.try_user("ben")), (Some(ANN), Some(BEN)));
+        let mut sessions = Sessions::default();
+        let watcher = SessionId::new(0, 0);
+        come(&mut sessions, watcher, BEN, 1);
+        (facts, sessions, watcher)
+    }
+
+    fn come(sessions: &mut Sessions, id: SessionId, user: UserId, platform: i32) {
+        let mut session = Session::new(id, &ConnUp { platform, ..ConnUp::default() });
+        session.owner = Some((user, DeviceNumber(0)));
+        sessions.insert(session);
+        sessions.list(id);
+    }
+
+    #[test]
+    fn a_change_is_told_once_it_has_lasted_and_one_that_was_undone_is_not() {
+        let (facts, mut sessions, watcher) = world();
+        let mut presences = Presences::default();
+        assert!(presences.watch(&facts, &sessions, watcher, &[ANN]).is_ok());
+        let phone = SessionId::new(1, 0);
+        come(&mut sessions, phone, ANN, 2);
+        presences.on_change(at(10), ANN);
+        assert!(presences.take_changes(at(14), &sessions).is_empty(), "not for 5 s yet");
+        assert_eq!(presences.take_changes(at(15), &sessions), [(ANN, vec![BEN])]);
+        // Her phone changes its network.
+        sessions.unlist(phone);
+        presences.on_change(at(20), ANN);
+        sessions.list(phone);
+        presences.on_change(at(21), ANN);
+        assert!(presences.take_changes(at(99), &sessions).is_empty());
+        assert!(presences.due.is_empty(), "nothing is due any more");
+    }
+
+    #[test]
+    fn nothing_is_kept_of_users_that_nobody_watches() {
+        let (facts, sessions, watcher) = world();
+        let mut presences = Presences::default();
+        presences.on_change(at(0), ANN);
+        assert!(presences.due.is_empty(), "nobody watches");
+        assert!(presences.watch(&facts, &sessions, watcher, &[ANN, BEN]).is_ok());
+        assert!(presences.watch(&facts, &sessions, watcher, &[BEN]).is_ok(), "instead of those before");
+        assert_eq!((presences.watchers.len(), presences.watching.len()), (1, 1));
+        presences.unwatch(watcher);
+        assert!(presences.watchers.is_empty() && presences.watching.is_empty());
+    }
+
+    #[test]
+    fn a_user_has_a_bounded_number_of_watchers_and_one_of_them_may_ask_again() {
+        let (facts, sessions, _) = world();
+        let mut presences = Presences::default();
+        for number in (0..).take(WATCHERS_MAX) {
+            assert!(presences.watch(&facts, &sessions, SessionId::new(number, 0), &[ANN]).is_ok());
+        }
+        let late = SessionId::new(u32::MAX, 0);
+        assert!(presences.watch(&facts, &sessions, late, &[ANN]).is_err());
+        assert!(presences.watch(&facts, &sessions, SessionId::new(0, 0), &[ANN]).is_ok());
+        presences.unwatch(SessionId::new(3, 0));
+        assert!(presences.watch(&facts, &sessions, late, &[ANN]).is_ok());
+    }
+
+    #[test]
+    fn news_go_to_watchers_that_are_there_and_not_blocked() {
+        let (facts, sessions, watcher) = world();
+        let mut presences = Presences::default();
+        assert!(presences.watch(&facts, &sessions, watcher, &[ANN]).is_ok());
+        let news = presences.news(at(7), (ANN, &[BEN]), &facts, &sessions).expect("ben is told");
+        assert_eq!((news.0.user.as_str(), news.0.seen_ms, news.1), ("ann", 7_000, vec![watcher]));
+        assert!(presences.news(at(7), (ANN, &[ANN]), &facts, &sessions).is_none(), "nobody else watches");
+        assert!(presences.news(at(7), (BEN, &[BEN]), &facts, &sessions).is_none(), "ben is not watched");
+    }
+}

@@ -98,3 +98,58 @@ impl<S: Store> Storage<S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ImConfig;
+    use crate::im::store::{Memory, UserId};
+    use bytes::Bytes;
+    use moorline_proto::time::Instant;
+
+    const NOW: Now = Now { instant: Instant::ZERO, unix_ms: 1 };
+
+    fn storage() -> Storage<Memory> {
+        Storage::new(Memory::new(&ImConfig::default()))
+    }
+
+    fn write_one(storage: &mut Storage<Memory>) {
+        storage.write(
+            Write::Tell { users: vec![UserId(0)], event: Bytes::from_static(b"event") },
+            Waiter::Nobody,
+        );
+    }
+
+    #[test]
+    fn a_batch_goes_to_the_store_with_its_waiters_and_nothing_goes_without_a_write() {
+        let mut storage = storage();
+        assert!(storage.commit(NOW, 0).is_empty() && storage.open.commits() == 0);
+        assert!(storage.store.submit(Ticket::FIRST, login()).is_ok());
+        storage.store.poll().expect("a login");
+        write_one(&mut storage);
+        write_one(&mut storage);
+        assert!(storage.commit(NOW, 0).is_empty(), "it was taken");
+        assert_eq!((storage.open.commits(), storage.writes.len(), storage.waiters.len()), (1, 0, 0));
+    }
+
+    #[test]
+    fn small_batches_wait_while_the_store_is_busy_and_full_ones_do_not() {
+        let mut storage = storage();
+        assert!(storage.store.submit(Ticket::FIRST, login()).is_ok());
+        for _ in 0..BATCHES_AT_ONCE {
+            write_one(&mut storage);
+            storage.commit(NOW, 0);
+        }
+        // Nobody has polled, so all of them are open.
+        write_one(&mut storage);
+        storage.commit(NOW, 0);
+        assert_eq!((storage.open.commits(), storage.writes.len()), (BATCHES_AT_ONCE, 1), "it is held");
+        (1..BATCH_WRITES_MAX).for_each(|_| write_one(&mut storage));
+        storage.commit(NOW, 0);
+        assert_eq!((storage.open.commits(), storage.writes.len()), (BATCHES_AT_ONCE + 1, 0));
+    }
+
+    fn login() -> store::Command {
+        store::Command::Login(store::Login { uid: "ann".into(), device: "d".into(), platform: 0, now_ms: 0 })
+    }
+}

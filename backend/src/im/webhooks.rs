@@ -467,3 +467,131 @@ impl<S: Store> Im<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::im::store::{Backlog, DeviceCursor, DeviceNumber, LoggedIn, UserId};
+    use moorline_proto::message::encode;
+
+    const BOT: Origin = (UserId(7), DeviceNumber(0));
+    const TEA: ConversationId = ConversationId(3);
+
+    fn at(secs: u64) -> Now {
+        Now { instant: Instant::ZERO + Duration::from_secs(secs), unix_ms: secs * 1_000 }
+    }
+
+    fn said(sender: &str, seq: u64) -> Bytes {
+        encode(&Push { sender: sender.into(), seq, ..Push::default() })
+    }
+
+    /// A webhook that is logged in, with `end` entries in its inbox.
+    fn ready(end: u64) -> Webhook {
+        let mut webhook = Webhook::new("bot", 10, Duration::from_secs(60));
+        assert!(webhook.next(at(0), 0).is_none(), "its login is not complete");
+        let cursor = DeviceCursor { device: BOT.1, acked: 0, is_new: true, forgotten: None };
+        let login = LoggedIn { user: BOT.0, uid: "bot".into(), device: DEVICE.into(), cursor };
+        let read = webhook.on_completion(Completion::LoggedIn(Some(login)));
+        assert!(matches!(read, Some(Read::Backlog { of }) if of == BOT));
+        assert!(webhook.next(at(0), 0).is_none(), "its backlog is not there");
+        webhook.on_completion(Completion::Backlog(Backlog { end, ..Backlog::default() }));
+        webhook
+    }
+
+    fn entries(webhook: &mut Webhook, now: Now, bodies: &[Bytes]) {
+        let step = webhook.next(now, 0);
+        assert!(
+            matches!(step, Some(WebhookStep::Read(Read::Stream { user, .. })) if user == BOT.0),
+            "{step:?}"
+        );
+        assert!(webhook.next(now, 0).is_none(), "a read is under way");
+        let entry = |(position, body): (u64, &Bytes)| {
+            (position, Entry::Message { conversation: TEA, seq: position, body: body.clone(), origin: None })
+        };
+        let (after, end) = (webhook.acked, webhook.end);
+        let entries = (after + 1..).zip(bodies).map(entry).collect();
+        webhook.on_completion(Completion::Stream(StreamPage { entries, after, end, is_readable: true }));
+    }
+
+    fn call(webhook: &mut Webhook, now: Now) -> WebhookCall {
+        match webhook.next(now, 5) {
+            Some(WebhookStep::Call(call)) => call,
+            other => panic!("expected a call: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn entries_are_delivered_together_and_acked_when_the_endpoint_has_them() {
+        let mut webhook = ready(2);
+        let bodies = [said("ann", 1), said("ben", 2)];
+        entries(&mut webhook, at(0), &bodies);
+        let expected = WebhookCall { webhook: 5, messages: bodies.to_vec(), is_last_try: false };
+        assert_eq!(call(&mut webhook, at(0)), expected);
+        assert!(webhook.next(at(9), 0).is_none(), "one delivery at a time");
+        let write = webhook.on_result(at(9), WebhookResult::Delivered);
+        assert!(matches!(write, Some(Write::Acked { position: 2, .. })), "{write:?}");
+        assert!(webhook.next(at(9), 0).is_none(), "there is nothing more");
+        assert_eq!((webhook.status.delivered, webhook.status.is_failing), (2, false));
+        assert!(webhook.on_result(at(9), WebhookResult::Delivered).is_none(), "no delivery is under way");
+    }
+
+    #[test]
+    fn a_failed_delivery_is_read_again_after_a_pause_that_doubles_until_the_last_try() {
+        let mut webhook = ready(1);
+        let (mut now, mut pause) = (at(0), 1);
+        loop {
+            entries(&mut webhook, now, &[said("ann", 1)]);
+            let is_last_try = call(&mut webhook, now).is_last_try;
+            if is_last_try {
+                break;
+            }
+            assert!(webhook.on_result(now, WebhookResult::Failed).is_none(), "nothing is acked");
+            let due = at(now.unix_ms / 1_000 + pause);
+            assert!(webhook.next(at(due.unix_ms / 1_000 - 1), 0).is_none(), "a pause of {pause} s");
+            (now, pause) = (due, (2 * pause).min(60));
+        }
+        assert_eq!((now.unix_ms, webhook.status.failed), (63_000, 6), "after 60 s of failing");
+        let write = webhook.on_result(now, WebhookResult::GivenUp);
+        assert!(matches!(write, Some(Write::Acked { position: 1, .. })));
+        assert_eq!((webhook.status.given_up, webhook.failures), (1, 0));
+    }
+
+    #[test]
+    fn own_messages_are_passed_without_a_call() {
+        let mut webhook = ready(1);
+        entries(&mut webhook, at(0), &[said("bot", 1)]);
+        let step = webhook.next(at(0), 0);
+        assert!(matches!(step, Some(WebhookStep::Write(Write::Acked { position: 1, .. }))), "{step:?}");
+    }
+
+    #[test]
+    fn messages_in_no_inbox_come_from_the_history_up_to_the_newest() {
+        let mut webhook = ready(0);
+        webhook.add_due(TEA, 4, 9);
+        for (first, last, more) in [(4, 6, true), (7, 9, false)] {
+            let step = webhook.next(at(0), 0);
+            let is_page = matches!(
+                step,
+                Some(WebhookStep::Read(Read::Page { conversation: TEA, range, .. })) if range == (first, u64::MAX)
+            );
+            assert!(is_page, "{step:?}");
+            let messages = (first..=last).map(|seq| said("ann", seq)).collect();
+            let page = Page { messages, latest: 9, more, ..Page::default() };
+            webhook.on_completion(Completion::Page(Ok(page)));
+            assert_eq!(call(&mut webhook, at(0)).messages.len(), 3);
+            let write = webhook.on_result(at(0), WebhookResult::Delivered);
+            assert!(matches!(write, Some(Write::Confirm { seq, .. }) if seq == last), "{write:?}");
+        }
+        assert!(webhook.next(at(0), 0).is_none());
+    }
+
+    #[test]
+    fn a_group_that_the_user_has_left_is_passed() {
+        let mut webhook = ready(0);
+        webhook.add_due(TEA, 4, 9);
+        assert!(matches!(webhook.next(at(0), 0), Some(WebhookStep::Read(Read::Page { .. }))));
+        webhook.on_completion(Completion::Page(Err(Refusal::NotMember)));
+        assert!(webhook.next(at(0), 0).is_none());
+        assert!(webhook.due.is_empty(), "it is not asked for again");
+    }
+}

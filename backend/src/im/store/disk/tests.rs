@@ -521,3 +521,23 @@ fn a_store_that_goes_on_without_what_it_lost_gives_no_seq_twice() {
     assert!(say(&mut store, ann, ben, 12) > end + 2 + high_water::STEP);
     assert_eq!(store.unread(pair, ben), 5);
 }
+
+#[test]
+fn a_device_with_the_last_of_all_numbers_is_damage() {
+    for (number, is_whole) in [(u32::MAX - 2, true), (u32::MAX - 1, false), (u32::MAX, false)] {
+        let folder = Folder::new();
+        drop(folder.open().expect("new"));
+        let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("nobody has it");
+        let user = tables::UserRecord { uid: "ann".into(), ..tables::UserRecord::default() };
+        let device = tables::DeviceRecord { name: "phone".into(), ..tables::DeviceRecord::default() };
+        let rows = [
+            Change::put(&tables.users, 0_u32.to_be_bytes().to_vec(), user.encode_to_vec()),
+            Change::put(&tables.devices, tables::pair(0, number), device.encode_to_vec()),
+        ];
+        tables.write(rows.into()).expect("written");
+        drop(tables);
+        // The next login would have a number that there is not.
+        let opened = folder.open();
+        assert_eq!(opened.is_ok(), is_whole, "number {number}: {:?}", opened.err());
+    }
+}
