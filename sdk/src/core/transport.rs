@@ -23,13 +23,11 @@ pub(super) struct Received {
     bytes: Bytes,
     /// Rest of the batch that is being taken apart; `None`: the next frame comes from `bytes`.
     batch: Option<Batch>,
-    /// True if the batch came compressed, so no frame in it may be.
-    is_unpacked: bool,
 }
 
 impl Received {
     pub(super) const fn new(bytes: Bytes) -> Self {
-        Self { bytes, batch: None, is_unpacked: false }
+        Self { bytes, batch: None }
     }
 }
 
@@ -53,22 +51,20 @@ impl Transport {
         let body_max = if self.heartbeat.is_some() { BODY_BYTES_CEILING } else { BODY_BYTES_MAX };
         loop {
             if let Some(inner) = received.batch.as_mut().and_then(Batch::next) {
-                let inner = inner?;
-                if received.is_unpacked && inner.header.flags.contains(Flags::COMPRESSED) {
-                    return Err(CloseReason::BadBatch); // each level of compression multiplies the work for a byte
-                }
-                return inner.into_plain(body_max).map(Some);
+                return inner?.into_plain(body_max).map(Some);
             }
             received.batch = None;
             let Some(frame) = self.decoder.decode(&mut received.bytes, body_max)? else {
                 return Ok(None);
             };
-            received.is_unpacked = frame.header.flags.contains(Flags::COMPRESSED);
+            let is_packed = frame.header.flags.contains(Flags::COMPRESSED);
             let frame = frame.into_plain(body_max)?;
             if !frame.header.flags.contains(Flags::BATCH) {
                 return Ok(Some(frame));
             }
-            received.batch = Some(Batch::new(frame.body));
+            // In a batch that was compressed no frame may be: each level would multiply the work for a byte.
+            received.batch =
+                Some(if is_packed { Batch::of_packed(frame.body) } else { Batch::new(frame.body) });
         }
     }
 

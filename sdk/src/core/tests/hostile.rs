@@ -131,15 +131,15 @@ fn messages_that_are_not_numbered_end_the_connection() {
 
 #[test]
 fn a_compressed_frame_in_a_compressed_batch_ends_the_connection() {
-    let inner =
-        Frame::new(Command::Pong, try_compress(&[0; 4096]).expect("zeros")).with_flags(Flags::COMPRESSED);
+    let inner = Frame::new(Command::App(0x41), try_compress(&[0; 4096]).expect("zeros"))
+        .with_flags(Flags::COMPRESSED);
     let batch = encode_batch(&[inner.clone(), inner]);
     for (flags, body, is_valid) in [
         (Flags::BATCH.with(Flags::COMPRESSED), try_compress(&batch.body).expect("twice the same"), false),
         (Flags::BATCH, batch.body, true),
     ] {
         let mut rig = Rig::logged_in();
-        rig.give(&Frame::new(Command::Pong, body).with_flags(flags));
+        rig.give(&Frame::new(Command::App(0x41), body).with_flags(flags));
         assert_eq!(rig.core.is_logged_in(), is_valid, "{flags:?}");
     }
 }
