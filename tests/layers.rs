@@ -175,7 +175,7 @@ fn modules_import_what_their_row_allows() {
 
 #[test]
 fn members_depend_on_the_protocol_and_on_net_only() {
-    for member in ["proto", "net", "sdk", "backend", "loadtest", "demo"] {
+    for member in ["proto", "net", "sdk", "backend", "usage", "loadtest", "demo"] {
         let path = Path::new(ROOT).join(member).join("Cargo.toml");
         let manifest: toml::Table =
             toml::from_str(&fs::read_to_string(path).expect("manifest")).expect("TOML");
@@ -183,10 +183,10 @@ fn members_depend_on_the_protocol_and_on_net_only() {
             let Some(list) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
             for name in list.keys().filter(|name| name.starts_with("moor")) {
                 let may = match member {
-                    "proto" => false,
+                    "proto" | "usage" => false,
                     // Shared IO; an instrument must not share bugs with what it measures.
                     "sdk" | "backend" => matches!(name.as_str(), "moorline-proto" | "moorline-net"),
-                    _ => name == "moorline-proto",
+                    _ => matches!(name.as_str(), "moorline-proto" | "moorline-usage"),
                 };
                 assert!(may, "{member} depends on {name} in {section}");
             }

@@ -3,7 +3,7 @@
 //!
 //! | file | holds | may import |
 //! |---|---|---|
-//! | `number`, `latency`, `usage`, `clock`, `machine` | figures for people, times, what a process uses | - |
+//! | `number`, `latency`, `clock`, `machine` | figures for people, times, what a process uses | - |
 //! | `client` | one device's side of the protocol; pure | - |
 //! | `size` | number of connections, rate of messages; pure | number |
 //! | `roster`, `traffic`, `content` | who talks with whom, when, and what is said; pure | - |
@@ -43,7 +43,6 @@ mod size;
 mod stop;
 mod traffic;
 mod upgrade;
-mod usage;
 
 pub use judgement::Judgement;
 pub use report::Report;

@@ -1,9 +1,9 @@
 //! A server as a process of its own: started, waited for, watched, ended.
 
+use crate::DemoError;
 use crate::clock;
 use crate::stop::Stop;
 use crate::upgrade::Upgrade;
-use crate::{DemoError, usage};
 use moorline_proto::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -127,12 +127,12 @@ impl Server {
 
     /// CPU time used so far.
     pub(crate) fn cpu_time(&self) -> Result<Duration, DemoError> {
-        usage::cpu_time(self.pid()).ok_or_else(|| self.unreadable())
+        moorline_usage::cpu_time(self.pid()).ok_or_else(|| self.unreadable())
     }
 
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<u64, DemoError> {
-        usage::resident_bytes(self.pid()).ok_or_else(|| self.unreadable())
+        moorline_usage::resident_bytes(self.pid()).ok_or_else(|| self.unreadable())
     }
 
     fn wait_ready(&mut self, stop: &Stop) -> Result<(), DemoError> {

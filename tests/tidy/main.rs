@@ -7,7 +7,7 @@ use std::path::Path;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FOLDERS: &[&str] =
-    &["src", "tests", "benches", "fuzz", "proto", "net", "sdk", "backend", "loadtest", "demo"];
+    &["src", "tests", "benches", "fuzz", "proto", "net", "sdk", "backend", "usage", "loadtest", "demo"];
 /// Lines of a file; at 400 one should think.
 const LINES_MAX: usize = 600;
 /// Lines of a file of tests.
