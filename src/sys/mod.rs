@@ -5,5 +5,6 @@ pub mod clock;
 pub mod executable;
 pub mod limits;
 pub mod memory;
+pub mod notify;
 pub mod send_queue;
 pub mod sockets;
