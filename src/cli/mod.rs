@@ -21,6 +21,7 @@ mod upgrade;
 
 use crate::gateway::{self, GatewayError};
 use clap::{CommandFactory as _, Parser, Subcommand};
+use nix::sys::stat::{Mode, umask};
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -131,7 +132,12 @@ impl From<GatewayError> for Failure {
 /// Reads the arguments, does what they say, and tells the exit code.
 pub fn main() -> ExitCode {
     gateway::restore_process_name();
-    let outcome = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    if matches!(command, Command::Run { .. } | Command::Backend(_) | Command::Dev(_) | Command::Demo(_)) {
+        // What a service writes is for its user alone: stores, logs, sockets.
+        umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    }
+    let outcome = match command {
         Command::Run { supervise, .. } if supervise::is_wanted(supervise) => match supervise::run() {
             Ok(code) => return ExitCode::from(code),
             Err(failure) => Err(failure),

@@ -173,7 +173,8 @@ struct Notes {
 impl Notes {
     /// Makes the socket in a private folder, or with an abstract name where no folder can be written.
     fn open() -> io::Result<Self> {
-        let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        let session =
+            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
         let fixed = ["/run", "/dev/shm"].map(PathBuf::from);
         Self::open_in(session.into_iter().chain(fixed).chain([std::env::temp_dir()]))
     }
@@ -226,7 +227,8 @@ impl Notes {
             // Without the kernel's word it is nobody's.
             let Some(sender) = sender else { continue };
             let text = String::from_utf8_lossy(&bytes[..length]);
-            let named = text.lines().filter_map(|line| line.strip_prefix("MAINPID=")?.parse().ok()).next_back();
+            let named =
+                text.lines().filter_map(|line| line.strip_prefix("MAINPID=")?.parse().ok()).next_back();
             return Some(Note { sender, main_pid: named.map(Pid::from_raw) });
         }
     }

@@ -15,6 +15,7 @@
 
 mod check;
 mod committer;
+mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod high_water;
@@ -205,7 +206,7 @@ impl Disk {
             let path = path.to_owned();
             move |cause| DiskError::File { operation, path, cause }
         };
-        std::fs::create_dir_all(folder).map_err(file_error("make the folder", folder))?;
+        folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
         let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
         let known = Self::known_commits(&side_file)?;
         if known != Noted::Nothing {
