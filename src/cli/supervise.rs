@@ -181,7 +181,7 @@ impl Notes {
 
     fn open_in(folders: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
         let made = folders.into_iter().find_map(|folder| {
-            let folder = mkdtemp(&folder.join("moorline-notify-XXXXXX")).ok()?; // with mode 0700
+            let folder = mkdtemp(&folder.join(format!("moorline-notify-{}", "X".repeat(6)))).ok()?; // with mode 0700
             if let Ok(socket) = UnixDatagram::bind(folder.join("socket")) {
                 return Some((socket, folder));
             }
