@@ -4,6 +4,7 @@
 //! `backend.endpoints = ["127.0.0.1:7100"]` in front. It stores nothing and remembers no keys, so a
 //! message that is sent again is heard again: see [`Handler`] for what a real one owes.
 
+use moorline_backend::config::Unproven;
 use moorline_backend::server::{Event, Handler, Now, Outbox, PushSpec, Server, SessionId, Up};
 use moorline_backend::{BackendConfig, BackendError};
 use moorline_proto::frame::{Command, Lane};
@@ -48,7 +49,9 @@ impl Handler for Hall {
 }
 
 fn main() -> Result<(), BackendError> {
-    let server = Server::bind(&BackendConfig::default())?;
+    let mut config = BackendConfig::default();
+    config.link.unproven = Unproven::Loopback; // for a trial; link.secrets_file tells gateways from strangers
+    let server = Server::bind(&config)?;
     println!("listening on {}", server.address());
     server.run(&mut Hall::default(), &AtomicBool::new(false))
 }

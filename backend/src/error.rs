@@ -3,7 +3,6 @@
 //! Example: a second backend on the same address ends with [`BackendError::Listen`], whose text names the setting.
 
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Reason why a backend cannot start or continue. A broken link is not among these: it is logged and closed.
@@ -15,7 +14,7 @@ pub enum BackendError {
         /// Setting with the address.
         key: &'static str,
         /// Configured address.
-        address: SocketAddr,
+        address: String,
         /// Error of the system.
         cause: io::Error,
     },
@@ -36,6 +35,14 @@ pub enum BackendError {
         path: PathBuf,
         /// Error of the system.
         cause: io::Error,
+    },
+    /// A file with secrets cannot be read, or others can write it.
+    #[error("`{key}`: {cause}")]
+    SecretFile {
+        /// Setting with the path.
+        key: &'static str,
+        /// Cause, and the fix.
+        cause: moorline_net::secret_file::SecretFileError,
     },
     /// Settings are not valid.
     #[error(transparent)]

@@ -4,7 +4,8 @@
 //! | module | holds | may import |
 //! |---|---|---|
 //! | [`config`] | settings of a backend process | - |
-//! | [`server`] | the link: sockets, sessions, credit, keepalive; [`server::Handler`] is the seam | config |
+//! | [`secrets`] | secrets of gateways, from a file | config |
+//! | [`server`] | the link: sockets, sessions, credit, keepalive; [`server::Handler`] is the seam | config, secrets |
 //! | [`echo`] | the smallest useful handlers: echo, and acker for measuring a gateway | server |
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
@@ -25,6 +26,7 @@ pub mod fuzz;
 pub mod im;
 pub mod import;
 mod run;
+pub mod secrets;
 pub mod server;
 pub mod tokens;
 mod webhook;

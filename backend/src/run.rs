@@ -3,16 +3,17 @@
 //! Example: with `handler = "im"` and `im.folder` set, `run` opens the store, starts the threads of the server API and
 //! of webhooks, and serves. When the disk is full, the handler ends; `run` opens the store again until it accepts writes.
 
-use crate::api::Api;
+use crate::api::{Api, Counters};
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
 use crate::im::store::{Disk, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};
-use crate::server::{Handler, Remote, Server};
+use crate::server::{Handler, Server};
 use crate::tokens::{Guarded, Tokens};
 use crate::webhook::Endpoints;
 use moorline_net::log::DroppedLines;
+use moorline_proto::link::LinkAddress;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,24 +38,24 @@ pub fn run(
     match config.handler {
         HandlerKind::Im if im.folder.as_os_str().is_empty() => {
             tracing::warn!("no im.folder: messages are in memory, and gone with this process");
-            let make = |config: &BackendConfig, remote: Remote<BackendMessage>| {
+            let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
                 let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
-                make_im(config, im, remote, dropped_lines)
+                make_im(config, im, server, dropped_lines)
             };
             guard(config, make, ready, stop)
         }
         HandlerKind::Im => {
-            let make = |config: &BackendConfig, remote: Remote<BackendMessage>| {
+            let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
                 let im = &config.im;
                 // A full mailbox holds a message of the same meaning.
-                let waker = remote.clone();
+                let waker = server.remote();
                 let notify = move || _ = waker.try_send(BackendMessage::Committed);
                 let durability = match im.durability {
                     DurabilityPoint::Disk => Durability::Disk,
                     DurabilityPoint::System => Durability::System,
                 };
                 let store = Disk::open(&im.folder, im, durability, notify)?;
-                make_im(config, Im::new(im.clone(), config.node_number, store), remote, dropped_lines)
+                make_im(config, Im::new(im.clone(), config.node_number, store), server, dropped_lines)
             };
             guard(config, make, ready, stop)
         }
@@ -67,19 +68,21 @@ pub fn run(
 fn make_im<S: Store>(
     config: &BackendConfig,
     im: Im<S>,
-    remote: Remote<BackendMessage>,
+    server: &Server<BackendMessage>,
     dropped_lines: &DroppedLines,
 ) -> Result<(ImHandler<S>, Option<Api>), BackendError> {
+    let remote = server.remote();
+    let counters = Counters { dropped_lines: dropped_lines.clone(), links: server.counters() };
     let endpoints = Endpoints::start(config, &remote)?;
     let handler = ImHandler::new(im, move |call| endpoints.call(call));
-    Ok((handler, Api::start(&config.api, remote, dropped_lines.clone())?))
+    Ok((handler, Api::start(&config.api, remote, counters)?))
 }
 
 /// Addresses of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// Address for gateways.
-    pub link: SocketAddr,
+    pub link: LinkAddress,
     /// Address of the server API; `None`: the API is off.
     pub api: Option<SocketAddr>,
 }
@@ -87,7 +90,7 @@ pub struct Ready {
 /// Serves until `stop` is true. A handler that ends before is replaced: the addresses stay, and gateways reconnect.
 fn guard<H: Handler>(
     config: &BackendConfig,
-    make: impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
+    make: impl Fn(&BackendConfig, &Server<H::Message>) -> Result<(H, Option<Api>), BackendError>,
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
@@ -109,18 +112,18 @@ fn guard<H: Handler>(
 /// Serves until `stop` is true or the handler ends. `tokens_file`, if it is set, judges logins.
 fn serve<H: Handler>(
     config: &mut BackendConfig,
-    make: &impl Fn(&BackendConfig, Remote<H::Message>) -> Result<(H, Option<Api>), BackendError>,
+    make: &impl Fn(&BackendConfig, &Server<H::Message>) -> Result<(H, Option<Api>), BackendError>,
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
     let server = Server::bind(config)?;
     // Dropped in reverse order: requests that the handler leaves unanswered are answered 504 by the API.
-    let (handler, api) = make(config, server.remote())?;
+    let (handler, api) = make(config, &server)?;
     let mut handler = handler;
     let file = &config.tokens_file;
     let tokens = (!file.as_os_str().is_empty()).then(|| Tokens::load(file)).transpose()?;
-    let place = Ready { link: server.address(), api: api.as_ref().and_then(Api::address) };
-    (config.listen, config.api.listen) = (place.link, place.api);
+    let place = Ready { link: server.address().clone(), api: api.as_ref().and_then(Api::address) };
+    (config.listen, config.api.listen) = (place.link.clone(), place.api);
     tracing::info!(address = %place.link, handler = ?config.handler, "backend listens");
     ready(place);
     match tokens {

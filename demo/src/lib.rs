@@ -255,7 +255,9 @@ fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, Dem
     };
     // The backend stores on disk: it will be killed.
     let store = format!("im.folder=\"{}\"", folder.path().join("store").display());
-    let mut sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), store]);
+    // Both are of this run and this machine, so they need no secret.
+    let unproven = "link.unproven=loopback".to_owned();
+    let mut sets = arguments("backend", &["listen=127.0.0.1:0".to_owned(), unproven, store]);
     sets.push("--until-eof".to_owned());
     let backend = Server::start("backend", program, &sets, log("backend.log")?, stop)?;
     let link: SocketAddr = backend.address("link")?;
@@ -266,6 +268,7 @@ fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, Dem
         "auth.mode=dev".to_owned(),
         "drain.grace=1s".to_owned(),
         format!("backend.endpoints=[\"{link}\"]"),
+        "backend.unproven=loopback".to_owned(),
     ];
     let mut sets = arguments("run", &sets);
     // Whichever process serves at the end, it ends with this one.

@@ -28,6 +28,17 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Begins to connect to the Unix-domain socket at `path`.
+    ///
+    /// # Errors
+    /// The system's: no descriptor, nobody listens, or the listener's queue is full.
+    #[cfg(unix)]
+    pub fn connect_unix(path: &std::path::Path) -> io::Result<Self> {
+        let mut stream = Self::unix(mio::net::UnixStream::connect(path)?);
+        stream.block();
+        Ok(stream)
+    }
+
     /// Returns whether the connection stands now.
     ///
     /// # Errors

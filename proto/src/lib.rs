@@ -13,6 +13,7 @@
 //! | [`window`], [`dedupe`], [`keepalive`] | in-flight window, uplink dedupe window, heartbeat policy |
 //! | [`connection`] | which command is lawful in which state, server side and client side |
 //! | [`link`] | gateway-backend frames (`docs/backend.md`) |
+//! | [`line_limit`] | one log line for many events |
 //! | [`error`] | close codes |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -27,6 +28,7 @@ pub mod error;
 pub mod frame;
 pub mod ids;
 pub mod keepalive;
+pub mod line_limit;
 pub mod link;
 pub mod message;
 pub mod random;

@@ -149,9 +149,10 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         moorline_net::log::announce(line);
     };
     moorline_backend::run(config, &log.dropped(), ready, &stop).map_err(|error| match error {
-        BackendError::Settings(_) | BackendError::InvalidConfig { .. } | BackendError::ReadConfig { .. } => {
-            Failure::usage(error)
-        }
+        BackendError::Settings(_)
+        | BackendError::InvalidConfig { .. }
+        | BackendError::SecretFile { .. }
+        | BackendError::ReadConfig { .. } => Failure::usage(error),
         other => Failure::failed(other),
     })
 }
@@ -175,6 +176,7 @@ fn load_with_origins(args: &BackendArgs) -> Result<Loaded<BackendConfig>, Failur
 /// Validates settings, and reads the list of tokens that they name.
 fn check(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
+    moorline_backend::secrets::load(&config).map_err(Failure::usage)?;
     if !config.tokens_file.as_os_str().is_empty() {
         Tokens::load(&config.tokens_file).map_err(Failure::usage)?;
     }

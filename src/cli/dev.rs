@@ -16,6 +16,7 @@ use super::{Failure, backend, note, supervise};
 use crate::sys::clock;
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use moorline_proto::link::LinkAddress;
 use moorline_proto::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,6 +27,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Patience with a start, and with the orderly end of the backend.
@@ -68,8 +70,9 @@ enum Start {
 
 /// Starts both, and stays until both have ended.
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
-    let (gateway_arguments, backend_arguments) = (gateway_arguments(args), backend_arguments(args));
-    let grace = check_loopback(args)?;
+    let Checked { grace, is_link_bare } = check_loopback(args)?;
+    let (gateway_arguments, backend_arguments) =
+        (gateway_arguments(args, is_link_bare), backend_arguments(args, is_link_bare));
     let (sender, news) = bounded(NEWS_MAX);
     listen(&sender)?;
     let backend = Server::start("backend", &backend_arguments, &sender)?;
@@ -82,13 +85,21 @@ pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
     outcome.map(drop)
 }
 
-/// Refuses settings that listen elsewhere than on this machine. Returns the gateway's grace of a drain.
-fn check_loopback(args: &DevArgs) -> Result<Duration, Failure> {
+/// Settings that this process needs itself.
+struct Checked {
+    /// Time that the gateway gives its clients to leave.
+    grace: Duration,
+    /// Gateway and backend have no means to prove who they are: for development they need none.
+    is_link_bare: bool,
+}
+
+/// Refuses settings that listen elsewhere than on this machine.
+fn check_loopback(args: &DevArgs) -> Result<Checked, Failure> {
     let mut sets = default_sets(args);
     sets.extend(args.sets.iter().cloned());
     let config = SettingsArgs { file: args.file.clone(), sets }.load()?.config;
     let backend = backend::settings(args.backend_config.clone(), args.backend_sets.clone())?;
-    let mut addresses = vec![("listen", Some(backend.listen)), ("api.listen", backend.api.listen)];
+    let mut addresses = vec![("listen", backend.listen.ip()), ("api.listen", backend.api.listen)];
     addresses.extend(config.listeners.iter().map(|listener| ("listener.address", Some(listener.address))));
     if config.admin.enabled {
         addresses.push(("admin.address", Some(config.admin.address)));
@@ -101,27 +112,34 @@ fn check_loopback(args: &DevArgs) -> Result<Duration, Failure> {
             )));
         }
     }
-    Ok(config.drain.grace)
+    let is_link_bare = backend.listen.ip().is_some() && backend.link.secrets_file.as_os_str().is_empty();
+    Ok(Checked { grace: config.drain.grace, is_link_bare })
 }
 
 fn default_sets(args: &DevArgs) -> Vec<String> {
     if args.file.is_some() { Vec::new() } else { vec!["auth.mode=dev".to_owned()] }
 }
 
-fn backend_arguments(args: &DevArgs) -> Vec<String> {
+fn backend_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
     let mut arguments = vec!["backend".to_owned(), "--until-eof".to_owned()];
     match &args.backend_config {
         Some(file) => arguments.extend(["--config".to_owned(), file.display().to_string()]),
         None => arguments.extend(["--set".to_owned(), "listen=127.0.0.1:0".to_owned()]),
     }
+    if is_link_bare {
+        arguments.extend(["--set".to_owned(), "link.unproven=loopback".to_owned()]);
+    }
     arguments.extend(args.backend_sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]));
     arguments
 }
 
-fn gateway_arguments(args: &DevArgs) -> Vec<String> {
+fn gateway_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
     let mut arguments = vec!["run".to_owned(), supervise::FLAG.to_owned(), "--until-eof".to_owned()];
     if let Some(file) = &args.file {
         arguments.extend(["--config".to_owned(), file.display().to_string()]);
+    }
+    if is_link_bare {
+        arguments.extend(["--set".to_owned(), "backend.unproven=loopback".to_owned()]);
     }
     let sets = default_sets(args).into_iter().chain(args.sets.iter().cloned());
     arguments.extend(sets.flat_map(|set| ["--set".to_owned(), set]));
@@ -162,7 +180,7 @@ impl Both {
             Start::Ready(line) => line,
             Start::Stopped(signal) => return Ok(signal),
         };
-        let link = address(&backend, "link")?;
+        let link: LinkAddress = address(&backend, "link")?;
         let mut arguments = gateway_arguments.to_vec();
         arguments.extend(["--set".to_owned(), format!("backend.endpoints=[\"{link}\"]")]);
         self.gateway = Some(Server::start("gateway", &arguments, sender)?);
@@ -313,9 +331,10 @@ impl Server {
 }
 
 /// An address of a readiness line.
-fn address(line: &str, field: &str) -> Result<SocketAddr, Failure> {
+fn address<A: FromStr>(line: &str, field: &str) -> Result<A, Failure> {
     let address = value(line, field).and_then(|value| value.parse().ok());
-    address.ok_or_else(|| Failure::Failed(format!("a readiness line without {field}=IP:PORT: {line:?}")))
+    address
+        .ok_or_else(|| Failure::Failed(format!("a readiness line without an address in {field}: {line:?}")))
 }
 
 fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
@@ -325,7 +344,8 @@ fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
 
 /// Prints the addresses, for scripts and for people.
 fn announce(backend: &str, gateway: &str) -> Result<(), Failure> {
-    let (listener, link) = (address(gateway, "listener")?, address(backend, "link")?);
+    let listener: SocketAddr = address(gateway, "listener")?;
+    let link: LinkAddress = address(backend, "link")?;
     let field = |line, name| value(line, name).unwrap_or("?");
     let admin = field(gateway, "admin");
     let socket = Some(field(gateway, "socket")).filter(|socket| *socket != "off").unwrap_or(admin);

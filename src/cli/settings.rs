@@ -3,6 +3,7 @@
 use super::{Failure, note, say};
 use crate::auth;
 use crate::config::{Config, Loaded, SCHEMA};
+use crate::gateway;
 use clap::{Args, Subcommand};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,7 @@ pub(super) fn say_valid(file: Option<&Path>) -> Result<(), Failure> {
 pub(super) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     let config = args.load()?.config;
     auth::judge(&config.auth).map_err(Failure::usage)?;
+    gateway::check_trust(&config).map_err(Failure::usage)?;
     warn(&config.warnings());
     say_valid(args.file.as_deref())
 }

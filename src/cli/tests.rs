@@ -46,7 +46,10 @@ fn backend_flags_beat_its_file_and_are_named_when_wrong() {
     let config =
         load("moorline backend --set listen=127.0.0.1:0 --set link.credit=7 --set im.payload_max=1KiB")
             .expect("valid");
-    assert_eq!((config.listen.port(), config.link.credit, config.im.payload_max), (0, 7, 1024));
+    assert_eq!(
+        (config.listen.ip().expect("an IP address").port(), config.link.credit, config.im.payload_max),
+        (0, 7, 1024)
+    );
     for (set, expected) in [
         ("lissen=1", "--set lissen: unknown key `lissen` at the top of the file; did you mean `listen`?"),
         ("link.credit=0", "--set link.credit: 0 is out of range, expected 1 to 4294967295"),

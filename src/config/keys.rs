@@ -348,9 +348,30 @@ const KEYS: &[Key] = &[
     key(
         "backend",
         "endpoints",
-        Kind::Addresses,
+        Kind::LinkAddresses,
         "[\"127.0.0.1:7100\"]",
-        "Addresses where backends listen for links, 1 to 64 of them.",
+        "Addresses where backends listen for links, 1 to 64 of them. unix: and an absolute path is a Unix socket on this machine.",
+    ),
+    key(
+        "backend",
+        "secrets_file",
+        Kind::Path,
+        "\"\"",
+        "File with a line `node secret` for this gateway, by its gateway.id, with a secret of at least 32 bytes; two lines while one secret replaces the other. Gateway and backend prove to each other that they know the secret before anything else is said. Empty: this gateway has no secret. The file must not be writable by others.",
+    ),
+    key(
+        "backend",
+        "unproven",
+        Kind::Choice(&["refuse", "loopback", "private"]),
+        "\"refuse\"",
+        "Backends that are believed without a proof, over TCP. refuse: none. loopback: those on this machine, so that whoever listens at the address first gets all messages and tokens; for development and tests. private: all endpoints, as in earlier versions; only for the time in which secrets are rolled in, and gone in the next release.",
+    ),
+    key(
+        "backend",
+        "peer_uids",
+        Kind::Counts,
+        "[]",
+        "User ids that a backend at a Unix socket may have. Empty: the user id of the gateway.",
     ),
     key(
         "backend",

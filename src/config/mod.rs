@@ -15,6 +15,7 @@ pub use moorline_net::settings::{Loaded, SettingsError};
 pub use validate::is_host_port;
 
 use moorline_net::settings::units;
+use moorline_proto::link::LinkAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -293,7 +294,14 @@ pub enum Retransmit {
 #[serde(deny_unknown_fields)]
 pub struct BackendConfig {
     /// Addresses of backends.
-    pub endpoints: Vec<SocketAddr>,
+    #[serde(with = "units::texts")]
+    pub endpoints: Vec<LinkAddress>,
+    /// A line `node secret` for this gateway; empty: it has no secret.
+    pub secrets_file: PathBuf,
+    /// Backends that are believed without a proof, over TCP.
+    pub unproven: Unproven,
+    /// User ids that a backend at a Unix socket may have; empty: the one of this process.
+    pub peer_uids: Vec<u32>,
     /// Links of every worker to every endpoint.
     pub links_per_worker: usize,
     /// From UP to its answer; after it the client is told to retry.
@@ -313,6 +321,18 @@ pub struct BackendConfig {
     pub balance: Balance,
     /// With [`Balance::Weighted`]: one for each endpoint.
     pub weights: Vec<u32>,
+}
+
+/// Backends that are believed without a proof, over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unproven {
+    /// No backend.
+    Refuse,
+    /// Those of this machine.
+    Loopback,
+    /// All endpoints, as in earlier versions.
+    Private,
 }
 
 /// Rule that spreads users over endpoints.

@@ -12,7 +12,7 @@ use crate::snapshot::{
     AddressRecord, GROWN, GatewayHead, ListenerRecord, PinsRecord, Records, SectionKind, Snapshot, SocketRef,
     SocketsRecord,
 };
-use crate::sys::clock;
+use crate::sys::{clock, sockets};
 use crate::worker::Worker;
 use bytes::Bytes;
 use mio::{Poll, Registry};
@@ -109,7 +109,11 @@ impl Origin<'_, '_> {
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Worker, number)?;
-        let mut stream = |socket: &SocketRef| Ok(Stream::thaw(StreamKind::Tcp, (self.take)(socket)?));
+        let mut stream = |socket: &SocketRef| {
+            let socket = (self.take)(socket)?;
+            let is_unix = sockets::is_unix(&socket)?;
+            Ok(Stream::thaw(if is_unix { StreamKind::Unix } else { StreamKind::Tcp }, socket))
+        };
         Ok(worker.thaw(&mut records, now, &mut stream)?)
     }
 

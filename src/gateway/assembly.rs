@@ -5,6 +5,7 @@ use super::admin_sockets::AdminSockets;
 use super::adopt::{self, Origin};
 use super::listening::{self, ListeningSocket};
 use super::threads::{self, Thread};
+use super::trust;
 use crate::admin::{self, Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
@@ -106,6 +107,7 @@ struct Common<'a> {
     door: &'a Arc<Door>,
     clock: &'a Clock,
     judge: auth::Judge,
+    trust: router::Trust,
     reactors: Vec<Sender<ReactorMail>>,
     workers: Vec<Sender<UplinkBatch>>,
     workers_stop: Arc<AtomicBool>,
@@ -117,7 +119,7 @@ impl Common<'_> {
         Worker::new(WorkerParts {
             settings: router_settings(
                 self.config,
-                self.node,
+                (self.node, self.trust.clone()),
                 number,
                 self.birth.epoch,
                 seed,
@@ -129,6 +131,7 @@ impl Common<'_> {
             clock: self.clock.clone(),
             stop: Arc::clone(&self.workers_stop),
             counter_set: counter_set(self.metrics, router::metrics()),
+            peer_uids: trust::peer_uids(self.config),
             registry: Some(Arc::clone(self.metrics)),
         })
     }
@@ -210,6 +213,7 @@ impl Prepared {
             door: &door,
             clock: &clock,
             judge,
+            trust: trust::load(config, &gateway_id)?,
             reactors: reactor_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
             workers: worker_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
             workers_stop: Arc::new(AtomicBool::new(false)),
@@ -471,7 +475,7 @@ pub(super) fn unix_base(clock: &Clock) -> u64 {
 
 fn router_settings(
     config: &Config,
-    node: &str,
+    (node, trust): (&str, router::Trust),
     number: usize,
     epoch: u64,
     seed: u64,
@@ -495,7 +499,9 @@ fn router_settings(
                 epoch,
                 capacity: u32::try_from(config.limits.connections_max).unwrap_or(u32::MAX),
                 agent: concat!("moorline/", env!("CARGO_PKG_VERSION")).to_owned(),
+                ..LinkHello::default()
             },
+            trust,
             times: LinkTimes::default(),
             reconnect_min: backend.reconnect_min,
             reconnect_max: backend.reconnect_max,

@@ -15,6 +15,7 @@ mod handover;
 mod listening;
 mod stop;
 mod threads;
+mod trust;
 
 use crate::auth;
 use crate::config::{Config, SettingsError};
@@ -61,6 +62,9 @@ pub enum GatewayError {
     /// The verifier of tokens could not be made.
     #[error(transparent)]
     Auth(#[from] crate::auth::AuthError),
+    /// The reasons to believe backends cannot be read, or there is none.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] SettingsError),
@@ -83,6 +87,8 @@ impl GatewayError {
         move |source| Self::System { operation, source }
     }
 }
+
+pub use trust::{TrustError, check as check_trust};
 
 /// Gives a process that a hot restart started the name of its program back: it was run by a descriptor, and the system
 /// named it by that number.
@@ -112,6 +118,7 @@ pub fn is_only_asked() -> bool {
 pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
     if is_only_asked() {
         auth::judge(&config.auth)?;
+        trust::check(&config)?;
         return say(&handover::check_line());
     }
     let fds = handover::HandoverFds::read()?;

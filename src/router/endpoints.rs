@@ -1,9 +1,9 @@
 //! Users of each backend: balance, slow endpoints, and endpoints that do not answer.
 
 use super::{Breaker, LinkIndex, Links, Phase, Share, Spread, Target, WEIGHT};
+use moorline_proto::link::LinkAddress;
 use moorline_proto::random::{Random, mix};
 use moorline_proto::time::{Duration, Instant, nanos_of};
-use std::net::SocketAddr;
 
 /// Interval of adjusting weights.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -54,9 +54,9 @@ struct Endpoint {
 }
 
 impl Endpoints {
-    pub(super) fn new(addresses: &[SocketAddr], links_each: usize, balance: Balance) -> Self {
-        let endpoint = |address: &SocketAddr| Endpoint {
-            name: name_of(*address),
+    pub(super) fn new(addresses: &[LinkAddress], links_each: usize, balance: Balance) -> Self {
+        let endpoint = |address: &LinkAddress| Endpoint {
+            name: name_of(address),
             breaker: Breaker::default(),
             average: 0,
             slowness: 0,
@@ -210,7 +210,11 @@ impl Endpoints {
 }
 
 /// Hash of the endpoint, the same in every gateway.
-fn name_of(address: SocketAddr) -> u64 {
+fn name_of(address: &LinkAddress) -> u64 {
+    let address = match address {
+        LinkAddress::Ip(address) => address,
+        LinkAddress::Unix(path) => return path.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte))),
+    };
     let ip = match address.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),
         std::net::IpAddr::V6(ip) => u128::from(ip),

@@ -25,10 +25,16 @@ impl Router {
     pub(super) fn on_link_closed(&mut self, index: LinkIndex, failure: &Failure) {
         let (number, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
-        let (address, was_open, attempts) = (link.address(), link.state.is_open(), link.state.attempts());
+        let (address, was_open, attempts) =
+            (link.address().clone(), link.state.is_open(), link.state.attempts());
         let ends = link.confirmed.ends().collect();
         let retry_in = link.close(now, &mut self.sides.random);
-        if was_open || attempts == 0 {
+        let is_news = if failure.is_of_trust() {
+            self.greetings.allows_refusal(now)
+        } else {
+            was_open || attempts == 0
+        };
+        if is_news {
             tracing::warn!(worker = number, link = index.0, %address, %failure, ?retry_in, "link down");
         } else {
             tracing::debug!(worker = number, link = index.0, %address, %failure, ?retry_in, "link still down");

@@ -48,6 +48,7 @@ impl Router {
             settings,
             sides,
             endpoints: _, // breakers and averages begin anew
+            greetings: _,
             ups,
             announcements,
             logins,

@@ -2,21 +2,12 @@
 //! closes its link.
 
 use super::counters::Count;
-use super::{Failure, LinkIndex, Phase, Rooms, Router};
+use super::{Failure, LinkIndex, LinkSettings, Phase, Rooms, Router};
 use bytes::Bytes;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::time::Instant;
 
 impl Router {
-    /// The connection of a link was made: greets the backend.
-    pub fn handle_link_connected(&mut self, now: Instant, index: LinkIndex) {
-        self.sides.now = now;
-        let link = &mut self.sides.links[index];
-        if matches!(link.state.phase(), Phase::Connecting(_)) {
-            link.handle_connected(now, &self.settings.link.hello);
-        }
-    }
-
     /// Takes bytes that were read from a link. Bytes of a connection that the router gave up are dropped.
     pub fn handle_link_bytes(&mut self, now: Instant, index: LinkIndex, mut bytes: Bytes) {
         self.sides.now = now;
@@ -33,10 +24,10 @@ impl Router {
                     self.sides.counters[Count::LinkFramesIn] += 1;
                     self.handle_frame(index, &frame)
                 }
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             };
-            if let Err(error) = taken {
-                return self.fail_link(index, &error.into());
+            if let Err(failure) = taken {
+                return self.fail_link(index, &failure);
             }
         }
     }
@@ -66,26 +57,32 @@ impl Router {
     ///
     /// # Errors
     /// The backend broke a rule: close the link.
-    fn handle_frame(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), LinkError> {
+    fn handle_frame(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), Failure> {
         let Self { sides, ups, .. } = self;
         let link = &mut sides.links[index];
         link.handle_credit(frame.credit);
         let is_greeting = matches!(link.state.phase(), Phase::Greeting(_));
-        if is_greeting != (frame.kind == Kind::Hello) {
-            return Err(LinkError::Unexpected(frame.kind));
+        let is_of_greeting = matches!(frame.kind, Kind::Hello | Kind::Challenge);
+        if frame.kind != Kind::Notice && is_greeting != is_of_greeting {
+            return Err(LinkError::Unexpected(frame.kind).into());
         }
         match frame.kind {
             Kind::Hello => self.on_hello(index, frame),
+            Kind::Challenge => {
+                let LinkSettings { hello, trust, .. } = &self.settings.link;
+                link.on_challenge(hello, trust, frame)
+            }
+            Kind::Notice => self.greetings.on_notice(sides, index, frame),
             Kind::UpResult => {
                 self.needs_balance |= ups.on_up_result(sides, &mut self.endpoints, index, frame)?;
                 Ok(())
             }
-            Kind::AuthResult => self.logins.on_auth_result(sides, index, frame),
-            Kind::Push => self.pushes.on_push(sides, index, frame),
-            Kind::Kick => self.pushes.on_kick(sides, frame),
-            Kind::Bind => Rooms::on_bind(sides, &ups.slots, index, frame),
-            Kind::Unbind => Rooms::on_unbind(sides, frame),
-            Kind::Query => self.rooms.on_query(sides, index, frame),
+            Kind::AuthResult => Ok(self.logins.on_auth_result(sides, index, frame)?),
+            Kind::Push => Ok(self.pushes.on_push(sides, index, frame)?),
+            Kind::Kick => Ok(self.pushes.on_kick(sides, frame)?),
+            Kind::Bind => Ok(Rooms::on_bind(sides, &ups.slots, index, frame)?),
+            Kind::Unbind => Ok(Rooms::on_unbind(sides, frame)?),
+            Kind::Query => Ok(self.rooms.on_query(sides, index, frame)?),
             Kind::Ping => {
                 link.send_empty(Kind::Pong, frame.correlation);
                 Ok(())
@@ -103,18 +100,7 @@ impl Router {
                 Ok(())
             }
             Kind::Credit => Ok(()),
-            kind => Err(LinkError::Unexpected(kind)),
+            kind => Err(LinkError::Unexpected(kind).into()),
         }
-    }
-
-    fn on_hello(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), LinkError> {
-        let (worker, now) = (self.sides.number, self.sides.now);
-        let link = &mut self.sides.links[index];
-        let hello = link.handle_hello(frame, now)?;
-        let address = link.address();
-        tracing::info!(worker, link = index.0, %address, node = hello.node, "link up");
-        self.sides.counters[Count::LinkConnects] += 1;
-        self.on_link_ready();
-        Ok(())
     }
 }

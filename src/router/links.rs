@@ -5,17 +5,17 @@
 //! opens the link: from then on UPs are appended to the output as far as credit and room allow, and the owner
 //! writes that output once per turn.
 
+use super::greeting::{Greeting, Trust};
 use super::{Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Up};
 use crate::messages::PushRef;
 use crate::snapshot::{LinkRecord, ParkedRecord};
 use bytes::{Buf, Bytes, BytesMut};
 use moorline_proto::frame::Command;
-use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, LinkFrame};
+use moorline_proto::link::{self, Kind, LinkAddress, LinkDecoder, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, ConnDown, LinkHello, PushOutcome, PushResult};
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use prost::Message;
-use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
 
 /// Unanswered UPs on a link whose backend has not said how many it accepts.
@@ -34,6 +34,8 @@ const OUTPUT_KEEP_BYTES: usize = 256 << 10;
 pub struct LinkSettings {
     /// The gateway's first frame.
     pub hello: LinkHello,
+    /// Reasons to believe that an endpoint is a backend.
+    pub trust: Trust,
     /// Times of the state machine.
     pub times: LinkTimes,
     /// Longest first delay before a reconnect.
@@ -56,7 +58,11 @@ pub(super) struct Link {
     pub(super) pending: Pending<Up>,
     /// Frames of the connection that the backend has read for certain.
     pub(super) confirmed: Confirmed,
-    address: SocketAddr,
+    /// State of the greeting; `None`: the link is open, or has no connection.
+    pub(super) greeting: Option<Greeting>,
+    /// The backend knows the outcome TOO_LARGE.
+    pub(super) knows_too_large: bool,
+    address: LinkAddress,
     output: BytesMut,
     decoder: LinkDecoder,
     credit: usize,
@@ -67,15 +73,17 @@ pub(super) struct Link {
 
 impl Link {
     /// A closed link whose first try is due at once.
-    pub(super) fn new(address: SocketAddr, settings: &LinkSettings) -> Self {
+    pub(super) fn new(address: LinkAddress, settings: &LinkSettings) -> Self {
         let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
         Self {
             state: LinkState::new(settings.times, backoff),
             pending: Pending::new(settings.up_timeout.saturating_mul(FORGET_TIMEOUTS)),
             confirmed: Confirmed::new(),
+            greeting: None,
+            knows_too_large: false,
             address,
             output: BytesMut::new(),
-            decoder: LinkDecoder::new(),
+            decoder: LinkDecoder::greeting(),
             credit: CREDIT_DEFAULT,
             outcomes: Vec::new(),
             up_timeout: settings.up_timeout,
@@ -90,6 +98,8 @@ impl Link {
             state,
             pending,
             confirmed,
+            greeting: _,
+            knows_too_large,
             address: _,
             output,
             decoder,
@@ -104,6 +114,7 @@ impl Link {
             partial: Bytes::copy_from_slice(decoder.partial()),
             base: pending.freeze().0,
             barriers: confirmed.barriers(),
+            knows_too_large: *knows_too_large,
             ends: confirmed.ends().map(ParkedRecord::from).collect(),
             ..LinkRecord::default()
         };
@@ -120,40 +131,32 @@ impl Link {
         self.credit = (record.credit as usize).min(CREDIT_MAX);
         self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
         self.confirmed = Confirmed::thaw(self.pending.next_correlation(), record.barriers, ends);
+        self.knows_too_large = record.knows_too_large;
+        self.decoder.open();
         matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
     }
 
     /// The endpoint.
-    pub(super) const fn address(&self) -> SocketAddr {
-        self.address
+    pub(super) const fn address(&self) -> &LinkAddress {
+        &self.address
     }
 
     /// Drops everything that was meant for the connection. Unanswered UPs stay in [`Self::pending`]. Returns the
     /// delay before the next try.
     pub(super) fn close(&mut self, now: Instant, random: &mut Random) -> Duration {
         self.output = BytesMut::new();
-        self.decoder = LinkDecoder::new();
+        self.decoder = LinkDecoder::greeting();
+        (self.greeting, self.knows_too_large) = (None, false);
         self.outcomes = Vec::new();
         self.confirmed = Confirmed::new();
         self.credit = CREDIT_DEFAULT;
         self.state.on_failed(now, random)
     }
 
-    /// Greets the backend over the connection that was made.
-    pub(super) fn handle_connected(&mut self, now: Instant, hello: &LinkHello) {
-        self.state.on_connected(now);
-        self.send(Kind::Hello, 0, hello);
-    }
-
-    /// Checks the backend's first frame; the link is ready then.
-    pub(super) fn handle_hello(&mut self, frame: &LinkFrame, now: Instant) -> Result<LinkHello, LinkError> {
-        let hello: LinkHello = frame.message()?;
-        let version = u32::from(link::LINK_VERSION);
-        if !(hello.version_min..=hello.version_max).contains(&version) {
-            return Err(LinkError::Version(u8::try_from(hello.version_max).unwrap_or(u8::MAX)));
-        }
+    /// The backend's HELLO is in order.
+    pub(super) const fn open(&mut self, now: Instant) {
+        self.decoder.open();
         self.state.on_hello(now);
-        Ok(hello)
     }
 
     /// Notes the credit that any frame may carry.
@@ -307,8 +310,8 @@ pub(super) struct Links(Vec<Link>);
 
 impl Links {
     /// `each` closed links to every address. Panics above 65,535 links.
-    pub(super) fn new(addresses: &[SocketAddr], each: usize, settings: &LinkSettings) -> Self {
-        let addresses = addresses.iter().flat_map(|address| std::iter::repeat_n(*address, each));
+    pub(super) fn new(addresses: &[LinkAddress], each: usize, settings: &LinkSettings) -> Self {
+        let addresses = addresses.iter().flat_map(|address| std::iter::repeat_n(address.clone(), each));
         let links: Vec<Link> = addresses.map(|address| Link::new(address, settings)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a router has at most 65,535 links");
         Self(links)

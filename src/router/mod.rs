@@ -21,6 +21,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `uplink` | input of shards |
+//! | `greeting` | the first frames of a link: who is at its other end |
 //! | `inbound` | input of links |
 //! | `failover` | links come and go: slots, announcements, re-sending |
 //! | `check` | invariants, for tests |
@@ -42,6 +43,7 @@ mod counters;
 mod endpoints;
 mod failover;
 mod freezing;
+mod greeting;
 mod inbound;
 mod links;
 mod logins;
@@ -62,6 +64,7 @@ mod ups;
 pub use counters::{Count, Counters, metrics};
 pub use endpoints::Balance;
 pub use freezing::LinkSocket;
+pub use greeting::{Connected, Trust, Unproven};
 pub use links::LinkSettings;
 pub use overload::OverloadLimits;
 pub use parking::ParkingLimits;
@@ -78,9 +81,11 @@ use backoff::Backoff;
 use breaker::{Breaker, Share};
 use confirmed::{Confirmed, End};
 use endpoints::Endpoints;
+use greeting::GreetingLog;
 use links::Links;
 use logins::Logins;
 use moorline_proto::ids::ShardId;
+use moorline_proto::link::LinkAddress;
 use moorline_proto::time::Instant;
 use outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX, Outbox};
 use overload::Overload;
@@ -92,7 +97,6 @@ use rooms::Rooms;
 use sides::Sides;
 use slots::{Moves, SLOTS, SlotSet, SlotState, Slots, Spread, Target, WEIGHT};
 use state::{Due, LinkState, Phase};
-use std::net::SocketAddr;
 use up::Up;
 use ups::Ups;
 
@@ -107,7 +111,7 @@ pub struct RouterSettings {
     /// Number of the worker.
     pub number: u16,
     /// Addresses of backends. Empty: every UP is answered RETRY after its timeout.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<LinkAddress>,
     /// Links to each endpoint.
     pub links_per_endpoint: usize,
     /// Rule that spreads users over endpoints.
@@ -134,7 +138,7 @@ pub enum Output {
         /// The link to connect.
         link: LinkIndex,
         /// The address of its endpoint.
-        address: SocketAddr,
+        address: LinkAddress,
     },
     /// Close the connection of this link.
     Close(LinkIndex),
@@ -163,6 +167,7 @@ pub struct Router {
     pushes: Pushes,
     rooms: Rooms,
     pressure: Pressure,
+    greetings: GreetingLog,
     /// Slots may sit unevenly on the links.
     needs_balance: bool,
     /// Output was sent that something waits for: the next turn begins at once.
@@ -184,6 +189,7 @@ impl Router {
             pushes: Pushes::new(shard_map.clone(), settings.compress_min, shards),
             rooms: Rooms::new(shard_map.clone()),
             pressure: Pressure::new(capacity, *number == 0),
+            greetings: GreetingLog::default(),
             needs_balance: false,
             is_hurried: false,
             sides: Sides::new(*number, links, shards, settings.seed, now),
@@ -213,7 +219,7 @@ impl Router {
             while let Some(due) = self.sides.links[index].state.poll_due(now) {
                 match due {
                     Due::Connect => {
-                        let address = self.sides.links[index].address();
+                        let address = self.sides.links[index].address().clone();
                         self.sides.outputs.push_back(Output::Connect { link: index, address });
                     }
                     Due::Ping => self.sides.links[index].send_ping(),

@@ -90,8 +90,23 @@ pub enum Failure {
     Behind(usize),
     /// The backend takes questions and does not answer: it is left alone for a while.
     Tripped,
+    /// The backend did not prove that it knows the secret of this gateway.
+    Unproven,
+    /// The backend's proof is of none of this gateway's secrets.
+    WrongProof,
+    /// The backend asks for a proof, and this gateway has no secret.
+    NoSecret,
+    /// The backend refused this gateway, with this reason.
+    Refused(String),
     /// The backend sent what it must not.
     Protocol(LinkError),
+}
+
+impl Failure {
+    /// Returns whether only a change of settings helps, on this side or the other: each try fails alike.
+    pub(super) const fn is_of_trust(&self) -> bool {
+        matches!(self, Self::Unproven | Self::WrongProof | Self::NoSecret | Self::Refused(_))
+    }
 }
 
 impl fmt::Display for Failure {
@@ -105,6 +120,18 @@ impl fmt::Display for Failure {
             Self::Clogged(bytes) => write!(f, "the backend does not read; {bytes} bytes wait for it"),
             Self::Behind(changes) => write!(f, "the backend is behind; {changes} login changes wait for it"),
             Self::Tripped => f.write_str("the backend does not answer; others do its work for a while"),
+            Self::Unproven => f.write_str(
+                "nothing proves that this is a backend; name its secret in backend.secrets_file and in link.secrets_file \
+                 of the backend, or use a Unix socket",
+            ),
+            Self::WrongProof => f.write_str(
+                "the backend does not know a secret of this gateway; compare backend.secrets_file with \
+                 link.secrets_file of the backend",
+            ),
+            Self::NoSecret => f.write_str(
+                "the backend asks for a proof; name the secret of this gateway in backend.secrets_file",
+            ),
+            Self::Refused(reason) => write!(f, "refused by the backend: {reason:?}"),
             Self::Protocol(error) => error.fmt(f),
         }
     }
@@ -198,6 +225,11 @@ impl LinkState {
     /// Failures in a row.
     pub(super) const fn attempts(&self) -> u32 {
         self.backoff.attempts()
+    }
+
+    /// True if the connection is being made.
+    pub(super) const fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting(_))
     }
 
     /// True if frames are exchanged.

@@ -22,6 +22,14 @@ pub fn name_of(socket: &impl AsFd) -> io::Result<(RawFd, u64)> {
     Ok((socket.as_fd().as_raw_fd(), socket2::SockRef::from(socket).cookie()?))
 }
 
+/// Returns whether a socket is a Unix-domain one.
+///
+/// # Errors
+/// The descriptor is not a socket.
+pub fn is_unix(socket: &impl AsFd) -> io::Result<bool> {
+    Ok(socket2::SockRef::from(socket).local_addr()?.domain() == socket2::Domain::UNIX)
+}
+
 /// Returns the cookie of an inherited descriptor; `None`: the descriptor is not open, or not a socket.
 pub fn cookie_of(fd: RawFd) -> Option<u64> {
     // SAFETY: borrowed for one getsockopt, which fails if the descriptor is not open.

@@ -76,6 +76,8 @@ pub struct WorkerParts {
     pub stop: Arc<AtomicBool>,
     /// Figures are published here once per turn: a counter set of [`crate::router::metrics`].
     pub counter_set: Arc<CounterSet>,
+    /// User ids that a backend at a Unix socket may have.
+    pub peer_uids: Vec<u32>,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
     pub registry: Option<Arc<Registry>>,
 }
@@ -90,6 +92,7 @@ pub struct Worker {
     shards: Vec<Box<dyn ShardSink>>,
     stop: Arc<AtomicBool>,
     counter_set: Arc<CounterSet>,
+    peer_uids: Vec<u32>,
     registry: Option<Arc<Registry>>,
     /// By link; `None`: the link has no connection.
     sockets: Vec<Option<Socket>>,
@@ -103,7 +106,8 @@ pub struct Worker {
 impl Worker {
     /// A worker without connections. Panics if there is not one mailbox for each shard.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, inbox, shards, judge, clock, stop, counter_set, registry } = parts;
+        let WorkerParts { settings, inbox, shards, judge, clock, stop, counter_set, peer_uids, registry } =
+            parts;
         assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
         let (number, now) = (settings.number, clock.now());
         let router = Router::new(settings, judge, now);
@@ -117,6 +121,7 @@ impl Worker {
             shards,
             stop,
             counter_set,
+            peer_uids,
             registry,
             block: ReadBlock::default(),
             now,

@@ -5,16 +5,17 @@ use super::socket::Socket;
 use super::token::Source;
 use crate::messages::DownlinkBatch;
 use crate::metrics::names;
-use crate::router::{Failure, LinkIndex, Load, Output};
+use crate::router::{Connected, Failure, LinkIndex, Load, Output};
 use moorline_proto::ids::ShardId;
-use std::net::SocketAddr;
+use moorline_proto::link::{LinkAddress, NONCE_BYTES};
+use std::io;
 
 impl Worker {
     /// Performs all orders of the router, in order.
     pub(super) fn perform(&mut self) {
         while let Some(output) = self.router.poll_output() {
             match output {
-                Output::Connect { link, address } => self.connect(link, address),
+                Output::Connect { link, address } => self.connect(link, &address),
                 Output::Close(link) => self.sockets[link.index()] = None,
                 Output::Write(link) => self.write(link),
                 Output::Deliver { shard, batch } => self.deliver(shard, batch),
@@ -23,9 +24,23 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, link: LinkIndex, address: SocketAddr) {
+    fn connect(&mut self, link: LinkIndex, address: &LinkAddress) {
         match Socket::connect(address, self.poll.registry(), Source::Link(link).into()) {
             Ok(socket) => self.sockets[link.index()] = Some(socket),
+            Err(error) => self.lose(link, &error.into()),
+        }
+    }
+
+    /// A connection was made: looks at the user id at the other end of a Unix socket, and has the router greet.
+    pub(super) fn greet(&mut self, link: LinkIndex) {
+        let Some(socket) = &self.sockets[link.index()] else { return };
+        let mut nonce = [0; NONCE_BYTES];
+        let looked = socket.is_known(&self.peer_uids).and_then(|is_known| {
+            getrandom::fill(&mut nonce).map_err(io::Error::from)?;
+            Ok(is_known)
+        });
+        match looked {
+            Ok(is_known) => self.router.handle_link_connected(self.now, link, Connected { nonce, is_known }),
             Err(error) => self.lose(link, &error.into()),
         }
     }

@@ -6,9 +6,11 @@
 use mio::event::Event;
 use mio::{Registry, Token};
 use moorline_net::read_block::ReadBlock;
-use moorline_net::stream::{Reading, Stream};
+use moorline_net::stream::{Reading, Stream, StreamKind};
+use moorline_net::unix_socket;
+use moorline_proto::link::LinkAddress;
 use std::io;
-use std::net::SocketAddr;
+use std::path::Path;
 
 /// One connection to a backend.
 #[derive(Debug)]
@@ -19,8 +21,11 @@ pub(super) struct Socket {
 
 impl Socket {
     /// Begins to connect.
-    pub(super) fn connect(address: SocketAddr, registry: &Registry, token: Token) -> io::Result<Self> {
-        let mut stream = Stream::connect(address)?;
+    pub(super) fn connect(address: &LinkAddress, registry: &Registry, token: Token) -> io::Result<Self> {
+        let mut stream = match address {
+            LinkAddress::Ip(address) => Stream::connect(*address)?,
+            LinkAddress::Unix(path) => Stream::connect_unix(Path::new(path))?,
+        };
         stream.register(registry, token)?;
         Ok(Self { stream, is_connected: false })
     }
@@ -34,6 +39,22 @@ impl Socket {
     /// The connection.
     pub(super) const fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Returns whether a process of one of these users is at the other end of a Unix socket; false: it is a TCP socket.
+    ///
+    /// # Errors
+    /// The process is of another user.
+    pub(super) fn is_known(&self, uids: &[u32]) -> io::Result<bool> {
+        if self.stream.freeze() == StreamKind::Tcp {
+            return Ok(false);
+        }
+        let uid = unix_socket::peer_uid(&self.stream)?;
+        if uids.contains(&uid) {
+            return Ok(true);
+        }
+        let why = format!("user id {uid} listens there, which is not in backend.peer_uids");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 
     /// Notes what the poll saw.
@@ -83,6 +104,7 @@ impl Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
 
     /// A gateway that keeps asking for a port of its own machine gets itself in the end.
     #[test]

@@ -100,7 +100,7 @@ impl Worker {
         socket.handle_event(event);
         match socket.try_finish_connect() {
             Ok(false) => {}
-            Ok(true) => self.router.handle_link_connected(self.now, index),
+            Ok(true) => self.greet(index),
             Err(error) => self.lose(index, &error.into()),
         }
     }

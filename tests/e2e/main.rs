@@ -43,6 +43,7 @@ mod http;
 mod import;
 mod kick;
 mod lateness;
+mod link;
 mod link_storm;
 mod listeners;
 mod load;

@@ -6,13 +6,13 @@
 
 use crate::script::Script;
 use bytes::{Bytes, BytesMut};
-use moorline_backend::config::LinkConfig;
+use moorline_backend::config::{LinkConfig, Unproven};
 use moorline_backend::server::{
-    Event, JudgeTo, Kick, LinkEnd, LinkHost, LinkId, Now, Output, PushSpec, ReplyTo, SessionId,
+    Event, JudgeTo, Kick, LinkEnd, LinkHost, LinkId, Now, Output, Peer, PushSpec, ReplyTo, SessionId, Visitor,
 };
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::link::{Kind, LinkDecoder, encode, encode_empty};
+use moorline_proto::link::{Kind, LinkDecoder, NONCE_BYTES, encode, encode_empty};
 use moorline_proto::message::backend::{
     Announce, Auth, ConnDown, ConnUp, Digest, LinkHello, PushOutcome, PushResult, RoomDigest, Stats, Up,
 };
@@ -40,6 +40,8 @@ fn config() -> LinkConfig {
     LinkConfig {
         credit: 4,
         links_max: 4,
+        visitors_max: 3,
+        unproven: Unproven::Loopback,
         gateways_max: 2,
         sessions_max: 6,
         rooms_max: 3,
@@ -80,7 +82,8 @@ impl World {
     fn step(&mut self, script: &mut Script<'_>) {
         match script.byte() % 28 {
             0 | 1 => {
-                if let Some(link) = self.host.handle_link_opened(self.now) {
+                let visitor = Visitor { peer: Peer::Loopback, nonce: [7; NONCE_BYTES] };
+                if let Some(link) = self.host.handle_link_opened(self.now, visitor) {
                     assert!(self.links.insert(link, LinkDecoder::new()).is_none(), "{link:?} twice");
                 }
             }

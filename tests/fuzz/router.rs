@@ -10,14 +10,14 @@ use bytes::{Bytes, BytesMut};
 use moorline::auth::Judge;
 use moorline::messages::{Downlink, DownlinkBatch, PushRef, Uplink, UplinkBatch};
 use moorline::router::{
-    Balance, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits, ParkingLimits,
-    Router, RouterSettings,
+    Balance, Connected, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits,
+    ParkingLimits, Router, RouterSettings, Trust, Unproven,
 };
 use moorline::shard_map::ShardMap;
 use moorline::snapshot::{Section, SocketRef};
 use moorline_proto::frame::Command;
 use moorline_proto::ids::{ConnKey, Pin, ShardId};
-use moorline_proto::link::{Kind, LinkDecoder, encode, encode_empty};
+use moorline_proto::link::{Kind, LinkDecoder, NONCE_BYTES, encode, encode_empty};
 use moorline_proto::message::backend::{
     AuthResult, Bind, ConnUp, Drain, Kick, LinkHello, Outcome, Push, Query, QueryResult, RoomDigest, Unbind,
     UpResult,
@@ -25,6 +25,7 @@ use moorline_proto::message::backend::{
 use moorline_proto::message::client::Hello;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 const SHARDS: usize = 2;
@@ -80,11 +81,12 @@ pub(crate) fn settings() -> RouterSettings {
     RouterSettings {
         shard_map: ShardMap::new(SHARDS),
         number: 0,
-        endpoints: [1, 2].map(|port| ([127, 0, 0, 1], port).into()).into(),
+        endpoints: [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into()).into(),
         links_per_endpoint: 1,
         balance: Balance::LeastLoaded,
         link: LinkSettings {
             hello,
+            trust: Trust { secrets: Vec::new(), unproven: Unproven::Loopback },
             times: LinkTimes::default(),
             reconnect_min: Duration::from_millis(10),
             reconnect_max: Duration::from_secs(1),
@@ -168,7 +170,8 @@ impl World {
             return self.lose(link);
         }
         *self.backend_of(link) = Backend { phase: Phase::Open, ..Backend::default() };
-        self.router.handle_link_connected(self.now, link);
+        let connected = Connected { nonce: [fate; NONCE_BYTES], is_known: false };
+        self.router.handle_link_connected(self.now, link, connected);
         if fate < 224 {
             let hello = LinkHello {
                 version_min: 1,

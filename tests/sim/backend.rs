@@ -5,16 +5,18 @@
 //! message and queues an answer, the witness notes it in the ledger, and the turn's end writes one block of bytes.
 
 use crate::console::Console;
+use crate::faults::{CONSOLE_UID, SECRETS};
 use crate::pipe::{Pipe, PipeId, Place, Read, Way};
 use crate::scene::{Scene, What};
+use crate::stranger::Strangers;
 use crate::witness::Witness;
 use bytes::{Bytes, BytesMut};
 use moorline_backend::config::{ImConfig, LinkConfig};
 use moorline_backend::im::store::Memory;
 use moorline_backend::im::{self, Im};
-use moorline_backend::server::{Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output};
+use moorline_backend::server::{Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output, Peer, Visitor};
 use moorline_proto::error::CloseReason;
-use moorline_proto::link::{Kind, encode};
+use moorline_proto::link::{Kind, LinkDecoder, NONCE_BYTES, Secrets, encode};
 use moorline_proto::message::backend;
 use moorline_proto::message::client::Code;
 use moorline_proto::time::{Duration, Instant};
@@ -37,6 +39,8 @@ struct Socket {
     is_paused: bool,
     /// HELLO was answered.
     is_greeted: bool,
+    /// Hears the gateway's greeting, for the strangers.
+    ear: LinkDecoder,
     /// Frames that no `LinkHost` would send, written before its next bytes.
     injected: BytesMut,
 }
@@ -51,6 +55,7 @@ pub(crate) struct Backend {
     sockets: BTreeMap<LinkId, Socket>,
     ready: VecDeque<LinkId>,
     pub(crate) console: Console,
+    strangers: Strangers,
     pub(crate) witness: Witness,
     /// Times at which turns will come.
     turns: BTreeSet<Instant>,
@@ -66,6 +71,12 @@ fn now(scene: &Scene) -> Now {
     Now { instant: scene.now, unix_ms: 1_700_000_000_000 + scene.now.as_nanos() / 1_000_000 }
 }
 
+fn host(config: &LinkConfig, life: u64) -> LinkHost {
+    let mut host = LinkHost::new(config, "b".into(), life);
+    host.handle_secrets(Secrets::parse(SECRETS).expect("valid"));
+    host
+}
+
 impl Backend {
     pub(crate) fn new(users: &[&str], scene: &mut Scene) -> Self {
         // Fewer or more than fit the window at the gateway; fewer than its queue. What acknowledges them all, in one
@@ -75,7 +86,7 @@ impl Backend {
         let im_config = ImConfig { outstanding, ..ImConfig::default() };
         let link_config = scene.faults.link_config();
         let mut backend = Self {
-            host: LinkHost::new(&link_config, "b".into(), 1),
+            host: host(&link_config, 1),
             im: Im::new(im_config.clone(), 1, Memory::new(&im_config)),
             im_config,
             link_config,
@@ -83,6 +94,7 @@ impl Backend {
             sockets: BTreeMap::new(),
             ready: VecDeque::new(),
             console: Console::default(),
+            strangers: Strangers::default(),
             witness: Witness::new(users),
             turns: BTreeSet::new(),
             unblocked: Vec::new(),
@@ -95,6 +107,7 @@ impl Backend {
             backend.turn(scene, &mut []);
         }
         scene.after(Console::PAUSE, What::Console);
+        scene.after(Strangers::PAUSE, What::Stranger);
         backend
     }
 
@@ -110,19 +123,22 @@ impl Backend {
         let store = std::mem::replace(&mut self.im, empty).into_store();
         self.im = Im::new(self.im_config.clone(), 1, store);
         self.life += 1;
-        self.host = LinkHost::new(&self.link_config, "b".into(), self.life);
+        self.host = host(&self.link_config, self.life);
         self.witness.on_death();
         self.console.on_backend_death();
+        self.strangers.on_backend_death();
         self.stir(scene);
     }
 
     /// A connection was accepted.
     pub(crate) fn accept(&mut self, scene: &mut Scene, pipes: &mut [Pipe], pipe: PipeId) {
-        let link = self.host.handle_link_opened(now(scene)).expect("few links");
+        let visitor = Visitor { peer: Peer::Network, nonce: Strangers::nonce(scene) };
+        let link = self.host.handle_link_opened(now(scene), visitor).expect("few links");
         pipes[pipe].place = Place::Host(link);
         let (is_ready, is_writable, is_paused, is_greeted) = (false, true, false, false);
         let injected = BytesMut::new();
-        let socket = Socket { pipe, is_ready, is_writable, is_paused, is_greeted, injected };
+        let ear = LinkDecoder::new();
+        let socket = Socket { pipe, is_ready, is_writable, is_paused, is_greeted, ear, injected };
         self.sockets.insert(link, socket);
         if pipes[pipe].is_readable() {
             self.on_readable(scene, link);
@@ -178,7 +194,7 @@ impl Backend {
         self.host.handle_turn_end(now(scene));
         self.perform(scene, pipes, false);
         self.host.check();
-        if self.is_again || !self.ready.is_empty() || self.console.has_bytes() {
+        if self.is_again || !self.ready.is_empty() || self.console.has_bytes() || self.strangers.has_bytes() {
             self.stir(scene);
         } else {
             let late = scene.micros(200);
@@ -190,12 +206,29 @@ impl Backend {
     /// The console's link has no pipe: its bytes are here at once.
     fn feed_console(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
         if self.console.needs_link() {
-            let link = self.host.handle_link_opened(now(scene)).expect("few links");
+            let visitor = Visitor { peer: Peer::Uid(CONSOLE_UID), nonce: [0; NONCE_BYTES] };
+            let link = self.host.handle_link_opened(now(scene), visitor).expect("few links");
             self.console.connect(link);
         }
         if let Some((link, bytes)) = self.console.take_bytes() {
             self.feed(scene, pipes, link, bytes);
         }
+        while let Some((link, bytes)) = self.strangers.take_bytes() {
+            self.feed(scene, pipes, link, bytes);
+        }
+    }
+
+    /// A stranger comes to the link port.
+    pub(crate) fn on_stranger(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
+        if scene.faults.is_calm {
+            return;
+        }
+        scene.after(Strangers::PAUSE, What::Stranger);
+        let visitor = Visitor { peer: Peer::Network, nonce: Strangers::nonce(scene) };
+        let link = self.host.handle_link_opened(now(scene), visitor).expect("everybody may come in");
+        self.perform(scene, pipes, false);
+        self.strangers.connect(scene, link);
+        self.stir(scene);
     }
 
     fn read(&mut self, scene: &mut Scene, pipes: &mut [Pipe], link: LinkId) {
@@ -213,6 +246,9 @@ impl Backend {
             Read::Bytes(bytes) => {
                 if socket.is_ready {
                     self.ready.push_back(link);
+                }
+                if let Some(socket) = self.sockets.get_mut(&link).filter(|socket| !socket.is_greeted) {
+                    self.strangers.hear_gateway(&mut socket.ear, &bytes);
                 }
                 self.feed(scene, pipes, link, bytes.into());
             }
@@ -236,6 +272,9 @@ impl Backend {
         while let Some(output) = self.host.poll_output() {
             match output {
                 Output::Event(event) => {
+                    if let Event::LinkUp { link, .. } = &event {
+                        assert!(!self.strangers.is_on(*link), "a stranger has a link");
+                    }
                     if let Event::LinkUp { link, .. } = &event
                         && let Some(socket) = self.sockets.get_mut(link)
                     {
@@ -259,7 +298,7 @@ impl Backend {
                     }
                 }
                 Output::Write(link) => self.write(scene, pipes, link),
-                Output::Close { link, end } => self.close(scene, pipes, link, &end),
+                Output::Close { link, end, .. } => self.close(scene, pipes, link, &end),
                 Output::Pause(link) => self.set_paused(scene, link, true),
                 Output::Resume(link) => self.set_paused(scene, link, false),
                 Output::Again => self.is_again = true,
@@ -330,6 +369,11 @@ impl Backend {
             let count = bytes.len();
             return self.host.handle_link_sent(now(scene), link, count);
         }
+        if self.strangers.is_on(link) {
+            let bytes = Bytes::copy_from_slice(bytes);
+            self.host.handle_link_sent(now(scene), link, bytes.len());
+            return self.strangers.hear(link, &bytes);
+        }
         let Some(socket) = self.sockets.get_mut(&link).filter(|socket| socket.is_writable) else { return };
         let injected = pipes[socket.pipe].write(scene, socket.pipe, Way::Down, &socket.injected);
         _ = socket.injected.split_to(injected);
@@ -344,11 +388,16 @@ impl Backend {
 
     fn close(&mut self, scene: &mut Scene, pipes: &mut [Pipe], link: LinkId, end: &LinkEnd) {
         scene.note(|| format!("  link {link:?}: {end}"));
+        if self.strangers.is_on(link) {
+            scene.coverage.strangers_refused += u64::from(matches!(end, LinkEnd::Refused { .. }));
+            return self.strangers.on_closed(link, end);
+        }
         match end {
             LinkEnd::Stalled => scene.coverage.stalled_links += 1,
             LinkEnd::Silent => scene.coverage.silent_links += 1,
-            LinkEnd::Refused(_) => scene.coverage.newer_epochs += 1,
-            LinkEnd::Closed | LinkEnd::Io(_) | LinkEnd::NoHello => {}
+            LinkEnd::Replaced => scene.coverage.newer_epochs += 1,
+            LinkEnd::Closed | LinkEnd::Io(_) | LinkEnd::NoHello | LinkEnd::Evicted => {}
+            LinkEnd::Refused { .. } => panic!("{link:?}: {end}"),
             LinkEnd::Protocol(error) => panic!("{link:?}: {error}"),
         }
         if let Some(socket) = self.sockets.remove(&link) {

@@ -109,6 +109,10 @@ coverage! {
     expired_gateways;
     /// Links that ended because their gateway had begun a newer epoch.
     newer_epochs;
+    /// Strangers who greeted at the link port.
+    strangers;
+    /// Strangers who were refused with a reason.
+    strangers_refused;
     /// Rooms that were told anew because a gateway held other members.
     room_repairs;
     /// RETRY answers of the backend.

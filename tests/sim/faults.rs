@@ -89,6 +89,11 @@ pub(crate) struct Faults {
     pub(crate) restart_turns: u64,
 }
 
+/// User id of the console, which is on the backend's machine.
+pub(crate) const CONSOLE_UID: u32 = 7;
+/// The gateway's line in both lists of secrets.
+pub(crate) const SECRETS: &str = "g a-secret-of-thirty-two-bytes-at-least";
+
 /// A client asks four times, and waits two seconds for each answer.
 const ASKING_MS: u64 = 8_000;
 
@@ -102,7 +107,8 @@ impl Faults {
     /// Limits of the backend's end of links.
     pub(crate) fn link_config(&self) -> LinkConfig {
         let &Self { credit, output_max, stall_timeout, lease, .. } = self;
-        LinkConfig { credit, output_max, stall_timeout, lease, ..LinkConfig::default() }
+        let peer_uids = vec![CONSOLE_UID];
+        LinkConfig { credit, output_max, stall_timeout, lease, peer_uids, ..LinkConfig::default() }
     }
 
     pub(crate) fn new(random: &mut Random) -> Self {

@@ -21,6 +21,7 @@
 //! | `gateway`, `sockets` | a reactor's loop around a `Shard`; its sockets, which the shipped executor drives |
 //! | `logins`, `worker` | what a shard tells of logins; a worker's loop around a `Router` |
 //! | `backend`, `console` | the loop around the shipped `LinkHost` and `Im`; a second gateway, without a pipe |
+//! | `stranger` | connections to the backend that know no secret |
 //! | `witness`, `ledger` | what passes between `LinkHost` and `Im`; what `Im` said that it stored |
 //! | `oracle` | what must be true of sends and messages |
 //! | `faults`, `coverage` | what goes wrong; what really occurred |
@@ -39,6 +40,7 @@ mod oracle;
 mod pipe;
 mod scene;
 mod sockets;
+mod stranger;
 mod talk;
 mod tap;
 mod witness;

@@ -38,6 +38,7 @@ pub(crate) enum What {
     Answer(u64),
     BackendTurn,
     Console,
+    Stranger,
     Talk(usize),
     Handled(usize, Token),
     Burst,

@@ -4,25 +4,29 @@
 //! alice's shard hands a batch over, which stirs the worker. Its turn gives the router the batch, the bytes that
 //! arrived on links, and the time; then it performs the router's orders: bytes into pipes, batches for the shards.
 
+use crate::faults::SECRETS;
 use crate::pipe::{Delivery, Pipe, PipeId, Way};
 use crate::scene::{Scene, What};
+use crate::stranger::Strangers;
 use bytes::Bytes;
 use moorline::auth::{Judge, Verify};
 use moorline::messages::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
 use moorline::router::{
-    Balance, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits, ParkingLimits,
-    Router, RouterSettings, Slot,
+    Balance, Connected, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits,
+    ParkingLimits, Router, RouterSettings, Slot, Trust, Unproven,
 };
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, SocketRef, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::ACCEPT_LZ4;
 use moorline_proto::ids::ShardId;
+use moorline_proto::link::Secrets;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::message::client::Hello;
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 /// Time after which an unanswered UP is answered RETRY.
@@ -83,7 +87,8 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
     let faults = &scene.faults;
     let hello =
         LinkHello { version_min: 1, version_max: 1, node: "g".into(), epoch: 1, ..LinkHello::default() };
-    let address = |number: usize| ([10, 0, 0, u8::try_from(number + 1).expect("few")], 7100).into();
+    let address =
+        |number: usize| SocketAddr::from(([10, 0, 0, u8::try_from(number + 1).expect("few")], 7100)).into();
     RouterSettings {
         number: u16::try_from(number).expect("few workers"),
         endpoints: (0..faults.endpoints).map(address).collect(),
@@ -91,6 +96,10 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
         balance: if faults.is_by_hash { Balance::Hash } else { Balance::LeastLoaded },
         link: LinkSettings {
             hello,
+            trust: Trust {
+                secrets: Secrets::parse(SECRETS).expect("valid").of("g").to_vec(),
+                unproven: Unproven::Refuse,
+            },
             times: LinkTimes::default(),
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(1),
@@ -245,11 +254,12 @@ impl Worker {
         }
     }
 
-    fn finish_connect(&mut self, scene: &Scene, index: usize) {
+    fn finish_connect(&mut self, scene: &mut Scene, index: usize) {
         let Some(connection) = &mut self.connections[index] else { return };
         if std::mem::take(&mut connection.is_connected) {
             let link = LinkIndex(u16::try_from(index).expect("few links"));
-            self.router.handle_link_connected(scene.now, link);
+            let connected = Connected { nonce: Strangers::nonce(scene), is_known: false };
+            self.router.handle_link_connected(scene.now, link, connected);
         }
     }
 

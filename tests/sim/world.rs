@@ -236,6 +236,7 @@ impl World {
             What::Answer(number) => self.backend.on_answer_due(&mut self.scene, number),
             What::BackendTurn => self.backend_turn(),
             What::Console => self.backend.on_console(&mut self.scene),
+            What::Stranger => self.backend.on_stranger(&mut self.scene, &mut self.pipes),
             What::Talk(at) => self.talk(at),
             What::Handled(at, _) if self.clients[at].is_over => {}
             What::Handled(at, token) => {

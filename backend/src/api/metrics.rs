@@ -1,7 +1,8 @@
 //! Metrics of the backend, as OpenMetrics text.
 
+use super::Counters;
 use crate::im::{Status, WebhookStatus};
-use moorline_net::log::DroppedLines;
+use crate::server::LinkFigures;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -20,7 +21,7 @@ type OfWebhook = fn(&WebhookStatus) -> u64;
 const WEBHOOK_NAMES: [&str; 2] = ["webhook", "service"];
 
 #[derive(Debug)]
-struct Figures(Status, DroppedLines);
+struct Figures(Status, Counters);
 
 impl Collector for Figures {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
@@ -63,11 +64,14 @@ impl Collector for Figures {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        encode_links(self.1.links.read(), &mut encoder)?;
         encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (reason, lines) in [("queue_full", self.1.queue_full()), ("write_failed", self.1.write_failed())]
-        {
+        for (reason, lines) in [
+            ("queue_full", self.1.dropped_lines.queue_full()),
+            ("write_failed", self.1.dropped_lines.write_failed()),
+        ] {
             ConstCounter::new(lines).encode(family.encode_family(&[("reason", reason)])?)?;
         }
         Ok(())
@@ -102,9 +106,30 @@ fn encode_webhooks(
     Ok(())
 }
 
-pub(super) fn page(status: &Status, dropped_lines: &DroppedLines) -> String {
+fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let LinkFigures { links, unproven, strangers, evicted, refused, too_large } = figures;
+    for (name, help, value) in [
+        ("links", "Links of gateways that are open.", links),
+        ("links_unproven", "Links of gateways that proved nothing.", unproven),
+    ] {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+    }
+    for (name, help, value) in [
+        ("link_strangers", "Connections to the link port that never became links.", strangers),
+        ("link_evicted", "Strangers that were closed for a newer one.", evicted),
+        ("link_refused", "Strangers whose HELLO or proof was refused.", refused),
+        ("link_too_large", "Frames not sent, being larger than a link frame may be.", too_large),
+    ] {
+        let counter = ConstCounter::new(value);
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+    }
+    Ok(())
+}
+
+pub(super) fn page(status: &Status, counters: &Counters) -> String {
     let mut registry = Registry::with_prefix("moorline_backend");
-    registry.register_collector(Box::new(Figures(status.clone(), dropped_lines.clone())));
+    registry.register_collector(Box::new(Figures(status.clone(), counters.clone())));
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("a String takes every write");
     page

@@ -14,7 +14,7 @@ mod routes;
 use crate::config::ApiConfig;
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
-use crate::server::Remote;
+use crate::server::{LinkCounters, Remote};
 use moorline_net::http::{
     Caller, Head, Limits, Refusal, Request, Response, Server, Settings, StatusCode, bearer,
 };
@@ -50,10 +50,17 @@ const TOKEN_BYTES_MIN: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Api(Server);
 
+/// Counters of other threads, for the metrics page.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    pub(crate) dropped_lines: DroppedLines,
+    pub(crate) links: LinkCounters,
+}
+
 /// Parts of the API that all requests share.
 struct Shared {
     remote: Remote<BackendMessage>,
-    dropped_lines: DroppedLines,
+    counters: Counters,
     token: Vec<u8>,
     strangers: LogRate,
 }
@@ -63,11 +70,11 @@ impl Api {
     pub(crate) fn start(
         config: &ApiConfig,
         remote: Remote<BackendMessage>,
-        dropped_lines: DroppedLines,
+        counters: Counters,
     ) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
         let token = read_token(&config.token_file)?;
-        let failed = |cause| BackendError::Listen { key: "api.listen", address: listen, cause };
+        let failed = |cause| BackendError::Listen { key: "api.listen", address: listen.to_string(), cause };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         let limits = Limits {
             connections_max: config.connections_max,
@@ -78,7 +85,7 @@ impl Api {
             transfer: TRANSFER_MAX,
             handler: HANDLER_MAX,
         };
-        let shared = Arc::new(Shared { remote, dropped_lines, token, strangers: LogRate::default() });
+        let shared = Arc::new(Shared { remote, counters, token, strangers: LogRate::default() });
         let judging = Arc::clone(&shared);
         let handler = move || {
             move |request: Request| {

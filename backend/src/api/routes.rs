@@ -108,7 +108,7 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
             Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "RETRY", reason))
         }
         "/metrics" if is_get => {
-            Ok(text(metrics::CONTENT_TYPE, metrics::page(&status(shared).await?, &shared.dropped_lines)))
+            Ok(text(metrics::CONTENT_TYPE, metrics::page(&status(shared).await?, &shared.counters)))
         }
         "/v1/status" if is_get => Ok(json_of(&status_json(&status(shared).await?))),
         "/v1/messages" if is_post => stored(&shared.ask(message(request)?).await?),

@@ -26,6 +26,7 @@ pub use keys::{ENV_PREFIX, SCHEMA};
 pub use validate::PAYLOAD_BYTES_CEILING;
 
 use moorline_net::settings::{Loaded, Rules, SettingsError, units};
+use moorline_proto::link::LinkAddress;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,12 +46,26 @@ pub enum HandlerKind {
     Acker,
 }
 
+/// Gateways that are believed without a proof, over TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unproven {
+    /// No gateway.
+    #[default]
+    Refuse,
+    /// Those on this machine: every local user can read and write as anybody.
+    Loopback,
+    /// All that reach the address, as in earlier versions.
+    Private,
+}
+
 /// All settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendConfig {
-    /// Listening address for gateways. Loopback or private addresses only; port 0: the system's choice.
-    pub listen: SocketAddr,
+    /// Listening address for gateways: a Unix socket, or a loopback or private address; port 0: the system's choice.
+    #[serde(with = "units::text")]
+    pub listen: LinkAddress,
     /// Handler of the backend.
     pub handler: HandlerKind,
     /// This backend's name in its link HELLO, for logs.
@@ -81,8 +96,16 @@ impl Default for BackendConfig {
 pub struct LinkConfig {
     /// Unanswered UPs accepted per link. Over it the link is not read until answers went out.
     pub credit: u32,
-    /// Links at once; a further one is closed at once.
+    /// List of `node secret` lines; empty: no gateway has a secret.
+    pub secrets_file: PathBuf,
+    /// Gateways that are believed without a proof, over TCP.
+    pub unproven: Unproven,
+    /// User ids that are believed on the Unix socket; empty: the one of this process.
+    pub peer_uids: Vec<u32>,
+    /// Links of gateways at once; a further one is closed.
     pub links_max: usize,
+    /// Connections at once that have not proven who they are; a further one closes the oldest silent one.
+    pub visitors_max: usize,
     /// Gateways at once; a link of a further one is closed.
     pub gateways_max: usize,
     /// Sessions at once; a further login is kicked with BUSY.

@@ -26,7 +26,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
 
 fn check_addresses(rules: &mut Rules<'_>) {
     let BackendConfig { listen, api, handler, .. } = rules.config();
-    rules.require(is_private(listen.ip()), "listen", || {
+    rules.require(listen.ip().is_none_or(|listen| is_private(listen.ip())), "listen", || {
         format!("{listen} is public and the link is not encrypted; use a loopback or private address")
     });
     let is_valid = api.names.len() <= NAMES_MAX && api.names.iter().all(|name| is_host_name(name));
@@ -51,6 +51,7 @@ fn check_counts(rules: &mut Rules<'_>) {
     for (key, value) in [
         ("link.credit", link.credit as usize),
         ("link.links_max", link.links_max),
+        ("link.visitors_max", link.visitors_max),
         ("link.gateways_max", link.gateways_max),
         ("link.sessions_max", link.sessions_max),
         ("link.rooms_max", link.rooms_max),

@@ -11,10 +11,9 @@ use super::route::Login;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
-use moorline_proto::link::{Kind, LINK_VERSION, LinkError, LinkFrame};
-use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, LinkHello, Outcome, PushResult};
+use moorline_proto::link::{Kind, LinkError, LinkFrame};
+use moorline_proto::message::backend::{self, Announce, ConnDown, ConnUp, Outcome, PushResult};
 use moorline_proto::message::client::Code;
-use moorline_proto::time::Instant;
 
 impl LinkHost {
     pub(super) fn handle_frame(
@@ -26,10 +25,7 @@ impl LinkHost {
     ) -> Result<(), LinkEnd> {
         let gateway = match phase {
             Phase::Open(gateway) => gateway,
-            Phase::Greeting(_) if frame.kind == Kind::Hello => {
-                return self.on_hello(now, link, frame.message()?);
-            }
-            Phase::Greeting(_) => return Err(LinkError::Unexpected(frame.kind).into()),
+            phase => return self.handle_greeting(now, link, phase, frame),
         };
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
@@ -44,8 +40,9 @@ impl LinkHost {
                 let (question, judge) = (frame.message()?, JudgeTo { link, correlation: frame.correlation });
                 self.out.links.outputs.push_back(Output::Auth { question, judge });
             }
-            // PONG and CREDIT only show that the peer lives; the other two need no reaction.
-            Kind::Pong | Kind::Credit | Kind::QueryResult | Kind::Drain => {}
+            Kind::Pong => self.on_pong(now, gateway, frame.correlation),
+            // CREDIT only shows that the peer lives; the other two need no reaction.
+            Kind::Credit | Kind::QueryResult | Kind::Drain => {}
             Kind::Digest => self.out.on_digest(link, frame.message()?),
             Kind::Stats => {
                 let load = Some(frame.message()?);
@@ -60,65 +57,12 @@ impl LinkHost {
             | Kind::Kick
             | Kind::Bind
             | Kind::Unbind
-            | Kind::Query) => return Err(LinkError::Unexpected(kind).into()),
+            | Kind::Query
+            | Kind::Challenge
+            | Kind::Proof
+            | Kind::Notice) => return Err(LinkError::Unexpected(kind).into()),
         }
         Ok(())
-    }
-
-    fn on_hello(&mut self, now: Now, link: LinkId, hello: LinkHello) -> Result<(), LinkEnd> {
-        let spoken = u32::from(LINK_VERSION);
-        if !(hello.version_min..=hello.version_max).contains(&spoken) {
-            return Err(LinkEnd::Refused("HELLO does not offer link version 1"));
-        }
-        if hello.node.is_empty() {
-            return Err(LinkEnd::Refused("HELLO has an empty node name"));
-        }
-        if let Some(old) = self.superseded(&hello) {
-            self.retire(now, old);
-        }
-        let gateway = match self.out.routes.gateway_named(&hello.node) {
-            Some((id, known)) if known.epoch == hello.epoch => id,
-            Some(_) => {
-                return Err(LinkEnd::Refused("HELLO has an older epoch than the gateway's open links"));
-            }
-            None if self.out.routes.gateways.len() >= self.config.gateways_max => {
-                return Err(LinkEnd::Refused("`link.gateways_max` gateways are known"));
-            }
-            None => {
-                let node = hello.node.clone();
-                let gateway = self.out.routes.add_gateway(hello.node, hello.epoch);
-                self.emit(Event::GatewayUp { gateway, node, epoch: hello.epoch });
-                gateway
-            }
-        };
-        if let Some(state) = self.out.links.get_mut(link) {
-            state.phase = Phase::Open(gateway);
-        }
-        if let Some(known) = self.out.routes.gateways.get_mut(&gateway) {
-            known.links += 1;
-            known.lease_until = Instant::FAR_FUTURE;
-        }
-        let answer = LinkHello {
-            version_min: spoken,
-            version_max: spoken,
-            node: self.identity.node.clone(),
-            epoch: self.identity.epoch,
-            agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
-            ..Default::default()
-        };
-        self.out.links.put(link, Kind::Hello, 0, self.config.credit, &answer);
-        self.emit(Event::LinkUp { gateway, link });
-        Ok(())
-    }
-
-    /// Returns the older epoch of the gateway that this HELLO ends, if there is one.
-    ///
-    /// A smaller epoch counts as newer only when the known one has no link left: then the gateway's clock
-    /// went back.
-    fn superseded(&self, hello: &LinkHello) -> Option<GatewayId> {
-        let (id, known) = self.out.routes.gateway_named(&hello.node)?;
-        let is_newer = hello.epoch > known.epoch || (hello.epoch < known.epoch && known.links == 0);
-        is_newer.then_some(id)
     }
 
     /// Adds a session, or moves it to this link, unless a later announcement has moved it to another one.

@@ -10,11 +10,14 @@
 //! the owner writes LinkHost::unsent(link) to the socket once, and reports handle_link_sent
 //! ```
 
+use super::counters::LinkCounters;
 use super::event::{Event, GatewayId, JudgeTo, LinkId, Now};
+use super::greeting::{self, Peer, Standing, Visitor};
 use super::links::{LinkEnd, Phase};
 use super::outbox::Outbox;
 use crate::config::LinkConfig;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use moorline_proto::link::{Kind, Secrets, encode};
 use moorline_proto::message::backend::Auth;
 use moorline_proto::time::{Duration, Instant};
 
@@ -41,6 +44,10 @@ pub enum Output {
         link: LinkId,
         /// The reason for the log.
         end: LinkEnd,
+        /// False: the other end had not proven who it is, so that one log line must do for many.
+        was_open: bool,
+        /// Bytes to write before, as far as the socket takes them at once.
+        farewell: Bytes,
     },
     /// Read no more bytes from this link: its credit or its output is used up.
     Pause(LinkId),
@@ -62,7 +69,10 @@ pub(super) struct Identity {
 pub struct LinkHost {
     pub(super) config: LinkConfig,
     pub(super) identity: Identity,
+    pub(super) secrets: Secrets,
     pub(super) out: Outbox,
+    /// Correlation of the next question whether a gateway's older epoch lives.
+    pub(super) next_probe: u64,
     next_tick: Instant,
 }
 
@@ -72,7 +82,9 @@ impl LinkHost {
         Self {
             config: config.clone(),
             identity: Identity { node, epoch },
+            secrets: Secrets::default(),
             out: Outbox::new(config),
+            next_probe: 1,
             next_tick: Instant::ZERO,
         }
     }
@@ -82,9 +94,23 @@ impl LinkHost {
         &mut self.out
     }
 
-    /// Names a new connection. `None`: `link.links_max` links are open, close the connection.
-    pub fn handle_link_opened(&mut self, now: Now) -> Option<LinkId> {
-        self.out.links.try_open(now.instant, now.instant + self.config.hello_timeout)
+    /// Takes the secrets of gateways, instead of those that it had. Open links stay open.
+    pub fn handle_secrets(&mut self, secrets: Secrets) {
+        self.secrets = secrets;
+    }
+
+    /// Names a new connection; `None`: close it, its user id is not believed. Above `link.visitors_max` connections
+    /// without a proof, the one that has been silent longest is closed. Drain the outputs.
+    pub fn handle_link_opened(&mut self, now: Now, visitor: Visitor) -> Option<LinkId> {
+        if let Peer::Uid(uid) = visitor.peer
+            && !self.config.peer_uids.contains(&uid)
+        {
+            return None;
+        }
+        if let Some(oldest) = self.out.links.crowded_out() {
+            self.close(now, oldest, LinkEnd::Evicted);
+        }
+        Some(self.out.links.open(now.instant, now.instant + self.config.hello_timeout, visitor))
     }
 
     /// Takes at most one frame from `input`. Drain the outputs, then call again until `input` is empty:
@@ -101,6 +127,7 @@ impl LinkHost {
         if let Some(end) = end {
             self.close(now, link, end);
             input.clear();
+            self.admit_waiting(now);
         }
     }
 
@@ -117,6 +144,7 @@ impl LinkHost {
     /// Learns that the connection ended.
     pub fn handle_link_closed(&mut self, now: Now, link: LinkId, end: LinkEnd) {
         self.close(now, link, end);
+        self.admit_waiting(now);
     }
 
     /// Queues known outcomes of pushes, and, four times a second, whatever time has ended.
@@ -138,6 +166,7 @@ impl LinkHost {
         for gateway in self.out.routes.expired_gateways(now.instant) {
             self.forget_gateway(gateway);
         }
+        self.admit_waiting(now);
         self.emit(Event::Tick);
     }
 
@@ -149,6 +178,14 @@ impl LinkHost {
     /// Returns the next output, in the order of causes; `None`: all were taken.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.out.links.poll_output()
+    }
+
+    /// Writes the figures of now.
+    pub fn count(&self, counters: &LinkCounters) {
+        let Outbox { routes, links, .. } = &self.out;
+        let unproven = routes.gateways.values().filter(|known| known.standing == Standing::Unproven);
+        let unproven = unproven.map(|known| known.links as usize).sum();
+        counters.set_links(links.open_links(), unproven, links.too_large);
     }
 
     /// Returns the bytes that wait to be sent on a link.
@@ -184,10 +221,15 @@ impl LinkHost {
     }
 
     /// Ends a link. Its sessions and its gateway stay until their lease ends.
-    fn close(&mut self, now: Now, link: LinkId, end: LinkEnd) {
+    pub(super) fn close(&mut self, now: Now, link: LinkId, end: LinkEnd) {
         let Some(phase) = self.out.links.close(link) else { return };
         self.out.rooms.on_link_down(link);
-        self.out.links.outputs.push_back(Output::Close { link, end });
+        let mut farewell = BytesMut::new();
+        if let Some(notice) = greeting::farewell(&end) {
+            encode(&mut farewell, Kind::Notice, 0, 0, &notice);
+        }
+        let (was_open, farewell) = (matches!(phase, Phase::Open(_)), farewell.freeze());
+        self.out.links.outputs.push_back(Output::Close { link, end, was_open, farewell });
         let Phase::Open(gateway) = phase else { return };
         let lease_until = now.instant + self.config.lease;
         self.out.routes.on_link_down(link, lease_until);
@@ -204,7 +246,7 @@ impl LinkHost {
     pub(super) fn retire(&mut self, now: Now, gateway: GatewayId) {
         let links: Vec<LinkId> = self.out.links.of_gateway(gateway).map(|(link, _)| link).collect();
         for link in links {
-            self.close(now, link, LinkEnd::Refused("the gateway has begun a newer epoch"));
+            self.close(now, link, LinkEnd::Replaced);
         }
         self.forget_gateway(gateway);
     }

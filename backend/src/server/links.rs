@@ -4,10 +4,11 @@
 //! third UP queues [`Output::Pause`] for its link; the first answer queues [`Output::Resume`].
 
 use super::event::{GatewayId, LinkId};
+use super::greeting::{Newcomer, Refusal, Visitor};
 use super::host::Output;
 use crate::config::LinkConfig;
 use bytes::{Buf, BytesMut};
-use moorline_proto::link::{self, Kind, LinkDecoder, LinkError};
+use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, NODE_BYTES_MAX, NONCE_BYTES};
 use moorline_proto::time::Instant;
 use prost::Message;
 use slab::Slab;
@@ -24,6 +25,10 @@ const OUTPUTS_KEPT_MAX: usize = 4096;
 pub(super) enum Phase {
     /// Waits for the gateway's HELLO, at most until this time.
     Greeting(Instant),
+    /// Waits for the gateway's PROOF, at most until this time.
+    Proving(Instant),
+    /// Waits until an older epoch of the gateway has answered, or has not.
+    Waiting,
     /// Speaks for this gateway.
     Open(GatewayId),
 }
@@ -37,14 +42,25 @@ pub enum LinkEnd {
     Io(io::Error),
     /// The gateway broke the link protocol.
     Protocol(LinkError),
-    /// No HELLO came within `link.hello_timeout`.
+    /// No HELLO, or no PROOF, came within `link.hello_timeout`.
     NoHello,
+    /// `link.visitors_max` connections had not proven who they are, and this one was silent for longest.
+    Evicted,
+    /// A newer epoch of the gateway took its place.
+    Replaced,
     /// No byte came within `link.silence_timeout`.
     Silent,
     /// The output stayed at or over `link.output_max` for `link.stall_timeout`: a slow consumer.
     Stalled,
-    /// The HELLO was refused, or a newer epoch of the gateway replaced this one.
-    Refused(&'static str),
+    /// The HELLO was refused.
+    Refused {
+        /// Name in the HELLO.
+        node: String,
+        /// Cause of the refusal.
+        refusal: Refusal,
+        /// The gateway reads notices.
+        is_told: bool,
+    },
 }
 
 impl fmt::Display for LinkEnd {
@@ -53,12 +69,19 @@ impl fmt::Display for LinkEnd {
             Self::Closed => f.write_str("closed by the gateway"),
             Self::Io(cause) => write!(f, "socket failed: {cause}"),
             Self::Protocol(error) => write!(f, "{error}"),
-            Self::NoHello => f.write_str("no HELLO within `link.hello_timeout`"),
+            Self::NoHello => f.write_str("no HELLO and proof within `link.hello_timeout`"),
+            Self::Evicted => {
+                f.write_str("silent for longest of `link.visitors_max` connections without a proof")
+            }
+            Self::Replaced => f.write_str("a newer process of the gateway took its place"),
             Self::Silent => f.write_str("no byte received within `link.silence_timeout`"),
             Self::Stalled => {
                 f.write_str("output over `link.output_max` for `link.stall_timeout`: slow consumer")
             }
-            Self::Refused(reason) => write!(f, "refused: {reason}"),
+            Self::Refused { node, refusal, .. } => {
+                let shown: String = node.chars().take(NODE_BYTES_MAX).collect();
+                write!(f, "refused the gateway {shown:?}: {refusal}")
+            }
         }
     }
 }
@@ -74,6 +97,10 @@ impl From<LinkError> for LinkEnd {
 pub(super) struct Link {
     generation: u32,
     pub(super) phase: Phase,
+    /// Other end of the connection, and the nonce of this end.
+    pub(super) visitor: Visitor,
+    /// HELLO of a link that is not open yet.
+    newcomer: Option<Box<Newcomer>>,
     pub(super) decoder: LinkDecoder,
     /// Time of the last received bytes.
     pub(super) last_rx: Instant,
@@ -94,8 +121,12 @@ pub(super) struct Link {
 pub(super) struct Links {
     slots: Slab<Link>,
     next_generation: u32,
+    /// Links in [`Phase::Open`].
+    open: usize,
     /// Links with new bytes in their buffers since the last turn's end.
     dirty: Vec<LinkId>,
+    /// Frames that were not sent because their body is over [`link::BODY_BYTES_MAX`].
+    pub(super) too_large: u64,
     /// Outputs for the owner, in the order of causes.
     pub(super) outputs: VecDeque<Output>,
     limits: Limits,
@@ -103,34 +134,35 @@ pub(super) struct Links {
 
 #[derive(Debug)]
 struct Limits {
-    links_max: usize,
+    visitors_max: usize,
     credit: u32,
     output_max: usize,
 }
 
 impl Links {
     pub(super) fn new(config: &LinkConfig) -> Self {
-        let &LinkConfig { links_max, credit, output_max, .. } = config;
+        let &LinkConfig { visitors_max, credit, output_max, .. } = config;
         Self {
             slots: Slab::new(),
             next_generation: 1,
+            open: 0,
             dirty: Vec::new(),
+            too_large: 0,
             outputs: VecDeque::new(),
-            limits: Limits { links_max, credit, output_max },
+            limits: Limits { visitors_max, credit, output_max },
         }
     }
 
-    /// Adds a link that must greet before `hello_until`. `None`: `link.links_max` links are open.
-    pub(super) fn try_open(&mut self, now: Instant, hello_until: Instant) -> Option<LinkId> {
-        if self.slots.len() >= self.limits.links_max {
-            return None;
-        }
+    /// Adds a link that must greet before `hello_until`. Call [`Self::crowded_out`] first.
+    pub(super) fn open(&mut self, now: Instant, hello_until: Instant, visitor: Visitor) -> LinkId {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1);
         let slot = self.slots.insert(Link {
             generation,
             phase: Phase::Greeting(hello_until),
-            decoder: LinkDecoder::new(),
+            visitor,
+            newcomer: None,
+            decoder: LinkDecoder::greeting(),
             last_rx: now,
             last_tx: now,
             over_since: None,
@@ -139,13 +171,74 @@ impl Links {
             is_dirty: false,
             is_paused: false,
         });
-        Some(LinkId { slot: u32::try_from(slot).expect("links_max fits u32"), generation })
+        LinkId { slot: u32::try_from(slot).expect("links fit u32"), generation }
+    }
+
+    /// Returns the visitor that a further one takes the place of; `None`: there is room. Those that said nothing go
+    /// first, then those without a proof; of these the one that came first.
+    pub(super) fn crowded_out(&self) -> Option<LinkId> {
+        if self.slots.len() - self.open < self.limits.visitors_max {
+            return None;
+        }
+        let rank = |link: &Link| match link.phase {
+            Phase::Greeting(until) => Some((0, until)),
+            Phase::Proving(until) => Some((1, until)),
+            Phase::Waiting => Some((2, link.last_rx)),
+            Phase::Open(_) => None,
+        };
+        let visitors = self.iter().filter_map(|(id, link)| Some((rank(link)?, id)));
+        visitors.min_by_key(|(rank, id)| (*rank, id.generation)).map(|(_, id)| id)
+    }
+
+    /// Returns the number of open links.
+    pub(super) const fn open_links(&self) -> usize {
+        self.open
+    }
+
+    /// Changes the phase of a link that is not open.
+    pub(super) fn set_phase(&mut self, id: LinkId, phase: Phase, newcomer: Option<Newcomer>) {
+        let Some(link) = at(&mut self.slots, id) else { return };
+        link.phase = phase;
+        link.newcomer = newcomer.map(Box::new);
+        if let Phase::Open(_) = phase {
+            link.decoder.open();
+            self.open += 1;
+        }
+    }
+
+    /// Takes the HELLO of a link that is not open.
+    pub(super) fn take_newcomer(&mut self, id: LinkId) -> Option<(Visitor, Newcomer)> {
+        let link = at(&mut self.slots, id)?;
+        Some((link.visitor, *link.newcomer.take()?))
+    }
+
+    /// Returns the first link that waits for an older epoch, and whose HELLO `is_wanted`.
+    pub(super) fn find_waiting(&self, is_wanted: impl Fn(&Newcomer) -> bool) -> Option<LinkId> {
+        let is_it =
+            |link: &Link| link.phase == Phase::Waiting && link.newcomer.as_deref().is_some_and(&is_wanted);
+        self.iter().filter(|(_, link)| is_it(link)).min_by_key(|(id, _)| id.generation).map(|(id, _)| id)
+    }
+
+    /// Returns the links that wait to be this node, each with its epoch, and whether its gateway reads notices.
+    pub(super) fn waiting_for(&self, node: &str) -> Vec<(LinkId, u64, bool)> {
+        let of = |(id, link): (LinkId, &Link)| {
+            let hello = &link.newcomer.as_deref().filter(|_| link.phase == Phase::Waiting)?.hello;
+            (hello.node == node).then_some((id, hello.epoch, hello.nonce.len() == NONCE_BYTES))
+        };
+        self.iter().filter_map(of).collect()
+    }
+
+    /// Returns whether an open link of a gateway is not read for now, so that its PONG may be waiting there.
+    pub(super) fn is_any_paused(&self, gateway: GatewayId) -> bool {
+        self.of_gateway(gateway).any(|(_, link)| link.is_paused)
     }
 
     /// Removes a link and returns its phase; `None`: the link is gone already.
     pub(super) fn close(&mut self, id: LinkId) -> Option<Phase> {
         self.get(id)?;
-        self.slots.try_remove(id.slot as usize).map(|link| link.phase)
+        let phase = self.slots.try_remove(id.slot as usize).map(|link| link.phase);
+        self.open -= usize::from(matches!(phase, Some(Phase::Open(_))));
+        phase
     }
 
     pub(super) fn get(&self, id: LinkId) -> Option<&Link> {
@@ -266,7 +359,7 @@ impl Links {
     /// Returns the links whose deadlines are over, each with the reason to close it.
     pub(super) fn overdue(&self, now: Instant, config: &LinkConfig) -> Vec<(LinkId, LinkEnd)> {
         let end_of = |link: &Link| match (link.phase, link.over_since) {
-            (Phase::Greeting(until), _) if until <= now => Some(LinkEnd::NoHello),
+            (Phase::Greeting(until) | Phase::Proving(until), _) if until <= now => Some(LinkEnd::NoHello),
             (_, Some(since)) if now.saturating_since(since) >= config.stall_timeout => Some(LinkEnd::Stalled),
             _ if now.saturating_since(link.last_rx) >= config.silence_timeout => Some(LinkEnd::Silent),
             _ => None,
@@ -306,5 +399,5 @@ fn at(slots: &mut Slab<Link>, id: LinkId) -> Option<&mut Link> {
 }
 
 fn id_of(slot: usize, link: &Link) -> LinkId {
-    LinkId { slot: u32::try_from(slot).expect("links_max fits u32"), generation: link.generation }
+    LinkId { slot: u32::try_from(slot).expect("links fit u32"), generation: link.generation }
 }

@@ -14,13 +14,17 @@
 //! | file | holds |
 //! |---|---|
 //! | `host`, `frames` | inputs and outputs of the link host; rules for each kind of frame |
+//! | `greeting` | who is at the other end of a new link: secrets, proofs, older epochs |
 //! | `links` | state of each link: phase, decoder, credit, output buffer |
 //! | `route`, `rooms` | gateways and sessions; members of rooms |
 //! | `outbox`, `event` | words of the handler; events for it |
+//! | `counters` | figures of the link port |
 //! | `reactor` | the event loop, over the sockets and the mailbox of `moorline_net` |
 
+mod counters;
 mod event;
 mod frames;
+mod greeting;
 mod host;
 mod links;
 mod outbox;
@@ -30,7 +34,9 @@ mod route;
 #[cfg(test)]
 mod tests;
 
+pub use counters::{LinkCounters, LinkFigures};
 pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
+pub use greeting::{Peer, Refusal, Visitor};
 pub use host::{LinkHost, Output};
 pub use links::LinkEnd;
 pub use outbox::{Kick, Outbox, PushSpec};

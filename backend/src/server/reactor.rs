@@ -4,23 +4,28 @@
 //! budget; handle timeouts; let the handler end its turn; write every link with new bytes once.
 
 use super::Handler;
+use super::counters::LinkCounters;
 use super::event::{LinkId, Now};
+use super::greeting::{Peer, Visitor};
 use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
 use crate::clock::Clock;
-use crate::config::BackendConfig;
+use crate::config::{BackendConfig, LinkConfig};
 use crate::error::BackendError;
-use mio::net::TcpListener;
 use mio::{Events, Poll, Token, Waker};
 use moorline_net::accept::{Accepted, Acceptor, Listener};
 use moorline_net::mailbox::{Receiver, Sender, mailbox};
 use moorline_net::read_block::ReadBlock;
 use moorline_net::stream::{Reading, Stream};
+use moorline_net::unix_socket::{self, SocketFile};
+use moorline_proto::line_limit::LineLimit;
+use moorline_proto::link::{LinkAddress, NONCE_BYTES};
 use moorline_proto::time::Instant;
-use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 const LISTENER: Token = Token(usize::MAX - 1);
 const WAKER: Token = Token(usize::MAX);
@@ -32,15 +37,22 @@ const MAILBOX_BUDGET: usize = 1024;
 const READ_BUDGET_BYTES: usize = 256 << 10;
 /// Poll events taken in one turn.
 const EVENTS: usize = 1024;
+/// Descriptors that links must leave to the store, the log and everything else.
+const RESERVED_FILES: usize = 256;
 
 /// A listening backend.
 #[derive(Debug)]
 pub struct Server<M> {
     poll: Poll,
     acceptor: Acceptor,
-    address: SocketAddr,
+    address: LinkAddress,
+    /// File of the Unix socket, which is removed at the end; `None`: an IP address.
+    _file: Option<SocketFile>,
     clock: Clock,
     host: LinkHost,
+    counters: LinkCounters,
+    /// Log lines about connections that were no links.
+    strangers: LineLimit,
     /// Sockets by slot of [`LinkId`].
     sockets: Vec<Option<Socket>>,
     /// Slots of sockets with bytes to read.
@@ -59,22 +71,30 @@ impl<M: Send + 'static> Server<M> {
     /// [`BackendError`]: a setting is out of range, or the system refuses.
     pub fn bind(config: &BackendConfig) -> Result<Self, BackendError> {
         config.validate()?;
+        let secrets = crate::secrets::load(config)?;
         let poll = Poll::new().map_err(failed("open a poll"))?;
-        let listen_failed = |cause| BackendError::Listen { key: "listen", address: config.listen, cause };
-        let listener = TcpListener::bind(config.listen).map_err(listen_failed)?;
-        let address = listener.local_addr().map_err(listen_failed)?;
-        let mut acceptor = Acceptor::new(Listener::Tcp(listener), "links", "raise the open-files limit");
+        let listen_failed = |cause| {
+            let address = config.listen.to_string();
+            BackendError::Listen { key: "listen", address, cause }
+        };
+        let mut link = link_config(config);
+        let (listener, address, file) = listen(&config.listen, &mut link.peer_uids).map_err(listen_failed)?;
+        let mut acceptor = Acceptor::new(listener, "links", "raise the open-files limit");
         acceptor.register(poll.registry(), LISTENER).map_err(failed("watch the listening socket"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("open a waker"))?;
         let (remote, mailbox) = mailbox(config.link.mailbox, waker);
         let clock = Clock::new();
-        let host = LinkHost::new(&config.link, config.node.clone(), clock.read().unix_ms);
+        let mut host = LinkHost::new(&link, config.node.clone(), clock.read().unix_ms);
+        host.handle_secrets(secrets);
         Ok(Self {
             poll,
             acceptor,
             address,
+            _file: file,
             clock,
             host,
+            counters: LinkCounters::default(),
+            strangers: LineLimit::new(),
             sockets: Vec::new(),
             ready: Vec::new(),
             block: ReadBlock::default(),
@@ -85,8 +105,13 @@ impl<M: Send + 'static> Server<M> {
     }
 
     /// Returns the address that gateways connect to, with the real port if port 0 was configured.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub const fn address(&self) -> &LinkAddress {
+        &self.address
+    }
+
+    /// Returns the counters of the link port, for another thread.
+    pub fn counters(&self) -> LinkCounters {
+        self.counters.clone()
     }
 
     /// Returns a handle through which other threads reach [`Handler::handle_message`].
@@ -129,7 +154,7 @@ impl<M: Send + 'static> Server<M> {
                 Token(slot) => self.on_readiness(slot, event),
             }
         }
-        self.accept(now);
+        self.accept(now, handler);
         for _ in 0..MAILBOX_BUDGET {
             let Some(message) = self.mailbox.try_recv() else { break };
             handler.handle_message(now, message, self.host.outbox());
@@ -141,6 +166,7 @@ impl<M: Send + 'static> Server<M> {
         if now.instant >= self.host.next_deadline() {
             self.host.handle_timeouts(now);
             self.perform(now, handler);
+            self.host.count(&self.counters);
         }
         handler.handle_turn_end(now, self.host.outbox());
         self.perform(now, handler);
@@ -169,32 +195,54 @@ impl<M: Send + 'static> Server<M> {
         }
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
         for _ in 0..ACCEPT_BUDGET {
             match self.acceptor.try_accept(now.instant) {
-                Accepted::Stream(stream, Some(peer)) => self.open(stream, peer, now),
-                Accepted::Stream(_, None) | Accepted::Gone => {}
+                Accepted::Stream(stream, peer) => self.open(stream, peer, now, handler),
+                Accepted::Gone => {}
                 Accepted::Nobody => return,
             }
         }
     }
 
-    fn open(&mut self, mut stream: Stream, peer: SocketAddr, now: Now) {
-        let Some(id) = self.host.handle_link_opened(now) else {
-            tracing::warn!(%peer, "closed a new link: `link.links_max` links are open");
-            return;
+    fn open<H: Handler<Message = M>>(
+        &mut self,
+        mut stream: Stream,
+        address: Option<SocketAddr>,
+        now: Now,
+        handler: &mut H,
+    ) {
+        let mut nonce = [0; NONCE_BYTES];
+        let found = origin_of(&stream, address).and_then(|origin| {
+            getrandom::fill(&mut nonce).map_err(io::Error::from)?;
+            Ok(origin)
+        });
+        let origin = match found {
+            Ok(origin) => origin,
+            Err(cause) => return self.note_stranger(&"a connection", &cause, now),
         };
+        let Some(id) = self.host.handle_link_opened(now, Visitor { peer: origin.peer(), nonce }) else {
+            self.counters.count_stranger(false, true);
+            return self.note_stranger(&origin, &"the user id is not in link.peer_uids", now);
+        };
+        self.perform(now, handler); // the newcomer may have taken the place of another visitor
         // A whole turn is written at once, so Nagle's algorithm would only delay.
         stream.set_nodelay().ok();
         let slot = id.slot as usize;
         if let Err(cause) = stream.register(self.poll.registry(), Token(slot)) {
-            tracing::warn!(%peer, %cause, "cannot watch a new link");
             return self.host.handle_link_closed(now, id, LinkEnd::Io(cause));
         }
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] = Some(Socket { id, peer, stream });
+        self.sockets[slot] = Some(Socket { id, origin, stream });
+    }
+
+    /// Writes one line in 10 s about connections that were no links.
+    fn note_stranger(&mut self, who: &dyn fmt::Display, why: &dyn fmt::Display, now: Now) {
+        if let Some(others) = self.strangers.allow(now.instant) {
+            tracing::warn!(peer = %who, others, "closed a connection that was not a link: {why}");
+        }
     }
 
     fn read<H: Handler<Message = M>>(&mut self, slot: usize, now: Now, handler: &mut H) {
@@ -240,7 +288,14 @@ impl<M: Send + 'static> Server<M> {
                     handler.handle_auth(now, question, judge, self.host.outbox());
                 }
                 Output::Write(link) => self.write(link, now),
-                Output::Close { link, end } => self.close(link, &end),
+                Output::Close { link, end, was_open, farewell } => {
+                    if let Some(socket) = socket_of(&mut self.sockets, link).filter(|_| !farewell.is_empty())
+                    {
+                        // What the socket does not take now is lost: the gateway sees the end all the same.
+                        socket.stream.write(&farewell).ok();
+                    }
+                    self.close(link, &end, was_open, now);
+                }
                 Output::Pause(link) => {
                     if let Some(socket) = socket_of(&mut self.sockets, link) {
                         socket.stream.marks().is_held = true;
@@ -271,23 +326,99 @@ impl<M: Send + 'static> Server<M> {
         }
     }
 
-    fn close(&mut self, link: LinkId, end: &LinkEnd) {
+    fn close(&mut self, link: LinkId, end: &LinkEnd, was_open: bool, now: Now) {
         let Some(socket) = socket_of(&mut self.sockets, link) else { return };
         socket.stream.deregister(self.poll.registry()).ok();
-        let peer = socket.peer;
-        match end {
-            LinkEnd::Closed | LinkEnd::Io(_) => tracing::info!(%peer, "link down: {end}"),
-            _ => tracing::warn!(%peer, "link closed: {end}"),
-        }
+        let origin = socket.origin;
         self.sockets[link.slot as usize] = None;
+        if !was_open {
+            let is_refused = matches!(end, LinkEnd::Refused { .. });
+            self.counters.count_stranger(matches!(end, LinkEnd::Evicted), is_refused);
+            return self.note_stranger(&origin, end, now);
+        }
+        match end {
+            LinkEnd::Closed | LinkEnd::Io(_) => tracing::info!(peer = %origin, "link down: {end}"),
+            _ => tracing::warn!(peer = %origin, "link closed: {end}"),
+        }
     }
+}
+
+/// Other end of a connection, for logs.
+#[derive(Clone, Copy, Debug)]
+enum Origin {
+    Ip(SocketAddr),
+    Uid(u32),
+}
+
+impl Origin {
+    fn peer(self) -> Peer {
+        match self {
+            Self::Ip(address) if address.ip().to_canonical().is_loopback() => Peer::Loopback,
+            Self::Ip(_) => Peer::Network,
+            Self::Uid(uid) => Peer::Uid(uid),
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Uid(uid) => write!(f, "user id {uid}"),
+        }
+    }
+}
+
+fn origin_of(stream: &Stream, address: Option<SocketAddr>) -> io::Result<Origin> {
+    address.map_or_else(|| unix_socket::peer_uid(stream).map(Origin::Uid), |address| Ok(Origin::Ip(address)))
+}
+
+/// Listens. Empty `peer_uids` become the one of this process.
+fn listen(
+    address: &LinkAddress,
+    peer_uids: &mut Vec<u32>,
+) -> io::Result<(Listener, LinkAddress, Option<SocketFile>)> {
+    let path = match address {
+        LinkAddress::Ip(address) => {
+            let listener = mio::net::TcpListener::bind(*address)?;
+            let bound = listener.local_addr()?;
+            return Ok((Listener::Tcp(listener), bound.into(), None));
+        }
+        LinkAddress::Unix(path) => path,
+    };
+    let own = unix_socket::own_uid();
+    if peer_uids.is_empty() {
+        peer_uids.push(own);
+    }
+    let is_own = peer_uids.iter().all(|uid| *uid == own);
+    let mode = if is_own { unix_socket::OWNER_ONLY } else { unix_socket::EVERYBODY };
+    let (listener, file) = unix_socket::listen(Path::new(path), mode)?;
+    Ok((Listener::Unix(mio::net::UnixListener::from_std(listener)), address.clone(), Some(file)))
+}
+
+/// Returns the settings of links, with as many links as the open-files limit allows beside the store.
+fn link_config(config: &BackendConfig) -> LinkConfig {
+    let mut link = config.link.clone();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let others = RESERVED_FILES + link.visitors_max + config.api.connections_max;
+    let room = limit.saturating_sub(others).max(1);
+    if link.links_max > room {
+        tracing::warn!(
+            links_max = link.links_max,
+            room,
+            "link.links_max lowered to what the open-files limit leaves beside the store; raise it (ulimit -n)"
+        );
+        link.links_max = room;
+    }
+    link
 }
 
 /// One link's socket.
 #[derive(Debug)]
 struct Socket {
     id: LinkId,
-    peer: SocketAddr,
+    origin: Origin,
     /// Marked as held while the link host does not want its bytes.
     stream: Stream,
 }
@@ -315,8 +446,9 @@ mod tests {
 
     #[test]
     fn the_link_server_sleeps_through_the_descriptor_pause() {
-        let config =
+        let mut config =
             BackendConfig { listen: "127.0.0.1:0".parse().expect("an address"), ..BackendConfig::default() };
+        config.link.unproven = crate::config::Unproven::Loopback;
         let mut server = Server::<()>::bind(&config).expect("a free port");
         server.host.handle_timeouts(server.clock.read()); // the next is a quarter of a second away
         assert_eq!(server.timeout(), Duration::ZERO, "the queue was not looked at yet");

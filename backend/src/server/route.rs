@@ -5,6 +5,7 @@
 //! link 5 names it.
 
 use super::event::{GatewayId, LinkId, SessionId};
+use super::greeting::{Probe, Standing};
 use super::links::Phase;
 use hashbrown::HashMap;
 use moorline_proto::message::backend::Stats;
@@ -17,6 +18,14 @@ use std::collections::BTreeMap;
 pub(super) struct Gateway {
     pub(super) node: String,
     pub(super) epoch: u64,
+    /// Reason to believe the name; the best that one of its links had.
+    pub(super) standing: Standing,
+    /// True if the process reads notices.
+    pub(super) knows_notices: bool,
+    /// Question whether its process lives; `None`: no newer process asks for its name.
+    pub(super) probe: Option<Probe>,
+    /// Earliest time of the next notice that its name is asked for.
+    pub(super) next_notice: Instant,
     pub(super) links: u32,
     /// Time at which the gateway is forgotten if it has no link by then.
     pub(super) lease_until: Instant,
@@ -91,11 +100,22 @@ impl Routes {
         found.map(|(id, gateway)| (*id, gateway))
     }
 
-    pub(super) fn add_gateway(&mut self, node: String, epoch: u64) -> GatewayId {
+    pub(super) fn add_gateway(&mut self, node: String, epoch: u64, standing: Standing) -> GatewayId {
         let id = GatewayId(self.next_gateway);
         self.next_gateway = self.next_gateway.wrapping_add(1);
         let lease_until = Instant::FAR_FUTURE;
-        self.gateways.insert(id, Gateway { node, epoch, links: 0, lease_until, load: None });
+        let gateway = Gateway {
+            node,
+            epoch,
+            standing,
+            knows_notices: false,
+            probe: None,
+            next_notice: Instant::ZERO,
+            links: 0,
+            lease_until,
+            load: None,
+        };
+        self.gateways.insert(id, gateway);
         id
     }
 

@@ -1,17 +1,21 @@
 //! The link host driven by hand: bytes in, outputs out, time as the test says.
 
-use super::{Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output, PushSpec, ReplyTo, SessionId};
-use crate::config::LinkConfig;
+use super::{
+    Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output, Peer, PushSpec, ReplyTo, SessionId, Visitor,
+};
+use crate::config::{LinkConfig, Unproven};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::link::{Kind, LinkDecoder, LinkFrame, encode};
+use moorline_proto::link::{Kind, LinkDecoder, LinkFrame, NONCE_BYTES, Nonce, encode};
 use moorline_proto::message::backend::{Announce, ConnDown, ConnUp, LinkHello, Outcome, Up};
 use moorline_proto::message::client::Code;
 use moorline_proto::time::Duration;
 use prost::Message;
 
 const SPEC: PushSpec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
+
+mod greeting;
 
 struct Desk {
     host: LinkHost,
@@ -20,13 +24,18 @@ struct Desk {
 
 impl Desk {
     fn new(config: &LinkConfig) -> Self {
-        let mut desk = Self { host: LinkHost::new(config, "b".into(), 1), now: Now::default() };
+        let config = LinkConfig { unproven: Unproven::Loopback, ..config.clone() };
+        let mut desk = Self { host: LinkHost::new(&config, "b".into(), 1), now: Now::default() };
         desk.tick();
         desk
     }
 
     fn open(&mut self) -> LinkId {
-        self.host.handle_link_opened(self.now).expect("a link is free")
+        self.visit(Peer::Loopback, [0; NONCE_BYTES])
+    }
+
+    fn visit(&mut self, peer: Peer, nonce: Nonce) -> LinkId {
+        self.host.handle_link_opened(self.now, Visitor { peer, nonce }).expect("it may come in")
     }
 
     /// A link that greeted as this epoch of gateway `g`, with its outputs drained.
@@ -107,7 +116,9 @@ fn a_refused_hello_does_not_end_the_older_epoch() {
     let foreign = desk.open();
     desk.say(foreign, Kind::Hello, 0, &hello(9, 6));
     let outputs = desk.drain();
-    let [Output::Close { link, end: LinkEnd::Refused(_) }] = outputs[..] else { panic!("{outputs:?}") };
+    let [Output::Close { link, end: LinkEnd::Refused { .. }, .. }] = outputs[..] else {
+        panic!("{outputs:?}")
+    };
     assert_eq!(link, foreign);
     desk.host.outbox().kick(session, Kick::of(CloseReason::Kicked));
     assert_eq!(desk.turn_end()[0].kind, Kind::Kick, "the session is reachable");

@@ -8,6 +8,7 @@ mod rooms;
 
 use gateway::Gateway;
 use moorline_backend::BackendConfig;
+use moorline_backend::config::Unproven;
 use moorline_backend::server::{Event, Handler, Now, Outbox, Remote, Server};
 use moorline_net::log::DroppedLines;
 use std::net::SocketAddr;
@@ -22,7 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Defaults on a port of the system's choice.
 fn config() -> BackendConfig {
-    BackendConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..BackendConfig::default() }
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut config = BackendConfig { listen, ..BackendConfig::default() };
+    config.link.unproven = Unproven::Loopback;
+    config
 }
 
 /// A backend on a thread of its own, stopped and joined at the end of the test.
@@ -36,7 +40,9 @@ impl Backend {
     /// Starts the server of `moorline backend`.
     fn run(config: BackendConfig) -> Self {
         let (ready, address) = mpsc::channel();
-        let ready = move |here: moorline_backend::Ready| ready.send(here.link).expect("the test waits");
+        let ready = move |here: moorline_backend::Ready| {
+            ready.send(here.link.ip().expect("an IP address")).expect("the test waits");
+        };
         Self::start(&address, move |stop| {
             moorline_backend::run(&config, &DroppedLines::default(), ready, &stop).expect("runs");
         })
@@ -58,7 +64,7 @@ impl Backend {
         let server = Server::bind(config).expect("binds");
         let (tell, told) = mpsc::channel();
         let (ready, address) = mpsc::channel();
-        ready.send(server.address()).expect("received below");
+        ready.send(server.address().ip().expect("an IP address")).expect("received below");
         let remote = server.remote();
         let backend = Self::start(&address, move |stop| {
             server.run(&mut Spy { tell }, &stop).expect("runs");

@@ -74,6 +74,12 @@ pub(super) struct Servers {
     pub(super) key: Option<Key>,
 }
 
+/// Returns whether the gateway is of a version whose links need proofs, or the word that they need none.
+fn knows_proofs(moorline: &std::path::Path) -> bool {
+    let settings = std::process::Command::new(moorline).args(["config", "default"]).output();
+    settings.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("unproven"))
+}
+
 impl Servers {
     pub(super) fn start(side: Side, behind: Behind, programs: &Programs) -> Result<Self, Failure> {
         match (side, &programs.moorline) {
@@ -91,6 +97,11 @@ impl Servers {
         let mut arguments =
             settings("backend", ["listen=127.0.0.1:0", handler, "im.group_members_max=1000000"]);
         arguments.extend(["--log-level".to_owned(), "error".to_owned()]);
+        // A build from before the proofs of links does not know the setting, and needs none.
+        let has_proofs = knows_proofs(moorline);
+        if has_proofs {
+            arguments.extend(["--set".to_owned(), "link.unproven=loopback".to_owned()]);
+        }
         let backend = Server::start(moorline, &arguments)?;
         let endpoints = format!("backend.endpoints=[\"{}\"]", backend.address());
         let key = match programs.auth {
@@ -108,11 +119,13 @@ impl Servers {
         let fixed =
             ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "log.level=error", &endpoints];
         let all = fixed.into_iter().chain(auth.iter().map(String::as_str));
+        let all = all.chain(has_proofs.then_some("backend.unproven=loopback"));
         let all = all.chain(programs.settings.iter().map(String::as_str));
         let front = Server::start(moorline, &settings("run", all))?;
         Ok(Self { front, behind: backend, key })
     }
 
+    /// Starts the load generator's own servers.
     fn start_bare(programs: &Programs) -> Result<Self, Failure> {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let acker = Server::start(&programs.bare, &words(&["bare", "--acker"]))?;

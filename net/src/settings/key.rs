@@ -1,6 +1,7 @@
 //! One setting: where it stands, what it is called, expects, defaults to and means.
 
 use super::units::{self, ByteSize};
+use moorline_proto::link::LinkAddress;
 use std::fmt;
 use toml::Value;
 
@@ -102,6 +103,10 @@ pub enum Kind {
     OptionalAddress,
     /// A list of IP addresses with ports.
     Addresses,
+    /// IP address and port, or the path of a Unix socket.
+    LinkAddress,
+    /// A list of those.
+    LinkAddresses,
     /// A list of texts.
     Texts,
     /// A list of whole numbers.
@@ -127,6 +132,10 @@ impl fmt::Display for Kind {
             Self::Address => f.write_str("IP:port, such as \"127.0.0.1:7000\""),
             Self::OptionalAddress => f.write_str("IP:port, such as \"127.0.0.1:7200\", or \"\""),
             Self::Addresses => f.write_str("list of IP:port, such as [\"127.0.0.1:7100\"]"),
+            Self::LinkAddress => {
+                f.write_str("IP:port or unix:path, such as \"unix:/run/moorline/link.sock\"")
+            }
+            Self::LinkAddresses => f.write_str("list of IP:port or unix:path, such as [\"127.0.0.1:7100\"]"),
             Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
             Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
             Self::Path => f.write_str("file path"),
@@ -143,9 +152,11 @@ impl Kind {
         let listed = |list: String| literal(&list).unwrap_or_else(as_text);
         match self {
             Self::Count | Self::Switch => literal(text).unwrap_or_else(as_text),
-            Self::Addresses | Self::Texts | Self::Counts if text.starts_with('[') => listed(text.to_owned()),
+            Self::Addresses | Self::LinkAddresses | Self::Texts | Self::Counts if text.starts_with('[') => {
+                listed(text.to_owned())
+            }
             Self::Counts => listed(format!("[{text}]")),
-            Self::Addresses | Self::Texts => {
+            Self::Addresses | Self::LinkAddresses | Self::Texts => {
                 Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
             }
             _ => quoted(),
@@ -160,6 +171,7 @@ impl Kind {
         let refused = || format!("`{value}` is not valid; expected {self}");
         let is_address =
             |value: &Value| value.as_str().is_some_and(|text| text.parse::<std::net::SocketAddr>().is_ok());
+        let is_link = |value: &Value| value.as_str().is_some_and(|text| text.parse::<LinkAddress>().is_ok());
         let all = |fits: &dyn Fn(&Value) -> bool| value.as_array().is_some_and(|list| list.iter().all(fits));
         let fits = match self {
             Self::Text | Self::Path => value.is_str(),
@@ -170,6 +182,8 @@ impl Kind {
             Self::Address => is_address(value),
             Self::OptionalAddress => value.as_str() == Some("") || is_address(value),
             Self::Addresses => all(&is_address),
+            Self::LinkAddress => is_link(value),
+            Self::LinkAddresses => all(&is_link),
             Self::Texts => all(&Value::is_str),
             Self::Counts => all(&|item| item.as_integer().is_some_and(|count| count >= 0)),
         };

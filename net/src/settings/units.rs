@@ -203,6 +203,57 @@ pub mod optional_address {
     }
 }
 
+/// For `#[serde(with = "units::text")]`: a value as the text that its `Display` writes and its `FromStr` reads.
+pub mod text {
+    use super::{Deserialize as _, Deserializer, Serializer, de};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Those of the deserializer, or a text that is not such a value.
+    pub fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+        deserializer: D,
+    ) -> Result<T, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer, T: Display>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+}
+
+/// For `#[serde(with = "units::texts")]`: a list of values as texts.
+pub mod texts {
+    use super::{Deserialize as _, Deserializer, Serializer, de};
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// Those of the deserializer, or a text that is not such a value.
+    pub fn deserialize<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        let texts = Vec::<String>::deserialize(deserializer)?;
+        texts.iter().map(|text| text.parse().map_err(de::Error::custom)).collect()
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer, T: Display>(values: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(values.iter().map(ToString::to_string))
+    }
+}
+
 struct UnitVisitor {
     units: &'static [(&'static str, u64)],
     expected: &'static str,

@@ -3,11 +3,13 @@
 use crate::{Vector, reflect};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::link::{
-    BODY_BYTES_MAX, HEADER_BYTES, Kind, LinkDecoder, LinkError, LinkFrame, encode, encode_empty,
+    BODY_BYTES_MAX, HEADER_BYTES, Kind, LinkDecoder, LinkError, LinkFrame, NONCE_BYTES, Role, Secret,
+    Transcript, encode, encode_empty,
 };
 use moorline_proto::message::backend::{
-    Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkHello, Outcome, Push,
-    PushOutcome, PushResult, Query, QueryResult, RoomDigest, Stats, Unbind, Up, UpResult,
+    Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkChallenge, LinkHello,
+    LinkNotice, LinkProof, Notice, Outcome, Push, PushOutcome, PushResult, Query, QueryResult, RoomDigest,
+    Stats, Unbind, Up, UpResult,
 };
 use moorline_proto::message::client::{Code, Platform};
 use prost::Message;
@@ -20,6 +22,7 @@ pub(crate) fn all() -> Vec<Vector> {
     let mut vectors = logins();
     vectors.extend(traffic());
     vectors.extend(rest());
+    vectors.extend(greetings());
     vectors.extend(refusals());
     vectors
 }
@@ -79,6 +82,7 @@ fn logins() -> Vec<Vector> {
         epoch: 1_700_000_000_000_000_000,
         capacity: 1_000_000,
         agent: "moorline/0.1.0".into(),
+        ..LinkHello::default()
     };
     let up = |handle, device: &str| ConnUp {
         handle,
@@ -102,6 +106,34 @@ fn logins() -> Vec<Vector> {
         typed("announce", Kind::Announce, "Announce", 0, &announce),
         typed("auth", Kind::Auth, "Auth", 1, &auth),
         typed("auth result", Kind::AuthResult, "AuthResult", 1, &verdict),
+    ]
+}
+
+fn greetings() -> Vec<Vector> {
+    let hello = LinkHello {
+        version_min: 1,
+        version_max: 1,
+        node: "g1".into(),
+        epoch: 7,
+        nonce: vec![1; NONCE_BYTES].into(),
+        ..LinkHello::default()
+    };
+    let secret = Secret::new(b"0123456789abcdef0123456789abcdef").expect("long enough");
+    let link =
+        Transcript { gateway: ("g1", 7), backend: ("b1", 3), nonces: ([1; NONCE_BYTES], [2; NONCE_BYTES]) };
+    let challenge = LinkChallenge {
+        node: "b1".into(),
+        epoch: 3,
+        nonce: vec![2; NONCE_BYTES].into(),
+        proofs: vec![link.prove(&secret, Role::Backend).to_vec().into()],
+    };
+    let proof = LinkProof { proof: link.prove(&secret, Role::Gateway).to_vec().into() };
+    let notice = LinkNotice { notice: Notice::Duplicate.into(), text: "two of one name".into() };
+    vec![
+        typed("hello, with a nonce", Kind::Hello, "LinkHello", 0, &hello),
+        typed("challenge", Kind::Challenge, "LinkChallenge", 0, &challenge),
+        typed("proof", Kind::Proof, "LinkProof", 0, &proof),
+        typed("notice", Kind::Notice, "LinkNotice", 0, &notice),
     ]
 }
 
@@ -178,7 +210,7 @@ fn refusals() -> Vec<Vector> {
     vec![
         patched("version 2", 4, &[2], LinkError::Version(2)),
         patched("kind 00", 5, &[0], LinkError::Kind(0)),
-        patched("kind 16", 5, &[0x16], LinkError::Kind(0x16)),
+        patched("kind 19", 5, &[0x19], LinkError::Kind(0x19)),
         patched("body one byte over the limit", 0, &over.to_be_bytes(), LinkError::TooLarge(over)),
         cut("cut off after one byte", 1),
         cut("cut off before the end of the header", HEADER_BYTES - 1),

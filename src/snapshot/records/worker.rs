@@ -90,6 +90,9 @@ pub struct LinkRecord {
     /// Ends of logins that the backend may not have read.
     #[prost(message, repeated, tag = "16")]
     pub ends: Vec<ParkedRecord>,
+    /// True if the backend knows the outcome TOO_LARGE of a push.
+    #[prost(bool, tag = "17")]
+    pub knows_too_large: bool,
 }
 
 /// A question on a link.

@@ -11,7 +11,8 @@ use super::*;
 use crate::auth::Verify;
 use crate::messages::{Admission, Downlink, DownlinkBatch, Uplink};
 use crate::router::{
-    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot,
+    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot, Trust,
+    Unproven,
 };
 use crate::shard_map::ShardMap;
 use bytes::{Bytes, BytesMut};
@@ -123,6 +124,7 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
             epoch: 5,
             ..Default::default()
         },
+        trust: Trust { secrets: Vec::new(), unproven: Unproven::Loopback },
         times: LinkTimes::default(),
         reconnect_min: Duration::from_millis(1),
         reconnect_max: Duration::from_millis(20),
@@ -132,7 +134,7 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
     RouterSettings {
         shard_map: ShardMap::new(SHARDS),
         number: 4,
-        endpoints: endpoints.iter().map(|backend| backend.address()).collect(),
+        endpoints: endpoints.iter().map(|backend| backend.address().into()).collect(),
         links_per_endpoint: 1,
         balance: Balance::LeastLoaded,
         link,
@@ -182,6 +184,7 @@ impl World {
             clock,
             stop: Arc::clone(&stop),
             counter_set: Arc::clone(&counter_set),
+            peer_uids: Vec::new(),
             registry: None,
         });
         let group = crate::thread_group::ThreadGroup::new(vec![(0, worker)], crate::pause::pause().1, "");

@@ -17,6 +17,42 @@ pub struct LinkHello {
     pub capacity: u32,
     #[prost(string, tag = "6")]
     pub agent: ::prost::alloc::string::String,
+    /// of a gateway: 32 random bytes of this link; such a gateway knows the kinds 16 to 18
+    #[prost(bytes = "bytes", tag = "7")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// of a backend: largest Outcome that it knows; 0: QUEUED
+    #[prost(uint32, tag = "8")]
+    pub outcome_max: u32,
+}
+/// 16, backend to gateway: proves that the backend knows the gateway's secret, and asks the same of the gateway.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkChallenge {
+    /// backend id
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// epoch of the backend's process
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+    /// 32 random bytes of this link
+    #[prost(bytes = "bytes", tag = "3")]
+    pub nonce: ::prost::bytes::Bytes,
+    /// one for each secret of the gateway that is valid now; 1 or 2, of 32 bytes
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    pub proofs: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// 17, gateway to backend: the answer, under the secret that one of the proofs was made with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkProof {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub proof: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkNotice {
+    #[prost(enumeration = "Notice", tag = "1")]
+    pub notice: i32,
+    /// for the log
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
 }
 /// 02, gateway to backend.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -259,6 +295,35 @@ pub struct Drain {
     #[prost(uint32, tag = "1")]
     pub grace_ms: u32,
 }
+/// 18, backend to gateway: something that the operator of the gateway should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Notice {
+    /// the backend closes this link
+    Refused = 0,
+    /// another process has asked to be this node, and was refused
+    Duplicate = 1,
+}
+impl Notice {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Refused => "REFUSED",
+            Self::Duplicate => "DUPLICATE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REFUSED" => Some(Self::Refused),
+            "DUPLICATE" => Some(Self::Duplicate),
+            _ => None,
+        }
+    }
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Outcome {
@@ -272,6 +337,8 @@ pub enum Outcome {
     Expired = 3,
     /// not final: the client is away, and the push waits in its session
     Queued = 4,
+    /// the body is larger than clients of this gateway accept, so it was not sent; only if outcome_max is 5
+    TooLarge = 5,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -285,6 +352,7 @@ impl Outcome {
             Self::Full => "FULL",
             Self::Expired => "EXPIRED",
             Self::Queued => "QUEUED",
+            Self::TooLarge => "TOO_LARGE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -295,6 +363,7 @@ impl Outcome {
             "FULL" => Some(Self::Full),
             "EXPIRED" => Some(Self::Expired),
             "QUEUED" => Some(Self::Queued),
+            "TOO_LARGE" => Some(Self::TooLarge),
             _ => None,
         }
     }

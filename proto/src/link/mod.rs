@@ -1,5 +1,13 @@
 //! Frames of the gateway-backend link (`docs/backend.md`): a 20-byte header and a protobuf body.
 
+mod address;
+mod proof;
+mod secrets;
+
+pub use address::{AddressError, LinkAddress};
+pub use proof::{NONCE_BYTES, Nonce, PROOF_BYTES, Role, SECRET_BYTES_MIN, Secret, Transcript};
+pub use secrets::{NODE_BYTES_MAX, SECRETS_PER_NODE, Secrets, SecretsError, is_node};
+
 use alloc::boxed::Box;
 use bytes::{BufMut, Bytes, BytesMut};
 use core::fmt;
@@ -9,6 +17,8 @@ use prost::Message;
 pub const HEADER_BYTES: usize = 20;
 /// Limit of a link frame's body, in bytes; above it the link is closed.
 pub const BODY_BYTES_MAX: u32 = 4 << 20;
+/// Limit of a link frame's body before both ends know each other, in bytes: strangers have little memory set aside.
+pub const GREETING_BYTES_MAX: u32 = 4 << 10;
 /// The link version this crate speaks.
 pub const LINK_VERSION: u8 = 1;
 /// Idle time in seconds after which either end sends a PING.
@@ -80,6 +90,12 @@ kinds! {
     Pong = 0x14;
     /// Answer to a question about sessions and rooms.
     QueryResult = 0x15;
+    /// Proof of the backend, and demand for the gateway's.
+    Challenge = 0x16;
+    /// Proof of the gateway.
+    Proof = 0x17;
+    /// News for the log of the gateway.
+    Notice = 0x18;
 }
 
 /// Reason why the rest of a link's stream cannot be read.
@@ -91,6 +107,8 @@ pub enum LinkError {
     Kind(u8),
     /// The body is over [`BODY_BYTES_MAX`].
     TooLarge(u32),
+    /// The body is over [`GREETING_BYTES_MAX`], and the link is not open.
+    TooLargeYet(u32),
     /// The body does not decode as its kind's message.
     Body(Kind),
     /// The kind is not allowed now, or in this direction.
@@ -105,6 +123,9 @@ impl fmt::Display for LinkError {
             }
             Self::Kind(byte) => write!(f, "unknown link frame {byte:#04x}"),
             Self::TooLarge(len) => write!(f, "link frame of {len} bytes, limit {BODY_BYTES_MAX}"),
+            Self::TooLargeYet(len) => {
+                write!(f, "link frame of {len} bytes before the link is open, limit {GREETING_BYTES_MAX}")
+            }
             Self::Body(kind) => write!(f, "the body of a {kind:?} link frame does not decode"),
             Self::Unexpected(kind) => write!(f, "unexpected {kind:?} link frame"),
         }
@@ -159,15 +180,32 @@ fn put_header(out: &mut BytesMut, kind: Kind, correlation: u64, credit: u32, len
 }
 
 /// Cuts a link's byte stream into frames; the same contract as [`crate::frame::Decoder`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LinkDecoder {
     partial: Option<Box<BytesMut>>,
+    body_max: u32,
+}
+
+impl Default for LinkDecoder {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl LinkDecoder {
-    /// A decoder between frames.
+    /// A decoder between frames of an open link.
     pub const fn new() -> Self {
-        Self { partial: None }
+        Self { partial: None, body_max: BODY_BYTES_MAX }
+    }
+
+    /// A decoder for a link that is not open yet: bodies are at most [`GREETING_BYTES_MAX`].
+    pub const fn greeting() -> Self {
+        Self { partial: None, body_max: GREETING_BYTES_MAX }
+    }
+
+    /// Accepts bodies up to [`BODY_BYTES_MAX`] from now on: the link is open.
+    pub const fn open(&mut self) {
+        self.body_max = BODY_BYTES_MAX;
     }
 
     /// The bytes of an unfinished frame: fed to a new decoder, they put it where this one is.
@@ -181,7 +219,7 @@ impl LinkDecoder {
     /// A [`LinkError`]; the rest of the stream cannot be read.
     pub fn decode(&mut self, input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
         let Some(mut partial) = self.partial.take() else {
-            if let Some(frame) = take_whole(input)? {
+            if let Some(frame) = take_whole(input, self.body_max)? {
                 return Ok(Some(frame));
             }
             if !input.is_empty() {
@@ -191,10 +229,10 @@ impl LinkDecoder {
             return Ok(None);
         };
         fill(&mut partial, input, HEADER_BYTES);
-        if let Some(wire_len) = wire_len(&partial)? {
+        if let Some(wire_len) = wire_len(&partial, self.body_max)? {
             fill(&mut partial, input, wire_len);
             if partial.len() == wire_len {
-                return take_whole(&mut partial.freeze());
+                return take_whole(&mut partial.freeze(), self.body_max);
             }
         }
         self.partial = Some(partial);
@@ -202,8 +240,8 @@ impl LinkDecoder {
     }
 }
 
-fn take_whole(input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
-    let Some(wire_len) = wire_len(input)? else { return Ok(None) };
+fn take_whole(input: &mut Bytes, body_max: u32) -> Result<Option<LinkFrame>, LinkError> {
+    let Some(wire_len) = wire_len(input, body_max)? else { return Ok(None) };
     if input.len() < wire_len {
         return Ok(None);
     }
@@ -216,14 +254,15 @@ fn take_whole(input: &mut Bytes) -> Result<Option<LinkFrame>, LinkError> {
     Ok(Some(LinkFrame { kind, correlation: u64::from_be_bytes(correlation), credit, body }))
 }
 
-fn wire_len(bytes: &[u8]) -> Result<Option<usize>, LinkError> {
+fn wire_len(bytes: &[u8], body_max: u32) -> Result<Option<usize>, LinkError> {
     let Some((head, _)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     if head[4] != LINK_VERSION {
         return Err(LinkError::Version(head[4]));
     }
-    if len > BODY_BYTES_MAX {
-        return Err(LinkError::TooLarge(len));
+    if len > body_max {
+        let is_always = len > BODY_BYTES_MAX;
+        return Err(if is_always { LinkError::TooLarge(len) } else { LinkError::TooLargeYet(len) });
     }
     Ok(Some(HEADER_BYTES + len as usize))
 }
@@ -258,6 +297,17 @@ mod tests {
             }
             prop_assert_eq!(got, bodies);
         }
+    }
+
+    #[test]
+    fn before_a_link_is_open_little_memory_is_set_aside() {
+        let mut wire = BytesMut::new();
+        put_header(&mut wire, Kind::Hello, 0, 0, GREETING_BYTES_MAX as usize + 1);
+        let mut decoder = LinkDecoder::greeting();
+        let too_large = Err(LinkError::TooLargeYet(GREETING_BYTES_MAX + 1));
+        assert_eq!(decoder.decode(&mut wire.clone().freeze()), too_large);
+        decoder.open();
+        assert_eq!(decoder.decode(&mut wire.freeze()), Ok(None));
     }
 
     #[test]

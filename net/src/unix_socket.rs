@@ -1,0 +1,97 @@
+//! Unix-domain sockets with a path: bound without leaving an old file in the way, and the user id at their other end.
+
+use nix::sys::socket::{getsockopt, sockopt};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// Mode of a socket's file that its owner alone may connect to.
+pub const OWNER_ONLY: u32 = 0o600;
+/// Mode of a socket's file that everybody may connect to: its listener looks at user ids.
+pub const EVERYBODY: u32 = 0o666;
+
+/// File of a listening socket. Removed when dropped, if it is still the same file.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file.
+    id: (u64, u64),
+}
+
+/// Listens at `path`. The file of a socket that nobody listens at is replaced. `mode`: the file's permissions.
+///
+/// # Errors
+/// `AddrInUse`: another process listens there, or the path is another kind of file. Others: the system's.
+pub fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    listener.set_nonblocking(true)?;
+    let about = path.symlink_metadata()?;
+    Ok((listener, SocketFile { path: path.to_owned(), id: (about.dev(), about.ino()) }))
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = path.symlink_metadata().is_ok_and(|about| about.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    is_socket && UnixStream::connect(path).err().is_some_and(refused)
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_same = |about: std::fs::Metadata| (about.dev(), about.ino()) == self.id;
+        if self.path.symlink_metadata().is_ok_and(is_same) {
+            // A file that is left is replaced by the next listener.
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Returns the user id of the process at the other end of a Unix-domain socket: the one that connected, or the one
+/// that listened, at the time when it did so (`SO_PEERCRED`).
+///
+/// # Errors
+/// The system's: the socket is of another kind.
+pub fn peer_uid(socket: &impl AsFd) -> io::Result<u32> {
+    Ok(getsockopt(socket, sockopt::PeerCredentials)?.uid())
+}
+
+/// Returns the user id of this process.
+pub fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_file_is_replaced_and_a_living_socket_is_not() {
+        let path = std::env::temp_dir().join(format!("moorline-unix-socket-{}", std::process::id()));
+        std::fs::remove_file(&path).ok();
+        drop(UnixListener::bind(&path).expect("bound")); // its file stays
+        let (listener, file) = listen(&path, OWNER_ONLY).expect("nobody listens");
+        assert_eq!(path.metadata().expect("there").mode() & 0o777, OWNER_ONLY);
+        let in_use = listen(&path, OWNER_ONLY).expect_err("somebody listens");
+        assert_eq!(in_use.kind(), io::ErrorKind::AddrInUse);
+        let client = UnixStream::connect(&path).expect("it listens");
+        assert_eq!(peer_uid(&client).expect("a Unix socket"), own_uid());
+        drop(listener);
+        let (_second, second_file) = listen(&path, EVERYBODY).expect("nobody listens any more");
+        drop(file);
+        assert!(path.exists(), "the file of another listener stays");
+        drop(second_file);
+        assert!(!path.exists());
+        std::fs::write(&path, "text").expect("written");
+        assert!(listen(&path, OWNER_ONLY).is_err(), "not a socket");
+        assert_eq!(std::fs::read(&path).expect("there"), b"text");
+        std::fs::remove_file(&path).expect("ours");
+    }
+}
