@@ -4,6 +4,7 @@
 //! changes that come behind them wait in the same line. Bounded by [`ParkingLimits`].
 
 use super::{End, SLOTS, Slot, SlotSet, Up};
+use bytes::Bytes;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::{Duration, Instant};
@@ -90,10 +91,12 @@ impl Parking {
     }
 
     /// Puts an UP at the end of its line, or gives it back: too many wait.
-    pub(super) fn try_park(&mut self, up: Up) -> Result<(), Up> {
+    pub(super) fn try_park(&mut self, mut up: Up) -> Result<(), Up> {
         if self.frames >= self.limits.frames || self.bytes + up.body.len() > self.limits.bytes {
             return Err(up);
         }
+        // A small body that waits would keep the whole block that it was read into.
+        up.body = Bytes::copy_from_slice(&up.body);
         self.note_up(&up);
         self.occupied.insert(up.slot);
         self.lines[up.slot.index()].push_back(Parked::Up(up));

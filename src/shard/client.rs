@@ -39,6 +39,8 @@ pub(super) struct Ledger {
     queued_bytes: usize,
     /// Memory of input that waits: unfinished frames, frames of paused clients, SENDs before their turn; in bytes.
     input_bytes: usize,
+    /// Memory of fan-outs that wait, in bytes.
+    fanout_bytes: usize,
     /// Frames that go out together; the memory is reused.
     merged: Vec<Frame>,
 }
@@ -53,14 +55,25 @@ impl Ledger {
             pool: OutboundPool::default(),
             queued_bytes: 0,
             input_bytes: 0,
+            fanout_bytes: 0,
             merged: Vec::new(),
             settings,
         }
     }
 
-    /// Bytes that wait for clients, in sockets' queues and behind windows.
+    /// Bytes that wait for clients: in sockets' queues, in flight, behind windows, and in fan-outs.
     pub(super) const fn queued_bytes(&self) -> usize {
-        self.queued_bytes
+        self.queued_bytes + self.fanout_bytes
+    }
+
+    /// Memory of fan-outs that wait, in bytes.
+    pub(super) const fn fanout_bytes(&self) -> usize {
+        self.fanout_bytes
+    }
+
+    /// Notes the memory of fan-outs that wait.
+    pub(super) const fn set_fanout_bytes(&mut self, bytes: usize) {
+        self.fanout_bytes = bytes;
     }
 
     /// Memory of input that waits, in bytes.
@@ -70,7 +83,7 @@ impl Ledger {
 
     /// Returns whether more bytes wait, toward clients and from them, than `times` the watermark.
     pub(super) const fn is_above_watermark(&self, times: usize) -> bool {
-        self.queued_bytes + self.input_bytes > self.settings.memory_bytes_max.saturating_mul(times)
+        self.queued_bytes() + self.input_bytes > self.settings.memory_bytes_max.saturating_mul(times)
     }
 
     /// Writes counters, due connections, pauses and dice.
@@ -84,6 +97,7 @@ impl Ledger {
             pool: _,
             queued_bytes: _,
             input_bytes: _,
+            fanout_bytes: _,
             merged: _,
         } = self;
         counters.freeze(head);
@@ -101,14 +115,14 @@ impl Ledger {
 
     /// Counts what a connection and its session brought along from a snapshot.
     pub(super) fn count_thawed(&mut self, connection: &Connection, session: Option<&Session>) {
-        self.queued_bytes += connection.unsent() + session.map_or(0, Session::waiting_bytes);
+        self.queued_bytes += connection.unsent() + session.map_or(0, Session::flight_bytes);
         self.input_bytes += connection.held_bytes() + session.map_or(0, Session::early_bytes);
     }
 
     /// Counts what a connection, or a session, took along that is gone.
     pub(super) fn count_gone(&mut self, connection: Option<&Connection>, session: Option<&Session>) {
         self.queued_bytes -=
-            connection.map_or(0, Connection::unsent) + session.map_or(0, Session::waiting_bytes);
+            connection.map_or(0, Connection::unsent) + session.map_or(0, Session::flight_bytes);
         self.input_bytes -=
             connection.map_or(0, Connection::held_bytes) + session.map_or(0, Session::early_bytes);
     }
@@ -150,7 +164,12 @@ impl Client<'_> {
         }
         self.ledger.counters[Count::FramesOut] += 1;
         self.ledger.queued_bytes += frame.wire_len();
-        self.connection.outbound.get_or_insert_with(|| self.ledger.pool.take()).push(frame);
+        let is_blocked = !self.connection.is_write_due && self.connection.outbound.is_some();
+        let outbound = self.connection.outbound.get_or_insert_with(|| self.ledger.pool.take());
+        outbound.push(frame);
+        if is_blocked {
+            outbound.make_own();
+        }
         if !self.connection.is_write_due {
             self.connection.is_write_due = true;
             outputs.push(Output::Write(self.key));
@@ -170,6 +189,8 @@ impl Client<'_> {
             }
             let queue = self.connection.outbound.take().expect("just advanced");
             self.ledger.pool.give_back(queue);
+        } else {
+            outbound.make_own();
         }
     }
 
@@ -367,9 +388,9 @@ impl Client<'_> {
     /// Counts the bytes behind the window while `change` changes them.
     pub(super) fn with_flight<T>(&mut self, change: impl FnOnce(&mut Session, &Settings) -> T) -> Option<T> {
         let session = self.session.as_mut()?;
-        let before = session.waiting_bytes();
+        let before = session.flight_bytes();
         let changed = change(session, &self.ledger.settings);
-        self.ledger.queued_bytes = self.ledger.queued_bytes + session.waiting_bytes() - before;
+        self.ledger.queued_bytes = self.ledger.queued_bytes + session.flight_bytes() - before;
         Some(changed)
     }
 

@@ -217,8 +217,12 @@ impl Clients {
         let keys = table.keys();
         let connections = keys.iter().map(|key| (*key, table.get(*key).expect("listed")));
         let unsent: usize = connections.clone().map(|(_, connection)| connection.unsent()).sum();
-        let waiting: usize = registry.iter().map(Session::waiting_bytes).sum();
-        assert_eq!(ledger.queued_bytes(), unsent + waiting, "every byte that waits is counted");
+        let waiting: usize = registry.iter().map(Session::flight_bytes).sum();
+        assert_eq!(
+            ledger.queued_bytes(),
+            unsent + waiting + ledger.fanout_bytes(),
+            "every byte that waits is counted"
+        );
         let held: usize = connections.clone().map(|(_, connection)| connection.held_bytes()).sum();
         let early: usize = registry.iter().map(Session::early_bytes).sum();
         assert_eq!(ledger.input_bytes(), held + early, "all input that waits is counted");

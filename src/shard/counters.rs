@@ -38,6 +38,8 @@ counts! {
         ResumesRefused = counter "resumes_refused";
         /// Detached sessions that ended early because there were too many.
         DetachedOverMax = counter "detached_over_max";
+        /// Connections closed because they had not said HELLO and their place was needed.
+        HandshakesEvicted = counter "handshakes_evicted";
         /// Connections closed because their input would wait while too much memory is in use.
         InputShed = counter "input_shed";
         /// Pauses of reading because a connection exceeded its rate limit.
@@ -92,6 +94,8 @@ counts! {
         PushesExpired = counter "pushes_expired";
         /// Pushes that became a NOTIFY because their client reads too slowly.
         PushesCollapsed = counter "pushes_collapsed";
+        /// Unacknowledged pushes, such as signals, dropped because their client reads too slowly.
+        PushesDropped = counter "pushes_dropped";
         /// Pushes replaced by a later one with the same collapse key.
         PushesSuperseded = counter "pushes_superseded";
         /// BATCH frames sent.
@@ -106,7 +110,7 @@ counts! {
         Rooms = gauge "rooms";
         /// Sessions that could not enter a room because of a limit.
         RoomsRefused = counter "rooms_refused";
-        /// Bytes that wait for clients.
+        /// Bytes that wait for clients: in sockets' queues, unacknowledged, behind windows, and in fan-outs.
         QueuedBytes = gauge "queued_bytes";
         /// Memory of input that waits, in bytes: unfinished frames, frames above the rate limit, SENDs before their turn.
         InputBytes = gauge "input_bytes";
@@ -125,6 +129,7 @@ impl Count {
     /// Counters that tell that a limit was reached.
     pub const LIMITS: &'static [Self] = &[
         Self::DetachedOverMax,
+        Self::HandshakesEvicted,
         Self::InputShed,
         Self::RatePauses,
         Self::UserRefusals,
@@ -135,6 +140,7 @@ impl Count {
         Self::RefusedHere,
         Self::PushesFull,
         Self::PushesCollapsed,
+        Self::PushesDropped,
         Self::FanoutsRefused,
         Self::RoomsRefused,
     ];

@@ -14,7 +14,7 @@
 use super::client::Client;
 use super::flight::Flight;
 use super::parcel::Parcel;
-use super::{Count, Output, Outputs};
+use super::{Count, Output, Outputs, Settings};
 use crate::config::Retransmit;
 use crate::messages::{Push, PushRef, Uplink};
 use bytes::Bytes;
@@ -30,6 +30,8 @@ use moorline_proto::time::{Duration, Instant};
 
 /// Above the memory watermark the limits of one client are divided by this.
 const MEMORY_PARTS: usize = 4;
+/// Pushes whose outcome nobody waits for may fill one of these parts of a queue.
+const UNASKED_PARTS: usize = 4;
 /// Steps of the mode `probe` before the close.
 const PROBE_STEPS: u8 = 2;
 /// Times that the mode `classic` sends again.
@@ -38,7 +40,8 @@ const CLASSIC_RESENDS: u8 = 3;
 const NEXT_CHECK: Duration = Duration::from_millis(1);
 
 impl Client<'_> {
-    /// Delivers one push: queues it behind the window, and sends what the window has room for.
+    /// Delivers one push: queues it behind the window, and sends what the window has room for. `own`: a copy of the
+    /// push's body that its receivers share; made when the first of them must wait.
     ///
     /// # Errors
     /// The connection is to be closed: its queue is full.
@@ -46,9 +49,10 @@ impl Client<'_> {
         &mut self,
         now: Instant,
         push: &Push,
+        own: &mut Option<Bytes>,
         outputs: &mut Outputs,
     ) -> Result<(), CloseReason> {
-        self.queue(now, push, outputs)?;
+        self.queue(now, push, own, outputs)?;
         if self.connection.state == State::Detached {
             report(push.ticket, self.key, Outcome::Queued, outputs);
             return Ok(());
@@ -56,29 +60,54 @@ impl Client<'_> {
         self.pump(now, outputs)
     }
 
-    /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9].
-    fn queue(&mut self, now: Instant, push: &Push, outputs: &mut Outputs) -> Result<(), CloseReason> {
+    /// Queues a push. A PUSH that may wait becomes a NOTIFY if too much waits already [P-6.9]. A push whose outcome
+    /// nobody waits for is dropped long before the queue is full: it never closes a connection.
+    fn queue(
+        &mut self,
+        now: Instant,
+        push: &Push,
+        own: &mut Option<Bytes>,
+        outputs: &mut Outputs,
+    ) -> Result<(), CloseReason> {
         let (key, unsent) = (self.key, self.connection.unsent());
-        let is_short = self.ledger.is_above_watermark(1);
-        let parts = if is_short { MEMORY_PARTS } else { 1 };
+        let is_away = self.connection.state == State::Detached;
+        let parts = if self.ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 };
         let queued = self.with_flight(|session, settings| {
             let next_seq = session.next_seq;
             let flight =
                 session.flight.get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq)));
-            let (waiting, length) = (flight.waiting_bytes(), push.body.len());
-            // One push is always taken: its size is up to the backend.
-            let is_over = waiting > 0 && waiting + length > settings.queue_bytes_max / parts;
-            if flight.waiting() >= settings.queue_frames_max || is_over {
-                return Queued::Full;
+            let mut parcel = Parcel::new(push);
+            let is_slow = flight.waiting_bytes() + unsent > settings.collapse_bytes_max / parts;
+            let mut notify = if is_slow { collapsed(&parcel) } else { None };
+            let mut dropped = 0;
+            if parcel.is_unasked() && is_full(flight, &parcel, settings, UNASKED_PARTS * parts) {
+                notify = notify.or_else(|| collapsed(&parcel));
+                if notify.is_none() || is_full(flight, &parcel, settings, parts) {
+                    return (Queued::Dropped, 1);
+                }
+            } else if is_full(flight, &parcel, settings, parts) {
+                dropped = flight.drop_unasked();
+                if is_full(flight, &parcel, settings, parts) {
+                    return (Queued::Full, dropped);
+                }
             }
-            let parcel = Parcel::new(push);
-            let is_slow = waiting + unsent > settings.collapse_bytes_max / parts;
-            match if is_slow { collapsed(&parcel) } else { None } {
-                Some(notify) => Queued::Collapsed(flight.wait_collapsed(notify, now)),
-                None => Queued::Waits(flight.wait(parcel, now)),
-            }
+            let queued = if let Some(notify) = notify {
+                Queued::Collapsed(flight.wait_collapsed(notify, now))
+            } else {
+                if is_away || flight.must_wait(&parcel, settings.batching()) {
+                    parcel.make_own(own);
+                }
+                Queued::Waits(flight.wait(parcel, now))
+            };
+            (queued, dropped)
         });
-        match queued.expect("a push is for a session") {
+        let (queued, dropped) = queued.expect("a push is for a session");
+        self.ledger.counters[Count::PushesDropped] += dropped as u64;
+        match queued {
+            Queued::Dropped => {
+                self.drop_empty_flight();
+                return Ok(());
+            }
             Queued::Full => {
                 self.ledger.counters[Count::PushesFull] += 1;
                 report(push.ticket, key, Outcome::Full, outputs);
@@ -211,13 +240,16 @@ impl Client<'_> {
     /// Removes acknowledged frames from the flight and reports them. `None`: one was never sent.
     fn settle(&mut self, now: Instant, ack: Seq, sack: u64, outputs: &mut Outputs) -> Option<u64> {
         let (key, mut acked) = (self.key, 0);
-        let flight = self.session.as_mut().and_then(|session| session.flight.as_mut())?;
-        let is_known = flight.ack(ack, sack, now, |parcel| {
-            acked += 1;
-            report_all(&parcel, key, Outcome::Acked, outputs);
+        let is_known = self.with_flight(|session, _| {
+            session.flight.as_mut().map(|flight| {
+                flight.ack(ack, sack, now, |parcel| {
+                    acked += 1;
+                    report_all(&parcel, key, Outcome::Acked, outputs);
+                })
+            })
         });
         self.ledger.counters[Count::PushesAcked] += acked;
-        is_known.then_some(acked)
+        is_known??.then_some(acked)
     }
 
     /// Drops a flight without frames. True: there is none now.
@@ -240,6 +272,9 @@ impl Client<'_> {
         let flight = self.session.as_mut().and_then(|session| session.flight.as_mut());
         let Some(flight) = flight else { return Ok(()) };
         let step = flight.next_step(now);
+        if step == 0 {
+            flight.make_own(); // the client may take its time
+        }
         match mode {
             Retransmit::Probe if step == 0 => {
                 self.ledger.counters[Count::AckProbes] += 1;
@@ -305,8 +340,18 @@ impl Client<'_> {
     }
 }
 
+/// Returns whether a part of the queue is full: `1/parts` of it. One push is always taken: its size is up to the
+/// backend.
+fn is_full(flight: &Flight, parcel: &Parcel, settings: &Settings, parts: usize) -> bool {
+    let (frames, bytes) = flight.waiting_beside(parcel);
+    frames >= settings.queue_frames_max.div_ceil(parts)
+        || (bytes > 0 && bytes + parcel.body.len() > settings.queue_bytes_max / parts)
+}
+
 /// The outcome of queueing a push.
 enum Queued {
+    /// Nobody waits for the outcome of the push, and its receiver reads too slowly.
+    Dropped,
     Full,
     /// A NOTIFY stands for it; a push that it cannot stand for comes back.
     Collapsed(Option<PushRef>),
@@ -323,7 +368,7 @@ fn collapsed(push: &Parcel) -> Option<Parcel> {
     let key = conversation.as_str().into();
     let body = encode(&Notify { conversation, latest: seq, first: seq });
     let (packed, collapse) = (None, Some(key));
-    Some(Parcel { command: Command::Notify, body, packed, collapse, ..push.clone() })
+    Some(Parcel { command: Command::Notify, body, packed, collapse, is_own: true, ..push.clone() })
 }
 
 /// Reports the outcome of a push to the backend, if it asked for that.

@@ -82,6 +82,7 @@ impl Clients {
         let Some(mut client) = self.client(key) else { return false };
         let Transition::To(state) = client.connection.state.on(Event::Detaching) else { return false };
         client.connection.enter(state, now);
+        client.with_flight(|session, _| session.flight.as_mut().map(|flight| flight.make_own()));
         client.drop_socket(outputs); // SENDs before their turn come again
         client.arm(now + keep);
         self.ledger.counters[Count::Detaches] += 1;

@@ -104,8 +104,14 @@ impl Shard {
     /// Delivers one payload to some of this shard's connections: at once to a few, in slices to many.
     fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
         let targets = std::mem::take(&mut push.targets);
+        if let (None, None, Command::App(_), Some(from), [Target::Room(room)]) =
+            (push.ticket, &push.collapse, push.command, push.except, &targets[..])
+        {
+            // Of the signals of one sender that wait for the same receiver, the newest one counts.
+            push.collapse = Some(format!("{room}\0{}", from.as_u64()).into());
+        }
         if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
-            return self.deliver(now, *key, &push, outputs); // most are for one, and need no list
+            return self.deliver(now, *key, &push, &mut None, outputs); // most are for one, and need no list
         }
         let mut keys = Vec::with_capacity(targets.len());
         for target in targets {
@@ -127,15 +133,24 @@ impl Shard {
         }
         if keys.len() > FANOUT_MIN {
             let is_begun = self.fanouts.try_begin(push, keys, outputs);
+            self.clients.ledger.set_fanout_bytes(self.fanouts.bytes());
             let count = if is_begun { Count::Fanouts } else { Count::FanoutsRefused };
             self.clients.ledger.counters[count] += 1;
             return;
         }
-        keys.into_iter().for_each(|key| self.deliver(now, key, &push, outputs));
+        let mut own = None;
+        keys.into_iter().for_each(|key| self.deliver(now, key, &push, &mut own, outputs));
     }
 
     /// Delivers one push to one session.
-    pub(super) fn deliver(&mut self, now: Instant, key: ConnKey, push: &Push, outputs: &mut Outputs) {
+    pub(super) fn deliver(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        push: &Push,
+        own: &mut Option<Bytes>,
+        outputs: &mut Outputs,
+    ) {
         let Some(mut client) = self.clients.client(key).filter(|client| client.session.is_some()) else {
             self.clients.ledger.counters[Count::PushesOffline] += 1;
             return report(push.ticket, key, Outcome::Offline, outputs);
@@ -143,7 +158,7 @@ impl Shard {
         if push.lane <= Lane::Chat {
             self.fanouts.on_chat(now);
         }
-        if let Err(reason) = client.deliver(now, push, outputs) {
+        if let Err(reason) = client.deliver(now, push, own, outputs) {
             self.clients.close(now, key, reason, outputs);
         }
     }

@@ -54,6 +54,17 @@ impl Clients {
         }
     }
 
+    /// Ends a connection that has not said HELLO, for another one. CLOSE is written as far as the socket takes it at
+    /// once, and the place is free at once.
+    pub(super) fn evict(&mut self, key: ConnKey, outputs: &mut Outputs) {
+        let reason = CloseReason::HandshakeTimeout;
+        let Some(mut client) = self.client(key) else { return };
+        client.send_final(close_frame(reason, 0), outputs);
+        self.ledger.counters[Count::HandshakesEvicted] += 1;
+        self.ledger.counters.closed(reason);
+        self.forget(key, 0, outputs);
+    }
+
     /// Ends a session whose device logged in again.
     pub(super) fn replace(&mut self, now: Instant, key: ConnKey, outputs: &mut Outputs) {
         self.ledger.counters[Count::Replaced] += 1;

@@ -16,6 +16,7 @@ use super::delivery::report;
 use super::parcel::Parcel;
 use crate::messages::Push;
 use crate::snapshot::{FanoutRecord, Item, ParcelRecord, Records, Section, SnapshotError};
+use bytes::Bytes;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::time::{Duration, Instant};
@@ -36,6 +37,8 @@ const CHAT: Duration = Duration::from_millis(10);
 const PACED_RECEIVERS_MAX: usize = 1 << 17;
 /// Fan-outs that may wait at most.
 const FANOUTS_MAX: usize = 1024;
+/// Bytes of the bodies and receivers of waiting fan-outs at most.
+const BYTES_MAX: usize = 64 << 20;
 /// Receivers of waiting fan-outs at most.
 const RECEIVERS_MAX: usize = 4 << 20;
 
@@ -47,6 +50,8 @@ const TOGETHER_MAX: usize = 16;
 pub(super) struct Fanouts {
     waiting: VecDeque<Fanout>,
     receivers: usize,
+    /// Bodies and lists of receivers, in bytes.
+    bytes: usize,
     /// Time at which the next slice is due.
     due: Instant,
     /// Deliveries since `pace_began`.
@@ -78,19 +83,33 @@ impl Fanouts {
     }
 
     /// Begins a fan-out. False: too many wait; the refusals are reported.
-    pub(super) fn try_begin(&mut self, push: Push, mut keys: Vec<ConnKey>, outputs: &mut Outputs) -> bool {
-        let Self { waiting, receivers, .. } = self;
-        if waiting.len() >= FANOUTS_MAX || *receivers + keys.len() > RECEIVERS_MAX {
+    pub(super) fn try_begin(
+        &mut self,
+        mut push: Push,
+        mut keys: Vec<ConnKey>,
+        outputs: &mut Outputs,
+    ) -> bool {
+        // Pushes whose outcome nobody waits for leave half of the room to the others.
+        let parts = if push.ticket.is_none() { 2 } else { 1 };
+        let is_over = self.waiting.len() >= FANOUTS_MAX / parts
+            || self.receivers + keys.len() > RECEIVERS_MAX / parts
+            || self.bytes + push.body.len() > BYTES_MAX / parts;
+        if is_over {
             keys.into_iter().for_each(|key| report(push.ticket, key, Outcome::Full, outputs));
             return false;
         }
-        *receivers += keys.len();
+        push.body = Bytes::copy_from_slice(&push.body); // it waits: the block that a link read does not
+        self.bytes += push.body.len();
+        self.receivers += keys.len();
         keys.reverse(); // taken from the end
-        match waiting.back_mut() {
+        match self.waiting.back_mut() {
             Some(last) if !last.is_begun && last.pushes.len() < TOGETHER_MAX && last.keys == keys => {
                 last.pushes.push(push);
             }
-            _ => waiting.push_back(Fanout { pushes: vec![push], keys, is_begun: false }),
+            _ => {
+                self.bytes += keys.len() * size_of::<ConnKey>();
+                self.waiting.push_back(Fanout { pushes: vec![push], keys, is_begun: false });
+            }
         }
         true
     }
@@ -109,14 +128,22 @@ impl Fanouts {
         keys.reverse();
         *budget = budget.saturating_sub(count * together);
         self.receivers -= count * together;
+        self.bytes -= count * size_of::<ConnKey>();
         Some((fanout, keys))
     }
 
     /// Keeps a fan-out that has receivers left.
     pub(super) fn give_back(&mut self, fanout: Fanout) {
-        if !fanout.keys.is_empty() {
+        if fanout.keys.is_empty() {
+            self.bytes -= fanout.pushes.iter().map(|push| push.body.len()).sum::<usize>();
+        } else {
             self.waiting.push_front(fanout);
         }
+    }
+
+    /// Memory of bodies and lists of receivers, in bytes.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Number of deliveries in the slice that is due now. Sets the time of the next one.
@@ -140,7 +167,7 @@ impl Fanouts {
 
     /// Writes the fan-outs; [`Self::chat_until`] is written with the shard.
     pub(super) fn freeze(&self, out: &mut Section) {
-        let Self { waiting, receivers: _, due: _, chat_until: _, paced: _, pace_began: _ } = self;
+        let Self { waiting, receivers: _, bytes: _, due: _, chat_until: _, paced: _, pace_began: _ } = self;
         for Fanout { pushes, keys, is_begun } in waiting {
             let pushes = pushes.iter().map(|push| Parcel::new(push).freeze(out)).collect();
             let keys = keys.iter().map(|key| key.as_u64()).collect();
@@ -155,6 +182,8 @@ impl Fanouts {
         let pushes = pushes.iter().map(push).collect::<Result<Vec<_>, _>>()?;
         let keys: Vec<ConnKey> = keys.iter().map(|key| ConnKey::from_u64(*key)).collect();
         self.receivers += keys.len() * pushes.len();
+        self.bytes += keys.len() * size_of::<ConnKey>();
+        self.bytes += pushes.iter().map(|push| push.body.len()).sum::<usize>();
         self.waiting.push_back(Fanout { pushes, keys, is_begun: *is_begun });
         Ok(())
     }
@@ -171,6 +200,6 @@ impl Fanouts {
 }
 
 fn push_of(parcel: Parcel) -> Push {
-    let Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: _ } = parcel;
+    let Parcel { ticket, command, lane, expires_at, body, packed, collapse, also: _, is_own: _ } = parcel;
     Push { ticket, targets: Vec::new(), command, lane, expires_at, body, packed, except: None, collapse }
 }

@@ -3,7 +3,7 @@
 //! Example: a client that reads slowly is in a busy group. Its pushes wait on the lane `Group`; a message for
 //! it alone waits on `Chat`, and is sent first when an ack makes room.
 
-use super::parcel::Parcel;
+use super::parcel::{PARCEL_BYTES, Parcel};
 use crate::messages::PushRef;
 use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotError};
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
@@ -138,10 +138,7 @@ impl Flight {
         }
         self.waiting_bytes += parcel.body.len();
         let lane = &mut self.waiting[parcel.lane as usize];
-        let same = |other: &&mut Parcel| {
-            parcel.collapse.is_some() && other.collapse == parcel.collapse && other.command == parcel.command
-        };
-        if let Some(other) = lane.iter_mut().find(same) {
+        if let Some(other) = lane.iter_mut().find(|other| parcel.replaces(other)) {
             self.waiting_bytes -= other.body.len();
             return Some(std::mem::replace(other, parcel));
         }
@@ -174,6 +171,53 @@ impl Flight {
         None
     }
 
+    /// Returns whether a parcel cannot be sent at once: another one waits before it, the window is full, or it waits
+    /// for others.
+    pub(super) fn must_wait(&self, parcel: &Parcel, batching: Batching) -> bool {
+        let is_behind = self.waiting[..=parcel.lane as usize].iter().any(|lane| !lane.is_empty());
+        let waits_for_others = parcel.may_wait() && batching.age > Duration::ZERO;
+        is_behind || waits_for_others || !self.has_room(length_of(parcel), parcel.may_wait())
+    }
+
+    /// Drops waiting parcels whose outcome nobody waits for; returns their number.
+    pub(super) fn drop_unasked(&mut self) -> usize {
+        let (mut bytes, mut dropped) = (0, 0);
+        for lane in &mut self.waiting {
+            lane.retain(|parcel| {
+                let is_kept = !parcel.is_unasked();
+                if !is_kept {
+                    bytes += parcel.body.len();
+                    dropped += 1;
+                }
+                is_kept
+            });
+        }
+        self.waiting_bytes -= bytes;
+        self.waiting_frames -= dropped;
+        dropped
+    }
+
+    /// Gives all parcels memory of their own: they may stay for long.
+    pub(super) fn make_own(&mut self) {
+        let waiting = self.waiting.iter_mut().flatten();
+        waiting.chain(self.window.items_mut()).for_each(|parcel| parcel.make_own(&mut None));
+    }
+
+    /// Memory of all parcels, in flight or waiting, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let in_flight = usize::try_from(self.window.bytes()).unwrap_or(usize::MAX);
+        self.waiting_bytes + in_flight + (self.waiting_frames + self.window.len()) * PARCEL_BYTES
+    }
+
+    /// Frames and bytes that wait, without the one that a parcel would replace.
+    pub(super) fn waiting_beside(&self, parcel: &Parcel) -> (usize, usize) {
+        let lane = &self.waiting[parcel.lane as usize];
+        let other = parcel.collapse.as_ref().and_then(|_| lane.iter().find(|other| parcel.replaces(other)));
+        let other = other.map_or((0, 0), |other| (1, other.body.len()));
+        (self.waiting_frames - other.0, self.waiting_bytes - other.1)
+    }
+
+    #[cfg(test)]
     pub(super) const fn waiting(&self) -> usize {
         self.waiting_frames
     }
@@ -378,6 +422,7 @@ mod tests {
             packed: None,
             collapse: None,
             also: Vec::new(),
+            is_own: false,
         }
     }
 

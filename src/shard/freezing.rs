@@ -110,6 +110,7 @@ impl Shard {
             }
             item = records.next()?;
         }
+        shard.clients.ledger.set_fanout_bytes(shard.fanouts.bytes());
         let is_there = |key: &ConnKey| shard.clients.connection(*key).is_some();
         let due = head.due.iter().map(|key| ConnKey::from_u64(*key)).filter(is_there).collect();
         shard.clients.ledger.timers.thaw(due);

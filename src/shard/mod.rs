@@ -133,6 +133,21 @@ impl Shard {
         self.clients() - self.sessions()
     }
 
+    /// Returns whether a connection is not logged in: not yet, or not any more.
+    pub fn is_handshake(&self, key: ConnKey) -> bool {
+        self.clients.connection(key).is_some_and(|connection| !connection.state.has_session())
+    }
+
+    /// Returns whether a connection has not said HELLO.
+    pub fn is_silent(&self, key: ConnKey) -> bool {
+        self.clients.connection(key).is_some_and(|connection| connection.state == State::AwaitHello)
+    }
+
+    /// Memory of everything that waits, toward clients and from them, in bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.clients.ledger.queued_bytes() + self.clients.ledger.input_bytes()
+    }
+
     /// The counters, with the levels brought up to date.
     pub fn counters(&mut self) -> &Counters {
         self.clients.counters()
@@ -211,6 +226,13 @@ impl Shard {
         }
     }
 
+    /// Handles that the place of a connection which has not said HELLO is needed for another one.
+    pub fn handle_evicted(&mut self, key: ConnKey, outputs: &mut Outputs) {
+        if self.is_silent(key) {
+            self.clients.evict(key, outputs);
+        }
+    }
+
     /// Ends every connection: the gateway stops.
     pub fn handle_stop(&mut self, now: Instant, outputs: &mut Outputs) {
         self.is_draining = true;
@@ -250,13 +272,15 @@ impl Shard {
         }
         let mut budget = self.fanouts.next_slice(now);
         while let Some((fanout, keys)) = self.fanouts.take_slice(&mut budget) {
+            let mut own = vec![None; fanout.pushes.len()];
             for key in keys {
-                for push in &fanout.pushes {
-                    self.deliver(now, key, push, outputs);
+                for (push, own) in fanout.pushes.iter().zip(&mut own) {
+                    self.deliver(now, key, push, own, outputs);
                 }
             }
             self.fanouts.give_back(fanout);
         }
+        self.clients.ledger.set_fanout_bytes(self.fanouts.bytes());
     }
 
     /// Panics unless all parts agree. For tests and the simulator.

@@ -44,6 +44,8 @@ pub(super) struct Outbound {
     bytes: usize,
     /// Bytes of the first frame that the kernel has taken.
     head_sent: usize,
+    /// Number of frames, from the first on, whose bodies have memory of their own.
+    own: usize,
 }
 
 impl Outbound {
@@ -54,7 +56,7 @@ impl Outbound {
 
     /// Writes the frames, and the number of bytes sent of the first one.
     pub(super) fn freeze(&self, out: &mut Section) -> (Vec<FrameRecord>, u32) {
-        let Self { frames, bytes: _, head_sent } = self;
+        let Self { frames, bytes: _, head_sent, own: _ } = self;
         let frame = |frame: &Frame| FrameRecord {
             head: Bytes::copy_from_slice(&frame.header.to_bytes()),
             body: out.body(&frame.body),
@@ -133,8 +135,18 @@ impl Outbound {
             }
             self.head_sent -= wire_len;
             self.frames.pop_front();
+            self.own = self.own.saturating_sub(1);
         }
         assert_eq!(self.head_sent, 0, "the kernel cannot take more than it was given");
+    }
+
+    /// Gives the bodies memory of their own: the socket takes nothing for now, and a small body would keep the whole
+    /// block that a link read.
+    pub(super) fn make_own(&mut self) {
+        let own = std::mem::replace(&mut self.own, self.frames.len());
+        for frame in self.frames.iter_mut().skip(own).filter(|frame| !frame.body.is_empty()) {
+            frame.body = Bytes::copy_from_slice(&frame.body);
+        }
     }
 
     /// Drops every frame of which no byte was sent, but not a WELCOME: without it a KICK means nothing
@@ -143,6 +155,7 @@ impl Outbound {
         let is_welcome = |frame: &Frame| frame.header.command == Command::Welcome;
         let keep = usize::from(self.head_sent > 0 || self.frames.front().is_some_and(is_welcome));
         self.frames.truncate(keep);
+        self.own = self.own.min(keep);
         self.bytes = self.frames.iter().map(Frame::wire_len).sum::<usize>() - self.head_sent;
     }
 }
@@ -158,7 +171,7 @@ impl OutboundPool {
     #[allow(clippy::unnecessary_box_returns)] // the box is what a connection keeps
     pub(super) fn take(&mut self) -> Box<Outbound> {
         // Most queues only ever hold one answer.
-        let one = || Box::new(Outbound { frames: VecDeque::with_capacity(1), bytes: 0, head_sent: 0 });
+        let one = || Box::new(Outbound { frames: VecDeque::with_capacity(1), ..Outbound::default() });
         self.queues.pop().unwrap_or_else(one)
     }
 

@@ -23,7 +23,12 @@ pub(super) struct Parcel {
     pub(super) collapse: Option<Arc<str>>,
     /// Tickets of other pushes that this one stands for.
     pub(super) also: Vec<PushRef>,
+    /// Tells whether the body has memory of its own, and is not a part of the block that a link read.
+    pub(super) is_own: bool,
 }
+
+/// Memory of one parcel beside its body, in bytes.
+pub(super) const PARCEL_BYTES: usize = size_of::<Parcel>();
 
 impl Parcel {
     /// A push toward one of its sessions; the body is shared.
@@ -38,6 +43,7 @@ impl Parcel {
             packed: packed.clone(),
             collapse: collapse.clone(),
             also: Vec::new(),
+            is_own: false,
         }
     }
 
@@ -56,7 +62,7 @@ impl Parcel {
 
     /// Writes the parcel.
     pub(super) fn freeze(&self, out: &mut Section) -> ParcelRecord {
-        let Self { ticket, command, lane, expires_at, body, packed, collapse, also } = self;
+        let Self { ticket, command, lane, expires_at, body, packed, collapse, also, is_own: _ } = self;
         ParcelRecord {
             ticket: ticket.map(PushRefRecord::from),
             command: command.byte().into(),
@@ -82,7 +88,27 @@ impl Parcel {
             packed: if *packed == 0 { None } else { Some(from.body(*packed)?) },
             collapse: collapse.as_deref().map(Arc::from),
             also: also.iter().copied().map(PushRef::from).collect(),
+            is_own: false,
         })
+    }
+
+    /// Returns whether this parcel takes the place of another one on its lane: they have the same collapse key.
+    pub(super) fn replaces(&self, other: &Self) -> bool {
+        self.collapse.is_some() && other.collapse == self.collapse && other.command == self.command
+    }
+
+    /// Returns whether nobody waits for the push's outcome: a signal, or a message of a live room.
+    pub(super) const fn is_unasked(&self) -> bool {
+        self.ticket.is_none() && self.also.is_empty()
+    }
+
+    /// Gives the body memory of its own, for a small push that waits would keep the whole block that a link read. The
+    /// receivers of one push share the copy in `own`.
+    pub(super) fn make_own(&mut self, own: &mut Option<Bytes>) {
+        if !self.is_own {
+            self.body = own.get_or_insert_with(|| Bytes::copy_from_slice(&self.body)).clone();
+            self.is_own = true;
+        }
     }
 
     pub(super) const fn may_wait(&self) -> bool {

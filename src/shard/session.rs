@@ -199,9 +199,9 @@ impl Session {
         Route { pin: self.pin, worker: self.worker }
     }
 
-    /// Bytes of pushes that wait behind the window.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.flight.as_ref().map_or(0, |flight| flight.waiting_bytes())
+    /// Memory of pushes that are in flight or wait behind the window, in bytes.
+    pub(super) fn flight_bytes(&self) -> usize {
+        self.flight.as_ref().map_or(0, |flight| flight.bytes())
     }
 
     /// Bytes of SENDs that came before their turn.

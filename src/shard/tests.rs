@@ -6,6 +6,7 @@ mod fanouts;
 mod freezing;
 mod input;
 mod limits;
+mod waiting;
 
 use super::*;
 use crate::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};

@@ -87,6 +87,11 @@ impl<T> Window<T> {
         Some(Self { limits, next, srtt_micros, flight })
     }
 
+    /// The owner's data of all frames in flight, oldest first.
+    pub fn items_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.flight.iter_mut().flat_map(|flight| flight.frames.iter_mut().map(|frame| &mut frame.item))
+    }
+
     /// True if a frame of `bytes` may be sent now.
     pub fn has_room(&self, bytes: u32) -> bool {
         if self.is_exhausted() {

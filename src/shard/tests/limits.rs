@@ -169,7 +169,7 @@ fn overload_sheds_bulk_then_groups_then_logins_and_never_single_chat() {
 
 #[test]
 fn too_much_memory_in_use_shrinks_queues_and_then_refuses_logins() {
-    let mut world = world(|settings| settings.memory_bytes_max = 23_000);
+    let mut world = world(|settings| settings.memory_bytes_max = 41_000);
     let (alice, bob) = (world.login("alice", "d"), world.login("bob", "d"));
     // Four are under way for each, and two wait: over the watermark at the last.
     for key in [alice, bob] {
