@@ -67,7 +67,14 @@ const KEYS: &[Key] = &[
         "handshakes_max",
         Kind::Count,
         "16384",
-        "Connections that are not logged in yet. At this number, new connections wait in the backlog. 16 to 1048576.",
+        "Connections that are not logged in yet. At this number, a new connection takes the place of the oldest one that has sent no HELLO for at least 1s; if there is none, it waits in the backlog. 16 to 1048576.",
+    ),
+    key(
+        "listener[]",
+        "address_handshakes",
+        Kind::Count,
+        "1024",
+        "Connections of one address (IPv6: one /64) that are not logged in yet, and at most a quarter of handshakes_max; applied only while more than half of handshakes_max are taken. Above it, a new connection takes the place of the address's oldest silent one, or is closed with throttled. 0: no limit.",
     ),
     key(
         "listener[]",
@@ -336,7 +343,7 @@ const KEYS: &[Key] = &[
         "memory_watermark",
         Kind::Size,
         "\"256MiB\"",
-        "Bytes queued for all clients, and received bytes that wait: unfinished frames, frames above frame_rate, SENDs before their turn. Each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter, and a client of which more than 4KiB of input wait is closed with busy. Above twice as much, new logins are refused. 1MiB or more.",
+        "Bytes under way to all clients, queued or not acknowledged, and received bytes that wait: unfinished frames, frames above frame_rate, SENDs before their turn. Each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter, and a client of which more than 4KiB of input wait is closed with busy. Above twice as much, new logins are refused. 1MiB or more.",
     ),
     key(
         "limits",

@@ -82,6 +82,8 @@ pub struct ListenerConfig {
     pub accept_rate: u32,
     /// Connections of the whole process that are not logged in, above which newcomers wait.
     pub handshakes_max: usize,
+    /// Those of one address, while more than half of the places are taken; 0: no limit.
+    pub address_handshakes: usize,
     /// Connections of one address to the whole process, above which a newcomer is refused; 0: no limit.
     pub address_connections: usize,
     /// Connections per second of one address, above which a newcomer is refused; 0: no limit.

@@ -103,6 +103,7 @@ fn check_listeners(rules: &mut Rules<'_>, config: &Config) {
         rules.count(&key("backlog"), listener.backlog as usize, 1..=65_535);
         rules.range(&key("accept_rate"), &listener.accept_rate, &(0..=1 << 24), ToString::to_string);
         rules.count(&key("handshakes_max"), listener.handshakes_max, 16..=1 << 20);
+        rules.count(&key("address_handshakes"), listener.address_handshakes, 0..=1 << 20);
         rules.count(&key("address_connections"), listener.address_connections, 0..=1 << 24);
         rules.range(&key("address_rate"), &listener.address_rate, &(0..=1 << 20), ToString::to_string);
         let address = listener.address;

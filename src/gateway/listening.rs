@@ -11,6 +11,7 @@ use crate::reactor::ListenerLimits;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 /// A listening socket, which all reactors share: one queue, which a reactor that is busy or gone cannot hold
 /// back (docs/adr/0002).
@@ -48,7 +49,16 @@ pub(super) fn bind_all(config: &Config) -> Result<Vec<ListeningSocket>, GatewayE
     (0..config.listeners.len()).map(|index| bind(config, index)).collect()
 }
 
-/// Binds one listener. Accepted sockets inherit `TCP_NODELAY`.
+/// Bytes that the system takes from the gateway for one client before it has sent the earlier ones. More wait in the
+/// gateway, where they are counted.
+const UNSENT_MAX: u32 = 64 << 10;
+
+/// Bounds the bytes that the system keeps unsent for each accepted socket (`TCP_NOTSENT_LOWAT`).
+fn bound_unsent(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_MAX)
+}
+
+/// Binds one listener. Accepted sockets inherit `TCP_NODELAY` and `TCP_NOTSENT_LOWAT`.
 fn bind(config: &Config, index: usize) -> Result<ListeningSocket, GatewayError> {
     let listener = &config.listeners[index];
     let address = listener.address;
@@ -56,6 +66,7 @@ fn bind(config: &Config, index: usize) -> Result<ListeningSocket, GatewayError> 
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
+        bound_unsent(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
@@ -98,6 +109,8 @@ pub(super) fn inherit(
     for (index, place) in found.into_iter().enumerate() {
         let (socket, accepted) = if let Some((old, address)) = place {
             let InheritedListener { socket, accepted_until, .. } = old;
+            bound_unsent(&socket)
+                .map_err(GatewayError::system("bound the unsent bytes of a listening socket"))?;
             (ListeningSocket { name: config.listener_name(index), socket, address }, accepted_until)
         } else {
             let socket = bind(config, index)?;
@@ -181,6 +194,7 @@ pub(super) fn limits(config: &Config) -> impl Iterator<Item = ListenerLimits> {
     config.listeners.iter().map(|listener| ListenerLimits {
         accept_rate: listener.accept_rate,
         handshakes_max: listener.handshakes_max,
+        address_handshakes: listener.address_handshakes,
         address_connections: listener.address_connections,
         address_rate: listener.address_rate,
     })

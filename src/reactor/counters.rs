@@ -20,6 +20,8 @@ counts! {
         AcceptRateWaits = counter "accept_rate_exceeded";
         /// Times that newcomers waited because too many connections were not logged in.
         HandshakeWaits = counter "handshakes_exceeded";
+        /// Connections refused because their address has its share of those that are not logged in.
+        HandshakesRefused = counter "handshakes_refused";
         /// Times that a worker's mailbox was full.
         WorkerMailboxFull = counter "reactor_mailbox_full";
         /// Connections whose bytes wait for their turn.

@@ -27,6 +27,9 @@ pub struct ListenerLimits {
     pub accept_rate: u32,
     /// Connections of the process that are not logged in.
     pub handshakes_max: usize,
+    /// Connections of one address that are not logged in, while more than half of `handshakes_max` are taken; 0: no
+    /// limit.
+    pub address_handshakes: usize,
     /// Connections of one address to the process; 0: no limit.
     pub address_connections: usize,
     /// Connections per second of one address; 0: no limit.
@@ -111,13 +114,14 @@ impl Door {
         self.is_shared.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the next newcomer may be accepted now.
+    /// Returns whether the next newcomer may be accepted now. `is_over`: it takes the place of a connection that is not
+    /// logged in.
     ///
     /// # Errors
     /// The reason to wait.
-    pub(super) fn try_open(&self, listener: u8, now: Instant) -> Result<(), Wait> {
+    pub(super) fn try_open(&self, listener: u8, is_over: bool, now: Instant) -> Result<(), Wait> {
         let gate = &self.gates[usize::from(listener)];
-        if self.handshakes.load(Ordering::Relaxed) >= gate.limits.handshakes_max {
+        if !is_over && self.handshakes.load(Ordering::Relaxed) >= gate.limits.handshakes_max {
             return Err(Wait::Handshakes);
         }
         if let Some(pace) = Pace::of(gate.limits.accept_rate, ACCEPT_BURST) {
@@ -130,6 +134,14 @@ impl Door {
             }
         }
         Ok(())
+    }
+
+    /// Places without a login that one address may have now; `None`: no limit. A quarter of all places at most.
+    pub(super) fn share(&self, listener: u8) -> Option<usize> {
+        let ListenerLimits { handshakes_max, address_handshakes, .. } =
+            self.gates[usize::from(listener)].limits;
+        let is_crowded = self.handshakes.load(Ordering::Relaxed) > handshakes_max / 2;
+        (address_handshakes > 0 && is_crowded).then(|| address_handshakes.min(handshakes_max.div_ceil(4)))
     }
 
     /// Lets a newcomer in, as a connection that is not logged in yet.
@@ -159,8 +171,13 @@ impl Door {
 
     /// Counts in a connection that another process accepted, whatever the limits are.
     pub(super) fn readmit(&self, socket: RawFd, from: impl FnOnce() -> Option<IpAddr>, now: Instant) {
-        const NONE: ListenerLimits =
-            ListenerLimits { accept_rate: 0, handshakes_max: 0, address_connections: 0, address_rate: 0 };
+        const NONE: ListenerLimits = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 0,
+            address_handshakes: 0,
+            address_connections: 0,
+            address_rate: 0,
+        };
         self.open.fetch_add(1, Ordering::Relaxed);
         if let Some(mut addresses) = self.addresses()
             && let Some(from) = from()
@@ -227,8 +244,13 @@ mod tests {
     }
 
     fn door(change: impl FnOnce(&mut ListenerLimits)) -> Arc<Door> {
-        let mut limits =
-            ListenerLimits { accept_rate: 0, handshakes_max: 100, address_connections: 0, address_rate: 0 };
+        let mut limits = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 100,
+            address_handshakes: 0,
+            address_connections: 0,
+            address_rate: 0,
+        };
         change(&mut limits);
         Door::new(100, [limits])
     }
@@ -243,7 +265,7 @@ mod tests {
         let (mut taken, mut waits) = (0, 0);
         let mut next = at(0);
         while next < at(10_000) {
-            match door.try_open(0, next) {
+            match door.try_open(0, false, next) {
                 Ok(()) => taken += 1,
                 Err(Wait::Rate(until)) => {
                     assert!(until > next && until <= next + Duration::from_millis(10));
@@ -259,11 +281,23 @@ mod tests {
     fn those_not_logged_in_are_counted_over_all_reactors() {
         let door = door(|limits| limits.handshakes_max = 3);
         door.count_handshakes(0, 2);
-        assert_eq!(door.try_open(0, at(0)), Ok(()));
+        assert_eq!(door.try_open(0, false, at(0)), Ok(()));
         door.count_handshakes(0, 1);
-        assert_eq!(door.try_open(0, at(0)), Err(Wait::Handshakes));
+        assert_eq!(door.try_open(0, false, at(0)), Err(Wait::Handshakes));
         door.count_handshakes(2, 0);
-        assert_eq!(door.try_open(0, at(0)), Ok(()));
+        assert_eq!(door.try_open(0, false, at(0)), Ok(()));
+    }
+
+    #[test]
+    fn an_address_has_a_share_of_the_handshakes_only_in_a_crowd() {
+        let door = door(|limits| limits.address_handshakes = 40);
+        door.count_handshakes(0, 50);
+        assert_eq!(door.share(0), None);
+        door.count_handshakes(50, 51);
+        assert_eq!(door.share(0), Some(25), "a quarter of the places at most");
+        let unlimited = self::door(|_| ());
+        unlimited.count_handshakes(0, 99);
+        assert_eq!(unlimited.share(0), None);
     }
 
     #[test]
@@ -326,8 +360,13 @@ mod tests {
 
     #[test]
     fn a_readmitted_connection_keeps_the_rate_that_its_address_has_used() {
-        let limits =
-            ListenerLimits { accept_rate: 0, handshakes_max: 9, address_connections: 0, address_rate: 2 };
+        let limits = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 9,
+            address_handshakes: 0,
+            address_connections: 0,
+            address_rate: 2,
+        };
         let old = Door::new(100, [limits]);
         (0..20).for_each(|socket| old.try_enter(0, socket, home(1), at(0)).expect("within the burst"));
         let used = old.addresses().expect("limited").known.iter().next().map(|(_, address)| address.until());
@@ -340,23 +379,33 @@ mod tests {
 
     #[test]
     fn each_listener_has_its_own_limits_over_the_same_counts() {
-        let narrow =
-            ListenerLimits { accept_rate: 1, handshakes_max: 1, address_connections: 1, address_rate: 0 };
-        let wide =
-            ListenerLimits { accept_rate: 0, handshakes_max: 9, address_connections: 2, address_rate: 0 };
+        let narrow = ListenerLimits {
+            accept_rate: 1,
+            handshakes_max: 1,
+            address_handshakes: 0,
+            address_connections: 1,
+            address_rate: 0,
+        };
+        let wide = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 9,
+            address_handshakes: 0,
+            address_connections: 2,
+            address_rate: 0,
+        };
         let door = Door::new(100, [narrow, wide]);
-        assert_eq!(door.try_open(0, at(0)), Ok(()));
-        assert!(matches!(door.try_open(0, at(0)), Err(Wait::Rate(_))));
-        assert_eq!(door.try_open(1, at(0)), Ok(()), "it has a rate of its own");
+        assert_eq!(door.try_open(0, false, at(0)), Ok(()));
+        assert!(matches!(door.try_open(0, false, at(0)), Err(Wait::Rate(_))));
+        assert_eq!(door.try_open(1, false, at(0)), Ok(()), "it has a rate of its own");
         assert_eq!(door.try_enter(0, 5, home(1), at(0)), Ok(()));
         assert_eq!(door.try_enter(0, 6, home(1), at(0)), Err(Refusal::Address));
         assert_eq!(door.try_enter(1, 6, home(1), at(0)), Ok(()), "two are allowed here");
         door.count_handshakes(0, 2);
-        assert_eq!(door.try_open(0, at(5_000)), Err(Wait::Handshakes));
-        assert_eq!(door.try_open(1, at(5_000)), Ok(()));
+        assert_eq!(door.try_open(0, false, at(5_000)), Err(Wait::Handshakes));
+        assert_eq!(door.try_open(1, false, at(5_000)), Ok(()));
         let used = door.freeze(&mut Section::default());
         let next = Door::new(100, [narrow, wide]);
         next.thaw(0, used[0]);
-        assert!(used[0] > 0 && used[1] == 0 && matches!(next.try_open(0, at(0)), Err(Wait::Rate(_))));
+        assert!(used[0] > 0 && used[1] == 0 && matches!(next.try_open(0, false, at(0)), Err(Wait::Rate(_))));
     }
 }

@@ -34,6 +34,8 @@ impl Reactor {
             outputs: _,  // performed and handed over, like everything in the mailbox
             executor: _, // the shard emits the waiting writes again
             sockets,
+            handshakes: _, // those of before the restart end by their deadline
+            ease: _,
             clock: _,
             inbox: _,
             reactors: _,

@@ -31,12 +31,23 @@ const ADVICE: &str = "raise the open-files limit or lower limits.connections_max
 /// Result of one look at the queue.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    /// A connection within all limits.
-    Admitted(Stream),
+    /// A connection within all limits of the process and of its address.
+    Admitted(Newcomer),
+    /// A connection may wait at this listener, and too many are not logged in.
+    NoPlace(usize),
     /// A connection that was refused, or that left before it was accepted. Others may wait.
     TurnedAway,
     /// No connection for now.
     Nobody,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    pub(super) stream: Stream,
+    /// Number of the listener where it came.
+    pub(super) listener: usize,
+    pub(super) from: IpAddr,
 }
 
 /// One reactor's view of the listening sockets that all reactors share, by listener number.
@@ -55,6 +66,8 @@ pub(super) struct Listeners {
     pub(super) rate_waits: u64,
     /// Times that newcomers waited because too many connections were not logged in.
     pub(super) handshake_waits: u64,
+    /// Connections refused because their address has its share of those that are not logged in.
+    pub(super) handshakes_refused: u64,
     /// Connections refused at the connection cap.
     pub(super) refused: u64,
     /// Connections refused because their address has too many.
@@ -74,6 +87,7 @@ impl Listeners {
             handshakes: 0,
             rate_waits: 0,
             handshake_waits: 0,
+            handshakes_refused: 0,
             refused: 0,
             addresses_refused: 0,
         }
@@ -146,7 +160,7 @@ impl Listeners {
     pub(super) fn try_accept(&mut self, now: Instant) -> Arrival {
         let count = self.acceptors.len();
         for listener in (self.first..count).chain(0..self.first) {
-            match self.try_accept_at(listener, now) {
+            match self.try_accept_at(listener, now, false) {
                 Arrival::Nobody => {}
                 arrival => {
                     self.first = (listener + 1) % count;
@@ -157,23 +171,25 @@ impl Listeners {
         Arrival::Nobody
     }
 
-    fn try_accept_at(&mut self, listener: usize, now: Instant) -> Arrival {
+    /// Takes a newcomer at a listener, though too many connections are not logged in: it takes another one's place.
+    pub(super) fn try_accept_over(&mut self, listener: usize, now: Instant) -> Arrival {
+        self.try_accept_at(listener, now, true)
+    }
+
+    fn try_accept_at(&mut self, listener: usize, now: Instant, is_over: bool) -> Arrival {
         let (acceptor, number) = (&mut self.acceptors[listener], number(listener));
         if !acceptor.is_ready(now) {
             return Arrival::Nobody;
         }
-        if let Err(wait) = self.door.try_open(number, now) {
-            acceptor.pause_until(match wait {
+        if let Err(wait) = self.door.try_open(number, is_over, now) {
+            return match wait {
                 Wait::Rate(until) => {
                     self.rate_waits += 1;
-                    until
+                    acceptor.pause_until(until);
+                    Arrival::Nobody
                 }
-                Wait::Handshakes => {
-                    self.handshake_waits += 1;
-                    now + HANDSHAKES_PAUSE
-                }
-            });
-            return Arrival::Nobody;
+                Wait::Handshakes => Arrival::NoPlace(listener),
+            };
         }
         match acceptor.try_accept(now) {
             Accepted::Stream(stream, Some(from)) => self.judge(listener, stream, from.ip(), now),
@@ -181,6 +197,25 @@ impl Listeners {
             Accepted::Gone => Arrival::TurnedAway,
             Accepted::Nobody => Arrival::Nobody,
         }
+    }
+
+    /// Leaves newcomers of a listener in the queue for a moment: too many connections are not logged in.
+    pub(super) fn wait_for_place(&mut self, listener: usize, now: Instant) {
+        self.handshake_waits += 1;
+        self.acceptors[listener].pause_until(now + HANDSHAKES_PAUSE);
+    }
+
+    /// Places without a login that one address may have in this reactor, one of `reactors`; `None`: no limit for now.
+    pub(super) fn share(&self, listener: usize, reactors: usize) -> Option<usize> {
+        self.door.share(number(listener)).map(|share| share.div_ceil(reactors))
+    }
+
+    /// Refuses a newcomer whose address has its share.
+    pub(super) fn turn_away(&mut self, stream: Stream, now: Instant) {
+        self.handshakes_refused += 1;
+        self.count_handshakes(self.handshakes.saturating_sub(1));
+        self.door.leave(stream.as_raw_fd(), now);
+        self.refuse(stream, CloseReason::Throttled);
     }
 
     /// Judges a connection from a listener that the settings do not have any more, by the limits of the first.
@@ -196,7 +231,7 @@ impl Listeners {
             Ok(()) => {
                 self.admitted[listener] += 1;
                 self.count_handshakes(self.handshakes + 1);
-                return Arrival::Admitted(stream);
+                return Arrival::Admitted(Newcomer { stream, listener, from });
             }
             Err(Refusal::Full) => {
                 self.refused += 1;

@@ -11,8 +11,10 @@ mod addresses;
 mod block;
 mod counters;
 mod door;
+mod ease;
 mod forward;
 mod freezing;
+mod handshakes;
 mod limit_log;
 mod listener;
 mod outbox;
@@ -34,9 +36,12 @@ use crate::messages::DownlinkBatch;
 use crate::metrics::CounterSet;
 use crate::shard::{Count, Executor, Moved, Outputs, Settings, Shard};
 use crate::snapshot::Section;
+use crate::sys::memory;
 use crate::thread_group::EventLoop;
+use ease::Ease;
+use handshakes::Handshakes;
 use limit_log::LimitLog;
-use listener::{Arrival, Listeners};
+use listener::{Arrival, Listeners, Newcomer};
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Waker};
 use moorline_net::clock::Clock;
@@ -73,6 +78,8 @@ pub struct Reactor {
     outputs: Outputs,
     executor: Executor,
     sockets: Sockets,
+    handshakes: Handshakes,
+    ease: Ease,
     clock: Clock,
     inbox: Receiver<ReactorMail>,
     reactors: Vec<Sender<ReactorMail>>,
@@ -108,6 +115,8 @@ impl Reactor {
             executor: Executor::default(),
             sockets: Sockets::new(poll, listeners, now)?,
             shard: Shard::new(settings, now),
+            handshakes: Handshakes::default(),
+            ease: Ease::default(),
             clock: parts.clock,
             inbox: parts.inbox,
             reactors: parts.reactors,
@@ -210,9 +219,8 @@ impl Reactor {
                 }
             }
             ReactorMail::Newcomer(socket) => {
-                if let Arrival::Admitted(socket) = self.sockets.listeners.judge_waiting(socket, now) {
-                    let key = self.shard.handle_accepted(now);
-                    self.attach(key, socket);
+                if let Arrival::Admitted(newcomer) = self.sockets.listeners.judge_waiting(socket, now) {
+                    self.admit(now, newcomer);
                 }
             }
             ReactorMail::List(reply) => self.list(&reply),
@@ -254,14 +262,60 @@ impl Reactor {
         }
         for _ in 0..self.accept_budget {
             match self.sockets.listeners.try_accept(now) {
-                Arrival::Admitted(socket) => {
-                    let key = self.shard.handle_accepted(now);
-                    self.attach(key, socket);
-                }
+                Arrival::Admitted(newcomer) => self.admit(now, newcomer),
                 Arrival::TurnedAway => {}
+                Arrival::NoPlace(listener) => {
+                    if !self.replace_silent(now, listener) {
+                        return;
+                    }
+                }
                 Arrival::Nobody => return,
             }
         }
+    }
+
+    /// Accepts a newcomer at a listener without places in the stead of the oldest silent connection. False: nobody is to
+    /// be accepted for now.
+    fn replace_silent(&mut self, now: Instant, listener: usize) -> bool {
+        let Self { handshakes, shard, .. } = self;
+        let Some(oldest) = handshakes.oldest(now, |key| shard.is_silent(key)) else {
+            self.sockets.listeners.wait_for_place(listener, now);
+            return false;
+        };
+        match self.sockets.listeners.try_accept_over(listener, now) {
+            Arrival::Admitted(newcomer) => {
+                self.evict(oldest);
+                self.admit(now, newcomer);
+            }
+            Arrival::TurnedAway => {}
+            Arrival::NoPlace(_) | Arrival::Nobody => return false,
+        }
+        true
+    }
+
+    /// Takes a newcomer, if its address has a place left for it.
+    fn admit(&mut self, now: Instant, newcomer: Newcomer) {
+        let Newcomer { stream, listener, from } = newcomer;
+        let share = self.sockets.listeners.share(listener, self.reactors.len());
+        let Self { handshakes, shard, .. } = self;
+        if share.is_some_and(|share| handshakes.of_address(from, |key| shard.is_handshake(key)) >= share) {
+            let Some(oldest) = handshakes.oldest_of(now, from, |key| shard.is_silent(key)) else {
+                return self.sockets.listeners.turn_away(stream, now);
+            };
+            self.evict(oldest);
+        }
+        let key = self.shard.handle_accepted(now);
+        if let Some(key) = key {
+            self.handshakes.begin(now, key, from);
+        }
+        self.attach(key, stream);
+    }
+
+    /// Ends a connection that has said nothing, for another one.
+    fn evict(&mut self, key: ConnKey) {
+        self.shard.handle_evicted(key, &mut self.outputs);
+        self.perform();
+        self.sockets.listeners.count_handshakes(self.shard.handshakes());
     }
 
     /// Closes the listener: the system refuses further connections, and another process may listen at the
@@ -269,12 +323,9 @@ impl Reactor {
     fn close_door(&mut self, now: Instant) {
         for _ in 0..ACCEPT_AT_END_MAX {
             match self.sockets.listeners.try_accept(now) {
-                Arrival::Admitted(socket) => {
-                    let key = self.shard.handle_accepted(now);
-                    self.attach(key, socket);
-                }
+                Arrival::Admitted(newcomer) => self.admit(now, newcomer),
                 Arrival::TurnedAway => {}
-                Arrival::Nobody => break,
+                Arrival::Nobody | Arrival::NoPlace(_) => break,
             }
         }
         self.sockets.listeners.set_open(false);
@@ -338,6 +389,11 @@ impl Reactor {
     }
 
     fn publish(&mut self) {
+        let Self { handshakes, shard, sockets, ease, .. } = self;
+        handshakes.sweep(sockets.now, |key| shard.is_handshake(key));
+        if ease.look(sockets.now, shard.waiting_bytes()) {
+            memory::give_back();
+        }
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
         self.log_limits();
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
@@ -352,6 +408,7 @@ impl Reactor {
                 (ReactorCount::AddressesRefused, self.sockets.listeners.addresses_refused),
                 (ReactorCount::AcceptRateWaits, self.sockets.listeners.rate_waits),
                 (ReactorCount::HandshakeWaits, self.sockets.listeners.handshake_waits),
+                (ReactorCount::HandshakesRefused, self.sockets.listeners.handshakes_refused),
                 (ReactorCount::WorkerMailboxFull, refusals),
                 (ReactorCount::ReadsWaiting, waiting),
             ],
@@ -367,6 +424,7 @@ impl Reactor {
             (ReactorCount::AddressesRefused, listeners.addresses_refused),
             (ReactorCount::AcceptRateWaits, listeners.rate_waits),
             (ReactorCount::HandshakeWaits, listeners.handshake_waits),
+            (ReactorCount::HandshakesRefused, listeners.handshakes_refused),
         ];
         let own = own.iter().map(|(count, value)| (ReactorCount::METRICS[*count as usize].name, *value));
         let counters = shard.counters();

@@ -14,8 +14,13 @@ use std::net::TcpStream as Client;
 /// Limit of turns; a test that waits longer has failed.
 const TURNS_MAX: usize = 1_000;
 
-const LIMITS: ListenerLimits =
-    ListenerLimits { accept_rate: 0, handshakes_max: 1_000, address_connections: 0, address_rate: 0 };
+const LIMITS: ListenerLimits = ListenerLimits {
+    accept_rate: 0,
+    handshakes_max: 1_000,
+    address_handshakes: 0,
+    address_connections: 0,
+    address_rate: 0,
+};
 
 struct World {
     reactor: Reactor,
@@ -190,6 +195,40 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
         let timeout = world.reactor.time_to_wait();
         world.reactor.run_turn(timeout).expect("epoll");
     }
+}
+
+#[test]
+fn an_address_has_its_share_of_places_and_others_find_room() {
+    let limits = ListenerLimits { handshakes_max: 8, address_handshakes: 4, ..LIMITS };
+    let mut world = World::with(100, &[limits], 64);
+    let silent: Vec<_> = (0..6).map(|_| world.connect()).collect();
+    world.turn_until(|world| (world.reactor.sockets.listeners.handshakes_refused > 0).then_some(()));
+    assert_eq!(world.reactor.shard.clients(), 4, "half of the places are for anybody");
+    drop(silent);
+    world.turn_until(|world| (world.reactor.shard.clients() == 0).then_some(()));
+    let _one = world.connect();
+    world.turn_until(|world| (world.reactor.shard.clients() == 1).then_some(()));
+}
+
+#[test]
+fn the_oldest_silent_connection_is_evicted_for_a_newcomer() {
+    let mut world = World::with(10, &[ListenerLimits { handshakes_max: 2, ..LIMITS }], 64);
+    let (mut first, _second) = (world.connect(), world.connect());
+    world.turn_until(|world| (world.reactor.shard.clients() == 2).then_some(()));
+    let mut third = world.connect();
+    let hello =
+        Hello { version_min: 1, version_max: 1, uid: "c".into(), device: "d".into(), ..Hello::default() };
+    third.write_all(&wire(&frame_of(Command::Hello, &hello), 1)).expect("room");
+    // The eviction comes by the clock, so turns do not count.
+    let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
+    while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
+        let timeout = world.reactor.time_to_wait();
+        world.reactor.run_turn(timeout).expect("epoll");
+    }
+    assert_eq!(world.reactor.shard.counters()[crate::shard::Count::HandshakesEvicted], 1);
+    let mut said = Vec::new();
+    first.read_to_end(&mut said).expect("closed politely");
+    assert_eq!(said[1], Command::Close.byte());
 }
 
 #[test]

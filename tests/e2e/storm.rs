@@ -13,6 +13,8 @@ use moorline::sys::clock;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Hello, Resume};
 use moorline_proto::message::frame_of;
+use socket2::{Domain, Socket, Type};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 const CLIENTS: usize = 1_500;
@@ -89,7 +91,12 @@ fn a_storm_of_reconnects_passes_and_nobody_stays_out() {
 fn a_narrow_door_lets_everybody_in_one_after_the_other() {
     let (_many, count) = descriptors::many(600);
     let backend = Backend::start();
-    let sets = ["listener.handshakes_max=16", "listener.accept_rate=2000", "limits.handshake_timeout=60s"];
+    let sets = [
+        "listener.handshakes_max=16",
+        "listener.address_handshakes=0",
+        "listener.accept_rate=2000",
+        "limits.handshake_timeout=60s",
+    ];
     let gateway = Gateway::start(&backend, &sets);
     let mut clients: Vec<_> = (0..count)
         .map(|number| Client::greet(gateway.listener, &hello(&format!("user-{number}"), "d")))
@@ -102,6 +109,38 @@ fn a_narrow_door_lets_everybody_in_one_after_the_other() {
         (exceeded > 0.0).then_some(metrics)
     });
     assert_eq!((metrics["accept_refused_total"], metrics["addresses_refused_total"]), (0.0, 0.0));
+}
+
+/// Clients that say nothing hold all places without a login; others are let in, each for the oldest silent one.
+#[test]
+fn silent_connections_keep_nobody_out() {
+    let backend = Backend::start();
+    let sets =
+        ["listener.handshakes_max=32", "listener.address_handshakes=0", "limits.handshake_timeout=300s"];
+    let gateway = Gateway::start(&backend, &sets);
+    let _silent: Vec<_> = (0..60).map(|_| Client::connect(gateway.listener)).collect();
+    gateway.until_at_least("handshakes_exceeded_total", 1);
+    for number in 0..5 {
+        Client::login(gateway.listener, &format!("user-{number}"), "d");
+    }
+    gateway.until_at_least("handshakes_evicted_total", 1);
+}
+
+/// One host that says nothing has its share of the places, so a client of another host need not wait.
+#[test]
+fn a_silent_host_has_its_share_of_the_places() {
+    let backend = Backend::start();
+    let sets = ["listener.handshakes_max=32", "limits.handshake_timeout=300s"];
+    let gateway = Gateway::start(&backend, &sets);
+    let silent = |_| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).expect("loopback");
+        socket.connect(&gateway.listener.into()).expect("the system queues it");
+        socket
+    };
+    let _silent: Vec<_> = (0..60).map(silent).collect();
+    gateway.until_at_least("handshakes_refused_total", 1);
+    Client::login(gateway.listener, "alice", "d");
 }
 
 /// An address has its share; the gateway tells further clients when to come back, and a closed connection frees a place.
