@@ -11,18 +11,18 @@ use moorline_proto::time::{Duration, Instant};
 /// Interval between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Least fall after which memory is given back, in bytes: giving back takes some milliseconds.
-const FALL_MIN: usize = 16 << 20;
+const FALL_MIN: u64 = 16 << 20;
 
 /// The highest level since memory was last given back.
 #[derive(Debug, Default)]
 pub(super) struct Ease {
-    peak: usize,
+    peak: u64,
     next_look: Instant,
 }
 
 impl Ease {
     /// Notes the level. True: a good part of the memory is free, and may be given back.
-    pub(super) fn look(&mut self, now: Instant, level: usize) -> bool {
+    pub(super) fn look(&mut self, now: Instant, level: u64) -> bool {
         self.peak = self.peak.max(level);
         if now < self.next_look {
             return false;

@@ -48,6 +48,7 @@ use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
 use moorline_net::stream::{Reading, Stream};
+use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use outbox::Outbox;
@@ -278,7 +279,7 @@ impl Reactor {
     /// be accepted for now.
     fn replace_silent(&mut self, now: Instant, listener: usize) -> bool {
         let Self { handshakes, shard, .. } = self;
-        let Some(oldest) = handshakes.oldest(now, |key| shard.is_silent(key)) else {
+        let Some(oldest) = handshakes.oldest(now, |key| is_silent(shard, key)) else {
             self.sockets.listeners.wait_for_place(listener, now);
             return false;
         };
@@ -298,8 +299,8 @@ impl Reactor {
         let Newcomer { stream, listener, from } = newcomer;
         let share = self.sockets.listeners.share(listener, self.reactors.len());
         let Self { handshakes, shard, .. } = self;
-        if share.is_some_and(|share| handshakes.of_address(from, |key| shard.is_handshake(key)) >= share) {
-            let Some(oldest) = handshakes.oldest_of(now, from, |key| shard.is_silent(key)) else {
+        if share.is_some_and(|share| handshakes.of_address(from, |key| is_handshake(shard, key)) >= share) {
+            let Some(oldest) = handshakes.oldest_of(now, from, |key| is_silent(shard, key)) else {
                 return self.sockets.listeners.turn_away(stream, now);
             };
             self.evict(oldest);
@@ -390,8 +391,10 @@ impl Reactor {
 
     fn publish(&mut self) {
         let Self { handshakes, shard, sockets, ease, .. } = self;
-        handshakes.sweep(sockets.now, |key| shard.is_handshake(key));
-        if ease.look(sockets.now, shard.waiting_bytes()) {
+        handshakes.sweep(sockets.now, |key| is_handshake(shard, key));
+        let counters = shard.counters();
+        let waiting = counters[Count::QueuedBytes] + counters[Count::InputBytes];
+        if ease.look(sockets.now, waiting) {
             memory::give_back();
         }
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
@@ -434,6 +437,16 @@ impl Reactor {
             tracing::warn!(%limits, "limits were hit");
         }
     }
+}
+
+/// Returns whether a connection has not said HELLO.
+fn is_silent(shard: &Shard, key: ConnKey) -> bool {
+    shard.state(key) == Some(State::AwaitHello)
+}
+
+/// Returns whether a connection is not logged in: not yet, or not any more.
+fn is_handshake(shard: &Shard, key: ConnKey) -> bool {
+    shard.state(key).is_some_and(|state| !state.has_session())
 }
 
 impl EventLoop for Reactor {

@@ -7,6 +7,7 @@
 //! Example: at 1,000 frames per second a client sends 60 KB of compressed frames that announce 64 KiB each. The first 31
 //! exceed the burst of 2,000; the others wait as they came, and one is decompressed every 65 ms.
 
+use super::clients::Clients;
 use super::{Count, Outputs, Shard};
 use bytes::Bytes;
 use moorline_proto::connection::server::{Event, State, Transition};
@@ -81,14 +82,14 @@ impl Shard {
         if !self.clients.connection(key).is_some_and(|connection| connection.state.is_logged_in()) {
             return Err(CloseReason::Unexpected);
         }
-        let frame = self.unpack(now, key, frame, outputs)?;
+        let frame = self.clients.unpack(now, key, frame, outputs)?;
         if !flags.contains(Flags::BATCH) {
             return self.on_frame(now, key, frame, outputs);
         }
         let is_packed = flags.contains(Flags::COMPRESSED);
         let mut batch = if is_packed { Batch::of_packed(frame.body) } else { Batch::new(frame.body) };
         while let Some(frame) = batch.next() {
-            let frame = self.unpack(now, key, frame?, outputs)?;
+            let frame = self.clients.unpack(now, key, frame?, outputs)?;
             self.on_frame(now, key, frame, outputs)?;
             if self.clients.ledger.pauses.is_paused(key) && !batch.is_over() {
                 let rest = batch.into_rest()?;
@@ -99,31 +100,6 @@ impl Shard {
             }
         }
         Ok(())
-    }
-
-    /// Decompresses a body, which the client pays for first, by the length that it announces. A frame that is
-    /// dropped for its command stays as it is.
-    fn unpack(
-        &mut self,
-        now: Instant,
-        key: ConnKey,
-        frame: Frame,
-        outputs: &mut Outputs,
-    ) -> Result<Frame, CloseReason> {
-        let (command, flags) = (frame.header.command, frame.header.flags);
-        let is_dropped = matches!(command, Command::Ignorable(_)) && !flags.contains(Flags::BATCH);
-        if is_dropped || !flags.contains(Flags::COMPRESSED) {
-            return Ok(frame);
-        }
-        let Some(mut client) = self.clients.client(key) else { return Ok(frame) };
-        let body_max = client.ledger.settings.body_bytes_max;
-        let (plain, cost) = (plain_len(&frame.body)?, frame.unpack_cost()?);
-        if plain > frame.body_max(body_max) {
-            return Err(CloseReason::TooLarge);
-        }
-        client.ledger.counters[Count::UnpackedBytes] += u64::from(plain);
-        client.spend(now, cost, outputs);
-        frame.into_plain(body_max)
     }
 
     fn on_frame(
@@ -172,5 +148,32 @@ impl Shard {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl Clients {
+    /// Decompresses a body, which the client pays for first, by the length that it announces. A frame that is
+    /// dropped for its command stays as it is.
+    fn unpack(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        frame: Frame,
+        outputs: &mut Outputs,
+    ) -> Result<Frame, CloseReason> {
+        let (command, flags) = (frame.header.command, frame.header.flags);
+        let is_dropped = matches!(command, Command::Ignorable(_)) && !flags.contains(Flags::BATCH);
+        if is_dropped || !flags.contains(Flags::COMPRESSED) {
+            return Ok(frame);
+        }
+        let Some(mut client) = self.client(key) else { return Ok(frame) };
+        let body_max = client.ledger.settings.body_bytes_max;
+        let (plain, cost) = (plain_len(&frame.body)?, frame.unpack_cost()?);
+        if plain > frame.body_max(body_max) {
+            return Err(CloseReason::TooLarge);
+        }
+        client.ledger.counters[Count::UnpackedBytes] += u64::from(plain);
+        client.spend(now, cost, outputs);
+        frame.into_plain(body_max)
     }
 }

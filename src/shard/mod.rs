@@ -133,19 +133,9 @@ impl Shard {
         self.clients() - self.sessions()
     }
 
-    /// Returns whether a connection is not logged in: not yet, or not any more.
-    pub fn is_handshake(&self, key: ConnKey) -> bool {
-        self.clients.connection(key).is_some_and(|connection| !connection.state.has_session())
-    }
-
-    /// Returns whether a connection has not said HELLO.
-    pub fn is_silent(&self, key: ConnKey) -> bool {
-        self.clients.connection(key).is_some_and(|connection| connection.state == State::AwaitHello)
-    }
-
-    /// Memory of everything that waits, toward clients and from them, in bytes.
-    pub fn waiting_bytes(&self) -> usize {
-        self.clients.ledger.queued_bytes() + self.clients.ledger.input_bytes()
+    /// State of a connection; `None`: it is gone.
+    pub fn state(&self, key: ConnKey) -> Option<State> {
+        self.clients.connection(key).map(|connection| connection.state)
     }
 
     /// The counters, with the levels brought up to date.
@@ -228,7 +218,7 @@ impl Shard {
 
     /// Handles that the place of a connection which has not said HELLO is needed for another one.
     pub fn handle_evicted(&mut self, key: ConnKey, outputs: &mut Outputs) {
-        if self.is_silent(key) {
+        if self.state(key) == Some(State::AwaitHello) {
             self.clients.evict(key, outputs);
         }
     }
