@@ -23,7 +23,7 @@ static TOO_MANY_DEVICES: Kick = Kick {
 const BAD_NAME: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
-    reason: "A uid and a device id have 1 to 64 bytes, no colon and no control character.",
+    reason: "A uid and a device id have 1 to 64 bytes, no colon, and no control, format or invisible character; a device is not called api, endpoint or import.",
 };
 
 /// Parts of the backend that logins change.
@@ -51,7 +51,7 @@ impl<S: Store> Logins<'_, S> {
         if session.state == LoginState::LoggingIn {
             return; // announced again before the login was complete
         }
-        if !names::is_valid(&login.uid) || !names::is_valid(&login.device) {
+        if !names::is_valid(&login.uid) || !names::is_device(&login.device) {
             return self.out.kick(id, BAD_NAME);
         }
         session.state = LoginState::LoggingIn;
