@@ -126,7 +126,7 @@ fn it_speaks_for_users_and_pushes_to_whoever_is_there() {
     let asked = json!({ "user": "bob", "method": "im.group.create", "request": tea });
     assert_eq!(
         api.post("/v1/requests", &asked),
-        (200, json!({ "response": { "conversation": "group:tea" } }))
+        (200, json!({ "response": { "conversation": "group:tea", "invited": [] } }))
     );
     let asked = json!({ "user": "ann", "method": "im.conversations", "request": {} });
     let (status, answer) = api.post("/v1/requests", &asked);

@@ -180,6 +180,7 @@ fn cids_that_overtake_wait_for_their_turn() {
 fn history_is_pulled_in_pages() {
     let (_backend, gateway) = start();
     let mut alice = Client::login(gateway.listener, "alice", "d");
+    drop(Client::login(gateway.listener, "bob", "d"));
     for number in 1..=30u32 {
         assert_eq!(alice.tell(number.into(), "bob", format!("{number}").as_bytes()).code(), Code::Ok);
     }
@@ -237,6 +238,7 @@ fn what_was_not_acknowledged_waits_for_the_next_login() {
 fn an_ack_counts_even_as_the_last_word() {
     let (_backend, gateway) = start();
     let mut alice = Client::login(gateway.listener, "alice", "d");
+    drop(Client::login(gateway.listener, "bob", "phone"));
     for number in 1..=30u32 {
         let payload = number.to_be_bytes();
         assert_eq!(alice.tell(number.into(), "bob", &payload).code(), Code::Ok);

@@ -118,6 +118,7 @@ fn groups_and_cursors_outlive_the_process_too() {
     let address = backend.address;
     let gateway = Gateway::start(&backend, &[]);
     let mut ann = Client::login(gateway.listener, "ann", "d");
+    drop(Client::login(gateway.listener, "ben", "d"));
     let create = GroupCreateRequest { group: "tea".into(), members: vec!["ben".into()] };
     assert_eq!(ann.request(1, "im.group.create", encode(&create)).code(), Code::Ok);
     let say = |client: &mut Client, key: u128, text: &str| {

@@ -169,6 +169,7 @@ fn large_messages_outlive_an_application() {
     let mut gateway = Gateway::start(&backend, &["limits.body_max=256KiB"]);
     let place = TempFile::new("");
     let path = place.path().with_extension("store");
+    drop(crate::raw::Client::login(gateway.listener, "ben", "d"));
     let ann = |endpoint: SocketAddr| with_store(endpoint, &path);
     let first = ann(gateway.listener);
     until("the login", || first.is_logged_in().then_some(()));

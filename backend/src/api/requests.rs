@@ -16,7 +16,7 @@ static TYPES: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(SCHEMA).expect("a test holds it to the schema"));
 
 /// Request and answer messages of a method, in `moorline.im.v1`.
-const METHODS: [(&str, &str, &str); 18] = [
+const METHODS: [(&str, &str, &str); 20] = [
     ("im.pull", "PullRequest", "PullResponse"),
     ("im.conversations", "ConversationsRequest", "ConversationsResponse"),
     ("im.read", "ReadRequest", "ReadResponse"),
@@ -35,6 +35,8 @@ const METHODS: [(&str, &str, &str); 18] = [
     ("im.devices", "DevicesRequest", "DevicesResponse"),
     ("im.device.remove", "DeviceRemoveRequest", "DeviceRemoveResponse"),
     ("im.presence", "PresenceRequest", "PresenceResponse"),
+    ("im.settings.set", "SettingsSetRequest", "SettingsSetResponse"),
+    ("im.settings.get", "SettingsGetRequest", "SettingsGetResponse"),
 ];
 
 /// Fields that hold an encoded message, and which.

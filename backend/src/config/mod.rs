@@ -184,6 +184,25 @@ pub enum WhoMayWrite {
     Friends,
 }
 
+/// What one user may make others store in a day; 0: no quota.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QuotaConfig {
+    /// Groups that the user makes.
+    pub groups: u64,
+    /// Memberships that the user makes.
+    pub members: u64,
+    /// Changes of groups.
+    pub group_changes: u64,
+    /// Conversations with another user that the user begins.
+    pub conversations: u64,
+    /// Requests to be friends.
+    pub relations: u64,
+    /// Bytes of messages, profiles and texts.
+    #[serde(with = "units::bytes")]
+    pub bytes: usize,
+}
+
 /// Limits of the IM backend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -220,20 +239,34 @@ pub struct ImConfig {
     pub fanout_entries_per_hour: u64,
     /// Rule for writing one to one.
     pub who_may_write: WhoMayWrite,
+    /// Rule for making a user a member of a group; a user may be stricter.
+    pub who_may_add: WhoMayWrite,
+    /// Rule for seeing whether a user is online.
+    pub who_may_see: WhoMayWrite,
     /// Time after storing in which a message may be recalled.
     #[serde(with = "units::duration")]
     pub recall_window: Duration,
-    /// Friends, requests and blocks of one user.
+    /// Friends of one user and requests that the user has made.
     pub relations_max: usize,
+    /// Requests that wait for one user.
+    pub requests_max: usize,
+    /// Blocks of one user.
+    pub blocks_max: usize,
     /// Devices remembered per user; over it the one longest away is forgotten.
     pub devices_max: usize,
     /// Users known at once.
     pub users_max: usize,
+    /// Percent of `users_max` for users who log in.
+    pub users_reserved: usize,
     /// Conversations known at once.
     pub conversations_max: usize,
+    /// Memberships of all conversations together.
+    pub members_total_max: usize,
     /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
     #[serde(with = "units::bytes")]
     pub history_max: usize,
+    /// What one user may make others store.
+    pub quota: QuotaConfig,
     /// Users that are answered by an HTTP endpoint, by uid.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub webhooks: BTreeMap<String, WebhookConfig>,

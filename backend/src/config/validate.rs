@@ -48,6 +48,7 @@ fn check_addresses(rules: &mut Rules<'_>) {
 fn check_counts(rules: &mut Rules<'_>) {
     let BackendConfig { link, im, api, node_number, .. } = rules.config();
     rules.count("node_number", usize::from(*node_number), 0..=NODE_MAX);
+    rules.count("im.users_reserved", im.users_reserved, 0..=100);
     for (key, value) in [
         ("link.credit", link.credit as usize),
         ("link.links_max", link.links_max),
@@ -63,9 +64,12 @@ fn check_counts(rules: &mut Rules<'_>) {
         ("im.group_members_max", im.group_members_max),
         ("im.fanout_members_max", im.fanout_members_max),
         ("im.relations_max", im.relations_max),
+        ("im.requests_max", im.requests_max),
+        ("im.blocks_max", im.blocks_max),
         ("im.devices_max", im.devices_max),
         ("im.users_max", im.users_max),
         ("im.conversations_max", im.conversations_max),
+        ("im.members_total_max", im.members_total_max),
         ("api.connections_max", api.connections_max),
     ] {
         // Ids of users, sessions and conversations are 32 bits.

@@ -3,10 +3,11 @@
 
 use super::logins::Logins;
 use super::output::{Outputs, Reply};
+use super::quotas::{self, CapStatus, QuotaStatus};
 use super::refusal::{Refused, refuse};
-use super::request::{Requests, plan_users};
+use super::request::{Requests, plan_new_users};
 use super::sessions::Sessions;
-use super::store::{Counts, DeviceNumber, Facts, Need, ReadSet, Store, Write};
+use super::store::{API_DEVICE, Counts, Facts, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use super::{Im, Output, WebhookStatus, time_ms};
@@ -19,8 +20,6 @@ use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 
-/// Device number of everything that the API or an import does. No user has that many devices, so all of them are notified.
-pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 const API_DEVICE_NAME: &str = "api";
 /// Users or devices of one push.
 const TARGETS_MAX: usize = 10_000;
@@ -79,11 +78,11 @@ impl ApiCall {
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
             Self::Send { from: user, .. } | Self::Request { user, .. } => {
-                plan_users(std::slice::from_ref(user), set);
+                plan_new_users(std::slice::from_ref(user), set);
             }
             Self::Kick { user, .. } => set.add(Need::User(user.clone())),
             Self::Push { to: PushTo::Inboxes(users), .. } => {
-                plan_users(&users[..users.len().min(TARGETS_MAX)], set);
+                plan_new_users(&users[..users.len().min(TARGETS_MAX)], set);
             }
             Self::Push { to: PushTo::Users(users), .. } => {
                 users.iter().take(TARGETS_MAX).for_each(|uid| set.add(Need::User(uid.clone())));
@@ -146,6 +145,8 @@ pub struct Status {
     pub users: usize,
     /// Conversations that are known.
     pub conversations: usize,
+    /// Memberships of all conversations.
+    pub members: usize,
     /// Logins that stand.
     pub sessions: usize,
     /// Batches that are being made durable.
@@ -168,6 +169,10 @@ pub struct Status {
     pub stalls: u64,
     /// True if the store takes writes.
     pub takes_writes: bool,
+    /// How full the store is.
+    pub caps: Vec<CapStatus>,
+    /// Use of quotas.
+    pub quotas: Vec<QuotaStatus>,
     /// Webhooks, by name.
     pub webhooks: Vec<WebhookStatus>,
 }
@@ -253,10 +258,15 @@ impl<S: Store> Im<S> {
 
     /// Status of the backend.
     pub fn status(&self) -> Status {
-        let Counts { users, conversations, commits, stalls } = self.storage.store.counts();
+        let counts = self.storage.store.counts();
+        let caps = quotas::caps(&self.config, &counts).to_vec();
+        let Counts { users, conversations, members, commits, stalls } = counts;
         Status {
             users,
             conversations,
+            members,
+            caps,
+            quotas: self.quotas.statuses(),
             sessions: self.sessions.count(),
             committing: self.storage.open.commits(),
             commits,
@@ -283,7 +293,7 @@ impl<S: Store> Im<S> {
         let body = encode(&push);
         let sessions: Vec<SessionId> = match to {
             PushTo::Inboxes(uids) => {
-                let mut users = match self.requests().users(&uids) {
+                let mut users = match self.requests().make_users("inboxes", &uids) {
                     Ok(users) => users,
                     Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
                 };
@@ -350,7 +360,7 @@ impl Broadcasts {
 impl<F: Facts> Requests<'_, F> {
     /// Returns the user for whom the API speaks.
     fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
-        let user = self.users(&[uid.to_owned()])?[0];
+        let user = self.make_users("user", &[uid.to_owned()])?[0];
         let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
         Ok(Asked { now, session: None, origin, uid: uid.into(), device })
     }

@@ -26,6 +26,7 @@ mod logins;
 pub mod names;
 mod output;
 mod presence;
+mod quotas;
 mod receipts;
 mod refusal;
 mod request;
@@ -41,11 +42,11 @@ mod waiting;
 mod webhooks;
 mod window;
 
-pub(crate) use api::API_DEVICE;
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{BackendMessage, ImHandler};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
+pub use quotas::{CapStatus, QuotaStatus};
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 
 use crate::config::ImConfig;
@@ -59,6 +60,7 @@ use moorline_proto::message::client::{self, Code};
 use moorline_proto::time::Duration;
 use output::Outputs;
 use presence::{Hints, Presences};
+use quotas::Quotas;
 use receipts::Receipts;
 use sessions::Sessions;
 use storage::Storage;
@@ -90,6 +92,7 @@ pub struct Im<S> {
     fanouts: Fanouts,
     receipts: Receipts,
     presences: Presences,
+    quotas: Quotas,
     broadcasts: Broadcasts,
     webhooks: Webhooks,
     tally: Status,
@@ -115,6 +118,7 @@ struct Scratch {
 impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
     pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
+        let quotas = Quotas::new(&config.quota);
         let mut im = Self {
             webhooks: Webhooks::new(&config),
             config,
@@ -124,6 +128,7 @@ impl<S: Store> Im<S> {
             fanouts: Fanouts::default(),
             receipts: Receipts::default(),
             presences: Presences::default(),
+            quotas,
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
             queues: Queues::default(),
@@ -210,7 +215,7 @@ impl<S: Store> Im<S> {
     fn begin_up(&mut self, now: Now, mut up: Up) {
         let Some(reply) = up.reply.take() else {
             // Application commands have no answer; the one that is known here is the signal.
-            return room::signal(&self.sessions, &up).into_iter().for_each(|output| self.out.put(output));
+            return self.on_signal(now, &up);
         };
         match up.command {
             Command::Send => self.on_send(now, up.session, up.body, reply),
@@ -258,6 +263,7 @@ impl<S: Store> Im<S> {
     fn hints(&mut self) -> Hints<'_, S> {
         Hints {
             facts: &self.storage.store,
+            rules: store::rules::Rules::new(&self.config),
             ids: &mut self.ids,
             sessions: &self.sessions,
             receipts: &self.receipts,
@@ -273,5 +279,6 @@ impl<S: Store> Im<S> {
         self.storage.commit_late_writes(now, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);
+        self.quotas.log(now, &quotas::caps(&self.config, &self.storage.store.counts()));
     }
 }

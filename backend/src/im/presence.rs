@@ -7,7 +7,8 @@ use super::receipts::Receipts;
 use super::refusal::{Refused, refuse};
 use super::request::{Answer, Requests};
 use super::sessions::Sessions;
-use super::store::{Facts, Store, UserId};
+use super::store::rules::{Rules, Wish};
+use super::store::{DeviceNumber, Facts, Origin, Store, UserId};
 use super::tasks::{Asked, Task};
 use super::{Im, MessageIds, delivery::EVENT, output::Outputs};
 use crate::server::{Now, PushSpec, SessionId};
@@ -23,6 +24,8 @@ const DEBOUNCE: Duration = Duration::from_secs(5);
 pub(super) const USERS_MAX: usize = 100;
 /// Sessions that watch one user.
 const WATCHERS_MAX: usize = 1000;
+/// A watcher's device does not matter; it is not the operator's server.
+const NO_DEVICE: DeviceNumber = DeviceNumber(0);
 /// Time after which unsent news is dropped, in milliseconds.
 const NEWS_TTL_MS: u32 = 5_000;
 
@@ -120,11 +123,12 @@ impl Presences {
         changes
     }
 
-    /// Returns the news of a user, and the sessions that get it: sessions of `watchers` that the user has not blocked.
+    /// Returns the news of a user, and the sessions that get it: sessions of those `watchers` that may see the user.
     /// `None`: nobody gets it.
     fn news(
         &self,
         now: Now,
+        rules: Rules,
         (user, watchers): (UserId, &[UserId]),
         facts: &impl Facts,
         sessions: &Sessions,
@@ -132,7 +136,8 @@ impl Presences {
         let watched = self.watchers.get(&user)?;
         let may_know = |id: &SessionId| {
             sessions.owner(*id).is_some_and(|(watcher, _)| {
-                watchers.contains(&watcher) && !facts.relation(user, watcher).is_blocked
+                let contact = || facts.contact((watcher, NO_DEVICE), user);
+                watchers.contains(&watcher) && rules.judge(Wish::See, contact()).is_ok()
             })
         };
         let sessions: Vec<_> = watched.by.iter().copied().filter(may_know).collect();
@@ -146,7 +151,6 @@ impl<F: Facts> Requests<'_, F> {
         if request.users.len() > USERS_MAX {
             return Err(refuse(Code::TooLarge, "`users` names more than 100 users"));
         }
-        let (user, _) = asked.origin;
         let known: Vec<_> = request.users.iter().filter_map(|uid| self.facts.find_user(uid)).collect();
         if request.watch {
             let session = asked
@@ -154,14 +158,14 @@ impl<F: Facts> Requests<'_, F> {
                 .ok_or_else(|| refuse(Code::Denied, "only a client can watch, not the server API"))?;
             self.presences.watch(self.facts, self.sessions, session, &known)?;
         }
-        let presences = known.iter().map(|other| self.presence_of(*other, user)).collect();
+        let presences = known.iter().map(|other| self.presence_of(*other, asked.origin)).collect();
         Ok(encode(&PresenceResponse { presences }))
     }
 
     /// Returns the presence of `user` as `asker` may see it.
-    fn presence_of(&self, user: UserId, asker: UserId) -> Presence {
+    fn presence_of(&self, user: UserId, asker: Origin) -> Presence {
         let uid = self.facts.uid(user).to_owned();
-        if self.facts.relation(user, asker).is_blocked {
+        if Rules::new(self.config).judge(Wish::See, self.facts.contact(asker, user)).is_err() {
             return Presence { user: uid, ..Presence::default() };
         }
         let seen_ms = self.facts.devices(user).iter().map(|device| device.seen_ms).max().unwrap_or(0);
@@ -181,6 +185,7 @@ impl<S: Store> Im<S> {
 /// Parts of the backend that hints need: pushes without an ack, which are dropped when they are late.
 pub(super) struct Hints<'a, F> {
     pub(super) facts: &'a F,
+    pub(super) rules: Rules,
     pub(super) ids: &'a mut MessageIds,
     pub(super) sessions: &'a Sessions,
     pub(super) receipts: &'a Receipts,
@@ -189,9 +194,9 @@ pub(super) struct Hints<'a, F> {
 }
 
 impl<F: Facts> Hints<'_, F> {
-    /// Tells those of `watchers` that the user has not blocked whether the user is online.
+    /// Tells those of `watchers` that may see the user whether the user is online.
     pub(super) fn tell_presence_of(&mut self, now: Now, user: UserId, watchers: &[UserId]) {
-        let news = self.presences.news(now, (user, watchers), self.facts, self.sessions);
+        let news = self.presences.news(now, self.rules, (user, watchers), self.facts, self.sessions);
         let Some((presence, sessions)) = news else { return };
         let push = Push {
             message_id: self.ids.next(now.unix_ms),

@@ -3,6 +3,7 @@
 //! alice writes to a group that she has left: the store refuses with [`Refusal::NotMember`], and her SENDACK has the code
 //! NOT_MEMBER and the reason "you are not a member of this conversation".
 
+use super::names;
 use super::store::Refusal;
 use moorline_proto::message::client::Code;
 use prost::DecodeError;
@@ -44,11 +45,14 @@ pub(super) const fn code_and_reason(refusal: Refusal) -> (Code, &'static str) {
         }
         Refusal::Silent => (Code::Denied, "cannot write to this group: you or all members are silenced"),
         Refusal::Blocked => (Code::Denied, "one of the two users has blocked the other"),
-        Refusal::NotFriends => {
-            (Code::Denied, "the two users are not friends, and only friends may write to each other")
-        }
+        Refusal::NotFriends => (Code::Denied, "the two users are not friends, and only friends may do this"),
         Refusal::TooLate => (Code::Denied, "cannot recall the message: it is older than `im.recall_window`"),
-        Refusal::TooManyRelations => (Code::Denied, "one of the two users has `im.relations_max` relations"),
+        Refusal::TooManyRelations => {
+            (Code::Denied, "you have `im.relations_max` friends and requests; end one of them first")
+        }
+        Refusal::TooManyRequests => (Code::Denied, "`im.requests_max` requests wait for the other user"),
+        Refusal::TooManyBlocks => (Code::Denied, "you have `im.blocks_max` blocks; end one of them first"),
+        Refusal::MembersFull => (Code::Denied, "the store has `im.members_total_max` memberships"),
         Refusal::GroupFull => (Code::Denied, "the group has `im.group_members_max` members"),
         Refusal::Unreadable => {
             (Code::Retry, "the store cannot read this part of the history; see the log of the backend")
@@ -57,7 +61,22 @@ pub(super) const fn code_and_reason(refusal: Refusal) -> (Code, &'static str) {
     }
 }
 
-/// Refusal of a user who is not known.
-pub(super) const USERS_FULL: Refused = (Code::Denied, Cow::Borrowed("the store has `im.users_max` users"));
+/// Refusal of a user whom the server API cannot make.
+pub(super) const USERS_FULL: Refused = (
+    Code::Denied,
+    Cow::Borrowed(
+        "the store has `im.users_max` users, without the share that `im.users_reserved` keeps for logins",
+    ),
+);
+
+/// Refuses a request that names nobody: users become known by logging in, and by the server API.
+pub(super) fn no_such_user(field: &str, uid: &str) -> Refused {
+    refuse(Code::NotFound, format!("`{field}`: no user is called `{uid}`"))
+}
+
+/// Refuses a name that no user can have.
+pub(super) fn invalid_user(field: &str) -> Refused {
+    refuse(Code::Invalid, format!("`{field}` is not a valid user id: {}", names::RULE))
+}
 /// Refusal of an UP without a complete login.
 pub(super) const NO_SESSION: Refused = (Code::Denied, Cow::Borrowed("this login was refused"));

@@ -1,11 +1,12 @@
 //! Rooms: one per conversation, entered by its members, for signals that are not stored.
 //!
-//! bob opens his chat with alice and enters its room by SUB; alice types, and her signal is pushed to the room.
+//! bob opens his chat with alice and enters its room by SUB; alice types, and her signal is pushed to the room. Each signal is
+//! judged as a message would be: after a block, or while alice is silenced, it is dropped.
 
-use super::refusal::{refused, undecodable};
+use super::refusal::{Refused, no_such_user, refused, undecodable};
 use super::request::peer;
-use super::sessions::Sessions;
-use super::store::{Facts, Refusal, Store};
+use super::store::rules::{Rules, Wish, judge_speaker};
+use super::store::{Facts, Need, ReadSet, Refusal, Store};
 use super::tasks::{Asked, Task};
 use super::{Im, Output};
 use crate::server::{Now, PushSpec, ReplyTo, Up};
@@ -35,41 +36,67 @@ impl<S: Store> Im<S> {
             return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "".into() });
         }
         let asked = self.sessions.author(now, up.session);
-        let judged = asked.and_then(|asked| Ok((peer(&asked.uid, &room)?.is_some(), asked)));
-        let (code, reason) = match judged {
-            Ok((true, asked)) => {
-                return enter(&asked, room, reply).into_iter().for_each(|output| self.out.put(output)); // one of the two
-            }
-            Ok((false, asked)) => return self.run(Some(up.session), Task::Enter(asked, room, reply)),
-            Err(refused) => refused,
-        };
-        self.out.put(Output::AnswerSub { reply, code, reason });
+        match asked.and_then(|asked| peer(&asked.uid, &room).map(|_| asked)) {
+            Ok(asked) => self.run(Some(up.session), Task::Enter(asked, room, reply)),
+            Err((code, reason)) => self.out.put(Output::AnswerSub { reply, code, reason }),
+        }
+    }
+
+    /// Takes an application frame. Only signals of complete logins are known here.
+    pub(super) fn on_signal(&mut self, now: Now, up: &Up) {
+        let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
+        let Ok(asked) = self.sessions.author(now, up.session) else { return };
+        self.run(Some(up.session), Task::Signal(asked, signal));
+    }
+
+    /// Passes a signal to the room of its conversation.
+    pub(super) fn execute_signal(&mut self, asked: &Asked, signal: Signal) {
+        let rules = Rules::new(&self.config);
+        let room = signal.conversation.clone();
+        if judge(&self.storage.store, rules, asked, &room, true).is_err() {
+            return;
+        }
+        let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
+        let body = encode(&Signal { sender, sender_device, ..signal });
+        let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
+        self.out.put(Output::PushRoom { room, from: asked.session, spec, body });
     }
 }
 
-/// Lets a member of a group enter its room, or refuses.
-pub(super) fn enter_group(facts: &impl Facts, asked: &Asked, room: String, reply: ReplyTo) -> Option<Output> {
-    let (user, _) = asked.origin;
-    let refusal = match facts.find(&room) {
-        Some(group) if facts.member(group, user).is_some() => return enter(asked, room, reply),
-        Some(_) => Refusal::NotMember,
-        None => Refusal::NotFound,
-    };
-    let (code, reason) = refused(refusal);
-    Some(Output::AnswerSub { reply, code, reason })
+/// Names the facts that a SUB or a signal is judged on.
+pub(super) fn plan(asked: &Asked, room: &str, set: &mut ReadSet) {
+    match peer(&asked.uid, room) {
+        Ok(Some(peer)) => set.add(Need::Contact(peer.to_owned(), asked.origin.0)),
+        Ok(None) => set.add(Need::Named(room.to_owned(), Some(asked.origin.0))),
+        Err(_) => {}
+    }
 }
 
-fn enter(asked: &Asked, room: String, reply: ReplyTo) -> Option<Output> {
-    Some(Output::EnterRoom { reply, session: asked.session?, room })
+/// Judges whether a user may be in the room of a conversation, or speak there.
+fn judge(facts: &impl Facts, rules: Rules, asked: &Asked, room: &str, speaks: bool) -> Result<(), Refused> {
+    if let Some(peer) = peer(&asked.uid, room)? {
+        // Unknown users have no rooms: nobody could fill the table of rooms with invented names.
+        let other = facts.find_user(peer).ok_or_else(|| no_such_user("room", peer))?;
+        return rules.judge(Wish::Say, facts.contact(asked.origin, other)).map_err(refused);
+    }
+    let group = facts.find(room).ok_or_else(|| refused(Refusal::NotFound))?;
+    let member = facts.member(group, asked.origin.0).ok_or_else(|| refused(Refusal::NotMember))?;
+    if speaks {
+        judge_speaker(&member, facts.is_silent(group), asked.now.unix_ms).map_err(refused)?;
+    }
+    Ok(())
 }
 
-/// Passes a signal to the room of its conversation. `None`: the UP is not a signal of a complete login.
-pub(super) fn signal(sessions: &Sessions, up: &Up) -> Option<Output> {
-    let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return None };
-    let asked = sessions.author(Now::default(), up.session).ok()?;
-    let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
-    let room = signal.conversation.clone();
-    let body = encode(&Signal { sender, sender_device, ..signal });
-    let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
-    Some(Output::PushRoom { room, from: Some(up.session), spec, body })
+/// Lets a user enter the room of a conversation, or refuses.
+pub(super) fn enter(
+    facts: &impl Facts,
+    rules: Rules,
+    asked: &Asked,
+    room: String,
+    reply: ReplyTo,
+) -> Option<Output> {
+    match judge(facts, rules, asked, &room, false) {
+        Ok(()) => Some(Output::EnterRoom { reply, session: asked.session?, room }),
+        Err((code, reason)) => Some(Output::AnswerSub { reply, code, reason }),
+    }
 }

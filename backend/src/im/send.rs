@@ -2,10 +2,14 @@
 
 use super::delivery::Deliveries;
 use super::names;
+use super::names::Conversation;
 use super::output::Reply;
-use super::refusal::{Refused, USERS_FULL, refuse, refused, undecodable};
+use super::quotas::{Quota, Quotas};
+use super::refusal::{Refused, USERS_FULL, invalid_user, no_such_user, refuse, refused, undecodable};
 use super::request::{Then, peer};
-use super::store::{Draft, Facts, Origin, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write};
+use super::store::{
+    Draft, Facts, Need, Origin, ReadSet, Recipient, Refusal, SEQ_BYTES_MAX, Store, Stored, Target, Write,
+};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use super::{Im, MessageIds, time_ms};
@@ -33,6 +37,7 @@ impl<S: Store> Im<S> {
             facts: &mut self.storage.store,
             ids: &mut self.ids,
             push: &mut self.scratch.push,
+            quotas: &mut self.quotas,
             payload_max: self.config.payload_max,
         };
         match drafts.try_draft(asked, send) {
@@ -84,12 +89,35 @@ impl<S: Store> Deliveries<'_, S> {
     }
 }
 
+/// Bytes that a message has beside its payload, about.
+const MESSAGE_BYTES: usize = 128;
+
+/// Names the facts that a SEND is judged on.
+pub(super) fn plan(asked: &Asked, target: Option<&send::Target>, set: &mut ReadSet) {
+    let peer = match target {
+        Some(send::Target::User(uid)) if names::is_valid(uid) => &**uid,
+        Some(send::Target::Conversation(id)) => match Conversation::parse(id) {
+            Some(Conversation::OneToOne(a, b)) if *a == *asked.uid => b,
+            Some(Conversation::OneToOne(a, b)) if *b == *asked.uid => a,
+            Some(Conversation::Group(_)) => return set.add(Need::Named(id.clone(), None)),
+            _ => return,
+        },
+        _ => return,
+    };
+    let need = if asked.is_operator() { Need::NewUser } else { Need::User };
+    set.add(need(peer.to_owned()));
+    let mut id = String::new();
+    names::write_one_to_one(&mut id, &asked.uid, peer);
+    set.add(Need::Named(id, None));
+}
+
 /// Parts of the backend that turn a SEND into a draft.
 struct Drafts<'a, F> {
     facts: &'a mut F,
     ids: &'a mut MessageIds,
     /// Buffer of the push, so that a message costs few allocations.
     push: &'a mut Push,
+    quotas: &'a mut Quotas,
     /// `im.payload_max`, in bytes.
     payload_max: usize,
 }
@@ -109,14 +137,32 @@ impl<F: Facts> Drafts<'_, F> {
             ));
         }
         let (sender, device) = asked.origin;
-        let target = self.target(&asked.uid, send.target.as_ref())?;
+        let target = self.target(asked, send.target.as_ref())?;
+        self.charge(asked, target, send.payload.len())?;
         let id = self.ids.next(asked.now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
         let body = self.encode_push(asked, id, target, send);
         Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
     }
 
-    fn target(&mut self, sender: &str, target: Option<&send::Target>) -> Result<Target, Refused> {
+    /// Charges the sender for the bytes, and for a conversation that comes into being.
+    fn charge(&mut self, asked: &Asked, target: Target, bytes: usize) -> Result<(), Refused> {
+        if asked.is_operator() {
+            return Ok(());
+        }
+        let mut amounts = [(Quota::Bytes, (bytes + MESSAGE_BYTES) as u64), (Quota::Conversations, 0)];
+        if let Target::User(peer) = target
+            && peer != asked.origin.0
+        {
+            let mut id = String::new();
+            names::write_one_to_one(&mut id, &asked.uid, self.facts.uid(peer));
+            amounts[1].1 = u64::from(self.facts.find(&id).is_none());
+        }
+        self.quotas.charge(asked.now, asked.origin.0, &amounts)
+    }
+
+    fn target(&mut self, asked: &Asked, target: Option<&send::Target>) -> Result<Target, Refused> {
+        let sender = &*asked.uid;
         let uid = match target {
             None => return Err(refuse(Code::Invalid, "neither `user` nor `conversation` is set")),
             Some(send::Target::User(uid)) => uid,
@@ -132,12 +178,14 @@ impl<F: Facts> Drafts<'_, F> {
             },
         };
         if !names::is_valid(uid) {
-            return Err(refuse(
-                Code::Invalid,
-                "`user` is not a valid user id: 1 to 64 bytes, no `:`, no control character",
-            ));
+            return Err(invalid_user("user"));
         }
-        self.facts.try_user(uid).map(Target::User).ok_or(USERS_FULL)
+        let found = if asked.is_operator() {
+            self.facts.try_user(uid).ok_or(USERS_FULL)
+        } else {
+            self.facts.find_user(uid).ok_or_else(|| no_such_user("user", uid))
+        };
+        found.map(Target::User)
     }
 
     /// Encodes the body that every recipient gets, without its seq.

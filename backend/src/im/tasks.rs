@@ -4,11 +4,12 @@
 //! has both, the request is judged and becomes a write; its completion is answered by [`Im::on_outcome`].
 
 use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
-use super::names::{self, Conversation};
 use super::output::Reply;
 use super::refusal::refused;
 use super::request::{Request, Then};
 use super::room;
+use super::send;
+use super::store::rules::{self, Rules};
 use super::store::{
     Completion, ConversationId, Need, Origin, Outcome, ReadSet, Recipient, Store, Ticket, UserId,
 };
@@ -16,7 +17,8 @@ use super::waiting::{Waiter, Waiting};
 use super::{BUSY_RETRY_MS, Im, NOBODY};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::Bytes;
-use moorline_proto::message::client::{Code, Resp, Send, SendAck, send};
+use moorline_proto::message::client::{Code, Resp, Send, SendAck};
+use moorline_proto::message::im::Signal;
 use std::sync::Arc;
 
 /// The author of an operation.
@@ -32,6 +34,13 @@ pub(super) struct Asked {
     pub(super) device: Arc<str>,
 }
 
+impl Asked {
+    /// True if the operator's server asks for the user.
+    pub(super) fn is_operator(&self) -> bool {
+        rules::is_operator(self.origin.1)
+    }
+}
+
 /// One operation that reads facts.
 #[derive(Debug)]
 pub(super) enum Task {
@@ -39,14 +48,16 @@ pub(super) enum Task {
     Send(Asked, Send, Reply),
     /// Judges a request.
     Request(Asked, Request, Reply),
-    /// Judges a SUB of a group's room.
+    /// Judges a signal, and passes it to the room of its conversation.
+    Signal(Asked, Signal),
+    /// Judges a SUB of a conversation's room.
     Enter(Asked, String, ReplyTo),
     /// Begins a call of the server API.
     Api(Now, ApiCall, ApiReply),
     /// Answers who has joined a group.
     Welcome(Reply, ConversationId),
     /// Answers a change of a group, and takes users who have left out of its room.
-    Left(Reply, ConversationId, Vec<UserId>),
+    Left(Reply, ConversationId, Vec<UserId>, Bytes),
     /// Answers a change of a relation, with the name of the other user.
     Related(Reply, UserId, UserId, String),
     /// Answers who has read a message: conversation, seq, and the sender's name.
@@ -65,22 +76,10 @@ impl Task {
     /// Names the facts that the execution will read.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
-            Self::Send(asked, send, _) => match &send.target {
-                Some(send::Target::User(uid)) if names::is_valid(uid) => set.add(Need::NewUser(uid.clone())),
-                Some(send::Target::Conversation(id)) => match Conversation::parse(id) {
-                    Some(Conversation::Group(_)) => set.add(Need::Named(id.clone(), None)),
-                    Some(Conversation::OneToOne(a, b)) => {
-                        let peer = if *a == *asked.uid { b } else { a };
-                        if [a, b].contains(&&*asked.uid) {
-                            set.add(Need::NewUser(peer.to_owned()));
-                        }
-                    }
-                    None => {}
-                },
-                _ => {}
-            },
+            Self::Send(asked, send, _) => send::plan(asked, send.target.as_ref(), set),
+            Self::Signal(asked, signal) => room::plan(asked, &signal.conversation, set),
             Self::Request(asked, request, _) => request.plan(asked, set),
-            Self::Enter(asked, room, _) => set.add(Need::Named(room.clone(), Some(asked.origin.0))),
+            Self::Enter(asked, room, _) => room::plan(asked, room, set),
             Self::Api(_, call, _) => call.plan(set),
             Self::Welcome(_, conversation)
             | Self::FanOut(conversation)
@@ -91,14 +90,17 @@ impl Task {
                 set.add(Need::Members(*conversation));
                 set.add(Need::User(sender.clone()));
             }
-            Self::Left(_, conversation, users) => {
+            Self::Left(_, conversation, users, _) => {
                 set.add(Need::Conversation(*conversation, None));
                 users.iter().for_each(|user| set.add(Need::Conversation(*conversation, Some(*user))));
             }
             Self::Related(_, user, other, _) => set.add(Need::Relation(*user, *other)),
             Self::Notify(_, conversation) => set.add(Need::Conversation(*conversation, None)),
             Self::Presence(_, user, watchers) => {
-                watchers.iter().for_each(|watcher| set.add(Need::Relation(*user, *watcher)));
+                for watcher in watchers {
+                    set.add(Need::Relation(*user, *watcher));
+                    set.add(Need::Relation(*watcher, *user));
+                }
             }
         }
     }
@@ -119,15 +121,19 @@ impl<S: Store> Im<S> {
             Task::Send(asked, send, reply) => self.execute_send(&asked, send, reply),
             Task::Request(asked, request, reply) => self.execute_request(asked, request, reply),
             Task::Enter(asked, room, reply) => {
-                let output = room::enter_group(&self.storage.store, &asked, room, reply);
+                let rules = Rules::new(&self.config);
+                let output = room::enter(&self.storage.store, rules, &asked, room, reply);
                 output.into_iter().for_each(|output| self.out.put(output));
             }
+            Task::Signal(asked, signal) => self.execute_signal(&asked, signal),
             Task::Api(now, call, reply) => self.execute_api(now, call, reply),
             Task::Welcome(reply, conversation) => {
                 let answer = self.requests().welcome(conversation);
                 self.out.answer(reply, Ok(answer));
             }
-            Task::Left(reply, conversation, users) => self.deliveries().on_left(reply, conversation, users),
+            Task::Left(reply, conversation, users, answer) => {
+                self.deliveries().on_left(reply, conversation, users, answer);
+            }
             Task::Related(reply, user, other, uid) => {
                 let answer = self.requests().relation_answer(user, other, uid);
                 self.out.answer(reply, Ok(answer));
@@ -221,7 +227,7 @@ impl<S: Store> Im<S> {
                 let answer = ApiAnswer::new(Code::Retry, reason(), retry_after_ms, ApiBody::Nothing);
                 self.out.answer_api(reply, answer);
             }
-            Waiter::Nobody => {}
+            Waiter::Invited(_) | Waiter::Nobody => {}
         }
     }
 
@@ -233,8 +239,8 @@ impl<S: Store> Im<S> {
             (Waiter::Request(reply, _, Then::Recalled(asked)), Outcome::Appended(result)) => {
                 self.deliveries().on_recalled(reply, *asked, result, recipients);
             }
-            (Waiter::Request(reply, origin, Then::Created), Outcome::Created(result)) => {
-                self.deliveries().on_created(reply, origin, result, recipients);
+            (Waiter::Request(reply, origin, Then::Created(invited)), Outcome::Created(result)) => {
+                self.deliveries().on_created(reply, origin, invited, result, recipients);
             }
             (Waiter::Request(reply, origin, then), Outcome::Done(result)) => {
                 let told = match result {
@@ -257,7 +263,10 @@ impl<S: Store> Im<S> {
                     self.deliveries().deliver(None, NOBODY, delivery, recipients);
                 }
             }
-            (Waiter::Ack(_) | Waiter::Nobody, Outcome::Done(_)) => {}
+            (Waiter::Invited(origin), Outcome::Done(Ok(Some(told)))) => {
+                self.deliveries().deliver(None, origin, &told, recipients);
+            }
+            (Waiter::Ack(_) | Waiter::Nobody | Waiter::Invited(_), Outcome::Done(_)) => {}
             (waiter, outcome) => unreachable!("the store answered {waiter:?} with {outcome:?}"),
         }
     }
@@ -266,7 +275,9 @@ impl<S: Store> Im<S> {
     fn on_done(&mut self, reply: Reply, (user, _): Origin, then: Then, has_changed: bool) {
         match then {
             Then::Joined(conversation) => self.run(None, Task::Welcome(reply, conversation)),
-            Then::Left(conversation, users) => self.run(None, Task::Left(reply, conversation, users)),
+            Then::Left(conversation, users, answer) => {
+                self.run(None, Task::Left(reply, conversation, users, answer));
+            }
             Then::Related(other, uid) => self.run(None, Task::Related(reply, user, other, uid)),
             Then::Read(conversation) => {
                 self.out.answer(reply, Ok(Bytes::new()));
@@ -275,7 +286,7 @@ impl<S: Store> Im<S> {
                 }
             }
             Then::Answer(answer) => self.out.answer(reply, Ok(answer)),
-            Then::Sent | Then::Recalled(_) | Then::Created => unreachable!("another kind of outcome"),
+            Then::Sent | Then::Recalled(_) | Then::Created(_) => unreachable!("another kind of outcome"),
         }
     }
 }

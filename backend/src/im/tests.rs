@@ -6,7 +6,7 @@ mod property;
 mod slow;
 
 use super::store::{Memory, Store};
-use super::{Im, Output, WebhookCall, conformance};
+use super::{ApiCall, ApiReply, Im, Output, WebhookCall, conformance};
 use crate::config::ImConfig;
 use crate::server::{Event, GatewayId, LinkId, Now, PushId, PushSpec, ReplyTo, SessionId, Up};
 use bytes::Bytes;
@@ -212,6 +212,18 @@ impl<S: Store> BenchOf<S> {
         let (uid, device) = (uid.to_owned(), device.to_owned());
         let login = ConnUp { uid, device, login_version: version, ..Default::default() };
         self.event(Event::ConnUp { session, gateway: GatewayId(0), login, is_new });
+    }
+
+    /// Makes users, as the operator's server does.
+    fn know(&mut self, uids: &[&str]) {
+        for uid in uids {
+            let method = "im.devices".to_owned();
+            let call = ApiCall::Request { user: (*uid).to_owned(), method, payload: Bytes::new() };
+            let now = self.now;
+            self.im().handle_api(now, call, ApiReply::new(|answer| assert_eq!(answer.code, Code::Ok)));
+            self.perform();
+            self.end_turn();
+        }
     }
 
     fn logout(&mut self, session: SessionId) {

@@ -23,6 +23,8 @@ pub(super) enum Waiter {
     Request(Reply, Origin, Then),
     /// The answer to an API call that tells this many users something.
     Told(ApiReply, usize),
+    /// Nothing. Users whom this user has invited are told.
+    Invited(Origin),
     /// Nothing. The ack of this session is given again if the store is busy.
     Ack(SessionId),
     /// No waiter.

@@ -5,10 +5,10 @@ use crate::clock::Clock;
 use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::im::store::{
-    Batch, Command, Completion, ConversationId, DeviceNumber, Disk, Draft, Durability, Facts, GroupChange,
-    GroupEdit, Outcome, Refusal, SEQ_BYTES_MAX, Store, Target, Ticket, UserId, Write,
+    API_DEVICE, Batch, Command, Completion, ConversationId, DeviceNumber, Disk, Draft, Durability, Facts,
+    GroupChange, GroupEdit, Outcome, Refusal, SEQ_BYTES_MAX, Store, Target, Ticket, UserId, Write,
 };
-use crate::im::{API_DEVICE, BATCH_WRITES_MAX, MessageIds, names, reason_of};
+use crate::im::{BATCH_WRITES_MAX, MessageIds, names, reason_of};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
@@ -103,9 +103,7 @@ impl Importer {
                 let members: Vec<UserId> =
                     members.iter().map(|uid| self.user(line, uid)).collect::<Result<_, _>>()?;
                 if !names::is_valid(&name) {
-                    return Err(wrong(format!(
-                        "`{name}` is not a valid name of a group: 1 to 64 bytes, no `:`, no control character"
-                    )));
+                    return Err(wrong(format!("`{name}` is not a valid name of a group: {}", names::RULE)));
                 }
                 let by = owner.clone();
                 let changed = im::GroupChanged { by, added, ..im::GroupChanged::default() };
@@ -181,9 +179,7 @@ impl Importer {
     fn user(&mut self, line: u64, uid: &str) -> Result<UserId, ImportError> {
         let wrong = |problem| ImportError::Line { line, problem };
         if !names::is_valid(uid) {
-            return Err(wrong(format!(
-                "`{uid}` is not a valid user id: 1 to 64 bytes, no `:`, no control character"
-            )));
+            return Err(wrong(format!("`{uid}` is not a valid user id: {}", names::RULE)));
         }
         self.store.try_user(uid).ok_or_else(|| wrong("the store has `im.users_max` users".into()))
     }

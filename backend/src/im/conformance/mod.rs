@@ -39,6 +39,7 @@ pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     friends_and_blocks_say_who_may_write(&mut fresh(ImConfig {
         who_may_write: WhoMayWrite::Friends,
         relations_max: 2,
+        blocks_max: 1,
         ..ImConfig::default()
     }));
     large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
@@ -374,7 +375,16 @@ fn friends_and_blocks_say_who_may_write<S: Store>(bench: &mut Bench<S>) {
     assert_eq!(bench.relate(b, a, RelationChange::Unblock), Ok(vec![b]));
     assert_eq!(say(bench, a, b, 2), Ok(2));
     assert_eq!(bench.relate(a, c, RelationChange::Befriend), Ok(vec![a, c]));
-    assert_eq!(bench.relate(a, d, RelationChange::Block), Err(Refusal::TooManyRelations));
+    assert_eq!(bench.relate(a, d, RelationChange::Befriend), Err(Refusal::TooManyRelations));
+    assert_eq!(
+        bench.relate(d, a, RelationChange::Befriend),
+        Ok(vec![d, a]),
+        "requests of others count apart"
+    );
+    assert_eq!(bench.relate(a, d, RelationChange::Block), Ok(vec![a]), "so do blocks");
+    assert_eq!(bench.relate(a, c, RelationChange::Block), Err(Refusal::TooManyBlocks));
+    assert_eq!(bench.relate(a, d, RelationChange::Unfriend), Ok(vec![a, d]));
+    assert_eq!(bench.relate(a, d, RelationChange::Unblock), Ok(vec![a]));
     assert_eq!(bench.relate(a, a, RelationChange::Befriend), Err(Refusal::Denied));
     assert_eq!(bench.relations(a), [b, c]);
     assert_eq!(bench.relate(a, b, RelationChange::Unfriend), Ok(vec![a, b]));

@@ -3,10 +3,12 @@
 use super::{Asked, Requests, Step, Then, fill, peer, plan_users};
 use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
+use crate::im::quotas::Quota;
 use crate::im::refusal::{Refused, refuse, refused};
+use crate::im::store::rules::{Rules, Wish};
 use crate::im::store::{
-    ConversationId, Delivery, Facts, GroupChange, GroupEdit, Member, Origin, ReadSet, Recipient, Refusal,
-    Role, Store, UserId, Write,
+    ConversationId, Delivery, Facts, GroupChange, GroupEdit, Member, Need, Origin, ReadSet, Recipient,
+    Refusal, Role, Store, UserId, Write,
 };
 use crate::im::{Output, names};
 use bytes::Bytes;
@@ -22,21 +24,64 @@ const CHANGED_USERS_MAX: usize = 1000;
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn create(&mut self, asked: &Asked, request: im::GroupCreateRequest) -> Result<Step, Refused> {
         if !names::is_valid(&request.group) {
-            return Err(refuse(
-                Code::Invalid,
-                "`group` is not a valid group name: 1 to 64 bytes, no `:`, no control character",
-            ));
+            let reason = format!("`group` is not a valid group name: {}", names::RULE);
+            return Err(refuse(Code::Invalid, reason));
         }
         if request.members.len() > self.config.group_members_max {
             return Err(refused(Refusal::GroupFull));
         }
-        let members = self.users(&request.members)?;
+        let Added { members, mut names, invited, invited_names } =
+            self.added(asked, "members", &request.members)?;
+        let conversation = format!("group:{}", request.group);
+        if self.facts.find(&conversation).is_none() {
+            self.charge(asked, &[(Quota::Groups, 1), (Quota::Members, members.len() as u64 + 1)])?;
+        }
         let by = asked.uid.to_string();
-        let added = request.members.into_iter().take(CHANGED_USERS_MAX).collect();
-        let changed = im::GroupChanged { by, added, ..Default::default() };
-        let event = self.group_event(asked, &format!("group:{}", request.group), changed);
-        let write = Write::CreateGroup { name: request.group, creator: asked.origin, members, event };
-        Ok(Step::Write(write, Then::Created))
+        names.truncate(CHANGED_USERS_MAX);
+        let changed = im::GroupChanged { by, added: names, ..Default::default() };
+        let event = self.group_event(asked, &conversation, changed);
+        let name = request.group.clone();
+        let write = Write::CreateGroup { name, creator: asked.origin, members, event };
+        if invited.is_empty() {
+            return Ok(Step::Write(write, Then::Created(Vec::new())));
+        }
+        self.charge(asked, &[(Quota::Members, invited.len() as u64)])?;
+        let invite = self.invitation(asked, request.group, "", invited);
+        Ok(Step::Invite(write, Then::Created(invited_names), invite))
+    }
+
+    /// Users whom the author adds to a group: those who become members, and those who are invited.
+    ///
+    /// # Errors
+    /// A user is not known, or one of the two has blocked the other.
+    fn added(&mut self, asked: &Asked, field: &str, uids: &[String]) -> Result<Added, Refused> {
+        let rules = Rules::new(self.config);
+        let users = self.named(asked, field, uids)?;
+        let mut added = Added::default();
+        for (user, uid) in users.into_iter().zip(uids) {
+            match rules.judge(Wish::Add, self.facts.contact(asked.origin, user)) {
+                Ok(()) => {
+                    added.members.push(user);
+                    added.names.push(uid.clone());
+                }
+                Err(Refusal::NotFriends) => {
+                    added.invited.push(user);
+                    added.invited_names.push(uid.clone());
+                }
+                Err(refusal) => {
+                    let (code, reason) = refused(refusal);
+                    return Err(refuse(code, format!("`{field}`: cannot add `{uid}`: {reason}")));
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    fn invitation(&mut self, asked: &Asked, group: String, title: &str, users: Vec<UserId>) -> Write {
+        let invited = im::GroupInvited { by: asked.uid.to_string(), title: title.to_owned() };
+        let what = im::happened::What::Invited(invited);
+        let (_, event) = self.encode_happened(asked, &format!("group:{group}"), what);
+        Write::Invite { group, by: asked.origin, users, event: event.freeze() }
     }
 
     fn group_event(&mut self, asked: &Asked, conversation: &str, changed: im::GroupChanged) -> Bytes {
@@ -46,6 +91,7 @@ impl<F: Facts> Requests<'_, F> {
 
     pub(super) fn join(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
         let (conversation, name) = self.group(asked, request)?;
+        self.charge(asked, &[(Quota::Members, 1), (Quota::GroupChanges, 1)])?;
         let by = asked.uid.to_string();
         let changed = im::GroupChanged { added: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
@@ -56,12 +102,13 @@ impl<F: Facts> Requests<'_, F> {
 
     pub(super) fn leave(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
         let (conversation, name) = self.group(asked, request)?;
+        self.charge(asked, &[(Quota::GroupChanges, 1)])?;
         let by = asked.uid.to_string();
         let changed = im::GroupChanged { removed: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
         let change = GroupChange::Leave;
         let write = Write::ChangeGroup { conversation, by: asked.origin, change, event };
-        Ok(Step::Write(write, Then::Left(conversation, vec![asked.origin.0])))
+        Ok(Step::Write(write, Then::Left(conversation, vec![asked.origin.0], Bytes::new())))
     }
 
     pub(super) fn change(&mut self, asked: &Asked, request: im::GroupChangeRequest) -> Result<Step, Refused> {
@@ -89,10 +136,17 @@ impl<F: Facts> Requests<'_, F> {
                 "`user` is set without `role` and `silent_until_ms`, or one of them without `user`",
             ));
         }
-        let whose = if user.is_empty() { None } else { self.users(std::slice::from_ref(&user))?.pop() };
+        let whose = match &user[..] {
+            "" => None,
+            _ => self.named(asked, "user", std::slice::from_ref(&user))?.pop(),
+        };
+        let Added { members, names: add, invited, invited_names } = self.added(asked, "add", &add)?;
+        let made = (members.len() + invited.len()) as u64;
+        self.charge(asked, &[(Quota::GroupChanges, 1), (Quota::Members, made)])?;
         let edit = GroupEdit {
-            add: self.users(&add)?,
-            remove: self.users(&remove)?,
+            add: members,
+            // Whoever is not known is not a member either.
+            remove: remove.iter().filter_map(|uid| self.facts.find_user(uid)).collect(),
             role: whose.filter(|_| set_role != Role::Unset).map(|whose| (whose, set_role)),
             silence: whose.zip(silent_until_ms),
             settings: settings.clone().map(Into::into),
@@ -104,7 +158,14 @@ impl<F: Facts> Requests<'_, F> {
         let event = self.group_event(asked, &name, changed);
         let write =
             Write::ChangeGroup { conversation, by: asked.origin, change: GroupChange::Edit(edit), event };
-        Ok(Step::Write(write, Then::Left(conversation, leaving)))
+        if invited.is_empty() {
+            return Ok(Step::Write(write, Then::Left(conversation, leaving, Bytes::new())));
+        }
+        let group = name.strip_prefix("group:").unwrap_or_default().to_owned();
+        let title = self.facts.settings(conversation).title;
+        let invite = self.invitation(asked, group, &title, invited);
+        let answer = encode(&im::GroupChangeResponse { invited: invited_names });
+        Ok(Step::Invite(write, Then::Left(conversation, leaving, answer), invite))
     }
 
     /// The group that a request to join or leave names.
@@ -179,11 +240,23 @@ impl<F: Facts> Requests<'_, F> {
     }
 }
 
+/// Users whom the author of a request adds to a group.
+#[derive(Debug, Default)]
+struct Added {
+    /// Users who become members, and their names.
+    members: Vec<UserId>,
+    names: Vec<String>,
+    /// Users who are invited, and their names.
+    invited: Vec<UserId>,
+    invited_names: Vec<String>,
+}
+
 impl<S: Store> Deliveries<'_, S> {
     pub(in crate::im) fn on_created(
         &mut self,
         reply: Reply,
         origin: Origin,
+        invited: Vec<String>,
         result: Result<(ConversationId, Option<Delivery>), Refusal>,
         recipients: &[Recipient],
     ) {
@@ -191,7 +264,7 @@ impl<S: Store> Deliveries<'_, S> {
             Ok(created) => created,
             Err(refusal) => return self.out.answer(reply, Err(refused(refusal))),
         };
-        let answer = im::GroupCreateResponse { conversation: self.storage.store.id(conversation) };
+        let answer = im::GroupCreateResponse { conversation: self.storage.store.id(conversation), invited };
         self.out.answer(reply, Ok(encode(&answer)));
         if let Some(delivery) = &told {
             self.deliver(None, origin, delivery, recipients);
@@ -199,7 +272,13 @@ impl<S: Store> Deliveries<'_, S> {
     }
 
     /// Answers a change of a group. Users who have left are told nothing about the group any more.
-    pub(in crate::im) fn on_left(&mut self, reply: Reply, conversation: ConversationId, users: Vec<UserId>) {
+    pub(in crate::im) fn on_left(
+        &mut self,
+        reply: Reply,
+        conversation: ConversationId,
+        users: Vec<UserId>,
+        answer: Bytes,
+    ) {
         for user in users {
             if self.storage.store.member(conversation, user).is_none() {
                 let room = self.storage.store.id(conversation);
@@ -208,15 +287,15 @@ impl<S: Store> Deliveries<'_, S> {
                 }
             }
         }
-        self.out.answer(reply, Ok(Bytes::new()));
+        self.out.answer(reply, Ok(answer));
     }
 }
 
 /// Names the users of a change, unless there are too many.
-pub(super) fn plan_change(request: &im::GroupChangeRequest, set: &mut ReadSet) {
+pub(super) fn plan_change(asked: &Asked, request: &im::GroupChangeRequest, set: &mut ReadSet) {
     if request.add.len() + request.remove.len() <= CHANGED_USERS_MAX {
-        plan_users(&request.add, set);
-        plan_users(&request.remove, set);
-        plan_users(std::slice::from_ref(&request.user), set);
+        plan_users(asked, &request.add, set);
+        request.remove.iter().for_each(|uid| set.add(Need::User(uid.clone())));
+        plan_users(asked, std::slice::from_ref(&request.user), set);
     }
 }

@@ -4,6 +4,7 @@ use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill, peer};
 use crate::im::delivery::Deliveries;
 use crate::im::output::Reply;
 use crate::im::refusal::{Refused, refuse, refused};
+use crate::im::store::rules::{Rules, Wish};
 use crate::im::store::{
     ConversationId, Draft, Facts, Listing, Page, PageLimits, Read, Recall, Recipient, Refusal, Store, Stored,
     Target, Write,
@@ -90,6 +91,12 @@ impl<F: Facts> Requests<'_, F> {
 
     pub(super) fn receipts_of(&self, asked: &Asked, request: &im::ReceiptsRequest) -> Result<Step, Refused> {
         let conversation = self.own_conversation(asked, &request.conversation)?;
+        if let Some(peer) = peer(&asked.uid, &request.conversation)?
+            && let Some(peer) = self.facts.find_user(peer)
+        {
+            let contact = self.facts.contact(asked.origin, peer);
+            Rules::new(self.config).judge(Wish::Say, contact).map_err(refused)?;
+        }
         let read = Read::Page {
             conversation,
             reader: asked.origin.0,

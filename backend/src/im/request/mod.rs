@@ -7,7 +7,8 @@ mod people;
 use super::names::{self, Conversation};
 use super::output::Reply;
 use super::presence::{self, Presences};
-use super::refusal::{Refused, USERS_FULL, refuse, refused, undecodable};
+use super::quotas::{Quota, Quotas};
+use super::refusal::{Refused, USERS_FULL, invalid_user, no_such_user, refuse, refused, undecodable};
 use super::send::encode_happened;
 use super::sessions::Sessions;
 use super::store::{Completion, ConversationId, Facts, Need, Read, ReadSet, Refusal, Store, UserId, Write};
@@ -34,6 +35,8 @@ enum Step {
     Answer(Bytes),
     /// A write, and an answer when it is durable.
     Write(Write, Then),
+    /// A write, an invitation that follows it, and an answer when both are durable.
+    Invite(Write, Then, Write),
     /// The end of these logins of a removed device, a write, and an empty answer when it is durable.
     EndLogins(Vec<SessionId>, Write),
     /// A read, and an answer when it is done.
@@ -47,12 +50,12 @@ pub(super) enum Then {
     Sent,
     /// The answer to a recall, with its author.
     Recalled(Box<Asked>),
-    /// The id of the new group.
-    Created,
+    /// The id of the new group, and the names of those who are invited instead of added.
+    Created(Vec<String>),
     /// The members of the group, if it is small.
     Joined(ConversationId),
-    /// Nothing; these users leave the room of the group.
-    Left(ConversationId, Vec<UserId>),
+    /// This payload; these users leave the room of the group.
+    Left(ConversationId, Vec<UserId>, Bytes),
     /// Nothing; senders are told how many have read.
     Read(ConversationId),
     /// The relation to this user, with the user's name.
@@ -97,6 +100,8 @@ pub(super) enum Request {
     Devices,
     RemoveDevice(im::DeviceRemoveRequest),
     Presence(im::PresenceRequest),
+    SetSettings(im::SettingsSetRequest),
+    Settings,
 }
 
 impl Request {
@@ -123,6 +128,8 @@ impl Request {
             "im.devices" => Ok(Self::Devices),
             "im.device.remove" => of(payload, Self::RemoveDevice),
             "im.presence" => of(payload, Self::Presence),
+            "im.settings.set" => of(payload, Self::SetSettings),
+            "im.settings.get" => Ok(Self::Settings),
             _ => Err(refuse(Code::Unsupported, "`method` is not a method of the IM backend")),
         }
     }
@@ -133,11 +140,16 @@ impl Request {
         match self {
             Self::Pull(im::PullRequest { conversation, .. })
             | Self::Read(im::ReadRequest { conversation, .. })
-            | Self::Receipts(im::ReceiptsRequest { conversation, .. })
             | Self::Recall(im::RecallRequest { conversation, .. })
             | Self::Join(im::GroupRequest { conversation, .. })
             | Self::Leave(im::GroupRequest { conversation, .. }) => {
                 set.add(Need::Named(conversation.clone(), Some(user)));
+            }
+            Self::Receipts(im::ReceiptsRequest { conversation, .. }) => {
+                set.add(Need::Named(conversation.clone(), Some(user)));
+                if let Ok(Some(peer)) = peer(&asked.uid, conversation) {
+                    set.add(Need::Contact(peer.to_owned(), user));
+                }
             }
             Self::Members(im::GroupRequest { conversation, .. })
             | Self::Info(im::GroupRequest { conversation, .. }) => {
@@ -145,17 +157,21 @@ impl Request {
             }
             Self::Change(request) => {
                 set.add(Need::Named(request.conversation.clone(), Some(user)));
-                groups::plan_change(request, set);
+                groups::plan_change(asked, request, set);
             }
-            Self::Create(request) => plan_users(&request.members, set),
-            Self::Relate(request) => plan_users(std::slice::from_ref(&request.user), set),
+            Self::Create(request) => {
+                set.add(Need::Named(format!("group:{}", request.group), None));
+                plan_users(asked, &request.members, set);
+            }
+            Self::Relate(request) => plan_users(asked, std::slice::from_ref(&request.user), set),
             Self::Relations(_) => set.add(Need::Relations(user)),
             Self::Devices | Self::RemoveDevice(_) => set.add(Need::Devices(user)),
             Self::Presence(request) => {
                 let users = request.users.iter().take(presence::USERS_MAX);
                 users.for_each(|uid| set.add(Need::Presence(uid.clone(), user)));
             }
-            Self::Conversations(_) | Self::SetProfile(_) | Self::Profiles(_) => {}
+            Self::Settings => set.add(Need::Settings(user)),
+            Self::Conversations(_) | Self::SetProfile(_) | Self::Profiles(_) | Self::SetSettings(_) => {}
         }
     }
 }
@@ -165,8 +181,19 @@ pub(super) fn bad_payload(cause: &DecodeError) -> Refused {
     refuse(Code::Invalid, format!("cannot decode the payload as the request of this method: {cause}"))
 }
 
+/// Names users of whom the author wants something, if all of the names are valid. Those that the operator's server names
+/// become known.
+fn plan_users(asked: &Asked, uids: &[String], set: &mut ReadSet) {
+    if asked.is_operator() {
+        plan_new_users(uids, set);
+    }
+    if uids.iter().all(|uid| names::is_valid(uid)) {
+        uids.iter().for_each(|uid| set.add(Need::Contact(uid.clone(), asked.origin.0)));
+    }
+}
+
 /// Names users who become known, if all of the names are valid.
-pub(super) fn plan_users(uids: &[String], set: &mut ReadSet) {
+pub(super) fn plan_new_users(uids: &[String], set: &mut ReadSet) {
     if uids.iter().all(|uid| names::is_valid(uid)) {
         uids.iter().for_each(|uid| set.add(Need::NewUser(uid.clone())));
     }
@@ -181,6 +208,7 @@ impl<S: Store> Im<S> {
             ids: &mut self.ids,
             sessions: &self.sessions,
             presences: &mut self.presences,
+            quotas: &mut self.quotas,
         }
     }
 
@@ -207,6 +235,10 @@ impl<S: Store> Im<S> {
             Ok(Step::Answer(payload)) => self.out.answer(reply, Ok(payload)),
             Ok(Step::Write(write, then)) => {
                 self.storage.write(write, Waiter::Request(reply, asked.origin, then));
+            }
+            Ok(Step::Invite(write, then, invite)) => {
+                self.storage.write(write, Waiter::Request(reply, asked.origin, then));
+                self.storage.write(invite, Waiter::Invited(asked.origin));
             }
             Ok(Step::EndLogins(sessions, write)) => {
                 sessions.into_iter().for_each(|session| self.logins().end_login(session, &people::REMOVED));
@@ -267,6 +299,7 @@ pub(super) struct Requests<'a, F> {
     pub(super) ids: &'a mut MessageIds,
     pub(super) sessions: &'a Sessions,
     pub(super) presences: &'a mut Presences,
+    pub(super) quotas: &'a mut Quotas,
 }
 
 impl<F: Facts> Requests<'_, F> {
@@ -285,7 +318,9 @@ impl<F: Facts> Requests<'_, F> {
             Request::Info(request) => self.group_info(asked, &request),
             Request::Relate(request) => self.relate(asked, request),
             Request::Relations(request) => Ok(self.relations(asked, &request)),
-            Request::SetProfile(request) => people::set_profile(asked, request),
+            Request::SetProfile(request) => self.set_profile(asked, request),
+            Request::SetSettings(request) => people::set_settings(asked, &request),
+            Request::Settings => Ok(self.settings(asked)),
             Request::Profiles(request) => people::profiles(request),
             Request::Devices => Ok(self.devices(asked)),
             Request::RemoveDevice(request) => self.remove_device(asked, &request),
@@ -308,18 +343,40 @@ impl<F: Facts> Requests<'_, F> {
         self.config.payload_max.max(ANSWER_BYTES) + ANSWER_OVERHEAD_BYTES
     }
 
-    /// Returns users by their names. An unknown user becomes known.
+    /// Returns users by the names that the author gives in `field`. Nobody becomes known by that, except for users whom the
+    /// operator's server names.
     ///
     /// # Errors
-    /// A name is not valid, or `im.users_max` users are known.
-    pub(super) fn users(&mut self, uids: &[String]) -> Result<Vec<UserId>, Refused> {
+    /// INVALID, a name is not valid; NOT_FOUND, a name is nobody's; DENIED, there is no room for a user.
+    fn named(&mut self, asked: &Asked, field: &str, uids: &[String]) -> Result<Vec<UserId>, Refused> {
+        if asked.is_operator() {
+            return self.make_users(field, uids);
+        }
+        if uids.iter().any(|uid| !names::is_valid(uid)) {
+            return Err(invalid_user(field));
+        }
+        let find = |uid: &String| self.facts.find_user(uid).ok_or_else(|| no_such_user(field, uid));
+        uids.iter().map(find).collect()
+    }
+
+    /// Returns users by the names that the operator's server gives in `field`. An unknown user becomes known.
+    ///
+    /// # Errors
+    /// INVALID, a name is not valid; DENIED, there is no room for a user.
+    pub(super) fn make_users(&mut self, field: &str, uids: &[String]) -> Result<Vec<UserId>, Refused> {
         // Validated before any name becomes known.
         if let Some(at) = uids.iter().position(|uid| !names::is_valid(uid)) {
-            let reason =
-                format!("`uids[{at}]` is not a valid user id: 1 to 64 bytes, no `:`, no control character");
-            return Err(refuse(Code::Invalid, reason));
+            return Err(invalid_user(&format!("{field}[{at}]")));
         }
         uids.iter().map(|uid| self.facts.try_user(uid).ok_or(USERS_FULL)).collect()
+    }
+
+    /// Charges the author, unless the operator's server asks.
+    fn charge(&mut self, asked: &Asked, amounts: &[(Quota, u64)]) -> Result<(), Refused> {
+        if asked.is_operator() {
+            return Ok(());
+        }
+        self.quotas.charge(asked.now, asked.origin.0, amounts)
     }
 
     /// Returns a conversation of which the author is a member.

@@ -1,8 +1,9 @@
 //! Relations, profiles, devices.
 
 use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill};
+use crate::im::quotas::Quota;
 use crate::im::refusal::{Refused, refuse, refused};
-use crate::im::store::{Facts, Read, Refusal, Relation, UserId, Write};
+use crate::im::store::{Facts, Friendship, Read, Refusal, Relation, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -33,7 +34,12 @@ impl<F: Facts> Requests<'_, F> {
         if request.text.len() > TEXT_BYTES_MAX {
             return Err(refuse(Code::TooLarge, "`text` has more than 256 bytes"));
         }
-        let other = self.users(std::slice::from_ref(&request.user))?[0];
+        let other = self.named(asked, "user", std::slice::from_ref(&request.user))?[0];
+        let is_new = self.facts.relation(asked.origin.0, other).friendship == Friendship::None;
+        if change == im::RelationChange::Befriend && is_new {
+            let bytes = request.text.len() as u64;
+            self.charge(asked, &[(Quota::Relations, 1), (Quota::Bytes, bytes)])?;
+        }
         let (by, change_code) = (asked.uid.to_string(), request.change);
         let what = im::happened::What::Relation(im::RelationChanged {
             by,
@@ -104,22 +110,42 @@ impl<F: Facts> Requests<'_, F> {
         let write = Write::RemoveDevice { user, device: device.number };
         Ok(Step::EndLogins(theirs.collect(), write))
     }
+
+    pub(super) fn set_profile(
+        &mut self,
+        asked: &Asked,
+        request: im::ProfileSetRequest,
+    ) -> Result<Step, Refused> {
+        let profile = request.profile.unwrap_or_default();
+        if profile.name.len() > NAME_BYTES_MAX
+            || profile.avatar.len() > AVATAR_BYTES_MAX
+            || profile.extra.len() > EXTRA_BYTES_MAX
+        {
+            return Err(refuse(
+                Code::TooLarge,
+                "`name` has more than 256 bytes, `avatar` more than 1 KiB, or `extra` more than 4 KiB",
+            ));
+        }
+        let (user, _) = asked.origin;
+        let profile = encode(&im::Profile { user: asked.uid.to_string(), ..profile });
+        self.charge(asked, &[(Quota::Bytes, profile.len() as u64)])?;
+        Ok(Step::Write(Write::SetProfile { user, profile }, Then::Answer(Bytes::new())))
+    }
+
+    pub(super) fn settings(&self, asked: &Asked) -> Step {
+        let (user, _) = asked.origin;
+        let settings = im::UserSettings { who_may_add: self.facts.who_may_add(user).into() };
+        let invitations = self.facts.invitations(user).into_iter().map(|group| self.facts.id(group));
+        let (settings, invitations) = (Some(settings), invitations.collect());
+        Step::Answer(encode(&im::SettingsGetResponse { settings, invitations }))
+    }
 }
 
-pub(super) fn set_profile(asked: &Asked, request: im::ProfileSetRequest) -> Result<Step, Refused> {
-    let profile = request.profile.unwrap_or_default();
-    if profile.name.len() > NAME_BYTES_MAX
-        || profile.avatar.len() > AVATAR_BYTES_MAX
-        || profile.extra.len() > EXTRA_BYTES_MAX
-    {
-        return Err(refuse(
-            Code::TooLarge,
-            "`name` has more than 256 bytes, `avatar` more than 1 KiB, or `extra` more than 4 KiB",
-        ));
-    }
-    let (user, _) = asked.origin;
-    let profile = im::Profile { user: asked.uid.to_string(), ..profile };
-    let write = Write::SetProfile { user, profile: encode(&profile) };
+pub(super) fn set_settings(asked: &Asked, request: &im::SettingsSetRequest) -> Result<Step, Refused> {
+    let who_may_add = request.settings.unwrap_or_default().who_may_add;
+    let who_may_add = im::WhoMayAdd::try_from(who_may_add)
+        .map_err(|_| refuse(Code::Invalid, "`who_may_add` is not a known rule"))?;
+    let write = Write::SetSettings { user: asked.origin.0, who_may_add };
     Ok(Step::Write(write, Then::Answer(Bytes::new())))
 }
 

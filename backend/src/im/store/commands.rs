@@ -3,7 +3,7 @@
 //! alice sends `hi` to bob: at the end of the turn the batch with her [`Write::Append`] is submitted as one
 //! [`Command::Commit`]; [`super::Completion::Committed`] follows once the batch is durable.
 
-use super::{ConversationId, DeviceNumber, Entry, Origin, PageLimits, UserId};
+use super::{ConversationId, DeviceNumber, Entry, Origin, PageLimits, UserId, WhoMayAdd};
 use bytes::{BufMut, Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::im::{self, RelationChange, Role};
@@ -179,6 +179,19 @@ pub enum Write {
         /// Event for all members.
         event: Bytes,
     },
+    /// Invites users to a group that is made or changed by an earlier write: they may join it, also where that takes an
+    /// invitation. Members, invited users, and users who have blocked the inviting one are left out, as is everybody if
+    /// the inviting user may not add members.
+    Invite {
+        /// Name of the group.
+        group: String,
+        /// By whom, on which device.
+        by: Origin,
+        /// The users.
+        users: Vec<UserId>,
+        /// Event for the users.
+        event: Bytes,
+    },
     /// Changes a group as a whole or not at all. Members, and removed users, are notified if anything changed; of
     /// a group that is read by cursor nobody is.
     ChangeGroup {
@@ -220,6 +233,13 @@ pub enum Write {
         users: Vec<UserId>,
         /// The encoded event.
         event: Bytes,
+    },
+    /// Sets who may make a user a member of a group.
+    SetSettings {
+        /// The user.
+        user: UserId,
+        /// The rule.
+        who_may_add: WhoMayAdd,
     },
     /// Replaces the profile of a user.
     SetProfile {

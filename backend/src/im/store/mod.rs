@@ -13,6 +13,7 @@ mod dropped;
 mod embedded;
 mod memory;
 mod queries;
+pub mod rules;
 mod types;
 
 pub use commands::*;
@@ -20,6 +21,6 @@ pub use commands::*;
 pub use disk::fuzz;
 pub use disk::{Disk, DiskError, Durability};
 pub use memory::Memory;
-pub use moorline_proto::message::im::{Friendship, RelationChange, Role};
+pub use moorline_proto::message::im::{Friendship, RelationChange, Role, WhoMayAdd};
 pub use queries::*;
 pub use types::*;

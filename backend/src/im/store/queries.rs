@@ -4,9 +4,10 @@
 //! another wait: alice joins `group:tea`, so the plan is that conversation and her membership; the store has both, or
 //! fetches both and completes the prefetch; then the request is judged on them.
 
+use super::rules::{self, Contact};
 use super::{
     Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings, Member,
-    Recipient, Refusal, Relation, Stored, Ticket, UserId,
+    Origin, Recipient, Refusal, Relation, Stored, Ticket, UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -52,10 +53,11 @@ pub trait Store: Facts {
 /// Small, hot state that is read while an operation is executed. Each fact must be covered by a prefetch or by a
 /// completion; see [`Store`].
 pub trait Facts {
-    /// The user with this name. `None`: nobody has it. Covered by [`Need::User`] and [`Need::NewUser`].
+    /// The user with this name. `None`: nobody has it. Covered by [`Need::User`], [`Need::Contact`] and [`Need::NewUser`].
     fn find_user(&self, uid: &str) -> Option<UserId>;
 
-    /// The user with this name, who becomes known. `None`: `users_max` users are known. Covered by [`Need::NewUser`].
+    /// The user with this name, who becomes known: for the server API and imports. `None`: as many users are known as
+    /// `users_max` allows beside `users_reserved`. Covered by [`Need::NewUser`].
     fn try_user(&mut self, uid: &str) -> Option<UserId>;
 
     /// Name of a user. Covered by every need that names the user, and by [`Need::Members`].
@@ -83,6 +85,9 @@ pub trait Facts {
     /// Number of members.
     fn member_count(&self, conversation: ConversationId) -> usize;
 
+    /// True if only the owner and administrators speak in the group. Covered by [`Need::Conversation`].
+    fn is_silent(&self, conversation: ConversationId) -> bool;
+
     /// Settings of a group. Covered by [`Need::Conversation`].
     fn settings(&self, conversation: ConversationId) -> GroupSettings;
 
@@ -97,8 +102,27 @@ pub trait Facts {
         after: Option<UserId>,
     ) -> impl ExactSizeIterator<Item = Member> + '_;
 
-    /// Relation of `user` to `other`. Covered by [`Need::Relation`], [`Need::Presence`] and [`Need::Relations`].
+    /// Relation of `user` to `other`. Covered by [`Need::Relation`], [`Need::Contact`], [`Need::Presence`] and
+    /// [`Need::Relations`].
     fn relation(&self, user: UserId, other: UserId) -> Relation;
+
+    /// Who may make the user a member of a group. Covered by [`Need::Contact`], [`Need::Presence`],
+    /// [`Need::Relation`] and [`Need::Settings`].
+    fn who_may_add(&self, user: UserId) -> WhoMayAdd;
+
+    /// Groups that the user may join by invitation, oldest first. Covered by [`Need::Settings`].
+    fn invitations(&self, user: UserId) -> Vec<ConversationId>;
+
+    /// How `user` stands to `other`, for [`rules::Rules::judge`]. Covered by [`Need::Contact`] and [`Need::Presence`].
+    fn contact(&self, (user, device): Origin, other: UserId) -> Contact {
+        Contact {
+            is_self: user == other,
+            own: self.relation(user, other),
+            theirs: self.relation(other, user),
+            who_may_add: self.who_may_add(other),
+            is_operator: rules::is_operator(device),
+        }
+    }
 
     /// All relations of `user`, in unspecified order. Covered by [`Need::Relations`].
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)>;
@@ -122,14 +146,18 @@ pub enum Need {
     NamedMembers(String),
     /// All members of a conversation and their names. Covers what [`Need::Conversation`] covers.
     Members(ConversationId),
-    /// Relation of the first user to the second.
+    /// Relation of the first user to the second, and the settings of the second.
     Relation(UserId, UserId),
     /// All relations of a user, and the names of the others.
     Relations(UserId),
     /// Devices of a user.
     Devices(UserId),
-    /// A user, by name, the user's devices, and what the user makes of another one.
+    /// A user, by name, the user's settings, and the relations between the user and another one.
+    Contact(String, UserId),
+    /// A user, by name, and the user's devices. Covers what [`Need::Contact`] covers.
     Presence(String, UserId),
+    /// Settings and invitations of a user, and the ids of the groups.
+    Settings(UserId),
 }
 
 /// Needs of one operation.

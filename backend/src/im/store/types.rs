@@ -16,6 +16,10 @@ pub struct ConversationId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceNumber(pub u32);
 
+/// Device number of everything that the server API or an import does: the operator's server. No user has that many devices,
+/// so all of them are notified.
+pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
+
 /// A user's device.
 pub type Origin = (UserId, DeviceNumber);
 
@@ -71,6 +75,8 @@ pub struct Counts {
     pub users: usize,
     /// Conversations that are known.
     pub conversations: usize,
+    /// Memberships of all conversations.
+    pub members: usize,
     /// Commits that became durable.
     pub commits: u64,
     /// Commits before which writing had to wait, the engine being behind.
@@ -102,8 +108,14 @@ pub enum Refusal {
     GroupFull,
     /// `conversations_max` are known.
     StoreFull,
-    /// One of the two has `relations_max` relations.
+    /// The user has `relations_max` friends and requests.
     TooManyRelations,
+    /// `requests_max` requests wait for the other user.
+    TooManyRequests,
+    /// The user has `blocks_max` blocks.
+    TooManyBlocks,
+    /// All conversations together have `members_total_max` members.
+    MembersFull,
     /// The disk does not give it.
     Unreadable,
 }

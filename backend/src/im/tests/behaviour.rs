@@ -68,6 +68,7 @@ fn a_key_counts_once_and_other_content_is_a_conflict() {
 fn each_bad_send_has_its_code() {
     let mut bench = bench();
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     let eve = bench.login(1, "eve", "phone", 1);
     create(&mut bench, alice, "g", &[]).expect("created");
     let large = vec![0; ImConfig::default().payload_max + 1];
@@ -101,6 +102,7 @@ fn each_bad_send_has_its_code() {
 fn each_bad_request_has_its_code() {
     let mut bench = bench();
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     let eve = bench.login(1, "eve", "phone", 1);
     let g = create(&mut bench, alice, "g", &["bob"]).expect("created");
     assert_eq!(g, "group:g");
@@ -140,6 +142,7 @@ fn each_bad_request_has_its_code() {
 fn groups_are_created_joined_listed_and_left() {
     let mut bench = bench();
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     let carol = bench.login(1, "carol", "phone", 1);
     assert_eq!(create(&mut bench, alice, "g", &["bob", "alice"]).as_deref(), Ok("group:g"));
     assert_eq!(create(&mut bench, alice, "g", &[]).as_deref(), Ok("group:g"), "again");
@@ -178,6 +181,7 @@ fn groups_are_created_joined_listed_and_left() {
 fn pages_are_capped_by_count_and_bytes_and_say_so() {
     let mut bench = Bench::new(ImConfig { pull_messages_max: 3, ..ImConfig::default() });
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob", "zoe"]);
     for i in 1..=5 {
         bench.send(alice, user("bob"), &key(i), &vec![i; 30 << 10]);
     }
@@ -307,6 +311,7 @@ fn a_large_inbox_never_has_more_than_the_bound_outstanding() {
     let (pushes_max, bytes_max) = (config.outstanding, config.outstanding_bytes);
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     let pad = bench.login(1, "alice", "pad", 1);
     bench.logout(pad);
     for i in 0..200 {
@@ -344,6 +349,7 @@ fn a_large_inbox_never_has_more_than_the_bound_outstanding() {
 fn an_overflown_inbox_notifies_once_per_conversation() {
     let mut bench = Bench::new(ImConfig { inbox_entries_max: 2, ..ImConfig::default() });
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     for i in 1..=5 {
         bench.send(alice, user("bob"), &key(i), b"");
     }
@@ -365,6 +371,7 @@ fn an_overflown_inbox_notifies_once_per_conversation() {
 fn dropped_history_reads_as_a_void_range() {
     let mut bench = Bench::new(ImConfig { history_max: 5000, ..ImConfig::default() });
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
     for i in 1..=5 {
         bench.send(alice, user("bob"), &key(i), &[0; 2000]);
     }
@@ -407,10 +414,13 @@ fn refused_logins_are_kicked_and_may_do_nothing() {
     let phone = bench.login(1, "alice", "phone", 1);
     let pad = bench.login(2, "alice", "pad", 1);
     assert_eq!(bench.kicks(), [(phone, 3531)], "one device only");
+    bench.know(&["bob"]);
     assert_eq!(bench.send(pad, user("bob"), &key(1), b"").0, Code::Ok);
     let (code, ack) = bench.send(pad, user("carol"), &key(2), b"");
-    assert_eq!((code, ack.retry_after_ms), (Code::Denied, 0), "a third user");
-    assert_eq!(create(&mut bench, pad, "g", &["carol"]), Err(Code::Denied));
+    assert_eq!((code, ack.retry_after_ms), (Code::NotFound, 0), "nobody is called so");
+    assert_eq!(create(&mut bench, pad, "g", &["carol"]), Err(Code::NotFound));
+    let api = bench.login(4, "alice", "api", 1);
+    assert_eq!(bench.kicks(), [(api, 3531)], "the backend's own name");
     let carol = bench.login(3, "carol", "phone", 1);
     assert_eq!(bench.kicks(), [(carol, 3001)]);
 }
@@ -419,6 +429,7 @@ fn refused_logins_are_kicked_and_may_do_nothing() {
 fn a_full_table_of_conversations_is_no_reason_to_try_again() {
     let mut bench = Bench::new(ImConfig { conversations_max: 1, ..ImConfig::default() });
     let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob", "carol"]);
     assert_eq!(bench.send(alice, user("bob"), &key(1), b"").0, Code::Ok);
     let (code, ack) = bench.send(alice, user("carol"), &key(2), b"");
     assert_eq!((code, ack.retry_after_ms), (Code::Denied, 0));

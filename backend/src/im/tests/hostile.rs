@@ -7,7 +7,7 @@ use moorline_proto::message::im::{
 };
 use proptest::prelude::*;
 
-const METHODS: [&str; 18] = [
+const METHODS: [&str; 20] = [
     "im.pull",
     "im.conversations",
     "im.read",
@@ -26,12 +26,15 @@ const METHODS: [&str; 18] = [
     "im.devices",
     "im.device.remove",
     "im.presence",
+    "im.settings.set",
+    "im.settings.get",
 ];
 
 fn world() -> (Bench, SessionId, SessionId) {
     let mut bench = Bench::new(ImConfig::default());
     let alice = bench.login(0, "alice", "d", 1);
     let eve = bench.login(1, "eve", "d", 1);
+    bench.know(&["bob"]);
     let request = GroupCreateRequest { group: "g".into(), members: vec!["bob".into()] };
     bench.req::<GroupCreateResponse>(alice, "im.group.create", &request).expect("created");
     for number in 1..=3 {

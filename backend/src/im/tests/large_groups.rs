@@ -2,6 +2,7 @@
 
 use super::social::create;
 use super::*;
+use crate::config::QuotaConfig;
 use crate::config::WebhookConfig;
 use crate::im::WebhookResult;
 use moorline_proto::message::client::Notify;
@@ -13,7 +14,8 @@ fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
     if !IS_PROMPT {
         return; // about what one turn does
     }
-    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, ..ImConfig::default() };
+    let quota = QuotaConfig { members: 0, ..ImConfig::default().quota };
+    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, quota, ..ImConfig::default() };
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "d", 1);
     let members: Vec<String> = (0..40_000).map(|number| format!("u{number}")).collect();
@@ -100,6 +102,7 @@ fn a_notify_that_the_gateway_did_not_take_is_sent_again() {
     let notify = bench.pushes().pop().expect("a NOTIFY");
     bench.outcome(&notify, Outcome::Full);
     bench.send(alice, conversation("group:g"), &key(2), b"two");
+    bench.fan_out();
     assert_eq!(told(&mut bench), [""; 0], "not before the first message");
     bench.pass(Duration::from_secs(2));
     assert_eq!(told(&mut bench), ["1 to 2"]);

@@ -3,6 +3,8 @@
 
 #[path = "behaviour.rs"]
 mod behaviour;
+#[path = "exposed.rs"]
+mod exposed;
 #[path = "hostile.rs"]
 mod hostile;
 #[path = "large_groups.rs"]

@@ -3,7 +3,7 @@
 
 use crate::im::store::{
     Command, Completion, ConversationId, Counts, DeviceInfo, Entry, Facts, GroupSettings, Member, Memory,
-    Need, Outcome, Read, ReadSet, Relation, Store, Ticket, UserId,
+    Need, Outcome, Read, ReadSet, Relation, Store, Ticket, UserId, WhoMayAdd,
 };
 use moorline_proto::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -98,6 +98,7 @@ impl<S: Store> Slow<S> {
         self.require("a conversation", |need| match need {
             Need::Conversation(known, _) | Need::Members(known) => *known == conversation,
             Need::Named(id, _) | Need::NamedMembers(id) => self.is_named(id, conversation),
+            Need::Settings(user) => self.inner.invitations(*user).contains(&conversation),
             _ => false,
         });
     }
@@ -202,7 +203,9 @@ impl<S: Store> Store for Slow<S> {
 impl<S: Store> Facts for Slow<S> {
     fn find_user(&self, uid: &str) -> Option<UserId> {
         self.require("a user", |need| match need {
-            Need::User(known) | Need::NewUser(known) | Need::Presence(known, _) => known == uid,
+            Need::User(known) | Need::NewUser(known) | Need::Contact(known, _) | Need::Presence(known, _) => {
+                known == uid
+            }
             _ => false,
         });
         self.inner.find_user(uid)
@@ -215,7 +218,7 @@ impl<S: Store> Facts for Slow<S> {
 
     fn uid(&self, user: UserId) -> &str {
         self.require("a name", |need| match need {
-            Need::User(uid) | Need::NewUser(uid) | Need::Presence(uid, _) => {
+            Need::User(uid) | Need::NewUser(uid) | Need::Contact(uid, _) | Need::Presence(uid, _) => {
                 self.inner.find_user(uid) == Some(user)
             }
             Need::Members(conversation) => self.inner.member(*conversation, user).is_some(),
@@ -256,6 +259,11 @@ impl<S: Store> Facts for Slow<S> {
         self.inner.member_count(conversation)
     }
 
+    fn is_silent(&self, conversation: ConversationId) -> bool {
+        self.require_head(conversation);
+        self.inner.is_silent(conversation)
+    }
+
     fn settings(&self, conversation: ConversationId) -> GroupSettings {
         self.require_head(conversation);
         self.inner.settings(conversation)
@@ -283,10 +291,27 @@ impl<S: Store> Facts for Slow<S> {
         self.require("a relation", |need| match need {
             Need::Relation(a, b) => (*a, *b) == (user, other),
             Need::Relations(a) => *a == user,
-            Need::Presence(uid, asker) => *asker == other && self.inner.find_user(uid) == Some(user),
+            Need::Contact(uid, asker) | Need::Presence(uid, asker) => {
+                let named = self.inner.find_user(uid);
+                [(user, other), (other, user)].iter().any(|(a, b)| b == asker && named == Some(*a))
+            }
             _ => false,
         });
         self.inner.relation(user, other)
+    }
+
+    fn who_may_add(&self, user: UserId) -> WhoMayAdd {
+        self.require("settings of a user", |need| match need {
+            Need::Settings(of) | Need::Relation(_, of) => *of == user,
+            Need::Contact(uid, _) | Need::Presence(uid, _) => self.inner.find_user(uid) == Some(user),
+            _ => false,
+        });
+        self.inner.who_may_add(user)
+    }
+
+    fn invitations(&self, user: UserId) -> Vec<ConversationId> {
+        self.require("invitations", |need| *need == Need::Settings(user));
+        self.inner.invitations(user)
     }
 
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {

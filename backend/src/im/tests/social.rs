@@ -42,6 +42,7 @@ fn read(conversation: &str, seq: u64) -> ReadRequest {
 }
 
 pub(super) fn create(bench: &mut Bench, by: SessionId, members: &[&str]) {
+    bench.know(members);
     let members = members.iter().map(|uid| (*uid).to_owned()).collect();
     let request = GroupCreateRequest { group: "g".into(), members };
     bench.req::<GroupCreateResponse>(by, "im.group.create", &request).expect("created");

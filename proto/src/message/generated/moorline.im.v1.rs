@@ -53,6 +53,9 @@ pub struct GroupCreateRequest {
 pub struct GroupCreateResponse {
     #[prost(string, tag = "1")]
     pub conversation: ::prost::alloc::string::String,
+    /// of `members`: those who have to join by themselves
+    #[prost(string, repeated, tag = "2")]
+    pub invited: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// im.group.join, im.group.leave, im.group.members \[P-11.3\]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -93,8 +96,12 @@ pub struct GroupChangeRequest {
     #[prost(message, optional, tag = "7")]
     pub settings: ::core::option::Option<GroupSettings>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GroupChangeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupChangeResponse {
+    /// of `add`: those who have to join by themselves
+    #[prost(string, repeated, tag = "1")]
+    pub invited: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GroupSettings {
     #[prost(string, tag = "1")]
@@ -354,10 +361,33 @@ pub struct Presence {
     #[prost(uint64, tag = "3")]
     pub seen_ms: u64,
 }
+/// im.settings.set, im.settings.get \[P-11.15\]: what the caller allows others.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserSettings {
+    #[prost(enumeration = "WhoMayAdd", tag = "1")]
+    pub who_may_add: i32,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsSetRequest {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<UserSettings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsSetResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsGetRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SettingsGetResponse {
+    #[prost(message, optional, tag = "1")]
+    pub settings: ::core::option::Option<UserSettings>,
+    /// ids of groups, oldest first
+    #[prost(string, repeated, tag = "2")]
+    pub invitations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// What Push.happened holds \[P-11.6\].
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Happened {
-    #[prost(oneof = "happened::What", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "happened::What", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub what: ::core::option::Option<happened::What>,
 }
 /// Nested message and enum types in `Happened`.
@@ -378,6 +408,8 @@ pub mod happened {
         Resync(super::Resync),
         #[prost(message, tag = "7")]
         ReadCounts(super::ReadCounts),
+        #[prost(message, tag = "8")]
+        Invited(super::GroupInvited),
     }
 }
 /// A message was taken back: this one, if seq is that of the push; forget what it said.
@@ -415,6 +447,14 @@ pub struct GroupChanged {
     pub silent_until_ms: ::core::option::Option<u64>,
     #[prost(message, optional, tag = "7")]
     pub settings: ::core::option::Option<GroupSettings>,
+}
+/// The receiver may join the group of the push, and is not in it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupInvited {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub title: ::prost::alloc::string::String,
 }
 /// `by` changed what it makes of `user`; a block is told to the own devices of `by` only.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -542,6 +582,37 @@ impl Friendship {
             "ASKED" => Some(Self::Asked),
             "WAS_ASKED" => Some(Self::WasAsked),
             "FRIENDS" => Some(Self::Friends),
+            _ => None,
+        }
+    }
+}
+/// Who makes the user a member of a group; others invite.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WhoMayAdd {
+    /// as the operator says
+    AddDefault = 0,
+    AddAnyone = 1,
+    AddFriends = 2,
+}
+impl WhoMayAdd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::AddDefault => "ADD_DEFAULT",
+            Self::AddAnyone => "ADD_ANYONE",
+            Self::AddFriends => "ADD_FRIENDS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ADD_DEFAULT" => Some(Self::AddDefault),
+            "ADD_ANYONE" => Some(Self::AddAnyone),
+            "ADD_FRIENDS" => Some(Self::AddFriends),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! Conversations: who is in them, how far they go, and how their messages are fanned out.
 
-use crate::im::store::{ConversationId, GroupSettings, Member, Refusal, Role, UserId};
+use crate::im::store::{ConversationId, GroupSettings, Member, UserId};
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
@@ -65,8 +65,10 @@ impl Conversation {
         }
     }
 
-    pub(super) fn remove(&mut self, user: UserId) {
-        self.members.retain(|member| member.user != user);
+    /// False: the user is not a member.
+    pub(super) fn remove(&mut self, user: UserId) -> bool {
+        let index = self.members.binary_search_by_key(&user, |member| member.user);
+        index.map(|index| self.members.remove(index)).is_ok()
     }
 
     pub(in crate::im::store) fn is_group(&self) -> bool {
@@ -80,14 +82,14 @@ impl Conversation {
         }
     }
 
-    /// True if a member may speak now.
-    pub(in crate::im::store) fn judge_speaker(&self, user: UserId, now_ms: u64) -> Result<(), Refusal> {
-        let member = self.member(user).ok_or(Refusal::NotMember)?;
-        let is_silent = self.settings.as_ref().is_some_and(|settings| settings.is_silent);
-        if member.silent_until_ms > now_ms || is_silent && member.role == Role::Member {
-            return Err(Refusal::Silent);
-        }
-        Ok(())
+    /// True if nobody joins without an invitation.
+    pub(in crate::im::store) fn is_by_invitation(&self) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.by_invitation)
+    }
+
+    /// True if only the owner and administrators speak.
+    pub(in crate::im::store) fn is_silent(&self) -> bool {
+        self.settings.as_ref().is_some_and(|settings| settings.is_silent)
     }
 
     pub(in crate::im::store) fn uncount(&mut self, from: u64, to: u64) {
@@ -224,6 +226,7 @@ impl Conversations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::im::store::Role;
 
     #[test]
     fn what_does_not_count_is_counted() {

@@ -44,6 +44,8 @@ pub struct Directory {
     pub(super) relations: Relations,
     /// Memberships ever.
     pub(super) memberships: u64,
+    /// Memberships that there are.
+    pub(super) members: usize,
     /// The last message id that was given out.
     pub(super) last_id: u64,
     pub(super) changed: Vec<Changed>,
@@ -52,11 +54,14 @@ pub struct Directory {
 impl Directory {
     /// Empty, with the limits of `config`.
     pub(super) fn new(config: &ImConfig) -> Self {
+        let reserved = (config.users_max as u64 * config.users_reserved as u64 / 100).try_into();
+        let reserved = reserved.unwrap_or(usize::MAX);
         Self {
-            users: Users::new(config.users_max, config.devices_max),
+            users: Users::new(config.users_max, reserved, config.devices_max),
             conversations: Conversations::new(config.conversations_max),
-            relations: Relations::new(config.relations_max),
+            relations: Relations::new(config),
             memberships: 0,
+            members: 0,
             last_id: 0,
             changed: Vec::new(),
         }
@@ -92,6 +97,7 @@ impl Directory {
     /// The order of memberships is that of the calls.
     pub(super) fn add_member(&mut self, conversation: ConversationId, member: Member) {
         self.memberships += 1;
+        self.members += 1;
         let member = Member { since: self.memberships, ..member };
         self.conversations.get_mut(conversation).insert(member);
         self.users.get_mut(member.user).conversations.push(conversation);
@@ -99,7 +105,7 @@ impl Directory {
     }
 
     pub(super) fn remove_member(&mut self, conversation: ConversationId, user: UserId) {
-        self.conversations.get_mut(conversation).remove(user);
+        self.members -= usize::from(self.conversations.get_mut(conversation).remove(user));
         self.users.get_mut(user).conversations.retain(|it| *it != conversation);
         self.changed.push(Changed::Member(conversation, user));
     }

@@ -1,19 +1,59 @@
 //! Relations between users: friends, requests, blocks.
 
+use crate::config::ImConfig;
 use crate::im::store::{Friendship, Refusal, Relation, RelationChange, UserId};
+use hashbrown::HashMap;
 use std::collections::BTreeMap;
 
 /// Both directions of a pair are kept: each is what one makes of the other.
 #[derive(Debug)]
 pub(in crate::im::store) struct Relations {
     all: BTreeMap<(UserId, UserId), Relation>,
-    /// Relations of one user.
-    max: usize,
+    counts: HashMap<UserId, Counts>,
+    limits: Limits,
+}
+
+/// Limits of one user, each for what only the user's own deeds, or only the deeds of others, fill.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Friends and requests of the user's own.
+    relations: usize,
+    /// Requests of others.
+    requests: usize,
+    /// Blocks of the user's own.
+    blocks: usize,
+}
+
+/// Relations of one user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    /// Friends and requests of the user's own.
+    relations: usize,
+    /// Requests of others.
+    requests: usize,
+    /// Blocks of the user's own.
+    blocks: usize,
+}
+
+impl Counts {
+    fn of(relation: Relation) -> Self {
+        let is_own = matches!(relation.friendship, Friendship::Asked | Friendship::Friends);
+        Self {
+            relations: usize::from(is_own),
+            requests: usize::from(relation.friendship == Friendship::WasAsked),
+            blocks: usize::from(relation.is_blocked),
+        }
+    }
 }
 
 impl Relations {
-    pub(super) fn new(max: usize) -> Self {
-        Self { all: BTreeMap::new(), max }
+    pub(super) fn new(config: &ImConfig) -> Self {
+        let limits = Limits {
+            relations: config.relations_max,
+            requests: config.requests_max,
+            blocks: config.blocks_max,
+        };
+        Self { all: BTreeMap::new(), counts: HashMap::new(), limits }
     }
 
     /// Relation of `user` to `other`.
@@ -22,10 +62,18 @@ impl Relations {
     }
 
     pub(in crate::im::store) fn set(&mut self, user: UserId, other: UserId, relation: Relation) {
-        if relation == Relation::default() {
-            self.all.remove(&(user, other));
+        let before = if relation == Relation::default() {
+            self.all.remove(&(user, other))
         } else {
-            self.all.insert((user, other), relation);
+            self.all.insert((user, other), relation)
+        };
+        let (before, after) = (Counts::of(before.unwrap_or_default()), Counts::of(relation));
+        let counts = self.counts.entry(user).or_default();
+        counts.relations = counts.relations + after.relations - before.relations;
+        counts.requests = counts.requests + after.requests - before.requests;
+        counts.blocks = counts.blocks + after.blocks - before.blocks;
+        if *counts == Counts::default() {
+            self.counts.remove(&user);
         }
     }
 
@@ -40,11 +88,19 @@ impl Relations {
         all.map(|((_, other), relation)| (*other, *relation))
     }
 
-    fn has_room(&self, user: UserId, other: UserId) -> bool {
-        self.all.contains_key(&(user, other)) || self.of(user).count() < self.max
+    /// Counts of a user after one more relation has changed from `before` to `after`.
+    fn grown(&self, user: UserId, before: Relation, after: Relation) -> Counts {
+        let counts = self.counts.get(&user).copied().unwrap_or_default();
+        let (before, after) = (Counts::of(before), Counts::of(after));
+        let grown = |count: usize, before: usize, after: usize| if after > before { count + 1 } else { 0 };
+        Counts {
+            relations: grown(counts.relations, before.relations, after.relations),
+            requests: grown(counts.requests, before.requests, after.requests),
+            blocks: grown(counts.blocks, before.blocks, after.blocks),
+        }
     }
 
-    /// Relations of both users after the change.
+    /// Relations of both users after the change. What others have done to a user fills no limit of the user's own deeds.
     pub(in crate::im::store) fn judge(
         &self,
         user: UserId,
@@ -54,7 +110,8 @@ impl Relations {
         if user == other {
             return Err(Refusal::Denied);
         }
-        let (mut own, mut theirs) = (self.get(user, other), self.get(other, user));
+        let before = (self.get(user, other), self.get(other, user));
+        let (mut own, mut theirs) = before;
         match change {
             RelationChange::Befriend => {
                 if own.is_blocked || theirs.is_blocked {
@@ -71,10 +128,51 @@ impl Relations {
             RelationChange::Block => own.is_blocked = true,
             RelationChange::Unblock => own.is_blocked = false,
         }
-        let grows = |relation: Relation| relation != Relation::default();
-        if grows(own) && !self.has_room(user, other) || grows(theirs) && !self.has_room(other, user) {
+        let counts = self.grown(user, before.0, own);
+        if counts.relations > self.limits.relations {
             return Err(Refusal::TooManyRelations);
         }
+        if counts.blocks > self.limits.blocks {
+            return Err(Refusal::TooManyBlocks);
+        }
+        if self.grown(other, before.1, theirs).requests > self.limits.requests {
+            return Err(Refusal::TooManyRequests);
+        }
         Ok((own, theirs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_do_fills_no_limit_of_ones_own_deeds() {
+        let config = ImConfig { relations_max: 2, requests_max: 3, blocks_max: 1, ..ImConfig::default() };
+        let mut all = Relations::new(&config);
+        let mut change = |user, other, change| {
+            let judged = all.judge(UserId(user), UserId(other), change);
+            let is_done = judged.map(|(own, theirs)| {
+                all.set(UserId(user), UserId(other), own);
+                all.set(UserId(other), UserId(user), theirs);
+            });
+            (is_done, all.counts.get(&UserId(0)).copied().unwrap_or_default())
+        };
+        for stranger in 1..=3 {
+            assert_eq!(change(stranger, 0, RelationChange::Befriend).0, Ok(()));
+        }
+        assert_eq!(change(4, 0, RelationChange::Befriend).0, Err(Refusal::TooManyRequests));
+        assert_eq!(change(0, 4, RelationChange::Block).0, Ok(()), "strangers do not keep me from blocking");
+        assert_eq!(change(0, 5, RelationChange::Block).0, Err(Refusal::TooManyBlocks));
+        assert_eq!(change(0, 5, RelationChange::Befriend).0, Ok(()), "nor from asking");
+        assert_eq!(change(0, 1, RelationChange::Befriend).0, Ok(()), "nor from agreeing");
+        assert_eq!(change(0, 6, RelationChange::Befriend).0, Err(Refusal::TooManyRelations));
+        let (done, counts) = change(0, 4, RelationChange::Unblock);
+        assert_eq!((done, counts), (Ok(()), Counts { relations: 2, requests: 2, blocks: 0 }));
+        for other in 1..=5 {
+            assert_eq!(change(0, other, RelationChange::Unfriend).0, Ok(()));
+        }
+        assert_eq!(change(0, 1, RelationChange::Unfriend).1, Counts::default());
+        assert!(all.all.is_empty() && all.counts.is_empty());
     }
 }

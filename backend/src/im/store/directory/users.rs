@@ -2,13 +2,16 @@
 
 use super::Changed;
 use crate::im::store::dropped::{Dropped, Place};
-use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId};
+use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId, WhoMayAdd};
 use hashbrown::HashTable;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// Invitations of one user.
+pub(in crate::im::store) const INVITATIONS_MAX: usize = 64;
 
 #[derive(Debug)]
 pub(in crate::im::store) struct User {
@@ -17,6 +20,9 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) devices: Vec<Device>,
     pub(in crate::im::store) next_device: u32,
     pub(in crate::im::store) conversations: Vec<ConversationId>,
+    pub(in crate::im::store) who_may_add: WhoMayAdd,
+    /// Groups that the user may join, oldest first; few users have any.
+    pub(in crate::im::store) invitations: Vec<ConversationId>,
     /// Entries up to here are gone.
     pub(in crate::im::store) trimmed: u64,
     /// Position up to which entries are removed from the engine.
@@ -50,15 +56,17 @@ pub(in crate::im::store) struct Users {
     by_uid: HashTable<u32>,
     hasher: RandomState,
     pub(in crate::im::store) capacity: usize,
+    /// The part of `capacity` that is for logins only.
+    pub(in crate::im::store) reserved: usize,
     devices_max: usize,
     /// Logins ever.
     pub(in crate::im::store) logins: u64,
 }
 
 impl Users {
-    pub(super) fn new(capacity: usize, devices_max: usize) -> Self {
+    pub(super) fn new(capacity: usize, reserved: usize, devices_max: usize) -> Self {
         let (all, by_uid, hasher) = (Vec::new(), HashTable::new(), RandomState::new());
-        Self { all, by_uid, hasher, capacity, devices_max, logins: 0 }
+        Self { all, by_uid, hasher, capacity, reserved, devices_max, logins: 0 }
     }
 
     pub(in crate::im::store) fn len(&self) -> usize {
@@ -70,9 +78,10 @@ impl Users {
         self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId)
     }
 
-    /// Unknown so far. `None`: `users_max` are known.
-    pub(in crate::im::store) fn insert(&mut self, uid: &str) -> Option<UserId> {
-        if self.all.len() >= self.capacity {
+    /// Unknown so far. `None`: there is no room for a user who logs in, or none for others.
+    pub(in crate::im::store) fn insert(&mut self, uid: &str, is_login: bool) -> Option<UserId> {
+        let reserved = if is_login { 0 } else { self.reserved };
+        if self.all.len() >= self.capacity.saturating_sub(reserved) {
             return None;
         }
         let index = u32::try_from(self.all.len()).expect("im.users_max fits u32");
@@ -81,6 +90,8 @@ impl Users {
             devices: Vec::new(),
             next_device: 0,
             conversations: Vec::new(),
+            who_may_add: WhoMayAdd::AddDefault,
+            invitations: Vec::new(),
             trimmed: 0,
             removed: 0,
             numbered: 0,
@@ -163,6 +174,25 @@ impl Users {
 }
 
 impl User {
+    /// Adds an invitation; the oldest makes room for it. False: it is there.
+    pub(in crate::im::store) fn invite(&mut self, group: ConversationId) -> bool {
+        if self.invitations.contains(&group) {
+            return false;
+        }
+        if self.invitations.len() >= INVITATIONS_MAX {
+            self.invitations.remove(0);
+        }
+        self.invitations.push(group);
+        true
+    }
+
+    /// Removes an invitation. False: it is not there.
+    pub(in crate::im::store) fn uninvite(&mut self, group: ConversationId) -> bool {
+        let before = self.invitations.len();
+        self.invitations.retain(|it| *it != group);
+        self.invitations.len() < before
+    }
+
     /// Entries that are held.
     pub(in crate::im::store) const fn held(&self) -> u64 {
         self.numbered - self.trimmed

@@ -26,6 +26,11 @@ pub(super) fn directory(
     conversations(tables, written, &mut directory)?;
     members(tables, &mut directory)?;
     confirmed(tables, &mut directory)?;
+    // A store that goes on without what it lost may have invitations to groups that it has not.
+    let known = directory.conversations.len();
+    for user in directory.users.all_mut() {
+        user.invitations.retain(|group| (group.0 as usize) < known);
+    }
     Tables::all(&tables.relations, "a relation", |key, record: RelationRecord| {
         let (user, other) = pair(key, "a relation")?;
         let (friendship, is_blocked) = (record.friendship(), record.is_blocked);
@@ -66,11 +71,13 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         if numbers(key)?.0 != number || directory.users.find(&record.uid).is_some() {
             return Err(damaged("a user", format!("number {number}")));
         }
-        let id = directory.users.insert(&record.uid).expect("no limit yet");
+        let id = directory.users.insert(&record.uid, true).expect("no limit yet");
         let end = written.of_user(tables, number)?;
         let user = directory.users.get_mut(id);
         (user.numbered, user.durable_end) = (end, end);
         user.next_device = record.next_device;
+        user.who_may_add = record.who_may_add();
+        user.invitations = record.invitations.into_iter().map(ConversationId).collect();
         Ok(())
     })?;
     Tables::all(&tables.inboxes, "an inbox", |key, record: InboxRecord| {
@@ -162,6 +169,7 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         };
         let MemberRecord { visible_from, since, read, silent_until_ms, .. } = record;
         // In the order of the keys, so the members are sorted.
+        directory.members += 1;
         place.members.push(Member { user, role, visible_from, read, silent_until_ms, since });
         memberships.push((since, user, id));
         Ok(())

@@ -34,7 +34,12 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
     match changed {
         Changed::User(id) => {
             let user = directory.users.get(id);
-            let record = UserRecord { uid: user.uid.to_string(), next_device: user.next_device };
+            let record = UserRecord {
+                uid: user.uid.to_string(),
+                next_device: user.next_device,
+                who_may_add: user.who_may_add.into(),
+                invitations: user.invitations.iter().map(|group| group.0).collect(),
+            };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Changed::Device(id, number) => {

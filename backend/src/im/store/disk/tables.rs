@@ -18,7 +18,7 @@
 //! | `meta` | `commits`, `last_id`, `keys_end` | batches that were committed, the last message id, the day after the newest with keys, 8 bytes each |
 
 use super::DiskError;
-use crate::im::store::{Friendship, Role};
+use crate::im::store::{Friendship, Role, WhoMayAdd};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 use moorline_proto::ids::MessageKey;
@@ -71,6 +71,11 @@ pub(super) struct UserRecord {
     /// Next device number; numbers of removed devices are not used again.
     #[prost(uint32, tag = "2")]
     pub(super) next_device: u32,
+    #[prost(enumeration = "WhoMayAdd", tag = "3")]
+    pub(super) who_may_add: i32,
+    /// Groups that the user may join, oldest first.
+    #[prost(uint32, repeated, tag = "4")]
+    pub(super) invitations: Vec<u32>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

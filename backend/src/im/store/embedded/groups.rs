@@ -2,6 +2,7 @@
 
 use super::{Effects, Engine, EngineStore};
 use crate::im::store::directory::{Changed, Kind};
+use crate::im::store::rules::Wish;
 use crate::im::store::{
     ConversationId, Delivery, GroupChange, GroupEdit, GroupSettings, Member, Origin, Refusal, Role, UserId,
 };
@@ -12,7 +13,7 @@ impl<E: Engine> EngineStore<E> {
     pub(super) fn create_group(
         &mut self,
         name: &str,
-        creator: UserId,
+        (creator, device): Origin,
         members: &[UserId],
     ) -> Result<(ConversationId, bool), Refusal> {
         if let Some(known) = self.directory.conversations.group(name) {
@@ -25,6 +26,8 @@ impl<E: Engine> EngineStore<E> {
         if all.len() > self.limits.group_members {
             return Err(Refusal::GroupFull);
         }
+        self.require_members(all.len())?;
+        all.iter().try_for_each(|user| self.judge((creator, device), *user, Wish::Add))?;
         let role = |user| if user == creator { Role::Owner } else { Role::Member };
         let visible_from = self.directory.conversations.begin_after + 1;
         let members: Vec<_> =
@@ -33,11 +36,17 @@ impl<E: Engine> EngineStore<E> {
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
     }
 
+    /// Requires room for more memberships.
+    pub(super) fn require_members(&self, more: usize) -> Result<(), Refusal> {
+        let is_room = self.directory.members.saturating_add(more) <= self.limits.members_total;
+        if is_room { Ok(()) } else { Err(Refusal::MembersFull) }
+    }
+
     /// Removed members; `None`: nothing changed.
     pub(super) fn change_group(
         &mut self,
         conversation: ConversationId,
-        by: UserId,
+        (by, device): Origin,
         change: GroupChange,
     ) -> Result<Option<Vec<UserId>>, Refusal> {
         let place = self.directory.conversations.get(conversation);
@@ -49,19 +58,24 @@ impl<E: Engine> EngineStore<E> {
                 if place.member(by).is_some() {
                     return Ok(None);
                 }
-                if place.settings.as_ref().is_some_and(|settings| settings.by_invitation) {
+                let is_invited = self.directory.users.get(by).invitations.contains(&conversation);
+                if place.is_by_invitation() && !is_invited {
                     return Err(Refusal::NotAllowed);
                 }
                 if place.members.len() >= self.limits.group_members {
                     return Err(Refusal::GroupFull);
                 }
+                self.require_members(1)?;
                 let role = if place.members.is_empty() { Role::Owner } else { Role::Member };
                 let member = Member::new(by, role, place.numbered + 1);
-                self.directory.add_member(conversation, member);
+                self.admit(conversation, member);
                 Ok(Some(Vec::new()))
             }
             GroupChange::Leave => {
-                let Some(member) = place.member(by) else { return Ok(None) };
+                let Some(member) = place.member(by) else {
+                    self.uninvite(conversation, by);
+                    return Ok(None);
+                };
                 let was_owner = member.role == Role::Owner;
                 self.directory.remove_member(conversation, by);
                 if was_owner {
@@ -70,10 +84,41 @@ impl<E: Engine> EngineStore<E> {
                 Ok(Some(vec![by]))
             }
             GroupChange::Edit(edit) => {
-                self.judge_edit(conversation, by, &edit)?;
+                self.judge_edit(conversation, (by, device), &edit)?;
                 Ok(self.edit(conversation, by, edit))
             }
         }
+    }
+
+    /// Makes a user a member, who is then not invited any more.
+    fn admit(&mut self, conversation: ConversationId, member: Member) {
+        self.directory.add_member(conversation, member);
+        self.uninvite(conversation, member.user);
+    }
+
+    fn uninvite(&mut self, conversation: ConversationId, user: UserId) {
+        if self.directory.users.get_mut(user).uninvite(conversation) {
+            self.directory.changed.push(Changed::User(user));
+        }
+    }
+
+    /// Invites users to a group. Returns those who were not invited before.
+    pub(super) fn invite(&mut self, group: &str, by: Origin, users: &[UserId]) -> Vec<UserId> {
+        let Some(conversation) = self.directory.conversations.group(group) else { return Vec::new() };
+        let place = self.directory.conversations.get(conversation);
+        let role = place.member(by.0).map(|member| member.role);
+        if role.is_none_or(|role| place.is_by_invitation() && role < Role::Admin) {
+            return Vec::new();
+        }
+        let may_ask = |user: &&UserId| {
+            place.member(**user).is_none()
+                && self.judge(by, **user, Wish::Add) != Err(Refusal::Blocked)
+                && !self.directory.users.get(**user).invitations.contains(&conversation)
+        };
+        let mut asked: Vec<_> = users.iter().filter(may_ask).copied().collect();
+        asked.retain(|user| self.directory.users.get_mut(*user).invite(conversation));
+        self.directory.changed.extend(asked.iter().copied().map(Changed::User));
+        asked
     }
 
     /// The administrator, else the member, that has been in it longest owns it from now on.
@@ -103,13 +148,12 @@ impl<E: Engine> EngineStore<E> {
         has_changed
     }
 
-    fn judge_edit(&self, conversation: ConversationId, by: UserId, edit: &GroupEdit) -> Result<(), Refusal> {
+    fn judge_edit(&self, conversation: ConversationId, by: Origin, edit: &GroupEdit) -> Result<(), Refusal> {
         let place = self.directory.conversations.get(conversation);
-        let own = place.member(by).ok_or(Refusal::NotMember)?.role;
+        let own = place.member(by.0).ok_or(Refusal::NotMember)?.role;
         let role_of = |user: UserId| place.member(user).map(|member| member.role);
         let require = |is_allowed: bool| if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) };
-        let by_invitation = place.settings.as_ref().is_some_and(|settings| settings.by_invitation);
-        require(edit.add.is_empty() || !by_invitation || own >= Role::Admin)?;
+        require(edit.add.is_empty() || !place.is_by_invitation() || own >= Role::Admin)?;
         require(edit.settings.is_none() || own >= Role::Admin)?;
         for user in &edit.remove {
             // Nobody removes himself so: that is leaving.
@@ -131,7 +175,8 @@ impl<E: Engine> EngineStore<E> {
         if place.members.len() + new.len() > self.limits.group_members {
             return Err(Refusal::GroupFull);
         }
-        Ok(())
+        self.require_members(new.len())?;
+        new.into_iter().try_for_each(|user| self.judge(by, *user, Wish::Add))
     }
 
     fn edit(&mut self, conversation: ConversationId, by: UserId, edit: GroupEdit) -> Option<Vec<UserId>> {
@@ -140,7 +185,7 @@ impl<E: Engine> EngineStore<E> {
             let place = self.directory.conversations.get(conversation);
             if place.member(user).is_none() {
                 let member = Member::new(user, Role::Member, place.numbered + 1);
-                self.directory.add_member(conversation, member);
+                self.admit(conversation, member);
                 has_changed = true;
             }
         }

@@ -1,11 +1,11 @@
 //! Messages: storing one, taking one back, reading them.
 
 use super::{Content, Effects, Engine, EngineStore, Known};
-use crate::config::WhoMayWrite;
 use crate::im::store::directory::{Changed, Kind};
+use crate::im::store::rules::{self, Wish};
 use crate::im::store::{
-    ConversationId, Delivery, Draft, Friendship, Member, Page, PageLimits, Recall, Recipient, Refusal, Role,
-    Stored, Target, UserId, seal,
+    ConversationId, Delivery, Draft, Member, Page, PageLimits, Recall, Recipient, Refusal, Role, Stored,
+    Target, UserId, seal,
 };
 use bytes::Bytes;
 use moorline_proto::message::client::Push;
@@ -70,22 +70,17 @@ impl<E: Engine> EngineStore<E> {
             (Target::User(peer), _) => Some(peer),
             (Target::Conversation(_), known) => known.and_then(|known| self.peer(known, draft.sender)),
         };
-        if let Some(peer) = peer.filter(|peer| *peer != draft.sender) {
-            let relations = &self.directory.relations;
-            if relations.get(peer, draft.sender).is_blocked || relations.get(draft.sender, peer).is_blocked {
-                return Err(Refusal::Blocked);
-            }
-            let is_friend = relations.get(draft.sender, peer).friendship == Friendship::Friends;
-            if self.limits.who_may_write == WhoMayWrite::Friends && !is_friend {
-                return Err(Refusal::NotFriends);
-            }
+        if let Some(peer) = peer {
+            self.judge((draft.sender, draft.device), peer, Wish::Say)?;
         }
         let conversation = match (known_target, draft.target) {
             (Some(conversation), _) => conversation,
             (None, Target::User(peer)) => self.open_one_to_one(draft.sender, peer)?,
             (None, Target::Conversation(_)) => return Err(Refusal::NotFound),
         };
-        self.directory.conversations.get(conversation).judge_speaker(draft.sender, now_ms)?;
+        let place = self.directory.conversations.get(conversation);
+        let member = place.member(draft.sender).ok_or(Refusal::NotMember)?;
+        rules::judge_speaker(member, place.is_silent(), now_ms)?;
         Ok(conversation)
     }
 
@@ -102,6 +97,7 @@ impl<E: Engine> EngineStore<E> {
         let visible_from = self.directory.conversations.begin_after + 1;
         let members = [first, second].map(|user| Member::new(user, Role::Member, visible_from));
         let members = if first == second { &members[..1] } else { &members[..] };
+        self.require_members(members.len())?;
         self.directory.open(Kind::OneToOne(first, second), members).ok_or(Refusal::StoreFull)
     }
 

@@ -12,11 +12,13 @@ mod reads;
 pub(super) use engine::{AT_LAST, Content, Engine, Known, Progress, StreamEntry};
 
 use super::directory::{Changed, Directory, FanoutLimits};
+use super::rules::Rules;
 use super::{
     Command, Committed, Completion, ConversationId, Counts, Delivery, DeviceInfo, DeviceNumber, Facts,
-    GroupSettings, Member, Origin, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, Write,
+    GroupSettings, Member, Origin, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, WhoMayAdd,
+    Write,
 };
-use crate::config::{ImConfig, WhoMayWrite};
+use crate::config::ImConfig;
 use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -28,7 +30,8 @@ struct Limits {
     group_members: usize,
     fanout: FanoutLimits,
     recall_window_ms: u64,
-    who_may_write: WhoMayWrite,
+    members_total: usize,
+    rules: Rules,
 }
 
 /// See the module.
@@ -65,7 +68,8 @@ impl<E: Engine> EngineStore<E> {
             group_members: config.group_members_max,
             fanout,
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
-            who_may_write: config.who_may_write,
+            members_total: config.members_total_max,
+            rules: Rules::new(config),
         };
         Self {
             directory,
@@ -90,7 +94,7 @@ impl<E: Engine> EngineStore<E> {
             Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
             Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
             Write::CreateGroup { name, creator, members, event } => {
-                match self.create_group(&name, creator.0, &members) {
+                match self.create_group(&name, creator, &members) {
                     Ok((conversation, is_new)) => {
                         let delivery = if is_new {
                             self.tell_members(conversation, &[], Some(creator), event, batch)?
@@ -102,8 +106,16 @@ impl<E: Engine> EngineStore<E> {
                     Err(refusal) => Outcome::Created(Err(refusal)),
                 }
             }
+            Write::Invite { group, by, users, event } => {
+                let invited = self.invite(&group, by, &users);
+                Outcome::Done(Ok(if invited.is_empty() {
+                    None
+                } else {
+                    Some(self.tell(&invited, Some(by), event, batch)?)
+                }))
+            }
             Write::ChangeGroup { conversation, by, change, event } => {
-                Outcome::Done(match self.change_group(conversation, by.0, change) {
+                Outcome::Done(match self.change_group(conversation, by, change) {
                     Ok(None) => Ok(None),
                     Ok(Some(gone)) => Ok(self.tell_members(conversation, &gone, Some(by), event, batch)?),
                     Err(refusal) => Err(refusal),
@@ -124,6 +136,11 @@ impl<E: Engine> EngineStore<E> {
                 })
             }
             Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell(&users, None, event, batch)?))),
+            Write::SetSettings { user, who_may_add } => {
+                self.directory.users.get_mut(user).who_may_add = who_may_add;
+                self.directory.changed.push(Changed::User(user));
+                Outcome::Done(Ok(None))
+            }
             Write::SetProfile { user, profile } => {
                 self.engine.put_profile(user, profile);
                 Outcome::Done(Ok(None))
@@ -271,6 +288,7 @@ impl<E: Engine> Store for EngineStore<E> {
         Counts {
             users: self.directory.users.len(),
             conversations: self.directory.conversations.len(),
+            members: self.directory.members,
             commits,
             stalls,
         }
@@ -278,6 +296,16 @@ impl<E: Engine> Store for EngineStore<E> {
 }
 
 impl<E: Engine> EngineStore<E> {
+    /// The user with this name, who becomes known. `None`: there is no room.
+    fn make_user(&mut self, uid: &str, is_login: bool) -> Option<UserId> {
+        if let Some(known) = self.directory.users.find(uid) {
+            return Some(known);
+        }
+        let user = self.directory.users.insert(uid, is_login)?;
+        self.directory.changed.push(Changed::User(user));
+        Some(user)
+    }
+
     fn try_commit(&mut self, batch: super::Batch) -> Result<(), super::Batch> {
         // What was numbered cannot be taken back, so there must be room before anything is.
         if !self.engine.is_ready() {
@@ -337,12 +365,7 @@ impl<E: Engine> Facts for EngineStore<E> {
     }
 
     fn try_user(&mut self, uid: &str) -> Option<UserId> {
-        if let Some(known) = self.directory.users.find(uid) {
-            return Some(known);
-        }
-        let user = self.directory.users.insert(uid)?;
-        self.directory.changed.push(Changed::User(user));
-        Some(user)
+        self.make_user(uid, false)
     }
 
     fn uid(&self, user: UserId) -> &str {
@@ -369,6 +392,10 @@ impl<E: Engine> Facts for EngineStore<E> {
         self.directory.conversations.get(conversation).members.len()
     }
 
+    fn is_silent(&self, conversation: ConversationId) -> bool {
+        self.directory.conversations.get(conversation).is_silent()
+    }
+
     fn settings(&self, conversation: ConversationId) -> GroupSettings {
         self.directory.conversations.get(conversation).settings.as_deref().cloned().unwrap_or_default()
     }
@@ -389,6 +416,14 @@ impl<E: Engine> Facts for EngineStore<E> {
 
     fn relation(&self, user: UserId, other: UserId) -> Relation {
         self.directory.relations.get(user, other)
+    }
+
+    fn who_may_add(&self, user: UserId) -> WhoMayAdd {
+        self.directory.users.get(user).who_may_add
+    }
+
+    fn invitations(&self, user: UserId) -> Vec<ConversationId> {
+        self.directory.users.get(user).invitations.clone()
     }
 
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {

@@ -2,18 +2,21 @@
 
 use super::{Content, Engine, EngineStore, StreamEntry};
 use crate::im::store::directory::Directory;
+use crate::im::store::rules::Wish;
 use crate::im::store::{
-    Backlog, Completion, ConversationId, DeviceCursor, Entry, Facts, LAST_BYTES_MAX, Listed, Listing,
+    Backlog, Completion, ConversationId, DeviceCursor, DeviceNumber, Entry, LAST_BYTES_MAX, Listed, Listing,
     LoggedIn, Login, Origin, PageLimits, Read, Refusal, StreamPage, UserId,
 };
 
+/// A user on any device; not the operator's server.
+const NO_DEVICE: DeviceNumber = DeviceNumber(0);
 /// Bytes that an entry of a list of conversations has at least, beside its newest message.
 const LISTED_BYTES: usize = 16;
 
 impl<E: Engine> EngineStore<E> {
     pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
         let Login { uid, device, platform, now_ms } = login;
-        let user = self.try_user(uid)?;
+        let user = self.make_user(uid, true)?;
         let Directory { users, changed, .. } = &mut self.directory;
         let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
@@ -75,7 +78,8 @@ impl<E: Engine> EngineStore<E> {
         let limits = PageLimits { messages: 1, bytes: LAST_BYTES_MAX };
         let last = self.page(conversation, user, (newest, newest), limits);
         let last = last.ok().and_then(|page| page.messages.into_iter().next());
-        let peer = self.peer(conversation, user).filter(|peer| *peer != user);
+        let may_know = |peer: &UserId| self.judge((user, NO_DEVICE), *peer, Wish::Say).is_ok();
+        let peer = self.peer(conversation, user).filter(|peer| *peer != user && may_know(peer));
         let mut id = String::new();
         self.directory.write_id(conversation, &mut id);
         Listed {

@@ -1,0 +1,212 @@
+//! Quotas of users and caps of the store: what one user may make others store in a day, and how full the store is.
+//!
+//! eve makes 100 groups before noon: her next `im.group.create` is DENIED until the next day, and the metric
+//! `quota_refused{quota="groups"}` counts it. What the operator's server does for a user does not count. Counts are in
+//! memory: a restart of the backend forgets those of the day.
+
+use super::refusal::{Refused, refuse};
+use super::store::{Counts, UserId};
+use crate::config::{ImConfig, QuotaConfig};
+use crate::server::Now;
+use hashbrown::HashMap;
+use moorline_proto::message::client::Code;
+use moorline_proto::time::{Duration, Instant};
+
+/// Milliseconds of a day (UTC).
+const DAY_MS: u64 = 86_400_000;
+/// Share of a quota or of a cap, in percent, from which the log and the metrics name it; and below which a cap counts as
+/// usual again.
+const NEAR_PERCENT: u128 = 80;
+const USUAL_PERCENT: u128 = 75;
+/// Time between two log lines about quotas.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// What is counted for each user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quota {
+    Groups,
+    Members,
+    GroupChanges,
+    Conversations,
+    Relations,
+    Bytes,
+}
+
+const QUOTAS: usize = 6;
+const NAMES: [&str; QUOTAS] = ["groups", "members", "group_changes", "conversations", "relations", "bytes"];
+
+/// Use of one quota since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuotaStatus {
+    /// Name of the quota: the last part of its setting.
+    pub name: &'static str,
+    /// Users who reached 80% of it, each once a day.
+    pub near: u64,
+    /// Requests and messages that were refused.
+    pub refused: u64,
+}
+
+/// How full the store is in one respect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CapStatus {
+    /// Name of the cap: the last part of its setting.
+    pub name: &'static str,
+    /// Number that is there.
+    pub used: usize,
+    /// Number that may be there.
+    pub max: usize,
+}
+
+/// Counts of the day, and figures since the start.
+#[derive(Debug)]
+pub(super) struct Quotas {
+    limits: [u64; QUOTAS],
+    day: u64,
+    /// Users who used something today.
+    used: HashMap<UserId, [u64; QUOTAS]>,
+    statuses: [QuotaStatus; QUOTAS],
+    /// Figures that the log has.
+    logged: [QuotaStatus; QUOTAS],
+    log_at: Instant,
+    /// Caps that are near, in the order of [`caps`].
+    is_near: [bool; 3],
+}
+
+impl Quotas {
+    pub(super) fn new(config: &QuotaConfig) -> Self {
+        let QuotaConfig { groups, members, group_changes, conversations, relations, bytes } = *config;
+        let limits = [groups, members, group_changes, conversations, relations, bytes as u64];
+        let statuses = NAMES.map(|name| QuotaStatus { name, near: 0, refused: 0 });
+        let (day, used, log_at) = (0, HashMap::new(), Instant::ZERO);
+        Self { limits, day, used, statuses, logged: statuses, log_at, is_near: [false; 3] }
+    }
+
+    /// Charges a user, all or nothing.
+    ///
+    /// # Errors
+    /// A quota of the day would be exceeded: DENIED.
+    pub(super) fn charge(&mut self, now: Now, user: UserId, amounts: &[(Quota, u64)]) -> Result<(), Refused> {
+        let day = now.unix_ms / DAY_MS;
+        if day != self.day {
+            (self.day, self.used) = (day, HashMap::new());
+        }
+        let used = self.used.get(&user).copied().unwrap_or_default();
+        let mut after = used;
+        for (quota, amount) in amounts {
+            let (at, limit) = (*quota as usize, self.limits[*quota as usize]);
+            after[at] = after[at].saturating_add(*amount);
+            if limit > 0 && after[at] > limit {
+                self.statuses[at].refused += 1;
+                let name = NAMES[at];
+                let reason = format!(
+                    "you have used up `im.quota.{name}`, which allows {limit} in a day (UTC); try again tomorrow"
+                );
+                return Err(refuse(Code::Denied, reason));
+            }
+        }
+        for (at, limit) in self.limits.iter().enumerate() {
+            let is_near = |used: u64| *limit > 0 && is_at(used.into(), (*limit).into(), NEAR_PERCENT);
+            self.statuses[at].near += u64::from(is_near(after[at]) && !is_near(used[at]));
+        }
+        if after != used {
+            self.used.insert(user, after);
+        }
+        Ok(())
+    }
+
+    /// Logs which quotas users have come near to, at most once in [`LOG_EVERY`], and which caps the store has come near to,
+    /// once each.
+    pub(super) fn log(&mut self, now: Now, caps: &[CapStatus; 3]) {
+        for (CapStatus { name, used, max }, is_near) in caps.iter().zip(&mut self.is_near) {
+            let (used, max) = (*used as u128, *max as u128);
+            if !*is_near && is_at(used, max, NEAR_PERCENT) {
+                *is_near = true;
+                tracing::warn!(
+                    cap = name,
+                    used,
+                    max,
+                    "the store has reached 80% of a cap; raise the setting in time"
+                );
+            } else if *is_near && !is_at(used, max, USUAL_PERCENT) {
+                *is_near = false;
+                tracing::info!(cap = name, used, max, "the store is below 75% of a cap again");
+            }
+        }
+        if self.logged != self.statuses && now.instant >= self.log_at {
+            self.log_at = now.instant + LOG_EVERY;
+            for (status, logged) in self.statuses.iter().zip(&self.logged).filter(|(a, b)| a != b) {
+                let (near, refused) = (status.near - logged.near, status.refused - logged.refused);
+                tracing::warn!(
+                    quota = status.name,
+                    near,
+                    refused,
+                    "users have come near to a quota of a day, or were refused"
+                );
+            }
+            self.logged = self.statuses;
+        }
+    }
+
+    pub(super) fn statuses(&self) -> Vec<QuotaStatus> {
+        self.statuses.to_vec()
+    }
+}
+
+/// Returns how full the store is.
+pub(super) fn caps(config: &ImConfig, counts: &Counts) -> [CapStatus; 3] {
+    [
+        ("users_max", counts.users, config.users_max),
+        ("conversations_max", counts.conversations, config.conversations_max),
+        ("members_total_max", counts.members, config.members_total_max),
+    ]
+    .map(|(name, used, max)| CapStatus { name, used, max })
+}
+
+fn is_at(used: u128, max: u128, percent: u128) -> bool {
+    used * 100 >= max * percent
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(unix_ms: u64) -> Now {
+        Now { unix_ms, ..Now::default() }
+    }
+
+    #[test]
+    fn a_quota_is_one_users_and_one_days() {
+        let config = QuotaConfig { groups: 5, members: 0, ..ImConfig::default().quota };
+        let mut quotas = Quotas::new(&config);
+        let (eve, bob, day) = (UserId(1), UserId(2), at(DAY_MS * 9 + 5));
+        for _ in 0..5 {
+            quotas
+                .charge(day, eve, &[(Quota::Groups, 1), (Quota::Members, 1 << 40)])
+                .expect("no quota for members");
+        }
+        let (code, reason) =
+            quotas.charge(day, eve, &[(Quota::Relations, 1), (Quota::Groups, 1)]).expect_err("used up");
+        assert!(
+            code == Code::Denied && reason.contains("`im.quota.groups`, which allows 5 in a day"),
+            "{reason}"
+        );
+        assert_eq!(quotas.used[&eve][Quota::Relations as usize], 0, "all or nothing");
+        quotas.charge(day, bob, &[(Quota::Groups, 5)]).expect("another user");
+        let status = quotas.statuses()[0];
+        assert_eq!((status.name, status.near, status.refused), ("groups", 2, 1));
+        quotas.charge(at(DAY_MS * 10), eve, &[(Quota::Groups, 5)]).expect("another day");
+        assert_eq!((quotas.statuses()[0].near, quotas.used.len()), (3, 1), "yesterday is forgotten");
+        assert!(quotas.charge(at(DAY_MS * 10), eve, &[(Quota::Bytes, u64::MAX)]).is_err());
+    }
+
+    #[test]
+    fn a_cap_is_logged_once_until_it_is_usual_again() {
+        let mut quotas = Quotas::new(&ImConfig::default().quota);
+        let config = ImConfig { users_max: 100, ..ImConfig::default() };
+        let mut look = |users| {
+            quotas.log(at(0), &caps(&config, &Counts { users, ..Counts::default() }));
+            quotas.is_near
+        };
+        assert_eq!([79, 80, 76, 74, 80].map(|users| look(users)[0]), [false, true, true, false, true]);
+    }
+}

@@ -1,0 +1,328 @@
+//! Being able to log in grants nothing: who makes users, what one user may make others store, who may say something to whom.
+
+use super::social::create;
+use super::*;
+use crate::config::{QuotaConfig, WhoMayWrite};
+use moorline_proto::message::client::Sub;
+use moorline_proto::message::im::{
+    ConversationsRequest, ConversationsResponse, GroupChangeRequest, GroupChangeResponse, GroupCreateRequest,
+    GroupCreateResponse, GroupRequest, GroupResponse, GroupSettings, PresenceRequest, PresenceResponse,
+    ReadRequest, ReceiptsRequest, ReceiptsResponse, RelationChange, RelationRequest, RelationResponse,
+    SettingsGetRequest, SettingsGetResponse, SettingsSetRequest, Signal, UserSettings, WhoMayAdd,
+    happened::What,
+};
+
+const SIGNAL: Command = Command::App(0x40);
+
+fn three(config: ImConfig) -> (Bench, [SessionId; 3]) {
+    let mut bench = Bench::new(config);
+    let names = [(0, "ann"), (1, "ben"), (2, "eve")];
+    let sessions = names.map(|(slot, uid)| bench.login(slot, uid, "d", 1));
+    (bench, sessions)
+}
+
+fn names(uids: &[&str]) -> Vec<String> {
+    uids.iter().map(|uid| (*uid).to_owned()).collect()
+}
+
+fn new_group(name: &str, members: &[&str]) -> GroupCreateRequest {
+    GroupCreateRequest { group: name.into(), members: names(members) }
+}
+
+fn change(add: &[&str]) -> GroupChangeRequest {
+    GroupChangeRequest { conversation: "group:g".into(), add: names(add), ..Default::default() }
+}
+
+fn group() -> GroupRequest {
+    GroupRequest { conversation: "group:g".into(), ..Default::default() }
+}
+
+fn relate(bench: &mut Bench, by: SessionId, user: &str, change: RelationChange) -> Result<(), Code> {
+    let request = RelationRequest { user: user.into(), change: change.into(), text: String::new() };
+    bench.req::<RelationResponse>(by, "im.relation", &request).map(drop)
+}
+
+fn befriend(bench: &mut Bench, (a, a_name): (SessionId, &str), (b, b_name): (SessionId, &str)) {
+    relate(bench, a, b_name, RelationChange::Befriend).expect("asks");
+    relate(bench, b, a_name, RelationChange::Befriend).expect("agrees");
+}
+
+fn enter(bench: &mut Bench, session: SessionId, room: &str) -> Code {
+    bench.up(session, Command::Sub, encode(&Sub { id: 7, room: room.into() }));
+    bench.out.subs.pop().expect("an answer").1
+}
+
+/// Signals that reach a room.
+fn signal(bench: &mut Bench, session: SessionId, room: &str) -> usize {
+    let body = encode(&Signal { conversation: room.into(), payload: b"x"[..].into(), ..Signal::default() });
+    bench.event(Event::Up(Up { session, command: SIGNAL, seq: 0, dup: false, body, reply: None }));
+    std::mem::take(&mut bench.out.said).len()
+}
+
+impl Bench {
+    fn users(&mut self) -> usize {
+        self.im().status().users
+    }
+}
+
+#[test]
+fn no_request_makes_a_user() {
+    let (mut bench, [ann, ..]) = three(ImConfig::default());
+    create(&mut bench, ann, &["ben"]);
+    let uids: Vec<String> = (0..900).map(|number| format!("nobody-{number}")).collect();
+    let uids: Vec<&str> = uids.iter().map(String::as_str).collect();
+    assert_eq!(bench.req::<()>(ann, "im.group.create", &new_group("h", &uids)), Err(Code::NotFound));
+    assert_eq!(bench.req::<()>(ann, "im.group.change", &change(&uids)), Err(Code::NotFound));
+    let remove = GroupChangeRequest { add: Vec::new(), remove: names(&uids), ..change(&[]) };
+    assert_eq!(bench.req::<()>(ann, "im.group.change", &remove), Ok(()), "none of them is a member");
+    let role = GroupChangeRequest { user: "nobody".into(), role: 2, ..change(&[]) };
+    assert_eq!(bench.req::<()>(ann, "im.group.change", &role), Err(Code::NotFound));
+    for change in [RelationChange::Befriend, RelationChange::Block, RelationChange::Unblock] {
+        assert_eq!(relate(&mut bench, ann, "nobody", change), Err(Code::NotFound));
+    }
+    let (code, ack) = bench.send(ann, user("nobody"), &key(1), b"hi");
+    assert!(code == Code::NotFound && ack.reason.contains("no user is called `nobody`"), "{}", ack.reason);
+    assert_eq!(bench.send(ann, conversation("c2c:ann:nobody"), &key(1), b"hi").0, Code::NotFound);
+    assert_eq!(enter(&mut bench, ann, "c2c:ann:nobody"), Code::NotFound);
+    let presence = PresenceRequest { users: names(&uids[..100]), watch: true };
+    let seen: PresenceResponse = bench.req(ann, "im.presence", &presence).expect("nobody is there");
+    assert_eq!((seen.presences.len(), bench.users()), (0, 3));
+    assert_eq!(bench.req::<()>(ann, "im.group.join", &group()), Ok(()), "what is refused leaves no trace");
+}
+
+#[test]
+fn a_share_of_all_users_is_for_logins() {
+    let config = ImConfig { users_max: 20, users_reserved: 50, ..ImConfig::default() };
+    let (mut bench, [ann, ..]) = three(config);
+    let uids: Vec<String> = (0..7).map(|number| format!("made-{number}")).collect();
+    bench.know(&uids.iter().map(String::as_str).collect::<Vec<_>>());
+    let (answer, answered) = std::sync::mpsc::channel();
+    let reply = ApiReply::new(move |given| answer.send(given).expect("it waits"));
+    let call =
+        ApiCall::Request { user: "one-more".into(), method: "im.devices".into(), payload: Bytes::new() };
+    let now = bench.now;
+    bench.im().handle_api(now, call, reply);
+    bench.perform();
+    bench.end_turn();
+    let given = answered.try_recv().expect("an answer");
+    assert!(given.code == Code::Denied && given.reason.contains("im.users_reserved"), "{}", given.reason);
+    assert_eq!(bench.send(ann, user("made-6"), &key(1), b"hi").0, Code::Ok);
+    for slot in 10..20 {
+        bench.login(slot, &format!("newcomer-{slot}"), "d", 1);
+    }
+    assert_eq!((bench.kicks(), bench.users()), (vec![], 20), "newcomers come in");
+    let status = bench.im().status();
+    let users = status.caps.iter().find(|cap| cap.name == "users_max").expect("a cap");
+    assert_eq!((users.used, users.max), (20, 20));
+}
+
+#[test]
+fn a_day_has_quotas_for_each_user() {
+    let quota =
+        QuotaConfig { groups: 2, members: 5, group_changes: 3, conversations: 1, relations: 1, bytes: 2000 };
+    let (mut bench, [ann, ben, _]) = three(ImConfig { quota, ..ImConfig::default() });
+    bench.know(&["cem"]);
+    let make = |bench: &mut Bench, by, name: &str, members: &[&str]| {
+        bench.req::<GroupCreateResponse>(by, "im.group.create", &new_group(name, members)).map(drop)
+    };
+    assert_eq!(make(&mut bench, ann, "g", &["ben", "eve"]), Ok(()));
+    assert_eq!(make(&mut bench, ann, "h", &["ben", "eve"]), Err(Code::Denied), "six memberships");
+    assert_eq!(make(&mut bench, ann, "h", &["ben"]), Ok(()));
+    assert_eq!(make(&mut bench, ann, "i", &[]), Err(Code::Denied));
+    assert_eq!(make(&mut bench, ann, "g", &[]), Ok(()), "it is there");
+    assert_eq!(make(&mut bench, ben, "i", &[]), Ok(()), "another user");
+    for _ in 0..3 {
+        bench.req::<()>(ben, "im.group.leave", &group()).expect("twice is fine");
+    }
+    assert_eq!(bench.req::<()>(ben, "im.group.leave", &group()), Err(Code::Denied), "the fourth change");
+    assert_eq!(bench.send(ann, user("ben"), &key(1), &[0; 700]).0, Code::Ok);
+    let (code, ack) = bench.send(ann, user("cem"), &key(2), b"");
+    assert!(code == Code::Denied && ack.reason.contains("im.quota.conversations"), "{}", ack.reason);
+    assert_eq!(bench.send(ann, user("ann"), &key(3), b"").0, Code::Ok, "notes to oneself begin none");
+    let (code, ack) = bench.send(ann, user("ben"), &key(4), &[0; 1500]);
+    assert!(code == Code::Denied && ack.reason.contains("im.quota.bytes"), "{}", ack.reason);
+    assert_eq!(relate(&mut bench, ann, "ben", RelationChange::Befriend), Ok(()));
+    assert_eq!(relate(&mut bench, ann, "ben", RelationChange::Befriend), Ok(()), "asked already");
+    assert_eq!(relate(&mut bench, ann, "eve", RelationChange::Befriend), Err(Code::Denied));
+    assert_eq!(relate(&mut bench, ann, "eve", RelationChange::Block), Ok(()), "a block has no quota");
+    let refused: u64 = bench.im().status().quotas.iter().map(|quota| quota.refused).sum();
+    assert_eq!(refused, 6);
+    bench.pass(Duration::from_secs(86_400));
+    assert_eq!(make(&mut bench, ann, "i2", &[]), Ok(()), "another day");
+}
+
+#[test]
+fn all_memberships_together_have_a_cap() {
+    let (mut bench, [ann, ben, _]) = three(ImConfig { members_total_max: 4, ..ImConfig::default() });
+    create(&mut bench, ann, &["ben"]);
+    assert_eq!(bench.req::<()>(ann, "im.group.create", &new_group("h", &["ben", "eve"])), Err(Code::Denied));
+    assert_eq!(bench.send(ann, user("ben"), &key(1), b"").0, Code::Ok);
+    assert_eq!(bench.send(ann, user("eve"), &key(2), b"").0, Code::Denied);
+    assert_eq!(bench.req::<()>(ann, "im.group.change", &change(&["eve"])), Err(Code::Denied));
+    bench.req::<()>(ben, "im.group.leave", &group()).expect("left");
+    assert_eq!(bench.req::<GroupChangeResponse>(ann, "im.group.change", &change(&["eve"])).map(drop), Ok(()));
+    assert_eq!(bench.im().status().members, 4);
+}
+
+#[test]
+fn a_block_holds_in_every_place() {
+    let (mut bench, [ann, ben, eve]) = three(ImConfig::default());
+    let room = "c2c:ben:eve";
+    for key in 1..=2 {
+        bench.send(ben, user("eve"), &self::key(key), b"hi");
+    }
+    assert_eq!([ben, eve].map(|session| enter(&mut bench, session, room)), [Code::Ok; 2]);
+    assert_eq!(signal(&mut bench, eve, room), 1);
+    create(&mut bench, ann, &["ben"]);
+    relate(&mut bench, ben, "eve", RelationChange::Block).expect("blocked");
+    bench.pushes();
+    for (session, other) in [(eve, "ben"), (ben, "eve")] {
+        assert_eq!(bench.send(session, user(other), &key(9), b"hi").0, Code::Denied);
+        assert_eq!(signal(&mut bench, session, room), 0, "they are in the room still");
+        assert_eq!(enter(&mut bench, session, room), Code::Denied);
+        let with = new_group("trap", &[other]);
+        assert_eq!(bench.req::<()>(session, "im.group.create", &with), Err(Code::Denied));
+        let presence = PresenceRequest { users: names(&[other]), watch: true };
+        let seen: PresenceResponse = bench.req(session, "im.presence", &presence).expect("an answer");
+        assert_eq!(
+            (seen.presences[0].platforms.len(), seen.presences[0].seen_ms),
+            (0, 0),
+            "{other} is hidden"
+        );
+        let asked = ReceiptsRequest { conversation: room.into(), seq: 1 };
+        let receipts = bench.req::<ReceiptsResponse>(session, "im.receipts", &asked);
+        assert_eq!(receipts, Err(Code::Denied));
+    }
+    bench.req::<()>(eve, "im.group.join", &group()).expect("no business of ben's");
+    bench.req::<()>(eve, "im.group.leave", &group()).expect("left");
+    bench.pushes();
+    let read = ReadRequest { conversation: room.into(), seq: 2 };
+    bench.req::<()>(eve, "im.read", &read).expect("her own mark");
+    assert_eq!(bench.happened(), [], "ben is not told");
+    let all: ConversationsResponse =
+        bench.req(ben, "im.conversations", &ConversationsRequest::default()).expect("listed");
+    let theirs = all.conversations.iter().find(|it| it.id == room).expect("listed");
+    assert_eq!((theirs.read, theirs.peer_read), (2, 0), "nor by the list");
+    bench.logout(eve);
+    bench.pass(Duration::from_secs(6));
+    assert_eq!(bench.happened(), [], "nor that she went");
+    let eve = bench.login(2, "eve", "d", 2);
+    assert_eq!(bench.req::<()>(ann, "im.group.change", &change(&["eve"])).map(drop), Ok(()), "ann may");
+    assert_eq!(bench.send(eve, conversation("group:g"), &key(3), b"").0, Code::Ok, "a group is ann's affair");
+    relate(&mut bench, ben, "eve", RelationChange::Unblock).expect("free");
+    assert_eq!(bench.send(eve, user("ben"), &key(9), b"hi").0, Code::Ok);
+}
+
+#[test]
+fn among_friends_a_stranger_gets_nowhere() {
+    let who_may_write = WhoMayWrite::Friends;
+    let (mut bench, [ann, ben, eve]) = three(ImConfig { who_may_write, ..ImConfig::default() });
+    befriend(&mut bench, (ann, "ann"), (ben, "ben"));
+    bench.pushes();
+    assert_eq!(bench.send(eve, user("ben"), &key(1), b"").0, Code::Denied);
+    assert_eq!(enter(&mut bench, eve, "c2c:ben:eve"), Code::Denied);
+    let presence = PresenceRequest { users: names(&["ben"]), watch: true };
+    let seen: PresenceResponse = bench.req(eve, "im.presence", &presence).expect("an answer");
+    assert_eq!(seen.presences[0].seen_ms, 0);
+    bench.pushes();
+    let made: GroupCreateResponse =
+        bench.req(eve, "im.group.create", &new_group("g", &["ben"])).expect("alone in it");
+    assert_eq!(made.invited, ["ben"]);
+    bench.send(eve, conversation("group:g"), &key(2), b"spam");
+    let told = bench.happened();
+    assert!(matches!(&told[..], [(to, What::Invited(it))] if *to == ben && it.by == "eve"), "{told:?}");
+    let made: GroupCreateResponse =
+        bench.req(ann, "im.group.create", &new_group("h", &["ben", "eve"])).expect("created");
+    assert_eq!(made.invited, ["eve"], "ann and ben are friends");
+    bench.logout(ben);
+    bench.pass(Duration::from_secs(6));
+    assert!(!bench.happened().iter().any(|(to, what)| *to == eve && matches!(what, What::Presence(_))));
+}
+
+#[test]
+fn whoever_wants_to_be_asked_is_invited() {
+    let (mut bench, [ann, ben, eve]) = three(ImConfig::default());
+    let settings = Some(UserSettings { who_may_add: WhoMayAdd::AddFriends.into() });
+    bench.req::<()>(ben, "im.settings.set", &SettingsSetRequest { settings }).expect("set");
+    befriend(&mut bench, (ann, "ann"), (ben, "ben"));
+    create(&mut bench, eve, &[]);
+    let by_invitation = GroupChangeRequest {
+        settings: Some(GroupSettings { by_invitation: true, ..Default::default() }),
+        ..change(&[])
+    };
+    bench.req::<()>(eve, "im.group.change", &by_invitation).expect("the owner");
+    bench.pushes();
+    for expected in [1, 0] {
+        let done: GroupChangeResponse =
+            bench.req(eve, "im.group.change", &change(&["ben", "ann"])).expect("done");
+        assert_eq!(done.invited, ["ben"]);
+        let told = bench.happened();
+        let invited = told.iter().filter(|(to, what)| *to == ben && matches!(what, What::Invited(_)));
+        assert_eq!(invited.count(), expected, "once");
+        let wrong = told.iter().any(|(to, what)| *to == ben && !matches!(what, What::Invited(_)));
+        assert!(!wrong, "he is in no group: {told:?}");
+    }
+    let own = |bench: &mut Bench| -> (Option<UserSettings>, Vec<String>) {
+        let own: SettingsGetResponse =
+            bench.req(ben, "im.settings.get", &SettingsGetRequest {}).expect("his");
+        (own.settings, own.invitations)
+    };
+    assert_eq!(own(&mut bench), (settings, vec!["group:g".to_owned()]));
+    assert_eq!(bench.req::<GroupResponse>(ben, "im.group.join", &group()).map(drop), Ok(()), "he consents");
+    assert_eq!(own(&mut bench).1, [""; 0]);
+    bench.req::<()>(ben, "im.group.leave", &group()).expect("left");
+    assert_eq!(bench.req::<()>(ben, "im.group.join", &group()), Err(Code::Denied), "once");
+    bench.req::<GroupChangeResponse>(eve, "im.group.change", &change(&["ben"])).expect("asked again");
+    bench.req::<()>(ben, "im.group.leave", &group()).expect("he declines");
+    assert_eq!(
+        (own(&mut bench).1, bench.req::<()>(ben, "im.group.join", &group())),
+        (vec![], Err(Code::Denied))
+    );
+    let made: GroupCreateResponse =
+        bench.req(ann, "im.group.create", &new_group("h", &["ben"])).expect("created");
+    assert_eq!(made.invited, [""; 0], "a friend adds");
+    let wrong = SettingsSetRequest { settings: Some(UserSettings { who_may_add: 9 }) };
+    assert_eq!(bench.req::<()>(ben, "im.settings.set", &wrong), Err(Code::Invalid));
+}
+
+#[test]
+fn who_is_silenced_says_nothing_by_signals_either() {
+    let (mut bench, [ann, ben, _]) = three(ImConfig::default());
+    create(&mut bench, ann, &["ben"]);
+    assert_eq!([ann, ben].map(|session| enter(&mut bench, session, "group:g")), [Code::Ok; 2]);
+    assert_eq!(signal(&mut bench, ben, "group:g"), 1);
+    let silence = GroupChangeRequest { user: "ben".into(), silent_until_ms: Some(u64::MAX), ..change(&[]) };
+    bench.req::<()>(ann, "im.group.change", &silence).expect("the owner");
+    assert_eq!([ann, ben].map(|session| signal(&mut bench, session, "group:g")), [1, 0]);
+    let speak = GroupChangeRequest { silent_until_ms: Some(0), ..silence };
+    bench.req::<()>(ann, "im.group.change", &speak).expect("the owner");
+    let settings = Some(GroupSettings { is_silent: true, ..Default::default() });
+    bench.req::<()>(ann, "im.group.change", &GroupChangeRequest { settings, ..change(&[]) }).expect("quiet");
+    assert_eq!([ann, ben].map(|session| signal(&mut bench, session, "group:g")), [1, 0]);
+}
+
+#[test]
+fn the_operators_server_needs_no_friendship_and_no_consent() {
+    let who_may_write = WhoMayWrite::Friends;
+    let (mut bench, [_, ben, _]) = three(ImConfig { who_may_write, ..ImConfig::default() });
+    let call = |bench: &mut Bench, call: ApiCall| {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let now = bench.now;
+        bench.im().handle_api(now, call, ApiReply::new(move |given| answer.send(given).expect("it waits")));
+        bench.perform();
+        bench.end_turn();
+        answered.try_recv().expect("an answer").code
+    };
+    let send = Send { key: Bytes::copy_from_slice(&key(1)), target: Some(user("ben")), ..Default::default() };
+    let from_shop = || ApiCall::Send { from: "shop".into(), send: send.clone() };
+    assert_eq!(call(&mut bench, from_shop()), Code::Ok);
+    let payload = encode(&new_group("team", &["ben", "newcomer"]));
+    let create = ApiCall::Request { user: "shop".into(), method: "im.group.create".into(), payload };
+    assert_eq!(call(&mut bench, create), Code::Ok);
+    let team = GroupRequest { conversation: "group:team".into(), ..Default::default() };
+    let members: GroupResponse = bench.req(ben, "im.group.members", &team).expect("a member");
+    assert_eq!(members.members, ["ben", "newcomer", "shop"]);
+    relate(&mut bench, ben, "shop", RelationChange::Block).expect("blocked");
+    let send = Send { key: Bytes::copy_from_slice(&key(2)), ..send };
+    assert_eq!(call(&mut bench, ApiCall::Send { from: "shop".into(), send }), Code::Denied, "a block holds");
+}
