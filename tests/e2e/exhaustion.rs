@@ -87,6 +87,6 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
     gateway.until_metric("links_up", 0);
     let _backend = Backend::start_at(address);
     gateway.until_ready();
-    assert_eq!(alice.tell(1, "bob", b"still here").code(), Code::Ok);
+    assert_eq!(alice.tell(1, "alice", b"still here").code(), Code::Ok);
     assert!(gateway.process.is_running());
 }

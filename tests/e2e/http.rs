@@ -87,7 +87,7 @@ fn bad_http_is_answered_and_the_chat_goes_on() {
     let mut alice = Client::login(gateway.listener, "alice", "d");
     attack(gateway.admin);
     attack(api);
-    assert_eq!(alice.tell(1, "bob", b"still here").code(), Code::Ok);
+    assert_eq!(alice.tell(1, "alice", b"still here").code(), Code::Ok);
 }
 
 #[test]

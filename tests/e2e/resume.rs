@@ -60,15 +60,15 @@ fn a_lost_connection_is_resumed_and_what_was_missed_is_replayed() {
 fn an_answer_that_was_lost_comes_from_memory_and_cids_go_on() {
     let (_backend, gateway) = start();
     let mut alice = Client::login(gateway.listener, "alice", "d");
-    let first = alice.tell(1, "bob", b"hi");
+    let first = alice.tell(1, "alice", b"hi");
     let resume = claim(&alice, 0);
     drop(alice);
     gateway.until_metric("detached", 1);
     let mut alice = back(&gateway, "alice", resume);
     assert_eq!(alice.heard.welcome.clone().expect("heard").cid_answered, 1);
-    alice.put(&send_frame(1, &message(1, "bob", b"hi")).with_flags(Flags::DUP));
+    alice.put(&send_frame(1, &message(1, "alice", b"hi")).with_flags(Flags::DUP));
     assert_eq!(alice.answer(1), first);
-    alice.put(&send_frame(2, &message(2, "bob", b"again")));
+    alice.put(&send_frame(2, &message(2, "alice", b"again")));
     assert_eq!(alice.answer(2).seq, 2);
     gateway.until_metric("sends_replayed_total", 1);
 }

@@ -228,6 +228,21 @@ const KEYS: &[Key] = &[
         "\"anyone\"",
         "Who sees whether a user is online, and when the user was last seen. friends: only friends. A blocked user never does.",
     ),
+    key("im", "signal_max", Kind::Size, "\"1KiB\"", "Payload of one signal. A larger signal is dropped."),
+    key(
+        "im",
+        "signal_rate",
+        Kind::Count,
+        "5",
+        "Signals of one user in one room in a second. Further signals are dropped.",
+    ),
+    key(
+        "im",
+        "work_share",
+        Kind::Count,
+        "20",
+        "Percent of the backend's time for the messages, requests and signals of one user, by their estimated cost. Above it the user is answered RETRY; signals are dropped. 1 to 100.",
+    ),
     key(
         "im",
         "recall_window",

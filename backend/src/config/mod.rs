@@ -243,6 +243,13 @@ pub struct ImConfig {
     pub who_may_add: WhoMayWrite,
     /// Rule for seeing whether a user is online.
     pub who_may_see: WhoMayWrite,
+    /// Largest payload of a signal.
+    #[serde(with = "units::bytes")]
+    pub signal_max: usize,
+    /// Signals of one user in one room in a second.
+    pub signal_rate: usize,
+    /// Percent of the backend's time for one user.
+    pub work_share: usize,
     /// Time after storing in which a message may be recalled.
     #[serde(with = "units::duration")]
     pub recall_window: Duration,

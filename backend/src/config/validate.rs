@@ -48,6 +48,7 @@ fn check_addresses(rules: &mut Rules<'_>) {
 fn check_counts(rules: &mut Rules<'_>) {
     let BackendConfig { link, im, api, node_number, .. } = rules.config();
     rules.count("node_number", usize::from(*node_number), 0..=NODE_MAX);
+    rules.count("im.work_share", im.work_share, 1..=100);
     rules.count("im.users_reserved", im.users_reserved, 0..=100);
     for (key, value) in [
         ("link.credit", link.credit as usize),
@@ -65,6 +66,7 @@ fn check_counts(rules: &mut Rules<'_>) {
         ("im.fanout_members_max", im.fanout_members_max),
         ("im.relations_max", im.relations_max),
         ("im.requests_max", im.requests_max),
+        ("im.signal_rate", im.signal_rate),
         ("im.blocks_max", im.blocks_max),
         ("im.devices_max", im.devices_max),
         ("im.users_max", im.users_max),
@@ -78,6 +80,7 @@ fn check_counts(rules: &mut Rules<'_>) {
     for (key, value) in [
         ("link.output_max", link.output_max),
         ("im.payload_max", im.payload_max),
+        ("im.signal_max", im.signal_max),
         ("api.body_max", api.body_max),
     ] {
         rules.size(key, size(value), 1..=u64::from(u32::MAX));

@@ -10,7 +10,7 @@ use super::sessions::Sessions;
 use super::store::{API_DEVICE, Counts, Facts, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{Im, Output, WebhookStatus, time_ms};
+use super::{Im, Output, SignalStatus, WebhookStatus, WorkStatus, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -171,6 +171,10 @@ pub struct Status {
     pub takes_writes: bool,
     /// How full the store is.
     pub caps: Vec<CapStatus>,
+    /// Work of users.
+    pub work: WorkStatus,
+    /// Signals.
+    pub signals: SignalStatus,
     /// Use of quotas.
     pub quotas: Vec<QuotaStatus>,
     /// Webhooks, by name.
@@ -267,6 +271,8 @@ impl<S: Store> Im<S> {
             members,
             caps,
             quotas: self.quotas.statuses(),
+            work: self.work.status(),
+            signals: self.signals.status(),
             sessions: self.sessions.count(),
             committing: self.storage.open.commits(),
             commits,

@@ -41,6 +41,7 @@ mod tests;
 mod waiting;
 mod webhooks;
 mod window;
+mod work;
 
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
 pub use handler::{BackendMessage, ImHandler};
@@ -48,6 +49,7 @@ pub use ids::{MessageIds, time_ms};
 pub use output::Output;
 pub use quotas::{CapStatus, QuotaStatus};
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
+pub use work::{SignalStatus, WorkStatus};
 
 use crate::config::ImConfig;
 use crate::server::{Event, Now, SessionId, Up};
@@ -67,6 +69,7 @@ use storage::Storage;
 use store::{Entry, Origin, Store};
 use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
+use work::{Signals, Work};
 
 /// Returns the reason of a refusal, for people.
 pub(crate) fn reason_of(refusal: store::Refusal) -> &'static str {
@@ -93,6 +96,8 @@ pub struct Im<S> {
     receipts: Receipts,
     presences: Presences,
     quotas: Quotas,
+    work: Work,
+    signals: Signals,
     broadcasts: Broadcasts,
     webhooks: Webhooks,
     tally: Status,
@@ -118,7 +123,7 @@ struct Scratch {
 impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
     pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
-        let quotas = Quotas::new(&config.quota);
+        let (quotas, work) = (Quotas::new(&config.quota), Work::new(&config));
         let mut im = Self {
             webhooks: Webhooks::new(&config),
             config,
@@ -129,6 +134,8 @@ impl<S: Store> Im<S> {
             receipts: Receipts::default(),
             presences: Presences::default(),
             quotas,
+            work,
+            signals: Signals::default(),
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
             queues: Queues::default(),
@@ -170,12 +177,13 @@ impl<S: Store> Im<S> {
 
     /// Ends a turn: gives the store its batch, and takes completions.
     pub fn handle_turn_end(&mut self, now: Now) {
+        self.do_large_work();
         self.deliveries().write_acks();
         self.commit(now);
         self.fan_out();
         self.broadcasts.advance(&self.sessions, &mut self.out);
         self.take_completions();
-        if self.fanouts.has_more() {
+        if self.fanouts.has_more() || self.work.has_more() {
             self.out.put(Output::TurnAgain);
         }
     }

@@ -256,6 +256,18 @@ impl Outputs {
         }
     }
 
+    /// Answers a SEND that may be tried again.
+    pub(super) fn put_off_send(&mut self, reply: Reply, reason: &str, retry_after_ms: u32) {
+        let answer = SendAck { retry_after_ms, reason: reason.to_owned(), ..Default::default() };
+        self.answer_send(reply, Code::Retry, answer);
+    }
+
+    /// Answers a request that may be tried again.
+    pub(super) fn put_off_req(&mut self, reply: Reply, reason: &str, retry_after_ms: u32) {
+        let answer = Resp { retry_after_ms, reason: reason.to_owned(), ..Default::default() };
+        self.answer_req(reply, Code::Retry, answer);
+    }
+
     pub(super) fn answer_api(&mut self, reply: ApiReply, answer: ApiAnswer) {
         self.put(Output::AnswerApi { reply, answer });
     }

@@ -1,7 +1,8 @@
 //! Rooms: one per conversation, entered by its members, for signals that are not stored.
 //!
 //! bob opens his chat with alice and enters its room by SUB; alice types, and her signal is pushed to the room. Each signal is
-//! judged as a message would be: after a block, or while alice is silenced, it is dropped.
+//! judged as a message would be: after a block, or while alice is silenced, it is dropped. So is one that is too large, or one
+//! too many (`im.signal_max`, `im.signal_rate`): a signal has no answer.
 
 use super::refusal::{Refused, no_such_user, refused, undecodable};
 use super::request::peer;
@@ -46,14 +47,21 @@ impl<S: Store> Im<S> {
     pub(super) fn on_signal(&mut self, now: Now, up: &Up) {
         let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
         let Ok(asked) = self.sessions.author(now, up.session) else { return };
-        self.run(Some(up.session), Task::Signal(asked, signal));
+        if peer(&asked.uid, &signal.conversation).is_err() {
+            return self.signals.on_judged(false);
+        }
+        if self.signals.admit(&self.config, now, asked.origin.0, &signal) {
+            self.run(Some(up.session), Task::Signal(asked, signal));
+        }
     }
 
     /// Passes a signal to the room of its conversation.
     pub(super) fn execute_signal(&mut self, asked: &Asked, signal: Signal) {
         let rules = Rules::new(&self.config);
         let room = signal.conversation.clone();
-        if judge(&self.storage.store, rules, asked, &room, true).is_err() {
+        let is_allowed = judge(&self.storage.store, rules, asked, &room, true).is_ok();
+        self.signals.on_judged(is_allowed);
+        if !is_allowed {
             return;
         }
         let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());

@@ -48,6 +48,8 @@ pub(super) enum Task {
     Send(Asked, Send, Reply),
     /// Judges a request.
     Request(Asked, Request, Reply),
+    /// Does one of the above whose author was charged.
+    Admitted(Box<Self>),
     /// Judges a signal, and passes it to the room of its conversation.
     Signal(Asked, Signal),
     /// Judges a SUB of a conversation's room.
@@ -79,6 +81,7 @@ impl Task {
             Self::Send(asked, send, _) => send::plan(asked, send.target.as_ref(), set),
             Self::Signal(asked, signal) => room::plan(asked, &signal.conversation, set),
             Self::Request(asked, request, _) => request.plan(asked, set),
+            Self::Admitted(task) => task.plan(set),
             Self::Enter(asked, room, _) => room::plan(asked, room, set),
             Self::Api(_, call, _) => call.plan(set),
             Self::Welcome(_, conversation)
@@ -116,8 +119,16 @@ impl<S: Store> Im<S> {
         }
     }
 
+    /// Executes a task whose facts are readable, unless its author has to wait.
     fn execute(&mut self, task: Task) {
+        if let Some(task) = self.admit(task) {
+            self.perform(task);
+        }
+    }
+
+    fn perform(&mut self, task: Task) {
         match task {
+            Task::Admitted(task) => self.perform(*task),
             Task::Send(asked, send, reply) => self.execute_send(&asked, send, reply),
             Task::Request(asked, request, reply) => self.execute_request(asked, request, reply),
             Task::Enter(asked, room, reply) => {
@@ -202,7 +213,7 @@ impl<S: Store> Im<S> {
     }
 
     /// Begins the UPs that waited for a session's last operation, until one waits itself.
-    fn resume(&mut self, session: SessionId) {
+    pub(super) fn resume(&mut self, session: SessionId) {
         while let Some((now, up)) = self.queues.next(session) {
             self.begin_up(now, up);
         }

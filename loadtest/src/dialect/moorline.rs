@@ -159,7 +159,8 @@ impl Dialect for Moorline {
 
     fn message(&mut self, message: &Message, out: &mut Vec<u8>) {
         let target = match message.to {
-            To::Server => send::Target::User("echo".into()),
+            // A note to oneself: the IM backend knows only users who have logged in.
+            To::Server => send::Target::User(self.uid(message.from)),
             To::Client(who) => send::Target::User(self.uid(who)),
             To::Group(group) => send::Target::Conversation(format!("group:{}", self.group(group))),
         };

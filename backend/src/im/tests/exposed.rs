@@ -3,6 +3,7 @@
 use super::social::create;
 use super::*;
 use crate::config::{QuotaConfig, WhoMayWrite};
+use crate::im::work::{LARGE_UNITS, TURN_UNITS};
 use moorline_proto::message::client::Sub;
 use moorline_proto::message::im::{
     ConversationsRequest, ConversationsResponse, GroupChangeRequest, GroupChangeResponse, GroupCreateRequest,
@@ -325,4 +326,117 @@ fn the_operators_server_needs_no_friendship_and_no_consent() {
     relate(&mut bench, ben, "shop", RelationChange::Block).expect("blocked");
     let send = Send { key: Bytes::copy_from_slice(&key(2)), ..send };
     assert_eq!(call(&mut bench, ApiCall::Send { from: "shop".into(), send }), Code::Denied, "a block holds");
+}
+
+#[test]
+fn signals_are_small_and_few() {
+    let (mut bench, [ann, ben, _]) = three(ImConfig { signal_rate: 3, ..ImConfig::default() });
+    create(&mut bench, ann, &["ben"]);
+    for session in [ann, ben] {
+        assert_eq!(enter(&mut bench, session, "group:g"), Code::Ok);
+        assert_eq!(enter(&mut bench, session, "c2c:ann:ben"), Code::Ok);
+    }
+    let say = |bench: &mut Bench, by: SessionId, bytes: usize| {
+        let payload = vec![0; bytes].into();
+        let body = encode(&Signal { conversation: "group:g".into(), payload, ..Signal::default() });
+        let up = Up { session: by, command: SIGNAL, seq: 0, dup: false, body, reply: None };
+        bench.event(Event::Up(up));
+        std::mem::take(&mut bench.out.said).len()
+    };
+    assert_eq!([1025, 1024, 1].map(|bytes| say(&mut bench, ann, bytes)), [0, 1, 1]);
+    assert_eq!([1, 1, 1].map(|bytes| say(&mut bench, ann, bytes)), [1, 0, 0], "three in a second");
+    assert_eq!(
+        (say(&mut bench, ben, 1), signal(&mut bench, ann, "c2c:ann:ben")),
+        (1, 1),
+        "per user and room"
+    );
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(say(&mut bench, ann, 1), 1);
+    assert_eq!(signal(&mut bench, ann, &"x".repeat(60_000)), 0, "not a room");
+    let status = bench.im().status().signals;
+    assert_eq!((status.passed, status.too_large, status.too_many, status.refused), (6, 1, 2, 1));
+}
+
+/// Requests of one session in one turn; their answers come by and by.
+fn ask_at_once(bench: &mut Bench, by: SessionId, method: &str, payload: &Bytes, count: usize) {
+    for _ in 0..count {
+        let req = Req { id: 9, method: method.into(), payload: payload.clone() };
+        bench.up(by, Command::Req, encode(&req));
+    }
+}
+
+#[test]
+fn large_requests_wait_for_each_other_and_nobody_for_them() {
+    if !IS_PROMPT {
+        return; // about what one turn does
+    }
+    let mut bench = Bench::new(ImConfig { fanout_members_max: 10, ..ImConfig::default() });
+    let uids: Vec<String> = (0..9_000).map(|number| format!("u{number}")).collect();
+    let ann = bench.login(0, "ann", "d", 1);
+    create(&mut bench, ann, &uids.iter().map(String::as_str).collect::<Vec<_>>());
+    let six: Vec<SessionId> = (0..6).map(|at| bench.login(10 + at, &format!("u{at}"), "d", 1)).collect();
+    let payload = encode(&group());
+    bench.is_held = true;
+    for by in &six {
+        for method in ["im.group.members", "im.group.info"] {
+            ask_at_once(&mut bench, *by, method, &payload, 7);
+        }
+    }
+    assert_eq!(bench.out.reqs.len(), 0, "nothing is done before it is somebody's turn");
+    let (mut turns, mut answers) = (0, 0);
+    while answers < 84 {
+        let key = Bytes::copy_from_slice(&key(turns));
+        bench.up(ann, Command::Send, encode(&Send { key, target: Some(user("u7")), ..Default::default() }));
+        let now = bench.now;
+        bench.im().handle_turn_end(now);
+        bench.perform();
+        let said = bench.out.sends.pop().map(|(_, code, _)| code);
+        assert_eq!(said, Some(Code::Ok), "somebody's chat waits for no more than a turn");
+        let now = bench.out.reqs.len();
+        assert!((1..=TURN_UNITS.div_ceil(LARGE_UNITS)).contains(&(now as u64)), "{now} answers in a turn");
+        assert!(bench.out.reqs.drain(..).all(|(_, code, _)| code == Code::Ok));
+        (turns, answers) = (turns + 1, answers + now);
+    }
+    assert!(turns > 20, "{answers} answers in {turns} turns");
+    assert_eq!(bench.im().status().work.waiting, 0);
+}
+
+#[test]
+fn one_user_has_a_share_of_the_time() {
+    if !IS_PROMPT {
+        return; // about what is done
+    }
+    let config = ImConfig { fanout_members_max: 10, ..ImConfig::default() };
+    let (mut bench, [ann, ben, _]) = three(config);
+    let uids: Vec<String> = (0..9_000).map(|number| format!("u{number}")).collect();
+    let request = new_group("g", &uids.iter().map(String::as_str).collect::<Vec<_>>());
+    let call =
+        ApiCall::Request { user: "ann".into(), method: "im.group.create".into(), payload: encode(&request) };
+    let now = bench.now;
+    bench.im().handle_api(now, call, ApiReply::new(|answer| assert_eq!(answer.code, Code::Ok)));
+    bench.perform();
+    bench.end_turn();
+    let payload = encode(&group());
+    let mut answered = [0, 0];
+    for _ in 0..20 {
+        // 100 in 100 ms, for two seconds.
+        bench.is_held = true;
+        ask_at_once(&mut bench, ann, "im.group.info", &payload, 100);
+        bench.is_held = false;
+        bench.end_turn();
+        bench.fan_out();
+        for (_, code, resp) in bench.out.reqs.drain(..) {
+            answered[usize::from(code == Code::Retry)] += 1;
+            assert!(
+                code == Code::Ok || code == Code::Retry && (1..=2000).contains(&resp.retry_after_ms),
+                "{resp:?}"
+            );
+        }
+        bench.pass(Duration::from_millis(100));
+    }
+    let units = 20 + 9_001 / 8;
+    let most = (2_000_000 / 5 + 50_000) / units;
+    assert!(answered[0] <= most && answered[0] > most / 2, "{answered:?}, at most {most}");
+    assert_eq!(bench.im().status().work.put_off, answered[1]);
+    assert_eq!(bench.send(ben, user("ann"), &key(1), b"hi").0, Code::Ok, "others have theirs");
 }

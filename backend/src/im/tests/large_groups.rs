@@ -15,7 +15,13 @@ fn a_large_group_is_pushed_in_slices_and_pulled_by_who_was_away() {
         return; // about what one turn does
     }
     let quota = QuotaConfig { members: 0, ..ImConfig::default().quota };
-    let config = ImConfig { fanout_members_max: 10, group_members_max: 50_000, quota, ..ImConfig::default() };
+    let config = ImConfig {
+        work_share: 100,
+        fanout_members_max: 10,
+        group_members_max: 50_000,
+        quota,
+        ..ImConfig::default()
+    };
     let mut bench = Bench::new(config);
     let alice = bench.login(0, "alice", "d", 1);
     let members: Vec<String> = (0..40_000).map(|number| format!("u{number}")).collect();
