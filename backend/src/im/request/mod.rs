@@ -319,7 +319,7 @@ impl<F: Facts> Requests<'_, F> {
             Request::Relate(request) => self.relate(asked, request),
             Request::Relations(request) => Ok(self.relations(asked, &request)),
             Request::SetProfile(request) => self.set_profile(asked, request),
-            Request::SetSettings(request) => people::set_settings(asked, &request),
+            Request::SetSettings(request) => people::set_settings(asked, request),
             Request::Settings => Ok(self.settings(asked)),
             Request::Profiles(request) => people::profiles(request),
             Request::Devices => Ok(self.devices(asked)),

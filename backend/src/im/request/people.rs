@@ -141,7 +141,7 @@ impl<F: Facts> Requests<'_, F> {
     }
 }
 
-pub(super) fn set_settings(asked: &Asked, request: &im::SettingsSetRequest) -> Result<Step, Refused> {
+pub(super) fn set_settings(asked: &Asked, request: im::SettingsSetRequest) -> Result<Step, Refused> {
     let who_may_add = request.settings.unwrap_or_default().who_may_add;
     let who_may_add = im::WhoMayAdd::try_from(who_may_add)
         .map_err(|_| refuse(Code::Invalid, "`who_may_add` is not a known rule"))?;

@@ -114,7 +114,7 @@ mod tests {
     fn whole() -> Directory {
         let mut whole = Directory::new(&ImConfig::default());
         for uid in ["ann", "ben"] {
-            whole.users.insert(uid).expect("room");
+            whole.users.insert(uid, true).expect("room");
         }
         let members = [UserId(0), UserId(1)].map(|user| Member::new(user, Role::Member, 1));
         whole.open(Kind::OneToOne(UserId(0), UserId(1)), &members).expect("room");
