@@ -40,6 +40,7 @@ impl Collector for Figures {
             stalls,
             takes_writes,
             ref webhooks,
+            ..
         } = self.0;
         for (name, help, value) in [
             ("users", "Users that are known.", users),
@@ -65,6 +66,7 @@ impl Collector for Figures {
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         encode_links(self.1.links.read(), &mut encoder)?;
+        super::limits::encode(&mut encoder, &self.0)?;
         encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;

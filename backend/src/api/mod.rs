@@ -6,6 +6,7 @@
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod limits;
 mod metrics;
 mod problem;
 pub(crate) mod requests;

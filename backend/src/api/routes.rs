@@ -1,7 +1,7 @@
 //! Paths of the server API: request bodies as JSON, calls of the backend, answers as JSON.
 
 use super::problem::Problem;
-use super::{Shared, metrics, requests, status_of};
+use super::{Shared, limits, metrics, requests, status_of};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -286,6 +286,7 @@ fn status_json(status: &Status) -> serde_json::Value {
         stalls,
         takes_writes,
         webhooks,
+        ..
     } = status;
     let webhooks: Vec<_> = webhooks.iter().map(webhook_json).collect();
     json!({
@@ -295,6 +296,7 @@ fn status_json(status: &Status) -> serde_json::Value {
         "webhooks": webhooks.clone(),
         // The name of version 0.1, until the next release.
         "services": webhooks,
+        "limits": limits::json(status),
     })
 }
 

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::config::ImConfig;
     use crate::im::sessions::Session;
-    use crate::im::store::{DeviceNumber, Memory};
+    use crate::im::store::Memory;
     use moorline_proto::message::backend::ConnUp;
 
     const ANN: UserId = UserId(0);
@@ -292,9 +292,16 @@ mod tests {
         let (facts, sessions, watcher) = world();
         let mut presences = Presences::default();
         assert!(presences.watch(&facts, &sessions, watcher, &[ANN]).is_ok());
-        let news = presences.news(at(7), (ANN, &[BEN]), &facts, &sessions).expect("ben is told");
+        let rules = Rules::new(&ImConfig::default());
+        let news = presences.news(at(7), rules, (ANN, &[BEN]), &facts, &sessions).expect("ben is told");
         assert_eq!((news.0.user.as_str(), news.0.seen_ms, news.1), ("ann", 7_000, vec![watcher]));
-        assert!(presences.news(at(7), (ANN, &[ANN]), &facts, &sessions).is_none(), "nobody else watches");
-        assert!(presences.news(at(7), (BEN, &[BEN]), &facts, &sessions).is_none(), "ben is not watched");
+        assert!(
+            presences.news(at(7), rules, (ANN, &[ANN]), &facts, &sessions).is_none(),
+            "nobody else watches"
+        );
+        assert!(
+            presences.news(at(7), rules, (BEN, &[BEN]), &facts, &sessions).is_none(),
+            "ben is not watched"
+        );
     }
 }

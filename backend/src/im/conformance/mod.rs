@@ -1,6 +1,7 @@
 //! Duties of every [`Store`], as one function that its tests call.
 
 mod bench;
+mod events;
 
 #[cfg(test)]
 pub(super) use bench::stream_of;
@@ -44,6 +45,7 @@ pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     }));
     large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
     devices_and_profiles_are_kept(&mut fresh(ImConfig::default()));
+    events::they_are_stored_once(&mut fresh(ImConfig::default()));
 }
 
 /// On a device that nobody has.

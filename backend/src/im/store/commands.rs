@@ -290,6 +290,15 @@ pub enum GroupChange {
     Edit(GroupEdit),
 }
 
+impl GroupChange {
+    /// True if the change sets the settings, and nothing else.
+    pub(super) fn is_settings(&self) -> bool {
+        let Self::Edit(GroupEdit { add, remove, role, silence, settings }) = self else { return false };
+        let others = add.is_empty() && remove.is_empty() && role.is_none() && silence.is_none();
+        others && settings.is_some()
+    }
+}
+
 /// Changes of a group that somebody makes for others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupEdit {

@@ -13,6 +13,9 @@ pub(in crate::im::store) enum Kind {
     Group { name: Box<str>, creator: UserId },
 }
 
+/// Events of one conversation that are kept. A device that is further behind is told to ask for everything again.
+pub(in crate::im::store) const EVENTS_MAX: u64 = 64;
+
 /// When messages are no longer put into every member's inbox.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::im::store) struct FanoutLimits {
@@ -38,6 +41,10 @@ pub(in crate::im::store) struct Conversation {
     /// The first and the last seq that was put into no inbox; 0: none ever.
     pub(in crate::im::store) unstreamed_from: u64,
     pub(in crate::im::store) unstreamed: u64,
+    /// The last number in the log of events; the newest [`EVENTS_MAX`] are kept.
+    pub(in crate::im::store) events: u64,
+    /// The newest event that changes nothing but settings; it takes the place of the one before. 0: none.
+    pub(in crate::im::store) settings_event: u64,
     /// The first seq is the one after this; 0 but in a store that goes on without what it lost.
     pub(in crate::im::store) began_after: u64,
     /// Seqs that do not count as unread: recalls, what they took back, and seqs without a message. Ranges, by their
@@ -214,6 +221,8 @@ impl Conversations {
             is_read_fanout: false,
             unstreamed_from: 0,
             unstreamed: 0,
+            events: 0,
+            settings_event: 0,
             began_after: self.begin_after,
             uncounted: BTreeMap::new(),
             hour: 0,

@@ -7,7 +7,7 @@ mod conversations;
 mod relations;
 mod users;
 
-pub(super) use conversations::{Conversations, FanoutLimits, Kind};
+pub(super) use conversations::{Conversations, EVENTS_MAX, FanoutLimits, Kind};
 pub(super) use relations::Relations;
 pub(super) use users::{Device, Users};
 
@@ -46,6 +46,8 @@ pub struct Directory {
     pub(super) memberships: u64,
     /// Memberships that there are.
     pub(super) members: usize,
+    /// The last number in the log of events that belong to no conversation.
+    pub(super) shared_events: u64,
     /// The last message id that was given out.
     pub(super) last_id: u64,
     pub(super) changed: Vec<Changed>,
@@ -62,6 +64,7 @@ impl Directory {
             relations: Relations::new(config),
             memberships: 0,
             members: 0,
+            shared_events: 0,
             last_id: 0,
             changed: Vec::new(),
         }

@@ -30,7 +30,10 @@ fn has_next(numbers: &[u64], what: &'static str) -> Result<(), DiskError> {
 /// # Errors
 /// [`DiskError::Damaged`]
 pub(super) fn directory(directory: &Directory) -> Result<(), DiskError> {
-    has_next(&[directory.last_id >> 2, directory.memberships, directory.users.logins], "a counter")?;
+    has_next(
+        &[directory.last_id >> 2, directory.memberships, directory.users.logins, directory.shared_events],
+        "a counter",
+    )?;
     for id in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId) {
         user(&directory.users, id)?;
         for (other, _) in directory.relations.of(id) {
@@ -80,7 +83,10 @@ fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskErr
     if found_by_name(&directory.conversations, &place.kind) != Some(id) {
         return Err(damaged(WHAT, format!("number {} has the name of another one", id.0)));
     }
-    has_next(&[place.numbered, place.unstreamed, place.unstreamed_from, place.began_after], WHAT)?;
+    has_next(
+        &[place.numbered, place.unstreamed, place.unstreamed_from, place.began_after, place.events],
+        WHAT,
+    )?;
     let mut behind = 0;
     for (first, last) in place.uncounted() {
         if first <= behind || last < first || last > NUMBER_MAX {

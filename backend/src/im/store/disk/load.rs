@@ -19,6 +19,7 @@ pub(super) fn directory(
 ) -> Result<Directory, DiskError> {
     let mut directory = Directory::new(config);
     directory.last_id = tables.number(LAST_ID)?;
+    directory.shared_events = Tables::last(&tables.events, u32::MAX)?.unwrap_or(0);
     directory.users.capacity = usize::MAX;
     directory.conversations.capacity = usize::MAX;
     users(tables, written, &mut directory)?;
@@ -136,6 +137,7 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
         (place.numbered, place.durable) = (last, last);
         place.settings = record.settings.map(|settings| Box::new(settings.into()));
         place.began_after = record.began_after;
+        (place.events, place.settings_event) = (record.events, record.settings_event);
         place.is_read_fanout = record.is_read_fanout;
         place.unstreamed_from = record.unstreamed_from;
         place.unstreamed = if record.is_read_fanout { last } else { record.unstreamed };

@@ -390,9 +390,12 @@ impl Engine for DiskEngine {
         let origin = origin.map(|origin| origin.0);
         let record = match content {
             Content::Message(conversation, seq) => {
-                EntryRecord { conversation: conversation.0, seq, origin, event: None }
+                EntryRecord { conversation: conversation.0, seq, origin, ..EntryRecord::default() }
             }
             Content::Event(event) => EntryRecord { origin, event: Some(event), ..EntryRecord::default() },
+            Content::Shared(log, number) => {
+                EntryRecord { conversation: log.0, origin, shared: Some(number), ..EntryRecord::default() }
+            }
             Content::Lost => unreachable!("nobody writes what is damaged"),
         };
         let key = tables::place(user.0, position);
@@ -403,6 +406,20 @@ impl Engine for DiskEngine {
         let removed =
             positions.map(|position| Change::remove(&self.tables.streams, tables::place(user.0, position)));
         self.changes.extend(removed);
+    }
+
+    fn put_event(&mut self, log: ConversationId, number: u64, body: &Bytes) {
+        self.changes.push(Change::put(&self.tables.events, tables::place(log.0, number), body));
+    }
+
+    fn remove_event(&mut self, log: ConversationId, number: u64) {
+        self.changes.push(Change::remove(&self.tables.events, tables::place(log.0, number)));
+    }
+
+    fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, DiskError> {
+        let value = self.tables.events.get(tables::place(log.0, number));
+        let value = value.map_err(DiskError::engine("read an event"))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
     fn place_of(&self, user: UserId, position: u64) -> Result<Place, DiskError> {
@@ -525,8 +542,9 @@ impl Engine for DiskEngine {
 }
 
 fn content(record: EntryRecord) -> Content {
-    match record.event {
-        Some(event) => Content::Event(event),
-        None => Content::Message(ConversationId(record.conversation), record.seq),
+    match (record.event, record.shared) {
+        (Some(event), _) => Content::Event(event),
+        (None, Some(number)) => Content::Shared(ConversationId(record.conversation), number),
+        (None, None) => Content::Message(ConversationId(record.conversation), record.seq),
     }
 }

@@ -96,6 +96,8 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
                 unstreamed: place.unstreamed,
                 unstreamed_from: place.unstreamed_from,
                 began_after: place.began_after,
+                events: place.events,
+                settings_event: place.settings_event,
             };
             (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }

@@ -13,9 +13,10 @@
 //! | `messages` | conversation, seq | the encoded push |
 //! | `uncounted` | conversation, seq | up to which seq nothing counts as unread, 8 bytes; nothing: this one |
 //! | `streams` | user, position | [`EntryRecord`] |
+//! | `events` | conversation, number; of no conversation 2^32 - 1, number | the encoded push, which inboxes name |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
 //! | `ends`, `touched` | see `ends` | |
-//! | `meta` | `commits`, `last_id`, `keys_end` | batches that were committed, the last message id, the day after the newest with keys, 8 bytes each |
+//! | `meta` | `commits`, `last_id`, `keys_end`, `format` | batches that were committed, the last message id, the day after the newest with keys, [`FORMAT_NOW`], 8 bytes each |
 
 use super::DiskError;
 use crate::im::store::{Friendship, Role, WhoMayAdd};
@@ -43,7 +44,7 @@ pub(super) const DAY_MS: u64 = 86_400_000;
 const KEYS: &str = "keys-";
 const META: &str = "meta";
 /// All but those that are dropped with their day.
-const LASTING: [&str; 14] = [
+const LASTING: [&str; 15] = [
     META,
     "users",
     "devices",
@@ -58,8 +59,14 @@ const LASTING: [&str; 14] = [
     "ends",
     "touched",
     "streams",
+    "events",
 ];
+/// Tables that a database has since this format.
+const ADDED: [(&str, u64); 1] = [("events", 1)];
 pub(super) const COMMITS: &[u8] = b"commits";
+/// Format of the database: which tables it must have.
+const FORMAT: &[u8] = b"format";
+const FORMAT_NOW: u64 = 1;
 pub(super) const LAST_ID: &[u8] = b"last_id";
 /// The day after the newest that has keys.
 pub(super) const KEYS_END: &[u8] = b"keys_end";
@@ -132,6 +139,12 @@ pub(super) struct ConversationRecord {
     pub(super) unstreamed_from: u64,
     #[prost(uint64, tag = "8")]
     pub(super) began_after: u64,
+    /// The last number in the log of events.
+    #[prost(uint64, tag = "9")]
+    pub(super) events: u64,
+    /// The newest event that changes nothing but settings.
+    #[prost(uint64, tag = "10")]
+    pub(super) settings_event: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -163,6 +176,9 @@ pub(super) struct EntryRecord {
     /// Something that happened, instead of a message.
     #[prost(bytes = "bytes", optional, tag = "4")]
     pub(super) event: Option<Bytes>,
+    /// Number of an event in the log of `conversation`, instead of a message.
+    #[prost(uint64, optional, tag = "5")]
+    pub(super) shared: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -215,6 +231,7 @@ pub(super) struct Tables {
     pub(super) ends: Keyspace,
     pub(super) touched: Keyspace,
     pub(super) streams: Keyspace,
+    pub(super) events: Keyspace,
     /// By day, oldest first.
     pub(super) keys: VecDeque<(u64, Keyspace)>,
 }
@@ -280,7 +297,10 @@ impl Tables {
         if is_whole {
             // Before they are made anew. Whatever was committed was so when all of them had been made, `meta` first.
             let is_there = |name: &str| names.iter().any(|known| **known == *name);
-            let gone = LASTING.iter().find(|name| !is_there(name)).filter(|_| !names.is_empty());
+            let format = if is_there(META) { Self::number_in(&table(META)?, FORMAT)? } else { FORMAT_NOW };
+            let is_later = |name: &str| ADDED.iter().any(|(added, since)| *added == name && *since > format);
+            let gone = LASTING.iter().find(|name| !is_there(name) && !is_later(name));
+            let gone = gone.filter(|_| !names.is_empty());
             if let Some(gone) = gone
                 && (!is_there(META) || Self::number_in(&table(META)?, COMMITS)? > 0)
             {
@@ -297,7 +317,7 @@ impl Tables {
                 return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
             }
         }
-        Ok(Self {
+        let tables = Self {
             meta: table(META)?,
             users: table("users")?,
             devices: table("devices")?,
@@ -312,9 +332,14 @@ impl Tables {
             ends: table("ends")?,
             touched: table("touched")?,
             streams: table("streams")?,
+            events: table("events")?,
             keys,
             db,
-        })
+        };
+        if tables.number(FORMAT)? < FORMAT_NOW {
+            tables.write(vec![Change::put(&tables.meta, FORMAT.to_vec(), FORMAT_NOW.to_be_bytes())])?;
+        }
+        Ok(tables)
     }
 
     /// Those that grow with each message.
@@ -455,4 +480,21 @@ pub(super) fn numbers(key: &[u8]) -> Result<(u32, u64), DiskError> {
         _ => return Err(damaged()),
     };
     Ok((u32::from_be_bytes(*first), second))
+}
+
+/// Makes a database one of the version before [`FORMAT`].
+#[cfg(test)]
+pub(super) fn make_old(database: &Path) {
+    remove_table(database, "events");
+    let db = Database::builder(database).open().expect("a database");
+    db.keyspace(META, options).expect("a table").remove(FORMAT).expect("removed");
+    db.persist(PersistMode::SyncAll).expect("on the disk");
+}
+
+#[cfg(test)]
+pub(super) fn remove_table(database: &Path, name: &str) {
+    let db = Database::builder(database).open().expect("a database");
+    let table = db.keyspace(name, options).expect("a table");
+    db.delete_keyspace(table).expect("removed");
+    db.persist(PersistMode::SyncAll).expect("on the disk");
 }

@@ -1,5 +1,7 @@
 //! The store on disk: as every store, across its own end, and with damage.
 
+mod events;
+
 use super::*;
 use crate::im::conformance;
 use crate::im::store::{

@@ -29,18 +29,20 @@ pub struct StreamEntry {
 pub(in crate::im::store) enum Content {
     Message(ConversationId, u64),
     Event(Bytes),
+    /// An event that is stored once for all who are told of it: whose log of events, and its number there.
+    Shared(ConversationId, u64),
     /// Something that is damaged: whoever it was for has to ask.
     Lost,
 }
 
-/// In the place of a conversation, where things that happened were dropped from an inbox.
+/// In the place of a conversation: the log of events that belong to none; and where things that happened were dropped from an inbox.
 pub(in crate::im::store) const EVENTS: ConversationId = ConversationId(u32::MAX);
 
 impl Content {
     pub(in crate::im::store) const fn place(&self) -> Place {
         match self {
             Self::Message(conversation, seq) => (*conversation, *seq),
-            Self::Event(_) | Self::Lost => (EVENTS, 0),
+            Self::Event(_) | Self::Shared(..) | Self::Lost => (EVENTS, 0),
         }
     }
 }
@@ -96,6 +98,12 @@ pub trait Engine {
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
     ) -> bool;
+    /// The next event of a log.
+    fn put_event(&mut self, log: ConversationId, number: u64, body: &Bytes);
+    /// It is not needed any more; it may be gone.
+    fn remove_event(&mut self, log: ConversationId, number: u64);
+    /// `None`: it is gone.
+    fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, Self::Error>;
     /// Instead of an earlier one.
     fn put_profile(&mut self, user: UserId, profile: Bytes);
     /// A profile.

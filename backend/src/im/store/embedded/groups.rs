@@ -4,11 +4,49 @@ use super::{Effects, Engine, EngineStore};
 use crate::im::store::directory::{Changed, Kind};
 use crate::im::store::rules::Wish;
 use crate::im::store::{
-    ConversationId, Delivery, GroupChange, GroupEdit, GroupSettings, Member, Origin, Refusal, Role, UserId,
+    ConversationId, GroupChange, GroupEdit, GroupSettings, Member, Origin, Outcome, Refusal, Role, UserId,
+    Write,
 };
-use bytes::Bytes;
 
 impl<E: Engine> EngineStore<E> {
+    /// Does a write of a group.
+    pub(super) fn write_group(&mut self, write: Write, batch: &mut Effects) -> Result<Outcome, E::Error> {
+        Ok(match write {
+            Write::CreateGroup { name, creator, members, event } => {
+                match self.create_group(&name, creator, &members) {
+                    Ok((conversation, is_new)) => {
+                        let delivery = if is_new {
+                            self.tell_members(conversation, &[], creator, (event, false), batch)?
+                        } else {
+                            None
+                        };
+                        Outcome::Created(Ok((conversation, delivery)))
+                    }
+                    Err(refusal) => Outcome::Created(Err(refusal)),
+                }
+            }
+            Write::Invite { group, by, users, event } => {
+                let invited = self.invite(&group, by, &users);
+                Outcome::Done(Ok(if invited.is_empty() {
+                    None
+                } else {
+                    Some(self.tell(&invited, Some(by), event, batch)?)
+                }))
+            }
+            Write::ChangeGroup { conversation, by, change, event } => {
+                let is_settings = change.is_settings();
+                Outcome::Done(match self.change_group(conversation, by, change) {
+                    Ok(None) => Ok(None),
+                    Ok(Some(gone)) => {
+                        Ok(self.tell_members(conversation, &gone, by, (event, is_settings), batch)?)
+                    }
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            other => unreachable!("{other:?} is not a write of a group"),
+        })
+    }
+
     /// True: it is new.
     pub(super) fn create_group(
         &mut self,
@@ -215,25 +253,5 @@ impl<E: Engine> EngineStore<E> {
             }
         }
         has_changed.then_some(gone)
-    }
-
-    /// Notifies the members and removed users; in a group that is read by cursor, nobody.
-    pub(super) fn tell_members(
-        &mut self,
-        conversation: ConversationId,
-        gone: &[UserId],
-        by: Option<Origin>,
-        event: Bytes,
-        batch: &mut Effects,
-    ) -> Result<Option<Delivery>, E::Error> {
-        let place = self.directory.conversations.get(conversation);
-        // A group that has just grown is not marked yet, and its first message is not the time to find out.
-        let is_large = place.is_read_fanout || place.members.len() > self.limits.fanout.members;
-        let members = place.members.iter().map(|member| member.user).filter(|_| !is_large);
-        let told: Vec<_> = members.chain(gone.iter().copied()).collect();
-        if told.is_empty() {
-            return Ok(None);
-        }
-        self.tell(&told, by, event, batch).map(Some)
     }
 }

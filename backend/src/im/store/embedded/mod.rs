@@ -4,6 +4,7 @@
 
 mod acks;
 mod engine;
+mod events;
 mod groups;
 mod messages;
 mod people;
@@ -14,13 +15,11 @@ pub(super) use engine::{AT_LAST, Content, Engine, Known, Progress, StreamEntry};
 use super::directory::{Changed, Directory, FanoutLimits};
 use super::rules::Rules;
 use super::{
-    Command, Committed, Completion, ConversationId, Counts, Delivery, DeviceInfo, DeviceNumber, Facts,
-    GroupSettings, Member, Origin, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, WhoMayAdd,
-    Write,
+    Command, Committed, Completion, ConversationId, Counts, DeviceInfo, DeviceNumber, Facts, GroupSettings,
+    Member, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, WhoMayAdd, Write,
 };
 use crate::config::ImConfig;
 use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
-use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 
@@ -93,33 +92,8 @@ impl<E: Engine> EngineStore<E> {
         Ok(match write {
             Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
             Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
-            Write::CreateGroup { name, creator, members, event } => {
-                match self.create_group(&name, creator, &members) {
-                    Ok((conversation, is_new)) => {
-                        let delivery = if is_new {
-                            self.tell_members(conversation, &[], Some(creator), event, batch)?
-                        } else {
-                            None
-                        };
-                        Outcome::Created(Ok((conversation, delivery)))
-                    }
-                    Err(refusal) => Outcome::Created(Err(refusal)),
-                }
-            }
-            Write::Invite { group, by, users, event } => {
-                let invited = self.invite(&group, by, &users);
-                Outcome::Done(Ok(if invited.is_empty() {
-                    None
-                } else {
-                    Some(self.tell(&invited, Some(by), event, batch)?)
-                }))
-            }
-            Write::ChangeGroup { conversation, by, change, event } => {
-                Outcome::Done(match self.change_group(conversation, by, change) {
-                    Ok(None) => Ok(None),
-                    Ok(Some(gone)) => Ok(self.tell_members(conversation, &gone, Some(by), event, batch)?),
-                    Err(refusal) => Err(refusal),
-                })
+            write @ (Write::CreateGroup { .. } | Write::Invite { .. } | Write::ChangeGroup { .. }) => {
+                self.write_group(write, batch)?
             }
             Write::Read { conversation, by, seq, event } => {
                 Outcome::Done(match self.mark_read(conversation, by, seq) {
@@ -135,7 +109,7 @@ impl<E: Engine> EngineStore<E> {
                     Err(refusal) => Err(refusal),
                 })
             }
-            Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell(&users, None, event, batch)?))),
+            Write::Tell { users, event } => Outcome::Done(Ok(Some(self.tell_all(&users, event, batch)?))),
             Write::SetSettings { user, who_may_add } => {
                 self.directory.users.get_mut(user).who_may_add = who_may_add;
                 self.directory.changed.push(Changed::User(user));
@@ -198,26 +172,6 @@ impl<E: Engine> EngineStore<E> {
         place.numbered += 1;
         self.engine.put_entry(user, place.numbered, StreamEntry { content, origin });
         Ok(Some(place.numbered))
-    }
-
-    /// Puts something that happened into inboxes.
-    fn tell(
-        &mut self,
-        users: &[UserId],
-        by: Option<Origin>,
-        event: Bytes,
-        batch: &mut Effects,
-    ) -> Result<Delivery, E::Error> {
-        let first = batch.recipients.len();
-        for user in users {
-            let origin = by.filter(|(by, _)| by == user).map(|(_, device)| device);
-            if let Some(position) = self.put_entry(*user, Content::Event(event.clone()), origin)? {
-                batch.recipients.push(Recipient { user: *user, position });
-                batch.progress.entries.push((*user, position));
-            }
-        }
-        let recipients = first..batch.recipients.len();
-        Ok(Delivery { body: event, recipients, is_read_fanout: false })
     }
 }
 

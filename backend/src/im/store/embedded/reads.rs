@@ -123,12 +123,20 @@ impl<E: Engine> EngineStore<E> {
                     Content::Event(body) => Entry::Event { body, origin },
                     Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
                     Content::Lost => Entry::EventsDropped,
+                    Content::Shared(log, number) => match self.shared_event(log, number, origin) {
+                        Some(entry) => entry,
+                        None => return true,
+                    },
                     Content::Message(conversation, seq) => match self.engine.message(conversation, seq) {
                         Some(body) => Entry::Message { conversation, seq, body, origin },
                         None => Entry::Dropped { conversation, first: seq },
                     },
                 };
-                into.push((position, entry));
+                match into.last_mut() {
+                    // One word is enough for all of them.
+                    Some((last, Entry::EventsDropped)) if entry == Entry::EventsDropped => *last = position,
+                    _ => into.push((position, entry)),
+                }
                 into.len() < limit
             },
         )

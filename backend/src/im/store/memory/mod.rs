@@ -33,6 +33,8 @@ pub struct MemoryEngine {
     /// By user.
     inboxes: Vec<Inbox>,
     profiles: HashMap<UserId, Bytes>,
+    /// By log and number.
+    events: HashMap<(ConversationId, u64), Bytes>,
     /// Conversations in the order of their messages, oldest first: whose oldest is dropped next.
     order: VecDeque<ConversationId>,
     bytes: usize,
@@ -64,6 +66,7 @@ impl Memory {
             histories: Vec::new(),
             inboxes: Vec::new(),
             profiles: HashMap::new(),
+            events: HashMap::new(),
             order: VecDeque::new(),
             bytes: 0,
             bytes_max: config.history_max,
@@ -198,6 +201,18 @@ impl Engine for MemoryEngine {
             }
         }
         true
+    }
+
+    fn put_event(&mut self, log: ConversationId, number: u64, body: &Bytes) {
+        self.events.insert((log, number), body.clone());
+    }
+
+    fn remove_event(&mut self, log: ConversationId, number: u64) {
+        self.events.remove(&(log, number));
+    }
+
+    fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, Infallible> {
+        Ok(self.events.get(&(log, number)).cloned())
     }
 
     fn put_profile(&mut self, user: UserId, profile: Bytes) {

@@ -1,0 +1,85 @@
+//! Metrics of limits: how full the store is, quotas of users, work and signals.
+
+use crate::im::{CapStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+use std::fmt;
+
+/// Encodes the figures of limits.
+pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), fmt::Error> {
+    let Status { members, caps, quotas, work, signals, .. } = status;
+    let WorkStatus { units, put_off, waiting } = *work;
+    for (name, help, value) in [
+        ("members", "Memberships of all conversations.", *members),
+        ("work_waiting", "Large requests that wait for their turn.", waiting),
+    ] {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+    }
+    for (name, help, value) in [
+        ("work_units", "Estimated work of users, in microseconds of one processor.", units),
+        ("work_put_off", "Messages and requests put off: the user's share of time was used up.", put_off),
+    ] {
+        let counter = ConstCounter::new(value);
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+    }
+    let SignalStatus { passed, too_large, too_many, refused } = *signals;
+    let outcomes =
+        [("passed", passed), ("too_large", too_large), ("too_many", too_many), ("refused", refused)];
+    counters(encoder, "signals", "Signals, by what became of them.", "outcome", outcomes.into_iter())?;
+    let near = quotas.iter().map(|QuotaStatus { name, near, .. }| (*name, *near));
+    counters(encoder, "quota_near", "Users who have reached 80% of a quota of a day.", "quota", near)?;
+    let refused = quotas.iter().map(|QuotaStatus { name, refused, .. }| (*name, *refused));
+    let help = "Requests and messages refused because of a quota of a day.";
+    counters(encoder, "quota_refused", help, "quota", refused)?;
+    let used = caps.iter().map(|CapStatus { name, used, .. }| (*name, *used));
+    gauges(encoder, "cap_used", "Number of what a cap limits.", used)?;
+    let max = caps.iter().map(|CapStatus { name, max, .. }| (*name, *max));
+    gauges(encoder, "cap_max", "The cap. At 80% of it the log has a line.", max)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &'static str,
+    values: impl Iterator<Item = (&'static str, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (of, value) in values {
+        ConstCounter::new(value).encode(family.encode_family(&[(label, of)])?)?;
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (&'static str, usize)>,
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (of, value) in values {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(family.encode_family(&[("cap", of)])?)?;
+    }
+    Ok(())
+}
+
+/// The figures of limits, as `/v1/status` has them.
+pub(super) fn json(status: &Status) -> Value {
+    let Status { members, caps, quotas, work, signals, .. } = status;
+    let SignalStatus { passed, too_large, too_many, refused } = signals;
+    let caps: Vec<_> =
+        caps.iter().map(|it| json!({ "name": it.name, "used": it.used, "max": it.max })).collect();
+    let quotas: Vec<_> =
+        quotas.iter().map(|it| json!({ "name": it.name, "near": it.near, "refused": it.refused })).collect();
+    json!({
+        "members": members, "caps": caps, "quotas": quotas,
+        "work_units": work.units, "work_put_off": work.put_off, "work_waiting": work.waiting,
+        "signals": { "passed": passed, "too_large": too_large, "too_many": too_many, "refused": refused },
+    })
+}
