@@ -184,7 +184,7 @@ pub enum WhoMayWrite {
     Friends,
 }
 
-/// What one user may make others store in a day; 0: no quota.
+/// Quotas of one user for a day; 0: no quota.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QuotaConfig {
@@ -272,7 +272,7 @@ pub struct ImConfig {
     /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
     #[serde(with = "units::bytes")]
     pub history_max: usize,
-    /// What one user may make others store.
+    /// Quotas of one user for a day.
     pub quota: QuotaConfig,
     /// Users that are answered by an HTTP endpoint, by uid.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]

@@ -169,11 +169,11 @@ pub struct Status {
     pub stalls: u64,
     /// True if the store takes writes.
     pub takes_writes: bool,
-    /// How full the store is.
+    /// Caps of the store, each with the number that it limits.
     pub caps: Vec<CapStatus>,
-    /// Work of users.
+    /// Work of users since the start.
     pub work: WorkStatus,
-    /// Signals.
+    /// Signals since the start, by outcome.
     pub signals: SignalStatus,
     /// Use of quotas.
     pub quotas: Vec<QuotaStatus>,

@@ -67,6 +67,7 @@ use receipts::Receipts;
 use sessions::Sessions;
 use storage::Storage;
 use store::{Entry, Origin, Store};
+use tasks::Task;
 use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
 use work::{Signals, Work};
@@ -223,7 +224,9 @@ impl<S: Store> Im<S> {
     fn begin_up(&mut self, now: Now, mut up: Up) {
         let Some(reply) = up.reply.take() else {
             // Application commands have no answer; the one that is known here is the signal.
-            return self.on_signal(now, &up);
+            let signal = room::read_signal(&self.config, &self.sessions, &mut self.signals, now, &up);
+            let task = signal.map(|(asked, signal)| Task::Signal(asked, signal));
+            return task.into_iter().for_each(|task| self.run(Some(up.session), task));
         };
         match up.command {
             Command::Send => self.on_send(now, up.session, up.body, reply),

@@ -21,7 +21,7 @@ const USUAL_PERCENT: u128 = 75;
 /// Time between two log lines about quotas.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// What is counted for each user.
+/// Count of one user for a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Quota {
     Groups,
@@ -46,7 +46,7 @@ pub struct QuotaStatus {
     pub refused: u64,
 }
 
-/// How full the store is in one respect.
+/// A cap of the store, and the number that it limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CapStatus {
     /// Name of the cap: the last part of its setting.

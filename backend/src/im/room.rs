@@ -6,10 +6,12 @@
 
 use super::refusal::{Refused, no_such_user, refused, undecodable};
 use super::request::peer;
+use super::sessions::Sessions;
 use super::store::rules::{Rules, Wish, judge_speaker};
 use super::store::{Facts, Need, ReadSet, Refusal, Store};
 use super::tasks::{Asked, Task};
-use super::{Im, Output};
+use super::work::Signals;
+use super::{Im, ImConfig, Output};
 use crate::server::{Now, PushSpec, ReplyTo, Up};
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::client::{Code, Sub};
@@ -42,33 +44,34 @@ impl<S: Store> Im<S> {
             Err((code, reason)) => self.out.put(Output::AnswerSub { reply, code, reason }),
         }
     }
+}
 
-    /// Takes an application frame. Only signals of complete logins are known here.
-    pub(super) fn on_signal(&mut self, now: Now, up: &Up) {
-        let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return };
-        let Ok(asked) = self.sessions.author(now, up.session) else { return };
-        if peer(&asked.uid, &signal.conversation).is_err() {
-            return self.signals.on_judged(false);
-        }
-        if self.signals.admit(&self.config, now, asked.origin.0, &signal) {
-            self.run(Some(up.session), Task::Signal(asked, signal));
-        }
+/// Reads an application frame. Only signals of complete logins are known here; a signal that is too large, or one too many, is
+/// dropped.
+pub(super) fn read_signal(
+    config: &ImConfig,
+    sessions: &Sessions,
+    signals: &mut Signals,
+    now: Now,
+    up: &Up,
+) -> Option<(Asked, Signal)> {
+    let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return None };
+    let asked = sessions.author(now, up.session).ok()?;
+    if peer(&asked.uid, &signal.conversation).is_err() {
+        signals.on_judged(false);
+        return None;
     }
+    signals.admit(config, now, asked.origin.0, &signal).then_some((asked, signal))
+}
 
-    /// Passes a signal to the room of its conversation.
-    pub(super) fn execute_signal(&mut self, asked: &Asked, signal: Signal) {
-        let rules = Rules::new(&self.config);
-        let room = signal.conversation.clone();
-        let is_allowed = judge(&self.storage.store, rules, asked, &room, true).is_ok();
-        self.signals.on_judged(is_allowed);
-        if !is_allowed {
-            return;
-        }
-        let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
-        let body = encode(&Signal { sender, sender_device, ..signal });
-        let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
-        self.out.put(Output::PushRoom { room, from: asked.session, spec, body });
-    }
+/// Passes a signal to the room of its conversation. `None`: the user may not speak there.
+pub(super) fn pass(facts: &impl Facts, rules: Rules, asked: &Asked, signal: Signal) -> Option<Output> {
+    let room = signal.conversation.clone();
+    judge(facts, rules, asked, &room, true).ok()?;
+    let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
+    let body = encode(&Signal { sender, sender_device, ..signal });
+    let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
+    Some(Output::PushRoom { room, from: asked.session, spec, body })
 }
 
 /// Names the facts that a SUB or a signal is judged on.

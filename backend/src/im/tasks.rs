@@ -14,6 +14,7 @@ use super::store::{
     Completion, ConversationId, Need, Origin, Outcome, ReadSet, Recipient, Store, Ticket, UserId,
 };
 use super::waiting::{Waiter, Waiting};
+use super::work::Admission;
 use super::{BUSY_RETRY_MS, Im, NOBODY};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::Bytes;
@@ -121,42 +122,51 @@ impl<S: Store> Im<S> {
 
     /// Executes a task whose facts are readable, unless its author has to wait.
     fn execute(&mut self, task: Task) {
-        if let Some(task) = self.admit(task) {
-            self.perform(task);
-        }
-    }
-
-    fn perform(&mut self, task: Task) {
-        match task {
-            Task::Admitted(task) => self.perform(*task),
-            Task::Send(asked, send, reply) => self.execute_send(&asked, send, reply),
-            Task::Request(asked, request, reply) => self.execute_request(asked, request, reply),
-            Task::Enter(asked, room, reply) => {
+        let mut admission = Admission {
+            config: &self.config,
+            facts: &self.storage.store,
+            work: &mut self.work,
+            signals: &mut self.signals,
+            queues: &mut self.queues,
+            out: &mut self.out,
+        };
+        match admission.admit(task) {
+            None => {}
+            Some(Task::Admitted(_)) => unreachable!("it is opened by `admit`"),
+            Some(Task::Send(asked, send, reply)) => self.execute_send(&asked, send, reply),
+            Some(Task::Request(asked, request, reply)) => self.execute_request(asked, request, reply),
+            Some(Task::Enter(asked, room, reply)) => {
                 let rules = Rules::new(&self.config);
                 let output = room::enter(&self.storage.store, rules, &asked, room, reply);
                 output.into_iter().for_each(|output| self.out.put(output));
             }
-            Task::Signal(asked, signal) => self.execute_signal(&asked, signal),
-            Task::Api(now, call, reply) => self.execute_api(now, call, reply),
-            Task::Welcome(reply, conversation) => {
+            Some(Task::Signal(asked, signal)) => {
+                let output = room::pass(&self.storage.store, Rules::new(&self.config), &asked, signal);
+                self.signals.on_judged(output.is_some());
+                output.into_iter().for_each(|output| self.out.put(output));
+            }
+            Some(Task::Api(now, call, reply)) => self.execute_api(now, call, reply),
+            Some(Task::Welcome(reply, conversation)) => {
                 let answer = self.requests().welcome(conversation);
                 self.out.answer(reply, Ok(answer));
             }
-            Task::Left(reply, conversation, users, answer) => {
+            Some(Task::Left(reply, conversation, users, answer)) => {
                 self.deliveries().on_left(reply, conversation, users, answer);
             }
-            Task::Related(reply, user, other, uid) => {
+            Some(Task::Related(reply, user, other, uid)) => {
                 let answer = self.requests().relation_answer(user, other, uid);
                 self.out.answer(reply, Ok(answer));
             }
-            Task::Receipts(reply, conversation, seq, sender) => {
+            Some(Task::Receipts(reply, conversation, seq, sender)) => {
                 let answer = self.requests().receipts_answer(conversation, seq, &sender);
                 self.out.answer(reply, Ok(answer));
             }
-            Task::Notify(session, conversation) => self.deliveries().notify_planned(session, conversation),
-            Task::FanOut(conversation) => self.deliveries().fan_out_group(conversation),
-            Task::ReadCounts(now, group) => self.hints().tell_read_count(now, group),
-            Task::Presence(now, user, watchers) => self.hints().tell_presence_of(now, user, &watchers),
+            Some(Task::Notify(session, conversation)) => {
+                self.deliveries().notify_planned(session, conversation);
+            }
+            Some(Task::FanOut(conversation)) => self.deliveries().fan_out_group(conversation),
+            Some(Task::ReadCounts(now, group)) => self.hints().tell_read_count(now, group),
+            Some(Task::Presence(now, user, watchers)) => self.hints().tell_presence_of(now, user, &watchers),
         }
     }
 

@@ -6,10 +6,12 @@
 //! other. So six members who ask for the 10,000 names of their group wait for each other, and somebody's chat waits for one
 //! slice.
 
+use super::output::Outputs;
 use super::request::Request;
 use super::store::Store;
 use super::store::{ConversationId, Facts, UserId};
 use super::tasks::Task;
+use super::waiting::Queues;
 use super::{Im, ImConfig};
 use crate::server::{Now, SessionId};
 use hashbrown::HashMap;
@@ -153,16 +155,44 @@ impl Share {
 }
 
 impl<S: Store> Im<S> {
+    /// Does large work, as much as a turn has time for.
+    pub(super) fn do_large_work(&mut self) {
+        let mut left = TURN_UNITS;
+        while left > 0
+            && let Some(Large { session, task, units }) = self.work.pop()
+        {
+            left = left.saturating_sub(units);
+            session.into_iter().for_each(|session| self.queues.end(session));
+            self.run(session, Task::Admitted(Box::new(task)));
+            session.into_iter().for_each(|session| self.resume(session));
+        }
+    }
+}
+
+/// Parts of the backend that decide whether a task is done now.
+pub(super) struct Admission<'a, F> {
+    pub(super) config: &'a ImConfig,
+    pub(super) facts: &'a F,
+    pub(super) work: &'a mut Work,
+    pub(super) signals: &'a mut Signals,
+    pub(super) queues: &'a mut Queues,
+    pub(super) out: &'a mut Outputs,
+}
+
+impl<F: Facts> Admission<'_, F> {
     /// Charges the author of a task, and puts large work into its queue. `None`: it waits, or was answered RETRY.
     pub(super) fn admit(&mut self, task: Task) -> Option<Task> {
         let (Task::Send(asked, ..) | Task::Request(asked, ..) | Task::Signal(asked, ..)) = &task else {
-            return Some(task);
+            return Some(match task {
+                Task::Admitted(task) => *task,
+                task => task,
+            });
         };
         if asked.is_operator() {
             return Some(task);
         }
         let (now, session, user) = (asked.now.instant, asked.session, asked.origin.0);
-        let units = cost(&self.storage.store, &self.config, &task);
+        let units = cost(self.facts, self.config, &task);
         let is_large = units >= LARGE_UNITS && !matches!(task, Task::Send(..));
         let charged = if is_large && self.work.count >= WAITING_MAX {
             Err(super::BUSY_RETRY_MS)
@@ -179,19 +209,6 @@ impl<S: Store> Im<S> {
             return None;
         }
         Some(task)
-    }
-
-    /// Does large work, as much as a turn has time for.
-    pub(super) fn do_large_work(&mut self) {
-        let mut left = TURN_UNITS;
-        while left > 0
-            && let Some(Large { session, task, units }) = self.work.pop()
-        {
-            left = left.saturating_sub(units);
-            session.into_iter().for_each(|session| self.queues.end(session));
-            self.run(session, Task::Admitted(Box::new(task)));
-            session.into_iter().for_each(|session| self.resume(session));
-        }
     }
 
     /// Answers that the author's share is used up.

@@ -106,14 +106,14 @@ pub trait Facts {
     /// [`Need::Relations`].
     fn relation(&self, user: UserId, other: UserId) -> Relation;
 
-    /// Who may make the user a member of a group. Covered by [`Need::Contact`], [`Need::Presence`],
+    /// Setting of the user: who may make the user a member of a group. Covered by [`Need::Contact`], [`Need::Presence`],
     /// [`Need::Relation`] and [`Need::Settings`].
     fn who_may_add(&self, user: UserId) -> WhoMayAdd;
 
     /// Groups that the user may join by invitation, oldest first. Covered by [`Need::Settings`].
     fn invitations(&self, user: UserId) -> Vec<ConversationId>;
 
-    /// How `user` stands to `other`, for [`rules::Rules::judge`]. Covered by [`Need::Contact`] and [`Need::Presence`].
+    /// Relations between `user` and `other`, for [`rules::Rules::judge`]. Covered by [`Need::Contact`] and [`Need::Presence`].
     fn contact(&self, (user, device): Origin, other: UserId) -> Contact {
         Contact {
             is_self: user == other,

@@ -4,10 +4,12 @@
 //! [`judge_speaker`] too. bob has blocked eve: her SEND, her signal, her SUB of their room, her read mark, her look at his
 //! presence and her group with him in it are all refused by the same line.
 
-use super::{API_DEVICE, DeviceNumber, Friendship, Member, Refusal, Relation, Role, WhoMayAdd};
+use super::{
+    API_DEVICE, DeviceNumber, Facts, Friendship, Member, Origin, Refusal, Relation, Role, UserId, WhoMayAdd,
+};
 use crate::config::{ImConfig, WhoMayWrite};
 
-/// What one user wants of another.
+/// Wish of one user for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// To say or tell something, one to one: messages, signals, rooms, read marks and receipts.
@@ -23,9 +25,9 @@ pub enum Wish {
 pub struct Contact {
     /// Both are the same user.
     pub is_self: bool,
-    /// What the asking user makes of the other.
+    /// Relation of the asking user to the other.
     pub own: Relation,
-    /// What the other user makes of the asking one.
+    /// Relation of the other user to the asking one.
     pub theirs: Relation,
     /// Setting of the other user.
     pub who_may_add: WhoMayAdd,
@@ -45,6 +47,20 @@ impl Rules {
     /// The rules of `config`.
     pub const fn new(config: &ImConfig) -> Self {
         Self { write: config.who_may_write, add: config.who_may_add, see: config.who_may_see }
+    }
+
+    /// Judges what a user wants of another one; see [`Self::judge`].
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn judge_users(
+        &self,
+        facts: &impl Facts,
+        by: Origin,
+        other: UserId,
+        wish: Wish,
+    ) -> Result<(), Refusal> {
+        self.judge(wish, facts.contact(by, other))
     }
 
     /// Judges a wish.

@@ -11,7 +11,7 @@ pub(super) use conversations::{Conversations, EVENTS_MAX, FanoutLimits, Kind};
 pub(super) use relations::Relations;
 pub(super) use users::{Device, Users};
 
-use super::{ConversationId, DeviceNumber, Member, UserId};
+use super::{ConversationId, DeviceNumber, Member, Refusal, UserId};
 use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
 
@@ -46,6 +46,8 @@ pub struct Directory {
     pub(super) memberships: u64,
     /// Memberships that there are.
     pub(super) members: usize,
+    /// Memberships that there may be.
+    members_max: usize,
     /// The last number in the log of events that belong to no conversation.
     pub(super) shared_events: u64,
     /// The last message id that was given out.
@@ -64,6 +66,7 @@ impl Directory {
             relations: Relations::new(config),
             memberships: 0,
             members: 0,
+            members_max: config.members_total_max,
             shared_events: 0,
             last_id: 0,
             changed: Vec::new(),
@@ -95,6 +98,35 @@ impl Directory {
         self.changed.push(Changed::Conversation(conversation));
         members.iter().for_each(|member| self.add_member(conversation, *member));
         Some(conversation)
+    }
+
+    /// The user with this name, who becomes known. `None`: there is no room.
+    pub(super) fn make_user(&mut self, uid: &str, is_login: bool) -> Option<UserId> {
+        if let Some(known) = self.users.find(uid) {
+            return Some(known);
+        }
+        let user = self.users.insert(uid, is_login)?;
+        self.changed.push(Changed::User(user));
+        Some(user)
+    }
+
+    /// Requires room for more memberships.
+    pub(super) fn require_members(&self, more: usize) -> Result<(), Refusal> {
+        let is_room = self.members.saturating_add(more) <= self.members_max;
+        if is_room { Ok(()) } else { Err(Refusal::MembersFull) }
+    }
+
+    /// Makes a user a member of a group, who is then not invited any more.
+    pub(super) fn admit(&mut self, conversation: ConversationId, member: Member) {
+        self.add_member(conversation, member);
+        self.uninvite(conversation, member.user);
+    }
+
+    /// Removes an invitation.
+    pub(super) fn uninvite(&mut self, conversation: ConversationId, user: UserId) {
+        if self.users.get_mut(user).uninvite(conversation) {
+            self.changed.push(Changed::User(user));
+        }
     }
 
     /// The order of memberships is that of the calls.

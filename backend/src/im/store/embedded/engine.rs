@@ -100,7 +100,7 @@ pub trait Engine {
     ) -> bool;
     /// The next event of a log.
     fn put_event(&mut self, log: ConversationId, number: u64, body: &Bytes);
-    /// It is not needed any more; it may be gone.
+    /// Removes an event that is not needed any more; it may be gone.
     fn remove_event(&mut self, log: ConversationId, number: u64);
     /// `None`: it is gone.
     fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, Self::Error>;

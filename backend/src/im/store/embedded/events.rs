@@ -5,8 +5,8 @@
 //! told to ask for everything again; an earlier state of the settings is left out.
 
 use super::{Content, Effects, Engine, EngineStore, engine::EVENTS};
-use crate::im::store::directory::{Changed, EVENTS_MAX};
-use crate::im::store::{ConversationId, Delivery, Entry, Origin, Recipient, UserId};
+use crate::im::store::directory::{Changed, Directory, EVENTS_MAX};
+use crate::im::store::{ConversationId, Delivery, DeviceNumber, Entry, Origin, Recipient, UserId};
 use bytes::Bytes;
 
 /// Events that belong to no conversation and are kept: pushes of the server API to inboxes of more than [`SINGLE_MAX`] users.
@@ -100,25 +100,26 @@ impl<E: Engine> EngineStore<E> {
         let recipients = first..batch.recipients.len();
         Ok(Delivery { body, recipients, is_read_fanout: false })
     }
+}
 
-    /// Reads an event that an inbox names. `None`: a later one says everything that it said.
-    pub(super) fn shared_event(
-        &self,
-        log: ConversationId,
-        number: u64,
-        origin: Option<super::DeviceNumber>,
-    ) -> Option<Entry> {
-        match self.engine.event(log, number) {
-            Ok(Some(body)) => Some(Entry::Event { body, origin }),
-            Ok(None) => {
-                let is_known = (log.0 as usize) < self.directory.conversations.len();
-                let is_kept = is_known && number + EVENTS_MAX > self.directory.conversations.get(log).events;
-                (!is_kept).then_some(Entry::EventsDropped)
-            }
-            Err(error) => {
-                tracing::error!(%error, conversation = log.0, number, "an event cannot be read");
-                Some(Entry::EventsDropped)
-            }
+/// Reads an event that an inbox names. `None`: a later one says everything that it said.
+pub(super) fn shared_event<E: Engine>(
+    engine: &E,
+    directory: &Directory,
+    log: ConversationId,
+    number: u64,
+    origin: Option<DeviceNumber>,
+) -> Option<Entry> {
+    match engine.event(log, number) {
+        Ok(Some(body)) => Some(Entry::Event { body, origin }),
+        Ok(None) => {
+            let is_known = (log.0 as usize) < directory.conversations.len();
+            let is_kept = is_known && number + EVENTS_MAX > directory.conversations.get(log).events;
+            (!is_kept).then_some(Entry::EventsDropped)
+        }
+        Err(error) => {
+            tracing::error!(%error, conversation = log.0, number, "an event cannot be read");
+            Some(Entry::EventsDropped)
         }
     }
 }

@@ -64,20 +64,15 @@ impl<E: Engine> EngineStore<E> {
         if all.len() > self.limits.group_members {
             return Err(Refusal::GroupFull);
         }
-        self.require_members(all.len())?;
-        all.iter().try_for_each(|user| self.judge((creator, device), *user, Wish::Add))?;
+        self.directory.require_members(all.len())?;
+        all.iter()
+            .try_for_each(|user| self.limits.rules.judge_users(self, (creator, device), *user, Wish::Add))?;
         let role = |user| if user == creator { Role::Owner } else { Role::Member };
         let visible_from = self.directory.conversations.begin_after + 1;
         let members: Vec<_> =
             all.into_iter().map(|user| Member::new(user, role(user), visible_from)).collect();
         let kind = Kind::Group { name: name.into(), creator };
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
-    }
-
-    /// Requires room for more memberships.
-    pub(super) fn require_members(&self, more: usize) -> Result<(), Refusal> {
-        let is_room = self.directory.members.saturating_add(more) <= self.limits.members_total;
-        if is_room { Ok(()) } else { Err(Refusal::MembersFull) }
     }
 
     /// Removed members; `None`: nothing changed.
@@ -103,15 +98,15 @@ impl<E: Engine> EngineStore<E> {
                 if place.members.len() >= self.limits.group_members {
                     return Err(Refusal::GroupFull);
                 }
-                self.require_members(1)?;
+                self.directory.require_members(1)?;
                 let role = if place.members.is_empty() { Role::Owner } else { Role::Member };
                 let member = Member::new(by, role, place.numbered + 1);
-                self.admit(conversation, member);
+                self.directory.admit(conversation, member);
                 Ok(Some(Vec::new()))
             }
             GroupChange::Leave => {
                 let Some(member) = place.member(by) else {
-                    self.uninvite(conversation, by);
+                    self.directory.uninvite(conversation, by);
                     return Ok(None);
                 };
                 let was_owner = member.role == Role::Owner;
@@ -128,18 +123,6 @@ impl<E: Engine> EngineStore<E> {
         }
     }
 
-    /// Makes a user a member, who is then not invited any more.
-    fn admit(&mut self, conversation: ConversationId, member: Member) {
-        self.directory.add_member(conversation, member);
-        self.uninvite(conversation, member.user);
-    }
-
-    fn uninvite(&mut self, conversation: ConversationId, user: UserId) {
-        if self.directory.users.get_mut(user).uninvite(conversation) {
-            self.directory.changed.push(Changed::User(user));
-        }
-    }
-
     /// Invites users to a group. Returns those who were not invited before.
     pub(super) fn invite(&mut self, group: &str, by: Origin, users: &[UserId]) -> Vec<UserId> {
         let Some(conversation) = self.directory.conversations.group(group) else { return Vec::new() };
@@ -150,7 +133,7 @@ impl<E: Engine> EngineStore<E> {
         }
         let may_ask = |user: &&UserId| {
             place.member(**user).is_none()
-                && self.judge(by, **user, Wish::Add) != Err(Refusal::Blocked)
+                && self.limits.rules.judge_users(self, by, **user, Wish::Add) != Err(Refusal::Blocked)
                 && !self.directory.users.get(**user).invitations.contains(&conversation)
         };
         let mut asked: Vec<_> = users.iter().filter(may_ask).copied().collect();
@@ -213,8 +196,8 @@ impl<E: Engine> EngineStore<E> {
         if place.members.len() + new.len() > self.limits.group_members {
             return Err(Refusal::GroupFull);
         }
-        self.require_members(new.len())?;
-        new.into_iter().try_for_each(|user| self.judge(by, *user, Wish::Add))
+        self.directory.require_members(new.len())?;
+        new.into_iter().try_for_each(|user| self.limits.rules.judge_users(self, by, *user, Wish::Add))
     }
 
     fn edit(&mut self, conversation: ConversationId, by: UserId, edit: GroupEdit) -> Option<Vec<UserId>> {
@@ -223,7 +206,7 @@ impl<E: Engine> EngineStore<E> {
             let place = self.directory.conversations.get(conversation);
             if place.member(user).is_none() {
                 let member = Member::new(user, Role::Member, place.numbered + 1);
-                self.admit(conversation, member);
+                self.directory.admit(conversation, member);
                 has_changed = true;
             }
         }

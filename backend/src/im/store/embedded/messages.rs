@@ -71,7 +71,7 @@ impl<E: Engine> EngineStore<E> {
             (Target::Conversation(_), known) => known.and_then(|known| self.peer(known, draft.sender)),
         };
         if let Some(peer) = peer {
-            self.judge((draft.sender, draft.device), peer, Wish::Say)?;
+            self.limits.rules.judge_users(self, (draft.sender, draft.device), peer, Wish::Say)?;
         }
         let conversation = match (known_target, draft.target) {
             (Some(conversation), _) => conversation,
@@ -97,7 +97,7 @@ impl<E: Engine> EngineStore<E> {
         let visible_from = self.directory.conversations.begin_after + 1;
         let members = [first, second].map(|user| Member::new(user, Role::Member, visible_from));
         let members = if first == second { &members[..1] } else { &members[..] };
-        self.require_members(members.len())?;
+        self.directory.require_members(members.len())?;
         self.directory.open(Kind::OneToOne(first, second), members).ok_or(Refusal::StoreFull)
     }
 

@@ -29,7 +29,6 @@ struct Limits {
     group_members: usize,
     fanout: FanoutLimits,
     recall_window_ms: u64,
-    members_total: usize,
     rules: Rules,
 }
 
@@ -67,7 +66,6 @@ impl<E: Engine> EngineStore<E> {
             group_members: config.group_members_max,
             fanout,
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
-            members_total: config.members_total_max,
             rules: Rules::new(config),
         };
         Self {
@@ -250,16 +248,6 @@ impl<E: Engine> Store for EngineStore<E> {
 }
 
 impl<E: Engine> EngineStore<E> {
-    /// The user with this name, who becomes known. `None`: there is no room.
-    fn make_user(&mut self, uid: &str, is_login: bool) -> Option<UserId> {
-        if let Some(known) = self.directory.users.find(uid) {
-            return Some(known);
-        }
-        let user = self.directory.users.insert(uid, is_login)?;
-        self.directory.changed.push(Changed::User(user));
-        Some(user)
-    }
-
     fn try_commit(&mut self, batch: super::Batch) -> Result<(), super::Batch> {
         // What was numbered cannot be taken back, so there must be room before anything is.
         if !self.engine.is_ready() {
@@ -319,7 +307,7 @@ impl<E: Engine> Facts for EngineStore<E> {
     }
 
     fn try_user(&mut self, uid: &str) -> Option<UserId> {
-        self.make_user(uid, false)
+        self.directory.make_user(uid, false)
     }
 
     fn uid(&self, user: UserId) -> &str {

@@ -3,14 +3,9 @@
 use super::{Engine, EngineStore};
 use crate::im::store::directory::Changed;
 use crate::im::store::rules::Wish;
-use crate::im::store::{ConversationId, Facts, Origin, Refusal, RelationChange, UserId};
+use crate::im::store::{ConversationId, Origin, Refusal, RelationChange, UserId};
 
 impl<E: Engine> EngineStore<E> {
-    /// Judges what a user wants of another one.
-    pub(super) fn judge(&self, by: Origin, other: UserId, wish: Wish) -> Result<(), Refusal> {
-        self.limits.rules.judge(wish, self.contact(by, other))
-    }
-
     /// Users to notify; `None`: nothing changed. The other user of a conversation of two is not told by somebody who may
     /// not write to him.
     pub(super) fn mark_read(
@@ -25,7 +20,8 @@ impl<E: Engine> EngineStore<E> {
         if !self.directory.read(conversation, user, seq) {
             return Ok(None);
         }
-        let may_tell = |peer: &UserId| self.judge((user, device), *peer, Wish::Say).is_ok();
+        let may_tell =
+            |peer: &UserId| self.limits.rules.judge_users(self, (user, device), *peer, Wish::Say).is_ok();
         let peer = self.peer(conversation, user).filter(|peer| *peer != user && may_tell(peer));
         Ok(Some([user].into_iter().chain(peer).collect()))
     }

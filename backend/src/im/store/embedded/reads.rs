@@ -1,5 +1,6 @@
 //! Logins, and reads that are answered by a completion.
 
+use super::events::shared_event;
 use super::{Content, Engine, EngineStore, StreamEntry};
 use crate::im::store::directory::Directory;
 use crate::im::store::rules::Wish;
@@ -16,7 +17,7 @@ const LISTED_BYTES: usize = 16;
 impl<E: Engine> EngineStore<E> {
     pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
         let Login { uid, device, platform, now_ms } = login;
-        let user = self.make_user(uid, true)?;
+        let user = self.directory.make_user(uid, true)?;
         let Directory { users, changed, .. } = &mut self.directory;
         let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
@@ -78,7 +79,8 @@ impl<E: Engine> EngineStore<E> {
         let limits = PageLimits { messages: 1, bytes: LAST_BYTES_MAX };
         let last = self.page(conversation, user, (newest, newest), limits);
         let last = last.ok().and_then(|page| page.messages.into_iter().next());
-        let may_know = |peer: &UserId| self.judge((user, NO_DEVICE), *peer, Wish::Say).is_ok();
+        let may_know =
+            |peer: &UserId| self.limits.rules.judge_users(self, (user, NO_DEVICE), *peer, Wish::Say).is_ok();
         let peer = self.peer(conversation, user).filter(|peer| *peer != user && may_know(peer));
         let mut id = String::new();
         self.directory.write_id(conversation, &mut id);
@@ -123,10 +125,12 @@ impl<E: Engine> EngineStore<E> {
                     Content::Event(body) => Entry::Event { body, origin },
                     Content::Message(conversation, _) if !is_known(conversation) => Entry::EventsDropped,
                     Content::Lost => Entry::EventsDropped,
-                    Content::Shared(log, number) => match self.shared_event(log, number, origin) {
-                        Some(entry) => entry,
-                        None => return true,
-                    },
+                    Content::Shared(log, number) => {
+                        match shared_event(&self.engine, &self.directory, log, number, origin) {
+                            Some(entry) => entry,
+                            None => return true,
+                        }
+                    }
                     Content::Message(conversation, seq) => match self.engine.message(conversation, seq) {
                         Some(body) => Entry::Message { conversation, seq, body, origin },
                         None => Entry::Dropped { conversation, first: seq },
