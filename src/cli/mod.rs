@@ -20,6 +20,7 @@ mod token;
 mod upgrade;
 
 use crate::gateway::{self, GatewayError};
+use crate::sys::limits;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use nix::sys::stat::{Mode, umask};
 use std::error::Error;
@@ -136,6 +137,8 @@ pub fn main() -> ExitCode {
     if matches!(command, Command::Run { .. } | Command::Backend(_) | Command::Dev(_) | Command::Demo(_)) {
         // What a service writes is for its user alone: stores, logs, sockets.
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
+        // Sockets must not take the descriptors that a store needs.
+        limits::raise_open_files();
     }
     let outcome = match command {
         Command::Run { supervise, .. } if supervise::is_wanted(supervise) => match supervise::run() {

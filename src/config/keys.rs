@@ -410,6 +410,13 @@ const KEYS: &[Key] = &[
     ),
     key(
         "backend",
+        "pending_bytes",
+        Kind::Size,
+        "\"32MiB\"",
+        "Bytes of the frames that one link has sent and the backend has not answered. Above this number, further frames wait as in parked_bytes. At least body_max, up to 4GiB.",
+    ),
+    key(
+        "backend",
         "reconnect_min",
         Kind::Duration,
         "\"50ms\"",

@@ -313,6 +313,8 @@ pub struct BackendConfig {
     pub parked_frames: usize,
     /// Bytes of the frames.
     pub parked_bytes: ByteSize,
+    /// Bytes of the frames of one link that the backend has not answered.
+    pub pending_bytes: ByteSize,
     /// First pause before a broken link is opened again.
     #[serde(with = "units::duration")]
     pub reconnect_min: Duration,

@@ -220,6 +220,8 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     rules.count("backend.parked_frames", backend.parked_frames, 64..=1 << 20);
     rules.size("backend.parked_bytes", backend.parked_bytes, KIB..=4096 * MIB);
     rules.at_least("backend.parked_bytes", backend.parked_bytes, "limits.body_max", config.limits.body_max);
+    rules.size("backend.pending_bytes", backend.pending_bytes, KIB..=4096 * MIB);
+    rules.at_least("backend.pending_bytes", backend.pending_bytes, "limits.body_max", config.limits.body_max);
     rules.time("backend.reconnect_min", backend.reconnect_min, Duration::from_millis(1)..=minute);
     rules.time("backend.reconnect_max", backend.reconnect_max, Duration::from_millis(1)..=minute * 5);
     rules.require(backend.reconnect_min <= backend.reconnect_max, "backend.reconnect_min", || {

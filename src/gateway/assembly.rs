@@ -507,6 +507,8 @@ fn router_settings(
             reconnect_max: backend.reconnect_max,
             up_timeout: backend.up_timeout,
             output_max: LINK_OUTPUT_MAX,
+            pending_bytes: backend.pending_bytes.as_usize(),
+            body_max: config.limits.body_max.as_usize(),
         },
         parking: ParkingLimits {
             frames: backend.parked_frames,

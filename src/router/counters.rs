@@ -61,6 +61,8 @@ counts! {
         Ups = counter "ups";
         /// UPs on links that have no answer yet.
         UpsPending = gauge "ups_pending";
+        /// Bodies of the UPs on links that have no answer yet, in bytes.
+        UpsPendingBytes = gauge "ups_pending_bytes";
         /// UPs that wait for a link, for credit or for room in its output.
         UpsParked = gauge "ups_parked";
         /// Bodies of the UPs that wait, in bytes.
@@ -75,6 +77,8 @@ counts! {
         UpResults = counter "up_results";
         /// Answers from the backend that came after their time was up.
         LateResults = counter "up_results_late";
+        /// Answers from the backend that are larger than clients accept, and became TOO_LARGE.
+        AnswersTooLarge = counter "up_results_too_large";
         /// RETRY answers given to clients.
         Retries = counter "retries";
         /// Unanswered UPs taken back from a dead link to be sent again.
@@ -91,6 +95,8 @@ counts! {
         Pushes = counter "link_pushes";
         /// Targets of those.
         PushTargets = counter "link_push_targets";
+        /// PUSH frames with a body that is larger than clients accept; they were not sent to clients.
+        PushesTooLarge = counter "link_pushes_too_large";
         /// Targets of those that no shard can hold.
         PushUnroutable = counter "link_push_unroutable";
         /// Outcomes of pushes told to backends.

@@ -39,7 +39,7 @@ impl Router {
         } else {
             tracing::debug!(worker = number, link = index.0, %address, %failure, ?retry_in, "link still down");
         }
-        let unanswered = link.pending.drain_waiting();
+        let unanswered = link.drain_questions();
         self.sides.counters[Count::LinkFailures] += 1;
         self.sides.counters[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
 

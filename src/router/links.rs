@@ -6,7 +6,9 @@
 //! writes that output once per turn.
 
 use super::greeting::{Greeting, Trust};
-use super::{Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Up};
+use super::{
+    Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Taken, Up,
+};
 use crate::messages::PushRef;
 use crate::snapshot::{LinkRecord, ParkedRecord};
 use bytes::{Buf, Bytes, BytesMut};
@@ -26,6 +28,8 @@ const CREDIT_MAX: usize = 1 << 16;
 const OUTCOMES_PER_FRAME: usize = 4096;
 /// A timed out UP holds its credit for this many more timeouts before it is forgotten.
 const FORGET_TIMEOUTS: u32 = 10;
+/// Questions without an answer that may keep the read blocks of their clients in memory; more have copies.
+const SLICES_MAX: usize = 256;
 /// An empty output buffer with a larger capacity is freed, in bytes.
 const OUTPUT_KEEP_BYTES: usize = 256 << 10;
 
@@ -47,6 +51,10 @@ pub struct LinkSettings {
     /// Waiting output bytes above which no UP and no ANNOUNCE is added; at twice this number the link is closed,
     /// because the backend does not read.
     pub output_max: usize,
+    /// Bytes of the bodies of questions without an answer, above which no question is added. One is always allowed.
+    pub pending_bytes: usize,
+    /// Bytes of a body that clients accept; a longer one is not sent to them.
+    pub body_max: usize,
 }
 
 /// One link.
@@ -69,6 +77,9 @@ pub(super) struct Link {
     outcomes: Vec<PushOutcome>,
     up_timeout: Duration,
     output_max: usize,
+    /// Bodies of [`Self::pending`], in bytes.
+    pending_bytes: usize,
+    pending_bytes_max: usize,
 }
 
 impl Link {
@@ -88,6 +99,8 @@ impl Link {
             outcomes: Vec::new(),
             up_timeout: settings.up_timeout,
             output_max: settings.output_max,
+            pending_bytes: 0,
+            pending_bytes_max: settings.pending_bytes,
         }
     }
 
@@ -107,6 +120,8 @@ impl Link {
             outcomes: _,
             up_timeout: _,
             output_max: _,
+            pending_bytes: _,
+            pending_bytes_max: _,
         } = self;
         let mut record = LinkRecord {
             credit: u32::try_from(*credit).expect("at most CREDIT_MAX"),
@@ -127,6 +142,7 @@ impl Link {
     pub(super) fn thaw(&mut self, record: &LinkRecord, pending: Vec<(Option<Up>, Instant)>) -> bool {
         let ends = record.ends.iter().filter_map(End::thaw);
         self.output.extend_from_slice(&record.output);
+        self.pending_bytes = pending.iter().filter_map(|(up, _)| Some(up.as_ref()?.body.len())).sum();
         self.state.thaw(record);
         self.credit = (record.credit as usize).min(CREDIT_MAX);
         self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
@@ -188,7 +204,41 @@ impl Link {
 
     /// True if this UP may be sent now: there is room in the output and, for a question, credit.
     pub(super) fn has_room_for(&self, up: &Up) -> bool {
-        self.has_output_room() && (!up.is_question() || self.pending.has_room(self.credit))
+        self.has_output_room() && (!up.is_question() || self.has_room_for_question(up.body.len()))
+    }
+
+    fn has_room_for_question(&self, bytes: usize) -> bool {
+        let is_within = self.pending_bytes + bytes <= self.pending_bytes_max;
+        self.pending.has_room(self.credit) && (is_within || self.pending_bytes == 0)
+    }
+
+    /// Bodies of the questions without an answer, in bytes.
+    pub(super) const fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Settles a question.
+    pub(super) fn take_question(&mut self, correlation: u64) -> Taken<Up> {
+        let taken = self.pending.take(correlation);
+        if let Taken::Answered(up) = &taken {
+            self.pending_bytes -= up.body.len();
+        }
+        taken
+    }
+
+    /// Gives every question whose time is up to `on_timeout`, in order.
+    pub(super) fn expire_questions(&mut self, now: Instant, mut on_timeout: impl FnMut(Up)) {
+        let bytes = &mut self.pending_bytes;
+        self.pending.expire(now, |up| {
+            *bytes -= up.body.len();
+            on_timeout(up);
+        });
+    }
+
+    /// Takes all questions that wait, in order.
+    pub(super) fn drain_questions(&mut self) -> Vec<Up> {
+        self.pending_bytes = 0;
+        self.pending.drain_waiting()
     }
 
     /// Encodes an UP into the output; a question is remembered until it is answered.
@@ -208,6 +258,10 @@ impl Link {
         link::encode(&mut self.output, Kind::Up, correlation, 0, &message);
         if up.is_question() {
             up.body = message.body;
+            self.pending_bytes += up.body.len();
+            if self.pending.len() > SLICES_MAX {
+                up.own_body();
+            }
             let deadline = up.taken_at + self.up_timeout;
             self.pending.push(up, deadline);
         }

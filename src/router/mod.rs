@@ -183,10 +183,10 @@ impl Router {
         let capacity = link.hello.capacity;
         Self {
             endpoints: Endpoints::new(&settings.endpoints, settings.links_per_endpoint, balance),
-            ups: Ups::new(settings.parking, settings.overload, link.up_timeout),
+            ups: Ups::new(settings.parking, settings.overload, link),
             announcements: Announcements::default(),
             logins: Logins::new(judge, links.indices().count(), link.up_timeout, shard_map.key()),
-            pushes: Pushes::new(shard_map.clone(), settings.compress_min, shards),
+            pushes: Pushes::new(shard_map.clone(), settings.compress_min, link.body_max, shards),
             rooms: Rooms::new(shard_map.clone()),
             pressure: Pressure::new(capacity, *number == 0),
             greetings: GreetingLog::default(),
@@ -330,6 +330,7 @@ impl Router {
         counters[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
         counters[Count::BreakersOpen] = endpoints.breakers_open(*now);
         counters[Count::UpsPending] = links.iter().map(|link| link.pending.len() as u64).sum();
+        counters[Count::UpsPendingBytes] = links.iter().map(|link| link.pending_bytes() as u64).sum();
         counters[Count::EndsUnconfirmed] = links.iter().map(|link| link.confirmed.ends().len() as u64).sum();
         counters[Count::UpsParked] = ups.parking.frames() as u64;
         counters[Count::UpsParkedBytes] = ups.parking.bytes() as u64;

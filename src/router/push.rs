@@ -8,6 +8,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::{ConnKey, ShardId};
+use moorline_proto::line_limit::LineLimit;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, Kick, Outcome, PushOutcome};
 use moorline_proto::time::{Duration, Instant};
@@ -18,6 +19,10 @@ use prost::Message;
 pub(super) struct Pushes {
     shard_map: ShardMap,
     compress_min: usize,
+    /// Bytes of a body that clients accept.
+    body_max: usize,
+    /// Log lines about larger bodies.
+    lines: LineLimit,
     message: backend::Push,
     /// By shard.
     targets: Vec<Vec<Target>>,
@@ -25,9 +30,16 @@ pub(super) struct Pushes {
 
 impl Pushes {
     /// `compress_min`: shortest body of a push to many that is compressed, in bytes; 0: no body is compressed.
-    pub(super) fn new(shard_map: ShardMap, compress_min: usize, shards: usize) -> Self {
+    pub(super) fn new(shard_map: ShardMap, compress_min: usize, body_max: usize, shards: usize) -> Self {
         let targets = (0..shards).map(|_| Vec::new()).collect();
-        Self { shard_map, compress_min, message: backend::Push::default(), targets }
+        Self {
+            shard_map,
+            compress_min,
+            body_max,
+            lines: LineLimit::new(),
+            message: backend::Push::default(),
+            targets,
+        }
     }
 
     /// Splits a push by shard; the body is shared.
@@ -41,6 +53,11 @@ impl Pushes {
         message.clear();
         message.merge(frame.body.clone()).map_err(|_| LinkError::Body(Kind::Push))?;
         let command = pushable(message.command).ok_or(LinkError::Body(Kind::Push))?;
+        if message.body.len() > self.body_max {
+            self.refuse_too_large(sides, index, frame.correlation, &message);
+            self.message = message;
+            return Ok(());
+        }
         let mut push = Push {
             ticket: message.want_ack.then(|| sides.ticket(index, frame.correlation)),
             targets: Vec::new(),
@@ -76,6 +93,37 @@ impl Pushes {
         }
         self.message = message;
         Ok(())
+    }
+
+    /// Reports a push that no client would accept: each would close its connection, come back, and get the push again.
+    fn refuse_too_large(
+        &mut self,
+        sides: &mut Sides,
+        index: LinkIndex,
+        correlation: u64,
+        push: &backend::Push,
+    ) {
+        sides.counters[Count::PushesTooLarge] += 1;
+        if let Some(others) = self.lines.allow(sides.now) {
+            let (worker, bytes, limit) = (sides.number, push.body.len(), self.body_max);
+            tracing::warn!(
+                worker,
+                bytes,
+                limit,
+                others,
+                "a push of the backend is larger than limits.body_max and was not sent; lower im.payload_max of the \
+                 backend, or raise limits.body_max"
+            );
+        }
+        if !push.want_ack {
+            return;
+        }
+        let link = &mut sides.links[index];
+        let outcome = if link.knows_too_large { Outcome::TooLarge } else { Outcome::Expired };
+        let handles = push.handles.iter().copied().chain(push.uids.iter().map(|_| 0));
+        handles.for_each(|handle| {
+            link.push_outcome(PushOutcome { correlation, handle, outcome: outcome.into() });
+        });
     }
 
     fn split(

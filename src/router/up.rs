@@ -25,7 +25,18 @@ pub(super) struct Up {
     pub(super) body: Bytes,
 }
 
+/// Bytes of a body up to which a frame that waits is copied: as a slice it would keep the whole block in memory that its
+/// client was read into.
+const COPIED_MAX: usize = 16 << 10;
+
 impl Up {
+    /// Copies a small body out of the block that its client was read into.
+    pub(super) fn own_body(&mut self) {
+        if self.body.len() <= COPIED_MAX {
+            self.body = Bytes::copy_from_slice(&self.body);
+        }
+    }
+
     /// True if the backend answers it.
     pub(super) const fn is_question(&self) -> bool {
         !matches!(self.command, Command::App(_))

@@ -3,12 +3,15 @@
 use super::counters::Count;
 use super::parking::ParkingLimits;
 use super::{
-    Answers, Change, End, Endpoints, LinkIndex, Overload, OverloadLimits, Parked, Parking, Sides, Slot,
-    SlotState, Slots, Taken, Up,
+    Answers, Change, End, Endpoints, LinkIndex, LinkSettings, Overload, OverloadLimits, Parked, Parking,
+    Sides, Slot, SlotState, Slots, Taken, Up,
 };
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::UpResult;
-use moorline_proto::time::Duration;
+use moorline_proto::message::client::Code;
+
+/// Bytes that the gateway's own fields add to an answer, at most.
+const ANSWER_LEAD_MAX: usize = 24;
 
 /// Slots, the frames that wait for them, and what becomes of a frame.
 #[derive(Debug)]
@@ -17,17 +20,20 @@ pub(super) struct Ups {
     pub(super) parking: Parking,
     pub(super) overload: Overload,
     answers: Answers,
+    /// Bytes of a body that clients accept.
+    body_max: usize,
     /// Memory for UPs that time out together.
     timed_out: Vec<Up>,
 }
 
 impl Ups {
-    pub(super) fn new(parking: ParkingLimits, overload: OverloadLimits, up_timeout: Duration) -> Self {
+    pub(super) fn new(parking: ParkingLimits, overload: OverloadLimits, link: &LinkSettings) -> Self {
         Self {
             slots: Slots::default(),
-            parking: Parking::new(parking, up_timeout),
+            parking: Parking::new(parking, link.up_timeout),
             overload: Overload::new(overload),
             answers: Answers::new(),
+            body_max: link.body_max,
             timed_out: Vec::new(),
         }
     }
@@ -70,7 +76,7 @@ impl Ups {
     ) -> Result<bool, LinkError> {
         let result: UpResult = frame.message()?;
         let link = &mut sides.links[index];
-        let taken = link.pending.take(frame.correlation);
+        let taken = link.take_question(frame.correlation);
         if !matches!(taken, Taken::Unknown) {
             link.confirmed.on_answer(frame.correlation);
         }
@@ -81,7 +87,13 @@ impl Ups {
                 sides.counters.record_latency(took);
                 self.overload.record(sides.now, took);
                 self.slots.on_settled(up.slot);
-                let answer = self.answers.answer(&up, result.code, &result.answer);
+                let answer = if result.answer.len() + ANSWER_LEAD_MAX > self.body_max {
+                    // The client would close the connection, come back, and ask again.
+                    sides.counters[Count::AnswersTooLarge] += 1;
+                    self.answers.answer(&up, Code::TooLarge.into(), &[])
+                } else {
+                    self.answers.answer(&up, result.code, &result.answer)
+                };
                 sides.shards.push(up.key.shard(), answer);
                 Ok(endpoints.on_answer(sides.now, index, took))
             }
@@ -99,7 +111,7 @@ impl Ups {
         let mut timed_out = std::mem::take(&mut self.timed_out);
         for (number, link) in (0..).zip(sides.links.iter_mut()) {
             let before = timed_out.len();
-            link.pending.expire(now, |up| timed_out.push(up));
+            link.expire_questions(now, |up| timed_out.push(up));
             timed_out[before..].iter().for_each(|_| endpoints.on_timeout(now, LinkIndex(number)));
         }
         for up in &timed_out {

@@ -92,6 +92,8 @@ pub(crate) fn settings() -> RouterSettings {
             reconnect_max: Duration::from_secs(1),
             up_timeout: Duration::from_secs(3),
             output_max: 2_000,
+            pending_bytes: 2_000,
+            body_max: 1 << 20,
         },
         parking: ParkingLimits { frames: 8, bytes: 500, changes: 6 },
         overload: OverloadLimits {

@@ -105,6 +105,8 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
             reconnect_max: Duration::from_secs(1),
             up_timeout: UP_TIMEOUT,
             output_max: faults.link_output_max,
+            pending_bytes: 1 << 20,
+            body_max: 1 << 20,
         },
         parking: ParkingLimits {
             frames: faults.parked_frames,

@@ -50,7 +50,17 @@ impl<S: Store> Deliveries<'_, S> {
             }
             return;
         }
-        if outcome == Outcome::Acked {
+        if outcome == Outcome::TooLarge {
+            // Its gateway will never send it: this device goes without, or it would be pushed for ever.
+            tracing::warn!(
+                ?session,
+                "a push is larger than the gateway sends, and is passed over; lower im.payload_max"
+            );
+            if known.window.on_acked(push) {
+                self.sessions.on_acked(session);
+            }
+            self.pump(session);
+        } else if outcome == Outcome::Acked {
             self.tally.acked += 1;
             if known.window.on_acked(push) {
                 self.sessions.on_acked(session);

@@ -130,6 +130,8 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
         reconnect_max: Duration::from_millis(20),
         up_timeout: PATIENCE,
         output_max: LINK_OUTPUT_MAX,
+        pending_bytes: 1 << 20,
+        body_max: 1 << 20,
     };
     RouterSettings {
         shard_map: ShardMap::new(SHARDS),

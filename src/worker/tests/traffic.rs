@@ -283,3 +283,58 @@ fn a_shard_that_takes_nothing_stops_the_reading_of_links_and_loses_nothing() {
         assert_eq!(push.body[..8], number.to_be_bytes());
     }
 }
+
+#[test]
+fn what_is_larger_than_clients_accept_is_reported_and_not_sent() {
+    let (backend, user) = (Backend::bind(), User::new(0));
+    let mut settings = settings(&[&backend]);
+    settings.link.body_max = 1_000;
+    let world = World::start(settings);
+    let (mut peer, _) = backend.greet_announced(0);
+    world.login(&user);
+    assert_eq!(peer.expect(Kind::ConnUp).message(), Ok(user.login()));
+    let push = backend::Push {
+        handles: vec![user.key.as_u64()],
+        command: 0x12,
+        want_ack: true,
+        body: vec![0; 1_001].into(),
+        ..Default::default()
+    };
+    peer.send(Kind::Push, 7, 0, &push);
+    let result: PushResult = peer.expect(Kind::PushResult).message().expect("a PushResult");
+    // The HELLO of this backend knows no TOO_LARGE.
+    let outcome = PushOutcome { correlation: 7, handle: user.key.as_u64(), outcome: Outcome::Expired.into() };
+    assert_eq!(result.outcomes, [outcome]);
+    let req = message::encode(&message::client::Req { id: 5, method: "m".into(), ..Default::default() });
+    world.mail(&user, vec![user.up(Command::Req, 5, req)]);
+    let (request, _) = peer.up();
+    let answer = message::encode(&Resp { payload: vec![0; 1_000].into(), ..Default::default() });
+    peer.send(Kind::UpResult, request, 0, &UpResult { code: Code::Ok.into(), answer });
+    let resp = resp_of(world.downlink(user.key.shard()));
+    assert_eq!((resp.id, resp.code(), resp.payload.len()), (5, Code::TooLarge, 0));
+    world.await_count(Count::PushesTooLarge, 1);
+}
+
+#[test]
+fn questions_of_a_mute_backend_take_no_more_bytes_than_the_settings_say() {
+    let (backend, user) = (Backend::bind(), User::new(0));
+    let mut settings = settings(&[&backend]);
+    (settings.link.pending_bytes, settings.parking.bytes) = (10_000, 10_000);
+    let world = World::start(settings);
+    let (mut peer, _) = backend.greet_announced(0);
+    world.login(&user);
+    assert_eq!(peer.expect(Kind::ConnUp).message(), Ok(user.login()));
+    let large = |id| user.up(Command::Req, id, vec![0u8; 4_000]);
+    world.mail(&user, (1..=6).map(large).collect());
+    let (first, _) = peer.up();
+    peer.up();
+    // Two are on the link, two wait, two are told to come again.
+    for _ in 0..2 {
+        assert_eq!(resp_of(world.downlink(user.key.shard())).code(), Code::Retry);
+    }
+    world.await_count(Count::UpsPendingBytes, 8_000);
+    peer.send(Kind::UpResult, first, 0, &UpResult { code: Code::Ok.into(), answer: Bytes::new() });
+    assert_eq!(resp_of(world.downlink(user.key.shard())).id, 1);
+    let (_, third) = peer.up();
+    assert_eq!(third.body.len(), 4_000, "an answer makes room for the next");
+}
