@@ -32,7 +32,7 @@ echo "fuzz: target $target, at most $runs runs and ${FUZZ_SECONDS:-3600} s, sani
 
 # The engine needs the crates of this target only.
 case $target in
-    shard | snapshot | router) features=gateway ;;
+    shard | snapshot | router | admin) features=gateway ;;
     sdk_*) features=sdk ;;
     http_*) features=net ;;
     link_host | backend_*) features=backend ;;

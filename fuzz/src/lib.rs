@@ -45,6 +45,9 @@ pub mod target {
         link = crate::bodies::link;
         /// Compressed bodies.
         compress = crate::bodies::compress;
+        /// Bodies of orders at the admin socket.
+        #[cfg(feature = "gateway")]
+        admin = moorline::admin::fuzz::body;
         /// A whole shard, with clients, workers and time.
         #[cfg(feature = "gateway")]
         shard = crate::shard::body;

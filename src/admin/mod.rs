@@ -20,6 +20,8 @@
 //! Operators are root and the gateway's own user; the group is `admin.group`. Who may not is answered 403.
 
 mod drains;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod orders;
 mod place;
 mod restarts;

@@ -128,6 +128,10 @@ fn read<T: Default + for<'de> Deserialize<'de>>(request: &Request, order: &str) 
     if request.body.trim_ascii().is_empty() {
         return Ok(T::default());
     }
+    // A struct would be read from an array, too: an order by position.
+    if request.body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(format!("cannot decode the body of the order {order}: it is not a JSON object"));
+    }
     serde_json::from_slice(&request.body)
         .map_err(|error| format!("cannot decode the body of the order {order}: {error}"))
 }

@@ -239,6 +239,8 @@ fn orders_take_json_within_the_bounds_of_the_settings() {
         ("/v1/upgrade", "content-type: text/plain\r\n", "{}", "application/json"),
         ("/v1/upgrade", "moorline-order: upgrade\r\n", "", "application/json"),
         ("/v1/upgrade", json, "{", "cannot decode"),
+        ("/v1/upgrade", json, r#"["/b", 1500, true]"#, "not a JSON object"),
+        ("/v1/undrain", json, "[]", "not a JSON object"),
         ("/v1/upgrade", json, r#"{"binry": "/b"}"#, "binry"),
         ("/v1/upgrade", json, r#"{"binary": "moorline"}"#, "absolute path"),
         ("/v1/upgrade", json, r#"{"binary": "./moorline"}"#, "absolute path"),

@@ -1,0 +1,4 @@
+//! Target `admin`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| moorline_fuzz::target::admin(input));
