@@ -11,6 +11,7 @@
 //! | [`read_block`] | memory that one thread reads its sockets into | `client` |
 //! | [`clock`] | monotonic time that can stand still | `client` |
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
+//! | [`audit`] | who ordered what, in a file of bounded size | `server` |
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`log_rate`] | a log line that strangers can cause, at most once in 10 s | `server` |
@@ -22,6 +23,8 @@
 
 #[cfg(feature = "server")]
 pub mod accept;
+#[cfg(feature = "server")]
+pub mod audit;
 #[cfg(feature = "client")]
 pub mod clock;
 #[cfg(feature = "client")]

@@ -57,8 +57,8 @@ pub(super) struct Watch {
     since: Cell<Instant>,
     has_answered: Cell<bool>,
     is_closing: Cell<bool>,
-    /// Caller of the last request whose head was judged.
-    caller: Cell<Caller>,
+    /// The last request whose head was judged has a known caller.
+    is_known: Cell<bool>,
     has_bad_head: Cell<bool>,
     /// The connection has a place of the health paths.
     is_reserved: bool,
@@ -74,7 +74,7 @@ impl Watch {
             since: Cell::new(now),
             has_answered: Cell::new(false),
             is_closing: Cell::new(false),
-            caller: Cell::default(),
+            is_known: Cell::new(false),
             has_bad_head: Cell::new(false),
             is_reserved,
         }
@@ -93,7 +93,7 @@ impl Watch {
     /// Rank among connections that may make room for a new one: strangers first, each by the begin of its phase.
     /// `None`: a handler has its request, or it is a known caller that is not idle.
     pub(super) fn evictable(&self) -> Option<(bool, Instant)> {
-        let is_known = self.caller.get() != Caller::Stranger;
+        let is_known = self.is_known.get();
         match self.phase.get() {
             Phase::Handling => None,
             Phase::Receiving | Phase::Sending if is_known => None,
@@ -133,8 +133,10 @@ impl Watch {
     pub(super) fn handle_flushed(&self) {
         if self.phase.get() == Phase::Sending {
             self.has_answered.set(true);
-            let is_known = self.caller.get() != Caller::Stranger;
-            self.enter(Phase::Waiting, if is_known { self.limits.idle } else { self.limits.first_idle });
+            self.enter(
+                Phase::Waiting,
+                if self.is_known.get() { self.limits.idle } else { self.limits.first_idle },
+            );
         }
     }
 
@@ -261,7 +263,7 @@ where
         watch.close_after_answer();
         Ok(refuse(refusal))
     };
-    watch.caller.set(Caller::Stranger);
+    watch.is_known.set(false);
     if let Err(refusal) = head::check(&head, names) {
         return refused(refusal);
     }
@@ -276,7 +278,7 @@ where
             return Ok(*response);
         }
     };
-    watch.caller.set(caller);
+    watch.is_known.set(caller != Caller::Stranger);
     if head.headers.contains_key(TRANSFER_ENCODING) {
         return refused(Refusal::NoLength);
     }

@@ -113,13 +113,13 @@ pub enum Event {
 pub const HEALTH_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Origin of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Caller {
     /// The request carries no proof. Its connection makes room for others first.
     #[default]
     Stranger,
-    /// The server knows the caller by this number.
-    Known(usize),
+    /// The server knows the caller by this name.
+    Known(Arc<str>),
 }
 
 /// Judges a request by its head, before its body is read. An error is the answer.

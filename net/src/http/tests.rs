@@ -50,7 +50,7 @@ impl Rig {
         let counts = Arc::new(Counts::default());
         let theirs = Arc::clone(&counts);
         let judge = |head: &Head<'_>| match bearer(head.headers) {
-            Some(b"right") => Ok(Caller::Known(7)),
+            Some(b"right") => Ok(Caller::Known("tester".into())),
             Some(_) => Err(Box::new(Response::new(StatusCode::UNAUTHORIZED, "text/plain", "wrong\n"))),
             None => Ok(Caller::Stranger),
         };

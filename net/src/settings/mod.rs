@@ -6,6 +6,7 @@
 //! "127.0.0.1:7000"` in its second line; [`Schema::load`] fails with "moorline.toml:2: unknown key `adress` in `[listener]`;
 //! did you mean `address`?". Opens no socket and reads no secret.
 
+mod changed;
 mod file;
 mod key;
 mod load;
@@ -17,6 +18,7 @@ mod suggest;
 mod tests;
 pub mod units;
 
+pub use changed::changed_keys;
 pub use key::{Key, Kind, Renamed, Retired, key};
 pub use load::{Schema, path_of};
 pub use problem::{Loaded, Origin, Problem, SettingsError};
