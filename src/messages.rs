@@ -251,6 +251,10 @@ pub struct Admission {
     pub platform: i32,
     /// True if the client can decompress LZ4 [P-1.9].
     pub accepts_lz4: bool,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    pub issued_s: u64,
+    /// Expiry of the token, in Unix seconds; 0: it does not expire.
+    pub expires_s: u64,
     /// The session that it wants to go on with [P-3.10]; not judged yet.
     pub resume: Option<Box<Resume>>,
 }

@@ -10,7 +10,9 @@
 //! | [`im`] | conversations, groups, inboxes, pull; pure, on [`im::store::Store`] | server (types) |
 //! | `api` | the server API: HTTP and JSON in front of [`im`] | im, config |
 //! | [`import`] | puts an export, or made-up conversations, into a store | im, config |
+//! | `login_hook` | asks an operator's service about logins | im, config |
 //! | `webhook` | delivers to the endpoints of services | im, config |
+//! | [`Live`] | tokens that are replaced while the backend runs | api, config |
 //! | [`run`] | puts a handler of the configuration on a server | all |
 //!
 //! `docs/backend.md` specifies the link for people who bring their own backend.
@@ -25,6 +27,8 @@ mod error;
 pub mod fuzz;
 pub mod im;
 pub mod import;
+mod live;
+mod login_hook;
 mod run;
 pub mod secrets;
 pub mod server;
@@ -33,4 +37,5 @@ mod webhook;
 
 pub use config::BackendConfig;
 pub use error::BackendError;
+pub use live::{Live, Reloaded};
 pub use run::{Ready, run};

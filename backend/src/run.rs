@@ -9,8 +9,10 @@ use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
 use crate::im::store::{Disk, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};
+use crate::live::Live;
+use crate::login_hook::{HookFigures, LoginHook};
 use crate::server::{Handler, Server};
-use crate::tokens::{Guarded, Tokens};
+use crate::tokens::Guarded;
 use crate::webhook::Endpoints;
 use moorline_net::log::DroppedLines;
 use moorline_proto::link::LinkAddress;
@@ -24,12 +26,14 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Runs a backend on this thread until `stop` is true, which is noticed within 250 ms; a signal handler may set it.
 /// `ready` gets the addresses once gateways can connect. A store that accepts no more writes, because its disk is
-/// full, is opened again until it does. The metrics page shows `dropped_lines`, which the log counts.
+/// full, is opened again until it does. The metrics page shows `dropped_lines`, which the log counts. `live` has the
+/// parts that can be replaced meanwhile, made from the same settings.
 ///
 /// # Errors
 /// [`BackendError`]: a setting is wrong, an address is in use, or polling fails.
 pub fn run(
     config: &BackendConfig,
+    live: &Live,
     dropped_lines: &DroppedLines,
     ready: impl FnOnce(Ready),
     stop: &Arc<AtomicBool>,
@@ -40,9 +44,9 @@ pub fn run(
             tracing::warn!("no im.folder: messages are in memory, and gone with this process");
             let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
                 let im = Im::new(config.im.clone(), config.node_number, Memory::new(&config.im));
-                make_im(config, im, server, dropped_lines)
+                make_im((config, live), im, server, dropped_lines)
             };
-            guard(config, make, ready, stop)
+            guard((config, live), make, ready, stop)
         }
         HandlerKind::Im => {
             let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
@@ -55,27 +59,33 @@ pub fn run(
                     DurabilityPoint::System => Durability::System,
                 };
                 let store = Disk::open(&im.folder, im, durability, notify)?;
-                make_im(config, Im::new(im.clone(), config.node_number, store), server, dropped_lines)
+                make_im((config, live), Im::new(im.clone(), config.node_number, store), server, dropped_lines)
             };
-            guard(config, make, ready, stop)
+            guard((config, live), make, ready, stop)
         }
-        HandlerKind::Echo => guard(config, |_, _| Ok((Echo::new(Mode::Echo), None)), ready, stop),
-        HandlerKind::Acker => guard(config, |_, _| Ok((Echo::new(Mode::Acker), None)), ready, stop),
+        HandlerKind::Echo => guard((config, live), |_, _| Ok((Echo::new(Mode::Echo), None)), ready, stop),
+        HandlerKind::Acker => guard((config, live), |_, _| Ok((Echo::new(Mode::Acker), None)), ready, stop),
     }
 }
 
 /// Builds the IM handler, and starts the threads of webhooks and of the server API.
 fn make_im<S: Store>(
-    config: &BackendConfig,
+    (config, live): (&BackendConfig, &Live),
     im: Im<S>,
     server: &Server<BackendMessage>,
     dropped_lines: &DroppedLines,
 ) -> Result<(ImHandler<S>, Option<Api>), BackendError> {
     let remote = server.remote();
-    let counters = Counters { dropped_lines: dropped_lines.clone(), links: server.counters() };
     let endpoints = Endpoints::start(config, &remote)?;
-    let handler = ImHandler::new(im, move |call| endpoints.call(call));
-    Ok((handler, Api::start(&config.api, remote, counters)?))
+    let mut handler = ImHandler::new(im, move |call| endpoints.call(call));
+    let hook = Arc::new(HookFigures::default());
+    if let Some(hook) = LoginHook::start(config, &remote, &hook)? {
+        handler = handler.with_judge(move |now, auth, judge| hook.ask(now, auth, judge));
+    }
+    let Some(access) = live.access.clone() else { return Ok((handler, None)) };
+    let (dropped_lines, audit) = (dropped_lines.clone(), live.audit.clone());
+    let counters = Counters { dropped_lines, links: server.counters(), audit, hook };
+    Ok((handler, Api::start(&config.api, remote, access, counters)?))
 }
 
 /// Addresses of a backend.
@@ -89,15 +99,15 @@ pub struct Ready {
 
 /// Serves until `stop` is true. A handler that ends before is replaced: the addresses stay, and gateways reconnect.
 fn guard<H: Handler>(
-    config: &BackendConfig,
+    (config, live): (&BackendConfig, &Live),
     make: impl Fn(&BackendConfig, &Server<H::Message>) -> Result<(H, Option<Api>), BackendError>,
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
     let mut config = config.clone();
-    serve(&mut config, &make, ready, stop)?;
+    serve((&mut config, live), &make, ready, stop)?;
     while !stop.load(Ordering::Relaxed) {
-        match serve(&mut config, &make, |_| (), stop) {
+        match serve((&mut config, live), &make, |_| (), stop) {
             Ok(()) => {}
             Err(BackendError::Store(error)) if error.is_lasting() => return Err(error.into()),
             Err(error) => {
@@ -111,7 +121,7 @@ fn guard<H: Handler>(
 
 /// Serves until `stop` is true or the handler ends. `tokens_file`, if it is set, judges logins.
 fn serve<H: Handler>(
-    config: &mut BackendConfig,
+    (config, live): (&mut BackendConfig, &Live),
     make: &impl Fn(&BackendConfig, &Server<H::Message>) -> Result<(H, Option<Api>), BackendError>,
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
@@ -120,13 +130,11 @@ fn serve<H: Handler>(
     // Dropped in reverse order: requests that the handler leaves unanswered are answered 504 by the API.
     let (handler, api) = make(config, &server)?;
     let mut handler = handler;
-    let file = &config.tokens_file;
-    let tokens = (!file.as_os_str().is_empty()).then(|| Tokens::load(file)).transpose()?;
     let place = Ready { link: server.address().clone(), api: api.as_ref().and_then(Api::address) };
     (config.listen, config.api.listen) = (place.link.clone(), place.api);
     tracing::info!(address = %place.link, handler = ?config.handler, "backend listens");
     ready(place);
-    match tokens {
+    match live.tokens.clone() {
         None => server.run(&mut handler, stop),
         Some(tokens) => server.run(&mut Guarded { handler, tokens }, stop),
     }

@@ -1,6 +1,6 @@
 //! List of tokens from a file: the smallest way for a backend to judge logins.
 //!
-//! Each line is `uid token`; a uid may have several tokens, and `#` begins a comment. The file is read once, at start.
+//! Each line is `uid token`; a uid may have several tokens, and `#` begins a comment. The file is read at start, and again by a reload.
 //! A backend with its own users implements [`Handler::handle_auth`] instead. Example: the line `alice s3cret` admits
 //! alice with the token `s3cret`.
 
@@ -10,6 +10,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Tokens by uid.
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ pub struct Guarded<H> {
     /// Handler of everything but logins.
     pub handler: H,
     /// Tokens that admit a client.
-    pub tokens: Tokens,
+    pub tokens: Arc<RwLock<Arc<Tokens>>>,
 }
 
 impl<H: Handler> Handler for Guarded<H> {
@@ -69,7 +70,8 @@ impl<H: Handler> Handler for Guarded<H> {
     }
 
     fn handle_auth(&mut self, _now: Now, question: Auth, judge: JudgeTo, out: &mut Outbox) {
-        if self.tokens.has(&question.uid, &question.token) {
+        let tokens = Arc::clone(&self.tokens.read().unwrap_or_else(PoisonError::into_inner));
+        if tokens.has(&question.uid, &question.token) {
             out.admit(judge, &question.uid);
         } else {
             out.refuse(judge, CloseReason::AuthFailed, "the token is not in tokens_file");

@@ -79,37 +79,14 @@ struct Endpoint {
 impl Endpoint {
     fn new(name: &str, service: &WebhookConfig, folder: &Path) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::InvalidConfig { key: "im.webhooks", reason };
-        let secret = if service.secret_file.as_os_str().is_empty() {
+        let secret = read_secret(name, &service.secret_file).map_err(wrong)?;
+        if secret.is_none() {
             tracing::warn!(
                 service = name,
                 "no secret_file: deliveries are not signed, and anybody can make them up"
             );
-            None
-        } else {
-            let path = service.secret_file.display();
-            let text = std::fs::read_to_string(&service.secret_file)
-                .map_err(|cause| wrong(format!("{name}: cannot read {path}: {cause}")))?;
-            let secret = text.trim().as_bytes().to_vec();
-            if secret.is_empty() {
-                return Err(wrong(format!("{name}: there is no secret in {path}")));
-            }
-            if secret.len() < SECRET_BYTES_MIN {
-                tracing::warn!(service = name, %path, "a secret of less than 16 bytes can be guessed");
-            }
-            Some(secret)
-        };
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .timeout_global(Some(service.timeout))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .new_agent();
+        }
+        let agent = agent(service.timeout);
         let undelivered = (!folder.as_os_str().is_empty()).then(|| folder.join(UNDELIVERED));
         Ok(Self {
             name: name.to_owned(),
@@ -192,8 +169,45 @@ impl Endpoint {
     }
 }
 
+/// An HTTP client whose requests take at most `timeout` and follow no redirect.
+pub(crate) fn agent(timeout: Duration) -> ureq::Agent {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
+    ureq::Agent::config_builder()
+        .tls_config(tls)
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .new_agent()
+}
+
+/// Reads the secret with which requests for `name` are signed. `None`: the path is empty.
+///
+/// # Errors
+/// The file cannot be read, or holds no secret.
+pub(crate) fn read_secret(name: &str, path: &Path) -> Result<Option<Vec<u8>>, String> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let shown = path.display();
+    let text =
+        std::fs::read_to_string(path).map_err(|cause| format!("{name}: cannot read {shown}: {cause}"))?;
+    let secret = text.trim().as_bytes().to_vec();
+    if secret.is_empty() {
+        return Err(format!("{name}: there is no secret in {shown}"));
+    }
+    if secret.len() < SECRET_BYTES_MIN {
+        tracing::warn!(service = name, path = %shown, "a secret of less than 16 bytes can be guessed");
+    }
+    Ok(Some(secret))
+}
+
 /// HMAC-SHA-256 (RFC 2104) of `<timestamp>.<body>` under the secret.
-fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
+pub(crate) fn signature(secret: &[u8], timestamp: &str, body: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
     mac.update(timestamp.as_bytes());
     mac.update(b".");

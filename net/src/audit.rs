@@ -12,7 +12,6 @@ use crate::log_rate::LogRate;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,8 +31,8 @@ const FLUSH_MAX: Duration = Duration::from_secs(2);
 pub struct Entry<'a> {
     /// Caller: the name of an API token, a user of the system, or a signal.
     pub actor: &'a str,
-    /// Address of the caller; `None`: a caller on this machine.
-    pub peer: Option<SocketAddr>,
+    /// Address or process of the caller; empty: this process itself.
+    pub peer: &'a str,
     /// Order or request.
     pub action: &'a str,
     /// Object of the action; empty: it has none.
@@ -85,10 +84,10 @@ impl AuditLog {
         let Some(queue) = &self.queue else { return };
         let entry = Entry {
             actor: cut(entry.actor),
+            peer: cut(entry.peer),
             action: cut(entry.action),
             target: cut(entry.target),
             outcome: cut(entry.outcome),
-            ..*entry
         };
         let line = Line { time_ms: self.clock.unix_ms(), entry };
         let Ok(mut line) = serde_json::to_vec(&line) else { return };
@@ -168,7 +167,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     fn entry(target: &str) -> Entry<'_> {
-        Entry { actor: "api:shop", peer: None, action: "POST /v1/kick", target, outcome: "200" }
+        Entry { actor: "api:shop", peer: "", action: "POST /v1/kick", target, outcome: "200" }
     }
 
     #[test]

@@ -15,6 +15,8 @@
 //! | `/v1/restartz` | group | [`Restartz`] as JSON |
 //! | `/v1/drainz` | group | [`Drainz`] as JSON |
 //! | POST `/v1/drain`, `/v1/undrain` | group | takes [`DrainArguments`], or nothing; 202 and the number that the order has in `/v1/drainz` |
+//! | `/v1/reloadz` | group | [`Reloadz`] as JSON |
+//! | POST `/v1/reload` | operator | takes nothing; 202 and the number that the reload has in `/v1/reloadz` |
 //! | POST `/v1/upgrade` | operator | takes [`UpgradeArguments`]; 202 and the number that the hot restart has in `/v1/restartz` |
 //!
 //! Operators are root and the gateway's own user; the group is `admin.group`. Who may not is answered 403.
@@ -24,6 +26,7 @@ mod drains;
 pub mod fuzz;
 mod orders;
 mod place;
+mod reloads;
 mod restarts;
 mod roles;
 mod routes;
@@ -35,6 +38,7 @@ pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz};
 pub use orders::{DrainArguments, ORDER_HEADER, UpgradeArguments};
 pub(crate) use place::judge as judge_socket;
 pub use place::{default_socket, likely_sockets};
+pub use reloads::{ReloadControl, Reloadz};
 pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
 pub use status::{Phase, Status, Varz};
 

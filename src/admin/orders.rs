@@ -115,6 +115,11 @@ impl DrainArguments {
     }
 }
 
+/// Checks a reload order, which has no arguments.
+pub(super) fn check_reload(request: &Request) -> Result<(), String> {
+    read::<NoArguments>(request, "reload").map(drop)
+}
+
 /// Checks an undrain order, which has no arguments.
 pub(super) fn check_undrain(request: &Request) -> Result<(), String> {
     read::<NoArguments>(request, "undrain").map(drop)

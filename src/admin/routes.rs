@@ -1,7 +1,7 @@
 //! From a request to its answer. Pure but for the figures that it reads.
 
 use super::drains::{ClientsOrder, Drainz};
-use super::orders::{DrainArguments, UpgradeArguments, check_undrain};
+use super::orders::{DrainArguments, UpgradeArguments, check_reload, check_undrain};
 use super::restarts::UnderWay;
 use super::roles::{Role, Roles};
 use super::status::{Phase, Status, Varz};
@@ -15,7 +15,7 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// Paths at the admin address.
 const OPEN_PATHS: &str = "/healthz, /readyz, /metrics";
 /// Paths at the admin socket.
-const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz and POST /v1/upgrade, /v1/drain, /v1/undrain";
+const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz, /v1/reloadz and POST /v1/upgrade, /v1/reload, /v1/drain, /v1/undrain";
 
 /// Place where a server listens.
 #[derive(Clone, Debug)]
@@ -45,6 +45,7 @@ enum Wanted {
 #[derive(Clone, Copy, Debug)]
 enum Order {
     Upgrade,
+    Reload,
     Drain,
     Undrain,
 }
@@ -52,7 +53,7 @@ enum Order {
 impl Order {
     const fn role(self) -> Role {
         match self {
-            Self::Upgrade => Role::Operator,
+            Self::Upgrade | Self::Reload => Role::Operator,
             Self::Drain | Self::Undrain => Role::Group,
         }
     }
@@ -63,6 +64,7 @@ impl Routes {
         let path = request.path();
         let order = match path {
             "/v1/upgrade" => Some(Order::Upgrade),
+            "/v1/reload" => Some(Order::Reload),
             "/v1/drain" => Some(Order::Drain),
             "/v1/undrain" => Some(Order::Undrain),
             _ => None,
@@ -126,13 +128,16 @@ impl Routes {
             Order::Upgrade => {
                 UpgradeArguments::of(request).map(|order| self.status.restarts.try_order(order))
             }
+            Order::Reload => check_reload(request).map(|()| self.status.reloads.try_order().ok_or(UnderWay)),
             Order::Drain => DrainArguments::of(request, &self.status.alternates)
                 .map(|wish| self.order_clients(ClientsOrder::Drain(wish))),
             Order::Undrain => check_undrain(request).map(|()| self.order_clients(ClientsOrder::Undrain)),
         };
         let (peer, number) = (request.peer, taken.as_ref().ok().and_then(|taken| taken.as_ref().ok()));
         tracing::info!(?order, %peer, number, "order");
-        answer(taken)
+        let answer = answer(taken);
+        self.status.note_order(&peer.to_string(), request.path(), answer.status().as_str());
+        answer
     }
 
     fn order_clients(&self, order: ClientsOrder) -> Result<u64, UnderWay> {
@@ -155,6 +160,7 @@ impl Routes {
             "/metrics" => Response::new(StatusCode::OK, metrics::CONTENT_TYPE, self.registry.page()),
             "/v1/varz" => json(&Varz::read(&self.status, &self.registry)),
             "/v1/restartz" => json(&self.status.restarts.show()),
+            "/v1/reloadz" => json(&self.status.reloads.show()),
             "/v1/drainz" => {
                 let connections = self.registry.sum(names::CONNECTIONS);
                 json(&Drainz { connections, ..self.status.drains.show() })

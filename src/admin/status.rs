@@ -1,13 +1,16 @@
 //! Status of the process as a whole.
 
 use super::drains::DrainControl;
+use super::reloads::ReloadControl;
 use super::restarts::RestartControl;
 use crate::config::Config;
 use crate::metrics::process::Figures;
 use crate::metrics::{Registry, names};
+use moorline_net::audit::{AuditLog, Entry};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Facts of this process, and the one flag that moves. Made by the assembly, read by the responder.
@@ -29,6 +32,10 @@ pub struct Status {
     pub restarts: RestartControl,
     /// The gateway drains.
     pub drains: DrainControl,
+    /// Settings are read again.
+    pub reloads: ReloadControl,
+    /// The audit log; unset until the process serves.
+    pub audit: OnceLock<AuditLog>,
     is_draining: AtomicBool,
 }
 
@@ -44,6 +51,8 @@ impl Status {
             workers: config.workers(),
             restarts: RestartControl::default(),
             drains: DrainControl::default(),
+            reloads: ReloadControl::default(),
+            audit: OnceLock::new(),
             is_draining: AtomicBool::new(false),
         }
     }
@@ -54,6 +63,12 @@ impl Status {
         let status = |(name, address)| ListenerStatus { name, address };
         self.listeners = listeners.into_iter().map(status).collect();
         self
+    }
+
+    /// Notes in the audit log that a process gave an order, and the status of the answer.
+    pub(super) fn note_order(&self, peer: &str, path: &str, outcome: &str) {
+        let entry = Entry { actor: "admin socket", peer, action: path, target: "", outcome };
+        self.audit.get().into_iter().for_each(|audit| audit.note(&entry));
     }
 
     /// While it is, `/readyz` refuses, so that no new client is sent here.

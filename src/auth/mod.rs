@@ -1,7 +1,7 @@
 //! Verification of a HELLO: locally by its token, or by the backend.
 //!
-//! Owns the verification key. Driven by workers, one call per login, never by a reactor: a signature
-//! check costs tens of microseconds. Reads no clock (the caller passes the time) and does no IO after its start.
+//! Owns the verification keys. Driven by workers, one call per login, never by a reactor: a signature
+//! check costs tens of microseconds. Reads no clock (the caller passes the time) and does no IO but to read keys, at its start and when it is asked to.
 //! The claims of a token: `docs/configuration.md`, "Logging in". For example, a client sends HELLO with `uid = "alice"`:
 //! its token must have `sub = "alice"` and not be expired; the result is an [`Admission`].
 
@@ -30,6 +30,35 @@ pub trait Verify: Send + Sync {
     /// [`CloseReason::AuthFailed`] or [`CloseReason::TokenExpired`]; details are logged at debug level, without the
     /// token.
     fn verify(&self, hello: &Hello, unix_now_s: u64) -> Result<Admission, CloseReason>;
+
+    /// Reads the keys and rules of other settings, and leaves those in force until [`Prepared::apply`].
+    ///
+    /// # Errors
+    /// [`AuthError`]: nothing has changed.
+    fn prepare(&self, config: &AuthConfig) -> Result<Prepared, AuthError> {
+        let _ = config;
+        Ok(Prepared::new(|| ()))
+    }
+}
+
+/// Keys and rules that were read and are not in force yet.
+pub struct Prepared(Box<dyn FnOnce() + Send>);
+
+impl Prepared {
+    fn new(apply: impl FnOnce() + Send + 'static) -> Self {
+        Self(Box::new(apply))
+    }
+
+    /// Puts them in force: the next login is verified with them. Sessions stay.
+    pub fn apply(self) {
+        (self.0)();
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prepared")
+    }
 }
 
 /// Failure to make a verifier or a token.
@@ -49,7 +78,7 @@ pub enum AuthError {
         /// Key file.
         path: PathBuf,
         /// Cause, and the expected content.
-        problem: &'static str,
+        problem: std::borrow::Cow<'static, str>,
     },
     /// The token could not be made.
     #[error("cannot sign the token: {0}")]
@@ -73,6 +102,19 @@ pub enum Judge {
     Here(Arc<dyn Verify>),
     /// In the backend that owns the user ([B-4.1]).
     Backend,
+}
+
+impl Judge {
+    /// Reads the keys and rules of other settings. Where the backend verifies, there are none.
+    ///
+    /// # Errors
+    /// [`AuthError`]: nothing has changed.
+    pub fn prepare(&self, config: &AuthConfig) -> Result<Prepared, AuthError> {
+        match self {
+            Self::Here(verifier) => verifier.prepare(config),
+            Self::Backend => Ok(Prepared::new(|| ())),
+        }
+    }
 }
 
 /// Makes the verifier that the settings name. Reads the key file, and logs a warning if tokens are not verified.
@@ -117,6 +159,7 @@ pub(crate) fn admit(hello: &Hello) -> Result<Admission, CloseReason> {
         platform: hello.platform,
         accepts_lz4: hello.accept & ACCEPT_LZ4 != 0,
         resume: hello.resume.clone().map(Box::new),
+        ..Admission::default()
     })
 }
 

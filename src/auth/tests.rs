@@ -91,10 +91,14 @@ fn hs512(claims: &Value) -> String {
 }
 
 fn edwards(claims: &Value) -> String {
+    edwards_with(&json!({"typ": "JWT", "alg": "EdDSA"}), claims)
+}
+
+fn edwards_with(header: &Value, claims: &Value) -> String {
     let body = ED_PRIVATE.lines().nth(1).expect("base64");
     let der = base64::engine::general_purpose::STANDARD.decode(body).expect("base64");
     let key = SigningKey::from_bytes(der[PKCS8_PREFIX..].try_into().expect("a seed"));
-    token(&json!({"typ": "JWT", "alg": "EdDSA"}), claims, |message| key.sign(message).to_vec())
+    token(header, claims, |message| key.sign(message).to_vec())
 }
 
 fn judge(claims: &Value) -> Result<Admission, CloseReason> {
@@ -107,7 +111,12 @@ fn a_good_token_admits_the_user_on_the_device() {
     let admission = judge(&json!({"sub": "alice", "exp": NOW + 60})).expect("admitted");
     assert_eq!(
         admission,
-        Admission { uid: "alice".into(), device: "phone".into(), platform: 0, ..Admission::default() }
+        Admission {
+            uid: "alice".into(),
+            device: "phone".into(),
+            expires_s: NOW + 60,
+            ..Admission::default()
+        }
     );
     let bound = json!({"sub": "alice", "exp": NOW + 60, "did": "phone", "nbf": NOW, "aud": "any", "x": 1});
     assert!(judge(&bound).is_ok());
@@ -278,7 +287,7 @@ fn key_files_are_read_raw_or_as_base64_and_checked() {
         let said = refused(build(algorithm, content));
         assert!(said.contains(expected) && !said.contains("MC4C"), "{said}");
     }
-    assert!(refused(build(Algorithm::HS256, vec![b'x'; 20_000])).contains("over 16 KiB"));
+    assert!(refused(build(Algorithm::HS256, vec![b'x'; 300_000])).contains("over 256 KiB"));
     let missing = refused(verifier(&config(Algorithm::HS256, Path::new("/nonexistent/key"))));
     assert!(missing.starts_with("cannot read auth.key_file /nonexistent/key: "), "{missing}");
 }
@@ -299,4 +308,142 @@ fn signed_tokens_verify() {
     assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW + 90), Err(CloseReason::TokenExpired));
     let said = sign(&file.0, &Grant { uid: "a:b".into(), ..grant }, NOW).expect_err("no such id").to_string();
     assert_eq!(said, "uid \"a:b\": contains ':'");
+}
+
+/// A set with an HS256 key `may`, an EdDSA key `june`, and keys for other purposes.
+fn key_set() -> String {
+    let der = base64::engine::general_purpose::STANDARD.decode(ED_PUBLIC.lines().nth(1).expect("base64"));
+    let x = URL_SAFE_NO_PAD.encode(&der.expect("base64")[12..]);
+    json!({ "keys": [
+        { "kty": "oct", "kid": "may", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode(SECRET) },
+        { "kty": "OKP", "kid": "june", "crv": "Ed25519", "x": x, "use": "sig" },
+        { "kty": "RSA", "kid": "rsa", "n": "AQAB", "e": "AQAB" },
+        { "kty": "oct", "kid": "enc", "use": "enc", "k": "AQAB" },
+    ] })
+    .to_string()
+}
+
+fn with_kid(algorithm: &str, kid: Option<&str>, claims: &Value) -> String {
+    let mut header = json!({ "typ": "JWT", "alg": algorithm });
+    if let Some(kid) = kid {
+        header["kid"] = kid.into();
+    }
+    if algorithm == "HS256" { hs256_with(SECRET, &header, claims) } else { edwards_with(&header, claims) }
+}
+
+#[test]
+fn a_token_is_verified_with_the_key_that_it_names_and_its_algorithm() {
+    let verifier = build(Algorithm::HS256, key_set()).expect("a set");
+    let claims = json!({ "sub": "alice", "exp": NOW + 60 });
+    let admits = |token: &str| verifier.verify(&hello("alice", "p", token), NOW).is_ok();
+    assert!(admits(&with_kid("HS256", Some("may"), &claims)));
+    assert!(admits(&with_kid("EdDSA", Some("june"), &claims)));
+    for (algorithm, kid) in [
+        ("HS256", None),
+        ("HS256", Some("june")),
+        ("HS256", Some("april")),
+        ("HS256", Some("enc")),
+        ("EdDSA", Some("may")),
+        ("EdDSA", None),
+    ] {
+        assert!(!admits(&with_kid(algorithm, kid, &claims)), "{algorithm} {kid:?}");
+    }
+    // The public key of `june` as an HMAC secret.
+    let public = URL_SAFE_NO_PAD.decode(
+        serde_json::from_str::<Value>(&key_set()).expect("JSON")["keys"][1]["x"].as_str().expect("text"),
+    );
+    let forged = hs256_with(&public.expect("base64url"), &json!({ "alg": "HS256", "kid": "june" }), &claims);
+    assert!(!admits(&forged));
+    // A token without a name has the key without a name; one key verifies tokens of any name.
+    let secret = URL_SAFE_NO_PAD.encode(SECRET);
+    let unnamed = json!({ "keys": [{ "kty": "oct", "k": secret }, { "kty": "oct", "kid": "b", "k": URL_SAFE_NO_PAD.encode([9; 32]) }] });
+    let verifier = build(Algorithm::HS256, unnamed.to_string()).expect("a set");
+    assert!(verifier.verify(&hello("alice", "p", &hs256(&claims)), NOW).is_ok());
+    let named = with_kid("HS256", Some("x"), &claims);
+    assert!(verifier.verify(&hello("alice", "p", &named), NOW).is_err());
+    let one = build(Algorithm::HS256, SECRET).expect("a key");
+    assert!(one.verify(&hello("alice", "p", &named), NOW).is_ok(), "as it always was");
+}
+
+#[test]
+fn faulty_key_sets_are_told_without_their_secrets() {
+    let long = URL_SAFE_NO_PAD.encode(SECRET);
+    let key = |kid: &str| json!({ "kty": "oct", "kid": kid, "k": long });
+    for (content, expected) in [
+        ("{".to_owned(), "not a key set (JWKS) at line 1 column 1"),
+        (format!("{{\"keys\": \"{long}\"}}"), "not a key set (JWKS) at line 1"),
+        (json!({ "keys": [] }).to_string(), "no key of the set is for HS256"),
+        (json!({ "keys": [{ "kty": "RSA" }] }).to_string(), "no key of the set is for HS256"),
+        (json!({ "keys": [key("a"), key("a")] }).to_string(), "two keys have the name a"),
+        (
+            json!({ "keys": [{ "kty": "oct", "kid": "a", "k": "AQAB" }] }).to_string(),
+            "key 1 (a): an HS256 secret",
+        ),
+        (
+            json!({ "keys": [{ "kty": "oct", "kid": "a", "k": "?" }] }).to_string(),
+            "key 1 (a): k is not base64url",
+        ),
+        (
+            json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "x": "AQAB" }] }).to_string(),
+            "key 1 (without kid): x is not an Ed25519 public key",
+        ),
+        (json!({ "keys": vec![key("a"); 65] }).to_string(), "65 keys, expected at most 64"),
+    ] {
+        let said = refused(build(Algorithm::HS256, &content));
+        assert!(said.contains(expected) && !said.contains(&long), "{content}: {said}");
+    }
+}
+
+#[test]
+fn keys_are_replaced_at_once_or_not_at_all() {
+    let file = KeyFile::new(SECRET);
+    let config = config(Algorithm::HS256, &file.0);
+    let verifier = verifier(&config).expect("key");
+    let (old, new) = (SECRET, &[7; 32][..]);
+    let admits = |secret: &[u8]| {
+        let token =
+            hs256_with(secret, &json!({ "alg": "HS256" }), &json!({ "sub": "alice", "exp": NOW + 60 }));
+        verifier.verify(&hello("alice", "p", &token), NOW).is_ok()
+    };
+    std::fs::write(&file.0, "short").expect("written");
+    verifier.prepare(&config).expect_err("not a key");
+    assert!(admits(old), "nothing has changed");
+    std::fs::write(&file.0, new).expect("written");
+    let prepared = verifier.prepare(&config).expect("a key");
+    assert!(admits(old) && !admits(new), "not in force yet");
+    prepared.apply();
+    assert!(!admits(old) && admits(new));
+}
+
+#[test]
+fn a_token_has_a_longest_lifetime_and_was_not_issued_in_the_future() {
+    let file = KeyFile::new(SECRET);
+    let config = AuthConfig { ttl_max: Duration::from_secs(100), ..config(Algorithm::HS256, &file.0) };
+    let verifier = verifier(&config).expect("key");
+    let judge = |claims: Value| verifier.verify(&hello("alice", "p", &hs256(&claims)), NOW);
+    let times = |claims: Value| judge(claims).map(|it| (it.issued_s, it.expires_s));
+    assert_eq!(times(json!({ "sub": "alice", "exp": NOW + 100 })), Ok((0, NOW + 100)));
+    assert_eq!(times(json!({ "sub": "alice", "iat": NOW - 50, "exp": NOW + 50 })), Ok((NOW - 50, NOW + 50)));
+    for claims in [
+        json!({ "sub": "alice", "exp": NOW + 101 }),
+        json!({ "sub": "alice", "iat": NOW - 51, "exp": NOW + 50 }),
+        json!({ "sub": "alice", "iat": NOW + 31, "exp": NOW + 60 }),
+        json!({ "sub": "alice", "iat": NOW + 20, "exp": NOW + 101 }),
+        json!({ "sub": "alice", "iat": "now", "exp": NOW + 50 }),
+    ] {
+        assert_eq!(judge(claims.clone()), Err(CloseReason::AuthFailed), "{claims}");
+    }
+}
+
+#[test]
+fn a_key_file_that_others_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = KeyFile::new(SECRET);
+    for mode in [0o666, 0o620, 0o602] {
+        std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(mode)).expect("set");
+        let said = refused(verifier(&config(Algorithm::HS256, &file.0)));
+        assert!(said.contains("others may write this file"), "{said}");
+    }
+    std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o600)).expect("set");
+    verifier(&config(Algorithm::HS256, &file.0)).expect("its owner's alone");
 }

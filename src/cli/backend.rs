@@ -7,10 +7,12 @@ use crate::sys::clock;
 use clap::{Args, Subcommand};
 use moorline_backend::config::SCHEMA;
 use moorline_backend::tokens::Tokens;
-use moorline_backend::{BackendConfig, BackendError, import};
+use moorline_backend::{BackendConfig, BackendError, Live, Reloaded, import};
+use moorline_net::audit::Entry;
 use moorline_net::log::LogWriter;
 use moorline_net::settings::Loaded;
-use std::path::PathBuf;
+use signal_hook::iterator::Signals;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -114,7 +116,7 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
         Some(Action::Import { .. } | Action::Seed { .. }) | None => {}
     }
     let config = load(args)?;
-    let log = logging::start(&args.log_level, LogFormat::Text)?;
+    let (log, _) = logging::start(&args.log_level, LogFormat::Text)?;
     let outcome = run_logged(args, &config, &log);
     log.flush();
     outcome
@@ -148,13 +150,59 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
         moorline_net::log::announce(line);
     };
-    moorline_backend::run(config, &log.dropped(), ready, &stop).map_err(|error| match error {
+    let live = Arc::new(Live::new(config).map_err(failure)?);
+    let ends = reload_at_hup(args, &live)?;
+    let outcome = moorline_backend::run(config, &live, &log.dropped(), ready, &stop).map_err(failure);
+    ends.close();
+    live.audit().flush();
+    outcome
+}
+
+fn failure(error: BackendError) -> Failure {
+    match error {
         BackendError::Settings(_)
         | BackendError::InvalidConfig { .. }
         | BackendError::SecretFile { .. }
         | BackendError::ReadConfig { .. } => Failure::usage(error),
         other => Failure::failed(other),
-    })
+    }
+}
+
+/// Has a thread read the settings and their files again at each HUP, until the returned handle is closed.
+fn reload_at_hup(args: &BackendArgs, live: &Arc<Live>) -> Result<signal_hook::iterator::Handle, Failure> {
+    let cannot = |error: std::io::Error| Failure::Failed(format!("cannot listen for HUP: {error}"));
+    let mut signals = Signals::new([signal_hook::consts::SIGHUP]).map_err(cannot)?;
+    let (handle, live) = (signals.handle(), Arc::clone(live));
+    let (file, sets) = (args.file.clone(), args.sets.clone());
+    let run = move || {
+        for _ in signals.forever() {
+            reload(file.as_deref(), &sets, &live);
+        }
+    };
+    std::thread::Builder::new().name("reload".into()).spawn(run).map_err(cannot)?;
+    Ok(handle)
+}
+
+fn reload(file: Option<&Path>, sets: &[String], live: &Live) {
+    let read = BackendConfig::load(file, sets, variables()).map_err(BackendError::from);
+    let outcome = read.and_then(|loaded| live.reload(&loaded.config));
+    let told = match &outcome {
+        Ok(Reloaded { taken, kept }) => {
+            tracing::info!(taken = taken.join(", "), "settings, keys and tokens were read again");
+            if !kept.is_empty() {
+                tracing::warn!(
+                    kept = kept.join(", "),
+                    "these settings need a restart; the old values stay in force"
+                );
+            }
+            "done"
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot reload the settings; nothing has changed");
+            "refused"
+        }
+    };
+    live.audit().note(&Entry { actor: "signal HUP", peer: "", action: "reload", target: "", outcome: told });
 }
 
 /// Returns the settings that a backend with this file and these flags has.

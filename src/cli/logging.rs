@@ -5,10 +5,13 @@ use crate::config::LogFormat;
 use moorline_net::log::LogWriter;
 use std::io;
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, reload};
+
+/// Puts a log level in force.
+pub(super) type SetLevel = Box<dyn Fn(&str) -> Result<(), String>>;
 
 /// Starts logging for the whole process, once. No thread that logs waits for standard error.
-pub(super) fn start(level: &str, format: LogFormat) -> Result<LogWriter, Failure> {
+pub(super) fn start(level: &str, format: LogFormat) -> Result<(LogWriter, SetLevel), Failure> {
     let filter =
         EnvFilter::try_new(level).map_err(|error| Failure::Usage(format!("log level {level:?}: {error}")))?;
     let cannot_start =
@@ -19,11 +22,24 @@ pub(super) fn start(level: &str, format: LogFormat) -> Result<LogWriter, Failure
         .map_err(|error| cannot_start(&error))?;
     let lines = writer.clone();
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || lines.clone());
-    let started = match format {
-        LogFormat::Text => lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
-        LogFormat::Json => lines.json().try_init(),
+    let (started, set_level): (_, SetLevel) = match format {
+        LogFormat::Text => {
+            let lines = lines.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).with_filter_reloading();
+            let filter = lines.reload_handle();
+            (lines.try_init(), Box::new(move |level| replace(level, |new| filter.reload(new))))
+        }
+        LogFormat::Json => {
+            let lines = lines.json().with_filter_reloading();
+            let filter = lines.reload_handle();
+            (lines.try_init(), Box::new(move |level| replace(level, |new| filter.reload(new))))
+        }
     };
     started.map_err(|error| cannot_start(&error))?;
     writer.log_panics();
-    Ok(writer)
+    Ok((writer, set_level))
+}
+
+fn replace(level: &str, put: impl FnOnce(EnvFilter) -> Result<(), reload::Error>) -> Result<(), String> {
+    let filter = EnvFilter::try_new(level).map_err(|error| format!("log level {level:?}: {error}"))?;
+    put(filter).map_err(|error| format!("cannot change the log level: {error}"))
 }

@@ -11,6 +11,7 @@ mod dev;
 mod drain;
 mod logging;
 mod manual;
+mod reload;
 mod settings;
 mod status;
 mod supervise;
@@ -19,6 +20,7 @@ mod tests;
 mod token;
 mod upgrade;
 
+use crate::config::Config;
 use crate::gateway::{self, GatewayError};
 use crate::sys::limits;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -81,6 +83,8 @@ enum Command {
     Drain(drain::DrainArgs),
     /// Let clients come again after a drain
     Undrain(drain::UndrainArgs),
+    /// Have a running gateway read its settings and keys again
+    Reload(reload::ReloadArgs),
     /// Sign an HS256 login token, for trying things out
     Token(token::TokenArgs),
     /// Print a completion script for a shell
@@ -156,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => upgrade::rollback(&args),
         Command::Drain(args) => drain::drain(&args),
         Command::Undrain(args) => drain::undrain(&args),
+        Command::Reload(args) => reload::reload(&args),
         Command::Token(args) => token::sign(&args),
         Command::Completions { shell } => manual::completions(Arguments::command(), shell),
         Command::Man { dir } => manual::pages(Arguments::command(), dir.as_deref()),
@@ -174,7 +179,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
     let config = args.load().inspect_err(|_| args.hint())?.config;
-    let log = logging::start(&config.log.level, config.log.format)?;
+    let (log, set_log_level) = logging::start(&config.log.level, config.log.format)?;
     if args.file.is_none() {
         tracing::info!("no -c: defaults, MOORLINE__ variables and --set apply");
     }
@@ -190,7 +195,9 @@ fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
             .spawn(watch)
             .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
-    let outcome = gateway::run(config, &log);
+    let args = args.clone();
+    let reread = Box::new(move || Config::load(args.file.as_deref(), &args.sets, settings::variables()));
+    let outcome = gateway::run(config, &log, gateway::Sources { reread, set_log_level });
     log.flush();
     Ok(outcome?)
 }

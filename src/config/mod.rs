@@ -5,6 +5,7 @@
 //! Opens no socket and reads no secret: secrets are files that their owner reads.
 
 mod keys;
+mod reload;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -56,6 +57,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// Log level and format.
     pub log: LogConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 /// `[gateway]`
@@ -183,6 +186,12 @@ pub struct AuthConfig {
     /// Largest difference between clocks.
     #[serde(with = "units::duration")]
     pub leeway: Duration,
+    /// Longest lifetime of a token; 0: no limit.
+    #[serde(with = "units::duration")]
+    pub ttl_max: Duration,
+    /// Time that a session may outlive its token; 0: no limit.
+    #[serde(with = "units::duration")]
+    pub session_max: Duration,
 }
 
 /// True if tokens are verified.
@@ -365,6 +374,16 @@ pub struct AdminConfig {
     pub socket: PathBuf,
     /// Group whose members may read, drain and undrain at the socket; empty: nobody but root and the gateway's user.
     pub group: String,
+}
+
+/// `[audit]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file; empty: there is none.
+    pub file: PathBuf,
+    /// Bytes of the file, and again of the one before it.
+    pub size_max: ByteSize,
 }
 
 /// `[log]`

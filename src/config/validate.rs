@@ -135,6 +135,8 @@ fn check_times(rules: &mut Rules<'_>, config: &Config) {
     const SECOND: Duration = Duration::from_secs(1);
     let heartbeat = &config.heartbeat;
     rules.time("auth.leeway", config.auth.leeway, Duration::ZERO..=SECOND * 300);
+    rules.time("auth.ttl_max", config.auth.ttl_max, Duration::ZERO..=HOUR * 8760);
+    rules.time("auth.session_max", config.auth.session_max, Duration::ZERO..=HOUR * 8760);
     rules.time("heartbeat.min", heartbeat.min, SECOND..=HOUR);
     rules.time("heartbeat.max", heartbeat.max, SECOND..=HOUR);
     rules.require(heartbeat.min <= heartbeat.max, "heartbeat.min", || {
@@ -190,6 +192,7 @@ fn check_protection(rules: &mut Rules<'_>, config: &Config) {
     rules.size("limits.memory_watermark", limits.memory_watermark, MIB..=1 << 40);
     rules.size("limits.compress_min", limits.compress_min, 0..=u64::from(BODY_BYTES_CEILING));
     rules.count("overload.queue_frames", config.overload.queue_frames, 16..=1 << 20);
+    rules.size("audit.size_max", config.audit.size_max, 64 * KIB..=4096 * MIB);
     let names = &config.admin.names;
     let is_valid = names.len() <= NAMES_MAX && names.iter().all(|name| is_host_name(name));
     rules.require(is_valid, "admin.names", || {

@@ -57,6 +57,7 @@ pub(super) struct Gateway {
     pub(super) door: Arc<Door>,
     pub(super) clock: Clock,
     pub(super) birth: Birth,
+    pub(super) judge: auth::Judge,
     pub(super) node: String,
     /// Mailboxes of the reactors, by shard, and of the workers.
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
@@ -80,6 +81,7 @@ pub(super) struct Prepared {
     pub(super) door: Arc<Door>,
     pub(super) clock: Clock,
     pub(super) birth: Birth,
+    pub(super) judge: auth::Judge,
     pub(super) node: String,
     pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
@@ -236,7 +238,7 @@ impl Prepared {
             };
             reactors.push(reactor);
         }
-        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, .. } = common;
+        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, .. } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
         metrics.add(status.restarts.counter_set());
         Ok(Self {
@@ -247,6 +249,7 @@ impl Prepared {
             door,
             clock,
             birth,
+            judge,
             node: gateway_id,
             shard_map,
             has_grown: false,
@@ -298,6 +301,7 @@ impl Prepared {
             door: self.door,
             clock: self.clock,
             birth: self.birth,
+            judge: self.judge,
             node: self.node,
             shard_map: self.shard_map,
             has_grown: self.has_grown,
@@ -364,6 +368,17 @@ impl Gateway {
         Ok(())
     }
 
+    /// Puts the limits of these settings in force, as far as they may change while clients are connected.
+    pub(super) fn set_limits(&self, config: &Config) {
+        self.door.set_limits(listening::limits(config));
+        let workers = self.worker_mail.len();
+        for (number, reactor) in (0u8..).zip(&self.reactor_mail) {
+            let map = self.shard_map.clone();
+            let settings = Settings::new(config, ShardId(number), map, workers, self.birth, 0);
+            send(usize::from(number), reactor, || ReactorMail::Reload(Box::new(settings.clone())));
+        }
+    }
+
     /// Ends every connection and thread.
     pub(super) fn stop(&self) {
         self.status.set_draining(true);
@@ -389,17 +404,22 @@ impl Gateway {
 
     fn order(&self, make: impl Fn() -> ReactorMail) {
         for (number, reactor) in self.reactor_mail.iter().enumerate() {
-            let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
-                Err(SendError::Full(_)) => {
-                    std::thread::park_timeout(ORDER_RETRY);
-                    false
-                }
-                Ok(()) | Err(SendError::Gone(_)) => true,
-            });
-            if !is_taken {
-                tracing::error!(reactor = number, "a reactor is stuck: its mailbox stays full");
-            }
+            send(number, reactor, &make);
         }
+    }
+}
+
+/// Sends an order to a reactor; waits while its mailbox is full.
+fn send(number: usize, reactor: &Sender<ReactorMail>, make: impl Fn() -> ReactorMail) {
+    let is_taken = (0..ORDER_TRIES).any(|_| match reactor.try_send(make()) {
+        Err(SendError::Full(_)) => {
+            std::thread::park_timeout(ORDER_RETRY);
+            false
+        }
+        Ok(()) | Err(SendError::Gone(_)) => true,
+    });
+    if !is_taken {
+        tracing::error!(reactor = number, "a reactor is stuck: its mailbox stays full");
     }
 }
 

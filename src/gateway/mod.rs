@@ -13,19 +13,25 @@ mod assembly;
 mod freezing;
 mod handover;
 mod listening;
+mod reload;
 mod stop;
 mod threads;
 mod trust;
 
+pub use reload::{Reread, SetLogLevel, Sources};
+
 use crate::auth;
 use crate::config::{Config, SettingsError};
+use crate::metrics::{CounterSet, Metric};
 use crate::snapshot::SnapshotError;
+use moorline_net::audit::AuditLog;
 use moorline_net::log::LogWriter;
 use std::ffi::CString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Reason why the gateway did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -108,14 +114,15 @@ pub fn is_only_asked() -> bool {
     std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
 }
 
-/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 starts a hot restart.
+/// Runs a gateway until a signal ends it: TERM drains first, INT stops at once, USR2 starts a hot restart, HUP reads
+/// settings and keys again.
 ///
 /// Prints one line to standard output when it is ready:
 /// `moorline ready listener=ADDRESS admin=ADDRESS socket=PATH pid=PID`; several listeners are separated by commas.
 ///
 /// # Errors
 /// [`GatewayError`].
-pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
+pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), GatewayError> {
     if is_only_asked() {
         auth::judge(&config.auth)?;
         trust::check(&config)?;
@@ -131,10 +138,29 @@ pub fn run(config: Config, log: &LogWriter) -> Result<(), GatewayError> {
         assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
     };
     gateway.metrics.watch_log(log.dropped());
+    let audit = audit_log(&config)?;
+    gateway.status.audit.set(audit.clone()).ok();
+    let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
+    gateway.metrics.add(Arc::clone(&lines));
     gateway.announce_ready();
-    let supervisor = stop::Supervisor { gateway, config, settings, log: log.clone() };
+    let reloading = reload::Reloading::new(config, sources);
+    let audit = stop::Audit { log: audit, lines };
+    let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };
     supervisor.serve(&signals)
 }
+
+/// Opens the audit log; a process that takes over appends to the file of the one before.
+fn audit_log(config: &Config) -> Result<AuditLog, GatewayError> {
+    let file = &config.audit.file;
+    if file.as_os_str().is_empty() {
+        return Ok(AuditLog::default());
+    }
+    let opened = AuditLog::start(file, config.audit.size_max.as_u64());
+    opened.map_err(GatewayError::system("open the file of audit.file"))
+}
+
+const AUDIT_METRICS: &[Metric] =
+    &[Metric::counter("audit_lines_dropped", "Lines of the audit log that were dropped.")];
 
 /// Writes a line to standard output.
 fn say(line: &str) -> Result<(), GatewayError> {

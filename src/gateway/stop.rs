@@ -3,10 +3,12 @@
 use super::GatewayError;
 use super::assembly::Gateway;
 use super::handover::{self, Outcome, RunSettings, tell_main_pid};
+use super::reload::Reloading;
 use crate::admin::{ClientsOrder, RestartOrder};
-use crate::config::Config;
+use crate::metrics::CounterSet;
 use crate::sys::clock;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use moorline_net::audit::{AuditLog, Entry};
 use moorline_net::log::LogWriter;
 use nix::sys::signal::Signal;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
@@ -48,9 +50,24 @@ impl Signals {
 /// Owner of everything that runs: handles signals and orders until the end.
 pub(super) struct Supervisor {
     pub(super) gateway: Gateway,
-    pub(super) config: Config,
+    pub(super) reloading: Reloading,
     pub(super) settings: RunSettings,
     pub(super) log: LogWriter,
+    pub(super) audit: Audit,
+}
+
+/// The audit log and its metric.
+#[derive(Debug)]
+pub(super) struct Audit {
+    pub(super) log: AuditLog,
+    pub(super) lines: Arc<CounterSet>,
+}
+
+impl Audit {
+    /// Notes an order and its result.
+    fn note(&self, actor: &str, action: &str, target: &str, outcome: &str) {
+        self.log.note(&Entry { actor, peer: "", action, target, outcome });
+    }
 }
 
 impl Supervisor {
@@ -58,6 +75,7 @@ impl Supervisor {
     /// the process ends here.
     pub(super) fn serve(self, signals: &Signals) -> Result<(), GatewayError> {
         let outcome = self.wait(signals);
+        self.audit.log.flush();
         let Self { gateway, .. } = self;
         if let Err(GatewayError::Torn(_)) = outcome {
             std::mem::forget(gateway); // without a destructor: the sockets were given away
@@ -73,11 +91,13 @@ impl Supervisor {
     fn wait(&self, signals: &Signals) -> Result<(), GatewayError> {
         let orders = self.gateway.status.restarts.orders();
         let clients_orders = self.gateway.status.drains.orders();
+        let reloads = self.gateway.status.reloads.orders();
         loop {
             crossbeam_channel::select! {
                 recv(signals.0) -> signal => match signal {
                     Ok(SIGTERM) => {
-                        drain(&self.gateway, signals, self.config.drain.grace);
+                        self.audit.note("signal TERM", "drain and stop", "", "taken");
+                        drain(&self.gateway, signals, self.grace());
                         return Ok(());
                     }
                     Ok(SIGUSR2) => {
@@ -85,18 +105,22 @@ impl Supervisor {
                         // Signals that already wait are the same request. A later one, even during the rollback of
                         // this restart, is a new request.
                         while is_next_restart(signals) {}
-                        self.restart(&order, signals)?;
+                        self.restart("signal USR2", &order, signals)?;
                     }
-                    Ok(SIGHUP) => tracing::warn!("SIGHUP: settings are read at start only; USR2 reads them anew"),
+                    Ok(SIGHUP) => self.reload("signal HUP"),
                     Ok(_) | Err(_) => return Ok(()),
                 },
                 recv(orders) -> order => if let Ok(order) = order {
-                    self.restart(&order, signals)?;
+                    self.restart("order", &order, signals)?;
+                },
+                recv(reloads) -> order => if order.is_ok() {
+                    self.reload("order");
                 },
                 recv(clients_orders) -> order => if let Ok(order) = order {
                     self.tend_clients(&order);
                 },
                 default(LOOK) => {
+                    self.audit.lines.set(0, self.audit.log.dropped());
                     if let Some(thread) = self.gateway.ended_thread() {
                         return Err(GatewayError::Thread(thread));
                     }
@@ -106,7 +130,8 @@ impl Supervisor {
     }
 
     fn tend_clients(&self, order: &ClientsOrder) {
-        let Self { gateway, config, .. } = self;
+        let Self { gateway, reloading, .. } = self;
+        let config = reloading.config.borrow();
         let outcome = match order {
             ClientsOrder::Drain(wish) => {
                 let grace = wish.grace.unwrap_or(config.drain.grace);
@@ -116,7 +141,7 @@ impl Supervisor {
                 Ok(true)
             }
             ClientsOrder::Undrain => {
-                let outcome = gateway.undrain(config);
+                let outcome = gateway.undrain(&config);
                 match &outcome {
                     Ok(()) => tracing::info!("admitting clients again"),
                     Err(problem) => tracing::error!(problem, "still draining"),
@@ -124,18 +149,63 @@ impl Supervisor {
                 outcome.map(|()| false)
             }
         };
+        let (action, target) = match order {
+            ClientsOrder::Drain(wish) => ("drain", wish.redirect.as_deref().unwrap_or_default()),
+            ClientsOrder::Undrain => ("undrain", ""),
+        };
+        self.audit.note(
+            "order",
+            action,
+            target,
+            outcome.as_ref().map_or_else(|problem| &**problem, |_| "done"),
+        );
         gateway.status.drains.note(outcome, clock::unix_nanos() / 1_000_000);
     }
 
-    fn restart(&self, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
-        let Self { gateway, settings, config, .. } = self;
-        match handover::restart(gateway, settings, order) {
+    /// Reads settings and keys again.
+    fn reload(&self, actor: &str) {
+        let outcome = self.reloading.reload(&self.gateway);
+        match &outcome {
+            Ok((taken, kept)) => {
+                tracing::info!(taken = taken.join(", "), "settings and keys were read again");
+                if !kept.is_empty() {
+                    let kept = kept.join(", ");
+                    tracing::warn!(
+                        kept,
+                        "these settings need `moorline upgrade` or a restart; the old values stay in force"
+                    );
+                }
+            }
+            Err(problem) => tracing::error!(problem, "cannot reload the settings; nothing has changed"),
+        }
+        self.audit.note(actor, "reload", "", outcome.as_ref().map_or_else(|problem| &**problem, |_| "done"));
+        self.gateway.status.reloads.note(outcome, clock::unix_nanos() / 1_000_000);
+    }
+
+    /// Time that clients have to leave.
+    fn grace(&self) -> Duration {
+        self.reloading.config.borrow().drain.grace
+    }
+
+    fn restart(&self, actor: &str, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
+        let Self { gateway, settings, reloading, .. } = self;
+        let config = reloading.config.borrow();
+        let binary = order.binary.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
+        let outcome = handover::restart(gateway, settings, order);
+        let told = match &outcome {
+            Outcome::Serving => "not done",
+            Outcome::Torn(_) => "torn",
+            Outcome::Committed(_) => "done",
+        };
+        self.audit.note(actor, "upgrade", &binary, told);
+        match outcome {
             Outcome::Serving => Ok(()),
             Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
             Outcome::Committed(pid) => {
-                tell_main_pid(config, pid);
+                tell_main_pid(&config, pid);
                 signals.pass_on(pid);
                 tracing::info!(pid, "the new process serves; this one leaves");
+                self.audit.log.flush();
                 self.log.flush();
                 // Without destructors, which would close sockets of the new process.
                 std::process::exit(0);

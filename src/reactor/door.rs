@@ -15,7 +15,7 @@ use moorline_proto::time::{Duration, Instant};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Connections accepted at once after a calm: what a tenth of a second gives.
 const ACCEPT_BURST: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub struct Door {
 /// State of one listener that all reactors share.
 #[derive(Debug)]
 struct Gate {
-    limits: ListenerLimits,
+    limits: RwLock<ListenerLimits>,
     /// The listening socket listens.
     is_listening: AtomicBool,
     /// Time up to which the accept rate is used ([`Pace`]), in nanoseconds.
@@ -83,12 +83,22 @@ pub(super) enum Wait {
     Handshakes,
 }
 
+impl Gate {
+    fn limits(&self) -> ListenerLimits {
+        *self.limits.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Door {
     /// Returns a door for at most `connections_max` connections and these listeners, by number.
     pub fn new(connections_max: usize, listeners: impl IntoIterator<Item = ListenerLimits>) -> Arc<Self> {
-        let gate = |limits| Gate { limits, is_listening: AtomicBool::new(true), accepted: AtomicU64::new(0) };
+        let gate = |limits| Gate {
+            limits: RwLock::new(limits),
+            is_listening: AtomicBool::new(true),
+            accepted: AtomicU64::new(0),
+        };
         let gates: Vec<_> = listeners.into_iter().map(gate).collect();
-        let knows_addresses = gates.iter().any(|gate| gate.limits.knows_addresses());
+        let knows_addresses = gates.iter().any(|gate| gate.limits().knows_addresses());
         Arc::new(Self {
             connections_max,
             gates,
@@ -97,6 +107,13 @@ impl Door {
             is_shared: AtomicBool::new(false),
             addresses: knows_addresses.then(Mutex::default),
         })
+    }
+
+    /// Replaces the limits of the listeners, by number. An address limit counts only if there was one at the start.
+    pub fn set_limits(&self, listeners: impl IntoIterator<Item = ListenerLimits>) {
+        for (gate, limits) in self.gates.iter().zip(listeners) {
+            *gate.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        }
     }
 
     /// Notes whether a listening socket listens. Returns whether it did: a second shutdown would break the
@@ -121,10 +138,11 @@ impl Door {
     /// The reason to wait.
     pub(super) fn try_open(&self, listener: u8, is_over: bool, now: Instant) -> Result<(), Wait> {
         let gate = &self.gates[usize::from(listener)];
-        if !is_over && self.handshakes.load(Ordering::Relaxed) >= gate.limits.handshakes_max {
+        let limits = gate.limits();
+        if !is_over && self.handshakes.load(Ordering::Relaxed) >= limits.handshakes_max {
             return Err(Wait::Handshakes);
         }
-        if let Some(pace) = Pace::of(gate.limits.accept_rate, ACCEPT_BURST) {
+        if let Some(pace) = Pace::of(limits.accept_rate, ACCEPT_BURST) {
             let taken = gate
                 .accepted
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| pace.next(until, now).ok());
@@ -159,7 +177,7 @@ impl Door {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         }
-        let limits = self.gates[usize::from(listener)].limits;
+        let limits = self.gates[usize::from(listener)].limits();
         if let Some(mut addresses) = self.addresses()
             && !addresses.try_enter(limits, socket, from, now)
         {

@@ -233,6 +233,7 @@ impl Reactor {
                 self.sockets.listeners.set_open(true);
                 self.shard.handle_undrain();
             }
+            ReactorMail::Reload(settings) => self.shard.handle_reload(&settings),
             ReactorMail::Stop => {
                 self.is_stopping = true;
                 self.shard.handle_stop(now, &mut self.outputs);

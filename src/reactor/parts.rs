@@ -3,7 +3,7 @@
 use super::Door;
 use crate::messages::{DownlinkBatch, UplinkBatch};
 use crate::metrics::CounterSet;
-use crate::shard::{DrainOrder, Transfer};
+use crate::shard::{DrainOrder, Settings, Transfer};
 use mio::net::TcpListener;
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
@@ -28,6 +28,8 @@ pub enum ReactorMail {
     Drain(DrainOrder),
     /// Accept connections again: the socket listens.
     Undrain,
+    /// Take over the limits of these settings that may change while the shard serves.
+    Reload(Box<Settings>),
     /// Close all connections, then end.
     Stop,
 }

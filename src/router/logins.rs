@@ -36,7 +36,7 @@ impl Asked {
         let Some(Self { key, hello, admission }) = asked else {
             return AskedRecord { until: until.as_nanos(), ..AskedRecord::default() };
         };
-        let Admission { uid, device, platform, accepts_lz4, resume } = admission.clone();
+        let Admission { uid, device, platform, accepts_lz4, resume, .. } = admission.clone(); // the times come with the verdict
         let resume = resume.map(|resume| message::encode(resume.as_ref()));
         let admission = AdmissionRecord { uid, device, platform, accepts_lz4, resume };
         let (key, hello) = (key.as_u64(), message::encode(hello.as_ref()));
@@ -55,7 +55,8 @@ impl Asked {
         };
         let damaged = |_| from.contradiction("a HELLO that is judged is none");
         let resume = resume.map(|resume| message::decode::<Resume>(&resume).map(Box::new)).transpose();
-        let admission = Admission { uid, device, platform, accepts_lz4, resume: resume.map_err(damaged)? };
+        let resume = resume.map_err(damaged)?;
+        let admission = Admission { uid, device, platform, accepts_lz4, resume, ..Admission::default() };
         let hello = Box::new(message::decode::<Hello>(&hello).map_err(damaged)?);
         Ok((Some(Self { key: ConnKey::from_u64(key), hello, admission }), until))
     }
@@ -215,5 +216,6 @@ fn verdict_of(result: &AuthResult, mut admission: Admission) -> Result<Admission
         })?;
         admission.uid.clone_from(&result.uid);
     }
+    (admission.issued_s, admission.expires_s) = (result.issued_at, result.expires_at);
     Ok(admission)
 }

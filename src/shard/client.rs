@@ -312,6 +312,21 @@ impl Client<'_> {
         self.arm_heartbeat(now);
     }
 
+    /// End of the session because of its token; `None`: the session has none, or may outlive its token.
+    fn session_end(&self) -> Option<Instant> {
+        let session = self.session.as_ref()?;
+        self.ledger.settings.session_end(session.expires_s())
+    }
+
+    /// Takes over the times of a token, and makes the timer fire no later than it ends the session.
+    pub(super) fn take_token(&mut self, issued_s: u64, expires_s: u64) {
+        let Some(session) = &mut self.session else { return };
+        session.set_token(issued_s, expires_s);
+        if let Some(end) = self.session_end() {
+            self.arm(end);
+        }
+    }
+
     /// The nearest deadline, and its meaning.
     pub(super) fn deadline(&self, now: Instant) -> (Instant, Due) {
         let (settings, connection) = (&self.ledger.settings, &*self.connection);
@@ -320,7 +335,11 @@ impl Client<'_> {
                 (connection.state_since(now) + settings.handshake_timeout, Due::Handshake)
             }
             State::Closing => (connection.state_since(now) + settings.linger, Due::Linger),
-            State::Detached => (connection.state_since(now) + settings.session_keep, Due::Expiry),
+            State::Detached => {
+                let expiry = (connection.state_since(now) + settings.session_keep, Due::Expiry);
+                let end = self.session_end().map(|at| (at, Due::TokenExpired));
+                end.filter(|end| end.0 < expiry.0).unwrap_or(expiry)
+            }
             State::Active | State::Leaving => {
                 let heartbeat = match self.ledger.pauses.deadline(self.key, now) {
                     Some(check) => (check, Due::Pause),
@@ -329,6 +348,8 @@ impl Client<'_> {
                     }
                 };
                 let session = self.session.as_ref().expect("logged in");
+                let end = self.session_end().map(|at| (at, Due::TokenExpired));
+                let heartbeat = end.filter(|end| end.0 < heartbeat.0).unwrap_or(heartbeat);
                 let input = if heartbeat.1 == Due::Pause { None } else { self.input_deadline(session, now) };
                 let nearest = input.filter(|at| *at < heartbeat.0).map_or(heartbeat, |at| (at, Due::Input));
                 let Some(flight) = session.flight.as_ref() else { return nearest };

@@ -30,6 +30,8 @@ counts! {
         Detaches = counter "detaches";
         /// Detached sessions that expired before their client resumed.
         DetachedExpired = counter "detached_expired";
+        /// Sessions ended because their token expired longer ago than `auth.session_max`.
+        SessionsExpired = counter "sessions_token_expired";
         /// Sessions resumed on another connection.
         Resumes = counter "resumes";
         /// Sessions resumed while their older connection was still open.

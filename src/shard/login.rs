@@ -129,6 +129,7 @@ impl Logins {
         session.accepts_lz4 = who.accepts_lz4;
         let known = clients.registry.worker_of(&who.uid, session.pin);
         session.worker = known.unwrap_or_else(|| Route::of(session.pin, settings.workers).worker);
+        session.set_token(who.issued_s, who.expires_s);
         let (route, login) = (session.route(), session.login(key.as_u64()));
 
         let mut client = clients.log_in(key, session);
@@ -137,6 +138,7 @@ impl Logins {
         };
         client.connection.enter(state, now);
         client.restart_heartbeat(now);
+        client.take_token(who.issued_s, who.expires_s);
         client.ledger.counters[Count::Logins] += 1;
         let welcome = self.welcome(now, &client);
         client.send(frame_of(Command::Welcome, &welcome), outputs);
@@ -156,6 +158,7 @@ impl Logins {
             // The WELCOME with the newest token may be lost.
             && session.serial.wrapping_sub(token.serial) <= 1
             && session.serial < u16::MAX
+            && session.may_resume_with(who.issued_s)
             && (session.uid(), session.device()) == (&who.uid, &who.device);
         let is_whole = match &session.flight {
             Some(flight) => flight.can_resume(resume.last_seq, resume.sack),
@@ -192,6 +195,7 @@ impl Logins {
         client.connection.enter(state, now);
         client.with_input(|held| *held = decoder);
         client.restart_heartbeat(now);
+        client.take_token(who.issued_s, who.expires_s);
         client.ledger.counters[Count::Resumes] += 1;
         let Resume { last_seq, sack, .. } = **who.resume.as_ref().expect("it was judged");
         let session = client.session.as_mut().expect("found by its token");

@@ -113,6 +113,11 @@ impl Shard {
         }
     }
 
+    /// Handles settings that were read again: takes over what may change while clients are connected.
+    pub fn handle_reload(&mut self, new: &Settings) {
+        self.clients.ledger.settings.reload(new);
+    }
+
     /// Number of this shard.
     pub const fn id(&self) -> ShardId {
         self.clients.ledger.settings.shard
@@ -300,6 +305,10 @@ impl Shard {
             Due::Linger => {
                 self.clients.forget(key, 0, outputs);
                 Ok(())
+            }
+            Due::TokenExpired => {
+                client.ledger.counters[Count::SessionsExpired] += 1;
+                Err(CloseReason::TokenExpired)
             }
             Due::Expiry => {
                 client.ledger.counters[Count::DetachedExpired] += 1;

@@ -16,7 +16,7 @@ pub(super) const NO_NEXT: u32 = u32::MAX;
 /// The login of one device. It outlives its connection: the slot in the table stays, with a socket or
 /// without [P-3.10].
 ///
-/// An idle session takes these 80 bytes, one small allocation for its names and one registry entry.
+/// An idle session takes these 88 bytes, one small allocation for its names and one registry entry.
 #[derive(Debug)]
 pub(super) struct Session {
     /// The uid, followed by the device.
@@ -36,6 +36,10 @@ pub(super) struct Session {
     pub(super) next_seq: Seq,
     /// Number of times that the session was resumed: the serial of its newest token.
     pub(super) serial: u16,
+    /// Time of the newest token's issue, in Unix seconds; 0: not known.
+    issued_s: u32,
+    /// Expiry of the newest token, in Unix seconds; 0: it does not expire.
+    expires_s: u32,
     /// The worker of the user, from the login on.
     pub(super) worker: u8,
     /// Tells whether the client accepts LZ4 [P-1.9].
@@ -91,6 +95,8 @@ impl Session {
             dedupe: Dedupe::new(),
             next_seq: 1,
             serial: 0,
+            issued_s: 0,
+            expires_s: 0,
             worker: 0,
             accepts_lz4: false,
             flight: None,
@@ -112,6 +118,8 @@ impl Session {
             dedupe,
             next_seq,
             serial,
+            issued_s,
+            expires_s,
             worker,
             accepts_lz4,
             flight,
@@ -130,6 +138,8 @@ impl Session {
             next_seq: *next_seq,
             serial: u32::from(*serial),
             worker: Some(u32::from(*worker)),
+            issued_s: *issued_s,
+            expires_s: *expires_s,
             accepts_lz4: *accepts_lz4,
             flight: flight.as_ref().map(|flight| Box::new(flight.freeze(out))),
             early: early
@@ -165,6 +175,7 @@ impl Session {
             .ok_or_else(|| from.contradiction("a dedupe window contradicts itself"))?;
         session.next_seq = *next_seq;
         session.accepts_lz4 = record.accepts_lz4;
+        (session.issued_s, session.expires_s) = (record.issued_s, record.expires_s);
         // Version 1.0 did not write it: the number of workers could not change then.
         session.worker = match record.worker {
             Some(worker) => u8::try_from(worker).ok().filter(|worker| usize::from(*worker) < workers),
@@ -199,6 +210,23 @@ impl Session {
         Route { pin: self.pin, worker: self.worker }
     }
 
+    /// True if a token of this age, in Unix seconds, may resume the session: it is not older than the newest one, so
+    /// what the backend knows of the session's token stays true.
+    pub(super) fn may_resume_with(&self, issued_s: u64) -> bool {
+        issued_s >= u64::from(self.issued_s)
+    }
+
+    /// Takes over the times of a token, in Unix seconds. A time after 2106 counts as none.
+    pub(super) fn set_token(&mut self, issued_s: u64, expires_s: u64) {
+        let small = |seconds: u64| u32::try_from(seconds).unwrap_or(0);
+        (self.issued_s, self.expires_s) = (small(issued_s), small(expires_s));
+    }
+
+    /// Expiry of the newest token, in Unix seconds; `None`: it does not expire.
+    pub(super) fn expires_s(&self) -> Option<u64> {
+        (self.expires_s > 0).then(|| u64::from(self.expires_s))
+    }
+
     /// Memory of pushes that are in flight or wait behind the window, in bytes.
     pub(super) fn flight_bytes(&self) -> usize {
         self.flight.as_ref().map_or(0, |flight| flight.bytes())
@@ -217,8 +245,9 @@ impl Session {
             device: self.device().to_owned(),
             platform: self.platform(),
             login_version: self.login_version,
+            issued_at: u64::from(self.issued_s),
         }
     }
 }
 
-const _: () = assert!(size_of::<Session>() <= 80, "memory per idle connection is what we are chosen for");
+const _: () = assert!(size_of::<Session>() <= 88, "memory per idle connection is what we are chosen for");

@@ -56,6 +56,8 @@ pub struct Settings {
     pub uplink_window: u32,
     /// Time that a detached session waits for its client; zero: sessions end with their connections.
     pub session_keep: Duration,
+    /// Time that a session may outlive its token; zero: no limit.
+    pub session_max: Duration,
     /// Detached sessions of this shard at most.
     pub kept_max: usize,
     /// Validity of a resumption token, from WELCOME on.
@@ -121,6 +123,7 @@ impl Settings {
                 Uplink::Strict => 1,
             },
             session_keep: config.session.keep,
+            session_max: config.auth.session_max,
             kept_max: config.session.kept_max.div_ceil(shards),
             ticket_ttl: config.session.ticket_ttl,
             ticket_key: birth.ticket_key,
@@ -136,6 +139,23 @@ impl Settings {
         }
     }
 
+    /// Takes over the limits that clients are not told at their login.
+    pub(super) fn reload(&mut self, new: &Self) {
+        self.hello_bytes_max = new.hello_bytes_max;
+        self.handshake_timeout = new.handshake_timeout;
+        self.queue_bytes_max = new.queue_bytes_max;
+        self.queue_frames_max = new.queue_frames_max;
+        self.devices_of_kind = new.devices_of_kind;
+        self.session_max = new.session_max;
+        self.ticket_ttl = new.ticket_ttl;
+        self.collapse_bytes_max = new.collapse_bytes_max;
+        self.batch_age = new.batch_age;
+        self.batch_frames = new.batch_frames;
+        self.frame_rate = new.frame_rate;
+        self.user_rate = new.user_rate;
+        self.memory_bytes_max = new.memory_bytes_max;
+    }
+
     pub(super) const fn batching(&self) -> Batching {
         Batching { age: self.batch_age, frames: self.batch_frames }
     }
@@ -148,6 +168,14 @@ impl Settings {
     /// Rate limit of one user's uplinks.
     pub(super) const fn user_fill(&self) -> Fill {
         Fill { rate: self.user_rate }
+    }
+
+    /// End of a session whose token expires at this Unix time; `None`: the session has no end.
+    pub(super) fn session_end(&self, expires_s: Option<u64>) -> Option<Instant> {
+        let expires_s = expires_s.filter(|_| !self.session_max.is_zero())?;
+        let end_s = expires_s.saturating_add(self.session_max.as_secs());
+        let since_base = end_s.saturating_mul(1_000_000_000).saturating_sub(self.unix_base_nanos);
+        Some(Instant::from_nanos(since_base))
     }
 
     /// Unix milliseconds at `now`.

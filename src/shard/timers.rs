@@ -36,6 +36,8 @@ pub(super) enum Due {
     Expiry,
     /// A frame is not complete, or a SEND is missing before others, for too long.
     Input,
+    /// The token of the session expired too long ago.
+    TokenExpired,
     /// Reading is paused: check whether it may go on.
     Pause,
 }

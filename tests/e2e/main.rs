@@ -17,6 +17,7 @@
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
 
+mod accounts;
 mod admin;
 mod api;
 mod authority;

@@ -193,6 +193,11 @@ impl Client {
         self.stream.write_all(bytes).unwrap_or_else(|error| panic!("{}: {error}", self.name));
     }
 
+    /// Writes a frame to a connection that may have ended.
+    pub(crate) fn try_put(&mut self, frame: &Frame) {
+        self.stream.write_all(&bytes_of(frame)).ok();
+    }
+
     pub(crate) fn put(&mut self, frame: &Frame) {
         self.write(&bytes_of(frame));
     }

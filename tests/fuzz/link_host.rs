@@ -326,6 +326,7 @@ fn login(script: &mut Script<'_>) -> ConnUp {
         device: format!("d{}", number / 64),
         platform: i32::from(number % 8),
         login_version: u64::from(number / 32),
+        issued_at: u64::from(number % 5),
     }
 }
 

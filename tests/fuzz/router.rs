@@ -218,7 +218,8 @@ impl World {
             7 => {
                 let (uid, ..) = user(number / 16);
                 let code = if number >= 128 { 4_000 + u32::from(script.byte()) } else { 0 };
-                let result = AuthResult { code, uid, reason: "why".into() };
+                let (issued_at, expires_at) = (u64::from(code), u64::from(code) * 2);
+                let result = AuthResult { code, uid, reason: "why".into(), issued_at, expires_at };
                 let known = self.backends[link.index()].auths.last().copied();
                 encode(&mut wire, Kind::AuthResult, known.unwrap_or(1), credit, &result);
             }

@@ -233,6 +233,7 @@ impl World {
                 platform: hello.platform,
                 accepts_lz4: hello.accept & 1 == 1,
                 resume: hello.resume.clone().map(Box::new),
+                ..Admission::default()
             })
         };
         self.shard.handle_downlink(self.now, Downlink::Verdict { key, verdict }, &mut self.outputs);

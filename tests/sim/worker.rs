@@ -63,6 +63,7 @@ impl Verify for Dice {
             platform: hello.platform,
             accepts_lz4: hello.accept & ACCEPT_LZ4 != 0,
             resume: hello.resume.clone().map(Box::new),
+            ..Admission::default()
         })
     }
 }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Media type of the page.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -67,6 +68,7 @@ impl Collector for Figures {
         }
         encode_links(self.1.links.read(), &mut encoder)?;
         super::limits::encode(&mut encoder, &self.0)?;
+        encode_others(&self.1, &mut encoder)?;
         encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -122,6 +124,26 @@ fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Re
         ("link_evicted", "Strangers that were closed for a newer one.", evicted),
         ("link_refused", "Strangers whose HELLO or proof was refused.", refused),
         ("link_too_large", "Frames not sent, being larger than a link frame may be.", too_large),
+    ] {
+        let counter = ConstCounter::new(value);
+        counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+    }
+    Ok(())
+}
+
+fn encode_others(counters: &Counters, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let hook = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let Counters { audit, hook: of_hook, .. } = counters;
+    for (name, help, value) in [
+        ("audit_lines_dropped", "Lines of the audit log that were dropped.", audit.dropped()),
+        ("login_hook_asked", "Logins about which login_hook.url was asked.", hook(&of_hook.asked)),
+        ("login_hook_cached", "Logins judged as they were judged before.", hook(&of_hook.cached)),
+        ("login_hook_failed", "Questions to login_hook.url without a judgement.", hook(&of_hook.failed)),
+        (
+            "login_hook_turned_away",
+            "Logins that may come back later: login_hook.url fails, or too many wait for it.",
+            hook(&of_hook.turned_away),
+        ),
     ] {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

@@ -4,6 +4,7 @@
 //! Example: a shop posts `/v1/messages`. The HTTP server's thread checks the token, makes an [`ApiCall`]
 //! of the body, gives it to the backend's loop by [`Remote`], and answers when the loop has answered.
 
+pub(crate) mod access;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod limits;
@@ -15,19 +16,19 @@ mod routes;
 use crate::config::ApiConfig;
 use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
+use crate::login_hook::HookFigures;
 use crate::server::{LinkCounters, Remote};
-use moorline_net::http::{
-    Caller, Head, Limits, Refusal, Request, Response, Server, Settings, StatusCode, bearer,
-};
+use access::{Access, Scope};
+use moorline_net::audit::{AuditLog, Entry};
+use moorline_net::clock::Clock;
+use moorline_net::http::{Caller, Head, Limits, Refusal, Request, Response, Server, Settings, StatusCode};
 use moorline_net::log::DroppedLines;
 use moorline_net::log_rate::LogRate;
 use moorline_proto::message::client::Code;
 use problem::Problem;
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
-use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -43,8 +44,9 @@ const FIRST_IDLE_MAX: Duration = Duration::from_secs(10);
 const TRANSFER_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 8 << 10;
-/// Bytes of the shortest token.
-const TOKEN_BYTES_MIN: usize = 16;
+
+/// Callers that the API knows; can be replaced while it runs.
+pub(crate) type SharedAccess = Arc<RwLock<Arc<Access>>>;
 
 /// The running API. Dropping it closes idle connections, waits at most 2 s for running requests, and ends
 /// its thread.
@@ -56,13 +58,16 @@ pub(crate) struct Api(Server);
 pub(crate) struct Counters {
     pub(crate) dropped_lines: DroppedLines,
     pub(crate) links: LinkCounters,
+    pub(crate) audit: AuditLog,
+    pub(crate) hook: Arc<HookFigures>,
 }
 
 /// Parts of the API that all requests share.
 struct Shared {
     remote: Remote<BackendMessage>,
+    access: SharedAccess,
     counters: Counters,
-    token: Vec<u8>,
+    clock: Clock,
     strangers: LogRate,
 }
 
@@ -71,10 +76,10 @@ impl Api {
     pub(crate) fn start(
         config: &ApiConfig,
         remote: Remote<BackendMessage>,
+        access: SharedAccess,
         counters: Counters,
     ) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
-        let token = read_token(&config.token_file)?;
         let failed = |cause| BackendError::Listen { key: "api.listen", address: listen.to_string(), cause };
         let listener = TcpListener::bind(listen).map_err(failed)?;
         let limits = Limits {
@@ -86,7 +91,13 @@ impl Api {
             transfer: TRANSFER_MAX,
             handler: HANDLER_MAX,
         };
-        let shared = Arc::new(Shared { remote, counters, token, strangers: LogRate::default() });
+        let shared = Arc::new(Shared {
+            remote,
+            access,
+            counters,
+            clock: Clock::default(),
+            strangers: LogRate::default(),
+        });
         let judging = Arc::clone(&shared);
         let handler = move || {
             move |request: Request| {
@@ -104,18 +115,6 @@ impl Api {
     pub(crate) const fn address(&self) -> Option<SocketAddr> {
         self.0.address().tcp()
     }
-}
-
-fn read_token(path: &Path) -> Result<Vec<u8>, BackendError> {
-    let wrong = |reason: String| BackendError::InvalidConfig { key: "api.token_file", reason };
-    let text = std::fs::read_to_string(path)
-        .map_err(|cause| wrong(format!("cannot read {}: {cause}", path.display())))?;
-    let token = text.trim().as_bytes().to_vec();
-    if token.len() < TOKEN_BYTES_MIN {
-        let path = path.display();
-        return Err(wrong(format!("the token in {path} is too short: at least {TOKEN_BYTES_MIN} bytes")));
-    }
-    Ok(token)
 }
 
 fn refuse(refusal: Refusal) -> Response {
@@ -152,23 +151,38 @@ fn refuse(refusal: Refusal) -> Response {
 
 impl Shared {
     async fn answer(&self, request: &Request) -> Response {
-        routes::answer(request, self).await.unwrap_or_else(Problem::into_response)
+        let response = routes::answer(request, self).await.unwrap_or_else(Problem::into_response);
+        if let Caller::Known(name) = &request.caller
+            && let Some((action, target)) = routes::audited(request)
+        {
+            let (actor, action) = (format!("api:{name}"), format!("{} {action}", request.method));
+            let (peer, status) = (request.peer.to_string(), response.status());
+            let (peer, outcome) = (&*peer, status.as_str());
+            self.counters.audit.note(&Entry {
+                actor: &actor,
+                peer,
+                action: &action,
+                target: &target,
+                outcome,
+            });
+        }
+        response
     }
 
     /// Judges a request before its body is read.
     fn judge(&self, head: &Head<'_>) -> Result<Caller, Problem> {
-        if !routes::needs_token(head.path()) {
-            return Ok(Caller::Stranger);
-        }
-        if bearer(head.headers).is_some_and(|given| bool::from(given.ct_eq(&self.token))) {
-            return Ok(Caller::Known(0));
-        }
+        let Some(scope) = Scope::of(head.path()) else { return Ok(Caller::Stranger) };
+        let access = Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner));
+        let problem = match access.judge(head.headers, scope, &self.clock) {
+            Ok(name) => return Ok(Caller::Known(name)),
+            Err(problem) => problem,
+        };
         if let Some(left_out) = self.strangers.try_pass() {
             let (peer, path) = (head.peer, head.path());
-            tracing::warn!(%peer, path, left_out, "refused a request to the server API without its token");
+            let reason = problem.reason();
+            tracing::warn!(%peer, path, reason, left_out, "refused a request to the server API");
         }
-        let reason = "needs `Authorization: Bearer` and the token of `api.token_file`";
-        Err(Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", reason))
+        Err(problem)
     }
 
     /// Asks the backend's loop.

@@ -35,6 +35,11 @@ impl Problem {
         Self { allow: Some(allow), ..problem }
     }
 
+    /// Reason for people.
+    pub(super) fn reason(&self) -> &str {
+        &self.reason
+    }
+
     pub(super) fn into_response(self) -> Response {
         let Self { status, code, reason, allow } = self;
         let body = json!({ "code": code, "reason": reason }).to_string();
@@ -43,7 +48,9 @@ impl Problem {
             response = response.with(header::ALLOW, allow);
         }
         match status {
-            StatusCode::SERVICE_UNAVAILABLE => response.with(header::RETRY_AFTER, "1"),
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                response.with(header::RETRY_AFTER, "1")
+            }
             StatusCode::UNAUTHORIZED => response.with(header::WWW_AUTHENTICATE, "Bearer"),
             _ => response,
         }

@@ -1,5 +1,6 @@
 //! Paths of the server API: request bodies as JSON, calls of the backend, answers as JSON.
 
+use super::access::Scope;
 use super::problem::Problem;
 use super::{Shared, limits, metrics, requests, status_of};
 use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
@@ -89,9 +90,62 @@ struct KickQuestion {
     device: Option<String>,
 }
 
-/// True if a path needs a token.
-pub(super) fn needs_token(path: &str) -> bool {
-    matches!(path, "/v1/status" | "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick")
+/// Methods of `/v1/requests` that change nothing.
+const READING: [&str; 9] = [
+    "im.pull",
+    "im.conversations",
+    "im.receipts",
+    "im.group.members",
+    "im.group.info",
+    "im.relations",
+    "im.profile.get",
+    "im.devices",
+    "im.presence",
+];
+
+/// Action and target of a request for the audit log; `None`: it changes nothing, or the message itself is the record.
+pub(super) fn audited(request: &Request) -> Option<(String, String)> {
+    #[derive(Default, Deserialize)]
+    struct Named {
+        #[serde(default)]
+        user: String,
+        #[serde(default)]
+        method: String,
+        to: Option<serde_json::Value>,
+    }
+    let path = request.path();
+    if request.method != Method::POST || matches!(path, "/v1/messages" | "/v1/status") {
+        return None;
+    }
+    let Named { user, method, to } = serde_json::from_slice(&request.body).unwrap_or_default();
+    match (path, &*method) {
+        (_, method) if READING.contains(&method) => None,
+        ("/v1/requests", method) => Some((format!("{path} {method}"), user)),
+        ("/v1/push", _) => Some((path.to_owned(), to.map(|to| to.to_string()).unwrap_or_default())),
+        _ => Some((path.to_owned(), user)),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RevokeQuestion {
+    user: String,
+    /// Unix time in seconds.
+    before: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BanQuestion {
+    user: String,
+    /// Unix time in seconds.
+    until: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnbanQuestion {
+    user: String,
 }
 
 /// Answers a request, which was judged before.
@@ -118,8 +172,20 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
             answered(&shared.ask(call).await?, method.as_deref())
         }
         "/v1/kick" if is_post => reached(&shared.ask(kick(request)?).await?),
+        "/v1/revoke" if is_post => {
+            let RevokeQuestion { user, before } = parse(request)?;
+            reached(&shared.ask(ApiCall::Revoke { user, before_s: before }).await?)
+        }
+        "/v1/ban" if is_post => {
+            let BanQuestion { user, until } = parse(request)?;
+            reached(&shared.ask(ApiCall::Ban { user, until_s: until.unwrap_or(u64::MAX) }).await?)
+        }
+        "/v1/unban" if is_post => {
+            let UnbanQuestion { user } = parse(request)?;
+            reached(&shared.ask(ApiCall::Ban { user, until_s: 0 }).await?)
+        }
         "/healthz" | "/readyz" | "/metrics" | "/v1/status" => Err(Problem::not_allowed("GET, HEAD")),
-        "/v1/messages" | "/v1/push" | "/v1/requests" | "/v1/kick" => Err(Problem::not_allowed("POST")),
+        path if Scope::of(path).is_some() => Err(Problem::not_allowed("POST")),
         _ => Err(Problem::new(StatusCode::NOT_FOUND, "NOT_FOUND", "no such path; see docs/server-api.md")),
     }
 }

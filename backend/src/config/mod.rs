@@ -75,12 +75,16 @@ pub struct BackendConfig {
     /// List of `uid token` lines that judges logins of gateways with `auth.mode = "backend"`. Empty:
     /// all of those are refused.
     pub tokens_file: PathBuf,
+    /// Logins that a service of the operator judges.
+    pub login_hook: LoginHookConfig,
     /// The link.
     pub link: LinkConfig,
     /// The IM backend.
     pub im: ImConfig,
     /// The server API of the IM backend.
     pub api: ApiConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
 }
 
 impl Default for BackendConfig {
@@ -88,6 +92,33 @@ impl Default for BackendConfig {
     fn default() -> Self {
         SCHEMA.defaults()
     }
+}
+
+/// A service of the operator that judges logins of gateways with `auth.mode = "backend"`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginHookConfig {
+    /// Address of the service. Empty: there is none.
+    pub url: String,
+    /// A file with the secret that signs questions. Empty: they are not signed.
+    pub secret_file: PathBuf,
+    /// Longest time from the gateway's question to the answer.
+    #[serde(with = "units::duration")]
+    pub timeout: Duration,
+    /// Questions under way.
+    pub threads: usize,
+    /// Questions that wait for a thread.
+    pub queue_max: usize,
+    /// Time that a judgement is kept; 0: not at all.
+    #[serde(with = "units::duration")]
+    pub cache_time: Duration,
+    /// Judgements that are kept.
+    pub cache_max: usize,
+    /// Failures in a row after which the service is left alone.
+    pub failures_max: usize,
+    /// For how long.
+    #[serde(with = "units::duration")]
+    pub pause: Duration,
 }
 
 /// Limits and times of the link (`docs/backend.md`).
@@ -147,6 +178,8 @@ pub struct ApiConfig {
     pub listen: Option<SocketAddr>,
     /// A file with the token that questions must carry: text of at least 16 bytes, without the space around it.
     pub token_file: PathBuf,
+    /// A file with several tokens, each with scopes and a rate.
+    pub access_file: PathBuf,
     /// Connections at once; a further one is answered 503.
     pub connections_max: usize,
     /// Bytes of a question.
@@ -160,6 +193,17 @@ impl Default for ApiConfig {
     fn default() -> Self {
         BackendConfig::default().api
     }
+}
+
+/// The audit log of changes through the server API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file. Empty: there is none.
+    pub file: PathBuf,
+    /// Bytes of the file, and again of the one before it.
+    #[serde(with = "units::bytes")]
+    pub size_max: usize,
 }
 
 /// When a message counts as stored.

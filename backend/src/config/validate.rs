@@ -1,9 +1,10 @@
 //! Rules that one value alone cannot break: ranges, and values that must fit each other.
 
-use super::{BackendConfig, HandlerKind, WebhookConfig};
+use super::{BackendConfig, HandlerKind};
 use moorline_net::http::is_host_name;
 use moorline_net::settings;
 use std::net::IpAddr;
+use std::time::Duration;
 
 type Rules<'a> = settings::Rules<'a, BackendConfig>;
 
@@ -22,6 +23,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     check_counts(rules);
     check_times(rules);
     check_webhooks(rules);
+    check_login_hook(rules);
 }
 
 fn check_addresses(rules: &mut Rules<'_>) {
@@ -40,8 +42,10 @@ fn check_addresses(rules: &mut Rules<'_>) {
     rules.require(*handler == HandlerKind::Im, "api.listen", || {
         "only the handler \"im\" has the server API; set handler = \"im\", or leave api.listen empty".into()
     });
-    rules.require(!api.token_file.as_os_str().is_empty(), "api.listen", || {
-        "the API needs a token; set api.token_file to a file with a token of at least 16 bytes".into()
+    let has_token = [&api.token_file, &api.access_file].iter().any(|file| !file.as_os_str().is_empty());
+    rules.require(has_token, "api.listen", || {
+        "the API needs a token; set api.token_file to a file with a token of at least 16 bytes, or api.access_file"
+            .into()
     });
 }
 
@@ -85,6 +89,7 @@ fn check_counts(rules: &mut Rules<'_>) {
     ] {
         rules.size(key, size(value), 1..=u64::from(u32::MAX));
     }
+    rules.size("audit.size_max", size(rules.config().audit.size_max), 64 << 10..=4 << 30);
     rules.require(im.payload_max <= PAYLOAD_BYTES_CEILING, "im.payload_max", || {
         format!("{} is too large: a PUSH body is at most 1MiB; set at most 1020KiB", size(im.payload_max))
     });
@@ -115,7 +120,7 @@ fn check_webhooks(rules: &mut Rules<'_>) {
         rules.require(is_named, &format!("im.webhooks.{name}"), || {
             "a webhook needs a name that a user can have, without / and not beginning with a dot".into()
         });
-        rules.require(has_url(webhook), &format!("im.webhooks.{name}.url"), || {
+        rules.require(is_url(&webhook.url), &format!("im.webhooks.{name}.url"), || {
             format!(
                 "`{}` is not http:// or https:// with a host, and a port from 1 to 65535 if any",
                 webhook.url
@@ -131,8 +136,30 @@ fn check_webhooks(rules: &mut Rules<'_>) {
     }
 }
 
-fn has_url(webhook: &WebhookConfig) -> bool {
-    let url: Option<ureq::http::Uri> = webhook.url.parse().ok();
+fn check_login_hook(rules: &mut Rules<'_>) {
+    const SECOND: Duration = Duration::from_secs(1);
+    let BackendConfig { login_hook: hook, tokens_file, handler, .. } = rules.config();
+    rules.time("login_hook.timeout", hook.timeout, SECOND / 20..=SECOND * 60);
+    rules.time("login_hook.cache_time", hook.cache_time, Duration::ZERO..=SECOND * 3600);
+    rules.time("login_hook.pause", hook.pause, SECOND / 10..=SECOND * 300);
+    rules.count("login_hook.threads", hook.threads, 1..=64);
+    rules.count("login_hook.queue_max", hook.queue_max, 1..=65_536);
+    rules.count("login_hook.cache_max", hook.cache_max, 1..=10_000_000);
+    rules.count("login_hook.failures_max", hook.failures_max, 1..=1000);
+    if hook.url.is_empty() {
+        return;
+    }
+    rules.require(is_url(&hook.url), "login_hook.url", || {
+        format!("`{}` is not http:// or https:// with a host, and a port from 1 to 65535 if any", hook.url)
+    });
+    let is_alone = tokens_file.as_os_str().is_empty() && *handler == HandlerKind::Im;
+    rules.require(is_alone, "login_hook.url", || {
+        "a login hook needs handler = \"im\" and no tokens_file; remove one of them".into()
+    });
+}
+
+fn is_url(url: &str) -> bool {
+    let url: Option<ureq::http::Uri> = url.parse().ok();
     url.is_some_and(|url| {
         let is_http = matches!(url.scheme_str(), Some("http" | "https"));
         let at = url.authority().and_then(|authority| authority.as_str().rsplit('@').next());

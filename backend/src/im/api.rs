@@ -7,7 +7,7 @@ use super::quotas::{self, CapStatus, QuotaStatus};
 use super::refusal::{Refused, refuse};
 use super::request::{Requests, plan_new_users};
 use super::sessions::Sessions;
-use super::store::{API_DEVICE, Counts, Facts, Need, ReadSet, Store, Write};
+use super::store::{API_DEVICE, Counts, Facts, LoginChange, LoginRule, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
 use super::{Im, Output, SignalStatus, WebhookStatus, WorkStatus, time_ms};
@@ -21,6 +21,8 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 
 const API_DEVICE_NAME: &str = "api";
+/// Longest time, in seconds, that the clocks of a token's issuer and of the backend may differ in a revocation.
+const BEFORE_AHEAD_MAX_S: u64 = 300;
 /// Users or devices of one push.
 const TARGETS_MAX: usize = 10_000;
 /// Pushes to everyone that are under way.
@@ -69,6 +71,20 @@ pub enum ApiCall {
         /// Only of this device.
         device: Option<String>,
     },
+    /// Refuses logins of a user whose tokens are older, and ends those that stand.
+    Revoke {
+        /// The user.
+        user: String,
+        /// Tokens issued before this Unix time, in seconds; 0: no tokens any more. `None`: all tokens of up to now.
+        before_s: Option<u64>,
+    },
+    /// Refuses all logins of a user until this Unix time, in seconds, and ends those that stand; 0: ends the ban.
+    Ban {
+        /// The user.
+        user: String,
+        /// Unix time, in seconds; `u64::MAX`: for good.
+        until_s: u64,
+    },
     /// Status of the backend.
     Status,
 }
@@ -77,7 +93,10 @@ impl ApiCall {
     /// Names the facts that the call will read, unless it has too many targets to be done.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
-            Self::Send { from: user, .. } | Self::Request { user, .. } => {
+            Self::Send { from: user, .. }
+            | Self::Request { user, .. }
+            | Self::Revoke { user, .. }
+            | Self::Ban { user, .. } => {
                 plan_new_users(std::slice::from_ref(user), set);
             }
             Self::Kick { user, .. } => set.add(Need::User(user.clone())),
@@ -253,6 +272,12 @@ impl<S: Store> Im<S> {
                 let kicked = self.logins().end_logins(&user, device.as_deref());
                 self.out.answer_api_result(reply, Ok(ApiBody::Reached(kicked)));
             }
+            ApiCall::Revoke { user, before_s } => self.api_revoke(now, &user, before_s, reply),
+            ApiCall::Ban { user, until_s } => {
+                // A time that has passed ends the ban.
+                let until_s = if until_s > now.unix_ms / 1000 { until_s } else { 0 };
+                self.rule_logins(&user, LoginChange::BannedUntil(until_s), reply);
+            }
             ApiCall::Status => {
                 let status = self.status();
                 self.out.answer_api_result(reply, Ok(ApiBody::Status(status)));
@@ -282,6 +307,30 @@ impl<S: Store> Im<S> {
             webhooks: self.webhooks.statuses(),
             ..self.tally
         }
+    }
+
+    fn api_revoke(&mut self, now: Now, uid: &str, before_s: Option<u64>, reply: ApiReply) {
+        let now_s = now.unix_ms / 1000;
+        // A token of this very second may be one that was stolen before.
+        let before_s = before_s.unwrap_or(now_s + 1);
+        if before_s > now_s + BEFORE_AHEAD_MAX_S {
+            let reason = "`before` is more than 5 minutes from now; to refuse all logins, ban the user";
+            return self.out.answer_api_result(reply, Err(refuse(Code::Invalid, reason)));
+        }
+        self.rule_logins(uid, LoginChange::ValidFrom(before_s), reply);
+    }
+
+    /// Makes the change durable, then ends the logins that it denies.
+    fn rule_logins(&mut self, uid: &str, change: LoginChange, reply: ApiReply) {
+        let user = match self.requests().users(&[uid.to_owned()]) {
+            Ok(users) => users[0],
+            Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
+        };
+        let rule = match change {
+            LoginChange::ValidFrom(valid_from_s) => LoginRule { valid_from_s, ..LoginRule::default() },
+            LoginChange::BannedUntil(banned_until_s) => LoginRule { banned_until_s, ..LoginRule::default() },
+        };
+        self.storage.write(Write::RuleLogins { user, change }, Waiter::Ruled(reply, user, rule));
     }
 
     fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {

@@ -2,7 +2,9 @@
 
 use super::store::Store;
 use super::{ApiCall, ApiReply, Im, WebhookCall, WebhookResult};
-use crate::server::{Event, Handler, Now, Outbox};
+use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
+use moorline_proto::error::CloseReason;
+use moorline_proto::message::backend::Auth;
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
 
@@ -14,7 +16,40 @@ pub struct ImHandler<S> {
     im: Im<S>,
     /// Takes deliveries of webhooks; [`BackendMessage::Webhook`] brings their results.
     call: Box<dyn FnMut(WebhookCall)>,
+    /// Judge of logins; `None`: every login is refused.
+    judge: Option<Box<Judge>>,
     broken_since: Option<Instant>,
+}
+
+/// Judges a login at once, or later by [`BackendMessage::Judged`].
+pub type Judge = dyn FnMut(Now, Auth, JudgeTo) -> Option<(JudgeTo, Judgement)>;
+
+/// Judgement about a login (`auth.mode = "backend"`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// The client is this user.
+    Admitted {
+        /// Name of the user.
+        uid: String,
+        /// Time of the token's issue, in Unix seconds; 0: not known.
+        issued_s: u64,
+        /// Expiry of the token, in Unix seconds; 0: it does not expire.
+        expires_s: u64,
+    },
+    /// The client is refused, for this reason.
+    Refused(String),
+    /// Nobody could judge, for this reason: the client comes back.
+    Unavailable(&'static str),
+}
+
+impl Judgement {
+    fn perform(self, judge: JudgeTo, out: &mut Outbox) {
+        match self {
+            Self::Admitted { uid, issued_s, expires_s } => out.admit_until(judge, &uid, issued_s, expires_s),
+            Self::Refused(reason) => out.refuse(judge, CloseReason::AuthFailed, &reason),
+            Self::Unavailable(reason) => out.refuse(judge, CloseReason::Unavailable, reason),
+        }
+    }
 }
 
 /// Messages from other threads, through [`crate::server::Remote`].
@@ -24,6 +59,8 @@ pub enum BackendMessage {
     Committed,
     /// Result of a webhook's delivery.
     Webhook(usize, WebhookResult),
+    /// A login was judged.
+    Judged(JudgeTo, Judgement),
     /// The server API asks.
     Api(ApiCall, ApiReply),
 }
@@ -31,7 +68,16 @@ pub enum BackendMessage {
 impl<S: Store> ImHandler<S> {
     /// Serves `im`; `call` takes deliveries of webhooks.
     pub fn new(im: Im<S>, call: impl FnMut(WebhookCall) + 'static) -> Self {
-        Self { im, call: Box::new(call), broken_since: None }
+        Self { im, call: Box::new(call), judge: None, broken_since: None }
+    }
+
+    /// Has `judge` judge logins.
+    #[must_use]
+    pub fn with_judge(
+        self,
+        judge: impl FnMut(Now, Auth, JudgeTo) -> Option<(JudgeTo, Judgement)> + 'static,
+    ) -> Self {
+        Self { judge: Some(Box::new(judge)), ..self }
     }
 
     /// Performs all outputs on the link.
@@ -58,10 +104,20 @@ impl<S: Store> Handler for ImHandler<S> {
         self.perform(out);
     }
 
+    fn handle_auth(&mut self, now: Now, question: Auth, judge: JudgeTo, out: &mut Outbox) {
+        let Some(ask) = &mut self.judge else {
+            return out.refuse(judge, CloseReason::AuthFailed, "this backend checks no tokens");
+        };
+        if let Some((judge, judgement)) = ask(now, question, judge) {
+            judgement.perform(judge, out);
+        }
+    }
+
     fn handle_message(&mut self, now: Now, order: BackendMessage, out: &mut Outbox) {
         match order {
             BackendMessage::Committed => self.im.handle_committed(),
             BackendMessage::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
+            BackendMessage::Judged(judge, judgement) => judgement.perform(judge, out),
             BackendMessage::Api(call, reply) => self.im.handle_api(now, call, reply),
         }
         self.perform(out);

@@ -8,7 +8,7 @@ use super::output::Outputs;
 use super::presence::Presences;
 use super::sessions::{LoginState, PendingNotifies, Session, Sessions};
 use super::storage::Storage;
-use super::store::{self, LoggedIn, Login, Read, Store, Write};
+use super::store::{self, LoggedIn, Login, LoginDenied, LoginRule, Read, Store, UserId, Write};
 use super::waiting::{Queues, Waiter, Waiting};
 use super::window::Window;
 use crate::server::{Kick, Now, SessionId};
@@ -20,6 +20,13 @@ static TOO_MANY_DEVICES: Kick = Kick {
     may_reconnect: false,
     reason: "The user has logged in on more devices than im.devices_max.",
 };
+static REVOKED: Kick = Kick {
+    code: CloseReason::TokenExpired.code(),
+    may_reconnect: false,
+    reason: "The token of this login was revoked; log in with a new one.",
+};
+static BANNED: Kick =
+    Kick { code: CloseReason::Kicked.code(), may_reconnect: false, reason: "This user is banned." };
 const BAD_NAME: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
@@ -41,6 +48,7 @@ impl<S: Store> Logins<'_, S> {
             self.sessions.insert(Session::new(id, &login));
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
+        session.issued_s = login.issued_at;
         if let Some(kick) = session.kicked {
             return self.out.kick(id, *kick);
         }
@@ -56,8 +64,8 @@ impl<S: Store> Logins<'_, S> {
         }
         session.state = LoginState::LoggingIn;
         let platform = u32::try_from(login.platform).unwrap_or(0);
-        let ConnUp { uid, device, .. } = login;
-        let login = Login { uid, device, platform, now_ms: now.unix_ms };
+        let ConnUp { uid, device, issued_at: issued_s, .. } = login;
+        let login = Login { uid, device, platform, now_ms: now.unix_ms, issued_s };
         self.queues.begin(id);
         self.storage.ask(store::Command::Login(login), Waiting::Login(id, now));
     }
@@ -87,6 +95,26 @@ impl<S: Store> Logins<'_, S> {
         if self.sessions.get(id).is_some_and(|session| session.kicked.is_none()) {
             self.catch_up(now, id);
         }
+    }
+
+    /// The user's rule denies the login: it is refused now, and again whenever its gateway announces it.
+    pub(super) fn on_denied(&mut self, id: SessionId, denied: LoginDenied) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.state = LoginState::Begun;
+        }
+        self.end_login(id, kick_of(denied));
+    }
+
+    /// Ends the logins of a user that a changed rule denies. Returns the number of logins.
+    pub(super) fn end_denied(&mut self, user: UserId, rule: LoginRule) -> usize {
+        // The ban lasts, or it is not there.
+        let denies = |issued_s| rule.denies(issued_s, 0);
+        let theirs = self.sessions.of(user).filter_map(|it| Some((it.id, denies(it.issued_s)?)));
+        let denied: Vec<_> = theirs.collect();
+        for (session, denied) in &denied {
+            self.end_login(*session, kick_of(*denied));
+        }
+        denied.len()
     }
 
     /// Begins to push what a device has missed, from its last ack on.
@@ -145,5 +173,12 @@ impl<S: Store> Logins<'_, S> {
         }
         self.presences.unwatch(id);
         self.sessions.remove(id);
+    }
+}
+
+const fn kick_of(denied: LoginDenied) -> &'static Kick {
+    match denied {
+        LoginDenied::Revoked => &REVOKED,
+        LoginDenied::Banned => &BANNED,
     }
 }

@@ -44,7 +44,7 @@ mod window;
 mod work;
 
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
-pub use handler::{BackendMessage, ImHandler};
+pub use handler::{BackendMessage, ImHandler, Judge, Judgement};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
 pub use quotas::{CapStatus, QuotaStatus};

@@ -21,6 +21,8 @@ pub(super) struct Session {
     pub(super) device: Arc<str>,
     pub(super) platform: u32,
     pub(super) login_version: u64,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    pub(super) issued_s: u64,
     pub(super) window: Window,
     /// Position of the newest entry of the user's stream that is known here.
     pub(super) end: u64,
@@ -61,6 +63,7 @@ impl Session {
             device: Arc::default(),
             platform: u32::try_from(login.platform).unwrap_or(0),
             login_version: login.login_version,
+            issued_s: login.issued_at,
             window: Window::new(0),
             end: 0,
             pending: PendingNotifies::default(),

@@ -207,6 +207,11 @@ impl<S: Store> Im<S> {
                 self.logins().on_logged_in(now, session, login);
                 self.resume(session);
             }
+            (Waiting::Login(session, _), Completion::LoginDenied(denied)) => {
+                self.queues.end(session);
+                self.logins().on_denied(session, denied);
+                self.resume(session);
+            }
             (Waiting::Backlog(session), Completion::Backlog(backlog)) => {
                 self.deliveries().on_backlog(ticket, session, backlog);
             }
@@ -244,7 +249,7 @@ impl<S: Store> Im<S> {
                 self.out.answer_req(reply, Code::Retry, answer);
             }
             Waiter::Ack(session) => self.sessions.on_acked(session),
-            Waiter::Told(reply, _) => {
+            Waiter::Told(reply, _) | Waiter::Ruled(reply, ..) => {
                 let answer = ApiAnswer::new(Code::Retry, reason(), retry_after_ms, ApiBody::Nothing);
                 self.out.answer_api(reply, answer);
             }
@@ -288,6 +293,10 @@ impl<S: Store> Im<S> {
                 self.deliveries().deliver(None, origin, &told, recipients);
             }
             (Waiter::Ack(_) | Waiter::Nobody | Waiter::Invited(_), Outcome::Done(_)) => {}
+            (Waiter::Ruled(reply, user, rule), Outcome::Done(Ok(_))) => {
+                let ended = self.logins().end_denied(user, rule);
+                self.out.answer_api_result(reply, Ok(ApiBody::Reached(ended)));
+            }
             (waiter, outcome) => unreachable!("the store answered {waiter:?} with {outcome:?}"),
         }
     }

@@ -105,6 +105,8 @@ struct BenchOf<S> {
     now: Now,
     questions: u64,
     generations: u32,
+    /// Time of issue of the tokens of later logins, in Unix seconds.
+    issued_s: u64,
     /// Several events come in one turn.
     is_held: bool,
 }
@@ -129,7 +131,8 @@ impl<S: Store> BenchOf<S> {
     fn over(config: ImConfig, store: S) -> Self {
         let now = Now { instant: Instant::from_nanos(1), unix_ms: 1_800_000_000_000 };
         let im = Some(Im::new(config.clone(), 3, store));
-        Self { im, config, out: Recorder::default(), now, questions: 0, generations: 0, is_held: false }
+        let out = Recorder::default();
+        Self { im, config, out, now, questions: 0, generations: 0, issued_s: 0, is_held: false }
     }
 
     fn im(&mut self) -> &mut Im<S> {
@@ -210,7 +213,8 @@ impl<S: Store> BenchOf<S> {
 
     fn conn_up(&mut self, session: SessionId, uid: &str, device: &str, version: u64, is_new: bool) {
         let (uid, device) = (uid.to_owned(), device.to_owned());
-        let login = ConnUp { uid, device, login_version: version, ..Default::default() };
+        let (login_version, issued_at) = (version, self.issued_s);
+        let login = ConnUp { uid, device, login_version, issued_at, ..Default::default() };
         self.event(Event::ConnUp { session, gateway: GatewayId(0), login, is_new });
     }
 

@@ -7,7 +7,7 @@
 use super::api::ApiReply;
 use super::output::Reply;
 use super::request::{AfterRead, Then};
-use super::store::{Origin, Ticket};
+use super::store::{LoginRule, Origin, Ticket, UserId};
 use super::tasks::{Asked, Task};
 use crate::server::{Now, SessionId, Up};
 use hashbrown::HashMap;
@@ -25,6 +25,8 @@ pub(super) enum Waiter {
     Told(ApiReply, usize),
     /// Nothing. Users whom this user has invited are told.
     Invited(Origin),
+    /// The answer to an API call that changes the logins of a user, and the part of the rule that is new.
+    Ruled(ApiReply, UserId, LoginRule),
     /// Nothing. The ack of this session is given again if the store is busy.
     Ack(SessionId),
     /// No waiter.

@@ -317,6 +317,10 @@ impl Webhook {
                 (self.origin, self.acked, self.is_reading) = (Some(of), login.cursor.acked, true);
                 return Some(Read::Backlog { of });
             }
+            Completion::LoginDenied(_) => {
+                let webhook = &*self.status.name;
+                tracing::error!(webhook, "cannot log in the webhook's user: it is banned");
+            }
             Completion::LoggedIn(None) => {
                 let webhook = &*self.status.name;
                 tracing::error!(webhook, "cannot log in the webhook's user: `im.users_max` users are known");
@@ -400,7 +404,7 @@ impl Webhooks {
         let platform = u32::try_from(Platform::Bot as i32).unwrap_or(0);
         let login = |webhook: &Webhook| {
             let (uid, device) = (webhook.status.name.clone(), DEVICE.to_owned());
-            Login { uid, device, platform, now_ms: 0 }
+            Login { uid, device, platform, now_ms: 0, issued_s: u64::MAX } // its token is never too old
         };
         self.0.iter().map(login).collect()
     }

@@ -106,10 +106,15 @@ impl Outbox {
     }
 
     /// Admits a client as this user.
-    #[allow(clippy::needless_pass_by_value)] // each right is used once
     pub fn admit(&mut self, judge: JudgeTo, uid: &str) {
+        self.admit_until(judge, uid, 0, 0);
+    }
+
+    /// Admits a client as this user, with the issue and the expiry of its token in Unix seconds; 0: not known, never.
+    #[allow(clippy::needless_pass_by_value)] // each right is used once
+    pub fn admit_until(&mut self, judge: JudgeTo, uid: &str, issued_at: u64, expires_at: u64) {
         let JudgeTo { link, correlation } = judge;
-        let verdict = AuthResult { uid: uid.to_owned(), ..AuthResult::default() };
+        let verdict = AuthResult { uid: uid.to_owned(), issued_at, expires_at, ..AuthResult::default() };
         self.links.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 
@@ -117,7 +122,7 @@ impl Outbox {
     #[allow(clippy::needless_pass_by_value)] // each right is used once
     pub fn refuse(&mut self, judge: JudgeTo, code: CloseReason, reason: &str) {
         let JudgeTo { link, correlation } = judge;
-        let verdict = AuthResult { code: code.code(), uid: String::new(), reason: reason.to_owned() };
+        let verdict = AuthResult { code: code.code(), reason: reason.to_owned(), ..AuthResult::default() };
         self.links.put(link, Kind::AuthResult, correlation, 0, &verdict);
     }
 

@@ -44,7 +44,8 @@ impl Backend {
             ready.send(here.link.ip().expect("an IP address")).expect("the test waits");
         };
         Self::start(&address, move |stop| {
-            moorline_backend::run(&config, &DroppedLines::default(), ready, &stop).expect("runs");
+            let live = moorline_backend::Live::new(&config).expect("valid");
+            moorline_backend::run(&config, &live, &DroppedLines::default(), ready, &stop).expect("runs");
         })
     }
 

@@ -27,6 +27,17 @@ fn welcome_of(frame: &Frame) -> Welcome {
 impl World {
     /// HELLO and its verdict on a new connection: where its socket belongs, and all that it hears.
     fn greet(&mut self, uid: &str, device: &str, resume: Option<Resume>) -> (ConnKey, Vec<Frame>) {
+        self.greet_with(uid, device, resume, (0, 0))
+    }
+
+    /// Likewise, with the issue and the expiry of the token, in Unix seconds.
+    fn greet_with(
+        &mut self,
+        uid: &str,
+        device: &str,
+        resume: Option<Resume>,
+        (issued_s, expires_s): (u64, u64),
+    ) -> (ConnKey, Vec<Frame>) {
         let key = self.accept();
         let (uid, device) = (uid.to_owned(), device.to_owned());
         let hello = Hello {
@@ -38,7 +49,8 @@ impl World {
             ..Hello::default()
         };
         self.frame(key, &frame_of(Command::Hello, &hello));
-        let admission = Admission { uid, device, resume: resume.map(Box::new), ..Admission::default() };
+        let resume = resume.map(Box::new);
+        let admission = Admission { uid, device, resume, issued_s, expires_s, ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
         let client = self.outputs.iter().find_map(|output| match output {
             Output::Reattach { from, to } if *from == key => Some(*to),
@@ -47,6 +59,10 @@ impl World {
         let client = client.unwrap_or(key);
         let frames = self.written(client);
         (client, frames)
+    }
+
+    fn unix_s(&self) -> u64 {
+        self.shard.clients.ledger.settings.unix_millis(self.now) / 1_000
     }
 
     fn login_kept(&mut self, uid: &str) -> Claim {
@@ -320,4 +336,66 @@ fn one_that_makes_room_for_another_may_have_been_due_itself() {
         assert!(world.shard.clients.connection(silent.key).is_none());
     }
     assert!(made_room > 0, "or it is not about what it says");
+}
+
+#[test]
+fn a_session_ends_when_its_newest_token_expired_too_long_ago() {
+    let grace = Duration::from_secs(60);
+    let mut world = world(|settings| settings.session_max = grace);
+    let now_s = world.unix_s();
+    let (key, frames) = world.greet_with("alice", "phone", None, (5, now_s + 10));
+    let Welcome { session, epoch, ticket, .. } = welcome_of(&frames[0]);
+    let login = world.uplinks().into_iter().find_map(|uplink| match uplink {
+        Uplink::ConnUp { login, .. } => Some(login.issued_at),
+        _ => None,
+    });
+    assert_eq!(login, Some(5), "the backend learns when the token was issued");
+    world.pass(Duration::from_secs(65));
+    assert_eq!(world.shard.sessions(), 1);
+    // A newer token prolongs the session.
+    let resume = Resume { session, epoch, ticket, ..Resume::default() };
+    let (resumed, frames) = world.greet_with("alice", "phone", Some(resume), (70, now_s + 75));
+    let welcome = welcome_of(&frames[0]);
+    assert!(resumed == key && welcome.resumed);
+    world.pass(Duration::from_secs(69));
+    assert_eq!(world.shard.sessions(), 1);
+    world.pass(Duration::from_secs(2));
+    let frames = world.written(key);
+    let close: Close = decode(&frames.last().expect("a frame").body).expect("a CLOSE");
+    assert_eq!((close.code, world.shard.sessions()), (CloseReason::TokenExpired.code(), 0));
+    assert_eq!(world.shard.counters()[Count::SessionsExpired], 1);
+}
+
+#[test]
+fn a_detached_session_ends_with_its_token_and_an_older_token_resumes_nothing() {
+    let mut world = world(|settings| settings.session_max = Duration::from_secs(1));
+    let now_s = world.unix_s();
+    let (key, frames) = world.greet_with("alice", "phone", None, (100, now_s + 60));
+    let Welcome { session, epoch, ticket, .. } = welcome_of(&frames[0]);
+    world.uplinks();
+    world.lose(key);
+    let resume = Resume { session, epoch, ticket, ..Resume::default() };
+    let (_, frames) = world.greet_with("alice", "phone", Some(resume), (99, now_s + 60));
+    assert!(!welcome_of(&frames[0]).resumed, "the backend would judge by the newer one");
+    let (key, _) = world.greet_with("bob", "phone", None, (100, now_s + 60));
+    world.lose(key);
+    world.pass(Duration::from_secs(62));
+    assert_eq!((world.shard.sessions(), world.shard.counters()[Count::SessionsExpired]), (0, 2));
+}
+
+#[test]
+fn sessions_outlive_their_tokens_unless_the_settings_say_otherwise() {
+    let mut world = world(|_| ());
+    let now_s = world.unix_s();
+    let (key, _) = world.greet_with("alice", "phone", None, (1, now_s + 1));
+    for _ in 0..10 {
+        world.pass(Duration::from_secs(100));
+        world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 300 }));
+    }
+    assert_eq!(world.shard.sessions(), 1);
+    let mut changed = world.shard.clients.ledger.settings.clone();
+    changed.session_max = Duration::from_secs(1);
+    world.shard.handle_reload(&changed);
+    world.pass(Duration::from_secs(460));
+    assert_eq!(world.shard.sessions(), 0, "a reload holds for sessions that stand");
 }

@@ -198,6 +198,12 @@ pub struct SessionRecord {
     /// Worker that routes the user's frames; `None`: the one that the user id determines.
     #[prost(uint32, optional, tag = "14")]
     pub worker: Option<u32>,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    #[prost(uint32, tag = "15")]
+    pub issued_s: u32,
+    /// Expiry of the token, in Unix seconds; 0: it does not expire.
+    #[prost(uint32, tag = "16")]
+    pub expires_s: u32,
 }
 
 /// A SEND that arrived out of order.

@@ -170,6 +170,9 @@ pub struct LoginRecord {
     /// Version of the login.
     #[prost(fixed64, tag = "5")]
     pub login_version: u64,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    #[prost(uint64, tag = "6")]
+    pub issued_at: u64,
 }
 
 /// Logins that are being announced to a link.
@@ -242,14 +245,14 @@ pub struct QueryRecord {
 
 impl From<&ConnUp> for LoginRecord {
     fn from(login: &ConnUp) -> Self {
-        let ConnUp { handle, uid, device, platform, login_version } = login.clone();
-        Self { handle, uid, device, platform, login_version }
+        let ConnUp { handle, uid, device, platform, login_version, issued_at } = login.clone();
+        Self { handle, uid, device, platform, login_version, issued_at }
     }
 }
 
 impl From<&LoginRecord> for ConnUp {
     fn from(record: &LoginRecord) -> Self {
-        let LoginRecord { handle, uid, device, platform, login_version } = record.clone();
-        Self { handle, uid, device, platform, login_version }
+        let LoginRecord { handle, uid, device, platform, login_version, issued_at } = record.clone();
+        Self { handle, uid, device, platform, login_version, issued_at }
     }
 }

@@ -251,7 +251,7 @@ impl<S: Store> Bench<S> {
     }
 
     pub(super) fn login(&mut self, uid: &str, device: &str) -> DeviceCursor {
-        let login = Login { uid: uid.into(), device: device.into(), platform: 2, now_ms: 7 };
+        let login = Login { uid: uid.into(), device: device.into(), platform: 2, now_ms: 7, issued_s: 0 };
         match self.command(Command::Login(login)) {
             Completion::LoggedIn(Some(login)) => {
                 assert_eq!((&*login.uid, &*login.device), (uid, device));

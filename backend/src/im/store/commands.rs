@@ -3,7 +3,7 @@
 //! alice sends `hi` to bob: at the end of the turn the batch with her [`Write::Append`] is submitted as one
 //! [`Command::Commit`]; [`super::Completion::Committed`] follows once the batch is durable.
 
-use super::{ConversationId, DeviceNumber, Entry, Origin, PageLimits, UserId, WhoMayAdd};
+use super::{ConversationId, DeviceNumber, Entry, LoginChange, Origin, PageLimits, UserId, WhoMayAdd};
 use bytes::{BufMut, Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::im::{self, RelationChange, Role};
@@ -46,7 +46,7 @@ pub struct Batch {
     pub writes: Vec<Write>,
 }
 
-/// A login of a device. An unknown user, or an unknown device, becomes known, and the user's inbox then waits for the
+/// A login of a device, unless the user's [`super::LoginRule`] denies it: then nothing changes. An unknown user, or an unknown device, becomes known, and the user's inbox then waits for the
 /// acks of the device.
 #[derive(Debug)]
 pub struct Login {
@@ -58,6 +58,8 @@ pub struct Login {
     pub platform: u32,
     /// Unix time in milliseconds.
     pub now_ms: u64,
+    /// Time of the token's issue, in Unix seconds; 0: not known.
+    pub issued_s: u64,
 }
 
 /// A read that is answered by a completion.
@@ -254,6 +256,13 @@ pub enum Write {
         user: UserId,
         /// The device.
         device: DeviceNumber,
+    },
+    /// Changes the logins of a user that are admitted.
+    RuleLogins {
+        /// The user.
+        user: UserId,
+        /// The change.
+        change: LoginChange,
     },
     /// The device has everything up to this position of its user's stream. May be made durable later
     /// than its outcome says: losing it means that messages are pushed again.

@@ -6,8 +6,8 @@
 
 use super::rules::{self, Contact};
 use super::{
-    Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings, Member,
-    Origin, Recipient, Refusal, Relation, Stored, Ticket, UserId, WhoMayAdd,
+    Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings,
+    LoginDenied, Member, Origin, Recipient, Refusal, Relation, Stored, Ticket, UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -178,6 +178,8 @@ pub enum Completion {
     Committed(Committed),
     /// The device is logged in. `None`: `users_max` users are known.
     LoggedIn(Option<LoggedIn>),
+    /// The user's rule denies the login.
+    LoginDenied(LoginDenied),
     /// The page, or [`Refusal::NotMember`], or [`Refusal::Unreadable`].
     Page(Result<Page, Refusal>),
     /// The list, or [`Refusal::NotFound`]: the user is not in the conversation after which it should go on.

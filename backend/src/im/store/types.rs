@@ -83,6 +83,47 @@ pub struct Counts {
     pub stalls: u64,
 }
 
+/// Logins of a user that are not admitted, whatever their tokens say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoginRule {
+    /// Tokens issued before this Unix time, in seconds, are revoked; 0: none are.
+    pub valid_from_s: u64,
+    /// Unix time in seconds until which the user is banned; 0: the user is not banned; `u64::MAX`: for good.
+    pub banned_until_s: u64,
+}
+
+impl LoginRule {
+    /// The reason to refuse a login with a token that was issued at `issued_s`; 0: the time is not known, and counts
+    /// as the oldest.
+    pub const fn denies(&self, issued_s: u64, now_ms: u64) -> Option<LoginDenied> {
+        if now_ms / 1000 < self.banned_until_s {
+            Some(LoginDenied::Banned)
+        } else if issued_s < self.valid_from_s {
+            Some(LoginDenied::Revoked)
+        } else {
+            None
+        }
+    }
+}
+
+/// A change of a [`LoginRule`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginChange {
+    /// Revokes tokens issued before this time, and those that were revoked before; 0: revokes no token any more.
+    ValidFrom(u64),
+    /// Bans the user until this time; 0: ends the ban.
+    BannedUntil(u64),
+}
+
+/// Reason why a login is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginDenied {
+    /// The token was issued before the user's tokens were revoked.
+    Revoked,
+    /// The user is banned.
+    Banned,
+}
+
 /// Reason why an operation is refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {

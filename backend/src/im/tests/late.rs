@@ -1,6 +1,8 @@
 //! The tests of behaviour on a store that answers late.
 #![allow(clippy::duplicate_mod)] // the same tests run on two kinds of store
 
+#[path = "bans.rs"]
+mod bans;
 #[path = "behaviour.rs"]
 mod behaviour;
 #[path = "exposed.rs"]

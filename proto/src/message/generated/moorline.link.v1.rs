@@ -68,6 +68,9 @@ pub struct ConnUp {
     /// larger for each later login of the same device
     #[prost(fixed64, tag = "5")]
     pub login_version: u64,
+    /// when the token was issued, in Unix seconds; 0: not known
+    #[prost(fixed64, tag = "6")]
+    pub issued_at: u64,
 }
 /// 03, gateway to backend.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -107,6 +110,12 @@ pub struct AuthResult {
     pub uid: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+    /// when the token was issued, in Unix seconds; 0: not known
+    #[prost(fixed64, tag = "4")]
+    pub issued_at: u64,
+    /// when it expires; 0: never
+    #[prost(fixed64, tag = "5")]
+    pub expires_at: u64,
 }
 /// 07, gateway to backend; 08 is the answer, with the same correlation.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

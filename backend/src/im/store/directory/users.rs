@@ -2,7 +2,9 @@
 
 use super::Changed;
 use crate::im::store::dropped::{Dropped, Place};
-use crate::im::store::{ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, UserId, WhoMayAdd};
+use crate::im::store::{
+    ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, LoginChange, LoginRule, UserId, WhoMayAdd,
+};
 use hashbrown::HashTable;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -33,6 +35,8 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) durable_end: u64,
     /// Few users ever have any.
     pub(in crate::im::store) dropped: Option<Box<Dropped>>,
+    /// Rule for logins; `None`: all are admitted.
+    pub(in crate::im::store) rule: Option<Box<LoginRule>>,
 }
 
 #[derive(Debug)]
@@ -97,6 +101,7 @@ impl Users {
             numbered: 0,
             durable_end: 0,
             dropped: None,
+            rule: None,
         });
         let (users, hasher) = (&self.all, &self.hasher);
         let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
@@ -191,6 +196,17 @@ impl User {
         let before = self.invitations.len();
         self.invitations.retain(|it| *it != group);
         self.invitations.len() < before
+    }
+
+    /// Changes the rule for logins.
+    pub(in crate::im::store) fn rule_logins(&mut self, change: LoginChange) {
+        let mut rule = self.rule.as_deref().copied().unwrap_or_default();
+        match change {
+            LoginChange::ValidFrom(0) => rule.valid_from_s = 0,
+            LoginChange::ValidFrom(from_s) => rule.valid_from_s = rule.valid_from_s.max(from_s),
+            LoginChange::BannedUntil(until_s) => rule.banned_until_s = until_s,
+        }
+        self.rule = (rule != LoginRule::default()).then(|| Box::new(rule));
     }
 
     /// Entries that are held.

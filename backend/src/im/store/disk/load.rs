@@ -8,7 +8,7 @@ use super::tables::{
 };
 use crate::config::ImConfig;
 use crate::im::store::directory::{Device, Directory, Kind};
-use crate::im::store::{ConversationId, DeviceNumber, Member, Relation, Role, UserId};
+use crate::im::store::{ConversationId, DeviceNumber, LoginChange, Member, Relation, Role, UserId};
 use std::collections::BTreeMap;
 
 /// All of it. What is there is taken whatever the limits; they count for what comes.
@@ -79,6 +79,8 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         user.next_device = record.next_device;
         user.who_may_add = record.who_may_add();
         user.invitations = record.invitations.into_iter().map(ConversationId).collect();
+        user.rule_logins(LoginChange::ValidFrom(record.valid_from_s));
+        user.rule_logins(LoginChange::BannedUntil(record.banned_until_s));
         Ok(())
     })?;
     Tables::all(&tables.inboxes, "an inbox", |key, record: InboxRecord| {

@@ -4,6 +4,7 @@ use super::tables::{
     self, Change, ConversationRecord, DeviceRecord, InboxRecord, MemberRecord, RelationRecord, Tables,
     UserRecord,
 };
+use crate::im::store::LoginRule;
 use crate::im::store::directory::{Changed, Directory, Kind};
 use fjall::Keyspace;
 use prost::Message as _;
@@ -34,11 +35,15 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
     match changed {
         Changed::User(id) => {
             let user = directory.users.get(id);
+            let LoginRule { valid_from_s, banned_until_s } =
+                user.rule.as_deref().copied().unwrap_or_default();
             let record = UserRecord {
                 uid: user.uid.to_string(),
                 next_device: user.next_device,
                 who_may_add: user.who_may_add.into(),
                 invitations: user.invitations.iter().map(|group| group.0).collect(),
+                valid_from_s,
+                banned_until_s,
             };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }

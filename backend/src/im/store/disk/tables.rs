@@ -83,6 +83,12 @@ pub(super) struct UserRecord {
     /// Groups that the user may join, oldest first.
     #[prost(uint32, repeated, tag = "4")]
     pub(super) invitations: Vec<u32>,
+    /// Tokens issued before this Unix time, in seconds, are revoked.
+    #[prost(uint64, tag = "5")]
+    pub(super) valid_from_s: u64,
+    /// Unix time in seconds until which the user is banned.
+    #[prost(uint64, tag = "6")]
+    pub(super) banned_until_s: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

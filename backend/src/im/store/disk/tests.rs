@@ -6,8 +6,8 @@ use super::*;
 use crate::im::conformance;
 use crate::im::store::{
     Backlog, Batch, Command, Completion, DeviceCursor, Draft, Entry, Facts as _, GroupChange, Listed, Login,
-    Origin, Outcome, Page, PageLimits, Read, Refusal, SEQ_BYTES_MAX, Store as _, Stored, Target, Ticket,
-    Write,
+    LoginChange, LoginDenied, Origin, Outcome, Page, PageLimits, Read, Refusal, SEQ_BYTES_MAX, Store as _,
+    Stored, Target, Ticket, Write,
 };
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
@@ -55,7 +55,7 @@ impl Disk {
 
     fn login(&mut self, user: UserId, device: &str, platform: u32, now_ms: u64) -> DeviceCursor {
         let (uid, device) = (self.uid(user).to_owned(), device.to_owned());
-        match self.ask(Command::Login(Login { uid, device, platform, now_ms })) {
+        match self.ask(Command::Login(Login { uid, device, platform, now_ms, issued_s: 0 })) {
             Completion::LoggedIn(Some(login)) => login.cursor,
             other => panic!("{other:?}"),
         }
@@ -542,4 +542,28 @@ fn a_device_with_the_last_of_all_numbers_is_damage() {
         let opened = folder.open();
         assert_eq!(opened.is_ok(), is_whole, "number {number}: {:?}", opened.err());
     }
+}
+
+#[test]
+fn a_ban_and_a_revocation_outlive_the_process() {
+    let folder = Folder::new();
+    let config = ImConfig::default();
+    let open = || Disk::open(&folder.0, &config, Durability::System, || ()).expect("opens");
+    let mut store = open();
+    let user = store.try_user("bob").expect("room");
+    let changes = [LoginChange::ValidFrom(77), LoginChange::BannedUntil(99)];
+    committed(&mut store, changes.map(|change| Write::RuleLogins { user, change }).into());
+    drop(store);
+    let mut store = open();
+    let mut login = |issued_s, now_ms| {
+        let (uid, device) = ("bob".to_owned(), "phone".to_owned());
+        match store.ask(Command::Login(Login { uid, device, platform: 0, now_ms, issued_s })) {
+            Completion::LoggedIn(Some(_)) => None,
+            Completion::LoginDenied(denied) => Some(denied),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(login(77, 98_999), Some(LoginDenied::Banned));
+    assert_eq!(login(76, 99_000), Some(LoginDenied::Revoked));
+    assert_eq!(login(77, 99_000), None);
 }

@@ -122,6 +122,11 @@ impl<E: Engine> EngineStore<E> {
                 self.trim(user);
                 Outcome::Done(Ok(None))
             }
+            Write::RuleLogins { user, change } => {
+                self.directory.users.get_mut(user).rule_logins(change);
+                self.directory.changed.push(Changed::User(user));
+                Outcome::Done(Ok(None))
+            }
             Write::Acked { user, device, position, gone_ms } => {
                 self.on_acked(now_ms, (user, device), position, gone_ms);
                 Outcome::Done(Ok(None))
@@ -203,7 +208,7 @@ impl<E: Engine> Store for EngineStore<E> {
                 self.committing.push_back(ticket);
             }
             Command::Login(login) => {
-                let done = Completion::LoggedIn(self.log_in(&login));
+                let done = self.log_in(&login);
                 self.done.push_back((ticket, done));
             }
             Command::Read(read) => {
