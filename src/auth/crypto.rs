@@ -1,21 +1,20 @@
-//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 by `hmac` and `sha2`, Ed25519 by `ed25519-dalek`.
+//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 and Ed25519, both by `ring`, which is also what the backend's
+//! TLS uses: one provider in the program, named here and there, and no other.
 //!
-//! These are the two algorithms that a gateway accepts. The library's own provider also brings RSA and the NIST curves:
-//! 30 more packages, among them `rsa` with its open advisory. The library knows one provider for each process;
-//! whoever makes a verifier or signs a token installs this one first.
+//! These are the two algorithms that a gateway accepts. The library's own providers also bring RSA and the NIST curves.
+//! The library knows one provider for each process; whoever makes a verifier or signs a token installs this one first.
 
-use ed25519_dalek::{Signature, VerifyingKey};
-use hmac::{Hmac, Mac as _};
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, Result};
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
-use sha2::Sha256;
+use ring::hmac;
+use ring::signature::{ED25519, UnparsedPublicKey};
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| signer(*algorithm, key),
     verifier_factory: |algorithm, key| verifier(*algorithm, key),
-    // For JSON web key sets, which nobody here reads.
+    // For JSON web key sets, which `key` reads.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
@@ -35,9 +34,9 @@ fn verifier(algorithm: Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifi
     match (algorithm, key.family()) {
         (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Box::new(Hs256(keyed(key.try_get_as_bytes()?)))),
         (Algorithm::EdDSA, AlgorithmFamily::Ed) => {
-            let key = key.try_get_as_bytes()?.try_into().ok();
-            let key = key.and_then(|bytes| VerifyingKey::from_bytes(bytes).ok());
-            key.map(|key| Box::new(Edwards(key)) as _).ok_or_else(|| error(ErrorKind::InvalidEddsaKey))
+            let key: [u8; 32] =
+                key.try_get_as_bytes()?.try_into().map_err(|_| error(ErrorKind::InvalidEddsaKey))?;
+            Ok(Box::new(Edwards(UnparsedPublicKey::new(&ED25519, key))))
         }
         _ => Err(error(ErrorKind::InvalidAlgorithm)),
     }
@@ -47,15 +46,15 @@ fn error(kind: ErrorKind) -> Error {
     Error::from(kind)
 }
 
-fn keyed(secret: &[u8]) -> Hmac<Sha256> {
-    Hmac::new_from_slice(secret).expect("HMAC takes keys of any length")
+fn keyed(secret: &[u8]) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret)
 }
 
-struct Hs256(Hmac<Sha256>);
+struct Hs256(hmac::Key);
 
 impl Signer<Vec<u8>> for Hs256 {
     fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, signature::Error> {
-        Ok(self.0.clone().chain_update(message).finalize().into_bytes().to_vec())
+        Ok(hmac::sign(&self.0, message).as_ref().to_vec())
     }
 }
 
@@ -68,7 +67,7 @@ impl JwtSigner for Hs256 {
 impl Verifier<Vec<u8>> for Hs256 {
     /// Compares in constant time.
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), signature::Error> {
-        self.0.clone().chain_update(message).verify_slice(signature).map_err(|_| signature::Error::new())
+        hmac::verify(&self.0, message, signature).map_err(|_| signature::Error::new())
     }
 }
 
@@ -78,11 +77,11 @@ impl JwtVerifier for Hs256 {
     }
 }
 
-struct Edwards(VerifyingKey);
+struct Edwards(UnparsedPublicKey<[u8; 32]>);
 
 impl Verifier<Vec<u8>> for Edwards {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), signature::Error> {
-        self.0.verify(message, &Signature::from_slice(signature)?)
+        self.0.verify(message, signature).map_err(|_| signature::Error::new())
     }
 }
 

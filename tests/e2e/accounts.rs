@@ -311,7 +311,7 @@ fn an_operator_reloads_by_the_socket_and_the_audit_log_tells_who() {
     let key_file = format!("auth.key_file=\"{}\"", key.path().display());
     let audit_file = format!("audit.file=\"{}\"", audit.path().display());
     let gateway = Gateway::alone(&["auth.mode=jwt", &key_file, &audit_file]);
-    let reload = || run(&["reload", "--admin", &gateway.socket.display().to_string()]);
+    let reload = || run(&["reload", "--admin", &gateway.admin.to_string()]);
     let (code, out, err) = reload();
     assert_eq!((code, out.contains("no setting has changed")), (Some(0), true), "{out}{err}");
     std::fs::write(key.path(), NEW).expect("written");

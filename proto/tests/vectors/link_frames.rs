@@ -90,6 +90,14 @@ fn logins() -> Vec<Vector> {
         device: device.into(),
         platform: Platform::Android.into(),
         login_version: 7,
+        issued_at: 0,
+    };
+    let dated = ConnUp { issued_at: 1_700_000_000, ..up(HANDLE, "phone") };
+    let admitted = AuthResult {
+        uid: "alice".into(),
+        issued_at: 1_700_000_000,
+        expires_at: 1_700_003_600,
+        ..AuthResult::default()
     };
     let auth = Auth {
         token: "t".into(),
@@ -97,15 +105,17 @@ fn logins() -> Vec<Vector> {
         device: "phone".into(),
         platform: Platform::Web.into(),
     };
-    let verdict = AuthResult { code: 3520, uid: String::new(), reason: "unknown user".into() };
+    let verdict = AuthResult { code: 3520, reason: "unknown user".into(), ..AuthResult::default() };
     let announce = Announce { connections: vec![up(HANDLE, "phone"), up(HANDLE + 1, "pad")], more: true };
     vec![
         typed("hello", Kind::Hello, "LinkHello", 0, &hello),
         typed("conn up", Kind::ConnUp, "ConnUp", 0, &up(HANDLE, "phone")),
+        typed("conn up, with the time of its token", Kind::ConnUp, "ConnUp", 0, &dated),
         typed("conn down", Kind::ConnDown, "ConnDown", 0, &ConnDown { handle: HANDLE, code: 3004 }),
         typed("announce", Kind::Announce, "Announce", 0, &announce),
         typed("auth", Kind::Auth, "Auth", 1, &auth),
         typed("auth result", Kind::AuthResult, "AuthResult", 1, &verdict),
+        typed("auth result, admitted", Kind::AuthResult, "AuthResult", 2, &admitted),
     ]
 }
 
