@@ -114,7 +114,8 @@ impl AuditLog {
 
 /// The beginning of a text.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
+    let end = (0..=text.len().min(TEXT_BYTES_MAX)).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -36,7 +36,7 @@ pub(super) struct Key {
     kid: Option<String>,
     /// The one algorithm of its signatures.
     pub(super) algorithm: Algorithm,
-    pub(super) key: DecodingKey,
+    pub(super) verifying: DecodingKey,
 }
 
 /// The keys that verify tokens.
@@ -62,7 +62,7 @@ impl KeySet {
                 DecodingKey::from_ed_der(&ed25519_public_key(&bytes).ok_or_else(|| refused(path, problem))?)
             }
         };
-        Ok(Self { keys: vec![Key { kid: None, algorithm, key }], is_one: true })
+        Ok(Self { keys: vec![Key { kid: None, algorithm, verifying: key }], is_one: true })
     }
 
     /// The key for a token that names `kid` in its header. A token without a name is verified with the key without
@@ -149,12 +149,12 @@ fn key_of(jwk: Jwk) -> Result<Option<Key>, &'static str> {
             if secret.len() < SECRET_BYTES_MIN {
                 return Err("an HS256 secret has at least 32 bytes");
             }
-            Ok(Some(Key { kid, algorithm: Algorithm::HS256, key: DecodingKey::from_secret(&secret) }))
+            Ok(Some(Key { kid, algorithm: Algorithm::HS256, verifying: DecodingKey::from_secret(&secret) }))
         }
         ("OKP", Some("Ed25519"), None | Some("EdDSA" | "Ed25519")) => {
             let public: Option<[u8; 32]> = decoded(x).ok().and_then(|x| x.try_into().ok());
             let public = public.ok_or("x is not an Ed25519 public key in base64url")?;
-            Ok(Some(Key { kid, algorithm: Algorithm::EdDSA, key: DecodingKey::from_ed_der(&public) }))
+            Ok(Some(Key { kid, algorithm: Algorithm::EdDSA, verifying: DecodingKey::from_ed_der(&public) }))
         }
         _ => Ok(None),
     }

@@ -87,7 +87,7 @@ impl Rules {
         // The header only chooses among the keys; the signature covers it.
         let kid = jsonwebtoken::decode_header(token).map_err(jwt)?.kid;
         let key = self.keys.find(kid.as_deref()).ok_or(Refusal::UnknownKey)?;
-        let data = jsonwebtoken::decode::<Claims>(token, &key.key, &self.validation(key.algorithm));
+        let data = jsonwebtoken::decode::<Claims>(token, &key.verifying, &self.validation(key.algorithm));
         let data = data.map_err(jwt)?;
         // No extension is understood here, and a critical one must be (RFC 7515, 4.1.11).
         if data.header.crit.is_some() { Err(Refusal::Critical) } else { Ok(data.claims) }

@@ -54,7 +54,8 @@ struct Rig {
     backend: Backend,
     gateway: Gateway,
     api: SocketAddr,
-    _files: [TempFile; 2],
+    /// The API's token and the key of logins.
+    files: [TempFile; 2],
 }
 
 const TOKEN: &str = "a token of sixteen bytes and more";
@@ -68,7 +69,7 @@ impl Rig {
         let (backend, line) = Backend::start_saying(&all);
         let key_file = format!("auth.key_file=\"{}\"", key.path().display());
         let gateway = Gateway::start(&backend, &["auth.mode=jwt", &key_file]);
-        Self { backend, gateway, api: field(&line, "api="), _files: [token, key] }
+        Self { backend, gateway, api: field(&line, "api="), files: [token, key] }
     }
 
     fn post(&self, path: &str, body: &Value) -> (u16, Value) {
@@ -109,7 +110,7 @@ fn revoked_tokens_and_banned_users_stay_out_also_after_restarts() {
     assert_eq!(rig.post("/v1/ban", &json!({ "user": "bob" })), (200, json!({ "reached": 1 })));
     assert_eq!(live.end().code(), 3531);
     // Another gateway, and then another backend on the same store.
-    let Rig { backend, gateway, _files: files, .. } = rig;
+    let Rig { backend, gateway, files, .. } = rig;
     drop(gateway);
     let key_file = format!("auth.key_file=\"{}\"", files[1].path().display());
     let gateway = Gateway::start(&backend, &["auth.mode=jwt", &key_file]);
@@ -323,11 +324,17 @@ fn an_operator_reloads_by_the_socket_and_the_audit_log_tells_who() {
     );
     std::fs::write(key.path(), "").expect("written");
     let (code, _, err) = reload();
-    assert!(code == Some(1) && err.contains("nothing has changed") && err.contains("at least 32 bytes"), "{err}");
+    assert!(
+        code == Some(1) && err.contains("nothing has changed") && err.contains("at least 32 bytes"),
+        "{err}"
+    );
     let told = until("three reloads", || {
         let text = std::fs::read_to_string(audit.path()).expect("text");
         (text.matches("\"action\":\"reload\"").count() == 3).then_some(text)
     });
     let order = told.lines().find(|line| line.contains("/v1/reload")).expect("the order");
-    assert!(order.contains("admin socket") && order.contains(&format!("{}", nix::unistd::getuid())), "{order}");
+    assert!(
+        order.contains("admin socket") && order.contains(&format!("uid {}", nix::unistd::getuid())),
+        "{order}"
+    );
 }

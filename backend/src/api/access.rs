@@ -71,7 +71,7 @@ pub(crate) struct Access(Vec<Token>);
 #[derive(Debug)]
 struct Token {
     name: Arc<str>,
-    token: Vec<u8>,
+    secret: Vec<u8>,
     scopes: Vec<Scope>,
     /// Requests per second; 0: no limit.
     rate: u32,
@@ -129,14 +129,14 @@ impl Access {
         if !(1..=TOKENS_MAX).contains(&tokens.len()) {
             return Err(format!("{} tokens, expected 1 to {TOKENS_MAX}", tokens.len()));
         }
-        for (at, Token { name, token, scopes, rate, .. }) in tokens.iter().enumerate() {
+        for (at, Token { name, secret, scopes, rate, .. }) in tokens.iter().enumerate() {
             let is_name = (1..=NAME_BYTES_MAX).contains(&name.len())
                 && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
             if !is_name {
                 let expected = "expected 1 to 64 visible ASCII characters without a quotation mark";
                 return Err(format!("name {name:?}: {expected}"));
             }
-            if token.len() < TOKEN_BYTES_MIN || !token.iter().all(u8::is_ascii_graphic) && &**name != ONLY {
+            if secret.len() < TOKEN_BYTES_MIN || !secret.iter().all(u8::is_ascii_graphic) && &**name != ONLY {
                 return Err(format!(
                     "the token `{name}` is too short or has other than visible ASCII characters: at least {TOKEN_BYTES_MIN} bytes"
                 ));
@@ -146,7 +146,7 @@ impl Access {
                     "the token `{name}`: at least one scope, and a rate of at most {RATE_MAX}"
                 ));
             }
-            if tokens[..at].iter().any(|other| other.name == *name || other.token == *token) {
+            if tokens[..at].iter().any(|other| other.name == *name || other.secret == *secret) {
                 return Err(format!("the token `{name}`: another one has its name or its text"));
             }
         }
@@ -165,7 +165,7 @@ impl Access {
     ) -> Result<Arc<str>, Problem> {
         let given = moorline_net::http::bearer(headers).unwrap_or_default();
         // All are compared, so that the time does not tell which one it is.
-        let is_it = |token: &&Token| bool::from(token.token.ct_eq(given));
+        let is_it = |token: &&Token| bool::from(token.secret.ct_eq(given));
         let Some(token) = self.0.iter().filter(is_it).fold(None, |found, token| found.or(Some(token))) else {
             let reason = "needs `Authorization: Bearer` and a token of `api.token_file` or `api.access_file`";
             return Err(Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", reason));
@@ -184,8 +184,8 @@ impl Access {
 }
 
 impl Token {
-    fn new(name: &str, token: Vec<u8>, scopes: Vec<Scope>, rate: u32) -> Self {
-        Self { name: name.into(), token, scopes, rate, used: Mutex::new(Instant::ZERO) }
+    fn new(name: &str, secret: Vec<u8>, scopes: Vec<Scope>, rate: u32) -> Self {
+        Self { name: name.into(), secret, scopes, rate, used: Mutex::new(Instant::ZERO) }
     }
 
     /// Counts a request against the rate. False: the rate is used up.

@@ -150,6 +150,12 @@ mod tests {
     }
 
     fn login() -> store::Command {
-        store::Command::Login(store::Login { uid: "ann".into(), device: "d".into(), platform: 0, now_ms: 0 })
+        store::Command::Login(store::Login {
+            uid: "ann".into(),
+            device: "d".into(),
+            platform: 0,
+            now_ms: 0,
+            issued_s: 0,
+        })
     }
 }

@@ -50,7 +50,7 @@ impl World {
         };
         self.frame(key, &frame_of(Command::Hello, &hello));
         let resume = resume.map(Box::new);
-        let admission = Admission { uid, device, resume, issued_s, expires_s, ..Admission::default() };
+        let admission = Admission { uid, device, issued_s, expires_s, resume, ..Admission::default() };
         self.downlink(Downlink::Verdict { key, verdict: Ok(admission) });
         let client = self.outputs.iter().find_map(|output| match output {
             Output::Reattach { from, to } if *from == key => Some(*to),

@@ -229,7 +229,7 @@ fn use_store(mut store: Disk) {
         read_all(&mut store, *user, &places);
         let uid = store.uid(*user).to_owned();
         assert_eq!(store.find_user(&uid), Some(*user));
-        let login = Login { uid, device: "fuzz".into(), platform: 1, now_ms: NOW_MS };
+        let login = Login { uid, device: "fuzz".into(), platform: 1, now_ms: NOW_MS, issued_s: 0 };
         let Completion::LoggedIn(login) = ask(&mut store, Command::Login(login)) else { panic!("a login") };
         let device = login.expect("a known user").cursor.device;
         let by = (*user, device);
@@ -323,7 +323,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let mut store = world.open(&config).expect("an empty store");
     for uid in ["ann", "ben", "cat"] {
         for device in ["phone", "desk"] {
-            let login = Login { uid: uid.into(), device: device.into(), platform: 1, now_ms: NOW_MS };
+            let login =
+                Login { uid: uid.into(), device: device.into(), platform: 1, now_ms: NOW_MS, issued_s: 0 };
             ask(&mut store, Command::Login(login));
         }
     }
