@@ -37,7 +37,7 @@ pub struct Entry<'a> {
     pub action: &'a str,
     /// Object of the action; empty: it has none.
     pub target: &'a str,
-    /// Result.
+    /// Result: a status, or a word.
     pub outcome: &'a str,
 }
 

@@ -192,12 +192,12 @@ fn secret_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     if bytes.len() < SECRET_BYTES_MIN { Err(SECRET_SHORT) } else { Ok(bytes) }
 }
 
-/// Who may read a key file.
+/// Readers that a key file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// The owner and a group.
+    /// Its owner and a group may read the file.
     Secret,
-    /// Everybody.
+    /// Everybody may read the file.
     Public,
 }
 

@@ -312,17 +312,11 @@ impl Client<'_> {
         self.arm_heartbeat(now);
     }
 
-    /// End of the session because of its token; `None`: the session has none, or may outlive its token.
-    fn session_end(&self) -> Option<Instant> {
-        let session = self.session.as_ref()?;
-        self.ledger.settings.session_end(session.expires_s())
-    }
-
     /// Takes over the times of a token, and makes the timer fire no later than it ends the session.
     pub(super) fn take_token(&mut self, issued_s: u64, expires_s: u64) {
         let Some(session) = &mut self.session else { return };
         session.set_token(issued_s, expires_s);
-        if let Some(end) = self.session_end() {
+        if let Some(end) = session.end(&self.ledger.settings) {
             self.arm(end);
         }
     }
@@ -337,7 +331,8 @@ impl Client<'_> {
             State::Closing => (connection.state_since(now) + settings.linger, Due::Linger),
             State::Detached => {
                 let expiry = (connection.state_since(now) + settings.session_keep, Due::Expiry);
-                let end = self.session_end().map(|at| (at, Due::TokenExpired));
+                let end = self.session.as_ref().and_then(|session| session.end(settings));
+                let end = end.map(|at| (at, Due::TokenExpired));
                 end.filter(|end| end.0 < expiry.0).unwrap_or(expiry)
             }
             State::Active | State::Leaving => {
@@ -348,7 +343,7 @@ impl Client<'_> {
                     }
                 };
                 let session = self.session.as_ref().expect("logged in");
-                let end = self.session_end().map(|at| (at, Due::TokenExpired));
+                let end = session.end(settings).map(|at| (at, Due::TokenExpired));
                 let heartbeat = end.filter(|end| end.0 < heartbeat.0).unwrap_or(heartbeat);
                 let input = if heartbeat.1 == Due::Pause { None } else { self.input_deadline(session, now) };
                 let nearest = input.filter(|at| *at < heartbeat.0).map_or(heartbeat, |at| (at, Due::Input));

@@ -222,9 +222,9 @@ impl Session {
         (self.issued_s, self.expires_s) = (small(issued_s), small(expires_s));
     }
 
-    /// Expiry of the newest token, in Unix seconds; `None`: it does not expire.
-    pub(super) fn expires_s(&self) -> Option<u64> {
-        (self.expires_s > 0).then(|| u64::from(self.expires_s))
+    /// End of the session because of its token; `None`: the session has none, or may outlive its token.
+    pub(super) fn end(&self, settings: &Settings) -> Option<Instant> {
+        settings.session_end((self.expires_s > 0).then(|| u64::from(self.expires_s)))
     }
 
     /// Memory of pushes that are in flight or wait behind the window, in bytes.

@@ -33,7 +33,7 @@ const ONLY: &str = "default";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Scope {
-    /// Everything.
+    /// Every path.
     All,
     /// `/v1/status`
     Status,

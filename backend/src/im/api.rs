@@ -272,7 +272,10 @@ impl<S: Store> Im<S> {
                 let kicked = self.logins().end_logins(&user, device.as_deref());
                 self.out.answer_api_result(reply, Ok(ApiBody::Reached(kicked)));
             }
-            ApiCall::Revoke { user, before_s } => self.api_revoke(now, &user, before_s, reply),
+            ApiCall::Revoke { user, before_s } => match revoked_before(now, before_s) {
+                Ok(before_s) => self.rule_logins(&user, LoginChange::ValidFrom(before_s), reply),
+                Err(refused) => self.out.answer_api_result(reply, Err(refused)),
+            },
             ApiCall::Ban { user, until_s } => {
                 // A time that has passed ends the ban.
                 let until_s = if until_s > now.unix_ms / 1000 { until_s } else { 0 };
@@ -307,17 +310,6 @@ impl<S: Store> Im<S> {
             webhooks: self.webhooks.statuses(),
             ..self.tally
         }
-    }
-
-    fn api_revoke(&mut self, now: Now, uid: &str, before_s: Option<u64>, reply: ApiReply) {
-        let now_s = now.unix_ms / 1000;
-        // A token of this very second may be one that was stolen before.
-        let before_s = before_s.unwrap_or(now_s + 1);
-        if before_s > now_s + BEFORE_AHEAD_MAX_S {
-            let reason = "`before` is more than 5 minutes from now; to refuse all logins, ban the user";
-            return self.out.answer_api_result(reply, Err(refuse(Code::Invalid, reason)));
-        }
-        self.rule_logins(uid, LoginChange::ValidFrom(before_s), reply);
     }
 
     /// Makes the change durable, then ends the logins that it denies.
@@ -391,6 +383,18 @@ impl<S: Store> Im<S> {
         }
         self.out.answer_api_result(reply, Ok(ApiBody::Reached(sessions.len())));
     }
+}
+
+/// Time before which a revocation refuses tokens, in Unix seconds.
+fn revoked_before(now: Now, before_s: Option<u64>) -> Result<u64, Refused> {
+    let now_s = now.unix_ms / 1000;
+    // A token of this very second may be one that was stolen before.
+    let before_s = before_s.unwrap_or(now_s + 1);
+    if before_s > now_s + BEFORE_AHEAD_MAX_S {
+        let reason = "`before` is more than 5 minutes from now; to refuse all logins, ban the user";
+        return Err(refuse(Code::Invalid, reason));
+    }
+    Ok(before_s)
 }
 
 impl Broadcasts {

@@ -317,13 +317,12 @@ impl Webhook {
                 (self.origin, self.acked, self.is_reading) = (Some(of), login.cursor.acked, true);
                 return Some(Read::Backlog { of });
             }
-            Completion::LoginDenied(_) => {
+            Completion::LoggedIn(None) | Completion::LoginDenied(_) => {
                 let webhook = &*self.status.name;
-                tracing::error!(webhook, "cannot log in the webhook's user: it is banned");
-            }
-            Completion::LoggedIn(None) => {
-                let webhook = &*self.status.name;
-                tracing::error!(webhook, "cannot log in the webhook's user: `im.users_max` users are known");
+                tracing::error!(
+                    webhook,
+                    "cannot log in the webhook's user: it is banned, or there are `im.users_max`"
+                );
             }
             Completion::Backlog(backlog) => {
                 self.end = self.end.max(backlog.end);
