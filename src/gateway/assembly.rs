@@ -192,8 +192,7 @@ impl Prepared {
         (shard_map, inboxes): (ShardMap, Inboxes),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
-        let cap = connections_max(config.limits.connections_max);
-        let judge = auth::judge(&config.auth)?;
+        let (cap, judge) = (connections_max(config.limits.connections_max), auth::judge(&config.auth)?);
         let metrics = Arc::new(Registry::new());
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = Door::new(cap, listening::limits(config));
