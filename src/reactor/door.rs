@@ -157,7 +157,7 @@ impl Door {
     /// Places without a login that one address may have now; `None`: no limit. A quarter of all places at most.
     pub(super) fn share(&self, listener: u8) -> Option<usize> {
         let ListenerLimits { handshakes_max, address_handshakes, .. } =
-            self.gates[usize::from(listener)].limits;
+            self.gates[usize::from(listener)].limits();
         let is_crowded = self.handshakes.load(Ordering::Relaxed) > handshakes_max / 2;
         (address_handshakes > 0 && is_crowded).then(|| address_handshakes.min(handshakes_max.div_ceil(4)))
     }

@@ -314,7 +314,7 @@ impl<S: Store> Im<S> {
 
     /// Makes the change durable, then ends the logins that it denies.
     fn rule_logins(&mut self, uid: &str, change: LoginChange, reply: ApiReply) {
-        let user = match self.requests().users(&[uid.to_owned()]) {
+        let user = match self.requests().make_users("user", &[uid.to_owned()]) {
             Ok(users) => users[0],
             Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
         };
