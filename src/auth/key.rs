@@ -195,7 +195,7 @@ fn secret_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
 /// Readers that a key file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Access {
-    /// Its owner and a group may read the file.
+    /// The file's owner and a group.
     Secret,
     /// Everybody may read the file.
     Public,

@@ -34,7 +34,7 @@ pub use sockets::watch;
 
 use crate::messages::DownlinkBatch;
 use crate::metrics::CounterSet;
-use crate::shard::{Count, Executor, Moved, Outputs, Settings, Shard};
+use crate::shard::{self, Count, Executor, Moved, Outputs, Settings, Shard};
 use crate::snapshot::Section;
 use crate::sys::memory;
 use crate::thread_group::EventLoop;
@@ -233,7 +233,7 @@ impl Reactor {
                 self.sockets.listeners.set_open(true);
                 self.shard.handle_undrain();
             }
-            ReactorMail::Reload(settings) => self.shard.handle_reload(&settings),
+            ReactorMail::Reload(settings) => shard::reload(&mut self.shard, &settings),
             ReactorMail::Stop => {
                 self.is_stopping = true;
                 self.shard.handle_stop(now, &mut self.outputs);

@@ -87,6 +87,12 @@ use uplink::UplinkGate;
 /// Interval at which memory is checked that may be given back.
 const TRIM: Duration = Duration::from_secs(1);
 
+/// Has a shard take over the limits of settings that were read again, as far as they may change while clients are
+/// connected.
+pub fn reload(shard: &mut Shard, new: &Settings) {
+    shard.clients.ledger.settings.reload(new);
+}
+
 /// One reactor's entire state: decides what each input means; its parts keep the state.
 #[derive(Debug)]
 pub struct Shard {
@@ -111,11 +117,6 @@ impl Shard {
             is_draining: false,
             drain: None,
         }
-    }
-
-    /// Handles settings that were read again: takes over what may change while clients are connected.
-    pub fn handle_reload(&mut self, new: &Settings) {
-        self.clients.ledger.settings.reload(new);
     }
 
     /// Number of this shard.

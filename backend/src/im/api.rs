@@ -273,13 +273,13 @@ impl<S: Store> Im<S> {
                 self.out.answer_api_result(reply, Ok(ApiBody::Reached(kicked)));
             }
             ApiCall::Revoke { user, before_s } => match revoked_before(now, before_s) {
-                Ok(before_s) => self.rule_logins(&user, LoginChange::ValidFrom(before_s), reply),
+                Ok(before_s) => rule_logins(self, &user, LoginChange::ValidFrom(before_s), reply),
                 Err(refused) => self.out.answer_api_result(reply, Err(refused)),
             },
             ApiCall::Ban { user, until_s } => {
                 // A time that has passed ends the ban.
                 let until_s = if until_s > now.unix_ms / 1000 { until_s } else { 0 };
-                self.rule_logins(&user, LoginChange::BannedUntil(until_s), reply);
+                rule_logins(self, &user, LoginChange::BannedUntil(until_s), reply);
             }
             ApiCall::Status => {
                 let status = self.status();
@@ -310,19 +310,6 @@ impl<S: Store> Im<S> {
             webhooks: self.webhooks.statuses(),
             ..self.tally
         }
-    }
-
-    /// Makes the change durable, then ends the logins that it denies.
-    fn rule_logins(&mut self, uid: &str, change: LoginChange, reply: ApiReply) {
-        let user = match self.requests().make_users("user", &[uid.to_owned()]) {
-            Ok(users) => users[0],
-            Err(refused) => return self.out.answer_api_result(reply, Err(refused)),
-        };
-        let rule = match change {
-            LoginChange::ValidFrom(valid_from_s) => LoginRule { valid_from_s, ..LoginRule::default() },
-            LoginChange::BannedUntil(banned_until_s) => LoginRule { banned_until_s, ..LoginRule::default() },
-        };
-        self.storage.write(Write::RuleLogins { user, change }, Waiter::Ruled(reply, user, rule));
     }
 
     fn api_push(&mut self, now: Now, to: PushTo, kind: u32, payload: Bytes, reply: ApiReply) {
@@ -383,6 +370,19 @@ impl<S: Store> Im<S> {
         }
         self.out.answer_api_result(reply, Ok(ApiBody::Reached(sessions.len())));
     }
+}
+
+/// Makes the change durable, then ends the logins that it denies.
+fn rule_logins<S: Store>(im: &mut Im<S>, uid: &str, change: LoginChange, reply: ApiReply) {
+    let user = match im.requests().make_users("user", &[uid.to_owned()]) {
+        Ok(users) => users[0],
+        Err(refused) => return im.out.answer_api_result(reply, Err(refused)),
+    };
+    let rule = match change {
+        LoginChange::ValidFrom(valid_from_s) => LoginRule { valid_from_s, ..LoginRule::default() },
+        LoginChange::BannedUntil(banned_until_s) => LoginRule { banned_until_s, ..LoginRule::default() },
+    };
+    im.storage.write(Write::RuleLogins { user, change }, Waiter::Ruled(reply, user, rule));
 }
 
 /// Time before which a revocation refuses tokens, in Unix seconds.

@@ -395,7 +395,7 @@ fn sessions_outlive_their_tokens_unless_the_settings_say_otherwise() {
     assert_eq!(world.shard.sessions(), 1);
     let mut changed = world.shard.clients.ledger.settings.clone();
     changed.session_max = Duration::from_secs(1);
-    world.shard.handle_reload(&changed);
+    reload(&mut world.shard, &changed);
     world.pass(Duration::from_secs(460));
     assert_eq!(world.shard.sessions(), 0, "a reload holds for sessions that stand");
 }

@@ -3,7 +3,8 @@
 use super::Changed;
 use crate::im::store::dropped::{Dropped, Place};
 use crate::im::store::{
-    ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, LoginChange, LoginRule, UserId, WhoMayAdd,
+    ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, Login, LoginChange, LoginDenied, LoginRule,
+    UserId, WhoMayAdd,
 };
 use hashbrown::HashTable;
 use std::collections::BTreeMap;
@@ -107,6 +108,12 @@ impl Users {
         let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
         self.by_uid.insert_unique(hasher.hash_one(uid), index, rehash);
         Some(UserId(index))
+    }
+
+    /// Reason for which the rule of a user denies a login.
+    pub(in crate::im::store) fn denies(&self, login: &Login) -> Option<LoginDenied> {
+        let rule = self.get(self.find(&login.uid)?).rule.as_deref()?;
+        rule.denies(login.issued_s, login.now_ms)
     }
 
     pub(in crate::im::store) fn get(&self, user: UserId) -> &User {

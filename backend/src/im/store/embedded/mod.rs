@@ -208,7 +208,10 @@ impl<E: Engine> Store for EngineStore<E> {
                 self.committing.push_back(ticket);
             }
             Command::Login(login) => {
-                let done = self.log_in(&login);
+                let done = match self.directory.users.denies(&login) {
+                    Some(denied) => Completion::LoginDenied(denied),
+                    None => Completion::LoggedIn(self.log_in(&login)),
+                };
                 self.done.push_back((ticket, done));
             }
             Command::Read(read) => {

@@ -15,16 +15,7 @@ const NO_DEVICE: DeviceNumber = DeviceNumber(0);
 const LISTED_BYTES: usize = 16;
 
 impl<E: Engine> EngineStore<E> {
-    pub(super) fn log_in(&mut self, login: &Login) -> Completion {
-        let known = self.directory.users.find(&login.uid).map(|user| self.directory.users.get(user));
-        let rule = known.and_then(|user| user.rule.as_deref());
-        match rule.and_then(|rule| rule.denies(login.issued_s, login.now_ms)) {
-            Some(denied) => Completion::LoginDenied(denied),
-            None => Completion::LoggedIn(self.admit(login)),
-        }
-    }
-
-    fn admit(&mut self, login: &Login) -> Option<LoggedIn> {
+    pub(super) fn log_in(&mut self, login: &Login) -> Option<LoggedIn> {
         let Login { uid, device, platform, now_ms, issued_s: _ } = login;
         let user = self.directory.make_user(uid, true)?;
         let Directory { users, changed, .. } = &mut self.directory;
