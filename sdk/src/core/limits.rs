@@ -1,5 +1,5 @@
 //! Limits on what a gateway may say. A gateway, or a backend behind it, may be broken or hostile: the core takes values
-//! inside of these limits, counts what it keeps for a peer, and waits no longer than [`PAUSE_MAX`] because a peer says so.
+//! inside of these limits, counts what it keeps for a peer, and waits no longer than [`PAUSE_MAX`] because a peer says so [P-9.4].
 //!
 //! Example: a PUSH with seq 2^63 is dropped and acknowledged, and the application gets
 //! [`Notice::FrameDropped`](super::Notice::FrameDropped). Were the connection closed instead, a backend with one such
