@@ -54,7 +54,10 @@ fn backend_flags_beat_its_file_and_are_named_when_wrong() {
         ("lissen=1", "--set lissen: unknown key `lissen` at the top of the file; did you mean `listen`?"),
         ("link.credit=0", "--set link.credit: 0 is out of range, expected 1 to 4294967295"),
         ("listen", "--set listen: expected section.key=value"),
-        ("listen.x=1", "--set listen.x: unknown section [listen]; there are login_hook, link, im, im.quota, im.webhooks, api, audit"),
+        (
+            "listen.x=1",
+            "--set listen.x: unknown section [listen]; there are login_hook, link, im, im.quota, im.webhooks, api, audit",
+        ),
     ] {
         assert_eq!(load(&format!("moorline backend --set {set}")).expect_err(set), expected);
     }
