@@ -421,7 +421,7 @@ pub(crate) fn check_reach() {
         counts.chain(closes).zip(reached).filter(|(_, count)| *count == 0).map(|(name, _)| name).collect();
     // Another shard, the worker or the reactor does these; or scripts are too short for them.
     let elsewhere = "Connections Detached Paused Sessions Users Rooms QueuedBytes Timers Moved Fanouts FanoutsRefused \
-                     RoomsRefused RefusedHere Unavailable Internal TokenExpired";
+                     RoomsRefused RefusedHere Unavailable Internal TokenExpired SessionsExpired";
 
     let is_missing = |name: &&String| elsewhere.split(' ').all(|known| known != name.as_str());
     let missing: Vec<_> = never.iter().filter(is_missing).collect();
