@@ -24,6 +24,7 @@ mod handler;
 mod ids;
 mod logins;
 pub mod names;
+mod newcomers;
 mod output;
 mod presence;
 mod quotas;
@@ -60,6 +61,7 @@ use logins::Logins;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{self, Code};
 use moorline_proto::time::Duration;
+use newcomers::Newcomers;
 use output::Outputs;
 use presence::{Hints, Presences};
 use quotas::Quotas;
@@ -103,6 +105,7 @@ pub struct Im<S> {
     webhooks: Webhooks,
     tally: Status,
     queues: Queues,
+    newcomers: Newcomers,
     scratch: Scratch,
     out: Outputs,
 }
@@ -140,6 +143,7 @@ impl<S: Store> Im<S> {
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
             queues: Queues::default(),
+            newcomers: Newcomers::default(),
             scratch: Scratch::default(),
             out: Outputs::default(),
         };
@@ -287,6 +291,7 @@ impl<S: Store> Im<S> {
         for session in self.sessions.take_due(now.instant) {
             self.deliveries().pump(session);
         }
+        self.refuse_unknown(now);
         self.storage.commit_late_writes(now, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);

@@ -2,6 +2,7 @@
 
 use super::delivery::Deliveries;
 use super::names;
+use super::newcomers;
 use super::names::Conversation;
 use super::output::Reply;
 use super::quotas::{Quota, Quotas};
@@ -33,6 +34,52 @@ impl<S: Store> Im<S> {
     }
 
     pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
+        if let Some(session) = asked.session
+            && let Some(uid) = self.unknown_name(asked, &send)
+        {
+            let waiter = newcomers::Waiter { asked: asked.clone(), send, reply };
+            match self.newcomers.wait(&uid, waiter) {
+                Ok(()) => self.queues.begin(session),
+                Err(waiter) => self.draft_send(&waiter.asked, waiter.send, waiter.reply),
+            }
+            return;
+        }
+        self.draft_send(asked, send, reply);
+    }
+
+    /// Returns the name that a SEND is for, if nobody has it.
+    fn unknown_name(&self, asked: &Asked, send: &Send) -> Option<String> {
+        let uid = match send.target.as_ref()? {
+            send::Target::User(uid) => uid,
+            send::Target::Conversation(id) => peer(&asked.uid, id).ok()??,
+        };
+        let is_unknown = names::is_valid(uid) && self.storage.store.find_user(uid).is_none();
+        is_unknown.then(|| uid.to_owned())
+    }
+
+    /// Goes on with the SENDs that waited for the login of this user.
+    pub(super) fn on_named(&mut self, uid: &str) {
+        let waiters = self.newcomers.take(uid);
+        self.go_on(waiters);
+    }
+
+    /// Refuses the SENDs whose wait is over.
+    pub(super) fn refuse_unknown(&mut self, now: Now) {
+        let waiters = self.newcomers.take_due(now.instant);
+        self.go_on(waiters);
+    }
+
+    fn go_on(&mut self, waiters: Vec<newcomers::Waiter>) {
+        for newcomers::Waiter { asked, send, reply } in waiters {
+            self.draft_send(&asked, send, reply);
+            if let Some(session) = asked.session {
+                self.queues.end(session);
+                self.resume(session);
+            }
+        }
+    }
+
+    fn draft_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
         let mut drafts = Drafts {
             facts: &mut self.storage.store,
             ids: &mut self.ids,

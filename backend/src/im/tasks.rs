@@ -206,6 +206,12 @@ impl<S: Store> Im<S> {
                 self.queues.end(session);
                 self.logins().on_logged_in(now, session, login);
                 self.resume(session);
+                if !self.newcomers.is_empty()
+                    && let Some((user, _)) = self.sessions.owner(session)
+                {
+                    let uid = self.storage.store.uid(user).to_owned();
+                    self.on_named(&uid);
+                }
             }
             (Waiting::Login(session, _), Completion::LoginDenied(denied)) => {
                 self.queues.end(session);
