@@ -78,6 +78,7 @@ fn a_log_that_nobody_reads_any_more_ends_nothing() {
         let mut shell = std::process::Command::new("bash");
         shell.args(["-c", "exec \"$0\" \"$@\" 2> >(head -c 1 >/dev/null)"]).arg(command.get_program());
         shell.args(command.get_args()).stdin(std::process::Stdio::null());
+        shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         *command = shell;
     });
     gateway.until_ready();

@@ -291,7 +291,8 @@ impl<S: Store> Im<S> {
         for session in self.sessions.take_due(now.instant) {
             self.deliveries().pump(session);
         }
-        self.refuse_unknown(now);
+        let waiters = self.newcomers.take_due(now.instant);
+        self.go_on(waiters);
         self.storage.commit_late_writes(now, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);

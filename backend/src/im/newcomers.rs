@@ -27,13 +27,13 @@ pub(super) struct Waiter {
 pub(super) struct Newcomers(Vec<(Instant, String, Waiter)>);
 
 impl Newcomers {
-    /// Lets a SEND wait for the login of `uid`; `Err`: there is no room.
-    pub(super) fn wait(&mut self, uid: &str, waiter: Waiter) -> Result<(), Waiter> {
-        if self.0.len() >= WAITING_MAX {
-            return Err(waiter);
-        }
-        self.0.push((waiter.asked.now.instant + WAIT, uid.to_owned(), waiter));
-        Ok(())
+    pub(super) const fn has_room(&self) -> bool {
+        self.0.len() < WAITING_MAX
+    }
+
+    /// Lets a SEND wait for the login of `uid`.
+    pub(super) fn wait(&mut self, uid: String, waiter: Waiter) {
+        self.0.push((waiter.asked.now.instant + WAIT, uid, waiter));
     }
 
     /// Takes the SENDs to a user who has logged in.

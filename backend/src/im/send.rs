@@ -33,18 +33,15 @@ impl<S: Store> Im<S> {
         }
     }
 
-    pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
-        if let Some(session) = asked.session
-            && let Some(uid) = self.unknown_name(asked, &send)
-        {
-            let waiter = newcomers::Waiter { asked: asked.clone(), send, reply };
-            match self.newcomers.wait(&uid, waiter) {
-                Ok(()) => self.queues.begin(session),
-                Err(waiter) => self.draft_send(&waiter.asked, waiter.send, waiter.reply),
+    pub(super) fn execute_send(&mut self, asked: Asked, send: Send, reply: Reply) {
+        let (session, unknown) = (asked.session, self.unknown_name(&asked, &send));
+        match (session, unknown) {
+            (Some(session), Some(uid)) if self.newcomers.has_room() => {
+                self.newcomers.wait(uid, newcomers::Waiter { asked, send, reply });
+                self.queues.begin(session);
             }
-            return;
+            _ => self.draft_send(&asked, send, reply),
         }
-        self.draft_send(asked, send, reply);
     }
 
     /// Returns the name that a SEND is for, if nobody has it.
@@ -57,29 +54,17 @@ impl<S: Store> Im<S> {
         is_unknown.then(|| uid.to_owned())
     }
 
-    /// Goes on with the SENDs that waited for the login of this user.
-    pub(super) fn on_named(&mut self, uid: &str) {
-        let waiters = self.newcomers.take(uid);
-        self.go_on(waiters);
-    }
-
-    /// Refuses the SENDs whose wait is over.
-    pub(super) fn refuse_unknown(&mut self, now: Now) {
-        let waiters = self.newcomers.take_due(now.instant);
-        self.go_on(waiters);
-    }
-
-    fn go_on(&mut self, waiters: Vec<newcomers::Waiter>) {
+    /// Goes on with SENDs that waited for a login: it has come, or the wait is over.
+    pub(super) fn go_on(&mut self, waiters: Vec<newcomers::Waiter>) {
         for newcomers::Waiter { asked, send, reply } in waiters {
-            self.draft_send(&asked, send, reply);
-            if let Some(session) = asked.session {
-                self.queues.end(session);
-                self.resume(session);
-            }
+            let session = asked.session;
+            session.into_iter().for_each(|session| self.queues.end(session));
+            self.run(session, Task::LateSend(asked, send, reply));
+            session.into_iter().for_each(|session| self.resume(session));
         }
     }
 
-    fn draft_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
+    pub(super) fn draft_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
         let mut drafts = Drafts {
             facts: &mut self.storage.store,
             ids: &mut self.ids,

@@ -47,6 +47,8 @@ impl Asked {
 pub(super) enum Task {
     /// Judges a SEND.
     Send(Asked, Send, Reply),
+    /// Judges a SEND that has waited for a login (`newcomers`).
+    LateSend(Asked, Send, Reply),
     /// Judges a request.
     Request(Asked, Request, Reply),
     /// Does one of the above whose author was charged.
@@ -79,7 +81,7 @@ impl Task {
     /// Names the facts that the execution will read.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
-            Self::Send(asked, send, _) => send::plan(asked, send.target.as_ref(), set),
+            Self::Send(asked, send, _) | Self::LateSend(asked, send, _) => send::plan(asked, send.target.as_ref(), set),
             Self::Signal(asked, signal) => room::plan(asked, &signal.conversation, set),
             Self::Request(asked, request, _) => request.plan(asked, set),
             Self::Admitted(task) => task.plan(set),
@@ -133,7 +135,8 @@ impl<S: Store> Im<S> {
         match admission.admit(task) {
             None => {}
             Some(Task::Admitted(_)) => unreachable!("it is opened by `admit`"),
-            Some(Task::Send(asked, send, reply)) => self.execute_send(&asked, send, reply),
+            Some(Task::Send(asked, send, reply)) => self.execute_send(asked, send, reply),
+            Some(Task::LateSend(asked, send, reply)) => self.draft_send(&asked, send, reply),
             Some(Task::Request(asked, request, reply)) => self.execute_request(asked, request, reply),
             Some(Task::Enter(asked, room, reply)) => {
                 let rules = Rules::new(&self.config);
@@ -207,10 +210,10 @@ impl<S: Store> Im<S> {
                 self.logins().on_logged_in(now, session, login);
                 self.resume(session);
                 if !self.newcomers.is_empty()
-                    && let Some((user, _)) = self.sessions.owner(session)
+                    && let Ok(login) = self.sessions.author(now, session)
                 {
-                    let uid = self.storage.store.uid(user).to_owned();
-                    self.on_named(&uid);
+                    let waiters = self.newcomers.take(&login.uid);
+                    self.go_on(waiters);
                 }
             }
             (Waiting::Login(session, _), Completion::LoginDenied(denied)) => {

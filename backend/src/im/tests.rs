@@ -168,7 +168,7 @@ impl<S: Store> BenchOf<S> {
             self.im().handle_turn_end(now);
             self.perform();
             if self.im().storage.open.is_empty()
-                && self.im().queues.is_empty()
+                && (self.im().queues.is_empty() || !self.im().newcomers.is_empty())
                 && self.im().storage.writes.is_empty()
             {
                 return;
@@ -250,6 +250,9 @@ impl<S: Store> BenchOf<S> {
 
     fn send_body(&mut self, session: SessionId, body: Bytes) -> (Code, SendAck) {
         let question = self.up(session, Command::Send, body);
+        if self.out.sends.is_empty() {
+            self.pass(Duration::from_secs(1)); // it waits for a login
+        }
         let (answered, code, ack) = self.out.sends.pop().expect("an answer");
         assert_eq!((answered, self.out.sends.len()), (question, 0), "one answer each");
         assert_eq!((ack.cid, ack.code), (0, 0), "left to the gateway");

@@ -67,6 +67,31 @@ impl Bench {
 }
 
 #[test]
+fn a_send_to_a_new_user_waits_a_moment_for_the_login() {
+    let mut bench = Bench::new(ImConfig::default());
+    let ann = bench.login(1, "ann", "d", 1);
+    let body = |to: &str, number| {
+        let target = Some(conversation(to));
+        encode(&Send { key: Bytes::copy_from_slice(&key(number)), target, r#type: 1, payload: Bytes::new() })
+    };
+    let first = bench.up(ann, Command::Send, body("c2c:ann:new", 1));
+    let second = bench.up(ann, Command::Send, body("c2c:ann:ann", 2));
+    assert!(bench.out.sends.is_empty(), "the second waits behind the first");
+    bench.login(2, "new", "d", 1);
+    let answers: Vec<_> = bench.out.sends.drain(..).map(|(question, code, _)| (question, code)).collect();
+    assert_eq!(answers, [(first, Code::Ok), (second, Code::Ok)]);
+
+    // Nobody comes: refused after a second, and what waited behind goes on.
+    let third = bench.up(ann, Command::Send, body("c2c:ann:nobody", 3));
+    let fourth = bench.up(ann, Command::Send, body("c2c:ann:ann", 4));
+    bench.pass(Duration::from_millis(999));
+    assert!(bench.out.sends.is_empty());
+    bench.pass(Duration::from_millis(1));
+    let answers: Vec<_> = bench.out.sends.drain(..).map(|(question, code, _)| (question, code)).collect();
+    assert_eq!(answers, [(third, Code::NotFound), (fourth, Code::Ok)]);
+}
+
+#[test]
 fn no_request_makes_a_user() {
     let (mut bench, [ann, ..]) = three(ImConfig::default());
     create(&mut bench, ann, &["ben"]);
