@@ -213,13 +213,14 @@ fn what_a_backend_writes_is_for_its_user_alone_and_a_missing_disk_is_an_error() 
     let folder = Folder::new();
     let missing = folder.0.join("disk/store");
     let set = format!("im.folder=\"{}\"", missing.display());
-    let (code, said, error) = run(&["backend", "--set", "listen=127.0.0.1:0", "--set", "link.unproven=loopback", "--set", &set]);
+    let (code, said, error) =
+        run(&["backend", "--set", "listen=127.0.0.1:0", "--set", "link.unproven=loopback", "--set", &set]);
     assert!(code == Some(1) && error.contains("disk does not exist"), "{said}{error}");
     create_dir(folder.0.join("disk")).expect("made");
     let backend = Backend::start_with(&["listen=127.0.0.1:0", &set]);
     let gateway = Gateway::start(&backend, &[]);
     let mut alice = Client::login(gateway.listener, "alice", "d");
-    assert_eq!(alice.tell(1, "bob", b"kept").code(), moorline_proto::message::client::Code::Ok);
+    assert_eq!(alice.tell(1, "alice", b"kept").code(), moorline_proto::message::client::Code::Ok);
     let mut open = vec![missing];
     let mut files = 0;
     while let Some(path) = open.pop() {

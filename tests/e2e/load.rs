@@ -72,7 +72,7 @@ fn a_restart_loses_connections_and_no_message() {
     let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a free port");
     let serve = format!(
         "{} run --set auth.mode=dev --set listener.address={free} --set admin.address=127.0.0.1:0 \
-         --set log.level=error --set 'backend.endpoints=[\"{}\"]'",
+         --set log.level=error --set backend.unproven=loopback --set 'backend.endpoints=[\"{}\"]'",
         env!("CARGO_BIN_EXE_moorline"),
         backend.address
     );

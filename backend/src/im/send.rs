@@ -2,8 +2,8 @@
 
 use super::delivery::Deliveries;
 use super::names;
-use super::newcomers;
 use super::names::Conversation;
+use super::newcomers;
 use super::output::Reply;
 use super::quotas::{Quota, Quotas};
 use super::refusal::{Refused, USERS_FULL, invalid_user, no_such_user, refuse, refused, undecodable};

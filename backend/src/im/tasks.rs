@@ -81,7 +81,9 @@ impl Task {
     /// Names the facts that the execution will read.
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
-            Self::Send(asked, send, _) | Self::LateSend(asked, send, _) => send::plan(asked, send.target.as_ref(), set),
+            Self::Send(asked, send, _) | Self::LateSend(asked, send, _) => {
+                send::plan(asked, send.target.as_ref(), set)
+            }
             Self::Signal(asked, signal) => room::plan(asked, &signal.conversation, set),
             Self::Request(asked, request, _) => request.plan(asked, set),
             Self::Admitted(task) => task.plan(set),
