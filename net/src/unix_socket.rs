@@ -47,7 +47,8 @@ fn is_abandoned(path: &Path) -> bool {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_same = |about: std::fs::Metadata| (about.dev(), about.ino()) == self.id;
-        if self.path.symlink_metadata().is_ok_and(is_same) {
+        // The system may give the inode of a removed file to the next one, so whether somebody listens is asked too.
+        if self.path.symlink_metadata().is_ok_and(is_same) && is_abandoned(&self.path) {
             // A file that is left is replaced by the next listener.
             std::fs::remove_file(&self.path).ok();
         }
@@ -84,10 +85,10 @@ mod tests {
         let client = UnixStream::connect(&path).expect("it listens");
         assert_eq!(peer_uid(&client).expect("a Unix socket"), own_uid());
         drop(listener);
-        let (_second, second_file) = listen(&path, EVERYBODY).expect("nobody listens any more");
+        let (second, second_file) = listen(&path, EVERYBODY).expect("nobody listens any more");
         drop(file);
         assert!(path.exists(), "the file of another listener stays");
-        drop(second_file);
+        drop((second, second_file));
         assert!(!path.exists());
         std::fs::write(&path, "text").expect("written");
         assert!(listen(&path, OWNER_ONLY).is_err(), "not a socket");

@@ -292,7 +292,7 @@ impl<S: Store> Im<S> {
             self.deliveries().pump(session);
         }
         let waiters = self.newcomers.take_due(now.instant);
-        self.go_on(waiters);
+        newcomers::go_on(self, waiters);
         self.storage.commit_late_writes(now, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);

@@ -4,8 +4,10 @@
 //! alice; her SEND to bob may come over another link before bob's login does. It waits here, and goes on when bob's login
 //! comes, or is refused with NOT_FOUND after a second. The UPs behind it wait too, so that alice's order holds.
 
+use super::Im;
 use super::output::Reply;
-use super::tasks::Asked;
+use super::store::Store;
+use super::tasks::{Asked, Task};
 use moorline_proto::message::client::Send;
 use moorline_proto::time::{Duration, Instant};
 
@@ -20,6 +22,16 @@ pub(super) struct Waiter {
     pub(super) asked: Asked,
     pub(super) send: Send,
     pub(super) reply: Reply,
+}
+
+/// Goes on with SENDs that waited for a login: it has come, or the wait is over.
+pub(super) fn go_on<S: Store>(im: &mut Im<S>, waiters: Vec<Waiter>) {
+    for Waiter { asked, send, reply } in waiters {
+        let session = asked.session;
+        session.into_iter().for_each(|session| im.queues.end(session));
+        im.run(session, Task::LateSend(asked, send, reply));
+        session.into_iter().for_each(|session| im.resume(session));
+    }
 }
 
 /// SENDs that wait for a login, oldest first.

@@ -33,38 +33,14 @@ impl<S: Store> Im<S> {
         }
     }
 
-    pub(super) fn execute_send(&mut self, asked: Asked, send: Send, reply: Reply) {
-        let (session, unknown) = (asked.session, self.unknown_name(&asked, &send));
-        match (session, unknown) {
-            (Some(session), Some(uid)) if self.newcomers.has_room() => {
-                self.newcomers.wait(uid, newcomers::Waiter { asked, send, reply });
-                self.queues.begin(session);
-            }
-            _ => self.draft_send(&asked, send, reply),
+    /// Judges a SEND. `may_wait`: it has not waited for a login yet.
+    pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply, may_wait: bool) {
+        if let Some(session) = asked.session.filter(|_| may_wait && self.newcomers.has_room())
+            && let Some(uid) = unknown_name(&self.storage.store, asked, &send)
+        {
+            self.newcomers.wait(uid, newcomers::Waiter { asked: asked.clone(), send, reply });
+            return self.queues.begin(session);
         }
-    }
-
-    /// Returns the name that a SEND is for, if nobody has it.
-    fn unknown_name(&self, asked: &Asked, send: &Send) -> Option<String> {
-        let uid = match send.target.as_ref()? {
-            send::Target::User(uid) => uid,
-            send::Target::Conversation(id) => peer(&asked.uid, id).ok()??,
-        };
-        let is_unknown = names::is_valid(uid) && self.storage.store.find_user(uid).is_none();
-        is_unknown.then(|| uid.to_owned())
-    }
-
-    /// Goes on with SENDs that waited for a login: it has come, or the wait is over.
-    pub(super) fn go_on(&mut self, waiters: Vec<newcomers::Waiter>) {
-        for newcomers::Waiter { asked, send, reply } in waiters {
-            let session = asked.session;
-            session.into_iter().for_each(|session| self.queues.end(session));
-            self.run(session, Task::LateSend(asked, send, reply));
-            session.into_iter().for_each(|session| self.resume(session));
-        }
-    }
-
-    pub(super) fn draft_send(&mut self, asked: &Asked, send: Send, reply: Reply) {
         let mut drafts = Drafts {
             facts: &mut self.storage.store,
             ids: &mut self.ids,
@@ -79,6 +55,16 @@ impl<S: Store> Im<S> {
             Err(refused) => self.out.refuse_send(reply, refused),
         }
     }
+}
+
+/// Returns the name that a SEND is for, if nobody has it.
+fn unknown_name(facts: &impl Facts, asked: &Asked, send: &Send) -> Option<String> {
+    let uid = match send.target.as_ref()? {
+        send::Target::User(uid) => uid,
+        send::Target::Conversation(id) => peer(&asked.uid, id).ok()??,
+    };
+    let is_unknown = names::is_valid(uid) && facts.find_user(uid).is_none();
+    is_unknown.then(|| uid.to_owned())
 }
 
 impl<S: Store> Deliveries<'_, S> {

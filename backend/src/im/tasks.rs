@@ -4,6 +4,7 @@
 //! has both, the request is judged and becomes a write; its completion is answered by [`Im::on_outcome`].
 
 use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
+use super::newcomers;
 use super::output::Reply;
 use super::refusal::refused;
 use super::request::{Request, Then};
@@ -137,8 +138,8 @@ impl<S: Store> Im<S> {
         match admission.admit(task) {
             None => {}
             Some(Task::Admitted(_)) => unreachable!("it is opened by `admit`"),
-            Some(Task::Send(asked, send, reply)) => self.execute_send(asked, send, reply),
-            Some(Task::LateSend(asked, send, reply)) => self.draft_send(&asked, send, reply),
+            Some(Task::Send(asked, send, reply)) => self.execute_send(&asked, send, reply, true),
+            Some(Task::LateSend(asked, send, reply)) => self.execute_send(&asked, send, reply, false),
             Some(Task::Request(asked, request, reply)) => self.execute_request(asked, request, reply),
             Some(Task::Enter(asked, room, reply)) => {
                 let rules = Rules::new(&self.config);
@@ -215,7 +216,7 @@ impl<S: Store> Im<S> {
                     && let Ok(login) = self.sessions.author(now, session)
                 {
                     let waiters = self.newcomers.take(&login.uid);
-                    self.go_on(waiters);
+                    newcomers::go_on(self, waiters);
                 }
             }
             (Waiting::Login(session, _), Completion::LoginDenied(denied)) => {
