@@ -83,7 +83,7 @@ impl Task {
     pub(super) fn plan(&self, set: &mut ReadSet) {
         match self {
             Self::Send(asked, send, _) | Self::LateSend(asked, send, _) => {
-                send::plan(asked, send.target.as_ref(), set)
+                send::plan(asked, send.target.as_ref(), set);
             }
             Self::Signal(asked, signal) => room::plan(asked, &signal.conversation, set),
             Self::Request(asked, request, _) => request.plan(asked, set),
