@@ -9,11 +9,9 @@ use crate::config::Algorithm;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as BASE64_URL};
 use jsonwebtoken::DecodingKey;
+use moorline_net::secret_file::{self, SecretFileError};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Limit of a key file, in bytes.
@@ -211,22 +209,14 @@ impl Access {
 }
 
 fn read(path: &Path, access: Access) -> Result<Vec<u8>, AuthError> {
-    let failed = |source| AuthError::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode();
-    if mode & 0o022 != 0 {
-        let problem = format!("others may write this file (mode {:03o}); chmod go-w it", mode & 0o777);
-        return Err(refused(path, problem));
+    let file = secret_file::read(path, KEY_FILE_BYTES_MAX).map_err(|error| match error {
+        SecretFileError::Read { path, cause } => AuthError::Read { path, source: cause },
+        error => refused(path, error.to_string()),
+    })?;
+    if let Some(warning) = file.warning.filter(|_| access == Access::Secret) {
+        tracing::warn!("{warning}");
     }
-    if access == Access::Secret && mode & 0o004 != 0 {
-        tracing::warn!(path = %path.display(), "everybody may read this secret; chmod o-r it");
-    }
-    file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > KEY_FILE_BYTES_MAX {
-        return Err(refused(path, "the file is over 256 KiB, which no key and no set of keys is"));
-    }
-    Ok(bytes)
+    Ok(file.bytes)
 }
 
 fn refused(path: &Path, problem: impl Into<Cow<'static, str>>) -> AuthError {

@@ -235,6 +235,8 @@ impl TempFile {
         let name = format!("moorline-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, content).expect("the temp folder takes files");
+        // Under umask 002 its group could write it, and no secret is read from such a file.
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("our file");
         Self(path)
     }
 

@@ -8,6 +8,7 @@ use crate::config::ApiConfig;
 use crate::error::BackendError;
 use moorline_net::clock::Clock;
 use moorline_net::http::{StatusCode, header::HeaderMap};
+use moorline_net::secret_file;
 use moorline_proto::time::{Duration, Instant};
 use serde::Deserialize;
 use std::path::Path;
@@ -204,21 +205,12 @@ impl Token {
 }
 
 fn read_file(key: &'static str, path: &Path) -> Result<String, BackendError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let shown = path.display();
     let wrong = |reason: String| BackendError::InvalidConfig { key, reason };
-    let metadata = std::fs::metadata(path).map_err(|cause| wrong(format!("cannot read {shown}: {cause}")))?;
-    let mode = metadata.permissions().mode();
-    if mode & 0o022 != 0 {
-        return Err(wrong(format!("others may write {shown} (mode {:03o}); chmod go-w it", mode & 0o777)));
+    let file = secret_file::read(path, FILE_BYTES_MAX).map_err(|error| wrong(error.to_string()))?;
+    if let Some(warning) = file.warning {
+        tracing::warn!(key, "{warning}");
     }
-    if mode & 0o004 != 0 {
-        tracing::warn!(key, path = %shown, "everybody may read this secret; chmod o-r it");
-    }
-    if metadata.len() > FILE_BYTES_MAX {
-        return Err(wrong(format!("{shown} is over 256 KiB, which no list of tokens is")));
-    }
-    std::fs::read_to_string(path).map_err(|cause| wrong(format!("cannot read {shown}: {cause}")))
+    String::from_utf8(file.bytes).map_err(|_| wrong(format!("{} is not UTF-8", path.display())))
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ fn encode_webhooks(
 }
 
 fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let LinkFigures { links, unproven, strangers, evicted, refused, too_large } = figures;
+    let LinkFigures { links, unproven, strangers, evicted, refused } = figures;
     for (name, help, value) in [
         ("links", "Links of gateways that are open.", links),
         ("links_unproven", "Links of gateways that proved nothing.", unproven),
@@ -123,7 +123,6 @@ fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Re
         ("link_strangers", "Connections to the link port that never became links.", strangers),
         ("link_evicted", "Strangers that were closed for a newer one.", evicted),
         ("link_refused", "Strangers whose HELLO or proof was refused.", refused),
-        ("link_too_large", "Frames not sent, being larger than a link frame may be.", too_large),
     ] {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;

@@ -14,7 +14,6 @@ struct Cells {
     strangers: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
-    too_large: AtomicU64,
 }
 
 /// Values at one moment.
@@ -30,29 +29,25 @@ pub struct LinkFigures {
     pub evicted: u64,
     /// Connections with a HELLO or a proof that was refused.
     pub refused: u64,
-    /// Frames that were not sent because they are larger than a link frame may be.
-    pub too_large: u64,
 }
 
 impl LinkCounters {
     /// Returns the values now.
     pub fn read(&self) -> LinkFigures {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let Cells { links, unproven, strangers, evicted, refused, too_large } = &*self.0;
+        let Cells { links, unproven, strangers, evicted, refused } = &*self.0;
         LinkFigures {
             links: of(links),
             unproven: of(unproven),
             strangers: of(strangers),
             evicted: of(evicted),
             refused: of(refused),
-            too_large: of(too_large),
         }
     }
 
-    pub(super) fn set_links(&self, links: usize, unproven: usize, too_large: u64) {
+    pub(super) fn set_links(&self, links: usize, unproven: usize) {
         self.0.links.store(links as u64, Ordering::Relaxed);
         self.0.unproven.store(unproven as u64, Ordering::Relaxed);
-        self.0.too_large.store(too_large, Ordering::Relaxed);
     }
 
     pub(super) fn count_stranger(&self, is_evicted: bool, is_refused: bool) {

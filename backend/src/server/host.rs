@@ -185,7 +185,7 @@ impl LinkHost {
         let Outbox { routes, links, .. } = &self.out;
         let unproven = routes.gateways.values().filter(|known| known.standing == Standing::Unproven);
         let unproven = unproven.map(|known| known.links as usize).sum();
-        counters.set_links(links.open_links(), unproven, links.too_large);
+        counters.set_links(links.open_links(), unproven);
     }
 
     /// Returns the bytes that wait to be sent on a link.

@@ -125,8 +125,6 @@ pub(super) struct Links {
     open: usize,
     /// Links with new bytes in their buffers since the last turn's end.
     dirty: Vec<LinkId>,
-    /// Frames that were not sent because their body is over [`link::BODY_BYTES_MAX`].
-    pub(super) too_large: u64,
     /// Outputs for the owner, in the order of causes.
     pub(super) outputs: VecDeque<Output>,
     limits: Limits,
@@ -147,7 +145,6 @@ impl Links {
             next_generation: 1,
             open: 0,
             dirty: Vec::new(),
-            too_large: 0,
             outputs: VecDeque::new(),
             limits: Limits { visitors_max, credit, output_max },
         }
