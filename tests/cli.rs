@@ -30,6 +30,10 @@ impl TempFile {
         let path = std::env::temp_dir().join(format!("moorline-cli-{}-{name}", std::process::id()));
         std::fs::File::create(&path)
             .and_then(|mut file| file.write_all(content.as_bytes()))
+            // Under umask 002 its group could write it, and no key is read from such a file.
+            .and_then(|()| {
+                std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            })
             .expect("temp file");
         Self(path)
     }

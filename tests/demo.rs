@@ -6,6 +6,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::Arc;
@@ -30,9 +31,10 @@ struct Demo {
 
 /// The program, with an empty temporary folder of its own.
 fn command(name: &str, arguments: &[&str]) -> (Command, PathBuf) {
-    let temp = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Not in the build folder: under umask 002 its group could write there, and a gateway runs no such file anew.
+    let temp = std::env::temp_dir().join(format!("moorline-demo-test-{}-{name}", std::process::id()));
     fs::remove_dir_all(&temp).ok();
-    fs::create_dir_all(&temp).expect("a temporary folder");
+    fs::DirBuilder::new().mode(0o700).create(&temp).expect("a temporary folder");
     let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
     command.arg("demo").args(arguments).env("TMPDIR", &temp).stdin(Stdio::null());
     (command, temp)
@@ -90,7 +92,10 @@ fn assert_gone(pids: &[i32]) {
 }
 
 fn left_in(folder: &Path) -> Vec<PathBuf> {
-    fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect()
+    let left =
+        fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect();
+    fs::remove_dir(folder).ok(); // if nothing is left
+    left
 }
 
 /// The JSON of a run that ended by itself. A busy machine may make it unjudged, but never a FAIL.

@@ -222,6 +222,8 @@ mod tests {
         let path =
             std::env::temp_dir().join(format!("moorline-access-{}-{}", std::process::id(), text.len()));
         std::fs::write(&path, text).expect("written");
+        // Under umask 002 its group could write it.
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
         let config = ApiConfig { access_file: path.clone(), ..ApiConfig::default() };
         let access = Access::read(&config).map_err(|error| error.to_string());
         std::fs::remove_file(path).expect("there");
