@@ -94,7 +94,7 @@ fn assert_gone(pids: &[i32]) {
 fn left_in(folder: &Path) -> Vec<PathBuf> {
     let left =
         fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect();
-    fs::remove_dir(folder).ok(); // if nothing is left
+    fs::remove_dir_all(folder).ok();
     left
 }
 
@@ -194,9 +194,10 @@ impl Drop for Load {
 #[test]
 fn beside_a_load_it_calibrates_its_rate_and_finds_no_fault() {
     let load = Load::of(LOAD_THREADS);
-    let (mut command, _) = command("demo-load", &["--connections", "60", "--duration", "3s", "--json"]);
+    let (mut command, temp) = command("demo-load", &["--connections", "60", "--duration", "3s", "--json"]);
     let output = command.output().expect("it runs");
     drop(load);
+    left_in(&temp);
     let report = judged(&output);
     assert!(report["size"]["pace"]["calibrated"].as_u64().is_some(), "{report:#}");
     assert!(report["size"]["pace"]["rate"].as_u64().is_some_and(|rate| rate >= 10), "{report:#}");

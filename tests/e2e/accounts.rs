@@ -177,9 +177,12 @@ fn hup_replaces_keys_and_limits_and_a_faulty_file_changes_nothing() {
     assert_eq!((admits(OLD), admits(NEW)), (0, 3520), "all or nothing");
     with("[limits]\nuser_rate = 1\nbody_max = \"128KiB\"\n[log]\nlevel = \"debug\"");
     reload("settings and keys were read again");
-    let log = gateway.process.log();
-    assert!(log.contains("limits.user_rate") && log.contains("log.level"), "{log}");
-    assert!(log.contains("need `moorline upgrade`") && log.contains("limits.body_max"), "{log}");
+    for words in [["limits.user_rate", "log.level"], ["need `moorline upgrade`", "limits.body_max"]] {
+        until(words[0], || {
+            let log = gateway.process.log();
+            words.iter().all(|word| log.contains(word)).then_some(())
+        });
+    }
     assert_eq!((admits(OLD), admits(NEW)), (3520, 0));
     live.beat(30); // sessions stay
     until("the level is debug", || gateway.process.log().contains("DEBUG").then_some(()));
@@ -227,7 +230,7 @@ fn each_caller_of_the_api_has_its_own_rights_and_changes_are_written_down() {
     assert_eq!(post(api, ops, "/v1/unban", &json!({ "user": "ann" })).0, 401);
     let written = until("all lines", || {
         let text = std::fs::read_to_string(audit.path()).expect("text");
-        (text.matches("api:new").count() > 0).then_some(text)
+        (text.contains("api:new") && text.contains("signal HUP")).then_some(text)
     });
     let lines: Vec<Value> = written.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let told: Vec<_> = lines
@@ -237,7 +240,7 @@ fn each_caller_of_the_api_has_its_own_rights_and_changes_are_written_down() {
     assert_eq!(told[0], ["api:ops", "POST /v1/kick", "ann", "200"]);
     assert_eq!(told[1], ["api:ops", "POST /v1/ban", "ann", "200"]);
     assert_eq!(told[2], ["api:ops", "POST /v1/ban", "a:b", "400"]);
-    assert_eq!(told[3], ["signal HUP", "reload", "", "refused"]);
+    assert!(told.contains(&["signal HUP", "reload", "", "refused"]), "{told:?}");
     assert!(!written.contains("0123456789abcdef") && !written.contains("nobody writes down"), "{written}");
 }
 
