@@ -71,7 +71,7 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
     Ok(trust)
 }
 
-/// Checks what [`load`] reads, for a process that does not begin. A name that is made at the start is not looked up.
+/// Checks what `load` reads, for a process that does not begin. A name that is made at the start is not looked up.
 ///
 /// # Errors
 /// [`TrustError`].

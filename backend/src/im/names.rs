@@ -56,7 +56,7 @@ pub fn is_valid(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(is_hidden)
 }
 
-/// True if a client's device may have this name: the backend itself writes as [`RESERVED_DEVICES`].
+/// True if a client's device may have this name: the backend itself writes as `RESERVED_DEVICES`.
 pub fn is_device(name: &str) -> bool {
     is_valid(name) && !RESERVED_DEVICES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
