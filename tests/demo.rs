@@ -94,8 +94,13 @@ fn assert_gone(pids: &[i32]) {
 fn left_in(folder: &Path) -> Vec<PathBuf> {
     let left =
         fs::read_dir(folder).expect("the folder").map(|entry| entry.expect("an entry").path()).collect();
-    fs::remove_dir_all(folder).ok();
+    fs::remove_dir(folder).ok(); // if nothing is left
     left
+}
+
+/// Removes a folder that a demo left, and the temporary folder around it.
+fn remove_with(folder: &Path) {
+    fs::remove_dir_all(folder.parent().expect("the temporary folder")).ok();
 }
 
 /// The JSON of a run that ended by itself. A busy machine may make it unjudged, but never a FAIL.
@@ -225,12 +230,14 @@ fn a_server_that_dies_is_named_and_its_logs_stay() {
     for log in ["gateway.log", "backend.log"] {
         assert!(folder.join(log).metadata().expect(log).len() > 0, "{log} says something");
     }
+    remove_with(folder);
 }
 
 #[test]
 fn even_a_killed_demo_leaves_no_process() {
     let mut demo = Demo::chatting("demo-killed");
     demo.child.kill().expect("it runs");
-    let (code, _, _) = demo.end();
+    let (code, _, left) = demo.end();
     assert_eq!(code, None);
+    left.iter().for_each(|folder| remove_with(folder));
 }
