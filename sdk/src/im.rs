@@ -127,7 +127,8 @@ pub fn devices() -> Call {
     Call::new("im.devices", &DevicesRequest {})
 }
 
-/// Ends another login of the caller, and forgets the device. The answer is empty.
+/// Ends the login of a device of the caller, and forgets the device. The answer is empty; if it is the asking device, it is
+/// answered before its login ends.
 pub fn remove_device(device: &str) -> Call {
     Call::new("im.device.remove", &DeviceRemoveRequest { device: device.into() })
 }

@@ -7,7 +7,7 @@ use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
 use super::newcomers;
 use super::output::Reply;
 use super::refusal::refused;
-use super::request::{Request, Then};
+use super::request::{Request, SIGNED_OUT, Then};
 use super::room;
 use super::send;
 use super::store::rules::{self, Rules};
@@ -131,6 +131,7 @@ impl<S: Store> Im<S> {
             config: &self.config,
             facts: &self.storage.store,
             work: &mut self.work,
+            disk_floor: &mut self.disk_floor,
             signals: &mut self.signals,
             queues: &mut self.queues,
             out: &mut self.out,
@@ -314,7 +315,8 @@ impl<S: Store> Im<S> {
     }
 
     /// Answers a write that is done. `has_changed`: somebody is told of it.
-    fn on_done(&mut self, reply: Reply, (user, _): Origin, then: Then, has_changed: bool) {
+    fn on_done(&mut self, reply: Reply, origin: Origin, then: Then, has_changed: bool) {
+        let (user, _) = origin;
         match then {
             Then::Joined(conversation) => self.run(None, Task::Welcome(reply, conversation)),
             Then::Left(conversation, users, answer) => {
@@ -328,6 +330,13 @@ impl<S: Store> Im<S> {
                 }
             }
             Then::Answer(answer) => self.out.answer(reply, Ok(answer)),
+            Then::SignedOut => {
+                self.out.answer(reply, Ok(Bytes::new()));
+                let theirs = self.sessions.of(user).filter(|it| it.owner == Some(origin)).map(|it| it.id);
+                for session in theirs.collect::<Vec<_>>() {
+                    self.logins().end_login(session, &SIGNED_OUT);
+                }
+            }
             Then::Sent | Then::Recalled(_) | Then::Created(_) => unreachable!("another kind of outcome"),
         }
     }

@@ -168,7 +168,7 @@ impl ClientBuilder {
         config.check()?;
         config.alternates = alternates;
         config.tuning = Arc::new(self.tuning);
-        let me = Arc::clone(&config.uid);
+        let (me, device) = (Arc::clone(&config.uid), Arc::clone(&config.device));
         let mut store = self.store;
         let mut core = Core::new(config, seed()?);
         let unsent = restore(&mut core, store.as_mut(), &self.uid, &self.device)?;
@@ -202,7 +202,7 @@ impl ClientBuilder {
                 None
             }
         };
-        Ok(Client { shared, messages, notices: receiver, threads, me, restored })
+        Ok(Client { shared, messages, notices: receiver, threads, me, device, restored })
     }
 }
 

@@ -201,7 +201,7 @@ impl Client {
         self.call(im::devices(), timeout).map(|answer: im::DevicesResponse| answer.devices)
     }
 
-    /// Ends another login of this user and forgets the device.
+    /// Ends the login of a device of this user, and forgets the device. Of this device: see [`Client::sign_out`].
     ///
     /// # Errors
     /// [`CallError`].

@@ -93,6 +93,7 @@ pub struct Client {
     /// Own thread, and the handler's thread.
     threads: Vec<JoinHandle<()>>,
     me: Arc<str>,
+    device: Arc<str>,
     restored: Vec<Pending>,
 }
 
@@ -229,6 +230,15 @@ impl Client {
         drop(hub);
         self.shared.wake();
         result
+    }
+
+    /// Signs the device out: the backend forgets the device, and no message waits for it any more. Then the backend ends
+    /// the login, and the client closes.
+    ///
+    /// # Errors
+    /// [`CallError`]: the device may still be known.
+    pub fn sign_out(self, timeout: Duration) -> Result<(), CallError> {
+        self.remove_device(&self.device, timeout)
     }
 
     /// Ends the login itself, not only the connection: the gateway forgets the session. Whatever has

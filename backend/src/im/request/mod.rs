@@ -4,6 +4,8 @@ mod groups;
 mod history;
 mod people;
 
+pub(super) use people::SIGNED_OUT;
+
 use super::names::{self, Conversation};
 use super::output::Reply;
 use super::presence::{self, Presences};
@@ -60,6 +62,8 @@ pub(super) enum Then {
     Read(ConversationId),
     /// The relation to this user, with the user's name.
     Related(UserId, String),
+    /// Nothing; then the logins of the author's device end, which is forgotten.
+    SignedOut,
     /// This payload.
     Answer(Bytes),
 }

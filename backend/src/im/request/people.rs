@@ -2,8 +2,8 @@
 
 use super::{AfterRead, Answer, Asked, Requests, Step, Then, fill};
 use crate::im::quotas::Quota;
-use crate::im::refusal::{Refused, refuse, refused};
-use crate::im::store::{Facts, Friendship, Read, Refusal, Relation, UserId, Write};
+use crate::im::refusal::{Refused, refuse};
+use crate::im::store::{Facts, Friendship, Read, Relation, UserId, Write};
 use crate::server::Kick;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -25,6 +25,12 @@ pub(super) static REMOVED: Kick = Kick {
     code: CloseReason::Kicked.code(),
     may_reconnect: false,
     reason: "The user has removed this device.",
+};
+/// Kick of the logins of a device that has removed itself.
+pub(in crate::im) static SIGNED_OUT: Kick = Kick {
+    code: CloseReason::Kicked.code(),
+    may_reconnect: false,
+    reason: "This device has signed out.",
 };
 
 impl<F: Facts> Requests<'_, F> {
@@ -102,12 +108,13 @@ impl<F: Facts> Requests<'_, F> {
         let Some(device) = devices.iter().find(|device| device.name == request.device) else {
             return Ok(Step::Answer(Bytes::new())); // done before, perhaps
         };
+        let write = Write::RemoveDevice { user, device: device.number };
         if device.number == asked.origin.1 {
-            return Err(refused(Refusal::Denied));
+            // The device signs out: the answer has to reach it before its login ends.
+            return Ok(Step::Write(write, Then::SignedOut));
         }
         let owner = Some((user, device.number));
         let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
-        let write = Write::RemoveDevice { user, device: device.number };
         Ok(Step::EndLogins(theirs.collect(), write))
     }
 

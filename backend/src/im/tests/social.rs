@@ -239,7 +239,6 @@ fn profiles_and_devices() {
     let devices: DevicesResponse = bench.req(pad, "im.devices", &DevicesRequest {}).expect("hers");
     assert_eq!(devices.devices.iter().filter(|it| it.is_online).count(), 2);
     let remove = |device: &str| DeviceRemoveRequest { device: device.into() };
-    assert_eq!(bench.req::<()>(pad, "im.device.remove", &remove("pad")), Err(Code::Denied), "itself");
     bench.req::<()>(pad, "im.device.remove", &remove("phone")).expect("removed");
     assert_eq!(bench.kicks().len(), 1);
     // Its gateway has not heard of it, and announces it again.
@@ -252,6 +251,40 @@ fn profiles_and_devices() {
     bench.req::<()>(pad, "im.device.remove", &remove("phone")).expect("twice");
     let devices: DevicesResponse = bench.req(pad, "im.devices", &DevicesRequest {}).expect("hers");
     assert_eq!(devices.devices.len(), 1);
+}
+
+#[test]
+fn a_device_signs_itself_out_and_hears_so_first() {
+    let mut bench = bench();
+    let (phone, pad) = (bench.login(0, "alice", "phone", 1), bench.login(1, "alice", "pad", 1));
+    let bob = bench.login(2, "bob", "d", 1);
+    bench.logout(phone);
+    bench.send(bob, user("alice"), &key(1), b"for both");
+    bench.pushes().iter().for_each(|pushed| bench.outcome(pushed, Outcome::Acked));
+    assert_eq!(bench.stream_of("alice"), 1, "the phone does not have it");
+    let phone = bench.login(0, "alice", "phone", 2);
+    bench.pushes();
+    let remove = DeviceRemoveRequest { device: "phone".into() };
+    let req = Req { id: 9, method: "im.device.remove".into(), payload: encode(&remove) };
+    bench.is_held = true;
+    bench.up(phone, Command::Req, encode(&req));
+    assert_eq!((bench.out.reqs.len(), bench.kicks().len()), (0, 0), "it is not durable");
+    bench.is_held = false;
+    bench.end_turn();
+    let (_, code, _) = bench.out.reqs.pop().expect("an answer");
+    assert_eq!((code, bench.kicks()), (Code::Ok, vec![(phone, 3531)]));
+    assert_eq!(bench.stream_of("alice"), 0, "nobody waits for the phone");
+    // Its gateway has not heard of it, and announces it again.
+    bench.conn_up(phone, "alice", "phone", 2, false);
+    assert_eq!(bench.kicks(), [(phone, 3531)]);
+    bench.logout(phone);
+    let devices: DevicesResponse = bench.req(pad, "im.devices", &DevicesRequest {}).expect("hers");
+    assert_eq!(devices.devices.iter().map(|it| &*it.device).collect::<Vec<_>>(), ["pad"]);
+    let phone = bench.login(0, "alice", "phone", 3);
+    assert_eq!((bench.kicks(), bench.pushes()), (vec![], vec![]), "a new device");
+    bench.send(bob, user("alice"), &key(2), b"for both again");
+    let told: Vec<_> = bench.pushes().iter().map(|pushed| pushed.session).collect();
+    assert_eq!(told.iter().filter(|to| [phone, pad].contains(to)).count(), 2);
 }
 
 /// Entries in the inbox of a user who has left a group, or has joined again.
