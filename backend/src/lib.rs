@@ -21,6 +21,7 @@
 mod api;
 mod clock;
 pub mod config;
+mod disk_watch;
 pub mod echo;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -33,6 +34,7 @@ mod run;
 pub mod secrets;
 pub mod server;
 pub mod tokens;
+mod undelivered;
 mod webhook;
 
 pub use config::BackendConfig;

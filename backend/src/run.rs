@@ -6,6 +6,7 @@
 use crate::api::{Api, Counters};
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::echo::{Echo, Mode};
+use crate::disk_watch::DiskWatch;
 use crate::error::BackendError;
 use crate::im::store::{Disk, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};
@@ -13,6 +14,7 @@ use crate::live::Live;
 use crate::login_hook::{HookFigures, LoginHook};
 use crate::server::{Handler, Server};
 use crate::tokens::Guarded;
+use crate::undelivered::UndeliveredFigures;
 use crate::webhook::Endpoints;
 use moorline_net::log::DroppedLines;
 use moorline_proto::link::LinkAddress;
@@ -76,15 +78,23 @@ fn make_im<S: Store>(
     dropped_lines: &DroppedLines,
 ) -> Result<(ImHandler<S>, Option<Api>), BackendError> {
     let remote = server.remote();
-    let endpoints = Endpoints::start(config, &remote)?;
-    let mut handler = ImHandler::new(im, move |call| endpoints.call(call));
+    let undelivered = Arc::new(UndeliveredFigures::default());
+    let endpoints = Endpoints::start(config, &remote, &undelivered)?;
+    let folder = &config.im.folder;
+    let watch = (!folder.as_os_str().is_empty()).then(|| DiskWatch::start(folder, server.remote()));
+    let failed = |cause| BackendError::Poll { operation: "start a thread that looks at the disk", cause };
+    let watch = watch.transpose().map_err(failed)?;
+    let mut handler = ImHandler::new(im, move |call| {
+        let _held = &watch; // it ends with the handler
+        endpoints.call(call);
+    });
     let hook = Arc::new(HookFigures::default());
     if let Some(hook) = LoginHook::start(config, &remote, &hook)? {
         handler = handler.with_judge(move |now, auth, judge| hook.ask(now, auth, judge));
     }
     let Some(access) = live.access.clone() else { return Ok((handler, None)) };
     let (dropped_lines, audit) = (dropped_lines.clone(), live.audit.clone());
-    let counters = Counters { dropped_lines, links: server.counters(), audit, hook };
+    let counters = Counters { dropped_lines, links: server.counters(), audit, hook, undelivered };
     Ok((handler, Api::start(&config.api, remote, access, counters)?))
 }
 

@@ -5,6 +5,7 @@ use crate::config::{BackendConfig, WebhookConfig};
 use crate::error::BackendError;
 use crate::im::{BackendMessage, WebhookCall, WebhookResult};
 use crate::server::{Remote, RemoteError};
+use crate::undelivered::{Undelivered, UndeliveredFigures, UndeliveredLimits};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -14,9 +15,7 @@ use moorline_proto::message::client::Push;
 use moorline_proto::message::decode;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -24,8 +23,6 @@ use ureq::tls::{TlsConfig, TlsProvider};
 
 /// A shorter secret could be guessed.
 const SECRET_BYTES_MIN: usize = 16;
-/// Folder of deliveries that were given up, in `im.folder`.
-const UNDELIVERED: &str = "undelivered";
 /// Time that the result of a delivery waits for room in the mailbox before it is given in again.
 const MAILBOX_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,10 +37,18 @@ impl Endpoints {
     pub(crate) fn start(
         config: &BackendConfig,
         remote: &Remote<BackendMessage>,
+        figures: &Arc<UndeliveredFigures>,
     ) -> Result<Self, BackendError> {
         let mut calls = Vec::new();
+        let limits = UndeliveredLimits {
+            bytes: config.im.undelivered_max as u64,
+            files: config.im.undelivered_files_max,
+        };
+        let folder = &config.im.folder;
+        let undelivered =
+            (!folder.as_os_str().is_empty()).then(|| Undelivered::new(folder, limits, figures));
         for (name, service) in &config.im.webhooks {
-            let endpoint = Endpoint::new(name, service, &config.im.folder)?;
+            let endpoint = Endpoint::new(name, service, undelivered.clone())?;
             // One delivery of a service is under way at a time.
             let (sender, receiver) = bounded(1);
             let remote = remote.clone();
@@ -72,12 +77,17 @@ struct Endpoint {
     /// `None`: deliveries are not signed.
     secret: Option<Vec<u8>>,
     agent: ureq::Agent,
-    undelivered: Option<PathBuf>,
+    /// `None`: there is no folder.
+    undelivered: Option<Undelivered>,
     clock: Clock,
 }
 
 impl Endpoint {
-    fn new(name: &str, service: &WebhookConfig, folder: &Path) -> Result<Self, BackendError> {
+    fn new(
+        name: &str,
+        service: &WebhookConfig,
+        undelivered: Option<Undelivered>,
+    ) -> Result<Self, BackendError> {
         let wrong = |reason: String| BackendError::InvalidConfig { key: "im.webhooks", reason };
         let secret = read_secret(name, &service.secret_file).map_err(wrong)?;
         if secret.is_none() {
@@ -87,7 +97,6 @@ impl Endpoint {
             );
         }
         let agent = agent(service.timeout);
-        let undelivered = (!folder.as_os_str().is_empty()).then(|| folder.join(UNDELIVERED));
         Ok(Self {
             name: name.to_owned(),
             url: service.url.clone(),
@@ -147,25 +156,20 @@ impl Endpoint {
 
     /// Writes down a delivery that the endpoint would not take. False: it could not be written.
     fn give_up(&self, body: &str) -> bool {
-        let Some(folder) = &self.undelivered else {
+        let Some(undelivered) = &self.undelivered else {
             tracing::error!(service = self.name, "given up, and there is no im.folder to keep it in");
             return true;
         };
-        let path = folder.join(format!("{}.jsonl", self.name));
-        let written = std::fs::create_dir_all(folder).and_then(|()| {
-            let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-            writeln!(file, "{body}")?;
-            file.sync_data()
-        });
-        match written {
-            Ok(()) => {
+        match undelivered.append(&self.name, self.clock.read().unix_ms, body) {
+            Ok(path) => {
                 tracing::error!(service = self.name, path = %path.display(), "given up and written down");
+                true
             }
-            Err(ref error) => {
-                tracing::error!(service = self.name, path = %path.display(), %error, "cannot write down what is given up");
+            Err(error) => {
+                tracing::error!(service = self.name, %error, "cannot write down what is given up");
+                false
             }
         }
-        written.is_ok()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Metrics of limits: how full the store is, quotas of users, work and signals.
 
-use crate::im::{CapStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
+use crate::im::{CapStatus, DiskStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -10,11 +10,14 @@ use std::fmt;
 
 /// Encodes the figures of limits.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), fmt::Error> {
-    let Status { members, caps, quotas, work, signals, .. } = status;
+    let Status { members, caps, quotas, work, signals, disk, .. } = status;
+    let DiskStatus { free, is_low, put_off: disk_put_off } = *disk;
     let WorkStatus { units, put_off, waiting } = *work;
     for (name, help, value) in [
         ("members", "Memberships of all conversations.", *members),
         ("work_waiting", "Large requests that wait for their turn.", waiting),
+        ("disk_free_bytes", "Free bytes of the disk of im.folder; 0: not known.", usize::try_from(free.unwrap_or(0)).unwrap_or(usize::MAX)),
+        ("disk_low", "1 while only small writes pass: the disk is below im.disk_floor.", usize::from(is_low)),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
@@ -22,6 +25,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
     for (name, help, value) in [
         ("work_units", "Estimated work of users, in microseconds of one processor.", units),
         ("work_put_off", "Messages and requests put off: the user's share of time was used up.", put_off),
+        ("disk_put_off", "Messages and requests put off: the disk is below im.disk_floor.", disk_put_off),
     ] {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
@@ -71,7 +75,7 @@ fn gauges(
 
 /// The figures of limits, as `/v1/status` has them.
 pub(super) fn json(status: &Status) -> Value {
-    let Status { members, caps, quotas, work, signals, .. } = status;
+    let Status { members, caps, quotas, work, signals, disk, .. } = status;
     let SignalStatus { passed, too_large, too_many, refused } = signals;
     let caps: Vec<_> =
         caps.iter().map(|it| json!({ "name": it.name, "used": it.used, "max": it.max })).collect();
@@ -80,6 +84,7 @@ pub(super) fn json(status: &Status) -> Value {
     json!({
         "members": members, "caps": caps, "quotas": quotas,
         "work_units": work.units, "work_put_off": work.put_off, "work_waiting": work.waiting,
+        "disk": { "free": disk.free, "is_low": disk.is_low, "put_off": disk.put_off },
         "signals": { "passed": passed, "too_large": too_large, "too_many": too_many, "refused": refused },
     })
 }

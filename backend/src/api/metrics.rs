@@ -132,7 +132,7 @@ fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Re
 
 fn encode_others(counters: &Counters, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
     let hook = |count: &AtomicU64| count.load(Ordering::Relaxed);
-    let Counters { audit, hook: of_hook, .. } = counters;
+    let Counters { audit, hook: of_hook, undelivered, .. } = counters;
     for (name, help, value) in [
         ("audit_lines_dropped", "Lines of the audit log that were dropped.", audit.dropped()),
         ("login_hook_asked", "Logins about which login_hook.url was asked.", hook(&of_hook.asked)),
@@ -143,9 +143,21 @@ fn encode_others(counters: &Counters, encoder: &mut DescriptorEncoder<'_>) -> Re
             "Logins that may come back later: login_hook.url fails, or too many wait for it.",
             hook(&of_hook.turned_away),
         ),
+        (
+            "undelivered_removed",
+            "Files of given-up deliveries that were removed for newer ones.",
+            hook(&undelivered.removed),
+        ),
     ] {
         let counter = ConstCounter::new(value);
         counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+    }
+    for (name, help, value) in [
+        ("undelivered_bytes", "Bytes of deliveries that were given up.", hook(&undelivered.bytes)),
+        ("undelivered_files", "Files of deliveries that were given up.", hook(&undelivered.files)),
+    ] {
+        let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use crate::error::BackendError;
 use crate::im::{ApiAnswer, ApiCall, ApiReply, BackendMessage};
 use crate::login_hook::HookFigures;
 use crate::server::{LinkCounters, Remote};
+use crate::undelivered::UndeliveredFigures;
 use access::{Access, Scope};
 use moorline_net::audit::{AuditLog, Entry};
 use moorline_net::clock::Clock;
@@ -60,6 +61,7 @@ pub(crate) struct Counters {
     pub(crate) links: LinkCounters,
     pub(crate) audit: AuditLog,
     pub(crate) hook: Arc<HookFigures>,
+    pub(crate) undelivered: Arc<UndeliveredFigures>,
 }
 
 /// Parts of the API that all requests share.

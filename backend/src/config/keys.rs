@@ -341,6 +341,27 @@ const KEYS: &[Key] = &[
         "Bytes of messages that the memory store keeps. Above this number, the oldest message is dropped. At least payload_max.",
     ),
     key(
+        "im",
+        "disk_floor",
+        Kind::Size,
+        "\"256MiB\"",
+        "Free bytes of the disk of folder below which only small writes pass: acks, read marks, recalls, deletions, and messages of at most 4KiB. Larger messages, new groups, new members, settings of groups and profiles are answered RETRY until there is a tenth more than this. 0: no floor.",
+    ),
+    key(
+        "im",
+        "undelivered_max",
+        Kind::Size,
+        "\"256MiB\"",
+        "Bytes of all files in undelivered, the deliveries to webhooks that were given up. Above this number the file that was written to longest ago is removed. At least 16MiB.",
+    ),
+    key(
+        "im",
+        "undelivered_files_max",
+        Kind::Count,
+        "256",
+        "Files in undelivered. Above this number the one that was written to longest ago is removed. At least 2.",
+    ),
+    key(
         "im.quota",
         "groups",
         Kind::Count,

@@ -316,6 +316,14 @@ pub struct ImConfig {
     /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
     #[serde(with = "units::bytes")]
     pub history_max: usize,
+    /// Free bytes of the disk below which only small writes pass; 0: no floor.
+    #[serde(with = "units::bytes")]
+    pub disk_floor: usize,
+    /// Bytes of deliveries that were given up; over it the oldest file goes.
+    #[serde(with = "units::bytes")]
+    pub undelivered_max: usize,
+    /// Files of deliveries that were given up.
+    pub undelivered_files_max: usize,
     /// Quotas of one user for a day.
     pub quota: QuotaConfig,
     /// Users that are answered by an HTTP endpoint, by uid.

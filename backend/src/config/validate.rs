@@ -89,6 +89,8 @@ fn check_counts(rules: &mut Rules<'_>) {
     ] {
         rules.size(key, size(value), 1..=u64::from(u32::MAX));
     }
+    rules.size("im.undelivered_max", size(im.undelivered_max), 16 << 20..=1 << 40);
+    rules.count("im.undelivered_files_max", im.undelivered_files_max, 2..=1_000_000);
     rules.size("audit.size_max", size(rules.config().audit.size_max), 64 << 10..=4 << 30);
     rules.require(im.payload_max <= PAYLOAD_BYTES_CEILING, "im.payload_max", || {
         format!("{} is too large: a PUSH body is at most 1MiB; set at most 1020KiB", size(im.payload_max))

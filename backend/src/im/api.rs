@@ -10,7 +10,7 @@ use super::sessions::Sessions;
 use super::store::{API_DEVICE, Counts, Facts, LoginChange, LoginRule, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{Im, Output, SignalStatus, WebhookStatus, WorkStatus, time_ms};
+use super::{DiskStatus, Im, Output, SignalStatus, WebhookStatus, WorkStatus, time_ms};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -190,6 +190,8 @@ pub struct Status {
     pub takes_writes: bool,
     /// Caps of the store, each with the number that it limits.
     pub caps: Vec<CapStatus>,
+    /// Disk of `im.folder`.
+    pub disk: DiskStatus,
     /// Work of users since the start.
     pub work: WorkStatus,
     /// Signals since the start, by outcome.
@@ -299,6 +301,7 @@ impl<S: Store> Im<S> {
             members,
             caps,
             quotas: self.quotas.statuses(),
+            disk: self.disk_floor.status(),
             work: self.work.status(),
             signals: self.signals.status(),
             sessions: self.sessions.count(),

@@ -55,6 +55,8 @@ impl Judgement {
 /// Messages from other threads, through [`crate::server::Remote`].
 #[derive(Debug)]
 pub enum BackendMessage {
+    /// The free bytes of the disk of `im.folder` were read; `None`: they cannot be.
+    FreeDisk(Option<u64>),
     /// The store has made something durable: look.
     Committed,
     /// Result of a webhook's delivery.
@@ -116,6 +118,7 @@ impl<S: Store> Handler for ImHandler<S> {
     fn handle_message(&mut self, now: Now, order: BackendMessage, out: &mut Outbox) {
         match order {
             BackendMessage::Committed => self.im.handle_committed(),
+            BackendMessage::FreeDisk(free) => self.im.handle_free_disk(free),
             BackendMessage::Webhook(webhook, result) => self.im.handle_webhook(now, webhook, result),
             BackendMessage::Judged(judge, judgement) => judgement.perform(judge, out),
             BackendMessage::Api(call, reply) => self.im.handle_api(now, call, reply),

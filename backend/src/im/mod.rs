@@ -19,6 +19,7 @@
 mod api;
 pub mod conformance;
 mod delivery;
+mod disk_floor;
 mod fanout;
 mod handler;
 mod ids;
@@ -45,6 +46,7 @@ mod window;
 mod work;
 
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
+pub use disk_floor::DiskStatus;
 pub use handler::{BackendMessage, ImHandler, Judge, Judgement};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
@@ -56,6 +58,7 @@ use crate::config::ImConfig;
 use crate::server::{Event, Now, SessionId, Up};
 use api::Broadcasts;
 use delivery::Deliveries;
+use disk_floor::DiskFloor;
 use fanout::Fanouts;
 use logins::Logins;
 use moorline_proto::frame::Command;
@@ -100,6 +103,7 @@ pub struct Im<S> {
     presences: Presences,
     quotas: Quotas,
     work: Work,
+    disk_floor: DiskFloor,
     signals: Signals,
     broadcasts: Broadcasts,
     webhooks: Webhooks,
@@ -128,6 +132,7 @@ impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
     pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
         let (quotas, work) = (Quotas::new(&config.quota), Work::new(&config));
+        let disk_floor = DiskFloor::new(config.disk_floor);
         let mut im = Self {
             webhooks: Webhooks::new(&config),
             config,
@@ -139,6 +144,7 @@ impl<S: Store> Im<S> {
             presences: Presences::default(),
             quotas,
             work,
+            disk_floor,
             signals: Signals::default(),
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
@@ -191,6 +197,11 @@ impl<S: Store> Im<S> {
         if self.fanouts.has_more() || self.work.has_more() {
             self.out.put(Output::TurnAgain);
         }
+    }
+
+    /// Takes the free bytes of the disk of `im.folder`; `None`: they cannot be read.
+    pub fn handle_free_disk(&mut self, free: Option<u64>) {
+        self.disk_floor.on_free(free);
     }
 
     /// Takes the oldest output; call it after each input, until it returns `None`.

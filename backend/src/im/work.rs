@@ -6,6 +6,8 @@
 //! other. So six members who ask for the 10,000 names of their group wait for each other, and somebody's chat waits for one
 //! slice.
 
+use super::api::{ApiAnswer, ApiBody};
+use super::disk_floor::{self, DiskFloor};
 use super::output::Outputs;
 use super::request::Request;
 use super::store::Store;
@@ -15,7 +17,7 @@ use super::waiting::Queues;
 use super::{Im, ImConfig};
 use crate::server::{Now, SessionId};
 use hashbrown::HashMap;
-use moorline_proto::message::client::{Send, send};
+use moorline_proto::message::client::{Code, Send, send};
 use moorline_proto::message::im::{PullRequest, Signal};
 use moorline_proto::time::Instant;
 use std::collections::VecDeque;
@@ -174,6 +176,7 @@ pub(super) struct Admission<'a, F> {
     pub(super) config: &'a ImConfig,
     pub(super) facts: &'a F,
     pub(super) work: &'a mut Work,
+    pub(super) disk_floor: &'a mut DiskFloor,
     pub(super) signals: &'a mut Signals,
     pub(super) queues: &'a mut Queues,
     pub(super) out: &'a mut Outputs,
@@ -182,6 +185,10 @@ pub(super) struct Admission<'a, F> {
 impl<F: Facts> Admission<'_, F> {
     /// Charges the author of a task, and puts large work into its queue. `None`: it waits, or was answered RETRY.
     pub(super) fn admit(&mut self, task: Task) -> Option<Task> {
+        if !self.disk_floor.admit(&task) {
+            self.wait_for_room(task);
+            return None;
+        }
         let (Task::Send(asked, ..) | Task::Request(asked, ..) | Task::Signal(asked, ..)) = &task else {
             return Some(match task {
                 Task::Admitted(task) => *task,
@@ -209,6 +216,23 @@ impl<F: Facts> Admission<'_, F> {
             return None;
         }
         Some(task)
+    }
+
+    /// Answers that the disk has no room.
+    fn wait_for_room(&mut self, task: Task) {
+        let (reason, retry_after_ms) = (disk_floor::REASON, disk_floor::RETRY_MS);
+        match task {
+            Task::Send(_, _, reply) | Task::LateSend(_, _, reply) => {
+                self.out.put_off_send(reply, reason, retry_after_ms);
+            }
+            Task::Request(_, _, reply) => self.out.put_off_req(reply, reason, retry_after_ms),
+            Task::Admitted(task) => self.wait_for_room(*task),
+            Task::Api(_, _, reply) => {
+                let answer = ApiAnswer::new(Code::Retry, reason, retry_after_ms, ApiBody::Nothing);
+                self.out.answer_api(reply, answer);
+            }
+            task => unreachable!("it stores little: {task:?}"),
+        }
     }
 
     /// Answers that the author's share is used up.
