@@ -5,8 +5,8 @@
 
 use crate::api::{Api, Counters};
 use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
-use crate::echo::{Echo, Mode};
 use crate::disk_watch::DiskWatch;
+use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
 use crate::im::store::{Disk, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};

@@ -232,7 +232,8 @@ mod tests {
     /// Makes a file older, as time does.
     fn age(place: &Place, name: &str, secs: u64) {
         let file = OpenOptions::new().append(true).open(place.0.join(FOLDER).join(name)).expect("there");
-        file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - secs)).expect("ours");
+        file.set_modified(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000 - secs))
+            .expect("ours");
     }
 
     #[test]

@@ -45,8 +45,7 @@ impl Endpoints {
             files: config.im.undelivered_files_max,
         };
         let folder = &config.im.folder;
-        let undelivered =
-            (!folder.as_os_str().is_empty()).then(|| Undelivered::new(folder, limits, figures));
+        let undelivered = (!folder.as_os_str().is_empty()).then(|| Undelivered::new(folder, limits, figures));
         for (name, service) in &config.im.webhooks {
             let endpoint = Endpoint::new(name, service, undelivered.clone())?;
             // One delivery of a service is under way at a time.

@@ -61,7 +61,7 @@ impl Api {
         (answer.status().as_u16(), serde_json::from_str(&text).expect("JSON"))
     }
 
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.post_as(TOKEN, path, &body.to_string())
     }
 

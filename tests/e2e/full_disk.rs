@@ -1,5 +1,6 @@
 //! A backend whose disk takes no more: nobody is lied to, and it goes on by itself when there is room.
 
+use crate::api::Api;
 use crate::gateway::{Backend, Gateway};
 use crate::process::StoreFolder;
 use crate::sdk::connect;
@@ -38,4 +39,19 @@ fn a_full_disk_is_a_pause() {
         let message = ben.recv_timeout(PATIENCE).expect("a message");
         assert_eq!((message.seq, &message.payload[..]), (number, number.to_string().as_bytes()));
     }
+}
+
+/// No disk has as much room as this floor asks for.
+#[test]
+fn below_the_floor_of_free_disk_small_messages_pass_and_large_ones_wait() {
+    let folder = StoreFolder::new();
+    let api = Api::start(&[&folder.set(), "im.disk_floor=1000000GiB"]);
+    until("the disk was looked at", || api.backend.process.log().contains("im.disk_floor").then_some(()));
+    let post = |text: &str| {
+        let body = serde_json::json!({ "from": "ann", "to": { "user": "ben" }, "text": text });
+        api.post("/v1/messages", &body)
+    };
+    assert_eq!(post("small").0, 200);
+    let (status, refusal) = post(&"x".repeat(5000));
+    assert_eq!((status, refusal["code"].as_str()), (503, Some("RETRY")), "{refusal}");
 }

@@ -65,6 +65,23 @@ fn two_people_and_a_group_chat() {
     assert_eq!(ann.logout(PATIENCE), Some(ClosedWhy::LoggedOut));
 }
 
+/// The backend forgets the device, answers, and ends the login; the next login is a new device's.
+#[test]
+fn a_device_signs_itself_out() {
+    let backend = Backend::start();
+    let gateway = Gateway::start(&backend, &[]);
+    let (phone, pad) = (connect(gateway.listener, "ann", "phone"), connect(gateway.listener, "ann", "pad"));
+    let ben = connect(gateway.listener, "ben", "d");
+    phone.sign_out(PATIENCE).expect("signed out");
+    let names = |client: &Client| -> Vec<String> {
+        client.devices(PATIENCE).expect("hers").into_iter().map(|device| device.device).collect()
+    };
+    assert_eq!(names(&pad), ["pad"]);
+    ben.send(Target::user("ann"), 1, "after").expect("taken").wait_durable(PATIENCE).expect("stored");
+    assert_eq!(receive(&pad, 1), ["after"]);
+    assert_eq!(names(&connect(gateway.listener, "ann", "phone")), ["pad", "phone"], "it may come again");
+}
+
 /// The gateway drains and ends, and another takes its place: what was sent meanwhile arrives once.
 #[test]
 fn a_gateway_that_goes_is_a_pause() {

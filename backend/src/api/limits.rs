@@ -16,7 +16,11 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
     for (name, help, value) in [
         ("members", "Memberships of all conversations.", *members),
         ("work_waiting", "Large requests that wait for their turn.", waiting),
-        ("disk_free_bytes", "Free bytes of the disk of im.folder; 0: not known.", usize::try_from(free.unwrap_or(0)).unwrap_or(usize::MAX)),
+        (
+            "disk_free_bytes",
+            "Free bytes of the disk of im.folder; 0: not known.",
+            usize::try_from(free.unwrap_or(0)).unwrap_or(usize::MAX),
+        ),
         ("disk_low", "1 while only small writes pass: the disk is below im.disk_floor.", usize::from(is_low)),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));

@@ -102,7 +102,8 @@ mod tests {
             floor.on_free(free);
             floor.status().is_low
         };
-        let seen = [Some(1001), Some(1000), Some(999), Some(1099), None, Some(1100), Some(1000)].map(&mut low);
+        let seen =
+            [Some(1001), Some(1000), Some(999), Some(1099), None, Some(1100), Some(1000)].map(&mut low);
         assert_eq!(seen, [false, false, true, true, true, false, false]);
     }
 

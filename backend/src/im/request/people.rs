@@ -27,11 +27,8 @@ pub(super) static REMOVED: Kick = Kick {
     reason: "The user has removed this device.",
 };
 /// Kick of the logins of a device that has removed itself.
-pub(in crate::im) static SIGNED_OUT: Kick = Kick {
-    code: CloseReason::Kicked.code(),
-    may_reconnect: false,
-    reason: "This device has signed out.",
-};
+pub(in crate::im) static SIGNED_OUT: Kick =
+    Kick { code: CloseReason::Kicked.code(), may_reconnect: false, reason: "This device has signed out." };
 
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn relate(&mut self, asked: &Asked, request: im::RelationRequest) -> Result<Step, Refused> {

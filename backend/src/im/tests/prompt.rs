@@ -5,6 +5,8 @@
 mod bans;
 #[path = "behaviour.rs"]
 mod behaviour;
+#[path = "deletion.rs"]
+mod deletion;
 #[path = "exposed.rs"]
 mod exposed;
 #[path = "hostile.rs"]
