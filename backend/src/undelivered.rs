@@ -99,7 +99,8 @@ impl Folder {
         {
             // No user has a colon in the name. The clock may have gone back.
             let name = |number: u64| self.path.join(format!("{service}:{number}.{EXTENSION}"));
-            let closed = (now_ms..).map(name).find(|closed| !closed.exists()).unwrap_or_else(|| name(now_ms));
+            let numbers = now_ms..now_ms.saturating_add(self.limits.files as u64 + 1);
+            let closed = numbers.map(name).find(|closed| !closed.exists()).unwrap_or_else(|| name(now_ms));
             fs::rename(&path, &closed)?;
             part.path = closed;
         }

@@ -331,7 +331,7 @@ fn answered(answer: &ApiAnswer, method: Option<&str>) -> Result<Response, Proble
 async fn status(shared: &Shared) -> Result<Status, Problem> {
     let answer = shared.ask(ApiCall::Status).await?;
     match answer.body {
-        ApiBody::Status(status) => Ok(status),
+        ApiBody::Status(status) => Ok(*status),
         _ => Err(refusal(&answer)),
     }
 }

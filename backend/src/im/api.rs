@@ -154,7 +154,7 @@ pub enum ApiBody {
     /// The answer to a request.
     Payload(Bytes),
     /// Status of the backend.
-    Status(Status),
+    Status(Box<Status>),
 }
 
 /// Status of the backend; counts since the start.
@@ -284,7 +284,7 @@ impl<S: Store> Im<S> {
                 rule_logins(self, &user, LoginChange::BannedUntil(until_s), reply);
             }
             ApiCall::Status => {
-                let status = self.status();
+                let status = Box::new(self.status());
                 self.out.answer_api_result(reply, Ok(ApiBody::Status(status)));
             }
         }

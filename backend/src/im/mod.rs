@@ -188,7 +188,7 @@ impl<S: Store> Im<S> {
 
     /// Ends a turn: gives the store its batch, and takes completions.
     pub fn handle_turn_end(&mut self, now: Now) {
-        self.do_large_work();
+        work::do_large_work(self);
         self.deliveries().write_acks();
         self.commit(now);
         self.fan_out();

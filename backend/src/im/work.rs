@@ -156,18 +156,16 @@ impl Share {
     }
 }
 
-impl<S: Store> Im<S> {
-    /// Does large work, as much as a turn has time for.
-    pub(super) fn do_large_work(&mut self) {
-        let mut left = TURN_UNITS;
-        while left > 0
-            && let Some(Large { session, task, units }) = self.work.pop()
-        {
-            left = left.saturating_sub(units);
-            session.into_iter().for_each(|session| self.queues.end(session));
-            self.run(session, Task::Admitted(Box::new(task)));
-            session.into_iter().for_each(|session| self.resume(session));
-        }
+/// Does large work, as much as a turn has time for.
+pub(super) fn do_large_work<S: Store>(im: &mut Im<S>) {
+    let mut left = TURN_UNITS;
+    while left > 0
+        && let Some(Large { session, task, units }) = im.work.pop()
+    {
+        left = left.saturating_sub(units);
+        session.into_iter().for_each(|session| im.queues.end(session));
+        im.run(session, Task::Admitted(Box::new(task)));
+        session.into_iter().for_each(|session| im.resume(session));
     }
 }
 

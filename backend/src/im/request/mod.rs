@@ -327,7 +327,7 @@ impl<F: Facts> Requests<'_, F> {
             Request::Settings => Ok(self.settings(asked)),
             Request::Profiles(request) => people::profiles(request),
             Request::Devices => Ok(self.devices(asked)),
-            Request::RemoveDevice(request) => self.remove_device(asked, &request),
+            Request::RemoveDevice(request) => Ok(self.remove_device(asked, &request)),
             Request::Presence(request) => self.presence(asked, &request).map(Step::Answer),
         }
     }

@@ -95,24 +95,20 @@ impl<F: Facts> Requests<'_, F> {
         Step::Answer(encode(&im::DevicesResponse { devices: devices.collect() }))
     }
 
-    pub(super) fn remove_device(
-        &self,
-        asked: &Asked,
-        request: &im::DeviceRemoveRequest,
-    ) -> Result<Step, Refused> {
+    pub(super) fn remove_device(&self, asked: &Asked, request: &im::DeviceRemoveRequest) -> Step {
         let (user, _) = asked.origin;
         let devices = self.facts.devices(user);
         let Some(device) = devices.iter().find(|device| device.name == request.device) else {
-            return Ok(Step::Answer(Bytes::new())); // done before, perhaps
+            return Step::Answer(Bytes::new()); // done before, perhaps
         };
         let write = Write::RemoveDevice { user, device: device.number };
         if device.number == asked.origin.1 {
             // The device signs out: the answer has to reach it before its login ends.
-            return Ok(Step::Write(write, Then::SignedOut));
+            return Step::Write(write, Then::SignedOut);
         }
         let owner = Some((user, device.number));
         let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
-        Ok(Step::EndLogins(theirs.collect(), write))
+        Step::EndLogins(theirs.collect(), write)
     }
 
     pub(super) fn set_profile(
