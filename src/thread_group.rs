@@ -54,11 +54,15 @@ impl<U: EventLoop> ThreadGroup<U> {
         self.loops.iter_mut().map(|(_, event_loop)| event_loop)
     }
 
-    /// Runs until all loops have ended.
+    /// Runs until all loops have ended. A pause that was asked for before the start comes before the first turn: a main
+    /// thread that gives up during that pause ends the thread, which has touched no socket.
     ///
     /// # Errors
     /// The system's, when polling fails: the process cannot go on.
     pub fn run(mut self) -> io::Result<()> {
+        if self.point.try_pause() && !self.obey() {
+            return Ok(());
+        }
         while !self.loops.is_empty() {
             self.turn()?;
             if self.point.try_pause() {
@@ -94,18 +98,20 @@ impl<U: EventLoop> ThreadGroup<U> {
 }
 
 impl<U: EventLoop> ThreadGroup<U> {
-    /// Obeys the main thread between two turns, until it says to run again.
-    fn obey(&mut self) {
+    /// Obeys the main thread between two turns, until it says to run again. False: the main thread has ended.
+    fn obey(&mut self) -> bool {
         while let Some(order) = self.point.wait() {
             // A main thread that has given up does not wait for the reply.
             match order {
                 Order::Step(reply) => _ = reply.send(self.step()),
                 Order::Freeze(reply) => _ = reply.send(self.freeze()),
                 Order::Resume(unix_base_nanos) => {
-                    return self.loops().for_each(|event_loop| event_loop.resume(unix_base_nanos));
+                    self.loops().for_each(|event_loop| event_loop.resume(unix_base_nanos));
+                    return true;
                 }
             }
         }
+        false
     }
 
     fn step(&mut self) -> bool {

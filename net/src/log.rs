@@ -219,6 +219,14 @@ pub fn write_detached(
     thread::Builder::new().name("line-writer".into()).spawn(run).map(drop)
 }
 
+/// Writes `text` to `stream` in the calling thread, which waits as long as the stream does not take it.
+///
+/// # Errors
+/// The write's own.
+pub fn write_here(stream: impl AsFd, text: &str) -> io::Result<()> {
+    write_all(stream.as_fd(), text.as_bytes())
+}
+
 /// Writes a ready line to standard output. A failure is logged and has no other effect.
 pub fn announce(line: String) {
     let logged = |result: io::Result<()>| {

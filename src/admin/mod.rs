@@ -123,7 +123,8 @@ impl Admin {
     }
 }
 
-/// Serves both sockets, each in a thread of its own. The threads' own figures are added to `registry`.
+/// Starts the threads of both sockets, which accept nobody before [`Admin::set_paused`] lets them. The threads' own
+/// figures are added to `registry`.
 ///
 /// # Errors
 /// The system's: no poll, no thread.
@@ -156,7 +157,7 @@ fn spawn_limited(
                 async { response }
             }
         };
-        let settings = Settings::new(thread, limits, refuse).with_names(status.names.clone());
+        let settings = Settings::new(thread, limits, refuse).with_names(status.names.clone()).paused();
         Server::start(listener, settings, handler, count)
     };
     let socket = match socket {

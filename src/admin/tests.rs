@@ -41,6 +41,7 @@ impl Rig {
         let socket = UnixListener::bind(folder.join("admin.sock")).expect("bound");
         let listeners = Listeners { address, socket: Some((socket, None)) };
         let admin = spawn_limited(listeners, &status, &registry, limits).expect("starts");
+        admin.set_paused(false);
         Self { admin: Some(admin), counter_set, status, registry, folder }
     }
 

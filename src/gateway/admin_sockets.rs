@@ -71,22 +71,19 @@ impl AdminSockets {
         Ok(Self { address: Some(address), socket, retired })
     }
 
-    /// Copies the descriptors, for the threads that serve them; `None`: nothing is served. From now on this process
-    /// serves, and the paths are its own.
-    pub(super) fn share(&mut self) -> io::Result<Option<admin::Listeners>> {
-        if let Some(path) = self.retired.take() {
-            tracing::info!(path = %path.display(), "the admin socket has another path now");
-            fs::remove_file(path).ok();
-        }
+    /// Copies the descriptors, for the threads that serve them; `None`: nothing is served.
+    pub(super) fn share(&self) -> io::Result<Option<admin::Listeners>> {
         let Some(address) = &self.address else { return Ok(None) };
-        let socket = match &mut self.socket {
-            Some(socket) => {
-                socket.is_own = true;
-                Some((socket.listener.try_clone()?, socket.group))
-            }
-            None => None,
-        };
+        let share = |socket: &AdminSocket| Ok::<_, io::Error>((socket.listener.try_clone()?, socket.group));
+        let socket = self.socket.as_ref().map(share).transpose()?;
         Ok(Some(admin::Listeners { address: address.try_clone()?, socket }))
+    }
+
+    /// Notes that this process serves, and that the paths are its own. Returns the path that is not served any more, for
+    /// somebody to remove.
+    pub(super) fn own(&mut self) -> Option<PathBuf> {
+        self.socket.iter_mut().for_each(|socket| socket.is_own = true);
+        self.retired.take()
     }
 }
 
@@ -314,8 +311,8 @@ mod tests {
         drop(AdminSockets::inherit(&config(b.clone()), None, Some(clone)).expect("bound"));
         assert_eq!((a.exists(), b.exists()), (true, false), "it did not take over");
         let mut moved = AdminSockets::inherit(&config(b.clone()), None, Some(old)).expect("bound");
-        moved.share().expect("descriptors");
-        assert_eq!((a.exists(), b.exists()), (false, true));
+        let retired = moved.own().expect("the path of before");
+        assert_eq!((retired, b.exists()), (a, true));
         drop(moved);
     }
 }

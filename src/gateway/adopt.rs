@@ -38,22 +38,22 @@ pub(super) struct Warm {
     streams: Vec<Watched>,
 }
 
-/// Already watched sockets of one shard, by slot.
+/// Already watched sockets of one shard, with their cookies, by slot.
 #[derive(Default)]
-pub(super) struct Watched(Vec<Option<(ConnKey, Stream)>>);
+pub(super) struct Watched(Vec<Option<(ConnKey, u64, Stream)>>);
 
 impl Watched {
-    fn insert(&mut self, key: ConnKey, stream: Stream) {
+    fn insert(&mut self, key: ConnKey, cookie: u64, stream: Stream) {
         let slot = key.slot() as usize;
         if self.0.len() <= slot {
             self.0.resize_with(slot + 1, || None);
         }
-        self.0[slot] = Some((key, stream));
+        self.0[slot] = Some((key, cookie, stream));
     }
 
-    fn take(&mut self, key: ConnKey) -> Option<Stream> {
+    fn take(&mut self, key: ConnKey) -> Option<(u64, Stream)> {
         let client = self.0.get_mut(key.slot() as usize)?;
-        client.take_if(|(other, _)| *other == key).map(|(_, stream)| stream)
+        client.take_if(|(other, ..)| *other == key).map(|(_, cookie, stream)| (cookie, stream))
     }
 }
 
@@ -74,7 +74,7 @@ impl Warm {
                     let (key, mut stream) = (ConnKey::from_u64(key), Stream::thaw(StreamKind::Tcp, fd));
                     reactor::watch(poll.registry(), &mut stream, key)
                         .map_err(GatewayError::system("watch a socket"))?;
-                    watched.insert(key, stream);
+                    watched.insert(key, cookie, stream);
                 }
             }
             warm.streams.push(watched);
@@ -133,8 +133,10 @@ impl Origin<'_, '_> {
         let mut watched = |registry: &Registry, key: ConnKey, socket: &SocketRef| {
             self.connections += 1;
             let known = self.streams.get_mut(number).and_then(|watched| watched.take(key));
-            if let Some(mut stream) = known {
-                if socket.cookie == 0 && stream.as_raw_fd() == socket.fd {
+            if let Some((cookie, mut stream)) = known {
+                // A cookie of 0: the socket is the one that the list of sockets named.
+                let is_same = socket.cookie == 0 || socket.cookie == cookie;
+                if is_same && stream.as_raw_fd() == socket.fd {
                     return Ok(stream);
                 }
                 stream.deregister(registry)?;
@@ -204,7 +206,7 @@ impl Prepared {
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
-            watched.0.into_iter().flatten().for_each(|(_, mut stream)| reactor.unwatch(&mut stream));
+            watched.0.into_iter().flatten().for_each(|(.., mut stream)| reactor.unwatch(&mut stream));
         }
         Ok(prepared)
     }

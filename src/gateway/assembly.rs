@@ -4,9 +4,9 @@ use super::GatewayError;
 use super::admin_sockets::AdminSockets;
 use super::adopt::{self, Origin};
 use super::listening::{self, ListeningSocket};
-use super::threads::{self, Thread};
+use super::threads::Thread;
 use super::trust;
-use crate::admin::{self, Admin, Status};
+use crate::admin::{Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
 use crate::messages::{DownlinkBatch, ShardSink, UplinkBatch};
@@ -18,14 +18,11 @@ use crate::router::{
 };
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::shard_map::{Pins, ShardMap};
-use crate::snapshot::SectionKind;
 use crate::sys::{clock, limits};
 use crate::worker::{Inbox, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::clock::Clock;
-use moorline_net::log;
 use moorline_net::mailbox::{self, SendError, Sender};
-use moorline_net::stream::Stream;
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
 use moorline_proto::random::Random;
@@ -66,12 +63,14 @@ pub(super) struct Gateway {
     pub(super) shard_map: ShardMap,
     /// True if there were fewer shards or workers in an earlier process of this series.
     pub(super) has_grown: bool,
+    /// Limit of connections.
+    pub(super) cap: usize,
     pub(super) reactor_threads: Vec<Thread>,
     pub(super) worker_threads: Vec<Thread>,
     pub(super) workers_stop: Arc<AtomicBool>,
 }
 
-/// A gateway whose threads have not started: it reads and writes nothing yet.
+/// A gateway whose threads have not started ([`super::launch`]): it reads and writes nothing yet.
 pub(super) struct Prepared {
     /// Listening sockets, by number in the settings.
     pub(super) listeners: Vec<ListeningSocket>,
@@ -263,76 +262,9 @@ impl Prepared {
             connections_taken: origin.map_or(0, |origin| origin.connections),
         })
     }
-
-    /// History of the hot restarts.
-    pub(super) fn restarts(&self) -> &crate::admin::RestartControl {
-        &self.status.restarts
-    }
-
-    /// Starts all threads; calls `when_serving` before the admin address answers.
-    pub(super) fn launch(mut self, when_serving: impl FnOnce()) -> Result<Gateway, GatewayError> {
-        let unix_base_nanos = unix_base(&self.clock);
-        let (reactors, workers) = self.threads;
-        let worker_threads = threads::start(self.workers, workers, SectionKind::Worker)?;
-        let mut units = self.reactors;
-        units.iter_mut().for_each(|reactor| reactor.handle_thawed(unix_base_nanos));
-        let reactor_threads = threads::start(units, reactors, SectionKind::Shard)?;
-        if let Some(reactor) = self.reactor_mail.first() {
-            self.retired.into_iter().for_each(|retired| empty(&retired, reactor));
-        }
-        when_serving();
-        let shared = self.admin_sockets.share().map_err(GatewayError::system("share the admin sockets"))?;
-        let spawn = |shared| admin::spawn(shared, &self.status, &self.metrics);
-        let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
-        tracing::info!(
-            listener = listening::addresses(&self.listeners),
-            reactors = reactor_threads.len(),
-            workers = worker_threads.len(),
-            connections_max = self.cap,
-            "serving"
-        );
-        Ok(Gateway {
-            listeners: self.listeners,
-            admin_sockets: self.admin_sockets,
-            admin,
-            status: self.status,
-            metrics: self.metrics,
-            door: self.door,
-            clock: self.clock,
-            birth: self.birth,
-            judge: self.judge,
-            node: self.node,
-            shard_map: self.shard_map,
-            has_grown: self.has_grown,
-            reactor_mail: self.reactor_mail,
-            worker_mail: self.worker_mail,
-            reactor_threads,
-            worker_threads,
-            workers_stop: self.workers_stop,
-        })
-    }
 }
 
 impl Gateway {
-    /// Prints the ready line for people, scripts and tests. A standard output that is closed or stuck
-    /// holds up nothing.
-    pub(super) fn announce_ready(&self) {
-        let off = || "off".to_owned();
-        let admin = self.admin.as_ref().map_or_else(off, |admin| admin.address().to_string());
-        let socket = self.admin.as_ref().and_then(Admin::socket).map_or_else(off, ToString::to_string);
-        let shown = self.status.restarts.show();
-        let generation = shown.generation;
-        let last = shown.restarts.last().filter(|_| generation > 0);
-        let moved = last.map_or_else(String::new, |last| {
-            format!(" sockets={} pause_ms={:.1}", last.sockets, last.pause_seconds * 1e3)
-        });
-        log::announce(format!(
-            "moorline ready listener={} admin={admin} socket={socket} pid={} generation={generation}{moved}\n",
-            listening::addresses(&self.listeners),
-            std::process::id()
-        ));
-    }
-
     /// Open client connections.
     pub(super) fn connections(&self) -> u64 {
         self.metrics.sum(crate::metrics::names::CONNECTIONS)
@@ -419,24 +351,6 @@ fn send(number: usize, reactor: &Sender<ReactorMail>, make: impl Fn() -> Reactor
     });
     if !is_taken {
         tracing::error!(reactor = number, "a reactor is stuck: its mailbox stays full");
-    }
-}
-
-/// Lets in the clients that wait at an address that is given up.
-fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
-    let mut rejected = 0;
-    while let Ok((socket, _)) = retired.accept() {
-        socket.set_nonblocking(true).ok();
-        let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
-        rejected += u64::from(reactor.try_send(newcomer).is_err());
-    }
-    if rejected > 0 {
-        let address = retired.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
-        tracing::warn!(
-            rejected,
-            address,
-            "rejected connections that waited at a closed listener: the reactor's mailbox is full"
-        );
     }
 }
 

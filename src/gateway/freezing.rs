@@ -4,6 +4,7 @@ use super::adopt;
 use super::assembly::{Gateway, unix_base};
 use super::listening::ListeningSocket;
 use super::threads::Thread;
+use crate::failpoint;
 use crate::pause::Order;
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
@@ -13,14 +14,29 @@ use crate::snapshot::{
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
+use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
+use std::collections::HashSet;
 use std::io;
+use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// Limit of descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
 /// Interval at which the pause of a thread is looked for.
 const LOOK: Duration = Duration::from_micros(50);
+
+/// A socket in the list of a reactor: its connection, number and cookie.
+type Listed = (ConnKey, RawFd, u64);
+
+/// Removes a socket from every list but the last one that has it.
+fn keep_last(lists: &mut [Vec<Listed>]) {
+    let mut seen = HashSet::new();
+    for list in lists.iter_mut().rev() {
+        list.retain(|(_, _, cookie)| !seen.contains(cookie));
+        seen.extend(list.iter().map(|(_, _, cookie)| *cookie));
+    }
+}
 
 impl Gateway {
     /// Pauses every thread by `deadline`, with no message under way, and collects the snapshot by `written`.
@@ -81,27 +97,36 @@ impl Gateway {
         Ok((frozen_at, writer))
     }
 
-    /// Lists the sockets of all connections, for a new process that watches them before the pause.
+    /// Lists the sockets of all connections, each once, for a new process that watches them before the pause.
+    ///
+    /// The reactors answer one after the other. A login that moves to the shard of its user in between is in two answers,
+    /// and the later one is right: a connection moves once.
     ///
     /// # Errors
     /// A reactor did not answer.
     pub(super) fn list_sockets(&self, deadline: Instant) -> Result<Writer, String> {
-        let mut writer = Writer::default();
-        for (number, sender) in (0u32..).zip(&self.reactor_mail) {
+        let mut lists = Vec::new();
+        for (number, sender) in self.reactor_mail.iter().enumerate() {
             let (reply, replied) = bounded(1);
             let list = sender.try_send(ReactorMail::List(reply)).ok();
             let all = list.and_then(|()| replied.recv_timeout(clock::until(deadline)).ok());
             let all = all.ok_or_else(|| format!("reactor {number} did not list its sockets in time"))?;
+            // A socket that was closed meanwhile has no cookie, or the number is another socket's: the new process
+            // compares.
+            let named = all.into_iter().filter_map(|(key, fd)| Some((key, fd, sockets::cookie_of(fd)?)));
+            lists.push(named.collect());
+            failpoint::reach("old.listed");
+        }
+        keep_last(&mut lists);
+        let mut writer = Writer::default();
+        for (number, list) in (0u32..).zip(lists) {
             let mut section = Section::default();
-            for chunk in all.chunks(SOCKETS_PER_RECORD) {
+            for chunk in list.chunks(SOCKETS_PER_RECORD) {
                 let mut record = SocketsRecord::default();
-                for (key, fd) in chunk {
-                    // A socket that was closed meanwhile has no cookie, or the number is another socket's: the new
-                    // process compares.
-                    let Some(cookie) = sockets::cookie_of(*fd) else { continue };
+                for (key, fd, cookie) in chunk {
                     record.keys.push(key.as_u64());
                     record.fds.push(*fd);
-                    record.cookies.push(cookie);
+                    record.cookies.push(*cookie);
                 }
                 section.put(Item::Sockets(record));
             }
@@ -162,7 +187,26 @@ impl Gateway {
         }
     }
 
-    fn threads(&self) -> impl Iterator<Item = &Thread> {
+    pub(super) fn threads(&self) -> impl Iterator<Item = &Thread> {
         self.reactor_threads.iter().chain(&self.worker_threads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_proto::ids::ShardId;
+
+    #[test]
+    fn a_login_that_moved_while_the_sockets_were_listed_is_in_the_later_list_only() {
+        let key = |shard, slot| ConnKey::new(ShardId(shard), slot, 1);
+        let mut lists = [
+            vec![(key(0, 1), 10, 100), (key(0, 2), 11, 101)],
+            vec![(key(1, 1), 12, 102)],
+            vec![(key(2, 7), 11, 101), (key(2, 8), 13, 103)],
+        ];
+        keep_last(&mut lists);
+        let cookies = lists.map(|list| list.into_iter().map(|(_, _, cookie)| cookie).collect::<Vec<_>>());
+        assert_eq!(cookies, [vec![100], vec![102], vec![101, 103]]);
     }
 }

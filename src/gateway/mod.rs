@@ -12,7 +12,9 @@ mod adopt;
 mod assembly;
 mod freezing;
 mod handover;
+mod launch;
 mod listening;
+mod notifier;
 mod reload;
 mod stop;
 mod threads;
@@ -132,17 +134,19 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let signals = stop::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let settings = handover::RunSettings::of_this_process(config.handover.timeout);
+    let audit = audit_log(&config)?;
+    // Behind this point nothing may fail: this process serves.
     let gateway = if let Some(fds) = fds {
         handover::take_over(fds, &config)?
     } else {
-        assembly::Prepared::fresh(&config)?.launch(|| handover::tell_ready(&config))?
+        let parked = assembly::Prepared::fresh(&config)?.park(&config)?;
+        parked.resume();
+        parked.tell(false)
     };
     gateway.metrics.watch_log(log.dropped());
-    let audit = audit_log(&config)?;
     gateway.status.audit.set(audit.clone()).ok();
     let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
     gateway.metrics.add(Arc::clone(&lines));
-    gateway.announce_ready();
     let reloading = reload::Reloading::new(config, sources);
     let audit = stop::Audit { log: audit, lines };
     let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };

@@ -2,7 +2,7 @@
 
 use super::GatewayError;
 use super::assembly::Gateway;
-use super::handover::{self, Outcome, RunSettings, tell_main_pid};
+use super::handover::{self, Outcome, RunSettings, notify_main_pid};
 use super::reload::Reloading;
 use crate::admin::{ClientsOrder, RestartOrder};
 use crate::metrics::CounterSet;
@@ -188,8 +188,7 @@ impl Supervisor {
     }
 
     fn restart(&self, actor: &str, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
-        let Self { gateway, settings, reloading, .. } = self;
-        let config = reloading.config.borrow();
+        let Self { gateway, settings, .. } = self;
         let binary = order.binary.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
         let outcome = handover::restart(gateway, settings, order);
         let told = match &outcome {
@@ -202,7 +201,7 @@ impl Supervisor {
             Outcome::Serving => Ok(()),
             Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
             Outcome::Committed(pid) => {
-                tell_main_pid(&config, pid);
+                notify_main_pid(pid);
                 signals.pass_on(pid);
                 tracing::info!(pid, "the new process serves; this one leaves");
                 self.audit.log.flush();

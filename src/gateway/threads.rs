@@ -1,6 +1,7 @@
 //! The threads of a gateway, and how loops are dealt to them.
 
 use super::GatewayError;
+use crate::failpoint;
 use crate::pause::{self, PauseHandle};
 use crate::snapshot::SectionKind;
 use crate::thread_group::{EventLoop, ThreadGroup};
@@ -18,8 +19,9 @@ pub(super) struct Thread {
     pub(super) handle: JoinHandle<io::Result<()>>,
 }
 
-/// Starts `threads` threads, or as many as there are loops, and deals the loops to them in turn.
-pub(super) fn start<U: EventLoop>(
+/// Starts `threads` threads, or as many as there are loops, and deals the loops to them in turn. The threads pause before
+/// their first turn.
+pub(super) fn start_paused<U: EventLoop>(
     loops: Vec<U>,
     threads: usize,
     kind: SectionKind,
@@ -35,10 +37,14 @@ pub(super) fn start<U: EventLoop>(
     }
     let start = |(number, loops): (usize, Vec<(u32, U)>)| {
         let (pause, point) = pause::pause();
+        pause.request();
         let group = ThreadGroup::new(loops, point, place);
         let name = format!("{name}-{number}");
         let named = std::thread::Builder::new().name(name.clone());
-        let handle = named.spawn(move || group.run()).map_err(GatewayError::system(operation))?;
+        let spawn = || named.spawn(move || group.run());
+        let handle = failpoint::try_reach("new.thread")
+            .and_then(|()| spawn())
+            .map_err(GatewayError::system(operation))?;
         Ok(Thread { name, kind, pause, handle })
     };
     dealt.into_iter().enumerate().map(start).collect()

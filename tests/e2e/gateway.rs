@@ -96,10 +96,15 @@ impl Gateway {
 
     /// Starts a gateway whose command is changed by `change`.
     pub(crate) fn start_as(sets: &[&str], change: impl FnOnce(&mut Command)) -> Self {
-        let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
-        let mut command = program(&arguments("run", &[&free, DEFAULTS, sets].concat()));
+        let mut command = Self::command(sets);
         change(&mut command);
         Self::of_command(command)
+    }
+
+    /// The command of such a gateway.
+    pub(crate) fn command(sets: &[&str]) -> Command {
+        let free = ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0"];
+        program(&arguments("run", &[&free, DEFAULTS, sets].concat()))
     }
 
     /// Made by hand.

@@ -36,6 +36,8 @@ mod full_disk;
 mod gateway;
 mod handover;
 #[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_commit;
+#[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_faults;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_hostile;

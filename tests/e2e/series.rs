@@ -23,15 +23,27 @@ impl Series {
 
     /// With the command changed by `change`.
     pub(crate) fn start_as(backend: &Backend, sets: &[&str], change: impl FnOnce(&mut Command)) -> Self {
+        Self::start_by(backend, sets, |mut command| {
+            change(&mut command);
+            Gateway::of_command(command)
+        })
+    }
+
+    /// With the command run by `start`.
+    pub(crate) fn start_by(
+        backend: &Backend,
+        sets: &[&str],
+        start: impl FnOnce(Command) -> Gateway,
+    ) -> Self {
         let (pid_file, faults) = (TempFile::new(""), TempFile::new(""));
         let own = [
             format!("handover.pid_file={}", pid_file.path().display()),
             format!("backend.endpoints={}", backend.address),
         ];
-        let gateway = Gateway::start_as(&[sets, &[own[0].as_str(), own[1].as_str()]].concat(), |command| {
-            command.env(moorline::failpoint::VARIABLE, faults.path());
-            change(command);
-        });
+        // Later ones win.
+        let mut command = Gateway::command(&[&[own[0].as_str(), own[1].as_str()], sets].concat());
+        command.env(moorline::failpoint::VARIABLE, faults.path());
+        let gateway = start(command);
         gateway.until_ready();
         Self { gateway, pid_file, faults }
     }

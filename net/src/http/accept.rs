@@ -66,12 +66,12 @@ where
         orders: Receiver<Order>,
     ) -> Self {
         Self {
+            is_paused: settings.is_paused,
             listener,
             orders,
             shared: Rc::new(Shared { settings, handler, on_event }),
             tasks: JoinSet::new(),
             open: Vec::new(),
-            is_paused: false,
             pause: None,
             failures: 0,
         }

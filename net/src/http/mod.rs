@@ -138,6 +138,8 @@ pub struct Settings {
     pub names: Vec<String>,
     /// Judge of requests.
     pub judge: Judge,
+    /// True if the server accepts nobody before [`Server::set_paused`] lets it.
+    pub is_paused: bool,
 }
 
 /// A running server. Dropping it stops the thread.
@@ -159,7 +161,15 @@ enum Order {
 impl Settings {
     /// Settings of a server that is reached by its IP addresses and knows no caller.
     pub fn new(thread: &'static str, limits: Limits, refuse: fn(Refusal) -> Response) -> Self {
-        Self { thread, limits, refuse, names: Vec::new(), judge: Arc::new(|_| Ok(Caller::Stranger)) }
+        let judge: Judge = Arc::new(|_| Ok(Caller::Stranger));
+        Self { thread, limits, refuse, names: Vec::new(), judge, is_paused: false }
+    }
+
+    /// Has the server start paused: another process still serves the address.
+    #[must_use]
+    pub const fn paused(mut self) -> Self {
+        self.is_paused = true;
+        self
     }
 
     /// Gives the server host names.

@@ -1,13 +1,16 @@
 //! The rules of the new process (child), as a table. [`super::takeover`] executes the actions.
 //!
 //! ```text
-//!          Watched         Snapshot          Adopted        Commit          WordWon          Launched
-//!  Warming ───────► Waiting ───────► Adopting ──────► Ready ─────► Taking ────────► Starting ────────► Ended(Serving)
-//!     │                │                │               │ SocketClosed  │              ▲    │
-//!     └────────────────┴────────────────┘               ▼               │              │    └─ Failed ► Ended(Failed)
+//!          Watched         Snapshot          Adopted        Commit          WordWon
+//!  Warming ───────► Waiting ───────► Adopting ──────► Ready ─────► Taking ────────► Ended(Serving)
+//!     │                │                │               │ SocketClosed  │              ▲
+//!     └────────────────┴────────────────┘               ▼               │              │ WordWon
 //!                      ▼            ParentLives      Doubting ── ParentEnded ──► Claiming
 //!                Ended(GaveUp) ◄────────────────────────┴───────────────┘ WordLost
 //! ```
+//!
+//! Everything that can fail comes before `Ready`: the threads are started and stand still, and behind the commit word they
+//! only resume.
 //!
 //! For example, the parent is killed after this process said `ready`: `Ready` on `SocketClosed` is `Doubting`, whose
 //! action looks for the parent; on `ParentEnded` this process claims the commit word and serves.
@@ -29,8 +32,6 @@ pub(super) enum State {
     Taking,
     /// The parent is dead: the commit word is swapped, whatever the parent got to.
     Claiming,
-    /// The threads start.
-    Starting,
     /// The takeover has ended.
     Ended(Verdict),
 }
@@ -42,8 +43,6 @@ pub(super) enum Verdict {
     Serving,
     /// The process ends without having touched a socket.
     GaveUp,
-    /// The process ends after it took the sockets, and the clients reconnect.
-    Failed,
 }
 
 /// Input of the table.
@@ -51,10 +50,8 @@ pub(super) enum Verdict {
 pub(super) enum Input {
     /// All listed sockets are watched.
     Watched,
-    /// Every connection of the snapshot has its socket.
+    /// Every connection of the snapshot has its socket, and all threads are started and stand still.
     Adopted,
-    /// The threads run.
-    Launched,
     /// An operation of this process failed.
     Failed,
     /// Message `snapshot`: the parent is paused, and its snapshot is written.
@@ -84,7 +81,8 @@ pub(super) enum Action {
     Watch,
     /// Send `warm`.
     SayWarm,
-    /// Read the snapshot and adopt all connections; ask for newer sockets by `want FD`.
+    /// Read the snapshot, adopt all connections, and start all threads, which stand still; ask for newer sockets by
+    /// `want FD`.
     Adopt,
     /// Send `ready COUNT`.
     SayReady,
@@ -94,12 +92,10 @@ pub(super) enum Action {
     Take,
     /// Swap the commit word of a dead parent.
     Claim,
-    /// Start all threads.
-    Start,
-    /// Start all threads, and tell the supervisor the process id: the parent cannot.
-    StartOrphaned,
-    /// Send `running`.
-    SayRunning,
+    /// Resume all threads, and send `running`.
+    Serve,
+    /// Resume all threads, and tell the supervisor the process id: the parent cannot.
+    ServeOrphaned,
     /// Send `failed: CAUSE`.
     SayFailed,
 }
@@ -116,7 +112,7 @@ pub(super) enum Transition {
 impl State {
     /// All states before the end.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Warming,
         Self::Waiting,
         Self::Adopting,
@@ -124,7 +120,6 @@ impl State {
         Self::Doubting,
         Self::Taking,
         Self::Claiming,
-        Self::Starting,
     ];
     /// First state and its action.
     pub(super) const FIRST: (Self, Action) = (Self::Warming, Action::Watch);
@@ -149,13 +144,11 @@ impl State {
             }
             (Self::Doubting, Input::ParentEnded) => To(Self::Claiming, Action::Claim),
             (Self::Doubting, Input::ParentLives) => To(Self::Ended(Verdict::GaveUp), Action::Nothing),
-            (Self::Taking, Input::WordWon) => To(Self::Starting, Action::Start),
-            (Self::Claiming, Input::WordWon) => To(Self::Starting, Action::StartOrphaned),
+            (Self::Taking, Input::WordWon) => To(Self::Ended(Verdict::Serving), Action::Serve),
+            (Self::Claiming, Input::WordWon) => To(Self::Ended(Verdict::Serving), Action::ServeOrphaned),
             (Self::Taking | Self::Claiming, Input::WordLost) => {
                 To(Self::Ended(Verdict::GaveUp), Action::Nothing)
             }
-            (Self::Starting, Input::Launched) => To(Self::Ended(Verdict::Serving), Action::SayRunning),
-            (Self::Starting, Input::Failed) => To(Self::Ended(Verdict::Failed), Action::Nothing),
             _ => Ignore,
         }
     }
@@ -164,16 +157,15 @@ impl State {
 #[cfg(test)]
 impl Verdict {
     /// All ends.
-    pub(super) const ALL: [Self; 3] = [Self::Serving, Self::GaveUp, Self::Failed];
+    pub(super) const ALL: [Self; 2] = [Self::Serving, Self::GaveUp];
 }
 
 #[cfg(test)]
 impl Input {
     /// All inputs.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Watched,
         Self::Adopted,
-        Self::Launched,
         Self::Failed,
         Self::Snapshot,
         Self::Commit,

@@ -8,8 +8,8 @@
 //!   └─ child: CLAIM, after the parent's end ────► TOUCHED
 //! ```
 //!
-//! For example, the child hangs after `ready`: the parent commits, waits, kills the child, and its RECLAIM wins,
-//! because the word is still COMMITTED. Had the child's TAKE come first, RECLAIM would lose.
+//! For example, the child hangs after `ready`: the parent commits, waits, and its RECLAIM wins, because the word is still
+//! COMMITTED; only then it kills the child. Had the child's TAKE come first, RECLAIM would lose, and the child would live.
 
 use crate::sys::memory::SharedWord;
 use std::io;
@@ -60,10 +60,5 @@ impl CommitWord {
     /// Changes the word; false: its value does not allow the change.
     pub(super) fn swap(&self, swap: Swap) -> bool {
         swap.from.iter().any(|from| self.0.swap(*from, swap.to))
-    }
-
-    /// True if the child has taken the sockets.
-    pub(super) fn is_touched(&self) -> bool {
-        self.0.get() == TOUCHED
     }
 }

@@ -19,7 +19,8 @@
 //! `docs/handover.md` has them, and join both in every order of messages, deaths and deadlines.
 //!
 //! Until the word is TOUCHED the old process can serve on as if nothing had happened, and does after any problem: it
-//! kills and reaps the child, swaps COMMITTED -> RECLAIMED, and resumes its threads.
+//! swaps COMMITTED -> RECLAIMED, kills and reaps the child, and resumes its threads. A child that has swapped first is
+//! never killed, however slow it is.
 
 mod channel;
 mod check;
@@ -34,7 +35,7 @@ mod tests;
 mod upgrade;
 
 pub(super) use check::check_line;
-pub(super) use supervisor::{tell_main_pid, tell_ready};
+pub(super) use supervisor::{PidFile, notify_main_pid, notify_ready};
 pub(super) use takeover::{HandoverFds, take_over};
 pub(super) use upgrade::{Outcome, RunSettings, restart};
 

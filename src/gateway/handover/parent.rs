@@ -4,11 +4,14 @@
 //!            Checked         Warm           Written        Ready            Running
 //!  Checking ────────► Warming ────► Freezing ──────► Moving ────► Committed ───────► Ended(Committed)
 //!     │                  │             │               │              │ any problem
-//!     └──────────────────┴─────────────┴───────────────┘              ▼
-//!                        ▼                                         Deciding ──────► Touched
-//!                Ended(RolledBack) ◄── WordWon ── Reclaiming ◄────────┴───────────────┘
-//!                                                     └────── WordLost ──► Ended(Torn)
+//!     └──────────────────┴─────────────┴───────────────┘              ▼            WordLost
+//!                        ▼                                         Deciding ─────────────────► Touched
+//!                Ended(RolledBack) ◄── WordWon ───────────────────────┘          ChildEnded │   │ Running, DeadlinePassed
+//!                                                                            Ended(Torn) ◄──┘   └──► Ended(Committed)
 //! ```
+//!
+//! The word is swapped before the child is killed: a child that has taken the sockets is left alone, however slow it is.
+//! Killing it could only end the service.
 //!
 //! For example, the child crashes while it reads the snapshot: `Moving` on `ChildEnded` is `Ended(RolledBack)` with
 //! the action [`Action::Resume`], which reaps the child and resumes all threads.
@@ -28,12 +31,10 @@ pub(super) enum State {
     Moving,
     /// The commit word offers the sockets to the child.
     Committed,
-    /// The child failed, or is late, after the commit: the commit word is read.
+    /// The child failed, or is late, after the commit: the commit word is swapped back, if the child has not taken it.
     Deciding,
     /// The child has taken the sockets, and has not yet said that it runs.
     Touched,
-    /// The child is killed, and the commit word swapped back.
-    Reclaiming,
     /// The upgrade has ended.
     Ended(Verdict),
 }
@@ -47,7 +48,7 @@ pub(super) enum Verdict {
     RolledBack,
     /// The dry run succeeded; this process serves on.
     DryRun,
-    /// The child took the sockets and failed; this process ends with a failure.
+    /// The child took the sockets and ended; this process ends with a failure.
     Torn,
 }
 
@@ -78,13 +79,9 @@ pub(super) enum Input {
     ChildEnded,
     /// The deadline of the state passed.
     DeadlinePassed,
-    /// The commit word says that the child has taken the sockets.
-    WordTaken,
-    /// The commit word says that the child has not taken the sockets.
-    WordFree,
     /// The sockets are this process's again.
     WordWon,
-    /// The sockets were the child's.
+    /// The sockets are the child's.
     WordLost,
 }
 
@@ -105,12 +102,10 @@ pub(super) enum Action {
     SendSocket,
     /// Swap the commit word, and send `commit`.
     Commit,
-    /// Read the commit word.
-    ReadWord,
+    /// Swap the commit word back.
+    Reclaim,
     /// Give the child more time: it has the sockets.
     AwaitRunning,
-    /// Kill and reap the child, then swap the commit word back.
-    Reclaim,
     /// Kill and reap the child, which is warm.
     EndDryRun,
     /// Kill and reap the child.
@@ -133,7 +128,7 @@ pub(super) enum Transition {
 impl State {
     /// All states before the end.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Checking,
         Self::DryRun,
         Self::Warming,
@@ -142,7 +137,6 @@ impl State {
         Self::Committed,
         Self::Deciding,
         Self::Touched,
-        Self::Reclaiming,
     ];
     /// First state and its action.
     pub(super) const FIRST: (Self, Action) = (Self::Checking, Action::Check);
@@ -163,30 +157,22 @@ impl State {
             (Self::Committed | Self::Touched, Input::Running) => {
                 To(Self::Ended(Verdict::Committed), Action::Leave)
             }
-            (Self::Deciding, Input::WordTaken) => To(Self::Touched, Action::AwaitRunning),
-            (Self::Deciding, Input::WordFree) => To(Self::Reclaiming, Action::Reclaim),
-            (Self::Reclaiming, Input::WordWon) => To(Self::Ended(Verdict::RolledBack), Action::Resume),
-            (Self::Reclaiming, Input::WordLost) => To(Self::Ended(Verdict::Torn), Action::Nothing),
+            (Self::Deciding, Input::WordWon) => To(Self::Ended(Verdict::RolledBack), Action::Resume),
+            (Self::Deciding, Input::WordLost) => To(Self::Touched, Action::AwaitRunning),
+            (Self::Touched, Input::ChildEnded) => To(Self::Ended(Verdict::Torn), Action::Nothing),
+            // It has the sockets and lives.
+            (Self::Touched, Input::DeadlinePassed) => To(Self::Ended(Verdict::Committed), Action::Leave),
 
-            (Self::Checking | Self::Deciding | Self::Reclaiming | Self::Ended(_), _) => Ignore,
+            (Self::Checking | Self::Deciding | Self::Touched | Self::Ended(_), _) => Ignore,
             (
                 _,
-                Input::Checked
-                | Input::DryRunChecked
-                | Input::Written
-                | Input::WordTaken
-                | Input::WordFree
-                | Input::WordWon
-                | Input::WordLost,
+                Input::Checked | Input::DryRunChecked | Input::Written | Input::WordWon | Input::WordLost,
             ) => Ignore,
 
             // The rest is a problem: a failure here, a message that does not belong here, an end, a deadline.
             (Self::DryRun | Self::Warming, _) => To(Self::Ended(Verdict::RolledBack), Action::EndChild),
             (Self::Freezing | Self::Moving, _) => To(Self::Ended(Verdict::RolledBack), Action::Resume),
-            (Self::Committed, Input::ChildEnded) | (Self::Touched, _) => {
-                To(Self::Reclaiming, Action::Reclaim)
-            }
-            (Self::Committed, _) => To(Self::Deciding, Action::ReadWord),
+            (Self::Committed, _) => To(Self::Deciding, Action::Reclaim),
         }
     }
 }
@@ -200,7 +186,7 @@ impl Verdict {
 #[cfg(test)]
 impl Input {
     /// All inputs.
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Checked,
         Self::DryRunChecked,
         Self::Written,
@@ -213,8 +199,6 @@ impl Input {
         Self::SocketClosed,
         Self::ChildEnded,
         Self::DeadlinePassed,
-        Self::WordTaken,
-        Self::WordFree,
         Self::WordWon,
         Self::WordLost,
     ];

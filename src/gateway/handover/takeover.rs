@@ -2,12 +2,13 @@
 
 use super::super::adopt::{Inherited, Warm};
 use super::super::assembly::{Gateway, Prepared};
+use super::super::launch::Parked;
 use super::super::{Config, GatewayError};
 use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
 use super::commit_word::{CLAIM, CommitWord, TAKE};
 use super::history::{restart_of, seconds};
-use super::{VARIABLE, tell_main_pid, tell_ready};
+use super::VARIABLE;
 use crate::admin::{Restart, Step};
 use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
@@ -101,7 +102,7 @@ struct Takeover<'a> {
     times: Times,
     /// Watched sockets; `None`: not watched yet, or already adopted.
     warm: Option<Warm>,
-    /// The gateway that is ready to start; `None`: not adopted yet, or already started.
+    /// The gateway that stands still; `None`: not adopted yet, or already serving.
     adopted: Option<Adopted>,
     /// Sockets of connections, links and listeners.
     sockets_taken: u64,
@@ -157,11 +158,12 @@ impl Takeover<'_> {
                 tracing::warn!("the old process has ended; this one continues from its snapshot");
                 Some(self.swap(CLAIM))
             }
-            Action::Start => Some(self.start(false)),
-            Action::StartOrphaned => Some(self.start(true)),
-            Action::SayRunning => {
-                // A parent that has ended does not hear it, and this process serves all the same.
-                self.channel.send(&Message::Running).ok();
+            Action::Serve => {
+                self.serve(false);
+                None
+            }
+            Action::ServeOrphaned => {
+                self.serve(true);
                 None
             }
             Action::SayFailed => {
@@ -222,7 +224,7 @@ impl Takeover<'_> {
         let warm = self.warm.take().expect("the table adopts only after the sockets are watched");
         let mut source = InheritedSockets { channel: &mut self.channel, inherited: &mut self.inherited };
         let adopted = prepare(bytes, warm, self.config, &mut source)?;
-        self.sockets_taken = adopted.prepared.connections_taken + adopted.listeners;
+        self.sockets_taken = adopted.parked.connections_taken + adopted.listeners;
         self.adopted = Some(adopted);
         // Connections that ended meanwhile, and descriptors that the parent itself inherited.
         self.inherited.drain().for_each(sockets::close_unowned);
@@ -238,35 +240,26 @@ impl Takeover<'_> {
         self.fail(Input::WordLost, GatewayError::Takeover(problem))
     }
 
-    /// Starts all threads, which read the sockets. `is_orphan`: the parent has ended.
-    fn start(&mut self, is_orphan: bool) -> Input {
+    /// Has all threads run, which read the sockets. Nothing here fails, and what can block is told by threads that serve
+    /// nobody. `is_orphan`: the parent has ended.
+    fn serve(&mut self, is_orphan: bool) {
         failpoint::reach("new.touched");
-        let adopted = self.adopted.take().expect("the table starts only what was adopted");
-        let Adopted { prepared, generation, frozen_at, mut history, numbers, .. } = adopted;
-        prepared.clock.go_on_from(frozen_at);
+        let adopted = self.adopted.take().expect("the table serves only what was adopted");
+        let Adopted { parked, generation, frozen_at, mut history, numbers, .. } = adopted;
+        parked.gateway.clock.go_on_from(frozen_at);
+        parked.resume();
         self.times.touched = clock::machine_nanos();
+        // A parent that has ended does not hear it, and this process serves all the same.
+        self.channel.send(&Message::Running).ok();
         if let Some(last) = history.last_mut() {
             (last.verdict, last.generation, last.sockets) =
                 ("committed".into(), generation, self.sockets_taken);
             self.times.tell(last, self.snapshot_bytes);
         }
-        prepared.restarts().resume(generation, &numbers, history);
-        let config = self.config;
-        let launched = prepared.launch(|| {
-            if is_orphan {
-                tell_main_pid(config, std::process::id());
-            }
-            tell_ready(config);
-        });
-        match launched {
-            Ok(gateway) => {
-                let (sockets, pause_seconds) = (self.sockets_taken, self.times.pause());
-                tracing::info!(generation, sockets, pause_seconds, "took over");
-                self.outcome = Ok(gateway);
-                Input::Launched
-            }
-            Err(error) => self.fail(Input::Failed, error),
-        }
+        parked.gateway.status.restarts.resume(generation, &numbers, history);
+        let (sockets, pause_seconds) = (self.sockets_taken, self.times.pause());
+        tracing::info!(generation, sockets, pause_seconds, "took over");
+        self.outcome = Ok(parked.tell(is_orphan));
     }
 }
 
@@ -316,9 +309,9 @@ impl Times {
     }
 }
 
-/// A gateway that is ready to start: everything is read, and every socket is watched.
+/// A gateway that only has to resume: everything is read and started, and every socket is watched.
 struct Adopted {
-    prepared: Prepared,
+    parked: Parked,
     generation: u64,
     /// The gateway's own time at the pause.
     frozen_at: Instant,
@@ -343,11 +336,14 @@ fn prepare(
     refuse_embedded(&head)?;
     let inherited = Inherited { snapshot, head, addresses };
     let prepared = Prepared::adopted(config, warm, &inherited, &mut |socket| source.take(socket))?;
+    let parked = prepared.park(config)?;
+    // A file that could not be replaced would name the process of before.
+    parked.pid_file().try_out().map_err(GatewayError::Takeover)?;
     let head = inherited.head;
     let listeners = head.listeners.len().max(1) as u64
         + u64::from(head.admin.is_some())
         + u64::from(head.admin_socket.is_some());
-    Ok(Adopted { prepared, generation, frozen_at, history, numbers: head.restart_numbers, listeners })
+    Ok(Adopted { parked, generation, frozen_at, history, numbers: head.restart_numbers, listeners })
 }
 
 /// Refuses a parent with an embedded backend, which ends with the parent: only a new start can move away from it.
@@ -426,7 +422,8 @@ impl InheritedSockets<'_> {
         // The socket is newer than this process.
         let fd = self.channel.request_socket(socket.fd)?;
         let (_, cookie) = sockets::name_of(&fd)?;
-        if cookie == socket.cookie {
+        // A cookie of 0: the old process stands still, and its number is right by itself.
+        if cookie == socket.cookie || socket.cookie == 0 {
             return Ok(fd);
         }
         Err(io::Error::other(format!("descriptor {} is not the socket that the snapshot names", socket.fd)))

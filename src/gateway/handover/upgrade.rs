@@ -26,7 +26,7 @@ use std::time::Duration;
 const FREEZE_MAX: Duration = Duration::from_millis(500);
 /// Time from the commit until the child has taken the sockets.
 const TOUCHED_MAX: Duration = Duration::from_secs(2);
-/// Time that a child has to start its threads after it took the sockets: they cannot be taken back.
+/// Time in which a child that took the sockets is expected to say that it runs. Later it is left alone without a word.
 const RUNNING_MAX: Duration = Duration::from_secs(10);
 /// Looks for the exit status of a child that has closed the control channel.
 const EXIT_LOOKS: usize = 200;
@@ -242,9 +242,6 @@ impl Upgrade<'_> {
                 sent.err().map(|problem| self.fail(Input::Failed, problem))
             }
             Action::Commit => self.commit(),
-            Action::ReadWord => {
-                Some(if self.child().word.is_touched() { Input::WordTaken } else { Input::WordFree })
-            }
             Action::AwaitRunning => {
                 self.wait_until = clock::machine_now() + RUNNING_MAX;
                 None
@@ -278,6 +275,7 @@ impl Upgrade<'_> {
             match received {
                 Ok(Received::Message(message)) => return self.input_of(&message),
                 Ok(Received::Nothing) => {}
+                Ok(Received::Closed) | Err(_) if state == State::Touched => std::thread::park_timeout(LOOK),
                 Ok(Received::Closed) => return self.end_of_channel(state, "closed its socket"),
                 Err(error) => return self.end_of_channel(state, &format!("cannot be read from ({error})")),
             }
@@ -466,12 +464,10 @@ impl Upgrade<'_> {
         self.send(&Message::Commit)
     }
 
-    /// Kills the child, and takes the sockets back if the child has not taken them.
+    /// Takes the sockets back if the child has not taken them.
     fn reclaim(&mut self) -> Input {
         let Self { child, problem, .. } = self;
         let child = child.as_mut().expect("it was started before the commit");
-        child.process.kill().ok();
-        child.process.wait().ok();
         if child.word.swap(RECLAIM) {
             *problem = format!("after the commit: {problem}");
             Input::WordWon

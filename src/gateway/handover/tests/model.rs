@@ -192,12 +192,8 @@ impl World {
                 vec![next]
             }
             (Action::Commit, _) => world.parent_says(ToChild::Commit),
-            (Action::ReadWord, _) => {
-                let input = if world.word == TOUCHED { Input::WordTaken } else { Input::WordFree };
-                vec![world.parent_input(input)]
-            }
             (Action::AwaitRunning, _) => vec![world.parent_waits()],
-            (Action::Reclaim | Action::Resume, 0) => {
+            (Action::Resume, 0) => {
                 next.kill_child();
                 vec![next]
             }
@@ -249,7 +245,8 @@ impl World {
     fn child_steps(&self) -> Vec<Self> {
         use child::{Action, Input};
         let Some(done) = self.child.done else { return self.child_waiting() };
-        let mut world = self.clone();
+        let (mut world, mut next) = (self.clone(), self.clone());
+        next.child.done = Some(done + 1);
         let adopted = Self { has_adopted: true, ..self.clone() };
         match (self.child.action, done) {
             (Action::Nothing, _) => vec![world.child_ends()],
@@ -286,12 +283,11 @@ impl World {
                 let input = if world.swap(swap) { Input::WordWon } else { Input::WordLost };
                 vec![world.child_input(input)]
             }
-            (Action::Start | Action::StartOrphaned, _) => {
-                let failed = world.clone().child_input(Input::Failed);
-                world.child.is_serving = true;
-                vec![world.child_input(Input::Launched), failed]
+            (Action::Serve | Action::ServeOrphaned, 0) => {
+                next.child.is_serving = true;
+                vec![next]
             }
-            (Action::SayRunning, _) => {
+            (Action::Serve | Action::ServeOrphaned, _) => {
                 world.say_to_parent(ToParent::Running);
                 vec![world.child_waits()]
             }
@@ -377,7 +373,7 @@ impl World {
         assert!(!child || self.word == TOUCHED, "the child serves without the word: {self:?}");
         assert!(!child || self.has_adopted, "the child serves without the connections: {self:?}");
         assert!(!parent || self.word != TOUCHED, "the parent serves without the word: {self:?}");
-        assert!(self.word != RECLAIMED || !self.child.is_alive, "a child outlives the roll back: {self:?}");
+        assert!(self.word != RECLAIMED || !child, "the child serves after the roll back: {self:?}");
     }
 
     /// Holds in every world in which nothing more happens by itself.
@@ -397,9 +393,8 @@ impl World {
         } else if self.is_spawned && !self.child.was_killed {
             assert!(matches!(self.child.state, child::State::Ended(_)), "no verdict: {self:?}");
         }
-        let has_failed = self.child.state == child::State::Ended(child::Verdict::Failed);
         assert!(
-            !self.is_owed || self.child.is_serving || self.child.was_killed || has_failed,
+            !self.is_owed || self.child.is_serving || self.child.was_killed,
             "the parent died with everything handed over, and the child does not serve: {self:?}"
         );
     }

@@ -1,0 +1,223 @@
+//! The begin of service. Everything is made and started first, and stands still; then it only resumes.
+//!
+//! For example, the new process of a hot restart starts its threads, its admin servers and its notifiers while the old
+//! process holds the sockets. A thread that the system refuses undoes the restart. After the new process has taken the
+//! sockets, nothing is made any more that service needs, and nothing that can block is done by a thread that serves.
+
+use super::GatewayError;
+use super::assembly::{Gateway, Prepared, unix_base};
+use super::handover::{PidFile, notify_ready};
+use super::listening;
+use super::notifier::Notifier;
+use super::threads::{self, Thread};
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::failpoint;
+use crate::reactor::ReactorMail;
+use crate::snapshot::SectionKind;
+use crate::sys::clock;
+use crossbeam_channel::bounded;
+use moorline_net::log;
+use moorline_net::mailbox::Sender;
+use moorline_net::stream::Stream;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Time in which all threads must have come to their first pause.
+const PARKED_MAX: Duration = Duration::from_secs(5);
+/// Interval at which that pause is looked for.
+const LOOK: Duration = Duration::from_micros(50);
+/// Longest wait for the supervisor and the pid file before the admin servers answer.
+const TOLD_MAX: Duration = Duration::from_millis(500);
+
+/// A gateway that is complete and stands still: it has read and written nothing.
+pub(super) struct Parked {
+    pub(super) gateway: Gateway,
+    /// Number of connections that were adopted with their socket.
+    pub(super) connections_taken: u64,
+    /// Listening sockets that the settings do not name any more; connections that wait in their queues are admitted.
+    retired: Vec<TcpListener>,
+    pid_file: PidFile,
+    notifiers: Notifiers,
+}
+
+/// Threads that tell others about this process. Each waits for another party, so that none holds up another.
+struct Notifiers {
+    supervisor: Notifier,
+    files: Notifier,
+    ready_line: Notifier,
+}
+
+impl Notifiers {
+    fn start() -> io::Result<Self> {
+        Ok(Self {
+            supervisor: Notifier::start("notify")?,
+            files: Notifier::start("pid-file")?,
+            ready_line: Notifier::start("ready-line")?,
+        })
+    }
+}
+
+impl Prepared {
+    /// Starts all threads, which pause before their first turn, and the admin servers, which accept nobody yet.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a descriptor.
+    pub(super) fn park(self, config: &Config) -> Result<Parked, GatewayError> {
+        let (reactors, workers) = self.threads;
+        let worker_threads = threads::start_paused(self.workers, workers, SectionKind::Worker)?;
+        let reactor_threads = threads::start_paused(self.reactors, reactors, SectionKind::Shard)?;
+        let shared = self.admin_sockets.share().map_err(GatewayError::system("share the admin sockets"))?;
+        let spawn = |shared| admin::spawn(shared, &self.status, &self.metrics);
+        let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
+        let notifiers =
+            Notifiers::start().map_err(GatewayError::system("start a thread for notifications"))?;
+        let gateway = Gateway {
+            listeners: self.listeners,
+            admin_sockets: self.admin_sockets,
+            admin,
+            status: self.status,
+            metrics: self.metrics,
+            door: self.door,
+            clock: self.clock,
+            birth: self.birth,
+            judge: self.judge,
+            node: self.node,
+            shard_map: self.shard_map,
+            has_grown: self.has_grown,
+            cap: self.cap,
+            reactor_mail: self.reactor_mail,
+            worker_mail: self.worker_mail,
+            reactor_threads,
+            worker_threads,
+            workers_stop: self.workers_stop,
+        };
+        gateway.await_first_pause()?;
+        Ok(Parked {
+            gateway,
+            connections_taken: self.connections_taken,
+            retired: self.retired,
+            pid_file: PidFile::of(config),
+            notifiers,
+        })
+    }
+}
+
+impl Parked {
+    /// Returns the pid file, for a check before it is needed.
+    pub(super) const fn pid_file(&self) -> &PidFile {
+        &self.pid_file
+    }
+
+    /// Has all threads run. Nothing here fails or blocks.
+    pub(super) fn resume(&self) {
+        let unix_base_nanos = unix_base(&self.gateway.clock);
+        self.gateway.threads().for_each(|thread| thread.pause.resume(unix_base_nanos));
+    }
+
+    /// Tells everybody that this process serves, and has the admin servers answer. Does not wait longer than half a
+    /// second for a supervisor or a file system. `is_main`: the supervisor does not know yet that this process is its
+    /// main one, and nobody else tells it.
+    pub(super) fn tell(self, is_main: bool) -> Gateway {
+        let Self { mut gateway, retired, pid_file, notifiers, .. } = self;
+        let Notifiers { supervisor, files, ready_line } = notifiers;
+        // Closed when both parties have been told.
+        let (telling, told) = bounded::<()>(0);
+        let notifying = telling.clone();
+        if let Some(reactor) = gateway.reactor_mail.first().cloned() {
+            supervisor.tell(move || retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
+        }
+        supervisor.tell(move || {
+            failpoint::reach("new.notify");
+            notify_ready(is_main);
+            drop(notifying);
+        });
+        let path = gateway.admin_sockets.own();
+        files.tell(move || {
+            failpoint::reach("new.pid_file");
+            pid_file.write(std::process::id());
+            path.into_iter().for_each(|path| remove(&path));
+            drop(telling);
+        });
+        told.recv_timeout(TOLD_MAX).ok();
+        if let Some(admin) = &gateway.admin {
+            admin.set_paused(false);
+        }
+        tracing::info!(
+            listener = listening::addresses(&gateway.listeners),
+            reactors = gateway.reactor_threads.len(),
+            workers = gateway.worker_threads.len(),
+            connections_max = gateway.cap,
+            "serving"
+        );
+        let line = gateway.ready_line();
+        ready_line.tell(move || {
+            let written =
+                failpoint::try_reach("new.line").and_then(|()| log::write_here(io::stdout(), &line));
+            if let Err(error) = written {
+                tracing::warn!(%error, "cannot write the ready line to standard output");
+            }
+        });
+        gateway
+    }
+}
+
+impl Gateway {
+    /// Waits until every thread stands still before its first turn.
+    fn await_first_pause(&self) -> Result<(), GatewayError> {
+        let until = clock::machine_now() + PARKED_MAX;
+        for Thread { name, pause, .. } in self.threads() {
+            while !pause.is_paused() {
+                if clock::machine_now() >= until {
+                    return Err(GatewayError::Thread(name.clone()));
+                }
+                std::thread::park_timeout(LOOK);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the ready line, for people, scripts and tests.
+    fn ready_line(&self) -> String {
+        let off = || "off".to_owned();
+        let admin = self.admin.as_ref().map_or_else(off, |admin| admin.address().to_string());
+        let socket = self.admin.as_ref().and_then(Admin::socket).map_or_else(off, ToString::to_string);
+        let shown = self.status.restarts.show();
+        let generation = shown.generation;
+        let last = shown.restarts.last().filter(|_| generation > 0);
+        let moved = last.map_or_else(String::new, |last| {
+            format!(" sockets={} pause_ms={:.1}", last.sockets, last.pause_seconds * 1e3)
+        });
+        format!(
+            "moorline ready listener={} admin={admin} socket={socket} pid={} generation={generation}{moved}\n",
+            listening::addresses(&self.listeners),
+            std::process::id()
+        )
+    }
+}
+
+/// Removes the path of the process before this one.
+fn remove(path: &PathBuf) {
+    tracing::info!(path = %path.display(), "the admin socket has another path now");
+    std::fs::remove_file(path).ok();
+}
+
+/// Lets in the clients that wait at an address that is given up.
+fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
+    let mut rejected = 0;
+    while let Ok((socket, _)) = retired.accept() {
+        socket.set_nonblocking(true).ok();
+        let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
+        rejected += u64::from(reactor.try_send(newcomer).is_err());
+    }
+    if rejected > 0 {
+        let address = retired.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
+        tracing::warn!(
+            rejected,
+            address,
+            "rejected connections that waited at a closed listener: the reactor's mailbox is full"
+        );
+    }
+}
