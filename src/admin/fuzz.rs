@@ -4,6 +4,7 @@
 //! `1{"rate":10}` is a drain.
 
 use super::orders::{DrainArguments, UpgradeArguments, check_undrain};
+use super::restarts::Target;
 use bytes::Bytes;
 use moorline_net::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use moorline_net::http::{Method, Request, Uri};
@@ -26,7 +27,7 @@ pub fn body(input: &[u8]) {
         0 => UpgradeArguments::of(&request).is_ok_and(|order| {
             let seconds = Duration::from_secs(1)..=Duration::from_secs(600);
             assert!(order.timeout.is_none_or(|timeout| seconds.contains(&timeout)), "{order:?}");
-            assert!(order.binary.is_none_or(|binary| binary.is_absolute()));
+            assert!(!matches!(order.target, Target::File(path) if !path.is_absolute()));
             true
         }),
         1 => DrainArguments::of(&request, &ALTERNATES.map(str::to_owned)).is_ok_and(|wish| {

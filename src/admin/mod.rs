@@ -34,12 +34,12 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz};
+pub use drains::{ClientsOrder, DrainControl, DrainWish, Drainz, Gate};
 pub use orders::{DrainArguments, ORDER_HEADER, UpgradeArguments};
 pub(crate) use place::judge as judge_socket;
 pub use place::{default_socket, likely_sockets};
 pub use reloads::{ReloadControl, Reloadz};
-pub use restarts::{Restart, RestartControl, RestartOrder, Restartz, Step, UnderWay};
+pub use restarts::{Refused, Restart, RestartControl, RestartOrder, Restartz, Step, Target};
 pub use status::{Phase, Status, Varz};
 
 use crate::metrics::{CounterSet, Metric, Registry};

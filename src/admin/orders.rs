@@ -4,7 +4,7 @@
 //! with the next version.
 
 use super::drains::DrainWish;
-use super::restarts::RestartOrder;
+use super::restarts::{RestartOrder, Target};
 use moorline_net::http::Request;
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
@@ -30,9 +30,12 @@ const RATE_MAX: u32 = 1_000_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpgradeArguments {
-    /// Path of the program to run; `None`: the file that the gateway was started from.
+    /// Path of the program to run; `None`: the path that the gateway was started by, as it is now.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub binary: Option<String>,
+    /// Run the program that served before, whatever its path names by now. Not with `binary`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub previous: bool,
     /// Milliseconds up to the commit; `None`: `handover.timeout`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
@@ -71,7 +74,7 @@ impl UpgradeArguments {
     }
 
     pub(super) fn of(request: &Request) -> Result<RestartOrder, String> {
-        let Self { binary, timeout_ms, dry_run } = read(request, "upgrade")?;
+        let Self { binary, previous, timeout_ms, dry_run } = read(request, "upgrade")?;
         let timeout = timeout_ms.map(Duration::from_millis);
         if timeout.is_some_and(|timeout| !TIMEOUT.contains(&timeout)) {
             return Err("timeout_ms: expected 1000 to 600000".to_owned());
@@ -79,7 +82,13 @@ impl UpgradeArguments {
         if binary.as_deref().is_some_and(|binary| !binary.starts_with('/')) {
             return Err("binary: expected an absolute path".to_owned());
         }
-        Ok(RestartOrder { binary: binary.map(PathBuf::from), timeout, is_dry_run: dry_run })
+        let target = match (binary, previous) {
+            (Some(_), true) => return Err("binary: not together with previous".to_owned()),
+            (Some(binary), false) => Target::File(PathBuf::from(binary)),
+            (None, true) => Target::Previous,
+            (None, false) => Target::Again,
+        };
+        Ok(RestartOrder { target, timeout, is_dry_run: dry_run })
     }
 }
 

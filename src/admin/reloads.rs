@@ -1,5 +1,7 @@
 //! Reloads as `/v1/reloadz` shows them, and the order for one.
 
+use super::drains::Gate;
+use super::restarts::Refused;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,20 +27,31 @@ pub struct ReloadControl {
     orders: Sender<()>,
     taken: Receiver<()>,
     state: Mutex<Reloadz>,
+    gate: Mutex<Gate>,
 }
 
 impl Default for ReloadControl {
     fn default() -> Self {
         let (orders, taken) = bounded(1);
-        Self { orders, taken, state: Mutex::default() }
+        Self { orders, taken, state: Mutex::default(), gate: Mutex::default() }
     }
 }
 
 impl ReloadControl {
-    /// Orders a reload. Returns the number that it will have; `None`: another one is not carried out yet.
-    pub fn try_order(&self) -> Option<u64> {
+    /// Orders a reload. Returns the number that it will have.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn try_order(&self) -> Result<u64, Refused> {
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        gate.check()?;
         let number = self.state().number + 1;
-        self.orders.try_send(()).ok().map(|()| number)
+        self.orders.try_send(()).map(|()| number).map_err(|_| Refused::UnderWay)
+    }
+
+    /// Takes no orders from now on, or takes them again. An order that was taken before can be received.
+    pub fn set_gate(&self, gate: Gate) {
+        *self.gate.lock().unwrap_or_else(PoisonError::into_inner) = gate;
     }
 
     /// Receiver of orders.

@@ -1,7 +1,7 @@
 //! Hot restarts as `/v1/restartz` shows them, and the orders for them.
 
 use crate::metrics::{CounterSet, Metric, SECONDS};
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -44,11 +44,22 @@ const CELLS: usize = PAUSES + PAUSE_BOUNDS.len() + 2;
 /// Restarts that are remembered.
 const REMEMBERED_MAX: usize = 16;
 
+/// Program that a restart starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The file at the path that this process was started by, as it is now.
+    Again,
+    /// The file at this path.
+    File(PathBuf),
+    /// The program that served before, whatever its path names by now.
+    Previous,
+}
+
 /// Order of a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartOrder {
-    /// Binary to start; `None`: the file that this process was started from, as it is now.
-    pub binary: Option<PathBuf>,
+    /// Program to start.
+    pub target: Target,
     /// For everything up to the commit; `None`: as the settings say.
     pub timeout: Option<Duration>,
     /// Only check and warm up a child; nothing stops.
@@ -57,6 +68,7 @@ pub struct RestartOrder {
 
 /// One restart that was tried.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Restart {
     /// Counts the restarts that were tried, over all processes, from 1.
     pub number: u64,
@@ -64,6 +76,8 @@ pub struct Restart {
     pub unix_ms: u64,
     /// The generation that serves after it.
     pub generation: u64,
+    /// The process that serves after it; 0: written by a version that did not note it.
+    pub pid: u32,
     /// `committed`, `rolled_back` or `dry_run`.
     pub verdict: String,
     /// Reason why it was not committed; empty if it was.
@@ -72,9 +86,9 @@ pub struct Restart {
     pub sockets: u64,
     /// Pause in which nothing was read or written, in seconds.
     pub pause_seconds: f64,
-    /// Version and binary that served before.
+    /// Version, path and SHA-256 of the binary that served before.
     pub from: String,
-    /// Version and binary that was to serve after.
+    /// Version, path and SHA-256 of the binary that was to serve after.
     pub to: String,
     /// Path of the binary that served before.
     pub previous_binary: String,
@@ -95,7 +109,13 @@ pub struct Step {
 
 /// The answer of `/v1/restartz`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default)]
 pub struct Restartz {
+    /// Start of the first process of this series, in Unix nanoseconds: another number is another gateway. 0: answered by
+    /// a version that did not tell it.
+    pub epoch: u64,
+    /// Time of a restart without another one in its order, in milliseconds (`handover.timeout`); 0: as with `epoch`.
+    pub timeout_ms: u64,
     /// Generation: number of this process in a series; 0: the first.
     pub generation: u64,
     /// Process id of this process.
@@ -106,16 +126,30 @@ pub struct Restartz {
     pub restarts: Vec<Restart>,
 }
 
-/// A restart was ordered while another one is under way.
+/// Reason why an order is not taken now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnderWay;
+pub enum Refused {
+    /// Another order is not carried out yet, or a hot restart is under way.
+    UnderWay,
+    /// The process ends.
+    Ending,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    shown: Restartz,
+    /// Number of an order that was taken and has not begun; `None`: there is none.
+    ordered: Option<u64>,
+    /// True if the process ends.
+    is_ending: bool,
+}
 
 /// Control of restarts: takes orders and remembers results.
 #[derive(Debug)]
 pub struct RestartControl {
     orders: Sender<RestartOrder>,
     taken: Receiver<RestartOrder>,
-    state: Mutex<Restartz>,
+    state: Mutex<State>,
     counter_set: Arc<CounterSet>,
     /// Published figures.
     cells: Mutex<[u64; CELLS]>,
@@ -125,26 +159,37 @@ impl Default for RestartControl {
     fn default() -> Self {
         // One at a time; a second order is told so.
         let (orders, taken) = bounded(1);
-        let state = Restartz { pid: std::process::id(), ..Restartz::default() };
+        let shown = Restartz { pid: std::process::id(), ..Restartz::default() };
+        let state = State { shown, ..State::default() };
         let counter_set = Arc::new(CounterSet::new(METRICS));
         Self { orders, taken, state: Mutex::new(state), counter_set, cells: Mutex::new([0; CELLS]) }
     }
 }
 
 impl RestartControl {
+    /// Notes which gateway this is, and how long a restart may take.
+    pub fn introduce(&self, epoch: u64, timeout: Duration) {
+        let mut state = self.state();
+        state.shown.epoch = epoch;
+        state.shown.timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    }
+
     /// Orders a restart. Returns the number that it will have.
     ///
     /// # Errors
-    /// [`UnderWay`].
-    pub fn try_order(&self, order: RestartOrder) -> Result<u64, UnderWay> {
-        let state = self.state();
-        if state.is_under_way {
-            return Err(UnderWay);
+    /// [`Refused`].
+    pub fn try_order(&self, order: RestartOrder) -> Result<u64, Refused> {
+        let mut state = self.state();
+        if state.is_ending {
+            return Err(Refused::Ending);
         }
-        match self.orders.try_send(order) {
-            Ok(()) => Ok(state.next_number()),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => Err(UnderWay),
+        if state.shown.is_under_way || state.ordered.is_some() {
+            return Err(Refused::UnderWay);
         }
+        self.orders.try_send(order).map_err(|_| Refused::UnderWay)?;
+        let number = state.shown.next_number();
+        state.ordered = Some(number);
+        Ok(number)
     }
 
     /// Receiver of orders.
@@ -155,18 +200,33 @@ impl RestartControl {
     /// One begins. Returns its number.
     pub fn begin(&self) -> u64 {
         let mut state = self.state();
-        state.is_under_way = true;
-        state.next_number()
+        state.shown.is_under_way = true;
+        state.ordered = None;
+        state.shown.next_number()
     }
 
     /// Records a restart that is over, or was over when this process began.
     pub fn end(&self, restart: Restart) {
         self.count(&restart);
+        let Restartz { is_under_way, restarts, .. } = &mut self.state().shown;
+        *is_under_way = false;
+        restarts.push(restart);
+        let over = restarts.len().saturating_sub(REMEMBERED_MAX);
+        restarts.drain(..over);
+    }
+
+    /// Refuses all further orders: the process ends. An order that was taken gets its verdict.
+    pub fn close(&self) {
         let mut state = self.state();
-        state.is_under_way = false;
-        state.restarts.push(restart);
-        let over = state.restarts.len().saturating_sub(REMEMBERED_MAX);
-        state.restarts.drain(..over);
+        state.is_ending = true;
+        let ordered = state.ordered.take();
+        drop(state);
+        if let Some(number) = ordered {
+            let (generation, pid) = (self.show().generation, std::process::id());
+            let problem = "the gateway ends: it was told so by a signal".to_owned();
+            let verdict = VERDICTS[1].to_owned();
+            self.end(Restart { number, generation, pid, verdict, problem, ..Restart::default() });
+        }
     }
 
     /// History of earlier processes.
@@ -174,12 +234,11 @@ impl RestartControl {
         for (mine, theirs) in self.cells().iter_mut().zip(cells) {
             *mine = *theirs;
         }
-        let mut state = self.state();
-        (state.generation, state.restarts) = (generation, Vec::new());
-        drop(state);
         let mut earlier = restarts;
         let last = earlier.pop();
-        self.state().restarts = earlier;
+        let mut state = self.state();
+        (state.shown.generation, state.shown.restarts) = (generation, earlier);
+        drop(state);
         last.into_iter().for_each(|last| self.end(last));
     }
 
@@ -215,10 +274,10 @@ impl RestartControl {
 
     /// State for `/v1/restartz`.
     pub fn show(&self) -> Restartz {
-        self.state().clone()
+        self.state().shown.clone()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, Restartz> {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -226,5 +285,37 @@ impl RestartControl {
 impl Restartz {
     fn next_number(&self) -> u64 {
         self.restarts.last().map_or(1, |last| last.number + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order() -> RestartOrder {
+        RestartOrder { target: Target::Again, timeout: None, is_dry_run: false }
+    }
+
+    #[test]
+    fn an_order_has_its_number_from_when_it_is_taken_to_its_verdict() {
+        let control = RestartControl::default();
+        assert_eq!(control.try_order(order()), Ok(1));
+        control.orders().try_recv().expect("the order");
+        assert_eq!(control.try_order(order()), Err(Refused::UnderWay), "it was received, and has not begun");
+        assert_eq!(control.begin(), 1);
+        assert_eq!(control.try_order(order()), Err(Refused::UnderWay));
+        control.end(Restart { number: 1, ..Restart::default() });
+        assert_eq!(control.try_order(order()), Ok(2));
+    }
+
+    #[test]
+    fn a_process_that_ends_refuses_orders_and_answers_the_one_it_took() {
+        let control = RestartControl::default();
+        assert_eq!(control.try_order(order()), Ok(1));
+        control.close();
+        let shown = control.show();
+        assert_eq!((shown.restarts.len(), shown.restarts[0].number), (1, 1));
+        assert_eq!(shown.restarts[0].verdict, "rolled_back");
+        assert_eq!(control.try_order(order()), Err(Refused::Ending));
     }
 }

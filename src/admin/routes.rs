@@ -2,7 +2,7 @@
 
 use super::drains::{ClientsOrder, Drainz};
 use super::orders::{DrainArguments, UpgradeArguments, check_reload, check_undrain};
-use super::restarts::UnderWay;
+use super::restarts::Refused;
 use super::roles::{Role, Roles};
 use super::status::{Phase, Status, Varz};
 use crate::metrics::{self, Registry, names};
@@ -128,7 +128,7 @@ impl Routes {
             Order::Upgrade => {
                 UpgradeArguments::of(request).map(|order| self.status.restarts.try_order(order))
             }
-            Order::Reload => check_reload(request).map(|()| self.status.reloads.try_order().ok_or(UnderWay)),
+            Order::Reload => check_reload(request).map(|()| self.status.reloads.try_order()),
             Order::Drain => DrainArguments::of(request, &self.status.alternates)
                 .map(|wish| self.order_clients(ClientsOrder::Drain(wish))),
             Order::Undrain => check_undrain(request).map(|()| self.order_clients(ClientsOrder::Undrain)),
@@ -140,8 +140,8 @@ impl Routes {
         answer
     }
 
-    fn order_clients(&self, order: ClientsOrder) -> Result<u64, UnderWay> {
-        self.status.drains.try_order(order).ok_or(UnderWay)
+    fn order_clients(&self, order: ClientsOrder) -> Result<u64, Refused> {
+        self.status.drains.try_order(order)
     }
 
     fn show(&self, path: &str) -> Response {
@@ -163,7 +163,8 @@ impl Routes {
             "/v1/reloadz" => json(&self.status.reloads.show()),
             "/v1/drainz" => {
                 let connections = self.registry.sum(names::CONNECTIONS);
-                json(&Drainz { connections, ..self.status.drains.show() })
+                let epoch = self.status.restarts.show().epoch;
+                json(&Drainz { connections, epoch, ..self.status.drains.show() })
             }
             "/" => Response::new(StatusCode::OK, TEXT, format!("moorline admin; here are {paths}\n")),
             _ => Response::new(StatusCode::NOT_FOUND, TEXT, format!("no {path} here; there are {paths}\n")),
@@ -172,10 +173,14 @@ impl Routes {
 }
 
 /// Answer to an order: its number, or the reason why it is not taken.
-fn answer(order: Result<Result<u64, UnderWay>, String>) -> Response {
+fn answer(order: Result<Result<u64, Refused>, String>) -> Response {
     match order {
         Ok(Ok(number)) => Response::new(StatusCode::ACCEPTED, TEXT, format!("{number}\n")),
-        Ok(Err(UnderWay)) => Response::new(StatusCode::CONFLICT, TEXT, "another order is under way\n"),
+        Ok(Err(Refused::UnderWay)) => {
+            Response::new(StatusCode::CONFLICT, TEXT, "another order is under way\n")
+                .with(header::RETRY_AFTER, "1")
+        }
+        Ok(Err(Refused::Ending)) => Response::new(StatusCode::GONE, TEXT, "the gateway ends\n"),
         Err(problem) => Response::new(StatusCode::BAD_REQUEST, TEXT, format!("{problem}\n")),
     }
 }

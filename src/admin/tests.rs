@@ -222,7 +222,7 @@ fn orders_take_json_within_the_bounds_of_the_settings() {
     let answer = post("/v1/upgrade", json, r#"{"binary": "/b", "timeout_ms": 1500, "dry_run": true}"#);
     assert!(answer.starts_with("HTTP/1.1 202 ") && answer.ends_with("\r\n\r\n1\n"), "{answer}");
     let timeout = Some(Duration::from_millis(1500));
-    let order = RestartOrder { binary: Some("/b".into()), timeout, is_dry_run: true };
+    let order = RestartOrder { target: Target::File("/b".into()), timeout, is_dry_run: true };
     assert_eq!(rig.status.restarts.orders().try_recv(), Ok(order));
 
     let drain = DrainArguments { grace_ms: Some(5), rate: Some(7), redirect: Some("h:1".into()) };
@@ -245,6 +245,7 @@ fn orders_take_json_within_the_bounds_of_the_settings() {
         ("/v1/upgrade", json, r#"{"binry": "/b"}"#, "binry"),
         ("/v1/upgrade", json, r#"{"binary": "moorline"}"#, "absolute path"),
         ("/v1/upgrade", json, r#"{"binary": "./moorline"}"#, "absolute path"),
+        ("/v1/upgrade", json, r#"{"binary": "/b", "previous": true}"#, "not together"),
         ("/v1/upgrade", json, r#"{"timeout_ms": 999}"#, "timeout_ms"),
         ("/v1/upgrade", json, r#"{"timeout_ms": 99999999999}"#, "timeout_ms"),
         ("/v1/undrain", json, r#"{"rate": 1}"#, "rate"),

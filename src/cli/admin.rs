@@ -3,8 +3,10 @@
 use super::{Failure, settings};
 use crate::admin::likely_sockets;
 use crate::config::Config;
+use crate::sys::clock;
 use clap::Args;
 use moorline_net::http::{self, Address, Answer, Question, StatusCode};
+use moorline_proto::time::Instant;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -13,6 +15,12 @@ use std::time::Duration;
 
 /// Longest wait for the whole answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For another order to be over.
+const ORDER_MAX: Duration = Duration::from_secs(10);
+/// Between tries to give an order.
+const ORDER_LOOK: Duration = Duration::from_millis(100);
+/// Time without a listening socket after which the gateway counts as ended.
+const GONE_MAX: Duration = Duration::from_secs(1);
 /// The gateway's default of `admin.address`.
 const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7080);
 
@@ -84,8 +92,23 @@ impl Running {
         let Answer { status, body } = http::ask(&self.0, question, PATIENCE)?;
         match status {
             StatusCode::OK | StatusCode::ACCEPTED => Ok(body),
+            StatusCode::CONFLICT => Err(io::Error::new(io::ErrorKind::ResourceBusy, body.trim().to_owned())),
             _ => Err(io::Error::other(format!("it says {:?}", format!("{status} {body}").trim()))),
         }
+    }
+
+    /// Gives an order, and tries again for 10 s while another one is under way. Returns its number.
+    pub(super) fn order(&self, what: &str, question: &Question<'_>) -> Result<u64, Failure> {
+        let until = clock::machine_now() + ORDER_MAX;
+        let answer = loop {
+            match self.ask(question) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy && clock::machine_now() < until => {
+                    std::thread::park_timeout(ORDER_LOOK);
+                }
+                answer => break answer.map_err(|error| self.cannot(what, &error))?,
+            }
+        };
+        answer.trim().parse().map_err(|_| Failure::Failed(format!("{self} answers {answer:?}")))
     }
 
     /// Makes the failure of a question into a message with the cause and what to look at.
@@ -94,7 +117,7 @@ impl Running {
             (io::ErrorKind::PermissionDenied, _) => {
                 "; run this as root, as the gateway's user, or as a member of admin.group"
             }
-            (io::ErrorKind::Other, _) => "",
+            (io::ErrorKind::Other | io::ErrorKind::ResourceBusy, _) => "",
             (_, Address::Unix(_)) => "; is the gateway running, and is this its admin socket (--admin)?",
             (_, Address::Tcp(_)) => {
                 "; is the gateway running, and is this its admin address (--admin)? No admin socket was found for it; \
@@ -102,6 +125,53 @@ impl Running {
             }
         };
         Failure::Failed(format!("cannot {operation} {self}: {error}{advice}"))
+    }
+}
+
+/// Watch over a gateway that shall carry out an order: notices within 2 s that it has ended.
+#[derive(Debug)]
+pub(super) struct Watch {
+    /// The gateway when the order was given; 0: a version that does not tell it.
+    epoch: u64,
+    /// Since when nobody holds the socket; `None`: somebody does.
+    gone_since: Option<Instant>,
+}
+
+impl Watch {
+    /// Begins with the gateway of this epoch.
+    pub(super) const fn begin(epoch: u64) -> Self {
+        Self { epoch, gone_since: None }
+    }
+
+    /// Judges one look at the gateway: its epoch, or the failure.
+    ///
+    /// # Errors
+    /// The gateway that took the order has ended.
+    pub(super) fn judge(&mut self, gateway: &Running, seen: Result<u64, &io::Error>) -> Result<(), Failure> {
+        match seen {
+            Ok(epoch) if epoch == self.epoch => self.gone_since = None,
+            Ok(epoch) => {
+                return Err(Failure::Failed(format!(
+                    "the gateway that took the order has ended, and another one (epoch {epoch}) was started at {gateway}; \
+                     the order is not carried out"
+                )));
+            }
+            // Both processes of a hot restart hold the socket, so that nobody is refused in between.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) =>
+            {
+                let since = *self.gone_since.get_or_insert_with(clock::machine_now);
+                if clock::machine_now().saturating_since(since) >= GONE_MAX {
+                    return Err(Failure::Failed(format!(
+                        "nobody listens at {gateway} any more: the gateway has ended, or its new settings have no admin \
+                         socket there; look at its log"
+                    )));
+                }
+            }
+            // A connection that ended with the process of before.
+            Err(_) => {}
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,13 @@
 //! `moorline drain` and `moorline undrain`: sends clients elsewhere, and lets them come again.
 
-use super::admin::{AdminArgs, Running};
+use super::admin::{AdminArgs, Running, Watch};
 use super::{Failure, note, say};
 use crate::admin::{DrainArguments, Drainz, ORDER_HEADER};
 use crate::config::is_host_port;
 use crate::sys::clock;
 use clap::Args;
 use moorline_net::http::{Method, Question};
+use std::io;
 use std::time::Duration;
 
 /// Between looks at how far it is.
@@ -72,6 +73,11 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     note(&format!("draining {before} connections"));
     loop {
         let now = look(&gateway)?;
+        if now.epoch != began.epoch {
+            return Err(Failure::Failed(format!(
+                "the gateway that drained has ended, and another one was started at {gateway}"
+            )));
+        }
         if !now.is_draining {
             return Err(Failure::Failed("somebody ended the drain with undrain".into()));
         }
@@ -109,9 +115,7 @@ fn order(
     json: String,
 ) -> Result<Drainz, Failure> {
     let question = Question { method: Method::POST, path, headers, json: Some(json) };
-    let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order that at", &error))?;
-    let number: u64 =
-        answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
+    let number = gateway.order("order that at", &question)?;
     let until = clock::machine_now() + PATIENCE;
     loop {
         let shown = look(gateway)?;
@@ -127,8 +131,19 @@ fn order(
     }
 }
 
+/// Reads `/v1/drainz`. A connection that ended with the process of before is tried anew.
 fn look(gateway: &Running) -> Result<Drainz, Failure> {
-    let failed = |error| gateway.cannot("read /v1/drainz of", &error);
-    let body = gateway.ask(&Question::get("/v1/drainz")).map_err(failed)?;
-    serde_json::from_str(&body).map_err(Failure::failed)
+    let (mut watch, until) = (Watch::begin(0), clock::machine_now() + PATIENCE);
+    loop {
+        match gateway.ask(&Question::get("/v1/drainz")) {
+            Ok(body) => return serde_json::from_str(&body).map_err(Failure::failed),
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied || clock::machine_now() >= until =>
+            {
+                return Err(gateway.cannot("read /v1/drainz of", &error));
+            }
+            Err(error) => watch.judge(gateway, Err(&error))?,
+        }
+        std::thread::park_timeout(LOOK);
+    }
 }

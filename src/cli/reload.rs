@@ -24,9 +24,7 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<(), Failure> {
     let gateway = args.admin.find()?;
     let json = Some("{}".to_owned());
     let question = Question { method: Method::POST, json, ..Question::get("/v1/reload") };
-    let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order a reload at", &error))?;
-    let number: u64 =
-        answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
+    let number = gateway.order("order a reload at", &question)?;
     let until = clock::machine_now() + PATIENCE;
     let done = loop {
         let shown = look(&gateway)?;

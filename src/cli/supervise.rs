@@ -7,6 +7,7 @@
 //! is believed, and only about a process of the service.
 
 use super::Failure;
+use crate::sys::executable::started_by;
 use crate::sys::notify;
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -47,7 +48,8 @@ pub(super) fn run() -> Result<u8, Failure> {
     let mut signals =
         Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2]).map_err(failed("listen for signals"))?;
     let notes = Notes::open().map_err(failed("make a notify socket"))?;
-    let binary = std::env::current_exe().map_err(failed("find the own executable"))?;
+    // Not resolved: an upgrade follows links anew.
+    let binary = started_by(false);
     let arguments = std::env::args_os().skip(1).filter(|argument| argument.as_os_str() != FLAG);
     let mut command = Command::new(binary);
     command.args(arguments).env(notify::VARIABLE, &notes.name);

@@ -1,17 +1,20 @@
 //! `moorline upgrade` and `moorline rollback`: orders a hot restart and waits for its verdict.
 
-use super::admin::{AdminArgs, Running};
+use super::admin::{AdminArgs, Running, Watch};
 use super::{Failure, say};
 use crate::admin::{Restart, Restartz, UpgradeArguments};
 use crate::sys::clock;
 use clap::Args;
 use moorline_net::http::{Method, Question};
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Between looks at how far it is.
 const LOOK: Duration = Duration::from_millis(50);
+/// Longest `handover.timeout`, in milliseconds.
+const TIMEOUT_MAX_MS: u64 = 600_000;
 /// Beyond the restart's own deadline.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -19,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) struct UpgradeArgs {
     #[command(flatten)]
     admin: AdminArgs,
-    /// Binary to run; without it the file that the gateway was started from, as it is now
+    /// Binary to run; without it the path that the gateway was started by, as it is now
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// For the check, the start and the warming of the new process together; default: handover.timeout
@@ -50,53 +53,67 @@ pub(super) fn upgrade(args: &UpgradeArgs) -> Result<(), Failure> {
     let binary = match &args.binary {
         Some(path) => {
             let failed = |error| Failure::Usage(format!("--binary {}: {error}", path.display()));
-            Some(path.canonicalize().map_err(failed)?)
+            path.metadata().map_err(failed)?;
+            // Links stay as they are: a later upgrade follows them anew.
+            Some(plain(&std::path::absolute(path).map_err(failed)?)?)
         }
         None => None,
     };
-    order(&args.admin.find()?, binary.as_deref(), args.timeout, args.dry_run, args.json)
+    let arguments = UpgradeArguments {
+        timeout_ms: args.timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        dry_run: args.dry_run,
+        binary,
+        previous: false,
+    };
+    let headers = arguments.old_headers();
+    order(&args.admin.find()?, &arguments, headers, args.json)
 }
 
-/// Runs the binary again that served before the last hot restart that was committed.
+/// Returns a path as text for JSON and for a header.
+fn plain(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().filter(|text| !text.contains(|c: char| c.is_control()));
+    let wrong = || Failure::Usage(format!("--binary {}: not a plain name", path.display()));
+    text.map(str::to_owned).ok_or_else(wrong)
+}
+
+/// Runs the binary again that served before the last hot restart that was committed and changed it.
 pub(super) fn rollback(args: &RollbackArgs) -> Result<(), Failure> {
     let gateway = args.admin.find()?;
-    let restarts = look(&gateway)?.restarts;
+    let restarts = look(&gateway).map_err(|error| cannot_look(&gateway, &error))?.restarts;
     let last = restarts.iter().rev().find(|restart| restart.verdict == "committed");
     let last = last.ok_or_else(|| {
         Failure::Failed("no hot restart was committed: there is nothing to go back to".into())
     })?;
-    order(&gateway, Some(Path::new(&last.previous_binary)), None, false, args.json)
+    let arguments = UpgradeArguments { previous: true, ..UpgradeArguments::default() };
+    // A gateway of version 0.1 knows it by its path only.
+    let by_path = UpgradeArguments {
+        binary: Some(plain(Path::new(&last.previous_binary))?),
+        ..UpgradeArguments::default()
+    };
+    order(&gateway, &arguments, by_path.old_headers(), args.json)
 }
 
 fn order(
     gateway: &Running,
-    binary: Option<&Path>,
-    timeout: Option<Duration>,
-    is_dry_run: bool,
+    arguments: &UpgradeArguments,
+    headers: Vec<(&'static str, String)>,
     is_json: bool,
 ) -> Result<(), Failure> {
-    let path = |binary: &Path| {
-        let text = binary.to_str().filter(|text| !text.contains(|c: char| c.is_control()));
-        let wrong = || Failure::Usage(format!("--binary {}: not a plain name", binary.display()));
-        text.map(str::to_owned).ok_or_else(wrong)
-    };
-    let arguments = UpgradeArguments {
-        binary: binary.map(path).transpose()?,
-        timeout_ms: timeout.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        dry_run: is_dry_run,
-    };
-    let json = serde_json::to_string(&arguments).map_err(Failure::failed)?;
-    let headers = arguments.old_headers();
+    let before = look(gateway).map_err(|error| cannot_look(gateway, &error))?;
+    let json = serde_json::to_string(arguments).map_err(Failure::failed)?;
     let question = Question { method: Method::POST, path: "/v1/upgrade", headers, json: Some(json) };
     let answer = gateway.ask(&question).map_err(|error| gateway.cannot("order a hot restart at", &error))?;
     let number: u64 =
         answer.trim().parse().map_err(|_| Failure::Failed(format!("{gateway} answers {answer:?}")))?;
-    let until = clock::machine_now() + timeout.unwrap_or(Duration::from_secs(600)) + PATIENCE;
+    let own_timeout = if before.timeout_ms == 0 { TIMEOUT_MAX_MS } else { before.timeout_ms };
+    let timeout = Duration::from_millis(arguments.timeout_ms.unwrap_or(own_timeout));
+    let until = clock::machine_now() + timeout + PATIENCE;
+    let mut watch = Watch::begin(before.epoch);
     let restart = loop {
-        // While it moves, the address may be nobody's for a moment.
-        if let Ok(shown) = look(gateway)
-            && let Some(restart) = shown.restarts.into_iter().find(|restart| restart.number == number)
-        {
+        let seen = look(gateway);
+        watch.judge(gateway, seen.as_ref().map(|shown| shown.epoch))?;
+        let restarts = seen.map(|shown| shown.restarts).unwrap_or_default();
+        if let Some(restart) = restarts.into_iter().find(|restart| restart.number == number) {
             break restart;
         }
         if clock::machine_now() >= until {
@@ -117,10 +134,14 @@ fn order(
     }
 }
 
-fn look(gateway: &Running) -> Result<Restartz, Failure> {
-    let failed = |error| gateway.cannot("read /v1/restartz of", &error);
-    let body = gateway.ask(&Question::get("/v1/restartz")).map_err(failed)?;
-    serde_json::from_str(&body).map_err(Failure::failed)
+/// Reads `/v1/restartz`. While it moves, the address may be nobody's for a moment.
+fn look(gateway: &Running) -> io::Result<Restartz> {
+    let body = gateway.ask(&Question::get("/v1/restartz"))?;
+    serde_json::from_str(&body).map_err(io::Error::other)
+}
+
+fn cannot_look(gateway: &Running, error: &io::Error) -> Failure {
+    gateway.cannot("read /v1/restartz of", error)
 }
 
 fn told(restart: &Restart) -> String {
@@ -131,11 +152,13 @@ fn told(restart: &Restart) -> String {
         let line = format!("{}/{count} {name:<10} {milliseconds:>9.1} ms  {detail}", place + 1);
         writeln!(text, "{}", line.trim_end()).ok();
     }
+    writeln!(text, "from {}\nto   {}", restart.from, restart.to).ok();
     match restart.verdict.as_str() {
         "committed" => writeln!(
             text,
-            "committed: generation {}, {} sockets moved, stood still for {:.1} ms",
+            "committed: generation {}, pid {}, {} sockets moved, stood still for {:.1} ms",
             restart.generation,
+            restart.pid,
             restart.sockets,
             restart.pause_seconds * 1e3
         ),

@@ -2,7 +2,9 @@
 
 use super::adopt;
 use super::assembly::{Gateway, unix_base};
+use super::handover::ENDING;
 use super::listening::ListeningSocket;
+use super::signals::Signals;
 use super::threads::Thread;
 use crate::failpoint;
 use crate::pause::Order;
@@ -13,7 +15,7 @@ use crate::snapshot::{
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::collections::HashSet;
@@ -23,6 +25,8 @@ use std::time::Duration;
 
 /// Limit of descriptors in one record.
 const SOCKETS_PER_RECORD: usize = 4096;
+/// Interval at which a list of sockets is waited for.
+const LISTED_LOOK: Duration = Duration::from_millis(20);
 /// Interval at which the pause of a thread is looked for.
 const LOOK: Duration = Duration::from_micros(50);
 
@@ -104,13 +108,20 @@ impl Gateway {
     ///
     /// # Errors
     /// A reactor did not answer.
-    pub(super) fn list_sockets(&self, deadline: Instant) -> Result<Writer, String> {
+    pub(super) fn list_sockets(&self, deadline: Instant, signals: &Signals) -> Result<Writer, String> {
         let mut lists = Vec::new();
         for (number, sender) in self.reactor_mail.iter().enumerate() {
             let (reply, replied) = bounded(1);
-            let list = sender.try_send(ReactorMail::List(reply)).ok();
-            let all = list.and_then(|()| replied.recv_timeout(clock::until(deadline)).ok());
-            let all = all.ok_or_else(|| format!("reactor {number} did not list its sockets in time"))?;
+            let late = || format!("reactor {number} did not list its sockets in time");
+            sender.try_send(ReactorMail::List(reply)).map_err(|_| late())?;
+            let all = loop {
+                match replied.recv_timeout(LISTED_LOOK) {
+                    Ok(all) => break all,
+                    Err(_) if signals.is_ending() => return Err(ENDING.into()),
+                    Err(RecvTimeoutError::Timeout) if clock::machine_now() < deadline => {}
+                    Err(_) => return Err(late()),
+                }
+            };
             // A socket that was closed meanwhile has no cookie, or the number is another socket's: the new process
             // compares.
             let named = all.into_iter().filter_map(|(key, fd)| Some((key, fd, sockets::cookie_of(fd)?)));

@@ -66,6 +66,7 @@ impl Prepared {
     /// # Errors
     /// The system refuses a thread or a descriptor.
     pub(super) fn park(self, config: &Config) -> Result<Parked, GatewayError> {
+        self.status.restarts.introduce(self.birth.epoch, config.handover.timeout);
         let (reactors, workers) = self.threads;
         let worker_threads = threads::start_paused(self.workers, workers, SectionKind::Worker)?;
         let reactor_threads = threads::start_paused(self.reactors, reactors, SectionKind::Shard)?;

@@ -16,6 +16,7 @@ mod launch;
 mod listening;
 mod notifier;
 mod reload;
+mod signals;
 mod stop;
 mod threads;
 mod trust;
@@ -130,10 +131,11 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
         trust::check(&config)?;
         return say(&handover::check_line());
     }
-    let fds = handover::HandoverFds::read()?;
-    let signals = stop::Signals::listen()?;
+    let mut fds = handover::HandoverFds::read()?;
+    let signals = signals::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-    let settings = handover::RunSettings::of_this_process(config.handover.timeout);
+    let previous = fds.as_mut().and_then(|fds| fds.previous.take());
+    let settings = handover::RunSettings::of_this_process(config.handover.timeout, previous);
     let audit = audit_log(&config)?;
     // Behind this point nothing may fail: this process serves.
     let gateway = if let Some(fds) = fds {

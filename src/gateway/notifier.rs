@@ -52,6 +52,6 @@ mod tests {
         }
         drop((release, done, notifier));
         let order: Vec<_> = order.iter().collect();
-        assert!(order.len() >= JOBS_MAX && order.is_sorted(), "{order:?}");
+        assert!(order.len() >= JOBS_MAX - 1 && order.is_sorted(), "{order:?}");
     }
 }

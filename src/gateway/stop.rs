@@ -4,48 +4,22 @@ use super::GatewayError;
 use super::assembly::Gateway;
 use super::handover::{self, Outcome, RunSettings, notify_main_pid};
 use super::reload::Reloading;
-use crate::admin::{ClientsOrder, RestartOrder};
+use super::signals::{End, Signals};
+use crate::admin::{ClientsOrder, Gate, RestartOrder, Target};
 use crate::metrics::CounterSet;
 use crate::sys::clock;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use moorline_net::audit::{AuditLog, Entry};
 use moorline_net::log::LogWriter;
-use nix::sys::signal::Signal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Interval at which a drain counts the connections that are left.
 const LOOK: Duration = Duration::from_millis(50);
-/// Limit of waiting signals; further ones are dropped.
-const SIGNALS_MAX: usize = 16;
-
-/// The signals of this process, as a channel.
-pub(super) struct Signals(Receiver<i32>, Sender<i32>);
-
-impl Signals {
-    pub(super) fn listen() -> Result<Self, GatewayError> {
-        let failed = || GatewayError::system("listen for signals");
-        let mut signals =
-            signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed())?;
-        let (sender, receiver) = bounded(SIGNALS_MAX);
-        let again = sender.clone();
-        let forward = move || signals.forever().for_each(|signal| _ = sender.try_send(signal));
-        std::thread::Builder::new().name("signals".into()).spawn(forward).map_err(failed())?;
-        Ok(Self(receiver, again))
-    }
-}
-
-impl Signals {
-    /// Passes the signals that came during the handover on to the process that serves now.
-    fn pass_on(&self, pid: u32) {
-        let Ok(pid) = i32::try_from(pid) else { return };
-        for signal in self.0.try_iter().filter(|signal| *signal != SIGUSR2) {
-            tracing::info!(signal, "passed on a signal that came during the restart to the new process");
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::try_from(signal).ok()).ok();
-        }
-    }
-}
+/// Time for which the old process of a hot restart stays and passes signals on: whoever had read its process id before the
+/// new one was told has sent them by then.
+const LINGER: Duration = Duration::from_millis(100);
+/// Interval at which it looks for them.
+const LINGER_LOOK: Duration = Duration::from_millis(5);
 
 /// Owner of everything that runs: handles signals and orders until the end.
 pub(super) struct Supervisor {
@@ -93,23 +67,26 @@ impl Supervisor {
         let clients_orders = self.gateway.status.drains.orders();
         let reloads = self.gateway.status.reloads.orders();
         loop {
+            if let Some(end) = signals.end() {
+                self.close_orders();
+                if end == End::Drain {
+                    self.audit.note("signal TERM", "drain and stop", "", "taken");
+                    drain(&self.gateway, signals, self.grace());
+                }
+                return Ok(());
+            }
+            if signals.take_reload() {
+                self.reload("signal HUP");
+            }
+            if signals.take_restart() {
+                // An order that waits is the same request. A later signal, even during the rollback of this restart, is
+                // a new one.
+                let ordered = orders.try_recv().ok();
+                let again = RestartOrder { target: Target::Again, timeout: None, is_dry_run: false };
+                self.restart("signal USR2", &ordered.unwrap_or(again), signals)?;
+            }
             crossbeam_channel::select! {
-                recv(signals.0) -> signal => match signal {
-                    Ok(SIGTERM) => {
-                        self.audit.note("signal TERM", "drain and stop", "", "taken");
-                        drain(&self.gateway, signals, self.grace());
-                        return Ok(());
-                    }
-                    Ok(SIGUSR2) => {
-                        let order = RestartOrder { binary: None, timeout: None, is_dry_run: false };
-                        // Signals that already wait are the same request. A later one, even during the rollback of
-                        // this restart, is a new request.
-                        while is_next_restart(signals) {}
-                        self.restart("signal USR2", &order, signals)?;
-                    }
-                    Ok(SIGHUP) => self.reload("signal HUP"),
-                    Ok(_) | Err(_) => return Ok(()),
-                },
+                recv(signals.wake()) -> _ => {}
                 recv(orders) -> order => if let Ok(order) = order {
                     self.restart("order", &order, signals)?;
                 },
@@ -127,6 +104,23 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Takes no more orders: this process ends.
+    fn close_orders(&self) {
+        let status = &self.gateway.status;
+        status.restarts.close();
+        status.drains.set_gate(Gate::Ending);
+        status.reloads.set_gate(Gate::Ending);
+    }
+
+    /// Takes no orders during a hot restart, and carries out those that were taken: they would be lost with this process.
+    fn finish_orders(&self) {
+        let status = &self.gateway.status;
+        status.drains.set_gate(Gate::Restarting);
+        status.reloads.set_gate(Gate::Restarting);
+        status.drains.orders().try_iter().for_each(|order| self.tend_clients(&order));
+        status.reloads.orders().try_iter().for_each(|()| self.reload("order"));
     }
 
     fn tend_clients(&self, order: &ClientsOrder) {
@@ -189,8 +183,15 @@ impl Supervisor {
 
     fn restart(&self, actor: &str, order: &RestartOrder, signals: &Signals) -> Result<(), GatewayError> {
         let Self { gateway, settings, .. } = self;
-        let binary = order.binary.as_deref().map(|path| path.display().to_string()).unwrap_or_default();
-        let outcome = handover::restart(gateway, settings, order);
+        let status = &gateway.status;
+        let number = status.restarts.begin();
+        self.finish_orders();
+        let binary = match &order.target {
+            Target::Again => String::new(),
+            Target::File(path) => path.display().to_string(),
+            Target::Previous => "the previous program".to_owned(),
+        };
+        let outcome = handover::restart(gateway, settings, order, number, signals);
         let told = match &outcome {
             Outcome::Serving => "not done",
             Outcome::Torn(_) => "torn",
@@ -198,28 +199,32 @@ impl Supervisor {
         };
         self.audit.note(actor, "upgrade", &binary, told);
         match outcome {
-            Outcome::Serving => Ok(()),
-            Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
-            Outcome::Committed(pid) => {
-                notify_main_pid(pid);
-                signals.pass_on(pid);
-                tracing::info!(pid, "the new process serves; this one leaves");
-                self.audit.log.flush();
-                self.log.flush();
-                // Without destructors, which would close sockets of the new process.
-                std::process::exit(0);
+            Outcome::Serving => {
+                status.drains.set_gate(Gate::Open);
+                status.reloads.set_gate(Gate::Open);
+                Ok(())
             }
+            Outcome::Torn(problem) => Err(GatewayError::Torn(problem)),
+            Outcome::Committed(pid) => self.leave(pid, signals),
         }
     }
-}
 
-/// Takes the next signal if it requests a restart; any other signal stays in the channel.
-fn is_next_restart(signals: &Signals) -> bool {
-    let Ok(signal) = signals.0.try_recv() else { return false };
-    if signal != SIGUSR2 {
-        signals.1.try_send(signal).ok(); // received again later
+    /// Ends this process: another one serves. Signals that still come here are that one's.
+    fn leave(&self, pid: u32, signals: &Signals) -> ! {
+        signals.pass_on(pid);
+        notify_main_pid(pid);
+        tracing::info!(pid, "the new process serves; this one leaves");
+        self.audit.log.flush();
+        let until = clock::machine_now() + LINGER;
+        while clock::machine_now() < until {
+            signals.pass_on(pid);
+            signals.wake().recv_timeout(LINGER_LOOK).ok();
+        }
+        self.log.flush();
+        signals.pass_on(pid);
+        // Without destructors, which would close sockets of the new process.
+        std::process::exit(0);
     }
-    signal == SIGUSR2
 }
 
 /// Asks all clients to leave; waits until they have left, the grace has passed, or a second signal comes.
@@ -229,11 +234,8 @@ fn drain(gateway: &Gateway, signals: &Signals, grace: Duration) {
     gateway.drain(grace, None, &nowhere);
     let looks = grace.as_millis() / LOOK.as_millis();
     for _ in 0..looks {
-        match signals.0.recv_timeout(LOOK) {
-            Ok(SIGTERM | SIGINT) | Err(RecvTimeoutError::Disconnected) => return,
-            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-        }
-        if gateway.connections() == 0 {
+        signals.wake().recv_timeout(LOOK).ok();
+        if signals.end().is_some() || gateway.connections() == 0 {
             return;
         }
     }

@@ -13,15 +13,21 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, Uid, faccessat, geteuid};
+use ring::digest::{Context, SHA256};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
+/// The file that this process runs.
+const RUNNING: &str = "/proc/self/exe";
 /// Symbolic links on the way to a program.
 const LINKS_MAX: usize = 40;
 /// Components on the way to a program, with those of links.
@@ -70,6 +76,39 @@ pub enum ExecutableError {
 pub struct Executable {
     fd: OwnedFd,
     path: PathBuf,
+    /// Result of [`Self::digest`].
+    digest: OnceLock<String>,
+}
+
+/// Returns the path by which this process was started: an upgrade that resolves it anew follows a link that was moved
+/// meanwhile. It is the path of the running file if the name of the process leads to another one. `is_named`: whoever
+/// started this process named it by the path.
+pub fn started_by(is_named: bool) -> PathBuf {
+    let running = std::env::current_exe().map_or_else(|_| RUNNING.into(), undeleted);
+    let identity = |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let Some(name) = std::env::args_os().next().map(PathBuf::from) else { return running };
+    if is_named && name.is_absolute() {
+        return name;
+    }
+    let found = if name.components().count() > 1 {
+        std::path::absolute(&name).ok()
+    } else {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&folders)
+            .map(|folder| folder.join(&name))
+            .find(|path| path.is_absolute() && path.is_file())
+    };
+    let is_running =
+        |path: &PathBuf| identity(path).is_some() && identity(path) == identity(RUNNING.as_ref());
+    found.filter(is_running).unwrap_or(running)
+}
+
+/// Removes the word that the system adds to the path of a running file that has been replaced.
+fn undeleted(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(text) => text.into(),
+        None => path,
+    }
 }
 
 impl Executable {
@@ -79,7 +118,50 @@ impl Executable {
     /// [`ExecutableError`]: the first thing on the way that somebody else than root and this user can change, or that does not
     /// exist.
     pub fn open(path: &Path) -> Result<Self, ExecutableError> {
-        Walk { own: geteuid(), way: PathBuf::from("/"), links: 0, components: 0 }.open(path)
+        Walk::begin().open(path)
+    }
+
+    /// Opens the file that this process runs, whatever its path names by now. `path`: its name in messages.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn running(path: PathBuf) -> io::Result<Self> {
+        let fd = open(RUNNING, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self::of(fd, path))
+    }
+
+    /// Takes a descriptor of a program that served before.
+    pub const fn of(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { fd, path, digest: OnceLock::new() }
+    }
+
+    /// Judges a program by its descriptor alone: nobody finds it by a path.
+    ///
+    /// # Errors
+    /// [`ExecutableError`].
+    pub fn judge(&self) -> Result<(), ExecutableError> {
+        let walk = Walk { way: self.path.clone(), ..Walk::begin() };
+        let found = fstat(&self.fd).map_err(|error| walk.system(error))?;
+        walk.judge_file(&self.fd, &found)
+    }
+
+    /// Copies the descriptor.
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone(), digest: self.digest.clone() })
+    }
+
+    /// Returns whether both are the same file.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let identity = |one: &Self| fstat(&one.fd).ok().map(|found| (found.st_dev, found.st_ino));
+        identity(self).is_some() && identity(self) == identity(other)
+    }
+
+    /// The descriptor.
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// The path by which it was opened.
@@ -107,7 +189,7 @@ impl Executable {
         format!("/proc/self/fd/{}", self.fd.as_raw_fd())
     }
 
-    /// Returns true if the file contains these bytes; reads all of it.
+    /// Returns true if the file contains these bytes; reads up to them.
     ///
     /// # Errors
     /// The system's.
@@ -126,6 +208,29 @@ impl Executable {
             window.drain(..window.len().saturating_sub(mark.len()));
         }
     }
+
+    /// Returns the SHA-256 of the file in hexadecimal, as `sha256sum` prints it; reads all of the file once.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn digest(&self) -> io::Result<&str> {
+        if let Some(known) = self.digest.get() {
+            return Ok(known);
+        }
+        let mut file = std::fs::File::open(self.fd_path())?;
+        let (mut context, mut chunk) = (Context::new(&SHA256), vec![0; CHUNK_BYTES]);
+        loop {
+            match file.read(&mut chunk)? {
+                0 => break,
+                read => context.update(&chunk[..read]),
+            }
+        }
+        let mut text = String::new();
+        for byte in context.finish().as_ref() {
+            write!(text, "{byte:02x}").expect("a string takes text");
+        }
+        Ok(self.digest.get_or_init(|| text))
+    }
 }
 
 /// Way through the folders.
@@ -138,6 +243,10 @@ struct Walk {
 }
 
 impl Walk {
+    fn begin() -> Self {
+        Self { own: geteuid(), way: PathBuf::from("/"), links: 0, components: 0 }
+    }
+
     fn open(mut self, path: &Path) -> Result<Executable, ExecutableError> {
         if !path.is_absolute() {
             return Err(ExecutableError::NotAbsolute(path.into()));
@@ -180,17 +289,8 @@ impl Walk {
                     folder = fd;
                 }
                 SFlag::S_IFREG if rest.is_empty() => {
-                    self.judge_owner(&found)?;
-                    if found.st_mode & 0o022 != 0 {
-                        return Err(ExecutableError::Writable(self.way));
-                    }
-                    // The kernel would say so only after the fork.
-                    let may_run =
-                        faccessat(&fd, "", AccessFlags::X_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH);
-                    if may_run.is_err() {
-                        return Err(ExecutableError::NotAProgram(self.way));
-                    }
-                    return Ok(Executable { fd, path: path.into() });
+                    self.judge_file(&fd, &found)?;
+                    return Ok(Executable::of(fd, path.into()));
                 }
                 _ => return Err(ExecutableError::NotAProgram(self.way)),
             }
@@ -215,6 +315,19 @@ impl Walk {
             return Err(ExecutableError::Writable(self.way.clone()));
         }
         Ok(())
+    }
+
+    fn judge_file(&self, fd: &OwnedFd, found: &FileStat) -> Result<(), ExecutableError> {
+        if kind(found) != SFlag::S_IFREG {
+            return Err(ExecutableError::NotAProgram(self.way.clone()));
+        }
+        self.judge_owner(found)?;
+        if found.st_mode & 0o022 != 0 {
+            return Err(ExecutableError::Writable(self.way.clone()));
+        }
+        // The kernel would say so only after the fork.
+        faccessat(fd, "", AccessFlags::X_OK, AtFlags::AT_EACCESS | AtFlags::AT_EMPTY_PATH)
+            .map_err(|_| ExecutableError::NotAProgram(self.way.clone()))
     }
 
     fn judge_owner(&self, found: &FileStat) -> Result<(), ExecutableError> {
@@ -385,13 +498,38 @@ mod tests {
     fn a_file_of_somebody_else_is_refused() {
         let folder = Folder::new();
         let path = folder.program("moorline");
-        let other = Walk { own: Uid::from_raw(4711), way: PathBuf::from("/"), links: 0, components: 0 };
+        let other = Walk { own: Uid::from_raw(4711), ..Walk::begin() };
         // For root itself everything of root is its own.
         if geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(4712), None).expect("root may");
         }
         let said = other.open(&path).expect_err("not theirs").to_string();
         assert!(said.contains("belongs to uid"), "{said}");
+    }
+
+    #[test]
+    fn a_program_is_known_by_its_file_and_not_by_its_path() {
+        let folder = Folder::new();
+        let path = folder.program("moorline");
+        let first = Executable::open(&path).expect("ours");
+        // The SHA-256 of "x", as sha256sum prints it.
+        let x = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        assert_eq!(first.digest().expect("readable"), x);
+        fs::write(folder.0.join("new"), "y").expect("written");
+        chmod(&folder.0.join("new"), 0o755);
+        fs::rename(folder.0.join("new"), &path).expect("one folder");
+        let second = Executable::open(&path).expect("ours");
+        assert!(!second.is_same(&first) && first.is_same(&first.try_clone().expect("a descriptor")));
+        assert_eq!(first.digest().expect("readable"), x, "the file that was opened");
+        assert_ne!(second.digest().expect("readable"), x);
+        first.judge().expect("ours, and nobody else can write it");
+        chmod(&path, 0o757);
+        assert!(second.judge().expect_err("others can write it").to_string().contains("chmod go-w"));
+        let running = Executable::running("test".into()).expect("this test");
+        assert!(running.is_same(&Executable::of(
+            open(&started_by(false), OFlag::O_PATH, Mode::empty()).expect("this test"),
+            PathBuf::new()
+        )));
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn what_is_unacknowledged_queued_or_waiting_for_its_client_moves_too() {
 }
 
 /// A script that answers the check as the real program does, and then does `what` with its descriptors.
-fn wrong(what: &str) -> TempFile {
+pub(crate) fn wrong(what: &str) -> TempFile {
     let script = format!(
         "#!/bin/bash\nif [ \"$MOORLINE_HANDOVER\" = check ]; then exec {} \"$@\"; fi\n\
          talk=${{MOORLINE_HANDOVER%%,*}}\n{what}\n",

@@ -35,12 +35,15 @@ mod flood;
 mod full_disk;
 mod gateway;
 mod handover;
+mod handover_binary;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_commit;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_faults;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_hostile;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_orders;
 mod hostile;
 mod http;
 mod import;

@@ -30,11 +30,7 @@ impl Series {
     }
 
     /// With the command run by `start`.
-    pub(crate) fn start_by(
-        backend: &Backend,
-        sets: &[&str],
-        start: impl FnOnce(Command) -> Gateway,
-    ) -> Self {
+    pub(crate) fn start_by(backend: &Backend, sets: &[&str], start: impl FnOnce(Command) -> Gateway) -> Self {
         let (pid_file, faults) = (TempFile::new(""), TempFile::new(""));
         let own = [
             format!("handover.pid_file={}", pid_file.path().display()),

@@ -3,6 +3,8 @@
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
 //! `moorline-handover version=0.2.0 reads=1-1 writes=1.1`, and a process that writes version 1 accepts the binary.
 
+use super::super::signals::Signals;
+use super::upgrade::ENDING;
 use super::{CHECK, VARIABLE};
 use crate::failpoint;
 use crate::metrics::process::Figures;
@@ -64,9 +66,10 @@ pub(super) fn check(
     binary: &Executable,
     arguments: &[OsString],
     deadline: Instant,
+    signals: &Signals,
 ) -> Result<String, String> {
     check_room()?;
-    let answer = ask(binary, arguments, deadline)?;
+    let answer = ask(binary, arguments, deadline, signals)?;
     version_of(&answer)
 }
 
@@ -92,14 +95,19 @@ fn check_room() -> Result<(), String> {
 /// Runs the binary, and returns the line that answers the check.
 ///
 /// Its process group is ended when it has answered, whoever else is in it and whatever they hold open.
-fn ask(binary: &Executable, arguments: &[OsString], deadline: Instant) -> Result<String, String> {
+fn ask(
+    binary: &Executable,
+    arguments: &[OsString],
+    deadline: Instant,
+    signals: &Signals,
+) -> Result<String, String> {
     let path = binary.path().display();
     let failed = |error: io::Error| format!("check: cannot run {path}: {error}");
     let mut command = binary.command().map_err(failed)?;
     command.args(arguments).env(VARIABLE, CHECK).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(failed)?;
-    let outcome = listen(&mut child, deadline);
+    let outcome = listen(&mut child, deadline, signals);
     // The child is not reaped before, so that the group's number is still its own.
     let group = i32::try_from(child.id()).map(Pid::from_raw);
     group.ok().map(|group| killpg(group, Signal::SIGKILL));
@@ -122,7 +130,7 @@ struct Said {
 }
 
 /// Reads what the binary says until it ends.
-fn listen(child: &mut Child, deadline: Instant) -> Result<Said, String> {
+fn listen(child: &mut Child, deadline: Instant, signals: &Signals) -> Result<Said, String> {
     let failed = |error: io::Error| format!("check: cannot read what the binary says: {error}");
     let stdout = child.stdout.take().map(OwnedFd::from);
     let stderr = child.stderr.take().map(OwnedFd::from);
@@ -153,6 +161,9 @@ fn listen(child: &mut Child, deadline: Instant) -> Result<Said, String> {
         }
         if clock::machine_now() >= deadline {
             return Err("check: the binary did not end in time".into());
+        }
+        if signals.is_ending() {
+            return Err(format!("check: {ENDING}"));
         }
         std::thread::park_timeout(LOOK);
     }

@@ -4,9 +4,9 @@
 //!          Watched         Snapshot          Adopted        Commit          WordWon
 //!  Warming ───────► Waiting ───────► Adopting ──────► Ready ─────► Taking ────────► Ended(Serving)
 //!     │                │                │               │ SocketClosed  │              ▲
-//!     └────────────────┴────────────────┘               ▼               │              │ WordWon
-//!                      ▼            ParentLives      Doubting ── ParentEnded ──► Claiming
-//!                Ended(GaveUp) ◄────────────────────────┴───────────────┘ WordLost
+//!     └────────────────┴────────────────┘               ▼   WordLost    │              │ WordWon
+//!                      ▼            ParentLives      Doubting ◄─────────┘              │
+//!                Ended(GaveUp) ◄────────────────────────┴── ParentEnded ──────────► Claiming
 //! ```
 //!
 //! Everything that can fail comes before `Ready`: the threads are started and stand still, and behind the commit word they
@@ -146,9 +146,9 @@ impl State {
             (Self::Doubting, Input::ParentLives) => To(Self::Ended(Verdict::GaveUp), Action::Nothing),
             (Self::Taking, Input::WordWon) => To(Self::Ended(Verdict::Serving), Action::Serve),
             (Self::Claiming, Input::WordWon) => To(Self::Ended(Verdict::Serving), Action::ServeOrphaned),
-            (Self::Taking | Self::Claiming, Input::WordLost) => {
-                To(Self::Ended(Verdict::GaveUp), Action::Nothing)
-            }
+            // The parent has taken the sockets back; it may be killed before it serves again.
+            (Self::Taking, Input::WordLost) => To(Self::Doubting, Action::LookForParent),
+            (Self::Claiming, Input::WordLost) => To(Self::Ended(Verdict::GaveUp), Action::Nothing),
             _ => Ignore,
         }
     }

@@ -5,7 +5,7 @@
 //!  OPEN ───────────────► COMMITTED ─────────────► TOUCHED     the child owns the sockets
 //!   │                       │ parent: RECLAIM
 //!   │                       └───────────────────► RECLAIMED   the parent owns them again
-//!   └─ child: CLAIM, after the parent's end ────► TOUCHED
+//!   └─ child: CLAIM, after the parent's end ────► TOUCHED     from RECLAIMED too
 //! ```
 //!
 //! For example, the child hangs after `ready`: the parent commits, waits, and its RECLAIM wins, because the word is still
@@ -37,8 +37,8 @@ pub(super) struct Swap {
 pub(super) const COMMIT: Swap = Swap { from: &[OPEN], to: COMMITTED };
 /// Accepts the parent's offer.
 pub(super) const TAKE: Swap = Swap { from: &[COMMITTED], to: TOUCHED };
-/// Takes the sockets of a parent that has ended.
-pub(super) const CLAIM: Swap = Swap { from: &[OPEN, COMMITTED], to: TOUCHED };
+/// Takes the sockets of a parent that has ended, whatever it got to: it kills the child before it serves again.
+pub(super) const CLAIM: Swap = Swap { from: &[OPEN, COMMITTED, RECLAIMED], to: TOUCHED };
 /// Withdraws the offer.
 pub(super) const RECLAIM: Swap = Swap { from: &[COMMITTED], to: RECLAIMED };
 

@@ -20,6 +20,7 @@ pub(super) fn record_of(restart: &Restart) -> RestartRecord {
         number,
         unix_ms,
         generation,
+        pid,
         verdict,
         problem,
         sockets,
@@ -42,6 +43,7 @@ pub(super) fn record_of(restart: &Restart) -> RestartRecord {
         previous_binary,
         steps: steps.into_iter().map(step).collect(),
         number,
+        pid,
     }
 }
 
@@ -56,6 +58,7 @@ pub(super) fn restart_of(record: &RestartRecord) -> Restart {
         number: record.number,
         unix_ms: record.unix_ms,
         generation: record.generation,
+        pid: record.pid,
         verdict: record.verdict.clone(),
         problem: record.problem.clone(),
         sockets: record.sockets,

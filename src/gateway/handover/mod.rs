@@ -28,6 +28,7 @@ mod child;
 mod commit_word;
 mod history;
 mod parent;
+mod previous;
 mod supervisor;
 mod takeover;
 #[cfg(test)]
@@ -37,7 +38,7 @@ mod upgrade;
 pub(super) use check::check_line;
 pub(super) use supervisor::{PidFile, notify_main_pid, notify_ready};
 pub(super) use takeover::{HandoverFds, take_over};
-pub(super) use upgrade::{Outcome, RunSettings, restart};
+pub(super) use upgrade::{ENDING, Outcome, RunSettings, restart};
 
 /// Environment variable of a process that a gateway starts for a hot restart: [`CHECK`], or the numbers of the
 /// descriptors that it inherits.

@@ -8,11 +8,12 @@ use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
 use super::commit_word::{CLAIM, CommitWord, TAKE};
 use super::history::{restart_of, seconds};
-use super::VARIABLE;
+use super::{VARIABLE, previous};
 use crate::admin::{Restart, Step};
 use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
+use crate::sys::executable::Executable;
 use crate::sys::{clock, memory, sockets};
 use bytes::Bytes;
 use moorline_proto::time::Instant;
@@ -42,6 +43,8 @@ pub(in crate::gateway) struct HandoverFds {
     /// All other inherited descriptors.
     inherited: HashSet<RawFd>,
     parent: Pid,
+    /// The last program of this series that was another one.
+    pub(in crate::gateway) previous: Option<Executable>,
 }
 
 impl HandoverFds {
@@ -57,16 +60,17 @@ impl HandoverFds {
         let take = |fd| sockets::take(fd).map_err(GatewayError::system("take an inherited descriptor"));
         let (channel, word, snapshot, list) = (take(channel)?, take(word)?, take(snapshot)?, take(list)?);
         let open = sockets::open_fds().map_err(GatewayError::system("list the inherited descriptors"))?;
-        let inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
+        let mut inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
+        let previous = previous::take(&mut inherited);
         let (channel, snapshot, sockets) = (channel.into(), snapshot.into(), list.into());
         failpoint::reach("new.started");
-        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent: getppid() }))
+        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent: getppid(), previous }))
     }
 }
 
 /// Takes over from the parent, and serves: the parent may leave.
 pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result<Gateway, GatewayError> {
-    let HandoverFds { channel, word, snapshot, sockets, inherited, parent } = fds;
+    let HandoverFds { channel, word, snapshot, sockets, inherited, parent, previous: _ } = fds;
     let word = CommitWord::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let channel = ControlChannel::new(channel).map_err(GatewayError::system("share a socket"))?;
     let takeover = Takeover {
@@ -254,6 +258,7 @@ impl Takeover<'_> {
         if let Some(last) = history.last_mut() {
             (last.verdict, last.generation, last.sockets) =
                 ("committed".into(), generation, self.sockets_taken);
+            last.pid = std::process::id();
             self.times.tell(last, self.snapshot_bytes);
         }
         parked.gateway.status.restarts.resume(generation, &numbers, history);

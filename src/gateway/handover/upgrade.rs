@@ -1,16 +1,18 @@
 //! The executor of the parent's table: performs its actions, and feeds it their results and the child's messages.
 
 use super::super::assembly::Gateway;
+use super::super::signals::Signals;
 use super::channel::{ControlChannel, Message, Received};
 use super::commit_word::{COMMIT, CommitWord, RECLAIM};
 use super::history::{record_of, seconds};
 use super::parent::{Action, Input, State, Transition, Verdict};
+use super::previous::{self, PREVIOUS};
 use super::{VARIABLE, check};
-use crate::admin::{Restart, RestartOrder, Step};
+use crate::admin::{Restart, RestartOrder, Step, Target};
 use crate::failpoint;
 use crate::snapshot::{GatewayHead, Header, SectionKind};
 use crate::sys::child::{self, Inherited};
-use crate::sys::executable::Executable;
+use crate::sys::executable::{self, Executable};
 use crate::sys::{clock, memory, sockets};
 use moorline_proto::time::Instant;
 use std::ffi::OsString;
@@ -35,30 +37,72 @@ const EXIT_LOOK: Duration = Duration::from_millis(1);
 /// Interval at which the child's process is looked for while a message is awaited.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Cause of a rollback.
+pub(in crate::gateway) const ENDING: &str = "a signal ends this process";
+
 /// Command line of the gateway, to start another process likewise.
 pub(in crate::gateway) struct RunSettings {
     /// Arguments of the process, without its name.
     pub(in crate::gateway) arguments: Vec<OsString>,
-    /// File that this process runs.
-    pub(in crate::gateway) binary: PathBuf,
+    /// Path by which this process was started.
+    path: PathBuf,
+    /// The file that this process runs; `None`: the system does not tell.
+    own: Option<Executable>,
+    /// The last program of this series that was another one; `None`: there was none.
+    previous: Option<Executable>,
     /// Time for the check, the start and the move together (`handover.timeout`).
-    pub(in crate::gateway) timeout: Duration,
+    timeout: Duration,
 }
 
 impl RunSettings {
-    /// Returns the settings of this process.
-    pub(in crate::gateway) fn of_this_process(timeout: Duration) -> Self {
-        let binary = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        Self { arguments: std::env::args_os().skip(1).collect(), binary: undeleted(binary), timeout }
+    /// Returns the settings of this process. `previous`: the last program of this series that was another one.
+    pub(in crate::gateway) fn of_this_process(timeout: Duration, previous: Option<Executable>) -> Self {
+        let path = executable::started_by(std::env::var_os(VARIABLE).is_some());
+        let own = Executable::running(path.clone());
+        let own =
+            own.inspect_err(|error| tracing::warn!(%error, "cannot open the file of this program")).ok();
+        Self { arguments: std::env::args_os().skip(1).collect(), path, own, previous, timeout }
+    }
+
+    /// Opens and judges the program of an order.
+    fn open(&self, target: &Target) -> Result<Executable, String> {
+        let path = match target {
+            Target::Again => &self.path,
+            Target::File(path) => path,
+            Target::Previous => {
+                let none = "check: the program that served before is not known; name one with `moorline upgrade --binary`";
+                let previous = self.go_back().ok_or(none)?;
+                previous.judge().map_err(|error| format!("check: {error}"))?;
+                return previous.try_clone().map_err(cannot("copy a descriptor"));
+            }
+        };
+        check::open(path)
+    }
+
+    /// Returns the program that an order to go back means: the last other one, or this one if it served before, too.
+    fn go_back(&self) -> Option<&Executable> {
+        self.previous.as_ref().or(self.own.as_ref())
+    }
+
+    /// Returns the program to which a process that runs `target` can go back.
+    fn previous_of(&self, target: &Executable) -> Option<&Executable> {
+        self.own.as_ref().filter(|own| !own.is_same(target)).or(self.previous.as_ref())
+    }
+
+    /// Path of the program of an order, for people.
+    fn path_of(&self, target: &Target) -> PathBuf {
+        match target {
+            Target::Again => self.path.clone(),
+            Target::File(path) => path.clone(),
+            Target::Previous => self.go_back().map_or_else(|| "?".into(), |previous| previous.path().into()),
+        }
     }
 }
 
-/// Removes the word that the system adds to the path of a running file that has been replaced.
-fn undeleted(path: PathBuf) -> PathBuf {
-    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
-        Some(text) => text.into(),
-        None => path,
-    }
+/// Returns version, path and hash of a program, for people.
+fn named(version: &str, program: &Executable) -> String {
+    let digest = program.digest().unwrap_or("unreadable");
+    format!("{version} {} sha256:{digest}", program.path().display())
 }
 
 /// Outcome of a restart.
@@ -89,29 +133,33 @@ impl StepLog {
     }
 }
 
-/// Hands everything over to a new process, or continues to serve as if nothing had happened.
+/// Hands everything over to a new process, or continues to serve as if nothing had happened. `number`: of the restart.
 pub(in crate::gateway) fn restart(
     gateway: &Gateway,
     settings: &RunSettings,
     order: &RestartOrder,
+    number: u64,
+    signals: &Signals,
 ) -> Outcome {
     let restarts = &gateway.status.restarts;
-    let number = restarts.begin();
     let shown = restarts.show();
-    let binary = order.binary.clone().unwrap_or_else(|| settings.binary.clone());
+    let binary = settings.path_of(&order.target);
     let restart = Restart {
         number,
         unix_ms: clock::unix_nanos() / 1_000_000,
         generation: shown.generation,
-        from: format!("{} {}", env!("CARGO_PKG_VERSION"), settings.binary.display()),
+        pid: std::process::id(),
+        from: settings.own.as_ref().map_or_else(String::new, |own| named(env!("CARGO_PKG_VERSION"), own)),
         to: binary.display().to_string(),
-        previous_binary: settings.binary.display().to_string(),
+        previous_binary: settings.path.display().to_string(),
         ..Restart::default()
     };
     let deadline = clock::machine_now() + order.timeout.unwrap_or(settings.timeout);
     let mut upgrade = Upgrade {
         gateway,
-        arguments: &settings.arguments,
+        settings,
+        target: &order.target,
+        signals,
         binary: &binary,
         executable: None,
         deadline,
@@ -131,7 +179,9 @@ pub(in crate::gateway) fn restart(
     let Upgrade { mut log, child, paused_at, problem, .. } = upgrade;
     match (verdict, child) {
         (Verdict::Committed, Some(child)) => return Outcome::Committed(child.process.id()),
-        (Verdict::Torn, _) => return Outcome::Torn(problem),
+        (Verdict::Torn, _) => {
+            return Outcome::Torn(format!("the new process took over and failed: {problem}"));
+        }
         (Verdict::DryRun, _) => log.restart.verdict = "dry_run".into(),
         (Verdict::Committed | Verdict::RolledBack, _) => {
             if let Some(Pause { machine_nanos, .. }) = paused_at {
@@ -175,7 +225,11 @@ impl ChildHandle {
 /// State of an upgrade.
 struct Upgrade<'a> {
     gateway: &'a Gateway,
-    arguments: &'a [OsString],
+    settings: &'a RunSettings,
+    target: &'a Target,
+    /// One that ends this process ends the upgrade before the commit.
+    signals: &'a Signals,
+    /// Path of the target, for people.
     binary: &'a Path,
     /// The file that was judged, checked and is run; `None`: not opened yet.
     executable: Option<Executable>,
@@ -285,6 +339,9 @@ impl Upgrade<'_> {
             if self.is_late() {
                 return self.fail(Input::DeadlinePassed, late(state));
             }
+            if self.signals.is_ending() && !matches!(state, State::Committed | State::Touched) {
+                return self.fail(Input::Failed, ENDING.into());
+            }
         }
     }
 
@@ -352,13 +409,14 @@ impl Upgrade<'_> {
             return self.fail(Input::Failed, problem.into());
         }
         failpoint::reach("old.check");
-        let checked = check::open(self.binary).and_then(|executable| {
+        let checked = self.settings.open(self.target).and_then(|executable| {
             let executable = self.executable.insert(executable);
-            check::check(executable, self.arguments, self.deadline)
+            check::check(executable, &self.settings.arguments, self.deadline, self.signals)
         });
         match checked {
             Ok(version) => {
-                self.log.restart.to = format!("{version} {}", self.binary.display());
+                let executable = self.executable.as_ref().expect("it was just checked");
+                self.log.restart.to = named(&version, executable);
                 self.log.step("check", format!("{version}, settings valid"));
                 if self.is_dry_run { Input::DryRunChecked } else { Input::Checked }
             }
@@ -374,7 +432,7 @@ impl Upgrade<'_> {
         let sockets = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
         // From now on closing a socket here may not end its connection.
         self.gateway.door.set_shared(true);
-        let list = self.gateway.list_sockets(self.deadline)?.finish(Header::default());
+        let list = self.gateway.list_sockets(self.deadline, self.signals)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
         let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
@@ -409,7 +467,11 @@ impl Upgrade<'_> {
             .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
         let executable = self.executable.as_ref().expect("the table starts only what was checked");
         let mut command = executable.command().map_err(cannot("read the new binary"))?;
-        command.args(self.arguments).env(VARIABLE, value);
+        command.args(&self.settings.arguments).env(VARIABLE, value).env_remove(PREVIOUS);
+        if let Some(program) = self.settings.previous_of(executable) {
+            inherited.push(kept(program.fd()));
+            command.env(PREVIOUS, previous::name(program));
+        }
         child::inherit(&mut command, inherited);
         command.spawn().map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))
     }

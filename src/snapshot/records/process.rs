@@ -139,6 +139,9 @@ pub struct RestartRecord {
     /// Number of the restart, counted from 1 over all processes of the series.
     #[prost(uint64, tag = "11")]
     pub number: u64,
+    /// Process that serves after the restart; 0: not noted.
+    #[prost(uint32, tag = "12")]
+    pub pid: u32,
 }
 
 /// A step of a restart.

@@ -1,0 +1,173 @@
+//! Hot restart beside signals, orders and the end of the gateway: nothing is lost, and nobody waits for a verdict that
+//! nobody will give.
+//!
+//! Needs the places of `moorline::failpoint`: a debug build, or the feature.
+
+use crate::gateway::Backend;
+use crate::process::{StoreFolder, TempFile, is_alive, run};
+use crate::raw::Client;
+use crate::series::Series;
+use crate::{gateway, until};
+use moorline::sys::clock;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+/// Longest time in which an end must be told: 2 s, and what a busy machine adds.
+const TOLD_WITHIN: Duration = Duration::from_secs(20);
+
+/// Waits until a place of the failpoints is reached once more than `before` times.
+fn until_reached(series: &Series, place: &str) {
+    until(place, || series.gateway.process.log().contains(place).then_some(()));
+}
+
+/// Runs a command beside `meanwhile`; its exit code, standard error and time.
+fn beside(arguments: &[&str], meanwhile: impl FnOnce()) -> (Option<i32>, String, Duration) {
+    std::thread::scope(|scope| {
+        let command = scope.spawn(|| run(arguments));
+        meanwhile();
+        let since = clock::now();
+        let (code, _, error) = command.join().expect("no panic");
+        (code, error, clock::now().saturating_since(since))
+    })
+}
+
+#[test]
+fn the_death_of_the_gateway_is_told_and_not_waited_for() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    series.set_faults("old.check hang\n");
+    let admin = series.gateway.admin.to_string();
+    let (code, error, took) = beside(&["upgrade", "--admin", &admin], || {
+        until_reached(&series, "old.check");
+        series.signal(Signal::SIGKILL);
+    });
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("nobody listens at") && error.contains("has ended"), "{error}");
+    assert!(took < TOLD_WITHIN, "{took:?}");
+}
+
+#[test]
+fn the_verdict_of_another_gateway_is_nobodys() {
+    let backend = Backend::start();
+    let folder = StoreFolder::new();
+    std::fs::create_dir(folder.path()).expect("made");
+    set_permissions(folder.path(), Permissions::from_mode(0o700)).expect("ours");
+    let socket = folder.path().join("admin.sock");
+    let socket = socket.to_str().expect("text");
+    let set = format!("admin.socket={socket}");
+    let endpoints = format!("backend.endpoints={}", backend.address);
+    let pid_file = TempFile::new("");
+    let faults = TempFile::new("old.check hang\n");
+    let first = gateway::Gateway::start_as(&[&set, &endpoints], |command| {
+        command.env(moorline::failpoint::VARIABLE, faults.path());
+    });
+    let first = Series::of(first, pid_file);
+    let (code, error, took) = beside(&["upgrade", "--admin", socket], || {
+        until_reached(&first, "old.check");
+        kill(Pid::from_raw(i32::try_from(first.gateway.process.pid()).expect("a pid")), Signal::SIGKILL)
+            .expect("it runs");
+        // Whoever restarts it is quick, and its first restart has the same number.
+        let second = gateway::Gateway::start_as(&[&set, &endpoints], |_| ());
+        let again = run(&["upgrade", "--admin", socket]);
+        assert_eq!(again.0, Some(0), "{again:?}");
+        let status = run(&["status", "--json", "--admin", socket]).1;
+        let varz: moorline::admin::Varz = serde_json::from_str(&status).expect("JSON");
+        kill(Pid::from_raw(i32::try_from(varz.pid).expect("a pid")), Signal::SIGKILL).expect("it runs");
+        drop(second);
+    });
+    assert_eq!(code, Some(1), "{error}");
+    let is_told = error.contains("another one (epoch") || error.contains("nobody listens at");
+    assert!(is_told, "{error}");
+    assert!(took < TOLD_WITHIN, "{took:?}");
+}
+
+#[test]
+fn a_gateway_that_ends_takes_no_order_and_ends_a_restart_under_way() {
+    let backend = Backend::start();
+    let mut series = Series::start(&backend, &["drain.grace=5s"]);
+    let mut client = Client::login(series.gateway.listener, "alice", "d");
+    let admin = series.gateway.admin.to_string();
+    // A check that hangs, with many signals before the one that counts.
+    let hangs = TempFile::new("#!/bin/sh\n# MOORLINE_HANDOVER\nexec sleep 60\n");
+    set_permissions(hangs.path(), Permissions::from_mode(0o755)).expect("our file");
+    let binary = hangs.path().to_str().expect("text");
+    let (code, error, took) = beside(&["upgrade", "--admin", &admin, "--binary", binary], || {
+        until("it is checked", || series.restarts().is_under_way.then_some(()));
+        (0..40).for_each(|_| series.signal(Signal::SIGHUP));
+        series.signal(Signal::SIGTERM);
+    });
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("a signal ends this process"), "{error}");
+    assert!(took < TOLD_WITHIN, "{took:?}");
+    // It drains now, and says so to whoever orders something.
+    for order in [&["upgrade"][..], &["undrain"], &["reload"]] {
+        let (code, _, error) = run(&[order, &["--admin", &admin]].concat());
+        assert_eq!(code, Some(1), "{order:?}");
+        assert!(error.contains("the gateway ends"), "{order:?}: {error}");
+    }
+    client.beat(30);
+    drop(client);
+    assert_eq!(series.gateway.process.end().code(), Some(0));
+}
+
+#[test]
+fn a_signal_to_the_process_that_leaves_is_the_new_ones() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let backend = Backend::start();
+        let series = Series::start(&backend, &["drain.grace=1s"]);
+        let old = series.pid();
+        series.set_faults("old.running sleep:300\n");
+        let admin = series.gateway.admin.to_string();
+        let _ = beside(&["upgrade", "--admin", &admin], || {
+            until_reached(&series, "old.running");
+            kill(Pid::from_raw(i32::try_from(old).expect("a pid")), signal).expect("it lives");
+        });
+        let new = series.pid();
+        assert_ne!(new, old);
+        until("the new one ends, too", || (!is_alive(new)).then_some(()));
+    }
+}
+
+#[test]
+fn a_drain_that_is_ordered_during_a_restart_is_carried_out() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &["drain.grace=60s"]);
+    let _client = Client::login(series.gateway.listener, "alice", "d");
+    let (old, admin) = (series.pid(), series.gateway.admin.to_string());
+    series.set_faults("old.check sleep:1000\n");
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| series.upgrade(&[]));
+        until_reached(&series, "old.check");
+        let (code, said, error) = run(&["drain", "--no-wait", "--admin", &admin]);
+        assert_eq!(code, Some(0), "{said} {error}");
+        assert_eq!(upgrade.join().expect("no panic").1.verdict, "committed");
+    });
+    assert_ne!(series.pid(), old);
+    assert_eq!(series.gateway.get("/readyz").0, 503, "the one that serves drains");
+}
+
+#[test]
+fn an_upgrade_that_takes_the_admin_socket_away_is_told() {
+    let backend = Backend::start();
+    let file = TempFile::new("");
+    let settings = |more: &str| {
+        let text = format!(
+            "[listener]\naddress = \"127.0.0.1:0\"\n[backend]\nendpoints = [\"{}\"]\n[auth]\nmode = \"dev\"\n{more}",
+            backend.address
+        );
+        std::fs::write(file.path(), text).expect("our file");
+    };
+    settings("");
+    let series = Series::start_file(file.path());
+    settings("[admin]\nenabled = false\n");
+    let admin = series.gateway.admin.to_string();
+    let old = series.pid();
+    let (code, error, _) = beside(&["upgrade", "--admin", &admin], || {
+        until("another process serves", || (series.pid() != old).then_some(()));
+    });
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("no admin socket there"), "{error}");
+}
