@@ -252,7 +252,7 @@ const KEYS: &[Key] = &[
         "connections_max",
         Kind::Count,
         "0",
-        "Client connections of the process. Above this number, new connections are closed at once. 0: as many as the file descriptor limit allows.",
+        "Client connections of the process. Above this number, a new connection takes the place of the oldest one that has said nothing for 1 s; if there is none, the new one is closed at once. 0: as many as the file descriptor limit allows.",
     ),
     key(
         "limits",

@@ -5,7 +5,7 @@
 //! /64) has its share of them; its next connection takes the place of its own oldest silent one.
 //!
 //! A connection that logged in or ended is not removed at once: entries are checked when they are looked at, and all
-//! of them once a second.
+//! of them once a second, and when their number has doubled. So a storm of logins leaves no memory behind.
 //!
 //! Example: 18,000 connections of one host say nothing. 8,192 of them fill half of 16,384 places. From then on the host
 //! has its share of 1,024 places, so each further one is refused or evicts one of its own; other clients find room.
@@ -21,6 +21,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Interval at which all entries are checked.
 const SWEEP: Duration = Duration::from_secs(1);
 
+/// Entries below which their number does not cause a check.
+const UNSWEPT_MIN: usize = 64;
+
 /// A connection that was not logged in when it was last looked at.
 type Entry = (ConnKey, Instant);
 
@@ -32,11 +35,22 @@ pub(super) struct Handshakes {
     /// Entries by address, oldest first.
     by_address: HashMap<u128, VecDeque<Entry>>,
     swept: Instant,
+    /// Entries that the last check left.
+    left: usize,
 }
 
 impl Handshakes {
-    /// Notes an accepted connection.
-    pub(super) fn begin(&mut self, now: Instant, key: ConnKey, from: IpAddr) {
+    /// Notes an accepted connection. `is_live` confirms connections that are not logged in.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        key: ConnKey,
+        from: IpAddr,
+        is_live: impl Fn(ConnKey) -> bool,
+    ) {
+        if self.all.len() >= 2 * self.left.max(UNSWEPT_MIN) {
+            self.check_all(is_live);
+        }
         self.all.push_back((key, now));
         self.by_address.entry(name_of(from)).or_default().push_back((key, now));
     }
@@ -69,14 +83,19 @@ impl Handshakes {
             return;
         }
         self.swept = now;
+        self.check_all(is_live);
+        if self.all.is_empty() {
+            *self = Self { swept: now, ..Self::default() };
+        }
+    }
+
+    fn check_all(&mut self, is_live: impl Fn(ConnKey) -> bool) {
         self.all.retain(|(key, _)| is_live(*key));
         self.by_address.retain(|_, entries| {
             entries.retain(|(key, _)| is_live(*key));
             !entries.is_empty()
         });
-        if self.all.is_empty() {
-            *self = Self { swept: now, ..Self::default() };
-        }
+        self.left = self.all.len();
     }
 }
 
@@ -117,7 +136,7 @@ mod tests {
     fn the_oldest_silent_connection_goes_and_none_that_is_young() {
         let mut handshakes = Handshakes::default();
         for slot in 0..4 {
-            handshakes.begin(at(u64::from(slot) * 100), key(slot), home(1));
+            handshakes.begin(at(u64::from(slot) * 100), key(slot), home(1), |_| true);
         }
         assert_eq!(handshakes.oldest(at(900), |_| true), None, "it may still say HELLO");
         let is_silent = |it: ConnKey| it.slot() != 0;
@@ -128,13 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn a_storm_of_logins_leaves_no_memory_behind() {
+        let mut handshakes = Handshakes::default();
+        for slot in 0..10_000 {
+            // The five newest are not logged in yet.
+            handshakes.begin(at(0), key(slot), home(1), |it| it.slot() + 5 >= slot);
+        }
+        assert!(handshakes.all.capacity() <= 4 * UNSWEPT_MIN, "{}", handshakes.all.capacity());
+        assert_eq!(handshakes.of_address(home(1), |it| it.slot() + 5 >= 10_000), 5);
+    }
+
+    #[test]
     fn an_address_is_counted_and_evicts_its_own() {
         let mut handshakes = Handshakes::default();
-        (0..10).for_each(|slot| handshakes.begin(at(0), key(slot), home(1)));
-        handshakes.begin(at(0), key(10), home(2));
+        (0..10).for_each(|slot| handshakes.begin(at(0), key(slot), home(1), |_| true));
+        handshakes.begin(at(0), key(10), home(2), |_| true);
         let (near, far): (IpAddr, IpAddr) =
             ("2001:db8::1".parse().expect("one"), "2001:db8::2".parse().expect("another"));
-        handshakes.begin(at(0), key(11), near);
+        handshakes.begin(at(0), key(11), near, |_| true);
         assert_eq!(handshakes.of_address(home(1), |it| it.slot() > 3), 6);
         assert_eq!(
             (handshakes.of_address(home(2), |_| true), handshakes.of_address(home(3), |_| true)),

@@ -33,6 +33,8 @@ const ADVICE: &str = "raise the open-files limit or lower limits.connections_max
 pub(super) enum Arrival {
     /// A connection within all limits of the process and of its address.
     Admitted(Newcomer),
+    /// A connection that the process has no place for: it takes the place of another one, or is refused.
+    Full(Newcomer),
     /// A connection may wait at this listener, and too many are not logged in.
     NoPlace(usize),
     /// A connection that was refused, or that left before it was accepted. Others may wait.
@@ -233,10 +235,7 @@ impl Listeners {
                 self.count_handshakes(self.handshakes + 1);
                 return Arrival::Admitted(Newcomer { stream, listener, from });
             }
-            Err(Refusal::Full) => {
-                self.refused += 1;
-                CloseReason::Busy
-            }
+            Err(Refusal::Full) => return Arrival::Full(Newcomer { stream, listener, from }),
             Err(Refusal::Address) => {
                 self.addresses_refused += 1;
                 CloseReason::Throttled
@@ -244,6 +243,18 @@ impl Listeners {
         };
         self.refuse(stream, reason);
         Arrival::TurnedAway
+    }
+
+    /// Judges a connection once more: a place may have become free.
+    pub(super) fn judge_again(&mut self, newcomer: Newcomer, now: Instant) -> Arrival {
+        let Newcomer { stream, listener, from } = newcomer;
+        self.judge(listener, stream, from, now)
+    }
+
+    /// Refuses a connection that the process has no place for.
+    pub(super) fn refuse_full(&mut self, newcomer: Newcomer) {
+        self.refused += 1;
+        self.refuse(newcomer.stream, CloseReason::Busy);
     }
 
     /// Tells a client why it is refused and when to come back, as far as the stream takes it at once.

@@ -219,11 +219,11 @@ impl Reactor {
                     Moved::Full => self.attach(None, socket),
                 }
             }
-            ReactorMail::Newcomer(socket) => {
-                if let Arrival::Admitted(newcomer) = self.sockets.listeners.judge_waiting(socket, now) {
-                    self.admit(now, newcomer);
-                }
-            }
+            ReactorMail::Newcomer(socket) => match self.sockets.listeners.judge_waiting(socket, now) {
+                Arrival::Admitted(newcomer) => self.admit(now, newcomer),
+                Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
+                Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}
+            },
             ReactorMail::List(reply) => self.list(&reply),
             ReactorMail::Drain(order) => {
                 self.close_door(now);
@@ -265,6 +265,7 @@ impl Reactor {
         for _ in 0..self.accept_budget {
             match self.sockets.listeners.try_accept(now) {
                 Arrival::Admitted(newcomer) => self.admit(now, newcomer),
+                Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
                 Arrival::TurnedAway => {}
                 Arrival::NoPlace(listener) => {
                     if !self.replace_silent(now, listener) {
@@ -289,10 +290,25 @@ impl Reactor {
                 self.evict(oldest);
                 self.admit(now, newcomer);
             }
+            Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
             Arrival::TurnedAway => {}
             Arrival::NoPlace(_) | Arrival::Nobody => return false,
         }
         true
+    }
+
+    /// Takes a newcomer at the limit of connections in the stead of the oldest silent connection, or refuses it.
+    fn admit_at_cap(&mut self, now: Instant, newcomer: Newcomer) {
+        let Self { handshakes, shard, .. } = self;
+        let Some(oldest) = handshakes.oldest(now, |key| is_silent(shard, key)) else {
+            return self.sockets.listeners.refuse_full(newcomer);
+        };
+        self.evict(oldest);
+        match self.sockets.listeners.judge_again(newcomer, now) {
+            Arrival::Admitted(newcomer) => self.admit(now, newcomer),
+            Arrival::Full(newcomer) => self.sockets.listeners.refuse_full(newcomer),
+            Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}
+        }
     }
 
     /// Takes a newcomer, if its address has a place left for it.
@@ -308,7 +324,8 @@ impl Reactor {
         }
         let key = self.shard.handle_accepted(now);
         if let Some(key) = key {
-            self.handshakes.begin(now, key, from);
+            let Self { handshakes, shard, .. } = self;
+            handshakes.begin(now, key, from, |key| is_handshake(shard, key));
         }
         self.attach(key, stream);
     }
@@ -326,6 +343,7 @@ impl Reactor {
         for _ in 0..ACCEPT_AT_END_MAX {
             match self.sockets.listeners.try_accept(now) {
                 Arrival::Admitted(newcomer) => self.admit(now, newcomer),
+                Arrival::Full(newcomer) => self.sockets.listeners.refuse_full(newcomer),
                 Arrival::TurnedAway => {}
                 Arrival::Nobody | Arrival::NoPlace(_) => break,
             }

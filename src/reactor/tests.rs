@@ -210,25 +210,43 @@ fn an_address_has_its_share_of_places_and_others_find_room() {
     world.turn_until(|world| (world.reactor.shard.clients() == 1).then_some(()));
 }
 
-#[test]
-fn the_oldest_silent_connection_is_evicted_for_a_newcomer() {
-    let mut world = World::with(10, &[ListenerLimits { handshakes_max: 2, ..LIMITS }], 64);
+/// Two silent connections are all that there may be; a third one says HELLO, and the oldest leaves for it.
+fn a_newcomer_replaces_the_oldest(mut world: World) {
     let (mut first, _second) = (world.connect(), world.connect());
     world.turn_until(|world| (world.reactor.shard.clients() == 2).then_some(()));
-    let mut third = world.connect();
     let hello =
         Hello { version_min: 1, version_max: 1, uid: "c".into(), device: "d".into(), ..Hello::default() };
-    third.write_all(&wire(&frame_of(Command::Hello, &hello), 1)).expect("room");
-    // The eviction comes by the clock, so turns do not count.
+    let greet = |world: &World| {
+        let mut client = world.connect();
+        client.write_all(&wire(&frame_of(Command::Hello, &hello), 1)).expect("room");
+        client
+    };
+    // The eviction comes by the clock, so turns do not count. A newcomer that is refused comes again.
+    let mut third = greet(&world);
+    let mut refused = 0;
     let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
     while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
         let timeout = world.reactor.time_to_wait();
         world.reactor.run_turn(timeout).expect("epoll");
+        if world.reactor.sockets.listeners.refused > refused {
+            (third, refused) = (greet(&world), world.reactor.sockets.listeners.refused);
+        }
     }
     assert_eq!(world.reactor.shard.counters()[crate::shard::Count::HandshakesEvicted], 1);
     let mut said = Vec::new();
     first.read_to_end(&mut said).expect("closed politely");
     assert_eq!(said[1], Command::Close.byte());
+    drop(third);
+}
+
+#[test]
+fn the_oldest_silent_connection_is_evicted_for_a_newcomer() {
+    a_newcomer_replaces_the_oldest(World::with(10, &[ListenerLimits { handshakes_max: 2, ..LIMITS }], 64));
+}
+
+#[test]
+fn at_the_limit_of_connections_the_oldest_silent_one_is_evicted() {
+    a_newcomer_replaces_the_oldest(World::with(2, &[ListenerLimits { handshakes_max: 5, ..LIMITS }], 64));
 }
 
 #[test]
