@@ -1,10 +1,11 @@
 //! Unix-domain sockets with a path: bound without leaving an old file in the way, and the user id at their other end.
 
 use nix::sys::socket::{getsockopt, sockopt};
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Mode of a socket's file that its owner alone may connect to.
@@ -25,23 +26,37 @@ pub struct SocketFile {
 /// # Errors
 /// `AddrInUse`: another process listens there, or the path is another kind of file. Others: the system's.
 pub fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
-    let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
-            std::fs::remove_file(path)?;
-            UnixListener::bind(path)?
-        }
-        bound => bound?,
-    };
+    remove_abandoned(path)?;
+    let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     let about = path.symlink_metadata()?;
     Ok((listener, SocketFile { path: path.to_owned(), id: (about.dev(), about.ino()) }))
 }
 
+/// Removes the file of a socket that nobody listens at, as a process that was killed leaves it. No file is fine.
+///
+/// # Errors
+/// `AddrInUse`: another process listens there, or the path is another kind of file. Others: the system's.
+pub fn remove_abandoned(path: &Path) -> io::Result<()> {
+    let in_use = |reason| Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(about) if !about.file_type().is_socket() => in_use("the path exists and is not a socket"),
+        Ok(_) if !is_abandoned(path) => in_use("another process listens there"),
+        Ok(_) => std::fs::remove_file(path),
+    }
+}
+
+/// Asks without waiting: the queue of a process that listens there may be full.
 fn is_abandoned(path: &Path) -> bool {
-    let is_socket = path.symlink_metadata().is_ok_and(|about| about.file_type().is_socket());
-    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    is_socket && UnixStream::connect(path).err().is_some_and(refused)
+    let connect = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 impl Drop for SocketFile {
@@ -72,6 +87,20 @@ pub fn own_uid() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_socket_with_a_full_queue_is_in_use_and_nobody_waits_for_it() {
+        let path = std::env::temp_dir().join(format!("moorline-full-socket-{}", std::process::id()));
+        std::fs::remove_file(&path).ok();
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        socket.bind(&SockAddr::unix(&path).expect("a path")).expect("bound");
+        socket.listen(0).expect("listens");
+        let _waits = UnixStream::connect(&path).expect("the queue has one place");
+        let said = remove_abandoned(&path).expect_err("somebody listens");
+        assert_eq!(said.kind(), io::ErrorKind::AddrInUse);
+        std::fs::remove_file(&path).expect("ours");
+    }
 
     #[test]
     fn an_old_file_is_replaced_and_a_living_socket_is_not() {

@@ -8,12 +8,12 @@ use super::GatewayError;
 use crate::admin;
 use crate::config::Config;
 use crate::sys::clock;
+use moorline_net::unix_socket;
 use nix::unistd::{Gid, Group, chown, geteuid};
-use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ impl AdminSocket {
         let folder = path.parent().ok_or("the path has no folder")?;
         prepare(folder, group)?;
         sweep(folder);
-        remove_stale(&path)?;
+        unix_socket::remove_abandoned(&path).map_err(|error| error.to_string())?;
         let listener = UnixListener::bind(&path).map_err(|error| error.to_string())?;
         permit(&path, group)?;
         Ok(Self { listener, group, path, is_own: true })
@@ -195,26 +195,8 @@ fn sweep(folder: &Path) {
         // A socket refuses for a moment between its bind and its listen.
         let made = entry.metadata().map_or(i64::MAX, |found| found.mtime());
         if is_ours && made.saturating_add(SWEPT_AGE_S) < now {
-            remove_stale(&entry.path()).ok();
+            unix_socket::remove_abandoned(&entry.path()).ok();
         }
-    }
-}
-
-/// Removes the socket of a process that was killed.
-fn remove_stale(path: &Path) -> Result<(), String> {
-    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
-    if !found.file_type().is_socket() {
-        return Err("the path exists and is not a socket".into());
-    }
-    let connect = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?; // a full queue must not hold up the start
-        socket.connect(&SockAddr::unix(path)?)
-    };
-    match connect() {
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path)
-            .map_err(|error| format!("cannot remove the socket of an earlier process: {error}")),
-        Ok(()) | Err(_) => Err("another process listens there".into()),
     }
 }
 
