@@ -1,4 +1,5 @@
-//! Parts of a running backend that can be replaced while it serves: tokens of clients, callers of the server API.
+//! Parts of a running backend that can be replaced while it serves: tokens of clients, callers of the server API,
+//! secrets of gateways.
 //!
 //! Example: the operator adds a token to the file of `api.access_file` and sends HUP. [`Live::reload`] reads the
 //! settings' files, and only if all of them are valid, the next request is judged by the new list.
@@ -10,10 +11,15 @@ use crate::error::BackendError;
 use crate::tokens::Tokens;
 use moorline_net::audit::AuditLog;
 use moorline_net::settings::changed_keys;
+use moorline_proto::link::Secrets;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// Tokens of clients that can be replaced.
 pub(crate) type SharedTokens = Arc<RwLock<Arc<Tokens>>>;
+
+/// Secrets of gateways that replace those read at the start; `None`: no reload has succeeded yet.
+pub(crate) type SharedSecrets = Arc<Mutex<Option<Secrets>>>;
 
 /// The replaceable parts of one backend.
 #[derive(Debug)]
@@ -23,6 +29,8 @@ pub struct Live {
     pub(crate) access: Option<SharedAccess>,
     /// `None`: the backend verifies no logins by a list.
     pub(crate) tokens: Option<SharedTokens>,
+    /// Taken by the link server when the next gateway connects.
+    pub(crate) secrets: SharedSecrets,
     pub(crate) audit: AuditLog,
 }
 
@@ -53,7 +61,8 @@ impl Live {
         let shared = |access| Arc::new(RwLock::new(Arc::new(access)));
         let tokens = read_tokens(config)?.map(|tokens| Arc::new(RwLock::new(Arc::new(tokens))));
         let access = config.api.listen.map(|_| Access::read(&config.api)).transpose()?;
-        Ok(Self { access: access.map(shared), tokens, audit, config: Mutex::new(config.clone()) })
+        let secrets = SharedSecrets::default();
+        Ok(Self { access: access.map(shared), tokens, secrets, audit, config: Mutex::new(config.clone()) })
     }
 
     /// Puts the replaceable parts of other settings in force, all or none. Their files are read again, also if the
@@ -69,6 +78,8 @@ impl Live {
         }
         (next.api.token_file, next.api.access_file) =
             (new.api.token_file.clone(), new.api.access_file.clone());
+        next.link.secrets_file.clone_from(&new.link.secrets_file);
+        let secrets = crate::secrets::load(&next)?;
         let tokens = read_tokens(&next)?;
         let access = self.access.as_ref().map(|_| Access::read(&next.api)).transpose()?;
         // Everything is valid: from here on nothing fails.
@@ -78,9 +89,15 @@ impl Live {
         if let (Some(place), Some(access)) = (&self.access, access) {
             *place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
         }
+        *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = Some(secrets);
         let reloaded = Reloaded { taken: changed_keys(&*config, &next), kept: changed_keys(&next, new) };
         *config = next;
         Ok(reloaded)
+    }
+
+    /// Path of `link.secrets_file`, as the last reload left it.
+    pub(crate) fn secrets_file(&self) -> PathBuf {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).link.secrets_file.clone()
     }
 
     /// The audit log of the backend.

@@ -136,7 +136,8 @@ fn serve<H: Handler>(
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
-    let server = Server::bind(config)?;
+    config.link.secrets_file = live.secrets_file();
+    let server = Server::bind(config)?.with_secrets(Arc::clone(&live.secrets));
     // Dropped in reverse order: requests that the handler leaves unanswered are answered 504 by the API.
     let (handler, api) = make(config, &server)?;
     let mut handler = handler;

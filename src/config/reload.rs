@@ -10,6 +10,7 @@ impl Config {
     pub fn reloaded(&self, new: &Self) -> Self {
         let mut next = self.clone();
         next.drain.clone_from(&new.drain);
+        next.backend.secrets_file.clone_from(&new.backend.secrets_file);
         next.auth = AuthConfig { mode: self.auth.mode, ..new.auth.clone() };
         next.session =
             SessionConfig { keep: self.session.keep, kept_max: self.session.kept_max, ..new.session.clone() };
@@ -61,12 +62,20 @@ mod tests {
         new.listeners[0].accept_rate = 9;
         new.listeners[0].address_rate = 9;
         new.listeners[0].address = "127.0.0.1:1".parse().expect("an address");
+        new.backend.secrets_file = "other.secrets".into();
         new.log.level = "debug".into();
         new.drain.grace = Duration::from_secs(1);
         let next = old.reloaded(&new);
         assert_eq!(
             old.changed_keys(&next),
-            ["auth.key_file", "drain.grace", "limits.user_rate", "listener.accept_rate", "log.level"]
+            [
+                "auth.key_file",
+                "backend.secrets_file",
+                "drain.grace",
+                "limits.user_rate",
+                "listener.accept_rate",
+                "log.level"
+            ]
         );
         assert_eq!(
             next.changed_keys(&new),

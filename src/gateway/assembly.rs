@@ -19,7 +19,7 @@ use crate::router::{
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::shard_map::{Pins, ShardMap};
 use crate::sys::{clock, limits};
-use crate::worker::{Inbox, Worker, WorkerParts};
+use crate::worker::{Inbox, SharedTrust, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{self, SendError, Sender};
@@ -55,6 +55,7 @@ pub(super) struct Gateway {
     pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
+    pub(super) trust: SharedTrust,
     pub(super) node: String,
     /// Mailboxes of the reactors, by shard, and of the workers.
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
@@ -81,6 +82,7 @@ pub(super) struct Prepared {
     pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
+    pub(super) trust: SharedTrust,
     pub(super) node: String,
     pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
@@ -108,7 +110,7 @@ struct Common<'a> {
     door: &'a Arc<Door>,
     clock: &'a Clock,
     judge: auth::Judge,
-    trust: router::Trust,
+    trust: SharedTrust,
     reactors: Vec<Sender<ReactorMail>>,
     workers: Vec<Sender<UplinkBatch>>,
     workers_stop: Arc<AtomicBool>,
@@ -120,7 +122,7 @@ impl Common<'_> {
         Worker::new(WorkerParts {
             settings: router_settings(
                 self.config,
-                (self.node, self.trust.clone()),
+                self.node,
                 number,
                 self.birth.epoch,
                 seed,
@@ -133,6 +135,7 @@ impl Common<'_> {
             stop: Arc::clone(&self.workers_stop),
             counter_set: counter_set(self.metrics, router::metrics()),
             peer_uids: trust::peer_uids(self.config),
+            trust: Arc::clone(&self.trust),
             registry: Some(Arc::clone(self.metrics)),
         })
     }
@@ -203,7 +206,6 @@ impl Prepared {
             }
             None => config.gateway_id(),
         };
-        let Inboxes { reactors: reactor_inboxes, workers: worker_inboxes } = inboxes;
         let common = Common {
             config,
             birth,
@@ -213,13 +215,13 @@ impl Prepared {
             door: &door,
             clock: &clock,
             judge,
-            trust: trust::load(config, &gateway_id)?,
-            reactors: reactor_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
-            workers: worker_inboxes.iter().map(|(sender, _)| sender.clone()).collect(),
+            trust: trust::shared(config, &gateway_id)?,
+            reactors: inboxes.reactors.iter().map(|(sender, _)| sender.clone()).collect(),
+            workers: inboxes.workers.iter().map(|(sender, _)| sender.clone()).collect(),
             workers_stop: Arc::new(AtomicBool::new(false)),
         };
         let mut workers = Vec::new();
-        for (number, (_, inbox)) in worker_inboxes.into_iter().enumerate() {
+        for (number, (_, inbox)) in inboxes.workers.into_iter().enumerate() {
             let mut worker = common.worker(number, inbox, random.next_u64());
             if let Some(origin) = &mut origin {
                 origin.thaw_worker(number, &mut worker)?;
@@ -227,7 +229,7 @@ impl Prepared {
             workers.push(worker);
         }
         let mut reactors = Vec::new();
-        for (number, (_, (poll, inbox))) in reactor_inboxes.into_iter().enumerate() {
+        for (number, (_, (poll, inbox))) in inboxes.reactors.into_iter().enumerate() {
             let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
             let reactor = match &mut origin {
                 None => Reactor::new(poll, settings, parts)
@@ -236,7 +238,7 @@ impl Prepared {
             };
             reactors.push(reactor);
         }
-        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, .. } = common;
+        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, .. } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
         metrics.add(status.restarts.counter_set());
         Ok(Self {
@@ -248,6 +250,7 @@ impl Prepared {
             clock,
             birth,
             judge,
+            trust,
             node: gateway_id,
             shard_map,
             has_grown: false,
@@ -408,7 +411,7 @@ pub(super) fn unix_base(clock: &Clock) -> u64 {
 
 fn router_settings(
     config: &Config,
-    (node, trust): (&str, router::Trust),
+    node: &str,
     number: usize,
     epoch: u64,
     seed: u64,
@@ -434,7 +437,6 @@ fn router_settings(
                 agent: concat!("moorline/", env!("CARGO_PKG_VERSION")).to_owned(),
                 ..LinkHello::default()
             },
-            trust,
             times: LinkTimes::default(),
             reconnect_min: backend.reconnect_min,
             reconnect_max: backend.reconnect_max,

@@ -85,6 +85,7 @@ impl Prepared {
             clock: self.clock,
             birth: self.birth,
             judge: self.judge,
+            trust: self.trust,
             node: self.node,
             shard_map: self.shard_map,
             has_grown: self.has_grown,

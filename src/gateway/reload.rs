@@ -5,9 +5,11 @@
 //! changes nothing.
 
 use super::assembly::Gateway;
+use super::trust;
 use crate::config::{Config, SettingsError};
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::PoisonError;
 
 /// Reads all sources of the settings again.
 pub type Reread = Box<dyn Fn() -> Result<Config, SettingsError>>;
@@ -52,11 +54,13 @@ impl Reloading {
         let old = self.config.borrow().clone();
         let next = old.reloaded(&new);
         let rules = gateway.judge.prepare(&next.auth).map_err(|error| error.to_string())?;
+        let trust = trust::load(&next, &gateway.node).map_err(|error| error.to_string())?;
         if next.log.level != old.log.level {
             (self.sources.set_log_level)(&next.log.level)?;
         }
         // From here on nothing fails.
         rules.apply();
+        *gateway.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         gateway.set_limits(&next);
         let changes = (old.changed_keys(&next), next.changed_keys(&new));
         *self.config.borrow_mut() = next;

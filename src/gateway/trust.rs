@@ -2,10 +2,12 @@
 
 use crate::config::{Config, Unproven};
 use crate::router::{self, Trust};
+use crate::worker::SharedTrust;
 use moorline_net::secret_file::{self, SecretFileError};
 use moorline_net::unix_socket;
 use moorline_proto::link::{LinkAddress, Secrets, SecretsError};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 
 /// Longest file, in bytes: the list of a backend may serve here, too.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -69,6 +71,14 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
         return Err(TrustError::NoReason(address.clone()));
     }
     Ok(trust)
+}
+
+/// Reads the secrets likewise, for workers that take other ones after a reload.
+///
+/// # Errors
+/// [`TrustError`].
+pub(super) fn shared(config: &Config, node: &str) -> Result<SharedTrust, TrustError> {
+    Ok(Arc::new(RwLock::new(load(config, node)?)))
 }
 
 /// Checks what `load` reads, for a process that does not begin. A name that is made at the start is not looked up.

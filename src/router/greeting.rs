@@ -46,8 +46,10 @@ pub struct Trust {
 }
 
 /// A connection that was made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Connected {
+    /// Reasons to believe this backend.
+    pub trust: Trust,
     /// Random bytes of the system's generator, for this connection only.
     pub nonce: Nonce,
     /// The owner knows that a backend is at the other end: it is a process of the right user, over a Unix socket.
@@ -55,7 +57,7 @@ pub struct Connected {
 }
 
 /// State of a link until the backend's HELLO.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Greeting {
     connected: Connected,
     /// The backend has proven that it knows the secret.
@@ -81,21 +83,18 @@ impl Link {
     /// Greets the backend over the connection that was made.
     pub(super) fn greet(&mut self, now: Instant, hello: &LinkHello, connected: Connected) {
         self.state.on_connected(now);
+        let nonce = connected.nonce.to_vec().into();
         self.greeting = Some(Greeting { connected, is_proven: false });
-        self.send(Kind::Hello, 0, &LinkHello { nonce: connected.nonce.to_vec().into(), ..hello.clone() });
+        self.send(Kind::Hello, 0, &LinkHello { nonce, ..hello.clone() });
     }
 
     /// Checks the backend's proof, and answers with this gateway's.
-    pub(super) fn on_challenge(
-        &mut self,
-        hello: &LinkHello,
-        trust: &Trust,
-        frame: &LinkFrame,
-    ) -> Result<(), Failure> {
+    pub(super) fn on_challenge(&mut self, hello: &LinkHello, frame: &LinkFrame) -> Result<(), Failure> {
         let challenge: LinkChallenge = frame.message()?;
-        let Some(greeting) = self.greeting.filter(|greeting| !greeting.is_proven) else {
+        let Some(greeting) = self.greeting.take_if(|greeting| !greeting.is_proven) else {
             return Err(LinkError::Unexpected(frame.kind).into());
         };
+        let trust = &greeting.connected.trust;
         let nonce: [u8; NONCE_BYTES] =
             challenge.nonce.as_ref().try_into().map_err(|_| LinkError::Body(frame.kind))?;
         let link_of = Transcript {
@@ -118,20 +117,17 @@ impl Link {
     }
 
     /// Checks the backend's HELLO; the link is ready then.
-    pub(super) fn on_hello(
-        &mut self,
-        now: Instant,
-        trust: &Trust,
-        frame: &LinkFrame,
-    ) -> Result<LinkHello, Failure> {
+    pub(super) fn on_hello(&mut self, now: Instant, frame: &LinkFrame) -> Result<LinkHello, Failure> {
         let hello: LinkHello = frame.message()?;
         let version = u32::from(link::LINK_VERSION);
         if !(hello.version_min..=hello.version_max).contains(&version) {
             return Err(LinkError::Version(u8::try_from(hello.version_max).unwrap_or(u8::MAX)).into());
         }
-        let is_proven =
-            self.greeting.take().is_some_and(|greeting| greeting.is_proven || greeting.connected.is_known);
-        if !is_proven && !trust.believes(self.address()) {
+        let address = self.address().clone();
+        let is_believed = self.greeting.take().is_some_and(|Greeting { connected, is_proven }| {
+            is_proven || connected.is_known || connected.trust.believes(&address)
+        });
+        if !is_believed {
             return Err(Failure::Unproven);
         }
         self.knows_too_large = hello.outcome_max >= Outcome::TooLarge as u32;
@@ -153,7 +149,7 @@ impl Router {
     pub(super) fn on_hello(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), Failure> {
         let (worker, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
-        let hello = link.on_hello(now, &self.settings.link.trust, frame)?;
+        let hello = link.on_hello(now, frame)?;
         let address = link.address();
         tracing::info!(worker, link = index.0, %address, node = hello.node, "link up");
         self.sides.counters[Count::LinkConnects] += 1;

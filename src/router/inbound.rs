@@ -2,7 +2,7 @@
 //! closes its link.
 
 use super::counters::Count;
-use super::{Failure, LinkIndex, LinkSettings, Phase, Rooms, Router};
+use super::{Failure, LinkIndex, Phase, Rooms, Router};
 use bytes::Bytes;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::time::Instant;
@@ -68,10 +68,7 @@ impl Router {
         }
         match frame.kind {
             Kind::Hello => self.on_hello(index, frame),
-            Kind::Challenge => {
-                let LinkSettings { hello, trust, .. } = &self.settings.link;
-                link.on_challenge(hello, trust, frame)
-            }
+            Kind::Challenge => link.on_challenge(&self.settings.link.hello, frame),
             Kind::Notice => self.greetings.on_notice(sides, index, frame),
             Kind::UpResult => {
                 self.needs_balance |= ups.on_up_result(sides, &mut self.endpoints, index, frame)?;

@@ -5,7 +5,7 @@
 //! opens the link: from then on UPs are appended to the output as far as credit and room allow, and the owner
 //! writes that output once per turn.
 
-use super::greeting::{Greeting, Trust};
+use super::greeting::Greeting;
 use super::{
     Backoff, Confirmed, End, Failure, LinkIndex, LinkState, LinkTimes, Pending, Phase, Slot, Taken, Up,
 };
@@ -38,8 +38,6 @@ const OUTPUT_KEEP_BYTES: usize = 256 << 10;
 pub struct LinkSettings {
     /// The gateway's first frame.
     pub hello: LinkHello,
-    /// Reasons to believe that an endpoint is a backend.
-    pub trust: Trust,
     /// Times of the state machine.
     pub times: LinkTimes,
     /// Longest first delay before a reconnect.

@@ -27,7 +27,7 @@ mod tests;
 use crate::auth::Judge;
 use crate::messages::{ShardSink, UplinkBatch};
 use crate::metrics::{CounterSet, Registry};
-use crate::router::{Router, RouterSettings};
+use crate::router::{Router, RouterSettings, Trust};
 use mio::{Events, Poll, Waker};
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{self, Receiver, Sender};
@@ -35,8 +35,8 @@ use moorline_net::read_block::ReadBlock;
 use moorline_proto::time::Instant;
 use socket::Socket;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 use token::Source;
 
 /// A worker's poll and mailbox, made before its thread so that shards can be given the sender.
@@ -59,6 +59,9 @@ impl Inbox {
     }
 }
 
+/// Reasons to believe a backend, which a reload replaces. Read once for each connection that is made.
+pub type SharedTrust = Arc<RwLock<Trust>>;
+
 /// Everything a worker needs.
 pub struct WorkerParts {
     /// Settings of its router.
@@ -78,6 +81,8 @@ pub struct WorkerParts {
     pub counter_set: Arc<CounterSet>,
     /// User ids that a backend at a Unix socket may have.
     pub peer_uids: Vec<u32>,
+    /// Reasons to believe a backend, for connections from now on.
+    pub trust: SharedTrust,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
     pub registry: Option<Arc<Registry>>,
 }
@@ -93,6 +98,7 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     counter_set: Arc<CounterSet>,
     peer_uids: Vec<u32>,
+    trust: SharedTrust,
     registry: Option<Arc<Registry>>,
     /// By link; `None`: the link has no connection.
     sockets: Vec<Option<Socket>>,
@@ -106,8 +112,18 @@ pub struct Worker {
 impl Worker {
     /// A worker without connections. Panics if there is not one mailbox for each shard.
     pub fn new(parts: WorkerParts) -> Self {
-        let WorkerParts { settings, inbox, shards, judge, clock, stop, counter_set, peer_uids, registry } =
-            parts;
+        let WorkerParts {
+            settings,
+            inbox,
+            shards,
+            judge,
+            clock,
+            stop,
+            counter_set,
+            peer_uids,
+            trust,
+            registry,
+        } = parts;
         assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
         let (number, now) = (settings.number, clock.now());
         let router = Router::new(settings, judge, now);
@@ -122,6 +138,7 @@ impl Worker {
             stop,
             counter_set,
             peer_uids,
+            trust,
             registry,
             block: ReadBlock::default(),
             now,

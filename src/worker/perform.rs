@@ -9,6 +9,7 @@ use crate::router::{Connected, Failure, LinkIndex, Load, Output};
 use moorline_proto::ids::ShardId;
 use moorline_proto::link::{LinkAddress, NONCE_BYTES};
 use std::io;
+use std::sync::PoisonError;
 
 impl Worker {
     /// Performs all orders of the router, in order.
@@ -40,7 +41,10 @@ impl Worker {
             Ok(is_known)
         });
         match looked {
-            Ok(is_known) => self.router.handle_link_connected(self.now, link, Connected { nonce, is_known }),
+            Ok(is_known) => {
+                let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
+                self.router.handle_link_connected(self.now, link, Connected { trust, nonce, is_known });
+            }
             Err(error) => self.lose(link, &error.into()),
         }
     }

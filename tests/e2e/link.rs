@@ -159,6 +159,41 @@ fn who_listens_at_the_backends_port_is_not_believed() {
 }
 
 #[test]
+fn secrets_are_replaced_by_reloads_and_no_link_breaks() {
+    let write = |file: &TempFile, text: &str| std::fs::write(file.path(), text).expect("written");
+    let (here, there) = (secrets(&format!("g1 {SECRET}")), secrets(&format!("g1 {SECRET}")));
+    let backend = strict_backend(&there);
+    let hup = |process: &Process, expected: &str| {
+        let before = process.log().matches(expected).count();
+        process.signal(nix::sys::signal::Signal::SIGHUP);
+        until(expected, || (process.log().matches(expected).count() > before).then_some(()));
+    };
+    let one = strict_gateway(backend.address, "g1", &here);
+    one.until_ready();
+    let mut bob = Client::login(one.listener, "bob", "tablet");
+    // The running backend hears of a second gateway, and of no gateway in a file that is not valid.
+    write(&there, &format!("g1 {OTHER}\ng2 short\n"));
+    hup(&backend.process, "cannot reload the settings");
+    write(&there, &format!("g1 {OTHER}\ng2 {OTHER}\n"));
+    hup(&backend.process, "were read again");
+    let two = strict_gateway(backend.address, "g2", &secrets(&format!("g2 {OTHER}")));
+    two.until_ready();
+    write(&here, "g9 no-line-for-g1-but-long-enough-000000000\n");
+    hup(&one.process, "has no line for the gateway");
+    write(&here, &format!("g1 {OTHER}\n"));
+    hup(&one.process, "settings and keys were read again");
+    chat(&one, &two, 1);
+    assert_eq!(one.process.log().matches("link up").count(), 1, "{}", one.process.log());
+    // The next link of the running gateway is proven by the new secret.
+    let address = backend.kill();
+    let secrets = format!("link.secrets_file=\"{}\"", there.path().display());
+    let _next = Backend::start_with(&[&format!("listen={address}"), "link.unproven=refuse", &secrets]);
+    one.until_ready();
+    chat(&one, &two, 2);
+    bob.until("the message", |heard| !heard.pushes.is_empty());
+}
+
+#[test]
 fn a_unix_socket_needs_no_secret_on_one_machine() {
     let file = TempFile::new("");
     let path = file.path().with_extension("sock");

@@ -86,7 +86,6 @@ pub(crate) fn settings() -> RouterSettings {
         balance: Balance::LeastLoaded,
         link: LinkSettings {
             hello,
-            trust: Trust { secrets: Vec::new(), unproven: Unproven::Loopback },
             times: LinkTimes::default(),
             reconnect_min: Duration::from_millis(10),
             reconnect_max: Duration::from_secs(1),
@@ -172,7 +171,8 @@ impl World {
             return self.lose(link);
         }
         *self.backend_of(link) = Backend { phase: Phase::Open, ..Backend::default() };
-        let connected = Connected { nonce: [fate; NONCE_BYTES], is_known: false };
+        let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
+        let connected = Connected { trust, nonce: [fate; NONCE_BYTES], is_known: false };
         self.router.handle_link_connected(self.now, link, connected);
         if fate < 224 {
             let hello = LinkHello {

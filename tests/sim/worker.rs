@@ -97,10 +97,6 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
         balance: if faults.is_by_hash { Balance::Hash } else { Balance::LeastLoaded },
         link: LinkSettings {
             hello,
-            trust: Trust {
-                secrets: Secrets::parse(SECRETS).expect("valid").of("g").to_vec(),
-                unproven: Unproven::Refuse,
-            },
             times: LinkTimes::default(),
             reconnect_min: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(1),
@@ -261,7 +257,9 @@ impl Worker {
         let Some(connection) = &mut self.connections[index] else { return };
         if std::mem::take(&mut connection.is_connected) {
             let link = LinkIndex(u16::try_from(index).expect("few links"));
-            let connected = Connected { nonce: Strangers::nonce(scene), is_known: false };
+            let secrets = Secrets::parse(SECRETS).expect("valid").of("g").to_vec();
+            let trust = Trust { secrets, unproven: Unproven::Refuse };
+            let connected = Connected { trust, nonce: Strangers::nonce(scene), is_known: false };
             self.router.handle_link_connected(scene.now, link, connected);
         }
     }

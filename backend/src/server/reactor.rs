@@ -12,6 +12,7 @@ use super::links::LinkEnd;
 use crate::clock::Clock;
 use crate::config::{BackendConfig, LinkConfig};
 use crate::error::BackendError;
+use crate::live::SharedSecrets;
 use mio::{Events, Poll, Token, Waker};
 use moorline_net::accept::{Accepted, Acceptor, Listener};
 use moorline_net::mailbox::{Receiver, Sender, mailbox};
@@ -23,6 +24,7 @@ use moorline_proto::link::{LinkAddress, NONCE_BYTES};
 use moorline_proto::time::Instant;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fmt, io};
@@ -50,6 +52,8 @@ pub struct Server<M> {
     _file: Option<SocketFile>,
     clock: Clock,
     host: LinkHost,
+    /// Secrets of gateways that a reload has read.
+    secrets: SharedSecrets,
     counters: LinkCounters,
     /// Log lines about connections that were no links.
     strangers: LineLimit,
@@ -93,6 +97,7 @@ impl<M: Send + 'static> Server<M> {
             _file: file,
             clock,
             host,
+            secrets: SharedSecrets::default(),
             counters: LinkCounters::default(),
             strangers: LineLimit::new(),
             sockets: Vec::new(),
@@ -102,6 +107,11 @@ impl<M: Send + 'static> Server<M> {
             remote,
             is_again: false,
         })
+    }
+
+    /// Takes other secrets of gateways from `secrets`, whenever a connection is made.
+    pub(crate) fn with_secrets(self, secrets: SharedSecrets) -> Self {
+        Self { secrets, ..self }
     }
 
     /// Returns the address that gateways connect to, with the real port if port 0 was configured.
@@ -221,6 +231,9 @@ impl<M: Send + 'static> Server<M> {
             Ok(origin) => origin,
             Err(cause) => return self.note_stranger(&"a connection", &cause, now),
         };
+        if let Some(secrets) = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.host.handle_secrets(secrets);
+        }
         let Some(id) = self.host.handle_link_opened(now, Visitor { peer: origin.peer(), nonce }) else {
             self.counters.count_stranger(false, true);
             return self.note_stranger(&origin, &"the user id is not in link.peer_uids", now);

@@ -28,9 +28,9 @@ use moorline_proto::time::Duration;
 use prost::Message;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, RwLock};
 use std::thread::JoinHandle;
 
 /// Longest wait; a test that waits longer has failed.
@@ -124,7 +124,6 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
             epoch: 5,
             ..Default::default()
         },
-        trust: Trust { secrets: Vec::new(), unproven: Unproven::Loopback },
         times: LinkTimes::default(),
         reconnect_min: Duration::from_millis(1),
         reconnect_max: Duration::from_millis(20),
@@ -178,6 +177,7 @@ impl World {
         }
         let (counter_set, stop) =
             (Arc::new(CounterSet::new(crate::router::metrics())), Arc::new(AtomicBool::new(false)));
+        let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
         let worker = Worker::new(WorkerParts {
             settings,
             inbox,
@@ -187,6 +187,7 @@ impl World {
             stop: Arc::clone(&stop),
             counter_set: Arc::clone(&counter_set),
             peer_uids: Vec::new(),
+            trust: Arc::new(RwLock::new(trust)),
             registry: None,
         });
         let group = crate::thread_group::ThreadGroup::new(vec![(0, worker)], crate::pause::pause().1, "");
