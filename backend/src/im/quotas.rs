@@ -90,12 +90,12 @@ impl Quotas {
         if day != self.day {
             (self.day, self.used) = (day, HashMap::new());
         }
-        let used = self.used.get(&user).copied().unwrap_or_default();
-        let mut after = used;
+        let user = self.used.entry(user).or_default();
+        let mut used = *user;
         for (quota, amount) in amounts {
             let (at, limit) = (*quota as usize, self.limits[*quota as usize]);
-            after[at] = after[at].saturating_add(*amount);
-            if limit > 0 && after[at] > limit {
+            used[at] = used[at].saturating_add(*amount);
+            if limit > 0 && used[at] > limit {
                 self.statuses[at].refused += 1;
                 let name = NAMES[at];
                 let reason = format!(
@@ -104,13 +104,12 @@ impl Quotas {
                 return Err(refuse(Code::Denied, reason));
             }
         }
-        for (at, limit) in self.limits.iter().enumerate() {
-            let is_near = |used: u64| *limit > 0 && is_at(used.into(), (*limit).into(), NEAR_PERCENT);
-            self.statuses[at].near += u64::from(is_near(after[at]) && !is_near(used[at]));
+        for (quota, _) in amounts {
+            let (at, limit) = (*quota as usize, self.limits[*quota as usize]);
+            let is_near = |used: u64| limit > 0 && is_at(used.into(), limit.into(), NEAR_PERCENT);
+            self.statuses[at].near += u64::from(!is_near(user[at]) && is_near(used[at]));
         }
-        if after != used {
-            self.used.insert(user, after);
-        }
+        *user = used;
         Ok(())
     }
 

@@ -35,12 +35,7 @@ impl<S: Store> Im<S> {
 
     /// Judges a SEND. `may_wait`: it has not waited for a login yet.
     pub(super) fn execute_send(&mut self, asked: &Asked, send: Send, reply: Reply, may_wait: bool) {
-        if let Some(session) = asked.session.filter(|_| may_wait && self.newcomers.has_room())
-            && let Some(uid) = unknown_name(&self.storage.store, asked, &send)
-        {
-            self.newcomers.wait(uid, newcomers::Waiter { asked: asked.clone(), send, reply });
-            return self.queues.begin(session);
-        }
+        let waits = asked.session.filter(|_| may_wait && self.newcomers.has_room());
         let mut drafts = Drafts {
             facts: &mut self.storage.store,
             ids: &mut self.ids,
@@ -48,23 +43,24 @@ impl<S: Store> Im<S> {
             quotas: &mut self.quotas,
             payload_max: self.config.payload_max,
         };
-        match drafts.try_draft(asked, send) {
+        let drafted = match drafts.target(asked, &send) {
+            Ok(Wanted::Known(target)) => drafts.try_draft(asked, target, send),
+            Ok(Wanted::Nobody(uid)) => match waits {
+                Some(session) => {
+                    self.newcomers.wait(uid, newcomers::Waiter { asked: asked.clone(), send, reply });
+                    return self.queues.begin(session);
+                }
+                None => Err(no_such_user("user", &uid)),
+            },
+            Err(refused) => Err(refused),
+        };
+        match drafted {
             Ok(draft) => {
                 self.storage.write(Write::Append(draft), Waiter::Request(reply, asked.origin, Then::Sent));
             }
             Err(refused) => self.out.refuse_send(reply, refused),
         }
     }
-}
-
-/// Returns the name that a SEND is for, if nobody has it.
-fn unknown_name(facts: &impl Facts, asked: &Asked, send: &Send) -> Option<String> {
-    let uid = match send.target.as_ref()? {
-        send::Target::User(uid) => uid,
-        send::Target::Conversation(id) => peer(&asked.uid, id).ok()??,
-    };
-    let is_unknown = names::is_valid(uid) && facts.find_user(uid).is_none();
-    is_unknown.then(|| uid.to_owned())
 }
 
 impl<S: Store> Deliveries<'_, S> {
@@ -129,6 +125,13 @@ pub(super) fn plan(asked: &Asked, target: Option<&send::Target>, set: &mut ReadS
     set.add(Need::Named(id, None));
 }
 
+/// Target of a SEND, as it is asked for.
+enum Wanted {
+    Known(Target),
+    /// A valid name that no user has.
+    Nobody(String),
+}
+
 /// Parts of the backend that turn a SEND into a draft.
 struct Drafts<'a, F> {
     facts: &'a mut F,
@@ -141,22 +144,16 @@ struct Drafts<'a, F> {
 }
 
 impl<F: Facts> Drafts<'_, F> {
-    fn try_draft(&mut self, asked: &Asked, send: Send) -> Result<Draft, Refused> {
+    fn try_draft(&mut self, asked: &Asked, target: Target, send: Send) -> Result<Draft, Refused> {
         let key = <[u8; 16]>::try_from(&send.key[..])
             .map_err(|_| refuse(Code::Invalid, format!("`key` has {} bytes, not 16", send.key.len())))?;
-        if send.payload.len() > self.payload_max {
-            return Err(refuse(
-                Code::TooLarge,
-                format!(
-                    "`payload` has {} bytes; `im.payload_max` is {}",
-                    send.payload.len(),
-                    self.payload_max
-                ),
-            ));
+        let (bytes, payload_max) = (send.payload.len(), self.payload_max);
+        if bytes > payload_max {
+            let reason = format!("`payload` has {bytes} bytes; `im.payload_max` is {payload_max}");
+            return Err(refuse(Code::TooLarge, reason));
         }
         let (sender, device) = asked.origin;
-        let target = self.target(asked, send.target.as_ref())?;
-        self.charge(asked, target, send.payload.len())?;
+        self.charge(asked, target, bytes)?;
         let id = self.ids.next(asked.now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
         let body = self.encode_push(asked, id, target, send);
@@ -172,38 +169,32 @@ impl<F: Facts> Drafts<'_, F> {
         if let Target::User(peer) = target
             && peer != asked.origin.0
         {
-            let mut id = String::new();
-            names::write_one_to_one(&mut id, &asked.uid, self.facts.uid(peer));
-            amounts[1].1 = u64::from(self.facts.find(&id).is_none());
+            amounts[1].1 = u64::from(self.facts.one_to_one(asked.origin.0, peer).is_none());
         }
         self.quotas.charge(asked.now, asked.origin.0, &amounts)
     }
 
-    fn target(&mut self, asked: &Asked, target: Option<&send::Target>) -> Result<Target, Refused> {
-        let sender = &*asked.uid;
-        let uid = match target {
+    fn target(&mut self, asked: &Asked, send: &Send) -> Result<Wanted, Refused> {
+        let uid = match &send.target {
             None => return Err(refuse(Code::Invalid, "neither `user` nor `conversation` is set")),
             Some(send::Target::User(uid)) => uid,
-            Some(send::Target::Conversation(id)) => match peer(sender, id)? {
-                Some(peer) => peer,
-                None => {
-                    return self
-                        .facts
-                        .find(id)
-                        .map(Target::Conversation)
-                        .ok_or_else(|| refused(Refusal::NotFound));
+            Some(send::Target::Conversation(id)) => {
+                if let Some(peer) = peer(&asked.uid, id)? {
+                    peer
+                } else {
+                    let found = self.facts.find(id).ok_or_else(|| refused(Refusal::NotFound));
+                    return found.map(|conversation| Wanted::Known(Target::Conversation(conversation)));
                 }
-            },
+            }
         };
         if !names::is_valid(uid) {
             return Err(invalid_user("user"));
         }
-        let found = if asked.is_operator() {
-            self.facts.try_user(uid).ok_or(USERS_FULL)
-        } else {
-            self.facts.find_user(uid).ok_or_else(|| no_such_user("user", uid))
-        };
-        found.map(Target::User)
+        if asked.is_operator() {
+            return self.facts.try_user(uid).map(|user| Wanted::Known(Target::User(user))).ok_or(USERS_FULL);
+        }
+        let found = self.facts.find_user(uid);
+        Ok(found.map_or_else(|| Wanted::Nobody(uid.to_owned()), |user| Wanted::Known(Target::User(user))))
     }
 
     /// Encodes the body that every recipient gets, without its seq.

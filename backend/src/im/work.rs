@@ -150,9 +150,12 @@ impl Work {
 impl Share {
     /// Units that are used at `now`.
     fn left(&self, now: Instant, rate: u64) -> u64 {
-        let nanos = now.saturating_since(self.at).as_nanos();
-        let back = u64::try_from(nanos * u128::from(rate) / 1_000_000_000).unwrap_or(u64::MAX);
-        self.used.saturating_sub(back)
+        if self.used == 0 {
+            return 0;
+        }
+        // After five hours at the most this saturates, far above what anybody can have used.
+        let nanos = now.as_nanos().saturating_sub(self.at.as_nanos());
+        self.used.saturating_sub(nanos.saturating_mul(rate) / 1_000_000_000)
     }
 }
 

@@ -66,6 +66,9 @@ pub trait Facts {
     /// The conversation with this id. `None`: it does not exist. Covered by [`Need::Named`].
     fn find(&self, id: &str) -> Option<ConversationId>;
 
+    /// The conversation of these two users. `None`: it does not exist. Covered by the [`Need::Named`] of its id.
+    fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId>;
+
     /// Appends a conversation's id to `into`. Covered by [`Need::Conversation`], as are the next three.
     fn write_id(&self, conversation: ConversationId, into: &mut String);
 

@@ -1,6 +1,7 @@
 //! A store behind a slow network: every completion comes late, in random order but for commits, and a fact can be read
 //! only while the contract of [`Store`] covers it.
 
+use crate::im::names;
 use crate::im::store::{
     Command, Completion, ConversationId, Counts, DeviceInfo, Entry, Facts, GroupSettings, Member, Memory,
     Need, Outcome, Read, ReadSet, Relation, Store, Ticket, UserId, WhoMayAdd,
@@ -237,6 +238,13 @@ impl<S: Store> Facts for Slow<S> {
             _ => false,
         });
         self.inner.find(id)
+    }
+
+    fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId> {
+        let mut id = String::new();
+        names::write_one_to_one(&mut id, self.inner.uid(a), self.inner.uid(b));
+        self.require("a conversation of two", |need| matches!(need, Need::Named(known, _) if *known == id));
+        self.inner.one_to_one(a, b)
     }
 
     fn write_id(&self, conversation: ConversationId, into: &mut String) {

@@ -326,6 +326,10 @@ impl<E: Engine> Facts for EngineStore<E> {
         self.directory.find(id)
     }
 
+    fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId> {
+        self.directory.conversations.one_to_one(a, b)
+    }
+
     fn write_id(&self, conversation: ConversationId, into: &mut String) {
         self.directory.write_id(conversation, into);
     }
