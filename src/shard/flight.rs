@@ -21,6 +21,9 @@ const STEP: Duration = Duration::from_secs(5);
 const JITTER: Duration = Duration::from_millis(250);
 /// Pushes that one NOTIFY may stand for.
 const COLLAPSED_MAX: usize = 1024;
+/// Times that a frame is sent again. A client that comes back after that without it gets a new session: it may be the
+/// frame that ends its connection each time.
+const RESENDS_MAX: u8 = 8;
 /// Frames that a client can name after the first that it misses.
 const SACK_BITS: u32 = 64;
 
@@ -373,6 +376,11 @@ impl Flight {
             missing = frame.seq;
         }
         is_named(last_seq, sack, missing + 1, next)
+    }
+
+    /// Returns whether the oldest frame was sent again as often as it may be.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.window.iter().next().is_some_and(|frame| frame.resent >= RESENDS_MAX)
     }
 
     /// Number of frames that are sent again to a client that resumes.

@@ -161,7 +161,7 @@ impl Logins {
             && session.may_resume_with(who.issued_s)
             && (session.uid(), session.device()) == (&who.uid, &who.device);
         let is_whole = match &session.flight {
-            Some(flight) => flight.can_resume(resume.last_seq, resume.sack),
+            Some(flight) => !flight.is_given_up() && flight.can_resume(resume.last_seq, resume.sack),
             None => resume.last_seq.checked_add(1) == Some(session.next_seq),
         };
         (is_it && is_whole).then_some(token.key)

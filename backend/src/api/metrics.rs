@@ -37,6 +37,7 @@ impl Collector for Figures {
             put_off,
             requests,
             acked,
+            replaced,
             commits,
             stalls,
             takes_writes,
@@ -60,6 +61,11 @@ impl Collector for Figures {
             ("put_off", "Messages and requests put off, the store being busy.", put_off),
             ("requests", "Requests.", requests),
             ("acked", "Pushes that were acknowledged, by session.", acked),
+            (
+                "replaced",
+                "Pushes whose place a NOTIFY took, a device having ended its sessions before it acknowledged them.",
+                replaced,
+            ),
             ("commits", "Commits that became durable.", commits),
             ("stalls", "Commits that had to wait, the storage engine being behind.", stalls),
         ] {

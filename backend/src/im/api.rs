@@ -182,6 +182,8 @@ pub struct Status {
     pub requests: u64,
     /// Pushes that were acknowledged, by session.
     pub acked: u64,
+    /// Pushes whose place a NOTIFY took: session after session of the device ended before it acknowledged them.
+    pub replaced: u64,
     /// Commits that became durable; 0 without `im.folder`.
     pub commits: u64,
     /// Commits that had to wait, the engine being behind with writing tables out.

@@ -9,6 +9,7 @@ use super::store::{
     Backlog, ConversationId, Delivery, DeviceNumber, Entry, Facts, Origin, Read, Recipient, Store,
     StreamPage, Ticket, Write,
 };
+use super::suspects::Caution;
 use super::tasks::Task;
 use super::waiting::{Waiter, Waiting};
 use super::webhooks::Webhooks;
@@ -62,6 +63,7 @@ impl<S: Store> Deliveries<'_, S> {
             self.pump(session);
         } else if outcome == Outcome::Acked {
             self.tally.acked += 1;
+            known.caution = Caution::None;
             if known.window.on_acked(push) {
                 self.sessions.on_acked(session);
             }
@@ -178,6 +180,7 @@ impl<S: Store> Deliveries<'_, S> {
     fn try_direct(&mut self, id: SessionId, position: u64, origin: Origin, bytes: usize) -> bool {
         let (pushes_max, bytes_max) = (self.config.outstanding, self.config.outstanding_bytes);
         let Some(session) = self.sessions.get_mut(id) else { return false };
+        let pushes_max = session.pushes_max(pushes_max);
         session.end = session.end.max(position);
         if session.window.pushed() >= position || session.window.room(pushes_max) == 0 {
             return false;
@@ -197,8 +200,8 @@ impl<S: Store> Deliveries<'_, S> {
 
     /// Pushes the next entries of the stream of the session's user, as far as its window has room.
     pub(super) fn pump(&mut self, id: SessionId) {
-        let pushes_max = self.config.outstanding;
         let Some(session) = self.sessions.get(id) else { return };
+        let pushes_max = session.pushes_max(self.config.outstanding);
         let is_reading = session.reading.is_some();
         let Some((user, _)) = session.owner.filter(|_| session.is_listed && !is_reading) else { return };
         let (room, after) = (session.window.room(pushes_max), session.window.pushed());
@@ -255,9 +258,10 @@ impl<S: Store> Deliveries<'_, S> {
         if position <= session.window.pushed() {
             return true; // pushed by itself since the read
         }
-        if session.window.room(pushes_max) == 0 {
+        if session.window.room(session.pushes_max(pushes_max)) == 0 {
             return false;
         }
+        let is_replaced = session.caution == Caution::Replaced;
         if let Entry::Message { conversation, seq, .. } | Entry::Dropped { conversation, first: seq } = &entry
             && let Some(session) = self.sessions.get_mut(id)
             && let Some(first) = session.pending.take_before(*conversation, *seq)
@@ -272,6 +276,9 @@ impl<S: Store> Deliveries<'_, S> {
         };
         // What it stands for, as far as the membership goes: who has left reads no more.
         let (first, last) = match &entry {
+            Entry::Message { conversation, seq, .. } if is_replaced => {
+                (self.visible_from(id, *conversation).max(*seq), self.storage.store.latest(*conversation))
+            }
             Entry::Message { conversation, seq, .. } => (self.visible_from(id, *conversation), *seq),
             Entry::Dropped { conversation, first } => {
                 (self.visible_from(id, *conversation).max(*first), self.storage.store.latest(*conversation))
@@ -287,18 +294,24 @@ impl<S: Store> Deliveries<'_, S> {
                 }
                 return true;
             }
-            Entry::Message { conversation, body, .. } => (spec_of(&self.storage.store, conversation), body),
-            Entry::Event { body, .. } => (EVENT, body),
-            Entry::Dropped { conversation, .. } => {
+            Entry::Message { conversation, body, .. } if !is_replaced => {
+                (spec_of(&self.storage.store, conversation), body)
+            }
+            Entry::Event { body, .. } if !is_replaced => (EVENT, body),
+            Entry::Message { conversation, .. } | Entry::Dropped { conversation, .. } => {
                 let spec =
                     PushSpec { command: Command::Notify, ..spec_of(&self.storage.store, conversation) };
                 (spec, notify(&self.storage.store, conversation, first))
             }
-            Entry::EventsDropped => (EVENT, self.resync()),
+            Entry::Event { .. } | Entry::EventsDropped => (EVENT, self.resync()),
         };
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if !session.window.fits(body.len(), bytes_max) {
             return false;
+        }
+        if is_replaced {
+            self.tally.replaced += 1;
+            session.caution = Caution::Alone;
         }
         let push = self.out.push(&[id], spec, &body);
         session.window.on_push(push, position, body.len());

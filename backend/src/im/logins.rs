@@ -9,6 +9,7 @@ use super::presence::Presences;
 use super::sessions::{LoginState, PendingNotifies, Session, Sessions};
 use super::storage::Storage;
 use super::store::{self, LoggedIn, Login, LoginDenied, LoginRule, Read, Store, UserId, Write};
+use super::suspects::{Caution, Suspects};
 use super::waiting::{Queues, Waiter, Waiting};
 use super::window::Window;
 use crate::server::{Kick, Now, SessionId};
@@ -39,6 +40,7 @@ pub(super) struct Logins<'a, S> {
     pub(super) sessions: &'a mut Sessions,
     pub(super) presences: &'a mut Presences,
     pub(super) queues: &'a mut Queues,
+    pub(super) suspects: &'a mut Suspects,
     pub(super) out: &'a mut Outputs,
 }
 
@@ -86,6 +88,17 @@ impl<S: Store> Logins<'_, S> {
         session.owner = Some((user, cursor.device));
         (session.uid, session.device) = (uid, device);
         session.window = Window::new(cursor.acked);
+        session.caution = self.suspects.caution((user, cursor.device), cursor.acked);
+        if session.caution == Caution::Replaced
+            && let Some(others) = self.suspects.lines.allow(now.instant)
+        {
+            let (uid, device, position) = (&session.uid, &session.device, cursor.acked + 1);
+            tracing::warn!(
+                %uid, %device, position, others,
+                "a device ends each session before it acknowledges the next entry of its stream; a NOTIFY takes the \
+                 place of that entry"
+            );
+        }
         if let Some(forgotten) = cursor.forgotten {
             let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
             for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
@@ -165,6 +178,7 @@ impl<S: Store> Logins<'_, S> {
         if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
             // What it acked in this turn would else be lost with it.
             let (user, device, position) = (*user, *device, window.acked());
+            self.suspects.on_ended((user, device), position, window.is_unacked());
             self.storage
                 .write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiter::Ack(id));
         }

@@ -37,6 +37,7 @@ mod send;
 mod sessions;
 mod storage;
 pub mod store;
+mod suspects;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -72,6 +73,7 @@ use receipts::Receipts;
 use sessions::Sessions;
 use storage::Storage;
 use store::{Entry, Origin, Store};
+use suspects::Suspects;
 use tasks::Task;
 use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
@@ -110,6 +112,7 @@ pub struct Im<S> {
     tally: Status,
     queues: Queues,
     newcomers: Newcomers,
+    suspects: Suspects,
     scratch: Scratch,
     out: Outputs,
 }
@@ -150,6 +153,7 @@ impl<S: Store> Im<S> {
             tally: Status::default(),
             queues: Queues::default(),
             newcomers: Newcomers::default(),
+            suspects: Suspects::default(),
             scratch: Scratch::default(),
             out: Outputs::default(),
         };
@@ -265,6 +269,7 @@ impl<S: Store> Im<S> {
             sessions: &mut self.sessions,
             presences: &mut self.presences,
             queues: &mut self.queues,
+            suspects: &mut self.suspects,
             out: &mut self.out,
         }
     }

@@ -2,6 +2,7 @@
 
 use super::refusal::{NO_SESSION, Refused};
 use super::store::{ConversationId, Origin, Ticket, UserId};
+use super::suspects::Caution;
 use super::tasks::Asked;
 use super::window::Window;
 use crate::server::{Kick, Now, SessionId};
@@ -37,6 +38,8 @@ pub(super) struct Session {
     pub(super) is_listed: bool,
     /// Kick that ended the login. Its gateway may not have heard of it.
     pub(super) kicked: Option<&'static Kick>,
+    /// Way in which the device is pushed its next entry.
+    pub(super) caution: Caution,
     is_acked: bool,
     is_stalled: bool,
 }
@@ -72,9 +75,15 @@ impl Session {
             next: None,
             is_listed: false,
             kicked: None,
+            caution: Caution::None,
             is_acked: false,
             is_stalled: false,
         }
+    }
+
+    /// Entries that may be in flight, of a limit of `outstanding`.
+    pub(super) fn pushes_max(&self, outstanding: usize) -> usize {
+        if self.caution == Caution::None { outstanding } else { 1 }
     }
 
     /// True if messages of large groups go to the device directly, instead of behind its backlog.

@@ -123,6 +123,11 @@ impl Window {
         is_due
     }
 
+    /// True if the device was pushed entries that it has not acknowledged.
+    pub(super) fn is_unacked(&self) -> bool {
+        self.is_stalled() || self.in_flight.iter().any(|it| it.push.is_some() && !it.is_acked)
+    }
+
     pub(super) fn is_stalled(&self) -> bool {
         self.flow != Flow::Open
     }

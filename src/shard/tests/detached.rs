@@ -125,6 +125,25 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     assert_eq!(world.shard.counters()[Count::Resumes], 1);
 }
 
+#[test]
+fn a_frame_that_ends_its_client_each_time_is_not_sent_again_for_ever() {
+    let mut world = world(|_| ());
+    let mut claim = world.login_kept("alice");
+    world.push(claim.key, 1, b"poison");
+    let resumed = (0..20).take_while(|_| {
+        world.lose(claim.key);
+        let (_, frames) = world.greet("alice", "phone", Some(claim.resume.clone()));
+        let welcome = welcome_of(&frames[0]);
+        claim.resume.ticket = welcome.ticket;
+        assert_eq!(welcome.resumed, frames.len() == 2, "it comes with the old session only");
+        welcome.resumed
+    });
+    assert_eq!(resumed.count(), 8);
+    let outcomes = world.outcomes();
+    assert!(outcomes.iter().all(|(_, outcome)| *outcome != Outcome::Acked), "{outcomes:?}");
+    assert_eq!(world.shard.counters()[Count::ResumesRefused], 1);
+}
+
 type Spoil = fn(&mut Resume);
 
 #[test]

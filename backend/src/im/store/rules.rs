@@ -52,7 +52,7 @@ impl Rules {
     /// Judges what a user wants of another one; see [`Self::judge`].
     ///
     /// # Errors
-    /// As [`Self::judge`].
+    /// The refusal of [`Self::judge`].
     pub fn judge_users(
         &self,
         facts: &impl Facts,

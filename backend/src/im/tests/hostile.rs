@@ -1,6 +1,7 @@
 //! Requests that mean no good: each gets one answer, with a reason, and changes nothing.
 
 use super::*;
+use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{
     ConversationsRequest, GroupChangeRequest, GroupCreateRequest, GroupCreateResponse, GroupRequest,
     PullRequest, PullResponse, ReadRequest, RecallRequest, ReceiptsRequest, RelationRequest,
@@ -132,4 +133,56 @@ proptest! {
         let (code, _) = bench.send(alice, user("bob"), &key(99), b"still here");
         prop_assert_eq!(code, Code::Ok);
     }
+}
+
+/// The conversation and the seq, or the range, that each push and each NOTIFY names.
+fn named(pushes: &[Pushed]) -> Vec<(Command, u64)> {
+    let named = |it: &Pushed| match it.command {
+        Command::Notify => decode::<Notify>(&it.body).expect("a NOTIFY").first,
+        _ => it.push().seq,
+    };
+    pushes.iter().map(|it| (it.command, named(it))).collect()
+}
+
+#[test]
+fn a_message_that_ends_its_client_each_time_is_replaced_and_the_next_ones_go_on() {
+    let mut bench = Bench::new(ImConfig::default());
+    let alice = bench.login(0, "alice", "phone", 1);
+    bench.know(&["bob"]);
+    for number in 1..=4 {
+        bench.send(alice, user("bob"), &key(number), b"hi");
+    }
+    // bob's client takes message 1 and fails at message 2, life after life; its acks come in order.
+    let (mut tries, mut version) = (0, 1);
+    let notified = loop {
+        (tries, version) = (tries + 1, version + 1);
+        assert!(tries < 20, "message 2 comes for ever");
+        let bob = bench.login(1, "bob", "phone", version);
+        let pushes = bench.pushes();
+        if let Some(notify) = pushes.iter().find(|it| it.command == Command::Notify) {
+            break notify.clone();
+        }
+        if pushes[0].push().seq == 1 && tries > 2 {
+            bench.outcome(&pushes[0], Outcome::Acked);
+            bench.pushes();
+        }
+        bench.logout(bob);
+    };
+    assert_eq!(named(std::slice::from_ref(&notified)), [(Command::Notify, 2)], "after {tries} sessions");
+    assert_eq!(bench.pushes(), [], "one at a time");
+    bench.outcome(&notified, Outcome::Acked);
+    let rest = bench.pushes();
+    assert_eq!(named(&rest), [(Command::Push, 3), (Command::Push, 4)]);
+    assert_eq!(bench.im().status().replaced, 1);
+    // A client that only loses its network is pushed everything, however often.
+    rest.iter().for_each(|push| bench.outcome(push, Outcome::Acked));
+    bench.logout(notified.session);
+    for life in 0..20 {
+        let bob = bench.login(1, "bob", "phone", 100 + life);
+        assert_eq!(bench.pushes(), []);
+        bench.logout(bob);
+    }
+    bench.send(alice, user("bob"), &key(9), b"hi");
+    bench.login(1, "bob", "phone", 200);
+    assert_eq!(named(&bench.pushes()), [(Command::Push, 5)]);
 }
