@@ -252,3 +252,35 @@ fn an_ack_counts_even_as_the_last_word() {
         assert_eq!(bob.end(), End::Eof);
     }
 }
+
+#[test]
+fn a_message_that_one_gateway_does_not_send_blocks_nobody_and_closes_nobody() {
+    let backend = Backend::start();
+    let wide = Gateway::start(&backend, &["gateway.id=wide"]);
+    let narrow = Gateway::start(
+        &backend,
+        &[
+            "gateway.id=narrow",
+            "limits.body_max=1KiB",
+            "limits.hello_max=1KiB",
+            "limits.downlink_bytes=16KiB",
+        ],
+    );
+    let mut alice = Client::login(wide.listener, "alice", "phone");
+    let mut near = Client::login(wide.listener, "bob", "pad");
+    let mut far = Client::login(narrow.listener, "bob", "phone");
+    let large = alice.tell(1, "bob", &[b'x'; 4096]);
+    let small = alice.tell(2, "bob", b"hi");
+    assert_eq!((large.code(), small.code()), (Code::Ok, Code::Ok));
+    near.until("both messages", |heard| heard.pushes.len() == 2);
+    far.until("the small message", |heard| heard.pushes.iter().any(|push| push.seq == small.seq));
+    assert_eq!(far.heard.pushes.len(), 1, "{:?}", far.heard.pushes);
+    narrow.until_at_least("link_pushes_too_large_total", 1);
+    // The large one does not come back with the next login.
+    drop(far);
+    let again = alice.tell(3, "bob", b"ho");
+    let mut far = Client::login(narrow.listener, "bob", "phone");
+    far.until("the newest message", |heard| heard.pushes.iter().any(|push| push.seq == again.seq));
+    assert!(far.heard.pushes.iter().all(|push| push.seq != large.seq), "{:?}", far.heard.pushes);
+    assert_eq!(narrow.metric("link_pushes_too_large_total"), 1);
+}

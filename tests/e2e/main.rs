@@ -45,6 +45,7 @@ mod handover_hostile;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;
 mod hostile;
+mod hostile_cost;
 mod http;
 mod import;
 mod kick;
