@@ -1,8 +1,8 @@
 //! Owning shards: which shard decides about a user.
 //!
-//! As long as there are as many shards as ever, a user's pin says it ([`UserKey`]). After a hot restart with more, those who are
-//! logged in stay where they are, and so do their other devices; whoever comes anew goes on to the owning shard of later
-//! times. So a user is looked for in one owning shard after the other, and is in one only.
+//! While the number of shards stays the same, a user's pin names the shard ([`UserKey`]). After a hot restart with more
+//! shards, users who are logged in keep their shard, also for their other devices; a new login uses the newest map. So the
+//! gateway looks for a user in one owning shard after the other, and finds the user in at most one.
 
 mod user_key;
 

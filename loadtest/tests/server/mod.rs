@@ -169,6 +169,7 @@ impl Server {
                 self.held = Some(ack);
                 return Some(());
             }
+            // The pause is the fault itself: a server that stands still.
             Fault::Stall(n, millis) if cid == n => std::thread::sleep(Duration::from_millis(millis)),
             Fault::Duplicate(n) if hits(n) => ack.encode(out),
             _ => {}

@@ -65,7 +65,7 @@ impl Frame {
     /// be paid before [`Self::into_plain`] is called [P-10.2].
     ///
     /// # Errors
-    /// As [`plain_len`].
+    /// The close reason of [`plain_len`]: the announced length is missing or above the limit.
     pub fn unpack_cost(&self) -> Result<u32, CloseReason> {
         if !self.header.flags.contains(Flags::COMPRESSED) {
             return Ok(0);
