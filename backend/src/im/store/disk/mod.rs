@@ -15,6 +15,7 @@
 
 mod check;
 mod committer;
+mod error;
 mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -35,6 +36,7 @@ use super::{Committed, ConversationId, DeviceNumber, UserId};
 use crate::config::ImConfig;
 use bytes::Bytes;
 use committer::{Committer, Job};
+pub use error::DiskError;
 use high_water::{HighWater, HighWaterFile};
 use journals::Journals;
 use memtables::Memtables;
@@ -44,7 +46,7 @@ use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
@@ -57,111 +59,6 @@ pub enum Durability {
     Disk,
     /// The system has it: it survives the end of the process, not that of the machine.
     System,
-}
-
-/// Reason why a store cannot be opened or read.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// The folder or the side file.
-    #[error("cannot {operation} {}: {cause}", path.display())]
-    File {
-        /// The operation.
-        operation: &'static str,
-        /// With what.
-        path: PathBuf,
-        /// The system's word.
-        cause: io::Error,
-    },
-    /// The database.
-    #[error("the store cannot {operation}: {cause}")]
-    Engine {
-        /// The operation.
-        operation: &'static str,
-        /// The engine's word.
-        cause: Box<fjall::Error>,
-    },
-    /// The database cannot be opened.
-    #[error("the store in {} cannot be opened: {cause}; if that is damage, restore it from a copy", folder.display())]
-    Open {
-        /// Folder of the store.
-        folder: PathBuf,
-        /// The engine's word.
-        cause: Box<fjall::Error>,
-    },
-    /// A record that cannot be.
-    #[error("the store is damaged: {what}: {problem}; restore it from a copy")]
-    Damaged {
-        /// Key of the record.
-        what: &'static str,
-        /// Cause of the damage.
-        problem: String,
-    },
-    /// The number of commits is damaged.
-    #[error(
-        "{} should hold the number of commits and does not; restore the store from a copy, or remove the file to go on \
-         behind every seq that was given", path.display()
-    )]
-    SideFile {
-        /// Name of the file.
-        path: PathBuf,
-    },
-    /// Somebody else has the store.
-    #[error("the store in {} is open in another process: stop that one, or name another im.folder", folder.display())]
-    Locked {
-        /// Folder of the store.
-        folder: PathBuf,
-    },
-    /// A part of it is not what it was.
-    #[error(
-        "the store in {} is damaged: {}: {problem}; restore it from a copy, or remove {} to go on with what is left, behind \
-         every seq that was given", folder.display(), path.display(), folder.join(SIDE_FILE).display()
-    )]
-    Altered {
-        /// Folder of the store.
-        folder: PathBuf,
-        /// Name of the file.
-        path: PathBuf,
-        /// Cause of the damage.
-        problem: String,
-    },
-    /// Commits are missing.
-    #[error(
-        "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \
-         it from a copy, or remove {} to go on without them, behind every seq that was given", folder.display(),
-        side_file.display()
-    )]
-    Lost {
-        /// Folder of the store.
-        folder: PathBuf,
-        /// Error of the engine.
-        side_file: PathBuf,
-        /// Commits that are there.
-        found: u64,
-        /// Commits that there were.
-        known: u64,
-    },
-}
-
-impl DiskError {
-    /// Trying again will not help.
-    pub(crate) const fn is_lasting(&self) -> bool {
-        matches!(
-            self,
-            Self::Lost { .. } | Self::Damaged { .. } | Self::Altered { .. } | Self::SideFile { .. }
-        )
-    }
-
-    /// The database in the store's folder could not be opened.
-    fn open(folder: &Path, cause: fjall::Error) -> Self {
-        match cause {
-            fjall::Error::Locked => Self::Locked { folder: folder.to_owned() },
-            cause => Self::Open { folder: folder.to_owned(), cause: Box::new(cause) },
-        }
-    }
-
-    fn engine(operation: &'static str) -> impl FnOnce(fjall::Error) -> Self {
-        move |cause| Self::Engine { operation, cause: Box::new(cause) }
-    }
 }
 
 /// See the module.

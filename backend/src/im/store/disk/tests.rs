@@ -12,6 +12,7 @@ use crate::im::store::{
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::random::Random;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
 
 /// A folder of this test, gone with it.

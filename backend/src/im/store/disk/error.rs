@@ -1,0 +1,111 @@
+//! Reasons why the store on disk cannot be opened or read.
+
+use super::SIDE_FILE;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Reason why a store cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The folder or the side file.
+    #[error("cannot {operation} {}: {cause}", path.display())]
+    File {
+        /// The operation.
+        operation: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// The system's word.
+        cause: io::Error,
+    },
+    /// The database.
+    #[error("the store cannot {operation}: {cause}")]
+    Engine {
+        /// The operation.
+        operation: &'static str,
+        /// The engine's word.
+        cause: Box<fjall::Error>,
+    },
+    /// The database cannot be opened.
+    #[error("the store in {} cannot be opened: {cause}; if that is damage, restore it from a copy", folder.display())]
+    Open {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// The engine's word.
+        cause: Box<fjall::Error>,
+    },
+    /// A record that cannot be.
+    #[error("the store is damaged: {what}: {problem}; restore it from a copy")]
+    Damaged {
+        /// Key of the record.
+        what: &'static str,
+        /// Cause of the damage.
+        problem: String,
+    },
+    /// The number of commits is damaged.
+    #[error(
+        "{} should hold the number of commits and does not; restore the store from a copy, or remove the file to go on \
+         behind every seq that was given", path.display()
+    )]
+    SideFile {
+        /// Name of the file.
+        path: PathBuf,
+    },
+    /// Somebody else has the store.
+    #[error("the store in {} is open in another process: stop that one, or name another im.folder", folder.display())]
+    Locked {
+        /// Folder of the store.
+        folder: PathBuf,
+    },
+    /// A part of it is not what it was.
+    #[error(
+        "the store in {} is damaged: {}: {problem}; restore it from a copy, or remove {} to go on with what is left, behind \
+         every seq that was given", folder.display(), path.display(), folder.join(SIDE_FILE).display()
+    )]
+    Altered {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// Name of the file.
+        path: PathBuf,
+        /// Cause of the damage.
+        problem: String,
+    },
+    /// Commits are missing.
+    #[error(
+        "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \
+         it from a copy, or remove {} to go on without them, behind every seq that was given", folder.display(),
+        side_file.display()
+    )]
+    Lost {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// Error of the engine.
+        side_file: PathBuf,
+        /// Commits that are there.
+        found: u64,
+        /// Commits that there were.
+        known: u64,
+    },
+}
+
+impl DiskError {
+    /// Trying again will not help.
+    pub(crate) const fn is_lasting(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost { .. } | Self::Damaged { .. } | Self::Altered { .. } | Self::SideFile { .. }
+        )
+    }
+
+    /// The database in the store's folder could not be opened.
+    pub(super) fn open(folder: &Path, cause: fjall::Error) -> Self {
+        match cause {
+            fjall::Error::Locked => Self::Locked { folder: folder.to_owned() },
+            cause => Self::Open { folder: folder.to_owned(), cause: Box::new(cause) },
+        }
+    }
+
+    pub(super) fn engine(operation: &'static str) -> impl FnOnce(fjall::Error) -> Self {
+        move |cause| Self::Engine { operation, cause: Box::new(cause) }
+    }
+}
+
