@@ -8,7 +8,7 @@ use crate::config::{BackendConfig, DurabilityPoint, HandlerKind};
 use crate::disk_watch::DiskWatch;
 use crate::echo::{Echo, Mode};
 use crate::error::BackendError;
-use crate::im::store::{Disk, Durability, Memory, Store};
+use crate::im::store::{Disk, DiskError, Durability, Memory, Store};
 use crate::im::{BackendMessage, Im, ImHandler};
 use crate::live::Live;
 use crate::login_hook::{HookFigures, LoginHook};
@@ -18,6 +18,7 @@ use crate::undelivered::UndeliveredFigures;
 use crate::webhook::Endpoints;
 use moorline_net::log::DroppedLines;
 use moorline_proto::link::LinkAddress;
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +52,7 @@ pub fn run(
             guard((config, live), make, ready, stop)
         }
         HandlerKind::Im => {
+            let was_open = Cell::new(false);
             let make = |config: &BackendConfig, server: &Server<BackendMessage>| {
                 let im = &config.im;
                 // A full mailbox holds a message of the same meaning.
@@ -60,7 +62,11 @@ pub fn run(
                     DurabilityPoint::Disk => Durability::Disk,
                     DurabilityPoint::System => Durability::System,
                 };
+                if was_open.get() && !Disk::is_in(&im.folder) {
+                    return Err(DiskError::Removed { folder: im.folder.clone() }.into());
+                }
                 let store = Disk::open(&im.folder, im, durability, notify)?;
+                was_open.set(true);
                 make_im((config, live), Im::new(im.clone(), config.node_number, store), server, dropped_lines)
             };
             guard((config, live), make, ready, stop)

@@ -196,3 +196,18 @@ fn a_store_that_lost_its_end_is_refused_and_then_goes_on_behind_it() {
     let unread = ben.conversations(PATIENCE).expect("his")[0].unread;
     assert_eq!(unread, 2);
 }
+
+#[test]
+fn a_backend_whose_folder_is_removed_ends() {
+    let folder = StoreFolder::new();
+    let mut backend = start(&folder, "127.0.0.1:0", &[]);
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=1s"]);
+    let (ann, _ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
+    let say = || ann.send(Target::user("ben"), 1, "hi".to_owned()).expect("taken");
+    say().wait_durable(PATIENCE).expect("stored");
+    std::fs::remove_dir_all(folder.path()).expect("ours");
+    let lost = say();
+    crate::until("it ends", || (!backend.process.is_running()).then_some(()));
+    assert!(lost.result().is_none(), "nobody is told that it was stored");
+    assert!(backend.process.log().contains("was removed while the backend ran"));
+}

@@ -1,15 +1,16 @@
 //! The thread that makes batches durable: whatever waits goes into one commit, with one fsync.
 
 use super::high_water::HighWater;
+use super::journal::{Follower, batch_bytes};
+use super::mark::{Mark, MarkFile};
 use super::tables::{COMMITS, Change, JOURNAL_BYTES_MAX, Tables};
-use super::{Durability, Progress};
-use crate::clock::Clock;
+use super::{Durability, Progress, sync};
 use crate::im::store::Committed;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use fjall::PersistMode;
-use moorline_proto::time::Duration;
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -23,13 +24,6 @@ const BEHIND_BYTES: u64 = 2 * JOURNAL_BYTES_MAX;
 const ENGINE_EVERY: u64 = 16;
 const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 const ENGINE_LOOKS_MAX: u32 = 5000;
-/// Interval of writing the side file.
-const SIDE_FILE_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval of writing the side file when no commit follows.
-const SIDE_FILE_WAIT: std::time::Duration = std::time::Duration::from_millis(1010);
-/// When there is nothing to write down.
-const IDLE: std::time::Duration = std::time::Duration::from_secs(3600);
-
 /// A batch on its way.
 pub(super) struct Job {
     pub(super) changes: Vec<Change>,
@@ -41,12 +35,37 @@ pub(super) struct Job {
     pub(super) new_high_water: Vec<HighWater>,
 }
 
-/// The files beside the database.
+/// The files that a commit writes beside the database, and the engine's journal.
 pub(super) struct Files {
-    /// The number of commits.
-    pub(super) commits: File,
+    pub(super) marks: Arc<MarkFile>,
     /// See [`super::high_water`].
     pub(super) high_water: File,
+    pub(super) high_water_path: PathBuf,
+    pub(super) journal: Follower,
+}
+
+/// Reason why a commit failed.
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error("cannot write a batch: {0}")]
+    Engine(#[from] fjall::Error),
+    #[error("cannot write {}: {cause}", path.display())]
+    Write { path: PathBuf, cause: io::Error },
+    #[error("cannot sync {}: {cause}", path.display())]
+    Sync { path: PathBuf, cause: io::Error },
+    #[error("cannot find a batch that was written: {0}")]
+    Journal(io::Error),
+}
+
+impl CommitError {
+    /// Nothing was written, because there is no room: no sync has failed.
+    fn is_want_of_room(&self) -> bool {
+        let cause = match self {
+            Self::Engine(fjall::Error::Io(cause)) | Self::Write { cause, .. } => cause,
+            Self::Engine(_) | Self::Sync { .. } | Self::Journal(_) => return false,
+        };
+        matches!(cause.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+    }
 }
 
 /// Counters of the thread.
@@ -64,6 +83,7 @@ pub(super) struct Committer {
     /// A commit failed: nothing more becomes durable.
     pub(super) is_broken: Arc<AtomicBool>,
     pub(super) counters: Arc<Counters>,
+    pub(super) marks: Arc<MarkFile>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -82,28 +102,15 @@ impl Committer {
         let broken = Arc::clone(&is_broken);
         let counters = Arc::new(Counters::default());
         let counted = Arc::clone(&counters);
+        let marks = Arc::clone(&files.marks);
+        let mark_syncs = match durability {
+            Durability::Disk => Some(MarkSyncs::start(Arc::clone(&marks))?),
+            Durability::System => None,
+        };
         let run = move || {
-            let clock = Clock::new();
-            let mut work = Work {
-                tables,
-                durability,
-                files,
-                commits,
-                clock,
-                side_file_at: None,
-                noted: commits,
-                counters: counted,
-            };
+            let mut work = Work { tables, durability, files, mark_syncs, commits, counters: counted };
             // Whoever looks at what is done may be gone at the end; what waits is committed all the same.
-            loop {
-                let first = match waiting.recv_timeout(work.until_side_file()) {
-                    Ok(first) => first,
-                    Err(RecvTimeoutError::Timeout) => {
-                        work.note();
-                        continue;
-                    }
-                    Err(RecvTimeoutError::Disconnected) => break,
-                };
+            while let Ok(first) = waiting.recv() {
                 let mut together = vec![first];
                 let mut changes = together[0].changes.len();
                 while changes < CHANGES_MAX
@@ -113,18 +120,16 @@ impl Committer {
                     together.push(next);
                 }
                 if let Err(error) = work.commit(&mut together) {
-                    tracing::error!(%error, "the store takes no more writes until it is opened anew, in a few seconds; is its disk full?");
+                    work.on_failed(&error);
                     broken.store(true, Ordering::SeqCst);
                     break;
                 }
                 together.into_iter().for_each(|job| _ = finished.send(job));
                 notify();
-                work.note();
             }
-            work.write_side_file();
         };
         let thread = std::thread::Builder::new().name("committer".into()).spawn(run)?;
-        Ok(Self { jobs, done, is_broken, counters, thread: Some(thread) })
+        Ok(Self { jobs, done, is_broken, counters, marks, thread: Some(thread) })
     }
 }
 
@@ -139,49 +144,122 @@ impl Drop for Committer {
     }
 }
 
+/// Syncs the mark of the commit before while a commit is synced: two threads wait for the disk at once.
+struct MarkSyncs {
+    wanted: Sender<()>,
+    done: Receiver<io::Result<()>>,
+}
+
+impl MarkSyncs {
+    fn start(marks: Arc<MarkFile>) -> io::Result<Self> {
+        let ((wanted, asked), (finished, done)) = (bounded(1), bounded(1));
+        let run = move || {
+            while asked.recv().is_ok() {
+                finished.send(marks.sync()).ok();
+            }
+        };
+        std::thread::Builder::new().name("marks".into()).spawn(run)?;
+        Ok(Self { wanted, done })
+    }
+
+    fn begin(&self) {
+        self.wanted.send(()).ok();
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        self.done.recv().unwrap_or_else(|_| Err(io::Error::other("its thread is gone")))
+    }
+}
+
 struct Work {
     tables: Tables,
     durability: Durability,
     files: Files,
+    /// `None`: nothing is synced.
+    mark_syncs: Option<MarkSyncs>,
     commits: u64,
-    clock: Clock,
-    side_file_at: Option<moorline_proto::time::Instant>,
-    /// The number of commits that it has.
-    noted: u64,
     counters: Arc<Counters>,
 }
 
 impl Work {
-    fn commit(&mut self, jobs: &mut [Job]) -> Result<(), fjall::Error> {
+    fn commit(&mut self, jobs: &mut [Job]) -> Result<(), CommitError> {
         if jobs.iter().all(|job| job.changes.is_empty()) {
             return Ok(()); // acks that are written down later
         }
-        let mode = match self.durability {
-            Durability::Disk => PersistMode::SyncData,
-            Durability::System => PersistMode::Buffer,
-        };
         if self.commits.is_multiple_of(ENGINE_EVERY) {
             self.wait_for_engine()?;
         }
-        let mut new_high_water = jobs.iter().flat_map(|job| &job.new_high_water).peekable();
-        if new_high_water.peek().is_some() {
-            new_high_water.try_for_each(|mark| mark.write(&self.files.high_water))?;
-            if self.durability == Durability::Disk {
-                self.files.high_water.sync_data()?;
-            }
+        self.write_high_water(jobs)?;
+        if let Some(syncs) = &self.mark_syncs {
+            syncs.begin();
         }
-        let mut batch = self.tables.db.batch().durability(Some(mode));
+        let synced = self.write_batch(jobs);
+        // Its answer is taken whatever became of the batch.
+        let mark_synced = self.mark_syncs.as_ref().map_or(Ok(()), MarkSyncs::wait);
+        let mark = synced?;
+        let path = || self.files.marks.path().to_owned();
+        mark_synced.map_err(|cause| CommitError::Sync { path: path(), cause })?;
+        self.files.marks.write(mark).map_err(|cause| CommitError::Write { path: path(), cause })?;
+        self.commits = mark.commits;
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_high_water(&self, jobs: &[Job]) -> Result<(), CommitError> {
+        let Files { high_water, high_water_path: path, .. } = &self.files;
+        let mut marks = jobs.iter().flat_map(|job| &job.new_high_water).peekable();
+        if marks.peek().is_none() {
+            return Ok(());
+        }
+        let written = marks.try_for_each(|mark| mark.write(high_water));
+        written.map_err(|cause| CommitError::Write { path: path.clone(), cause })?;
+        match self.durability {
+            Durability::Disk => {
+                sync::data(high_water, path).map_err(|cause| CommitError::Sync { path: path.clone(), cause })
+            }
+            Durability::System => Ok(()),
+        }
+    }
+
+    /// Writes everything as one batch, and syncs it here and not in the engine: a failed write and a failed sync have
+    /// different consequences.
+    fn write_batch(&mut self, jobs: &mut [Job]) -> Result<Mark, CommitError> {
+        let mut batch = self.tables.db.batch().durability(Some(PersistMode::Buffer));
+        let (mut items, mut bytes) = (1, COMMITS.len() + 8);
         for Change { table, key, value } in jobs.iter_mut().flat_map(|job| job.changes.drain(..)) {
+            items += 1;
+            bytes += key.len() + value.as_ref().map_or(0, |value| value.len());
             match value {
                 Some(value) => batch.insert(&table, key, value),
                 None => batch.remove(&table, key),
             }
         }
-        batch.insert(&self.tables.meta, COMMITS, (self.commits + 1).to_be_bytes());
+        let commits = self.commits + 1;
+        batch.insert(&self.tables.meta, COMMITS, commits.to_be_bytes());
         batch.commit()?;
-        self.commits += 1;
-        self.counters.commits.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let end = self.files.journal.pass(items, batch_bytes(items, bytes as u64));
+        let end = Some(end.map_err(CommitError::Journal)?);
+        let (journal, path) = self.files.journal.current();
+        if self.durability == Durability::Disk {
+            sync::data(journal, path).map_err(|cause| CommitError::Sync { path: path.to_owned(), cause })?;
+        }
+        Ok(Mark { commits, end, is_sound: true })
+    }
+
+    fn on_failed(&self, error: &CommitError) {
+        if error.is_want_of_room() {
+            tracing::error!(
+                %error,
+                "the store takes no more writes until there is room on its disk; it is opened anew every few seconds"
+            );
+            return;
+        }
+        self.files.marks.distrust();
+        tracing::error!(
+            %error,
+            "the store takes no more writes: its disk has failed; what may be lost is written anew before anything else is \
+             acknowledged"
+        );
     }
 
     /// The engine's threads may fall behind whoever writes: then writing waits, and all that wait for it.
@@ -198,40 +276,4 @@ impl Work {
         }
         Ok(())
     }
-
-    /// About once a second the number of commits goes to a file of its own, so that a database that lost some is
-    /// found out.
-    fn note(&mut self) {
-        let now = self.clock.read().instant;
-        let is_due = self.side_file_at.is_none_or(|at| now >= at + SIDE_FILE_INTERVAL);
-        if is_due && self.noted < self.commits {
-            self.side_file_at = Some(now);
-            self.write_side_file();
-        }
-    }
-
-    fn until_side_file(&self) -> std::time::Duration {
-        if self.noted < self.commits { SIDE_FILE_WAIT } else { IDLE }
-    }
-
-    fn write_side_file(&mut self) {
-        self.noted = self.commits;
-        let line = side_line(self.commits);
-        let file = &mut self.files.commits;
-        let written = file.rewind().and_then(|()| file.write_all(line.as_bytes()));
-        if let Err(error) = written {
-            tracing::warn!(%error, "cannot write down how much was committed");
-        }
-    }
-}
-
-/// Text of the side file for this number of commits; always of the same length.
-pub(super) fn side_line(commits: u64) -> String {
-    format!("{commits:020}\n")
-}
-
-/// The number that a side file has. `None`: it is damaged.
-pub(super) fn read_side_line(text: &str) -> Option<u64> {
-    let commits = text.trim_end().parse().ok()?;
-    (text == side_line(commits)).then_some(commits)
 }

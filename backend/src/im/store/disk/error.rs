@@ -69,6 +69,15 @@ pub enum DiskError {
         /// Cause of the damage.
         problem: String,
     },
+    /// Somebody removed the store while it was open.
+    #[error(
+        "the store in {} was removed while the backend ran, and everything in it is gone; restore it from a copy, or start \
+         the backend again for a new store", folder.display()
+    )]
+    Removed {
+        /// Folder of the store.
+        folder: PathBuf,
+    },
     /// Commits are missing.
     #[error(
         "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \
@@ -92,7 +101,11 @@ impl DiskError {
     pub(crate) const fn is_lasting(&self) -> bool {
         matches!(
             self,
-            Self::Lost { .. } | Self::Damaged { .. } | Self::Altered { .. } | Self::SideFile { .. }
+            Self::Lost { .. }
+                | Self::Damaged { .. }
+                | Self::Altered { .. }
+                | Self::SideFile { .. }
+                | Self::Removed { .. }
         )
     }
 
@@ -108,4 +121,3 @@ impl DiskError {
         move |cause| Self::Engine { operation, cause: Box::new(cause) }
     }
 }
-

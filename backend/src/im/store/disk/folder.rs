@@ -1,5 +1,6 @@
 //! The folder of a store: made for this user alone, and only where its parent is.
 
+use super::sync;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -17,7 +18,7 @@ const DEPTH_MAX: usize = 8;
 pub(super) fn prepare(folder: &Path) -> io::Result<()> {
     let made = DirBuilder::new().mode(0o700).create(folder);
     match made {
-        Ok(()) => return Ok(()),
+        Ok(()) => return sync::parent(folder),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let parent = folder.parent().unwrap_or(folder).display();

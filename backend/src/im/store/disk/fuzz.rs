@@ -5,6 +5,10 @@
 //! of other lengths than multiples of 8 are read only.
 
 use super::committer::Files;
+use super::high_water::HighWaterFile;
+use super::journal::Follower;
+use super::journals::Journals;
+use super::mark::{Mark, MarkFile};
 use super::*;
 use crate::im::store::{
     Batch, Command, Completion, Draft, Facts as _, GroupChange, Login, Origin, PageLimits, Read, Recall,
@@ -14,7 +18,8 @@ use bytes::BytesMut;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::encode;
 use std::cell::RefCell;
-use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 /// Inputs after which the database is made anew: the engine keeps what was overwritten for a while.
@@ -126,18 +131,19 @@ impl World {
     /// The store that the rows make, as [`Disk::open`] makes it.
     fn open(&self, config: &ImConfig) -> Result<Disk, DiskError> {
         let (tails, directory) = self.load(config)?;
-        let file = |name| {
-            let path = self.folder.join(name);
-            File::options().create(true).truncate(false).write(true).open(path).expect("writable")
-        };
         let (high_water, marks) = HighWaterFile::open(&self.folder.join(HIGH_WATER)).expect("readable");
-        let files = Files { commits: file(SIDE_FILE), high_water: marks };
         let found = self.tables.number(tables::COMMITS)?.min(1 << 60);
+        let database = self.folder.join(DATABASE);
+        let journal = Follower::start(&database).expect("a journal");
+        let mark = Mark { commits: found, end: Some(journal.end()), is_sound: true };
+        let mark_file = MarkFile::create(&self.folder.join(SIDE_FILE), mark).expect("writable");
+        let (high_water_path, marks_of_commits) = (self.folder.join(HIGH_WATER), Arc::new(mark_file));
+        let files = Files { marks: marks_of_commits, high_water: marks, high_water_path, journal };
         let committer = Committer::start(self.tables.clone(), Durability::System, files, found, || ());
-        let journals = Journals::of(&self.folder, &self.folder.join(DATABASE));
+        let journals = Journals::of(&self.folder, &database);
         let threads =
             (committer.expect("a thread"), Memtables::start(Vec::new(), journals).expect("a thread"));
-        let engine = DiskEngine::new(self.tables.clone(), threads, tails, high_water, config);
+        let engine = DiskEngine::new(self.tables.clone(), threads, None, tails, high_water, config);
         Ok(Disk::over(directory, engine, config))
     }
 }

@@ -8,9 +8,9 @@
 //! The file is numbers of 8 bytes, big-endian: behind which seq conversations begin that are new, then the maximum of
 //! each section.
 
-use super::rows;
 use super::stream_tails::StreamTails;
 use super::tables::{Change, Tables};
+use super::{rows, sync};
 use crate::im::store::ConversationId;
 use crate::im::store::directory::{Changed, Directory};
 use crate::im::store::embedded::Progress;
@@ -109,11 +109,11 @@ impl HighWaterFile {
     }
 
     /// Writes all of it, synced.
-    pub(super) fn write(&self, file: &File) -> io::Result<()> {
+    pub(super) fn write(&self, file: &File, path: &Path) -> io::Result<()> {
         let numbers = [self.begin_after].into_iter().chain(self.maxima.iter().copied());
         let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
         file.write_all_at(&bytes, 0)?;
-        file.sync_data()
+        sync::data(file, path)
     }
 }
 

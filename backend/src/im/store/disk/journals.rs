@@ -7,15 +7,15 @@
 //!
 //! The file has a title, and a line for each journal: name, length in bytes without the zeros at its end, CRC-32C of that length in hexadecimal.
 
-use super::DiskError;
-use std::collections::BTreeMap;
+use super::journal::{EXTENSION, number_of, path_of};
+use super::{DiskError, journal, sync};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 /// Beside the database.
 pub(super) const LIST: &str = "journals";
-const EXTENSION: &str = ".jnl";
 /// Title line: an empty file is not an empty list.
 const TITLE: &str = "complete journals\n";
 /// Bytes that are read at once.
@@ -36,10 +36,6 @@ pub(super) struct Journals {
     list: PathBuf,
     /// Journals as last written; those of an earlier process do not count.
     known: Option<BTreeMap<u64, Seal>>,
-}
-
-fn number_of(name: &str) -> Option<u64> {
-    name.strip_suffix(EXTENSION)?.parse().ok()
 }
 
 fn seal_of(path: &Path) -> io::Result<Seal> {
@@ -77,15 +73,15 @@ fn parse(text: &str) -> Option<BTreeMap<u64, Seal>> {
 }
 
 impl Journals {
-    /// Those of a database that is not open, compared with what is there.
+    /// Numbers of those of a database that is not open, compared with what is there.
     ///
     /// # Errors
     /// [`DiskError::Altered`] if one is not what it was.
-    pub(super) fn verify(folder: &Path, database: &Path) -> Result<(), DiskError> {
+    pub(super) fn verify(folder: &Path, database: &Path) -> Result<BTreeSet<u64>, DiskError> {
         let list = folder.join(LIST);
         let text = match fs::read_to_string(&list) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
             Err(cause) => return Err(DiskError::File { operation: "read", path: list, cause }),
         };
         let damaged = |path: &Path, problem: String| DiskError::Altered {
@@ -94,11 +90,11 @@ impl Journals {
             problem,
         };
         let known = parse(&text).ok_or_else(|| damaged(&list, "it is no list of journals".into()))?;
-        let mut is_older_there = false;
+        let mut whole = BTreeSet::new();
         for (number, seal) in known {
-            let path = database.join(format!("{number}{EXTENSION}"));
+            let path = path_of(database, number);
             match seal_of(&path) {
-                Ok(found) if found == seal => is_older_there = true,
+                Ok(found) if found == seal => _ = whole.insert(number),
                 Ok(found) => {
                     let problem = format!(
                         "{} bytes are there, and {} other ones were written",
@@ -108,14 +104,14 @@ impl Journals {
                 }
                 // The engine removes the oldest first.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if is_older_there {
+                    if !whole.is_empty() {
                         return Err(damaged(&path, "it is gone".into()));
                     }
                 }
                 Err(cause) => return Err(DiskError::File { operation: "read", path, cause }),
             }
         }
-        Ok(())
+        Ok(whole)
     }
 
     /// The list is of another database, or nobody knows.
@@ -133,10 +129,7 @@ impl Journals {
 
     /// Writes the list anew if it is not true any more.
     pub(super) fn look(&mut self) -> io::Result<()> {
-        let mut numbers: Vec<u64> = fs::read_dir(&self.database)?
-            .filter_map(|entry| number_of(entry.ok()?.file_name().to_str()?))
-            .collect();
-        numbers.sort_unstable();
+        let mut numbers = journal::numbers(&self.database)?;
         numbers.pop(); // it is being written
         if self.known.as_ref().is_some_and(|known| numbers.iter().eq(known.keys())) {
             return Ok(());
@@ -144,7 +137,7 @@ impl Journals {
         let mut sealed = BTreeMap::new();
         for number in numbers {
             let seal = self.known.as_ref().and_then(|known| known.get(&number).copied());
-            let read = || seal_of(&self.database.join(format!("{number}{EXTENSION}")));
+            let read = || seal_of(&path_of(&self.database, number));
             match seal.map_or_else(read, Ok) {
                 Ok(seal) => _ = sealed.insert(number, seal),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {} // written out meanwhile
@@ -154,17 +147,8 @@ impl Journals {
         let line =
             |(number, seal): (&u64, &Seal)| format!("{number}{EXTENSION} {} {:08x}\n", seal.length, seal.crc);
         let lines = sealed.iter().map(line).collect::<String>();
-        replace(&self.list, &format!("{TITLE}{lines}"))?;
+        sync::replace(&self.list, format!("{TITLE}{lines}").as_bytes())?;
         self.known = Some(sealed);
         Ok(())
     }
-}
-
-/// Puts a file in the place of another one, wholly or not at all.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = File::create(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_data()?;
-    fs::rename(&fresh, path)
 }

@@ -9,9 +9,13 @@
 //! In memory: users, devices, conversations, members, relations, and how far streams and conversations go. On disk,
 //! and read from there: messages, keys, inbox entries, profiles.
 //!
-//! The engine drops everything behind a damaged byte of its journal without a word. So each commit counts, the count
-//! goes to a side file about once a second, and a database that has fewer commits than that is refused. Without the
-//! side file it goes on without what it lost, behind every seq that was given ([`high_water`]).
+//! The engine drops everything behind a damaged byte of its journal without a word, or refuses a batch that a power cut
+//! left incomplete. So each commit counts and is [marked](mark) with its place in the journal before it is acknowledged,
+//! and the journals are [judged](tail) before the engine opens them: an incomplete end is cut off, damage is refused.
+//! Without the mark the store goes on without what it lost, behind every seq that was given ([`high_water`]).
+//!
+//! Example: ann's message is commit 41. It is written to the journal, synced, marked, and then answered OK. The power
+//! goes while commit 42 is written: the next start finds 41 up to the mark, and cuts off what there is of 42.
 
 mod check;
 mod committer;
@@ -20,12 +24,19 @@ mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod high_water;
+mod journal;
 mod journals;
 mod load;
+mod lock;
+mod mark;
 mod memtables;
+mod open;
+mod renew;
 mod rows;
 mod stream_tails;
+mod sync;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
 
@@ -38,15 +49,12 @@ use bytes::Bytes;
 use committer::{Committer, Job};
 pub use error::DiskError;
 use high_water::{HighWater, HighWaterFile};
-use journals::Journals;
+use lock::Lock;
 use memtables::Memtables;
 use moorline_proto::ids::MessageKey;
 use prost::Message;
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
@@ -69,6 +77,8 @@ pub struct DiskEngine {
     tables: Tables,
     committer: Committer,
     memtables: Memtables,
+    /// Behind the threads: dropped after them.
+    _lock: Option<Lock>,
     /// Keys of batches that are not durable yet.
     new_keys: HashMap<Vec<u8>, KeyRecord>,
     /// Inbox entries that are not durable yet.
@@ -87,96 +97,11 @@ const SIDE_FILE: &str = "commits";
 const HIGH_WATER: &str = "sequences";
 const DATABASE: &str = "database";
 
-impl Disk {
-    /// Opens the store in a folder, which is made if it is not there. `notify` is called by another thread when
-    /// something has become durable.
-    ///
-    /// # Errors
-    /// [`DiskError`].
-    pub fn open(
-        folder: &Path,
-        config: &ImConfig,
-        durability: Durability,
-        notify: impl Fn() + Send + 'static,
-    ) -> Result<Self, DiskError> {
-        let file_error = |operation, path: &Path| {
-            let path = path.to_owned();
-            move |cause| DiskError::File { operation, path, cause }
-        };
-        folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
-        let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
-        let known = Self::known_commits(&side_file)?;
-        if known != Noted::Nothing {
-            Journals::verify(folder, &database)?;
-        }
-        let tables = Tables::open(folder, &database, known != Noted::Nothing)?;
-        let found = tables.number(tables::COMMITS)?;
-        match known {
-            Noted::Commits(known) if found < known => {
-                return Err(DiskError::Lost { folder: folder.to_owned(), side_file, found, known });
-            }
-            Noted::Damaged if found > 0 => return Err(DiskError::SideFile { path: side_file }),
-            Noted::Nothing => {
-                Journals::forget(folder).map_err(file_error("remove", &folder.join(journals::LIST)))?;
-            }
-            Noted::Commits(_) | Noted::Damaged => {}
-        }
-        let (mut tails, written) = StreamTails::load(&tables)?;
-        let mut directory = load::directory(&tables, &written, config)?;
-        tails.check(&directory)?;
-        check::directory(&directory)?;
-        let high_water_path = folder.join(HIGH_WATER);
-        let (mut high_water, high_water_open) =
-            HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
-        if found > 0 && known == Noted::Nothing {
-            let changes = high_water.begin_anew(&tables, &mut directory, &mut tails);
-            tables.write(changes)?;
-            high_water.write(&high_water_open).map_err(file_error("write", &high_water_path))?;
-            tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
-        }
-        directory.conversations.begin_after = high_water.begin_after;
-        journals::replace(&side_file, &committer::side_line(found))
-            .map_err(file_error("write", &side_file))?;
-        let open = OpenOptions::new().write(true).open(&side_file);
-        let files = committer::Files {
-            commits: open.map_err(file_error("open", &side_file))?,
-            high_water: high_water_open,
-        };
-        let committer = Committer::start(tables.clone(), durability, files, found, notify)
-            .map_err(file_error("start a thread for", folder))?;
-        let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
-            .map_err(file_error("start a thread for", folder))?;
-        let engine = DiskEngine::new(tables, (committer, memtables), tails, high_water, config);
-        Ok(Self::over(directory, engine, config))
-    }
-}
-
-/// Contents of the side file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Noted {
-    /// Number of commits.
-    Commits(u64),
-    /// No file: the store is new, or goes on with the rest.
-    Nothing,
-    /// The file is damaged.
-    Damaged,
-}
-
-impl Disk {
-    fn known_commits(side_file: &Path) -> Result<Noted, DiskError> {
-        match std::fs::read_to_string(side_file) {
-            Ok(text) => Ok(committer::read_side_line(&text).map_or(Noted::Damaged, Noted::Commits)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Noted::Nothing),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Noted::Damaged),
-            Err(cause) => Err(DiskError::File { operation: "read", path: side_file.to_owned(), cause }),
-        }
-    }
-}
-
 impl DiskEngine {
     fn new(
         tables: Tables,
         (committer, memtables): (Committer, Memtables),
+        lock: Option<Lock>,
         tails: StreamTails,
         high_water: HighWaterFile,
         config: &ImConfig,
@@ -186,6 +111,7 @@ impl DiskEngine {
             tables,
             committer,
             memtables,
+            _lock: lock,
             new_keys: HashMap::new(),
             new_entries: HashMap::new(),
             changes: Vec::new(),
@@ -393,6 +319,7 @@ impl Engine for DiskEngine {
     }
 
     fn give_up(&mut self) {
+        self.committer.marks.distrust();
         self.committer.is_broken.store(true, Ordering::SeqCst);
     }
 
@@ -425,7 +352,7 @@ impl Engine for DiskEngine {
         let job = Job { changes, done, keys, new_high_water };
         let is_taken = self.committer.jobs.try_send(job).is_ok();
         if !is_taken {
-            self.give_up();
+            self.committer.is_broken.store(true, Ordering::SeqCst);
         }
         is_taken
     }

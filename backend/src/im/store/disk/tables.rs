@@ -21,7 +21,7 @@
 use super::DiskError;
 use crate::im::store::{Friendship, Role, WhoMayAdd};
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
+use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::im;
 use prost::Message;
@@ -290,6 +290,8 @@ impl Tables {
     pub(super) fn open(folder: &Path, database: &Path, is_whole: bool) -> Result<Self, DiskError> {
         let builder =
             Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
+        // The length of a batch in the journal is known then without reading it.
+        let builder = builder.journal_compression(CompressionType::None);
         let db = open_engine(folder, || builder.open())?;
         let names = db.list_keyspace_names();
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));

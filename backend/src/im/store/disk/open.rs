@@ -1,0 +1,113 @@
+//! Opening of the store: lock, what a failed sync left, the end of the journals, the engine, the records, the threads.
+
+use super::committer::{Committer, Files};
+use super::high_water::HighWaterFile;
+use super::journal::Follower;
+use super::journals::{self, Journals};
+use super::lock::Lock;
+use super::mark::{Mark, MarkFile, Noted};
+use super::memtables::Memtables;
+use super::stream_tails::StreamTails;
+use super::tables::{self, Tables};
+use super::{DATABASE, Disk, DiskEngine, DiskError, Durability, HIGH_WATER, SIDE_FILE};
+use super::{check, folder, load, renew, sync, tail};
+use crate::config::ImConfig;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+    let path = path.to_owned();
+    move |cause| DiskError::File { operation, path, cause }
+}
+
+/// A database that is whole, as far as its number of commits tells.
+struct Opened {
+    lock: Lock,
+    noted: Noted,
+    tables: Tables,
+    /// Commits that the database has.
+    found: u64,
+    database: PathBuf,
+    side_file: PathBuf,
+}
+
+fn open(folder: &Path) -> Result<Opened, DiskError> {
+    folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
+    let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
+    let lock = Lock::take(folder, &database)?;
+    let noted = Noted::read(&side_file).map_err(file_error("read", &side_file))?;
+    if noted.mark().is_some_and(|mark| !mark.is_sound) {
+        renew::all(folder, &database)
+            .map_err(file_error("write anew what a failed sync may have lost of", folder))?;
+    }
+    let is_whole = noted != Noted::Nothing;
+    let sealed = if is_whole { Journals::verify(folder, &database)? } else { BTreeSet::new() };
+    tail::mend(folder, &database, &noted, &sealed)?;
+    let tables = Tables::open(folder, &database, is_whole)?;
+    for changed in [&database.join(renew::TABLES), &database, folder] {
+        sync::folder(changed).map_err(file_error("sync", changed))?;
+    }
+    let found = tables.number(tables::COMMITS)?;
+    match noted {
+        Noted::Mark(Mark { commits: known, .. }) if found < known => {
+            let folder = folder.to_owned();
+            Err(DiskError::Lost { folder, side_file, found, known })
+        }
+        Noted::Damaged if found > 0 => Err(DiskError::SideFile { path: side_file }),
+        Noted::Nothing => {
+            Journals::forget(folder).map_err(file_error("remove", &folder.join(journals::LIST)))?;
+            Ok(Opened { lock, noted, tables, found, database, side_file })
+        }
+        Noted::Mark(_) | Noted::Damaged => Ok(Opened { lock, noted, tables, found, database, side_file }),
+    }
+}
+
+impl Disk {
+    /// True if there is a store in the folder.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(DATABASE).join("version").exists()
+    }
+
+    /// Opens the store in a folder, which is made if it is not there. `notify` is called by another thread when
+    /// something has become durable.
+    ///
+    /// # Errors
+    /// [`DiskError`].
+    pub fn open(
+        folder: &Path,
+        config: &ImConfig,
+        durability: Durability,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, DiskError> {
+        let Opened { lock, noted, tables, found, database, side_file } = open(folder)?;
+        let (mut tails, written) = StreamTails::load(&tables)?;
+        let mut directory = load::directory(&tables, &written, config)?;
+        tails.check(&directory)?;
+        check::directory(&directory)?;
+        let high_water_path = folder.join(HIGH_WATER);
+        let (mut high_water, high_water_open) =
+            HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
+        if found > 0 && noted == Noted::Nothing {
+            let changes = high_water.begin_anew(&tables, &mut directory, &mut tails);
+            tables.write(changes)?;
+            let written = high_water.write(&high_water_open, &high_water_path);
+            written.map_err(file_error("write", &high_water_path))?;
+            tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
+        }
+        directory.conversations.begin_after = high_water.begin_after;
+        let journal = Follower::start(&database).map_err(file_error("read the journals of", &database))?;
+        let mark = Mark { commits: found, end: Some(journal.end()), is_sound: true };
+        // Syncs the folder too, and with it the other files that are new in it.
+        let marks = MarkFile::create(&side_file, mark).map_err(file_error("write", &side_file))?;
+        let files = Files { marks: Arc::new(marks), high_water: high_water_open, high_water_path, journal };
+        let committer = Committer::start(tables.clone(), durability, files, found, notify)
+            .map_err(file_error("start a thread for", folder))?;
+        let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
+            .map_err(file_error("start a thread for", folder))?;
+        let threads = (committer, memtables);
+        let engine = DiskEngine::new(tables, threads, Some(lock), tails, high_water, config);
+        Ok(Self::over(directory, engine, config))
+    }
+}
