@@ -105,6 +105,19 @@ fn each_fault_of_the_deliveries_fails_the_run_under_its_name() {
 }
 
 #[test]
+fn members_pull_what_they_are_notified_of() {
+    for every in [1, 3] {
+        for load in ["-r 400/s", "-w 2"] {
+            let target = server::start(Fault::NotifyPush(every)).to_string();
+            let line = format!("group --groups 2 --members 4 {load} -d 500ms --warmup 100ms");
+            let (code, report) = moorload(&line, &target);
+            assert!(is_sound(code, &report), "{every} {load}: {} {report}", report["integrity"]);
+            assert!(report["latencies"]["deliver"]["count"].as_u64().unwrap() > 20, "{report}");
+        }
+    }
+}
+
+#[test]
 fn a_fleet_over_several_processes_is_one_run() {
     let target = server::start(Fault::None).to_string();
     for work in

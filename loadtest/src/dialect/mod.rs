@@ -72,6 +72,13 @@ pub enum Ask {
     Create(u32),
     /// To become a member.
     Join(u32),
+    /// Messages of a group, up to the newest.
+    Pull {
+        /// The group.
+        group: u32,
+        /// First seq.
+        from: u64,
+    },
 }
 
 /// Event from the server.
@@ -95,7 +102,21 @@ pub enum Event {
         /// Payload of the message.
         payload: Bytes,
     },
-    /// Something that happened, or that there is something to pull: acknowledged like a message, and no message.
+    /// Messages to pull, instead of the messages themselves: acknowledged like a message.
+    Missed {
+        /// Number on this connection; 0: needs no ack.
+        seq: u32,
+        /// Seq of the first message to pull.
+        from: u64,
+    },
+    /// Answer to [`Ask::Pull`].
+    Pulled {
+        /// Payloads of the messages; `None`: the server asks to try again later.
+        payloads: Option<Vec<Bytes>>,
+        /// Seq from which the rest is to be pulled; `None`: this was all.
+        rest: Option<u64>,
+    },
+    /// Something that happened: acknowledged like a message, and no message.
     Notice {
         /// Number on this connection; 0: needs no ack.
         seq: u32,
@@ -115,6 +136,16 @@ pub enum Event {
     },
     /// Anything else lawful.
     Other,
+}
+
+impl Event {
+    /// Number of what is to be acknowledged; `None`: nothing is.
+    pub const fn acked_seq(&self) -> Option<u32> {
+        match self {
+            Self::Delivery { seq, .. } | Self::Notice { seq } | Self::Missed { seq, .. } => Some(*seq),
+            _ => None,
+        }
+    }
 }
 
 /// Result of a message.

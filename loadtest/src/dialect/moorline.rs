@@ -8,12 +8,17 @@ use moorline_proto::frame::{
     BODY_BYTES_CEILING, Batch, Command, Decoder, Flags, Frame, HEADER_BYTES, Header, Lane,
 };
 use moorline_proto::message::client::{
-    Ack, Close, Code, GoAway, Hello, Kick, Ping, Platform, Push, Req, Resp, Send, SendAck, Welcome, send,
+    Ack, Close, Code, GoAway, Hello, Kick, Notify, Ping, Platform, Push, Req, Resp, Send, SendAck, Welcome,
+    send,
 };
-use moorline_proto::message::im::{GroupCreateRequest, GroupRequest};
+use moorline_proto::message::im::{GroupCreateRequest, GroupRequest, PullRequest, PullResponse};
 use moorline_proto::message::{decode, encode, frame_of};
 use prost::Message as _;
 use std::time::Duration;
+
+/// Ids of requests, by their kind.
+const JOIN_ID: u32 = 1;
+const PULL_ID: u32 = 2;
 
 /// Agent of the clients.
 #[derive(Debug)]
@@ -72,7 +77,7 @@ impl Moorline {
             return Ok(());
         }
         let event = self.event_of(frame)?;
-        let is_delivery = matches!(event, Event::Delivery { .. } | Event::Notice { .. });
+        let is_delivery = event.acked_seq().is_some();
         events.push(event);
         if is_delivery && frame.header.flags.contains(Flags::ACK_REQ) {
             events.push(Event::Probe);
@@ -94,7 +99,7 @@ impl Moorline {
             }
             Command::Resp => {
                 let answer: Resp = decode(&frame.body).map_err(|_| Broken)?;
-                Event::Said(outcome_of(answer.code()))
+                if answer.id == PULL_ID { pulled(&answer)? } else { Event::Said(outcome_of(answer.code())) }
             }
             Command::Push => {
                 let push: Push = decode(&frame.body).map_err(|_| Broken)?;
@@ -104,7 +109,10 @@ impl Moorline {
                     Event::Notice { seq: frame.header.seq }
                 }
             }
-            Command::Notify => Event::Notice { seq: frame.header.seq },
+            Command::Notify => {
+                let notify: Notify = decode(&frame.body).map_err(|_| Broken)?;
+                Event::Missed { seq: frame.header.seq, from: notify.first }
+            }
             Command::Ping => Event::Probe,
             Command::GoAway => {
                 let goaway: GoAway = decode(&frame.body).unwrap_or_default();
@@ -122,6 +130,16 @@ impl Moorline {
             _ => Event::Other,
         })
     }
+}
+
+fn pulled(answer: &Resp) -> Result<Event, Broken> {
+    if answer.code() != Code::Ok {
+        let payloads = (answer.code() != Code::Retry).then(Vec::new);
+        return Ok(Event::Pulled { payloads, rest: None });
+    }
+    let PullResponse { messages, more, .. } = decode(&answer.payload).map_err(|_| Broken)?;
+    let rest = messages.last().filter(|_| more).map(|last| last.seq + 1);
+    Ok(Event::Pulled { payloads: Some(messages.into_iter().map(|push| push.payload).collect()), rest })
 }
 
 const fn outcome_of(code: Code) -> Outcome {
@@ -185,6 +203,7 @@ impl Dialect for Moorline {
     }
 
     fn ask(&mut self, _who: u32, what: Ask, out: &mut Vec<u8>) -> bool {
+        let id = if matches!(what, Ask::Pull { .. }) { PULL_ID } else { JOIN_ID };
         let (method, payload) = match what {
             Ask::Create(group) => (
                 "im.group.create",
@@ -194,8 +213,12 @@ impl Dialect for Moorline {
                 let conversation = format!("group:{}", self.group(group));
                 ("im.group.join", encode(&GroupRequest { conversation, ..GroupRequest::default() }))
             }
+            Ask::Pull { group, from } => {
+                let conversation = format!("group:{}", self.group(group));
+                ("im.pull", encode(&PullRequest { conversation, from, ..PullRequest::default() }))
+            }
         };
-        frame_of(Command::Req, &Req { id: 1, method: method.into(), payload }).encode(out);
+        frame_of(Command::Req, &Req { id, method: method.into(), payload }).encode(out);
         true
     }
 

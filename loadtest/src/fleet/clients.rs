@@ -280,7 +280,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
                 self.step(who, Input::Welcomed);
             }
             Event::BeatBack => self.counts.beats_back += 1,
-            Event::Delivery { seq, .. } | Event::Notice { seq } if *seq > 0 => {
+            Event::Delivery { seq, .. } | Event::Notice { seq } | Event::Missed { seq, .. } if *seq > 0 => {
                 let client = &mut self.all[who as usize];
                 client.heard = client.heard.max(*seq);
                 client.owed = client.owed.saturating_add(1);
@@ -302,6 +302,8 @@ impl<D: Dialect, X: Default> Clients<D, X> {
             Event::Leave(window) => self.leaving.push((who, *window)),
             Event::Delivery { .. }
             | Event::Notice { .. }
+            | Event::Missed { .. }
+            | Event::Pulled { .. }
             | Event::Answer { .. }
             | Event::Said(_)
             | Event::Other => {}

@@ -196,7 +196,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         self.clients.read(who, ready.is_read_closed(), &mut heard);
         for event in heard.drain(..) {
             self.clients.on_event(who, &event, now);
-            let is_delivery = matches!(event, Event::Delivery { .. } | Event::Notice { .. });
+            let is_delivery = event.acked_seq().is_some();
             self.scenario.on_event(&mut self.clients, who, event, now);
             if is_delivery {
                 self.clients.ack_if_many(who);

@@ -13,6 +13,7 @@ use crate::fleet::{Clients, Scenario};
 use crate::integrity::{Arrival, Arrivals};
 use crate::phase::Phase;
 use crate::record::Metric;
+use bytes::Bytes;
 use moorline_proto::time::Instant;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,6 +24,17 @@ pub struct Member {
     line: Option<Box<Line>>,
     arrivals: Arrivals,
     is_in: bool,
+    /// Messages that the member was notified of and has not pulled; `None`: there are none.
+    missed: Option<Missed>,
+}
+
+/// Messages of a group that a member pulls.
+#[derive(Clone, Copy, Debug)]
+struct Missed {
+    /// First seq; everything up to the newest is pulled.
+    from: u64,
+    /// First seq of what came to be missed meanwhile.
+    then: Option<u64>,
 }
 
 /// State of a group.
@@ -45,7 +57,7 @@ pub struct Group {
     rooms: Vec<Room>,
     /// Clients that are in their group, or never will be.
     settled: u32,
-    /// Clients that were told to ask later, by when.
+    /// Clients that were told to ask later, by when: to be let in, or for what they missed.
     again: VecDeque<(Instant, u32)>,
     under_way: i64,
     delivered: u64,
@@ -133,11 +145,49 @@ impl Group {
         clients.send(Message { from, cid: number, number, to: To::Group(group), ack: 0, payload });
     }
 
+    /// Asks for the messages that a member was notified of, as every client does.
+    fn pull<D: Dialect>(&self, clients: &mut Clients<D, Member>, who: u32) {
+        if let Some(Missed { from, .. }) = clients.extra(who).missed {
+            clients.ask(who, Ask::Pull { group: who / self.members, from });
+        }
+    }
+
+    /// Notes that a member is to pull messages.
+    fn handle_missed<D: Dialect>(&mut self, clients: &mut Clients<D, Member>, who: u32, from: u64) {
+        match &mut clients.extra(who).missed {
+            Some(missed) => missed.then = missed.then.map_or(Some(from), |then| Some(then.min(from))),
+            missed @ None => {
+                *missed = Some(Missed { from, then: None });
+                self.pull(clients, who);
+            }
+        }
+    }
+
+    fn handle_pulled<D: Dialect>(
+        &mut self,
+        clients: &mut Clients<D, Member>,
+        who: u32,
+        (payloads, rest): (Option<Vec<Bytes>>, Option<u64>),
+        now: Instant,
+    ) {
+        let Some(payloads) = payloads else { return self.again.push_back((now + ASK_AGAIN_AFTER, who)) };
+        for payload in &payloads {
+            self.handle_delivery(clients, who, (payload, true), now);
+        }
+        let missed = &mut clients.extra(who).missed;
+        *missed = missed.and_then(|Missed { then, .. }| match rest {
+            Some(from) => Some(Missed { from, then }),
+            None => then.map(|from| Missed { from, then: None }),
+        });
+        self.pull(clients, who);
+    }
+
+    /// `is_pulled`: the message comes by a pull, which overlaps with pushes and comes behind later ones.
     fn handle_delivery<D: Dialect>(
         &mut self,
         clients: &mut Clients<D, Member>,
         who: u32,
-        payload: &[u8],
+        (payload, is_pulled): (&[u8], bool),
         now: Instant,
     ) {
         let group = who / self.members;
@@ -147,7 +197,9 @@ impl Group {
             return;
         }
         let arrival = clients.extra(who).arrivals.arrive(lead.number);
-        self.recorder.findings.tally.count_arrival(arrival);
+        if !is_pulled {
+            self.recorder.findings.tally.count_arrival(arrival);
+        }
         if arrival == Arrival::Again {
             return;
         }
@@ -211,7 +263,9 @@ impl<D: Dialect> Scenario<D> for Group {
             Event::Said(outcome) if !clients.extra(who).is_in => {
                 self.settle(clients, who, outcome == Outcome::Done);
             }
-            Event::Delivery { payload, .. } => self.handle_delivery(clients, who, &payload, now),
+            Event::Delivery { payload, .. } => self.handle_delivery(clients, who, (&payload, false), now),
+            Event::Missed { from, .. } => self.handle_missed(clients, who, from),
+            Event::Pulled { payloads, rest } => self.handle_pulled(clients, who, (payloads, rest), now),
             Event::Answer { cid, outcome } => self.handle_answer(clients, who, (cid, outcome), now),
             _ => {}
         }
@@ -220,7 +274,7 @@ impl<D: Dialect> Scenario<D> for Group {
     fn on_time(&mut self, clients: &mut Clients<D, Member>, now: Instant) {
         while let Some((_, who)) = self.again.front().copied().filter(|(at, _)| *at <= now) {
             self.again.pop_front();
-            self.ask(clients, who);
+            if clients.extra(who).is_in { self.pull(clients, who) } else { self.ask(clients, who) }
         }
         for _ in 0..DUE_PER_TURN {
             let Some(group) = self.outflow.take_due(&mut self.recorder, now) else { break };

@@ -5,8 +5,10 @@
 
 use bytes::Bytes;
 use moorline_proto::frame::{BODY_BYTES_MAX, Command, Decoder, Frame};
-use moorline_proto::message::client::{Close, Code, Hello, Push, Req, Resp, Send, SendAck, Welcome, send};
-use moorline_proto::message::im::GroupRequest;
+use moorline_proto::message::client::{
+    Close, Code, Hello, Notify, Push, Req, Resp, Send, SendAck, Welcome, send,
+};
+use moorline_proto::message::im::{GroupRequest, PullResponse};
 use moorline_proto::message::{decode, encode, frame_of};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
@@ -43,6 +45,8 @@ pub(crate) enum Fault {
     ReorderPush(u32),
     /// Every n-th delivery goes to the one who sent it.
     StrayPush(u32),
+    /// Not a fault: instead of every n-th delivery comes a NOTIFY, and the message is there to pull.
+    NotifyPush(u32),
 }
 
 /// Clients and their groups.
@@ -56,6 +60,8 @@ struct Receiver {
     stream: TcpStream,
     pushed: u32,
     held: Option<Frame>,
+    /// Messages that the client was notified of.
+    missed: Vec<Push>,
 }
 
 /// Serves until the process ends; where.
@@ -110,7 +116,8 @@ impl Server {
             }
             Command::Hello => {
                 self.uid = decode::<Hello>(&frame.body).ok()?.uid;
-                let receiver = Receiver { stream: stream.try_clone().ok()?, pushed: 0, held: None };
+                let receiver =
+                    Receiver { stream: stream.try_clone().ok()?, pushed: 0, held: None, missed: Vec::new() };
                 self.world.lock().ok()?.clients.insert(self.uid.clone(), receiver);
                 let welcome =
                     Welcome { version: 1, heartbeat_min_s: 1, uplink_window: 64, ..Welcome::default() };
@@ -129,12 +136,16 @@ impl Server {
     }
 
     fn answer_req(&self, req: &Req, out: &mut Vec<u8>) {
+        let mut world = self.world.lock().expect("no thread fails with it");
+        let mut resp = Resp { id: req.id, code: Code::Ok.into(), ..Resp::default() };
         if req.method == "im.group.join" {
             let group: GroupRequest = decode(&req.payload).expect("a GroupRequest");
-            let mut world = self.world.lock().expect("no thread fails with it");
             world.groups.entry(group.conversation).or_default().push(self.uid.clone());
+        } else if let ("im.pull", Some(receiver)) = (&*req.method, world.clients.get_mut(&self.uid)) {
+            let messages = std::mem::take(&mut receiver.missed);
+            resp.payload = encode(&PullResponse { messages, ..PullResponse::default() });
         }
-        frame_of(Command::Resp, &Resp { id: req.id, code: Code::Ok.into(), ..Resp::default() }).encode(out);
+        frame_of(Command::Resp, &resp).encode(out);
     }
 
     fn deliver(&self, send: &Send) -> Option<()> {
@@ -185,7 +196,11 @@ impl Server {
 impl Receiver {
     fn push(&mut self, payload: Bytes, fault: Fault) {
         self.pushed += 1;
-        let mut frame = frame_of(Command::Push, &Push { payload, ..Push::default() });
+        let mut frame = frame_of(Command::Push, &Push { payload: payload.clone(), ..Push::default() });
+        if matches!(fault, Fault::NotifyPush(n) if self.pushed.is_multiple_of(n)) {
+            self.missed.push(Push { payload, ..Push::default() });
+            frame = frame_of(Command::Notify, &Notify { first: 1, ..Notify::default() });
+        }
         (frame.header.seq, frame.header.reliable) = (self.pushed, true);
         let (hits, mut out) = (|n: u32| self.pushed.is_multiple_of(n), Vec::new());
         match fault {
