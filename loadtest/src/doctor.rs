@@ -1,7 +1,8 @@
 //! Needs of a run, resources of this machine, and the command that closes each gap.
 
+use crate::memory;
 use crate::preflight::DESCRIPTORS_RESERVED;
-use crate::report::environment::{field, kib_to_bytes, sysctl};
+use crate::report::environment::sysctl;
 use crate::socket::{SOURCES_MAX, Sources};
 use crate::units;
 use nix::sys::resource::{Resource, getrlimit};
@@ -73,7 +74,7 @@ pub struct Facts {
     pub port_range: Option<(u64, u64)>,
     /// Source addresses, and how many connections they take if ports are bound deliberately.
     pub sources: (u64, Option<u64>),
-    /// Bytes of memory that can be had.
+    /// Bytes of memory that can be had, by the machine and by the control groups.
     pub memory: Option<u64>,
     /// Pages that TCP may use before it drops what comes.
     pub tcp_pages: Option<u64>,
@@ -90,7 +91,6 @@ impl Facts {
         let numbers = |name: &str| -> Option<Vec<u64>> {
             sysctl(name)?.split(' ').map(|word| word.parse().ok()).collect()
         };
-        let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         Self {
             open_files: getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((0, 0)),
             server_files: server.and_then(open_files_of),
@@ -99,7 +99,7 @@ impl Facts {
             port_range: numbers("net.ipv4.ip_local_port_range")
                 .and_then(|it| Some((*it.first()?, *it.get(1)?))),
             sources: (sources.len().max(1) as u64, sources.capacity()),
-            memory: field(&memory, "MemAvailable").and_then(|kib| kib_to_bytes(&kib)),
+            memory: memory::available(),
             tcp_pages: numbers("net.ipv4.tcp_mem").and_then(|it| it.get(2).copied()),
             backlog: number("net.core.somaxconn"),
             // A table that nobody is in belongs to a kernel that tracks nothing.
@@ -123,7 +123,7 @@ pub fn needs(size: Size, facts: &Facts) -> Vec<Need> {
         server_files(size, facts),
         system_files(size, facts),
         Some(ports(size, facts)),
-        memory(size, facts),
+        memory_row(size, facts),
         tcp_pages(size, facts),
         backlog(size, facts),
         conntrack(size, facts),
@@ -219,13 +219,17 @@ fn ports(size: Size, facts: &Facts) -> Need {
     number("source ports", needed, found, State::Missing, fix)
 }
 
-fn memory(size: Size, facts: &Facts) -> Option<Need> {
+fn memory_row(size: Size, facts: &Facts) -> Option<Need> {
     let ends = if size.is_local { 2 * KERNEL_BYTES_PER_END + GATEWAY_BYTES } else { KERNEL_BYTES_PER_END };
     let needed = u64::from(size.connections) * (ends + CLIENT_BYTES);
     let found = facts.memory?;
     let state = if found >= needed { State::Ok } else { State::Missing };
     let fits = found / (ends + CLIENT_BYTES);
-    let fix = if state == State::Ok { String::new() } else { format!("-c {fits} fits; or a larger machine") };
+    let fix = if state == State::Ok {
+        String::new()
+    } else {
+        format!("-c {fits} fits; or more memory: a larger machine, or a higher limit of the control group")
+    };
     Some(Need { name: "memory", needed: units::bytes(needed), found: units::bytes(found), state, fix })
 }
 
@@ -327,7 +331,10 @@ mod tests {
         assert_eq!(fix("net.ipv4.tcp_mem"), "sysctl -w net.ipv4.tcp_mem=\"2000000 2000000 4000000\"");
         let poor =
             Facts { memory: Some(1 << 30), conntrack: Some(65_536), file_max: Some(1_000_000), ..facts() };
-        assert_eq!(row(1_000_000, true, &poor, "memory").fix, "-c 124160 fits; or a larger machine");
+        assert_eq!(
+            row(1_000_000, true, &poor, "memory").fix,
+            "-c 124160 fits; or more memory: a larger machine, or a higher limit of the control group"
+        );
         assert!(row(1_000_000, true, &poor, "net.netfilter").fix.ends_with("=1100000"));
         assert!(row(1_000_000, true, &poor, "fs.file-max").fix.ends_with("=2000400"));
     }

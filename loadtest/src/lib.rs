@@ -42,6 +42,7 @@ pub mod findings;
 pub mod fleet;
 pub mod integrity;
 pub mod job;
+mod memory;
 pub mod monitor;
 pub mod pace;
 pub mod phase;

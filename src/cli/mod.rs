@@ -143,6 +143,7 @@ pub fn main() -> ExitCode {
         umask(Mode::S_IRWXG | Mode::S_IRWXO);
         // Sockets must not take the descriptors that a store needs.
         limits::raise_open_files();
+        limits::survive_file_limit();
     }
     let outcome = match command {
         Command::Run { supervise, .. } if supervise::is_wanted(supervise) => match supervise::run() {

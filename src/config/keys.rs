@@ -357,7 +357,7 @@ const KEYS: &[Key] = &[
         "memory_watermark",
         Kind::Size,
         "\"256MiB\"",
-        "Bytes under way to all clients, queued or not acknowledged, and received bytes that wait: unfinished frames, frames above frame_rate, SENDs before their turn. Each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter, and a client of which more than 4KiB of input wait is closed with busy. Above twice as much, new logins are refused. 1MiB or more.",
+        "Bytes under way to all clients, queued or not acknowledged, and received bytes that wait: unfinished frames, frames above frame_rate, SENDs before their turn. Each reactor gets an equal part. Above it, collapse_bytes and queue_bytes count as a quarter, and a client of which more than 4KiB of input wait is closed with busy. Above twice as much, new logins are refused. 1MiB or more; more than a quarter of the memory of the machine, or of the limit of the control group, is lowered to that with a warning.",
     ),
     key(
         "limits",

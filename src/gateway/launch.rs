@@ -16,6 +16,7 @@ use crate::failpoint;
 use crate::reactor::ReactorMail;
 use crate::snapshot::SectionKind;
 use crate::sys::clock;
+use crate::sys::volunteer::Volunteer;
 use crossbeam_channel::bounded;
 use moorline_net::log;
 use moorline_net::mailbox::Sender;
@@ -121,8 +122,8 @@ impl Parked {
 
     /// Tells everybody that this process serves, and has the admin servers answer. Does not wait longer than half a
     /// second for a supervisor or a file system. `is_main`: the supervisor does not know yet that this process is its
-    /// main one, and nobody else tells it.
-    pub(super) fn tell(self, is_main: bool) -> Gateway {
+    /// main one, and nobody else tells it. `volunteer`: this process serves now, and is not to be ended first any more.
+    pub(super) fn tell(self, is_main: bool, volunteer: Option<Volunteer>) -> Gateway {
         let Self { mut gateway, retired, pid_file, notifiers, .. } = self;
         let Notifiers { supervisor, files, ready_line } = notifiers;
         // Closed when both parties have been told.
@@ -132,6 +133,9 @@ impl Parked {
             supervisor.tell(move || retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
         }
         supervisor.tell(move || {
+            if let Some(Err(error)) = volunteer.map(|volunteer| volunteer.step_back()) {
+                tracing::warn!(%error, "cannot lower oom_score_adj: the kernel ends this process first");
+            }
             failpoint::reach("new.notify");
             notify_ready(is_main);
             drop(notifying);

@@ -24,9 +24,10 @@ mod trust;
 pub use reload::{Reread, SetLogLevel, Sources};
 
 use crate::auth;
-use crate::config::{Config, SettingsError};
+use crate::config::{ByteSize, Config, SettingsError};
 use crate::metrics::{CounterSet, Metric};
 use crate::snapshot::SnapshotError;
+use crate::sys::room;
 use moorline_net::audit::AuditLog;
 use moorline_net::log::LogWriter;
 use std::ffi::CString;
@@ -131,6 +132,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
         trust::check(&config)?;
         return say(&handover::check_line());
     }
+    let config = fit_to_memory(config);
     let mut fds = handover::HandoverFds::read()?;
     let signals = signals::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -143,7 +145,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     } else {
         let parked = assembly::Prepared::fresh(&config)?.park(&config)?;
         parked.resume();
-        parked.tell(false)
+        parked.tell(false, None)
     };
     gateway.metrics.watch_log(log.dropped());
     gateway.status.audit.set(audit.clone()).ok();
@@ -153,6 +155,26 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let audit = stop::Audit { log: audit, lines };
     let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };
     supervisor.serve(&signals)
+}
+
+/// Lowers the memory watermark to a quarter of what the machine or the control group allows.
+///
+/// Queued bytes may reach twice the watermark, and a hot restart needs them twice.
+fn fit_to_memory(mut config: Config) -> Config {
+    let Some(room) = room::limit_of_memory() else { return config };
+    let (wanted, most) = (config.limits.memory_watermark.as_u64(), room.limit / 4);
+    if wanted > most {
+        let (limit, by) = (room.limit, room.by);
+        tracing::warn!(
+            wanted,
+            most,
+            limit,
+            by,
+            "limits.memory_watermark lowered to a quarter of the memory that this process may use"
+        );
+        config.limits.memory_watermark = ByteSize::new(most);
+    }
+    config
 }
 
 /// Opens the audit log; a process that takes over appends to the file of the one before.

@@ -50,7 +50,7 @@ impl Reloading {
     /// # Errors
     /// The reason why nothing was changed.
     pub(super) fn reload(&self, gateway: &Gateway) -> Result<Changes, String> {
-        let new = (self.sources.reread)().map_err(|error| error.to_string())?;
+        let new = super::fit_to_memory((self.sources.reread)().map_err(|error| error.to_string())?);
         let old = self.config.borrow().clone();
         let next = old.reloaded(&new);
         let rules = gateway.judge.prepare(&next.auth).map_err(|error| error.to_string())?;

@@ -62,6 +62,10 @@ pub mod names {
     pub const CONNECTIONS: &str = "connections";
     /// Logged-in sessions.
     pub const SESSIONS: &str = "sessions";
+    /// Bytes of frames queued for clients, sent and not acknowledged ones among them.
+    pub const QUEUED_BYTES: &str = "queued_bytes";
+    /// Received bytes that wait.
+    pub const INPUT_BYTES: &str = "input_bytes";
     /// Links to a backend that are open and greeted.
     pub const LINKS_UP: &str = "links_up";
 

@@ -1,6 +1,7 @@
 //! Limits that the system sets for this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 /// Raises the soft limit of open files to the hard limit, and returns the limit that holds then.
 pub fn raise_open_files() -> u64 {
@@ -17,6 +18,13 @@ pub fn free_files() -> std::io::Result<u64> {
     let open =
         super::sockets::open_fds()?.into_iter().filter(|fd| u64::try_from(*fd).is_ok_and(|fd| fd < soft));
     Ok(soft.saturating_sub(open.count() as u64))
+}
+
+/// Has a write beyond the limit of a file's length (RLIMIT_FSIZE) fail; the system would end this process otherwise.
+#[allow(unsafe_code)]
+pub fn survive_file_limit() {
+    // SAFETY: no handler runs.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.ok();
 }
 
 /// Returns the number of processors that this process may use.

@@ -6,5 +6,7 @@ pub mod executable;
 pub mod limits;
 pub mod memory;
 pub mod notify;
+pub mod room;
 pub mod send_queue;
 pub mod sockets;
+pub mod volunteer;

@@ -214,6 +214,93 @@ fn a_worker_that_is_stuck_for_ten_seconds_is_waited_for_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_file_limit_below_the_snapshot_refuses_it_and_ends_nobody() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let mut client = Client::login(series.gateway.listener, "alice", "d");
+    let pid = series.pid().to_string();
+    let set = |limit: &str| {
+        let limit = format!("--fsize={limit}:unlimited");
+        std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status()
+    };
+    // Small enough for any snapshot; nothing is queued that a check could see.
+    match set("64") {
+        Ok(status) => assert!(status.success(), "prlimit: {status}"),
+        Err(error) => return println!("SKIPPED: no `prlimit` (util-linux) on this machine: {error}"),
+    }
+    let (code, restart) = series.upgrade(&[]);
+    assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{restart:?}");
+    assert!(
+        restart.problem.contains("RLIMIT_FSIZE") || restart.problem.contains("File too large"),
+        "{restart:?}"
+    );
+    client.beat(30);
+    set("unlimited").expect("it was there");
+    series.restart();
+    client.beat(30);
+}
+
+/// A control group for one process; `None`: this machine lets the test make none.
+struct Group {
+    folder: std::path::PathBuf,
+    limit: &'static str,
+}
+
+impl Group {
+    fn new() -> Option<Self> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = |front: &str| {
+            let is_it = |line: &&str| line.split_once(':').is_some_and(|(_, rest)| rest.starts_with(front));
+            own.lines().find(is_it)?.rsplit_once(':').map(|(_, path)| path.trim_start_matches('/').to_owned())
+        };
+        let one =
+            path("memory:").map(|path| (format!("/sys/fs/cgroup/memory/{path}"), "memory.limit_in_bytes"));
+        let two = path(":").map(|path| (format!("/sys/fs/cgroup/{path}"), "memory.max"));
+        [one, two].into_iter().flatten().find_map(|(parent, limit)| {
+            let folder = std::path::Path::new(&parent).join(format!("moorline-e2e-{}", std::process::id()));
+            std::fs::create_dir(&folder).ok()?;
+            let group = Self { folder, limit };
+            group.folder.join(limit).exists().then_some(group)
+        })
+    }
+
+    fn limit(&self, bytes: &str) {
+        std::fs::write(self.folder.join(self.limit), bytes).expect("our group");
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        until("nobody is in the group", || std::fs::remove_dir(&self.folder).ok());
+    }
+}
+
+#[test]
+fn the_limit_of_the_control_group_counts_and_not_the_machines_memory() {
+    let Some(group) = Group::new() else {
+        return println!("SKIPPED: no control group can be made here");
+    };
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let mut client = Client::login(series.gateway.listener, "alice", "d");
+    std::fs::write(group.folder.join("cgroup.procs"), series.pid().to_string()).expect("our group");
+    group.limit("8388608");
+    let (code, restart) = series.upgrade(&[]);
+    assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{restart:?}");
+    assert!(restart.problem.contains(group.limit), "{}", restart.problem);
+    client.beat(30);
+    group.limit("2147483648");
+    series.restart();
+    client.beat(30);
+    // The one that serves is not the kernel's first choice any more.
+    let score = || std::fs::read_to_string(format!("/proc/{}/oom_score_adj", series.pid())).expect("it runs");
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").expect("this test runs");
+    until("the score of before", || (score() == own).then_some(()));
+    drop(client);
+    drop(series);
+}
+
+#[test]
 fn no_descriptor_left_means_no_restart_and_no_harm() {
     let backend = Backend::start();
     let series = Series::start(&backend, &[]);

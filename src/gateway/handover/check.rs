@@ -10,6 +10,7 @@ use crate::failpoint;
 use crate::metrics::process::Figures;
 use crate::snapshot::{MAJOR_MIN, VERSION};
 use crate::sys::executable::Executable;
+use crate::sys::room::{self, Room};
 use crate::sys::{clock, limits};
 use moorline_proto::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -33,7 +34,7 @@ const OUTPUT_BYTES_MAX: usize = 64 << 10;
 const ERROR_LINES_MAX: usize = 4;
 /// Descriptors that must be free: those that a restart opens, and some for clients that connect meanwhile.
 const FILES_NEEDED: u64 = 32;
-/// Memory that must be available, in percent of the resident size of this process.
+/// Memory that a new process takes, in percent of the resident size of this process, beside the queued bytes.
 const MEMORY_PERCENT: u64 = 120;
 /// Interval at which the end of the checked binary is looked for.
 const LOOK: Duration = Duration::from_millis(1);
@@ -58,7 +59,7 @@ pub(super) fn open(binary: &Path) -> Result<Executable, String> {
     }
 }
 
-/// Checks a binary until `deadline`, and returns its version.
+/// Checks a binary until `deadline`, and returns its version. `queued_bytes`: of all clients.
 ///
 /// # Errors
 /// The cause, for people.
@@ -66,15 +67,17 @@ pub(super) fn check(
     binary: &Executable,
     arguments: &[OsString],
     deadline: Instant,
+    queued_bytes: u64,
     signals: &Signals,
 ) -> Result<String, String> {
-    check_room()?;
+    check_room(queued_bytes)?;
     let answer = ask(binary, arguments, deadline, signals)?;
     version_of(&answer)
 }
 
-/// Refuses a restart for which descriptors or memory would not suffice.
-fn check_room() -> Result<(), String> {
+/// Refuses a restart for which descriptors or memory would not suffice. `queued_bytes`: they are in the snapshot, and once
+/// more in the new process.
+fn check_room(queued_bytes: u64) -> Result<(), String> {
     let free =
         limits::free_files().map_err(|error| format!("check: cannot count the open descriptors: {error}"))?;
     if free < FILES_NEEDED {
@@ -82,14 +85,29 @@ fn check_room() -> Result<(), String> {
             "check: {FILES_NEEDED} descriptors are needed, {free} are free; raise the open-files limit"
         ));
     }
-    let wanted = Figures::read().resident_bytes * MEMORY_PERCENT / 100;
-    let available = failpoint::try_reach("old.room").map_or(Some(0), |()| available_memory());
-    match available {
-        Some(available) if available < wanted => {
-            Err(format!("check: {wanted} bytes of memory are needed, {available} are available"))
+    let resident = Figures::read().resident_bytes;
+    check_memory(resident * MEMORY_PERCENT / 100 + 2 * queued_bytes, queued_bytes)
+        .map_err(|problem| format!("check: {problem}"))
+}
+
+/// Refuses a restart that needs more memory than there is. `wanted`: of both processes together, beyond what they have.
+/// `snapshot`: length of the snapshot, or a guess.
+///
+/// # Errors
+/// The cause, for people.
+pub(super) fn check_memory(wanted: u64, snapshot: u64) -> Result<(), String> {
+    let none = Room { bytes: 0, limit: 0, by: "failpoint".into() };
+    let room = failpoint::try_reach("old.room").map_or(Some(none), |()| room::of_memory());
+    // A process has its copy of the snapshot, and its own buffers.
+    let needs = [(wanted, room), (2 * snapshot, room::of_addresses()), (snapshot, room::of_file())];
+    for (wanted, room) in needs {
+        if let Some(room) = room.filter(|room| room.bytes < wanted) {
+            return Err(format!(
+                "{wanted} bytes of memory are needed, {room}; raise that limit, or wait until fewer bytes are queued"
+            ));
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 /// Runs the binary, and returns the line that answers the check.
@@ -215,13 +233,6 @@ fn version_of(answer: &str) -> Result<String, String> {
         ));
     }
     Ok(version.to_owned())
-}
-
-/// Reads `MemAvailable` of /proc/meminfo, in bytes; `None`: the system does not have it.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
 
 #[cfg(test)]

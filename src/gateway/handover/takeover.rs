@@ -14,6 +14,7 @@ use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::executable::Executable;
+use crate::sys::volunteer::Volunteer;
 use crate::sys::{clock, memory, sockets};
 use bytes::Bytes;
 use moorline_proto::time::Instant;
@@ -43,6 +44,8 @@ pub(in crate::gateway) struct HandoverFds {
     /// All other inherited descriptors.
     inherited: HashSet<RawFd>,
     parent: Pid,
+    /// `None`: the system does not let this process volunteer.
+    volunteer: Option<Volunteer>,
     /// The last program of this series that was another one.
     pub(in crate::gateway) previous: Option<Executable>,
 }
@@ -63,14 +66,19 @@ impl HandoverFds {
         let mut inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
         let previous = previous::take(&mut inherited);
         let (channel, snapshot, sockets) = (channel.into(), snapshot.into(), list.into());
+        let volunteer = Volunteer::step_forward();
+        let volunteer = volunteer
+            .inspect_err(|error| tracing::warn!(%error, "cannot be the first to end when memory is short"))
+            .ok();
         failpoint::reach("new.started");
-        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent: getppid(), previous }))
+        let parent = getppid();
+        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, previous }))
     }
 }
 
 /// Takes over from the parent, and serves: the parent may leave.
 pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result<Gateway, GatewayError> {
-    let HandoverFds { channel, word, snapshot, sockets, inherited, parent, previous: _ } = fds;
+    let HandoverFds { channel, word, snapshot, sockets, inherited, parent, volunteer, previous: _ } = fds;
     let word = CommitWord::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let channel = ControlChannel::new(channel).map_err(GatewayError::system("share a socket"))?;
     let takeover = Takeover {
@@ -81,6 +89,7 @@ pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result
         sockets,
         inherited,
         parent,
+        volunteer,
         snapshot_bytes: 0,
         times: Times::default(),
         warm: None,
@@ -101,6 +110,8 @@ struct Takeover<'a> {
     /// Inherited descriptors without an owner.
     inherited: HashSet<RawFd>,
     parent: Pid,
+    /// `None`: it has not volunteered, or serves.
+    volunteer: Option<Volunteer>,
     /// Length of the snapshot by the parent's message.
     snapshot_bytes: u64,
     times: Times,
@@ -264,7 +275,7 @@ impl Takeover<'_> {
         parked.gateway.status.restarts.resume(generation, &numbers, history);
         let (sockets, pause_seconds) = (self.sockets_taken, self.times.pause());
         tracing::info!(generation, sockets, pause_seconds, "took over");
-        self.outcome = Ok(parked.tell(is_orphan));
+        self.outcome = Ok(parked.tell(is_orphan, self.volunteer.take()));
     }
 }
 

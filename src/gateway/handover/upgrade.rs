@@ -10,6 +10,7 @@ use super::previous::{self, PREVIOUS};
 use super::{VARIABLE, check};
 use crate::admin::{Restart, RestartOrder, Step, Target};
 use crate::failpoint;
+use crate::metrics::names;
 use crate::snapshot::{GatewayHead, Header, SectionKind};
 use crate::sys::child::{self, Inherited};
 use crate::sys::executable::{self, Executable};
@@ -411,7 +412,9 @@ impl Upgrade<'_> {
         failpoint::reach("old.check");
         let checked = self.settings.open(self.target).and_then(|executable| {
             let executable = self.executable.insert(executable);
-            check::check(executable, &self.settings.arguments, self.deadline, self.signals)
+            let queued = [names::QUEUED_BYTES, names::INPUT_BYTES].map(|name| self.gateway.metrics.sum(name));
+            let queued = queued.iter().sum();
+            check::check(executable, &self.settings.arguments, self.deadline, queued, self.signals)
         });
         match checked {
             Ok(version) => {
@@ -509,6 +512,8 @@ impl Upgrade<'_> {
         };
         let mut parts = writer.finish(header);
         failpoint::damage("old.damage", &mut parts);
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        check::check_memory(2 * length, length)?;
         self.snapshot_bytes = failpoint::try_reach("old.snapshot")
             .and_then(|()| memory::write_sealed(&self.child().snapshot, &parts))
             .map_err(cannot("write the snapshot into memory"))?;
