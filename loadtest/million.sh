@@ -39,7 +39,7 @@ moorline backend --set handler=acker --set listen=127.0.0.1:7100 --log-level err
 backend=$!
 moorline run --set 'backend.endpoints=["127.0.0.1:7100"]' --set auth.mode=dev \
     --set "listener.address=$gateway" --set admin.address=127.0.0.1:7001 \
-    --set "handover.pid_file=$folder/pid" --set handover.timeout=10m \
+    --set "handover.pid_file=$folder/pid" --set handover.timeout=10m --set handover.pause_max=5m \
     --set "limits.connections_max=$((connections + 500))" >"$folder/gateway.log" 2>&1 &
 process=$!
 trap 'kill $(cat "$folder/pid") $process $backend 2>/dev/null || true' EXIT

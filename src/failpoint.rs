@@ -12,7 +12,7 @@
 //! | action | effect |
 //! |---|---|
 //! | `kill`, `crash` | the process ends by SIGKILL, SIGABRT |
-//! | `kill-parent` | its parent ends by SIGKILL |
+//! | `kill-parent` | the old process, or its parent, ends by SIGKILL |
 //! | `exit:N` | the process ends with this code |
 //! | `stop` | the process stops (SIGSTOP) until it gets SIGCONT |
 //! | `hang`, `sleep:MS` | this thread waits for a minute, or for MS milliseconds |
@@ -51,7 +51,7 @@ mod armed {
     use crate::sys::clock;
     use nix::errno::Errno;
     use nix::sys::signal::{Signal, kill, raise};
-    use nix::unistd::getppid;
+    use nix::unistd::{Pid, getppid};
     use std::io;
     use std::path::PathBuf;
     use std::sync::OnceLock;
@@ -80,7 +80,7 @@ mod armed {
             "kill" => raise(Signal::SIGKILL)?,
             "crash" => std::process::abort(),
             "stop" => raise(Signal::SIGSTOP)?,
-            "kill-parent" => kill(getppid(), Signal::SIGKILL)?,
+            "kill-parent" => kill(parent(), Signal::SIGKILL)?,
             "exit" => std::process::exit(value.parse().unwrap_or(1)),
             "hang" => wait(HANG),
             "sleep" => wait(Duration::from_millis(value.parse().unwrap_or(0))),
@@ -90,6 +90,13 @@ mod armed {
             _ => tracing::error!(place, action, "unknown failpoint action"),
         }
         Ok(())
+    }
+
+    /// The old process of a hot restart, or the parent.
+    fn parent() -> Pid {
+        let told = std::env::var("MOORLINE_HANDOVER_OLD").unwrap_or_default();
+        let old = told.split(' ').nth(1).and_then(|old| old.parse().ok());
+        old.map_or_else(getppid, Pid::from_raw)
     }
 
     fn wait(time: Duration) {

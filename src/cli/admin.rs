@@ -149,7 +149,8 @@ impl Watch {
     /// The gateway that took the order has ended.
     pub(super) fn judge(&mut self, gateway: &Running, seen: Result<u64, &io::Error>) -> Result<(), Failure> {
         match seen {
-            Ok(epoch) if epoch == self.epoch => self.gone_since = None,
+            // 0: a process of this series whose version does not tell it.
+            Ok(epoch) if epoch == self.epoch || epoch == 0 || self.epoch == 0 => self.gone_since = None,
             Ok(epoch) => {
                 return Err(Failure::Failed(format!(
                     "the gateway that took the order has ended, and another one (epoch {epoch}) was started at {gateway}; \
@@ -178,5 +179,30 @@ impl Watch {
 impl std::fmt::Display for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_epoch_is_another_gateway_and_a_refusal_is_believed_when_it_lasts() {
+        let gateway = Running(DEFAULT.into());
+        let mut watch = Watch::begin(7);
+        watch.judge(&gateway, Ok(7)).expect("the same");
+        // An earlier version, before or after the upgrade, does not tell its epoch.
+        watch.judge(&gateway, Ok(0)).expect("unknown");
+        Watch::begin(0).judge(&gateway, Ok(7)).expect("unknown");
+        let Err(Failure::Failed(said)) = watch.judge(&gateway, Ok(8)) else { panic!("another gateway") };
+        assert!(said.contains("another one (epoch 8)"), "{said}");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        watch.judge(&gateway, Err(&refused)).expect("for a moment");
+        watch.judge(&gateway, Err(&io::ErrorKind::TimedOut.into())).expect("it may be busy");
+        let until = clock::machine_now() + GONE_MAX;
+        while clock::machine_now() < until {
+            std::thread::park_timeout(ORDER_LOOK);
+        }
+        assert!(watch.judge(&gateway, Err(&refused)).is_err(), "nobody holds the socket");
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     note(&format!("draining {before} connections"));
     loop {
         let now = look(&gateway)?;
-        if now.epoch != began.epoch {
+        if now.epoch != began.epoch && began.epoch != 0 {
             return Err(Failure::Failed(format!(
                 "the gateway that drained has ended, and another one was started at {gateway}"
             )));

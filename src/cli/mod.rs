@@ -137,6 +137,9 @@ impl From<GatewayError> for Failure {
 /// Reads the arguments, does what they say, and tells the exit code.
 pub fn main() -> ExitCode {
     gateway::restore_process_name();
+    if let Some(code) = gateway::guard_if_asked() {
+        return code;
+    }
     let command = Arguments::parse().command;
     if matches!(command, Command::Run { .. } | Command::Backend(_) | Command::Dev(_) | Command::Demo(_)) {
         // What a service writes is for its user alone: stores, logs, sockets.

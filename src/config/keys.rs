@@ -238,7 +238,21 @@ const KEYS: &[Key] = &[
         "timeout",
         Kind::Duration,
         "\"30s\"",
-        "Hot restart: time for the check, the start and the warming of the new process together, 1s to 10m. In this time, the threads stand still for at most half a second before the state moves.",
+        "Hot restart: time for the check, the start, the warming of the new process and the move together, 1s to 10m.",
+    ),
+    key(
+        "handover",
+        "quiesce_timeout",
+        Kind::Duration,
+        "\"500ms\"",
+        "Hot restart: time in which all threads must have paused and handed over their messages, 10ms to 10s. If it is missed, the threads run again, and the pause is tried once more after a quarter of a second.",
+    ),
+    key(
+        "handover",
+        "pause_max",
+        Kind::Duration,
+        "\"5s\"",
+        "Hot restart: longest time for which all threads stand still, from the order to pause until the new process has read everything, 100ms to 5m. Then the restart is undone: clients give up after 10s without an answer.",
     ),
     key(
         "handover",

@@ -243,6 +243,12 @@ pub struct HandoverConfig {
     /// From the order up to the commit.
     #[serde(with = "units::duration")]
     pub timeout: Duration,
+    /// Time in which all threads must have paused.
+    #[serde(with = "units::duration")]
+    pub quiesce_timeout: Duration,
+    /// Longest time for which all threads stand still.
+    #[serde(with = "units::duration")]
+    pub pause_max: Duration,
     /// Names the process that serves; empty: none.
     pub pid_file: String,
 }

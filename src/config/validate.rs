@@ -148,6 +148,9 @@ fn check_times(rules: &mut Rules<'_>, config: &Config) {
         rules.require(value.subsec_nanos() == 0, key, || "expected whole seconds".to_owned());
     }
     rules.time("handover.timeout", config.handover.timeout, Duration::from_secs(1)..=HOUR / 6);
+    let quiesce = Duration::from_millis(10)..=Duration::from_secs(10);
+    rules.time("handover.quiesce_timeout", config.handover.quiesce_timeout, quiesce);
+    rules.time("handover.pause_max", config.handover.pause_max, Duration::from_millis(100)..=HOUR / 12);
     rules.time("drain.grace", config.drain.grace, Duration::ZERO..=HOUR);
     let handshake = Duration::from_millis(100)..=SECOND * 300;
     rules.time("limits.handshake_timeout", config.limits.handshake_timeout, handshake);

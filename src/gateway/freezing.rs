@@ -30,6 +30,15 @@ const LISTED_LOOK: Duration = Duration::from_millis(20);
 /// Interval at which the pause of a thread is looked for.
 const LOOK: Duration = Duration::from_micros(50);
 
+/// Reason, for people, why the threads are not frozen.
+#[derive(Debug)]
+pub(super) enum NotFrozen {
+    /// They did not come to rest in time: they may do so a moment later.
+    Late(String),
+    /// Their state cannot be written.
+    Failed(String),
+}
+
 /// A socket in the list of a reactor: its connection, number and cookie.
 type Listed = (ConnKey, RawFd, u64);
 
@@ -46,8 +55,8 @@ impl Gateway {
     /// Pauses every thread by `deadline`, with no message under way, and collects the snapshot by `written`.
     ///
     /// # Errors
-    /// The cause, for people; the caller calls [`Self::resume_after_rollback`].
-    pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), String> {
+    /// [`NotFrozen`]; the caller calls [`Self::resume_after_rollback`].
+    pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), NotFrozen> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
@@ -57,7 +66,7 @@ impl Gateway {
         for Thread { name, pause, .. } in self.threads() {
             while !pause.is_paused() {
                 if clock::machine_now() >= deadline {
-                    return Err(format!("{name} did not pause in time"));
+                    return Err(NotFrozen::Late(format!("{name} did not pause in time")));
                 }
                 std::thread::park_timeout(LOOK);
             }
@@ -70,13 +79,13 @@ impl Gateway {
                 pause.order(Order::Step(reply));
                 is_busy |= replied
                     .recv_timeout(clock::until(deadline))
-                    .map_err(|_| format!("{name} did not hand over its messages in time"))?;
+                    .map_err(|_| NotFrozen::Late(format!("{name} did not hand over its messages in time")))?;
             }
             if !is_busy {
                 break;
             }
             if clock::machine_now() >= deadline {
-                return Err("messages between threads were not all handled in time".into());
+                return Err(NotFrozen::Late("messages between threads were not all handled in time".into()));
             }
         }
         let mut replies = Vec::new();
@@ -89,8 +98,9 @@ impl Gateway {
         for (Thread { name, kind, .. }, replied) in replies {
             let frozen = replied
                 .recv_timeout(clock::until(written))
-                .map_err(|_| format!("{name} did not write its state in time"))?;
-            let frozen = frozen.map_err(|error| format!("{name} cannot write its state: {error}"))?;
+                .map_err(|_| NotFrozen::Failed(format!("{name} did not write its state in time")))?;
+            let frozen = frozen
+                .map_err(|error| NotFrozen::Failed(format!("{name} cannot write its state: {error}")))?;
             sections.extend(frozen.into_iter().map(|(number, section)| (*kind, number, section)));
         }
         sections.sort_by_key(|(kind, number, _)| (*kind as u32, *number));

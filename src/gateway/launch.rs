@@ -13,23 +13,27 @@ use super::threads::{self, Thread};
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::failpoint;
-use crate::reactor::ReactorMail;
+use crate::reactor::{Holder, ReactorMail};
 use crate::snapshot::SectionKind;
-use crate::sys::clock;
 use crate::sys::volunteer::Volunteer;
+use crate::sys::{clock, sockets};
 use crossbeam_channel::bounded;
 use moorline_net::log;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::Stream;
 use std::io;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time in which all threads must have come to their first pause.
 const PARKED_MAX: Duration = Duration::from_secs(5);
 /// Interval at which that pause is looked for.
 const LOOK: Duration = Duration::from_micros(50);
+/// Interval at which the notifier wakes while it waits for the end of the old process.
+const LIFE_LOOK: Duration = Duration::from_secs(10);
 /// Longest wait for the supervisor and the pid file before the admin servers answer.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 
@@ -42,6 +46,15 @@ pub(super) struct Parked {
     retired: Vec<TcpListener>,
     pid_file: PidFile,
     notifiers: Notifiers,
+}
+
+/// Things of a new process that end when it serves.
+#[derive(Default)]
+pub(super) struct End {
+    /// Mark of the process that ends first when memory is short; `None`: it carries none.
+    pub(super) volunteer: Option<Volunteer>,
+    /// Pipe that closes with the old process, which has the sockets, too, until then.
+    pub(super) life: Option<OwnedFd>,
 }
 
 /// Threads that tell others about this process. Each waits for another party, so that none holds up another.
@@ -122,23 +135,28 @@ impl Parked {
 
     /// Tells everybody that this process serves, and has the admin servers answer. Does not wait longer than half a
     /// second for a supervisor or a file system. `is_main`: the supervisor does not know yet that this process is its
-    /// main one, and nobody else tells it. `volunteer`: this process serves now, and is not to be ended first any more.
-    pub(super) fn tell(self, is_main: bool, volunteer: Option<Volunteer>) -> Gateway {
+    /// main one, and nobody else tells it. `end`: of the time before.
+    pub(super) fn tell(self, is_main: bool, end: End) -> Gateway {
         let Self { mut gateway, retired, pid_file, notifiers, .. } = self;
         let Notifiers { supervisor, files, ready_line } = notifiers;
         // Closed when both parties have been told.
         let (telling, told) = bounded::<()>(0);
-        let notifying = telling.clone();
+        let (notifying, door) = (telling.clone(), Arc::clone(&gateway.door));
         if let Some(reactor) = gateway.reactor_mail.first().cloned() {
             supervisor.tell(move || retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
         }
         supervisor.tell(move || {
-            if let Some(Err(error)) = volunteer.map(|volunteer| volunteer.step_back()) {
+            if let Some(Err(error)) = end.volunteer.map(|volunteer| volunteer.step_back()) {
                 tracing::warn!(%error, "cannot lower oom_score_adj: the kernel ends this process first");
             }
             failpoint::reach("new.notify");
             notify_ready(is_main);
             drop(notifying);
+            // Nothing is ever written: the pipe closes with the old process.
+            if let Some(life) = end.life {
+                while !sockets::is_readable(&life, LIFE_LOOK).unwrap_or(true) {}
+                door.set_shared(Holder::Old, false);
+            }
         });
         let path = gateway.admin_sockets.own();
         files.tell(move || {

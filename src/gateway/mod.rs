@@ -35,6 +35,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Reason why the gateway did not start, or ended by itself.
@@ -113,6 +114,11 @@ pub fn restore_process_name() {
     }
 }
 
+/// Runs the guard of a hot restart, if this process was started as one; `None`: it was not.
+pub fn guard_if_asked() -> Option<ExitCode> {
+    handover::run_if_asked()
+}
+
 /// Returns true if this process was started only to answer the check before a hot restart.
 pub fn is_only_asked() -> bool {
     std::env::var(handover::VARIABLE).is_ok_and(|value| value == handover::CHECK)
@@ -137,7 +143,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let signals = signals::Signals::listen()?;
     config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     let previous = fds.as_mut().and_then(|fds| fds.previous.take());
-    let settings = handover::RunSettings::of_this_process(config.handover.timeout, previous);
+    let settings = handover::RunSettings::of_this_process(&config, previous);
     let audit = audit_log(&config)?;
     // Behind this point nothing may fail: this process serves.
     let gateway = if let Some(fds) = fds {
@@ -145,7 +151,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     } else {
         let parked = assembly::Prepared::fresh(&config)?.park(&config)?;
         parked.resume();
-        parked.tell(false, None)
+        parked.tell(false, launch::End::default())
     };
     gateway.metrics.watch_log(log.dropped());
     gateway.status.audit.set(audit.clone()).ok();

@@ -71,6 +71,7 @@ impl Supervisor {
                 self.close_orders();
                 if end == End::Drain {
                     self.audit.note("signal TERM", "drain and stop", "", "taken");
+                    handover::notify_stopping();
                     drain(&self.gateway, signals, self.grace());
                 }
                 return Ok(());
@@ -158,7 +159,9 @@ impl Supervisor {
 
     /// Reads settings and keys again.
     fn reload(&self, actor: &str) {
+        handover::notify_reloading();
         let outcome = self.reloading.reload(&self.gateway);
+        handover::notify_ready(false);
         match &outcome {
             Ok((taken, kept)) => {
                 tracing::info!(taken = taken.join(", "), "settings and keys were read again");

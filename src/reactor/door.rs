@@ -14,7 +14,7 @@ use crate::snapshot::{AddressRecord, Section};
 use moorline_proto::time::{Duration, Instant};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 /// Connections accepted at once after a calm: what a tenth of a second gives.
@@ -50,8 +50,8 @@ pub struct Door {
     gates: Vec<Gate>,
     open: AtomicUsize,
     handshakes: AtomicUsize,
-    /// Another process has inherited the sockets: closing one here does not end its connection.
-    is_shared: AtomicBool,
+    /// Other processes that have the sockets, too, as bits of [`Holder`]: closing one here does not end its connection.
+    holders: AtomicU8,
     addresses: Option<Mutex<Addresses>>,
 }
 
@@ -63,6 +63,15 @@ struct Gate {
     is_listening: AtomicBool,
     /// Time up to which the accept rate is used ([`Pace`]), in nanoseconds.
     accepted: AtomicU64,
+}
+
+/// Another process that has the sockets of this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// The process before this one, until it has left.
+    Old = 1,
+    /// The process that may take over.
+    New = 2,
 }
 
 /// Reason why a newcomer is refused.
@@ -104,7 +113,7 @@ impl Door {
             gates,
             open: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
-            is_shared: AtomicBool::new(false),
+            holders: AtomicU8::new(0),
             addresses: knows_addresses.then(Mutex::default),
         })
     }
@@ -122,13 +131,22 @@ impl Door {
         self.gates[usize::from(listener)].is_listening.swap(is_listening, Ordering::SeqCst)
     }
 
-    /// Notes that another process has inherited the sockets, or that no other has them any more.
-    pub fn set_shared(&self, is_shared: bool) {
-        self.is_shared.store(is_shared, Ordering::Relaxed);
+    /// Notes that another process has the sockets, too, or does not have them any more.
+    pub fn set_shared(&self, with: Holder, is_shared: bool) {
+        if is_shared {
+            self.holders.fetch_or(with as u8, Ordering::Relaxed);
+        } else {
+            self.holders.fetch_and(!(with as u8), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn is_shared(&self) -> bool {
-        self.is_shared.load(Ordering::Relaxed)
+        self.holders.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns whether a process that may take over has the sockets, too.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.holders.load(Ordering::Relaxed) & Holder::New as u8 != 0
     }
 
     /// Returns whether the next newcomer may be accepted now. `is_over`: it takes the place of a connection that is not
@@ -207,7 +225,7 @@ impl Door {
     /// Writes the rates of all addresses to `out`. Returns the time up to which each listener's accept rate is
     /// used, in nanoseconds.
     pub fn freeze(&self, out: &mut Section) -> Vec<u64> {
-        let Self { connections_max: _, gates, open: _, handshakes: _, is_shared: _, addresses: _ } = self;
+        let Self { connections_max: _, gates, open: _, handshakes: _, holders: _, addresses: _ } = self;
         if let Some(addresses) = self.addresses() {
             addresses.freeze(out);
         }

@@ -116,9 +116,9 @@ impl Listeners {
         self.door.leave(stream.as_raw_fd(), now);
     }
 
-    /// Returns whether another process has the sockets too.
-    pub(super) fn is_shared(&self) -> bool {
-        self.door.is_shared()
+    /// Returns whether a process that may take over has the sockets too.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.door.is_handing_over()
     }
 
     /// Tells the other reactors how many connections of this one are not logged in.

@@ -27,7 +27,7 @@ mod tests;
 mod token;
 
 pub use counters::{ReactorCount, metrics};
-pub use door::{Door, ListenerLimits};
+pub use door::{Door, Holder, ListenerLimits};
 pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
 pub use sockets::watch;

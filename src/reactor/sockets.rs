@@ -84,7 +84,7 @@ impl Sockets {
 
     fn put(&mut self, key: ConnKey, socket: Stream, registered: io::Result<()>) -> bool {
         self.streams.insert(key, socket);
-        if self.newcomers.is_some() && !self.listeners.is_shared() {
+        if self.newcomers.is_some() && !self.listeners.is_handing_over() {
             self.newcomers = None; // the hot restart that asked has ended
         }
         if let Some(newcomers) = &mut self.newcomers {

@@ -27,6 +27,15 @@ pub fn survive_file_limit() {
     unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }.ok();
 }
 
+/// Ignores the signals that are for the serving process of a service.
+#[allow(unsafe_code)]
+pub fn ignore_signals() {
+    for one in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2] {
+        // SAFETY: no handler runs.
+        unsafe { signal(one, SigHandler::SigIgn) }.ok();
+    }
+}
+
 /// Returns the number of processors that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

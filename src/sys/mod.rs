@@ -6,6 +6,7 @@ pub mod executable;
 pub mod limits;
 pub mod memory;
 pub mod notify;
+pub mod process;
 pub mod room;
 pub mod send_queue;
 pub mod sockets;

@@ -54,6 +54,29 @@ pub fn wait_readable(fds: &[RawFd], timeout: Duration) -> io::Result<()> {
     }
 }
 
+/// Returns whether a descriptor can be read, or its peer has closed it, within the timeout.
+///
+/// # Errors
+/// The system's.
+pub fn is_readable(fd: &impl AsFd, timeout: Duration) -> io::Result<bool> {
+    let mut polls = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+    let millis = timeout.as_nanos().div_ceil(1_000_000);
+    match poll(&mut polls, PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Copies an inherited descriptor, which keeps its number and its mark.
+///
+/// # Errors
+/// The descriptor is not open, or there is none left.
+pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowed for one fcntl, which fails if the descriptor is not open.
+    unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+}
+
 /// Takes ownership of an inherited descriptor, and marks it as not inherited by further processes.
 ///
 /// # Errors

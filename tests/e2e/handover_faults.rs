@@ -106,6 +106,108 @@ fn an_old_process_that_is_killed_earlier_leaves_nobody_behind() {
 }
 
 #[test]
+fn a_new_process_that_hangs_ends_with_the_old_one_that_is_killed() {
+    let scripts = [
+        ("", "exec sleep 600"),
+        ("", "echo warm >&$talk; exec sleep 600"),
+        ("", "echo warm >&$talk; read -r line <&$talk; echo ready 5 >&$talk; exec sleep 600"),
+    ];
+    let faults = [("new.warm hang\n", ""), ("new.adopted hang\n", ""), ("new.ready hang\n", "")];
+    for (fault, script) in scripts.into_iter().chain(faults) {
+        let backend = Backend::start();
+        let mut series = Series::start(&backend, &[]);
+        let mut client = Client::login(series.gateway.listener, "alice", "d");
+        series.set_faults(fault);
+        let file = crate::handover::wrong(script);
+        let name = if script.is_empty() { fault.split(' ').next().expect("a place") } else { script };
+        std::thread::scope(|scope| {
+            let file = file.path().to_str().expect("text").to_owned();
+            let series = &series;
+            let admin = series.gateway.admin.to_string();
+            let upgrade = scope.spawn(move || {
+                let binary = if script.is_empty() { vec![] } else { vec!["--binary", &file] };
+                crate::process::run(&[&["upgrade", "--admin", &admin], &binary[..]].concat())
+            });
+            // The old process, the guard, the new process.
+            until("the new process is there", || (family(series.pid()).len() >= 3).then_some(()));
+            if script.is_empty() {
+                until(name, || series.gateway.process.log().contains(name).then_some(()));
+            }
+            series.signal(Signal::SIGKILL);
+            assert_eq!(upgrade.join().expect("no panic").0, Some(1), "{name}");
+        });
+        _ = series.gateway.process.end();
+        println!("{name}: the client hears of it");
+        client.end();
+        // Nobody keeps the address.
+        until("the address is free", || TcpListener::bind(series.gateway.listener).ok());
+    }
+}
+
+#[test]
+fn a_pause_that_threads_miss_is_tried_once_more() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &["handover.quiesce_timeout=200ms"]);
+    let chat = Chat::start(series.gateway.listener);
+    for place in ["old.worker", "old.reactor"] {
+        let before = series.gateway.process.log().matches(place).count();
+        series.set_faults(&format!("{place} sleep:400\n"));
+        let restart = std::thread::scope(|scope| {
+            let restart = scope.spawn(|| series.upgrade(&[]).1);
+            until(place, || (series.gateway.process.log().matches(place).count() > before).then_some(()));
+            series.set_faults("");
+            restart.join().expect("no panic")
+        });
+        assert_eq!(restart.verdict, "committed", "{place}: {restart:?}");
+        assert!(restart.steps.iter().any(|step| step.name == "quiesce"), "{place}: {restart:?}");
+        chat.go_on(10);
+    }
+    chat.finish();
+}
+
+#[test]
+fn nobody_stands_still_longer_than_the_settings_say() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &["handover.pause_max=300ms"]);
+    let mut idle = Client::login(series.gateway.listener, "idle", "d");
+    for place in ["new.told", "new.adopted"] {
+        series.set_faults(&format!("{place} hang\n"));
+        let (code, restart) = series.upgrade(&[]);
+        assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{place}: {restart:?}");
+        assert!(restart.problem.contains("was not ready in time"), "{place}: {restart:?}");
+        assert!(restart.pause_seconds < 10.0, "{place}: {restart:?}");
+        idle.beat(30);
+    }
+    series.set_faults("");
+    series.restart();
+}
+
+#[test]
+fn the_new_process_is_its_supervisors_child_before_it_is_named() {
+    let backend = Backend::start();
+    let series = Series::start_as(&backend, &[], |command| _ = command.arg("--supervise"));
+    let mut idle = Client::login(series.gateway.listener, "idle", "d");
+    let supervisor = series.gateway.process.pid();
+    for _ in 0..2 {
+        let old = series.pid();
+        let before = series.gateway.process.log().matches("old.running").count();
+        series.set_faults("old.running sleep:1000\n");
+        std::thread::scope(|scope| {
+            let restart = scope.spawn(|| series.upgrade(&[]).1);
+            until("the old one has not named it", || {
+                (series.gateway.process.log().matches("old.running").count() > before).then_some(())
+            });
+            until("it says who it is", || (series.pid() != old).then_some(()));
+            assert!(is_alive(old), "the old process has not left");
+            assert_eq!(crate::process::parent(series.pid()), Some(supervisor));
+            assert_eq!(restart.join().expect("no panic").verdict, "committed");
+        });
+        until("the old process leaves", || (!is_alive(old)).then_some(()));
+        idle.beat(30);
+    }
+}
+
+#[test]
 fn a_supervisor_follows_the_one_that_goes_on_for_a_dead_one() {
     let backend = Backend::start();
     let series = Series::start_as(&backend, &[], |command| _ = command.arg("--supervise"));

@@ -485,6 +485,7 @@ fn an_earlier_version_hands_over_to_this_one_and_takes_back() {
     let series = Series::start_as(&backend, &[], |command| {
         let mut earlier = std::process::Command::new(&previous);
         earlier.args(command.get_args()).stdin(std::process::Stdio::null());
+        earlier.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         *command = earlier;
     });
     let chat = Chat::start(series.gateway.listener);

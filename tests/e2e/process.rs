@@ -165,11 +165,9 @@ impl Process {
         Duration::from_millis(ticks * 10)
     }
 
-    /// Running processes whose parent it is.
+    /// Running processes that it has started, and those that they have started.
     pub(crate) fn children(&self) -> Vec<u32> {
-        let parents = parents();
-        let is_child = |(pid, parent): (u32, u32)| (parent == self.pid() && is_alive(pid)).then_some(pid);
-        parents.into_iter().filter_map(is_child).collect()
+        family(self.pid()).into_iter().filter(|pid| *pid != self.pid()).collect()
     }
 }
 
@@ -220,10 +218,19 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// A process and its children that run.
+/// The parent of a process.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    parents().get(&pid).copied()
+}
+
+/// A process, its children and theirs that run.
 pub(crate) fn family(pid: u32) -> Vec<u32> {
-    let is_one = |(one, parent): (u32, u32)| ((parent == pid || one == pid) && is_alive(one)).then_some(one);
-    parents().into_iter().filter_map(is_one).collect()
+    let parents = parents();
+    let is_of = |one: u32| {
+        let up = std::iter::successors(Some(one), |one| parents.get(one).copied());
+        up.take(8).any(|ancestor| ancestor == pid)
+    };
+    parents.keys().copied().filter(|one| is_of(*one) && is_alive(*one)).collect()
 }
 
 /// A file for a child to read, gone with the test.

@@ -1,7 +1,7 @@
 //! The check before a hot restart: who can change the binary, room for a second process, versions of snapshots.
 //!
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
-//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1`, and a process that writes version 1 accepts the binary.
+//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1`, and a process that writes version 1 accepts the binary.
 
 use super::super::signals::Signals;
 use super::upgrade::ENDING;
@@ -42,7 +42,16 @@ const LOOK: Duration = Duration::from_millis(1);
 /// Returns the answer to the check: the versions of snapshots that this build reads and writes.
 pub(in crate::gateway) fn check_line() -> String {
     let (major, minor) = VERSION;
-    format!("{ANSWER} version={} reads={MAJOR_MIN}-{major} writes={major}.{minor}", env!("CARGO_PKG_VERSION"))
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1")
+}
+
+/// Facts about a binary that passed the check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Checked {
+    pub(super) version: String,
+    /// True if its process knows that its parent is a guard.
+    pub(super) knows_guard: bool,
 }
 
 /// Opens the binary of an order, and judges it.
@@ -59,7 +68,7 @@ pub(super) fn open(binary: &Path) -> Result<Executable, String> {
     }
 }
 
-/// Checks a binary until `deadline`, and returns its version. `queued_bytes`: of all clients.
+/// Checks a binary until `deadline`. `queued_bytes`: of all clients.
 ///
 /// # Errors
 /// The cause, for people.
@@ -69,10 +78,10 @@ pub(super) fn check(
     deadline: Instant,
     queued_bytes: u64,
     signals: &Signals,
-) -> Result<String, String> {
+) -> Result<Checked, String> {
     check_room(queued_bytes)?;
     let answer = ask(binary, arguments, deadline, signals)?;
-    version_of(&answer)
+    facts_of(&answer)
 }
 
 /// Refuses a restart for which descriptors or memory would not suffice. `queued_bytes`: they are in the snapshot, and once
@@ -221,8 +230,8 @@ impl Pipe {
     }
 }
 
-/// Returns the version in an answer, if that version reads the snapshots of this build.
-fn version_of(answer: &str) -> Result<String, String> {
+/// Reads an answer, if its version reads the snapshots of this build.
+fn facts_of(answer: &str) -> Result<Checked, String> {
     let value = |name: &str| answer.split_whitespace().find_map(|word| word.strip_prefix(name));
     let (version, reads) = (value("version=").unwrap_or("?"), value("reads=").unwrap_or("?"));
     let range = reads.split_once('-').and_then(|(a, b)| Some(a.parse::<u32>().ok()?..=b.parse().ok()?));
@@ -232,7 +241,7 @@ fn version_of(answer: &str) -> Result<String, String> {
             VERSION.0
         ));
     }
-    Ok(version.to_owned())
+    Ok(Checked { version: version.to_owned(), knows_guard: value("guard=") == Some("1") })
 }
 
 #[cfg(test)]
@@ -243,9 +252,13 @@ mod tests {
     fn the_own_answer_is_accepted_and_another_range_is_not() {
         let line = check_line();
         let answer = line.strip_prefix(ANSWER).expect("begins so");
-        assert_eq!(version_of(answer).as_deref(), Ok(env!("CARGO_PKG_VERSION")));
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        assert_eq!(facts_of(answer), Ok(Checked { version, knows_guard: true }));
+        let old =
+            facts_of(" version=0.1.0 reads=1-1 writes=1.2").expect("it reads the snapshots of this build");
+        assert!(!old.knows_guard);
         for answer in [" version=9.0 reads=900-901 writes=901.0", " version=9.0", " reads=x-y", ""] {
-            assert!(version_of(answer).is_err(), "{answer:?}");
+            assert!(facts_of(answer).is_err(), "{answer:?}");
         }
     }
 }

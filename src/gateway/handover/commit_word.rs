@@ -57,6 +57,11 @@ impl CommitWord {
         SharedWord::map(file).map(Self)
     }
 
+    /// Returns whether the child has taken the sockets.
+    pub(super) fn is_touched(&self) -> bool {
+        self.0.get() == TOUCHED
+    }
+
     /// Changes the word; false: its value does not allow the change.
     pub(super) fn swap(&self, swap: Swap) -> bool {
         swap.from.iter().any(|from| self.0.swap(*from, swap.to))

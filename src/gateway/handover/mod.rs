@@ -3,7 +3,7 @@
 //! ```text
 //!  old process (parent)                            new process (child)
 //!  1 check   run BINARY to ask what it reads
-//!  2 spawn   clone, exec ─────────────────────────► settings, epolls, inherited sockets
+//!  2 spawn   the guard, which starts ─────────────► settings, epolls, inherited sockets
 //!            ◄──────────────────────────── warm ────┘
 //!  3 freeze  all threads are paused
 //!  4 move    snapshot in a sealed memfd ──────────► reads all of it, compares every socket's cookie,
@@ -18,6 +18,8 @@
 //! they perform an action, and its result, or the next message, is the next input. The tests print the tables as
 //! `docs/handover.md` has them, and join both in every order of messages, deaths and deadlines.
 //!
+//! Between both processes stands a guard ([`guard`]) up to the commit.
+//!
 //! Until the word is TOUCHED the old process can serve on as if nothing had happened, and does after any problem: it
 //! swaps COMMITTED -> RECLAIMED, kills and reaps the child, and resumes its threads. A child that has swapped first is
 //! never killed, however slow it is.
@@ -26,7 +28,9 @@ mod channel;
 mod check;
 mod child;
 mod commit_word;
+mod guard;
 mod history;
+mod new_process;
 mod parent;
 mod previous;
 mod supervisor;
@@ -36,7 +40,9 @@ mod tests;
 mod upgrade;
 
 pub(super) use check::check_line;
-pub(super) use supervisor::{PidFile, notify_main_pid, notify_ready};
+use guard::OLD;
+pub(super) use guard::run_if_asked;
+pub(super) use supervisor::{PidFile, notify_main_pid, notify_ready, notify_reloading, notify_stopping};
 pub(super) use takeover::{HandoverFds, take_over};
 pub(super) use upgrade::{ENDING, Outcome, RunSettings, restart};
 

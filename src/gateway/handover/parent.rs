@@ -10,6 +10,8 @@
 //!                                                                            Ended(Torn) ◄──┘   └──► Ended(Committed)
 //! ```
 //!
+//! Threads that do not come to rest in time run for a moment and are paused once more (`FreezingAgain`).
+//!
 //! The word is swapped before the child is killed: a child that has taken the sockets is left alone, however slow it is.
 //! Killing it could only end the service.
 //!
@@ -27,6 +29,8 @@ pub(super) enum State {
     Warming,
     /// The threads are paused, and the snapshot is written.
     Freezing,
+    /// Second attempt, after the threads did not come to rest in time.
+    FreezingAgain,
     /// The child reads the snapshot and asks for sockets that are newer than itself.
     Moving,
     /// The commit word offers the sockets to the child.
@@ -61,6 +65,8 @@ pub(super) enum Input {
     DryRunChecked,
     /// All threads are paused, and the snapshot is written.
     Written,
+    /// The threads did not come to rest in time.
+    NotQuiet,
     /// An operation of this process failed.
     Failed,
     /// Message `warm`: the child watches the sockets.
@@ -96,6 +102,8 @@ pub(super) enum Action {
     Spawn,
     /// Pause the threads and write the snapshot.
     Pause,
+    /// Resume the threads for a moment, then do the same as [`Self::Pause`].
+    PauseAgain,
     /// Send `snapshot LENGTH NANOSECONDS`.
     Announce,
     /// Send the socket that the child asked for.
@@ -128,11 +136,12 @@ pub(super) enum Transition {
 impl State {
     /// All states before the end.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Checking,
         Self::DryRun,
         Self::Warming,
         Self::Freezing,
+        Self::FreezingAgain,
         Self::Moving,
         Self::Committed,
         Self::Deciding,
@@ -151,7 +160,8 @@ impl State {
             (Self::Checking, Input::Failed) => To(Self::Ended(Verdict::RolledBack), Action::Nothing),
             (Self::DryRun, Input::Warm) => To(Self::Ended(Verdict::DryRun), Action::EndDryRun),
             (Self::Warming, Input::Warm) => To(Self::Freezing, Action::Pause),
-            (Self::Freezing, Input::Written) => To(Self::Moving, Action::Announce),
+            (Self::Freezing | Self::FreezingAgain, Input::Written) => To(Self::Moving, Action::Announce),
+            (Self::Freezing, Input::NotQuiet) => To(Self::FreezingAgain, Action::PauseAgain),
             (Self::Moving, Input::Want) => To(Self::Moving, Action::SendSocket),
             (Self::Moving, Input::Ready) => To(Self::Committed, Action::Commit),
             (Self::Committed | Self::Touched, Input::Running) => {
@@ -171,7 +181,9 @@ impl State {
 
             // The rest is a problem: a failure here, a message that does not belong here, an end, a deadline.
             (Self::DryRun | Self::Warming, _) => To(Self::Ended(Verdict::RolledBack), Action::EndChild),
-            (Self::Freezing | Self::Moving, _) => To(Self::Ended(Verdict::RolledBack), Action::Resume),
+            (Self::Freezing | Self::FreezingAgain | Self::Moving, _) => {
+                To(Self::Ended(Verdict::RolledBack), Action::Resume)
+            }
             (Self::Committed, _) => To(Self::Deciding, Action::Reclaim),
         }
     }
@@ -186,10 +198,11 @@ impl Verdict {
 #[cfg(test)]
 impl Input {
     /// All inputs.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Checked,
         Self::DryRunChecked,
         Self::Written,
+        Self::NotQuiet,
         Self::Failed,
         Self::Warm,
         Self::Want,

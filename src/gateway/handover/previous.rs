@@ -5,11 +5,11 @@
 
 use crate::sys::executable::Executable;
 use crate::sys::sockets;
-use nix::unistd::{getpid, getppid};
+use nix::unistd::getpid;
 use std::collections::HashSet;
 use std::os::fd::RawFd;
 
-/// Environment variable with the process that gives the descriptor, its number, and the path of the program.
+/// Environment variable with the process that gives the descriptor, the descriptor's number, and the path of the program.
 pub(super) const PREVIOUS: &str = "MOORLINE_HANDOVER_PREVIOUS";
 
 /// Returns the value of [`PREVIOUS`] for a child.
@@ -17,14 +17,13 @@ pub(super) fn name(program: &Executable) -> String {
     format!("{} {} {}", getpid(), program.fd(), program.path().display())
 }
 
-/// Takes the inherited descriptor; `None`: there is none, or the variable is an older process's.
-pub(super) fn take(inherited: &mut HashSet<RawFd>) -> Option<Executable> {
+/// Takes the inherited descriptor; `None`: there is none, or the variable is not from `old`, the process before this one.
+pub(super) fn take(inherited: &mut HashSet<RawFd>, old: i32) -> Option<Executable> {
     let value = std::env::var(PREVIOUS).ok()?;
     let mut words = value.splitn(3, ' ');
     let (pid, fd, path) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
     // A version that does not know the variable passes it on to its own children.
-    let is_from_parent = pid.parse() == Ok(getppid().as_raw());
-    if !is_from_parent || !inherited.remove(&fd) {
+    if pid.parse() != Ok(old) || !inherited.remove(&fd) {
         return None;
     }
     sockets::take(fd).ok().map(|fd| Executable::of(fd, path.into()))

@@ -1,6 +1,7 @@
 //! Notifications to a supervisor: systemd's notify socket, and a pid file.
 
 use crate::config::Config;
+use crate::sys::clock;
 use crate::sys::notify::notify;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -19,6 +20,16 @@ pub(in crate::gateway) fn notify_ready(is_main: bool) {
 /// (`NotifyAccess=main`).
 pub(in crate::gateway) fn notify_main_pid(pid: u32) {
     tell(&format!("MAINPID={pid}"));
+}
+
+/// Announces that this process ends.
+pub(in crate::gateway) fn notify_stopping() {
+    tell("STOPPING=1");
+}
+
+/// Announces that this process reads its settings again; [`notify_ready`] tells the end.
+pub(in crate::gateway) fn notify_reloading() {
+    tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", clock::machine_nanos() / 1000));
 }
 
 fn tell(line: &str) {

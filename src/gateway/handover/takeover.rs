@@ -2,16 +2,17 @@
 
 use super::super::adopt::{Inherited, Warm};
 use super::super::assembly::{Gateway, Prepared};
-use super::super::launch::Parked;
+use super::super::launch::{End, Parked};
 use super::super::{Config, GatewayError};
 use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
 use super::commit_word::{CLAIM, CommitWord, TAKE};
 use super::history::{restart_of, seconds};
-use super::{VARIABLE, previous};
+use super::{OLD, VARIABLE, previous};
 use crate::admin::{Restart, Step};
 use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
+use crate::reactor::Holder;
 use crate::snapshot::{AddressRecord, GatewayHead, Item, SectionKind, Snapshot, SocketRef};
 use crate::sys::executable::Executable;
 use crate::sys::volunteer::Volunteer;
@@ -43,7 +44,7 @@ pub(in crate::gateway) struct HandoverFds {
     sockets: File,
     /// All other inherited descriptors.
     inherited: HashSet<RawFd>,
-    parent: Pid,
+    parent: Parent,
     /// `None`: the system does not let this process volunteer.
     volunteer: Option<Volunteer>,
     /// The last program of this series that was another one.
@@ -64,14 +65,14 @@ impl HandoverFds {
         let (channel, word, snapshot, list) = (take(channel)?, take(word)?, take(snapshot)?, take(list)?);
         let open = sockets::open_fds().map_err(GatewayError::system("list the inherited descriptors"))?;
         let mut inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
-        let previous = previous::take(&mut inherited);
+        let parent = Parent::find(&mut inherited);
+        let previous = previous::take(&mut inherited, parent.pid.as_raw());
         let (channel, snapshot, sockets) = (channel.into(), snapshot.into(), list.into());
         let volunteer = Volunteer::step_forward();
         let volunteer = volunteer
             .inspect_err(|error| tracing::warn!(%error, "cannot be the first to end when memory is short"))
             .ok();
         failpoint::reach("new.started");
-        let parent = getppid();
         Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, previous }))
     }
 }
@@ -109,7 +110,7 @@ struct Takeover<'a> {
     sockets: File,
     /// Inherited descriptors without an owner.
     inherited: HashSet<RawFd>,
-    parent: Pid,
+    parent: Parent,
     /// `None`: it has not volunteered, or serves.
     volunteer: Option<Volunteer>,
     /// Length of the snapshot by the parent's message.
@@ -166,7 +167,7 @@ impl Takeover<'_> {
                 input
             }
             Action::LookForParent => {
-                Some(if is_dead(self.parent) { Input::ParentEnded } else { Input::ParentLives })
+                Some(if self.parent.is_dead() { Input::ParentEnded } else { Input::ParentLives })
             }
             Action::Take => Some(self.swap(TAKE)),
             Action::Claim => {
@@ -262,6 +263,8 @@ impl Takeover<'_> {
         let adopted = self.adopted.take().expect("the table serves only what was adopted");
         let Adopted { parked, generation, frozen_at, mut history, numbers, .. } = adopted;
         parked.gateway.clock.go_on_from(frozen_at);
+        // The old process has the sockets until it has left.
+        parked.gateway.door.set_shared(Holder::Old, self.parent.life.is_some());
         parked.resume();
         self.times.touched = clock::machine_nanos();
         // A parent that has ended does not hear it, and this process serves all the same.
@@ -275,20 +278,48 @@ impl Takeover<'_> {
         parked.gateway.status.restarts.resume(generation, &numbers, history);
         let (sockets, pause_seconds) = (self.sockets_taken, self.times.pause());
         tracing::info!(generation, sockets, pause_seconds, "took over");
-        self.outcome = Ok(parked.tell(is_orphan, self.volunteer.take()));
+        let end = End { volunteer: self.volunteer.take(), life: self.parent.life.take() };
+        self.outcome = Ok(parked.tell(is_orphan, end));
     }
 }
 
-/// Returns true if the parent has ended: this process has another parent then.
-fn is_dead(parent: Pid) -> bool {
-    let until = clock::machine_now() + DYING_MAX;
-    while getppid() == parent {
-        if clock::machine_now() >= until {
-            return false;
+/// The old process.
+struct Parent {
+    pid: Pid,
+    /// Pipe of which only the old process has the other end; `None`: an old process that starts this one without a guard.
+    life: Option<OwnedFd>,
+}
+
+impl Parent {
+    /// Finds the old process: by the guard's word, or as the parent of this process.
+    fn find(inherited: &mut HashSet<RawFd>) -> Self {
+        let word = std::env::var(OLD).unwrap_or_default();
+        let numbers: Vec<i32> = word.split(' ').map_while(|number| number.parse().ok()).collect();
+        let parent = getppid();
+        match numbers[..] {
+            // A version that does not know the variable passes it on to its own children.
+            [guard, old, life] if guard == parent.as_raw() && inherited.remove(&life) => {
+                Self { pid: Pid::from_raw(old), life: sockets::take(life).ok() }
+            }
+            _ => Self { pid: parent, life: None },
         }
-        std::thread::park_timeout(DYING_LOOK);
     }
-    true
+
+    /// Returns true if the old process has ended.
+    fn is_dead(&self) -> bool {
+        if let Some(life) = &self.life {
+            // Nothing is ever written.
+            return sockets::is_readable(life, DYING_MAX).unwrap_or(true);
+        }
+        let until = clock::machine_now() + DYING_MAX;
+        while getppid() == self.pid {
+            if clock::machine_now() >= until {
+                return false;
+            }
+            std::thread::park_timeout(DYING_LOOK);
+        }
+        true
+    }
 }
 
 /// Times of the steps by `CLOCK_MONOTONIC`, in nanoseconds.

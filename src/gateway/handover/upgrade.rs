@@ -1,32 +1,34 @@
 //! The executor of the parent's table: performs its actions, and feeds it their results and the child's messages.
 
 use super::super::assembly::Gateway;
+use super::super::freezing::NotFrozen;
 use super::super::signals::Signals;
+use super::VARIABLE;
 use super::channel::{ControlChannel, Message, Received};
+use super::check::{self, Checked};
 use super::commit_word::{COMMIT, CommitWord, RECLAIM};
 use super::history::{record_of, seconds};
+use super::new_process::{NewProcess, Start};
 use super::parent::{Action, Input, State, Transition, Verdict};
-use super::previous::{self, PREVIOUS};
-use super::{VARIABLE, check};
 use crate::admin::{Restart, RestartOrder, Step, Target};
+use crate::config::{Config, HandoverConfig};
 use crate::failpoint;
 use crate::metrics::names;
-use crate::snapshot::{GatewayHead, Header, SectionKind};
-use crate::sys::child::{self, Inherited};
+use crate::reactor::Holder;
+use crate::snapshot::{GatewayHead, Header, SectionKind, Writer};
 use crate::sys::executable::{self, Executable};
-use crate::sys::{clock, memory, sockets};
+use crate::sys::{clock, memory};
 use moorline_proto::time::Instant;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::path::PathBuf;
 use std::time::Duration;
 
-/// Time from the order to pause until all threads are paused and no message is under way.
-const FREEZE_MAX: Duration = Duration::from_millis(500);
+/// Time for which all threads run again before the pause is tried once more.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Time from the commit until the child has taken the sockets.
 const TOUCHED_MAX: Duration = Duration::from_secs(2);
 /// Time in which a child that took the sockets is expected to say that it runs. Later it is left alone without a word.
@@ -51,18 +53,18 @@ pub(in crate::gateway) struct RunSettings {
     own: Option<Executable>,
     /// The last program of this series that was another one; `None`: there was none.
     previous: Option<Executable>,
-    /// Time for the check, the start and the move together (`handover.timeout`).
-    timeout: Duration,
+    times: HandoverConfig,
 }
 
 impl RunSettings {
     /// Returns the settings of this process. `previous`: the last program of this series that was another one.
-    pub(in crate::gateway) fn of_this_process(timeout: Duration, previous: Option<Executable>) -> Self {
+    pub(in crate::gateway) fn of_this_process(config: &Config, previous: Option<Executable>) -> Self {
         let path = executable::started_by(std::env::var_os(VARIABLE).is_some());
         let own = Executable::running(path.clone());
         let own =
             own.inspect_err(|error| tracing::warn!(%error, "cannot open the file of this program")).ok();
-        Self { arguments: std::env::args_os().skip(1).collect(), path, own, previous, timeout }
+        let (arguments, times) = (std::env::args_os().skip(1).collect(), config.handover.clone());
+        Self { arguments, path, own, previous, times }
     }
 
     /// Opens and judges the program of an order.
@@ -155,14 +157,14 @@ pub(in crate::gateway) fn restart(
         previous_binary: settings.path.display().to_string(),
         ..Restart::default()
     };
-    let deadline = clock::machine_now() + order.timeout.unwrap_or(settings.timeout);
+    let deadline = clock::machine_now() + order.timeout.unwrap_or(settings.times.timeout);
     let mut upgrade = Upgrade {
         gateway,
         settings,
         target: &order.target,
         signals,
-        binary: &binary,
         executable: None,
+        knows_guard: false,
         deadline,
         is_dry_run: order.is_dry_run,
         history: shown.restarts,
@@ -208,19 +210,11 @@ struct Pause {
 
 /// The child, and what this process shares with it.
 struct ChildHandle {
-    process: Child,
+    process: NewProcess,
     channel: ControlChannel,
     word: CommitWord,
     /// Sealed file of the snapshot; empty until the pause.
     snapshot: File,
-}
-
-impl ChildHandle {
-    /// Returns the exit status of a child that has ended, as a problem.
-    fn end(&mut self) -> Option<String> {
-        let status = self.process.try_wait().ok().flatten()?;
-        Some(format!("the new process ended with {status}"))
-    }
 }
 
 /// State of an upgrade.
@@ -230,10 +224,10 @@ struct Upgrade<'a> {
     target: &'a Target,
     /// One that ends this process ends the upgrade before the commit.
     signals: &'a Signals,
-    /// Path of the target, for people.
-    binary: &'a Path,
     /// The file that was judged, checked and is run; `None`: not opened yet.
     executable: Option<Executable>,
+    /// True if its process knows that its parent is a guard.
+    knows_guard: bool,
     /// End of the time for everything before the commit.
     deadline: Instant,
     is_dry_run: bool,
@@ -280,10 +274,11 @@ impl Upgrade<'_> {
             Action::Nothing => None,
             Action::Check => Some(self.check()),
             Action::Spawn => self.spawn().err().map(|problem| self.fail(Input::Failed, problem)),
-            Action::Pause => Some(match self.pause() {
-                Ok(()) => Input::Written,
-                Err(problem) => self.fail(Input::Failed, problem),
-            }),
+            Action::Pause => {
+                self.note_warm();
+                Some(self.pause())
+            }
+            Action::PauseAgain => Some(self.pause_again()),
             Action::Announce => {
                 let (length, paused_nanos) = (self.snapshot_bytes, self.paused_at?.machine_nanos);
                 let input = self.send(&Message::Snapshot { length, paused_nanos });
@@ -317,6 +312,7 @@ impl Upgrade<'_> {
                 None
             }
             Action::Leave => {
+                self.child().process.release();
                 failpoint::reach("old.running");
                 None
             }
@@ -334,7 +330,7 @@ impl Upgrade<'_> {
                 Ok(Received::Closed) => return self.end_of_channel(state, "closed its socket"),
                 Err(error) => return self.end_of_channel(state, &format!("cannot be read from ({error})")),
             }
-            if let Some(problem) = self.child().end() {
+            if let Some(problem) = self.child().process.end() {
                 return self.fail(Input::ChildEnded, problem);
             }
             if self.is_late() {
@@ -375,7 +371,7 @@ impl Upgrade<'_> {
     /// Waits a moment for the exit status of a child that closed the channel: it says more than the closed channel.
     fn end_of_channel(&mut self, state: State, how: &str) -> Input {
         for _ in 0..EXIT_LOOKS {
-            if let Some(problem) = self.child().end() {
+            if let Some(problem) = self.child().process.end() {
                 return self.fail(Input::ChildEnded, problem);
             }
             std::thread::park_timeout(EXIT_LOOK);
@@ -417,7 +413,8 @@ impl Upgrade<'_> {
             check::check(executable, &self.settings.arguments, self.deadline, queued, self.signals)
         });
         match checked {
-            Ok(version) => {
+            Ok(Checked { version, knows_guard }) => {
+                self.knows_guard = knows_guard;
                 let executable = self.executable.as_ref().expect("it was just checked");
                 self.log.restart.to = named(&version, executable);
                 self.log.step("check", format!("{version}, settings valid"));
@@ -434,49 +431,36 @@ impl Upgrade<'_> {
         let snapshot = memory::file("moorline-snapshot").map_err(cannot("make a file in memory"))?;
         let sockets = memory::file("moorline-sockets").map_err(cannot("make a file in memory"))?;
         // From now on closing a socket here may not end its connection.
-        self.gateway.door.set_shared(true);
+        self.gateway.door.set_shared(Holder::New, true);
         let list = self.gateway.list_sockets(self.deadline, self.signals)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
         let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
         failpoint::reach("old.spawn");
-        let mut process = self.start(&theirs, files, ours.as_raw_fd())?;
+        let executable = self.executable.as_ref().expect("the table starts only what was checked");
+        let own = self.settings.own.as_ref().ok_or("spawn: the file of this program cannot be opened")?;
+        let [word_fd, snapshot_fd, sockets_fd] = files.map(AsRawFd::as_raw_fd);
+        let process = NewProcess::start(&Start {
+            own,
+            program: executable,
+            arguments: &self.settings.arguments,
+            named: [theirs.as_raw_fd(), word_fd, snapshot_fd, sockets_fd],
+            hidden: ours.as_raw_fd(),
+            previous: self.settings.previous_of(executable),
+            knows_guard: self.knows_guard,
+            deadline: self.deadline,
+        })?;
         drop(theirs);
         failpoint::reach("old.spawned");
         // Only now: the child would inherit the copy that the channel makes of `ours`.
-        let channel = ControlChannel::new(ours).map_err(|error| {
-            process.kill().ok();
-            process.wait().ok();
-            cannot("share a socket")(error)
-        })?;
-        self.child = Some(ChildHandle { process, channel, word, snapshot });
-        Ok(())
-    }
-
-    /// Starts the binary with all sockets of this process, except for the parent's end of the channel.
-    fn start(
-        &self,
-        theirs: &UnixStream,
-        files: [&BorrowedFd<'_>; 3],
-        own_fd: RawFd,
-    ) -> Result<Child, String> {
-        let kept = |fd| Inherited { fd, cookie: None };
-        let mut inherited = vec![kept(theirs.as_raw_fd())];
-        inherited.extend(files.map(|file| kept(file.as_raw_fd())));
-        let value = inherited.iter().map(|one| one.fd.to_string()).collect::<Vec<_>>().join(",");
-        let known = sockets::open_fds().map_err(cannot("list the open descriptors"))?;
-        let others = known.into_iter().filter(|fd| *fd != own_fd && *fd != theirs.as_raw_fd());
-        inherited
-            .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
-        let executable = self.executable.as_ref().expect("the table starts only what was checked");
-        let mut command = executable.command().map_err(cannot("read the new binary"))?;
-        command.args(&self.settings.arguments).env(VARIABLE, value).env_remove(PREVIOUS);
-        if let Some(program) = self.settings.previous_of(executable) {
-            inherited.push(kept(program.fd()));
-            command.env(PREVIOUS, previous::name(program));
+        match ControlChannel::new(ours) {
+            Ok(channel) => self.child = Some(ChildHandle { process, channel, word, snapshot }),
+            Err(error) => {
+                process.kill();
+                return Err(cannot("share a socket")(error));
+            }
         }
-        child::inherit(&mut command, inherited);
-        command.spawn().map_err(|error| format!("spawn: cannot run {}: {error}", self.binary.display()))
+        Ok(())
     }
 
     fn note_warm(&mut self) {
@@ -486,11 +470,39 @@ impl Upgrade<'_> {
     }
 
     /// Pauses all threads, and writes the snapshot.
-    fn pause(&mut self) -> Result<(), String> {
-        self.note_warm();
-        let freeze_deadline = self.deadline.min(clock::machine_now() + FREEZE_MAX);
+    fn pause(&mut self) -> Input {
+        let (now, times) = (clock::machine_now(), &self.settings.times);
+        let quiet_until = self.deadline.min(now + times.quiesce_timeout);
+        // Nobody stands still for longer, whatever the new process does.
+        self.wait_until = self.deadline.min(now + times.pause_max);
         let machine_nanos = clock::machine_nanos();
-        let (at, mut writer) = self.gateway.freeze(freeze_deadline, self.deadline)?;
+        let frozen = match self.gateway.freeze(quiet_until, self.wait_until) {
+            Ok(frozen) => frozen,
+            Err(NotFrozen::Late(problem)) => return self.fail(Input::NotQuiet, problem),
+            Err(NotFrozen::Failed(problem)) => return self.fail(Input::Failed, problem),
+        };
+        match self.write(frozen, machine_nanos) {
+            Ok(()) => Input::Written,
+            Err(problem) => self.fail(Input::Failed, problem),
+        }
+    }
+
+    /// Lets all threads run for a moment, and pauses them again.
+    fn pause_again(&mut self) -> Input {
+        self.gateway.resume_after_rollback(None);
+        let problem = self.problem.clone();
+        tracing::warn!(problem, "hot restart: the threads did not come to rest; they are paused once more");
+        let until = clock::machine_now() + AGAIN_AFTER;
+        while clock::machine_now() < until && !self.signals.is_ending() {
+            std::thread::park_timeout(LOOK);
+        }
+        self.log.step("quiesce", format!("not in time: {problem}"));
+        if self.signals.is_ending() { self.fail(Input::Failed, ENDING.into()) } else { self.pause() }
+    }
+
+    /// Writes the snapshot of the paused threads.
+    fn write(&mut self, frozen: (Instant, Writer), machine_nanos: u64) -> Result<(), String> {
+        let (at, mut writer) = frozen;
         self.paused_at = Some(Pause { at, machine_nanos });
         self.log.step("freeze", "all threads are paused");
         failpoint::reach("old.frozen");
@@ -545,11 +557,10 @@ impl Upgrade<'_> {
     }
 
     fn end_child(&mut self) {
-        if let Some(ChildHandle { mut process, .. }) = self.child.take() {
-            process.kill().ok();
-            process.wait().ok();
+        if let Some(ChildHandle { process, .. }) = self.child.take() {
+            process.kill();
         }
-        self.gateway.door.set_shared(false);
+        self.gateway.door.set_shared(Holder::New, false);
     }
 }
 
@@ -557,7 +568,7 @@ impl Upgrade<'_> {
 fn awaited(state: State) -> &'static str {
     match state {
         State::Checking | State::DryRun | State::Warming => "warm",
-        State::Freezing | State::Moving => "ready",
+        State::Freezing | State::FreezingAgain | State::Moving => "ready",
         _ => "running",
     }
 }

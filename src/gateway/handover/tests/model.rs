@@ -171,13 +171,13 @@ impl World {
                 world.child.is_alive = true;
                 vec![world.parent_waits(), self.clone().parent_input(Input::Failed)]
             }
-            (Action::Pause, 0) => {
-                next.parent.is_serving = false;
+            (Action::Pause, 0) | (Action::PauseAgain, 0 | 1) => {
+                next.parent.is_serving = (self.parent.action, done) == (Action::PauseAgain, 0);
                 vec![next]
             }
-            (Action::Pause, _) => {
-                vec![world.clone().parent_input(Input::Written), world.parent_input(Input::Failed)]
-            }
+            (Action::Pause | Action::PauseAgain, _) => [Input::Written, Input::NotQuiet, Input::Failed]
+                .map(|input| self.clone().parent_input(input))
+                .into(),
             (Action::Announce, _) => world.parent_says(ToChild::Snapshot),
             (Action::SendSocket, _) => {
                 let failed = self.clone().parent_input(Input::Failed);
