@@ -12,7 +12,7 @@ use moorline_net::unix_socket;
 use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -59,12 +59,14 @@ impl AdminSockets {
         if !config.admin.enabled {
             return Ok(Self { retired: old, ..Self::default() });
         }
-        let address = if let Some(inherited) = address {
+        let wanted = config.admin.address;
+        let fits =
+            |inherited: &TcpListener| inherited.local_addr().is_ok_and(|bound| is_wanted(wanted, bound));
+        let address = if let Some(inherited) = address.filter(fits) {
             inherited
         } else {
-            let address = config.admin.address;
-            let failed = |source| GatewayError::Bind { key: "admin.address".into(), address, source };
-            TcpListener::bind(address).map_err(failed)?
+            let failed = |source| GatewayError::Bind { key: "admin.address".into(), address: wanted, source };
+            TcpListener::bind(wanted).map_err(failed)?
         };
         let socket = AdminSocket::of(config, &address, socket)?;
         let retired = old.filter(|old| socket.as_ref().is_none_or(|socket| socket.path != *old));
@@ -140,6 +142,11 @@ impl Drop for AdminSocket {
             fs::remove_file(&self.path).ok();
         }
     }
+}
+
+/// Returns whether a socket at `bound` is the one that the settings want; port 0 is any port.
+fn is_wanted(wanted: SocketAddr, bound: SocketAddr) -> bool {
+    wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip())
 }
 
 fn path_of(listener: &UnixListener) -> Option<PathBuf> {
@@ -277,6 +284,24 @@ mod tests {
         let link = folder.0.join("link");
         std::os::unix::fs::symlink("/tmp", &link).expect("made");
         AdminSockets::bind(&config(link.join("a.sock"))).expect_err("a link is not a folder");
+    }
+
+    #[test]
+    fn another_admin_address_in_the_settings_replaces_the_inherited_one() {
+        let folder = Folder::new("admin-address");
+        let old = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let bound = old.local_addr().expect("bound");
+        let mut config = config(folder.0.join("a.sock"));
+        let address = |config: &Config| {
+            let clone = old.try_clone().expect("a descriptor");
+            let sockets = AdminSockets::inherit(config, Some(clone), None).expect("bound");
+            sockets.address.as_ref().expect("enabled").local_addr().expect("bound")
+        };
+        assert_eq!(address(&config), bound, "port 0 is any port");
+        config.admin.address = bound;
+        assert_eq!(address(&config), bound);
+        config.admin.address = ([127, 0, 0, 2], 0).into();
+        assert_eq!(address(&config).ip(), config.admin.address.ip());
     }
 
     #[test]

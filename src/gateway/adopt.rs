@@ -2,9 +2,9 @@
 
 use super::GatewayError;
 use super::admin_sockets::AdminSockets;
-use super::assembly::{Inboxes, Prepared, ReactorInbox, reactor_inbox};
+use super::assembly::{Inboxes, Leftovers, Prepared, ReactorInbox, reactor_inbox};
 use super::listening::{self, InheritedListener, Matched};
-use crate::config::Config;
+use crate::config::{Balance, Config};
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
@@ -201,7 +201,7 @@ impl Prepared {
             (shard_map, inboxes),
             Some(origin),
         )?;
-        prepared.retired = retired;
+        prepared.left = Leftovers { retired, kept: kept(config, head) };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
@@ -210,6 +210,24 @@ impl Prepared {
         }
         Ok(prepared)
     }
+}
+
+/// Returns the settings that the state of the process before decides, and not the new settings, for people.
+fn kept(config: &Config, head: &GatewayHead) -> Vec<String> {
+    let mut kept = Vec::new();
+    let (wanted, id) = (&config.gateway.id, &head.gateway_id);
+    if !wanted.is_empty() && wanted != id {
+        kept.push(format!(
+            "gateway.id stays {id:?}, because the links stay: {wanted:?} needs a full restart"
+        ));
+    }
+    if config.backend.balance == Balance::Hash && head.pins() == PinsRecord::Keyed {
+        kept.push(
+            "backend.balance = \"hash\" deals users by a key that other gateways do not have, until a full restart"
+                .to_owned(),
+        );
+    }
+    kept
 }
 
 /// Makes the key of the hash that decides between users.

@@ -94,10 +94,18 @@ pub(super) struct Prepared {
     pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
     pub(super) cap: usize,
-    /// Listening sockets that the settings do not name any more; connections that wait in their queues are admitted.
-    pub(super) retired: Vec<TcpListener>,
+    pub(super) left: Leftovers,
     /// Number of connections that were adopted with their socket.
     pub(super) connections_taken: u64,
+}
+
+/// Things of the process before that the settings do not have any more.
+#[derive(Default)]
+pub(super) struct Leftovers {
+    /// Listening sockets; connections that wait in their queues are admitted.
+    pub(super) retired: Vec<TcpListener>,
+    /// Settings that do not count until a full restart, for people.
+    pub(super) kept: Vec<String>,
 }
 
 /// Parts that all threads share.
@@ -261,7 +269,7 @@ impl Prepared {
             threads: (config.reactors(), config.workers()),
             workers_stop,
             cap,
-            retired: Vec::new(),
+            left: Leftovers::default(),
             connections_taken: origin.map_or(0, |origin| origin.connections),
         })
     }

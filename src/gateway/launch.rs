@@ -5,9 +5,9 @@
 //! sockets, nothing is made any more that service needs, and nothing that can block is done by a thread that serves.
 
 use super::GatewayError;
-use super::assembly::{Gateway, Prepared, unix_base};
+use super::assembly::{Gateway, Leftovers, Prepared, unix_base};
 use super::handover::{PidFile, notify_ready};
-use super::listening;
+use super::listening::{self, ListeningSocket};
 use super::notifier::Notifier;
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin};
@@ -42,8 +42,7 @@ pub(super) struct Parked {
     pub(super) gateway: Gateway,
     /// Number of connections that were adopted with their socket.
     pub(super) connections_taken: u64,
-    /// Listening sockets that the settings do not name any more; connections that wait in their queues are admitted.
-    retired: Vec<TcpListener>,
+    pub(super) left: Leftovers,
     pid_file: PidFile,
     notifiers: Notifiers,
 }
@@ -114,7 +113,7 @@ impl Prepared {
         Ok(Parked {
             gateway,
             connections_taken: self.connections_taken,
-            retired: self.retired,
+            left: self.left,
             pid_file: PidFile::of(config),
             notifiers,
         })
@@ -137,13 +136,13 @@ impl Parked {
     /// second for a supervisor or a file system. `is_main`: the supervisor does not know yet that this process is its
     /// main one, and nobody else tells it. `end`: of the time before.
     pub(super) fn tell(self, is_main: bool, end: End) -> Gateway {
-        let Self { mut gateway, retired, pid_file, notifiers, .. } = self;
+        let Self { mut gateway, left, pid_file, notifiers, .. } = self;
         let Notifiers { supervisor, files, ready_line } = notifiers;
         // Closed when both parties have been told.
         let (telling, told) = bounded::<()>(0);
         let (notifying, door) = (telling.clone(), Arc::clone(&gateway.door));
         if let Some(reactor) = gateway.reactor_mail.first().cloned() {
-            supervisor.tell(move || retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
+            supervisor.tell(move || left.retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
         }
         supervisor.tell(move || {
             if let Some(Err(error)) = end.volunteer.map(|volunteer| volunteer.step_back()) {
@@ -176,6 +175,10 @@ impl Parked {
             connections_max = gateway.cap,
             "serving"
         );
+        // A drain has closed the sockets, and only its end opens them.
+        if !gateway.status.is_draining() {
+            gateway.listeners.iter().for_each(ListeningSocket::set_backlog);
+        }
         let line = gateway.ready_line();
         ready_line.tell(move || {
             let written =

@@ -22,6 +22,8 @@ pub(super) struct ListeningSocket {
     pub(super) socket: TcpListener,
     /// Bound address, with the actual port.
     pub(super) address: SocketAddr,
+    /// Length of the system's queue of newcomers, by the settings.
+    pub(super) backlog: i32,
 }
 
 /// A listening socket of the process before this one.
@@ -69,10 +71,11 @@ fn bind(config: &Config, index: usize) -> Result<ListeningSocket, GatewayError> 
         bound_unsent(&socket)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
-        socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+        socket.listen(backlog_of(config, index))?;
         let socket = TcpListener::from(socket);
         let address = socket.local_addr()?;
-        Ok(ListeningSocket { name: config.listener_name(index), socket, address })
+        let backlog = backlog_of(config, index);
+        Ok(ListeningSocket { name: config.listener_name(index), socket, address, backlog })
     };
     let key = if index == 0 { "listener.address".into() } else { format!("listener.{}.address", index + 1) };
     bind().map_err(|source| GatewayError::Bind { key, address, source })
@@ -111,7 +114,8 @@ pub(super) fn inherit(
             let InheritedListener { socket, accepted_until, .. } = old;
             bound_unsent(&socket)
                 .map_err(GatewayError::system("bound the unsent bytes of a listening socket"))?;
-            (ListeningSocket { name: config.listener_name(index), socket, address }, accepted_until)
+            let (name, backlog) = (config.listener_name(index), backlog_of(config, index));
+            (ListeningSocket { name, socket, address, backlog }, accepted_until)
         } else {
             let socket = bind(config, index)?;
             tracing::info!(name = socket.name, address = %socket.address, "new listener");
@@ -143,7 +147,19 @@ fn is_named(name: &str) -> bool {
     !name.is_empty() && name.parse::<usize>().is_err()
 }
 
+fn backlog_of(config: &Config, index: usize) -> i32 {
+    i32::try_from(config.listeners[index].backlog).unwrap_or(i32::MAX)
+}
+
 impl ListeningSocket {
+    /// Gives an inherited socket, which listens, the queue that the settings want.
+    pub(super) fn set_backlog(&self) {
+        if let Err(error) = SockRef::from(&self.socket).listen(self.backlog) {
+            let address = self.address;
+            tracing::warn!(%error, %address, "cannot change the backlog of a listening socket");
+        }
+    }
+
     /// Listens again after a drain.
     ///
     /// # Errors

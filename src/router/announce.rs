@@ -94,9 +94,14 @@ impl Announcements {
         self.all.iter().map(Announcement::freeze)
     }
 
-    /// Reads what [`Self::freeze`] gave, except for announcements on links for which `is_there` is false.
-    pub(super) fn thaw(records: &[AnnouncementRecord], is_there: impl Fn(LinkIndex) -> bool) -> Self {
-        Self { all: records.iter().map(Announcement::thaw).filter(|one| is_there(one.link)).collect() }
+    /// Reads what [`Self::freeze`] gave. `place`: the place that a link has now; an announcement on a link without one is
+    /// dropped.
+    pub(super) fn thaw(
+        records: &[AnnouncementRecord],
+        place: impl Fn(LinkIndex) -> Option<LinkIndex>,
+    ) -> Self {
+        let here = |one: Announcement| Some(Announcement { link: place(one.link)?, ..one });
+        Self { all: records.iter().map(Announcement::thaw).filter_map(here).collect() }
     }
 
     /// Asks every shard for the logins of slots that go to a link.

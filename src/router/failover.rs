@@ -76,7 +76,7 @@ impl Router {
     }
 
     /// Gives slots without a link to one. False: there is no link.
-    fn assign(&mut self) -> bool {
+    pub(super) fn assign(&mut self) -> bool {
         let targets = self.endpoints.targets(self.sides.now, &self.sides.links);
         let moves = self.ups.slots.assign(&targets, self.endpoints.spread());
         self.announcements.begin(&mut self.sides, moves);

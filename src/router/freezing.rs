@@ -16,6 +16,7 @@ use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::random::Random;
 use moorline_proto::time::Instant;
+use std::collections::HashMap;
 use std::io;
 
 /// The socket of a link in a snapshot.
@@ -137,7 +138,8 @@ impl Router {
         announcements: &[AnnouncementRecord],
         from: &Records,
     ) -> Result<Vec<LinkSocket>, SnapshotError> {
-        let (mut sockets, mut given_up) = (Vec::new(), Vec::new());
+        let (mut sockets, mut given_up, mut places) = (Vec::new(), Vec::new(), HashMap::new());
+        let now = self.sides.now;
         for Thawing { record, pending, asked } in thawing {
             let socket = record.socket.ok_or_else(|| from.contradiction("a link has no socket"))?;
             let Some(link) = self.place_of(&record, head) else {
@@ -153,32 +155,41 @@ impl Router {
             if !self.sides.links[link].thaw(&record, pending) {
                 return Err(from.contradiction("a link cannot go on: what was read of it is not a frame"));
             }
+            let before = u16::try_from(record.index).unwrap_or(u16::MAX);
+            if before != link.0 {
+                self.sides.links[link].rename(before, now);
+            }
+            places.insert(before, link);
             self.logins.thaw(link, record.asked_base, asked);
             sockets.push(LinkSocket { link: Some(link), socket });
         }
         let is_there = |link| sockets.iter().any(|socket| socket.link == Some(link));
         for link in self.sides.links.indices().filter(|link| !is_there(*link)) {
-            self.sides.links[link].state.begin_after(self.sides.now);
+            self.sides.links[link].state.begin_after(now);
         }
-        self.ups.slots.thaw(&head.slots, is_there);
+        let place = |link: LinkIndex| places.get(&link.0).copied();
+        self.ups.slots.thaw(&head.slots, place);
         self.sides.last_announcement = head.next_request;
-        self.announcements = Announcements::thaw(announcements, is_there);
+        self.announcements = Announcements::thaw(announcements, place);
         for mut up in given_up.into_iter().rev() {
             up.is_dup = true;
             self.ups.parking.requeue(up);
         }
+        // Slots of links that are gone: no other link may become ready and take them.
+        self.assign();
         self.needs_balance = true;
         Ok(sockets)
     }
 
-    /// The link that had this place in the process before, if its endpoint is the same; else `None`.
+    /// Returns the place of a link of the process before: the same among those to the same endpoint, wherever the settings
+    /// have that now. `None`: the endpoint has fewer links, or is not there any more.
     fn place_of(&self, record: &LinkRecord, head: &WorkerHead) -> Option<LinkIndex> {
-        let index = record.index as usize;
-        let endpoint = head.endpoints.get(index / head.links_each.max(1) as usize)?;
-        let link = self.sides.links.get(index)?;
-        let is_same = link.address().to_string() == *endpoint
-            && head.links_each as usize == self.settings.links_per_endpoint;
-        is_same.then(|| LinkIndex(u16::try_from(index).expect("there is such a link")))
+        let (index, each) = (record.index as usize, head.links_each.max(1) as usize);
+        let endpoint = head.endpoints.get(index / each)?;
+        let same = self.settings.endpoints.iter().position(|one| one.to_string() == *endpoint)?;
+        let (place, each) = (index % each, self.settings.links_per_endpoint);
+        let index = (place < each).then_some(same * each + place)?;
+        Some(LinkIndex(u16::try_from(index).expect("there is such a link")))
     }
 }
 

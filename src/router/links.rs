@@ -69,6 +69,8 @@ pub(super) struct Link {
     /// The backend knows the outcome TOO_LARGE.
     pub(super) knows_too_large: bool,
     address: LinkAddress,
+    /// Place and generation in the process before; `None`: the same as now, or another connection.
+    earlier_name: Option<(u16, u32)>,
     output: BytesMut,
     decoder: LinkDecoder,
     credit: usize,
@@ -91,6 +93,7 @@ impl Link {
             greeting: None,
             knows_too_large: false,
             address,
+            earlier_name: None,
             output: BytesMut::new(),
             decoder: LinkDecoder::greeting(),
             credit: CREDIT_DEFAULT,
@@ -112,6 +115,7 @@ impl Link {
             greeting: _,
             knows_too_large,
             address: _,
+            earlier_name: _, // a second hot restart forgets it: those outcomes are dropped
             output,
             decoder,
             credit,
@@ -155,10 +159,18 @@ impl Link {
         &self.address
     }
 
+    /// Notes that the link had another place in the process before. References of that process still lead to it, and its
+    /// own ones have a generation that none of those has.
+    pub(super) fn rename(&mut self, place: u16, now: Instant) {
+        self.earlier_name = Some((place, self.state.generation()));
+        self.state.begin_after(now);
+    }
+
     /// Drops everything that was meant for the connection. Unanswered UPs stay in [`Self::pending`]. Returns the
     /// delay before the next try.
     pub(super) fn close(&mut self, now: Instant, random: &mut Random) -> Duration {
         self.output = BytesMut::new();
+        self.earlier_name = None;
         self.decoder = LinkDecoder::greeting();
         (self.greeting, self.knows_too_large) = (None, false);
         self.outcomes = Vec::new();
@@ -374,15 +386,15 @@ impl Links {
         (0..u16::try_from(self.0.len()).expect("checked at start")).map(LinkIndex)
     }
 
-    pub(super) fn get(&self, index: usize) -> Option<&Link> {
-        self.0.get(index)
-    }
-
     /// The link that a push or a question came from, while the connection is the same.
     pub(super) fn of(&mut self, ticket: &PushRef) -> Option<&mut Link> {
-        self.0
-            .get_mut(usize::from(ticket.link))
-            .filter(|link| link.state.generation() == ticket.link_generation && link.state.is_open())
+        let name = (ticket.link, ticket.link_generation);
+        let at = usize::from(ticket.link);
+        let is_here = |link: &Link| link.state.generation() == ticket.link_generation && link.state.is_open();
+        if self.0.get(at).is_some_and(is_here) {
+            return self.0.get_mut(at);
+        }
+        self.0.iter_mut().find(|link| link.earlier_name == Some(name) && link.state.is_open())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Link> {

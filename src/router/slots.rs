@@ -176,12 +176,12 @@ impl Slots {
         states.iter().map(number).collect()
     }
 
-    /// Restores the slots; a slot on a link for which `is_there` is false becomes unassigned.
-    pub(super) fn thaw(&mut self, states: &[u32], is_there: impl Fn(LinkIndex) -> bool) {
+    /// Restores the slots. `place`: the place that a link has now; a slot on a link without one becomes unassigned.
+    pub(super) fn thaw(&mut self, states: &[u32], place: impl Fn(LinkIndex) -> Option<LinkIndex>) {
         for (state, number) in self.states.iter_mut().zip(states) {
             let Some(rest) = number.checked_sub(1) else { continue };
             let link = LinkIndex(u16::try_from(rest / 2).unwrap_or(u16::MAX));
-            if is_there(link) {
+            if let Some(link) = place(link) {
                 *state =
                     if rest.is_multiple_of(2) { SlotState::Live(link) } else { SlotState::Announcing(link) };
             }

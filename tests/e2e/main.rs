@@ -44,6 +44,8 @@ mod handover_faults;
 mod handover_hostile;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_settings;
 mod hostile;
 mod hostile_cost;
 mod http;

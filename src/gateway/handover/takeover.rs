@@ -274,6 +274,10 @@ impl Takeover<'_> {
                 ("committed".into(), generation, self.sockets_taken);
             last.pid = std::process::id();
             self.times.tell(last, self.snapshot_bytes);
+            for detail in parked.left.kept.iter().cloned() {
+                tracing::warn!(detail, "a setting does not count until a full restart");
+                last.steps.push(Step { name: "kept".into(), seconds: 0.0, detail });
+            }
         }
         parked.gateway.status.restarts.resume(generation, &numbers, history);
         let (sockets, pause_seconds) = (self.sockets_taken, self.times.pause());
