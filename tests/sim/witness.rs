@@ -130,7 +130,14 @@ impl Witness {
                 return false;
             }
             Output::Push { push, sessions, spec, body } => {
-                self.on_push(scene, *push, sessions, spec.want_ack, body);
+                if spec.command == Command::Push {
+                    self.on_push(scene, sessions, body);
+                }
+                // A NOTIFY in the place of a message has an outcome too.
+                if spec.want_ack {
+                    let known = sessions.iter().filter(|session| self.logins.contains_key(*session));
+                    self.outstanding.extend(known.map(|session| (*push, *session)));
+                }
                 return false;
             }
             _ => return false,
@@ -138,14 +145,7 @@ impl Witness {
         asker.device.0 != SYSTEM
     }
 
-    fn on_push(
-        &mut self,
-        scene: &mut Scene,
-        push: PushId,
-        sessions: &[SessionId],
-        want_ack: bool,
-        body: &bytes::Bytes,
-    ) {
+    fn on_push(&mut self, scene: &mut Scene, sessions: &[SessionId], body: &bytes::Bytes) {
         let message: client::Push = decode(body).expect("a PUSH");
         let stored = self.ledger.stored(&message.conversation, message.seq).map(|stored| &stored.push);
         // That the group was made is stored too, but is not a message.
@@ -156,9 +156,6 @@ impl Witness {
             let Some(login) = self.logins.get(session) else { continue };
             let name = (login.device.clone(), message.conversation.clone(), message.seq);
             scene.coverage.repeated_pushes += u64::from(!self.pushed.insert(name));
-            if want_ack {
-                self.outstanding.insert((push, *session));
-            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! Metrics of limits: how full the store is, quotas of users, work and signals.
 
-use crate::im::{CapStatus, DiskStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
+use crate::im::{CapStatus, ClockStatus, DiskStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -10,17 +10,16 @@ use std::fmt;
 
 /// Encodes the figures of limits.
 pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), fmt::Error> {
-    let Status { members, caps, quotas, work, signals, disk, .. } = status;
+    let Status { members, caps, quotas, work, signals, disk, clock, .. } = status;
+    let ClockStatus { steps, ahead_ms, behind_ms } = *clock;
     let DiskStatus { free, is_low, put_off: disk_put_off } = *disk;
     let WorkStatus { units, put_off, waiting } = *work;
     for (name, help, value) in [
         ("members", "Memberships of all conversations.", *members),
         ("work_waiting", "Large requests that wait for their turn.", waiting),
-        (
-            "disk_free_bytes",
-            "Free bytes of the disk of im.folder; 0: not known.",
-            usize::try_from(free.unwrap_or(0)).unwrap_or(usize::MAX),
-        ),
+        ("disk_free_bytes", "Free bytes of the disk of im.folder; 0: not known.", whole(free.unwrap_or(0))),
+        ("clock_ahead_ms", "Milliseconds that the times in ids are ahead of the clock.", whole(ahead_ms)),
+        ("clock_behind_ms", "Milliseconds that the times in ids are behind the clock.", whole(behind_ms)),
         ("disk_low", "1 while only small writes pass: the disk is below im.disk_floor.", usize::from(is_low)),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -29,6 +28,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
     for (name, help, value) in [
         ("work_units", "Estimated work of users, in microseconds of one processor.", units),
         ("work_put_off", "Messages and requests put off: the user's share of time was used up.", put_off),
+        ("clock_steps", "Times that the clock was seen to be set, by a second or more.", steps),
         ("disk_put_off", "Messages and requests put off: the disk is below im.disk_floor.", disk_put_off),
     ] {
         let counter = ConstCounter::new(value);
@@ -47,6 +47,10 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
     gauges(encoder, "cap_used", "Number of what a cap limits.", used)?;
     let max = caps.iter().map(|CapStatus { name, max, .. }| (*name, *max));
     gauges(encoder, "cap_max", "The cap. At 80% of it the log has a line.", max)
+}
+
+fn whole(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn counters(
@@ -79,7 +83,7 @@ fn gauges(
 
 /// The figures of limits, as `/v1/status` has them.
 pub(super) fn json(status: &Status) -> Value {
-    let Status { members, caps, quotas, work, signals, disk, .. } = status;
+    let Status { members, caps, quotas, work, signals, disk, clock, .. } = status;
     let SignalStatus { passed, too_large, too_many, refused } = signals;
     let caps: Vec<_> =
         caps.iter().map(|it| json!({ "name": it.name, "used": it.used, "max": it.max })).collect();
@@ -88,6 +92,7 @@ pub(super) fn json(status: &Status) -> Value {
     json!({
         "members": members, "caps": caps, "quotas": quotas,
         "work_units": work.units, "work_put_off": work.put_off, "work_waiting": work.waiting,
+        "clock": { "steps": clock.steps, "ahead_ms": clock.ahead_ms, "behind_ms": clock.behind_ms },
         "disk": { "free": disk.free, "is_low": disk.is_low, "put_off": disk.put_off },
         "signals": { "passed": passed, "too_large": too_large, "too_many": too_many, "refused": refused },
     })

@@ -10,7 +10,7 @@ use super::sessions::Sessions;
 use super::store::{API_DEVICE, Counts, Facts, LoginChange, LoginRule, Need, ReadSet, Store, Write};
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{DiskStatus, Im, Output, SignalStatus, WebhookStatus, WorkStatus, time_ms};
+use super::{ClockStatus, DiskStatus, Im, Output, SignalStatus, WebhookStatus, WorkStatus};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -196,6 +196,8 @@ pub struct Status {
     pub disk: DiskStatus,
     /// Work of users since the start.
     pub work: WorkStatus,
+    /// The clock.
+    pub clock: ClockStatus,
     /// Signals since the start, by outcome.
     pub signals: SignalStatus,
     /// Use of quotas.
@@ -305,6 +307,7 @@ impl<S: Store> Im<S> {
             quotas: self.quotas.statuses(),
             disk: self.disk_floor.status(),
             work: self.work.status(),
+            clock: self.ids.clock(),
             signals: self.signals.status(),
             sessions: self.sessions.count(),
             committing: self.storage.open.commits(),
@@ -327,8 +330,8 @@ impl<S: Store> Im<S> {
             let reason = "`payload` is larger than `im.payload_max`, or there are more than 10,000 targets";
             return self.out.answer_api_result(reply, Err(refuse(Code::TooLarge, reason)));
         }
-        let id = self.ids.next(now.unix_ms);
-        let push = Push { message_id: id, time_ms: time_ms(id), r#type: kind, payload, ..Push::default() };
+        let id = self.ids.next_now(now);
+        let push = Push { message_id: id, time_ms: now.unix_ms, r#type: kind, payload, ..Push::default() };
         let body = encode(&push);
         let sessions: Vec<SessionId> = match to {
             PushTo::Inboxes(uids) => {

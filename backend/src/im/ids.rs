@@ -3,10 +3,15 @@
 //! The layout is Twitter's Snowflake (2010). Ids of one node rise; a clock that goes back, or more
 //! than 4,096 messages in a millisecond, borrow from the next millisecond.
 
+use super::steady::{ClockStatus, SteadyTime};
+use crate::server::Now;
+
 /// 2024-01-01 in Unix milliseconds.
-const EPOCH_MS: u64 = 1_704_067_200_000;
+pub(super) const EPOCH_MS: u64 = 1_704_067_200_000;
 const COUNT_BITS: u32 = 12;
 const NODE_BITS: u32 = 10;
+/// Largest time of an id, in milliseconds: 8 years of the 139 stay free behind it, so that ids can go on rising.
+const MILLIS_MAX: u64 = (1 << 42) - (1 << 38);
 
 /// Hands out the ids of one node.
 #[derive(Clone, Debug)]
@@ -14,20 +19,22 @@ pub struct MessageIds {
     node: u64,
     /// Milliseconds and count of the last id.
     last: u64,
+    time: SteadyTime,
 }
 
 impl MessageIds {
     /// Ids of node `node`, below 1024; of a larger number the low 10 bits count.
     pub fn new(node: u16) -> Self {
-        Self { node: u64::from(node) & ((1 << NODE_BITS) - 1), last: 0 }
+        Self { node: u64::from(node) & ((1 << NODE_BITS) - 1), last: 0, time: SteadyTime::default() }
     }
 
     /// Ids that are all larger than `last`, which an earlier process of the node gave: its clock may have gone
     /// back since.
     pub fn after(node: u16, last: u64) -> Self {
+        let time = SteadyTime::after(if last == 0 { 0 } else { time_ms(last) });
         let count = last & ((1 << COUNT_BITS) - 1);
         let last = last >> (NODE_BITS + COUNT_BITS) << COUNT_BITS | count;
-        Self { last, ..Self::new(node) }
+        Self { last, time, ..Self::new(node) }
     }
 
     /// The last one; 0 before the first.
@@ -40,9 +47,24 @@ impl MessageIds {
         millis << (NODE_BITS + COUNT_BITS) | self.node << COUNT_BITS | count
     }
 
-    /// A new id. `unix_ms` is the time now.
+    /// A new id of this moment. A clock that was set does not move it ([`SteadyTime`]).
+    pub(super) fn next_now(&mut self, now: Now) -> u64 {
+        let ms = self.time.read(now);
+        self.next(ms)
+    }
+
+    /// The time that ids have now, in Unix milliseconds.
+    pub(super) fn steady_ms(&mut self, now: Now) -> u64 {
+        self.time.read(now)
+    }
+
+    pub(super) const fn clock(&self) -> ClockStatus {
+        self.time.status()
+    }
+
+    /// A new id of this Unix time in milliseconds, or the next one behind the last.
     pub fn next(&mut self, unix_ms: u64) -> u64 {
-        let now = unix_ms.saturating_sub(EPOCH_MS) << COUNT_BITS;
+        let now = unix_ms.saturating_sub(EPOCH_MS).min(MILLIS_MAX) << COUNT_BITS;
         self.last = now.max(self.last + 1);
         self.whole()
     }

@@ -35,6 +35,7 @@ mod request;
 mod room;
 mod send;
 mod sessions;
+mod steady;
 mod storage;
 pub mod store;
 mod suspects;
@@ -52,6 +53,7 @@ pub use handler::{BackendMessage, ImHandler, Judge, Judgement};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
 pub use quotas::{CapStatus, QuotaStatus};
+pub use steady::ClockStatus;
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 pub use work::{SignalStatus, WorkStatus};
 
@@ -256,7 +258,8 @@ impl<S: Store> Im<S> {
     }
 
     fn commit(&mut self, now: Now) {
-        for waiter in self.storage.commit(now, self.ids.last()) {
+        let now_ms = self.ids.steady_ms(now);
+        for waiter in self.storage.commit(now_ms, self.ids.last()) {
             self.on_busy(waiter);
         }
         self.take_completions();
@@ -309,7 +312,8 @@ impl<S: Store> Im<S> {
         }
         let waiters = self.newcomers.take_due(now.instant);
         newcomers::go_on(self, waiters);
-        self.storage.commit_late_writes(now, self.ids.last());
+        let now_ms = self.ids.steady_ms(now);
+        self.storage.commit_late_writes(now_ms, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);
         self.quotas.log(now, &quotas::caps(&self.config, &self.storage.store.counts()));

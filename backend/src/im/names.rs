@@ -9,7 +9,9 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Rule for names, for error messages.
 pub const RULE: &str = "1 to 64 bytes, no `:`, no control, format or invisible character";
 /// Device ids that the backend itself uses as authors: the server API, webhooks and imports.
-const RESERVED_DEVICES: [&str; 3] = ["api", "endpoint", "import"];
+const RESERVED_DEVICES: [&str; 3] = ["api", "endpoint", IMPORT];
+/// Device of imported messages.
+pub(crate) const IMPORT: &str = "import";
 
 /// Characters that do not show, or that change how their neighbours show: Unicode 16's general categories Cf, Zl and Zp, and
 /// its property `Default_Ignorable_Code_Point`. With them, two names look the same and are different.

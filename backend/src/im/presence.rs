@@ -199,7 +199,7 @@ impl<F: Facts> Hints<'_, F> {
         let news = self.presences.news(now, self.rules, (user, watchers), self.facts, self.sessions);
         let Some((presence, sessions)) = news else { return };
         let push = Push {
-            message_id: self.ids.next(now.unix_ms),
+            message_id: self.ids.next_now(now),
             time_ms: now.unix_ms,
             happened: encode(&Happened { what: Some(happened::What::Presence(presence)) }),
             ..Push::default()

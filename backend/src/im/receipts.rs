@@ -85,7 +85,7 @@ impl<F: Facts> Hints<'_, F> {
             }
             let what = Some(happened::What::ReadCounts(ReadCounts { counts }));
             let push = Push {
-                message_id: self.ids.next(now.unix_ms),
+                message_id: self.ids.next_now(now),
                 conversation: conversation.clone(),
                 time_ms: now.unix_ms,
                 happened: encode(&Happened { what }),

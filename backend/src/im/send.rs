@@ -13,7 +13,7 @@ use super::store::{
 };
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{Im, MessageIds, time_ms};
+use super::{Im, MessageIds};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -80,7 +80,7 @@ impl<S: Store> Deliveries<'_, S> {
             message_id: stored.id,
             conversation: self.storage.store.id(stored.conversation),
             seq: stored.seq,
-            time_ms: time_ms(stored.id),
+            time_ms: stored.time_ms,
             ..Default::default()
         };
         self.out.answer_send(reply, code, answer);
@@ -154,10 +154,10 @@ impl<F: Facts> Drafts<'_, F> {
         }
         let (sender, device) = asked.origin;
         self.charge(asked, target, bytes)?;
-        let id = self.ids.next(asked.now.unix_ms);
+        let (id, time_ms) = (self.ids.next_now(asked.now), asked.now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
         let body = self.encode_push(asked, id, target, send);
-        Ok(Draft { sender, device, target, key: MessageKey(key), id, digest, body })
+        Ok(Draft { sender, device, target, key: MessageKey(key), id, time_ms, digest, body })
     }
 
     /// Charges the sender for the bytes, and for a conversation that comes into being.
@@ -171,7 +171,8 @@ impl<F: Facts> Drafts<'_, F> {
         {
             amounts[1].1 = u64::from(self.facts.one_to_one(asked.origin.0, peer).is_none());
         }
-        self.quotas.charge(asked.now, asked.origin.0, &amounts)
+        let unix_ms = self.ids.steady_ms(asked.now);
+        self.quotas.charge(Now { unix_ms, ..asked.now }, asked.origin.0, &amounts)
     }
 
     fn target(&mut self, asked: &Asked, send: &Send) -> Result<Wanted, Refused> {
@@ -210,7 +211,7 @@ impl<F: Facts> Drafts<'_, F> {
             Target::Conversation(conversation) => self.facts.write_id(conversation, &mut push.conversation),
         }
         push.message_id = id;
-        push.time_ms = time_ms(id);
+        push.time_ms = asked.now.unix_ms;
         push.r#type = send.r#type;
         push.payload = send.payload;
         let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
@@ -227,7 +228,7 @@ pub(super) fn encode_happened(id: u64, asked: &Asked, conversation: &str, what: 
         conversation: conversation.to_owned(),
         sender: asked.uid.to_string(),
         sender_device: asked.device.to_string(),
-        time_ms: time_ms(id),
+        time_ms: asked.now.unix_ms,
         happened: encode(&Happened { what: Some(what) }),
         ..Push::default()
     };

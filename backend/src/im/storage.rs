@@ -7,7 +7,7 @@ use super::tasks::Task;
 use super::waiting::{Open, Waiter, Waiting};
 use super::{BATCH_WRITES_MAX, BATCHES_AT_ONCE};
 use crate::im::store::{self, Batch, Read, Store, Ticket, Write};
-use crate::server::{Now, SessionId};
+use crate::server::SessionId;
 
 /// A store and its open questions.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<S: Store> Storage<S> {
 
     /// Gives the store the batch of this turn, or holds a small batch while the store is busy. Returns the waiters of a
     /// batch that the store did not take: nothing of it happened.
-    pub(super) fn commit(&mut self, now: Now, last_id: u64) -> Vec<Waiter> {
+    pub(super) fn commit(&mut self, now_ms: u64, last_id: u64) -> Vec<Waiter> {
         // A store that is busy gets more at once, with the turn in which it has made something durable.
         let is_busy = self.open.commits() >= BATCHES_AT_ONCE && !self.store.is_broken();
         let is_held = is_busy && self.writes.len() < BATCH_WRITES_MAX;
@@ -68,13 +68,13 @@ impl<S: Store> Storage<S> {
         }
         let waiters = std::mem::take(&mut self.waiters);
         let writes = std::mem::take(&mut self.writes);
-        self.try_commit(now, last_id, writes, waiters).err().unwrap_or_default()
+        self.try_commit(now_ms, last_id, writes, waiters).err().unwrap_or_default()
     }
 
     /// Gives the store an empty batch if it wants to make acks durable.
-    pub(super) fn commit_late_writes(&mut self, now: Now, last_id: u64) {
-        if self.writes.is_empty() && self.store.wants_commit(now.unix_ms) {
-            self.try_commit(now, last_id, Vec::new(), Vec::new()).ok();
+    pub(super) fn commit_late_writes(&mut self, now_ms: u64, last_id: u64) {
+        if self.writes.is_empty() && self.store.wants_commit(now_ms) {
+            self.try_commit(now_ms, last_id, Vec::new(), Vec::new()).ok();
         }
     }
 
@@ -84,12 +84,12 @@ impl<S: Store> Storage<S> {
     /// The waiters: the store takes no more.
     fn try_commit(
         &mut self,
-        now: Now,
+        now_ms: u64,
         last_id: u64,
         writes: Vec<Write>,
         waiters: Vec<Waiter>,
     ) -> Result<(), Vec<Waiter>> {
-        let batch = Batch { now_ms: now.unix_ms, last_id, writes };
+        let batch = Batch { now_ms, last_id, writes };
         let ticket = self.open.next_ticket();
         if self.store.submit(ticket, store::Command::Commit(batch)).is_err() {
             return Err(waiters);
@@ -105,9 +105,8 @@ mod tests {
     use crate::config::ImConfig;
     use crate::im::store::{Memory, UserId};
     use bytes::Bytes;
-    use moorline_proto::time::Instant;
 
-    const NOW: Now = Now { instant: Instant::ZERO, unix_ms: 1 };
+    const NOW: u64 = 1;
 
     fn storage() -> Storage<Memory> {
         Storage::new(Memory::new(&ImConfig::default()))

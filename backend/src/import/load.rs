@@ -28,7 +28,7 @@ const AHEAD_MS_MAX: u64 = 86_400_000;
 /// Members of a new group that the others are told by name.
 const TOLD_MAX: usize = 1000;
 /// Device name of imported messages.
-const DEVICE: &str = "import";
+const DEVICE: &str = names::IMPORT;
 
 /// A group of a line, until its batch is committed.
 struct Created {
@@ -229,7 +229,7 @@ impl Importer {
         let mut short = [0; 8];
         short.copy_from_slice(&digest[16..24]);
         let digest = u64::from_be_bytes(short);
-        Ok(Draft { sender, device: API_DEVICE, target, key: MessageKey(key), id, digest, body })
+        Ok(Draft { sender, device: API_DEVICE, target, key: MessageKey(key), id, time_ms, digest, body })
     }
 
     fn write(&mut self, line: u64, write: Write) -> Result<(), ImportError> {

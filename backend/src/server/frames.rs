@@ -30,7 +30,7 @@ impl LinkHost {
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
             Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
-            Kind::ConnUp => self.on_conn_up(gateway, link, frame.correlation, frame.message()?),
+            Kind::ConnUp => self.on_conn_up(gateway, link, frame.correlation, frame.message()?, true),
             Kind::ConnDown => self.on_conn_down(gateway, &frame.message()?),
             Kind::Announce => self.on_announce(gateway, link, frame.correlation, frame.message()?),
             Kind::Ping => {
@@ -65,9 +65,19 @@ impl LinkHost {
         Ok(())
     }
 
-    /// Adds a session, or moves it to this link, unless a later announcement has moved it to another one.
-    fn on_conn_up(&mut self, gateway: GatewayId, link: LinkId, announcement: u64, login: ConnUp) {
-        let (handle, version) = (login.handle, login.login_version);
+    /// Adds a session, or moves it to this link, unless a later announcement has moved it to another one. A login that
+    /// happens now (`is_now`) gets a version above all others: gateways take theirs from clocks that need not agree.
+    fn on_conn_up(
+        &mut self,
+        gateway: GatewayId,
+        link: LinkId,
+        announcement: u64,
+        mut login: ConnUp,
+        is_now: bool,
+    ) {
+        let handle = login.handle;
+        let version = self.out.routes.version_of(gateway, handle, login.login_version, is_now);
+        login.login_version = version;
         let (session, is_new) = match self.out.routes.on_login(gateway, (link, announcement), handle, version)
         {
             Login::New(session) => (session, true),
@@ -91,7 +101,7 @@ impl LinkHost {
     fn on_announce(&mut self, gateway: GatewayId, link: LinkId, number: u64, announce: Announce) {
         let (sessions, more) = (announce.connections.len(), announce.more);
         for login in announce.connections {
-            self.on_conn_up(gateway, link, number, login);
+            self.on_conn_up(gateway, link, number, login, false);
         }
         self.emit(Event::Announced { link, sessions, more });
     }

@@ -73,6 +73,8 @@ pub(super) struct Routes {
     by_handle: HashMap<(GatewayId, u64), SessionId>,
     next_generation: u32,
     sessions_max: usize,
+    /// The largest version of a login.
+    newest: u64,
 }
 
 impl Routes {
@@ -84,6 +86,7 @@ impl Routes {
             by_handle: HashMap::new(),
             next_generation: 1,
             sessions_max,
+            newest: 0,
         }
     }
 
@@ -123,6 +126,18 @@ impl Routes {
     pub(super) fn expired_gateways(&self, now: Instant) -> Vec<GatewayId> {
         let expired = self.gateways.iter().filter(|(_, it)| it.links == 0 && it.lease_until <= now);
         expired.map(|(id, _)| *id).collect()
+    }
+
+    /// Version of a login among those of its device on all gateways. A known session keeps its version. A login that
+    /// happens now is later than all others, whatever the clock of its gateway says. A login that is announced, because
+    /// its link or this process is new, has the version that its gateway gave.
+    pub(super) fn version_of(&mut self, gateway: GatewayId, handle: u64, given: u64, is_now: bool) -> u64 {
+        if let Some(session) = self.find(gateway, handle).and_then(|id| self.get(id)) {
+            return session.login_version;
+        }
+        let version = if is_now { given.max(self.newest.saturating_add(1)) } else { given };
+        self.newest = self.newest.max(version);
+        version
     }
 
     /// Adds a session, or moves a known one, to a link, as the announcement of this number says (0: without number).

@@ -73,3 +73,23 @@ fn a_login_on_another_gateway_ends_the_older_one() {
     one.say(Kind::ConnDown, 0, &ConnDown { handle: 8, code: 3530 });
     assert_eq!(two.send(9, "bob", 1, b"me").0, Code::Ok);
 }
+
+/// The clocks of gateways need not agree: what the backend hears of later is the newer login.
+#[test]
+fn a_login_on_a_gateway_whose_clock_is_behind_ends_the_older_one_too() {
+    let backend = Backend::run(config());
+    let (mut one, mut two) = (backend.gateway("g1", 1), backend.gateway("g2", 1));
+    one.conn_up(8, "bob", "phone", 2_000_000_000);
+    one.say(Kind::Ping, 1, &());
+    one.expect(Kind::Pong);
+    two.conn_up(9, "bob", "phone", 1_000_000_000);
+    let kick: Kick = one.expect(Kind::Kick).message().expect("a Kick");
+    assert_eq!((kick.handle, kick.code), (8, 3530));
+    one.say(Kind::ConnDown, 0, &ConnDown { handle: 8, code: 3530 });
+    assert_eq!(two.send(9, "bob", 1, b"me").0, Code::Ok, "the newer login stays");
+    // A new link tells what was known: the order stays.
+    let mut again = backend.gateway("g2", 1);
+    let connections = vec![login(9, "bob", "phone", 1_000_000_000)];
+    again.say(Kind::Announce, 0, &Announce { connections, more: false });
+    assert_eq!(again.send(9, "bob", 2, b"me").0, Code::Ok);
+}

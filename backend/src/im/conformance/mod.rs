@@ -316,7 +316,7 @@ fn messages_are_taken_back_once<S: Store>(bench: &mut Bench<S>) {
     assert_eq!(bench.unread("group:g", b), 1, "not {}, but what came after", unread.seq);
     let old = bench.say(b, Target::Conversation(group), 2);
     let wish = recall(bench, b, &old, 7);
-    let late = bench.commit(86_400_001, vec![wish]).pop();
+    let late = bench.commit(crate::im::time_ms(old.id) + 86_400_001, vec![wish]).pop();
     assert!(matches!(late, Some((Outcome::Appended(Err(Refusal::TooLate)), _))), "{late:?}");
     let wish = recall(bench, a, &old, 6);
     assert!(bench.append(wish).is_ok(), "the owner may");

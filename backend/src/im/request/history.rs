@@ -145,7 +145,16 @@ impl<F: Facts> Requests<'_, F> {
         let mut key = *b"recall\0\0........";
         key[8..].copy_from_slice(&message_id.to_be_bytes());
         let target = Target::Conversation(conversation);
-        let draft = Draft { sender, device, target, key: MessageKey(key), id, digest: *seq, body };
+        let draft = Draft {
+            sender,
+            device,
+            target,
+            key: MessageKey(key),
+            id,
+            time_ms: asked.now.unix_ms,
+            digest: *seq,
+            body,
+        };
         let recall = Recall { draft, seq: *seq, message_id: *message_id };
         Ok(Step::Write(Write::Recall(recall), Then::Recalled(Box::new(asked.clone()))))
     }

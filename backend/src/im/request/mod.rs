@@ -339,7 +339,7 @@ impl<F: Facts> Requests<'_, F> {
         conversation: &str,
         what: im::happened::What,
     ) -> (u64, BytesMut) {
-        let id = self.ids.next(asked.now.unix_ms);
+        let id = self.ids.next_now(asked.now);
         (id, encode_happened(id, asked, conversation, what))
     }
 
@@ -380,7 +380,8 @@ impl<F: Facts> Requests<'_, F> {
         if asked.is_operator() {
             return Ok(());
         }
-        self.quotas.charge(asked.now, asked.origin.0, amounts)
+        let unix_ms = self.ids.steady_ms(asked.now);
+        self.quotas.charge(Now { unix_ms, ..asked.now }, asked.origin.0, amounts)
     }
 
     /// Returns a conversation of which the author is a member.

@@ -132,6 +132,8 @@ pub struct Draft {
     pub key: MessageKey,
     /// The message id.
     pub id: u64,
+    /// Time that clients are told, in Unix milliseconds.
+    pub time_ms: u64,
     /// Digest of the content; the same key with another digest or target is a conflict.
     pub digest: u64,
     /// An encoded [`moorline_proto::message::client::Push`] without its seq, with

@@ -170,6 +170,8 @@ pub struct Stored {
     pub seq: u64,
     /// Message id; for a duplicate, the id of the first try.
     pub id: u64,
+    /// Time that clients are told, in Unix milliseconds; for a duplicate, that of the first try.
+    pub time_ms: u64,
     /// `None`: a duplicate, stored before. Else what is to be delivered.
     pub delivery: Option<Delivery>,
 }

@@ -5,6 +5,8 @@
 mod bans;
 #[path = "behaviour.rs"]
 mod behaviour;
+#[path = "clocks.rs"]
+mod clocks;
 #[path = "deletion.rs"]
 mod deletion;
 #[path = "exposed.rs"]

@@ -143,7 +143,8 @@ impl World {
         let journals = Journals::of(&self.folder, &database);
         let threads =
             (committer.expect("a thread"), Memtables::start(Vec::new(), journals).expect("a thread"));
-        let engine = DiskEngine::new(self.tables.clone(), threads, None, tails, high_water, config);
+        let lived = Lived::load(&self.tables)?;
+        let engine = DiskEngine::new(self.tables.clone(), threads, None, tails, high_water, (config, lived));
         Ok(Disk::over(directory, engine, config))
     }
 }
@@ -290,6 +291,7 @@ fn writes_of(store: &Disk, by: Origin, end: u64, users: &[UserId], places: &[Con
             target,
             key,
             id: store.last_id().saturating_add(1),
+            time_ms: NOW_MS,
             digest: 7,
             body,
         }

@@ -26,6 +26,7 @@ pub mod fuzz;
 mod high_water;
 mod journal;
 mod journals;
+mod lived;
 mod load;
 mod lock;
 mod mark;
@@ -49,6 +50,7 @@ use bytes::Bytes;
 use committer::{Committer, Job};
 pub use error::DiskError;
 use high_water::{HighWater, HighWaterFile};
+use lived::Lived;
 use lock::Lock;
 use memtables::Memtables;
 use moorline_proto::ids::MessageKey;
@@ -91,6 +93,7 @@ pub struct DiskEngine {
     /// High water marks of the next batch.
     new_high_water: Vec<HighWater>,
     window_ms: u64,
+    lived: Lived,
 }
 
 const SIDE_FILE: &str = "commits";
@@ -104,7 +107,7 @@ impl DiskEngine {
         lock: Option<Lock>,
         tails: StreamTails,
         high_water: HighWaterFile,
-        config: &ImConfig,
+        (config, lived): (&ImConfig, Lived),
     ) -> Self {
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -120,6 +123,7 @@ impl DiskEngine {
             high_water,
             new_high_water: Vec::new(),
             window_ms,
+            lived,
         }
     }
 
@@ -132,24 +136,25 @@ impl Engine for DiskEngine {
     type Error = DiskError;
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, DiskError> {
-        let key = tables::key_of(user.0, key);
+        let (key, now_ms) = (tables::key_of(user.0, key), self.lived.at(now_ms));
         let is_young = |record: &&KeyRecord| record.at_ms.saturating_add(self.window_ms) > now_ms;
         let record = match self.new_keys.get(&key).filter(is_young) {
             Some(known) => Some(*known),
             None => self.tables.key(&key, now_ms, self.window_ms)?,
         };
-        Ok(record.map(|KeyRecord { conversation, seq, id, digest, .. }| Known {
+        Ok(record.map(|KeyRecord { conversation, seq, id, digest, time_ms, .. }| Known {
             conversation: ConversationId(conversation),
             seq,
             id,
+            time_ms: if time_ms == 0 { crate::im::time_ms(id) } else { time_ms },
             digest,
         }))
     }
 
     fn put_key(&mut self, now_ms: u64, user: UserId, key: MessageKey, known: Known) -> Result<(), DiskError> {
-        let key = tables::key_of(user.0, key);
-        let Known { conversation, seq, id, digest } = known;
-        let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms };
+        let (key, now_ms) = (tables::key_of(user.0, key), self.lived.at(now_ms));
+        let Known { conversation, seq, id, time_ms, digest } = known;
+        let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms, time_ms };
         let before = self.tables.days();
         let table = self.tables.keys_of(now_ms, self.window_ms)?;
         let days = self.tables.days();
@@ -345,6 +350,8 @@ impl Engine for DiskEngine {
         if !self.changes.is_empty() {
             let last_id = directory.last_id.to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
+            let lived = self.lived.last().to_be_bytes();
+            self.changes.push(Change::put(&self.tables.meta, tables::LIVED.to_vec(), lived));
         }
         let changes = std::mem::take(&mut self.changes);
         let (keys, new_high_water) =

@@ -4,6 +4,7 @@ use super::committer::{Committer, Files};
 use super::high_water::HighWaterFile;
 use super::journal::Follower;
 use super::journals::{self, Journals};
+use super::lived::Lived;
 use super::lock::Lock;
 use super::mark::{Mark, MarkFile, Noted};
 use super::memtables::Memtables;
@@ -106,8 +107,9 @@ impl Disk {
             .map_err(file_error("start a thread for", folder))?;
         let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
             .map_err(file_error("start a thread for", folder))?;
+        let lived = Lived::load(&tables)?;
         let threads = (committer, memtables);
-        let engine = DiskEngine::new(tables, threads, Some(lock), tails, high_water, config);
+        let engine = DiskEngine::new(tables, threads, Some(lock), tails, high_water, (config, lived));
         Ok(Self::over(directory, engine, config))
     }
 }

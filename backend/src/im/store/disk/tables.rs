@@ -16,7 +16,7 @@
 //! | `events` | conversation, number; of no conversation 2^32 - 1, number | the encoded push, which inboxes name |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
 //! | `ends`, `touched` | see `ends` | |
-//! | `meta` | `commits`, `last_id`, `keys_end`, `format` | batches that were committed, the last message id, the day after the newest with keys, [`FORMAT_NOW`], 8 bytes each |
+//! | `meta` | `commits`, `last_id`, `keys_end`, `lived_ms`, `format` | batches that were committed, the last message id, the day after the newest with keys, the store's life, [`FORMAT_NOW`], 8 bytes each |
 
 use super::DiskError;
 use crate::im::store::{Friendship, Role, WhoMayAdd};
@@ -68,6 +68,8 @@ pub(super) const COMMITS: &[u8] = b"commits";
 const FORMAT: &[u8] = b"format";
 const FORMAT_NOW: u64 = 1;
 pub(super) const LAST_ID: &[u8] = b"last_id";
+/// Milliseconds of the store's life.
+pub(super) const LIVED: &[u8] = b"lived_ms";
 /// The day after the newest that has keys.
 pub(super) const KEYS_END: &[u8] = b"keys_end";
 
@@ -197,8 +199,12 @@ pub(super) struct KeyRecord {
     pub(super) id: u64,
     #[prost(fixed64, tag = "4")]
     pub(super) digest: u64,
+    /// When it was stored, in milliseconds of the store's life ([`super::lived`]).
     #[prost(uint64, tag = "5")]
     pub(super) at_ms: u64,
+    /// Time that clients were told, in Unix milliseconds; 0: an earlier version wrote it, and it is that of the id.
+    #[prost(uint64, tag = "6")]
+    pub(super) time_ms: u64,
 }
 
 /// One change of one table.

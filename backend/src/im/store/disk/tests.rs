@@ -147,7 +147,7 @@ fn draft(sender: UserId, target: Target, key: u8, id: u64) -> Write {
     let mut body = BytesMut::with_capacity(64 + SEQ_BYTES_MAX);
     body.extend_from_slice(&[0x08, 1]); // field 1, message_id
     let (device, key) = (DeviceNumber(0), MessageKey([key; 16]));
-    Write::Append(Draft { sender, device, target, key, id, digest: 7, body })
+    Write::Append(Draft { sender, device, target, key, id, time_ms: 1, digest: 7, body })
 }
 
 fn stored(outcome: Option<Outcome>) -> Stored {
@@ -280,7 +280,16 @@ fn a_complete_journal_that_is_not_what_it_was_is_refused() {
             let body = BytesMut::from(&noise[..]);
             let key = MessageKey(u128::from(number).to_be_bytes());
             let (target, device) = (Target::User(ben), DeviceNumber(0));
-            Write::Append(Draft { sender: ann, device, target, key, id: number + 1, digest: 0, body })
+            Write::Append(Draft {
+                sender: ann,
+                device,
+                target,
+                key,
+                id: number + 1,
+                time_ms: 1,
+                digest: 0,
+                body,
+            })
         };
         committed(&mut store, (number..number + AT_ONCE).map(append).collect());
         number += AT_ONCE;
@@ -565,4 +574,34 @@ fn a_ban_and_a_revocation_outlive_the_process() {
     assert_eq!(login(77, 98_999), Some(LoginDenied::Banned));
     assert_eq!(login(76, 99_000), Some(LoginDenied::Revoked));
     assert_eq!(login(77, 99_000), None);
+}
+
+/// Keys are kept for days that pass while the store is open, and not for days of the clock.
+#[test]
+fn a_clock_that_jumps_makes_the_store_forget_no_key() {
+    const DAY_MS: u64 = 86_400_000;
+    const START_MS: u64 = 20_000 * DAY_MS;
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    let say = |store: &mut Disk, now_ms, key| {
+        let said = committed_at(store, now_ms, vec![draft(ann, Target::User(ben), key, 1)]);
+        stored(said.into_iter().next()).delivery.is_some()
+    };
+    // The clock is 400 days behind, then right, then 40 days ahead: each time at a start.
+    for (round, now_ms) in [START_MS - 400 * DAY_MS, START_MS, START_MS + 40 * DAY_MS].into_iter().enumerate()
+    {
+        let number = u8::try_from(round).expect("small");
+        assert!(say(&mut store, now_ms, number), "a new key");
+        for known in 0..=number {
+            assert!(!say(&mut store, now_ms + 1, known), "round {round}: key {known} is forgotten");
+        }
+        drop(store);
+        store = folder.open().expect("the same store");
+    }
+    // Seven days later they are.
+    let now_ms = START_MS + 50 * DAY_MS;
+    assert!(!say(&mut store, now_ms, 0));
+    assert!(!say(&mut store, now_ms + 6 * DAY_MS, 1), "6 days");
+    assert!(say(&mut store, now_ms + 8 * DAY_MS, 2), "8 days");
 }

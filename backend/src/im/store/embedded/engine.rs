@@ -14,6 +14,7 @@ pub struct Known {
     pub(in crate::im::store) conversation: ConversationId,
     pub(in crate::im::store) seq: u64,
     pub(in crate::im::store) id: u64,
+    pub(in crate::im::store) time_ms: u64,
     pub(in crate::im::store) digest: u64,
 }
 

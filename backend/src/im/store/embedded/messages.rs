@@ -7,6 +7,7 @@ use crate::im::store::{
     ConversationId, Delivery, Draft, Member, Page, PageLimits, Recall, Recipient, Refusal, Role, Stored,
     Target, UserId, seal,
 };
+use crate::im::{names, time_ms};
 use bytes::Bytes;
 use moorline_proto::message::client::Push;
 use moorline_proto::message::im::{Happened, Recalled, happened};
@@ -49,10 +50,10 @@ impl<E: Engine> EngineStore<E> {
         target: Option<ConversationId>,
     ) -> Result<Option<Result<Stored, Refusal>>, E::Error> {
         let known = self.engine.key(now_ms, draft.sender, draft.key)?;
-        Ok(known.map(|Known { conversation, seq, id, digest }| {
+        Ok(known.map(|Known { conversation, seq, id, time_ms, digest }| {
             let is_same = digest == draft.digest && target == Some(conversation);
             if is_same {
-                Ok(Stored { conversation, seq, id, delivery: None })
+                Ok(Stored { conversation, seq, id, time_ms, delivery: None })
             } else {
                 Err(Refusal::Conflict)
             }
@@ -109,7 +110,7 @@ impl<E: Engine> EngineStore<E> {
         conversation: ConversationId,
         batch: &mut Effects,
     ) -> Result<Stored, E::Error> {
-        let Draft { sender, device, key, id, digest, body, .. } = draft;
+        let Draft { sender, device, key, id, time_ms, digest, body, .. } = draft;
         let place = self.directory.conversations.get_mut(conversation);
         place.numbered += 1;
         let seq = place.numbered;
@@ -126,7 +127,7 @@ impl<E: Engine> EngineStore<E> {
         let body = seal(body, seq);
         self.engine.put_message(conversation, seq, &body);
         batch.progress.messages.push((conversation, seq));
-        self.engine.put_key(now_ms, sender, key, Known { conversation, seq, id, digest })?;
+        self.engine.put_key(now_ms, sender, key, Known { conversation, seq, id, time_ms, digest })?;
         let first = batch.recipients.len();
         let members =
             if is_read_fanout { 0 } else { self.directory.conversations.get(conversation).members.len() };
@@ -140,7 +141,7 @@ impl<E: Engine> EngineStore<E> {
         }
         let recipients = first..batch.recipients.len();
         let delivery = Some(Delivery { body, recipients, is_read_fanout });
-        Ok(Stored { conversation, seq, id, delivery })
+        Ok(Stored { conversation, seq, id, time_ms, delivery })
     }
 
     pub(super) fn recall(
@@ -197,7 +198,10 @@ impl<E: Engine> EngineStore<E> {
         if !push.happened.is_empty() || is_under_way {
             return Err(Refusal::Denied); // nothing was said, or somebody else has taken it back
         }
-        if now_ms.saturating_sub(push.time_ms) > self.limits.recall_window_ms {
+        // By the time of the id, which a jump of the clock does not move; an imported message has the time of its line.
+        let is_imported = push.sender_device == names::IMPORT;
+        let stored_ms = if is_imported { push.time_ms } else { time_ms(push.message_id) };
+        if now_ms.saturating_sub(stored_ms) > self.limits.recall_window_ms {
             return Err(Refusal::TooLate);
         }
         let recalled = Recalled { seq, message_id, by: by.to_string() };

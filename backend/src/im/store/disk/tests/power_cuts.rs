@@ -37,7 +37,16 @@ impl Scene {
             let key = MessageKey([key; 16]);
             committed(
                 &mut store,
-                vec![Write::Append(Draft { sender: ann, device, target, key, id, digest: 0, body })],
+                vec![Write::Append(Draft {
+                    sender: ann,
+                    device,
+                    target,
+                    key,
+                    id,
+                    time_ms: 1,
+                    digest: 0,
+                    body,
+                })],
             );
             moments.push(folder.moment());
         }
