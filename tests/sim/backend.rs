@@ -68,7 +68,7 @@ pub(crate) struct Backend {
 }
 
 fn now(scene: &Scene) -> Now {
-    Now { instant: scene.now, unix_ms: 1_700_000_000_000 + scene.now.as_nanos() / 1_000_000 }
+    Now { instant: scene.now, unix_ms: 1_800_000_000_000 + scene.now.as_nanos() / 1_000_000 }
 }
 
 fn host(config: &LinkConfig, life: u64) -> LinkHost {

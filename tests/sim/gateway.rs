@@ -55,7 +55,7 @@ pub(crate) fn settings(number: usize, scene: &mut Scene) -> Settings {
         queue_frames_max: QUEUE_FRAMES,
         heartbeat_s: HEARTBEAT_S,
         devices_max: 8,
-        unix_base_nanos: 1_700_000_000_000_000_000,
+        unix_base_nanos: 1_800_000_000_000_000_000,
         seed: scene.random.next_u64(),
         session_keep: scene.faults.keep,
         kept_max: scene.faults.kept,

@@ -5,7 +5,7 @@ use crate::scene::{Scene, What};
 use crate::tap::Tap;
 use bytes::Bytes;
 use moorline_backend::server::LinkId;
-use moorline_proto::frame::Decoder;
+use moorline_proto::frame::{Decoder, HEADER_BYTES};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
@@ -145,10 +145,11 @@ impl Pipe {
         }
     }
 
-    /// The connection will break behind any byte of its first few hundred.
+    /// The connection will break behind any byte of its first few hundred, of its first header every third time.
     pub(crate) fn sharpen(&mut self, scene: &mut Scene) {
-        let way = [Way::Up, Way::Down][scene.index(2)];
-        self.knife = Some(Knife { way, left: 1 + scene.index(600), decoder: Decoder::new() });
+        let (way, at) = ([Way::Up, Way::Down][scene.index(2)], scene.index(600));
+        let left = 1 + if at < 200 { at % HEADER_BYTES } else { at };
+        self.knife = Some(Knife { way, left, decoder: Decoder::new() });
     }
 
     /// Shortens `bytes` to those before the cut; true: they are the last.

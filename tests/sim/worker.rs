@@ -225,7 +225,7 @@ impl Worker {
         {
             self.router.handle_uplink(scene.now, batch);
         }
-        self.router.handle_logins(scene.now, 1_700_000_000, LOGINS_PER_TURN);
+        self.router.handle_logins(scene.now, 1_800_000_000, LOGINS_PER_TURN);
         for link in self.router.links() {
             self.read(scene, pipes, link);
         }
