@@ -6,6 +6,7 @@ use crate::config::LogFormat;
 use crate::sys::clock;
 use clap::{Args, Subcommand};
 use moorline_backend::config::SCHEMA;
+use moorline_backend::im::store::{Disk, Verified};
 use moorline_backend::tokens::Tokens;
 use moorline_backend::{BackendConfig, BackendError, Live, Reloaded, import};
 use moorline_net::audit::Entry;
@@ -49,6 +50,24 @@ enum Action {
         #[arg(value_name = "FILE")]
         export: PathBuf,
     },
+    /// Copy the store in im.folder, which a backend may have open, to a new folder, and verify the copy
+    Backup {
+        /// The new folder; its parent must exist
+        #[arg(value_name = "DIR")]
+        to: PathBuf,
+    },
+    /// Put a copy into im.folder and verify it; all conversations go on behind every seq that was given
+    Restore {
+        /// A folder that `backup` made; without it im.folder holds the copy already
+        #[arg(value_name = "DIR")]
+        from: Option<PathBuf>,
+    },
+    /// Prove that seqs, members, inboxes, cursors, keys and heads of a store agree; a backend may have it open
+    Verify {
+        /// A folder that `backup` made; without it im.folder
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
     /// Put made-up users, groups and messages into im.folder
     Seed {
         /// Users user-0, user-1 and so on
@@ -82,7 +101,43 @@ enum Printed {
     Doc,
 }
 
+/// Backs up, restores or verifies a store; `None`: the action is another one.
+fn keep(action: &Action, config: &BackendConfig) -> Option<Result<(), Failure>> {
+    let im = &config.im;
+    let is_named = matches!(action, Action::Verify { folder: Some(_) });
+    let kept = match action {
+        Action::Backup { .. } | Action::Restore { .. } | Action::Verify { .. }
+            if !is_named && im.folder.as_os_str().is_empty() =>
+        {
+            return Some(Err(Failure::Usage("there is no store in a folder; set `im.folder`".into())));
+        }
+        Action::Backup { to } => Disk::backup(&im.folder, to, im),
+        Action::Restore { from } => Disk::restore(from.as_deref(), &im.folder, im),
+        Action::Verify { folder } => Disk::verify(folder.as_ref().unwrap_or(&im.folder), im),
+        Action::Check | Action::Config { .. } | Action::Import { .. } | Action::Seed { .. } => return None,
+    };
+    Some(kept.map_err(Failure::failed).and_then(|report| say_verified(&report)))
+}
+
+fn say_verified(report: &Verified) -> Result<(), Failure> {
+    let Verified { users, conversations, messages, voids, entries, keys, problems, problem_count } = report;
+    say(&format!(
+        "users {users}  conversations {conversations}  messages {messages}  void seqs {voids}  inbox entries {entries}  \
+         keys {keys}  problems {problem_count}\n"
+    ))?;
+    problems.iter().try_for_each(|problem| say(&format!("{problem}\n")))?;
+    match problem_count {
+        0 => Ok(()),
+        count => Err(Failure::Failed(format!(
+            "the store contradicts itself in {count} places; restore a backup, or report the lines above as a fault"
+        ))),
+    }
+}
+
 fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
+    if let Some(outcome) = keep(action, config) {
+        return outcome;
+    }
     let start = clock::now();
     let progress = |lines: u64| tracing::info!(lines, "on the way");
     let imported = match action {
@@ -94,7 +149,11 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
             let opened = std::fs::File::open(export).map_err(failed)?;
             import::import(config, std::io::BufReader::new(opened), progress)
         }
-        Action::Check | Action::Config { .. } => return Ok(()), // done without a store
+        Action::Check
+        | Action::Config { .. }
+        | Action::Backup { .. }
+        | Action::Restore { .. }
+        | Action::Verify { .. } => return Ok(()), // done above
         Action::Seed { users, groups, members, messages, payload, seed } => {
             let (users, groups, members, messages) = (*users, *groups, *members, *messages);
             let wanted = import::Seed { users, groups, members, messages, payload: *payload, seed: *seed };
@@ -113,7 +172,7 @@ pub(super) fn run(args: &BackendArgs) -> Result<(), Failure> {
     match &args.action {
         Some(Action::Check) => return check(args),
         Some(Action::Config { what }) => return print(args, what),
-        Some(Action::Import { .. } | Action::Seed { .. }) | None => {}
+        Some(_) | None => {}
     }
     let config = load(args)?;
     let (log, _) = logging::start(&args.log_level, LogFormat::Text)?;

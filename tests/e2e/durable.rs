@@ -211,3 +211,53 @@ fn a_backend_whose_folder_is_removed_ends() {
     assert!(lost.result().is_none(), "nobody is told that it was stored");
     assert!(backend.process.log().contains("was removed while the backend ran"));
 }
+
+/// Runs an action of `moorline backend` on the store in a folder: its exit code and what it printed.
+fn keep(action: &[&str], folder: &StoreFolder) -> (Option<i32>, String) {
+    let set = folder.set();
+    let (code, out, said) = run(&[&["backend"], action, &["--set", &set]].concat());
+    (code, out + &said)
+}
+
+#[test]
+fn a_backup_of_a_running_backend_is_restored_and_goes_on_behind_it() {
+    let (folder, backup) = (StoreFolder::new(), StoreFolder::new());
+    let mut backend = start(&folder, "127.0.0.1:0", &[]);
+    let address = backend.address.to_string();
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=2s", "limits.user_rate=0"]);
+    let (ann, ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
+    let say = |text: &str| {
+        let sent = ann.send(Target::user("ben"), 1, text.to_owned()).expect("taken");
+        sent.wait_durable(PATIENCE).expect("stored").seq
+    };
+    let mut last = 0;
+    for number in 1..=20 {
+        last = say(&format!("{number}"));
+    }
+    let place = backup.path().join("monday").display().to_string();
+    std::fs::create_dir_all(backup.path()).expect("ours");
+    let (code, said) = keep(&["backup", &place], &folder);
+    assert!(code == Some(0) && said.contains("messages 20") && said.contains("problems 0"), "{said}");
+    let (code, said) = keep(&["verify"], &folder);
+    assert!(code == Some(0) && said.contains("problems 0"), "{said}");
+    for number in 21..=30 {
+        last = say(&format!("{number}"));
+    }
+    backend.process.kill();
+    let (code, said) = keep(&["restore", &place], &folder);
+    assert!(code == Some(1) && said.contains("there is a store"), "{said}");
+    std::fs::remove_dir_all(folder.path().join("database")).expect("ours");
+    let (code, said) = keep(&["restore", &place], &folder);
+    assert!(code == Some(0) && said.contains("problems 0"), "{said}");
+    let _backend = start(&folder, &address, &[]);
+    let seq = say("after");
+    assert!(seq > last, "{seq} was given before");
+    let page = ben.pull("c2c:ann:ben", 1, 0, 0, PATIENCE).expect("a page");
+    let voids: Vec<_> = page.voids.iter().map(|range| (range.from, range.to)).collect();
+    assert_eq!((page.messages.len(), voids), (21, vec![(21, seq - 1)]));
+    let mut messages = std::iter::from_fn(|| ben.recv_timeout(PATIENCE).ok());
+    assert!(
+        messages.by_ref().take(40).any(|message| message.seq == seq),
+        "whoever has the others gets the new one"
+    );
+}

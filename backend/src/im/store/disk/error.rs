@@ -78,6 +78,15 @@ pub enum DiskError {
         /// Folder of the store.
         folder: PathBuf,
     },
+    /// A backup is to be put where a store is.
+    #[error(
+        "cannot restore into {}: there is a store; move `{}/database` away, and leave `sequences` there if it is the newest",
+        folder.display(), folder.display()
+    )]
+    Taken {
+        /// Folder of the store.
+        folder: PathBuf,
+    },
     /// Commits are missing.
     #[error(
         "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \

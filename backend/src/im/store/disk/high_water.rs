@@ -21,6 +21,8 @@ use std::path::Path;
 
 /// Step of a high water mark: seqs for one write and one fsync.
 pub(super) const STEP: u64 = 10_000;
+/// Distance by which a copy goes on behind its last known maximum: more than a conversation can have been given since.
+pub(super) const JUMP: u64 = 1 << 32;
 /// Conversations that share a maximum.
 const SECTION: u32 = 1024;
 
@@ -68,6 +70,32 @@ impl HighWaterFile {
         }
         *maximum = seq + STEP;
         Some(HighWater { section, maximum: *maximum })
+    }
+
+    /// Takes the larger of each maximum.
+    pub(super) fn merge(&mut self, other: &Self) {
+        self.begin_after = self.begin_after.max(other.begin_after);
+        self.maxima.resize(self.maxima.len().max(other.maxima.len()), 0);
+        for (maximum, other) in self.maxima.iter_mut().zip(&other.maxima) {
+            *maximum = (*maximum).max(*other);
+        }
+    }
+
+    /// The highest seq that may have been given in the section of a conversation. `None`: nothing was.
+    pub(super) fn maximum(&self, conversation: ConversationId) -> Option<u64> {
+        self.maxima.get(section_of(conversation.0 as usize)).copied()
+    }
+
+    /// The store is a copy of an unknown age: whatever was given since is below [`JUMP`] more.
+    pub(super) fn jump(&mut self, directory: &Directory) {
+        if self.is_new {
+            self.guess(directory);
+            self.is_new = false;
+        }
+        let sections = directory.conversations.len().div_ceil(SECTION as usize);
+        self.maxima.resize(self.maxima.len().max(sections), 0);
+        self.maxima.iter_mut().for_each(|maximum| *maximum = maximum.saturating_add(JUMP));
+        self.begin_after = self.begin_after.saturating_add(JUMP);
     }
 
     /// A step behind the last seq of each section that is there.

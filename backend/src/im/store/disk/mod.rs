@@ -17,6 +17,7 @@
 //! Example: ann's message is commit 41. It is written to the journal, synced, marked, and then answered OK. The power
 //! goes while commit 42 is written: the next start finds 41 up to the mark, and cuts off what there is of 42.
 
+mod backup;
 mod check;
 mod committer;
 mod error;
@@ -24,6 +25,7 @@ mod folder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod high_water;
+mod identity;
 mod journal;
 mod journals;
 mod lived;
@@ -34,12 +36,14 @@ mod memtables;
 mod open;
 mod renew;
 mod rows;
+mod snapshot;
 mod stream_tails;
 mod sync;
 mod tables;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use super::directory::{Changed, Directory};
 use super::dropped::Place;
@@ -60,6 +64,7 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::atomic::Ordering;
 use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
+pub use verify::Verified;
 
 /// When a write counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::memtables::Memtables;
 use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
 use super::{DATABASE, Disk, DiskEngine, DiskError, Durability, HIGH_WATER, SIDE_FILE};
-use super::{check, folder, load, renew, sync, tail};
+use super::{check, folder, identity, load, renew, sync, tail};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
@@ -90,14 +90,25 @@ impl Disk {
         let high_water_path = folder.join(HIGH_WATER);
         let (mut high_water, high_water_open) =
             HighWaterFile::open(&high_water_path).map_err(file_error("open", &high_water_path))?;
-        if found > 0 && noted == Noted::Nothing {
+        let is_copy = identity::is_copy(folder).map_err(file_error("read the identity in", folder))?;
+        if is_copy {
+            tracing::warn!(
+                folder = %folder.display(),
+                "this store is a copy of another one: conversations go on far behind the seqs that it knows"
+            );
+            high_water.jump(&directory);
+        }
+        if found > 0 && (is_copy || noted == Noted::Nothing) {
             let changes = high_water.begin_anew(&tables, &mut directory, &mut tails);
             tables.write(changes)?;
             let written = high_water.write(&high_water_open, &high_water_path);
             written.map_err(file_error("write", &high_water_path))?;
-            tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
+            if !is_copy {
+                tracing::warn!(folder = %folder.display(), commits = found, "goes on without what was lost");
+            }
         }
         directory.conversations.begin_after = high_water.begin_after;
+        identity::settle(folder).map_err(file_error("write the identity in", folder))?;
         let journal = Follower::start(&database).map_err(file_error("read the journals of", &database))?;
         let mark = Mark { commits: found, end: Some(journal.end()), is_sound: true };
         // Syncs the folder too, and with it the other files that are new in it.

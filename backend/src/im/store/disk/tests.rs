@@ -1,5 +1,6 @@
 //! The store on disk: as every store, across its own end, and with damage.
 
+mod backups;
 mod events;
 mod failed_syncs;
 mod power_cuts;
@@ -13,6 +14,7 @@ use crate::im::store::{
 };
 use bytes::BytesMut;
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::client::Push;
 use moorline_proto::random::Random;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
@@ -145,7 +147,7 @@ fn committed_at(store: &mut Disk, now_ms: u64, batch: Vec<Write>) -> Vec<Outcome
 
 fn draft(sender: UserId, target: Target, key: u8, id: u64) -> Write {
     let mut body = BytesMut::with_capacity(64 + SEQ_BYTES_MAX);
-    body.extend_from_slice(&[0x08, 1]); // field 1, message_id
+    body.extend_from_slice(&Push { message_id: id, ..Push::default() }.encode_to_vec());
     let (device, key) = (DeviceNumber(0), MessageKey([key; 16]));
     Write::Append(Draft { sender, device, target, key, id, time_ms: 1, digest: 7, body })
 }
@@ -477,6 +479,8 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(&from, &to).expect("ours");
         }
     }
+    // As an earlier version has it: a copy is told by it.
+    std::fs::remove_file(to.join("identity")).ok();
 }
 
 /// A store whose database is an old copy: what was given since is not given again, in conversations that the copy has

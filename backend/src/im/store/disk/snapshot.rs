@@ -1,0 +1,166 @@
+//! A consistent picture of a database that a backend may have open and write: for backups and for verification.
+//!
+//! Tables of the engine never change once they are written, so they are linked and not copied, which takes milliseconds.
+//! The order makes the picture consistent: tables first, then the journals. A journal that is there at the end has
+//! everything that came after the tables were linked, unless one was removed in between; then the picture is taken anew.
+//! What the newest journal has behind its last whole commit is cut off, as after a kill ([`super::tail`]).
+
+use super::mark::{Mark, MarkFile, Noted};
+use super::renew::TABLES;
+use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, journal};
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+/// Pictures that are begun before the backend is too busy for one.
+const TRIES: usize = 50;
+/// Looks at one table whose list of files changes.
+const TABLE_TRIES: usize = 100;
+const CURRENT: &str = "current";
+
+/// A folder with the picture, removed when this is dropped.
+#[derive(Debug)]
+pub(super) struct Snapshot(PathBuf);
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+impl Snapshot {
+    /// Takes a picture of the store in `folder`, in a new folder inside it.
+    pub(super) fn take(folder: &Path) -> Result<Self, DiskError> {
+        let place = folder.join(format!("snapshot-{}", std::process::id()));
+        let failed = |cause| DiskError::File { operation: "take a snapshot in", path: place.clone(), cause };
+        fs::remove_dir_all(&place).ok();
+        let snapshot = Self(place.clone());
+        for _ in 0..TRIES {
+            make(&place).map_err(failed)?;
+            if take(folder, &place).map_err(failed)? {
+                return Ok(snapshot);
+            }
+            fs::remove_dir_all(&place).map_err(failed)?;
+        }
+        Err(failed(io::Error::other("the database changes too fast; try again when it has less to do")))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(folder)
+}
+
+fn names(folder: &Path) -> io::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Takes the picture. False: the database changed too much meanwhile.
+fn take(folder: &Path, to: &Path) -> io::Result<bool> {
+    let (from, database) = (folder.join(DATABASE), to.join(DATABASE));
+    make(&database)?;
+    make(&database.join(TABLES))?;
+    let journals = journal::numbers(&from)?;
+    let tables = names(&from.join(TABLES))?;
+    let mark = Noted::read(&folder.join(SIDE_FILE))?;
+    for table in &tables {
+        let (from, to) = (from.join(TABLES).join(table), database.join(TABLES).join(table));
+        if from.is_dir() && !link_table(&from, &to)? {
+            return Ok(false);
+        }
+    }
+    fs::copy(from.join("version"), database.join("version"))?;
+    File::create(database.join("lock"))?;
+    for number in journal::numbers(&from)? {
+        match copy_journal(&journal::path_of(&from, number), &journal::path_of(&database, number)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            copied => copied?,
+        }
+    }
+    let now = journal::numbers(&from)?;
+    if journals.iter().any(|number| !now.contains(number)) || names(&from.join(TABLES))? != tables {
+        return Ok(false);
+    }
+    if folder.join(HIGH_WATER).exists() {
+        fs::copy(folder.join(HIGH_WATER), to.join(HIGH_WATER))?;
+    }
+    if let Noted::Mark(mark) = mark {
+        MarkFile::create(&to.join(SIDE_FILE), Mark { is_sound: true, ..mark })?;
+    }
+    Ok(true)
+}
+
+/// Links the files of one table. False: they change all the time.
+fn link_table(from: &Path, to: &Path) -> io::Result<bool> {
+    for _ in 0..TABLE_TRIES {
+        make(to)?;
+        match try_link_table(from, to) {
+            Ok(true) => return Ok(true),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => fs::remove_dir_all(to)?,
+        }
+    }
+    Ok(false)
+}
+
+fn try_link_table(from: &Path, to: &Path) -> io::Result<bool> {
+    let current = fs::read(from.join(CURRENT))?;
+    for name in names(from)? {
+        let (source, place) = (from.join(&name), to.join(&name));
+        if source.is_dir() {
+            make(&place)?;
+            for name in names(&source)? {
+                fs::hard_link(source.join(&name), place.join(&name))?;
+            }
+        } else if name.starts_with('v') {
+            fs::hard_link(source, place)?;
+        }
+    }
+    fs::write(to.join(CURRENT), &current)?;
+    Ok(fs::read(from.join(CURRENT))? == current)
+}
+
+/// Copies a journal without the zeros at its end: the engine makes room in advance.
+fn copy_journal(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut from, mut to) = (File::open(from)?, File::create(to)?);
+    let (mut block, mut zeros) = (vec![0; 256 << 10], 0);
+    loop {
+        let count = from.read(&mut block)?;
+        if count == 0 {
+            return Ok(());
+        }
+        match block[..count].iter().rposition(|byte| *byte != 0) {
+            None => zeros += count as u64,
+            Some(last) => {
+                io::copy(&mut io::repeat(0).take(zeros), &mut to)?;
+                to.write_all(&block[..=last])?;
+                zeros = (count - last - 1) as u64;
+            }
+        }
+    }
+}
+
+/// Copies a folder with all that is in it, and syncs the copy.
+pub(super) fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            make(&place)?;
+            copy_all(&entry.path(), &place)?;
+        } else {
+            fs::copy(entry.path(), &place)?;
+            super::sync::data(&File::open(&place)?, &place)?;
+        }
+    }
+    super::sync::folder(to)
+}
