@@ -4,15 +4,17 @@
 //! settles it toward the backend, and the 65th is sent.
 //!
 //! An overdue ack [P-6.5]: TCP repeats what a network loses, so a frame is sent again on the same connection
-//! only if the system has delivered everything and still no ack came: then it was lost in the client.
+//! only if the system has delivered everything and still no ack came: then it was lost in the client. A client that
+//! answers the PING is alive and only slow: its window stays full, and it is asked again every minute.
 //!
 //! ```text
-//! probe:    overdue ──► PING, ACK_REQ ──5 s──► all delivered? again, with DUP ──5 s──► CLOSE(ACK_TIMEOUT)
+//! probe:    overdue ──► PING, ACK_REQ ──5 s──► all delivered? again, with DUP ──5 s──► answered? ── no ──► CLOSE
+//!                                                  PING, ACK_REQ ◄──────────────── yes ──┘ (every 60 s)
 //! classic:  overdue ──► again ──overdue──► again ──overdue──► again ──overdue──► CLOSE(ACK_TIMEOUT)
 //! ```
 
 use super::client::Client;
-use super::flight::Flight;
+use super::flight::{Flight, ProbeStep};
 use super::parcel::Parcel;
 use super::{Count, Output, Outputs, Settings};
 use crate::config::Retransmit;
@@ -32,8 +34,6 @@ use moorline_proto::time::{Duration, Instant};
 const MEMORY_PARTS: usize = 4;
 /// Pushes whose outcome nobody waits for may fill one of these parts of a queue.
 const UNASKED_PARTS: usize = 4;
-/// Steps of the mode `probe` before the close.
-const PROBE_STEPS: u8 = 2;
 /// Times that the mode `classic` sends again.
 const CLASSIC_RESENDS: u8 = 3;
 /// Shortest time between two checks of a timer.
@@ -214,6 +214,13 @@ impl Client<'_> {
         self.handle_ack(now, frame.header.ack, ack.sack, outputs)
     }
 
+    /// Notes a frame of the client: any one answers PING [P-7.4].
+    pub(super) fn handle_probe_answer(&mut self) {
+        if let Some(flight) = self.session.as_mut().and_then(|session| session.flight.as_mut()) {
+            flight.handle_answer();
+        }
+    }
+
     /// Settles frames in flight [P-6.2], and sends what then has room.
     ///
     /// # Errors
@@ -271,21 +278,25 @@ impl Client<'_> {
         let mode = self.ledger.settings.retransmit;
         let flight = self.session.as_mut().and_then(|session| session.flight.as_mut());
         let Some(flight) = flight else { return Ok(()) };
-        let step = flight.next_step(now);
-        if step == 0 {
+        if flight.steps == 0 {
             flight.make_own(); // the client may take its time
         }
         match mode {
-            Retransmit::Probe if step == 0 => {
-                self.ledger.counters[Count::AckProbes] += 1;
-                self.send(Frame::new(Command::Ping, Bytes::new()).with_flags(Flags::ACK_REQ), outputs);
-            }
-            Retransmit::Probe if step < PROBE_STEPS => outputs.push(Output::CheckSendQueue(self.key)),
-            Retransmit::Classic if step < CLASSIC_RESENDS => {
+            Retransmit::Probe => match flight.next_probe_step(now) {
+                ProbeStep::Ask => {
+                    self.ledger.counters[Count::AckProbes] += 1;
+                    self.send(Frame::new(Command::Ping, Bytes::new()).with_flags(Flags::ACK_REQ), outputs);
+                }
+                ProbeStep::Resend => outputs.push(Output::CheckSendQueue(self.key)),
+                ProbeStep::GiveUp => return Err(CloseReason::AckTimeout),
+            },
+            Retransmit::Classic => {
+                if flight.next_step(now) >= CLASSIC_RESENDS {
+                    return Err(CloseReason::AckTimeout);
+                }
                 flight.restart_deadline();
                 self.resend(now, outputs);
             }
-            Retransmit::Probe | Retransmit::Classic => return Err(CloseReason::AckTimeout),
         }
         self.arm_ack(now);
         Ok(())

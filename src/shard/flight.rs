@@ -17,6 +17,10 @@ use std::collections::VecDeque;
 
 /// Time between the steps that follow an overdue ack: ask, send again, close [P-6.5].
 const STEP: Duration = Duration::from_secs(5);
+/// Time between questions to a client that answers them, and has not handled the oldest frame yet.
+const PATIENT_STEP: Duration = Duration::from_secs(60);
+/// Number of steps of a client that is asked every [`PATIENT_STEP`].
+const PATIENT: u8 = 3;
 /// Random part of an ack's deadline, so that the acks of one broadcast do not fall due together.
 const JITTER: Duration = Duration::from_millis(250);
 /// Pushes that one NOTIFY may stand for.
@@ -26,6 +30,17 @@ const COLLAPSED_MAX: usize = 1024;
 const RESENDS_MAX: u8 = 8;
 /// Frames that a client can name after the first that it misses.
 const SACK_BITS: u32 = 64;
+
+/// What follows an overdue ack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProbeStep {
+    /// Ask the client.
+    Ask,
+    /// Send the frames again, if their bytes have arrived.
+    Resend,
+    /// End the connection: the client did not answer the question.
+    GiveUp,
+}
 
 /// Limits up to which frames of the lanes `Group` and `Bulk` wait for others, to go out as one BATCH.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +68,8 @@ pub(super) struct Flight {
     /// Time when the oldest ack was found overdue; `None`: it is not. The steps taken since follow.
     overdue: Option<Instant>,
     pub(super) steps: u8,
+    /// The client has sent a frame since the last question: it is alive, and handles its messages later.
+    is_answered: bool,
 }
 
 impl Flight {
@@ -68,6 +85,7 @@ impl Flight {
             low_bytes: 0,
             overdue: None,
             steps: 0,
+            is_answered: false,
         }
     }
 
@@ -84,6 +102,7 @@ impl Flight {
             low_bytes: _,
             overdue,
             steps,
+            is_answered: _, // counts as true, below
         } = self;
         let in_flight = |frame: &InFlight<Parcel>| {
             let InFlight { seq, sent_at, resent, bytes, item } = frame;
@@ -131,6 +150,8 @@ impl Flight {
         flight.waiting_since = waiting_since.map(Instant::from_nanos);
         flight.overdue = overdue.map(Instant::from_nanos);
         flight.steps = u8::try_from(*steps).unwrap_or(u8::MAX);
+        // The answer may have come before the restart, so the client is asked once more.
+        flight.is_answered = true;
         Ok(flight)
     }
 
@@ -332,7 +353,8 @@ impl Flight {
     pub(super) fn ack_deadline(&self) -> Option<Instant> {
         let deadline = self.window.deadline()?;
         if let Some(since) = self.overdue {
-            return Some(since + STEP * u32::from(self.steps));
+            let wait = if self.steps == PATIENT { PATIENT_STEP } else { STEP * u32::from(self.steps) };
+            return Some(since + wait);
         }
         let oldest = self.window.oldest()?;
         let dice = mix(oldest.sent_at.as_nanos() ^ u64::from(oldest.seq) << 40);
@@ -344,6 +366,27 @@ impl Flight {
         self.overdue.get_or_insert(now);
         self.steps = self.steps.saturating_add(1);
         self.steps - 1
+    }
+
+    /// Begins the next step after an overdue ack, in the mode that asks the client [P-6.5].
+    pub(super) fn next_probe_step(&mut self, now: Instant) -> ProbeStep {
+        match self.next_step(now) {
+            0 => {
+                self.is_answered = false;
+                ProbeStep::Ask
+            }
+            1 => ProbeStep::Resend,
+            _ if self.is_answered => {
+                (self.overdue, self.steps, self.is_answered) = (Some(now), PATIENT, false);
+                ProbeStep::Ask
+            }
+            _ => ProbeStep::GiveUp,
+        }
+    }
+
+    /// Notes that the client has answered a question.
+    pub(super) fn handle_answer(&mut self) {
+        self.is_answered = true;
     }
 
     /// Lets the deadline count from the last retransmission, not from the first [`Self::next_step`].

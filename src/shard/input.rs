@@ -123,6 +123,7 @@ impl Shard {
             Transition::To(state) => client.connection.state = state,
         }
         if client.is_logged_in() {
+            client.handle_probe_answer();
             if frame.header.ack != 0 {
                 client.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
             }

@@ -465,6 +465,55 @@ fn an_overdue_ack_is_asked_for_and_then_ends_the_connection() {
 }
 
 #[test]
+fn a_client_that_answers_and_handles_its_messages_slowly_stays() {
+    for answer in [frame_of(Command::Ping, &Ping { next_s: 600 }), Frame::new(Command::Ack, Bytes::new())] {
+        let mut world = World::new();
+        let key = world.login("bob", "phone");
+        world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 600 }));
+        world.uplinks();
+        world.push(key, 1, b"hello");
+        let (mut probes, mut again) = (0, 0);
+        for _ in 0..500 {
+            for frame in world.written(key) {
+                again += u32::from(frame.header.flags.contains(Flags::DUP));
+                if frame.header.command == Command::Ping {
+                    probes += 1;
+                    world.frame(key, &answer);
+                }
+            }
+            world.pass(Duration::from_secs(1));
+        }
+        assert_eq!((world.outcomes(), world.closes()), (vec![], vec![]), "{probes}");
+        assert!((8..12).contains(&probes), "about one a minute: {probes}");
+        assert!(again <= 1, "{again}");
+        world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(1));
+        assert_eq!(world.outcomes(), [(1, Outcome::Acked)]);
+        // When it stops to answer, it goes.
+        world.push(key, 2, b"hello");
+        (0..60).for_each(|_| world.pass(Duration::from_secs(1)));
+        assert_eq!(world.outcomes(), [(2, Outcome::Offline)]);
+    }
+}
+
+#[test]
+fn a_slow_client_that_no_longer_answers_is_ended() {
+    let mut world = World::new();
+    let key = world.login("bob", "phone");
+    world.frame(key, &frame_of(Command::Ping, &Ping { next_s: 600 }));
+    world.uplinks();
+    world.push(key, 1, b"hello");
+    for second in 0..200 {
+        let is_asked = world.written(key).iter().any(|frame| frame.header.command == Command::Ping);
+        if is_asked && second < 90 {
+            world.frame(key, &Frame::new(Command::Ack, Bytes::new()));
+        }
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.outcomes(), [(1, Outcome::Offline)]);
+    assert_eq!(world.shard.counters().closes()[CloseReason::AckTimeout as usize], 1);
+}
+
+#[test]
 fn pushes_during_a_probe_do_not_hurry_its_timer() {
     let mut world = World::new();
     let key = world.login("bob", "phone");
