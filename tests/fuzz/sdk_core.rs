@@ -393,7 +393,7 @@ impl World {
                 assert_ne!(self.socket, Socket::None, "nothing to hang up");
                 self.socket = Socket::None;
             }
-            Event::TokenNeeded(_) => self.core.handle_token(self.now, Some("t".into())),
+            Event::TokenNeeded(_) => self.core.handle_token(self.now, Some("t".into()), None),
             Event::Sent(receipt) => assert!(self.sends.remove(&receipt.id), "{receipt:?}"),
             Event::SendFailed { id, .. } => assert!(self.sends.remove(&id), "{id:?}"),
             Event::Response { id, .. } => assert!(self.requests.remove(&id), "{id:?}"),

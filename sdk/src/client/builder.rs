@@ -1,6 +1,10 @@
 //! Puts a client together.
 
+use super::alarm::Alarm;
+use super::clock::SleepWatch;
 use super::driver::Driver;
+use super::jobs::Jobs;
+use super::keeper::Keeper;
 use super::shared::{Incoming, Notices, Shared};
 use super::token::Source;
 use super::{Client, TokenProvider};
@@ -103,8 +107,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Called for a token before the first login and when the last one has expired; `None`: not now.
-    /// It runs on the client's own thread, which waits for it, and so does dropping the client.
+    /// Called for a token before the first login, when the last one has expired, and when the gateway does not accept it;
+    /// `None`: not now. A token with an `exp` claim (JWT) is replaced before it expires. The provider runs on a thread of
+    /// its own and may take its time; nothing but the login waits for it.
     #[must_use]
     pub fn token_provider(
         mut self,
@@ -174,7 +179,9 @@ impl ClientBuilder {
         let unsent = restore(&mut core, store.as_mut(), &self.uid, &self.device)?;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Source::Waker.into())?;
-        let shared = Arc::new(Shared::new(core, store, waker));
+        let alarm = Alarm::open(poll.registry())?;
+        let keeper = store.map(Keeper::start).transpose()?;
+        let shared = Arc::new(Shared::new(core, keeper, waker));
         let restored = send_again(&shared, unsent);
         let (message_sender, messages) = unbounded(); // the core bounds what is out
         let (sender, receiver) = bounded(NOTICES_MAX);
@@ -182,7 +189,10 @@ impl ClientBuilder {
             shared: Arc::clone(&shared),
             poll,
             endpoint: address.to_owned(),
-            provider: self.provider,
+            jobs: Jobs::new(&shared, self.provider),
+            alarm,
+            sleep: SleepWatch::default(),
+            wanted: None,
             messages: message_sender,
             notices: Notices::new(sender, receiver.clone()),
             linger: self.linger,
@@ -202,7 +212,8 @@ impl ClientBuilder {
                 None
             }
         };
-        Ok(Client { shared, messages, notices: receiver, threads, me, device, restored })
+        let linger = self.linger;
+        Ok(Client { shared, messages, notices: receiver, threads, me, device, restored, linger })
     }
 }
 

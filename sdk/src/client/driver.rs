@@ -1,9 +1,12 @@
 //! The client's own thread: one mio loop that drives the core's one socket.
 //!
-//! It holds the hub's lock only while it talks to the core, never while it does IO or calls the
-//! application's token provider (which may block: nothing else can happen without a token).
+//! It holds the hub's lock only while it talks to the core, never while it does IO. What may block is in other threads
+//! (`jobs`, `keeper`).
 
-use super::TokenProvider;
+use super::alarm::Alarm;
+use super::clock::{Clock, SleepWatch};
+use super::jobs::{Done, Jobs};
+use super::jwt::expiry_of;
 use super::outcome::Outcome;
 use super::shared::{Hub, Notices, Shared};
 use super::socket::Socket;
@@ -15,12 +18,15 @@ use mio::event::Event as Readiness;
 use mio::{Events, Poll};
 use moorline_net::read_block::ReadBlock;
 use moorline_net::stream::Reading;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Readiness events per turn: there are two sources.
+/// Readiness events per turn: there are three sources.
 const EVENTS_MAX: usize = 8;
+
+/// Waits from which the alarm is set: a device that sleeps within a shorter one is late by at most this.
+const ALARM_MIN: Duration = Duration::from_secs(1);
 
 /// Bytes of the block that the socket is read into.
 const READ_BYTES: usize = 32 << 10;
@@ -29,7 +35,11 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) poll: Poll,
     pub(super) endpoint: String,
-    pub(super) provider: Option<TokenProvider>,
+    pub(super) jobs: Jobs,
+    pub(super) alarm: Alarm,
+    pub(super) sleep: SleepWatch,
+    /// Name that the attempt to connect waits for; `None`: it waits for none.
+    pub(super) wanted: Option<String>,
     pub(super) messages: Sender<Message>,
     pub(super) notices: Notices,
     pub(super) linger: Duration,
@@ -56,20 +66,54 @@ impl Driver {
             for event in &events {
                 match Source::from(event.token()) {
                     Source::Waker => self.shared.on_woken(),
+                    Source::Alarm => {} // the deadline is looked at below
                     Source::Socket(attempt) => {
                         self.on_readiness(attempt, event);
                         self.on_readable(attempt, &mut block);
                     }
                 }
             }
+            self.on_done();
+            self.on_sleep();
             self.on_time();
         }
         self.hang_up();
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    /// Takes the results of work in other threads.
+    fn on_done(&mut self) {
+        while let Some(done) = self.jobs.poll() {
+            match done {
+                Done::Resolved { name, addresses } => {
+                    if self.wanted.take_if(|wanted| *wanted == name).is_some() {
+                        self.connect_to(addresses.and_then(|addresses| choose(&addresses, self.attempts)));
+                    }
+                }
+                Done::Token(token) => self.on_token(token),
+            }
+            self.drain();
+        }
+    }
+
+    fn on_sleep(&mut self) {
+        if self.sleep.has_slept(self.shared.clock.asleep()) {
+            let (mut hub, now) = self.shared.hub();
+            hub.core.handle_awake(now);
+            drop(hub);
+            self.drain();
+        }
+    }
+
+    fn timeout(&mut self) -> Option<Duration> {
         let (hub, now) = self.shared.hub();
-        let wait = hub.core.next_deadline().map(|at| at.saturating_since(now));
+        let deadline = hub.core.next_deadline();
+        drop(hub);
+        let wait = deadline.map(|at| at.saturating_since(now));
+        // The poll's own time stands still while the device sleeps.
+        let is_long = wait.is_some_and(|wait| wait >= ALARM_MIN);
+        if let Err(error) = self.alarm.set(deadline.filter(|_| is_long), &self.shared.clock) {
+            tracing::debug!(%error, "cannot set the alarm");
+        }
         // A poll ends up to a millisecond early; rounding up spares the empty turn.
         wait.map(|wait| if wait.is_zero() { wait } else { wait + Duration::from_millis(1) })
     }
@@ -187,20 +231,40 @@ impl Driver {
     }
 
     fn fetch_token(&mut self, why: TokenWhy) {
-        let token = self.provider.as_mut().and_then(|provider| provider(why));
+        if let Err(error) = self.jobs.ask_for_token(why) {
+            tracing::debug!(%error, "cannot ask for a token");
+            self.on_token(None);
+        }
+    }
+
+    fn on_token(&mut self, token: Option<String>) {
+        let unix = Clock::unix();
         let (mut hub, now) = self.shared.hub();
-        hub.core.handle_token(now, token.map(Into::into));
+        let expiry = token.as_deref().and_then(expiry_of);
+        let until = expiry.map(|expiry| now + expiry.saturating_sub(unix));
+        hub.core.handle_token(now, token.map(Into::into), until);
     }
 
     fn connect(&mut self, alternate: Option<&str>) {
         self.attempts += 1;
         let endpoint = alternate.unwrap_or(&self.endpoint);
-        let socket = resolve(endpoint, self.attempts)
-            .and_then(|address| Socket::connect(address, self.attempts, self.poll.registry()));
+        let name = endpoint.strip_prefix("tcp://").unwrap_or(endpoint).to_owned();
+        if let Ok(address) = name.parse() {
+            return self.connect_to(Ok(address));
+        }
+        match self.jobs.resolve(&name) {
+            Ok(()) => self.wanted = Some(name),
+            Err(error) => self.connect_to(Err(error)),
+        }
+    }
+
+    fn connect_to(&mut self, address: std::io::Result<SocketAddr>) {
+        let socket =
+            address.and_then(|address| Socket::connect(address, self.attempts, self.poll.registry()));
         match socket {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => {
-                tracing::debug!(%error, endpoint, "cannot connect");
+                tracing::debug!(%error, endpoint = %self.endpoint, "cannot connect");
                 let (mut hub, now) = self.shared.hub();
                 hub.core.handle_disconnected(now);
             }
@@ -209,6 +273,7 @@ impl Driver {
 
     /// The very last bytes (acks, goodbye) get `linger` to leave.
     fn hang_up(&mut self) {
+        self.wanted = None;
         let linger = if self.is_closing { self.linger } else { Duration::ZERO };
         if let Some(socket) = self.socket.take() {
             socket.finish(self.poll.registry(), linger);
@@ -238,10 +303,8 @@ fn settle(hub: &mut Hub, event: Event) -> Option<Event> {
     None
 }
 
-/// Chooses one of the endpoint's addresses; another one at each attempt.
-fn resolve(endpoint: &str, attempt: usize) -> std::io::Result<SocketAddr> {
-    let addresses: Vec<SocketAddr> =
-        endpoint.strip_prefix("tcp://").unwrap_or(endpoint).to_socket_addrs()?.collect();
+/// Chooses one of a name's addresses; another one at each attempt.
+fn choose(addresses: &[SocketAddr], attempt: usize) -> std::io::Result<SocketAddr> {
     let unknown = || std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
     addresses.get(attempt % addresses.len().max(1)).copied().ok_or_else(unknown)
 }

@@ -22,9 +22,14 @@
 //! It reconnects by itself, for ever, unless the gateway forbids it; a restart of the gateway shows
 //! at most as a pause. Every method may be called from any thread.
 
+mod alarm;
 mod builder;
 mod calls;
+mod clock;
 mod driver;
+mod jobs;
+mod jwt;
+mod keeper;
 mod outcome;
 mod pending;
 mod shared;
@@ -84,7 +89,8 @@ pub enum CallError {
     },
 }
 
-/// A logged-in device. Dropping it says goodbye and waits until the last bytes have left.
+/// A logged-in device. Dropping it says goodbye, and waits at most [`ClientBuilder::linger`] until the last bytes have
+/// left and as long again until the store is written; and for the message handler, if it is at work.
 #[derive(Debug)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -95,6 +101,7 @@ pub struct Client {
     me: Arc<str>,
     device: Arc<str>,
     restored: Vec<Pending>,
+    linger: Duration,
 }
 
 impl Client {
@@ -133,9 +140,7 @@ impl Client {
         kind: u32,
         payload: Bytes,
     ) -> Result<Pending, SendRefused> {
-        let (mut hub, now) = self.shared.hub();
-        let pending = hub.send(now, key, target, kind, payload)?;
-        drop(hub);
+        let pending = self.shared.send(key, target, kind, payload)?;
         self.shared.wake();
         Ok(pending)
     }
@@ -261,6 +266,11 @@ impl Drop for Client {
         let own = std::thread::current().id(); // a handler may be the last one to have the client
         for thread in self.threads.drain(..).filter(|thread| thread.thread().id() != own) {
             let _ = thread.join(); // its panic was printed
+        }
+        if let Some(keeper) = &self.shared.keeper
+            && !keeper.finish(self.linger)
+        {
+            tracing::warn!("the store is still being written; what is not is sent, or comes, once more");
         }
     }
 }

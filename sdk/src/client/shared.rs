@@ -1,16 +1,17 @@
 //! State shared by the application's threads and the client's own thread: the core and its waiting callers.
 
 use super::Notice;
+use super::clock::Clock;
+use super::keeper::Keeper;
 use super::outcome::{Outcome, RequestOutcome, SendOutcome};
 use super::pending::Pending;
 use crate::core::{
     ClosedWhy, Core, Message, Receipt, RequestError, RequestId, SendFailure, SendId, SendRefused, Target,
     Token,
 };
-use crate::store::{FileStore, Unsent};
+use crate::store::Unsent;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError};
-use moorline_net::clock::Clock;
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
 use std::collections::{HashMap, VecDeque};
@@ -24,38 +25,13 @@ pub(super) struct Hub {
     pub(super) core: Core,
     pub(super) sends: HashMap<SendId, Arc<SendOutcome>>,
     pub(super) requests: HashMap<RequestId, Arc<RequestOutcome>>,
-    pub(super) store: Option<FileStore>,
+    /// Writes to the application's store; `None`: there is none.
+    pub(super) keeper: Option<Arc<Keeper>>,
     /// Names of sends in the store.
     pub(super) numbers: HashMap<SendId, u64>,
 }
 
 impl Hub {
-    /// Takes a message, into the store first if there is one.
-    pub(super) fn send(
-        &mut self,
-        now: Instant,
-        key: Option<MessageKey>,
-        target: Target,
-        kind: u32,
-        payload: Bytes,
-    ) -> Result<Pending, SendRefused> {
-        let key = key.unwrap_or_else(|| self.core.fresh_key());
-        let number = match &mut self.store {
-            Some(store) => {
-                // What it will not take need not be stored.
-                self.core.check_send(key, target.clone(), kind, payload.clone())?;
-                let unsent = Unsent { key, target: target.clone(), kind, payload: payload.clone() };
-                Some(store.put(unsent).map_err(|error| SendRefused::Store(error.kind()))?)
-            }
-            None => None,
-        };
-        let sent = self.core.send_with_key(now, key, target, kind, payload);
-        if let (Err(_), Some(number), Some(store)) = (&sent, number, &mut self.store) {
-            store.done(number);
-        }
-        Ok(self.wait_for(sent?, number, key))
-    }
-
     /// A message that an earlier life has put into the store.
     pub(super) fn send_again(
         &mut self,
@@ -82,9 +58,9 @@ impl Hub {
         let number = self.numbers.remove(&id);
         // What was only cut short by the end of the client is sent by its next life.
         if result != Err(SendFailure::Closed)
-            && let (Some(number), Some(store)) = (number, &mut self.store)
+            && let (Some(number), Some(keeper)) = (number, &self.keeper)
         {
-            store.done(number);
+            keeper.done(number);
         }
         if let Ok(receipt) = &result {
             self.note_place(&receipt.conversation);
@@ -95,9 +71,9 @@ impl Hub {
     }
 
     /// The application has something of this conversation safe.
-    pub(super) fn note_place(&mut self, conversation: &str) {
-        if let (Some(store), Some(cursor)) = (&mut self.store, self.core.cursor(conversation)) {
-            store.place(conversation, cursor);
+    pub(super) fn note_place(&self, conversation: &str) {
+        if let (Some(keeper), Some(cursor)) = (&self.keeper, self.core.cursor(conversation)) {
+            keeper.place(conversation, cursor);
         }
     }
 }
@@ -105,6 +81,7 @@ impl Hub {
 #[derive(Debug)]
 pub(super) struct Shared {
     hub: Mutex<Hub>,
+    pub(super) keeper: Option<Arc<Keeper>>,
     waker: mio::Waker,
     is_woken: AtomicBool,
     pub(super) clock: Clock,
@@ -112,16 +89,43 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(core: Core, store: Option<FileStore>, waker: mio::Waker) -> Self {
+    pub(super) fn new(core: Core, keeper: Option<Arc<Keeper>>, waker: mio::Waker) -> Self {
         let (sends, requests, numbers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let hub = Hub { core, sends, requests, store, numbers };
+        let hub = Hub { core, sends, requests, keeper: keeper.clone(), numbers };
         Self {
             hub: Mutex::new(hub),
+            keeper,
             waker,
             is_woken: AtomicBool::new(false),
-            clock: Clock::default(),
+            clock: Clock::new(),
             closed: Outcome::new(),
         }
+    }
+
+    /// Takes a message, into the store first if there is one. The hub is free while the store is written.
+    pub(super) fn send(
+        &self,
+        key: Option<MessageKey>,
+        target: Target,
+        kind: u32,
+        payload: Bytes,
+    ) -> Result<Pending, SendRefused> {
+        let key = key.unwrap_or_else(|| self.hub().0.core.fresh_key());
+        let mut number = None;
+        let mut writing = self.keeper.as_ref().map(|keeper| keeper.begin());
+        if let Some(writing) = &mut writing {
+            // What the core will not take need not be stored.
+            self.hub().0.core.check_send(key, target.clone(), kind, payload.clone())?;
+            let unsent = Unsent { key, target: target.clone(), kind, payload: payload.clone() };
+            number = Some(writing.put(unsent).map_err(|error| SendRefused::Store(error.kind()))?);
+        }
+        let (mut hub, now) = self.hub();
+        let sent = hub.core.send_with_key(now, key, target, kind, payload);
+        drop(writing);
+        if let (Err(_), Some(number), Some(keeper)) = (&sent, number, &self.keeper) {
+            keeper.done(number);
+        }
+        Ok(hub.wait_for(sent?, number, key))
     }
 
     /// The core, and the time to tell it.

@@ -27,6 +27,8 @@ use std::sync::Arc;
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 /// Fresh tokens in a row that the gateway calls expired.
 const EXPIRED_MAX: u8 = 3;
+/// A token that expires within this time is not used any more.
+const TOKEN_MARGIN: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -93,12 +95,18 @@ pub(super) struct ConnectionState {
     logged_in_at: Option<Instant>,
     session: Option<Box<Session>>,
     token: Option<Arc<str>>,
+    /// Expiry of the token; `None`: not known.
+    token_until: Option<Instant>,
+    /// The token has just come, so it is tried, whatever its expiry says: the device's clock may be wrong.
+    is_token_new: bool,
     /// Reason of the next question for a token.
     token_why: TokenWhy,
     /// True: the driver can be asked for another token.
     can_ask: bool,
-    /// Tokens in a row that the gateway has called expired.
+    /// Tokens in a row that the gateway has not accepted.
     expired: u8,
+    /// The next attempt does not wait: it begins with a question for a token.
+    is_hasty: bool,
     /// Time to leave after GOAWAY; `None`: stay.
     leave_at: Option<Instant>,
     /// Address of the next attempt; `None`: the driver's own.
@@ -120,9 +128,12 @@ impl ConnectionState {
             logged_in_at: None,
             session: None,
             token,
+            token_until: None,
+            is_token_new: false,
             token_why: TokenWhy::First,
             can_ask: *source == TokenSource::Ask,
             expired: 0,
+            is_hasty: false,
             leave_at: None,
             alternate: None,
             throttled_until: None,
@@ -175,6 +186,10 @@ impl ConnectionState {
 
     /// Starts an attempt that may last for `timeout`, or asks for a token; returns the order for the driver.
     pub(super) fn connect(&mut self, now: Instant, timeout: Duration) -> Event {
+        let is_stale = self.token_until.is_some_and(|until| until <= now + TOKEN_MARGIN);
+        if !std::mem::take(&mut self.is_token_new) && self.can_ask && is_stale {
+            (self.token, self.token_until, self.token_why) = (None, None, TokenWhy::Expired);
+        }
         if self.token.is_none() {
             self.phase = Phase::NeedToken;
             return Event::TokenNeeded(self.token_why);
@@ -204,11 +219,11 @@ impl ConnectionState {
         Some(ending)
     }
 
-    /// Takes the answer to a question for a token; false: no question is open.
-    pub(super) fn on_token(&mut self, token: Option<Arc<str>>) -> bool {
+    /// Takes the answer to a question for a token, and the token's expiry if it is known; false: no question is open.
+    pub(super) fn on_token(&mut self, token: Option<Arc<str>>, until: Option<Instant>) -> bool {
         let is_wanted = self.phase == Phase::NeedToken;
         if is_wanted {
-            self.token = token;
+            (self.token, self.token_until, self.is_token_new) = (token, until, true);
         }
         is_wanted
     }
@@ -270,8 +285,12 @@ impl ConnectionState {
         if lasted.is_some_and(|lasted| lasted >= STABLE_AFTER) {
             self.failures = 0;
         }
-        let wait = self.policy.wait(self.failures, random);
-        self.failures = self.failures.saturating_add(1);
+        let wait = if std::mem::take(&mut self.is_hasty) {
+            Duration::ZERO
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.policy.wait(self.failures - 1, random)
+        };
         self.throttled_until = None;
         self.leave_at = None;
         let wait = after + wait;
@@ -327,10 +346,13 @@ impl ConnectionState {
     pub(super) fn on_close(&mut self, close: Close) -> Ending {
         let Close { code, reason, retry_after_ms } = close;
         let is_expired = code == CloseReason::TokenExpired.code();
-        if is_expired && self.can_ask && self.expired < EXPIRED_MAX {
+        let is_refused = is_expired || code == CloseReason::AuthFailed.code();
+        if is_refused && self.can_ask && self.expired < EXPIRED_MAX {
+            // The first time at once: only the gateway knows when a key is replaced or a token is revoked.
+            self.is_hasty = self.expired == 0;
             self.expired += 1;
-            self.token = None;
-            self.token_why = TokenWhy::Expired;
+            (self.token, self.token_until) = (None, None);
+            self.token_why = if is_expired { TokenWhy::Expired } else { TokenWhy::Refused };
             Ending::lost(Lost::Told { code, reason })
         } else if may_reconnect(code) {
             Ending::Lost { why: Lost::Told { code, reason }, after: limits::pause(retry_after_ms) }
@@ -439,12 +461,48 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_has_expired_is_replaced_before_it_is_used() {
+        let (mut state, mut random) = (state(&TokenSource::Ask), Random::new(1));
+        assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::First));
+        // A device whose clock is wrong takes it for expired: it is tried once all the same.
+        assert!(state.on_token(Some("token".into()), Some(at(1))));
+        assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
+        state.on_lost(at(1), Duration::ZERO, &mut random);
+        assert_eq!(state.connect(at(2), TIMEOUT), Event::TokenNeeded(TokenWhy::Expired));
+        assert!(state.on_token(Some("next".into()), Some(at(100))));
+        for (second, is_used) in [(2, true), (90, true), (96, false)] {
+            let order = state.connect(at(second), TIMEOUT);
+            assert_eq!(order == Event::Connect { alternate: None }, is_used, "{second}");
+        }
+    }
+
+    #[test]
+    fn a_refused_token_is_replaced_at_once_and_the_next_ones_with_growing_waits() {
+        let (mut state, mut random) = (state(&TokenSource::Ask), Random::new(1));
+        for (code, why) in
+            [(CloseReason::AuthFailed, TokenWhy::Refused), (CloseReason::TokenExpired, TokenWhy::Expired)]
+        {
+            state.on_welcome(at(0), &Welcome::default());
+            let close = || Close { code: code.code(), ..Close::default() };
+            let mut waits = Vec::new();
+            for _ in 0..EXPIRED_MAX {
+                let Ending::Lost { after, .. } = state.on_close(close()) else { panic!("it may ask again") };
+                waits.push(state.on_lost(at(1), after, &mut random));
+                assert_eq!(state.connect(at(1), TIMEOUT), Event::TokenNeeded(why));
+                assert!(state.on_token(Some("token".into()), None));
+            }
+            assert!(waits[0].is_zero() && waits[1..].iter().all(|wait| !wait.is_zero()), "{waits:?}");
+            assert!(matches!(state.on_close(close()), Ending::Closed(_)));
+        }
+    }
+
+    #[test]
     fn an_expired_token_is_asked_for_again_at_most_three_times() {
         let mut state = state(&TokenSource::Ask);
         let close = || Close { code: CloseReason::TokenExpired.code(), ..Close::default() };
         assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::First));
         for _ in 0..EXPIRED_MAX {
-            assert!(state.on_token(Some("token".into())));
+            assert!(state.on_token(Some("token".into()), None));
             assert_eq!(state.connect(at(0), TIMEOUT), Event::Connect { alternate: None });
             assert!(matches!(state.on_close(close()), Ending::Lost { .. }));
             assert_eq!(state.connect(at(0), TIMEOUT), Event::TokenNeeded(TokenWhy::Expired));

@@ -230,8 +230,10 @@ pub enum RequestError {
 pub enum TokenWhy {
     /// The core has no token yet.
     First,
-    /// The gateway said that the last one has expired.
+    /// The last one has expired, or is about to.
     Expired,
+    /// The gateway did not accept the last one.
+    Refused,
 }
 
 /// Reason why a connection or a connection attempt ended.

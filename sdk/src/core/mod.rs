@@ -158,10 +158,11 @@ impl Core {
         }
     }
 
-    /// Takes the answer to [`Event::TokenNeeded`]; `None`: no token now, ask again later.
-    pub fn handle_token(&mut self, now: Instant, token: Option<Arc<str>>) {
+    /// Takes the answer to [`Event::TokenNeeded`]; `None`: no token now, ask again later. `until`: expiry of the token, if
+    /// the driver can tell; another one is asked for before a login with it.
+    pub fn handle_token(&mut self, now: Instant, token: Option<Arc<str>>, until: Option<Instant>) {
         let has_token = token.is_some();
-        if !self.connection.on_token(token) {
+        if !self.connection.on_token(token, until) {
             return;
         }
         if has_token {

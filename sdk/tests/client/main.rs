@@ -154,12 +154,67 @@ fn an_expired_token_is_fetched_anew() {
     server.state().expired = Some("old".to_owned());
     let alice = builder(&server, "alice").token_provider(|why| match why {
         TokenWhy::First => Some("old".to_owned()),
-        TokenWhy::Expired => Some("new".to_owned()),
+        TokenWhy::Expired | TokenWhy::Refused => Some("new".to_owned()),
     });
     let alice = alice.build().expect("starts");
     wait_for(&alice, |notice| *notice == Notice::LoggedIn { resumed: false });
     assert!(alice.is_logged_in());
     assert_eq!(server.state().hellos, 2);
+}
+
+#[test]
+fn promised_times_hold_while_the_token_provider_blocks() {
+    let server = Server::start();
+    let (asked, is_asked) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let alice = builder(&server, "alice").token_provider(move |_| {
+        asked.send(()).ok();
+        may_go_on.recv().ok();
+        Some("late".to_owned())
+    });
+    let alice = alice.build().expect("starts");
+    is_asked.recv_timeout(PATIENCE).expect("the provider is asked");
+    let payload = Bytes::from_static(b"x");
+    let answer = alice.request("im.devices", payload, Repeat::UntilAnswered, Duration::from_millis(20));
+    assert!(matches!(answer, Err(CallError::Failed(RequestError::TimedOut))), "{answer:?}");
+    // What was sent meanwhile leaves when the token has come.
+    let pending = say(&alice, "bob", "hello");
+    go_on.send(()).expect("it waits");
+    pending.wait_durable(PATIENCE).expect("durable");
+    drop(alice);
+
+    let (asked, is_asked) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel::<()>();
+    let ben = builder(&server, "ben").token_provider(move |_| {
+        asked.send(()).ok();
+        may_go_on.recv().ok();
+        None
+    });
+    let ben = ben.build().expect("starts");
+    is_asked.recv_timeout(PATIENCE).expect("the provider is asked");
+    assert!(ben.logout(PATIENCE).is_some(), "without a login there is nothing to wait for");
+    // The provider is still at work: it was not waited for.
+    drop(go_on);
+}
+
+#[test]
+fn a_name_is_resolved_and_a_token_that_expires_is_replaced_before_the_next_login() {
+    let server = Server::start();
+    let port = server.endpoint().rsplit_once(':').expect("a port").1.to_owned();
+    let (asked, whys) = mpsc::channel();
+    let alice =
+        Client::builder(&format!("tcp://localhost:{port}")).user("alice").token_provider(move |why| {
+            asked.send(why).ok();
+            // {"alg":"none"} {"exp":1}: expired in 1970, as a device with a wrong clock sees a good one.
+            Some("eyJhbGciOiJub25lIn0.eyJleHAiOjF9.c2ln".to_owned())
+        });
+    let quick = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(50) };
+    let alice = alice.backoff(quick).build().expect("starts");
+    wait_for(&alice, |notice| matches!(notice, Notice::LoggedIn { .. }));
+    assert_eq!(whys.recv_timeout(PATIENCE), Ok(TokenWhy::First));
+    server.break_connection("alice");
+    wait_for(&alice, |notice| matches!(notice, Notice::LoggedIn { .. }));
+    assert_eq!(whys.recv_timeout(PATIENCE), Ok(TokenWhy::Expired));
 }
 
 #[test]

@@ -67,7 +67,7 @@ fn an_expired_token_is_fetched_anew_but_not_for_ever() {
     for turn in 0..4 {
         let why = if turn == 0 { TokenWhy::First } else { TokenWhy::Expired };
         assert_eq!(rig.events().last(), Some(&Event::TokenNeeded(why)));
-        rig.core.handle_token(rig.now, Some("t".into()));
+        rig.core.handle_token(rig.now, Some("t".into()), None);
         assert_eq!(rig.events(), [Event::Connect { alternate: None }]);
         rig.core.handle_connected(rig.now);
         rig.frame(Command::Close, &Close { code: 3521, ..Close::default() });
