@@ -9,6 +9,7 @@ use crate::process::{TempFile, is_stopped};
 use crate::raw::{Acks, Client, bytes_of, hello, message, message_into, send_frame};
 use crate::series::{Series, descriptors};
 use crate::{soak, until};
+use moorline::sys::clock;
 use moorline_proto::frame::{Command, Flags};
 use moorline_proto::message::client::{Code, Send};
 use moorline_proto::message::im::GroupCreateRequest;
@@ -169,11 +170,14 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         println!("{restart:?}");
     }
     backend.process.signal(Signal::SIGCONT);
+    let since = clock::now();
     for (from, person) in people.iter_mut().enumerate() {
         person.until("every answer", |heard| heard.send_acks.len() == each);
         person.until("every message", |heard| heard.pushes.len() == each);
         assert!(person.heard.send_acks.iter().all(|ack| ack.code() == Code::Ok), "{from}");
-        assert_eq!((person.heard.repeats, person.heard.again), (0, 0), "{from}");
+        // Who has not read for so long is asked, and sent the same frames again.
+        let is_late = clock::now().saturating_since(since) > Duration::from_secs(5);
+        assert!(person.heard.repeats == 0 && (person.heard.again == 0 || is_late), "{from}");
         let before = (from + clients - 1) % clients;
         for (number, push) in (1..).zip(&person.heard.pushes) {
             assert!(push.payload == payload(before, number), "{from} hears {before} in order");
