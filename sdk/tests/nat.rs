@@ -225,16 +225,16 @@ fn in_the_foreground_it_beats_at_the_minimum_and_searches_nothing() {
 fn each_network_is_learned_by_itself_and_known_again() {
     let mut world = World::new(Duration::from_secs(100), Manner::Silent, 3);
     world.core.set_attention(world.now, Attention::Background);
-    world.core.network_changed(world.now, NetworkId(1));
+    world.core.network_changed(world.now, Some(NetworkId(1)));
     world.run(Duration::from_secs(6 * 3_600));
     assert_eq!(world.last_pause(), Duration::from_secs(70));
     world.timeout = Duration::from_secs(250);
-    world.core.network_changed(world.now, NetworkId(2));
+    world.core.network_changed(world.now, Some(NetworkId(2)));
     world.run(Duration::from_secs(12 * 3_600));
     assert_eq!(world.last_pause(), Duration::from_secs(190));
     let losses = world.losses;
     world.timeout = Duration::from_secs(100);
-    world.core.network_changed(world.now, NetworkId(1));
+    world.core.network_changed(world.now, Some(NetworkId(1)));
     world.run(Duration::from_secs(3_600));
     assert_eq!((world.last_pause(), world.losses), (Duration::from_secs(70), losses), "not searched again");
 }

@@ -214,13 +214,6 @@ impl Client<'_> {
         self.handle_ack(now, frame.header.ack, ack.sack, outputs)
     }
 
-    /// Notes a frame of the client: any one answers PING [P-7.4].
-    pub(super) fn handle_probe_answer(&mut self) {
-        if let Some(flight) = self.session.as_mut().and_then(|session| session.flight.as_mut()) {
-            flight.handle_answer();
-        }
-    }
-
     /// Settles frames in flight [P-6.2], and sends what then has room.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ const RESENDS_MAX: u8 = 8;
 /// Frames that a client can name after the first that it misses.
 const SACK_BITS: u32 = 64;
 
-/// What follows an overdue ack.
+/// Step that follows an overdue ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProbeStep {
     /// Ask the client.

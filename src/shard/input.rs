@@ -123,7 +123,9 @@ impl Shard {
             Transition::To(state) => client.connection.state = state,
         }
         if client.is_logged_in() {
-            client.handle_probe_answer();
+            if let Some(flight) = client.session.as_mut().and_then(|session| session.flight.as_mut()) {
+                flight.handle_answer(); // any frame answers PING [P-7.5]
+            }
             if frame.header.ack != 0 {
                 client.handle_ack(now, frame.header.ack, 0, outputs)?; // any frame carries it [P-6.2]
             }

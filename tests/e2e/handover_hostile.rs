@@ -175,7 +175,7 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         person.until("every answer", |heard| heard.send_acks.len() == each);
         person.until("every message", |heard| heard.pushes.len() == each);
         assert!(person.heard.send_acks.iter().all(|ack| ack.code() == Code::Ok), "{from}");
-        // Who has not read for so long is asked, and sent the same frames again.
+        // A client that is not read for 5 s is asked, and sent the same frames again.
         let is_late = clock::now().saturating_since(since) > Duration::from_secs(5);
         assert!(person.heard.repeats == 0 && (person.heard.again == 0 || is_late), "{from}");
         let before = (from + clients - 1) % clients;

@@ -159,7 +159,10 @@ impl World {
             }
             19 => self.now += Duration::from_millis(u64::from(script.byte()) * 4),
             20 => self.now += Duration::from_secs(number(script).min(100_000)),
-            21 => self.core.network_changed(self.now, NetworkId(u64::from(script.byte() % 4))),
+            21 => self.core.network_changed(
+                self.now,
+                Some(script.byte() % 5).filter(|it| *it < 4).map(|it| NetworkId(it.into())),
+            ),
             22 => self.surroundings(script),
             _ => match script.byte() {
                 255 => self.core.logout(self.now),

@@ -98,7 +98,7 @@ impl Driver {
     fn on_sleep(&mut self) {
         if self.sleep.has_slept(self.shared.clock.asleep()) {
             let (mut hub, now) = self.shared.hub();
-            hub.core.handle_awake(now);
+            hub.core.network_changed(now, None);
             drop(hub);
             self.drain();
         }

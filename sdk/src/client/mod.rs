@@ -203,7 +203,7 @@ impl Client {
     /// A hint that the network is another one, so that the client need not find out by waiting. What
     /// was learned of `network` before decides how often to beat there.
     pub fn network_changed(&self, network: NetworkId) {
-        self.with_core(|core, now| core.network_changed(now, network));
+        self.with_core(|core, now| core.network_changed(now, Some(network)));
     }
 
     /// Tells whether a person looks at the application: in the background heartbeats become as rare as the

@@ -44,18 +44,13 @@ impl Core {
         self.transport.set_attention(now, attention);
     }
 
-    /// Tells that the device has slept: a core that waits connects now, a connected one asks the gateway for a sign of
-    /// life, because a network forgets a connection that was silent.
-    pub fn handle_awake(&mut self, now: Instant) {
-        self.connection.on_network_changed(now);
-        self.transport.probe();
-        self.beat(now);
-    }
-
-    /// Tells that the device is on another network: a core that waits connects now, a connected one probes the
-    /// connection. The core's knowledge of `network` decides how often to beat.
-    pub fn network_changed(&mut self, now: Instant, network: NetworkId) {
-        self.transport.set_network(now, network);
+    /// Tells that the device is on another network, or has slept on the same one (`None`): a core that waits connects
+    /// now, a connected one probes the connection. The core's knowledge of the network decides how often to beat.
+    pub fn network_changed(&mut self, now: Instant, network: Option<NetworkId>) {
+        match network {
+            Some(network) => self.transport.set_network(now, network),
+            None => self.transport.probe(),
+        }
         self.connection.on_network_changed(now);
         self.beat(now);
     }
