@@ -5,17 +5,17 @@
 
 use bytes::Bytes;
 use moorline_proto::message::encode;
-pub use moorline_proto::message::im::{
-    Conversation, ConversationsResponse, Device, DevicesResponse, Friendship, GroupChangeRequest,
-    GroupChangeResponse, GroupChanged, GroupCreateResponse, GroupInfoResponse, GroupResponse, GroupSettings,
-    Member, Presence, PresenceResponse, Profile, ProfileGetResponse, PullResponse, Read, ReadCount,
-    ReadCounts, ReadResponse, RecallResponse, Recalled, ReceiptsResponse, Relation, RelationChange,
-    RelationChanged, RelationResponse, RelationsResponse, Resync, Role, VoidRange,
-};
 use moorline_proto::message::im::{
-    ConversationsRequest, DeviceRemoveRequest, DevicesRequest, GroupCreateRequest, GroupRequest,
-    PresenceRequest, ProfileGetRequest, ProfileSetRequest, PullRequest, ReadRequest, RecallRequest,
-    ReceiptsRequest, RelationRequest, RelationsRequest,
+    AccountDeleteRequest, ConversationDeleteRequest, ConversationsRequest, DeviceRemoveRequest,
+    DevicesRequest, GroupCreateRequest, GroupRequest, PresenceRequest, ProfileGetRequest, ProfileSetRequest,
+    PullRequest, ReadRequest, RecallRequest, ReceiptsRequest, RelationRequest, RelationsRequest,
+};
+pub use moorline_proto::message::im::{
+    Cleared, Conversation, ConversationsResponse, Device, DevicesResponse, Dissolved, Erased, Friendship,
+    GroupChangeRequest, GroupChangeResponse, GroupChanged, GroupCreateResponse, GroupInfoResponse,
+    GroupResponse, GroupSettings, Member, Presence, PresenceResponse, Profile, ProfileGetResponse,
+    PullResponse, Read, ReadCount, ReadCounts, ReadResponse, RecallResponse, Recalled, ReceiptsResponse,
+    Relation, RelationChange, RelationChanged, RelationResponse, RelationsResponse, Resync, Role, VoidRange,
 };
 
 /// The method.
@@ -120,6 +120,21 @@ pub fn set_profile(profile: Profile) -> Call {
 /// Asks for the profiles of at most 100 users. The answer is a [`ProfileGetResponse`].
 pub fn profiles(users: &[&str]) -> Call {
     Call::new("im.profile.get", &ProfileGetRequest { users: owned(users) })
+}
+
+/// Ends a group that the caller owns. The answer is a [`GroupResponse`].
+pub fn dissolve_group(conversation: &str) -> Call {
+    group("im.group.dissolve", conversation, "")
+}
+
+/// Deletes a conversation for the caller alone, up to `to` (0: the newest). The answer is empty.
+pub fn delete_conversation(conversation: &str, to: u64) -> Call {
+    Call::new("im.conversation.delete", &ConversationDeleteRequest { conversation: conversation.into(), to })
+}
+
+/// Deletes the caller's account. The answer is empty, and the login ends behind it.
+pub fn delete_account() -> Call {
+    Call::new("im.account.delete", &AccountDeleteRequest {})
 }
 
 /// The caller's devices. The answer is a [`DevicesResponse`].

@@ -43,12 +43,15 @@ impl Api {
 
     /// Sessions that the backend knows.
     pub(crate) fn sessions(&self) -> u64 {
+        self.status()["sessions"].as_u64().expect("a number")
+    }
+
+    /// The answer of `/v1/status`.
+    pub(crate) fn status(&self) -> Value {
         let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE));
         let request = config.build().new_agent().get(format!("http://{}/v1/status", self.address));
         let mut answer = request.header("authorization", format!("Bearer {TOKEN}")).call().expect("a status");
-        let status: Value =
-            serde_json::from_str(&answer.body_mut().read_to_string().expect("UTF-8")).expect("JSON");
-        status["sessions"].as_u64().expect("a number")
+        serde_json::from_str(&answer.body_mut().read_to_string().expect("UTF-8")).expect("JSON")
     }
 
     /// Status and body.

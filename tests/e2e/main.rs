@@ -26,6 +26,7 @@ mod bad_input;
 mod beside;
 mod chat;
 mod commands;
+mod deletion;
 mod descriptors;
 mod dev;
 mod drain;

@@ -20,6 +20,12 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
         ("disk_free_bytes", "Free bytes of the disk of im.folder; 0: not known.", whole(free.unwrap_or(0))),
         ("clock_ahead_ms", "Milliseconds that the times in ids are ahead of the clock.", whole(ahead_ms)),
         ("clock_behind_ms", "Milliseconds that the times in ids are behind the clock.", whole(behind_ms)),
+        ("erasing", "Deletions of which messages are still to be removed.", status.erasing),
+        (
+            "retention_behind_seconds",
+            "Seconds by which the retention clock is behind the machine's.",
+            whole(status.retention_behind_s),
+        ),
         ("disk_low", "1 while only small writes pass: the disk is below im.disk_floor.", usize::from(is_low)),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -29,6 +35,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
         ("work_units", "Estimated work of users, in microseconds of one processor.", units),
         ("work_put_off", "Messages and requests put off: the user's share of time was used up.", put_off),
         ("clock_steps", "Times that the clock was seen to be set, by a second or more.", steps),
+        ("swept", "Messages removed by retention and deletion.", status.swept),
         ("disk_put_off", "Messages and requests put off: the disk is below im.disk_floor.", disk_put_off),
     ] {
         let counter = ConstCounter::new(value);
@@ -93,6 +100,8 @@ pub(super) fn json(status: &Status) -> Value {
         "members": members, "caps": caps, "quotas": quotas,
         "work_units": work.units, "work_put_off": work.put_off, "work_waiting": work.waiting,
         "clock": { "steps": clock.steps, "ahead_ms": clock.ahead_ms, "behind_ms": clock.behind_ms },
+        "swept": status.swept, "erasing": status.erasing,
+        "retention_behind_seconds": status.retention_behind_s,
         "disk": { "free": disk.free, "is_low": disk.is_low, "put_off": disk.put_off },
         "signals": { "passed": passed, "too_large": too_large, "too_many": too_many, "refused": refused },
     })

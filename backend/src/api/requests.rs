@@ -16,7 +16,7 @@ static TYPES: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(SCHEMA).expect("a test holds it to the schema"));
 
 /// Request and answer messages of a method, in `moorline.im.v1`.
-const METHODS: [(&str, &str, &str); 20] = [
+const METHODS: [(&str, &str, &str); 23] = [
     ("im.pull", "PullRequest", "PullResponse"),
     ("im.conversations", "ConversationsRequest", "ConversationsResponse"),
     ("im.read", "ReadRequest", "ReadResponse"),
@@ -37,6 +37,9 @@ const METHODS: [(&str, &str, &str); 20] = [
     ("im.presence", "PresenceRequest", "PresenceResponse"),
     ("im.settings.set", "SettingsSetRequest", "SettingsSetResponse"),
     ("im.settings.get", "SettingsGetRequest", "SettingsGetResponse"),
+    ("im.group.dissolve", "GroupRequest", "GroupResponse"),
+    ("im.conversation.delete", "ConversationDeleteRequest", "ConversationDeleteResponse"),
+    ("im.account.delete", "AccountDeleteRequest", "AccountDeleteResponse"),
 ];
 
 /// Fields that hold an encoded message, and which.

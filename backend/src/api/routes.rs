@@ -3,7 +3,7 @@
 use super::access::Scope;
 use super::problem::Problem;
 use super::{Shared, limits, metrics, requests, status_of};
-use crate::im::{ApiAnswer, ApiBody, ApiCall, PushTo, Status, WebhookStatus};
+use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo, Status, WebhookStatus};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
@@ -111,17 +111,20 @@ pub(super) fn audited(request: &Request) -> Option<(String, String)> {
         user: String,
         #[serde(default)]
         method: String,
+        #[serde(default)]
+        conversation: String,
         to: Option<serde_json::Value>,
     }
     let path = request.path();
     if request.method != Method::POST || matches!(path, "/v1/messages" | "/v1/status") {
         return None;
     }
-    let Named { user, method, to } = serde_json::from_slice(&request.body).unwrap_or_default();
+    let Named { user, method, conversation, to } = serde_json::from_slice(&request.body).unwrap_or_default();
     match (path, &*method) {
         (_, method) if READING.contains(&method) => None,
         ("/v1/requests", method) => Some((format!("{path} {method}"), user)),
         ("/v1/push", _) => Some((path.to_owned(), to.map(|to| to.to_string()).unwrap_or_default())),
+        _ if user.is_empty() => Some((path.to_owned(), conversation)),
         _ => Some((path.to_owned(), user)),
     }
 }
@@ -140,6 +143,31 @@ struct BanQuestion {
     user: String,
     /// Unix time in seconds.
     until: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetentionQuestion {
+    conversation: String,
+    /// Seconds, "forever" or "default".
+    keep: serde_json::Value,
+}
+
+const KEEP_RULE: &str = "keep is a number of seconds, \"forever\" or \"default\"";
+
+fn keep_of(keep: &serde_json::Value) -> Option<Keep> {
+    match keep.as_str() {
+        Some("default") => Some(Keep::Default),
+        Some("forever") => Some(Keep::ForEver),
+        Some(_) => None,
+        None => keep.as_u64().map(Keep::Seconds),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DissolveQuestion {
+    conversation: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,6 +198,19 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
         "/v1/requests" if is_post => {
             let (call, method) = asked_for(request)?;
             answered(&shared.ask(call).await?, method.as_deref())
+        }
+        "/v1/users/delete" if is_post => {
+            let UnbanQuestion { user } = parse(request)?;
+            done(&shared.ask(ApiCall::DeleteUser { user }).await?)
+        }
+        "/v1/retention" if is_post => {
+            let RetentionQuestion { conversation, keep } = parse(request)?;
+            let keep = keep_of(&keep).ok_or_else(|| Problem::invalid(KEEP_RULE))?;
+            done(&shared.ask(ApiCall::Retain { conversation, keep }).await?)
+        }
+        "/v1/groups/dissolve" if is_post => {
+            let DissolveQuestion { conversation } = parse(request)?;
+            done(&shared.ask(ApiCall::Dissolve { conversation }).await?)
         }
         "/v1/kick" if is_post => reached(&shared.ask(kick(request)?).await?),
         "/v1/revoke" if is_post => {
@@ -316,6 +357,13 @@ fn stored(answer: &ApiAnswer) -> Result<Response, Problem> {
 fn reached(answer: &ApiAnswer) -> Result<Response, Problem> {
     match &answer.body {
         ApiBody::Reached(count) => Ok(json_of(&json!({ "reached": count }))),
+        _ => Err(refusal(answer)),
+    }
+}
+
+fn done(answer: &ApiAnswer) -> Result<Response, Problem> {
+    match &answer.body {
+        ApiBody::Payload(_) => Ok(json_of(&json!({}))),
         _ => Err(refusal(answer)),
     }
 }

@@ -342,6 +342,20 @@ const KEYS: &[Key] = &[
     ),
     key(
         "im",
+        "retention",
+        Kind::Duration,
+        "\"0s\"",
+        "How long messages are kept. Older ones are removed, and pulls answer voids for them. A conversation may have a time of its own (server API). 0s: for ever; else 1m to 36500d.",
+    ),
+    key(
+        "im",
+        "who_may_delete",
+        Kind::Choice(&["operator", "user"]),
+        "\"operator\"",
+        "Who may delete an account. operator: only the server API. user: users their own, too (im.account.delete).",
+    ),
+    key(
+        "im",
         "disk_floor",
         Kind::Size,
         "\"256MiB\"",
@@ -439,7 +453,7 @@ const KEYS: &[Key] = &[
         "access_file",
         Kind::Path,
         "\"\"",
-        "TOML file with up to 256 tokens, each in a table [[token]] with name, token, scopes and rate (requests per second, 0: no limit). Scopes: all, status, messages, push, requests, kick, revoke. Others must not be able to write the file. Read again by HUP.",
+        "TOML file with up to 256 tokens, each in a table [[token]] with name, token, scopes and rate (requests per second, 0: no limit). Scopes: all, status, messages, push, requests, kick, revoke, delete. Others must not be able to write the file. Read again by HUP.",
     ),
     key(
         "api",

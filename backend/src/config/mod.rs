@@ -228,6 +228,17 @@ pub enum WhoMayWrite {
     Friends,
 }
 
+/// Rule for deleting an account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhoMayDelete {
+    /// The operator, by the server API.
+    #[default]
+    Operator,
+    /// Users their own, too.
+    User,
+}
+
 /// Quotas of one user for a day; 0: no quota.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -316,6 +327,11 @@ pub struct ImConfig {
     /// Bytes of messages the memory store keeps; over it the oldest message is dropped.
     #[serde(with = "units::bytes")]
     pub history_max: usize,
+    /// Time for which messages are kept; zero: for ever.
+    #[serde(with = "units::duration")]
+    pub retention: Duration,
+    /// Rule for deleting an account.
+    pub who_may_delete: WhoMayDelete,
     /// Free bytes of the disk below which only small writes pass; 0: no floor.
     #[serde(with = "units::bytes")]
     pub disk_floor: usize,

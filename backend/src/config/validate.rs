@@ -22,6 +22,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     check_addresses(rules);
     check_counts(rules);
     check_times(rules);
+    check_retention(rules);
     check_webhooks(rules);
     check_login_hook(rules);
 }
@@ -108,6 +109,14 @@ fn check_times(rules: &mut Rules<'_>) {
         ("im.idempotency_window", im.idempotency_window),
     ] {
         rules.require(!value.is_zero(), key, || "0s is out of range, expected more".into());
+    }
+}
+
+fn check_retention(rules: &mut Rules<'_>) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let retention = rules.config().im.retention;
+    if !retention.is_zero() {
+        rules.time("im.retention", retention, MINUTE..=MINUTE * 60 * 24 * 36_500);
     }
 }
 

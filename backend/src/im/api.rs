@@ -1,6 +1,7 @@
 //! Calls of the server API (`docs/server-api.md`): to send for a user, to push to devices, to ask for a user,
 //! to end logins, and how things stand.
 
+use super::deletion::{self, Keep};
 use super::logins::Logins;
 use super::output::{Outputs, Reply};
 use super::quotas::{self, CapStatus, QuotaStatus};
@@ -20,7 +21,7 @@ use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::fmt;
 
-const API_DEVICE_NAME: &str = "api";
+pub(super) const API_DEVICE_NAME: &str = "api";
 /// Longest time, in seconds, that the clocks of a token's issuer and of the backend may differ in a revocation.
 const BEFORE_AHEAD_MAX_S: u64 = 300;
 /// Users or devices of one push.
@@ -85,6 +86,23 @@ pub enum ApiCall {
         /// Unix time, in seconds; `u64::MAX`: for good.
         until_s: u64,
     },
+    /// Deletes a user, with everything that is the user's.
+    DeleteUser {
+        /// The user.
+        user: String,
+    },
+    /// Sets how long messages of a conversation are kept.
+    Retain {
+        /// Id of the conversation.
+        conversation: String,
+        /// The time.
+        keep: Keep,
+    },
+    /// Ends a group, with its messages.
+    Dissolve {
+        /// Id of the group.
+        conversation: String,
+    },
     /// Status of the backend.
     Status,
 }
@@ -99,7 +117,9 @@ impl ApiCall {
             | Self::Ban { user, .. } => {
                 plan_new_users(std::slice::from_ref(user), set);
             }
-            Self::Kick { user, .. } => set.add(Need::User(user.clone())),
+            Self::Kick { user, .. } | Self::DeleteUser { user } => set.add(Need::User(user.clone())),
+            Self::Retain { conversation, .. } => set.add(Need::Named(conversation.clone(), None)),
+            Self::Dissolve { conversation } => set.add(Need::NamedMembers(conversation.clone())),
             Self::Push { to: PushTo::Inboxes(users), .. } => {
                 plan_new_users(&users[..users.len().min(TARGETS_MAX)], set);
             }
@@ -192,6 +212,12 @@ pub struct Status {
     pub takes_writes: bool,
     /// Caps of the store, each with the number that it limits.
     pub caps: Vec<CapStatus>,
+    /// Messages removed by retention and deletion.
+    pub swept: u64,
+    /// Deletions of which messages are still to be removed.
+    pub erasing: usize,
+    /// Seconds by which the retention clock is behind the machine's.
+    pub retention_behind_s: u64,
     /// Disk of `im.folder`.
     pub disk: DiskStatus,
     /// Work of users since the start.
@@ -287,6 +313,11 @@ impl<S: Store> Im<S> {
                 let until_s = if until_s > now.unix_ms / 1000 { until_s } else { 0 };
                 rule_logins(self, &user, LoginChange::BannedUntil(until_s), reply);
             }
+            ApiCall::Dissolve { conversation } => deletion::dissolve(self, now, &conversation, reply),
+            ApiCall::DeleteUser { user } => deletion::delete_user(self, now, &user, reply),
+            ApiCall::Retain { conversation, keep } => {
+                deletion::set_retention(self, &conversation, keep, reply);
+            }
             ApiCall::Status => {
                 let status = Box::new(self.status());
                 self.out.answer_api_result(reply, Ok(ApiBody::Status(status)));
@@ -298,13 +329,16 @@ impl<S: Store> Im<S> {
     pub fn status(&self) -> Status {
         let counts = self.storage.store.counts();
         let caps = quotas::caps(&self.config, &counts).to_vec();
-        let Counts { users, conversations, members, commits, stalls } = counts;
+        let Counts { users, conversations, members, swept, erasing, commits, stalls } = counts;
         Status {
             users,
             conversations,
             members,
             caps,
             quotas: self.quotas.statuses(),
+            swept,
+            erasing,
+            retention_behind_s: self.sweeper.behind_s(),
             disk: self.disk_floor.status(),
             work: self.work.status(),
             clock: self.ids.clock(),

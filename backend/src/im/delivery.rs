@@ -322,7 +322,7 @@ impl<S: Store> Deliveries<'_, S> {
     fn visible_from(&self, id: SessionId, conversation: ConversationId) -> u64 {
         let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
         let member = user.and_then(|user| self.storage.store.member(conversation, user));
-        member.map_or(u64::MAX, |member| member.visible_from)
+        member.map_or(u64::MAX, |member| member.first_visible())
     }
 
     /// Says that happenings were dropped from the inbox.

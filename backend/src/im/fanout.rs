@@ -140,7 +140,7 @@ impl<S: Store> Deliveries<'_, S> {
         let members = self.storage.store.members(conversation, group.done);
         let is_done = members.len() <= slice;
         let users: Vec<(UserId, u64)> =
-            members.take(slice).map(|member| (member.user, member.visible_from)).collect();
+            members.take(slice).map(|member| (member.user, member.first_visible())).collect();
         group.done = users.last().map(|(user, _)| *user).or(group.done);
         let mut sessions: Vec<SessionId> = std::mem::take(&mut self.scratch.target_sessions);
         let mut behind = Vec::new();

@@ -18,6 +18,7 @@
 
 mod api;
 pub mod conformance;
+mod deletion;
 mod delivery;
 mod disk_floor;
 mod fanout;
@@ -39,6 +40,7 @@ mod steady;
 mod storage;
 pub mod store;
 mod suspects;
+mod sweep;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,7 @@ mod window;
 mod work;
 
 pub use api::{ApiAnswer, ApiBody, ApiCall, ApiReply, PushTo, Status};
+pub use deletion::Keep;
 pub use disk_floor::DiskStatus;
 pub use handler::{BackendMessage, ImHandler, Judge, Judgement};
 pub use ids::{MessageIds, time_ms};
@@ -76,6 +79,7 @@ use sessions::Sessions;
 use storage::Storage;
 use store::{Entry, Origin, Store};
 use suspects::Suspects;
+use sweep::Sweeper;
 use tasks::Task;
 use waiting::{Queues, Waiting};
 use webhooks::Webhooks;
@@ -108,6 +112,7 @@ pub struct Im<S> {
     quotas: Quotas,
     work: Work,
     disk_floor: DiskFloor,
+    sweeper: Sweeper,
     signals: Signals,
     broadcasts: Broadcasts,
     webhooks: Webhooks,
@@ -120,7 +125,7 @@ pub struct Im<S> {
 }
 
 /// No user's device.
-const NOBODY: Origin = (store::UserId(u32::MAX), store::DeviceNumber(u32::MAX));
+const NOBODY: Origin = (store::NOBODY, store::API_DEVICE);
 
 /// Buffers that are used again, so that a message costs few allocations.
 #[derive(Debug, Default)]
@@ -137,7 +142,7 @@ impl<S: Store> Im<S> {
     /// A backend on `store`; `node_number` goes into message ids.
     pub fn new(config: ImConfig, node_number: u16, store: S) -> Self {
         let (quotas, work) = (Quotas::new(&config.quota), Work::new(&config));
-        let disk_floor = DiskFloor::new(config.disk_floor);
+        let (disk_floor, sweeper) = (DiskFloor::new(config.disk_floor), Sweeper::new(&store));
         let mut im = Self {
             webhooks: Webhooks::new(&config),
             config,
@@ -150,6 +155,7 @@ impl<S: Store> Im<S> {
             quotas,
             work,
             disk_floor,
+            sweeper,
             signals: Signals::default(),
             broadcasts: Broadcasts::default(),
             tally: Status::default(),
@@ -196,6 +202,7 @@ impl<S: Store> Im<S> {
     pub fn handle_turn_end(&mut self, now: Now) {
         work::do_large_work(self);
         self.deliveries().write_acks();
+        sweep::sweep_on(self, now);
         self.commit(now);
         self.fan_out();
         self.broadcasts.advance(&self.sessions, &mut self.out);
@@ -312,6 +319,7 @@ impl<S: Store> Im<S> {
         }
         let waiters = self.newcomers.take_due(now.instant);
         newcomers::go_on(self, waiters);
+        sweep::sweep(self, now);
         let now_ms = self.ids.steady_ms(now);
         self.storage.commit_late_writes(now_ms, self.ids.last());
         self.tell_read_counts(now);

@@ -13,7 +13,7 @@ use super::store::{
 };
 use super::tasks::{Asked, Task};
 use super::waiting::Waiter;
-use super::{Im, MessageIds};
+use super::{Im, MessageIds, NOBODY};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
@@ -92,7 +92,7 @@ impl<S: Store> Deliveries<'_, S> {
     pub(super) fn on_stored(&mut self, origin: Origin, stored: Stored, recipients: &[Recipient]) {
         let Some(delivery) = stored.delivery else { return };
         self.tally.stored += 1;
-        if self.storage.store.is_group(stored.conversation) {
+        if origin != NOBODY && self.storage.store.is_group(stored.conversation) {
             self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
         if delivery.is_read_fanout {

@@ -4,6 +4,7 @@
 //! has both, the request is judged and becomes a write; its completion is answered by [`Im::on_outcome`].
 
 use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
+use super::deletion::DELETED;
 use super::newcomers;
 use super::output::Reply;
 use super::refusal::refused;
@@ -14,6 +15,7 @@ use super::store::rules::{self, Rules};
 use super::store::{
     Completion, ConversationId, Need, Origin, Outcome, ReadSet, Recipient, Store, Ticket, UserId,
 };
+use super::sweep;
 use super::waiting::{Waiter, Waiting};
 use super::work::Admission;
 use super::{BUSY_RETRY_MS, Im, NOBODY};
@@ -262,6 +264,7 @@ impl<S: Store> Im<S> {
                 self.out.answer_req(reply, Code::Retry, answer);
             }
             Waiter::Ack(session) => self.sessions.on_acked(session),
+            Waiter::Sweep => self.sweeper.on_busy(),
             Waiter::Told(reply, _) | Waiter::Ruled(reply, ..) => {
                 let answer = ApiAnswer::new(Code::Retry, reason(), retry_after_ms, ApiBody::Nothing);
                 self.out.answer_api(reply, answer);
@@ -310,6 +313,7 @@ impl<S: Store> Im<S> {
                 let ended = self.logins().end_denied(user, rule);
                 self.out.answer_api_result(reply, Ok(ApiBody::Reached(ended)));
             }
+            (Waiter::Sweep, Outcome::Swept(swept)) => sweep::on_swept(self, swept, recipients),
             (waiter, outcome) => unreachable!("the store answered {waiter:?} with {outcome:?}"),
         }
     }
@@ -335,6 +339,14 @@ impl<S: Store> Im<S> {
                 let theirs = self.sessions.of(user).filter(|it| it.owner == Some(origin)).map(|it| it.id);
                 for session in theirs.collect::<Vec<_>>() {
                     self.logins().end_login(session, &SIGNED_OUT);
+                }
+            }
+            Then::Deleted(session) => {
+                self.out.answer(reply, Ok(Bytes::new()));
+                if let Some(session) = session {
+                    self.logins().end_login(session, &DELETED);
+                    self.queues.end(session);
+                    self.resume(session);
                 }
             }
             Then::Sent | Then::Recalled(_) | Then::Created(_) => unreachable!("another kind of outcome"),

@@ -27,6 +27,8 @@ pub(super) enum Waiter {
     Invited(Origin),
     /// The answer to an API call that changes the logins of a user, and the part of the rule that is new.
     Ruled(ApiReply, UserId, LoginRule),
+    /// Nothing. A sweep has gone on.
+    Sweep,
     /// Nothing. The ack of this session is given again if the store is busy.
     Ack(SessionId),
     /// No waiter.

@@ -301,6 +301,10 @@ impl<F: Facts> Cost<'_, F> {
             Request::Receipts(request) => self.members(&request.conversation) / 16,
             Request::Members(request) => self.members(&request.conversation) / 16,
             Request::Info(request) => self.members(&request.conversation) / 8,
+            // Each member's row, list and inbox.
+            Request::Dissolve(request) => self.members(&request.conversation) * 3,
+            // Rows of memberships and relations, whose number is not known here.
+            Request::DeleteAccount => 1000,
             Request::Recall(request) => self.told(&request.conversation),
             Request::Join(request) | Request::Leave(request) => self.told(&request.conversation),
             Request::Create(request) => each(request.members.len(), 2),
@@ -315,6 +319,7 @@ impl<F: Facts> Cost<'_, F> {
             | Request::Devices
             | Request::RemoveDevice(_)
             | Request::SetSettings(_)
+            | Request::DeleteConversation(_)
             | Request::Settings => 0,
         }
     }

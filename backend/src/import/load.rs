@@ -283,7 +283,7 @@ impl Importer {
                 match outcome {
                     Outcome::Appended(Ok(stored)) if stored.delivery.is_none() => self.imported.repeated += 1,
                     Outcome::Appended(Ok(_)) => self.imported.messages += 1,
-                    Outcome::Created(Ok(_)) | Outcome::Done(Ok(_)) => {}
+                    Outcome::Created(Ok(_)) | Outcome::Done(Ok(_)) | Outcome::Swept(_) => {}
                     Outcome::Appended(Err(refusal))
                     | Outcome::Created(Err(refusal))
                     | Outcome::Done(Err(refusal)) => return refused(refusal),

@@ -193,6 +193,35 @@ impl Client {
         self.call(im::profiles(users), timeout).map(|answer: im::ProfileGetResponse| answer.profiles)
     }
 
+    /// Ends a group that this user owns, with its messages.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn dissolve_group(&self, conversation: &str, timeout: Duration) -> Result<(), CallError> {
+        self.call::<im::GroupResponse>(im::dissolve_group(conversation), timeout).map(drop)
+    }
+
+    /// Deletes a conversation for this user alone, on all devices, up to `to` (0: the newest).
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn delete_conversation(
+        &self,
+        conversation: &str,
+        to: u64,
+        timeout: Duration,
+    ) -> Result<(), CallError> {
+        self.call::<()>(im::delete_conversation(conversation, to), timeout)
+    }
+
+    /// Deletes the account of this user, if the operator lets users do that. The login ends behind the answer.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub fn delete_account(&self, timeout: Duration) -> Result<(), CallError> {
+        self.call::<()>(im::delete_account(), timeout)
+    }
+
     /// The devices of this user.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Duties of every [`Store`], as one function that its tests call.
 
 mod bench;
+mod deletion;
 mod events;
 
 #[cfg(test)]
@@ -46,6 +47,15 @@ pub fn check<S: Store>(mut open: impl FnMut(&ImConfig) -> S) {
     large_groups_are_read_by_cursor(&mut fresh(ImConfig { fanout_members_max: 3, ..ImConfig::default() }));
     devices_and_profiles_are_kept(&mut fresh(ImConfig::default()));
     events::they_are_stored_once(&mut fresh(ImConfig::default()));
+    deletion::a_dissolved_group_is_gone_and_its_seqs_are_not_given_again(&mut fresh(ImConfig::default()));
+    deletion::the_last_member_ends_a_group(&mut fresh(ImConfig::default()));
+    deletion::a_conversation_is_deleted_for_one_user(&mut fresh(ImConfig::default()));
+    deletion::expired_messages_become_voids(&mut fresh(ImConfig {
+        retention: Duration::from_secs(100),
+        ..ImConfig::default()
+    }));
+    deletion::a_conversation_may_be_kept_longer_or_shorter(&mut fresh(ImConfig::default()));
+    deletion::a_deleted_user_leaves_nothing_and_may_come_again(&mut fresh(ImConfig::default()));
 }
 
 /// On a device that nobody has.

@@ -1,11 +1,13 @@
 //! REQ: all requests of clients other than SEND (`docs/protocol.md`, section 11).
 
+mod deletion;
 mod groups;
 mod history;
 mod people;
 
 pub(super) use people::SIGNED_OUT;
 
+use super::deletion::DELETED;
 use super::names::{self, Conversation};
 use super::output::Reply;
 use super::presence::{self, Presences};
@@ -41,6 +43,8 @@ enum Step {
     Invite(Write, Then, Write),
     /// The end of these logins of a removed device, a write, and an empty answer when it is durable.
     EndLogins(Vec<SessionId>, Write),
+    /// The end of these logins, and of the author's behind the answer, and a write that deletes the author.
+    Delete(Vec<SessionId>, Write),
     /// A read, and an answer when it is done.
     Read(Read, AfterRead),
 }
@@ -64,6 +68,8 @@ pub(super) enum Then {
     Related(UserId, String),
     /// Nothing; then the logins of the author's device end, which is forgotten.
     SignedOut,
+    /// Nothing; the user is deleted, and the login that asked for it ends. Its later UPs have waited.
+    Deleted(Option<SessionId>),
     /// This payload.
     Answer(Bytes),
 }
@@ -106,6 +112,9 @@ pub(super) enum Request {
     Presence(im::PresenceRequest),
     SetSettings(im::SettingsSetRequest),
     Settings,
+    Dissolve(im::GroupRequest),
+    DeleteConversation(im::ConversationDeleteRequest),
+    DeleteAccount,
 }
 
 impl Request {
@@ -134,6 +143,9 @@ impl Request {
             "im.presence" => of(payload, Self::Presence),
             "im.settings.set" => of(payload, Self::SetSettings),
             "im.settings.get" => Ok(Self::Settings),
+            "im.group.dissolve" => of(payload, Self::Dissolve),
+            "im.conversation.delete" => of(payload, Self::DeleteConversation),
+            "im.account.delete" => Ok(Self::DeleteAccount),
             _ => Err(refuse(Code::Unsupported, "`method` is not a method of the IM backend")),
         }
     }
@@ -146,7 +158,8 @@ impl Request {
             | Self::Read(im::ReadRequest { conversation, .. })
             | Self::Recall(im::RecallRequest { conversation, .. })
             | Self::Join(im::GroupRequest { conversation, .. })
-            | Self::Leave(im::GroupRequest { conversation, .. }) => {
+            | Self::Leave(im::GroupRequest { conversation, .. })
+            | Self::DeleteConversation(im::ConversationDeleteRequest { conversation, .. }) => {
                 set.add(Need::Named(conversation.clone(), Some(user)));
             }
             Self::Receipts(im::ReceiptsRequest { conversation, .. }) => {
@@ -156,6 +169,7 @@ impl Request {
                 }
             }
             Self::Members(im::GroupRequest { conversation, .. })
+            | Self::Dissolve(im::GroupRequest { conversation, .. })
             | Self::Info(im::GroupRequest { conversation, .. }) => {
                 set.add(Need::NamedMembers(conversation.clone()));
             }
@@ -175,7 +189,11 @@ impl Request {
                 users.for_each(|uid| set.add(Need::Presence(uid.clone(), user)));
             }
             Self::Settings => set.add(Need::Settings(user)),
-            Self::Conversations(_) | Self::SetProfile(_) | Self::Profiles(_) | Self::SetSettings(_) => {}
+            Self::Conversations(_)
+            | Self::SetProfile(_)
+            | Self::Profiles(_)
+            | Self::SetSettings(_)
+            | Self::DeleteAccount => {}
         }
     }
 }
@@ -247,6 +265,12 @@ impl<S: Store> Im<S> {
             Ok(Step::EndLogins(sessions, write)) => {
                 sessions.into_iter().for_each(|session| self.logins().end_login(session, &people::REMOVED));
                 let then = Then::Answer(Bytes::new());
+                self.storage.write(write, Waiter::Request(reply, asked.origin, then));
+            }
+            Ok(Step::Delete(sessions, write)) => {
+                sessions.into_iter().for_each(|session| self.logins().end_login(session, &DELETED));
+                asked.session.into_iter().for_each(|session| self.queues.begin(session));
+                let then = Then::Deleted(asked.session);
                 self.storage.write(write, Waiter::Request(reply, asked.origin, then));
             }
             Ok(Step::Read(read, then)) => {
@@ -325,6 +349,9 @@ impl<F: Facts> Requests<'_, F> {
             Request::SetProfile(request) => self.set_profile(asked, request),
             Request::SetSettings(request) => people::set_settings(asked, request),
             Request::Settings => Ok(self.settings(asked)),
+            Request::Dissolve(request) => self.dissolve(asked, &request),
+            Request::DeleteConversation(request) => self.delete_conversation(asked, &request),
+            Request::DeleteAccount => self.delete_account(asked),
             Request::Profiles(request) => people::profiles(request),
             Request::Devices => Ok(self.devices(asked)),
             Request::RemoveDevice(request) => Ok(self.remove_device(asked, &request)),

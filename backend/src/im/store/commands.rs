@@ -219,6 +219,27 @@ pub enum Write {
         /// Event for the receivers.
         event: Bytes,
     },
+    /// Ends a group: its members, messages, events and settings go, and its name is nobody's. By the owner, or by the
+    /// operator's server. All members are told.
+    Dissolve {
+        /// A group.
+        conversation: ConversationId,
+        /// By whom, on which device.
+        by: Origin,
+        /// Event for all members.
+        event: Bytes,
+    },
+    /// Hides the conversation from the user alone, up to `to`. The user's other devices are told of a change.
+    Clear {
+        /// The conversation.
+        conversation: ConversationId,
+        /// User, with the device.
+        by: Origin,
+        /// Up to here, at most to the newest.
+        to: u64,
+        /// Event for the receivers.
+        event: Bytes,
+    },
     /// Changes the relation of one user to another. The user's other devices are notified of a change, and the other user unless it
     /// is a block.
     Relate {
@@ -252,6 +273,26 @@ pub enum Write {
         /// The profile, for `Facts::profile`.
         profile: Bytes,
     },
+    /// Deletes a user: devices, inbox, relations, memberships, profile, invitations and settings at once; messages with ids
+    /// up to `to_id`, and message keys, by later sweeps. The rule for logins, and blocks of others, stay. The user of this
+    /// name is a new one from then on.
+    DeleteUser {
+        /// The user.
+        user: UserId,
+        /// The last message id that was given out.
+        to_id: u64,
+        /// Event for those who have a relation to the user.
+        event: Bytes,
+    },
+    /// Sets how long messages of a conversation are kept.
+    SetRetention {
+        /// The conversation.
+        conversation: ConversationId,
+        /// In seconds; 0: as `im.retention` says; [`super::KEEP_FOR_EVER`]: for ever.
+        keep_s: u32,
+    },
+    /// Removes a bounded piece of what is gone: see [`super::SweepNeed`].
+    Sweep(Sweep),
     /// Removes a device of the user. Unknown: no change.
     RemoveDevice {
         /// The user.
@@ -287,6 +328,17 @@ pub enum Write {
         /// Up to here.
         seq: u64,
     },
+}
+
+/// Clocks of a sweep.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sweep {
+    /// Message id of an event that members may be told.
+    pub id: u64,
+    /// Messages are as old as they are at this Unix time, in milliseconds; 0: none expires.
+    pub judged_ms: u64,
+    /// Time of the retention clock, to be kept over the end of the process; Unix milliseconds.
+    pub clock_ms: u64,
 }
 
 /// A change of a group.

@@ -7,7 +7,7 @@
 use super::rules::{self, Contact};
 use super::{
     Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings,
-    LoginDenied, Member, Origin, Recipient, Refusal, Relation, Stored, Ticket, UserId, WhoMayAdd,
+    LoginDenied, Member, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket, UserId, WhoMayAdd,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -45,6 +45,12 @@ pub trait Store: Facts {
 
     /// The `last_id` of the last batch, also of an earlier life of the backend.
     fn last_id(&self) -> u64;
+
+    /// Kind of work that a [`super::Write::Sweep`] would find.
+    fn sweep_need(&self) -> SweepNeed;
+
+    /// Time of the retention clock of the last sweep that was written down; Unix milliseconds; 0: there was none.
+    fn retention_ms(&self) -> u64;
 
     /// Contents and counters of the store.
     fn counts(&self) -> Counts;
@@ -271,6 +277,8 @@ pub enum Outcome {
     Appended(Result<Stored, Refusal>),
     /// Outcome of [`super::Write::CreateGroup`], with its event.
     Created(Result<(ConversationId, Option<Delivery>), Refusal>),
+    /// Outcome of [`super::Write::Sweep`].
+    Swept(Swept),
     /// Outcome of all other writes, with their event.
     Done(Result<Option<Delivery>, Refusal>),
 }
@@ -280,6 +288,29 @@ impl Outcome {
     pub const fn is_refused(&self) -> bool {
         matches!(self, Self::Appended(Err(_)) | Self::Created(Err(_)) | Self::Done(Err(_)))
     }
+}
+
+/// Outcome of a sweep.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// When the next sweep has work.
+    pub pace: Pace,
+    /// Messages that were removed.
+    pub removed: u64,
+    /// Message that tells the members of a deletion.
+    pub told: Option<Stored>,
+}
+
+/// When a sweep has more to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// At once.
+    #[default]
+    Now,
+    /// With the next tick.
+    Soon,
+    /// All conversations were looked at: some time later.
+    Later,
 }
 
 /// A durable batch.

@@ -20,6 +20,9 @@ pub struct DeviceNumber(pub u32);
 /// so all of them are notified.
 pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 
+/// User of everything that the operator's server does for nobody.
+pub(crate) const NOBODY: UserId = UserId(u32::MAX);
+
 /// A user's device.
 pub type Origin = (UserId, DeviceNumber);
 
@@ -30,8 +33,10 @@ pub struct Member {
     pub user: UserId,
     /// [`Role::Member`] in a conversation of two.
     pub role: Role,
-    /// First seq that this membership may read; from 1.
+    /// First seq of this membership; from 1.
     pub visible_from: u64,
+    /// Last seq that the member has deleted for himself; 0: none.
+    pub cleared: u64,
     /// Read mark of the member.
     pub read: u64,
     /// Unix time in milliseconds before which the member may not send.
@@ -42,8 +47,28 @@ pub struct Member {
 
 impl Member {
     pub(super) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
-        Self { user, role, visible_from, read: visible_from - 1, silent_until_ms: 0, since: 0 }
+        let (cleared, read) = (0, visible_from - 1);
+        Self { user, role, visible_from, cleared, read, silent_until_ms: 0, since: 0 }
     }
+
+    /// First seq that the member may read.
+    pub const fn first_visible(&self) -> u64 {
+        if self.visible_from > self.cleared { self.visible_from } else { self.cleared + 1 }
+    }
+}
+
+/// Retention of a conversation whose messages are kept, whatever `im.retention` says.
+pub const KEEP_FOR_EVER: u32 = u32::MAX;
+
+/// Work that a store has for sweeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SweepNeed {
+    /// No message is to be removed.
+    Nothing,
+    /// Messages may have expired.
+    Expiry,
+    /// Messages of deleted users and of dissolved groups.
+    Removal,
 }
 
 /// Relation of one user to another.
@@ -77,6 +102,10 @@ pub struct Counts {
     pub conversations: usize,
     /// Memberships of all conversations.
     pub members: usize,
+    /// Messages removed by sweeps.
+    pub swept: u64,
+    /// Erasures of deleted users and dissolved groups that are not done.
+    pub erasing: usize,
     /// Commits that became durable.
     pub commits: u64,
     /// Commits before which writing had to wait, the engine being behind.

@@ -8,7 +8,7 @@ use moorline_proto::message::im::{
 };
 use proptest::prelude::*;
 
-const METHODS: [&str; 20] = [
+const METHODS: [&str; 23] = [
     "im.pull",
     "im.conversations",
     "im.read",
@@ -29,6 +29,9 @@ const METHODS: [&str; 20] = [
     "im.presence",
     "im.settings.set",
     "im.settings.get",
+    "im.group.dissolve",
+    "im.conversation.delete",
+    "im.account.delete",
 ];
 
 fn world() -> (Bench, SessionId, SessionId) {

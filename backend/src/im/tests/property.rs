@@ -5,9 +5,9 @@ use super::*;
 use crate::im::store::{Disk, Durability};
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{
-    Conversation, ConversationsRequest, ConversationsResponse, GroupCreateRequest, GroupCreateResponse,
-    GroupRequest, GroupResponse, Happened, PullRequest, PullResponse, ReadRequest, RecallRequest,
-    RecallResponse, happened::What,
+    Conversation, ConversationDeleteRequest, ConversationsRequest, ConversationsResponse, GroupCreateRequest,
+    GroupCreateResponse, GroupRequest, GroupResponse, Happened, PullRequest, PullResponse, ReadRequest,
+    RecallRequest, RecallResponse, happened::What,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,6 +32,9 @@ enum Step {
     Fail { device: usize, from: usize },
     Join(usize),
     Leave(usize),
+    Dissolve(usize),
+    Clear { device: usize, of: usize, back: u64 },
+    Delete(usize),
     Pass,
     Crash,
 }
@@ -50,7 +53,10 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (device.clone(), 1..6usize).prop_map(|(device, count)| Step::Ack { device, count }),
         2 => (device.clone(), 0..4usize).prop_map(|(device, from)| Step::Fail { device, from }),
         2 => device.clone().prop_map(Step::Join),
-        2 => device.prop_map(Step::Leave),
+        2 => device.clone().prop_map(Step::Leave),
+        1 => device.clone().prop_map(Step::Dissolve),
+        2 => (device, 0..=USERS, 0..3u64).prop_map(|(device, of, back)| Step::Clear { device, of, back }),
+        1 => (0..USERS).prop_map(Step::Delete),
         2 => Just(Step::Pass),
         1 => Just(Step::Crash),
     ]
@@ -68,12 +74,32 @@ struct Device {
     recalled: BTreeSet<(String, u64)>,
     /// Read marks that the device knows.
     reads: BTreeMap<(String, String), u64>,
+    /// Authors of messages, and whether they are messages and not events.
+    authors: BTreeMap<(String, u64), (String, bool)>,
+    /// Deletions that the device knows: conversation, user, and the last seq that they may concern.
+    erased: Vec<(String, String, u64)>,
 }
 
 impl Device {
     fn on_read(&mut self, conversation: &str, uid: &str, seq: u64) {
         let known = self.reads.entry((conversation.to_owned(), uid.to_owned())).or_default();
         *known = seq.max(*known);
+    }
+
+    /// Forgets messages of deleted users.
+    fn forget_erased(&mut self) {
+        for (conversation, user, to) in &self.erased {
+            let authors = &self.authors;
+            let is_theirs = |seq: &u64| {
+                let author = authors.get(&(conversation.clone(), *seq));
+                let is_recalled = self.recalled.contains(&(conversation.clone(), *seq));
+                let is_said = author.is_some_and(|(author, is_said)| author == user && *is_said);
+                *seq <= *to && is_said && !is_recalled
+            };
+            if let Some(has) = self.has.get_mut(conversation) {
+                has.retain(|seq| !is_theirs(seq));
+            }
+        }
     }
 
     fn on_listed(&mut self, uid: &str, listed: &Conversation) {
@@ -90,10 +116,21 @@ impl Device {
         self.has.entry(push.conversation.clone()).or_default().insert(push.seq);
         let happened: Happened = decode(&push.happened).expect("a Happened");
         let mut is_said = true;
-        if let Some(What::Recalled(recalled)) = happened.what {
-            is_said = recalled.seq == push.seq;
-            self.recalled.insert((push.conversation.clone(), recalled.seq));
+        match happened.what {
+            Some(What::Recalled(recalled)) => {
+                is_said = recalled.seq == push.seq;
+                self.recalled.insert((push.conversation.clone(), recalled.seq));
+            }
+            Some(What::Erased(erased)) => {
+                is_said = false;
+                let (conversation, user, to) = (push.conversation.clone(), erased.user, erased.to);
+                self.erased.push((conversation, user, to));
+            }
+            _ => {}
         }
+        let author = (push.conversation.clone(), push.seq);
+        self.authors.insert(author, (push.sender.clone(), push.happened.is_empty()));
+        self.forget_erased();
         // Who takes something back has read nothing for that.
         if is_said {
             self.on_read(&push.conversation, &push.sender, push.seq);
@@ -102,6 +139,7 @@ impl Device {
 }
 
 /// A message as it was stored.
+#[derive(Clone)]
 struct Sent {
     user: usize,
     key: [u8; 16],
@@ -109,6 +147,8 @@ struct Sent {
     conversation: String,
     seq: u64,
     id: u64,
+    /// True once the author was deleted.
+    is_erased: bool,
 }
 
 /// A random world, and the promises that hold in it.
@@ -127,6 +167,12 @@ struct World<S> {
     /// With the first seq of the group that the membership may read.
     members: BTreeMap<usize, u64>,
     has_left: BTreeSet<usize>,
+    /// Users who were deleted once.
+    deleted: BTreeSet<usize>,
+    /// The first seq of the group that has its name now.
+    group_from: u64,
+    /// The first seq of each conversation that a user has not deleted.
+    cleared: BTreeMap<(usize, String), u64>,
     /// Nothing leaves an inbox unacked here, and all goes through inboxes, so holes may not be seen.
     is_lossless: bool,
 }
@@ -149,6 +195,9 @@ impl<S: Store> World<S> {
             latest: BTreeMap::new(),
             members: (0..USERS).map(|user| (user, 1)).collect(),
             has_left: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            group_from: 1,
+            cleared: BTreeMap::new(),
             is_lossless,
         };
         // Every device is known from the start: what it misses is owed to it.
@@ -229,20 +278,38 @@ impl<S: Store> World<S> {
         key[..8].copy_from_slice(&number.to_le_bytes());
         let (code, ack) = self.bench.send(session, target.clone(), &key, &number.to_le_bytes());
         if to >= USERS && !self.members.contains_key(&user_index) {
-            assert_eq!(code, Code::NotMember);
+            assert_eq!(code, self.refusal_of_strangers());
             return;
         }
         assert_eq!(code, Code::Ok);
         self.on_stored(device, &ack.conversation, ack.seq);
         self.devices[device].on_read(&ack.conversation, &uid(user_index), ack.seq);
         let (conversation, seq, id) = (ack.conversation, ack.seq, ack.message_id);
-        self.sent.push(Sent { user: user_index, key, target, conversation, seq, id });
+        let place = (conversation.clone(), seq);
+        self.devices[device].authors.insert(place, (uid(user_index), true));
+        self.sent.push(Sent { user: user_index, key, target, conversation, seq, id, is_erased: false });
         self.sort_pushes();
+    }
+
+    /// Code for users who are not in the group.
+    fn refusal_of_strangers(&self) -> Code {
+        if self.members.is_empty() { Code::NotFound } else { Code::NotMember }
+    }
+
+    /// True if the message was in a group that is gone.
+    fn is_dissolved(&self, sent: &Sent) -> bool {
+        sent.conversation == GROUP && (sent.seq < self.group_from || self.members.is_empty())
+    }
+
+    /// The first seq of a conversation that a user has not deleted.
+    fn first_kept(&self, user: usize, conversation: &str) -> u64 {
+        self.cleared.get(&(user, conversation.to_owned())).copied().unwrap_or(1)
     }
 
     /// One of what the user of a device has sent.
     fn own(&self, device: usize, which: usize) -> Option<usize> {
-        let own: Vec<_> = (0..self.sent.len()).filter(|at| self.sent[*at].user == device / DEVICES).collect();
+        let is_own = |at: &usize| self.sent[*at].user == device / DEVICES && !self.sent[*at].is_erased;
+        let own: Vec<_> = (0..self.sent.len()).filter(is_own).collect();
         own.get(which % own.len().max(1)).copied()
     }
 
@@ -253,7 +320,11 @@ impl<S: Store> World<S> {
         let Sent { key, target, seq, .. } = &self.sent[at];
         let payload = (at as u64 + u64::from(changed)).to_le_bytes();
         let (code, ack) = self.bench.send(session, target.clone(), key, &payload);
-        let expected = if changed { (Code::Conflict, 0) } else { (Code::Dup, *seq) };
+        let expected = match () {
+            () if self.is_dissolved(&self.sent[at]) && self.members.is_empty() => (Code::NotFound, 0),
+            () if changed || self.is_dissolved(&self.sent[at]) => (Code::Conflict, 0),
+            () => (Code::Dup, *seq),
+        };
         assert_eq!((code, ack.seq), expected);
         self.bench.fan_out();
         self.sort_pushes();
@@ -263,11 +334,15 @@ impl<S: Store> World<S> {
         let (Some(session), Some(at)) = (self.devices[device].session, self.own(device, which)) else {
             return;
         };
+        if self.is_dissolved(&self.sent[at]) {
+            return;
+        }
         let Sent { conversation, seq, id, user, .. } = &self.sent[at];
         let place = (conversation.clone(), *seq);
         let request = RecallRequest { conversation: conversation.clone(), seq: *seq, message_id: *id };
         let is_member = conversation != GROUP || self.members.contains_key(user);
-        let is_visible = conversation != GROUP || self.members.get(user).is_some_and(|first| first <= seq);
+        let is_visible = (conversation != GROUP || self.members.get(user).is_some_and(|first| first <= seq))
+            && *seq >= self.first_kept(*user, conversation);
         let answer = self.bench.req::<RecallResponse>(session, "im.recall", &request);
         match (answer, self.recalls.get(&place)) {
             (Err(code), _) if !is_member => assert_eq!(code, Code::NotMember),
@@ -295,7 +370,7 @@ impl<S: Store> World<S> {
         let request = ReadRequest { conversation: conversation.clone(), seq };
         let answer = self.bench.req::<()>(session, "im.read", &request);
         if conversation == GROUP && !self.members.contains_key(&(device / DEVICES)) {
-            assert_eq!(answer, Err(Code::NotMember));
+            assert_eq!(answer, Err(self.refusal_of_strangers()));
         } else if conversation != GROUP && latest == 0 {
             assert_eq!(answer, Err(Code::NotFound), "they have not spoken");
         } else {
@@ -327,12 +402,117 @@ impl<S: Store> World<S> {
         self.sort_pushes();
     }
 
+    /// Joins or leaves the group. A group that nobody is in is gone: then a user who would join makes it anew.
     fn membership(&mut self, device: usize, method: &str) -> bool {
         let Some(session) = self.devices[device].session else { return false };
         let request = GroupRequest { conversation: GROUP.into(), ..Default::default() };
-        self.bench.req::<GroupResponse>(session, method, &request).expect("allowed");
+        let answer = self.bench.req::<GroupResponse>(session, method, &request);
+        let mut is_done = true;
+        if self.members.is_empty() {
+            assert_eq!(answer, Err(Code::NotFound), "nobody is in it");
+            is_done = method == "im.group.join";
+            if is_done {
+                self.group_from = self.latest.get(GROUP).map_or(1, |latest| latest + 1);
+                let request = GroupCreateRequest { group: "g".into(), members: Vec::new() };
+                self.bench
+                    .req::<GroupCreateResponse>(session, "im.group.create", &request)
+                    .expect("its name is free");
+            }
+        } else {
+            answer.expect("allowed");
+        }
         self.sort_pushes();
-        true
+        is_done
+    }
+
+    /// The group ends if the user owns it.
+    fn dissolve(&mut self, device: usize) {
+        let Some(session) = self.devices[device].session else { return };
+        let request = GroupRequest { conversation: GROUP.into(), ..Default::default() };
+        match self.bench.req::<GroupResponse>(session, "im.group.dissolve", &request) {
+            Ok(_) => {
+                assert!(self.members.contains_key(&(device / DEVICES)));
+                self.has_left.extend(std::mem::take(&mut self.members).into_keys());
+            }
+            Err(Code::NotFound) => assert!(self.members.is_empty()),
+            Err(Code::NotMember) => assert!(!self.members.contains_key(&(device / DEVICES))),
+            Err(code) => assert_eq!(code, Code::Denied, "another one owns it"),
+        }
+        self.sort_pushes();
+    }
+
+    fn clear(&mut self, device: usize, of: usize, back: u64) {
+        let (Some(session), user) = (self.devices[device].session, device / DEVICES) else { return };
+        let mut conversation = GROUP.to_owned();
+        if of < USERS {
+            conversation.clear();
+            crate::im::names::write_one_to_one(&mut conversation, &uid(user), &uid(of));
+        }
+        let to = self.latest.get(&conversation).copied().unwrap_or(0).saturating_sub(back);
+        if to == 0 {
+            return;
+        }
+        let request = ConversationDeleteRequest { conversation: conversation.clone(), to };
+        if self.bench.req::<()>(session, "im.conversation.delete", &request).is_ok() {
+            let first = self.cleared.entry((user, conversation)).or_default();
+            *first = (*first).max(to + 1);
+        }
+        self.sort_pushes();
+    }
+
+    /// The operator deletes a user: others forget the user's messages, and the user comes again as a new one.
+    fn delete(&mut self, user: usize) {
+        let now = self.bench.now;
+        let call = ApiCall::DeleteUser { user: uid(user) };
+        self.bench.im().handle_api(now, call, ApiReply::new(|answer| assert_eq!(answer.code, Code::Ok)));
+        self.bench.perform();
+        self.bench.end_turn();
+        let mut told = BTreeSet::new();
+        if self.members.contains_key(&user) && self.members.len() > 1 {
+            told.insert(GROUP.to_owned());
+        }
+        for sent in &self.sent {
+            let is_gone =
+                sent.conversation == GROUP && (sent.seq < self.group_from || self.members.is_empty());
+            let is_recalled = self.recalls.contains_key(&(sent.conversation.clone(), sent.seq));
+            let ends = sent.conversation == GROUP && self.members.keys().all(|member| *member == user);
+            if sent.user == user && !sent.is_erased && !is_gone && !is_recalled && !ends {
+                told.insert(sent.conversation.clone());
+            }
+        }
+        for sent in self.sent.iter_mut().filter(|sent| sent.user == user && !sent.is_erased) {
+            sent.is_erased = true;
+            // A message that was taken back has lost its content before.
+            if self.recalls.contains_key(&(sent.conversation.clone(), sent.seq)) {
+                continue;
+            }
+            for expected in &mut self.expected {
+                expected.get_mut(&sent.conversation).map(|seqs| seqs.remove(&sent.seq));
+            }
+        }
+        for device in user * DEVICES..(user + 1) * DEVICES {
+            if let Some(session) = self.devices[device].session.take() {
+                self.bench.logout(session);
+            }
+            self.devices[device] = Device::default();
+        }
+        self.members.remove(&user);
+        self.has_left.insert(user);
+        self.deleted.insert(user);
+        self.expected[user].clear();
+        self.bench.pass(Duration::from_secs(1));
+        self.bench.fan_out();
+        // What says so is the next message of each conversation that had a message of the user, or the user as a member.
+        for conversation in told {
+            let latest = self.latest.entry(conversation.clone()).or_default();
+            *latest += 1;
+            let seq = *latest;
+            for receiver in self.receivers(&conversation).into_iter().filter(|receiver| *receiver != user) {
+                self.expected[receiver].entry(conversation.clone()).or_default().insert(seq);
+            }
+        }
+        self.sort_pushes();
+        (user * DEVICES..(user + 1) * DEVICES).for_each(|device| self.connect(device));
     }
 
     /// Puts what was pushed into the queues.
@@ -358,9 +538,15 @@ impl<S: Store> World<S> {
             }
             let empty = BTreeSet::new();
             let owed = self.expected[device / DEVICES].get(&push.conversation).unwrap_or(&empty);
-            assert!(owed.contains(&push.seq), "only what is for this user");
+            let is_it = |sent: &Sent| {
+                sent.is_erased && sent.conversation == push.conversation && sent.seq == push.seq
+            };
+            let was_owed = || self.sent.iter().any(is_it);
+            assert!(owed.contains(&push.seq) || was_owed(), "only what is for this user");
             let has = self.devices[device].has.get(&push.conversation).unwrap_or(&empty);
-            let hole = owed.iter().find(|seq| **seq < push.seq && !has.contains(seq)).copied();
+            let kept = self.first_kept(device / DEVICES, &push.conversation)..push.seq.max(1);
+            let kept = kept.start.min(kept.end)..kept.end;
+            let hole = owed.range(kept).find(|seq| !has.contains(seq)).copied();
             let is_new_membership = push.conversation == GROUP && self.has_left.contains(&(device / DEVICES));
             let may_miss = !self.is_lossless || is_new_membership;
             assert!(may_miss || hole.is_none(), "{} came before {hole:?}", push.seq);
@@ -377,7 +563,8 @@ impl<S: Store> World<S> {
                 page.messages.iter().for_each(|push| self.devices[device].on_message(push));
             }
             Err(code) => {
-                assert!(code == Code::NotMember && self.has_left.contains(&(device / DEVICES)), "{own}");
+                let is_out = matches!(code, Code::NotMember | Code::NotFound);
+                assert!(is_out && self.has_left.contains(&(device / DEVICES)), "{own}: {code:?}");
             }
         }
     }
@@ -391,7 +578,7 @@ impl<S: Store> World<S> {
                 let listed = self.list(session);
                 listed.iter().for_each(|it| self.devices[device].on_listed(&uid(device / DEVICES), it));
             }
-            What::Group(_) | What::ReadCounts(_) => {}
+            What::Group(_) | What::ReadCounts(_) | What::Dissolved(_) | What::Cleared(_) => {}
             other => panic!("nobody did that: {other:?}"),
         }
     }
@@ -426,6 +613,9 @@ impl<S: Store> World<S> {
                     self.has_left.insert(device / DEVICES);
                 }
             }
+            Step::Dissolve(device) => self.dissolve(device),
+            Step::Clear { device, of, back } => self.clear(device, of, back),
+            Step::Delete(user) => self.delete(user),
             Step::Pass => {
                 self.bench.pass(Duration::from_millis(400));
                 self.sort_pushes();
@@ -450,6 +640,7 @@ impl<S: Store> World<S> {
             };
             let is_due = |(conversation, seqs): (&String, &BTreeSet<u64>)| {
                 let first = if conversation == GROUP { first } else { 1 };
+                let first = first.max(self.first_kept(user, conversation));
                 (conversation.clone(), seqs.range(first..).copied().collect::<BTreeSet<_>>())
             };
             let due = |views: &BTreeMap<String, BTreeSet<u64>>| {
@@ -460,12 +651,24 @@ impl<S: Store> World<S> {
             let session = self.devices[index].session.expect("online");
             let listed = self.list(session);
             let device = &self.devices[index];
-            for it in listed.iter().filter(|it| it.id != GROUP || !self.has_left.contains(&user)) {
-                let known =
-                    |uid: &str| device.reads.get(&(it.id.clone(), uid.to_owned())).copied().unwrap_or(0);
-                assert_eq!(known(&uid(user)), it.read, "device {index}: what its user has read of {}", it.id);
-                if let Some(peer) = (0..USERS).find(|peer| *peer != user && it.id.contains(&uid(*peer))) {
-                    assert_eq!(known(&uid(peer)), it.peer_read, "device {index}: what {peer} has read");
+            let is_judged = |it: &&Conversation| {
+                !self.deleted.contains(&user) && (it.id != GROUP || !self.has_left.contains(&user))
+            };
+            for it in listed.iter().filter(is_judged) {
+                // Below what the user has deleted nobody asks any more.
+                let first = self.first_kept(user, &it.id);
+                let known = |uid: &str| {
+                    let known = device.reads.get(&(it.id.clone(), uid.to_owned())).copied();
+                    known.unwrap_or(0).max(first - 1)
+                };
+                let (read, peer_read) = (it.read.max(first - 1), it.peer_read.max(first - 1));
+                assert_eq!(known(&uid(user)), read, "device {index}: what its user has read of {}", it.id);
+                // That a deleted user had read, those know who saw the user's messages.
+                let is_peer = |peer: &usize| {
+                    *peer != user && !self.deleted.contains(peer) && it.id.contains(&uid(*peer))
+                };
+                if let Some(peer) = (0..USERS).find(is_peer) {
+                    assert_eq!(known(&uid(peer)), peer_read, "device {index}: what {peer} has read");
                 }
             }
         }
@@ -478,6 +681,7 @@ impl<S: Store> World<S> {
         for ((conversation, seq), by) in &self.recalls {
             let is_due = |seq: &u64| {
                 let first = if conversation == GROUP { first } else { 1 };
+                let first = first.max(self.first_kept(index / DEVICES, conversation));
                 *seq >= first && expected.get(conversation).is_some_and(|seqs| seqs.contains(seq))
             };
             if is_due(seq) && is_due(by) {

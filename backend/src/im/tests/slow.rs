@@ -4,7 +4,7 @@
 use crate::im::names;
 use crate::im::store::{
     Command, Completion, ConversationId, Counts, DeviceInfo, Entry, Facts, GroupSettings, Member, Memory,
-    Need, Outcome, Read, ReadSet, Relation, Store, Ticket, UserId, WhoMayAdd,
+    Need, Outcome, Read, ReadSet, Relation, Store, SweepNeed, Swept, Ticket, UserId, WhoMayAdd,
 };
 use moorline_proto::random::Random;
 use std::collections::{BTreeMap, VecDeque};
@@ -123,6 +123,9 @@ fn covered_by(completion: &Completion, user: Option<UserId>) -> Vec<Need> {
         Completion::Committed(committed) => {
             let of = |outcome: &Outcome| match outcome {
                 Outcome::Appended(Ok(stored)) => Some(Need::Conversation(stored.conversation, None)),
+                Outcome::Swept(Swept { told: Some(stored), .. }) => {
+                    Some(Need::Conversation(stored.conversation, None))
+                }
                 Outcome::Created(Ok((conversation, _))) => Some(Need::Conversation(*conversation, None)),
                 _ => None,
             };
@@ -194,6 +197,14 @@ impl<S: Store> Store for Slow<S> {
 
     fn last_id(&self) -> u64 {
         self.inner.last_id()
+    }
+
+    fn sweep_need(&self) -> SweepNeed {
+        self.inner.sweep_need()
+    }
+
+    fn retention_ms(&self) -> u64 {
+        self.inner.retention_ms()
     }
 
     fn counts(&self) -> Counts {

@@ -33,8 +33,8 @@ pub struct PullResponse {
     #[prost(bool, tag = "4")]
     pub more: bool,
 }
-/// Seqs that were dropped from the history, or are older than the caller's present membership. A client keeps the messages
-/// that it has there.
+/// Seqs that were removed from the history, are older than the caller's present membership, or that the caller has deleted
+/// for himself. A client keeps the messages that it has there, unless an event says otherwise \[P-11.16\].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VoidRange {
     #[prost(uint64, tag = "1")]
@@ -386,10 +386,26 @@ pub struct SettingsGetResponse {
     #[prost(string, repeated, tag = "2")]
     pub invitations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+/// im.conversation.delete \[P-11.16\]: deletes a conversation for the caller alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConversationDeleteRequest {
+    #[prost(string, tag = "1")]
+    pub conversation: ::prost::alloc::string::String,
+    /// last seq to hide; 0: the newest
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConversationDeleteResponse {}
+/// im.account.delete \[P-11.16\]: deletes the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AccountDeleteRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AccountDeleteResponse {}
 /// Content of Push.happened: a conversation event \[P-11.6\].
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Happened {
-    #[prost(oneof = "happened::What", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "happened::What", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
     pub what: ::core::option::Option<happened::What>,
 }
 /// Nested message and enum types in `Happened`.
@@ -412,6 +428,12 @@ pub mod happened {
         ReadCounts(super::ReadCounts),
         #[prost(message, tag = "8")]
         Invited(super::GroupInvited),
+        #[prost(message, tag = "9")]
+        Cleared(super::Cleared),
+        #[prost(message, tag = "10")]
+        Dissolved(super::Dissolved),
+        #[prost(message, tag = "11")]
+        Erased(super::Erased),
     }
 }
 /// A message was taken back. If seq is the seq of the push itself, the pushed message was: the client forgets its content.
@@ -469,6 +491,27 @@ pub struct RelationChanged {
     pub change: i32,
     #[prost(string, tag = "4")]
     pub text: ::prost::alloc::string::String,
+}
+/// Another device of the receiver has deleted the conversation of the push for the receiver, up to `to` \[P-11.16\].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cleared {
+    #[prost(uint64, tag = "1")]
+    pub to: u64,
+}
+/// The group of the push is gone, with its messages and members; `by` is empty if the operator did it \[P-11.16\].
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Dissolved {
+    #[prost(string, tag = "1")]
+    pub by: ::prost::alloc::string::String,
+}
+/// The account of `user` was deleted \[P-11.16\]. With a conversation: messages of the user up to `to` are gone, and in a group
+/// the user is not a member any more. Without: relations to the user are ended.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Erased {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub to: u64,
 }
 /// Events were dropped from the inbox: the client asks for conversations, relations and members again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

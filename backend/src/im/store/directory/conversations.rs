@@ -45,8 +45,17 @@ pub(in crate::im::store) struct Conversation {
     pub(in crate::im::store) events: u64,
     /// The newest event that changes nothing but settings; it takes the place of the one before. 0: none.
     pub(in crate::im::store) settings_event: u64,
-    /// The first seq is the one after this; 0 but in a store that goes on without what it lost.
+    /// The first seq is the one after this; 0 but in a store that goes on without what it lost, and in a group whose name
+    /// another group had before.
     pub(in crate::im::store) began_after: u64,
+    /// Seqs up to this one hold no message for anybody; 0: none are gone.
+    pub(in crate::im::store) gone: u64,
+    /// Seqs up to this one are removed from the engine; at most `gone`.
+    pub(in crate::im::store) removed: u64,
+    /// Seconds for which messages are kept; 0: as `im.retention` says; `KEEP_FOR_EVER`.
+    pub(in crate::im::store) keep_s: u32,
+    /// True once the group is gone. Its name may be another group's.
+    pub(in crate::im::store) is_dissolved: bool,
     /// Seqs that do not count as unread: recalls, what they took back, and seqs without a message. Ranges, by their
     /// first; they do not overlap.
     uncounted: BTreeMap<u64, u64>,
@@ -99,8 +108,33 @@ impl Conversation {
         self.settings.as_ref().is_some_and(|settings| settings.is_silent)
     }
 
+    /// Ends a group whose members were removed.
+    pub(in crate::im::store) fn dissolve(&mut self) {
+        self.is_dissolved = true;
+        self.gone = self.numbered;
+        self.settings = None;
+    }
+
     pub(in crate::im::store) fn uncount(&mut self, from: u64, to: u64) {
         self.uncounted.insert(from, to);
+    }
+
+    /// Forgets ranges that end at `to` or before. Returns their first seqs.
+    pub(in crate::im::store) fn forget_uncounted(&mut self, to: u64) -> Vec<u64> {
+        let mut forgotten = Vec::new();
+        while let Some(range) = self.uncounted.first_entry()
+            && *range.get() <= to
+        {
+            forgotten.push(range.remove_entry().0);
+        }
+        forgotten
+    }
+
+    /// Makes another user the creator of a group.
+    pub(super) fn set_creator(&mut self, user: UserId) {
+        if let Kind::Group { creator, .. } = &mut self.kind {
+            *creator = user;
+        }
     }
 
     /// Ranges that do not count as unread: first and last seq, in order.
@@ -113,7 +147,7 @@ impl Conversation {
         self.uncounted.get(&from).copied()
     }
 
-    pub(super) fn uncounted_in(&self, from: u64, to: u64) -> u64 {
+    pub(in crate::im::store) fn uncounted_in(&self, from: u64, to: u64) -> u64 {
         let before =
             self.uncounted.range(..from).next_back().map_or(0, |(_, end)| (end + 1).saturating_sub(from));
         let inside =
@@ -198,7 +232,13 @@ impl Conversations {
         self.one_to_one.get(&(a.min(b), a.max(b))).copied()
     }
 
+    /// The group that has this name now.
     pub(in crate::im::store) fn group(&self, name: &str) -> Option<ConversationId> {
+        self.last_group(name).filter(|group| !self.get(*group).is_dissolved)
+    }
+
+    /// The last group of this name, which may be dissolved.
+    pub(in crate::im::store) fn last_group(&self, name: &str) -> Option<ConversationId> {
         self.groups.get(name).copied()
     }
 
@@ -208,6 +248,12 @@ impl Conversations {
             return None;
         }
         let id = ConversationId(u32::try_from(self.all.len()).expect("conversations_max fits u32"));
+        // Clients have seen the seqs of a dissolved group.
+        let before = match &kind {
+            Kind::Group { name, .. } => self.last_group(name).map_or(0, |before| self.get(before).numbered),
+            Kind::OneToOne(..) => 0,
+        };
+        let began_after = self.begin_after.max(before);
         match &kind {
             Kind::OneToOne(a, b) => _ = self.one_to_one.insert((*a, *b), id),
             Kind::Group { name, .. } => _ = self.groups.insert(name.clone(), id),
@@ -215,15 +261,19 @@ impl Conversations {
         self.all.push(Conversation {
             kind,
             members: Vec::new(),
-            numbered: self.begin_after,
-            durable: self.begin_after,
+            numbered: began_after,
+            durable: began_after,
             settings: None,
             is_read_fanout: false,
             unstreamed_from: 0,
             unstreamed: 0,
             events: 0,
             settings_event: 0,
-            began_after: self.begin_after,
+            began_after,
+            gone: 0,
+            removed: 0,
+            keep_s: 0,
+            is_dissolved: false,
             uncounted: BTreeMap::new(),
             hour: 0,
             messages: (0, 0),

@@ -4,16 +4,21 @@
 //! those objects are by then.
 
 mod conversations;
+mod erasures;
 mod relations;
 mod users;
 
 pub(super) use conversations::{Conversations, EVENTS_MAX, FanoutLimits, Kind};
+pub(super) use erasures::{ALL_GROUPS, Erasure, Erasures, KEYS};
 pub(super) use relations::Relations;
-pub(super) use users::{Device, Users};
+pub(super) use users::{Device, Parted, Users};
 
-use super::{ConversationId, DeviceNumber, Member, Refusal, UserId};
+use super::{
+    ConversationId, DeviceNumber, Friendship, KEEP_FOR_EVER, Member, Refusal, Relation, Role, UserId,
+};
 use crate::config::ImConfig;
 use crate::im::names::{self, Conversation as Name};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Changed object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +39,8 @@ pub enum Changed {
     Uncounted(ConversationId, u64),
     /// Relation of the first user to the second.
     Relation(UserId, UserId),
+    /// Erasure of a deleted user's messages in a conversation, or it is done.
+    Erasure(UserId, ConversationId),
 }
 
 /// See the module.
@@ -48,6 +55,17 @@ pub struct Directory {
     pub(super) members: usize,
     /// Memberships that there may be.
     members_max: usize,
+    /// Users who are invited to a group.
+    invited: BTreeMap<ConversationId, BTreeSet<UserId>>,
+    pub(super) erasures: Erasures,
+    /// Time of the retention clock, in Unix milliseconds; 0: it never ran.
+    pub(super) retention_ms: u64,
+    /// Number of the conversation that is looked at next for expired messages.
+    pub(super) sweep_at: u32,
+    /// Conversations whose messages expire by a time of their own.
+    pub(super) keepers: usize,
+    /// Conversations with messages that are gone and not removed.
+    pub(super) doomed: BTreeSet<ConversationId>,
     /// The last number in the log of events that belong to no conversation.
     pub(super) shared_events: u64,
     /// The last message id that was given out.
@@ -67,6 +85,12 @@ impl Directory {
             memberships: 0,
             members: 0,
             members_max: config.members_total_max,
+            invited: BTreeMap::new(),
+            erasures: Erasures::default(),
+            retention_ms: 0,
+            sweep_at: 0,
+            keepers: 0,
+            doomed: BTreeSet::new(),
             shared_events: 0,
             last_id: 0,
             changed: Vec::new(),
@@ -93,10 +117,13 @@ impl Directory {
     }
 
     /// A new conversation. `None`: `conversations_max` are known.
-    pub(super) fn open(&mut self, kind: Kind, members: &[Member]) -> Option<ConversationId> {
+    pub(super) fn open(&mut self, kind: Kind, members: &[(UserId, Role)]) -> Option<ConversationId> {
         let conversation = self.conversations.open(kind)?;
         self.changed.push(Changed::Conversation(conversation));
-        members.iter().for_each(|member| self.add_member(conversation, *member));
+        let visible_from = self.conversations.get(conversation).numbered + 1;
+        for (user, role) in members {
+            self.add_member(conversation, Member::new(*user, *role, visible_from));
+        }
         Some(conversation)
     }
 
@@ -122,10 +149,64 @@ impl Directory {
         self.uninvite(conversation, member.user);
     }
 
+    /// Adds an invitation; a user's oldest one makes room for it. False: it is there.
+    pub(super) fn invite(&mut self, conversation: ConversationId, user: UserId) -> bool {
+        let known = self.users.get_mut(user);
+        if known.invitations.contains(&conversation) {
+            return false;
+        }
+        if let Some(oldest) = known.invite(conversation) {
+            self.forget_invited(oldest, user);
+        }
+        self.invited.entry(conversation).or_default().insert(user);
+        self.changed.push(Changed::User(user));
+        true
+    }
+
     /// Removes an invitation.
     pub(super) fn uninvite(&mut self, conversation: ConversationId, user: UserId) {
         if self.users.get_mut(user).uninvite(conversation) {
+            self.forget_invited(conversation, user);
             self.changed.push(Changed::User(user));
+        }
+    }
+
+    /// Removes all invitations to a group.
+    pub(super) fn uninvite_all(&mut self, conversation: ConversationId) {
+        for user in self.invited.remove(&conversation).into_iter().flatten() {
+            self.users.get_mut(user).uninvite(conversation);
+            self.changed.push(Changed::User(user));
+        }
+    }
+
+    fn forget_invited(&mut self, conversation: ConversationId, user: UserId) {
+        if let Some(invited) = self.invited.get_mut(&conversation) {
+            invited.remove(&user);
+            if invited.is_empty() {
+                self.invited.remove(&conversation);
+            }
+        }
+    }
+
+    /// Notes what follows from rows that were loaded.
+    pub(super) fn complete(&mut self) {
+        let known = self.conversations.len();
+        for (number, user) in (0..).zip(self.users.all_mut()) {
+            // A store that goes on without what it lost may have invitations to groups that it has not.
+            user.invitations.retain(|group| (group.0 as usize) < known);
+            for group in &user.invitations {
+                self.invited.entry(*group).or_default().insert(UserId(number));
+            }
+        }
+        for id in self.conversations.all() {
+            let place = self.conversations.get_mut(id);
+            if place.is_group() && place.members.is_empty() && !place.is_dissolved {
+                place.dissolve(); // a version before left emptied groups as they were
+            }
+            self.keepers += usize::from(is_keeper(place.keep_s));
+            if place.removed < place.gone {
+                self.doomed.insert(id);
+            }
         }
     }
 
@@ -143,6 +224,87 @@ impl Directory {
         self.members -= usize::from(self.conversations.get_mut(conversation).remove(user));
         self.users.get_mut(user).conversations.retain(|it| *it != conversation);
         self.changed.push(Changed::Member(conversation, user));
+    }
+
+    /// Hides a conversation from a member, up to `to`; what was hidden stays so. Users to notify; `None`: nothing changed.
+    pub(super) fn clear(
+        &mut self,
+        conversation: ConversationId,
+        user: UserId,
+        to: u64,
+    ) -> Result<Option<Vec<UserId>>, Refusal> {
+        let place = self.conversations.get_mut(conversation);
+        let to = to.min(place.durable);
+        let member = place.member_mut(user).ok_or(Refusal::NotMember)?;
+        if to <= member.cleared {
+            return Ok(None);
+        }
+        member.cleared = to;
+        self.changed.push(Changed::Member(conversation, user));
+        Ok(Some(vec![user]))
+    }
+
+    /// True if the user has deleted the conversation, and nothing was said there since.
+    pub(super) fn is_hidden(&self, conversation: ConversationId, user: UserId) -> bool {
+        let place = self.conversations.get(conversation);
+        place.member(user).is_some_and(|member| member.cleared > 0 && member.cleared >= place.durable)
+    }
+
+    /// Removes a member, whose messages stay in the group.
+    pub(super) fn part(&mut self, conversation: ConversationId, user: UserId) {
+        self.remove_member(conversation, user);
+        if self.users.get_mut(user).part(conversation) {
+            self.changed.push(Changed::User(user));
+        }
+    }
+
+    /// Ends friendships of a user and requests by and to the user, and the user's own blocks. Returns the other users of
+    /// friendships and requests.
+    pub(super) fn end_relations(&mut self, user: UserId) -> Vec<UserId> {
+        let theirs: Vec<_> = self.relations.of(user).collect();
+        let mut told = Vec::new();
+        for (other, relation) in theirs {
+            let back = self.relations.get(other, user);
+            self.relations.set(user, other, Relation::default());
+            self.relations.set(other, user, Relation { friendship: Friendship::None, ..back });
+            self.changed.extend([Changed::Relation(user, other), Changed::Relation(other, user)]);
+            if relation.friendship != Friendship::None {
+                told.push(other);
+            }
+        }
+        told
+    }
+
+    /// Empties a user: devices, inbox, invitations, settings. Returns the conversations of the user, who is still a member.
+    pub(super) fn delete_user(&mut self, user: UserId) -> Vec<ConversationId> {
+        for group in self.users.get(user).invitations.clone() {
+            self.uninvite(group, user);
+        }
+        let conversations = self.users.empty(user, &mut self.changed);
+        let is_group = |id: &ConversationId| self.conversations.get(*id).is_group();
+        let kept = conversations.iter().copied().filter(|id| !is_group(id)).collect();
+        self.users.get_mut(user).conversations = kept;
+        conversations
+    }
+
+    /// Makes the owner the creator of a group that a deleted user has made.
+    pub(super) fn inherit(&mut self, conversation: ConversationId, user: UserId) {
+        let place = self.conversations.get_mut(conversation);
+        let owner = place.members.iter().find(|member| member.role == Role::Owner).map(|member| member.user);
+        if place.creator() == Some(user)
+            && let Some(owner) = owner
+        {
+            place.set_creator(owner);
+            self.changed.push(Changed::Conversation(conversation));
+        }
+    }
+
+    /// Sets how long messages of a conversation are kept.
+    pub(super) fn set_retention(&mut self, conversation: ConversationId, keep_s: u32) {
+        let place = self.conversations.get_mut(conversation);
+        let was_keeper = is_keeper(std::mem::replace(&mut place.keep_s, keep_s));
+        self.keepers = self.keepers + usize::from(is_keeper(keep_s)) - usize::from(was_keeper);
+        self.changed.push(Changed::Conversation(conversation));
     }
 
     /// True: it moved.
@@ -163,10 +325,15 @@ impl Directory {
     pub(super) fn unread(&self, conversation: ConversationId, user: UserId) -> u64 {
         let place = self.conversations.get(conversation);
         let Some(member) = place.member(user) else { return 0 };
-        let first = member.read.max(member.visible_from - 1) + 1;
+        let first = (member.read + 1).max(member.first_visible()).max(place.gone + 1);
         if first > place.durable {
             return 0;
         }
         (place.durable + 1 - first) - place.uncounted_in(first, place.durable)
     }
+}
+
+/// True if messages expire by a time of their conversation's own.
+const fn is_keeper(keep_s: u32) -> bool {
+    keep_s != 0 && keep_s != KEEP_FOR_EVER
 }

@@ -16,6 +16,13 @@ use std::sync::Arc;
 /// Invitations of one user.
 pub(in crate::im::store) const INVITATIONS_MAX: usize = 64;
 
+/// Groups that a user has left.
+#[derive(Debug, Default)]
+pub(in crate::im::store) struct Parted(pub(in crate::im::store) Vec<ConversationId>);
+
+/// Groups that a user has left and that are noted; of a user with more, all groups are looked through when the user is deleted.
+const PARTED_MAX: usize = 1024;
+
 #[derive(Debug)]
 pub(in crate::im::store) struct User {
     pub(in crate::im::store) uid: Arc<str>,
@@ -26,6 +33,10 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) who_may_add: WhoMayAdd,
     /// Groups that the user may join, oldest first; few users have any.
     pub(in crate::im::store) invitations: Vec<ConversationId>,
+    /// Groups that the user has left; few users have many.
+    pub(in crate::im::store) parted: Option<Box<Parted>>,
+    /// The user may have left groups that `parted` does not name.
+    pub(in crate::im::store) has_unknown_groups: bool,
     /// Entries up to here are gone.
     pub(in crate::im::store) trimmed: u64,
     /// Position up to which entries are removed from the engine.
@@ -97,6 +108,8 @@ impl Users {
             conversations: Vec::new(),
             who_may_add: WhoMayAdd::AddDefault,
             invitations: Vec::new(),
+            parted: None,
+            has_unknown_groups: false,
             trimmed: 0,
             removed: 0,
             numbered: 0,
@@ -170,6 +183,18 @@ impl Users {
         true
     }
 
+    /// Removes everything from a user but name, memberships and the rule for logins. Returns the memberships.
+    pub(super) fn empty(&mut self, id: UserId, changed: &mut Vec<Changed>) -> Vec<ConversationId> {
+        let user = self.get_mut(id);
+        while !user.devices.is_empty() {
+            user.forget(id, 0, changed);
+        }
+        user.who_may_add = WhoMayAdd::AddDefault;
+        (user.trimmed, user.dropped) = (user.numbered, None);
+        changed.push(Changed::User(id));
+        std::mem::take(&mut user.conversations)
+    }
+
     /// Removes the device from the user.
     pub(in crate::im::store) fn remove_device(
         &mut self,
@@ -186,15 +211,27 @@ impl Users {
 }
 
 impl User {
-    /// Adds an invitation; the oldest makes room for it. False: it is there.
-    pub(in crate::im::store) fn invite(&mut self, group: ConversationId) -> bool {
-        if self.invitations.contains(&group) {
+    /// Adds an invitation, which is not there. Returns the oldest one if it made room.
+    pub(in crate::im::store) fn invite(&mut self, group: ConversationId) -> Option<ConversationId> {
+        let oldest = (self.invitations.len() >= INVITATIONS_MAX).then(|| self.invitations.remove(0));
+        self.invitations.push(group);
+        oldest
+    }
+
+    /// Notes that the user has left a group. True: that is new.
+    pub(super) fn part(&mut self, group: ConversationId) -> bool {
+        if self.has_unknown_groups {
             return false;
         }
-        if self.invitations.len() >= INVITATIONS_MAX {
-            self.invitations.remove(0);
+        let Parted(parted) = &mut **self.parted.get_or_insert_default();
+        if parted.contains(&group) {
+            return false;
         }
-        self.invitations.push(group);
+        if parted.len() < PARTED_MAX {
+            parted.push(group);
+        } else {
+            (self.parted, self.has_unknown_groups) = (None, true);
+        }
         true
     }
 

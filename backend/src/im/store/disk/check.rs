@@ -80,11 +80,21 @@ fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskErr
         }
         Kind::Group { creator, .. } => _ = known_user(directory, creator.0, WHAT)?,
     }
-    if found_by_name(&directory.conversations, &place.kind) != Some(id) {
+    if place.is_dissolved && !(place.is_group() && place.members.is_empty()) {
+        return Err(damaged(WHAT, format!("number {} is dissolved and has members", id.0)));
+    }
+    if !place.is_dissolved && found_by_name(&directory.conversations, &place.kind) != Some(id) {
         return Err(damaged(WHAT, format!("number {} has the name of another one", id.0)));
     }
     has_next(
-        &[place.numbered, place.unstreamed, place.unstreamed_from, place.began_after, place.events],
+        &[
+            place.numbered,
+            place.unstreamed,
+            place.unstreamed_from,
+            place.began_after,
+            place.events,
+            place.gone,
+        ],
         WHAT,
     )?;
     let mut behind = 0;
@@ -95,7 +105,7 @@ fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskErr
         behind = last;
     }
     for member in &place.members {
-        has_next(&[member.visible_from, member.read, member.since], "a membership")?;
+        has_next(&[member.visible_from, member.read, member.since, member.cleared], "a membership")?;
         if member.visible_from == 0 {
             return Err(damaged("a membership", "it may read from seq 0"));
         }
@@ -114,7 +124,7 @@ fn found_by_name(conversations: &Conversations, kind: &Kind) -> Option<Conversat
 mod tests {
     use super::*;
     use crate::config::ImConfig;
-    use crate::im::store::{Member, Relation, Role};
+    use crate::im::store::{Relation, Role};
 
     /// Two users, a conversation of both, and a group of the first.
     fn whole() -> Directory {
@@ -122,7 +132,7 @@ mod tests {
         for uid in ["ann", "ben"] {
             whole.users.insert(uid, true).expect("room");
         }
-        let members = [UserId(0), UserId(1)].map(|user| Member::new(user, Role::Member, 1));
+        let members = [UserId(0), UserId(1)].map(|user| (user, Role::Member));
         whole.open(Kind::OneToOne(UserId(0), UserId(1)), &members).expect("room");
         whole.open(Kind::Group { name: "g".into(), creator: UserId(0) }, &members[..1]).expect("room");
         whole

@@ -3,11 +3,11 @@
 use super::DiskError;
 use super::stream_tails::Written;
 use super::tables::{
-    ConversationRecord, DeviceRecord, InboxRecord, LAST_ID, MemberRecord, RelationRecord, Tables, UserRecord,
-    numbers,
+    ConversationRecord, DeviceRecord, ErasureRecord, InboxRecord, LAST_ID, MemberRecord, RETENTION,
+    RelationRecord, Tables, UserRecord, numbers,
 };
 use crate::config::ImConfig;
-use crate::im::store::directory::{Device, Directory, Kind};
+use crate::im::store::directory::{ALL_GROUPS, Device, Directory, Erasure, KEYS, Kind, Parted};
 use crate::im::store::{ConversationId, DeviceNumber, LoginChange, Member, Relation, Role, UserId};
 use std::collections::BTreeMap;
 
@@ -19,6 +19,7 @@ pub(super) fn directory(
 ) -> Result<Directory, DiskError> {
     let mut directory = Directory::new(config);
     directory.last_id = tables.number(LAST_ID)?;
+    directory.retention_ms = tables.number(RETENTION)?;
     directory.shared_events = Tables::last(&tables.events, u32::MAX)?.unwrap_or(0);
     directory.users.capacity = usize::MAX;
     directory.conversations.capacity = usize::MAX;
@@ -27,11 +28,8 @@ pub(super) fn directory(
     conversations(tables, written, &mut directory)?;
     members(tables, &mut directory)?;
     confirmed(tables, &mut directory)?;
-    // A store that goes on without what it lost may have invitations to groups that it has not.
-    let known = directory.conversations.len();
-    for user in directory.users.all_mut() {
-        user.invitations.retain(|group| (group.0 as usize) < known);
-    }
+    erasures(tables, &mut directory)?;
+    directory.complete();
     Tables::all(&tables.relations, "a relation", |key, record: RelationRecord| {
         let (user, other) = pair(key, "a relation")?;
         let (friendship, is_blocked) = (record.friendship(), record.is_blocked);
@@ -79,6 +77,9 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         user.next_device = record.next_device;
         user.who_may_add = record.who_may_add();
         user.invitations = record.invitations.into_iter().map(ConversationId).collect();
+        let parted: Vec<_> = record.parted.into_iter().map(ConversationId).collect();
+        user.parted = (!parted.is_empty()).then(|| Box::new(Parted(parted)));
+        user.has_unknown_groups = !record.knows_parted;
         user.rule_logins(LoginChange::ValidFrom(record.valid_from_s));
         user.rule_logins(LoginChange::BannedUntil(record.banned_until_s));
         Ok(())
@@ -134,11 +135,13 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
             None => Kind::OneToOne(UserId(record.first), UserId(record.second)),
         };
         let id = directory.conversations.open(kind).expect("no limit yet");
-        let last = written.of_conversation(tables, number)?.max(record.began_after);
+        let last = written.of_conversation(tables, number)?.max(record.began_after).max(record.gone);
         let place = directory.conversations.get_mut(id);
         (place.numbered, place.durable) = (last, last);
         place.settings = record.settings.map(|settings| Box::new(settings.into()));
         place.began_after = record.began_after;
+        (place.gone, place.removed) = (record.gone, record.removed.min(record.gone));
+        (place.is_dissolved, place.keep_s) = (record.is_dissolved, record.keep_s);
         (place.events, place.settings_event) = (record.events, record.settings_event);
         place.is_read_fanout = record.is_read_fanout;
         place.unstreamed_from = record.unstreamed_from;
@@ -171,10 +174,10 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
             Role::Unset => Role::Member,
             role => role,
         };
-        let MemberRecord { visible_from, since, read, silent_until_ms, .. } = record;
+        let MemberRecord { visible_from, since, read, silent_until_ms, cleared, .. } = record;
         // In the order of the keys, so the members are sorted.
         directory.members += 1;
-        place.members.push(Member { user, role, visible_from, read, silent_until_ms, since });
+        place.members.push(Member { user, role, visible_from, cleared, read, silent_until_ms, since });
         memberships.push((since, user, id));
         Ok(())
     })?;
@@ -184,6 +187,22 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         directory.users.get_mut(user).conversations.push(conversation);
     }
     Ok(())
+}
+
+fn erasures(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {
+    const WHAT: &str = "an erasure";
+    Tables::all(&tables.erasures, WHAT, |key, record: ErasureRecord| {
+        let (user, number) = pair(key, WHAT)?;
+        let user = known_user(directory, user, WHAT)?;
+        let conversation = match ConversationId(number) {
+            all @ (ALL_GROUPS | KEYS) => all,
+            _ => known_conversation(directory, number, WHAT)?,
+        };
+        let ErasureRecord { to_id, next, is_told } = record;
+        directory.erasures.set(user, conversation, Erasure { to_id, next, is_told });
+        directory.erasures.begin(user);
+        Ok(())
+    })
 }
 
 fn confirmed(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> {

@@ -99,6 +99,8 @@ pub struct DiskEngine {
     new_high_water: Vec<HighWater>,
     window_ms: u64,
     lived: Lived,
+    /// Time of the retention clock as written.
+    retention_ms: u64,
 }
 
 const SIDE_FILE: &str = "commits";
@@ -129,6 +131,7 @@ impl DiskEngine {
             new_high_water: Vec::new(),
             window_ms,
             lived,
+            retention_ms: 0,
         }
     }
 
@@ -184,14 +187,29 @@ impl Engine for DiskEngine {
         self.put_message(conversation, seq, body);
     }
 
+    fn erase_message(&mut self, conversation: ConversationId, seq: u64) {
+        let key = tables::place(conversation.0, seq);
+        self.changes.push(Change::put(&self.tables.messages, key, []));
+    }
+
+    fn remove_messages(&mut self, conversation: ConversationId, seqs: &[u64]) {
+        let remove = |seq: &u64| Change::remove(&self.tables.messages, tables::place(conversation.0, *seq));
+        self.changes.extend(seqs.iter().map(remove));
+    }
+
     fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes> {
         match self.tables.messages.get(tables::place(conversation.0, seq)) {
-            Ok(value) => value.map(|value| Bytes::copy_from_slice(&value)),
+            Ok(value) => value.filter(|it| !it.is_empty()).map(|value| Bytes::copy_from_slice(&value)),
             Err(error) => {
                 tracing::error!(%error, conversation = conversation.0, seq, "a message cannot be read");
                 None
             }
         }
+    }
+
+    fn is_erased(&self, conversation: ConversationId, seq: u64) -> bool {
+        let value = self.tables.messages.get(tables::place(conversation.0, seq));
+        value.is_ok_and(|value| value.is_some_and(|value| value.is_empty()))
     }
 
     fn messages(
@@ -310,6 +328,16 @@ impl Engine for DiskEngine {
         self.changes.push(Change::put(&self.tables.profiles, key, profile));
     }
 
+    fn remove_profile(&mut self, user: UserId) {
+        self.changes.push(Change::remove(&self.tables.profiles, user.0.to_be_bytes().to_vec()));
+    }
+
+    fn remove_keys(&mut self, user: UserId, to_id: u64, limit: usize) -> Result<bool, DiskError> {
+        let (removed, has_more) = self.tables.keys_up_to(user.0, to_id, limit)?;
+        self.changes.extend(removed);
+        Ok(has_more)
+    }
+
     fn profile(&self, user: UserId) -> Option<Bytes> {
         match self.tables.profiles.get(user.0.to_be_bytes()) {
             Ok(value) => value.map(|value| Bytes::copy_from_slice(&value)),
@@ -357,6 +385,11 @@ impl Engine for DiskEngine {
             self.changes.push(Change::put(&self.tables.meta, tables::LAST_ID.to_vec(), last_id));
             let lived = self.lived.last().to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::LIVED.to_vec(), lived));
+            if self.retention_ms != directory.retention_ms {
+                self.retention_ms = directory.retention_ms;
+                let clock = self.retention_ms.to_be_bytes();
+                self.changes.push(Change::put(&self.tables.meta, tables::RETENTION.to_vec(), clock));
+            }
         }
         let changes = std::mem::take(&mut self.changes);
         let (keys, new_high_water) =

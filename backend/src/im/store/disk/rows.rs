@@ -1,8 +1,8 @@
 //! Rows of the directory's objects in the tables.
 
 use super::tables::{
-    self, Change, ConversationRecord, DeviceRecord, InboxRecord, MemberRecord, RelationRecord, Tables,
-    UserRecord,
+    self, Change, ConversationRecord, DeviceRecord, ErasureRecord, InboxRecord, MemberRecord, RelationRecord,
+    Tables, UserRecord,
 };
 use crate::im::store::LoginRule;
 use crate::im::store::directory::{Changed, Directory, Kind};
@@ -19,6 +19,7 @@ pub(super) fn change(tables: &Tables, directory: &Directory, changed: Changed) -
         | Changed::Device(..)
         | Changed::Confirmed(..)
         | Changed::Inbox(_)
+        | Changed::Erasure(..)
         | Changed::Relation(..) => of_user(tables, directory, changed),
         Changed::Conversation(_) | Changed::Member(..) | Changed::Uncounted(..) => {
             of_conversation(tables, directory, changed)
@@ -44,6 +45,8 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
                 invitations: user.invitations.iter().map(|group| group.0).collect(),
                 valid_from_s,
                 banned_until_s,
+                parted: user.parted.iter().flat_map(|parted| &parted.0).map(|group| group.0).collect(),
+                knows_parted: !user.has_unknown_groups,
             };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
@@ -71,6 +74,15 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
                 dropped.flat_map(|(position, (of, first))| [position, of.0.into(), first]).collect();
             let record = InboxRecord { trimmed: user.trimmed, dropped };
             (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+        }
+        Changed::Erasure(user, conversation) => {
+            let record = directory.erasures.get(user, conversation).map(|erasure| ErasureRecord {
+                to_id: erasure.to_id,
+                next: erasure.next,
+                is_told: erasure.is_told,
+            });
+            let value = record.map(|record| record.encode_to_vec());
+            (&tables.erasures, tables::pair(user.0, conversation.0), value)
         }
         Changed::Relation(user, other) => {
             let relation = directory.relations.get(user, other);
@@ -103,6 +115,10 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
                 began_after: place.began_after,
                 events: place.events,
                 settings_event: place.settings_event,
+                gone: place.gone,
+                removed: place.removed,
+                is_dissolved: place.is_dissolved,
+                keep_s: place.keep_s,
             };
             (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
@@ -113,14 +129,15 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
                 role: member.role.into(),
                 read: member.read,
                 silent_until_ms: member.silent_until_ms,
+                cleared: member.cleared,
             });
             let value = record.map(|record| record.encode_to_vec());
             (&tables.members, tables::pair(id.0, user.0), value)
         }
         Changed::Uncounted(id, seq) => {
             let end = directory.conversations.get(id).uncounted_from(seq);
-            let value = end.filter(|end| *end > seq).map_or(Vec::new(), |end| end.to_be_bytes().to_vec());
-            (&tables.uncounted, tables::place(id.0, seq), Some(value))
+            let value = |end: u64| if end > seq { end.to_be_bytes().to_vec() } else { Vec::new() };
+            (&tables.uncounted, tables::place(id.0, seq), end.map(value))
         }
         other => unreachable!("{other:?} is another table's"),
     }

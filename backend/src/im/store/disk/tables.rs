@@ -10,13 +10,14 @@
 //! | `inboxes` | user | [`InboxRecord`], once entries were trimmed |
 //! | `conversations` | conversation | [`ConversationRecord`] |
 //! | `members` | conversation, user | [`MemberRecord`] |
-//! | `messages` | conversation, seq | the encoded push |
+//! | `messages` | conversation, seq | the encoded push; nothing: it was erased |
 //! | `uncounted` | conversation, seq | up to which seq nothing counts as unread, 8 bytes; nothing: this one |
 //! | `streams` | user, position | [`EntryRecord`] |
 //! | `events` | conversation, number; of no conversation 2^32 - 1, number | the encoded push, which inboxes name |
+//! | `erasures` | user, conversation | [`ErasureRecord`] of a deleted user |
 //! | `keys-DAY` | sender, message key | [`KeyRecord`]; a day's table is dropped whole |
 //! | `ends`, `touched` | see `ends` | |
-//! | `meta` | `commits`, `last_id`, `keys_end`, `lived_ms`, `format` | batches that were committed, the last message id, the day after the newest with keys, the store's life, [`FORMAT_NOW`], 8 bytes each |
+//! | `meta` | `commits`, `last_id`, `keys_end`, `lived_ms`, `retention`, `format` | batches that were committed, the last message id, the day after the newest with keys, the store's life, the time of the retention clock, [`FORMAT_NOW`], 8 bytes each |
 
 use super::DiskError;
 use crate::im::store::{Friendship, Role, WhoMayAdd};
@@ -44,7 +45,7 @@ pub(super) const DAY_MS: u64 = 86_400_000;
 const KEYS: &str = "keys-";
 const META: &str = "meta";
 /// All but those that are dropped with their day.
-const LASTING: [&str; 15] = [
+const LASTING: [&str; 16] = [
     META,
     "users",
     "devices",
@@ -60,16 +61,19 @@ const LASTING: [&str; 15] = [
     "touched",
     "streams",
     "events",
+    "erasures",
 ];
 /// Tables that a database has since this format.
-const ADDED: [(&str, u64); 1] = [("events", 1)];
+const ADDED: [(&str, u64); 2] = [("events", 1), ("erasures", 2)];
 pub(super) const COMMITS: &[u8] = b"commits";
 /// Format of the database: which tables it must have.
 const FORMAT: &[u8] = b"format";
-const FORMAT_NOW: u64 = 1;
+const FORMAT_NOW: u64 = 2;
 pub(super) const LAST_ID: &[u8] = b"last_id";
 /// Milliseconds of the store's life.
 pub(super) const LIVED: &[u8] = b"lived_ms";
+/// Time of the retention clock, in Unix milliseconds.
+pub(super) const RETENTION: &[u8] = b"retention";
 /// The day after the newest that has keys.
 pub(super) const KEYS_END: &[u8] = b"keys_end";
 
@@ -91,6 +95,12 @@ pub(super) struct UserRecord {
     /// Unix time in seconds until which the user is banned.
     #[prost(uint64, tag = "6")]
     pub(super) banned_until_s: u64,
+    /// Groups that the user has left.
+    #[prost(uint32, repeated, tag = "7")]
+    pub(super) parted: Vec<u32>,
+    /// `parted` names all of them. Versions before noted none.
+    #[prost(bool, tag = "8")]
+    pub(super) knows_parted: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -153,6 +163,28 @@ pub(super) struct ConversationRecord {
     /// The newest event that changes nothing but settings.
     #[prost(uint64, tag = "10")]
     pub(super) settings_event: u64,
+    /// Seqs up to this one hold no message for anybody.
+    #[prost(uint64, tag = "11")]
+    pub(super) gone: u64,
+    /// Seqs up to this one have no row in `messages`.
+    #[prost(uint64, tag = "12")]
+    pub(super) removed: u64,
+    #[prost(bool, tag = "13")]
+    pub(super) is_dissolved: bool,
+    /// Seconds for which messages are kept.
+    #[prost(uint32, tag = "14")]
+    pub(super) keep_s: u32,
+}
+
+/// Progress of an erasure. Conversation 2^32 - 1 stands for all groups, 2^32 - 2 for message keys.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct ErasureRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(super) to_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) next: u64,
+    #[prost(bool, tag = "3")]
+    pub(super) is_told: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -170,6 +202,9 @@ pub(super) struct MemberRecord {
     pub(super) read: u64,
     #[prost(uint64, tag = "5")]
     pub(super) silent_until_ms: u64,
+    /// Last seq that the member has deleted for himself.
+    #[prost(uint64, tag = "6")]
+    pub(super) cleared: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -244,6 +279,7 @@ pub(super) struct Tables {
     pub(super) touched: Keyspace,
     pub(super) streams: Keyspace,
     pub(super) events: Keyspace,
+    pub(super) erasures: Keyspace,
     /// By day, oldest first.
     pub(super) keys: VecDeque<(u64, Keyspace)>,
 }
@@ -347,6 +383,7 @@ impl Tables {
             touched: table("touched")?,
             streams: table("streams")?,
             events: table("events")?,
+            erasures: table("erasures")?,
             keys,
             db,
         };
@@ -408,6 +445,30 @@ impl Tables {
             }
         }
         Ok(None)
+    }
+
+    /// Removals of keys of a sender whose messages have ids up to `to_id`, at most `limit`. True: there may be more.
+    pub(super) fn keys_up_to(
+        &self,
+        sender: u32,
+        to_id: u64,
+        limit: usize,
+    ) -> Result<(Vec<Change>, bool), DiskError> {
+        let mut removed = Vec::new();
+        for (_, table) in &self.keys {
+            for entry in table.prefix(sender.to_be_bytes()) {
+                let (key, value) = entry.into_inner().map_err(DiskError::engine("look up a key"))?;
+                // A damaged one is nobody's any more.
+                if decode::<KeyRecord>("a key", &value).is_ok_and(|record| record.id > to_id) {
+                    continue;
+                }
+                if removed.len() == limit {
+                    return Ok((removed, true));
+                }
+                removed.push(Change::remove(table, key.to_vec()));
+            }
+        }
+        Ok((removed, false))
     }
 
     /// A number of the table `meta`; 0: not there.

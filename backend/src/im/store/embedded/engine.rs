@@ -53,6 +53,8 @@ impl Content {
 pub struct Progress {
     pub(in crate::im::store) messages: Vec<(ConversationId, u64)>,
     pub(in crate::im::store) entries: Vec<(UserId, u64)>,
+    /// Deleted users.
+    pub(in crate::im::store) deleted: Vec<UserId>,
 }
 
 /// The time of a store's last commit.
@@ -77,9 +79,16 @@ pub trait Engine {
     fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
     /// Another one in the place of an old one.
     fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes);
+    /// Leaves an empty row in the place of a message.
+    fn erase_message(&mut self, conversation: ConversationId, seq: u64);
+    /// Removes the oldest messages of a conversation, by rising seq, with the empty rows between them.
+    fn remove_messages(&mut self, conversation: ConversationId, seqs: &[u64]);
     /// `None`: it is gone.
     fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes>;
-    /// Those that are there, by rising seq, until `each` says false. False: some could not be read.
+    /// True if the message was erased.
+    fn is_erased(&self, conversation: ConversationId, seq: u64) -> bool;
+    /// Those that are there, by rising seq, until `each` says false; of an erased one an empty row. False: some could not be
+    /// read.
     fn messages(
         &self,
         conversation: ConversationId,
@@ -107,6 +116,10 @@ pub trait Engine {
     fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, Self::Error>;
     /// Instead of an earlier one.
     fn put_profile(&mut self, user: UserId, profile: Bytes);
+    /// There is none any more.
+    fn remove_profile(&mut self, user: UserId);
+    /// Removes keys of a user whose messages have ids up to `to_id`, at most `limit`. True: there may be more.
+    fn remove_keys(&mut self, user: UserId, to_id: u64, limit: usize) -> Result<bool, Self::Error>;
     /// A profile.
     fn profile(&self, user: UserId) -> Option<Bytes>;
     /// True if a batch may be begun.

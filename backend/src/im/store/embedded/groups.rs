@@ -1,11 +1,11 @@
 //! Groups: who makes them, who is in them, who may do what there.
 
 use super::{Effects, Engine, EngineStore};
-use crate::im::store::directory::{Changed, Kind};
-use crate::im::store::rules::Wish;
+use crate::im::store::directory::{Changed, Directory, EVENTS_MAX, Kind};
+use crate::im::store::rules::{self, Wish};
 use crate::im::store::{
-    ConversationId, GroupChange, GroupEdit, GroupSettings, Member, Origin, Outcome, Refusal, Role, UserId,
-    Write,
+    ConversationId, GroupChange, GroupEdit, GroupSettings, Member, NOBODY, Origin, Outcome, Refusal, Role,
+    UserId, Write,
 };
 
 impl<E: Engine> EngineStore<E> {
@@ -35,10 +35,23 @@ impl<E: Engine> EngineStore<E> {
             }
             Write::ChangeGroup { conversation, by, change, event } => {
                 let is_settings = change.is_settings();
-                Outcome::Done(match self.change_group(conversation, by, change) {
+                let changed = self.change_group(conversation, by, change);
+                if self.directory.conversations.get(conversation).members.is_empty() {
+                    dissolve(self, conversation);
+                }
+                Outcome::Done(match changed {
                     Ok(None) => Ok(None),
                     Ok(Some(gone)) => {
                         Ok(self.tell_members(conversation, &gone, by, (event, is_settings), batch)?)
+                    }
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            Write::Dissolve { conversation, by, event } => {
+                Outcome::Done(match judge_dissolve(&self.directory, conversation, by) {
+                    Ok(()) => {
+                        let gone = dissolve(self, conversation);
+                        Ok(self.tell_members(conversation, &gone, by, (event, false), batch)?)
                     }
                     Err(refusal) => Err(refusal),
                 })
@@ -68,9 +81,7 @@ impl<E: Engine> EngineStore<E> {
         all.iter()
             .try_for_each(|user| self.limits.rules.judge_users(self, (creator, device), *user, Wish::Add))?;
         let role = |user| if user == creator { Role::Owner } else { Role::Member };
-        let visible_from = self.directory.conversations.begin_after + 1;
-        let members: Vec<_> =
-            all.into_iter().map(|user| Member::new(user, role(user), visible_from)).collect();
+        let members: Vec<_> = all.into_iter().map(|user| (user, role(user))).collect();
         let kind = Kind::Group { name: name.into(), creator };
         Ok((self.directory.open(kind, &members).ok_or(Refusal::StoreFull)?, true))
     }
@@ -85,6 +96,9 @@ impl<E: Engine> EngineStore<E> {
         let place = self.directory.conversations.get(conversation);
         if !place.is_group() {
             return Err(Refusal::Denied);
+        }
+        if place.is_dissolved {
+            return Err(Refusal::NotFound);
         }
         match change {
             GroupChange::Join => {
@@ -110,7 +124,7 @@ impl<E: Engine> EngineStore<E> {
                     return Ok(None);
                 };
                 let was_owner = member.role == Role::Owner;
-                self.directory.remove_member(conversation, by);
+                self.directory.part(conversation, by);
                 if was_owner {
                     self.crown_the_next(conversation);
                 }
@@ -137,13 +151,12 @@ impl<E: Engine> EngineStore<E> {
                 && !self.directory.users.get(**user).invitations.contains(&conversation)
         };
         let mut asked: Vec<_> = users.iter().filter(may_ask).copied().collect();
-        asked.retain(|user| self.directory.users.get_mut(*user).invite(conversation));
-        self.directory.changed.extend(asked.iter().copied().map(Changed::User));
+        asked.retain(|user| self.directory.invite(conversation, *user));
         asked
     }
 
     /// The administrator, else the member, that has been in it longest owns it from now on.
-    fn crown_the_next(&mut self, conversation: ConversationId) {
+    pub(super) fn crown_the_next(&mut self, conversation: ConversationId) {
         let place = self.directory.conversations.get(conversation);
         let rank = |member: &&Member| (std::cmp::Reverse(member.role), member.since);
         if let Some(next) = place.members.iter().min_by_key(rank).map(|member| member.user) {
@@ -212,7 +225,7 @@ impl<E: Engine> EngineStore<E> {
         }
         for user in edit.remove {
             if self.directory.conversations.get(conversation).member(user).is_some() {
-                self.directory.remove_member(conversation, user);
+                self.directory.part(conversation, user);
                 gone.push(user);
                 has_changed = true;
             }
@@ -237,4 +250,41 @@ impl<E: Engine> EngineStore<E> {
         }
         has_changed.then_some(gone)
     }
+}
+
+fn judge_dissolve(
+    directory: &Directory,
+    conversation: ConversationId,
+    (by, device): Origin,
+) -> Result<(), Refusal> {
+    let place = directory.conversations.get(conversation);
+    if !place.is_group() {
+        return Err(Refusal::Denied);
+    }
+    if place.is_dissolved {
+        return Err(Refusal::NotFound);
+    }
+    if by == NOBODY && rules::is_operator(device) {
+        return Ok(()); // the operator, for nobody
+    }
+    let role = place.member(by).ok_or(Refusal::NotMember)?.role;
+    if role == Role::Owner { Ok(()) } else { Err(Refusal::NotAllowed) }
+}
+
+/// Ends a group. Returns those who were its members. Its messages are removed bit by bit.
+pub(super) fn dissolve<E: Engine>(store: &mut EngineStore<E>, conversation: ConversationId) -> Vec<UserId> {
+    let place = store.directory.conversations.get(conversation);
+    if place.is_dissolved || !place.is_group() {
+        return Vec::new();
+    }
+    let newest = place.events;
+    let members: Vec<_> = place.members.iter().map(|member| member.user).collect();
+    members.iter().for_each(|user| store.directory.remove_member(conversation, *user));
+    store.directory.uninvite_all(conversation);
+    (newest.saturating_sub(EVENTS_MAX - 1).max(1)..=newest)
+        .for_each(|number| store.engine.remove_event(conversation, number));
+    store.directory.conversations.get_mut(conversation).dissolve();
+    store.directory.doomed.insert(conversation);
+    store.directory.changed.push(Changed::Conversation(conversation));
+    members
 }

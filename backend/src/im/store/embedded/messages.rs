@@ -1,14 +1,14 @@
 //! Messages: storing one, taking one back, reading them.
 
 use super::{Content, Effects, Engine, EngineStore, Known};
-use crate::im::store::directory::{Changed, Kind};
+use crate::im::store::directory::{Changed, Directory, KEYS, Kind};
 use crate::im::store::rules::{self, Wish};
 use crate::im::store::{
-    ConversationId, Delivery, Draft, Member, Page, PageLimits, Recall, Recipient, Refusal, Role, Stored,
+    ConversationId, Delivery, Draft, Origin, Page, PageLimits, Recall, Recipient, Refusal, Role, Stored,
     Target, UserId, seal,
 };
 use crate::im::{names, time_ms};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use moorline_proto::message::client::Push;
 use moorline_proto::message::im::{Happened, Recalled, happened};
 use moorline_proto::message::{decode, encode};
@@ -20,7 +20,7 @@ impl<E: Engine> EngineStore<E> {
         draft: Draft,
         batch: &mut Effects,
     ) -> Result<Result<Stored, Refusal>, E::Error> {
-        let known_target = self.known_target(&draft);
+        let known_target = known_target(&self.directory, &draft);
         if let Some(result) = self.known(now_ms, &draft, known_target)? {
             return Ok(result);
         }
@@ -35,13 +35,6 @@ impl<E: Engine> EngineStore<E> {
         Ok(Ok(stored))
     }
 
-    fn known_target(&self, draft: &Draft) -> Option<ConversationId> {
-        match draft.target {
-            Target::User(peer) => self.directory.conversations.one_to_one(draft.sender, peer),
-            Target::Conversation(conversation) => Some(conversation),
-        }
-    }
-
     /// The first result of a key that was used before.
     fn known(
         &mut self,
@@ -50,6 +43,9 @@ impl<E: Engine> EngineStore<E> {
         target: Option<ConversationId>,
     ) -> Result<Option<Result<Stored, Refusal>>, E::Error> {
         let known = self.engine.key(now_ms, draft.sender, draft.key)?;
+        // Keys of a deleted user of this name are nobody's.
+        let erased = self.directory.erasures.get(draft.sender, KEYS);
+        let known = known.filter(|known| erased.is_none_or(|erasure| known.id > erasure.to_id));
         Ok(known.map(|Known { conversation, seq, id, time_ms, digest }| {
             let is_same = digest == draft.digest && target == Some(conversation);
             if is_same {
@@ -95,8 +91,7 @@ impl<E: Engine> EngineStore<E> {
 
     fn open_one_to_one(&mut self, a: UserId, b: UserId) -> Result<ConversationId, Refusal> {
         let (first, second) = (a.min(b), a.max(b));
-        let visible_from = self.directory.conversations.begin_after + 1;
-        let members = [first, second].map(|user| Member::new(user, Role::Member, visible_from));
+        let members = [first, second].map(|user| (user, Role::Member));
         let members = if first == second { &members[..1] } else { &members[..] };
         self.directory.require_members(members.len())?;
         self.directory.open(Kind::OneToOne(first, second), members).ok_or(Refusal::StoreFull)
@@ -111,6 +106,22 @@ impl<E: Engine> EngineStore<E> {
         batch: &mut Effects,
     ) -> Result<Stored, E::Error> {
         let Draft { sender, device, key, id, time_ms, digest, body, .. } = draft;
+        let stored = self.number(now_ms, (sender, device), (id, time_ms), body, conversation, batch)?;
+        let known = Known { conversation, seq: stored.seq, id, time_ms, digest };
+        self.engine.put_key(now_ms, sender, key, known)?;
+        Ok(stored)
+    }
+
+    /// Numbers a message that needs no key, stores it, and puts it into inboxes.
+    pub(super) fn number(
+        &mut self,
+        now_ms: u64,
+        (sender, device): Origin,
+        (id, time_ms): (u64, u64),
+        body: BytesMut,
+        conversation: ConversationId,
+        batch: &mut Effects,
+    ) -> Result<Stored, E::Error> {
         let place = self.directory.conversations.get_mut(conversation);
         place.numbered += 1;
         let seq = place.numbered;
@@ -127,12 +138,15 @@ impl<E: Engine> EngineStore<E> {
         let body = seal(body, seq);
         self.engine.put_message(conversation, seq, &body);
         batch.progress.messages.push((conversation, seq));
-        self.engine.put_key(now_ms, sender, key, Known { conversation, seq, id, time_ms, digest })?;
         let first = batch.recipients.len();
         let members =
             if is_read_fanout { 0 } else { self.directory.conversations.get(conversation).members.len() };
         for index in 0..members {
-            let user = self.directory.conversations.get(conversation).members[index].user;
+            let member = self.directory.conversations.get(conversation).members[index];
+            let user = member.user;
+            if member.first_visible() > seq {
+                continue;
+            }
             let origin = (user == sender).then_some(device);
             if let Some(position) = self.put_entry(user, Content::Message(conversation, seq), origin)? {
                 batch.recipients.push(Recipient { user, position });
@@ -151,7 +165,7 @@ impl<E: Engine> EngineStore<E> {
         batch: &mut Effects,
     ) -> Result<Result<Stored, Refusal>, E::Error> {
         let Recall { draft, seq, message_id } = recall;
-        let target = self.known_target(&draft);
+        let target = known_target(&self.directory, &draft);
         if let Some(result) = self.known(now_ms, &draft, target)? {
             return Ok(result);
         }
@@ -183,7 +197,7 @@ impl<E: Engine> EngineStore<E> {
         let conversation = target.ok_or(Refusal::NotFound)?;
         let place = self.directory.conversations.get(conversation);
         let member = place.member(draft.sender).ok_or(Refusal::NotMember)?;
-        let is_there = seq >= member.visible_from && seq <= place.durable;
+        let is_there = seq >= member.first_visible() && seq > place.gone && seq <= place.durable;
         let body =
             is_there.then(|| self.engine.message(conversation, seq)).flatten().ok_or(Refusal::NotFound)?;
         let push: Push = decode(&body).map_err(|_| Refusal::NotFound)?;
@@ -221,7 +235,7 @@ impl<E: Engine> EngineStore<E> {
         let member = place.member(reader).ok_or(Refusal::NotMember)?;
         let (from, to) = (range.0.max(1), range.1.min(place.durable));
         let mut page = Page { latest: place.durable, ..Page::default() };
-        let first = from.max(member.visible_from);
+        let first = from.max(member.first_visible()).max(place.gone + 1);
         if from < first && from <= to {
             page.voids.push((from, to.min(first - 1)));
         }
@@ -230,6 +244,9 @@ impl<E: Engine> EngineStore<E> {
         }
         let (mut bytes, mut next) = (0, first);
         let is_whole = self.engine.messages(conversation, first..=to, &mut |seq, body| {
+            if body.is_empty() {
+                return true; // erased
+            }
             bytes += body.len();
             let is_full = page.messages.len() >= limits.messages || bytes > limits.bytes;
             if is_full && !page.messages.is_empty() {
@@ -254,5 +271,13 @@ impl<E: Engine> EngineStore<E> {
             page.voids.push((next, to));
         }
         Ok(page)
+    }
+}
+
+/// Conversation that a draft is for, if it exists.
+fn known_target(directory: &Directory, draft: &Draft) -> Option<ConversationId> {
+    match draft.target {
+        Target::User(peer) => directory.conversations.one_to_one(draft.sender, peer),
+        Target::Conversation(conversation) => Some(conversation),
     }
 }

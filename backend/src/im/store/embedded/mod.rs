@@ -9,6 +9,7 @@ mod groups;
 mod messages;
 mod people;
 mod reads;
+mod sweep;
 
 pub(super) use engine::{AT_LAST, Content, Engine, Known, Progress, StreamEntry};
 
@@ -16,12 +17,13 @@ use super::directory::{Changed, Directory, FanoutLimits};
 use super::rules::Rules;
 use super::{
     Command, Committed, Completion, ConversationId, Counts, DeviceInfo, DeviceNumber, Facts, GroupSettings,
-    Member, Outcome, ReadSet, Recipient, Relation, Store, Ticket, UserId, WhoMayAdd, Write,
+    Member, Outcome, ReadSet, Recipient, Relation, Store, SweepNeed, Ticket, UserId, WhoMayAdd, Write,
 };
 use crate::config::ImConfig;
 use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use sweep::Sweeps;
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -29,6 +31,8 @@ struct Limits {
     group_members: usize,
     fanout: FanoutLimits,
     recall_window_ms: u64,
+    /// 0: messages are kept.
+    retention_ms: u64,
     rules: Rules,
 }
 
@@ -40,6 +44,8 @@ pub struct EngineStore<E: Engine> {
     acks: Acks,
     /// Messages that are being taken back, and the seq of what says so, until that is durable.
     recalling: HashMap<(ConversationId, u64), u64>,
+    /// Messages removed by sweeps.
+    swept: u64,
     stops_at_refusal: bool,
     has_refused: bool,
     /// Commits whose completion is to come, oldest first.
@@ -66,6 +72,7 @@ impl<E: Engine> EngineStore<E> {
             group_members: config.group_members_max,
             fanout,
             recall_window_ms: u64::try_from(config.recall_window.as_millis()).unwrap_or(u64::MAX),
+            retention_ms: u64::try_from(config.retention.as_millis()).unwrap_or(u64::MAX),
             rules: Rules::new(config),
         };
         Self {
@@ -74,6 +81,7 @@ impl<E: Engine> EngineStore<E> {
             limits,
             acks: Acks::default(),
             recalling: HashMap::new(),
+            swept: 0,
             stops_at_refusal: false,
             has_refused: false,
             committing: VecDeque::new(),
@@ -90,11 +98,19 @@ impl<E: Engine> EngineStore<E> {
         Ok(match write {
             Write::Append(draft) => Outcome::Appended(self.append(now_ms, draft, batch)?),
             Write::Recall(recall) => Outcome::Appended(self.recall(now_ms, recall, batch)?),
-            write @ (Write::CreateGroup { .. } | Write::Invite { .. } | Write::ChangeGroup { .. }) => {
-                self.write_group(write, batch)?
-            }
+            write @ (Write::CreateGroup { .. }
+            | Write::Invite { .. }
+            | Write::ChangeGroup { .. }
+            | Write::Dissolve { .. }) => self.write_group(write, batch)?,
             Write::Read { conversation, by, seq, event } => {
                 Outcome::Done(match self.mark_read(conversation, by, seq) {
+                    Ok(Some(told)) => Ok(Some(self.tell(&told, Some(by), event, batch)?)),
+                    Ok(None) => Ok(None),
+                    Err(refusal) => Err(refusal),
+                })
+            }
+            Write::Clear { conversation, by, to, event } => {
+                Outcome::Done(match self.directory.clear(conversation, by.0, to) {
                     Ok(Some(told)) => Ok(Some(self.tell(&told, Some(by), event, batch)?)),
                     Ok(None) => Ok(None),
                     Err(refusal) => Err(refusal),
@@ -116,6 +132,19 @@ impl<E: Engine> EngineStore<E> {
             Write::SetProfile { user, profile } => {
                 self.engine.put_profile(user, profile);
                 Outcome::Done(Ok(None))
+            }
+            Write::DeleteUser { user, to_id, event } => {
+                let mut sweeps = Sweeps { store: self };
+                Outcome::Done(Ok(sweeps.delete_user(user, to_id, event, batch)?))
+            }
+            Write::SetRetention { conversation, keep_s } => {
+                self.directory.set_retention(conversation, keep_s);
+                Outcome::Done(Ok(None))
+            }
+            Write::Sweep(sweep) => {
+                let swept = Sweeps { store: self }.sweep(now_ms, sweep, batch)?;
+                self.swept += swept.removed;
+                Outcome::Swept(swept)
             }
             Write::RemoveDevice { user, device } => {
                 self.directory.users.remove_device(user, device, &mut self.directory.changed);
@@ -243,12 +272,29 @@ impl<E: Engine> Store for EngineStore<E> {
         self.acks.is_due(now_ms) && self.engine.is_ready()
     }
 
+    fn sweep_need(&self) -> SweepNeed {
+        let Directory { erasures, doomed, keepers, .. } = &self.directory;
+        if erasures.is_due() || !doomed.is_empty() {
+            SweepNeed::Removal
+        } else if self.limits.retention_ms > 0 || *keepers > 0 {
+            SweepNeed::Expiry
+        } else {
+            SweepNeed::Nothing
+        }
+    }
+
+    fn retention_ms(&self) -> u64 {
+        self.directory.retention_ms
+    }
+
     fn counts(&self) -> Counts {
         let (commits, stalls) = self.engine.commits_and_stalls();
         Counts {
             users: self.directory.users.len(),
             conversations: self.directory.conversations.len(),
             members: self.directory.members,
+            swept: self.swept,
+            erasing: self.directory.erasures.len() + self.directory.doomed.len(),
             commits,
             stalls,
         }
@@ -305,6 +351,7 @@ impl<E: Engine> EngineStore<E> {
         for (user, position) in progress.entries {
             self.directory.users.get_mut(user).durable_end = position;
         }
+        progress.deleted.into_iter().for_each(|user| self.directory.erasures.begin(user));
         Some(committed)
     }
 }

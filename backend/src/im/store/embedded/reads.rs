@@ -66,6 +66,9 @@ impl<E: Engine> EngineStore<E> {
                 listing.more = true;
                 break;
             }
+            if self.directory.is_hidden(*conversation, user) {
+                continue;
+            }
             let entry = self.listed(user, *conversation);
             bytes += LISTED_BYTES + entry.last.as_ref().map_or(0, bytes::Bytes::len);
             listing.entries.push(entry);
@@ -131,8 +134,14 @@ impl<E: Engine> EngineStore<E> {
                             None => return true,
                         }
                     }
+                    Content::Message(conversation, seq)
+                        if seq <= self.directory.conversations.get(conversation).gone =>
+                    {
+                        return true; // nobody is owed what was removed
+                    }
                     Content::Message(conversation, seq) => match self.engine.message(conversation, seq) {
                         Some(body) => Entry::Message { conversation, seq, body, origin },
+                        None if self.engine.is_erased(conversation, seq) => return true,
                         None => Entry::Dropped { conversation, first: seq },
                     },
                 };
@@ -151,7 +160,7 @@ impl<E: Engine> EngineStore<E> {
         let Some(device) = place.device(device) else { return Vec::new() };
         let news = |id: &ConversationId| {
             let conversation = self.directory.conversations.get(*id);
-            let visible_from = conversation.member(user)?.visible_from;
+            let visible_from = conversation.member(user)?.first_visible().max(conversation.gone + 1);
             let next = device.confirmed.get(id).map_or(conversation.unstreamed_from, |seq| seq + 1);
             let first = next.max(visible_from);
             (first <= conversation.unstreamed).then_some((*id, first))

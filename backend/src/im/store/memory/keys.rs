@@ -35,6 +35,13 @@ impl Keys {
         self.by_age.push_back((now_ms, sender, key));
     }
 
+    /// Forgets the keys of a sender whose messages have ids up to `to_id`.
+    pub(super) fn remove_up_to(&mut self, sender: UserId, to_id: u64) {
+        self.known.retain(|(of, _), known| *of != sender || known.id > to_id);
+        let known = &self.known;
+        self.by_age.retain(|(_, of, key)| *of != sender || known.contains_key(&(*of, *key)));
+    }
+
     fn forget_oldest(&mut self) {
         if let Some((_, sender, key)) = self.by_age.pop_front() {
             self.known.remove(&(sender, key));

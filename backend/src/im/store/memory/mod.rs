@@ -46,6 +46,8 @@ pub struct MemoryEngine {
 struct History {
     /// Seqs 1 to this are dropped.
     dropped: u64,
+    /// Messages that are removed and that [`MemoryEngine::order`] still has.
+    skipped: usize,
     /// From seq `dropped + 1` on, encoded.
     messages: VecDeque<Bytes>,
 }
@@ -96,6 +98,10 @@ impl MemoryEngine {
             && let Some(conversation) = self.order.pop_front()
         {
             let history = &mut self.histories[conversation.0 as usize];
+            if history.skipped > 0 {
+                history.skipped -= 1;
+                continue;
+            }
             let dropped = history.messages.pop_front().expect("the order has each retained message once");
             history.dropped += 1;
             self.bytes -= dropped.len() + MESSAGE_OVERHEAD_BYTES;
@@ -130,8 +136,12 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn put_message(&mut self, conversation: ConversationId, _seq: u64, body: &Bytes) {
-        grown(&mut self.histories, conversation.0).messages.push_back(body.clone());
+    fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
+        let history = grown(&mut self.histories, conversation.0);
+        if history.messages.is_empty() {
+            history.dropped = seq - 1; // a group may begin behind the seqs of another one
+        }
+        history.messages.push_back(body.clone());
         self.order.push_back(conversation);
         self.bytes += body.len() + MESSAGE_OVERHEAD_BYTES;
         self.drop_old_history();
@@ -146,8 +156,32 @@ impl Engine for MemoryEngine {
         }
     }
 
+    fn erase_message(&mut self, conversation: ConversationId, seq: u64) {
+        self.replace_message(conversation, seq, &Bytes::new());
+    }
+
+    fn remove_messages(&mut self, conversation: ConversationId, seqs: &[u64]) {
+        let (Some(history), Some(last)) = (self.histories.get_mut(conversation.0 as usize), seqs.last())
+        else {
+            return;
+        };
+        while history.dropped < *last
+            && let Some(removed) = history.messages.pop_front()
+        {
+            history.dropped += 1;
+            history.skipped += 1;
+            self.bytes -= removed.len() + MESSAGE_OVERHEAD_BYTES;
+        }
+    }
+
     fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes> {
-        self.histories.get(conversation.0 as usize)?.get(seq).cloned()
+        let body = self.histories.get(conversation.0 as usize)?.get(seq)?;
+        (!body.is_empty()).then(|| body.clone())
+    }
+
+    fn is_erased(&self, conversation: ConversationId, seq: u64) -> bool {
+        let history = self.histories.get(conversation.0 as usize);
+        history.and_then(|history| history.get(seq)).is_some_and(Bytes::is_empty)
     }
 
     fn messages(
@@ -217,6 +251,15 @@ impl Engine for MemoryEngine {
 
     fn put_profile(&mut self, user: UserId, profile: Bytes) {
         self.profiles.insert(user, profile);
+    }
+
+    fn remove_profile(&mut self, user: UserId) {
+        self.profiles.remove(&user);
+    }
+
+    fn remove_keys(&mut self, user: UserId, to_id: u64, _limit: usize) -> Result<bool, Infallible> {
+        self.keys.remove_up_to(user, to_id);
+        Ok(false)
     }
 
     fn profile(&self, user: UserId) -> Option<Bytes> {
