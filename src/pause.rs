@@ -12,7 +12,7 @@
 //! Steps go to one thread after the other, so a round in which no thread had anything to do proves that no
 //! message is under way. The word behind the request is [`PauseWord`], which loom checks.
 
-use crate::snapshot::Section;
+use crate::snapshot::{Section, StoredBodies};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use moorline_net::pause_word::PauseWord;
 use std::io;
@@ -26,8 +26,8 @@ pub type Frozen = Vec<(u32, Section)>;
 pub enum Order {
     /// Take all messages and hand over the results; reply whether there was, or is, anything to do.
     Step(Sender<bool>),
-    /// Write the state into sections.
-    Freeze(Sender<io::Result<Frozen>>),
+    /// Write the state into sections, for a reader that has these bodies already.
+    Freeze(Sender<io::Result<Frozen>>, Arc<StoredBodies>),
     /// Run again. Unix nanoseconds at the gateway's own time zero, which stood still.
     Resume(u64),
 }

@@ -6,10 +6,11 @@
 
 use crate::failpoint;
 use crate::pause::{Frozen, Order, PausePoint};
-use crate::snapshot::Section;
+use crate::snapshot::{Section, StoredBodies};
 use crate::sys::sockets;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An event loop that a thread runs turn by turn.
@@ -104,7 +105,7 @@ impl<U: EventLoop> ThreadGroup<U> {
             // A main thread that has given up does not wait for the reply.
             match order {
                 Order::Step(reply) => _ = reply.send(self.step()),
-                Order::Freeze(reply) => _ = reply.send(self.freeze()),
+                Order::Freeze(reply, stored) => _ = reply.send(self.freeze(&stored)),
                 Order::Resume(unix_base_nanos) => {
                     self.loops().for_each(|event_loop| event_loop.resume(unix_base_nanos));
                     return true;
@@ -118,9 +119,9 @@ impl<U: EventLoop> ThreadGroup<U> {
         self.loops.iter_mut().fold(false, |is_busy, (_, event_loop)| event_loop.step() | is_busy)
     }
 
-    fn freeze(&mut self) -> io::Result<Frozen> {
+    fn freeze(&mut self, stored: &Arc<StoredBodies>) -> io::Result<Frozen> {
         let one = |(number, event_loop): &mut (u32, U)| {
-            let mut section = Section::default();
+            let mut section = Section::with_stored(Arc::clone(stored));
             event_loop.freeze(&mut section).map(|()| (*number, section))
         };
         self.loops.iter_mut().map(one).collect()

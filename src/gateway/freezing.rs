@@ -11,16 +11,18 @@ use crate::pause::Order;
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord, Writer,
+    GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord, StoredBodies,
+    Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
-use crossbeam_channel::{RecvTimeoutError, bounded};
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Limit of descriptors in one record.
@@ -52,11 +54,17 @@ fn keep_last(lists: &mut [Vec<Listed>]) {
 }
 
 impl Gateway {
-    /// Pauses every thread by `deadline`, with no message under way, and collects the snapshot by `written`.
+    /// Pauses every thread by `deadline`, with no message under way, and collects the snapshot by `written`. `stored`: the
+    /// new process has these bodies already.
     ///
     /// # Errors
     /// [`NotFrozen`]; the caller calls [`Self::resume_after_rollback`].
-    pub(super) fn freeze(&self, deadline: Instant, written: Instant) -> Result<(Instant, Writer), NotFrozen> {
+    pub(super) fn freeze(
+        &self,
+        deadline: Instant,
+        written: Instant,
+        stored: &Arc<StoredBodies>,
+    ) -> Result<(Instant, Writer), NotFrozen> {
         if let Some(admin) = &self.admin {
             admin.set_paused(true);
         }
@@ -91,7 +99,7 @@ impl Gateway {
         let mut replies = Vec::new();
         for thread in self.threads() {
             let (reply, replied) = bounded(1);
-            thread.pause.order(Order::Freeze(reply));
+            thread.pause.order(Order::Freeze(reply, Arc::clone(stored)));
             replies.push((thread, replied));
         }
         let mut sections = Vec::new();
@@ -120,24 +128,13 @@ impl Gateway {
     /// A reactor did not answer.
     pub(super) fn list_sockets(&self, deadline: Instant, signals: &Signals) -> Result<Writer, String> {
         let mut lists = Vec::new();
-        for (number, sender) in self.reactor_mail.iter().enumerate() {
-            let (reply, replied) = bounded(1);
-            let late = || format!("reactor {number} did not list its sockets in time");
-            sender.try_send(ReactorMail::List(reply)).map_err(|_| late())?;
-            let all = loop {
-                match replied.recv_timeout(LISTED_LOOK) {
-                    Ok(all) => break all,
-                    Err(_) if signals.is_ending() => return Err(ENDING.into()),
-                    Err(RecvTimeoutError::Timeout) if clock::machine_now() < deadline => {}
-                    Err(_) => return Err(late()),
-                }
-            };
+        let name = |(key, fd): (ConnKey, RawFd)| Some((key, fd, sockets::cookie_of(fd)?));
+        self.ask_reactors(deadline, signals, ReactorMail::List, |all| {
             // A socket that was closed meanwhile has no cookie, or the number is another socket's: the new process
             // compares.
-            let named = all.into_iter().filter_map(|(key, fd)| Some((key, fd, sockets::cookie_of(fd)?)));
-            lists.push(named.collect());
+            lists.push(all.into_iter().filter_map(name).collect());
             failpoint::reach("old.listed");
-        }
+        })?;
         keep_last(&mut lists);
         let mut writer = Writer::default();
         for (number, list) in (0u32..).zip(lists) {
@@ -154,6 +151,42 @@ impl Gateway {
             writer.add(SectionKind::Sockets, number, section);
         }
         Ok(writer)
+    }
+
+    /// Collects the bodies that wait for clients, for a new process that reads them before the pause.
+    ///
+    /// # Errors
+    /// A reactor did not answer.
+    pub(super) fn stored_bodies(&self, deadline: Instant, signals: &Signals) -> Result<StoredBodies, String> {
+        let mut stored = StoredBodies::default();
+        let add = |bodies: Vec<Bytes>| bodies.into_iter().for_each(|body| stored.add(body));
+        self.ask_reactors(deadline, signals, ReactorMail::Bodies, add)?;
+        Ok(stored)
+    }
+
+    /// Asks the reactors one after the other.
+    fn ask_reactors<T>(
+        &self,
+        deadline: Instant,
+        signals: &Signals,
+        question: impl Fn(Sender<T>) -> ReactorMail,
+        mut take: impl FnMut(T),
+    ) -> Result<(), String> {
+        for (number, sender) in self.reactor_mail.iter().enumerate() {
+            let (reply, replied) = bounded(1);
+            let late = || format!("reactor {number} did not list its sockets in time");
+            sender.try_send(question(reply)).map_err(|_| late())?;
+            let answer = loop {
+                match replied.recv_timeout(LISTED_LOOK) {
+                    Ok(answer) => break answer,
+                    Err(_) if signals.is_ending() => return Err(ENDING.into()),
+                    Err(RecvTimeoutError::Timeout) if clock::machine_now() < deadline => {}
+                    Err(_) => return Err(late()),
+                }
+            };
+            take(answer);
+        }
+        Ok(())
     }
 
     /// Writes the section of the process.

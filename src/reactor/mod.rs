@@ -225,6 +225,11 @@ impl Reactor {
                 Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}
             },
             ReactorMail::List(reply) => self.list(&reply),
+            ReactorMail::Bodies(reply) => {
+                let mut found = Vec::new();
+                shard::queued_bodies(&self.shard, &mut found);
+                reply.try_send(found).ok(); // a main thread that has given up does not wait
+            }
             ReactorMail::Drain(order) => {
                 self.close_door(now);
                 self.shard.handle_drain(now, &order, &mut self.outputs);

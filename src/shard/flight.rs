@@ -6,6 +6,7 @@
 use super::parcel::{PARCEL_BYTES, Parcel};
 use crate::messages::PushRef;
 use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotError};
+use bytes::Bytes;
 use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::ids::Seq;
 use moorline_proto::message::client::Notify;
@@ -87,6 +88,12 @@ impl Flight {
             steps: 0,
             is_answered: false,
         }
+    }
+
+    /// Bodies of the pushes.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &Bytes> {
+        let parcels = self.window.iter().map(|frame| &frame.item).chain(self.waiting.iter().flatten());
+        parcels.flat_map(|parcel| std::iter::once(&parcel.body).chain(&parcel.packed))
     }
 
     /// Writes the flight.

@@ -14,6 +14,7 @@ use super::{Output, Outputs, Settings, Shard};
 use crate::snapshot::{
     ConnectionRecord, Item, Records, RoomRecord, Section, ShardHead, SnapshotError, StateRecord,
 };
+use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
@@ -125,6 +126,16 @@ impl Shard {
     /// Takes over the Unix time of the gateway's time zero: the gateway's time stood still meanwhile.
     pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
         self.clients.ledger.settings.unix_base_nanos = unix_base_nanos;
+    }
+}
+
+/// Adds the bodies of all frames that wait for clients, so that another process can read them before a pause.
+pub fn queued_bodies(shard: &Shard, found: &mut Vec<Bytes>) {
+    let Clients { table, registry, .. } = &shard.clients;
+    for connection in table.keys().into_iter().filter_map(|key| table.get(key)) {
+        found.extend(connection.outbound.iter().flat_map(|outbound| outbound.bodies()).cloned());
+        let flight = registry.get(connection.session).and_then(|session| session.flight.as_ref());
+        found.extend(flight.iter().flat_map(|flight| flight.bodies()).cloned());
     }
 }
 

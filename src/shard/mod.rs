@@ -66,6 +66,7 @@ mod uplink;
 pub use counters::{Count, Counters};
 pub use draining::DrainOrder;
 pub use executor::{Executor, Sockets, Written};
+pub use freezing::queued_bodies;
 pub use login::{Moved, Transfer};
 pub use outbound::Gather;
 pub use outputs::{Output, Outputs};

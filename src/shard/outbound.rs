@@ -54,6 +54,11 @@ impl Outbound {
         self.frames.push_back(frame);
     }
 
+    /// Bodies of the frames.
+    pub(super) fn bodies(&self) -> impl Iterator<Item = &Bytes> {
+        self.frames.iter().map(|frame| &frame.body)
+    }
+
     /// Writes the frames, and the number of bytes sent of the first one.
     pub(super) fn freeze(&self, out: &mut Section) -> (Vec<FrameRecord>, u32) {
         let Self { frames, bytes: _, head_sent, own: _ } = self;

@@ -9,16 +9,21 @@
 //! are never used again; a reader skips records that are marked as optional and that it does not know, and
 //! refuses a snapshot with an unknown one that is not, or with a [`Header::critical`] bit that it does not know.
 //!
+//! Bodies that the reader got before the snapshot are only named ([`StoredBodies`], docs/adr/0026).
+//!
 //! Bodies that many frames share are written once and named by number. For example, a push to 500 sessions is one
 //! `Body` record, and 500 connections name it by number 1. Pure; every reader is bounded by the bytes that are there.
 
 mod records;
+mod stored;
 
 pub use records::*;
+pub use stored::{StoredBodies, read_stored};
 
 use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"MOORSNAP";
 const LEAD_BYTES: usize = MAGIC.len() + 4 + 4;
@@ -119,12 +124,19 @@ pub struct Section {
     bytes: Vec<u8>,
     /// Numbers of the written bodies, by address and length in memory.
     bodies: HashMap<(usize, usize), u32>,
+    /// Bodies that the reader has already.
+    stored: Arc<StoredBodies>,
 }
 
 impl Section {
     /// Makes a section of these bytes, for tests.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
-        Self { bytes, bodies: HashMap::new() }
+        Self { bytes, ..Self::default() }
+    }
+
+    /// Makes an empty section for a reader that has these bodies already.
+    pub fn with_stored(stored: Arc<StoredBodies>) -> Self {
+        Self { stored, ..Self::default() }
     }
 
     /// Returns the encoded records.
@@ -180,7 +192,10 @@ impl Section {
             return *known;
         }
         self.bodies.insert(place, next);
-        self.put(Item::Body(body.clone()));
+        self.put(match self.stored.number(body) {
+            Some(number) => Item::Stored(number),
+            None => Item::Body(body.clone()),
+        });
         next
     }
 }
@@ -192,6 +207,8 @@ pub struct Snapshot {
     pub header: Header,
     bytes: Bytes,
     begin: usize,
+    /// Bodies that came before the snapshot.
+    stored: Arc<[Bytes]>,
 }
 
 impl Snapshot {
@@ -230,7 +247,7 @@ impl Snapshot {
         if header.critical & !CRITICAL_KNOWN != 0 {
             return Err(SnapshotError::Critical(header.critical & !CRITICAL_KNOWN));
         }
-        let snapshot = Self { header, bytes, begin };
+        let snapshot = Self { header, bytes, begin, stored: Arc::default() };
         for entry in &snapshot.header.sections {
             let section = snapshot.bytes_of(entry)?;
             if crc32c::crc32c(&section) != entry.crc {
@@ -238,6 +255,12 @@ impl Snapshot {
             }
         }
         Ok(snapshot)
+    }
+
+    /// Gives the snapshot the bodies that came before it.
+    #[must_use]
+    pub fn with_stored(self, stored: Arc<[Bytes]>) -> Self {
+        Self { stored, ..self }
     }
 
     fn bytes_of(&self, entry: &SectionEntry) -> Result<Bytes, SnapshotError> {
@@ -261,7 +284,8 @@ impl Snapshot {
         let mut found = Vec::new();
         for entry in self.header.sections.iter().filter(|entry| entry.kind() == kind) {
             let (name, bytes) = (entry.to_string(), self.bytes_of(entry)?);
-            found.push((entry.number, Records { name, length: bytes.len(), bytes, bodies: Vec::new() }));
+            let (length, stored) = (bytes.len(), Arc::clone(&self.stored));
+            found.push((entry.number, Records { name, length, bytes, bodies: Vec::new(), stored }));
         }
         found.sort_by_key(|(number, _)| *number);
         Ok(found)
@@ -275,6 +299,7 @@ pub struct Records {
     length: usize,
     bytes: Bytes,
     bodies: Vec<Bytes>,
+    stored: Arc<[Bytes]>,
 }
 
 impl Records {
@@ -300,6 +325,12 @@ impl Records {
             match record.item {
                 // A copy: a slice would keep the memory of the whole snapshot.
                 Some(Item::Body(body)) => self.bodies.push(Bytes::copy_from_slice(&body)),
+                Some(Item::Stored(number)) => {
+                    let body = self.stored.get(number as usize).cloned();
+                    let body =
+                        body.ok_or_else(|| self.contradiction(format!("there is no stored body {number}")))?;
+                    self.bodies.push(body);
+                }
                 Some(item) => return Ok(Some(item)),
                 None if record.is_optional => {}
                 None => return Err(SnapshotError::Unknown { section: self.name.clone() }),

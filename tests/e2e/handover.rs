@@ -154,6 +154,50 @@ fn what_is_unacknowledged_queued_or_waiting_for_its_client_moves_too() {
     series.gateway.until_metric("ack_probes_total", 0);
 }
 
+#[test]
+fn bytes_that_were_queued_before_are_not_carried_in_the_pause() {
+    let backend = Backend::start();
+    let sets = [
+        "limits.queue_bytes=16MiB",
+        "limits.body_max=64KiB",
+        "limits.user_rate=0",
+        "limits.memory_watermark=1GiB",
+        "log.level=info",
+    ];
+    let series = Series::start(&backend, &sets);
+    let (each, size) = (32, 16 << 10);
+    let address = series.gateway.listener;
+    let mut alice = Client::login(address, "alice", "d");
+    let mut silent: Vec<Client> =
+        (0..50).map(|number| Client::login(address, &format!("silent-{number}"), "d")).collect();
+    let mut key = 0;
+    let payload = |number: usize| [&number.to_be_bytes()[..], &vec![7; size]].concat();
+    for number in 1..=each {
+        for to in 0..silent.len() {
+            key += 1;
+            assert_eq!(alice.tell(key, &format!("silent-{to}"), &payload(number)).code(), Code::Ok);
+        }
+    }
+    // The backend gives each client a window at once, and the rest as those are acknowledged.
+    let queued = until("much is queued", || {
+        let queued = series.gateway.metric("queued_bytes");
+        (queued > 5 << 20).then_some(queued)
+    });
+    for _ in 0..2 {
+        let restart = series.restart();
+        println!("{queued} bytes queued: {:?}", restart.steps);
+        let step = restart.steps.iter().find(|step| step.name == "snapshot").expect("a step");
+        let bytes = step.detail.split(' ').next().and_then(|bytes| bytes.parse::<u64>().ok());
+        assert!(bytes.expect("a number") < queued / 5, "{queued} were queued: {step:?}");
+    }
+    for client in &mut silent {
+        client.until("all of it", |heard| heard.pushes.len() == each);
+        let whole =
+            (1..=each).zip(&client.heard.pushes).all(|(number, push)| push.payload == payload(number));
+        assert!(whole && client.heard.repeats == 0, "in order, once, unaltered");
+    }
+}
+
 /// A script that answers the check as the real program does, and then does `what` with its descriptors.
 pub(crate) fn wrong(what: &str) -> TempFile {
     let script = format!(

@@ -24,6 +24,7 @@
 //! swaps COMMITTED -> RECLAIMED, kills and reaps the child, and resumes its threads. A child that has swapped first is
 //! never killed, however slow it is.
 
+mod bodies;
 mod channel;
 mod check;
 mod child;
@@ -33,6 +34,7 @@ mod history;
 mod new_process;
 mod parent;
 mod previous;
+mod run_settings;
 mod supervisor;
 mod takeover;
 #[cfg(test)]
@@ -42,9 +44,10 @@ mod upgrade;
 pub(super) use check::check_line;
 use guard::OLD;
 pub(super) use guard::run_if_asked;
+pub(super) use run_settings::RunSettings;
 pub(super) use supervisor::{PidFile, notify_main_pid, notify_ready, notify_reloading, notify_stopping};
 pub(super) use takeover::{HandoverFds, take_over};
-pub(super) use upgrade::{ENDING, Outcome, RunSettings, restart};
+pub(super) use upgrade::{ENDING, Outcome, restart};
 
 /// Environment variable of a process that a gateway starts for a hot restart: [`CHECK`], or the numbers of the
 /// descriptors that it inherits.

@@ -20,11 +20,17 @@ pub(super) fn name(program: &Executable) -> String {
 /// Takes the inherited descriptor; `None`: there is none, or the variable is not from `old`, the process before this one.
 pub(super) fn take(inherited: &mut HashSet<RawFd>, old: i32) -> Option<Executable> {
     let value = std::env::var(PREVIOUS).ok()?;
-    let mut words = value.splitn(3, ' ');
-    let (pid, fd, path) = (words.next()?, words.next()?.parse().ok()?, words.next()?);
-    // A version that does not know the variable passes it on to its own children.
-    if pid.parse() != Ok(old) || !inherited.remove(&fd) {
+    let (fd, path) = named_by(old, &value)?;
+    if !inherited.remove(&fd) {
         return None;
     }
     sockets::take(fd).ok().map(|fd| Executable::of(fd, path.into()))
+}
+
+/// Reads a descriptor and the rest of a value `PID FD REST`; `None`: it is not from the process `old`. A version that does not
+/// know a variable passes it on to its own children.
+pub(super) fn named_by(old: i32, value: &str) -> Option<(RawFd, &str)> {
+    let (pid, rest) = value.split_once(' ')?;
+    let (fd, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+    (pid.parse() == Ok(old)).then_some((fd.parse().ok()?, rest))
 }

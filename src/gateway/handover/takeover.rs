@@ -8,7 +8,7 @@ use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
 use super::commit_word::{CLAIM, CommitWord, TAKE};
 use super::history::{restart_of, seconds};
-use super::{OLD, VARIABLE, previous};
+use super::{OLD, VARIABLE, bodies, previous};
 use crate::admin::{Restart, Step};
 use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
@@ -25,6 +25,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time in which a killed parent ends: its descriptors close before its process is gone.
@@ -47,6 +48,8 @@ pub(in crate::gateway) struct HandoverFds {
     parent: Parent,
     /// `None`: the system does not let this process volunteer.
     volunteer: Option<Volunteer>,
+    /// Bodies that waited for clients when this process was started; `None`: an old process that does not give them.
+    bodies: Option<File>,
     /// The last program of this series that was another one.
     pub(in crate::gateway) previous: Option<Executable>,
 }
@@ -67,19 +70,21 @@ impl HandoverFds {
         let mut inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
         let parent = Parent::find(&mut inherited);
         let previous = previous::take(&mut inherited, parent.pid.as_raw());
+        let bodies = bodies::take(&mut inherited, parent.pid.as_raw());
         let (channel, snapshot, sockets) = (channel.into(), snapshot.into(), list.into());
         let volunteer = Volunteer::step_forward();
         let volunteer = volunteer
             .inspect_err(|error| tracing::warn!(%error, "cannot be the first to end when memory is short"))
             .ok();
         failpoint::reach("new.started");
-        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, previous }))
+        Ok(Some(Self { channel, word, snapshot, sockets, inherited, parent, volunteer, bodies, previous }))
     }
 }
 
 /// Takes over from the parent, and serves: the parent may leave.
 pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result<Gateway, GatewayError> {
-    let HandoverFds { channel, word, snapshot, sockets, inherited, parent, volunteer, previous: _ } = fds;
+    let HandoverFds { channel, word, snapshot, sockets, inherited, parent, volunteer, bodies, previous: _ } =
+        fds;
     let word = CommitWord::map(&word).map_err(GatewayError::system("share memory with the old process"))?;
     let channel = ControlChannel::new(channel).map_err(GatewayError::system("share a socket"))?;
     let takeover = Takeover {
@@ -91,6 +96,8 @@ pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result
         inherited,
         parent,
         volunteer,
+        bodies,
+        stored: Arc::default(),
         snapshot_bytes: 0,
         times: Times::default(),
         warm: None,
@@ -113,6 +120,10 @@ struct Takeover<'a> {
     parent: Parent,
     /// `None`: it has not volunteered, or serves.
     volunteer: Option<Volunteer>,
+    /// File of bodies; `None`: there is none.
+    bodies: Option<File>,
+    /// The bodies of that file.
+    stored: Arc<[Bytes]>,
     /// Length of the snapshot by the parent's message.
     snapshot_bytes: u64,
     times: Times,
@@ -147,9 +158,8 @@ impl Takeover<'_> {
     fn perform(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::Nothing => None,
-            Action::Watch => Some(match watch(&self.sockets, &mut self.inherited) {
-                Ok(warm) => {
-                    self.warm = Some(warm);
+            Action::Watch => Some(match self.watch() {
+                Ok(()) => {
                     failpoint::reach("new.warm");
                     Input::Watched
                 }
@@ -232,6 +242,14 @@ impl Takeover<'_> {
         sent.err().map(|error| self.fail(Input::SocketClosed, error))
     }
 
+    /// Watches the listed sockets, and reads the bodies that wait.
+    fn watch(&mut self) -> Result<(), GatewayError> {
+        self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
+        let failed = GatewayError::system("read the queued bodies");
+        self.stored = bodies::read(self.bodies.take().as_ref()).map_err(failed)?;
+        Ok(())
+    }
+
     /// Reads the snapshot, and gives every connection its socket.
     fn adopt(&mut self) -> Result<(), GatewayError> {
         failpoint::reach("new.told");
@@ -239,7 +257,8 @@ impl Takeover<'_> {
             .map_err(GatewayError::system("read the snapshot"))?;
         let warm = self.warm.take().expect("the table adopts only after the sockets are watched");
         let mut source = InheritedSockets { channel: &mut self.channel, inherited: &mut self.inherited };
-        let adopted = prepare(bytes, warm, self.config, &mut source)?;
+        let snapshot = Snapshot::open(bytes)?.with_stored(std::mem::take(&mut self.stored));
+        let adopted = prepare(snapshot, warm, self.config, &mut source)?;
         self.sockets_taken = adopted.parked.connections_taken + adopted.listeners;
         self.adopted = Some(adopted);
         // Connections that ended meanwhile, and descriptors that the parent itself inherited.
@@ -374,12 +393,11 @@ struct Adopted {
 }
 
 fn prepare(
-    bytes: Bytes,
+    snapshot: Snapshot,
     warm: Warm,
     config: &Config,
     source: &mut InheritedSockets<'_>,
 ) -> Result<Adopted, GatewayError> {
-    let snapshot = Snapshot::open(bytes)?;
     let (generation, frozen_at) =
         (snapshot.header.generation, Instant::from_nanos(snapshot.header.frozen_at));
     let (head, addresses) = head_of(&snapshot)?;

@@ -3,28 +3,27 @@
 use super::super::assembly::Gateway;
 use super::super::freezing::NotFrozen;
 use super::super::signals::Signals;
-use super::VARIABLE;
+use super::bodies;
 use super::channel::{ControlChannel, Message, Received};
 use super::check::{self, Checked};
 use super::commit_word::{COMMIT, CommitWord, RECLAIM};
 use super::history::{record_of, seconds};
 use super::new_process::{NewProcess, Start};
 use super::parent::{Action, Input, State, Transition, Verdict};
+use super::run_settings::{RunSettings, named};
 use crate::admin::{Restart, RestartOrder, Step, Target};
-use crate::config::{Config, HandoverConfig};
 use crate::failpoint;
 use crate::metrics::names;
 use crate::reactor::Holder;
-use crate::snapshot::{GatewayHead, Header, SectionKind, Writer};
-use crate::sys::executable::{self, Executable};
+use crate::snapshot::{GatewayHead, Header, SectionKind, StoredBodies, Writer};
+use crate::sys::executable::Executable;
 use crate::sys::{clock, memory};
 use moorline_proto::time::Instant;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Time for which all threads run again before the pause is tried once more.
@@ -42,71 +41,6 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Cause of a rollback.
 pub(in crate::gateway) const ENDING: &str = "a signal ends this process";
-
-/// Command line of the gateway, to start another process likewise.
-pub(in crate::gateway) struct RunSettings {
-    /// Arguments of the process, without its name.
-    pub(in crate::gateway) arguments: Vec<OsString>,
-    /// Path by which this process was started.
-    path: PathBuf,
-    /// The file that this process runs; `None`: the system does not tell.
-    own: Option<Executable>,
-    /// The last program of this series that was another one; `None`: there was none.
-    previous: Option<Executable>,
-    times: HandoverConfig,
-}
-
-impl RunSettings {
-    /// Returns the settings of this process. `previous`: the last program of this series that was another one.
-    pub(in crate::gateway) fn of_this_process(config: &Config, previous: Option<Executable>) -> Self {
-        let path = executable::started_by(std::env::var_os(VARIABLE).is_some());
-        let own = Executable::running(path.clone());
-        let own =
-            own.inspect_err(|error| tracing::warn!(%error, "cannot open the file of this program")).ok();
-        let (arguments, times) = (std::env::args_os().skip(1).collect(), config.handover.clone());
-        Self { arguments, path, own, previous, times }
-    }
-
-    /// Opens and judges the program of an order.
-    fn open(&self, target: &Target) -> Result<Executable, String> {
-        let path = match target {
-            Target::Again => &self.path,
-            Target::File(path) => path,
-            Target::Previous => {
-                let none = "check: the program that served before is not known; name one with `moorline upgrade --binary`";
-                let previous = self.go_back().ok_or(none)?;
-                previous.judge().map_err(|error| format!("check: {error}"))?;
-                return previous.try_clone().map_err(cannot("copy a descriptor"));
-            }
-        };
-        check::open(path)
-    }
-
-    /// Returns the program that an order to go back means: the last other one, or this one if it served before, too.
-    fn go_back(&self) -> Option<&Executable> {
-        self.previous.as_ref().or(self.own.as_ref())
-    }
-
-    /// Returns the program to which a process that runs `target` can go back.
-    fn previous_of(&self, target: &Executable) -> Option<&Executable> {
-        self.own.as_ref().filter(|own| !own.is_same(target)).or(self.previous.as_ref())
-    }
-
-    /// Path of the program of an order, for people.
-    fn path_of(&self, target: &Target) -> PathBuf {
-        match target {
-            Target::Again => self.path.clone(),
-            Target::File(path) => path.clone(),
-            Target::Previous => self.go_back().map_or_else(|| "?".into(), |previous| previous.path().into()),
-        }
-    }
-}
-
-/// Returns version, path and hash of a program, for people.
-fn named(version: &str, program: &Executable) -> String {
-    let digest = program.digest().unwrap_or("unreadable");
-    format!("{version} {} sha256:{digest}", program.path().display())
-}
 
 /// Outcome of a restart.
 pub(in crate::gateway) enum Outcome {
@@ -165,6 +99,8 @@ pub(in crate::gateway) fn restart(
         signals,
         executable: None,
         knows_guard: false,
+        knows_bodies: false,
+        stored: Arc::default(),
         deadline,
         is_dry_run: order.is_dry_run,
         history: shown.restarts,
@@ -228,6 +164,10 @@ struct Upgrade<'a> {
     executable: Option<Executable>,
     /// True if its process knows that its parent is a guard.
     knows_guard: bool,
+    /// True if its process reads bodies before the snapshot.
+    knows_bodies: bool,
+    /// Bodies that the new process has read.
+    stored: Arc<StoredBodies>,
     /// End of the time for everything before the commit.
     deadline: Instant,
     is_dry_run: bool,
@@ -413,8 +353,8 @@ impl Upgrade<'_> {
             check::check(executable, &self.settings.arguments, self.deadline, queued, self.signals)
         });
         match checked {
-            Ok(Checked { version, knows_guard }) => {
-                self.knows_guard = knows_guard;
+            Ok(Checked { version, knows_guard, knows_bodies }) => {
+                (self.knows_guard, self.knows_bodies) = (knows_guard, knows_bodies);
                 let executable = self.executable.as_ref().expect("it was just checked");
                 self.log.restart.to = named(&version, executable);
                 self.log.step("check", format!("{version}, settings valid"));
@@ -434,6 +374,7 @@ impl Upgrade<'_> {
         self.gateway.door.set_shared(Holder::New, true);
         let list = self.gateway.list_sockets(self.deadline, self.signals)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
+        let bodies = self.store_bodies()?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
         let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
         failpoint::reach("old.spawn");
@@ -448,6 +389,7 @@ impl Upgrade<'_> {
             hidden: ours.as_raw_fd(),
             previous: self.settings.previous_of(executable),
             knows_guard: self.knows_guard,
+            bodies: bodies.as_ref(),
             deadline: self.deadline,
         })?;
         drop(theirs);
@@ -463,6 +405,18 @@ impl Upgrade<'_> {
         Ok(())
     }
 
+    /// Writes the bodies that wait for clients into memory, for the new process to read before the pause.
+    fn store_bodies(&mut self) -> Result<Option<File>, String> {
+        if !self.knows_bodies {
+            return Ok(None);
+        }
+        let stored = self.gateway.stored_bodies(self.deadline, self.signals)?;
+        check::check_memory(2 * stored.bytes(), stored.bytes())?;
+        let file = bodies::write(&stored).map_err(cannot("write queued bodies into memory"))?;
+        self.stored = Arc::new(stored);
+        Ok(Some(file))
+    }
+
     fn note_warm(&mut self) {
         let pid = self.child().process.id();
         self.log.step("warm", format!("pid {pid}"));
@@ -476,7 +430,7 @@ impl Upgrade<'_> {
         // Nobody stands still for longer, whatever the new process does.
         self.wait_until = self.deadline.min(now + times.pause_max);
         let machine_nanos = clock::machine_nanos();
-        let frozen = match self.gateway.freeze(quiet_until, self.wait_until) {
+        let frozen = match self.gateway.freeze(quiet_until, self.wait_until, &self.stored) {
             Ok(frozen) => frozen,
             Err(NotFrozen::Late(problem)) => return self.fail(Input::NotQuiet, problem),
             Err(NotFrozen::Failed(problem)) => return self.fail(Input::Failed, problem),

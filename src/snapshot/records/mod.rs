@@ -86,7 +86,7 @@ pub struct Record {
     #[prost(bool, tag = "1")]
     pub is_optional: bool,
     /// Content; `None`: a tag that this build does not know.
-    #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub item: Option<Item>,
 }
 
@@ -147,6 +147,10 @@ pub enum Item {
     /// A question of a backend that some shards have not answered.
     #[prost(message, tag = "19")]
     Query(QueryRecord),
+    /// A body like [`Item::Body`], by its number from 0 in the file of stored bodies ([`super::StoredBodies`]). Written
+    /// only for a reader that has said that it knows this record.
+    #[prost(uint32, tag = "20")]
+    Stored(u32),
 }
 
 /// An inherited descriptor, and the socket that it must be.
