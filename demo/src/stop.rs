@@ -1,7 +1,7 @@
 //! The signals that end the demo.
 
 use crate::DemoError;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Set by INT, TERM and HUP from now on.
+    /// Set by INT, TERM, QUIT and HUP from now on. USR1, USR2 and ALRM, which would end the process, do nothing.
     pub(crate) fn on_signals() -> io::Result<Self> {
         let stop = Self::never();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
+        for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
+        }
+        for signal in [SIGUSR1, SIGUSR2, SIGALRM] {
+            signal_hook::flag::register(signal, Arc::default())?;
         }
         Ok(stop)
     }

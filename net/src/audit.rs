@@ -59,6 +59,8 @@ pub struct AuditLog {
 #[derive(Debug)]
 enum Order {
     Write(Vec<u8>),
+    /// Open the file at its path again.
+    Reopen,
     /// Answer when all lines before this order are written.
     Flush(SyncSender<()>),
 }
@@ -100,6 +102,13 @@ impl AuditLog {
     /// Number of lines that were dropped: the queue was full, or the file did not take them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Opens the file at its path again, as after it was moved by a program that rotates logs.
+    pub fn reopen(&self) {
+        if let Some(queue) = &self.queue {
+            queue.try_send(Order::Reopen).ok(); // a full queue comes to it with the next signal
+        }
     }
 
     /// Waits at most 2 s until the lines of before are written: before the process ends.
@@ -144,9 +153,21 @@ impl Writer {
                         }
                     }
                 }
+                Order::Reopen => {
+                    if let Err(error) = self.reopen() {
+                        let path = self.path.display();
+                        tracing::error!(%path, %error, "cannot open the audit log again; the old file is written on");
+                    }
+                }
                 Order::Flush(done) => _ = done.try_send(()),
             }
         }
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        let file = open(&self.path)?;
+        (self.bytes, self.file) = (file.metadata()?.len(), file);
+        Ok(())
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -190,6 +211,16 @@ mod tests {
         assert!(target.starts_with("user 99\n\"xxx") && target.len() == TEXT_BYTES_MAX, "{target}");
         assert_eq!((&last["actor"], &last["outcome"]), (&"api:shop".into(), &"200".into()));
         assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let moved = folder.join("moved");
+        std::fs::rename(&path, &moved).expect("moved");
+        log.note(&entry("still in the old file"));
+        log.reopen();
+        log.note(&entry("in a new file"));
+        log.flush();
+        let last =
+            |path: &Path| std::fs::read_to_string(path).expect("text").lines().next_back().map(str::to_owned);
+        assert!(last(&moved).is_some_and(|line| line.contains("still in")));
+        assert!(last(&path).is_some_and(|line| line.contains("in a new file")));
         let link = folder.join("link");
         std::os::unix::fs::symlink(&path, &link).expect("made");
         AuditLog::start(&link, 1000).expect_err("a link");

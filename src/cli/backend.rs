@@ -4,6 +4,7 @@ use super::settings::{say_valid, variables, warn};
 use super::{Failure, logging, say};
 use crate::config::LogFormat;
 use crate::sys::clock;
+use crate::sys::signals::{self, LISTENED};
 use clap::{Args, Subcommand};
 use moorline_backend::config::SCHEMA;
 use moorline_backend::im::store::{Disk, Verified};
@@ -12,6 +13,7 @@ use moorline_backend::{BackendConfig, BackendError, Live, Reloaded, import};
 use moorline_net::audit::Entry;
 use moorline_net::log::LogWriter;
 use moorline_net::settings::Loaded;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -186,10 +188,8 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         return act(action, config);
     }
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    }
+    let live = Arc::new(Live::new(config).map_err(failure)?);
+    let ends = listen(args, &live, &stop)?;
     if args.until_eof {
         let stop = Arc::clone(&stop);
         let watch = move || {
@@ -209,8 +209,6 @@ fn run_logged(args: &BackendArgs, config: &BackendConfig, log: &LogWriter) -> Re
         let line = format!("moorline backend ready link={}{api} pid={pid} store={store}\n", ready.link);
         moorline_net::log::announce(line);
     };
-    let live = Arc::new(Live::new(config).map_err(failure)?);
-    let ends = reload_at_hup(args, &live)?;
     let outcome = moorline_backend::run(config, &live, &log.dropped(), ready, &stop).map_err(failure);
     ends.close();
     live.audit().flush();
@@ -227,18 +225,28 @@ fn failure(error: BackendError) -> Failure {
     }
 }
 
-/// Has a thread read the settings and their files again at each HUP, until the returned handle is closed.
-fn reload_at_hup(args: &BackendArgs, live: &Arc<Live>) -> Result<signal_hook::iterator::Handle, Failure> {
-    let cannot = |error: std::io::Error| Failure::Failed(format!("cannot listen for HUP: {error}"));
-    let mut signals = Signals::new([signal_hook::consts::SIGHUP]).map_err(cannot)?;
-    let (handle, live) = (signals.handle(), Arc::clone(live));
+/// Has a thread answer signals until the returned handle is closed: TERM, INT and QUIT stop, HUP reads the settings and
+/// their files again, USR1 opens the audit log again.
+fn listen(
+    args: &BackendArgs,
+    live: &Arc<Live>,
+    stop: &Arc<AtomicBool>,
+) -> Result<signal_hook::iterator::Handle, Failure> {
+    let cannot = |error: std::io::Error| Failure::Failed(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new(LISTENED).map_err(cannot)?;
+    let (handle, live, stop) = (signals.handle(), Arc::clone(live), Arc::clone(stop));
     let (file, sets) = (args.file.clone(), args.sets.clone());
     let run = move || {
-        for _ in signals.forever() {
-            reload(file.as_deref(), &sets, &live);
+        for signal in signals.forever() {
+            match signal {
+                SIGTERM | SIGINT | SIGQUIT => stop.store(true, Ordering::SeqCst),
+                SIGHUP => reload(file.as_deref(), &sets, &live),
+                SIGUSR1 => live.audit().reopen(),
+                other => signals::pass_over(other),
+            }
         }
     };
-    std::thread::Builder::new().name("reload".into()).spawn(run).map_err(cannot)?;
+    std::thread::Builder::new().name("signals".into()).spawn(run).map_err(cannot)?;
     Ok(handle)
 }
 

@@ -14,13 +14,14 @@
 use super::settings::SettingsArgs;
 use super::{Failure, backend, note, supervise};
 use crate::sys::clock;
+use crate::sys::signals::LISTENED;
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use moorline_proto::link::LinkAddress;
 use moorline_proto::time::Instant;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -149,7 +150,7 @@ fn gateway_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
 /// Sends this process's signals into the channel.
 fn listen(sender: &Sender<News>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2]).map_err(failed)?;
+    let mut signals = Signals::new(LISTENED.iter().chain(&[SIGCHLD])).map_err(failed)?;
     let sender = sender.clone();
     let forward = move || {
         for signal in signals.forever() {
@@ -193,7 +194,7 @@ impl Both {
             match self.next(None)? {
                 Some(News::Ready(name, line)) => note(&format!("moorline dev: {name}: {line}")),
                 Some(News::Signal(SIGINT)) => return Ok(Signal::SIGINT),
-                Some(News::Signal(SIGTERM)) => return Ok(Signal::SIGTERM),
+                Some(News::Signal(SIGTERM | SIGQUIT)) => return Ok(Signal::SIGTERM),
                 Some(News::Signal(_)) | None => {}
             }
         }
@@ -206,7 +207,7 @@ impl Both {
             match self.next(Some(until))? {
                 Some(News::Ready(name, line)) if name == wanted => return Ok(Start::Ready(line)),
                 Some(News::Signal(SIGINT)) => return Ok(Start::Stopped(Signal::SIGINT)),
-                Some(News::Signal(SIGTERM)) => return Ok(Start::Stopped(Signal::SIGTERM)),
+                Some(News::Signal(SIGTERM | SIGQUIT)) => return Ok(Start::Stopped(Signal::SIGTERM)),
                 Some(_) => {}
                 None => {
                     let seconds = READY_WITHIN.as_secs();
@@ -232,7 +233,7 @@ impl Both {
                 }
                 Ok(Some(News::Signal(SIGCHLD)))
             }
-            Ok(News::Signal(signal @ (SIGHUP | SIGUSR2))) => {
+            Ok(News::Signal(signal)) if !matches!(signal, SIGINT | SIGTERM | SIGQUIT) => {
                 if let (Some(gateway), Ok(signal)) = (&self.gateway, Signal::try_from(signal)) {
                     gateway.signal(signal);
                 }
@@ -316,7 +317,7 @@ impl Server {
         let until = clock::machine_now() + patience;
         while self.is_running() {
             match news.recv_timeout(clock::until(until)) {
-                Ok(News::Signal(SIGINT | SIGTERM)) => self.signal(Signal::SIGINT),
+                Ok(News::Signal(SIGINT | SIGTERM | SIGQUIT)) => self.signal(Signal::SIGINT),
                 Ok(_) => {}
                 Err(_) => {
                     note(&format!("moorline dev: the {} does not end; killing it", self.name));

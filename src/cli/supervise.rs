@@ -9,13 +9,14 @@
 use super::Failure;
 use crate::sys::executable::started_by;
 use crate::sys::notify;
+use crate::sys::signals::LISTENED;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{Pid, getpid, mkdtemp};
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
 use std::io::{self, IoSliceMut};
@@ -45,8 +46,9 @@ pub(super) fn run() -> Result<u8, Failure> {
         |what: &'static str| move |error: io::Error| Failure::Failed(format!("cannot {what}: {error}"));
     // Whoever takes over is a child of one that leaves: it comes to this process then.
     prctl::set_child_subreaper(true).map_err(io::Error::from).map_err(failed("become a subreaper"))?;
-    let mut signals =
-        Signals::new([SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR2]).map_err(failed("listen for signals"))?;
+    // The process that serves knows what each of them means.
+    let heard = LISTENED.iter().chain(&[SIGCHLD]);
+    let mut signals = Signals::new(heard).map_err(failed("listen for signals"))?;
     let notes = Notes::open().map_err(failed("make a notify socket"))?;
     // Not resolved: an upgrade follows links anew.
     let binary = started_by(false);

@@ -202,7 +202,7 @@ impl Prepared {
         (shard_map, inboxes): (ShardMap, Inboxes),
         mut origin: Option<Origin<'_, '_>>,
     ) -> Result<Self, GatewayError> {
-        let (cap, judge) = (connections_max(config.limits.connections_max), auth::judge(&config.auth)?);
+        let (cap, judge) = (connections_max(config.limits.connections_max)?, auth::judge(&config.auth)?);
         let metrics = Arc::new(Registry::new());
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = Door::new(cap, listening::limits(config));
@@ -470,9 +470,16 @@ fn router_settings(
 }
 
 /// Returns the limit of connections: the configured one, or the open-files limit if that is lower.
-fn connections_max(configured: usize) -> usize {
-    let room = usize::try_from(limits::raise_open_files().saturating_sub(RESERVED_FDS)).unwrap_or(usize::MAX);
-    match configured {
+///
+/// # Errors
+/// The open-files limit leaves no room for a client.
+fn connections_max(configured: usize) -> Result<usize, GatewayError> {
+    let limit = limits::raise_open_files();
+    let room = usize::try_from(limit.saturating_sub(RESERVED_FDS)).unwrap_or(usize::MAX);
+    if room == 0 {
+        return Err(GatewayError::OpenFiles { limit, reserved: RESERVED_FDS });
+    }
+    Ok(match configured {
         0 => room.min(CONNECTIONS_DEFAULT),
         wanted if wanted > room => {
             tracing::warn!(
@@ -483,7 +490,7 @@ fn connections_max(configured: usize) -> usize {
             room
         }
         wanted => wanted,
-    }
+    })
 }
 
 fn birth(ticket_key: [u8; 32], clock: &Clock) -> Birth {

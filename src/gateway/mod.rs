@@ -51,6 +51,17 @@ pub enum GatewayError {
         /// Error of the system.
         source: io::Error,
     },
+    /// The open-files limit leaves no descriptor for a client.
+    #[error(
+        "cannot serve: the open-files limit is {limit}, and {reserved} descriptors are for everything but clients; raise \
+         the hard limit (ulimit -Hn, LimitNOFILE= of systemd, --ulimit of a container)"
+    )]
+    OpenFiles {
+        /// Hard limit of open files.
+        limit: u64,
+        /// Descriptors that clients do not get.
+        reserved: u64,
+    },
     /// The admin socket could not be bound.
     #[error("cannot listen on admin.socket = \"{}\": {problem}", path.display())]
     AdminSocket {

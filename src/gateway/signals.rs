@@ -4,17 +4,18 @@
 //! for the end, and gives up; the main thread then drains.
 
 use super::GatewayError;
+use crate::sys::signals::{self, LISTENED};
 use crossbeam_channel::{Receiver, bounded};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Way in which a signal ends the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// TERM: ask the clients to leave first.
+    /// TERM or QUIT: ask the clients to leave first.
     Drain,
     /// INT: at once.
     Stop,
@@ -26,15 +27,17 @@ struct Waiting {
     term: AtomicBool,
     int: AtomicBool,
     hup: AtomicBool,
+    usr1: AtomicBool,
     usr2: AtomicBool,
 }
 
 impl Waiting {
     fn of(&self, signal: i32) -> Option<&AtomicBool> {
         match signal {
-            SIGTERM => Some(&self.term),
+            SIGTERM | SIGQUIT => Some(&self.term),
             SIGINT => Some(&self.int),
             SIGHUP => Some(&self.hup),
+            SIGUSR1 => Some(&self.usr1),
             SIGUSR2 => Some(&self.usr2),
             _ => None,
         }
@@ -56,14 +59,16 @@ impl Signals {
     /// Listens from now on, in a thread.
     pub(super) fn listen() -> Result<Self, GatewayError> {
         let failed = || GatewayError::system("listen for signals");
-        let mut signals =
-            signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2]).map_err(failed())?;
+        let mut heard = signal_hook::iterator::Signals::new(LISTENED).map_err(failed())?;
         let (sender, wake) = bounded(1);
         let waiting = Arc::new(Waiting::default());
         let theirs = Arc::clone(&waiting);
         let note = move || {
-            for signal in signals.forever() {
-                theirs.of(signal).into_iter().for_each(|waits| waits.store(true, Ordering::SeqCst));
+            for signal in heard.forever() {
+                match theirs.of(signal) {
+                    Some(waits) => waits.store(true, Ordering::SeqCst),
+                    None => signals::pass_over(signal),
+                }
                 sender.try_send(()).ok(); // a wake that waits is as good
             }
         };
@@ -95,6 +100,11 @@ impl Signals {
         self.waiting.take(SIGHUP)
     }
 
+    /// Takes the signal to open log files again.
+    pub(super) fn take_reopen(&self) -> bool {
+        self.waiting.take(SIGUSR1)
+    }
+
     /// Takes the signal for a hot restart.
     pub(super) fn take_restart(&self) -> bool {
         self.waiting.take(SIGUSR2)
@@ -103,7 +113,7 @@ impl Signals {
     /// Passes the signals that wait on to the process that serves now, except for the one that asked for it.
     pub(super) fn pass_on(&self, pid: u32) {
         let Ok(pid) = i32::try_from(pid) else { return };
-        for signal in [SIGHUP, SIGTERM, SIGINT] {
+        for signal in [SIGHUP, SIGUSR1, SIGTERM, SIGINT] {
             if self.waiting.take(signal) {
                 tracing::info!(signal, "passed on a signal that came during the restart to the new process");
                 kill(Pid::from_raw(pid), Signal::try_from(signal).ok()).ok();

@@ -79,6 +79,9 @@ impl Supervisor {
             if signals.take_reload() {
                 self.reload("signal HUP");
             }
+            if signals.take_reopen() {
+                self.audit.log.reopen();
+            }
             if signals.take_restart() {
                 // An order that waits is the same request. A later signal, even during the rollback of this restart, is
                 // a new one.

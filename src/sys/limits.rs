@@ -30,7 +30,7 @@ pub fn survive_file_limit() {
 /// Ignores the signals that are for the serving process of a service.
 #[allow(unsafe_code)]
 pub fn ignore_signals() {
-    for one in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM, Signal::SIGUSR2] {
+    for one in super::signals::LISTENED.into_iter().filter_map(|one| Signal::try_from(one).ok()) {
         // SAFETY: no handler runs.
         unsafe { signal(one, SigHandler::SigIgn) }.ok();
     }

@@ -9,5 +9,6 @@ pub mod notify;
 pub mod process;
 pub mod room;
 pub mod send_queue;
+pub mod signals;
 pub mod sockets;
 pub mod volunteer;

@@ -69,6 +69,7 @@ mod returning;
 mod rooms;
 mod sdk;
 mod series;
+mod signals;
 mod slow;
 mod soak;
 mod storm;

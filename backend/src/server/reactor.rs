@@ -81,7 +81,7 @@ impl<M: Send + 'static> Server<M> {
             let address = config.listen.to_string();
             BackendError::Listen { key: "listen", address, cause }
         };
-        let mut link = link_config(config);
+        let mut link = link_config(config)?;
         let (listener, address, file) = listen(&config.listen, &mut link.peer_uids).map_err(listen_failed)?;
         let mut acceptor = Acceptor::new(listener, "links", "raise the open-files limit");
         acceptor.register(poll.registry(), LISTENER).map_err(failed("watch the listening socket"))?;
@@ -410,12 +410,22 @@ fn listen(
 }
 
 /// Returns the settings of links, with as many links as the open-files limit allows beside the store.
-fn link_config(config: &BackendConfig) -> LinkConfig {
+///
+/// # Errors
+/// The limit leaves no room for a link.
+fn link_config(config: &BackendConfig) -> Result<LinkConfig, BackendError> {
     let mut link = config.link.clone();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let others = RESERVED_FILES + link.visitors_max + config.api.connections_max;
-    let room = limit.saturating_sub(others).max(1);
+    let room = limit.saturating_sub(others);
+    if room == 0 {
+        let reason = format!(
+            "the open-files limit is {limit}, and {others} descriptors are for the store, link.visitors_max and \
+             api.connections_max; raise the hard limit (ulimit -Hn), or lower these settings"
+        );
+        return Err(BackendError::InvalidConfig { key: "link.links_max", reason });
+    }
     if link.links_max > room {
         tracing::warn!(
             links_max = link.links_max,
@@ -424,7 +434,7 @@ fn link_config(config: &BackendConfig) -> LinkConfig {
         );
         link.links_max = room;
     }
-    link
+    Ok(link)
 }
 
 /// One link's socket.

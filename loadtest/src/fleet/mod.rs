@@ -29,6 +29,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use moorline_proto::time::Instant;
 use returns::{Departures, Returns};
+use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -44,7 +45,7 @@ const FAILED_CONNECTS_MAX: u32 = 8;
 const ALARM: Token = Token(usize::MAX - 1);
 const ORDERS: Token = Token(usize::MAX - 2);
 
-/// Set by SIGINT and SIGTERM.
+/// Set by SIGINT, SIGTERM and SIGQUIT.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -52,9 +53,13 @@ impl Stop {
     /// A stop that the process's signals set.
     pub fn on_signals() -> Result<Self, Failure> {
         let stop = Self::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGQUIT] {
             signal_hook::flag::register(signal, Arc::clone(&stop.0))
                 .map_err(Failure::io("handle signals"))?;
+        }
+        // They would end the process, and mean nothing here.
+        for signal in [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM] {
+            signal_hook::flag::register(signal, Arc::default()).map_err(Failure::io("handle signals"))?;
         }
         Ok(stop)
     }
