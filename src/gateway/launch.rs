@@ -21,8 +21,9 @@ use crossbeam_channel::bounded;
 use moorline_net::log;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::Stream;
+use socket2::SockRef;
 use std::io;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -231,7 +232,8 @@ fn remove(path: &PathBuf) {
     std::fs::remove_file(path).ok();
 }
 
-/// Lets in the clients that wait at an address that is given up.
+/// Lets in the clients that wait at an address that is given up, and gives it up: the process before has the socket, too,
+/// and would keep it open until it has left.
 fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
     let mut rejected = 0;
     while let Ok((socket, _)) = retired.accept() {
@@ -239,6 +241,7 @@ fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
         let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
         rejected += u64::from(reactor.try_send(newcomer).is_err());
     }
+    SockRef::from(retired).shutdown(Shutdown::Both).ok();
     if rejected > 0 {
         let address = retired.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
         tracing::warn!(

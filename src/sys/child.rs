@@ -23,6 +23,17 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(ask) };
 }
 
+/// Makes the child ignore the signals that are for the serving process of a service, until it listens itself.
+#[allow(unsafe_code)]
+pub fn ignore_signals(command: &mut Command) {
+    let ignore = || {
+        super::limits::ignore_signals();
+        Ok(())
+    };
+    // SAFETY: between fork and exec it makes system calls and allocates nothing.
+    unsafe { command.pre_exec(ignore) };
+}
+
 /// A descriptor that a child inherits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inherited {

@@ -132,6 +132,50 @@ fn a_signal_to_the_process_that_leaves_is_the_new_ones() {
 }
 
 #[test]
+fn signals_to_every_process_of_the_service_undo_nothing() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let old = series.pid();
+    let restart = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| series.upgrade(&[]).1);
+        // As `kill -HUP $(pidof moorline)` does, again and again.
+        while !upgrade.is_finished() {
+            for pid in crate::process::family(old) {
+                kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGHUP).ok();
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        upgrade.join().expect("no panic")
+    });
+    assert_eq!(restart.verdict, "committed", "{restart:?}");
+}
+
+#[test]
+fn fresh_scrapes_beside_restarts_are_answered() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &["log.level=info"]);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let (asked, failed) = std::thread::scope(|scope| {
+        let scraper = scope.spawn(|| {
+            let (mut asked, mut failed) = (0, 0);
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                asked += 1;
+                let answer = series.gateway.try_get("/healthz");
+                failed += u32::from(!answer.is_ok_and(|answer| answer.ends_with("ok\n")));
+            }
+            (asked, failed)
+        });
+        for _ in 0..10 {
+            series.restart();
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        scraper.join().expect("no panic")
+    });
+    println!("{failed} of {asked} scrapes beside 10 restarts were not answered");
+    assert_eq!(failed, 0, "of {asked}");
+}
+
+#[test]
 fn a_drain_that_is_ordered_during_a_restart_is_carried_out() {
     let backend = Backend::start();
     let series = Series::start(&backend, &["drain.grace=60s"]);

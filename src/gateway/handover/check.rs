@@ -11,7 +11,7 @@ use crate::metrics::process::Figures;
 use crate::snapshot::{MAJOR_MIN, VERSION};
 use crate::sys::executable::Executable;
 use crate::sys::room::{self, Room};
-use crate::sys::{clock, limits};
+use crate::sys::{child, clock, limits};
 use moorline_proto::time::Instant;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
@@ -135,6 +135,7 @@ fn ask(
     let mut command = binary.command().map_err(failed)?;
     command.args(arguments).env(VARIABLE, CHECK).stdin(Stdio::null());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    child::ignore_signals(&mut command);
     let mut child = command.spawn().map_err(failed)?;
     let outcome = listen(&mut child, deadline, signals);
     // The child is not reaped before, so that the group's number is still its own.

@@ -100,6 +100,7 @@ impl NewProcess {
         inherited
             .extend(others.filter_map(|fd| Some(Inherited { fd, cookie: Some(sockets::cookie_of(fd)?) })));
         child::inherit(&mut command, inherited);
+        child::ignore_signals(&mut command);
         let guard = command.spawn().map_err(failed("run the guard"))?;
         drop(theirs);
         Self::greet(guard, talk, own_life, start.deadline)
