@@ -70,6 +70,8 @@ enum Action {
         #[arg(value_name = "DIR")]
         folder: Option<PathBuf>,
     },
+    /// Write the store in im.folder, which no backend may have open, anew, so that deleted content leaves the disk; verify it
+    Compact,
     /// Put made-up users, groups and messages into im.folder
     Seed {
         /// Users user-0, user-1 and so on
@@ -108,13 +110,14 @@ fn keep(action: &Action, config: &BackendConfig) -> Option<Result<(), Failure>> 
     let im = &config.im;
     let is_named = matches!(action, Action::Verify { folder: Some(_) });
     let kept = match action {
-        Action::Backup { .. } | Action::Restore { .. } | Action::Verify { .. }
+        Action::Backup { .. } | Action::Restore { .. } | Action::Verify { .. } | Action::Compact
             if !is_named && im.folder.as_os_str().is_empty() =>
         {
             return Some(Err(Failure::Usage("there is no store in a folder; set `im.folder`".into())));
         }
         Action::Backup { to } => Disk::backup(&im.folder, to, im),
         Action::Restore { from } => Disk::restore(from.as_deref(), &im.folder, im),
+        Action::Compact => Disk::compact(&im.folder, im),
         Action::Verify { folder } => Disk::verify(folder.as_ref().unwrap_or(&im.folder), im),
         Action::Check | Action::Config { .. } | Action::Import { .. } | Action::Seed { .. } => return None,
     };
@@ -155,7 +158,8 @@ fn act(action: &Action, config: &BackendConfig) -> Result<(), Failure> {
         | Action::Config { .. }
         | Action::Backup { .. }
         | Action::Restore { .. }
-        | Action::Verify { .. } => return Ok(()), // done above
+        | Action::Verify { .. }
+        | Action::Compact => return Ok(()), // done above
         Action::Seed { users, groups, members, messages, payload, seed } => {
             let (users, groups, members, messages) = (*users, *groups, *members, *messages);
             let wanted = import::Seed { users, groups, members, messages, payload: *payload, seed: *seed };

@@ -6,6 +6,7 @@ use crate::process::{StoreFolder, run};
 use crate::sdk::connect;
 use crate::{PATIENCE, until};
 use moorline_sdk::core::{ConversationEvent, Target};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Messages of a user in the history of a group, as another member pulls it.
@@ -44,13 +45,20 @@ fn an_account_is_erased_though_the_process_is_killed_in_the_middle() {
     let (status, answer) = api.post("/v1/users/delete", &json!({ "user": "user-0" }));
     assert_eq!(status, 200, "{answer}");
     api.backend.process.kill();
-    let api = Api::start(&[&set]);
+    let mut api = Api::start(&[&set]);
     until("everything is erased", || (api.status()["limits"]["erasing"] == 0).then_some(()));
     assert_eq!(said_by(&api, "user-1", "group:group-0", "user-0"), 0);
     assert_eq!(said_by(&api, "user-1", "group:group-0", "user-2"), others, "nothing of others");
     let (_, answer) =
         api.post("/v1/requests", &json!({ "user": "user-0", "method": "im.conversations", "request": {} }));
     assert_eq!(answer["response"]["conversations"], json!([]), "a new user: {answer}");
+    let (code, _, error) = run(&["backend", "compact", "--set", &set]);
+    assert_ne!(code, Some(0), "a backend has the store open");
+    assert!(error.contains("open in another process"), "{error}");
+    api.backend.process.signal(Signal::SIGTERM);
+    api.backend.process.end();
+    let (code, said, error) = run(&["backend", "compact", "--set", &set]);
+    assert_eq!((code, said.contains("problems 0")), (Some(0), true), "{said}{error}");
 }
 
 #[test]

@@ -20,6 +20,7 @@
 mod backup;
 mod check;
 mod committer;
+mod compact;
 mod error;
 mod folder;
 #[cfg(any(test, fuzzing))]

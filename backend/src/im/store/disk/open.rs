@@ -18,23 +18,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
+pub(super) fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
     let path = path.to_owned();
     move |cause| DiskError::File { operation, path, cause }
 }
 
 /// A database that is whole, as far as its number of commits tells.
-struct Opened {
-    lock: Lock,
-    noted: Noted,
-    tables: Tables,
+pub(super) struct Opened {
+    pub(super) lock: Lock,
+    pub(super) noted: Noted,
+    pub(super) tables: Tables,
     /// Commits that the database has.
-    found: u64,
-    database: PathBuf,
-    side_file: PathBuf,
+    pub(super) found: u64,
+    pub(super) database: PathBuf,
+    pub(super) side_file: PathBuf,
 }
 
-fn open(folder: &Path) -> Result<Opened, DiskError> {
+pub(super) fn open(folder: &Path) -> Result<Opened, DiskError> {
     folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
     let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
     let lock = Lock::take(folder, &database)?;

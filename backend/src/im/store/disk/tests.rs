@@ -1,6 +1,7 @@
 //! The store on disk: as every store, across its own end, and with damage.
 
 mod backups;
+mod deletion;
 mod events;
 mod failed_syncs;
 mod power_cuts;

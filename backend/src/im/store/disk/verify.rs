@@ -102,6 +102,10 @@ fn conversation(
         let seq = numbers(&key)?.1;
         gap(directory, id, (next, seq), report);
         next = seq + 1;
+        if value.is_empty() || seq <= place.gone {
+            report.voids += 1; // erased, or about to be removed
+            continue;
+        }
         report.messages += 1;
         match Push::decode(&value[..]) {
             Ok(push)
@@ -127,7 +131,7 @@ fn conversation(
 /// Judges seqs without a message: each has to be a recorded void.
 fn gap(directory: &Directory, id: ConversationId, (first, end): (u64, u64), report: &mut Verified) {
     let place = directory.conversations.get(id);
-    let mut next = first.max(place.began_after + 1);
+    let mut next = first.max(place.began_after + 1).max(place.gone + 1);
     report.voids += next.min(end).saturating_sub(first);
     for (from, to) in place.uncounted() {
         if from <= next && next <= to && next < end {
@@ -215,6 +219,7 @@ fn message_key(
     let place = super::tables::place(conversation, seq);
     let value = tables.messages.get(place).map_err(DiskError::engine("read a message"))?;
     // A void keeps its key.
+    let value = value.filter(|value| !value.is_empty());
     let Some(push) = value.and_then(|value| Push::decode(&value[..]).ok()) else { return Ok(()) };
     if push.message_id != id {
         report.problem(|| {
