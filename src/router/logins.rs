@@ -8,6 +8,7 @@ use crate::shard_map::UserKey;
 use crate::snapshot::{AdmissionRecord, AskedRecord, Records, SnapshotError};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::ConnKey;
+use moorline_proto::line_limit::LineLimit;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message;
 use moorline_proto::message::backend::{Auth, AuthResult};
@@ -15,6 +16,8 @@ use moorline_proto::message::client::{Hello, Resume};
 use moorline_proto::time::{Duration, Instant};
 use std::collections::VecDeque;
 
+/// Characters of a claimed name in a log line.
+const UID_CHARS_MAX: usize = 64;
 /// HELLOs that may wait to be judged; more are turned away BUSY.
 const LOGINS_MAX: usize = 16 << 10;
 /// HELLOs that one backend link may be judging; more are turned away UNAVAILABLE.
@@ -71,13 +74,16 @@ pub(super) struct Logins {
     up_timeout: Duration,
     /// Key of the users' pins.
     key: UserKey,
+    /// Log lines about refused logins.
+    refusals: LineLimit,
 }
 
 impl Logins {
     pub(super) fn new(judge: Judge, links: usize, up_timeout: Duration, key: UserKey) -> Self {
         let forget_after = up_timeout.saturating_mul(FORGET_TIMEOUTS);
         let asked = (0..links).map(|_| Pending::new(forget_after)).collect();
-        Self { judge, waiting: VecDeque::new(), asked, up_timeout, key }
+        let (waiting, refusals) = (VecDeque::new(), LineLimit::new());
+        Self { judge, waiting, asked, up_timeout, key, refusals }
     }
 
     /// First number and records of the questions that a link's backend is judging.
@@ -111,17 +117,41 @@ impl Logins {
     pub(super) fn judge(&mut self, sides: &mut Sides, slots: &Slots, unix_now_s: u64, count_max: usize) {
         for _ in 0..count_max {
             let Some((key, hello)) = self.waiting.pop_front() else { return };
-            match &self.judge {
-                Judge::Here(verifier) => decide(sides, key, verifier.verify(&hello, unix_now_s)),
-                Judge::Backend => self.ask(sides, slots, key, hello),
+            let verdict = match &self.judge {
+                Judge::Here(verifier) => Some(verifier.verify(&hello, unix_now_s)),
+                Judge::Backend => None,
+            };
+            match verdict {
+                Some(verdict) => self.decide(sides, key, &hello.uid, verdict),
+                None => self.ask(sides, slots, key, hello),
             }
         }
+    }
+
+    /// Gives a verdict to the shard. Refusals are told in the log, one in 10 s: `uid` is what the client claims.
+    fn decide(
+        &mut self,
+        sides: &mut Sides,
+        key: ConnKey,
+        uid: &str,
+        verdict: Result<Admission, CloseReason>,
+    ) {
+        let count = if verdict.is_ok() { Count::LoginsOk } else { Count::LoginsRefused };
+        sides.counters[count] += 1;
+        if let Err(reason) = verdict
+            && let Some(others) = self.refusals.allow(sides.now)
+        {
+            // Bounded, and quoted: anybody can claim any name.
+            let uid: String = uid.chars().take(UID_CHARS_MAX).collect();
+            tracing::warn!(uid = ?uid, reason = reason.label(), others, "refused a login");
+        }
+        sides.shards.push(key.shard(), Downlink::Verdict { key, verdict });
     }
 
     fn ask(&mut self, sides: &mut Sides, slots: &Slots, key: ConnKey, hello: Box<Hello>) {
         let admission = match auth::admit(&hello) {
             Ok(admission) => admission,
-            Err(reason) => return decide(sides, key, Err(reason)),
+            Err(reason) => return self.decide(sides, key, &hello.uid, Err(reason)),
         };
         let Some(link) = self.judging_link(sides, slots, &admission.uid) else {
             return turn_away(sides, key);
@@ -159,7 +189,8 @@ impl Logins {
         let result: AuthResult = frame.message()?;
         match self.asked[link.index()].take(frame.correlation) {
             Taken::Answered(Asked { key, admission, .. }) => {
-                decide(sides, key, verdict_of(&result, admission));
+                let uid = admission.uid.clone();
+                self.decide(sides, key, &uid, verdict_of(&result, admission));
                 Ok(())
             }
             Taken::Late => Ok(()),
@@ -188,12 +219,6 @@ impl Logins {
     pub(super) fn next_deadline(&self) -> Instant {
         self.asked.iter().map(Pending::next_deadline).min().unwrap_or(Instant::FAR_FUTURE)
     }
-}
-
-fn decide(sides: &mut Sides, key: ConnKey, verdict: Result<Admission, CloseReason>) {
-    let count = if verdict.is_ok() { Count::LoginsOk } else { Count::LoginsRefused };
-    sides.counters[count] += 1;
-    sides.shards.push(key.shard(), Downlink::Verdict { key, verdict });
 }
 
 /// No backend judges this HELLO.

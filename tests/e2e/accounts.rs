@@ -168,6 +168,8 @@ fn hup_replaces_keys_and_limits_and_a_faulty_file_changes_nothing() {
     let mut live = Client::greet(gateway.listener, &hello_with("bob", &token(OLD, "bob", "1h")));
     live.until("WELCOME", |heard| heard.welcome.is_some());
     assert_eq!((admits(OLD), admits(NEW)), (0, 3520));
+    let told = "refused a login uid=\"alice\" reason=\"auth_failed\" others=0";
+    until("the refusal is told", || gateway.process.log().contains(told).then_some(()));
     std::fs::write(key.path(), "too short").expect("written");
     reload("cannot reload the settings; nothing has changed");
     assert_eq!((admits(OLD), admits(NEW)), (0, 3520));

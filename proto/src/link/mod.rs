@@ -119,7 +119,11 @@ impl fmt::Display for LinkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(version) => {
-                write!(f, "peer speaks link version {version}, this end {LINK_VERSION}")
+                write!(
+                    f,
+                    "the peer speaks version {version} of the link protocol, this end {LINK_VERSION}; or it is another \
+                     kind of program, so check the address"
+                )
             }
             Self::Kind(byte) => write!(f, "unknown link frame {byte:#04x}"),
             Self::TooLarge(len) => write!(f, "link frame of {len} bytes, limit {BODY_BYTES_MAX}"),
