@@ -3,8 +3,9 @@
 //! Example: the gateway is upgraded with alice connected. The reactor writes its shard and, for alice's key, the
 //! number of her socket; the child takes the inherited socket under that number and watches it.
 
+use super::listener::address_of;
 use super::stream::Streams;
-use super::{Reactor, ReactorParts};
+use super::{Reactor, ReactorParts, is_handshake};
 use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets as system_sockets;
@@ -119,6 +120,12 @@ impl Reactor {
                 let socket =
                     take(reactor.sockets.poll.registry(), key, &SocketRef { fd, cookie }).map_err(problem)?;
                 reactor.sockets.listeners.readmit(&socket, now);
+                if is_handshake(&reactor.shard, key)
+                    && let Some(from) = address_of(&socket)
+                {
+                    let Self { handshakes, shard, .. } = &mut reactor;
+                    handshakes.begin(now, key, from, |key| is_handshake(shard, key));
+                }
                 streams.insert(key, socket);
             }
         }

@@ -276,6 +276,6 @@ fn number(listener: usize) -> u8 {
     u8::try_from(listener).expect("settings have at most 16 listeners")
 }
 
-fn address_of(stream: &Stream) -> Option<IpAddr> {
+pub(super) fn address_of(stream: &Stream) -> Option<IpAddr> {
     stream.peer_addr().ok().map(|peer| peer.ip())
 }
