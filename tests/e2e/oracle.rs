@@ -122,7 +122,7 @@ impl Sent {
 
 struct World {
     random: Random,
-    _folder: StoreFolder,
+    folder: StoreFolder,
     sets: Vec<String>,
     /// `None` only while another takes its place.
     backend: Option<Backend>,
@@ -166,7 +166,7 @@ impl World {
         sets.extend([inbox.to_owned(), folder.set(), "listen=127.0.0.1:0".to_owned()]);
         let mut world = Self {
             random: Random::new(seed),
-            _folder: folder,
+            folder,
             sets,
             backend: None,
             gateway: None,
@@ -519,6 +519,14 @@ impl Drop for World {
     }
 }
 
+impl World {
+    /// The store agrees with itself while the backend has it open.
+    fn verify(&self) {
+        let (code, out, said) = crate::process::run(&["backend", "verify", "--set", &self.folder.set()]);
+        assert!(code == Some(0) && out.contains("problems 0"), "{out}{said}");
+    }
+}
+
 fn run(inbox: &str) {
     let (first, time) = (soak::seed(), soak::time(0));
     let (mut notified, mut told) = (BTreeSet::new(), BTreeSet::new());
@@ -530,6 +538,7 @@ fn run(inbox: &str) {
             steps += 1;
         }
         world.settle(seed);
+        world.verify();
         (0..world.devices.len()).for_each(|device| world.note_notices(device));
         notified.append(&mut world.notified);
         world.devices.iter().for_each(|device| told.append(&mut device.view().told));

@@ -8,6 +8,7 @@ use crate::im::store::{
     Backlog, Completion, ConversationId, DeviceCursor, DeviceNumber, Entry, LAST_BYTES_MAX, Listed, Listing,
     LoggedIn, Login, Origin, PageLimits, Read, Refusal, StreamPage, UserId,
 };
+use std::collections::HashMap;
 
 /// A user on any device; not the operator's server.
 const NO_DEVICE: DeviceNumber = DeviceNumber(0);
@@ -22,14 +23,53 @@ impl<E: Engine> EngineStore<E> {
         let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
         if cursor.is_new {
-            for conversation in self.directory.users.get(user).conversations.clone() {
-                let end = self.directory.conversations.get(conversation).unstreamed;
-                self.confirm((user, cursor.device), conversation, end);
-            }
+            self.begin_large_groups((user, cursor.device));
         }
         let place = self.directory.users.get(user);
         let device = place.device(cursor.device).map(|device| device.name.clone()).unwrap_or_default();
         Some(LoggedIn { user, uid: place.uid.clone(), device, cursor })
+    }
+
+    /// Decides from where on a new device is told of large groups: from now on, or, if its inbox holds messages from before
+    /// the group outgrew inboxes, from those on.
+    fn begin_large_groups(&mut self, (user, device): Origin) {
+        let place = self.directory.users.get(user);
+        let conversations = &self.directory.conversations;
+        let is_large = |id: &ConversationId| conversations.get(*id).unstreamed > 0;
+        let large: Vec<ConversationId> = place.conversations.iter().copied().filter(is_large).collect();
+        if large.is_empty() {
+            return;
+        }
+        let oldest = self.oldest_in_inbox(user);
+        for conversation in large {
+            let place = self.directory.conversations.get(conversation);
+            let from = oldest.get(&conversation).filter(|seq| **seq <= place.unstreamed);
+            let end = from.map_or(place.unstreamed, |seq| place.unstreamed_from.max(*seq) - 1);
+            self.confirm((user, device), conversation, end);
+        }
+    }
+
+    /// The oldest message of each conversation in an inbox.
+    fn oldest_in_inbox(&self, user: UserId) -> HashMap<ConversationId, u64> {
+        let place = self.directory.users.get(user);
+        let mut oldest = HashMap::new();
+        let mut note = |(conversation, seq): (ConversationId, u64)| {
+            if seq > 0 {
+                let known = oldest.entry(conversation).or_insert(seq);
+                *known = seq.min(*known);
+            }
+        };
+        if place.trimmed < place.durable_end {
+            self.engine.entries(user, place.trimmed + 1..=place.durable_end, &mut |_, entry| {
+                note(entry.content.place());
+                true
+            });
+        }
+        // Those that are not durable yet.
+        for position in place.trimmed.max(place.durable_end) + 1..=place.numbered {
+            self.engine.place_of(user, position).into_iter().for_each(&mut note);
+        }
+        oldest
     }
 
     pub(super) fn read(&mut self, read: Read) -> Completion {
