@@ -7,7 +7,6 @@
 //! ```
 
 use super::high_water::HighWaterFile;
-use super::identity;
 use super::journal::Follower;
 use super::journals::Journals;
 use super::lock::Lock;
@@ -17,6 +16,7 @@ use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
 use super::verify::{Verified, verify};
 use super::{DATABASE, Disk, DiskError, Durability, HIGH_WATER, SIDE_FILE, check, load, sync, tail};
+use super::{blame, identity};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
@@ -70,7 +70,8 @@ impl Disk {
     /// [`DiskError`]: the store cannot be read. Rows that contradict each other are in the report.
     pub fn verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
         let snapshot = Snapshot::take(folder)?;
-        open_and_verify(snapshot.path(), config)
+        let report = open_and_verify(snapshot.path(), config);
+        report.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
     }
 
     /// Copies the store in a folder, which a backend may have open, to a new folder, and verifies the copy.

@@ -26,7 +26,7 @@ pub enum DiskError {
         cause: Box<fjall::Error>,
     },
     /// The database cannot be opened.
-    #[error("the store in {} cannot be opened: {cause}; if that is damage, restore it from a copy", folder.display())]
+    #[error("the store in {} cannot be opened: {cause}; if that is damage, restore a backup (moorline backend restore)", folder.display())]
     Open {
         /// Folder of the store.
         folder: PathBuf,
@@ -34,7 +34,7 @@ pub enum DiskError {
         cause: Box<fjall::Error>,
     },
     /// A record that cannot be.
-    #[error("the store is damaged: {what}: {problem}; restore it from a copy")]
+    #[error("the store is damaged: {what}: {problem}; restore a backup (moorline backend restore)")]
     Damaged {
         /// Key of the record.
         what: &'static str,
@@ -43,7 +43,7 @@ pub enum DiskError {
     },
     /// The number of commits is damaged.
     #[error(
-        "{} should hold the number of commits and does not; restore the store from a copy, or remove the file to go on \
+        "{} should hold the number of commits and does not; restore a backup, or remove the file to go on \
          behind every seq that was given", path.display()
     )]
     SideFile {
@@ -58,7 +58,7 @@ pub enum DiskError {
     },
     /// A part of it is not what it was.
     #[error(
-        "the store in {} is damaged: {}: {problem}; restore it from a copy, or remove {} to go on with what is left, behind \
+        "the store in {} is damaged: {}: {problem}; restore a backup, or remove {} to go on with what is left, behind \
          every seq that was given", folder.display(), path.display(), folder.join(SIDE_FILE).display()
     )]
     Altered {
@@ -71,7 +71,7 @@ pub enum DiskError {
     },
     /// Somebody removed the store while it was open.
     #[error(
-        "the store in {} was removed while the backend ran, and everything in it is gone; restore it from a copy, or start \
+        "the store in {} was removed while the backend ran, and everything in it is gone; restore a backup, or start \
          the backend again for a new store", folder.display()
     )]
     Removed {
@@ -90,7 +90,7 @@ pub enum DiskError {
     /// Commits are missing.
     #[error(
         "the store in {} has lost writes that were acknowledged: {found} commits are there, {known} were made; restore \
-         it from a copy, or remove {} to go on without them, behind every seq that was given", folder.display(),
+         a backup, or remove {} to go on without them, behind every seq that was given", folder.display(),
         side_file.display()
     )]
     Lost {

@@ -18,6 +18,7 @@
 //! goes while commit 42 is written: the next start finds 41 up to the mark, and cuts off what there is of 42.
 
 mod backup;
+mod blame;
 mod check;
 mod committer;
 mod compact;

@@ -11,7 +11,7 @@ use super::memtables::Memtables;
 use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
 use super::{DATABASE, Disk, DiskEngine, DiskError, Durability, HIGH_WATER, SIDE_FILE};
-use super::{check, folder, identity, load, renew, sync, tail};
+use super::{blame, check, folder, identity, load, renew, sync, tail};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
@@ -77,6 +77,16 @@ impl Disk {
     /// # Errors
     /// [`DiskError`].
     pub fn open(
+        folder: &Path,
+        config: &ImConfig,
+        durability: Durability,
+        notify: impl Fn() + Send + 'static,
+    ) -> Result<Self, DiskError> {
+        let opened = Self::try_open(folder, config, durability, notify);
+        opened.map_err(|error| blame::name(folder, &folder.join(DATABASE), error))
+    }
+
+    fn try_open(
         folder: &Path,
         config: &ImConfig,
         durability: Durability,

@@ -19,21 +19,24 @@
 //! | `ends`, `touched` | see `ends` | |
 //! | `meta` | `commits`, `last_id`, `keys_end`, `lived_ms`, `retention`, `format` | batches that were committed, the last message id, the day after the newest with keys, the store's life, the time of the retention clock, [`FORMAT_NOW`], 8 bytes each |
 
-use super::DiskError;
+use super::{DiskError, blame};
 use crate::im::store::{Friendship, Role, WhoMayAdd};
 use bytes::Bytes;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::message::im;
 use prost::Message;
+use std::cell::Cell;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 /// Memory of one table before it is written out; the journal is short then, and opening quick.
 const MEMTABLE_BYTES: u64 = 16 << 20;
 /// Journals together, as the engine would like them. It lets them grow, and memory with them, when its threads fall behind.
 pub(super) const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// The whole database, in errors.
+pub(super) const WHOLE: &str = "the database";
 /// The thread that opens the engine, and starts its threads.
 const OPENER: &str = "opens the store";
 /// Niceness of background threads.
@@ -303,22 +306,40 @@ pub(super) fn nicely<T: Send>(start: impl FnOnce() -> T + Send) -> T {
 /// unwind, so what it means is said before.
 fn open_engine(
     folder: &Path,
+    database: &Path,
     open: impl FnOnce() -> Result<Database, fjall::Error> + Send,
 ) -> Result<Database, DiskError> {
+    thread_local! {
+        /// Database that this thread opens.
+        static OPENING: Cell<Option<PathBuf>> = const { Cell::new(None) };
+    }
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if std::thread::current().name() == Some(OPENER) {
-                tracing::error!(%panic, "the store is damaged, or its engine at fault; restore it from a copy");
+            if let Some(database) = OPENING.take() {
+                // A process that does not unwind ends here, so the file is named now.
+                let (path, problem) = blame::damaged(&database).unzip();
+                let path = path.unwrap_or(database);
+                tracing::error!(
+                    %panic,
+                    path = %path.display(),
+                    problem,
+                    "the store is damaged, or its engine at fault; restore a backup (moorline backend restore)"
+                );
             }
             before(panic);
         }));
     });
-    let opened = nicely(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(open)));
+    let opened = nicely(|| {
+        OPENING.set(Some(database.to_owned()));
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(open));
+        OPENING.set(None);
+        opened
+    });
     let Ok(opened) = opened else {
         let problem = "its engine gave up, as the log says".to_owned();
-        return Err(DiskError::Damaged { what: "the database", problem });
+        return Err(DiskError::Damaged { what: WHOLE, problem });
     };
     opened.map_err(|error| DiskError::open(folder, error))
 }
@@ -334,7 +355,7 @@ impl Tables {
             Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
         // The length of a batch in the journal is known then without reading it.
         let builder = builder.journal_compression(CompressionType::None);
-        let db = open_engine(folder, || builder.open())?;
+        let db = open_engine(folder, database, || builder.open())?;
         let names = db.list_keyspace_names();
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
         let mut keys = VecDeque::new();

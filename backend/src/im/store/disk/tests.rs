@@ -307,7 +307,7 @@ fn a_complete_journal_that_is_not_what_it_was_is_refused() {
     for wrong in [&bytes[..bytes.len() / 2], &spoiled] {
         std::fs::write(&journal, wrong).expect("ours");
         let refused = folder.open().map(drop).expect_err("it is damaged").to_string();
-        assert!(refused.contains(name) && refused.contains("restore it from a copy"), "{refused}");
+        assert!(refused.contains(name) && refused.contains("restore a backup"), "{refused}");
     }
     // The engine gives back the room it made in advance.
     let used = bytes.iter().rposition(|byte| *byte != 0).expect("something") + 1;

@@ -23,53 +23,13 @@ impl<E: Engine> EngineStore<E> {
         let cursor: DeviceCursor = users.login(user, device, *platform, *now_ms, changed);
         self.trim(user);
         if cursor.is_new {
-            self.begin_large_groups((user, cursor.device));
+            for (conversation, end) in known_ends(&self.engine, &self.directory, user) {
+                self.confirm((user, cursor.device), conversation, end);
+            }
         }
         let place = self.directory.users.get(user);
         let device = place.device(cursor.device).map(|device| device.name.clone()).unwrap_or_default();
         Some(LoggedIn { user, uid: place.uid.clone(), device, cursor })
-    }
-
-    /// Decides from where on a new device is told of large groups: from now on, or, if its inbox holds messages from before
-    /// the group outgrew inboxes, from those on.
-    fn begin_large_groups(&mut self, (user, device): Origin) {
-        let place = self.directory.users.get(user);
-        let conversations = &self.directory.conversations;
-        let is_large = |id: &ConversationId| conversations.get(*id).unstreamed > 0;
-        let large: Vec<ConversationId> = place.conversations.iter().copied().filter(is_large).collect();
-        if large.is_empty() {
-            return;
-        }
-        let oldest = self.oldest_in_inbox(user);
-        for conversation in large {
-            let place = self.directory.conversations.get(conversation);
-            let from = oldest.get(&conversation).filter(|seq| **seq <= place.unstreamed);
-            let end = from.map_or(place.unstreamed, |seq| place.unstreamed_from.max(*seq) - 1);
-            self.confirm((user, device), conversation, end);
-        }
-    }
-
-    /// The oldest message of each conversation in an inbox.
-    fn oldest_in_inbox(&self, user: UserId) -> HashMap<ConversationId, u64> {
-        let place = self.directory.users.get(user);
-        let mut oldest = HashMap::new();
-        let mut note = |(conversation, seq): (ConversationId, u64)| {
-            if seq > 0 {
-                let known = oldest.entry(conversation).or_insert(seq);
-                *known = seq.min(*known);
-            }
-        };
-        if place.trimmed < place.durable_end {
-            self.engine.entries(user, place.trimmed + 1..=place.durable_end, &mut |_, entry| {
-                note(entry.content.place());
-                true
-            });
-        }
-        // Those that are not durable yet.
-        for position in place.trimmed.max(place.durable_end) + 1..=place.numbered {
-            self.engine.place_of(user, position).into_iter().for_each(&mut note);
-        }
-        oldest
     }
 
     pub(super) fn read(&mut self, read: Read) -> Completion {
@@ -207,4 +167,49 @@ impl<E: Engine> EngineStore<E> {
         };
         place.conversations.iter().filter_map(news).collect()
     }
+}
+
+/// Where a new device begins in each large group: behind everything, or, if its inbox holds messages from before the
+/// group outgrew inboxes, behind those.
+fn known_ends<E: Engine>(engine: &E, directory: &Directory, user: UserId) -> Vec<(ConversationId, u64)> {
+    let conversations = &directory.conversations;
+    let all = directory.users.get(user).conversations.iter().copied();
+    let large: Vec<_> = all.filter(|id| conversations.get(*id).unstreamed > 0).collect();
+    if large.is_empty() {
+        return Vec::new();
+    }
+    let oldest = oldest_in_inbox(engine, directory, user);
+    let end_of = |id: ConversationId| {
+        let place = conversations.get(id);
+        let from = oldest.get(&id).filter(|seq| **seq <= place.unstreamed);
+        (id, from.map_or(place.unstreamed, |seq| place.unstreamed_from.max(*seq) - 1))
+    };
+    large.into_iter().map(end_of).collect()
+}
+
+/// The oldest message of each conversation in an inbox.
+fn oldest_in_inbox<E: Engine>(
+    engine: &E,
+    directory: &Directory,
+    user: UserId,
+) -> HashMap<ConversationId, u64> {
+    let place = directory.users.get(user);
+    let mut oldest = HashMap::new();
+    let mut note = |(conversation, seq): (ConversationId, u64)| {
+        if seq > 0 {
+            let known = oldest.entry(conversation).or_insert(seq);
+            *known = seq.min(*known);
+        }
+    };
+    if place.trimmed < place.durable_end {
+        engine.entries(user, place.trimmed + 1..=place.durable_end, &mut |_, entry| {
+            note(entry.content.place());
+            true
+        });
+    }
+    // Those that are not durable yet.
+    for position in place.trimmed.max(place.durable_end) + 1..=place.numbered {
+        engine.place_of(user, position).into_iter().for_each(&mut note);
+    }
+    oldest
 }

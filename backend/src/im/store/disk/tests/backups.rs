@@ -133,3 +133,51 @@ fn a_whole_old_folder_is_known_for_a_copy() {
     let other = stored(committed(&mut store, vec![draft(ann, Target::User(new), 62, 62)]).pop());
     assert!(other.seq > high_water::JUMP, "a conversation that the original may have had: {}", other.seq);
 }
+
+/// Every file of the database, damaged or removed, one after the other: whoever is refused is told which it is.
+#[test]
+fn a_refusal_names_the_damaged_file() {
+    let (folder, _) = spoken();
+    // Everything goes into tables, as it does with time.
+    let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("the database");
+    for table in tables.busy().iter().chain([&tables.users, &tables.conversations, &tables.meta]) {
+        table.rotate_memtable_and_wait().expect("written out");
+    }
+    drop(tables);
+    assert_eq!(blame::damaged(&folder.0.join(DATABASE)), None, "a whole store has no damaged file");
+    let mut files = Vec::new();
+    for table in std::fs::read_dir(folder.0.join(DATABASE).join(renew::TABLES)).expect("tables") {
+        let table = table.expect("a table").path();
+        for file in std::fs::read_dir(&table)
+            .expect("files")
+            .chain(std::fs::read_dir(table.join("tables")).expect("files"))
+        {
+            let path = file.expect("a file").path();
+            let name = path.strip_prefix(&folder.0).expect("inside").to_owned();
+            files.extend(path.is_file().then_some(name));
+        }
+    }
+    let (mut refused, mut named) = (0, 0);
+    for name in &files {
+        for is_removed in [false, true] {
+            let copied = Folder::new();
+            copy(&folder.0, &copied.0);
+            let path = copied.0.join(name);
+            let mut bytes = std::fs::read(&path).expect("ours");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            if is_removed { std::fs::remove_file(&path) } else { std::fs::write(&path, bytes) }
+                .expect("ours");
+            if let Err(error) = copied.open() {
+                refused += 1;
+                // Without its pointer, a table is gone for the engine, and the error names the table.
+                let is_named = error.to_string().contains(&path.display().to_string())
+                    || is_removed && name.ends_with("current");
+                named += usize::from(is_named);
+                assert!(is_named, "{}, removed: {is_removed}: {error}", name.display());
+            }
+        }
+    }
+    assert!(files.len() > 30 && refused > files.len() / 2, "{refused} of {} files were missed", files.len());
+    assert_eq!(named, refused);
+}
