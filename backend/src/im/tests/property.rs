@@ -710,7 +710,6 @@ fn run_late(config: ImConfig, is_lossless: bool, seed: u64, steps: &[Step]) {
 
 /// A folder of this test, gone with it.
 struct Folder(PathBuf);
-
 impl Drop for Folder {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).ok();
@@ -721,16 +720,17 @@ fn run_on_disk(config: ImConfig, is_lossless: bool, steps: &[Step]) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let name = format!("moorline-oracle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let folder = Folder(std::env::temp_dir().join(name));
-    let (path, limits) = (folder.0.clone(), config.clone());
-    let open = move || Disk::open(&path, &limits, Durability::System, || ()).expect("it opens");
+    let (at, limits) = (folder.0.clone(), config.clone());
+    let open = move || Disk::open(&at, &limits, Durability::System, || ()).expect("it opens");
     let store = open();
-    let reopen = move |store: Disk| {
+    let reopen = Box::new(move |store: Disk| {
         drop(store);
         open()
-    };
-    let mut world = World::new(config, store, is_lossless, Box::new(reopen));
+    });
+    let mut world = World::new(config, store, is_lossless, reopen);
     steps.iter().for_each(|step| world.step(step));
     world.settle();
+    assert_eq!(Disk::verify(&folder.0, &small()).expect("readable").problems, Vec::<String>::new());
 }
 
 fn small() -> ImConfig {

@@ -169,7 +169,7 @@ impl<E: Engine> EngineStore<E> {
     }
 }
 
-/// Where a new device begins in each large group: behind everything, or, if its inbox holds messages from before the
+/// Seqs behind which a new device begins in its large groups: behind everything, or, if its inbox holds messages from before the
 /// group outgrew inboxes, behind those.
 fn known_ends<E: Engine>(engine: &E, directory: &Directory, user: UserId) -> Vec<(ConversationId, u64)> {
     let conversations = &directory.conversations;
