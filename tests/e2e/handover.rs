@@ -364,10 +364,10 @@ fn a_new_process_may_be_killed_at_any_moment() {
 #[test]
 fn a_silent_connection_of_the_process_before_makes_room_for_a_newcomer() {
     let backend = Backend::start();
-    let places = ["listener.handshakes_max=3", "listener.address_handshakes=0"];
+    let places = ["listener.handshakes_max=16", "listener.address_handshakes=0"];
     let series = Series::start(&backend, &[places[0], places[1], "limits.handshake_timeout=300s"]);
-    let _silent: Vec<_> = (0..3).map(|_| Client::connect(series.gateway.listener)).collect();
-    series.gateway.until_metric("connections", 3);
+    let _silent: Vec<_> = (0..16).map(|_| Client::connect(series.gateway.listener)).collect();
+    series.gateway.until_metric("connections", 16);
     series.restart();
     drop(Client::login(series.gateway.listener, "alice", "d"));
     series.gateway.until_at_least("handshakes_evicted_total", 1);
