@@ -29,8 +29,8 @@ impl Disk {
         // Looks at everything as a backend does before anything is written anew.
         drop(Self::open(folder, config, Durability::Disk, || ())?);
         let Opened { lock, tables, found, database, side_file, .. } = open::open(folder)?;
-        for table in tables.all_tables() {
-            write_out(&table)?;
+        for table in tables.every() {
+            write_out(table)?;
             table.major_compact().map_err(DiskError::engine("compact a table"))?;
         }
         drop(tables);
@@ -68,7 +68,12 @@ fn empty(path: &Path) -> io::Result<()> {
 
 impl Tables {
     /// All tables, those of keys too.
-    fn all_tables(&self) -> Vec<Keyspace> {
+    fn every(&self) -> impl Iterator<Item = &Keyspace> {
+        self.lasting().into_iter().chain(self.keys.iter().map(|(_, table)| table))
+    }
+
+    /// All tables but those of keys, which come and go by days.
+    pub(super) const fn lasting(&self) -> [&Keyspace; 16] {
         let Self {
             meta,
             users,
@@ -86,10 +91,10 @@ impl Tables {
             streams,
             events,
             erasures,
-            keys,
+            keys: _,
             db: _,
         } = self;
-        let lasting = [
+        [
             meta,
             users,
             devices,
@@ -106,7 +111,6 @@ impl Tables {
             streams,
             events,
             erasures,
-        ];
-        lasting.into_iter().chain(keys.iter().map(|(_, table)| table)).cloned().collect()
+        ]
     }
 }

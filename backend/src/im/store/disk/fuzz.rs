@@ -31,6 +31,8 @@ const ENTRIES_MAX: usize = 16;
 /// Reads are answered within this.
 const PAGE: PageLimits = PageLimits { messages: ENTRIES_MAX, bytes: 1 << 16 };
 const NOW_MS: u64 = 1_700_000_000_000;
+/// Number of the table of keys in an input; tables that came later are behind it.
+const KEYS_AT: usize = 14;
 /// Longest inbox that is trimmed here; a longer one only takes time.
 const INBOX_MAX: u64 = 10_000;
 
@@ -56,41 +58,10 @@ impl World {
     }
 
     /// All tables, in the order of their numbers in an input.
-    fn all(&self) -> [&fjall::Keyspace; 15] {
-        let Tables {
-            meta,
-            users,
-            devices,
-            confirmed,
-            profiles,
-            relations,
-            inboxes,
-            conversations,
-            members,
-            messages,
-            uncounted,
-            ends,
-            touched,
-            streams,
-            ..
-        } = &self.tables;
-        [
-            meta,
-            users,
-            devices,
-            confirmed,
-            profiles,
-            relations,
-            inboxes,
-            conversations,
-            members,
-            messages,
-            uncounted,
-            ends,
-            touched,
-            streams,
-            &self.keys,
-        ]
+    fn all(&self) -> Vec<&fjall::Keyspace> {
+        let mut all = self.tables.lasting().to_vec();
+        all.insert(KEYS_AT, &self.keys);
+        all
     }
 
     fn clear(&self) {
