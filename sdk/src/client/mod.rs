@@ -116,7 +116,7 @@ impl Client {
     /// # Errors
     /// [`SendRefused`]: it was not taken.
     pub fn send(&self, target: Target, kind: u32, payload: impl Into<Bytes>) -> Result<Pending, SendRefused> {
-        self.send_as(None, target, kind, payload.into())
+        self.shared.send(None, target, kind, payload.into())
     }
 
     /// Sends with the caller's key: a message sent twice with one key is stored once.
@@ -130,19 +130,7 @@ impl Client {
         kind: u32,
         payload: impl Into<Bytes>,
     ) -> Result<Pending, SendRefused> {
-        self.send_as(Some(key), target, kind, payload.into())
-    }
-
-    fn send_as(
-        &self,
-        key: Option<MessageKey>,
-        target: Target,
-        kind: u32,
-        payload: Bytes,
-    ) -> Result<Pending, SendRefused> {
-        let pending = self.shared.send(key, target, kind, payload)?;
-        self.shared.wake();
-        Ok(pending)
+        self.shared.send(Some(key), target, kind, payload.into())
     }
 
     /// Messages that earlier runs of the application sent without a result, in that order; this client sends them.

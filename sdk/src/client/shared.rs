@@ -125,7 +125,10 @@ impl Shared {
         if let (Err(_), Some(number), Some(keeper)) = (&sent, number, &self.keeper) {
             keeper.done(number);
         }
-        Ok(hub.wait_for(sent?, number, key))
+        let pending = hub.wait_for(sent?, number, key);
+        drop(hub);
+        self.wake();
+        Ok(pending)
     }
 
     /// The core, and the time to tell it.
