@@ -27,7 +27,7 @@ impl ProcessFd {
     /// Ends the process by KILL.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.0, Signal::KILL)?)
     }

@@ -1,7 +1,7 @@
 //! The client's own thread: one mio loop that drives the core's one socket.
 //!
-//! It holds the hub's lock only while it talks to the core, never while it does IO. What may block is in other threads
-//! (`jobs`, `keeper`).
+//! The thread holds the hub's lock only while it talks to the core, never while it does IO. Work that may block is in other
+//! threads (`jobs`, `keeper`).
 
 use super::alarm::Alarm;
 use super::clock::{Clock, SleepWatch};

@@ -49,7 +49,7 @@ pub(super) fn take(inherited: &mut HashSet<RawFd>, old: i32) -> Option<File> {
 /// Reads the file.
 ///
 /// # Errors
-/// It is not whole, or the system has no memory.
+/// The file is not whole, or the system has no memory.
 pub(super) fn read(file: Option<&File>) -> io::Result<Arc<[Bytes]>> {
     let Some(file) = file else { return Ok(Arc::default()) };
     let mapping = memory::map_sealed(file)?;

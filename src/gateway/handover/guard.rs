@@ -5,7 +5,7 @@
 //!  supervisor ── old, new                     after it: the guard has left, and the new one is the supervisor's child
 //! ```
 //!
-//! It runs the program of the old process, starts the new one with everything that it inherited, closes all of that, and
+//! The guard runs the program of the old process, starts the new one with everything that it inherited, closes all of that, and
 //! waits. If the new process ends, the guard tells its exit status. If the old process dies, a new one that does not claim the
 //! sockets within a second is killed, whatever it hangs in: it would keep every socket open, and nobody could listen at the
 //! address. At the commit the guard leaves, so that the system gives the new process to the supervisor (a subreaper, such as

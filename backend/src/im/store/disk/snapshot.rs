@@ -3,7 +3,7 @@
 //! Tables of the engine never change once they are written, so they are linked and not copied, which takes milliseconds.
 //! The order makes the picture consistent: tables first, then the journals. A journal that is there at the end has
 //! everything that came after the tables were linked, unless one was removed in between; then the picture is taken anew.
-//! What the newest journal has behind its last whole commit is cut off, as after a kill ([`super::tail`]).
+//! An unfinished commit at the end of the newest journal is cut off, as after a kill ([`super::tail`]).
 
 use super::mark::{Mark, MarkFile, Noted};
 use super::renew::TABLES;

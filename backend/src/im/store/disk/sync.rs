@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-/// Syncs the content of a file. `path` is its name in errors.
+/// Syncs the content of a file. `path` names the file to tests that let its sync fail.
 pub(super) fn data(file: &File, path: &Path) -> io::Result<()> {
     #[cfg(test)]
     faults::meet(path)?;

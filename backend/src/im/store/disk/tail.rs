@@ -6,7 +6,7 @@
 //! anything else that cannot be read is damage and is refused, by the name of the file.
 //!
 //! One case is ambiguous, after a power cut only: the mark is one commit old and the last acknowledged commit is damaged.
-//! It is cut off, as an incomplete one is.
+//! That commit is cut off, as an incomplete one is.
 
 use super::journal::{self, Batch, Reader};
 use super::mark::{End, Mark, Noted};
