@@ -38,22 +38,29 @@ pub(super) struct Warm {
     streams: Vec<Watched>,
 }
 
-/// Already watched sockets of one shard, with their cookies, by slot.
+/// Already watched sockets of one shard, with their cookies, in the order of their slots. A list has one entry for each
+/// socket, however high its slot is.
 #[derive(Default)]
-pub(super) struct Watched(Vec<Option<(ConnKey, u64, Stream)>>);
+pub(super) struct Watched {
+    sockets: Vec<(ConnKey, u64, Option<Stream>)>,
+    /// Place behind the socket that was taken last: the snapshot has the same order.
+    next: usize,
+}
 
 impl Watched {
-    fn insert(&mut self, key: ConnKey, cookie: u64, stream: Stream) {
-        let slot = key.slot() as usize;
-        if self.0.len() <= slot {
-            self.0.resize_with(slot + 1, || None);
-        }
-        self.0[slot] = Some((key, cookie, stream));
+    fn of(mut sockets: Vec<(ConnKey, u64, Option<Stream>)>) -> Self {
+        sockets.sort_by_key(|(key, ..)| key.slot());
+        Self { sockets, next: 0 }
     }
 
     fn take(&mut self, key: ConnKey) -> Option<(u64, Stream)> {
-        let client = self.0.get_mut(key.slot() as usize)?;
-        client.take_if(|(other, ..)| *other == key).map(|(_, cookie, stream)| (cookie, stream))
+        if self.sockets.get(self.next).is_none_or(|(other, ..)| *other != key) {
+            self.next = self.sockets.partition_point(|(other, ..)| other.slot() < key.slot());
+        }
+        let (other, cookie, stream) = self.sockets.get_mut(self.next)?;
+        let taken = stream.take_if(|_| *other == key)?;
+        self.next += 1;
+        Some((*cookie, taken))
     }
 }
 
@@ -67,17 +74,17 @@ impl Warm {
         for list in lists {
             let (sender, (poll, inbox)) =
                 reactor_inbox().map_err(GatewayError::system("make a reactor's epoll"))?;
-            let mut watched = Watched::default();
+            let mut watched = Vec::new();
             for SocketsRecord { keys, fds, cookies } in list {
                 for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                     let Some(fd) = take(&SocketRef { fd, cookie }) else { continue };
                     let (key, mut stream) = (ConnKey::from_u64(key), Stream::thaw(StreamKind::Tcp, fd));
                     reactor::watch(poll.registry(), &mut stream, key)
                         .map_err(GatewayError::system("watch a socket"))?;
-                    watched.insert(key, cookie, stream);
+                    watched.push((key, cookie, Some(stream)));
                 }
             }
-            warm.streams.push(watched);
+            warm.streams.push(Watched::of(watched));
             warm.reactors.push((sender, (poll, inbox)));
         }
         Ok(warm)
@@ -206,7 +213,8 @@ impl Prepared {
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
         for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
-            watched.0.into_iter().flatten().for_each(|(.., mut stream)| reactor.unwatch(&mut stream));
+            let left = watched.sockets.into_iter().filter_map(|(.., stream)| stream);
+            left.for_each(|mut stream| reactor.unwatch(&mut stream));
         }
         Ok(prepared)
     }

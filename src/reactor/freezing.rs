@@ -12,6 +12,7 @@ use crate::sys::sockets as system_sockets;
 use crossbeam_channel::Sender;
 use mio::{Poll, Registry};
 use moorline_net::stream::Stream;
+use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::collections::HashSet;
@@ -117,6 +118,9 @@ impl Reactor {
         for SocketsRecord { keys, fds, cookies } in sockets {
             for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                 let key = ConnKey::from_u64(key);
+                if !has_socket(&reactor.shard, key) || streams.get(key).is_some() {
+                    return Err(records.contradiction(format!("{key:?} has a socket too many")));
+                }
                 let socket =
                     take(reactor.sockets.poll.registry(), key, &SocketRef { fd, cookie }).map_err(problem)?;
                 reactor.sockets.listeners.readmit(&socket, now);
@@ -130,11 +134,16 @@ impl Reactor {
             }
         }
         reactor.sockets.streams = streams;
-        let has_socket = |key: &ConnKey| reactor.sockets.streams.get(*key).is_some();
-        if let Some(key) = reactor.shard.with_sockets().find(|key| !has_socket(key)) {
+        let is_there = |key: &ConnKey| reactor.sockets.streams.get(*key).is_some();
+        if let Some(key) = reactor.shard.with_sockets().find(|key| !is_there(key)) {
             return Err(records.contradiction(format!("{key:?} has no socket")));
         }
         reactor.perform();
         Ok(reactor)
     }
+}
+
+/// True if the connection exists and has a socket.
+fn has_socket(shard: &Shard, key: ConnKey) -> bool {
+    shard.state(key).is_some_and(|state| state != State::Detached)
 }

@@ -159,6 +159,14 @@ impl Clients {
         if loaded.connections.last().is_some_and(|(last, _)| *last >= slot) {
             return Err(from.contradiction("connections are not in the order of their slots"));
         }
+        let slots_max = self.ledger.settings.thaw_slots_max;
+        if slot >= slots_max {
+            // The table has a place for every slot below: 17 million for a snapshot of one connection.
+            let problem = format!(
+                "a connection is in slot {slot} of at most {slots_max}; raise `limits.connections_max`"
+            );
+            return Err(from.contradiction(problem));
+        }
         let timer = self.ledger.timers.insert(Instant::from_nanos(record.timer), key.slot());
         let mut connection = Connection::thaw(record, timer, now, from)?;
         if connection.outbound.is_some() {

@@ -14,6 +14,10 @@ use std::sync::Arc;
 const DEVICES_MAX: usize = 32;
 /// Longest time until a closing connection has written its last frame.
 const LINGER: Duration = Duration::from_secs(2);
+/// Slots that a snapshot may name whatever the limits are now: a table of 40 MiB.
+const SLOTS_ALWAYS: usize = 1 << 20;
+/// Slots beside those of connections and detached sessions: connections that are closing.
+const SLOTS_CLOSING: usize = 1 << 16;
 
 /// Limits and identity of one shard.
 #[derive(Clone, Debug)]
@@ -82,6 +86,15 @@ pub struct Settings {
     pub memory_bytes_max: usize,
     /// Other gateways, for WELCOME and GOAWAY.
     pub alternates: Arc<[String]>,
+    /// Slots that a snapshot may name: the table is as long as its highest slot.
+    pub thaw_slots_max: usize,
+}
+
+/// Returns the number of slots that a gateway with these limits can have used, at least [`SLOTS_ALWAYS`]: the limits may have
+/// been larger before.
+fn thaw_slots_max(config: &Config) -> usize {
+    let clients = config.limits.connections_max.saturating_add(config.session.kept_max);
+    clients.saturating_add(SLOTS_CLOSING).max(SLOTS_ALWAYS)
 }
 
 impl Settings {
@@ -136,6 +149,7 @@ impl Settings {
             user_rate: u32::try_from(limits.user_rate).unwrap_or(u32::MAX),
             memory_bytes_max: limits.memory_watermark.as_usize().div_ceil(shards),
             alternates: config.gateway.alternates.clone().into(),
+            thaw_slots_max: thaw_slots_max(config),
         }
     }
 

@@ -117,3 +117,39 @@ fn no_damaged_record_makes_it_panic() {
     }
     assert!(refused > bytes.len() / 2, "{refused} of {} were refused", 2 * bytes.len());
 }
+
+/// A snapshot with one connection, in this slot.
+fn with_one_in(slot: u32) -> Vec<u8> {
+    let mut world = World::new();
+    world.accept();
+    let mut section = Section::default();
+    world.shard.freeze(&mut section);
+    let mut writer = Writer::default();
+    writer.add(SectionKind::Shard, 0, section);
+    let snapshot = Snapshot::open(writer.finish(Header::default()).concat().into()).expect("just written");
+    let (_, mut records) = snapshot.sections(SectionKind::Shard).expect("one").remove(0);
+    let mut moved = Section::default();
+    while let Some(mut item) = records.next().expect("just written") {
+        if let Item::Connection(record) = &mut item {
+            record.key = ConnKey::new(ShardId(0), slot, 1).as_u64();
+        }
+        moved.put(item);
+    }
+    let mut writer = Writer::default();
+    writer.add(SectionKind::Shard, 0, moved);
+    writer.finish(Header::default()).concat()
+}
+
+#[test]
+fn a_slot_that_no_limit_allows_is_refused_before_the_table_grows_to_it() {
+    let slots_max = u32::try_from(settings().thaw_slots_max).expect("a number of slots");
+    let (shard, _) = thawed(with_one_in(slots_max - 1)).expect("as a gateway may have it");
+    shard.check();
+    for slot in [slots_max, ConnKey::SLOTS_MAX - 1] {
+        let error = thawed(with_one_in(slot)).expect_err("refused").to_string();
+        assert!(
+            error.contains(&format!("slot {slot}")) && error.contains("limits.connections_max"),
+            "{error}"
+        );
+    }
+}
