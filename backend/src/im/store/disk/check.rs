@@ -10,7 +10,7 @@ use crate::im::store::directory::{Conversations, Directory, Kind, Users};
 use crate::im::store::{ConversationId, UserId};
 
 /// Largest number of anything that rises by one: there must be a next one, and room for a step of many.
-const NUMBER_MAX: u64 = 1 << 62;
+pub(super) const NUMBER_MAX: u64 = 1 << 62;
 /// Entries of one inbox. `im.inbox_entries_max` may have been anything; the entries are removed in one batch.
 const HELD_MAX: u64 = 10_000_000;
 
@@ -23,6 +23,14 @@ fn has_next(numbers: &[u64], what: &'static str) -> Result<(), DiskError> {
         None => Ok(()),
         Some(number) => Err(damaged(what, format!("the number {number} has none behind it"))),
     }
+}
+
+/// Checks a number that rises by one.
+///
+/// # Errors
+/// [`DiskError::Damaged`]: there is no next one.
+pub(super) fn counter(number: u64) -> Result<u64, DiskError> {
+    has_next(&[number], "a counter").map(|()| number)
 }
 
 /// Checks all of it.
@@ -94,6 +102,7 @@ fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskErr
             place.began_after,
             place.events,
             place.gone,
+            place.removed,
         ],
         WHAT,
     )?;
@@ -179,8 +188,10 @@ mod tests {
         assert!(refused(|whole| whole.users.get_mut(UserId(1)).numbered = HELD_MAX + 1));
         assert!(refused(|whole| whole.users.get_mut(UserId(1)).trimmed = 1));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).numbered = u64::MAX));
+        assert!(refused(|whole| whole.conversations.get_mut(PAIR).removed = u64::MAX));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).members[0].read = u64::MAX));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).members[0].visible_from = 0));
+        assert!(matches!((counter(NUMBER_MAX), counter(u64::MAX)), (Ok(NUMBER_MAX), Err(_))));
     }
 
     #[test]

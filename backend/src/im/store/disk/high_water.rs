@@ -8,6 +8,7 @@
 //! The file is numbers of 8 bytes, big-endian: behind which seq conversations begin that are new, then the maximum of
 //! each section.
 
+use super::check::NUMBER_MAX;
 use super::stream_tails::StreamTails;
 use super::tables::{Change, Tables};
 use super::{rows, sync};
@@ -47,12 +48,20 @@ fn section_of(conversation: usize) -> usize {
 }
 
 impl HighWaterFile {
+    /// Reads the file, which is made if it is not there.
+    ///
+    /// # Errors
+    /// The system's, or a number that no store has written: there would be no seq behind it.
     pub(super) fn open(path: &Path) -> io::Result<(Self, File)> {
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         // What is left over at the end was never synced, so nothing was committed that counts on it.
         let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
+        if let Some(number) = numbers.clone().find(|number| *number > NUMBER_MAX) {
+            let problem = format!("{number} cannot be a seq: the file is damaged; restore it from a backup");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
         let first = numbers.next();
         let (begin_after, is_new) = (first.unwrap_or(0), first.is_none());
         Ok((Self { begin_after, maxima: numbers.collect(), is_new }, file))
@@ -148,5 +157,25 @@ impl HighWaterFile {
 impl HighWater {
     pub(super) fn write(&self, file: &File) -> io::Result<()> {
         file.write_all_at(&self.maximum.to_be_bytes(), (self.section as u64 + 1) * 8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_maximum_with_no_seq_behind_it_is_refused() {
+        let path = std::env::temp_dir().join(format!("moorline-high-water-{}", std::process::id()));
+        for (number, is_taken) in [(NUMBER_MAX, true), (NUMBER_MAX + 1, false), (u64::MAX, false)] {
+            std::fs::write(&path, [7_u64, number].map(u64::to_be_bytes).concat()).expect("written");
+            match HighWaterFile::open(&path) {
+                Ok((file, _)) => assert!(is_taken && file.maximum(ConversationId(0)) == Some(number)),
+                Err(error) => {
+                    assert!(!is_taken && error.to_string().contains(&number.to_string()), "{error}");
+                }
+            }
+        }
+        std::fs::remove_file(&path).ok();
     }
 }

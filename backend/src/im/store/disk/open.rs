@@ -50,7 +50,7 @@ pub(super) fn open(folder: &Path) -> Result<Opened, DiskError> {
     for changed in [&database.join(renew::TABLES), &database, folder] {
         sync::folder(changed).map_err(file_error("sync", changed))?;
     }
-    let found = tables.number(tables::COMMITS)?;
+    let found = check::counter(tables.number(tables::COMMITS)?)?;
     match noted {
         Noted::Mark(Mark { commits: known, .. }) if found < known => {
             let folder = folder.to_owned();

@@ -159,7 +159,7 @@ impl<E: Engine> Sweeps<'_, E> {
             let place = self.store.directory.conversations.get(id);
             (place.is_group() && place.gone < place.durable).then_some(id)
         });
-        let next = group.map_or(erasure.next + PASSED as u64, |group| u64::from(group.0) + 1);
+        let next = group.map_or(erasure.next.saturating_add(PASSED as u64), |group| u64::from(group.0) + 1);
         if let Some(group) = group {
             let of_group = Erasure { next: 0, is_told: false, ..erasure };
             self.store.directory.erasures.set(user, group, of_group);
