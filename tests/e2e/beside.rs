@@ -26,6 +26,15 @@ pub(crate) struct Report {
 pub(crate) struct Lap {
     pub(crate) count: usize,
     pub(crate) p99: Duration,
+    /// Processor time of both clients.
+    pub(crate) cpu: Duration,
+}
+
+/// Latencies of messages, and the processor time of the chat's thread when they began and at their end.
+#[derive(Default)]
+struct Times {
+    took: Vec<Duration>,
+    cpu: (Duration, Duration),
 }
 
 /// A chat in a thread of its own. It panics, and so does [`Chat::finish`], when anything is lost,
@@ -34,7 +43,7 @@ pub(crate) struct Chat {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
     /// Latencies of the messages since the last call.
-    times: Arc<Mutex<Vec<Duration>>>,
+    times: Arc<Mutex<Times>>,
     thread: JoinHandle<Report>,
 }
 
@@ -48,7 +57,7 @@ impl Chat {
     pub(crate) fn start_unhurried(gateway: SocketAddr, pause: Duration) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (is_over, count) = (Arc::clone(&stop), Arc::clone(&done));
-        let times = Arc::new(Mutex::new(Vec::new()));
+        let times = Arc::new(Mutex::new(Times::default()));
         let taken = Arc::clone(&times);
         let thread = std::thread::spawn(move || chat((gateway, pause), &is_over, &count, &taken));
         let chat = Self { stop, done, times, thread };
@@ -67,12 +76,16 @@ impl Chat {
 
     /// Latencies of the messages since the last call, or since the start.
     pub(crate) fn lap(&self) -> Lap {
-        let mut times = std::mem::take(&mut *self.times.lock().expect("nobody panics with it"));
+        let mut kept = self.times.lock().expect("nobody panics with it");
+        let (began, ended) = kept.cpu;
+        kept.cpu.0 = ended;
+        let mut times = std::mem::take(&mut kept.took);
+        drop(kept);
         times.sort_unstable();
         let quantile =
             |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
         let p99 = quantile(99).copied().unwrap_or_default();
-        Lap { count: times.len(), p99 }
+        Lap { count: times.len(), p99, cpu: ended.saturating_sub(began) }
     }
 
     pub(crate) fn finish(self) -> Report {
@@ -85,7 +98,7 @@ fn chat(
     (gateway, pause): (SocketAddr, Duration),
     is_over: &AtomicBool,
     done: &AtomicU64,
-    times: &Mutex<Vec<Duration>>,
+    times: &Mutex<Times>,
 ) -> Report {
     let mut pair = [Client::login(gateway, "beside-ann", "d"), Client::login(gateway, "beside-ben", "d")];
     let names = ["beside-ben", "beside-ann"];
@@ -105,7 +118,10 @@ fn chat(
         report.messages = number;
         let took = clock::now().saturating_since(started);
         report.slowest = report.slowest.max(took);
-        times.lock().expect("nobody panics with it").push(took);
+        let mut times = times.lock().expect("nobody panics with it");
+        times.took.push(took);
+        times.cpu.1 = moorline_usage::thread_cpu_time();
+        drop(times);
         done.store(number, Ordering::SeqCst);
         pair[speaker].is_quiet_for(pause);
     }

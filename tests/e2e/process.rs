@@ -143,9 +143,7 @@ impl Process {
 
     /// Memory in use, in KiB.
     pub(crate) fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-        line.trim().trim_end_matches("kB").trim().parse().expect("a number")
+        moorline_usage::quick_resident_bytes(self.pid()).expect("it runs") >> 10
     }
 
     /// Numbers of its open descriptors.
@@ -158,11 +156,7 @@ impl Process {
 
     /// Processor time used.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
-        let after_name = stat.rsplit_once(')').expect("a name in brackets").1;
-        let fields: Vec<_> = after_name.split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("ticks")).sum();
-        Duration::from_millis(ticks * 10)
+        moorline_usage::cpu_time(self.pid()).expect("it runs")
     }
 
     /// Running processes that it has started, and those that they have started.

@@ -4,7 +4,7 @@
 //! Example: a gateway has used `cpu_time(pid)` before and after 10,000 messages; the difference is what they cost.
 #![forbid(unsafe_code)]
 
-use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use std::fs;
 use std::time::Duration;
@@ -21,6 +21,11 @@ pub fn cpu_time(pid: u32) -> Option<Duration> {
         Some(time) => Some(Duration::from(time)),
         None => parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?),
     }
+}
+
+/// User and system time of the calling thread; 0: the kernel does not tell.
+pub fn thread_cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Resident memory of a process, in bytes. `None`: no such process.
@@ -78,6 +83,8 @@ mod tests {
         assert!(resident_bytes(me).is_some_and(|bytes| bytes >= length));
         assert!(quick_resident_bytes(me).is_some_and(|bytes| bytes >= length / 2));
         assert!(cpu_time(me).is_some_and(|time| !time.is_zero()));
+        let of_this = thread_cpu_time();
+        assert!(!of_this.is_zero() && cpu_time(me).is_some_and(|all| all >= of_this));
     }
 
     #[test]
