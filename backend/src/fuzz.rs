@@ -2,6 +2,7 @@
 
 pub use crate::api::fuzz::body as api;
 pub use crate::im::store::fuzz::body as disk;
+pub use crate::im::store::fuzz::files::body as files;
 
 /// The files of a target's folder in `fuzz/corpus`. With `FUZZ_SEEDS=write` in the environment, `seeds` are written there
 /// before.

@@ -75,5 +75,8 @@ pub mod target {
         /// Records of the backend's database.
         #[cfg(feature = "backend")]
         backend_disk = moorline_backend::fuzz::disk;
+        /// Files beside the backend's database, and the end of its journals.
+        #[cfg(feature = "backend")]
+        backend_files = moorline_backend::fuzz::files;
     }
 }

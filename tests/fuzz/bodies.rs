@@ -61,25 +61,30 @@ fn round_trip<M: Message + Default + PartialEq + std::fmt::Debug>(input: &[u8]) 
 }
 
 macro_rules! round_trips {
-    ($input:ident: $($module:ident { $($message:ident)+ })+) => {
-        $($(round_trip::<$module::$message>($input);)+)+
+    ($($module:ident { $($message:ident)+ })+) => {
+        /// Names of the messages of [`message`].
+        pub(crate) const MESSAGES: &[&str] = &[$($(stringify!($message)),+),+];
+
+        /// Every message of the schema: refused, or the same after one more round.
+        pub(crate) fn message(input: &[u8]) {
+            $($(round_trip::<$module::$message>(input);)+)+
+        }
     };
 }
 
-/// Every message of the schema: refused, or the same after one more round.
-pub(crate) fn message(input: &[u8]) {
-    round_trips!(input:
-        client { Hello Resume Welcome Ping Send SendAck Push Ack Notify Req Resp Sub Unsub SubAck Kick GoAway Throttle Close }
-        backend { LinkHello ConnUp ConnDown Announce Auth AuthResult Up UpResult Push PushResult PushOutcome Bind
-            Unbind Digest RoomDigest Kick Query QueryResult Stats Drain }
-        im { PullRequest PullResponse VoidRange GroupCreateRequest GroupCreateResponse GroupRequest GroupResponse
-            GroupChangeRequest GroupSettings GroupInfoResponse Member
-            Signal ConversationsRequest ConversationsResponse Conversation ReadRequest ReceiptsRequest ReceiptsResponse
-            RecallRequest RecallResponse RelationRequest RelationResponse Relation RelationsRequest RelationsResponse
-            ProfileSetRequest ProfileGetRequest ProfileGetResponse Profile DevicesResponse Device DeviceRemoveRequest
-            PresenceRequest PresenceResponse Presence Happened Recalled Read GroupChanged RelationChanged ReadCounts
-            ReadCount }
-    );
+round_trips! {
+    client { Hello Resume Welcome Ping Send SendAck Push Ack Notify Req Resp Sub Unsub SubAck Kick GoAway Throttle Close }
+    backend { LinkHello ConnUp ConnDown Announce Auth AuthResult Up UpResult Push PushResult PushOutcome Bind
+        Unbind Digest RoomDigest Kick Query QueryResult Stats Drain LinkChallenge LinkProof LinkNotice }
+    im { PullRequest PullResponse VoidRange GroupCreateRequest GroupCreateResponse GroupRequest GroupResponse
+        GroupChangeRequest GroupChangeResponse GroupSettings GroupInfoResponse Member Signal ConversationsRequest
+        ConversationsResponse Conversation ConversationDeleteRequest ConversationDeleteResponse ReadRequest
+        ReadResponse ReceiptsRequest ReceiptsResponse RecallRequest RecallResponse RelationRequest RelationResponse
+        Relation RelationsRequest RelationsResponse ProfileSetRequest ProfileSetResponse ProfileGetRequest
+        ProfileGetResponse Profile UserSettings SettingsSetRequest SettingsSetResponse SettingsGetRequest
+        SettingsGetResponse DevicesRequest DevicesResponse Device DeviceRemoveRequest DeviceRemoveResponse
+        PresenceRequest PresenceResponse Presence AccountDeleteRequest AccountDeleteResponse Happened Recalled Read
+        GroupChanged GroupInvited RelationChanged ReadCounts ReadCount Cleared Dissolved Erased Resync }
 }
 
 fn link_frames<'a>(chunks: impl Iterator<Item = &'a [u8]>) -> (Vec<LinkFrame>, Option<LinkError>) {

@@ -36,7 +36,10 @@ struct World {
     judges: Vec<JudgeTo>,
 }
 
-fn config() -> LinkConfig {
+/// Small limits. Made once: the defaults are read from text.
+static CONFIG: LazyLock<LinkConfig> = LazyLock::new(small_config);
+
+fn small_config() -> LinkConfig {
     LinkConfig {
         credit: 4,
         links_max: 4,
@@ -57,7 +60,7 @@ fn room(script: &mut Script<'_>) -> &'static str {
 impl World {
     fn new() -> Self {
         Self {
-            host: LinkHost::new(&config(), "b".into(), 1),
+            host: LinkHost::new(&CONFIG, "b".into(), 1),
             now: Now::default(),
             links: BTreeMap::new(),
             writes: BTreeSet::new(),
@@ -278,7 +281,7 @@ impl World {
         match event {
             Event::ConnUp { session, is_new, .. } => {
                 assert_eq!(self.sessions.insert(session), is_new, "{session:?}");
-                assert!(self.sessions.len() <= config().sessions_max, "too many sessions");
+                assert!(self.sessions.len() <= CONFIG.sessions_max, "too many sessions");
             }
             Event::ConnDown { session, .. } => assert!(self.sessions.remove(&session), "{session:?} is gone"),
             Event::Up(up) => {

@@ -94,6 +94,19 @@ fn messages() {
 }
 
 #[test]
+fn every_message_of_the_schema_has_its_round() {
+    for file in ["client.proto", "link.proto", "im.proto"] {
+        let schema = golden::file(&std::path::Path::new("proto/schema").join(file));
+        let schema = String::from_utf8(schema).expect("text");
+        let names =
+            schema.lines().filter_map(|line| line.trim_start().strip_prefix("message ")?.split(' ').next());
+        names.for_each(|name| {
+            assert!(bodies::MESSAGES.contains(&name), "{file}: {name} is missing in `bodies.rs`");
+        });
+    }
+}
+
+#[test]
 fn link_frames() {
     fuzz("link", &corpus::of("link"), share(), bodies::link);
 }

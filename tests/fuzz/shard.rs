@@ -60,6 +60,7 @@ fn small_settings() -> Settings {
         batch_age: Duration::from_millis(200),
         batch_frames: 3,
         compress_min: 100,
+        thaw_slots_max: 4_096,
         ..Settings::default()
     }
 }

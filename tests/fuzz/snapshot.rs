@@ -9,7 +9,11 @@ use bytes::Bytes;
 use moorline::auth::Judge;
 use moorline::router::{LinkIndex, Router};
 use moorline::shard::{Outputs, Shard};
-use moorline::snapshot::{Header, Records, Section, SectionKind, Snapshot, SnapshotError, SocketRef, Writer};
+use moorline::snapshot::{
+    ConnectionRecord, Header, Item, Records, Section, SectionKind, ShardHead, Snapshot, SnapshotError,
+    SocketRef, StateRecord, Writer,
+};
+use moorline_proto::ids::{ConnKey, ShardId};
 use moorline_proto::time::Instant;
 use std::path::Path;
 
@@ -98,6 +102,16 @@ fn input_of(kind: u8, mut section: &[u8]) -> Vec<u8> {
     input
 }
 
+/// A shard with one connection, in the highest slot that a key can name.
+fn with_a_far_slot() -> Section {
+    let mut section = Section::default();
+    section.put(Item::Shard(Box::new(ShardHead { connections: 1, ..ShardHead::default() })));
+    let key = ConnKey::new(ShardId(0), ConnKey::SLOTS_MAX - 1, 1).as_u64();
+    let state = StateRecord::AwaitHello.into();
+    section.put(Item::Connection(Box::new(ConnectionRecord { key, state, ..ConnectionRecord::default() })));
+    section
+}
+
 /// The golden snapshots as files and as records, and the records of routers that have run scripts.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
@@ -114,5 +128,6 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     }
     let sections = router::scripts().into_iter().map(|script| router::frozen(&script).into_bytes());
     seeds.extend(sections.take(8).map(|section| input_of(2, &section)));
+    seeds.push(input_of(1, &with_a_far_slot().into_bytes()));
     seeds
 }
