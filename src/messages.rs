@@ -14,6 +14,10 @@ use moorline_proto::message::client::{Hello, Resume};
 use moorline_proto::time::Instant;
 use std::sync::Arc;
 
+/// Items of a batch up to which the sender may run a turn of a receiver that sleeps ([`moorline_net::baton`]). A larger
+/// batch is worth a wake: then both threads run side by side.
+pub const ITEMS_RUN_MAX: usize = 8;
+
 /// Items of one turn from one shard to one worker.
 #[derive(Debug)]
 pub struct UplinkBatch {
@@ -141,11 +145,12 @@ pub struct DownlinkBatch {
 
 /// Mailbox of a shard's reactor, as a worker sees it.
 pub trait ShardSink: Send {
-    /// Hands a batch over and wakes the reactor if it sleeps. Never blocks.
+    /// Hands a batch over. If the reactor sleeps, wakes it or, with `may_run`, runs a turn of it in this thread. Never
+    /// blocks.
     ///
     /// # Errors
     /// The batch comes back: the mailbox is full. Keep it and try next turn.
-    fn try_deliver(&self, batch: DownlinkBatch) -> Result<(), DownlinkBatch>;
+    fn try_deliver(&self, batch: DownlinkBatch, may_run: bool) -> Result<(), DownlinkBatch>;
 }
 
 /// From a worker to a shard.

@@ -3,27 +3,35 @@
 //! There are as many loops as threads, unless the number of threads was lowered by a hot restart: loops stay as long
 //! as their users may (`docs/handover.md`), and share the threads that are left. Between two turns the thread
 //! pauses if it is asked to ([`crate::pause`]).
+//!
+//! Each loop has a [`Baton`]. The thread holds it during a turn and during a pause, and not while it waits in the poll:
+//! then a thread that hands something over may run a turn of the loop itself.
 
 use crate::failpoint;
 use crate::pause::{Frozen, Order, PausePoint};
 use crate::snapshot::{Section, StoredBodies};
 use crate::sys::sockets;
+use mio::{Events, Poll};
+use moorline_net::baton::{Baton, TryRun, Turn};
+use moorline_proto::time::Instant;
 use std::io;
-use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 /// An event loop that a thread runs turn by turn.
 pub trait EventLoop: Send + 'static {
-    /// Descriptor of the loop's epoll.
-    fn poll_fd(&self) -> RawFd;
-    /// For how long the next turn may wait. From then on senders wake it.
+    /// Most events that one turn takes.
+    const EVENTS_MAX: usize;
+
+    /// Lets senders run the loop while its thread sleeps.
+    fn set_event_loop(&self, event_loop: Weak<dyn TryRun>);
+    /// For how long the loop may sleep, from the time of its latest turn on. From then on senders wake or run it.
     fn timeout(&mut self) -> Duration;
-    /// Runs a turn, which waits for events for at most `timeout`. False: the loop has ended.
-    ///
-    /// # Errors
-    /// The system's, when polling fails: the process cannot go on.
-    fn turn(&mut self, timeout: Duration) -> io::Result<bool>;
+    /// Runs a turn; `None`: no poll came before it. False, and false again in every further turn: the loop has ended.
+    fn turn(&mut self, events: Option<&Events>) -> bool;
+    /// Time of the latest turn.
+    fn now(&self) -> Instant;
     /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
     /// True if there was or is anything.
     fn step(&mut self) -> bool;
@@ -36,23 +44,61 @@ pub trait EventLoop: Send + 'static {
     fn resume(&mut self, unix_base_nanos: u64);
 }
 
+/// A loop, and the time up to which its thread sleeps.
+#[derive(Debug)]
+struct Seat<U> {
+    event_loop: U,
+    wakes_at: Instant,
+}
+
+impl<U: EventLoop> Seat<U> {
+    /// Declares the loop asleep, and returns for how long its thread may sleep.
+    fn fall_asleep(&mut self) -> Duration {
+        let timeout = self.event_loop.timeout();
+        self.wakes_at = self.event_loop.now() + timeout;
+        timeout
+    }
+}
+
+impl<U: EventLoop> Turn for Seat<U> {
+    fn run_for_sender(&mut self) -> bool {
+        if !self.event_loop.turn(None) {
+            return false; // its own thread sees the end
+        }
+        let timeout = self.event_loop.timeout();
+        !timeout.is_zero() && self.event_loop.now() + timeout >= self.wakes_at
+    }
+}
+
+/// A loop of a thread, with the poll that watches its sockets.
+#[derive(Debug)]
+struct Member<U> {
+    number: u32,
+    poll: Poll,
+    baton: Arc<Baton<Seat<U>>>,
+}
+
 /// The loops of one thread, by number.
 #[derive(Debug)]
 pub struct ThreadGroup<U> {
-    loops: Vec<(u32, U)>,
+    members: Vec<Member<U>>,
+    events: Events,
     point: PausePoint,
     place: &'static str,
 }
 
 impl<U: EventLoop> ThreadGroup<U> {
-    /// One that is asked at `point` to pause. `place`: its failpoint.
-    pub const fn new(loops: Vec<(u32, U)>, point: PausePoint, place: &'static str) -> Self {
-        Self { loops, point, place }
-    }
-
-    /// The loops.
-    pub fn loops(&mut self) -> impl Iterator<Item = &mut U> {
-        self.loops.iter_mut().map(|(_, event_loop)| event_loop)
+    /// One that is asked at `point` to pause. Each loop comes with its number and the poll that watches its sockets.
+    /// `place`: its failpoint.
+    pub fn new(loops: Vec<(u32, Poll, U)>, point: PausePoint, place: &'static str) -> Self {
+        let member = |(number, poll, event_loop)| {
+            let baton = Arc::new(Baton::new(Seat { event_loop, wakes_at: Instant::FAR_FUTURE }));
+            let weak: Weak<Baton<Seat<U>>> = Arc::downgrade(&baton);
+            baton.hold().event_loop.set_event_loop(weak);
+            Member { number, poll, baton }
+        };
+        let members = loops.into_iter().map(member).collect();
+        Self { members, events: Events::with_capacity(U::EVENTS_MAX), point, place }
     }
 
     /// Runs until all loops have ended. A pause that was asked for before the start comes before the first turn: a main
@@ -64,7 +110,7 @@ impl<U: EventLoop> ThreadGroup<U> {
         if self.point.try_pause() && !self.obey() {
             return Ok(());
         }
-        while !self.loops.is_empty() {
+        while !self.members.is_empty() {
             self.turn()?;
             if self.point.try_pause() {
                 failpoint::reach(self.place);
@@ -75,55 +121,67 @@ impl<U: EventLoop> ThreadGroup<U> {
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        let mut timeout =
-            self.loops.iter_mut().map(|(_, event_loop)| event_loop.timeout()).min().unwrap_or_default();
-        if self.loops.len() > 1 && !timeout.is_zero() {
+        let sleep = |member: &Member<U>| member.baton.hold().fall_asleep();
+        let mut timeout = self.members.iter().map(sleep).min().unwrap_or_default();
+        if self.members.len() > 1 && !timeout.is_zero() {
             self.wait(timeout)?;
             timeout = Duration::ZERO;
         }
-        let mut outcome = Ok(());
-        self.loops.retain_mut(|(_, event_loop)| {
-            event_loop.turn(timeout).unwrap_or_else(|error| {
+        let (events, mut outcome) = (&mut self.events, Ok(()));
+        self.members.retain_mut(|Member { poll, baton, .. }| {
+            if let Err(error) = poll.poll(events, Some(timeout))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
                 outcome = Err(error);
-                false
-            })
+                return false;
+            }
+            baton.hold().event_loop.turn(Some(events))
         });
         outcome
     }
 
     /// Waits until one of several loops has something to do.
     fn wait(&self, timeout: Duration) -> io::Result<()> {
-        let polls: Vec<RawFd> = self.loops.iter().map(|(_, event_loop)| event_loop.poll_fd()).collect();
+        let polls: Vec<RawFd> = self.members.iter().map(|member| member.poll.as_raw_fd()).collect();
         sockets::wait_readable(&polls, timeout)
     }
-}
 
-impl<U: EventLoop> ThreadGroup<U> {
     /// Obeys the main thread between two turns, until it says to run again. False: the main thread has ended.
     fn obey(&mut self) -> bool {
+        // Held through the pause, so that no sender runs a loop.
+        let mut held = Vec::new();
+        for Member { number, baton, .. } in &self.members {
+            held.push((*number, baton.hold()));
+        }
         while let Some(order) = self.point.wait() {
             // A main thread that has given up does not wait for the reply.
             match order {
-                Order::Step(reply) => _ = reply.send(self.step()),
-                Order::Freeze(reply, stored) => _ = reply.send(self.freeze(&stored)),
+                Order::Step(reply) => _ = reply.send(step(&mut held)),
+                Order::Freeze(reply, stored) => _ = reply.send(freeze(&mut held, &stored)),
                 Order::Resume(unix_base_nanos) => {
-                    self.loops().for_each(|event_loop| event_loop.resume(unix_base_nanos));
+                    held.iter_mut().for_each(|(_, seat)| seat.event_loop.resume(unix_base_nanos));
                     return true;
                 }
             }
         }
         false
     }
-
-    fn step(&mut self) -> bool {
-        self.loops.iter_mut().fold(false, |is_busy, (_, event_loop)| event_loop.step() | is_busy)
-    }
-
-    fn freeze(&mut self, stored: &Arc<StoredBodies>) -> io::Result<Frozen> {
-        let one = |(number, event_loop): &mut (u32, U)| {
-            let mut section = Section::with_stored(Arc::clone(stored));
-            event_loop.freeze(&mut section).map(|()| (*number, section))
-        };
-        self.loops.iter_mut().map(one).collect()
-    }
 }
+
+/// A loop that its thread holds, with its number.
+type Held<'a, U> = (u32, MutexGuard<'a, Seat<U>>);
+
+fn step<U: EventLoop>(held: &mut [Held<'_, U>]) -> bool {
+    held.iter_mut().fold(false, |is_busy, (_, seat)| seat.event_loop.step() | is_busy)
+}
+
+fn freeze<U: EventLoop>(held: &mut [Held<'_, U>], stored: &Arc<StoredBodies>) -> io::Result<Frozen> {
+    let one = |(number, seat): &mut Held<'_, U>| {
+        let mut section = Section::with_stored(Arc::clone(stored));
+        seat.event_loop.freeze(&mut section).map(|()| (*number, section))
+    };
+    held.iter_mut().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -19,12 +19,14 @@
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
+//! | [`baton`] | a loop's state, which a sender may run while its thread sleeps, checked by loom | none |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
 
 #[cfg(feature = "server")]
 pub mod accept;
 #[cfg(feature = "server")]
 pub mod audit;
+pub mod baton;
 #[cfg(feature = "client")]
 pub mod clock;
 #[cfg(feature = "client")]

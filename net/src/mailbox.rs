@@ -5,11 +5,12 @@
 //! [`WakeFlag`] is taken already. The worker declares itself asleep just before it polls, and looks at the
 //! channel once more after that, so no message is left behind.
 
+use crate::baton::TryRun;
 use crate::wake_flag::WakeFlag;
 use crossbeam_channel as channel;
 use mio::Waker;
-use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
+use std::{fmt, io};
 
 /// The sending half; one clone per peer.
 #[derive(Debug)]
@@ -31,10 +32,29 @@ pub struct Receiver<T> {
     bell: Arc<Bell>,
 }
 
-#[derive(Debug)]
 struct Bell {
     waker: Waker,
     flag: WakeFlag,
+    /// The receiving loop; not set: only its own thread runs it.
+    event_loop: OnceLock<Weak<dyn TryRun>>,
+}
+
+impl fmt::Debug for Bell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bell").field("waker", &self.waker).field("flag", &self.flag).finish_non_exhaustive()
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        // The write fails only when the eventfd's counter is full, and then the receiver is awake anyway.
+        self.waker.wake().ok();
+    }
+
+    fn try_run(&self) -> bool {
+        let event_loop = self.event_loop.get().and_then(Weak::upgrade);
+        event_loop.is_some_and(|event_loop| event_loop.try_run())
+    }
 }
 
 /// Reason why a message was not taken; the message comes back to the sender.
@@ -49,7 +69,7 @@ pub enum SendError<T> {
 /// Makes a mailbox of at most `capacity` messages whose receiver polls `waker`.
 pub fn mailbox<T>(capacity: usize, waker: Waker) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = channel::bounded(capacity);
-    let bell = Arc::new(Bell { waker, flag: WakeFlag::new() });
+    let bell = Arc::new(Bell { waker, flag: WakeFlag::new(), event_loop: OnceLock::new() });
     (Sender { queue: sender, bell: Arc::clone(&bell) }, Receiver { queue: receiver, bell })
 }
 
@@ -59,15 +79,31 @@ impl<T> Sender<T> {
     /// # Errors
     /// [`SendError`] with the message inside.
     pub fn try_send(&self, message: T) -> Result<(), SendError<T>> {
+        self.push(message)?;
+        if self.bell.flag.take_sleep() {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+
+    /// Hands `message` over like [`Self::try_send`]. If the receiver sleeps, this thread runs a turn of it, so call this at the
+    /// end of a turn with little to do ([`crate::baton`]).
+    ///
+    /// # Errors
+    /// [`SendError`] with the message inside.
+    pub fn try_send_and_run(&self, message: T) -> Result<(), SendError<T>> {
+        self.push(message)?;
+        if self.bell.flag.take_sleep() && !self.bell.try_run() {
+            self.bell.ring();
+        }
+        Ok(())
+    }
+
+    fn push(&self, message: T) -> Result<(), SendError<T>> {
         self.queue.try_send(message).map_err(|refused| match refused {
             channel::TrySendError::Full(message) => SendError::Full(message),
             channel::TrySendError::Disconnected(message) => SendError::Gone(message),
-        })?;
-        if self.bell.flag.take_sleep() {
-            // The write fails only when the eventfd's counter is full, and then the receiver is awake anyway.
-            self.bell.waker.wake().ok();
-        }
-        Ok(())
+        })
     }
 
     /// Returns the number of waiting messages.
@@ -95,6 +131,11 @@ impl<T> Receiver<T> {
         self.queue.try_recv().ok()
     }
 
+    /// Returns whether no message waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// Declares the receiver asleep. Returns false if a message waits: then poll without waiting.
     #[must_use]
     pub fn try_sleep(&self) -> bool {
@@ -105,6 +146,11 @@ impl<T> Receiver<T> {
     /// Declares the receiver awake, after its poll.
     pub fn awake(&self) {
         self.bell.flag.wake_up();
+    }
+
+    /// Names the loop that receives, once, so that senders may run it.
+    pub fn set_event_loop(&self, event_loop: Weak<dyn TryRun>) {
+        self.bell.event_loop.set(event_loop).ok(); // it is named once
     }
 }
 

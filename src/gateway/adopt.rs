@@ -15,7 +15,7 @@ use crate::snapshot::{
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
 use bytes::Bytes;
-use mio::{Poll, Registry};
+use mio::Registry;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::{Stream, StreamKind};
 use moorline_proto::ids::ConnKey;
@@ -128,12 +128,12 @@ impl Origin<'_, '_> {
     pub(super) fn thaw_reactor(
         &mut self,
         number: usize,
-        poll: Poll,
+        epoll: Registry,
         settings: Settings,
         parts: ReactorParts,
     ) -> Result<Reactor, GatewayError> {
         if number >= self.inherited.head.shards as usize {
-            return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listeners"));
+            return Reactor::new(epoll, settings, parts).map_err(GatewayError::system("watch the listeners"));
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Shard, number)?;
@@ -152,7 +152,7 @@ impl Origin<'_, '_> {
             reactor::watch(registry, &mut stream, key)?;
             Ok(stream)
         };
-        Ok(Reactor::thaw(poll, settings, parts, now, &mut records, &mut watched)?)
+        Ok(Reactor::thaw(epoll, settings, parts, now, &mut records, &mut watched)?)
     }
 }
 
@@ -212,7 +212,7 @@ impl Prepared {
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
-        for (watched, reactor) in streams.into_iter().zip(&prepared.reactors) {
+        for (watched, (_, reactor)) in streams.into_iter().zip(&prepared.reactors) {
             let left = watched.sockets.into_iter().filter_map(|(.., stream)| stream);
             left.for_each(|mut stream| reactor.unwatch(&mut stream));
         }

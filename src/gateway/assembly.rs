@@ -87,9 +87,9 @@ pub(super) struct Prepared {
     pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
-    pub(super) reactors: Vec<Reactor>,
+    pub(super) reactors: Vec<(Poll, Reactor)>,
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
-    pub(super) workers: Vec<Worker>,
+    pub(super) workers: Vec<(Poll, Worker)>,
     /// Threads for reactors, and for workers.
     pub(super) threads: (usize, usize),
     pub(super) workers_stop: Arc<AtomicBool>,
@@ -125,7 +125,7 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn worker(&self, number: usize, inbox: Inbox, seed: u64) -> Worker {
+    fn worker(&self, number: usize, inbox: Inbox, seed: u64) -> (Poll, Worker) {
         let sinks = self.reactors.iter().map(|sender| Box::new(Sink(sender.clone())) as Box<dyn ShardSink>);
         Worker::new(WorkerParts {
             settings: router_settings(
@@ -230,21 +230,23 @@ impl Prepared {
         };
         let mut workers = Vec::new();
         for (number, (_, inbox)) in inboxes.workers.into_iter().enumerate() {
-            let mut worker = common.worker(number, inbox, random.next_u64());
+            let (poll, mut worker) = common.worker(number, inbox, random.next_u64());
             if let Some(origin) = &mut origin {
                 origin.thaw_worker(number, &mut worker)?;
             }
-            workers.push(worker);
+            workers.push((poll, worker));
         }
         let mut reactors = Vec::new();
         for (number, (_, (poll, inbox))) in inboxes.reactors.into_iter().enumerate() {
             let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
+            let epoll =
+                poll.registry().try_clone().map_err(GatewayError::system("make a reactor's epoll"))?;
             let reactor = match &mut origin {
-                None => Reactor::new(poll, settings, parts)
+                None => Reactor::new(epoll, settings, parts)
                     .map_err(GatewayError::system("watch the listeners"))?,
-                Some(origin) => origin.thaw_reactor(number, poll, settings, parts)?,
+                Some(origin) => origin.thaw_reactor(number, epoll, settings, parts)?,
             };
-            reactors.push(reactor);
+            reactors.push((poll, reactor));
         }
         let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, .. } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
@@ -368,8 +370,9 @@ fn send(number: usize, reactor: &Sender<ReactorMail>, make: impl Fn() -> Reactor
 struct Sink(Sender<ReactorMail>);
 
 impl ShardSink for Sink {
-    fn try_deliver(&self, batch: DownlinkBatch) -> Result<(), DownlinkBatch> {
-        match self.0.try_send(ReactorMail::Downlink(batch)) {
+    fn try_deliver(&self, batch: DownlinkBatch, may_run: bool) -> Result<(), DownlinkBatch> {
+        let mail = ReactorMail::Downlink(batch);
+        match if may_run { self.0.try_send_and_run(mail) } else { self.0.try_send(mail) } {
             Err(SendError::Full(ReactorMail::Downlink(batch))) => Err(batch),
             // The reactor ended, and its connections with it.
             _ => Ok(()),

@@ -5,6 +5,7 @@ use crate::failpoint;
 use crate::pause::{self, PauseHandle};
 use crate::snapshot::SectionKind;
 use crate::thread_group::{EventLoop, ThreadGroup};
+use mio::Poll;
 use std::io;
 use std::thread::JoinHandle;
 
@@ -22,7 +23,7 @@ pub(super) struct Thread {
 /// Starts `threads` threads, or as many as there are loops, and deals the loops to them in turn. The threads pause before
 /// their first turn.
 pub(super) fn start_paused<U: EventLoop>(
-    loops: Vec<U>,
+    loops: Vec<(Poll, U)>,
     threads: usize,
     kind: SectionKind,
 ) -> Result<Vec<Thread>, GatewayError> {
@@ -31,11 +32,11 @@ pub(super) fn start_paused<U: EventLoop>(
         _ => ("reactor", "old.reactor", "start a reactor"),
     };
     let threads = threads.clamp(1, loops.len().max(1));
-    let mut dealt: Vec<Vec<(u32, U)>> = (0..threads).map(|_| Vec::new()).collect();
-    for (number, event_loop) in (0u32..).zip(loops) {
-        dealt[number as usize % threads].push((number, event_loop));
+    let mut dealt: Vec<Vec<(u32, Poll, U)>> = (0..threads).map(|_| Vec::new()).collect();
+    for (number, (poll, event_loop)) in (0u32..).zip(loops) {
+        dealt[number as usize % threads].push((number, poll, event_loop));
     }
-    let start = |(number, loops): (usize, Vec<(u32, U)>)| {
+    let start = |(number, loops): (usize, Vec<_>)| {
         let (pause, point) = pause::pause();
         pause.request();
         let group = ThreadGroup::new(loops, point, place);

@@ -2,17 +2,45 @@
 //! connections that move.
 
 use super::{Reactor, ReactorMail};
-use crate::messages::DownlinkBatch;
+use crate::messages::{DownlinkBatch, Uplink};
 use crate::shard::Transfer;
 use moorline_net::mailbox::SendError;
 use moorline_net::stream::Stream;
+use moorline_proto::time::Duration;
+
+/// Time for which outcomes of pushes wait for company: nobody waits for them, and alone they would wake a worker and the
+/// backend for each delivery.
+const OUTCOMES_WAIT: Duration = Duration::from_millis(2);
+/// Number of outcomes that do not wait.
+const OUTCOMES_MAX: usize = 8;
 
 impl Reactor {
+    /// Ends a turn: hands over everything, unless there are only a few outcomes of pushes.
+    pub(super) fn hand_over_due(&mut self) {
+        let now = self.sockets.now;
+        let is_few = |items: &Vec<Uplink>| {
+            items.len() < OUTCOMES_MAX && items.iter().all(|item| matches!(item, Uplink::Pushed { .. }))
+        };
+        let has_few = self.outputs.uplinks.iter().all(is_few) && !self.is_stopping;
+        let has_none = self.outputs.uplinks.iter().all(Vec::is_empty);
+        if has_few && !has_none && !self.is_refused() {
+            let due = *self.outcomes_due.get_or_insert(now + OUTCOMES_WAIT);
+            if now < due {
+                return;
+            }
+        }
+        self.outcomes_due = None;
+        self.hand_over();
+    }
+
     /// Hands over everything of this turn. A full mailbox refuses; what it refused waits, in order.
     pub(super) fn hand_over(&mut self) {
         let from = self.shard.id();
+        // With more to do than one small batch, the threads run side by side.
+        let batches = self.outputs.uplinks.iter().filter(|items| !items.is_empty()).count();
+        let may_run = batches == 1 && self.sockets.ready.is_empty() && self.inbox.is_empty();
         for (outbox, fresh) in self.outboxes.iter_mut().zip(&mut self.outputs.uplinks) {
-            outbox.flush(from, fresh);
+            outbox.flush(from, fresh, may_run);
         }
         self.forward();
         while let Some((socket, transfer)) = self.sockets.leaving.pop_front() {

@@ -10,7 +10,7 @@ use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets as system_sockets;
 use crossbeam_channel::Sender;
-use mio::{Poll, Registry};
+use mio::Registry;
 use moorline_net::stream::Stream;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
@@ -48,8 +48,8 @@ impl Reactor {
             accept_budget: _,
             read_block: _,
             turns: _,
+            outcomes_due: _,
             is_stopping: _,
-            events: _,
         } = self;
         shard.freeze(out);
         let keys: Vec<ConnKey> = shard.with_sockets().collect();
@@ -81,7 +81,7 @@ impl Reactor {
 
     /// Stops watching a socket that has no connection.
     pub fn unwatch(&self, socket: &mut Stream) {
-        socket.deregister(self.sockets.poll.registry()).ok(); // it may be gone already
+        socket.deregister(&self.sockets.epoll).ok(); // it may be gone already
     }
 
     /// Takes over the Unix time of the gateway's time zero: the gateway's time stood still meanwhile.
@@ -94,7 +94,7 @@ impl Reactor {
     /// # Errors
     /// [`SnapshotError`].
     pub fn thaw(
-        poll: Poll,
+        epoll: Registry,
         settings: Settings,
         parts: ReactorParts,
         now: Instant,
@@ -112,7 +112,7 @@ impl Reactor {
         };
         let shard = Shard::thaw(settings.clone(), now, records, &mut outputs, keep)?;
         let problem = |error: io::Error| records.contradiction(format!("a socket: {error}"));
-        let mut reactor = Self::new(poll, settings, parts).map_err(problem)?;
+        let mut reactor = Self::new(epoll, settings, parts).map_err(problem)?;
         (reactor.shard, reactor.outputs, reactor.sockets.now) = (shard, outputs, now);
         let mut streams = Streams::default();
         for SocketsRecord { keys, fds, cookies } in sockets {
@@ -121,8 +121,7 @@ impl Reactor {
                 if !has_socket(&reactor.shard, key) || streams.get(key).is_some() {
                     return Err(records.contradiction(format!("{key:?} has a socket too many")));
                 }
-                let socket =
-                    take(reactor.sockets.poll.registry(), key, &SocketRef { fd, cookie }).map_err(problem)?;
+                let socket = take(&reactor.sockets.epoll, key, &SocketRef { fd, cookie }).map_err(problem)?;
                 reactor.sockets.listeners.readmit(&socket, now);
                 if is_handshake(&reactor.shard, key)
                     && let Some(from) = address_of(&socket)

@@ -1,8 +1,8 @@
 //! A thread with its epoll and its sockets, which drives one [`Shard`].
 //!
-//! The loop is `Reactor::run_turn`: poll until the deadline, read the clock once, drain the mailbox, accept,
+//! The loop is `Reactor::run_turn`: after a poll until the deadline, read the clock once, drain the mailbox, accept,
 //! read ready sockets, fire deadlines, perform the shard's outputs, hand over. The protocol state is the
-//! shard's. The thread blocks in `epoll_wait` only.
+//! shard's. The thread blocks in `epoll_wait` only. While it does, a worker that delivers may run a turn in its own thread.
 //!
 //! Example: alice sends `hi`. epoll reports her socket; the reactor reads it, the shard decodes SEND and puts an
 //! uplink into the batch of her worker, and the end of the turn sends that batch with at most one wake.
@@ -43,7 +43,8 @@ use handshakes::Handshakes;
 use limit_log::LimitLog;
 use listener::{Arrival, Listeners, Newcomer};
 use mio::event::Event;
-use mio::{Events, Poll, Registry, Waker};
+use mio::{Events, Registry, Waker};
+use moorline_net::baton::TryRun;
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
@@ -54,8 +55,7 @@ use moorline_proto::time::{Duration, Instant};
 use outbox::Outbox;
 use sockets::Sockets;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use token::Source;
 
 /// Events taken from one poll at most.
@@ -91,8 +91,9 @@ pub struct Reactor {
     accept_budget: usize,
     read_block: ReadBlock,
     turns: u64,
+    /// Time at which outcomes that wait for company are handed over; `None`: none wait.
+    outcomes_due: Option<Instant>,
     is_stopping: bool,
-    events: Events,
 }
 
 /// The waker of a reactor's mailbox, registered in its poll.
@@ -104,17 +105,17 @@ pub fn waker(registry: &Registry) -> io::Result<Waker> {
 }
 
 impl Reactor {
-    /// A reactor that will run on `poll`, in which the waker of its mailbox is registered already.
+    /// A reactor whose sockets `epoll` watches, in which the waker of its mailbox is registered already.
     ///
     /// # Errors
     /// The system's, when the listener cannot be registered.
-    pub fn new(poll: Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
+    pub fn new(epoll: Registry, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
         let now = parts.clock.now();
         let listeners = Listeners::new(parts.listeners, parts.door, settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
             executor: Executor::default(),
-            sockets: Sockets::new(poll, listeners, now)?,
+            sockets: Sockets::new(epoll, listeners, now)?,
             shard: Shard::new(settings, now),
             handshakes: Handshakes::default(),
             ease: Ease::default(),
@@ -128,29 +129,24 @@ impl Reactor {
             accept_budget: parts.accept_budget,
             read_block: ReadBlock::default(),
             turns: 0,
+            outcomes_due: None,
             is_stopping: false,
-            events: Events::with_capacity(EVENTS_MAX),
         })
     }
 
-    /// One turn of the loop, in a fixed order. False after [`ReactorMail::Stop`] and the end of the last
-    /// connection.
-    fn run_turn(&mut self, timeout: Duration) -> io::Result<bool> {
-        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        match self.sockets.poll.poll(&mut events, Some(timeout)) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => self.inbox.awake(),
-        }
+    /// One turn of the loop, in a fixed order; `None`: no poll came before it. False after [`ReactorMail::Stop`] and the end
+    /// of the last connection.
+    fn run_turn(&mut self, events: Option<&Events>) -> bool {
+        self.inbox.awake();
         let now = self.clock.now();
         self.sockets.now = now;
         self.turns += 1;
         self.handle_mail(now);
         // Before a socket is read: the bytes of a connection that moves belong to another shard.
         self.perform();
-        for event in &events {
+        for event in events.into_iter().flatten() {
             self.handle_event(event);
         }
-        self.events = events;
         self.accept(now);
         self.read_ready(now);
         self.shard.handle_timeouts(now, &mut self.outputs);
@@ -160,9 +156,9 @@ impl Reactor {
             self.shard.handle_fanout(now, &mut self.outputs);
             self.write();
         }
-        self.hand_over();
+        self.hand_over_due();
         self.publish();
-        Ok(!(self.is_stopping && self.shard.clients() == 0))
+        !(self.is_stopping && self.shard.clients() == 0)
     }
 
     /// Performs all outputs of the shard; writes wait for [`Self::write`].
@@ -189,7 +185,7 @@ impl Reactor {
         }
         // A stopping reactor accepts no connection.
         let listener = if self.is_stopping { None } else { self.sockets.listeners.next_deadline() };
-        let deadlines = [self.shard.next_deadline(), listener];
+        let deadlines = [self.shard.next_deadline(), listener, self.outcomes_due];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
         deadline.saturating_since(self.clock.now()).min(SLEEP_MAX)
     }
@@ -474,16 +470,22 @@ fn is_handshake(shard: &Shard, key: ConnKey) -> bool {
 }
 
 impl EventLoop for Reactor {
-    fn poll_fd(&self) -> RawFd {
-        self.sockets.poll.as_raw_fd()
+    const EVENTS_MAX: usize = EVENTS_MAX;
+
+    fn set_event_loop(&self, event_loop: Weak<dyn TryRun>) {
+        self.inbox.set_event_loop(event_loop);
     }
 
     fn timeout(&mut self) -> Duration {
         self.time_to_wait()
     }
 
-    fn turn(&mut self, timeout: Duration) -> io::Result<bool> {
-        self.run_turn(timeout)
+    fn turn(&mut self, events: Option<&Events>) -> bool {
+        self.run_turn(events)
+    }
+
+    fn now(&self) -> Instant {
+        self.sockets.now
     }
 
     fn step(&mut self) -> bool {

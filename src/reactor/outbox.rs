@@ -1,6 +1,6 @@
 //! Batches for one worker. A batch that the mailbox refuses waits here, in order.
 
-use crate::messages::{Uplink, UplinkBatch};
+use crate::messages::{ITEMS_RUN_MAX, Uplink, UplinkBatch};
 use moorline_net::mailbox::{SendError, Sender};
 use moorline_proto::ids::ShardId;
 
@@ -20,8 +20,8 @@ impl Outbox {
         Self { worker, waiting: Vec::new(), refusals: 0 }
     }
 
-    /// Hands over all items of this turn in one send.
-    pub(super) fn flush(&mut self, from: ShardId, fresh: &mut Vec<Uplink>) {
+    /// Hands over all items of this turn in one send. `may_run`: if the worker sleeps, this thread may run it.
+    pub(super) fn flush(&mut self, from: ShardId, fresh: &mut Vec<Uplink>, may_run: bool) {
         let items = if self.waiting.is_empty() {
             std::mem::take(fresh)
         } else {
@@ -31,7 +31,14 @@ impl Outbox {
         if items.is_empty() {
             return;
         }
-        match self.worker.try_send(UplinkBatch { from, items }) {
+        let is_small = items.len() <= ITEMS_RUN_MAX;
+        let batch = UplinkBatch { from, items };
+        let outcome = if may_run && is_small {
+            self.worker.try_send_and_run(batch)
+        } else {
+            self.worker.try_send(batch)
+        };
+        match outcome {
             Err(SendError::Full(batch)) => {
                 self.refusals += 1;
                 self.waiting = batch.items;

@@ -1,4 +1,4 @@
-//! The sockets of one reactor's connections, with the poll that watches them.
+//! The sockets of one reactor's connections.
 //!
 //! Example: the shard emits `Reattach { from, to }`. The socket leaves the slot of `from`, epoll reports it
 //! under the key `to` from now on, and the slot of `to` holds it.
@@ -9,7 +9,7 @@ use super::stream::{Streams, write_block};
 use super::token::Source;
 use crate::shard::{self, Gather as _, Shard, Transfer, Written};
 use crate::sys::send_queue;
-use mio::{Poll, Registry};
+use mio::Registry;
 use moorline_net::stream::Stream;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
@@ -30,7 +30,8 @@ pub fn watch(registry: &Registry, socket: &mut Stream, key: ConnKey) -> io::Resu
 /// Open sockets by connection, and the lists that they stand in.
 #[derive(Debug)]
 pub(super) struct Sockets {
-    pub(super) poll: Poll,
+    /// Registration with the poll of the thread.
+    pub(super) epoll: Registry,
     pub(super) listeners: Listeners,
     pub(super) streams: Streams,
     /// Connections that may have bytes to read.
@@ -49,10 +50,10 @@ impl Sockets {
     ///
     /// # Errors
     /// The system's, when a listener cannot be registered.
-    pub(super) fn new(poll: Poll, mut listeners: Listeners, now: Instant) -> io::Result<Self> {
-        listeners.register(poll.registry())?;
+    pub(super) fn new(epoll: Registry, mut listeners: Listeners, now: Instant) -> io::Result<Self> {
+        listeners.register(&epoll)?;
         Ok(Self {
-            poll,
+            epoll,
             listeners,
             streams: Streams::default(),
             ready: VecDeque::new(),
@@ -65,7 +66,7 @@ impl Sockets {
 
     /// Puts a socket into its connection's slot, which must be free, and watches it. False: epoll refuses it.
     pub(super) fn attach(&mut self, key: ConnKey, mut socket: Stream) -> bool {
-        let registered = watch(self.poll.registry(), &mut socket, key);
+        let registered = watch(&self.epoll, &mut socket, key);
         self.put(key, socket, registered)
     }
 
@@ -133,13 +134,13 @@ impl shard::Sockets for Sockets {
 
     fn reattach(&mut self, from: ConnKey, to: ConnKey) -> bool {
         let Some(mut socket) = self.streams.remove(from) else { return false };
-        let registered = socket.reregister(self.poll.registry(), Source::Connection(to).into());
+        let registered = socket.reregister(&self.epoll, Source::Connection(to).into());
         self.put(to, socket, registered)
     }
 
     fn move_away(&mut self, key: ConnKey, transfer: Box<Transfer>) {
         let Some(mut socket) = self.streams.remove(key) else { return };
-        if socket.deregister(self.poll.registry()).is_ok() {
+        if socket.deregister(&self.epoll).is_ok() {
             self.leaving.push_back((socket, transfer));
         } else {
             self.release(&socket);

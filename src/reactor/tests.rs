@@ -3,6 +3,7 @@
 use super::*;
 use crate::messages::{Admission, Downlink, Uplink, UplinkBatch};
 use bytes::Bytes;
+use mio::Poll;
 use mio::net::TcpListener;
 use moorline_net::mailbox;
 use moorline_proto::frame::{Command, Frame};
@@ -23,6 +24,8 @@ const LIMITS: ListenerLimits = ListenerLimits {
 };
 
 struct World {
+    poll: Poll,
+    events: Events,
     reactor: Reactor,
     mail: Sender<ReactorMail>,
     uplinks: Receiver<UplinkBatch>,
@@ -63,8 +66,15 @@ impl World {
             read_budget: 64 << 10,
             accept_budget,
         };
-        let reactor = Reactor::new(poll, settings, parts).expect("epoll");
-        Self { reactor, mail, uplinks, addresses }
+        let epoll = poll.registry().try_clone().expect("a descriptor");
+        let reactor = Reactor::new(epoll, settings, parts).expect("epoll");
+        Self { poll, events: Events::with_capacity(EVENTS_MAX), reactor, mail, uplinks, addresses }
+    }
+
+    fn turn(&mut self) {
+        let timeout = self.reactor.time_to_wait();
+        self.poll.poll(&mut self.events, Some(timeout)).expect("epoll");
+        self.reactor.run_turn(Some(&self.events));
     }
 
     fn connect(&self) -> Client {
@@ -79,8 +89,7 @@ impl World {
             }
             // Nobody must be waited for: what a test looks for is on its way.
             self.mail.wake().expect("eventfd");
-            let timeout = self.reactor.time_to_wait();
-            self.reactor.run_turn(timeout).expect("epoll");
+            self.turn();
         }
         panic!("not after {TURNS_MAX} turns");
     }
@@ -119,8 +128,7 @@ fn a_crowd_at_the_cap_is_turned_away_within_the_accept_budget() {
     let mut world = World::new(0, 2);
     let mut crowd: Vec<_> = (0..7).map(|_| world.connect()).collect();
     for refused in [2, 4, 6, 7] {
-        let timeout = world.reactor.time_to_wait();
-        world.reactor.run_turn(timeout).expect("epoll");
+        world.turn();
         assert_eq!(world.reactor.sockets.listeners.refused, refused);
     }
     for client in &mut crowd {
@@ -192,8 +200,7 @@ fn newcomers_wait_while_too_many_are_not_logged_in() {
     // The door is looked at again by the clock, so here turns do not count: nobody waits for ever.
     let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
     while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
-        let timeout = world.reactor.time_to_wait();
-        world.reactor.run_turn(timeout).expect("epoll");
+        world.turn();
     }
 }
 
@@ -226,8 +233,7 @@ fn a_newcomer_replaces_the_oldest(mut world: World) {
     let mut refused = 0;
     let is_login = |uplink: &Uplink| matches!(uplink, Uplink::Login { .. });
     while !world.uplinks.try_recv().is_some_and(|batch| batch.items.iter().any(is_login)) {
-        let timeout = world.reactor.time_to_wait();
-        world.reactor.run_turn(timeout).expect("epoll");
+        world.turn();
         if world.reactor.sockets.listeners.refused > refused {
             (third, refused) = (greet(&world), world.reactor.sockets.listeners.refused);
         }

@@ -7,25 +7,33 @@ use crate::router::LinkSocket;
 use crate::snapshot::{Records, Section, SnapshotError, SocketRef};
 use crate::sys::sockets;
 use crate::thread_group::EventLoop;
+use mio::Events;
+use moorline_net::baton::TryRun;
 use moorline_net::stream::Stream;
 use moorline_proto::time::{Duration, Instant};
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::Weak;
 
 /// Gives the socket that a snapshot names.
 pub(super) type TakeSocket<'a> = dyn FnMut(&SocketRef) -> io::Result<Stream> + 'a;
 
 impl EventLoop for Worker {
-    fn poll_fd(&self) -> RawFd {
-        self.poll.as_raw_fd()
+    const EVENTS_MAX: usize = super::turn::EVENTS_PER_TURN;
+
+    fn set_event_loop(&self, event_loop: Weak<dyn TryRun>) {
+        self.mailbox.set_event_loop(event_loop);
     }
 
     fn timeout(&mut self) -> Duration {
         self.time_to_wait()
     }
 
-    fn turn(&mut self, timeout: Duration) -> io::Result<bool> {
-        Ok(self.run_turn(timeout))
+    fn turn(&mut self, events: Option<&Events>) -> bool {
+        self.run_turn(events)
+    }
+
+    fn now(&self) -> Instant {
+        self.now
     }
 
     fn resume(&mut self, _unix_base_nanos: u64) {}
@@ -68,7 +76,7 @@ impl Worker {
                 let stream = take(&socket)?;
                 if let Some(link) = link {
                     let token = Source::Link(link).into();
-                    self.sockets[link.index()] = Some(Socket::adopt(stream, self.poll.registry(), token)?);
+                    self.sockets[link.index()] = Some(Socket::adopt(stream, &self.epoll, token)?);
                 }
                 Ok::<_, io::Error>(())
             };

@@ -28,7 +28,7 @@ use crate::auth::Judge;
 use crate::messages::{ShardSink, UplinkBatch};
 use crate::metrics::{CounterSet, Registry};
 use crate::router::{Router, RouterSettings, Trust};
-use mio::{Events, Poll, Waker};
+use mio::{Poll, Waker};
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{self, Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
@@ -43,6 +43,7 @@ use token::Source;
 #[derive(Debug)]
 pub struct Inbox {
     poll: Poll,
+    epoll: mio::Registry,
     mailbox: Receiver<UplinkBatch>,
 }
 
@@ -55,7 +56,8 @@ impl Inbox {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), Source::Mailbox.into())?;
         let (sender, mailbox) = mailbox::mailbox(batches_max, waker);
-        Ok((sender, Self { poll, mailbox }))
+        let epoll = poll.registry().try_clone()?;
+        Ok((sender, Self { poll, epoll, mailbox }))
     }
 }
 
@@ -92,7 +94,8 @@ pub struct Worker {
     number: u16,
     router: Router,
     clock: Clock,
-    poll: Poll,
+    /// Registration with the poll of the thread.
+    epoll: mio::Registry,
     mailbox: Receiver<UplinkBatch>,
     shards: Vec<Box<dyn ShardSink>>,
     stop: Arc<AtomicBool>,
@@ -106,12 +109,12 @@ pub struct Worker {
     /// Time of this turn.
     now: Instant,
     stop_at: Option<Instant>,
-    events: Events,
 }
 
 impl Worker {
-    /// A worker without connections. Panics if there is not one mailbox for each shard.
-    pub fn new(parts: WorkerParts) -> Self {
+    /// A worker without connections, and the poll that watches its sockets. Panics if there is not one mailbox for each
+    /// shard.
+    pub fn new(parts: WorkerParts) -> (Poll, Self) {
         let WorkerParts {
             settings,
             inbox,
@@ -127,13 +130,14 @@ impl Worker {
         assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
         let (number, now) = (settings.number, clock.now());
         let router = Router::new(settings, judge, now);
-        Self {
+        let Inbox { poll, epoll, mailbox } = inbox;
+        let worker = Self {
             number,
             sockets: router.links().map(|_| None).collect(),
             router,
             clock,
-            poll: inbox.poll,
-            mailbox: inbox.mailbox,
+            epoll,
+            mailbox,
             shards,
             stop,
             counter_set,
@@ -143,7 +147,7 @@ impl Worker {
             block: ReadBlock::default(),
             now,
             stop_at: None,
-            events: Events::with_capacity(turn::EVENTS_PER_TURN),
-        }
+        };
+        (poll, worker)
     }
 }

@@ -3,7 +3,7 @@
 use super::Worker;
 use super::socket::Socket;
 use super::token::Source;
-use crate::messages::DownlinkBatch;
+use crate::messages::{DownlinkBatch, ITEMS_RUN_MAX};
 use crate::metrics::names;
 use crate::router::{Connected, Failure, LinkIndex, Load, Output};
 use moorline_proto::ids::ShardId;
@@ -14,19 +14,30 @@ use std::sync::PoisonError;
 impl Worker {
     /// Performs all orders of the router, in order.
     pub(super) fn perform(&mut self) {
+        // The latest batch comes last: this thread may then run its reactor.
+        let (mut last, mut has_others) = (None, false);
         while let Some(output) = self.router.poll_output() {
             match output {
                 Output::Connect { link, address } => self.connect(link, &address),
                 Output::Close(link) => self.sockets[link.index()] = None,
                 Output::Write(link) => self.write(link),
-                Output::Deliver { shard, batch } => self.deliver(shard, batch),
+                Output::Deliver { shard, batch } => {
+                    if let Some((shard, batch)) = last.replace((shard, batch)) {
+                        has_others = true;
+                        self.deliver(shard, batch, false);
+                    }
+                }
                 Output::MeasureLoad => self.measure_load(),
             }
+        }
+        if let Some((shard, batch)) = last {
+            let may_run = !has_others && batch.items.len() <= ITEMS_RUN_MAX && self.mailbox.is_empty();
+            self.deliver(shard, batch, may_run);
         }
     }
 
     fn connect(&mut self, link: LinkIndex, address: &LinkAddress) {
-        match Socket::connect(address, self.poll.registry(), Source::Link(link).into()) {
+        match Socket::connect(address, &self.epoll, Source::Link(link).into()) {
             Ok(socket) => self.sockets[link.index()] = Some(socket),
             Err(error) => self.lose(link, &error.into()),
         }
@@ -63,8 +74,8 @@ impl Worker {
         self.router.handle_link_closed(self.now, link, why);
     }
 
-    fn deliver(&mut self, shard: ShardId, batch: DownlinkBatch) {
-        if let Err(batch) = self.shards[shard.index()].try_deliver(batch) {
+    fn deliver(&mut self, shard: ShardId, batch: DownlinkBatch, may_run: bool) {
+        if let Err(batch) = self.shards[shard.index()].try_deliver(batch, may_run) {
             self.router.handle_batch_refused(shard, batch);
         }
     }

@@ -7,7 +7,6 @@ use mio::Events;
 use mio::event::Event;
 use moorline_net::stream::Reading;
 use moorline_proto::time::Duration;
-use std::io;
 use std::sync::atomic::Ordering;
 
 /// Batches taken from the mailbox in one turn.
@@ -24,22 +23,17 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
 impl Worker {
-    /// One turn of the loop. False: the worker was stopped.
-    pub(super) fn run_turn(&mut self, timeout: Duration) -> bool {
+    /// One turn of the loop; `None`: no poll came before it. False: the worker was stopped.
+    pub(super) fn run_turn(&mut self, events: Option<&Events>) -> bool {
+        self.mailbox.awake();
+        self.now = self.clock.now();
         if !self.is_wanted() {
             tracing::debug!(worker = self.number, "worker ends");
             return false;
         }
-        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        if let Err(error) = self.poll.poll(&mut events, Some(timeout)) {
-            assert!(error.kind() == io::ErrorKind::Interrupted, "polling our own descriptors: {error}");
-        }
-        self.mailbox.awake();
-        self.now = self.clock.now();
-        for event in &events {
+        for event in events.into_iter().flatten() {
             self.handle_event(event);
         }
-        self.events = events;
         self.drain_mailbox();
         if self.router.has_logins() {
             self.router.handle_logins(self.now, self.clock.unix_seconds(), LOGINS_PER_TURN);

@@ -91,7 +91,7 @@ struct FakeShard {
 }
 
 impl ShardSink for FakeShard {
-    fn try_deliver(&self, batch: DownlinkBatch) -> Result<(), DownlinkBatch> {
+    fn try_deliver(&self, batch: DownlinkBatch, _may_run: bool) -> Result<(), DownlinkBatch> {
         if self.is_shut.load(Ordering::SeqCst) {
             return Err(batch);
         }
@@ -178,7 +178,7 @@ impl World {
         let (counter_set, stop) =
             (Arc::new(CounterSet::new(crate::router::metrics())), Arc::new(AtomicBool::new(false)));
         let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
-        let worker = Worker::new(WorkerParts {
+        let (poll, worker) = Worker::new(WorkerParts {
             settings,
             inbox,
             shards: sinks,
@@ -190,7 +190,8 @@ impl World {
             trust: Arc::new(RwLock::new(trust)),
             registry: None,
         });
-        let group = crate::thread_group::ThreadGroup::new(vec![(0, worker)], crate::pause::pause().1, "");
+        let group =
+            crate::thread_group::ThreadGroup::new(vec![(0, poll, worker)], crate::pause::pause().1, "");
         let thread = std::thread::spawn(move || group.run().expect("polls"));
         Self { mail, logins, shards, gates, counter_set, stop, thread: Some(thread) }
     }
