@@ -33,6 +33,14 @@ impl CounterSet {
         self.cells[self.layout.scalar(index)].store(value, Ordering::Relaxed);
     }
 
+    /// Sets the counters or gauges from `index` of the series on. Panics if there are not so many.
+    pub fn set_all(&self, index: usize, values: &[u64]) {
+        let start = self.layout.scalar(index);
+        for (cell, value) in self.cells[start..start + values.len()].iter().zip(values) {
+            cell.store(*value, Ordering::Relaxed);
+        }
+    }
+
     /// Adds to the counter or gauge at `index` of the series.
     pub fn add(&self, index: usize, value: u64) {
         let cell = &self.cells[self.layout.scalar(index)];

@@ -61,15 +61,13 @@ pub(super) fn publish(
     own: &[(ReactorCount, u64)],
     admitted: &[u64],
 ) {
-    let shard = counters.counts().iter().chain(counters.closes()).chain([&counters.closed_by_peer]);
-    for (index, value) in shard.enumerate() {
-        counter_set.set(index, *value);
-    }
-    let first = Count::ALL.len() + CloseReason::ALL.len() + 1;
+    let (counts, closes) = (Count::ALL.len(), CloseReason::ALL.len());
+    counter_set.set_all(0, counters.counts());
+    counter_set.set_all(counts, counters.closes());
+    counter_set.set(counts + closes, counters.closed_by_peer);
+    let first = counts + closes + 1;
     for (count, value) in own {
         counter_set.set(first + *count as usize, *value);
     }
-    for (index, value) in admitted.iter().enumerate() {
-        counter_set.set(first + ReactorCount::ALL.len() + index, *value);
-    }
+    counter_set.set_all(first + ReactorCount::ALL.len(), admitted);
 }
