@@ -15,7 +15,7 @@ use crate::snapshot::{
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
 use bytes::Bytes;
-use mio::Registry;
+use mio::{Poll, Registry};
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::{Stream, StreamKind};
 use moorline_proto::ids::ConnKey;
@@ -128,12 +128,12 @@ impl Origin<'_, '_> {
     pub(super) fn thaw_reactor(
         &mut self,
         number: usize,
-        epoll: Registry,
+        poll: &Poll,
         settings: Settings,
         parts: ReactorParts,
     ) -> Result<Reactor, GatewayError> {
         if number >= self.inherited.head.shards as usize {
-            return Reactor::new(epoll, settings, parts).map_err(GatewayError::system("watch the listeners"));
+            return Reactor::new(poll, settings, parts).map_err(GatewayError::system("watch the listeners"));
         }
         let now = self.frozen_at();
         let mut records = section(&self.inherited.snapshot, SectionKind::Shard, number)?;
@@ -152,7 +152,7 @@ impl Origin<'_, '_> {
             reactor::watch(registry, &mut stream, key)?;
             Ok(stream)
         };
-        Ok(Reactor::thaw(epoll, settings, parts, now, &mut records, &mut watched)?)
+        Ok(Reactor::thaw(poll, settings, parts, now, &mut records, &mut watched)?)
     }
 }
 

@@ -239,12 +239,10 @@ impl Prepared {
         let mut reactors = Vec::new();
         for (number, (_, (poll, inbox))) in inboxes.reactors.into_iter().enumerate() {
             let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
-            let epoll =
-                poll.registry().try_clone().map_err(GatewayError::system("make a reactor's epoll"))?;
             let reactor = match &mut origin {
-                None => Reactor::new(epoll, settings, parts)
+                None => Reactor::new(&poll, settings, parts)
                     .map_err(GatewayError::system("watch the listeners"))?,
-                Some(origin) => origin.thaw_reactor(number, epoll, settings, parts)?,
+                Some(origin) => origin.thaw_reactor(number, &poll, settings, parts)?,
             };
             reactors.push((poll, reactor));
         }

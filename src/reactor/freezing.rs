@@ -10,7 +10,7 @@ use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets as system_sockets;
 use crossbeam_channel::Sender;
-use mio::Registry;
+use mio::{Poll, Registry};
 use moorline_net::stream::Stream;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
@@ -94,7 +94,7 @@ impl Reactor {
     /// # Errors
     /// [`SnapshotError`].
     pub fn thaw(
-        epoll: Registry,
+        poll: &Poll,
         settings: Settings,
         parts: ReactorParts,
         now: Instant,
@@ -112,7 +112,7 @@ impl Reactor {
         };
         let shard = Shard::thaw(settings.clone(), now, records, &mut outputs, keep)?;
         let problem = |error: io::Error| records.contradiction(format!("a socket: {error}"));
-        let mut reactor = Self::new(epoll, settings, parts).map_err(problem)?;
+        let mut reactor = Self::new(poll, settings, parts).map_err(problem)?;
         (reactor.shard, reactor.outputs, reactor.sockets.now) = (shard, outputs, now);
         let mut streams = Streams::default();
         for SocketsRecord { keys, fds, cookies } in sockets {

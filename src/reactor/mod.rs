@@ -43,7 +43,7 @@ use handshakes::Handshakes;
 use limit_log::LimitLog;
 use listener::{Arrival, Listeners, Newcomer};
 use mio::event::Event;
-use mio::{Events, Registry, Waker};
+use mio::{Events, Poll, Registry, Waker};
 use moorline_net::baton::TryRun;
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{Receiver, Sender};
@@ -105,17 +105,17 @@ pub fn waker(registry: &Registry) -> io::Result<Waker> {
 }
 
 impl Reactor {
-    /// A reactor whose sockets `epoll` watches, in which the waker of its mailbox is registered already.
+    /// A reactor whose sockets `poll` watches, in which the waker of its mailbox is registered already.
     ///
     /// # Errors
-    /// The system's, when the listener cannot be registered.
-    pub fn new(epoll: Registry, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
+    /// The system's, when the listener cannot be registered, or no descriptor is left.
+    pub fn new(poll: &Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
         let now = parts.clock.now();
         let listeners = Listeners::new(parts.listeners, parts.door, settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
             executor: Executor::default(),
-            sockets: Sockets::new(epoll, listeners, now)?,
+            sockets: Sockets::new(poll.registry().try_clone()?, listeners, now)?,
             shard: Shard::new(settings, now),
             handshakes: Handshakes::default(),
             ease: Ease::default(),

@@ -3,7 +3,6 @@
 use super::*;
 use crate::messages::{Admission, Downlink, Uplink, UplinkBatch};
 use bytes::Bytes;
-use mio::Poll;
 use mio::net::TcpListener;
 use moorline_net::mailbox;
 use moorline_proto::frame::{Command, Frame};
@@ -66,8 +65,7 @@ impl World {
             read_budget: 64 << 10,
             accept_budget,
         };
-        let epoll = poll.registry().try_clone().expect("a descriptor");
-        let reactor = Reactor::new(epoll, settings, parts).expect("epoll");
+        let reactor = Reactor::new(&poll, settings, parts).expect("epoll");
         Self { poll, events: Events::with_capacity(EVENTS_MAX), reactor, mail, uplinks, addresses }
     }
 
