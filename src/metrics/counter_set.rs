@@ -33,7 +33,7 @@ impl CounterSet {
         self.cells[self.layout.scalar(index)].store(value, Ordering::Relaxed);
     }
 
-    /// Sets the counters or gauges from `index` of the series on. Panics if there are not so many.
+    /// Sets the counters or gauges from `index` of the series on. Panics beyond the last cell.
     pub fn set_all(&self, index: usize, values: &[u64]) {
         let start = self.layout.scalar(index);
         for (cell, value) in self.cells[start..start + values.len()].iter().zip(values) {

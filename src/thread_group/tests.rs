@@ -4,7 +4,7 @@ use super::*;
 use crate::pause::{self, PauseHandle};
 use crate::sys::clock;
 use crossbeam_channel::{Receiver as Results, Sender as Notes, unbounded};
-use mio::{Token, Waker};
+
 use moorline_net::mailbox::{Receiver, Sender, mailbox};
 use std::thread::{self, JoinHandle, ThreadId};
 
@@ -84,7 +84,7 @@ struct World {
 impl World {
     fn start() -> Self {
         let poll = Poll::new().expect("epoll");
-        let (mail, inbox) = mailbox(1024, Waker::new(poll.registry(), Token(0)).expect("eventfd"));
+        let (mail, inbox) = mailbox(1024, crate::reactor::waker(poll.registry()).expect("eventfd"));
         let ((sender, notes), (pause, point)) = (unbounded(), pause::pause());
         let noting = Noting { inbox, notes: sender, deadline: None, now: clock::now(), is_stopped: false };
         let group = ThreadGroup::new(vec![(0, poll, noting)], point, "");
