@@ -16,7 +16,8 @@
 //! | `exit:N` | the process ends with this code |
 //! | `stop` | the process stops (SIGSTOP) until it gets SIGCONT |
 //! | `hang`, `sleep:MS` | this thread waits for a minute, or for MS milliseconds |
-//! | `EMFILE`, `ENOMEM`, `ENOSPC` | [`try_reach`] fails |
+//! | `wait` | this thread waits until the file does not name the place any more, for at most a minute |
+//! | `EAGAIN`, `EIO`, `EMFILE`, `ENOMEM`, `ENOSPC`, `EPIPE` | [`try_reach`] fails |
 //! | `cut`, `flip` | [`damage`] removes the last byte, or changes one bit |
 
 /// Environment variable that names the file.
@@ -60,13 +61,22 @@ mod armed {
     /// Duration of `hang`.
     const HANG: Duration = Duration::from_secs(60);
 
-    fn action_at(place: &str) -> Option<String> {
+    /// Interval at which `wait` looks at the file.
+    const LOOK: Duration = Duration::from_millis(10);
+
+    /// The action that the file names for a place.
+    fn named(place: &str) -> Option<String> {
         static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
         let file = FILE.get_or_init(|| std::env::var_os(VARIABLE).map(PathBuf::from)).as_ref()?;
         let text = std::fs::read_to_string(file).ok()?;
         let action = text.lines().find_map(|line| line.strip_prefix(place)?.strip_prefix(' '))?;
-        tracing::warn!(place, action, "failpoint");
         Some(action.trim().to_owned())
+    }
+
+    fn action_at(place: &str) -> Option<String> {
+        let action = named(place)?;
+        tracing::warn!(place, action, "failpoint");
+        Some(action)
     }
 
     /// Performs the action of a place where an operation can fail.
@@ -83,7 +93,16 @@ mod armed {
             "kill-parent" => kill(parent(), Signal::SIGKILL)?,
             "exit" => std::process::exit(value.parse().unwrap_or(1)),
             "hang" => wait(HANG),
+            "wait" => {
+                let until = clock::machine_now() + HANG;
+                while named(place).is_some() && clock::machine_now() < until {
+                    wait(LOOK);
+                }
+            }
             "sleep" => wait(Duration::from_millis(value.parse().unwrap_or(0))),
+            "EAGAIN" => return Err(Errno::EAGAIN.into()),
+            "EIO" => return Err(Errno::EIO.into()),
+            "EPIPE" => return Err(Errno::EPIPE.into()),
             "EMFILE" => return Err(Errno::EMFILE.into()),
             "ENOMEM" => return Err(Errno::ENOMEM.into()),
             "ENOSPC" => return Err(Errno::ENOSPC.into()),

@@ -153,15 +153,18 @@ impl Gateway {
         Ok(writer)
     }
 
-    /// Collects the bodies that wait for clients, for a new process that reads them before the pause.
+    /// Adds the bodies that wait for clients, for a new process that reads them before the pause.
     ///
     /// # Errors
     /// A reactor did not answer.
-    pub(super) fn stored_bodies(&self, deadline: Instant, signals: &Signals) -> Result<StoredBodies, String> {
-        let mut stored = StoredBodies::default();
+    pub(super) fn store_bodies(
+        &self,
+        stored: &mut StoredBodies,
+        deadline: Instant,
+        signals: &Signals,
+    ) -> Result<(), String> {
         let add = |bodies: Vec<Bytes>| bodies.into_iter().for_each(|body| stored.add(body));
-        self.ask_reactors(deadline, signals, ReactorMail::Bodies, add)?;
-        Ok(stored)
+        self.ask_reactors(deadline, signals, ReactorMail::Bodies, add)
     }
 
     /// Asks the reactors one after the other.

@@ -46,6 +46,12 @@ impl StoredBodies {
         self.bodies.iter().map(|body| body.len() as u64).sum()
     }
 
+    /// Forgets the bodies from this number on: the new process does not get them.
+    pub fn truncate(&mut self, number: usize) {
+        self.bodies.truncate(number);
+        self.numbers.retain(|_, known| (*known as usize) < number);
+    }
+
     /// Returns the bodies in the order of their numbers.
     pub fn bodies(&self) -> &[Bytes] {
         &self.bodies

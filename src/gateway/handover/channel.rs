@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  child: warm
+//!  parent: bodies 1073152              child: warm      (any number of times, to a child whose check said `later=1`)
 //!  parent: snapshot 724907 8123456789
 //!  child: want 31                      parent: one byte with the socket (SCM_RIGHTS)
 //!  child: ready 8002
@@ -34,6 +35,8 @@ pub(super) enum Message {
     Running,
     /// From the child: the cause of its end.
     Failed(String),
+    /// From the parent: read the file of later bodies up to this length, and say `warm` again.
+    Bodies(u64),
     /// From the parent: the snapshot is written.
     Snapshot {
         /// Length in bytes.
@@ -55,6 +58,7 @@ impl fmt::Display for Message {
             Self::Ready(sockets) => write!(f, "ready {sockets}"),
             Self::Running => f.write_str("running"),
             Self::Failed(cause) => write!(f, "failed: {cause}"),
+            Self::Bodies(length) => write!(f, "bodies {length}"),
             Self::Snapshot { length, paused_nanos } => write!(f, "snapshot {length} {paused_nanos}"),
             Self::Commit => f.write_str("commit"),
             Self::Other(line) => f.write_str(line),
@@ -74,6 +78,7 @@ impl Message {
             "ready" => number().map(Self::Ready),
             "running" => Some(Self::Running),
             "failed:" => Some(Self::Failed(rest.to_owned())),
+            "bodies" => number().map(Self::Bodies),
             "snapshot" => {
                 number().zip(number()).map(|(length, paused_nanos)| Self::Snapshot { length, paused_nanos })
             }
@@ -166,6 +171,7 @@ mod tests {
             ("want 31", Message::Want(31)),
             ("ready 8002", Message::Ready(8002)),
             ("running", Message::Running),
+            ("bodies 1073152", Message::Bodies(1_073_152)),
             ("failed: no room", Message::Failed("no room".into())),
             (
                 "snapshot 724907 8123456789",

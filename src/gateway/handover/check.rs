@@ -1,7 +1,8 @@
 //! The check before a hot restart: who can change the binary, room for a second process, versions of snapshots.
 //!
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
-//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1`, and a process that writes version 1 accepts the binary.
+//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1 later=1`, and a process that
+//! writes version 1 accepts the binary.
 
 use super::super::signals::Signals;
 use super::upgrade::ENDING;
@@ -43,17 +44,27 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(in crate::gateway) fn check_line() -> String {
     let (major, minor) = VERSION;
     let version = env!("CARGO_PKG_VERSION");
-    format!("{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1 bodies=1")
+    format!(
+        "{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1 bodies=1 later=1"
+    )
 }
 
 /// Facts about a binary that passed the check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Checked {
     pub(super) version: String,
+    pub(super) knows: Knows,
+}
+
+/// Parts of the handover that came later, which a program knows or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Knows {
     /// True if its process knows that its parent is a guard.
-    pub(super) knows_guard: bool,
+    pub(super) guard: bool,
     /// True if its process reads bodies before the snapshot.
-    pub(super) knows_bodies: bool,
+    pub(super) bodies: bool,
+    /// True if its process reads further bodies after it has said that it is warm.
+    pub(super) later: bool,
 }
 
 /// Opens the binary of an order, and judges it.
@@ -245,7 +256,8 @@ fn facts_of(answer: &str) -> Result<Checked, String> {
         ));
     }
     let knows = |name: &str| value(name) == Some("1");
-    Ok(Checked { version: version.to_owned(), knows_guard: knows("guard="), knows_bodies: knows("bodies=") })
+    let knows = Knows { guard: knows("guard="), bodies: knows("bodies="), later: knows("later=") };
+    Ok(Checked { version: version.to_owned(), knows })
 }
 
 #[cfg(test)]
@@ -257,10 +269,11 @@ mod tests {
         let line = check_line();
         let answer = line.strip_prefix(ANSWER).expect("begins so");
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        assert_eq!(facts_of(answer), Ok(Checked { version, knows_guard: true, knows_bodies: true }));
+        let all = Checked { version, knows: Knows { guard: true, bodies: true, later: true } };
+        assert_eq!(facts_of(answer), Ok(all));
         let old =
             facts_of(" version=0.1.0 reads=1-1 writes=1.2").expect("it reads the snapshots of this build");
-        assert!(!old.knows_guard && !old.knows_bodies);
+        assert_eq!(old.knows, Knows::default());
         for answer in [" version=9.0 reads=900-901 writes=901.0", " version=9.0", " reads=x-y", ""] {
             assert!(facts_of(answer).is_err(), "{answer:?}");
         }

@@ -3,7 +3,7 @@
 //! The old process is not its parent, so it cannot wait for it: the guard tells the exit status, and the descriptor (`pidfd`)
 //! tells the end even if the guard was killed. A signal by the descriptor never meets another process.
 
-use super::bodies::{self, BODIES};
+use super::bodies::{BODIES, Given};
 use super::guard::{GUARD, Orders};
 use super::previous::{self, PREVIOUS};
 use super::{OLD, VARIABLE};
@@ -13,7 +13,6 @@ use crate::sys::process::ProcessFd;
 use crate::sys::{clock, sockets};
 use moorline_proto::time::{Duration, Instant};
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{self, ErrorKind, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::UnixStream;
@@ -40,7 +39,7 @@ pub(super) struct Start<'a> {
     /// The program to which the new process can go back.
     pub(super) previous: Option<&'a Executable>,
     /// Bodies that wait for clients; `None`: the program does not read them.
-    pub(super) bodies: Option<&'a File>,
+    pub(super) bodies: Option<&'a Given>,
     /// True if the program reads [`OLD`].
     pub(super) knows_guard: bool,
     /// Time until which it must have started.
@@ -86,9 +85,9 @@ impl NewProcess {
         command.arg(start.program.path()).args(start.arguments);
         command.env(GUARD, orders.to_string()).env(VARIABLE, value).env_remove(OLD).env_remove(PREVIOUS);
         command.env_remove(BODIES);
-        if let Some(file) = start.bodies {
-            inherited.push(kept(file.as_raw_fd()));
-            command.env(BODIES, bodies::name(file));
+        if let Some(bodies) = start.bodies {
+            inherited.extend(bodies.fds().map(kept));
+            command.env(BODIES, bodies.name());
         }
         if let Some(program) = start.previous {
             inherited.push(kept(program.fd()));

@@ -4,11 +4,12 @@ use super::super::adopt::{Inherited, Warm};
 use super::super::assembly::{Gateway, Prepared};
 use super::super::launch::{End, Parked};
 use super::super::{Config, GatewayError};
+use super::bodies::Taken;
 use super::channel::{ControlChannel, Message, Received};
 use super::child::{Action, Input, State, Transition};
 use super::commit_word::{CLAIM, CommitWord, TAKE};
 use super::history::{restart_of, seconds};
-use super::{OLD, VARIABLE, bodies, previous};
+use super::{OLD, VARIABLE, previous};
 use crate::admin::{Restart, Step};
 use crate::config::EMBEDDED_ADVICE;
 use crate::failpoint;
@@ -48,8 +49,8 @@ pub(in crate::gateway) struct HandoverFds {
     parent: Parent,
     /// `None`: the system does not let this process volunteer.
     volunteer: Option<Volunteer>,
-    /// Bodies that waited for clients when this process was started; `None`: an old process that does not give them.
-    bodies: Option<File>,
+    /// Files of bodies that wait for clients.
+    bodies: Taken,
     /// The last program of this series that was another one.
     pub(in crate::gateway) previous: Option<Executable>,
 }
@@ -70,7 +71,7 @@ impl HandoverFds {
         let mut inherited = open.into_iter().filter(|fd| !fds.contains(fd)).collect();
         let parent = Parent::find(&mut inherited);
         let previous = previous::take(&mut inherited, parent.pid.as_raw());
-        let bodies = bodies::take(&mut inherited, parent.pid.as_raw());
+        let bodies = Taken::take(&mut inherited, parent.pid.as_raw());
         let (channel, snapshot, sockets) = (channel.into(), snapshot.into(), list.into());
         let volunteer = Volunteer::step_forward();
         let volunteer = volunteer
@@ -97,7 +98,7 @@ pub(in crate::gateway) fn take_over(fds: HandoverFds, config: &Config) -> Result
         parent,
         volunteer,
         bodies,
-        stored: Arc::default(),
+        stored: Vec::new(),
         snapshot_bytes: 0,
         times: Times::default(),
         warm: None,
@@ -120,10 +121,10 @@ struct Takeover<'a> {
     parent: Parent,
     /// `None`: it has not volunteered, or serves.
     volunteer: Option<Volunteer>,
-    /// File of bodies; `None`: there is none.
-    bodies: Option<File>,
-    /// The bodies of that file.
-    stored: Arc<[Bytes]>,
+    /// Files of bodies.
+    bodies: Taken,
+    /// The bodies that are read.
+    stored: Vec<Bytes>,
     /// Length of the snapshot by the parent's message.
     snapshot_bytes: u64,
     times: Times,
@@ -214,6 +215,11 @@ impl Takeover<'_> {
                     return Input::Snapshot;
                 }
                 Ok(Received::Message(Message::Commit)) => return Input::Commit,
+                Ok(Received::Message(Message::Bodies(length))) if self.adopted.is_none() => {
+                    if let Some(input) = self.read_later(length) {
+                        return input;
+                    }
+                }
                 Ok(Received::Message(message)) => {
                     let problem = format!("the old process sent an unexpected line: {message}");
                     return self.fail(Input::Unexpected, GatewayError::Takeover(problem));
@@ -226,6 +232,21 @@ impl Takeover<'_> {
                     let error = GatewayError::system("read from the old process")(error);
                     return self.fail(Input::SocketClosed, error);
                 }
+            }
+        }
+    }
+
+    /// Reads the bodies that came while this process read the first ones, and says `warm` again; `None`: that went well.
+    fn read_later(&mut self, length: u64) -> Option<Input> {
+        match self.bodies.read_later(length) {
+            Ok(bodies) => {
+                self.stored.extend(bodies);
+                self.send(&Message::Warm)
+            }
+            Err(error) => {
+                let error = GatewayError::system("read the queued bodies that came later")(error);
+                self.channel.send(&Message::Failed(error.to_string())).ok();
+                Some(self.fail(Input::Unexpected, error))
             }
         }
     }
@@ -245,8 +266,7 @@ impl Takeover<'_> {
     /// Watches the listed sockets, and reads the bodies that wait.
     fn watch(&mut self) -> Result<(), GatewayError> {
         self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
-        let failed = GatewayError::system("read the queued bodies");
-        self.stored = bodies::read(self.bodies.take().as_ref()).map_err(failed)?;
+        self.stored = self.bodies.read_first().map_err(GatewayError::system("read the queued bodies"))?;
         Ok(())
     }
 
@@ -257,7 +277,7 @@ impl Takeover<'_> {
             .map_err(GatewayError::system("read the snapshot"))?;
         let warm = self.warm.take().expect("the table adopts only after the sockets are watched");
         let mut source = InheritedSockets { channel: &mut self.channel, inherited: &mut self.inherited };
-        let snapshot = Snapshot::open(bytes)?.with_stored(std::mem::take(&mut self.stored));
+        let snapshot = Snapshot::open(bytes)?.with_stored(std::mem::take(&mut self.stored).into());
         let adopted = prepare(snapshot, warm, self.config, &mut source)?;
         self.sockets_taken = adopted.parked.connections_taken + adopted.listeners;
         self.adopted = Some(adopted);

@@ -3,9 +3,9 @@
 use super::super::assembly::Gateway;
 use super::super::freezing::NotFrozen;
 use super::super::signals::Signals;
-use super::bodies;
+use super::bodies::{self, Given};
 use super::channel::{ControlChannel, Message, Received};
-use super::check::{self, Checked};
+use super::check::{self, Checked, Knows};
 use super::commit_word::{COMMIT, CommitWord, RECLAIM};
 use super::history::{record_of, seconds};
 use super::new_process::{NewProcess, Start};
@@ -98,9 +98,9 @@ pub(in crate::gateway) fn restart(
         target: &order.target,
         signals,
         executable: None,
-        knows_guard: false,
-        knows_bodies: false,
+        knows: Knows::default(),
         stored: Arc::default(),
+        given: None,
         deadline,
         is_dry_run: order.is_dry_run,
         history: shown.restarts,
@@ -162,12 +162,12 @@ struct Upgrade<'a> {
     signals: &'a Signals,
     /// The file that was judged, checked and is run; `None`: not opened yet.
     executable: Option<Executable>,
-    /// True if its process knows that its parent is a guard.
-    knows_guard: bool,
-    /// True if its process reads bodies before the snapshot.
-    knows_bodies: bool,
+    /// Parts of the handover that its process knows.
+    knows: Knows,
     /// Bodies that the new process has read.
     stored: Arc<StoredBodies>,
+    /// Their files; `None`: the new process reads none, or is not started yet.
+    given: Option<Given>,
     /// End of the time for everything before the commit.
     deadline: Instant,
     is_dry_run: bool,
@@ -264,6 +264,11 @@ impl Upgrade<'_> {
         loop {
             let received = self.child().channel.receive(Some(LOOK));
             match received {
+                Ok(Received::Message(Message::Warm)) if state == State::Warming => {
+                    if let Some(input) = self.take_warm() {
+                        return input;
+                    }
+                }
                 Ok(Received::Message(message)) => return self.input_of(&message),
                 Ok(Received::Nothing) => {}
                 Ok(Received::Closed) | Err(_) if state == State::Touched => std::thread::park_timeout(LOOK),
@@ -301,7 +306,9 @@ impl Upgrade<'_> {
             Message::Failed(cause) => {
                 return self.fail(Input::Unexpected, format!("the new process failed: {cause}"));
             }
-            Message::Snapshot { .. } | Message::Commit | Message::Other(_) => Input::Unexpected,
+            Message::Snapshot { .. } | Message::Bodies(_) | Message::Commit | Message::Other(_) => {
+                Input::Unexpected
+            }
         };
         // Also a known message is a problem, in a state that does not expect it.
         self.problem = format!("the new process sent an unexpected line: {message}");
@@ -353,8 +360,8 @@ impl Upgrade<'_> {
             check::check(executable, &self.settings.arguments, self.deadline, queued, self.signals)
         });
         match checked {
-            Ok(Checked { version, knows_guard, knows_bodies }) => {
-                (self.knows_guard, self.knows_bodies) = (knows_guard, knows_bodies);
+            Ok(Checked { version, knows }) => {
+                self.knows = knows;
                 let executable = self.executable.as_ref().expect("it was just checked");
                 self.log.restart.to = named(&version, executable);
                 self.log.step("check", format!("{version}, settings valid"));
@@ -374,7 +381,7 @@ impl Upgrade<'_> {
         self.gateway.door.set_shared(Holder::New, true);
         let list = self.gateway.list_sockets(self.deadline, self.signals)?.finish(Header::default());
         memory::write_sealed(&sockets, &list).map_err(cannot("write into memory"))?;
-        let bodies = self.store_bodies()?;
+        self.given = self.store_bodies()?;
         let (ours, theirs) = UnixStream::pair().map_err(cannot("make a socket pair"))?;
         let files = [&word_file.as_fd(), &snapshot.as_fd(), &sockets.as_fd()];
         failpoint::reach("old.spawn");
@@ -388,8 +395,8 @@ impl Upgrade<'_> {
             named: [theirs.as_raw_fd(), word_fd, snapshot_fd, sockets_fd],
             hidden: ours.as_raw_fd(),
             previous: self.settings.previous_of(executable),
-            knows_guard: self.knows_guard,
-            bodies: bodies.as_ref(),
+            knows_guard: self.knows.guard,
+            bodies: self.given.as_ref(),
             deadline: self.deadline,
         })?;
         drop(theirs);
@@ -406,15 +413,44 @@ impl Upgrade<'_> {
     }
 
     /// Writes the bodies that wait for clients into memory, for the new process to read before the pause.
-    fn store_bodies(&mut self) -> Result<Option<File>, String> {
-        if !self.knows_bodies {
+    fn store_bodies(&mut self) -> Result<Option<Given>, String> {
+        if !self.knows.bodies {
             return Ok(None);
         }
-        let stored = self.gateway.stored_bodies(self.deadline, self.signals)?;
+        let mut stored = StoredBodies::default();
+        self.gateway.store_bodies(&mut stored, self.deadline, self.signals)?;
         check::check_memory(2 * stored.bytes(), stored.bytes())?;
-        let file = bodies::write(&stored).map_err(cannot("write queued bodies into memory"))?;
+        let given =
+            Given::write(&stored, self.knows.later).map_err(cannot("write queued bodies into memory"))?;
         self.stored = Arc::new(stored);
-        Ok(Some(file))
+        Ok(Some(given))
+    }
+
+    /// Gives a new process that is warm the bodies that came meanwhile; `None`: there were many, and it says so again.
+    fn take_warm(&mut self) -> Option<Input> {
+        match self.later_bodies() {
+            Ok(None) => Some(self.input_of(&Message::Warm)),
+            Ok(Some(length)) => self.send(&Message::Bodies(length)),
+            Err(problem) => Some(self.fail(Input::Failed, problem)),
+        }
+    }
+
+    /// Writes the bodies that came since the last time, and returns the length of their file; `None`: there are few, or
+    /// the new process takes no more.
+    fn later_bodies(&mut self) -> Result<Option<u64>, String> {
+        let Some(given) = self.given.as_mut().filter(|given| given.takes_more()) else { return Ok(None) };
+        let stored = Arc::get_mut(&mut self.stored).expect("the threads read it in the pause only");
+        let known = stored.bodies().len();
+        self.gateway.store_bodies(stored, self.deadline, self.signals)?;
+        let later = &stored.bodies()[known..];
+        let bytes = bodies::bytes_of(later);
+        check::check_memory(2 * bytes, bytes)?;
+        let length = given.append(later).map_err(cannot("write queued bodies into memory"))?;
+        match length {
+            Some(_) => tracing::debug!(bytes, "hot restart: gave the bodies that came meanwhile"),
+            None => stored.truncate(known),
+        }
+        Ok(length)
     }
 
     fn note_warm(&mut self) {
