@@ -35,6 +35,11 @@ const PARKED_MAX: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_micros(50);
 /// Interval at which the notifier wakes while it waits for the end of the old process.
 const LIFE_LOOK: Duration = Duration::from_secs(10);
+/// Time in which clients that have begun a connection to a listener that is given up can finish that. Clients that begin one
+/// meanwhile are not answered; their systems try again a second later, and are refused.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+/// Interval at which such connections are accepted.
+const CLOSING_LOOK: Duration = Duration::from_millis(20);
 /// Longest wait for the supervisor and the pid file before the admin servers answer.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 
@@ -62,14 +67,18 @@ struct Notifiers {
     supervisor: Notifier,
     files: Notifier,
     ready_line: Notifier,
+    /// Closes the listeners that the settings do not name any more; `None`: there are none.
+    closing: Option<Notifier>,
 }
 
 impl Notifiers {
-    fn start() -> io::Result<Self> {
+    fn start(left: &Leftovers) -> io::Result<Self> {
+        let is_closing = !left.retired.is_empty();
         Ok(Self {
             supervisor: Notifier::start("notify")?,
             files: Notifier::start("pid-file")?,
             ready_line: Notifier::start("ready-line")?,
+            closing: is_closing.then(|| Notifier::start("closing")).transpose()?,
         })
     }
 }
@@ -88,7 +97,7 @@ impl Prepared {
         let spawn = |shared| admin::spawn(shared, &self.status, &self.metrics);
         let admin = shared.map(spawn).transpose().map_err(GatewayError::system("start the admin threads"))?;
         let notifiers =
-            Notifiers::start().map_err(GatewayError::system("start a thread for notifications"))?;
+            Notifiers::start(&self.left).map_err(GatewayError::system("start a thread for notifications"))?;
         let gateway = Gateway {
             listeners: self.listeners,
             admin_sockets: self.admin_sockets,
@@ -138,12 +147,12 @@ impl Parked {
     /// main one, and nobody else tells it. `end`: of the time before.
     pub(super) fn tell(self, is_main: bool, end: End) -> Gateway {
         let Self { mut gateway, left, pid_file, notifiers, .. } = self;
-        let Notifiers { supervisor, files, ready_line } = notifiers;
+        let Notifiers { supervisor, files, ready_line, closing } = notifiers;
         // Closed when both parties have been told.
         let (telling, told) = bounded::<()>(0);
         let (notifying, door) = (telling.clone(), Arc::clone(&gateway.door));
-        if let Some(reactor) = gateway.reactor_mail.first().cloned() {
-            supervisor.tell(move || left.retired.into_iter().for_each(|retired| empty(&retired, &reactor)));
+        if let (Some(closing), Some(reactor)) = (closing, gateway.reactor_mail.first().cloned()) {
+            closing.tell(move || close(&left.retired, &reactor));
         }
         supervisor.tell(move || {
             if let Some(Err(error)) = end.volunteer.map(|volunteer| volunteer.step_back()) {
@@ -232,21 +241,34 @@ fn remove(path: &PathBuf) {
     std::fs::remove_file(path).ok();
 }
 
-/// Lets in the clients that wait at an address that is given up, and gives it up: the process before has the socket, too,
-/// and would keep it open until it has left.
-fn empty(retired: &TcpListener, reactor: &Sender<ReactorMail>) {
-    let mut rejected = 0;
-    while let Ok((socket, _)) = retired.accept() {
-        socket.set_nonblocking(true).ok();
-        let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
-        rejected += u64::from(reactor.try_send(newcomer).is_err());
+/// Lets in the clients that wait at addresses that are given up, and gives the addresses up: the process before has the
+/// sockets, too, and would keep them open until it has left. No client that was answered is reset: first nobody begins a
+/// connection there, and a second later nobody is left who had begun one.
+fn close(retired: &[TcpListener], reactor: &Sender<ReactorMail>) {
+    for socket in retired {
+        if let Err(error) = sockets::drop_newcomers(socket) {
+            tracing::warn!(%error, "clients that come to a closed listener now may be reset");
+        }
     }
-    SockRef::from(retired).shutdown(Shutdown::Both).ok();
+    let until = clock::machine_now() + CLOSING_TIME;
+    let mut rejected = 0;
+    loop {
+        let is_over = clock::machine_now() >= until;
+        for (socket, _) in retired.iter().flat_map(|retired| std::iter::from_fn(|| retired.accept().ok())) {
+            socket.set_nonblocking(true).ok();
+            SockRef::from(&socket).detach_filter().ok(); // an inherited one of no use
+            let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
+            rejected += u64::from(reactor.try_send(newcomer).is_err());
+        }
+        if is_over {
+            break;
+        }
+        std::thread::park_timeout(CLOSING_LOOK);
+    }
+    retired.iter().for_each(|retired| _ = SockRef::from(retired).shutdown(Shutdown::Both));
     if rejected > 0 {
-        let address = retired.local_addr().map_or_else(|_| "?".into(), |address| address.to_string());
         tracing::warn!(
             rejected,
-            address,
             "rejected connections that waited at a closed listener: the reactor's mailbox is full"
         );
     }

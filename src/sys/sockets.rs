@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
+use socket2::SockFilter;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -110,6 +111,32 @@ pub fn open_fds() -> io::Result<Vec<RawFd>> {
 fn is_open(fd: RawFd) -> bool {
     // SAFETY: borrowed for one fcntl, which fails if the descriptor is not open.
     fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_GETFD).is_ok()
+}
+
+/// Has the system drop everything by which a client begins a connection to a listening socket. Connections that are being
+/// made are finished, and wait to be accepted. The system of a client tries again after a second.
+///
+/// # Errors
+/// The system has no memory, or no such filter.
+pub fn drop_newcomers(socket: &impl AsFd) -> io::Result<()> {
+    /// Byte of a TCP header that has the flags.
+    const FLAGS_AT: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // Classic BPF, as in filter(7): code, jumps if true and if false, operand.
+    socket2::SockRef::from(socket).attach_filter(&[
+        SockFilter::new(0x30, 0, 0, FLAGS_AT),  // load the byte
+        SockFilter::new(0x54, 0, 0, SYN | ACK), // and with
+        SockFilter::new(0x15, 0, 1, SYN),       // SYN without ACK: the next one, else the one behind it
+        SockFilter::new(0x06, 0, 0, 0),         // keep no byte
+        SockFilter::new(0x06, 0, 0, u32::MAX),  // keep all
+    ])
+}
+
+/// Returns whether an inherited descriptor holds a lock of a file (`flock`), which ends when its last copy is closed.
+pub fn holds_lock(fd: RawFd) -> bool {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap_or_default();
+    info.lines().any(|line| line.starts_with("lock:"))
 }
 
 /// Closes an inherited descriptor that has no owner in this process.

@@ -6,10 +6,13 @@
 
 use crate::gateway::Backend;
 use crate::process::TempFile;
-use crate::raw::Client;
+use crate::raw::{Client, bytes_of, hello};
 use crate::series::Series;
 use crate::until;
+use moorline_proto::frame::Command;
 use moorline_proto::message::client::Code;
+use moorline_proto::message::frame_of;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
@@ -68,5 +71,41 @@ fn two_listeners_serve_and_an_upgrade_keeps_adds_and_removes_them() {
     for client in [&mut alice, &mut bob, &mut carol] {
         client.beat(30);
         assert!(client.heard.end.is_none() && client.heard.repeats == 0);
+    }
+}
+
+#[test]
+fn who_comes_to_a_removed_listener_is_served_or_refused_and_never_reset() {
+    let backend = Backend::start();
+    let file = TempFile::new("");
+    let any = "127.0.0.1:0";
+    for round in 0..2 {
+        write(file.path(), &backend, &[("near", any), ("far", any)]);
+        let series = Series::start_file(file.path());
+        let far = listeners(&series)[1].1;
+        std::thread::scope(|scope| {
+            let storm = |thread: usize| {
+                for number in 0.. {
+                    let mut stream = match TcpStream::connect(far) {
+                        Ok(stream) => stream,
+                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return number,
+                        Err(error) => panic!("{error}"),
+                    };
+                    let hello = hello(&format!("u-{round}-{thread}-{number}"), "d");
+                    stream.set_read_timeout(Some(crate::PATIENCE)).expect("a socket");
+                    let served = stream
+                        .write_all(&bytes_of(&frame_of(Command::Hello, &hello)))
+                        .and_then(|()| stream.read_exact(&mut [0; 2]));
+                    served.unwrap_or_else(|error| panic!("connection {number} was made: {error}"));
+                }
+                unreachable!("numbers do not end");
+            };
+            let storms: Vec<_> = (0..4).map(|thread| scope.spawn(move || storm(thread))).collect();
+            write(file.path(), &backend, &[("near", any)]);
+            series.restart();
+            let served: Vec<usize> =
+                storms.into_iter().map(|storm| storm.join().expect("no panic")).collect();
+            println!("served before they were refused: {served:?}");
+        });
     }
 }
