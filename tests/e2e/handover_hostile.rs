@@ -483,6 +483,52 @@ fn reactors_and_workers_may_become_more_and_fewer_on_the_way() {
     chat.finish();
 }
 
+#[test]
+fn a_lock_that_the_gateway_was_started_with_is_held_by_whoever_serves() {
+    let lock = TempFile::new("");
+    let is_free = || std::fs::File::open(lock.path()).expect("our file").try_lock().is_ok();
+    let backend = Backend::start();
+    let has_flock = std::process::Command::new("flock").arg("--version").output().is_ok();
+    if !has_flock {
+        return crate::skipped("no `flock` (util-linux) on this machine");
+    }
+    let series = Series::start_as(&backend, &[], |command| {
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", "exec 9<\"$0\" && flock -n 9 && exec \"$@\""]).arg(lock.path());
+        shell.arg(command.get_program()).args(command.get_args()).stdin(std::process::Stdio::null());
+        command.get_envs().for_each(|(name, value)| match value {
+            Some(value) => _ = shell.env(name, value),
+            None => _ = shell.env_remove(name),
+        });
+        *command = shell;
+    });
+    let mut client = Client::login(series.gateway.listener, "alice", "d");
+    assert!(!is_free());
+    for _ in 0..2 {
+        series.restart();
+        assert!(!is_free(), "after an upgrade");
+    }
+    for fault in ["old.snapshot ENOSPC", "new.adopted kill", "new.ready kill"] {
+        series.set_faults(&format!("{fault}\n"));
+        let (_, restart) = series.upgrade(&[]);
+        assert_eq!(restart.verdict, "rolled_back", "{fault}: {restart:?}");
+        assert!(!is_free(), "after a rollback: {fault}");
+        client.beat(30);
+    }
+    // The old process is killed when the new one can go on.
+    series.set_faults("new.ready kill-parent\n");
+    let before = series.pid();
+    series.signal(Signal::SIGUSR2);
+    until("another process serves", || {
+        (series.gateway.try_get("/v1/varz").is_ok() && series.pid() != before).then_some(())
+    });
+    series.set_faults("");
+    client.beat(30);
+    assert!(!is_free(), "after a kill of the old process");
+    series.signal(Signal::SIGKILL);
+    until("it is free with the last process", || is_free().then_some(()));
+}
+
 /// `MOORLINE_PREVIOUS` names the program of an earlier version; without it there is nothing to go back to.
 #[test]
 fn an_earlier_version_hands_over_to_this_one_and_takes_back() {

@@ -26,7 +26,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Time in which a killed parent ends: its descriptors close before its process is gone.
@@ -281,8 +280,10 @@ impl Takeover<'_> {
         let adopted = prepare(snapshot, warm, self.config, &mut source)?;
         self.sockets_taken = adopted.parked.connections_taken + adopted.listeners;
         self.adopted = Some(adopted);
-        // Connections that ended meanwhile, and descriptors that the parent itself inherited.
-        self.inherited.drain().for_each(sockets::close_unowned);
+        // Connections that ended meanwhile, and descriptors that the parent itself inherited. A lock among them, as of
+        // `flock FILE moorline run`, is held for whoever serves.
+        let is_lock = |fd: &RawFd| sockets::cookie_of(*fd).is_none() && sockets::holds_lock(*fd);
+        self.inherited.drain().filter(|fd| !is_lock(fd)).for_each(sockets::close_unowned);
         failpoint::reach("new.adopted");
         Ok(())
     }
