@@ -22,7 +22,7 @@ pub(crate) fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()>
             Some(())
         }
         Err(error) => {
-            println!("SKIPPED: no `prlimit` (util-linux) on this machine: {error}");
+            crate::skipped(&format!("no `prlimit` (util-linux) on this machine: {error}"));
             None
         }
     }

@@ -533,7 +533,9 @@ fn a_lock_that_the_gateway_was_started_with_is_held_by_whoever_serves() {
 #[test]
 fn an_earlier_version_hands_over_to_this_one_and_takes_back() {
     let Ok(previous) = std::env::var("MOORLINE_PREVIOUS") else {
-        println!("SKIPPED: MOORLINE_PREVIOUS names no program of an earlier version (docs/testing.md)");
+        println!(
+            "not asked for: MOORLINE_PREVIOUS names no program of an earlier version (docs/handover.md)"
+        );
         return;
     };
     let backend = Backend::start();

@@ -115,6 +115,6 @@ fn the_admin_address_the_backlog_and_the_name_are_those_of_the_settings_or_said_
     };
     match queue() {
         Some(_) => until("the backlog is the new one", || (queue() == Some(7)).then_some(())),
-        None => println!("SKIPPED: no `ss` on this machine"),
+        None => crate::skipped("no `ss` on this machine"),
     }
 }
