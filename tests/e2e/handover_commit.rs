@@ -86,6 +86,8 @@ fn what_fails_or_hangs_behind_the_commit_ends_no_service() {
         "new.pid_file hang",
         "new.line hang",
         "new.line ENOSPC",
+        "new.line EIO",
+        "new.line EPIPE",
         "old.running sleep:2000",
         "old.running exit:1",
         "old.running stop",
@@ -117,9 +119,11 @@ fn a_thread_or_a_pid_file_that_the_system_refuses_undoes_it_before_the_commit() 
         assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{restart:?}");
         assert!(restart.problem.contains(cause), "{}", restart.problem);
     };
-    series.set_faults("new.thread ENOMEM\n");
-    refused("cannot start a");
-    client.beat(30);
+    for cause in ["ENOMEM", "EAGAIN"] {
+        series.set_faults(&format!("new.thread {cause}\n"));
+        refused("cannot start a");
+        client.beat(30);
+    }
     series.set_faults("");
     std::fs::remove_dir_all(&folder).expect("ours");
     refused("handover.pid_file");
