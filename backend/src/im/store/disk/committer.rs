@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) keys: Vec<Vec<u8>>,
     /// To be written down before it.
     pub(super) new_high_water: Vec<HighWater>,
+    /// Folder with a new entry, to be synced before it; `None`: no table was made.
+    pub(super) new_in: Option<PathBuf>,
 }
 
 /// The files that a commit writes beside the database, and the engine's journal.
@@ -190,6 +192,7 @@ impl Work {
             self.wait_for_engine()?;
         }
         self.write_high_water(jobs)?;
+        self.sync_new_tables(jobs)?;
         if let Some(syncs) = &self.mark_syncs {
             syncs.begin();
         }
@@ -218,6 +221,17 @@ impl Work {
                 sync::data(high_water, path).map_err(|cause| CommitError::Sync { path: path.clone(), cause })
             }
             Durability::System => Ok(()),
+        }
+    }
+
+    /// Syncs the folder of tables that were made for these jobs: after a power cut their rows would have no table.
+    fn sync_new_tables(&self, jobs: &[Job]) -> Result<(), CommitError> {
+        let folder = jobs.iter().find_map(|job| job.new_in.as_deref());
+        match folder.filter(|_| self.durability == Durability::Disk) {
+            Some(path) => {
+                sync::folder(path).map_err(|cause| CommitError::Sync { path: path.to_owned(), cause })
+            }
+            None => Ok(()),
         }
     }
 

@@ -63,6 +63,7 @@ use moorline_proto::ids::MessageKey;
 use prost::Message;
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
@@ -99,6 +100,8 @@ pub struct DiskEngine {
     high_water: HighWaterFile,
     /// High water marks of the next batch.
     new_high_water: Vec<HighWater>,
+    /// Folder in which a table for the next batch was made; `None`: none was made.
+    new_in: Option<PathBuf>,
     window_ms: u64,
     lived: Lived,
     /// Time of the retention clock as written.
@@ -131,6 +134,7 @@ impl DiskEngine {
             tails,
             high_water,
             new_high_water: Vec::new(),
+            new_in: None,
             window_ms,
             lived,
             retention_ms: 0,
@@ -170,6 +174,7 @@ impl Engine for DiskEngine {
         let days = self.tables.days();
         if days != before {
             self.memtables.watch(self.tables.busy());
+            self.new_in = table.path().parent().map(Path::to_owned);
             let end = days.map_or(0, |(_, newest)| newest + 1).to_be_bytes();
             self.changes.push(Change::put(&self.tables.meta, tables::KEYS_END.to_vec(), end));
         }
@@ -396,7 +401,7 @@ impl Engine for DiskEngine {
         let changes = std::mem::take(&mut self.changes);
         let (keys, new_high_water) =
             (std::mem::take(&mut self.keys), std::mem::take(&mut self.new_high_water));
-        let job = Job { changes, done, keys, new_high_water };
+        let job = Job { changes, done, keys, new_high_water, new_in: self.new_in.take() };
         let is_taken = self.committer.jobs.try_send(job).is_ok();
         if !is_taken {
             self.committer.is_broken.store(true, Ordering::SeqCst);

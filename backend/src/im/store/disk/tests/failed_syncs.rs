@@ -80,6 +80,26 @@ fn a_failed_sync_of_any_file_beside_the_database_ends_the_store() {
     }
 }
 
+/// A message key of a new day makes a table. Its folder would be gone after a power cut, and with it the keys of that day.
+#[test]
+fn a_table_that_is_made_while_the_store_runs_is_on_the_disk_before_anything_in_it_is_acknowledged() {
+    let folder = Folder::new();
+    let mut store = folder.open().expect("a new store");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    let tables = folder.0.join(DATABASE).join(renew::TABLES);
+    let count = || std::fs::read_dir(&tables).expect("tables").count();
+    let before = count();
+    faults::fail_next(&tables);
+    assert!(store.commit(1, 77, vec![draft(ann, Target::User(ben), 1, 1)]));
+    assert_eq!(count(), before + 1, "the first key of its day");
+    until_broken(&store);
+    assert!(store.committed().is_none(), "nothing is acknowledged");
+    drop(store);
+    let mut store = folder.open().expect("synced at the start");
+    let [ann, ben] = ["ann", "ben"].map(|uid| store.try_user(uid).expect("room"));
+    stored(committed(&mut store, vec![draft(ann, Target::User(ben), 1, 1)]).pop());
+}
+
 #[test]
 fn a_failed_sync_of_a_folder_is_an_error_of_the_start() {
     let (folder, store, _) = spoken_open();
