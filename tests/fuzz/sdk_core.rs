@@ -38,6 +38,9 @@ const UNHANDLED_BYTES_MAX: usize = 20_000;
 /// Notices that may follow from one input: those that nobody asked for, and those of rooms, holes and connections.
 const NOTICES_MAX: usize = 256 + 1_024;
 
+/// An empty message in the list of a [`PullResponse`].
+const EMPTY_MESSAGE: &[u8] = &[1 << 3 | 2, 0];
+
 static GOLDEN: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| crate::golden::golden("frames.json"));
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ struct World {
     tokens: Vec<(Token, usize)>,
     decoder: Decoder,
     is_closed: bool,
-    /// Answers of thousands of messages that the gateway may still give: they take most of the time of a script.
+    /// Answers of thousands of messages that the gateway may still give: they take as long as 200 steps.
     large_answers: u32,
 }
 
@@ -297,11 +300,12 @@ impl World {
             let conversations = (0..script.byte() % 4).map(|_| of(script)).collect();
             encode(&ConversationsResponse { conversations, more: script.byte().is_multiple_of(2) })
         } else if kind == 2 {
-            // Empty messages: two bytes each on the wire.
-            let (few, times) = (1 + script.below(200), if self.large_answers > 0 { 40 } else { 1 });
-            self.large_answers = self.large_answers.saturating_sub(u32::from(few > 20));
-            let messages = vec![Push::default(); few * times];
-            encode(&pull_response(messages, Vec::new(), script))
+            // Empty messages, two bytes each on the wire; now and then thousands.
+            let few = 1 + script.below(200);
+            let is_large = few == 200 && self.large_answers > 0;
+            self.large_answers -= u32::from(is_large);
+            let messages = EMPTY_MESSAGE.repeat(if is_large { 40 * few } else { few });
+            [&messages[..], &encode(&pull_response(Vec::new(), Vec::new(), script))].concat().into()
         } else {
             let messages = (0..script.byte() % 4).map(|_| Self::message(script)).collect();
             let voids = (0..script.byte() % 3)

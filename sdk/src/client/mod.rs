@@ -201,7 +201,8 @@ impl Client {
         self.with_core(|core, now| core.set_attention(now, attention));
     }
 
-    /// Enters a room, and again with each new session. False: 256 are wanted already.
+    /// Enters a room, and again with each new session. False: 256 are wanted already, or the name has more than 192
+    /// bytes.
     pub fn enter_room(&self, room: &str) -> bool {
         self.with_core(|core, now| core.enter_room(now, room))
     }

@@ -15,7 +15,7 @@ use moorline_proto::time::Instant;
 impl Core {
     /// Enters a room [P-2.5], now or when logged in, and again with each new session, until
     /// [`Core::leave_room`]. [`RoomEntered`](super::Notice::RoomEntered) or
-    /// [`RoomRefused`](super::Notice::RoomRefused) follows. False: 256 are wanted.
+    /// [`RoomRefused`](super::Notice::RoomRefused) follows. False: 256 are wanted, or the name has more than 192 bytes.
     pub fn enter_room(&mut self, now: Instant, room: &str) -> bool {
         let is_taken = self.rooms.enter(now, room);
         self.pump(now);

@@ -1,5 +1,6 @@
 //! Rooms that the application wants to be in [P-2.5]: asked for, entered, and entered anew with each session.
 
+use super::limits::NAME_BYTES_MAX;
 use moorline_proto::frame::{Command, Frame};
 use moorline_proto::message::client::{Code, Sub, SubAck, Unsub};
 use moorline_proto::message::frame_of;
@@ -37,12 +38,12 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// False: too many.
+    /// False: there are too many, or the name is too long for a SUB, which would end the connection.
     pub(super) fn enter(&mut self, now: Instant, room: &str) -> bool {
         if self.wanted.contains_key(room) {
             return true;
         }
-        if self.wanted.len() >= ROOMS_MAX {
+        if self.wanted.len() >= ROOMS_MAX || room.len() > NAME_BYTES_MAX {
             return false;
         }
         self.wanted.insert(room.into(), Phase::Due(now));
@@ -150,6 +151,16 @@ mod tests {
         rooms.on_new_session(at(100));
         assert!(asked(&mut rooms, 100).is_some());
         assert!(rooms.leave("hall").is_some() && rooms.leave("hall").is_none());
+    }
+
+    #[test]
+    fn a_name_that_no_sub_can_hold_is_refused_and_the_longest_is_sent() {
+        let mut rooms = Rooms::default();
+        assert!(!rooms.enter(at(0), &"n".repeat(NAME_BYTES_MAX + 1)));
+        assert!(rooms.poll_frame(at(0)).is_none(), "the gateway would close the connection");
+        assert!(rooms.enter(at(0), &"n".repeat(NAME_BYTES_MAX)));
+        let body = rooms.poll_frame(at(0)).expect("a question").body;
+        assert!(body.len() <= moorline_proto::frame::SMALL_BODY_BYTES_MAX as usize);
     }
 
     #[test]
