@@ -1,8 +1,10 @@
 //! Random users, devices, connects, sends, repeats, recalls, reads, acks, failures and ends of the process against an
 //! oracle: in the end every device sees what its user should.
 
+mod runs;
+mod settling;
+
 use super::*;
-use crate::im::store::{Disk, Durability};
 use moorline_proto::message::client::Notify;
 use moorline_proto::message::im::{
     Conversation, ConversationDeleteRequest, ConversationsRequest, ConversationsResponse, GroupCreateRequest,
@@ -11,8 +13,6 @@ use moorline_proto::message::im::{
 };
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const USERS: usize = 3;
 /// Number of devices of each user.
@@ -631,170 +631,5 @@ impl<S: Store> World<S> {
             }
             Step::Crash => self.crash(),
         }
-    }
-
-    /// Everyone comes online and handles everything: then everyone has everything, once.
-    fn settle(&mut self) {
-        (0..self.devices.len()).for_each(|device| self.connect(device));
-        while let Some(device) = self.devices.iter().position(|it| !it.queue.is_empty()) {
-            self.ack(device, 1);
-        }
-        for index in 0..self.devices.len() {
-            let user = index / DEVICES;
-            // What an earlier membership could read is not to be had any more.
-            let first = match self.members.get(&user) {
-                _ if !self.has_left.contains(&user) => 1,
-                Some(first) => *first,
-                None => u64::MAX,
-            };
-            let is_due = |(conversation, seqs): (&String, &BTreeSet<u64>)| {
-                let first = if conversation == GROUP { first } else { 1 };
-                let first = first.max(self.first_kept(user, conversation));
-                (conversation.clone(), seqs.range(first..).copied().collect::<BTreeSet<_>>())
-            };
-            let due = |views: &BTreeMap<String, BTreeSet<u64>>| {
-                views.iter().map(is_due).filter(|(_, seqs)| !seqs.is_empty()).collect::<BTreeMap<_, _>>()
-            };
-            assert_eq!(due(&self.devices[index].has), due(&self.expected[user]), "device {index}");
-            self.settle_recalls(index, first);
-            let session = self.devices[index].session.expect("online");
-            let listed = self.list(session);
-            let device = &self.devices[index];
-            let is_judged = |it: &&Conversation| {
-                !self.deleted.contains(&user) && (it.id != GROUP || !self.has_left.contains(&user))
-            };
-            for it in listed.iter().filter(is_judged) {
-                // Below what the user has deleted nobody asks any more.
-                let first = self.first_kept(user, &it.id);
-                let known = |uid: &str| {
-                    let known = device.reads.get(&(it.id.clone(), uid.to_owned())).copied();
-                    known.unwrap_or(0).max(first - 1)
-                };
-                let (read, peer_read) = (it.read.max(first - 1), it.peer_read.max(first - 1));
-                assert_eq!(known(&uid(user)), read, "device {index}: what its user has read of {}", it.id);
-                // That a deleted user had read, those know who saw the user's messages.
-                let is_peer = |peer: &usize| {
-                    *peer != user && !self.deleted.contains(peer) && it.id.contains(&uid(*peer))
-                };
-                if let Some(peer) = (0..USERS).find(is_peer) {
-                    assert_eq!(known(&uid(peer)), peer_read, "device {index}: what {peer} has read");
-                }
-            }
-        }
-        (0..USERS).for_each(|user| assert_eq!(self.bench.stream_of(&uid(user)), 0, "all acked"));
-    }
-
-    /// Whoever has a message, and the word that it was taken back, does not show it.
-    fn settle_recalls(&self, index: usize, first: u64) {
-        let (device, expected) = (&self.devices[index], &self.expected[index / DEVICES]);
-        for ((conversation, seq), by) in &self.recalls {
-            let is_due = |seq: &u64| {
-                let first = if conversation == GROUP { first } else { 1 };
-                let first = first.max(self.first_kept(index / DEVICES, conversation));
-                *seq >= first && expected.get(conversation).is_some_and(|seqs| seqs.contains(seq))
-            };
-            if is_due(seq) && is_due(by) {
-                let place = (conversation.clone(), *seq);
-                assert!(device.recalled.contains(&place), "device {index} shows {place:?}");
-            }
-        }
-        let is_known = |place: &(String, u64)| self.recalls.contains_key(place);
-        assert!(device.recalled.iter().all(is_known), "device {index} hides what was not taken back");
-    }
-}
-
-fn run(config: ImConfig, is_lossless: bool, steps: &[Step]) {
-    let store = Memory::new(&config);
-    World::new(config, store, is_lossless, Box::new(|store| store)).walk(steps);
-}
-
-fn run_late(config: ImConfig, is_lossless: bool, seed: u64, steps: &[Step]) {
-    let store = Slow::new(Memory::new(&config), seed);
-    World::new(config, store, is_lossless, Box::new(move |store| store.reopen(seed))).walk(steps);
-}
-
-/// A folder of this test, gone with it.
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).ok();
-    }
-}
-
-fn run_on_disk(config: ImConfig, is_lossless: bool, steps: &[Step]) {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("moorline-oracle-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let folder = Folder(std::env::temp_dir().join(name));
-    let (at, limits) = (folder.0.clone(), config.clone());
-    let open = move || Disk::open(&at, &limits, Durability::System, || ()).expect("it opens");
-    let store = open();
-    World::new(config, store, is_lossless, Box::new(move |store: Disk| (drop(store), open()).1)).walk(steps);
-    assert_eq!(Disk::verify(&folder.0, &small()).expect("readable").problems, Vec::<String>::new());
-}
-
-fn small() -> ImConfig {
-    ImConfig { outstanding: 4, ..ImConfig::default() }
-}
-
-fn tiny_inbox() -> ImConfig {
-    ImConfig { inbox_entries_max: 3, ..small() }
-}
-
-/// With two members the group goes through inboxes, with three it is read by cursor.
-fn read_fanout() -> ImConfig {
-    ImConfig { fanout_members_max: 2, ..small() }
-}
-
-fn steps() -> impl Strategy<Value = Vec<Step>> {
-    proptest::collection::vec(step(), 0..160)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
-
-    #[test]
-    fn every_device_gets_everything_once_and_in_order(steps in steps()) {
-        run(small(), true, &steps);
-    }
-
-    #[test]
-    fn devices_with_a_tiny_inbox_converge_by_pulling(steps in steps()) {
-        run(tiny_inbox(), false, &steps);
-    }
-
-    #[test]
-    fn so_do_devices_of_a_group_that_is_read_by_cursor(steps in steps()) {
-        run(read_fanout(), false, &steps);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    #[test]
-    fn on_a_store_that_answers_late_nothing_changes(seed in any::<u64>(), steps in steps()) {
-        run_late(small(), true, seed, &steps);
-        run_late(tiny_inbox(), false, seed, &steps);
-        run_late(read_fanout(), false, seed, &steps);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
-
-    #[test]
-    fn on_disk_an_end_of_the_process_changes_nothing_of_it(steps in steps()) {
-        run_on_disk(small(), true, &steps);
-    }
-
-    #[test]
-    fn on_disk_an_end_of_the_process_changes_no_small_inbox(steps in steps()) {
-        run_on_disk(tiny_inbox(), false, &steps);
-    }
-
-    #[test]
-    fn on_disk_an_end_of_the_process_changes_no_group_that_is_read_by_cursor(steps in steps()) {
-        run_on_disk(read_fanout(), false, &steps);
     }
 }
