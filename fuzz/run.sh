@@ -2,6 +2,7 @@
 # Runs one fuzz target, bounded in runs and time: fuzz/run.sh TARGET [RUNS]     (default 10,000,000 runs)
 #
 # FUZZ_SECONDS=600      longest time; default 3600
+# FUZZ_MERGE=1          replaces fuzz/work/TARGET by its smallest part with the same coverage, and ends
 # FUZZ_SANITIZER=none   or `address`, which needs a nightly toolchain; default none: the bodies reach safe code only
 #
 # Starts from fuzz/corpus/TARGET, which the ordinary tests replay. What the engine finds on top goes to fuzz/work/TARGET, a
@@ -55,5 +56,16 @@ fi
 export RUSTC_WRAPPER=$PWD/rustc.sh
 
 mkdir -p "work/$target" "corpus/$target"
-cargo fuzz run --fuzz-dir . --sanitizer "$sanitizer" --strip-dead-code --features "$features" "$target" "work/$target" "corpus/$target" -- \
+fuzz() {
+    cargo fuzz run --fuzz-dir . --sanitizer "$sanitizer" --strip-dead-code --features "$features" "$target" "$@"
+}
+if [ "${FUZZ_MERGE:-0}" = 1 ]; then
+    rm -rf "work/$target.new"
+    mkdir "work/$target.new"
+    fuzz "work/$target.new" "work/$target" -- -merge=1 -max_len="$length"
+    rm -rf "work/$target"
+    mv "work/$target.new" "work/$target"
+    exit
+fi
+fuzz "work/$target" "corpus/$target" -- \
     -runs="$runs" -max_total_time="${FUZZ_SECONDS:-3600}" -max_len="$length" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1
