@@ -5,7 +5,10 @@
 
 use crossbeam_channel::{Sender, bounded};
 use std::io;
+use std::time::Duration;
 
+/// Longest wait until the thread runs.
+const RUNS_WITHIN: Duration = Duration::from_secs(5);
 /// Jobs that wait for the thread.
 const JOBS_MAX: usize = 8;
 
@@ -18,14 +21,21 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the thread.
+    /// Starts the thread, and waits until it has done its first job: the allocator has given it memory of its own by then,
+    /// which the system may refuse later.
     ///
     /// # Errors
-    /// The system has no thread.
+    /// The system has no thread, or does not run it in time.
     pub(super) fn start(name: &'static str) -> io::Result<Self> {
         let (jobs, taken) = bounded::<Job>(JOBS_MAX);
         std::thread::Builder::new().name(name.into()).spawn(move || taken.iter().for_each(|job| job()))?;
-        Ok(Self { name, jobs })
+        let (running, runs) = bounded(1);
+        let notifier = Self { name, jobs };
+        notifier.tell(move || _ = running.send(vec![0u8; 64]));
+        match runs.recv_timeout(RUNS_WITHIN) {
+            Ok(_) => Ok(notifier),
+            Err(error) => Err(io::Error::other(format!("the thread does not run: {error}"))),
+        }
     }
 
     /// Has the thread do a job after those that it has. Never waits.
