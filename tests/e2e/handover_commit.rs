@@ -142,7 +142,7 @@ fn a_thread_or_a_pid_file_that_the_system_refuses_undoes_it_before_the_commit() 
 fn with_few_descriptors_it_is_committed_or_undone_and_never_half() {
     let backend = Backend::start();
     let mut verdicts = Vec::new();
-    for free in [33, 38, 44, 50, 53, 56, 60, 66, 74] {
+    for free in [33, 38, 44, 50, 53, 56, 60, 66, 74, 84, 96, 128] {
         let file = TempFile::new("");
         let settings = |reactors: usize| {
             let text = format!(
@@ -165,9 +165,9 @@ fn with_few_descriptors_it_is_committed_or_undone_and_never_half() {
         }
         let (_, restart) = series.upgrade(&[]);
         client.beat(30);
+        println!("{free}: {} {}", restart.verdict, restart.problem);
         verdicts.push((free, restart.verdict));
     }
-    println!("{verdicts:?}");
     assert!(verdicts.iter().any(|(_, verdict)| verdict == "rolled_back"), "{verdicts:?}");
     assert!(verdicts.iter().any(|(_, verdict)| verdict == "committed"), "{verdicts:?}");
 }
