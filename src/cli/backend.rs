@@ -1,6 +1,6 @@
 //! `moorline backend`: the reference backend in this process.
 
-use super::settings::{say_valid, variables, warn};
+use super::settings::{refuse_strays, say_valid, variables, warn};
 use super::{Failure, logging, say};
 use crate::config::LogFormat;
 use crate::sys::clock;
@@ -286,6 +286,7 @@ pub(super) fn load(args: &BackendArgs) -> Result<BackendConfig, Failure> {
 }
 
 fn load_with_origins(args: &BackendArgs) -> Result<Loaded<BackendConfig>, Failure> {
+    refuse_strays(&SCHEMA.strays(&crate::config::SCHEMA, variables()))?;
     let loaded = BackendConfig::load(args.file.as_deref(), &args.sets, variables());
     let loaded = loaded.map_err(Failure::usage)?;
     warn(&loaded.warnings);

@@ -41,6 +41,7 @@ impl SettingsArgs {
     }
 
     pub(super) fn load(&self) -> Result<Loaded<Config>, Failure> {
+        refuse_strays(&SCHEMA.strays(&moorline_backend::config::SCHEMA, variables()))?;
         let loaded = Config::load_with_origins(self.file.as_deref(), &self.sets, variables());
         let loaded = loaded.map_err(Failure::usage)?;
         warn(&loaded.warnings);
@@ -52,6 +53,11 @@ impl SettingsArgs {
 pub(super) fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Refuses to go on with variables that do nothing: what they were meant to set would be missing.
+pub(super) fn refuse_strays(strays: &[String]) -> Result<(), Failure> {
+    if strays.is_empty() { Ok(()) } else { Err(Failure::Usage(strays.join("\n"))) }
 }
 
 /// Writes warnings to standard error.

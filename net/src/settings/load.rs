@@ -79,6 +79,32 @@ impl Schema {
         layers.finish(check)
     }
 
+    /// Returns a sentence for each variable with the prefix of another program that no setting of that program has. It does
+    /// nothing, and was perhaps meant for this program. Variables that the other program reads may be here, too: programs share files of variables.
+    pub fn strays(&self, other: &Self, env: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+        let stray = |name: String| {
+            let rest = name.strip_prefix(other.env_prefix)?.to_owned();
+            let path = rest.to_ascii_lowercase().replace("__", ".");
+            if other.knows(&path) {
+                return None;
+            }
+            Some(if self.knows(&path) {
+                let prefix = self.env_prefix;
+                format!("environment variable {name} does nothing here; write {prefix}{rest}")
+            } else {
+                format!("environment variable {name} does nothing: {}", suggest::unknown(other, &path))
+            })
+        };
+        env.into_iter().filter_map(|(name, _)| stray(name)).collect()
+    }
+
+    /// Returns whether a path is a setting, also by an old name.
+    fn knows(&self, path: &str) -> bool {
+        let is_old = self.renamed.iter().any(|renamed| renamed.translate(path).is_some());
+        let is_retired = self.retired.iter().any(|retired| retired.key == path);
+        is_old || is_retired || Layers::new(*self).place(path).is_some()
+    }
+
     /// Returns the defaults, without the rules between values.
     pub fn defaults<T: DeserializeOwned>(&self) -> T {
         self.default_table().try_into().expect("the table of keys matches the structs")

@@ -244,3 +244,20 @@ fn a_file_that_is_not_there_or_huge_is_named() {
     std::fs::remove_file(&huge).expect("ours");
     assert!(said.contains("over 1 MiB"), "{said}");
 }
+
+#[test]
+fn a_variable_of_another_program_that_does_nothing_is_told_with_the_name_that_was_meant() {
+    const OTHER: Schema = Schema { keys: OTHER_KEYS, renamed: &[], retired: &[], env_prefix: "OTHER__" };
+    const OTHER_KEYS: &[Key] = &[key("log", "level", Kind::Text, "\"info\"", "Level.")];
+    let strays = |names: &[&str]| {
+        let env = names.iter().map(|name| ((*name).to_owned(), "1".to_owned()));
+        SCHEMA.strays(&OTHER, env)
+    };
+    assert!(strays(&["OTHER__LOG__LEVEL", "OTHER_PORT", "OTHER_SERVICE_HOST", "HOME"]).is_empty());
+    let told = strays(&["OTHER__STORE__CACHE", "OTHER__STORE__HOOKS__A__URL", "OTHER__LOG__LEVL"]);
+    let own = SCHEMA.env_prefix;
+    assert_eq!(told.len(), 3);
+    assert!(told[0].ends_with(&format!("does nothing here; write {own}STORE__CACHE")), "{told:?}");
+    assert!(told[1].ends_with(&format!("write {own}STORE__HOOKS__A__URL")), "{told:?}");
+    assert!(told[2].contains("OTHER__LOG__LEVL does nothing: unknown key `levl`"), "{told:?}");
+}
