@@ -140,6 +140,7 @@ fn spawn_limited(
 ) -> io::Result<Admin> {
     let start = |listener: Listener, thread, place| {
         let counter_set = Arc::new(CounterSet::new(METRICS));
+        registry.carry(METRICS);
         registry.add(Arc::clone(&counter_set));
         let count = move |event| {
             let metric = match event {

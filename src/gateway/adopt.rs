@@ -5,12 +5,13 @@ use super::admin_sockets::AdminSockets;
 use super::assembly::{Inboxes, Leftovers, Prepared, ReactorInbox, reactor_inbox};
 use super::listening::{self, InheritedListener, Matched};
 use crate::config::{Balance, Config};
+use crate::metrics::Counted;
 use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
-    AddressRecord, GROWN, GatewayHead, ListenerRecord, PinsRecord, Records, SectionKind, Snapshot, SocketRef,
-    SocketsRecord,
+    AddressRecord, CountedRecord, GROWN, GatewayHead, ListenerRecord, PinsRecord, Records, SectionKind,
+    Snapshot, SocketRef, SocketsRecord,
 };
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
@@ -208,6 +209,9 @@ impl Prepared {
             (shard_map, inboxes),
             Some(origin),
         )?;
+        let counted =
+            |it: &CountedRecord| Counted { name: it.name.clone(), label: it.label.clone(), value: it.value };
+        prepared.metrics.go_on(head.counted.iter().map(counted).collect());
         prepared.left = Leftovers { retired, kept: kept(config, head) };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;

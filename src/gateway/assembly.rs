@@ -260,6 +260,7 @@ impl Prepared {
             judge,
             trust,
             node: gateway_id,
+        metrics.carry(&reactor::own_metrics(listeners.len()));
             shard_map,
             has_grown: false,
             reactor_mail,

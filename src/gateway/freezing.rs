@@ -7,12 +7,13 @@ use super::listening::ListeningSocket;
 use super::signals::Signals;
 use super::threads::Thread;
 use crate::failpoint;
+use crate::metrics::Counted;
 use crate::pause::Order;
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord, StoredBodies,
-    Writer,
+    CountedRecord, GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord,
+    StoredBodies, Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
@@ -219,8 +220,10 @@ impl Gateway {
         let socket = admin.socket.as_ref().map(|socket| sockets::name_of(&socket.listener));
         head.admin_socket = socket.transpose()?.map(Into::into);
         head.is_draining = self.status.is_draining();
+        let record = |Counted { name, label, value }| CountedRecord { name, label, value };
+        head.counted = self.metrics.counted().into_iter().map(record).collect();
         head.gateway_id.clone_from(&self.node);
-        section.put(Item::Gateway(head));
+        section.put(Item::Gateway(Box::new(head)));
         section.append(&addresses);
         Ok(section)
     }

@@ -169,6 +169,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
     gateway.metrics.add(Arc::clone(&lines));
     let reloading = reload::Reloading::new(config, sources);
+    gateway.metrics.carry(AUDIT_METRICS);
     let audit = stop::Audit { log: audit, lines };
     let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };
     supervisor.serve(&signals)

@@ -49,7 +49,7 @@ mod tests;
 pub use counter_set::{CounterSet, Counters};
 pub(crate) use counts::counts;
 pub use metric::{Kind, Metric, SECONDS};
-pub use page::Registry;
+pub use page::{Counted, Registry};
 
 /// Prefix of every name on the page.
 pub const PREFIX: &str = "moorline";

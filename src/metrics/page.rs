@@ -2,13 +2,13 @@
 
 use super::counter_set::CounterSet;
 use super::metric::{Kind, Metric};
-use super::process;
+use super::process::{self, CPU_SECONDS};
 use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry as Exporter;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -17,7 +17,46 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub struct Registry {
     counter_sets: Mutex<Vec<Arc<CounterSet>>>,
     dropped_lines: OnceLock<DroppedLines>,
+    carried: Mutex<Carried>,
 }
+
+/// Value of a counter, as another process of the series goes on from it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counted {
+    /// Name of the metric.
+    pub name: String,
+    /// Value of its label; empty: it has none.
+    pub label: String,
+    /// Number; of processor time in microseconds.
+    pub value: u64,
+}
+
+/// Counters that the threads of a process begin at zero.
+#[derive(Debug, Default)]
+struct Carried {
+    /// Names of these counters.
+    names: BTreeSet<&'static str>,
+    /// Values in the process before, by name and label.
+    before: BTreeMap<(String, String), u64>,
+}
+
+impl Carried {
+    fn of(&self, name: &str, label: &str) -> u64 {
+        self.before.get(&(name.to_owned(), label.to_owned())).copied().unwrap_or(0)
+    }
+
+    /// Processor time of all processes of the series, in microseconds.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a positive number of microseconds
+    fn cpu_micros(&self) -> u64 {
+        let own = (process::Figures::read().cpu_seconds * MICROS) as u64;
+        own.saturating_add(self.of(CPU_SECONDS, ""))
+    }
+}
+
+/// Name of the counter of dropped log lines.
+const LINES_DROPPED: &str = "log_lines_dropped";
+/// Microseconds of a second.
+const MICROS: f64 = 1e6;
 
 impl Registry {
     /// Knows none yet.
@@ -34,6 +73,53 @@ impl Registry {
             merge(&mut families, metric, &cells);
         }
         self.lock().push(counter_set);
+    }
+
+    /// Notes counters that begin at zero in each process: they go on through a hot restart by [`Self::counted`] and
+    /// [`Self::go_on`]. Owners of other counters carry them themselves.
+    pub fn carry(&self, metrics: &[Metric]) {
+        let counters = metrics.iter().filter(|metric| metric.kind == Kind::Counter);
+        self.carried().names.extend(counters.map(|metric| metric.name));
+    }
+
+    /// Returns the values of the counters that begin at zero in each process, with those of the processes before.
+    pub fn counted(&self) -> Vec<Counted> {
+        let counted =
+            |name: &str, label: &str, value| Counted { name: name.into(), label: label.into(), value };
+        let families = self.families();
+        let carried = self.carried();
+        let mut all: Vec<Counted> = Vec::new();
+        for (name, Family { members, .. }) in
+            families.iter().filter(|(name, _)| carried.names.contains(*name))
+        {
+            let member = |(label, cells): &(Option<Label>, Vec<u64>)| {
+                counted(name, label.map_or("", |(_, value)| value), cells[0])
+            };
+            all.extend(members.iter().map(member));
+        }
+        let (cpu, lines) = (carried.cpu_micros(), self.lines_dropped(&carried));
+        all.push(counted(CPU_SECONDS, "", cpu));
+        all.extend(lines.map(|(reason, lines)| counted(LINES_DROPPED, reason, lines)));
+        all
+    }
+
+    /// Goes on from the values of the process before.
+    pub fn go_on(&self, counted: Vec<Counted>) {
+        let current =
+            |Counted { name, label, value }| ((super::names::current(&name).to_owned(), label), value);
+        self.carried().before = counted.into_iter().map(current).collect();
+    }
+
+    /// Dropped log lines of all processes of the series, by reason.
+    fn lines_dropped(&self, carried: &Carried) -> [(&'static str, u64); 2] {
+        let dropped = self.dropped_lines.get().cloned().unwrap_or_default();
+        let own = [("queue_full", dropped.queue_full()), ("write_failed", dropped.write_failed())];
+        own.map(|(reason, lines)| (reason, lines.saturating_add(carried.of(LINES_DROPPED, reason))))
+    }
+
+    fn carried(&self) -> MutexGuard<'_, Carried> {
+        // Each change is whole.
+        self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows these counters of log lines from now on; before this call the page shows zeros.
@@ -62,9 +148,14 @@ impl Registry {
             }
         }
         exporter.register_collector(Box::new(Snapshot { families }));
-        exporter.register_collector(Box::new(process::Figures::read()));
-        let dropped = self.dropped_lines.get().cloned().unwrap_or_default();
-        exporter.register_collector(Box::new(LogLines(dropped)));
+        let mut figures = process::Figures::read();
+        let carried = self.carried();
+        #[allow(clippy::cast_precision_loss)] // microseconds of a process
+        let cpu_before = carried.of(CPU_SECONDS, "") as f64 / MICROS;
+        figures.cpu_seconds += cpu_before;
+        exporter.register_collector(Box::new(figures));
+        exporter.register_collector(Box::new(LogLines(self.lines_dropped(&carried))));
+        drop(carried);
         let mut page = String::with_capacity(16 << 10);
         prometheus_client::encoding::text::encode(&mut page, &exporter).expect("a String takes every write");
         page
@@ -75,6 +166,14 @@ impl Registry {
         for counter_set in self.lock().iter() {
             for (metric, cells) in counter_set.read() {
                 merge(&mut families, metric, &cells);
+            }
+        }
+        let carried = self.carried();
+        for (name, Family { members, .. }) in
+            families.iter_mut().filter(|(name, _)| carried.names.contains(*name))
+        {
+            for (label, cells) in members {
+                cells[0] = cells[0].wrapping_add(carried.of(name, label.map_or("", |(_, value)| value)));
             }
         }
         families
@@ -140,14 +239,13 @@ impl Collector for Snapshot {
 
 /// Counters of the process's log.
 #[derive(Debug)]
-struct LogLines(DroppedLines);
+struct LogLines([(&'static str, u64); 2]);
 
 impl Collector for LogLines {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (reason, lines) in [("queue_full", self.0.queue_full()), ("write_failed", self.0.write_failed())]
-        {
+        let help = "Log lines dropped instead of waiting for their reader.";
+        let mut family = encoder.encode_descriptor(LINES_DROPPED, help, None, MetricType::Counter)?;
+        for (reason, lines) in self.0 {
             let labels = [("reason", reason)];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&lines, None)?;
         }

@@ -11,6 +11,9 @@ use std::fs;
 /// Linux reports processor time to user space in ticks of this many per second (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// Name of the counter of processor time.
+pub const CPU_SECONDS: &str = "process_cpu_seconds";
+
 /// Figures of this process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Figures {
@@ -73,7 +76,7 @@ impl Collector for Figures {
             .encode_descriptor("process_uptime_seconds", "Time since the start.", None, MetricType::Gauge)?
             .encode_gauge(&self.uptime_seconds)?;
         encoder
-            .encode_descriptor("process_cpu_seconds", "Processor time used.", None, MetricType::Counter)?
+            .encode_descriptor(CPU_SECONDS, "Processor time used.", None, MetricType::Counter)?
             .encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&self.cpu_seconds, None)?;
         encoder
             .encode_descriptor("build", "What runs here.", None, MetricType::Info)?

@@ -38,20 +38,20 @@ const LISTENERS: [&str; LISTENERS_MAX] =
 
 /// The series of one reactor's counter set, with `listeners` listeners.
 pub fn metrics(listeners: usize) -> Vec<Metric> {
+    let closed = |label| Metric::counter("closed", "Connections ended, by reason.").labelled("reason", label);
+    let closes = CloseReason::ALL.iter().map(|reason| closed(reason.label()));
+    let counts = Count::METRICS.iter().copied();
+    counts.chain(closes).chain([closed(BY_PEER)]).chain(own_metrics(listeners)).collect()
+}
+
+/// The series that a reactor counts beside its shard. They begin at zero in each process.
+pub fn own_metrics(listeners: usize) -> Vec<Metric> {
     let admitted = |number| {
         Metric::counter("admitted", "Connections admitted, by number of the listener.")
             .labelled("listener", number)
     };
     let admitted = LISTENERS.into_iter().take(listeners).map(admitted);
-    let closed = |label| Metric::counter("closed", "Connections ended, by reason.").labelled("reason", label);
-    let closes = CloseReason::ALL.iter().map(|reason| closed(reason.label()));
-    let counts = Count::METRICS.iter().copied();
-    counts
-        .chain(closes)
-        .chain([closed(BY_PEER)])
-        .chain(ReactorCount::METRICS.iter().copied())
-        .chain(admitted)
-        .collect()
+    ReactorCount::METRICS.iter().copied().chain(admitted).collect()
 }
 
 /// Publishes all counters, in the order of [`metrics`].

@@ -138,6 +138,8 @@ impl Reactor {
             return Err(records.contradiction(format!("{key:?} has no socket")));
         }
         reactor.perform();
+        // Nobody may see zeros before the first turn.
+        reactor.publish_counters();
         Ok(reactor)
     }
 }

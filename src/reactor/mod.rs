@@ -26,7 +26,7 @@ mod stream;
 mod tests;
 mod token;
 
-pub use counters::{ReactorCount, metrics};
+pub use counters::{ReactorCount, metrics, own_metrics};
 pub use door::{Door, Holder, ListenerLimits};
 pub use freezing::TakeWatched;
 pub use parts::{ReactorMail, ReactorParts};
@@ -419,6 +419,11 @@ impl Reactor {
         }
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
         self.log_limits();
+        self.publish_counters();
+    }
+
+    /// Shows the numbers to other threads.
+    fn publish_counters(&mut self) {
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
         let waiting = self.sockets.ready.len() as u64;
         counters::publish(

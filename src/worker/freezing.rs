@@ -83,5 +83,7 @@ impl Worker {
             adopt().map_err(|error| records.contradiction(format!("a link: {error}")))?;
         }
         Ok(())
+        // Nobody may see zeros before the first turn.
+        self.counter_set.publish(self.router.counters().cells());
     }
 }

@@ -26,6 +26,7 @@ mod bad_input;
 mod beside;
 mod chat;
 mod commands;
+mod counters;
 mod deletion;
 mod descriptors;
 mod dev;

@@ -458,7 +458,7 @@ fn head_of(snapshot: &Snapshot) -> Result<(GatewayHead, Vec<AddressRecord>), Gat
             _ => return Err(missing()),
         }
     }
-    Ok((head, addresses))
+    Ok((*head, addresses))
 }
 
 /// Watches the listed sockets that were inherited and are still the same.

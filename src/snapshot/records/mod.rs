@@ -98,7 +98,7 @@ pub enum Item {
     Body(Bytes),
     /// State of the process.
     #[prost(message, tag = "3")]
-    Gateway(GatewayHead),
+    Gateway(Box<GatewayHead>),
     /// An address whose connection rate is partly used.
     #[prost(message, tag = "4")]
     Address(AddressRecord),

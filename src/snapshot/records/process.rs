@@ -58,6 +58,23 @@ pub struct GatewayHead {
     /// Part of the users' pins that comes from the keyed hash, a [`PinsRecord`].
     #[prost(enumeration = "PinsRecord", tag = "17")]
     pub pins: i32,
+    /// Counters that a process begins at zero, as its series has counted so far.
+    #[prost(message, repeated, tag = "18")]
+    pub counted: Vec<CountedRecord>,
+}
+
+/// Value of a counter.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CountedRecord {
+    /// Name of the metric.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Value of its label; empty: it has none.
+    #[prost(string, tag = "2")]
+    pub label: String,
+    /// Number; of processor time in microseconds.
+    #[prost(uint64, tag = "3")]
+    pub value: u64,
 }
 
 /// Part of the users' pins that comes from the keyed hash.
