@@ -1,10 +1,12 @@
 //! Frames of the gateway-backend link (`docs/backend.md`): a 20-byte header and a protobuf body.
 
 mod address;
+mod endpoint;
 mod proof;
 mod secrets;
 
 pub use address::{AddressError, LinkAddress};
+pub use endpoint::{Endpoint, EndpointError, HostPort};
 pub use proof::{NONCE_BYTES, Nonce, PROOF_BYTES, Role, SECRET_BYTES_MIN, Secret, Transcript};
 pub use secrets::{NODE_BYTES_MAX, SECRETS_PER_NODE, Secrets, SecretsError, is_node};
 
