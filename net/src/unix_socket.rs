@@ -2,6 +2,7 @@
 
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 pub const OWNER_ONLY: u32 = 0o600;
 /// Mode of a socket's file that everybody may connect to: its listener looks at user ids.
 pub const EVERYBODY: u32 = 0o666;
+/// Flag of a listening socket in `/proc/net/unix` (`__SO_ACCEPTCON`).
+const ACCEPTS: u32 = 1 << 16;
 
 /// File of a listening socket. Removed when dropped, if it is still the same file.
 #[derive(Debug)]
@@ -57,6 +60,36 @@ fn is_abandoned(path: &Path) -> bool {
         socket.connect(&SockAddr::unix(path)?)
     };
     connect().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+/// Returns the paths of the Unix sockets at which a process listens, as that process sees them.
+///
+/// # Errors
+/// The process does not exist, or this user may not look at it.
+pub fn listened_by(pid: u32) -> io::Result<Vec<PathBuf>> {
+    let mut inodes = HashSet::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // A descriptor may have been closed meanwhile.
+        if let Ok(target) = std::fs::read_link(entry?.path()) {
+            let inode = target.to_str().and_then(|it| it.strip_prefix("socket:[")?.strip_suffix(']'));
+            inodes.extend(inode.map(str::to_owned));
+        }
+    }
+    let table = std::fs::read(format!("/proc/{pid}/net/unix"))?;
+    let table = String::from_utf8_lossy(&table);
+    let mut paths: Vec<_> = table.lines().filter_map(|line| listening(line, &inodes)).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    Ok(paths)
+}
+
+/// Path of a line of `/proc/net/unix`, if it is a listening socket with one of these inodes and a path.
+fn listening(line: &str, inodes: &HashSet<String>) -> Option<PathBuf> {
+    let mut fields = line.split_ascii_whitespace().skip(3);
+    let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
+    let (inode, path) = (fields.nth(2)?, fields.next()?);
+    let is_wanted = flags & ACCEPTS != 0 && path.starts_with('/') && inodes.contains(inode);
+    is_wanted.then(|| path.into())
 }
 
 impl Drop for SocketFile {

@@ -134,6 +134,11 @@ pub(super) fn check_undrain(request: &Request) -> Result<(), String> {
     read::<NoArguments>(request, "undrain").map(drop)
 }
 
+/// Checks an order to end, which has no arguments.
+pub(super) fn check_stop(request: &Request) -> Result<(), String> {
+    read::<NoArguments>(request, "stop").map(drop)
+}
+
 /// Reads the JSON body; an empty body has no arguments.
 fn read<T: Default + for<'de> Deserialize<'de>>(request: &Request, order: &str) -> Result<T, String> {
     if !request.is_json() {

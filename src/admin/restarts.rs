@@ -229,6 +229,11 @@ impl RestartControl {
         }
     }
 
+    /// Returns whether the process ends and takes no orders any more.
+    pub fn is_closed(&self) -> bool {
+        self.state().is_ending
+    }
+
     /// History of earlier processes.
     pub fn resume(&self, generation: u64, cells: &[u64], restarts: Vec<Restart>) {
         for (mine, theirs) in self.cells().iter_mut().zip(cells) {

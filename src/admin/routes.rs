@@ -1,7 +1,7 @@
 //! From a request to its answer. Pure but for the figures that it reads.
 
 use super::drains::{ClientsOrder, Drainz};
-use super::orders::{DrainArguments, UpgradeArguments, check_reload, check_undrain};
+use super::orders::{DrainArguments, UpgradeArguments, check_reload, check_stop, check_undrain};
 use super::restarts::Refused;
 use super::roles::{Role, Roles};
 use super::status::{Phase, Status, Varz};
@@ -15,7 +15,7 @@ pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// Paths at the admin address.
 const OPEN_PATHS: &str = "/healthz, /readyz, /metrics";
 /// Paths at the admin socket.
-const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz, /v1/reloadz and POST /v1/upgrade, /v1/reload, /v1/drain, /v1/undrain";
+const PATHS: &str = "/healthz, /readyz, /metrics, /v1/varz, /v1/restartz, /v1/drainz, /v1/reloadz and POST /v1/upgrade, /v1/reload, /v1/drain, /v1/undrain, /v1/stop";
 
 /// Place where a server listens.
 #[derive(Clone, Debug)]
@@ -48,12 +48,13 @@ enum Order {
     Reload,
     Drain,
     Undrain,
+    Stop,
 }
 
 impl Order {
     const fn role(self) -> Role {
         match self {
-            Self::Upgrade | Self::Reload => Role::Operator,
+            Self::Upgrade | Self::Reload | Self::Stop => Role::Operator,
             Self::Drain | Self::Undrain => Role::Group,
         }
     }
@@ -67,6 +68,7 @@ impl Routes {
             "/v1/reload" => Some(Order::Reload),
             "/v1/drain" => Some(Order::Drain),
             "/v1/undrain" => Some(Order::Undrain),
+            "/v1/stop" => Some(Order::Stop),
             _ => None,
         };
         let wanted = match (&request.method, order) {
@@ -132,6 +134,7 @@ impl Routes {
             Order::Drain => DrainArguments::of(request, &self.status.alternates)
                 .map(|wish| self.order_clients(ClientsOrder::Drain(wish))),
             Order::Undrain => check_undrain(request).map(|()| self.order_clients(ClientsOrder::Undrain)),
+            Order::Stop => check_stop(request).and_then(|()| self.status.stop()).map(Ok),
         };
         let (peer, number) = (request.peer, taken.as_ref().ok().and_then(|taken| taken.as_ref().ok()));
         tracing::info!(?order, %peer, number, "order");

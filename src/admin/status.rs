@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Facts of this process, and the one flag that moves. Made by the assembly, read by the responder.
 #[derive(Debug)]
@@ -37,6 +37,26 @@ pub struct Status {
     /// The audit log; unset until the process serves.
     pub audit: OnceLock<AuditLog>,
     is_draining: AtomicBool,
+    problems: OnceLock<Problems>,
+    /// Milliseconds that clients have to leave when the gateway ends (`drain.grace`).
+    grace_ms: AtomicU64,
+    end: OnceLock<fn() -> Result<(), String>>,
+}
+
+/// Source of sentences about backends that an operator has to look after.
+pub struct Problems(Box<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl Problems {
+    /// Takes a function that lists them as of now.
+    pub fn new(list: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self(Box::new(list))
+    }
+}
+
+impl fmt::Debug for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Problems")
+    }
 }
 
 impl Status {
@@ -54,7 +74,39 @@ impl Status {
             reloads: ReloadControl::default(),
             audit: OnceLock::new(),
             is_draining: AtomicBool::new(false),
+            problems: OnceLock::new(),
+            grace_ms: AtomicU64::new(millis(config)),
+            end: OnceLock::new(),
         }
+    }
+
+    /// Takes the settings that a reload changed.
+    pub fn set_grace(&self, config: &Config) {
+        self.grace_ms.store(millis(config), Ordering::Relaxed);
+    }
+
+    /// Sets the function that ends the process as TERM does.
+    pub fn end_by(&self, end: fn() -> Result<(), String>) {
+        self.end.set(end).ok();
+    }
+
+    /// Has the process end as TERM does, unless it ends already. Returns the time that clients have to leave, in
+    /// milliseconds.
+    pub(super) fn stop(&self) -> Result<u64, String> {
+        if !self.restarts.is_closed() {
+            self.end.get().ok_or("this process does not serve yet")?()?;
+        }
+        Ok(self.grace_ms.load(Ordering::Relaxed))
+    }
+
+    /// Shows the problems of this source from now on.
+    pub fn watch_backends(&self, problems: Problems) {
+        self.problems.set(problems).ok();
+    }
+
+    /// Returns a sentence for each fault of backends, as of now.
+    pub fn problems(&self) -> Vec<String> {
+        self.problems.get().map(|problems| (problems.0)()).unwrap_or_default()
     }
 
     /// Sets the listeners that were really bound, by name: settings may ask for port 0.
@@ -91,6 +143,10 @@ impl Status {
             Phase::Ready
         }
     }
+}
+
+fn millis(config: &Config) -> u64 {
+    u64::try_from(config.drain.grace.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// True if new clients should come.

@@ -1,16 +1,10 @@
-//! Asks a running gateway: finds its admin socket, or the admin address of a gateway of version 0.1.
+//! Questions and orders to a running gateway, and the watch over one that carries out an order.
 
-use super::{Failure, settings};
-use crate::admin::likely_sockets;
-use crate::config::Config;
+use super::Failure;
 use crate::sys::clock;
-use clap::Args;
 use moorline_net::http::{self, Address, Answer, Question, StatusCode};
 use moorline_proto::time::Instant;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longest wait for the whole answer.
@@ -21,72 +15,16 @@ const ORDER_MAX: Duration = Duration::from_secs(10);
 const ORDER_LOOK: Duration = Duration::from_millis(100);
 /// Time without a listening socket after which the gateway counts as ended.
 const GONE_MAX: Duration = Duration::from_secs(1);
-/// The gateway's default of `admin.address`.
-const DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7080);
-
-/// The gateway that is asked.
-#[derive(Debug, Args)]
-pub(super) struct AdminArgs {
-    /// The gateway's admin socket, or its admin address: the socket is then looked for in the usual folders
-    #[arg(long, env = "MOORLINE_ADMIN", value_name = "PATH|IP:PORT")]
-    pub(super) admin: Option<Address>,
-    /// The gateway's settings file, which names the socket; without it and --admin: 127.0.0.1:7080
-    #[arg(short = 'c', long = "config", value_name = "FILE", conflicts_with = "admin")]
-    pub(super) file: Option<PathBuf>,
-}
-
 /// A running gateway.
 #[derive(Clone, Debug)]
 pub(super) struct Running(Address);
 
-impl AdminArgs {
-    /// Finds the gateway's socket.
-    pub(super) fn find(&self) -> Result<Running, Failure> {
-        let named = match (&self.admin, &self.file) {
-            (Some(address), _) => address.clone(),
-            (None, Some(file)) => {
-                let loaded = Config::load(Some(file), &[], settings::variables()).map_err(Failure::usage)?;
-                of_settings(&loaded)?
-            }
-            (None, None) => of_environment()?,
-        };
-        let Address::Tcp(tcp) = named else { return Ok(Running(named)) };
-        let listens = |path: &PathBuf| match UnixStream::connect(path) {
-            Ok(_) => true,
-            Err(error) => error.kind() == io::ErrorKind::PermissionDenied, // the question tells so
-        };
-        let socket = likely_sockets(tcp).into_iter().find(listens);
-        Ok(Running(socket.map_or(named, Address::Unix)))
-    }
-}
-
-fn of_settings(config: &Config) -> Result<Address, Failure> {
-    if !config.admin.enabled {
-        return Err(Failure::Usage(
-            "admin.enabled is false: this gateway takes no questions and orders".into(),
-        ));
-    }
-    if !config.admin.socket.as_os_str().is_empty() {
-        return Ok(Address::Unix(config.admin.socket.clone()));
-    }
-    if config.admin.address.port() == 0 {
-        let problem = "admin.address has port 0; name the socket by --admin, the ready line has it (socket=)";
-        return Err(Failure::Usage(problem.into()));
-    }
-    Ok(Address::Tcp(config.admin.address))
-}
-
-/// Reads the variables by which the gateway may have got its settings.
-fn of_environment() -> Result<Address, Failure> {
-    if let Some(path) = std::env::var_os("MOORLINE__ADMIN__SOCKET").filter(|path| !path.is_empty()) {
-        return Ok(Address::Unix(path.into()));
-    }
-    let Ok(text) = std::env::var("MOORLINE__ADMIN__ADDRESS") else { return Ok(DEFAULT.into()) };
-    let wrong = |_| Failure::Usage(format!("MOORLINE__ADMIN__ADDRESS: expected IP:PORT, not {text:?}"));
-    text.parse::<SocketAddr>().map(Address::Tcp).map_err(wrong)
-}
-
 impl Running {
+    /// The gateway at this place.
+    pub(super) const fn at(place: Address) -> Self {
+        Self(place)
+    }
+
     /// Returns the body of the answer.
     pub(super) fn ask(&self, question: &Question<'_>) -> io::Result<String> {
         let Answer { status, body } = http::ask(&self.0, question, PATIENCE)?;
@@ -184,6 +122,7 @@ impl std::fmt::Display for Running {
 
 #[cfg(test)]
 mod tests {
+    use super::super::find::DEFAULT;
     use super::*;
 
     #[test]

@@ -1,6 +1,7 @@
 //! `moorline drain` and `moorline undrain`: sends clients elsewhere, and lets them come again.
 
-use super::admin::{AdminArgs, Running, Watch};
+use super::admin::{Running, Watch};
+use super::find::AdminArgs;
 use super::{Failure, note, say};
 use crate::admin::{DrainArguments, Drainz, ORDER_HEADER};
 use crate::config::is_host_port;

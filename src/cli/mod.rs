@@ -9,11 +9,13 @@ mod backend;
 mod demo;
 mod dev;
 mod drain;
+mod find;
 mod logging;
 mod manual;
 mod reload;
 mod settings;
 mod status;
+mod stop;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -70,7 +72,7 @@ enum Command {
     /// Show how a running gateway is
     Status {
         #[command(flatten)]
-        admin: admin::AdminArgs,
+        admin: find::AdminArgs,
         /// Print the JSON of /v1/varz
         #[arg(long)]
         json: bool,
@@ -81,6 +83,8 @@ enum Command {
     Rollback(upgrade::RollbackArgs),
     /// Ask the clients of a running gateway to go elsewhere, and wait until they have
     Drain(drain::DrainArgs),
+    /// End a running gateway as TERM does: drain it, and wait until it has ended
+    Stop(stop::StopArgs),
     /// Let clients come again after a drain
     Undrain(drain::UndrainArgs),
     /// Have a running gateway read its settings and keys again
@@ -163,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Upgrade(args) => upgrade::upgrade(&args),
         Command::Rollback(args) => upgrade::rollback(&args),
         Command::Drain(args) => drain::drain(&args),
+        Command::Stop(args) => stop::stop(&args),
         Command::Undrain(args) => drain::undrain(&args),
         Command::Reload(args) => reload::reload(&args),
         Command::Token(args) => token::sign(&args),

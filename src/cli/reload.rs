@@ -1,6 +1,7 @@
 //! `moorline reload`: has a running gateway read its settings and keys again, and says what came of it.
 
-use super::admin::{AdminArgs, Running};
+use super::admin::Running;
+use super::find::AdminArgs;
 use super::{Failure, note, say};
 use crate::admin::Reloadz;
 use crate::sys::clock;

@@ -1,6 +1,6 @@
 //! `moorline status`: asks a running gateway.
 
-use super::admin::AdminArgs;
+use super::find::AdminArgs;
 use super::{Failure, say};
 use crate::admin::Varz;
 use moorline_net::http::Question;
@@ -69,7 +69,8 @@ mod tests {
     fn nobody_there_is_said_with_the_fix() {
         let free =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let admin = AdminArgs { admin: Some(free.into()), file: None };
+        let admin =
+            AdminArgs { admin: Some(free.to_string().parse().expect("an address")), ..AdminArgs::default() };
         let Err(Failure::Failed(said)) = show(&admin, false) else { panic!("nobody listens on {free}") };
         assert!(said.contains(&free.to_string()) && said.contains("--admin"), "{said}");
     }

@@ -1,6 +1,7 @@
 //! `moorline upgrade` and `moorline rollback`: orders a hot restart and waits for its verdict.
 
-use super::admin::{AdminArgs, Running, Watch};
+use super::admin::{Running, Watch};
+use super::find::AdminArgs;
 use super::{Failure, say};
 use crate::admin::{Restart, Restartz, UpgradeArguments};
 use crate::sys::clock;
@@ -156,11 +157,12 @@ fn told(restart: &Restart) -> String {
     match restart.verdict.as_str() {
         "committed" => writeln!(
             text,
-            "committed: generation {}, pid {}, {} sockets moved, stood still for {:.1} ms",
+            "committed: generation {}, pid {pid}, {} sockets moved, stood still for {:.1} ms\n\
+             pid {pid} serves on; `moorline stop` or `kill -TERM {pid}` ends it",
             restart.generation,
-            restart.pid,
             restart.sockets,
-            restart.pause_seconds * 1e3
+            restart.pause_seconds * 1e3,
+            pid = restart.pid,
         ),
         "dry_run" => writeln!(text, "dry run: the new process would have taken over from here"),
         _ => Ok(()),

@@ -167,6 +167,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     gateway.metrics.watch_log(log.dropped());
     gateway.status.audit.set(audit.clone()).ok();
     let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
+    gateway.status.end_by(signals::end_this_process);
     gateway.metrics.add(Arc::clone(&lines));
     let reloading = reload::Reloading::new(config, sources);
     gateway.metrics.carry(AUDIT_METRICS);

@@ -62,6 +62,7 @@ impl Reloading {
         rules.apply();
         *gateway.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         gateway.set_limits(&next);
+        gateway.status.set_grace(&next);
         let changes = (old.changed_keys(&next), next.changed_keys(&new));
         *self.config.borrow_mut() = next;
         Ok(changes)

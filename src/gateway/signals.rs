@@ -21,6 +21,14 @@ pub(super) enum End {
     Stop,
 }
 
+/// Ends this process as TERM does, also during a hot restart.
+///
+/// # Errors
+/// The cause, for people.
+pub(super) fn end_this_process() -> Result<(), String> {
+    kill(Pid::this(), Signal::SIGTERM).map_err(|error| format!("cannot send TERM to this process: {error}"))
+}
+
 /// Signals that wait, each at most once.
 #[derive(Debug, Default)]
 struct Waiting {

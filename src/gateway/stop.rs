@@ -7,9 +7,10 @@ use super::reload::Reloading;
 use super::signals::{End, Signals};
 use crate::admin::{ClientsOrder, Gate, RestartOrder, Target};
 use crate::metrics::CounterSet;
-use crate::sys::clock;
+use crate::sys::{clock, notify};
 use moorline_net::audit::{AuditLog, Entry};
-use moorline_net::log::LogWriter;
+use moorline_net::log::{self, LogWriter};
+use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -221,6 +222,7 @@ impl Supervisor {
         notify_main_pid(pid);
         tracing::info!(pid, "the new process serves; this one leaves");
         self.audit.log.flush();
+        say_who_serves(pid);
         let until = clock::machine_now() + LINGER;
         while clock::machine_now() < until {
             signals.pass_on(pid);
@@ -231,6 +233,15 @@ impl Supervisor {
         // Without destructors, which would close sockets of the new process.
         std::process::exit(0);
     }
+}
+
+/// Tells the person at the terminal, whose shell goes on now: its Ctrl-C does not reach the gateway any more.
+fn say_who_serves(pid: u32) {
+    if std::env::var_os(notify::VARIABLE).is_some() || !io::stderr().is_terminal() {
+        return;
+    }
+    let line = format!("moorline: pid {pid} serves on; `moorline stop` or `kill -TERM {pid}` ends it\n");
+    log::write_within_deadline(io::stderr(), line).ok();
 }
 
 /// Asks all clients to leave; waits until they have left, the grace has passed, or a second signal comes.

@@ -78,6 +78,7 @@ mod signals;
 mod slow;
 mod soak;
 mod storm;
+mod stop;
 mod weather;
 
 use moorline::sys::clock;
