@@ -6,6 +6,7 @@
 
 use crate::error::BackendError;
 use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
+use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
 use std::collections::HashMap;
@@ -64,6 +65,10 @@ pub struct Guarded<H> {
 
 impl<H: Handler> Handler for Guarded<H> {
     type Message = H::Message;
+
+    fn store_name(&self) -> Bytes {
+        self.handler.store_name()
+    }
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
         self.handler.handle(now, event, out);

@@ -16,6 +16,7 @@
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`log_rate`] | a log line that strangers can cause, at most once in 10 s | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
+//! | [`resolve`] | addresses of host names, looked up by threads that serve nobody | `server` |
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
@@ -42,6 +43,8 @@ pub mod mailbox;
 pub mod pause_word;
 #[cfg(feature = "client")]
 pub mod read_block;
+#[cfg(feature = "server")]
+pub mod resolve;
 #[cfg(all(unix, feature = "server"))]
 pub mod secret_file;
 #[cfg(feature = "server")]

@@ -40,7 +40,7 @@ pub(crate) use place::judge as judge_socket;
 pub use place::{default_socket, likely_sockets};
 pub use reloads::{ReloadControl, Reloadz};
 pub use restarts::{Refused, Restart, RestartControl, RestartOrder, Restartz, Step, Target};
-pub use status::{Phase, Status, Varz};
+pub use status::{Phase, Problems, Status, Varz};
 
 use crate::metrics::{CounterSet, Metric, Registry};
 use moorline_net::http::{

@@ -143,6 +143,18 @@ impl Routes {
         answer
     }
 
+    /// Lines about faults of backends. Names of machines are for those who may read the status.
+    fn warnings(&self) -> String {
+        let problems = self.status.problems();
+        match &self.place {
+            Place::Socket(_) => Varz::warnings(&problems),
+            Place::Address(_) if problems.is_empty() => String::new(),
+            Place::Address(_) => {
+                format!("warning: faults of backends: {}; `moorline status` names them\n", problems.len())
+            }
+        }
+    }
+
     fn order_clients(&self, order: ClientsOrder) -> Result<u64, Refused> {
         self.status.drains.try_order(order)
     }
@@ -158,7 +170,7 @@ impl Routes {
                 let phase = self.status.phase(&self.registry);
                 let is_ready = phase == Phase::Ready;
                 let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                Response::new(status, TEXT, format!("{phase}\n"))
+                Response::new(status, TEXT, format!("{phase}\n{}", self.warnings()))
             }
             "/metrics" => Response::new(StatusCode::OK, metrics::CONTENT_TYPE, self.registry.page()),
             "/v1/varz" => json(&Varz::read(&self.status, &self.registry)),

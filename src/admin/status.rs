@@ -210,6 +210,9 @@ pub struct Varz {
     pub sessions: u64,
     /// Links to backends that are up.
     pub links_up: u64,
+    /// Faults of backends, for people.
+    #[serde(default)]
+    pub problems: Vec<String>,
     /// Memory in use, in bytes.
     pub resident_bytes: u64,
     /// Open file descriptors.
@@ -221,6 +224,11 @@ pub struct Varz {
 }
 
 impl Varz {
+    /// Returns a line for each fault of backends.
+    pub fn warnings(problems: &[String]) -> String {
+        problems.iter().fold(String::new(), |lines, problem| lines + "warning: " + problem + "\n")
+    }
+
     /// Reads the figures now.
     pub fn read(status: &Status, registry: &Registry) -> Self {
         let figures = Figures::read();
@@ -238,6 +246,7 @@ impl Varz {
             connections: registry.sum(names::CONNECTIONS),
             sessions: registry.sum(names::SESSIONS),
             links_up: registry.sum(names::LINKS_UP),
+            problems: status.problems(),
             resident_bytes: figures.resident_bytes,
             open_fds: figures.open_fds,
             threads: figures.threads,

@@ -23,12 +23,13 @@ fn summary(varz: &Varz) -> String {
     let mebibytes = varz.resident_bytes >> 20;
     let listeners: Vec<_> =
         varz.listeners.iter().map(|listener| format!("{} {}", listener.name, listener.address)).collect();
+    let problems = Varz::warnings(&varz.problems);
     format!(
         "{}: {}\n\
          moorline {}   pid {}   generation {}   up {hours}h {minutes:02}m {seconds:02}s\n\
          connections {}   sessions {}   links up {}\n\
          listeners {}   reactors {}   workers {}\n\
-         memory {mebibytes} MiB   open files {}   threads {}   cpu {:.1} s\n",
+         memory {mebibytes} MiB   open files {}   threads {}   cpu {:.1} s\n{problems}",
         varz.gateway,
         varz.phase,
         varz.version,

@@ -383,9 +383,9 @@ const KEYS: &[Key] = &[
     key(
         "backend",
         "endpoints",
-        Kind::LinkAddresses,
+        Kind::Endpoints,
         "[\"127.0.0.1:7100\"]",
-        "Addresses where backends listen for links, 1 to 64 of them. unix: and an absolute path is a Unix socket on this machine.",
+        "Places where backends of one store listen for links, 1 to 64 of them. A name is looked up at the start, and again when a link breaks; all its addresses are tried. unix: and an absolute path is a Unix socket on this machine. A backend that names another store than the others is refused.",
     ),
     key(
         "backend",

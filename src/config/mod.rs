@@ -16,7 +16,7 @@ pub use moorline_net::settings::{Loaded, SettingsError};
 pub use validate::is_host_port;
 
 use moorline_net::settings::units;
-use moorline_proto::link::LinkAddress;
+use moorline_proto::link::Endpoint;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -310,9 +310,9 @@ pub enum Retransmit {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendConfig {
-    /// Addresses of backends.
+    /// Places of backends.
     #[serde(with = "units::texts")]
-    pub endpoints: Vec<LinkAddress>,
+    pub endpoints: Vec<Endpoint>,
     /// A line `node secret` for this gateway; empty: it has no secret.
     pub secrets_file: PathBuf,
     /// Backends that are believed without a proof, over TCP.

@@ -214,7 +214,7 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
         format!("{} endpoints, expected 1 to 64", backend.endpoints.len())
     });
     for (i, endpoint) in backend.endpoints.iter().enumerate() {
-        let has_port = endpoint.ip().is_none_or(|address| address.port() != 0);
+        let has_port = endpoint.port() != Some(0);
         rules.require(has_port, "backend.endpoints", || format!("{endpoint} has no port"));
         rules.require(!backend.endpoints[..i].contains(endpoint), "backend.endpoints", || {
             format!("{endpoint} stands twice")

@@ -3,6 +3,7 @@
 use super::GatewayError;
 use super::admin_sockets::AdminSockets;
 use super::adopt::{self, Origin};
+use super::backends::Backends;
 use super::listening::{self, ListeningSocket};
 use super::threads::Thread;
 use super::trust;
@@ -14,7 +15,7 @@ use crate::metrics::{CounterSet, Registry};
 use crate::reactor::{self, Door, Reactor, ReactorMail, ReactorParts};
 use crate::router::{
     self, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits,
-    RouterSettings,
+    RouterSettings, Stores,
 };
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::shard_map::{Pins, ShardMap};
@@ -119,6 +120,7 @@ struct Common<'a> {
     clock: &'a Clock,
     judge: auth::Judge,
     trust: SharedTrust,
+    backends: Backends,
     reactors: Vec<Sender<ReactorMail>>,
     workers: Vec<Sender<UplinkBatch>>,
     workers_stop: Arc<AtomicBool>,
@@ -135,6 +137,7 @@ impl Common<'_> {
                 self.birth.epoch,
                 seed,
                 self.shard_map.clone(),
+                self.backends.stores.clone(),
             ),
             inbox,
             shards: sinks.collect(),
@@ -144,8 +147,27 @@ impl Common<'_> {
             counter_set: counter_set(self.metrics, router::metrics()),
             peer_uids: trust::peer_uids(self.config),
             trust: Arc::clone(&self.trust),
+            resolver: self.backends.resolver.clone(),
             registry: Some(Arc::clone(self.metrics)),
         })
+    }
+
+    /// Makes the workers, in order; those of the process before go on where they stood.
+    fn workers(
+        &self,
+        inboxes: Vec<(Sender<UplinkBatch>, Inbox)>,
+        random: &mut Random,
+        mut origin: Option<&mut Origin<'_, '_>>,
+    ) -> Result<Vec<(Poll, Worker)>, GatewayError> {
+        let mut workers = Vec::new();
+        for (number, (_, inbox)) in inboxes.into_iter().enumerate() {
+            let (poll, mut worker) = self.worker(number, inbox, random.next_u64());
+            if let Some(origin) = &mut origin {
+                origin.thaw_worker(number, &mut worker)?;
+            }
+            workers.push((poll, worker));
+        }
+        Ok(workers)
     }
 
     fn reactor_parts(
@@ -158,6 +180,7 @@ impl Common<'_> {
         let shard = ShardId(u8::try_from(number).expect("at most 256 reactors"));
         let settings =
             Settings::new(self.config, shard, self.shard_map.clone(), self.workers.len(), self.birth, seed);
+        self.metrics.carry(&reactor::own_metrics(listeners.len()));
         let share =
             |listener: &ListeningSocket| listener.socket.try_clone().map(mio::net::TcpListener::from_std);
         let shared = listeners.iter().map(share).collect::<io::Result<Vec<_>>>();
@@ -214,6 +237,7 @@ impl Prepared {
             }
             None => config.gateway_id(),
         };
+        let workers: Vec<_> = inboxes.workers.iter().map(|(sender, _)| sender.clone()).collect();
         let common = Common {
             config,
             birth,
@@ -224,18 +248,12 @@ impl Prepared {
             clock: &clock,
             judge,
             trust: trust::shared(config, &gateway_id)?,
+            backends: Backends::start(config, workers.clone(), &metrics)?,
             reactors: inboxes.reactors.iter().map(|(sender, _)| sender.clone()).collect(),
-            workers: inboxes.workers.iter().map(|(sender, _)| sender.clone()).collect(),
+            workers,
             workers_stop: Arc::new(AtomicBool::new(false)),
         };
-        let mut workers = Vec::new();
-        for (number, (_, inbox)) in inboxes.workers.into_iter().enumerate() {
-            let (poll, mut worker) = common.worker(number, inbox, random.next_u64());
-            if let Some(origin) = &mut origin {
-                origin.thaw_worker(number, &mut worker)?;
-            }
-            workers.push((poll, worker));
-        }
+        let workers = common.workers(inboxes.workers, &mut random, origin.as_mut())?;
         let mut reactors = Vec::new();
         for (number, (_, (poll, inbox))) in inboxes.reactors.into_iter().enumerate() {
             let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
@@ -246,8 +264,11 @@ impl Prepared {
             };
             reactors.push((poll, reactor));
         }
-        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, .. } = common;
+        let Common {
+            reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, backends, ..
+        } = common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
+        status.watch_backends(backends.problems());
         metrics.add(status.restarts.counter_set());
         Ok(Self {
             listeners,
@@ -260,7 +281,6 @@ impl Prepared {
             judge,
             trust,
             node: gateway_id,
-        metrics.carry(&reactor::own_metrics(listeners.len()));
             shard_map,
             has_grown: false,
             reactor_mail,
@@ -426,11 +446,13 @@ fn router_settings(
     epoch: u64,
     seed: u64,
     shard_map: ShardMap,
+    stores: Stores,
 ) -> RouterSettings {
     let backend = &config.backend;
     RouterSettings {
         number: u16::try_from(number).expect("at most 256 workers"),
         endpoints: backend.endpoints.clone(),
+        stores,
         links_per_endpoint: backend.links_per_worker,
         balance: match backend.balance {
             Balance::LeastLoaded => router::Balance::LeastLoaded,

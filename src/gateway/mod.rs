@@ -10,6 +10,7 @@
 mod admin_sockets;
 mod adopt;
 mod assembly;
+mod backends;
 mod freezing;
 mod handover;
 mod launch;
@@ -166,11 +167,11 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     };
     gateway.metrics.watch_log(log.dropped());
     gateway.status.audit.set(audit.clone()).ok();
-    let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
     gateway.status.end_by(signals::end_this_process);
+    let lines = Arc::new(CounterSet::new(AUDIT_METRICS));
+    gateway.metrics.carry(AUDIT_METRICS);
     gateway.metrics.add(Arc::clone(&lines));
     let reloading = reload::Reloading::new(config, sources);
-    gateway.metrics.carry(AUDIT_METRICS);
     let audit = stop::Audit { log: audit, lines };
     let supervisor = stop::Supervisor { gateway, reloading, settings, log: log.clone(), audit };
     supervisor.serve(&signals)

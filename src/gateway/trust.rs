@@ -5,7 +5,7 @@ use crate::router::{self, Trust};
 use crate::worker::SharedTrust;
 use moorline_net::secret_file::{self, SecretFileError};
 use moorline_net::unix_socket;
-use moorline_proto::link::{LinkAddress, Secrets, SecretsError};
+use moorline_proto::link::{Endpoint, Secrets, SecretsError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
@@ -46,7 +46,7 @@ pub enum TrustError {
          line `node secret`, or use a Unix socket (\"unix:/run/moorline/link.sock\"), or for development run \
          `moorline dev`; for backends of an earlier version see docs/backend.md, section 5"
     )]
-    NoReason(LinkAddress),
+    NoReason(Endpoint),
 }
 
 /// Reads the secrets of the gateway `node`. Warns if others can read the file.
@@ -66,9 +66,10 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
     if !path.as_os_str().is_empty() && trust.secrets.is_empty() {
         return Err(TrustError::NoLine { path: path.clone(), node: node.to_owned() });
     }
-    let is_ip = |address: &&LinkAddress| matches!(address, LinkAddress::Ip(_));
-    if let Some(address) = backend.endpoints.iter().filter(is_ip).find(|address| !trust.has_reason(address)) {
-        return Err(TrustError::NoReason(address.clone()));
+    let is_network = |endpoint: &&Endpoint| endpoint.port().is_some();
+    let mut endpoints = backend.endpoints.iter().filter(is_network);
+    if let Some(endpoint) = endpoints.find(|endpoint| !trust.has_reason(endpoint)) {
+        return Err(TrustError::NoReason(endpoint.clone()));
     }
     Ok(trust)
 }

@@ -47,6 +47,8 @@ counts! {
         LinkFailures = counter "link_failures";
         /// Links closed because the backend sent what it must not.
         LinkErrors = counter "link_protocol_errors";
+        /// Links refused because their backend has another store than the backends that serve.
+        LinkStoresRefused = counter "link_stores_refused";
         /// Endpoints that are left alone because they do not answer.
         BreakersOpen = gauge "breakers_open";
         /// Times that an endpoint began to be left alone.

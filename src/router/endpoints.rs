@@ -1,7 +1,7 @@
 //! Users of each backend: balance, slow endpoints, and endpoints that do not answer.
 
 use super::{Breaker, LinkIndex, Links, Phase, Share, Spread, Target, WEIGHT};
-use moorline_proto::link::LinkAddress;
+use moorline_proto::link::{self, LinkAddress};
 use moorline_proto::random::{Random, mix};
 use moorline_proto::time::{Duration, Instant, nanos_of};
 
@@ -54,15 +54,15 @@ struct Endpoint {
 }
 
 impl Endpoints {
-    pub(super) fn new(addresses: &[LinkAddress], links_each: usize, balance: Balance) -> Self {
-        let endpoint = |address: &LinkAddress| Endpoint {
-            name: name_of(address),
+    pub(super) fn new(places: &[link::Endpoint], links_each: usize, balance: Balance) -> Self {
+        let endpoint = |place: &link::Endpoint| Endpoint {
+            name: name_of(place),
             breaker: Breaker::default(),
             average: 0,
             slowness: 0,
             wants_trip: false,
         };
-        let all = addresses.iter().map(endpoint).collect();
+        let all = places.iter().map(endpoint).collect();
         Self { all, links_each, balance, next_look: Instant::ZERO }
     }
 
@@ -210,10 +210,12 @@ impl Endpoints {
 }
 
 /// Hash of the endpoint, the same in every gateway.
-fn name_of(address: &LinkAddress) -> u64 {
-    let address = match address {
-        LinkAddress::Ip(address) => address,
-        LinkAddress::Unix(path) => return path.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte))),
+fn name_of(place: &link::Endpoint) -> u64 {
+    let of_text = |text: &str| text.bytes().fold(0, |hash, byte| mix(hash ^ u64::from(byte)));
+    let address = match place {
+        link::Endpoint::Address(LinkAddress::Ip(address)) => address,
+        link::Endpoint::Address(LinkAddress::Unix(path)) => return of_text(path),
+        link::Endpoint::Name(name) => return of_text(name.host()) ^ mix(u64::from(name.port())),
     };
     let ip = match address.ip().to_canonical() {
         std::net::IpAddr::V4(ip) => u128::from(u32::from(ip)),

@@ -26,7 +26,7 @@ impl Router {
         let (number, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
         let (address, was_open, attempts) =
-            (link.address().clone(), link.state.is_open(), link.state.attempts());
+            (link.endpoint().clone(), link.state.is_open(), link.state.attempts());
         let ends = link.confirmed.ends().collect();
         let retry_in = link.close(now, &mut self.sides.random);
         let is_news = if failure.is_of_trust() {
@@ -40,6 +40,7 @@ impl Router {
             tracing::debug!(worker = number, link = index.0, %address, %failure, ?retry_in, "link still down");
         }
         let unanswered = link.drain_questions();
+        self.settings.stores.release(now, (number, index), failure);
         self.sides.counters[Count::LinkFailures] += 1;
         self.sides.counters[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
 

@@ -155,6 +155,8 @@ impl Router {
             if !self.sides.links[link].thaw(&record, pending) {
                 return Err(from.contradiction("a link cannot go on: what was read of it is not a frame"));
             }
+            let endpoint = self.sides.links[link].endpoint();
+            self.settings.stores.thaw((self.sides.number, link), endpoint, &record.store);
             let before = u16::try_from(record.index).unwrap_or(u16::MAX);
             if before != link.0 {
                 self.sides.links[link].rename(before, now);

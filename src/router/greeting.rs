@@ -16,12 +16,14 @@ use super::{Failure, LinkIndex, Router, Sides};
 use crate::router::counters::Count;
 use moorline_proto::line_limit::LineLimit;
 use moorline_proto::link::{
-    self, Kind, LinkAddress, LinkError, LinkFrame, NONCE_BYTES, Nonce, Role, SECRETS_PER_NODE, Secret,
-    Transcript,
+    self, Endpoint, Kind, LinkAddress, LinkError, LinkFrame, NONCE_BYTES, Nonce, Role, SECRETS_PER_NODE,
+    Secret, Transcript,
 };
 use moorline_proto::message::backend::{LinkChallenge, LinkHello, LinkNotice, LinkProof, Notice, Outcome};
 use moorline_proto::time::Instant;
 
+/// Longest name of a store, in bytes [B-5.7].
+const STORE_BYTES_MAX: usize = 64;
 /// Longest text of a backend's notice in a log line, in characters.
 const NOTICE_CHARS_MAX: usize = 300;
 
@@ -54,6 +56,8 @@ pub struct Connected {
     pub nonce: Nonce,
     /// The owner knows that a backend is at the other end: it is a process of the right user, over a Unix socket.
     pub is_known: bool,
+    /// The other end is on this machine, over TCP.
+    pub is_loopback: bool,
 }
 
 /// State of a link until the backend's HELLO.
@@ -65,17 +69,30 @@ pub(super) struct Greeting {
 }
 
 impl Trust {
-    /// Returns whether there can be a reason to believe a backend at this address.
-    pub fn has_reason(&self, address: &LinkAddress) -> bool {
-        !self.secrets.is_empty() || self.believes(address)
+    /// Returns whether there can be a reason to believe a backend at this endpoint. A name may stand for this machine, which
+    /// shows when the connection is made.
+    pub fn has_reason(&self, endpoint: &Endpoint) -> bool {
+        let can_be_loopback = match endpoint {
+            Endpoint::Address(LinkAddress::Ip(address)) => address.ip().to_canonical().is_loopback(),
+            Endpoint::Address(LinkAddress::Unix(_)) => false,
+            Endpoint::Name(_) => true,
+        };
+        !self.secrets.is_empty() || self.believes(can_be_loopback)
     }
 
-    fn believes(&self, address: &LinkAddress) -> bool {
-        match (self.unproven, address) {
-            (Unproven::Private, _) => true,
-            (Unproven::Loopback, LinkAddress::Ip(address)) => address.ip().to_canonical().is_loopback(),
-            (Unproven::Loopback | Unproven::Refuse, _) => false,
+    const fn believes(&self, is_loopback: bool) -> bool {
+        match self.unproven {
+            Unproven::Private => true,
+            Unproven::Loopback => is_loopback,
+            Unproven::Refuse => false,
         }
+    }
+}
+
+impl Connected {
+    /// Returns whether a backend is believed here without a proof, as the settings say.
+    const fn is_believed(&self) -> bool {
+        self.trust.believes(self.is_loopback)
     }
 }
 
@@ -107,7 +124,7 @@ impl Link {
         let proof = match trust.secrets.iter().find(is_right) {
             Some(secret) => link_of.prove(secret, Role::Gateway).to_vec(),
             // Says that there is no secret yet, as while secrets are rolled in.
-            None if trust.secrets.is_empty() && trust.believes(self.address()) => Vec::new(),
+            None if trust.secrets.is_empty() && greeting.connected.is_believed() => Vec::new(),
             None if trust.secrets.is_empty() => return Err(Failure::NoSecret),
             None => return Err(Failure::WrongProof),
         };
@@ -116,22 +133,24 @@ impl Link {
         Ok(())
     }
 
-    /// Checks the backend's HELLO; the link is ready then.
-    pub(super) fn on_hello(&mut self, now: Instant, frame: &LinkFrame) -> Result<LinkHello, Failure> {
+    /// Checks the backend's HELLO; the link may be opened then.
+    fn on_hello(&mut self, frame: &LinkFrame) -> Result<LinkHello, Failure> {
         let hello: LinkHello = frame.message()?;
+        if hello.store.len() > STORE_BYTES_MAX {
+            return Err(LinkError::Body(frame.kind).into());
+        }
         let version = u32::from(link::LINK_VERSION);
         if !(hello.version_min..=hello.version_max).contains(&version) {
             return Err(LinkError::Version(u8::try_from(hello.version_max).unwrap_or(u8::MAX)).into());
         }
-        let address = self.address().clone();
         let is_believed = self.greeting.take().is_some_and(|Greeting { connected, is_proven }| {
-            is_proven || connected.is_known || connected.trust.believes(&address)
+            is_proven || connected.is_known || connected.is_believed()
         });
         if !is_believed {
             return Err(Failure::Unproven);
         }
         self.knows_too_large = hello.outcome_max >= Outcome::TooLarge as u32;
-        self.open(now);
+        self.store = hello.store.clone();
         Ok(hello)
     }
 }
@@ -149,8 +168,13 @@ impl Router {
     pub(super) fn on_hello(&mut self, index: LinkIndex, frame: &LinkFrame) -> Result<(), Failure> {
         let (worker, now) = (self.sides.number, self.sides.now);
         let link = &mut self.sides.links[index];
-        let hello = link.on_hello(now, frame)?;
-        let address = link.address();
+        let hello = link.on_hello(frame)?;
+        let address = link.endpoint().clone();
+        if let Err(other) = self.settings.stores.claim(now, (worker, index), &address, &hello) {
+            self.sides.counters[Count::LinkStoresRefused] += 1;
+            return Err(other);
+        }
+        self.sides.links[index].open(now);
         tracing::info!(worker, link = index.0, %address, node = hello.node, "link up");
         self.sides.counters[Count::LinkConnects] += 1;
         self.on_link_ready();
@@ -184,7 +208,7 @@ impl GreetingLog {
             return Err(Failure::Refused(text));
         }
         if self.notices.allow(sides.now).is_some() {
-            let (worker, address) = (sides.number, sides.links[index].address());
+            let (worker, address) = (sides.number, sides.links[index].endpoint());
             tracing::warn!(worker, %address, "notice of the backend: {text:?}");
         }
         Ok(())

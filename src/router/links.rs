@@ -13,7 +13,7 @@ use crate::messages::PushRef;
 use crate::snapshot::{LinkRecord, ParkedRecord};
 use bytes::{Buf, Bytes, BytesMut};
 use moorline_proto::frame::Command;
-use moorline_proto::link::{self, Kind, LinkAddress, LinkDecoder, LinkError, LinkFrame};
+use moorline_proto::link::{self, Endpoint, Kind, LinkDecoder, LinkError, LinkFrame};
 use moorline_proto::message::backend::{self, ConnDown, LinkHello, PushOutcome, PushResult};
 use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
@@ -68,7 +68,9 @@ pub(super) struct Link {
     pub(super) greeting: Option<Greeting>,
     /// The backend knows the outcome TOO_LARGE.
     pub(super) knows_too_large: bool,
-    address: LinkAddress,
+    /// Store of the backend, as its HELLO named it; empty: it named none.
+    pub(super) store: Bytes,
+    endpoint: Endpoint,
     /// Place and generation in the process before; `None`: the same as now, or another connection.
     earlier_name: Option<(u16, u32)>,
     output: BytesMut,
@@ -84,7 +86,7 @@ pub(super) struct Link {
 
 impl Link {
     /// A closed link whose first try is due at once.
-    pub(super) fn new(address: LinkAddress, settings: &LinkSettings) -> Self {
+    pub(super) fn new(endpoint: Endpoint, settings: &LinkSettings) -> Self {
         let backoff = Backoff::new(settings.reconnect_min, settings.reconnect_max);
         Self {
             state: LinkState::new(settings.times, backoff),
@@ -92,7 +94,8 @@ impl Link {
             confirmed: Confirmed::new(),
             greeting: None,
             knows_too_large: false,
-            address,
+            store: Bytes::new(),
+            endpoint,
             earlier_name: None,
             output: BytesMut::new(),
             decoder: LinkDecoder::greeting(),
@@ -114,7 +117,8 @@ impl Link {
             confirmed,
             greeting: _,
             knows_too_large,
-            address: _,
+            store,
+            endpoint: _,
             earlier_name: _, // a second hot restart forgets it: those outcomes are dropped
             output,
             decoder,
@@ -132,6 +136,7 @@ impl Link {
             base: pending.freeze().0,
             barriers: confirmed.barriers(),
             knows_too_large: *knows_too_large,
+            store: store.clone(),
             ends: confirmed.ends().map(ParkedRecord::from).collect(),
             ..LinkRecord::default()
         };
@@ -150,13 +155,14 @@ impl Link {
         self.pending = Pending::thaw(self.up_timeout.saturating_mul(FORGET_TIMEOUTS), record.base, pending);
         self.confirmed = Confirmed::thaw(self.pending.next_correlation(), record.barriers, ends);
         self.knows_too_large = record.knows_too_large;
+        self.store = record.store.clone();
         self.decoder.open();
         matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
     }
 
     /// The endpoint.
-    pub(super) const fn address(&self) -> &LinkAddress {
-        &self.address
+    pub(super) const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Notes that the link had another place in the process before. References of that process still lead to it, and its
@@ -172,7 +178,7 @@ impl Link {
         self.output = BytesMut::new();
         self.earlier_name = None;
         self.decoder = LinkDecoder::greeting();
-        (self.greeting, self.knows_too_large) = (None, false);
+        (self.greeting, self.knows_too_large, self.store) = (None, false, Bytes::new());
         self.outcomes = Vec::new();
         self.confirmed = Confirmed::new();
         self.credit = CREDIT_DEFAULT;
@@ -373,10 +379,10 @@ impl Link {
 pub(super) struct Links(Vec<Link>);
 
 impl Links {
-    /// `each` closed links to every address. Panics above 65,535 links.
-    pub(super) fn new(addresses: &[LinkAddress], each: usize, settings: &LinkSettings) -> Self {
-        let addresses = addresses.iter().flat_map(|address| std::iter::repeat_n(address.clone(), each));
-        let links: Vec<Link> = addresses.map(|address| Link::new(address, settings)).collect();
+    /// `each` closed links to every endpoint. Panics above 65,535 links.
+    pub(super) fn new(endpoints: &[Endpoint], each: usize, settings: &LinkSettings) -> Self {
+        let places = endpoints.iter().flat_map(|endpoint| std::iter::repeat_n(endpoint.clone(), each));
+        let links: Vec<Link> = places.map(|endpoint| Link::new(endpoint, settings)).collect();
         assert!(u16::try_from(links.len()).is_ok(), "a router has at most 65,535 links");
         Self(links)
     }

@@ -22,6 +22,7 @@
 //! |---|---|
 //! | `uplink` | input of shards |
 //! | `greeting` | the first frames of a link: who is at its other end |
+//! | `stores` | the store of the backends, which is one |
 //! | `inbound` | input of links |
 //! | `failover` | links come and go: slots, announcements, re-sending |
 //! | `check` | invariants, for tests |
@@ -57,6 +58,7 @@ mod rooms;
 mod sides;
 mod slots;
 mod state;
+mod stores;
 mod up;
 mod uplink;
 mod ups;
@@ -71,6 +73,7 @@ pub use parking::ParkingLimits;
 pub use pressure::Load;
 pub use slots::{LinkIndex, Slot};
 pub use state::{Failure, LinkTimes};
+pub use stores::Stores;
 
 use crate::auth::Judge;
 use crate::messages::{DownlinkBatch, UplinkBatch};
@@ -85,7 +88,7 @@ use greeting::GreetingLog;
 use links::Links;
 use logins::Logins;
 use moorline_proto::ids::ShardId;
-use moorline_proto::link::LinkAddress;
+use moorline_proto::link::Endpoint;
 use moorline_proto::time::Instant;
 use outbox::{OUTBOX_ITEMS_HARD_MAX, OUTBOX_ITEMS_MAX, Outbox};
 use overload::Overload;
@@ -110,8 +113,10 @@ pub const PARKED_CHANGES_MAX: usize = 64 << 10;
 pub struct RouterSettings {
     /// Number of the worker.
     pub number: u16,
-    /// Addresses of backends. Empty: every UP is answered RETRY after its timeout.
-    pub endpoints: Vec<LinkAddress>,
+    /// Places of backends. Empty: every UP is answered RETRY after its timeout.
+    pub endpoints: Vec<Endpoint>,
+    /// Store of the backends; the routers of one gateway share it.
+    pub stores: Stores,
     /// Links to each endpoint.
     pub links_per_endpoint: usize,
     /// Rule that spreads users over endpoints.
@@ -137,8 +142,8 @@ pub enum Output {
     Connect {
         /// The link to connect.
         link: LinkIndex,
-        /// The address of its endpoint.
-        address: LinkAddress,
+        /// Endpoint of the link. The owner looks a name up, and tries all its addresses.
+        endpoint: Endpoint,
     },
     /// Close the connection of this link.
     Close(LinkIndex),
@@ -219,8 +224,8 @@ impl Router {
             while let Some(due) = self.sides.links[index].state.poll_due(now) {
                 match due {
                     Due::Connect => {
-                        let address = self.sides.links[index].address().clone();
-                        self.sides.outputs.push_back(Output::Connect { link: index, address });
+                        let endpoint = self.sides.links[index].endpoint().clone();
+                        self.sides.outputs.push_back(Output::Connect { link: index, endpoint });
                     }
                     Due::Ping => self.sides.links[index].send_ping(),
                     Due::Close(failure) => self.fail_link(index, &failure),

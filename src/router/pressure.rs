@@ -115,8 +115,8 @@ impl Pressure {
         };
         let mut told = Vec::new();
         for link in sides.links.iter_mut().filter(|link| link.has_output_room()) {
-            if !told.contains(link.address()) {
-                told.push(link.address().clone());
+            if !told.contains(link.endpoint()) {
+                told.push(link.endpoint().clone());
                 link.send(Kind::Stats, 0, &stats);
             }
         }

@@ -103,7 +103,7 @@ impl SlotSet {
 }
 
 /// A link of one worker, by its place in the worker's list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkIndex(pub u16);
 
 impl LinkIndex {

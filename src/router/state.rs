@@ -11,6 +11,7 @@
 //! dies is not hammered.
 
 use super::backoff::Backoff;
+use super::stores::OtherStore;
 use crate::snapshot::LinkRecord;
 use moorline_proto::link::{LinkError, PING_INTERVAL_S};
 use moorline_proto::random::Random;
@@ -98,6 +99,10 @@ pub enum Failure {
     NoSecret,
     /// The backend refused this gateway, with this reason.
     Refused(String),
+    /// The backend has another store than the backends that serve.
+    OtherStore(OtherStore),
+    /// The name of the endpoint cannot be resolved, for this reason.
+    Unresolved(String),
     /// The backend sent what it must not.
     Protocol(LinkError),
 }
@@ -105,7 +110,10 @@ pub enum Failure {
 impl Failure {
     /// Returns whether only a change of settings helps, on this side or the other: each try fails alike.
     pub(super) const fn is_of_trust(&self) -> bool {
-        matches!(self, Self::Unproven | Self::WrongProof | Self::NoSecret | Self::Refused(_))
+        matches!(
+            self,
+            Self::Unproven | Self::WrongProof | Self::NoSecret | Self::Refused(_) | Self::OtherStore(_)
+        )
     }
 }
 
@@ -113,7 +121,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => error.fmt(f),
-            Self::ConnectTimeout => f.write_str("no connection in time; is the backend reachable?"),
+            Self::ConnectTimeout => f.write_str("no connection in time; is the backend reachable, and is its name resolved?"),
             Self::HelloTimeout => f.write_str("no HELLO in time; is this a link port?"),
             Self::Silent => f.write_str("nothing heard, not even a PONG"),
             Self::Closed => f.write_str("closed by the backend"),
@@ -132,6 +140,8 @@ impl fmt::Display for Failure {
                 "the backend asks for a proof; name the secret of this gateway in backend.secrets_file",
             ),
             Self::Refused(reason) => write!(f, "refused by the backend: {reason:?}"),
+            Self::OtherStore(other) => other.fmt(f),
+            Self::Unresolved(problem) => write!(f, "cannot resolve the name: {problem}"),
             Self::Protocol(error) => error.fmt(f),
         }
     }

@@ -77,13 +77,14 @@ impl Worker {
                 if let Some(link) = link {
                     let token = Source::Link(link).into();
                     self.sockets[link.index()] = Some(Socket::adopt(stream, &self.epoll, token)?);
+                    self.note_adopted(link);
                 }
                 Ok::<_, io::Error>(())
             };
             adopt().map_err(|error| records.contradiction(format!("a link: {error}")))?;
         }
-        Ok(())
         // Nobody may see zeros before the first turn.
         self.counter_set.publish(self.router.counters().cells());
+        Ok(())
     }
 }

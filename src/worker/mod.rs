@@ -11,10 +11,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `turn` | the loop |
+//! | `dial` | the way to an endpoint: the addresses of a name |
 //! | `perform` | the router's orders, performed |
 //! | `socket` | a link's socket |
 //! | `freezing` | the sockets, named for a snapshot and taken over from one |
 
+mod dial;
 mod freezing;
 mod perform;
 mod socket;
@@ -28,10 +30,12 @@ use crate::auth::Judge;
 use crate::messages::{ShardSink, UplinkBatch};
 use crate::metrics::{CounterSet, Registry};
 use crate::router::{Router, RouterSettings, Trust};
+use dial::Dial;
 use mio::{Poll, Waker};
 use moorline_net::clock::Clock;
 use moorline_net::mailbox::{self, Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
+use moorline_net::resolve::Resolver;
 use moorline_proto::time::Instant;
 use socket::Socket;
 use std::io;
@@ -85,6 +89,8 @@ pub struct WorkerParts {
     pub peer_uids: Vec<u32>,
     /// Reasons to believe a backend, for connections from now on.
     pub trust: SharedTrust,
+    /// Addresses of the names among the endpoints. Wake the worker when an answer has come.
+    pub resolver: Resolver,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
     pub registry: Option<Arc<Registry>>,
 }
@@ -102,7 +108,12 @@ pub struct Worker {
     counter_set: Arc<CounterSet>,
     peer_uids: Vec<u32>,
     trust: SharedTrust,
+    resolver: Resolver,
+    /// Links may wait for the addresses of their name.
+    has_pending_names: bool,
     registry: Option<Arc<Registry>>,
+    /// By link.
+    dials: Vec<Dial>,
     /// By link; `None`: the link has no connection.
     sockets: Vec<Option<Socket>>,
     block: ReadBlock,
@@ -125,14 +136,16 @@ impl Worker {
             counter_set,
             peer_uids,
             trust,
+            resolver,
             registry,
         } = parts;
         assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
-        let (number, now) = (settings.number, clock.now());
+        let (number, now, dials) = (settings.number, clock.now(), Dial::all_of(&settings));
         let router = Router::new(settings, judge, now);
         let Inbox { poll, epoll, mailbox } = inbox;
         let worker = Self {
             number,
+            dials,
             sockets: router.links().map(|_| None).collect(),
             router,
             clock,
@@ -143,6 +156,8 @@ impl Worker {
             counter_set,
             peer_uids,
             trust,
+            resolver,
+            has_pending_names: false,
             registry,
             block: ReadBlock::default(),
             now,

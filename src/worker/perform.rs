@@ -1,13 +1,11 @@
 //! The router's orders, performed on sockets and mailboxes.
 
 use super::Worker;
-use super::socket::Socket;
-use super::token::Source;
 use crate::messages::{DownlinkBatch, ITEMS_RUN_MAX};
 use crate::metrics::names;
 use crate::router::{Connected, Failure, LinkIndex, Load, Output};
 use moorline_proto::ids::ShardId;
-use moorline_proto::link::{LinkAddress, NONCE_BYTES};
+use moorline_proto::link::NONCE_BYTES;
 use std::io;
 use std::sync::PoisonError;
 
@@ -18,8 +16,8 @@ impl Worker {
         let (mut last, mut has_others) = (None, false);
         while let Some(output) = self.router.poll_output() {
             match output {
-                Output::Connect { link, address } => self.connect(link, &address),
-                Output::Close(link) => self.sockets[link.index()] = None,
+                Output::Connect { link, endpoint } => self.connect(link, &endpoint),
+                Output::Close(link) => self.hang_up(link),
                 Output::Write(link) => self.write(link),
                 Output::Deliver { shard, batch } => {
                     if let Some((shard, batch)) = last.replace((shard, batch)) {
@@ -36,25 +34,19 @@ impl Worker {
         }
     }
 
-    fn connect(&mut self, link: LinkIndex, address: &LinkAddress) {
-        match Socket::connect(address, &self.epoll, Source::Link(link).into()) {
-            Ok(socket) => self.sockets[link.index()] = Some(socket),
-            Err(error) => self.lose(link, &error.into()),
-        }
-    }
-
     /// A connection was made: looks at the user id at the other end of a Unix socket, and has the router greet.
     pub(super) fn greet(&mut self, link: LinkIndex) {
         let Some(socket) = &self.sockets[link.index()] else { return };
         let mut nonce = [0; NONCE_BYTES];
         let looked = socket.is_known(&self.peer_uids).and_then(|is_known| {
             getrandom::fill(&mut nonce).map_err(io::Error::from)?;
-            Ok(is_known)
+            Ok((is_known, socket.is_loopback()?))
         });
         match looked {
-            Ok(is_known) => {
+            Ok((is_known, is_loopback)) => {
                 let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
-                self.router.handle_link_connected(self.now, link, Connected { trust, nonce, is_known });
+                let connected = Connected { trust, nonce, is_known, is_loopback };
+                self.router.handle_link_connected(self.now, link, connected);
             }
             Err(error) => self.lose(link, &error.into()),
         }
@@ -70,7 +62,7 @@ impl Worker {
 
     /// The connection of a link is gone, or was never made.
     pub(super) fn lose(&mut self, link: LinkIndex, why: &Failure) {
-        self.sockets[link.index()] = None;
+        self.hang_up(link);
         self.router.handle_link_closed(self.now, link, why);
     }
 

@@ -57,6 +57,17 @@ impl Socket {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
     }
 
+    /// Returns whether the other end is on this machine, over TCP.
+    ///
+    /// # Errors
+    /// The other end is gone.
+    pub(super) fn is_loopback(&self) -> io::Result<bool> {
+        if self.stream.freeze() != StreamKind::Tcp {
+            return Ok(false);
+        }
+        Ok(self.stream.peer_addr()?.ip().to_canonical().is_loopback())
+    }
+
     /// Notes what the poll saw.
     pub(super) fn handle_event(&mut self, event: &Event) {
         self.stream.handle_event(event);

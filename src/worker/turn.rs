@@ -34,6 +34,7 @@ impl Worker {
         for event in events.into_iter().flatten() {
             self.handle_event(event);
         }
+        self.dial_pending();
         self.drain_mailbox();
         if self.router.has_logins() {
             self.router.handle_logins(self.now, self.clock.unix_seconds(), LOGINS_PER_TURN);
@@ -95,7 +96,7 @@ impl Worker {
         match socket.try_finish_connect() {
             Ok(false) => {}
             Ok(true) => self.greet(index),
-            Err(error) => self.lose(index, &error.into()),
+            Err(error) => self.fail_connect(index, error.into()),
         }
     }
 

@@ -18,11 +18,13 @@ fn free() -> SocketAddr {
 
 #[test]
 fn links_stay_when_their_number_and_the_order_of_endpoints_change() {
-    let backends = [Backend::start(), Backend::start()];
+    // Two endpoints of one store.
+    let backend = Backend::start();
+    let places = [backend.address.to_string(), format!("localhost:{}", backend.address.port())];
     let file = TempFile::new("");
     let port = free();
     let settings = |order: [usize; 2], each: usize| {
-        let [a, b] = order.map(|number| backends[number].address);
+        let [a, b] = order.map(|number| &places[number]);
         let text = format!(
             "[listener]\naddress = \"{port}\"\n[backend]\nendpoints = [\"{a}\", \"{b}\"]\nlinks_per_worker = {each}\n\
              [auth]\nmode = \"dev\"\n[worker]\ncount = 1\n"
@@ -56,7 +58,7 @@ fn links_stay_when_their_number_and_the_order_of_endpoints_change() {
         connects += new;
         assert_eq!(series.gateway.metric("link_connects_total"), connects, "{order:?} {each}: links stay");
         for (number, person) in people.iter_mut().enumerate() {
-            // A user of a link that is gone is announced on another one first, maybe to the other backend.
+            // A user of a link that is gone is announced on another one first, maybe to the other endpoint.
             until("the backend knows it", || {
                 key += 1;
                 let answer = person.tell(key, &format!("p{number}"), b"after");

@@ -32,6 +32,7 @@ mod descriptors;
 mod dev;
 mod drain;
 mod durable;
+mod endpoints;
 mod exhaustion;
 mod flood;
 mod full_disk;
@@ -77,8 +78,8 @@ mod series;
 mod signals;
 mod slow;
 mod soak;
-mod storm;
 mod stop;
+mod storm;
 mod weather;
 
 use moorline::sys::clock;

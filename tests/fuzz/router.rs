@@ -11,7 +11,7 @@ use moorline::auth::Judge;
 use moorline::messages::{Downlink, DownlinkBatch, PushRef, Uplink, UplinkBatch};
 use moorline::router::{
     Balance, Connected, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits,
-    ParkingLimits, Router, RouterSettings, Trust, Unproven,
+    ParkingLimits, Router, RouterSettings, Stores, Trust, Unproven,
 };
 use moorline::shard_map::ShardMap;
 use moorline::snapshot::{Section, SocketRef};
@@ -82,6 +82,7 @@ pub(crate) fn settings() -> RouterSettings {
         shard_map: ShardMap::new(SHARDS),
         number: 0,
         endpoints: [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)).into()).into(),
+        stores: Stores::default(),
         links_per_endpoint: 1,
         balance: Balance::LeastLoaded,
         link: LinkSettings {
@@ -172,7 +173,7 @@ impl World {
         }
         *self.backend_of(link) = Backend { phase: Phase::Open, ..Backend::default() };
         let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
-        let connected = Connected { trust, nonce: [fate; NONCE_BYTES], is_known: false };
+        let connected = Connected { trust, nonce: [fate; NONCE_BYTES], is_known: false, is_loopback: true };
         self.router.handle_link_connected(self.now, link, connected);
         if fate < 224 {
             let hello = LinkHello {

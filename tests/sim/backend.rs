@@ -74,6 +74,8 @@ fn now(scene: &Scene) -> Now {
 fn host(config: &LinkConfig, life: u64) -> LinkHost {
     let mut host = LinkHost::new(config, "b".into(), life);
     host.handle_secrets(Secrets::parse(SECRETS).expect("valid"));
+    // What is durable outlives the process, so each life has the same store.
+    host.handle_store(Bytes::from_static(b"store"));
     host
 }
 

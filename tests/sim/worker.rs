@@ -13,7 +13,7 @@ use moorline::auth::{Judge, Verify};
 use moorline::messages::{Admission, Downlink, DownlinkBatch, Uplink, UplinkBatch};
 use moorline::router::{
     Balance, Connected, Count, Failure, LinkIndex, LinkSettings, LinkTimes, Load, Output, OverloadLimits,
-    ParkingLimits, Router, RouterSettings, Slot, Trust, Unproven,
+    ParkingLimits, Router, RouterSettings, Slot, Stores, Trust, Unproven,
 };
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, SocketRef, Writer};
 use moorline_proto::error::CloseReason;
@@ -93,6 +93,7 @@ fn settings(number: usize, scene: &mut Scene) -> RouterSettings {
     RouterSettings {
         number: u16::try_from(number).expect("few workers"),
         endpoints: (0..faults.endpoints).map(address).collect(),
+        stores: Stores::default(),
         links_per_endpoint: faults.links_per_endpoint,
         balance: if faults.is_by_hash { Balance::Hash } else { Balance::LeastLoaded },
         link: LinkSettings {
@@ -259,7 +260,8 @@ impl Worker {
             let link = LinkIndex(u16::try_from(index).expect("few links"));
             let secrets = Secrets::parse(SECRETS).expect("valid").of("g").to_vec();
             let trust = Trust { secrets, unproven: Unproven::Refuse };
-            let connected = Connected { trust, nonce: Strangers::nonce(scene), is_known: false };
+            let connected =
+                Connected { trust, nonce: Strangers::nonce(scene), is_known: false, is_loopback: false };
             self.router.handle_link_connected(scene.now, link, connected);
         }
     }

@@ -3,6 +3,7 @@
 use super::store::Store;
 use super::{ApiCall, ApiReply, Im, WebhookCall, WebhookResult};
 use crate::server::{Event, Handler, JudgeTo, Now, Outbox};
+use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
 use moorline_proto::time::{Duration, Instant};
@@ -100,6 +101,10 @@ impl<S> fmt::Debug for ImHandler<S> {
 
 impl<S: Store> Handler for ImHandler<S> {
     type Message = BackendMessage;
+
+    fn store_name(&self) -> Bytes {
+        self.im.store().name()
+    }
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox) {
         self.im.handle(now, event);

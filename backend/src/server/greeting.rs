@@ -286,6 +286,7 @@ impl LinkHost {
             epoch: self.identity.epoch,
             agent: concat!("moorline-backend/", env!("CARGO_PKG_VERSION")).into(),
             outcome_max: Outcome::TooLarge as u32,
+            store: self.identity.store.clone(),
             ..Default::default()
         };
         self.out.links.put(link, Kind::Hello, 0, self.config.credit, &answer);

@@ -62,6 +62,8 @@ pub enum Output {
 pub(super) struct Identity {
     pub(super) node: String,
     pub(super) epoch: u64,
+    /// Name of the store; empty: there is none.
+    pub(super) store: Bytes,
 }
 
 /// The server side of all links: gateways, sessions, rooms, credit, leases, output buffers.
@@ -81,7 +83,7 @@ impl LinkHost {
     pub fn new(config: &LinkConfig, node: String, epoch: u64) -> Self {
         Self {
             config: config.clone(),
-            identity: Identity { node, epoch },
+            identity: Identity { node, epoch, store: Bytes::new() },
             secrets: Secrets::default(),
             out: Outbox::new(config),
             next_probe: 1,
@@ -97,6 +99,11 @@ impl LinkHost {
     /// Takes the secrets of gateways, instead of those that it had. Open links stay open.
     pub fn handle_secrets(&mut self, secrets: Secrets) {
         self.secrets = secrets;
+    }
+
+    /// Takes the name of the store, at most 64 bytes, which HELLO tells from now on; empty: there is none.
+    pub fn handle_store(&mut self, store: Bytes) {
+        self.identity.store = store;
     }
 
     /// Names a new connection; `None`: close it, its user id is not believed. Above `link.visitors_max` connections

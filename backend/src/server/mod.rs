@@ -45,6 +45,7 @@ pub use reactor::Server;
 /// Reaches the handler's thread from any other: [`Handler::handle_message`]. Cheap to clone.
 pub use moorline_net::mailbox::{SendError as RemoteError, Sender as Remote};
 
+use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::message::backend::Auth;
 
@@ -63,6 +64,13 @@ use moorline_proto::message::backend::Auth;
 pub trait Handler {
     /// Message that other threads send through a [`Remote`]; `()`: no other thread does.
     type Message: Send + 'static;
+
+    /// Returns the name of the store, at most 64 bytes: the same for all backends that share it, and for no other. A gateway
+    /// refuses a backend that has another store than the one that serves. The default is empty: the backend keeps nothing,
+    /// or is not compared.
+    fn store_name(&self) -> Bytes {
+        Bytes::new()
+    }
 
     /// Takes one event.
     fn handle(&mut self, now: Now, event: Event, out: &mut Outbox);

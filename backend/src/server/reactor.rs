@@ -137,6 +137,7 @@ impl<M: Send + 'static> Server<M> {
     where
         H: Handler<Message = M>,
     {
+        self.host.handle_store(handler.store_name());
         let mut events = Events::with_capacity(EVENTS);
         while !stop.load(Ordering::Relaxed) && !handler.is_over(self.clock.read()) {
             self.turn(&mut events, handler)?;

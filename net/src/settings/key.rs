@@ -1,7 +1,7 @@
 //! One setting: where it stands, what it is called, expects, defaults to and means.
 
 use super::units::{self, ByteSize};
-use moorline_proto::link::LinkAddress;
+use moorline_proto::link::{Endpoint, LinkAddress};
 use std::fmt;
 use toml::Value;
 
@@ -105,8 +105,8 @@ pub enum Kind {
     Addresses,
     /// IP address and port, or the path of a Unix socket.
     LinkAddress,
-    /// A list of those.
-    LinkAddresses,
+    /// A list of addresses likewise, or host names with a port.
+    Endpoints,
     /// A list of texts.
     Texts,
     /// A list of whole numbers.
@@ -135,7 +135,9 @@ impl fmt::Display for Kind {
             Self::LinkAddress => {
                 f.write_str("IP:port or unix:path, such as \"unix:/run/moorline/link.sock\"")
             }
-            Self::LinkAddresses => f.write_str("list of IP:port or unix:path, such as [\"127.0.0.1:7100\"]"),
+            Self::Endpoints => {
+                f.write_str("list of IP:port, name:port or unix:path, such as [\"backend.internal:7100\"]")
+            }
             Self::Texts => f.write_str("list of texts, such as [\"gw2.example:7000\"]"),
             Self::Counts => f.write_str("list of whole numbers, such as [3, 1]"),
             Self::Path => f.write_str("file path"),
@@ -152,11 +154,11 @@ impl Kind {
         let listed = |list: String| literal(&list).unwrap_or_else(as_text);
         match self {
             Self::Count | Self::Switch => literal(text).unwrap_or_else(as_text),
-            Self::Addresses | Self::LinkAddresses | Self::Texts | Self::Counts if text.starts_with('[') => {
+            Self::Addresses | Self::Endpoints | Self::Texts | Self::Counts if text.starts_with('[') => {
                 listed(text.to_owned())
             }
             Self::Counts => listed(format!("[{text}]")),
-            Self::Addresses | Self::LinkAddresses | Self::Texts => {
+            Self::Addresses | Self::Endpoints | Self::Texts => {
                 Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect())
             }
             _ => quoted(),
@@ -172,6 +174,7 @@ impl Kind {
         let is_address =
             |value: &Value| value.as_str().is_some_and(|text| text.parse::<std::net::SocketAddr>().is_ok());
         let is_link = |value: &Value| value.as_str().is_some_and(|text| text.parse::<LinkAddress>().is_ok());
+        let is_endpoint = |value: &Value| value.as_str().is_some_and(|text| text.parse::<Endpoint>().is_ok());
         let all = |fits: &dyn Fn(&Value) -> bool| value.as_array().is_some_and(|list| list.iter().all(fits));
         let fits = match self {
             Self::Text | Self::Path => value.is_str(),
@@ -183,7 +186,7 @@ impl Kind {
             Self::OptionalAddress => value.as_str() == Some("") || is_address(value),
             Self::Addresses => all(&is_address),
             Self::LinkAddress => is_link(value),
-            Self::LinkAddresses => all(&is_link),
+            Self::Endpoints => all(&is_endpoint),
             Self::Texts => all(&Value::is_str),
             Self::Counts => all(&|item| item.as_integer().is_some_and(|count| count >= 0)),
         };

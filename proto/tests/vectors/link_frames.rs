@@ -139,8 +139,18 @@ fn greetings() -> Vec<Vector> {
     };
     let proof = LinkProof { proof: link.prove(&secret, Role::Gateway).to_vec().into() };
     let notice = LinkNotice { notice: Notice::Duplicate.into(), text: "two of one name".into() };
+    let of_backend = LinkHello {
+        version_min: 1,
+        version_max: 1,
+        node: "b1".into(),
+        epoch: 3,
+        outcome_max: 5,
+        store: vec![3; 16].into(),
+        ..LinkHello::default()
+    };
     vec![
         typed("hello, with a nonce", Kind::Hello, "LinkHello", 0, &hello),
+        typed("hello of a backend, with its store", Kind::Hello, "LinkHello", 0, &of_backend),
         typed("challenge", Kind::Challenge, "LinkChallenge", 0, &challenge),
         typed("proof", Kind::Proof, "LinkProof", 0, &proof),
         typed("notice", Kind::Notice, "LinkNotice", 0, &notice),

@@ -93,6 +93,9 @@ pub struct LinkRecord {
     /// True if the backend knows the outcome TOO_LARGE of a push.
     #[prost(bool, tag = "17")]
     pub knows_too_large: bool,
+    /// Store of the backend; empty: it named none.
+    #[prost(bytes = "bytes", tag = "18")]
+    pub store: Bytes,
 }
 
 /// A question on a link.

@@ -2,6 +2,7 @@
 
 mod failover;
 mod logins;
+mod names;
 mod pressure;
 mod rogue;
 mod rooms;
@@ -11,16 +12,17 @@ use super::*;
 use crate::auth::Verify;
 use crate::messages::{Admission, Downlink, DownlinkBatch, Uplink};
 use crate::router::{
-    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot, Trust,
-    Unproven,
+    Balance, Count, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, ParkingLimits, Slot, Stores,
+    Trust, Unproven,
 };
 use crate::shard_map::ShardMap;
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel as channel;
+use moorline_net::resolve::Hooks;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::{ConnKey, Pin, Seq, ShardId};
-use moorline_proto::link::{self, Kind, LinkDecoder, LinkFrame};
+use moorline_proto::link::{self, HostPort, Kind, LinkDecoder, LinkFrame};
 use moorline_proto::message;
 use moorline_proto::message::backend::{self, Announce, ConnUp, LinkHello, UpResult};
 use moorline_proto::message::client::{Code, Hello, Resp, SendAck};
@@ -136,6 +138,7 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
         shard_map: ShardMap::new(SHARDS),
         number: 4,
         endpoints: endpoints.iter().map(|backend| backend.address().into()).collect(),
+        stores: Stores::default(),
         links_per_endpoint: 1,
         balance: Balance::LeastLoaded,
         link,
@@ -150,6 +153,12 @@ fn settings(endpoints: &[&Backend]) -> RouterSettings {
     }
 }
 
+/// A resolver without names.
+fn no_names(_: Sender<UplinkBatch>) -> Resolver {
+    let hooks = Hooks { wake: Box::new(|| ()), count: Box::new(|_| ()) };
+    Resolver::start([], hooks).expect("no thread is started")
+}
+
 impl World {
     fn start(settings: RouterSettings) -> Self {
         Self::start_by(settings, crate::sys::clock::machine_clock())
@@ -161,6 +170,14 @@ impl World {
     }
 
     fn start_judged(settings: RouterSettings, clock: Clock, judge: Judge) -> Self {
+        Self::start_with((settings, clock, judge), no_names)
+    }
+
+    /// With names that `resolver` looks up; it gets the mailbox that wakes the worker.
+    fn start_with(
+        (settings, clock, judge): (RouterSettings, Clock, Judge),
+        resolver: impl FnOnce(Sender<UplinkBatch>) -> Resolver,
+    ) -> Self {
         let (mail, inbox) = Inbox::open(1024).expect("poll");
         let logins = Logins::default();
         let (mut sinks, mut shards, mut gates) = (Vec::<Box<dyn ShardSink>>::new(), Vec::new(), Vec::new());
@@ -178,6 +195,7 @@ impl World {
         let (counter_set, stop) =
             (Arc::new(CounterSet::new(crate::router::metrics())), Arc::new(AtomicBool::new(false)));
         let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
+        let resolver = resolver(mail.clone());
         let (poll, worker) = Worker::new(WorkerParts {
             settings,
             inbox,
@@ -188,6 +206,7 @@ impl World {
             counter_set: Arc::clone(&counter_set),
             peer_uids: Vec::new(),
             trust: Arc::new(RwLock::new(trust)),
+            resolver,
             registry: None,
         });
         let group =

@@ -24,3 +24,16 @@ pub use memory::Memory;
 pub use moorline_proto::message::im::{Friendship, RelationChange, Role, WhoMayAdd};
 pub use queries::*;
 pub use types::*;
+
+use bytes::Bytes;
+use std::io;
+
+/// Length of the name of a store, in bytes.
+const NAME_BYTES: usize = 16;
+
+/// Makes the name of a new store.
+fn random_name() -> io::Result<Bytes> {
+    let mut name = [0; NAME_BYTES];
+    getrandom::fill(&mut name).map_err(io::Error::from)?;
+    Ok(Bytes::copy_from_slice(&name))
+}

@@ -54,6 +54,9 @@ pub trait Store: Facts {
 
     /// Contents and counters of the store.
     fn counts(&self) -> Counts;
+
+    /// Name that no other store has: 16 random bytes.
+    fn name(&self) -> Bytes;
 }
 
 /// Small, hot state that is read while an operation is executed. Each fact must be covered by a prefetch or by a

@@ -210,6 +210,10 @@ impl<S: Store> Store for Slow<S> {
     fn counts(&self) -> Counts {
         self.inner.counts()
     }
+
+    fn name(&self) -> bytes::Bytes {
+        self.inner.name()
+    }
 }
 
 impl<S: Store> Facts for Slow<S> {

@@ -98,6 +98,7 @@ fn refusal(outputs: &[Output], wanted: LinkId) -> Option<(Refusal, Option<LinkNo
 #[test]
 fn both_ends_prove_that_they_know_the_secret_before_anything_else() {
     let mut desk = strict(&format!("g {SECRET}"));
+    desk.host.handle_store("a store".into());
     let (link, challenge) = desk.challenge("g", 5);
     assert_eq!((challenge.node.as_str(), challenge.epoch, &challenge.nonce[..]), ("b", 1, &NONCES.1[..]));
     assert_eq!(challenge.proofs, [prove("g", 5, SECRET, Role::Backend)]);
@@ -105,7 +106,7 @@ fn both_ends_prove_that_they_know_the_secret_before_anything_else() {
     let outputs = desk.say_proof(link, prove("g", 5, SECRET, Role::Gateway));
     assert!(is_up(&outputs, link), "{outputs:?}");
     let answer: LinkHello = desk.turn_end()[0].message().expect("HELLO");
-    assert_eq!((answer.node.as_str(), answer.outcome_max), ("b", 5));
+    assert_eq!((answer.node.as_str(), answer.outcome_max, &answer.store[..]), ("b", 5, &b"a store"[..]));
     assert_eq!((desk.figures().links, desk.figures().unproven), (1, 0));
 }
 

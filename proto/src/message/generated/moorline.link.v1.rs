@@ -23,6 +23,9 @@ pub struct LinkHello {
     /// of a backend: largest Outcome that it knows; 0: QUEUED
     #[prost(uint32, tag = "8")]
     pub outcome_max: u32,
+    /// of a backend: name of its store, at most 64 bytes; empty: it names none
+    #[prost(bytes = "bytes", tag = "9")]
+    pub store: ::prost::bytes::Bytes,
 }
 /// 16, backend to gateway: proves that the backend knows the gateway's secret, and asks the same of the gateway.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -115,7 +115,15 @@ impl World {
         let threads =
             (committer.expect("a thread"), Memtables::start(Vec::new(), journals).expect("a thread"));
         let lived = Lived::load(&self.tables)?;
-        let engine = DiskEngine::new(self.tables.clone(), threads, None, tails, high_water, (config, lived));
+        let engine = DiskEngine::new(
+            self.tables.clone(),
+            threads,
+            None,
+            tails,
+            high_water,
+            (config, lived),
+            Bytes::new(),
+        );
         Ok(Disk::over(directory, engine, config))
     }
 }

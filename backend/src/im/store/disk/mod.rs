@@ -106,6 +106,8 @@ pub struct DiskEngine {
     lived: Lived,
     /// Time of the retention clock as written.
     retention_ms: u64,
+    /// Name of the store.
+    name: Bytes,
 }
 
 const SIDE_FILE: &str = "commits";
@@ -120,6 +122,7 @@ impl DiskEngine {
         tails: StreamTails,
         high_water: HighWaterFile,
         (config, lived): (&ImConfig, Lived),
+        name: Bytes,
     ) -> Self {
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -138,6 +141,7 @@ impl DiskEngine {
             window_ms,
             lived,
             retention_ms: 0,
+            name,
         }
     }
 
@@ -148,6 +152,10 @@ impl DiskEngine {
 
 impl Engine for DiskEngine {
     type Error = DiskError;
+
+    fn name(&self) -> Bytes {
+        self.name.clone()
+    }
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, DiskError> {
         let (key, now_ms) = (tables::key_of(user.0, key), self.lived.at(now_ms));

@@ -118,6 +118,8 @@ impl Disk {
             }
         }
         directory.conversations.begin_after = high_water.begin_after;
+        let name =
+            identity::name(folder, is_copy).map_err(file_error("read or write the name in", folder))?;
         identity::settle(folder).map_err(file_error("write the identity in", folder))?;
         let journal = Follower::start(&database).map_err(file_error("read the journals of", &database))?;
         let mark = Mark { commits: found, end: Some(journal.end()), is_sound: true };
@@ -130,7 +132,7 @@ impl Disk {
             .map_err(file_error("start a thread for", folder))?;
         let lived = Lived::load(&tables)?;
         let threads = (committer, memtables);
-        let engine = DiskEngine::new(tables, threads, Some(lock), tails, high_water, (config, lived));
+        let engine = DiskEngine::new(tables, threads, Some(lock), tails, high_water, (config, lived), name);
         Ok(Self::over(directory, engine, config))
     }
 }

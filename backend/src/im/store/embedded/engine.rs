@@ -65,6 +65,9 @@ pub trait Engine {
     /// Reason why it cannot be read.
     type Error: Display;
 
+    /// Name that no other store has.
+    fn name(&self) -> Bytes;
+
     /// A key that is not older than the window.
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Self::Error>;
     /// Remembers a key.

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::config::ImConfig;
 use acks::{ACK_CHANGES, ACK_CHANGES_IDLE, Acks};
+use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use sweep::Sweeps;
@@ -285,6 +286,10 @@ impl<E: Engine> Store for EngineStore<E> {
 
     fn retention_ms(&self) -> u64 {
         self.directory.retention_ms
+    }
+
+    fn name(&self) -> Bytes {
+        self.engine.name()
     }
 
     fn counts(&self) -> Counts {

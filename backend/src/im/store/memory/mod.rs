@@ -40,6 +40,7 @@ pub struct MemoryEngine {
     bytes: usize,
     bytes_max: usize,
     committed: VecDeque<(Committed, Progress)>,
+    name: Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +74,8 @@ impl Memory {
             bytes: 0,
             bytes_max: config.history_max,
             committed: VecDeque::new(),
+            // Without one the store is not compared with others.
+            name: super::random_name().unwrap_or_default(),
         };
         Self::over(Directory::new(config), engine, config)
     }
@@ -120,6 +123,10 @@ fn grown<T: Default>(all: &mut Vec<T>, index: u32) -> &mut T {
 
 impl Engine for MemoryEngine {
     type Error = Infallible;
+
+    fn name(&self) -> Bytes {
+        self.name.clone()
+    }
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, Infallible> {
         Ok(self.keys.get(now_ms, user, key).copied())

@@ -134,6 +134,31 @@ fn a_whole_old_folder_is_known_for_a_copy() {
     assert!(other.seq > high_water::JUMP, "a conversation that the original may have had: {}", other.seq);
 }
 
+/// Gateways compare the name: two copies must not pass for one store, and a store must not pass for two.
+#[test]
+fn a_store_keeps_its_name_and_a_copy_gets_another() {
+    let (folder, _) = spoken();
+    let name = folder.open().expect("the store").name();
+    assert_eq!(name.len(), 16);
+    assert_eq!(folder.open().expect("the same store").name(), name);
+    let (copied, backup, restored) = (Folder::new(), Folder::new(), Folder::new());
+    copy(&folder.0, &copied.0);
+    for file in ["identity", "name"] {
+        std::fs::copy(folder.0.join(file), copied.0.join(file)).expect("ours");
+    }
+    Disk::backup(&folder.0, &backup.0, &ImConfig::default()).expect("a backup");
+    Disk::restore(Some(&*backup.0), &restored.0, &ImConfig::default()).expect("restored");
+    let names = [&copied, &restored].map(|folder| folder.open().expect("a copy").name());
+    assert!(names[0] != names[1] && !names.contains(&name), "{names:?}");
+    assert_eq!(restored.open().expect("the same copy").name(), names[1]);
+    for text in ["", "short\n", "not hexadecimal, but as long as it\n"] {
+        std::fs::write(folder.0.join("name"), text).expect("ours");
+        let new = folder.open().expect("the same store").name();
+        assert!(new.len() == 16 && new != name);
+        assert_eq!(folder.open().expect("the same store").name(), new);
+    }
+}
+
 /// Every file of the database, damaged or removed, one after the other: whoever is refused is told which it is.
 #[test]
 fn a_refusal_names_the_damaged_file() {
