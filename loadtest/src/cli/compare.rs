@@ -75,7 +75,12 @@ fn print_comparison(options: &compare::Options, comparison: &compare::Comparison
             "the generator was late in {legs} open-loop legs: the p99 is not the servers' alone"
         ));
     }
-    terminal::print(comparison.exit().label());
+    match &comparison.table.missed()[..] {
+        [] => terminal::print(comparison.exit().label()),
+        missed => {
+            terminal::print(format!("{}: above the bar: {}", comparison.exit().label(), missed.join(", ")));
+        }
+    }
 }
 
 pub(super) fn serve_bare(args: &BareArgs, stop: &Stop) -> Result<Exit, Failure> {

@@ -64,10 +64,12 @@ pub struct Comparison {
 impl Comparison {
     /// The exit code.
     pub fn exit(&self) -> Exit {
-        match (self.is_interrupted, self.ours.is_clean() && self.bare.is_clean()) {
-            (true, _) => Exit::Interrupted,
-            (false, true) => Exit::Pass,
-            (false, false) => Exit::Integrity,
+        let is_clean = self.ours.is_clean() && self.bare.is_clean();
+        match (self.is_interrupted, is_clean, self.table.missed().is_empty()) {
+            (true, ..) => Exit::Interrupted,
+            (false, false, _) => Exit::Integrity,
+            (false, true, false) => Exit::Unexpected,
+            (false, true, true) => Exit::Pass,
         }
     }
 }
@@ -159,6 +161,23 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missed_bar_fails_the_comparison_and_a_fault_fails_it_more() {
+        let mut comparison = Comparison {
+            table: Table::default(),
+            ours: Tally::default(),
+            bare: Tally::default(),
+            late_legs: 0,
+            is_interrupted: false,
+        };
+        comparison.table.push(Sample { round: 0, side: Side::Ours, row: Row::Idle, value: 200.0 });
+        assert_eq!(comparison.exit(), Exit::Pass);
+        comparison.table.push(Sample { round: 1, side: Side::Ours, row: Row::Idle, value: 400.0 });
+        assert_eq!(comparison.exit(), Exit::Unexpected, "the median is 300 bytes");
+        comparison.ours.lost = 1;
+        assert_eq!(comparison.exit(), Exit::Integrity);
+    }
 
     #[test]
     fn the_open_loop_keeps_the_first_rounds_rate() {

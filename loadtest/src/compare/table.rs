@@ -97,17 +97,59 @@ impl Row {
         }
     }
 
-    /// Bar for our side.
-    const fn bar(self) -> &'static str {
+    /// Bar for our side; `None`: the figure has none.
+    const fn bar(self) -> Option<Bar> {
         match self {
-            Self::Idle => "<= 256 bytes",
-            Self::Login | Self::Chat => "<= 2.5 x",
-            Self::Heartbeat => "<= 1.2 x",
-            Self::Forward | Self::ForwardOpen => "<= 1.4 x",
-            Self::FanOut | Self::FanOutBusy => "<= 1.0 x",
-            Self::ForwardCeiling | Self::ForwardOpenP99 | Self::Echo => "",
+            Self::Idle => Some(Bar::Bytes(256.0)),
+            Self::Login | Self::Chat => Some(Bar::Ratio(2.5)),
+            Self::Heartbeat => Some(Bar::Ratio(1.2)),
+            Self::Forward | Self::ForwardOpen => Some(Bar::Ratio(1.4)),
+            Self::FanOut | Self::FanOutBusy => Some(Bar::Ratio(1.0)),
+            Self::ForwardCeiling | Self::ForwardOpenP99 | Self::Echo => None,
         }
     }
+}
+
+/// Highest value that our side may have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Bar {
+    /// Median of our side, in bytes.
+    Bytes(f64),
+    /// Median of the ratios to the bare server.
+    Ratio(f64),
+}
+
+impl Bar {
+    /// Judges a line; `None`: it has no such figure, because one side was not measured.
+    fn judge(self, ours: Option<Spread>, ratio: Option<Spread>) -> Option<Judgement> {
+        let (median, most) = match self {
+            Self::Bytes(most) => (ours?.median, most),
+            Self::Ratio(most) => (ratio?.median, most),
+        };
+        Some(if shown(median) <= most { Judgement::Met } else { Judgement::Missed })
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::Bytes(most) => format!("<= {most} bytes"),
+            Self::Ratio(most) => format!("<= {most:.1} x"),
+        }
+    }
+}
+
+/// Rounds to the three digits that the table shows: what reads 1.20 meets a bar of 1.2.
+fn shown(value: f64) -> f64 {
+    three_digits(value).parse().unwrap_or(value)
+}
+
+/// Result of holding a figure against its bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judgement {
+    /// The median is not above the bar.
+    Met,
+    /// The median is above the bar.
+    Missed,
 }
 
 impl std::str::FromStr for Row {
@@ -175,7 +217,7 @@ impl Spread {
 }
 
 /// Row for programs.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Line {
     /// Name of the figure.
     pub row: Row,
@@ -187,8 +229,10 @@ pub struct Line {
     pub ours: Option<Spread>,
     /// Ours over bare, within each round.
     pub ratio: Option<Spread>,
-    /// Bar for our side.
-    pub bar: &'static str,
+    /// Bar for our side; empty: the figure has none.
+    pub bar: String,
+    /// Result of holding the median against the bar; `None`: there is no bar, or no median.
+    pub judgement: Option<Judgement>,
 }
 
 impl Table {
@@ -217,29 +261,42 @@ impl Table {
             ours.iter().filter_map(|(round, value)| Some(value / in_round(*round).filter(|v| *v > 0.0)?));
         let ratio = Spread::of(ratios.collect());
         let spread = |values: &[(u32, f64)]| Spread::of(values.iter().map(|(_, value)| *value).collect());
+        let ours = spread(&ours);
         Some(Line {
             row,
             unit: row.title().1,
             bare: spread(&bare),
-            ours: spread(&ours),
+            ours,
             ratio,
-            bar: row.bar(),
+            bar: row.bar().map_or_else(String::new, Bar::text),
+            judgement: row.bar().and_then(|bar| bar.judge(ours, ratio)),
         })
+    }
+
+    /// Names of the figures that are above their bar.
+    pub fn missed(&self) -> Vec<&'static str> {
+        let lines = self.lines().into_iter();
+        lines.filter(|line| line.judgement == Some(Judgement::Missed)).map(|line| line.row.name()).collect()
     }
 
     /// For a terminal: medians, ranges in brackets.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let mut put = |cells: [&str; 6]| {
-            let [name, unit, bare, ours, ratio, bar] = cells;
-            let line = format!("{name:<31} {unit:<9} {bare:<22} {ours:<22} {ratio:<18} {bar}");
+        let mut put = |cells: [&str; 7]| {
+            let [name, unit, bare, ours, ratio, bar, word] = cells;
+            let line = format!("{name:<31} {unit:<9} {bare:<22} {ours:<22} {ratio:<18} {bar:<13} {word}");
             let _ = writeln!(out, "{}", line.trim_end());
         };
-        put(["", "", "bare", "ours", "x bare", "bar"]);
+        put(["", "", "bare", "ours", "x bare", "bar", ""]);
         for line in self.lines() {
             let (name, unit) = line.row.title();
             let cells = [line.bare, line.ours, line.ratio].map(Spread::text);
-            put([name, unit, &cells[0], &cells[1], &cells[2], line.bar]);
+            let word = match line.judgement {
+                None => "",
+                Some(Judgement::Met) => "met",
+                Some(Judgement::Missed) => "MISSED",
+            };
+            put([name, unit, &cells[0], &cells[1], &cells[2], &line.bar, word]);
         }
         out
     }
@@ -258,6 +315,28 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_is_met_or_missed_by_the_median_as_it_is_shown() {
+        let table = |row, bare: Option<f64>, ours: f64| {
+            let mut table = Table::default();
+            for round in 0..3 {
+                bare.into_iter().for_each(|value| table.push(Sample { round, side: Side::Bare, row, value }));
+                table.push(Sample { round, side: Side::Ours, row, value: ours });
+            }
+            table
+        };
+        let judged = |row, bare, ours| table(row, bare, ours).lines()[0].judgement;
+        assert_eq!(judged(Row::Idle, None, 256.0), Some(Judgement::Met));
+        assert_eq!(judged(Row::Idle, None, 258.0), Some(Judgement::Missed));
+        assert_eq!(judged(Row::Heartbeat, Some(10.0), 12.04), Some(Judgement::Met), "it reads 1.20");
+        assert_eq!(judged(Row::Heartbeat, Some(10.0), 13.8), Some(Judgement::Missed));
+        assert_eq!(judged(Row::FanOut, None, 5.0), None, "the bare side was not measured");
+        assert_eq!(judged(Row::Echo, Some(1.0), 9.0), None, "it has no bar");
+        let missed = table(Row::FanOut, Some(1.0), 1.48);
+        assert_eq!(missed.missed(), ["fan-out"]);
+        assert!(missed.text().contains("<= 1.0 x      MISSED"), "{}", missed.text());
+    }
+
+    #[test]
     fn ratios_are_taken_within_a_round() {
         let mut table = Table::default();
         for (round, bare, ours) in [(0, 10.0, 11.0), (1, 20.0, 24.0), (2, 5.0, 6.5)] {
@@ -270,6 +349,7 @@ mod tests {
         assert_eq!((lines[1].row, lines[1].ours, lines[1].ratio), (Row::Echo, None, None));
         let text = table.text();
         assert!(text.contains("1.20 (1.10-1.30)"), "{text}");
+        assert!(text.contains("<= 2.5 x") && text.contains("met"), "{text}");
         assert!(text.lines().count() == 3, "{text}");
     }
 }
