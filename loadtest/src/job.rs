@@ -1,6 +1,6 @@
 //! A whole run as data: whom to talk to, as whom, with what traffic. It splits over processes.
 
-use crate::dialect::token::TokenMint;
+use crate::dialect::token::{TokenList, TokenMint, Tokens};
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
 use crate::findings::Findings;
@@ -60,10 +60,23 @@ pub enum Work {
 pub struct Login {
     /// User ids are this and a number.
     pub uid_prefix: String,
-    /// HS256 secret; without it HELLO carries no token.
+    /// HS256 secret, or Ed25519 private key; without it and a token file HELLO carries no token.
     pub key_file: Option<PathBuf>,
+    /// A token a line, for the clients of the whole run.
+    pub token_file: Option<PathBuf>,
     /// Audience of the tokens.
     pub audience: Option<String>,
+}
+
+impl Login {
+    /// Reads the tokens of this many clients.
+    pub fn tokens(&self, clients: u32) -> Result<Tokens, Failure> {
+        Ok(match (&self.key_file, &self.token_file) {
+            (_, Some(path)) => Tokens::List(TokenList::from_file(path, clients)?),
+            (Some(path), None) => Tokens::Mint(TokenMint::from_file(path, self.audience.clone())?),
+            (None, None) => Tokens::None,
+        })
+    }
 }
 
 /// A whole run, or one process's part of it.
@@ -100,10 +113,7 @@ impl Part {
 impl Job {
     /// Runs it in this process over Moorline's wire.
     pub fn run(&self, overseer: &mut dyn Overseer, stop: &Stop) -> Result<Part, Failure> {
-        let tokens = match &self.login.key_file {
-            Some(path) => Some(TokenMint::from_file(path, self.login.audience.clone())?),
-            None => None,
-        };
+        let tokens = self.login.tokens(self.plan.first.saturating_add(self.plan.clients))?;
         let moorline = Moorline::new(MoorlineOptions {
             uid_prefix: self.login.uid_prefix.clone(),
             first: self.plan.first,

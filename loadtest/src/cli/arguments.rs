@@ -89,9 +89,12 @@ pub(super) struct FleetArgs {
     /// User ids are this and a number.
     #[arg(long, default_value = "load")]
     pub(super) uid_prefix: String,
-    /// HS256 secret: sign a token per user; without it the gateway must be in dev mode.
+    /// HS256 secret, or Ed25519 private key in PEM: sign a token per user; without it and --token-file the gateway must be in dev mode.
     #[arg(long)]
     pub(super) key_file: Option<PathBuf>,
+    /// File with a token a line, one for each client: a JWT, or the user's id, a space and a token.
+    #[arg(long, conflicts_with = "key_file")]
+    pub(super) token_file: Option<PathBuf>,
     /// Audience of those tokens.
     #[arg(long, requires = "key_file")]
     pub(super) audience: Option<String>,

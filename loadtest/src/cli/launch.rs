@@ -59,8 +59,11 @@ impl Launch {
         Ok(Self {
             job: Job { plan: plan(args, size.clients)?, login, work },
             processes: size.processes,
+            token_file: args.token_file.clone(),
             main,
             drops: Drops::Fail,
+        // A file that cannot be used is told before anything starts.
+        login.tokens(size.clients)?;
             restart: None,
             expect: args.expect.clone(),
             abort: args.abort.clone(),

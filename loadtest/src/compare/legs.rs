@@ -4,6 +4,7 @@ use super::sides::{Behind, Counted, Servers};
 use super::table::Row;
 use super::{Options, Side};
 use crate::bare::{BareClient, Uplink};
+use crate::dialect::token::Tokens;
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
 use crate::fleet::{Alone, BeatsFrom, Plan, RampRule, Stop};
@@ -124,7 +125,7 @@ pub(super) fn measure(
         Side::Ours => drive.run(Moorline::new(MoorlineOptions {
             uid_prefix: "load".into(),
             first: 0,
-            tokens: servers.key.as_ref().map(super::sides::Key::mint),
+            tokens: servers.key.as_ref().map_or(Tokens::None, |key| Tokens::Mint(key.mint())),
             heartbeat: BEAT_RARELY,
         })),
         Side::Bare => {

@@ -1,6 +1,6 @@
 //! Moorline's own wire, through `moorline-proto`'s codec.
 
-use super::token::TokenMint;
+use super::token::Tokens;
 use super::{Ask, Broken, Dialect, Event, Message, Outcome, To};
 use bytes::{BufMut, Bytes};
 use moorline_proto::PROTOCOL_VERSION;
@@ -27,8 +27,8 @@ pub struct MoorlineOptions {
     pub uid_prefix: String,
     /// The number of this fleet's first client.
     pub first: u32,
-    /// Signs tokens; without it HELLO carries none, which a gateway in dev mode accepts.
-    pub tokens: Option<TokenMint>,
+    /// Tokens of the clients.
+    pub tokens: Tokens,
     /// Heartbeat interval of a client: the shortest that PING can promise.
     pub heartbeat: Duration,
 }
@@ -53,7 +53,9 @@ impl Moorline {
 
     /// The user id of a client.
     pub fn uid(&self, who: u32) -> String {
-        format!("{}-{:07}", self.options.uid_prefix, self.options.first + who)
+        let MoorlineOptions { uid_prefix, first, tokens, .. } = &self.options;
+        let number = first + who;
+        tokens.uid(number).map_or_else(|| format!("{uid_prefix}-{number:07}"), str::to_owned)
     }
 
     /// The name of a group; no two fleets of a run share one.
@@ -155,7 +157,7 @@ impl Dialect for Moorline {
 
     fn hello(&mut self, who: u32, out: &mut Vec<u8>) {
         let uid = self.uid(who);
-        let token = self.options.tokens.as_ref().map(|mint| mint.token(&uid)).unwrap_or_default();
+        let (uid, token) = self.options.tokens.login(self.options.first + who, &uid);
         let version = u32::from(PROTOCOL_VERSION);
         let hello = Hello {
             version_min: version,
@@ -251,7 +253,7 @@ mod tests {
 
     fn moorline() -> Moorline {
         let heartbeat = Duration::from_secs(1);
-        Moorline::new(MoorlineOptions { uid_prefix: "t".into(), first: 0, tokens: None, heartbeat })
+        Moorline::new(MoorlineOptions { uid_prefix: "t".into(), first: 0, tokens: Tokens::None, heartbeat })
     }
 
     fn frames(bytes: Vec<u8>) -> Vec<Frame> {
