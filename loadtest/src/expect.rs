@@ -78,6 +78,11 @@ pub trait Figures {
 }
 
 impl Expectation {
+    /// Returns whether it is about a latency of the server, and not about the generator's own lag.
+    pub fn is_latency(&self) -> bool {
+        latency_of(&self.name).is_some() && !self.name.starts_with("lag.")
+    }
+
     /// The figure it is about.
     pub fn name(&self) -> &str {
         &self.name

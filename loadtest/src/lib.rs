@@ -18,6 +18,7 @@
 //! | [`monitor`] | one row a second: the live view, the timeline, early ends |
 //! | [`restarter`] | restarts the server in the middle of a run |
 //! | [`process`], [`child`] | CPU and memory of another process; starting one and reading its ready line |
+//! | [`cores`] | what else the cores of this machine do |
 //! | [`findings`], [`report`], [`terminal`] | what a scenario found; the figures as text, JSON, charts; where they go |
 //! | [`expect`], [`find`], [`doctor`] | what must hold; the highest rate at which it does; what a size needs |
 //! | [`bare`] | the bare reference server |
@@ -32,6 +33,7 @@ pub mod child;
 pub mod cli;
 pub mod clock;
 pub mod compare;
+pub mod cores;
 pub mod crowd;
 pub mod dialect;
 pub mod doctor;

@@ -17,8 +17,12 @@ use crate::restarter::{RestartRule, Restarter};
 use crate::socket::Sources;
 use crate::terminal;
 use std::time::Duration;
+use crate::units;
+use std::net::SocketAddr;
 
 /// Extra time of a ramp beyond its own rate, and per client on a slow machine.
+/// First word of the marker of a storm.
+const STORM: &str = "storm";
 const RAMP_GRACE: Duration = Duration::from_secs(30);
 const RAMP_GRACE_EACH: Duration = Duration::from_millis(2);
 
@@ -84,6 +88,13 @@ impl Launch {
             Some(rule) => {
                 let measure = monitor.tell_measure();
                 let markers = monitor.markers.clone();
+        if let Work::Storm { rule, .. } = &self.job.work {
+            let broken = clients.saturating_sub(rule.stay);
+            monitor.plan_marker(
+                rule.calm,
+                format!("{STORM}: {} connections are broken", units::count(broken.into())),
+            );
+        }
                 Some(Restarter::start(rule.clone(), self.job.plan.target, measure, markers)?)
             }
         };
@@ -104,6 +115,8 @@ impl Launch {
             report.fail_restart(why);
         }
         Ok(Landed { report, part, monitor })
+        report.mark_return(STORM);
+        report.blame(monitor.machine());
     }
 
     pub(super) fn folder(&self, scenario: &str) -> Result<Option<Folder>, Failure> {

@@ -32,6 +32,8 @@ const ACK_WITHIN: Duration = Duration::from_millis(200);
 pub struct Counts {
     /// Logged in now.
     pub active: u32,
+    /// Fewest that were logged in at any moment since the last second that was told.
+    pub lowest: u32,
     /// Between connect and WELCOME now.
     pub under_way: u32,
     /// Lost or refused, and about to try again.
@@ -56,6 +58,7 @@ impl Counts {
     /// Adds those of another loop.
     pub fn merge(&mut self, other: &Self) {
         self.active += other.active;
+        self.lowest += other.lowest;
         self.under_way += other.under_way;
         self.away += other.away;
         self.not_in += other.not_in;
@@ -403,6 +406,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
         counts.under_way += u32::from(after.is_under_way());
         counts.active -= u32::from(before == Stage::Active);
         counts.active += u32::from(after == Stage::Active);
+        counts.lowest = counts.lowest.min(counts.active);
         counts.away -= u32::from(before == Stage::Away);
         counts.away += u32::from(after == Stage::Away);
         let is_lost = matches!(after, Stage::Gone | Stage::Away);

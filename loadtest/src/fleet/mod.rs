@@ -339,6 +339,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             latencies: self.scenario.recorder().take_second(),
             own_cpu: clock::own_cpu(),
         };
+        self.clients.counts.lowest = self.clients.counts.active;
         if let Some(order) = self.overseer.on_second(second)? {
             self.obey(order, now);
         }

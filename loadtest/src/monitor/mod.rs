@@ -7,6 +7,7 @@ mod live;
 pub use live::Live;
 
 use crate::clock;
+use crate::cores::Cores;
 use crate::exit::Failure;
 use crate::expect::{Expectation, Figures};
 use crate::fleet::{Counts, Order, Overseer, Second};
@@ -30,6 +31,8 @@ pub struct Row {
     pub phase: &'static str,
     /// Clients logged in.
     pub active: u32,
+    /// Fewest clients logged in at any moment of this second.
+    pub lowest: u32,
     /// Clients that come back or log in.
     pub under_way: u32,
     /// Connections lost so far.
@@ -68,7 +71,11 @@ impl Markers {
     /// Something happened now.
     pub fn add(&self, label: impl Into<String>) {
         let at_s = clock::now().saturating_since(self.began).as_secs_f64();
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(Marker { at_s, label: label.into() });
+        self.put(Marker { at_s, label: label.into() });
+    }
+
+    fn put(&self, marker: Marker) {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(marker);
     }
 
     /// All so far.
@@ -99,6 +106,32 @@ pub struct Monitor {
     pub hdr_lines: Vec<u8>,
     /// Receiver of the start of measuring.
     measure_news: Option<mpsc::Sender<Instant>>,
+    /// Events to mark, by their time since the beginning of measuring.
+    planned: Vec<(Duration, String)>,
+    /// The cores of the machine at the last row.
+    cores: Option<Cores>,
+    beside: Beside,
+}
+
+/// Use of the machine's cores in the rows of measuring, in seconds of a core.
+#[derive(Clone, Copy, Debug, Default)]
+struct Beside {
+    all: f64,
+    used: f64,
+    steal: f64,
+    /// Used by the generator and by the watched processes.
+    known: f64,
+}
+
+/// Use of the machine's cores while a run measured. Parts of the time of all cores, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Part that all programs used together.
+    pub busy: f64,
+    /// Part that others used than the generator and the processes of `--pid`.
+    pub others: f64,
+    /// Part that another machine had while a core was wanted here.
+    pub steal: f64,
 }
 
 impl Monitor {
@@ -120,7 +153,26 @@ impl Monitor {
             markers: Markers { began, list: Arc::default() },
             hdr_lines: Vec::new(),
             measure_news: None,
+            planned: Vec::new(),
+            cores: None,
+            beside: Beside::default(),
         }
+    }
+
+    /// Marks an event this long after the beginning of measuring.
+    pub fn plan_marker(&mut self, after: Duration, label: String) {
+        self.planned.push((after, label));
+    }
+
+    /// Use of the machine's cores while the run measured; `None`: it did not measure for a second.
+    pub fn machine(&self) -> Option<Machine> {
+        let Beside { all, used, steal, known } = self.beside;
+        let part = |seconds: f64| (seconds / all).clamp(0.0, 1.0);
+        (all > 0.0).then(|| Machine {
+            busy: part(used),
+            others: part((used - known).max(0.0)),
+            steal: part(steal),
+        })
     }
 
     /// Tells when measuring begins, for whoever does something to the server then.
@@ -146,6 +198,11 @@ impl Monitor {
 
     /// Measuring begins at this moment.
     pub fn on_measure(&mut self, at: Instant) {
+        self.cores = Cores::now();
+        for (after, label) in std::mem::take(&mut self.planned) {
+            let at_s = (at + after).saturating_since(self.began).as_secs_f64();
+            self.markers.put(Marker { at_s, label });
+        }
         if let Some(news) = self.measure_news.take() {
             let _ = news.send(at); // nobody may be interested any more
         }
@@ -186,6 +243,7 @@ impl Monitor {
             at_s: at.as_secs_f64(),
             phase: phase.label(),
             active: counts.active,
+            lowest: counts.lowest,
             under_way: counts.under_way + counts.away,
             dropped: counts.dropped,
             done_per_s: done.saturating_sub(done_before) as f64 / seconds,
@@ -197,6 +255,7 @@ impl Monitor {
                 .map(|(now, before)| now.saturating_sub(before).as_secs_f64() / seconds),
             own_cores: own_cpu.saturating_sub(own_before).as_secs_f64() / seconds,
         };
+        self.look_beside(phase, &row, seconds);
         self.before = (done, server_cpu, own_cpu);
         if !self.second.is_empty() {
             let length = Duration::from_secs_f64(seconds);
@@ -209,6 +268,19 @@ impl Monitor {
         }
         self.second.clear();
         row
+    }
+
+    /// Adds what the cores did in the second of a row, while the run measures.
+    fn look_beside(&mut self, phase: Phase, row: &Row, seconds: f64) {
+        let now = Cores::now();
+        let shares = now.zip(self.cores).and_then(|(now, before)| now.since(&before));
+        if let Some(shares) = shares.filter(|_| phase == Phase::Measure) {
+            self.beside.all += shares.seconds;
+            self.beside.used += shares.busy * shares.seconds;
+            self.beside.steal += shares.steal * shares.seconds;
+            self.beside.known += (row.own_cores + row.server_cores.unwrap_or(0.0)) * seconds;
+        }
+        self.cores = now;
     }
 
     /// The latency of the rows.

@@ -43,10 +43,9 @@ impl Past {
 
     /// True if its histograms agree with its summary in the number of values.
     pub fn is_consistent(&self) -> bool {
-        let summaries = &self.report.latencies;
-        summaries
-            .iter()
-            .all(|(name, summary)| self.latencies.get(name).map_or(0, Latencies::len) == summary.count)
+        let Report { latencies, invalid_latencies, .. } = &self.report;
+        let mut summaries = latencies.iter().chain(invalid_latencies);
+        summaries.all(|(name, summary)| self.latencies.get(name).map_or(0, Latencies::len) == summary.count)
     }
 }
 
@@ -86,7 +85,8 @@ impl Comparison {
     /// Text with a line per figure and a column per run; beside the base the change in percent.
     pub fn text(&self) -> String {
         let mut out = String::new();
-        let width = self.columns().map(|past| past.name.len()).max().unwrap_or(0).max(20) + 2;
+        let longest = |past: &Past| past.name.len().max(past.report.verdict.len());
+        let width = self.columns().map(longest).max().unwrap_or(0).max(20) + 2;
         let _ = write!(out, "{:<22}", "");
         for past in self.columns() {
             let _ = write!(out, "{:>width$}", past.name);
@@ -96,6 +96,9 @@ impl Comparison {
             let _ = write!(out, "{:>width$}", past.report.verdict);
         }
         out.push('\n');
+        if self.columns().any(|past| past.report.is_saturated()) {
+            out.push_str("latencies of an INVALID run are not shown: they are the generator's own\n");
+        }
         let statistics = ["p50", "p99", "p999", "max"];
         let latencies =
             Metric::ALL.iter().flat_map(|metric| statistics.map(|it| format!("{}.{it}", metric.name())));
@@ -137,11 +140,14 @@ impl Comparison {
         };
         let curves: Vec<(String, &Latencies)> = self
             .columns()
+            .filter(|past| !past.report.is_saturated())
             .filter_map(|past| {
                 Some((format!("{} {}", past.name, main(past)), past.latencies.get(main(past))?))
             })
             .collect();
-        html::comparison_page("moorload runs beside each other", &self.text(), &curves)
+        let is_sound = self.columns().all(|past| past.report.exit == 0);
+        let verdict = if is_sound { "ALL PASS" } else { "NOT ALL PASS" };
+        html::comparison_page("moorload runs beside each other", &self.text(), (verdict, is_sound), &curves)
     }
 }
 

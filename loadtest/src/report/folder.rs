@@ -56,7 +56,8 @@ impl Folder {
         self.put("env.json", &pretty(&self.environment))?;
         self.put("timeline.csv", &timeline(&monitor.rows))?;
         self.put("latency.hlog", &self.hdr_log(&all, report, monitor))?;
-        for (metric, latencies) in all.iter() {
+        // A plotter would show the latencies of a late generator as the server's.
+        for (metric, latencies) in all.iter().filter(|_| !report.is_saturated()) {
             self.put(&format!("{}.hgrm", metric.name()), &hgrm::table(latencies))?;
         }
         self.put("report.html", &html::page(report, &self.environment, &monitor.rows, &all))
@@ -70,7 +71,9 @@ impl Folder {
     /// The sum of all lines with one tag is that latency's whole distribution.
     fn hdr_log(&self, all: &Distributions, report: &Report, monitor: &Monitor) -> String {
         let mut lines = Vec::new();
-        for (metric, latencies) in all.iter().filter(|(metric, _)| *metric != monitor.main()) {
+        // Logins, the main latency of `hold`, are not told by the second.
+        let is_by_second = |metric: Metric| metric == monitor.main() && !monitor.hdr_lines.is_empty();
+        for (metric, latencies) in all.iter().filter(|(metric, _)| !is_by_second(*metric)) {
             let length = Duration::from_secs_f64(report.seconds);
             latencies.write_hdr_line(metric.name(), Duration::ZERO, length, &mut lines);
         }

@@ -19,11 +19,13 @@ const CURVE_DECADES: i32 = 6;
 
 /// The page of one run.
 pub fn page(report: &Report, environment: &Environment, rows: &[Row], all: &Distributions) -> String {
+    // Latencies of a late generator are not shown, in a table or as a curve.
+    let shown = all.iter().filter(|_| !report.is_saturated());
     let curves: Vec<(String, &Latencies)> =
-        all.iter().map(|(metric, latencies)| (metric.title().to_owned(), latencies)).collect();
+        shown.map(|(metric, latencies)| (metric.title().to_owned(), latencies)).collect();
     let data = json!({
         "main": main_of(report),
-        "time": over_time(rows),
+        "time": over_time(rows, !report.is_saturated()),
         "markers": report.markers,
         "percentiles": percentiles(&curves),
     });
@@ -41,16 +43,21 @@ pub fn page(report: &Report, environment: &Environment, rows: &[Row], all: &Dist
 }
 
 /// The page of several runs beside each other.
-pub(super) fn comparison_page(title: &str, table: &str, curves: &[(String, &Latencies)]) -> String {
+pub(super) fn comparison_page(
+    title: &str,
+    table: &str,
+    verdict: (&str, bool),
+    curves: &[(String, &Latencies)],
+) -> String {
     let empty: [f64; 0] = [];
     let time = json!({ "at_s": empty, "p50": empty, "p99": empty, "max": empty, "done": empty, "active": empty,
-        "under_way": empty, "rss": empty, "server": empty, "own": empty });
+        "lowest": empty, "under_way": empty, "rss": empty, "server": empty, "own": empty });
     let data = json!({ "main": "", "time": time, "markers": [], "percentiles": percentiles(curves) });
     let body = format!(
         "<pre>{}</pre><div class=\"charts\"><div class=\"chart\" id=\"percentiles\"></div></div>",
         escape(table)
     );
-    fill(title, "one run per column", ("COMPARISON", true), &body, &data)
+    fill(title, "one run per column", verdict, &body, &data)
 }
 
 fn fill(title: &str, subtitle: &str, verdict: (&str, bool), body: &str, data: &Value) -> String {
@@ -108,7 +115,23 @@ fn body(report: &Report, environment: &Environment) -> String {
         format!("{} / {} / {}", tally.lost, tally.duplicated, tally.reordered),
         "messages lost / duplicated / reordered",
     );
-    tile(format!("{} / {} / {}", tally.refused, tally.dropped, tally.not_in), "refused / dropped / never in");
+    if connections.may_drop {
+        tile(format!("{} / {}", tally.refused, tally.not_in), "refused / never in");
+        tile(of(connections.dropped), "connections dropped by the restarts");
+        tile(units::count(report.repeated), "messages repeated over a new connection");
+    } else {
+        tile(
+            format!("{} / {} / {}", tally.refused, tally.dropped, tally.not_in),
+            "refused / dropped / never in",
+        );
+    }
+    if report.silence_s > 0.0 && !report.markers.is_empty() {
+        tile(format!("{:.2} s", report.silence_s), "longest time without a delivery");
+    }
+    if let Some(back) = report.latencies.get(Metric::Back.name()) {
+        let [p50, p99] = [back.p50, back.p99].map(units::latency);
+        tile(format!("{p50} / {p99}"), "back after the storm, p50 / p99");
+    }
     if let Some(server) = &report.server {
         server_tiles(server, &mut tile);
     }
@@ -118,7 +141,8 @@ fn body(report: &Report, environment: &Environment) -> String {
     out.push_str("</div>");
     latency_table(report, &mut out);
     out.push_str("<h2>Charts</h2><div class=\"charts\">");
-    for id in ["latency", "percentiles", "rate", "connections", "memory", "cpu"] {
+    let of_latency: &[&str] = if report.is_saturated() { &[] } else { &["latency", "percentiles"] };
+    for id in of_latency.iter().chain(&["rate", "connections", "memory", "cpu"]) {
         let _ = write!(out, "<div class=\"chart\" id=\"{id}\"></div>");
     }
     out.push_str("</div>");
@@ -138,13 +162,12 @@ fn server_tiles(server: &ServerFigures, tile: &mut impl FnMut(String, &str)) {
 }
 
 fn latency_table(report: &Report, out: &mut String) {
-    if report.latencies.is_empty() {
+    if report.is_saturated() {
+        let _ = write!(out, "<p class=\"bad\">No latencies are shown: {}.</p>", report.why_invalid());
         return;
     }
-    if report.is_saturated() {
-        out.push_str(
-            "<p class=\"bad\">The generator was slow: the latencies below are its own, not the server's.</p>",
-        );
+    if report.latencies.is_empty() {
+        return;
     }
     out.push_str("<h2>Latencies</h2><div class=\"scroll\"><table><tr><th></th>");
     for name in ["p50", "p90", "p99", "p99.9", "max", "mean", "count"] {
@@ -164,8 +187,8 @@ fn latency_table(report: &Report, out: &mut String) {
     out.push_str("</table></div>");
 }
 
-/// Values, one per row or per few rows of a long run.
-fn over_time(rows: &[Row]) -> Value {
+/// Values, one per row or per few rows of a long run; latencies only if they are the server's.
+fn over_time(rows: &[Row], has_latencies: bool) -> Value {
     let every = rows.len().div_ceil(POINTS_MAX).max(1);
     let mut time = json!({});
     let worst = |of: &dyn Fn(&Row) -> Option<f64>| -> Vec<Option<f64>> {
@@ -176,7 +199,7 @@ fn over_time(rows: &[Row]) -> Value {
             .collect()
     };
     let millis = |nanos: u64| nanos as f64 / 1e6;
-    let latency = |row: &Row, nanos: u64| (row.latency.count > 0).then(|| millis(nanos));
+    let latency = |row: &Row, nanos: u64| (has_latencies && row.latency.count > 0).then(|| millis(nanos));
     let mut put = |name: &str, of: &dyn Fn(&Row) -> Option<f64>| {
         time[name] = worst(of).into();
     };
@@ -190,6 +213,8 @@ fn over_time(rows: &[Row]) -> Value {
     put("rss", &|row| row.server_rss.map(|bytes| bytes as f64 / 1_048_576.0));
     put("server", &|row| row.server_cores);
     put("own", &|row| Some(row.own_cores));
+    let lowest = |rows: &[Row]| rows.iter().map(|row| row.lowest).min();
+    time["lowest"] = rows.chunks(every).map(lowest).collect::<Vec<_>>().into();
     time
 }
 
@@ -235,6 +260,7 @@ mod tests {
             at_s: f64::from(at),
             phase: "measure",
             active: at,
+            lowest: at,
             under_way: 0,
             dropped: 0,
             done_per_s: 1.0,
@@ -249,7 +275,7 @@ mod tests {
             own_cores: 0.0,
         };
         let rows: Vec<Row> = (0..10_000).map(row).collect();
-        let time = over_time(&rows);
+        let time = over_time(&rows, true);
         let max = time["max"].as_array().unwrap();
         assert!(max.len() <= POINTS_MAX && max.iter().any(|it| it == 1_000.0), "{}", max.len());
     }

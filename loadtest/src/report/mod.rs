@@ -17,9 +17,9 @@ use crate::expect::{Expectation, Figures};
 use crate::fleet::{Mark, Ran};
 use crate::integrity::Tally;
 use crate::job::{Job, Part};
-use crate::monitor::Marker;
+use crate::monitor::{Machine, Marker};
 use crate::phase::Phase;
-use crate::record::{Latencies, LatencySummary};
+use crate::record::{Latencies, LatencySummary, Metric};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,6 +34,18 @@ const LATE: Duration = Duration::from_millis(1);
 pub const LAG_P99_MAX: Duration = Duration::from_millis(10);
 /// Share of a core above which a closed loop shows the generator's own ceiling.
 const BUSY_MAX: f64 = 0.95;
+/// Share of a core from which on a generator that was late is itself the cause.
+const OWN_FAULT_MIN: f64 = 0.8;
+/// Part of all cores in use from which on a program has to wait for a core.
+const MACHINE_FULL_MIN: f64 = 0.85;
+/// Part of the time taken by other machines from which on a program has to wait for a core.
+const STEAL_MIN: f64 = 0.05;
+/// Verdict of a run whose generator was late because others had the cores.
+const MACHINE_BUSY: &str = "INVALID machine busy";
+/// Verdict of a run whose restart failed.
+const RESTART_FAILED: &str = "FAIL restart";
+/// Close code of a login whose token the gateway does not accept.
+const TOKEN_REFUSED: u32 = 3520;
 
 /// True if the generator's own lag makes the run invalid.
 pub fn is_saturated(lag: &Latencies) -> bool {
@@ -70,8 +82,11 @@ pub struct Report {
     pub done_per_s: f64,
     /// Messages that were due and never left.
     pub unsent: u64,
-    /// Distributions by their names, in nanoseconds.
+    /// Distributions by their names, in nanoseconds; empty if the generator was late.
     pub latencies: BTreeMap<String, LatencySummary>,
+    /// Distributions of a run whose generator was late: they are its own, and say nothing about the server.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub invalid_latencies: BTreeMap<String, LatencySummary>,
     /// Faults of the run.
     pub integrity: Tally,
     /// Deliveries over a new connection that came before on the old one, which clients drop.
@@ -105,6 +120,9 @@ pub struct Connections {
     pub held: u32,
     /// Lost, where that is a figure and not a failure.
     pub dropped: u32,
+    /// True if lost connections are a figure, because the server goes away on purpose.
+    #[serde(default)]
+    pub may_drop: bool,
 }
 
 /// The generator itself.
@@ -116,6 +134,9 @@ pub struct Generator {
     pub busy: Option<f64>,
     /// Bytes it keeps per client.
     pub client_bytes: u64,
+    /// Use of the cores of its machine; `None`: not known.
+    #[serde(default)]
+    pub machine: Option<Machine>,
 }
 
 /// The generator's own lateness.
@@ -190,6 +211,8 @@ impl Report {
         if !ran.login.is_empty() {
             latencies.insert("login".into(), ran.login.summary());
         }
+        let is_late = is_saturated(&findings.lag);
+        let invalid_latencies = if is_late { std::mem::take(&mut latencies) } else { BTreeMap::new() };
         let lag = &findings.lag;
         let lag = (!lag.is_empty()).then(|| Lag { p99: lag.summary().p99, late: lag.part_over(LATE) });
         let mut integrity = findings.tally;
@@ -204,15 +227,26 @@ impl Report {
             target: job.plan.target.to_string(),
             seconds,
             processes,
-            connections: Connections { asked: job.plan.clients, held: ran.counts.active, dropped },
+            connections: Connections {
+                asked: job.plan.clients,
+                held: ran.counts.active,
+                dropped,
+                may_drop: drops == Drops::Count,
+            },
             offered_per_s: (findings.offered > 0).then(|| per_s(findings.offered)),
             done_per_s: per_s(done),
             unsent: findings.unsent,
             latencies,
+            invalid_latencies,
             integrity,
             repeated: findings.repeated,
             silence_s: findings.silence.as_secs_f64(),
-            generator: Generator { lag, busy: ran.busy(), client_bytes: findings.client_bytes },
+            generator: Generator {
+                lag,
+                busy: ran.busy(),
+                client_bytes: findings.client_bytes,
+                machine: None,
+            },
             server: ServerFigures::of(ran),
             closed: ran.counts.closed.clone(),
             markers: Vec::new(),
@@ -221,23 +255,32 @@ impl Report {
             verdict: String::new(),
             exit: 0,
         };
-        if let Some(error) = &ran.counts.last_error {
-            report.notes.push(format!("last error: {error}"));
-        }
-        if integrity.refused > 0 {
-            report.notes.push(
-                "refused: answered with RETRY or an error; few clients in a closed loop exceed what one user may \
-                 send (limits.user_rate of the gateway): take more clients, or a rate"
-                    .into(),
-            );
-        }
-        if lag.is_none() && report.generator.busy.is_some_and(|busy| busy > BUSY_MAX) {
-            report
-                .notes
-                .push("the generator used a whole core: this ceiling is its own, not the server's".into());
-        }
-        report.judge(ran.is_interrupted, is_saturated(&findings.lag));
+        report.note_causes(ran.counts.last_error.as_deref());
+        report.judge(ran.is_interrupted, is_late);
         report
+    }
+
+    /// Adds sentences about the causes that the figures show.
+    fn note_causes(&mut self, last_error: Option<&str>) {
+        if let Some(error) = last_error {
+            self.notes.push(format!("last error: {error}"));
+        }
+        if self.closed.contains_key(&TOKEN_REFUSED) {
+            self.notes.push(format!(
+                "close {TOKEN_REFUSED}: the gateway does not accept the tokens; give its key by --key-file, or tokens by \
+                 --token-file"
+            ));
+        }
+        if self.integrity.refused > 0 {
+            let text = "refused: answered with RETRY or an error; few clients in a closed loop exceed what one user may \
+                        send (limits.user_rate of the gateway): take more clients, or a rate";
+            self.notes.push(text.into());
+        }
+        let Generator { lag, busy, .. } = self.generator;
+        if lag.is_none() && busy.is_some_and(|busy| busy > BUSY_MAX) {
+            let text = "the generator used a whole core: this ceiling is its own, not the server's";
+            self.notes.push(text.into());
+        }
     }
 
     fn judge(&mut self, is_interrupted: bool, is_saturated: bool) {
@@ -259,6 +302,22 @@ impl Report {
         Exit::of_code(self.exit).unwrap_or(Exit::Integrity)
     }
 
+    /// Notes what the cores of the machine did. If the generator was late, this tells whether others had the cores.
+    pub fn blame(&mut self, machine: Option<Machine>) {
+        self.generator.machine = machine;
+        if self.exit() == Exit::Saturated && self.is_machine_busy() {
+            MACHINE_BUSY.clone_into(&mut self.verdict);
+        }
+    }
+
+    /// Reports whether the generator was late because it had to wait for a core, which others had.
+    pub fn is_machine_busy(&self) -> bool {
+        let is_own_fault = self.generator.busy.is_some_and(|busy| busy >= OWN_FAULT_MIN);
+        let is_full =
+            |machine: Machine| machine.busy + machine.steal >= MACHINE_FULL_MIN || machine.steal >= STEAL_MIN;
+        self.is_saturated() && !is_own_fault && self.generator.machine.is_some_and(is_full)
+    }
+
     /// Reports whether the generator's own lag is what the latencies show, whatever else decided the exit.
     pub fn is_saturated(&self) -> bool {
         self.generator.lag.is_some_and(|lag| u128::from(lag.p99) > LAG_P99_MAX.as_nanos())
@@ -270,13 +329,31 @@ impl Report {
         self.notes.push(why);
         if matches!(self.exit(), Exit::Pass | Exit::Saturated) {
             self.set_exit(Exit::Unexpected);
+            RESTART_FAILED.clone_into(&mut self.verdict);
+        }
+    }
+
+    /// Marks the moment at which 99 in 100 clients of a storm were back.
+    pub fn mark_return(&mut self, storm: &str) {
+        let back = self.latencies.get(Metric::Back.name()).map(|back| back.p99);
+        let begin =
+            self.markers.iter().find(|marker| marker.label.starts_with(storm)).map(|marker| marker.at_s);
+        if let (Some(back), Some(begin)) = (back, begin) {
+            let (at_s, label) = (begin + back as f64 / 1e9, "99% are back".to_owned());
+            self.markers.push(Marker { at_s, label });
         }
     }
 
     /// Holds the figures against what was expected. A run that is wrong in itself stays that.
     pub fn expect(&mut self, expectations: &[Expectation], aborted: Option<&str>) {
         for expectation in expectations {
-            let failed = expectation.judge(self).err();
+            // Its figure is the generator's own, and judges nobody.
+            let is_moot = self.is_saturated() && expectation.is_latency();
+            let failed = if is_moot {
+                Some(format!("{expectation}: not judged, the generator was late"))
+            } else {
+                expectation.judge(self).err()
+            };
             self.expectations.push(Judged { expected: expectation.to_string(), failed });
         }
         if let Some(why) = aborted {
@@ -313,6 +390,8 @@ impl Figures for Report {
             "cpu_per_million" => server(|it| it.cpu_s_per_million),
             "login_cpu_per_million" => server(|it| it.login_cpu_s_per_million),
             "rss" => server(|it| it.rss_after as f64),
+            // Also of a folder that an earlier version wrote.
+            _ if self.is_saturated() => None,
             _ => {
                 let (metric, statistic) = name.split_once('.')?;
                 self.latencies.get(metric)?.statistic(statistic)

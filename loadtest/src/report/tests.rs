@@ -132,3 +132,57 @@ fn an_expectation_that_fails_is_the_exit_of_a_run_that_is_right_otherwise() {
     judged.expect(&[], Some("answer.p99>1s"));
     assert_eq!(judged.exit(), Exit::Unexpected, "an end that was asked for is no interruption");
 }
+
+#[test]
+fn a_generator_that_waited_for_a_core_is_told_from_one_that_used_its_own() {
+    let mut part = part();
+    part.findings.lag = late();
+    part.findings.latencies.record(Metric::Answer, Duration::from_millis(7));
+    let machine = |busy, steal| Some(Machine { busy, others: busy / 2.0, steal });
+    let blamed = |part: &Part, machine| {
+        let mut report = report(part);
+        report.blame(machine);
+        (report.verdict.clone(), report.exit(), report.text())
+    };
+    for full in [machine(0.9, 0.0), machine(0.3, 0.1)] {
+        let (verdict, exit, text) = blamed(&part, full);
+        assert_eq!((verdict.as_str(), exit), ("INVALID machine busy", Exit::Saturated));
+        assert!(
+            text.contains("not shown: the machine was busy") && text.contains("machine    cores"),
+            "{text}"
+        );
+    }
+    for idle in [machine(0.5, 0.0), None] {
+        assert_eq!(blamed(&part, idle).0, "INVALID generator saturated");
+    }
+    // It used its core: nobody else is to blame.
+    part.ran.marks.iter_mut().for_each(|mark| mark.own_cpu *= 9);
+    assert_eq!(blamed(&part, machine(1.0, 0.0)).0, "INVALID generator saturated");
+    part.findings.lag = Latencies::default();
+    assert_eq!(blamed(&part, machine(1.0, 0.2)).0, "PASS", "it was in time all the same");
+}
+
+#[test]
+fn latencies_of_a_late_generator_are_nobodys() {
+    let mut part = part();
+    part.findings.lag = late();
+    part.findings.latencies.record(Metric::Answer, Duration::from_millis(7));
+    let mut late = report(&part);
+    assert!(late.latencies.is_empty() && late.invalid_latencies["answer"].count == 1);
+    assert_eq!(late.figure("answer.p99"), None);
+    late.expect(&["answer.p99<5ms".parse().unwrap(), "lost<1".parse().unwrap()], None);
+    let failed: Vec<bool> = late.expectations.iter().map(|judged| judged.failed.is_some()).collect();
+    assert_eq!((failed, late.exit()), (vec![true, false], Exit::Saturated));
+    assert!(late.expectations[0].failed.as_ref().unwrap().ends_with("not judged, the generator was late"));
+}
+
+#[test]
+fn dropped_has_one_meaning_in_each_report() {
+    let mut part = part();
+    part.ran.counts.dropped = 3;
+    let word = |report: &Report| report.text().matches("dropped 3").count();
+    let failed = report(&part);
+    assert!(word(&failed) == 1 && failed.text().contains("refused 0   dropped 3"), "{}", failed.text());
+    let counted = Report::new(&job(), 1, &part, Drops::Count);
+    assert!(word(&counted) == 1 && counted.text().contains("restart    dropped 3"), "{}", counted.text());
+}

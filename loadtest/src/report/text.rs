@@ -5,6 +5,9 @@ use crate::record::Metric;
 use crate::units;
 use std::fmt::Write;
 
+/// Name of the scenario that restarts the server.
+const RESTART: &str = "restart";
+
 impl Report {
     /// Some lines for a terminal.
     pub fn text(&self) -> String {
@@ -44,7 +47,7 @@ impl Report {
 
     fn write_latencies(&self, out: &mut String) {
         if self.is_saturated() {
-            out.push_str("latencies  not shown: the generator was slow, and they would be its own\n");
+            let _ = writeln!(out, "latencies  not shown: {}", self.why_invalid());
             return;
         }
         if !self.latencies.is_empty() {
@@ -64,9 +67,14 @@ impl Report {
         let tally = &self.integrity;
         let _ = write!(
             out,
-            "integrity  lost {}   duplicated {}   reordered {}   refused {}   dropped {}   not in {}",
-            tally.lost, tally.duplicated, tally.reordered, tally.refused, tally.dropped, tally.not_in
+            "integrity  lost {}   duplicated {}   reordered {}   refused {}",
+            tally.lost, tally.duplicated, tally.reordered, tally.refused
         );
+        // Where the server goes away on purpose, this is a figure and stands below.
+        if !self.connections.may_drop {
+            let _ = write!(out, "   dropped {}", tally.dropped);
+        }
+        let _ = write!(out, "   not in {}", tally.not_in);
         if self.unsent > 0 {
             let _ = write!(out, "   unsent {}", units::count(self.unsent));
         }
@@ -77,16 +85,20 @@ impl Report {
     }
 
     fn write_interruptions(&self, out: &mut String) {
-        if self.markers.is_empty() && self.connections.dropped == 0 && self.repeated == 0 {
-            return;
+        if self.scenario == RESTART || self.connections.may_drop {
+            out.push_str("restart    ");
+            if self.connections.may_drop {
+                let _ = write!(out, "dropped {}   ", units::count(self.connections.dropped.into()));
+            }
+            let _ = writeln!(
+                out,
+                "repeated {}   max silence {}",
+                units::count(self.repeated),
+                units::latency(nanos(self.silence_s)),
+            );
+        } else if !self.markers.is_empty() {
+            let _ = writeln!(out, "{}", self.scenario);
         }
-        let _ = writeln!(
-            out,
-            "restart    dropped {}   repeated {}   max silence {}",
-            units::count(self.connections.dropped.into()),
-            units::count(self.repeated),
-            units::latency(nanos(self.silence_s)),
-        );
         for marker in &self.markers {
             let _ = writeln!(out, "           at {:.2}s {}", marker.at_s, marker.label);
         }
@@ -105,8 +117,34 @@ impl Report {
             words.push(format!("{} processes", self.processes));
         }
         if !words.is_empty() {
-            words.push(if self.is_saturated() { "SATURATED" } else { "ok" }.to_owned());
+            words.push(self.word_for_generator().to_owned());
             let _ = writeln!(out, "generator  {}", words.join("   "));
+        }
+        if let Some(machine) = self.generator.machine.filter(|_| self.is_machine_busy()) {
+            let percent = |part: f64| format!("{:.0}%", part * 100.0);
+            let (busy, others, steal) =
+                (percent(machine.busy), percent(machine.others), percent(machine.steal));
+            let _ = writeln!(
+                out,
+                "machine    cores in use {busy}   {others} by others than the generator and --pid   steal {steal}"
+            );
+        }
+    }
+
+    fn word_for_generator(&self) -> &'static str {
+        match (self.is_saturated(), self.is_machine_busy()) {
+            (true, true) => "LATE, it had to wait for a core",
+            (true, false) => "SATURATED",
+            (false, _) => "ok",
+        }
+    }
+
+    /// Reason why the latencies of a run are not shown.
+    pub(super) fn why_invalid(&self) -> &'static str {
+        if self.is_machine_busy() {
+            "the machine was busy, so the generator was late, and they would be its own"
+        } else {
+            "the generator was slow, and they would be its own"
         }
     }
 }
