@@ -1,5 +1,6 @@
 //! Needs of a run, resources of this machine, and the command that closes each gap.
 
+use crate::cores::Cores;
 use crate::memory;
 use crate::preflight::DESCRIPTORS_RESERVED;
 use crate::report::environment::sysctl;
@@ -22,6 +23,10 @@ const GATEWAY_BYTES: u64 = 256;
 const BACKLOG_WANTED: u64 = 4_096;
 /// A target that does not answer within this is not there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Time for which the machine is looked at before a run.
+const LOOK: Duration = Duration::from_millis(500);
+/// Part of all cores that others may use beside a run.
+const BUSY_MAX: f64 = 0.25;
 
 /// State of a need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -82,6 +87,32 @@ pub struct Facts {
     pub backlog: Option<u64>,
     /// net.netfilter.nf_conntrack_max, where connections are tracked.
     pub conntrack: Option<u64>,
+    /// Load of the machine before the run; `None`: unknown.
+    pub load: Option<Load>,
+}
+
+/// Load of a machine.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// Part of the time of all cores that is used or taken by other machines, from 0 to 1.
+    pub busy: f64,
+    /// Processes that ran or waited to run in the last minute.
+    pub average: f64,
+    /// Number of cores.
+    pub cores: usize,
+}
+
+impl Load {
+    /// Looks for a moment; `None`: the system does not tell.
+    pub fn here() -> Option<Self> {
+        let before = Cores::now()?;
+        std::thread::park_timeout(LOOK);
+        let share = Cores::now()?.since(&before)?;
+        let text = fs::read_to_string("/proc/loadavg").ok()?;
+        let average = text.split(' ').next()?.parse().ok()?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Some(Self { busy: share.busy + share.steal, average, cores })
+    }
 }
 
 impl Facts {
@@ -106,6 +137,7 @@ impl Facts {
             conntrack: number("net.netfilter.nf_conntrack_count")
                 .filter(|count| *count > 0)
                 .and(number("net.netfilter.nf_conntrack_max")),
+            load: Load::here(),
         }
     }
 }
@@ -127,8 +159,14 @@ pub fn needs(size: Size, facts: &Facts) -> Vec<Need> {
         tcp_pages(size, facts),
         backlog(size, facts),
         conntrack(size, facts),
+        machine(facts),
     ];
     rows.into_iter().flatten().collect()
+}
+
+/// The row about memory, as of now; `None`: the system does not tell.
+pub fn memory(size: Size) -> Option<Need> {
+    memory_row(size, &Facts { memory: memory::available(), ..Facts::default() })
 }
 
 /// A row about one number that has to reach another.
@@ -255,6 +293,23 @@ fn conntrack(size: Size, facts: &Facts) -> Option<Need> {
     Some(number("net.netfilter.nf_conntrack_max", needed, facts.conntrack?, State::Missing, fix))
 }
 
+/// Generator and server need the cores: what runs beside them is in the figures.
+fn machine(facts: &Facts) -> Option<Need> {
+    let Load { busy, average, cores } = facts.load?;
+    let state = if busy <= BUSY_MAX { State::Ok } else { State::Warning };
+    let fix = match state {
+        State::Ok => String::new(),
+        _ => "end what else runs here (`top` names it), or take a machine of its own".to_owned(),
+    };
+    Some(Need {
+        name: "cores in use by others",
+        needed: format!("at most {:.0}%", BUSY_MAX * 100.0),
+        found: format!("{:.0}% of {cores}, load {average:.1}", busy * 100.0),
+        state,
+        fix,
+    })
+}
+
 /// True if a server accepts connections at the address.
 pub fn reach(target: SocketAddr) -> Need {
     let (name, needed) = ("target", format!("{target} accepts"));
@@ -305,6 +360,7 @@ mod tests {
             tcp_pages: Some(500_000),
             backlog: Some(4_096),
             conntrack: None,
+            load: Some(Load { busy: 0.1, average: 0.2, cores: 4 }),
         }
     }
 
@@ -337,6 +393,15 @@ mod tests {
         );
         assert!(row(1_000_000, true, &poor, "net.netfilter").fix.ends_with("=1100000"));
         assert!(row(1_000_000, true, &poor, "fs.file-max").fix.ends_with("=2000400"));
+    }
+
+    #[test]
+    fn a_busy_machine_has_a_row() {
+        assert_eq!(row(1_000, true, &facts(), "cores").found, "10% of 4, load 0.2");
+        let busy = Facts { load: Some(Load { busy: 0.9, average: 18.0, cores: 2 }), ..facts() };
+        let row = row(1_000, true, &busy, "cores");
+        assert_eq!((row.state, row.found.as_str()), (State::Warning, "90% of 2, load 18.0"));
+        assert!(row.fix.contains("`top`"), "{}", row.fix);
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Found {
     pub best: Option<f64>,
     /// True if the generator, not the server, was saturated above that rate.
     pub is_own_limit: bool,
+    /// The generator was late there because others had the cores of its machine.
+    pub is_machine_busy: bool,
     /// All tries, in order.
     pub probes: Vec<Probe>,
 }

@@ -13,7 +13,7 @@ use std::fmt::Write;
 pub(super) fn run(launch: &Launch, args: &FindArgs, stop: &Stop) -> Result<Exit, Failure> {
     let folder = launch.folder("find")?;
     let mut search = Search::new(args.from, args.to, args.within);
-    let mut found = Found { best: None, is_own_limit: false, probes: Vec::new() };
+    let mut found = Found { best: None, is_own_limit: false, is_machine_busy: false, probes: Vec::new() };
     let (mut best, mut end): (Option<Landed>, Option<Exit>) = (None, None);
     while let Some(rate) = search.next() {
         let mut probe_launch = launch.clone();
@@ -21,7 +21,10 @@ pub(super) fn run(launch: &Launch, args: &FindArgs, stop: &Stop) -> Result<Exit,
         probe_launch.output.quiet = true;
         let landed = probe_launch.fly(stop)?;
         let probe = probe_of(rate, launch, &landed.report);
-        if !launch.output.quiet {
+        // Once: on standard output, where the result comes, or beside the JSON that is printed there.
+        if !launch.output.json {
+            terminal::print(line(&probe));
+        } else if !launch.output.quiet {
             terminal::note(line(&probe));
         }
         let holds = probe.failed.is_none();
@@ -30,7 +33,10 @@ pub(super) fn run(launch: &Launch, args: &FindArgs, stop: &Stop) -> Result<Exit,
         match landed.report.exit() {
             exit @ (Exit::Interrupted | Exit::Integrity) => end = Some(exit),
             // Above this the generator is at its end, and nothing can be said of the server.
-            Exit::Saturated => found.is_own_limit = true,
+            Exit::Saturated => {
+                found.is_own_limit = true;
+                found.is_machine_busy |= landed.report.is_machine_busy();
+            }
             _ => {}
         }
         if holds && search.best() == Some(rate) {
@@ -93,9 +99,6 @@ fn line(probe: &Probe) -> String {
 
 fn text(launch: &Launch, found: &Found, best: Option<&Report>) -> String {
     let mut out = String::new();
-    found.probes.iter().for_each(|probe| {
-        let _ = writeln!(out, "{}", line(probe));
-    });
     let name = launch.job.work.name();
     let expected: Vec<String> = launch.expect.iter().map(ToString::to_string).collect();
     let expected = if expected.is_empty() { "nothing lost".to_owned() } else { expected.join(", ") };
@@ -112,7 +115,12 @@ fn text(launch: &Launch, found: &Found, best: Option<&Report>) -> String {
         }
     }
     if found.is_own_limit {
-        out.push_str("above that the generator itself was too slow: the server's own limit is higher\n");
+        let who = if found.is_machine_busy {
+            "this machine was too busy"
+        } else {
+            "the generator itself was too slow"
+        };
+        let _ = writeln!(out, "above that {who}: the server's own limit is higher");
     }
     if let Some(report) = best {
         out.push_str(&report.text());

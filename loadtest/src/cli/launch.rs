@@ -3,6 +3,7 @@
 use super::arguments::{FleetArgs, OutputArgs};
 use super::size::Size;
 use crate::crowd;
+use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::expect::Expectation;
 use crate::fleet::{BeatsFrom, Plan, RampRule, Stop};
@@ -10,19 +11,19 @@ use crate::job::{Job, Login, Part, Work};
 use crate::monitor::{self, Live, Monitor};
 use crate::phase::Timeline;
 use crate::preflight::{self, PHASE_SECONDS_MAX, Reach};
-use crate::process::Watched;
+use crate::process::{self, Watched};
 use crate::record::Metric;
 use crate::report::{Drops, Folder, Report};
 use crate::restarter::{RestartRule, Restarter};
 use crate::socket::Sources;
 use crate::terminal;
-use std::time::Duration;
 use crate::units;
 use std::net::SocketAddr;
+use std::time::Duration;
 
-/// Extra time of a ramp beyond its own rate, and per client on a slow machine.
 /// First word of the marker of a storm.
 const STORM: &str = "storm";
+/// Extra time of a ramp beyond its own rate, and per client on a slow machine.
 const RAMP_GRACE: Duration = Duration::from_secs(30);
 const RAMP_GRACE_EACH: Duration = Duration::from_millis(2);
 
@@ -58,16 +59,16 @@ impl Launch {
         let login = Login {
             uid_prefix: args.uid_prefix.clone(),
             key_file: args.key_file.clone(),
+            token_file: args.token_file.clone(),
             audience: args.audience.clone(),
         };
+        // A file that cannot be used is told before anything starts.
+        login.tokens(size.clients)?;
         Ok(Self {
             job: Job { plan: plan(args, size.clients)?, login, work },
             processes: size.processes,
-            token_file: args.token_file.clone(),
             main,
             drops: Drops::Fail,
-        // A file that cannot be used is told before anything starts.
-        login.tokens(size.clients)?;
             restart: None,
             expect: args.expect.clone(),
             abort: args.abort.clone(),
@@ -81,13 +82,12 @@ impl Launch {
         let Plan { timeline, watched, clients, ramp, .. } = &self.job.plan;
         let ramp_length = ramp.rate.map_or(0.0, |rate| f64::from(*clients) / rate);
         let length = timeline.warmup + timeline.measure + Duration::from_secs_f64(ramp_length);
+        let wrong = wrong_process(watched, self.job.plan.target).filter(|_| self.restart.is_none());
+        if let Some(wrong) = &wrong {
+            terminal::note(format!("warning: {wrong}"));
+        }
         let live = Live::new(self.output.quiet, *clients, length);
         let mut monitor = Monitor::new(live, watched.clone(), self.main, self.abort.clone());
-        let restarter = match &self.restart {
-            None => None,
-            Some(rule) => {
-                let measure = monitor.tell_measure();
-                let markers = monitor.markers.clone();
         if let Work::Storm { rule, .. } = &self.job.work {
             let broken = clients.saturating_sub(rule.stay);
             monitor.plan_marker(
@@ -95,6 +95,11 @@ impl Launch {
                 format!("{STORM}: {} connections are broken", units::count(broken.into())),
             );
         }
+        let restarter = match &self.restart {
+            None => None,
+            Some(rule) => {
+                let measure = monitor.tell_measure();
+                let markers = monitor.markers.clone();
                 Some(Restarter::start(rule.clone(), self.job.plan.target, measure, markers)?)
             }
         };
@@ -108,15 +113,16 @@ impl Launch {
         let part = part?;
         monitor.finish(&part.rest);
         let mut report = Report::new(&self.job, self.processes, &part, self.drops);
+        report.notes.extend(wrong);
         report.markers = monitor.markers.list();
+        report.mark_return(STORM);
+        report.blame(monitor.machine());
         report.notes.extend(self.note.clone());
         report.expect(&self.expect, monitor.aborted.as_deref());
         if let Err(why) = restarted {
             report.fail_restart(why);
         }
         Ok(Landed { report, part, monitor })
-        report.mark_return(STORM);
-        report.blame(monitor.machine());
     }
 
     pub(super) fn folder(&self, scenario: &str) -> Result<Option<Folder>, Failure> {
@@ -182,10 +188,45 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
             measure: args.duration,
             drain_max: args.drain,
         },
-        watched: Watched::new(args.pid),
+        watched: Watched::new(pid_of(args)?),
     };
-    if args.pid.is_some() && plan.watched.usage().is_none() {
-        return Err(Failure::Usage("--pid names no process that may be read".into()));
+    if !plan.watched.is_empty() && plan.watched.usage().is_none() {
+        return Err(Failure::Usage("--pid or --pid-file names no process that may be read".into()));
     }
+    fit_memory(target, clients)?;
     Ok(plan)
+}
+
+/// The process whose memory and CPU time are measured.
+fn pid_of(args: &FleetArgs) -> Result<Option<i32>, Failure> {
+    let Some(path) = &args.pid_file else { return Ok(args.pid) };
+    let refused = |why: String| Failure::Usage(format!("--pid-file {}: {why}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 0);
+    pid.map(Some).ok_or_else(|| refused("it holds no process id".into()))
+}
+
+/// Sentence about a watched process that is not the target's; `None`: it is, or nobody can tell.
+fn wrong_process(watched: &Watched, target: SocketAddr) -> Option<String> {
+    let pid = watched.first().filter(|_| target.ip().is_loopback())?;
+    if process::listens(pid, target)? {
+        return None;
+    }
+    let right =
+        process::listener_at(target).map_or_else(String::new, |right| format!("; process {right} does"));
+    Some(format!(
+        "process {pid} does not listen at {target}{right}: its memory and CPU are not the gateway's"
+    ))
+}
+
+/// Refuses a run for which the memory of this machine or of this control group does not suffice.
+fn fit_memory(target: SocketAddr, connections: u32) -> Result<(), Failure> {
+    let size = doctor::Size { connections, is_local: target.ip().is_loopback() };
+    match doctor::memory(size) {
+        Some(need) if need.state == doctor::State::Missing => Err(Failure::Preflight(format!(
+            "{} of memory are needed, and {} can be had: {}",
+            need.needed, need.found, need.fix
+        ))),
+        _ => Ok(()),
+    }
 }
