@@ -19,9 +19,21 @@ pub(super) enum Flow {
 pub(super) struct Window {
     acked: u64,
     pushed: u64,
+    /// `None`: nothing is in flight and the flow is open, as for nearly all devices at any time.
+    busy: Option<Box<Busy>>,
+}
+
+#[derive(Debug)]
+struct Busy {
     in_flight: VecDeque<InFlight>,
     bytes: usize,
     flow: Flow,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self { in_flight: VecDeque::new(), bytes: 0, flow: Flow::Open }
+    }
 }
 
 #[derive(Debug)]
@@ -35,7 +47,7 @@ struct InFlight {
 
 impl Window {
     pub(super) fn new(acked: u64) -> Self {
-        Self { acked, pushed: acked, in_flight: VecDeque::new(), bytes: 0, flow: Flow::Open }
+        Self { acked, pushed: acked, busy: None }
     }
 
     pub(super) fn acked(&self) -> u64 {
@@ -48,26 +60,25 @@ impl Window {
 
     /// Number of further entries that may go out now, if their bytes fit.
     pub(super) fn room(&self, pushes_max: usize) -> usize {
-        if self.flow == Flow::Open { pushes_max.saturating_sub(self.in_flight.len()) } else { 0 }
+        let Some(busy) = &self.busy else { return pushes_max };
+        if busy.flow == Flow::Open { pushes_max.saturating_sub(busy.in_flight.len()) } else { 0 }
     }
 
     /// True if this many more bytes may be in flight. A single push always may.
     pub(super) fn fits(&self, bytes: usize, bytes_max: usize) -> bool {
-        self.bytes == 0 || self.bytes + bytes <= bytes_max
+        self.busy.as_ref().is_none_or(|busy| busy.bytes == 0 || busy.bytes + bytes <= bytes_max)
     }
 
     /// Everything unacked is to be pushed again.
     pub(super) fn restart(&mut self) {
         self.pushed = self.acked;
-        self.in_flight.clear();
-        self.bytes = 0;
-        self.flow = Flow::Open;
+        self.busy = None;
     }
 
     /// The stream is known to hold nothing up to `position` that is not in flight.
     pub(super) fn skip_to(&mut self, position: u64) {
         self.pushed = self.pushed.max(position);
-        if self.in_flight.is_empty() {
+        if self.busy.as_ref().is_none_or(|busy| busy.in_flight.is_empty()) {
             self.acked = self.pushed;
         }
     }
@@ -75,32 +86,39 @@ impl Window {
     /// The entry at `position` is the device's own message: nothing to send. True: `acked` moved.
     pub(super) fn on_own(&mut self, position: u64) -> bool {
         self.pushed = position;
-        self.in_flight.push_back(InFlight { push: None, position, bytes: 0, is_acked: true });
+        let Some(busy) = self.busy.as_mut().filter(|busy| !busy.in_flight.is_empty()) else {
+            return std::mem::replace(&mut self.acked, position) < position;
+        };
+        busy.in_flight.push_back(InFlight { push: None, position, bytes: 0, is_acked: true });
         self.settle()
     }
 
     pub(super) fn on_push(&mut self, push: PushId, position: u64, bytes: usize) {
         self.pushed = position;
-        self.bytes += bytes;
-        self.in_flight.push_back(InFlight { push: Some(push), position, bytes, is_acked: false });
+        let busy = self.busy.get_or_insert_default();
+        busy.bytes += bytes;
+        busy.in_flight.push_back(InFlight { push: Some(push), position, bytes, is_acked: false });
     }
 
     /// The device has it. True: `acked` moved.
     pub(super) fn on_acked(&mut self, push: PushId) -> bool {
-        self.flow = Flow::Open;
-        let Some(index) = self.find(push) else { return false };
-        self.in_flight[index].is_acked = true;
+        let Some(busy) = &mut self.busy else { return false };
+        busy.flow = Flow::Open;
+        if let Some(index) = busy.find(push) {
+            busy.in_flight[index].is_acked = true;
+        }
         self.settle()
     }
 
     /// Takes back a push that did not reach the device, and all pushes behind it. True: it was in flight.
     pub(super) fn on_failed(&mut self, push: PushId, retry_at: Instant) -> bool {
-        let Some(index) = self.find(push) else { return false };
-        for dropped in self.in_flight.drain(index..) {
-            self.bytes -= dropped.bytes;
+        let Some(busy) = &mut self.busy else { return false };
+        let Some(index) = busy.find(push) else { return false };
+        for dropped in busy.in_flight.drain(index..) {
+            busy.bytes -= dropped.bytes;
         }
-        self.pushed = self.in_flight.back().map_or(self.acked, |last| last.position);
-        self.flow = Flow::Stalled(retry_at);
+        self.pushed = busy.in_flight.back().map_or(self.acked, |last| last.position);
+        busy.flow = Flow::Stalled(retry_at);
         true
     }
 
@@ -111,42 +129,51 @@ impl Window {
 
     /// Stops the flow until `retry_at`.
     pub(super) fn stall_until(&mut self, retry_at: Instant) {
-        self.flow = Flow::Stalled(retry_at);
+        self.busy.get_or_insert_default().flow = Flow::Stalled(retry_at);
     }
 
     /// Opens the flow if its time has come. False: it stays stalled, or was not.
     pub(super) fn try_retry(&mut self, now: Instant) -> bool {
-        let is_due = matches!(self.flow, Flow::Stalled(at) if at <= now);
-        if is_due {
-            self.flow = Flow::Open;
-        }
-        is_due
+        let is_due = |busy: &&mut Box<Busy>| matches!(busy.flow, Flow::Stalled(at) if at <= now);
+        let Some(busy) = self.busy.as_mut().filter(is_due) else { return false };
+        busy.flow = Flow::Open;
+        self.settle();
+        true
     }
 
     /// True if the device was pushed entries that it has not acknowledged.
     pub(super) fn is_unacked(&self) -> bool {
-        self.is_stalled() || self.in_flight.iter().any(|it| it.push.is_some() && !it.is_acked)
+        let is_open = |it: &InFlight| it.push.is_some() && !it.is_acked;
+        let busy = self.busy.as_ref();
+        busy.is_some_and(|busy| busy.flow != Flow::Open || busy.in_flight.iter().any(is_open))
     }
 
     pub(super) fn is_stalled(&self) -> bool {
-        self.flow != Flow::Open
+        self.busy.as_ref().is_some_and(|busy| busy.flow != Flow::Open)
     }
 
-    /// Acks come in order, so this nearly always finds the first.
-    fn find(&self, push: PushId) -> Option<usize> {
-        self.in_flight.iter().position(|it| it.push == Some(push))
-    }
-
+    /// Takes out what is acked in order, and gives the memory back when nothing is left. True: `acked` moved.
     fn settle(&mut self) -> bool {
         let before = self.acked;
-        while let Some(first) = self.in_flight.front()
+        let Some(busy) = &mut self.busy else { return false };
+        while let Some(first) = busy.in_flight.front()
             && first.is_acked
         {
             self.acked = first.position;
-            self.bytes -= first.bytes;
-            self.in_flight.pop_front();
+            busy.bytes -= first.bytes;
+            busy.in_flight.pop_front();
+        }
+        if busy.in_flight.is_empty() && busy.flow == Flow::Open {
+            self.busy = None;
         }
         self.acked > before
+    }
+}
+
+impl Busy {
+    /// Acks come in order, so this nearly always finds the first.
+    fn find(&self, push: PushId) -> Option<usize> {
+        self.in_flight.iter().position(|it| it.push == Some(push))
     }
 }
 
@@ -171,7 +198,8 @@ mod tests {
         window.on_push(PushId(9), 7, 10);
         assert!(!window.on_own(8));
         assert!(window.on_acked(PushId(6)) && window.on_acked(PushId(9)));
-        assert_eq!((window.acked(), window.pushed(), window.bytes), (8, 8, 0));
+        assert_eq!((window.acked(), window.pushed()), (8, 8));
+        assert!(window.busy.is_none(), "an idle window has no memory of its own");
     }
 
     #[test]

@@ -7,11 +7,12 @@
 use super::event::{GatewayId, LinkId, SessionId};
 use super::greeting::{Probe, Standing};
 use super::links::Phase;
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use moorline_proto::message::backend::Stats;
 use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
+use std::hash::BuildHasher as _;
 
 /// An epoch of a gateway process.
 #[derive(Debug)]
@@ -45,6 +46,12 @@ pub(super) struct Session {
     announcement: u64,
 }
 
+impl Session {
+    fn is_named(&self, gateway: GatewayId, handle: u64) -> bool {
+        self.gateway == gateway && self.handle == handle
+    }
+}
+
 /// Reachability of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -70,7 +77,9 @@ pub(super) struct Routes {
     pub(super) gateways: BTreeMap<GatewayId, Gateway>,
     next_gateway: u32,
     sessions: Slab<Session>,
-    by_handle: HashMap<(GatewayId, u64), SessionId>,
+    /// Slots of `sessions`, by gateway and handle: each name is held once.
+    by_handle: HashTable<u32>,
+    hasher: DefaultHashBuilder,
     next_generation: u32,
     sessions_max: usize,
     /// The largest version of a login.
@@ -83,7 +92,8 @@ impl Routes {
             gateways: BTreeMap::new(),
             next_gateway: 0,
             sessions: Slab::new(),
-            by_handle: HashMap::new(),
+            by_handle: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
             next_generation: 1,
             sessions_max,
             newest: 0,
@@ -91,7 +101,9 @@ impl Routes {
     }
 
     pub(super) fn find(&self, gateway: GatewayId, handle: u64) -> Option<SessionId> {
-        self.by_handle.get(&(gateway, handle)).copied()
+        let is_it = |slot: &u32| self.sessions.get(*slot as usize).is_some_and(|it| it.is_named(gateway, handle));
+        let slot = *self.by_handle.find(self.hasher.hash_one((gateway, handle)), is_it)?;
+        Some(SessionId { slot, generation: self.sessions[slot as usize].generation })
     }
 
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
@@ -167,15 +179,19 @@ impl Routes {
         let slot =
             self.sessions.insert(Session { generation, gateway, handle, login_version, place, announcement });
         let id = SessionId { slot: u32::try_from(slot).expect("sessions_max fits u32"), generation };
-        self.by_handle.insert((gateway, handle), id);
+        let Self { by_handle, sessions, hasher, .. } = self;
+        let hash = |session: &Session| hasher.hash_one((session.gateway, session.handle));
+        by_handle.insert_unique(hash(&sessions[slot]), id.slot, |slot| hash(&sessions[*slot as usize]));
         Login::New(id)
     }
 
     pub(super) fn on_logout(&mut self, id: SessionId) {
-        if self.get(id).is_some() {
-            let session = self.sessions.remove(id.slot());
-            self.by_handle.remove(&(session.gateway, session.handle));
+        let Some(session) = self.get(id) else { return };
+        let hash = self.hasher.hash_one((session.gateway, session.handle));
+        if let Ok(entry) = self.by_handle.find_entry(hash, |slot| *slot == id.slot) {
+            entry.remove();
         }
+        self.sessions.remove(id.slot());
     }
 
     /// Has the sessions of a dead link wait for another link, until `until`.

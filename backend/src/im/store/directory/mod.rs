@@ -11,7 +11,7 @@ mod users;
 pub(super) use conversations::{Conversations, EVENTS_MAX, FanoutLimits, Kind};
 pub(super) use erasures::{ALL_GROUPS, Erasure, Erasures, KEYS};
 pub(super) use relations::Relations;
-pub(super) use users::{Device, Parted, Users};
+pub(super) use users::{Device, Rare, Users};
 
 use super::{
     ConversationId, DeviceNumber, Friendship, KEEP_FOR_EVER, Member, Refusal, Relation, Role, UserId,
@@ -152,7 +152,7 @@ impl Directory {
     /// Adds an invitation; a user's oldest one makes room for it. False: it is there.
     pub(super) fn invite(&mut self, conversation: ConversationId, user: UserId) -> bool {
         let known = self.users.get_mut(user);
-        if known.invitations.contains(&conversation) {
+        if known.invitations().contains(&conversation) {
             return false;
         }
         if let Some(oldest) = known.invite(conversation) {
@@ -193,8 +193,8 @@ impl Directory {
         let known = self.conversations.len();
         for (number, user) in (0..).zip(self.users.all_mut()) {
             // A store that goes on without what it lost may have invitations to groups that it has not.
-            user.invitations.retain(|group| (group.0 as usize) < known);
-            for group in &user.invitations {
+            user.change_rare(|rare| rare.invitations.retain(|group| (group.0 as usize) < known));
+            for group in user.invitations() {
                 self.invited.entry(*group).or_default().insert(UserId(number));
             }
         }
@@ -277,7 +277,7 @@ impl Directory {
 
     /// Empties a user: devices, inbox, invitations, settings. Returns the conversations of the user, who is still a member.
     pub(super) fn delete_user(&mut self, user: UserId) -> Vec<ConversationId> {
-        for group in self.users.get(user).invitations.clone() {
+        for group in self.users.get(user).invitations().to_vec() {
             self.uninvite(group, user);
         }
         let conversations = self.users.empty(user, &mut self.changed);

@@ -16,9 +16,20 @@ use std::sync::Arc;
 /// Invitations of one user.
 pub(in crate::im::store) const INVITATIONS_MAX: usize = 64;
 
-/// Groups that a user has left.
+/// Facts that few users have, so that the others pay a pointer for them.
 #[derive(Debug, Default)]
-pub(in crate::im::store) struct Parted(pub(in crate::im::store) Vec<ConversationId>);
+pub(in crate::im::store) struct Rare {
+    /// Groups that the user may join, oldest first.
+    pub(in crate::im::store) invitations: Vec<ConversationId>,
+    /// Groups that the user has left.
+    pub(in crate::im::store) parted: Vec<ConversationId>,
+    /// The user may have left groups that `parted` does not name.
+    pub(in crate::im::store) has_unknown_groups: bool,
+    /// Oldest entries of a full inbox, which made room; `None`: none did.
+    pub(in crate::im::store) dropped: Option<Dropped>,
+    /// Rule for logins; the default admits all.
+    pub(in crate::im::store) rule: LoginRule,
+}
 
 /// Groups that a user has left and that are noted; of a user with more, all groups are looked through when the user is deleted.
 const PARTED_MAX: usize = 1024;
@@ -31,12 +42,8 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) next_device: u32,
     pub(in crate::im::store) conversations: Vec<ConversationId>,
     pub(in crate::im::store) who_may_add: WhoMayAdd,
-    /// Groups that the user may join, oldest first; few users have any.
-    pub(in crate::im::store) invitations: Vec<ConversationId>,
-    /// Groups that the user has left; few users have many.
-    pub(in crate::im::store) parted: Option<Box<Parted>>,
-    /// The user may have left groups that `parted` does not name.
-    pub(in crate::im::store) has_unknown_groups: bool,
+    /// `None`: the user has none of these.
+    rare: Option<Box<Rare>>,
     /// Entries up to here are gone.
     pub(in crate::im::store) trimmed: u64,
     /// Position up to which entries are removed from the engine.
@@ -45,10 +52,6 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) numbered: u64,
     /// The last position that readers see.
     pub(in crate::im::store) durable_end: u64,
-    /// Few users ever have any.
-    pub(in crate::im::store) dropped: Option<Box<Dropped>>,
-    /// Rule for logins; `None`: all are admitted.
-    pub(in crate::im::store) rule: Option<Box<LoginRule>>,
 }
 
 #[derive(Debug)]
@@ -61,8 +64,8 @@ pub(in crate::im::store) struct Device {
     pub(in crate::im::store) login: u64,
     /// When it came, or went.
     pub(in crate::im::store) seen_ms: u64,
-    /// Confirmed seqs of conversations that are read by cursor.
-    pub(in crate::im::store) confirmed: BTreeMap<ConversationId, u64>,
+    /// Confirmed seqs of conversations that are read by cursor; `None`: none.
+    confirmed: Option<Box<BTreeMap<ConversationId, u64>>>,
 }
 
 #[derive(Debug)]
@@ -107,15 +110,11 @@ impl Users {
             next_device: 0,
             conversations: Vec::new(),
             who_may_add: WhoMayAdd::AddDefault,
-            invitations: Vec::new(),
-            parted: None,
-            has_unknown_groups: false,
+            rare: None,
             trimmed: 0,
             removed: 0,
             numbered: 0,
             durable_end: 0,
-            dropped: None,
-            rule: None,
         });
         let (users, hasher) = (&self.all, &self.hasher);
         let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
@@ -125,8 +124,8 @@ impl Users {
 
     /// Reason for which the rule of a user denies a login.
     pub(in crate::im::store) fn denies(&self, login: &Login) -> Option<LoginDenied> {
-        let rule = self.get(self.find(&login.uid)?).rule.as_deref()?;
-        rule.denies(login.issued_s, login.now_ms)
+        let user = self.get(self.find(&login.uid)?);
+        user.rare()?.rule.denies(login.issued_s, login.now_ms)
     }
 
     pub(in crate::im::store) fn get(&self, user: UserId) -> &User {
@@ -159,15 +158,14 @@ impl Users {
         } else {
             let number = DeviceNumber(user.next_device);
             user.next_device += 1;
-            let (name, confirmed) = (device.into(), BTreeMap::new());
-            Device { name, number, platform, acked: 0, login, seen_ms: now_ms, confirmed }
+            Device::new(device, number, platform, (0, login, now_ms))
         };
         (device.login, device.platform, device.seen_ms) = (login, platform, now_ms);
         let forgotten = (user.devices.len() >= devices_max).then(|| user.forget(id, 0, changed));
         changed.push(Changed::Device(id, device.number));
         let cursor =
             DeviceCursor { device: device.number, acked: device.acked, is_new: known.is_none(), forgotten };
-        user.devices.push(device);
+        user.add_device(device);
         user.trim();
         cursor
     }
@@ -190,7 +188,8 @@ impl Users {
             user.forget(id, 0, changed);
         }
         user.who_may_add = WhoMayAdd::AddDefault;
-        (user.trimmed, user.dropped) = (user.numbered, None);
+        user.trimmed = user.numbered;
+        user.change_rare(|rare| rare.dropped = None);
         changed.push(Changed::User(id));
         std::mem::take(&mut user.conversations)
     }
@@ -211,46 +210,72 @@ impl Users {
 }
 
 impl User {
+    /// Returns what few users have; `None`: this one has nothing of it.
+    pub(in crate::im::store) fn rare(&self) -> Option<&Rare> {
+        self.rare.as_deref()
+    }
+
+    /// Changes what few users have.
+    pub(in crate::im::store) fn change_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+        let rare = self.rare.get_or_insert_default();
+        let outcome = change(rare);
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        outcome
+    }
+
+    /// Returns the groups that the user may join, oldest first.
+    pub(in crate::im::store) fn invitations(&self) -> &[ConversationId] {
+        self.rare().map_or(&[], |rare| &rare.invitations)
+    }
+
     /// Adds an invitation, which is not there. Returns the oldest one if it made room.
     pub(in crate::im::store) fn invite(&mut self, group: ConversationId) -> Option<ConversationId> {
-        let oldest = (self.invitations.len() >= INVITATIONS_MAX).then(|| self.invitations.remove(0));
-        self.invitations.push(group);
-        oldest
+        self.change_rare(|Rare { invitations, .. }| {
+            let oldest = (invitations.len() >= INVITATIONS_MAX).then(|| invitations.remove(0));
+            invitations.push(group);
+            oldest
+        })
     }
 
     /// Notes that the user has left a group. True: that is new.
     pub(super) fn part(&mut self, group: ConversationId) -> bool {
-        if self.has_unknown_groups {
-            return false;
-        }
-        let Parted(parted) = &mut **self.parted.get_or_insert_default();
-        if parted.contains(&group) {
-            return false;
-        }
-        if parted.len() < PARTED_MAX {
-            parted.push(group);
-        } else {
-            (self.parted, self.has_unknown_groups) = (None, true);
-        }
-        true
+        self.change_rare(|Rare { parted, has_unknown_groups, .. }| {
+            if *has_unknown_groups || parted.contains(&group) {
+                return false;
+            }
+            if parted.len() < PARTED_MAX {
+                parted.push(group);
+            } else {
+                (*parted, *has_unknown_groups) = (Vec::new(), true);
+            }
+            true
+        })
     }
 
     /// Removes an invitation. False: it is not there.
     pub(in crate::im::store) fn uninvite(&mut self, group: ConversationId) -> bool {
-        let before = self.invitations.len();
-        self.invitations.retain(|it| *it != group);
-        self.invitations.len() < before
+        self.invitations().contains(&group)
+            && self.change_rare(|rare| {
+                rare.invitations.retain(|it| *it != group);
+                true
+            })
     }
 
     /// Changes the rule for logins.
     pub(in crate::im::store) fn rule_logins(&mut self, change: LoginChange) {
-        let mut rule = self.rule.as_deref().copied().unwrap_or_default();
-        match change {
+        self.change_rare(|Rare { rule, .. }| match change {
             LoginChange::ValidFrom(0) => rule.valid_from_s = 0,
             LoginChange::ValidFrom(from_s) => rule.valid_from_s = rule.valid_from_s.max(from_s),
             LoginChange::BannedUntil(until_s) => rule.banned_until_s = until_s,
-        }
-        self.rule = (rule != LoginRule::default()).then(|| Box::new(rule));
+        });
+    }
+
+    /// Adds a device. Most users have one, so the list has no room to spare.
+    pub(in crate::im::store) fn add_device(&mut self, device: Device) {
+        self.devices.reserve_exact(1);
+        self.devices.push(device);
     }
 
     /// Entries that are held.
@@ -275,7 +300,8 @@ impl User {
         &self,
         position: u64,
     ) -> impl Iterator<Item = (u64, Place)> + '_ {
-        self.dropped.iter().flat_map(move |dropped| dropped.after(position))
+        let dropped = self.rare().and_then(|rare| rare.dropped.as_ref());
+        dropped.into_iter().flat_map(move |dropped| dropped.after(position))
     }
 
     /// The oldest entry of a full inbox, which stands for this, makes room. Its position.
@@ -286,26 +312,31 @@ impl User {
         changed: &mut Vec<Changed>,
     ) -> u64 {
         self.trimmed += 1;
-        self.dropped.get_or_insert_default().push(self.trimmed, place);
+        self.note_dropped(self.trimmed, place);
         changed.push(Changed::Inbox(id));
         self.trimmed
+    }
+
+    /// Notes the place of an entry that made room.
+    pub(in crate::im::store) fn note_dropped(&mut self, position: u64, place: Place) {
+        self.change_rare(|rare| rare.dropped.get_or_insert_default().push(position, place));
     }
 
     fn forget(&mut self, id: UserId, index: usize, changed: &mut Vec<Changed>) -> DeviceNumber {
         let device = self.devices.remove(index);
         changed.extend([Changed::Device(id, device.number), Changed::User(id)]);
-        changed.extend(device.confirmed.keys().map(|of| Changed::Confirmed(id, device.number, *of)));
+        changed.extend(device.confirmed().map(|(of, _)| Changed::Confirmed(id, device.number, of)));
         device.number
     }
 
     /// Removes entries that every device has.
     fn trim(&mut self) {
         let Some(acked) = self.devices.iter().map(|it| it.acked).min() else { return };
-        if let Some(dropped) = &mut self.dropped {
-            dropped.trim(acked);
-            if dropped.is_empty() {
-                self.dropped = None;
-            }
+        if self.rare().is_some_and(|rare| rare.dropped.is_some()) {
+            self.change_rare(|Rare { dropped, .. }| {
+                dropped.iter_mut().for_each(|dropped| dropped.trim(acked));
+                dropped.take_if(|dropped| dropped.is_empty());
+            });
         }
         self.trimmed = self.trimmed.max(acked.min(self.numbered));
     }
@@ -317,7 +348,44 @@ impl User {
     }
 }
 
+impl Rare {
+    fn is_empty(&self) -> bool {
+        let Self { invitations, parted, has_unknown_groups, dropped, rule } = self;
+        let is_default = *rule == LoginRule::default();
+        is_default && invitations.is_empty() && parted.is_empty() && !has_unknown_groups && dropped.is_none()
+    }
+}
+
 impl Device {
+    /// Returns a device that has confirmed nothing by cursor.
+    pub(in crate::im::store) fn new(
+        name: &str,
+        number: DeviceNumber,
+        platform: u32,
+        (acked, login, seen_ms): (u64, u64, u64),
+    ) -> Self {
+        Self { name: name.into(), number, platform, acked, login, seen_ms, confirmed: None }
+    }
+
+    /// Returns the confirmed seqs of conversations that are read by cursor.
+    pub(in crate::im::store) fn confirmed(&self) -> impl Iterator<Item = (ConversationId, u64)> + '_ {
+        self.confirmed.iter().flat_map(|confirmed| confirmed.iter().map(|(id, seq)| (*id, *seq)))
+    }
+
+    /// Returns the confirmed seq of a conversation; `None`: none is confirmed.
+    pub(in crate::im::store) fn confirmed_of(&self, conversation: ConversationId) -> Option<u64> {
+        self.confirmed.as_ref()?.get(&conversation).copied()
+    }
+
+    /// Notes a confirmed seq. False: a larger one, or this one, was known.
+    pub(in crate::im::store) fn confirm(&mut self, conversation: ConversationId, seq: u64) -> bool {
+        if self.confirmed_of(conversation).is_some_and(|known| known >= seq) {
+            return false;
+        }
+        self.confirmed.get_or_insert_default().insert(conversation, seq);
+        true
+    }
+
     pub(in crate::im::store) fn info(&self) -> DeviceInfo {
         let Self { name, number, platform, seen_ms, .. } = self;
         DeviceInfo { name: name.to_string(), number: *number, platform: *platform, seen_ms: *seen_ms }

@@ -71,8 +71,8 @@ fn user(users: &Users, id: UserId) -> Result<(), DiskError> {
     }
     for device in &user.devices {
         has_next(&[device.login], "a device")?;
-        for seq in device.confirmed.values() {
-            has_next(&[*seq], "a confirmation")?;
+        for (_, seq) in device.confirmed() {
+            has_next(&[seq], "a confirmation")?;
         }
     }
     Ok(())

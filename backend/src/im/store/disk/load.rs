@@ -7,9 +7,8 @@ use super::tables::{
     RelationRecord, Tables, UserRecord, numbers,
 };
 use crate::config::ImConfig;
-use crate::im::store::directory::{ALL_GROUPS, Device, Directory, Erasure, KEYS, Kind, Parted};
+use crate::im::store::directory::{ALL_GROUPS, Device, Directory, Erasure, KEYS, Kind};
 use crate::im::store::{ConversationId, DeviceNumber, LoginChange, Member, Relation, Role, UserId};
-use std::collections::BTreeMap;
 
 /// All of it. What is there is taken whatever the limits; they count for what comes.
 pub(super) fn directory(
@@ -76,10 +75,11 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         (user.numbered, user.durable_end) = (end, end);
         user.next_device = record.next_device;
         user.who_may_add = record.who_may_add();
-        user.invitations = record.invitations.into_iter().map(ConversationId).collect();
-        let parted: Vec<_> = record.parted.into_iter().map(ConversationId).collect();
-        user.parted = (!parted.is_empty()).then(|| Box::new(Parted(parted)));
-        user.has_unknown_groups = !record.knows_parted;
+        user.change_rare(|rare| {
+            rare.invitations = record.invitations.into_iter().map(ConversationId).collect();
+            rare.parted = record.parted.into_iter().map(ConversationId).collect();
+            rare.has_unknown_groups = !record.knows_parted;
+        });
         user.rule_logins(LoginChange::ValidFrom(record.valid_from_s));
         user.rule_logins(LoginChange::BannedUntil(record.banned_until_s));
         Ok(())
@@ -94,7 +94,7 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
             let conversation =
                 u32::try_from(*conversation).map_err(|_| damaged("an inbox", "what it dropped"))?;
             let place = (ConversationId(conversation), *first);
-            user.dropped.get_or_insert_default().push(*position, place);
+            user.note_dropped(*position, place);
         }
         Ok(())
     })
@@ -110,8 +110,7 @@ fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         let next = number.checked_add(1).ok_or_else(|| damaged("a device", "its number is the last one"))?;
         user.next_device = user.next_device.max(next);
         let DeviceRecord { name, acked, login, platform, seen_ms } = record;
-        let (name, number, confirmed) = (name.into(), DeviceNumber(number), BTreeMap::new());
-        user.devices.push(Device { name, number, platform, acked, login, seen_ms, confirmed });
+        user.add_device(Device::new(&name, DeviceNumber(number), platform, (acked, login, seen_ms)));
         Ok(())
     })?;
     directory.users.logins = logins;
@@ -216,7 +215,7 @@ fn confirmed(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError
         let conversation = known_conversation(directory, number(8), "a confirmation")?;
         // Without its device it counts for nothing.
         if let Some(device) = directory.users.get_mut(user).device_mut(DeviceNumber(number(4))) {
-            device.confirmed.insert(conversation, seq);
+            device.confirm(conversation, seq);
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use super::tables::{
     Tables, UserRecord,
 };
 use crate::im::store::LoginRule;
-use crate::im::store::directory::{Changed, Directory, Kind};
+use crate::im::store::directory::{Changed, Directory, Kind, Rare};
 use fjall::Keyspace;
 use prost::Message as _;
 
@@ -36,17 +36,18 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
     match changed {
         Changed::User(id) => {
             let user = directory.users.get(id);
-            let LoginRule { valid_from_s, banned_until_s } =
-                user.rule.as_deref().copied().unwrap_or_default();
+            let none = Rare::default();
+            let Rare { parted, has_unknown_groups, rule, .. } = user.rare().unwrap_or(&none);
+            let LoginRule { valid_from_s, banned_until_s } = *rule;
             let record = UserRecord {
                 uid: user.uid.to_string(),
                 next_device: user.next_device,
                 who_may_add: user.who_may_add.into(),
-                invitations: user.invitations.iter().map(|group| group.0).collect(),
+                invitations: user.invitations().iter().map(|group| group.0).collect(),
                 valid_from_s,
                 banned_until_s,
-                parted: user.parted.iter().flat_map(|parted| &parted.0).map(|group| group.0).collect(),
-                knows_parted: !user.has_unknown_groups,
+                parted: parted.iter().map(|group| group.0).collect(),
+                knows_parted: !has_unknown_groups,
             };
             (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
@@ -63,7 +64,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
         }
         Changed::Confirmed(id, number, conversation) => {
             let device = directory.users.get(id).device(number);
-            let seq = device.and_then(|device| device.confirmed.get(&conversation));
+            let seq = device.and_then(|device| device.confirmed_of(conversation));
             let value = seq.map(|seq| seq.to_be_bytes().to_vec());
             (&tables.confirmed, tables::triple(id.0, number.0, conversation.0), value)
         }

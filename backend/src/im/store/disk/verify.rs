@@ -186,8 +186,8 @@ fn inbox(tables: &Tables, directory: &Directory, id: UserId, report: &mut Verifi
                 format!("the device {} of user {} has acknowledged {}", device.number.0, id.0, device.acked)
             });
         }
-        for (conversation, seq) in &device.confirmed {
-            if *seq > directory.conversations.get(*conversation).numbered {
+        for (conversation, seq) in device.confirmed() {
+            if seq > directory.conversations.get(conversation).numbered {
                 report.problem(|| {
                     format!(
                         "a device of user {} has confirmed seq {seq} of conversation {}",

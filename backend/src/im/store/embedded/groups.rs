@@ -105,7 +105,7 @@ impl<E: Engine> EngineStore<E> {
                 if place.member(by).is_some() {
                     return Ok(None);
                 }
-                let is_invited = self.directory.users.get(by).invitations.contains(&conversation);
+                let is_invited = self.directory.users.get(by).invitations().contains(&conversation);
                 if place.is_by_invitation() && !is_invited {
                     return Err(Refusal::NotAllowed);
                 }
@@ -148,7 +148,7 @@ impl<E: Engine> EngineStore<E> {
         let may_ask = |user: &&UserId| {
             place.member(**user).is_none()
                 && self.limits.rules.judge_users(self, by, **user, Wish::Add) != Err(Refusal::Blocked)
-                && !self.directory.users.get(**user).invitations.contains(&conversation)
+                && !self.directory.users.get(**user).invitations().contains(&conversation)
         };
         let mut asked: Vec<_> = users.iter().filter(may_ask).copied().collect();
         asked.retain(|user| self.directory.invite(conversation, *user));

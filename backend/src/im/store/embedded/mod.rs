@@ -429,7 +429,7 @@ impl<E: Engine> Facts for EngineStore<E> {
     }
 
     fn invitations(&self, user: UserId) -> Vec<ConversationId> {
-        self.directory.users.get(user).invitations.clone()
+        self.directory.users.get(user).invitations().to_vec()
     }
 
     fn relations(&self, user: UserId) -> Vec<(UserId, Relation)> {

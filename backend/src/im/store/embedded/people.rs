@@ -68,9 +68,7 @@ impl<E: Engine> EngineStore<E> {
             return;
         }
         let Some(device) = self.directory.users.get_mut(user).device_mut(device) else { return };
-        let confirmed = device.confirmed.entry(conversation).or_default();
-        if seq > *confirmed {
-            *confirmed = seq;
+        if device.confirm(conversation, seq) {
             self.directory.changed.push(Changed::Confirmed(user, device.number, conversation));
         }
     }

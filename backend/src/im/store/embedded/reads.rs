@@ -161,7 +161,7 @@ impl<E: Engine> EngineStore<E> {
         let news = |id: &ConversationId| {
             let conversation = self.directory.conversations.get(*id);
             let visible_from = conversation.member(user)?.first_visible().max(conversation.gone + 1);
-            let next = device.confirmed.get(id).map_or(conversation.unstreamed_from, |seq| seq + 1);
+            let next = device.confirmed_of(*id).map_or(conversation.unstreamed_from, |seq| seq + 1);
             let first = next.max(visible_from);
             (first <= conversation.unstreamed).then_some((*id, first))
         };

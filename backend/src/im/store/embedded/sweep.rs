@@ -320,10 +320,12 @@ impl<E: Engine> Sweeps<'_, E> {
             self.end_membership(conversation, user);
         }
         let known = self.store.directory.users.get_mut(user);
-        erased.extend(std::mem::take(&mut known.parted).into_iter().flat_map(|parted| parted.0));
-        if std::mem::take(&mut known.has_unknown_groups) {
-            erased.insert(ALL_GROUPS);
-        }
+        known.change_rare(|rare| {
+            erased.extend(rare.parted.drain(..));
+            if std::mem::take(&mut rare.has_unknown_groups) {
+                erased.insert(ALL_GROUPS);
+            }
+        });
         erased.insert(KEYS);
         for conversation in erased {
             let is_told = left.contains(&conversation);
