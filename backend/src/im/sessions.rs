@@ -97,11 +97,15 @@ impl Session {
 /// first message that it gets [P-6.7].
 #[derive(Debug, Default)]
 pub(super) struct PendingNotifies {
-    groups: Vec<PendingNotify>,
+    /// `None`: the device misses nothing, as nearly all at any time.
+    groups: Option<Box<Groups>>,
     has_begun: bool,
     /// A group was added since the notifications began.
     has_more: bool,
 }
+
+#[derive(Debug, Default)]
+struct Groups(Vec<PendingNotify>);
 
 #[derive(Debug)]
 struct PendingNotify {
@@ -115,10 +119,11 @@ impl PendingNotifies {
     /// Adds what the device's backlog names.
     pub(super) fn load(&mut self, groups: Vec<(ConversationId, u64)>) {
         for (conversation, first) in groups {
-            let known = self.groups.iter_mut().find(|known| known.conversation == conversation);
+            let Groups(groups) = &mut **self.groups.get_or_insert_default();
+            let known = groups.iter_mut().find(|known| known.conversation == conversation);
             match known {
                 Some(known) => known.first = known.first.min(first),
-                None => self.groups.push(PendingNotify { conversation, first, is_taken: false }),
+                None => groups.push(PendingNotify { conversation, first, is_taken: false }),
             }
         }
     }
@@ -132,7 +137,8 @@ impl PendingNotifies {
     /// Adds a group, while the inbox holds entries that come before it.
     pub(super) fn add(&mut self, conversation: ConversationId, first: u64) {
         if !self.has(conversation) {
-            self.groups.push(PendingNotify { conversation, first, is_taken: false });
+            let groups = self.groups.get_or_insert_default();
+            groups.0.push(PendingNotify { conversation, first, is_taken: false });
             self.has_more = true;
         }
     }
@@ -142,20 +148,24 @@ impl PendingNotifies {
         if !self.has_begun {
             return None;
         }
-        let next = self.groups.iter_mut().rev().find(|group| !group.is_taken)?;
+        let next = self.groups.as_mut()?.0.iter_mut().rev().find(|group| !group.is_taken)?;
         next.is_taken = true;
         Some(next.conversation)
     }
 
     pub(super) fn has(&self, conversation: ConversationId) -> bool {
-        self.groups.iter().any(|group| group.conversation == conversation)
+        self.groups.iter().flat_map(|groups| &groups.0).any(|group| group.conversation == conversation)
     }
 
     /// Takes what is due of this conversation, if it begins before `seq`.
     pub(super) fn take_before(&mut self, conversation: ConversationId, seq: u64) -> Option<u64> {
         let is_it = |group: &PendingNotify| group.conversation == conversation && group.first < seq;
-        let at = self.groups.iter().position(is_it)?;
-        Some(self.groups.swap_remove(at).first)
+        let Groups(groups) = &mut **self.groups.as_mut()?;
+        let taken = groups.swap_remove(groups.iter().position(is_it)?);
+        if groups.is_empty() {
+            self.groups = None;
+        }
+        Some(taken.first)
     }
 }
 
