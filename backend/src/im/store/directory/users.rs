@@ -65,8 +65,12 @@ pub(in crate::im::store) struct Device {
     /// When it came, or went.
     pub(in crate::im::store) seen_ms: u64,
     /// Confirmed seqs of conversations that are read by cursor; `None`: none.
-    confirmed: Option<Box<BTreeMap<ConversationId, u64>>>,
+    confirmed: Option<Box<Confirmed>>,
 }
+
+/// Confirmed seqs by conversation.
+#[derive(Debug, Default)]
+struct Confirmed(BTreeMap<ConversationId, u64>);
 
 #[derive(Debug)]
 pub(in crate::im::store) struct Users {
@@ -369,12 +373,12 @@ impl Device {
 
     /// Returns the confirmed seqs of conversations that are read by cursor.
     pub(in crate::im::store) fn confirmed(&self) -> impl Iterator<Item = (ConversationId, u64)> + '_ {
-        self.confirmed.iter().flat_map(|confirmed| confirmed.iter().map(|(id, seq)| (*id, *seq)))
+        self.confirmed.iter().flat_map(|confirmed| confirmed.0.iter().map(|(id, seq)| (*id, *seq)))
     }
 
     /// Returns the confirmed seq of a conversation; `None`: none is confirmed.
     pub(in crate::im::store) fn confirmed_of(&self, conversation: ConversationId) -> Option<u64> {
-        self.confirmed.as_ref()?.get(&conversation).copied()
+        self.confirmed.as_ref()?.0.get(&conversation).copied()
     }
 
     /// Notes a confirmed seq. False: a larger one, or this one, was known.
@@ -382,7 +386,7 @@ impl Device {
         if self.confirmed_of(conversation).is_some_and(|known| known >= seq) {
             return false;
         }
-        self.confirmed.get_or_insert_default().insert(conversation, seq);
+        self.confirmed.get_or_insert_default().0.insert(conversation, seq);
         true
     }
 
