@@ -101,7 +101,8 @@ impl Routes {
     }
 
     pub(super) fn find(&self, gateway: GatewayId, handle: u64) -> Option<SessionId> {
-        let is_it = |slot: &u32| self.sessions.get(*slot as usize).is_some_and(|it| it.is_named(gateway, handle));
+        let is_it =
+            |slot: &u32| self.sessions.get(*slot as usize).is_some_and(|it| it.is_named(gateway, handle));
         let slot = *self.by_handle.find(self.hasher.hash_one((gateway, handle)), is_it)?;
         Some(SessionId { slot, generation: self.sessions[slot as usize].generation })
     }

@@ -8,6 +8,8 @@ use super::{Durability, Progress, sync};
 use crate::im::store::Committed;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use fjall::PersistMode;
+use moorline_net::clock::Clock;
+use moorline_proto::time::{Duration, Instant};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
@@ -20,9 +22,12 @@ pub(super) const WAITING_MAX: usize = 64;
 const CHANGES_MAX: usize = 4096;
 /// Bytes of journals above which a commit waits for the engine to write tables out: what has to be read at the next start.
 const BEHIND_BYTES: u64 = 2 * JOURNAL_BYTES_MAX;
+/// Least time between two syncs of the mark: at 5,000 messages a second each commit is small, and a second sync would double
+/// its cost. Tests of failed syncs have one with each commit.
+const MARK_SYNC_EVERY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 10 });
 /// Commits between two looks at the engine; then the interval and the largest number of looks.
 const ENGINE_EVERY: u64 = 16;
-const ENGINE_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+const ENGINE_LOOK: Duration = Duration::from_millis(2);
 const ENGINE_LOOKS_MAX: u32 = 5000;
 /// A batch on its way.
 pub(super) struct Job {
@@ -146,10 +151,13 @@ impl Drop for Committer {
     }
 }
 
-/// Syncs the mark of the commit before while a commit is synced: two threads wait for the disk at once.
+/// Syncs the mark of an earlier commit while a commit is synced: two threads wait for the disk at once.
 struct MarkSyncs {
     wanted: Sender<()>,
     done: Receiver<io::Result<()>>,
+    clock: Clock,
+    /// Time of the latest sync; `None`: there was none.
+    latest: Option<Instant>,
 }
 
 impl MarkSyncs {
@@ -161,11 +169,18 @@ impl MarkSyncs {
             }
         };
         std::thread::Builder::new().name("marks".into()).spawn(run)?;
-        Ok(Self { wanted, done })
+        Ok(Self { wanted, done, clock: Clock::default(), latest: None })
     }
 
-    fn begin(&self) {
-        self.wanted.send(()).ok();
+    /// Begins a sync, unless the latest one was just now. True: [`Self::wait`] for it.
+    fn begin(&mut self) -> bool {
+        let now = self.clock.now();
+        let is_due = self.latest.is_none_or(|latest| now.saturating_since(latest) >= MARK_SYNC_EVERY);
+        if is_due {
+            self.latest = Some(now);
+            self.wanted.send(()).ok();
+        }
+        is_due
     }
 
     fn wait(&self) -> io::Result<()> {
@@ -193,12 +208,10 @@ impl Work {
         }
         self.write_high_water(jobs)?;
         self.sync_new_tables(jobs)?;
-        if let Some(syncs) = &self.mark_syncs {
-            syncs.begin();
-        }
+        let is_syncing = self.mark_syncs.as_mut().is_some_and(MarkSyncs::begin);
         let synced = self.write_batch(jobs);
         // Its answer is taken whatever became of the batch.
-        let mark_synced = self.mark_syncs.as_ref().map_or(Ok(()), MarkSyncs::wait);
+        let mark_synced = self.mark_syncs.as_ref().filter(|_| is_syncing).map_or(Ok(()), MarkSyncs::wait);
         let mark = synced?;
         let path = || self.files.marks.path().to_owned();
         mark_synced.map_err(|cause| CommitError::Sync { path: path(), cause })?;

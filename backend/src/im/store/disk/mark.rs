@@ -1,7 +1,8 @@
 //! The mark: the last commit that is on the disk, and where it ends in the engine's journal.
 //!
-//! The mark is written after the sync of a commit and before its acknowledgement, unsynced, and synced with the next
-//! commit. After `kill -9` it names the last acknowledged commit; after a power cut that one or the one before it.
+//! The mark is written after the sync of a commit and before its acknowledgement, unsynced, and synced beside a later
+//! commit, every 10 ms at most. After `kill -9` it names the last acknowledged commit; after a power cut that one or one
+//! of the 10 ms before it.
 //! Example: commit 41 ends at byte 9,000 of journal 3, and the mark says so; commit 42 is half written when the power
 //! goes. At the next start everything up to byte 9,000 must be there; what follows may be incomplete, and is cut off
 //! ([`super::tail`]).

@@ -5,7 +5,7 @@
 //! two apart: what is incomplete behind the mark, with nothing whole behind it, was never acknowledged and is cut off;
 //! anything else that cannot be read is damage and is refused, by the name of the file.
 //!
-//! One case is ambiguous, after a power cut only: the mark is one commit old and the last acknowledged commit is damaged.
+//! One case is ambiguous, after a power cut only: the mark is older than the last commit, and the last acknowledged commit is damaged.
 //! That commit is cut off, as an incomplete one is.
 
 use super::journal::{self, Batch, Reader};

@@ -163,7 +163,7 @@ fn damage_in_what_was_acknowledged_is_refused_by_the_name_of_the_file() {
     }
 }
 
-/// After a power cut the mark may be one commit old. A whole commit behind a damaged one shows that the damaged one was
+/// After a power cut the mark may be some commits old. A whole commit behind a damaged one shows that the damaged one was
 /// acknowledged.
 #[test]
 fn damage_before_a_whole_commit_is_refused_with_an_old_mark_too() {
