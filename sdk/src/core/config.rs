@@ -99,6 +99,8 @@ pub struct Tuning {
     pub gap_wait: Duration,
     /// Longest wait of a handled message for its ack. Default 200 ms.
     pub ack_delay: Duration,
+    /// Longest wait of a handled message of a group, at most 1 s [P-6.3]. Default 1 s.
+    pub group_ack_delay: Duration,
     /// From PING to any sign of life. Default 10 s.
     pub pong_timeout: Duration,
     /// From LOGOUT to the gateway's CLOSE. Default 2 s.
@@ -127,6 +129,7 @@ impl Default for Tuning {
             requests_max: 256,
             gap_wait: Duration::from_millis(200),
             ack_delay: Duration::from_millis(200),
+            group_ack_delay: Duration::from_secs(1),
             pong_timeout: Duration::from_secs(10),
             logout_timeout: Duration::from_secs(2),
             conversations_max: 1024,

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 /// Largest distance of a downlink seq from the handled base.
 pub(super) const SLOTS_MAX: usize = 1024;
-/// Handled frames that are acked at once.
+/// Handled frames that are acked at once; more of them if all are of the lanes of groups.
 const ACK_FRAMES: u32 = 8;
+const GROUP_ACK_FRAMES: u32 = 16;
 
 /// Outcome of a reliable frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Downlink {
     delay: Duration,
+    /// The same for frames of the lanes of groups.
+    group_delay: Duration,
+    /// Highest number of another lane.
+    urgent: Seq,
     /// Every number up to here is handled.
     base: Seq,
     /// Numbers from `base + 1`.
@@ -54,8 +59,10 @@ pub(super) struct Downlink {
 }
 
 impl Downlink {
-    pub(super) fn new(delay: Duration) -> Self {
-        Self { delay, base: 0, slots: VecDeque::new(), unreported: 0, wanted: 0, due: None }
+    /// `delay`: longest wait for an ack; `group_delay`: of a frame of the lanes of groups.
+    pub(super) fn new(delay: Duration, group_delay: Duration) -> Self {
+        let slots = VecDeque::new();
+        Self { delay, group_delay, urgent: 0, base: 0, slots, unreported: 0, wanted: 0, due: None }
     }
 
     /// The cumulative ack.
@@ -77,11 +84,11 @@ impl Downlink {
     pub(super) fn on_new_session(&mut self) {
         self.on_offline();
         self.slots = VecDeque::new();
-        self.base = 0;
+        (self.base, self.urgent) = (0, 0);
     }
 
-    /// Judges a number and makes room for it.
-    pub(super) fn admit(&mut self, now: Instant, seq: Seq) -> Admission {
+    /// Judges a number and makes room for it. `may_wait`: the frame is of the lanes of groups.
+    pub(super) fn admit(&mut self, now: Instant, seq: Seq, may_wait: bool) -> Admission {
         let Some(ahead) = seq.checked_sub(self.base).and_then(|ahead| ahead.checked_sub(1)) else {
             self.set_due(now + self.delay); // the gateway missed our ack
             return Admission::Again;
@@ -89,6 +96,9 @@ impl Downlink {
         let at = ahead as usize;
         if at >= SLOTS_MAX {
             return Admission::Beyond;
+        }
+        if !may_wait {
+            self.urgent = self.urgent.max(seq);
         }
         while self.slots.len() <= at {
             self.slots.push_back(Slot::Missing);
@@ -169,8 +179,12 @@ impl Downlink {
             return;
         }
         let is_wanted = self.wanted != 0 && self.wanted <= self.base;
-        let is_urgent = is_wanted || self.unreported >= ACK_FRAMES;
-        self.set_due(if is_urgent { now } else { now + self.delay });
+        // Without a number of another lane since the last ack, all that are handled may wait.
+        let has_urgent = self.urgent > self.base - self.unreported;
+        let (frames, delay) =
+            if has_urgent { (ACK_FRAMES, self.delay) } else { (GROUP_ACK_FRAMES, self.group_delay) };
+        let is_due = is_wanted || self.unreported >= frames;
+        self.set_due(if is_due { now } else { now + delay });
     }
 
     fn set_due(&mut self, at: Instant) {
@@ -196,6 +210,7 @@ mod tests {
     use super::*;
 
     const DELAY: Duration = Duration::from_millis(200);
+    const GROUP_DELAY: Duration = Duration::from_secs(1);
 
     fn at(millis: u64) -> Instant {
         Instant::ZERO + Duration::from_millis(millis)
@@ -203,18 +218,18 @@ mod tests {
 
     #[test]
     fn acks_after_the_delay_after_eight_and_on_request() {
-        let mut downlink = Downlink::new(DELAY);
+        let mut downlink = Downlink::new(DELAY, GROUP_DELAY);
         for seq in 1..=7 {
-            assert_eq!(downlink.admit(at(0), seq), Admission::New);
+            assert_eq!(downlink.admit(at(0), seq, false), Admission::New);
             downlink.set(at(0), seq, Slot::Handled);
         }
         assert_eq!((downlink.base(), downlink.deadline()), (7, Some(at(200))));
-        downlink.admit(at(5), 8);
+        downlink.admit(at(5), 8, false);
         downlink.set(at(5), 8, Slot::Handled);
         assert_eq!(downlink.deadline(), Some(at(5)));
         downlink.on_reported();
         assert_eq!(downlink.deadline(), None);
-        downlink.admit(at(6), 9);
+        downlink.admit(at(6), 9, false);
         downlink.on_ack_wanted(at(6), 9);
         downlink.set(at(6), 9, Slot::Delivered(Token(1)));
         assert_eq!(downlink.deadline(), Some(at(206)));
@@ -223,17 +238,40 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_groups_wait_for_a_second_or_for_sixteen() {
+        let mut downlink = Downlink::new(DELAY, GROUP_DELAY);
+        let take = |downlink: &mut Downlink, now, seq, may_wait| {
+            assert_eq!(downlink.admit(now, seq, may_wait), Admission::New);
+            downlink.set(now, seq, Slot::Handled);
+        };
+        (1..=15).for_each(|seq| take(&mut downlink, at(5), seq, true));
+        assert_eq!(downlink.deadline(), Some(at(1_005)));
+        take(&mut downlink, at(7), 16, true);
+        assert_eq!(downlink.deadline(), Some(at(7)));
+        downlink.on_reported();
+        take(&mut downlink, at(10), 17, true);
+        assert_eq!(downlink.deadline(), Some(at(1_010)));
+        take(&mut downlink, at(20), 18, false);
+        assert_eq!(downlink.deadline(), Some(at(220)), "a chat message does not wait for the group");
+        downlink.on_reported();
+        take(&mut downlink, at(300), 19, true);
+        assert_eq!(downlink.deadline(), Some(at(1_300)));
+        downlink.on_ack_wanted(at(310), 19);
+        assert_eq!(downlink.deadline(), Some(at(310)), "the gateway asks");
+    }
+
+    #[test]
     fn what_is_not_handled_holds_the_ack_back() {
-        let mut downlink = Downlink::new(DELAY);
-        downlink.admit(at(0), 3);
+        let mut downlink = Downlink::new(DELAY, GROUP_DELAY);
+        downlink.admit(at(0), 3, false);
         downlink.set(at(0), 3, Slot::Handled);
-        downlink.admit(at(0), 1);
+        downlink.admit(at(0), 1, false);
         downlink.set(at(0), 1, Slot::Delivered(Token(1)));
         assert_eq!((downlink.base(), downlink.sack()), (0, 0b10));
         downlink.on_handled(at(1), Token(1));
         assert_eq!((downlink.base(), downlink.sack()), (1, 0b1));
-        assert_eq!(downlink.admit(at(1), 1), Admission::Again);
-        assert_eq!(downlink.admit(at(1), 3), Admission::Again);
-        assert_eq!(downlink.admit(at(1), 2 + 1024), Admission::Beyond);
+        assert_eq!(downlink.admit(at(1), 1, false), Admission::Again);
+        assert_eq!(downlink.admit(at(1), 3, false), Admission::Again);
+        assert_eq!(downlink.admit(at(1), 2 + 1024, false), Admission::Beyond);
     }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::connection::client::{Event as ProtocolEvent, Transition};
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Command, Flags, Frame};
+use moorline_proto::frame::{Command, Flags, Frame, Lane};
 use moorline_proto::message::client::{Close, Code, Kick, Notify, Push, Resp, SendAck, Throttle, Welcome};
 use moorline_proto::message::decode;
 use moorline_proto::message::im::{ConversationsResponse, Signal};
@@ -82,7 +82,8 @@ impl Core {
             return;
         }
         if state.is_logged_in() {
-            let admission = self.inbox.admit(now, seq);
+            let may_wait = matches!(frame.header.lane, Lane::Group | Lane::Bulk);
+            let admission = self.inbox.admit(now, seq, may_wait);
             if frame.header.flags.contains(Flags::ACK_REQ) {
                 self.inbox.downlink_mut().on_ack_wanted(now, seq);
             }

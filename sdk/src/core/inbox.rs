@@ -156,7 +156,7 @@ pub(super) struct Inbox {
 impl Inbox {
     pub(super) fn new(tuning: Arc<Tuning>, uid: Arc<str>, device: Arc<str>) -> Self {
         let delivery = Delivery {
-            downlink: Downlink::new(tuning.ack_delay),
+            downlink: Downlink::new(tuning.ack_delay, tuning.group_ack_delay),
             unhandled: VecDeque::new(),
             unhandled_bytes: 0,
             recent: VecDeque::new(),
@@ -219,9 +219,9 @@ impl Inbox {
         self.delivery.unhandled.len()
     }
 
-    /// Judges a frame's number; 0 has none to judge.
-    pub(super) fn admit(&mut self, now: Instant, seq: Seq) -> Admission {
-        if seq == 0 { Admission::New } else { self.delivery.downlink.admit(now, seq) }
+    /// Judges a frame's number; 0 has none to judge. `may_wait`: its ack may [P-6.3].
+    pub(super) fn admit(&mut self, now: Instant, seq: Seq, may_wait: bool) -> Admission {
+        if seq == 0 { Admission::New } else { self.delivery.downlink.admit(now, seq, may_wait) }
     }
 
     /// A reliable frame that nobody hands back was dealt with.
