@@ -73,9 +73,10 @@ impl Client<'_> {
         let is_away = self.connection.state == State::Detached;
         let parts = if self.ledger.is_above_watermark(1) { MEMORY_PARTS } else { 1 };
         let queued = self.with_flight(|session, settings| {
-            let next_seq = session.next_seq;
-            let flight =
-                session.flight.get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq)));
+            let (next_seq, trip) = (session.next_seq, session.trip);
+            let flight = session
+                .flight
+                .get_or_insert_with(|| Box::new(Flight::new(settings.downlink, next_seq, trip)));
             let mut parcel = Parcel::new(push);
             let is_slow = flight.waiting_bytes() + unsent > settings.collapse_bytes_max / parts;
             let mut notify = if is_slow { collapsed(&parcel) } else { None };
@@ -139,7 +140,7 @@ impl Client<'_> {
         let next = |merged: &[Frame], client: &mut Self| {
             client
                 .with_flight(|session, settings| {
-                    let (accepts_lz4, flight) = (session.accepts_lz4, session.flight.as_mut()?);
+                    let (accepts_lz4, flight) = (session.accepts_lz4(), session.flight.as_mut()?);
                     let is_batch_due = !merged.is_empty() || flight.is_batch_due(now, settings.batching());
                     let next = flight.next(now, accepts_lz4, is_batch_due);
                     session.next_seq = flight.window.next_seq();
@@ -184,7 +185,7 @@ impl Client<'_> {
         self.ledger.counters[Count::Batches] += 1;
         let lane = merged[0].header.lane;
         let mut batch = encode_batch(merged).with_lane(lane);
-        let accepts_lz4 = self.session.as_ref().is_some_and(|session| session.accepts_lz4);
+        let accepts_lz4 = self.session.as_ref().is_some_and(|session| session.accepts_lz4());
         let least = self.ledger.settings.compress_min;
         let is_packed = |frame: &Frame| frame.header.flags.contains(Flags::COMPRESSED);
         if accepts_lz4
@@ -255,7 +256,9 @@ impl Client<'_> {
     /// Drops a flight without frames. True: there is none now.
     fn drop_empty_flight(&mut self) -> bool {
         let Some(session) = &mut self.session else { return true };
-        session.flight.take_if(|flight| flight.is_empty());
+        if let Some(flight) = session.flight.take_if(|flight| flight.is_empty()) {
+            session.trip = flight.trip();
+        }
         session.flight.is_none()
     }
 
@@ -304,7 +307,7 @@ impl Client<'_> {
 
     fn resend(&mut self, now: Instant, outputs: &mut Outputs) {
         let Some(session) = &mut self.session else { return };
-        let accepts_lz4 = session.accepts_lz4;
+        let accepts_lz4 = session.accepts_lz4();
         let Some(flight) = session.flight.as_mut() else { return };
         let frames = flight.resend(now, accepts_lz4);
         self.ledger.counters[Count::PushesAgain] += frames.len() as u64;

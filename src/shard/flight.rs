@@ -4,6 +4,7 @@
 //! it alone waits on `Chat`, and is sent first when an ack makes room.
 
 use super::parcel::{PARCEL_BYTES, Parcel};
+use super::round_trip::RoundTrip;
 use crate::messages::PushRef;
 use crate::snapshot::{FlightRecord, InFlightRecord, Records, Section, SnapshotError};
 use bytes::Bytes;
@@ -74,9 +75,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    pub(super) fn new(limits: WindowLimits, next: Seq) -> Self {
+    /// An empty flight. `trip`: the round trip that was measured before.
+    pub(super) fn new(limits: WindowLimits, next: Seq, trip: RoundTrip) -> Self {
+        let window = Window::restore(limits, next, trip.micros(), VecDeque::new());
         Self {
-            window: Window::new(limits, next),
+            window: window.expect("an empty window is in order, and numbers begin at 1"),
             limits,
             waiting: Default::default(),
             waiting_frames: 0,
@@ -88,6 +91,12 @@ impl Flight {
             steps: 0,
             is_answered: false,
         }
+    }
+
+    /// The round trip, for the next flight.
+    pub(super) fn trip(&self) -> RoundTrip {
+        let micros = self.window.srtt().map_or(0, |srtt| srtt.as_micros());
+        RoundTrip::of_micros(u32::try_from(micros).unwrap_or(u32::MAX))
     }
 
     /// Bodies of the pushes.
@@ -134,7 +143,7 @@ impl Flight {
         from: &Records,
     ) -> Result<Self, SnapshotError> {
         let FlightRecord { srtt_micros, in_flight, waiting, waiting_since, overdue, steps } = record;
-        let mut flight = Self::new(limits, next.max(1));
+        let mut flight = Self::new(limits, next.max(1), RoundTrip::default());
         let mut frames = VecDeque::with_capacity(in_flight.len());
         for InFlightRecord { seq, sent_at, resent, bytes, parcel } in in_flight {
             let parcel = parcel.as_ref().ok_or_else(|| from.contradiction("a frame in flight is empty"))?;
@@ -494,7 +503,7 @@ mod tests {
 
     #[test]
     fn the_most_urgent_lane_goes_first_and_is_never_blocked() {
-        let mut flight = Flight::new(LIMITS, 1);
+        let mut flight = Flight::new(LIMITS, 1, RoundTrip::default());
         for lane in [Lane::Bulk, Lane::Group, Lane::Chat, Lane::Control] {
             flight.wait(parcel(lane, b"x"), Instant::ZERO);
         }
@@ -510,7 +519,7 @@ mod tests {
 
     #[test]
     fn a_large_group_frame_leaves_a_quarter_of_the_bytes() {
-        let mut flight = Flight::new(LIMITS, 1);
+        let mut flight = Flight::new(LIMITS, 1, RoundTrip::default());
         flight.wait(parcel(Lane::Bulk, &[0; 900]), Instant::ZERO);
         flight.wait(parcel(Lane::Bulk, &[0; 10]), Instant::ZERO);
         assert_eq!(drain(&mut flight).len(), 1, "alone, any frame may go");
@@ -520,7 +529,7 @@ mod tests {
 
     #[test]
     fn a_collapse_key_keeps_the_newest() {
-        let mut flight = Flight::new(LIMITS, 1);
+        let mut flight = Flight::new(LIMITS, 1, RoundTrip::default());
         let keyed = |body| Parcel { collapse: Some("k".into()), ..parcel(Lane::Chat, body) };
         assert!(
             flight.wait(keyed(b"old"), Instant::ZERO).is_none()
@@ -537,7 +546,7 @@ mod tests {
     fn what_may_wait_does_so_until_it_is_old_or_many() {
         let batching = Batching { age: Duration::from_secs(2), frames: 3 };
         let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
-        let mut flight = Flight::new(LIMITS, 1);
+        let mut flight = Flight::new(LIMITS, 1, RoundTrip::default());
         assert!(!flight.is_batch_due(at(100), batching) && flight.batch_deadline(batching).is_none());
         flight.wait(parcel(Lane::Group, b"x"), at(10));
         assert_eq!(flight.batch_deadline(batching), Some(at(12)));
@@ -564,7 +573,7 @@ mod tests {
             sent in 1u32..70, acked in 0u32..70, gone in any::<u64>(), last in 0u32..80, sack in any::<u64>(),
         ) {
             let limits = WindowLimits { frames_max: 1000, bytes_max: 1 << 20 };
-            let mut flight = Flight::new(limits, 1);
+            let mut flight = Flight::new(limits, 1, RoundTrip::default());
             (0..sent).for_each(|_| _ = flight.wait(parcel(Lane::Chat, b"x"), Instant::ZERO));
             drain(&mut flight);
             let acked = acked.min(sent);

@@ -126,7 +126,7 @@ impl Logins {
         let names = Names { uid: &who.uid, device: &who.device, platform: who.platform };
         let pin = settings.shard_map.pin(&who.uid);
         let mut session = Session::new(names, pin, key.slot(), version);
-        session.accepts_lz4 = who.accepts_lz4;
+        session.set_accepts_lz4(who.accepts_lz4);
         let known = clients.registry.worker_of(&who.uid, session.pin);
         session.worker = known.unwrap_or_else(|| Route::of(session.pin, settings.workers).worker);
         session.set_token(who.issued_s, who.expires_s);
@@ -200,7 +200,7 @@ impl Logins {
         let Resume { last_seq, sack, .. } = **who.resume.as_ref().expect("it was judged");
         let session = client.session.as_mut().expect("found by its token");
         session.serial += 1;
-        session.accepts_lz4 = who.accepts_lz4;
+        session.set_accepts_lz4(who.accepts_lz4);
         let cid_answered = session.dedupe.base();
         let replay = session.flight.as_ref().map_or(0, |flight| flight.replay_len(last_seq, sack));
         let welcome = Welcome { resumed: true, cid_answered, replay, ..self.welcome(now, &client) };

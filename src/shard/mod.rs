@@ -25,7 +25,9 @@
 //! | `bucket`, `throttling` | rate limits; sockets that are not read for a while |
 //! | `downlink` | messages from workers: verdicts, answers, pushes, kicks |
 //! | `delivery`, `flight`, `parcel`, `outbound` | frames to clients: pushes, lanes, window, acks; bytes to write |
-//! | `rooms`, `fanout` | sets of sessions; one payload for many |
+//! | `round_trip` | the round trip to a client to which nothing is under way |
+//! | `rooms`, `fanout`, `pace` | sets of sessions; one payload for many, and how fast beside a chat |
+//! | `sheds` | SENDs that are refused in overload, the last rank first |
 //! | `ending`, `draining` | close, kick, logout; asking all clients to leave |
 //! | `timers` | the one wheel entry of each connection |
 //! | `outputs`, `executor` | operations that the owner performs; their execution |
@@ -55,6 +57,7 @@ mod results;
 mod resume_token;
 mod rooms;
 mod session;
+mod round_trip;
 mod settings;
 mod table;
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::Settings;
 use super::early::Early;
 use super::flight::Flight;
+use super::round_trip::RoundTrip;
 use crate::snapshot::{EarlyRecord, Records, Section, SessionRecord, SnapshotError};
 use bytes::Bytes;
 use moorline_proto::dedupe::Dedupe;
@@ -10,6 +11,8 @@ use moorline_proto::ids::{DEVICE_BYTES_MAX, Pin, Seq, UID_BYTES_MAX};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
 
+/// Bit of [`Session::uid_len`]: the client accepts LZ4 [P-1.9].
+const ACCEPTS_LZ4: u8 = 1 << 7;
 /// End of a user's chain of sessions.
 pub(super) const NO_NEXT: u32 = u32::MAX;
 
@@ -21,6 +24,7 @@ pub(super) const NO_NEXT: u32 = u32::MAX;
 pub(super) struct Session {
     /// The uid, followed by the device.
     names: Box<str>,
+    /// Length of the uid; the highest bit: [`ACCEPTS_LZ4`].
     uid_len: u8,
     platform: u8,
     /// SENDs and REQs that the backend has not answered.
@@ -42,8 +46,8 @@ pub(super) struct Session {
     expires_s: u32,
     /// The worker of the user, from the login on.
     pub(super) worker: u8,
-    /// Tells whether the client accepts LZ4 [P-1.9].
-    pub(super) accepts_lz4: bool,
+    /// Round trip, while nothing is under way.
+    pub(super) trip: RoundTrip,
     /// Outstanding reliable downlink frames; `None`: there are none.
     pub(super) flight: Option<Box<Flight>>,
     /// SENDs that came before their turn; `None`: there are none.
@@ -98,7 +102,7 @@ impl Session {
             issued_s: 0,
             expires_s: 0,
             worker: 0,
-            accepts_lz4: false,
+            trip: RoundTrip::default(),
             flight: None,
             early: None,
         }
@@ -121,7 +125,7 @@ impl Session {
             issued_s,
             expires_s,
             worker,
-            accepts_lz4,
+            trip,
             flight,
             early,
         } = self;
@@ -140,7 +144,8 @@ impl Session {
             worker: Some(u32::from(*worker)),
             issued_s: *issued_s,
             expires_s: *expires_s,
-            accepts_lz4: *accepts_lz4,
+            accepts_lz4: self.accepts_lz4(),
+            trip_micros: trip.micros(),
             flight: flight.as_ref().map(|flight| Box::new(flight.freeze(out))),
             early: early
                 .iter()
@@ -174,7 +179,8 @@ impl Session {
         session.dedupe = Dedupe::restore((record.base, record.taken, record.answered))
             .ok_or_else(|| from.contradiction("a dedupe window contradicts itself"))?;
         session.next_seq = *next_seq;
-        session.accepts_lz4 = record.accepts_lz4;
+        session.set_accepts_lz4(record.accepts_lz4);
+        session.trip = RoundTrip::of_micros(record.trip_micros);
         (session.issued_s, session.expires_s) = (record.issued_s, record.expires_s);
         // Version 1.0 did not write it: the number of workers could not change then.
         session.worker = match record.worker {
@@ -194,12 +200,25 @@ impl Session {
         Ok(session)
     }
 
+    fn uid_len(&self) -> usize {
+        usize::from(self.uid_len & !ACCEPTS_LZ4)
+    }
+
+    /// Returns whether the client accepts LZ4.
+    pub(super) const fn accepts_lz4(&self) -> bool {
+        self.uid_len & ACCEPTS_LZ4 != 0
+    }
+
+    pub(super) fn set_accepts_lz4(&mut self, accepts_lz4: bool) {
+        self.uid_len = self.uid_len & !ACCEPTS_LZ4 | if accepts_lz4 { ACCEPTS_LZ4 } else { 0 };
+    }
+
     pub(super) fn uid(&self) -> &str {
-        &self.names[..usize::from(self.uid_len)]
+        &self.names[..self.uid_len()]
     }
 
     pub(super) fn device(&self) -> &str {
-        &self.names[usize::from(self.uid_len)..]
+        &self.names[self.uid_len()..]
     }
 
     pub(super) fn platform(&self) -> i32 {

@@ -156,3 +156,33 @@ fn everything_under_way_is_counted() {
     world.frame(key, &Frame::new(Command::Ack, Bytes::new()).with_ack(1));
     assert_eq!(world.count_of(Count::QueuedBytes), idle);
 }
+
+/// It was forgotten whenever nothing was under way, so acks of a quiet chat were overdue after 3 s instead of 2.
+#[test]
+fn the_round_trip_outlives_the_frames_that_it_was_measured_with() {
+    let mut world = World::new();
+    let bob = world.login("bob", "d");
+    let ack = |seq| Frame::new(Command::Ack, Bytes::new()).with_ack(seq);
+    world.push(bob, 1, b"first");
+    world.written(bob);
+    world.pass(Duration::from_millis(2_300));
+    assert_eq!(world.count_of(Count::AckProbes), 0, "nothing was measured: 3 s");
+    world.frame(bob, &ack(1));
+    world.push(bob, 2, b"second");
+    world.written(bob);
+    world.pass(Duration::from_millis(10));
+    for seq in 2..40 {
+        world.frame(bob, &ack(seq));
+        world.push(bob, u64::from(seq) + 1, b"more");
+        world.written(bob);
+        world.pass(Duration::from_millis(10));
+    }
+    world.frame(bob, &ack(40));
+    world.pass(Duration::from_secs(10));
+    world.push(bob, 41, b"after a while");
+    world.written(bob);
+    world.pass(Duration::from_millis(1_900));
+    assert_eq!(world.count_of(Count::AckProbes), 0);
+    world.pass(Duration::from_millis(400));
+    assert_eq!(world.count_of(Count::AckProbes), 1);
+}

@@ -204,6 +204,9 @@ pub struct SessionRecord {
     /// Expiry of the token, in Unix seconds; 0: it does not expire.
     #[prost(uint32, tag = "16")]
     pub expires_s: u32,
+    /// Round trip in microseconds, while nothing is under way; 0: unknown.
+    #[prost(uint32, tag = "17")]
+    pub trip_micros: u32,
 }
 
 /// A SEND that arrived out of order.
