@@ -247,7 +247,7 @@ const KEYS: &[Key] = &[
         "pull_messages_max",
         Kind::Count,
         "500",
-        "Messages in one answer to im.pull. A larger limit in the request counts as this one.",
+        "Messages in one answer to im.pull. A larger limit in the request counts as this one. An answer also has at most 62,464 bytes of content, or payload_max + 1KiB if that is more: longer pages are cut, and say so by more.",
     ),
     key("im", "group_members_max", Kind::Count, "10000", "Members of one group."),
     key(
