@@ -56,8 +56,8 @@ mod registry;
 mod results;
 mod resume_token;
 mod rooms;
-mod session;
 mod round_trip;
+mod session;
 mod settings;
 mod table;
 #[cfg(test)]

@@ -12,7 +12,7 @@ const LEAST: u32 = 6;
 pub(super) struct RoundTrip(u8);
 
 impl RoundTrip {
-    /// The round trip of so many microseconds; 0: none was measured.
+    /// The round trip of `micros` microseconds; 0: none was measured.
     pub(super) fn of_micros(micros: u32) -> Self {
         if micros == 0 {
             return Self(0);

@@ -44,7 +44,7 @@ pub(super) enum Admission {
 #[derive(Debug)]
 pub(super) struct Downlink {
     delay: Duration,
-    /// The same for frames of the lanes of groups.
+    /// Longest wait for the ack of a frame of the lanes of groups.
     group_delay: Duration,
     /// Highest number of another lane.
     urgent: Seq,

@@ -157,7 +157,7 @@ fn everything_under_way_is_counted() {
     assert_eq!(world.count_of(Count::QueuedBytes), idle);
 }
 
-/// It was forgotten whenever nothing was under way, so acks of a quiet chat were overdue after 3 s instead of 2.
+/// The round trip was forgotten whenever nothing was under way: acks of a quiet chat were overdue after 3 s, not 2.
 #[test]
 fn the_round_trip_outlives_the_frames_that_it_was_measured_with() {
     let mut world = World::new();
