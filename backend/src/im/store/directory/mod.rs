@@ -192,8 +192,13 @@ impl Directory {
     pub(super) fn complete(&mut self) {
         let known = self.conversations.len();
         for (number, user) in (0..).zip(self.users.all_mut()) {
-            // A store that goes on without what it lost may have invitations to groups that it has not.
-            user.change_rare(|rare| rare.invitations.retain(|group| (group.0 as usize) < known));
+            // A store that goes on without what it lost may have invitations to groups that it has not, and users who have left
+            // such groups: the erasure of a deleted account would look for them.
+            let is_there = |group: &ConversationId| (group.0 as usize) < known;
+            user.change_rare(|rare| {
+                rare.invitations.retain(is_there);
+                rare.parted.retain(is_there);
+            });
             for group in user.invitations() {
                 self.invited.entry(*group).or_default().insert(UserId(number));
             }

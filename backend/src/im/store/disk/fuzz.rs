@@ -232,3 +232,9 @@ fn every_input_of_the_corpus_passes() {
     (0..whole.len()).step_by(499).for_each(|cut| body(&whole[..cut]));
     crate::fuzz::corpus("backend_disk", &seeds).iter().for_each(|input| body(input));
 }
+
+/// The corpus has a user who left group 64 of a store with six: the account is deleted, and its messages are erased.
+#[test]
+fn an_account_whose_user_left_a_group_that_is_lost_is_deleted() {
+    body(include_bytes!("../../../../../fuzz/corpus/backend_disk/left-a-group-that-is-not-there"));
+}
