@@ -135,6 +135,12 @@ fn a_client_core_against_a_hostile_gateway() {
     fuzz("sdk_core", &corpus::of("sdk_core"), machine_share(), sdk_core::body);
 }
 
+/// The application learns of a place of its own after the end: a message that waits behind it stays where it is.
+#[test]
+fn no_message_follows_the_end_of_a_client_core() {
+    sdk_core::body(include_bytes!("../../fuzz/corpus/sdk_core/own-place-after-the-end"));
+}
+
 #[test]
 fn a_link_host_against_hostile_gateways() {
     fuzz("link_host", &corpus::of("link_host"), machine_share(), link_host::body);

@@ -26,6 +26,9 @@ impl Core {
 
     /// Notes that a request of the core itself took this seq of a conversation: nothing will be pushed there.
     pub fn on_own_place(&mut self, now: Instant, conversation: &str, seq: u64) {
+        if self.connection.is_closed() {
+            return; // nothing follows Closed, and a message that waits behind this place would
+        }
         let ack = SendAck { conversation: conversation.to_owned(), seq, ..SendAck::default() };
         self.inbox.handle_own(now, &ack, &mut self.outputs);
     }
