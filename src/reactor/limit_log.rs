@@ -15,7 +15,7 @@ pub(super) struct LimitLog {
 
 impl LimitLog {
     /// Returns the line to log: the counters that moved since the last line, and by how much. The counters must
-    /// come in the same order each time.
+    /// come in the same order each time. The first look only notes them: after a hot restart they go on.
     pub(super) fn look<'a>(
         &mut self,
         now: Instant,
@@ -25,11 +25,12 @@ impl LimitLog {
             return None;
         }
         self.next = now + PAUSE;
+        if self.seen.is_empty() {
+            self.seen = counters.map(|(_, value)| value).collect();
+            return None;
+        }
         let mut line = String::new();
         for (index, (name, value)) in counters.enumerate() {
-            if self.seen.len() <= index {
-                self.seen.push(0);
-            }
             let before = std::mem::replace(&mut self.seen[index], value);
             if value > before {
                 let comma = if line.is_empty() { "" } else { ", " };
@@ -54,5 +55,13 @@ mod tests {
         assert_eq!(lines.collect::<Vec<_>>(), ["held +100, shed +200"]);
         assert_eq!(log.look(at(30), [("held", 100), ("shed", 201)].into_iter()), Some("shed +1".to_owned()));
         assert_eq!(log.look(at(50), [("held", 100), ("shed", 201)].into_iter()), None);
+    }
+
+    #[test]
+    fn counters_of_the_process_before_are_no_news() {
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let mut log = LimitLog::default();
+        assert_eq!(log.look(at(0), [("held", 7)].into_iter()), None);
+        assert_eq!(log.look(at(10), [("held", 9)].into_iter()), Some("held +2".to_owned()));
     }
 }
