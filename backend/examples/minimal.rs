@@ -37,7 +37,7 @@ impl Handler for Hall {
                 let ack = SendAck { message_id, conversation: spoken, seq, ..SendAck::default() };
                 out.answer_send(reply, Code::Ok, ack);
                 let others: Vec<_> = self.online.keys().copied().filter(|it| *it != session).collect();
-                let spec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };
+                let spec = PushSpec::new(Command::Push, Lane::Group);
                 out.push(&others, spec, &encode(&push));
             }
             Event::Up(Up { reply: Some(reply), .. }) => {

@@ -4,6 +4,7 @@
 
 use crate::server::{Event, Handler, Now, Outbox, PushSpec, ReplyTo, SessionId, Up};
 use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Push, Req, Resp, Send, SendAck, Sub, send};
 use moorline_proto::message::{decode, encode};
 use std::collections::HashMap;
@@ -76,8 +77,8 @@ impl Echo {
                 time_ms: now.unix_ms,
                 ..Push::default()
             };
-            let spec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };
-            out.answer_send(reply, Code::Ok, ack);
+            let spec = PushSpec::new(Command::Push, Lane::Group);
+            out.answer_sent(reply, Code::Ok, ack, Rank::Second);
             return out.push_room(room, Some(up.session), spec, &encode(&push));
         }
         let echo = (send.target == Some(send::Target::User(peer.uid.clone()))).then(|| Push {
@@ -93,7 +94,7 @@ impl Echo {
         });
         out.answer_send(reply, Code::Ok, ack);
         if let Some(echo) = echo {
-            let spec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: false, ttl_ms: 0 };
+            let spec = PushSpec::new(Command::Push, Lane::Chat);
             out.push(&[up.session], spec, &encode(&echo));
         }
     }

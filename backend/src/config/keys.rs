@@ -266,6 +266,20 @@ const KEYS: &[Key] = &[
     ),
     key(
         "im",
+        "first_rank_members",
+        Kind::Count,
+        "100",
+        "Members of a group. With fewer members, its messages are of the first rank, like those between two users: served before others, and shed last in overload.",
+    ),
+    key(
+        "im",
+        "second_rank_members",
+        Kind::Count,
+        "2000",
+        "Members of a group. With fewer members, its messages are of the second rank, like messages of the server API. Those of larger groups are of the last rank: served last, and shed first. At least first_rank_members.",
+    ),
+    key(
+        "im",
         "who_may_write",
         Kind::Choice(&["anyone", "friends"]),
         "\"anyone\"",

@@ -290,6 +290,10 @@ pub struct ImConfig {
     /// A group with more members than this puts its messages into no inbox: they are pushed to whoever is online, and
     /// pulled by the others.
     pub fanout_members_max: usize,
+    /// Messages of a group with fewer members than this go with those between two users: first, and shed last.
+    pub first_rank_members: usize,
+    /// Messages of a group with fewer members than this go second; those of larger groups go last.
+    pub second_rank_members: usize,
     /// So does one whose messages would make more inbox entries than this in an hour.
     pub fanout_entries_per_hour: u64,
     /// Rule for writing one to one.

@@ -69,6 +69,8 @@ fn check_counts(rules: &mut Rules<'_>) {
         ("im.pull_messages_max", im.pull_messages_max),
         ("im.group_members_max", im.group_members_max),
         ("im.fanout_members_max", im.fanout_members_max),
+        ("im.first_rank_members", im.first_rank_members),
+        ("im.second_rank_members", im.second_rank_members),
         ("im.relations_max", im.relations_max),
         ("im.requests_max", im.requests_max),
         ("im.signal_rate", im.signal_rate),
@@ -95,6 +97,10 @@ fn check_counts(rules: &mut Rules<'_>) {
     rules.size("audit.size_max", size(rules.config().audit.size_max), 64 << 10..=4 << 30);
     rules.require(im.payload_max <= PAYLOAD_BYTES_CEILING, "im.payload_max", || {
         format!("{} is too large: a PUSH body is at most 1MiB; set at most 1020KiB", size(im.payload_max))
+    });
+    let (first, second) = (im.first_rank_members, im.second_rank_members);
+    rules.require(first <= second, "im.second_rank_members", || {
+        format!("{second} is below im.first_rank_members, which is {first}; set at least {first}")
     });
     rules.at_least("im.history_max", size(im.history_max), "im.payload_max", size(im.payload_max));
 }

@@ -16,6 +16,7 @@ use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Push, Resp, Send, SendAck};
 use moorline_proto::message::encode;
 use std::collections::{BTreeSet, HashSet, VecDeque};
@@ -440,13 +441,14 @@ fn revoked_before(now: Now, before_s: Option<u64>) -> Result<u64, Refused> {
 }
 
 impl Broadcasts {
-    /// Pushes the oldest payload to the sessions of the next slots.
-    pub(super) fn advance(&mut self, sessions: &Sessions, out: &mut Outputs) {
+    /// Pushes the oldest payload to the sessions of the next slots, `most` at most.
+    pub(super) fn advance(&mut self, sessions: &Sessions, most: usize, out: &mut Outputs) {
         let Some((body, next)) = self.0.front_mut() else { return };
-        let (to, is_done) = sessions.slice(*next, BROADCAST_SESSIONS_PER_TURN);
-        *next += BROADCAST_SESSIONS_PER_TURN;
+        let most = most.min(BROADCAST_SESSIONS_PER_TURN);
+        let (to, is_done) = sessions.slice(*next, most);
+        *next += most;
         if !to.is_empty() {
-            let spec = PushSpec { lane: Lane::Bulk, ..LIVE };
+            let spec = PushSpec { lane: Lane::Bulk, rank: Rank::Last, ..LIVE };
             out.push(&to, spec, body);
         }
         if is_done {
@@ -481,4 +483,5 @@ impl<S: Store> Logins<'_, S> {
 }
 
 /// To whoever is online now, without a word about what became of it.
-const LIVE: PushSpec = PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0 };
+const LIVE: PushSpec =
+    PushSpec { command: Command::Push, lane: Lane::Group, want_ack: false, ttl_ms: 0, rank: Rank::Second };

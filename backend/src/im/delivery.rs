@@ -2,6 +2,7 @@
 
 use super::fanout::{AskedPush, Fanouts};
 use super::output::Outputs;
+use super::ranks::{rank_of, rank_of_members};
 use super::receipts::Receipts;
 use super::sessions::{LoginState, Sessions};
 use super::storage::Storage;
@@ -17,7 +18,7 @@ use super::{ImConfig, MessageIds, RETRY_AFTER, Scratch, Status};
 use crate::server::{Now, PushId, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::{Command, Lane};
-use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::backend::{Outcome, Rank};
 use moorline_proto::message::im::{Happened, Resync, happened};
 use moorline_proto::message::{client, encode};
 use moorline_proto::time::Instant;
@@ -123,10 +124,15 @@ impl<S: Store> Deliveries<'_, S> {
         }
     }
 
+    /// Returns how messages of a conversation are pushed.
+    pub(super) fn spec_of(&self, conversation: ConversationId) -> PushSpec {
+        spec_of(&self.storage.store, self.config, conversation)
+    }
+
     fn notify_from(&mut self, id: SessionId, conversation: ConversationId, first: u64) {
         let latest = self.storage.store.latest(conversation);
         if first <= latest {
-            let spec = PushSpec { command: Command::Notify, ..spec_of(&self.storage.store, conversation) };
+            let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
             let push = self.out.push(&[id], spec, &notify(&self.storage.store, conversation, first));
             self.fanouts.ask(push, AskedPush { conversation, first, last: latest });
         }
@@ -162,7 +168,9 @@ impl<S: Store> Deliveries<'_, S> {
             is_direct
         });
         if !sessions.is_empty() {
-            let spec = conversation.map_or(EVENT, |conversation| spec_of(&self.storage.store, conversation));
+            let rank = rank_of_members(self.config, delivery.recipients.len());
+            let event = PushSpec { rank, ..EVENT };
+            let spec = conversation.map_or(event, |conversation| self.spec_of(conversation));
             let push = self.out.push(&sessions, spec, &delivery.body);
             for (id, position) in targets.drain(..) {
                 if let Some(session) = self.sessions.get_mut(id) {
@@ -294,13 +302,10 @@ impl<S: Store> Deliveries<'_, S> {
                 }
                 return true;
             }
-            Entry::Message { conversation, body, .. } if !is_replaced => {
-                (spec_of(&self.storage.store, conversation), body)
-            }
+            Entry::Message { conversation, body, .. } if !is_replaced => (self.spec_of(conversation), body),
             Entry::Event { body, .. } if !is_replaced => (EVENT, body),
             Entry::Message { conversation, .. } | Entry::Dropped { conversation, .. } => {
-                let spec =
-                    PushSpec { command: Command::Notify, ..spec_of(&self.storage.store, conversation) };
+                let spec = PushSpec { command: Command::Notify, ..self.spec_of(conversation) };
                 (spec, notify(&self.storage.store, conversation, first))
             }
             Entry::Event { .. } | Entry::EventsDropped => (EVENT, self.resync()),
@@ -340,14 +345,16 @@ pub(super) fn notify(facts: &impl Facts, conversation: ConversationId, first: u6
 }
 
 /// Returns how messages of a conversation are pushed.
-pub(super) fn spec_of(facts: &impl Facts, conversation: ConversationId) -> PushSpec {
+fn spec_of(facts: &impl Facts, config: &ImConfig, conversation: ConversationId) -> PushSpec {
     let lane = if facts.is_group(conversation) { Lane::Group } else { Lane::Chat };
-    PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0 }
+    let rank = rank_of(facts, config, conversation);
+    PushSpec { command: Command::Push, lane, want_ack: true, ttl_ms: 0, rank }
 }
 
-/// Push options of conversation events.
+/// Push options of conversation events. They go on the lane of groups, so that none overtakes the messages before it: those
+/// of two users go first anyway.
 pub(super) const EVENT: PushSpec =
-    PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
+    PushSpec { command: Command::Push, lane: Lane::Group, want_ack: true, ttl_ms: 0, rank: Rank::First };
 
 /// NOTIFYs of large groups at once, at a login.
 const NOTIFIES_MAX: usize = 64;

@@ -4,21 +4,23 @@
 //! told to pull when it logs in. A group with [`MESSAGES_MAX`] messages under way gets a NOTIFY instead of more.
 
 use super::Im;
-use super::delivery::{Deliveries, notify, spec_of};
+use super::budget::Budget;
+use super::delivery::{Deliveries, notify};
 use super::store::{ConversationId, Origin, Store, UserId};
 use super::tasks::Task;
-use crate::server::{PushId, PushSpec, SessionId};
+use crate::server::{Now, PushId, PushSpec, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
+use moorline_proto::message::backend::Rank;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Messages of one group that are under way at once.
 const MESSAGES_MAX: usize = 5;
-/// Members looked at in one turn of the loop, all groups together.
-const MEMBERS_PER_TURN: usize = 32_768;
-/// Members of one group, before it is another group's turn. A group of the largest size in one piece: the gateway joins pushes to
-/// exactly the same receivers, and takes its own time over them.
+/// Members of one group, before it is another group's turn. When nobody chats, a group of the largest size goes in one piece: the
+/// gateway joins pushes to exactly the same receivers, and takes its own time over them.
 const MEMBERS_PER_SLICE: usize = 16_384;
+/// Groups of the last rank have one part of this many of a turn.
+const LAST_PARTS: usize = 4;
 /// Messages of a group between two pushes whose outcome is wanted.
 const ASK_EVERY: u64 = 32;
 /// Pushes that are remembered for that; of older ones the outcome comes to nothing, and devices are asked again.
@@ -28,12 +30,18 @@ const ASKED_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Fanouts {
     by_group: HashMap<ConversationId, Group>,
-    /// Groups with something under way, in turn.
+    /// Groups with something under way, in turn: those of the last rank, and the others.
+    last: VecDeque<ConversationId>,
     order: VecDeque<ConversationId>,
     /// Pushes whose outcome says whether a device has the messages that they stand for.
     asked: BTreeMap<PushId, AskedPush>,
     /// Members that may still be looked at in this turn.
     members_left: usize,
+    /// Of these, the share of groups of the last rank.
+    members_of_last: usize,
+    budget: Budget,
+    /// Tells whether a message of the first rank passed in this turn.
+    pub(super) has_chat: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +52,17 @@ struct Group {
     done: Option<UserId>,
     /// For the next round.
     waiting: Vec<Fanout>,
+    /// Rank when the oldest message under way came.
+    rank: Rank,
+}
+
+/// The queue of groups of a rank.
+fn queue<'a>(
+    order: &'a mut VecDeque<ConversationId>,
+    last: &'a mut VecDeque<ConversationId>,
+    rank: Rank,
+) -> &'a mut VecDeque<ConversationId> {
+    if rank == Rank::Last { last } else { order }
 }
 
 #[derive(Debug)]
@@ -64,10 +83,18 @@ pub(super) struct AskedPush {
 }
 
 impl Fanouts {
-    pub(super) fn push(&mut self, conversation: ConversationId, seq: u64, body: Bytes, origin: Origin) {
+    /// Begins the fan-out of a message: its seq and its body.
+    pub(super) fn push(
+        &mut self,
+        conversation: ConversationId,
+        rank: Rank,
+        (seq, body): (u64, Bytes),
+        origin: Origin,
+    ) {
         let group = self.by_group.entry(conversation).or_default();
         if group.round.is_empty() && group.waiting.is_empty() {
-            self.order.push_back(conversation);
+            group.rank = rank;
+            queue(&mut self.order, &mut self.last, rank).push_back(conversation);
         }
         if group.round.len() + group.waiting.len() < MESSAGES_MAX {
             group.waiting.push(Fanout { body: Some(body), first: seq, seq, origin });
@@ -80,7 +107,19 @@ impl Fanouts {
 
     /// True if a group could go on in another turn.
     pub(super) fn has_more(&self) -> bool {
-        !self.order.is_empty()
+        !self.order.is_empty() || !self.last.is_empty()
+    }
+
+    /// The group whose turn it is. Groups of the last rank have a quarter of the turn, and what the others leave.
+    fn next(&mut self) -> Option<ConversationId> {
+        let is_turn_of_last = self.members_left <= self.reserve();
+        let next = if is_turn_of_last { self.last.pop_front() } else { self.order.pop_front() };
+        next.or_else(|| self.order.pop_front()).or_else(|| self.last.pop_front())
+    }
+
+    /// Members of this turn that are kept for groups of the last rank.
+    fn reserve(&self) -> usize {
+        if self.last.is_empty() { 0 } else { self.members_of_last }
     }
 
     /// Remembers a push whose outcome is wanted.
@@ -98,23 +137,31 @@ impl Fanouts {
 }
 
 impl<S: Store> Im<S> {
-    /// Takes fan-outs a bit further.
-    pub(super) fn fan_out(&mut self) {
-        self.fanouts.members_left = MEMBERS_PER_TURN;
+    /// Takes fan-outs a bit further, and then pushes to everybody.
+    pub(super) fn fan_out(&mut self, now: Now) {
+        let has_chat = std::mem::take(&mut self.fanouts.has_chat);
+        let members = self.fanouts.budget.begin(now.instant, has_chat);
+        (self.fanouts.members_left, self.fanouts.members_of_last) = (members, members / LAST_PARTS);
         while self.fanouts.members_left > 0
-            && let Some(conversation) = self.fanouts.order.pop_front()
+            && let Some(conversation) = self.fanouts.next()
         {
             self.run(None, Task::FanOut(conversation));
         }
+        self.broadcasts.advance(&self.sessions, members, &mut self.out);
+        let (used, goes_on) = (members - self.fanouts.members_left, self.fanouts.has_more());
+        self.fanouts.budget.end(now.instant, used, goes_on);
     }
 }
 
 impl<S: Store> Deliveries<'_, S> {
     /// Takes the fan-out of one group a slice further; its members are at hand.
     pub(super) fn fan_out_group(&mut self, conversation: ConversationId) {
-        let slice = MEMBERS_PER_SLICE.min(self.fanouts.members_left);
+        let rank = self.fanouts.by_group.get(&conversation).map_or(Rank::Second, |group| group.rank);
+        let reserve = if rank == Rank::Last { 0 } else { self.fanouts.reserve() };
+        let slice = MEMBERS_PER_SLICE.min(self.fanouts.members_left.saturating_sub(reserve));
         if slice == 0 {
-            return self.fanouts.order.push_front(conversation);
+            let Fanouts { order, last, .. } = &mut *self.fanouts;
+            return queue(order, last, rank).push_front(conversation);
         }
         let Some(mut group) = self.fanouts.by_group.remove(&conversation) else { return };
         self.fanouts.members_left -= slice;
@@ -130,8 +177,9 @@ impl<S: Store> Deliveries<'_, S> {
             group.round.clear();
         }
         if !group.round.is_empty() || !group.waiting.is_empty() {
+            let Fanouts { order, last, .. } = &mut *self.fanouts;
+            queue(order, last, group.rank).push_back(conversation);
             self.fanouts.by_group.insert(conversation, group);
-            self.fanouts.order.push_back(conversation);
         }
     }
 
@@ -176,7 +224,7 @@ impl<S: Store> Deliveries<'_, S> {
         }
         // Acks come in order, so one of them tells of all before.
         let want_ack = fanout.body.is_some() && fanout.seq.is_multiple_of(ASK_EVERY);
-        let spec = PushSpec { want_ack, ..spec_of(&self.storage.store, conversation) };
+        let spec = PushSpec { want_ack, ..self.spec_of(conversation) };
         let push = if let Some(body) = &fanout.body {
             self.out.push(sessions, spec, body)
         } else {

@@ -17,6 +17,7 @@
 //! drop what they have. A new device starts at the beginning of what is still kept [P-6.12].
 
 mod api;
+mod budget;
 pub mod conformance;
 mod deletion;
 mod delivery;
@@ -30,6 +31,7 @@ mod newcomers;
 mod output;
 mod presence;
 mod quotas;
+mod ranks;
 mod receipts;
 mod refusal;
 mod request;
@@ -204,8 +206,7 @@ impl<S: Store> Im<S> {
         self.deliveries().write_acks();
         sweep::sweep_on(self, now);
         self.commit(now);
-        self.fan_out();
-        self.broadcasts.advance(&self.sessions, &mut self.out);
+        self.fan_out(now);
         self.take_completions();
         if self.fanouts.has_more() || self.work.has_more() {
             self.out.put(Output::TurnAgain);

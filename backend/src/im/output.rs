@@ -9,6 +9,7 @@ use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS};
 use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
+use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Resp, SendAck};
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -29,6 +30,8 @@ pub enum Output {
         code: Code,
         /// The answer, with `cid` and `code` unset.
         answer: SendAck,
+        /// Rank of the message.
+        rank: Rank,
     },
     /// Answers a REQ.
     AnswerReq {
@@ -119,7 +122,7 @@ impl Output {
     /// Performs the output on the link. Returns the receivers of a push, for [`super::Im::reuse`].
     pub fn perform(self, out: &mut Outbox) -> Option<Vec<SessionId>> {
         match self {
-            Self::AnswerSend { reply, code, answer } => out.answer_send(reply, code, answer),
+            Self::AnswerSend { reply, code, answer, rank } => out.answer_sent(reply, code, answer, rank),
             Self::AnswerReq { reply, code, answer } => out.answer_req(reply, code, answer),
             Self::AnswerSub { reply, code, reason } => out.answer_sub(reply, code, &reason),
             Self::Refuse { reply, code } => out.answer(reply, code, Bytes::new()),
@@ -185,9 +188,15 @@ impl Outputs {
         self.queue.push_back(output);
     }
 
+    /// Answers a SEND that was refused, or is to be tried again.
     pub(super) fn answer_send(&mut self, reply: Reply, code: Code, answer: SendAck) {
+        self.answer_sent(reply, code, answer, Rank::First);
+    }
+
+    /// Answers a SEND of a message of this rank.
+    pub(super) fn answer_sent(&mut self, reply: Reply, code: Code, answer: SendAck, rank: Rank) {
         match reply {
-            Reply::Link(reply) => self.put(Output::AnswerSend { reply, code, answer }),
+            Reply::Link(reply) => self.put(Output::AnswerSend { reply, code, answer, rank }),
             Reply::Api(reply) => self.answer_api(reply, ApiAnswer::of_send(code, answer)),
         }
     }
@@ -246,7 +255,7 @@ impl Outputs {
         match command {
             Command::Send => {
                 let answer = SendAck { retry_after_ms, reason: reason.into(), ..Default::default() };
-                self.put(Output::AnswerSend { reply, code, answer });
+                self.put(Output::AnswerSend { reply, code, answer, rank: Rank::First });
             }
             Command::Req => {
                 let answer = Resp { retry_after_ms, reason: reason.into(), ..Default::default() };

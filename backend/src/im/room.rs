@@ -14,6 +14,7 @@ use super::work::Signals;
 use super::{Im, ImConfig, Output};
 use crate::server::{Now, PushSpec, ReplyTo, Up};
 use moorline_proto::frame::{Command, Lane};
+use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Sub};
 use moorline_proto::message::im::Signal;
 use moorline_proto::message::{decode, encode};
@@ -70,7 +71,13 @@ pub(super) fn pass(facts: &impl Facts, rules: Rules, asked: &Asked, signal: Sign
     judge(facts, rules, asked, &room, true).ok()?;
     let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
     let body = encode(&Signal { sender, sender_device, ..signal });
-    let spec = PushSpec { command: SIGNAL, lane: Lane::Chat, want_ack: false, ttl_ms: SIGNAL_TTL_MS };
+    let spec = PushSpec {
+        command: SIGNAL,
+        lane: Lane::Chat,
+        want_ack: false,
+        ttl_ms: SIGNAL_TTL_MS,
+        rank: Rank::Second,
+    };
     Some(Output::PushRoom { room, from: asked.session, spec, body })
 }
 

@@ -6,6 +6,7 @@ use super::names::Conversation;
 use super::newcomers;
 use super::output::Reply;
 use super::quotas::{Quota, Quotas};
+use super::ranks::rank_of;
 use super::refusal::{Refused, USERS_FULL, invalid_user, no_such_user, refuse, refused, undecodable};
 use super::request::{Then, peer};
 use super::store::{
@@ -17,6 +18,7 @@ use super::{Im, MessageIds, NOBODY};
 use crate::server::{Now, ReplyTo, SessionId};
 use bytes::{Bytes, BytesMut};
 use moorline_proto::ids::MessageKey;
+use moorline_proto::message::backend::Rank;
 use moorline_proto::message::client::{Code, Push, Send, SendAck, send};
 use moorline_proto::message::encode;
 use moorline_proto::message::im::{Happened, happened};
@@ -83,7 +85,9 @@ impl<S: Store> Deliveries<'_, S> {
             time_ms: stored.time_ms,
             ..Default::default()
         };
-        self.out.answer_send(reply, code, answer);
+        let rank = rank_of(&self.storage.store, self.config, stored.conversation);
+        self.fanouts.has_chat |= rank == Rank::First;
+        self.out.answer_sent(reply, code, answer, rank);
         self.tally.repeated += u64::from(code == Code::Dup);
         self.on_stored(origin, stored, recipients);
     }
@@ -96,7 +100,8 @@ impl<S: Store> Deliveries<'_, S> {
             self.receipts.on_message(stored.conversation, stored.seq, origin.0);
         }
         if delivery.is_read_fanout {
-            self.fanouts.push(stored.conversation, stored.seq, delivery.body, origin);
+            let rank = rank_of(&self.storage.store, self.config, stored.conversation);
+            self.fanouts.push(stored.conversation, rank, (stored.seq, delivery.body), origin);
         } else {
             self.deliver(Some(stored.conversation), origin, &delivery, recipients);
         }

@@ -63,7 +63,9 @@ impl Recorder {
     /// Performs an output as the link server does.
     fn perform(&mut self, output: Output) {
         match output {
-            Output::AnswerSend { reply, code, answer } => self.sends.push((reply.correlation, code, answer)),
+            Output::AnswerSend { reply, code, answer, .. } => {
+                self.sends.push((reply.correlation, code, answer))
+            }
             Output::AnswerReq { reply, code, answer } => self.reqs.push((reply.correlation, code, answer)),
             Output::AnswerSub { reply, code, reason } => {
                 assert_eq!(code == Code::Ok, reason.is_empty(), "{code:?}: {reason}");

@@ -14,7 +14,9 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::ids::Pin;
 use moorline_proto::link::Kind;
-use moorline_proto::message::backend::{self, AuthResult, Bind, Digest, Outcome, Stats, Unbind, UpResult};
+use moorline_proto::message::backend::{
+    self, AuthResult, Bind, Digest, Outcome, Rank, Stats, Unbind, UpResult,
+};
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
 use moorline_proto::message::encode;
 use prost::Message;
@@ -31,6 +33,15 @@ pub struct PushSpec {
     pub want_ack: bool,
     /// Age above which the push is not sent, in milliseconds; 0: no limit.
     pub ttl_ms: u32,
+    /// Rank by which gateways serve the push; [`Rank::ByLane`]: that of the lane.
+    pub rank: Rank,
+}
+
+impl PushSpec {
+    /// A push of the rank of its lane, whose outcome is not wanted and which does not expire.
+    pub const fn new(command: Command, lane: Lane) -> Self {
+        Self { command, lane, want_ack: false, ttl_ms: 0, rank: Rank::ByLane }
+    }
 }
 
 /// Form of the end of a login.
@@ -51,6 +62,16 @@ impl Kick {
     }
 }
 
+/// Number of the rank of a push on the link: that of its lane costs no bytes.
+fn told(spec: PushSpec) -> i32 {
+    let of_lane = match spec.lane {
+        Lane::Control | Lane::Chat => Rank::First,
+        Lane::Group => Rank::Second,
+        Lane::Bulk => Rank::Last,
+    };
+    if spec.rank == of_lane { Rank::ByLane.into() } else { spec.rank.into() }
+}
+
 /// [`UpResult`] that holds a SendAck as a message: the same bytes on the wire, and one copy less.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SendResult {
@@ -58,6 +79,8 @@ struct SendResult {
     code: i32,
     #[prost(message, optional, tag = "2")]
     answer: Option<SendAck>,
+    #[prost(enumeration = "Rank", tag = "3")]
+    rank: i32,
 }
 
 /// [`UpResult`] that holds a Resp as a message.
@@ -102,7 +125,7 @@ impl Outbox {
 
     /// Answers an UP with an encoded answer: a SendAck without `cid` and `code`, or a Resp without `id` and `code`.
     pub fn answer(&mut self, reply: ReplyTo, code: Code, answer: Bytes) {
-        self.put_answer(reply, &UpResult { code: code.into(), answer });
+        self.put_answer(reply, &UpResult { code: code.into(), answer, rank: Rank::ByLane.into() });
     }
 
     /// Admits a client as this user.
@@ -128,8 +151,15 @@ impl Outbox {
 
     /// Answers a SEND. `cid` and `code` inside `answer` must be zero: the gateway fills them.
     pub fn answer_send(&mut self, reply: ReplyTo, code: Code, answer: SendAck) {
+        self.answer_sent(reply, code, answer, Rank::ByLane);
+    }
+
+    /// [`Self::answer_send`] for a message of this rank, by which gateways set the pace of fan-outs, and shed in overload.
+    pub fn answer_sent(&mut self, reply: ReplyTo, code: Code, answer: SendAck, rank: Rank) {
         debug_assert!(answer.cid == 0 && answer.code == 0, "the gateway fills cid and code");
-        self.put_answer(reply, &SendResult { code: code.into(), answer: Some(answer) });
+        // The first rank is what an answer without one has, so it costs no bytes.
+        let rank = if rank == Rank::First { Rank::ByLane } else { rank };
+        self.put_answer(reply, &SendResult { code: code.into(), answer: Some(answer), rank: rank.into() });
     }
 
     /// Answers a REQ. `id` and `code` inside `answer` must be zero: the gateway fills them.
@@ -223,6 +253,7 @@ impl Outbox {
                 command: spec.command.byte().into(),
                 lane: spec.lane as u32,
                 ttl_ms: spec.ttl_ms,
+                rank: told(spec),
                 body: body.clone(),
                 except: if of == Some(gateway) { except } else { 0 },
                 ..backend::Push::default()
@@ -332,6 +363,7 @@ impl Outbox {
         push.lane = spec.lane as u32;
         push.want_ack = spec.want_ack;
         push.ttl_ms = spec.ttl_ms;
+        push.rank = told(spec);
         push.body = body.clone();
         self.links.put(*link, Kind::Push, id.0, 0, &push);
         self.push = push;

@@ -13,7 +13,7 @@ use moorline_proto::message::client::Code;
 use moorline_proto::time::Duration;
 use prost::Message;
 
-const SPEC: PushSpec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
+const SPEC: PushSpec = PushSpec { want_ack: true, ..PushSpec::new(Command::Push, Lane::Chat) };
 
 mod greeting;
 

@@ -13,7 +13,7 @@ use moorline_proto::message::{decode, encode};
 use std::sync::mpsc;
 use std::time::Duration;
 
-const SPEC: PushSpec = PushSpec { command: Command::Push, lane: Lane::Chat, want_ack: true, ttl_ms: 0 };
+const SPEC: PushSpec = PushSpec { want_ack: true, ..PushSpec::new(Command::Push, Lane::Chat) };
 
 fn session_up(told: &mpsc::Receiver<Event>) -> (SessionId, bool) {
     match next(told) {

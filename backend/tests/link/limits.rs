@@ -143,7 +143,10 @@ fn over_its_credit_a_link_waits_for_answers_from_another_thread() {
     assert!(remote.try_send(order).is_ok());
     assert_eq!(unread.recv(), Ok(true));
     for question in &questions[..3] {
-        assert_eq!(gateway.answer(*question), UpResult { code: Code::Denied.into(), answer: Bytes::new() });
+        assert_eq!(
+            gateway.answer(*question),
+            UpResult { code: Code::Denied.into(), answer: Bytes::new(), ..Default::default() }
+        );
     }
     gateway.say(Kind::Ping, 5, &());
     assert_eq!(gateway.expect(Kind::Pong).correlation, 5, "the link is read again");
@@ -164,7 +167,7 @@ fn a_gateway_that_does_not_read_fills_its_link_and_loses_it() {
         _ => None,
     });
     let (gone, alice) = (sessions.next().expect("endless"), sessions.next().expect("endless"));
-    let spec = PushSpec { command: Command::Push, lane: Lane::Bulk, want_ack: true, ttl_ms: 0 };
+    let spec = PushSpec { want_ack: true, ..PushSpec::new(Command::Push, Lane::Bulk) };
     // The outcome for the session that is gone comes in the same turn: then what was pushed to alice
     // has been written, as far as her gateway's socket took it.
     let push = || {

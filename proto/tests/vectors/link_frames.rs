@@ -8,8 +8,8 @@ use moorline_proto::link::{
 };
 use moorline_proto::message::backend::{
     Announce, Auth, AuthResult, Bind, ConnDown, ConnUp, Digest, Drain, Kick, LinkChallenge, LinkHello,
-    LinkNotice, LinkProof, Notice, Outcome, Push, PushOutcome, PushResult, Query, QueryResult, RoomDigest,
-    Stats, Unbind, Up, UpResult,
+    LinkNotice, LinkProof, Notice, Outcome, Push, PushOutcome, PushResult, Query, QueryResult, Rank,
+    RoomDigest, Stats, Unbind, Up, UpResult,
 };
 use moorline_proto::message::client::{Code, Platform};
 use prost::Message;
@@ -159,7 +159,9 @@ fn greetings() -> Vec<Vector> {
 
 fn traffic() -> Vec<Vector> {
     let up = Up { handle: HANDLE, command: 0x10, seq: 1, dup: true, body: Bytes::from_static(&[0x0A, 0]) };
-    let stored = UpResult { code: Code::Ok.into(), answer: Bytes::from_static(&[0x28, 1]) };
+    let stored =
+        UpResult { code: Code::Ok.into(), answer: Bytes::from_static(&[0x28, 1]), ..Default::default() };
+    let of_last_rank = UpResult { rank: Rank::Last.into(), ..stored.clone() };
     let push = Push {
         handles: vec![HANDLE, HANDLE + 1],
         uids: vec!["bob".into()],
@@ -170,6 +172,8 @@ fn traffic() -> Vec<Vector> {
         body: Bytes::from_static(&[0x18, 1]),
         ..Default::default()
     };
+    let of_rank =
+        Push { handles: vec![HANDLE], uids: Vec::new(), lane: 2, rank: Rank::First.into(), ..push.clone() };
     let outcome = |handle, outcome: Outcome| PushOutcome { correlation: 9, handle, outcome: outcome.into() };
     let outcomes =
         PushResult { outcomes: vec![outcome(HANDLE, Outcome::Acked), outcome(HANDLE + 1, Outcome::Offline)] };
@@ -177,7 +181,9 @@ fn traffic() -> Vec<Vector> {
         typed("up", Kind::Up, "Up", u64::MAX, &up),
         typed("up result", Kind::UpResult, "UpResult", u64::MAX, &stored),
         typed("up result, all default", Kind::UpResult, "UpResult", 2, &UpResult::default()),
+        typed("up result of the last rank", Kind::UpResult, "UpResult", 3, &of_last_rank),
         typed("push", Kind::Push, "Push", 9, &push),
+        typed("push of a rank", Kind::Push, "Push", 10, &of_rank),
         typed("push result", Kind::PushResult, "PushResult", 0, &outcomes),
     ]
 }

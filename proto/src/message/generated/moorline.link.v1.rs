@@ -145,6 +145,9 @@ pub struct UpResult {
     /// SEND: a SendAck without cid and code; REQ: a Resp without id and code; the gateway adds those.
     #[prost(bytes = "bytes", tag = "2")]
     pub answer: ::prost::bytes::Bytes,
+    /// SEND: rank of the message; REQ: of the work
+    #[prost(enumeration = "Rank", tag = "3")]
+    pub rank: i32,
 }
 /// 09, backend to gateway; 0A is the answer if want_ack is set.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -174,6 +177,8 @@ pub struct Push {
     /// with room: handle of a session that gets nothing; 0: no such session
     #[prost(fixed64, tag = "10")]
     pub except: u64,
+    #[prost(enumeration = "Rank", tag = "11")]
+    pub rank: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PushResult {
@@ -332,6 +337,40 @@ impl Notice {
         match value {
             "REFUSED" => Some(Self::Refused),
             "DUPLICATE" => Some(Self::Duplicate),
+            _ => None,
+        }
+    }
+}
+/// Rank of a message by its kind and size. The gateway serves the first rank before the others, and sheds it last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Rank {
+    /// not told. PUSH: lanes 0 and 1 are FIRST, lane 2 is SECOND, lane 3 is LAST; UP_RESULT: FIRST
+    ByLane = 0,
+    First = 1,
+    Second = 2,
+    Last = 3,
+}
+impl Rank {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::ByLane => "BY_LANE",
+            Self::First => "FIRST",
+            Self::Second => "SECOND",
+            Self::Last => "LAST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "BY_LANE" => Some(Self::ByLane),
+            "FIRST" => Some(Self::First),
+            "SECOND" => Some(Self::Second),
+            "LAST" => Some(Self::Last),
             _ => None,
         }
     }
