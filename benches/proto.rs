@@ -107,7 +107,8 @@ fn links() {
     });
     let mut out = BytesMut::with_capacity(COUNT as usize * 64);
     for n in 0..COUNT {
-        let result = UpResult { code: Code::Ok.into(), answer: Bytes::from_static(&[9; 24]) };
+        let result =
+            UpResult { code: Code::Ok.into(), answer: Bytes::from_static(&[9; 24]), ..Default::default() };
         link::encode(&mut out, Kind::UpResult, u64::from(n), 0, &result);
     }
     let wire = out.freeze();

@@ -173,6 +173,8 @@ pub enum Downlink {
         cid: Seq,
         /// False: the answer is RETRY, so the client will ask again.
         is_final: bool,
+        /// Rank of the message that a SENDACK answers, or of the work that another request made.
+        rank: Rank,
         /// The whole body of that frame.
         body: Bytes,
     },
@@ -227,7 +229,7 @@ pub enum Downlink {
         /// By the lane of a client's last uplink; bit i: users with [`Pin::slot`] i. Replaces the last one.
         slots: [u64; Lane::ALL.len()],
     },
-    /// Overload level of a worker: 0 normal, 1 bulk is shed, 2 also groups, 3 logins are refused.
+    /// Overload level of a worker: 0 normal, 1 the last rank is shed, 2 also the second, 3 logins are refused.
     Overload {
         /// The worker.
         worker: u16,
@@ -264,6 +266,45 @@ pub struct Admission {
     pub resume: Option<Box<Resume>>,
 }
 
+/// Rank of a message by its kind and size, which the backend decides: the first is served before the others, and shed
+/// last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// Messages between two users, and those of small groups.
+    #[default]
+    First,
+    /// Messages of groups, and of applications.
+    Second,
+    /// Messages of very large groups, and what may take its time.
+    Last,
+}
+
+impl Rank {
+    /// All ranks, in order.
+    pub const ALL: [Self; 3] = [Self::First, Self::Second, Self::Last];
+
+    /// Rank that the backend told. A backend that does not tell one, or tells one that this build does not know, means
+    /// the rank of the lane.
+    pub const fn of(told: i32, lane: Lane) -> Self {
+        let of_lane = match lane {
+            Lane::Control | Lane::Chat => Self::First,
+            Lane::Group => Self::Second,
+            Lane::Bulk => Self::Last,
+        };
+        match told {
+            1 => Self::First,
+            2 => Self::Second,
+            3 => Self::Last,
+            _ => of_lane,
+        }
+    }
+
+    /// Number by which a link and a snapshot name the rank.
+    pub const fn number(self) -> u32 {
+        self as u32 + 1
+    }
+}
+
 /// One payload for some connections of one shard.
 #[derive(Clone, Debug)]
 pub struct Push {
@@ -275,6 +316,8 @@ pub struct Push {
     pub command: Command,
     /// Priority class.
     pub lane: Lane,
+    /// Rank of the message.
+    pub rank: Rank,
     /// Not to be sent after this; `Instant::FAR_FUTURE`: no limit.
     pub expires_at: Instant,
     /// Shared by all targets, never copied per target.

@@ -4,7 +4,7 @@
 //! Counts what this thread asks of the allocator while a shard handles frames.
 
 use bytes::Bytes;
-use moorline::messages::{Admission, Downlink, Push, Target};
+use moorline::messages::{Admission, Downlink, Push, Rank, Target};
 use moorline::shard::{Count, Output, Outputs, Settings, Shard};
 use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::ConnKey;
@@ -165,7 +165,8 @@ fn a_message_allocates_as_often_as_stated() {
     };
     let asked = count((1..=MESSAGES).map(send).collect(), |(cid, bytes, body)| {
         rig.shard.handle_received(rig.now, key, bytes, &mut rig.outputs);
-        let answer = Downlink::Answer { key, command: Command::SendAck, cid, is_final: true, body };
+        let answer =
+            Downlink::Answer { key, command: Command::SendAck, cid, is_final: true, rank: Rank::First, body };
         rig.shard.handle_downlink(rig.now, answer, &mut rig.outputs);
         write(&mut rig);
     });
@@ -177,6 +178,7 @@ fn a_message_allocates_as_often_as_stated() {
             targets: vec![Target::Connection(key)],
             command: Command::Push,
             lane: Lane::Chat,
+            rank: Rank::of(0, Lane::Chat),
             expires_at: Instant::FAR_FUTURE,
             body: Bytes::from_static(&[7; 128]),
             packed: None,

@@ -153,8 +153,10 @@ impl Reactor {
         self.write();
         // Fan-outs to large groups come last, so that no other message waits behind them.
         if self.shard.has_fanout(now) {
+            let began = self.clock.now();
             self.shard.handle_fanout(now, &mut self.outputs);
             self.write();
+            shard::note_fanout(&mut self.shard, self.clock.now().saturating_since(began));
         }
         self.hand_over_due();
         self.publish();

@@ -1,7 +1,7 @@
 //! Bodies of SENDACK, RESP and SUBACK, cut from one arena so that an answer costs no allocation.
 
 use super::Up;
-use crate::messages::Downlink;
+use crate::messages::{Downlink, Rank};
 use bytes::{BufMut, BytesMut};
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::{Code, Resp, SendAck, SubAck};
@@ -28,11 +28,11 @@ impl Answers {
 
     /// The backend's `answer` to `up`, led by what the gateway knows: protobuf messages concatenate
     /// by merging, so it is never decoded here.
-    pub(super) fn answer(&mut self, up: &Up, code: i32, answer: &[u8]) -> Downlink {
+    pub(super) fn answer(&mut self, up: &Up, (code, rank): (i32, Rank), answer: &[u8]) -> Downlink {
         self.arena.reserve(answer.len() + 24); // two tags and two varints lead
         self.lead(up, code, 0);
         self.arena.put_slice(answer);
-        self.finish(up, code != i32::from(Code::Retry))
+        self.finish(up, code != i32::from(Code::Retry), rank)
     }
 
     /// Tells the client to try `up` again.
@@ -40,7 +40,7 @@ impl Answers {
         let spread = u32::try_from(random.below(u64::from(RETRY_SPREAD_MS))).unwrap_or(0);
         let retry_after_ms = RETRY_AFTER_MS + spread;
         self.lead(up, Code::Retry.into(), retry_after_ms);
-        self.finish(up, false)
+        self.finish(up, false, Rank::First)
     }
 
     /// The gateway's knowledge of an answer.
@@ -61,14 +61,14 @@ impl Answers {
         }
     }
 
-    fn finish(&mut self, up: &Up, is_final: bool) -> Downlink {
+    fn finish(&mut self, up: &Up, is_final: bool, rank: Rank) -> Downlink {
         let body = self.arena.split().freeze();
         let (command, cid) = match up.command {
             Command::Req => (Command::Resp, 0),
             Command::Sub | Command::Unsub => (Command::SubAck, 0),
             _ => (Command::SendAck, up.number),
         };
-        Downlink::Answer { key: up.key, command, cid, is_final, body }
+        Downlink::Answer { key: up.key, command, cid, is_final, rank, body }
     }
 }
 
@@ -90,13 +90,22 @@ mod tests {
     fn answers_merge_behind_the_gateways_fields() {
         let mut answers = Answers::new();
         let backend = SendAck { seq: 4, conversation: "c".into(), ..Default::default() };
-        let made = answers.answer(&up(Command::Send), Code::Dup.into(), &message::encode(&backend));
-        let Downlink::Answer { command: Command::SendAck, cid: 7, is_final: true, body, .. } = made else {
+        let made =
+            answers.answer(&up(Command::Send), (Code::Dup.into(), Rank::Last), &message::encode(&backend));
+        let Downlink::Answer {
+            command: Command::SendAck,
+            cid: 7,
+            is_final: true,
+            rank: Rank::Last,
+            body,
+            ..
+        } = made
+        else {
             panic!("{made:?}")
         };
         let whole: SendAck = message::decode(&body).expect("decodes");
         assert_eq!(whole, SendAck { cid: 7, code: Code::Dup.into(), ..backend });
-        let made = answers.answer(&up(Command::Req), 0, &[]);
+        let made = answers.answer(&up(Command::Req), (0, Rank::First), &[]);
         let Downlink::Answer { command: Command::Resp, cid: 0, body, .. } = made else { panic!("{made:?}") };
         assert_eq!(message::decode::<Resp>(&body), Ok(Resp { id: 7, ..Default::default() }));
     }

@@ -115,7 +115,7 @@ counts! {
         Compressed = counter "link_pushes_compressed";
         /// Times that it changed whose clients are not read.
         HoldChanges = counter "backpressure_changes";
-        /// Overload level: 0 normal, 1 bulk is shed, 2 also groups, 3 logins are refused.
+        /// Overload level: 0 normal, 1 the last rank is shed, 2 also the second, 3 logins are refused.
         Overload = gauge "overload_level";
         /// Times that this changed.
         OverloadChanges = counter "overload_changes";

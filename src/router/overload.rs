@@ -1,7 +1,7 @@
 //! The overload machine: how much load is turned away before the backend drowns. Pure.
 //!
 //! ```text
-//! 0 normal ◄──► 1 bulk is shed ◄──► 2 group too ◄──► 3 logins are refused
+//! 0 normal ◄──► 1 the last rank is shed ◄──► 2 the second too ◄──► 3 logins are refused
 //! ```
 //!
 //! It climbs while the backend's answers are slow or frames pile up, quickly; it comes down one step at a

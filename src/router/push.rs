@@ -2,7 +2,7 @@
 
 use super::counters::Count;
 use super::{LinkIndex, Rooms, Sides};
-use crate::messages::{Downlink, Push, PushRef, Target};
+use crate::messages::{Downlink, Push, PushRef, Rank, Target};
 use crate::shard_map::ShardMap;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::compress::try_compress;
@@ -63,6 +63,7 @@ impl Pushes {
             targets: Vec::new(),
             command,
             lane: Lane::from_number(message.lane),
+            rank: Rank::of(message.rank, Lane::from_number(message.lane)),
             expires_at: match message.ttl_ms {
                 0 => Instant::FAR_FUTURE,
                 ttl_ms => sides.now + Duration::from_millis(u64::from(ttl_ms)),

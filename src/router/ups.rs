@@ -6,6 +6,8 @@ use super::{
     Answers, Change, End, Endpoints, LinkIndex, LinkSettings, Overload, OverloadLimits, Parked, Parking,
     Sides, Slot, SlotState, Slots, Taken, Up,
 };
+use crate::messages::Rank;
+use moorline_proto::frame::Lane;
 use moorline_proto::link::{Kind, LinkError, LinkFrame};
 use moorline_proto::message::backend::UpResult;
 use moorline_proto::message::client::Code;
@@ -87,12 +89,13 @@ impl Ups {
                 sides.counters.record_latency(took);
                 self.overload.record(sides.now, took);
                 self.slots.on_settled(up.slot);
+                let rank = Rank::of(result.rank, Lane::Control);
                 let answer = if result.answer.len() + ANSWER_LEAD_MAX > self.body_max {
                     // The client would close the connection, come back, and ask again.
                     sides.counters[Count::AnswersTooLarge] += 1;
-                    self.answers.answer(&up, Code::TooLarge.into(), &[])
+                    self.answers.answer(&up, (Code::TooLarge.into(), rank), &[])
                 } else {
-                    self.answers.answer(&up, result.code, &result.answer)
+                    self.answers.answer(&up, (result.code, rank), &result.answer)
                 };
                 sides.shards.push(up.key.shard(), answer);
                 Ok(endpoints.on_answer(sides.now, index, took))

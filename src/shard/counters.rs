@@ -108,6 +108,20 @@ counts! {
         Fanouts = counter "fanouts";
         /// Pushes to many sessions that were refused because too many wait.
         FanoutsRefused = counter "fanouts_refused";
+        /// Deliveries of pushes of the first rank that waited for their share.
+        FanoutDeliveriesFirst = counter "fanout_deliveries_first";
+        /// Deliveries of pushes of the second rank that waited for their share.
+        FanoutDeliveriesSecond = counter "fanout_deliveries_second";
+        /// Deliveries of pushes of the last rank that waited for their share.
+        FanoutDeliveriesLast = counter "fanout_deliveries_last";
+        /// Deliveries of the first rank that wait now.
+        FanoutWaitingFirst = gauge "fanout_waiting_first";
+        /// Deliveries of the second rank that wait now.
+        FanoutWaitingSecond = gauge "fanout_waiting_second";
+        /// Deliveries of the last rank that wait now.
+        FanoutWaitingLast = gauge "fanout_waiting_last";
+        /// Deliveries a second of the ranks after the first that people who chat bear; without a chat there is no limit.
+        FanoutPace = gauge "fanout_pace";
         /// Rooms with a member here.
         Rooms = gauge "rooms";
         /// Sessions that could not enter a room because of a limit.

@@ -372,6 +372,9 @@ fn collapsed(push: &Parcel) -> Option<Parcel> {
         return None;
     }
     let client::Push { conversation, seq, .. } = decode(&push.body).ok()?;
+    if seq == 0 {
+        return None; // something that happened: there is no message to pull
+    }
     let key = conversation.as_str().into();
     let body = encode(&Notify { conversation, latest: seq, first: seq });
     let (packed, collapse) = (None, Some(key));

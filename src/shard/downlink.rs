@@ -5,14 +5,13 @@
 
 use super::delivery::report;
 use super::ending::KickOrder;
-use super::fanout::FANOUT_MIN;
 use super::login::{Newcomer, Transfer};
 use super::{Count, Output, Outputs, Shard};
-use crate::messages::{Admission, Downlink, Push, Target};
+use crate::messages::{Admission, Downlink, Push, Rank, Target};
 use bytes::Bytes;
 use moorline_proto::connection::server::State;
 use moorline_proto::error::CloseReason;
-use moorline_proto::frame::{Command, Frame, Lane};
+use moorline_proto::frame::{Command, Frame};
 use moorline_proto::ids::{ConnKey, Seq, ShardId};
 use moorline_proto::message::backend::Outcome;
 use moorline_proto::time::Instant;
@@ -22,8 +21,13 @@ impl Shard {
     pub fn handle_downlink(&mut self, now: Instant, downlink: Downlink, outputs: &mut Outputs) {
         match downlink {
             Downlink::Verdict { key, verdict } => self.on_verdict(now, key, verdict, outputs),
-            Downlink::Answer { key, command, cid, is_final, body } => {
+            Downlink::Answer { key, command, cid, is_final, rank, body } => {
+                self.fanouts.pace.on_answer(now, key, cid, rank);
                 let answered = (command == Command::SendAck).then_some((cid, is_final));
+                if answered.is_some() {
+                    let map = &self.clients.ledger.settings.shard_map;
+                    self.gate.sheds.on_answer(now, map, rank, &body);
+                }
                 self.on_answer(now, key, answered, Frame::new(command, body), outputs);
             }
             Downlink::Push(push) => self.on_push(now, push, outputs),
@@ -94,7 +98,6 @@ impl Shard {
             return;
         };
         self.gate.handle_answer(now, &mut client, answered, &answer.body);
-        self.fanouts.on_chat(now);
         client.send(answer, outputs);
         if let Err(reason) = client.check_clogged() {
             self.clients.close(now, key, reason, outputs);
@@ -104,6 +107,9 @@ impl Shard {
     /// Delivers one payload to some of this shard's connections: at once to a few, in slices to many.
     fn on_push(&mut self, now: Instant, mut push: Push, outputs: &mut Outputs) {
         let targets = std::mem::take(&mut push.targets);
+        if push.rank == Rank::First {
+            self.fanouts.pace.on_chat(now);
+        }
         if let (None, None, Command::App(_), Some(from), [Target::Room(room)]) =
             (push.ticket, &push.collapse, push.command, push.except, &targets[..])
         {
@@ -111,7 +117,8 @@ impl Shard {
             push.collapse = Some(format!("{room}\0{}", from.as_u64()).into());
         }
         if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
-            return self.deliver(now, *key, &push, &mut None, outputs); // most are for one, and need no list
+            // Most are for one, and need no list.
+            return self.deliver(now, *key, &push, &mut None, outputs);
         }
         let mut keys = Vec::with_capacity(targets.len());
         for target in targets {
@@ -131,7 +138,7 @@ impl Shard {
             }
             keys.extend(found.into_iter().filter(|key| push.except != Some(*key)));
         }
-        if keys.len() > FANOUT_MIN {
+        if self.fanouts.must_wait(push.rank, keys.len()) {
             let is_begun = self.fanouts.try_begin(push, keys, outputs);
             self.clients.ledger.set_fanout_bytes(self.fanouts.bytes());
             let count = if is_begun { Count::Fanouts } else { Count::FanoutsRefused };
@@ -155,9 +162,6 @@ impl Shard {
             self.clients.ledger.counters[Count::PushesOffline] += 1;
             return report(push.ticket, key, Outcome::Offline, outputs);
         };
-        if push.lane <= Lane::Chat {
-            self.fanouts.on_chat(now);
-        }
         if let Err(reason) = client.deliver(now, push, own, outputs) {
             self.clients.close(now, key, reason, outputs);
         }

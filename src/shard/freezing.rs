@@ -50,7 +50,7 @@ impl Shard {
         head.kept = detached.freeze();
         ledger.freeze(&mut head, &mut later);
         head.stored_at = gate.freeze(&mut later).as_nanos();
-        head.chat_until = fanouts.chat_until().as_nanos();
+        head.chat_until = fanouts.pace.chat_until().as_nanos();
         out.put(Item::Shard(Box::new(head)));
         out.reserve(table.len() * CONNECTION_BYTES_USUAL);
         for key in table.keys() {
@@ -83,7 +83,7 @@ impl Shard {
         shard.is_draining = head.is_draining;
         shard.drain = head.drain.as_ref().map(|drain| Box::new(Drain::thaw(drain)));
         shard.logins.thaw(head.last_login_version);
-        shard.fanouts.thaw_chat(Instant::from_nanos(head.chat_until));
+        shard.fanouts.pace.thaw(Instant::from_nanos(head.chat_until));
         shard.clients.rooms.thaw(head.last_round);
         shard.clients.ledger.thaw(&head);
         let room = (head.connections as usize).min(records.len() / CONNECTION_BYTES_MIN);

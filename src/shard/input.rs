@@ -137,7 +137,10 @@ impl Shard {
         match command {
             Command::Hello => self.on_hello(now, key, &frame.body, outputs),
             Command::Ping => client.handle_ping(now, &frame.body, outputs),
-            Command::Send => self.gate.handle_send(now, &mut client, frame, outputs),
+            Command::Send => {
+                self.fanouts.pace.on_send(now, key, frame.header.seq);
+                self.gate.handle_send(now, &mut client, frame, outputs)
+            }
             Command::Req | Command::Sub | Command::Unsub | Command::App(_) => {
                 self.gate.handle_unnumbered(now, &mut client, frame, outputs)
             }

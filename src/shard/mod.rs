@@ -51,6 +51,7 @@ mod input;
 mod login;
 mod outbound;
 mod outputs;
+mod pace;
 mod parcel;
 mod registry;
 mod results;
@@ -59,6 +60,7 @@ mod rooms;
 mod round_trip;
 mod session;
 mod settings;
+mod sheds;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -75,7 +77,7 @@ pub use outbound::Gather;
 pub use outputs::{Output, Outputs};
 pub use settings::{Birth, Settings};
 
-use crate::messages::Uplink;
+use crate::messages::{Rank, Uplink};
 use bytes::Bytes;
 use clients::Clients;
 use draining::Drain;
@@ -88,6 +90,11 @@ use moorline_proto::time::{Duration, Instant};
 use timers::Due;
 use uplink::UplinkGate;
 
+/// Deliveries of fan-outs, and those that wait, by rank.
+const DELIVERIES: [Count; Rank::ALL.len()] =
+    [Count::FanoutDeliveriesFirst, Count::FanoutDeliveriesSecond, Count::FanoutDeliveriesLast];
+const WAITING: [Count; Rank::ALL.len()] =
+    [Count::FanoutWaitingFirst, Count::FanoutWaitingSecond, Count::FanoutWaitingLast];
 /// Interval at which memory is checked that may be given back.
 const TRIM: Duration = Duration::from_secs(1);
 
@@ -95,6 +102,11 @@ const TRIM: Duration = Duration::from_secs(1);
 /// connected.
 pub fn reload(shard: &mut Shard, new: &Settings) {
     shard.clients.ledger.settings.reload(new);
+}
+
+/// Takes the time that [`Shard::handle_fanout`] took, with the writes that it caused: the pace follows it.
+pub fn note_fanout(shard: &mut Shard, took: Duration) {
+    shard.fanouts.pace.on_slice_done(took);
 }
 
 /// One reactor's entire state: decides what each input means; its parts keep the state.
@@ -150,6 +162,11 @@ impl Shard {
 
     /// The counters, with the levels brought up to date.
     pub fn counters(&mut self) -> &Counters {
+        let counters = &mut self.clients.ledger.counters;
+        counters[Count::FanoutPace] = self.fanouts.pace.rate();
+        for (count, waiting) in WAITING.into_iter().zip(self.fanouts.waiting()) {
+            counters[count] = waiting as u64;
+        }
         self.clients.counters()
     }
 
@@ -254,7 +271,8 @@ impl Shard {
             self.clients.rooms.send_digest(now, outputs);
         }
         self.clients.fire(now);
-        for key in self.clients.ledger.timers.take_due() {
+        let most = self.fanouts.pace.due_per_turn(now);
+        for key in self.clients.ledger.timers.take_due(most) {
             self.on_due(now, key, outputs);
         }
         self.tend_drain(now, outputs);
@@ -270,9 +288,12 @@ impl Shard {
         if !self.has_fanout(now) {
             return;
         }
-        let mut budget = self.fanouts.next_slice(now);
-        while let Some((fanout, keys)) = self.fanouts.take_slice(&mut budget) {
+        let (mut slice, mut delivered) = (self.fanouts.next_slice(now), 0);
+        while let Some((fanout, keys)) = self.fanouts.take_slice(&mut slice) {
             let mut own = vec![None; fanout.pushes.len()];
+            delivered += keys.len() * fanout.pushes.len();
+            self.clients.ledger.counters[DELIVERIES[fanout.rank as usize]] +=
+                (keys.len() * fanout.pushes.len()) as u64;
             for key in keys {
                 for (push, own) in fanout.pushes.iter().zip(&mut own) {
                     self.deliver(now, key, push, own, outputs);
@@ -280,6 +301,7 @@ impl Shard {
             }
             self.fanouts.give_back(fanout);
         }
+        self.fanouts.pace.on_slice(now, delivered);
         self.clients.ledger.set_fanout_bytes(self.fanouts.bytes());
     }
 

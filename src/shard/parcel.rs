@@ -33,7 +33,18 @@ pub(super) const PARCEL_BYTES: usize = size_of::<Parcel>();
 impl Parcel {
     /// A push toward one of its sessions; the body is shared.
     pub(super) fn new(push: &Push) -> Self {
-        let Push { ticket, targets: _, command, lane, expires_at, body, packed, except: _, collapse } = push;
+        let Push {
+            ticket,
+            targets: _,
+            command,
+            lane,
+            rank: _,
+            expires_at,
+            body,
+            packed,
+            except: _,
+            collapse,
+        } = push;
         Self {
             ticket: *ticket,
             command: *command,

@@ -9,7 +9,7 @@ mod limits;
 mod waiting;
 
 use super::*;
-use crate::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};
+use crate::messages::{Admission, Downlink, Push, PushRef, Rank, Target, Uplink};
 use crate::shard_map::ShardMap;
 use moorline_proto::frame::{Batch, Command, Decoder, Flags, Frame, Lane};
 use moorline_proto::ids::{Pin, Seq};
@@ -127,6 +127,7 @@ impl World {
             targets: vec![Target::Connection(key)],
             command: Command::Push,
             lane,
+            rank: Rank::of(0, lane),
             expires_at: Instant::FAR_FUTURE,
             body: Bytes::from_static(body),
             packed: None,
@@ -178,14 +179,28 @@ fn sends_go_up_in_order_once_and_answers_come_back() {
     let ups = world.uplinks();
     assert_eq!(cids(&ups), [(1, false), (2, false), (3, false), (4, false)]);
     let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 1, is_final: true, body });
+    world.downlink(Downlink::Answer {
+        key,
+        command: Command::SendAck,
+        cid: 1,
+        is_final: true,
+        rank: Rank::First,
+        body,
+    });
     let frames = world.written(key);
     assert_eq!((frames[0].header.command, frames[0].header.ack), (Command::SendAck, 4));
     // An answer is remembered; what is not, is the durable key's business.
     world.frame(key, &send(1));
     assert!(world.uplinks().is_empty() && world.written(key)[0].header.flags.contains(Flags::DUP));
     let body = send_ack_body(2, Code::Retry, b"");
-    world.downlink(Downlink::Answer { key, command: Command::SendAck, cid: 2, is_final: false, body });
+    world.downlink(Downlink::Answer {
+        key,
+        command: Command::SendAck,
+        cid: 2,
+        is_final: false,
+        rank: Rank::First,
+        body,
+    });
     world.written(key);
     world.frame(key, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, true)]);
@@ -352,6 +367,7 @@ fn one_client_cannot_have_any_number_of_questions_under_way() {
         command: Command::SendAck,
         cid: 1,
         is_final: code != Code::Retry,
+        rank: Rank::First,
         body: send_ack_body(1, code, b""),
     };
     world.downlink(ack(Code::Retry));
@@ -365,6 +381,7 @@ fn one_client_cannot_have_any_number_of_questions_under_way() {
         command: Command::Resp,
         cid: 0,
         is_final: true,
+        rank: Rank::First,
         body: Bytes::new(),
     });
     world.frame(key, &send(1));

@@ -30,7 +30,7 @@ pub(super) struct ReadPauses {
     paused: BTreeMap<ConnKey, Pause>,
     /// Slots of pins without room, one bit each, by worker and lane.
     full: Vec<[u64; Lane::ALL.len()]>,
-    /// Overload of each worker: 0 normal, 1 bulk is shed, 2 group too, 3 logins are refused.
+    /// Overload of each worker: 0 normal, 1 the last rank is shed, 2 the second too, 3 logins are refused.
     overload: Vec<u8>,
 }
 
@@ -121,13 +121,9 @@ impl ReadPauses {
         is_full(&self.full, route, lane)
     }
 
-    /// Returns whether uplinks of this user and lane are shed for now.
-    pub(super) fn is_shed(&self, route: Route, lane: Lane) -> bool {
-        match self.overload[route.index()] {
-            0 => false,
-            1 => lane == Lane::Bulk,
-            _ => matches!(lane, Lane::Bulk | Lane::Group),
-        }
+    /// Overload level of the worker of this user.
+    pub(super) fn overload(&self, route: Route) -> u8 {
+        self.overload[route.index()]
     }
 
     /// Returns whether new logins are refused for now.

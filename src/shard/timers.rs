@@ -12,8 +12,6 @@ use moorline_proto::time::{Duration, Instant};
 use moorline_proto::wheel::{TimerKey, Wheel};
 use std::collections::VecDeque;
 
-/// Deadlines acted upon in one turn: each may cause a write, and every chat message waits for all of them.
-const DUE_PER_TURN: usize = 64;
 /// Timers of one moment whose memory is kept; memory beyond that is given back after the moment.
 const DUE_KEPT_MAX: usize = 1 << 12;
 /// Time until a timer fires again whose deadline was acted upon; the action usually arms a nearer one.
@@ -113,9 +111,10 @@ impl Timers {
         }
     }
 
-    /// Takes connections that are due, at most one turn's share.
-    pub(super) fn take_due(&mut self) -> Vec<ConnKey> {
-        let due = self.due.drain(..self.due.len().min(DUE_PER_TURN)).collect();
+    /// Takes connections that are due, `most` at most: each may cause a write, and every chat message waits for all of
+    /// them.
+    pub(super) fn take_due(&mut self, most: usize) -> Vec<ConnKey> {
+        let due = self.due.drain(..self.due.len().min(most)).collect();
         if self.due.is_empty() && self.due.capacity() > DUE_KEPT_MAX {
             self.due = VecDeque::new();
         }
@@ -154,7 +153,7 @@ mod tests {
     #[test]
     fn of_a_crowd_that_fires_at_once_a_turn_takes_its_share() {
         let mut timers = Timers::new(at(0));
-        let crowd = u32::try_from(2 * DUE_PER_TURN + 1).expect("small");
+        let crowd = 129;
         (0..crowd).for_each(|slot| _ = timers.insert(at(1), slot));
         let fired = timers.fire(at(2));
         for slot in &fired {
@@ -162,8 +161,8 @@ mod tests {
         }
         timers.end_fire(fired);
         assert_eq!((timers.len(), timers.next_deadline()), (crowd as usize, Some(Instant::ZERO)));
-        let shares = [timers.take_due().len(), timers.take_due().len(), timers.take_due().len()];
-        assert_eq!(shares, [DUE_PER_TURN, DUE_PER_TURN, 1]);
+        let shares = [64, 64, 64].map(|most| timers.take_due(most).len());
+        assert_eq!(shares, [64, 64, 1]);
         assert!(timers.next_deadline().is_some_and(|next| next > at(2)), "they fire again after a second");
     }
 }

@@ -8,6 +8,7 @@ use super::client::Client;
 use super::early::Early;
 use super::results::Results;
 use super::session::Route;
+use super::sheds::Sheds;
 use super::{Count, Outputs};
 use crate::messages::Uplink;
 use crate::snapshot::{AnswerRecord, Section, UserSpentRecord};
@@ -54,6 +55,7 @@ pub(super) struct UplinkGate {
     results: Results,
     /// Uplinks spent of each user's rate limit, by the user's number.
     users_spent: Buckets,
+    pub(super) sheds: Sheds,
 }
 
 impl UplinkGate {
@@ -134,10 +136,10 @@ impl UplinkGate {
         }
     }
 
-    /// Forwards a SEND whose cid was taken, or answers RETRY if its user is above the rate limit or the lane
+    /// Forwards a SEND whose cid was taken, or answers RETRY if its user is above the rate limit or its rank
     /// is shed.
     fn put_send(&mut self, now: Instant, client: &mut Client<'_>, up: Up, outputs: &mut Outputs) {
-        match self.judge(now, client, up.lane, outputs) {
+        match self.judge(now, client, (up.command, up.lane, &up.body), outputs) {
             Ok(route) => forward(client, route, up, outputs),
             Err(wait_ms) => {
                 if let Some(session) = &mut client.session {
@@ -169,7 +171,7 @@ impl UplinkGate {
             refuse(client, command, number, RETRY_AFTER_MS, outputs);
             return client.check_clogged();
         }
-        match self.judge(now, client, lane, outputs) {
+        match self.judge(now, client, (command, lane, &frame.body), outputs) {
             Ok(route) => {
                 forward(
                     client,
@@ -212,11 +214,12 @@ impl UplinkGate {
         &mut self,
         now: Instant,
         client: &mut Client<'_>,
-        lane: Lane,
+        uplink: (Command, Lane, &Bytes),
         outputs: &mut Outputs,
     ) -> Result<Route, u32> {
         let route = client.route().expect("lawful only with a session");
-        if client.ledger.pauses.is_shed(route, lane) {
+        let level = client.ledger.pauses.overload(route);
+        if self.sheds.is_shed(now, &client.ledger.settings.shard_map, level, uplink) {
             client.ledger.counters[Count::Shed] += 1;
             let wait = SHED_AFTER_MS + client.ledger.random.below(SHED_SPREAD_MS);
             return Err(u32::try_from(wait).unwrap_or(u32::MAX));
@@ -242,7 +245,7 @@ impl UplinkGate {
 
     /// Writes the answers and the rates. Returns the time of the last answer.
     pub(super) fn freeze(&self, out: &mut Section) -> Instant {
-        let Self { results, users_spent } = self;
+        let Self { results, users_spent, sheds: _ } = self; // ranks are told again
         let stored_at = results.freeze(out);
         users_spent.freeze(out);
         stored_at

@@ -14,7 +14,7 @@ use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::link::{Kind, LinkDecoder, NONCE_BYTES, encode, encode_empty};
 use moorline_proto::message::backend::{
-    Announce, Auth, ConnDown, ConnUp, Digest, LinkHello, PushOutcome, PushResult, RoomDigest, Stats, Up,
+    Announce, Auth, ConnDown, ConnUp, Digest, LinkHello, PushOutcome, PushResult, Rank, RoomDigest, Stats, Up,
 };
 use moorline_proto::message::client::Code;
 use moorline_proto::time::Duration;
@@ -197,6 +197,7 @@ impl World {
             lane: Lane::ALL[usize::from(kind >> 6) % Lane::ALL.len()],
             want_ack: kind & 32 == 0,
             ttl_ms: 0,
+            rank: [Rank::ByLane, Rank::First, Rank::Second, Rank::Last][usize::from(kind % 4)],
         };
         let length = usize::from(script.byte()) * 4;
         let out = self.host.outbox();

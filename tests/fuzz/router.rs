@@ -213,7 +213,7 @@ impl World {
                     Kind::UpResult,
                     known.unwrap_or_else(|| number.into()),
                     credit,
-                    &UpResult { code, answer },
+                    &UpResult { code, answer, ..Default::default() },
                 );
             }
             7 => {
@@ -487,6 +487,7 @@ fn push(script: &mut Script<'_>) -> Push {
         collapse_key: if kind & 32 == 0 { String::new() } else { "key".into() },
         body: vec![kind; usize::from(script.byte()) * 2].into(),
         except: if kind & 128 == 0 { 0 } else { key.as_u64() },
+        rank: i32::from(kind % 5),
     }
 }
 

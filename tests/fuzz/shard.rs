@@ -4,7 +4,7 @@
 use crate::script::Script;
 use bytes::Bytes;
 use moorline::config::Retransmit;
-use moorline::messages::{Admission, Downlink, Push, PushRef, Target, Uplink};
+use moorline::messages::{Admission, Downlink, Push, PushRef, Rank, Target, Uplink};
 use moorline::shard::{Count, DrainOrder, Output, Outputs, Settings, Shard};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Decoder, Frame, Lane};
@@ -251,7 +251,8 @@ impl World {
             Command::Send => (Command::SendAck, number, send_ack_body(number, code, b"")),
             _ => (Command::Resp, 0, resp_body(number, code, b"")),
         };
-        let answer = Downlink::Answer { key, command, cid, is_final: code != Code::Retry, body };
+        let (is_final, rank) = (code != Code::Retry, Rank::ALL[number as usize % 3]);
+        let answer = Downlink::Answer { key, command, cid, is_final, rank, body };
         self.shard.handle_downlink(self.now, answer, &mut self.outputs);
     }
 
@@ -288,6 +289,7 @@ impl World {
             targets: (0..=script.byte() % 3).map(|_| self.target(script)).collect(),
             command: if kind & 64 == 0 { Command::Push } else { Command::App(0x41) },
             lane,
+            rank: Rank::of(0, lane),
             expires_at: if kind & 2 == 0 { Instant::FAR_FUTURE } else { self.now + Duration::from_secs(1) },
             packed: moorline_proto::frame::compress::try_compress(&body),
             body,
@@ -424,7 +426,8 @@ pub(crate) fn check_reach() {
     // another target has them.
     let elsewhere = "Connections Detached Paused Sessions Users Rooms QueuedBytes Timers Moved Fanouts FanoutsRefused \
                      RoomsRefused RefusedHere Unavailable Internal TokenExpired SessionsExpired HandshakesEvicted \
-                     InputBytes UnpackedBytes";
+                     InputBytes UnpackedBytes FanoutDeliveriesFirst FanoutDeliveriesSecond FanoutDeliveriesLast \
+                     FanoutWaitingFirst FanoutWaitingSecond FanoutWaitingLast";
 
     let is_missing = |name: &&String| elsewhere.split(' ').all(|known| known != name.as_str());
     let missing: Vec<_> = never.iter().filter(is_missing).collect();

@@ -85,7 +85,9 @@ impl Backend {
         // turn, must fit the gateway's output: else it takes a backend that reads for one that does not.
         let most = if scene.faults.link_output_max < 1_000 { 24 } else { 96 };
         let outstanding = [8, 64, 96][scene.index(3)].min(most);
-        let im_config = ImConfig { outstanding, ..ImConfig::default() };
+        // Groups are small here, and of each rank.
+        let ranks = ImConfig { first_rank_members: 2, second_rank_members: 4, ..ImConfig::default() };
+        let im_config = ImConfig { outstanding, ..ranks };
         let link_config = scene.faults.link_config();
         let mut backend = Self {
             host: host(&link_config, 1),

@@ -7,7 +7,9 @@ use crate::scene::{Scene, What};
 use crate::sockets::{Simulated, Sockets};
 use crate::tap::{DOWNLINK_FRAMES, HEARTBEAT_S};
 use moorline::messages::{Downlink, Uplink};
-use moorline::shard::{Count, DrainOrder, Executor, Moved, Output, Outputs, Settings, Shard, Transfer};
+use moorline::shard::{
+    Count, DrainOrder, Executor, Moved, Output, Outputs, Settings, Shard, Transfer, note_fanout,
+};
 use moorline::snapshot::{Header, Section, SectionKind, Snapshot, Writer};
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{ConnKey, ShardId};
@@ -15,6 +17,8 @@ use moorline_proto::time::{Duration, Instant};
 use moorline_proto::window::WindowLimits;
 use std::collections::{BTreeSet, VecDeque};
 
+/// Time that a slice of a fan-out takes.
+const SLICE_TOOK: Duration = Duration::from_micros(150);
 /// Frames that may wait for one client.
 const QUEUE_FRAMES: usize = 128;
 
@@ -237,8 +241,15 @@ impl Reactor {
         };
         let (before, deadline) = (counts(&self.outputs), self.shard.next_deadline());
         self.shard.handle_timeouts(scene.now, &mut self.outputs);
-        while self.shard.next_deadline() == Some(Instant::ZERO) {
-            self.shard.handle_timeouts(scene.now, &mut self.outputs);
+        loop {
+            if self.shard.has_fanout(scene.now) {
+                self.shard.handle_fanout(scene.now, &mut self.outputs);
+                note_fanout(&mut self.shard, SLICE_TOOK);
+            } else if self.shard.next_deadline() == Some(Instant::ZERO) {
+                self.shard.handle_timeouts(scene.now, &mut self.outputs);
+            } else {
+                break;
+            }
         }
         if deadline.is_none_or(|deadline| deadline > scene.now) {
             assert_eq!(counts(&self.outputs), before, "a timer fired before {deadline:?}");

@@ -113,7 +113,7 @@ impl Witness {
     /// Hears what `Im` says. True: an answer that may come late.
     pub(crate) fn on_output(&mut self, scene: &mut Scene, output: &Output) -> bool {
         let asker = match output {
-            Output::AnswerSend { reply, code, answer } => {
+            Output::AnswerSend { reply, code, answer, .. } => {
                 let mut asker = self.answered(reply);
                 if let Some(send) = asker.send.take() {
                     scene.coverage.duplicate_uplinks += u64::from(*code == Code::Dup);

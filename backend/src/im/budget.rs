@@ -1,4 +1,4 @@
-//! How many members of large groups one turn of the loop looks at: by what a member costs, and whether people chat.
+//! Number of members of large groups that one turn of the loop looks at: by what a member costs, and whether people chat.
 //!
 //! Everything else waits for one turn's share, so the share is a time. Turns that follow each other without a sleep
 //! tell how long they took, and from that comes what a member costs.

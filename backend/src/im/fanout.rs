@@ -37,7 +37,7 @@ pub(super) struct Fanouts {
     asked: BTreeMap<PushId, AskedPush>,
     /// Members that may still be looked at in this turn.
     members_left: usize,
-    /// Of these, the share of groups of the last rank.
+    /// Share of groups of the last rank in `members_left`.
     members_of_last: usize,
     budget: Budget,
     /// Tells whether a message of the first rank passed in this turn.

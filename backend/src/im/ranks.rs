@@ -38,9 +38,9 @@ mod tests {
 
     #[test]
     fn the_size_of_a_group_decides() {
+        use Rank::{First, Last, Second};
         let config = ImConfig::default();
         let ranks = [2, 99, 100, 1_999, 2_000, 10_000].map(|members| rank_of_members(&config, members));
-        use Rank::{First, Last, Second};
         assert_eq!(ranks, [First, First, Second, Second, Last, Last]);
     }
 }

@@ -64,7 +64,7 @@ impl Recorder {
     fn perform(&mut self, output: Output) {
         match output {
             Output::AnswerSend { reply, code, answer, .. } => {
-                self.sends.push((reply.correlation, code, answer))
+                self.sends.push((reply.correlation, code, answer));
             }
             Output::AnswerReq { reply, code, answer } => self.reqs.push((reply.correlation, code, answer)),
             Output::AnswerSub { reply, code, reason } => {

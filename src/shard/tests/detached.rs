@@ -99,6 +99,7 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
         command: Command::SendAck,
         cid: 1,
         is_final: true,
+        rank: Rank::First,
         body,
     });
     assert!(world.written(claim.key).is_empty());

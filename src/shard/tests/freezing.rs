@@ -27,6 +27,7 @@ fn full_of_everything() -> World {
         command: Command::SendAck,
         cid: 1,
         is_final: true,
+        rank: Rank::First,
         body: Bytes::from_static(b"an answer"),
     });
     for number in 0..8 {

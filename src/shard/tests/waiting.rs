@@ -20,6 +20,7 @@ fn push(targets: Vec<Target>, body: Bytes) -> Push {
         targets,
         command: Command::App(0x41),
         lane: Lane::Chat,
+        rank: Rank::of(0, Lane::Chat),
         expires_at: Instant::FAR_FUTURE,
         body,
         packed: None,
@@ -113,8 +114,14 @@ fn what_waits_keeps_no_block_of_a_link() {
     // In the queue of a socket that takes nothing.
     let carol = world.login("carol", "d");
     world.frame(carol, &send(1));
-    let answer =
-        |body| Downlink::Answer { key: carol, command: Command::SendAck, cid: 1, is_final: false, body };
+    let answer = |body| Downlink::Answer {
+        key: carol,
+        command: Command::SendAck,
+        cid: 1,
+        is_final: false,
+        rank: Rank::First,
+        body,
+    };
     world.downlink(answer(small(3)));
     assert!(!block.is_unique());
     world.shard.handle_sent(carol, 0, &mut world.outputs);
@@ -131,7 +138,7 @@ fn what_waits_keeps_no_block_of_a_link() {
     // A large fan-out.
     let crowd: Vec<_> = (0..70).map(|number| world.login(&format!("u{number}"), "d")).collect();
     let targets = crowd.iter().map(|key| Target::Connection(*key)).collect();
-    world.deliver(push(targets, small(6)));
+    world.deliver(Push { rank: Rank::Second, ..push(targets, small(6)) });
     assert!(block.is_unique() && world.count_of(Count::QueuedBytes) > 70 * 8, "a fan-out that waits");
     world.shard.handle_fanout(world.now, &mut world.outputs);
     world.shard.handle_fanout(world.now, &mut world.outputs);

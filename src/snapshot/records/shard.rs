@@ -349,6 +349,9 @@ pub struct FanoutRecord {
     /// True if some receivers are served.
     #[prost(bool, tag = "3")]
     pub is_begun: bool,
+    /// Rank of the pushes, from 1; 0: that of their lane.
+    #[prost(uint32, tag = "4")]
+    pub rank: u32,
 }
 
 /// A user whose rate is partly used.

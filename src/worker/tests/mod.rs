@@ -442,7 +442,12 @@ impl Peer {
     /// Answers a SEND with OK and a seq.
     fn answer(&mut self, correlation: u64, seq: u64) {
         let answer = message::encode(&SendAck { seq, ..Default::default() });
-        self.send(Kind::UpResult, correlation, 0, &UpResult { code: Code::Ok.into(), answer });
+        self.send(
+            Kind::UpResult,
+            correlation,
+            0,
+            &UpResult { code: Code::Ok.into(), answer, ..Default::default() },
+        );
     }
 
     /// The gateway has taken all that was said and mailed before: its next frame is the PONG.

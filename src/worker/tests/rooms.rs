@@ -27,7 +27,12 @@ fn a_subscription_is_the_backends_to_decide_and_its_binding_comes_first() {
     peer.send(Kind::Bind, 0, 0, &Bind { handles, room: "hall".into(), version: 7, reset: false });
     peer.send(Kind::UpResult, asked, 0, &UpResult::default());
     let answer = message::encode(&SubAck { reason: "no".into(), ..Default::default() });
-    peer.send(Kind::UpResult, left, 0, &UpResult { code: Code::NotMember.into(), answer });
+    peer.send(
+        Kind::UpResult,
+        left,
+        0,
+        &UpResult { code: Code::NotMember.into(), answer, ..Default::default() },
+    );
     let shard = user.key.shard();
     assert_eq!(bind_of(world.downlink(shard)), ("hall".into(), 7, vec![user.key], false));
     let mut answers = Vec::new();

@@ -35,7 +35,12 @@ fn sends_and_requests_are_answered_and_application_frames_pass() {
     assert_eq!((none, up.command, &up.body[..]), (0, 0x41, &b"app"[..]));
 
     let answer = message::encode(&Resp { payload: "yes".into(), ..Default::default() });
-    peer.send(Kind::UpResult, request, 0, &UpResult { code: Code::NotFound.into(), answer });
+    peer.send(
+        Kind::UpResult,
+        request,
+        0,
+        &UpResult { code: Code::NotFound.into(), answer, ..Default::default() },
+    );
     peer.answer(send, 9);
     let resp = resp_of(world.downlink(user.key.shard()));
     assert_eq!((resp.id, resp.code(), &resp.payload[..]), (77, Code::NotFound, &b"yes"[..]));
@@ -309,7 +314,7 @@ fn what_is_larger_than_clients_accept_is_reported_and_not_sent() {
     world.mail(&user, vec![user.up(Command::Req, 5, req)]);
     let (request, _) = peer.up();
     let answer = message::encode(&Resp { payload: vec![0; 1_000].into(), ..Default::default() });
-    peer.send(Kind::UpResult, request, 0, &UpResult { code: Code::Ok.into(), answer });
+    peer.send(Kind::UpResult, request, 0, &UpResult { code: Code::Ok.into(), answer, ..Default::default() });
     let resp = resp_of(world.downlink(user.key.shard()));
     assert_eq!((resp.id, resp.code(), resp.payload.len()), (5, Code::TooLarge, 0));
     world.await_count(Count::PushesTooLarge, 1);
@@ -333,7 +338,12 @@ fn questions_of_a_mute_backend_take_no_more_bytes_than_the_settings_say() {
         assert_eq!(resp_of(world.downlink(user.key.shard())).code(), Code::Retry);
     }
     world.await_count(Count::UpsPendingBytes, 8_000);
-    peer.send(Kind::UpResult, first, 0, &UpResult { code: Code::Ok.into(), answer: Bytes::new() });
+    peer.send(
+        Kind::UpResult,
+        first,
+        0,
+        &UpResult { code: Code::Ok.into(), answer: Bytes::new(), ..Default::default() },
+    );
     assert_eq!(resp_of(world.downlink(user.key.shard())).id, 1);
     let (_, third) = peer.up();
     assert_eq!(third.body.len(), 4_000, "an answer makes room for the next");
