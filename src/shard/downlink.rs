@@ -116,7 +116,9 @@ impl Shard {
             // Of the signals of one sender that wait for the same receiver, the newest one counts.
             push.collapse = Some(format!("{room}\0{}", from.as_u64()).into());
         }
-        if let ([Target::Connection(key)], None) = (&targets[..], push.except) {
+        if let ([Target::Connection(key)], None) = (&targets[..], push.except)
+            && !self.fanouts.must_wait(push.rank, 1)
+        {
             // Most are for one, and need no list.
             return self.deliver(now, *key, &push, &mut None, outputs);
         }

@@ -89,10 +89,10 @@ impl Fanouts {
         self.deadline().is_some_and(|due| due <= now)
     }
 
-    /// Returns whether a push of this rank to `receivers` waits for its share, rather than to be delivered at once.
+    /// Returns whether a push of this rank to `receivers` waits for its share, rather than to be delivered at once. A push to
+    /// one session waits, too, while others do: it may be the next message of a group that waits for that session.
     pub(super) fn must_wait(&self, rank: Rank, receivers: usize) -> bool {
-        let is_behind = receivers > 1 && !self.waiting[rank as usize].is_empty();
-        receivers > AT_ONCE_MAX[rank as usize] || is_behind
+        receivers > AT_ONCE_MAX[rank as usize] || (receivers > 0 && !self.waiting[rank as usize].is_empty())
     }
 
     /// Begins a fan-out. False: too many wait; the refusals are reported.

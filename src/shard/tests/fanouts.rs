@@ -149,3 +149,19 @@ fn each_rank_has_its_share_of_a_slice_and_the_first_goes_first() {
     assert_eq!(counters[Count::FanoutDeliveriesSecond], RECEIVERS as u64);
     assert_eq!(counters[Count::FanoutWaitingLast], 0);
 }
+
+#[test]
+fn a_push_to_one_session_does_not_overtake_a_fan_out_of_its_rank() {
+    let mut world = World::new();
+    let keys = many(&mut world);
+    push_to_all(&mut world, &keys, b"first");
+    let begun = turn(&mut world, &keys).len();
+    let last = keys[RECEIVERS - 1];
+    push_ranked(&mut world, &[last], Rank::Second, b"second");
+    assert!(world.written(last).is_empty(), "the first message has not reached it, of {begun}");
+    let mut got = Vec::new();
+    while world.shard.has_fanout(world.now) {
+        got.extend(turn(&mut world, &[last]).into_iter().flatten());
+    }
+    assert_eq!(got, ["first", "second"]);
+}
