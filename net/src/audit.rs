@@ -77,7 +77,7 @@ impl AuditLog {
         let (queue, orders) = sync_channel(LINES_MAX);
         let log = Self { queue: Some(queue), ..Self::default() };
         let dropped = Arc::clone(&log.dropped);
-        std::thread::Builder::new().name("audit".into()).spawn(move || writer.run(&orders, &dropped))?;
+        crate::thread::spawn("audit", move || writer.run(&orders, &dropped))?;
         Ok(log)
     }
 

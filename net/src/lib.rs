@@ -19,6 +19,7 @@
 //! | [`resolve`] | addresses of host names, looked up by threads that serve nobody | `server` |
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
+//! | [`thread`] | threads that have their memory before they need it | `server` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
 //! | [`baton`] | a loop's state, which a sender may run while its thread sleeps, checked by loom | none |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
@@ -51,6 +52,8 @@ pub mod secret_file;
 pub mod settings;
 #[cfg(feature = "client")]
 pub mod stream;
+#[cfg(feature = "server")]
+pub mod thread;
 #[cfg(all(unix, feature = "server"))]
 pub mod unix_socket;
 pub mod wake_flag;

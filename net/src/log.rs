@@ -84,7 +84,7 @@ impl LogWriter {
         let state = Arc::new(State::default());
         let theirs = Arc::clone(&state);
         let run = move || write_lines(&stream, &lines, &theirs);
-        thread::Builder::new().name("log-writer".into()).spawn(run)?;
+        crate::thread::spawn("log-writer", run)?;
         Ok(Self { queue, state })
     }
 
@@ -216,7 +216,7 @@ pub fn write_detached(
     on_end: impl FnOnce(io::Result<()>) + Send + 'static,
 ) -> io::Result<()> {
     let run = move || on_end(write_all(stream.as_fd(), text.as_bytes()));
-    thread::Builder::new().name("line-writer".into()).spawn(run).map(drop)
+    crate::thread::spawn("line-writer", run).map(drop)
 }
 
 /// Writes `text` to `stream` in the calling thread, which waits as long as the stream does not take it.

@@ -4,6 +4,7 @@
 //! it, and no client notices. The thread is there before the process serves, so that telling needs no thread either.
 
 use crossbeam_channel::{Sender, bounded};
+use moorline_net::thread;
 use std::io;
 use std::time::Duration;
 
@@ -21,19 +22,18 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    /// Starts the thread, and waits until it has done its first job: the allocator has given it memory of its own by then,
-    /// which the system may refuse later.
+    /// Starts the thread, and waits until it has done its first job: it has memory of its own by then.
     ///
     /// # Errors
     /// The system has no thread, or does not run it in time.
     pub(super) fn start(name: &'static str) -> io::Result<Self> {
         let (jobs, taken) = bounded::<Job>(JOBS_MAX);
-        std::thread::Builder::new().name(name.into()).spawn(move || taken.iter().for_each(|job| job()))?;
+        thread::spawn(name, move || taken.iter().for_each(|job| job()))?;
         let (running, runs) = bounded(1);
         let notifier = Self { name, jobs };
-        notifier.tell(move || _ = running.send(vec![0u8; 64]));
+        notifier.tell(move || _ = running.send(()));
         match runs.recv_timeout(RUNS_WITHIN) {
-            Ok(_) => Ok(notifier),
+            Ok(()) => Ok(notifier),
             Err(error) => Err(io::Error::other(format!("the thread does not run: {error}"))),
         }
     }

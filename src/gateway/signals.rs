@@ -6,6 +6,7 @@
 use super::GatewayError;
 use crate::sys::signals::{self, LISTENED};
 use crossbeam_channel::{Receiver, bounded};
+use moorline_net::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -80,7 +81,7 @@ impl Signals {
                 sender.try_send(()).ok(); // a wake that waits is as good
             }
         };
-        std::thread::Builder::new().name("signals".into()).spawn(note).map_err(failed())?;
+        thread::spawn("signals", note).map_err(failed())?;
         Ok(Self { waiting, wake })
     }
 

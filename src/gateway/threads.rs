@@ -6,6 +6,7 @@ use crate::pause::{self, PauseHandle};
 use crate::snapshot::SectionKind;
 use crate::thread_group::{EventLoop, ThreadGroup};
 use mio::Poll;
+use moorline_net::thread;
 use std::io;
 use std::thread::JoinHandle;
 
@@ -41,10 +42,8 @@ pub(super) fn start_paused<U: EventLoop>(
         pause.request();
         let group = ThreadGroup::new(loops, point, place);
         let name = format!("{name}-{number}");
-        let named = std::thread::Builder::new().name(name.clone());
-        let spawn = || named.spawn(move || group.run());
         let handle = failpoint::try_reach("new.thread")
-            .and_then(|()| spawn())
+            .and_then(|()| thread::spawn(&name, move || group.run()))
             .map_err(GatewayError::system(operation))?;
         Ok(Thread { name, kind, pause, handle })
     };
