@@ -15,22 +15,28 @@ const OUTCOMES_WAIT: Duration = Duration::from_millis(2);
 const OUTCOMES_MAX: usize = 8;
 
 impl Reactor {
-    /// Ends a turn: hands over everything, unless there are only a few outcomes of pushes.
+    /// Hands over everything, unless there are only a few outcomes of pushes; then closes what is to be closed. After the end
+    /// of a connection nothing waits: its client may log in elsewhere.
     pub(super) fn hand_over_due(&mut self) {
+        if !self.may_wait() {
+            self.outcomes_due = None;
+            self.hand_over();
+        }
+        self.sockets.finish_closing();
+    }
+
+    /// Returns whether the uplinks are a few outcomes of pushes that may wait for company.
+    fn may_wait(&mut self) -> bool {
         let now = self.sockets.now;
+        let has_ended = std::mem::take(&mut self.sockets.has_ended);
         let is_few = |items: &Vec<Uplink>| {
             items.len() < OUTCOMES_MAX && items.iter().all(|item| matches!(item, Uplink::Pushed { .. }))
         };
-        let has_few = self.outputs.uplinks.iter().all(is_few) && !self.is_stopping;
-        let has_none = self.outputs.uplinks.iter().all(Vec::is_empty);
-        if has_few && !has_none && !self.is_refused() {
-            let due = *self.outcomes_due.get_or_insert(now + OUTCOMES_WAIT);
-            if now < due {
-                return;
-            }
+        let has_few = self.outputs.uplinks.iter().all(is_few) && !self.is_stopping && !has_ended;
+        if !has_few || self.outputs.uplinks.iter().all(Vec::is_empty) || self.is_refused() {
+            return false;
         }
-        self.outcomes_due = None;
-        self.hand_over();
+        now < *self.outcomes_due.get_or_insert(now + OUTCOMES_WAIT)
     }
 
     /// Hands over everything of this turn. A full mailbox refuses; what it refused waits, in order.

@@ -150,6 +150,9 @@ impl Reactor {
         self.accept(now);
         self.read_ready(now);
         self.shard.handle_timeouts(now, &mut self.outputs);
+        self.perform();
+        // Before anything is written or closed: what a client learns from this turn, the worker has been told.
+        self.hand_over_due();
         self.write();
         // Fan-outs to large groups come last, so that no other message waits behind them.
         if self.shard.has_fanout(now) {
@@ -337,6 +340,7 @@ impl Reactor {
     fn evict(&mut self, key: ConnKey) {
         self.shard.handle_evicted(key, &mut self.outputs);
         self.perform();
+        self.sockets.finish_closing(); // its descriptor is for the newcomer
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
     }
 
@@ -504,6 +508,7 @@ impl EventLoop for Reactor {
         }
         self.perform();
         self.hand_over();
+        self.sockets.finish_closing();
         is_busy || self.is_handing_over()
     }
 

@@ -40,6 +40,11 @@ pub(super) struct Sockets {
     pub(super) leaving: VecDeque<(Stream, Box<Transfer>)>,
     /// Connections whose socket was attached since [`super::ReactorMail::List`]; `None`: no list was asked for.
     pub(super) newcomers: Option<HashSet<ConnKey>>,
+    /// A connection has ended or left since the latest hand-over.
+    pub(super) has_ended: bool,
+    /// Sockets to be closed, and connections whose writing half is to be shut down, behind the next hand-over.
+    closing: Vec<Stream>,
+    half_closing: Vec<ConnKey>,
     /// Time of this turn.
     pub(super) now: Instant,
     write_block: WriteBlock,
@@ -59,6 +64,9 @@ impl Sockets {
             ready: VecDeque::new(),
             leaving: VecDeque::new(),
             newcomers: None,
+            has_ended: false,
+            closing: Vec::new(),
+            half_closing: Vec::new(),
             now,
             write_block: WriteBlock::with_capacity(WRITE_BYTES),
         })
@@ -73,6 +81,17 @@ impl Sockets {
     /// Closes a socket that has no connection.
     pub(super) fn release(&self, socket: &Stream) {
         self.listeners.release(socket, self.now);
+    }
+
+    /// Lets clients see the ends of this turn. Called behind a hand-over: a client that sees the end logs in again, and the
+    /// worker must have been told of what the client acknowledged by then.
+    pub(super) fn finish_closing(&mut self) {
+        for key in self.half_closing.drain(..) {
+            if let Some(stream) = self.streams.get(key) {
+                stream.shutdown_write();
+            }
+        }
+        self.closing.clear();
     }
 
     /// Notes that a socket may have bytes to read.
@@ -121,14 +140,15 @@ impl shard::Sockets for Sockets {
     }
 
     fn half_close(&mut self, key: ConnKey) {
-        if let Some(stream) = self.streams.get(key) {
-            stream.shutdown_write();
-        }
+        self.has_ended = true;
+        self.half_closing.push(key);
     }
 
     fn close(&mut self, key: ConnKey) {
+        self.has_ended = true;
         if let Some(socket) = self.streams.remove(key) {
             self.release(&socket);
+            self.closing.push(socket);
         }
     }
 
@@ -140,6 +160,7 @@ impl shard::Sockets for Sockets {
 
     fn move_away(&mut self, key: ConnKey, transfer: Box<Transfer>) {
         let Some(mut socket) = self.streams.remove(key) else { return };
+        self.has_ended = true;
         if socket.deregister(&self.epoll).is_ok() {
             self.leaving.push_back((socket, transfer));
         } else {
