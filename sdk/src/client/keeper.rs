@@ -18,6 +18,8 @@ struct Changes {
     done: Vec<u64>,
     places: BTreeMap<String, ConversationCursor>,
     is_over: bool,
+    /// The thread writes nothing any more.
+    has_ended: bool,
 }
 
 /// The store, and what is to be written to it.
@@ -26,6 +28,7 @@ pub(super) struct Keeper {
     store: Mutex<FileStore>,
     changes: Mutex<Changes>,
     changed: Condvar,
+    /// Given when the thread has ended and no longer holds the store.
     ended: Arc<Outcome<()>>,
 }
 
@@ -49,8 +52,13 @@ impl Keeper {
             changed: Condvar::new(),
             ended: Outcome::new(),
         });
-        let own = Arc::clone(&keeper);
-        std::thread::Builder::new().name("moorline-store".into()).spawn(move || own.run())?;
+        let (own, ended) = (Arc::clone(&keeper), Arc::clone(&keeper.ended));
+        let run = move || {
+            own.run();
+            drop(own); // whoever waits for the end may open the store again
+            ended.give(());
+        };
+        std::thread::Builder::new().name("moorline-store".into()).spawn(run)?;
         Ok(keeper)
     }
 
@@ -78,9 +86,10 @@ impl Keeper {
     fn change(&self, change: impl FnOnce(&mut Changes)) {
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut changes);
-        if self.ended.get().is_some() {
+        if changes.has_ended {
             // A message that the application keeps longer than its client.
-            return self.write(std::mem::take(&mut *changes));
+            let changes = std::mem::replace(&mut *changes, Changes { has_ended: true, ..Changes::default() });
+            return self.write(changes);
         }
         drop(changes);
         self.changed.notify_one();
@@ -99,11 +108,12 @@ impl Keeper {
             let mut changes =
                 self.changed.wait_while(changes, is_idle).unwrap_or_else(PoisonError::into_inner);
             if changes.done.is_empty() && changes.places.is_empty() {
-                return self.ended.give(()); // over, and everything is written
+                changes.has_ended = true; // over, and everything is written
+                return;
             }
             let (done, places) = (std::mem::take(&mut changes.done), std::mem::take(&mut changes.places));
             drop(changes);
-            self.write(Changes { done, places, is_over: false });
+            self.write(Changes { done, places, ..Changes::default() });
         }
     }
 }
@@ -136,11 +146,12 @@ mod tests {
         assert!(keeper.finish(Duration::from_secs(60)));
         let newest = Newest { place: 7, stored_ms: 0 };
         keeper.place("group:tea", ConversationCursor { start: 1, next: 7, newest });
+        keeper.place("group:tea", ConversationCursor { start: 1, next: 8, newest });
         drop(keeper);
-        let store = FileStore::open(&path).expect("the same");
+        let store = FileStore::open(&path).expect("the thread does not have it any more");
         let places: Vec<_> = store.places().map(|(name, cursor)| (name.to_owned(), cursor.next)).collect();
         assert_eq!(store.unsent().count(), 1);
-        assert_eq!(places, [("c2c:alice:bob".to_owned(), 99), ("group:tea".to_owned(), 7)]);
+        assert_eq!(places, [("c2c:alice:bob".to_owned(), 99), ("group:tea".to_owned(), 8)]);
         std::fs::remove_file(&path).expect("ours");
     }
 }
