@@ -97,7 +97,9 @@ fn slow_and_idle_visitors_of_the_admin_address_shut_out_nobody() {
     halfway.write_all(b"GET /healthz HT").expect("written");
     // More visitors than there are places: whoever was silent longest makes room, asked or not.
     let silent: Vec<_> = (0..20).map(|_| connect(gateway.admin)).collect();
-    assert_eq!(rest(&mut halfway), "", "it made room");
+    // On a slow machine its time for a request may be over before.
+    let end = rest(&mut halfway);
+    assert!(end.is_empty() || end.starts_with("HTTP/1.1 408 "), "it made room: {end}");
     let mut kept: Vec<_> = (0..15).map(|_| connect(gateway.admin)).collect();
     for stream in &mut kept {
         stream.write_all(GET).expect("written");
