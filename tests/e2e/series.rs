@@ -117,11 +117,14 @@ impl Drop for Series {
             let varz: Varz = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
             Some(varz.pid)
         };
-        if let Some(pid) = named.or_else(serving)
-            && let Ok(pid) = i32::try_from(pid)
-        {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).ok();
-        }
+        named.or_else(serving).into_iter().for_each(end);
+    }
+}
+
+/// Ends a process of this test that its gateway has started, or was.
+pub(crate) fn end(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).ok(); // it may be gone already
     }
 }
 
