@@ -71,32 +71,11 @@ impl<L: Turn> TryRun for Baton<L> {
 #[cfg(all(loom, test))]
 mod tests {
     use super::*;
+    use crate::loom_event::Event;
     use crate::wake_flag::WakeFlag;
+    use loom::sync::Arc;
     use loom::sync::atomic::{AtomicUsize, Ordering};
-    use loom::sync::{Arc, Condvar};
     use loom::thread;
-
-    /// An eventfd: a wake before the wait is not lost.
-    #[derive(Default)]
-    struct Event {
-        is_set: Mutex<bool>,
-        changed: Condvar,
-    }
-
-    impl Event {
-        fn wake(&self) {
-            *self.is_set.lock().expect("sound") = true;
-            self.changed.notify_one();
-        }
-
-        fn wait(&self) {
-            let mut is_set = self.is_set.lock().expect("sound");
-            while !*is_set {
-                is_set = self.changed.wait(is_set).expect("sound");
-            }
-            *is_set = false;
-        }
-    }
 
     /// A loop that counts its messages; a count stands for the queue.
     struct Counting {

@@ -39,6 +39,8 @@ pub mod http;
 pub mod log;
 #[cfg(feature = "server")]
 pub mod log_rate;
+#[cfg(all(loom, test))]
+mod loom_event;
 #[cfg(feature = "server")]
 pub mod mailbox;
 pub mod pause_word;

@@ -59,30 +59,9 @@ impl WakeFlag {
 #[cfg(all(loom, test))]
 mod tests {
     use super::*;
-    use loom::sync::{Arc, Condvar, Mutex};
+    use crate::loom_event::Event;
+    use loom::sync::Arc;
     use loom::thread;
-
-    /// An eventfd: a wake before the wait is not lost.
-    #[derive(Default)]
-    struct Event {
-        is_set: Mutex<bool>,
-        changed: Condvar,
-    }
-
-    impl Event {
-        fn wake(&self) {
-            *self.is_set.lock().expect("sound") = true;
-            self.changed.notify_one();
-        }
-
-        fn wait(&self) {
-            let mut is_set = self.is_set.lock().expect("sound");
-            while !*is_set {
-                is_set = self.changed.wait(is_set).expect("sound");
-            }
-            *is_set = false;
-        }
-    }
 
     /// Loom reports a deadlock if any order of steps leaves the receiver asleep beside a message.
     #[test]
