@@ -13,6 +13,7 @@
 //! | [`window`], [`dedupe`], [`keepalive`] | in-flight window, uplink dedupe window, heartbeat policy |
 //! | [`connection`] | which command is lawful in which state, server side and client side |
 //! | [`link`] | gateway-backend frames (`docs/backend.md`) |
+//! | [`cost`] | measured time of one piece of work |
 //! | [`line_limit`] | one log line for many events |
 //! | [`error`] | close codes |
 #![no_std]
@@ -23,6 +24,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod connection;
+pub mod cost;
 pub mod dedupe;
 pub mod error;
 pub mod frame;

@@ -12,8 +12,10 @@
 //! deliveries a second answers take 0.3 ms, so the pace rises; at 60,000 some take 0.6 ms, and it stays about there.
 
 use crate::messages::Rank;
+use moorline_proto::cost::Cost;
 use moorline_proto::ids::{ConnKey, Seq};
 use moorline_proto::time::{Duration, Instant, nanos_of};
+use std::ops::RangeInclusive;
 
 /// Time after a message of the first rank during which people count as chatting.
 const CHAT: Duration = Duration::from_millis(10);
@@ -43,10 +45,7 @@ const DUE_MIN: usize = 32;
 const DUE_MAX: usize = 1_024;
 /// Time of a delivery before one was measured, and the bounds of a measured one, in nanoseconds.
 const COST_START: u64 = 6_000;
-const COST_MIN: u64 = 500;
-const COST_MAX: u64 = 100_000;
-/// Each measured slice moves the average by one part of this many.
-const COST_PARTS: u64 = 8;
+const COST_BOUNDS: RangeInclusive<u64> = 500..=100_000;
 /// Time after a slice during which answers are beside a fan-out: its receivers acknowledge.
 const BESIDE: Duration = Duration::from_millis(20);
 /// Time of a slow answer without a fan-out before one was learned, and its bounds, in nanoseconds.
@@ -71,8 +70,8 @@ pub(super) struct Pace {
     rate: u64,
     /// Time up to which the pace is used.
     used_until: Instant,
-    /// Average time of a delivery, in nanoseconds.
-    cost: u64,
+    /// Time of a delivery.
+    cost: Cost,
     /// Deliveries of the last slice that was not measured yet.
     slice: usize,
     /// Time of the last slice.
@@ -97,7 +96,7 @@ impl Default for Pace {
             chat_until: Instant::ZERO,
             rate: RATE_MIN,
             used_until: Instant::ZERO,
-            cost: COST_START,
+            cost: Cost::new(COST_START, COST_BOUNDS),
             slice: 0,
             slice_at: None,
             calm: CALM_START,
@@ -197,14 +196,13 @@ impl Pace {
 
     /// Takes the time that the last slice took, its writes included.
     pub(super) fn on_slice_done(&mut self, took: Duration) {
-        let Some(each) = nanos_of(took).checked_div(std::mem::take(&mut self.slice) as u64) else { return };
-        self.cost = self.cost - self.cost / COST_PARTS + each.clamp(COST_MIN, COST_MAX) / COST_PARTS;
+        self.cost.measure(took, std::mem::take(&mut self.slice));
     }
 
     /// Number of due deadlines that may be acted upon in one turn: each may cause a write.
     pub(super) fn due_per_turn(&self, now: Instant) -> usize {
         let time = if now < self.chat_until { CHAT_DUE } else { FREE_DUE };
-        self.fits(time).clamp(DUE_MIN, DUE_MAX)
+        self.cost.fits(time).clamp(DUE_MIN, DUE_MAX)
     }
 
     /// Number of deliveries of a slice without a pace.
@@ -214,11 +212,7 @@ impl Pace {
 
     /// Number of deliveries of a slice of this time.
     fn room(&self, time: Duration) -> usize {
-        self.fits(time).clamp(SLICE_MIN, SLICE_MAX)
-    }
-
-    fn fits(&self, time: Duration) -> usize {
-        usize::try_from(nanos_of(time) / self.cost.max(1)).unwrap_or(usize::MAX)
+        self.cost.fits(time).clamp(SLICE_MIN, SLICE_MAX)
     }
 }
 

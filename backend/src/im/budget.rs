@@ -6,7 +6,9 @@
 //! Example: people chat, and a member costs 0.2 us. A turn looks at 1,250 members, which takes 250 us, and a group of
 //! 10,000 takes eight turns. When nobody chats it is looked at in one.
 
-use moorline_proto::time::{Duration, Instant, nanos_of};
+use moorline_proto::cost::Cost;
+use moorline_proto::time::{Duration, Instant};
+use std::ops::RangeInclusive;
 
 /// Time after a message of the first rank during which people count as chatting.
 const CHAT: Duration = Duration::from_millis(10);
@@ -18,24 +20,21 @@ const MEMBERS_MIN: usize = 512;
 const MEMBERS_MAX: usize = 32_768;
 /// Time of a member before one was measured, and the bounds of a measured one, in nanoseconds.
 const COST_START: u64 = 200;
-const COST_MIN: u64 = 20;
-const COST_MAX: u64 = 2_000;
-/// Each measured turn moves the average by one part of this many.
-const COST_PARTS: u64 = 8;
+const COST_BOUNDS: RangeInclusive<u64> = 20..=2_000;
 
 /// Share of the fan-outs in each turn.
 #[derive(Debug)]
 pub(super) struct Budget {
     chat_until: Instant,
-    /// Average time of a member, in nanoseconds.
-    cost: u64,
+    /// Time of a member.
+    cost: Cost,
     /// Begin of the last turn, and the members looked at in it; `None`: the loop slept since.
     last: Option<(Instant, usize)>,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { chat_until: Instant::ZERO, cost: COST_START, last: None }
+        Self { chat_until: Instant::ZERO, cost: Cost::new(COST_START, COST_BOUNDS), last: None }
     }
 }
 
@@ -46,14 +45,11 @@ impl Budget {
         if has_chat {
             self.chat_until = now + CHAT;
         }
-        if let Some((began, members)) = self.last.take()
-            && let Some(each) = nanos_of(now.saturating_since(began)).checked_div(members as u64)
-        {
-            self.cost = self.cost - self.cost / COST_PARTS + each.clamp(COST_MIN, COST_MAX) / COST_PARTS;
+        if let Some((began, members)) = self.last.take() {
+            self.cost.measure(now.saturating_since(began), members);
         }
         let share = if now < self.chat_until { CHAT_SHARE } else { FREE_SHARE };
-        let members = usize::try_from(nanos_of(share) / self.cost.max(1)).unwrap_or(usize::MAX);
-        members.clamp(MEMBERS_MIN, MEMBERS_MAX)
+        self.cost.fits(share).clamp(MEMBERS_MIN, MEMBERS_MAX)
     }
 
     /// Ends the share of the turn that began at `now`. `goes_on`: the next turn follows at once.
