@@ -168,6 +168,12 @@ fn cids(uplinks: &[Uplink]) -> Vec<(Seq, bool)> {
     uplinks.iter().filter_map(up).collect()
 }
 
+/// Returns the backend's answer to a SEND.
+fn answer(key: ConnKey, cid: Seq, code: Code, rank: Rank) -> Downlink {
+    let (command, is_final) = (Command::SendAck, code != Code::Retry);
+    Downlink::Answer { key, command, cid, is_final, rank, body: send_ack_body(cid, code, b"") }
+}
+
 #[test]
 fn sends_go_up_in_order_once_and_answers_come_back() {
     let mut world = World::new();
@@ -178,29 +184,13 @@ fn sends_go_up_in_order_once_and_answers_come_back() {
     }
     let ups = world.uplinks();
     assert_eq!(cids(&ups), [(1, false), (2, false), (3, false), (4, false)]);
-    let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer {
-        key,
-        command: Command::SendAck,
-        cid: 1,
-        is_final: true,
-        rank: Rank::First,
-        body,
-    });
+    world.downlink(answer(key, 1, Code::Ok, Rank::First));
     let frames = world.written(key);
     assert_eq!((frames[0].header.command, frames[0].header.ack), (Command::SendAck, 4));
     // An answer is remembered; what is not, is the durable key's business.
     world.frame(key, &send(1));
     assert!(world.uplinks().is_empty() && world.written(key)[0].header.flags.contains(Flags::DUP));
-    let body = send_ack_body(2, Code::Retry, b"");
-    world.downlink(Downlink::Answer {
-        key,
-        command: Command::SendAck,
-        cid: 2,
-        is_final: false,
-        rank: Rank::First,
-        body,
-    });
+    world.downlink(answer(key, 2, Code::Retry, Rank::First));
     world.written(key);
     world.frame(key, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, true)]);
@@ -362,14 +352,7 @@ fn one_client_cannot_have_any_number_of_questions_under_way() {
     assert_eq!((refusal.id, refusal.code(), refusal.retry_after_ms), (9_999, Code::Retry, 500));
     // A new SEND has its own bound; a repeated one counts.
     world.frame(key, &send(1));
-    let ack = |code| Downlink::Answer {
-        key,
-        command: Command::SendAck,
-        cid: 1,
-        is_final: code != Code::Retry,
-        rank: Rank::First,
-        body: send_ack_body(1, code, b""),
-    };
+    let ack = |code| answer(key, 1, code, Rank::First);
     world.downlink(ack(Code::Retry));
     world.written(key);
     world.frame(key, &send(1));

@@ -12,11 +12,15 @@ const NEWCOMERS: usize = 60;
 /// Descriptors that the gateway may still open.
 const ROOM: usize = 5;
 
-/// Sets the soft limit of open files of a running process. `None`: this machine has no `prlimit`.
+/// Sets the limits of open files of a running process. `None`: this machine has no `prlimit`.
 pub(crate) fn limit_files(process: &Process, soft: u64, hard: u64) -> Option<()> {
-    let pid = process.pid().to_string();
-    let ended = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:{hard}")]).status();
-    match ended {
+    limit(process.pid(), "nofile", &format!("{soft}:{hard}"))
+}
+
+/// Sets a limit of a running process. `None`: this machine has no `prlimit`.
+pub(crate) fn limit(pid: u32, name: &str, values: &str) -> Option<()> {
+    let arguments = ["--pid", &pid.to_string(), &format!("--{name}={values}")];
+    match Command::new("prlimit").args(arguments).status() {
         Ok(status) => {
             assert!(status.success(), "prlimit: {status}");
             Some(())

@@ -1,24 +1,15 @@
 //! Hot restart with little memory: whoever sets the limit, the check refuses it by name, and the old process serves on.
 
+use crate::exhaustion;
 use crate::gateway::Backend;
 use crate::raw::{Client, bytes_of, message, send_frame};
 use crate::series::Series;
 use crate::until;
 use moorline_proto::message::client::Code;
 
-/// Sets a limit of a running process; `None`: this machine has no `prlimit`.
+/// Sets a soft limit of a running process; `None`: this machine has no `prlimit`.
 fn limit(pid: u32, name: &str, soft: &str) -> Option<()> {
-    let arguments = ["--pid".to_owned(), pid.to_string(), format!("--{name}={soft}:unlimited")];
-    match std::process::Command::new("prlimit").args(arguments).status() {
-        Ok(status) => {
-            assert!(status.success(), "prlimit: {status}");
-            Some(())
-        }
-        Err(error) => {
-            crate::skipped(&format!("no `prlimit` (util-linux) on this machine: {error}"));
-            None
-        }
-    }
+    exhaustion::limit(pid, name, &format!("{soft}:unlimited"))
 }
 
 /// A line of `/proc/PID/status`, in bytes.

@@ -54,6 +54,17 @@ fn send_all(address: SocketAddr, sender: usize, stage: &Stage) {
     take(&mut client, under_way);
 }
 
+/// Reads what waits for the silent clients: in order, once, unaltered.
+fn read_all(silent: &mut [Client], stage: &Stage) {
+    for (to, client) in silent.iter_mut().enumerate() {
+        client.until("all of it", |heard| heard.pushes.len() == stage.messages);
+        let whole = (0..)
+            .zip(&client.heard.pushes)
+            .all(|(number, push)| push.payload == payload(to, number, stage.size));
+        assert!(whole && client.heard.repeats == 0, "in order, once, unaltered");
+    }
+}
+
 /// Waits for this many answers.
 fn take(client: &mut Client, count: usize) {
     client.until("the answers", |heard| heard.send_acks.len() >= count);
@@ -119,13 +130,7 @@ fn measure(stage: &Stage) -> String {
         chat.finish().slowest
     )
     .expect("memory");
-    for (to, client) in silent.iter_mut().enumerate() {
-        client.until("all of it", |heard| heard.pushes.len() == stage.messages);
-        let whole = (0..)
-            .zip(&client.heard.pushes)
-            .all(|(number, push)| push.payload == payload(to, number, stage.size));
-        assert!(whole && client.heard.repeats == 0, "in order, once, unaltered");
-    }
+    read_all(&mut silent, stage);
     idle.iter_mut().step_by(100).for_each(|client| client.beat(30));
     figures
 }
@@ -170,11 +175,5 @@ fn bytes_that_are_queued_while_the_new_process_starts_are_not_carried_in_the_pau
     let step = restart.steps.iter().find(|step| step.name == "snapshot").expect("a step");
     let bytes = step.detail.split(' ').next().and_then(|bytes| bytes.parse::<u64>().ok());
     assert!(bytes.expect("a number") < 1 << 20, "{step:?}");
-    for (to, client) in silent.iter_mut().enumerate() {
-        client.until("all of it", |heard| heard.pushes.len() == stage.messages);
-        let whole = (0..)
-            .zip(&client.heard.pushes)
-            .all(|(number, push)| push.payload == payload(to, number, stage.size));
-        assert!(whole && client.heard.repeats == 0, "in order, once, unaltered");
-    }
+    read_all(&mut silent, &stage);
 }

@@ -47,7 +47,7 @@ pub struct Options {
 }
 
 /// Result of a comparison.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Comparison {
     /// Every sample.
     pub table: Table,
@@ -76,13 +76,7 @@ impl Comparison {
 
 /// Runs the legs and measures.
 pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
-    let mut comparison = Comparison {
-        table: Table::default(),
-        ours: Tally::default(),
-        bare: Tally::default(),
-        late_legs: 0,
-        is_interrupted: false,
-    };
+    let mut comparison = Comparison::default();
     let mut ceiling = Ceiling::default();
     for round in 0..options.rounds {
         for leg in Leg::ALL {
@@ -164,13 +158,7 @@ mod tests {
 
     #[test]
     fn a_missed_bar_fails_the_comparison_and_a_fault_fails_it_more() {
-        let mut comparison = Comparison {
-            table: Table::default(),
-            ours: Tally::default(),
-            bare: Tally::default(),
-            late_legs: 0,
-            is_interrupted: false,
-        };
+        let mut comparison = Comparison::default();
         comparison.table.push(Sample { round: 0, side: Side::Ours, row: Row::Idle, value: 200.0 });
         assert_eq!(comparison.exit(), Exit::Pass);
         comparison.table.push(Sample { round: 1, side: Side::Ours, row: Row::Idle, value: 400.0 });

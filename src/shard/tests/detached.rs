@@ -93,15 +93,7 @@ fn a_lost_connection_leaves_its_session_and_the_client_goes_on() {
     assert_eq!((world.shard.counters()[Count::Detached], world.shard.counters()[Count::Connections]), (1, 0));
     // What happens meanwhile waits.
     world.push(claim.key, 3, b"three");
-    let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer {
-        key: claim.key,
-        command: Command::SendAck,
-        cid: 1,
-        is_final: true,
-        rank: Rank::First,
-        body,
-    });
+    world.downlink(answer(claim.key, 1, Code::Ok, Rank::First));
     assert!(world.written(claim.key).is_empty());
     world.uplinks();
     world.pass(KEEP / 2);

@@ -105,16 +105,7 @@ fn a_group_that_is_alone_has_no_pace() {
     let writer = world.login("writer", "phone");
     world.frame(writer, &send(1));
     push_to_all(&mut world, &keys, b"all");
-    let body = send_ack_body(1, Code::Ok, &[]);
-    let rank = Rank::Second;
-    world.downlink(Downlink::Answer {
-        key: writer,
-        command: Command::SendAck,
-        cid: 1,
-        is_final: true,
-        rank,
-        body,
-    });
+    world.downlink(answer(writer, 1, Code::Ok, Rank::Second));
     let mut heard = 0;
     while world.shard.has_fanout(world.now) {
         heard += turn(&mut world, &keys).len();

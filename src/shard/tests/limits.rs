@@ -36,15 +36,7 @@ fn a_strict_listener_takes_one_send_at_a_time() {
     world.frame(key, &send(1));
     world.frame(key, &send(1));
     assert_eq!(cids(&world.uplinks()), [(1, false)], "the copy waits for the same answer");
-    let body = send_ack_body(1, Code::Ok, b"");
-    world.downlink(Downlink::Answer {
-        key,
-        command: Command::SendAck,
-        cid: 1,
-        is_final: true,
-        rank: Rank::First,
-        body,
-    });
+    world.downlink(answer(key, 1, Code::Ok, Rank::First));
     world.frame(key, &send(2));
     assert_eq!(cids(&world.uplinks()), [(2, false)]);
     world.frame(key, &send(3));
@@ -160,15 +152,7 @@ fn overload_sheds_the_last_rank_then_the_second_then_logins_and_never_single_cha
                 world.uplinks();
                 world.frame(key, &frame.with_seq(cid));
                 let is_taken = !cids(&world.uplinks()).is_empty();
-                let (rank, body) = (Rank::First, send_ack_body(cid, Code::Ok, b""));
-                world.downlink(Downlink::Answer {
-                    key,
-                    command: Command::SendAck,
-                    cid,
-                    is_final: true,
-                    rank,
-                    body,
-                });
+                world.downlink(answer(key, cid, Code::Ok, Rank::First));
                 world.written(key);
                 is_taken
             })
