@@ -1,13 +1,15 @@
 //! One reactor on its own poll, turn by turn, between real sockets and mailboxes.
 
 use super::*;
-use crate::messages::{Admission, Downlink, Uplink, UplinkBatch};
+use crate::messages::{Admission, Downlink, Push, PushRef, Rank, Target, Uplink, UplinkBatch};
 use bytes::Bytes;
 use mio::net::TcpListener;
 use moorline_net::mailbox;
-use moorline_proto::frame::{Command, Frame};
+use moorline_proto::frame::{Command, Frame, Lane};
 use moorline_proto::ids::ShardId;
-use moorline_proto::message::{client::Hello, frame_of};
+use moorline_proto::message::backend::Outcome;
+use moorline_proto::message::client::{Close, Hello};
+use moorline_proto::message::frame_of;
 use std::io::{Read, Write};
 use std::net::TcpStream as Client;
 
@@ -281,4 +283,57 @@ fn a_crowd_at_one_listener_does_not_starve_the_other() {
         world.reactor.sockets.listeners.admitted
     );
     world.turn_until(|world| (world.reactor.sockets.listeners.admitted[0] == 40).then_some(()));
+}
+
+/// Delivers a push whose outcome is wanted to the only client. Its seq is 1.
+fn push(world: &World) {
+    let key = world.reactor.shard.with_sockets().next().expect("somebody");
+    let push = Push {
+        ticket: Some(PushRef { worker: 0, link: 0, link_generation: 0, correlation: 1 }),
+        targets: vec![Target::Connection(key)],
+        command: Command::Push,
+        lane: Lane::Chat,
+        rank: Rank::First,
+        expires_at: Instant::FAR_FUTURE,
+        body: Bytes::from_static(b"hi"),
+        packed: None,
+        except: None,
+        collapse: None,
+    };
+    let items = vec![Downlink::Push(push)];
+    world.mail.try_send(ReactorMail::Downlink(DownlinkBatch { items })).expect("room");
+}
+
+fn is_outcome(item: &Uplink) -> bool {
+    matches!(item, Uplink::Pushed { outcome: Outcome::Acked, .. })
+}
+
+#[test]
+fn an_outcome_alone_waits_for_company_and_not_for_long() {
+    let mut world = World::new(10, 64);
+    let mut client = world.login("alice");
+    push(&world);
+    client.write_all(&wire(&Frame::new(Command::Ack, Bytes::new()).with_ack(1), 1)).expect("room");
+    world.turn_until(|world| world.reactor.outcomes_due);
+    assert!(world.uplinks.is_empty(), "it waits");
+    let batch = world.turn_until(|world| world.uplinks.try_recv());
+    assert!(matches!(&batch.items[..], [item] if is_outcome(item)), "{batch:?}");
+    assert_eq!(world.reactor.outcomes_due, None);
+}
+
+#[test]
+fn the_end_of_a_connection_hands_over_what_it_has_acknowledged() {
+    let mut world = World::new(10, 64);
+    let mut client = world.login("alice");
+    push(&world);
+    let ack = wire(&Frame::new(Command::Ack, Bytes::new()).with_ack(1), 1);
+    client.write_all(&[ack, wire(&frame_of(Command::Close, &Close::default()), 1)].concat()).expect("room");
+    client.set_nonblocking(true).expect("a socket");
+    let has_ended = |client: &mut Client| matches!(client.read(&mut [0; 4096]), Ok(0));
+    let mut batches = Vec::new();
+    world.turn_until(|world| {
+        batches.extend(std::iter::from_fn(|| world.uplinks.try_recv()));
+        has_ended(&mut client).then_some(())
+    });
+    assert!(batches.iter().flat_map(|batch| &batch.items).any(is_outcome), "{batches:?}");
 }
