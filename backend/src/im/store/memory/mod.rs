@@ -64,6 +64,8 @@ impl Memory {
     /// Empty, with the limits of `config`.
     pub fn new(config: &ImConfig) -> Self {
         let window_ms = u64::try_from(config.idempotency_window.as_millis()).unwrap_or(u64::MAX);
+        let unnamed = |error: &_| tracing::warn!(%error, "cannot name the store: gateways do not compare it");
+        let name = super::random_name().inspect_err(unnamed).unwrap_or_default();
         let engine = MemoryEngine {
             keys: Keys::new(config.idempotency_entries_max, window_ms),
             histories: Vec::new(),
@@ -74,8 +76,7 @@ impl Memory {
             bytes: 0,
             bytes_max: config.history_max,
             committed: VecDeque::new(),
-            // Without one the store is not compared with others.
-            name: super::random_name().unwrap_or_default(),
+            name,
         };
         Self::over(Directory::new(config), engine, config)
     }
