@@ -20,6 +20,7 @@
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`thread`] | threads that have their memory before they need it | `server` |
+//! | [`tls`] | TLS 1.3 of a server: handshakes, records that go to another process, certificates, tickets | `tls` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
 //! | [`baton`] | a loop's state, which a sender may run while its thread sleeps, checked by loom | none |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
@@ -48,7 +49,7 @@ pub mod pause_word;
 pub mod read_block;
 #[cfg(feature = "server")]
 pub mod resolve;
-#[cfg(all(unix, feature = "server"))]
+#[cfg(all(unix, any(feature = "server", feature = "tls")))]
 pub mod secret_file;
 #[cfg(feature = "server")]
 pub mod settings;
@@ -56,6 +57,8 @@ pub mod settings;
 pub mod stream;
 #[cfg(feature = "server")]
 pub mod thread;
+#[cfg(all(unix, feature = "tls"))]
+pub mod tls;
 #[cfg(all(unix, feature = "server"))]
 pub mod unix_socket;
 pub mod wake_flag;

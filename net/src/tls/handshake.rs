@@ -1,0 +1,478 @@
+//! The handshake of one connection: rustls, fed one record at a time until the client's `Finished` is there.
+//!
+//! The keys are taken over as two traffic secrets, through the library's key log, and the sequence numbers from the library
+//! itself. That both belong together is checked by deriving the keys again: if they differ from the library's, the
+//! connection fails.
+//!
+//! Run-through: a client sends 330 bytes of `ClientHello`. `advance` appends `ServerHello` up to `Finished` to the output
+//! and returns `More`. The client's `Finished` and, in the same packet, its first record of 90 bytes come: `advance`
+//! appends a ticket and returns `Done`, with the 90 bytes as `leftover`.
+
+use super::fault::Alert;
+use super::provider::{Suite, provider};
+use super::records::{CIPHER_BYTES_MAX, HEADER_BYTES, Records};
+use super::secret::Secret;
+use rustls::pki_types::CertificateDer;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert, ServerConfig,
+    UnbufferedServerConnection,
+};
+use rustls::sign::CertifiedKey;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{ConnectionTrafficSecrets, HandshakeKind, KeyLog};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use zeroize::Zeroizing;
+
+/// What a client may send until its handshake is done, in bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
+/// Tickets that a client gets; each is good for one connection.
+const TICKETS: usize = 1;
+/// Steps of the library for one record. It has at most a few outputs.
+const STEPS_MAX: usize = 64;
+
+/// Protocols that a listener speaks inside of TLS (ALPN).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Protocols {
+    names: Vec<Vec<u8>>,
+    is_required: bool,
+}
+
+impl Protocols {
+    /// A client has to offer this protocol.
+    pub fn required(name: &str) -> Self {
+        Self { names: vec![name.into()], is_required: true }
+    }
+
+    /// A client offers this protocol, or none.
+    pub fn optional(name: &str) -> Self {
+        Self { names: vec![name.into()], is_required: false }
+    }
+}
+
+/// What the handshakes of a listener have in common.
+#[derive(Clone)]
+pub struct Server {
+    config: ServerConfig,
+    certificates: Arc<dyn ResolvesServerCert>,
+    protocols: Arc<Protocols>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Returns a server that speaks TLS 1.3. With `clients`, each client has to show a certificate that the verifier
+    /// accepts, at every connection: such a server gives no tickets.
+    pub fn new(
+        certificates: Arc<dyn ResolvesServerCert>,
+        tickets: Arc<dyn ProducesTickets>,
+        protocols: Protocols,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Self {
+        let versions = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("the provider has suites and groups of TLS 1.3");
+        let is_mutual = clients.is_some();
+        let mut config = match clients {
+            Some(clients) => versions.with_client_cert_verifier(clients),
+            None => versions.with_no_client_auth(),
+        }
+        .with_cert_resolver(certificates.clone());
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = tickets;
+        config.send_tls13_tickets = if is_mutual { 0 } else { TICKETS };
+        config.alpn_protocols.clone_from(&protocols.names);
+        config.enable_secret_extraction = true;
+        assert_eq!(config.max_early_data_size, 0, "early data can be replayed");
+        Self { config, certificates, protocols: Arc::new(protocols) }
+    }
+
+    /// Begins a handshake.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Tls`]: the library refuses its configuration.
+    pub fn handshake(&self) -> Result<Handshake, HandshakeError> {
+        let watch = Arc::new(Watch {
+            certificates: self.certificates.clone(),
+            protocols: self.protocols.clone(),
+            seen: Mutex::default(),
+        });
+        let mut config = self.config.clone();
+        config.key_log = watch.clone();
+        config.cert_resolver = watch.clone();
+        let connection = UnbufferedServerConnection::new(Arc::new(config)).map_err(HandshakeError::Tls)?;
+        Ok(Handshake {
+            connection: Some(connection),
+            watch,
+            input: Vec::new(),
+            offered: 0,
+            received: 0,
+            hello: Some(Vec::new()),
+        })
+    }
+}
+
+/// What one handshake shows while it goes on.
+struct Watch {
+    certificates: Arc<dyn ResolvesServerCert>,
+    protocols: Arc<Protocols>,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    client: Zeroizing<Vec<u8>>,
+    server: Zeroizing<Vec<u8>>,
+    server_name: Option<String>,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Clone, Copy)]
+enum Refusal {
+    Name,
+    Protocol,
+}
+
+impl Watch {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Watch")
+    }
+}
+
+impl KeyLog for Watch {
+    fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        let mut seen = self.seen();
+        match label {
+            "CLIENT_TRAFFIC_SECRET_0" => seen.client = Zeroizing::new(secret.to_vec()),
+            "SERVER_TRAFFIC_SECRET_0" => seen.server = Zeroizing::new(secret.to_vec()),
+            _ => {}
+        }
+    }
+
+    fn will_log(&self, label: &str) -> bool {
+        matches!(label, "CLIENT_TRAFFIC_SECRET_0" | "SERVER_TRAFFIC_SECRET_0")
+    }
+}
+
+impl ResolvesServerCert for Watch {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut seen = self.seen();
+        seen.server_name = hello.server_name().map(str::to_ascii_lowercase);
+        let is_refused = match hello.alpn() {
+            None => self.protocols.is_required,
+            Some(mut offered) => {
+                // The library would look at them only after the work of a key exchange.
+                let names = &self.protocols.names;
+                !names.is_empty() && !offered.any(|name| names.iter().any(|own| own == name))
+            }
+        };
+        if is_refused {
+            seen.refusal = Some(Refusal::Protocol);
+            return None;
+        }
+        let found = self.certificates.resolve(hello);
+        if found.is_none() {
+            seen.refusal = Some(Refusal::Name);
+        }
+        found
+    }
+}
+
+/// Handshake of one connection, until it is done or has failed.
+pub struct Handshake {
+    /// `None`: the handshake has ended.
+    connection: Option<UnbufferedServerConnection>,
+    watch: Arc<Watch>,
+    /// Records that the library has not discarded yet, and the beginning of the next one.
+    input: Vec<u8>,
+    /// Bytes of `input` that were offered to the library: whole records.
+    offered: usize,
+    /// Bytes of the client so far.
+    received: usize,
+    /// What the client has sent, while nothing was answered.
+    hello: Option<Vec<u8>>,
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handshake").field("received", &self.received).finish_non_exhaustive()
+    }
+}
+
+/// State after [`Handshake::advance`].
+#[derive(Debug)]
+pub enum Progress {
+    /// The client has to send more.
+    More,
+    /// The handshake is done.
+    Done(Box<Established>),
+}
+
+/// What a handshake leaves.
+#[derive(Debug)]
+pub struct Established {
+    /// The record layer from here on.
+    pub records: Records,
+    /// Cipher text that came behind the handshake: the first bytes to open.
+    pub leftover: Vec<u8>,
+    /// Name that the client asked for, in lower case.
+    pub server_name: Option<String>,
+    /// Protocol that both speak (ALPN).
+    pub protocol: Option<Vec<u8>>,
+    /// DNS names in the client's certificate, in lower case; empty without one.
+    pub peer_names: Vec<String>,
+    /// The client came with a ticket.
+    pub is_resumed: bool,
+}
+
+/// Reason why a handshake failed. The alert for the client is in the output.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// The client does not speak TLS 1.3 as this server does, or was refused.
+    #[error("the TLS handshake failed: {0}")]
+    Tls(rustls::Error),
+    /// The client sent more than 64 KiB, or a record longer than TLS allows.
+    #[error("the TLS handshake failed: the client sent more than a handshake needs")]
+    TooLong,
+    /// The client sent something else than TLS.
+    #[error("the TLS handshake failed: the client does not speak TLS")]
+    NotTls,
+    /// There is no certificate for the name, or the client gave none and there is no default.
+    #[error("the TLS handshake failed: no certificate for {}", .0.as_deref().unwrap_or("a client that names no server"))]
+    UnknownName(Option<String>),
+    /// The client did not offer the protocol that this listener speaks.
+    #[error("the TLS handshake failed: the client did not offer the protocol of this listener (ALPN)")]
+    NoProtocol,
+    /// The library does not behave as this version of it was known to.
+    #[error("the TLS handshake failed: cannot take its keys over from the library: {0}")]
+    Library(&'static str),
+    /// The handshake had ended before.
+    #[error("the TLS handshake has ended")]
+    Ended,
+}
+
+impl Handshake {
+    /// Takes bytes of the client, and appends what it gets to `out`, also when the handshake fails.
+    ///
+    /// # Errors
+    /// [`HandshakeError`]; the connection is to be closed behind the output.
+    pub fn advance(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<Progress, HandshakeError> {
+        loop {
+            let rest = &self.input[self.offered..];
+            let length = record_bytes(rest);
+            let have = rest.len();
+            let length = length.map_err(|error| self.refuse(error, out))?;
+            if have < length {
+                let (taken, behind) = bytes.split_at(bytes.len().min(length - have));
+                if taken.is_empty() {
+                    return Ok(Progress::More);
+                }
+                self.keep(taken, out)?;
+                bytes = behind;
+                continue;
+            }
+            self.offered += length;
+            if self.step(out)? {
+                return self.established(bytes).map(|done| Progress::Done(Box::new(done)));
+            }
+        }
+    }
+
+    /// Returns all that the client has sent, if nothing was answered: another process can begin anew with it.
+    pub fn unanswered(&self) -> Option<&[u8]> {
+        self.hello.as_deref()
+    }
+
+    fn keep(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), HandshakeError> {
+        if self.connection.is_none() {
+            return Err(HandshakeError::Ended);
+        }
+        self.received += bytes.len();
+        if self.received > HANDSHAKE_BYTES_MAX {
+            return Err(self.refuse(HandshakeError::TooLong, out));
+        }
+        self.input.extend_from_slice(bytes);
+        if let Some(hello) = &mut self.hello {
+            hello.extend_from_slice(bytes);
+        }
+        Ok(())
+    }
+
+    /// Ends the handshake, with an alert if none of its keys are in use.
+    fn refuse(&mut self, error: HandshakeError, out: &mut Vec<u8>) -> HandshakeError {
+        let is_open = self.connection.take().is_some();
+        let alert = match error {
+            HandshakeError::TooLong => Alert::RECORD_OVERFLOW,
+            _ => Alert::UNEXPECTED_MESSAGE,
+        };
+        if is_open && self.hello.take().is_some() {
+            plain_alert(alert, out);
+        }
+        error
+    }
+
+    /// Has the library look at the records. Returns whether the handshake is done.
+    fn step(&mut self, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+        let before = out.len();
+        let outcome = self.run(out);
+        if out.len() > before {
+            self.hello = None;
+        }
+        if outcome.is_err() {
+            self.connection = None;
+            let refusal = self.watch.seen().refusal;
+            if let Some(refusal) = refusal {
+                // The library has one alert for both.
+                out.truncate(before);
+                let (alert, error) = match refusal {
+                    Refusal::Name => {
+                        let name = self.watch.seen().server_name.take();
+                        (Alert::UNRECOGNIZED_NAME, HandshakeError::UnknownName(name))
+                    }
+                    Refusal::Protocol => (Alert::NO_APPLICATION_PROTOCOL, HandshakeError::NoProtocol),
+                };
+                plain_alert(alert, out);
+                return Err(error);
+            }
+        }
+        outcome
+    }
+
+    fn run(&mut self, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
+        let connection = self.connection.as_mut().ok_or(HandshakeError::Ended)?;
+        let mut failed = None;
+        for _ in 0..STEPS_MAX {
+            let UnbufferedStatus { discard, state } =
+                connection.process_tls_records(&mut self.input[..self.offered]);
+            let verdict = match state {
+                Ok(ConnectionState::EncodeTlsData(mut record)) => append(&mut record, out).map(|()| None),
+                Ok(ConnectionState::TransmitTlsData(sent)) => {
+                    sent.done();
+                    Ok(None)
+                }
+                Ok(ConnectionState::BlockedHandshake) => Ok(Some(false)),
+                Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(true)),
+                // The client has closed; early data was never offered.
+                Ok(_) => Err(rustls::Error::HandshakeNotComplete),
+                // The next call gives the alert, and the one behind it the error again.
+                Err(error) if failed.is_none() => {
+                    failed = Some(error);
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            };
+            self.input.drain(..discard);
+            self.offered -= discard;
+            match (verdict, failed.take()) {
+                (Ok(Some(_)) | Err(_), Some(error)) | (Err(error), None) => {
+                    return Err(HandshakeError::Tls(error));
+                }
+                (Ok(Some(is_done)), None) => return Ok(is_done),
+                (Ok(None), error) => failed = error,
+            }
+        }
+        Err(HandshakeError::Library("it does not come to an end with a record"))
+    }
+
+    /// Takes the keys over. `behind` are the bytes that came after the handshake.
+    fn established(&mut self, behind: &[u8]) -> Result<Established, HandshakeError> {
+        let connection = self.connection.take().ok_or(HandshakeError::Ended)?;
+        if self.offered != 0 || !self.input.is_empty() {
+            return Err(HandshakeError::Library("it keeps a part of the handshake"));
+        }
+        let protocol = connection.alpn_protocol().map(<[u8]>::to_vec);
+        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let peer_names = connection.peer_certificates().and_then(|chain| chain.first()).map(names_of);
+        let (keys, _) = connection.dangerous_into_kernel_connection().map_err(HandshakeError::Tls)?;
+        let (read_seq, read_keys) = keys.rx;
+        let (write_seq, write_keys) = keys.tx;
+        let mut seen = self.watch.seen();
+        let (suite, read) = checked(&seen.client, read_keys)?;
+        let (other_suite, write) = checked(&seen.server, write_keys)?;
+        let write_seq = u32::try_from(write_seq).ok();
+        let (Some(write_seq), 0, true) = (write_seq, read_seq, suite == other_suite) else {
+            return Err(HandshakeError::Library("records were exchanged behind the handshake"));
+        };
+        Ok(Established {
+            records: Records::new(suite, read, write, write_seq),
+            leftover: behind.to_vec(),
+            server_name: seen.server_name.take(),
+            protocol,
+            peer_names: peer_names.unwrap_or_default(),
+            is_resumed,
+        })
+    }
+}
+
+/// Returns the secret, if the library's key is derived from it.
+fn checked(secret: &[u8], keys: ConnectionTrafficSecrets) -> Result<(Suite, Secret), HandshakeError> {
+    let (suite, key, iv) = match keys {
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20, key, iv),
+        _ => return Err(HandshakeError::Library("it took another cipher suite")),
+    };
+    let secret = Secret::new(suite, secret).ok_or(HandshakeError::Library("it reported no secret"))?;
+    let (own_key, own_iv) = secret.keys(suite);
+    if own_key.as_ref() != key.as_ref() || own_iv.as_ref() != iv.as_ref() {
+        return Err(HandshakeError::Library("its keys are not those of the secrets that it reported"));
+    }
+    Ok((suite, secret))
+}
+
+/// Returns the DNS names of a certificate that was verified.
+fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
+    certificate.valid_dns_names().map(str::to_ascii_lowercase).collect()
+}
+
+/// Returns the bytes of the first record as far as they are known; 5: those of its header.
+fn record_bytes(bytes: &[u8]) -> Result<usize, HandshakeError> {
+    const KINDS: std::ops::RangeInclusive<u8> = 20..=23;
+    if bytes.first().is_some_and(|kind| !KINDS.contains(kind))
+        || bytes.get(1).is_some_and(|major| *major != 3)
+    {
+        return Err(HandshakeError::NotTls);
+    }
+    let &[_, _, _, high, low, ..] = bytes else { return Ok(HEADER_BYTES) };
+    match usize::from(u16::from_be_bytes([high, low])) {
+        length if length > CIPHER_BYTES_MAX => Err(HandshakeError::TooLong),
+        length => Ok(HEADER_BYTES + length),
+    }
+}
+
+fn append<Data>(record: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    let start = out.len();
+    let mut room = 0;
+    loop {
+        out.resize(start + room, 0);
+        match record.encode(&mut out[start..]) {
+            Ok(count) => {
+                out.truncate(start + count);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(error)) if error.required_size > room => {
+                room = error.required_size;
+            }
+            Err(error) => {
+                out.truncate(start);
+                return Err(rustls::Error::General(error.to_string()));
+            }
+        }
+    }
+}
+
+/// Appends an alert in the clear, which stands where nothing was agreed on.
+fn plain_alert(alert: Alert, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[21, 3, 3, 0, 2, 2, alert.0]);
+}

@@ -1,0 +1,27 @@
+//! TLS 1.3 of a server, without sockets and threads: bytes in, bytes out.
+//!
+//! A connection begins as a [`Handshake`], which rustls does. From the first record of the application on it is a
+//! [`Records`]: two secrets and two sequence numbers, 120 bytes while idle, which can go to another process
+//! ([ADR 0030](../../../docs/adr/0030-an-own-record-layer-for-tls.md)).
+//!
+//! Run-through: `handshake.advance(bytes, &mut out)` is called with what a client sends and its output is written, until it
+//! returns [`Progress::Done`]. Then `records.open(buffer, now)` decrypts in place, `records.seal(pieces, &mut out)`
+//! encrypts, and `records.cool()` gives memory back when the connection is idle. For a hot restart, `records.freeze()`
+//! gives bytes, `Records::thaw` makes the same state of them, and exactly one of the two processes calls
+//! `records.resume()`; the other one calls `records.retire()`.
+
+mod fault;
+mod handshake;
+mod provider;
+mod records;
+mod secret;
+
+pub use fault::{Alert, Fault};
+pub use handshake::{
+    Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server,
+};
+pub use provider::{Suite, provider};
+pub use records::{End, FROZEN_BYTES_MAX, Frozen, Opened, RECORD_BYTES_MAX, Records, ThawError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,71 @@
+//! Traffic secrets, and what is derived from them (RFC 8446, 7.1 to 7.3).
+
+use super::provider::Suite;
+use rustls::crypto::cipher::{AeadKey, Iv, NONCE_LEN};
+use rustls::crypto::tls13::{HkdfExpander, OkmBlock};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of the longest secret.
+pub(super) const SECRET_BYTES_MAX: usize = 48;
+
+/// One direction's traffic secret. Bytes beyond the suite's length are zero.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret([u8; SECRET_BYTES_MAX]);
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl Secret {
+    /// Returns a secret of these bytes; `None`: it has not the suite's length.
+    pub(super) fn new(suite: Suite, bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != suite.secret_bytes() {
+            return None;
+        }
+        let mut secret = Self([0; SECRET_BYTES_MAX]);
+        secret.0[..bytes.len()].copy_from_slice(bytes);
+        Some(secret)
+    }
+
+    pub(super) fn bytes(&self, suite: Suite) -> &[u8] {
+        &self.0[..suite.secret_bytes()]
+    }
+
+    pub(super) fn zeroize(&mut self) {
+        self.0.zeroize();
+    }
+
+    /// Derives the record key and the IV.
+    pub(super) fn keys(&self, suite: Suite) -> (AeadKey, Iv) {
+        let expander = self.expander(suite);
+        // Both suites have keys of 32 bytes.
+        let mut key = Zeroizing::new([0; 32]);
+        let mut iv = [0; NONCE_LEN];
+        expand_label(&*expander, b"key", &mut *key);
+        expand_label(&*expander, b"iv", &mut iv);
+        (AeadKey::from(*key), Iv::from(iv))
+    }
+
+    /// Takes the secret one KeyUpdate further.
+    pub(super) fn update(&mut self, suite: Suite) {
+        let expander = self.expander(suite);
+        let mut next = Zeroizing::new([0; SECRET_BYTES_MAX]);
+        expand_label(&*expander, b"traffic upd", &mut next[..suite.secret_bytes()]);
+        self.0.copy_from_slice(&*next);
+    }
+
+    fn expander(&self, suite: Suite) -> Box<dyn HkdfExpander> {
+        suite.tls13().hkdf_provider.expander_for_okm(&OkmBlock::new(self.bytes(suite)))
+    }
+}
+
+/// HKDF-Expand-Label with an empty context.
+fn expand_label(expander: &dyn HkdfExpander, label: &[u8], output: &mut [u8]) {
+    const PREFIX: &[u8] = b"tls13 ";
+    let length = u16::try_from(output.len()).expect("at most 48 bytes").to_be_bytes();
+    let label_length = [u8::try_from(PREFIX.len() + label.len()).expect("a short label")];
+    let info: [&[u8]; 5] = [&length, &label_length, PREFIX, label, &[0]];
+    expander.expand_slice(&info, output).expect("at most 255 times the hash");
+}
