@@ -35,7 +35,7 @@ echo "fuzz: target $target, at most $runs runs and ${FUZZ_SECONDS:-3600} s, sani
 case $target in
     shard | snapshot | router | admin) features=gateway ;;
     sdk_*) features=sdk ;;
-    http_*) features=net ;;
+    http_* | websocket | proxy_v2 | upgrade_head) features=net ;;
     link_host | backend_*) features=backend ;;
     *) features= ;;
 esac

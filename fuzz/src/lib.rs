@@ -6,6 +6,9 @@
 
 #[path = "../../tests/fuzz/bodies.rs"]
 mod bodies;
+#[cfg(feature = "net")]
+#[path = "../../tests/fuzz/entrance.rs"]
+mod entrance;
 #[path = "../../tests/fuzz/golden.rs"]
 mod golden;
 #[cfg(feature = "backend")]
@@ -69,6 +72,15 @@ pub mod target {
         /// Heads of HTTP requests, and where they come from.
         #[cfg(feature = "net")]
         http_head = moorline_net::http::fuzz::body;
+        /// Frames of a WebSocket's client.
+        #[cfg(feature = "net")]
+        websocket = crate::entrance::websocket;
+        /// PROXY headers, and lists of networks.
+        #[cfg(feature = "net")]
+        proxy_v2 = crate::entrance::proxy_v2;
+        /// Requests that become a WebSocket, and lists of origins.
+        #[cfg(feature = "net")]
+        upgrade_head = crate::entrance::upgrade_head;
         /// Bodies and answers of the backend's server API.
         #[cfg(feature = "backend")]
         backend_api = moorline_backend::fuzz::api;

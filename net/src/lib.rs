@@ -16,11 +16,13 @@
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`log_rate`] | a log line that strangers can cause, at most once in 10 s | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
+//! | [`proxy`] | who the client is, as a balancer tells it (PROXY protocol, version 2) | `server` |
 //! | [`resolve`] | addresses of host names, looked up by threads that serve nobody | `server` |
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`thread`] | threads that have their memory before they need it | `server` |
 //! | [`tls`] | TLS 1.3 of a server: handshakes, records that go to another process, certificates, tickets | `tls` |
+//! | [`upgrade`] | the HTTP request that makes a connection a WebSocket | `server` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
 //! | [`baton`] | a loop's state, which a sender may run while its thread sleeps, checked by loom | none |
 //! | [`wake_flag`], [`pause_word`] | hand-made atomics, checked by loom | none |
@@ -45,6 +47,8 @@ mod loom_event;
 #[cfg(feature = "server")]
 pub mod mailbox;
 pub mod pause_word;
+#[cfg(feature = "server")]
+pub mod proxy;
 #[cfg(feature = "client")]
 pub mod read_block;
 #[cfg(feature = "server")]
@@ -61,4 +65,6 @@ pub mod thread;
 pub mod tls;
 #[cfg(all(unix, feature = "server"))]
 pub mod unix_socket;
+#[cfg(feature = "server")]
+pub mod upgrade;
 pub mod wake_flag;

@@ -13,6 +13,7 @@
 //! | [`window`], [`dedupe`], [`keepalive`] | in-flight window, uplink dedupe window, heartbeat policy |
 //! | [`connection`] | which command is lawful in which state, server side and client side |
 //! | [`link`] | gateway-backend frames (`docs/backend.md`) |
+//! | [`websocket`] | server side of WebSocket framing: read, write |
 //! | [`cost`] | measured time of one piece of work |
 //! | [`line_limit`] | one log line for many events |
 //! | [`error`] | close codes |
@@ -35,6 +36,7 @@ pub mod link;
 pub mod message;
 pub mod random;
 pub mod time;
+pub mod websocket;
 pub mod wheel;
 pub mod window;
 

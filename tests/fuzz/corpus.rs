@@ -10,11 +10,14 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Every target, with whether its seeds are also cut off behind each byte.
-pub(crate) const TARGETS: [(&str, bool); 9] = [
+pub(crate) const TARGETS: [(&str, bool); 12] = [
     ("frame", true),
     ("message", true),
     ("link", true),
     ("compress", true),
+    ("websocket", true),
+    ("proxy_v2", true),
+    ("upgrade_head", true),
     ("shard", false),
     ("snapshot", false),
     ("sdk_core", false),
@@ -45,6 +48,9 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             let plain = long.chain([vec![0; 4_000], b"moorline ".repeat(100)]);
             plain.filter_map(|body: Vec<u8>| try_compress(&body).map(Vec::from)).collect()
         }
+        "websocket" => crate::entrance::websocket_seeds(),
+        "proxy_v2" => crate::entrance::proxy_v2_seeds(),
+        "upgrade_head" => crate::entrance::upgrade_head_seeds(),
         "shard" => crate::shard::scripts(),
         "snapshot" => crate::snapshot::seeds(),
         "sdk_core" => crate::sdk_core::scripts(),

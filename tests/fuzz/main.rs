@@ -16,6 +16,7 @@
 
 mod bodies;
 mod corpus;
+mod entrance;
 mod golden;
 mod link_host;
 mod mutate;
@@ -34,7 +35,7 @@ const INPUTS_DEFAULT: u64 = 60_000;
 /// Cost of a whole state machine, in inputs of a decoder.
 const MACHINE_PARTS: u64 = 10;
 /// Targets that are decoders, and targets that are state machines.
-const TARGETS: (u64, u64) = (4, 5);
+const TARGETS: (u64, u64) = (7, 5);
 
 fn number(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
@@ -114,6 +115,21 @@ fn link_frames() {
 #[test]
 fn compressed_bodies() {
     fuzz("compress", &corpus::of("compress"), share(), bodies::compress);
+}
+
+#[test]
+fn web_socket_frames() {
+    fuzz("websocket", &corpus::of("websocket"), share(), entrance::websocket);
+}
+
+#[test]
+fn proxy_headers() {
+    fuzz("proxy_v2", &corpus::of("proxy_v2"), share(), entrance::proxy_v2);
+}
+
+#[test]
+fn upgrade_requests() {
+    fuzz("upgrade_head", &corpus::of("upgrade_head"), share(), entrance::upgrade_head);
 }
 
 #[test]

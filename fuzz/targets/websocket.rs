@@ -1,0 +1,4 @@
+//! Target `websocket`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| moorline_fuzz::target::websocket(input));
