@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
-/// What a client may send until its handshake is done, in bytes.
+/// Limit of all that a client sends until its handshake is done, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 /// Tickets that a client gets; each is good for one connection.
 const TICKETS: usize = 1;
@@ -51,7 +51,7 @@ impl Protocols {
     }
 }
 
-/// What the handshakes of a listener have in common.
+/// Settings that the handshakes of a listener share.
 #[derive(Clone)]
 pub struct Server {
     config: ServerConfig,
@@ -117,7 +117,7 @@ impl Server {
     }
 }
 
-/// What one handshake shows while it goes on.
+/// Observer of one handshake: takes its secrets, and refuses clients before the library works for them.
 struct Watch {
     certificates: Arc<dyn ResolvesServerCert>,
     protocols: Arc<Protocols>,
@@ -200,7 +200,7 @@ pub struct Handshake {
     offered: usize,
     /// Bytes of the client so far.
     received: usize,
-    /// What the client has sent, while nothing was answered.
+    /// All that the client has sent; `None`: something was answered.
     hello: Option<Vec<u8>>,
 }
 
@@ -219,7 +219,7 @@ pub enum Progress {
     Done(Box<Established>),
 }
 
-/// What a handshake leaves.
+/// Connection after its handshake.
 #[derive(Debug)]
 pub struct Established {
     /// The record layer from here on.

@@ -1,16 +1,16 @@
-//! What tests need of a record layer and nobody else: records that no honest end seals, and counters near their end.
+//! Records that no honest end seals, and counters near their end: for tests.
 
 use super::{Flags, HEADER_BYTES, Records, encrypt, sealing_key};
 use rustls::ContentType;
 
 impl Records {
-    /// Pretends that so many records were sealed under the key.
+    /// Pretends that this number of records was sealed under the key.
     pub(in crate::tls) fn pretend_sealed(&mut self, records: u32) {
         self.cool();
         self.write_seq = records;
     }
 
-    /// Pretends that so many records were opened with the key.
+    /// Pretends that this number of records was opened with the key.
     pub(in crate::tls) fn pretend_opened(&mut self, records: u64) {
         self.cool();
         self.read_seq = records;

@@ -39,7 +39,7 @@ use std::ops::Range;
 pub(super) const HEADER_BYTES: usize = 5;
 /// Content of one record, in bytes.
 const CONTENT_BYTES_MAX: usize = 1 << 14;
-/// What a record may have behind its header, in bytes.
+/// Limit of the cipher text behind a record's header, in bytes.
 pub(super) const CIPHER_BYTES_MAX: usize = CONTENT_BYTES_MAX + 256;
 /// A whole record with its header, in bytes: the most that waits for the rest of a record.
 pub const RECORD_BYTES_MAX: usize = HEADER_BYTES + CIPHER_BYTES_MAX;
@@ -107,7 +107,7 @@ impl Flags {
     }
 }
 
-/// What one call of [`Records::open`] found.
+/// Outcome of one call of [`Records::open`].
 #[must_use = "the end of the connection is told here only"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
@@ -130,7 +130,7 @@ pub enum End {
     Fault(Fault),
 }
 
-/// What one record held.
+/// Content of one record.
 enum Content {
     Text(usize),
     Nothing,
