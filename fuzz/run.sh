@@ -35,14 +35,14 @@ echo "fuzz: target $target, at most $runs runs and ${FUZZ_SECONDS:-3600} s, sani
 case $target in
     shard | snapshot | router | admin) features=gateway ;;
     sdk_*) features=sdk ;;
-    http_* | websocket | proxy_v2 | upgrade_head) features=net ;;
+    http_* | tls_* | websocket | proxy_v2 | upgrade_head) features=net ;;
     link_host | backend_*) features=backend ;;
     *) features= ;;
 esac
 
 # A script of 512 bytes has some 150 steps. What fails in a longer one fails in a shorter one, and the engine tries more of those.
 case $target in
-    shard | router | sdk_core | link_host) length=512 ;;
+    shard | router | sdk_core | link_host | tls_records) length=512 ;;
     message | backend_files) length=1024 ;;
     *) length=4096 ;;
 esac

@@ -81,6 +81,9 @@ pub mod target {
         /// Requests that become a WebSocket, and lists of origins.
         #[cfg(feature = "net")]
         upgrade_head = crate::entrance::upgrade_head;
+        /// Records of TLS from a hostile peer, frozen record layers, and the first bytes of a client.
+        #[cfg(feature = "net")]
+        tls_records = moorline_net::tls::fuzz::body;
         /// Bodies and answers of the backend's server API.
         #[cfg(feature = "backend")]
         backend_api = moorline_backend::fuzz::api;

@@ -268,6 +268,9 @@ impl Handshake {
     /// # Errors
     /// [`HandshakeError`]; the connection is to be closed behind the output.
     pub fn advance(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<Progress, HandshakeError> {
+        if self.connection.is_none() {
+            return Err(HandshakeError::Ended);
+        }
         loop {
             let rest = &self.input[self.offered..];
             let length = record_bytes(rest);
@@ -295,9 +298,6 @@ impl Handshake {
     }
 
     fn keep(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), HandshakeError> {
-        if self.connection.is_none() {
-            return Err(HandshakeError::Ended);
-        }
         self.received += bytes.len();
         if self.received > HANDSHAKE_BYTES_MAX {
             return Err(self.refuse(HandshakeError::TooLong, out));

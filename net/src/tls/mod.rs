@@ -10,18 +10,27 @@
 //! gives bytes, `Records::thaw` makes the same state of them, and exactly one of the two processes calls
 //! `records.resume()`; the other one calls `records.retire()`.
 
+mod certificates;
+mod der;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod handshake;
 mod provider;
 mod records;
 mod secret;
+mod tickets;
 
+pub use certificates::{
+    CERTIFICATES_MAX, CertificateAbout, CertificateError, CertificateFiles, CertificateSet, Certificates,
+};
 pub use fault::{Alert, Fault};
 pub use handshake::{
     Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server,
 };
 pub use provider::{Suite, provider};
 pub use records::{End, FROZEN_BYTES_MAX, Frozen, Opened, RECORD_BYTES_MAX, Records, ThawError};
+pub use tickets::{TICKET_KEYS_MAX, TicketKeyError, TicketKeySet, TicketKeys};
 
 #[cfg(test)]
 mod tests;

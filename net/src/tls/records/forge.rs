@@ -1,7 +1,23 @@
 //! Records that no honest end seals, and counters near their end: for tests.
 
-use super::{Flags, HEADER_BYTES, Records, encrypt, sealing_key};
+use super::{Flags, HEADER_BYTES, Records, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED, encrypt, sealing_key};
 use rustls::ContentType;
+use std::cell::RefCell;
+
+thread_local! {
+    /// Secret and number of each record that this thread has sealed.
+    static SEALED: RefCell<Vec<(Vec<u8>, u32)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that a record is sealed.
+pub(super) fn note_sealed(secret: &[u8], seq: u32) {
+    SEALED.with_borrow_mut(|sealed| sealed.push((secret.to_vec(), seq)));
+}
+
+/// Takes the notes of this thread.
+pub(in crate::tls) fn take_sealed() -> Vec<(Vec<u8>, u32)> {
+    SEALED.take()
+}
 
 impl Records {
     /// Pretends that this number of records was sealed under the key.
@@ -19,6 +35,19 @@ impl Records {
     /// Returns the key's secret and the number of the next record to seal.
     pub(in crate::tls) fn next_nonce(&self) -> (Vec<u8>, u32) {
         (self.write.bytes(self.suite()).to_vec(), self.write_seq)
+    }
+
+    /// Forgets the empty records of this second.
+    pub(in crate::tls) fn forgive_empty(&mut self) {
+        self.empty_count = 0;
+    }
+
+    /// Seals a KeyUpdate, and changes the key behind it.
+    pub(in crate::tls) fn seal_raw_update(&mut self, is_requested: bool) -> Vec<u8> {
+        let mut out = Vec::new();
+        let request = if is_requested { UPDATE_REQUESTED } else { UPDATE_NOT_REQUESTED };
+        self.update(request, &mut out).expect("owner");
+        out
     }
 
     /// Seals one record of any kind.

@@ -18,7 +18,7 @@
 //! `plain = 5..75` and `consumed = 114`; the caller keeps the 9 bytes and offers them again with those that follow.
 
 #[cfg(any(test, fuzzing))]
-mod forge;
+pub(super) mod forge;
 mod freeze;
 
 pub use freeze::{FROZEN_BYTES_MAX, Frozen, ThawError};
@@ -341,6 +341,8 @@ impl Records {
         let warm = self.warm.get_or_insert_default();
         let key = warm.seal.get_or_insert_with(|| sealing_key(suite, &self.write, seq));
         self.write_seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
+        #[cfg(any(test, fuzzing))]
+        forge::note_sealed(self.write.bytes(suite), seq);
         let Ok(record) = encrypt(&mut **key, kind, text, seq) else {
             self.flags.set(Flags::WRITE_CLOSED, true);
             return Err(Fault::Provider);

@@ -1,5 +1,7 @@
 //! The server's end against a client of rustls, in memory.
 
+mod files;
+mod handovers;
 mod handshakes;
 mod pair;
 mod sealed;

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::io::{Read as _, Write as _};
 use std::sync::{Arc, LazyLock};
 
-/// Certificate of `chat.example`, which is its own root.
+/// A certificate, which is its own root.
 pub(super) struct Identity {
     pub(super) certificate: CertificateDer<'static>,
     pub(super) key: KeyPair,
@@ -25,6 +25,13 @@ impl Identity {
         let key = KeyPair::generate().expect("a P-256 key");
         let certificate = CertificateParams::new(names).expect("names").self_signed(&key).expect("signed");
         Self { certificate: certificate.der().clone(), key }
+    }
+
+    pub(super) fn pem(&self) -> String {
+        let text = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &self.certificate);
+        let lines: Vec<_> =
+            text.as_bytes().chunks(64).map(|line| str::from_utf8(line).expect("ASCII")).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     pub(super) fn key_der(&self) -> PrivateKeyDer<'static> {
@@ -51,6 +58,15 @@ pub(super) fn tickets() -> Arc<dyn ProducesTickets> {
 
 pub(super) fn server(protocols: Protocols) -> Server {
     Server::new(IDENTITY.resolver(), tickets(), protocols, None)
+}
+
+/// A client that believes this certificate only.
+pub(super) fn client_of(identity: &Identity) -> ClientConfig {
+    ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(identity.roots())
+        .with_no_client_auth()
 }
 
 pub(super) fn client_config(suite: Suite, protocols: &[&str]) -> ClientConfig {
