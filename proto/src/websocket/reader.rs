@@ -1,4 +1,4 @@
-//! What a client sends: headers off, payloads unmasked and moved together, control frames taken out.
+//! Reading side: headers off, payloads unmasked and moved together, control frames taken out.
 
 use super::{
     BINARY, CLOSE, CONTINUATION, CONTROL_BYTES_MAX, CONTROLS_PER_SECOND_MAX, FIN, LENGTH_16, LENGTH_64,
@@ -47,7 +47,7 @@ struct State {
     is_ended: bool,
 }
 
-/// What [`Reader::open`] found in a buffer.
+/// Result of [`Reader::open`]: places in the buffer, and what has to be answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Opened {
     /// Place of the payload bytes in the buffer. They are bytes of Moorline's frames, in order.

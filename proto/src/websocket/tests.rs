@@ -160,7 +160,7 @@ proptest! {
     }
 }
 
-/// What a client reads: payloads of whole messages, and bytes of an unfinished payload.
+/// Returns what a client reads: payloads of whole messages, and bytes of an unfinished payload.
 fn messages_of(mut wire: &[u8]) -> (Vec<Vec<u8>>, usize) {
     let mut messages = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! What the server sends: one binary message for the bytes that are written at once, and control frames.
+//! Writing side: one binary message for the bytes that are written at once, and control frames.
 
 use super::{BINARY, CLOSE, CONTROL_BYTES_MAX, FIN, LENGTH_16, LENGTH_64, PONG};
 use bytes::BufMut;
@@ -21,7 +21,7 @@ pub struct Writer {
     sent: u32,
 }
 
-/// What stands in front of the next bytes.
+/// Plan of one write: a header, and how many bytes of payload may follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Next {
     /// Bytes of the header that have not been sent; empty within a payload.
