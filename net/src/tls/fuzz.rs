@@ -225,3 +225,29 @@ fn every_input_of_the_corpus_passes() {
     }
     assert!(count >= 10, "{count} inputs");
 }
+
+#[cfg(test)]
+proptest::proptest! {
+    #[test]
+    fn arbitrary_scripts_pass(kind in 0..32u8, script in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        body(&[&[kind][..], &script].concat());
+    }
+
+    /// Few kinds and contents, so that scripts get beyond the first record.
+    #[test]
+    fn scripts_of_plausible_records_pass(
+        kind in 0..8u8,
+        steps in proptest::collection::vec((0..8u8, proptest::num::u8::ANY, 0..4u8), 0..60),
+    ) {
+        let mut script = vec![kind * 4 + 2];
+        for (what, number, length) in steps {
+            if what == 1 {
+                script.extend([1 + 8 * length, 20 + number % 5]);
+                script.extend((0..length).map(|at| at % 2 * 24));
+            } else {
+                script.extend([what, number]);
+            }
+        }
+        body(&script);
+    }
+}

@@ -67,7 +67,7 @@ impl fmt::Debug for Server {
 
 impl Server {
     /// Returns a server that speaks TLS 1.3. With `clients`, each client has to show a certificate that the verifier
-    /// accepts, at every connection: such a server gives no tickets.
+    /// accepts, at every connection: such a server gives no tickets and takes none.
     pub fn new(
         certificates: Arc<dyn ResolvesServerCert>,
         tickets: Arc<dyn ProducesTickets>,
@@ -84,8 +84,12 @@ impl Server {
         }
         .with_cert_resolver(certificates.clone());
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = tickets;
-        config.send_tls13_tickets = if is_mutual { 0 } else { TICKETS };
+        config.send_tls13_tickets = 0;
+        if !is_mutual {
+            // A ticket says nothing of the client's certificate, and one of another listener has the same keys.
+            config.ticketer = tickets;
+            config.send_tls13_tickets = TICKETS;
+        }
         config.alpn_protocols.clone_from(&protocols.names);
         config.enable_secret_extraction = true;
         assert_eq!(config.max_early_data_size, 0, "early data can be replayed");
@@ -209,6 +213,13 @@ impl fmt::Debug for Handshake {
         f.debug_struct("Handshake").field("received", &self.received).finish_non_exhaustive()
     }
 }
+
+// Handshakes are done by a pool of threads.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Handshake>();
+    is_send::<Established>();
+};
 
 /// State after [`Handshake::advance`].
 #[derive(Debug)]

@@ -150,8 +150,6 @@ fn cannot_seal(records: &mut Records) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     #[test]
     fn no_process_uses_a_key_and_a_number_twice(
         is_aes in any::<bool>(),

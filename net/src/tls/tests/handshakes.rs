@@ -177,3 +177,43 @@ fn a_client_certificate_is_required_where_a_verifier_is_given() {
         give(&mut client, &out).expect_err("an alert");
     }
 }
+
+#[test]
+fn a_ticket_does_not_stand_for_a_certificate() {
+    let node = Identity::new(&["node-1.example"]);
+    let verifier = WebPkiClientVerifier::builder_with_provider(node.roots(), crate::tls::provider());
+    let keys = tickets();
+    let plain = Server::new(IDENTITY.resolver(), keys.clone(), Protocols::default(), None);
+    let mutual =
+        Server::new(IDENTITY.resolver(), keys, Protocols::default(), Some(verifier.build().expect("roots")));
+    let config = Arc::new(client_config(Suite::Aes256, &[]));
+    let mut client = connect(config.clone(), "chat.example");
+    let mut done = shake(&mut client, plain.handshake().expect("a server"), 900).expect("a handshake");
+    let mut out = Vec::new();
+    done.records.seal(&[b"x"], &mut out).expect("sealed");
+    give(&mut client, &out).expect("the ticket is there");
+    let mut client = connect(config.clone(), "chat.example");
+    assert!(shake(&mut client, plain.handshake().expect("a server"), 900).expect("a handshake").is_resumed);
+    let mut client = connect(config, "chat.example");
+    let mut handshake = mutual.handshake().expect("a server");
+    out.clear();
+    handshake.advance(&sent_by(&mut client), &mut out).expect("a hello");
+    give(&mut client, &out).expect("valid");
+    handshake.advance(&sent_by(&mut client), &mut Vec::new()).expect_err("no certificate");
+}
+
+#[test]
+fn a_hello_in_many_records_is_one_hello() {
+    let mut client = connect(client_config(Suite::ChaCha20, &["moorline/1"]), "chat.example");
+    let hello = sent_by(&mut client);
+    let mut handshake = server(Protocols::required("moorline/1")).handshake().expect("a server");
+    let mut out = Vec::new();
+    for piece in hello[5..].chunks(50) {
+        assert!(out.is_empty());
+        let length = u8::try_from(piece.len()).expect("50");
+        let record = [&[22, 3, 1, 0, length], piece].concat();
+        assert!(matches!(handshake.advance(&record, &mut out), Ok(Progress::More)));
+    }
+    give(&mut client, &out).expect("valid");
+    shake(&mut client, handshake, 10).expect("a handshake");
+}

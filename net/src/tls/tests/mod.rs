@@ -3,5 +3,6 @@
 mod files;
 mod handovers;
 mod handshakes;
+mod openssl;
 mod pair;
 mod sealed;
