@@ -5,7 +5,7 @@
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::{SupportedCipherSuite, Tls13CipherSuite};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// The cipher suites that a server speaks. A key of AES-128 cannot be made again through the library's public constructors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,17 @@ impl Suite {
 
 /// Returns the provider with the suites of [`Suite`] only. Verifiers of client certificates take it too.
 pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider {
-        cipher_suites: Suite::ALL.iter().map(|suite| suite.supported()).collect(),
-        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
-        ..default_provider()
-    })
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        Arc::new(CryptoProvider {
+            cipher_suites: Suite::ALL.iter().map(|suite| suite.supported()).collect(),
+            kx_groups: vec![
+                kx_group::X25519MLKEM768,
+                kx_group::X25519,
+                kx_group::SECP256R1,
+                kx_group::SECP384R1,
+            ],
+            ..default_provider()
+        })
+    });
+    PROVIDER.clone()
 }

@@ -24,7 +24,7 @@ use rustls::{ContentType, ProtocolVersion};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Keys of a set: one seals, all open.
 pub const TICKET_KEYS_MAX: usize = 3;
@@ -51,32 +51,31 @@ const SUITE: Suite = Suite::ChaCha20;
 
 /// One key.
 #[derive(Clone)]
-struct TicketKey([u8; KEY_BYTES]);
-
-impl Drop for TicketKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
+struct TicketKey {
+    key: Zeroizing<[u8; KEY_BYTES]>,
+    /// Derived from the key, and tells nothing of it.
+    name: [u8; NAME_BYTES],
 }
 
 impl TicketKey {
     fn random() -> Option<Self> {
-        let mut key = Self([0; KEY_BYTES]);
-        provider().secure_random.fill(&mut key.0).ok()?;
-        Some(key)
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        provider().secure_random.fill(&mut *key).ok()?;
+        Some(Self::new(&key))
+    }
+
+    fn new(key: &[u8; KEY_BYTES]) -> Self {
+        let mut key = Self { key: Zeroizing::new(*key), name: [0; NAME_BYTES] };
+        let mut name = [0; NAME_BYTES];
+        key.derive(&[b"moorline ticket name"], &mut name);
+        key.name = name;
+        key
     }
 
     fn derive(&self, info: &[&[u8]], output: &mut [u8]) {
         const { assert!(KEY_BYTES <= SECRET_BYTES_MAX) };
-        let expander = SUITE.tls13().hkdf_provider.expander_for_okm(&OkmBlock::new(&self.0));
+        let expander = SUITE.tls13().hkdf_provider.expander_for_okm(&OkmBlock::new(&*self.key));
         expander.expand_slice(info, output).expect("at most 255 times the hash");
-    }
-
-    /// A name tells nothing of the key.
-    fn name(&self) -> [u8; NAME_BYTES] {
-        let mut name = [0; NAME_BYTES];
-        self.derive(&[b"moorline ticket name"], &mut name);
-        name
     }
 
     fn keys(&self, random: &[u8]) -> (AeadKey, Iv) {
@@ -149,7 +148,7 @@ impl TicketKeySet {
                 continue;
             }
             let decoded = BASE64.decode(line).map(Zeroizing::new);
-            let key = decoded.ok().and_then(|key| Some(TicketKey(key.as_slice().try_into().ok()?)));
+            let key = decoded.ok().and_then(|key| Some(TicketKey::new(key.as_slice().try_into().ok()?)));
             keys.push(key.ok_or_else(|| {
                 wrong(format!(
                     "line {number} is not 32 bytes in Base64; make one with: head -c 32 /dev/urandom | base64"
@@ -173,7 +172,7 @@ impl TicketKeySet {
         bytes.push(VERSION);
         bytes.push(u8::from(self.made.is_some()));
         bytes.extend_from_slice(&self.made.unwrap_or(0).to_le_bytes());
-        self.keys.iter().for_each(|key| bytes.extend_from_slice(&key.0));
+        self.keys.iter().for_each(|key| bytes.extend_from_slice(&*key.key));
         bytes
     }
 
@@ -189,7 +188,7 @@ impl TicketKeySet {
             return Err(TicketKeyError::Bytes);
         }
         let made = (is_random == 1).then(|| u64::from_le_bytes(*made));
-        Ok(Self { keys: keys.iter().map(|key| TicketKey(*key)).collect(), made })
+        Ok(Self { keys: keys.iter().map(TicketKey::new).collect(), made })
     }
 
     /// Returns the set with a new key in front, if its keys are random and a day old.
@@ -216,7 +215,7 @@ impl TicketKeySet {
         };
         // The key is this ticket's, so its one number is 0.
         let sealed = SUITE.tls13().aead_alg.encrypter(key, iv).encrypt(message, 0).ok()?.encode();
-        let ticket = [&newest.name()[..], &random, &sealed[HEADER_BYTES..]].concat();
+        let ticket = [&newest.name[..], &random, &sealed[HEADER_BYTES..]].concat();
         (ticket.len() <= TICKET_BYTES_MAX).then_some(ticket)
     }
 
@@ -226,7 +225,7 @@ impl TicketKeySet {
         }
         let (name, rest) = ticket.split_first_chunk::<NAME_BYTES>()?;
         let (random, sealed) = rest.split_first_chunk::<RANDOM_BYTES>()?;
-        let key = self.keys.iter().find(|key| key.name() == *name)?;
+        let key = self.keys.iter().find(|key| key.name == *name)?;
         let (key, iv) = key.keys(random);
         let mut sealed = sealed.to_vec();
         let message =

@@ -37,11 +37,6 @@ impl Records {
         (self.write.bytes(self.suite()).to_vec(), self.write_seq)
     }
 
-    /// Forgets the empty records of this second.
-    pub(in crate::tls) fn forgive_empty(&mut self) {
-        self.empty_count = 0;
-    }
-
     /// Seals a KeyUpdate, and changes the key behind it.
     pub(in crate::tls) fn seal_raw_update(&mut self, is_requested: bool) -> Vec<u8> {
         let mut out = Vec::new();

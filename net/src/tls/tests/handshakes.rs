@@ -217,3 +217,9 @@ fn a_hello_in_many_records_is_one_hello() {
     give(&mut client, &out).expect("valid");
     shake(&mut client, handshake, 10).expect("a handshake");
 }
+
+#[test]
+fn no_provider_becomes_the_default_of_the_process() {
+    Pair::new(Suite::Aes256).echo("x".as_bytes());
+    assert!(rustls::crypto::CryptoProvider::get_default().is_none());
+}
