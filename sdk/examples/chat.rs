@@ -36,9 +36,12 @@ const HISTORY_MAX: u32 = 500;
 #[derive(Parser)]
 #[command(group(ArgGroup::new("whom").required(true).args(["to", "group"])))]
 struct Args {
-    /// The gateway's address
+    /// The gateway: HOST:PORT or tls://HOST:PORT; on this machine without TLS
     #[arg(long, default_value = "127.0.0.1:7000")]
     server: String,
+    /// Authority of the gateway's certificate, in PEM, instead of the platform's
+    #[arg(long)]
+    ca: Option<PathBuf>,
     /// Your user id
     #[arg(long)]
     me: String,
@@ -69,16 +72,26 @@ fn main() {
     }
 }
 
+/// The gateway's address with its scheme: a gateway on this machine that is named without one speaks plain TCP.
+fn endpoint(server: &str) -> String {
+    let host = server.rsplit_once(':').map_or(server, |(host, _)| host.trim_matches(['[', ']']));
+    let is_here = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    if is_here { format!("tcp://{server}") } else { server.to_owned() }
+}
+
 fn run(args: Args) -> Result<(), Box<dyn std::error::Error>> {
     let target = match (&args.to, &args.group) {
         (Some(user), _) => Target::user(user),
         (None, group) => Target::group(group.as_deref().unwrap_or_default()),
     };
     let conversation = target.conversation(&args.me);
-    let mut builder = Client::builder(&format!("tcp://{}", args.server))
+    let mut builder = Client::builder(&endpoint(&args.server))
         .user(&args.me)
         .device(&args.device, Platform::Linux)
         .on_message(show);
+    if let Some(path) = &args.ca {
+        builder = builder.roots_pem(&std::fs::read(path)?);
+    }
     if let Some(path) = &args.store {
         builder = builder.store(FileStore::open(path)?);
     }

@@ -133,7 +133,7 @@ impl World {
         self.note_beats(bytes.clone());
         if self.is_forgotten {
             if self.manner == Manner::Reset {
-                self.core.handle_disconnected(self.now);
+                self.core.handle_disconnected(self.now, None);
                 self.drain();
             }
             return;

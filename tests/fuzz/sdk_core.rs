@@ -155,7 +155,7 @@ impl World {
             14 => self.farewell(script),
             15 if self.socket != Socket::None && script.byte() < 200 => {
                 self.socket = Socket::None;
-                self.core.handle_disconnected(self.now);
+                self.core.handle_disconnected(self.now, None);
             }
             16 => self.send(script),
             17 => self.request(script),
@@ -187,7 +187,7 @@ impl World {
         }
         if script.byte() < 32 {
             self.socket = Socket::None;
-            self.core.handle_disconnected(self.now);
+            self.core.handle_disconnected(self.now, None);
         } else {
             self.socket = Socket::Up;
             self.decoder = Decoder::new();

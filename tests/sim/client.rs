@@ -190,6 +190,6 @@ impl Client {
     /// The socket is gone.
     pub(crate) fn on_gone(&mut self, scene: &mut Scene, pipes: &mut [Pipe]) {
         self.let_go(scene, pipes);
-        self.core.handle_disconnected(scene.now);
+        self.core.handle_disconnected(scene.now, None);
     }
 }

@@ -3,9 +3,11 @@
 use super::alarm::Alarm;
 use super::clock::SleepWatch;
 use super::driver::Driver;
+use super::endpoint::Endpoint;
 use super::jobs::Jobs;
 use super::keeper::Keeper;
 use super::shared::{Incoming, Notices, Shared};
+use super::tls::{Tls, TlsSetupError, Trust};
 use super::token::Source;
 use super::{Client, TokenProvider};
 use crate::client::Pending;
@@ -28,6 +30,8 @@ type Handler = Box<dyn FnMut(&Message) + Send>;
 pub struct ClientBuilder {
     endpoint: String,
     alternates: Vec<String>,
+    trust: Trust,
+    may_be_plain: bool,
     uid: String,
     device: String,
     platform: Platform,
@@ -45,12 +49,30 @@ pub enum BuildError {
     /// uid or device.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// Not `tcp://host:port`.
-    #[error("the endpoint {endpoint:?} is not tcp://host:port")]
+    /// Not `tls://host:port`.
+    #[error("the endpoint {endpoint:?} is not tls://host:port, or tcp://host:port on this machine")]
     Endpoint {
         /// The rejected value.
         endpoint: String,
     },
+    /// Plain TCP would leave this machine.
+    #[error(
+        "the endpoint {endpoint:?} is not on this machine, and anybody on the way could read the token; write tls://, or \
+         allow it by allow_plain(true)"
+    )]
+    Plain {
+        /// The rejected value.
+        endpoint: String,
+    },
+    /// An alternate would be spoken to in another way than the endpoint.
+    #[error("the alternate {alternate:?} has another scheme than the endpoint; write the same one")]
+    Mixed {
+        /// The rejected value.
+        alternate: String,
+    },
+    /// TLS cannot be used with these settings, or on this platform.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
     /// The store is another device's, or cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -64,6 +86,8 @@ impl ClientBuilder {
         Self {
             endpoint: endpoint.to_owned(),
             alternates: Vec::new(),
+            trust: Trust::default(),
+            may_be_plain: false,
             uid: String::new(),
             device: "default".to_owned(),
             platform: Platform::Unknown,
@@ -76,12 +100,53 @@ impl ClientBuilder {
         }
     }
 
-    /// Gateways, each `tcp://host:port`, that the client may be sent to. A gateway that stops can name other addresses; the
-    /// client sends its token there, so it goes to an address only if the address is in this list. Names are compared as
-    /// they are written, letter case aside. Default: none, so the client comes back to its own endpoint.
+    /// Gateways, each with the scheme of the endpoint, that the client may be sent to. A gateway that stops can name other
+    /// addresses; the client sends its token there. Over plain TCP it goes to an address only if the address is in this list;
+    /// names are compared as they are written, letter case aside. Over TLS it goes to any address whose certificate is valid
+    /// for the endpoint's host; one that is listed here by name may prove its own name instead. Default: none, so over plain
+    /// TCP the client comes back to its own endpoint.
     #[must_use]
     pub fn alternates<'a>(mut self, endpoints: impl IntoIterator<Item = &'a str>) -> Self {
         self.alternates = endpoints.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// Authorities that may give a gateway its certificate, in PEM, instead of the platform's; may be called several times.
+    #[must_use]
+    pub fn roots_pem(mut self, pem: &[u8]) -> Self {
+        self.trust.roots_pem.push(pem.to_vec());
+        self
+    }
+
+    /// Adds one authority in DER, as [`Self::roots_pem`] does in PEM.
+    #[must_use]
+    pub fn root_der(mut self, der: &[u8]) -> Self {
+        self.trust.roots_der.push(der.to_vec());
+        self
+    }
+
+    /// Keys that a gateway may have, each as the SHA-256 of its certificate's `SubjectPublicKeyInfo`. The certificate must
+    /// be valid as well. Give a second key that is kept safe: with one alone, a lost key locks every client out. Default: any
+    /// key.
+    #[must_use]
+    pub fn pins(mut self, sha256: impl IntoIterator<Item = [u8; 32]>) -> Self {
+        self.trust.pins.extend(sha256);
+        self
+    }
+
+    /// Name that the gateway's certificate must be valid for. Default: the endpoint's host.
+    #[must_use]
+    pub fn server_name(mut self, name: &str) -> Self {
+        self.trust.name = Some(name.to_owned());
+        self
+    }
+
+    /// Allows `tcp://` to other machines. Everybody on the way then reads the token and every message, and can send in the
+    /// user's name: right only inside of a tunnel that protects both, such as a VPN between two servers. Default: this
+    /// machine only.
+    #[must_use]
+    pub fn allow_plain(mut self, is_allowed: bool) -> Self {
+        self.may_be_plain = is_allowed;
         self
     }
 
@@ -157,21 +222,41 @@ impl ClientBuilder {
         self
     }
 
+    /// Reads an address that may be spoken to.
+    fn endpoint_of(&self, text: &str) -> Result<Endpoint, BuildError> {
+        let endpoint =
+            Endpoint::parse(text).ok_or_else(|| BuildError::Endpoint { endpoint: text.to_owned() })?;
+        if endpoint.is_tls || self.may_be_plain || endpoint.is_loopback() {
+            return Ok(endpoint);
+        }
+        Err(BuildError::Plain { endpoint: text.to_owned() })
+    }
+
+    fn alternates_beside(&self, endpoint: &Endpoint) -> Result<Vec<Endpoint>, BuildError> {
+        let read = |text: &String| match self.endpoint_of(text)? {
+            alternate if alternate.is_tls == endpoint.is_tls => Ok(alternate),
+            _ => Err(BuildError::Mixed { alternate: text.clone() }),
+        };
+        self.alternates.iter().map(read).collect()
+    }
+
     /// Starts the client; it connects at once and by itself from then on.
     ///
     /// # Errors
     /// [`BuildError`]. An unreachable gateway is not an error here: see [`Client::notices`].
     pub fn build(self) -> Result<Client, BuildError> {
-        let address = address_of(&self.endpoint)?;
-        let alternates = self.alternates.iter().map(|endpoint| address_of(endpoint).map(Into::into));
-        let alternates = alternates.collect::<Result<_, _>>()?;
+        let endpoint = self.endpoint_of(&self.endpoint)?;
+        let alternates = self.alternates_beside(&endpoint)?;
+        let places = alternates.iter().map(|alternate| alternate.place.as_str());
+        let tls = endpoint.is_tls.then(|| Tls::new(&self.trust, &endpoint.place, places)).transpose()?;
         let token = match (&self.provider, self.token) {
             (Some(_), _) => TokenSource::Ask,
             (None, token) => TokenSource::Fixed(token.unwrap_or_default().into()),
         };
         let mut config = CoreConfig::new(&self.uid, &self.device, self.platform, token);
         config.check()?;
-        config.alternates = alternates;
+        config.alternates = alternates.iter().map(|alternate| alternate.place.as_str().into()).collect();
+        config.is_proved = tls.is_some();
         config.tuning = Arc::new(self.tuning);
         let (me, device) = (Arc::clone(&config.uid), Arc::clone(&config.device));
         let mut store = self.store;
@@ -188,7 +273,10 @@ impl ClientBuilder {
         let driver = Driver {
             shared: Arc::clone(&shared),
             poll,
-            endpoint: address.to_owned(),
+            endpoint: endpoint.place,
+            alternate: None,
+            tls,
+            may_be_plain: self.may_be_plain,
             jobs: Jobs::new(&shared, self.provider),
             alarm,
             sleep: SleepWatch::default(),
@@ -252,14 +340,6 @@ fn handle_all(mut handler: Handler, messages: &Receiver<Message>, shared: &Arc<S
         }
         handler(&Incoming::new(message, Arc::clone(shared))); // dropped, and so acked, after it
     }
-}
-
-/// `host:port` of `tcp://host:port`.
-fn address_of(endpoint: &str) -> Result<&str, BuildError> {
-    let address = endpoint.strip_prefix("tcp://").unwrap_or(endpoint);
-    let port = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    let is_valid = port.is_some_and(|(host, _)| !host.is_empty() && !host.contains('/'));
-    if is_valid { Ok(address) } else { Err(BuildError::Endpoint { endpoint: endpoint.to_owned() }) }
 }
 
 fn seed() -> std::io::Result<u64> {

@@ -10,8 +10,9 @@ use super::jwt::expiry_of;
 use super::outcome::Outcome;
 use super::shared::{Hub, Notices, Shared};
 use super::socket::Socket;
+use super::tls::Tls;
 use super::token::Source;
-use crate::core::{ClosedWhy, Event, Message, Notice, TokenWhy};
+use crate::core::{ClosedWhy, Event, Message, Notice, TlsFault, TokenWhy};
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Sender;
 use mio::event::Event as Readiness;
@@ -34,7 +35,14 @@ const READ_BYTES: usize = 32 << 10;
 pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) poll: Poll,
+    /// `host:port`.
     pub(super) endpoint: String,
+    /// Alternate that the current attempt goes to; `None`: the endpoint.
+    pub(super) alternate: Option<String>,
+    /// `None`: plain TCP.
+    pub(super) tls: Option<Tls>,
+    /// Plain TCP may leave this machine.
+    pub(super) may_be_plain: bool,
     pub(super) jobs: Jobs,
     pub(super) alarm: Alarm,
     pub(super) sleep: SleepWatch,
@@ -68,7 +76,7 @@ impl Driver {
                     Source::Waker => self.shared.on_woken(),
                     Source::Alarm => {} // the deadline is looked at below
                     Source::Socket(attempt) => {
-                        self.on_readiness(attempt, event);
+                        self.on_readiness(attempt, event, &mut block);
                         self.on_readable(attempt, &mut block);
                     }
                 }
@@ -131,7 +139,7 @@ impl Driver {
         self.socket.as_mut().filter(|socket| socket.attempt == attempt)
     }
 
-    fn on_readiness(&mut self, attempt: usize, event: &Readiness) {
+    fn on_readiness(&mut self, attempt: usize, event: &Readiness, block: &mut ReadBlock) {
         let Some(socket) = self.current(attempt) else { return };
         let edge = socket.handle_event(event);
         if socket.is_connected {
@@ -140,7 +148,7 @@ impl Driver {
             }
             return;
         }
-        match socket.try_finish_connect() {
+        match socket.try_finish_connect(block) {
             Ok(true) => {
                 let (mut hub, now) = self.shared.hub();
                 hub.core.handle_connected(now);
@@ -173,10 +181,14 @@ impl Driver {
     fn on_gone(&mut self, error: &std::io::Error) {
         tracing::debug!(%error, endpoint = %self.endpoint, "connection lost");
         self.hang_up();
-        let (mut hub, now) = self.shared.hub();
-        hub.core.handle_disconnected(now);
-        drop(hub);
+        self.tell_gone(error);
         self.drain();
+    }
+
+    fn tell_gone(&self, error: &std::io::Error) {
+        let fault = error.get_ref().and_then(|error| error.downcast_ref::<TlsFault>()).cloned();
+        let (mut hub, now) = self.shared.hub();
+        hub.core.handle_disconnected(now, fault);
     }
 
     /// Takes everything out of the core and does it, until there is nothing more.
@@ -247,8 +259,8 @@ impl Driver {
 
     fn connect(&mut self, alternate: Option<&str>) {
         self.attempts += 1;
-        let endpoint = alternate.unwrap_or(&self.endpoint);
-        let name = endpoint.strip_prefix("tcp://").unwrap_or(endpoint).to_owned();
+        self.alternate = alternate.map(str::to_owned);
+        let name = alternate.unwrap_or(&self.endpoint).to_owned();
         if let Ok(address) = name.parse() {
             return self.connect_to(Ok(address));
         }
@@ -259,16 +271,23 @@ impl Driver {
     }
 
     fn connect_to(&mut self, address: std::io::Result<SocketAddr>) {
-        let socket =
-            address.and_then(|address| Socket::connect(address, self.attempts, self.poll.registry()));
-        match socket {
+        match address.and_then(|address| self.open(address)) {
             Ok(socket) => self.socket = Some(socket),
             Err(error) => {
                 tracing::debug!(%error, endpoint = %self.endpoint, "cannot connect");
-                let (mut hub, now) = self.shared.hub();
-                hub.core.handle_disconnected(now);
+                self.tell_gone(&error);
             }
         }
+    }
+
+    fn open(&self, address: SocketAddr) -> std::io::Result<Socket> {
+        if self.tls.is_none() && !self.may_be_plain && !address.ip().is_loopback() {
+            let why = format!("{address} is not on this machine, and plain TCP is not allowed to leave it");
+            return Err(std::io::Error::other(why)); // whatever `localhost` means here
+        }
+        let begun = self.tls.as_ref().map(|tls| tls.connection(self.alternate.as_deref()));
+        let secured = begun.transpose().map_err(std::io::Error::other)?;
+        Socket::connect(address, self.attempts, secured, self.poll.registry())
     }
 
     /// The very last bytes (acks, goodbye) get `linger` to leave.

@@ -19,6 +19,21 @@
 //! # Ok(()) }
 //! ```
 //!
+//! `tls://host:port` is the address of a gateway on another machine, and `tcp://` one on this machine: a token and messages
+//! cross no network unprotected. TLS is 1.3; the gateway's certificate must come from an authority that the platform trusts,
+//! or that the application has given, and must be valid for the host, also after a gateway has sent the client elsewhere.
+//! A gateway that is not proved is told as [`Lost::Tls`](crate::core::Lost::Tls) with the fault, and tried again.
+//!
+//! ```no_run
+//! # use moorline_sdk::client::Client;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let im = Client::builder("tls://gw.example:7443")
+//!     .roots_pem(&std::fs::read("our-ca.pem")?) // the platform's authorities without it
+//!     .user("alice")
+//!     .build()?;
+//! # Ok(()) }
+//! ```
+//!
 //! It reconnects by itself, for ever, unless the gateway forbids it; a restart of the gateway shows
 //! at most as a pause. Every method may be called from any thread.
 
@@ -27,6 +42,7 @@ mod builder;
 mod calls;
 mod clock;
 mod driver;
+mod endpoint;
 mod jobs;
 mod jwt;
 mod keeper;
@@ -34,12 +50,14 @@ mod outcome;
 mod pending;
 mod shared;
 mod socket;
+mod tls;
 mod token;
 
 pub use crate::core::Notice;
 pub use builder::{BuildError, ClientBuilder};
 pub use pending::{Pending, SendError};
 pub use shared::Incoming;
+pub use tls::TlsSetupError;
 
 use crate::core::{
     ClosedWhy, Core, Message, NetworkId, Repeat, RequestError, RequestRefused, SendRefused, Target, TokenWhy,
@@ -105,7 +123,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the gateway at `tcp://host:port`.
+    /// A client of the gateway at `tls://host:port`, or on this machine at `tcp://host:port`. Without a scheme: TLS.
     pub fn builder(endpoint: &str) -> ClientBuilder {
         ClientBuilder::new(endpoint)
     }

@@ -29,6 +29,9 @@ pub struct CoreConfig {
     /// Addresses, `host:port`, that a gateway may send this client to with GOAWAY. The client sends its token there, so
     /// other addresses are not followed. Default: none, so the client comes back to the address that it has.
     pub alternates: Arc<[Arc<str>]>,
+    /// True if the driver speaks to nobody that does not prove the endpoint's name, as by a certificate: then other
+    /// addresses are followed, too. Default: false.
+    pub is_proved: bool,
     /// Client software, for the gateway's logs.
     pub agent: Arc<str>,
     /// Times and limits; many cores share one.
@@ -54,6 +57,7 @@ impl CoreConfig {
             platform,
             token,
             alternates: Arc::new([]),
+            is_proved: false,
             agent: concat!("moorline-sdk/", env!("CARGO_PKG_VERSION")).into(),
             tuning: Arc::new(Tuning::default()),
         }

@@ -311,18 +311,23 @@ impl ConnectionState {
         self.on_lost(now, Duration::ZERO, random)
     }
 
-    /// Takes a GOAWAY: leaves at a random moment of its window, for the first of its addresses that is in `known`.
+    /// Takes a GOAWAY: leaves at a random moment of its window, for the first of its addresses that is in `known`, or for the
+    /// first of all if whoever answers there has to prove that it is the gateway.
     pub(super) fn on_go_away(
         &mut self,
         now: Instant,
         go_away: &GoAway,
         known: &[Arc<str>],
+        is_proved: bool,
         random: &mut Random,
     ) {
         let window = limits::pause(go_away.window_ms);
         let named = go_away.alternates.iter().take(limits::ALTERNATES_MAX);
-        let followed = named.filter_map(|named| known.iter().find(|known| known.eq_ignore_ascii_case(named)));
-        self.alternate = followed.into_iter().next().map(Arc::clone);
+        let known =
+            |named: &str| known.iter().find(|known| known.eq_ignore_ascii_case(named)).map(Arc::clone);
+        let proved = |named: &str| (is_proved && limits::is_place(named)).then(|| named.into());
+        let mut followed = named.filter_map(|named| known(named).or_else(|| proved(named)));
+        self.alternate = followed.next();
         self.leave_at = Some(now + part_of(window, random));
     }
 
@@ -446,6 +451,25 @@ mod tests {
     }
 
     #[test]
+    fn a_driver_that_proves_names_follows_any_address() {
+        let mut random = Random::new(1);
+        let mut follow = |alternates: &[&str], is_proved| {
+            let mut state = state(&TokenSource::Ask);
+            let alternates = alternates.iter().map(|place| (*place).to_owned()).collect();
+            let known: [Arc<str>; 1] = ["listed:1".into()];
+            state.on_go_away(at(0), &GoAway { window_ms: 0, alternates }, &known, is_proved, &mut random);
+            state.alternate.as_deref().map(str::to_owned)
+        };
+        assert_eq!(follow(&["other:1", "LISTED:1"], false).as_deref(), Some("listed:1"));
+        assert_eq!(follow(&["other:1", "listed:1"], true).as_deref(), Some("other:1"));
+        let long = format!("{}:1", "x".repeat(260));
+        assert_eq!(
+            follow(&["", "other", "other:0", "other:x", ":1", "a b:1", "http://a:1", &long], true),
+            None
+        );
+    }
+
+    #[test]
     fn go_away_leads_to_the_alternate_and_a_throttle_ends_by_itself() {
         let (mut state, mut random) = (logged_in(), Random::new(1));
         state.on_throttle(at(0), Duration::from_secs(1));
@@ -453,7 +477,7 @@ mod tests {
         assert_eq!((state.poll_due(at(1)), state.has_throttle()), (Due::Login, false));
         let alternates = vec!["other:1".to_owned()];
         let known = ["other:1".into()];
-        state.on_go_away(at(8), &GoAway { window_ms: 1000, alternates }, &known, &mut random);
+        state.on_go_away(at(8), &GoAway { window_ms: 1000, alternates }, &known, false, &mut random);
         assert_eq!(state.poll_due(at(9)), Due::Leave);
         assert_eq!(state.on_left(at(9), &mut random), Duration::ZERO);
         assert_eq!(state.poll_due(at(9)), Due::Connect);

@@ -1,5 +1,6 @@
 //! Outputs of a core for its driver and, through it, the application.
 
+use super::tls_fault::TlsFault;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
 use moorline_proto::ids::{MessageKey, ReadableId};
@@ -262,6 +263,8 @@ pub enum Lost {
     },
     /// The gateway broke the protocol.
     Protocol(CloseReason),
+    /// The gateway could not be proved, or TLS failed.
+    Tls(TlsFault),
 }
 
 /// Reason why a core is closed for good.

@@ -155,8 +155,8 @@ impl Core {
             // Any frame answers a PING, a PONG must not [P-7.5].
             Command::Ping => self.inbox.downlink_mut().on_ack_wanted(now, 0),
             Command::GoAway => {
-                let known = &self.config.alternates;
-                self.connection.on_go_away(now, &decode(body)?, known, &mut self.random);
+                let super::CoreConfig { alternates, is_proved, .. } = &self.config;
+                self.connection.on_go_away(now, &decode(body)?, alternates, *is_proved, &mut self.random);
             }
             Command::Throttle => {
                 let throttle: Throttle = decode(body)?;

@@ -121,6 +121,17 @@ pub(super) fn reason(mut reason: String) -> String {
     reason
 }
 
+/// Longest `host:port` that a gateway may name: a host name of 253 bytes.
+const PLACE_BYTES_MAX: usize = 253 + 6;
+
+/// Returns whether a text that a gateway has sent is a `host:port`.
+pub(super) fn is_place(text: &str) -> bool {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || "-_.:[]".contains(letter);
+    let port =
+        text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+    text.len() <= PLACE_BYTES_MAX && text.chars().all(is_letter) && matches!(port, Some(Ok(1..)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ mod output;
 mod requests;
 mod restore;
 mod rooms;
+mod tls_fault;
 mod transport;
 
 pub use backoff::Backoff;
@@ -39,6 +40,7 @@ pub use event::{
     RequestError, RequestId, RequestRefused, SendFailure, SendId, SendRefused, Target, Token, TokenWhy,
 };
 pub use networks::NetworkId;
+pub use tls_fault::TlsFault;
 
 use bytes::{Bytes, BytesMut};
 use connection_state::{ConnectionState, Due, Ending};
@@ -149,11 +151,16 @@ impl Core {
         self.pump(now);
     }
 
-    /// Notes that the socket is gone, or could not be had. Not to be called after [`Event::Hangup`].
-    pub fn handle_disconnected(&mut self, now: Instant) {
+    /// Notes that the socket is gone, or could not be had; `fault`: because TLS failed. Not to be called after
+    /// [`Event::Hangup`].
+    pub fn handle_disconnected(&mut self, now: Instant, fault: Option<TlsFault>) {
         if let Some(ending) = self.connection.on_socket_gone(now) {
             // A network may say that it has forgotten the connection, when a PING reminds it.
             self.transport.on_dead(now);
+            let ending = match (ending, fault) {
+                (Ending::Lost { .. }, Some(fault)) => Ending::lost(Lost::Tls(fault)),
+                (ending, _) => ending,
+            };
             self.end(now, ending);
         }
     }

@@ -68,7 +68,7 @@ impl Rig {
     }
 
     fn relogin(&mut self) {
-        self.core.handle_disconnected(self.now);
+        self.core.handle_disconnected(self.now, None);
         assert!(matches!(self.events()[..], [.., Event::Notice(Notice::Disconnected { .. })]));
         self.tick_next();
         self.log_in(Welcome::default());

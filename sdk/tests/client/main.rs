@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test says what is wrong by failing
 
 mod server;
+mod tls;
 
 use moorline_proto::frame::Command;
 use moorline_sdk::client::{BuildError, CallError, Client, ClientBuilder, Notice, RecvError, SendError};
@@ -274,7 +275,7 @@ fn nobody_at_the_address_is_told_and_tried_again() {
 
 #[test]
 fn wrong_settings_are_refused_with_a_reason() {
-    for endpoint in ["", "tcp://host", "http://host:80", "tcp://:1", "tcp://h:99999"] {
+    for endpoint in ["", "tcp://host", "http://host:80", "tcp://:1", "tls://h:99999"] {
         let built = Client::builder(endpoint).user("alice").build();
         assert!(matches!(built, Err(BuildError::Endpoint { .. })), "{endpoint}");
     }

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Decoder, Frame};
 use moorline_proto::message::client::{
-    Close, Code, Hello, Ping, Push, Req, Resp, Send, SendAck, Welcome, send,
+    Close, Code, GoAway, Hello, Ping, Push, Req, Resp, Send, SendAck, Welcome, send,
 };
 use moorline_proto::message::im::{GroupRequest, GroupResponse, PullRequest, PullResponse};
 use moorline_proto::message::{decode, encode, frame_of};
@@ -76,6 +76,14 @@ impl Server {
         let (lock, changed) = &*self.state;
         let waited = changed.wait_timeout_while(lock.lock().unwrap(), PATIENCE, |state| !is_so(state));
         assert!(!waited.unwrap().1.timed_out(), "never: {what}");
+    }
+
+    /// Has a client leave for another address at once.
+    pub(crate) fn go_away(&self, uid: &str, alternate: &str) {
+        let go_away = GoAway { window_ms: 0, alternates: vec![alternate.to_owned()] };
+        let mut state = self.state();
+        let login = state.logins.get_mut(uid).expect("logged in");
+        write(&mut login.stream, &frame_of(Command::GoAway, &go_away));
     }
 
     pub(crate) fn break_connection(&self, uid: &str) {

@@ -160,7 +160,7 @@ impl World {
             }
             What::Gone(client, pipe) if self.clients[client].pipe == Some(pipe) => {
                 self.clients[client].pipe = None;
-                self.clients[client].core.handle_disconnected(self.now);
+                self.clients[client].core.handle_disconnected(self.now, None);
                 self.drain(client);
             }
             What::Talk(client) => self.talk(client),

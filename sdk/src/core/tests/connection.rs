@@ -21,7 +21,7 @@ fn attempts_back_off_and_codes_decide_whether_to_come_back() {
     let mut waits = Vec::new();
     for _ in 0..12 {
         rig.tick_next();
-        rig.core.handle_disconnected(rig.now);
+        rig.core.handle_disconnected(rig.now, None);
         let Some(Event::Notice(Notice::Disconnected { why: Lost::ConnectFailed, retry_in })) =
             rig.events().pop()
         else {
@@ -192,4 +192,21 @@ fn garbage_and_lawless_frames_end_the_connection_not_the_core() {
 #[test]
 fn an_idle_core_is_small() {
     assert!(size_of::<Core>() <= 1024, "{}", size_of::<Core>());
+}
+
+#[test]
+fn a_gateway_that_is_not_proved_is_told_and_a_logout_stays_one() {
+    let mut rig = Rig::new();
+    rig.tick(ms(0));
+    rig.core.handle_disconnected(rig.now, Some(TlsFault::Expired));
+    let told = rig.events().pop();
+    assert!(
+        matches!(&told, Some(Event::Notice(Notice::Disconnected { why: Lost::Tls(TlsFault::Expired), .. }))),
+        "{told:?}"
+    );
+    rig.tick_next();
+    rig.log_in(Welcome::default());
+    rig.core.logout(rig.now);
+    rig.core.handle_disconnected(rig.now, Some(TlsFault::CutOff));
+    assert_eq!(rig.events().pop(), Some(Event::Notice(Notice::Closed(ClosedWhy::LoggedOut))));
 }

@@ -165,7 +165,7 @@ fn a_ticket_that_fits_no_hello_is_not_kept() {
             session: vec![2; 16].into(),
             ..Welcome::default()
         });
-        rig.core.handle_disconnected(rig.now);
+        rig.core.handle_disconnected(rig.now, None);
         rig.events();
         rig.tick_next();
         rig.core.handle_connected(rig.now);

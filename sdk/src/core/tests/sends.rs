@@ -118,7 +118,7 @@ fn a_resumed_session_keeps_its_cids() {
     rig.say("b", "b");
     rig.ack(1, Code::Ok);
     rig.frames();
-    rig.core.handle_disconnected(rig.now);
+    rig.core.handle_disconnected(rig.now, None);
     rig.tick_next();
     rig.core.handle_connected(rig.now);
     rig.gateway = Decoder::new();
@@ -184,7 +184,7 @@ fn requests_have_one_result_each() {
     rig.answer(always.0, Code::Retry, Bytes::new());
     rig.tick(ms(500));
     assert_eq!(rig.frames().len(), 1, "asked again after RETRY");
-    rig.core.handle_disconnected(rig.now);
+    rig.core.handle_disconnected(rig.now, None);
     assert_eq!(rig.events()[0], Event::Response { id: once, result: Err(RequestError::Lost) });
     rig.tick_next();
     rig.log_in(Welcome::default());
