@@ -13,6 +13,7 @@
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
 //! | [`audit`] | who ordered what, in a file of bounded size | `server` |
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
+//! | [`layer`] | TLS and WebSocket between a stream and its owner | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
 //! | [`log_rate`] | a log line that strangers can cause, at most once in 10 s | `server` |
 //! | [`mailbox`] | bounded channel into a thread that sleeps in a poll | `server` |
@@ -38,6 +39,8 @@ pub mod clock;
 pub mod connect;
 #[cfg(feature = "server")]
 pub mod http;
+#[cfg(feature = "server")]
+pub mod layer;
 #[cfg(feature = "server")]
 pub mod log;
 #[cfg(feature = "server")]

@@ -37,7 +37,13 @@ impl ReadBlock {
 
     /// Returns initialised room for one read: at least 4 KiB.
     pub fn room(&mut self) -> &mut [u8] {
-        if self.free.len() < ROOM_MIN {
+        self.room_of(ROOM_MIN)
+    }
+
+    /// Returns initialised room of at least `least` bytes, which is at most the size of the block.
+    pub fn room_of(&mut self, least: usize) -> &mut [u8] {
+        debug_assert!(least <= self.size, "a block has {} bytes", self.size);
+        if self.free.len() < least {
             self.free.clear();
             if self.free.try_reclaim(self.size) {
                 self.free.resize(self.size, 0);

@@ -22,11 +22,10 @@
 //! and clears readable without a second `read(2)`. The owner writes 8 KiB and the socket takes 5 KiB: `write`
 //! returns 5,120 and clears writable; the owner keeps 3 KiB and waits for the edge.
 //!
-//! A stream is an enum with one variant per kind. Each kind answers how many bytes *the stream* took: a
-//! plain stream asks the kernel, and a TLS stream will take bytes into its record layer. Plain kinds own
-//! nothing but their descriptor, so [`Stream::freeze`] names only that; a TLS kind will add keys, sequence
-//! numbers and cipher text under way. The reactor keeps one stream per idle connection: 12 bytes with room
-//! for a boxed kind behind a packed pointer, asserted below.
+//! A stream is an enum with one variant per kind of socket. It owns nothing but its descriptor, so
+//! [`Stream::freeze`] names only that. TLS and WebSocket stand between a stream and its owner
+//! (`crate::layer`), and have a place of their own: the reactor keeps one stream for each idle connection, of
+//! 12 bytes, asserted below.
 
 use crate::read_block::ReadBlock;
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -95,6 +94,17 @@ impl Edges {
 pub enum Reading {
     /// Bytes. [`Stream::is_readable`] tells whether there may be more.
     Bytes(Bytes),
+    /// No bytes until the next edge.
+    Blocked,
+    /// End of stream.
+    End,
+}
+
+/// Result of one read into memory of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// This number of bytes.
+    Bytes(usize),
     /// No bytes until the next edge.
     Blocked,
     /// End of stream.
@@ -213,6 +223,12 @@ impl Stream {
         self.handle_edge(event.is_readable() || is_over, event.is_writable() || event.is_error(), is_over)
     }
 
+    /// Notes what a poll would tell: bytes may have come, and there may be room.
+    #[cfg(test)]
+    pub(crate) fn note_edge_for_test(&mut self) {
+        self.handle_edge(true, true, false);
+    }
+
     fn handle_edge(&mut self, is_readable: bool, is_writable: bool, is_read_closed: bool) -> Edge {
         let edges = field!(&mut self.0, edges);
         let became_writable = is_writable && !edges.has(Edges::WRITABLE);
@@ -233,24 +249,35 @@ impl Stream {
     /// # Errors
     /// The stream is broken.
     pub fn read(&mut self, block: &mut ReadBlock) -> io::Result<Reading> {
+        Ok(match self.read_into(block.room())? {
+            Filled::Bytes(count) => Reading::Bytes(block.take(count)),
+            Filled::Blocked => Reading::Blocked,
+            Filled::End => Reading::End,
+        })
+    }
+
+    /// Reads once into `room`, likewise.
+    ///
+    /// # Errors
+    /// The stream is broken.
+    pub fn read_into(&mut self, room: &mut [u8]) -> io::Result<Filled> {
         if !self.is_readable() {
-            return Ok(Reading::Blocked);
+            return Ok(Filled::Blocked);
         }
-        let room = block.room();
         let asked = room.len();
         loop {
             let outcome = on_socket!(&mut self.0, socket => socket.read(room));
             let edges = field!(&mut self.0, edges);
             match outcome {
-                Ok(0) => return Ok(Reading::End),
+                Ok(0) => return Ok(Filled::End),
                 Ok(count) => {
                     let is_short = SHORT_ENDS_EDGE && count < asked && !edges.has(Edges::READ_CLOSED);
                     edges.set(Edges::READABLE, !is_short);
-                    return Ok(Reading::Bytes(block.take(count)));
+                    return Ok(Filled::Bytes(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     edges.set(Edges::READABLE, false);
-                    return Ok(Reading::Blocked);
+                    return Ok(Filled::Blocked);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -438,18 +465,6 @@ const _: () = {
         size_of::<Option<Stream>>() <= 12,
         "memory per idle connection is what the gateway is chosen for"
     );
-
-    /// A box of two words' alignment less: a TLS or WebSocket kind, with tag, edges and marks in the box.
-    #[repr(Rust, packed(4))]
-    struct Boxed(#[allow(dead_code)] Box<[u8; 512]>);
-
-    #[allow(dead_code)]
-    enum WithBoxedKind {
-        Tcp { socket: TcpStream, tag: u32, edges: Edges, marks: Marks },
-        Unix { socket: UnixStream, tag: u32, edges: Edges, marks: Marks },
-        Tls(Boxed),
-    }
-    assert!(size_of::<Option<WithBoxedKind>>() <= 12, "there is room for kinds behind a pointer");
 };
 
 #[cfg(test)]

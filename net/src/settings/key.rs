@@ -32,6 +32,22 @@ pub const fn key(
     Key { section, name, kind, default, help }
 }
 
+/// Joins the parts of a table of `N` keys in all.
+pub const fn joined<const N: usize>(parts: [&[Key]; 3]) -> [Key; N] {
+    let mut all = [key("", "", Kind::Text, "", ""); N];
+    let (mut count, mut part) = (0, 0);
+    while part < parts.len() {
+        let mut next = 0;
+        while next < parts[part].len() {
+            all[count] = parts[part][next];
+            (count, next) = (count + 1, next + 1);
+        }
+        part += 1;
+    }
+    assert!(count == N, "the parts have another length");
+    all
+}
+
 /// A key or section that was renamed. The old name is read with a warning for one release.
 #[derive(Clone, Copy, Debug)]
 pub struct Renamed {

@@ -19,7 +19,7 @@ mod tests;
 pub mod units;
 
 pub use changed::changed_keys;
-pub use key::{Key, Kind, Renamed, Retired, key};
+pub use key::{Key, Kind, Renamed, Retired, joined, key};
 pub use load::{Schema, path_of};
 pub use problem::{Loaded, Origin, Problem, SettingsError};
 pub use rules::Rules;
