@@ -132,7 +132,10 @@ impl Failure {
 impl From<GatewayError> for Failure {
     fn from(error: GatewayError) -> Self {
         match error {
-            GatewayError::Config(_) | GatewayError::Auth(_) | GatewayError::Trust(_) => Self::usage(error),
+            GatewayError::Config(_)
+            | GatewayError::Auth(_)
+            | GatewayError::Trust(_)
+            | GatewayError::Tls(_) => Self::usage(error),
             _ => Self::failed(error),
         }
     }

@@ -75,6 +75,7 @@ pub(super) fn check(args: &SettingsArgs) -> Result<(), Failure> {
     let config = args.load()?.config;
     auth::judge(&config.auth).map_err(Failure::usage)?;
     gateway::check_trust(&config).map_err(Failure::usage)?;
+    gateway::check_tls(&config).map_err(Failure::usage)?;
     warn(&config.warnings());
     say_valid(args.file.as_deref())
 }

@@ -3,7 +3,9 @@
 //! Everything printed about settings comes from here, and the defaults too. A row without a field in
 //! the structs, or a field without a row, fails when the defaults are first built.
 
-use moorline_net::settings::{Key, Kind, Renamed, Retired, Schema, key};
+mod listeners;
+
+use moorline_net::settings::{Key, Kind, Renamed, Retired, Schema, joined, key};
 
 /// Variables with this prefix are settings: `MOORLINE__LISTENER__ADDRESS`.
 pub const ENV_PREFIX: &str = "MOORLINE__";
@@ -19,7 +21,10 @@ pub const EMBEDDED_ADVICE: &str = "for development run `moorline dev`, which sta
                                    otherwise start `moorline backend` and name it in backend.endpoints";
 
 /// Every setting of the gateway, in the order in which it is printed.
-const KEYS: &[Key] = &[
+const KEYS: &[Key] =
+    &joined::<{ FIRST.len() + listeners::KEYS.len() + OTHERS.len() }>([FIRST, listeners::KEYS, OTHERS]);
+
+const FIRST: &[Key] = &[
     key(
         "gateway",
         "id",
@@ -34,76 +39,9 @@ const KEYS: &[Key] = &[
         "[]",
         "Addresses (host:port) of other gateways. A client gets them at login and when this gateway drains. At most 8.",
     ),
-    key(
-        "listener[]",
-        "address",
-        Kind::Address,
-        "\"127.0.0.1:7000\"",
-        "Address where clients connect. Port 0 takes any free port; the ready line names it.",
-    ),
-    key(
-        "listener[]",
-        "backlog",
-        Kind::Count,
-        "4096",
-        "Connections that the system holds until they are accepted, 1 to 65535. The system's own limit (net.core.somaxconn) applies too.",
-    ),
-    key(
-        "listener[]",
-        "uplink",
-        Kind::Choice(&["window", "strict"]),
-        "\"window\"",
-        "window: a client may have 64 SENDs under way, and they may arrive out of order. strict: one SEND at a time, in order.",
-    ),
-    key(
-        "listener[]",
-        "accept_rate",
-        Kind::Count,
-        "0",
-        "Connections accepted per second by all reactors together. Above this rate, new connections wait in the backlog. 0: no limit.",
-    ),
-    key(
-        "listener[]",
-        "handshakes_max",
-        Kind::Count,
-        "16384",
-        "Connections that are not logged in yet. At this number, a new connection takes the place of the oldest one that has sent no HELLO for at least 1s; if there is none, it waits in the backlog. 16 to 1048576.",
-    ),
-    key(
-        "listener[]",
-        "address_handshakes",
-        Kind::Count,
-        "1024",
-        "Connections of one address (IPv6: one /64) that are not logged in yet, and at most a quarter of handshakes_max; applied only while more than half of handshakes_max are taken. Above it, a new connection takes the place of the address's oldest silent one, or is closed with throttled. 0: no limit.",
-    ),
-    key(
-        "listener[]",
-        "address_connections",
-        Kind::Count,
-        "0",
-        "Connections of one address (IPv6: one /64). Above this number, a new connection is closed with throttled. 0: no limit.",
-    ),
-    key(
-        "listener[]",
-        "address_rate",
-        Kind::Count,
-        "0",
-        "Connections per second of one address, after a burst of ten times this number. Above this rate, a new connection is closed with throttled. 0: no limit.",
-    ),
-    key(
-        "listener[]",
-        "kind",
-        Kind::Choice(&["tcp"]),
-        "\"tcp\"",
-        "Protocol of the clients. tcp: frames over plain TCP.",
-    ),
-    key(
-        "listener[]",
-        "name",
-        Kind::Text,
-        "\"\"",
-        "Name in logs and in the status. A hot restart finds a listener with port 0 by its name. At most 64 bytes, unique. Empty: the listener's number, from 1.",
-    ),
+];
+
+const OTHERS: &[Key] = &[
     key(
         "reactor",
         "count",

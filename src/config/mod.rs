@@ -33,6 +33,10 @@ pub struct Config {
     /// Listeners for clients: at least one, in order.
     #[serde(rename = "listener")]
     pub listeners: Vec<ListenerConfig>,
+    /// Certificates and handshakes.
+    pub tls: TlsConfig,
+    /// Rules for browsers.
+    pub websocket: WebSocketConfig,
     /// The threads that own client sockets.
     pub reactor: ReactorConfig,
     /// The threads that own backend links.
@@ -95,14 +99,72 @@ pub struct ListenerConfig {
     pub kind: ListenerKind,
     /// Name; empty: the number, from 1 ([`Config::listener_name`]).
     pub name: String,
+    /// Permission to be off loopback without encryption.
+    pub plain: Plain,
+    /// Networks whose connections begin with a PROXY header; empty: no connection does.
+    pub proxy_trusted: Vec<String>,
 }
 
 /// Protocol that clients speak at a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ListenerKind {
     /// Frames over plain TCP.
     Tcp,
+    /// Frames over TLS.
+    Tls,
+    /// Frames in the binary messages of a WebSocket.
+    Ws,
+    /// Frames in the binary messages of a WebSocket over TLS.
+    Wss,
+}
+
+impl ListenerKind {
+    /// Returns whether the connection is encrypted.
+    pub const fn has_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Wss)
+    }
+
+    /// Returns whether the frames come in WebSocket messages.
+    pub const fn has_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// Permission of a listener to be off loopback without encryption.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Plain {
+    /// Only on loopback, or behind a proxy that names the clients.
+    Refused,
+    /// Everywhere: somebody else encrypts, or nobody does.
+    Accepted,
+}
+
+/// `[tls]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Files with a certificate and its issuers (PEM).
+    pub certificates: Vec<PathBuf>,
+    /// Files with the private key of each certificate (PEM).
+    pub keys: Vec<PathBuf>,
+    /// The certificate for a client that names no server, or one that no certificate has; empty: it is refused.
+    pub default: PathBuf,
+    /// File with the keys that seal session tickets; empty: a key of the process and its successors.
+    pub ticket_keys_file: PathBuf,
+    /// Threads for handshakes; 0: half the cores ([`Config::handshake_threads`]).
+    pub handshake_threads: usize,
+    /// Handshakes that wait for a thread.
+    pub handshake_queue: usize,
+}
+
+/// `[websocket]`
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebSocketConfig {
+    /// Origins of the pages that may connect.
+    pub origins: Vec<String>,
 }
 
 /// Order in which SENDs may come [P-5.4].
@@ -418,6 +480,8 @@ pub const REACTORS_MAX: usize = 256;
 pub const WORKERS_MAX: usize = 256;
 /// Most listeners.
 pub const LISTENERS_MAX: usize = 16;
+/// Most threads for handshakes.
+pub const HANDSHAKE_THREADS_MAX: usize = 64;
 
 impl Default for Config {
     /// The defaults of [`SCHEMA`], without validation across keys.
@@ -487,6 +551,13 @@ impl Config {
     pub fn workers(&self) -> usize {
         let count = if self.worker.count == 0 { cores() / 2 } else { self.worker.count };
         count.clamp(1, WORKERS_MAX)
+    }
+
+    /// `tls.handshake_threads`, or half the cores; 1 to [`HANDSHAKE_THREADS_MAX`].
+    pub fn handshake_threads(&self) -> usize {
+        let count = self.tls.handshake_threads;
+        let count = if count == 0 { cores() / 2 } else { count };
+        count.clamp(1, HANDSHAKE_THREADS_MAX)
     }
 }
 

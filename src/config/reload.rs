@@ -1,6 +1,6 @@
 //! Settings that a serving gateway takes over from settings that were read again.
 
-use super::{AuthConfig, Config, LimitsConfig, ListenerConfig, LogConfig, SessionConfig};
+use super::{AuthConfig, Config, LimitsConfig, ListenerConfig, LogConfig, SessionConfig, TlsConfig};
 
 impl Config {
     /// Returns these settings with the values of `new` that take effect without a restart: keys and rules of logins,
@@ -22,6 +22,11 @@ impl Config {
             retransmit: self.limits.retransmit,
             compress_min: self.limits.compress_min,
             ..new.limits.clone()
+        };
+        next.tls = TlsConfig {
+            handshake_threads: self.tls.handshake_threads,
+            handshake_queue: self.tls.handshake_queue,
+            ..new.tls.clone()
         };
         next.log = LogConfig { format: self.log.format, ..new.log.clone() };
         if self.listeners.len() == new.listeners.len() {

@@ -230,7 +230,10 @@ fn wrong_lists_of_listeners_are_refused_with_the_place() {
         (two(any, "backlog = 0"), "m.toml:4: listener.2.backlog: 0 is out of range"),
         (two("name = \"a\"", "name = \"a\""), "m.toml:4: listener.2.name: expected at most 64"),
         (two(any, "uplink = \"strict\""), "m.toml:4: listener.2.uplink: all listeners must have the same"),
-        (two(any, "kind = \"tls\""), "m.toml:4: listener.2.kind: `\"tls\"` is not valid; expected \"tcp\""),
+        (
+            two(any, "kind = \"udp\""),
+            "m.toml:4: listener.2.kind: `\"udp\"` is not valid; expected \"tcp\" or \"tls\" or \"ws\" or \"wss\"",
+        ),
         ("listener = []".into(), "m.toml:1: listener: expected [listener] or [[listener]]"),
         ("[[drain]]".into(), "m.toml:1: drain: expected a section [drain]"),
     ];

@@ -2,9 +2,15 @@
 //!
 //! Reports every broken rule at once, each with the origin of the value it blames.
 
-use super::{AuthMode, Balance, Config, LISTENERS_MAX, REACTORS_MAX, WORKERS_MAX, format_duration};
+use super::{
+    AuthMode, Balance, Config, HANDSHAKE_THREADS_MAX, LISTENERS_MAX, Plain, REACTORS_MAX, WORKERS_MAX,
+    format_duration,
+};
 use moorline_net::http::is_host_name;
+use moorline_net::proxy::Trusted;
 use moorline_net::settings::{self, path_of};
+use moorline_net::tls::CERTIFICATES_MAX;
+use moorline_net::upgrade::Origins;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
 use std::time::Duration;
 
@@ -27,6 +33,7 @@ pub(super) fn check(rules: &mut Rules<'_>) {
     let config = rules.config();
     check_identity(rules, config);
     check_listeners(rules, config);
+    check_tls(rules, config);
     check_threads(rules, config);
     check_times(rules, config);
     check_limits(rules, config);
@@ -119,6 +126,46 @@ fn check_listeners(rules: &mut Rules<'_>, config: &Config) {
         rules.require(listener.uplink == listeners[0].uplink, &key("uplink"), || {
             "all listeners must have the same uplink: a session may be resumed at any of them".to_owned()
         });
+        let networks = &listener.proxy_trusted;
+        if let Err(error) = Trusted::parse(networks) {
+            rules.require(false, &key("proxy_trusted"), || error.to_string());
+        }
+        let is_private = listener.kind.has_tls() || address.ip().is_loopback() || !networks.is_empty();
+        rules.require(is_private || listener.plain == Plain::Accepted, &key("kind"), || {
+            format!(
+                "a listener at {address} without TLS shows tokens and messages to the network; use kind \"tls\" or \
+                 \"wss\", or a loopback address, or proxy_trusted behind a load balancer, or plain = \"accepted\""
+            )
+        });
+    }
+}
+
+fn check_tls(rules: &mut Rules<'_>, config: &Config) {
+    let tls = &config.tls;
+    let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
+    rules.require(certificates <= CERTIFICATES_MAX, "tls.certificates", || {
+        format!("{certificates} files, expected at most {CERTIFICATES_MAX}")
+    });
+    rules.require(certificates == keys, "tls.keys", || {
+        format!(
+            "{keys} keys for {certificates} certificates; each certificate needs its key, in the same order"
+        )
+    });
+    let has_tls = config.listeners.iter().any(|listener| listener.kind.has_tls());
+    rules.require(!has_tls || certificates > 0, "tls.certificates", || {
+        "a listener of kind tls or wss needs a certificate; name the file of one, and the file of its key in tls.keys"
+            .to_owned()
+    });
+    let default = &tls.default;
+    rules.require(
+        default.as_os_str().is_empty() || tls.certificates.contains(default),
+        "tls.default",
+        || format!("{} is none of tls.certificates", default.display()),
+    );
+    rules.count("tls.handshake_threads", tls.handshake_threads, 0..=HANDSHAKE_THREADS_MAX);
+    rules.count("tls.handshake_queue", tls.handshake_queue, 16..=65_536);
+    if let Err(error) = Origins::parse(&config.websocket.origins) {
+        rules.require(false, "websocket.origins", || error.to_string());
     }
 }
 

@@ -10,13 +10,14 @@ use crate::reactor::{self, Reactor, ReactorMail, ReactorParts};
 use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
-    AddressRecord, CountedRecord, GROWN, GatewayHead, ListenerRecord, PinsRecord, Records, SectionKind,
-    Snapshot, SocketRef, SocketsRecord,
+    AddressRecord, CountedRecord, GROWN, GatewayHead, LAYERED, ListenerRecord, PinsRecord, Records,
+    SectionKind, Snapshot, SocketRef, SocketsRecord,
 };
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
 use bytes::Bytes;
 use mio::{Poll, Registry};
+use moorline_net::layer::OpeningKind;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::{Stream, StreamKind};
 use moorline_proto::ids::ConnKey;
@@ -214,6 +215,7 @@ impl Prepared {
         prepared.metrics.go_on(head.counted.iter().map(counted).collect());
         prepared.left = Leftovers { retired, kept: kept(config, head) };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
+        prepared.has_layers = inherited.snapshot.header.critical & LAYERED != 0;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
         for (watched, (_, reactor)) in streams.into_iter().zip(&prepared.reactors) {
@@ -283,12 +285,14 @@ fn listeners_of(
     let mut records = head.listeners.clone();
     if records.is_empty() {
         let (socket, accepted_until) = (head.listener, head.accepted_until);
-        records.push(ListenerRecord { socket, name: String::new(), accepted_until });
+        records.push(ListenerRecord { socket, name: String::new(), accepted_until, kind: 0 });
     }
-    let inherit = |ListenerRecord { socket, name, accepted_until }| {
+    let inherit = |ListenerRecord { socket, name, accepted_until, kind }| {
         let socket = socket.ok_or(GatewayError::Takeover("the snapshot has no listening socket".into()))?;
         let socket = take(&socket).map_err(GatewayError::system("take over a listening socket"))?;
-        Ok(InheritedListener { name, socket: TcpListener::from(socket), accepted_until })
+        let kind = OpeningKind::of_number(kind)
+            .ok_or_else(|| GatewayError::Takeover(format!("the listener {name:?} has an unknown kind")))?;
+        Ok(InheritedListener { name, socket: TcpListener::from(socket), accepted_until, kind })
     };
     records.into_iter().map(inherit).collect()
 }

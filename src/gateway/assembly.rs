@@ -6,13 +6,14 @@ use super::adopt::{self, Origin};
 use super::backends::Backends;
 use super::listening::{self, ListeningSocket};
 use super::threads::Thread;
+use super::tls;
 use super::trust;
 use crate::admin::{Admin, Status};
 use crate::auth;
 use crate::config::{Balance, Config};
 use crate::messages::{DownlinkBatch, ShardSink, UplinkBatch};
 use crate::metrics::{CounterSet, Registry};
-use crate::reactor::{self, Door, Reactor, ReactorMail, ReactorParts};
+use crate::reactor::{self, Door, OpeningRules, Reactor, ReactorMail, ReactorParts};
 use crate::router::{
     self, LINK_OUTPUT_MAX, LinkSettings, LinkTimes, OverloadLimits, PARKED_CHANGES_MAX, ParkingLimits,
     RouterSettings, Stores,
@@ -23,6 +24,7 @@ use crate::sys::{clock, limits};
 use crate::worker::{Inbox, SharedTrust, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::clock::Clock;
+use moorline_net::layer::OpeningKind;
 use moorline_net::mailbox::{self, SendError, Sender};
 use moorline_proto::ids::ShardId;
 use moorline_proto::message::backend::LinkHello;
@@ -56,6 +58,7 @@ pub(super) struct Gateway {
     pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
+    pub(super) identity: Option<tls::Identity>,
     pub(super) trust: SharedTrust,
     pub(super) node: String,
     /// Mailboxes of the reactors, by shard, and of the workers.
@@ -65,6 +68,8 @@ pub(super) struct Gateway {
     pub(super) shard_map: ShardMap,
     /// True if there were fewer shards or workers in an earlier process of this series.
     pub(super) has_grown: bool,
+    /// Connections of an earlier process of this series may have a layer.
+    pub(super) has_layers: bool,
     /// Limit of connections.
     pub(super) cap: usize,
     pub(super) reactor_threads: Vec<Thread>,
@@ -83,10 +88,13 @@ pub(super) struct Prepared {
     pub(super) clock: Clock,
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
+    pub(super) identity: Option<tls::Identity>,
     pub(super) trust: SharedTrust,
     pub(super) node: String,
     pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
+    /// Connections of an earlier process of this series may have a layer.
+    pub(super) has_layers: bool,
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
     pub(super) reactors: Vec<(Poll, Reactor)>,
     pub(super) worker_mail: Vec<Sender<UplinkBatch>>,
@@ -104,7 +112,7 @@ pub(super) struct Prepared {
 #[derive(Default)]
 pub(super) struct Leftovers {
     /// Listening sockets; connections that wait in their queues are admitted.
-    pub(super) retired: Vec<TcpListener>,
+    pub(super) retired: Vec<(TcpListener, OpeningKind)>,
     /// Settings that do not count until a full restart, for people.
     pub(super) kept: Vec<String>,
 }
@@ -121,6 +129,7 @@ struct Common<'a> {
     judge: auth::Judge,
     trust: SharedTrust,
     backends: Backends,
+    openings: OpeningRules,
     reactors: Vec<Sender<ReactorMail>>,
     workers: Vec<Sender<UplinkBatch>>,
     workers_stop: Arc<AtomicBool>,
@@ -170,6 +179,27 @@ impl Common<'_> {
         Ok(workers)
     }
 
+    /// Makes the reactors, in order; those of the process before go on where they stood.
+    fn reactors(
+        &self,
+        inboxes: Vec<(Sender<ReactorMail>, ReactorInbox)>,
+        listeners: &[ListeningSocket],
+        random: &mut Random,
+        mut origin: Option<&mut Origin<'_, '_>>,
+    ) -> Result<Vec<(Poll, Reactor)>, GatewayError> {
+        let mut reactors = Vec::new();
+        for (number, (_, (poll, inbox))) in inboxes.into_iter().enumerate() {
+            let (settings, parts) = self.reactor_parts(number, inbox, listeners, random.next_u64())?;
+            let reactor = match &mut origin {
+                None => Reactor::new(&poll, settings, parts)
+                    .map_err(GatewayError::system("watch the listeners"))?,
+                Some(origin) => origin.thaw_reactor(number, &poll, settings, parts)?,
+            };
+            reactors.push((poll, reactor));
+        }
+        Ok(reactors)
+    }
+
     fn reactor_parts(
         &self,
         number: usize,
@@ -186,6 +216,7 @@ impl Common<'_> {
         let shared = listeners.iter().map(share).collect::<io::Result<Vec<_>>>();
         let parts = ReactorParts {
             listeners: shared.map_err(GatewayError::system("share a listening socket"))?,
+            openings: self.openings.clone(),
             door: Arc::clone(self.door),
             clock: self.clock.clone(),
             inbox,
@@ -227,6 +258,8 @@ impl Prepared {
     ) -> Result<Self, GatewayError> {
         let (cap, judge) = (connections_max(config.limits.connections_max)?, auth::judge(&config.auth)?);
         let metrics = Arc::new(Registry::new());
+        let ticket_keys = origin.as_ref().map_or(&[][..], |origin| &origin.inherited.head.tls_ticket_keys);
+        let identity = tls::Identity::load(config, &clock, ticket_keys, &metrics)?;
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = Door::new(cap, listening::limits(config));
         let gateway_id = match &origin {
@@ -248,22 +281,14 @@ impl Prepared {
             clock: &clock,
             judge,
             trust: trust::shared(config, &gateway_id)?,
+            openings: tls::opening_rules(config, identity.as_ref())?,
             backends: Backends::start(config, workers.clone(), &metrics)?,
             reactors: inboxes.reactors.iter().map(|(sender, _)| sender.clone()).collect(),
             workers,
             workers_stop: Arc::new(AtomicBool::new(false)),
         };
         let workers = common.workers(inboxes.workers, &mut random, origin.as_mut())?;
-        let mut reactors = Vec::new();
-        for (number, (_, (poll, inbox))) in inboxes.reactors.into_iter().enumerate() {
-            let (settings, parts) = common.reactor_parts(number, inbox, &listeners, random.next_u64())?;
-            let reactor = match &mut origin {
-                None => Reactor::new(&poll, settings, parts)
-                    .map_err(GatewayError::system("watch the listeners"))?,
-                Some(origin) => origin.thaw_reactor(number, &poll, settings, parts)?,
-            };
-            reactors.push((poll, reactor));
-        }
+        let reactors = common.reactors(inboxes.reactors, &listeners, &mut random, origin.as_mut())?;
         let Common {
             reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, backends, ..
         } = common;
@@ -279,10 +304,12 @@ impl Prepared {
             clock,
             birth,
             judge,
+            identity,
             trust,
             node: gateway_id,
             shard_map,
             has_grown: false,
+            has_layers: false,
             reactor_mail,
             reactors,
             worker_mail,

@@ -6,14 +6,15 @@ use super::handover::ENDING;
 use super::listening::ListeningSocket;
 use super::signals::Signals;
 use super::threads::Thread;
+use super::tls::Identity;
 use crate::failpoint;
 use crate::metrics::Counted;
 use crate::pause::Order;
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    CountedRecord, GROWN, GatewayHead, Item, KEYED, ListenerRecord, Section, SectionKind, SocketsRecord,
-    StoredBodies, Writer,
+    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, Section, SectionKind,
+    SocketsRecord, StoredBodies, Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
@@ -207,18 +208,22 @@ impl Gateway {
         head.user_key = user_key;
         head.set_pins(pins);
         head.shard_map = self.shard_map.counts().iter().map(|count| u32::from(*count)).collect();
-        for (ListeningSocket { name, socket, .. }, accepted_until) in self.listeners.iter().zip(accepted) {
+        for (ListeningSocket { name, socket, kind, .. }, accepted_until) in
+            self.listeners.iter().zip(accepted)
+        {
             let socket = Some(sockets::name_of(socket)?.into());
             head.listener = head.listener.or(socket);
-            head.listeners.push(ListenerRecord { socket, name: name.clone(), accepted_until });
+            let kind = kind.number();
+            head.listeners.push(ListenerRecord { socket, name: name.clone(), accepted_until, kind });
         }
-        if head.listeners.len() == 1 {
+        if let [ListenerRecord { kind: 0, .. }] = head.listeners[..] {
             head.listeners.clear(); // the form that every version reads
         }
         let admin = &self.admin_sockets;
         head.admin = admin.address.as_ref().map(sockets::name_of).transpose()?.map(Into::into);
         let socket = admin.socket.as_ref().map(|socket| sockets::name_of(&socket.listener));
         head.admin_socket = socket.transpose()?.map(Into::into);
+        head.tls_ticket_keys = self.identity.as_ref().map(Identity::ticket_keys).unwrap_or_default().into();
         head.is_draining = self.status.is_draining();
         let record = |Counted { name, label, value }| CountedRecord { name, label, value };
         head.counted = self.metrics.counted().into_iter().map(record).collect();
@@ -232,7 +237,9 @@ impl Gateway {
     pub(super) fn critical(&self) -> u64 {
         let grown = if self.has_grown { GROWN } else { 0 };
         let keyed = if self.shard_map.key().pins() == Pins::Plain { 0 } else { KEYED };
-        grown | keyed
+        let has_layers = self.has_layers || self.listeners.iter().any(|listener| !listener.kind.is_plain());
+        let layered = if has_layers { LAYERED } else { 0 };
+        grown | keyed | layered
     }
 
     /// Resumes all threads at `frozen_at`, as if there had been no pause.

@@ -18,6 +18,7 @@ use crate::snapshot::SectionKind;
 use crate::sys::volunteer::Volunteer;
 use crate::sys::{clock, sockets};
 use crossbeam_channel::bounded;
+use moorline_net::layer::OpeningKind;
 use moorline_net::log;
 use moorline_net::mailbox::Sender;
 use moorline_net::stream::Stream;
@@ -108,10 +109,12 @@ impl Prepared {
             clock: self.clock,
             birth: self.birth,
             judge: self.judge,
+            identity: self.identity,
             trust: self.trust,
             node: self.node,
             shard_map: self.shard_map,
             has_grown: self.has_grown,
+            has_layers: self.has_layers,
             cap: self.cap,
             reactor_mail: self.reactor_mail,
             worker_mail: self.worker_mail,
@@ -244,8 +247,8 @@ fn remove(path: &PathBuf) {
 /// Lets in the clients that wait at addresses that are given up, and gives the addresses up: the process before has the
 /// sockets, too, and would keep them open until it has left. No client that was answered is reset: first nobody begins a
 /// connection there, and a second later nobody is left who had begun one.
-fn close(retired: &[TcpListener], reactor: &Sender<ReactorMail>) {
-    for socket in retired {
+fn close(retired: &[(TcpListener, OpeningKind)], reactor: &Sender<ReactorMail>) {
+    for (socket, _) in retired {
         if let Err(error) = sockets::drop_newcomers(socket) {
             tracing::warn!(%error, "clients that come to a closed listener now may be reset");
         }
@@ -254,10 +257,14 @@ fn close(retired: &[TcpListener], reactor: &Sender<ReactorMail>) {
     let mut rejected = 0;
     loop {
         let is_over = clock::machine_now() >= until;
-        for (socket, _) in retired.iter().flat_map(|retired| std::iter::from_fn(|| retired.accept().ok())) {
+        let waiting = retired.iter().flat_map(|(listener, kind)| {
+            std::iter::from_fn(|| listener.accept().ok()).map(|(socket, _)| (socket, *kind))
+        });
+        for (socket, kind) in waiting {
             socket.set_nonblocking(true).ok();
             SockRef::from(&socket).detach_filter().ok(); // an inherited one of no use
-            let newcomer = ReactorMail::Newcomer(Stream::tcp(mio::net::TcpStream::from_std(socket)));
+            let stream = Stream::tcp(mio::net::TcpStream::from_std(socket));
+            let newcomer = ReactorMail::Newcomer(stream, kind);
             rejected += u64::from(reactor.try_send(newcomer).is_err());
         }
         if is_over {
@@ -265,7 +272,7 @@ fn close(retired: &[TcpListener], reactor: &Sender<ReactorMail>) {
         }
         std::thread::park_timeout(CLOSING_LOOK);
     }
-    retired.iter().for_each(|retired| _ = SockRef::from(retired).shutdown(Shutdown::Both));
+    retired.iter().for_each(|(listener, _)| _ = SockRef::from(listener).shutdown(Shutdown::Both));
     if rejected > 0 {
         tracing::warn!(
             rejected,

@@ -8,6 +8,7 @@
 use super::GatewayError;
 use crate::config::Config;
 use crate::reactor::ListenerLimits;
+use moorline_net::layer::OpeningKind;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener};
@@ -24,6 +25,8 @@ pub(super) struct ListeningSocket {
     pub(super) address: SocketAddr,
     /// Length of the system's queue of newcomers, by the settings.
     pub(super) backlog: i32,
+    /// Exchange before the first frame.
+    pub(super) kind: OpeningKind,
 }
 
 /// A listening socket of the process before this one.
@@ -33,6 +36,8 @@ pub(super) struct InheritedListener {
     pub(super) socket: TcpListener,
     /// Time up to which its accept rate is used, in nanoseconds.
     pub(super) accepted_until: u64,
+    /// Exchange before the first frame, by the settings of that process.
+    pub(super) kind: OpeningKind,
 }
 
 /// The listening sockets of a process that takes over.
@@ -43,7 +48,7 @@ pub(super) struct Matched {
     /// Time up to which each accept rate is used, in nanoseconds.
     pub(super) accepted: Vec<u64>,
     /// InheritedListener sockets that the settings do not name any more.
-    pub(super) retired: Vec<TcpListener>,
+    pub(super) retired: Vec<(TcpListener, OpeningKind)>,
 }
 
 /// Binds all listeners of the settings.
@@ -74,8 +79,8 @@ fn bind(config: &Config, index: usize) -> Result<ListeningSocket, GatewayError> 
         socket.listen(backlog_of(config, index))?;
         let socket = TcpListener::from(socket);
         let address = socket.local_addr()?;
-        let backlog = backlog_of(config, index);
-        Ok(ListeningSocket { name: config.listener_name(index), socket, address, backlog })
+        let (backlog, kind) = (backlog_of(config, index), kind_of(config, index));
+        Ok(ListeningSocket { name: config.listener_name(index), socket, address, backlog, kind })
     };
     let key = if index == 0 { "listener.address".into() } else { format!("listener.{}.address", index + 1) };
     bind().map_err(|source| GatewayError::Bind { key, address, source })
@@ -114,8 +119,9 @@ pub(super) fn inherit(
             let InheritedListener { socket, accepted_until, .. } = old;
             bound_unsent(&socket)
                 .map_err(GatewayError::system("bound the unsent bytes of a listening socket"))?;
-            let (name, backlog) = (config.listener_name(index), backlog_of(config, index));
-            (ListeningSocket { name, socket, address, backlog }, accepted_until)
+            let (backlog, kind) = (backlog_of(config, index), kind_of(config, index));
+            let name = config.listener_name(index);
+            (ListeningSocket { name, socket, address, backlog, kind }, accepted_until)
         } else {
             let socket = bind(config, index)?;
             tracing::info!(name = socket.name, address = %socket.address, "new listener");
@@ -124,9 +130,9 @@ pub(super) fn inherit(
         matched.sockets.push(socket);
         matched.accepted.push(accepted);
     }
-    for (InheritedListener { name, socket, .. }, address) in inherited.into_iter().zip(bound) {
+    for (InheritedListener { name, socket, kind, .. }, address) in inherited.into_iter().zip(bound) {
         tracing::warn!(name, %address, "listener closed: the settings do not have its address any more");
-        matched.retired.push(socket);
+        matched.retired.push((socket, kind));
     }
     Ok(matched)
 }
@@ -149,6 +155,16 @@ fn is_named(name: &str) -> bool {
 
 fn backlog_of(config: &Config, index: usize) -> i32 {
     i32::try_from(config.listeners[index].backlog).unwrap_or(i32::MAX)
+}
+
+/// Returns what comes before the first frame at a listener of the settings.
+pub(super) fn kind_of(config: &Config, index: usize) -> OpeningKind {
+    let listener = &config.listeners[index];
+    OpeningKind {
+        is_proxied: !listener.proxy_trusted.is_empty(),
+        has_tls: listener.kind.has_tls(),
+        has_websocket: listener.kind.has_websocket(),
+    }
 }
 
 impl ListeningSocket {
@@ -235,8 +251,12 @@ mod tests {
     }
 
     fn inherited(sockets: Vec<ListeningSocket>) -> Vec<InheritedListener> {
-        let old =
-            |ListeningSocket { name, socket, .. }| InheritedListener { name, socket, accepted_until: 7 };
+        let old = |ListeningSocket { name, socket, kind, .. }| InheritedListener {
+            name,
+            socket,
+            accepted_until: 7,
+            kind,
+        };
         sockets.into_iter().map(old).collect()
     }
 
@@ -255,7 +275,7 @@ mod tests {
         assert_eq!(matched.accepted, [7, 0, 7]);
         assert_eq!(matched.sockets[2].name, "renamed");
         let retired: Vec<_> =
-            matched.retired.iter().map(|socket| socket.local_addr().expect("bound")).collect();
+            matched.retired.iter().map(|(socket, _)| socket.local_addr().expect("bound")).collect();
         assert_eq!(retired, [a]);
     }
 

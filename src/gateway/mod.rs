@@ -20,6 +20,7 @@ mod reload;
 mod signals;
 mod stop;
 mod threads;
+mod tls;
 mod trust;
 
 pub use reload::{Reread, SetLogLevel, Sources};
@@ -88,6 +89,9 @@ pub enum GatewayError {
     /// The reasons to believe backends cannot be read, or there is none.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The certificates or the keys of tickets are not usable.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] SettingsError),
@@ -111,6 +115,7 @@ impl GatewayError {
     }
 }
 
+pub use tls::{TlsError, check as check_tls};
 pub use trust::{TrustError, check as check_trust};
 
 /// Gives a process that a hot restart started the name of its program back: it was run by a descriptor, and the system
@@ -148,6 +153,7 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     if is_only_asked() {
         auth::judge(&config.auth)?;
         trust::check(&config)?;
+        tls::check(&config)?;
         return say(&handover::check_line());
     }
     let config = fit_to_memory(config);

@@ -5,6 +5,7 @@
 //! changes nothing.
 
 use super::assembly::Gateway;
+use super::tls::Fresh;
 use super::trust;
 use crate::config::{Config, SettingsError};
 use std::cell::RefCell;
@@ -55,11 +56,18 @@ impl Reloading {
         let next = old.reloaded(&new);
         let rules = gateway.judge.prepare(&next.auth).map_err(|error| error.to_string())?;
         let trust = trust::load(&next, &gateway.node).map_err(|error| error.to_string())?;
+        let identity = gateway.identity.as_ref();
+        let fresh =
+            identity.map(|_| Fresh::read(&next, gateway.clock.unix_nanos() / 1_000_000_000)).transpose();
+        let fresh = fresh.map_err(|error| error.to_string())?.flatten();
         if next.log.level != old.log.level {
             (self.sources.set_log_level)(&next.log.level)?;
         }
         // From here on nothing fails.
         rules.apply();
+        if let (Some(identity), Some(fresh)) = (identity, fresh) {
+            identity.put(fresh);
+        }
         *gateway.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
         gateway.set_limits(&next);
         gateway.status.set_grace(&next);

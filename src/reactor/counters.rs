@@ -26,6 +26,22 @@ counts! {
         WorkerMailboxFull = counter "reactor_mailbox_full";
         /// Connections whose bytes wait for their turn.
         ReadsWaiting = gauge "reads_waiting";
+        /// TLS handshakes that ended well.
+        TlsHandshakes = counter "tls_handshakes";
+        /// TLS handshakes that resumed an earlier session by a ticket.
+        TlsResumed = counter "tls_resumed";
+        /// TLS handshakes that failed.
+        TlsHandshakesFailed = counter "tls_handshakes_failed";
+        /// Connections in the middle of a TLS handshake that a hot restart closed.
+        TlsHandshakesLost = counter "tls_handshakes_lost";
+        /// Times that the queue of the threads for TLS handshakes was full.
+        TlsQueueFull = counter "tls_queue_full";
+        /// WebSocket upgrades that were refused.
+        UpgradesRefused = counter "websocket_upgrades_refused";
+        /// Connections refused because they do not come from a trusted proxy, or without a valid PROXY header.
+        ProxiesRefused = counter "proxies_refused";
+        /// Connections ended because their client does not keep to TLS or to the WebSocket protocol.
+        LayerFaults = counter "layer_faults";
     }
 }
 

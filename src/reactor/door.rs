@@ -180,7 +180,7 @@ impl Door {
         (address_handshakes > 0 && is_crowded).then(|| address_handshakes.min(handshakes_max.div_ceil(4)))
     }
 
-    /// Lets a newcomer in, as a connection that is not logged in yet.
+    /// Lets a newcomer in, as a connection that is not logged in yet. `from`: its address; `None`: a proxy will name it.
     ///
     /// # Errors
     /// The reason to refuse it.
@@ -188,21 +188,25 @@ impl Door {
         &self,
         listener: u8,
         socket: RawFd,
-        from: IpAddr,
+        from: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Refusal> {
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.connections_max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Full);
         }
-        let limits = self.gates[usize::from(listener)].limits();
-        if let Some(mut addresses) = self.addresses()
-            && !addresses.try_enter(limits, socket, from, now)
-        {
+        if from.is_some_and(|from| !self.try_name(listener, socket, from, now)) {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Address);
         }
         Ok(())
+    }
+
+    /// Counts a connection to an address, which a proxy may have named after the connection was let in. False: the address has
+    /// too many connections, or they come too fast.
+    pub(super) fn try_name(&self, listener: u8, socket: RawFd, from: IpAddr, now: Instant) -> bool {
+        let limits = self.gates[usize::from(listener)].limits();
+        self.addresses().is_none_or(|mut addresses| addresses.try_enter(limits, socket, from, now))
     }
 
     /// Counts in a connection that another process accepted, whatever the limits are.
@@ -339,12 +343,12 @@ mod tests {
     #[test]
     fn one_address_has_its_share_and_no_other_notices() {
         let door = door(|limits| limits.address_connections = 2);
-        assert_eq!(door.try_enter(0, 5, home(1), at(0)), Ok(()));
-        assert_eq!(door.try_enter(0, 6, home(1), at(0)), Ok(()));
-        assert_eq!(door.try_enter(0, 7, home(1), at(0)), Err(Refusal::Address));
-        assert_eq!(door.try_enter(0, 7, home(2), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 5, Some(home(1)), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 6, Some(home(1)), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 7, Some(home(1)), at(0)), Err(Refusal::Address));
+        assert_eq!(door.try_enter(0, 7, Some(home(2)), at(0)), Ok(()));
         door.leave(5, at(1));
-        assert_eq!(door.try_enter(0, 5, home(1), at(1)), Ok(()));
+        assert_eq!(door.try_enter(0, 5, Some(home(1)), at(1)), Ok(()));
         for socket in [5, 6, 7] {
             door.leave(socket, at(2));
         }
@@ -358,12 +362,12 @@ mod tests {
         let door = door(|limits| limits.address_rate = 2);
         let mut taken = 0;
         for socket in 0..50 {
-            taken += usize::from(door.try_enter(0, socket, home(1), at(0)).is_ok());
+            taken += usize::from(door.try_enter(0, socket, Some(home(1)), at(0)).is_ok());
         }
         assert_eq!(taken, 20, "ten seconds' worth at once");
         (0..20).for_each(|socket| door.leave(socket, at(1)));
-        assert_eq!(door.try_enter(0, 3, home(1), at(100)), Err(Refusal::Address), "it is remembered");
-        assert_eq!(door.try_enter(0, 3, home(1), at(600)), Ok(()));
+        assert_eq!(door.try_enter(0, 3, Some(home(1)), at(100)), Err(Refusal::Address), "it is remembered");
+        assert_eq!(door.try_enter(0, 3, Some(home(1)), at(600)), Ok(()));
         door.leave(3, at(60_000));
         assert_eq!(door.addresses.as_ref().expect("limited").lock().expect("sound").known.len(), 0);
     }
@@ -374,13 +378,13 @@ mod tests {
         let count = u32::try_from(ABSENT_ADDRESSES_MAX + 1_000).expect("small");
         for number in 0..count {
             let address = IpAddr::from(number.to_be_bytes());
-            door.try_enter(0, 1, address, at(0)).expect("its first");
+            door.try_enter(0, 1, Some(address), at(0)).expect("its first");
             door.leave(1, at(0));
         }
         let known =
             |door: &Door| door.addresses.as_ref().expect("limited").lock().expect("sound").known.len();
         assert!(known(&door) < ABSENT_ADDRESSES_MAX, "{}", known(&door));
-        door.try_enter(0, 1, home(1), at(5_000)).expect("its first");
+        door.try_enter(0, 1, Some(home(1)), at(5_000)).expect("its first");
         door.leave(1, at(5_000));
         assert!(known(&door) <= ABSENT_ADDRESSES_MAX);
     }
@@ -404,13 +408,17 @@ mod tests {
             address_rate: 2,
         };
         let old = Door::new(100, [limits]);
-        (0..20).for_each(|socket| old.try_enter(0, socket, home(1), at(0)).expect("within the burst"));
+        (0..20).for_each(|socket| old.try_enter(0, socket, Some(home(1)), at(0)).expect("within the burst"));
         let used = old.addresses().expect("limited").known.iter().next().map(|(_, address)| address.until());
         let next = Door::new(100, [limits]);
         let name = Bytes::copy_from_slice(&name_of(home(1)).to_be_bytes());
         next.thaw_address(&AddressRecord { name, until: used.expect("one") });
         next.readmit(3, || Some(home(1)), at(1));
-        assert_eq!(next.try_enter(0, 4, home(1), at(1)), Err(Refusal::Address), "a restart is not a calm");
+        assert_eq!(
+            next.try_enter(0, 4, Some(home(1)), at(1)),
+            Err(Refusal::Address),
+            "a restart is not a calm"
+        );
     }
 
     #[test]
@@ -433,9 +441,9 @@ mod tests {
         assert_eq!(door.try_open(0, false, at(0)), Ok(()));
         assert!(matches!(door.try_open(0, false, at(0)), Err(Wait::Rate(_))));
         assert_eq!(door.try_open(1, false, at(0)), Ok(()), "it has a rate of its own");
-        assert_eq!(door.try_enter(0, 5, home(1), at(0)), Ok(()));
-        assert_eq!(door.try_enter(0, 6, home(1), at(0)), Err(Refusal::Address));
-        assert_eq!(door.try_enter(1, 6, home(1), at(0)), Ok(()), "two are allowed here");
+        assert_eq!(door.try_enter(0, 5, Some(home(1)), at(0)), Ok(()));
+        assert_eq!(door.try_enter(0, 6, Some(home(1)), at(0)), Err(Refusal::Address));
+        assert_eq!(door.try_enter(1, 6, Some(home(1)), at(0)), Ok(()), "two are allowed here");
         door.count_handshakes(0, 2);
         assert_eq!(door.try_open(0, false, at(5_000)), Err(Wait::Handshakes));
         assert_eq!(door.try_open(1, false, at(5_000)), Ok(()));

@@ -1,11 +1,11 @@
 //! Hand-over to other threads at the end of a turn: one batch per worker, messages for other shards, and
 //! connections that move.
 
+use super::stream::Socket;
 use super::{Reactor, ReactorMail};
 use crate::messages::{DownlinkBatch, Uplink};
 use crate::shard::Transfer;
 use moorline_net::mailbox::SendError;
-use moorline_net::stream::Stream;
 use moorline_proto::time::Duration;
 
 /// Time for which outcomes of pushes wait for company: nobody waits for them, and alone they would wake a worker and the
@@ -73,12 +73,12 @@ impl Reactor {
     ///
     /// # Errors
     /// The connection comes back: that reactor's mailbox is full.
-    fn try_move(&self, socket: Stream, transfer: Box<Transfer>) -> Result<(), (Stream, Box<Transfer>)> {
+    fn try_move(&self, socket: Socket, transfer: Box<Transfer>) -> Result<(), (Socket, Box<Transfer>)> {
         let home = transfer.home.index();
         match self.reactors[home].try_send(ReactorMail::Move(socket, transfer)) {
             Err(SendError::Full(ReactorMail::Move(socket, transfer))) => Err((socket, transfer)),
             Err(SendError::Gone(ReactorMail::Move(socket, _))) => {
-                self.sockets.release(&socket);
+                self.sockets.release(&socket.stream);
                 Ok(())
             }
             Ok(()) => Ok(()),

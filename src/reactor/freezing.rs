@@ -4,18 +4,19 @@
 //! number of her socket; the child takes the inherited socket under that number and watches it.
 
 use super::listener::address_of;
-use super::stream::Streams;
+use super::stream::{Socket, Streams};
 use super::{Reactor, ReactorParts, is_handshake};
 use crate::shard::{Outputs, Settings, Shard};
-use crate::snapshot::{Item, Records, Section, SnapshotError, SocketRef, SocketsRecord};
+use crate::snapshot::{Item, LayerRecord, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets as system_sockets;
 use crossbeam_channel::Sender;
 use mio::{Poll, Registry};
+use moorline_net::layer::{FrozenLayer, Layer};
 use moorline_net::stream::Stream;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 
@@ -30,12 +31,13 @@ impl Reactor {
     ///
     /// # Errors
     /// A socket that cannot be named.
-    pub(super) fn write_snapshot(&self, out: &mut Section) -> io::Result<()> {
+    pub(super) fn write_snapshot(&mut self, out: &mut Section) -> io::Result<()> {
         let Self {
             shard,
             outputs: _,  // performed and handed over, like everything in the mailbox
             executor: _, // the shard emits the waiting writes again
             sockets,
+            openings: _,   // their bytes are in their layers, and what they wait for begins anew
             handshakes: _, // those of before the restart end by their deadline
             ease: _,
             clock: _,
@@ -66,7 +68,42 @@ impl Reactor {
             }
             out.put(Item::Sockets(record));
         }
+        for key in sockets.streams.layered(shard.id()) {
+            let Some((_, Some(layer))) = sockets.streams.pair(key) else { continue };
+            let FrozenLayer { kind, listener, is_opening, records, websocket, partial, plain, pending } =
+                layer.freeze().map_err(io::Error::other)?;
+            out.put(Item::Layer(Box::new(LayerRecord {
+                key: key.as_u64(),
+                kind,
+                is_opening,
+                listener: listener.into(),
+                records: records.into(),
+                websocket: websocket.into(),
+                partial: partial.into(),
+                plain: plain.into(),
+                pending: pending.into(),
+            })));
+        }
         Ok(())
+    }
+
+    /// Goes on with the layers: behind a restart that was undone, or in the process that takes over.
+    pub(super) fn resume_layers(&mut self) {
+        let (now, shard) = (self.sockets.now, self.shard.id());
+        for key in self.sockets.streams.layered(shard) {
+            let Some((_, Some(layer))) = self.sockets.streams.pair(key) else { continue };
+            layer.resume();
+            let (is_opening, wants_read) = (matches!(layer, Layer::Opening(_)), layer.wants_read());
+            if layer.pending() > 0 {
+                self.executor.handle_writable(key);
+            }
+            if is_opening {
+                self.openings.go_on(now, key);
+            }
+            if is_opening || wants_read {
+                self.sockets.set_ready(key);
+            }
+        }
     }
 
     /// Lists all open sockets. Sockets attached after this call are recorded, so that the snapshot can mark
@@ -102,10 +139,14 @@ impl Reactor {
         take: &mut TakeWatched<'_>,
     ) -> Result<Self, SnapshotError> {
         let mut outputs = Outputs::new(settings.workers);
-        let mut sockets = Vec::new();
+        let (mut sockets, mut layers) = (Vec::new(), HashMap::new());
         let keep = |item| match item {
             Item::Sockets(record) => {
                 sockets.push(record);
+                Ok(())
+            }
+            Item::Layer(record) => {
+                layers.insert(record.key, record);
                 Ok(())
             }
             _ => Err(SnapshotError::Unknown { section: "a shard's section".into() }),
@@ -121,16 +162,32 @@ impl Reactor {
                 if !has_socket(&reactor.shard, key) || streams.get(key).is_some() {
                     return Err(records.contradiction(format!("{key:?} has a socket too many")));
                 }
-                let socket = take(&reactor.sockets.epoll, key, &SocketRef { fd, cookie }).map_err(problem)?;
-                reactor.sockets.listeners.readmit(&socket, now);
+                let stream = take(&reactor.sockets.epoll, key, &SocketRef { fd, cookie }).map_err(problem)?;
+                reactor.sockets.listeners.readmit(&stream, now);
                 if is_handshake(&reactor.shard, key)
-                    && let Some(from) = address_of(&socket)
+                    && let Some(from) = address_of(&stream)
                 {
                     let Self { handshakes, shard, .. } = &mut reactor;
                     handshakes.begin(now, key, from, |key| is_handshake(shard, key));
                 }
-                streams.insert(key, socket);
+                let layer = match layers.remove(&key.as_u64()) {
+                    None => None,
+                    Some(record) => {
+                        let layer = thaw_layer(*record).map_err(|problem| {
+                            records.contradiction(format!("the layer of {key:?}: {problem}"))
+                        })?;
+                        if layer.is_none() {
+                            reactor.openings.lose(key);
+                        }
+                        // A stream without its layer must not be taken for a plain one.
+                        Some(layer.unwrap_or_else(Layer::closed))
+                    }
+                };
+                streams.insert(key, Socket { stream, layer });
             }
+        }
+        if let Some(key) = layers.keys().next() {
+            return Err(records.contradiction(format!("connection {key:x} has a layer and no socket")));
         }
         reactor.sockets.streams = streams;
         let is_there = |key: &ConnKey| reactor.sockets.streams.get(*key).is_some();
@@ -142,6 +199,22 @@ impl Reactor {
         reactor.publish_counters();
         Ok(reactor)
     }
+}
+
+/// `None`: the layer could not be handed over.
+fn thaw_layer(record: LayerRecord) -> Result<Option<Layer>, String> {
+    let LayerRecord { key: _, kind, is_opening, listener, records, websocket, partial, plain, pending } =
+        record;
+    Layer::thaw(FrozenLayer {
+        kind,
+        listener: u8::try_from(listener).map_err(|_| "a listener above 255")?,
+        is_opening,
+        records: records.into(),
+        websocket: websocket.into(),
+        partial: partial.into(),
+        plain: plain.into(),
+        pending: pending.into(),
+    })
 }
 
 /// True if the connection exists and has a socket.

@@ -55,6 +55,11 @@ impl Handshakes {
         self.by_address.entry(name_of(from)).or_default().push_back((key, now));
     }
 
+    /// Notes the address of a connection that came through a proxy.
+    pub(super) fn name(&mut self, now: Instant, key: ConnKey, from: IpAddr) {
+        self.by_address.entry(name_of(from)).or_default().push_back((key, now));
+    }
+
     /// Number of connections of an address that `is_live` confirms.
     pub(super) fn of_address(&mut self, from: IpAddr, is_live: impl Fn(ConnKey) -> bool) -> usize {
         let Some(entries) = self.by_address.get_mut(&name_of(from)) else { return 0 };

@@ -6,10 +6,12 @@
 //! CLOSE with a code and a random time to come back, and everybody else is admitted.
 
 use super::door::{Door, Refusal, Wait};
+use super::openings::OpeningRules;
 use super::token::Source;
 use mio::Registry;
 use mio::net::TcpListener;
 use moorline_net::accept::{self, Accepted, Acceptor};
+use moorline_net::layer::OpeningKind;
 use moorline_net::stream::Stream;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::Command;
@@ -50,6 +52,8 @@ pub(super) struct Newcomer {
     /// Number of the listener where it came.
     pub(super) listener: usize,
     pub(super) from: IpAddr,
+    /// Exchange before its first frame.
+    pub(super) kind: OpeningKind,
 }
 
 /// One reactor's view of the listening sockets that all reactors share, by listener number.
@@ -57,6 +61,7 @@ pub(super) struct Newcomer {
 pub(super) struct Listeners {
     acceptors: Vec<Acceptor>,
     door: Arc<Door>,
+    openings: OpeningRules,
     random: Random,
     /// Listener that is looked at first, so that a crowd at one does not starve the others.
     first: usize,
@@ -74,16 +79,19 @@ pub(super) struct Listeners {
     pub(super) refused: u64,
     /// Connections refused because their address has too many.
     pub(super) addresses_refused: u64,
+    /// Connections refused because they do not come from a trusted proxy.
+    pub(super) proxies_refused: u64,
 }
 
 impl Listeners {
-    pub(super) fn new(sockets: Vec<TcpListener>, door: Arc<Door>, seed: u64) -> Self {
+    pub(super) fn new(sockets: Vec<TcpListener>, door: Arc<Door>, openings: OpeningRules, seed: u64) -> Self {
         let acceptor = |socket| Acceptor::new(accept::Listener::Tcp(socket), "clients", ADVICE);
         let acceptors: Vec<_> = sockets.into_iter().map(acceptor).collect();
         Self {
             admitted: vec![0; acceptors.len()],
             acceptors,
             door,
+            openings,
             random: Random::new(seed),
             first: 0,
             handshakes: 0,
@@ -92,6 +100,7 @@ impl Listeners {
             handshakes_refused: 0,
             refused: 0,
             addresses_refused: 0,
+            proxies_refused: 0,
         }
     }
 
@@ -194,8 +203,14 @@ impl Listeners {
             };
         }
         match acceptor.try_accept(now) {
-            Accepted::Stream(stream, Some(from)) => self.judge(listener, stream, from.ip(), now),
-            Accepted::Stream(stream, None) => self.judge_waiting(stream, now),
+            Accepted::Stream(stream, Some(from)) => {
+                let kind = self.openings.kinds[listener];
+                self.judge(listener, kind, stream, from.ip(), now)
+            }
+            Accepted::Stream(stream, None) => {
+                let kind = self.openings.kinds[listener];
+                self.judge_waiting(stream, kind, now)
+            }
             Accepted::Gone => Arrival::TurnedAway,
             Accepted::Nobody => Arrival::Nobody,
         }
@@ -213,52 +228,83 @@ impl Listeners {
     }
 
     /// Refuses a newcomer whose address has its share.
-    pub(super) fn turn_away(&mut self, stream: Stream, now: Instant) {
+    pub(super) fn turn_away(&mut self, stream: Stream, kind: OpeningKind, now: Instant) {
         self.handshakes_refused += 1;
         self.count_handshakes(self.handshakes.saturating_sub(1));
         self.door.leave(stream.as_raw_fd(), now);
-        self.refuse(stream, CloseReason::Throttled);
+        self.refuse(stream, kind, CloseReason::Throttled);
     }
 
     /// Judges a connection from a listener that the settings do not have any more, by the limits of the first.
-    pub(super) fn judge_waiting(&mut self, stream: Stream, now: Instant) -> Arrival {
+    pub(super) fn judge_waiting(&mut self, stream: Stream, kind: OpeningKind, now: Instant) -> Arrival {
         match address_of(&stream) {
-            Some(from) => self.judge(0, stream, from, now),
+            Some(from) => self.judge(0, kind, stream, from, now),
             None => Arrival::TurnedAway, // it left
         }
     }
 
-    fn judge(&mut self, listener: usize, stream: Stream, from: IpAddr, now: Instant) -> Arrival {
-        let reason = match self.door.try_enter(number(listener), stream.as_raw_fd(), from, now) {
+    fn judge(
+        &mut self,
+        listener: usize,
+        kind: OpeningKind,
+        stream: Stream,
+        from: IpAddr,
+        now: Instant,
+    ) -> Arrival {
+        if !self.openings.admits(listener, from) {
+            self.proxies_refused += 1;
+            return Arrival::TurnedAway;
+        }
+        let known = (!kind.is_proxied).then_some(from);
+        let reason = match self.door.try_enter(number(listener), stream.as_raw_fd(), known, now) {
             Ok(()) => {
                 self.admitted[listener] += 1;
                 self.count_handshakes(self.handshakes + 1);
-                return Arrival::Admitted(Newcomer { stream, listener, from });
+                return Arrival::Admitted(Newcomer { stream, listener, from, kind });
             }
-            Err(Refusal::Full) => return Arrival::Full(Newcomer { stream, listener, from }),
+            Err(Refusal::Full) => return Arrival::Full(Newcomer { stream, listener, from, kind }),
             Err(Refusal::Address) => {
                 self.addresses_refused += 1;
                 CloseReason::Throttled
             }
         };
-        self.refuse(stream, reason);
+        self.refuse(stream, kind, reason);
         Arrival::TurnedAway
+    }
+
+    /// Applies the limits of a listener to the address that a proxy has named. False: it has too many connections, or they come
+    /// too fast.
+    pub(super) fn judge_client(
+        &mut self,
+        listener: usize,
+        stream: &Stream,
+        client: IpAddr,
+        now: Instant,
+    ) -> bool {
+        let listener = listener.min(self.acceptors.len() - 1);
+        let is_within = self.door.try_name(number(listener), stream.as_raw_fd(), client, now);
+        self.addresses_refused += u64::from(!is_within);
+        is_within
     }
 
     /// Judges a connection once more: a place may have become free.
     pub(super) fn judge_again(&mut self, newcomer: Newcomer, now: Instant) -> Arrival {
-        let Newcomer { stream, listener, from } = newcomer;
-        self.judge(listener, stream, from, now)
+        let Newcomer { stream, listener, from, kind } = newcomer;
+        self.judge(listener, kind, stream, from, now)
     }
 
     /// Refuses a connection that the process has no place for.
     pub(super) fn refuse_full(&mut self, newcomer: Newcomer) {
         self.refused += 1;
-        self.refuse(newcomer.stream, CloseReason::Busy);
+        self.refuse(newcomer.stream, newcomer.kind, CloseReason::Busy);
     }
 
-    /// Tells a client why it is refused and when to come back, as far as the stream takes it at once.
-    fn refuse(&mut self, mut stream: Stream, reason: CloseReason) {
+    /// Tells a client why it is refused and when to come back, as far as the stream takes it at once. A client that has to open
+    /// the connection by TLS or a WebSocket first sees the end only.
+    fn refuse(&mut self, mut stream: Stream, kind: OpeningKind, reason: CloseReason) {
+        if !kind.is_plain() {
+            return;
+        }
         let spread = u32::try_from(self.random.below(u64::from(RETRY_AFTER_MS))).expect("below a u32");
         let close = Close {
             code: reason.code(),

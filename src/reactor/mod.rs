@@ -14,9 +14,11 @@ mod door;
 mod ease;
 mod forward;
 mod freezing;
+mod handshake_pool;
 mod handshakes;
 mod limit_log;
 mod listener;
+mod openings;
 mod outbox;
 mod pace;
 mod parts;
@@ -25,12 +27,16 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod token;
+mod warm;
 
 pub use counters::{ReactorCount, metrics, own_metrics};
 pub use door::{Door, Holder, ListenerLimits};
 pub use freezing::TakeWatched;
+pub use handshake_pool::{HandshakePool, Servers};
+pub use openings::OpeningRules;
 pub use parts::{ReactorMail, ReactorParts};
 pub use sockets::watch;
+pub use stream::Socket;
 
 use crate::messages::DownlinkBatch;
 use crate::metrics::CounterSet;
@@ -46,12 +52,14 @@ use mio::event::Event;
 use mio::{Events, Poll, Registry, Waker};
 use moorline_net::baton::TryRun;
 use moorline_net::clock::Clock;
+use moorline_net::layer::Layer;
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::read_block::ReadBlock;
-use moorline_net::stream::{Reading, Stream};
+use moorline_net::stream::Reading;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
+use openings::Openings;
 use outbox::Outbox;
 use sockets::Sockets;
 use std::io;
@@ -79,6 +87,7 @@ pub struct Reactor {
     outputs: Outputs,
     executor: Executor,
     sockets: Sockets,
+    openings: Openings,
     handshakes: Handshakes,
     ease: Ease,
     clock: Clock,
@@ -111,11 +120,12 @@ impl Reactor {
     /// The system's, when the listener cannot be registered, or no descriptor is left.
     pub fn new(poll: &Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
         let now = parts.clock.now();
-        let listeners = Listeners::new(parts.listeners, parts.door, settings.seed);
+        let listeners = Listeners::new(parts.listeners, parts.door, parts.openings.clone(), settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
             executor: Executor::default(),
             sockets: Sockets::new(poll.registry().try_clone()?, listeners, now)?,
+            openings: Openings::new(parts.openings, parts.reactors[usize::from(settings.shard.0)].clone()),
             shard: Shard::new(settings, now),
             handshakes: Handshakes::default(),
             ease: Ease::default(),
@@ -148,6 +158,7 @@ impl Reactor {
             self.handle_event(event);
         }
         self.accept(now);
+        self.run_openings(now);
         self.read_ready(now);
         self.shard.handle_timeouts(now, &mut self.outputs);
         self.perform();
@@ -190,7 +201,8 @@ impl Reactor {
         }
         // A stopping reactor accepts no connection.
         let listener = if self.is_stopping { None } else { self.sockets.listeners.next_deadline() };
-        let deadlines = [self.shard.next_deadline(), listener, self.outcomes_due];
+        let openings = self.openings.next_deadline(self.sockets.now);
+        let deadlines = [self.shard.next_deadline(), listener, self.outcomes_due, openings];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return SLEEP_MAX };
         deadline.saturating_since(self.clock.now()).min(SLEEP_MAX)
     }
@@ -220,11 +232,14 @@ impl Reactor {
                     Moved::Full => self.attach(None, socket),
                 }
             }
-            ReactorMail::Newcomer(socket) => match self.sockets.listeners.judge_waiting(socket, now) {
-                Arrival::Admitted(newcomer) => self.admit(now, newcomer),
-                Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
-                Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}
-            },
+            ReactorMail::Handshaken(key, result) => self.handle_handshaken(key, *result),
+            ReactorMail::Newcomer(socket, kind) => {
+                match self.sockets.listeners.judge_waiting(socket, kind, now) {
+                    Arrival::Admitted(newcomer) => self.admit(now, newcomer),
+                    Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
+                    Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}
+                }
+            }
             ReactorMail::List(reply) => self.list(&reply),
             ReactorMail::Bodies(reply) => {
                 let mut found = Vec::new();
@@ -319,12 +334,14 @@ impl Reactor {
 
     /// Takes a newcomer, if its address has a place left for it.
     fn admit(&mut self, now: Instant, newcomer: Newcomer) {
-        let Newcomer { stream, listener, from } = newcomer;
-        let share = self.sockets.listeners.share(listener, self.reactors.len());
+        let Newcomer { stream, listener, from, kind } = newcomer;
+        // The address of a client behind a proxy is not known yet.
+        let is_named = !kind.is_proxied;
+        let share = self.sockets.listeners.share(listener, self.reactors.len()).filter(|_| is_named);
         let Self { handshakes, shard, .. } = self;
         if share.is_some_and(|share| handshakes.of_address(from, |key| is_handshake(shard, key)) >= share) {
             let Some(oldest) = handshakes.oldest_of(now, from, |key| is_silent(shard, key)) else {
-                return self.sockets.listeners.turn_away(stream, now);
+                return self.sockets.listeners.turn_away(stream, kind, now);
             };
             self.evict(oldest);
         }
@@ -333,7 +350,8 @@ impl Reactor {
             let Self { handshakes, shard, .. } = self;
             handshakes.begin(now, key, from, |key| is_handshake(shard, key));
         }
-        self.attach(key, stream);
+        let layer = key.and_then(|key| self.openings.begin(now, key, listener, kind));
+        self.attach(key, Socket { stream, layer });
     }
 
     /// Ends a connection that has said nothing, for another one.
@@ -359,8 +377,8 @@ impl Reactor {
     }
 
     /// Attaches a socket to its connection; without one, the socket closes.
-    fn attach(&mut self, key: Option<ConnKey>, socket: Stream) {
-        let Some(key) = key else { return self.sockets.release(&socket) };
+    fn attach(&mut self, key: Option<ConnKey>, socket: Socket) {
+        let Some(key) = key else { return self.sockets.release(&socket.stream) };
         // The last socket of this slot may have been closed in this very turn.
         self.perform();
         if !self.sockets.attach(key, socket) {
@@ -386,11 +404,18 @@ impl Reactor {
     fn read(&mut self, now: Instant, key: ConnKey) -> bool {
         let mut budget = self.read_budget;
         loop {
-            let Some(stream) = self.sockets.streams.get_mut(key) else { return false };
-            if stream.marks().is_held {
-                return false;
+            match self.sockets.streams.pair(key) {
+                None => return false,
+                Some((_, Some(Layer::Opening(_)))) => {
+                    return self.open(now, key);
+                }
+                Some((stream, _)) => {
+                    if stream.marks().is_held {
+                        return false;
+                    }
+                }
             }
-            let bytes = match stream.read(&mut self.read_block) {
+            let bytes = match self.sockets.read(key, &mut self.read_block) {
                 Ok(Reading::Bytes(bytes)) => bytes,
                 Ok(Reading::Blocked) => return false,
                 Ok(Reading::End) | Err(_) => {
@@ -401,7 +426,7 @@ impl Reactor {
                     return false;
                 }
             };
-            let is_last = !stream.is_readable();
+            let is_last = !self.sockets.wants_read(key);
             budget = budget.saturating_sub(bytes.len());
             self.shard.handle_received(now, key, bytes, &mut self.outputs);
             // Reading may have to pause at once.
@@ -423,6 +448,7 @@ impl Reactor {
         if ease.look(sockets.now, waiting) {
             memory::give_back();
         }
+        self.sockets.cool();
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
         self.log_limits();
         self.publish_counters();
@@ -432,6 +458,8 @@ impl Reactor {
     fn publish_counters(&mut self) {
         let refusals = self.outboxes.iter().map(|outbox| outbox.refusals).sum();
         let waiting = self.sockets.ready.len() as u64;
+        let openings = self.openings.counts;
+        let proxies_refused = openings.proxies_refused + self.sockets.listeners.proxies_refused;
         counters::publish(
             &self.counter_set,
             self.shard.counters(),
@@ -445,6 +473,14 @@ impl Reactor {
                 (ReactorCount::HandshakesRefused, self.sockets.listeners.handshakes_refused),
                 (ReactorCount::WorkerMailboxFull, refusals),
                 (ReactorCount::ReadsWaiting, waiting),
+                (ReactorCount::TlsHandshakes, openings.handshakes),
+                (ReactorCount::TlsResumed, openings.resumed),
+                (ReactorCount::TlsHandshakesFailed, openings.handshakes_failed),
+                (ReactorCount::TlsHandshakesLost, openings.lost),
+                (ReactorCount::TlsQueueFull, openings.queue_full),
+                (ReactorCount::UpgradesRefused, openings.upgrades_refused),
+                (ReactorCount::ProxiesRefused, proxies_refused),
+                (ReactorCount::LayerFaults, self.sockets.layer_faults),
             ],
             &self.sockets.listeners.admitted,
         );
@@ -520,5 +556,6 @@ impl EventLoop for Reactor {
         self.sockets.now = self.clock.now();
         self.sockets.newcomers = None;
         self.shard.handle_thawed(unix_base_nanos);
+        self.resume_layers();
     }
 }

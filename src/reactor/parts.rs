@@ -1,12 +1,14 @@
 //! The parts of a reactor, and the messages to it.
 
-use super::Door;
+use super::stream::Socket;
+use super::{Door, OpeningRules};
 use crate::messages::{DownlinkBatch, UplinkBatch};
 use crate::metrics::CounterSet;
 use crate::shard::{DrainOrder, Settings, Transfer};
 use bytes::Bytes;
 use mio::net::TcpListener;
 use moorline_net::clock::Clock;
+use moorline_net::layer::{JobResult, OpeningKind};
 use moorline_net::mailbox::{Receiver, Sender};
 use moorline_net::stream::Stream;
 use moorline_proto::ids::ConnKey;
@@ -19,9 +21,11 @@ pub enum ReactorMail {
     /// Messages from a worker.
     Downlink(DownlinkBatch),
     /// A logged-in connection arrives from another shard.
-    Move(Stream, Box<Transfer>),
+    Move(Socket, Box<Transfer>),
+    /// The result of a handshake's arithmetic.
+    Handshaken(ConnKey, Box<JobResult>),
     /// A connection that waited at a listener which is closed.
-    Newcomer(Stream),
+    Newcomer(Stream, OpeningKind),
     /// Lists all open sockets. Sockets attached after this message are recorded, so that the snapshot can mark
     /// them as not yet inherited.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
@@ -42,6 +46,8 @@ pub enum ReactorMail {
 pub struct ReactorParts {
     /// The listening sockets by number, shared with the other reactors.
     pub listeners: Vec<TcpListener>,
+    /// Rules for the exchange before the first frame.
+    pub openings: OpeningRules,
     /// Admission limits, shared with the other reactors.
     pub door: Arc<Door>,
     /// Reads the clock.

@@ -58,6 +58,7 @@ impl World {
         settings.session_keep = moorline_proto::time::Duration::ZERO;
         let parts = ReactorParts {
             listeners,
+            openings: OpeningRules::plain(limits.len()),
             door: Door::new(connections_max, limits.iter().copied()),
             clock: moorline_net::clock::Clock::default(),
             inbox,

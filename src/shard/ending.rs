@@ -119,6 +119,7 @@ impl Clients {
         if code == CloseReason::Slow.code() {
             client.drop_unsent();
         }
+        outputs.push(Output::Ending(key, code));
         self.end_session(key, code, outputs);
         let mut client = self.client(key).expect("only its session ended");
         client.ledger.pauses.forget(key);

@@ -17,6 +17,8 @@ pub trait Sockets {
     fn write(&mut self, key: ConnKey, shard: &Shard) -> Written;
     /// Writes as many of `bytes` as the socket takes at once.
     fn write_final(&mut self, key: ConnKey, bytes: &[u8]);
+    /// Notes the close code of the connection's last frame.
+    fn set_code(&mut self, key: ConnKey, code: u32);
     /// Shuts the writing half down.
     fn half_close(&mut self, key: ConnKey);
     /// Closes the socket.
@@ -65,6 +67,7 @@ impl Executor {
             match output {
                 Output::Write(key) => self.writes.push(key),
                 Output::FinalBytes(key, bytes) => sockets.write_final(key, &bytes),
+                Output::Ending(key, code) => sockets.set_code(key, code),
                 Output::HalfClose(key) => sockets.half_close(key),
                 Output::Close(key) => sockets.close(key),
                 Output::Reattach { from, to } => {

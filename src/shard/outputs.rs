@@ -19,6 +19,8 @@ pub enum Output {
     Write(ConnKey),
     /// Bytes to write, as far as the socket takes them at once. [`Output::Close`] follows.
     FinalBytes(ConnKey, Box<[u8]>),
+    /// The connection ends, and its last frame has this close code: for what stands between the socket and the frames.
+    Ending(ConnKey, u32),
     /// The last byte is written: shut the writing half down.
     HalfClose(ConnKey),
     /// Close the socket. Its session may remain, and may get another socket.

@@ -38,8 +38,10 @@ pub const MAJOR_MIN: u32 = 1;
 pub const GROWN: u64 = 1;
 /// Bit of [`Header::critical`]: some of the users' pins come from a hash with a key.
 pub const KEYED: u64 = 2;
+/// Bit of [`Header::critical`]: some connections have a layer: TLS, WebSocket, or an exchange before the first frame.
+pub const LAYERED: u64 = 4;
 /// Bits of [`Header::critical`] that this build knows.
-pub const CRITICAL_KNOWN: u64 = GROWN | KEYED;
+pub const CRITICAL_KNOWN: u64 = GROWN | KEYED | LAYERED;
 
 /// Reason to refuse a snapshot; no socket has been touched then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

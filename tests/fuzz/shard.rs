@@ -361,6 +361,7 @@ impl World {
                 }
                 Output::Move(..) => panic!("there is one shard only"),
                 Output::FinalBytes(..)
+                | Output::Ending(..)
                 | Output::HalfClose(_)
                 | Output::PauseReads(_)
                 | Output::ResumeReads(_) => {}

@@ -157,6 +157,8 @@ impl shard::Sockets for Simulated<'_> {
         self.send(pipe, bytes);
     }
 
+    fn set_code(&mut self, _key: ConnKey, _code: u32) {}
+
     fn half_close(&mut self, key: ConnKey) {
         if let Some(pipe) = self.sockets.pipe(key) {
             self.pipes[pipe].finish(self.scene, pipe, Way::Down);

@@ -41,6 +41,8 @@ impl Sockets for Recorder {
         self.done.push("final".into());
     }
 
+    fn set_code(&mut self, _key: ConnKey, _code: u32) {}
+
     fn half_close(&mut self, _key: ConnKey) {
         self.done.push("half-close".into());
     }

@@ -86,7 +86,7 @@ pub struct Record {
     #[prost(bool, tag = "1")]
     pub is_optional: bool,
     /// Content; `None`: a tag that this build does not know.
-    #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
     pub item: Option<Item>,
 }
 
@@ -151,6 +151,9 @@ pub enum Item {
     /// only for a reader that has said that it knows this record.
     #[prost(uint32, tag = "20")]
     Stored(u32),
+    /// Layer of a connection before this record.
+    #[prost(message, tag = "21")]
+    Layer(Box<LayerRecord>),
 }
 
 /// An inherited descriptor, and the socket that it must be.

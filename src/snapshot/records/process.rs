@@ -61,6 +61,9 @@ pub struct GatewayHead {
     /// Counters that a process begins at zero, as its series has counted so far.
     #[prost(message, repeated, tag = "18")]
     pub counted: Vec<CountedRecord>,
+    /// Keys that seal TLS session tickets; empty: no TLS.
+    #[prost(bytes = "bytes", tag = "19")]
+    pub tls_ticket_keys: Bytes,
 }
 
 /// Value of a counter.
@@ -101,6 +104,9 @@ pub struct ListenerRecord {
     /// Time up to which the accept rate is used, in nanoseconds.
     #[prost(uint64, tag = "3")]
     pub accepted_until: u64,
+    /// Exchange before the first frame, as bits: 1 PROXY header, 2 TLS, 4 WebSocket.
+    #[prost(uint32, tag = "4")]
+    pub kind: u32,
 }
 
 /// A backend that a gateway started itself; read only to refuse it.

@@ -407,3 +407,35 @@ pub struct SocketsRecord {
     #[prost(fixed64, repeated, tag = "3")]
     pub cookies: Vec<u64>,
 }
+
+/// A layer between the socket of a connection and its frames: TLS, WebSocket, or the exchange before the first frame.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct LayerRecord {
+    /// Key of the connection, whose socket an earlier record names.
+    #[prost(fixed64, tag = "1")]
+    pub key: u64,
+    /// Kind, as bits: 1 PROXY header, 2 TLS, 4 WebSocket; 8: a handshake that cannot be handed over.
+    #[prost(uint32, tag = "2")]
+    pub kind: u32,
+    /// The exchange before the first frame has not ended.
+    #[prost(bool, tag = "3")]
+    pub is_opening: bool,
+    /// Number of the listener where an opening came, from 0.
+    #[prost(uint32, tag = "4")]
+    pub listener: u32,
+    /// State of the TLS record layer, with its secrets.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub records: Bytes,
+    /// State of the WebSocket.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub websocket: Bytes,
+    /// Bytes of the socket that are not read yet.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub partial: Bytes,
+    /// Decrypted bytes that are not read yet.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub plain: Bytes,
+    /// Bytes that the socket has not taken yet.
+    #[prost(bytes = "bytes", tag = "9")]
+    pub pending: Bytes,
+}
