@@ -80,6 +80,8 @@ mod slow;
 mod soak;
 mod stop;
 mod storm;
+mod tls;
+mod tunnel;
 mod weather;
 
 use moorline::sys::clock;

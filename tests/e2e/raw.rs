@@ -2,6 +2,7 @@
 //! keeps what it hears.
 
 use crate::PATIENCE;
+use crate::tunnel::Tunnel;
 use bytes::Bytes;
 use moorline::sys::clock;
 use moorline_proto::frame::{BODY_BYTES_CEILING, Command, Decoder, Flags, Frame, Lane};
@@ -88,6 +89,8 @@ pub(crate) enum Acks {
 
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
+    /// Layers between the frames and the stream; `None`: there are none.
+    pub(crate) tunnel: Option<Tunnel>,
     pub(crate) heard: Heard,
     pub(crate) acks: Acks,
     decoder: Decoder,
@@ -142,9 +145,15 @@ impl Client {
     pub(crate) fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the gateway accepts");
         stream.set_nodelay(true).expect("a socket");
+        Self::over(stream, None)
+    }
+
+    /// Over a connection that is open.
+    pub(crate) fn over(stream: TcpStream, tunnel: Option<Tunnel>) -> Self {
         Self {
             name: format!("{:?}", stream.local_addr().ok()),
             stream,
+            tunnel,
             heard: Heard::default(),
             acks: Acks::Prompt,
             decoder: Decoder::new(),
@@ -158,6 +167,15 @@ impl Client {
         let mut client = Self::connect(address);
         client.name = format!("{}/{}", hello.uid, hello.device);
         client.put(&frame_of(Command::Hello, hello));
+        client
+    }
+
+    /// Logs in over an open connection. Panics if it is refused.
+    pub(crate) fn login_over(stream: TcpStream, tunnel: Tunnel, uid: &str) -> Self {
+        let mut client = Self::over(stream, Some(tunnel));
+        uid.clone_into(&mut client.name);
+        client.put(&frame_of(Command::Hello, &hello(uid, "d")));
+        client.until("WELCOME", |heard| heard.welcome.is_some());
         client
     }
 
@@ -190,12 +208,19 @@ impl Client {
 
     /// Writes bytes as they are.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        self.try_write(bytes).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.tunnel {
+            None => self.stream.write_all(bytes),
+            Some(tunnel) => tunnel.write(&mut self.stream, bytes),
+        }
     }
 
     /// Writes a frame to a connection that may have ended.
     pub(crate) fn try_put(&mut self, frame: &Frame) {
-        self.stream.write_all(&bytes_of(frame)).ok();
+        self.try_write(&bytes_of(frame)).ok();
     }
 
     pub(crate) fn put(&mut self, frame: &Frame) {
@@ -247,6 +272,15 @@ impl Client {
         self.heard.end.clone().expect("just seen")
     }
 
+    /// Reads what comes behind the last frame, up to the end of the connection.
+    pub(crate) fn read_close(&mut self) {
+        let tunnel = self.tunnel.as_mut().expect("a tunnel");
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut rest = [0; 16];
+        let count = tunnel.read(&mut self.stream, &mut rest).expect("the end in due form");
+        assert_eq!(count, 0, "{}: nothing follows the last frame", self.name);
+    }
+
     /// Hears until the condition holds. Panics if the connection ends first, or time is up.
     pub(crate) fn until(&mut self, what: &str, is_met: impl Fn(&Heard) -> bool) {
         let deadline = clock::now() + PATIENCE;
@@ -275,7 +309,11 @@ impl Client {
     pub(crate) fn listen(&mut self, patience: Duration) {
         self.stream.set_read_timeout(Some(patience.max(Duration::from_millis(1)))).expect("a socket");
         let mut block = [0; 16 << 10];
-        match self.stream.read(&mut block) {
+        let read = match &mut self.tunnel {
+            None => self.stream.read(&mut block),
+            Some(tunnel) => tunnel.read(&mut self.stream, &mut block),
+        };
+        match read {
             Ok(0) => self.heard.end = self.heard.end.take().or(Some(End::Eof)),
             Ok(count) => self.hear(Bytes::copy_from_slice(&block[..count])),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -308,7 +346,7 @@ impl Client {
             if self.acks == Acks::Prompt {
                 let ack = Frame::new(Command::Ack, Bytes::new()).with_ack(self.last_seq);
                 // It may be that the gateway has closed by now; its last frame is still to be read.
-                self.stream.write_all(&bytes_of(&ack)).ok();
+                self.try_put(&ack);
             }
         }
         let heard = &mut self.heard;

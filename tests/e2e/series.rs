@@ -95,6 +95,11 @@ impl Series {
         (code, serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said} {error}")))
     }
 
+    /// Orders a reload as an operator does.
+    pub(crate) fn reload(&self) -> (Option<i32>, String, String) {
+        run(&["reload", "--admin", &self.gateway.admin.to_string()])
+    }
+
     /// Runs an upgrade that must succeed.
     pub(crate) fn restart(&self) -> Restart {
         let before = self.pid();
