@@ -56,10 +56,7 @@ fn ends(suite: Suite) -> Ends {
     let keys = TicketKeySet::random(Clock::default().unix_seconds()).expect("random bytes");
     let tickets = Arc::new(TicketKeys::new(keys, Clock::default()));
 
-    let number = match suite {
-        Suite::Aes256 => 0,
-        Suite::ChaCha20 => 1,
-    };
+    let number = Suite::ALL.iter().position(|other| *other == suite).expect("one of both");
     let all = provider();
     let provider =
         Arc::new(CryptoProvider { cipher_suites: vec![all.cipher_suites[number]], ..(*all).clone() });

@@ -83,6 +83,7 @@ impl Server {
             None => versions.with_no_client_auth(),
         }
         .with_cert_resolver(certificates.clone());
+        config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         if !is_mutual {
@@ -433,7 +434,7 @@ fn checked(secret: &[u8], keys: ConnectionTrafficSecrets) -> Result<(Suite, Secr
         ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Suite::ChaCha20, key, iv),
         _ => return Err(HandshakeError::Library("it took another cipher suite")),
     };
-    let secret = Secret::new(suite, secret).ok_or(HandshakeError::Library("it reported no secret"))?;
+    let mut secret = Secret::new(suite, secret).ok_or(HandshakeError::Library("it reported no secret"))?;
     let (own_key, own_iv) = secret.keys(suite);
     if own_key.as_ref() != key.as_ref() || own_iv.as_ref() != iv.as_ref() {
         return Err(HandshakeError::Library("its keys are not those of the secrets that it reported"));

@@ -17,8 +17,9 @@ pub enum Suite {
 }
 
 impl Suite {
-    /// Both suites.
-    pub const ALL: [Self; 2] = [Self::Aes256, Self::ChaCha20];
+    /// Both suites, the preferred one first: a key of ChaCha20 that was given back is made again in a fifth of the time,
+    /// because SHA-256 is in the processor and SHA-384 is not. Most connections of a chat are idle.
+    pub const ALL: [Self; 2] = [Self::ChaCha20, Self::Aes256];
 
     /// Bytes of a traffic secret: those of the suite's hash.
     pub(super) const fn secret_bytes(self) -> usize {

@@ -1,20 +1,25 @@
 //! Records that no honest end seals, and counters near their end: for tests.
+#![allow(dead_code)] // the fuzz body needs some of it
 
 use super::{Flags, HEADER_BYTES, Records, UPDATE_NOT_REQUESTED, UPDATE_REQUESTED, encrypt, sealing_key};
 use rustls::ContentType;
+#[cfg(test)]
 use std::cell::RefCell;
 
+#[cfg(test)]
 thread_local! {
     /// Secret and number of each record that this thread has sealed.
     static SEALED: RefCell<Vec<(Vec<u8>, u32)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Notes that a record is sealed.
+#[cfg(test)]
 pub(super) fn note_sealed(secret: &[u8], seq: u32) {
     SEALED.with_borrow_mut(|sealed| sealed.push((secret.to_vec(), seq)));
 }
 
 /// Takes the notes of this thread.
+#[cfg(test)]
 pub(in crate::tls) fn take_sealed() -> Vec<(Vec<u8>, u32)> {
     SEALED.take()
 }
@@ -47,7 +52,7 @@ impl Records {
 
     /// Seals one record of any kind.
     pub(in crate::tls) fn seal_raw(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
-        let mut key = sealing_key(self.suite(), &self.write, self.write_seq);
+        let mut key = sealing_key(self.suite(), &mut self.write, self.write_seq);
         self.cool();
         let record = encrypt(&mut *key, ContentType::from(kind), content.into(), self.write_seq);
         self.write_seq += 1;

@@ -339,9 +339,9 @@ impl Records {
         let suite = self.suite();
         let seq = self.write_seq;
         let warm = self.warm.get_or_insert_default();
-        let key = warm.seal.get_or_insert_with(|| sealing_key(suite, &self.write, seq));
+        let key = warm.seal.get_or_insert_with(|| sealing_key(suite, &mut self.write, seq));
         self.write_seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
-        #[cfg(any(test, fuzzing))]
+        #[cfg(test)]
         forge::note_sealed(self.write.bytes(suite), seq);
         let Ok(record) = encrypt(&mut **key, kind, text, seq) else {
             self.flags.set(Flags::WRITE_CLOSED, true);
@@ -362,8 +362,8 @@ impl Records {
         if is_over { Err(Fault::Closed) } else { Ok(()) }
     }
 
-    /// Gives the memory of the keys back, until the next record: some 1.2 KiB. The next record costs 2 us more for each
-    /// direction.
+    /// Gives the memory of the keys back, until the next record: some 1.2 KiB. The next record costs 1 us more for each
+    /// direction, or 4 us with AES.
     pub fn cool(&mut self) {
         self.warm = None;
     }
@@ -434,10 +434,10 @@ fn key_update(message: &[u8]) -> Result<bool, Fault> {
 }
 
 /// Makes a key that has sealed the records before `seq` somewhere else.
-fn sealing_key(suite: Suite, secret: &Secret, seq: u32) -> Box<dyn MessageEncrypter> {
+fn sealing_key(suite: Suite, secret: &mut Secret, seq: u32) -> Box<dyn MessageEncrypter> {
     let (key, iv) = secret.keys(suite);
     let mut key = suite.tls13().aead_alg.encrypter(key, iv);
-    if seq > 0 {
+    if seq > 0 && suite == Suite::Aes256 {
         // AES-GCM of aws-lc takes the first nonce for that of record 0, and would refuse a later record. The result
         // never leaves this function, so the nonce is not used twice where anybody sees it.
         encrypt(&mut *key, ContentType::ApplicationData, OutboundChunks::new_empty(), 0).ok();

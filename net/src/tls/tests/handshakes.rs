@@ -223,3 +223,19 @@ fn no_provider_becomes_the_default_of_the_process() {
     Pair::new(Suite::Aes256).echo("x".as_bytes());
     assert!(rustls::crypto::CryptoProvider::get_default().is_none());
 }
+
+#[test]
+fn the_suite_that_is_cheap_while_idle_is_preferred() {
+    let both = [Suite::Aes256, Suite::ChaCha20].map(Suite::supported).to_vec();
+    let provider =
+        rustls::crypto::CryptoProvider { cipher_suites: both, ..(*crate::tls::provider()).clone() };
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("TLS 1.3")
+        .with_root_certificates(IDENTITY.roots())
+        .with_no_client_auth();
+    let mut client = connect(config, "chat.example");
+    let handshake = server(Protocols::default()).handshake().expect("a server");
+    let done = shake(&mut client, handshake, usize::MAX).expect("a handshake");
+    assert_eq!(done.records.suite(), Suite::ChaCha20);
+}
