@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub const STATISTICS: [&str; 7] = ["p50", "p90", "p99", "p999", "max", "mean", "count"];
 
 /// Figures that can be named beside latencies, each with what it is.
-pub const FIGURES: [(&str, &str); 18] = [
+pub const FIGURES: [(&str, &str); 20] = [
     ("rate", "operations done per second"),
     ("offered", "operations meant per second"),
     ("unsent", "messages due that never left"),
@@ -24,6 +24,8 @@ pub const FIGURES: [(&str, &str); 18] = [
     ("silence", "longest time without a delivery"),
     ("lag.p99", "of the generator itself"),
     ("busy", "part of a core that the busiest generator process used"),
+    ("handshakes", "TLS handshakes per second in the ramp"),
+    ("resumed", "part of the TLS handshakes that resumed a session"),
     ("bytes_per_connection", "of the server's resident memory"),
     ("cpu_per_million", "server CPU seconds per million operations"),
     ("login_cpu_per_million", "server CPU seconds per million logins"),

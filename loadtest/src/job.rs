@@ -1,5 +1,6 @@
 //! A whole run as data: whom to talk to, as whom, with what traffic. It splits over processes.
 
+use crate::bare::{BareClient, Uplink};
 use crate::dialect::token::{TokenList, TokenMint, Tokens};
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
@@ -55,6 +56,17 @@ pub enum Work {
     },
 }
 
+/// Protocol of the clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// Moorline's own.
+    #[default]
+    Moorline,
+    /// That of the bare server, which answers by itself.
+    Bare,
+}
+
 /// Identity of the clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {
@@ -84,6 +96,8 @@ impl Login {
 pub struct Job {
     /// The fleet.
     pub plan: Plan,
+    /// Protocol of the clients.
+    pub wire: Wire,
     /// Identity of the clients.
     pub login: Login,
     /// The traffic.
@@ -111,8 +125,11 @@ impl Part {
 }
 
 impl Job {
-    /// Runs it in this process over Moorline's wire.
+    /// Runs it in this process.
     pub fn run(&self, overseer: &mut dyn Overseer, stop: &Stop) -> Result<Part, Failure> {
+        if self.wire == Wire::Bare {
+            return run(&self.plan, self.work, BareClient::new(Uplink::Echo), overseer, stop);
+        }
         let tokens = self.login.tokens(self.plan.first.saturating_add(self.plan.clients))?;
         let moorline = Moorline::new(MoorlineOptions {
             uid_prefix: self.login.uid_prefix.clone(),
@@ -136,7 +153,7 @@ impl Job {
                 plan.watched = Watched::default();
             }
             first += clients;
-            Self { plan, login: self.login.clone(), work }
+            Self { plan, wire: self.wire, login: self.login.clone(), work }
         })
         .collect()
     }

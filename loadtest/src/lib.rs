@@ -10,6 +10,7 @@
 //! | [`preflight`], [`socket`] | what this machine allows; source addresses and connects |
 //! | [`pace`], [`alarm`], [`phase`] | when a message is meant to leave; a timer finer than 1 ms; ramp, warm-up, measure, drain |
 //! | [`integrity`], [`record`] | lost, duplicated, reordered; histograms that merge |
+//! | [`carrier`] | TLS and WebSocket below a dialect |
 //! | [`dialect`] | what a wire must offer to be driven: Moorline's own, and the bare server's |
 //! | [`fleet`] | the epoll loop and its compact clients |
 //! | [`scenario`] | what the clients do: hold, ping, chat, group, storm |
@@ -29,6 +30,7 @@
 
 pub mod alarm;
 pub mod bare;
+pub mod carrier;
 pub mod child;
 pub mod cli;
 pub mod clock;

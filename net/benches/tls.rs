@@ -19,7 +19,7 @@ use std::time::{Duration, Instant as Time};
 /// Timed loops per line.
 const SAMPLES: usize = 15;
 /// Connections whose memory is counted.
-const IDLE: usize = 100_000;
+const IDLE: usize = 400_000;
 
 fn print(name: &str, mut nanos: Vec<f64>) {
     nanos.sort_by(f64::total_cmp);

@@ -1,5 +1,5 @@
-//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 and Ed25519, both by `ring`, which is also what the backend's
-//! TLS uses: one provider in the program, named here and there, and no other.
+//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 and Ed25519, both by `ring`. Webhooks use
+//! `ring` as well, the TLS of clients uses aws-lc-rs; each place names its provider, and none is the default of the process.
 //!
 //! These are the two algorithms that a gateway accepts. The library's own providers also bring RSA and the NIST curves.
 //! The library knows one provider for each process; whoever makes a verifier or signs a token installs this one first.

@@ -74,7 +74,7 @@ impl Acker {
             }
             let entry = self.links.vacant_entry();
             let token = Token(FIRST_LINK + entry.key());
-            if let Ok(stream) = Stream::new(tcp, self.poll.registry(), token) {
+            if let Ok(stream) = Stream::new(tcp, None, self.poll.registry(), token) {
                 entry.insert(stream);
             }
         }
@@ -86,7 +86,7 @@ impl Acker {
             stream.handle_writable(self.poll.registry(), event.token())?;
         }
         loop {
-            let len = stream.read(&mut self.input)?;
+            let len = stream.read(&mut self.input, self.poll.registry(), event.token())?;
             let out = &mut self.out;
             let rest = each_frame(&self.input[..len], stream.take_partial(), |_, body| {
                 let (uid, rest) = wire::number(body)?;

@@ -26,19 +26,23 @@ pub use server::{BareServer, LINKS};
 use crate::exit::Failure;
 use crate::fleet::Stop;
 use crate::terminal;
+use rustls::ServerConfig;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Longest sleep of the loops before they check the clock and signals.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Program to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Role {
     /// The server, forwarding to a backend if it has one.
     Server {
         /// An [`Acker`]'s address.
         backend: Option<SocketAddr>,
+        /// TLS of its clients, by rustls alone; `None`: plain TCP.
+        tls: Option<Arc<ServerConfig>>,
     },
     /// The backend.
     Acker,
@@ -47,8 +51,8 @@ pub enum Role {
 /// Runs until a signal, or for `at_most`; prints the ready line first.
 pub fn run(role: Role, listen: SocketAddr, at_most: Duration, stop: &Stop) -> Result<(), Failure> {
     match role {
-        Role::Server { backend } => {
-            let mut server = BareServer::bind(listen, backend)?;
+        Role::Server { backend, tls } => {
+            let mut server = BareServer::bind(listen, backend, tls)?;
             terminal::print(format!("bare ready listener={} pid={}", server.address()?, std::process::id()));
             server.run(at_most, stop)
         }

@@ -8,11 +8,13 @@ use crate::exit::Failure;
 use crate::fleet::Stop;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use rustls::ServerConfig;
 use slab::Slab;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Links to the backend, shared by all clients.
@@ -55,6 +57,8 @@ struct Client {
 pub struct BareServer {
     poll: Poll,
     listener: TcpListener,
+    /// TLS of the clients; `None`: plain TCP.
+    tls: Option<Arc<ServerConfig>>,
     clients: Slab<Client>,
     places: Places,
     links: Vec<Stream>,
@@ -69,7 +73,11 @@ pub struct BareServer {
 
 impl BareServer {
     /// Listens, and connects its links if there is a backend.
-    pub fn bind(listen: SocketAddr, backend: Option<SocketAddr>) -> Result<Self, Failure> {
+    pub fn bind(
+        listen: SocketAddr,
+        backend: Option<SocketAddr>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self, Failure> {
         let poll = Poll::new().map_err(Failure::io("create an epoll"))?;
         let mut listener = TcpListener::bind(listen).map_err(Failure::io("listen"))?;
         poll.registry()
@@ -81,12 +89,13 @@ impl BareServer {
             let tcp = std::net::TcpStream::connect(address).map_err(Failure::io("connect a link"))?;
             tcp.set_nonblocking(true).map_err(Failure::io("connect a link"))?;
             let token = Token(FIRST_LINK + link);
-            let stream = Stream::new(TcpStream::from_std(tcp), poll.registry(), token);
+            let stream = Stream::new(TcpStream::from_std(tcp), None, poll.registry(), token);
             links.push(stream.map_err(Failure::io("register a link"))?);
         }
         Ok(Self {
             poll,
             listener,
+            tls,
             clients: Slab::new(),
             places: Places::default(),
             link_out: vec![Vec::new(); links.len()],
@@ -127,7 +136,7 @@ impl BareServer {
         while let Ok((tcp, _)) = self.listener.accept() {
             let entry = self.clients.vacant_entry();
             let token = Token(FIRST_CLIENT + entry.key());
-            if let Ok(stream) = Stream::new(tcp, self.poll.registry(), token) {
+            if let Ok(stream) = Stream::new(tcp, self.tls.as_ref(), self.poll.registry(), token) {
                 entry.insert(Client { stream, uid: NOBODY });
             }
         }
@@ -158,7 +167,7 @@ impl BareServer {
     fn read_client(&mut self, slot: usize, input: &mut [u8], is_closed: bool) -> Result<(), Gone> {
         loop {
             let stream = &mut self.clients[slot].stream;
-            let len = stream.read(input)?;
+            let len = stream.read(input, self.poll.registry(), Token(FIRST_CLIENT + slot))?;
             if len == 0 {
                 return Ok(());
             }
@@ -237,7 +246,7 @@ impl BareServer {
         }
         let mut input = std::mem::take(&mut self.input);
         loop {
-            let len = self.links[link].read(&mut input).map_err(lost)?;
+            let len = self.links[link].read(&mut input, self.poll.registry(), event.token()).map_err(lost)?;
             let partial = self.links[link].take_partial();
             let rest = each_frame(&input[..len], partial, |_, body| {
                 let (uid, cid) = wire::number(body)?;

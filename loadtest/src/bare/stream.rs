@@ -3,7 +3,9 @@
 use super::wire::{self, Kind, Malformed};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
-use std::io::{ErrorKind, Read, Write};
+use rustls::{ServerConfig, ServerConnection};
+use std::io::{BufRead as _, ErrorKind, Read, Write};
+use std::sync::Arc;
 
 /// Bytes that wait for a peer that does not read; over it the stream is closed.
 const UNSENT_BYTES_MAX: usize = 8 << 20;
@@ -22,25 +24,44 @@ impl From<Malformed> for Gone {
     }
 }
 
-/// 24 bytes while nothing is under way.
+/// 32 bytes while nothing is under way, and rustls's connection with TLS.
 #[derive(Debug)]
 pub(super) struct Stream {
     tcp: TcpStream,
+    tls: Option<Box<ServerConnection>>,
     partial: Kept,
     unsent: Kept,
 }
 
 impl Stream {
     /// Registers for input; output is tried first and waited for only when it does not fit.
-    pub(super) fn new(mut tcp: TcpStream, registry: &Registry, token: Token) -> std::io::Result<Self> {
+    pub(super) fn new(
+        mut tcp: TcpStream,
+        tls: Option<&Arc<ServerConfig>>,
+        registry: &Registry,
+        token: Token,
+    ) -> std::io::Result<Self> {
         tcp.set_nodelay(true)?;
+        let tls = tls.map(|config| ServerConnection::new(Arc::clone(config)));
+        let mut tls = tls.transpose().map_err(std::io::Error::other)?.map(Box::new);
+        if let Some(tls) = &mut tls {
+            tls.set_buffer_limit(None); // what is not sent is bounded below
+        }
         registry.register(&mut tcp, token, Interest::READABLE)?;
-        Ok(Self { tcp, partial: None, unsent: None })
+        Ok(Self { tcp, tls, partial: None, unsent: None })
     }
 
-    /// Reads once; returns the number of bytes put into `input`, 0 when the socket is empty.
+    /// Reads once, with TLS until the socket is empty; returns the number of bytes put into `input`, 0 when there are none.
     #[inline]
-    pub(super) fn read(&mut self, input: &mut [u8]) -> Result<usize, Gone> {
+    pub(super) fn read(
+        &mut self,
+        input: &mut [u8],
+        registry: &Registry,
+        token: Token,
+    ) -> Result<usize, Gone> {
+        if self.tls.is_some() {
+            return self.read_records(input, registry, token);
+        }
         loop {
             match self.tcp.read(input) {
                 Ok(0) => return Err(Gone),
@@ -50,6 +71,40 @@ impl Stream {
                 Err(_) => return Err(Gone),
             }
         }
+    }
+
+    fn read_records(&mut self, input: &mut [u8], registry: &Registry, token: Token) -> Result<usize, Gone> {
+        let Some(mut tls) = self.tls.take() else { return Err(Gone) };
+        let mut filled = 0;
+        let read = loop {
+            match tls.reader().fill_buf() {
+                Ok([]) => break Err(Gone),
+                Ok(chunk) => {
+                    let count = chunk.len().min(input.len() - filled);
+                    input[filled..filled + count].copy_from_slice(&chunk[..count]);
+                    filled += count;
+                    tls.reader().consume(count);
+                    if filled == input.len() {
+                        break Ok(());
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) => break Err(Gone),
+            }
+            match tls.read_tls(&mut self.tcp) {
+                Ok(1..) if tls.process_new_packets().is_ok() => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => break Err(Gone),
+            }
+        };
+        // Messages of a handshake, or an answer to a new key.
+        let sealed = sealed_by(&mut tls);
+        self.tls = Some(tls);
+        self.write_to_socket(&sealed, registry, token)?;
+        // What came before an end is served first; the next read finds the end again.
+        if filled > 0 { Ok(filled) } else { read.map(|()| 0) }
     }
 
     /// Bytes of an incomplete frame from earlier reads.
@@ -68,7 +123,14 @@ impl Stream {
 
     /// Sends, or keeps what does not fit.
     #[inline]
-    pub(super) fn write(&mut self, mut bytes: &[u8], registry: &Registry, token: Token) -> Result<(), Gone> {
+    pub(super) fn write(&mut self, bytes: &[u8], registry: &Registry, token: Token) -> Result<(), Gone> {
+        let Some(tls) = &mut self.tls else { return self.write_to_socket(bytes, registry, token) };
+        tls.writer().write_all(bytes).map_err(|_| Gone)?;
+        let sealed = sealed_by(tls);
+        self.write_to_socket(&sealed, registry, token)
+    }
+
+    fn write_to_socket(&mut self, mut bytes: &[u8], registry: &Registry, token: Token) -> Result<(), Gone> {
         if let Some(unsent) = &mut self.unsent {
             unsent.extend_from_slice(bytes);
             return if unsent.len() > UNSENT_BYTES_MAX { Err(Gone) } else { Ok(()) };
@@ -92,8 +154,15 @@ impl Stream {
     pub(super) fn handle_writable(&mut self, registry: &Registry, token: Token) -> Result<(), Gone> {
         let Some(unsent) = self.unsent.take() else { return Ok(()) };
         registry.reregister(&mut self.tcp, token, Interest::READABLE).map_err(|_| Gone)?;
-        self.write(&unsent, registry, token)
+        self.write_to_socket(&unsent, registry, token)
     }
+}
+
+/// Records that are ready for the socket.
+fn sealed_by(tls: &mut ServerConnection) -> Vec<u8> {
+    let mut sealed = Vec::new();
+    while tls.wants_write() && tls.write_tls(&mut sealed).is_ok() {}
+    sealed
 }
 
 /// Hands every whole frame in `input`, which follows on `partial`, to `each`; returns the rest.

@@ -107,6 +107,8 @@ pub(super) struct FleetArgs {
     /// Allow a target outside this machine.
     #[arg(long)]
     pub(super) allow_remote: bool,
+    #[command(flatten)]
+    pub(super) carry: CarryArgs,
     /// Expectation that must hold, such as 'deliver.p99<20ms'; may be given several times.
     #[arg(long = "expect")]
     pub(super) expect: Vec<Expectation>,
@@ -115,6 +117,33 @@ pub(super) struct FleetArgs {
     pub(super) abort: Vec<Expectation>,
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+/// Carriers of the clients' bytes.
+#[derive(Clone, Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // switches of a command line
+pub(super) struct CarryArgs {
+    /// TLS 1.3. Needs --ca or --insecure.
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// File with the authorities that the clients trust, in PEM.
+    #[arg(long, requires = "tls")]
+    pub(super) ca: Option<PathBuf>,
+    /// Name that the certificate must be valid for; by default the host of the target.
+    #[arg(long, requires = "tls")]
+    pub(super) tls_name: Option<String>,
+    /// Accept any certificate, such as one that you made yourself.
+    #[arg(long, requires = "tls", conflicts_with = "ca")]
+    pub(super) insecure: bool,
+    /// A full handshake for each connection, also for one that comes back.
+    #[arg(long, requires = "tls")]
+    pub(super) no_resumption: bool,
+    /// WebSocket; with --tls inside of it (wss).
+    #[arg(long)]
+    pub(super) ws: bool,
+    /// The target is the bare server: its protocol, without backend and without integrity of deliveries.
+    #[arg(long)]
+    pub(super) bare: bool,
 }
 
 /// Over how many processes.
@@ -406,6 +435,12 @@ pub(super) struct BareArgs {
     /// Be that backend: answer every message.
     #[arg(long)]
     pub(super) acker: bool,
+    /// Speak TLS with this chain of certificates, in PEM.
+    #[arg(long, requires = "tls_key", conflicts_with = "acker")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Private key of the first certificate, in PEM.
+    #[arg(long, requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
     /// End by itself after this.
     #[arg(long = "for", default_value = "1h", value_parser = parse_duration)]
     pub(super) at_most: Duration,

@@ -3,6 +3,7 @@
 use super::arguments::{AuthArg, BareArgs, CompareArgs};
 use super::scenarios::HOLD_DEFAULT;
 use crate::bare::{self, Role};
+use crate::carrier;
 use crate::compare::{self, Auth, Programs, Row};
 use crate::exit::{Exit, Failure};
 use crate::fleet::Stop;
@@ -88,7 +89,11 @@ pub(super) fn serve_bare(args: &BareArgs, stop: &Stop) -> Result<Exit, Failure> 
         return Err(Failure::Preflight("the bare server checks nobody: it listens on loopback only".into()));
     }
     preflight::room()?;
-    let role = if args.acker { Role::Acker } else { Role::Server { backend: args.backend } };
+    let tls = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificates), Some(key)) => Some(carrier::server_config(certificates, key)?),
+        _ => None,
+    };
+    let role = if args.acker { Role::Acker } else { Role::Server { backend: args.backend, tls } };
     bare::run(role, args.listen, args.at_most, stop)?;
     Ok(Exit::Pass)
 }

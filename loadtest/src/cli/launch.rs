@@ -1,13 +1,14 @@
 //! Performs a run from its job to its report: monitor, processes, restarter, folder.
 
-use super::arguments::{FleetArgs, OutputArgs};
+use super::arguments::{CarryArgs, FleetArgs, OutputArgs};
 use super::size::Size;
+use crate::carrier::{Carrier, CarryRule, TlsRule, Trust};
 use crate::crowd;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::expect::Expectation;
 use crate::fleet::{BeatsFrom, Plan, RampRule, Stop};
-use crate::job::{Job, Login, Part, Work};
+use crate::job::{Job, Login, Part, Wire, Work};
 use crate::monitor::{self, Live, Monitor};
 use crate::phase::Timeline;
 use crate::preflight::{self, PHASE_SECONDS_MAX, Reach};
@@ -23,6 +24,9 @@ use std::time::Duration;
 
 /// First word of the marker of a storm.
 const STORM: &str = "storm";
+/// Said before a run with `--insecure`, and in its report.
+const INSECURE: &str = "--insecure: any certificate is accepted, also one of somebody between the clients and the gateway; \
+                        never use real tokens with it";
 /// Extra time of a ramp beyond its own rate, and per client on a slow machine.
 const RAMP_GRACE: Duration = Duration::from_secs(30);
 const RAMP_GRACE_EACH: Duration = Duration::from_millis(2);
@@ -62,10 +66,16 @@ impl Launch {
             token_file: args.token_file.clone(),
             audience: args.audience.clone(),
         };
+        let plan = plan(args, size.clients)?;
         // A file that cannot be used is told before anything starts.
         login.tokens(size.clients)?;
+        Carrier::new(&plan.carry, size.clients)?;
+        if args.carry.insecure {
+            terminal::note(format!("warning: {INSECURE}"));
+        }
+        let wire = if args.carry.bare { Wire::Bare } else { Wire::Moorline };
         Ok(Self {
-            job: Job { plan: plan(args, size.clients)?, login, work },
+            job: Job { plan, wire, login, work },
             processes: size.processes,
             main,
             drops: Drops::Fail,
@@ -118,6 +128,8 @@ impl Launch {
         report.mark_return(STORM);
         report.blame(monitor.machine());
         report.notes.extend(self.note.clone());
+        let tls = self.job.plan.carry.tls.as_ref();
+        report.notes.extend(tls.filter(|tls| tls.trust == Trust::Anybody).map(|_| INSECURE.to_owned()));
         report.expect(&self.expect, monitor.aborted.as_deref());
         if let Err(why) = restarted {
             report.fail_restart(why);
@@ -176,6 +188,7 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
     }
     let plan = Plan {
         target,
+        carry: carry(&args.carry, &args.target)?,
         clients,
         first: 0,
         ramp: RampRule { rate: args.ramp, at_once: args.at_once },
@@ -195,6 +208,28 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
     }
     fit_memory(target, clients)?;
     Ok(plan)
+}
+
+/// Reads how the bytes travel.
+fn carry(args: &CarryArgs, target: &str) -> Result<CarryRule, Failure> {
+    let host_port = target.strip_prefix("tcp://").unwrap_or(target);
+    let host = host_port.rsplit_once(':').map_or(host_port, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let trust = match (&args.ca, args.insecure) {
+        (Some(path), _) => Some(Trust::File(path.clone())),
+        (None, true) => Some(Trust::Anybody),
+        (None, false) => None,
+    };
+    let name = args.tls_name.clone().unwrap_or_else(|| host.to_owned());
+    let tls = match (args.tls, trust) {
+        (false, _) => None,
+        (true, Some(trust)) => Some(TlsRule { name, trust, resumes: !args.no_resumption }),
+        (true, None) => {
+            let text = "--tls needs --ca FILE with the authority of the gateway's certificate, or --insecure";
+            return Err(Failure::Usage(text.into()));
+        }
+    };
+    Ok(CarryRule { tls, websocket: args.ws.then(|| host_port.to_owned()) })
 }
 
 /// The process whose memory and CPU time are measured.

@@ -4,6 +4,7 @@ use super::sides::{Behind, Counted, Servers};
 use super::table::Row;
 use super::{Options, Side};
 use crate::bare::{BareClient, Uplink};
+use crate::carrier::CarryRule;
 use crate::dialect::token::Tokens;
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
@@ -141,6 +142,7 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
     let counted = if side == Side::Bare { Counted::Front } else { leg.counted() };
     Plan {
         target,
+        carry: CarryRule::default(),
         clients,
         first: 0,
         returns: None,

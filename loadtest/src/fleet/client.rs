@@ -1,5 +1,6 @@
 //! State of one client.
 
+use crate::carrier::Wrap;
 use mio::net::TcpStream;
 use moorline_proto::time::Instant;
 
@@ -68,11 +69,45 @@ pub struct Client<P, X> {
     /// Time of the connect.
     pub(super) since: Instant,
     pub(super) decoder: P,
-    /// Bytes that the socket did not take; `None` while the server reads.
-    #[allow(clippy::box_collection)] // 8 bytes instead of 24, in every one of a million clients
-    pub(super) unsent: Option<Box<Vec<u8>>>,
+    /// Parts that a client has only now and then, or never: 8 bytes in every one of a million clients.
+    aside: Option<Box<Aside>>,
     /// The scenario's part.
     pub extra: X,
+}
+
+/// Parts of a client that stand aside.
+#[derive(Debug, Default)]
+struct Aside {
+    /// TLS and WebSocket; `None`: bytes travel as they are.
+    wrap: Option<Wrap>,
+    /// Bytes that the socket did not take; `None` while the server reads.
+    unsent: Option<Vec<u8>>,
+}
+
+impl<P, X> Client<P, X> {
+    /// A new connection's TLS and WebSocket.
+    pub(super) fn set_wrap(&mut self, wrap: Option<Wrap>) {
+        self.aside = wrap.map(|wrap| Box::new(Aside { wrap: Some(wrap), unsent: None }));
+    }
+
+    pub(super) fn wrap(&mut self) -> Option<&mut Wrap> {
+        self.aside.as_mut()?.wrap.as_mut()
+    }
+
+    /// Bytes that the socket did not take.
+    pub(super) fn unsent(&mut self) -> Option<&mut Vec<u8>> {
+        self.aside.as_mut()?.unsent.as_mut()
+    }
+
+    pub(super) fn keep_unsent(&mut self, bytes: &[u8]) {
+        self.aside.get_or_insert_default().unsent = Some(bytes.to_vec());
+    }
+
+    pub(super) fn take_unsent(&mut self) -> Option<Vec<u8>> {
+        let unsent = self.aside.as_mut()?.unsent.take();
+        self.aside.take_if(|aside| aside.wrap.is_none());
+        unsent
+    }
 }
 
 impl<P: Default, X: Default> Default for Client<P, X> {
@@ -85,7 +120,7 @@ impl<P: Default, X: Default> Default for Client<P, X> {
             heard: 0,
             since: Instant::ZERO,
             decoder: P::default(),
-            unsent: None,
+            aside: None,
             extra: X::default(),
         }
     }

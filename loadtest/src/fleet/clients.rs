@@ -3,6 +3,7 @@
 //! Driven by the loop in [`super`] and by the scenario, which sends through it. It judges no message.
 
 use super::client::{Client, Input, Stage};
+use crate::carrier::{Carrier, News};
 use crate::dialect::{Ask, Dialect, Event, Message};
 use crate::exit::Failure;
 use crate::record::Latencies;
@@ -48,6 +49,12 @@ pub struct Counts {
     pub beats: u64,
     /// Heartbeats echoed.
     pub beats_back: u64,
+    /// TLS handshakes that ended well.
+    pub handshakes: u32,
+    /// Those of them that resumed an earlier session.
+    pub resumed: u32,
+    /// Upgrades to WebSocket that were accepted.
+    pub upgrades: u32,
     /// Close codes the server gave, and how often.
     pub closed: BTreeMap<u32, u32>,
     /// The last error of a connect, for the report.
@@ -66,6 +73,9 @@ impl Counts {
         self.tries_in_vain += other.tries_in_vain;
         self.beats += other.beats;
         self.beats_back += other.beats_back;
+        self.handshakes += other.handshakes;
+        self.resumed += other.resumed;
+        self.upgrades += other.upgrades;
         for (code, times) in &other.closed {
             *self.closed.entry(*code).or_default() += times;
         }
@@ -91,10 +101,13 @@ pub(super) struct Loss {
 #[derive(Debug)]
 pub struct Clients<D: Dialect, X> {
     dialect: D,
+    carrier: Carrier,
     all: Vec<Client<D::Decoder, X>>,
     registry: Registry,
     input: Box<[u8]>,
     out: Vec<u8>,
+    /// Bytes as they go to a socket, where they are wrapped.
+    wrapped: Vec<u8>,
     /// True if clients without a connection try again.
     may_return: bool,
     pub(super) lost: VecDeque<Loss>,
@@ -109,14 +122,22 @@ pub struct Clients<D: Dialect, X> {
 }
 
 impl<D: Dialect, X: Default> Clients<D, X> {
-    pub(super) fn new(dialect: D, clients: u32, may_return: bool, registry: Registry) -> Self {
+    pub(super) fn new(
+        dialect: D,
+        carrier: Carrier,
+        clients: u32,
+        may_return: bool,
+        registry: Registry,
+    ) -> Self {
         let all = std::iter::repeat_with(Client::default).take(clients as usize).collect();
         Self {
             dialect,
+            carrier,
             all,
             registry,
             input: vec![0; READ_BYTES].into_boxed_slice(),
             out: Vec::with_capacity(READ_BYTES),
+            wrapped: Vec::new(),
             may_return,
             lost: VecDeque::new(),
             leaving: Vec::new(),
@@ -226,9 +247,14 @@ impl<D: Dialect, X: Default> Clients<D, X> {
             self.registry.register(&mut stream, Token(who as usize), both)?;
             Ok(stream)
         });
-        match connected {
-            Ok(stream) => self.all[who as usize].stream = Some(stream),
-            Err(error) => self.fail(who, Some(error.to_string())),
+        let connected = connected.map_err(|error| error.to_string());
+        match connected.and_then(|stream| Ok((stream, self.carrier.wrap()?))) {
+            Ok((stream, wrap)) => {
+                let client = &mut self.all[who as usize];
+                client.stream = Some(stream);
+                client.set_wrap(wrap);
+            }
+            Err(error) => self.fail(who, Some(error)),
         }
     }
 
@@ -242,13 +268,14 @@ impl<D: Dialect, X: Default> Clients<D, X> {
                 Ok(Some(error)) | Err(error) => return self.fail(who, Some(error.to_string())),
             }
             self.step(who, Input::Connected);
+            if !self.begin_wrap(who) {
+                return;
+            }
             self.out.clear();
             self.dialect.hello(who, &mut self.out);
             self.write(who);
-        } else if let Some(unsent) = client.unsent.take() {
-            self.out.clear();
-            self.out.extend_from_slice(&unsent);
-            self.write(who);
+        } else if let Some(unsent) = client.take_unsent() {
+            self.write_to_socket(who, &unsent);
         }
     }
 
@@ -264,8 +291,9 @@ impl<D: Dialect, X: Default> Clients<D, X> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.fail(who, Some(error.to_string())),
             };
-            let mut input = Bytes::copy_from_slice(&self.input[..len]);
-            if self.dialect.decode(&mut client.decoder, &mut input, events).is_err() {
+            let Some(mut input) = self.unwrap_input(who, len) else { return };
+            let decoder = &mut self.all[who as usize].decoder;
+            if self.dialect.decode(decoder, &mut input, events).is_err() {
                 return self.fail(who, Some("the server's bytes are no frames of this protocol".into()));
             }
             if len < READ_BYTES && !is_closed {
@@ -348,24 +376,74 @@ impl<D: Dialect, X: Default> Clients<D, X> {
         }
     }
 
+    /// Begins the handshakes of a connection; false: it came to nothing.
+    fn begin_wrap(&mut self, who: u32) -> bool {
+        let Some(wrap) = self.all[who as usize].wrap() else { return true };
+        let mut out = std::mem::take(&mut self.wrapped);
+        out.clear();
+        let begun = wrap.begin(&mut out);
+        self.finish_wrapped(who, begun, out)
+    }
+
+    /// Takes the wraps off the bytes that a read brought; `None`: the connection is of no use.
+    fn unwrap_input(&mut self, who: u32, len: usize) -> Option<Bytes> {
+        let Some(wrap) = self.all[who as usize].wrap() else {
+            return Some(Bytes::copy_from_slice(&self.input[..len]));
+        };
+        let (mut plain, mut out) = (Vec::new(), std::mem::take(&mut self.wrapped));
+        out.clear();
+        let news = wrap.receive(&self.input[..len], &mut plain, &mut out);
+        if let Ok(News { handshake, is_upgraded }) = news {
+            self.counts.handshakes += u32::from(handshake.is_some());
+            self.counts.resumed += u32::from(handshake == Some(true));
+            self.counts.upgrades += u32::from(is_upgraded);
+        }
+        self.finish_wrapped(who, news.map(|_| ()), out).then(|| plain.into())
+    }
+
+    /// Sends what a wrap has made, and keeps the buffer; false: the connection came to nothing.
+    fn finish_wrapped(&mut self, who: u32, done: Result<(), String>, wrapped: Vec<u8>) -> bool {
+        match done {
+            Ok(()) => self.write_to_socket(who, &wrapped),
+            Err(error) => self.fail(who, Some(error)),
+        }
+        self.wrapped = wrapped;
+        self.all[who as usize].stream.is_some()
+    }
+
+    /// Writes what stands in `out`, wrapped if the connection is.
     fn write(&mut self, who: u32) {
+        let out = std::mem::take(&mut self.out);
+        match self.all[who as usize].wrap() {
+            None => self.write_to_socket(who, &out),
+            Some(wrap) => {
+                let mut wrapped = std::mem::take(&mut self.wrapped);
+                wrapped.clear();
+                let sent = wrap.send(&out, &mut wrapped);
+                self.finish_wrapped(who, sent, wrapped);
+            }
+        }
+        self.out = out;
+    }
+
+    fn write_to_socket(&mut self, who: u32, mut rest: &[u8]) {
         let client = &mut self.all[who as usize];
-        let Some(stream) = &mut client.stream else { return };
-        if let Some(unsent) = &mut client.unsent {
-            unsent.extend_from_slice(&self.out);
+        if client.stream.is_none() {
+            return;
+        }
+        if let Some(unsent) = client.unsent() {
+            unsent.extend_from_slice(rest);
             if unsent.len() > UNSENT_BYTES_MAX {
                 self.fail(who, Some("the server does not read".into()));
             }
             return;
         }
-        let mut rest = self.out.as_slice();
-        while !rest.is_empty() {
+        while let Some(stream) = client.stream.as_mut().filter(|_| !rest.is_empty()) {
             match stream.write(rest) {
                 Ok(len) => rest = &rest[len..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    client.unsent = Some(Box::new(rest.to_vec()));
-                    return;
+                    return client.keep_unsent(rest);
                 }
                 Err(error) => return self.fail(who, Some(error.to_string())),
             }
@@ -384,7 +462,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
         let may_return = self.may_return;
         let client = &mut self.all[who as usize];
         client.stream = None; // closes it, which also takes it out of the poll
-        client.unsent = None;
+        client.set_wrap(None);
         if matches!(client.stage, Stage::Away | Stage::Gone) {
             return;
         }

@@ -20,6 +20,7 @@ pub use returns::ReturnRule;
 pub use scenario::Scenario;
 
 use crate::alarm::Alarm;
+use crate::carrier::Carrier;
 use crate::clock;
 use crate::dialect::{Dialect, Event};
 use crate::exit::Failure;
@@ -88,7 +89,8 @@ pub fn run<D: Dialect, S: Scenario<D>>(
         added.map_err(Failure::io("listen for orders"))?;
     }
     overseer.on_begin()?;
-    let clients = Clients::new(dialect, plan.clients, plan.returns.is_some(), registry);
+    let carrier = Carrier::new(&plan.carry, plan.clients)?;
+    let clients = Clients::new(dialect, carrier, plan.clients, plan.returns.is_some(), registry);
     scenario.recorder().findings.client_bytes = size_of::<Client<D::Decoder, S::Extra>>() as u64;
     let alarm = Alarm::new(clients.registry(), ALARM)?;
     let now = clock::now();
@@ -321,6 +323,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             done: self.scenario.done(),
             beats_back: self.clients.counts.beats_back,
             active: self.clients.counts.active,
+            handshakes: self.clients.counts.handshakes,
         });
         self.overseer.on_phase(phase, now);
         self.scenario.on_phase(&mut self.clients, phase, now);

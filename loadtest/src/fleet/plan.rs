@@ -3,6 +3,7 @@
 use super::clients::Counts;
 use super::ramp::RampRule;
 use super::returns::ReturnRule;
+use crate::carrier::CarryRule;
 use crate::clock;
 use crate::phase::{Phase, Timeline};
 use crate::process::{Usage, Watched};
@@ -27,6 +28,8 @@ pub enum BeatsFrom {
 pub struct Plan {
     /// Target address.
     pub target: SocketAddr,
+    /// Carriers below the dialect: TLS, WebSocket.
+    pub carry: CarryRule,
     /// Number of clients.
     pub clients: u32,
     /// The number of the first of them, among all of the run.
@@ -63,6 +66,8 @@ pub struct Mark {
     pub beats_back: u64,
     /// Clients logged in.
     pub active: u32,
+    /// TLS handshakes that had ended well.
+    pub handshakes: u32,
 }
 
 /// Results of a loop, without its scenario's.
@@ -97,6 +102,7 @@ impl Ran {
             mark.done += theirs.done;
             mark.beats_back += theirs.beats_back;
             mark.active += theirs.active;
+            mark.handshakes += theirs.handshakes;
         }
         self.marks.truncate(other.marks.len());
         self.counts.merge(&other.counts);

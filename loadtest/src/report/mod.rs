@@ -14,7 +14,7 @@ pub use html::page;
 
 use crate::exit::Exit;
 use crate::expect::{Expectation, Figures};
-use crate::fleet::{Mark, Ran};
+use crate::fleet::{Counts, Mark, Ran};
 use crate::integrity::Tally;
 use crate::job::{Job, Part};
 use crate::monitor::{Machine, Marker};
@@ -93,6 +93,9 @@ pub struct Report {
     pub repeated: u64,
     /// Longest time without a delivery while measuring, in seconds; 0: not watched in this scenario.
     pub silence_s: f64,
+    /// TLS handshakes and upgrades; `None`: neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<CarrierFigures>,
     /// The generator itself.
     pub generator: Generator,
     /// The target process, if its pid was given.
@@ -123,6 +126,32 @@ pub struct Connections {
     /// True if lost connections are a figure, because the server goes away on purpose.
     #[serde(default)]
     pub may_drop: bool,
+}
+
+/// TLS handshakes and upgrades of a run.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct CarrierFigures {
+    /// TLS handshakes that ended well.
+    pub handshakes: u32,
+    /// Those of them in the ramp, per second of it.
+    pub handshakes_per_s: f64,
+    /// Part of all that resumed an earlier session, from 0 to 1.
+    pub resumed: f64,
+    /// Upgrades to WebSocket that were accepted.
+    pub upgrades: u32,
+}
+
+impl CarrierFigures {
+    /// From the counts and marks of a run; `None`: there was neither TLS nor WebSocket.
+    fn of(ran: &Ran) -> Option<Self> {
+        let Counts { handshakes, resumed, upgrades, .. } = ran.counts;
+        let handshakes_per_s = ran.ends(Phase::Ramp).map_or(0.0, |(began, ended)| {
+            let seconds = ended.at.saturating_since(began.at).as_secs_f64().max(1e-9);
+            f64::from(ended.handshakes - began.handshakes) / seconds
+        });
+        let share = f64::from(resumed) / f64::from(handshakes.max(1));
+        (handshakes + upgrades > 0).then_some(Self { handshakes, handshakes_per_s, resumed: share, upgrades })
+    }
 }
 
 /// The generator itself.
@@ -241,6 +270,7 @@ impl Report {
             integrity,
             repeated: findings.repeated,
             silence_s: findings.silence.as_secs_f64(),
+            carrier: CarrierFigures::of(ran),
             generator: Generator {
                 lag,
                 busy: ran.busy(),
@@ -386,6 +416,8 @@ impl Figures for Report {
             "silence" => Some(self.silence_s * 1e9),
             "lag.p99" => self.generator.lag.map(|lag| lag.p99 as f64),
             "busy" => self.generator.busy,
+            "handshakes" => self.carrier.map(|carrier| carrier.handshakes_per_s),
+            "resumed" => self.carrier.map(|carrier| carrier.resumed),
             "bytes_per_connection" => server(|it| it.bytes_per_connection),
             "cpu_per_million" => server(|it| it.cpu_s_per_million),
             "login_cpu_per_million" => server(|it| it.login_cpu_s_per_million),

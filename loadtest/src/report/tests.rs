@@ -1,8 +1,9 @@
 //! Reports of made-up runs.
 
 use super::*;
+use crate::carrier::CarryRule;
 use crate::fleet::{BeatsFrom, Counts, Plan, RampRule};
-use crate::job::{Login, Work};
+use crate::job::{Login, Wire, Work};
 use crate::phase::Timeline;
 use crate::process::{Usage, Watched};
 use crate::record::{Latencies, Metric};
@@ -14,6 +15,7 @@ fn job() -> Job {
     let second = Duration::from_secs(1);
     let plan = Plan {
         target: "127.0.0.1:7000".parse().unwrap(),
+        carry: CarryRule::default(),
         clients: 1_000,
         first: 0,
         ramp: RampRule { rate: None, at_once: 1 },
@@ -24,7 +26,7 @@ fn job() -> Job {
         watched: Watched::default(),
     };
     let work = Work::Ping { load: Load::Closed { window: 1 }, payload: 1 };
-    Job { plan, login: Login::default(), work }
+    Job { plan, wire: Wire::Moorline, login: Login::default(), work }
 }
 
 /// A run whose server used 10 ms more of CPU and 100 KiB more of memory in each phase.
@@ -38,6 +40,7 @@ fn part() -> Part {
         done: at * 5_000,
         beats_back: 0,
         active: 1_000,
+        handshakes: 0,
     };
     let ran = Ran {
         marks: (0..).zip(phases).map(mark).collect(),

@@ -28,6 +28,7 @@ impl Report {
         self.write_latencies(&mut out);
         self.write_integrity(&mut out);
         self.write_interruptions(&mut out);
+        self.write_carrier(&mut out);
         if let Some(server) = &self.server {
             write_server(&mut out, server);
         }
@@ -102,6 +103,20 @@ impl Report {
         for marker in &self.markers {
             let _ = writeln!(out, "           at {:.2}s {}", marker.at_s, marker.label);
         }
+    }
+
+    fn write_carrier(&self, out: &mut String) {
+        let Some(carrier) = &self.carrier else { return };
+        let mut words = Vec::new();
+        if carrier.handshakes > 0 {
+            words.push(format!("tls handshakes {}", units::count(carrier.handshakes.into())));
+            words.push(format!("{}/s in the ramp", rounded(carrier.handshakes_per_s)));
+            words.push(format!("resumed {:.1}%", carrier.resumed * 100.0));
+        }
+        if carrier.upgrades > 0 {
+            words.push(format!("websocket upgrades {}", units::count(carrier.upgrades.into())));
+        }
+        let _ = writeln!(out, "carrier    {}", words.join("   "));
     }
 
     fn write_generator(&self, out: &mut String) {

@@ -1,0 +1,80 @@
+//! Carriers of a dialect's bytes: plain TCP, TLS 1.3, WebSocket, or WebSocket over TLS.
+//!
+//! TLS is rustls, without anything between; the framing of WebSocket is written here a second time, because an instrument
+//! must not share bugs with what it measures. A client without either has no part of this.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `tls` | configurations, tickets, and the verifier that accepts anybody |
+//! | `websocket` | the client's side of RFC 6455 |
+//! | `wrap` | both of one connection, in their order |
+
+mod tls;
+mod websocket;
+mod wrap;
+
+pub use tls::{TlsRule, Trust, server_config};
+pub use wrap::{News, Wrap};
+
+use crate::exit::Failure;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Rule for all connections of a run; it travels between processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarryRule {
+    /// TLS below everything else; `None`: plain TCP.
+    pub tls: Option<TlsRule>,
+    /// The `Host` of the upgrade request; `None`: no WebSocket.
+    pub websocket: Option<String>,
+}
+
+/// Maker of the connections' wraps, one per loop: its clients share tickets, as the devices of one person do not.
+#[derive(Debug)]
+pub struct Carrier {
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    websocket: Option<String>,
+    /// Connections so far; the masks of each begin with another number.
+    made: u32,
+}
+
+impl Carrier {
+    /// Reads certificates, and prepares tickets for this many clients.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`]: a file or a name that cannot be used.
+    pub fn new(rule: &CarryRule, clients: u32) -> Result<Self, Failure> {
+        let tls = match &rule.tls {
+            None => None,
+            Some(tls) => {
+                let name = ServerName::try_from(tls.name.clone()).map_err(|_| {
+                    Failure::Usage(format!(
+                        "{:?} is neither a host name nor an IP address; give --tls-name",
+                        tls.name
+                    ))
+                })?;
+                Some((Arc::new(tls.client_config(rule.websocket.is_some(), clients)?), name))
+            }
+        };
+        Ok(Self { tls, websocket: rule.websocket.clone(), made: 0 })
+    }
+
+    /// Makes the wrap of a new connection; `None`: bytes travel as they are.
+    ///
+    /// # Errors
+    /// The library's, as a sentence.
+    pub fn wrap(&mut self) -> Result<Option<Wrap>, String> {
+        if self.tls.is_none() && self.websocket.is_none() {
+            return Ok(None);
+        }
+        self.made = self.made.wrapping_add(1);
+        let tls = self.tls.as_ref();
+        let wrap = Wrap::new(tls.map(|(config, name)| (config, name)), self.websocket.as_deref(), self.made)?;
+        Ok(Some(wrap))
+    }
+}
+
+#[cfg(test)]
+mod tests;
