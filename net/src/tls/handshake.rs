@@ -363,7 +363,6 @@ impl Handshake {
 
     fn run(&mut self, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         let connection = self.connection.as_mut().ok_or(HandshakeError::Ended)?;
-        let mut failed = None;
         for _ in 0..STEPS_MAX {
             let UnbufferedStatus { discard, state } =
                 connection.process_tls_records(&mut self.input[..self.offered]);
@@ -377,21 +376,21 @@ impl Handshake {
                 Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(true)),
                 // The client has closed; early data was never offered.
                 Ok(_) => Err(rustls::Error::HandshakeNotComplete),
-                // The next call gives the alert, and the one behind it the error again.
-                Err(error) if failed.is_none() => {
-                    failed = Some(error);
-                    Ok(None)
-                }
                 Err(error) => Err(error),
             };
             self.input.drain(..discard);
             self.offered -= discard;
-            match (verdict, failed.take()) {
-                (Ok(Some(_)) | Err(_), Some(error)) | (Err(error), None) => {
+            match verdict {
+                Ok(None) => {}
+                Ok(Some(is_done)) => return Ok(is_done),
+                Err(error) => {
+                    // One more call gives the alert. Another one would look at the rest of the input and fail anew.
+                    let status = connection.process_tls_records(&mut self.input[..self.offered]);
+                    if let Ok(ConnectionState::EncodeTlsData(mut record)) = status.state {
+                        append(&mut record, out).ok();
+                    }
                     return Err(HandshakeError::Tls(error));
                 }
-                (Ok(Some(is_done)), None) => return Ok(is_done),
-                (Ok(None), error) => failed = error,
             }
         }
         Err(HandshakeError::Library("it does not come to an end with a record"))

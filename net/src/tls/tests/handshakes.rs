@@ -117,6 +117,9 @@ fn other_languages_and_endless_clients_are_refused() {
     assert!(matches!(error, HandshakeError::TooLong | HandshakeError::Tls(_)), "{error}");
     let (error, out) = refused(&[22, 3, 1, 0, 4, 9, 0, 0, 0]);
     assert!(matches!(error, HandshakeError::Tls(_)) && out.len() == 7, "{error}");
+    // A record without content, which the library does not discard.
+    let (error, out) = refused(&[22, 3, 1, 0, 0]);
+    assert!(matches!(error, HandshakeError::Tls(_)) && out.len() == 7, "{error}");
     // Early data, and an alert instead of a hello.
     for bytes in [&[23, 3, 3, 0, 1, 0][..], &[21, 3, 3, 0, 2, 2, 40], &[20, 3, 3, 0, 1, 1, 20, 3, 3, 0, 1, 1]]
     {
