@@ -17,6 +17,8 @@ use std::time::Duration;
 const KERNEL_BYTES_PER_END: u64 = 4_096;
 /// Bytes that a client costs this program, with room for a scenario's part.
 const CLIENT_BYTES: u64 = 200;
+/// Bytes that TLS costs this program for each client: the library's connection, and a ticket.
+const CLIENT_TLS_BYTES: u64 = 12 << 10;
 /// Most bytes that an idle connection costs a Moorline gateway.
 const GATEWAY_BYTES: u64 = 256;
 /// A backlog that takes the connects of a moment, where the kernel allows it.
@@ -62,6 +64,8 @@ pub struct Size {
     pub connections: u32,
     /// True if the server runs on this machine, too.
     pub is_local: bool,
+    /// True if the clients use TLS.
+    pub has_tls: bool,
 }
 
 /// Resources of this machine. `None`: unknown here, for example in a container.
@@ -259,10 +263,11 @@ fn ports(size: Size, facts: &Facts) -> Need {
 
 fn memory_row(size: Size, facts: &Facts) -> Option<Need> {
     let ends = if size.is_local { 2 * KERNEL_BYTES_PER_END + GATEWAY_BYTES } else { KERNEL_BYTES_PER_END };
-    let needed = u64::from(size.connections) * (ends + CLIENT_BYTES);
+    let client = CLIENT_BYTES + if size.has_tls { CLIENT_TLS_BYTES } else { 0 };
+    let needed = u64::from(size.connections) * (ends + client);
     let found = facts.memory?;
     let state = if found >= needed { State::Ok } else { State::Missing };
-    let fits = found / (ends + CLIENT_BYTES);
+    let fits = found / (ends + client);
     let fix = if state == State::Ok {
         String::new()
     } else {
@@ -365,14 +370,14 @@ mod tests {
     }
 
     fn row(connections: u32, is_local: bool, facts: &Facts, name: &str) -> Need {
-        let rows = needs(Size { connections, is_local }, facts);
+        let rows = needs(Size { connections, is_local, has_tls: false }, facts);
         rows.into_iter().find(|row| row.name.starts_with(name)).unwrap()
     }
 
     #[test]
     fn a_small_run_needs_nothing() {
         assert!(
-            needs(Size { connections: 10_000, is_local: true }, &facts())
+            needs(Size { connections: 10_000, is_local: true, has_tls: false }, &facts())
                 .iter()
                 .all(|it| it.state == State::Ok)
         );
@@ -406,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_server_elsewhere_is_not_judged_by_this_machine() {
-        let rows = needs(Size { connections: 1_000_000, is_local: false }, &facts());
+        let rows = needs(Size { connections: 1_000_000, is_local: false, has_tls: false }, &facts());
         assert!(rows.iter().all(|row| !row.name.starts_with("server's")), "{rows:?}");
         assert!(row(1_000_000, false, &facts(), "source ports").fix.contains("36 addresses"));
         let known = Facts { server_files: Some(1_048_576), ..facts() };

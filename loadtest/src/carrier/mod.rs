@@ -17,10 +17,12 @@ pub use tls::{TlsRule, Trust, server_config};
 pub use wrap::{News, Wrap};
 
 use crate::exit::Failure;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tls::Tickets;
+use wrap::Sealing;
 
 /// Rule for all connections of a run; it travels between processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,21 +33,29 @@ pub struct CarryRule {
     pub websocket: Option<String>,
 }
 
-/// Maker of the connections' wraps, one per loop: its clients share tickets, as the devices of one person do not.
+/// Maker of the connections' wraps, one per loop.
 #[derive(Debug)]
 pub struct Carrier {
-    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    tls: Option<Secured>,
     websocket: Option<String>,
     /// Connections so far; the masks of each begin with another number.
     made: u32,
 }
 
+/// TLS of all connections of a loop.
+#[derive(Debug)]
+struct Secured {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    tickets: Arc<Tickets>,
+}
+
 impl Carrier {
-    /// Reads certificates, and prepares tickets for this many clients.
+    /// Reads certificates.
     ///
     /// # Errors
     /// [`Failure::Usage`]: a file or a name that cannot be used.
-    pub fn new(rule: &CarryRule, clients: u32) -> Result<Self, Failure> {
+    pub fn new(rule: &CarryRule) -> Result<Self, Failure> {
         let tls = match &rule.tls {
             None => None,
             Some(tls) => {
@@ -55,23 +65,36 @@ impl Carrier {
                         tls.name
                     ))
                 })?;
-                Some((Arc::new(tls.client_config(rule.websocket.is_some(), clients)?), name))
+                let tickets = Arc::default();
+                let config = tls.client_config(rule.websocket.is_some(), &tickets)?;
+                Some(Secured { config: Arc::new(config), name, tickets })
             }
         };
         Ok(Self { tls, websocket: rule.websocket.clone(), made: 0 })
     }
 
-    /// Makes the wrap of a new connection; `None`: bytes travel as they are.
+    /// Makes the wrap of a client's new connection; `None`: bytes travel as they are.
     ///
     /// # Errors
     /// The library's, as a sentence.
-    pub fn wrap(&mut self) -> Result<Option<Wrap>, String> {
+    pub fn wrap(&mut self, client: u32) -> Result<Option<Wrap>, String> {
         if self.tls.is_none() && self.websocket.is_none() {
             return Ok(None);
         }
         self.made = self.made.wrapping_add(1);
-        let tls = self.tls.as_ref();
-        let wrap = Wrap::new(tls.map(|(config, name)| (config, name)), self.websocket.as_deref(), self.made)?;
+        let tls = match &self.tls {
+            None => None,
+            Some(tls) => {
+                tls.tickets.begin_turn(client);
+                let connection = ClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
+                Some(Sealing {
+                    connection: Box::new(connection.map_err(|error| format!("TLS: {error}"))?),
+                    tickets: Arc::clone(&tls.tickets),
+                    client,
+                })
+            }
+        };
+        let wrap = Wrap::new(tls, self.websocket.as_deref(), self.made);
         Ok(Some(wrap))
     }
 }

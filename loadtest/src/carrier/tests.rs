@@ -43,16 +43,17 @@ impl Drop for Certificates {
 }
 
 fn carrier(tls: Option<TlsRule>, host: Option<&str>) -> Carrier {
-    Carrier::new(&CarryRule { tls, websocket: host.map(str::to_owned) }, 4).unwrap()
+    Carrier::new(&CarryRule { tls, websocket: host.map(str::to_owned) }).unwrap()
 }
 
 /// Speaks as one client until its message is echoed: whether it resumed, and the echo.
 fn echo_over_tls(
+    client: u32,
     carrier: &mut Carrier,
     server: &Arc<rustls::ServerConfig>,
 ) -> Result<(bool, Vec<u8>), String> {
     let mut server = ServerConnection::new(Arc::clone(server)).unwrap();
-    let mut wrap = carrier.wrap()?.unwrap();
+    let mut wrap = carrier.wrap(client)?.unwrap();
     let (mut to_server, mut plain, mut has_resumed) = (Vec::new(), Vec::new(), None);
     wrap.begin(&mut to_server)?;
     wrap.send(b"hello", &mut to_server)?;
@@ -86,12 +87,13 @@ fn later_connections_resume_where_they_may() {
     let certificates = Certificates::new("resume");
     let server = certificates.server();
     let mut resuming = carrier(Some(certificates.rule("gw.example")), None);
-    assert_eq!(echo_over_tls(&mut resuming, &server).unwrap(), (false, b"hello".to_vec()));
-    assert_eq!(echo_over_tls(&mut resuming, &server).unwrap(), (true, b"hello".to_vec()));
+    assert_eq!(echo_over_tls(1, &mut resuming, &server).unwrap(), (false, b"hello".to_vec()));
+    assert_eq!(echo_over_tls(1, &mut resuming, &server).unwrap(), (true, b"hello".to_vec()));
+    assert!(!echo_over_tls(2, &mut resuming, &server).unwrap().0, "a client has its own tickets only");
     let rule = TlsRule { resumes: false, ..certificates.rule("gw.example") };
     let mut anew = carrier(Some(rule), None);
     for _ in 0..2 {
-        assert!(!echo_over_tls(&mut anew, &server).unwrap().0);
+        assert!(!echo_over_tls(1, &mut anew, &server).unwrap().0);
     }
 }
 
@@ -100,13 +102,13 @@ fn a_certificate_for_another_name_is_refused_unless_anybody_is_trusted() {
     let certificates = Certificates::new("names");
     let server = certificates.server();
     let error =
-        echo_over_tls(&mut carrier(Some(certificates.rule("other.example")), None), &server).unwrap_err();
+        echo_over_tls(1, &mut carrier(Some(certificates.rule("other.example")), None), &server).unwrap_err();
     assert!(error.contains("certificate"), "{error}");
     let rule = TlsRule { trust: Trust::Anybody, ..certificates.rule("other.example") };
-    assert!(echo_over_tls(&mut carrier(Some(rule), None), &server).is_ok());
+    assert!(echo_over_tls(1, &mut carrier(Some(rule), None), &server).is_ok());
     for (name, trust) in [("a b", Trust::Anybody), ("a", Trust::File("/nowhere".into()))] {
         let tls = Some(TlsRule { name: name.into(), trust, resumes: true });
-        assert!(Carrier::new(&CarryRule { tls, websocket: None }, 1).is_err(), "{name}");
+        assert!(Carrier::new(&CarryRule { tls, websocket: None }).is_err(), "{name}");
     }
     let refused = server_config(&certificates.0.join("key.pem"), &certificates.0.join("key.pem"));
     assert!(refused.unwrap_err().to_string().contains("no certificates"));
@@ -130,7 +132,7 @@ fn answer(request: &[u8]) -> Vec<u8> {
 
 #[test]
 fn messages_of_any_length_pass_both_ways_byte_by_byte() {
-    let mut wrap = carrier(None, Some("gw.example:1")).wrap().unwrap().unwrap();
+    let mut wrap = carrier(None, Some("gw.example:1")).wrap(1).unwrap().unwrap();
     let (mut out, mut plain) = (Vec::new(), Vec::new());
     wrap.begin(&mut out).unwrap();
     wrap.send(b"waits for the upgrade", &mut out).unwrap();
@@ -159,7 +161,7 @@ fn a_websocket_over_tls_begins_with_the_handshake() {
     let certificates = Certificates::new("wss");
     let mut server = ServerConnection::new(wss(&certificates)).unwrap();
     let mut wrap =
-        carrier(Some(certificates.rule("gw.example")), Some("gw.example:1")).wrap().unwrap().unwrap();
+        carrier(Some(certificates.rule("gw.example")), Some("gw.example:1")).wrap(1).unwrap().unwrap();
     let (mut to_server, mut plain, mut reader, mut is_open) =
         (Vec::new(), Vec::new(), Reader::default(), false);
     let mut news = Vec::new();
@@ -206,7 +208,7 @@ fn an_upgrade_that_is_refused_and_a_close_are_told() {
     let receive = |wrap: &mut Wrap, bytes: &[u8]| wrap.receive(bytes, &mut Vec::new(), &mut Vec::new());
     let begun = || {
         let mut out = Vec::new();
-        let mut wrap = carrier(None, Some("gw.example:1")).wrap().unwrap().unwrap();
+        let mut wrap = carrier(None, Some("gw.example:1")).wrap(1).unwrap().unwrap();
         wrap.begin(&mut out).unwrap();
         (wrap, answer(&out))
     };

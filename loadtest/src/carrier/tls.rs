@@ -11,17 +11,15 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, ServerConfig, SignatureScheme,
 };
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Protocol of a native connection.
 const NATIVE: &[u8] = b"moorline/1";
 /// Protocol of the upgrade request.
 const HTTP: &[u8] = b"http/1.1";
-/// Tickets kept for each client: a server may send two.
-const TICKETS_PER_CLIENT: usize = 2;
-const TICKETS_MAX: usize = 1 << 17;
-
 /// Rule for TLS; it travels between processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsRule {
@@ -43,7 +41,12 @@ pub enum Trust {
 }
 
 impl TlsRule {
-    pub(super) fn client_config(&self, is_websocket: bool, clients: u32) -> Result<ClientConfig, Failure> {
+    /// Configuration of all clients, which keep their tickets in `tickets`.
+    pub(super) fn client_config(
+        &self,
+        is_websocket: bool,
+        tickets: &Arc<Tickets>,
+    ) -> Result<ClientConfig, Failure> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
         let builder = builder.with_protocol_versions(&[&TLS13]).map_err(unusable("start TLS"))?;
@@ -56,8 +59,7 @@ impl TlsRule {
         };
         config.alpn_protocols = vec![if is_websocket { HTTP } else { NATIVE }.to_vec()];
         config.resumption = if self.resumes {
-            let most = (clients as usize).saturating_mul(TICKETS_PER_CLIENT).min(TICKETS_MAX);
-            Resumption::store(Arc::new(Tickets { most, kept: Mutex::default() }))
+            Resumption::store(Arc::clone(tickets) as Arc<dyn ClientSessionStore>)
         } else {
             Resumption::disabled()
         };
@@ -107,11 +109,20 @@ fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure>
     if certificates.is_empty() { Err(refused(&"none found")) } else { Ok(certificates) }
 }
 
-/// Tickets of all clients of a loop. The library's own store keeps 8 for each server.
-#[derive(Debug)]
-struct Tickets {
-    most: usize,
-    kept: Mutex<Vec<Tls13ClientSessionValue>>,
+/// Newest ticket of each client of a loop: a client resumes its own session, and no other's. The library asks for a ticket
+/// and gives one without naming the client, so the loop's one thread says whose turn it is.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    /// Client whose connection is made or read now.
+    turn: AtomicU32,
+    kept: Mutex<HashMap<u32, Tls13ClientSessionValue>>,
+}
+
+impl Tickets {
+    /// Notes that a client's connection is made or read from now on.
+    pub(super) fn begin_turn(&self, client: u32) {
+        self.turn.store(client, Ordering::Relaxed);
+    }
 }
 
 impl ClientSessionStore for Tickets {
@@ -130,14 +141,13 @@ impl ClientSessionStore for Tickets {
     fn remove_tls12_session(&self, _: &ServerName<'static>) {}
 
     fn insert_tls13_ticket(&self, _: ServerName<'static>, ticket: Tls13ClientSessionValue) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < self.most {
-            kept.push(ticket);
-        }
+        let client = self.turn.load(Ordering::Relaxed);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(client, ticket);
     }
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        let client = self.turn.load(Ordering::Relaxed);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(&client)
     }
 }
 

@@ -1,15 +1,15 @@
 //! One connection's TLS and WebSocket, in their order: bytes of the dialect in and out, bytes of the socket out and in.
 
+use super::tls::Tickets;
 use super::websocket::WebSocket;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind};
+use rustls::{ClientConnection, HandshakeKind};
 use std::io::{BufRead as _, ErrorKind, Write as _};
 use std::sync::Arc;
 
 /// State of one connection: some 10 KiB with TLS.
 #[derive(Debug)]
 pub struct Wrap {
-    tls: Option<Box<ClientConnection>>,
+    tls: Option<Sealing>,
     websocket: Option<WebSocket>,
     /// `Host` of the upgrade request.
     host: Box<str>,
@@ -17,6 +17,16 @@ pub struct Wrap {
     waiting: Vec<u8>,
     is_secured: bool,
     is_open: bool,
+}
+
+/// TLS of one connection.
+#[derive(Debug)]
+pub(super) struct Sealing {
+    pub(super) connection: Box<ClientConnection>,
+    /// Keeper of this client's ticket.
+    pub(super) tickets: Arc<Tickets>,
+    /// Number of the client.
+    pub(super) client: u32,
 }
 
 /// Events of a connection that bytes of the server brought.
@@ -29,28 +39,18 @@ pub struct News {
 }
 
 impl Wrap {
-    pub(super) fn new(
-        tls: Option<(&Arc<ClientConfig>, &ServerName<'static>)>,
-        host: Option<&str>,
-        number: u32,
-    ) -> Result<Self, String> {
-        let tls = match tls {
-            None => None,
-            Some((config, name)) => {
-                let connection = ClientConnection::new(Arc::clone(config), name.clone());
-                let mut connection = connection.map_err(|error| format!("TLS: {error}"))?;
-                connection.set_buffer_limit(None); // the fleet bounds what is not sent
-                Some(Box::new(connection))
-            }
-        };
-        Ok(Self {
+    pub(super) fn new(mut tls: Option<Sealing>, host: Option<&str>, number: u32) -> Self {
+        if let Some(tls) = &mut tls {
+            tls.connection.set_buffer_limit(None); // the fleet bounds what is not sent
+        }
+        Self {
             is_secured: tls.is_none(),
             tls,
             websocket: host.map(|_| WebSocket::new(number)),
             host: host.unwrap_or_default().into(),
             waiting: Vec::new(),
             is_open: false,
-        })
+        }
     }
 
     /// Begins when the socket is connected: appends the first bytes for the server to `out`.
@@ -97,9 +97,9 @@ impl Wrap {
         let mut opened = Vec::new();
         self.open_records(input, &mut opened)?;
         self.flush(out)?;
-        if !self.is_secured && self.tls.as_ref().is_some_and(|tls| !tls.is_handshaking()) {
+        if !self.is_secured && self.tls.as_ref().is_some_and(|tls| !tls.connection.is_handshaking()) {
             self.is_secured = true;
-            let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
+            let kind = self.tls.as_ref().and_then(|tls| tls.connection.handshake_kind());
             news.handshake = Some(kind == Some(HandshakeKind::Resumed));
             self.on_secured(out)?;
         }
@@ -144,7 +144,7 @@ impl Wrap {
             None => out.extend_from_slice(bytes),
             Some(_) if bytes.is_empty() => {}
             Some(tls) => {
-                tls.writer().write_all(bytes).map_err(|error| format!("TLS: {error}"))?;
+                tls.connection.writer().write_all(bytes).map_err(|error| format!("TLS: {error}"))?;
                 self.flush(out)?;
             }
         }
@@ -153,14 +153,15 @@ impl Wrap {
 
     fn flush(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
         let Some(tls) = &mut self.tls else { return Ok(()) };
-        while tls.wants_write() {
-            tls.write_tls(out).map_err(|error| format!("TLS: {error}"))?;
+        while tls.connection.wants_write() {
+            tls.connection.write_tls(out).map_err(|error| format!("TLS: {error}"))?;
         }
         Ok(())
     }
 
     fn open_records(&mut self, mut input: &[u8], opened: &mut Vec<u8>) -> Result<(), String> {
-        let Some(tls) = &mut self.tls else { return Ok(()) };
+        let Some(Sealing { connection: tls, tickets, client }) = &mut self.tls else { return Ok(()) };
+        tickets.begin_turn(*client);
         while !input.is_empty() {
             tls.read_tls(&mut input).map_err(|error| format!("TLS: {error}"))?;
             tls.process_new_packets().map_err(|error| format!("TLS: {error}"))?;

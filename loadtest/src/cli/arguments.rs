@@ -213,6 +213,9 @@ pub(super) struct DoctorArgs {
     /// Source ports to bind deliberately.
     #[arg(long, value_parser = Sources::parse_ports)]
     pub(super) ports: Option<(u16, u16)>,
+    /// The run will use TLS.
+    #[arg(long)]
+    pub(super) tls: bool,
     /// The gateway's process: its own limit is looked at.
     #[arg(long)]
     pub(super) pid: Option<i32>,

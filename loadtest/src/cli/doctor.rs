@@ -13,7 +13,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     let target = preflight::resolve(&args.target, reach)?;
     preflight::room()?; // as a run would: raises the soft limit
     let sources = Sources::chosen(args.src.as_ref(), args.ports, target, args.connections);
-    let size = Size { connections: args.connections, is_local: target.ip().is_loopback() };
+    let size = Size { connections: args.connections, is_local: target.ip().is_loopback(), has_tls: args.tls };
     let mut needs = doctor::needs(size, &Facts::here(&sources, args.pid));
     let is_there = doctor::reach(target);
     let reached = is_there.state;

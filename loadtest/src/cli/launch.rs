@@ -69,7 +69,7 @@ impl Launch {
         let plan = plan(args, size.clients)?;
         // A file that cannot be used is told before anything starts.
         login.tokens(size.clients)?;
-        Carrier::new(&plan.carry, size.clients)?;
+        Carrier::new(&plan.carry)?;
         if args.carry.insecure {
             terminal::note(format!("warning: {INSECURE}"));
         }
@@ -206,7 +206,7 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
     if !plan.watched.is_empty() && plan.watched.usage().is_none() {
         return Err(Failure::Usage("--pid or --pid-file names no process that may be read".into()));
     }
-    fit_memory(target, clients)?;
+    fit_memory(target, clients, args.carry.tls)?;
     Ok(plan)
 }
 
@@ -255,8 +255,8 @@ fn wrong_process(watched: &Watched, target: SocketAddr) -> Option<String> {
 }
 
 /// Refuses a run for which the memory of this machine or of this control group does not suffice.
-fn fit_memory(target: SocketAddr, connections: u32) -> Result<(), Failure> {
-    let size = doctor::Size { connections, is_local: target.ip().is_loopback() };
+fn fit_memory(target: SocketAddr, connections: u32, has_tls: bool) -> Result<(), Failure> {
+    let size = doctor::Size { connections, is_local: target.ip().is_loopback(), has_tls };
     match doctor::memory(size) {
         Some(need) if need.state == doctor::State::Missing => Err(Failure::Preflight(format!(
             "{} of memory are needed, and {} can be had: {}",

@@ -248,7 +248,7 @@ impl<D: Dialect, X: Default> Clients<D, X> {
             Ok(stream)
         });
         let connected = connected.map_err(|error| error.to_string());
-        match connected.and_then(|stream| Ok((stream, self.carrier.wrap()?))) {
+        match connected.and_then(|stream| Ok((stream, self.carrier.wrap(who)?))) {
             Ok((stream, wrap)) => {
                 let client = &mut self.all[who as usize];
                 client.stream = Some(stream);

@@ -89,7 +89,7 @@ pub fn run<D: Dialect, S: Scenario<D>>(
         added.map_err(Failure::io("listen for orders"))?;
     }
     overseer.on_begin()?;
-    let carrier = Carrier::new(&plan.carry, plan.clients)?;
+    let carrier = Carrier::new(&plan.carry)?;
     let clients = Clients::new(dialect, carrier, plan.clients, plan.returns.is_some(), registry);
     scenario.recorder().findings.client_bytes = size_of::<Client<D::Decoder, S::Extra>>() as u64;
     let alarm = Alarm::new(clients.registry(), ALARM)?;
