@@ -25,7 +25,7 @@ fn moorload() -> PathBuf {
 }
 
 /// Exit code and report of a run.
-fn run(arguments: &str, more: &[&str], target: SocketAddr) -> (i32, serde_json::Value) {
+pub(crate) fn run(arguments: &str, more: &[&str], target: SocketAddr) -> (i32, serde_json::Value) {
     let output = Command::new(moorload())
         .args(arguments.split_ascii_whitespace())
         .args(more)
@@ -37,7 +37,7 @@ fn run(arguments: &str, more: &[&str], target: SocketAddr) -> (i32, serde_json::
     (output.status.code().expect("it ends by itself"), report)
 }
 
-fn is_clean(code: i32, report: &serde_json::Value) -> bool {
+pub(crate) fn is_clean(code: i32, report: &serde_json::Value) -> bool {
     let integrity = report["integrity"].as_object().expect("a report");
     matches!(code, 0 | SATURATED) && integrity.values().all(|count| *count == 0)
 }

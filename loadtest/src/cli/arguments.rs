@@ -408,6 +408,12 @@ pub(super) struct CompareArgs {
     /// Authentication mode of Moorline.
     #[arg(long, value_enum, default_value_t = AuthArg::Dev)]
     pub(super) auth: AuthArg,
+    /// Both sides speak TLS with this chain of certificates, in PEM.
+    #[arg(long, requires = "tls_key")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// Private key of the first certificate, in PEM.
+    #[arg(long, requires = "tls_cert")]
+    pub(super) tls_key: Option<PathBuf>,
     /// Further settings of `moorline run`, such as reactor.count=1.
     #[arg(long = "set")]
     pub(super) settings: Vec<String>,

@@ -4,11 +4,12 @@ use super::arguments::{AuthArg, BareArgs, CompareArgs};
 use super::scenarios::HOLD_DEFAULT;
 use crate::bare::{self, Role};
 use crate::carrier;
-use crate::compare::{self, Auth, Programs, Row};
+use crate::compare::{self, Auth, Programs, Row, TlsFiles};
 use crate::exit::{Exit, Failure};
 use crate::fleet::Stop;
 use crate::preflight;
 use crate::terminal;
+use std::path::Path;
 use std::time::Duration;
 
 pub(super) fn compare(args: &CompareArgs, stop: &Stop) -> Result<Exit, Failure> {
@@ -30,7 +31,13 @@ pub(super) fn compare(args: &CompareArgs, stop: &Stop) -> Result<Exit, Failure> 
         AuthArg::Jwt => Auth::Jwt,
     };
     let options = compare::Options {
-        programs: Programs { moorline, bare: own, auth, settings: args.settings.clone() },
+        programs: Programs {
+            moorline,
+            bare: own,
+            auth,
+            settings: args.settings.clone(),
+            tls: tls_files(args)?,
+        },
         rounds: args.rounds,
         idle_clients: preflight::clients(args.connections, HOLD_DEFAULT, &room)?,
         busy_clients: preflight::clients(Some(args.busy), args.busy, &room)?,
@@ -43,6 +50,17 @@ pub(super) fn compare(args: &CompareArgs, stop: &Stop) -> Result<Exit, Failure> 
     let comparison = compare::run(&options, stop)?;
     print_comparison(&options, &comparison, args.json);
     Ok(comparison.exit())
+}
+
+/// The files of --tls-cert and --tls-key, for programs that may run in another folder.
+fn tls_files(args: &CompareArgs) -> Result<Option<TlsFiles>, Failure> {
+    let (Some(certificates), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    let absolute = |path: &Path| {
+        path.canonicalize().map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))
+    };
+    let files = TlsFiles { certificates: absolute(certificates)?, key: absolute(key)? };
+    carrier::server_config(&files.certificates, &files.key)?; // a file that cannot be used is told before anything starts
+    Ok(Some(files))
 }
 
 fn print_comparison(options: &compare::Options, comparison: &compare::Comparison, is_json: bool) {

@@ -4,7 +4,7 @@ use super::sides::{Behind, Counted, Servers};
 use super::table::Row;
 use super::{Options, Side};
 use crate::bare::{BareClient, Uplink};
-use crate::carrier::CarryRule;
+use crate::carrier::{CarryRule, TlsRule, Trust};
 use crate::dialect::token::Tokens;
 use crate::dialect::{Dialect, Moorline, MoorlineOptions};
 use crate::exit::Failure;
@@ -142,7 +142,7 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
     let counted = if side == Side::Bare { Counted::Front } else { leg.counted() };
     Plan {
         target,
-        carry: CarryRule::default(),
+        carry: carry(options),
         clients,
         first: 0,
         returns: None,
@@ -157,6 +157,12 @@ fn plan(leg: Leg, side: Side, options: &Options, servers: &Servers) -> Plan {
         },
         watched: servers.watched(counted),
     }
+}
+
+/// TLS if both sides speak it. Whom the clients trust does not matter: both servers are children of this program.
+fn carry(options: &Options) -> CarryRule {
+    let rule = TlsRule { name: "localhost".into(), trust: Trust::Anybody, resumes: false };
+    CarryRule { tls: options.programs.tls.is_some().then_some(rule), websocket: None }
 }
 
 /// Runs a leg over any wire.

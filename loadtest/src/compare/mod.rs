@@ -8,7 +8,7 @@ mod legs;
 mod sides;
 mod table;
 
-pub use sides::{Auth, Programs, Side};
+pub use sides::{Auth, Programs, Side, TlsFiles};
 pub use table::{Row, Sample, Table};
 
 use crate::exit::{Exit, Failure};
@@ -76,7 +76,8 @@ impl Comparison {
 
 /// Runs the legs and measures.
 pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
-    let mut comparison = Comparison::default();
+    let table = Table::new(options.programs.tls.is_some());
+    let mut comparison = Comparison { table, ..Comparison::default() };
     let mut ceiling = Ceiling::default();
     for round in 0..options.rounds {
         for leg in Leg::ALL {

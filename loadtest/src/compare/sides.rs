@@ -46,6 +46,30 @@ pub struct Programs {
     pub auth: Auth,
     /// Further `--set` of `moorline run`.
     pub settings: Vec<String>,
+    /// Certificate of both sides; `None`: plain TCP.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Files with a certificate, with absolute paths.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Chain of certificates in PEM.
+    pub certificates: PathBuf,
+    /// Private key of the first one in PEM.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// Settings of a gateway that has one listener.
+    fn settings(&self) -> [String; 4] {
+        let (certificates, key) = (self.certificates.display(), self.key.display());
+        [
+            "listener.kind=tls".to_owned(),
+            format!("tls.certificates=[\"{certificates}\"]"),
+            format!("tls.keys=[\"{key}\"]"),
+            format!("tls.default={certificates}"),
+        ]
+    }
 }
 
 /// Backend behind the front server.
@@ -120,6 +144,8 @@ impl Servers {
             ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "log.level=error", &endpoints];
         let all = fixed.into_iter().chain(auth.iter().map(String::as_str));
         let all = all.chain(has_proofs.then_some("backend.unproven=loopback"));
+        let tls = programs.tls.as_ref().map(TlsFiles::settings);
+        let all = all.chain(tls.iter().flatten().map(String::as_str));
         let all = all.chain(programs.settings.iter().map(String::as_str));
         let front = Server::start(moorline, &settings("run", all))?;
         Ok(Self { front, behind: backend, key })
@@ -130,7 +156,12 @@ impl Servers {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let acker = Server::start(&programs.bare, &words(&["bare", "--acker"]))?;
         let address = acker.address().to_string();
-        let front = Server::start(&programs.bare, &words(&["bare", "--backend", &address]))?;
+        let mut arguments = words(&["bare", "--backend", &address]);
+        if let Some(TlsFiles { certificates, key }) = &programs.tls {
+            let (certificates, key) = (certificates.display().to_string(), key.display().to_string());
+            arguments.extend(words(&["--tls-cert", &certificates, "--tls-key", &key]));
+        }
+        let front = Server::start(&programs.bare, &arguments)?;
         Ok(Self { front, behind: acker, key: None })
     }
 

@@ -97,9 +97,11 @@ impl Row {
         }
     }
 
-    /// Bar for our side; `None`: the figure has none.
-    const fn bar(self) -> Option<Bar> {
+    /// Bar for our side; `None`: the figure has none. Over TLS both sides speak it, and a login is mostly its handshake.
+    const fn bar(self, has_tls: bool) -> Option<Bar> {
         match self {
+            Self::Idle if has_tls => Some(Bar::Bytes(400.0)),
+            Self::Login if has_tls => Some(Bar::Ratio(1.3)),
             Self::Idle => Some(Bar::Bytes(256.0)),
             Self::Login | Self::Chat => Some(Bar::Ratio(2.5)),
             Self::Heartbeat => Some(Bar::Ratio(1.2)),
@@ -179,6 +181,8 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Table {
     samples: Vec<Sample>,
+    /// Both sides speak TLS.
+    has_tls: bool,
 }
 
 /// Median and range of some values.
@@ -236,6 +240,11 @@ pub struct Line {
 }
 
 impl Table {
+    /// A table of runs over TLS, or not.
+    pub const fn new(has_tls: bool) -> Self {
+        Self { samples: Vec::new(), has_tls }
+    }
+
     /// Adds a value.
     pub fn push(&mut self, sample: Sample) {
         self.samples.push(sample);
@@ -268,8 +277,8 @@ impl Table {
             bare: spread(&bare),
             ours,
             ratio,
-            bar: row.bar().map_or_else(String::new, Bar::text),
-            judgement: row.bar().and_then(|bar| bar.judge(ours, ratio)),
+            bar: row.bar(self.has_tls).map_or_else(String::new, Bar::text),
+            judgement: row.bar(self.has_tls).and_then(|bar| bar.judge(ours, ratio)),
         })
     }
 
@@ -331,6 +340,8 @@ mod tests {
         assert_eq!(judged(Row::Heartbeat, Some(10.0), 13.8), Some(Judgement::Missed));
         assert_eq!(judged(Row::FanOut, None, 5.0), None, "the bare side was not measured");
         assert_eq!(judged(Row::Echo, Some(1.0), 9.0), None, "it has no bar");
+        let secured = Table { has_tls: true, ..table(Row::Idle, None, 390.0) };
+        assert_eq!(secured.lines()[0].judgement, Some(Judgement::Met), "a bar of its own over TLS");
         let missed = table(Row::FanOut, Some(1.0), 1.48);
         assert_eq!(missed.missed(), ["fan-out"]);
         assert!(missed.text().contains("<= 1.0 x      MISSED"), "{}", missed.text());
