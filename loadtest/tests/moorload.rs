@@ -4,6 +4,7 @@
 mod schema;
 mod server;
 
+use moorline_proto::error::CloseReason;
 use serde_json::Value;
 use server::Fault;
 use std::process::{Command, Stdio};
@@ -181,8 +182,36 @@ fn a_fleet_over_several_processes_is_one_run() {
 
 #[test]
 fn one_process_that_fails_ends_all() {
-    let target = server::start(Fault::NoLogin).to_string();
+    let target = server::start(Fault::NoLogin(CloseReason::Internal)).to_string();
     assert_eq!(moorload("ping -c 10 --procs 2 -d 100ms", &target).0, 3);
+}
+
+#[test]
+fn a_run_whose_logins_are_refused_says_which_option_is_missing_or_wrong() {
+    let target = server::start(Fault::NoLogin(CloseReason::AuthFailed)).to_string();
+    let folder = Folder::new("refused");
+    let [key, tokens] = ["hs256.key", "tokens"].map(|name| folder.0.join(name).display().to_string());
+    std::fs::write(&key, [7; 32]).unwrap();
+    std::fs::write(&tokens, "alice one\n".repeat(20)).unwrap();
+    let restart = "restart --command true --after 0s -d 1s -c 2";
+    for work in ["hold -c 1", "chat -c 20", "chat -c 20 --procs 2", restart, "find chat -c 20"] {
+        for (tokens, told) in [
+            (
+                String::new(),
+                "it checks tokens, and this run has none; sign them with --key-file, or read them",
+            ),
+            (format!("--key-file {key} "), "it refuses tokens of --key-file"),
+            (format!("--token-file {tokens} "), "it refuses tokens of --token-file"),
+        ] {
+            let line = format!("{work} {tokens}-q --no-out {target}");
+            let (code, text, notes) = run(&line, &[]);
+            let expected = format!("cannot log in at {target}: {told}");
+            assert!(
+                code == 1 && text.is_empty() && notes.contains(&expected),
+                "{line}: {code} {text}{notes}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -462,7 +491,7 @@ fn nobody_there_and_nobody_let_in_are_unreachable() {
     // A port that was just free and that nobody listens on.
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     assert_eq!(moorload("ping -c 10 -d 100ms", &closed).0, 3);
-    let target = server::start(Fault::NoLogin).to_string();
+    let target = server::start(Fault::NoLogin(CloseReason::Internal)).to_string();
     assert_eq!(moorload("ping -c 10 -d 100ms", &target).0, 3);
 }
 

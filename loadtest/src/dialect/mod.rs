@@ -35,6 +35,12 @@ pub trait Dialect {
         input: &mut Bytes,
         events: &mut Vec<Event>,
     ) -> Result<(), Broken>;
+
+    /// Advice on the logins of this fleet, if the server ends them with this code;
+    /// `None`: the code says nothing about them.
+    fn login_advice(&self, _code: u32) -> Option<String> {
+        None
+    }
 }
 
 /// A message as the scenarios think of it.

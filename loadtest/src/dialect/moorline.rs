@@ -4,6 +4,7 @@ use super::token::Tokens;
 use super::{Ask, Broken, Dialect, Event, Message, Outcome, To};
 use bytes::{BufMut, Bytes};
 use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{
     BODY_BYTES_CEILING, Batch, Command, Decoder, Flags, Frame, HEADER_BYTES, Header, Lane,
 };
@@ -242,6 +243,26 @@ impl Dialect for Moorline {
             self.push_event(&frame, events)?;
         }
         Ok(())
+    }
+
+    fn login_advice(&self, code: u32) -> Option<String> {
+        let reason = CloseReason::from_code(code)?;
+        if !matches!(reason, CloseReason::AuthFailed | CloseReason::TokenExpired) {
+            return None;
+        }
+        let advice = match &self.options.tokens {
+            Tokens::None => {
+                "it checks tokens, and this run has none; sign them with --key-file, or read them with --token-file"
+            }
+            Tokens::Mint(_) => {
+                "it refuses tokens of --key-file; give the key of its auth.key_file (the private one of an Ed25519 \
+                 pair), the same --audience as its auth.audience, and clocks that agree"
+            }
+            Tokens::List(_) => {
+                "it refuses tokens of --token-file; sign them anew with its key, for the users that the lines name"
+            }
+        };
+        Some(format!("{advice} (close code {reason})"))
     }
 }
 

@@ -216,6 +216,16 @@ impl<D: Dialect, X: Default> Clients<D, X> {
         self.counts.dropped -= u32::from(was_active); // this one was meant to be lost
     }
 
+    /// True if no login has succeeded so far.
+    pub(super) fn is_nobody_in(&self) -> bool {
+        self.login.is_empty()
+    }
+
+    /// See [`Dialect::login_advice`].
+    pub(super) fn login_advice(&self, code: u32) -> Option<String> {
+        self.dialect.login_advice(code)
+    }
+
     /// Acknowledges what a client has handled, if anything is owed.
     pub fn ack(&mut self, who: u32) {
         let client = &mut self.all[who as usize];

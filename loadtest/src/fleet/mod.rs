@@ -164,6 +164,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.clients.send_due_acks(now);
             self.scenario.on_time(&mut self.clients, now);
             self.handle_losses(now);
+            self.check_logins()?;
             self.advance(now)?;
             self.tell(now)?;
         }
@@ -223,9 +224,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         while let Some(who) = self.ramp.take_due(now, self.clients.counts.under_way) {
             self.start(who, now);
             let counts = &self.clients.counts;
-            if counts.active + counts.dropped == 0
-                && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX
-            {
+            if self.clients.is_nobody_in() && counts.not_in + counts.tries_in_vain >= FAILED_CONNECTS_MAX {
                 return Err(self.unreachable());
             }
         }
@@ -357,3 +356,22 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         }
     }
 }
+    /// Ends the run if the server refuses each login, which trying again does not change.
+    fn check_logins(&self) -> Result<(), Failure> {
+        let refusals_max = self.plan.clients.min(FAILED_CONNECTS_MAX);
+        self.refused(refusals_max).map_or(Ok(()), Err)
+    }
+
+    /// The failure of a run in which nobody got in, and at least `refusals_min` logins were refused.
+    fn refused(&self, refusals_min: u32) -> Option<Failure> {
+        if !self.clients.is_nobody_in() {
+            return None;
+        }
+        let mut closed = self.clients.counts.closed.iter().filter(|(_, times)| **times >= refusals_min);
+        let advice = closed.find_map(|(code, _)| self.clients.login_advice(*code))?;
+        Some(Failure::Usage(format!("cannot log in at {}: {advice}", self.plan.target)))
+    }
+
+        if let Some(refused) = self.refused(1) {
+            return refused;
+        }

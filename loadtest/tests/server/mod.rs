@@ -4,6 +4,7 @@
 //! one with the test process.
 
 use bytes::Bytes;
+use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{BODY_BYTES_MAX, Command, Decoder, Frame};
 use moorline_proto::message::client::{
     Close, Code, Hello, Notify, Push, Req, Resp, Send, SendAck, Welcome, send,
@@ -31,8 +32,8 @@ pub(crate) enum Fault {
     Refuse(u32),
     /// The connection ends at the n-th SEND.
     Drop(u32),
-    /// Admits no client.
-    NoLogin,
+    /// Admits no client: ends each login with this close code.
+    NoLogin(CloseReason),
     /// The n-th SEND of a connection and all after it wait this many milliseconds, once.
     Stall(u32, u64),
     /// Heartbeats are not echoed.
@@ -111,18 +112,7 @@ impl Server {
     /// `None`: end the connection.
     fn answer(&mut self, frame: &Frame, stream: &TcpStream, out: &mut Vec<u8>) -> Option<()> {
         match frame.header.command {
-            Command::Hello if self.fault == Fault::NoLogin => {
-                frame_of(Command::Close, &Close { code: 3520, ..Close::default() }).encode(out);
-            }
-            Command::Hello => {
-                self.uid = decode::<Hello>(&frame.body).ok()?.uid;
-                let receiver =
-                    Receiver { stream: stream.try_clone().ok()?, pushed: 0, held: None, missed: Vec::new() };
-                self.world.lock().ok()?.clients.insert(self.uid.clone(), receiver);
-                let welcome =
-                    Welcome { version: 1, heartbeat_min_s: 1, uplink_window: 64, ..Welcome::default() };
-                frame_of(Command::Welcome, &welcome).encode(out);
-            }
+            Command::Hello => self.admit(decode(&frame.body).ok()?, stream, out)?,
             Command::Ping if self.fault == Fault::NoPong => {}
             Command::Ping => Frame::new(Command::Pong, Bytes::new()).encode(out),
             Command::Req => self.answer_req(&decode(&frame.body).ok()?, out),
@@ -132,6 +122,20 @@ impl Server {
             }
             _ => {}
         }
+        Some(())
+    }
+
+    fn admit(&mut self, hello: Hello, stream: &TcpStream, out: &mut Vec<u8>) -> Option<()> {
+        if let Fault::NoLogin(reason) = self.fault {
+            frame_of(Command::Close, &Close { code: reason.code(), ..Close::default() }).encode(out);
+            return Some(());
+        }
+        self.uid = hello.uid;
+        let receiver =
+            Receiver { stream: stream.try_clone().ok()?, pushed: 0, held: None, missed: Vec::new() };
+        self.world.lock().ok()?.clients.insert(self.uid.clone(), receiver);
+        let welcome = Welcome { version: 1, heartbeat_min_s: 1, uplink_window: 64, ..Welcome::default() };
+        frame_of(Command::Welcome, &welcome).encode(out);
         Some(())
     }
 
