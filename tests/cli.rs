@@ -1,5 +1,7 @@
 //! The `moorline` program as people and scripts meet it: exit codes, streams, readiness, the end.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -132,6 +134,25 @@ fn a_token_is_one_line() {
     let key = TempFile::new("hs256.key", "0123456789abcdef0123456789abcdef");
     let (code, out, err) = output(&format!("token --key-file {} --uid alice --ttl 5m", key.0.display()));
     assert_eq!((code, out.lines().count(), out.split('.').count()), (Some(0), 1, 3), "{err}");
+}
+
+/// RFC 8032, 7.1, test 1.
+#[test]
+fn a_token_names_the_algorithm_of_the_key_file_and_the_key() {
+    let der = "MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g";
+    let key = TempFile::new(
+        "ed25519.pem",
+        &format!("-----BEGIN PRIVATE KEY-----\n{der}\n-----END PRIVATE KEY-----\n"),
+    );
+    let command = format!("token --key-file {} --uid alice --kid 2026-06", key.0.display());
+    let (code, out, err) = output(&command);
+    let header = URL_SAFE_NO_PAD.decode(out.split('.').next().expect("a header")).expect("base64");
+    let header: serde_json::Value = serde_json::from_slice(&header).expect("JSON");
+    let expected = serde_json::json!({ "typ": "JWT", "alg": "EdDSA", "kid": "2026-06" });
+    assert_eq!((code, header), (Some(0), expected), "{err}");
+    let (code, out, err) = output("token --key-file /nowhere/key --uid alice");
+    assert_eq!((code, out.as_str()), (Some(2), ""));
+    assert!(err.contains("cannot sign with --key-file /nowhere/key: No such file"), "{err}");
 }
 
 /// The check has no input, and `--until-eof` must not end it before it has answered.

@@ -4,12 +4,13 @@
 //! These are the two algorithms that a gateway accepts. The library's own providers also bring RSA and the NIST curves.
 //! The library knows one provider for each process; whoever makes a verifier or signs a token installs this one first.
 
+use crate::config;
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, Result};
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
 use ring::hmac;
-use ring::signature::{ED25519, UnparsedPublicKey};
+use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| signer(*algorithm, key),
@@ -23,9 +24,21 @@ pub(super) fn install() {
     let _ = PROVIDER.install_default();
 }
 
+/// The library's name of an algorithm.
+pub(super) const fn name(algorithm: config::Algorithm) -> Algorithm {
+    match algorithm {
+        config::Algorithm::HS256 => Algorithm::HS256,
+        config::Algorithm::EdDSA => Algorithm::EdDSA,
+    }
+}
+
 fn signer(algorithm: Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>> {
     match (algorithm, key.family()) {
         (Algorithm::HS256, AlgorithmFamily::Hmac) => Ok(Box::new(Hs256(keyed(key.as_bytes())))),
+        (Algorithm::EdDSA, AlgorithmFamily::Ed) => {
+            let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(key.as_bytes());
+            Ok(Box::new(EdwardsPair(pair.map_err(|_| error(ErrorKind::InvalidEddsaKey))?)))
+        }
         _ => Err(error(ErrorKind::InvalidAlgorithm)),
     }
 }
@@ -74,6 +87,20 @@ impl Verifier<Vec<u8>> for Hs256 {
 impl JwtVerifier for Hs256 {
     fn algorithm(&self) -> Algorithm {
         Algorithm::HS256
+    }
+}
+
+struct EdwardsPair(Ed25519KeyPair);
+
+impl Signer<Vec<u8>> for EdwardsPair {
+    fn try_sign(&self, message: &[u8]) -> std::result::Result<Vec<u8>, signature::Error> {
+        Ok(self.0.sign(message).as_ref().to_vec())
+    }
+}
+
+impl JwtSigner for EdwardsPair {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::EdDSA
     }
 }
 

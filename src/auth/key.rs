@@ -19,7 +19,7 @@ const KEY_FILE_BYTES_MAX: u64 = 256 << 10;
 /// Limit of the keys in a set.
 const KEYS_MAX: usize = 64;
 /// Limit of the name of a key, in bytes.
-const KID_BYTES_MAX: usize = 256;
+pub(super) const KID_BYTES_MAX: usize = 256;
 /// Shortest HS256 secret, in bytes: the size of the hash (RFC 7518, 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 const SECRET_SHORT: &str =
@@ -111,7 +111,7 @@ fn set_of(bytes: &[u8]) -> Result<Vec<Key>, Cow<'static, str>> {
     let mut keys: Vec<Key> = Vec::new();
     for (number, jwk) in (1..).zip(given) {
         let name = jwk.kid.clone().unwrap_or_else(|| "without kid".to_owned());
-        if name.len() > KID_BYTES_MAX || name.contains(char::is_control) {
+        if !is_kid(&name) {
             return Err(format!(
                 "key {number}: kid has at most {KID_BYTES_MAX} bytes, none of them a control character"
             )
@@ -132,6 +132,11 @@ fn set_of(bytes: &[u8]) -> Result<Vec<Key>, Cow<'static, str>> {
         );
     }
     Ok(keys)
+}
+
+/// True for a text that may name a key.
+pub(super) fn is_kid(name: &str) -> bool {
+    name.len() <= KID_BYTES_MAX && !name.contains(char::is_control)
 }
 
 /// `None`: a key for something else.
@@ -169,14 +174,9 @@ fn ed25519_public_key(pem: &[u8]) -> Option<[u8; 32]> {
     der.strip_prefix(&ED25519_PREFIX)?.try_into().ok()
 }
 
-/// Reads an HS256 secret from a file, to sign with it.
-pub(super) fn secret(path: &Path) -> Result<Vec<u8>, AuthError> {
-    secret_of(read(path, Access::Secret)?).map_err(|problem| refused(path, problem))
-}
-
 /// Reads an HS256 secret: raw, or base64 after `base64:`. White space after a text is removed; other bytes are the
 /// secret as they are.
-fn secret_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
+pub(super) fn secret_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
     if bytes.starts_with(b"-----BEGIN") {
         return Err("this is PEM, which HS256 does not use; set auth.algorithm = \"EdDSA\"");
     }
@@ -192,7 +192,7 @@ fn secret_of(mut bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
 
 /// Readers that a key file may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     /// The file's owner and a group.
     Secret,
     /// Everybody may read the file.
@@ -208,7 +208,7 @@ impl Access {
     }
 }
 
-fn read(path: &Path, access: Access) -> Result<Vec<u8>, AuthError> {
+pub(super) fn read(path: &Path, access: Access) -> Result<Vec<u8>, AuthError> {
     let file = secret_file::read(path, KEY_FILE_BYTES_MAX).map_err(|error| match error {
         SecretFileError::Read { path, cause } => AuthError::Read { path, source: cause },
         error => refused(path, error.to_string()),

@@ -7,11 +7,12 @@
 
 mod crypto;
 mod key;
+mod signing;
 #[cfg(test)]
 mod tests;
 mod token;
 
-pub use token::{Grant, sign};
+pub use signing::{Grant, sign};
 
 use crate::config::{AuthConfig, AuthMode};
 use crate::messages::Admission;
@@ -80,18 +81,26 @@ pub enum AuthError {
         /// Cause, and the expected content.
         problem: std::borrow::Cow<'static, str>,
     },
+    /// A token cannot be signed with this file.
+    #[error("cannot sign with --key-file {}: {problem}", path.display())]
+    SigningKey {
+        /// Key file.
+        path: PathBuf,
+        /// Cause, and the expected content.
+        problem: std::borrow::Cow<'static, str>,
+    },
     /// The token could not be made.
     #[error("cannot sign the token: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),
     /// The token would be refused by every gateway.
     #[error("{field} {value:?}: {problem}")]
     Grant {
-        /// Name of the value: `uid` or `device`.
+        /// Name of the value: `uid`, `device` or `kid`.
         field: &'static str,
         /// Requested value.
         value: String,
         /// Rule that the value breaks.
-        problem: NameProblem,
+        problem: std::borrow::Cow<'static, str>,
     },
 }
 

@@ -302,6 +302,7 @@ fn signed_tokens_verify() {
         uid: "alice".into(),
         device: Some("phone".into()),
         audience: None,
+        kid: None,
         ttl: Duration::from_secs(60),
     };
     let token = sign(&file.0, &grant, NOW).expect("signs");
@@ -310,6 +311,65 @@ fn signed_tokens_verify() {
     assert_eq!(verifier.verify(&hello("alice", "phone", &token), NOW + 90), Err(CloseReason::TokenExpired));
     let said = sign(&file.0, &Grant { uid: "a:b".into(), ..grant }, NOW).expect_err("no such id").to_string();
     assert_eq!(said, "uid \"a:b\": contains ':'");
+}
+
+fn grant(kid: Option<&str>) -> Grant {
+    let kid = kid.map(str::to_owned);
+    Grant { uid: "alice".into(), device: None, audience: None, kid, ttl: Duration::from_secs(60) }
+}
+
+#[test]
+fn a_token_is_signed_with_the_algorithm_of_the_key_file_and_names_its_key() {
+    let set = build(Algorithm::HS256, key_set()).expect("a set");
+    let one = build(Algorithm::EdDSA, ED_PUBLIC).expect("a key");
+    // As `openssl pkey -text` writes it.
+    let with_text = format!("ED25519 Private-Key:\npriv:\n{ED_PRIVATE}pub:\n");
+    for (content, kid, others) in [
+        (ED_PRIVATE, "june", ["may", "rsa"]),
+        (&with_text, "june", ["may", "rsa"]),
+        ("secret", "may", ["june", "enc"]),
+    ] {
+        let file = KeyFile::new(if content == "secret" { SECRET } else { content.as_bytes() });
+        let admits = |by: &Arc<dyn Verify>, kid: Option<&str>| {
+            by.verify(&hello("alice", "p", &sign(&file.0, &grant(kid), NOW).expect("signs")), NOW).is_ok()
+        };
+        assert!(admits(&set, Some(kid)) && !admits(&set, None), "{content}");
+        assert!(!others.iter().any(|other| admits(&set, Some(other))), "{content}");
+        assert_eq!((admits(&one, None), admits(&one, Some("any"))), (kid == "june", kid == "june"));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_sign_is_named_with_cause_and_fix() {
+    let rsa = ED_PRIVATE.replace("MC4C", "MC4D");
+    for (content, expected) in [
+        ("short", "an HS256 secret has at least 32 bytes; make one with"),
+        (ED_PUBLIC, "this is a public key, which verifies tokens; give the private key"),
+        (
+            &key_set(),
+            "this is a key set (JWKS), which verifies tokens; give the secret or the private key alone",
+        ),
+        (&ED_PRIVATE.replace("PRIVATE", "ENCRYPTED PRIVATE"), "encrypted; decrypt it with: openssl pkey"),
+        (
+            &ED_PRIVATE.replace("PRIVATE", "OPENSSH PRIVATE"),
+            "no Ed25519 private key in PEM (PKCS #8); make one",
+        ),
+        (&ED_PRIVATE.replace("END", "AND"), "no Ed25519 private key"),
+        (&rsa, "no Ed25519 private key"),
+        ("-----BEGIN PRIVATE KEY-----!!-----END PRIVATE KEY-----", "no Ed25519 private key"),
+    ] {
+        let file = KeyFile::new(content);
+        let said = sign(&file.0, &grant(None), NOW).expect_err(content).to_string();
+        let begins = said.starts_with(&format!("cannot sign with --key-file {}: ", file.0.display()));
+        assert!(begins && said.contains(expected) && !said.contains("MC4"), "{said}");
+    }
+    let missing = sign(Path::new("/nonexistent/key"), &grant(None), NOW).expect_err("no file").to_string();
+    assert!(missing.starts_with("cannot sign with --key-file /nonexistent/key: No such file"), "{missing}");
+    let file = KeyFile::new(SECRET);
+    for kid in ["a\nb", &"k".repeat(257)] {
+        let said = sign(&file.0, &grant(Some(kid)), NOW).expect_err("no name").to_string();
+        assert!(said.starts_with("kid ") && said.contains("at most 256 bytes"), "{said}");
+    }
 }
 
 /// A set with an HS256 key `may`, an EdDSA key `june`, and keys for other purposes.

@@ -1,18 +1,15 @@
-//! JSON web tokens: verification against a set of keys, and signing for tests and trials.
+//! JSON web tokens: verification against a set of keys.
 
-use super::{AuthError, NameProblem, Prepared, Verify, admit, check_name, crypto, key};
+use super::{AuthError, Prepared, Verify, admit, crypto, key};
 use crate::config::{Algorithm, AuthConfig};
 use crate::messages::Admission;
+use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{EncodingKey, Header, Validation};
 use key::KeySet;
 use moorline_proto::error::CloseReason;
-use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};
 use moorline_proto::message::client::Hello;
-use serde::{Deserialize, Serialize};
-use std::path::Path;
+use serde::Deserialize;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 /// Limit of a token, in bytes: the limit of a HELLO.
 const TOKEN_BYTES_MAX: usize = 64 << 10;
@@ -63,10 +60,7 @@ impl Rules {
     /// Returns what is checked by the library: signature and audience.
     fn validation(&self, algorithm: Algorithm) -> Validation {
         // One algorithm only: a token cannot choose, so "none" and an HMAC with a public key as secret fail.
-        let mut validation = Validation::new(match algorithm {
-            Algorithm::HS256 => jsonwebtoken::Algorithm::HS256,
-            Algorithm::EdDSA => jsonwebtoken::Algorithm::EdDSA,
-        });
+        let mut validation = Validation::new(crypto::name(algorithm));
         // Times are checked here, against the caller's clock.
         validation.validate_exp = false;
         validation.validate_nbf = false;
@@ -177,56 +171,4 @@ impl Refusal {
             | Self::Lasting => CloseReason::AuthFailed,
         }
     }
-}
-
-/// Claims of a token that is signed here.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    /// `sub`.
-    pub uid: String,
-    /// `did`; `None`: the token is valid for every device.
-    pub device: Option<String>,
-    /// `aud`; `None`: the token has no audience.
-    pub audience: Option<String>,
-    /// Time from now until `exp`.
-    pub ttl: Duration,
-}
-
-#[derive(Serialize)]
-struct SignedClaims<'a> {
-    sub: &'a str,
-    iat: u64,
-    exp: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    did: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    aud: Option<&'a str>,
-}
-
-/// Signs an HS256 token with the secret in `key_file`: for trials and tests.
-///
-/// # Errors
-/// [`AuthError`].
-pub fn sign(key_file: &Path, grant: &Grant, unix_now_s: u64) -> Result<String, AuthError> {
-    let names =
-        [("uid", Some(&grant.uid), UID_BYTES_MAX), ("device", grant.device.as_ref(), DEVICE_BYTES_MAX)];
-    for (field, value, bytes_max) in names {
-        let Some(value) = value else { continue };
-        check_name(value, bytes_max).map_err(|problem: NameProblem| AuthError::Grant {
-            field,
-            value: value.clone(),
-            problem,
-        })?;
-    }
-    crypto::install();
-    let secret = key::secret(key_file)?;
-    let claims = SignedClaims {
-        sub: &grant.uid,
-        iat: unix_now_s,
-        exp: unix_now_s.saturating_add(grant.ttl.as_secs()),
-        did: grant.device.as_deref(),
-        aud: grant.audience.as_deref(),
-    };
-    let header = Header::new(jsonwebtoken::Algorithm::HS256);
-    Ok(jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(&secret))?)
 }

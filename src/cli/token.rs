@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(super) struct TokenArgs {
-    /// The HS256 secret, the same file as the gateway's auth.key_file
+    /// Key that signs: an Ed25519 private key in PEM (EdDSA), or the HS256 secret of the gateway's auth.key_file
     #[arg(long, value_name = "FILE")]
     key_file: PathBuf,
     /// User id: the token's sub
@@ -19,6 +19,9 @@ pub(super) struct TokenArgs {
     /// Device id the token is bound to: its did; without it any device may use the token
     #[arg(long)]
     device: Option<String>,
+    /// Name of the key in a key set (JWKS): the token's kid
+    #[arg(long, value_name = "NAME")]
+    kid: Option<String>,
     /// The token's aud
     #[arg(long)]
     audience: Option<String>,
@@ -36,6 +39,7 @@ pub(super) fn sign(args: &TokenArgs) -> Result<(), Failure> {
         uid: args.uid.clone(),
         device: args.device.clone(),
         audience: args.audience.clone(),
+        kid: args.kid.clone(),
         ttl: args.ttl,
     };
     let token = auth::sign(&args.key_file, &grant, clock::unix_seconds()).map_err(Failure::usage)?;
