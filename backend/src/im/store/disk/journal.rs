@@ -25,6 +25,11 @@ const ITEM_BYTES: usize = 21;
 /// Bytes that are read at once.
 const BLOCK: usize = 256 << 10;
 static ZEROS: [u8; BLOCK] = [0; BLOCK];
+/// Limit of a search for a batch, in bytes read again for each byte that is searched. Behind a crash each byte is of one
+/// or two batches; only bytes made for it are of many.
+const SEARCH_READS_MAX: u64 = 16;
+/// The same for short searches, in bytes.
+const SEARCH_BYTES_MIN: u64 = 1 << 20;
 
 /// Number of a journal, by the name of its file.
 pub(super) fn number_of(name: &str) -> Option<u64> {
@@ -54,6 +59,17 @@ pub(super) struct Batch {
     pub(super) seqno: u64,
     /// Number of the commit. `None`: the batch counts none.
     pub(super) commits: Option<u64>,
+}
+
+/// Result of a search for a whole batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A whole batch that begins at this byte.
+    Batch(u64),
+    /// There is none.
+    Nothing,
+    /// The search came to its limit: too much looks like the beginning of a batch.
+    Unclear,
 }
 
 /// One of a batch's items.
@@ -173,20 +189,19 @@ impl Reader {
         Ok(true)
     }
 
-    /// The first whole batch behind this byte that `is_wanted`.
-    pub(super) fn find_behind(
-        &mut self,
-        at: u64,
-        is_wanted: impl Fn(&Batch) -> bool,
-    ) -> io::Result<Option<(u64, Batch)>> {
+    /// The first whole batch behind this byte that `is_wanted`. Reads at most 16 times the bytes that it searches, or 1 MiB
+    /// if that is more.
+    pub(super) fn find_behind(&mut self, at: u64, is_wanted: impl Fn(&Batch) -> bool) -> io::Result<Found> {
         const HEAD: usize = START_BYTES;
+        let searched = self.length.saturating_sub(at);
+        let mut left = searched.saturating_mul(SEARCH_READS_MAX).max(SEARCH_BYTES_MIN);
         let mut from = at;
         let mut window = vec![0; BLOCK];
         loop {
             let rest = usize::try_from(self.length.saturating_sub(from)).unwrap_or(usize::MAX);
             let some = rest.min(BLOCK);
             if some < HEAD {
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
             self.file.seek(SeekFrom::Start(from))?;
             self.at = from;
@@ -196,14 +211,16 @@ impl Reader {
                 let seqno = u64::from_le_bytes(head[5..HEAD].try_into().expect("8 bytes"));
                 // Judged by its number before it is read: few bytes are a start.
                 let head_only = Batch { end: 0, seqno, commits: None };
-                if head[0] == START
-                    && is_wanted(&head_only)
-                    && let Some(batch) = self.batch(from + place as u64)?
-                    && batch.commits.is_some()
-                    && is_wanted(&batch)
-                {
-                    return Ok(Some((from + place as u64, batch)));
+                if head[0] != START || !is_wanted(&head_only) {
+                    continue;
                 }
+                let place = from + place as u64;
+                let batch = self.batch(place)?;
+                if batch.is_some_and(|batch| batch.commits.is_some() && is_wanted(&batch)) {
+                    return Ok(Found::Batch(place));
+                }
+                let Some(rest) = left.checked_sub(self.at - place) else { return Ok(Found::Unclear) };
+                left = rest;
             }
             from += (some - HEAD + 1) as u64;
         }

@@ -8,7 +8,7 @@
 //! One case is ambiguous, after a power cut only: the mark is older than the last commit, and the last acknowledged commit is damaged.
 //! That commit is cut off, as an incomplete one is.
 
-use super::journal::{self, Batch, Reader};
+use super::journal::{self, Batch, Found, Reader};
 use super::mark::{End, Mark, Noted};
 use super::{DiskError, SIDE_FILE, sync};
 use std::collections::BTreeSet;
@@ -136,6 +136,13 @@ impl Judge<'_> {
                 );
                 return Err(self.damage(&damaged.path, problem));
             }
+            Behind::Unclear => {
+                let problem = format!(
+                    "it is damaged at byte {}, and more behind it looks like commits than a crash leaves",
+                    found.at
+                );
+                return Err(self.damage(path, problem));
+            }
         }
         Ok(())
     }
@@ -162,12 +169,19 @@ impl Judge<'_> {
         if reader.is_empty_behind(at)? {
             return Ok((cut, Behind::Nothing));
         }
+        if self.mark.is_none() {
+            return Ok((cut, Behind::Incomplete)); // whatever it is, it is lost
+        }
         // Where nothing was read, the mark knows where the engine was.
         let seqno = self.last.seqno.or(self.end().map(|end| end.seqno));
         let commits = self.last.commits.or(self.mark.map(|mark| mark.commits));
         let last = Last { seqno, commits };
-        let behind = reader.find_behind(at + 1, |batch| last.is_near(batch))?;
-        Ok((cut, behind.map_or(Behind::Incomplete, |(place, _)| Behind::Batch(place))))
+        let behind = match reader.find_behind(at + 1, |batch| last.is_near(batch))? {
+            Found::Batch(place) => Behind::Batch(place),
+            Found::Nothing => Behind::Incomplete,
+            Found::Unclear => Behind::Unclear,
+        };
+        Ok((cut, behind))
     }
 }
 
@@ -178,6 +192,8 @@ enum Behind {
     Incomplete,
     /// A whole batch that begins at this byte.
     Batch(u64),
+    /// Nobody can tell in a reasonable time.
+    Unclear,
 }
 
 impl Cut {

@@ -224,7 +224,7 @@ fn files_of(mut pieces: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// A whole batch as the engine writes it: one item with this value, and the number of the commit.
-pub(super) fn batch(seqno: u64, commits: Option<u64>, value: &[u8]) -> Vec<u8> {
+pub(in crate::im::store::disk) fn batch(seqno: u64, commits: Option<u64>, value: &[u8]) -> Vec<u8> {
     let item = |key: &[u8], value: &[u8]| {
         let mut item = vec![2];
         item.extend([0; 10]);

@@ -1,6 +1,7 @@
 //! Damage that the engine does not see: commits that are lost, journals that are cut off, tables that are gone.
 
 use super::*;
+use std::collections::BTreeSet;
 
 #[test]
 fn a_database_that_lost_commits_is_refused() {
@@ -142,4 +143,31 @@ fn a_damaged_entry_of_an_inbox_is_not_passed_over() {
         entries.iter().map(|(_, entry)| matches!(entry, Entry::Message { .. })).collect();
     assert_eq!(is_message, [true, true, false, true, true]);
     assert_eq!(entries[2], (3, Entry::EventsDropped));
+}
+
+/// 4 MB of starts, each of which is a batch up to the end of the file: read one by one, they are 250 GB.
+#[test]
+fn a_journal_made_to_be_read_again_and_again_is_refused_at_once() {
+    let folder = Folder::new();
+    let database = folder.0.join(DATABASE);
+    std::fs::create_dir_all(&database).expect("ours");
+    let whole = fuzz::files::batch(1, Some(1), b"whole");
+    let mut start = vec![1];
+    start.extend(u32::MAX.to_le_bytes());
+    start.extend(2_u64.to_le_bytes());
+    // An item without a key, whose value is the next start.
+    let item = [&[2][..], &[0; 16], &u32::try_from(start.len()).expect("short").to_le_bytes()].concat();
+    let nested = [start, item].concat().repeat(120_000);
+    let journal = journal::path_of(&database, 0);
+    let bytes = [&whole[..], &nested].concat();
+    std::fs::write(&journal, &bytes).expect("ours");
+    let end = mark::End { journal: 0, offset: whole.len() as u64, seqno: 1 };
+    let mark = mark::Mark { commits: 1, end: Some(end), is_sound: true };
+    let mend = |noted| tail::mend(&folder.0, &database, &noted, &BTreeSet::new());
+    let refused = mend(mark::Noted::Mark(mark)).expect_err("nobody knows what it is").to_string();
+    let expected = format!("it is damaged at byte {}, and more behind it looks like commits", whole.len());
+    assert!(refused.contains("0.jnl") && refused.contains(&expected), "{refused}");
+    assert_eq!(std::fs::metadata(&journal).expect("there").len(), bytes.len() as u64, "nothing is cut off");
+    mend(mark::Noted::Nothing).expect("a store that goes on without it");
+    assert_eq!(std::fs::metadata(&journal).expect("there").len(), whole.len() as u64);
 }
