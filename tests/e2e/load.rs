@@ -3,6 +3,8 @@
 //! What it finds in servers that do wrong is tested beside it, in `loadtest/tests`.
 
 use crate::gateway::{Backend, Gateway};
+use crate::process::is_alive;
+use crate::series::Series;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -89,4 +91,19 @@ fn a_restart_loses_connections_and_no_message() {
     );
     let (hot, report) = run(&line.replace("--times 2", "--hot"), &[&serve], free);
     assert_eq!(hot, 4, "connections that must survive did not: {report}");
+}
+
+#[test]
+fn the_process_that_serves_after_a_hot_restart_is_the_one_that_is_measured() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let (first, listener) = (series.pid(), series.gateway.listener);
+    let upgrade = format!("{} upgrade --admin {}", env!("CARGO_BIN_EXE_moorline"), series.gateway.admin);
+    let line = "restart --hot -c 20 -r 200/s -d 4s --after 300ms --every 1s --times 2 --warmup 200ms";
+    let file = series.pid_file.path().display().to_string();
+    let (code, report) = run(line, &["--command", &upgrade, "--pid-file", &file], listener);
+    assert!(is_clean(code, &report), "exit {code}, {report}");
+    let server = &report["server"];
+    assert!(server["cpu_s"].as_f64() > Some(0.0) && server["rss_after"].as_u64() > Some(0), "{report}");
+    assert!(series.pid() != first && !is_alive(first));
 }

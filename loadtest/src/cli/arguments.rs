@@ -101,7 +101,7 @@ pub(super) struct FleetArgs {
     /// The gateway's process: its memory and CPU time too.
     #[arg(long)]
     pub(super) pid: Option<i32>,
-    /// File with the gateway's process id (handover.pid_file), instead of --pid.
+    /// File with the gateway's process id (handover.pid_file), instead of --pid; followed over hot restarts.
     #[arg(long, conflicts_with = "pid")]
     pub(super) pid_file: Option<PathBuf>,
     /// Allow a target outside this machine.

@@ -12,7 +12,7 @@ use crate::job::{Job, Login, Part, Wire, Work};
 use crate::monitor::{self, Live, Monitor};
 use crate::phase::Timeline;
 use crate::preflight::{self, PHASE_SECONDS_MAX, Reach};
-use crate::process::{self, Watched};
+use crate::process::{self, Watch, Watched};
 use crate::record::Metric;
 use crate::report::{Drops, Folder, Report};
 use crate::restarter::{RestartRule, Restarter};
@@ -97,7 +97,7 @@ impl Launch {
             terminal::note(format!("warning: {wrong}"));
         }
         let live = Live::new(self.output.quiet, *clients, length);
-        let mut monitor = Monitor::new(live, watched.clone(), self.main, self.abort.clone());
+        let mut monitor = Monitor::new(live, Watch::new(watched), self.main, self.abort.clone());
         if let Work::Storm { rule, .. } = &self.job.work {
             let broken = clients.saturating_sub(rule.stay);
             monitor.plan_marker(
@@ -201,9 +201,9 @@ fn plan(args: &FleetArgs, clients: u32) -> Result<Plan, Failure> {
             measure: args.duration,
             drain_max: args.drain,
         },
-        watched: Watched::new(pid_of(args)?),
+        watched: watched(args)?,
     };
-    if !plan.watched.is_empty() && plan.watched.usage().is_none() {
+    if !plan.watched.is_empty() && Watch::new(&plan.watched).usage().is_none() {
         return Err(Failure::Usage("--pid or --pid-file names no process that may be read".into()));
     }
     fit_memory(target, clients, args.carry.tls)?;
@@ -233,12 +233,9 @@ fn carry(args: &CarryArgs, target: &str) -> Result<CarryRule, Failure> {
 }
 
 /// The process whose memory and CPU time are measured.
-fn pid_of(args: &FleetArgs) -> Result<Option<i32>, Failure> {
-    let Some(path) = &args.pid_file else { return Ok(args.pid) };
-    let refused = |why: String| Failure::Usage(format!("--pid-file {}: {why}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
-    let pid = text.trim().parse::<i32>().ok().filter(|pid| *pid > 0);
-    pid.map(Some).ok_or_else(|| refused("it holds no process id".into()))
+fn watched(args: &FleetArgs) -> Result<Watched, Failure> {
+    let Some(path) = &args.pid_file else { return Ok(Watched::new(args.pid)) };
+    Watched::of_file(path).map_err(|why| Failure::Usage(format!("--pid-file {}: {why}", path.display())))
 }
 
 /// Sentence about a watched process that is not the target's; `None`: it is, or nobody can tell.

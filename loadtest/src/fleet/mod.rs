@@ -26,6 +26,7 @@ use crate::dialect::{Dialect, Event};
 use crate::exit::Failure;
 use crate::pace::Beats;
 use crate::phase::{Phase, Progress, Stage};
+use crate::process::Watch;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use moorline_proto::time::Instant;
@@ -111,7 +112,10 @@ pub fn run<D: Dialect, S: Scenario<D>>(
         ran: Ran::default(),
         heard: Vec::new(),
         second_at: now + SECOND,
+        look_at: None,
+        watch: Watch::new(&plan.watched),
     };
+    driver.look(now);
     driver.enter(Phase::Ramp, now);
     driver.turn_until_over()?;
     driver.scenario.finish(&mut driver.clients, clock::now());
@@ -139,6 +143,9 @@ struct Driver<'a, D: Dialect, S: Scenario<D>> {
     ran: Ran,
     heard: Vec<Event>,
     second_at: Instant,
+    /// Next look at the server's processes; `None`: they stay the same.
+    look_at: Option<Instant>,
+    watch: Watch,
 }
 
 impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
@@ -165,6 +172,9 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.scenario.on_time(&mut self.clients, now);
             self.handle_losses(now);
             self.check_logins()?;
+            if self.look_at.is_some_and(|at| at <= now) {
+                self.look(now);
+            }
             self.advance(now)?;
             self.tell(now)?;
         }
@@ -179,6 +189,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
             self.beats.map(|beats| beats.deadline()),
             self.clients.ack_deadline(),
             self.scenario.deadline(),
+            self.look_at,
             self.go_at.filter(|_| self.stage.phase() == Phase::Gather),
         ];
         let soonest =
@@ -317,7 +328,7 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         self.ran.marks.push(Mark {
             phase,
             at: now,
-            usage: self.plan.watched.usage(),
+            usage: self.watch.usage(),
             own_cpu: clock::own_cpu(),
             done: self.scenario.done(),
             beats_back: self.clients.counts.beats_back,
@@ -326,6 +337,12 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         });
         self.overseer.on_phase(phase, now);
         self.scenario.on_phase(&mut self.clients, phase, now);
+    }
+
+    fn look(&mut self, now: Instant) {
+        self.watch.look();
+        self.overseer.on_look();
+        self.look_at = self.watch.interval().map(|interval| now + interval);
     }
 
     fn tell(&mut self, now: Instant) -> Result<(), Failure> {
@@ -348,14 +365,6 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         Ok(())
     }
 
-    fn unreachable(&self) -> Failure {
-        let why = self.clients.counts.last_error.clone();
-        Failure::Unreachable {
-            target: self.plan.target.to_string(),
-            why: why.unwrap_or_else(|| "nobody got in".into()),
-        }
-    }
-}
     /// Ends the run if the server refuses each login, which trying again does not change.
     fn check_logins(&self) -> Result<(), Failure> {
         let refusals_max = self.plan.clients.min(FAILED_CONNECTS_MAX);
@@ -372,6 +381,14 @@ impl<D: Dialect, S: Scenario<D>> Driver<'_, D, S> {
         Some(Failure::Usage(format!("cannot log in at {}: {advice}", self.plan.target)))
     }
 
+    fn unreachable(&self) -> Failure {
         if let Some(refused) = self.refused(1) {
             return refused;
         }
+        let why = self.clients.counts.last_error.clone();
+        Failure::Unreachable {
+            target: self.plan.target.to_string(),
+            why: why.unwrap_or_else(|| "nobody got in".into()),
+        }
+    }
+}

@@ -41,6 +41,8 @@ pub trait Overseer {
     }
     /// A second passed.
     fn on_second(&mut self, second: Second) -> Result<Option<Order>, Failure>;
+    /// Looks at the server's processes; called ten times a second if they may change.
+    fn on_look(&mut self) {}
     /// All clients of this loop are in.
     fn on_gathered(&mut self, now: Instant) -> Result<Option<Order>, Failure> {
         Ok(Some(Order::Go(now.as_nanos())))

@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::expect::{Expectation, Figures};
 use crate::fleet::{Counts, Order, Overseer, Second};
 use crate::phase::Phase;
-use crate::process::Watched;
+use crate::process::Watch;
 use crate::record::{Latencies, LatencySummary, Metric};
 use moorline_proto::time::Instant;
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,7 @@ pub struct Monitor {
     next: Instant,
     parts: Vec<Second>,
     second: Latencies,
-    watched: Watched,
+    watch: Watch,
     before: (u64, Option<Duration>, Duration),
     live: Live,
     main: Metric,
@@ -136,14 +136,14 @@ pub struct Machine {
 
 impl Monitor {
     /// The run is about to begin. `main` is the latency of the rows.
-    pub fn new(live: Live, watched: Watched, main: Metric, abort: Vec<Expectation>) -> Self {
+    pub fn new(live: Live, watch: Watch, main: Metric, abort: Vec<Expectation>) -> Self {
         let began = clock::now();
         Self {
             began,
             next: began + SECOND,
             parts: Vec::new(),
             second: Latencies::default(),
-            watched,
+            watch,
             before: (0, None, Duration::ZERO),
             live,
             main,
@@ -210,6 +210,7 @@ impl Monitor {
 
     /// Makes a row when a second has passed, and says whether the run must end.
     pub fn on_glance(&mut self, now: Instant) -> Option<Order> {
+        self.watch.look();
         if now < self.next {
             return None;
         }
@@ -233,7 +234,7 @@ impl Monitor {
         self.parts.iter().for_each(|part| counts.merge(&part.counts));
         let done: u64 = self.parts.iter().map(|part| part.done).sum();
         let own_cpu: Duration = self.parts.iter().map(|part| part.own_cpu).sum();
-        let usage = self.watched.quick_usage();
+        let usage = self.watch.quick_usage();
         let at = now.saturating_since(self.began);
         let seconds = (at.as_secs_f64() - self.rows.last().map_or(0.0, |row| row.at_s)).max(1e-3);
         let (done_before, server_before, own_before) = self.before;
@@ -313,6 +314,10 @@ impl Overseer for Monitor {
     fn on_second(&mut self, second: Second) -> Result<Option<Order>, Failure> {
         self.add(0, second);
         Ok(self.on_glance(clock::now()))
+    }
+
+    fn on_look(&mut self) {
+        self.watch.look();
     }
 
     fn on_phase(&mut self, phase: Phase, now: Instant) {
