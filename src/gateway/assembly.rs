@@ -152,6 +152,7 @@ impl Common<'_> {
             shards: sinks.collect(),
             judge: self.judge.clone(),
             clock: self.clock.clone(),
+            unix_base_nanos: self.birth.unix_base_nanos,
             stop: Arc::clone(&self.workers_stop),
             counter_set: counter_set(self.metrics, router::metrics()),
             peer_uids: trust::peer_uids(self.config),

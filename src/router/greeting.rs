@@ -58,6 +58,8 @@ pub struct Connected {
     pub is_known: bool,
     /// The other end is on this machine, over TCP.
     pub is_loopback: bool,
+    /// Unix time at zero of the gateway's clock, in nanoseconds, as the shards have it for the versions of logins.
+    pub unix_base_nanos: u64,
 }
 
 /// State of a link until the backend's HELLO.
@@ -101,8 +103,9 @@ impl Link {
     pub(super) fn greet(&mut self, now: Instant, hello: &LinkHello, connected: Connected) {
         self.state.on_connected(now);
         let nonce = connected.nonce.to_vec().into();
+        let clock = connected.unix_base_nanos.saturating_add(now.as_nanos());
         self.greeting = Some(Greeting { connected, is_proven: false });
-        self.send(Kind::Hello, 0, &LinkHello { nonce, ..hello.clone() });
+        self.send(Kind::Hello, 0, &LinkHello { nonce, clock, ..hello.clone() });
     }
 
     /// Checks the backend's proof, and answers with this gateway's.

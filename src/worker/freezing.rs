@@ -36,7 +36,9 @@ impl EventLoop for Worker {
         self.now
     }
 
-    fn resume(&mut self, _unix_base_nanos: u64) {}
+    fn resume(&mut self, unix_base_nanos: u64) {
+        self.unix_base_nanos = unix_base_nanos;
+    }
 
     fn step(&mut self) -> bool {
         let mut is_busy = self.router.has_items() || self.router.has_logins();

@@ -80,6 +80,8 @@ pub struct WorkerParts {
     pub judge: Judge,
     /// The time.
     pub clock: Clock,
+    /// Unix time at zero of the clock, in nanoseconds, as the shards have it.
+    pub unix_base_nanos: u64,
     /// Set this and wake the worker ([`Sender::wake`]): it sends what it has, for at most half a second,
     /// and ends.
     pub stop: Arc<AtomicBool>,
@@ -100,6 +102,7 @@ pub struct Worker {
     number: u16,
     router: Router,
     clock: Clock,
+    unix_base_nanos: u64,
     /// Registration with the poll of the thread.
     epoll: mio::Registry,
     mailbox: Receiver<UplinkBatch>,
@@ -132,6 +135,7 @@ impl Worker {
             shards,
             judge,
             clock,
+            unix_base_nanos,
             stop,
             counter_set,
             peer_uids,
@@ -149,6 +153,7 @@ impl Worker {
             sockets: router.links().map(|_| None).collect(),
             router,
             clock,
+            unix_base_nanos,
             epoll,
             mailbox,
             shards,

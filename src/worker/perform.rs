@@ -45,7 +45,8 @@ impl Worker {
         match looked {
             Ok((is_known, is_loopback)) => {
                 let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
-                let connected = Connected { trust, nonce, is_known, is_loopback };
+                let connected =
+                    Connected { trust, nonce, is_known, is_loopback, unix_base_nanos: self.unix_base_nanos };
                 self.router.handle_link_connected(self.now, link, connected);
             }
             Err(error) => self.lose(link, &error.into()),

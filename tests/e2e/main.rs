@@ -26,6 +26,7 @@ mod bad_input;
 mod beside;
 mod carriers;
 mod chat;
+mod clocks;
 mod commands;
 mod counters;
 mod deletion;

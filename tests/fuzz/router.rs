@@ -173,7 +173,13 @@ impl World {
         }
         *self.backend_of(link) = Backend { phase: Phase::Open, ..Backend::default() };
         let trust = Trust { secrets: Vec::new(), unproven: Unproven::Loopback };
-        let connected = Connected { trust, nonce: [fate; NONCE_BYTES], is_known: false, is_loopback: true };
+        let connected = Connected {
+            trust,
+            nonce: [fate; NONCE_BYTES],
+            is_known: false,
+            is_loopback: true,
+            unix_base_nanos: 0,
+        };
         self.router.handle_link_connected(self.now, link, connected);
         if fate < 224 {
             let hello = LinkHello {

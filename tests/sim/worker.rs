@@ -260,8 +260,13 @@ impl Worker {
             let link = LinkIndex(u16::try_from(index).expect("few links"));
             let secrets = Secrets::parse(SECRETS).expect("valid").of("g").to_vec();
             let trust = Trust { secrets, unproven: Unproven::Refuse };
-            let connected =
-                Connected { trust, nonce: Strangers::nonce(scene), is_known: false, is_loopback: false };
+            let connected = Connected {
+                trust,
+                nonce: Strangers::nonce(scene),
+                is_known: false,
+                is_loopback: false,
+                unix_base_nanos: 1_800_000_000_000_000_000,
+            };
             self.router.handle_link_connected(scene.now, link, connected);
         }
     }

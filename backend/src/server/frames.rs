@@ -30,9 +30,12 @@ impl LinkHost {
         match frame.kind {
             Kind::Up => self.on_up(gateway, link, frame.correlation, frame.message()?),
             Kind::PushResult => self.on_push_result(gateway, frame.message()?)?,
-            Kind::ConnUp => self.on_conn_up(gateway, link, frame.correlation, frame.message()?, true),
+            Kind::ConnUp => {
+                let login = self.timed(now, link, frame.message()?);
+                self.on_conn_up(gateway, link, frame.correlation, login, true);
+            }
             Kind::ConnDown => self.on_conn_down(gateway, &frame.message()?),
-            Kind::Announce => self.on_announce(gateway, link, frame.correlation, frame.message()?),
+            Kind::Announce => self.on_announce(now, gateway, link, frame.correlation, frame.message()?),
             Kind::Ping => {
                 self.out.links.put(link, Kind::Pong, frame.correlation, 0, &());
             }
@@ -63,6 +66,13 @@ impl LinkHost {
             | Kind::Notice) => return Err(LinkError::Unexpected(kind).into()),
         }
         Ok(())
+    }
+
+    /// Puts the version of a login on this host's clock.
+    fn timed(&mut self, now: Now, link: LinkId, login: ConnUp) -> ConnUp {
+        let ahead = self.out.links.get(link).and_then(|state| state.clock_ahead);
+        let login_version = self.login_clock.version(now, ahead, login.login_version);
+        ConnUp { login_version, ..login }
     }
 
     /// Adds a session, or moves it to this link, unless a later announcement has moved it to another one. A login that
@@ -98,9 +108,10 @@ impl LinkHost {
         self.emit(Event::ConnUp { session, gateway, login, is_new });
     }
 
-    fn on_announce(&mut self, gateway: GatewayId, link: LinkId, number: u64, announce: Announce) {
+    fn on_announce(&mut self, now: Now, gateway: GatewayId, link: LinkId, number: u64, announce: Announce) {
         let (sessions, more) = (announce.connections.len(), announce.more);
         for login in announce.connections {
+            let login = self.timed(now, link, login);
             self.on_conn_up(gateway, link, number, login, false);
         }
         self.emit(Event::Announced { link, sessions, more });

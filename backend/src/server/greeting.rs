@@ -174,6 +174,11 @@ impl LinkHost {
         if let Some(refusal) = fault_of(&hello, now) {
             return Err(refused(hello, refusal));
         }
+        // Now and not when the link opens: the gateway has read its clock a moment ago.
+        let clock_ahead = self.login_clock.compare(now, hello.clock);
+        if let Some(state) = self.out.links.get_mut(link) {
+            state.clock_ahead = clock_ahead;
+        }
         let secrets = self.secrets.of(&hello.node);
         let is_believed = self.is_believed(visitor.peer);
         let standing = match visitor.peer {

@@ -14,6 +14,7 @@ use super::counters::LinkCounters;
 use super::event::{Event, GatewayId, JudgeTo, LinkId, Now};
 use super::greeting::{self, Peer, Standing, Visitor};
 use super::links::{LinkEnd, Phase};
+use super::login_clock::LoginClock;
 use super::outbox::Outbox;
 use crate::config::LinkConfig;
 use bytes::{Bytes, BytesMut};
@@ -73,6 +74,7 @@ pub struct LinkHost {
     pub(super) identity: Identity,
     pub(super) secrets: Secrets,
     pub(super) out: Outbox,
+    pub(super) login_clock: LoginClock,
     /// Correlation of the next question whether a gateway's older epoch lives.
     pub(super) next_probe: u64,
     next_tick: Instant,
@@ -86,6 +88,7 @@ impl LinkHost {
             identity: Identity { node, epoch, store: Bytes::new() },
             secrets: Secrets::default(),
             out: Outbox::new(config),
+            login_clock: LoginClock::default(),
             next_probe: 1,
             next_tick: Instant::ZERO,
         }

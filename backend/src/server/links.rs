@@ -6,6 +6,7 @@
 use super::event::{GatewayId, LinkId};
 use super::greeting::{Newcomer, Refusal, Visitor};
 use super::host::Output;
+use super::login_clock::Ahead;
 use crate::config::LinkConfig;
 use bytes::{Buf, BytesMut};
 use moorline_proto::link::{self, Kind, LinkDecoder, LinkError, NODE_BYTES_MAX, NONCE_BYTES};
@@ -102,6 +103,8 @@ pub(super) struct Link {
     /// HELLO of a link that is not open yet.
     newcomer: Option<Box<Newcomer>>,
     pub(super) decoder: LinkDecoder,
+    /// The clock of the gateway's login versions. `None`: HELLO has not told it.
+    pub(super) clock_ahead: Option<Ahead>,
     /// Time of the last received bytes.
     pub(super) last_rx: Instant,
     /// Time of the last sent bytes, or of the last PING that was queued.
@@ -160,6 +163,7 @@ impl Links {
             visitor,
             newcomer: None,
             decoder: LinkDecoder::greeting(),
+            clock_ahead: None,
             last_rx: now,
             last_tx: now,
             over_since: None,

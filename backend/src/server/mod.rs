@@ -27,6 +27,7 @@ mod frames;
 mod greeting;
 mod host;
 mod links;
+mod login_clock;
 mod outbox;
 mod reactor;
 mod rooms;

@@ -142,8 +142,8 @@ impl Routes {
     }
 
     /// Version of a login among those of its device on all gateways. A known session keeps its version. A login that
-    /// happens now is later than all others, whatever the clock of its gateway says. A login that is announced, because
-    /// its link or this process is new, has the version that its gateway gave.
+    /// happens now is later than all others. A login that is announced, because its link or this process is new, has the
+    /// version that its gateway gave, on the clock of this host.
     pub(super) fn version_of(&mut self, gateway: GatewayId, handle: u64, given: u64, is_now: bool) -> u64 {
         if let Some(session) = self.find(gateway, handle).and_then(|id| self.get(id)) {
             return session.login_version;

@@ -202,6 +202,7 @@ impl World {
             shards: sinks,
             judge,
             clock,
+            unix_base_nanos: 1_800_000_000_000_000_000,
             stop: Arc::clone(&stop),
             counter_set: Arc::clone(&counter_set),
             peer_uids: Vec::new(),

@@ -26,6 +26,9 @@ pub struct LinkHello {
     /// of a backend: name of its store, at most 64 bytes; empty: it names none
     #[prost(bytes = "bytes", tag = "9")]
     pub store: ::prost::bytes::Bytes,
+    /// of a gateway: what the clock of its login versions shows; 0: not told
+    #[prost(fixed64, tag = "10")]
+    pub clock: u64,
 }
 /// 16, backend to gateway: proves that the backend knows the gateway's secret, and asks the same of the gateway.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
