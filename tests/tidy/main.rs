@@ -10,8 +10,6 @@ const FOLDERS: &[&str] =
     &["src", "tests", "benches", "fuzz", "proto", "net", "sdk", "backend", "usage", "loadtest", "demo"];
 /// Lines of a file; at 400 one should think.
 const LINES_MAX: usize = 600;
-/// Lines of a file of tests.
-const TEST_LINES_MAX: usize = 800;
 /// Files that may block a thread for a time, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[(
     "loadtest/tests/server/mod.rs",
@@ -84,10 +82,9 @@ fn places(pattern: &str, is_exempt: impl Fn(&Source) -> bool) -> Vec<String> {
 fn files_stay_readable() {
     let mut long = Vec::new();
     for source in sources() {
-        let (lines, limit) =
-            (source.text.lines().count(), if source.is_test() { TEST_LINES_MAX } else { LINES_MAX });
-        if lines > limit {
-            long.push(format!("{} has {lines} lines, limit {limit}", source.path));
+        let lines = source.text.lines().count();
+        if lines > LINES_MAX {
+            long.push(format!("{} has {lines} lines, limit {LINES_MAX}", source.path));
         }
     }
     none("a file at its limit is a design question", &long);

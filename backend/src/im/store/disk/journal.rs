@@ -28,7 +28,7 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// Limit of a search for a batch, in bytes read again for each byte that is searched. Behind a crash each byte is of one
 /// or two batches; only bytes made for it are of many.
 const SEARCH_READS_MAX: u64 = 16;
-/// The same for short searches, in bytes.
+/// Limit of short searches, in bytes.
 const SEARCH_BYTES_MIN: u64 = 1 << 20;
 
 /// Number of a journal, by the name of its file.
