@@ -14,7 +14,9 @@ use bytes::{Bytes, BytesMut};
 use moorline_backend::config::{ImConfig, LinkConfig};
 use moorline_backend::im::store::Memory;
 use moorline_backend::im::{self, Im};
-use moorline_backend::server::{Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output, Peer, Visitor};
+use moorline_backend::server::{
+    Event, Kick, LinkEnd, LinkHost, LinkId, Now, Output, Peer, SessionId, Visitor,
+};
 use moorline_proto::error::CloseReason;
 use moorline_proto::link::{Kind, LinkDecoder, NONCE_BYTES, Secrets, encode};
 use moorline_proto::message::backend;
@@ -348,10 +350,15 @@ impl Backend {
                 let number = self.hold_back(output);
                 let wait = scene.micros(5_000_000);
                 scene.after(wait, What::Answer(number));
-            } else if let Some(sessions) = output.perform(self.host.outbox()) {
+            } else if let Some(sessions) = self.tell(output) {
                 self.im.reuse(sessions);
             }
         }
+    }
+
+    /// No user of the simulation is behind an endpoint.
+    fn tell(&mut self, output: im::Output) -> Option<Vec<SessionId>> {
+        output.perform(self.host.outbox(), &mut |call| unreachable!("{call:?}"))
     }
 
     fn hold_back(&mut self, output: im::Output) -> u64 {
@@ -363,7 +370,7 @@ impl Backend {
     /// An answer's time has come. Nothing is left of those of an earlier life of the backend.
     pub(crate) fn on_answer_due(&mut self, scene: &mut Scene, number: u64) {
         if let Some(output) = self.late.remove(&number) {
-            output.perform(self.host.outbox());
+            self.tell(output);
             self.stir(scene);
         }
     }
@@ -371,7 +378,7 @@ impl Backend {
     /// Nothing goes wrong from now on.
     pub(crate) fn on_calm(&mut self, scene: &mut Scene) {
         for (_, output) in std::mem::take(&mut self.late) {
-            output.perform(self.host.outbox());
+            self.tell(output);
         }
         self.stir(scene);
     }

@@ -86,7 +86,7 @@ impl<S: Store> ImHandler<S> {
     /// Performs all outputs on the link.
     fn perform(&mut self, out: &mut Outbox) {
         while let Some(output) = self.im.poll_output() {
-            if let Some(sessions) = output.perform(out) {
+            if let Some(sessions) = output.perform(out, &mut self.call) {
                 self.im.reuse(sessions);
             }
         }
@@ -133,10 +133,6 @@ impl<S: Store> Handler for ImHandler<S> {
 
     fn handle_turn_end(&mut self, now: Now, out: &mut Outbox) {
         self.im.handle_turn_end(now);
-        self.perform(out);
-        while let Some(call) = self.im.poll_webhook(now) {
-            (self.call)(call);
-        }
         self.perform(out);
         if self.im.store().is_broken() {
             self.broken_since.get_or_insert(now.instant);

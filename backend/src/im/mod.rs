@@ -200,7 +200,7 @@ impl<S: Store> Im<S> {
         }
     }
 
-    /// Ends a turn: gives the store its batch, and takes completions.
+    /// Ends a turn: gives the store its batch, takes completions, and calls webhooks.
     pub fn handle_turn_end(&mut self, now: Now) {
         work::do_large_work(self);
         self.deliveries().write_acks();
@@ -208,6 +208,7 @@ impl<S: Store> Im<S> {
         self.commit(now);
         self.fan_out(now);
         self.take_completions();
+        self.call_webhooks(now);
         if self.fanouts.has_more() || self.work.has_more() {
             self.out.put(Output::TurnAgain);
         }

@@ -5,7 +5,7 @@
 
 use super::refusal::Refused;
 use super::request::Answer;
-use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS};
+use super::{ApiAnswer, ApiBody, ApiReply, BUSY_RETRY_MS, WebhookCall};
 use crate::server::{Kick, Outbox, PushId, PushSpec, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::frame::Command;
@@ -111,6 +111,8 @@ pub enum Output {
         /// Name of the room.
         room: String,
     },
+    /// Delivers messages to the endpoint of a webhook; [`super::Im::handle_webhook`] takes the result.
+    CallWebhook(WebhookCall),
     /// Begins the next turn at once: there is work that waits for no event.
     TurnAgain,
 }
@@ -119,8 +121,9 @@ impl Output {
     /// Reason of [`Code::Retry`] when a session cannot enter a room.
     pub const ROOM_LIMIT: &'static str = "a limit of rooms is reached";
 
-    /// Performs the output on the link. Returns the receivers of a push, for [`super::Im::reuse`].
-    pub fn perform(self, out: &mut Outbox) -> Option<Vec<SessionId>> {
+    /// Performs the output on the link; `call` takes deliveries of webhooks. Returns the receivers of a push, for
+    /// [`super::Im::reuse`].
+    pub fn perform(self, out: &mut Outbox, call: &mut dyn FnMut(WebhookCall)) -> Option<Vec<SessionId>> {
         match self {
             Self::AnswerSend { reply, code, answer, rank } => out.answer_sent(reply, code, answer, rank),
             Self::AnswerReq { reply, code, answer } => out.answer_req(reply, code, answer),
@@ -145,6 +148,7 @@ impl Output {
                 }
             }
             Self::LeaveRoom { session, room } => out.unbind(session, &room),
+            Self::CallWebhook(delivery) => call(delivery),
             Self::TurnAgain => out.come_back(),
         }
         None

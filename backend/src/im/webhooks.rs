@@ -1,7 +1,7 @@
 //! Users that are answered by an HTTP endpoint: the endpoint gets what is in their inboxes, in order, at least once, and
 //! messages that are in no inbox from the history.
 //!
-//! Pure: [`Im::poll_webhook`] says what to deliver, [`Im::handle_webhook`] takes what became of the delivery. A webhook is
+//! Pure: [`Output::CallWebhook`] says what to deliver, [`Im::handle_webhook`] takes what became of the delivery. A webhook is
 //! a user with one device, whose ack is the endpoint's answer; so messages wait where they always wait.
 //!
 //! alice writes to the user `bot`: the webhook's stream grows, its next entries are read, and the push with her message is
@@ -12,7 +12,7 @@ use super::store::{
     Store, StreamPage, Write,
 };
 use super::waiting::{Waiter, Waiting};
-use super::{Im, ImConfig};
+use super::{Im, ImConfig, Output};
 use crate::server::Now;
 use bytes::Bytes;
 use moorline_proto::message::client::{Platform, Push};
@@ -445,8 +445,8 @@ impl Webhooks {
 }
 
 impl<S: Store> Im<S> {
-    /// Returns the next delivery. The owner polls at the end of each turn until the result is `None`.
-    pub fn poll_webhook(&mut self, now: Now) -> Option<WebhookCall> {
+    /// Begins the deliveries that are due, and reads for those that wait.
+    pub(super) fn call_webhooks(&mut self, now: Now) {
         for index in 0..self.webhooks.0.len() {
             while let Some(step) = self.webhooks.0[index].next(now, index) {
                 match step {
@@ -455,11 +455,10 @@ impl<S: Store> Im<S> {
                         self.take_completions();
                     }
                     WebhookStep::Write(write) => self.storage.write(write, Waiter::Nobody),
-                    WebhookStep::Call(call) => return Some(call),
+                    WebhookStep::Call(call) => self.out.put(Output::CallWebhook(call)),
                 }
             }
         }
-        None
     }
 
     /// Takes the result of a delivery. A failed delivery is tried again; a delivery that was given up is not.

@@ -198,6 +198,28 @@ fn what_is_in_no_inbox_overtakes_nothing() {
     assert_eq!(heard, ["1", "2", "3", "from 4"]);
 }
 
+#[test]
+fn a_delivery_to_an_endpoint_is_an_output_behind_the_answer_to_its_message() {
+    let webhooks = [("bot".to_owned(), WebhookConfig::default())].into_iter().collect();
+    let mut bench = Bench::new(ImConfig { webhooks, ..ImConfig::default() });
+    let alice = bench.login(0, "alice", "d", 1);
+    let (mut outputs, now) = (Vec::new(), bench.now);
+    let (key, payload) = (Bytes::copy_from_slice(&key(1)), Bytes::from_static(b"hi"));
+    let body = encode(&Send { key, target: Some(user("bot")), r#type: 1, payload });
+    let reply = Some(ReplyTo { link: LinkId { slot: 0, generation: 0 }, correlation: 1 });
+    let up = Up { session: alice, command: Command::Send, seq: 0, dup: false, body, reply };
+    bench.im().handle(now, Event::Up(up));
+    while outputs.len() < 2 {
+        bench.im().handle_turn_end(now);
+        outputs.extend(std::iter::from_fn(|| bench.im().poll_output()));
+    }
+    let [Output::AnswerSend { code: Code::Ok, .. }, Output::CallWebhook(call)] = &outputs[..] else {
+        panic!("{outputs:?}");
+    };
+    let push: Push = decode(&call.messages[0]).expect("a Push");
+    assert_eq!((call.webhook, &push.payload[..]), (0, &b"hi"[..]));
+}
+
 /// Messages that a full inbox dropped, and those in no inbox, come from the history: everything, once, in the order of each
 /// conversation; what fails comes again.
 #[test]
