@@ -122,6 +122,7 @@ fn gateways_with_a_secret_chat_and_strangers_get_nothing() {
         }
     }
     chat(&one, &two, 2);
+    until_log(&backend.process, "closed a connection that was not a link");
     let lines = backend.process.log();
     assert!(
         lines.matches("closed a connection that was not a link").count() == 1,
