@@ -1,7 +1,8 @@
 //! The line of progress: once a second, always on the same line of a terminal.
 
 use moorline_proto::time::{Duration, Instant};
-use std::io::{self, IsTerminal as _, Write as _};
+use moorline_usage::notes;
+use std::io::{self, IsTerminal as _};
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Goes to the line's start and clears it.
@@ -13,7 +14,7 @@ enum Screen {
     Lines,
 }
 
-/// Progress on standard error; when that is closed, progress is dropped.
+/// Progress on standard error; when that is closed or full, progress is dropped.
 #[derive(Debug)]
 pub(crate) struct Progress {
     screen: Screen,
@@ -42,8 +43,7 @@ impl Progress {
             Screen::Lines => self.say(&line()),
             Screen::Terminal => {
                 self.is_line_open = true;
-                let mut out = io::stderr();
-                write!(out, "{CLEAR}{}", line()).and_then(|()| out.flush()).ok();
+                notes::write(format!("{CLEAR}{}", line()));
             }
         }
     }
@@ -51,14 +51,15 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn say(&mut self, line: &str) {
         let clear = if std::mem::take(&mut self.is_line_open) { CLEAR } else { "" };
-        writeln!(io::stderr(), "{clear}{line}").ok();
+        notes::note(format!("{clear}{line}"));
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_line_open {
-            write!(io::stderr(), "{CLEAR}").ok();
+            notes::write(CLEAR.to_owned());
         }
+        notes::flush();
     }
 }

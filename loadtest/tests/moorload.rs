@@ -5,9 +5,12 @@ mod schema;
 mod server;
 
 use moorline_proto::error::CloseReason;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 use server::Fault;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Exit code and report of one run.
 fn moorload(arguments: &str, target: &str) -> (i32, Value) {
@@ -247,6 +250,32 @@ fn an_invalid_run_shows_no_latencies_anywhere() {
     assert_eq!(code, 0, "{text}{notes}");
     assert!(notes.is_empty(), "the histograms and the summary agree: {notes}");
     assert!(text.contains("not shown") && !text.contains("answer.p99"), "{text}");
+}
+
+#[test]
+fn a_run_goes_on_when_nobody_reads_its_progress() {
+    let target = server::start(Fault::None).to_string();
+    let (_unread, full) = std::io::pipe().unwrap();
+    let flags = |flag| _ = fcntl(&full, FcntlArg::F_SETFL(flag)).unwrap();
+    flags(OFlag::O_NONBLOCK);
+    while (&full).write(&[b'x'; 4096]).is_ok() {}
+    flags(OFlag::empty());
+    let arguments = "hold -c 5 -d 3s --warmup 100ms --no-out".split(' ');
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorload"));
+    let child = command.args(arguments).arg(&target).stderr(full.try_clone().unwrap());
+    let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+    let (ended, end) = std::sync::mpsc::channel();
+    let mut report = child.stdout.take().unwrap();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        report.read_to_string(&mut text).unwrap();
+        ended.send(text).unwrap();
+    });
+    let text = end.recv_timeout(Duration::from_secs(60));
+    child.kill().unwrap();
+    let code = child.wait().unwrap().code();
+    let text = text.expect("the run ends");
+    assert!(text.contains("PASS"), "{code:?}: {text}");
 }
 
 #[test]

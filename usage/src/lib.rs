@@ -1,8 +1,10 @@
-//! CPU time and memory of a process, in units that repeat. The load generator and the demo read them here, so that their
-//! figures mean the same.
+//! Parts that the load generator and the demo share: CPU time and memory of a process, in units that repeat, so that their
+//! figures mean the same, and lines of progress that no measurement waits for ([`notes`]).
 //!
 //! Example: a gateway has used `cpu_time(pid)` before and after 10,000 messages; the difference is what they cost.
 #![forbid(unsafe_code)]
+
+pub mod notes;
 
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;

@@ -14,6 +14,7 @@ use crate::fleet::Stop;
 use crate::terminal;
 use arguments::{Cli, Command};
 use clap::Parser as _;
+use moorline_usage::notes;
 use std::ffi::OsString;
 
 /// Runs one command line; the program and its tests share it.
@@ -27,6 +28,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     };
     run(&cli).unwrap_or_else(|failure| {
         terminal::note(format!("moorload: {failure}"));
+        notes::flush();
         failure.exit()
     })
 }

@@ -4,6 +4,7 @@ use super::Row;
 use crate::terminal;
 use crate::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use moorline_usage::notes;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -44,15 +45,19 @@ impl Live {
             Self::Lines { asked } => terminal::note(line(row, Some(*asked))),
             Self::Bar(bar) => {
                 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // seconds of a run
-                bar.set_position(row.at_s as u64);
-                bar.set_message(line(row, None));
+                let (bar, position, message) = (bar.clone(), row.at_s as u64, line(row, None));
+                notes::later(move || {
+                    bar.set_position(position);
+                    bar.set_message(message);
+                });
             }
         }
     }
 
     pub(super) fn finish(&self) {
         if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
+            let bar = bar.clone();
+            notes::later(move || bar.finish_and_clear());
         }
     }
 }
