@@ -9,6 +9,7 @@ use super::listening;
 use crate::config::{Config, TlsConfig};
 use crate::metrics::{CounterSet, Metric, Registry};
 use crate::reactor::{HandshakePool, OpeningRules, Servers};
+use crate::sys::limits;
 use moorline_net::clock::Clock;
 use moorline_net::proxy::{NetworkError, Trusted};
 use moorline_net::tls::{
@@ -111,6 +112,7 @@ impl Identity {
     ) -> Result<Option<Self>, TlsError> {
         let now = unix_now_s(clock);
         let Some(Fresh { certificates, tickets }) = Fresh::read(config, now)? else { return Ok(None) };
+        limits::hide_memory();
         let tickets = match tickets {
             Some(tickets) => tickets,
             None if inherited.is_empty() => TicketKeySet::random(now)?,

@@ -4,7 +4,7 @@
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -30,7 +30,10 @@ pub fn give_back() {
 /// # Errors
 /// The system has no memory or no descriptor.
 pub fn file(name: &str) -> io::Result<File> {
-    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?.into())
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Never a program; systems before Linux 6.3 do not know the flag.
+    let sealed = memfd_create(name, flags | MFdFlags::from_bits_retain(nix::libc::MFD_NOEXEC_SEAL));
+    Ok(sealed.or_else(|_| memfd_create(name, flags))?.into())
 }
 
 /// Writes the parts one after the other, seals the file against every change, and returns its length in bytes.
@@ -65,6 +68,9 @@ pub fn map_sealed(file: &impl AsFd) -> io::Result<Mapping> {
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
     // SAFETY: a new mapping at an address of the system's choice, of a file that is sealed against changes.
     let address = unsafe { mmap(None, size, ProtFlags::PROT_READ, flags, file, 0)? };
+    // SAFETY: the mapping of the line before. It may hold keys, and a core file shall not; a system that does not know the
+    // advice keeps them by RLIMIT_CORE.
+    unsafe { madvise(address, size.get(), MmapAdvise::MADV_DONTDUMP).ok() };
     Ok(Mapping { address, length })
 }
 

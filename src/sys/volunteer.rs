@@ -3,8 +3,8 @@
 //! For example, the new process of a hot restart takes as much memory as the old one while that still serves. Without this
 //! the kernel would end the larger of both, which is the one with all connections.
 
-use std::fs;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 const FILE: &str = "/proc/self/oom_score_adj";
 /// The score of a process that is ended first.
@@ -13,6 +13,8 @@ const FIRST: &str = "1000";
 /// Score of this process before it volunteered.
 #[derive(Debug)]
 pub struct Volunteer {
+    /// Stays open: a process that hides its memory may not open it again.
+    file: File,
     before: String,
 }
 
@@ -22,16 +24,25 @@ impl Volunteer {
     /// # Errors
     /// `/proc` cannot be written.
     pub fn step_forward() -> io::Result<Self> {
-        let before = fs::read_to_string(FILE)?.trim().to_owned();
-        fs::write(FILE, FIRST)?;
-        Ok(Self { before })
+        let mut file = OpenOptions::new().read(true).write(true).open(FILE)?;
+        let mut before = String::new();
+        file.read_to_string(&mut before)?;
+        let mut volunteer = Self { file, before: before.trim().to_owned() };
+        volunteer.set(FIRST)?;
+        Ok(volunteer)
     }
 
     /// Takes the score of before back.
     ///
     /// # Errors
     /// `/proc` cannot be written.
-    pub fn step_back(&self) -> io::Result<()> {
-        fs::write(FILE, &self.before)
+    pub fn step_back(mut self) -> io::Result<()> {
+        let before = std::mem::take(&mut self.before);
+        self.set(&before)
+    }
+
+    fn set(&mut self, score: &str) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(score.as_bytes())
     }
 }
