@@ -213,7 +213,8 @@ impl Prepared {
         let counted =
             |it: &CountedRecord| Counted { name: it.name.clone(), label: it.label.clone(), value: it.value };
         prepared.metrics.go_on(head.counted.iter().map(counted).collect());
-        prepared.left = Leftovers { retired, kept: kept(config, head) };
+        let handshakes = prepared.reactors.iter().map(|(_, reactor)| reactor.handshakes_lost()).sum();
+        prepared.left = Leftovers { retired, kept: kept(config, head), handshakes };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_layers = inherited.snapshot.header.critical & LAYERED != 0;
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;

@@ -115,6 +115,8 @@ pub(super) struct Leftovers {
     pub(super) retired: Vec<(TcpListener, OpeningKind)>,
     /// Settings that do not count until a full restart, for people.
     pub(super) kept: Vec<String>,
+    /// Connections in the middle of a TLS handshake, which are closed.
+    pub(super) handshakes: usize,
 }
 
 /// Parts that all threads share.

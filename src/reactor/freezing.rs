@@ -116,6 +116,11 @@ impl Reactor {
         }
     }
 
+    /// Number of connections in the middle of a TLS handshake, which the process before could not hand over.
+    pub fn handshakes_lost(&self) -> usize {
+        self.openings.lost()
+    }
+
     /// Stops watching a socket that has no connection.
     pub fn unwatch(&self, socket: &mut Stream) {
         socket.deregister(&self.sockets.epoll).ok(); // it may be gone already

@@ -125,6 +125,11 @@ impl Openings {
         self.lost.push(key);
     }
 
+    /// Number of connections that the process before could not hand over and that are not closed yet.
+    pub(super) fn lost(&self) -> usize {
+        self.lost.len()
+    }
+
     /// Notes an opening of the process before, whose PROXY header may be due.
     pub(super) fn go_on(&mut self, now: Instant, key: ConnKey) {
         self.proxied.push_back((now + PROXY_MAX, key));

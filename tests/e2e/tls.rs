@@ -181,7 +181,9 @@ fn a_handshake_that_nobody_has_answered_goes_to_the_new_process_and_a_half_done_
     let mut browser = world.connect("ws");
     browser.write_all(b"GET /chat HTTP/1.1\r\nHost: gate").expect("it stands");
 
-    world.series.restart();
+    let restart = world.series.restart();
+    let step = restart.steps.iter().find(|step| step.name == "handshakes").expect("the verdict tells");
+    assert!(step.detail.starts_with("1 connections"), "{step:?}");
     world.series.gateway.until_metric("tls_handshakes_lost_total", 1);
     let mut end = Vec::new();
     half.read_to_end(&mut end).ok();
@@ -240,6 +242,20 @@ fn a_plain_client_at_a_tls_listener_and_a_wrong_name_or_protocol_are_refused_at_
         assert!(error.is_some(), "{name} {protocol}");
     }
     world.series.gateway.until_metric("tls_handshakes_failed_total", 3);
+}
+
+#[test]
+fn the_memory_of_a_process_with_keys_is_hidden_also_after_a_restart() {
+    let world = World::start();
+    for _ in 0..2 {
+        let pid = world.series.pid();
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+        assert_eq!(core.split_ascii_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+        let owner = std::fs::metadata(format!("/proc/{pid}/mem")).expect("it runs");
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
+        world.series.restart();
+    }
 }
 
 #[test]

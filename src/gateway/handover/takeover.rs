@@ -314,6 +314,13 @@ impl Takeover<'_> {
                 ("committed".into(), generation, self.sockets_taken);
             last.pid = std::process::id();
             self.times.tell(last, self.snapshot_bytes);
+            if parked.left.handshakes > 0 {
+                let detail = format!(
+                    "{} connections in the middle of a TLS handshake are closed",
+                    parked.left.handshakes
+                );
+                last.steps.push(Step { name: "handshakes".into(), seconds: 0.0, detail });
+            }
             for detail in parked.left.kept.iter().cloned() {
                 tracing::warn!(detail, "a setting does not count until a full restart");
                 last.steps.push(Step { name: "kept".into(), seconds: 0.0, detail });
