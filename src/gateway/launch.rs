@@ -158,7 +158,7 @@ impl Parked {
             closing.tell(move || close(&left.retired, &reactor));
         }
         supervisor.tell(move || {
-            if let Some(Err(error)) = end.volunteer.map(|volunteer| volunteer.step_back()) {
+            if let Some(Err(error)) = end.volunteer.map(Volunteer::step_back) {
                 tracing::warn!(%error, "cannot lower oom_score_adj: the kernel ends this process first");
             }
             failpoint::reach("new.notify");
