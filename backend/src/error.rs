@@ -44,6 +44,12 @@ pub enum BackendError {
         /// Cause, and the fix.
         cause: moorline_net::secret_file::SecretFileError,
     },
+    /// The certificate of the server API is not usable.
+    #[error("`api.certificate_file`: {0}")]
+    Certificate(#[from] moorline_net::tls::CertificateError),
+    /// The system gives no random bytes for TLS.
+    #[error("`api.certificate_file`: {0}")]
+    Tickets(#[from] moorline_net::tls::TicketKeyError),
     /// Settings are not valid.
     #[error(transparent)]
     Settings(#[from] moorline_net::settings::SettingsError),

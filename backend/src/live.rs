@@ -6,6 +6,7 @@
 
 use crate::api::SharedAccess;
 use crate::api::access::Access;
+use crate::api::tls::{self as api_tls, ApiTls};
 use crate::config::BackendConfig;
 use crate::error::BackendError;
 use crate::tokens::Tokens;
@@ -27,6 +28,8 @@ pub struct Live {
     config: Mutex<BackendConfig>,
     /// `None`: the API is off.
     pub(crate) access: Option<SharedAccess>,
+    /// `None`: the API is not encrypted.
+    pub(crate) api_tls: Option<ApiTls>,
     /// `None`: the backend verifies no logins by a list.
     pub(crate) tokens: Option<SharedTokens>,
     /// Taken by the link server when the next gateway connects.
@@ -61,8 +64,10 @@ impl Live {
         let shared = |access| Arc::new(RwLock::new(Arc::new(access)));
         let tokens = read_tokens(config)?.map(|tokens| Arc::new(RwLock::new(Arc::new(tokens))));
         let access = config.api.listen.map(|_| Access::read(&config.api)).transpose()?;
+        let api_tls = config.api.listen.and(ApiTls::read(&config.api).transpose()).transpose()?;
         let secrets = SharedSecrets::default();
-        Ok(Self { access: access.map(shared), tokens, secrets, audit, config: Mutex::new(config.clone()) })
+        let config = Mutex::new(config.clone());
+        Ok(Self { access: access.map(shared), api_tls, tokens, secrets, audit, config })
     }
 
     /// Puts the replaceable parts of other settings in force, all or none. Their files are read again, also if the
@@ -78,11 +83,19 @@ impl Live {
         }
         (next.api.token_file, next.api.access_file) =
             (new.api.token_file.clone(), new.api.access_file.clone());
+        if self.api_tls.is_some() && !new.api.certificate_file.as_os_str().is_empty() {
+            (next.api.certificate_file, next.api.key_file) =
+                (new.api.certificate_file.clone(), new.api.key_file.clone());
+        }
         next.link.secrets_file.clone_from(&new.link.secrets_file);
         let secrets = crate::secrets::load(&next)?;
         let tokens = read_tokens(&next)?;
         let access = self.access.as_ref().map(|_| Access::read(&next.api)).transpose()?;
+        let certificates = self.api_tls.as_ref().map(|_| api_tls::certificates(&next.api)).transpose()?;
         // Everything is valid: from here on nothing fails.
+        if let (Some(tls), Some(certificates)) = (&self.api_tls, certificates) {
+            tls.put(certificates);
+        }
         if let (Some(place), Some(tokens)) = (&self.tokens, tokens) {
             *place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tokens);
         }

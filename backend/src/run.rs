@@ -101,7 +101,7 @@ fn make_im<S: Store>(
     let Some(access) = live.access.clone() else { return Ok((handler, None)) };
     let (dropped_lines, audit) = (dropped_lines.clone(), live.audit.clone());
     let counters = Counters { dropped_lines, links: server.counters(), audit, hook, undelivered };
-    Ok((handler, Api::start(&config.api, remote, access, counters)?))
+    Ok((handler, Api::start(&config.api, remote, access, live.api_tls.as_ref(), counters)?))
 }
 
 /// Addresses of a backend.

@@ -126,11 +126,6 @@ impl Reactor {
         socket.deregister(&self.sockets.epoll).ok(); // it may be gone already
     }
 
-    /// Takes over the Unix time of the gateway's time zero: the gateway's time stood still meanwhile.
-    pub const fn handle_thawed(&mut self, unix_base_nanos: u64) {
-        self.shard.handle_thawed(unix_base_nanos);
-    }
-
     /// Reads a reactor from another process's snapshot. Its sockets are watched, and not yet read or written.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! The server API, and services behind HTTP endpoints, against a real backend behind a real gateway.
 
 use crate::gateway::{Backend, Gateway};
-use crate::process::{StoreFolder, TempFile};
+use crate::process::{StoreFolder, TempFile, run};
 use crate::raw::Client;
 use crate::sdk::connect;
+use crate::tunnel::{Authority, NAME, Tunnel};
 use crate::{PATIENCE, until};
 use hmac::{Hmac, Mac as _};
 use moorline_proto::message::client::Code;
@@ -436,4 +437,55 @@ fn what_a_service_never_takes_is_written_down_and_the_rest_follows() {
     // The names of version 0.1 are there until the next release.
     assert!(page.contains("moorline_backend_service_failing{service=\"helpdesk\"} 1\n"), "{page}");
     assert!(!page.contains("moorline_backend_commits_total 0\n"), "{page}");
+}
+
+/// The whole answer to a request over TLS.
+fn ask_over_tls(address: SocketAddr, authority: &Authority, request: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let mut tunnel = Tunnel::tls(&mut stream, authority.client("http/1.1"))?;
+    tunnel.write(&mut stream, request.as_bytes())?;
+    let (mut answer, mut block) = (Vec::new(), [0; 4096]);
+    loop {
+        match tunnel.read(&mut stream, &mut block)? {
+            0 => return Ok(String::from_utf8(answer).expect("text")),
+            count => answer.extend_from_slice(&block[..count]),
+        }
+    }
+}
+
+#[test]
+fn it_speaks_tls_with_a_certificate_that_a_reload_replaces() {
+    let authority = Authority::new(&[NAME]);
+    let path = |file: &TempFile| file.path().display().to_string();
+    let files = [
+        format!("api.certificate_file={}", path(&authority.certificate)),
+        format!("api.key_file={}", path(&authority.key)),
+        format!("api.names={NAME}"),
+    ];
+    let api = Api::start(&files.each_ref().map(String::as_str));
+    let body = json!({ "from": "shop", "to": { "user": "ann" }, "text": "x".repeat(40_000) }).to_string();
+    let post = format!(
+        "POST /v1/messages HTTP/1.1\r\nHost: {NAME}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask_over_tls(api.address, &authority, &post).expect("an answer, and the end in due form");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"seq\":1"), "{answer}");
+    assert!(
+        !api.raw(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").contains("HTTP"),
+        "plain HTTP has no answer"
+    );
+
+    let new = Authority::new(&[NAME]);
+    std::fs::copy(new.certificate.path(), authority.certificate.path()).expect("our file");
+    std::fs::copy(new.key.path(), authority.key.path()).expect("our file");
+    api.backend.process.signal(Signal::SIGHUP);
+    let get = format!("GET /healthz HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    let answer = until("the new certificate", || ask_over_tls(api.address, &new, &get).ok());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(ask_over_tls(api.address, &authority, &get).is_err());
+
+    let config = ["check", "--set", "api.listen=192.0.2.1:7200", "--set", "api.token_file=t"];
+    let (code, _, error) = run(&[&["backend"], &config[..]].concat());
+    assert!(code != Some(0) && error.contains("api.certificate_file"), "{error}");
 }

@@ -12,6 +12,7 @@ mod metrics;
 mod problem;
 pub(crate) mod requests;
 mod routes;
+pub(crate) mod tls;
 
 use crate::config::ApiConfig;
 use crate::error::BackendError;
@@ -30,6 +31,7 @@ use problem::Problem;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
+use tls::ApiTls;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -79,6 +81,7 @@ impl Api {
         config: &ApiConfig,
         remote: Remote<BackendMessage>,
         access: SharedAccess,
+        tls: Option<&ApiTls>,
         counters: Counters,
     ) -> Result<Option<Self>, BackendError> {
         let Some(listen) = config.listen else { return Ok(None) };
@@ -109,6 +112,7 @@ impl Api {
         };
         let settings = Settings::new("api", limits, refuse)
             .with_names(config.names.clone())
+            .with_tls(tls.map(ApiTls::server))
             .with_judge(move |head| judging.judge(head).map_err(|problem| Box::new(problem.into_response())));
         Server::start(listener, settings, handler, |_| ()).map(|server| Some(Self(server))).map_err(failed)
     }

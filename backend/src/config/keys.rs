@@ -453,7 +453,21 @@ const KEYS: &[Key] = &[
         "listen",
         Kind::OptionalAddress,
         "\"\"",
-        "Address of the server API. Loopback or private addresses only, because it is not encrypted. Port 0 takes any free port. Empty: there is no API.",
+        "Address of the server API. Without certificate_file loopback or private addresses only, because nothing is encrypted then. Port 0 takes any free port. Empty: there is no API.",
+    ),
+    key(
+        "api",
+        "certificate_file",
+        Kind::Path,
+        "\"\"",
+        "File with a certificate and its issuers (PEM): the API speaks TLS 1.3 and nothing else. Read again by HUP. Empty: the API speaks plain HTTP.",
+    ),
+    key(
+        "api",
+        "key_file",
+        Kind::Path,
+        "\"\"",
+        "File with the private key of certificate_file (PEM). Others must not be able to write it. Read again by HUP.",
     ),
     key(
         "api",

@@ -173,9 +173,14 @@ impl Default for LinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiConfig {
-    /// Listening address of the server API. Loopback or private addresses only; port 0: the system's choice. `None`: the API is off.
+    /// Listening address of the server API. Without TLS loopback or private addresses only; port 0: the system's choice.
+    /// `None`: the API is off.
     #[serde(with = "units::optional_address")]
     pub listen: Option<SocketAddr>,
+    /// A file with the certificate of the API and its issuers; empty: no TLS.
+    pub certificate_file: PathBuf,
+    /// A file with the key of that certificate.
+    pub key_file: PathBuf,
     /// A file with the token that questions must carry: text of at least 16 bytes, without the space around it.
     pub token_file: PathBuf,
     /// A file with several tokens, each with scopes and a rate.

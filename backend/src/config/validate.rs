@@ -37,8 +37,16 @@ fn check_addresses(rules: &mut Rules<'_>) {
         format!("expected at most {NAMES_MAX} host names without a port, such as \"im.internal\"")
     });
     let Some(listen) = api.listen else { return };
-    rules.require(is_private(listen.ip()), "api.listen", || {
-        format!("{listen} is public and the API is not encrypted; use a loopback or private address")
+    let [has_certificate, has_key] =
+        [&api.certificate_file, &api.key_file].map(|file| !file.as_os_str().is_empty());
+    rules.require(has_certificate == has_key, "api.key_file", || {
+        "api.certificate_file and api.key_file belong together; set both, or leave both empty".into()
+    });
+    rules.require(has_certificate || is_private(listen.ip()), "api.listen", || {
+        format!(
+            "{listen} is public and the API is not encrypted; use a loopback or private address, or set \
+             api.certificate_file and api.key_file"
+        )
     });
     rules.require(*handler == HandlerKind::Im, "api.listen", || {
         "only the handler \"im\" has the server API; set handler = \"im\", or leave api.listen empty".into()

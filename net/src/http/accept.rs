@@ -2,6 +2,7 @@
 
 use super::connection::{Shared, Watch, refuse, serve};
 use super::socket::{self, Socket};
+use super::tls::Tls;
 use super::{Event, Order, Refusal, Request, Response, Settings};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -87,7 +88,7 @@ where
                 }
                 Input::Order(Some(Order::Resume)) => self.is_paused = false,
                 Input::Order(Some(Order::Stop) | None) => break,
-                Input::Accepted(Ok(socket)) => self.admit(socket),
+                Input::Accepted(Ok(socket)) => self.admit_over(socket),
                 Input::Accepted(Err(error)) => self.handle_accept_failure(&error),
                 Input::Ended(ended) => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
@@ -102,6 +103,15 @@ where
         drop(listener);
         let ended = async { while tasks.join_next().await.is_some() {} };
         timeout(STOP_MAX, ended).await.ok();
+    }
+
+    /// Admits a socket, with TLS if the server has it.
+    fn admit_over(&mut self, socket: Socket) {
+        let Some(tls) = &self.shared.settings.tls else { return self.admit(socket) };
+        match tls.connection() {
+            Ok(connection) => self.admit(socket.with_tls(Tls::new(connection))),
+            Err(error) => tracing::error!(%error, "cannot begin TLS for a connection"),
+        }
     }
 
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {

@@ -33,6 +33,7 @@ mod message;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 
 pub use address::{Address, Peer};
@@ -140,6 +141,8 @@ pub struct Settings {
     pub judge: Judge,
     /// True if the server accepts nobody before [`Server::set_paused`] lets it.
     pub is_paused: bool,
+    /// TLS of every connection; `None`: nothing is encrypted.
+    pub tls: Option<crate::tls::Server>,
 }
 
 /// A running server. Dropping it stops the thread.
@@ -162,7 +165,7 @@ impl Settings {
     /// Settings of a server that is reached by its IP addresses and knows no caller.
     pub fn new(thread: &'static str, limits: Limits, refuse: fn(Refusal) -> Response) -> Self {
         let judge: Judge = Arc::new(|_| Ok(Caller::Stranger));
-        Self { thread, limits, refuse, names: Vec::new(), judge, is_paused: false }
+        Self { thread, limits, refuse, names: Vec::new(), judge, is_paused: false, tls: None }
     }
 
     /// Has the server start paused: another process still serves the address.
@@ -176,6 +179,12 @@ impl Settings {
     #[must_use]
     pub fn with_names(self, names: Vec<String>) -> Self {
         Self { names, ..self }
+    }
+
+    /// Encrypts every connection.
+    #[must_use]
+    pub fn with_tls(self, tls: Option<crate::tls::Server>) -> Self {
+        Self { tls, ..self }
     }
 
     /// Has requests judged before their bodies are read.

@@ -3,6 +3,7 @@
 use super::address::{Address, Peer};
 use super::connection::Watch;
 use super::head::LineEnds;
+use super::tls::Tls;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::io::{self, IoSlice};
@@ -74,9 +75,11 @@ impl Accepting {
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Socket>> {
         match self {
-            Self::Tcp(listener) => listener.poll_accept(cx).map_ok(|(stream, _)| Socket(Stream::Tcp(stream))),
+            Self::Tcp(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, _)| Socket::plain(Stream::Tcp(stream)))
+            }
             Self::Unix(listener) => {
-                listener.poll_accept(cx).map_ok(|(stream, _)| Socket(Stream::Unix(stream)))
+                listener.poll_accept(cx).map_ok(|(stream, _)| Socket::plain(Stream::Unix(stream)))
             }
         }
     }
@@ -101,11 +104,53 @@ macro_rules! either {
 /// A socket that ends for its peer when it is dropped, also while a process that is about to take over
 /// has a copy of the descriptor.
 #[derive(Debug)]
-pub(super) struct Socket(Stream);
+pub(super) struct Socket {
+    stream: Stream,
+    /// `None`: the connection is not encrypted.
+    tls: Option<Tls>,
+}
+
+/// The bytes of a socket, under TLS.
+struct Raw<'a>(&'a Stream);
+
+impl io::Read for Raw<'_> {
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        either!(self.0, stream => stream.try_read(chunk))
+    }
+}
+
+impl io::Write for Raw<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        either!(self.0, stream => stream.try_write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Socket {
+    const fn plain(stream: Stream) -> Self {
+        Self { stream, tls: None }
+    }
+
+    /// The connection, encrypted from here on.
+    pub(super) fn with_tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Writes what TLS has not written yet.
+    fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(tls) = &self.tls else { return Poll::Ready(Ok(())) };
+        while !tls.flush(&mut Raw(&self.stream))? {
+            ready!(either!(&self.stream, stream => stream.poll_write_ready(cx)))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     pub(super) fn peer(&self) -> Peer {
-        match &self.0 {
+        match &self.stream {
             Stream::Tcp(stream) => stream.peer_addr().map_or(Peer::Unknown, Peer::Address),
             Stream::Unix(stream) => stream.peer_cred().map_or(Peer::Unknown, |peer| Peer::User {
                 uid: peer.uid(),
@@ -116,19 +161,28 @@ impl Socket {
     }
 
     fn raw_fd(&self) -> RawFd {
-        either!(&self.0, stream => stream.as_raw_fd())
+        either!(&self.stream, stream => stream.as_raw_fd())
     }
 
     fn try_read(&self, chunk: &mut [u8]) -> io::Result<usize> {
-        either!(&self.0, stream => stream.try_read(chunk))
+        match &self.tls {
+            None => either!(&self.stream, stream => stream.try_read(chunk)),
+            Some(tls) => tls.read(&mut Raw(&self.stream), chunk),
+        }
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        either!(&self.0, stream => stream.try_write(bytes))
+        match &self.tls {
+            None => either!(&self.stream, stream => stream.try_write(bytes)),
+            Some(_) => self.try_write_vectored(&[IoSlice::new(bytes)]),
+        }
     }
 
     fn try_write_vectored(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(&self.0, stream => stream.try_write_vectored(parts))
+        match &self.tls {
+            None => either!(&self.stream, stream => stream.try_write_vectored(parts)),
+            Some(tls) => tls.write(&mut Raw(&self.stream), parts),
+        }
     }
 
     /// Writes as much as the socket takes at once: an answer to a connection that is about to end.
@@ -138,6 +192,9 @@ impl Socket {
 
     /// Tells the peer that nothing more comes.
     pub(super) fn end_output(&self) {
+        if let Some(tls) = &self.tls {
+            tls.end(&mut Raw(&self.stream));
+        }
         shutdown(self.raw_fd(), Shutdown::Write).ok();
     }
 
@@ -147,7 +204,7 @@ impl Socket {
         let mut chunk = [0; CHUNK_BYTES];
         let mut left = LINGER_BYTES_MAX;
         while left > 0 {
-            if either!(&self.0, stream => stream.readable().await).is_err() {
+            if either!(&self.stream, stream => stream.readable().await).is_err() {
                 return;
             }
             match self.try_read(&mut chunk) {
@@ -162,6 +219,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if let Some(tls) = &self.tls {
+            tls.end(&mut Raw(&self.stream));
+        }
         shutdown(self.raw_fd(), Shutdown::Both).ok();
     }
 }
@@ -184,7 +244,7 @@ impl Read for Watched {
         let mut chunk = [0; CHUNK_BYTES];
         let wanted = CHUNK_BYTES.min(buffer.remaining());
         loop {
-            ready!(either!(&socket.0, stream => stream.poll_read_ready(cx)))?;
+            ready!(either!(&socket.stream, stream => stream.poll_read_ready(cx)))?;
             match socket.try_read(&mut chunk[..wanted]) {
                 Ok(count) => {
                     if count > 0 {
@@ -211,7 +271,7 @@ impl Watched {
         write: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(either!(&self.socket.0, stream => stream.poll_write_ready(cx)))?;
+            ready!(either!(&self.socket.stream, stream => stream.poll_write_ready(cx)))?;
             match write(&self.socket) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
@@ -226,7 +286,8 @@ impl Write for Watched {
     }
 
     /// hyper flushes when all of an answer is written.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.socket.poll_flush(cx))?;
         self.watch.handle_flushed();
         Poll::Ready(Ok(()))
     }

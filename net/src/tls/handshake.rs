@@ -97,6 +97,14 @@ impl Server {
         Self { config, certificates, protocols: Arc::new(protocols) }
     }
 
+    /// Begins a connection that the library serves to its end, for servers whose connections end with the process.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Tls`]: the library refuses its configuration.
+    pub(crate) fn connection(&self) -> Result<rustls::ServerConnection, HandshakeError> {
+        rustls::ServerConnection::new(Arc::new(self.config.clone())).map_err(HandshakeError::Tls)
+    }
+
     /// Begins a handshake.
     ///
     /// # Errors
