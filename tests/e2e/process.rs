@@ -207,6 +207,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
 }
 
 /// True if a signal has stopped the process.
+#[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))

@@ -13,6 +13,8 @@ use std::process::Command;
 pub(crate) struct Series {
     pub(crate) gateway: Gateway,
     pub(crate) pid_file: TempFile,
+    /// Failpoints of its processes; a build without them reads none.
+    #[cfg_attr(not(any(feature = "failpoints", debug_assertions)), allow(dead_code))]
     faults: TempFile,
 }
 
@@ -65,6 +67,7 @@ impl Series {
     }
 
     /// Sets the failpoints from now on (`moorline::failpoint`); empty: none.
+    #[cfg(any(feature = "failpoints", debug_assertions))]
     pub(crate) fn set_faults(&self, faults: &str) {
         // A reader finds all of it or nothing.
         let new = TempFile::new(faults);

@@ -1,4 +1,4 @@
-//! Layers between a socket and the frames: TLS, WebSocket, both, or the exchange that comes before them.
+//! Layers between a socket and the frames: TLS, WebSocket, both, or the exchange that comes before them [P-14.1].
 //!
 //! A plain connection has no layer. With one, its owner reads and writes through the layer instead of the stream:
 //!

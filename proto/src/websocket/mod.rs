@@ -1,4 +1,4 @@
-//! Server side of WebSocket framing (RFC 6455), without sockets: [`Reader`] opens what a client sends, [`Writer`] frames
+//! Server side of WebSocket framing (RFC 6455, [P-14.3]), without sockets: [`Reader`] opens what a client sends, [`Writer`] frames
 //! what the server sends.
 //!
 //! Moorline's frames travel as the bytes of binary messages. Where a message or a fragment ends means nothing to them:
@@ -49,7 +49,7 @@ const LENGTH_64: u8 = 127;
 /// Code of a close without a reason.
 const NORMAL: u16 = 1_000;
 
-/// Returns the WebSocket close code for a close code of Moorline: 4000 + (code - 3000) for 3000 to 3999. Other codes, such as
+/// Returns the WebSocket close code for a close code of Moorline [P-14.4]: 4000 + (code - 3000) for 3000 to 3999. Other codes, such as
 /// the application's, become 1000: the client reads them in the CLOSE or KICK frame that came before.
 pub const fn close_code(code: u32) -> u16 {
     match code {
