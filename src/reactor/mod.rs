@@ -441,11 +441,11 @@ impl Reactor {
     }
 
     fn publish(&mut self) {
-        let Self { handshakes, shard, sockets, ease, .. } = self;
+        let Self { handshakes, openings, shard, sockets, ease, .. } = self;
         handshakes.sweep(sockets.now, |key| is_handshake(shard, key));
         let counters = shard.counters();
         let waiting = counters[Count::QueuedBytes] + counters[Count::InputBytes];
-        if ease.look(sockets.now, waiting) {
+        if ease.look(sockets.now, waiting, openings.counts.all()) {
             memory::give_back();
         }
         self.sockets.cool();

@@ -70,6 +70,13 @@ pub(super) struct OpeningCounts {
     pub(super) queue_full: u64,
 }
 
+impl OpeningCounts {
+    /// TLS handshakes that have ended.
+    pub(super) const fn all(&self) -> u64 {
+        self.handshakes + self.handshakes_failed
+    }
+}
+
 impl OpeningRules {
     /// Rules for `listeners` plain listeners.
     pub fn plain(listeners: usize) -> Self {

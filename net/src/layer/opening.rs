@@ -302,10 +302,10 @@ impl Opening {
         self.stage = handshake.map_or(Stage::Hello, Stage::Handshake);
     }
 
-    /// Takes the result of a job. Its bytes go out with the next [`Self::flush`].
+    /// Takes the result of a job. Its bytes go out with the next [`Layer::flush`].
     ///
     /// # Errors
-    /// The handshake failed; call [`Self::flush`] once for the alert.
+    /// The handshake failed; call [`Layer::flush`] once for the alert.
     pub fn handle_result(&mut self, result: JobResult) -> Result<(), OpeningFault> {
         let JobResult { outcome, output } = result;
         self.output.append(&output);
