@@ -153,7 +153,6 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     if is_only_asked() {
         auth::judge(&config.auth)?;
         trust::check(&config)?;
-        tls::check(&config)?;
         return say(&handover::check_line());
     }
     let config = fit_to_memory(config);

@@ -186,6 +186,7 @@ impl Reactor {
                     return Ok(false);
                 }
                 Step::Job => {
+                    opening.flush(stream)?; // before the client's next bytes are answered
                     let job = opening.take_job();
                     if let Err(job) = openings.submit(key, opening, job) {
                         opening.put_back(job);

@@ -56,7 +56,7 @@ impl Wrap {
     /// Begins when the socket is connected: appends the first bytes for the server to `out`.
     ///
     /// # Errors
-    /// As of [`Self::receive`].
+    /// Errors of [`Self::receive`].
     pub fn begin(&mut self, out: &mut Vec<u8>) -> Result<(), String> {
         if self.is_secured { self.on_secured(out) } else { self.flush(out) }
     }
@@ -64,7 +64,7 @@ impl Wrap {
     /// Wraps bytes of the dialect and appends them to `out`, or keeps them until the handshakes have ended.
     ///
     /// # Errors
-    /// As of [`Self::receive`].
+    /// Errors of [`Self::receive`].
     pub fn send(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
         if !self.is_open {
             self.waiting.extend_from_slice(plain);

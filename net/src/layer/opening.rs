@@ -25,8 +25,11 @@ use moorline_proto::websocket::Reader;
 use std::io;
 use std::net::SocketAddr;
 
-/// Bytes that are kept before they can be used: a whole TLS record.
-const INPUT_MAX: usize = 17 << 10;
+/// Bytes that are kept before they can be used. A ClientHello with a hybrid key and a ticket has 2 to 3 KiB, and whoever sends
+/// more must not hold more memory than the gateway allows a stranger.
+const INPUT_MAX: usize = 8 << 10;
+/// Bytes of a record's header.
+const HEADER_BYTES: usize = 5;
 
 /// Parts of the exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,8 +226,8 @@ impl Opening {
     }
 
     /// Returns whether the handshake could begin.
-    pub const fn is_held(&self) -> bool {
-        matches!(self.stage, Stage::Hello) && !self.input.is_empty()
+    pub fn is_held(&self) -> bool {
+        matches!(self.stage, Stage::Hello) && has_record(&self.input)
     }
 
     /// Returns whether a PROXY header is awaited.
@@ -238,8 +241,11 @@ impl Opening {
     /// # Errors
     /// [`OpeningFault`].
     pub fn read(&mut self, stream: &mut Stream, block: &mut ReadBlock) -> Result<bool, OpeningFault> {
-        if matches!(self.stage, Stage::Away | Stage::Failed) || self.input.len() >= INPUT_MAX {
+        if matches!(self.stage, Stage::Away | Stage::Failed) {
             return Ok(false);
+        }
+        if self.input.len() >= INPUT_MAX {
+            return if self.is_held() { Ok(false) } else { Err(OpeningFault::TooLong) };
         }
         let room = block.room();
         let most = room.len().min(INPUT_MAX - self.input.len());
@@ -274,8 +280,8 @@ impl Opening {
             Stage::Hello if self.kind.is_plain_but_proxied() => {
                 return Ok(Step::Done(Done { layer: None, rest: std::mem::take(&mut self.input) }));
             }
-            Stage::Hello if may_begin && !self.input.is_empty() => return Ok(Step::Job),
-            Stage::Handshake(_) if !self.input.is_empty() => return Ok(Step::Job),
+            Stage::Hello if may_begin && has_record(&self.input) => return Ok(Step::Job),
+            Stage::Handshake(_) if has_record(&self.input) => return Ok(Step::Job),
             Stage::Hello | Stage::Handshake(_) | Stage::Away | Stage::Failed => return Ok(Step::Wait),
             Stage::Upgrade { .. } => {}
         }
@@ -329,7 +335,7 @@ impl Opening {
     ///
     /// # Errors
     /// The stream is broken.
-    pub(super) fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
+    pub fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
         if self.output.pending() > 0 {
             self.unanswered = Vec::new();
         }
@@ -480,6 +486,18 @@ impl OpeningKind {
 
     fn is_plain_but_proxied(self) -> bool {
         self.behind_proxy().is_plain()
+    }
+}
+
+/// Returns whether a thread can do something with the bytes: a whole record, or what is not TLS, which it refuses. So a
+/// client that sends byte by byte wakes no thread for each.
+fn has_record(input: &[u8]) -> bool {
+    match input {
+        [20..=23, _, _, high, low, ..] => {
+            input.len() >= HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low]))
+        }
+        [20..=23, ..] | [] => false,
+        [..] => true,
     }
 }
 

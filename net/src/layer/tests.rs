@@ -152,6 +152,32 @@ fn an_opening_goes_to_another_process_as_the_bytes_that_came() {
 }
 
 #[test]
+fn a_client_hello_without_end_wakes_no_thread_and_holds_eight_kib_at_most() {
+    let (mut stream, mut peer) = pair();
+    let kind = OpeningKind { has_tls: true, ..OpeningKind::default() };
+    let (mut opening, mut block, origins) = (Opening::new(kind, 0), ReadBlock::default(), Origins::default());
+    peer.write_all(&[22, 3, 1, 0x40, 0]).expect("room"); // a record of 16 KiB
+    let mut sent = 5;
+    let fault = loop {
+        edge(&mut stream);
+        if let Err(fault) = opening.read(&mut stream, &mut block) {
+            break fault;
+        }
+        assert!(matches!(opening.advance(&origins, NOW, true), Ok(Step::Wait)), "after {sent} bytes");
+        peer.write_all(&[1; 512]).expect("room");
+        sent += 512;
+        assert!(sent < 10_000, "nobody ends it");
+    };
+    assert!(matches!(fault, OpeningFault::TooLong), "{fault}");
+    // What is not TLS is refused at once.
+    let mut opening = Opening::new(kind, 0);
+    peer.write_all(&[0xA1]).expect("room");
+    edge(&mut stream);
+    opening.read(&mut stream, &mut block).expect("it stands");
+    assert!(matches!(opening.advance(&origins, NOW, true), Ok(Step::Job)));
+}
+
+#[test]
 fn what_is_no_proxy_header_is_refused() {
     let (mut stream, mut peer) = pair();
     let mut opening = Opening::new(OpeningKind { is_proxied: true, ..OpeningKind::default() }, 0);
