@@ -1,6 +1,6 @@
 //! Lines on standard error that nobody waits for.
 //!
-//! Who reads standard error may stop reading: then the pipe is full, and a write would stand still for as long. A thread of
+//! A reader of standard error may stop reading: then the pipe is full, and a write would stand still for as long. A thread of
 //! its own writes. Lines that find its queue full are left out, and their number is told as soon as lines are taken
 //! again. Example: `moorload ... 2>&1 | less` measures as if nobody looked.
 
