@@ -1,58 +1,24 @@
 //! The client library and the load generator over TLS and WebSocket: they share no code with the gateway's side of both.
 
 use crate::PATIENCE;
-use crate::gateway::Backend;
 use crate::load::{is_clean, run};
-use crate::process::TempFile;
-use crate::series::Series;
-use crate::tunnel::{Authority, NAME};
+use crate::tls::World;
+use crate::tunnel::NAME;
 use moorline_sdk::Platform;
 use moorline_sdk::client::{Client, Notice};
 use moorline_sdk::core::Target;
-use std::net::SocketAddr;
 
-/// A gateway with a listener of each kind that is not plain.
-struct World {
-    authority: Authority,
-    series: Series,
-    _settings: TempFile,
-    _backend: Backend,
-}
-
-impl World {
-    fn start() -> Self {
-        let (authority, backend, settings) = (Authority::new(&[NAME]), Backend::start(), TempFile::new(""));
-        let listener = |kind: &str| {
-            format!("[[listener]]\nname = \"{kind}\"\nkind = \"{kind}\"\naddress = \"127.0.0.1:0\"\n")
-        };
-        let text = format!(
-            "{}[backend]\nendpoints = [\"{}\"]\n[auth]\nmode = \"dev\"\n[tls]\ncertificates = [\"{}\"]\nkeys = [\"{}\"]\n",
-            ["tls", "ws", "wss"].map(listener).concat(),
-            backend.address,
-            authority.certificate.path().display(),
-            authority.key.path().display(),
-        );
-        std::fs::write(settings.path(), text).expect("our file");
-        let series = Series::start_file(settings.path());
-        Self { authority, series, _settings: settings, _backend: backend }
-    }
-
-    fn listener(&self, number: usize) -> SocketAddr {
-        self.series.gateway.listeners[number]
-    }
-
-    fn client(&self, uid: &str) -> Client {
-        let pem = std::fs::read(self.authority.certificate.path()).expect("our file");
-        let builder =
-            Client::builder(&format!("tls://{}", self.listener(0))).roots_pem(&pem).server_name(NAME);
-        builder.user(uid).device("d", Platform::Linux).build().expect("a client")
-    }
+fn client(world: &World, uid: &str) -> Client {
+    let pem = std::fs::read(world.authority.certificate.path()).expect("our file");
+    let builder =
+        Client::builder(&format!("tls://{}", world.address("tls"))).roots_pem(&pem).server_name(NAME);
+    builder.user(uid).device("d", Platform::Linux).build().expect("a client")
 }
 
 #[test]
 fn people_chat_over_tls_and_a_hot_restart_shows_at_most_as_a_pause() {
     let world = World::start();
-    let (ann, ben) = (world.client("ann"), world.client("ben"));
+    let (ann, ben) = (client(&world, "ann"), client(&world, "ben"));
     for round in 0..4 {
         let long = "x".repeat(20_000); // more than one record
         for (from, to, to_name) in [(&ann, &ben, "ben"), (&ben, &ann, "ann")] {
@@ -74,12 +40,11 @@ fn the_load_generator_passes_over_tls_over_websocket_and_over_both() {
     let world = World::start();
     let ca = world.authority.certificate.path().display().to_string();
     let tls = format!("--tls --tls-name {NAME} --ca {ca}");
-    for (number, carrier) in [(0, tls.clone()), (1, "--ws".into()), (2, format!("--ws {tls}"))] {
+    for (kind, carrier) in [("tls", tls.clone()), ("ws", "--ws".into()), ("wss", format!("--ws {tls}"))] {
         for work in ["ping -c 50 -r 500/s -d 500ms", "chat -c 50 --payload 20000 -d 500ms"] {
-            let (code, report) =
-                run(&format!("{work} --warmup 200ms {carrier}"), &[], world.listener(number));
+            let (code, report) = run(&format!("{work} --warmup 200ms {carrier}"), &[], world.address(kind));
             assert!(is_clean(code, &report), "{work} {carrier}: exit {code}, {report}");
-            let expected = (50 * u32::from(number != 1), 50 * u32::from(number != 0));
+            let expected = (50 * u32::from(kind != "ws"), 50 * u32::from(kind != "tls"));
             let counted = &report["carrier"];
             assert_eq!(
                 (&counted["handshakes"], &counted["upgrades"]),
@@ -88,7 +53,7 @@ fn the_load_generator_passes_over_tls_over_websocket_and_over_both() {
         }
     }
     let storm = format!("storm -c 40 -d 3s --calm 500ms -r 100 {tls}");
-    let (code, report) = run(&storm, &[], world.listener(0));
+    let (code, report) = run(&storm, &[], world.address("tls"));
     assert!(is_clean(code, &report), "exit {code}, {report}");
     assert_eq!(report["carrier"]["resumed"], 0.5, "whoever comes back resumes: {report}");
 }

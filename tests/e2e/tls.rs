@@ -18,15 +18,15 @@ const ORIGIN: &str = "https://chat.example";
 const KINDS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 
 /// A gateway with one listener of each kind.
-struct World {
-    authority: Authority,
-    series: Series,
+pub(crate) struct World {
+    pub(crate) authority: Authority,
+    pub(crate) series: Series,
     _settings: TempFile,
     _backend: Backend,
 }
 
 impl World {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with("")
     }
 
@@ -49,7 +49,7 @@ impl World {
         Self { authority, series, _settings: settings, _backend: backend }
     }
 
-    fn address(&self, kind: &str) -> SocketAddr {
+    pub(crate) fn address(&self, kind: &str) -> SocketAddr {
         let number = KINDS.iter().position(|other| *other == kind).expect("a kind");
         self.series.gateway.listeners[number]
     }
@@ -62,7 +62,7 @@ impl World {
     }
 
     fn tunnel(&self, kind: &str, stream: &mut TcpStream) -> Tunnel {
-        let has_tls = kind.ends_with('s') && kind != "ws";
+        let has_tls = matches!(kind, "tls" | "wss");
         let protocol = if kind == "tls" { "moorline/1" } else { "http/1.1" };
         let tunnel = if has_tls {
             Tunnel::tls(stream, self.authority.client(protocol)).expect("a handshake")
