@@ -245,11 +245,16 @@ impl Reactor {
 
     /// Ends a connection whose opening failed. The peer has been told.
     fn end_opening(&mut self, now: Instant, key: ConnKey, fault: &OpeningFault) {
+        let has_tls = matches!(
+            self.sockets.streams.pair(key),
+            Some((_, Some(Layer::Opening(opening)))) if opening.kind().has_tls
+        );
         let counts = &mut self.openings.counts;
         match fault {
             OpeningFault::Socket(_) | OpeningFault::Left => {}
             OpeningFault::Proxy(_) => counts.proxies_refused += 1,
             OpeningFault::Handshake(_) | OpeningFault::Tls(_) => counts.handshakes_failed += 1,
+            OpeningFault::TooLong if has_tls => counts.handshakes_failed += 1,
             OpeningFault::Upgrade(_) | OpeningFault::Early | OpeningFault::TooLong => {
                 counts.upgrades_refused += 1;
             }

@@ -241,7 +241,12 @@ fn a_plain_client_at_a_tls_listener_and_a_wrong_name_or_protocol_are_refused_at_
         let error = Tunnel::tls_to(&mut stream, world.authority.client(protocol), name).err();
         assert!(error.is_some(), "{name} {protocol}");
     }
-    world.series.gateway.until_metric("tls_handshakes_failed_total", 3);
+    // A ClientHello that does not end.
+    let mut stream = world.connect("tls");
+    stream.write_all(&[22, 3, 1, 0x40, 0]).expect("it stands");
+    stream.write_all(&[1; 9_000]).expect("it stands");
+    assert!(is_closed(&mut stream));
+    world.series.gateway.until_metric("tls_handshakes_failed_total", 4);
 }
 
 #[test]
