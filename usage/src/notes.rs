@@ -85,7 +85,13 @@ mod tests {
     fn what_stands_still_costs_lines_and_no_time() {
         assert!(flush(), "nothing waits");
         let (go_on, stuck) = sync_channel::<()>(0);
-        later(move || _ = stuck.recv());
+        let (begin, has_begun) = sync_channel::<()>(0);
+        later(move || {
+            let _ = begin.send(());
+            let _ = stuck.recv();
+        });
+        // As long as the thread has not taken this job, it has one of the places.
+        has_begun.recv().expect("the thread begins it");
         let (done, written) = std::sync::mpsc::channel();
         for number in 0..2 * JOBS_MAX {
             let done = done.clone();
