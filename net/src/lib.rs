@@ -12,6 +12,7 @@
 //! | [`clock`] | monotonic time that can stand still | `client` |
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
 //! | [`audit`] | who ordered what, in a file of bounded size | `server` |
+//! | [`cap`] | how much of a cap is used, and a log line at 80% | `server` |
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`layer`] | TLS and WebSocket between a stream and its owner | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
@@ -33,6 +34,8 @@ pub mod accept;
 #[cfg(feature = "server")]
 pub mod audit;
 pub mod baton;
+#[cfg(feature = "server")]
+pub mod cap;
 #[cfg(feature = "client")]
 pub mod clock;
 #[cfg(feature = "client")]

@@ -23,6 +23,7 @@ use crate::shard_map::{Pins, ShardMap};
 use crate::sys::{clock, limits};
 use crate::worker::{Inbox, SharedTrust, Worker, WorkerParts};
 use mio::Poll;
+use moorline_net::cap::CapWatch;
 use moorline_net::clock::Clock;
 use moorline_net::layer::OpeningKind;
 use moorline_net::mailbox::{self, SendError, Sender};
@@ -226,6 +227,7 @@ impl Common<'_> {
             reactors: self.reactors.clone(),
             workers: self.workers.clone(),
             counter_set: counter_set(self.metrics, reactor::metrics(listeners.len())),
+            kept: self.metrics.show_cap(Arc::new(CapWatch::new("session.kept_max"))),
             read_budget: self.config.reactor.read_budget.as_usize(),
             accept_budget: self.config.reactor.accept_budget,
         };
@@ -265,6 +267,7 @@ impl Prepared {
         let identity = tls::Identity::load(config, &clock, ticket_keys, &metrics)?;
         let mut random = Random::new(getrandom::u64().unwrap_or(birth.epoch));
         let door = Door::new(cap, listening::limits(config));
+        door.caps().iter().for_each(|watch| drop(metrics.show_cap(Arc::clone(watch))));
         let gateway_id = match &origin {
             Some(Origin { inherited, accepted, .. }) => {
                 (0..).zip(accepted).for_each(|(listener, until)| door.thaw(listener, *until));

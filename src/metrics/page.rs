@@ -3,6 +3,7 @@
 use super::counter_set::CounterSet;
 use super::metric::{Kind, Metric};
 use super::process::{self, CPU_SECONDS};
+use moorline_net::cap::{CapFigures, CapWatch};
 use moorline_net::log::DroppedLines;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -18,6 +19,7 @@ pub struct Registry {
     counter_sets: Mutex<Vec<Arc<CounterSet>>>,
     dropped_lines: OnceLock<DroppedLines>,
     carried: Mutex<Carried>,
+    caps: Mutex<Vec<Arc<CapWatch>>>,
 }
 
 /// Value of a counter, as another process of the series goes on from it.
@@ -127,6 +129,24 @@ impl Registry {
         self.dropped_lines.set(dropped).ok();
     }
 
+    /// Shows this cap from now on. Watches with one name are parts of one cap.
+    pub fn show_cap(&self, watch: Arc<CapWatch>) -> Arc<CapWatch> {
+        self.caps.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&watch));
+        watch
+    }
+
+    fn caps(&self) -> Vec<CapFigures> {
+        let mut caps: Vec<CapFigures> = Vec::new();
+        for watch in self.caps.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let part = watch.figures();
+            match caps.iter_mut().find(|cap| cap.name == part.name) {
+                Some(cap) => (cap.used, cap.max) = (cap.used + part.used, cap.max.saturating_add(part.max)),
+                None => caps.push(part),
+            }
+        }
+        caps
+    }
+
     /// The sum of a counter or gauge over all counter sets and labels; 0 if there is none.
     pub fn sum(&self, name: &str) -> u64 {
         let counter_sets = self.lock();
@@ -154,6 +174,7 @@ impl Registry {
         let cpu_before = carried.of(CPU_SECONDS, "") as f64 / MICROS;
         figures.cpu_seconds += cpu_before;
         exporter.register_collector(Box::new(figures));
+        exporter.register_collector(Box::new(Caps(self.caps())));
         exporter.register_collector(Box::new(LogLines(self.lines_dropped(&carried))));
         drop(carried);
         let mut page = String::with_capacity(16 << 10);
@@ -248,6 +269,27 @@ impl Collector for LogLines {
         for (reason, lines) in self.0 {
             let labels = [("reason", reason)];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&lines, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// Caps, and how much of each is used.
+#[derive(Debug)]
+struct Caps(Vec<CapFigures>);
+
+impl Collector for Caps {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let used: fn(&CapFigures) -> usize = |cap| cap.used;
+        let max: fn(&CapFigures) -> usize = |cap| cap.max;
+        for (name, help, value) in [
+            ("cap_used", "Number of what a cap limits.", used),
+            ("cap_max", "The cap; 0: no limit. At 80% of it the log has a line.", max),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for cap in &self.0 {
+                family.encode_family(&[("cap", cap.name)])?.encode_gauge(&(value(cap) as u64))?;
+            }
         }
         Ok(())
     }

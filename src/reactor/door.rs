@@ -11,6 +11,7 @@
 use super::addresses::Addresses;
 use super::pace::Pace;
 use crate::snapshot::{AddressRecord, Section};
+use moorline_net::cap::CapWatch;
 use moorline_proto::time::{Duration, Instant};
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -53,6 +54,8 @@ pub struct Door {
     /// Other processes that have the sockets, too, as bits of [`Holder`]: closing one here does not end its connection.
     holders: AtomicU8,
     addresses: Option<Mutex<Addresses>>,
+    /// Caps on connections, and on those that are not logged in.
+    caps: [Arc<CapWatch>; 2],
 }
 
 /// State of one listener that all reactors share.
@@ -115,6 +118,8 @@ impl Door {
             handshakes: AtomicUsize::new(0),
             holders: AtomicU8::new(0),
             addresses: knows_addresses.then(Mutex::default),
+            caps: ["limits.connections_max", "listener.handshakes_max"]
+                .map(|cap| Arc::new(CapWatch::new(cap))),
         })
     }
 
@@ -229,7 +234,8 @@ impl Door {
     /// Writes the rates of all addresses to `out`. Returns the time up to which each listener's accept rate is
     /// used, in nanoseconds.
     pub fn freeze(&self, out: &mut Section) -> Vec<u64> {
-        let Self { connections_max: _, gates, open: _, handshakes: _, holders: _, addresses: _ } = self;
+        let Self { connections_max: _, gates, open: _, handshakes: _, holders: _, addresses: _, caps: _ } =
+            self;
         if let Some(addresses) = self.addresses() {
             addresses.freeze(out);
         }
@@ -265,6 +271,19 @@ impl Door {
         } else {
             self.handshakes.fetch_sub(before - after, Ordering::Relaxed);
         }
+    }
+
+    /// Watches of the caps on connections, and on those that are not logged in.
+    pub fn caps(&self) -> &[Arc<CapWatch>] {
+        &self.caps
+    }
+
+    /// Notes how much of the caps is used. Of several listeners the largest `handshakes_max` counts.
+    pub(super) fn note_caps(&self, now: Instant) {
+        let [connections, handshakes] = &self.caps;
+        connections.note(self.open.load(Ordering::Relaxed), self.connections_max, now);
+        let max = self.gates.iter().map(|gate| gate.limits().handshakes_max).max().unwrap_or(0);
+        handshakes.note(self.handshakes.load(Ordering::Relaxed), max, now);
     }
 
     /// Locks the addresses; `None`: no limit needs them.

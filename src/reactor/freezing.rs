@@ -46,6 +46,8 @@ impl Reactor {
             outboxes: _,
             counter_set: _,
             limit_log: _,
+            kept: _, // noted in each turn
+            kept_max: _,
             read_budget: _,
             accept_budget: _,
             read_block: _,

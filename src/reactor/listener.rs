@@ -138,6 +138,11 @@ impl Listeners {
         }
     }
 
+    /// Notes how much of the process's caps is used.
+    pub(super) fn note_caps(&self, now: Instant) {
+        self.door.note_caps(now);
+    }
+
     /// Stops listening, for all reactors and processes that have the sockets; or notes that they listen again.
     pub(super) fn set_open(&mut self, is_open: bool) {
         for (listener, acceptor) in (0..).zip(&mut self.acceptors) {

@@ -51,6 +51,7 @@ use listener::{Arrival, Listeners, Newcomer};
 use mio::event::Event;
 use mio::{Events, Poll, Registry, Waker};
 use moorline_net::baton::TryRun;
+use moorline_net::cap::CapWatch;
 use moorline_net::clock::Clock;
 use moorline_net::layer::Layer;
 use moorline_net::mailbox::{Receiver, Sender};
@@ -96,6 +97,9 @@ pub struct Reactor {
     outboxes: Vec<Outbox>,
     counter_set: Arc<CounterSet>,
     limit_log: LimitLog,
+    /// Cap on the sessions that wait for their clients.
+    kept: Arc<CapWatch>,
+    kept_max: usize,
     read_budget: usize,
     accept_budget: usize,
     read_block: ReadBlock,
@@ -119,7 +123,7 @@ impl Reactor {
     /// # Errors
     /// The system's, when the listener cannot be registered, or no descriptor is left.
     pub fn new(poll: &Poll, settings: Settings, parts: ReactorParts) -> io::Result<Self> {
-        let now = parts.clock.now();
+        let (now, kept_max) = (parts.clock.now(), settings.kept_max);
         let listeners = Listeners::new(parts.listeners, parts.door, parts.openings.clone(), settings.seed);
         Ok(Self {
             outputs: Outputs::new(settings.workers),
@@ -135,6 +139,8 @@ impl Reactor {
             outboxes: parts.workers.into_iter().map(Outbox::new).collect(),
             counter_set: parts.counter_set,
             limit_log: LimitLog::default(),
+            kept: parts.kept,
+            kept_max,
             read_budget: parts.read_budget,
             accept_budget: parts.accept_budget,
             read_block: ReadBlock::default(),
@@ -450,6 +456,9 @@ impl Reactor {
         }
         self.sockets.cool();
         self.sockets.listeners.count_handshakes(self.shard.handshakes());
+        self.sockets.listeners.note_caps(self.sockets.now);
+        let kept = usize::try_from(self.shard.counters()[Count::Detached]).unwrap_or(usize::MAX);
+        self.kept.note(kept, self.kept_max, self.sockets.now);
         self.log_limits();
         self.publish_counters();
     }

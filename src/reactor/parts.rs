@@ -7,6 +7,7 @@ use crate::metrics::CounterSet;
 use crate::shard::{DrainOrder, Settings, Transfer};
 use bytes::Bytes;
 use mio::net::TcpListener;
+use moorline_net::cap::CapWatch;
 use moorline_net::clock::Clock;
 use moorline_net::layer::{JobResult, OpeningKind};
 use moorline_net::mailbox::{Receiver, Sender};
@@ -60,6 +61,8 @@ pub struct ReactorParts {
     pub workers: Vec<Sender<UplinkBatch>>,
     /// CounterSet on which the counters are published.
     pub counter_set: Arc<CounterSet>,
+    /// Cap on this reactor's sessions that wait for their clients.
+    pub kept: Arc<CapWatch>,
     /// Bytes read from one connection in one turn at most.
     pub read_budget: usize,
     /// Connections accepted in one turn at most.

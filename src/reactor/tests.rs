@@ -65,6 +65,7 @@ impl World {
             reactors: vec![mail.clone()],
             workers: vec![sender],
             counter_set: Arc::new(CounterSet::new(metrics(limits.len()))),
+            kept: Arc::new(moorline_net::cap::CapWatch::new("session.kept_max")),
             read_budget: 64 << 10,
             accept_budget,
         };

@@ -24,6 +24,7 @@ mod authority;
 mod backend_death;
 mod bad_input;
 mod beside;
+mod caps;
 mod carriers;
 mod chat;
 mod clocks;

@@ -1,6 +1,7 @@
 //! Metrics of limits: how full the store is, quotas of users, work and signals.
 
-use crate::im::{CapStatus, ClockStatus, DiskStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
+use crate::im::{ClockStatus, DiskStatus, QuotaStatus, SignalStatus, Status, WorkStatus};
+use moorline_net::cap::CapFigures;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
@@ -8,8 +9,12 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 use std::fmt;
 
-/// Encodes the figures of limits.
-pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Result<(), fmt::Error> {
+/// Encodes the figures of limits. `link_caps`: those of the link port.
+pub(super) fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    status: &Status,
+    link_caps: &[CapFigures],
+) -> Result<(), fmt::Error> {
     let Status { members, caps, quotas, work, signals, disk, clock, .. } = status;
     let ClockStatus { steps, ahead_ms, behind_ms } = *clock;
     let DiskStatus { free, is_low, put_off: disk_put_off } = *disk;
@@ -50,9 +55,10 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, status: &Status) -> Re
     let refused = quotas.iter().map(|QuotaStatus { name, refused, .. }| (*name, *refused));
     let help = "Requests and messages refused because of a quota of a day.";
     counters(encoder, "quota_refused", help, "quota", refused)?;
-    let used = caps.iter().map(|CapStatus { name, used, .. }| (*name, *used));
+    let caps = || caps.iter().chain(link_caps);
+    let used = caps().map(|CapFigures { name, used, .. }| (*name, *used));
     gauges(encoder, "cap_used", "Number of what a cap limits.", used)?;
-    let max = caps.iter().map(|CapStatus { name, max, .. }| (*name, *max));
+    let max = caps().map(|CapFigures { name, max, .. }| (*name, *max));
     gauges(encoder, "cap_max", "The cap. At 80% of it the log has a line.", max)
 }
 
@@ -89,11 +95,14 @@ fn gauges(
 }
 
 /// The figures of limits, as `/v1/status` has them.
-pub(super) fn json(status: &Status) -> Value {
+pub(super) fn json(status: &Status, link_caps: &[CapFigures]) -> Value {
     let Status { members, caps, quotas, work, signals, disk, clock, .. } = status;
     let SignalStatus { passed, too_large, too_many, refused } = signals;
-    let caps: Vec<_> =
-        caps.iter().map(|it| json!({ "name": it.name, "used": it.used, "max": it.max })).collect();
+    let caps: Vec<_> = caps
+        .iter()
+        .chain(link_caps)
+        .map(|it| json!({ "name": it.name, "used": it.used, "max": it.max }))
+        .collect();
     let quotas: Vec<_> =
         quotas.iter().map(|it| json!({ "name": it.name, "near": it.near, "refused": it.refused })).collect();
     json!({

@@ -72,8 +72,9 @@ impl Collector for Figures {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        encode_links(self.1.links.read(), &mut encoder)?;
-        super::limits::encode(&mut encoder, &self.0)?;
+        let links = self.1.links.read();
+        encode_links(links, &mut encoder)?;
+        super::limits::encode(&mut encoder, &self.0, &links.caps)?;
         encode_others(&self.1, &mut encoder)?;
         encode_webhooks(&mut encoder, webhooks)?;
         let (name, help) = ("log_lines_dropped", "Log lines dropped instead of waiting for their reader.");
@@ -117,7 +118,7 @@ fn encode_webhooks(
 }
 
 fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let LinkFigures { links, unproven, strangers, evicted, refused } = figures;
+    let LinkFigures { links, unproven, strangers, evicted, refused, caps: _ } = figures;
     for (name, help, value) in [
         ("links", "Links of gateways that are open.", links),
         ("links_unproven", "Links of gateways that proved nothing.", unproven),

@@ -7,6 +7,7 @@ use crate::im::{ApiAnswer, ApiBody, ApiCall, Keep, PushTo, Status, WebhookStatus
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use moorline_net::cap::CapFigures;
 use moorline_net::http::{Method, Request, Response, StatusCode};
 use moorline_proto::ids::ReadableId;
 use moorline_proto::message::client::{Code, Send, SendAck, send};
@@ -192,7 +193,9 @@ pub(super) async fn answer(request: &Request, shared: &Shared) -> Result<Respons
         "/metrics" if is_get => {
             Ok(text(metrics::CONTENT_TYPE, metrics::page(&status(shared).await?, &shared.counters)))
         }
-        "/v1/status" if is_get => Ok(json_of(&status_json(&status(shared).await?))),
+        "/v1/status" if is_get => {
+            Ok(json_of(&status_json(&status(shared).await?, &shared.counters.links.read().caps)))
+        }
         "/v1/messages" if is_post => stored(&shared.ask(message(request)?).await?),
         "/v1/push" if is_post => reached(&shared.ask(push(request)?).await?),
         "/v1/requests" if is_post => {
@@ -384,7 +387,7 @@ async fn status(shared: &Shared) -> Result<Status, Problem> {
     }
 }
 
-fn status_json(status: &Status) -> serde_json::Value {
+fn status_json(status: &Status, link_caps: &[CapFigures]) -> serde_json::Value {
     let Status {
         users,
         conversations,
@@ -410,7 +413,7 @@ fn status_json(status: &Status) -> serde_json::Value {
         "webhooks": webhooks.clone(),
         // The name of version 0.1, until the next release.
         "services": webhooks,
-        "limits": limits::json(status),
+        "limits": limits::json(status, link_caps),
     })
 }
 

@@ -4,7 +4,7 @@
 use super::deletion::{self, Keep};
 use super::logins::Logins;
 use super::output::{Outputs, Reply};
-use super::quotas::{self, CapStatus, QuotaStatus};
+use super::quotas::{self, QuotaStatus};
 use super::refusal::{Refused, refuse};
 use super::request::{Requests, plan_new_users};
 use super::sessions::Sessions;
@@ -14,6 +14,7 @@ use super::waiting::Waiter;
 use super::{ClockStatus, DiskStatus, Im, Output, SignalStatus, WebhookStatus, WorkStatus};
 use crate::server::{Kick, Now, PushSpec, SessionId};
 use bytes::Bytes;
+use moorline_net::cap::CapFigures;
 use moorline_proto::error::CloseReason;
 use moorline_proto::frame::{Command, Lane};
 use moorline_proto::message::backend::Rank;
@@ -212,7 +213,7 @@ pub struct Status {
     /// True if the store takes writes.
     pub takes_writes: bool,
     /// Caps of the store, each with the number that it limits.
-    pub caps: Vec<CapStatus>,
+    pub caps: Vec<CapFigures>,
     /// Messages removed by retention and deletion.
     pub swept: u64,
     /// Deletions of which messages are still to be removed.

@@ -57,7 +57,7 @@ pub use disk_floor::DiskStatus;
 pub use handler::{BackendMessage, ImHandler, Judge, Judgement};
 pub use ids::{MessageIds, time_ms};
 pub use output::Output;
-pub use quotas::{CapStatus, QuotaStatus};
+pub use quotas::QuotaStatus;
 pub use steady::ClockStatus;
 pub use webhooks::{WebhookCall, WebhookResult, WebhookStatus};
 pub use work::{SignalStatus, WorkStatus};
@@ -326,6 +326,6 @@ impl<S: Store> Im<S> {
         self.storage.commit_late_writes(now_ms, self.ids.last());
         self.tell_read_counts(now);
         self.tell_presence(now);
-        self.quotas.log(now, &quotas::caps(&self.config, &self.storage.store.counts()));
+        self.quotas.log(now, &self.config, &self.storage.store.counts());
     }
 }

@@ -9,15 +9,14 @@ use super::store::{Counts, UserId};
 use crate::config::{ImConfig, QuotaConfig};
 use crate::server::Now;
 use hashbrown::HashMap;
+use moorline_net::cap::{CapFigures, CapWatch};
 use moorline_proto::message::client::Code;
 use moorline_proto::time::{Duration, Instant};
 
 /// Milliseconds of a day (UTC).
 const DAY_MS: u64 = 86_400_000;
-/// Share of a quota or of a cap, in percent, from which the log and the metrics name it; and below which a cap counts as
-/// usual again.
+/// Share of a quota, in percent, from which the log and the metrics name it.
 const NEAR_PERCENT: u128 = 80;
-const USUAL_PERCENT: u128 = 75;
 /// Time between two log lines about quotas.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,17 +45,6 @@ pub struct QuotaStatus {
     pub refused: u64,
 }
 
-/// A cap of the store, and the number that it limits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CapStatus {
-    /// Name of the cap: the last part of its setting.
-    pub name: &'static str,
-    /// Number that is there.
-    pub used: usize,
-    /// Number that may be there.
-    pub max: usize,
-}
-
 /// Counts of the day, and figures since the start.
 #[derive(Debug)]
 pub(super) struct Quotas {
@@ -68,8 +56,8 @@ pub(super) struct Quotas {
     /// Figures that the log has.
     logged: [QuotaStatus; QUOTAS],
     log_at: Instant,
-    /// Caps that are near, in the order of [`caps`].
-    is_near: [bool; 3],
+    /// Caps of the store.
+    caps: [CapWatch; 3],
 }
 
 impl Quotas {
@@ -78,7 +66,8 @@ impl Quotas {
         let limits = [groups, members, group_changes, conversations, relations, bytes as u64];
         let statuses = NAMES.map(|name| QuotaStatus { name, near: 0, refused: 0 });
         let (day, used, log_at) = (0, HashMap::new(), Instant::ZERO);
-        Self { limits, day, used, statuses, logged: statuses, log_at, is_near: [false; 3] }
+        let caps = ["im.users_max", "im.conversations_max", "im.members_total_max"].map(CapWatch::new);
+        Self { limits, day, used, statuses, logged: statuses, log_at, caps }
     }
 
     /// Charges a user, all or nothing.
@@ -113,23 +102,10 @@ impl Quotas {
         Ok(())
     }
 
-    /// Logs which quotas users have come near to, at most once in [`LOG_EVERY`], and which caps the store has come near to,
-    /// once each.
-    pub(super) fn log(&mut self, now: Now, caps: &[CapStatus; 3]) {
-        for (CapStatus { name, used, max }, is_near) in caps.iter().zip(&mut self.is_near) {
-            let (used, max) = (*used as u128, *max as u128);
-            if !*is_near && is_at(used, max, NEAR_PERCENT) {
-                *is_near = true;
-                tracing::warn!(
-                    cap = name,
-                    used,
-                    max,
-                    "the store has reached 80% of a cap; raise the setting in time"
-                );
-            } else if *is_near && !is_at(used, max, USUAL_PERCENT) {
-                *is_near = false;
-                tracing::info!(cap = name, used, max, "the store is below 75% of a cap again");
-            }
+    /// Logs which quotas users have come near to, at most once in [`LOG_EVERY`], and which caps the store has come near to.
+    pub(super) fn log(&mut self, now: Now, config: &ImConfig, counts: &Counts) {
+        for (watch, CapFigures { used, max, .. }) in self.caps.iter().zip(caps(config, counts)) {
+            watch.note(used, max, now.instant);
         }
         if self.logged != self.statuses && now.instant >= self.log_at {
             self.log_at = now.instant + LOG_EVERY;
@@ -152,13 +128,13 @@ impl Quotas {
 }
 
 /// Returns how full the store is.
-pub(super) fn caps(config: &ImConfig, counts: &Counts) -> [CapStatus; 3] {
+pub(super) fn caps(config: &ImConfig, counts: &Counts) -> [CapFigures; 3] {
     [
         ("users_max", counts.users, config.users_max),
         ("conversations_max", counts.conversations, config.conversations_max),
         ("members_total_max", counts.members, config.members_total_max),
     ]
-    .map(|(name, used, max)| CapStatus { name, used, max })
+    .map(|(name, used, max)| CapFigures { name, used, max })
 }
 
 fn is_at(used: u128, max: u128, percent: u128) -> bool {
@@ -196,16 +172,5 @@ mod tests {
         quotas.charge(at(DAY_MS * 10), eve, &[(Quota::Groups, 5)]).expect("another day");
         assert_eq!((quotas.statuses()[0].near, quotas.used.len()), (3, 1), "yesterday is forgotten");
         assert!(quotas.charge(at(DAY_MS * 10), eve, &[(Quota::Bytes, u64::MAX)]).is_err());
-    }
-
-    #[test]
-    fn a_cap_is_logged_once_until_it_is_usual_again() {
-        let mut quotas = Quotas::new(&ImConfig::default().quota);
-        let config = ImConfig { users_max: 100, ..ImConfig::default() };
-        let mut look = |users| {
-            quotas.log(at(0), &caps(&config, &Counts { users, ..Counts::default() }));
-            quotas.is_near
-        };
-        assert_eq!([79, 80, 76, 74, 80].map(|users| look(users)[0]), [false, true, true, false, true]);
     }
 }

@@ -1,19 +1,39 @@
 //! Counters of the link port, for the metrics page. Written by the event loop, read by the API's thread.
 
+use moorline_net::cap::{CapFigures, CapWatch};
+use moorline_proto::time::Instant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Caps of the link port: links, gateways, sessions and rooms.
+const CAPS: [&str; 4] = ["link.links_max", "link.gateways_max", "link.sessions_max", "link.rooms_max"];
 
 /// Counters of one link server. Cheap to clone; clones show the same values.
 #[derive(Clone, Debug, Default)]
 pub struct LinkCounters(Arc<Cells>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cells {
     links: AtomicU64,
     unproven: AtomicU64,
     strangers: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
+    caps: [CapWatch; CAPS.len()],
+}
+
+impl Default for Cells {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            links: zero(),
+            unproven: zero(),
+            strangers: zero(),
+            evicted: zero(),
+            refused: zero(),
+            caps: CAPS.map(CapWatch::new),
+        }
+    }
 }
 
 /// Values at one moment.
@@ -29,25 +49,35 @@ pub struct LinkFigures {
     pub evicted: u64,
     /// Connections with a HELLO or a proof that was refused.
     pub refused: u64,
+    /// Caps, and what they limit.
+    pub caps: [CapFigures; CAPS.len()],
 }
 
 impl LinkCounters {
     /// Returns the values now.
     pub fn read(&self) -> LinkFigures {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let Cells { links, unproven, strangers, evicted, refused } = &*self.0;
+        let Cells { links, unproven, strangers, evicted, refused, caps } = &*self.0;
         LinkFigures {
             links: of(links),
             unproven: of(unproven),
             strangers: of(strangers),
             evicted: of(evicted),
             refused: of(refused),
+            caps: caps.each_ref().map(CapWatch::figures),
         }
     }
 
     pub(super) fn set_links(&self, links: usize, unproven: usize) {
         self.0.links.store(links as u64, Ordering::Relaxed);
         self.0.unproven.store(unproven as u64, Ordering::Relaxed);
+    }
+
+    /// Notes how many links, gateways, sessions and rooms there are, and may be.
+    pub(super) fn note_caps(&self, now: Instant, caps: [(usize, usize); CAPS.len()]) {
+        for (watch, (used, max)) in self.0.caps.iter().zip(caps) {
+            watch.note(used, max, now);
+        }
     }
 
     pub(super) fn count_stranger(&self, is_evicted: bool, is_refused: bool) {

@@ -191,11 +191,21 @@ impl LinkHost {
     }
 
     /// Writes the figures of now.
-    pub fn count(&self, counters: &LinkCounters) {
-        let Outbox { routes, links, .. } = &self.out;
+    pub fn count(&self, now: Now, counters: &LinkCounters) {
+        let Outbox { routes, links, rooms, .. } = &self.out;
         let unproven = routes.gateways.values().filter(|known| known.standing == Standing::Unproven);
         let unproven = unproven.map(|known| known.links as usize).sum();
         counters.set_links(links.open_links(), unproven);
+        let LinkConfig { links_max, gateways_max, sessions_max, rooms_max, .. } = self.config;
+        counters.note_caps(
+            now.instant,
+            [
+                (links.open_links(), links_max),
+                (routes.gateways.len(), gateways_max),
+                (routes.sessions(), sessions_max),
+                (rooms.len(), rooms_max),
+            ],
+        );
     }
 
     /// Returns the bytes that wait to be sent on a link.

@@ -177,7 +177,7 @@ impl<M: Send + 'static> Server<M> {
         if now.instant >= self.host.next_deadline() {
             self.host.handle_timeouts(now);
             self.perform(now, handler);
-            self.host.count(&self.counters);
+            self.host.count(now, &self.counters);
         }
         handler.handle_turn_end(now, self.host.outbox());
         self.perform(now, handler);

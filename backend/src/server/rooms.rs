@@ -64,6 +64,11 @@ impl Rooms {
         }
     }
 
+    /// Number of rooms.
+    pub(super) fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
     /// Puts a session into a room. Returns the version for the gateway; `None`: a limit is reached. A second time changes
     /// nothing.
     pub(super) fn try_bind(&mut self, room: &str, session: SessionId, gateway: GatewayId) -> Option<u64> {

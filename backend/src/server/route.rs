@@ -107,6 +107,11 @@ impl Routes {
         Some(SessionId { slot, generation: self.sessions[slot as usize].generation })
     }
 
+    /// Number of sessions.
+    pub(super) fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
         self.sessions.get(id.slot()).filter(|session| session.generation == id.generation)
     }

@@ -66,7 +66,7 @@ impl Desk {
 
     fn figures(&self) -> LinkFigures {
         let counters = LinkCounters::default();
-        self.host.count(&counters);
+        self.host.count(self.now, &counters);
         counters.read()
     }
 
