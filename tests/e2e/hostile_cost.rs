@@ -6,6 +6,8 @@
 use crate::flood::stream;
 use crate::gateway::{Backend, Gateway};
 use crate::raw::{Acks, Client, bytes_of, hello, message, send_frame};
+use crate::tls::World;
+use crate::tunnel::Tunnel;
 use crate::{soak, until};
 use bytes::Bytes;
 use moorline::sys::clock;
@@ -86,6 +88,34 @@ fn a_hostile_client_holds_little_memory_that_no_limit_counts() {
         });
         println!("{name}: {} bytes uncounted and {} counted for each client", last.0, last.1);
     }
+}
+
+#[test]
+fn a_half_done_tls_handshake_holds_little_memory_that_no_limit_counts() {
+    let world = World::start_with("[limits]\nhandshake_timeout = \"60s\"\n");
+    let gateway = &world.series.gateway;
+    let hold = || {
+        let mut stream = world.connect("tls");
+        let hello = Tunnel::client_hello(&world.authority.client("moorline/1"));
+        stream.write_all(&hello).expect("it stands");
+        stream.read_exact(&mut [0; 5]).expect("an answer");
+        stream
+    };
+    let measure = || (gateway.process.resident_kib() << 10, gateway.metric("input_bytes"));
+    let _warm: Vec<_> = (0..20).map(|_| hold()).collect();
+    let before = measure();
+    let _held: Vec<_> = (0..CLIENTS).map(|_| hold()).collect();
+    let per_client = || {
+        let after = measure();
+        let (resident, counted) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+        (resident.saturating_sub(counted) / CLIENTS as u64, counted / CLIENTS as u64)
+    };
+    let mut last = per_client();
+    until("little memory is uncounted", || {
+        last = per_client();
+        (last.0 <= UNCOUNTED_MAX).then_some(())
+    });
+    println!("half a handshake: {} bytes uncounted and {} counted for each client", last.0, last.1);
 }
 
 /// Bytes that one hostile client repeats.

@@ -31,7 +31,7 @@ impl World {
     }
 
     /// With more lines for the last listener, and then others.
-    fn start_with(more: &str) -> Self {
+    pub(crate) fn start_with(more: &str) -> Self {
         let (authority, backend, settings) = (Authority::new(&[NAME]), Backend::start(), TempFile::new(""));
         let listener = |kind: &&str| {
             format!("[[listener]]\nname = \"{kind}\"\nkind = \"{kind}\"\naddress = \"127.0.0.1:0\"\n")
@@ -54,7 +54,7 @@ impl World {
         self.series.gateway.listeners[number]
     }
 
-    fn connect(&self, kind: &str) -> TcpStream {
+    pub(crate) fn connect(&self, kind: &str) -> TcpStream {
         let stream = TcpStream::connect(self.address(kind)).expect("it listens");
         stream.set_nodelay(true).expect("a socket");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
