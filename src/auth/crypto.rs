@@ -1,16 +1,16 @@
-//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 and Ed25519, both by `ring`. Webhooks use
-//! `ring` as well, the TLS of clients uses aws-lc-rs; each place names its provider, and none is the default of the process.
+//! Cryptography behind `jsonwebtoken`: HMAC with SHA-256 and Ed25519, both by aws-lc-rs,
+//! as all TLS of this program. Each place names its provider, and none is the default of the process.
 //!
 //! These are the two algorithms that a gateway accepts. The library's own providers also bring RSA and the NIST curves.
 //! The library knows one provider for each process; whoever makes a verifier or signs a token installs this one first.
 
 use crate::config;
+use aws_lc_rs::hmac;
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, Result};
 use jsonwebtoken::signature::{self, Signer, Verifier};
 use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey};
-use ring::hmac;
-use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |algorithm, key| signer(*algorithm, key),

@@ -5,12 +5,12 @@
 
 use super::{AuthError, NameProblem, check_name, crypto, key};
 use crate::config::Algorithm;
+use aws_lc_rs::signature::Ed25519KeyPair;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jsonwebtoken::{EncodingKey, Header};
 use key::{Access, KID_BYTES_MAX};
 use moorline_proto::ids::{DEVICE_BYTES_MAX, UID_BYTES_MAX};
-use ring::signature::Ed25519KeyPair;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::path::Path;

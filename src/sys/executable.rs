@@ -9,11 +9,11 @@
 //! folder that nobody else may write, and opens `v2` and `moorline`.
 
 use super::child::{self, Inherited};
+use aws_lc_rs::digest::{Context, SHA256};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{AccessFlags, Uid, faccessat, geteuid};
-use ring::digest::{Context, SHA256};
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
