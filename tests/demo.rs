@@ -137,6 +137,7 @@ fn a_small_one_passes_and_says_its_figures() {
         return;
     }
 
+    assert_eq!(report["size"]["encrypted"], 100, "all of them over TLS, also after the restart: {report:#}");
     let number = |section: &str, name: &str| report[section][name].as_f64().expect("a number");
     let (sent, durable) = (number("messages", "sent"), number("messages", "durable"));
     assert!(sent >= 600.0 && sent.total_cmp(&durable).is_eq(), "more only if an act was late: {report:#}");

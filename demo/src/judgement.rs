@@ -132,6 +132,7 @@ mod tests {
                 until_drained: Duration::from_secs(20),
                 refused: 0,
                 pulled: 0,
+                secure: 100,
                 restart: Some(Upgraded::Committed(Restarted { pause_ms: 1.0, sockets: 2 })),
                 restart_tries: 1,
                 kill: Some(Killed { silent_ms: 1.0 }),

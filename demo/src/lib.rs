@@ -8,8 +8,9 @@
 //! | `size` | number of connections, rate of messages; pure | number |
 //! | `roster`, `traffic`, `content` | who talks with whom, when, and what is said; pure | - |
 //! | `checker` | lost, duplicated, reordered, corrupted; pure | client, roster, content |
+//! | `certificate` | the gateway's certificate and its key for this run, and the clients' side of TLS | folder |
 //! | `folder`, `stop`, `server`, `upgrade`, `progress` | logs, Ctrl-C, child processes, the line of progress | usage |
-//! | `fleet` | all clients on one loop | client |
+//! | `fleet` | all clients on one loop, each with TLS by rustls | client, certificate |
 //! | `observer` | sorts what clients say | checker, client, latency, roster, fleet |
 //! | `play` | the acts, one after the other | all above |
 //! | `judgement` | pass, fail, or too busy to judge; pure | checker, play, upgrade |
@@ -23,6 +24,7 @@
 //! so every other device of the group must be given message 3, byte by byte as it was sent, at place 17, once,
 //! and before place 18.
 
+mod certificate;
 mod checker;
 mod client;
 mod clock;
@@ -47,6 +49,7 @@ mod upgrade;
 pub use judgement::Judgement;
 pub use report::Report;
 
+use certificate::Certificate;
 use client::{Client, Login, Target};
 use fleet::Fleet;
 use folder::RunFolder;
@@ -208,15 +211,17 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
     } else {
         options.program.clone()
     };
-    let mut servers = start(&program, folder, stop)?;
+    let certificate = Certificate::make(folder)?;
+    let mut servers = start(&program, folder, &certificate, stop)?;
     let (gateway, admin) = (servers.gateway.address("listener")?, servers.gateway.address("admin")?);
     progress.say(&format!(
-        "gateway {gateway} (pid {})   backend pid {}   admin http://{admin}",
+        "gateway tls://{gateway} (pid {})   backend pid {}   admin http://{admin}",
         servers.gateway.pid(),
         servers.backend.pid()
     ));
     let roster = Arc::new(Roster::new(size.connections, seed));
-    let fleet = Fleet::new(gateway, clients(&roster, seed)).map_err(system("make the clients' epoll"))?;
+    let fleet = Fleet::new(gateway, &certificate, clients(&roster, seed))
+        .map_err(system("make the clients' epoll"))?;
     let observer = Observer::new(Arc::clone(&roster), seed);
     let mut play = Play { roster, fleet, observer, servers: &mut servers, stop, progress: &mut progress };
     let measured = play.run(options.chat, options.rate, size.rate_max, seed)?;
@@ -227,6 +232,7 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
         seed,
         size: SizeFigures {
             connections: size.connections,
+            encrypted: measured.secure,
             users: roster.users.len(),
             groups: roster.groups().count(),
             pace: measured.pace,
@@ -247,7 +253,12 @@ fn play(options: &Options, folder: &RunFolder, stop: &Stop) -> Result<Report, De
 }
 
 /// Starts backend and gateway on free ports, and waits until both are ready.
-fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, DemoError> {
+fn start(
+    program: &Path,
+    folder: &RunFolder,
+    certificate: &Certificate,
+    stop: &Stop,
+) -> Result<Servers, DemoError> {
     let log = |name| folder.file(name).map_err(system("make a log file"));
     let arguments = |verb: &str, sets: &[String]| -> Vec<String> {
         let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
@@ -261,9 +272,13 @@ fn start(program: &Path, folder: &RunFolder, stop: &Stop) -> Result<Servers, Dem
     sets.push("--until-eof".to_owned());
     let backend = Server::start("backend", program, &sets, log("backend.log")?, stop)?;
     let link: SocketAddr = backend.address("link")?;
+    let [chain, key] = certificate.files.each_ref().map(|file| file.display().to_string());
     let sets = [
         "gateway.id=demo".to_owned(),
         "listener.address=127.0.0.1:0".to_owned(),
+        "listener.kind=tls".to_owned(),
+        format!("tls.certificates=[{chain:?}]"),
+        format!("tls.keys=[{key:?}]"),
         "admin.address=127.0.0.1:0".to_owned(),
         "auth.mode=dev".to_owned(),
         "drain.grace=1s".to_owned(),

@@ -78,6 +78,8 @@ pub(crate) struct Measured {
     pub(crate) refused: u64,
     /// Deliveries that came only when the clients asked for them.
     pub(crate) pulled: u64,
+    /// Connections over TLS 1.3 that stand at the end.
+    pub(crate) secure: usize,
     /// The hot restart; `None`: no try has a verdict.
     pub(crate) restart: Option<Upgraded>,
     /// Tries of the hot restart.
@@ -191,6 +193,7 @@ impl Play<'_> {
             until_drained,
             refused,
             pulled,
+            secure: self.fleet.secure(),
             restart,
             restart_tries,
             kill,

@@ -44,6 +44,8 @@ pub struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SizeFigures {
     pub(crate) connections: u32,
+    /// Connections over TLS 1.3 that stood at the end.
+    pub(crate) encrypted: usize,
     pub(crate) users: usize,
     pub(crate) groups: usize,
     pub(crate) pace: Pace,
@@ -239,6 +241,11 @@ impl fmt::Display for Report {
             integrity.corrupted,
             integrity.unanswered
         )?;
+        writeln!(
+            f,
+            "encrypted   TLS 1.3 on {} connections at the end, by a certificate of this run",
+            count(self.size.encrypted as u64)
+        )?;
         if let Some(Restarted { pause_ms, sockets }) = self.restart {
             writeln!(
                 f,
@@ -299,12 +306,20 @@ mod tests {
             until_drained: Duration::from_secs(4),
             refused: 0,
             pulled: 0,
+            secure: 1_000,
             restart: Some(Upgraded::Committed(restarted)),
             restart_tries: 1,
             kill: Some(Killed { silent_ms: 345.6 }),
         };
         let pace = measured.pace;
-        let size = SizeFigures { connections: 1_000, users: 910, groups: 60, pace, why: "it fits".into() };
+        let size = SizeFigures {
+            connections: 1_000,
+            encrypted: 1_000,
+            users: 910,
+            groups: 60,
+            pace,
+            why: "it fits".into(),
+        };
         let (faults, doubts) = (Vec::new(), Vec::new());
         let report = Report::new(Parts {
             seed: 7,
@@ -328,6 +343,7 @@ mod tests {
             "delivered 7000/s",
             "gateway 300 bytes per idle connection",
             "gateway 50 s, backend 10 s per million messages, each with its 2.8 deliveries",
+            "TLS 1.3 on 1,000 connections at the end",
             "1,003 sockets moved, stood still for 12.3 ms, dropped 0",
             "the next message was durable after 346 ms",
             "size        it fits",

@@ -4,9 +4,11 @@
 //! application would do. What clients say goes to a [`Listener`] at once. The fleet judges nothing.
 
 mod alarm;
+mod carrier;
 mod member;
 mod token;
 
+use crate::certificate::Certificate;
 use crate::client::{Client, OutboxFull, Output};
 use crate::clock;
 use alarm::Alarm;
@@ -16,8 +18,11 @@ use mio::{Events, Poll};
 use moorline_proto::ids::MessageKey;
 use moorline_proto::time::Instant;
 use moorline_proto::wheel::Wheel;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Sockets looked at in one turn.
 const READY_MAX: usize = 1_024;
@@ -38,6 +43,14 @@ impl Listener for Deaf {
     fn handle_output(&mut self, _client: u32, _at: Instant, _output: Output) {}
 }
 
+/// Address that clients connect to, and what they believe.
+#[derive(Debug)]
+struct Gateway {
+    address: SocketAddr,
+    client: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
 /// Every client of the demo.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -47,13 +60,19 @@ pub(crate) struct Fleet {
     wheel: Wheel<u32>,
     fired: Vec<u32>,
     members: Vec<Member>,
-    gateway: SocketAddr,
+    gateway: Gateway,
     buffer: Vec<u8>,
 }
 
 impl Fleet {
     /// Clients that do nothing before [`Fleet::start`].
-    pub(crate) fn new(gateway: SocketAddr, clients: impl Iterator<Item = Client>) -> io::Result<Self> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        certificate: &Certificate,
+        clients: impl Iterator<Item = Client>,
+    ) -> io::Result<Self> {
+        let (client, name) = (Arc::clone(&certificate.client), certificate.name.clone());
+        let gateway = Gateway { address, client, name };
         let poll = Poll::new()?;
         let alarm = Alarm::new(poll.registry())?;
         Ok(Self {
@@ -66,6 +85,11 @@ impl Fleet {
             gateway,
             buffer: vec![0; READ_BYTES],
         })
+    }
+
+    /// Number of connections that stand and are encrypted.
+    pub(crate) fn secure(&self) -> usize {
+        self.members.iter().filter(|member| member.is_secure()).count()
     }
 
     /// Has the client connect and log in, now and whenever its connection ends.
@@ -154,7 +178,7 @@ impl Fleet {
     ) -> T {
         let member = &mut self.members[client as usize];
         let outcome = call(&mut member.client);
-        member.drain(self.poll.registry(), self.gateway, listener);
+        member.drain(self.poll.registry(), &self.gateway, listener);
         // An entry that is too early costs one look; it is moved only when it would be too late.
         match (member.client.next_deadline(), member.timer) {
             (Some(due), None) => member.timer = Some((self.wheel.insert(due, client), due)),
