@@ -11,6 +11,7 @@
 //!
 //! Both end with this process, even by `kill -9`: then their standard input ends (`--until-eof`).
 
+use super::dev_certificate::Certificate;
 use super::settings::SettingsArgs;
 use super::{Failure, backend, note, supervise};
 use crate::sys::clock;
@@ -44,6 +45,9 @@ pub(super) struct DevArgs {
     /// Settings file of the gateway; without it auth.mode is dev
     #[arg(short = 'c', long = "config", value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Let clients connect over TLS only, by a certificate that is made now and removed at the end
+    #[arg(long, conflicts_with = "file")]
+    tls: bool,
     /// Override one setting of the gateway, as often as needed
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     sets: Vec<String>,
@@ -71,14 +75,16 @@ enum Start {
 
 /// Starts both, and stays until both have ended.
 pub(super) fn run(args: &DevArgs) -> Result<(), Failure> {
-    let Checked { grace, is_link_bare } = check_loopback(args)?;
+    let certificate = if args.tls { Some(Certificate::make()?) } else { None };
+    let own_sets = own_sets(args, certificate.as_ref());
+    let Checked { grace, is_link_bare } = check_loopback(args, &own_sets)?;
     let (gateway_arguments, backend_arguments) =
-        (gateway_arguments(args, is_link_bare), backend_arguments(args, is_link_bare));
+        (gateway_arguments(args, &own_sets, is_link_bare), backend_arguments(args, is_link_bare));
     let (sender, news) = bounded(NEWS_MAX);
     listen(&sender)?;
     let backend = Server::start("backend", &backend_arguments, &sender)?;
     let mut both = Both { backend, gateway: None, news, grace };
-    let outcome = both.serve(&gateway_arguments, &sender);
+    let outcome = both.serve(&gateway_arguments, certificate.as_ref(), &sender);
     if let Err(Failure::Failed(why)) = &outcome {
         note(&format!("moorline dev: {why}; ending the other one"));
     }
@@ -95,8 +101,8 @@ struct Checked {
 }
 
 /// Refuses settings that listen elsewhere than on this machine.
-fn check_loopback(args: &DevArgs) -> Result<Checked, Failure> {
-    let mut sets = default_sets(args);
+fn check_loopback(args: &DevArgs, own_sets: &[String]) -> Result<Checked, Failure> {
+    let mut sets = own_sets.to_vec();
     sets.extend(args.sets.iter().cloned());
     let config = SettingsArgs { file: args.file.clone(), sets }.load()?.config;
     let backend = backend::settings(args.backend_config.clone(), args.backend_sets.clone())?;
@@ -117,8 +123,11 @@ fn check_loopback(args: &DevArgs) -> Result<Checked, Failure> {
     Ok(Checked { grace: config.drain.grace, is_link_bare })
 }
 
-fn default_sets(args: &DevArgs) -> Vec<String> {
-    if args.file.is_some() { Vec::new() } else { vec!["auth.mode=dev".to_owned()] }
+/// Settings of this command, which come before the user's.
+fn own_sets(args: &DevArgs, certificate: Option<&Certificate>) -> Vec<String> {
+    let mut sets = if args.file.is_some() { Vec::new() } else { vec!["auth.mode=dev".to_owned()] };
+    sets.extend(certificate.into_iter().flat_map(Certificate::sets));
+    sets
 }
 
 fn backend_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
@@ -134,7 +143,7 @@ fn backend_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
     arguments
 }
 
-fn gateway_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
+fn gateway_arguments(args: &DevArgs, own_sets: &[String], is_link_bare: bool) -> Vec<String> {
     let mut arguments = vec!["run".to_owned(), supervise::FLAG.to_owned(), "--until-eof".to_owned()];
     if let Some(file) = &args.file {
         arguments.extend(["--config".to_owned(), file.display().to_string()]);
@@ -142,8 +151,8 @@ fn gateway_arguments(args: &DevArgs, is_link_bare: bool) -> Vec<String> {
     if is_link_bare {
         arguments.extend(["--set".to_owned(), "backend.unproven=loopback".to_owned()]);
     }
-    let sets = default_sets(args).into_iter().chain(args.sets.iter().cloned());
-    arguments.extend(sets.flat_map(|set| ["--set".to_owned(), set]));
+    let sets = own_sets.iter().chain(&args.sets);
+    arguments.extend(sets.flat_map(|set| ["--set".to_owned(), set.clone()]));
     arguments
 }
 
@@ -176,7 +185,12 @@ impl Both {
     ///
     /// # Errors
     /// One of both ended by itself, or did not start.
-    fn serve(&mut self, gateway_arguments: &[String], sender: &Sender<News>) -> Result<Signal, Failure> {
+    fn serve(
+        &mut self,
+        gateway_arguments: &[String],
+        certificate: Option<&Certificate>,
+        sender: &Sender<News>,
+    ) -> Result<Signal, Failure> {
         let backend = match self.wait_ready("backend")? {
             Start::Ready(line) => line,
             Start::Stopped(signal) => return Ok(signal),
@@ -189,7 +203,7 @@ impl Both {
             Start::Ready(line) => line,
             Start::Stopped(signal) => return Ok(signal),
         };
-        announce(&backend, &gateway)?;
+        announce(&backend, &gateway, certificate)?;
         loop {
             match self.next(None)? {
                 Some(News::Ready(name, line)) => note(&format!("moorline dev: {name}: {line}")),
@@ -344,7 +358,7 @@ fn value<'a>(line: &'a str, field: &str) -> Option<&'a str> {
 }
 
 /// Prints the addresses, for scripts and for people.
-fn announce(backend: &str, gateway: &str) -> Result<(), Failure> {
+fn announce(backend: &str, gateway: &str, certificate: Option<&Certificate>) -> Result<(), Failure> {
     let listener: SocketAddr = address(gateway, "listener")?;
     let link: LinkAddress = address(backend, "link")?;
     let field = |line, name| value(line, name).unwrap_or("?");
@@ -353,12 +367,22 @@ fn announce(backend: &str, gateway: &str) -> Result<(), Failure> {
     let api = value(backend, "api").map(|api| format!(" api={api}")).unwrap_or_default();
     let (gateway_pid, backend_pid) = (field(gateway, "pid"), field(backend, "pid"));
     let store = field(backend, "store");
+    let (server, other) = match certificate {
+        Some(certificate) => (
+            format!("tls://{listener} --ca {}", certificate.path().display()),
+            "without TLS: moorline dev; its clients take the address without tls:// and without --ca",
+        ),
+        None => {
+            (listener.to_string(), "with TLS: moorline dev --tls, which makes a certificate for this machine")
+        }
+    };
     let text = format!(
         "moorline dev ready listener={listener} admin={admin} socket={socket} link={link}{api} gateway_pid={gateway_pid} \
          backend_pid={backend_pid} store={store}\n\
          connect   clients to {listener}, as any user; two people: in the repository run\n\
-        \u{20}         cargo run -p moorline-sdk --example chat -- --server {listener} --me alice --to bob\n\
-        \u{20}         cargo run -p moorline-sdk --example chat -- --server {listener} --me bob --to alice\n\
+        \u{20}         cargo run -p moorline-sdk --example chat -- --server {server} --me alice --to bob\n\
+        \u{20}         cargo run -p moorline-sdk --example chat -- --server {server} --me bob --to alice\n\
+        \u{20}         {other}\n\
          status    moorline status --admin {socket}\n\
          restart   moorline upgrade --admin {socket}   (the gateway; no client notices)\n\
          end       Ctrl-C\n"

@@ -8,6 +8,7 @@ mod admin;
 mod backend;
 mod demo;
 mod dev;
+mod dev_certificate;
 mod drain;
 mod find;
 mod logging;

@@ -53,6 +53,33 @@ fn it_starts_both_and_a_signal_ends_both() {
 }
 
 #[test]
+fn with_tls_it_makes_a_certificate_that_clients_are_told_of_and_removes_it() {
+    let folder = std::env::temp_dir().join(format!("moorline-dev-test-{}", std::process::id()));
+    std::fs::create_dir(&folder).expect("a folder");
+    let mut command = crate::process::program(&["dev", "--tls"]);
+    let free =
+        ["listener.address=127.0.0.1:0", "admin.address=127.0.0.1:0", "drain.grace=1s", "reactor.count=2"];
+    command.args(free.iter().flat_map(|set| ["--set", set]));
+    command.env("TMPDIR", &folder);
+    let (mut process, line) = crate::process::Process::start_command("dev", command);
+    let listener: std::net::SocketAddr = field(&line, "listener=");
+    let made = std::fs::read_dir(&folder).expect("a folder").next().expect("one").expect("an entry").path();
+    let pem = std::fs::read(made.join("certificate.pem")).expect("the certificate");
+    let client = moorline_sdk::client::Client::builder(&format!("tls://{listener}"))
+        .roots_pem(&pem)
+        .user("alice")
+        .device("d", moorline_sdk::Platform::Linux)
+        .build()
+        .expect("a client");
+    let sent = client.send(moorline_sdk::core::Target::user("alice"), 1, "hello").expect("taken");
+    sent.wait_durable(crate::PATIENCE).expect("stored");
+    drop(client);
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.end().code(), Some(0), "{}", process.log());
+    std::fs::remove_dir(&folder).expect("nothing is left");
+}
+
+#[test]
 fn the_end_of_one_is_said_and_ends_the_other() {
     for is_backend in [true, false] {
         let mut dev = Dev::start();
