@@ -217,8 +217,8 @@ mod tests {
     use crate::im::store::Memory;
     use moorline_proto::message::backend::ConnUp;
 
-    const ANN: UserId = UserId(0);
-    const BEN: UserId = UserId(1);
+    const ANN: UserId = UserId::of(0);
+    const BEN: UserId = UserId::of(1);
 
     fn at(secs: u64) -> Now {
         Now { instant: Instant::ZERO + Duration::from_secs(secs), unix_ms: secs * 1_000 }

@@ -153,7 +153,7 @@ mod tests {
     fn a_quota_is_one_users_and_one_days() {
         let config = QuotaConfig { groups: 5, members: 0, ..ImConfig::default().quota };
         let mut quotas = Quotas::new(&config);
-        let (eve, bob, day) = (UserId(1), UserId(2), at(DAY_MS * 9 + 5));
+        let (eve, bob, day) = (UserId::of(1), UserId::of(2), at(DAY_MS * 9 + 5));
         for _ in 0..5 {
             quotas
                 .charge(day, eve, &[(Quota::Groups, 1), (Quota::Members, 1 << 40)])

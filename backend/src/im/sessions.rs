@@ -6,8 +6,11 @@ use super::suspects::Caution;
 use super::tasks::Asked;
 use super::window::Window;
 use crate::server::{Kick, Now, SessionId};
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 /// One login, as the link announced it.
@@ -174,8 +177,9 @@ pub(super) struct Sessions {
     /// By slot.
     all: Vec<Option<Session>>,
     count: usize,
-    /// By user: the first of its list.
-    online: Vec<Option<SessionId>>,
+    /// The first session of each user's list, found by the user.
+    online: HashTable<SessionId>,
+    hasher: DefaultHashBuilder,
     /// Whose acked position moved in this turn; each once.
     acked: Vec<SessionId>,
     /// Whose window is stalled; each once.
@@ -232,6 +236,9 @@ impl Sessions {
         if self.all.len() <= slot {
             self.all.resize_with(slot + 1, || None);
         }
+        if let Some(before) = self.all[slot].as_ref().map(|session| session.id) {
+            self.unlist(before);
+        }
         if self.all[slot].replace(session).is_none() {
             self.count += 1;
         }
@@ -247,8 +254,9 @@ impl Sessions {
 
     /// The sessions of a user that are pushed to.
     pub(super) fn of(&self, user: UserId) -> impl Iterator<Item = &Session> + '_ {
-        let first = self.online.get(user.0 as usize).copied().flatten();
-        std::iter::successors(first.and_then(|id| self.get(id)), |session| self.get(session.next?))
+        let is_first = |id: &SessionId| user_of(&self.all, *id) == Some(user);
+        let first = self.online.find(self.hasher.hash_one(user), is_first);
+        std::iter::successors(first.and_then(|id| self.get(*id)), |session| self.get(session.next?))
     }
 
     /// Puts a session into its user's list.
@@ -256,11 +264,16 @@ impl Sessions {
         let Some(session) = self.get_mut(id) else { return };
         let (Some((user, _)), false) = (session.owner, session.is_listed) else { return };
         session.is_listed = true;
-        let index = user.0 as usize;
-        if self.online.len() <= index {
-            self.online.resize(index + 1, None);
-        }
-        let next = self.online[index].replace(id);
+        let Self { all, online, hasher, .. } = self;
+        let is_first = |id: &SessionId| user_of(all, *id) == Some(user);
+        let hash = |id: &SessionId| hasher.hash_one(user_of(all, *id).expect("a listed session has a user"));
+        let next = match online.entry(hasher.hash_one(user), is_first, hash) {
+            Entry::Occupied(mut first) => Some(std::mem::replace(first.get_mut(), id)),
+            Entry::Vacant(place) => {
+                place.insert(id);
+                None
+            }
+        };
         if let Some(session) = self.get_mut(id) {
             session.next = next;
         }
@@ -273,9 +286,15 @@ impl Sessions {
         session.is_listed = false;
         let next = session.next.take();
         let before = self.of(user).find(|other| other.next == Some(id)).map(|other| other.id);
-        match before.and_then(|before| self.get_mut(before)) {
-            Some(before) => before.next = next,
-            None => self.online[user.0 as usize] = next,
+        if let Some(before) = before.and_then(|before| self.get_mut(before)) {
+            before.next = next;
+        } else {
+            let first = self.online.find_entry(self.hasher.hash_one(user), |first| *first == id);
+            match (first, next) {
+                (Ok(mut first), Some(next)) => *first.get_mut() = next,
+                (Ok(first), None) => drop(first.remove()),
+                (Err(_), _) => {}
+            }
         }
     }
 
@@ -324,4 +343,10 @@ impl Sessions {
         self.stalled = stalled;
         due
     }
+}
+
+/// The user of a session. `None`: the session is unknown, or its login is not complete.
+fn user_of(all: &[Option<Session>], id: SessionId) -> Option<UserId> {
+    let session = all.get(id.slot())?.as_ref().filter(|session| session.id == id)?;
+    session.owner.map(|(user, _)| user)
 }

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn sessions_without_progress_make_cautious_and_progress_forgets_them() {
-        let (mut suspects, phone) = (Suspects::default(), (UserId(1), DeviceNumber(2)));
+        let (mut suspects, phone) = (Suspects::default(), (UserId::of(1), DeviceNumber(2)));
         let caution_after = |suspects: &mut Suspects, ends: u8| {
             (0..ends).for_each(|_| suspects.on_ended(phone, 6, true));
             suspects.caution(phone, 6)
@@ -100,7 +100,7 @@ mod tests {
     fn the_number_of_watched_devices_has_a_limit() {
         let mut suspects = Suspects::default();
         for number in 0..2 * u32::try_from(SUSPECTS_MAX).expect("small") {
-            suspects.on_ended((UserId(number), DeviceNumber(0)), 1, true);
+            suspects.on_ended((UserId::of(number), DeviceNumber(0)), 1, true);
         }
         assert_eq!(suspects.devices.len(), SUSPECTS_MAX);
     }

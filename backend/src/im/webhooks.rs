@@ -476,8 +476,8 @@ mod tests {
     use crate::im::store::{Backlog, DeviceCursor, DeviceNumber, LoggedIn, UserId};
     use moorline_proto::message::encode;
 
-    const BOT: Origin = (UserId(7), DeviceNumber(0));
-    const TEA: ConversationId = ConversationId(3);
+    const BOT: Origin = (UserId::of(7), DeviceNumber(0));
+    const TEA: ConversationId = ConversationId::of(3);
 
     fn at(secs: u64) -> Now {
         Now { instant: Instant::ZERO + Duration::from_secs(secs), unix_ms: secs * 1_000 }

@@ -401,7 +401,7 @@ mod tests {
     #[test]
     fn a_share_is_used_up_and_comes_back_with_time() {
         let mut work = Work::new(&ImConfig { work_share: 20, ..ImConfig::default() });
-        let (eve, bob) = (UserId(1), UserId(2));
+        let (eve, bob) = (UserId::of(1), UserId::of(2));
         assert_eq!([50_000, 1].map(|units| work.charge(at(9), eve, units)), [Ok(()), Err(1)]);
         assert_eq!(work.charge(at(9), bob, 50_000), Ok(()), "another user");
         assert_eq!(work.charge(at(9), eve, 10_000), Err(50), "until there is room");

@@ -72,7 +72,7 @@ pub(super) fn a_dissolved_group_is_gone_and_its_seqs_are_not_given_again<S: Stor
     // Another group of the name, of somebody else.
     let again = bench.create(d, vec![b]).expect("the name is free");
     assert_ne!(again, group);
-    let role = bench.member(again, d).map(|member| member.role);
+    let role = bench.member(again, d).map(|member| member.role());
     assert_eq!((bench.find("group:g"), role), (Some(again), Some(Role::Owner)));
     assert_eq!(bench.say(d, Target::Conversation(again), 1).seq, 4, "numbers go on");
     assert_eq!(view(bench, again, b), (vec![4], vec![(1, 3)]));
@@ -93,7 +93,7 @@ pub(super) fn a_conversation_is_deleted_for_one_user<S: Store>(bench: &mut Bench
     let (a, b) = (bench.user("a"), bench.user("b"));
     let phone = bench.login("b", "phone").device;
     bench.login("b", "pad");
-    let mut pair = ConversationId(0);
+    let mut pair = ConversationId::of(0);
     for key in 1..=4 {
         pair = bench.say(a, Target::User(b), key).conversation;
     }
@@ -183,7 +183,7 @@ pub(super) fn a_deleted_user_leaves_nothing_and_may_come_again<S: Store>(bench: 
     );
     assert!(bench.relation(d, a).is_blocked, "it is d's");
     assert_eq!(bench.member(group, a), None);
-    assert_eq!(bench.member(group, b).map(|member| member.role), Some(Role::Owner));
+    assert_eq!(bench.member(group, b).map(|member| member.role()), Some(Role::Owner));
     // She comes again before the sweeps are done.
     let again = bench.login("a", "phone");
     assert!(again.is_new && again.device != phone, "{again:?}");

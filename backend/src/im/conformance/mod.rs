@@ -231,7 +231,7 @@ fn full_inboxes_say_where_to_pull<S: Store>(bench: &mut Bench<S>) {
 fn roles_say_who_may_do_what<S: Store>(bench: &mut Bench<S>) {
     let [a, b, c, d, other] = ["a", "b", "c", "d", "e"].map(|uid| bench.user(uid));
     let group = bench.create(a, vec![b, c]).expect("created");
-    let role = |bench: &mut Bench<S>, user| bench.member(group, user).map(|member| member.role);
+    let role = |bench: &mut Bench<S>, user| bench.member(group, user).map(|member| member.role());
     let edit = GroupEdit::default;
     let set = |user, role| GroupChange::Edit(GroupEdit { role: Some((user, role)), ..edit() });
     let add = |users: &[UserId]| GroupChange::Edit(GroupEdit { add: users.to_vec(), ..edit() });

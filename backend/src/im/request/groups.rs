@@ -229,7 +229,7 @@ impl<F: Facts> Requests<'_, F> {
         let entries =
             self.members_after(conversation, &request.after).into_iter().map(|(uid, member)| im::Member {
                 uid: uid.to_owned(),
-                role: member.role.into(),
+                role: member.role().into(),
                 silent_until_ms: member.silent_until_ms,
                 read: member.read,
             });

@@ -4,7 +4,7 @@
 //! commit. Commands go in and completions come back, each with the [`Ticket`] of its command; small, hot state is
 //! prefetched and then read as [`Facts`]. A store may answer at once or after a network round trip.
 //!
-//! Users, devices and conversations have numbers that the store gives; an asker uses them as they are.
+//! Users and conversations have names that the store gives, devices numbers; an asker uses them as they are.
 
 mod commands;
 mod directory;

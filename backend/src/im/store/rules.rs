@@ -102,7 +102,7 @@ pub fn is_operator(device: DeviceNumber) -> bool {
 /// # Errors
 /// [`Refusal::Silent`].
 pub fn judge_speaker(member: &Member, is_silent: bool, now_ms: u64) -> Result<(), Refusal> {
-    if member.silent_until_ms > now_ms || is_silent && member.role == Role::Member {
+    if member.silent_until_ms > now_ms || is_silent && member.role() == Role::Member {
         return Err(Refusal::Silent);
     }
     Ok(())

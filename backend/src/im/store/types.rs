@@ -2,15 +2,66 @@
 
 use bytes::Bytes;
 use moorline_proto::message::im::{Friendship, Role};
+use std::fmt;
 use std::ops::Range;
 
-/// A user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct UserId(pub u32);
+/// Defines a name that a store gives, of 48 bits: in three parts, so that it takes no room beside a small field.
+macro_rules! name {
+    ($(#[$documentation:meta])* $name:ident) => {
+        $(#[$documentation])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name([u16; 3]);
 
-/// A conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConversationId(pub u32);
+        impl $name {
+            /// The largest one.
+            pub const MAX: Self = Self([u16::MAX; 3]);
+
+            /// Returns the name with this number, at most 2^48 - 1: of a larger one the lower 48 bits count.
+            #[allow(clippy::cast_possible_truncation)] // three parts of 16 bits
+            pub const fn new(number: u64) -> Self {
+                Self([(number >> 32) as u16, (number >> 16) as u16, number as u16])
+            }
+
+            /// Returns the number.
+            pub const fn number(self) -> u64 {
+                let [high, middle, low] = self.0;
+                (high as u64) << 32 | (middle as u64) << 16 | low as u64
+            }
+
+            /// Returns the name of this number of the store in this process.
+            pub(in crate::im) const fn of(index: u32) -> Self {
+                if index == u32::MAX { Self::MAX } else { Self::new(OFFSET + index as u64) }
+            }
+
+            /// Returns the number of the store in this process; `u32::MAX`: it gave no such name.
+            #[allow(clippy::cast_possible_truncation)] // checked
+            pub(in crate::im) const fn index(self) -> u32 {
+                let index = self.number().wrapping_sub(OFFSET);
+                if index > u32::MAX as u64 { u32::MAX } else { index as u32 }
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.number())
+            }
+        }
+    };
+}
+
+/// Name of the number 0 of the store in this process. In tests no name is small, so a number that is taken for a name, or
+/// a name for a place in a table, is found.
+const OFFSET: u64 = if cfg!(test) { 5 << 32 } else { 0 };
+
+name! {
+    /// A user. The store gives it; nobody else reads anything from it.
+    UserId
+}
+
+name! {
+    /// A conversation. The store gives it; nobody else reads anything from it.
+    ConversationId
+}
 
 /// A device of one user; never used again for another device of that user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,7 +72,7 @@ pub struct DeviceNumber(pub u32);
 pub(crate) const API_DEVICE: DeviceNumber = DeviceNumber(u32::MAX);
 
 /// User of everything that the operator's server does for nobody.
-pub(crate) const NOBODY: UserId = UserId(u32::MAX);
+pub(crate) const NOBODY: UserId = UserId::MAX;
 
 /// A user's device.
 pub type Origin = (UserId, DeviceNumber);
@@ -31,8 +82,8 @@ pub type Origin = (UserId, DeviceNumber);
 pub struct Member {
     /// The user.
     pub user: UserId,
-    /// [`Role::Member`] in a conversation of two.
-    pub role: Role,
+    /// A [`Role`], in one byte.
+    pub(super) role: u8,
     /// First seq of this membership; from 1.
     pub visible_from: u64,
     /// Last seq that the member has deleted for himself; 0: none.
@@ -47,8 +98,18 @@ pub struct Member {
 
 impl Member {
     pub(super) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
-        let (cleared, read) = (0, visible_from - 1);
+        let (cleared, read, role) = (0, visible_from - 1, role as u8);
         Self { user, role, visible_from, cleared, read, silent_until_ms: 0, since: 0 }
+    }
+
+    /// Role of the member; [`Role::Member`] in a conversation of two.
+    pub fn role(&self) -> Role {
+        Role::try_from(i32::from(self.role)).unwrap_or_default()
+    }
+
+    /// Gives the member a role.
+    pub(super) fn set_role(&mut self, role: Role) {
+        self.role = role as u8;
     }
 
     /// First seq that the member may read.
@@ -236,4 +297,21 @@ pub struct DeviceCursor {
     pub is_new: bool,
     /// Forgotten in its favour: the device of this user whose login is longest ago.
     pub forgotten: Option<DeviceNumber>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_48_bits_and_takes_no_room_beside_a_small_field() {
+        let largest = (1 << 48) - 1;
+        assert_eq!((UserId::MAX.number(), UserId::new(largest + 1).number()), (largest, 0));
+        for index in [0, 1, 0xFFFF, 0x1_0000, u32::MAX - 1, u32::MAX] {
+            assert_eq!(ConversationId::of(index).index(), index);
+        }
+        assert_eq!(UserId::new(7).index(), u32::MAX, "the name of another store is nobody's here");
+        assert!(UserId::of(0) < UserId::of(1) && UserId::of(0xFFFF) < UserId::of(0x1_0000));
+        assert_eq!((size_of::<Member>(), size_of::<Option<Origin>>()), (48, 16));
+    }
 }

@@ -217,15 +217,15 @@ impl Conversations {
 
     /// In the order of their numbers.
     pub(in crate::im::store) fn all(&self) -> impl Iterator<Item = ConversationId> + use<> {
-        (0..u32::try_from(self.all.len()).expect("conversations_max fits u32")).map(ConversationId)
+        (0..u32::try_from(self.all.len()).expect("conversations_max fits u32")).map(ConversationId::of)
     }
 
     pub(in crate::im::store) fn get(&self, id: ConversationId) -> &Conversation {
-        &self.all[id.0 as usize]
+        &self.all[id.index() as usize]
     }
 
     pub(in crate::im::store) fn get_mut(&mut self, id: ConversationId) -> &mut Conversation {
-        &mut self.all[id.0 as usize]
+        &mut self.all[id.index() as usize]
     }
 
     pub(in crate::im::store) fn one_to_one(&self, a: UserId, b: UserId) -> Option<ConversationId> {
@@ -247,7 +247,7 @@ impl Conversations {
         if self.all.len() >= self.capacity {
             return None;
         }
-        let id = ConversationId(u32::try_from(self.all.len()).expect("conversations_max fits u32"));
+        let id = ConversationId::of(u32::try_from(self.all.len()).expect("conversations_max fits u32"));
         // Clients have seen the seqs of a dissolved group.
         let before = match &kind {
             Kind::Group { name, .. } => self.last_group(name).map_or(0, |before| self.get(before).numbered),
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_does_not_count_is_counted() {
         let mut all = Conversations::new(9);
-        let id = all.open(Kind::OneToOne(UserId(0), UserId(1))).expect("room");
+        let id = all.open(Kind::OneToOne(UserId::of(0), UserId::of(1))).expect("room");
         let place = all.get_mut(id);
         place.numbered = 9;
         place.uncount(4, 4);
@@ -303,10 +303,10 @@ mod tests {
     #[test]
     fn the_fan_out_changes_with_members_and_with_messages_and_not_on_the_edge() {
         let mut all = Conversations::new(9);
-        let id = all.open(Kind::Group { name: "g".into(), creator: UserId(0) }).expect("room");
+        let id = all.open(Kind::Group { name: "g".into(), creator: UserId::of(0) }).expect("room");
         let group = all.get_mut(id);
         let limits = FanoutLimits { members: 10, entries_per_hour: 100 };
-        (0..10).for_each(|user| group.insert(Member::new(UserId(user), Role::Member, 1)));
+        (0..10).for_each(|user| group.insert(Member::new(UserId::of(user), Role::Member, 1)));
         let mut at = 50 * HOUR_MS;
         assert_eq!((0..10).map(|_| group.judge_fanout(at, limits)).filter(|it| *it).count(), 0);
         assert!(group.judge_fanout(at, limits) && group.is_read_fanout, "110 entries in this hour");
@@ -314,10 +314,10 @@ mod tests {
         assert!(!group.judge_fanout(at, limits), "the hour before counts too");
         at += HOUR_MS;
         assert!(!group.judge_fanout(at, limits) && group.is_read_fanout, "ten members are near to the limit");
-        group.remove(UserId(0));
-        group.remove(UserId(1));
+        group.remove(UserId::of(0));
+        group.remove(UserId::of(1));
         assert!(group.judge_fanout(at, limits) && !group.is_read_fanout);
-        (20..23).for_each(|user| group.insert(Member::new(UserId(user), Role::Member, 1)));
+        (20..23).for_each(|user| group.insert(Member::new(UserId::of(user), Role::Member, 1)));
         assert!(group.judge_fanout(at, limits) && group.is_read_fanout, "eleven members");
     }
 }

@@ -8,9 +8,9 @@ use crate::im::store::{ConversationId, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// In the place of a conversation: all groups that a version before this one may have known the user in.
-pub(in crate::im::store) const ALL_GROUPS: ConversationId = ConversationId(u32::MAX);
+pub(in crate::im::store) const ALL_GROUPS: ConversationId = ConversationId::of(u32::MAX);
 /// In the place of a conversation: the message keys of the user.
-pub(in crate::im::store) const KEYS: ConversationId = ConversationId(u32::MAX - 1);
+pub(in crate::im::store) const KEYS: ConversationId = ConversationId::of(u32::MAX - 1);
 
 /// Progress of one erasure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Erasures {
     /// The next one to go on with.
     pub(in crate::im::store) fn next(&mut self) -> Option<(UserId, ConversationId, Erasure)> {
         while let Some(user) = self.ready.first().copied() {
-            let theirs = (user, ConversationId(0))..=(user, ConversationId(u32::MAX));
+            let theirs = (user, ConversationId::of(0))..=(user, ConversationId::of(u32::MAX));
             if let Some(((_, conversation), erasure)) = self.all.range(theirs).next() {
                 return Some((user, *conversation, *erasure));
             }
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn erasures_begin_when_their_deletion_is_durable_and_end_one_by_one() {
         let mut erasures = Erasures::default();
-        let (ann, ben, tea) = (UserId(1), UserId(2), ConversationId(7));
+        let (ann, ben, tea) = (UserId::of(1), UserId::of(2), ConversationId::of(7));
         erasures.set(ann, tea, Erasure { to_id: 9, ..Erasure::default() });
         erasures.set(ann, KEYS, Erasure::default());
         erasures.set(ben, tea, Erasure::default());

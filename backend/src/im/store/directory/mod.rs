@@ -194,13 +194,13 @@ impl Directory {
         for (number, user) in (0..).zip(self.users.all_mut()) {
             // A store that goes on without what it lost may have invitations to groups that it has not, and users who have left
             // such groups: the erasure of a deleted account would look for them.
-            let is_there = |group: &ConversationId| (group.0 as usize) < known;
+            let is_there = |group: &ConversationId| (group.index() as usize) < known;
             user.change_rare(|rare| {
                 rare.invitations.retain(is_there);
                 rare.parted.retain(is_there);
             });
             for group in user.invitations() {
-                self.invited.entry(*group).or_default().insert(UserId(number));
+                self.invited.entry(*group).or_default().insert(UserId::of(number));
             }
         }
         for id in self.conversations.all() {
@@ -295,7 +295,8 @@ impl Directory {
     /// Makes the owner the creator of a group that a deleted user has made.
     pub(super) fn inherit(&mut self, conversation: ConversationId, user: UserId) {
         let place = self.conversations.get_mut(conversation);
-        let owner = place.members.iter().find(|member| member.role == Role::Owner).map(|member| member.user);
+        let owner =
+            place.members.iter().find(|member| member.role() == Role::Owner).map(|member| member.user);
         if place.creator() == Some(user)
             && let Some(owner) = owner
         {

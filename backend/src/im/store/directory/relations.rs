@@ -84,7 +84,7 @@ impl Relations {
 
     /// Those of a user, in the order of the others.
     pub(in crate::im::store) fn of(&self, user: UserId) -> impl Iterator<Item = (UserId, Relation)> + '_ {
-        let all = self.all.range((user, UserId(0))..=(user, UserId(u32::MAX)));
+        let all = self.all.range((user, UserId::of(0))..=(user, UserId::of(u32::MAX)));
         all.map(|((_, other), relation)| (*other, *relation))
     }
 
@@ -151,12 +151,12 @@ mod tests {
         let config = ImConfig { relations_max: 2, requests_max: 3, blocks_max: 1, ..ImConfig::default() };
         let mut all = Relations::new(&config);
         let mut change = |user, other, change| {
-            let judged = all.judge(UserId(user), UserId(other), change);
+            let judged = all.judge(UserId::of(user), UserId::of(other), change);
             let is_done = judged.map(|(own, theirs)| {
-                all.set(UserId(user), UserId(other), own);
-                all.set(UserId(other), UserId(user), theirs);
+                all.set(UserId::of(user), UserId::of(other), own);
+                all.set(UserId::of(other), UserId::of(user), theirs);
             });
-            (is_done, all.counts.get(&UserId(0)).copied().unwrap_or_default())
+            (is_done, all.counts.get(&UserId::of(0)).copied().unwrap_or_default())
         };
         for stranger in 1..=3 {
             assert_eq!(change(stranger, 0, RelationChange::Befriend).0, Ok(()));

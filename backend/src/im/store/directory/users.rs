@@ -98,7 +98,7 @@ impl Users {
 
     pub(in crate::im::store) fn find(&self, uid: &str) -> Option<UserId> {
         let is_it = |index: &u32| &*self.all[*index as usize].uid == uid;
-        self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId)
+        self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId::of)
     }
 
     /// Unknown so far. `None`: there is no room for a user who logs in, or none for others.
@@ -123,7 +123,7 @@ impl Users {
         let (users, hasher) = (&self.all, &self.hasher);
         let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
         self.by_uid.insert_unique(hasher.hash_one(uid), index, rehash);
-        Some(UserId(index))
+        Some(UserId::of(index))
     }
 
     /// Reason for which the rule of a user denies a login.
@@ -133,11 +133,11 @@ impl Users {
     }
 
     pub(in crate::im::store) fn get(&self, user: UserId) -> &User {
-        &self.all[user.0 as usize]
+        &self.all[user.index() as usize]
     }
 
     pub(in crate::im::store) fn get_mut(&mut self, user: UserId) -> &mut User {
-        &mut self.all[user.0 as usize]
+        &mut self.all[user.index() as usize]
     }
 
     pub(in crate::im::store) fn all_mut(&mut self) -> impl Iterator<Item = &mut User> {

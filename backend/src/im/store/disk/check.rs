@@ -42,13 +42,13 @@ pub(super) fn directory(directory: &Directory) -> Result<(), DiskError> {
         &[directory.last_id >> 2, directory.memberships, directory.users.logins, directory.shared_events],
         "a counter",
     )?;
-    for id in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId) {
+    for id in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId::of) {
         user(&directory.users, id)?;
         for (other, _) in directory.relations.of(id) {
-            known_user(directory, other.0, "a relation")?;
+            known_user(directory, other.index(), "a relation")?;
         }
     }
-    if directory.relations.users().any(|user| user.0 as usize >= directory.users.len()) {
+    if directory.relations.users().any(|user| user.index() as usize >= directory.users.len()) {
         return Err(damaged("a relation", "of nobody"));
     }
     for id in directory.conversations.all() {
@@ -83,16 +83,16 @@ fn conversation(directory: &Directory, id: ConversationId) -> Result<(), DiskErr
     let place = directory.conversations.get(id);
     match &place.kind {
         Kind::OneToOne(a, b) => {
-            known_user(directory, a.0, WHAT)?;
-            known_user(directory, b.0, WHAT)?;
+            known_user(directory, a.index(), WHAT)?;
+            known_user(directory, b.index(), WHAT)?;
         }
-        Kind::Group { creator, .. } => _ = known_user(directory, creator.0, WHAT)?,
+        Kind::Group { creator, .. } => _ = known_user(directory, creator.index(), WHAT)?,
     }
     if place.is_dissolved && !(place.is_group() && place.members.is_empty()) {
-        return Err(damaged(WHAT, format!("number {} is dissolved and has members", id.0)));
+        return Err(damaged(WHAT, format!("number {} is dissolved and has members", id.index())));
     }
     if !place.is_dissolved && found_by_name(&directory.conversations, &place.kind) != Some(id) {
-        return Err(damaged(WHAT, format!("number {} has the name of another one", id.0)));
+        return Err(damaged(WHAT, format!("number {} has the name of another one", id.index())));
     }
     has_next(
         &[
@@ -141,9 +141,9 @@ mod tests {
         for uid in ["ann", "ben"] {
             whole.users.insert(uid, true).expect("room");
         }
-        let members = [UserId(0), UserId(1)].map(|user| (user, Role::Member));
-        whole.open(Kind::OneToOne(UserId(0), UserId(1)), &members).expect("room");
-        whole.open(Kind::Group { name: "g".into(), creator: UserId(0) }, &members[..1]).expect("room");
+        let members = [UserId::of(0), UserId::of(1)].map(|user| (user, Role::Member));
+        whole.open(Kind::OneToOne(UserId::of(0), UserId::of(1)), &members).expect("room");
+        whole.open(Kind::Group { name: "g".into(), creator: UserId::of(0) }, &members[..1]).expect("room");
         whole
     }
 
@@ -153,7 +153,7 @@ mod tests {
         matches!(super::directory(&directory), Err(DiskError::Damaged { .. }))
     }
 
-    const PAIR: ConversationId = ConversationId(0);
+    const PAIR: ConversationId = ConversationId::of(0);
 
     #[test]
     fn what_was_written_by_a_store_passes() {
@@ -163,19 +163,19 @@ mod tests {
 
     #[test]
     fn names_of_nobody_are_damage() {
-        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(0), UserId(7)))));
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId::of(0), UserId::of(7)))));
         let group = |creator| Kind::Group { name: "h".into(), creator };
-        assert!(refused(|whole| _ = whole.conversations.open(group(UserId(7)))));
+        assert!(refused(|whole| _ = whole.conversations.open(group(UserId::of(7)))));
         let blocked = Relation { is_blocked: true, ..Relation::default() };
-        assert!(refused(|whole| whole.relations.set(UserId(0), UserId(7), blocked)));
-        assert!(refused(|whole| whole.relations.set(UserId(7), UserId(0), blocked)));
+        assert!(refused(|whole| whole.relations.set(UserId::of(0), UserId::of(7), blocked)));
+        assert!(refused(|whole| whole.relations.set(UserId::of(7), UserId::of(0), blocked)));
     }
 
     #[test]
     fn two_conversations_of_one_name_are_damage() {
-        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(0), UserId(1)))));
-        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId(1), UserId(0)))));
-        let again = Kind::Group { name: "g".into(), creator: UserId(1) };
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId::of(0), UserId::of(1)))));
+        assert!(refused(|whole| _ = whole.conversations.open(Kind::OneToOne(UserId::of(1), UserId::of(0)))));
+        let again = Kind::Group { name: "g".into(), creator: UserId::of(1) };
         assert!(refused(|whole| _ = whole.conversations.open(again)));
     }
 
@@ -183,10 +183,10 @@ mod tests {
     fn numbers_with_nothing_behind_them_are_damage() {
         assert!(refused(|whole| whole.memberships = u64::MAX));
         assert!(refused(|whole| whole.users.logins = u64::MAX));
-        assert!(refused(|whole| whole.users.get_mut(UserId(1)).next_device = u32::MAX));
-        assert!(refused(|whole| whole.users.get_mut(UserId(1)).numbered = u64::MAX));
-        assert!(refused(|whole| whole.users.get_mut(UserId(1)).numbered = HELD_MAX + 1));
-        assert!(refused(|whole| whole.users.get_mut(UserId(1)).trimmed = 1));
+        assert!(refused(|whole| whole.users.get_mut(UserId::of(1)).next_device = u32::MAX));
+        assert!(refused(|whole| whole.users.get_mut(UserId::of(1)).numbered = u64::MAX));
+        assert!(refused(|whole| whole.users.get_mut(UserId::of(1)).numbered = HELD_MAX + 1));
+        assert!(refused(|whole| whole.users.get_mut(UserId::of(1)).trimmed = 1));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).numbered = u64::MAX));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).removed = u64::MAX));
         assert!(refused(|whole| whole.conversations.get_mut(PAIR).members[0].read = u64::MAX));

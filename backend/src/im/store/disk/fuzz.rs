@@ -91,7 +91,7 @@ impl World {
         tails.check(&directory)?;
         check::directory(&directory)?;
         let is_long = |user: &UserId| directory.users.get(*user).held() > INBOX_MAX;
-        let users = (0..u32::try_from(directory.users.len()).unwrap_or(u32::MAX)).map(UserId);
+        let users = (0..u32::try_from(directory.users.len()).unwrap_or(u32::MAX)).map(UserId::of);
         if let Some(user) = users.into_iter().find(is_long) {
             let problem = format!("the inbox of {user:?} is too long for this body");
             return Err(DiskError::Damaged { what: "an inbox", problem });
@@ -179,7 +179,7 @@ fn seeds() -> Vec<Vec<u8>> {
             ask(&mut store, Command::Login(login));
         }
     }
-    let (ann, ben, cat) = (UserId(0), UserId(1), UserId(2));
+    let (ann, ben, cat) = (UserId::of(0), UserId::of(1), UserId::of(2));
     let by = (ann, DeviceNumber(0));
     let commit = |store: &mut Disk, writes| {
         let batch = Batch { now_ms: NOW_MS, last_id: 9, writes };
@@ -195,7 +195,7 @@ fn seeds() -> Vec<Vec<u8>> {
     );
     for _ in 0..3 {
         let end = stream_end(&mut store, by);
-        let writes = writes_of(&store, by, end, &[ann, ben, cat], &[ConversationId(0)]);
+        let writes = writes_of(&store, by, end, &[ann, ben, cat], &[ConversationId::of(0)]);
         let is_kept = |write: &Write| !matches!(write, Write::ChangeGroup { .. });
         commit(&mut store, writes.into_iter().filter(is_kept).collect());
     }

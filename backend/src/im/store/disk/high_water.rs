@@ -69,7 +69,7 @@ impl HighWaterFile {
 
     /// A conversation is to have a message with this seq.
     pub(super) fn raise(&mut self, conversation: ConversationId, seq: u64) -> Option<HighWater> {
-        let section = section_of(conversation.0 as usize);
+        let section = section_of(conversation.index() as usize);
         if self.maxima.len() <= section {
             self.maxima.resize(section + 1, 0);
         }
@@ -92,7 +92,7 @@ impl HighWaterFile {
 
     /// The highest seq that may have been given in the section of a conversation. `None`: nothing was.
     pub(super) fn maximum(&self, conversation: ConversationId) -> Option<u64> {
-        self.maxima.get(section_of(conversation.0 as usize)).copied()
+        self.maxima.get(section_of(conversation.index() as usize)).copied()
     }
 
     /// The store is a copy of an unknown age: whatever was given since is below [`JUMP`] more.
@@ -132,7 +132,7 @@ impl HighWaterFile {
         self.begin_after = lost.iter().copied().fold(self.begin_after, u64::max);
         let (mut changes, mut progress) = (Vec::new(), Progress::default());
         for id in directory.conversations.all() {
-            let maximum = self.maxima.get(section_of(id.0 as usize)).copied().unwrap_or(0);
+            let maximum = self.maxima.get(section_of(id.index() as usize)).copied().unwrap_or(0);
             let place = directory.conversations.get_mut(id);
             let first = place.numbered + 1;
             if place.skip_to(maximum) {
@@ -170,7 +170,7 @@ mod tests {
         for (number, is_taken) in [(NUMBER_MAX, true), (NUMBER_MAX + 1, false), (u64::MAX, false)] {
             std::fs::write(&path, [7_u64, number].map(u64::to_be_bytes).concat()).expect("written");
             match HighWaterFile::open(&path) {
-                Ok((file, _)) => assert!(is_taken && file.maximum(ConversationId(0)) == Some(number)),
+                Ok((file, _)) => assert!(is_taken && file.maximum(ConversationId::of(0)) == Some(number)),
                 Err(error) => {
                     assert!(!is_taken && error.to_string().contains(&number.to_string()), "{error}");
                 }

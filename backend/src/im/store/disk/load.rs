@@ -32,7 +32,7 @@ pub(super) fn directory(
     Tables::all(&tables.relations, "a relation", |key, record: RelationRecord| {
         let (user, other) = pair(key, "a relation")?;
         let (friendship, is_blocked) = (record.friendship(), record.is_blocked);
-        directory.relations.set(UserId(user), UserId(other), Relation { friendship, is_blocked });
+        directory.relations.set(UserId::of(user), UserId::of(other), Relation { friendship, is_blocked });
         Ok(())
     })?;
     directory.users.capacity = config.users_max;
@@ -51,7 +51,7 @@ fn pair(key: &[u8], what: &'static str) -> Result<(u32, u32), DiskError> {
 
 pub(super) fn known_user(directory: &Directory, user: u32, what: &'static str) -> Result<UserId, DiskError> {
     let is_known = (user as usize) < directory.users.len();
-    is_known.then_some(UserId(user)).ok_or_else(|| damaged(what, "of nobody"))
+    is_known.then_some(UserId::of(user)).ok_or_else(|| damaged(what, "of nobody"))
 }
 
 pub(super) fn known_conversation(
@@ -60,7 +60,7 @@ pub(super) fn known_conversation(
     what: &'static str,
 ) -> Result<ConversationId, DiskError> {
     let is_known = (conversation as usize) < directory.conversations.len();
-    is_known.then_some(ConversationId(conversation)).ok_or_else(|| damaged(what, "of no conversation"))
+    is_known.then_some(ConversationId::of(conversation)).ok_or_else(|| damaged(what, "of no conversation"))
 }
 
 fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Result<(), DiskError> {
@@ -76,8 +76,8 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         user.next_device = record.next_device;
         user.who_may_add = record.who_may_add();
         user.change_rare(|rare| {
-            rare.invitations = record.invitations.into_iter().map(ConversationId).collect();
-            rare.parted = record.parted.into_iter().map(ConversationId).collect();
+            rare.invitations = record.invitations.into_iter().map(ConversationId::of).collect();
+            rare.parted = record.parted.into_iter().map(ConversationId::of).collect();
             rare.has_unknown_groups = !record.knows_parted;
         });
         user.rule_logins(LoginChange::ValidFrom(record.valid_from_s));
@@ -93,7 +93,7 @@ fn users(tables: &Tables, written: &Written, directory: &mut Directory) -> Resul
         for [position, conversation, first] in record.dropped.as_chunks::<3>().0 {
             let conversation =
                 u32::try_from(*conversation).map_err(|_| damaged("an inbox", "what it dropped"))?;
-            let place = (ConversationId(conversation), *first);
+            let place = (ConversationId::of(conversation), *first);
             user.note_dropped(*position, place);
         }
         Ok(())
@@ -130,8 +130,8 @@ fn conversations(tables: &Tables, written: &Written, directory: &mut Directory) 
             return Err(damaged("a conversation", format!("number {number} is missing")));
         }
         let kind = match record.group {
-            Some(name) => Kind::Group { name: name.into(), creator: UserId(record.first) },
-            None => Kind::OneToOne(UserId(record.first), UserId(record.second)),
+            Some(name) => Kind::Group { name: name.into(), creator: UserId::of(record.first) },
+            None => Kind::OneToOne(UserId::of(record.first), UserId::of(record.second)),
         };
         let id = directory.conversations.open(kind).expect("no limit yet");
         let last = written.of_conversation(tables, number)?.max(record.began_after).max(record.gone);
@@ -176,7 +176,8 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         let MemberRecord { visible_from, since, read, silent_until_ms, cleared, .. } = record;
         // In the order of the keys, so the members are sorted.
         directory.members += 1;
-        place.members.push(Member { user, role, visible_from, cleared, read, silent_until_ms, since });
+        let member = Member::new(user, role, visible_from);
+        place.members.push(Member { cleared, read, silent_until_ms, since, ..member });
         memberships.push((since, user, id));
         Ok(())
     })?;
@@ -193,7 +194,7 @@ fn erasures(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError>
     Tables::all(&tables.erasures, WHAT, |key, record: ErasureRecord| {
         let (user, number) = pair(key, WHAT)?;
         let user = known_user(directory, user, WHAT)?;
-        let conversation = match ConversationId(number) {
+        let conversation = match ConversationId::of(number) {
             all @ (ALL_GROUPS | KEYS) => all,
             _ => known_conversation(directory, number, WHAT)?,
         };

@@ -158,14 +158,14 @@ impl Engine for DiskEngine {
     }
 
     fn key(&mut self, now_ms: u64, user: UserId, key: MessageKey) -> Result<Option<Known>, DiskError> {
-        let (key, now_ms) = (tables::key_of(user.0, key), self.lived.at(now_ms));
+        let (key, now_ms) = (tables::key_of(user.index(), key), self.lived.at(now_ms));
         let is_young = |record: &&KeyRecord| record.at_ms.saturating_add(self.window_ms) > now_ms;
         let record = match self.new_keys.get(&key).filter(is_young) {
             Some(known) => Some(*known),
             None => self.tables.key(&key, now_ms, self.window_ms)?,
         };
         Ok(record.map(|KeyRecord { conversation, seq, id, digest, time_ms, .. }| Known {
-            conversation: ConversationId(conversation),
+            conversation: ConversationId::of(conversation),
             seq,
             id,
             time_ms: if time_ms == 0 { crate::im::time_ms(id) } else { time_ms },
@@ -174,9 +174,10 @@ impl Engine for DiskEngine {
     }
 
     fn put_key(&mut self, now_ms: u64, user: UserId, key: MessageKey, known: Known) -> Result<(), DiskError> {
-        let (key, now_ms) = (tables::key_of(user.0, key), self.lived.at(now_ms));
+        let (key, now_ms) = (tables::key_of(user.index(), key), self.lived.at(now_ms));
         let Known { conversation, seq, id, time_ms, digest } = known;
-        let record = KeyRecord { conversation: conversation.0, seq, id, digest, at_ms: now_ms, time_ms };
+        let record =
+            KeyRecord { conversation: conversation.index(), seq, id, digest, at_ms: now_ms, time_ms };
         let before = self.tables.days();
         let table = self.tables.keys_of(now_ms, self.window_ms)?;
         let days = self.tables.days();
@@ -194,7 +195,7 @@ impl Engine for DiskEngine {
 
     fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
         self.new_high_water.extend(self.high_water.raise(conversation, seq));
-        let key = tables::place(conversation.0, seq);
+        let key = tables::place(conversation.index(), seq);
         self.changes.push(Change::put(&self.tables.messages, key, body));
     }
 
@@ -203,27 +204,28 @@ impl Engine for DiskEngine {
     }
 
     fn erase_message(&mut self, conversation: ConversationId, seq: u64) {
-        let key = tables::place(conversation.0, seq);
+        let key = tables::place(conversation.index(), seq);
         self.changes.push(Change::put(&self.tables.messages, key, []));
     }
 
     fn remove_messages(&mut self, conversation: ConversationId, seqs: &[u64]) {
-        let remove = |seq: &u64| Change::remove(&self.tables.messages, tables::place(conversation.0, *seq));
+        let remove =
+            |seq: &u64| Change::remove(&self.tables.messages, tables::place(conversation.index(), *seq));
         self.changes.extend(seqs.iter().map(remove));
     }
 
     fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes> {
-        match self.tables.messages.get(tables::place(conversation.0, seq)) {
+        match self.tables.messages.get(tables::place(conversation.index(), seq)) {
             Ok(value) => value.filter(|it| !it.is_empty()).map(|value| Bytes::copy_from_slice(&value)),
             Err(error) => {
-                tracing::error!(%error, conversation = conversation.0, seq, "a message cannot be read");
+                tracing::error!(%error, conversation = conversation.index(), seq, "a message cannot be read");
                 None
             }
         }
     }
 
     fn is_erased(&self, conversation: ConversationId, seq: u64) -> bool {
-        let value = self.tables.messages.get(tables::place(conversation.0, seq));
+        let value = self.tables.messages.get(tables::place(conversation.index(), seq));
         value.is_ok_and(|value| value.is_some_and(|value| value.is_empty()))
     }
 
@@ -233,7 +235,8 @@ impl Engine for DiskEngine {
         seqs: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, Bytes) -> bool,
     ) -> bool {
-        let keys = tables::place(conversation.0, *seqs.start())..=tables::place(conversation.0, *seqs.end());
+        let keys = tables::place(conversation.index(), *seqs.start())
+            ..=tables::place(conversation.index(), *seqs.end());
         for entry in self.tables.messages.range(keys) {
             let read = entry.into_inner().map_err(DiskError::engine("read a message"));
             match read.and_then(|(key, value)| Ok((tables::numbers(&key)?.1, value))) {
@@ -243,7 +246,7 @@ impl Engine for DiskEngine {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(%error, conversation = conversation.0, from = seqs.start(), "history cannot be read");
+                    tracing::error!(%error, conversation = conversation.index(), from = seqs.start(), "history cannot be read");
                     return false;
                 }
             }
@@ -256,34 +259,37 @@ impl Engine for DiskEngine {
         let origin = origin.map(|origin| origin.0);
         let record = match content {
             Content::Message(conversation, seq) => {
-                EntryRecord { conversation: conversation.0, seq, origin, ..EntryRecord::default() }
+                EntryRecord { conversation: conversation.index(), seq, origin, ..EntryRecord::default() }
             }
             Content::Event(event) => EntryRecord { origin, event: Some(event), ..EntryRecord::default() },
-            Content::Shared(log, number) => {
-                EntryRecord { conversation: log.0, origin, shared: Some(number), ..EntryRecord::default() }
-            }
+            Content::Shared(log, number) => EntryRecord {
+                conversation: log.index(),
+                origin,
+                shared: Some(number),
+                ..EntryRecord::default()
+            },
             Content::Lost => unreachable!("nobody writes what is damaged"),
         };
-        let key = tables::place(user.0, position);
+        let key = tables::place(user.index(), position);
         self.changes.push(Change::put(&self.tables.streams, key, record.encode_to_vec()));
     }
 
     fn remove_entries(&mut self, user: UserId, positions: Range<u64>) {
-        let removed =
-            positions.map(|position| Change::remove(&self.tables.streams, tables::place(user.0, position)));
+        let removed = positions
+            .map(|position| Change::remove(&self.tables.streams, tables::place(user.index(), position)));
         self.changes.extend(removed);
     }
 
     fn put_event(&mut self, log: ConversationId, number: u64, body: &Bytes) {
-        self.changes.push(Change::put(&self.tables.events, tables::place(log.0, number), body));
+        self.changes.push(Change::put(&self.tables.events, tables::place(log.index(), number), body));
     }
 
     fn remove_event(&mut self, log: ConversationId, number: u64) {
-        self.changes.push(Change::remove(&self.tables.events, tables::place(log.0, number)));
+        self.changes.push(Change::remove(&self.tables.events, tables::place(log.index(), number)));
     }
 
     fn event(&self, log: ConversationId, number: u64) -> Result<Option<Bytes>, DiskError> {
-        let value = self.tables.events.get(tables::place(log.0, number));
+        let value = self.tables.events.get(tables::place(log.index(), number));
         let value = value.map_err(DiskError::engine("read an event"))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
@@ -292,14 +298,14 @@ impl Engine for DiskEngine {
         if let Some(place) = self.new_entries.get(&(user, position)) {
             return Ok(*place);
         }
-        let value = self.tables.streams.get(tables::place(user.0, position));
+        let value = self.tables.streams.get(tables::place(user.index(), position));
         let value = value.map_err(DiskError::engine("read an inbox"))?;
         let missing = || DiskError::Damaged { what: "an inbox", problem: format!("no entry {position}") };
         let record = value.ok_or_else(missing).and_then(|value| tables::decode("an entry", &value));
         match record {
             Ok(record) => Ok(content(record).place()),
             Err(error) => {
-                tracing::error!(%error, user = user.0, position, "an entry of an inbox is damaged");
+                tracing::error!(%error, user = user.index(), position, "an entry of an inbox is damaged");
                 Ok(Content::Lost.place())
             }
         }
@@ -311,14 +317,15 @@ impl Engine for DiskEngine {
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
     ) -> bool {
-        let keys = tables::place(user.0, *positions.start())..=tables::place(user.0, *positions.end());
+        let keys =
+            tables::place(user.index(), *positions.start())..=tables::place(user.index(), *positions.end());
         for entry in self.tables.streams.range(keys) {
             let read = entry.into_inner().map_err(DiskError::engine("read an inbox"));
             let (position, value) = match read.and_then(|(key, value)| Ok((tables::numbers(&key)?.1, value)))
             {
                 Ok(read) => read,
                 Err(error) => {
-                    tracing::error!(%error, user = user.0, from = positions.start(), "an inbox cannot be read");
+                    tracing::error!(%error, user = user.index(), from = positions.start(), "an inbox cannot be read");
                     return false;
                 }
             };
@@ -327,7 +334,7 @@ impl Engine for DiskEngine {
                     StreamEntry { origin: record.origin.map(DeviceNumber), content: content(record) }
                 }
                 Err(error) => {
-                    tracing::error!(%error, user = user.0, position, "an entry of an inbox is damaged");
+                    tracing::error!(%error, user = user.index(), position, "an entry of an inbox is damaged");
                     StreamEntry { origin: None, content: Content::Lost }
                 }
             };
@@ -339,25 +346,25 @@ impl Engine for DiskEngine {
     }
 
     fn put_profile(&mut self, user: UserId, profile: Bytes) {
-        let key = user.0.to_be_bytes().to_vec();
+        let key = user.index().to_be_bytes().to_vec();
         self.changes.push(Change::put(&self.tables.profiles, key, profile));
     }
 
     fn remove_profile(&mut self, user: UserId) {
-        self.changes.push(Change::remove(&self.tables.profiles, user.0.to_be_bytes().to_vec()));
+        self.changes.push(Change::remove(&self.tables.profiles, user.index().to_be_bytes().to_vec()));
     }
 
     fn remove_keys(&mut self, user: UserId, to_id: u64, limit: usize) -> Result<bool, DiskError> {
-        let (removed, has_more) = self.tables.keys_up_to(user.0, to_id, limit)?;
+        let (removed, has_more) = self.tables.keys_up_to(user.index(), to_id, limit)?;
         self.changes.extend(removed);
         Ok(has_more)
     }
 
     fn profile(&self, user: UserId) -> Option<Bytes> {
-        match self.tables.profiles.get(user.0.to_be_bytes()) {
+        match self.tables.profiles.get(user.index().to_be_bytes()) {
             Ok(value) => value.map(|value| Bytes::copy_from_slice(&value)),
             Err(error) => {
-                tracing::error!(%error, user = user.0, "a profile cannot be read");
+                tracing::error!(%error, user = user.index(), "a profile cannot be read");
                 None
             }
         }
@@ -428,7 +435,7 @@ impl Engine for DiskEngine {
 fn content(record: EntryRecord) -> Content {
     match (record.event, record.shared) {
         (Some(event), _) => Content::Event(event),
-        (None, Some(number)) => Content::Shared(ConversationId(record.conversation), number),
-        (None, None) => Content::Message(ConversationId(record.conversation), record.seq),
+        (None, Some(number)) => Content::Shared(ConversationId::of(record.conversation), number),
+        (None, None) => Content::Message(ConversationId::of(record.conversation), record.seq),
     }
 }

@@ -43,13 +43,13 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
                 uid: user.uid.to_string(),
                 next_device: user.next_device,
                 who_may_add: user.who_may_add.into(),
-                invitations: user.invitations().iter().map(|group| group.0).collect(),
+                invitations: user.invitations().iter().map(|group| group.index()).collect(),
                 valid_from_s,
                 banned_until_s,
-                parted: parted.iter().map(|group| group.0).collect(),
+                parted: parted.iter().map(|group| group.index()).collect(),
                 knows_parted: !has_unknown_groups,
             };
-            (&tables.users, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+            (&tables.users, id.index().to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Changed::Device(id, number) => {
             let record = directory.users.get(id).device(number).map(|device| DeviceRecord {
@@ -60,21 +60,21 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
                 seen_ms: device.seen_ms,
             });
             let value = record.map(|record| record.encode_to_vec());
-            (&tables.devices, tables::pair(id.0, number.0), value)
+            (&tables.devices, tables::pair(id.index(), number.0), value)
         }
         Changed::Confirmed(id, number, conversation) => {
             let device = directory.users.get(id).device(number);
             let seq = device.and_then(|device| device.confirmed_of(conversation));
             let value = seq.map(|seq| seq.to_be_bytes().to_vec());
-            (&tables.confirmed, tables::triple(id.0, number.0, conversation.0), value)
+            (&tables.confirmed, tables::triple(id.index(), number.0, conversation.index()), value)
         }
         Changed::Inbox(id) => {
             let user = directory.users.get(id);
             let dropped = user.dropped_after(0);
             let dropped =
-                dropped.flat_map(|(position, (of, first))| [position, of.0.into(), first]).collect();
+                dropped.flat_map(|(position, (of, first))| [position, of.index().into(), first]).collect();
             let record = InboxRecord { trimmed: user.trimmed, dropped };
-            (&tables.inboxes, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+            (&tables.inboxes, id.index().to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Changed::Erasure(user, conversation) => {
             let record = directory.erasures.get(user, conversation).map(|erasure| ErasureRecord {
@@ -83,14 +83,14 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
                 is_told: erasure.is_told,
             });
             let value = record.map(|record| record.encode_to_vec());
-            (&tables.erasures, tables::pair(user.0, conversation.0), value)
+            (&tables.erasures, tables::pair(user.index(), conversation.index()), value)
         }
         Changed::Relation(user, other) => {
             let relation = directory.relations.get(user, other);
             let record =
                 RelationRecord { friendship: relation.friendship.into(), is_blocked: relation.is_blocked };
             let value = Some(record.encode_to_vec()).filter(|value| !value.is_empty());
-            (&tables.relations, tables::pair(user.0, other.0), value)
+            (&tables.relations, tables::pair(user.index(), other.index()), value)
         }
         other => unreachable!("{other:?} is another table's"),
     }
@@ -102,8 +102,8 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
         Changed::Conversation(id) => {
             let place = directory.conversations.get(id);
             let (first, second, group) = match &place.kind {
-                Kind::OneToOne(a, b) => (a.0, b.0, None),
-                Kind::Group { name, creator } => (creator.0, 0, Some(name.to_string())),
+                Kind::OneToOne(a, b) => (a.index(), b.index(), None),
+                Kind::Group { name, creator } => (creator.index(), 0, Some(name.to_string())),
             };
             let record = ConversationRecord {
                 first,
@@ -121,24 +121,24 @@ fn of_conversation<'a>(tables: &'a Tables, directory: &Directory, changed: Chang
                 is_dissolved: place.is_dissolved,
                 keep_s: place.keep_s,
             };
-            (&tables.conversations, id.0.to_be_bytes().to_vec(), Some(record.encode_to_vec()))
+            (&tables.conversations, id.index().to_be_bytes().to_vec(), Some(record.encode_to_vec()))
         }
         Changed::Member(id, user) => {
             let record = directory.conversations.get(id).member(user).map(|member| MemberRecord {
                 visible_from: member.visible_from,
                 since: member.since,
-                role: member.role.into(),
+                role: member.role().into(),
                 read: member.read,
                 silent_until_ms: member.silent_until_ms,
                 cleared: member.cleared,
             });
             let value = record.map(|record| record.encode_to_vec());
-            (&tables.members, tables::pair(id.0, user.0), value)
+            (&tables.members, tables::pair(id.index(), user.index()), value)
         }
         Changed::Uncounted(id, seq) => {
             let end = directory.conversations.get(id).uncounted_from(seq);
             let value = |end: u64| if end > seq { end.to_be_bytes().to_vec() } else { Vec::new() };
-            (&tables.uncounted, tables::place(id.0, seq), end.map(value))
+            (&tables.uncounted, tables::place(id.index(), seq), end.map(value))
         }
         other => unreachable!("{other:?} is another table's"),
     }

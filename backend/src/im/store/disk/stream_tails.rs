@@ -128,8 +128,8 @@ impl StreamTails {
         changes: &mut Vec<Change>,
     ) {
         let mut touched = ChangedTails {
-            conversations: progress.messages.iter().map(|(conversation, _)| conversation.0).collect(),
-            users: progress.entries.iter().map(|(user, _)| user.0).collect(),
+            conversations: progress.messages.iter().map(|(conversation, _)| conversation.index()).collect(),
+            users: progress.entries.iter().map(|(user, _)| user.index()).collect(),
         };
         for named in [&mut touched.conversations, &mut touched.users] {
             named.sort_unstable();
@@ -164,8 +164,8 @@ impl StreamTails {
             }
             self.last.remove(&name);
             let end = match name {
-                (CONVERSATION, number) => directory.conversations.get(ConversationId(number)).numbered,
-                (_, number) => directory.users.get(UserId(number)).numbered,
+                (CONVERSATION, number) => directory.conversations.get(ConversationId::of(number)).numbered,
+                (_, number) => directory.users.get(UserId::of(number)).numbered,
             };
             changes.push(Change::put(&tables.ends, key(name), end.to_be_bytes()));
         }

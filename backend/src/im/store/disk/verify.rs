@@ -65,16 +65,16 @@ pub(super) fn verify(
         conversation(tables, directory, id, last_id, &mut report)?;
         let place = directory.conversations.get(id);
         if high_water.maximum(id).is_some_and(|maximum| maximum < place.numbered) {
-            report.problem(|| format!("`sequences` is below the last seq of conversation {}", id.0));
+            report.problem(|| format!("`sequences` is below the last seq of conversation {}", id.index()));
         }
         for member in &place.members {
             if member.read > place.numbered || member.visible_from > place.numbered + 1 {
-                let user = member.user.0;
-                report.problem(|| format!("user {user} has read what conversation {} has not", id.0));
+                let user = member.user.index();
+                report.problem(|| format!("user {user} has read what conversation {} has not", id.index()));
             }
         }
     }
-    for user in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId) {
+    for user in (0..directory.users.len()).filter_map(|at| u32::try_from(at).ok()).map(UserId::of) {
         inbox(tables, directory, user, &mut report)?;
     }
     for (_, table) in &tables.keys {
@@ -97,7 +97,7 @@ fn conversation(
     let mut name = String::new();
     directory.write_id(id, &mut name);
     let mut next = 1;
-    for entry in tables.messages.prefix(id.0.to_be_bytes()) {
+    for entry in tables.messages.prefix(id.index().to_be_bytes()) {
         let (key, value) = entry.into_inner().map_err(DiskError::engine("read a message"))?;
         let seq = numbers(&key)?.1;
         gap(directory, id, (next, seq), report);
@@ -141,7 +141,11 @@ fn gap(directory: &Directory, id: ConversationId, (first, end): (u64, u64), repo
     }
     if next < end {
         report.problem(|| {
-            format!("conversation {}: the seqs {next} to {} are neither messages nor voids", id.0, end - 1)
+            format!(
+                "conversation {}: the seqs {next} to {} are neither messages nor voids",
+                id.index(),
+                end - 1
+            )
         });
     }
 }
@@ -149,7 +153,7 @@ fn gap(directory: &Directory, id: ConversationId, (first, end): (u64, u64), repo
 fn inbox(tables: &Tables, directory: &Directory, id: UserId, report: &mut Verified) -> Result<(), DiskError> {
     let user = directory.users.get(id);
     let mut next = user.trimmed + 1;
-    for entry in tables.streams.prefix(id.0.to_be_bytes()) {
+    for entry in tables.streams.prefix(id.index().to_be_bytes()) {
         let (key, value) = entry.into_inner().map_err(DiskError::engine("read an inbox"))?;
         let position = numbers(&key)?.1;
         if position <= user.trimmed {
@@ -160,30 +164,40 @@ fn inbox(tables: &Tables, directory: &Directory, id: UserId, report: &mut Verifi
             report.problem(|| {
                 format!(
                     "the inbox of user {} has an entry {position} in the place of {next}, and ends at {}",
-                    id.0, user.numbered
+                    id.index(),
+                    user.numbered
                 )
             });
         }
         next = position + 1;
         let record: EntryRecord = decode("an entry", &value)?;
         if let Content::Message(conversation, seq) = content(record) {
-            let is_known = (conversation.0 as usize) < directory.conversations.len()
+            let is_known = (conversation.index() as usize) < directory.conversations.len()
                 && seq <= directory.conversations.get(conversation).numbered;
             if !is_known {
                 report.problem(|| {
-                    format!("the inbox of user {} names seq {seq} of conversation {}", id.0, conversation.0)
+                    format!(
+                        "the inbox of user {} names seq {seq} of conversation {}",
+                        id.index(),
+                        conversation.index()
+                    )
                 });
             }
         }
     }
     if next <= user.numbered {
         let (from, to) = (next, user.numbered);
-        report.problem(|| format!("the inbox of user {} has no entries {from} to {to}", id.0));
+        report.problem(|| format!("the inbox of user {} has no entries {from} to {to}", id.index()));
     }
     for device in &user.devices {
         if device.acked > user.numbered {
             report.problem(|| {
-                format!("the device {} of user {} has acknowledged {}", device.number.0, id.0, device.acked)
+                format!(
+                    "the device {} of user {} has acknowledged {}",
+                    device.number.0,
+                    id.index(),
+                    device.acked
+                )
             });
         }
         for (conversation, seq) in device.confirmed() {
@@ -191,7 +205,8 @@ fn inbox(tables: &Tables, directory: &Directory, id: UserId, report: &mut Verifi
                 report.problem(|| {
                     format!(
                         "a device of user {} has confirmed seq {seq} of conversation {}",
-                        id.0, conversation.0
+                        id.index(),
+                        conversation.index()
                     )
                 });
             }
@@ -210,7 +225,7 @@ fn message_key(
     report.keys += 1;
     let KeyRecord { conversation, seq, id, .. } = record;
     let is_known = (conversation as usize) < directory.conversations.len();
-    if !is_known || seq == 0 || seq > directory.conversations.get(ConversationId(conversation)).numbered {
+    if !is_known || seq == 0 || seq > directory.conversations.get(ConversationId::of(conversation)).numbered {
         report.problem(|| {
             format!("a key of user {} names seq {seq} of conversation {conversation}", user_of(key))
         });

@@ -37,7 +37,7 @@ pub(in crate::im::store) enum Content {
 }
 
 /// In the place of a conversation: the log of events that belong to none; and where things that happened were dropped from an inbox.
-pub(in crate::im::store) const EVENTS: ConversationId = ConversationId(u32::MAX);
+pub(in crate::im::store) const EVENTS: ConversationId = ConversationId::of(u32::MAX);
 
 impl Content {
     pub(in crate::im::store) const fn place(&self) -> Place {

@@ -113,12 +113,12 @@ pub(super) fn shared_event<E: Engine>(
     match engine.event(log, number) {
         Ok(Some(body)) => Some(Entry::Event { body, origin }),
         Ok(None) => {
-            let is_known = (log.0 as usize) < directory.conversations.len();
+            let is_known = (log.index() as usize) < directory.conversations.len();
             let is_kept = is_known && number + EVENTS_MAX > directory.conversations.get(log).events;
             (!is_kept).then_some(Entry::EventsDropped)
         }
         Err(error) => {
-            tracing::error!(%error, conversation = log.0, number, "an event cannot be read");
+            tracing::error!(%error, conversation = log.index(), number, "an event cannot be read");
             Some(Entry::EventsDropped)
         }
     }

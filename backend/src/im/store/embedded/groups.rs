@@ -123,7 +123,7 @@ impl<E: Engine> EngineStore<E> {
                     self.directory.uninvite(conversation, by);
                     return Ok(None);
                 };
-                let was_owner = member.role == Role::Owner;
+                let was_owner = member.role() == Role::Owner;
                 self.directory.part(conversation, by);
                 if was_owner {
                     self.crown_the_next(conversation);
@@ -141,7 +141,7 @@ impl<E: Engine> EngineStore<E> {
     pub(super) fn invite(&mut self, group: &str, by: Origin, users: &[UserId]) -> Vec<UserId> {
         let Some(conversation) = self.directory.conversations.group(group) else { return Vec::new() };
         let place = self.directory.conversations.get(conversation);
-        let role = place.member(by.0).map(|member| member.role);
+        let role = place.member(by.0).map(Member::role);
         if role.is_none_or(|role| place.is_by_invitation() && role < Role::Admin) {
             return Vec::new();
         }
@@ -158,9 +158,9 @@ impl<E: Engine> EngineStore<E> {
     /// The administrator, else the member, that has been in it longest owns it from now on.
     pub(super) fn crown_the_next(&mut self, conversation: ConversationId) {
         let place = self.directory.conversations.get(conversation);
-        let rank = |member: &&Member| (std::cmp::Reverse(member.role), member.since);
+        let rank = |member: &&Member| (std::cmp::Reverse(member.role()), member.since);
         if let Some(next) = place.members.iter().min_by_key(rank).map(|member| member.user) {
-            self.set_member(conversation, next, |member| member.role = Role::Owner);
+            self.set_member(conversation, next, |member| member.set_role(Role::Owner));
         }
     }
 
@@ -184,8 +184,8 @@ impl<E: Engine> EngineStore<E> {
 
     fn judge_edit(&self, conversation: ConversationId, by: Origin, edit: &GroupEdit) -> Result<(), Refusal> {
         let place = self.directory.conversations.get(conversation);
-        let own = place.member(by.0).ok_or(Refusal::NotMember)?.role;
-        let role_of = |user: UserId| place.member(user).map(|member| member.role);
+        let own = place.member(by.0).ok_or(Refusal::NotMember)?.role();
+        let role_of = |user: UserId| place.member(user).map(Member::role);
         let require = |is_allowed: bool| if is_allowed { Ok(()) } else { Err(Refusal::NotAllowed) };
         require(edit.add.is_empty() || !place.is_by_invitation() || own >= Role::Admin)?;
         require(edit.settings.is_none() || own >= Role::Admin)?;
@@ -232,9 +232,9 @@ impl<E: Engine> EngineStore<E> {
         }
         if let Some((user, role)) = edit.role {
             if role == Role::Owner && user != by {
-                has_changed |= self.set_member(conversation, by, |member| member.role = Role::Admin);
+                has_changed |= self.set_member(conversation, by, |member| member.set_role(Role::Admin));
             }
-            has_changed |= self.set_member(conversation, user, |member| member.role = role);
+            has_changed |= self.set_member(conversation, user, |member| member.set_role(role));
         }
         if let Some((user, until)) = edit.silence {
             has_changed |= self.set_member(conversation, user, |member| member.silent_until_ms = until);
@@ -267,7 +267,7 @@ fn judge_dissolve(
     if by == NOBODY && rules::is_operator(device) {
         return Ok(()); // the operator, for nobody
     }
-    let role = place.member(by).ok_or(Refusal::NotMember)?.role;
+    let role = place.member(by).ok_or(Refusal::NotMember)?.role();
     if role == Role::Owner { Ok(()) } else { Err(Refusal::NotAllowed) }
 }
 

@@ -205,7 +205,7 @@ impl<E: Engine> EngineStore<E> {
             return Err(Refusal::NotFound);
         }
         let by = &self.directory.users.get(draft.sender).uid;
-        if *push.sender != **by && member.role < Role::Admin {
+        if *push.sender != **by && member.role() < Role::Admin {
             return Err(Refusal::NotAllowed);
         }
         let is_under_way = self.recalling.get(&(conversation, seq)).is_some_and(|by| *by > place.durable);

@@ -107,7 +107,7 @@ impl<E: Engine> EngineStore<E> {
     fn read_stream(&self, user: UserId, after: u64, limit: usize, into: &mut Vec<(u64, Entry)>) -> bool {
         let place = self.directory.users.get(user);
         // A store that goes on without what it lost may have entries of conversations that it has not.
-        let is_known = |id: ConversationId| (id.0 as usize) < self.directory.conversations.len();
+        let is_known = |id: ConversationId| (id.index() as usize) < self.directory.conversations.len();
         let dropped = |(position, (conversation, first))| {
             let entry = match conversation {
                 conversation if !is_known(conversation) => Entry::EventsDropped,

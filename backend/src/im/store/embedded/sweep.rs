@@ -155,11 +155,12 @@ impl<E: Engine> Sweeps<'_, E> {
     fn erase_next_group(&mut self, user: UserId, erasure: Erasure) -> Swept {
         let len = self.store.directory.conversations.len() as u64;
         let group = (erasure.next..len).take(PASSED).find_map(|number| {
-            let id = ConversationId(u32::try_from(number).ok()?);
+            let id = ConversationId::of(u32::try_from(number).ok()?);
             let place = self.store.directory.conversations.get(id);
             (place.is_group() && place.gone < place.durable).then_some(id)
         });
-        let next = group.map_or(erasure.next.saturating_add(PASSED as u64), |group| u64::from(group.0) + 1);
+        let next =
+            group.map_or(erasure.next.saturating_add(PASSED as u64), |group| u64::from(group.index()) + 1);
         if let Some(group) = group {
             let of_group = Erasure { next: 0, is_told: false, ..erasure };
             self.store.directory.erasures.set(user, group, of_group);
@@ -224,7 +225,7 @@ impl<E: Engine> Sweeps<'_, E> {
                 self.store.directory.sweep_at = 0;
                 return Swept { pace: Pace::Later, ..Swept::default() };
             }
-            let conversation = ConversationId(self.store.directory.sweep_at);
+            let conversation = ConversationId::of(self.store.directory.sweep_at);
             let removed = match self.expiry(conversation, judged_ms) {
                 Some(limit_ms) => {
                     looks += 1;
@@ -348,7 +349,8 @@ impl<E: Engine> Sweeps<'_, E> {
             }
             return;
         }
-        let was_owner = place.member(user).is_some_and(|member| member.role == crate::im::store::Role::Owner);
+        let was_owner =
+            place.member(user).is_some_and(|member| member.role() == crate::im::store::Role::Owner);
         self.store.directory.remove_member(conversation, user);
         if was_owner {
             self.store.crown_the_next(conversation);

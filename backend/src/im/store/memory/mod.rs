@@ -101,7 +101,7 @@ impl MemoryEngine {
             && self.order.len() > 1
             && let Some(conversation) = self.order.pop_front()
         {
-            let history = &mut self.histories[conversation.0 as usize];
+            let history = &mut self.histories[conversation.index() as usize];
             if history.skipped > 0 {
                 history.skipped -= 1;
                 continue;
@@ -145,7 +145,7 @@ impl Engine for MemoryEngine {
     }
 
     fn put_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
-        let history = grown(&mut self.histories, conversation.0);
+        let history = grown(&mut self.histories, conversation.index());
         if history.messages.is_empty() {
             history.dropped = seq - 1; // a group may begin behind the seqs of another one
         }
@@ -156,7 +156,7 @@ impl Engine for MemoryEngine {
     }
 
     fn replace_message(&mut self, conversation: ConversationId, seq: u64, body: &Bytes) {
-        let history = &mut self.histories[conversation.0 as usize];
+        let history = &mut self.histories[conversation.index() as usize];
         let at = seq.checked_sub(history.dropped + 1).and_then(|at| usize::try_from(at).ok());
         if let Some(old) = at.and_then(|at| history.messages.get_mut(at)) {
             self.bytes = self.bytes + body.len() - old.len();
@@ -169,7 +169,8 @@ impl Engine for MemoryEngine {
     }
 
     fn remove_messages(&mut self, conversation: ConversationId, seqs: &[u64]) {
-        let (Some(history), Some(last)) = (self.histories.get_mut(conversation.0 as usize), seqs.last())
+        let (Some(history), Some(last)) =
+            (self.histories.get_mut(conversation.index() as usize), seqs.last())
         else {
             return;
         };
@@ -183,12 +184,12 @@ impl Engine for MemoryEngine {
     }
 
     fn message(&self, conversation: ConversationId, seq: u64) -> Option<Bytes> {
-        let body = self.histories.get(conversation.0 as usize)?.get(seq)?;
+        let body = self.histories.get(conversation.index() as usize)?.get(seq)?;
         (!body.is_empty()).then(|| body.clone())
     }
 
     fn is_erased(&self, conversation: ConversationId, seq: u64) -> bool {
-        let history = self.histories.get(conversation.0 as usize);
+        let history = self.histories.get(conversation.index() as usize);
         history.and_then(|history| history.get(seq)).is_some_and(Bytes::is_empty)
     }
 
@@ -198,7 +199,7 @@ impl Engine for MemoryEngine {
         seqs: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, Bytes) -> bool,
     ) -> bool {
-        if let Some(history) = self.histories.get(conversation.0 as usize) {
+        if let Some(history) = self.histories.get(conversation.index() as usize) {
             for seq in (*seqs.start()).max(history.dropped + 1)..=*seqs.end() {
                 let Some(body) = history.get(seq) else { break };
                 if !each(seq, body.clone()) {
@@ -210,11 +211,11 @@ impl Engine for MemoryEngine {
     }
 
     fn put_entry(&mut self, user: UserId, _position: u64, entry: StreamEntry) {
-        grown(&mut self.inboxes, user.0).entries.push_back(entry);
+        grown(&mut self.inboxes, user.index()).entries.push_back(entry);
     }
 
     fn remove_entries(&mut self, user: UserId, positions: Range<u64>) {
-        let Some(inbox) = self.inboxes.get_mut(user.0 as usize) else { return };
+        let Some(inbox) = self.inboxes.get_mut(user.index() as usize) else { return };
         // Always from the oldest on.
         let count = inbox.from(positions.end);
         inbox.entries.drain(..count);
@@ -225,7 +226,7 @@ impl Engine for MemoryEngine {
     }
 
     fn place_of(&self, user: UserId, position: u64) -> Result<Place, Infallible> {
-        let inbox = &self.inboxes[user.0 as usize];
+        let inbox = &self.inboxes[user.index() as usize];
         Ok(inbox.entries[inbox.from(position)].content.place())
     }
 
@@ -235,7 +236,7 @@ impl Engine for MemoryEngine {
         positions: RangeInclusive<u64>,
         each: &mut dyn FnMut(u64, StreamEntry) -> bool,
     ) -> bool {
-        let Some(inbox) = self.inboxes.get(user.0 as usize) else { return true };
+        let Some(inbox) = self.inboxes.get(user.index() as usize) else { return true };
         let first = (*positions.start()).max(inbox.removed + 1);
         for (position, entry) in (first..=*positions.end()).zip(inbox.entries.range(inbox.from(first)..)) {
             if !each(position, entry.clone()) {

@@ -130,7 +130,7 @@ fn maxima(folder: &Folder, bytes: &[u8]) {
         Ok(read) => read,
         Err(error) => return is_refused(&error),
     };
-    let first = ConversationId(u32::try_from(bytes.len() % 4096).expect("small"));
+    let first = ConversationId::of(u32::try_from(bytes.len() % 4096).expect("small"));
     let seq = read.maximum(first).unwrap_or(0) + 1;
     let raised = read.raise(first, seq).expect("above the maximum");
     raised.write(&file).expect("writable");

@@ -26,7 +26,7 @@ const PAGE: PageLimits = PageLimits { messages: ENTRIES_MAX, bytes: 1 << 16 };
 
 /// Looks at everything that was read, and makes rows of it again.
 pub(super) fn look_at(tables: &Tables, directory: &Directory) {
-    let users = (0..u32::try_from(directory.users.len()).unwrap_or(u32::MAX)).map(UserId);
+    let users = (0..u32::try_from(directory.users.len()).unwrap_or(u32::MAX)).map(UserId::of);
     for user in users.take(LOOKED_AT) {
         let known = directory.users.get(user);
         assert_eq!(directory.users.find(&known.uid), Some(user));
@@ -64,10 +64,10 @@ pub(super) fn stream_end(store: &mut Disk, of: Origin) -> u64 {
 pub(super) fn use_store(mut store: Disk) {
     let counts = store.counts();
     let users: Vec<UserId> =
-        (0..counts.users.min(LOOKED_AT)).filter_map(|at| u32::try_from(at).ok()).map(UserId).collect();
+        (0..counts.users.min(LOOKED_AT)).filter_map(|at| u32::try_from(at).ok()).map(UserId::of).collect();
     let places: Vec<ConversationId> = (0..counts.conversations.min(LOOKED_AT))
         .filter_map(|at| u32::try_from(at).ok())
-        .map(ConversationId)
+        .map(ConversationId::of)
         .collect();
     for place in &places {
         let id = store.id(*place);
@@ -150,12 +150,12 @@ fn deletions_of(store: &Disk, by: Origin, users: &[UserId], places: &[Conversati
         if let Some(group) = store.id(conversation).strip_prefix("group:") {
             let (group, users) = (group.to_owned(), users.to_vec());
             writes.push(Write::Invite { group, by, users, event: event() });
-            if user.0.is_multiple_of(2) {
+            if user.index().is_multiple_of(2) {
                 writes.push(Write::Dissolve { conversation, by, event: event() });
             }
         }
     }
-    match user.0 % 3 {
+    match user.index() % 3 {
         0 => writes.push(Write::DeleteUser { user, to_id: store.last_id(), event: event() }),
         1 => writes.push(Write::RemoveDevice { user, device: by.1 }),
         _ => {

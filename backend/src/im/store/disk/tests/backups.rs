@@ -43,7 +43,7 @@ fn rows_that_contradict_each_other_are_named() {
     let (folder, [_, ben]) = spoken();
     let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("the database");
     tables.messages.remove(tables::place(0, 7)).expect("removed");
-    tables.streams.remove(tables::place(ben.0, 3)).expect("removed");
+    tables.streams.remove(tables::place(ben.index(), 3)).expect("removed");
     let other = tables.messages.get(tables::place(0, 2)).expect("readable").expect("there");
     tables.messages.insert(tables::place(0, 9), other).expect("written");
     drop(tables);

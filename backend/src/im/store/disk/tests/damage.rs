@@ -134,7 +134,7 @@ fn a_damaged_entry_of_an_inbox_is_not_passed_over() {
     }
     drop(store);
     let tables = Tables::open(&folder.0, &folder.0.join(DATABASE), true).expect("the database");
-    tables.streams.insert(tables::place(ben.0, 3), [0xFF; 3]).expect("written");
+    tables.streams.insert(tables::place(ben.index(), 3), [0xFF; 3]).expect("written");
     drop(tables);
     let mut store = folder.open().expect("the same store");
     let mut entries = Vec::new();
