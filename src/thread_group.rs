@@ -19,6 +19,12 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
+/// Waits for events that may fail one after the other: the system refuses one when it has no memory. The next one ends the
+/// thread, and with it the process.
+const WAIT_FAILURES_MAX: u32 = 8;
+/// Pause after a wait that failed.
+const WAIT_PAUSE: Duration = Duration::from_millis(10);
+
 /// An event loop that a thread runs turn by turn.
 pub trait EventLoop: Send + 'static {
     /// Most events that one turn takes.
@@ -105,13 +111,22 @@ impl<U: EventLoop> ThreadGroup<U> {
     /// thread that gives up during that pause ends the thread, which has touched no socket.
     ///
     /// # Errors
-    /// The system's, when polling fails: the process cannot go on.
+    /// The system's, when polling fails again and again: the process cannot go on.
     pub fn run(mut self) -> io::Result<()> {
         if self.point.try_pause() && !self.obey() {
             return Ok(());
         }
+        let mut failures = 0;
         while !self.members.is_empty() {
-            self.turn()?;
+            match self.turn() {
+                Ok(()) => failures = 0,
+                Err(error) if failures < WAIT_FAILURES_MAX => {
+                    failures += 1;
+                    tracing::warn!(%error, failures, "cannot wait for events; trying again in 10 ms");
+                    std::thread::park_timeout(WAIT_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
             if self.point.try_pause() {
                 failpoint::reach(self.place);
                 self.obey();
@@ -133,7 +148,7 @@ impl<U: EventLoop> ThreadGroup<U> {
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 outcome = Err(error);
-                return false;
+                return true; // the events are those of the turn before
             }
             baton.hold().event_loop.turn(Some(events))
         });

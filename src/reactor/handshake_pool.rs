@@ -4,15 +4,18 @@
 //! the queue is full; whoever is connected does not notice.
 
 use super::ReactorMail;
+use crossbeam_channel::RecvTimeoutError;
 use moorline_net::layer::{Job, OpeningKind};
 use moorline_net::mailbox::{SendError, Sender};
 use moorline_net::thread;
-use moorline_net::tls::Server;
+use moorline_net::tls::{Server, warm_up};
 use moorline_proto::ids::ConnKey;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Longest wait until all threads run.
+const BEGUN_WITHIN: Duration = Duration::from_secs(5);
 /// Interval at which room in the mailbox of a reactor is looked for.
 const REPLY_LOOK: Duration = Duration::from_millis(1);
 /// Looks after which the reactor does not serve: 5 s.
@@ -49,9 +52,22 @@ impl HandshakePool {
     /// The system refuses a thread.
     pub fn start(threads: usize, queue: usize, servers: Servers) -> io::Result<Self> {
         let (tasks, receiver) = crossbeam_channel::bounded::<Task>(queue);
+        // Closed when every thread has what it needs.
+        let (begun, all_begun) = crossbeam_channel::bounded::<()>(0);
         for number in 0..threads {
             let receiver = receiver.clone();
-            thread::spawn(&format!("handshake-{number}"), move || receiver.iter().for_each(run))?;
+            let begun = begun.clone();
+            let serve = move || {
+                // Behind the commit of a hot restart nothing may be refused to this thread.
+                warm_up();
+                drop(begun);
+                receiver.iter().for_each(run);
+            };
+            thread::spawn(&format!("handshake-{number}"), serve)?;
+        }
+        drop(begun);
+        if all_begun.recv_timeout(BEGUN_WITHIN) == Err(RecvTimeoutError::Timeout) {
+            return Err(io::Error::other("the threads do not run"));
         }
         Ok(Self { tasks, servers: Arc::new(servers) })
     }

@@ -28,7 +28,7 @@ pub use fault::{Alert, Fault};
 pub use handshake::{
     Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server,
 };
-pub use provider::{Suite, provider};
+pub use provider::{Suite, provider, warm_up};
 pub use records::{End, FROZEN_BYTES_MAX, Frozen, Opened, RECORD_BYTES_MAX, Records, ThawError};
 pub use tickets::{TICKET_KEYS_MAX, TicketKeyError, TicketKeySet, TicketKeys};
 

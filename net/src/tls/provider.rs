@@ -41,6 +41,12 @@ impl Suite {
     }
 }
 
+/// Draws the first random number of this thread. The first one of a process takes some 50 ms, in which the system's noise is
+/// collected; the first one of a further thread takes memory.
+pub fn warm_up() {
+    provider().secure_random.fill(&mut [0; 8]).ok(); // whoever needs one tries again
+}
+
 /// Returns the provider with the suites of [`Suite`] only. Verifiers of client certificates take it too.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {

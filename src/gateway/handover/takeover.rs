@@ -19,6 +19,8 @@ use crate::sys::executable::Executable;
 use crate::sys::volunteer::Volunteer;
 use crate::sys::{clock, memory, sockets};
 use bytes::Bytes;
+use moorline_net::thread;
+use moorline_net::tls::warm_up;
 use moorline_proto::time::Instant;
 use nix::unistd::{Pid, getppid};
 use std::collections::HashSet;
@@ -171,6 +173,7 @@ impl Takeover<'_> {
                 Err(error) => self.fail(Input::Failed, error),
             }),
             Action::SayReady => {
+                thread::reserve(); // the threads have theirs
                 self.times.ready = clock::machine_nanos();
                 let input = self.send(&Message::Ready(self.sockets_taken));
                 failpoint::reach("new.ready");
@@ -266,6 +269,9 @@ impl Takeover<'_> {
     fn watch(&mut self) -> Result<(), GatewayError> {
         self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
         self.stored = self.bodies.read_first().map_err(GatewayError::system("read the queued bodies"))?;
+        if self.config.listeners.iter().any(|listener| listener.kind.has_tls()) {
+            warm_up(); // not in the pause
+        }
         Ok(())
     }
 
