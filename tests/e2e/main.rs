@@ -13,6 +13,7 @@
 //! | `beside` | a chat that must not notice what happens beside it |
 //! | `series` | a gateway through its hot restarts |
 //! | `lateness` | how late this machine runs a thread: what bounds on time allow for |
+//! | `tracer` | calls of a process under test, recorded or injected by `strace` |
 //! | `soak` | how long and how many, for those who want more |
 //! | `descriptors` | how many sockets this machine gives |
 //! | the others | tests, by topic |
@@ -84,6 +85,8 @@ mod soak;
 mod stop;
 mod storm;
 mod tls;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod tracer;
 mod tunnel;
 mod weather;
 

@@ -48,7 +48,12 @@ impl Series {
 
     /// With a file of settings that says where it listens.
     pub(crate) fn start_file(settings: &Path) -> Self {
-        let pid_file = TempFile::new("");
+        Self::start_file_as(settings, |_| ())
+    }
+
+    /// With the command changed by `change`.
+    pub(crate) fn start_file_as(settings: &Path, change: impl FnOnce(&mut Command)) -> Self {
+        let (pid_file, faults) = (TempFile::new(""), TempFile::new(""));
         let sets = [
             "run".to_owned(),
             "-c".to_owned(),
@@ -56,9 +61,12 @@ impl Series {
             "--set=admin.address=127.0.0.1:0".to_owned(),
             format!("--set=handover.pid_file={}", pid_file.path().display()),
         ];
-        let gateway = Gateway::of_command(program(&sets));
+        let mut command = program(&sets);
+        command.env(moorline::failpoint::VARIABLE, faults.path());
+        change(&mut command);
+        let gateway = Gateway::of_command(command);
         gateway.until_ready();
-        Self::of(gateway, pid_file)
+        Self { gateway, pid_file, faults }
     }
 
     /// Series of a gateway that the test started itself.
@@ -72,6 +80,12 @@ impl Series {
         // A reader finds all of it or nothing.
         let new = TempFile::new(faults);
         std::fs::rename(new.path(), self.faults.path()).expect("one folder");
+    }
+
+    /// Path of the file of failpoints.
+    #[cfg(any(feature = "failpoints", debug_assertions))]
+    pub(crate) fn faults(&self) -> &Path {
+        self.faults.path()
     }
 
     /// The process that serves.

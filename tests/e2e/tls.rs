@@ -1,11 +1,11 @@
 //! TLS, WebSocket and PROXY listeners: clients of every kind chat, and a hot restart keeps them all.
 
-use crate::PATIENCE;
 use crate::gateway::Backend;
 use crate::process::TempFile;
 use crate::raw::{Client, bytes_of, hello};
 use crate::series::Series;
 use crate::tunnel::{Authority, NAME, Tunnel, masked, proxy_header};
+use crate::PATIENCE;
 use moorline_proto::frame::Command;
 use moorline_proto::message::client::Code;
 use moorline_proto::message::frame_of;
@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpStream};
 /// A page that may connect.
 const ORIGIN: &str = "https://chat.example";
 /// Kinds of the listeners, in order.
-const KINDS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
+pub(crate) const KINDS: [&str; 4] = ["tcp", "tls", "ws", "wss"];
 
 /// A gateway with one listener of each kind.
 pub(crate) struct World {
@@ -32,6 +32,11 @@ impl World {
 
     /// With more lines for the last listener, and then others.
     pub(crate) fn start_with(more: &str) -> Self {
+        Self::start_as(more, |_| ())
+    }
+
+    /// With the command changed by `change`, too.
+    pub(crate) fn start_as(more: &str, change: impl FnOnce(&mut std::process::Command)) -> Self {
         let (authority, backend, settings) = (Authority::new(&[NAME]), Backend::start(), TempFile::new(""));
         let listener = |kind: &&str| {
             format!("[[listener]]\nname = \"{kind}\"\nkind = \"{kind}\"\naddress = \"127.0.0.1:0\"\n")
@@ -45,7 +50,7 @@ impl World {
             authority.key.path().display(),
         );
         std::fs::write(settings.path(), text).expect("our file");
-        let series = Series::start_file(settings.path());
+        let series = Series::start_file_as(settings.path(), change);
         Self { authority, series, _settings: settings, _backend: backend }
     }
 
@@ -72,7 +77,7 @@ impl World {
         if kind.starts_with("ws") { tunnel.upgrade(stream, ORIGIN).expect("an answer") } else { tunnel }
     }
 
-    fn login(&self, kind: &str, uid: &str) -> Client {
+    pub(crate) fn login(&self, kind: &str, uid: &str) -> Client {
         let mut stream = self.connect(kind);
         let tunnel = self.tunnel(kind, &mut stream);
         Client::login_over(stream, tunnel, uid)
@@ -80,7 +85,7 @@ impl World {
 }
 
 /// Everybody writes to everybody else, and each hears it.
-fn chat(clients: &mut [(String, Client)], key: &mut u128) {
+pub(crate) fn chat(clients: &mut [(String, Client)], key: &mut u128) {
     for from in 0..clients.len() {
         for to in (0..clients.len()).filter(|to| *to != from) {
             *key += 1;
