@@ -6,9 +6,9 @@
 use crate::beside::Chat;
 use crate::exhaustion::limit_files;
 use crate::gateway::{Backend, Gateway, field};
-use crate::process::{Process, TempFile};
+use crate::process::{Process, Stopped, TempFile};
 use crate::raw::Client;
-use crate::series::{Series, end};
+use crate::series::Series;
 use crate::soak;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io::{BufRead as _, BufReader, PipeReader, PipeWriter};
@@ -94,16 +94,14 @@ fn what_fails_or_hangs_behind_the_commit_ends_no_service() {
         "new.touched sleep:11000", // longer than the old process waits for a word
     ]) {
         series.set_faults(&format!("{fault}\n"));
-        let old = series.pid();
+        // It would stand still for ever.
+        let _stopped = (fault == "old.running stop").then(|| Stopped::of(series.pid()));
         let (code, restart) = series.upgrade(&[]);
         assert_eq!((code, restart.verdict.as_str()), (Some(0), "committed"), "{fault}: {restart:?}");
         series.set_faults("");
         chat.go_on(5);
         idle.beat(30);
         assert_eq!(series.restarts().generation, generation, "{fault}");
-        if fault == "old.running stop" {
-            end(old); // it would stand still for ever
-        }
     }
     // One that could not be written before is written now.
     series.restart();

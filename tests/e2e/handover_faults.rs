@@ -6,13 +6,12 @@
 use crate::beside::Chat;
 use crate::exhaustion::{hard_limit, limit_files};
 use crate::gateway::Backend;
-use crate::process::{family, is_alive, is_stopped};
+use crate::process::{Stopped, family, is_alive, is_stopped};
 use crate::raw::{Client, message};
 use crate::series::{Series, descriptors};
 use crate::{soak, until};
 use moorline_proto::message::client::Code;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -241,10 +240,11 @@ fn either_process_may_be_stopped_for_a_while_at_any_step() {
         series.set_faults(&format!("{place} stop\n"));
         series.signal(Signal::SIGUSR2);
         let who = until("somebody stops", || family(old).into_iter().find(|pid| is_stopped(*pid)));
+        let stopped = Stopped::of(who);
         series.set_faults("");
         std::thread::park_timeout(pause);
         // The new process may be gone by then: the old one waits no longer than handover.timeout.
-        kill(Pid::from_raw(i32::try_from(who).expect("a pid")), Signal::SIGCONT).ok();
+        stopped.go_on();
         until("a verdict", || {
             let restarts = series.restarts();
             (!restarts.is_under_way && !restarts.restarts.is_empty()).then_some(())

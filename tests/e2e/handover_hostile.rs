@@ -5,7 +5,7 @@
 
 use crate::beside::Chat;
 use crate::gateway::Backend;
-use crate::process::{TempFile, is_stopped};
+use crate::process::{Stopped, TempFile};
 use crate::raw::{Acks, Client, bytes_of, hello, message, message_into, send_frame};
 use crate::series::{Series, descriptors};
 use crate::{soak, until};
@@ -149,8 +149,7 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         .map(|number| Client::login(series.gateway.listener, &format!("p{number}"), "d"))
         .collect();
     // The backend reads nothing: links fill up to the middle of a frame, questions wait.
-    backend.process.signal(Signal::SIGSTOP);
-    until("it stops", || is_stopped(backend.process.pid()).then_some(()));
+    let stopped = Stopped::stop(backend.process.pid());
     let payload = |from: usize, number: usize| {
         let mut payload = format!("{from} {number} ").into_bytes();
         payload.resize(400, b'x');
@@ -169,7 +168,7 @@ fn ten_thousand_questions_and_half_frames_on_the_links_go_on() {
         let restart = series.restart();
         println!("{restart:?}");
     }
-    backend.process.signal(Signal::SIGCONT);
+    stopped.go_on();
     let since = clock::now();
     for (from, person) in people.iter_mut().enumerate() {
         person.until("every answer", |heard| heard.send_acks.len() == each);

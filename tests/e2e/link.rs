@@ -1,7 +1,7 @@
 //! The link between real processes: secrets, Unix sockets, strangers at both ends, and two gateways of one name.
 
 use crate::gateway::{Backend, Gateway, field};
-use crate::process::{Process, TempFile, program, run};
+use crate::process::{Process, Stopped, TempFile, program, run};
 use crate::raw::Client;
 use crate::until;
 use bytes::{Bytes, BytesMut};
@@ -246,10 +246,10 @@ fn a_gateway_that_crashed_and_one_that_stands_still_are_followed_by_the_next() {
     first.process.kill();
     let second = strict_gateway(backend.address, "g1", &file);
     second.until_ready();
-    second.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    let stopped = Stopped::stop(second.process.pid());
     let third = strict_gateway(backend.address, "g1", &file);
     third.until_ready();
-    second.process.signal(nix::sys::signal::Signal::SIGCONT);
+    stopped.go_on();
     until_log(&second.process, "a newer process of this name has links");
     chat(&third, &third, 1);
 }

@@ -206,8 +206,40 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
 }
 
+/// A process of this test that SIGSTOP has stopped. It goes on by [`Self::go_on`]; a test that fails before ends it, though
+/// nobody else knows its number.
+pub(crate) struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops the process, and waits until it stands still.
+    pub(crate) fn stop(pid: u32) -> Self {
+        let stopped = Self::of(pid);
+        kill(stopped.0, Signal::SIGSTOP).expect("it runs");
+        until("it stops", || is_stopped(pid).then_some(()));
+        stopped
+    }
+
+    /// Guards a process that has stopped itself, or soon does.
+    pub(crate) fn of(pid: u32) -> Self {
+        Self(Pid::from_raw(i32::try_from(pid).expect("a pid")))
+    }
+
+    /// Lets the process go on. It may have been ended meanwhile.
+    pub(crate) fn go_on(self) {
+        kill(self.0, Signal::SIGCONT).ok();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for signal in [Signal::SIGKILL, Signal::SIGCONT] {
+            kill(self.0, signal).ok(); // it may be gone already
+        }
+    }
+}
+
 /// True if a signal has stopped the process.
-#[cfg(any(feature = "failpoints", debug_assertions))]
 pub(crate) fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
