@@ -13,6 +13,7 @@
 //! message is under way. The word behind the request is [`PauseWord`], which loom checks.
 
 use crate::snapshot::{Section, StoredBodies};
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use moorline_net::pause_word::PauseWord;
 use std::io;
@@ -32,11 +33,22 @@ pub enum Order {
     Resume(u64),
 }
 
+/// Question to a thread that runs: the bodies that wait in its loops, as references, for another process to read them before
+/// the pause.
+#[derive(Debug)]
+pub struct Question {
+    /// True if that process also reads the beginnings of frames that are not whole yet.
+    pub with_partials: bool,
+    /// Receiver of the answer.
+    pub reply: Sender<Vec<Bytes>>,
+}
+
 /// The loop's end.
 #[derive(Debug)]
 pub struct PausePoint {
     word: Arc<PauseWord>,
     orders: Receiver<Order>,
+    questions: Receiver<Question>,
 }
 
 /// The main thread's end.
@@ -44,6 +56,7 @@ pub struct PausePoint {
 pub struct PauseHandle {
     word: Arc<PauseWord>,
     orders: Sender<Order>,
+    questions: Sender<Question>,
 }
 
 /// Orders that may wait for a thread: one, and a Resume behind it.
@@ -52,14 +65,21 @@ const ORDERS_MAX: usize = 4;
 /// Makes both ends.
 pub fn pause() -> (PauseHandle, PausePoint) {
     let (sender, orders) = bounded(ORDERS_MAX);
+    let (asking, questions) = bounded(1);
     let word = Arc::new(PauseWord::new());
-    (PauseHandle { word: Arc::clone(&word), orders: sender }, PausePoint { word, orders })
+    let handle = PauseHandle { word: Arc::clone(&word), orders: sender, questions: asking };
+    (handle, PausePoint { word, orders, questions })
 }
 
 impl PausePoint {
     /// Pauses if that was asked for. Returns true if the thread must now take orders up to [`Order::Resume`].
     pub fn try_pause(&self) -> bool {
         self.word.try_pause()
+    }
+
+    /// Returns a question that waits for this thread.
+    pub fn question(&self) -> Option<Question> {
+        self.questions.try_recv().ok()
     }
 
     /// Waits for the next order; `None`: the main thread has ended, run on.
@@ -88,6 +108,12 @@ impl PauseHandle {
         if !self.word.withdraw() {
             self.order(Order::Resume(unix_base_nanos));
         }
+    }
+
+    /// Asks a thread that runs, which answers after its turn. Wake the thread after this call. Returns false if another
+    /// question waits.
+    pub fn ask(&self, question: Question) -> bool {
+        self.questions.try_send(question).is_ok()
     }
 
     /// Gives an order to a paused thread. Returns false if the thread takes no order.

@@ -8,9 +8,10 @@
 //! then a thread that hands something over may run a turn of the loop itself.
 
 use crate::failpoint;
-use crate::pause::{Frozen, Order, PausePoint};
+use crate::pause::{Frozen, Order, PausePoint, Question};
 use crate::snapshot::{Section, StoredBodies};
 use crate::sys::sockets;
+use bytes::Bytes;
 use mio::{Events, Poll};
 use moorline_net::baton::{Baton, TryRun, Turn};
 use moorline_proto::time::Instant;
@@ -41,6 +42,8 @@ pub trait EventLoop: Send + 'static {
     /// Takes all mail and hands over what follows. Reads no socket, and writes only to a socket that it closes.
     /// True if there was or is anything.
     fn step(&mut self) -> bool;
+    /// Adds the bodies that wait here. `with_partials`: also the beginnings of frames that are not whole yet.
+    fn queued_bodies(&mut self, with_partials: bool, found: &mut Vec<Bytes>);
     /// Writes everything down. No message is under way then.
     ///
     /// # Errors
@@ -126,6 +129,13 @@ impl<U: EventLoop> ThreadGroup<U> {
                     std::thread::park_timeout(WAIT_PAUSE);
                 }
                 Err(error) => return Err(error),
+            }
+            if let Some(Question { with_partials, reply }) = self.point.question() {
+                let mut found = Vec::new();
+                for Member { baton, .. } in &self.members {
+                    baton.hold().event_loop.queued_bodies(with_partials, &mut found);
+                }
+                reply.try_send(found).ok(); // a main thread that has given up does not wait
             }
             if self.point.try_pause() {
                 failpoint::reach(self.place);

@@ -9,7 +9,7 @@ use super::threads::Thread;
 use super::tls::Identity;
 use crate::failpoint;
 use crate::metrics::Counted;
-use crate::pause::Order;
+use crate::pause::{Order, Question};
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
@@ -18,7 +18,7 @@ use crate::snapshot::{
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
-use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::Instant;
 use std::collections::HashSet;
@@ -71,8 +71,7 @@ impl Gateway {
             admin.set_paused(true);
         }
         self.threads().for_each(|thread| thread.pause.request());
-        self.worker_mail.iter().for_each(|sender| _ = sender.wake());
-        self.reactor_mail.iter().for_each(|sender| _ = sender.wake());
+        self.wake_threads();
         for Thread { name, pause, .. } in self.threads() {
             while !pause.is_paused() {
                 if clock::machine_now() >= deadline {
@@ -155,18 +154,38 @@ impl Gateway {
         Ok(writer)
     }
 
-    /// Adds the bodies that wait for clients, for a new process that reads them before the pause.
+    /// Adds the bodies that wait anywhere, for a new process that reads them before the pause. `with_partials`: also those of
+    /// frames that are not whole yet.
     ///
     /// # Errors
-    /// A reactor did not answer.
+    /// A thread did not answer.
     pub(super) fn store_bodies(
         &self,
         stored: &mut StoredBodies,
+        with_partials: bool,
         deadline: Instant,
         signals: &Signals,
     ) -> Result<(), String> {
-        let add = |bodies: Vec<Bytes>| bodies.into_iter().for_each(|body| stored.add(body));
-        self.ask_reactors(deadline, signals, ReactorMail::Bodies, add)
+        let late = |name: &str| format!("{name} did not list its queued bodies in time");
+        let mut asked = Vec::new();
+        for Thread { name, pause, .. } in self.threads() {
+            let (reply, replied) = bounded(1);
+            if !pause.ask(Question { with_partials, reply }) {
+                return Err(late(name));
+            }
+            asked.push((name, replied));
+        }
+        self.wake_threads();
+        for (name, replied) in asked {
+            let bodies: Vec<Bytes> = await_reply(&replied, deadline, signals, || late(name))?;
+            bodies.into_iter().for_each(|body| stored.add(body));
+        }
+        Ok(())
+    }
+
+    fn wake_threads(&self) {
+        self.worker_mail.iter().for_each(|sender| _ = sender.wake());
+        self.reactor_mail.iter().for_each(|sender| _ = sender.wake());
     }
 
     /// Asks the reactors one after the other.
@@ -181,15 +200,7 @@ impl Gateway {
             let (reply, replied) = bounded(1);
             let late = || format!("reactor {number} did not list its sockets in time");
             sender.try_send(question(reply)).map_err(|_| late())?;
-            let answer = loop {
-                match replied.recv_timeout(LISTED_LOOK) {
-                    Ok(answer) => break answer,
-                    Err(_) if signals.is_ending() => return Err(ENDING.into()),
-                    Err(RecvTimeoutError::Timeout) if clock::machine_now() < deadline => {}
-                    Err(_) => return Err(late()),
-                }
-            };
-            take(answer);
+            take(await_reply(&replied, deadline, signals, late)?);
         }
         Ok(())
     }
@@ -256,6 +267,23 @@ impl Gateway {
 
     pub(super) fn threads(&self) -> impl Iterator<Item = &Thread> {
         self.reactor_threads.iter().chain(&self.worker_threads)
+    }
+}
+
+/// Waits for the answer of a thread that serves.
+fn await_reply<T>(
+    replied: &Receiver<T>,
+    deadline: Instant,
+    signals: &Signals,
+    late: impl Fn() -> String,
+) -> Result<T, String> {
+    loop {
+        match replied.recv_timeout(LISTED_LOOK) {
+            Ok(answer) => return Ok(answer),
+            Err(_) if signals.is_ending() => return Err(ENDING.into()),
+            Err(RecvTimeoutError::Timeout) if clock::machine_now() < deadline => {}
+            Err(_) => return Err(late()),
+        }
     }
 }
 

@@ -44,6 +44,7 @@ use crate::shard::{self, Count, Executor, Moved, Outputs, Settings, Shard};
 use crate::snapshot::Section;
 use crate::sys::memory;
 use crate::thread_group::EventLoop;
+use bytes::Bytes;
 use ease::Ease;
 use handshakes::Handshakes;
 use limit_log::LimitLog;
@@ -247,11 +248,6 @@ impl Reactor {
                 }
             }
             ReactorMail::List(reply) => self.list(&reply),
-            ReactorMail::Bodies(reply) => {
-                let mut found = Vec::new();
-                shard::queued_bodies(&self.shard, &mut found);
-                reply.try_send(found).ok(); // a main thread that has given up does not wait
-            }
             ReactorMail::Drain(order) => {
                 self.close_door(now);
                 self.shard.handle_drain(now, &order, &mut self.outputs);
@@ -555,6 +551,10 @@ impl EventLoop for Reactor {
         self.hand_over();
         self.sockets.finish_closing();
         is_busy || self.is_handing_over()
+    }
+
+    fn queued_bodies(&mut self, with_partials: bool, found: &mut Vec<Bytes>) {
+        shard::queued_bodies(&mut self.shard, with_partials, found);
     }
 
     fn freeze(&mut self, out: &mut Section) -> io::Result<()> {

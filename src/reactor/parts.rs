@@ -5,7 +5,6 @@ use super::{Door, OpeningRules};
 use crate::messages::{DownlinkBatch, UplinkBatch};
 use crate::metrics::CounterSet;
 use crate::shard::{DrainOrder, Settings, Transfer};
-use bytes::Bytes;
 use mio::net::TcpListener;
 use moorline_net::cap::CapWatch;
 use moorline_net::clock::Clock;
@@ -30,8 +29,6 @@ pub enum ReactorMail {
     /// Lists all open sockets. Sockets attached after this message are recorded, so that the snapshot can mark
     /// them as not yet inherited.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),
-    /// Collects the bodies of all frames that wait for clients.
-    Bodies(crossbeam_channel::Sender<Vec<Bytes>>),
     /// Ask the clients to leave, and accept no connection.
     Drain(DrainOrder),
     /// Accept connections again: the socket listens.

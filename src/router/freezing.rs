@@ -11,6 +11,7 @@ use crate::snapshot::{
     AnnouncementRecord, Item, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord, Records,
     Section, SnapshotError, SocketRef, UpRecord, WorkerHead,
 };
+use bytes::Bytes;
 use moorline_proto::frame::Command;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::message::backend::ConnUp;
@@ -192,6 +193,20 @@ impl Router {
         let (place, each) = (index % each, self.settings.links_per_endpoint);
         let index = (place < each).then_some(same * each + place)?;
         Some(LinkIndex(u16::try_from(index).expect("there is such a link")))
+    }
+}
+
+/// Adds the bodies of all frames that wait for a link, or for the answer of a backend, so that another process can read them
+/// before a pause.
+pub fn queued_bodies(router: &Router, found: &mut Vec<Bytes>) {
+    let parked = router.ups.parking.iter().filter_map(|(_, parked)| match parked {
+        Parked::Up(up) => Some(&up.body),
+        Parked::Change(_) => None,
+    });
+    found.extend(parked.cloned());
+    for index in router.sides.links.indices() {
+        let pending = router.sides.links[index].pending.freeze().1;
+        found.extend(pending.filter_map(|(up, _)| Some(up?.body.clone())));
     }
 }
 

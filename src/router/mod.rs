@@ -65,7 +65,7 @@ mod ups;
 
 pub use counters::{Count, Counters, metrics};
 pub use endpoints::Balance;
-pub use freezing::LinkSocket;
+pub use freezing::{LinkSocket, queued_bodies};
 pub use greeting::{Connected, Trust, Unproven};
 pub use links::LinkSettings;
 pub use overload::OverloadLimits;

@@ -130,6 +130,11 @@ impl Connection {
         } = self;
         let (outbound, head_sent) =
             outbound.as_ref().map_or((Vec::new(), 0), |outbound| outbound.freeze(out));
+        let (partial_head, partial) = match decoder.copied_partial().filter(|(head, _)| out.has_stored(head))
+        {
+            Some((head, rest)) => (out.body(head), rest),
+            None => (0, decoder.partial()),
+        };
         ConnectionRecord {
             key: key.as_u64(),
             state: StateRecord::from(*state).into(),
@@ -137,7 +142,8 @@ impl Connection {
             heard: since.ticks(),
             spent: spent.parts(),
             timer: fires_at.as_nanos(),
-            partial: Bytes::copy_from_slice(decoder.partial()),
+            partial: Bytes::copy_from_slice(partial),
+            partial_head,
             outbound,
             head_sent,
             session: session.map(|session| session.freeze(out)),
@@ -151,11 +157,13 @@ impl Connection {
         now: Instant,
         from: &Records,
     ) -> Result<Self, SnapshotError> {
-        if record.partial.first().is_some_and(|first| check_first_byte(*first).is_err()) {
+        let head = from.body(record.partial_head)?;
+        if head.first().or(record.partial.first()).is_some_and(|first| check_first_byte(*first).is_err()) {
             return Err(from.contradiction("an unfinished frame is not valid"));
         }
         let mut decoder = Decoder::new();
-        decoder.hold_first(&record.partial); // in memory of its own
+        decoder.hold_first(&head); // in memory of its own
+        decoder.hold(&mut record.partial.clone());
         if let Some(mark) = decoder.mark() {
             *mark = Stamp::of(now).ticks();
         }

@@ -30,6 +30,8 @@ struct Loaded {
 
 /// Least number of bytes of a connection in a snapshot.
 const CONNECTION_BYTES_MIN: usize = 16;
+/// Bytes of a frame that is not whole, from which on they are copied for a new process before the pause.
+const PARTIAL_BYTES_MIN: usize = 4 << 10;
 /// Usual number of bytes of a connection in a snapshot.
 const CONNECTION_BYTES_USUAL: usize = 160;
 
@@ -129,13 +131,19 @@ impl Shard {
     }
 }
 
-/// Adds the bodies of all frames that wait for clients, so that another process can read them before a pause.
-pub fn queued_bodies(shard: &Shard, found: &mut Vec<Bytes>) {
-    let Clients { table, registry, .. } = &shard.clients;
-    for connection in table.keys().into_iter().filter_map(|key| table.get(key)) {
+/// Adds the bodies of all frames that wait here, for clients or for their turn, so that another process can read them before
+/// a pause. `with_partials`: also copies of what has come of long frames that are not whole yet.
+pub fn queued_bodies(shard: &mut Shard, with_partials: bool, found: &mut Vec<Bytes>) {
+    let Clients { table, registry, .. } = &mut shard.clients;
+    for key in table.keys() {
+        let Some(connection) = table.get_mut(key) else { continue };
         found.extend(connection.outbound.iter().flat_map(|outbound| outbound.bodies()).cloned());
-        let flight = registry.get(connection.session).and_then(|session| session.flight.as_ref());
-        found.extend(flight.iter().flat_map(|flight| flight.bodies()).cloned());
+        if with_partials {
+            found.extend(connection.decoder.copy_partial(PARTIAL_BYTES_MIN));
+        }
+        let Some(session) = registry.get(connection.session) else { continue };
+        found.extend(session.flight.iter().flat_map(|flight| flight.bodies()).cloned());
+        found.extend(session.early.iter().flat_map(|early| early.iter()).map(|(_, body)| body.clone()));
     }
 }
 

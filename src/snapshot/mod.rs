@@ -158,7 +158,15 @@ impl Section {
 
     /// Appends a record.
     pub fn put(&mut self, item: Item) {
-        let record = Record { item: Some(item), is_optional: false };
+        self.put_record(&Record { item: Some(item), is_optional: false });
+    }
+
+    /// Appends a record that a reader may leave out if it does not know it.
+    pub fn put_optional(&mut self, item: Item) {
+        self.put_record(&Record { item: Some(item), is_optional: true });
+    }
+
+    fn put_record(&mut self, record: &Record) {
         // The length comes first and is known last, so it is a varint of a fixed number of bytes.
         let begin = self.bytes.len() + RECORD_LENGTH_BYTES;
         self.bytes.resize(begin, 0);
@@ -181,6 +189,11 @@ impl Section {
     pub fn append(&mut self, other: &Self) {
         assert!(other.bodies.is_empty(), "bodies are numbered by section");
         self.bytes.extend_from_slice(&other.bytes);
+    }
+
+    /// Returns whether the reader has a body already.
+    pub fn has_stored(&self, body: &Bytes) -> bool {
+        self.stored.number(body).is_some()
     }
 
     /// Returns the number of a body, for the record that names it, and writes the body if it is new; 0: empty.

@@ -67,6 +67,8 @@ impl EventLoop for Noting {
         false
     }
 
+    fn queued_bodies(&mut self, _with_partials: bool, _found: &mut Vec<Bytes>) {}
+
     fn freeze(&mut self, _out: &mut Section) -> io::Result<()> {
         Ok(())
     }

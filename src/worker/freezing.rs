@@ -3,10 +3,11 @@
 use super::Worker;
 use super::socket::Socket;
 use super::token::Source;
-use crate::router::LinkSocket;
+use crate::router::{self, LinkSocket};
 use crate::snapshot::{Records, Section, SnapshotError, SocketRef};
 use crate::sys::sockets;
 use crate::thread_group::EventLoop;
+use bytes::Bytes;
 use mio::Events;
 use moorline_net::baton::TryRun;
 use moorline_net::stream::Stream;
@@ -50,6 +51,10 @@ impl EventLoop for Worker {
         self.router.hand_over();
         self.perform();
         is_busy || self.router.has_items()
+    }
+
+    fn queued_bodies(&mut self, _with_partials: bool, found: &mut Vec<Bytes>) {
+        router::queued_bodies(&self.router, found);
     }
 
     fn freeze(&mut self, out: &mut Section) -> io::Result<()> {

@@ -55,6 +55,7 @@ mod handover_memory;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;
 mod handover_pause;
+mod handover_waiting;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_settings;
 mod hostile;

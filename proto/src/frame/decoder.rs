@@ -26,11 +26,13 @@ struct Partial {
     mark: u32,
     /// Length of the memory that `bytes` is the rest of; 0: the memory is that of `bytes` alone.
     block: usize,
+    /// Copy of the first of these bytes, for a reader elsewhere; `None`: nobody asked for one.
+    copy: Option<Bytes>,
 }
 
 impl Partial {
     fn new(bytes: &[u8]) -> Self {
-        Self { bytes: BytesMut::from(bytes), mark: 0, block: 0 }
+        Self { bytes: BytesMut::from(bytes), mark: 0, block: 0, copy: None }
     }
 }
 
@@ -102,7 +104,10 @@ impl Decoder {
 
     /// Memory that the unfinished frame, and the frames that were given back, take, in bytes.
     pub fn held_bytes(&self) -> usize {
-        let held = |partial: &Partial| partial.bytes.capacity().max(partial.block) + size_of::<Partial>();
+        let held = |partial: &Partial| {
+            let copy = partial.copy.as_ref().map_or(0, Bytes::len);
+            partial.bytes.capacity().max(partial.block) + copy + size_of::<Partial>()
+        };
         self.partial.as_deref().map_or(0, held)
     }
 
@@ -110,6 +115,24 @@ impl Decoder {
     /// where this one is.
     pub fn partial(&self) -> &[u8] {
         self.partial.as_deref().map_or(&[], |partial| &partial.bytes)
+    }
+
+    /// Copies the bytes of [`Self::partial`], and keeps the copy up to the end of the frame, so that another reader may have
+    /// them before this decoder stands still. `None`: there are fewer than `least`. A copy that has at least half of the bytes
+    /// is not made anew.
+    pub fn copy_partial(&mut self, least: usize) -> Option<Bytes> {
+        let Partial { bytes, copy, .. } =
+            self.partial.as_deref_mut().filter(|all| all.bytes.len() >= least)?;
+        if copy.as_ref().is_none_or(|copy| copy.len() < bytes.len() / 2) {
+            *copy = Some(Bytes::copy_from_slice(bytes));
+        }
+        copy.clone()
+    }
+
+    /// The copy of the first bytes of [`Self::partial`], and the bytes behind those; `None`: there is no copy.
+    pub fn copied_partial(&self) -> Option<(&Bytes, &[u8])> {
+        let Partial { bytes, copy, .. } = self.partial.as_deref()?;
+        copy.as_ref().map(|copy| (copy, &bytes[copy.len()..]))
     }
 
     fn keep(&mut self, input: &mut Bytes) -> Result<Option<Frame>, CloseReason> {
@@ -140,7 +163,7 @@ impl Decoder {
         let block = partial.block.max(partial.bytes.capacity());
         let body = partial.bytes.split_to(wire_len).freeze().slice(HEADER_BYTES..);
         if !partial.bytes.is_empty() {
-            (partial.block, partial.mark) = (block, 0);
+            (partial.block, partial.mark, partial.copy) = (block, 0, None);
             self.partial = Some(partial);
         }
         Ok(Some(Frame { header, body }))

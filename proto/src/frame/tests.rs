@@ -64,6 +64,37 @@ proptest! {
     }
 
     #[test]
+    fn a_copy_of_what_has_come_and_the_rest_are_all_of_it(frames in proptest::collection::vec(any_frame(), 1..8), cuts in proptest::collection::vec(1usize..400, 1..50), copies in proptest::collection::vec(any::<bool>(), 1..20)) {
+        let mut wire = BytesMut::new();
+        for frame in &frames {
+            frame.encode(&mut wire);
+        }
+        let (mut wire, mut decoder, mut got) = (wire.freeze(), Decoder::new(), Vec::new());
+        let (mut cuts, mut copies) = (cuts.iter().cycle(), copies.iter().cycle());
+        while got.len() < frames.len() {
+            let mut chunk = wire.split_to((*cuts.next().expect("cycle")).min(wire.len()));
+            while let Some(frame) = decoder.decode(&mut chunk, BODY_BYTES_MAX).expect("valid") {
+                got.push(frame);
+                if !*copies.next().expect("cycle") {
+                    decoder.hold(&mut chunk);
+                    break;
+                }
+            }
+            if *copies.next().expect("cycle") {
+                let copy = decoder.copy_partial(4);
+                prop_assert_eq!(copy.is_some(), decoder.partial_len() >= 4);
+                prop_assert!(copy.is_none_or(|copy| decoder.partial().starts_with(&copy)));
+            }
+            if let Some((copy, rest)) = decoder.copied_partial() {
+                prop_assert_eq!([copy, rest].concat(), decoder.partial());
+                prop_assert!(decoder.held_bytes() >= copy.len() + decoder.partial_len());
+            }
+        }
+        prop_assert_eq!((decoder.held_bytes(), decoder.copied_partial()), (0, None));
+        prop_assert_eq!(got, frames);
+    }
+
+    #[test]
     fn garbage_never_panics_and_holds_no_more_than_it_got(bytes in proptest::collection::vec(any::<u8>(), 0..600), cut in 1usize..64) {
         let (mut decoder, mut fed) = (Decoder::new(), 0);
         for chunk in bytes.chunks(cut) {

@@ -1,7 +1,7 @@
 //! The check before a hot restart: who can change the binary, room for a second process, versions of snapshots.
 //!
 //! For example, `MOORLINE_HANDOVER=check ./new run -c gateway.toml` prints
-//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1 later=1`, and a process that
+//! `moorline-handover version=0.2.0 reads=1-1 writes=1.1 guard=1 bodies=1 later=1 partials=1`, and a process that
 //! writes version 1 accepts the binary.
 
 use super::super::signals::Signals;
@@ -45,7 +45,8 @@ pub(in crate::gateway) fn check_line() -> String {
     let (major, minor) = VERSION;
     let version = env!("CARGO_PKG_VERSION");
     format!(
-        "{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1 bodies=1 later=1"
+        "{ANSWER} version={version} reads={MAJOR_MIN}-{major} writes={major}.{minor} guard=1 bodies=1 later=1 \
+         partials=1"
     )
 }
 
@@ -61,10 +62,22 @@ pub(super) struct Checked {
 pub(super) struct Knows {
     /// True if its process knows that its parent is a guard.
     pub(super) guard: bool,
-    /// True if its process reads bodies before the snapshot.
-    pub(super) bodies: bool,
-    /// True if its process reads further bodies after it has said that it is warm.
-    pub(super) later: bool,
+    /// Bodies that its process reads before the snapshot.
+    pub(super) bodies: ReadsBodies,
+}
+
+/// Bodies that a process reads before the snapshot. Each kind came after the one before it, and has that one too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum ReadsBodies {
+    /// No bodies.
+    #[default]
+    Never,
+    /// Those that wait when it starts.
+    First,
+    /// Also further ones, after it has said that it is warm.
+    Later,
+    /// Also beginnings of frames that are not whole.
+    Partials,
 }
 
 /// Opens the binary of an order, and judges it.
@@ -256,7 +269,13 @@ fn facts_of(answer: &str) -> Result<Checked, String> {
         ));
     }
     let knows = |name: &str| value(name) == Some("1");
-    let knows = Knows { guard: knows("guard="), bodies: knows("bodies="), later: knows("later=") };
+    let bodies = match (knows("bodies="), knows("later="), knows("partials=")) {
+        (true, true, true) => ReadsBodies::Partials,
+        (true, true, false) => ReadsBodies::Later,
+        (true, false, _) => ReadsBodies::First,
+        (false, _, _) => ReadsBodies::Never,
+    };
+    let knows = Knows { guard: knows("guard="), bodies };
     Ok(Checked { version: version.to_owned(), knows })
 }
 
@@ -269,7 +288,7 @@ mod tests {
         let line = check_line();
         let answer = line.strip_prefix(ANSWER).expect("begins so");
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let all = Checked { version, knows: Knows { guard: true, bodies: true, later: true } };
+        let all = Checked { version, knows: Knows { guard: true, bodies: ReadsBodies::Partials } };
         assert_eq!(facts_of(answer), Ok(all));
         let old =
             facts_of(" version=0.1.0 reads=1-1 writes=1.2").expect("it reads the snapshots of this build");

@@ -5,7 +5,7 @@ use super::super::freezing::NotFrozen;
 use super::super::signals::Signals;
 use super::bodies::{self, Given};
 use super::channel::{ControlChannel, Message, Received};
-use super::check::{self, Checked, Knows};
+use super::check::{self, Checked, Knows, ReadsBodies};
 use super::commit_word::{COMMIT, CommitWord, RECLAIM};
 use super::history::{record_of, seconds};
 use super::new_process::{NewProcess, Start};
@@ -414,14 +414,19 @@ impl Upgrade<'_> {
 
     /// Writes the bodies that wait for clients into memory, for the new process to read before the pause.
     fn store_bodies(&mut self) -> Result<Option<Given>, String> {
-        if !self.knows.bodies {
+        if self.knows.bodies == ReadsBodies::Never {
             return Ok(None);
         }
         let mut stored = StoredBodies::default();
-        self.gateway.store_bodies(&mut stored, self.deadline, self.signals)?;
+        self.gateway.store_bodies(
+            &mut stored,
+            self.knows.bodies == ReadsBodies::Partials,
+            self.deadline,
+            self.signals,
+        )?;
         check::check_memory(2 * stored.bytes(), stored.bytes())?;
-        let given =
-            Given::write(&stored, self.knows.later).map_err(cannot("write queued bodies into memory"))?;
+        let given = Given::write(&stored, self.knows.bodies >= ReadsBodies::Later)
+            .map_err(cannot("write queued bodies into memory"))?;
         self.stored = Arc::new(stored);
         Ok(Some(given))
     }
@@ -441,7 +446,12 @@ impl Upgrade<'_> {
         let Some(given) = self.given.as_mut().filter(|given| given.takes_more()) else { return Ok(None) };
         let stored = Arc::get_mut(&mut self.stored).expect("the threads read it in the pause only");
         let known = stored.bodies().len();
-        self.gateway.store_bodies(stored, self.deadline, self.signals)?;
+        self.gateway.store_bodies(
+            stored,
+            self.knows.bodies == ReadsBodies::Partials,
+            self.deadline,
+            self.signals,
+        )?;
         let later = &stored.bodies()[known..];
         let bytes = bodies::bytes_of(later);
         check::check_memory(2 * bytes, bytes)?;

@@ -86,7 +86,10 @@ pub struct Record {
     #[prost(bool, tag = "1")]
     pub is_optional: bool,
     /// Content; `None`: a tag that this build does not know.
-    #[prost(oneof = "Item", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21")]
+    #[prost(
+        oneof = "Item",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22"
+    )]
     pub item: Option<Item>,
 }
 
@@ -154,6 +157,9 @@ pub enum Item {
     /// Layer of a connection before this record.
     #[prost(message, tag = "21")]
     Layer(Box<LayerRecord>),
+    /// Connections of an address that are not logged in. Optional.
+    #[prost(message, tag = "22")]
+    Handshakes(HandshakesRecord),
 }
 
 /// An inherited descriptor, and the socket that it must be.

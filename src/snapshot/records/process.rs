@@ -190,4 +190,7 @@ pub struct AddressRecord {
     /// Time up to which the rate is used, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub until: u64,
+    /// Descriptors of its connections. A connection without one counts for the address of its peer, which may be a proxy.
+    #[prost(int32, repeated, tag = "3")]
+    pub sockets: Vec<i32>,
 }

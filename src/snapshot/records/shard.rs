@@ -120,6 +120,10 @@ pub struct ConnectionRecord {
     /// Session; `None`: the connection is not logged in.
     #[prost(message, optional, tag = "10")]
     pub session: Option<SessionRecord>,
+    /// Number of the body with the bytes before [`Self::partial`]; 0: there are none. Written only for a reader that has that
+    /// body before the snapshot, and has said that it knows this field.
+    #[prost(uint32, tag = "11")]
+    pub partial_head: u32,
 }
 
 /// State of a connection.
@@ -406,6 +410,18 @@ pub struct SocketsRecord {
     /// Cookies; 0: the socket that the new process watches under this key since it started.
     #[prost(fixed64, repeated, tag = "3")]
     pub cookies: Vec<u64>,
+}
+
+/// Connections of one address that are not logged in. A proxy may have named the address. Optional: a reader that does not
+/// know it takes the address of the peer.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandshakesRecord {
+    /// Address, as 16 bytes (IPv6).
+    #[prost(bytes = "bytes", tag = "1")]
+    pub name: Bytes,
+    /// Keys of the connections, oldest first.
+    #[prost(fixed64, repeated, tag = "2")]
+    pub keys: Vec<u64>,
 }
 
 /// A layer between the socket of a connection and its frames: TLS, WebSocket, or the exchange before the first frame.
