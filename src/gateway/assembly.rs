@@ -295,6 +295,7 @@ impl Prepared {
         };
         let workers = common.workers(inboxes.workers, &mut random, origin.as_mut())?;
         let reactors = common.reactors(inboxes.reactors, &listeners, &mut random, origin.as_mut())?;
+        door.end_readmission();
         let Common {
             reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, backends, ..
         } = common;

@@ -31,6 +31,8 @@ pub(super) struct Addresses {
     pub(super) by_name: HashMap<u128, u32>,
     /// Slot of the address, by descriptor.
     by_socket: Vec<u32>,
+    /// Addresses of connections of the process before that are not counted in yet, by their descriptor there.
+    inherited: HashMap<RawFd, u128>,
     /// Entries without a connection.
     pub(super) absent: usize,
     /// Time of the last search for entries that can go.
@@ -62,7 +64,36 @@ impl Addresses {
         from: IpAddr,
         now: Instant,
     ) -> bool {
-        let name = name_of(from);
+        self.try_enter_as(limits, socket, name_of(from), now)
+    }
+
+    /// Counts in a connection of the process before, which had it under the descriptor `before`, whatever the limits are.
+    /// `from`: its peer, if the process before did not tell its address.
+    pub(super) fn readmit(
+        &mut self,
+        before: RawFd,
+        socket: RawFd,
+        from: impl FnOnce() -> Option<IpAddr>,
+        now: Instant,
+    ) {
+        const NONE: ListenerLimits = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 0,
+            address_handshakes: 0,
+            address_connections: 0,
+            address_rate: 0,
+        };
+        if let Some(name) = self.inherited.remove(&before).or_else(|| from().map(name_of)) {
+            self.try_enter_as(NONE, socket, name, now);
+        }
+    }
+
+    /// Forgets addresses of connections that did not come.
+    pub(super) fn end_readmission(&mut self) {
+        self.inherited = HashMap::new();
+    }
+
+    fn try_enter_as(&mut self, limits: ListenerLimits, socket: RawFd, name: u128, now: Instant) -> bool {
         let known = self.by_name.get(&name).copied();
         let (open, until) = known.map_or((0, 0), |slot| {
             let address = &self.known[slot as usize];
@@ -118,16 +149,23 @@ impl Addresses {
         }
     }
 
-    /// Writes up to when each address's rate is used.
+    /// Writes up to when each address's rate is used, and its connections.
     pub(super) fn freeze(&self, out: &mut Section) {
-        for (_, Address { name, open: _, until }) in &self.known {
+        let mut sockets: HashMap<u32, Vec<RawFd>> = HashMap::new();
+        for (socket, slot) in (0..).zip(&self.by_socket).filter(|(_, slot)| **slot != NOBODY) {
+            sockets.entry(*slot).or_default().push(socket);
+        }
+        for (slot, Address { name, open: _, until }) in &self.known {
             let name = Bytes::copy_from_slice(&name.to_be_bytes());
-            out.put(Item::Address(AddressRecord { name, until: *until }));
+            let slot = u32::try_from(slot).expect("no more addresses than descriptors and absent ones");
+            let sockets = sockets.remove(&slot).unwrap_or_default();
+            out.put(Item::Address(AddressRecord { name, until: *until, sockets }));
         }
     }
 
-    /// Reads up to when an address's rate is used.
-    pub(super) fn thaw(&mut self, name: u128, until: u64) {
+    /// Reads up to when an address's rate is used, and its connections, which come one by one.
+    pub(super) fn thaw(&mut self, name: u128, until: u64, sockets: &[RawFd]) {
+        self.inherited.extend(sockets.iter().map(|socket| (*socket, name)));
         let known = self.by_name.get(&name).copied();
         let slot = known.or_else(|| {
             if self.absent >= ABSENT_ADDRESSES_MAX {

@@ -215,19 +215,24 @@ impl Door {
     }
 
     /// Counts in a connection that another process accepted, whatever the limits are.
-    pub(super) fn readmit(&self, socket: RawFd, from: impl FnOnce() -> Option<IpAddr>, now: Instant) {
-        const NONE: ListenerLimits = ListenerLimits {
-            accept_rate: 0,
-            handshakes_max: 0,
-            address_handshakes: 0,
-            address_connections: 0,
-            address_rate: 0,
-        };
+    /// `before`: its descriptor there. `from`: its peer, for whom it counts if that process did not tell its address.
+    pub(super) fn readmit(
+        &self,
+        before: RawFd,
+        socket: RawFd,
+        from: impl FnOnce() -> Option<IpAddr>,
+        now: Instant,
+    ) {
         self.open.fetch_add(1, Ordering::Relaxed);
-        if let Some(mut addresses) = self.addresses()
-            && let Some(from) = from()
-        {
-            addresses.try_enter(NONE, socket, from, now);
+        if let Some(mut addresses) = self.addresses() {
+            addresses.readmit(before, socket, from, now);
+        }
+    }
+
+    /// Notes that all connections of the process before are counted in.
+    pub fn end_readmission(&self) {
+        if let Some(mut addresses) = self.addresses() {
+            addresses.end_readmission();
         }
     }
 
@@ -247,12 +252,12 @@ impl Door {
         self.gates[usize::from(listener)].accepted.store(accepted, Ordering::Relaxed);
     }
 
-    /// Reads up to when an address's rate is used.
+    /// Reads up to when an address's rate is used, and its connections.
     pub fn thaw_address(&self, record: &AddressRecord) {
         if let Some(mut addresses) = self.addresses()
             && let Ok(name) = record.name[..].try_into()
         {
-            addresses.thaw(u128::from_be_bytes(name), record.until);
+            addresses.thaw(u128::from_be_bytes(name), record.until, &record.sockets);
         }
     }
 
@@ -431,13 +436,41 @@ mod tests {
         let used = old.addresses().expect("limited").known.iter().next().map(|(_, address)| address.until());
         let next = Door::new(100, [limits]);
         let name = Bytes::copy_from_slice(&name_of(home(1)).to_be_bytes());
-        next.thaw_address(&AddressRecord { name, until: used.expect("one") });
-        next.readmit(3, || Some(home(1)), at(1));
+        next.thaw_address(&AddressRecord { name, until: used.expect("one"), sockets: Vec::new() });
+        next.readmit(3, 3, || Some(home(1)), at(1));
         assert_eq!(
             next.try_enter(0, 4, Some(home(1)), at(1)),
             Err(Refusal::Address),
             "a restart is not a calm"
         );
+    }
+
+    #[test]
+    fn a_readmitted_connection_counts_for_the_address_that_a_proxy_named_before() {
+        let limits = ListenerLimits {
+            accept_rate: 0,
+            handshakes_max: 9,
+            address_handshakes: 0,
+            address_connections: 2,
+            address_rate: 0,
+        };
+        let (proxy, client) = (home(1), home(2));
+        let next = Door::new(100, [limits]);
+        let name = Bytes::copy_from_slice(&name_of(client).to_be_bytes());
+        next.thaw_address(&AddressRecord { name, until: 0, sockets: vec![7, 8, 9] });
+        // One comes under another number, one of an old snapshot's kind has no address, and one does not come.
+        next.readmit(7, 20, || Some(proxy), at(1));
+        next.readmit(8, 8, || Some(proxy), at(1));
+        next.readmit(5, 5, || Some(proxy), at(1));
+        next.end_readmission();
+        assert!(!next.try_name(0, 6, client, at(1)), "two are there");
+        assert!(next.try_name(0, 6, proxy, at(1)) && !next.try_name(0, 10, proxy, at(1)), "one was there");
+        next.leave(20, at(1));
+        assert!(next.try_name(0, 11, client, at(1)), "one has left");
+        // Written down as it was read.
+        let mut section = Section::default();
+        next.freeze(&mut section);
+        assert!(!section.is_empty());
     }
 
     #[test]

@@ -37,8 +37,8 @@ impl Reactor {
             outputs: _,  // performed and handed over, like everything in the mailbox
             executor: _, // the shard emits the waiting writes again
             sockets,
-            openings: _,   // their bytes are in their layers, and what they wait for begins anew
-            handshakes: _, // those of before the restart end by their deadline
+            openings: _, // their bytes are in their layers, and what they wait for begins anew
+            handshakes,
             ease: _,
             clock: _,
             inbox: _,
@@ -56,6 +56,7 @@ impl Reactor {
             is_stopping: _,
         } = self;
         shard.freeze(out);
+        handshakes.freeze(|key| is_handshake(shard, key), out);
         let keys: Vec<ConnKey> = shard.with_sockets().collect();
         for keys in keys.chunks(SOCKETS_PER_RECORD) {
             let mut record = SocketsRecord::default();
@@ -141,10 +142,14 @@ impl Reactor {
         take: &mut TakeWatched<'_>,
     ) -> Result<Self, SnapshotError> {
         let mut outputs = Outputs::new(settings.workers);
-        let (mut sockets, mut layers) = (Vec::new(), HashMap::new());
+        let (mut sockets, mut layers, mut named) = (Vec::new(), HashMap::new(), Vec::new());
         let keep = |item| match item {
             Item::Sockets(record) => {
                 sockets.push(record);
+                Ok(())
+            }
+            Item::Handshakes(record) => {
+                named.push(record);
                 Ok(())
             }
             Item::Layer(record) => {
@@ -165,7 +170,6 @@ impl Reactor {
                     return Err(records.contradiction(format!("{key:?} has a socket too many")));
                 }
                 let stream = take(&reactor.sockets.epoll, key, &SocketRef { fd, cookie }).map_err(problem)?;
-                reactor.sockets.listeners.readmit(&stream, now);
                 if is_handshake(&reactor.shard, key)
                     && let Some(from) = address_of(&stream)
                 {
@@ -185,11 +189,18 @@ impl Reactor {
                         Some(layer.unwrap_or_else(Layer::closed))
                     }
                 };
+                // A proxy that has not spoken yet will name the address.
+                let is_named = !matches!(&layer, Some(Layer::Opening(opening)) if opening.awaits_proxy());
+                reactor.sockets.listeners.readmit(fd, &stream, is_named, now);
                 streams.insert(key, Socket { stream, layer });
             }
         }
         if let Some(key) = layers.keys().next() {
             return Err(records.contradiction(format!("connection {key:x} has a layer and no socket")));
+        }
+        for record in named {
+            let Self { handshakes, shard, .. } = &mut reactor;
+            handshakes.thaw(now, &record, |key| is_handshake(shard, key));
         }
         reactor.sockets.streams = streams;
         let is_there = |key: &ConnKey| reactor.sockets.streams.get(*key).is_some();

@@ -11,9 +11,11 @@
 //! has its share of 1,024 places, so each further one is refused or evicts one of its own; other clients find room.
 
 use super::addresses::name_of;
+use crate::snapshot::{HandshakesRecord, Item, Section};
+use bytes::Bytes;
 use moorline_proto::ids::ConnKey;
 use moorline_proto::time::{Duration, Instant};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 /// Least age of a connection that is evicted: a client far away needs this time for its HELLO.
@@ -53,6 +55,36 @@ impl Handshakes {
         }
         self.all.push_back((key, now));
         self.by_address.entry(name_of(from)).or_default().push_back((key, now));
+    }
+
+    /// Writes the connections of each address that `is_live` confirms.
+    pub(super) fn freeze(&self, is_live: impl Fn(ConnKey) -> bool, out: &mut Section) {
+        for (name, entries) in &self.by_address {
+            let live = entries.iter().map(|(key, _)| *key).filter(|key| is_live(*key));
+            let keys: Vec<u64> = live.map(ConnKey::as_u64).collect();
+            if !keys.is_empty() {
+                let name = Bytes::copy_from_slice(&name.to_be_bytes());
+                out.put_optional(Item::Handshakes(HandshakesRecord { name, keys }));
+            }
+        }
+    }
+
+    /// Notes connections of the process before, which `is_live` confirms. Their age begins anew.
+    pub(super) fn thaw(
+        &mut self,
+        now: Instant,
+        record: &HandshakesRecord,
+        is_live: impl Fn(ConnKey) -> bool,
+    ) {
+        let Ok(name) = record.name[..].try_into() else { return };
+        let mut keys: HashSet<ConnKey> = record.keys.iter().map(|key| ConnKey::from_u64(*key)).collect();
+        keys.retain(|key| is_live(*key));
+        if keys.is_empty() {
+            return;
+        }
+        let entries = self.by_address.entry(u128::from_be_bytes(name)).or_default();
+        entries.iter().for_each(|(key, _)| _ = keys.remove(key));
+        entries.extend(keys.into_iter().map(|key| (key, now)));
     }
 
     /// Notes the address of a connection that came through a proxy.
@@ -135,6 +167,34 @@ mod tests {
 
     fn home(number: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, number])
+    }
+
+    #[test]
+    fn addresses_that_proxies_have_named_count_in_the_process_that_takes_over() {
+        let proxy = IpAddr::from([192, 0, 2, 1]);
+        let mut old = Handshakes::default();
+        for slot in 0..3 {
+            old.begin(at(0), key(slot), proxy, |_| true);
+        }
+        old.name(at(0), key(0), home(1));
+        old.name(at(0), key(1), home(1));
+        let mut section = Section::default();
+        old.freeze(|key| key.slot() != 1, &mut section);
+        let mut writer = crate::snapshot::Writer::default();
+        writer.add(crate::snapshot::SectionKind::Shard, 0, section);
+        let bytes: Bytes = writer.finish(crate::snapshot::Header::default()).concat().into();
+        let snapshot = crate::snapshot::Snapshot::open(bytes).expect("whole");
+        let (_, mut records) = snapshot.sections(crate::snapshot::SectionKind::Shard).expect("one").remove(0);
+        let mut new = Handshakes::default();
+        for slot in [0, 2] {
+            new.begin(at(5), key(slot), proxy, |_| true);
+        }
+        while let Some(item) = records.next().expect("whole") {
+            let Item::Handshakes(record) = item else { panic!("{item:?}") };
+            new.thaw(at(5), &record, |_| true);
+        }
+        assert_eq!((new.of_address(home(1), |_| true), new.of_address(proxy, |_| true)), (1, 2));
+        assert_eq!(new.oldest_of(at(2000), home(1), |_| true), Some(key(0)));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use moorline_proto::random::Random;
 use moorline_proto::time::{Duration, Instant};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 
 /// Pause before the next look while too many connections are not logged in.
@@ -112,8 +112,10 @@ impl Listeners {
     }
 
     /// Counts a connection that another process accepted.
-    pub(super) fn readmit(&self, stream: &Stream, now: Instant) {
-        self.door.readmit(stream.as_raw_fd(), || address_of(stream), now);
+    /// `before`: its descriptor there. `is_named`: its address is known.
+    pub(super) fn readmit(&self, before: RawFd, stream: &Stream, is_named: bool, now: Instant) {
+        let from = || if is_named { address_of(stream) } else { None };
+        self.door.readmit(before, stream.as_raw_fd(), from, now);
     }
 
     /// Frees the place of a connection that ends. Call it before the descriptor closes.

@@ -55,9 +55,9 @@ mod handover_memory;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;
 mod handover_pause;
-mod handover_waiting;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_settings;
+mod handover_waiting;
 mod hostile;
 mod hostile_cost;
 mod http;
