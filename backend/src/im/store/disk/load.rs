@@ -176,8 +176,8 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
         let MemberRecord { visible_from, since, read, silent_until_ms, cleared, .. } = record;
         // In the order of the keys, so the members are sorted.
         directory.members += 1;
-        let member = Member::new(user, role, visible_from);
-        place.members.push(Member { cleared, read, silent_until_ms, since, ..member });
+        let role = role as u8;
+        place.members.push(Member { user, role, visible_from, cleared, read, silent_until_ms, since });
         memberships.push((since, user, id));
         Ok(())
     })?;
