@@ -23,7 +23,7 @@
 //! | [`secret_file`] | files with secrets, and who else can write them | `server` |
 //! | [`settings`] | one table of keys, four sources, every fault with its place | `server` |
 //! | [`thread`] | threads that have their memory before they need it | `server` |
-//! | [`tls`] | TLS 1.3 of a server: handshakes, records that go to another process, certificates, tickets | `tls` |
+//! | [`tls`] | TLS 1.3: handshakes, records that go to another process, certificates, tickets | `tls` |
 //! | [`upgrade`] | the HTTP request that makes a connection a WebSocket | `server` |
 //! | [`unix_socket`] | Unix-domain sockets with a path, and who is at their other end | `server` |
 //! | [`baton`] | a loop's state, which a sender may run while its thread sleeps, checked by loom | none |

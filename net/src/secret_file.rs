@@ -64,6 +64,18 @@ pub enum SecretFileError {
     },
 }
 
+impl SecretFileError {
+    /// Returns the path as it was given.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Read { path, .. }
+            | Self::NotAFile { path }
+            | Self::Writable { path, .. }
+            | Self::TooLarge { path, .. } => path,
+        }
+    }
+}
+
 /// Reads a file with secrets of at most `max` bytes.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 /// Certificates of a server.
 pub const CERTIFICATES_MAX: usize = 256;
 /// Limit of one file, in bytes.
-const FILE_BYTES_MAX: u64 = 256 << 10;
+pub(super) const FILE_BYTES_MAX: u64 = 256 << 10;
 /// Certificates in one chain.
 const CHAIN_MAX: usize = 10;
 /// Time before the end of a certificate in which a warning is due, in seconds: 14 days.
@@ -82,6 +82,17 @@ pub enum CertificateError {
     /// The files do not go together.
     #[error("cannot use the TLS certificates: {0}")]
     Set(String),
+}
+
+impl CertificateError {
+    /// Returns the file that is at fault; `None`: the files together are.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.path()),
+            Self::Content { path, .. } => Some(path),
+            Self::Set(_) => None,
+        }
+    }
 }
 
 impl CertificateSet {
@@ -177,6 +188,11 @@ impl CertificateSet {
     /// Returns what is known of each certificate, in the order of the files.
     pub fn about(&self) -> &[CertificateAbout] {
         &self.about
+    }
+
+    /// Returns the default certificate with its key.
+    pub(super) fn default_key(&self) -> Option<CertifiedKey> {
+        self.default.as_deref().cloned()
     }
 
     fn find(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {

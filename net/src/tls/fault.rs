@@ -55,11 +55,19 @@ impl Fault {
     }
 }
 
+/// Alerts by which a peer refuses a certificate (RFC 8446, 6.2).
+const OF_CERTIFICATES: [u8; 8] = [42, 43, 44, 45, 46, 48, 49, 116];
+
 /// Description of an alert: a number of the standard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alert(pub u8);
 
 impl Alert {
+    /// Returns whether a peer refuses a certificate by this alert.
+    pub fn is_of_certificate(self) -> bool {
+        OF_CERTIFICATES.contains(&self.0)
+    }
+
     pub(super) const CLOSE_NOTIFY_CODE: u8 = 0;
     pub(super) const USER_CANCELED_CODE: u8 = 90;
     pub(super) const CLOSE_NOTIFY: Self = Self(Self::CLOSE_NOTIFY_CODE);
@@ -74,7 +82,7 @@ impl Alert {
 }
 
 impl fmt::Display for Alert {
-    /// Writes the number, and the name of the alerts that clients send most.
+    /// Writes the number, and the name of the alerts that peers send most.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.0 {
             10 => "unexpected_message",
@@ -82,13 +90,20 @@ impl fmt::Display for Alert {
             22 => "record_overflow",
             40 => "handshake_failure",
             42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            44 => "certificate_revoked",
             45 => "certificate_expired",
             46 => "certificate_unknown",
             47 => "illegal_parameter",
             48 => "unknown_ca",
+            49 => "access_denied",
             50 => "decode_error",
             51 => "decrypt_error",
+            70 => "protocol_version",
             80 => "internal_error",
+            112 => "unrecognized_name",
+            116 => "certificate_required",
+            120 => "no_application_protocol",
             _ => return write!(f, "{}", self.0),
         };
         write!(f, "{} ({name})", self.0)

@@ -1,4 +1,4 @@
-//! The handshake of one connection: rustls, fed one record at a time until the client's `Finished` is there.
+//! The handshake of one connection: rustls, fed one record at a time until the peer's `Finished` is there.
 //!
 //! The keys are taken over as two traffic secrets, through the library's key log, and the sequence numbers from the library
 //! itself. That both belong together is checked by deriving the keys again: if they differ from the library's, the
@@ -12,6 +12,7 @@ use super::fault::Alert;
 use super::provider::{Suite, provider};
 use super::records::{CIPHER_BYTES_MAX, HEADER_BYTES, Records};
 use super::secret::Secret;
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
@@ -25,7 +26,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zeroize::Zeroizing;
 
-/// Limit of all that a client sends until its handshake is done, in bytes.
+/// Limit of all that a peer sends until its handshake is done, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 64 << 10;
 /// Tickets that a client gets; each is good for one connection.
 const TICKETS: usize = 1;
@@ -110,18 +111,16 @@ impl Server {
     /// # Errors
     /// [`HandshakeError::Tls`]: the library refuses its configuration.
     pub fn handshake(&self) -> Result<Handshake, HandshakeError> {
-        let watch = Arc::new(Watch {
-            certificates: self.certificates.clone(),
-            protocols: self.protocols.clone(),
-            seen: Mutex::default(),
-        });
+        let notes = Arc::new(Notes::default());
+        let (certificates, protocols) = (self.certificates.clone(), self.protocols.clone());
         let mut config = self.config.clone();
-        config.key_log = watch.clone();
-        config.cert_resolver = watch.clone();
+        config.key_log = notes.clone();
+        config.cert_resolver = Arc::new(Watch { certificates, protocols, notes: notes.clone() });
         let connection = UnbufferedServerConnection::new(Arc::new(config)).map_err(HandshakeError::Tls)?;
         Ok(Handshake {
-            connection: Some(connection),
-            watch,
+            connection: Some(Connection::Server(connection)),
+            notes,
+            protocol: None,
             input: Vec::new(),
             offered: 0,
             received: 0,
@@ -130,12 +129,16 @@ impl Server {
     }
 }
 
-/// Observer of one handshake: takes its secrets, and refuses clients before the library works for them.
+/// Observer of one handshake of a server: refuses clients before the library works for them.
 struct Watch {
     certificates: Arc<dyn ResolvesServerCert>,
     protocols: Arc<Protocols>,
-    seen: Mutex<Seen>,
+    notes: Arc<Notes>,
 }
+
+/// Notes of one handshake: its secrets, and why it is refused.
+#[derive(Default)]
+pub(super) struct Notes(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
@@ -151,9 +154,15 @@ enum Refusal {
     Protocol,
 }
 
-impl Watch {
+impl Notes {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Notes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notes")
     }
 }
 
@@ -163,7 +172,7 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl KeyLog for Watch {
+impl KeyLog for Notes {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         let mut seen = self.seen();
         match label {
@@ -180,7 +189,7 @@ impl KeyLog for Watch {
 
 impl ResolvesServerCert for Watch {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut seen = self.seen();
+        let mut seen = self.notes.seen();
         seen.server_name = hello.server_name().map(str::to_ascii_lowercase);
         let is_refused = match hello.alpn() {
             None => self.protocols.is_required,
@@ -205,16 +214,34 @@ impl ResolvesServerCert for Watch {
 /// Handshake of one connection, until it is done or has failed.
 pub struct Handshake {
     /// `None`: the handshake has ended.
-    connection: Option<UnbufferedServerConnection>,
-    watch: Arc<Watch>,
+    connection: Option<Connection>,
+    notes: Arc<Notes>,
+    /// Protocol that the server has to choose, of a client; `None`: whatever was offered.
+    protocol: Option<Vec<u8>>,
     /// Records that the library has not discarded yet, and the beginning of the next one.
     input: Vec<u8>,
     /// Bytes of `input` that were offered to the library: whole records.
     offered: usize,
-    /// Bytes of the client so far.
+    /// Bytes of the peer so far.
     received: usize,
-    /// All that the client has sent; `None`: something was answered.
+    /// All that the client has sent; `None`: something was answered, or this end is the client.
     hello: Option<Vec<u8>>,
+}
+
+/// The library's connection, of either role.
+enum Connection {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// Evaluates one expression for the connection of either role.
+macro_rules! of_role {
+    ($connection:expr, $inner:ident => $value:expr) => {
+        match $connection {
+            Connection::Server($inner) => $value,
+            Connection::Client($inner) => $value,
+        }
+    };
 }
 
 impl fmt::Debug for Handshake {
@@ -233,7 +260,7 @@ const _: () = {
 /// State after [`Handshake::advance`].
 #[derive(Debug)]
 pub enum Progress {
-    /// The client has to send more.
+    /// The peer has to send more.
     More,
     /// The handshake is done.
     Done(Box<Established>),
@@ -250,29 +277,29 @@ pub struct Established {
     pub server_name: Option<String>,
     /// Protocol that both speak (ALPN).
     pub protocol: Option<Vec<u8>>,
-    /// DNS names in the client's certificate, in lower case; empty without one.
+    /// DNS names in the peer's certificate, in lower case; empty without one.
     pub peer_names: Vec<String>,
     /// The client came with a ticket.
     pub is_resumed: bool,
 }
 
-/// Reason why a handshake failed. The alert for the client is in the output.
+/// Reason why a handshake failed. The alert for the peer is in the output.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The client does not speak TLS 1.3 as this server does, or was refused.
+    /// The peer does not speak TLS 1.3 as this end does, or was refused.
     #[error("the TLS handshake failed: {0}")]
     Tls(rustls::Error),
-    /// The client sent more than 64 KiB, or a record longer than TLS allows.
-    #[error("the TLS handshake failed: the client sent more than a handshake needs")]
+    /// The peer sent more than 64 KiB, or a record longer than TLS allows.
+    #[error("the TLS handshake failed: the peer sent more than a handshake needs")]
     TooLong,
-    /// The client sent something else than TLS.
-    #[error("the TLS handshake failed: the client does not speak TLS")]
+    /// The peer sent something else than TLS.
+    #[error("the TLS handshake failed: the peer does not speak TLS")]
     NotTls,
     /// There is no certificate for the name, or the client gave none and there is no default.
     #[error("the TLS handshake failed: no certificate for {}", .0.as_deref().unwrap_or("a client that names no server"))]
     UnknownName(Option<String>),
-    /// The client did not offer the protocol that this listener speaks.
-    #[error("the TLS handshake failed: the client did not offer the protocol of this listener (ALPN)")]
+    /// The client did not offer the protocol that this listener speaks, or the server did not choose the one that was offered.
+    #[error("the TLS handshake failed: the peer does not speak the protocol of this port (ALPN)")]
     NoProtocol,
     /// The library does not behave as this version of it was known to.
     #[error("the TLS handshake failed: cannot take its keys over from the library: {0}")]
@@ -283,13 +310,35 @@ pub enum HandshakeError {
 }
 
 impl Handshake {
-    /// Takes bytes of the client, and appends what it gets to `out`, also when the handshake fails.
+    /// A handshake of this client's connection, which has said nothing yet.
+    pub(super) fn of_client(
+        connection: UnbufferedClientConnection,
+        notes: Arc<Notes>,
+        protocol: Vec<u8>,
+    ) -> Self {
+        Self {
+            connection: Some(Connection::Client(connection)),
+            notes,
+            protocol: Some(protocol),
+            input: Vec::new(),
+            offered: 0,
+            received: 0,
+            hello: None,
+        }
+    }
+
+    /// Takes bytes of the peer, and appends what it gets to `out`, also when the handshake fails. A client speaks first, so its
+    /// first call is without bytes.
     ///
     /// # Errors
     /// [`HandshakeError`]; the connection is to be closed behind the output.
     pub fn advance(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> Result<Progress, HandshakeError> {
-        if self.connection.is_none() {
-            return Err(HandshakeError::Ended);
+        match &self.connection {
+            None => return Err(HandshakeError::Ended),
+            Some(Connection::Client(_)) if self.received == 0 && bytes.is_empty() => {
+                return self.step(out).map(|_| Progress::More);
+            }
+            Some(_) => {}
         }
         loop {
             let rest = &self.input[self.offered..];
@@ -351,13 +400,13 @@ impl Handshake {
         }
         if outcome.is_err() {
             self.connection = None;
-            let refusal = self.watch.seen().refusal;
+            let refusal = self.notes.seen().refusal;
             if let Some(refusal) = refusal {
                 // The library has one alert for both.
                 out.truncate(before);
                 let (alert, error) = match refusal {
                     Refusal::Name => {
-                        let name = self.watch.seen().server_name.take();
+                        let name = self.notes.seen().server_name.take();
                         (Alert::UNRECOGNIZED_NAME, HandshakeError::UnknownName(name))
                     }
                     Refusal::Protocol => (Alert::NO_APPLICATION_PROTOCOL, HandshakeError::NoProtocol),
@@ -372,20 +421,23 @@ impl Handshake {
     fn run(&mut self, out: &mut Vec<u8>) -> Result<bool, HandshakeError> {
         let connection = self.connection.as_mut().ok_or(HandshakeError::Ended)?;
         for _ in 0..STEPS_MAX {
-            let UnbufferedStatus { discard, state } =
-                connection.process_tls_records(&mut self.input[..self.offered]);
-            let verdict = match state {
-                Ok(ConnectionState::EncodeTlsData(mut record)) => append(&mut record, out).map(|()| None),
-                Ok(ConnectionState::TransmitTlsData(sent)) => {
-                    sent.done();
-                    Ok(None)
-                }
-                Ok(ConnectionState::BlockedHandshake) => Ok(Some(false)),
-                Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(true)),
-                // The client has closed; early data was never offered.
-                Ok(_) => Err(rustls::Error::HandshakeNotComplete),
-                Err(error) => Err(error),
-            };
+            let input = &mut self.input[..self.offered];
+            let (discard, verdict) = of_role!(connection, inner => {
+                let UnbufferedStatus { discard, state, .. } = inner.process_tls_records(input);
+                let verdict = match state {
+                    Ok(ConnectionState::EncodeTlsData(mut record)) => append(&mut record, out).map(|()| None),
+                    Ok(ConnectionState::TransmitTlsData(sent)) => {
+                        sent.done();
+                        Ok(None)
+                    }
+                    Ok(ConnectionState::BlockedHandshake) => Ok(Some(false)),
+                    Ok(ConnectionState::WriteTraffic(_)) => Ok(Some(true)),
+                    // The peer has closed; early data was never offered.
+                    Ok(_) => Err(rustls::Error::HandshakeNotComplete),
+                    Err(error) => Err(error),
+                };
+                (discard, verdict)
+            });
             self.input.drain(..discard);
             self.offered -= discard;
             match verdict {
@@ -393,10 +445,14 @@ impl Handshake {
                 Ok(Some(is_done)) => return Ok(is_done),
                 Err(error) => {
                     // One more call gives the alert. Another one would look at the rest of the input and fail anew.
-                    let status = connection.process_tls_records(&mut self.input[..self.offered]);
-                    if let Ok(ConnectionState::EncodeTlsData(mut record)) = status.state {
-                        append(&mut record, out).ok();
-                    }
+                    let input = &mut self.input[..self.offered];
+                    of_role!(connection, inner => {
+                        if let Ok(ConnectionState::EncodeTlsData(mut record)) =
+                            inner.process_tls_records(input).state
+                        {
+                            append(&mut record, out).ok();
+                        }
+                    });
                     return Err(HandshakeError::Tls(error));
                 }
             }
@@ -410,21 +466,30 @@ impl Handshake {
         if self.offered != 0 || !self.input.is_empty() {
             return Err(HandshakeError::Library("it keeps a part of the handshake"));
         }
-        let protocol = connection.alpn_protocol().map(<[u8]>::to_vec);
-        let is_resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
-        let peer_names = connection.peer_certificates().and_then(|chain| chain.first()).map(names_of);
-        let (keys, _) = connection.dangerous_into_kernel_connection().map_err(HandshakeError::Tls)?;
+        let is_client = matches!(connection, Connection::Client(_));
+        let (protocol, is_resumed, peer_names, keys) = of_role!(connection, inner => {
+            let protocol = inner.alpn_protocol().map(<[u8]>::to_vec);
+            let is_resumed = inner.handshake_kind() == Some(HandshakeKind::Resumed);
+            let peer_names = inner.peer_certificates().and_then(|chain| chain.first()).map(names_of);
+            let (keys, _) = inner.dangerous_into_kernel_connection().map_err(HandshakeError::Tls)?;
+            (protocol, is_resumed, peer_names, keys)
+        });
+        if self.protocol.is_some() && self.protocol != protocol {
+            return Err(HandshakeError::NoProtocol);
+        }
         let (read_seq, read_keys) = keys.rx;
         let (write_seq, write_keys) = keys.tx;
-        let mut seen = self.watch.seen();
-        let (suite, read) = checked(&seen.client, read_keys)?;
-        let (other_suite, write) = checked(&seen.server, write_keys)?;
+        let mut seen = self.notes.seen();
+        let (read, write) =
+            if is_client { (&seen.server, &seen.client) } else { (&seen.client, &seen.server) };
+        let (suite, read) = checked(read, read_keys)?;
+        let (other_suite, write) = checked(write, write_keys)?;
         let write_seq = u32::try_from(write_seq).ok();
         let (Some(write_seq), 0, true) = (write_seq, read_seq, suite == other_suite) else {
             return Err(HandshakeError::Library("records were exchanged behind the handshake"));
         };
         Ok(Established {
-            records: Records::new(suite, read, write, write_seq),
+            records: Records::new(suite, read, write, write_seq).of_client(is_client),
             leftover: behind.to_vec(),
             server_name: seen.server_name.take(),
             protocol,

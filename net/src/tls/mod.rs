@@ -1,4 +1,4 @@
-//! TLS 1.3 of a server, without sockets and threads: bytes in, bytes out.
+//! TLS 1.3 without sockets and threads: bytes in, bytes out. Servers, and clients with a certificate.
 //!
 //! A connection begins as a [`Handshake`], which rustls does. From the first record of the application on it is a
 //! [`Records`]: two secrets and two sequence numbers, 120 bytes while idle, which can go to another process
@@ -16,6 +16,7 @@ mod fault;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod handshake;
+mod mutual;
 mod provider;
 mod records;
 mod secret;
@@ -28,9 +29,10 @@ pub use fault::{Alert, Fault};
 pub use handshake::{
     Established, HANDSHAKE_BYTES_MAX, Handshake, HandshakeError, Progress, Protocols, Server,
 };
+pub use mutual::{Client, Mutual, MutualError, MutualFiles, is_name_of_server};
 pub use provider::{Suite, provider, warm_up};
 pub use records::{End, FROZEN_BYTES_MAX, Frozen, Opened, RECORD_BYTES_MAX, Records, ThawError};
 pub use tickets::{TICKET_KEYS_MAX, TicketKeyError, TicketKeySet, TicketKeys};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

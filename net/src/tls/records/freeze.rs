@@ -5,7 +5,7 @@
 //! | 0 | 1 | version: 1 |
 //! | 1 | 1 | length of everything, in bytes: 84 or 116 |
 //! | 2 | 1 | suite: 1 AES-256, 2 ChaCha20 |
-//! | 3 | 1 | bits: 1 a KeyUpdate is owed, 2 the peer has closed, 4 this end has closed, 8 the peer has made a fault |
+//! | 3 | 1 | bits: 1 a KeyUpdate is owed, 2 the peer has closed, 4 this end has closed, 8 the peer has made a fault, 16 this is a client's end |
 //! | 4 | 8 | number of the next record to open |
 //! | 12 | 8 | number of the next record to seal |
 //! | 20 | 32 or 48 | secret of the records to open |
@@ -28,8 +28,13 @@ pub const FROZEN_BYTES_MAX: usize = SECRETS_AT + 2 * SECRET_BYTES_MAX;
 const BEYOND_MAX: u32 = 16;
 
 /// Bits of a frozen state, beside those of [`Flags`].
-const BITS: [(u8, u8); 4] =
-    [(1, Flags::ANSWER_DUE), (2, Flags::READ_CLOSED), (4, Flags::WRITE_CLOSED), (8, Flags::BROKEN)];
+const BITS: [(u8, u8); 5] = [
+    (1, Flags::ANSWER_DUE),
+    (2, Flags::READ_CLOSED),
+    (4, Flags::WRITE_CLOSED),
+    (8, Flags::BROKEN),
+    (16, Flags::CLIENT),
+];
 
 /// A frozen record layer: secrets, so its memory is overwritten when it is dropped.
 pub struct Frozen {

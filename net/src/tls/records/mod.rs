@@ -7,12 +7,13 @@
 //! | `close_notify` | the peer's direction has ended; what follows is ignored |
 //! | `user_canceled` | nothing: `close_notify` follows |
 //! | any other alert | the connection is over |
-//! | a record without content, a KeyUpdate, `user_canceled` | at most 8 a second, then the connection is over |
+//! | session tickets, whole in their record, at a client's end | nothing: a client here makes no use of them |
+//! | a record without content, a KeyUpdate, tickets, `user_canceled` | at most 8 a second, then the connection is over |
 //! | anything else | the connection is over |
 //!
 //! A length beyond the limit and a kind that is not valid are faults as soon as the header is there, so the caller never
-//! buffers more than one record ([`RECORD_BYTES_MAX`]). The state has no role: a client's end is the same with the secrets
-//! exchanged.
+//! buffers more than one record ([`RECORD_BYTES_MAX`]). A client's end is the same with the secrets exchanged, and bears
+//! tickets.
 //!
 //! Run-through: the buffer has two records of 30 and 40 bytes of text and the first 9 bytes of a third one. `open` returns
 //! `plain = 5..75` and `consumed = 114`; the caller keeps the 9 bytes and offers them again with those that follow.
@@ -97,6 +98,8 @@ impl Flags {
     const FROZEN: u8 = 32;
     /// The secrets are gone.
     const RETIRED: u8 = 64;
+    /// This end is the client's.
+    const CLIENT: u8 = 128;
 
     const fn has(self, bits: u8) -> bool {
         self.0 & bits != 0
@@ -142,6 +145,12 @@ impl Records {
         let mut flags = Flags(0);
         flags.set(Flags::CHACHA20, suite == Suite::ChaCha20);
         Self { read, write, warm: None, read_seq: 0, write_seq, empty_second: 0, empty_count: 0, flags }
+    }
+
+    /// Makes this a client's end, or a server's.
+    pub(super) fn of_client(mut self, is_client: bool) -> Self {
+        self.flags.set(Flags::CLIENT, is_client);
+        self
     }
 
     /// Returns the cipher suite.
@@ -219,6 +228,7 @@ impl Records {
             (ContentType::Alert, [_, code]) => return Err(Fault::Alert(Alert(*code))),
             (ContentType::Alert, []) => return Err(Fault::Unexpected),
             (ContentType::Alert, _) => return Err(Fault::Malformed),
+            (ContentType::Handshake, messages) if self.flags.has(Flags::CLIENT) && are_tickets(messages) => {}
             (ContentType::Handshake, message) => {
                 let is_answer_due = key_update(message)?;
                 self.update_read();
@@ -419,6 +429,18 @@ fn whole_record(buffer: &[u8]) -> Result<Option<usize>, Fault> {
         return Err(Fault::Undecryptable);
     }
     Ok((rest.len() >= length).then_some(length))
+}
+
+/// Returns whether the messages are session tickets, each of them whole.
+fn are_tickets(mut messages: &[u8]) -> bool {
+    const TICKET: u8 = 4;
+    let is_empty = messages.is_empty();
+    while let [TICKET, high, middle, low, rest @ ..] = messages {
+        let length = u32::from_be_bytes([0, *high, *middle, *low]) as usize;
+        let Some(behind) = rest.get(length..) else { return false };
+        messages = behind;
+    }
+    !is_empty && messages.is_empty()
 }
 
 /// Reads a KeyUpdate that is alone in its record. Returns whether the peer wants one.

@@ -391,7 +391,7 @@ fn bytes_that_are_not_a_frozen_state_are_refused() {
     assert_eq!(changed(1, 83), ThawError::Length(84));
     assert_eq!(changed(2, 0), ThawError::Value("the suite"));
     assert_eq!(changed(2, 1), ThawError::Length(84));
-    assert_eq!(changed(3, 16), ThawError::Value("a flag"));
+    assert_eq!(changed(3, 32), ThawError::Value("a flag"));
     assert_eq!(changed(15, 1), ThawError::Value("the number of the next record"));
     let equal = [&valid[..52], &valid[20..52]].concat();
     assert!(matches!(Records::thaw(&equal), Err(ThawError::Value(_))));
