@@ -50,6 +50,12 @@ pub enum BackendError {
     /// The system gives no random bytes for TLS.
     #[error("`api.certificate_file`: {0}")]
     Tickets(#[from] moorline_net::tls::TicketKeyError),
+    /// A file for the TLS of links is not usable.
+    #[error("`link.tls.{}`: {}", .0.key, .0.cause)]
+    LinkTls(#[from] moorline_net::tls::MutualError),
+    /// The TLS library refuses the settings of links.
+    #[error("`link.tls`: {0}")]
+    LinkHandshakes(#[from] moorline_net::tls::HandshakeError),
     /// Settings are not valid.
     #[error(transparent)]
     Settings(#[from] moorline_net::settings::SettingsError),

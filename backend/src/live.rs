@@ -1,5 +1,5 @@
 //! Parts of a running backend that can be replaced while it serves: tokens of clients, callers of the server API,
-//! secrets of gateways.
+//! secrets of gateways, certificates.
 //!
 //! Example: the operator adds a token to the file of `api.access_file` and sends HUP. [`Live::reload`] reads the
 //! settings' files, and only if all of them are valid, the next request is judged by the new list.
@@ -7,8 +7,9 @@
 use crate::api::SharedAccess;
 use crate::api::access::Access;
 use crate::api::tls::{self as api_tls, ApiTls};
-use crate::config::BackendConfig;
+use crate::config::{BackendConfig, LinkTlsConfig};
 use crate::error::BackendError;
+use crate::server::tls::{self as link_tls, SharedTls};
 use crate::tokens::Tokens;
 use moorline_net::audit::AuditLog;
 use moorline_net::settings::changed_keys;
@@ -34,6 +35,8 @@ pub struct Live {
     pub(crate) tokens: Option<SharedTokens>,
     /// Taken by the link server when the next gateway connects.
     pub(crate) secrets: SharedSecrets,
+    /// Read by the link server when a gateway connects.
+    pub(crate) link_tls: SharedTls,
     pub(crate) audit: AuditLog,
 }
 
@@ -66,8 +69,9 @@ impl Live {
         let access = config.api.listen.map(|_| Access::read(&config.api)).transpose()?;
         let api_tls = config.api.listen.and(ApiTls::read(&config.api).transpose()).transpose()?;
         let secrets = SharedSecrets::default();
+        let link_tls = Arc::new(RwLock::new(link_tls::load(&config.link)?));
         let config = Mutex::new(config.clone());
-        Ok(Self { access: access.map(shared), api_tls, tokens, secrets, audit, config })
+        Ok(Self { access: access.map(shared), api_tls, tokens, secrets, link_tls, audit, config })
     }
 
     /// Puts the replaceable parts of other settings in force, all or none. Their files are read again, also if the
@@ -88,6 +92,9 @@ impl Live {
                 (new.api.certificate_file.clone(), new.api.key_file.clone());
         }
         next.link.secrets_file.clone_from(&new.link.secrets_file);
+        next.link.tls.clone_from(&new.link.tls);
+        next.validate()?;
+        let link_tls = link_tls::load(&next.link)?;
         let secrets = crate::secrets::load(&next)?;
         let tokens = read_tokens(&next)?;
         let access = self.access.as_ref().map(|_| Access::read(&next.api)).transpose()?;
@@ -102,15 +109,17 @@ impl Live {
         if let (Some(place), Some(access)) = (&self.access, access) {
             *place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
         }
+        *self.link_tls.write().unwrap_or_else(PoisonError::into_inner) = link_tls;
         *self.secrets.lock().unwrap_or_else(PoisonError::into_inner) = Some(secrets);
         let reloaded = Reloaded { taken: changed_keys(&*config, &next), kept: changed_keys(&next, new) };
         *config = next;
         Ok(reloaded)
     }
 
-    /// Path of `link.secrets_file`, as the last reload left it.
-    pub(crate) fn secrets_file(&self) -> PathBuf {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).link.secrets_file.clone()
+    /// Files of links, as the last reload left them.
+    pub(crate) fn link_files(&self) -> (PathBuf, LinkTlsConfig) {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        (config.link.secrets_file.clone(), config.link.tls.clone())
     }
 
     /// The audit log of the backend.

@@ -142,8 +142,8 @@ fn serve<H: Handler>(
     ready: impl FnOnce(Ready),
     stop: &AtomicBool,
 ) -> Result<(), BackendError> {
-    config.link.secrets_file = live.secrets_file();
-    let server = Server::bind(config)?.with_secrets(Arc::clone(&live.secrets));
+    (config.link.secrets_file, config.link.tls) = live.link_files();
+    let server = Server::bind(config)?.with_shared(Arc::clone(&live.secrets), Arc::clone(&live.link_tls));
     // Dropped in reverse order: requests that the handler leaves unanswered are answered 504 by the API.
     let (handler, api) = make(config, &server)?;
     let mut handler = handler;

@@ -224,6 +224,8 @@ fn failure(error: BackendError) -> Failure {
         BackendError::Settings(_)
         | BackendError::InvalidConfig { .. }
         | BackendError::SecretFile { .. }
+        | BackendError::LinkTls(_)
+        | BackendError::LinkHandshakes(_)
         | BackendError::ReadConfig { .. } => Failure::usage(error),
         other => Failure::failed(other),
     }
@@ -297,6 +299,7 @@ fn load_with_origins(args: &BackendArgs) -> Result<Loaded<BackendConfig>, Failur
 fn check(args: &BackendArgs) -> Result<(), Failure> {
     let config = load(args)?;
     moorline_backend::secrets::load(&config).map_err(Failure::usage)?;
+    moorline_backend::server::check_tls(&config).map_err(Failure::usage)?;
     if !config.tokens_file.as_os_str().is_empty() {
         Tokens::load(&config.tokens_file).map_err(Failure::usage)?;
     }

@@ -11,6 +11,7 @@ impl Config {
         let mut next = self.clone();
         next.drain.clone_from(&new.drain);
         next.backend.secrets_file.clone_from(&new.backend.secrets_file);
+        next.backend.tls.clone_from(&new.backend.tls);
         next.auth = AuthConfig { mode: self.auth.mode, ..new.auth.clone() };
         next.session =
             SessionConfig { keep: self.session.keep, kept_max: self.session.kept_max, ..new.session.clone() };

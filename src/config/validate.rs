@@ -3,15 +3,16 @@
 //! Reports every broken rule at once, each with the origin of the value it blames.
 
 use super::{
-    AuthMode, Balance, Config, HANDSHAKE_THREADS_MAX, LISTENERS_MAX, Plain, REACTORS_MAX, WORKERS_MAX,
-    format_duration,
+    AuthMode, BackendConfig, Balance, Config, HANDSHAKE_THREADS_MAX, LISTENERS_MAX, LinkTlsConfig, Plain,
+    REACTORS_MAX, WORKERS_MAX, format_duration,
 };
 use moorline_net::http::is_host_name;
 use moorline_net::proxy::Trusted;
 use moorline_net::settings::{self, path_of};
-use moorline_net::tls::CERTIFICATES_MAX;
+use moorline_net::tls::{CERTIFICATES_MAX, is_name_of_server};
 use moorline_net::upgrade::Origins;
 use moorline_proto::frame::{BATCH_FRAMES_MAX, BODY_BYTES_CEILING};
+use std::path::Path;
 use std::time::Duration;
 
 type Rules<'a> = settings::Rules<'a, Config>;
@@ -281,6 +282,7 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
         let (min, max) = (format_duration(backend.reconnect_min), format_duration(backend.reconnect_max));
         format!("{min} is more than backend.reconnect_max = {max}")
     });
+    check_link_tls(rules, backend);
     let weights = &backend.weights;
     let has_weights = backend.balance == Balance::Weighted;
     rules.require(!has_weights || weights.len() == backend.endpoints.len(), "backend.weights", || {
@@ -290,6 +292,33 @@ fn check_backend(rules: &mut Rules<'_>, config: &Config) {
     rules.require(weights.iter().all(|weight| (1..=1000).contains(weight)), "backend.weights", || {
         "expected weights of 1 to 1000".to_owned()
     });
+}
+
+fn check_link_tls(rules: &mut Rules<'_>, backend: &BackendConfig) {
+    let LinkTlsConfig { ca_file, certificate_file, key_file, crl_file, server_name } = &backend.tls;
+    let is_set = |file: &Path| !file.as_os_str().is_empty();
+    let wanted = [("ca_file", ca_file), ("certificate_file", certificate_file), ("key_file", key_file)];
+    let is_any = wanted.iter().any(|(_, file)| is_set(file)) || is_set(crl_file) || !server_name.is_empty();
+    for (key, file) in wanted {
+        rules.require(!is_any || is_set(file), &format!("backend.tls.{key}"), || {
+            "ca_file, certificate_file and key_file belong together; set all of them, or leave backend.tls empty"
+                .to_owned()
+        });
+    }
+    if !is_any {
+        return;
+    }
+    rules.require(
+        server_name.is_empty() || is_name_of_server(server_name),
+        "backend.tls.server_name",
+        || format!("{server_name:?} is not a DNS name or an IP address"),
+    );
+    for endpoint in backend.endpoints.iter().filter(|_| server_name.is_empty()) {
+        let is_named = endpoint.host().is_none_or(|host| is_name_of_server(&host));
+        rules.require(is_named, "backend.endpoints", || {
+            format!("the host of {endpoint} cannot stand in a certificate; set backend.tls.server_name")
+        });
+    }
 }
 
 /// True if it names a gateway: host:port, short enough to be told to clients.

@@ -11,7 +11,7 @@ use crate::shard::{Birth, Settings};
 use crate::shard_map::{Pins, ShardMap, USER_KEY_BYTES, UserKey};
 use crate::snapshot::{
     AddressRecord, CountedRecord, GROWN, GatewayHead, LAYERED, ListenerRecord, PinsRecord, Records,
-    SectionKind, Snapshot, SocketRef, SocketsRecord,
+    SEALED_LINKS, SectionKind, Snapshot, SocketRef, SocketsRecord,
 };
 use crate::sys::{clock, sockets};
 use crate::worker::Worker;
@@ -26,6 +26,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::sync::PoisonError;
 
 /// State that the old process hands over.
 pub(super) struct Inherited {
@@ -217,6 +218,9 @@ impl Prepared {
         prepared.left = Leftovers { retired, kept: kept(config, head), handshakes };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_layers = inherited.snapshot.header.critical & LAYERED != 0;
+        if inherited.snapshot.header.critical & SEALED_LINKS != 0 {
+            prepared.credentials.write().unwrap_or_else(PoisonError::into_inner).had_tls = true;
+        }
         prepared.has_grown = has_more || inherited.snapshot.header.critical & GROWN != 0;
         // These connections have ended since they were listed.
         for (watched, (_, reactor)) in streams.into_iter().zip(&prepared.reactors) {

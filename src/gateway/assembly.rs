@@ -21,7 +21,7 @@ use crate::router::{
 use crate::shard::{Birth, DrainOrder, Settings};
 use crate::shard_map::{Pins, ShardMap};
 use crate::sys::{clock, limits};
-use crate::worker::{Inbox, SharedTrust, Worker, WorkerParts};
+use crate::worker::{Inbox, SharedCredentials, Worker, WorkerParts};
 use mio::Poll;
 use moorline_net::cap::CapWatch;
 use moorline_net::clock::Clock;
@@ -60,7 +60,7 @@ pub(super) struct Gateway {
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
     pub(super) identity: Option<tls::Identity>,
-    pub(super) trust: SharedTrust,
+    pub(super) credentials: SharedCredentials,
     pub(super) node: String,
     /// Mailboxes of the reactors, by shard, and of the workers.
     pub(super) reactor_mail: Vec<Sender<ReactorMail>>,
@@ -90,7 +90,7 @@ pub(super) struct Prepared {
     pub(super) birth: Birth,
     pub(super) judge: auth::Judge,
     pub(super) identity: Option<tls::Identity>,
-    pub(super) trust: SharedTrust,
+    pub(super) credentials: SharedCredentials,
     pub(super) node: String,
     pub(super) shard_map: ShardMap,
     pub(super) has_grown: bool,
@@ -130,7 +130,7 @@ struct Common<'a> {
     door: &'a Arc<Door>,
     clock: &'a Clock,
     judge: auth::Judge,
-    trust: SharedTrust,
+    credentials: SharedCredentials,
     backends: Backends,
     openings: OpeningRules,
     reactors: Vec<Sender<ReactorMail>>,
@@ -159,7 +159,7 @@ impl Common<'_> {
             stop: Arc::clone(&self.workers_stop),
             counter_set: counter_set(self.metrics, router::metrics()),
             peer_uids: trust::peer_uids(self.config),
-            trust: Arc::clone(&self.trust),
+            credentials: Arc::clone(&self.credentials),
             resolver: self.backends.resolver.clone(),
             registry: Some(Arc::clone(self.metrics)),
         })
@@ -286,7 +286,7 @@ impl Prepared {
             door: &door,
             clock: &clock,
             judge,
-            trust: trust::shared(config, &gateway_id)?,
+            credentials: trust::shared(config, &gateway_id, &clock)?,
             openings: tls::opening_rules(config, identity.as_ref())?,
             backends: Backends::start(config, workers.clone(), &metrics)?,
             reactors: inboxes.reactors.iter().map(|(sender, _)| sender.clone()).collect(),
@@ -296,9 +296,9 @@ impl Prepared {
         let workers = common.workers(inboxes.workers, &mut random, origin.as_mut())?;
         let reactors = common.reactors(inboxes.reactors, &listeners, &mut random, origin.as_mut())?;
         door.end_readmission();
-        let Common {
-            reactors: reactor_mail, workers: worker_mail, workers_stop, judge, trust, backends, ..
-        } = common;
+        let credentials = Arc::clone(&common.credentials);
+        let Common { reactors: reactor_mail, workers: worker_mail, workers_stop, judge, backends, .. } =
+            common;
         let status = Arc::new(Status::new(config, &gateway_id).listening_at(listening::named(&listeners)));
         status.watch_backends(backends.problems());
         metrics.add(status.restarts.counter_set());
@@ -312,7 +312,7 @@ impl Prepared {
             birth,
             judge,
             identity,
-            trust,
+            credentials,
             node: gateway_id,
             shard_map,
             has_grown: false,

@@ -13,8 +13,8 @@ use crate::pause::{Order, Question};
 use crate::reactor::ReactorMail;
 use crate::shard_map::Pins;
 use crate::snapshot::{
-    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, Section, SectionKind,
-    SocketsRecord, StoredBodies, Writer,
+    CountedRecord, GROWN, GatewayHead, Item, KEYED, LAYERED, ListenerRecord, SEALED_LINKS, Section,
+    SectionKind, SocketsRecord, StoredBodies, Writer,
 };
 use crate::sys::{clock, sockets};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use moorline_proto::time::Instant;
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Limit of descriptors in one record.
@@ -250,7 +250,9 @@ impl Gateway {
         let keyed = if self.shard_map.key().pins() == Pins::Plain { 0 } else { KEYED };
         let has_layers = self.has_layers || self.listeners.iter().any(|listener| !listener.kind.is_plain());
         let layered = if has_layers { LAYERED } else { 0 };
-        grown | keyed | layered
+        let had_tls = self.credentials.read().unwrap_or_else(PoisonError::into_inner).had_tls;
+        let sealed = if had_tls { SEALED_LINKS } else { 0 };
+        grown | keyed | layered | sealed
     }
 
     /// Resumes all threads at `frozen_at`, as if there had been no pause.

@@ -110,7 +110,7 @@ impl Prepared {
             birth: self.birth,
             judge: self.judge,
             identity: self.identity,
-            trust: self.trust,
+            credentials: self.credentials,
             node: self.node,
             shard_map: self.shard_map,
             has_grown: self.has_grown,

@@ -14,6 +14,7 @@ mod backends;
 mod freezing;
 mod handover;
 mod launch;
+mod link_tls;
 mod listening;
 mod notifier;
 mod reload;
@@ -92,6 +93,9 @@ pub enum GatewayError {
     /// The certificates or the keys of tickets are not usable.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The TLS of links is not usable.
+    #[error(transparent)]
+    LinkTls(#[from] LinkTlsError),
     /// A configuration problem that only shows at run time.
     #[error(transparent)]
     Config(#[from] SettingsError),
@@ -115,6 +119,7 @@ impl GatewayError {
     }
 }
 
+pub use link_tls::LinkTlsError;
 pub use tls::{TlsError, check as check_tls};
 pub use trust::{TrustError, check as check_trust};
 

@@ -55,7 +55,9 @@ impl Reloading {
         let old = self.config.borrow().clone();
         let next = old.reloaded(&new);
         let rules = gateway.judge.prepare(&next.auth).map_err(|error| error.to_string())?;
-        let trust = trust::load(&next, &gateway.node).map_err(|error| error.to_string())?;
+        let in_force = gateway.credentials.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let credentials = trust::credentials(&next, &gateway.node, &gateway.clock, Some(&in_force))
+            .map_err(|error| error.to_string())?;
         let identity = gateway.identity.as_ref();
         let fresh =
             identity.map(|_| Fresh::read(&next, gateway.clock.unix_nanos() / 1_000_000_000)).transpose();
@@ -68,7 +70,7 @@ impl Reloading {
         if let (Some(identity), Some(fresh)) = (identity, fresh) {
             identity.put(fresh);
         }
-        *gateway.trust.write().unwrap_or_else(PoisonError::into_inner) = trust;
+        *gateway.credentials.write().unwrap_or_else(PoisonError::into_inner) = credentials;
         gateway.set_limits(&next);
         gateway.status.set_grace(&next);
         let changes = (old.changed_keys(&next), next.changed_keys(&new));

@@ -8,9 +8,10 @@ use super::GatewayError;
 use super::listening;
 use crate::config::{Config, TlsConfig};
 use crate::metrics::{CounterSet, Metric, Registry};
-use crate::reactor::{HandshakePool, OpeningRules, Servers};
+use crate::reactor::{OpeningRules, Servers};
 use crate::sys::limits;
 use moorline_net::clock::Clock;
+use moorline_net::layer::HandshakePool;
 use moorline_net::proxy::{NetworkError, Trusted};
 use moorline_net::tls::{
     CertificateError, CertificateFiles, CertificateSet, Certificates, Protocols, Server, TicketKeyError,
@@ -164,17 +165,18 @@ pub(super) fn opening_rules(
     let listeners = &config.listeners;
     let proxies = listeners.iter().map(|listener| Trusted::parse(&listener.proxy_trusted));
     let start = |identity: &Identity| {
-        let servers = Servers {
-            native: identity.server(Protocols::required(NATIVE)),
-            web: identity.server(Protocols::optional(WEB)),
-        };
-        HandshakePool::start(config.handshake_threads(), config.tls.handshake_queue, servers)
+        let (threads, queue) = (config.handshake_threads(), config.tls.handshake_queue);
+        Ok(Servers {
+            native: Arc::new(identity.server(Protocols::required(NATIVE))),
+            web: Arc::new(identity.server(Protocols::optional(WEB))),
+            pool: HandshakePool::start("handshake", threads, queue)?,
+        })
     };
     Ok(OpeningRules {
         kinds: (0..listeners.len()).map(|index| listening::kind_of(config, index)).collect(),
         proxies: proxies.collect::<Result<_, _>>().map_err(TlsError::from)?,
         origins: Arc::new(Origins::parse(&config.websocket.origins).map_err(TlsError::from)?),
-        pool: identity
+        servers: identity
             .map(start)
             .transpose()
             .map_err(GatewayError::system("start a thread for TLS handshakes"))?,

@@ -1,8 +1,12 @@
-//! Reasons to believe that an endpoint is a backend: the secret of this gateway, or the user id at a Unix socket.
+//! Reasons to believe that an endpoint is a backend: its certificate, the secret of this gateway, or the user id at a Unix
+//! socket.
 
+use super::GatewayError;
+use super::link_tls::Fresh;
 use crate::config::{Config, Unproven};
 use crate::router::{self, Trust};
-use crate::worker::SharedTrust;
+use crate::worker::{Credentials, LinkTls, SharedCredentials};
+use moorline_net::clock::Clock;
 use moorline_net::secret_file::{self, SecretFileError};
 use moorline_net::unix_socket;
 use moorline_proto::link::{Endpoint, Secrets, SecretsError};
@@ -42,8 +46,8 @@ pub enum TrustError {
     },
     /// An endpoint would be believed without any reason.
     #[error(
-        "backend.secrets_file: nothing proves that a backend listens at backend.endpoints = \"{0}\"; name a file with a \
-         line `node secret`, or use a Unix socket (\"unix:/run/moorline/link.sock\"), or for development run \
+        "backend.secrets_file: nothing proves that a backend listens at backend.endpoints = \"{0}\"; set backend.tls, or \
+         name a file with a line `node secret`, or use a Unix socket (\"unix:/run/moorline/link.sock\"), or for development run \
          `moorline dev`; for backends of an earlier version see docs/backend.md, section 5"
     )]
     NoReason(Endpoint),
@@ -66,7 +70,8 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
     if !path.as_os_str().is_empty() && trust.secrets.is_empty() {
         return Err(TrustError::NoLine { path: path.clone(), node: node.to_owned() });
     }
-    let is_network = |endpoint: &&Endpoint| endpoint.port().is_some();
+    let has_tls = backend.tls.files().is_some();
+    let is_network = |endpoint: &&Endpoint| endpoint.port().is_some() && !has_tls;
     let mut endpoints = backend.endpoints.iter().filter(is_network);
     if let Some(endpoint) = endpoints.find(|endpoint| !trust.has_reason(endpoint)) {
         return Err(TrustError::NoReason(endpoint.clone()));
@@ -74,23 +79,47 @@ pub(super) fn load(config: &Config, node: &str) -> Result<Trust, TrustError> {
     Ok(trust)
 }
 
-/// Reads the secrets likewise, for workers that take other ones after a reload.
+/// Reads secrets and certificates, for links that are made from now on. `earlier`: the TLS in force, whose threads go on.
 ///
 /// # Errors
-/// [`TrustError`].
-pub(super) fn shared(config: &Config, node: &str) -> Result<SharedTrust, TrustError> {
-    Ok(Arc::new(RwLock::new(load(config, node)?)))
+/// [`GatewayError`]: a file is not usable, or the system refuses a thread.
+pub(super) fn credentials(
+    config: &Config,
+    node: &str,
+    clock: &Clock,
+    earlier: Option<&Credentials>,
+) -> Result<Credentials, GatewayError> {
+    let trust = load(config, node)?;
+    let fresh = Fresh::read(config, node, unix_now_s(clock))?;
+    let running: Option<LinkTls> = earlier.and_then(|earlier| earlier.tls.clone());
+    let tls = fresh.map(|fresh| fresh.start(config, running)).transpose()?;
+    let had_tls = tls.is_some() || earlier.is_some_and(|earlier| earlier.had_tls);
+    Ok(Credentials { trust, tls, had_tls })
+}
+
+/// Reads them likewise, for workers that take other ones after a reload.
+///
+/// # Errors
+/// Those of [`credentials`].
+pub(super) fn shared(config: &Config, node: &str, clock: &Clock) -> Result<SharedCredentials, GatewayError> {
+    Ok(Arc::new(RwLock::new(credentials(config, node, clock, None)?)))
+}
+
+fn unix_now_s(clock: &Clock) -> u64 {
+    clock.unix_nanos() / 1_000_000_000
 }
 
 /// Checks what `load` reads, for a process that does not begin. A name that is made at the start is not looked up.
 ///
 /// # Errors
-/// [`TrustError`].
-pub fn check(config: &Config) -> Result<(), TrustError> {
+/// [`GatewayError`]: a file is not usable.
+pub fn check(config: &Config) -> Result<(), GatewayError> {
     match load(config, &config.gateway.id) {
-        Err(TrustError::NoLine { .. }) if config.gateway.id.is_empty() => Ok(()),
-        checked => checked.map(drop),
+        Err(TrustError::NoLine { .. }) if config.gateway.id.is_empty() => {}
+        checked => drop(checked?),
     }
+    Fresh::read(config, &config.gateway.id, unix_now_s(&Clock::default()))?;
+    Ok(())
 }
 
 /// Returns the user ids that a backend at a Unix socket may have.

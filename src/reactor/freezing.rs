@@ -73,19 +73,8 @@ impl Reactor {
         }
         for key in sockets.streams.layered(shard.id()) {
             let Some((_, Some(layer))) = sockets.streams.pair(key) else { continue };
-            let FrozenLayer { kind, listener, is_opening, records, websocket, partial, plain, pending } =
-                layer.freeze().map_err(io::Error::other)?;
-            out.put(Item::Layer(Box::new(LayerRecord {
-                key: key.as_u64(),
-                kind,
-                is_opening,
-                listener: listener.into(),
-                records: records.into(),
-                websocket: websocket.into(),
-                partial: partial.into(),
-                plain: plain.into(),
-                pending: pending.into(),
-            })));
+            let frozen = layer.freeze().map_err(io::Error::other)?;
+            out.put(Item::Layer(Box::new(LayerRecord::new(key.as_u64(), frozen))));
         }
         Ok(())
     }
@@ -179,9 +168,10 @@ impl Reactor {
                 let layer = match layers.remove(&key.as_u64()) {
                     None => None,
                     Some(record) => {
-                        let layer = thaw_layer(*record).map_err(|problem| {
-                            records.contradiction(format!("the layer of {key:?}: {problem}"))
-                        })?;
+                        let layer =
+                            FrozenLayer::try_from(*record).and_then(Layer::thaw).map_err(|problem| {
+                                records.contradiction(format!("the layer of {key:?}: {problem}"))
+                            })?;
                         if layer.is_none() {
                             reactor.openings.lose(key);
                         }
@@ -212,22 +202,6 @@ impl Reactor {
         reactor.publish_counters();
         Ok(reactor)
     }
-}
-
-/// `None`: the layer could not be handed over.
-fn thaw_layer(record: LayerRecord) -> Result<Option<Layer>, String> {
-    let LayerRecord { key: _, kind, is_opening, listener, records, websocket, partial, plain, pending } =
-        record;
-    Layer::thaw(FrozenLayer {
-        kind,
-        listener: u8::try_from(listener).map_err(|_| "a listener above 255")?,
-        is_opening,
-        records: records.into(),
-        websocket: websocket.into(),
-        partial: partial.into(),
-        plain: plain.into(),
-        pending: pending.into(),
-    })
 }
 
 /// True if the connection exists and has a socket.

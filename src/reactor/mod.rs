@@ -32,7 +32,7 @@ mod warm;
 pub use counters::{ReactorCount, metrics, own_metrics};
 pub use door::{Door, Holder, ListenerLimits};
 pub use freezing::TakeWatched;
-pub use handshake_pool::{HandshakePool, Servers};
+pub use handshake_pool::Servers;
 pub use openings::OpeningRules;
 pub use parts::{ReactorMail, ReactorParts};
 pub use sockets::watch;

@@ -1,7 +1,7 @@
 //! Connections before their first frame: PROXY header, TLS handshake, HTTP upgrade.
 //!
 //! An opening is a connection of the shard from the begin, so its limits and its deadline are those of every connection
-//! without a login. The arithmetic of TLS is done by the threads of a [`HandshakePool`]; the reactor reads, writes and keeps
+//! without a login. The arithmetic of TLS is done by threads of their own ([`Servers`]); the reactor reads, writes and keeps
 //! the order.
 //!
 //! Run-through: a client connects to a `tls` listener and sends its ClientHello. The reactor gives the bytes to the pool and
@@ -10,7 +10,7 @@
 //!
 //! While a hot restart is under way no handshake is answered for the first time: its bytes go to the new process as they are.
 
-use super::handshake_pool::HandshakePool;
+use super::handshake_pool::Servers;
 use super::{Reactor, ReactorMail, is_handshake};
 use moorline_net::layer::{Done, Job, JobResult, Layer, Opening, OpeningFault, OpeningKind, Step};
 use moorline_net::mailbox::Sender;
@@ -36,8 +36,8 @@ pub struct OpeningRules {
     pub proxies: Vec<Trusted>,
     /// Origins of the pages that may connect.
     pub origins: Arc<Origins>,
-    /// Threads and certificates for TLS; `None`: no listener needs them.
-    pub pool: Option<HandshakePool>,
+    /// Certificates and threads for TLS; `None`: no listener needs them.
+    pub servers: Option<Servers>,
 }
 
 /// The openings of one reactor that wait for something else than their socket.
@@ -84,7 +84,7 @@ impl OpeningRules {
             kinds: vec![OpeningKind::default(); listeners],
             proxies: vec![Trusted::default(); listeners],
             origins: Arc::default(),
-            pool: None,
+            servers: None,
         }
     }
 
@@ -155,8 +155,8 @@ impl Openings {
     /// # Errors
     /// The job comes back: their queue is full.
     fn submit(&mut self, key: ConnKey, opening: &Opening, job: Job) -> Result<(), Job> {
-        let Some(pool) = &self.rules.pool else { return Err(job) };
-        pool.submit(job, opening.kind(), key, &self.reply).inspect_err(|_| self.counts.queue_full += 1)
+        let Some(servers) = &self.rules.servers else { return Err(job) };
+        servers.submit(job, opening.kind(), key, &self.reply).inspect_err(|_| self.counts.queue_full += 1)
     }
 }
 

@@ -41,6 +41,8 @@ counts! {
     pub enum Count {
         /// Links that exchange frames with a backend.
         LinksUp = gauge "links_up";
+        /// Links that exchange frames with a backend over TLS.
+        LinksEncrypted = gauge "links_encrypted";
         /// Connections made to backends.
         LinkConnects = counter "link_connects";
         /// Links lost, or tried in vain.

@@ -40,7 +40,7 @@ impl Router {
             tracing::debug!(worker = number, link = index.0, %address, %failure, ?retry_in, "link still down");
         }
         let unanswered = link.drain_questions();
-        self.settings.stores.release(now, (number, index), failure);
+        self.settings.stores.release(now, (number, index), &address, failure);
         self.sides.counters[Count::LinkFailures] += 1;
         self.sides.counters[Count::LinkErrors] += u64::from(matches!(failure, Failure::Protocol(_)));
 

@@ -8,8 +8,8 @@ use super::counters::Count;
 use super::logins::Asked;
 use super::{Change, End, LinkIndex, Parked, Router, Slot, Up};
 use crate::snapshot::{
-    AnnouncementRecord, Item, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord, Records,
-    Section, SnapshotError, SocketRef, UpRecord, WorkerHead,
+    AnnouncementRecord, Item, LayerRecord, LinkRecord, LoginRecord, ParkedRecord, PendingRecord, QueryRecord,
+    Records, Section, SnapshotError, SocketRef, UpRecord, WorkerHead,
 };
 use bytes::Bytes;
 use moorline_proto::frame::Command;
@@ -27,7 +27,12 @@ pub struct LinkSocket {
     pub link: Option<LinkIndex>,
     /// Name in the snapshot.
     pub socket: SocketRef,
+    /// TLS of the connection; `None`: it is not encrypted.
+    pub layer: Option<LayerRecord>,
 }
+
+/// Socket of an open link, with its TLS, for a snapshot.
+pub type FrozenSocket = (SocketRef, Option<LayerRecord>);
 
 /// A link that was read, and not yet put in its place.
 struct Thawing {
@@ -37,14 +42,14 @@ struct Thawing {
 }
 
 impl Router {
-    /// Writes everything down; `name_of` names the socket of an open link. No output waits then.
+    /// Writes everything down; `freeze_socket` gives the socket of an open link. No output waits then.
     ///
     /// # Errors
     /// A socket that cannot be named.
     pub fn freeze(
         &mut self,
         out: &mut Section,
-        name_of: &mut dyn FnMut(LinkIndex) -> io::Result<SocketRef>,
+        freeze_socket: &mut dyn FnMut(LinkIndex) -> io::Result<FrozenSocket>,
     ) -> io::Result<()> {
         let Self {
             settings,
@@ -77,7 +82,8 @@ impl Router {
             let link = &mut sides.links[index];
             let Some(mut record) = link.freeze() else { continue };
             record.index = index.0.into();
-            record.socket = Some(name_of(index)?);
+            let (socket, layer) = freeze_socket(index)?;
+            (record.socket, record.layer) = (Some(socket), layer);
             let (asked_base, asked) = logins.freeze(index);
             record.asked_base = asked_base;
             out.put(Item::Link(Box::new(record)));
@@ -143,11 +149,12 @@ impl Router {
         let now = self.sides.now;
         for Thawing { record, pending, asked } in thawing {
             let socket = record.socket.ok_or_else(|| from.contradiction("a link has no socket"))?;
+            let layer = record.layer.clone();
             let Some(link) = self.place_of(&record, head) else {
                 let ends = record.ends.iter().filter_map(End::thaw);
                 ends.rev().for_each(|end| self.ups.parking.requeue_end(end));
                 given_up.extend(pending.into_iter().filter_map(|(up, _)| up));
-                sockets.push(LinkSocket { link: None, socket });
+                sockets.push(LinkSocket { link: None, socket, layer });
                 continue;
             };
             for up in pending.iter().filter_map(|(up, _)| up.as_ref()) {
@@ -164,7 +171,7 @@ impl Router {
             }
             places.insert(before, link);
             self.logins.thaw(link, record.asked_base, asked);
-            sockets.push(LinkSocket { link: Some(link), socket });
+            sockets.push(LinkSocket { link: Some(link), socket, layer });
         }
         let is_there = |link| sockets.iter().any(|socket| socket.link == Some(link));
         for link in self.sides.links.indices().filter(|link| !is_there(*link)) {

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A backend that answers HELLO at once has proven nothing. It is believed if the owner knows it, as over a Unix
-//! socket, or if the settings say so.
+//! socket and by its certificate over TLS [B-5.9], or if the settings say so.
 
 use super::links::Link;
 use super::{Failure, LinkIndex, Router, Sides};
@@ -54,8 +54,11 @@ pub struct Connected {
     pub trust: Trust,
     /// Random bytes of the system's generator, for this connection only.
     pub nonce: Nonce,
-    /// The owner knows that a backend is at the other end: it is a process of the right user, over a Unix socket.
+    /// The owner knows that a backend is at the other end: it is a process of the right user, over a Unix socket, or it has
+    /// the right certificate.
     pub is_known: bool,
+    /// The connection is encrypted.
+    pub is_encrypted: bool,
     /// The other end is on this machine, over TCP.
     pub is_loopback: bool,
     /// Unix time at zero of the gateway's clock, in nanoseconds, as the shards have it for the versions of logins.
@@ -102,6 +105,7 @@ impl Link {
     /// Greets the backend over the connection that was made.
     pub(super) fn greet(&mut self, now: Instant, hello: &LinkHello, connected: Connected) {
         self.state.on_connected(now);
+        self.is_encrypted = connected.is_encrypted;
         let nonce = connected.nonce.to_vec().into();
         let clock = connected.unix_base_nanos.saturating_add(now.as_nanos());
         self.greeting = Some(Greeting { connected, is_proven: false });

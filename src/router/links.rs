@@ -66,6 +66,8 @@ pub(super) struct Link {
     pub(super) confirmed: Confirmed,
     /// State of the greeting; `None`: the link is open, or has no connection.
     pub(super) greeting: Option<Greeting>,
+    /// The connection is encrypted.
+    pub(super) is_encrypted: bool,
     /// The backend knows the outcome TOO_LARGE.
     pub(super) knows_too_large: bool,
     /// Store of the backend, as its HELLO named it; empty: it named none.
@@ -93,6 +95,7 @@ impl Link {
             pending: Pending::new(settings.up_timeout.saturating_mul(FORGET_TIMEOUTS)),
             confirmed: Confirmed::new(),
             greeting: None,
+            is_encrypted: false,
             knows_too_large: false,
             store: Bytes::new(),
             endpoint,
@@ -116,6 +119,7 @@ impl Link {
             pending,
             confirmed,
             greeting: _,
+            is_encrypted: _, // its layer goes with its socket
             knows_too_large,
             store,
             endpoint: _,
@@ -156,6 +160,7 @@ impl Link {
         self.confirmed = Confirmed::thaw(self.pending.next_correlation(), record.barriers, ends);
         self.knows_too_large = record.knows_too_large;
         self.store = record.store.clone();
+        self.is_encrypted = record.layer.is_some();
         self.decoder.open();
         matches!(self.decoder.decode(&mut Bytes::copy_from_slice(&record.partial)), Ok(None))
     }
@@ -179,6 +184,7 @@ impl Link {
         self.earlier_name = None;
         self.decoder = LinkDecoder::greeting();
         (self.greeting, self.knows_too_large, self.store) = (None, false, Bytes::new());
+        self.is_encrypted = false;
         self.outcomes = Vec::new();
         self.confirmed = Confirmed::new();
         self.credit = CREDIT_DEFAULT;

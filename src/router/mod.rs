@@ -65,7 +65,7 @@ mod ups;
 
 pub use counters::{Count, Counters, metrics};
 pub use endpoints::Balance;
-pub use freezing::{LinkSocket, queued_bodies};
+pub use freezing::{FrozenSocket, LinkSocket, queued_bodies};
 pub use greeting::{Connected, Trust, Unproven};
 pub use links::LinkSettings;
 pub use overload::OverloadLimits;
@@ -333,6 +333,8 @@ impl Router {
     pub fn counters(&mut self) -> &Counters {
         let Self { sides: Sides { counters, links, now, .. }, ups, endpoints, .. } = self;
         counters[Count::LinksUp] = links.iter().filter(|link| link.state.is_open()).count() as u64;
+        let encrypted = links.iter().filter(|link| link.is_encrypted && link.state.is_open());
+        counters[Count::LinksEncrypted] = encrypted.count() as u64;
         counters[Count::BreakersOpen] = endpoints.breakers_open(*now);
         counters[Count::UpsPending] = links.iter().map(|link| link.pending.len() as u64).sum();
         counters[Count::UpsPendingBytes] = links.iter().map(|link| link.pending_bytes() as u64).sum();

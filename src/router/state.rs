@@ -103,6 +103,8 @@ pub enum Failure {
     OtherStore(OtherStore),
     /// The name of the endpoint cannot be resolved, for this reason.
     Unresolved(String),
+    /// The TLS handshake failed, or the backend refuses the certificate of this gateway, for this reason.
+    Tls(String),
     /// The backend sent what it must not.
     Protocol(LinkError),
 }
@@ -112,7 +114,13 @@ impl Failure {
     pub(super) const fn is_of_trust(&self) -> bool {
         matches!(
             self,
-            Self::Unproven | Self::WrongProof | Self::NoSecret | Self::Refused(_) | Self::OtherStore(_)
+            Self::Unproven
+                | Self::WrongProof
+                | Self::NoSecret
+                | Self::Refused(_)
+                | Self::OtherStore(_)
+                | Self::Tls(_)
+                | Self::Protocol(LinkError::Tls)
         )
     }
 }
@@ -141,6 +149,7 @@ impl fmt::Display for Failure {
             ),
             Self::Refused(reason) => write!(f, "refused by the backend: {reason:?}"),
             Self::OtherStore(other) => other.fmt(f),
+            Self::Tls(problem) => f.write_str(problem),
             Self::Unresolved(problem) => write!(f, "cannot resolve the name: {problem}"),
             Self::Protocol(error) => error.fmt(f),
         }

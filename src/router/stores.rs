@@ -44,8 +44,10 @@ struct Claims {
     holders: BTreeSet<Holder>,
     /// End of the last link to it.
     gone_at: Instant,
-    /// Links that were refused at their last try.
+    /// Links that were refused at their last try because of their store.
     refused: BTreeMap<Holder, OtherStore>,
+    /// Links whose last try failed in a way that only an operator can mend, each with a sentence.
+    distrusted: BTreeMap<Holder, String>,
 }
 
 /// Refusal of a backend that has another store.
@@ -85,6 +87,7 @@ impl Stores {
         let mut claims = self.lock();
         if claims.allows(now, endpoint, &hello.store) {
             claims.refused.remove(&holder);
+            claims.distrusted.remove(&holder);
             claims.hold(holder, endpoint, &hello.store);
             return Ok(());
         }
@@ -105,19 +108,25 @@ impl Stores {
     }
 
     /// Notes that a link has ended.
-    pub(super) fn release(&self, now: Instant, holder: Holder, failure: &Failure) {
+    pub(super) fn release(&self, now: Instant, holder: Holder, endpoint: &Endpoint, failure: &Failure) {
         let mut claims = self.lock();
         if claims.holders.remove(&holder) && claims.holders.is_empty() {
             claims.gone_at = now;
         }
         if !matches!(failure, Failure::OtherStore(_)) {
             claims.refused.remove(&holder);
+            claims.distrusted.remove(&holder);
+            if failure.is_of_trust() {
+                claims.distrusted.insert(holder, format!("no link to {endpoint}: {failure}"));
+            }
         }
     }
 
-    /// Returns a sentence for each endpoint that is refused now.
+    /// Returns a sentence for each endpoint that refuses this gateway, or is refused, now.
     pub fn refused(&self) -> Vec<String> {
-        let mut told: Vec<String> = self.lock().refused.values().map(ToString::to_string).collect();
+        let claims = self.lock();
+        let mut told: Vec<String> = claims.refused.values().map(ToString::to_string).collect();
+        told.extend(claims.distrusted.values().cloned());
         told.sort_unstable();
         told.dedup();
         told
@@ -187,12 +196,20 @@ mod tests {
         // The end of the refused connection is not news; that of a later try without HELLO is.
         let hello = LinkHello { store: "two".into(), ..LinkHello::default() };
         let Err(refusal) = stores.claim(at(3), B, &endpoint(B), &hello) else { panic!("another store") };
-        stores.release(at(3), B, &refusal);
+        stores.release(at(3), B, &endpoint(B), &refusal);
         assert_eq!(stores.refused().len(), 1);
-        stores.release(at(4), B, &Failure::ConnectTimeout);
+        stores.release(at(4), B, &endpoint(B), &Failure::ConnectTimeout);
+        assert!(stores.refused().is_empty());
+        stores.release(at(5), B, &endpoint(B), &Failure::NoSecret);
+        let told = stores.refused();
+        assert!(
+            told.len() == 1 && told[0].contains("10.0.0.2:7100: the backend asks for a proof"),
+            "{told:?}"
+        );
+        stores.release(at(6), B, &endpoint(B), &Failure::Closed);
         assert!(stores.refused().is_empty());
         // One link is left: the store still serves.
-        stores.release(at(100), A, &Failure::Closed);
+        stores.release(at(100), A, &endpoint(A), &Failure::Closed);
         assert!(!claim(&stores, 200, A, "two"));
         assert!(claim(&stores, 200, B, "one"));
     }
@@ -201,12 +218,12 @@ mod tests {
     fn an_endpoint_brings_another_store_when_all_links_to_the_old_one_are_gone() {
         let stores = Stores::default();
         assert!(claim(&stores, 1, A, "one"));
-        stores.release(at(5), A, &Failure::Closed);
+        stores.release(at(5), A, &endpoint(A), &Failure::Closed);
         // Another endpoint has to wait, in case the first one only starts again.
         assert!(!claim(&stores, 6, B, "two"));
         assert!(claim(&stores, 6, A, "three"));
         assert!(!claim(&stores, 20, B, "two"));
-        stores.release(at(30), A, &Failure::Closed);
+        stores.release(at(30), A, &endpoint(A), &Failure::Closed);
         assert!(!claim(&stores, 39, B, "two"));
         assert!(claim(&stores, 40, B, "two") && stores.refused().is_empty());
         assert!(!claim(&stores, 41, A, "three"));
@@ -217,7 +234,7 @@ mod tests {
         let stores = Stores::default();
         assert!(claim(&stores, 1, A, "") && claim(&stores, 1, B, "one"));
         assert!(claim(&stores, 2, (1, A.1), ""));
-        stores.release(at(3), A, &Failure::Closed);
+        stores.release(at(3), A, &endpoint(A), &Failure::Closed);
         assert!(!claim(&stores, 4, A, "two"), "the link to the store of B is open");
     }
 
@@ -229,7 +246,7 @@ mod tests {
         stores.thaw(B, &endpoint(B), &"two".into());
         stores.thaw((1, A.1), &endpoint(A), &Bytes::new());
         assert!(!claim(&stores, 1, B, "two"));
-        stores.release(at(2), A, &Failure::Closed);
+        stores.release(at(2), A, &endpoint(A), &Failure::Closed);
         assert!(claim(&stores, 3, A, "three"));
     }
 }

@@ -40,8 +40,10 @@ pub const GROWN: u64 = 1;
 pub const KEYED: u64 = 2;
 /// Bit of [`Header::critical`]: some connections have a layer: TLS, WebSocket, or an exchange before the first frame.
 pub const LAYERED: u64 = 4;
+/// Bit of [`Header::critical`]: some links have TLS.
+pub const SEALED_LINKS: u64 = 8;
 /// Bits of [`Header::critical`] that this build knows.
-pub const CRITICAL_KNOWN: u64 = GROWN | KEYED | LAYERED;
+pub const CRITICAL_KNOWN: u64 = GROWN | KEYED | LAYERED | SEALED_LINKS;
 
 /// Reason to refuse a snapshot; no socket has been touched then.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

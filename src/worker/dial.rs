@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 pub(super) struct Dial {
     /// Name of the endpoint; `None`: it is an address.
     name: Option<HostPort>,
+    /// Host of the endpoint; `None`: it is a Unix socket.
+    host: Option<String>,
     /// A connection to an address of the name is made, waited for, or open.
     is_active: bool,
     /// Place of the current address among those of the name.
@@ -30,9 +32,18 @@ impl Dial {
     /// over the addresses of a name.
     pub(super) fn all_of(settings: &RouterSettings) -> Vec<Self> {
         let each = settings.links_per_endpoint;
-        let names = settings.endpoints.iter().flat_map(|it| std::iter::repeat_n(it.name().cloned(), each));
+        let names = settings
+            .endpoints
+            .iter()
+            .flat_map(|it| std::iter::repeat_n((it.name().cloned(), it.host()), each));
         let first = usize::from(settings.number);
-        (first..).zip(names).map(|(place, name)| Self { name, place, ..Self::default() }).collect()
+        let dial = |(place, (name, host))| Self { name, host, place, ..Self::default() };
+        (first..).zip(names).map(dial).collect()
+    }
+
+    /// Host of the endpoint, a name or an IP address; `None`: it is a Unix socket.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// Takes the next address of this attempt; `None`: all were tried.
@@ -116,7 +127,9 @@ impl Worker {
     /// Ends the connection of a link, or the attempt. The addresses of a name are looked up again, and the next attempt begins
     /// at another one.
     pub(super) fn hang_up(&mut self, link: LinkIndex) {
-        self.sockets[link.index()] = None;
+        if let Some(mut socket) = self.sockets[link.index()].take() {
+            socket.shut();
+        }
         let dial = &mut self.dials[link.index()];
         if !std::mem::take(&mut dial.is_active) {
             return;

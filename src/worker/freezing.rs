@@ -4,12 +4,13 @@ use super::Worker;
 use super::socket::Socket;
 use super::token::Source;
 use crate::router::{self, LinkSocket};
-use crate::snapshot::{Records, Section, SnapshotError, SocketRef};
+use crate::snapshot::{LayerRecord, Records, Section, SnapshotError, SocketRef};
 use crate::sys::sockets;
 use crate::thread_group::EventLoop;
 use bytes::Bytes;
 use mio::Events;
 use moorline_net::baton::TryRun;
+use moorline_net::layer::{FrozenLayer, Layer};
 use moorline_net::stream::Stream;
 use moorline_proto::time::{Duration, Instant};
 use std::io;
@@ -39,6 +40,8 @@ impl EventLoop for Worker {
 
     fn resume(&mut self, unix_base_nanos: u64) {
         self.unix_base_nanos = unix_base_nanos;
+        // Behind a restart that was undone, or in the process that takes over: only this process seals from here on.
+        self.sockets.iter_mut().flatten().filter_map(Socket::layer).for_each(Layer::resume);
     }
 
     fn step(&mut self) -> bool {
@@ -58,10 +61,12 @@ impl EventLoop for Worker {
     }
 
     fn freeze(&mut self, out: &mut Section) -> io::Result<()> {
-        let sockets = &self.sockets;
+        let sockets = &mut self.sockets;
         self.router.freeze(out, &mut |link| {
-            let socket = sockets[link.index()].as_ref().ok_or(io::ErrorKind::NotConnected)?;
-            Ok(sockets::name_of(socket.stream())?.into())
+            let socket = sockets[link.index()].as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let name = sockets::name_of(socket.stream())?.into();
+            let frozen = socket.layer().map(Layer::freeze).transpose().map_err(io::Error::other)?;
+            Ok((name, frozen.map(|frozen| LayerRecord::new(0, frozen))))
         })
     }
 }
@@ -78,12 +83,17 @@ impl Worker {
         take: &mut TakeSocket<'_>,
     ) -> Result<(), SnapshotError> {
         self.now = now;
-        for LinkSocket { link, socket } in self.router.thaw(now, records)? {
-            let mut adopt = || {
+        for LinkSocket { link, socket, layer } in self.router.thaw(now, records)? {
+            let layer = layer.map(|record| FrozenLayer::try_from(record).and_then(Layer::thaw)).transpose();
+            // A link of which the handshake was not done is not written down.
+            let layer =
+                layer.map_err(|problem| records.contradiction(format!("TLS of a link: {problem}")))?;
+            let adopt = || {
+                let layer = layer.map(|layer| layer.unwrap_or_else(Layer::closed));
                 let stream = take(&socket)?;
                 if let Some(link) = link {
                     let token = Source::Link(link).into();
-                    self.sockets[link.index()] = Some(Socket::adopt(stream, &self.epoll, token)?);
+                    self.sockets[link.index()] = Some(Socket::adopt(stream, layer, &self.epoll, token)?);
                     self.note_adopted(link);
                 }
                 Ok::<_, io::Error>(())

@@ -14,12 +14,14 @@
 //! | `dial` | the way to an endpoint: the addresses of a name |
 //! | `perform` | the router's orders, performed |
 //! | `socket` | a link's socket |
+//! | `tls` | its TLS, and the threads for handshakes |
 //! | `freezing` | the sockets, named for a snapshot and taken over from one |
 
 mod dial;
 mod freezing;
 mod perform;
 mod socket;
+mod tls;
 mod token;
 mod turn;
 
@@ -29,7 +31,7 @@ mod tests;
 use crate::auth::Judge;
 use crate::messages::{ShardSink, UplinkBatch};
 use crate::metrics::{CounterSet, Registry};
-use crate::router::{Router, RouterSettings, Trust};
+use crate::router::{Router, RouterSettings};
 use dial::Dial;
 use mio::{Poll, Waker};
 use moorline_net::clock::Clock;
@@ -39,8 +41,9 @@ use moorline_net::resolve::Resolver;
 use moorline_proto::time::Instant;
 use socket::Socket;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use tls::Handshaken;
 use token::Source;
 
 /// A worker's poll and mailbox, made before its thread so that shards can be given the sender.
@@ -49,6 +52,8 @@ pub struct Inbox {
     poll: Poll,
     epoll: mio::Registry,
     mailbox: Receiver<UplinkBatch>,
+    /// Wakes the worker.
+    bell: Sender<UplinkBatch>,
 }
 
 impl Inbox {
@@ -61,12 +66,11 @@ impl Inbox {
         let waker = Waker::new(poll.registry(), Source::Mailbox.into())?;
         let (sender, mailbox) = mailbox::mailbox(batches_max, waker);
         let epoll = poll.registry().try_clone()?;
-        Ok((sender, Self { poll, epoll, mailbox }))
+        Ok((sender.clone(), Self { poll, epoll, mailbox, bell: sender }))
     }
 }
 
-/// Reasons to believe a backend, which a reload replaces. Read once for each connection that is made.
-pub type SharedTrust = Arc<RwLock<Trust>>;
+pub use tls::{Credentials, LinkTls, SharedCredentials};
 
 /// Everything a worker needs.
 pub struct WorkerParts {
@@ -89,8 +93,8 @@ pub struct WorkerParts {
     pub counter_set: Arc<CounterSet>,
     /// User ids that a backend at a Unix socket may have.
     pub peer_uids: Vec<u32>,
-    /// Reasons to believe a backend, for connections from now on.
-    pub trust: SharedTrust,
+    /// Reasons to believe a backend, and TLS, for connections from now on.
+    pub credentials: SharedCredentials,
     /// Addresses of the names among the endpoints. Wake the worker when an answer has come.
     pub resolver: Resolver,
     /// All figures of the process, for the load that backends are told; `None`: backends are not told.
@@ -110,7 +114,12 @@ pub struct Worker {
     stop: Arc<AtomicBool>,
     counter_set: Arc<CounterSet>,
     peer_uids: Vec<u32>,
-    trust: SharedTrust,
+    credentials: SharedCredentials,
+    bell: Sender<UplinkBatch>,
+    /// Results of the threads for handshakes.
+    results: (crossbeam_channel::Sender<Handshaken>, crossbeam_channel::Receiver<Handshaken>),
+    /// Connections that began a handshake.
+    connections: u64,
     resolver: Resolver,
     /// Links may wait for the addresses of their name.
     has_pending_names: bool,
@@ -120,6 +129,8 @@ pub struct Worker {
     /// By link; `None`: the link has no connection.
     sockets: Vec<Option<Socket>>,
     block: ReadBlock,
+    /// Memory for encrypted records, which holds nothing between two writes.
+    scratch: Vec<u8>,
     /// Time of this turn.
     now: Instant,
     stop_at: Option<Instant>,
@@ -139,14 +150,14 @@ impl Worker {
             stop,
             counter_set,
             peer_uids,
-            trust,
+            credentials,
             resolver,
             registry,
         } = parts;
         assert_eq!(shards.len(), settings.shard_map.shards(), "one mailbox for each shard");
         let (number, now, dials) = (settings.number, clock.now(), Dial::all_of(&settings));
         let router = Router::new(settings, judge, now);
-        let Inbox { poll, epoll, mailbox } = inbox;
+        let Inbox { poll, epoll, mailbox, bell } = inbox;
         let worker = Self {
             number,
             dials,
@@ -160,11 +171,15 @@ impl Worker {
             stop,
             counter_set,
             peer_uids,
-            trust,
+            credentials,
+            bell,
+            results: crossbeam_channel::bounded(tls::RESULTS_MAX),
+            connections: 0,
             resolver,
             has_pending_names: false,
             registry,
             block: ReadBlock::default(),
+            scratch: Vec::new(),
             now,
             stop_at: None,
         };

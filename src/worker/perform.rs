@@ -34,19 +34,26 @@ impl Worker {
         }
     }
 
-    /// A connection was made: looks at the user id at the other end of a Unix socket, and has the router greet.
+    /// Frames can be exchanged: looks at the user id at the other end of a Unix socket, and has the router greet.
     pub(super) fn greet(&mut self, link: LinkIndex) {
         let Some(socket) = &self.sockets[link.index()] else { return };
-        let mut nonce = [0; NONCE_BYTES];
+        let (mut nonce, is_encrypted) = ([0; NONCE_BYTES], socket.is_encrypted());
         let looked = socket.is_known(&self.peer_uids).and_then(|is_known| {
             getrandom::fill(&mut nonce).map_err(io::Error::from)?;
             Ok((is_known, socket.is_loopback()?))
         });
         match looked {
             Ok((is_known, is_loopback)) => {
-                let trust = self.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
-                let connected =
-                    Connected { trust, nonce, is_known, is_loopback, unix_base_nanos: self.unix_base_nanos };
+                let credentials = self.credentials.read().unwrap_or_else(PoisonError::into_inner);
+                let connected = Connected {
+                    trust: credentials.trust.clone(),
+                    nonce,
+                    is_known: is_known || is_encrypted,
+                    is_encrypted,
+                    is_loopback,
+                    unix_base_nanos: self.unix_base_nanos,
+                };
+                drop(credentials);
                 self.router.handle_link_connected(self.now, link, connected);
             }
             Err(error) => self.lose(link, &error.into()),
@@ -55,9 +62,12 @@ impl Worker {
 
     fn write(&mut self, link: LinkIndex) {
         let Some(socket) = &mut self.sockets[link.index()] else { return };
-        match socket.write(self.router.link_output(link)) {
+        match socket.write(self.router.link_output(link), &mut self.scratch) {
             Ok(sent) => self.router.handle_link_sent(self.now, link, sent),
-            Err(error) => self.lose(link, &error.into()),
+            Err(error) => {
+                let why = socket.reason(error, &mut self.block, self.now);
+                self.lose(link, &why);
+            }
         }
     }
 

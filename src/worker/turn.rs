@@ -1,6 +1,7 @@
 //! The loop of a worker's thread: one turn after the other, always in the same order.
 
 use super::Worker;
+use super::socket::Socket;
 use super::token::Source;
 use crate::router::{Failure, LinkIndex};
 use mio::Events;
@@ -34,6 +35,7 @@ impl Worker {
         for event in events.into_iter().flatten() {
             self.handle_event(event);
         }
+        self.take_handshakes();
         self.dial_pending();
         self.drain_mailbox();
         if self.router.has_logins() {
@@ -59,8 +61,10 @@ impl Worker {
             return true;
         };
         let mut links = self.router.links();
-        let has_output =
-            self.router.has_items() || links.any(|link| !self.router.link_output(link).is_empty());
+        let is_pending =
+            |link: LinkIndex| self.sockets[link.index()].as_ref().is_some_and(Socket::is_pending);
+        let has_output = self.router.has_items()
+            || links.any(|link| !self.router.link_output(link).is_empty() || is_pending(link));
         let has_mail = !self.mailbox.try_sleep();
         (has_output || has_mail) && self.now < stop_at
     }
@@ -77,7 +81,8 @@ impl Worker {
         let may_read = self.router.takes_link_bytes();
         let has_work = |index: LinkIndex| {
             self.sockets[index.index()].as_ref().is_some_and(|socket| {
-                let can_write = socket.is_writable() && !self.router.link_output(index).is_empty();
+                let has_output = !self.router.link_output(index).is_empty() || socket.is_pending();
+                let can_write = socket.is_writable() && has_output;
                 (may_read && socket.is_readable()) || can_write
             })
         };
@@ -95,7 +100,7 @@ impl Worker {
         socket.handle_event(event);
         match socket.try_finish_connect() {
             Ok(false) => {}
-            Ok(true) => self.greet(index),
+            Ok(true) => self.on_connected(index),
             Err(error) => self.fail_connect(index, error.into()),
         }
     }
@@ -111,17 +116,24 @@ impl Worker {
     }
 
     fn read_link(&mut self, index: LinkIndex) {
+        self.shake(index);
+        if let Some(socket) = &mut self.sockets[index.index()]
+            && let Err(error) = socket.flush()
+        {
+            let why = socket.reason(error, &mut self.block, self.now);
+            return self.lose(index, &why);
+        }
         let mut budget = READ_BUDGET_BYTES;
         while budget > 0 && self.router.takes_link_bytes() {
             let Some(socket) = &mut self.sockets[index.index()] else { return };
-            match socket.read(&mut self.block) {
+            match socket.read(&mut self.block, self.now) {
                 Ok(Reading::Bytes(input)) => {
                     budget = budget.saturating_sub(input.len().max(1));
                     self.router.handle_link_bytes(self.now, index, input);
                 }
                 Ok(Reading::Blocked) => return,
                 Ok(Reading::End) => return self.lose(index, &Failure::Closed),
-                Err(error) => return self.lose(index, &error.into()),
+                Err(failure) => return self.lose(index, &failure),
             }
         }
     }

@@ -66,6 +66,7 @@ mod kick;
 mod lateness;
 mod link;
 mod link_storm;
+mod link_tls;
 mod listeners;
 mod load;
 mod login;

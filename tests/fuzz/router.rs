@@ -177,6 +177,7 @@ impl World {
             trust,
             nonce: [fate; NONCE_BYTES],
             is_known: false,
+            is_encrypted: false,
             is_loopback: true,
             unix_base_nanos: 0,
         };
@@ -516,7 +517,7 @@ pub(crate) fn frozen(input: &[u8]) -> Section {
     world.refusals = 0;
     world.turn(&mut Script(&[]));
     let mut section = Section::default();
-    let mut name = |link: LinkIndex| Ok(SocketRef { fd: 10 + i32::from(link.0), cookie: 1 });
+    let mut name = |link: LinkIndex| Ok((SocketRef { fd: 10 + i32::from(link.0), cookie: 1 }, None));
     world.router.freeze(&mut section, &mut name).expect("every socket has a name");
     section
 }

@@ -64,7 +64,7 @@ fn of_shard(section: Section) {
 fn of_router(section: Section) {
     let Ok(mut thawed) = thaw_router(section) else { return };
     let mut again = Section::default();
-    let mut name = |link: LinkIndex| Ok(SocketRef { fd: i32::from(link.0), cookie: 1 });
+    let mut name = |link: LinkIndex| Ok((SocketRef { fd: i32::from(link.0), cookie: 1 }, None));
     thawed.freeze(&mut again, &mut name).expect("every socket has a name");
     thaw_router(again).expect("what was read and written is read");
 }

@@ -418,8 +418,7 @@ impl Backend {
             LinkEnd::Silent => scene.coverage.silent_links += 1,
             LinkEnd::Replaced => scene.coverage.newer_epochs += 1,
             LinkEnd::Closed | LinkEnd::Io(_) | LinkEnd::NoHello | LinkEnd::Evicted => {}
-            LinkEnd::Refused { .. } => panic!("{link:?}: {end}"),
-            LinkEnd::Protocol(error) => panic!("{link:?}: {error}"),
+            LinkEnd::Refused { .. } | LinkEnd::Protocol(_) | LinkEnd::Tls(_) => panic!("{link:?}: {end}"),
         }
         if let Some(socket) = self.sockets.remove(&link) {
             pipes[socket.pipe].place = Place::Closed;

@@ -264,6 +264,7 @@ impl Worker {
                 trust,
                 nonce: Strangers::nonce(scene),
                 is_known: false,
+                is_encrypted: false,
                 is_loopback: false,
                 unix_base_nanos: 1_800_000_000_000_000_000,
             };
@@ -343,7 +344,7 @@ impl Worker {
             return; // a thread that stands still has handed over and judged everything
         }
         let mut section = Section::default();
-        let mut name_of = |link: LinkIndex| Ok(SocketRef { fd: link.0.into(), cookie: 1 });
+        let mut name_of = |link: LinkIndex| Ok((SocketRef { fd: link.0.into(), cookie: 1 }, None));
         self.router.freeze(&mut section, &mut name_of).expect("sockets have names");
         let mut writer = Writer::default();
         writer.add(SectionKind::Worker, 0, section);

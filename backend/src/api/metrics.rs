@@ -118,10 +118,11 @@ fn encode_webhooks(
 }
 
 fn encode_links(figures: LinkFigures, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let LinkFigures { links, unproven, strangers, evicted, refused, caps: _ } = figures;
+    let LinkFigures { links, unproven, encrypted, strangers, evicted, refused, caps: _ } = figures;
     for (name, help, value) in [
         ("links", "Links of gateways that are open.", links),
         ("links_unproven", "Links of gateways that proved nothing.", unproven),
+        ("links_encrypted", "Links of gateways over TLS.", encrypted),
     ] {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

@@ -18,7 +18,7 @@ const KEYS: &[Key] = &[
         "listen",
         Kind::LinkAddress,
         "\"127.0.0.1:7100\"",
-        "Address where gateways connect. unix: and an absolute path is a Unix socket, for gateways on this machine. Of IP addresses only loopback and private ones, because the link is not encrypted; gateways must prove who they are there (link.secrets_file). Port 0 takes any free port; the ready line names it.",
+        "Address where gateways connect. unix: and an absolute path is a Unix socket, for gateways on this machine. Of IP addresses only loopback and private ones, unless links are encrypted (link.tls); gateways must prove who they are there, by a certificate or by link.secrets_file. Port 0 takes any free port; the ready line names it.",
     ),
     key(
         "",
@@ -198,6 +198,34 @@ const KEYS: &[Key] = &[
         "How long sessions are kept after their link has ended, until another link announces them.",
     ),
     key("link", "mailbox", Kind::Count, "4096", "Messages from other threads that may wait in the mailbox."),
+    key(
+        "link.tls",
+        "ca_file",
+        Kind::Path,
+        "\"\"",
+        "File with the certificates (PEM) of the CA of gateways and backends. With it, and certificate_file and key_file, gateways connect by TLS 1.3 and nothing else, and both ends show a certificate of this CA. Not for a Unix socket. Empty: links are not encrypted.",
+    ),
+    key(
+        "link.tls",
+        "certificate_file",
+        Kind::Path,
+        "\"\"",
+        "File with the certificate (PEM) of this backend, followed by its issuers. It must be for the host that gateways name in backend.endpoints (subjectAltName).",
+    ),
+    key(
+        "link.tls",
+        "key_file",
+        Kind::Path,
+        "\"\"",
+        "File with the key (PEM) of certificate_file. It must not be writable by others.",
+    ),
+    key(
+        "link.tls",
+        "crl_file",
+        Kind::Path,
+        "\"\"",
+        "File with lists of revoked certificates (PEM), one for each CA that issues certificates of gateways. A certificate whose issuer has no list there is refused. Empty: no certificate is revoked.",
+    ),
     key(
         "im",
         "folder",

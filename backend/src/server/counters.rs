@@ -16,6 +16,7 @@ pub struct LinkCounters(Arc<Cells>);
 struct Cells {
     links: AtomicU64,
     unproven: AtomicU64,
+    encrypted: AtomicU64,
     strangers: AtomicU64,
     evicted: AtomicU64,
     refused: AtomicU64,
@@ -28,6 +29,7 @@ impl Default for Cells {
         Self {
             links: zero(),
             unproven: zero(),
+            encrypted: zero(),
             strangers: zero(),
             evicted: zero(),
             refused: zero(),
@@ -43,6 +45,8 @@ pub struct LinkFigures {
     pub links: u64,
     /// Open links whose gateway was believed without a proof.
     pub unproven: u64,
+    /// Open links over TLS.
+    pub encrypted: u64,
     /// Connections that ended before they were links, whatever the reason.
     pub strangers: u64,
     /// Connections that were closed for a newer one (`link.visitors_max`).
@@ -57,10 +61,11 @@ impl LinkCounters {
     /// Returns the values now.
     pub fn read(&self) -> LinkFigures {
         let of = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let Cells { links, unproven, strangers, evicted, refused, caps } = &*self.0;
+        let Cells { links, unproven, encrypted, strangers, evicted, refused, caps } = &*self.0;
         LinkFigures {
             links: of(links),
             unproven: of(unproven),
+            encrypted: of(encrypted),
             strangers: of(strangers),
             evicted: of(evicted),
             refused: of(refused),
@@ -68,9 +73,10 @@ impl LinkCounters {
         }
     }
 
-    pub(super) fn set_links(&self, links: usize, unproven: usize) {
+    pub(super) fn set_links(&self, links: usize, unproven: usize, encrypted: usize) {
         self.0.links.store(links as u64, Ordering::Relaxed);
         self.0.unproven.store(unproven as u64, Ordering::Relaxed);
+        self.0.encrypted.store(encrypted as u64, Ordering::Relaxed);
     }
 
     /// Notes how many links, gateways, sessions and rooms there are, and may be.

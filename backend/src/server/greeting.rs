@@ -1,11 +1,14 @@
 //! Judgement of the other end of a new link: whether it may speak for a gateway. Pure.
 //!
 //! ```text
-//! Greeting --HELLO, believed (Unix socket)--------------------------> admitted
+//! Greeting --HELLO, believed (Unix socket, certificate)-------------> admitted
 //!    '------HELLO, its node has a secret--> Proving --PROOF, right--> admitted
 //! admitted --------------------------------------------------------> Open
 //!    '------an older epoch of the node has links--> Waiting --------> Open, or refused
 //! ```
+//!
+//! Over TLS the certificate of the gateway has its node as one of its DNS names [B-5.9]; a node that has a secret, too, proves
+//! that it knows it.
 //!
 //! Example: gateway `g1` crashed and begins epoch 8 while the backend still has a link of epoch 7. The proof is
 //! right, so the link waits, and the backend sends PING on the link of epoch 7. No PONG within 1 s: epoch 7 ends, and
@@ -21,6 +24,7 @@ use moorline_proto::link::{
 use moorline_proto::message::backend::{LinkChallenge, LinkHello, LinkNotice, LinkProof, Notice, Outcome};
 use moorline_proto::time::{Duration, Instant};
 use std::fmt;
+use std::sync::Arc;
 
 /// Time that an older epoch has to answer a PING before a newer one takes its place.
 const PROBE: Duration = Duration::from_secs(1);
@@ -29,8 +33,8 @@ const NOTICE_PAUSE: Duration = Duration::from_secs(10);
 /// An epoch is a time in nanoseconds since 1970 [B-5.6]; one that is further ahead of this clock is refused.
 const EPOCH_AHEAD_MAX_NS: u64 = 24 * 3600 * 1_000_000_000;
 
-/// Other end of a connection, as far as the system knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Other end of a connection, as far as the system and TLS know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A process of this user id, over a Unix socket.
     Uid(u32),
@@ -38,10 +42,28 @@ pub enum Peer {
     Loopback,
     /// Any machine, over TCP.
     Network,
+    /// Any machine, over TLS, with a certificate that was verified and has these DNS names. None while the handshake is not
+    /// done.
+    Certificate(Arc<[String]>),
+}
+
+impl Peer {
+    /// Other end of a connection whose TLS handshake is not done: it can be no node.
+    pub fn nobody() -> Self {
+        Self::Certificate(Arc::new([]))
+    }
+
+    /// Returns whether this end may be the node, as far as its certificate tells.
+    fn may_be(&self, node: &str) -> bool {
+        match self {
+            Self::Certificate(names) => names.iter().any(|name| name.eq_ignore_ascii_case(node)),
+            _ => true,
+        }
+    }
 }
 
 /// A new connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Visitor {
     /// Other end of the connection.
     pub peer: Peer,
@@ -56,6 +78,8 @@ pub(super) enum Standing {
     Unproven,
     /// The process has this user id.
     Uid(u32),
+    /// The other end has a certificate for the node.
+    Certificate,
     /// The other end knows the secret of the node.
     Secret,
 }
@@ -67,7 +91,7 @@ impl Standing {
             (_, Self::Unproven) => true,
             (Self::Unproven, _) => false,
             (Self::Uid(one), Self::Uid(other)) => one == other,
-            (Self::Secret, _) | (_, Self::Secret) => true,
+            (Self::Secret | Self::Certificate, _) | (_, Self::Secret | Self::Certificate) => true,
         }
     }
 }
@@ -94,6 +118,8 @@ pub enum Refusal {
     NoNonce,
     /// The proof is wrong.
     Proof,
+    /// The certificate is for another node.
+    Certificate,
     /// The node has proven its name in another way.
     Standing,
     /// A newer epoch of the node has links.
@@ -123,6 +149,10 @@ impl fmt::Display for Refusal {
                  link.unproven of the backend for as long as that takes"
             }
             Self::Proof => "the gateway's secret is not the one in the backend's link.secrets_file",
+            Self::Certificate => {
+                "the certificate of the gateway is not for this name; issue one with gateway.id as a DNS name \
+                 (subjectAltName), and name it in backend.tls.certificate_file of the gateway"
+            }
             Self::Standing => "the gateway of this name has proven itself in another way, and has links or a lease",
             Self::Older => "a newer process of this name has links",
             Self::Duplicate => {
@@ -170,9 +200,14 @@ impl LinkHost {
     }
 
     fn on_hello(&mut self, now: Now, link: LinkId, until: Instant, hello: LinkHello) -> Result<(), LinkEnd> {
-        let Some(visitor) = self.out.links.get(link).map(|state| state.visitor) else { return Ok(()) };
+        let Some(visitor) = self.out.links.get(link).map(|state| state.visitor.clone()) else {
+            return Ok(());
+        };
         if let Some(refusal) = fault_of(&hello, now) {
             return Err(refused(hello, refusal));
+        }
+        if !visitor.peer.may_be(&hello.node) {
+            return Err(refused(hello, Refusal::Certificate));
         }
         // Now and not when the link opens: the gateway has read its clock a moment ago.
         let clock_ahead = self.login_clock.compare(now, hello.clock);
@@ -180,7 +215,7 @@ impl LinkHost {
             state.clock_ahead = clock_ahead;
         }
         let secrets = self.secrets.of(&hello.node);
-        let is_believed = self.is_believed(visitor.peer);
+        let is_believed = self.is_believed(&visitor.peer);
         let standing = match visitor.peer {
             Peer::Uid(uid) => Standing::Uid(uid), // judged when the connection came
             _ if !secrets.is_empty() && hello.nonce.len() == NONCE_BYTES => {
@@ -198,6 +233,7 @@ impl LinkHost {
                 self.out.links.set_phase(link, Phase::Proving(until), Some(newcomer));
                 return Ok(());
             }
+            Peer::Certificate(_) if secrets.is_empty() => Standing::Certificate,
             _ if is_believed => Standing::Unproven,
             _ if secrets.is_empty() => return Err(refused(hello, Refusal::NoSecret)),
             _ => return Err(refused(hello, Refusal::NoNonce)),
@@ -206,15 +242,18 @@ impl LinkHost {
     }
 
     /// Returns whether `link.unproven` has this end believed without a proof.
-    const fn is_believed(&self, peer: Peer) -> bool {
-        matches!((self.config.unproven, peer), (Unproven::Private, _) | (Unproven::Loopback, Peer::Loopback))
+    const fn is_believed(&self, peer: &Peer) -> bool {
+        matches!(
+            (self.config.unproven, peer),
+            (Unproven::Private, Peer::Loopback | Peer::Network) | (Unproven::Loopback, Peer::Loopback)
+        )
     }
 
     fn on_proof(&mut self, now: Now, link: LinkId, proof: &LinkProof) -> Result<(), LinkEnd> {
         let Some((visitor, mut newcomer)) = self.out.links.take_newcomer(link) else { return Ok(()) };
         if proof.proof.is_empty() {
             // The gateway says that it has no secret, as while secrets are rolled in.
-            if !self.is_believed(visitor.peer) {
+            if !self.is_believed(&visitor.peer) {
                 return Err(refused(newcomer.hello, Refusal::Proof));
             }
             newcomer.standing = Standing::Unproven;

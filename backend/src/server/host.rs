@@ -13,7 +13,7 @@
 use super::counters::LinkCounters;
 use super::event::{Event, GatewayId, JudgeTo, LinkId, Now};
 use super::greeting::{self, Peer, Standing, Visitor};
-use super::links::{LinkEnd, Phase};
+use super::links::{Link, LinkEnd, Phase};
 use super::login_clock::LoginClock;
 use super::outbox::Outbox;
 use crate::config::LinkConfig;
@@ -21,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use moorline_proto::link::{Kind, Secrets, encode};
 use moorline_proto::message::backend::Auth;
 use moorline_proto::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// Interval between two [`Event::Tick`], between which deadlines are not looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -112,8 +113,8 @@ impl LinkHost {
     /// Names a new connection; `None`: close it, its user id is not believed. Above `link.visitors_max` connections
     /// without a proof, the one that has been silent longest is closed. Drain the outputs.
     pub fn handle_link_opened(&mut self, now: Now, visitor: Visitor) -> Option<LinkId> {
-        if let Peer::Uid(uid) = visitor.peer
-            && !self.config.peer_uids.contains(&uid)
+        if let Peer::Uid(uid) = &visitor.peer
+            && !self.config.peer_uids.contains(uid)
         {
             return None;
         }
@@ -121,6 +122,14 @@ impl LinkHost {
             self.close(now, oldest, LinkEnd::Evicted);
         }
         Some(self.out.links.open(now.instant, now.instant + self.config.hello_timeout, visitor))
+    }
+
+    /// Learns the DNS names in the certificate that the other end of a connection has shown, which came as
+    /// [`Peer::nobody`].
+    pub fn handle_link_certified(&mut self, link: LinkId, names: Arc<[String]>) {
+        if let Some(state) = self.out.links.get_mut(link) {
+            state.visitor.peer = Peer::Certificate(names);
+        }
     }
 
     /// Takes at most one frame from `input`. Drain the outputs, then call again until `input` is empty:
@@ -195,7 +204,10 @@ impl LinkHost {
         let Outbox { routes, links, rooms, .. } = &self.out;
         let unproven = routes.gateways.values().filter(|known| known.standing == Standing::Unproven);
         let unproven = unproven.map(|known| known.links as usize).sum();
-        counters.set_links(links.open_links(), unproven);
+        let is_encrypted = |(_, link): &(LinkId, &Link)| {
+            matches!((&link.phase, &link.visitor.peer), (Phase::Open(_), Peer::Certificate(_)))
+        };
+        counters.set_links(links.open_links(), unproven, links.iter().filter(is_encrypted).count());
         let LinkConfig { links_max, gateways_max, sessions_max, rooms_max, .. } = self.config;
         counters.note_caps(
             now.instant,

@@ -43,6 +43,8 @@ pub enum LinkEnd {
     Io(io::Error),
     /// The gateway broke the link protocol.
     Protocol(LinkError),
+    /// The TLS handshake failed, or the gateway does not keep to TLS, for this reason.
+    Tls(String),
     /// No HELLO, or no PROOF, came within `link.hello_timeout`.
     NoHello,
     /// `link.visitors_max` connections had not proven who they are, and this one was silent for longest.
@@ -70,6 +72,7 @@ impl fmt::Display for LinkEnd {
             Self::Closed => f.write_str("closed by the gateway"),
             Self::Io(cause) => write!(f, "socket failed: {cause}"),
             Self::Protocol(error) => write!(f, "{error}"),
+            Self::Tls(problem) => f.write_str(problem),
             Self::NoHello => f.write_str("no HELLO and proof within `link.hello_timeout`"),
             Self::Evicted => {
                 f.write_str("silent for longest of `link.visitors_max` connections without a proof")
@@ -210,7 +213,7 @@ impl Links {
     /// Takes the HELLO of a link that is not open.
     pub(super) fn take_newcomer(&mut self, id: LinkId) -> Option<(Visitor, Newcomer)> {
         let link = at(&mut self.slots, id)?;
-        Some((link.visitor, *link.newcomer.take()?))
+        Some((link.visitor.clone(), *link.newcomer.take()?))
     }
 
     /// Returns the first link that waits for an older epoch, and whose HELLO `is_wanted`.

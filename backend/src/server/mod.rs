@@ -20,6 +20,7 @@
 //! | `outbox`, `event` | words of the handler; events for it |
 //! | `counters` | figures of the link port |
 //! | `reactor` | the event loop, over the sockets and the mailbox of `moorline_net` |
+//! | `socket`, `tls` | a link's socket and its TLS; the thread for handshakes |
 
 mod counters;
 mod event;
@@ -32,8 +33,10 @@ mod outbox;
 mod reactor;
 mod rooms;
 mod route;
+mod socket;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tls;
 
 pub use counters::{LinkCounters, LinkFigures};
 pub use event::{Event, GatewayId, JudgeTo, LinkId, Now, PushId, ReplyTo, SessionId, Up};
@@ -42,6 +45,7 @@ pub use host::{LinkHost, Output};
 pub use links::LinkEnd;
 pub use outbox::{Kick, Outbox, PushSpec};
 pub use reactor::Server;
+pub use tls::check as check_tls;
 
 /// Reaches the handler's thread from any other: [`Handler::handle_message`]. Cheap to clone.
 pub use moorline_net::mailbox::{SendError as RemoteError, Sender as Remote};

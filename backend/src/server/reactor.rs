@@ -9,12 +9,15 @@ use super::event::{LinkId, Now};
 use super::greeting::{Peer, Visitor};
 use super::host::{LinkHost, Output};
 use super::links::LinkEnd;
+use super::socket::{Origin, Socket, list, origin_of, socket_of};
+use super::tls::{self, Handshakes, SharedTls};
 use crate::clock::Clock;
 use crate::config::{BackendConfig, LinkConfig};
 use crate::error::BackendError;
 use crate::live::SharedSecrets;
 use mio::{Events, Poll, Token, Waker};
 use moorline_net::accept::{Accepted, Acceptor, Listener};
+use moorline_net::layer::{Driven, Layer};
 use moorline_net::mailbox::{Receiver, Sender, mailbox};
 use moorline_net::read_block::ReadBlock;
 use moorline_net::stream::{Reading, Stream};
@@ -54,6 +57,7 @@ pub struct Server<M> {
     host: LinkHost,
     /// Secrets of gateways that a reload has read.
     secrets: SharedSecrets,
+    handshakes: Handshakes,
     counters: LinkCounters,
     /// Log lines about connections that were no links.
     strangers: LineLimit,
@@ -62,6 +66,8 @@ pub struct Server<M> {
     /// Slots of sockets with bytes to read.
     ready: Vec<usize>,
     block: ReadBlock,
+    /// Memory for encrypted records, which holds nothing between two writes.
+    scratch: Vec<u8>,
     mailbox: Receiver<M>,
     remote: Sender<M>,
     /// The handler asked for another turn at once.
@@ -76,6 +82,7 @@ impl<M: Send + 'static> Server<M> {
     pub fn bind(config: &BackendConfig) -> Result<Self, BackendError> {
         config.validate()?;
         let secrets = crate::secrets::load(config)?;
+        let handshakes = Handshakes::new(tls::load(&config.link)?);
         let poll = Poll::new().map_err(failed("open a poll"))?;
         let listen_failed = |cause| {
             let address = config.listen.to_string();
@@ -98,19 +105,22 @@ impl<M: Send + 'static> Server<M> {
             clock,
             host,
             secrets: SharedSecrets::default(),
+            handshakes,
             counters: LinkCounters::default(),
             strangers: LineLimit::new(),
             sockets: Vec::new(),
             ready: Vec::new(),
             block: ReadBlock::default(),
+            scratch: Vec::new(),
             mailbox,
             remote,
             is_again: false,
         })
     }
 
-    /// Takes other secrets of gateways from `secrets`, whenever a connection is made.
-    pub(crate) fn with_secrets(self, secrets: SharedSecrets) -> Self {
+    /// Takes other secrets of gateways, and other certificates, from here, whenever a connection is made.
+    pub(crate) fn with_shared(mut self, secrets: SharedSecrets, tls: SharedTls) -> Self {
+        self.handshakes.share(tls);
         Self { secrets, ..self }
     }
 
@@ -166,6 +176,7 @@ impl<M: Send + 'static> Server<M> {
             }
         }
         self.accept(now, handler);
+        self.take_handshakes(now, handler);
         for _ in 0..MAILBOX_BUDGET {
             let Some(message) = self.mailbox.try_recv() else { break };
             handler.handle_message(now, message, self.host.outbox());
@@ -202,6 +213,7 @@ impl<M: Send + 'static> Server<M> {
             list(&mut self.ready, socket);
         }
         if edge.became_writable {
+            socket.flush().ok(); // a broken stream shows in the next write or read
             self.host.handle_link_writable(socket.id);
         }
     }
@@ -235,7 +247,9 @@ impl<M: Send + 'static> Server<M> {
         if let Some(secrets) = self.secrets.lock().unwrap_or_else(PoisonError::into_inner).take() {
             self.host.handle_secrets(secrets);
         }
-        let Some(id) = self.host.handle_link_opened(now, Visitor { peer: origin.peer(), nonce }) else {
+        let has_tls = matches!(origin, Origin::Ip(_)) && self.handshakes.are_due();
+        let peer = if has_tls { Peer::nobody() } else { origin.peer() };
+        let Some(id) = self.host.handle_link_opened(now, Visitor { peer, nonce }) else {
             self.counters.count_stranger(false, true);
             return self.note_stranger(&origin, &"the user id is not in link.peer_uids", now);
         };
@@ -249,7 +263,42 @@ impl<M: Send + 'static> Server<M> {
         if self.sockets.len() <= slot {
             self.sockets.resize_with(slot + 1, || None);
         }
-        self.sockets[slot] = Some(Socket { id, origin, stream });
+        self.sockets[slot] = Some(Socket { id, origin, stream, layer: has_tls.then(Layer::awaiting) });
+    }
+
+    /// Goes on with the handshake of a link. True: frames may come.
+    fn shake<H: Handler<Message = M>>(&mut self, slot: usize, now: Now, handler: &mut H) -> bool {
+        let Some(Some(socket)) = self.sockets.get_mut(slot) else { return false };
+        let id = socket.id;
+        let submitted = match socket.shake(&mut self.block, now.instant) {
+            Ok(Driven::Open) => return true,
+            Ok(Driven::Wait) => return false,
+            Ok(Driven::Job(job)) => {
+                let remote = self.remote.clone();
+                self.handshakes.submit(id, job, move || _ = remote.wake())
+            }
+            Err(end) => Err(end),
+        };
+        if let Err(end) = submitted {
+            self.on_end(id, end, now, handler);
+        }
+        false
+    }
+
+    /// Takes the results of the thread for handshakes.
+    fn take_handshakes<H: Handler<Message = M>>(&mut self, now: Now, handler: &mut H) {
+        while let Some((link, result)) = self.handshakes.next() {
+            let Some(socket) = socket_of(&mut self.sockets, link) else { continue };
+            let names = result.established().map(|done| done.peer_names.clone());
+            if let Err(end) = socket.handle_result(result) {
+                self.on_end(link, end, now, handler);
+                continue;
+            }
+            list(&mut self.ready, socket);
+            if let Some(names) = names {
+                self.host.handle_link_certified(link, names.into());
+            }
+        }
     }
 
     /// Writes one line in 10 s about connections that were no links.
@@ -263,17 +312,20 @@ impl<M: Send + 'static> Server<M> {
         if let Some(Some(socket)) = self.sockets.get_mut(slot) {
             socket.stream.marks().is_listed = false;
         }
+        if !self.shake(slot, now, handler) {
+            return;
+        }
         let mut budget = READ_BUDGET_BYTES;
         loop {
             let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
-            if !socket.stream.is_readable() || socket.stream.marks().is_held {
+            if !socket.wants_read() || socket.stream.marks().is_held {
                 return;
             }
             if budget == 0 {
                 return list(&mut self.ready, socket);
             }
             let id = socket.id;
-            match socket.stream.read(&mut self.block) {
+            match socket.read(&mut self.block, now.instant) {
                 Ok(Reading::Bytes(mut input)) => {
                     budget = budget.saturating_sub(input.len());
                     while !input.is_empty() {
@@ -283,7 +335,7 @@ impl<M: Send + 'static> Server<M> {
                 }
                 Ok(Reading::Blocked) => return,
                 Ok(Reading::End) => return self.on_end(id, LinkEnd::Closed, now, handler),
-                Err(cause) => return self.on_end(id, LinkEnd::Io(cause), now, handler),
+                Err(end) => return self.on_end(id, end, now, handler),
             }
         }
     }
@@ -306,7 +358,7 @@ impl<M: Send + 'static> Server<M> {
                     if let Some(socket) = socket_of(&mut self.sockets, link).filter(|_| !farewell.is_empty())
                     {
                         // What the socket does not take now is lost: the gateway sees the end all the same.
-                        socket.stream.write(&farewell).ok();
+                        socket.write(&farewell, &mut self.scratch).ok();
                     }
                     self.close(link, &end, was_open, now);
                 }
@@ -318,7 +370,7 @@ impl<M: Send + 'static> Server<M> {
                 Output::Resume(link) => {
                     if let Some(socket) = socket_of(&mut self.sockets, link) {
                         socket.stream.marks().is_held = false;
-                        if socket.stream.is_readable() {
+                        if socket.wants_read() {
                             list(&mut self.ready, socket);
                         }
                     }
@@ -334,7 +386,7 @@ impl<M: Send + 'static> Server<M> {
         if unsent.is_empty() || !socket.stream.is_writable() {
             return self.host.handle_link_sent(now, link, 0);
         }
-        match socket.stream.write(unsent) {
+        match socket.write(unsent, &mut self.scratch) {
             Ok(count) => self.host.handle_link_sent(now, link, count),
             Err(cause) => self.host.handle_link_closed(now, link, LinkEnd::Io(cause)),
         }
@@ -342,6 +394,7 @@ impl<M: Send + 'static> Server<M> {
 
     fn close(&mut self, link: LinkId, end: &LinkEnd, was_open: bool, now: Now) {
         let Some(socket) = socket_of(&mut self.sockets, link) else { return };
+        socket.shut(&mut self.block);
         socket.stream.deregister(self.poll.registry()).ok();
         let origin = socket.origin;
         self.sockets[link.slot as usize] = None;
@@ -355,36 +408,6 @@ impl<M: Send + 'static> Server<M> {
             _ => tracing::warn!(peer = %origin, "link closed: {end}"),
         }
     }
-}
-
-/// Other end of a connection, for logs.
-#[derive(Clone, Copy, Debug)]
-enum Origin {
-    Ip(SocketAddr),
-    Uid(u32),
-}
-
-impl Origin {
-    fn peer(self) -> Peer {
-        match self {
-            Self::Ip(address) if address.ip().to_canonical().is_loopback() => Peer::Loopback,
-            Self::Ip(_) => Peer::Network,
-            Self::Uid(uid) => Peer::Uid(uid),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ip(address) => address.fmt(f),
-            Self::Uid(uid) => write!(f, "user id {uid}"),
-        }
-    }
-}
-
-fn origin_of(stream: &Stream, address: Option<SocketAddr>) -> io::Result<Origin> {
-    address.map_or_else(|| unix_socket::peer_uid(stream).map(Origin::Uid), |address| Ok(Origin::Ip(address)))
 }
 
 /// Listens. Empty `peer_uids` become the one of this process.
@@ -436,27 +459,6 @@ fn link_config(config: &BackendConfig) -> Result<LinkConfig, BackendError> {
         link.links_max = room;
     }
     Ok(link)
-}
-
-/// One link's socket.
-#[derive(Debug)]
-struct Socket {
-    id: LinkId,
-    origin: Origin,
-    /// Marked as held while the link host does not want its bytes.
-    stream: Stream,
-}
-
-fn socket_of(sockets: &mut [Option<Socket>], link: LinkId) -> Option<&mut Socket> {
-    sockets.get_mut(link.slot as usize)?.as_mut().filter(|socket| socket.id == link)
-}
-
-fn list(ready: &mut Vec<usize>, socket: &mut Socket) {
-    let marks = socket.stream.marks();
-    if !marks.is_listed && !marks.is_held {
-        marks.is_listed = true;
-        ready.push(socket.id.slot as usize);
-    }
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> BackendError {

@@ -17,13 +17,17 @@
 //! the first record where the read put it, hands out its 128 bytes, and keeps the 20 bytes until more come.
 
 mod buffers;
+mod link;
 mod opening;
 mod pieces;
+mod pool;
 #[cfg(test)]
 mod tests;
 mod websocket;
 
+pub use link::Driven;
 pub use opening::{Done, Job, JobResult, Opening, OpeningFault, OpeningKind, Step};
+pub use pool::HandshakePool;
 pub use websocket::WebSocket;
 
 use crate::read_block::ReadBlock;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | PROXY header | the header, at most 536 bytes | the client's address is known; the next stage of the kind |
 //! | hello | bytes of the TLS handshake, which nobody has answered | a [`Job`] for a thread that does the arithmetic |
+//! | dial | nothing: this end is the client and speaks first | the same |
 //! | handshake | that thread, or the client's next bytes | records; the next stage of the kind |
 //! | upgrade | the HTTP request, at most 8 KiB | the answer 101, and a WebSocket |
 //!
@@ -18,12 +19,13 @@ use super::{FrozenLayer, Layer, Tls, WebSocket, Wss, buffers::Buffers};
 use crate::proxy;
 use crate::read_block::ReadBlock;
 use crate::stream::{Filled, Stream};
-use crate::tls::{self, Established, Handshake, HandshakeError, Progress, Records, Server};
+use crate::tls::{self, Client, Established, Handshake, HandshakeError, Progress, Records, Server};
 use crate::upgrade::{self, Origins, Refusal};
 use moorline_proto::time::Instant;
 use moorline_proto::websocket::Reader;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Bytes that are kept before they can be used. A ClientHello with a hybrid key and a ticket has 2 to 3 KiB, and whoever sends
 /// more must not hold more memory than the gateway allows a stranger.
@@ -72,6 +74,8 @@ pub struct Opening {
     stage: Stage,
     /// Bytes of the socket that no stage has used.
     input: Vec<u8>,
+    /// Limit of these bytes.
+    input_max: usize,
     /// Bytes of the TLS handshake that this process was given, as long as it has answered nothing.
     unanswered: Vec<u8>,
     /// Bytes that the socket has not taken yet.
@@ -83,9 +87,11 @@ enum Stage {
     Proxy,
     /// No handshake has begun.
     Hello,
+    /// This end is the client, and has said nothing.
+    Dial(Dial),
     /// A thread has the handshake.
     Away,
-    /// The client's next bytes are awaited.
+    /// The peer's next bytes are awaited.
     Handshake(Box<Handshake>),
     /// The handshake failed; the alert is in the output.
     Failed,
@@ -143,15 +149,27 @@ pub enum OpeningFault {
     #[error("WebSocket upgrade: bytes before the answer")]
     Early,
     /// More bytes came than a stage may have.
-    #[error("more than {INPUT_MAX} bytes before the connection is open")]
+    #[error("too many bytes before the connection is open")]
     TooLong,
 }
+
+/// A handshake that this end begins: its settings, and the name that the server has to have.
+pub(super) type Dial = Box<(Arc<Client>, String)>;
 
 /// The arithmetic of one step of a handshake, for a thread that serves nobody else.
 #[derive(Debug)]
 pub struct Job {
-    handshake: Option<Box<Handshake>>,
+    handshake: Begun,
     input: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Begun {
+    /// Not yet, by the peer.
+    ByPeer,
+    /// Not yet, by this end.
+    Dial(Dial),
+    Already(Box<Handshake>),
 }
 
 /// The result of a [`Job`].
@@ -168,17 +186,19 @@ enum Next {
 }
 
 impl Job {
-    /// Does the arithmetic: up to a millisecond.
-    pub fn run(self, server: &Server) -> JobResult {
+    /// Does the arithmetic: up to a millisecond. `server`: for an opening that a peer began.
+    pub fn run(self, server: Option<&Server>) -> JobResult {
         let mut output = Vec::new();
         let outcome = self.advance(server, &mut output);
         JobResult { outcome, output }
     }
 
-    fn advance(self, server: &Server, output: &mut Vec<u8>) -> Result<Next, HandshakeError> {
-        let mut handshake = match self.handshake {
-            Some(handshake) => handshake,
-            None => Box::new(server.handshake()?),
+    fn advance(self, server: Option<&Server>, output: &mut Vec<u8>) -> Result<Next, HandshakeError> {
+        let mut handshake = match (self.handshake, server) {
+            (Begun::Already(handshake), _) => handshake,
+            (Begun::Dial(dial), _) => Box::new(dial.0.handshake(&dial.1)?),
+            (Begun::ByPeer, Some(server)) => Box::new(server.handshake()?),
+            (Begun::ByPeer, None) => return Err(HandshakeError::Ended),
         };
         Ok(match handshake.advance(&self.input, output)? {
             Progress::Done(done) => Next::Done(done),
@@ -205,8 +225,20 @@ impl Opening {
             listener,
             stage: if kind.is_proxied { Stage::Proxy } else { Stage::after_proxy(kind) },
             input: Vec::new(),
+            input_max: INPUT_MAX,
             unanswered: Vec::new(),
             output: Buffers::new(),
+        }
+    }
+
+    /// TLS alone, of an end that shows a certificate, so that the peer's flights may be longer than those of a client. `dial`:
+    /// this end is the client; `None`: the peer speaks first.
+    pub(super) fn mutual(dial: Option<Dial>) -> Self {
+        let kind = OpeningKind { has_tls: true, ..OpeningKind::default() };
+        let opening = Self { input_max: tls::RECORD_BYTES_MAX, ..Self::new(kind, 0) };
+        match dial {
+            Some(dial) => Self { stage: Stage::Dial(dial), ..opening },
+            None => opening,
         }
     }
 
@@ -244,11 +276,11 @@ impl Opening {
         if matches!(self.stage, Stage::Away | Stage::Failed) {
             return Ok(false);
         }
-        if self.input.len() >= INPUT_MAX {
+        if self.input.len() >= self.input_max {
             return if self.is_held() { Ok(false) } else { Err(OpeningFault::TooLong) };
         }
         let room = block.room();
-        let most = room.len().min(INPUT_MAX - self.input.len());
+        let most = room.len().min(self.input_max - self.input.len());
         match stream.read_into(&mut room[..most])? {
             Filled::Bytes(count) => {
                 self.input.extend_from_slice(&room[..count]);
@@ -282,6 +314,7 @@ impl Opening {
             }
             Stage::Hello if may_begin && has_record(&self.input) => return Ok(Step::Job),
             Stage::Handshake(_) if has_record(&self.input) => return Ok(Step::Job),
+            Stage::Dial(_) => return Ok(Step::Job),
             Stage::Hello | Stage::Handshake(_) | Stage::Away | Stage::Failed => return Ok(Step::Wait),
             Stage::Upgrade { .. } => {}
         }
@@ -290,11 +323,13 @@ impl Opening {
 
     /// Takes the arithmetic that [`Step::Job`] asks for.
     pub fn take_job(&mut self) -> Job {
-        let handshake = if let Stage::Handshake(handshake) = std::mem::replace(&mut self.stage, Stage::Away) {
-            Some(handshake)
-        } else {
-            self.unanswered.clone_from(&self.input);
-            None
+        let handshake = match std::mem::replace(&mut self.stage, Stage::Away) {
+            Stage::Handshake(handshake) => Begun::Already(handshake),
+            Stage::Dial(dial) => Begun::Dial(dial),
+            _ => {
+                self.unanswered.clone_from(&self.input);
+                Begun::ByPeer
+            }
         };
         Job { handshake, input: std::mem::take(&mut self.input) }
     }
@@ -305,7 +340,11 @@ impl Opening {
         input.append(&mut self.input);
         self.input = input;
         self.unanswered = Vec::new();
-        self.stage = handshake.map_or(Stage::Hello, Stage::Handshake);
+        self.stage = match handshake {
+            Begun::ByPeer => Stage::Hello,
+            Begun::Dial(dial) => Stage::Dial(dial),
+            Begun::Already(handshake) => Stage::Handshake(handshake),
+        };
     }
 
     /// Takes the result of a job. Its bytes go out with the next [`Layer::flush`].
@@ -445,7 +484,9 @@ impl Opening {
             Stage::Away | Stage::Handshake(_) if !self.unanswered.is_empty() => {
                 FrozenLayer { partial: [&self.unanswered[..], &self.input].concat(), ..frozen }
             }
-            Stage::Away | Stage::Handshake(_) | Stage::Failed => FrozenLayer { kind: HALF_DONE, ..frozen },
+            Stage::Dial(_) | Stage::Away | Stage::Handshake(_) | Stage::Failed => {
+                FrozenLayer { kind: HALF_DONE, ..frozen }
+            }
             Stage::Upgrade { tls: None, head } => {
                 FrozenLayer { partial: [&head[..], &self.input].concat(), pending, ..frozen }
             }

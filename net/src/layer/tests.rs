@@ -202,3 +202,85 @@ fn a_layer_of_contradictions_is_refused() {
     let half = FrozenLayer { is_opening: true, kind: 8, ..FrozenLayer::default() };
     assert!(Layer::thaw(half).expect("lawful").is_none(), "a handshake cannot go there");
 }
+
+/// Two ends of a link over a pair of sockets, whose handshake threads are this thread.
+struct Link {
+    ends: [(Layer, Stream); 2],
+    block: ReadBlock,
+    scratch: Vec<u8>,
+    server: crate::tls::Server,
+}
+
+impl Link {
+    fn shaken(ends: &crate::tls::tests::client::Ends) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("two descriptors");
+        let stream = |socket: UnixStream| {
+            socket.set_nonblocking(true).expect("a socket");
+            Stream::unix(mio::net::UnixStream::from_std(socket))
+        };
+        let mut link = Self {
+            ends: [
+                (Layer::dialling(ends.client().into(), "server.example"), stream(ours)),
+                (Layer::awaiting(), stream(theirs)),
+            ],
+            block: ReadBlock::default(),
+            scratch: Vec::new(),
+            server: ends.server(),
+        };
+        for _ in 0..20 {
+            for (layer, stream) in &mut link.ends {
+                edge(stream);
+                if let Driven::Job(job) = layer.drive(stream, &mut link.block, NOW).expect("lawful") {
+                    assert_eq!(layer.read(stream, &mut link.block, NOW).expect("lawful"), Reading::Blocked);
+                    layer.handle_result(stream, job.run(Some(&link.server))).expect("lawful");
+                }
+            }
+        }
+        assert!(link.ends.iter().all(|(layer, _)| !layer.is_opening()));
+        link
+    }
+
+    /// Writes as much as the socket takes.
+    fn write(&mut self, from: usize, bytes: &[u8]) -> usize {
+        let (layer, stream) = &mut self.ends[from];
+        edge(stream);
+        layer.write_bulk(stream, bytes, &mut self.scratch).expect("it stands")
+    }
+
+    fn read(&mut self, to: usize, all: &mut Vec<u8>) {
+        let (layer, stream) = &mut self.ends[to];
+        edge(stream);
+        while let Reading::Bytes(bytes) = layer.read(stream, &mut self.block, NOW).expect("lawful") {
+            all.extend_from_slice(&bytes);
+        }
+    }
+}
+
+#[test]
+fn a_link_takes_much_at_once_and_goes_over_to_another_process_in_the_middle_of_records() {
+    let ends = crate::tls::tests::client::Ends::new();
+    let mut link = Link::shaken(&ends);
+    let text: Vec<u8> = (0..2_000_000_u32).map(|number| (number >> 5).to_le_bytes()[0]).collect();
+    for from in [0, 1] {
+        let (mut sent, mut got, mut handovers) = (0, Vec::new(), 0);
+        while got.len() < text.len() {
+            sent += link.write(from, &text[sent..]);
+            if link.ends[from].0.pending() > 0 {
+                handovers += 1;
+                let (layer, _) = &mut link.ends[from];
+                let frozen = layer.freeze().expect("ours");
+                assert!(!frozen.pending.is_empty() && !frozen.records.is_empty());
+                link.ends[from].0 = Layer::thaw(frozen).expect("lawful").expect("whole");
+                link.ends[from].0.resume();
+            }
+            link.read(1 - from, &mut got);
+        }
+        assert!(got == text && handovers > 0, "{handovers} handovers");
+    }
+    // The end in due form.
+    let (layer, stream) = &mut link.ends[0];
+    layer.shut(stream, 0);
+    edge(&mut link.ends[1].1);
+    let (layer, stream) = &mut link.ends[1];
+    assert_eq!(layer.read(stream, &mut link.block, NOW).expect("lawful"), Reading::End);
+}

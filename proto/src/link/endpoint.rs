@@ -4,7 +4,7 @@
 //! and writes the text.
 
 use super::address::LinkAddress;
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use core::fmt;
 use core::net::SocketAddr;
 use core::str::FromStr;
@@ -50,6 +50,15 @@ impl Endpoint {
             Self::Address(LinkAddress::Ip(address)) => Some(address.port()),
             Self::Address(LinkAddress::Unix(_)) => None,
             Self::Name(name) => Some(name.port),
+        }
+    }
+
+    /// Returns the host, a name or an IP address; `None`: the endpoint is a Unix socket.
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::Address(LinkAddress::Ip(address)) => Some(address.ip().to_canonical().to_string()),
+            Self::Address(LinkAddress::Unix(_)) => None,
+            Self::Name(name) => Some(name.host.clone()),
         }
     }
 
@@ -146,7 +155,6 @@ fn is_host(text: &str) -> bool {
 mod tests {
     use super::*;
     use alloc::format;
-    use alloc::string::ToString as _;
 
     #[test]
     fn addresses_and_names_are_read_and_written() {

@@ -100,6 +100,12 @@ kinds! {
     Notice = 0x18;
 }
 
+/// Kinds of a TLS record, its first byte.
+const TLS_FIRST: u8 = 20;
+const TLS_LAST: u8 = 23;
+/// Second byte of each TLS record.
+const TLS_MAJOR: u8 = 3;
+
 /// Reason why the rest of a link's stream cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkError {
@@ -115,6 +121,8 @@ pub enum LinkError {
     Body(Kind),
     /// The kind is not allowed now, or in this direction.
     Unexpected(Kind),
+    /// The peer speaks TLS, and this end does not.
+    Tls,
 }
 
 impl fmt::Display for LinkError {
@@ -134,6 +142,10 @@ impl fmt::Display for LinkError {
             }
             Self::Body(kind) => write!(f, "the body of a {kind:?} link frame does not decode"),
             Self::Unexpected(kind) => write!(f, "unexpected {kind:?} link frame"),
+            Self::Tls => f.write_str(
+                "the peer speaks TLS and this end does not; set backend.tls of the gateway and link.tls of the backend, or \
+                 none of both",
+            ),
         }
     }
 }
@@ -261,6 +273,10 @@ fn take_whole(input: &mut Bytes, body_max: u32) -> Result<Option<LinkFrame>, Lin
 }
 
 fn wire_len(bytes: &[u8], body_max: u32) -> Result<Option<usize>, LinkError> {
+    // As a length this is above every limit. An alert is shorter than a header, so nothing else may come.
+    if let [TLS_FIRST..=TLS_LAST, TLS_MAJOR, ..] = bytes {
+        return Err(LinkError::Tls);
+    }
     let Some((head, _)) = bytes.split_first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let len = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
     if head[4] != LINK_VERSION {
@@ -320,5 +336,10 @@ mod tests {
     fn foreign_bytes_are_refused() {
         let mut http = Bytes::from_static(b"GET / HTTP/1.1\r\nHost: x\r\n");
         assert_eq!(LinkDecoder::new().decode(&mut http), Err(LinkError::Version(b'/')));
+        for tls in [&[22, 3, 1, 2, 0][..], &[21, 3, 3, 0, 2, 2, 10]] {
+            let mut decoder = LinkDecoder::greeting();
+            assert_eq!(decoder.decode(&mut Bytes::copy_from_slice(&tls[..1])), Ok(None));
+            assert_eq!(decoder.decode(&mut Bytes::copy_from_slice(&tls[1..])), Err(LinkError::Tls));
+        }
     }
 }

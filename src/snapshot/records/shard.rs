@@ -1,6 +1,7 @@
 //! Records of a shard: connections, sessions, and the frames under way to them.
 
 use bytes::Bytes;
+use moorline_net::layer::FrozenLayer;
 
 /// State that a shard has once.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -454,4 +455,41 @@ pub struct LayerRecord {
     /// Bytes that the socket has not taken yet.
     #[prost(bytes = "bytes", tag = "9")]
     pub pending: Bytes,
+}
+
+impl LayerRecord {
+    /// Record of the connection with this key.
+    pub fn new(key: u64, frozen: FrozenLayer) -> Self {
+        let FrozenLayer { kind, listener, is_opening, records, websocket, partial, plain, pending } = frozen;
+        Self {
+            key,
+            kind,
+            is_opening,
+            listener: listener.into(),
+            records: records.into(),
+            websocket: websocket.into(),
+            partial: partial.into(),
+            plain: plain.into(),
+            pending: pending.into(),
+        }
+    }
+}
+
+impl TryFrom<LayerRecord> for FrozenLayer {
+    type Error = String;
+
+    fn try_from(record: LayerRecord) -> Result<Self, String> {
+        let LayerRecord { key: _, kind, is_opening, listener, records, websocket, partial, plain, pending } =
+            record;
+        Ok(Self {
+            kind,
+            listener: u8::try_from(listener).map_err(|_| "a listener above 255")?,
+            is_opening,
+            records: records.into(),
+            websocket: websocket.into(),
+            partial: partial.into(),
+            plain: plain.into(),
+            pending: pending.into(),
+        })
+    }
 }

@@ -1,6 +1,6 @@
 //! Records of a worker: links, questions, and the frames that wait for links.
 
-use super::{PushRefRecord, SocketRef};
+use super::{LayerRecord, PushRefRecord, SocketRef};
 use bytes::Bytes;
 use moorline_proto::message::backend::ConnUp;
 
@@ -96,6 +96,10 @@ pub struct LinkRecord {
     /// Store of the backend; empty: it named none.
     #[prost(bytes = "bytes", tag = "18")]
     pub store: Bytes,
+    /// TLS of the connection, whose key is 0; `None`: it is not encrypted. A reader that does not know this field refuses the
+    /// snapshot, by [`crate::snapshot::SEALED_LINKS`].
+    #[prost(message, optional, tag = "19")]
+    pub layer: Option<LayerRecord>,
 }
 
 /// A question on a link.

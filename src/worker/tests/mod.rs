@@ -206,7 +206,7 @@ impl World {
             stop: Arc::clone(&stop),
             counter_set: Arc::clone(&counter_set),
             peer_uids: Vec::new(),
-            trust: Arc::new(RwLock::new(trust)),
+            credentials: Arc::new(RwLock::new(Credentials { trust, tls: None, had_tls: false })),
             resolver,
             registry: None,
         });

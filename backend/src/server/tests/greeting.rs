@@ -182,7 +182,7 @@ fn without_a_proof_only_what_the_settings_name_is_believed() {
         for (secrets, why) in [(String::new(), Refusal::NoSecret), (format!("g {SECRET}"), Refusal::NoNonce)]
         {
             let mut desk = strict_with(&config, &secrets);
-            let link = desk.visit(peer, NONCES.1);
+            let link = desk.visit(peer.clone(), NONCES.1);
             desk.say(link, Kind::Hello, 0, &hello(1, 5));
             let outputs = desk.drain();
             assert_eq!(is_up(&outputs, link), is_believed, "{unproven:?} {peer:?}: {outputs:?}");
@@ -192,10 +192,45 @@ fn without_a_proof_only_what_the_settings_name_is_believed() {
         }
         // A gateway that has no secret yet says so, while secrets are rolled in.
         let mut desk = strict_with(&config, &format!("g {SECRET}"));
-        let link = desk.visit(peer, NONCES.1);
+        let link = desk.visit(peer.clone(), NONCES.1);
         desk.say(link, Kind::Hello, 0, &greeting("g", 5));
         desk.turn_end();
         assert_eq!(is_up(&desk.say_proof(link, Vec::new()), link), is_believed, "{unproven:?} {peer:?}");
+    }
+}
+
+#[test]
+fn a_certificate_is_believed_for_its_names_and_a_secret_is_asked_beside_it() {
+    let config = LinkConfig { unproven: Unproven::Private, ..LinkConfig::default() };
+    let certified = |desk: &mut Desk, names: &[&str]| {
+        let link = desk.visit(Peer::nobody(), NONCES.1);
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        desk.host.handle_link_certified(link, names.into());
+        link
+    };
+    // Without a handshake nobody is anybody, whatever the settings say; a certificate is for its own names only.
+    for names in [&[][..], &["h"], &["*", "xg", "gx"]] {
+        let mut desk = strict_with(&config, "");
+        let link = certified(&mut desk, names);
+        desk.say(link, Kind::Hello, 0, &greeting("g", 5));
+        let outputs = desk.drain();
+        let (why, _) = refusal(&outputs, link).expect("refused");
+        assert_eq!(why, Refusal::Certificate, "{names:?}");
+    }
+    let mut desk = strict_with(&config, "");
+    let link = certified(&mut desk, &["h", "g"]);
+    desk.say(link, Kind::Hello, 0, &greeting("G", 5));
+    assert!(is_up(&desk.drain(), link));
+    desk.tick();
+    assert_eq!((desk.figures().links, desk.figures().unproven, desk.figures().encrypted), (1, 0, 1));
+    // A node with a secret has to prove that it knows it.
+    for (proof, is_right) in [(prove("g", 5, SECRET, Role::Gateway), true), (Vec::new(), false)] {
+        let mut desk = strict_with(&config, &format!("g {SECRET}"));
+        let link = certified(&mut desk, &["g"]);
+        desk.say(link, Kind::Hello, 0, &greeting("g", 5));
+        assert!(!is_up(&desk.drain(), link));
+        desk.turn_end();
+        assert_eq!(is_up(&desk.say_proof(link, proof), link), is_right);
     }
 }
 
