@@ -68,6 +68,8 @@ pub struct Tls {
     buffers: Buffers,
 }
 
+const _: () = assert!(size_of::<Tls>() <= 120, "an idle connection fits into one allocation of 128 bytes");
+
 /// WebSocket over TLS.
 #[derive(Debug)]
 pub struct Wss {

@@ -1,7 +1,7 @@
 //! TLS 1.3 without sockets and threads: bytes in, bytes out. Servers, and clients with a certificate.
 //!
 //! A connection begins as a [`Handshake`], which rustls does. From the first record of the application on it is a
-//! [`Records`]: two secrets and two sequence numbers, 120 bytes while idle, which can go to another process
+//! [`Records`]: two secrets and two sequence numbers, 112 bytes while idle, which can go to another process
 //! ([ADR 0030](../../../docs/adr/0030-an-own-record-layer-for-tls.md)).
 //!
 //! Run-through: `handshake.advance(bytes, &mut out)` is called with what a client sends and its output is written, until it

@@ -28,18 +28,18 @@ impl Records {
     /// Pretends that this number of records was sealed under the key.
     pub(in crate::tls) fn pretend_sealed(&mut self, records: u32) {
         self.cool();
-        self.write_seq = records;
+        assert!(self.state.try_set_write_seq(records), "at most 2^24");
     }
 
     /// Pretends that this number of records was opened with the key.
-    pub(in crate::tls) fn pretend_opened(&mut self, records: u64) {
+    pub(in crate::tls) fn pretend_opened(&mut self, records: u32) {
         self.cool();
         self.read_seq = records;
     }
 
     /// Returns the key's secret and the number of the next record to seal.
     pub(in crate::tls) fn next_nonce(&self) -> (Vec<u8>, u32) {
-        (self.write.bytes(self.suite()).to_vec(), self.write_seq)
+        (self.write.bytes(self.suite()).to_vec(), self.state.write_seq())
     }
 
     /// Seals a KeyUpdate, and changes the key behind it.
@@ -52,11 +52,11 @@ impl Records {
 
     /// Seals one record of any kind.
     pub(in crate::tls) fn seal_raw(&mut self, kind: u8, content: &[u8]) -> Vec<u8> {
-        let mut key = sealing_key(self.suite(), &mut self.write, self.write_seq);
+        let mut key = sealing_key(self.suite(), &mut self.write, self.state.write_seq());
         self.cool();
-        let record = encrypt(&mut *key, ContentType::from(kind), content.into(), self.write_seq);
-        self.write_seq += 1;
-        assert!(!self.flags.has(Flags::FROZEN));
+        let record = encrypt(&mut *key, ContentType::from(kind), content.into(), self.state.write_seq());
+        assert!(self.state.try_set_write_seq(self.state.write_seq() + 1), "at most 2^24");
+        assert!(!self.state.has(Flags::FROZEN));
         record.expect("sealed")
     }
 

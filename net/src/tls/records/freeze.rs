@@ -80,11 +80,11 @@ impl Records {
     /// # Errors
     /// [`Fault::NotOwner`]: the state is retired.
     pub fn freeze(&mut self) -> Result<Frozen, Fault> {
-        if self.flags.has(Flags::RETIRED) {
+        if self.state.has(Flags::RETIRED) {
             return Err(Fault::NotOwner);
         }
         self.cool();
-        self.flags.set(Flags::FROZEN, true);
+        self.state.set(Flags::FROZEN, true);
         let suite = self.suite();
         let secret = suite.secret_bytes();
         let length = SECRETS_AT + 2 * secret;
@@ -95,9 +95,9 @@ impl Records {
             Suite::Aes256 => 1,
             Suite::ChaCha20 => 2,
         };
-        bytes[3] = BITS.iter().filter(|(_, flag)| self.flags.has(*flag)).map(|(bit, _)| bit).sum();
-        bytes[4..12].copy_from_slice(&self.read_seq.to_le_bytes());
-        bytes[12..20].copy_from_slice(&u64::from(self.write_seq).to_le_bytes());
+        bytes[3] = BITS.iter().filter(|(_, flag)| self.state.has(*flag)).map(|(bit, _)| bit).sum();
+        bytes[4..12].copy_from_slice(&u64::from(self.read_seq).to_le_bytes());
+        bytes[12..20].copy_from_slice(&u64::from(self.state.write_seq()).to_le_bytes());
         bytes[SECRETS_AT..SECRETS_AT + secret].copy_from_slice(self.read.bytes(suite));
         bytes[SECRETS_AT + secret..length].copy_from_slice(self.write.bytes(suite));
         let frozen = Frozen { bytes, length };
@@ -134,11 +134,12 @@ impl Records {
         }
         let secret = |bytes| Secret::new(suite, bytes).expect("half of the rest");
         let mut records = Self::new(suite, secret(read), secret(write), write_seq);
-        records.read_seq = number(4);
+        records.read_seq = u32::try_from(number(4))
+            .map_err(|_| ThawError::Value("the number of the next record to open"))?;
         for (bit, flag) in BITS {
-            records.flags.set(flag, bits & bit != 0);
+            records.state.set(flag, bits & bit != 0);
         }
-        records.flags.set(Flags::FROZEN, true);
+        records.state.set(Flags::FROZEN, true);
         Ok(records)
     }
 }

@@ -61,28 +61,30 @@ pub struct Records {
     write: Secret,
     /// Keys ready for use; `None`: made when they are needed.
     warm: Option<Box<Warm>>,
-    /// Number of the next record to open.
-    read_seq: u64,
-    /// Number of the next record to seal: at most [`UPDATE_AFTER`] and the few records that end a connection.
-    write_seq: u32,
-    /// Second of the last empty record, modulo 2^16.
-    empty_second: u16,
-    /// Empty records in that second.
-    empty_count: u8,
-    flags: Flags,
+    /// Number of the next record to open: a peer that changes no key in 2^32 records is at its end.
+    read_seq: u32,
+    state: State,
 }
 
 const _: () =
-    assert!(size_of::<Records>() <= 120, "an idle connection fits into one allocation of 128 bytes");
+    assert!(size_of::<Records>() <= 112, "with 8 bytes beside it, it fits into one allocation of 128 bytes");
 
 #[derive(Default)]
 struct Warm {
     open: Option<Box<dyn MessageDecrypter>>,
     seal: Option<Box<dyn MessageEncrypter>>,
+    /// Second of the last empty record, modulo 2^16.
+    empty_second: u16,
+    /// Empty records in that second.
+    empty_count: u8,
 }
 
+/// Flags, and in the lower three bytes the number of the next record to seal: at most [`UPDATE_AFTER`] and the few records
+/// that end a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Flags(u8);
+struct State(u32);
+
+struct Flags;
 
 impl Flags {
     const CHACHA20: u8 = 1;
@@ -98,15 +100,40 @@ impl Flags {
     const FROZEN: u8 = 32;
     /// The secrets are gone.
     const RETIRED: u8 = 64;
+<<<<<<< Updated upstream
     /// This end is the client's.
     const CLIENT: u8 = 128;
+=======
+}
+
+impl State {
+    const SEQ_MAX: u32 = (1 << 24) - 1;
+>>>>>>> Stashed changes
 
     const fn has(self, bits: u8) -> bool {
-        self.0 & bits != 0
+        self.flags() & bits != 0
     }
 
     const fn set(&mut self, bit: u8, is_set: bool) {
+        let bit = (bit as u32) << 24;
         self.0 = if is_set { self.0 | bit } else { self.0 & !bit };
+    }
+
+    const fn flags(self) -> u8 {
+        (self.0 >> 24) as u8
+    }
+
+    const fn write_seq(self) -> u32 {
+        self.0 & Self::SEQ_MAX
+    }
+
+    /// Sets the number of the next record to seal. False: it is too large, and nothing is changed.
+    const fn try_set_write_seq(&mut self, seq: u32) -> bool {
+        if seq > Self::SEQ_MAX {
+            return false;
+        }
+        self.0 = self.0 & !Self::SEQ_MAX | seq;
+        true
     }
 }
 
@@ -142,9 +169,11 @@ enum Content {
 
 impl Records {
     pub(super) fn new(suite: Suite, read: Secret, write: Secret, write_seq: u32) -> Self {
-        let mut flags = Flags(0);
-        flags.set(Flags::CHACHA20, suite == Suite::ChaCha20);
-        Self { read, write, warm: None, read_seq: 0, write_seq, empty_second: 0, empty_count: 0, flags }
+        let mut state = State(0);
+        state.set(Flags::CHACHA20, suite == Suite::ChaCha20);
+        let is_possible = state.try_set_write_seq(write_seq);
+        debug_assert!(is_possible, "the library has sealed a handshake");
+        Self { read, write, warm: None, read_seq: 0, state }
     }
 
     /// Makes this a client's end, or a server's.
@@ -155,7 +184,7 @@ impl Records {
 
     /// Returns the cipher suite.
     pub const fn suite(&self) -> Suite {
-        if self.flags.has(Flags::CHACHA20) { Suite::ChaCha20 } else { Suite::Aes256 }
+        if self.state.has(Flags::CHACHA20) { Suite::ChaCha20 } else { Suite::Aes256 }
     }
 
     /// Decrypts, in place, all whole records of `buffer`, and moves their plain text together. Each call gets the bytes
@@ -164,10 +193,10 @@ impl Records {
     pub fn open(&mut self, buffer: &mut [u8], now: Instant) -> Opened {
         let mut opened = Opened { plain: 0..0, consumed: 0, is_answer_due: false, end: None };
         let outcome = self.open_into(&mut opened, buffer, now);
-        opened.is_answer_due = self.flags.has(Flags::ANSWER_DUE);
+        opened.is_answer_due = self.state.has(Flags::ANSWER_DUE);
         if let Err(fault) = outcome {
             if fault != Fault::NotOwner {
-                self.flags.set(Flags::BROKEN, true);
+                self.state.set(Flags::BROKEN, true);
             }
             opened.end = Some(End::Fault(fault));
         }
@@ -176,11 +205,11 @@ impl Records {
 
     fn open_into(&mut self, opened: &mut Opened, buffer: &mut [u8], now: Instant) -> Result<(), Fault> {
         self.check_owner()?;
-        if self.flags.has(Flags::BROKEN) {
+        if self.state.has(Flags::BROKEN) {
             opened.consumed = buffer.len();
             return Err(Fault::Closed);
         }
-        if self.flags.has(Flags::READ_CLOSED) {
+        if self.state.has(Flags::READ_CLOSED) {
             (opened.consumed, opened.end) = (buffer.len(), Some(End::Closed));
         }
         while let Some(length) = whole_record(&buffer[opened.consumed..])? {
@@ -195,7 +224,7 @@ impl Records {
                 }
                 Content::Nothing => {}
                 Content::Closed => {
-                    self.flags.set(Flags::READ_CLOSED, true);
+                    self.state.set(Flags::READ_CLOSED, true);
                     (opened.consumed, opened.end) = (buffer.len(), Some(End::Closed));
                 }
             }
@@ -214,7 +243,7 @@ impl Records {
         });
         let record =
             InboundOpaqueMessage::new(ContentType::ApplicationData, ProtocolVersion::TLSv1_2, cipher);
-        let content = key.decrypt(record, self.read_seq).map_err(|error| match error {
+        let content = key.decrypt(record, self.read_seq.into()).map_err(|error| match error {
             Error::PeerSentOversizedRecord => Fault::Oversized,
             // No kind behind the padding, or one that has no place there.
             Error::PeerMisbehaved(_) => Fault::Unexpected,
@@ -223,7 +252,13 @@ impl Records {
         self.read_seq = next_seq;
         match (content.typ, content.payload) {
             (ContentType::ApplicationData, []) | (ContentType::Alert, [_, Alert::USER_CANCELED_CODE]) => {}
-            (ContentType::ApplicationData, text) => return Ok(Content::Text(text.len())),
+            (ContentType::ApplicationData, text) => {
+                let length = text.len();
+                if warm.empty_count > 0 && warm.empty_second != second(now) {
+                    warm.empty_count = 0;
+                }
+                return Ok(Content::Text(length));
+            }
             (ContentType::Alert, [_, Alert::CLOSE_NOTIFY_CODE]) => return Ok(Content::Closed),
             (ContentType::Alert, [_, code]) => return Err(Fault::Alert(Alert(*code))),
             (ContentType::Alert, []) => return Err(Fault::Unexpected),
@@ -233,7 +268,7 @@ impl Records {
                 let is_answer_due = key_update(message)?;
                 self.update_read();
                 if is_answer_due {
-                    self.flags.set(Flags::ANSWER_DUE, true);
+                    self.state.set(Flags::ANSWER_DUE, true);
                 }
             }
             _ => return Err(Fault::Unexpected),
@@ -252,13 +287,12 @@ impl Records {
     }
 
     fn count_empty(&mut self, now: Instant) -> Result<(), Fault> {
-        #[allow(clippy::cast_possible_truncation)] // modulo 18 hours on purpose
-        let second = (now.as_nanos() / 1_000_000_000) as u16;
-        if second != self.empty_second {
-            (self.empty_second, self.empty_count) = (second, 0);
+        let warm = self.warm.get_or_insert_default();
+        if warm.empty_second != second(now) {
+            (warm.empty_second, warm.empty_count) = (second(now), 0);
         }
-        self.empty_count += 1;
-        if self.empty_count > EMPTY_PER_SECOND_MAX { Err(Fault::Flood) } else { Ok(()) }
+        warm.empty_count += 1;
+        if warm.empty_count > EMPTY_PER_SECOND_MAX { Err(Fault::Flood) } else { Ok(()) }
     }
 
     /// Appends the records of the text in `pieces`, each full but the last one. Before them goes what the peer waits for,
@@ -283,7 +317,7 @@ impl Records {
     /// # Errors
     /// Those of [`Self::seal`].
     pub fn answer(&mut self, out: &mut impl BufMut) -> Result<(), Fault> {
-        if self.flags.has(Flags::ANSWER_DUE) || self.write_seq >= UPDATE_AFTER {
+        if self.state.has(Flags::ANSWER_DUE) || self.state.write_seq() >= UPDATE_AFTER {
             self.update(UPDATE_NOT_REQUESTED, out)?;
         }
         Ok(())
@@ -303,11 +337,11 @@ impl Records {
         self.seal_one(ContentType::Handshake, [kind, high, middle, low, request].as_slice().into(), out)?;
         let suite = self.suite();
         self.write.update(suite);
-        self.write_seq = 0;
+        self.state.try_set_write_seq(0);
         if let Some(warm) = &mut self.warm {
             warm.seal = None;
         }
-        self.flags.set(Flags::ANSWER_DUE, false);
+        self.state.set(Flags::ANSWER_DUE, false);
         Ok(())
     }
 
@@ -332,11 +366,11 @@ impl Records {
 
     fn last_words(&mut self, level: u8, alert: Alert, out: &mut impl BufMut) -> Result<(), Fault> {
         self.check_owner()?;
-        if self.flags.has(Flags::WRITE_CLOSED) {
+        if self.state.has(Flags::WRITE_CLOSED) {
             return Ok(());
         }
         self.seal_one(ContentType::Alert, [level, alert.0].as_slice().into(), out)?;
-        self.flags.set(Flags::WRITE_CLOSED, true);
+        self.state.set(Flags::WRITE_CLOSED, true);
         Ok(())
     }
 
@@ -347,14 +381,16 @@ impl Records {
         out: &mut impl BufMut,
     ) -> Result<(), Fault> {
         let suite = self.suite();
-        let seq = self.write_seq;
+        let seq = self.state.write_seq();
         let warm = self.warm.get_or_insert_default();
         let key = warm.seal.get_or_insert_with(|| sealing_key(suite, &mut self.write, seq));
-        self.write_seq = seq.checked_add(1).ok_or(Fault::Exhausted)?;
+        if !self.state.try_set_write_seq(seq + 1) {
+            return Err(Fault::Exhausted);
+        }
         #[cfg(test)]
         forge::note_sealed(self.write.bytes(suite), seq);
         let Ok(record) = encrypt(&mut **key, kind, text, seq) else {
-            self.flags.set(Flags::WRITE_CLOSED, true);
+            self.state.set(Flags::WRITE_CLOSED, true);
             return Err(Fault::Provider);
         };
         out.put_slice(&record);
@@ -362,25 +398,29 @@ impl Records {
     }
 
     fn check_owner(&self) -> Result<(), Fault> {
-        let is_free = self.flags.has(Flags::FROZEN | Flags::RETIRED);
+        let is_free = self.state.has(Flags::FROZEN | Flags::RETIRED);
         if is_free { Err(Fault::NotOwner) } else { Ok(()) }
     }
 
     fn check_writable(&self) -> Result<(), Fault> {
         self.check_owner()?;
-        let is_over = self.flags.has(Flags::WRITE_CLOSED | Flags::BROKEN);
+        let is_over = self.state.has(Flags::WRITE_CLOSED | Flags::BROKEN);
         if is_over { Err(Fault::Closed) } else { Ok(()) }
     }
 
     /// Gives the memory of the keys back, until the next record: some 1.2 KiB. The next record costs 1 us more for each
     /// direction, or 4 us with AES.
     pub fn cool(&mut self) {
-        self.warm = None;
+        match &mut self.warm {
+            // Counted on, or a peer could send more of them with pauses.
+            Some(warm) if warm.empty_count > 0 => (warm.open, warm.seal) = (None, None),
+            warm => *warm = None,
+        }
     }
 
     /// Returns whether keys are held ready.
     pub const fn is_warm(&self) -> bool {
-        self.warm.is_some()
+        matches!(&self.warm, Some(warm) if warm.open.is_some() || warm.seal.is_some())
     }
 
     /// Makes every later record an error and overwrites the secrets: another process owns the connection.
@@ -388,7 +428,7 @@ impl Records {
         self.warm = None;
         self.read.zeroize();
         self.write.zeroize();
-        self.flags.set(Flags::RETIRED, true);
+        self.state.set(Flags::RETIRED, true);
     }
 
     /// Takes the connection back after [`Self::freeze`], or over after [`Self::thaw`]. Exactly one of the processes that
@@ -397,7 +437,7 @@ impl Records {
     /// # Errors
     /// [`Fault::NotOwner`]: the state is retired.
     pub fn resume(&mut self) -> Result<(), Fault> {
-        self.flags.set(Flags::FROZEN, false);
+        self.state.set(Flags::FROZEN, false);
         self.check_owner()
     }
 }
@@ -408,8 +448,8 @@ impl fmt::Debug for Records {
         f.debug_struct("Records")
             .field("suite", &self.suite())
             .field("read_seq", &self.read_seq)
-            .field("write_seq", &self.write_seq)
-            .field("flags", &format_args!("{:#b}", self.flags.0))
+            .field("write_seq", &self.state.write_seq())
+            .field("flags", &format_args!("{:#b}", self.state.flags()))
             .finish_non_exhaustive()
     }
 }
@@ -475,4 +515,9 @@ fn encrypt(
 ) -> Result<Vec<u8>, Error> {
     let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_3, payload };
     key.encrypt(message, seq.into()).map(rustls::crypto::cipher::OutboundOpaqueMessage::encode)
+}
+
+#[allow(clippy::cast_possible_truncation)] // modulo 18 hours on purpose
+const fn second(now: Instant) -> u16 {
+    (now.as_nanos() / 1_000_000_000) as u16
 }

@@ -82,7 +82,7 @@ impl World {
                 self.client_reads();
                 if self.owner.next_nonce().1 < to {
                     self.owner.pretend_sealed(to);
-                    self.client.pretend_opened(to.into());
+                    self.client.pretend_opened(to);
                 }
             }
             Step::Close => self.owner.close_notify(&mut self.wire).expect("owner"),
