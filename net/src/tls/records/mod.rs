@@ -100,15 +100,12 @@ impl Flags {
     const FROZEN: u8 = 32;
     /// The secrets are gone.
     const RETIRED: u8 = 64;
-<<<<<<< Updated upstream
     /// This end is the client's.
     const CLIENT: u8 = 128;
-=======
 }
 
 impl State {
     const SEQ_MAX: u32 = (1 << 24) - 1;
->>>>>>> Stashed changes
 
     const fn has(self, bits: u8) -> bool {
         self.flags() & bits != 0
@@ -178,7 +175,7 @@ impl Records {
 
     /// Makes this a client's end, or a server's.
     pub(super) fn of_client(mut self, is_client: bool) -> Self {
-        self.flags.set(Flags::CLIENT, is_client);
+        self.state.set(Flags::CLIENT, is_client);
         self
     }
 
@@ -263,7 +260,7 @@ impl Records {
             (ContentType::Alert, [_, code]) => return Err(Fault::Alert(Alert(*code))),
             (ContentType::Alert, []) => return Err(Fault::Unexpected),
             (ContentType::Alert, _) => return Err(Fault::Malformed),
-            (ContentType::Handshake, messages) if self.flags.has(Flags::CLIENT) && are_tickets(messages) => {}
+            (ContentType::Handshake, messages) if self.state.has(Flags::CLIENT) && are_tickets(messages) => {}
             (ContentType::Handshake, message) => {
                 let is_answer_due = key_update(message)?;
                 self.update_read();
