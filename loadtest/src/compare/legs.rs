@@ -2,7 +2,7 @@
 
 use super::sides::{Behind, Counted, Servers};
 use super::table::Row;
-use super::{Options, Side};
+use super::{Ceilings, Options, Side};
 use crate::bare::{BareClient, Uplink};
 use crate::carrier::{CarryRule, TlsRule, Trust};
 use crate::dialect::token::Tokens;
@@ -12,7 +12,7 @@ use crate::fleet::{Alone, BeatsFrom, Plan, RampRule, Stop};
 use crate::integrity::Tally;
 use crate::job::{self, Part, Work};
 use crate::phase::{Phase, Timeline};
-use crate::record::Metric;
+use crate::record::{Latencies, Metric};
 use crate::report::{self, ServerFigures};
 use crate::scenario::{Load, Patience};
 use crate::socket::Sources;
@@ -26,6 +26,13 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const BEAT_RARELY: Duration = Duration::from_secs(20);
 /// Unanswered messages per client in the open loop.
 const OPEN_WINDOW: u32 = 16;
+/// Unanswered messages per client at the bare server, which answers no message to another client: more than a leg sends.
+const BARE_WINDOW: u32 = 1 << 20;
+/// Messages a second where a messenger spends its life: answered by the backend, and between two people.
+const FORWARD_LOW: f64 = 10_000.0;
+const CHAT_LOW: f64 = 5_000.0;
+/// Deliveries a second to the members of one group, whatever its size.
+const GROUP_DELIVERIES: f64 = 10_000.0;
 
 /// Messages under way in the busy fan-out.
 const FANOUT_UNDER_WAY: u32 = 4;
@@ -47,6 +54,18 @@ pub(super) enum Leg {
     FanOut,
     /// Fan-out with several messages under way.
     FanOutBusy,
+    /// Acked forwarding at a low rate, open loop.
+    ForwardLow,
+    /// Chat of pairs at a low rate, open loop.
+    ChatLow,
+    /// Chat of pairs at half the ceiling, open loop.
+    ChatOpen,
+    /// One group of 100, open loop.
+    Group100,
+    /// One group of 1,000, open loop.
+    Group1k,
+    /// One group of all members, open loop.
+    GroupAll,
 }
 
 /// Result of a leg.
@@ -61,7 +80,7 @@ pub(super) struct Measured {
 }
 
 impl Leg {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Idle,
         Self::Forward,
         Self::ForwardOpen,
@@ -69,6 +88,12 @@ impl Leg {
         Self::Chat,
         Self::FanOut,
         Self::FanOutBusy,
+        Self::ForwardLow,
+        Self::ChatLow,
+        Self::ChatOpen,
+        Self::Group100,
+        Self::Group1k,
+        Self::GroupAll,
     ];
 
     pub(super) const fn rows(self) -> &'static [Row] {
@@ -80,6 +105,12 @@ impl Leg {
             Self::Chat => &[Row::Chat],
             Self::FanOut => &[Row::FanOut],
             Self::FanOutBusy => &[Row::FanOutBusy],
+            Self::ForwardLow => &[Row::ForwardLow, Row::ForwardLowP50],
+            Self::ChatLow => &[Row::ChatLow, Row::ChatLowP50],
+            Self::ChatOpen => &[Row::ChatOpen, Row::ChatOpenP99],
+            Self::Group100 => &[Row::Group100, Row::Group100P99],
+            Self::Group1k => &[Row::Group1k, Row::Group1kP99],
+            Self::GroupAll => &[Row::GroupAll, Row::GroupAllP99],
         }
     }
 
@@ -90,23 +121,39 @@ impl Leg {
 
     const fn behind(self) -> Behind {
         match self {
-            Self::Chat | Self::FanOut | Self::FanOutBusy => Behind::Im,
-            _ => Behind::Acker,
+            Self::Idle | Self::Forward | Self::ForwardOpen | Self::ForwardLow | Self::Echo => Behind::Acker,
+            _ => Behind::Im,
+        }
+    }
+
+    /// The latency of an open loop, from the intended time; true: its p99, else the median.
+    const fn latency(self) -> Option<(Row, Metric, bool)> {
+        match self {
+            Self::ForwardOpen => Some((Row::ForwardOpenP99, Metric::Answer, true)),
+            Self::ForwardLow => Some((Row::ForwardLowP50, Metric::Answer, false)),
+            Self::ChatLow => Some((Row::ChatLowP50, Metric::Deliver, false)),
+            Self::ChatOpen => Some((Row::ChatOpenP99, Metric::Deliver, true)),
+            Self::Group100 => Some((Row::Group100P99, Metric::Deliver, true)),
+            Self::Group1k => Some((Row::Group1kP99, Metric::Deliver, true)),
+            Self::GroupAll => Some((Row::GroupAllP99, Metric::Deliver, true)),
+            _ => None,
         }
     }
 
     const fn counted(self) -> Counted {
         match self {
-            Self::Chat => Counted::All,
+            Self::Chat | Self::ChatLow | Self::ChatOpen => Counted::All,
             _ => Counted::Front,
         }
     }
 
-    const fn clients(self, options: &Options) -> u32 {
+    fn clients(self, options: &Options) -> u32 {
         match self {
             Self::Idle => options.idle_clients,
-            Self::FanOut | Self::FanOutBusy => options.members,
-            Self::Forward | Self::ForwardOpen | Self::Echo | Self::Chat => options.busy_clients,
+            Self::FanOut | Self::FanOutBusy | Self::GroupAll => options.members,
+            Self::Group100 => options.members.min(100),
+            Self::Group1k => options.members.min(1_000),
+            _ => options.busy_clients,
         }
     }
 }
@@ -116,12 +163,12 @@ pub(super) fn measure(
     leg: Leg,
     side: Side,
     options: &Options,
-    open_rate: f64,
+    ceilings: Ceilings,
     stop: &Stop,
 ) -> Result<Measured, Failure> {
     let servers = Servers::start(side, leg.behind(), &options.programs)?;
     let plan = plan(leg, side, options, &servers);
-    let drive = Drive { leg, options, open_rate, plan: &plan, stop };
+    let drive = Drive { leg, side, options, ceilings, plan: &plan, stop };
     match side {
         Side::Ours => drive.run(Moorline::new(MoorlineOptions {
             uid_prefix: "load".into(),
@@ -168,8 +215,9 @@ fn carry(options: &Options) -> CarryRule {
 /// Runs a leg over any wire.
 struct Drive<'a> {
     leg: Leg,
+    side: Side,
     options: &'a Options,
-    open_rate: f64,
+    ceilings: Ceilings,
     plan: &'a Plan,
     stop: &'a Stop,
 }
@@ -180,18 +228,30 @@ impl Drive<'_> {
         match self.leg {
             Leg::Idle => Work::Hold,
             Leg::Forward | Leg::Echo => Work::Ping { load: Load::Closed { window: 1 }, payload },
-            Leg::ForwardOpen => {
-                Work::Ping { load: Load::Open { rate: self.open_rate, window: OPEN_WINDOW }, payload }
+            Leg::ForwardOpen => Work::Ping { load: self.open(self.ceilings.forward / 2.0), payload },
+            Leg::ForwardLow => Work::Ping { load: self.open(FORWARD_LOW), payload },
+            Leg::ChatLow => Work::Chat { load: self.open(CHAT_LOW), payload, patience: Patience::None },
+            Leg::ChatOpen => {
+                Work::Chat { load: self.open(self.ceilings.chat / 2.0), payload, patience: Patience::None }
             }
             Leg::Chat => Work::Chat { load: Load::Closed { window: 1 }, payload, patience: Patience::None },
-            Leg::FanOut => self.fan_out(1),
-            Leg::FanOutBusy => self.fan_out(FANOUT_UNDER_WAY),
+            Leg::FanOut => self.fan_out(Load::Closed { window: 1 }),
+            Leg::FanOutBusy => self.fan_out(Load::Closed { window: FANOUT_UNDER_WAY }),
+            Leg::Group100 | Leg::Group1k | Leg::GroupAll => {
+                self.fan_out(self.open(GROUP_DELIVERIES / f64::from(self.plan.clients)))
+            }
         }
     }
 
-    const fn fan_out(&self, window: u32) -> Work {
+    const fn open(&self, rate: f64) -> Load {
+        let is_answered =
+            matches!(self.leg, Leg::ForwardOpen | Leg::ForwardLow) || matches!(self.side, Side::Ours);
+        Load::Open { rate, window: if is_answered { OPEN_WINDOW } else { BARE_WINDOW } }
+    }
+
+    const fn fan_out(&self, load: Load) -> Work {
         let payload = self.options.payload_bytes;
-        Work::Group { load: Load::Closed { window }, payload, groups: 1, members: self.plan.clients }
+        Work::Group { load, payload, groups: 1, members: self.plan.clients }
     }
 
     fn run<D: Dialect>(&self, dialect: D) -> Result<Measured, Failure> {
@@ -206,12 +266,13 @@ impl Drive<'_> {
                 }
             }
             Leg::Forward => measured.figures.push((Row::ForwardCeiling, measured.done_per_s / 1e3)),
-            Leg::ForwardOpen => {
-                let p99 = part.findings.latencies.get(Metric::Answer).map_or(0, |it| it.summary().p99);
-                measured.figures.push((Row::ForwardOpenP99, p99 as f64 / 1e6));
-                measured.is_late = report::is_saturated(&part.findings.lag);
-            }
             _ => {}
+        }
+        if let Some((row, metric, is_p99)) = self.leg.latency() {
+            let summary = part.findings.latencies.get(metric).map(Latencies::summary).unwrap_or_default();
+            let nanos = if is_p99 { summary.p99 } else { summary.p50 };
+            measured.figures.push((row, nanos as f64 / 1e6));
+            measured.is_late = report::is_saturated(&part.findings.lag);
         }
         Ok(measured)
     }

@@ -78,7 +78,7 @@ impl Comparison {
 pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
     let table = Table::new(options.programs.tls.is_some());
     let mut comparison = Comparison { table, ..Comparison::default() };
-    let mut ceiling = Ceiling::default();
+    let mut ceilings = Ceilings::default();
     for round in 0..options.rounds {
         for leg in Leg::ALL {
             if !leg.rows().iter().any(|row| options.rows.contains(row)) {
@@ -89,15 +89,14 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Comparison, Failure> {
                     let (at, of) = (round + 1, options.rounds);
                     terminal::note(format!("round {at}/{of}  {leg:?}  {}", side.label()));
                 }
-                let measured = legs::measure(leg, side, options, ceiling.half(), stop)?;
+                let measured = legs::measure(leg, side, options, ceilings, stop)?;
                 comparison.add(round, side, &measured);
-                ceiling.learn(leg, &measured);
+                ceilings.learn(round, leg, &measured);
                 if comparison.is_interrupted {
                     return Ok(comparison);
                 }
             }
         }
-        ceiling.fix();
     }
     Ok(comparison)
 }
@@ -112,30 +111,33 @@ fn order(round: u32, leg: Leg, options: &Options) -> Vec<Side> {
     sides
 }
 
-/// The open loop runs at half of what the slower side did in the first round's closed loop, and
-/// stays at that rate.
-#[derive(Debug, Default)]
-struct Ceiling {
-    slowest: Option<f64>,
-    is_fixed: bool,
+/// Operations a second of the slower side in the first round's closed loops; modest ones if those were not asked for.
+/// Open loops run at half of it, in all rounds.
+#[derive(Clone, Copy, Debug)]
+struct Ceilings {
+    forward: f64,
+    chat: f64,
 }
 
-impl Ceiling {
-    fn learn(&mut self, leg: Leg, measured: &Measured) {
-        if leg == Leg::Forward && !self.is_fixed {
-            let seen = measured.done_per_s;
-            self.slowest = Some(self.slowest.map_or(seen, |slowest| slowest.min(seen)));
+impl Default for Ceilings {
+    fn default() -> Self {
+        Self { forward: Self::UNKNOWN, chat: Self::UNKNOWN }
+    }
+}
+
+impl Ceilings {
+    const UNKNOWN: f64 = 20_000.0;
+
+    fn learn(&mut self, round: u32, leg: Leg, measured: &Measured) {
+        let known = match leg {
+            Leg::Forward => &mut self.forward,
+            Leg::Chat => &mut self.chat,
+            _ => return,
+        };
+        if round == 0 {
+            let is_first = known.total_cmp(&Self::UNKNOWN).is_eq();
+            *known = if is_first { measured.done_per_s } else { known.min(measured.done_per_s) }.max(2.0);
         }
-    }
-
-    const fn fix(&mut self) {
-        self.is_fixed = true;
-    }
-
-    /// The rate; a modest one if the closed loop was not asked for.
-    fn half(&self) -> f64 {
-        const WITHOUT_CLOSED_LOOP: f64 = 10_000.0;
-        self.slowest.map_or(WITHOUT_CLOSED_LOOP, |slowest| (slowest / 2.0).max(1.0))
     }
 }
 
@@ -170,13 +172,13 @@ mod tests {
 
     #[test]
     fn the_open_loop_keeps_the_first_rounds_rate() {
-        let mut ceiling = Ceiling::default();
+        let mut ceilings = Ceilings::default();
         let measured = |done_per_s| Measured { done_per_s, ..Measured::default() };
-        ceiling.learn(Leg::Forward, &measured(100_000.0));
-        ceiling.learn(Leg::Forward, &measured(60_000.0));
-        ceiling.learn(Leg::Echo, &measured(10.0));
-        ceiling.fix();
-        ceiling.learn(Leg::Forward, &measured(20_000.0));
-        assert!((ceiling.half() - 30_000.0).abs() < 1e-9);
+        ceilings.learn(0, Leg::Forward, &measured(100_000.0));
+        ceilings.learn(0, Leg::Forward, &measured(60_000.0));
+        ceilings.learn(0, Leg::Echo, &measured(10.0));
+        ceilings.learn(0, Leg::Chat, &measured(40_000.0));
+        ceilings.learn(1, Leg::Forward, &measured(20_000.0));
+        assert!((ceilings.forward - 60_000.0).abs() < 1e-9 && (ceilings.chat - 40_000.0).abs() < 1e-9);
     }
 }

@@ -31,11 +31,35 @@ pub enum Row {
     FanOut,
     /// Fan-out with four messages under way.
     FanOutBusy,
+    /// A message answered by the backend, at 10,000 a second.
+    ForwardLow,
+    /// Median of its latency, from the intended time.
+    ForwardLowP50,
+    /// A message delivered to one other client, at 5,000 a second.
+    ChatLow,
+    /// Median of its latency, from the intended time.
+    ChatLowP50,
+    /// A message delivered to one other client, at half the ceiling.
+    ChatOpen,
+    /// Latency of the same, from the intended time.
+    ChatOpenP99,
+    /// A delivery in a group of 100, at 10,000 a second.
+    Group100,
+    /// Latency of the same: nearly that of the last member.
+    Group100P99,
+    /// A delivery in a group of 1,000, at 10,000 a second.
+    Group1k,
+    /// Latency of the same.
+    Group1kP99,
+    /// A delivery in a group of all members, at 10,000 a second.
+    GroupAll,
+    /// Latency of the same.
+    GroupAllP99,
 }
 
 impl Row {
     /// All figures.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 23] = [
         Self::Idle,
         Self::Login,
         Self::Heartbeat,
@@ -47,6 +71,18 @@ impl Row {
         Self::Chat,
         Self::FanOut,
         Self::FanOutBusy,
+        Self::ForwardLow,
+        Self::ForwardLowP50,
+        Self::ChatLow,
+        Self::ChatLowP50,
+        Self::ChatOpen,
+        Self::ChatOpenP99,
+        Self::Group100,
+        Self::Group100P99,
+        Self::Group1k,
+        Self::Group1kP99,
+        Self::GroupAll,
+        Self::GroupAllP99,
     ];
 
     /// Name on the command line.
@@ -63,6 +99,18 @@ impl Row {
             Self::Chat => "chat",
             Self::FanOut => "fan-out",
             Self::FanOutBusy => "fan-out-busy",
+            Self::ForwardLow => "forward-10k",
+            Self::ForwardLowP50 => "forward-10k-p50",
+            Self::ChatLow => "chat-5k",
+            Self::ChatLowP50 => "chat-5k-p50",
+            Self::ChatOpen => "chat-open",
+            Self::ChatOpenP99 => "chat-open-p99",
+            Self::Group100 => "group-100",
+            Self::Group100P99 => "group-100-p99",
+            Self::Group1k => "group-1k",
+            Self::Group1kP99 => "group-1k-p99",
+            Self::GroupAll => "group-all",
+            Self::GroupAllP99 => "group-all-p99",
         }
     }
 
@@ -77,6 +125,12 @@ impl Row {
                 | Self::Chat
                 | Self::FanOut
                 | Self::FanOutBusy
+                | Self::ForwardLow
+                | Self::ChatLow
+                | Self::ChatOpen
+                | Self::Group100
+                | Self::Group1k
+                | Self::GroupAll
         )
     }
 
@@ -94,6 +148,18 @@ impl Row {
             Self::Chat => ("one to one, delivered", "cpu s/1M"),
             Self::FanOut => ("fan-out, per delivery", "cpu s/1M"),
             Self::FanOutBusy => ("fan-out, four under way", "cpu s/1M"),
+            Self::ForwardLow => ("acked forwarding, 10,000/s", "cpu s/1M"),
+            Self::ForwardLowP50 => ("acked forwarding, its p50", "ms"),
+            Self::ChatLow => ("one to one, 5,000/s", "cpu s/1M"),
+            Self::ChatLowP50 => ("one to one, its p50", "ms"),
+            Self::ChatOpen => ("one to one, half ceiling", "cpu s/1M"),
+            Self::ChatOpenP99 => ("one to one, its p99", "ms"),
+            Self::Group100 => ("group of 100, per delivery", "cpu s/1M"),
+            Self::Group100P99 => ("group of 100, p99", "ms"),
+            Self::Group1k => ("group of 1,000, per delivery", "cpu s/1M"),
+            Self::Group1kP99 => ("group of 1,000, p99", "ms"),
+            Self::GroupAll => ("group of all, per delivery", "cpu s/1M"),
+            Self::GroupAllP99 => ("group of all, p99", "ms"),
         }
     }
 
@@ -105,9 +171,17 @@ impl Row {
             Self::Idle => Some(Bar::Bytes(256.0)),
             Self::Login | Self::Chat => Some(Bar::Ratio(2.5)),
             Self::Heartbeat => Some(Bar::Ratio(1.2)),
-            Self::Forward | Self::ForwardOpen => Some(Bar::Ratio(1.4)),
+            Self::Forward | Self::ForwardOpen | Self::ForwardLowP50 => Some(Bar::Ratio(1.4)),
             Self::FanOut | Self::FanOutBusy => Some(Bar::Ratio(1.0)),
-            Self::ForwardCeiling | Self::ForwardOpenP99 | Self::Echo => None,
+            Self::ForwardLow | Self::Group100 | Self::ChatLowP50 => Some(Bar::Ratio(1.5)),
+            Self::ChatLow => Some(Bar::Ratio(1.8)),
+            Self::Group1k | Self::GroupAll => Some(Bar::Ratio(0.9)),
+            Self::Group100P99 => Some(Bar::Ratio(2.0)),
+            Self::Group1kP99 => Some(Bar::Ratio(1.3)),
+            Self::GroupAllP99 => Some(Bar::Ratio(1.1)),
+            Self::ForwardCeiling | Self::ForwardOpenP99 | Self::ChatOpen | Self::ChatOpenP99 | Self::Echo => {
+                None
+            }
         }
     }
 }
