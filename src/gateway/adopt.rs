@@ -56,6 +56,12 @@ impl Watched {
         Self { sockets, next: 0 }
     }
 
+    fn get_mut(&mut self, key: ConnKey) -> Option<&mut Stream> {
+        let place = self.sockets.partition_point(|(other, ..)| other.slot() < key.slot());
+        let (other, _, stream) = self.sockets.get_mut(place)?;
+        stream.as_mut().filter(|_| *other == key)
+    }
+
     fn take(&mut self, key: ConnKey) -> Option<(u64, Stream)> {
         if self.sockets.get(self.next).is_none_or(|(other, ..)| *other != key) {
             self.next = self.sockets.partition_point(|(other, ..)| other.slot() < key.slot());
@@ -75,7 +81,7 @@ impl Warm {
     ) -> Result<Self, GatewayError> {
         let mut warm = Self { reactors: Vec::new(), streams: Vec::new() };
         for list in lists {
-            let (sender, (poll, inbox)) =
+            let (sender, (mut poll, inbox)) =
                 reactor_inbox().map_err(GatewayError::system("make a reactor's epoll"))?;
             let mut watched = Vec::new();
             for SocketsRecord { keys, fds, cookies } in list {
@@ -87,7 +93,15 @@ impl Warm {
                     watched.push((key, cookie, Some(stream)));
                 }
             }
-            warm.streams.push(Watched::of(watched));
+            let mut watched = Watched::of(watched);
+            let count = watched.sockets.len();
+            reactor::note_first_events(&mut poll, count, &mut |key, event| {
+                if let Some(stream) = watched.get_mut(key) {
+                    stream.handle_event(event);
+                }
+            })
+            .map_err(GatewayError::system("take the first events of sockets"))?;
+            warm.streams.push(watched);
             warm.reactors.push((sender, (poll, inbox)));
         }
         Ok(warm)

@@ -5,17 +5,19 @@
 
 use super::listener::address_of;
 use super::stream::{Socket, Streams};
+use super::token::Source;
 use super::{Reactor, ReactorParts, is_handshake};
 use crate::shard::{Outputs, Settings, Shard};
 use crate::snapshot::{Item, LayerRecord, Records, Section, SnapshotError, SocketRef, SocketsRecord};
 use crate::sys::sockets as system_sockets;
 use crossbeam_channel::Sender;
-use mio::{Poll, Registry};
+use mio::event::Event;
+use mio::{Events, Poll, Registry};
 use moorline_net::layer::{FrozenLayer, Layer};
 use moorline_net::stream::Stream;
 use moorline_proto::connection::server::State;
 use moorline_proto::ids::ConnKey;
-use moorline_proto::time::Instant;
+use moorline_proto::time::{Duration, Instant};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
@@ -25,6 +27,40 @@ pub type TakeWatched<'a> = dyn FnMut(&Registry, ConnKey, &SocketRef) -> io::Resu
 
 /// Descriptors in one record at most.
 const SOCKETS_PER_RECORD: usize = 4096;
+/// Events that a new process takes at once before the pause.
+const FIRST_EVENTS: usize = 1024;
+
+/// Takes the first events of sockets that a new process watches, and gives them to `note`.
+///
+/// Every socket that is watched anew tells at once that it can be written. Eight thousand such events would be the first
+/// thing that the reactors do after the pause, before the messages that wait. A socket that can be read tells that too, and
+/// the reactor goes on with it; bytes that come later are another event.
+///
+/// # Errors
+/// The system's.
+pub fn note_first_events(
+    poll: &mut Poll,
+    watched: usize,
+    note: &mut dyn FnMut(ConnKey, &Event),
+) -> io::Result<()> {
+    let mut events = Events::with_capacity(FIRST_EVENTS);
+    // Sockets in use tell again and again.
+    for _ in 0..=watched / FIRST_EVENTS + 1 {
+        match poll.poll(&mut events, Some(Duration::ZERO)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            outcome => outcome?,
+        }
+        for event in &events {
+            if let Source::Connection(key) = Source::from(event.token()) {
+                note(key, event);
+            }
+        }
+        if events.is_empty() {
+            break;
+        }
+    }
+    Ok(())
+}
 
 impl Reactor {
     /// Writes the shard and the names of its sockets.
@@ -151,7 +187,7 @@ impl Reactor {
         let problem = |error: io::Error| records.contradiction(format!("a socket: {error}"));
         let mut reactor = Self::new(poll, settings, parts).map_err(problem)?;
         (reactor.shard, reactor.outputs, reactor.sockets.now) = (shard, outputs, now);
-        let mut streams = Streams::default();
+        let (mut streams, mut readable) = (Streams::default(), Vec::new());
         for SocketsRecord { keys, fds, cookies } in sockets {
             for ((key, fd), cookie) in keys.into_iter().zip(fds).zip(cookies) {
                 let key = ConnKey::from_u64(key);
@@ -182,6 +218,9 @@ impl Reactor {
                 // A proxy that has not spoken yet will name the address.
                 let is_named = !matches!(&layer, Some(Layer::Opening(opening)) if opening.awaits_proxy());
                 reactor.sockets.listeners.readmit(fd, &stream, is_named, now);
+                if stream.is_readable() {
+                    readable.push(key); // the event is taken
+                }
                 streams.insert(key, Socket { stream, layer });
             }
         }
@@ -193,6 +232,7 @@ impl Reactor {
             handshakes.thaw(now, &record, |key| is_handshake(shard, key));
         }
         reactor.sockets.streams = streams;
+        readable.into_iter().for_each(|key| reactor.sockets.set_ready(key));
         let is_there = |key: &ConnKey| reactor.sockets.streams.get(*key).is_some();
         if let Some(key) = reactor.shard.with_sockets().find(|key| !is_there(key)) {
             return Err(records.contradiction(format!("{key:?} has no socket")));

@@ -31,7 +31,7 @@ mod warm;
 
 pub use counters::{ReactorCount, metrics, own_metrics};
 pub use door::{Door, Holder, ListenerLimits};
-pub use freezing::TakeWatched;
+pub use freezing::{TakeWatched, note_first_events};
 pub use handshake_pool::Servers;
 pub use openings::OpeningRules;
 pub use parts::{ReactorMail, ReactorParts};
