@@ -182,7 +182,7 @@ impl Prepared {
         take: &mut SocketSource<'_>,
     ) -> Result<Self, GatewayError> {
         let failed = |name| GatewayError::system(name);
-        let Matched { sockets, accepted, retired } =
+        let Matched { sockets, accepted, retired, changed } =
             listening::inherit(config, listeners_of(&inherited.head, take)?)?;
         let mut admin_fd = |socket: &Option<SocketRef>| {
             let taken = socket.as_ref().map(&mut *take).transpose();
@@ -229,7 +229,7 @@ impl Prepared {
             |it: &CountedRecord| Counted { name: it.name.clone(), label: it.label.clone(), value: it.value };
         prepared.metrics.go_on(head.counted.iter().map(counted).collect());
         let handshakes = prepared.reactors.iter().map(|(_, reactor)| reactor.handshakes_lost()).sum();
-        prepared.left = Leftovers { retired, kept: kept(config, head), handshakes };
+        prepared.left = Leftovers { retired, changed, kept: kept(config, head), handshakes };
         let has_more = prepared.shard_map.shards() > head.shards as usize || workers > head.workers as usize;
         prepared.has_layers = inherited.snapshot.header.critical & LAYERED != 0;
         if inherited.snapshot.header.critical & SEALED_LINKS != 0 {

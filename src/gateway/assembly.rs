@@ -4,7 +4,7 @@ use super::GatewayError;
 use super::admin_sockets::AdminSockets;
 use super::adopt::{self, Origin};
 use super::backends::Backends;
-use super::listening::{self, ListeningSocket};
+use super::listening::{self, ChangedListener, ListeningSocket};
 use super::threads::Thread;
 use super::tls;
 use super::trust;
@@ -114,6 +114,8 @@ pub(super) struct Prepared {
 pub(super) struct Leftovers {
     /// Listening sockets; connections that wait in their queues are admitted.
     pub(super) retired: Vec<(TcpListener, OpeningKind)>,
+    /// Listeners of another kind; connections that wait in their queues are served as the kind of before.
+    pub(super) changed: Vec<ChangedListener>,
     /// Settings that do not count until a full restart, for people.
     pub(super) kept: Vec<String>,
     /// Connections in the middle of a TLS handshake, which are closed.

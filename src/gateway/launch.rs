@@ -7,7 +7,7 @@
 use super::GatewayError;
 use super::assembly::{Gateway, Leftovers, Prepared, unix_base};
 use super::handover::{PidFile, notify_ready};
-use super::listening::{self, ListeningSocket};
+use super::listening::{self, ChangedListener, ListeningSocket};
 use super::notifier::Notifier;
 use super::threads::{self, Thread};
 use crate::admin::{self, Admin};
@@ -41,6 +41,8 @@ const LIFE_LOOK: Duration = Duration::from_secs(10);
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// Interval at which such connections are accepted.
 const CLOSING_LOOK: Duration = Duration::from_millis(20);
+/// Connections at one listener of another kind that are served as before, at most; the others meet the new kind.
+const WAITING_MAX: usize = 4096;
 /// Longest wait for the supervisor and the pid file before the admin servers answer.
 const TOLD_MAX: Duration = Duration::from_millis(500);
 
@@ -137,6 +139,30 @@ impl Parked {
     /// Returns the pid file, for a check before it is needed.
     pub(super) const fn pid_file(&self) -> &PidFile {
         &self.pid_file
+    }
+
+    /// Accepts the connections that wait at listeners of another kind now: their clients speak the kind of before. Those that
+    /// come later meet the new kind. Call it before [`Self::resume`]. Returns what happened, for people.
+    pub(super) fn admit_waiting(&self) -> Vec<String> {
+        let reactors = &self.gateway.reactor_mail;
+        let admit = |changed: &ChangedListener| {
+            let ChangedListener { index, name, socket, before, is_served } = changed;
+            let (mut served, mut closed) = (0, 0);
+            let waiting = std::iter::from_fn(|| socket.accept().ok()).take(WAITING_MAX);
+            for (number, (client, _)) in waiting.enumerate() {
+                client.set_nonblocking(true).ok();
+                let stream = Stream::tcp(mio::net::TcpStream::from_std(client));
+                let reactor = &reactors[number % reactors.len()];
+                let newcomer = ReactorMail::Newcomer(stream, *before, *index);
+                let is_admitted = *is_served && reactor.try_send(newcomer).is_ok();
+                *(if is_admitted { &mut served } else { &mut closed }) += 1;
+            }
+            format!(
+                "listener {name} has another kind: {served} connections that waited there are served as before, \
+                 {closed} are closed"
+            )
+        };
+        self.left.changed.iter().map(admit).collect()
     }
 
     /// Has all threads run. Nothing here fails or blocks.
@@ -264,7 +290,7 @@ fn close(retired: &[(TcpListener, OpeningKind)], reactor: &Sender<ReactorMail>) 
             socket.set_nonblocking(true).ok();
             SockRef::from(&socket).detach_filter().ok(); // an inherited one of no use
             let stream = Stream::tcp(mio::net::TcpStream::from_std(socket));
-            let newcomer = ReactorMail::Newcomer(stream, kind);
+            let newcomer = ReactorMail::Newcomer(stream, kind, 0); // by the limits of the first listener
             rejected += u64::from(reactor.try_send(newcomer).is_err());
         }
         if is_over {

@@ -49,6 +49,21 @@ pub(super) struct Matched {
     pub(super) accepted: Vec<u64>,
     /// InheritedListener sockets that the settings do not name any more.
     pub(super) retired: Vec<(TcpListener, OpeningKind)>,
+    /// Listeners that have another kind now.
+    pub(super) changed: Vec<ChangedListener>,
+}
+
+/// A listener of another kind than in the process before. Clients in its queue came to the old kind.
+#[derive(Debug)]
+pub(super) struct ChangedListener {
+    /// Number in the settings, from 0.
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) socket: TcpListener,
+    /// Exchange before the first frame in the process before.
+    pub(super) before: OpeningKind,
+    /// True if this process can still serve that kind.
+    pub(super) is_served: bool,
 }
 
 /// Binds all listeners of the settings.
@@ -113,14 +128,28 @@ pub(super) fn inherit(
             }
         }
     }
-    let mut matched = Matched { sockets: Vec::new(), accepted: Vec::new(), retired: Vec::new() };
+    let mut matched =
+        Matched { sockets: Vec::new(), accepted: Vec::new(), retired: Vec::new(), changed: Vec::new() };
+    let has_tls = config.listeners.iter().any(|listener| listener.kind.has_tls());
     for (index, place) in found.into_iter().enumerate() {
         let (socket, accepted) = if let Some((old, address)) = place {
-            let InheritedListener { socket, accepted_until, .. } = old;
+            let InheritedListener { socket, accepted_until, kind: before, .. } = old;
             bound_unsent(&socket)
                 .map_err(GatewayError::system("bound the unsent bytes of a listening socket"))?;
             let (backlog, kind) = (backlog_of(config, index), kind_of(config, index));
             let name = config.listener_name(index);
+            if before != kind {
+                let socket = socket.try_clone().map_err(GatewayError::system("copy a listening socket"))?;
+                // Without keys there is no TLS, and without trusted proxies anybody could name an address.
+                let is_served = (has_tls || !before.has_tls) && (kind.is_proxied || !before.is_proxied);
+                matched.changed.push(ChangedListener {
+                    index,
+                    name: name.clone(),
+                    socket,
+                    before,
+                    is_served,
+                });
+            }
             (ListeningSocket { name, socket, address, backlog, kind }, accepted_until)
         } else {
             let socket = bind(config, index)?;

@@ -218,9 +218,7 @@ impl Reactor {
                 // A proxy that has not spoken yet will name the address.
                 let is_named = !matches!(&layer, Some(Layer::Opening(opening)) if opening.awaits_proxy());
                 reactor.sockets.listeners.readmit(fd, &stream, is_named, now);
-                if stream.is_readable() {
-                    readable.push(key); // the event is taken
-                }
+                readable.extend(stream.is_readable().then_some(key)); // the event is taken
                 streams.insert(key, Socket { stream, layer });
             }
         }

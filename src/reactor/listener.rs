@@ -216,7 +216,7 @@ impl Listeners {
             }
             Accepted::Stream(stream, None) => {
                 let kind = self.openings.kinds[listener];
-                self.judge_waiting(stream, kind, now)
+                self.judge_waiting(stream, kind, listener, now)
             }
             Accepted::Gone => Arrival::TurnedAway,
             Accepted::Nobody => Arrival::Nobody,
@@ -242,10 +242,16 @@ impl Listeners {
         self.refuse(stream, kind, CloseReason::Throttled);
     }
 
-    /// Judges a connection from a listener that the settings do not have any more, by the limits of the first.
-    pub(super) fn judge_waiting(&mut self, stream: Stream, kind: OpeningKind, now: Instant) -> Arrival {
+    /// Judges a connection that somebody else accepted, by the limits of this listener.
+    pub(super) fn judge_waiting(
+        &mut self,
+        stream: Stream,
+        kind: OpeningKind,
+        listener: usize,
+        now: Instant,
+    ) -> Arrival {
         match address_of(&stream) {
-            Some(from) => self.judge(0, kind, stream, from, now),
+            Some(from) => self.judge(listener, kind, stream, from, now),
             None => Arrival::TurnedAway, // it left
         }
     }

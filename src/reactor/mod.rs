@@ -240,8 +240,8 @@ impl Reactor {
                 }
             }
             ReactorMail::Handshaken(key, result) => self.handle_handshaken(key, *result),
-            ReactorMail::Newcomer(socket, kind) => {
-                match self.sockets.listeners.judge_waiting(socket, kind, now) {
+            ReactorMail::Newcomer(socket, kind, listener) => {
+                match self.sockets.listeners.judge_waiting(socket, kind, listener, now) {
                     Arrival::Admitted(newcomer) => self.admit(now, newcomer),
                     Arrival::Full(newcomer) => self.admit_at_cap(now, newcomer),
                     Arrival::TurnedAway | Arrival::NoPlace(_) | Arrival::Nobody => {}

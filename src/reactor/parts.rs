@@ -24,8 +24,9 @@ pub enum ReactorMail {
     Move(Socket, Box<Transfer>),
     /// The result of a handshake's arithmetic.
     Handshaken(ConnKey, Box<JobResult>),
-    /// A connection that waited at a listener which is closed.
-    Newcomer(Stream, OpeningKind),
+    /// A connection that waited at a listener which is closed, or has another kind now; the listener by whose limits it is
+    /// judged, by number.
+    Newcomer(Stream, OpeningKind, usize),
     /// Lists all open sockets. Sockets attached after this message are recorded, so that the snapshot can mark
     /// them as not yet inherited.
     List(crossbeam_channel::Sender<Vec<(ConnKey, RawFd)>>),

@@ -51,6 +51,8 @@ mod handover_faults;
 mod handover_hostile;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_inject;
+#[cfg(any(feature = "failpoints", debug_assertions))]
+mod handover_kinds;
 mod handover_memory;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod handover_orders;

@@ -311,6 +311,7 @@ impl Takeover<'_> {
         parked.gateway.clock.go_on_from(frozen_at);
         // The old process has the sockets until it has left.
         parked.gateway.door.set_shared(Holder::Old, self.parent.life.is_some());
+        let changed = parked.admit_waiting();
         parked.resume();
         self.times.touched = clock::machine_nanos();
         // A parent that has ended does not hear it, and this process serves all the same.
@@ -326,6 +327,10 @@ impl Takeover<'_> {
                     parked.left.handshakes
                 );
                 last.steps.push(Step { name: "handshakes".into(), seconds: 0.0, detail });
+            }
+            for detail in changed {
+                tracing::warn!(detail, "the kind of a listener has changed");
+                last.steps.push(Step { name: "kind".into(), seconds: 0.0, detail });
             }
             for detail in parked.left.kept.iter().cloned() {
                 tracing::warn!(detail, "a setting does not count until a full restart");
