@@ -527,6 +527,30 @@ fn files_that_cannot_be_used_are_named_with_their_setting() {
 }
 
 #[test]
+fn a_handshake_of_a_link_that_is_under_way_is_begun_anew_by_the_next_process() {
+    let ca = Ca::new("own");
+    let (paper, own) = (ca.backend(), ca.issue(&["g1"]));
+    let backend = backend(&paper, &ca, &[]);
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let place = silent.local_addr().expect("bound");
+    let mut sets = gateway_sets(&own, &ca);
+    sets.push(format!("backend.endpoints=[\"{}\", \"{place}\"]", backend.address));
+    let series = Series::start(&backend, &strs(&sets));
+    let mut clients = login(&series.gateway);
+    chat(&mut clients, 1, b"before");
+    let (mut before, _) = silent.accept().expect("the gateway comes");
+    before.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    before.read_exact(&mut [0; 5]).expect("a ClientHello");
+    series.restart();
+    before.read_to_end(&mut Vec::new()).ok(); // it ends with its process
+    let (mut behind, _) = silent.accept().expect("the next process comes");
+    behind.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    behind.read_exact(&mut [0; 5]).expect("a ClientHello");
+    chat(&mut clients, 2, b"behind");
+    assert_eq!(series.gateway.metric("links_encrypted"), 1);
+}
+
+#[test]
 fn encrypted_links_go_over_hot_restarts_under_load_and_lose_nothing() {
     let ca = Ca::new("own");
     let (paper, own) = (ca.backend(), ca.issue(&["g1"]));
