@@ -12,6 +12,7 @@ use crate::error::BackendError;
 use crate::server::tls::{self as link_tls, SharedTls};
 use crate::tokens::Tokens;
 use moorline_net::audit::AuditLog;
+use moorline_net::hidden_memory::hide_memory;
 use moorline_net::settings::changed_keys;
 use moorline_proto::link::Secrets;
 use std::path::PathBuf;
@@ -69,7 +70,11 @@ impl Live {
         let access = config.api.listen.map(|_| Access::read(&config.api)).transpose()?;
         let api_tls = config.api.listen.and(ApiTls::read(&config.api).transpose()).transpose()?;
         let secrets = SharedSecrets::default();
-        let link_tls = Arc::new(RwLock::new(link_tls::load(&config.link)?));
+        let link_tls = link_tls::load(&config.link)?;
+        if api_tls.is_some() || link_tls.is_some() {
+            hide_memory();
+        }
+        let link_tls = Arc::new(RwLock::new(link_tls));
         let config = Mutex::new(config.clone());
         Ok(Self { access: access.map(shared), api_tls, tokens, secrets, link_tls, audit, config })
     }
@@ -100,6 +105,9 @@ impl Live {
         let access = self.access.as_ref().map(|_| Access::read(&next.api)).transpose()?;
         let certificates = self.api_tls.as_ref().map(|_| api_tls::certificates(&next.api)).transpose()?;
         // Everything is valid: from here on nothing fails.
+        if link_tls.is_some() {
+            hide_memory();
+        }
         if let (Some(tls), Some(certificates)) = (&self.api_tls, certificates) {
             tls.put(certificates);
         }

@@ -13,6 +13,7 @@
 //! | [`accept`] | listening sockets, and the pause when descriptors run out | `server` |
 //! | [`audit`] | who ordered what, in a file of bounded size | `server` |
 //! | [`cap`] | how much of a cap is used, and a log line at 80% | `server` |
+//! | [`hidden_memory`] | memory that nobody else reads | `server` |
 //! | [`http`] | HTTP/1.1 server and client, on hyper in a thread of their own | `server` |
 //! | [`layer`] | TLS and WebSocket between a stream and its owner | `server` |
 //! | [`log`] | log lines and ready lines that no serving thread waits for | `server` |
@@ -40,6 +41,8 @@ pub mod cap;
 pub mod clock;
 #[cfg(feature = "client")]
 pub mod connect;
+#[cfg(all(target_os = "linux", feature = "server"))]
+pub mod hidden_memory;
 #[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]

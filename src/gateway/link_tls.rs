@@ -5,8 +5,8 @@
 
 use super::GatewayError;
 use crate::config::Config;
-use crate::sys::limits;
 use crate::worker::LinkTls;
+use moorline_net::hidden_memory::hide_memory;
 use moorline_net::layer::HandshakePool;
 use moorline_net::tls::{HandshakeError, Mutual, MutualError};
 use std::path::PathBuf;
@@ -74,7 +74,7 @@ impl Fresh {
     /// [`GatewayError`]: the system refuses a thread.
     pub(super) fn start(self, config: &Config, earlier: Option<LinkTls>) -> Result<LinkTls, GatewayError> {
         let client = Arc::new(self.0.client(PROTOCOL).map_err(LinkTlsError::from)?);
-        limits::hide_memory();
+        hide_memory();
         let pool = match earlier {
             Some(tls) => tls.pool,
             None => HandshakePool::start("link-handshake", THREADS, QUEUE)

@@ -9,8 +9,8 @@ use super::listening;
 use crate::config::{Config, TlsConfig};
 use crate::metrics::{CounterSet, Metric, Registry};
 use crate::reactor::{OpeningRules, Servers};
-use crate::sys::limits;
 use moorline_net::clock::Clock;
+use moorline_net::hidden_memory::hide_memory;
 use moorline_net::layer::HandshakePool;
 use moorline_net::proxy::{NetworkError, Trusted};
 use moorline_net::tls::{
@@ -113,7 +113,7 @@ impl Identity {
     ) -> Result<Option<Self>, TlsError> {
         let now = unix_now_s(clock);
         let Some(Fresh { certificates, tickets }) = Fresh::read(config, now)? else { return Ok(None) };
-        limits::hide_memory();
+        hide_memory();
         let tickets = match tickets {
             Some(tickets) => tickets,
             None if inherited.is_empty() => TicketKeySet::random(now)?,

@@ -36,18 +36,6 @@ pub fn ignore_signals() {
     }
 }
 
-/// Keeps the memory of this process out of core files and from other processes of its user, from now on and in its
-/// successors: it holds keys. `/proc/PID` is root's then. Takes effect at once; what the system refuses is logged.
-pub fn hide_memory() {
-    let refused = |error| tracing::warn!(%error, "the memory of this process, with its keys, may come into a core file");
-    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
-        refused(error);
-    }
-    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
-        refused(error);
-    }
-}
-
 /// Returns the number of processors that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)

@@ -193,6 +193,7 @@ fn messages_pass_over_encrypted_links_and_nobody_on_the_way_reads_them() {
     let gateway = gateway(tap.address, &own, &ca, &[]);
     gateway.until_ready();
     gateway.until_metric("links_encrypted", 1);
+    [&gateway.process, &backend.process].iter().for_each(|it| crate::tls::check_hidden(it.pid()));
     let mut clients = login(&gateway);
     let text = b"nobody on the way reads this";
     let large: Vec<u8> = (0..50_000_u32).map(|number| number.to_le_bytes()[0]).collect();

@@ -258,14 +258,18 @@ fn a_plain_client_at_a_tls_listener_and_a_wrong_name_or_protocol_are_refused_at_
 fn the_memory_of_a_process_with_keys_is_hidden_also_after_a_restart() {
     let world = World::start();
     for _ in 0..2 {
-        let pid = world.series.pid();
-        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
-        assert_eq!(core.split_ascii_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
-        let owner = std::fs::metadata(format!("/proc/{pid}/mem")).expect("it runs");
-        assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
+        check_hidden(world.series.pid());
         world.series.restart();
     }
+}
+
+/// Fails unless the memory of a process comes into no core file and is root's.
+pub(crate) fn check_hidden(pid: u32) {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert_eq!(core.split_ascii_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    let owner = std::fs::metadata(format!("/proc/{pid}/mem")).expect("it runs");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&owner), 0);
 }
 
 #[test]

@@ -269,7 +269,8 @@ impl Takeover<'_> {
     fn watch(&mut self) -> Result<(), GatewayError> {
         self.warm = Some(watch(&self.sockets, &mut self.inherited)?);
         self.stored = self.bodies.read_first().map_err(GatewayError::system("read the queued bodies"))?;
-        if self.config.listeners.iter().any(|listener| listener.kind.has_tls()) {
+        let has_tls = self.config.listeners.iter().any(|listener| listener.kind.has_tls());
+        if has_tls || self.config.backend.tls.files().is_some() {
             warm_up(); // not in the pause
         }
         Ok(())
