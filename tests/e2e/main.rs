@@ -89,6 +89,7 @@ mod soak;
 mod stop;
 mod storm;
 mod tls;
+mod tls_hostile;
 #[cfg(any(feature = "failpoints", debug_assertions))]
 mod tracer;
 mod tunnel;
