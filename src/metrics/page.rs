@@ -50,7 +50,7 @@ impl Carried {
     /// Processor time of all processes of the series, in microseconds.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a positive number of microseconds
     fn cpu_micros(&self) -> u64 {
-        let own = (process::Figures::read().cpu_seconds * MICROS) as u64;
+        let own = (process::cpu_seconds() * MICROS) as u64;
         own.saturating_add(self.of(CPU_SECONDS, ""))
     }
 }

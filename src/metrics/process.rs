@@ -47,6 +47,13 @@ impl Figures {
     }
 }
 
+/// Processor time used, user and system. Cheap, however many descriptors are open: a hot restart reads it while all stand
+/// still.
+pub fn cpu_seconds() -> f64 {
+    let (user, kernel, _) = ticks(&fs::read_to_string("/proc/self/stat").unwrap_or_default());
+    (user + kernel) / TICKS_PER_SECOND
+}
+
 /// `name   123 kB` of `/proc/self/status`.
 fn field(status: &str, name: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix(name));
