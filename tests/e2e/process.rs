@@ -246,6 +246,7 @@ pub(crate) fn is_stopped(pid: u32) -> bool {
 }
 
 /// The parent of a process.
+#[cfg(any(debug_assertions, feature = "failpoints"))]
 pub(crate) fn parent(pid: u32) -> Option<u32> {
     parents().get(&pid).copied()
 }
