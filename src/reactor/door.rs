@@ -56,6 +56,8 @@ pub struct Door {
     addresses: Option<Mutex<Addresses>>,
     /// Caps on connections, and on those that are not logged in.
     caps: [Arc<CapWatch>; 2],
+    /// The largest `handshakes_max` of the listeners, for that watch: read in each turn, so without a lock.
+    handshakes_max: AtomicUsize,
 }
 
 /// State of one listener that all reactors share.
@@ -112,6 +114,7 @@ impl Door {
         let gates: Vec<_> = listeners.into_iter().map(gate).collect();
         let knows_addresses = gates.iter().any(|gate| gate.limits().knows_addresses());
         Arc::new(Self {
+            handshakes_max: AtomicUsize::new(largest(&gates)),
             connections_max,
             gates,
             open: AtomicUsize::new(0),
@@ -128,6 +131,7 @@ impl Door {
         for (gate, limits) in self.gates.iter().zip(listeners) {
             *gate.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
         }
+        self.handshakes_max.store(largest(&self.gates), Ordering::Relaxed);
     }
 
     /// Notes whether a listening socket listens. Returns whether it did: a second shutdown would break the
@@ -239,8 +243,16 @@ impl Door {
     /// Writes the rates of all addresses to `out`. Returns the time up to which each listener's accept rate is
     /// used, in nanoseconds.
     pub fn freeze(&self, out: &mut Section) -> Vec<u64> {
-        let Self { connections_max: _, gates, open: _, handshakes: _, holders: _, addresses: _, caps: _ } =
-            self;
+        let Self {
+            gates,
+            connections_max: _,
+            open: _,
+            handshakes: _,
+            holders: _,
+            addresses: _,
+            caps: _,
+            handshakes_max: _,
+        } = self;
         if let Some(addresses) = self.addresses() {
             addresses.freeze(out);
         }
@@ -287,7 +299,7 @@ impl Door {
     pub(super) fn note_caps(&self, now: Instant) {
         let [connections, handshakes] = &self.caps;
         connections.note(self.open.load(Ordering::Relaxed), self.connections_max, now);
-        let max = self.gates.iter().map(|gate| gate.limits().handshakes_max).max().unwrap_or(0);
+        let max = self.handshakes_max.load(Ordering::Relaxed);
         handshakes.note(self.handshakes.load(Ordering::Relaxed), max, now);
     }
 
@@ -295,6 +307,11 @@ impl Door {
     fn addresses(&self) -> Option<MutexGuard<'_, Addresses>> {
         self.addresses.as_ref().map(|addresses| addresses.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The largest `handshakes_max`.
+fn largest(gates: &[Gate]) -> usize {
+    gates.iter().map(|gate| gate.limits().handshakes_max).max().unwrap_or(0)
 }
 
 #[cfg(test)]
