@@ -154,3 +154,25 @@ fn a_slot_that_no_limit_allows_is_refused_before_the_table_grows_to_it() {
         );
     }
 }
+
+/// Bytes of a client that is not read for a while are judged by whoever reads them: the new process.
+#[test]
+fn garbage_of_a_client_over_its_rate_is_taken_over_and_ends_that_client_alone() {
+    let mut world = super::limits::world(|settings| settings.frame_rate = 10);
+    let (hostile, other) = (world.login("eve", "phone"), world.login("alice", "phone"));
+    (0..21).for_each(|_| world.frame(hostile, &super::limits::ping()));
+    assert_eq!(world.pauses(), [(hostile, true)]);
+    let garbage = [0xFF; 16];
+    assert!(moorline_proto::frame::check_first_byte(garbage[0]).is_err());
+    world.bytes(hostile, &garbage);
+    assert!(world.closes().is_empty(), "nobody has judged them");
+
+    let (shard, outputs) = thawed(frozen(&world.shard)).expect("a client cannot have an upgrade undone");
+    let mut world = World { shard, now: Instant::from_nanos(1_000_000_000), outputs };
+    world.shard.check();
+    assert_eq!((world.shard.sessions(), world.pauses()), (2, vec![(hostile, true)]));
+    (0..20).for_each(|_| world.pass(Duration::from_millis(50)));
+    assert_eq!(world.close_code(hostile), Some(CloseReason::BadMagic.code()));
+    world.frame(other, &super::limits::ping());
+    assert_eq!(world.written(other).len(), 1, "the other one is served");
+}
