@@ -28,16 +28,17 @@ mod websocket;
 pub use link::Driven;
 pub use opening::{Done, Job, JobResult, Opening, OpeningFault, OpeningKind, Step};
 pub use pool::HandshakePool;
-pub use websocket::WebSocket;
+pub use websocket::Framing;
 
 use crate::read_block::ReadBlock;
 use crate::stream::{Filled, Reading, Stream};
 use crate::tls::{self, Records};
 use buffers::Buffers;
 use moorline_proto::time::Instant;
-use moorline_proto::websocket::{self as framing, Reader, TAIL_BYTES_MAX};
+use moorline_proto::websocket::{Fault, TAIL_BYTES_MAX, close_code};
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use websocket::WebSocket;
 
 /// Longest encrypted record that is written, in bytes; a peer that reads nothing makes its layer keep no more of them.
 pub const RECORD_BYTES: usize = 8 << 10;
@@ -53,10 +54,8 @@ pub enum Layer {
     Opening(Box<Opening>),
     /// Records of TLS.
     Tls(Box<Tls>),
-    /// WebSocket between two messages, with nothing that waits.
-    WebSocket(Reader),
-    /// WebSocket in a message, or with bytes that wait.
-    BusyWebSocket(Box<WebSocket>),
+    /// WebSocket.
+    WebSocket(Framing),
     /// WebSocket over TLS.
     Wss(Box<Wss>),
 }
@@ -74,8 +73,11 @@ const _: () = assert!(size_of::<Tls>() <= 120, "an idle connection fits into one
 #[derive(Debug)]
 pub struct Wss {
     tls: Tls,
-    websocket: WebSocket,
+    framing: Framing,
 }
+
+const _: () = assert!(size_of::<Wss>() <= 136, "an idle connection fits into one allocation of 144 bytes");
+const _: () = assert!(size_of::<Layer>() == 16, "each place for a connection has room for one");
 
 /// Reason why a layer ends its connection. The peer has been told, as far as the socket took it.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +90,7 @@ pub enum LayerError {
     Tls(#[from] tls::Fault),
     /// The peer does not keep to the WebSocket protocol.
     #[error("{0}")]
-    WebSocket(#[from] framing::Fault),
+    WebSocket(#[from] Fault),
 }
 
 /// A layer as bytes, for another process. Shows nothing of them in its `Debug`.
@@ -134,12 +136,10 @@ impl Layer {
             Self::Opening(_) => Ok(Reading::Blocked),
             Self::Tls(tls) => tls.read(stream, block, now, None),
             Self::Wss(wss) => {
-                let Wss { tls, websocket } = &mut **wss;
-                tls.read(stream, block, now, Some(websocket))
+                let Wss { tls, framing } = &mut **wss;
+                framing.with(|websocket| tls.read(stream, block, now, Some(websocket)))
             }
-            Self::WebSocket(_) | Self::BusyWebSocket(_) => {
-                self.with_websocket(|websocket| websocket.read(stream, block, now))
-            }
+            Self::WebSocket(framing) => framing.with(|websocket| websocket.read(stream, block, now)),
         }
     }
 
@@ -162,12 +162,13 @@ impl Layer {
             Self::Opening(_) => Ok(0),
             Self::Tls(tls) => tls.write(stream, pieces, length, scratch),
             Self::Wss(wss) => {
-                let Wss { tls, websocket } = &mut **wss;
-                websocket.write_with(pieces, length, |part, bytes| tls.write(stream, part, bytes, scratch))
+                let Wss { tls, framing } = &mut **wss;
+                framing.with(|websocket| {
+                    websocket
+                        .write_with(pieces, length, |part, bytes| tls.write(stream, part, bytes, scratch))
+                })
             }
-            Self::WebSocket(_) | Self::BusyWebSocket(_) => {
-                self.with_websocket(|websocket| websocket.write(stream, pieces, length))
-            }
+            Self::WebSocket(framing) => framing.with(|websocket| websocket.write(stream, pieces, length)),
         }
     }
 
@@ -180,8 +181,8 @@ impl Layer {
             Self::Opening(opening) => opening.flush(stream),
             Self::Tls(tls) => tls.flush(stream),
             Self::Wss(wss) => wss.flush(stream),
-            Self::WebSocket(_) => Ok(true),
-            Self::BusyWebSocket(_) => self.with_websocket(|websocket| websocket.flush(stream)),
+            Self::WebSocket(Framing::Resting(_)) => Ok(true),
+            Self::WebSocket(framing) => framing.with(|websocket| websocket.flush(stream)),
         }
     }
 
@@ -192,12 +193,12 @@ impl Layer {
         match self {
             Self::Opening(_) => {}
             Self::Tls(tls) => tls.shut(stream),
-            Self::WebSocket(_) | Self::BusyWebSocket(_) => self.with_websocket(|websocket| {
-                websocket.put_close(Some(framing::close_code(code)), "");
+            Self::WebSocket(framing) => framing.with(|websocket| {
+                websocket.put_close(Some(close_code(code)), "");
                 websocket.flush(stream).ok();
             }),
             Self::Wss(wss) => {
-                wss.websocket.put_close(Some(framing::close_code(code)), "");
+                wss.framing.with(|websocket| websocket.put_close(Some(close_code(code)), ""));
                 wss.flush(stream).ok();
                 wss.tls.shut(stream);
             }
@@ -209,19 +210,18 @@ impl Layer {
         match self {
             Self::Opening(opening) => opening.pending(),
             Self::Tls(tls) => tls.buffers.pending(),
-            Self::Wss(wss) => wss.tls.buffers.pending() + wss.websocket.pending(),
-            Self::WebSocket(_) => 0,
-            Self::BusyWebSocket(websocket) => websocket.pending(),
+            Self::Wss(wss) => wss.tls.buffers.pending() + wss.framing.busy().map_or(0, WebSocket::pending),
+            Self::WebSocket(framing) => framing.busy().map_or(0, WebSocket::pending),
         }
     }
 
     /// Returns whether there is something to read, or the end, although the socket has nothing new.
     pub fn wants_read(&self) -> bool {
         match self {
-            Self::Opening(_) | Self::WebSocket(_) => false,
+            Self::Opening(_) => false,
             Self::Tls(tls) => tls.buffers.wants_read(),
             Self::Wss(wss) => wss.tls.buffers.wants_read(),
-            Self::BusyWebSocket(websocket) => websocket.wants_read(),
+            Self::WebSocket(framing) => framing.busy().is_some_and(WebSocket::wants_read),
         }
     }
 
@@ -235,7 +235,7 @@ impl Layer {
     /// Returns whether [`Self::cool`] gives memory back.
     pub const fn is_warm(&self) -> bool {
         match self {
-            Self::Opening(_) | Self::WebSocket(_) | Self::BusyWebSocket(_) => false,
+            Self::Opening(_) | Self::WebSocket(_) => false,
             Self::Tls(tls) => tls.records.is_warm(),
             Self::Wss(wss) => wss.tls.records.is_warm(),
         }
@@ -252,10 +252,10 @@ impl Layer {
             Self::Tls(tls) => tls.freeze(OpeningKind { has_tls: true, ..OpeningKind::default() }),
             Self::Wss(wss) => {
                 let kind = OpeningKind { has_tls: true, has_websocket: true, is_proxied: false };
-                Ok(FrozenLayer { websocket: wss.websocket.state(), ..wss.tls.freeze(kind)? })
+                let websocket = wss.framing.with(|websocket| websocket.state());
+                Ok(FrozenLayer { websocket, ..wss.tls.freeze(kind)? })
             }
-            Self::WebSocket(reader) => Ok(WebSocket::at_rest(*reader).freeze()),
-            Self::BusyWebSocket(websocket) => Ok(websocket.freeze()),
+            Self::WebSocket(framing) => Ok(framing.with(|websocket| websocket.freeze())),
         }
     }
 
@@ -274,11 +274,11 @@ impl Layer {
         let buffers = Buffers::of(partial, plain, pending);
         if records.is_empty() {
             let websocket = websocket.ok_or("a layer is neither TLS nor WebSocket")?;
-            return Ok(Some(Self::of_websocket(websocket.with_buffers(buffers))));
+            return Ok(Some(Self::WebSocket(websocket.with_buffers(buffers).into())));
         }
         let tls = Tls { records: Records::thaw(&records).map_err(|error| error.to_string())?, buffers };
         Ok(Some(match websocket {
-            Some(websocket) => Self::Wss(Box::new(Wss { tls, websocket })),
+            Some(websocket) => Self::Wss(Box::new(Wss { tls, framing: websocket.into() })),
             None => Self::Tls(Box::new(tls)),
         }))
     }
@@ -302,41 +302,15 @@ impl Layer {
             Self::Opening(opening) => opening.records(),
             Self::Tls(tls) => Some(&mut tls.records),
             Self::Wss(wss) => Some(&mut wss.tls.records),
-            Self::WebSocket(_) | Self::BusyWebSocket(_) => None,
-        }
-    }
-
-    fn of_websocket(websocket: WebSocket) -> Self {
-        match websocket.resting() {
-            Some(reader) => Self::WebSocket(reader),
-            None => Self::BusyWebSocket(Box::new(websocket)),
-        }
-    }
-
-    /// Lets `act` on a WebSocket, which has memory of its own only while it needs it.
-    fn with_websocket<T>(&mut self, act: impl FnOnce(&mut WebSocket) -> T) -> T {
-        match self {
-            Self::WebSocket(reader) => {
-                let mut websocket = WebSocket::at_rest(*reader);
-                let outcome = act(&mut websocket);
-                *self = Self::of_websocket(websocket);
-                outcome
-            }
-            Self::BusyWebSocket(websocket) => {
-                let outcome = act(websocket);
-                if let Some(reader) = websocket.resting() {
-                    *self = Self::WebSocket(reader);
-                }
-                outcome
-            }
-            _ => unreachable!("the callers have matched a WebSocket"),
+            Self::WebSocket(_) => None,
         }
     }
 }
 
 impl Wss {
     fn flush(&mut self, stream: &mut Stream) -> io::Result<bool> {
-        self.tls.flush_with(stream, &mut self.websocket)
+        let Self { tls, framing } = self;
+        framing.with(|websocket| tls.flush_with(stream, websocket))
     }
 }
 

@@ -15,14 +15,13 @@
 //! and `take_job` gives the job. The thread's result has 1,100 bytes for the client. Its Finished makes a second job, whose
 //! result has the records. The GET request that comes in them is answered, and `advance` gives the layer.
 
-use super::{FrozenLayer, Layer, Tls, WebSocket, Wss, buffers::Buffers};
+use super::{Framing, FrozenLayer, Layer, Tls, WebSocket, Wss, buffers::Buffers};
 use crate::proxy;
 use crate::read_block::ReadBlock;
 use crate::stream::{Filled, Stream};
 use crate::tls::{self, Client, Established, Handshake, HandshakeError, Progress, Records, Server};
 use crate::upgrade::{self, Origins, Refusal};
 use moorline_proto::time::Instant;
-use moorline_proto::websocket::Reader;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -440,13 +439,13 @@ impl Opening {
         let rest = head.split_off(length.map_err(OpeningFault::Upgrade)?);
         let layer = match tls.take() {
             Some(tls) if rest.is_empty() => {
-                Layer::Wss(Box::new(Wss { tls: *tls, websocket: WebSocket::default() }))
+                Layer::Wss(Box::new(Wss { tls: *tls, framing: Framing::default() }))
             }
             // A client may not speak before it has the answer (RFC 6455, 4.1).
             Some(_) => return Err(OpeningFault::Early),
             None => {
                 self.input = rest;
-                Layer::WebSocket(Reader::default())
+                Layer::WebSocket(Framing::default())
             }
         };
         Ok(Step::Done(self.end(layer)))
@@ -464,11 +463,10 @@ impl Opening {
                 wss.tls.buffers.go_on(&came, unsent);
                 Layer::Wss(wss)
             }
-            _ => Layer::of_websocket(WebSocket::default().with_buffers(Buffers::of(
-                came,
-                Vec::new(),
-                unsent.to_vec(),
-            ))),
+            _ => {
+                let buffers = Buffers::of(came, Vec::new(), unsent.to_vec());
+                Layer::WebSocket(WebSocket::default().with_buffers(buffers).into())
+            }
         };
         self.output = Buffers::new();
         Done { layer: Some(layer), rest: Vec::new() }

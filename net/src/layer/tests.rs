@@ -44,7 +44,7 @@ fn read_all(peer: &mut UnixStream) -> Vec<u8> {
 #[test]
 fn a_websocket_costs_nothing_at_rest_and_reads_messages_that_come_by_the_byte() {
     let (mut stream, mut peer) = pair();
-    let mut layer = Layer::WebSocket(Reader::default());
+    let mut layer = Layer::WebSocket(Framing::default());
     let (mut block, mut got) = (ReadBlock::default(), Vec::new());
     for byte in [message(b"hello"), message(b"world")].concat() {
         peer.write_all(&[byte]).expect("room");
@@ -54,13 +54,16 @@ fn a_websocket_costs_nothing_at_rest_and_reads_messages_that_come_by_the_byte() 
         }
     }
     assert_eq!(got, b"helloworld");
-    assert!(matches!(layer, Layer::WebSocket(_)), "no memory of its own between two messages");
+    assert!(
+        matches!(layer, Layer::WebSocket(Framing::Resting(_))),
+        "no memory of its own between two messages"
+    );
 }
 
 #[test]
 fn a_blocked_socket_keeps_whole_messages_and_one_answer_to_pings() {
     let (mut stream, mut peer) = pair();
-    let mut layer = Layer::WebSocket(Reader::default());
+    let mut layer = Layer::WebSocket(Framing::default());
     let (body, mut scratch) = (vec![7; 60_000], Vec::new());
     let mut taken = 0;
     loop {
@@ -71,7 +74,7 @@ fn a_blocked_socket_keeps_whole_messages_and_one_answer_to_pings() {
             break;
         }
     }
-    assert!(matches!(layer, Layer::BusyWebSocket(_)), "in the middle of a message");
+    assert!(matches!(layer, Layer::WebSocket(Framing::Busy(_))), "in the middle of a message");
     // Pings come while nothing goes out: the last one is answered, behind the message.
     for number in 0..5 {
         peer.write_all(&[0x89, 0x81, 0, 0, 0, 0, number]).expect("room");
@@ -85,7 +88,7 @@ fn a_blocked_socket_keeps_whole_messages_and_one_answer_to_pings() {
     let mut layer = Layer::thaw(std::mem::take(&mut frozen)).expect("lawful").expect("whole");
     layer.resume();
     let rest = taken % body.len();
-    while !matches!(layer, Layer::WebSocket(_)) {
+    while !matches!(layer, Layer::WebSocket(Framing::Resting(_))) {
         layer
             .write(&mut stream, &[IoSlice::new(&body[rest..])], body.len() - rest, &mut scratch)
             .expect("it stands");

@@ -14,7 +14,60 @@ use std::ops::Range;
 /// Bytes of a pong and a close at most.
 const CONTROL_MAX: usize = 2 * (2 + CONTROL_BYTES_MAX);
 
-/// Framing of one connection. Between two messages, with nothing that waits, it is its [`Reader`] alone.
+/// Framing of one connection as it is kept: between two messages, with nothing that waits, it has no memory of its own.
+#[derive(Debug)]
+pub enum Framing {
+    /// Between two messages.
+    Resting(Reader),
+    /// In a message, or with bytes that wait.
+    Busy(Box<WebSocket>),
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::Resting(Reader::default())
+    }
+}
+
+impl From<WebSocket> for Framing {
+    fn from(websocket: WebSocket) -> Self {
+        match websocket.resting() {
+            Some(reader) => Self::Resting(reader),
+            None => Self::Busy(Box::new(websocket)),
+        }
+    }
+}
+
+impl Framing {
+    /// Lets `act` on the framing.
+    pub(super) fn with<T>(&mut self, act: impl FnOnce(&mut WebSocket) -> T) -> T {
+        match self {
+            Self::Resting(reader) => {
+                let mut websocket = WebSocket::at_rest(*reader);
+                let outcome = act(&mut websocket);
+                *self = websocket.into();
+                outcome
+            }
+            Self::Busy(websocket) => {
+                let outcome = act(websocket);
+                if let Some(reader) = websocket.resting() {
+                    *self = Self::Resting(reader);
+                }
+                outcome
+            }
+        }
+    }
+
+    /// Returns the framing if bytes wait in it, or a message is under way.
+    pub(super) fn busy(&self) -> Option<&WebSocket> {
+        match self {
+            Self::Resting(_) => None,
+            Self::Busy(websocket) => Some(websocket),
+        }
+    }
+}
+
+/// Framing of one connection, in use.
 #[derive(Debug, Default)]
 pub struct WebSocket {
     reader: Reader,
