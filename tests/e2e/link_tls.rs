@@ -1,4 +1,4 @@
-//! Mutual TLS on links between real processes: who is refused and how that is told, reloads, and hot restarts.
+//! Mutual TLS on links between real processes: who is refused and how that is told, and reloads.
 
 use crate::gateway::{Backend, Gateway};
 use crate::process::{Process, TempFile, run};
@@ -25,19 +25,19 @@ use std::sync::{Arc, Mutex};
 const BACKEND: &str = "backend.internal";
 
 /// A CA in memory, with its certificate in a file.
-struct Ca {
+pub(crate) struct Ca {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: TempFile,
 }
 
 /// A certificate and its key in files.
-struct Paper {
+pub(crate) struct Paper {
     certificate: TempFile,
     key: TempFile,
 }
 
 impl Ca {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -48,7 +48,7 @@ impl Ca {
         Self { issuer, file }
     }
 
-    fn issue(&self, names: &[&str]) -> Paper {
+    pub(crate) fn issue(&self, names: &[&str]) -> Paper {
         self.issue_as(names, |_| ())
     }
 
@@ -61,7 +61,7 @@ impl Ca {
         Paper { certificate: TempFile::new(certificate.pem()), key: TempFile::new(key.serialize_pem()) }
     }
 
-    fn backend(&self) -> Paper {
+    pub(crate) fn backend(&self) -> Paper {
         self.issue(&["127.0.0.1", BACKEND])
     }
 
@@ -101,17 +101,17 @@ impl Paper {
     }
 }
 
-fn strs(sets: &[String]) -> Vec<&str> {
+pub(crate) fn strs(sets: &[String]) -> Vec<&str> {
     sets.iter().map(String::as_str).collect()
 }
 
-fn backend(paper: &Paper, ca: &Ca, more: &[&str]) -> Backend {
+pub(crate) fn backend(paper: &Paper, ca: &Ca, more: &[&str]) -> Backend {
     let sets = paper.sets("link.tls", ca);
     Backend::start_with(&[&["listen=127.0.0.1:0", "link.unproven=refuse"], &strs(&sets)[..], more].concat())
 }
 
 /// Settings of the gateway `g1`.
-fn gateway_sets(paper: &Paper, ca: &Ca) -> Vec<String> {
+pub(crate) fn gateway_sets(paper: &Paper, ca: &Ca) -> Vec<String> {
     let mut sets = vec!["gateway.id=g1".to_owned(), "backend.unproven=refuse".to_owned()];
     sets.extend(paper.sets("backend.tls", ca));
     sets
@@ -137,7 +137,7 @@ fn both_say(gateway: &Gateway, backend: &Backend, why: [&str; 2]) {
     });
 }
 
-fn chat(clients: &mut [Client; 2], key: u128, body: &[u8]) {
+pub(crate) fn chat(clients: &mut [Client; 2], key: u128, body: &[u8]) {
     let before = clients[1].heard.pushes.len();
     let [alice, bob] = clients;
     assert_eq!(alice.tell(key, "bob", body).code(), Code::Ok);
@@ -145,7 +145,7 @@ fn chat(clients: &mut [Client; 2], key: u128, body: &[u8]) {
     assert_eq!(bob.heard.pushes[before].payload, body);
 }
 
-fn login(gateway: &Gateway) -> [Client; 2] {
+pub(crate) fn login(gateway: &Gateway) -> [Client; 2] {
     ["alice", "bob"].map(|uid| Client::login(gateway.listener, uid, "d"))
 }
 
@@ -525,59 +525,4 @@ fn files_that_cannot_be_used_are_named_with_their_setting() {
     let (code, _, told) = run(&["backend", "check", "--set", "listen=203.0.113.7:7100"]);
     assert!(code == Some(2) && told.contains("is public and the link is not encrypted"), "{told}");
     assert_eq!(run(&[&arguments[..], &["--set", "listen=203.0.113.7:7100"]].concat()).0, Some(0));
-}
-
-#[test]
-fn a_handshake_of_a_link_that_is_under_way_is_begun_anew_by_the_next_process() {
-    let ca = Ca::new("own");
-    let (paper, own) = (ca.backend(), ca.issue(&["g1"]));
-    let backend = backend(&paper, &ca, &[]);
-    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let place = silent.local_addr().expect("bound");
-    let mut sets = gateway_sets(&own, &ca);
-    sets.push(format!("backend.endpoints=[\"{}\", \"{place}\"]", backend.address));
-    let series = Series::start(&backend, &strs(&sets));
-    let mut clients = login(&series.gateway);
-    chat(&mut clients, 1, b"before");
-    let (mut before, _) = silent.accept().expect("the gateway comes");
-    before.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    before.read_exact(&mut [0; 5]).expect("a ClientHello");
-    series.restart();
-    before.read_to_end(&mut Vec::new()).ok(); // it ends with its process
-    let (mut behind, _) = silent.accept().expect("the next process comes");
-    behind.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    behind.read_exact(&mut [0; 5]).expect("a ClientHello");
-    chat(&mut clients, 2, b"behind");
-    assert_eq!(series.gateway.metric("links_encrypted"), 1);
-}
-
-#[test]
-fn encrypted_links_go_over_hot_restarts_under_load_and_lose_nothing() {
-    let ca = Ca::new("own");
-    let (paper, own) = (ca.backend(), ca.issue(&["g1"]));
-    let backend = backend(&paper, &ca, &[]);
-    let sets = gateway_sets(&own, &ca);
-    let series = Series::start(
-        &backend,
-        &[&strs(&sets)[..], &["worker.count=2", "backend.links_per_worker=2"]].concat(),
-    );
-    series.gateway.until_metric("links_encrypted", 4);
-    let mut clients = login(&series.gateway);
-    let large = vec![7; 50_000];
-    for round in 0..4 {
-        chat(&mut clients, 2 * round + 1, b"small");
-        series.restart();
-        chat(&mut clients, 2 * round + 2, &large);
-        assert_eq!(series.gateway.metric("links_encrypted"), 4);
-    }
-    let upgrade = format!("{} upgrade --admin {}", env!("CARGO_BIN_EXE_moorline"), series.gateway.admin);
-    let line = "restart --hot -c 20 -r 300/s -d 12s --after 300ms --every 3s --times 3 --warmup 200ms --payload 3000";
-    let file = series.pid_file.path().display().to_string();
-    let (code, report) =
-        crate::load::run(line, &["--command", &upgrade, "--pid-file", &file], series.gateway.listener);
-    assert!(crate::load::is_clean(code, &report), "exit {code}, {report}");
-    chat(&mut clients, 100, b"at the end");
-    // No link was made anew.
-    assert_eq!(series.gateway.metric("link_connects_total"), 4);
-    assert_eq!(backend.process.log().matches("link down").count(), 0, "{}", backend.process.log());
 }

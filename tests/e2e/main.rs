@@ -69,6 +69,7 @@ mod lateness;
 mod link;
 mod link_storm;
 mod link_tls;
+mod link_tls_handover;
 mod listeners;
 mod load;
 mod login;
