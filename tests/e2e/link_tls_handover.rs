@@ -60,3 +60,41 @@ fn encrypted_links_go_over_hot_restarts_under_load_and_lose_nothing() {
     assert_eq!(series.gateway.metric("link_connects_total"), 4);
     assert_eq!(backend.process.log().matches("link down").count(), 0, "{}", backend.process.log());
 }
+
+/// Keys that two processes had for a moment are used by one of them: a record that both sealed would break the link.
+#[cfg(any(feature = "failpoints", debug_assertions))]
+#[test]
+fn encrypted_links_go_on_in_the_old_process_when_a_restart_is_undone_at_any_step() {
+    let ca = Ca::new("own");
+    let (paper, own) = (ca.backend(), ca.issue(&["g1"]));
+    let backend = backend(&paper, &ca, &[]);
+    let sets = gateway_sets(&own, &ca);
+    let series = Series::start(&backend, &[&strs(&sets)[..], &["backend.links_per_worker=2"]].concat());
+    series.gateway.until_metric("links_encrypted", 2);
+    let mut clients = login(&series.gateway);
+    let mut key = 0;
+    let mut talk = || {
+        // More than one message in a row: each link has its share.
+        for body in [b"small".to_vec(), vec![7; 40_000], b"again".to_vec()] {
+            key += 1;
+            chat(&mut clients, key, &body);
+        }
+    };
+    talk();
+    let pid = series.pid();
+    for place in ["new.started", "new.warm", "new.told", "new.adopted", "new.ready"] {
+        for action in ["kill", "hang"] {
+            series.set_faults(&format!("{place} {action}\n"));
+            let (code, restart) = series.upgrade(&["--timeout", "1s"]);
+            assert_eq!((code, restart.verdict.as_str()), (Some(1), "rolled_back"), "{place} {action}");
+            assert_eq!(series.pid(), pid, "{place} {action}: the old process serves on");
+            talk();
+            assert_eq!(series.gateway.metric("links_encrypted"), 2, "{place} {action}");
+        }
+    }
+    series.set_faults("");
+    series.restart();
+    talk();
+    assert_eq!(series.gateway.metric("link_connects_total"), 2, "no link was made anew");
+    assert_eq!(backend.process.log().matches("link down").count(), 0, "{}", backend.process.log());
+}
