@@ -26,6 +26,9 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use sweep::Sweeps;
 
+/// Changes of logins that wait for a batch with something else in it; more want a batch of their own.
+const LATE_CHANGES: usize = 1024;
+
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     inbox_entries: usize,
@@ -270,7 +273,8 @@ impl<E: Engine> Store for EngineStore<E> {
     }
 
     fn wants_commit(&self, now_ms: u64) -> bool {
-        self.acks.is_due(now_ms) && self.engine.is_ready()
+        let is_due = self.acks.is_due(now_ms) || self.directory.changed.len() >= LATE_CHANGES;
+        is_due && self.engine.is_ready()
     }
 
     fn sweep_need(&self) -> SweepNeed {
@@ -438,5 +442,30 @@ impl<E: Engine> Facts for EngineStore<E> {
 
     fn devices(&self, user: UserId) -> Vec<DeviceInfo> {
         self.directory.users.get(user).devices.iter().map(super::directory::Device::info).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::im::store::{Batch, Login, Memory};
+
+    #[test]
+    fn logins_that_no_message_follows_are_written_down_in_bounded_batches() {
+        let mut store = Memory::new(&ImConfig::default());
+        let mut ticket = Ticket::FIRST;
+        let mut logins = 0;
+        while !store.wants_commit(1) {
+            let (uid, device) = (format!("user-{logins}"), "phone".to_owned());
+            let login = Login { uid, device, platform: 1, now_ms: 1, issued_s: 0 };
+            assert!(store.submit(ticket, Command::Login(login)).is_ok());
+            ticket = ticket.next();
+            logins += 1;
+        }
+        // The login of a new user makes three.
+        assert!(logins <= LATE_CHANGES && store.directory.changed.len() < LATE_CHANGES + 3);
+        let empty = Batch { now_ms: 1, last_id: 0, writes: Vec::new() };
+        assert!(store.submit(ticket, Command::Commit(empty)).is_ok());
+        assert!(!store.wants_commit(1) && store.directory.changed.is_empty());
     }
 }
