@@ -26,6 +26,7 @@ pub mod echo;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod growth;
 pub mod im;
 pub mod import;
 mod live;

@@ -3,6 +3,7 @@
 
 use super::deletion::{self, Keep};
 use super::logins::Logins;
+use super::names::Names;
 use super::output::{Outputs, Reply};
 use super::quotas::{self, QuotaStatus};
 use super::refusal::{Refused, refuse};
@@ -390,7 +391,7 @@ impl<S: Store> Im<S> {
                     let user = self.storage.store.find_user(uid)?;
                     self.sessions
                         .of(user)
-                        .find(|session| *session.device == **device)
+                        .find(|session| session.names.device() == device)
                         .map(|session| session.id)
                 };
                 devices.iter().filter_map(of).collect::<HashSet<_>>().into_iter().collect()
@@ -465,8 +466,8 @@ impl<F: Facts> Requests<'_, F> {
     /// Returns the user for whom the API speaks.
     fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
         let user = self.make_users("user", &[uid.to_owned()])?[0];
-        let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
-        Ok(Asked { now, session: None, origin, uid: uid.into(), device })
+        let (origin, names) = ((user, API_DEVICE), Names::new(uid, API_DEVICE_NAME));
+        Ok(Asked { now, session: None, origin, names })
     }
 }
 
@@ -474,7 +475,8 @@ impl<S: Store> Logins<'_, S> {
     /// Ends the logins of a user, or those of one device. Returns the number of logins.
     fn end_logins(&mut self, uid: &str, device: Option<&str>) -> usize {
         let Some(user) = self.storage.store.find_user(uid) else { return 0 };
-        let theirs = self.sessions.of(user).filter(|it| device.is_none_or(|device| *it.device == *device));
+        let theirs =
+            self.sessions.of(user).filter(|it| device.is_none_or(|device| it.names.device() == device));
         let sessions: Vec<_> = theirs.map(|session| session.id).collect();
         for session in &sessions {
             self.end_login(*session, &KICKED);

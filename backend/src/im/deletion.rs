@@ -5,7 +5,7 @@
 
 use super::Im;
 use super::api::{API_DEVICE_NAME, ApiReply};
-use super::names::Conversation;
+use super::names::{Conversation, Names};
 use super::output::Reply;
 use super::refusal::{no_such_user, refuse, refused};
 use super::request::{Request, Then};
@@ -38,7 +38,7 @@ pub enum Keep {
 /// The operator's server, for nobody.
 fn operator(now: Now) -> Asked {
     let origin = (NOBODY, API_DEVICE);
-    Asked { now, session: None, origin, uid: "".into(), device: API_DEVICE_NAME.into() }
+    Asked { now, session: None, origin, names: Names::new("", API_DEVICE_NAME) }
 }
 
 /// Ends a group for the operator's server.
@@ -58,8 +58,8 @@ pub(super) fn delete_user<S: Store>(im: &mut Im<S>, now: Now, uid: &str, reply: 
     let Some(user) = im.storage.store.find_user(uid) else {
         return im.out.answer_api_result(reply, Err(no_such_user("user", uid)));
     };
-    let (origin, device) = ((user, API_DEVICE), API_DEVICE_NAME.into());
-    let asked = Asked { now, session: None, origin, uid: uid.into(), device };
+    let (origin, names) = ((user, API_DEVICE), Names::new(uid, API_DEVICE_NAME));
+    let asked = Asked { now, session: None, origin, names };
     im.run(None, Task::Request(asked, Request::DeleteAccount, Reply::Api(reply)));
 }
 

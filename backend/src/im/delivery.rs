@@ -4,7 +4,7 @@ use super::fanout::{AskedPush, Fanouts};
 use super::output::Outputs;
 use super::ranks::{rank_of, rank_of_members};
 use super::receipts::Receipts;
-use super::sessions::{LoginState, Sessions};
+use super::sessions::{LoginState, Session, Sessions};
 use super::storage::Storage;
 use super::store::{
     Backlog, ConversationId, Delivery, DeviceNumber, Entry, Facts, Origin, Read, Recipient, Store,
@@ -41,7 +41,7 @@ impl<S: Store> Deliveries<'_, S> {
     pub(super) fn on_pushed(&mut self, now: Now, session: SessionId, push: PushId, outcome: Outcome) {
         let Some(known) = self.sessions.get_mut(session) else { return };
         if let Some(AskedPush { conversation, first, last }) = self.fanouts.asked(push) {
-            if let (Outcome::Acked, Some(by)) = (outcome, known.owner) {
+            if let (Outcome::Acked, Some(by)) = (outcome, known.owner()) {
                 self.storage.write(Write::Confirm { by, conversation, seq: last }, Waiter::Nobody);
                 self.notify_next(session);
             } else if !matches!(outcome, Outcome::Queued | Outcome::Offline) {
@@ -82,7 +82,7 @@ impl<S: Store> Deliveries<'_, S> {
     pub(super) fn write_acks(&mut self) {
         for id in self.sessions.take_acked() {
             if let Some(session) = self.sessions.get(id)
-                && let Some((user, device)) = session.owner
+                && let Some((user, device)) = session.owner()
             {
                 let position = session.window.acked();
                 self.storage.write(Write::Acked { user, device, position, gone_ms: 0 }, Waiter::Ack(id));
@@ -197,7 +197,7 @@ impl<S: Store> Deliveries<'_, S> {
             self.pump(id);
             return false;
         }
-        if session.owner == Some(origin) {
+        if session.owner() == Some(origin) {
             if session.window.on_own(position) {
                 self.sessions.on_acked(id);
             }
@@ -211,7 +211,7 @@ impl<S: Store> Deliveries<'_, S> {
         let Some(session) = self.sessions.get(id) else { return };
         let pushes_max = session.pushes_max(self.config.outstanding);
         let is_reading = session.reading.is_some();
-        let Some((user, _)) = session.owner.filter(|_| session.is_listed && !is_reading) else { return };
+        let Some((user, _)) = session.owner().filter(|_| session.is_listed && !is_reading) else { return };
         let (room, after) = (session.window.room(pushes_max), session.window.pushed());
         if room == 0 {
             return;
@@ -232,7 +232,7 @@ impl<S: Store> Deliveries<'_, S> {
         if let Some(session) = self.sessions.get_mut(id).filter(|it| it.reading == Some(ticket)) {
             session.reading = None;
             session.end = session.end.max(end);
-            let (is_last, device) = (entries.is_empty(), session.owner.map(|(_, device)| device));
+            let (is_last, device) = (entries.is_empty(), session.owner().map(|(_, device)| device));
             let is_rewound = after > session.window.pushed();
             let is_full = is_rewound
                 || !session.is_listed
@@ -325,7 +325,7 @@ impl<S: Store> Deliveries<'_, S> {
 
     /// The first seq that a session's user may read; of a conversation of others, none.
     fn visible_from(&self, id: SessionId, conversation: ConversationId) -> u64 {
-        let user = self.sessions.get(id).and_then(|session| session.owner).map(|(user, _)| user);
+        let user = self.sessions.get(id).and_then(Session::owner).map(|(user, _)| user);
         let member = user.and_then(|user| self.storage.store.member(conversation, user));
         member.map_or(u64::MAX, |member| member.first_visible())
     }

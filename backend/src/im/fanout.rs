@@ -199,7 +199,7 @@ impl<S: Store> Deliveries<'_, S> {
                 }
                 for session in self.sessions.of(*user) {
                     // A device that is still to be told of earlier messages is told of this one with them.
-                    if session.owner == Some(fanout.origin) || session.pending.has(conversation) {
+                    if session.owner() == Some(fanout.origin) || session.pending.has(conversation) {
                         continue;
                     }
                     let is_behind = !session.is_up_to_date();

@@ -54,7 +54,7 @@ impl<S: Store> Logins<'_, S> {
         if let Some(kick) = session.kicked {
             return self.out.kick(id, *kick);
         }
-        if session.owner.is_some() {
+        if session.owner().is_some() {
             session.window.restart();
             return self.catch_up(now, id);
         }
@@ -82,25 +82,27 @@ impl<S: Store> Logins<'_, S> {
             return;
         };
         session.state = LoginState::Begun;
-        let Some(LoggedIn { user, uid, device, cursor }) = login else {
+        let Some(LoggedIn { user, names, cursor }) = login else {
             return self.out.kick(id, Kick::of(CloseReason::Busy));
         };
-        session.owner = Some((user, cursor.device));
-        (session.uid, session.device) = (uid, device);
+        session.set_owner((user, cursor.device), names);
         session.window = Window::new(cursor.acked);
         session.caution = self.suspects.caution((user, cursor.device), cursor.acked);
         if session.caution == Caution::Replaced
             && let Some(others) = self.suspects.lines.allow(now.instant)
         {
-            let (uid, device, position) = (&session.uid, &session.device, cursor.acked + 1);
+            let (uid, device, position) = (session.names.uid(), session.names.device(), cursor.acked + 1);
             tracing::warn!(
-                %uid, %device, position, others,
+                uid,
+                device,
+                position,
+                others,
                 "a device ends each session before it acknowledges the next entry of its stream; a NOTIFY takes the \
                  place of that entry"
             );
         }
         if let Some(forgotten) = cursor.forgotten {
-            let theirs = self.sessions.of(user).filter(|it| it.owner == Some((user, forgotten)));
+            let theirs = self.sessions.of(user).filter(|it| it.owner() == Some((user, forgotten)));
             for session in theirs.map(|it| it.id).collect::<Vec<_>>() {
                 self.end_login(session, &TOO_MANY_DEVICES);
             }
@@ -137,7 +139,7 @@ impl<S: Store> Logins<'_, S> {
         }
         // Listed first: what is stored from now on comes by itself, and what was stored before is in the backlog.
         self.sessions.list(id);
-        let Some(of) = self.sessions.get(id).and_then(|session| session.owner) else { return };
+        let Some(of) = self.sessions.get(id).and_then(Session::owner) else { return };
         let ticket = self.storage.read(Read::Backlog { of }, Waiting::Backlog(id));
         if let Some(session) = self.sessions.get_mut(id) {
             session.pending = PendingNotifies::default();
@@ -158,11 +160,9 @@ impl<S: Store> Logins<'_, S> {
     /// One device is logged in once: the newest login stays. Names the older one by its connection,
     /// so a late kick cannot hit the newer. False: this login is the older.
     fn judge(&mut self, id: SessionId) -> bool {
-        let Some(Session { owner: Some(owner), login_version, .. }) = self.sessions.get(id) else {
-            return false;
-        };
-        let (owner, version) = (*owner, *login_version);
-        let others = self.sessions.of(owner.0).filter(|it| it.owner == Some(owner) && it.id != id);
+        let Some(session) = self.sessions.get(id) else { return false };
+        let (Some(owner), version) = (session.owner(), session.login_version) else { return false };
+        let others = self.sessions.of(owner.0).filter(|it| it.owner() == Some(owner) && it.id != id);
         for (other, other_version) in others.map(|it| (it.id, it.login_version)).collect::<Vec<_>>() {
             let older = if other_version > version { id } else { other };
             self.sessions.unlist(older);
@@ -175,10 +175,12 @@ impl<S: Store> Logins<'_, S> {
     }
 
     pub(super) fn on_conn_down(&mut self, now: Now, id: SessionId) {
-        if let Some(Session { owner: Some((user, device)), window, .. }) = self.sessions.get(id) {
+        if let Some(session) = self.sessions.get(id)
+            && let Some((user, device)) = session.owner()
+        {
             // What it acked in this turn would else be lost with it.
-            let (user, device, position) = (*user, *device, window.acked());
-            self.suspects.on_ended((user, device), position, window.is_unacked());
+            let position = session.window.acked();
+            self.suspects.on_ended((user, device), position, session.window.is_unacked());
             self.storage
                 .write(Write::Acked { user, device, position, gone_ms: now.unix_ms }, Waiter::Ack(id));
         }

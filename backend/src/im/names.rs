@@ -3,6 +3,7 @@
 //! One to one: `c2c:<a>:<b>` with the uids in byte order; a group: `group:<name>`.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Longest user id, device id or group name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
@@ -63,6 +64,31 @@ pub fn is_device(name: &str) -> bool {
     is_valid(name) && !RESERVED_DEVICES.iter().any(|reserved| name.eq_ignore_ascii_case(reserved))
 }
 
+/// Names of a user and of a device, in one allocation: `alice:phone`. A valid name has no colon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Names(Arc<str>);
+
+impl Names {
+    /// Names of a device and of its user.
+    pub fn new(uid: &str, device: &str) -> Self {
+        Self([uid, ":", device].concat().into())
+    }
+
+    /// Name of the user.
+    pub fn uid(&self) -> &str {
+        self.parts().0
+    }
+
+    /// Name of the device.
+    pub fn device(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0.split_once(':').unwrap_or_default()
+    }
+}
+
 /// Kind of a conversation id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Conversation<'a> {
@@ -109,6 +135,13 @@ mod tests {
             assert_eq!(Conversation::parse(bad), None, "{bad}");
         }
         assert!(is_valid(&"x".repeat(64)) && !is_valid(&"x".repeat(65)) && !is_valid("a\nb"));
+    }
+
+    #[test]
+    fn names_of_a_device_and_its_user_share_an_allocation() {
+        let names = Names::new("alice", "phone");
+        assert_eq!((names.uid(), names.device()), ("alice", "phone"));
+        assert_eq!((Names::default().uid(), Names::default().device()), ("", ""));
     }
 
     #[test]

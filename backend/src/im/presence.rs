@@ -213,6 +213,7 @@ impl<F: Facts> Hints<'_, F> {
 mod tests {
     use super::*;
     use crate::config::ImConfig;
+    use crate::im::names::Names;
     use crate::im::sessions::Session;
     use crate::im::store::Memory;
     use moorline_proto::message::backend::ConnUp;
@@ -236,7 +237,7 @@ mod tests {
 
     fn come(sessions: &mut Sessions, id: SessionId, user: UserId, platform: i32) {
         let mut session = Session::new(id, &ConnUp { platform, ..ConnUp::default() });
-        session.owner = Some((user, DeviceNumber(0)));
+        session.set_owner((user, DeviceNumber(0)), Names::default());
         sessions.insert(session);
         sessions.list(id);
     }

@@ -40,7 +40,7 @@ impl<S: Store> Im<S> {
             return self.out.put(Output::AnswerSub { reply, code: Code::Ok, reason: "".into() });
         }
         let asked = self.sessions.author(now, up.session);
-        match asked.and_then(|asked| peer(&asked.uid, &room).map(|_| asked)) {
+        match asked.and_then(|asked| peer(asked.uid(), &room).map(|_| asked)) {
             Ok(asked) => self.run(Some(up.session), Task::Enter(asked, room, reply)),
             Err((code, reason)) => self.out.put(Output::AnswerSub { reply, code, reason }),
         }
@@ -58,7 +58,7 @@ pub(super) fn read_signal(
 ) -> Option<(Asked, Signal)> {
     let (SIGNAL, Ok(signal)) = (up.command, decode::<Signal>(&up.body)) else { return None };
     let asked = sessions.author(now, up.session).ok()?;
-    if peer(&asked.uid, &signal.conversation).is_err() {
+    if peer(asked.uid(), &signal.conversation).is_err() {
         signals.on_judged(false);
         return None;
     }
@@ -69,7 +69,7 @@ pub(super) fn read_signal(
 pub(super) fn pass(facts: &impl Facts, rules: Rules, asked: &Asked, signal: Signal) -> Option<Output> {
     let room = signal.conversation.clone();
     judge(facts, rules, asked, &room, true).ok()?;
-    let (sender, sender_device) = (asked.uid.to_string(), asked.device.to_string());
+    let (sender, sender_device) = (asked.uid().to_owned(), asked.device().to_owned());
     let body = encode(&Signal { sender, sender_device, ..signal });
     let spec = PushSpec {
         command: SIGNAL,
@@ -83,7 +83,7 @@ pub(super) fn pass(facts: &impl Facts, rules: Rules, asked: &Asked, signal: Sign
 
 /// Names the facts that a SUB or a signal is judged on.
 pub(super) fn plan(asked: &Asked, room: &str, set: &mut ReadSet) {
-    match peer(&asked.uid, room) {
+    match peer(asked.uid(), room) {
         Ok(Some(peer)) => set.add(Need::Contact(peer.to_owned(), asked.origin.0)),
         Ok(None) => set.add(Need::Named(room.to_owned(), Some(asked.origin.0))),
         Err(_) => {}
@@ -92,7 +92,7 @@ pub(super) fn plan(asked: &Asked, room: &str, set: &mut ReadSet) {
 
 /// Judges whether a user may be in the room of a conversation, or speak there.
 fn judge(facts: &impl Facts, rules: Rules, asked: &Asked, room: &str, speaks: bool) -> Result<(), Refused> {
-    if let Some(peer) = peer(&asked.uid, room)? {
+    if let Some(peer) = peer(asked.uid(), room)? {
         // Unknown users have no rooms: nobody could fill the table of rooms with invented names.
         let other = facts.find_user(peer).ok_or_else(|| no_such_user("room", peer))?;
         return rules.judge(Wish::Say, facts.contact(asked.origin, other)).map_err(refused);

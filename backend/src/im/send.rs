@@ -116,8 +116,8 @@ pub(super) fn plan(asked: &Asked, target: Option<&send::Target>, set: &mut ReadS
     let peer = match target {
         Some(send::Target::User(uid)) if names::is_valid(uid) => &**uid,
         Some(send::Target::Conversation(id)) => match Conversation::parse(id) {
-            Some(Conversation::OneToOne(a, b)) if *a == *asked.uid => b,
-            Some(Conversation::OneToOne(a, b)) if *b == *asked.uid => a,
+            Some(Conversation::OneToOne(a, b)) if a == asked.uid() => b,
+            Some(Conversation::OneToOne(a, b)) if b == asked.uid() => a,
             Some(Conversation::Group(_)) => return set.add(Need::Named(id.clone(), None)),
             _ => return,
         },
@@ -126,7 +126,7 @@ pub(super) fn plan(asked: &Asked, target: Option<&send::Target>, set: &mut ReadS
     let need = if asked.is_operator() { Need::NewUser } else { Need::User };
     set.add(need(peer.to_owned()));
     let mut id = String::new();
-    names::write_one_to_one(&mut id, &asked.uid, peer);
+    names::write_one_to_one(&mut id, asked.uid(), peer);
     set.add(Need::Named(id, None));
 }
 
@@ -185,7 +185,7 @@ impl<F: Facts> Drafts<'_, F> {
             None => return Err(refuse(Code::Invalid, "neither `user` nor `conversation` is set")),
             Some(send::Target::User(uid)) => uid,
             Some(send::Target::Conversation(id)) => {
-                if let Some(peer) = peer(&asked.uid, id)? {
+                if let Some(peer) = peer(asked.uid(), id)? {
                     peer
                 } else {
                     let found = self.facts.find(id).ok_or_else(|| refused(Refusal::NotFound));
@@ -207,11 +207,11 @@ impl<F: Facts> Drafts<'_, F> {
     fn encode_push(&mut self, asked: &Asked, id: u64, target: Target, send: Send) -> BytesMut {
         let push = &mut *self.push;
         push.clear();
-        push.sender.push_str(&asked.uid);
-        push.sender_device.push_str(&asked.device);
+        push.sender.push_str(asked.uid());
+        push.sender_device.push_str(asked.device());
         match target {
             Target::User(peer) => {
-                names::write_one_to_one(&mut push.conversation, &asked.uid, self.facts.uid(peer));
+                names::write_one_to_one(&mut push.conversation, asked.uid(), self.facts.uid(peer));
             }
             Target::Conversation(conversation) => self.facts.write_id(conversation, &mut push.conversation),
         }
@@ -231,8 +231,8 @@ pub(super) fn encode_happened(id: u64, asked: &Asked, conversation: &str, what: 
     let push = Push {
         message_id: id,
         conversation: conversation.to_owned(),
-        sender: asked.uid.to_string(),
-        sender_device: asked.device.to_string(),
+        sender: asked.uid().to_owned(),
+        sender_device: asked.device().to_owned(),
         time_ms: asked.now.unix_ms,
         happened: encode(&Happened { what: Some(what) }),
         ..Push::default()

@@ -1,28 +1,29 @@
 //! Online sessions: all of them, and per user a list of those that are pushed to.
 
+use super::names::Names;
 use super::refusal::{NO_SESSION, Refused};
-use super::store::{ConversationId, Origin, Ticket, UserId};
+use super::store::{ConversationId, DeviceNumber, NOBODY, Origin, Ticket, UserId};
 use super::suspects::Caution;
 use super::tasks::Asked;
 use super::window::Window;
+use crate::growth::make_room;
 use crate::server::{Kick, Now, SessionId};
 use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use moorline_proto::message::backend::ConnUp;
 use moorline_proto::time::Instant;
 use std::hash::BuildHasher as _;
-use std::sync::Arc;
 
 /// One login, as the link announced it.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
-    /// The user and the device. `None`: the login is not complete, or it was refused and is being kicked.
-    pub(super) owner: Option<Origin>,
-    /// Name of the user; empty before the login is complete.
-    pub(super) uid: Arc<str>,
-    /// Name of the device, for the `sender_device` of its messages; empty before the login is complete.
-    pub(super) device: Arc<str>,
+    /// The user; [`NOBODY`]: the login is not complete, or it was refused and is being kicked.
+    user: UserId,
+    /// The user's device.
+    device: DeviceNumber,
+    /// Names of the user and the device; empty before the login is complete.
+    pub(super) names: Names,
     pub(super) platform: u32,
     pub(super) login_version: u64,
     /// Time of the token's issue, in Unix seconds; 0: not known.
@@ -35,8 +36,8 @@ pub(super) struct Session {
     /// The open read of the device's backlog, or of the user's stream. `None`: no read is open.
     pub(super) reading: Option<Ticket>,
     pub(super) state: LoginState,
-    /// Next session in the list of the same user.
-    next: Option<SessionId>,
+    /// Slot of the next session in the list of the same user; [`LAST`]: there is none.
+    next: u32,
     /// The session is in its user's list: it is pushed to.
     pub(super) is_listed: bool,
     /// Kick that ended the login. Its gateway may not have heard of it.
@@ -46,6 +47,9 @@ pub(super) struct Session {
     is_acked: bool,
     is_stalled: bool,
 }
+
+/// End of a user's list of sessions.
+const LAST: u32 = u32::MAX;
 
 /// State of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +68,9 @@ impl Session {
     pub(super) fn new(id: SessionId, login: &ConnUp) -> Self {
         Self {
             id,
-            owner: None,
-            uid: Arc::default(),
-            device: Arc::default(),
+            user: NOBODY,
+            device: DeviceNumber(0),
+            names: Names::default(),
             platform: u32::try_from(login.platform).unwrap_or(0),
             login_version: login.login_version,
             issued_s: login.issued_at,
@@ -75,13 +79,23 @@ impl Session {
             pending: PendingNotifies::default(),
             reading: None,
             state: LoginState::Begun,
-            next: None,
+            next: LAST,
             is_listed: false,
             kicked: None,
             caution: Caution::None,
             is_acked: false,
             is_stalled: false,
         }
+    }
+
+    /// Returns the user and the device. `None`: the login is not complete, or it was refused and is being kicked.
+    pub(super) fn owner(&self) -> Option<Origin> {
+        (self.user != NOBODY).then_some((self.user, self.device))
+    }
+
+    /// Completes the login.
+    pub(super) fn set_owner(&mut self, (user, device): Origin, names: Names) {
+        (self.user, self.device, self.names) = (user, device, names);
     }
 
     /// Entries that may be in flight, of a limit of `outstanding`.
@@ -102,13 +116,15 @@ impl Session {
 pub(super) struct PendingNotifies {
     /// `None`: the device misses nothing, as nearly all at any time.
     groups: Option<Box<Groups>>,
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    all: Vec<PendingNotify>,
     has_begun: bool,
     /// A group was added since the notifications began.
     has_more: bool,
 }
-
-#[derive(Debug, Default)]
-struct Groups(Vec<PendingNotify>);
 
 #[derive(Debug)]
 struct PendingNotify {
@@ -122,7 +138,7 @@ impl PendingNotifies {
     /// Adds what the device's backlog names.
     pub(super) fn load(&mut self, groups: Vec<(ConversationId, u64)>) {
         for (conversation, first) in groups {
-            let Groups(groups) = &mut **self.groups.get_or_insert_default();
+            let groups = &mut self.groups.get_or_insert_default().all;
             let known = groups.iter_mut().find(|known| known.conversation == conversation);
             match known {
                 Some(known) => known.first = known.first.min(first),
@@ -133,37 +149,36 @@ impl PendingNotifies {
 
     /// Begins notifications: the inbox is delivered. True: there may be groups that no earlier notification leads to.
     pub(super) fn begin(&mut self) -> bool {
-        let is_new = !std::mem::replace(&mut self.has_begun, true);
-        std::mem::take(&mut self.has_more) || is_new
+        let Some(groups) = &mut self.groups else { return false };
+        let is_new = !std::mem::replace(&mut groups.has_begun, true);
+        std::mem::take(&mut groups.has_more) || is_new
     }
 
     /// Adds a group, while the inbox holds entries that come before it.
     pub(super) fn add(&mut self, conversation: ConversationId, first: u64) {
         if !self.has(conversation) {
             let groups = self.groups.get_or_insert_default();
-            groups.0.push(PendingNotify { conversation, first, is_taken: false });
-            self.has_more = true;
+            groups.all.push(PendingNotify { conversation, first, is_taken: false });
+            groups.has_more = true;
         }
     }
 
     /// The next group to notify of; it stays here until [`Self::take_before`].
     pub(super) fn next(&mut self) -> Option<ConversationId> {
-        if !self.has_begun {
-            return None;
-        }
-        let next = self.groups.as_mut()?.0.iter_mut().rev().find(|group| !group.is_taken)?;
+        let groups = self.groups.as_mut().filter(|groups| groups.has_begun)?;
+        let next = groups.all.iter_mut().rev().find(|group| !group.is_taken)?;
         next.is_taken = true;
         Some(next.conversation)
     }
 
     pub(super) fn has(&self, conversation: ConversationId) -> bool {
-        self.groups.iter().flat_map(|groups| &groups.0).any(|group| group.conversation == conversation)
+        self.groups.iter().flat_map(|groups| &groups.all).any(|group| group.conversation == conversation)
     }
 
     /// Takes what is due of this conversation, if it begins before `seq`.
     pub(super) fn take_before(&mut self, conversation: ConversationId, seq: u64) -> Option<u64> {
         let is_it = |group: &PendingNotify| group.conversation == conversation && group.first < seq;
-        let Groups(groups) = &mut **self.groups.as_mut()?;
+        let groups = &mut self.groups.as_mut()?.all;
         let taken = groups.swap_remove(groups.iter().position(is_it)?);
         if groups.is_empty() {
             self.groups = None;
@@ -177,8 +192,8 @@ pub(super) struct Sessions {
     /// By slot.
     all: Vec<Option<Session>>,
     count: usize,
-    /// The first session of each user's list, found by the user.
-    online: HashTable<SessionId>,
+    /// Slot of the first session of each user's list, found by the user.
+    online: HashTable<u32>,
     hasher: DefaultHashBuilder,
     /// Whose acked position moved in this turn; each once.
     acked: Vec<SessionId>,
@@ -191,13 +206,18 @@ impl Sessions {
         self.all.get(id.slot())?.as_ref().filter(|session| session.id == id)
     }
 
+    /// The session in a slot.
+    fn at(&self, slot: u32) -> Option<&Session> {
+        self.all.get(slot as usize)?.as_ref()
+    }
+
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.all.get_mut(id.slot())?.as_mut().filter(|session| session.id == id)
     }
 
     /// Returns the user and the device of a session. `None`: the session is unknown, or its login is not complete.
     pub(super) fn owner(&self, id: SessionId) -> Option<Origin> {
-        self.get(id)?.owner
+        self.get(id)?.owner()
     }
 
     /// Returns the author of an UP.
@@ -206,9 +226,8 @@ impl Sessions {
     /// The login is not complete, or it was refused.
     pub(super) fn author(&self, now: Now, id: SessionId) -> Result<Asked, Refused> {
         let session = self.get(id).filter(|session| session.kicked.is_none()).ok_or(NO_SESSION)?;
-        let origin = session.owner.ok_or(NO_SESSION)?;
-        let (uid, device) = (session.uid.clone(), session.device.clone());
-        Ok(Asked { now, session: Some(id), origin, uid, device })
+        let origin = session.owner().ok_or(NO_SESSION)?;
+        Ok(Asked { now, session: Some(id), origin, names: session.names.clone() })
     }
 
     /// Returns the platforms on which a user is online, in order.
@@ -233,8 +252,9 @@ impl Sessions {
 
     pub(super) fn insert(&mut self, session: Session) {
         let slot = session.id.slot();
-        if self.all.len() <= slot {
-            self.all.resize_with(slot + 1, || None);
+        while self.all.len() <= slot {
+            make_room(&mut self.all);
+            self.all.push(None);
         }
         if let Some(before) = self.all[slot].as_ref().map(|session| session.id) {
             self.unlist(before);
@@ -254,24 +274,24 @@ impl Sessions {
 
     /// The sessions of a user that are pushed to.
     pub(super) fn of(&self, user: UserId) -> impl Iterator<Item = &Session> + '_ {
-        let is_first = |id: &SessionId| user_of(&self.all, *id) == Some(user);
-        let first = self.online.find(self.hasher.hash_one(user), is_first);
-        std::iter::successors(first.and_then(|id| self.get(*id)), |session| self.get(session.next?))
+        let is_first = |slot: &u32| user_at(&self.all, *slot) == user;
+        let first = self.online.find(self.hasher.hash_one(user), is_first).copied().unwrap_or(LAST);
+        std::iter::successors(self.at(first), |session| self.at(session.next))
     }
 
     /// Puts a session into its user's list.
     pub(super) fn list(&mut self, id: SessionId) {
         let Some(session) = self.get_mut(id) else { return };
-        let (Some((user, _)), false) = (session.owner, session.is_listed) else { return };
+        let (Some((user, _)), false) = (session.owner(), session.is_listed) else { return };
         session.is_listed = true;
         let Self { all, online, hasher, .. } = self;
-        let is_first = |id: &SessionId| user_of(all, *id) == Some(user);
-        let hash = |id: &SessionId| hasher.hash_one(user_of(all, *id).expect("a listed session has a user"));
+        let is_first = |slot: &u32| user_at(all, *slot) == user;
+        let hash = |slot: &u32| hasher.hash_one(user_at(all, *slot));
         let next = match online.entry(hasher.hash_one(user), is_first, hash) {
-            Entry::Occupied(mut first) => Some(std::mem::replace(first.get_mut(), id)),
+            Entry::Occupied(mut first) => std::mem::replace(first.get_mut(), id.slot),
             Entry::Vacant(place) => {
-                place.insert(id);
-                None
+                place.insert(id.slot);
+                LAST
             }
         };
         if let Some(session) = self.get_mut(id) {
@@ -282,17 +302,17 @@ impl Sessions {
     /// Takes it out again.
     pub(super) fn unlist(&mut self, id: SessionId) {
         let Some(session) = self.get_mut(id) else { return };
-        let (Some((user, _)), true) = (session.owner, session.is_listed) else { return };
+        let (Some((user, _)), true) = (session.owner(), session.is_listed) else { return };
         session.is_listed = false;
-        let next = session.next.take();
-        let before = self.of(user).find(|other| other.next == Some(id)).map(|other| other.id);
+        let next = std::mem::replace(&mut session.next, LAST);
+        let before = self.of(user).find(|other| other.next == id.slot).map(|other| other.id);
         if let Some(before) = before.and_then(|before| self.get_mut(before)) {
             before.next = next;
         } else {
-            let first = self.online.find_entry(self.hasher.hash_one(user), |first| *first == id);
+            let first = self.online.find_entry(self.hasher.hash_one(user), |first| *first == id.slot);
             match (first, next) {
-                (Ok(mut first), Some(next)) => *first.get_mut() = next,
-                (Ok(first), None) => drop(first.remove()),
+                (Ok(first), LAST) => drop(first.remove()),
+                (Ok(mut first), next) => *first.get_mut() = next,
                 (Err(_), _) => {}
             }
         }
@@ -345,8 +365,7 @@ impl Sessions {
     }
 }
 
-/// The user of a session. `None`: the session is unknown, or its login is not complete.
-fn user_of(all: &[Option<Session>], id: SessionId) -> Option<UserId> {
-    let session = all.get(id.slot())?.as_ref().filter(|session| session.id == id)?;
-    session.owner.map(|(user, _)| user)
+/// The user of the session in a slot; [`NOBODY`]: there is no session, or its login is not complete.
+fn user_at(all: &[Option<Session>], slot: u32) -> UserId {
+    all.get(slot as usize).and_then(Option::as_ref).map_or(NOBODY, |session| session.user)
 }

@@ -5,6 +5,7 @@
 
 use super::api::{ApiAnswer, ApiBody, ApiCall, ApiReply};
 use super::deletion::DELETED;
+use super::names::Names;
 use super::newcomers;
 use super::output::Reply;
 use super::refusal::refused;
@@ -23,7 +24,6 @@ use crate::server::{Now, ReplyTo, SessionId};
 use bytes::Bytes;
 use moorline_proto::message::client::{Code, Resp, Send, SendAck};
 use moorline_proto::message::im::Signal;
-use std::sync::Arc;
 
 /// The author of an operation.
 #[derive(Clone, Debug)]
@@ -32,13 +32,20 @@ pub(super) struct Asked {
     /// `None`: the server API asks for the user.
     pub(super) session: Option<SessionId>,
     pub(super) origin: Origin,
-    /// Name of the user.
-    pub(super) uid: Arc<str>,
-    /// Name of the device.
-    pub(super) device: Arc<str>,
+    pub(super) names: Names,
 }
 
 impl Asked {
+    /// Name of the user.
+    pub(super) fn uid(&self) -> &str {
+        self.names.uid()
+    }
+
+    /// Name of the device.
+    pub(super) fn device(&self) -> &str {
+        self.names.device()
+    }
+
     /// True if the operator's server asks for the user.
     pub(super) fn is_operator(&self) -> bool {
         rules::is_operator(self.origin.1)
@@ -218,7 +225,7 @@ impl<S: Store> Im<S> {
                 if !self.newcomers.is_empty()
                     && let Ok(login) = self.sessions.author(now, session)
                 {
-                    let waiters = self.newcomers.take(&login.uid);
+                    let waiters = self.newcomers.take(login.uid());
                     newcomers::go_on(self, waiters);
                 }
             }
@@ -336,7 +343,7 @@ impl<S: Store> Im<S> {
             Then::Answer(answer) => self.out.answer(reply, Ok(answer)),
             Then::SignedOut => {
                 self.out.answer(reply, Ok(Bytes::new()));
-                let theirs = self.sessions.of(user).filter(|it| it.owner == Some(origin)).map(|it| it.id);
+                let theirs = self.sessions.of(user).filter(|it| it.owner() == Some(origin)).map(|it| it.id);
                 for session in theirs.collect::<Vec<_>>() {
                     self.logins().end_login(session, &SIGNED_OUT);
                 }

@@ -473,6 +473,7 @@ impl<S: Store> Im<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::im::names::Names;
     use crate::im::store::{Backlog, DeviceCursor, DeviceNumber, LoggedIn, UserId};
     use moorline_proto::message::encode;
 
@@ -492,7 +493,7 @@ mod tests {
         let mut webhook = Webhook::new("bot", 10, Duration::from_secs(60));
         assert!(webhook.next(at(0), 0).is_none(), "its login is not complete");
         let cursor = DeviceCursor { device: BOT.1, acked: 0, is_new: true, forgotten: None };
-        let login = LoggedIn { user: BOT.0, uid: "bot".into(), device: DEVICE.into(), cursor };
+        let login = LoggedIn { user: BOT.0, names: Names::new("bot", DEVICE), cursor };
         let read = webhook.on_completion(Completion::LoggedIn(Some(login)));
         assert!(matches!(read, Some(Read::Backlog { of }) if of == BOT));
         assert!(webhook.next(at(0), 0).is_none(), "its backlog is not there");

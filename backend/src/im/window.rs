@@ -18,22 +18,16 @@ pub(super) enum Flow {
 #[derive(Debug)]
 pub(super) struct Window {
     acked: u64,
-    pushed: u64,
     /// `None`: nothing is in flight and the flow is open, as for nearly all devices at any time.
     busy: Option<Box<Busy>>,
 }
 
 #[derive(Debug)]
 struct Busy {
+    pushed: u64,
     in_flight: VecDeque<InFlight>,
     bytes: usize,
     flow: Flow,
-}
-
-impl Default for Busy {
-    fn default() -> Self {
-        Self { in_flight: VecDeque::new(), bytes: 0, flow: Flow::Open }
-    }
 }
 
 #[derive(Debug)]
@@ -47,7 +41,7 @@ struct InFlight {
 
 impl Window {
     pub(super) fn new(acked: u64) -> Self {
-        Self { acked, pushed: acked, busy: None }
+        Self { acked, busy: None }
     }
 
     pub(super) fn acked(&self) -> u64 {
@@ -55,7 +49,7 @@ impl Window {
     }
 
     pub(super) fn pushed(&self) -> u64 {
-        self.pushed
+        self.busy.as_ref().map_or(self.acked, |busy| busy.pushed)
     }
 
     /// Number of further entries that may go out now, if their bytes fit.
@@ -71,21 +65,25 @@ impl Window {
 
     /// Everything unacked is to be pushed again.
     pub(super) fn restart(&mut self) {
-        self.pushed = self.acked;
         self.busy = None;
     }
 
     /// The stream is known to hold nothing up to `position` that is not in flight.
     pub(super) fn skip_to(&mut self, position: u64) {
-        self.pushed = self.pushed.max(position);
+        let pushed = self.pushed().max(position);
+        if let Some(busy) = &mut self.busy {
+            busy.pushed = pushed;
+        }
         if self.busy.as_ref().is_none_or(|busy| busy.in_flight.is_empty()) {
-            self.acked = self.pushed;
+            self.acked = pushed;
         }
     }
 
     /// The entry at `position` is the device's own message: nothing to send. True: `acked` moved.
     pub(super) fn on_own(&mut self, position: u64) -> bool {
-        self.pushed = position;
+        if let Some(busy) = &mut self.busy {
+            busy.pushed = position;
+        }
         let Some(busy) = self.busy.as_mut().filter(|busy| !busy.in_flight.is_empty()) else {
             return std::mem::replace(&mut self.acked, position) < position;
         };
@@ -94,8 +92,8 @@ impl Window {
     }
 
     pub(super) fn on_push(&mut self, push: PushId, position: u64, bytes: usize) {
-        self.pushed = position;
-        let busy = self.busy.get_or_insert_default();
+        let busy = self.busy();
+        busy.pushed = position;
         busy.bytes += bytes;
         busy.in_flight.push_back(InFlight { push: Some(push), position, bytes, is_acked: false });
     }
@@ -117,7 +115,7 @@ impl Window {
         for dropped in busy.in_flight.drain(index..) {
             busy.bytes -= dropped.bytes;
         }
-        self.pushed = busy.in_flight.back().map_or(self.acked, |last| last.position);
+        busy.pushed = busy.in_flight.back().map_or(self.acked, |last| last.position);
         busy.flow = Flow::Stalled(retry_at);
         true
     }
@@ -129,7 +127,7 @@ impl Window {
 
     /// Stops the flow until `retry_at`.
     pub(super) fn stall_until(&mut self, retry_at: Instant) {
-        self.busy.get_or_insert_default().flow = Flow::Stalled(retry_at);
+        self.busy().flow = Flow::Stalled(retry_at);
     }
 
     /// Opens the flow if its time has come. False: it stays stalled, or was not.
@@ -152,6 +150,12 @@ impl Window {
         self.busy.as_ref().is_some_and(|busy| busy.flow != Flow::Open)
     }
 
+    fn busy(&mut self) -> &mut Busy {
+        let pushed = self.acked;
+        let idle = || Box::new(Busy { pushed, in_flight: VecDeque::new(), bytes: 0, flow: Flow::Open });
+        self.busy.get_or_insert_with(idle)
+    }
+
     /// Takes out what is acked in order, and gives the memory back when nothing is left. True: `acked` moved.
     fn settle(&mut self) -> bool {
         let before = self.acked;
@@ -164,6 +168,7 @@ impl Window {
             busy.in_flight.pop_front();
         }
         if busy.in_flight.is_empty() && busy.flow == Flow::Open {
+            self.acked = self.acked.max(busy.pushed); // behind the last push there was nothing
             self.busy = None;
         }
         self.acked > before

@@ -179,7 +179,7 @@ impl LinkHost {
             self.close(now, link, end);
         }
         self.out.links.ping_quiet(now.instant, &self.config);
-        for session in self.out.routes.expired(now.instant) {
+        for session in self.out.routes.take_expired(now.instant) {
             self.end_session(session, 0);
         }
         for gateway in self.out.routes.expired_gateways(now.instant) {

@@ -7,7 +7,7 @@ use super::event::{GatewayId, JudgeTo, LinkId, PushId, ReplyTo, SessionId};
 use super::host::Output;
 use super::links::Links;
 use super::rooms::Rooms;
-use super::route::{Place, Routes};
+use super::route::Routes;
 use crate::config::LinkConfig;
 use bytes::Bytes;
 use moorline_proto::error::CloseReason;
@@ -210,9 +210,9 @@ impl Outbox {
     /// `link.rooms_max`, a name of 1 to 128 bytes), or there is no such session.
     pub fn bind(&mut self, session: SessionId, room: &str) -> bool {
         let Some(known) = self.routes.get(session) else { return false };
-        let (handle, gateway, place) = (known.handle, known.gateway, known.place);
+        let (handle, gateway, link) = (known.handle, known.gateway, self.routes.link_of(known));
         let Some(version) = self.rooms.try_bind(room, session, gateway) else { return false };
-        if let Place::Link(link) = place {
+        if let Some(link) = link {
             let (handles, room) = (vec![handle], room.to_owned());
             self.links.put(link, Kind::Bind, 0, 0, &Bind { handles, room, version, reset: false });
         } else {
@@ -224,9 +224,9 @@ impl Outbox {
     /// Removes a session from a room.
     pub fn unbind(&mut self, session: SessionId, room: &str) {
         let Some(known) = self.routes.get(session) else { return };
-        let (handle, gateway, place) = (known.handle, known.gateway, known.place);
+        let (handle, gateway, link) = (known.handle, known.gateway, self.routes.link_of(known));
         if let Some(version) = self.rooms.unbind(room, session, gateway)
-            && let Place::Link(link) = place
+            && let Some(link) = link
         {
             let (handles, room) = (vec![handle], room.to_owned());
             self.links.put(link, Kind::Unbind, 0, 0, &Unbind { handles, room, version });
@@ -294,8 +294,8 @@ impl Outbox {
         }
         let rooms = self.rooms.of(session);
         let Some(known) = self.routes.get(session).filter(|_| !rooms.is_empty()) else { return };
-        let (handle, place) = (known.handle, known.place);
-        let Place::Link(link) = place else { return };
+        let handle = known.handle;
+        let Some(link) = self.routes.link_of(known) else { return };
         for (room, version) in rooms {
             let bind = Bind { handles: vec![handle], room: room.to_string(), version, reset: false };
             self.links.put(link, Kind::Bind, 0, 0, &bind);
@@ -316,7 +316,7 @@ impl Outbox {
         let routes = &self.routes;
         let handle_of = |session| {
             let known = routes.get(session)?;
-            (known.place == Place::Link(link)).then_some(known.handle)
+            (routes.link_of(known) == Some(link)).then_some(known.handle)
         };
         for (room, version, handles) in self.rooms.compare(link, &digest, handle_of) {
             tracing::warn!(
@@ -334,7 +334,7 @@ impl Outbox {
     pub fn kick(&mut self, session: SessionId, kick: Kick) {
         let Some(known) = self.routes.get(session) else { return };
         let (handle, login_version) = (known.handle, known.login_version);
-        if let Place::Link(link) = known.place {
+        if let Some(link) = self.routes.link_of(known) {
             self.kick_handle(link, handle, login_version, kick);
         }
     }
@@ -372,7 +372,7 @@ impl Outbox {
     /// Returns the link and the handle of a session, or the outcome of a push to it.
     fn reach(&self, session: SessionId) -> Result<(LinkId, u64), Outcome> {
         let known = self.routes.get(session).ok_or(Outcome::Offline)?;
-        let Place::Link(link) = known.place else { return Err(Outcome::Offline) };
+        let Some(link) = self.routes.link_of(known) else { return Err(Outcome::Offline) };
         if self.links.is_full(link).ok_or(Outcome::Offline)? {
             return Err(Outcome::Full);
         }

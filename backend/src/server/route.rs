@@ -1,18 +1,20 @@
 //! Table of gateways, of their sessions, and of the link that speaks for each session. Pure.
 //!
 //! [`super::Outbox`] asks the table for a session's link; frames and leases change it. Names of users belong to the
-//! handler. Example: link 3 dies, and its session 9 waits in `Place::Nowhere` until the lease ends or an ANNOUNCE on
-//! link 5 names it.
+//! handler. Example: link 3 dies, and its session 9 waits without a link until the lease ends or an ANNOUNCE on link 5
+//! names it.
 
 use super::event::{GatewayId, LinkId, SessionId};
 use super::greeting::{Probe, Standing};
 use super::links::Phase;
+use crate::growth::make_room_in_slab;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use moorline_proto::message::backend::Stats;
 use moorline_proto::time::Instant;
 use slab::Slab;
 use std::collections::BTreeMap;
 use std::hash::BuildHasher as _;
+use std::num::NonZeroU32;
 
 /// An epoch of a gateway process.
 #[derive(Debug)]
@@ -36,13 +38,14 @@ pub(super) struct Gateway {
 
 #[derive(Debug)]
 pub(super) struct Session {
-    generation: u32,
+    generation: NonZeroU32,
     pub(super) gateway: GatewayId,
     /// Name of the session at its gateway.
     pub(super) handle: u64,
     pub(super) login_version: u64,
-    pub(super) place: Place,
-    /// Number of the announcement that chose the place; 0: the gateway numbers none.
+    /// Link that spoke for the session last; it may be one of [`Routes::dead_links`].
+    link: LinkId,
+    /// Number of the announcement that chose the link; 0: the gateway numbers none.
     announcement: u64,
 }
 
@@ -50,15 +53,6 @@ impl Session {
     fn is_named(&self, gateway: GatewayId, handle: u64) -> bool {
         self.gateway == gateway && self.handle == handle
     }
-}
-
-/// Reachability of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// True: this link speaks for the session.
-    Link(LinkId),
-    /// The link died. The session is forgotten at this time unless it is announced again.
-    Nowhere(Instant),
 }
 
 /// Effect of a login.
@@ -80,7 +74,9 @@ pub(super) struct Routes {
     /// Slots of `sessions`, by gateway and handle: each name is held once.
     by_handle: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    next_generation: u32,
+    next_generation: NonZeroU32,
+    /// Links that died, each with the time at which its sessions are forgotten unless they were announced again.
+    dead_links: BTreeMap<LinkId, Instant>,
     sessions_max: usize,
     /// The largest version of a login.
     newest: u64,
@@ -94,7 +90,8 @@ impl Routes {
             sessions: Slab::new(),
             by_handle: HashTable::new(),
             hasher: DefaultHashBuilder::default(),
-            next_generation: 1,
+            next_generation: NonZeroU32::MIN,
+            dead_links: BTreeMap::new(),
             sessions_max,
             newest: 0,
         }
@@ -104,7 +101,7 @@ impl Routes {
         let is_it =
             |slot: &u32| self.sessions.get(*slot as usize).is_some_and(|it| it.is_named(gateway, handle));
         let slot = *self.by_handle.find(self.hasher.hash_one((gateway, handle)), is_it)?;
-        Some(SessionId { slot, generation: self.sessions[slot as usize].generation })
+        Some(SessionId { slot, generation: self.sessions[slot as usize].generation.get() })
     }
 
     /// Number of sessions.
@@ -113,7 +110,13 @@ impl Routes {
     }
 
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.get(id.slot()).filter(|session| session.generation == id.generation)
+        self.sessions.get(id.slot()).filter(|session| session.generation.get() == id.generation)
+    }
+
+    /// Returns the link that speaks for a session; `None`: it died.
+    pub(super) fn link_of(&self, session: &Session) -> Option<LinkId> {
+        let is_dead = !self.dead_links.is_empty() && self.dead_links.contains_key(&session.link);
+        (!is_dead).then_some(session.link)
     }
 
     pub(super) fn gateway_named(&self, node: &str) -> Option<(GatewayId, &Gateway)> {
@@ -172,18 +175,19 @@ impl Routes {
                 return Login::Overtaken;
             }
             session.announcement = announcement;
-            session.place = Place::Link(link);
+            session.link = link;
             return Login::Again(id);
         }
         if self.sessions.len() >= self.sessions_max {
             return Login::TableFull;
         }
         let generation = self.next_generation;
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let place = Place::Link(link);
+        self.next_generation = generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         let login_version = version;
+        make_room_in_slab(&mut self.sessions);
         let slot =
-            self.sessions.insert(Session { generation, gateway, handle, login_version, place, announcement });
+            self.sessions.insert(Session { generation, gateway, handle, login_version, link, announcement });
+        let generation = generation.get();
         let id = SessionId { slot: u32::try_from(slot).expect("sessions_max fits u32"), generation };
         let Self { by_handle, sessions, hasher, .. } = self;
         let hash = |session: &Session| hasher.hash_one((session.gateway, session.handle));
@@ -202,16 +206,18 @@ impl Routes {
 
     /// Has the sessions of a dead link wait for another link, until `until`.
     pub(super) fn on_link_down(&mut self, link: LinkId, until: Instant) {
-        for (_, session) in &mut self.sessions {
-            if session.place == Place::Link(link) {
-                session.place = Place::Nowhere(until);
-            }
-        }
+        self.dead_links.insert(link, until);
     }
 
-    /// Returns the sessions without a link whose lease has ended.
-    pub(super) fn expired(&self, now: Instant) -> Vec<SessionId> {
-        self.select(|session| matches!(session.place, Place::Nowhere(until) if until <= now))
+    /// Takes the sessions without a link whose lease has ended.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<SessionId> {
+        let is_over = |link: &LinkId| self.dead_links.get(link).is_some_and(|until| *until <= now);
+        if !self.dead_links.keys().any(is_over) {
+            return Vec::new();
+        }
+        let expired = self.select(|session| is_over(&session.link));
+        self.dead_links.retain(|_, until| *until > now);
+        expired
     }
 
     pub(super) fn sessions_of(&self, gateway: GatewayId) -> Vec<SessionId> {
@@ -222,12 +228,12 @@ impl Routes {
     pub(super) fn check(&self, phase_of: impl Fn(LinkId) -> Option<Phase>) {
         assert_eq!(self.sessions.len(), self.by_handle.len(), "one name per session");
         for (slot, session) in &self.sessions {
-            let Session { gateway, handle, generation, place, .. } = session;
+            let Session { gateway, handle, generation, .. } = session;
             let named = self.find(*gateway, *handle).expect("a session has a name");
-            assert_eq!((named.slot(), named.generation), (slot, *generation));
+            assert_eq!((named.slot(), named.generation), (slot, generation.get()));
             assert!(self.gateways.contains_key(gateway), "{session:?} has no gateway");
-            if let Place::Link(link) = place {
-                assert_eq!(phase_of(*link), Some(Phase::Open(*gateway)), "the link of {session:?}");
+            if let Some(link) = self.link_of(session) {
+                assert_eq!(phase_of(link), Some(Phase::Open(*gateway)), "the link of {session:?}");
             }
         }
     }
@@ -237,7 +243,7 @@ impl Routes {
         chosen
             .map(|(slot, session)| SessionId {
                 slot: u32::try_from(slot).expect("sessions_max fits u32"),
-                generation: session.generation,
+                generation: session.generation.get(),
             })
             .collect()
     }

@@ -282,7 +282,7 @@ impl<S: Store> Bench<S> {
         let login = Login { uid: uid.into(), device: device.into(), platform: 2, now_ms: 7, issued_s: 0 };
         match self.command(Command::Login(login)) {
             Completion::LoggedIn(Some(login)) => {
-                assert_eq!((&*login.uid, &*login.device), (uid, device));
+                assert_eq!((login.names.uid(), login.names.device()), (uid, device));
                 login.cursor
             }
             other => panic!("a login was answered by {other:?}"),

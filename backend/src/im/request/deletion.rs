@@ -11,7 +11,7 @@ use moorline_proto::message::im;
 
 impl<F: Facts> Requests<'_, F> {
     pub(super) fn dissolve(&mut self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
-        if peer(&asked.uid, &request.conversation)?.is_some() {
+        if peer(asked.uid(), &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
         let conversation = self.own_conversation(asked, &request.conversation)?;
@@ -28,7 +28,7 @@ impl<F: Facts> Requests<'_, F> {
         name: &str,
     ) -> (Write, Then) {
         let members = self.facts.members(conversation, None).map(|member| member.user).collect();
-        let what = im::happened::What::Dissolved(im::Dissolved { by: asked.uid.to_string() });
+        let what = im::happened::What::Dissolved(im::Dissolved { by: asked.uid().to_owned() });
         let (_, event) = self.encode_happened(asked, name, what);
         let write = Write::Dissolve { conversation, by: asked.origin, event: event.freeze() };
         (write, Then::Left(conversation, members, Bytes::new()))
@@ -48,11 +48,11 @@ impl<F: Facts> Requests<'_, F> {
     /// # Errors
     /// DENIED: a webhook answers for the user.
     fn account_deletion(&mut self, asked: &Asked) -> Result<Write, Refused> {
-        if self.config.webhooks.contains_key(&*asked.uid) {
+        if self.config.webhooks.contains_key(asked.uid()) {
             let reason = "the user is a webhook; remove it from the settings (`im.webhooks`) first";
             return Err(refuse(Code::Denied, reason));
         }
-        let what = im::happened::What::Erased(im::Erased { user: asked.uid.to_string(), to: 0 });
+        let what = im::happened::What::Erased(im::Erased { user: asked.uid().to_owned(), to: 0 });
         let (to_id, event) = self.encode_happened(asked, "", what);
         Ok(Write::DeleteUser { user: asked.origin.0, to_id, event: event.freeze() })
     }

@@ -36,7 +36,7 @@ impl<F: Facts> Requests<'_, F> {
         if self.facts.find(&conversation).is_none() {
             self.charge(asked, &[(Quota::Groups, 1), (Quota::Members, members.len() as u64 + 1)])?;
         }
-        let by = asked.uid.to_string();
+        let by = asked.uid().to_owned();
         names.truncate(CHANGED_USERS_MAX);
         let changed = im::GroupChanged { by, added: names, ..Default::default() };
         let event = self.group_event(asked, &conversation, changed);
@@ -78,7 +78,7 @@ impl<F: Facts> Requests<'_, F> {
     }
 
     fn invitation(&mut self, asked: &Asked, group: String, title: &str, users: Vec<UserId>) -> Write {
-        let invited = im::GroupInvited { by: asked.uid.to_string(), title: title.to_owned() };
+        let invited = im::GroupInvited { by: asked.uid().to_owned(), title: title.to_owned() };
         let what = im::happened::What::Invited(invited);
         let (_, event) = self.encode_happened(asked, &format!("group:{group}"), what);
         Write::Invite { group, by: asked.origin, users, event: event.freeze() }
@@ -92,7 +92,7 @@ impl<F: Facts> Requests<'_, F> {
     pub(super) fn join(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
         let (conversation, name) = self.group(asked, request)?;
         self.charge(asked, &[(Quota::Members, 1), (Quota::GroupChanges, 1)])?;
-        let by = asked.uid.to_string();
+        let by = asked.uid().to_owned();
         let changed = im::GroupChanged { added: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
         let change = GroupChange::Join;
@@ -103,7 +103,7 @@ impl<F: Facts> Requests<'_, F> {
     pub(super) fn leave(&mut self, asked: &Asked, request: im::GroupRequest) -> Result<Step, Refused> {
         let (conversation, name) = self.group(asked, request)?;
         self.charge(asked, &[(Quota::GroupChanges, 1)])?;
-        let by = asked.uid.to_string();
+        let by = asked.uid().to_owned();
         let changed = im::GroupChanged { removed: vec![by.clone()], by, ..Default::default() };
         let event = self.group_event(asked, &name, changed);
         let change = GroupChange::Leave;
@@ -115,7 +115,7 @@ impl<F: Facts> Requests<'_, F> {
         let set_role = request.role();
         let im::GroupChangeRequest { conversation: name, add, remove, user, role, silent_until_ms, settings } =
             request;
-        if peer(&asked.uid, &name)?.is_some() {
+        if peer(asked.uid(), &name)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
         let conversation = self.own_conversation(asked, &name)?;
@@ -152,7 +152,7 @@ impl<F: Facts> Requests<'_, F> {
             settings: settings.clone().map(Into::into),
         };
         let leaving = edit.remove.clone();
-        let by = asked.uid.to_string();
+        let by = asked.uid().to_owned();
         let changed =
             im::GroupChanged { by, added: add, removed: remove, user, role, silent_until_ms, settings };
         let event = self.group_event(asked, &name, changed);
@@ -170,7 +170,7 @@ impl<F: Facts> Requests<'_, F> {
 
     /// The group that a request to join or leave names.
     fn group(&self, asked: &Asked, request: im::GroupRequest) -> Result<(ConversationId, String), Refused> {
-        if peer(&asked.uid, &request.conversation)?.is_some() {
+        if peer(asked.uid(), &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
         let found = self.facts.find(&request.conversation).ok_or_else(|| refused(Refusal::NotFound))?;
@@ -178,9 +178,9 @@ impl<F: Facts> Requests<'_, F> {
     }
 
     pub(super) fn group_members(&self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
-        let peer = peer(&asked.uid, &request.conversation)?;
+        let peer = peer(asked.uid(), &request.conversation)?;
         if let (Some(peer), None) = (peer, self.facts.find(&request.conversation)) {
-            let mut members = vec![asked.uid.to_string(), peer.to_owned()];
+            let mut members = vec![asked.uid().to_owned(), peer.to_owned()];
             members.dedup();
             return Ok(Step::Answer(encode(&im::GroupResponse { members, more: false })));
         }
@@ -220,7 +220,7 @@ impl<F: Facts> Requests<'_, F> {
     }
 
     pub(super) fn group_info(&self, asked: &Asked, request: &im::GroupRequest) -> Result<Step, Refused> {
-        if peer(&asked.uid, &request.conversation)?.is_some() {
+        if peer(asked.uid(), &request.conversation)?.is_some() {
             return Err(refused(Refusal::Denied));
         }
         let conversation = self.own_conversation(asked, &request.conversation)?;

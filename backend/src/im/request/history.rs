@@ -44,7 +44,7 @@ impl<F: Facts> Requests<'_, F> {
         if from > to {
             return Err(refuse(Code::Invalid, "`from` is larger than `to`"));
         }
-        let peer = peer(&asked.uid, &request.conversation)?;
+        let peer = peer(asked.uid(), &request.conversation)?;
         let Some(conversation) = self.facts.find(&request.conversation) else {
             // Two users who have not written to each other have an empty history.
             return peer.map(|_| Step::Answer(Bytes::new())).ok_or_else(|| refused(Refusal::NotFound));
@@ -83,7 +83,7 @@ impl<F: Facts> Requests<'_, F> {
     pub(super) fn mark_read(&mut self, asked: &Asked, request: &im::ReadRequest) -> Result<Step, Refused> {
         let conversation = self.own_conversation(asked, &request.conversation)?;
         let seq = request.seq.min(self.facts.latest(conversation));
-        let what = im::happened::What::Read(im::Read { user: asked.uid.to_string(), seq });
+        let what = im::happened::What::Read(im::Read { user: asked.uid().to_owned(), seq });
         let (_, event) = self.encode_happened(asked, &request.conversation, what);
         let write = Write::Read { conversation, by: asked.origin, seq, event: event.freeze() };
         Ok(Step::Write(write, Then::Read(conversation)))
@@ -91,7 +91,7 @@ impl<F: Facts> Requests<'_, F> {
 
     pub(super) fn receipts_of(&self, asked: &Asked, request: &im::ReceiptsRequest) -> Result<Step, Refused> {
         let conversation = self.own_conversation(asked, &request.conversation)?;
-        if let Some(peer) = peer(&asked.uid, &request.conversation)?
+        if let Some(peer) = peer(asked.uid(), &request.conversation)?
             && let Some(peer) = self.facts.find_user(peer)
         {
             let contact = self.facts.contact(asked.origin, peer);
@@ -138,7 +138,7 @@ impl<F: Facts> Requests<'_, F> {
         let im::RecallRequest { conversation: name, seq, message_id } = request;
         let (sender, device) = asked.origin;
         let conversation = self.own_conversation(asked, name)?;
-        let by = asked.uid.to_string();
+        let by = asked.uid().to_owned();
         let recalled = im::Recalled { seq: *seq, message_id: *message_id, by };
         let (id, body) = self.encode_happened(asked, name, im::happened::What::Recalled(recalled));
         // The same recall has the same message key, so it is stored once.
@@ -207,6 +207,6 @@ pub(super) fn sender_of(page: Result<Page, Refusal>) -> Result<String, Refused> 
 /// Answers a recall that was done before: the page holds the message that recalled.
 pub(super) fn recall_answer(asked: &Asked, seq: u64, page: Result<Page, Refusal>) -> Bytes {
     let said = page.ok().and_then(|page| decode::<Push>(page.messages.first()?).ok());
-    let is_own = said.is_some_and(|said| *said.sender_device == *asked.device);
+    let is_own = said.is_some_and(|said| said.sender_device == asked.device());
     encode(&im::RecallResponse { seq, by_other_device: !is_own })
 }

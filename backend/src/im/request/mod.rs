@@ -164,7 +164,7 @@ impl Request {
             }
             Self::Receipts(im::ReceiptsRequest { conversation, .. }) => {
                 set.add(Need::Named(conversation.clone(), Some(user)));
-                if let Ok(Some(peer)) = peer(&asked.uid, conversation) {
+                if let Ok(Some(peer)) = peer(asked.uid(), conversation) {
                     set.add(Need::Contact(peer.to_owned(), user));
                 }
             }
@@ -413,7 +413,7 @@ impl<F: Facts> Requests<'_, F> {
 
     /// Returns a conversation of which the author is a member.
     fn own_conversation(&self, asked: &Asked, id: &str) -> Result<ConversationId, Refused> {
-        peer(&asked.uid, id)?;
+        peer(asked.uid(), id)?;
         let conversation = self.facts.find(id).ok_or_else(|| refused(Refusal::NotFound))?;
         self.facts.member(conversation, asked.origin.0).ok_or_else(|| refused(Refusal::NotMember))?;
         Ok(conversation)

@@ -43,7 +43,7 @@ impl<F: Facts> Requests<'_, F> {
             let bytes = request.text.len() as u64;
             self.charge(asked, &[(Quota::Relations, 1), (Quota::Bytes, bytes)])?;
         }
-        let (by, change_code) = (asked.uid.to_string(), request.change);
+        let (by, change_code) = (asked.uid().to_owned(), request.change);
         let what = im::happened::What::Relation(im::RelationChanged {
             by,
             user: request.user.clone(),
@@ -85,7 +85,8 @@ impl<F: Facts> Requests<'_, F> {
 
     pub(super) fn devices(&self, asked: &Asked) -> Step {
         let (user, _) = asked.origin;
-        let is_online = |number| self.sessions.of(user).any(|session| session.owner == Some((user, number)));
+        let is_online =
+            |number| self.sessions.of(user).any(|session| session.owner() == Some((user, number)));
         let devices = self.facts.devices(user).into_iter().map(|device| im::Device {
             is_online: is_online(device.number),
             device: device.name,
@@ -107,7 +108,7 @@ impl<F: Facts> Requests<'_, F> {
             return Step::Write(write, Then::SignedOut);
         }
         let owner = Some((user, device.number));
-        let theirs = self.sessions.of(user).filter(|it| it.owner == owner).map(|it| it.id);
+        let theirs = self.sessions.of(user).filter(|it| it.owner() == owner).map(|it| it.id);
         Step::EndLogins(theirs.collect(), write)
     }
 
@@ -127,7 +128,7 @@ impl<F: Facts> Requests<'_, F> {
             ));
         }
         let (user, _) = asked.origin;
-        let profile = encode(&im::Profile { user: asked.uid.to_string(), ..profile });
+        let profile = encode(&im::Profile { user: asked.uid().to_owned(), ..profile });
         self.charge(asked, &[(Quota::Bytes, profile.len() as u64)])?;
         Ok(Step::Write(Write::SetProfile { user, profile }, Then::Answer(Bytes::new())))
     }

@@ -9,8 +9,8 @@ use super::{
     Command, ConversationId, Counts, Delivery, DeviceCursor, DeviceInfo, DeviceNumber, GroupSettings,
     LoginDenied, Member, Origin, Recipient, Refusal, Relation, Stored, SweepNeed, Ticket, UserId, WhoMayAdd,
 };
+use crate::im::names::Names;
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// A store of conversations, members, messages, message keys, inboxes and cursors.
 ///
@@ -211,10 +211,8 @@ pub enum Completion {
 pub struct LoggedIn {
     /// The user.
     pub user: UserId,
-    /// Name of the user.
-    pub uid: Arc<str>,
-    /// Name of the device.
-    pub device: Arc<str>,
+    /// Names of the user and the device.
+    pub names: Names,
     /// The device and how far it has come.
     pub cursor: DeviceCursor,
 }

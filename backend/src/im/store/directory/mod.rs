@@ -4,14 +4,16 @@
 //! those objects are by then.
 
 mod conversations;
+mod devices;
 mod erasures;
 mod relations;
 mod users;
 
 pub(super) use conversations::{Conversations, EVENTS_MAX, FanoutLimits, Kind};
+pub(super) use devices::Device;
 pub(super) use erasures::{ALL_GROUPS, Erasure, Erasures, KEYS};
 pub(super) use relations::Relations;
-pub(super) use users::{Device, Rare, Users};
+pub(super) use users::{Rare, Users};
 
 use super::{
     ConversationId, DeviceNumber, Friendship, KEEP_FOR_EVER, Member, Refusal, Relation, Role, UserId,
@@ -107,7 +109,7 @@ impl Directory {
     pub(super) fn write_id(&self, conversation: ConversationId, into: &mut String) {
         match &self.conversations.get(conversation).kind {
             Kind::OneToOne(a, b) => {
-                names::write_one_to_one(into, &self.users.get(*a).uid, &self.users.get(*b).uid);
+                names::write_one_to_one(into, self.users.uid(*a), self.users.uid(*b));
             }
             Kind::Group { name, .. } => {
                 into.push_str("group:");
@@ -221,13 +223,13 @@ impl Directory {
         self.members += 1;
         let member = Member { since: self.memberships, ..member };
         self.conversations.get_mut(conversation).insert(member);
-        self.users.get_mut(member.user).conversations.push(conversation);
+        self.users.get_mut(member.user).join(conversation);
         self.changed.push(Changed::Member(conversation, member.user));
     }
 
     pub(super) fn remove_member(&mut self, conversation: ConversationId, user: UserId) {
         self.members -= usize::from(self.conversations.get_mut(conversation).remove(user));
-        self.users.get_mut(user).conversations.retain(|it| *it != conversation);
+        self.users.get_mut(user).retain_conversations(|it| it != conversation);
         self.changed.push(Changed::Member(conversation, user));
     }
 
@@ -286,9 +288,8 @@ impl Directory {
             self.uninvite(group, user);
         }
         let conversations = self.users.empty(user, &mut self.changed);
-        let is_group = |id: &ConversationId| self.conversations.get(*id).is_group();
-        let kept = conversations.iter().copied().filter(|id| !is_group(id)).collect();
-        self.users.get_mut(user).conversations = kept;
+        let all = &self.conversations;
+        self.users.get_mut(user).retain_conversations(|id| !all.get(id).is_group());
         conversations
     }
 

@@ -1,17 +1,17 @@
 //! Users: their names, devices and memberships, and how far their inboxes go.
 
 use super::Changed;
+use super::devices::{Device, Devices};
+use crate::growth::make_room;
+use crate::im::names::Names;
 use crate::im::store::dropped::{Dropped, Place};
 use crate::im::store::{
-    ConversationId, DeviceCursor, DeviceInfo, DeviceNumber, Login, LoginChange, LoginDenied, LoginRule,
-    UserId, WhoMayAdd,
+    ConversationId, DeviceCursor, DeviceNumber, Login, LoginChange, LoginDenied, LoginRule, UserId, WhoMayAdd,
 };
 use hashbrown::HashTable;
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Invitations of one user.
 pub(in crate::im::store) const INVITATIONS_MAX: usize = 64;
@@ -36,11 +36,10 @@ const PARTED_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub(in crate::im::store) struct User {
-    pub(in crate::im::store) uid: Arc<str>,
     /// Longest since its login first.
-    pub(in crate::im::store) devices: Vec<Device>,
+    pub(in crate::im::store) devices: Devices,
     pub(in crate::im::store) next_device: u32,
-    pub(in crate::im::store) conversations: Vec<ConversationId>,
+    conversations: Box<[ConversationId]>,
     pub(in crate::im::store) who_may_add: WhoMayAdd,
     /// `None`: the user has none of these.
     rare: Option<Box<Rare>>,
@@ -54,28 +53,39 @@ pub(in crate::im::store) struct User {
     pub(in crate::im::store) durable_end: u64,
 }
 
-#[derive(Debug)]
-pub(in crate::im::store) struct Device {
-    pub(in crate::im::store) name: Arc<str>,
-    pub(in crate::im::store) number: DeviceNumber,
-    pub(in crate::im::store) platform: u32,
-    pub(in crate::im::store) acked: u64,
-    /// Grows with each login of anybody; the smallest is forgotten first.
-    pub(in crate::im::store) login: u64,
-    /// When it came, or went.
-    pub(in crate::im::store) seen_ms: u64,
-    /// Confirmed seqs of conversations that are read by cursor; `None`: none.
-    confirmed: Option<Box<Confirmed>>,
+/// Texts by number, one behind the other in one allocation.
+#[derive(Debug, Default)]
+struct Texts {
+    bytes: String,
+    /// End of each.
+    ends: Vec<u32>,
 }
 
-/// Confirmed seqs by conversation.
-#[derive(Debug, Default)]
-struct Confirmed(BTreeMap<ConversationId, u64>);
+impl Texts {
+    /// Adds a text, with the next number. `None`: there is no room in 4 GiB.
+    fn push(&mut self, text: &str) -> Option<()> {
+        let end = u32::try_from(self.bytes.len() + text.len()).ok()?;
+        if self.bytes.capacity() - self.bytes.len() < text.len() {
+            self.bytes.reserve_exact(text.len().max(self.bytes.len() / 16));
+        }
+        self.bytes.push_str(text);
+        make_room(&mut self.ends);
+        self.ends.push(end);
+        Some(())
+    }
+
+    fn get(&self, number: u32) -> &str {
+        let number = number as usize;
+        let begin = number.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[begin as usize..self.ends[number] as usize]
+    }
+}
 
 #[derive(Debug)]
 pub(in crate::im::store) struct Users {
     all: Vec<User>,
-    /// Indexes into `all`, by uid: each name is held once.
+    uids: Texts,
+    /// Indexes into `all`, by uid.
     by_uid: HashTable<u32>,
     hasher: RandomState,
     pub(in crate::im::store) capacity: usize,
@@ -88,8 +98,9 @@ pub(in crate::im::store) struct Users {
 
 impl Users {
     pub(super) fn new(capacity: usize, reserved: usize, devices_max: usize) -> Self {
-        let (all, by_uid, hasher) = (Vec::new(), HashTable::new(), RandomState::new());
-        Self { all, by_uid, hasher, capacity, reserved, devices_max, logins: 0 }
+        let (all, uids, by_uid, hasher) =
+            (Vec::new(), Texts::default(), HashTable::new(), RandomState::new());
+        Self { all, uids, by_uid, hasher, capacity, reserved, devices_max, logins: 0 }
     }
 
     pub(in crate::im::store) fn len(&self) -> usize {
@@ -97,7 +108,7 @@ impl Users {
     }
 
     pub(in crate::im::store) fn find(&self, uid: &str) -> Option<UserId> {
-        let is_it = |index: &u32| &*self.all[*index as usize].uid == uid;
+        let is_it = |index: &u32| self.uids.get(*index) == uid;
         self.by_uid.find(self.hasher.hash_one(uid), is_it).copied().map(UserId::of)
     }
 
@@ -108,11 +119,12 @@ impl Users {
             return None;
         }
         let index = u32::try_from(self.all.len()).expect("im.users_max fits u32");
+        self.uids.push(uid)?;
+        make_room(&mut self.all);
         self.all.push(User {
-            uid: uid.into(),
-            devices: Vec::new(),
+            devices: Devices::default(),
             next_device: 0,
-            conversations: Vec::new(),
+            conversations: Box::default(),
             who_may_add: WhoMayAdd::AddDefault,
             rare: None,
             trimmed: 0,
@@ -120,10 +132,15 @@ impl Users {
             numbered: 0,
             durable_end: 0,
         });
-        let (users, hasher) = (&self.all, &self.hasher);
-        let rehash = |index: &u32| hasher.hash_one(&*users[*index as usize].uid);
+        let (uids, hasher) = (&self.uids, &self.hasher);
+        let rehash = |index: &u32| hasher.hash_one(uids.get(*index));
         self.by_uid.insert_unique(hasher.hash_one(uid), index, rehash);
         Some(UserId::of(index))
+    }
+
+    /// Returns the name of a user.
+    pub(in crate::im::store) fn uid(&self, user: UserId) -> &str {
+        self.uids.get(user.index())
     }
 
     /// Reason for which the rule of a user denies a login.
@@ -155,21 +172,21 @@ impl Users {
     ) -> DeviceCursor {
         self.logins += 1;
         let (login, devices_max) = (self.logins, self.devices_max);
-        let user = self.get_mut(id);
-        let known = user.devices.iter().position(|it| &*it.name == device);
+        let (user, uid) = (&mut self.all[id.index() as usize], self.uids.get(id.index()));
+        let known = user.devices.iter().position(|it| it.names.device() == device);
         let mut device = if let Some(index) = known {
             user.devices.remove(index)
         } else {
             let number = DeviceNumber(user.next_device);
             user.next_device += 1;
-            Device::new(device, number, platform, (0, login, now_ms))
+            Device::new(Names::new(uid, device), number, platform, (0, login, now_ms))
         };
         (device.login, device.platform, device.seen_ms) = (login, platform, now_ms);
         let forgotten = (user.devices.len() >= devices_max).then(|| user.forget(id, 0, changed));
         changed.push(Changed::Device(id, device.number));
         let cursor =
             DeviceCursor { device: device.number, acked: device.acked, is_new: known.is_none(), forgotten };
-        user.add_device(device);
+        user.devices.push(device);
         user.trim();
         cursor
     }
@@ -195,7 +212,7 @@ impl Users {
         user.trimmed = user.numbered;
         user.change_rare(|rare| rare.dropped = None);
         changed.push(Changed::User(id));
-        std::mem::take(&mut user.conversations)
+        user.conversations().to_vec()
     }
 
     /// Removes the device from the user.
@@ -276,10 +293,24 @@ impl User {
         });
     }
 
-    /// Adds a device. Most users have one, so the list has no room to spare.
-    pub(in crate::im::store) fn add_device(&mut self, device: Device) {
-        self.devices.reserve_exact(1);
-        self.devices.push(device);
+    /// Returns the conversations of the user, in the order of the memberships.
+    pub(in crate::im::store) fn conversations(&self) -> &[ConversationId] {
+        &self.conversations
+    }
+
+    /// Adds a conversation of which the user has become a member.
+    pub(in crate::im::store) fn join(&mut self, conversation: ConversationId) {
+        let mut all = std::mem::take(&mut self.conversations).into_vec();
+        all.reserve_exact(1);
+        all.push(conversation);
+        self.conversations = all.into();
+    }
+
+    /// Keeps those conversations of the user that `is_kept`.
+    pub(super) fn retain_conversations(&mut self, is_kept: impl Fn(ConversationId) -> bool) {
+        let mut all = std::mem::take(&mut self.conversations).into_vec();
+        all.retain(|id| is_kept(*id));
+        self.conversations = all.into();
     }
 
     /// Entries that are held.
@@ -289,7 +320,7 @@ impl User {
 
     /// True if the user has no other device.
     pub(in crate::im::store) fn is_only(&self, device: DeviceNumber) -> bool {
-        matches!(&self.devices[..], [only] if only.number == device)
+        matches!(&*self.devices, [only] if only.number == device)
     }
 
     pub(in crate::im::store) fn device(&self, number: DeviceNumber) -> Option<&Device> {
@@ -357,41 +388,5 @@ impl Rare {
         let Self { invitations, parted, has_unknown_groups, dropped, rule } = self;
         let is_default = *rule == LoginRule::default();
         is_default && invitations.is_empty() && parted.is_empty() && !has_unknown_groups && dropped.is_none()
-    }
-}
-
-impl Device {
-    /// Returns a device that has confirmed nothing by cursor.
-    pub(in crate::im::store) fn new(
-        name: &str,
-        number: DeviceNumber,
-        platform: u32,
-        (acked, login, seen_ms): (u64, u64, u64),
-    ) -> Self {
-        Self { name: name.into(), number, platform, acked, login, seen_ms, confirmed: None }
-    }
-
-    /// Returns the confirmed seqs of conversations that are read by cursor.
-    pub(in crate::im::store) fn confirmed(&self) -> impl Iterator<Item = (ConversationId, u64)> + '_ {
-        self.confirmed.iter().flat_map(|confirmed| confirmed.0.iter().map(|(id, seq)| (*id, *seq)))
-    }
-
-    /// Returns the confirmed seq of a conversation; `None`: none is confirmed.
-    pub(in crate::im::store) fn confirmed_of(&self, conversation: ConversationId) -> Option<u64> {
-        self.confirmed.as_ref()?.0.get(&conversation).copied()
-    }
-
-    /// Notes a confirmed seq. False: a larger one, or this one, was known.
-    pub(in crate::im::store) fn confirm(&mut self, conversation: ConversationId, seq: u64) -> bool {
-        if self.confirmed_of(conversation).is_some_and(|known| known >= seq) {
-            return false;
-        }
-        self.confirmed.get_or_insert_default().0.insert(conversation, seq);
-        true
-    }
-
-    pub(in crate::im::store) fn info(&self) -> DeviceInfo {
-        let Self { name, number, platform, seen_ms, .. } = self;
-        DeviceInfo { name: name.to_string(), number: *number, platform: *platform, seen_ms: *seen_ms }
     }
 }

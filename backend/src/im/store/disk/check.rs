@@ -69,7 +69,7 @@ fn user(users: &Users, id: UserId) -> Result<(), DiskError> {
     for (position, (_, seq)) in user.dropped_after(0) {
         has_next(&[position, seq], "an inbox")?;
     }
-    for device in &user.devices {
+    for device in user.devices.iter() {
         has_next(&[device.login], "a device")?;
         for (_, seq) in device.confirmed() {
             has_next(&[seq], "a confirmation")?;

@@ -7,6 +7,7 @@ use super::tables::{
     RelationRecord, Tables, UserRecord, numbers,
 };
 use crate::config::ImConfig;
+use crate::im::names::Names;
 use crate::im::store::directory::{ALL_GROUPS, Device, Directory, Erasure, KEYS, Kind};
 use crate::im::store::{ConversationId, DeviceNumber, LoginChange, Member, Relation, Role, UserId};
 
@@ -105,12 +106,13 @@ fn devices(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
     Tables::all(&tables.devices, "a device", |key, record: DeviceRecord| {
         let (user, number) = pair(key, "a device")?;
         let id = known_user(directory, user, "a device")?;
+        let names = Names::new(directory.users.uid(id), &record.name);
         let user = directory.users.get_mut(id);
         logins = logins.max(record.login);
         let next = number.checked_add(1).ok_or_else(|| damaged("a device", "its number is the last one"))?;
         user.next_device = user.next_device.max(next);
-        let DeviceRecord { name, acked, login, platform, seen_ms } = record;
-        user.add_device(Device::new(&name, DeviceNumber(number), platform, (acked, login, seen_ms)));
+        let DeviceRecord { name: _, acked, login, platform, seen_ms } = record;
+        user.devices.push(Device::new(names, DeviceNumber(number), platform, (acked, login, seen_ms)));
         Ok(())
     })?;
     directory.users.logins = logins;
@@ -184,7 +186,7 @@ fn members(tables: &Tables, directory: &mut Directory) -> Result<(), DiskError> 
     memberships.sort_unstable();
     directory.memberships = memberships.last().map_or(0, |(since, ..)| *since);
     for (_, user, conversation) in memberships {
-        directory.users.get_mut(user).conversations.push(conversation);
+        directory.users.get_mut(user).join(conversation);
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
             let Rare { parted, has_unknown_groups, rule, .. } = user.rare().unwrap_or(&none);
             let LoginRule { valid_from_s, banned_until_s } = *rule;
             let record = UserRecord {
-                uid: user.uid.to_string(),
+                uid: directory.users.uid(id).to_owned(),
                 next_device: user.next_device,
                 who_may_add: user.who_may_add.into(),
                 invitations: user.invitations().iter().map(|group| group.index()).collect(),
@@ -53,7 +53,7 @@ fn of_user<'a>(tables: &'a Tables, directory: &Directory, changed: Changed) -> R
         }
         Changed::Device(id, number) => {
             let record = directory.users.get(id).device(number).map(|device| DeviceRecord {
-                name: device.name.to_string(),
+                name: device.names.device().to_owned(),
                 acked: device.acked,
                 login: device.login,
                 platform: device.platform,

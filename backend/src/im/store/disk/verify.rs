@@ -189,7 +189,7 @@ fn inbox(tables: &Tables, directory: &Directory, id: UserId, report: &mut Verifi
         let (from, to) = (next, user.numbered);
         report.problem(|| format!("the inbox of user {} has no entries {from} to {to}", id.index()));
     }
-    for device in &user.devices {
+    for device in user.devices.iter() {
         if device.acked > user.numbered {
             report.problem(|| {
                 format!(

@@ -204,8 +204,8 @@ impl<E: Engine> EngineStore<E> {
         if push.message_id != message_id {
             return Err(Refusal::NotFound);
         }
-        let by = &self.directory.users.get(draft.sender).uid;
-        if *push.sender != **by && member.role() < Role::Admin {
+        let by = self.directory.users.uid(draft.sender);
+        if push.sender != by && member.role() < Role::Admin {
             return Err(Refusal::NotAllowed);
         }
         let is_under_way = self.recalling.get(&(conversation, seq)).is_some_and(|by| *by > place.durable);

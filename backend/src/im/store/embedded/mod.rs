@@ -375,7 +375,7 @@ impl<E: Engine> Facts for EngineStore<E> {
     }
 
     fn uid(&self, user: UserId) -> &str {
-        &self.directory.users.get(user).uid
+        self.directory.users.uid(user)
     }
 
     fn find(&self, id: &str) -> Option<ConversationId> {

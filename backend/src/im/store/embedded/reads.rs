@@ -27,9 +27,9 @@ impl<E: Engine> EngineStore<E> {
                 self.confirm((user, cursor.device), conversation, end);
             }
         }
-        let place = self.directory.users.get(user);
-        let device = place.device(cursor.device).map(|device| device.name.clone()).unwrap_or_default();
-        Some(LoggedIn { user, uid: place.uid.clone(), device, cursor })
+        let device = self.directory.users.get(user).device(cursor.device);
+        let names = device.map(|device| device.names.clone()).unwrap_or_default();
+        Some(LoggedIn { user, names, cursor })
     }
 
     pub(super) fn read(&mut self, read: Read) -> Completion {
@@ -55,7 +55,7 @@ impl<E: Engine> EngineStore<E> {
     }
 
     fn listing(&self, user: UserId, after: &str, bytes_max: usize) -> Result<Listing, Refusal> {
-        let mut all = &self.directory.users.get(user).conversations[..];
+        let mut all = self.directory.users.get(user).conversations();
         if !after.is_empty() {
             let at = self.directory.find(after).and_then(|id| all.iter().position(|it| *it == id));
             all = &all[..at.ok_or(Refusal::NotFound)?];
@@ -165,7 +165,7 @@ impl<E: Engine> EngineStore<E> {
             let first = next.max(visible_from);
             (first <= conversation.unstreamed).then_some((*id, first))
         };
-        place.conversations.iter().filter_map(news).collect()
+        place.conversations().iter().filter_map(news).collect()
     }
 }
 
@@ -173,7 +173,7 @@ impl<E: Engine> EngineStore<E> {
 /// group outgrew inboxes, behind those.
 fn known_ends<E: Engine>(engine: &E, directory: &Directory, user: UserId) -> Vec<(ConversationId, u64)> {
     let conversations = &directory.conversations;
-    let all = directory.users.get(user).conversations.iter().copied();
+    let all = directory.users.get(user).conversations().iter().copied();
     let large: Vec<_> = all.filter(|id| conversations.get(*id).unstreamed > 0).collect();
     if large.is_empty() {
         return Vec::new();

@@ -64,7 +64,7 @@ impl<E: Engine> Sweeps<'_, E> {
     ) -> Result<Swept, E::Error> {
         let place = self.store.directory.conversations.get(conversation);
         let (from, to) = (erasure.next.max(place.gone + 1), place.durable);
-        let uid = self.store.directory.users.get(user).uid.clone();
+        let uid = self.store.directory.users.uid(user).to_owned();
         let (mut seqs, mut looked, mut next) = (Vec::new(), 0, to + 1);
         let is_whole = from > to
             || self.store.engine.messages(conversation, from..=to, &mut |seq, body| {
@@ -74,7 +74,7 @@ impl<E: Engine> Sweeps<'_, E> {
                 }
                 looked += 1;
                 let is_theirs = decode::<Push>(&body).is_ok_and(|push| {
-                    *push.sender == *uid && push.message_id <= erasure.to_id && push.happened.is_empty()
+                    push.sender == uid && push.message_id <= erasure.to_id && push.happened.is_empty()
                 });
                 if is_theirs {
                     seqs.push(seq);
@@ -125,8 +125,7 @@ impl<E: Engine> Sweeps<'_, E> {
         if place.is_dissolved {
             return Ok(None);
         }
-        let erased =
-            Erased { user: self.store.directory.users.get(user).uid.to_string(), to: place.numbered };
+        let erased = Erased { user: self.store.directory.users.uid(user).to_owned(), to: place.numbered };
         let mut event = Push {
             message_id: id,
             sender: erased.user.clone(),

@@ -29,12 +29,12 @@ pub(super) fn look_at(tables: &Tables, directory: &Directory) {
     let users = (0..u32::try_from(directory.users.len()).unwrap_or(u32::MAX)).map(UserId::of);
     for user in users.take(LOOKED_AT) {
         let known = directory.users.get(user);
-        assert_eq!(directory.users.find(&known.uid), Some(user));
+        assert_eq!(directory.users.find(directory.users.uid(user)), Some(user));
         let mut changed = vec![Changed::User(user), Changed::Inbox(user)];
         changed.extend(known.devices.iter().map(|device| Changed::Device(user, device.number)));
         changed.extend(directory.relations.of(user).map(|(other, _)| Changed::Relation(user, other)));
         changed.into_iter().for_each(|changed| drop(rows::change(tables, directory, changed)));
-        known.conversations.iter().for_each(|conversation| _ = directory.unread(*conversation, user));
+        known.conversations().iter().for_each(|conversation| _ = directory.unread(*conversation, user));
     }
     for conversation in directory.conversations.all().take(LOOKED_AT) {
         let mut id = String::new();
