@@ -54,7 +54,7 @@ pub enum Layer {
     Opening(Box<Opening>),
     /// Records of TLS.
     Tls(Box<Tls>),
-    /// WebSocket.
+    /// Frames of WebSocket.
     WebSocket(Framing),
     /// WebSocket over TLS.
     Wss(Box<Wss>),
