@@ -1,7 +1,8 @@
 //! The signals that end the demo.
 
 use crate::DemoError;
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use moorline_usage::signals::without_meaning;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Set by INT, TERM, QUIT and HUP from now on. USR1, USR2 and ALRM, which would end the process, do nothing.
+    /// Set by INT, TERM, QUIT and HUP from now on. Others, which would end the process, do nothing.
     pub(crate) fn on_signals() -> io::Result<Self> {
         let stop = Self::never();
         for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&stop.0))?;
         }
-        for signal in [SIGUSR1, SIGUSR2, SIGALRM] {
+        for signal in without_meaning().chain([SIGUSR1, SIGUSR2]) {
             signal_hook::flag::register(signal, Arc::default())?;
         }
         Ok(stop)

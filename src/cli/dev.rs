@@ -15,7 +15,7 @@ use super::dev_certificate::Certificate;
 use super::settings::SettingsArgs;
 use super::{Failure, backend, note, supervise};
 use crate::sys::clock;
-use crate::sys::signals::LISTENED;
+use crate::sys::signals::listened;
 use clap::Args;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use moorline_proto::link::LinkAddress;
@@ -159,7 +159,7 @@ fn gateway_arguments(args: &DevArgs, own_sets: &[String], is_link_bare: bool) ->
 /// Sends this process's signals into the channel.
 fn listen(sender: &Sender<News>) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new(LISTENED.iter().chain(&[SIGCHLD])).map_err(failed)?;
+    let mut signals = Signals::new(listened().chain([SIGCHLD])).map_err(failed)?;
     let sender = sender.clone();
     let forward = move || {
         for signal in signals.forever() {

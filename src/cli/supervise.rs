@@ -9,7 +9,7 @@
 use super::Failure;
 use crate::sys::executable::started_by;
 use crate::sys::notify;
-use crate::sys::signals::LISTENED;
+use crate::sys::signals::{listened, name};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
@@ -47,8 +47,7 @@ pub(super) fn run() -> Result<u8, Failure> {
     // Whoever takes over is a child of one that leaves: it comes to this process then.
     prctl::set_child_subreaper(true).map_err(io::Error::from).map_err(failed("become a subreaper"))?;
     // The process that serves knows what each of them means.
-    let heard = LISTENED.iter().chain(&[SIGCHLD]);
-    let mut signals = Signals::new(heard).map_err(failed("listen for signals"))?;
+    let mut signals = Signals::new(listened().chain([SIGCHLD])).map_err(failed("listen for signals"))?;
     let notes = Notes::open().map_err(failed("make a notify socket"))?;
     // Not resolved: an upgrade follows links anew.
     let binary = started_by(false);
@@ -60,8 +59,13 @@ pub(super) fn run() -> Result<u8, Failure> {
     for signal in signals.forever() {
         series.read(&notes);
         if signal != SIGCHLD {
-            if let (Some(serves), Ok(signal)) = (series.serves, Signal::try_from(signal)) {
-                kill(serves, signal).ok(); // if it has ended, that is the next signal
+            match (series.serves, Signal::try_from(signal)) {
+                (Some(serves), Ok(signal)) => drop(kill(serves, signal)), // if it has ended, that is the next signal
+                (_, Err(_)) => super::note(&format!(
+                    "moorline: passed over the signal {}, which has no meaning here",
+                    name(signal)
+                )),
+                (None, Ok(_)) => {}
             }
             continue;
         }

@@ -30,9 +30,9 @@ pub fn survive_file_limit() {
 /// Ignores the signals that are for the serving process of a service.
 #[allow(unsafe_code)]
 pub fn ignore_signals() {
-    for one in super::signals::LISTENED.into_iter().filter_map(|one| Signal::try_from(one).ok()) {
+    for one in super::signals::listened() {
         // SAFETY: no handler runs.
-        unsafe { signal(one, SigHandler::SigIgn) }.ok();
+        unsafe { nix::libc::signal(one, nix::libc::SIG_IGN) };
     }
 }
 

@@ -1,10 +1,11 @@
 //! Parts that the load generator and the demo share: CPU time and memory of a process, in units that repeat, so that their
-//! figures mean the same, and lines of progress that no measurement waits for ([`notes`]).
+//! figures mean the same, and lines of progress that no measurement waits for ([`notes`]). The gateway shares [`signals`].
 //!
 //! Example: a gateway has used `cpu_time(pid)` before and after 10,000 messages; the difference is what they cost.
 #![forbid(unsafe_code)]
 
 pub mod notes;
+pub mod signals;
 
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;

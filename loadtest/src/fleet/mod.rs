@@ -30,8 +30,9 @@ use crate::process::Watch;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use moorline_proto::time::Instant;
+use moorline_usage::signals::without_meaning;
 use returns::{Departures, Returns};
-use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Stop {
                 .map_err(Failure::io("handle signals"))?;
         }
         // They would end the process, and mean nothing here.
-        for signal in [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM] {
+        for signal in without_meaning().chain([SIGHUP, SIGUSR1, SIGUSR2]) {
             signal_hook::flag::register(signal, Arc::default()).map_err(Failure::io("handle signals"))?;
         }
         Ok(stop)
