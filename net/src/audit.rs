@@ -128,8 +128,13 @@ fn cut(text: &str) -> &str {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let no_link = nix::libc::O_NOFOLLOW;
-    OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(no_link).open(path)
+    // A pipe without a reader would be waited for without end.
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(flags).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ENXIO) => io::Error::other("it is a pipe that nobody reads"),
+        _ => error,
+    })
 }
 
 struct Writer {
@@ -224,6 +229,10 @@ mod tests {
         let link = folder.join("link");
         std::os::unix::fs::symlink(&path, &link).expect("made");
         AuditLog::start(&link, 1000).expect_err("a link");
+        let pipe = folder.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let refused = AuditLog::start(&pipe, 1000).expect_err("it is not waited for").to_string();
+        assert!(refused.contains("a pipe that nobody reads"), "{refused}");
         std::fs::remove_dir_all(folder).expect("removed");
         AuditLog::default().note(&entry("nobody"));
         assert_eq!(log.dropped(), 0);

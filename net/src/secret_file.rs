@@ -4,9 +4,9 @@
 //! A file that others can write is refused: whoever writes a secret knows it. A file that others can read is read,
 //! with a warning. Root and the owner of the process count as the operator; everybody else is "others".
 
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Bits of a mode that let the group or everybody write.
@@ -82,7 +82,9 @@ impl SecretFileError {
 /// [`SecretFileError`].
 pub fn read(path: &Path, max: u64) -> Result<SecretFile, SecretFileError> {
     let failed = |cause| SecretFileError::Read { path: path.to_owned(), cause };
-    let file = File::open(path).map_err(failed)?;
+    // A pipe would be waited for without end.
+    let file =
+        OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
     if !about.is_file() {
         return Err(SecretFileError::NotAFile { path: path.to_owned() });
@@ -164,6 +166,9 @@ mod tests {
         read(&path, 100).expect("in a sticky folder nobody else removes it");
         assert!(matches!(read(&path, 5), Err(SecretFileError::TooLarge { max: 5, .. })));
         assert!(matches!(read(&folder, 5), Err(SecretFileError::NotAFile { .. })));
+        let pipe = folder.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("a pipe");
+        assert!(matches!(read(&pipe, 5), Err(SecretFileError::NotAFile { .. })), "it is not waited for");
         fs::remove_dir_all(&folder).expect("ours");
         assert!(matches!(read(&path, 5), Err(SecretFileError::Read { .. })));
     }

@@ -4,8 +4,9 @@ use super::settings::{refuse_strays, say_valid, variables, warn};
 use super::{Failure, logging, say};
 use crate::config::LogFormat;
 use crate::sys::clock;
-use crate::sys::signals::{self, LISTENED};
+use crate::sys::signals;
 use clap::{Args, Subcommand};
+use crossbeam_channel::bounded;
 use moorline_backend::config::SCHEMA;
 use moorline_backend::im::store::{Disk, Verified};
 use moorline_backend::tokens::Tokens;
@@ -239,14 +240,19 @@ fn listen(
     stop: &Arc<AtomicBool>,
 ) -> Result<signal_hook::iterator::Handle, Failure> {
     let cannot = |error: std::io::Error| Failure::Failed(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new(LISTENED).map_err(cannot)?;
+    let mut signals = Signals::new(signals::listened()).map_err(cannot)?;
     let (handle, live, stop) = (signals.handle(), Arc::clone(live), Arc::clone(stop));
     let (file, sets) = (args.file.clone(), args.sets.clone());
+    // A file system that does not answer keeps nobody from hearing signals.
+    let (sender, wanted) = bounded(1);
+    let served = Arc::clone(&live);
+    let reread = move || wanted.iter().for_each(|()| reload(file.as_deref(), &sets, &served));
+    std::thread::Builder::new().name("reload".into()).spawn(reread).map_err(cannot)?;
     let run = move || {
         for signal in signals.forever() {
             match signal {
                 SIGTERM | SIGINT | SIGQUIT => stop.store(true, Ordering::SeqCst),
-                SIGHUP => reload(file.as_deref(), &sets, &live),
+                SIGHUP => sender.try_send(()).unwrap_or(()), // one that waits reads everything as well
                 SIGUSR1 => live.audit().reopen(),
                 other => signals::pass_over(other),
             }

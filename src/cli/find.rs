@@ -14,8 +14,9 @@ use moorline_net::http::Address;
 use moorline_net::unix_socket;
 use moorline_proto::link::HostPort;
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -201,7 +202,12 @@ fn of_pid_file(file: &Path) -> Result<Running, String> {
     let cannot = |problem: &dyn fmt::Display| {
         format!("cannot find the gateway by its pid file {}: {problem}", file.display())
     };
-    let text = std::fs::read_to_string(file).map_err(|error| cannot(&error))?;
+    let mut text = String::new();
+    // A pipe in its place would be waited for without end.
+    let opened = std::fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(file);
+    opened
+        .and_then(|opened| opened.take(PID_FILE_BYTES_MAX as u64 + 2).read_to_string(&mut text))
+        .map_err(|error| cannot(&error))?;
     let text = text.trim();
     let pid = text.parse::<u32>().ok().filter(|pid| *pid > 0 && text.len() <= PID_FILE_BYTES_MAX);
     let pid = pid.ok_or_else(|| cannot(&"it holds no process id"))?;

@@ -32,6 +32,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Instant-messaging connection gateway.
 #[derive(Debug, Parser)]
@@ -209,7 +210,7 @@ fn run(args: &settings::SettingsArgs, until_eof: bool) -> Result<(), Failure> {
             .map_err(|error| Failure::Failed(format!("cannot watch standard input: {error}")))?;
     }
     let args = args.clone();
-    let reread = Box::new(move || Config::load(args.file.as_deref(), &args.sets, settings::variables()));
+    let reread = Arc::new(move || Config::load(args.file.as_deref(), &args.sets, settings::variables()));
     let outcome = gateway::run(config, &log, gateway::Sources { reread, set_log_level });
     log.flush();
     Ok(outcome?)

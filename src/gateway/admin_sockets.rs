@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Group, chown, geteuid};
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -105,7 +105,8 @@ impl AdminSocket {
             config.admin.socket.clone()
         };
         let result = match inherited {
-            Some(listener) if path_of(&listener).as_ref() == Some(&path) => {
+            // Somebody who sweeps temporary files may have removed the socket's own: then nobody finds the inherited one.
+            Some(listener) if path_of(&listener).as_ref() == Some(&path) && is_socket(&path) => {
                 permit(&path, group).map(|()| Self { listener, group, path: path.clone(), is_own: false })
             }
             _ => Self::bind(path.clone(), group),
@@ -147,6 +148,11 @@ impl Drop for AdminSocket {
 /// Returns whether a socket at `bound` is the one that the settings want; port 0 is any port.
 fn is_wanted(wanted: SocketAddr, bound: SocketAddr) -> bool {
     wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip())
+}
+
+/// Returns whether a socket has this name.
+fn is_socket(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 fn path_of(listener: &UnixListener) -> Option<PathBuf> {

@@ -169,9 +169,11 @@ pub fn run(config: Config, log: &LogWriter, sources: Sources) -> Result<(), Gate
     let audit = audit_log(&config)?;
     // Behind this point nothing may fail: this process serves.
     let gateway = if let Some(fds) = fds {
+        signals.hear();
         handover::take_over(fds, &config)?
     } else {
         let parked = assembly::Prepared::fresh(&config)?.park(&config)?;
+        signals.hear();
         parked.resume();
         parked.tell(false, launch::End::default())
     };

@@ -4,12 +4,13 @@
 //! for the end, and gives up; the main thread then drains.
 
 use super::GatewayError;
-use crate::sys::signals::{self, LISTENED};
+use crate::sys::signals;
 use crossbeam_channel::{Receiver, bounded};
 use moorline_net::thread;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::low_level::emulate_default_handler;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,6 +34,8 @@ pub(super) fn end_this_process() -> Result<(), String> {
 /// Signals that wait, each at most once.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Somebody looks for them. Before, those that end the process do so at once.
+    is_heard: AtomicBool,
     term: AtomicBool,
     int: AtomicBool,
     hup: AtomicBool,
@@ -68,12 +71,17 @@ impl Signals {
     /// Listens from now on, in a thread.
     pub(super) fn listen() -> Result<Self, GatewayError> {
         let failed = || GatewayError::system("listen for signals");
-        let mut heard = signal_hook::iterator::Signals::new(LISTENED).map_err(failed())?;
+        let mut heard = signal_hook::iterator::Signals::new(signals::listened()).map_err(failed())?;
         let (sender, wake) = bounded(1);
         let waiting = Arc::new(Waiting::default());
         let theirs = Arc::clone(&waiting);
         let note = move || {
             for signal in heard.forever() {
+                let ends = matches!(signal, SIGTERM | SIGQUIT | SIGINT);
+                if ends && !theirs.is_heard.load(Ordering::SeqCst) {
+                    // As the system does for a process that does not listen. A file that is read now may not answer.
+                    emulate_default_handler(signal).ok();
+                }
                 match theirs.of(signal) {
                     Some(waits) => waits.store(true, Ordering::SeqCst),
                     None => signals::pass_over(signal),
@@ -83,6 +91,12 @@ impl Signals {
         };
         thread::spawn("signals", note).map_err(failed())?;
         Ok(Self { waiting, wake })
+    }
+
+    /// Keeps the signals that end the process for [`Self::end`] from now on. Until then they end it at once: it has no
+    /// clients yet.
+    pub(super) fn hear(&self) {
+        self.waiting.is_heard.store(true, Ordering::SeqCst);
     }
 
     /// Receives something after a signal came.

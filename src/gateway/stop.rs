@@ -78,7 +78,7 @@ impl Supervisor {
                 return Ok(());
             }
             if signals.take_reload() {
-                self.reload("signal HUP");
+                self.reload("signal HUP", signals);
             }
             if signals.take_reopen() {
                 self.audit.log.reopen();
@@ -96,7 +96,7 @@ impl Supervisor {
                     self.restart("order", &order, signals)?;
                 },
                 recv(reloads) -> order => if order.is_ok() {
-                    self.reload("order");
+                    self.reload("order", signals);
                 },
                 recv(clients_orders) -> order => if let Ok(order) = order {
                     self.tend_clients(&order);
@@ -120,12 +120,12 @@ impl Supervisor {
     }
 
     /// Takes no orders during a hot restart, and carries out those that were taken: they would be lost with this process.
-    fn finish_orders(&self) {
+    fn finish_orders(&self, signals: &Signals) {
         let status = &self.gateway.status;
         status.drains.set_gate(Gate::Restarting);
         status.reloads.set_gate(Gate::Restarting);
         status.drains.orders().try_iter().for_each(|order| self.tend_clients(&order));
-        status.reloads.orders().try_iter().for_each(|()| self.reload("order"));
+        status.reloads.orders().try_iter().for_each(|()| self.reload("order", signals));
     }
 
     fn tend_clients(&self, order: &ClientsOrder) {
@@ -162,9 +162,9 @@ impl Supervisor {
     }
 
     /// Reads settings and keys again.
-    fn reload(&self, actor: &str) {
+    fn reload(&self, actor: &str, signals: &Signals) {
         handover::notify_reloading();
-        let outcome = self.reloading.reload(&self.gateway);
+        let outcome = self.reloading.reload(&self.gateway, signals);
         handover::notify_ready(false);
         match &outcome {
             Ok((taken, kept)) => {
@@ -192,7 +192,7 @@ impl Supervisor {
         let Self { gateway, settings, .. } = self;
         let status = &gateway.status;
         let number = status.restarts.begin();
-        self.finish_orders();
+        self.finish_orders(signals);
         let binary = match &order.target {
             Target::Again => String::new(),
             Target::File(path) => path.display().to_string(),

@@ -3,6 +3,8 @@
 use crate::gateway::{Backend, Gateway};
 use crate::process::{TempFile, run};
 use crate::raw::Client;
+use crate::series::Series;
+use crate::until;
 use moorline::admin::{Phase, Varz};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -157,4 +159,17 @@ fn an_address_in_use_is_code_one_with_its_key() {
     let (code, out, err) = run(&["run", "--set", "auth.mode=dev", "--set", &taken]);
     assert_eq!((code, out.as_str()), (Some(1), ""), "{err}");
     assert!(err.contains("listener.address") && err.contains(&gateway.listener.to_string()), "{err}");
+}
+
+/// Programs that sweep temporary files take the name away and leave the socket.
+#[test]
+fn an_admin_socket_whose_name_was_removed_has_it_again_after_a_hot_restart() {
+    let backend = Backend::start();
+    let series = Series::start(&backend, &[]);
+    let path = series.gateway.socket();
+    std::fs::remove_file(&path).expect("it is there");
+    series.signal(nix::sys::signal::Signal::SIGUSR2);
+    until("the name is there again", || path.exists().then_some(()));
+    until("the new process serves", || (series.restarts().generation == 1).then_some(()));
+    series.restart();
 }

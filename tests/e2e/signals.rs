@@ -3,28 +3,44 @@
 use crate::gateway::{Backend, Gateway};
 use crate::process::{Process, TempFile, binary, program, run};
 use crate::until;
-use nix::sys::signal::Signal::{self, SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGQUIT, SIGUSR1, SIGUSR2, SIGVTALRM};
+use moorline_usage::signals::without_meaning;
+use nix::sys::signal::Signal::{SIGHUP, SIGQUIT, SIGTERM, SIGUSR1};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use signal_hook::consts::SIGUSR2;
+use std::path::Path;
 use std::process::Command;
 
-/// Signals by which the system would end a process.
-const OTHERS: [Signal; 4] = [SIGALRM, SIGVTALRM, SIGPROF, SIGIO];
-
-/// Sends signals, and waits until the log names each as passed over.
-fn pass_over(process: &Process, signals: &[Signal]) {
+/// Sends signals by which the system would end a process, and waits until the log names each as passed over.
+fn pass_over(process: &Process, signals: impl IntoIterator<Item = i32>) {
     for signal in signals {
-        process.signal(*signal);
-        let line = format!("signal=\"{}\"", signal.as_str());
-        until(&format!("{signal} is passed over"), || process.log().contains(&line).then_some(()));
+        // By its number: the system has no names for those that are free.
+        let number = format!("-{signal}");
+        let sent = Command::new("kill").args([&number, "--", &process.pid().to_string()]).status();
+        assert!(sent.expect("a shell command").success());
+        let name = moorline::sys::signals::name(signal);
+        until(&format!("{name} is passed over"), || process.log().contains(&*name).then_some(()));
     }
+}
+
+fn has_thread(pid: u32, name: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let names = tasks.flatten().map(|task| std::fs::read_to_string(task.path().join("comm")));
+    names.flatten().any(|found| found.trim() == name)
+}
+
+/// Puts a pipe in the place of a file.
+fn become_pipe(path: &Path) {
+    std::fs::remove_file(path).expect("ours");
+    mkfifo(path, Mode::S_IRWXU).expect("a pipe");
 }
 
 #[test]
 fn signals_without_a_meaning_are_named_and_end_neither_gateway_nor_backend_and_quit_is_term() {
     let mut backend = Backend::start();
     let mut gateway = Gateway::start(&backend, &["drain.grace=0s"]);
-    pass_over(&gateway.process, &OTHERS);
-    pass_over(&backend.process, &OTHERS);
-    pass_over(&backend.process, &[SIGUSR2]);
+    pass_over(&gateway.process, without_meaning());
+    pass_over(&backend.process, without_meaning().chain([SIGUSR2]));
     backend.process.signal(SIGHUP);
     until("HUP is a reload", || backend.process.log().contains("were read again").then_some(()));
     gateway.process.signal(SIGUSR1);
@@ -42,10 +58,48 @@ fn the_supervisor_of_a_gateway_stays_until_the_gateway_has_ended() {
     let places = ["--set", "listener.address=127.0.0.1:0", "--set", "admin.address=127.0.0.1:0"];
     let (mut process, _) =
         Process::start_command("moorline", program(&[&arguments[..], &places[..]].concat()));
-    pass_over(&process, &OTHERS);
+    pass_over(&process, without_meaning());
     process.signal(SIGUSR1);
     process.signal(SIGQUIT);
     assert_eq!(process.end().code(), Some(0));
+}
+
+/// Pipes stand for files on a disk or in a network that does not answer.
+#[test]
+fn settings_that_cannot_be_read_for_long_keep_nobody_from_hearing_that_it_shall_end() {
+    let (ours, theirs) = (TempFile::new(""), TempFile::new(""));
+    let file = |file: &TempFile| file.path().display().to_string();
+    let (mut backend, _) =
+        Backend::of_command(program(&["backend", "--set", "listen=127.0.0.1:0", "-c", &file(&theirs)]));
+    let mut gateway = Gateway::start_as(
+        &["drain.grace=0s", &format!("backend.endpoints={}", backend.address)],
+        |command| {
+            command.args(["-c", &file(&ours)]);
+        },
+    );
+    gateway.until_ready();
+    for (process, settings) in [(&mut gateway.process, &ours), (&mut backend.process, &theirs)] {
+        become_pipe(settings.path());
+        process.signal(SIGHUP);
+        until("the files are read", || has_thread(process.pid(), "reload").then_some(()));
+        process.signal(SIGTERM);
+        assert_eq!(process.end().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_key_file_that_is_a_pipe_is_named_at_the_start_and_by_a_reload() {
+    let key = TempFile::new("0123456789abcdef0123456789abcdef");
+    let backend = Backend::start();
+    let place = format!("auth.key_file=\"{}\"", key.path().display());
+    let gateway = Gateway::start(&backend, &["auth.mode=jwt", &place]);
+    become_pipe(key.path());
+    let (code, said, error) = run(&["reload", "--admin", &gateway.admin.to_string()]);
+    assert_eq!(code, Some(1), "{said} {error}");
+    assert!(error.contains("is not a regular file"), "{error}");
+    let (code, said, error) = run(&["run", "--set", "auth.mode=jwt", "--set", &place]);
+    assert_eq!(code, Some(2), "{said} {error}");
+    assert!(error.contains("is not a regular file"), "{error}");
 }
 
 #[test]

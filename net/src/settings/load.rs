@@ -11,6 +11,7 @@ use super::rules::Rules;
 use super::suggest;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read as _;
 use std::path::Path;
 use toml::{Table, Value};
 
@@ -366,8 +367,11 @@ impl Layers {
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
-    if std::fs::metadata(path)?.len() > FILE_BYTES_MAX {
+    // A device or a pipe tells no length.
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
         return Err(std::io::Error::other("it is over 1 MiB, which no settings file is"));
     }
-    std::fs::read_to_string(path)
+    Ok(text)
 }

@@ -243,6 +243,8 @@ fn a_file_that_is_not_there_or_huge_is_named() {
     let said = load(&huge);
     std::fs::remove_file(&huge).expect("ours");
     assert!(said.contains("over 1 MiB"), "{said}");
+    let said = load(Path::new("/dev/zero"));
+    assert!(said.contains("over 1 MiB"), "a device has no length: {said}");
 }
 
 #[test]
