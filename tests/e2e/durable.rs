@@ -261,3 +261,47 @@ fn a_backup_of_a_running_backend_is_restored_and_goes_on_behind_it() {
         "whoever has the others gets the new one"
     );
 }
+
+/// A kill in the middle of a restore leaves the file `unfinished`.
+#[test]
+fn an_unfinished_restore_is_refused_until_it_was_repeated() {
+    let (folder, backup) = (StoreFolder::new(), StoreFolder::new());
+    let (code, said) = keep(&["seed", "--users", "5", "--groups", "1", "--messages", "50"], &folder);
+    assert_eq!(code, Some(0), "{said}");
+    std::fs::create_dir_all(backup.path()).expect("ours");
+    let place = backup.path().join("monday").display().to_string();
+    let (code, said) = keep(&["backup", &place], &folder);
+    assert_eq!(code, Some(0), "{said}");
+    std::fs::remove_dir_all(folder.path().join("database")).expect("ours");
+    let (code, said) = keep(&["restore", &backup.path().display().to_string()], &folder);
+    assert!(code == Some(1) && said.contains("is not a whole backup: commits is missing"), "{said}");
+    let (code, said) = keep(&["restore", &place], &folder);
+    assert!(code == Some(0) && said.contains("messages 50"), "{said}");
+    std::fs::write(folder.path().join("unfinished"), "restore\n").expect("ours");
+    for action in [&["--set", "listen=127.0.0.1:0"][..], &["verify"], &["compact"]] {
+        let (code, said) = keep(action, &folder);
+        assert!(code == Some(1) && said.contains("run `moorline backend restore` again"), "{said}");
+    }
+    let (code, said) = keep(&["restore", &place], &folder);
+    assert!(code == Some(0) && said.contains("messages 50"), "{said}");
+    let (code, said) = keep(&["verify"], &folder);
+    assert!(code == Some(0) && said.contains("messages 50"), "{said}");
+}
+
+#[test]
+fn a_backend_whose_lock_is_removed_lets_nobody_in_and_opens_its_store_anew() {
+    let folder = StoreFolder::new();
+    let backend = start(&folder, "127.0.0.1:0", &[]);
+    let gateway = Gateway::start(&backend, &["backend.up_timeout=2s"]);
+    let (ann, _ben) = (connect(gateway.listener, "ann", "d"), connect(gateway.listener, "ben", "d"));
+    let say = || ann.send(Target::user("ben"), 1, "hi".to_owned()).expect("taken");
+    say().wait_durable(PATIENCE).expect("stored");
+    for name in ["lock", "database/lock"] {
+        std::fs::remove_file(folder.path().join(name)).expect("it is there");
+    }
+    let (code, said) = keep(&["--set", "listen=127.0.0.1:0"], &folder);
+    assert!(code == Some(1) && said.contains("is open in another process"), "{said}");
+    let is_noticed = || backend.process.log().contains("a lock file is never stale");
+    crate::until("it is noticed", || is_noticed().then_some(()));
+    say().wait_durable(PATIENCE).expect("stored once it is open again");
+}

@@ -19,7 +19,7 @@ mod types;
 pub use commands::*;
 #[cfg(any(test, fuzzing))]
 pub use disk::fuzz;
-pub use disk::{Disk, DiskError, Durability, Verified};
+pub use disk::{Disk, DiskError, Durability, Verified, Work};
 pub use memory::Memory;
 pub use moorline_proto::message::im::{Friendship, RelationChange, Role, WhoMayAdd};
 pub use queries::*;

@@ -11,21 +11,18 @@ use super::journal::Follower;
 use super::journals::Journals;
 use super::lock::Lock;
 use super::mark::{Mark, MarkFile, Noted};
-use super::snapshot::{Snapshot, copy_all, make};
+use super::open::file_error;
+use super::snapshot::{Snapshot, make};
 use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
 use super::verify::{Verified, verify};
-use super::{DATABASE, Disk, DiskError, Durability, HIGH_WATER, SIDE_FILE, check, load, sync, tail};
-use super::{blame, identity};
+use super::whole::{self, Work};
+use super::{DATABASE, Disk, DiskError, Durability, HIGH_WATER, SIDE_FILE, check, load, tail};
+use super::{blame, folder as folders, identity};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
-
-fn file_error(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskError {
-    let path = path.to_owned();
-    move |cause| DiskError::File { operation, path, cause }
-}
 
 /// Opens a picture or a copy, which no backend may have open, verifies it, and notes where it ends.
 fn open_and_verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
@@ -52,15 +49,45 @@ fn open_and_verify(folder: &Path, config: &ImConfig) -> Result<Verified, DiskErr
     Ok(report)
 }
 
-/// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay.
-fn put(from: &Path, folder: &Path) -> io::Result<()> {
-    let path = folder.join(HIGH_WATER);
-    let (known, _) = HighWaterFile::open(&path)?;
-    copy_all(from, folder)?;
-    Journals::forget(folder)?;
-    let (mut high_water, file) = HighWaterFile::open(&path)?;
-    high_water.merge(&known);
-    high_water.write(&file, &path)
+/// Copies a backup into a folder without a database. Of `sequences` that is there the larger maxima stay. A kill at any
+/// moment leaves a folder that is refused, and into which the next restore copies anew.
+fn put(from: &Path, folder: &Path) -> Result<(), DiskError> {
+    let files = whole::source(from)?;
+    let database = folder.join(DATABASE);
+    let is_again = match whole::work_in(folder)? {
+        Some(work @ Work::Backup) => return Err(DiskError::Unfinished { folder: folder.to_owned(), work }),
+        Some(Work::Restore) => true,
+        None => false,
+    };
+    if !is_again && database.exists() {
+        return Err(DiskError::Taken { folder: folder.to_owned() });
+    }
+    folders::prepare(folder).map_err(file_error("make or open the folder", folder))?;
+    let _lock = Lock::take(folder, &database)?;
+    whole::begin(folder, Work::Restore).map_err(file_error("begin to restore into", folder))?;
+    let (theirs, ours) = (from.join(HIGH_WATER), folder.join(HIGH_WATER));
+    let mut maxima = HighWaterFile::read(&theirs).map_err(file_error("read", &theirs))?;
+    maxima.merge(&HighWaterFile::read(&ours).map_err(file_error("read", &ours))?);
+    // First: what this folder alone knows must not be lost with a kill.
+    maxima.replace(&ours).map_err(file_error("write", &ours))?;
+    let copied = clear(folder).and_then(|()| {
+        let others = files.into_iter().filter(|(name, _)| name != HIGH_WATER).collect();
+        whole::copy(from, folder, &others)?;
+        identity::mark_copy(folder)?;
+        whole::finish(folder)
+    });
+    copied.map_err(file_error("copy the backup to", folder))
+}
+
+/// Removes what an interrupted restore left, and what belongs to the database that was here before.
+fn clear(folder: &Path) -> io::Result<()> {
+    let gone = |removed: io::Result<()>| match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    };
+    gone(std::fs::remove_dir_all(folder.join(DATABASE)))?;
+    gone(std::fs::remove_file(folder.join(SIDE_FILE)))?;
+    Journals::forget(folder)
 }
 
 impl Disk {
@@ -79,13 +106,20 @@ impl Disk {
     /// # Errors
     /// [`DiskError`]: the store cannot be read, or the copy cannot be written.
     pub fn backup(folder: &Path, to: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
-        make(to).map_err(file_error("make the folder", to))?;
+        if whole::work_in(to)? == Some(Work::Backup) {
+            return Err(DiskError::Unfinished { folder: to.to_owned(), work: Work::Backup });
+        }
         let snapshot = Snapshot::take(folder)?;
-        copy_all(snapshot.path(), to).map_err(file_error("copy the store to", to))?;
+        make(to).map_err(file_error("make the folder", to))?;
+        whole::begin(to, Work::Backup).map_err(file_error("begin the backup in", to))?;
+        let copied =
+            whole::files_of(snapshot.path()).and_then(|files| whole::copy(snapshot.path(), to, &files));
+        copied.map_err(file_error("copy the store to", to))?;
         drop(snapshot);
         let report = open_and_verify(to, config)?;
-        identity::mark_copy(to).map_err(file_error("mark the copy in", to))?;
-        sync::parent(to).map_err(file_error("sync the parent of", to))?;
+        let finished =
+            identity::mark_copy(to).and_then(|()| whole::seal(to)).and_then(|()| whole::finish(to));
+        finished.map_err(file_error("finish the backup in", to))?;
         Ok(report)
     }
 
@@ -93,16 +127,16 @@ impl Disk {
     /// may have been given since the copy was made. Without `from`: the folder holds the copy already.
     ///
     /// # Errors
-    /// [`DiskError`]: there is a store in the folder, or the copy cannot be read or written.
+    /// [`DiskError`]: there is a store in the folder, the copy is not whole, or it cannot be read or written.
     pub fn restore(from: Option<&Path>, folder: &Path, config: &ImConfig) -> Result<Verified, DiskError> {
         if let Some(from) = from {
-            if Self::is_in(folder) {
-                return Err(DiskError::Taken { folder: folder.to_owned() });
-            }
-            super::folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
-            put(from, folder).map_err(file_error("copy the backup to", folder))?;
+            put(from, folder)?;
+        } else {
+            whole::check(folder)?;
+            whole::is_there(folder)?;
+            let _lock = Lock::take(folder, &folder.join(DATABASE))?;
+            identity::mark_copy(folder).map_err(file_error("mark the copy in", folder))?;
         }
-        identity::mark_copy(folder).map_err(file_error("mark the copy in", folder))?;
         drop(Self::open(folder, config, Durability::Disk, || ())?);
         Self::verify(folder, config)
     }

@@ -41,6 +41,29 @@ pub(super) fn damaged(database: &Path) -> Option<(PathBuf, String)> {
     tables.iter().filter(|table| table.join("current").exists()).find_map(|table| of_table(table))
 }
 
+/// Pointers that are missing: the engine takes a table without one for a table that is not made yet, and removes it.
+pub(super) fn without_pointer(database: &Path) -> Vec<PathBuf> {
+    let tables = fs::read_dir(database.join(TABLES)).into_iter().flatten();
+    let pointers = tables.filter_map(|entry| Some(entry.ok()?.path())).filter(|table| table.is_dir());
+    let mut missing: Vec<_> =
+        pointers.map(|table| table.join("current")).filter(|current| !current.exists()).collect();
+    missing.sort();
+    missing
+}
+
+/// A table is gone, and these pointers were missing before the engine looked.
+pub(super) fn gone(folder: &Path, database: &Path, pointers: &[PathBuf], table: &str) -> DiskError {
+    let folder = folder.to_owned();
+    match pointers.first() {
+        Some(path) => DiskError::Gone { folder, path: path.clone() },
+        None => DiskError::Altered {
+            folder,
+            path: database.join(format!("keyspaces, table {table}")),
+            problem: "it is gone".into(),
+        },
+    }
+}
+
 fn of_table(table: &Path) -> Option<(PathBuf, String)> {
     let current = table.join("current");
     let bytes = match fs::read(&current) {

@@ -126,6 +126,9 @@ impl Committer {
                     changes += next.changes.len();
                     together.push(next);
                 }
+                if broken.load(Ordering::SeqCst) {
+                    break; // the folder may be another process's
+                }
                 if let Err(error) = work.commit(&mut together) {
                     work.on_failed(&error);
                     broken.store(true, Ordering::SeqCst);

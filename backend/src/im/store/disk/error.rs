@@ -1,6 +1,7 @@
 //! Reasons why the store on disk cannot be opened or read.
 
 use super::SIDE_FILE;
+use super::whole::Work;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,39 @@ pub enum DiskError {
         /// Folder of the store.
         folder: PathBuf,
     },
+    /// There is nothing to verify, to back up or to mark.
+    #[error("there is no store in {}; check im.folder", folder.display())]
+    NoStore {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file without which the database cannot be opened.
+    #[error(
+        "the store in {} is damaged: {} is gone; put it back from a copy of the folder, or restore a backup (moorline \
+         backend restore)", folder.display(), path.display()
+    )]
+    Gone {
+        /// Folder of the store.
+        folder: PathBuf,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backup or a restore was interrupted.
+    #[error("{}", unfinished(folder, *work))]
+    Unfinished {
+        /// The folder.
+        folder: PathBuf,
+        /// The work that was interrupted.
+        work: Work,
+    },
+    /// The folder that is to be restored is not whole.
+    #[error("{} is not a whole backup: {problem}; name the folder of another backup", folder.display())]
+    NotBackup {
+        /// The folder.
+        folder: PathBuf,
+        /// Name of what is missing or wrong.
+        problem: String,
+    },
     /// A backup is to be put where a store is.
     #[error(
         "cannot restore into {}: there is a store; move `{}/database` away, and leave `sequences` there if it is the newest",
@@ -105,6 +139,19 @@ pub enum DiskError {
     },
 }
 
+fn unfinished(folder: &Path, work: Work) -> String {
+    let folder = folder.display();
+    match work {
+        Work::Backup => format!(
+            "the backup in {folder} was not finished, as {folder}/unfinished says: remove the folder, and make another backup"
+        ),
+        Work::Restore => format!(
+            "the restore into {folder} was not finished, as {folder}/unfinished says: run `moorline backend restore` \
+             again with a whole backup, or remove the folder to begin with an empty store"
+        ),
+    }
+}
+
 impl DiskError {
     /// Trying again will not help.
     pub(crate) const fn is_lasting(&self) -> bool {
@@ -115,6 +162,9 @@ impl DiskError {
                 | Self::Altered { .. }
                 | Self::SideFile { .. }
                 | Self::Removed { .. }
+                | Self::Gone { .. }
+                | Self::Unfinished { .. }
+                | Self::NotBackup { .. }
         )
     }
 

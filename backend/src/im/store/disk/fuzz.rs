@@ -113,7 +113,7 @@ impl World {
         let committer = Committer::start(self.tables.clone(), Durability::System, files, found, || ());
         let journals = Journals::of(&self.folder, &database);
         let threads =
-            (committer.expect("a thread"), Memtables::start(Vec::new(), journals).expect("a thread"));
+            (committer.expect("a thread"), Memtables::start(Vec::new(), journals, None).expect("a thread"));
         let lived = Lived::load(&self.tables)?;
         let engine = DiskEngine::new(
             self.tables.clone(),

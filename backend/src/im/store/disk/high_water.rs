@@ -56,6 +56,19 @@ impl HighWaterFile {
         let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
+        Ok((Self::parse(&bytes)?, file))
+    }
+
+    /// Reads the file, which need not be there.
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
+        match std::fs::read(path) {
+            Ok(bytes) => Self::parse(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::parse(&[]),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
         // What is left over at the end was never synced, so nothing was committed that counts on it.
         let mut numbers = bytes.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
         if let Some(number) = numbers.clone().find(|number| *number > NUMBER_MAX) {
@@ -64,7 +77,7 @@ impl HighWaterFile {
         }
         let first = numbers.next();
         let (begin_after, is_new) = (first.unwrap_or(0), first.is_none());
-        Ok((Self { begin_after, maxima: numbers.collect(), is_new }, file))
+        Ok(Self { begin_after, maxima: numbers.collect(), is_new })
     }
 
     /// A conversation is to have a message with this seq.
@@ -83,6 +96,7 @@ impl HighWaterFile {
 
     /// Takes the larger of each maximum.
     pub(super) fn merge(&mut self, other: &Self) {
+        self.is_new &= other.is_new;
         self.begin_after = self.begin_after.max(other.begin_after);
         self.maxima.resize(self.maxima.len().max(other.maxima.len()), 0);
         for (maximum, other) in self.maxima.iter_mut().zip(&other.maxima) {
@@ -147,10 +161,18 @@ impl HighWaterFile {
 
     /// Writes all of it, synced.
     pub(super) fn write(&self, file: &File, path: &Path) -> io::Result<()> {
-        let numbers = [self.begin_after].into_iter().chain(self.maxima.iter().copied());
-        let bytes: Vec<u8> = numbers.flat_map(u64::to_be_bytes).collect();
-        file.write_all_at(&bytes, 0)?;
+        file.write_all_at(&self.bytes(), 0)?;
         sync::data(file, path)
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let numbers = [self.begin_after].into_iter().chain(self.maxima.iter().copied());
+        numbers.flat_map(u64::to_be_bytes).collect()
+    }
+
+    /// Puts a new file in the place of the one that is there, if anything is known.
+    pub(super) fn replace(&self, path: &Path) -> io::Result<()> {
+        if self.is_new { Ok(()) } else { sync::replace(path, &self.bytes()) }
     }
 }
 

@@ -62,6 +62,11 @@ fn seal_of(path: &Path) -> io::Result<Seal> {
     }
 }
 
+/// True if a journal holds nothing but room.
+pub(super) fn is_empty(path: &Path) -> io::Result<bool> {
+    Ok(seal_of(path)?.length == 0)
+}
+
 fn parse(text: &str) -> Option<BTreeMap<u64, Seal>> {
     let line = |line: &str| {
         let mut words = line.split(' ');

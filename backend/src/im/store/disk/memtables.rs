@@ -5,16 +5,41 @@
 //! it: this thread, without any lock.
 
 use super::journals::Journals;
+use super::lock::Lock;
 use super::tables::nicely;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use fjall::{AbstractTree as _, Keyspace};
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Interval of looking for new memtables; filling one takes longer.
 const EVERY: Duration = Duration::from_millis(100);
+/// Looks between two looks at the lock.
+const LOCK_EVERY: u32 = 10;
+
+/// The lock of the store, and the word that nothing more is written.
+pub(super) struct Guard {
+    pub(super) lock: Arc<Lock>,
+    pub(super) is_broken: Arc<AtomicBool>,
+}
+
+impl Guard {
+    /// Has nothing more written once the lock does not hold others off.
+    fn look(&self) {
+        if let Some(path) = self.lock.lost()
+            && !self.is_broken.swap(true, Ordering::SeqCst)
+        {
+            tracing::error!(
+                path = %path.display(),
+                "removed or replaced while the backend runs, so that another process can write the same store: nothing more \
+                 is written, and the store is opened anew once nobody else has it; a lock file is never stale"
+            );
+        }
+    }
+}
 
 pub(super) struct Memtables {
     tables: Option<Sender<Vec<Keyspace>>>,
@@ -22,13 +47,21 @@ pub(super) struct Memtables {
 }
 
 impl Memtables {
-    /// Starts the thread, for the memtables of these tables. It looks after the list of journals too.
-    pub(super) fn start(tables: Vec<Keyspace>, mut journals: Journals) -> std::io::Result<Self> {
+    /// Starts the thread, for the memtables of these tables. It looks after the list of journals and the lock too.
+    pub(super) fn start(
+        tables: Vec<Keyspace>,
+        mut journals: Journals,
+        guard: Option<Guard>,
+    ) -> std::io::Result<Self> {
         let (sender, changed) = bounded(1);
         let run = move || {
             let (mut tables, mut held) = (tables, Vec::<Arc<dyn Any + Send + Sync>>::new());
-            let mut is_failing = false;
+            let (mut is_failing, mut looks) = (false, 0_u32);
             loop {
+                looks = looks.wrapping_add(1);
+                if let Some(guard) = guard.as_ref().filter(|_| looks.is_multiple_of(LOCK_EVERY)) {
+                    guard.look();
+                }
                 for table in &tables {
                     let active: Arc<dyn Any + Send + Sync> = table.tree.active_memtable();
                     if !held.iter().any(|known| Arc::ptr_eq(known, &active)) {

@@ -46,6 +46,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod verify;
+mod whole;
 
 use super::directory::{Changed, Directory};
 use super::dropped::Place;
@@ -64,10 +65,12 @@ use prost::Message;
 use std::collections::HashMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use stream_tails::StreamTails;
 use tables::{Change, EntryRecord, KeyRecord, Tables};
 pub use verify::Verified;
+pub use whole::Work;
 
 /// When a write counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +91,7 @@ pub struct DiskEngine {
     committer: Committer,
     memtables: Memtables,
     /// Behind the threads: dropped after them.
-    _lock: Option<Lock>,
+    _lock: Option<Arc<Lock>>,
     /// Keys of batches that are not durable yet.
     new_keys: HashMap<Vec<u8>, KeyRecord>,
     /// Inbox entries that are not durable yet.
@@ -118,7 +121,7 @@ impl DiskEngine {
     fn new(
         tables: Tables,
         (committer, memtables): (Committer, Memtables),
-        lock: Option<Lock>,
+        lock: Option<Arc<Lock>>,
         tails: StreamTails,
         high_water: HighWaterFile,
         (config, lived): (&ImConfig, Lived),

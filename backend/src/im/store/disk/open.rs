@@ -7,11 +7,11 @@ use super::journals::{self, Journals};
 use super::lived::Lived;
 use super::lock::Lock;
 use super::mark::{Mark, MarkFile, Noted};
-use super::memtables::Memtables;
+use super::memtables::{Guard, Memtables};
 use super::stream_tails::StreamTails;
 use super::tables::{self, Tables};
 use super::{DATABASE, Disk, DiskEngine, DiskError, Durability, HIGH_WATER, SIDE_FILE};
-use super::{blame, check, folder, identity, load, renew, sync, tail};
+use super::{blame, check, folder, identity, load, renew, snapshot, sync, tail, whole};
 use crate::config::ImConfig;
 use std::collections::BTreeSet;
 use std::io;
@@ -38,7 +38,11 @@ pub(super) fn open(folder: &Path) -> Result<Opened, DiskError> {
     folder::prepare(folder).map_err(file_error("make or open the folder", folder))?;
     let (database, side_file) = (folder.join(DATABASE), folder.join(SIDE_FILE));
     let lock = Lock::take(folder, &database)?;
+    whole::check(folder)?;
+    whole::open_as_store(folder)?;
+    snapshot::remove_left(folder);
     let noted = Noted::read(&side_file).map_err(file_error("read", &side_file))?;
+    whole::is_born(folder, &database, &noted)?;
     if noted.mark().is_some_and(|mark| !mark.is_sound) {
         renew::all(folder, &database)
             .map_err(file_error("write anew what a failed sync may have lost of", folder))?;
@@ -128,7 +132,9 @@ impl Disk {
         let files = Files { marks: Arc::new(marks), high_water: high_water_open, high_water_path, journal };
         let committer = Committer::start(tables.clone(), durability, files, found, notify)
             .map_err(file_error("start a thread for", folder))?;
-        let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database))
+        let lock = Arc::new(lock);
+        let guard = Guard { lock: Arc::clone(&lock), is_broken: Arc::clone(&committer.is_broken) };
+        let memtables = Memtables::start(tables.busy(), Journals::of(folder, &database), Some(guard))
             .map_err(file_error("start a thread for", folder))?;
         let lived = Lived::load(&tables)?;
         let threads = (committer, memtables);

@@ -5,11 +5,13 @@
 //! everything that came after the tables were linked, unless one was removed in between; then the picture is taken anew.
 //! An unfinished commit at the end of the newest journal is cut off, as after a kill ([`super::tail`]).
 
+use super::lock::is_at;
 use super::mark::{Mark, MarkFile, Noted};
+use super::open::file_error;
 use super::renew::TABLES;
-use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, journal};
+use super::{DATABASE, DiskError, HIGH_WATER, SIDE_FILE, blame, journal, whole};
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -20,35 +22,109 @@ const TRIES: usize = 50;
 const TABLE_TRIES: usize = 100;
 const CURRENT: &str = "current";
 
+/// Name of a folder with a picture, before the number of its process and another number.
+const PREFIX: &str = "snapshot-";
+/// Pictures that processes left behind, of which one start removes no more.
+const LEFT_MAX: usize = 64;
+
 /// A folder with the picture, removed when this is dropped.
 #[derive(Debug)]
-pub(super) struct Snapshot(PathBuf);
+pub(super) struct Snapshot {
+    place: PathBuf,
+    store: PathBuf,
+    /// Locked, so that others see that the picture is in use; gone with the process.
+    _lock: File,
+}
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
+        fs::remove_dir_all(&self.place).ok();
     }
 }
 
 impl Snapshot {
     /// Takes a picture of the store in `folder`, in a new folder inside it.
     pub(super) fn take(folder: &Path) -> Result<Self, DiskError> {
-        let place = folder.join(format!("snapshot-{}", std::process::id()));
-        let failed = |cause| DiskError::File { operation: "take a snapshot in", path: place.clone(), cause };
-        fs::remove_dir_all(&place).ok();
-        let snapshot = Self(place.clone());
+        whole::check(folder)?;
+        whole::is_there(folder)?;
+        remove_left(folder);
+        let failed = |cause| file_error("take a snapshot in", folder)(cause);
+        let snapshot = Self::make(folder).map_err(failed)?;
         for _ in 0..TRIES {
-            make(&place).map_err(failed)?;
-            if take(folder, &place).map_err(failed)? {
+            make(&snapshot.store).map_err(failed)?;
+            if take(folder, &snapshot.store).map_err(failed)? {
                 return Ok(snapshot);
             }
-            fs::remove_dir_all(&place).map_err(failed)?;
+            fs::remove_dir_all(&snapshot.store).map_err(failed)?;
+        }
+        if let Some(path) = blame::without_pointer(&folder.join(DATABASE)).into_iter().next() {
+            return Err(DiskError::Gone { folder: folder.to_owned(), path });
         }
         Err(failed(io::Error::other("the database changes too fast; try again when it has less to do")))
     }
 
+    fn make(folder: &Path) -> io::Result<Self> {
+        for number in 0..TRIES {
+            let place = folder.join(format!("{PREFIX}{}-{number}", std::process::id()));
+            match make(&place) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            // Another process may take it for one that was left, before it is locked.
+            let lock = match File::open(&place) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            if !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)) && is_at(&lock, &place) {
+                return Ok(Self { store: place.join("store"), place, _lock: lock });
+            }
+        }
+        Err(io::Error::other("too many snapshots are there"))
+    }
+
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.store
+    }
+}
+
+/// Removes the pictures of processes that ended without doing so: their links keep tables on the disk.
+pub(super) fn remove_left(folder: &Path) {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let process = process_of(&name)?;
+        entry.file_type().is_ok_and(|kind| kind.is_dir()).then(|| (entry.path(), process))
+    });
+    for (path, process) in named.take(LEFT_MAX) {
+        let Ok(place) = File::open(&path) else { continue };
+        let is_left = match (place.try_lock(), process) {
+            (Err(TryLockError::WouldBlock), _) => false,
+            (Ok(()), (_, true)) => true,
+            // Nobody locks it, or nobody can.
+            (_, (number, _)) => !Path::new("/proc").join(number).exists(),
+        };
+        if is_left {
+            match fs::remove_dir_all(&path) {
+                Ok(()) => {
+                    tracing::info!(path = %path.display(), "removed what an interrupted backup or verify left");
+                }
+                Err(error) => {
+                    tracing::warn!(%error, path = %path.display(), "cannot remove what an interrupted backup left");
+                }
+            }
+        }
+    }
+}
+
+/// The process of a picture by the name of its folder, and whether it locks the folder: earlier versions do not.
+fn process_of(name: &str) -> Option<(String, bool)> {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = name.strip_prefix(PREFIX)?;
+    match rest.split_once('-') {
+        Some((process, number)) => {
+            (is_number(process) && is_number(number)).then(|| (process.to_owned(), true))
+        }
+        None => is_number(rest).then(|| (rest.to_owned(), false)),
     }
 }
 
@@ -147,20 +223,4 @@ fn copy_journal(from: &Path, to: &Path) -> io::Result<()> {
             }
         }
     }
-}
-
-/// Copies a folder with all that is in it, and syncs the copy.
-pub(super) fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let place = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            make(&place)?;
-            copy_all(&entry.path(), &place)?;
-        } else {
-            fs::copy(entry.path(), &place)?;
-            super::sync::data(&File::open(&place)?, &place)?;
-        }
-    }
-    super::sync::folder(to)
 }

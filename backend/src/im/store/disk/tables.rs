@@ -355,7 +355,9 @@ impl Tables {
             Database::builder(database).max_journaling_size(JOURNAL_BYTES_MAX).cache_size(CACHE_BYTES);
         // The length of a batch in the journal is known then without reading it.
         let builder = builder.journal_compression(CompressionType::None);
+        let pointers = blame::without_pointer(database);
         let db = open_engine(folder, database, || builder.open())?;
+        let missing = |table: &str| blame::gone(folder, database, &pointers, table);
         let names = db.list_keyspace_names();
         let table = |name: &str| db.keyspace(name, options).map_err(DiskError::engine("open a table"));
         let mut keys = VecDeque::new();
@@ -375,17 +377,13 @@ impl Tables {
             if let Some(gone) = gone
                 && (!is_there(META) || Self::number_in(&table(META)?, COMMITS)? > 0)
             {
-                let path = database.join(format!("keyspaces, table {gone}"));
-                let folder = folder.to_owned();
-                return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
+                return Err(missing(gone));
             }
             // Older ones go when a newer one has come.
             let end = keys.back().map_or(0, |(day, _)| *day + 1);
             let keys_end = if names.is_empty() { 0 } else { Self::number_in(&table(META)?, KEYS_END)? };
             if end < keys_end {
-                let path = database.join(format!("keyspaces, table {KEYS}{:08}", keys_end - 1));
-                let folder = folder.to_owned();
-                return Err(DiskError::Altered { folder, path, problem: "it is gone".into() });
+                return Err(missing(&format!("{KEYS}{:08}", keys_end - 1)));
             }
         }
         let tables = Self {

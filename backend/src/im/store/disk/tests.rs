@@ -6,6 +6,7 @@ mod deletion;
 mod events;
 mod failed_syncs;
 mod power_cuts;
+mod whole;
 
 use super::*;
 use crate::im::conformance;

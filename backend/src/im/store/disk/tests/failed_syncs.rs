@@ -15,7 +15,7 @@ fn spoken_open() -> (Folder, Disk, [UserId; 2]) {
     (folder, store, [ann, ben])
 }
 
-fn until_broken(store: &Disk) {
+pub(super) fn until_broken(store: &Disk) {
     while !store.is_broken() {
         std::thread::yield_now();
     }
