@@ -130,7 +130,9 @@ impl fmt::Display for Failure {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::ConnectTimeout => f.write_str("no connection in time; is the backend reachable, and is its name resolved?"),
-            Self::HelloTimeout => f.write_str("no HELLO in time; is this a link port?"),
+            Self::HelloTimeout => f.write_str(
+                "connected, but no HELLO in time; the backend may still be opening its store, or this is no link port",
+            ),
             Self::Silent => f.write_str("nothing heard, not even a PONG"),
             Self::Closed => f.write_str("closed by the backend"),
             Self::Clogged(bytes) => write!(f, "the backend does not read; {bytes} bytes wait for it"),
