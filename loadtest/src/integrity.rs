@@ -179,6 +179,14 @@ impl Tally {
         }
     }
 
+    /// Counts the arrival of a push to a member that has also pulled messages, up to number `pulled`: those may come again,
+    /// because their push was under way.
+    pub const fn count_push(&mut self, arrival: Arrival, number: u32, pulled: u32) {
+        if !(matches!(arrival, Arrival::Again) && number <= pulled) {
+            self.count_arrival(arrival);
+        }
+    }
+
     /// Counts an arrival.
     pub const fn count_arrival(&mut self, arrival: Arrival) {
         match arrival {
@@ -192,6 +200,18 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_push_of_what_was_pulled_meanwhile_is_no_duplicate_and_a_second_push_is_one() {
+        let (mut arrivals, mut tally) = (Arrivals::default(), Tally::default());
+        let pulled = 3;
+        (1..=pulled).for_each(|number| assert_eq!(arrivals.arrive(number), Arrival::InOrder));
+        for number in [2, 3, 4, 4] {
+            let arrival = arrivals.arrive(number);
+            tally.count_push(arrival, number, pulled);
+        }
+        assert_eq!(tally, Tally { duplicated: 1, ..Tally::default() });
+    }
 
     fn judge(sent: u32, answers: &[u32]) -> (Tally, Vec<u32>) {
         let (mut flight, mut tally) = (Flight::default(), Tally::default());

@@ -24,6 +24,8 @@ pub struct Member {
     line: Option<Box<Line>>,
     arrivals: Arrivals,
     is_in: bool,
+    /// Highest number that a pull brought.
+    pulled: u32,
     /// Messages that the member was notified of and has not pulled; `None`: there are none.
     missed: Option<Missed>,
 }
@@ -182,7 +184,7 @@ impl Group {
         self.pull(clients, who);
     }
 
-    /// `is_pulled`: the message comes by a pull, which overlaps with pushes and comes behind later ones.
+    /// `is_pulled`: the message comes by a pull, which overlaps with pushes, and comes behind later ones or before its own push.
     fn handle_delivery<D: Dialect>(
         &mut self,
         clients: &mut Clients<D, Member>,
@@ -196,9 +198,12 @@ impl Group {
             self.recorder.findings.tally.duplicated += 1; // delivered to somebody it was never sent to
             return;
         }
-        let arrival = clients.extra(who).arrivals.arrive(lead.number);
-        if !is_pulled {
-            self.recorder.findings.tally.count_arrival(arrival);
+        let member = clients.extra(who);
+        let arrival = member.arrivals.arrive(lead.number);
+        if is_pulled {
+            member.pulled = member.pulled.max(lead.number);
+        } else {
+            self.recorder.findings.tally.count_push(arrival, lead.number, member.pulled);
         }
         if arrival == Arrival::Again {
             return;
