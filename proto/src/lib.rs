@@ -14,6 +14,7 @@
 //! | [`connection`] | which command is lawful in which state, server side and client side |
 //! | [`link`] | gateway-backend frames (`docs/backend.md`) |
 //! | [`websocket`] | server side of WebSocket framing: read, write |
+//! | [`slots`] | slots of a cluster and their owners |
 //! | [`cost`] | measured time of one piece of work |
 //! | [`line_limit`] | one log line for many events |
 //! | [`error`] | close codes |
@@ -35,6 +36,7 @@ pub mod line_limit;
 pub mod link;
 pub mod message;
 pub mod random;
+pub mod slots;
 pub mod time;
 pub mod websocket;
 pub mod wheel;
