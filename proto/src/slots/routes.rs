@@ -7,7 +7,7 @@
 
 use super::{NodeId, Owner, Slot, SlotTable};
 use crate::time::{Duration, Instant};
-use alloc::vec::Vec;
+use alloc::collections::VecDeque;
 
 /// MOVED answers to one frame, after which its client is answered RETRY.
 pub const MOVED_MAX: u8 = 8;
@@ -44,6 +44,8 @@ pub struct NodeRoutes {
     is_behind: bool,
     /// Time before which the table is not asked for.
     ask_at: Instant,
+    /// Slots that another node owns now, and whose sessions are with the old one.
+    moved: VecDeque<Slot>,
 }
 
 impl NodeRoutes {
@@ -61,12 +63,18 @@ impl NodeRoutes {
         Route::To(node)
     }
 
-    /// Takes SLOTS from a node. Returns the slots whose sessions are to be announced to another node.
-    pub fn handle_slots(&mut self, table: &SlotTable) -> Vec<Slot> {
+    /// Takes SLOTS from a node.
+    pub fn handle_slots(&mut self, table: &SlotTable) {
         if table.version() >= self.table.version() {
             self.is_behind = false;
         }
-        self.table.merge(table)
+        self.moved.extend(self.table.merge(table));
+    }
+
+    /// Takes the next slot that another node owns now, by SLOTS or by MOVED: all sessions of its users are to be announced
+    /// there, not only the one whose frame was answered MOVED.
+    pub fn poll_moved(&mut self) -> Option<Slot> {
+        self.moved.pop_front()
     }
 
     /// Takes MOVED for a frame that was answered MOVED `moves` times before.
@@ -75,7 +83,11 @@ impl NodeRoutes {
             return Route::Retry;
         }
         self.is_behind = true;
+        let before = self.table.owner(moved.slot).node;
         if self.table.learn(moved.slot, moved.owner) {
+            if before != moved.owner.node {
+                self.moved.push_back(moved.slot);
+            }
             self.route(now, moved.slot)
         } else {
             // The node has not heard of its own slot, or is not the one that the table names any more.
@@ -116,12 +128,19 @@ mod tests {
         assert!(routes.try_ask(T0) && !routes.try_ask(T0), "one question at a time");
         let mut table = SlotTable::default();
         table.learn(slot, owner(3, 7));
-        assert_eq!(routes.handle_slots(&table), [slot]);
+        routes.handle_slots(&table);
+        assert_eq!((routes.poll_moved(), routes.poll_moved()), (Some(slot), None));
         assert_eq!((routes.route(T0, slot), routes.next_deadline()), (Route::To(NodeId(3)), None));
         let moved = Moved { slot, owner: owner(5, 8) };
         assert_eq!(routes.handle_moved(T0, moved, 0), Route::To(NodeId(5)));
         assert!(routes.next_deadline().is_some(), "other slots may have moved, too");
-        assert_eq!(routes.handle_slots(&table), [], "an older table moves nothing back");
+        assert_eq!(
+            (routes.poll_moved(), routes.poll_moved()),
+            (Some(slot), None),
+            "all sessions of the slot"
+        );
+        routes.handle_slots(&table);
+        assert_eq!(routes.poll_moved(), None, "an older table moves nothing back");
         assert_eq!(routes.route(T0, slot), Route::To(NodeId(5)));
     }
 
