@@ -188,6 +188,7 @@ impl Load {
             time_ms: now_ms,
             digest,
             body,
+            is_repeat: false,
         })
     }
 

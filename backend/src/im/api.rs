@@ -467,7 +467,7 @@ impl<F: Facts> Requests<'_, F> {
     fn asked_by_api(&mut self, now: Now, uid: &str) -> Result<Asked, Refused> {
         let user = self.make_users("user", &[uid.to_owned()])?[0];
         let (origin, names) = ((user, API_DEVICE), Names::new(uid, API_DEVICE_NAME));
-        Ok(Asked { now, session: None, origin, names })
+        Ok(Asked { now, session: None, origin, names, is_repeat: false })
     }
 }
 

@@ -38,7 +38,7 @@ pub enum Keep {
 /// The operator's server, for nobody.
 fn operator(now: Now) -> Asked {
     let origin = (NOBODY, API_DEVICE);
-    Asked { now, session: None, origin, names: Names::new("", API_DEVICE_NAME) }
+    Asked { now, session: None, origin, names: Names::new("", API_DEVICE_NAME), is_repeat: false }
 }
 
 /// Ends a group for the operator's server.
@@ -59,7 +59,7 @@ pub(super) fn delete_user<S: Store>(im: &mut Im<S>, now: Now, uid: &str, reply: 
         return im.out.answer_api_result(reply, Err(no_such_user("user", uid)));
     };
     let (origin, names) = ((user, API_DEVICE), Names::new(uid, API_DEVICE_NAME));
-    let asked = Asked { now, session: None, origin, names };
+    let asked = Asked { now, session: None, origin, names, is_repeat: false };
     im.run(None, Task::Request(asked, Request::DeleteAccount, Reply::Api(reply)));
 }
 

@@ -7,8 +7,8 @@ use super::receipts::Receipts;
 use super::sessions::{LoginState, Session, Sessions};
 use super::storage::Storage;
 use super::store::{
-    Backlog, ConversationId, Delivery, DeviceNumber, Entry, Facts, Origin, Read, Recipient, Store,
-    StreamPage, Ticket, Write,
+    Arrived, ArrivedMessage, Backlog, ConversationId, Delivery, DeviceNumber, Entry, Facts, Origin, Read,
+    Recipient, Store, StreamPage, Ticket, Write,
 };
 use super::suspects::Caution;
 use super::tasks::Task;
@@ -181,6 +181,22 @@ impl<S: Store> Deliveries<'_, S> {
         targets.clear();
         sessions.clear();
         (self.scratch.targets, self.scratch.target_sessions) = (targets, sessions);
+    }
+
+    /// Pushes what another node has stored for users of this one.
+    pub(super) fn on_arrived(&mut self, arrived: &Arrived) {
+        let Arrived { messages, recipients, grown } = arrived;
+        for ArrivedMessage { conversation, origin, delivery } in messages {
+            self.deliver(Some(*conversation), *origin, delivery, recipients);
+        }
+        for Recipient { user, position } in grown {
+            for id in self.sessions.of(*user).map(|session| session.id).collect::<Vec<_>>() {
+                if let Some(session) = self.sessions.get_mut(id) {
+                    session.end = session.end.max(*position);
+                }
+                self.pump(id);
+            }
+        }
     }
 
     /// True if this device takes the entry at `position` as its next. If not it has it, wrote it, or

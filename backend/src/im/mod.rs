@@ -234,6 +234,11 @@ impl<S: Store> Im<S> {
         self.storage.store
     }
 
+    /// The store, for a driver that brings it replies of others; call [`Self::handle_committed`] after that.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.storage.store
+    }
+
     /// The store, for reading.
     pub fn store(&self) -> &S {
         &self.storage.store
@@ -259,7 +264,7 @@ impl<S: Store> Im<S> {
             return task.into_iter().for_each(|task| self.run(Some(up.session), task));
         };
         match up.command {
-            Command::Send => self.on_send(now, up.session, up.body, reply),
+            Command::Send => self.on_send(now, up.session, up.dup, up.body, reply),
             Command::Req => self.on_req(now, up.session, up.body, reply),
             Command::Sub | Command::Unsub => self.on_room(now, &up, reply),
             _ => self.out.put(Output::Refuse { reply, code: Code::Unsupported }),

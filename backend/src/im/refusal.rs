@@ -10,7 +10,7 @@ use prost::DecodeError;
 use std::borrow::Cow;
 
 /// An answer that is not OK: its code, and the reason for people. Final, therefore never [`Code::Retry`], except
-/// for [`Refusal::Unreadable`].
+/// for [`Refusal::Unreadable`] and [`Refusal::Moved`].
 pub(super) type Refused = (Code, Cow<'static, str>);
 
 /// Returns a refusal with a reason.
@@ -57,6 +57,7 @@ pub(super) const fn code_and_reason(refusal: Refusal) -> (Code, &'static str) {
         Refusal::Unreadable => {
             (Code::Retry, "the store cannot read this part of the history; see the log of the backend")
         }
+        Refusal::Moved => (Code::Retry, "the conversation moves to another node of the backend"),
         Refusal::StoreFull => (Code::Denied, "the store has `im.conversations_max` conversations"),
     }
 }

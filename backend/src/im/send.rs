@@ -26,11 +26,20 @@ use moorline_proto::random::mix;
 use prost::Message;
 
 impl<S: Store> Im<S> {
-    pub(super) fn on_send(&mut self, now: Now, session: SessionId, body: Bytes, reply: ReplyTo) {
+    pub(super) fn on_send(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        is_repeat: bool,
+        body: Bytes,
+        reply: ReplyTo,
+    ) {
         let reply = Reply::Link(reply);
         let decoded = Send::decode(body).map_err(|cause| undecodable("Send", &cause));
         match decoded.and_then(|send| Ok((send, self.sessions.author(now, session)?))) {
-            Ok((send, asked)) => self.run(Some(session), Task::Send(asked, send, reply)),
+            Ok((send, asked)) => {
+                self.run(Some(session), Task::Send(Asked { is_repeat, ..asked }, send, reply));
+            }
             Err(refused) => self.out.refuse_send(reply, refused),
         }
     }
@@ -162,7 +171,8 @@ impl<F: Facts> Drafts<'_, F> {
         let (id, time_ms) = (self.ids.next_now(asked.now), asked.now.unix_ms);
         let digest = digest(send.r#type, &send.payload);
         let body = self.encode_push(asked, id, target, send);
-        Ok(Draft { sender, device, target, key: MessageKey(key), id, time_ms, digest, body })
+        let is_repeat = asked.is_repeat;
+        Ok(Draft { is_repeat, sender, device, target, key: MessageKey(key), id, time_ms, digest, body })
     }
 
     /// Charges the sender for the bytes, and for a conversation that comes into being.

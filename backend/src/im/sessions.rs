@@ -227,7 +227,7 @@ impl Sessions {
     pub(super) fn author(&self, now: Now, id: SessionId) -> Result<Asked, Refused> {
         let session = self.get(id).filter(|session| session.kicked.is_none()).ok_or(NO_SESSION)?;
         let origin = session.owner().ok_or(NO_SESSION)?;
-        Ok(Asked { now, session: Some(id), origin, names: session.names.clone() })
+        Ok(Asked { now, session: Some(id), origin, names: session.names.clone(), is_repeat: false })
     }
 
     /// Returns the platforms on which a user is online, in order.

@@ -33,6 +33,8 @@ pub(super) struct Asked {
     pub(super) session: Option<SessionId>,
     pub(super) origin: Origin,
     pub(super) names: Names,
+    /// True: the operation may have been done before.
+    pub(super) is_repeat: bool,
 }
 
 impl Asked {
@@ -198,6 +200,9 @@ impl<S: Store> Im<S> {
     }
 
     fn on_completion(&mut self, ticket: Ticket, completion: Completion) {
+        if let Completion::Arrived(arrived) = completion {
+            return self.deliveries().on_arrived(&arrived);
+        }
         let Some(waiting) = self.storage.open.take(ticket) else { return };
         match (waiting, completion) {
             (Waiting::Commit(waiters), Completion::Committed(committed)) => {

@@ -229,7 +229,17 @@ impl Importer {
         let mut short = [0; 8];
         short.copy_from_slice(&digest[16..24]);
         let digest = u64::from_be_bytes(short);
-        Ok(Draft { sender, device: API_DEVICE, target, key: MessageKey(key), id, time_ms, digest, body })
+        Ok(Draft {
+            is_repeat: false,
+            sender,
+            device: API_DEVICE,
+            target,
+            key: MessageKey(key),
+            id,
+            time_ms,
+            digest,
+            body,
+        })
     }
 
     fn write(&mut self, line: u64, write: Write) -> Result<(), ImportError> {

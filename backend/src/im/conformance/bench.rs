@@ -199,7 +199,7 @@ impl<S: Store> Bench<S> {
         let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
         push.encode_raw(&mut body);
         let (device, key) = (DeviceNumber(device), MessageKey([key; 16]));
-        Write::Append(Draft { sender, device, target, key, id, time_ms: id, digest, body })
+        Write::Append(Draft { is_repeat: false, sender, device, target, key, id, time_ms: id, digest, body })
     }
 
     pub(super) fn append(&mut self, draft: Write) -> Result<Stored, Refusal> {

@@ -146,6 +146,7 @@ impl<F: Facts> Requests<'_, F> {
         key[8..].copy_from_slice(&message_id.to_be_bytes());
         let target = Target::Conversation(conversation);
         let draft = Draft {
+            is_repeat: false,
             sender,
             device,
             target,

@@ -16,6 +16,8 @@ pub struct Ticket(pub NonZeroU64);
 impl Ticket {
     /// The first ticket.
     pub const FIRST: Self = Self(NonZeroU64::MIN);
+    /// Ticket of completions that no command has asked for.
+    pub const UNASKED: Self = Self(NonZeroU64::MAX);
 
     /// The ticket after this one.
     #[must_use]
@@ -128,6 +130,8 @@ pub struct Draft {
     pub device: DeviceNumber,
     /// To whom.
     pub target: Target,
+    /// True: the message may be stored already. A store that looks up each key does not need it.
+    pub is_repeat: bool,
     /// The client's name for it.
     pub key: MessageKey,
     /// The message id.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 /// - Facts are readable from a successful prefetch, or from the completion that covers them, until the next call of
 ///   [`Self::submit`] of a commit or of [`Self::poll`]. They are at least as new as every completion that was polled.
 /// - A read sees every commit whose completion was polled before the read was submitted.
+/// - [`Completion::Arrived`] may come at any time, and tells what others have put into streams.
 ///
 /// [`crate::im::conformance`] checks an implementation.
 pub trait Store: Facts {
@@ -204,6 +205,38 @@ pub enum Completion {
     Profiles(Vec<Bytes>),
     /// The facts are readable.
     Prefetched,
+    /// Something that no command of this asker has caused, under [`Ticket::UNASKED`]. A store that nobody else writes to gives
+    /// none. Covers the conversations of its messages.
+    Arrived(Arrived),
+}
+
+/// Entries that came into streams by themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrived {
+    /// New messages.
+    pub messages: Vec<ArrivedMessage>,
+    /// The inboxes of all messages.
+    pub recipients: Vec<Recipient>,
+    /// Streams that have grown to these positions, by entries that are to be read.
+    pub grown: Vec<Recipient>,
+}
+
+impl Arrived {
+    /// True if nothing came.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty() && self.grown.is_empty()
+    }
+}
+
+/// A message that another asker has stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArrivedMessage {
+    /// The conversation.
+    pub conversation: ConversationId,
+    /// Author of the message, with the device.
+    pub origin: Origin,
+    /// Its recipients are a range of [`Arrived::recipients`].
+    pub delivery: Delivery,
 }
 
 /// A device after its login.

@@ -97,7 +97,7 @@ pub struct Member {
 }
 
 impl Member {
-    pub(super) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
+    pub(crate) const fn new(user: UserId, role: Role, visible_from: u64) -> Self {
         let (cleared, read, role) = (0, visible_from - 1, role as u8);
         Self { user, role, visible_from, cleared, read, silent_until_ms: 0, since: 0 }
     }
@@ -249,6 +249,9 @@ pub enum Refusal {
     MembersFull,
     /// The disk does not give it.
     Unreadable,
+    /// Another node owns the conversation now, or is about to. Nothing is known of the outcome: the same message key may be
+    /// stored.
+    Moved,
 }
 
 /// A stored message.

@@ -152,7 +152,7 @@ fn draft(sender: UserId, target: Target, key: u8, id: u64) -> Write {
     let mut body = BytesMut::with_capacity(64 + SEQ_BYTES_MAX);
     body.extend_from_slice(&Push { message_id: id, ..Push::default() }.encode_to_vec());
     let (device, key) = (DeviceNumber(0), MessageKey([key; 16]));
-    Write::Append(Draft { sender, device, target, key, id, time_ms: 1, digest: 7, body })
+    Write::Append(Draft { is_repeat: false, sender, device, target, key, id, time_ms: 1, digest: 7, body })
 }
 
 fn stored(outcome: Option<Outcome>) -> Stored {

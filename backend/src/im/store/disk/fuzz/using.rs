@@ -202,6 +202,7 @@ pub(super) fn writes_of(
         body.extend_from_slice(&push);
         let key = MessageKey([number; 16]);
         Draft {
+            is_repeat: false,
             sender: by.0,
             device: by.1,
             target,

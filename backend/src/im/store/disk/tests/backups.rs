@@ -69,7 +69,8 @@ fn a_backup_of_a_store_that_is_written_is_whole() {
             let body = BytesMut::from(&Push { message_id: 1, ..Push::default() }.encode_to_vec()[..]);
             let (target, device, id) = (Target::User(ben), DeviceNumber(0), 1);
             let key = MessageKey((u128::from(number) + 1000).to_be_bytes());
-            let said = Draft { sender: ann, device, target, key, id, time_ms: 1, digest: 1, body };
+            let said =
+                Draft { is_repeat: false, sender: ann, device, target, key, id, time_ms: 1, digest: 1, body };
             committed(&mut store, vec![Write::Append(said)]);
             number += 1;
         }

@@ -63,6 +63,7 @@ fn a_complete_journal_that_is_not_what_it_was_is_refused() {
             let key = MessageKey(u128::from(number).to_be_bytes());
             let (target, device) = (Target::User(ben), DeviceNumber(0));
             Write::Append(Draft {
+                is_repeat: false,
                 sender: ann,
                 device,
                 target,

@@ -16,7 +16,17 @@ fn said(sender: (UserId, &str), target: Target, key: u8, id: u64, text: &str) ->
     let mut body = BytesMut::with_capacity(push.encoded_len() + SEQ_BYTES_MAX);
     push.encode_raw(&mut body);
     let (device, key) = (DeviceNumber(0), MessageKey([key; 16]));
-    Write::Append(Draft { sender: sender.0, device, target, key, id, time_ms: 0, digest: 7, body })
+    Write::Append(Draft {
+        is_repeat: false,
+        sender: sender.0,
+        device,
+        target,
+        key,
+        id,
+        time_ms: 0,
+        digest: 7,
+        body,
+    })
 }
 
 /// Commits, behind every id of these tests.

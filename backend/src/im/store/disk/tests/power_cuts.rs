@@ -38,6 +38,7 @@ impl Scene {
             committed(
                 &mut store,
                 vec![Write::Append(Draft {
+                    is_repeat: false,
                     sender: ann,
                     device,
                     target,
